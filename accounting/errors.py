@@ -1,0 +1,29 @@
+"""The errors of this package: one base class, and one narrow class for each thing a caller can act on."""
+
+
+class AccountingError(Exception):
+    """Base of every error that this package raises on purpose. Its text is one line fit for an operator."""
+
+
+class ConfigurationError(AccountingError):
+    """A setting is wrong or missing; the text names the variable and what was expected. Exit code 2."""
+
+
+class UsageError(AccountingError):
+    """A command was used wrongly (an unknown realm, a bad date); the text says what to do. Exit code 2."""
+
+
+class NotYet(AccountingError):
+    """What was asked for is not there yet but will be. Exit code 3."""
+
+
+class SpoolError(AccountingError):
+    """The spool on the local disk can't be written or read: full, damaged, or of another source."""
+
+
+class ServerError(AccountingError):
+    """A server that this process runs itself did not start or stop; the text holds the end of its log."""
+
+
+class ConnectionLost(AccountingError):
+    """A server can't be reached or went away. Worth trying again, with backoff, for ever."""
