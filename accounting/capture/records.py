@@ -1,0 +1,83 @@
+"""What the spool holds, as values.
+
+Owns the shapes that the collector writes and the loader reads; must not touch a file or a clock.
+All times are whole microseconds since the Unix epoch, UTC.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+# received_at, database, channel, payload
+Message = tuple[int, int, bytes, bytes]
+
+
+class SpooledMessage(NamedTuple):
+    """A message as it lies in the spool; `position` rises strictly within its `epoch`."""
+
+    epoch: int
+    position: int
+    received_at: int
+    estimated: bool
+    database: int
+    channel: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """A stretch of positions that rise; `token` is its name outside this file."""
+
+    epoch: int
+    token: str
+    began_at: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A stretch of time, [from_at, to_at), in which messages may have been lost.
+
+    The last message before it is the one at `position` of `epoch`. `to_at` is None while it is
+    open. Numbers are those of one file: outside of it a gap is named by its epoch's token and its
+    number together.
+    """
+
+    gap: int
+    epoch: int
+    position: int
+    from_at: int
+    to_at: int | None
+    cause: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolState:
+    """What is captured, how far that is proven, and what is loaded.
+
+    Every message received before `captured_until` is in the spool, or lost within a gap; None until
+    the source was attached for the first time. `loaded_epoch` is 0 until something was loaded.
+    `server_run` is the run id of the Redis last captured from; `replication_id` and
+    `stream_database` belong to the replication source.
+    """
+
+    source: str
+    captured_until: int | None
+    captured_epoch: int
+    captured_position: int
+    last_received_at: int
+    loaded_epoch: int
+    loaded_position: int
+    replication_id: str | None
+    stream_database: int | None
+    server_run: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolCounts:
+    """How much lies in the spool. Counting reads the whole file: for `doctor`, not for a loop."""
+
+    messages: int
+    unloaded_messages: int
+    gaps: int
+    open_gaps: int
