@@ -1,0 +1,159 @@
+"""The borders of hours, days and months in a realm's time zone. No other code computes one.
+
+Buckets are half-open and contiguous. An hour ends where the local clock shows a full hour, and
+where it jumps; a day and a month end at the first instant of the next local date. So a day may
+have 23, 24 or 25 hours (24.5 h over Lord Howe's half-hour DST), hours nest in days, days in
+months, always. Times are whole microseconds since the Unix epoch, UTC: exact, and cheap to
+compare where millions are.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from functools import lru_cache
+from typing import Final
+from zoneinfo import ZoneInfo
+
+_SECOND: Final = 1_000_000
+_MINUTE: Final = 60 * _SECOND
+_HOUR: Final = 60 * _MINUTE
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+BEGINNING: Final = -(2**62)
+"""Before every time that can be received: from where a realm's first rule holds."""
+END: Final = 2**62
+
+
+class Level(StrEnum):
+    """The length of a bucket."""
+
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """A half-open span of time, ``starts_at <= t < ends_at``, microseconds since the epoch."""
+
+    starts_at: int
+    ends_at: int
+    time_zone: str
+
+
+def microseconds(moment: datetime) -> int:
+    """Whole microseconds since the Unix epoch of an aware datetime, exactly."""
+    delta = moment - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * _SECOND + delta.microseconds
+
+
+def moment(time: int) -> datetime:
+    """The aware UTC datetime of ``time`` microseconds since the Unix epoch."""
+    return _EPOCH + timedelta(microseconds=time)
+
+
+class Calendar:
+    """The buckets of one realm: time zones, each from the moment from which it holds.
+
+    Where one zone takes over from another a border of every level stands.
+    """
+
+    def __init__(self, zones: Sequence[tuple[int, str]]) -> None:
+        """``zones``: (holds from, name of the zone), rising; the first holds from BEGINNING."""
+        if not zones or zones[0][0] != BEGINNING:
+            raise ValueError("the first time zone of a calendar holds from the beginning")
+        self._starts = [start for start, _ in zones]
+        self._names = [name for _, name in zones]
+        self._hour = Bucket(starts_at=0, ends_at=0, time_zone="")
+
+    def hour(self, time: int) -> Bucket:
+        """The hour that ``time`` falls in. Cheap for times that come in order."""
+        if not self._hour.starts_at <= time < self._hour.ends_at:
+            self._hour = self.bucket(Level.HOUR, time)
+        return self._hour
+
+    def bucket(self, level: Level, time: int) -> Bucket:
+        """The bucket of ``level`` that ``time`` falls in."""
+        at = bisect_right(self._starts, time) - 1
+        name = self._names[at]
+        starts_at, ends_at = _SPANS[level](ZoneInfo(name), time)
+        until = self._starts[at + 1] if at + 1 < len(self._starts) else END
+        return Bucket(
+            starts_at=max(starts_at, self._starts[at]), ends_at=min(ends_at, until), time_zone=name
+        )
+
+    def hours(self, starts_at: int, ends_at: int) -> list[Bucket]:
+        """The hours that a span touches, in order; the one of its start also when it is empty."""
+        found = [self.bucket(Level.HOUR, starts_at)]
+        while found[-1].ends_at <= ends_at:
+            found.append(self.bucket(Level.HOUR, found[-1].ends_at))
+        return found
+
+
+def _offset(zone: ZoneInfo, time: int) -> int:
+    offset = moment(time).astimezone(zone).utcoffset()
+    assert offset is not None
+    return offset // timedelta(microseconds=1)
+
+
+def _transition(zone: ZoneInfo, before: int, after: int) -> int:
+    """The first instant, within (before, after], at which the offset of ``after`` holds."""
+    wanted = _offset(zone, after)
+    while after - before > _SECOND:
+        middle = before + (after - before) // 2 // _SECOND * _SECOND
+        middle = max(middle, before + _SECOND)
+        if middle >= after:
+            break
+        if _offset(zone, middle) == wanted:
+            after = middle
+        else:
+            before = middle
+    return after - after % _SECOND
+
+
+@lru_cache(maxsize=4096)
+def _hour_at(zone: ZoneInfo, second: int) -> tuple[int, int]:
+    time = second * _SECOND
+    offset = _offset(zone, time)
+    into_hour = (time + offset) % _HOUR
+    starts_at, ends_at = time - into_hour, time - into_hour + _HOUR
+    if _offset(zone, starts_at) != offset:
+        starts_at = _transition(zone, starts_at, time)
+    if _offset(zone, ends_at - _SECOND) != offset:
+        ends_at = _transition(zone, time, ends_at - _SECOND)
+    return starts_at, ends_at
+
+
+def _hour_span(zone: ZoneInfo, time: int) -> tuple[int, int]:
+    return _hour_at(zone, time // _SECOND)
+
+
+def _first_instant(zone: ZoneInfo, day: date) -> int:
+    # fold=0: the earlier of two midnights; of a midnight that is skipped, the moment of the jump.
+    return microseconds(datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC))
+
+
+def _day_span(zone: ZoneInfo, time: int) -> tuple[int, int]:
+    day = moment(time).astimezone(zone).date()
+    one = timedelta(days=1)
+    while _first_instant(zone, day) > time:
+        day -= one
+    while _first_instant(zone, day + one) <= time:
+        day += one
+    return _first_instant(zone, day), _first_instant(zone, day + one)
+
+
+def _next_month(day: date) -> date:
+    return (day.replace(day=1) + timedelta(days=31)).replace(day=1)
+
+
+def _month_span(zone: ZoneInfo, time: int) -> tuple[int, int]:
+    starts_at, _ = _day_span(zone, time)
+    # Noon of that local day is far from any jump, so its date is the day's own.
+    first = moment(starts_at + 12 * _HOUR).astimezone(zone).date().replace(day=1)
+    return _first_instant(zone, first), _first_instant(zone, _next_month(first))
+
+
+_SPANS: Final = {Level.HOUR: _hour_span, Level.DAY: _day_span, Level.MONTH: _month_span}

@@ -1,0 +1,22 @@
+"""The eight counters of usage, in one order everywhere: client side, then peer side."""
+
+from typing import Final
+
+COUNTERS: Final = (
+    "received_packets",
+    "received_bytes",
+    "sent_packets",
+    "sent_bytes",
+    "peer_received_packets",
+    "peer_received_bytes",
+    "peer_sent_packets",
+    "peer_sent_bytes",
+)
+"""Column names of EIGHT (DESIGN): *received* by the server from the client, *sent* to the client,
+``peer_*`` the same towards the peers. Packets and bytes, counted in whole units."""
+
+PEER_MODULUS: Final = 2**32
+"""coturn keeps the peer side's totals in 32 bits: they wrap (COTURN, 1)."""
+
+LARGEST_PACKET_BYTES: Final = 65_535
+"""No IP packet is larger: more bytes than this per packet is no count of traffic."""

@@ -1,0 +1,76 @@
+"""Connections to Postgres and the files of SQL. Owns how to connect; opens nothing at import."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Connection, Engine, TextClause, create_engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from accounting.errors import ConfigurationError, ConnectionLost
+
+
+def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engine:
+    """An engine for a libpq URL. Connects when first used, never now.
+
+    Without server-side prepared statements, which poolers in transaction mode do not carry over.
+    """
+    try:
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise ConfigurationError(
+            "ACCOUNTING_DATABASE_URL: not a libpq URL: expected postgresql://user@host/database"
+        ) from None
+
+    def connect() -> psycopg.Connection:
+        return psycopg.connect(
+            url,
+            prepare_threshold=None,
+            application_name=application_name,
+            connect_timeout=10,
+            # A half-dead server is noticed in seconds, not in the kernel's two hours.
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+            tcp_user_timeout=20_000,
+        )
+
+    return create_engine(
+        "postgresql+psycopg://", creator=connect, pool_size=2, max_overflow=4, pool_pre_ping=True
+    )
+
+
+@contextmanager
+def lost_connections() -> Iterator[None]:
+    """Turn every form of "the server is away" into :class:`ConnectionLost`, and nothing else."""
+    try:
+        yield
+    except (psycopg.OperationalError, OperationalError, DBAPIError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        lost = isinstance(error, DBAPIError) and error.connection_invalidated
+        if lost or (isinstance(cause, psycopg.OperationalError) and _is_about_server(cause)):
+            raise ConnectionLost(f"Postgres: {str(cause).strip().splitlines()[0]}") from error
+        raise
+
+
+def _is_about_server(error: psycopg.OperationalError) -> bool:
+    # No SQLSTATE: the connection broke. 08 connection, 53 resources, 57 operator intervention,
+    # 40 serialization and deadlock, 55P03 lock timeout, 25006 read-only (a standby, or recovery).
+    state = error.sqlstate
+    return state is None or state[:2] in {"08", "53", "57", "40"} or state == "55P03"
+
+
+@cache
+def statement(name: str) -> TextClause:
+    """The statement of ``sql/<name>.sql``, with its named parameters."""
+    return text(files("accounting.store").joinpath("sql", f"{name}.sql").read_text())
+
+
+def psycopg_connection(connection: Connection) -> psycopg.Connection:
+    """The psycopg connection below, within the same transaction: for COPY."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    return driver

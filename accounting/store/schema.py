@@ -1,0 +1,290 @@
+"""The private tables, as SQLAlchemy Core sees them. ``alembic check`` holds them to the migrations.
+
+Says what stands where; the migrations say it to Postgres, with the constraints that matter.
+"""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+
+from accounting.model.counters import COUNTERS
+
+metadata = MetaData(schema="accounting")
+
+_time = DateTime(timezone=True)
+
+
+def _eight() -> list[Column[int]]:
+    return [Column(name, BigInteger, nullable=False) for name in COUNTERS]
+
+
+def _four() -> list[Column[int]]:
+    return [
+        Column(name, BigInteger, nullable=False, server_default=text("0")) for name in COUNTERS[:4]
+    ]
+
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("id", Boolean, primary_key=True, server_default=text("true")),
+    Column("identity_key", LargeBinary, nullable=False),
+)
+
+sources = Table(
+    "sources",
+    metadata,
+    Column("source_id", SmallInteger, Identity(always=True), primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("epoch", Integer, nullable=False, server_default=text("0")),
+    Column("position", BigInteger, nullable=False, server_default=text("0")),
+    Column("captured_until", _time),
+    Column("loaded_until", _time),
+    Column("last_received_at", _time),
+    Column("settled_epoch", Integer, nullable=False, server_default=text("0")),
+    Column("settled_position", BigInteger, nullable=False, server_default=text("0")),
+    Column("settled_received_at", _time),
+    Column("settled_until", _time),
+    Column("retired_at", _time),
+    UniqueConstraint("source", name="source_is_unique"),
+)
+
+epochs = Table(
+    "epochs",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("token", Text, nullable=False),
+    Column("began_at", _time, nullable=False),
+    Column("cause", Text, nullable=False),
+    UniqueConstraint("source_id", "token", name="epoch_token_is_unique"),
+)
+
+capture_gaps = Table(
+    "capture_gaps",
+    metadata,
+    Column("gap_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("source_id", SmallInteger, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("gap", Integer, nullable=False),
+    Column("from_at", _time, nullable=False),
+    Column("to_at", _time),
+    Column("cause", Text, nullable=False),
+    Column("detail", Text, nullable=False, server_default=text("''")),
+    UniqueConstraint("source_id", "token", "gap", name="gap_is_recorded_once"),
+)
+
+realms = Table(
+    "realms",
+    metadata,
+    Column("realm_id", Integer, Identity(always=True), primary_key=True),
+    Column("realm", Text, nullable=False),
+    Column("realm_bytes", LargeBinary, nullable=False),
+    UniqueConstraint("realm_bytes", name="realm_is_unique"),
+)
+
+realm_rules = Table(
+    "realm_rules",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("holds_from", _time, primary_key=True),
+    Column("time_zone", Text, nullable=False),
+    Column("anchor_day", SmallInteger, nullable=False),
+    Column("grace_seconds", Integer, nullable=False),
+    Column("username_rule", Text, nullable=False),
+    Column("separator", Text, nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("user_key", Uuid, primary_key=True),
+    Column("realm_id", Integer, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Index("users_by_name", "realm_id", "user_id"),
+)
+
+usernames = Table(
+    "usernames",
+    metadata,
+    Column("user_key", Uuid, primary_key=True),
+    Column("username_key", Uuid, primary_key=True),
+    Column("username", Text, nullable=False),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("received_at", _time, primary_key=True),
+    Column("time_estimated", Boolean, nullable=False),
+    Column("database", Integer, nullable=False),
+    Column("realm_id", Integer, nullable=False),
+    Column("username_key", Uuid, nullable=False),
+    Column("user_key", Uuid, primary_key=True),
+    Column("allocation_id", BigInteger, nullable=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("side", SmallInteger),
+    Column("lifetime", Integer),
+    Column("transport", Text),
+    Column("server_address", Text),
+    Column("client_address", Text),
+    *_four(),
+    postgresql_partition_by="RANGE (received_at)",
+)
+
+rejected_messages = Table(
+    "rejected_messages",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("received_at", _time, nullable=False),
+    Column("database", Integer, nullable=False),
+    Column("channel", LargeBinary, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("session_id", Uuid, primary_key=True),
+    Column("user_key", Uuid, primary_key=True),
+    Column("username_key", Uuid, nullable=False),
+    Column("realm_id", Integer, nullable=False),
+    Column("source_id", SmallInteger, nullable=False),
+    Column("database", Integer, nullable=False),
+    Column("allocation_id", BigInteger, nullable=False),
+    Column("started_at", _time, nullable=False),
+    Column("last_seen_at", _time, nullable=False),
+    Column("expires_at", _time, nullable=False),
+    Column("due_at", _time, nullable=False),
+    Column("start_known", Boolean, nullable=False),
+    Column("lifetime_known", Boolean, nullable=False),
+    Column("ended_at", _time),
+    Column("end_cause", Text),
+    Column("standing", SmallInteger, nullable=False),
+    Column("vouched", Boolean, nullable=False),
+    Column("transport", Text),
+    Column("client_address", Text),
+    Column("server_address", Text),
+    *_eight(),
+    Column("news", SmallInteger, nullable=False),
+    Column("deletes", SmallInteger, nullable=False),
+    Column("client_totals", SmallInteger, nullable=False),
+    Column("peer_totals", SmallInteger, nullable=False),
+    Column("client_total", ARRAY(BigInteger), nullable=False),
+    Column("peer_total", ARRAY(BigInteger), nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("disputed", Boolean, nullable=False),
+    Index(
+        "sessions_standing",
+        "username_key",
+        "allocation_id",
+        "source_id",
+        "database",
+        postgresql_where=text("standing > 0"),
+    ),
+    Index(
+        "sessions_due",
+        "source_id",
+        "due_at",
+        postgresql_where=text("ended_at IS NULL AND standing = 1"),
+    ),
+    Index("sessions_by_user", "user_key", "started_at"),
+    Index("sessions_by_realm", "realm_id", "started_at"),
+)
+
+session_usage = Table(
+    "session_usage",
+    metadata,
+    Column("session_id", Uuid, primary_key=True),
+    Column("starts_at", _time, primary_key=True),
+    Column("user_key", Uuid, primary_key=True),
+    Column("realm_id", Integer, nullable=False),
+    Column("vouched", Boolean, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("started", Boolean, nullable=False),
+    Column("ended", Boolean, nullable=False),
+    Column("active_from", _time, nullable=False),
+    Column("active_to", _time, nullable=False),
+    *_eight(),
+    CheckConstraint("active_to >= active_from", name="active_is_not_backwards"),
+    Index("session_usage_by_user", "user_key", "starts_at"),
+    Index("session_usage_by_realm", "realm_id", "starts_at"),
+)
+
+touched_hours = Table(
+    "touched_hours",
+    metadata,
+    Column("realm_id", Integer, nullable=False),
+    Column("user_key", Uuid, nullable=False),
+    Column("starts_at", _time, nullable=False),
+)
+
+buckets = Table(
+    "buckets",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("level", Text, primary_key=True),
+    Column("starts_at", _time, primary_key=True),
+    Column("ends_at", _time, nullable=False),
+    Column("time_zone", Text, nullable=False),
+)
+
+
+def _usage_sums() -> list[Column[int]]:
+    return [
+        *_eight(),
+        Column("sessions_started", BigInteger, nullable=False),
+        Column("sessions_ended", BigInteger, nullable=False),
+        Column("session_microseconds", Numeric, nullable=False),
+        Column("estimated_bytes", BigInteger, nullable=False),
+    ]
+
+
+user_usage = {
+    length: Table(
+        f"user_usage_{length}",
+        metadata,
+        Column("user_key", Uuid, primary_key=True),
+        Column("starts_at", _time, primary_key=True),
+        Column("realm_id", Integer, nullable=False),
+        *_usage_sums(),
+        Index(f"user_usage_{length}_by_realm", "realm_id", "starts_at"),
+    )
+    for length in ("hourly", "daily", "monthly")
+}
+
+realm_usage = {
+    length: Table(
+        f"realm_usage_{length}",
+        metadata,
+        Column("realm_id", Integer, primary_key=True, autoincrement=False),
+        Column("starts_at", _time, primary_key=True),
+        *_usage_sums(),
+        Column("peak_sessions", BigInteger, nullable=False),
+    )
+    for length in ("hourly", "daily", "monthly")
+}
