@@ -181,12 +181,13 @@ class Spool:
     def append(self, messages: Sequence[Message], captured_until: int | None = None) -> None:
         """Store messages (received_at, database, channel, payload) and give them their positions.
 
-        A receipt time never falls, whatever the clock did: an earlier one becomes the last one
-        stored. With `captured_until`, the tick stands in the same transaction.
+        A receipt time never falls, whatever the clock did: one before the last message stored or
+        the last tick becomes that. With `captured_until`, the tick is in the same transaction.
         """
         with self.transaction():
             epoch, position, last = self._row(
-                "SELECT captured_epoch, captured_position, last_received_at FROM spool"
+                "SELECT captured_epoch, captured_position,"
+                " max(last_received_at, coalesce(captured_until, 0)) FROM spool"
             )
             rows = []
             for received_at, database, channel, payload in messages:
@@ -263,6 +264,10 @@ class Spool:
             )
             if cursor.rowcount != 1:
                 raise ValueError(f"gap {gap} is not open")
+
+    def current_gap(self) -> Gap | None:
+        """The gap that is open now; there is never more than one."""
+        return next(iter(self._gaps("SELECT * FROM gaps WHERE to_at IS NULL", ())), None)
 
     # -- the loader's half
 
@@ -352,24 +357,7 @@ class Spool:
 
     def gaps(self, after: int = 0) -> list[Gap]:
         """The gaps with numbers above `after`, in order. An open one gets its end later."""
-        with reported(self.path, "read"):
-            rows = self._connection.execute(
-                "SELECT gap, epoch, position, from_at, to_at, cause, detail FROM gaps"
-                " WHERE gap > ? ORDER BY gap",
-                (after,),
-            )
-            return [
-                Gap(
-                    gap=gap,
-                    epoch=epoch,
-                    position=position,
-                    from_at=from_at,
-                    to_at=to_at,
-                    cause=cause,
-                    detail=detail,
-                )
-                for gap, epoch, position, from_at, to_at, cause, detail in rows
-            ]
+        return self._gaps("SELECT * FROM gaps WHERE gap > ? ORDER BY gap", (after,))
 
     def counts(self) -> SpoolCounts:
         """How much lies here now."""
@@ -388,6 +376,12 @@ class Spool:
         """What the spool takes on disk, its write-ahead log included."""
         wal = self.path.with_name(f"{self.path.name}-wal")
         return sum(path.stat().st_size for path in (self.path, wal) if path.exists())
+
+    def _gaps(self, query: str, values: tuple[int, ...]) -> list[Gap]:
+        names = [field.name for field in fields(Gap)]
+        with reported(self.path, "read"):
+            rows = self._connection.execute(query, values).fetchall()
+        return [Gap(**dict(zip(names, row, strict=True))) for row in rows]
 
     def _row(self, query: str) -> tuple[Any, ...]:
         with reported(self.path, "read"):

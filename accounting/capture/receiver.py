@@ -1,0 +1,182 @@
+"""The reading thread: bytes off the socket into bounded memory, and nothing else.
+
+Owns the socket while it runs, the queue of chunks, and the pings that go out between two reads (one
+thread for both directions, since a TLS connection must not be used by two at once). Must not parse,
+store, log or wait for anything but the socket: a thread that did was cut off by Redis after a tenth
+of a million pipelined messages. When the queue is full it stops reading; what Redis then drops is a
+gap, but memory stays bounded.
+"""
+
+import secrets
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
+from typing import NamedTuple
+
+from accounting.capture.source import SourceLost
+
+# The most that one read takes. The kernel's buffer grows by itself to `net.ipv4.tcp_rmem` (6 MB and
+# more); a fixed SO_RCVBUF would end that, and is capped lower.
+chunk_bytes = 1 << 20
+
+# What a chunk in the queue takes besides its bytes: objects of Python, a place in the deque.
+chunk_overhead_bytes = 160
+
+# How long one read may wait: so late does the thread see that it should end.
+read_seconds = 0.1
+
+
+class Ping(NamedTuple):
+    """A ping on its way: what was published before `sent_at` comes before its answer."""
+
+    token: bytes
+    sent_at: int
+    number: int
+    last: bool
+
+
+class Receiver:
+    """A thread that receives; its methods belong to one other thread."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        queue_bytes: int,
+        tick_seconds: float,
+        silence_seconds: float,
+        clock: Callable[[], int],
+    ) -> None:
+        self._sock = sock
+        self._queue_bytes = queue_bytes
+        self._tick_seconds = tick_seconds
+        self._silence_seconds = silence_seconds
+        self._clock = clock
+        self._chunks: deque[tuple[int, bytes]] = deque()
+        self._pings: deque[Ping] = deque()
+        # Two counters, each written by one thread, instead of one behind a lock.
+        self._queued_ever = 0
+        self._taken_ever = 0
+        self._something = Event()
+        self._room = Event()
+        self._last_ping_wanted = Event()
+        self._halted = Event()
+        self._pings_sent = 0
+        self._full_after_ping: int | None = None
+        self._unanswered_since: float | None = None
+        sock.settimeout(read_seconds)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="receiver")
+        self._running: Future[None] = self._executor.submit(self._receive)
+        self._running.add_done_callback(lambda _: self._something.set())
+
+    def take(self, timeout_seconds: float) -> tuple[int, bytes] | None:
+        """The next chunk and the time of its receipt; None when none came in time.
+
+        Raises what ended the thread, once every chunk is taken: SourceLost, or a bug.
+        """
+        if not self._chunks:
+            # Cleared before the second look, so that no chunk that comes now is slept over.
+            self._something.clear()
+            ended = self._running.done()
+            if not self._chunks:
+                if ended:
+                    self._running.result()
+                    return None
+                self._something.wait(timeout_seconds)
+                if not self._chunks:
+                    return None
+        chunk = self._chunks.popleft()
+        self._taken_ever += len(chunk[1]) + chunk_overhead_bytes
+        self._room.set()
+        return chunk
+
+    @property
+    def queued_bytes(self) -> int:
+        """Memory that waits to be taken."""
+        return self._queued_ever - self._taken_ever
+
+    def answered(self, token: bytes) -> Ping | None:
+        """The ping that this answer belongs to, None when it does not answer the oldest one."""
+        if not self._pings or self._pings[0].token != token:
+            return None
+        ping = self._pings.popleft()
+        if self._full_after_ping is not None and ping.number > self._full_after_ping:
+            self._full_after_ping = None
+        return ping
+
+    def ask_last_ping(self) -> None:
+        """Send one more ping, soon, and none after it."""
+        self._last_ping_wanted.set()
+
+    def halt(self) -> None:
+        """Stop reading and wait for the thread; what was read can still be taken."""
+        self._halted.set()
+        self._executor.shutdown()
+
+    # -- in the thread
+
+    def _receive(self) -> None:
+        view = memoryview(bytearray(chunk_bytes))
+        next_ping = time.monotonic() + self._tick_seconds
+        last_ping_sent = False
+        while not self._halted.is_set():
+            last = self._last_ping_wanted.is_set()
+            if not last_ping_sent and (last or time.monotonic() >= next_ping):
+                self._send_ping(last=last)
+                last_ping_sent = last
+                next_ping = time.monotonic() + self._tick_seconds
+            room = self._queue_bytes - self.queued_bytes - chunk_overhead_bytes
+            if room <= 0:
+                self._wait_for_room()
+                continue
+            try:
+                count = self._sock.recv_into(view, min(room, chunk_bytes))
+            except TimeoutError:
+                self._check_silence()
+                continue
+            except OSError as error:
+                raise self._lost(error.strerror or str(error)) from None
+            if not count:
+                raise self._lost("Redis closed the connection")
+            self._unanswered_since = None
+            self._queued_ever += count + chunk_overhead_bytes
+            self._chunks.append((self._clock(), bytes(view[:count])))
+            if not self._something.is_set():
+                self._something.set()
+
+    def _send_ping(self, *, last: bool) -> None:
+        token = secrets.token_hex(8).encode()
+        self._pings_sent += 1
+        self._pings.append(Ping(token, self._clock(), self._pings_sent, last))
+        if self._unanswered_since is None:
+            self._unanswered_since = time.monotonic()
+        try:
+            self._sock.sendall(b"*2\r\n$4\r\nPING\r\n$%d\r\n%b\r\n" % (len(token), token))
+        except OSError as error:
+            raise self._lost(error.strerror or str(error)) from None
+
+    def _wait_for_room(self) -> None:
+        self._full_after_ping = self._pings_sent
+        self._room.clear()
+        if self.queued_bytes + chunk_overhead_bytes >= self._queue_bytes:
+            self._room.wait(read_seconds)
+        self._unanswered_since = time.monotonic()
+
+    def _check_silence(self) -> None:
+        # Judged only when a read found nothing: after a stop of this process the answer lies there.
+        since = self._unanswered_since
+        if since is not None and time.monotonic() - since > self._silence_seconds:
+            raise SourceLost(
+                "redis_unreachable",
+                f"no byte from Redis in {self._silence_seconds:g} s after a PING",
+            )
+
+    def _lost(self, text: str) -> SourceLost:
+        if self._full_after_ping is None:
+            return SourceLost("disconnected", text)
+        return SourceLost(
+            "overrun", f"{text}; the queue of {self._queue_bytes} bytes had been full before"
+        )

@@ -1,0 +1,73 @@
+"""What a source of messages is: the small interface between Redis and the spool.
+
+Owns the words that the collector and every source share. Must not know how a source does it.
+A subscription can't go on where it stopped: every attachment after the first ends a gap. A source
+that can (the replication stream) finds its position in the state that it is attached with.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from accounting.capture.records import Message, SpoolState
+from accounting.errors import ConnectionLost
+
+
+class Batch(NamedTuple):
+    """Messages in the order of the wire, to be stored together.
+
+    `captured_until` (microseconds): with these messages stored, everything published before that
+    time is; None when this batch proves nothing new.
+    """
+
+    messages: Sequence[Message]
+    captured_until: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """How a stream began.
+
+    at: everything published from this time on (microseconds) is in the stream.
+    server_run: the run id of the server, which changes with every start; None when it isn't told.
+    """
+
+    at: int
+    server_run: str | None
+
+
+class SourceLost(ConnectionLost):
+    """The stream ended, or could not be begun.
+
+    `cause` is the short word for `capture_gaps`; `advice` says what an operator has to do, and is
+    empty where trying again is enough.
+    """
+
+    def __init__(self, cause: str, text: str, advice: str = "") -> None:
+        super().__init__(text)
+        self.cause = cause
+        self.advice = advice
+
+
+class Stream(Protocol):
+    """One connection's worth of messages."""
+
+    @property
+    def attachment(self) -> Attachment: ...
+
+    def batches(self, stop: threading.Event) -> Iterator[Batch]:
+        """Yield what arrives until `stop` is set, then the rest and a last tick.
+
+        Raises SourceLost when the connection ends, after everything that came over it was yielded.
+        """
+        ...
+
+
+class Source(Protocol):
+    """Where messages come from."""
+
+    def attach(self, state: SpoolState, /) -> AbstractContextManager[Stream]:
+        """Connect, and go on from `state` where the source can. Raises SourceLost."""
+        ...
