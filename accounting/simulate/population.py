@@ -1,0 +1,69 @@
+"""Who uses the fleet: realms, usernames, whom to bill for each. Owns the names, nothing else."""
+
+from typing import Final, NamedTuple
+
+from accounting.simulate.scenario import Scenario
+
+HOSTILE: Final = (
+    b"x/allocation/000000000000000009/status",
+    b"a*b?[x]",
+    b"k=v,rcvb=9",
+    b"\xff\xfe",
+    b"a\x01\x07b",
+    b"x" * 490,
+    b"line\r\nbreak\ttab",
+    b'quote"back\\slash',
+    b"\\x41",
+    b"\\",
+    b"new lifetime=600, type=UDP",
+    "zoë €".encode(),
+    b"a:b",
+    b":",
+    b" ",
+    b"\x80/\xc0",
+    b"deleted",
+)
+"""Usernames that coturn publishes as they are (COTURN, 7). None holds ``/user/``, where channel
+readers may differ; none is all digits, which is billed by a rule of the realm; none is empty,
+since strangers of all servers meet there."""
+
+REST_TIMES: Final = tuple(1_999_999_999 + 3600 * hour for hour in range(4))
+
+
+class Identity(NamedTuple):
+    """A realm, a username as on the wire, and the user to bill for it, known by construction."""
+
+    realm: bytes
+    username: bytes
+    user_id: bytes
+
+
+def population(scenario: Scenario) -> list[tuple[Identity, ...]]:
+    """All users; for each the identities that it uses in turn (more than one only with REST)."""
+    people = []
+    for index in range(scenario.users):
+        round_, place = divmod(index, len(scenario.realms))
+        realm = scenario.realms[place].encode()
+        name = _name(round_, hostile=scenario.hostile_usernames)
+        if scenario.rest_usernames:
+            people.append(tuple(Identity(realm, b"%d:%b" % (t, name), name) for t in REST_TIMES))
+        else:
+            people.append((Identity(realm, name, name),))
+    return people
+
+
+def roaming(scenario: Scenario) -> Identity:
+    """The user of ``same_key``, who is nobody else's."""
+    return Identity(scenario.realms[0].encode(), b"roaming", b"roaming")
+
+
+def nobody(scenario: Scenario, place: int) -> Identity:
+    """The empty user of requests that never authenticated."""
+    return Identity(scenario.realms[place % len(scenario.realms)].encode(), b"", b"")
+
+
+def _name(index: int, *, hostile: bool) -> bytes:
+    if not hostile:
+        return b"user%04d" % index
+    again, place = divmod(index, len(HOSTILE))
+    return HOSTILE[place] + (b"~%d" % again if again else b"")

@@ -1,0 +1,115 @@
+"""One run of a coturn server: its connections, ids, status keys, and the messages it writes.
+
+A restart is another process, on other connections, whose ids begin again. Owns what coturn says
+and in which order; when it says it is the business of lives and fleet.
+"""
+
+from typing import Final
+
+from accounting.simulate import wire
+from accounting.simulate.oracle import Ledger
+from accounting.simulate.version import Version
+from accounting.simulate.wire import Command
+
+THREAD_STRIDE: Final = 10**15
+"""An id is ``relay_thread * 10^15 + counter`` (COTURN, 2)."""
+
+
+class Process:
+    """A running server. Commands go to ``out``, which the fleet empties after every step."""
+
+    __slots__ = (
+        "_ledger",
+        "_next_counters",
+        "_out",
+        "_status_keys",
+        "address",
+        "alive",
+        "connections",
+        "database",
+        "server",
+        "version",
+    )
+
+    def __init__(
+        self,
+        *,
+        server: int,
+        version: Version,
+        address: str,
+        database: int,
+        connections: range,
+        status_keys: dict[bytes, None],
+        ledger: Ledger,
+        out: list[Command],
+    ) -> None:
+        self.server = server
+        self.version = version
+        self.address = address
+        self.database = database
+        self.alive = True
+        self.connections = connections
+        """The first is the main thread's, one for each relay thread follows [seen in 4.6.1]."""
+        self._next_counters = [1] * (len(connections) - 1)
+        self._status_keys = status_keys
+        self._ledger = ledger
+        self._out = out
+
+    def peek_id(self, thread: int) -> int:
+        """The id that the next session of a relay thread gets."""
+        return thread * THREAD_STRIDE + self._next_counters[thread]
+
+    def take_id(self, thread: int) -> int:
+        """Give the next id of a relay thread away; requests without authentication take one too."""
+        allocation_id = self.peek_id(thread)
+        self._next_counters[thread] += 1
+        return allocation_id
+
+    def skip_to(self, thread: int, allocation_id: int) -> None:
+        """Let ids of a thread pass, as clients do that never authenticate and send nothing."""
+        self._next_counters[thread] = allocation_id % THREAD_STRIDE
+
+    def clear_status_keys(self, at_us: int) -> None:
+        """At start: KEYS, then DEL of every allocation's status key in this database.
+
+        Keys of other live servers go too (COTURN, 4). Only keys that this run set: leftovers of
+        another run, or of a real server, are not touched.
+        """
+        self._send(at_us, 0, b"keys", (wire.STATUS_KEYS,))
+        for key in self._status_keys:
+            self._send(at_us, 0, b"del", (key,))
+        self._status_keys.clear()
+
+    def keep_alive(self, at_us: int) -> None:
+        for place in range(len(self.connections)):
+            self._send(at_us, place, b"publish", wire.KEEPALIVE)
+        self._ledger.keepalives += len(self.connections)
+
+    def say_status(self, at_us: int, thread: int, key: bytes, kind: str, payload: bytes) -> None:
+        """``new`` or ``refreshed``: SET, then PUBLISH."""
+        self._status_keys[key] = None
+        self._send(at_us, thread + 1, b"set", (key, payload))
+        self._send(at_us, thread + 1, b"publish", (key, payload))
+        self._ledger.messages[kind] += 1
+
+    def say_deleted(self, at_us: int, thread: int, key: bytes) -> None:
+        """DEL, then PUBLISH. coturn hands an empty second argument to DEL [recorded]."""
+        self._status_keys.pop(key, None)
+        self._send(at_us, thread + 1, b"del", (key, b""))
+        self._send(at_us, thread + 1, b"publish", (key, wire.DELETED))
+        self._ledger.messages["deleted"] += 1
+
+    def say_traffic(
+        self, at_us: int, thread: int, prefix: bytes, kind: str, eight: tuple[int, ...]
+    ) -> None:
+        """``traffic`` or ``total_traffic``: the client side, then the peer side."""
+        channel = prefix + kind.encode()
+        self._send(at_us, thread + 1, b"publish", (channel, wire.counters(*eight[:4])))
+        self._ledger.messages[kind] += 1
+        if self.version.peer_traffic:
+            payload = wire.counters(*eight[4:])
+            self._send(at_us, thread + 1, b"publish", (channel + b"/peer", payload))
+            self._ledger.messages[kind + "/peer"] += 1
+
+    def _send(self, at_us: int, place: int, name: bytes, args: tuple[bytes, ...]) -> None:
+        self._out.append(Command(at_us, self.connections[place], self.database, name, args))
