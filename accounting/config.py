@@ -90,9 +90,16 @@ def _split_url(url: str, schemes: tuple[str, ...], expected: str) -> None:
         shown = f"scheme {scheme!r}" if re.fullmatch(r"[a-z][a-z0-9+]{0,20}", scheme) else "scheme"
         raise ValueError(f"{shown} is not known: expected {expected}")
     try:
-        _ = urlsplit(url).port
+        parts = urlsplit(url)
+        for place in parts.netloc.rpartition("@")[2].split(","):  # libpq takes several hosts
+            _ = urlsplit(f"//{place}").port
     except ValueError:
         raise ValueError(f"its host or port is no valid one: expected {expected}") from None
+    if "@" in parts.path or parts.fragment or "=" not in (parts.query or "="):
+        raise ValueError(
+            "a special character in its user or password is not percent-encoded: "
+            f"expected {expected}"
+        )
 
 
 def mask_url(url: str) -> str:

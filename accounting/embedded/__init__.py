@@ -5,14 +5,14 @@ for each. Must speak no SQL and hold no data of the service: it hands out addres
 stop with the process that started them, even when that one is killed.
 """
 
-from accounting.embedded.postgres import (
+from accounting.embedded.postgres_server import (
     DATABASE,
     EmbeddedPostgres,
     attach_or_start,
     postgres,
     running_postgres,
 )
-from accounting.embedded.valkey import EmbeddedValkey, running_valkey, valkey
+from accounting.embedded.valkey_server import EmbeddedValkey, running_valkey, valkey
 
 __all__ = [
     "DATABASE",

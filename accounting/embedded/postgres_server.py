@@ -256,12 +256,14 @@ def _run(command: list[str | Path], account: Account | None, sent: str = "") -> 
 def _socket_dir(places: _Places, account: Account | None) -> Iterator[Path]:
     """A directory for the socket, open to the server's user alone.
 
-    It lies below the data directory, or in a short place where that path is too long for a socket.
+    It lies below the data directory, or in a short place where that path is too long for a socket,
+    or holds a comma, at which libpq would split it.
     """
     directory = places.home / "run"
-    is_short = len(os.fsencode(directory / f".s.PGSQL.{PORT}")) <= LONGEST_SOCKET_PATH
+    path = os.fsencode(directory / f".s.PGSQL.{PORT}")
+    is_usable = len(path) <= LONGEST_SOCKET_PATH and b"," not in path
     with child.server_errors("make the directory of the embedded Postgres' socket"):
-        if is_short:
+        if is_usable:
             directory.mkdir(mode=0o700, exist_ok=True)
         else:
             directory = Path(tempfile.mkdtemp(prefix="turn-accounting-", dir="/tmp"))
@@ -270,7 +272,7 @@ def _socket_dir(places: _Places, account: Account | None) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        if not is_short:
+        if not is_usable:
             shutil.rmtree(directory, ignore_errors=True)
 
 

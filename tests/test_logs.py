@@ -1,0 +1,69 @@
+"""The log: to one stream, as JSON lines for programs and as text for people."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from accounting.logs import configure_logging
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_events_are_json_lines_when_nobody_watches() -> None:
+    out = io.StringIO()
+    configure_logging("info", "auto", out)
+    structlog.get_logger().info("subscribed", source="default", raw=b"\xff")
+    logging.getLogger("apscheduler").warning("late by %d s", 3)
+    first, second = (json.loads(line) for line in out.getvalue().splitlines())
+    assert first.pop("timestamp").endswith("Z")
+    assert first == {
+        "event": "subscribed",
+        "level": "info",
+        "source": "default",
+        "raw": "b'\\xff'",
+    }
+    assert (second["event"], second["level"], second["logger"]) == (
+        "late by 3 s",
+        "warning",
+        "apscheduler",
+    )
+
+
+def test_less_than_the_level_is_not_logged() -> None:
+    out = io.StringIO()
+    configure_logging("warning", "json", out)
+    structlog.get_logger().info("not this")
+    logging.getLogger("redis").info("nor this")
+    assert out.getvalue() == ""
+
+
+def test_an_error_is_logged_with_its_traceback() -> None:
+    out = io.StringIO()
+    configure_logging("info", "json", out)
+    try:
+        int("broken")
+    except ValueError:
+        structlog.get_logger().exception("job failed", job="settle")
+    logged = json.loads(out.getvalue())
+    assert logged["event"] == "job failed"
+    assert "ValueError: invalid literal" in logged["exception"]
+
+
+def test_people_get_text() -> None:
+    out = io.StringIO()
+    configure_logging("info", "console", out)
+    structlog.get_logger().info("subscribed", source="default")
+    assert "subscribed" in out.getvalue()
+    assert "source=default" in out.getvalue()
