@@ -1,0 +1,41 @@
+# The service for an existing Postgres and Redis (ACCOUNTING_DATABASE_URL, ACCOUNTING_REDIS_URL, or
+# the same with _FILE for secrets). The embedded servers are left out: they would double the image,
+# and a database in it would share the container's fate, be out of reach of backups, and keep the
+# image from being replaced while it runs.
+#
+#   docker build -t turn-accounting .
+#   docker run -v turn-accounting:/data -e ACCOUNTING_DATABASE_URL=... -e ACCOUNTING_REDIS_URL=... turn-accounting
+
+FROM python:3.12-slim AS build
+WORKDIR /src
+COPY requirements.lock requirements-build.lock ./
+# Two environments: one that builds, and one without pip that is shipped.
+RUN python -m venv /build \
+ && /build/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes \
+        --requirement requirements-build.lock \
+ && python -m venv --without-pip /venv \
+ && /build/bin/pip --python /venv/bin/python install --no-cache-dir --disable-pip-version-check \
+        --require-hashes --requirement requirements.lock
+COPY pyproject.toml README.md ./
+COPY accounting accounting
+COPY migrations migrations
+RUN /build/bin/pip wheel --no-cache-dir --disable-pip-version-check --no-deps \
+        --no-build-isolation --wheel-dir /dist . \
+ && /build/bin/pip --python /venv/bin/python install --no-cache-dir --disable-pip-version-check \
+        --no-deps /dist/*.whl
+
+FROM python:3.12-slim
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin turn-accounting \
+ && install -d -o turn-accounting -g turn-accounting -m 0700 /data
+COPY --from=build /venv /venv
+ENV PATH=/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    ACCOUNTING_DATA_DIR=/data
+# By number, so that a cluster can see that it isn't root.
+USER 10001:10001
+WORKDIR /data
+# The spool: events between Redis and Postgres. Losing it is a gap in the books.
+VOLUME /data
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["python", "-m", "accounting", "health"]
+ENTRYPOINT ["turn-accounting"]
+CMD ["up"]

@@ -1,0 +1,62 @@
+# The front door. Needs Python 3.11 or newer (with venv) and nothing else; `make help` lists the rest.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+
+# The first that runs, is new enough and can make a virtual environment.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	>/dev/null 2>&1 && echo $$python && break; done)
+
+.PHONY: demo test check fmt bench lock clean help
+
+demo: $(STAMP) ## See it work: servers, a simulated fleet, the books (half a minute)
+	@$(BIN)/python -m accounting demo
+
+test: $(STAMP) ## Run the tests (real Postgres and Valkey; Redis and coturn where installed)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+check: $(STAMP) ## Check style, types and the walls between packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(STAMP) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## Measure, each beside the limit of the machine (minutes)
+	@for benchmark in benchmarks/*.py; do \
+		echo "== $$benchmark"; PYTHONPATH=. $(BIN)/python $$benchmark || exit 1; done
+
+# Without --upgrade versions stay as they are; `make lock UPGRADE=--upgrade` takes the newest.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	--python-version 3.11 --custom-compile-command "make lock" $(UPGRADE)
+lock: $(STAMP) ## Lock the dependencies with their hashes
+	$(BIN)/pip install --quiet uv
+	$(COMPILE) pyproject.toml --extra embedded --group dev --output-file requirements-dev.lock
+	$(COMPILE) pyproject.toml --constraint requirements-dev.lock --output-file requirements.lock
+	$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements-build.lock
+
+clean: ## Remove the environment, caches and the demo's data
+	rm -rf $(VENV) .demo dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find accounting migrations tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
+		printf '  make %-6s %s\n' "$$name" "$$what"; done
+
+$(STAMP): pyproject.toml requirements-dev.lock
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv found: install one" \
+		"(Debian: apt-get install python3-venv), or name it: make PYTHON=/path/of/python" >&2; exit 1; }
+	@echo "setting up $(VENV) with $(PYTHON), about a minute"
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		--requirement requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation --editable .
+	@touch $(STAMP)
