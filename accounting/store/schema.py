@@ -59,12 +59,18 @@ sources = Table(
     Column("captured_until", _time),
     Column("loaded_until", _time),
     Column("last_received_at", _time),
-    Column("settled_epoch", Integer, nullable=False, server_default=text("0")),
-    Column("settled_position", BigInteger, nullable=False, server_default=text("0")),
-    Column("settled_received_at", _time),
-    Column("settled_until", _time),
     Column("retired_at", _time),
     UniqueConstraint("source", name="source_is_unique"),
+)
+
+settling = Table(
+    "settling",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, nullable=False, server_default=text("0")),
+    Column("position", BigInteger, nullable=False, server_default=text("0")),
+    Column("received_at", _time),
+    Column("until", _time),
 )
 
 epochs = Table(

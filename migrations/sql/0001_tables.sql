@@ -19,14 +19,19 @@ CREATE TABLE accounting.sources (
     captured_until timestamptz,
     loaded_until timestamptz,
     last_received_at timestamptz,
-    settled_epoch integer NOT NULL DEFAULT 0,
-    settled_position bigint NOT NULL DEFAULT 0,
-    settled_received_at timestamptz,
-    settled_until timestamptz,
     retired_at timestamptz,
     CONSTRAINT sources_pkey PRIMARY KEY (source_id),
-    CONSTRAINT source_is_unique UNIQUE (source),
-    CONSTRAINT settled_is_loaded CHECK ((settled_epoch, settled_position) <= (epoch, position))
+    CONSTRAINT source_is_unique UNIQUE (source)
+);
+
+-- How far settling has come. Not a part of sources: loading and settling would wait for each other.
+CREATE TABLE accounting.settling (
+    source_id smallint NOT NULL,
+    epoch integer NOT NULL DEFAULT 0,
+    position bigint NOT NULL DEFAULT 0,
+    received_at timestamptz,
+    until timestamptz,
+    CONSTRAINT settling_pkey PRIMARY KEY (source_id)
 );
 
 CREATE TABLE accounting.epochs (

@@ -1,8 +1,9 @@
 -- Schema reporting: the public contract. Views change only with a major version.
 
 CREATE VIEW reporting.sources AS
-SELECT source, mode, epoch, position, captured_until, loaded_until, settled_until, retired_at
-FROM accounting.sources;
+SELECT s.source, s.mode, s.epoch, s.position, s.captured_until, s.loaded_until,
+    t.until AS settled_until, s.retired_at
+FROM accounting.sources s LEFT JOIN accounting.settling t USING (source_id);
 
 CREATE VIEW reporting.capture_gaps AS
 SELECT g.gap_id, s.source, g.from_at, g.to_at, g.cause, g.detail

@@ -1,0 +1,238 @@
+"""Settle: reports into sessions and their hours, each report once.
+
+Reads the reports of a source after its watermark in order, lets ``model.lives`` cut and sum them,
+and writes what changed together with the watermark. Killed anywhere and run again, the books are
+the same.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Final
+
+from sqlalchemy import Connection, Engine
+
+from accounting.model import lives
+from accounting.model.buckets import BEGINNING, END, Calendar, Level
+from accounting.model.lives import Life, Report, Standing, Track
+from accounting.model.realms import RealmRules
+from accounting.store import rollups, settling, sources
+from accounting.store.database import lost_connections
+from accounting.store.locks import try_lock
+from accounting.store.realms import all_rules
+from accounting.store.settling import Key, UsageRow
+from accounting.store.sources import Watermark
+
+BATCH: Final = 50_000
+"""Reports in one transaction at the most."""
+DUE_BATCH: Final = 20_000
+
+
+def settle(engine: Engine, *, limit: int = BATCH) -> int:
+    """Settle everything that is loaded, of every source; returns how many reports.
+
+    Then ends the lives whose time has passed. Does nothing for a source that another scheduler
+    is settling. Raises ConnectionLost.
+    """
+    with lost_connections(), engine.connect() as connection:
+        found = [source.source_id for source in sources.all_sources(connection)]
+    total = 0
+    for source_id in found:
+        while (count := _settle_some(engine, source_id, limit)) == limit:
+            total += count
+        total += count
+        while _expire_some(engine, source_id, DUE_BATCH) == DUE_BATCH:
+            pass
+    return total
+
+
+def _settle_some(engine: Engine, source_id: int, limit: int) -> int:
+    with lost_connections(), engine.begin() as connection:
+        if not try_lock(connection, f"settle.{source_id}"):
+            return 0
+        # The source before its reports: then all up to its position are among those read.
+        loaded = sources.source(connection, source_id)
+        mark = sources.watermark(connection, source_id)
+        reports = settling.read_reports(
+            connection,
+            source_id,
+            since=BEGINNING if mark.received_at is None else mark.received_at,
+            after=(mark.epoch, mark.position),
+            limit=limit,
+        )
+        reached = mark.epoch, mark.position
+        until = loaded.loaded_until
+        if reports:
+            reached = reports[-1].epoch, reports[-1].position
+            _take(connection, source_id, reports)
+        if len(reports) == limit:
+            until = reports[-1].received_at
+        moved = sources.settled(
+            connection,
+            mark,
+            Watermark(
+                source_id=source_id,
+                epoch=reached[0],
+                position=reached[1],
+                received_at=reports[-1].received_at if reports else mark.received_at,
+                until=until,
+            ),
+        )
+        assert moved, "the lock of settling does not hold"
+        return len(reports)
+
+
+def _take(connection: Connection, source_id: int, reports: list[Report]) -> None:
+    rules = all_rules(connection)
+    tracks: defaultdict[Key, Track] = defaultdict(Track)
+    keys = {_key(source_id, report) for report in reports}
+    since = reports[0].received_at
+    for key, life in settling.fetch_lives(connection, keys):
+        if life.standing is Standing.LIMBO:
+            tracks[key].limbo = life
+        else:
+            tracks[key].current = life
+        since = min(since, life.started_at)
+    gaps = [
+        (from_at, END if to_at is None else to_at)
+        for from_at, to_at in sources.gap_spans(connection, source_id, since)
+    ]
+    graces = {realm_id: _Graces(rule) for realm_id, rule in rules.items()}
+    for report in reports:
+        track = tracks[_key(source_id, report)]
+        began = report.received_at if track.current is None else track.current.started_at
+        lives.settle(
+            track,
+            report,
+            source_id=source_id,
+            grace=graces[report.realm_id].at(began),
+            gaps=gaps,
+        )
+    _write(
+        connection,
+        rules,
+        [(key, life) for key, track in tracks.items() for life in track.touched],
+        [
+            (absorbed, track.current)
+            for track in tracks.values()
+            for absorbed in track.absorbed
+        ],
+    )
+
+
+def _expire_some(engine: Engine, source_id: int, limit: int) -> int:
+    with lost_connections(), engine.begin() as connection:
+        if not try_lock(connection, f"settle.{source_id}"):
+            return 0
+        until = sources.watermark(connection, source_id).until
+        if until is None:
+            return 0
+        rules = all_rules(connection)
+        due = list(settling.fetch_due(connection, source_id, until, limit))
+        ended: list[tuple[Key, Life]] = []
+        waiting: list[tuple[Life, int]] = []
+        for key, life in due:
+            grace = _grace(rules, life)
+            if lives.expire(life, until, grace):
+                ended.append((key, life))
+            else:
+                waiting.append((life, life.expires_at + grace))
+        _write(connection, rules, ended, [])
+        settling.postpone(connection, waiting)
+        return len(due)
+
+
+def _write(
+    connection: Connection,
+    rules: Mapping[int, RealmRules],
+    touched: list[tuple[Key, Life]],
+    absorbed: list[tuple[bytes, Life | None]],
+) -> None:
+    if not touched:
+        return
+    settling.absorb(connection, [(limbo, life) for limbo, life in absorbed if life is not None])
+    settling.write_lives(
+        connection,
+        ((key, life, life.expires_at + _grace(rules, life)) for key, life in touched),
+    )
+    rows = list(
+        chain.from_iterable(
+            hours_of(life, rules[life.realm_id].calendar) for _, life in touched
+        )
+    )
+    settling.write_usage(connection, rows)
+    rollups.put_buckets(
+        connection,
+        (
+            (realm_id, Level.HOUR, rules[realm_id].calendar.bucket(Level.HOUR, starts_at))
+            for realm_id, starts_at in {(row.realm_id, row.starts_at) for row in rows}
+        ),
+    )
+    settling.reflag(
+        connection,
+        [
+            life
+            for _, life in touched
+            if life.stored is not None
+            and (life.stored.vouched, life.stored.estimated) != (life.vouched, life.estimated)
+        ]
+        + [life for _, life in absorbed if life is not None],
+    )
+
+
+def hours_of(life: Life, calendar: Calendar) -> Iterable[UsageRow]:
+    """What this step makes of the hours of a session: added usage, and how it stands in each.
+
+    Bytes stand in the hour of their report; only the time that it lived is split, exactly.
+    """
+    since = life.started_at if life.stored is None else min(life.stored.until, life.until)
+    hours = {hour.starts_at: hour for hour in calendar.hours(since, life.until)}
+    added: dict[int, list[int]] = {}
+    for at, side, *counts in life.entries:
+        hour = calendar.hour(at)
+        hours[hour.starts_at] = hour
+        sums = added.setdefault(hour.starts_at, [0] * 8)
+        for index, count in enumerate(counts, start=4 * side):
+            sums[index] += count
+    for starts_at, hour in hours.items():
+        yield UsageRow(
+            session_id=life.session_id,
+            starts_at=starts_at,
+            user_key=life.user_key,
+            realm_id=life.realm_id,
+            vouched=life.vouched,
+            estimated=life.estimated,
+            started=starts_at <= life.started_at < hour.ends_at,
+            ended=life.ended_at is not None and starts_at <= life.ended_at < hour.ends_at,
+            active_from=min(max(life.started_at, starts_at), hour.ends_at),
+            active_to=min(max(life.until, starts_at), hour.ends_at),
+            counters=added.get(starts_at, _NOTHING),
+        )
+
+
+_NOTHING: Final = (0,) * 8
+
+
+class _Graces:
+    """The grace of one realm's sessions by when they began, microseconds."""
+
+    def __init__(self, rules: RealmRules) -> None:
+        self._rules = rules
+        self._only = _microseconds(rules.rules[0].grace_seconds) if len(rules.rules) == 1 else None
+
+    def at(self, began: int) -> int:
+        if self._only is not None:
+            return self._only
+        return _microseconds(self._rules.at(began).grace_seconds)
+
+
+def _grace(rules: Mapping[int, RealmRules], life: Life) -> int:
+    return _microseconds(rules[life.realm_id].at(life.started_at).grace_seconds)
+
+
+def _microseconds(seconds: int) -> int:
+    return seconds * lives.SECOND
+
+
+def _key(source_id: int, report: Report) -> Key:
+    return Key(source_id, report.database, report.username_key, report.allocation_id)

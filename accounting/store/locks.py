@@ -1,0 +1,12 @@
+"""Advisory locks, always for one transaction, so that a pooler between us does no harm."""
+
+from sqlalchemy import Connection, text
+
+
+def try_lock(connection: Connection, name: str) -> bool:
+    """Take the lock of that name until the transaction ends; False when somebody else has it."""
+    taken: bool = connection.execute(
+        text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))"),
+        {"name": f"accounting.{name}"},
+    ).scalar_one()
+    return taken

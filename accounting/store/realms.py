@@ -1,0 +1,101 @@
+"""Realms and their rules: rows of ``realms`` and ``realm_rules``."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, select
+from sqlalchemy.dialects.postgresql import insert
+
+from accounting.model.buckets import BEGINNING, microseconds, moment
+from accounting.model.identity import UsernameRule
+from accounting.model.realms import RealmRule, RealmRules
+from accounting.model.text import as_text
+from accounting.store.binary import binary_cursor
+from accounting.store.database import psycopg_connection
+from accounting.store.schema import realm_rules, realms, session_usage
+
+_RULES = (
+    "SELECT realm_id, CASE WHEN isfinite(holds_from) THEN holds_from END, time_zone, anchor_day,"
+    " grace_seconds, username_rule, separator"
+    " FROM accounting.realm_rules ORDER BY realm_id, holds_from"
+)
+
+
+def all_rules(connection: Connection) -> dict[int, RealmRules]:
+    """The rules of every realm, by realm_id."""
+    found: dict[int, list[RealmRule]] = {}
+    with binary_cursor(psycopg_connection(connection)) as cursor:
+        for realm_id, holds_from, zone, anchor, grace, rule, separator in cursor.execute(_RULES):
+            found.setdefault(realm_id, []).append(
+                RealmRule(
+                    holds_from=BEGINNING if holds_from is None else holds_from,
+                    time_zone=zone,
+                    anchor_day=anchor,
+                    grace_seconds=grace,
+                    username_rule=UsernameRule(rule),
+                    separator=separator,
+                )
+            )
+    return {realm_id: RealmRules(rules) for realm_id, rules in found.items()}
+
+
+def realm_ids(connection: Connection) -> dict[bytes, int]:
+    """Every realm's id by its name on the wire."""
+    rows = connection.execute(select(realms.c.realm_bytes, realms.c.realm_id))
+    return {bytes(name): realm_id for name, realm_id in rows}
+
+
+def add_realm(connection: Connection, realm: bytes, rule: RealmRule) -> int:
+    """The id of a realm, made with that first rule if nobody knew it."""
+    made = connection.execute(
+        insert(realms)
+        .values(realm=as_text(realm), realm_bytes=realm)
+        .on_conflict_do_nothing()
+        .returning(realms.c.realm_id)
+    ).scalar()
+    if made is None:
+        return connection.execute(
+            select(realms.c.realm_id).where(realms.c.realm_bytes == realm)
+        ).scalar_one()
+    put_rule(connection, made, rule)
+    return made
+
+
+def put_rule(connection: Connection, realm_id: int, rule: RealmRule) -> None:
+    """Let a rule hold from its moment on; one from that very moment is replaced."""
+    values: Mapping[str, object] = {
+        "time_zone": rule.time_zone,
+        "anchor_day": rule.anchor_day,
+        "grace_seconds": rule.grace_seconds,
+        "username_rule": rule.username_rule.value,
+        "separator": rule.separator,
+    }
+    connection.execute(
+        insert(realm_rules)
+        .values(realm_id=realm_id, holds_from=_holds_from(rule.holds_from), **values)
+        .on_conflict_do_update(constraint="realm_rules_pkey", set_=values)
+    )
+
+
+def drop_later_rules(connection: Connection, realm_id: int, after: int) -> None:
+    """Forget rules that were to hold from a later moment."""
+    connection.execute(
+        delete(realm_rules).where(
+            realm_rules.c.realm_id == realm_id, realm_rules.c.holds_from > _holds_from(after)
+        )
+    )
+
+
+def _holds_from(time: int) -> datetime | str:
+    return "-infinity" if time == BEGINNING else moment(time)
+
+
+def settled_until(connection: Connection, realm_id: int) -> int | None:
+    """The latest hour's end up to which this realm has usage; None before the first."""
+    latest = connection.execute(
+        select(session_usage.c.active_to)
+        .where(session_usage.c.realm_id == realm_id)
+        .order_by(session_usage.c.starts_at.desc(), session_usage.c.active_to.desc())
+        .limit(1)
+    ).scalar()
+    return None if latest is None else microseconds(latest)

@@ -1,0 +1,100 @@
+"""Roll-ups, stored: touched hours taken, buckets written, usage of users and realms replaced.
+
+Owns ``user_usage_*``, ``realm_usage_*`` and ``buckets``; what the borders are is ``model.buckets``'.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from sqlalchemy import Connection, text
+from sqlalchemy.dialects.postgresql import insert
+
+from accounting.model.buckets import Bucket, Level, moment
+from accounting.store.binary import binary_cursor, copy_rows
+from accounting.store.database import psycopg_connection, statement
+from accounting.store.schema import buckets
+
+_STATEMENTS: Final = (
+    "rollup_user_hourly",
+    "rollup_user_daily",
+    "rollup_user_monthly",
+    "rollup_realm_hourly",
+    "rollup_realm_daily",
+    "rollup_realm_monthly",
+)
+_HOURS: Final = (
+    ("realm_id", "int4"),
+    ("starts_at", "timestamptz"),
+    ("ends_at", "timestamptz"),
+    ("day_starts_at", "timestamptz"),
+    ("day_ends_at", "timestamptz"),
+    ("month_starts_at", "timestamptz"),
+    ("month_ends_at", "timestamptz"),
+)
+
+
+class Hour(NamedTuple):
+    """An hour of a realm, with the day and the month that it lies in."""
+
+    realm_id: int
+    hour: Bucket
+    day: Bucket
+    month: Bucket
+
+
+def take_touched(connection: Connection, limit: int) -> list[tuple[int, int]]:
+    """Take marks off ``touched_hours``; returns the (realm_id, start) of the hours they name."""
+    for stage in statement("stage_touched").text.split(";"):
+        connection.execute(text(stage))
+    connection.execute(statement("take_touched"), {"limit": limit})
+    connection.execute(text("ANALYZE staged_touched"))
+    with binary_cursor(psycopg_connection(connection)) as cursor:
+        cursor.execute("SELECT DISTINCT realm_id, starts_at FROM staged_touched")
+        return cursor.fetchall()
+
+
+def put_buckets(
+    connection: Connection, rows: Iterable[tuple[int, Level, Bucket]]
+) -> None:
+    """Write the borders of buckets that hold usage, once each."""
+    distinct = sorted({(realm_id, level, bucket.starts_at, bucket.ends_at, bucket.time_zone)
+                       for realm_id, level, bucket in rows})
+    if distinct:
+        connection.execute(
+            insert(buckets).on_conflict_do_nothing(),
+            [
+                {
+                    "realm_id": realm_id,
+                    "level": level.value,
+                    "starts_at": moment(starts_at),
+                    "ends_at": moment(ends_at),
+                    "time_zone": time_zone,
+                }
+                for realm_id, level, starts_at, ends_at, time_zone in distinct
+            ],
+        )
+
+
+def replace_usage(connection: Connection, hours: Sequence[Hour]) -> None:
+    """Replace all usage that the taken hours are part of, users first, hours first."""
+    with binary_cursor(psycopg_connection(connection)) as cursor:
+        copy_rows(
+            cursor,
+            "staged_hours",
+            _HOURS,
+            (
+                (
+                    one.realm_id,
+                    one.hour.starts_at,
+                    one.hour.ends_at,
+                    one.day.starts_at,
+                    one.day.ends_at,
+                    one.month.starts_at,
+                    one.month.ends_at,
+                )
+                for one in hours
+            ),
+        )
+        cursor.execute("ANALYZE staged_hours")
+    for name in _STATEMENTS:
+        connection.execute(statement(name))

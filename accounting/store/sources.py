@@ -1,0 +1,217 @@
+"""Sources, their epochs and positions: how far each stage has come, and the guard of loading."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from accounting.model.buckets import microseconds, moment
+from accounting.store.schema import capture_gaps, epochs, settling, sources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRow:
+    """How far loading has come. Times in microseconds since the epoch; epoch 0 is before all."""
+
+    source_id: int
+    source: str
+    epoch: int
+    position: int
+    captured_until: int | None
+    loaded_until: int | None
+    last_received_at: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watermark:
+    """How far settling has come: everything up to that position is in the sessions.
+
+    ``received_at``: of the last report settled. ``until``: everything received before it is settled.
+    """
+
+    source_id: int
+    epoch: int
+    position: int
+    received_at: int | None
+    until: int | None
+
+
+def _time(value: datetime | None) -> int | None:
+    return None if value is None else microseconds(value)
+
+
+def _moment(value: int | None) -> datetime | None:
+    return None if value is None else moment(value)
+
+
+def _source(row: Any) -> SourceRow:
+    return SourceRow(
+        source_id=row.source_id,
+        source=row.source,
+        epoch=row.epoch,
+        position=row.position,
+        captured_until=_time(row.captured_until),
+        loaded_until=_time(row.loaded_until),
+        last_received_at=_time(row.last_received_at),
+    )
+
+
+def open_source(connection: Connection, name: str, mode: str) -> SourceRow:
+    """The row of a source, made if nobody knew it."""
+    known = connection.execute(select(sources).where(sources.c.source == name)).one_or_none()
+    if known is None:
+        connection.execute(insert(sources).values(source=name, mode=mode).on_conflict_do_nothing())
+        known = connection.execute(select(sources).where(sources.c.source == name)).one()
+    return _source(known)
+
+
+def all_sources(connection: Connection) -> list[SourceRow]:
+    """Every source, by id."""
+    return [_source(row) for row in connection.execute(select(sources).order_by("source_id"))]
+
+
+def source(connection: Connection, source_id: int) -> SourceRow:
+    """The row of a source that is known."""
+    return _source(
+        connection.execute(select(sources).where(sources.c.source_id == source_id)).one()
+    )
+
+
+def watermark(connection: Connection, source_id: int) -> Watermark:
+    """How far a source is settled, made at the beginning if nobody settled it yet."""
+    connection.execute(insert(settling).values(source_id=source_id).on_conflict_do_nothing())
+    row = connection.execute(select(settling).where(settling.c.source_id == source_id)).one()
+    return Watermark(
+        source_id=source_id,
+        epoch=row.epoch,
+        position=row.position,
+        received_at=_time(row.received_at),
+        until=_time(row.until),
+    )
+
+
+def epoch_tokens(connection: Connection, source_id: int) -> dict[str, int]:
+    """The source's epochs, by the token that names each outside."""
+    rows = connection.execute(
+        select(epochs.c.token, epochs.c.epoch).where(epochs.c.source_id == source_id)
+    )
+    return {token: epoch for token, epoch in rows}
+
+
+def add_epoch(connection: Connection, source_id: int, token: str, began_at: int, cause: str) -> int:
+    """Number another epoch of a source: one above the last."""
+    number: int = connection.execute(
+        select(func.coalesce(func.max(epochs.c.epoch), 0) + 1).where(
+            epochs.c.source_id == source_id
+        )
+    ).scalar_one()
+    connection.execute(
+        insert(epochs).values(
+            source_id=source_id, epoch=number, token=token, began_at=moment(began_at), cause=cause
+        )
+    )
+    return number
+
+
+def advance(
+    connection: Connection,
+    expected: SourceRow,
+    *,
+    epoch: int,
+    position: int,
+    captured_until: int | None,
+    loaded_until: int | None,
+    last_received_at: int | None,
+    mode: str,
+) -> bool:
+    """Move a source's position, if it still stands where it is ``expected``.
+
+    False means that somebody else loaded: nothing may be written then. Times never fall.
+    """
+
+    moved = connection.execute(
+        update(sources)
+        .where(
+            sources.c.source_id == expected.source_id,
+            sources.c.epoch == expected.epoch,
+            sources.c.position == expected.position,
+        )
+        .values(
+            mode=mode,
+            epoch=epoch,
+            position=position,
+            captured_until=func.greatest(sources.c.captured_until, _moment(captured_until)),
+            loaded_until=func.greatest(sources.c.loaded_until, _moment(loaded_until)),
+            last_received_at=func.greatest(sources.c.last_received_at, _moment(last_received_at)),
+        )
+    )
+    return moved.rowcount == 1
+
+
+def settled(connection: Connection, expected: Watermark, reached: Watermark) -> bool:
+    """Move a source's watermark, if it still stands where it is ``expected``."""
+    moved = connection.execute(
+        update(settling)
+        .where(
+            settling.c.source_id == expected.source_id,
+            settling.c.epoch == expected.epoch,
+            settling.c.position == expected.position,
+        )
+        .values(
+            epoch=reached.epoch,
+            position=reached.position,
+            received_at=_moment(reached.received_at),
+            until=func.greatest(settling.c.until, _moment(reached.until)),
+        )
+    )
+    return moved.rowcount == 1
+
+
+def put_gap(
+    connection: Connection,
+    source_id: int,
+    *,
+    token: str,
+    gap: int,
+    from_at: int,
+    to_at: int | None,
+    cause: str,
+    detail: str,
+) -> None:
+    """Record a capture gap, or what became known of it since."""
+    changing = {"to_at": _moment(to_at), "cause": cause, "detail": detail}
+    connection.execute(
+        insert(capture_gaps)
+        .values(source_id=source_id, token=token, gap=gap, from_at=moment(from_at), **changing)
+        .on_conflict_do_update(constraint="gap_is_recorded_once", set_=changing)
+    )
+
+
+def close_first_gap(connection: Connection, source_id: int, token: str, to_at: int) -> None:
+    """End the gap that a lost spool left, number 0 of its epoch, if it is open."""
+    connection.execute(
+        update(capture_gaps)
+        .where(
+            capture_gaps.c.source_id == source_id,
+            capture_gaps.c.token == token,
+            capture_gaps.c.gap == 0,
+            capture_gaps.c.to_at.is_(None),
+        )
+        .values(to_at=func.greatest(capture_gaps.c.from_at, moment(to_at)))
+    )
+
+
+def gap_spans(connection: Connection, source_id: int, since: int) -> list[tuple[int, int | None]]:
+    """(from, to) of the source's gaps that reach past ``since``; an open one has no end."""
+    rows = connection.execute(
+        select(capture_gaps.c.from_at, capture_gaps.c.to_at).where(
+            capture_gaps.c.source_id == source_id,
+            capture_gaps.c.to_at.is_(None) | (capture_gaps.c.to_at > moment(since)),
+        )
+    )
+    return [
+        (microseconds(from_at), _time(to_at))
+        for from_at, to_at in rows
+    ]
