@@ -305,6 +305,15 @@ class Spool:
             )
         return token
 
+    def position_at(self, epoch: int, received_at: int) -> int:
+        """The last position of an epoch that was received at that time or before; 0 for none."""
+        (position,) = self._row(
+            "SELECT coalesce(max(position), 0) FROM messages"
+            " WHERE epoch = ? AND received_at <= ?",
+            (epoch, received_at),
+        )
+        return int(position)
+
     def prune(self, before_received_at: int) -> int:
         """Delete loaded messages received before that time; returns how many.
 
@@ -383,9 +392,9 @@ class Spool:
             rows = self._connection.execute(query, values).fetchall()
         return [Gap(**dict(zip(names, row, strict=True))) for row in rows]
 
-    def _row(self, query: str) -> tuple[Any, ...]:
+    def _row(self, query: str, values: Sequence[int] = ()) -> tuple[Any, ...]:
         with reported(self.path, "read"):
-            row: tuple[Any, ...] | None = self._connection.execute(query).fetchone()
+            row: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
         if row is None:
             raise SpoolError(f"the spool {self.path} is damaged: it has lost its state")
         return row
