@@ -1,0 +1,110 @@
+"""A naive bookkeeper: reads published messages with its own regular expressions, adds them up.
+
+It holds no state of the simulator and none of the service; it applies DESIGN, "Settling", in the
+plainest way that fits a whole stream in memory. Expiry is left out: it moves no counter here.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from accounting.simulate import Command
+
+CHANNEL: Final = re.compile(
+    rb"turn/(?:realm/(?P<realm>.*?)/)?user/(?P<user>.*)/allocation/(?P<id>\d{18})"
+    rb"/(?P<suffix>status|traffic|traffic/peer|total_traffic|total_traffic/peer)",
+    re.DOTALL,
+)
+COUNTS: Final = re.compile(rb"rcvp=(\d+), rcvb=(\d+), sentp=(\d+), sentb=(\d+)")
+LOCAL: Final = re.compile(rb", local=([^,]+)")
+
+
+@dataclass
+class NaiveLife:
+    """One life of one key."""
+
+    local: bytes | None = None
+    news: int = 0
+    deletes: int = 0
+    vouched: bool = False
+    interims: list[int] = field(default_factory=lambda: [0] * 8)
+    total: list[int] | None = None
+    peer_total: list[int] | None = None
+    interim_packets: list[int] = field(default_factory=list)
+
+    def usage(self) -> list[int]:
+        if self.total is None:
+            return self.interims
+        if self.total == self.interims[:4]:
+            return self.interims
+        assert all(t >= i for t, i in zip(self.total, self.interims, strict=False))
+        peer = self.interims[4:]
+        if self.peer_total is not None:
+            pairs = zip(peer, self.peer_total, strict=True)
+            peer = [had + (total - had) % 2**32 for had, total in pairs]
+        return self.total + peer
+
+    @property
+    def estimated(self) -> bool:
+        return self.total is not None and self.total != self.interims[:4]
+
+
+Key = tuple[int, bytes, bytes, bytes]
+
+
+def naive_lives(commands: Iterable[Command]) -> dict[Key, list[NaiveLife]]:
+    """All lives by (database, realm, username, id)."""
+    lives: dict[Key, list[NaiveLife]] = {}
+    for command in commands:
+        if command.name != b"publish" or command.args[0] == b"__XXX__":
+            continue
+        channel, payload = command.args
+        found = CHANNEL.fullmatch(channel)
+        assert found is not None, channel
+        key = (command.database, found["realm"] or b"", found["user"], found["id"])
+        take(lives.setdefault(key, []), found["suffix"], payload)
+    return lives
+
+
+def take(lives: list[NaiveLife], suffix: bytes, payload: bytes) -> None:
+    life = lives[-1] if lives else None
+    if suffix == b"status" and payload.startswith(b"new "):
+        local = LOCAL.search(payload)
+        address = local[1] if local else None
+        shared = life is not None and life.news > life.deletes and life.local != address
+        if life is None or not shared:
+            life = NaiveLife(local=address)
+            lives.append(life)
+        life.news += 1
+        life.vouched = True
+    elif suffix == b"status":
+        assert life is not None
+        life.vouched = True
+        life.deletes += payload == b"deleted"
+    else:
+        traffic(lives, life, suffix, [int(n) for n in COUNTS.fullmatch(payload).groups()])  # type: ignore[union-attr]
+
+
+def traffic(
+    lives: list[NaiveLife], life: NaiveLife | None, suffix: bytes, counts: list[int]
+) -> None:
+    total = suffix.startswith(b"total_")
+    if life is None or (not total and life.deletes >= max(life.news, 1)):
+        life = NaiveLife()
+        lives.append(life)
+    if not total:
+        first = 4 if suffix.endswith(b"/peer") else 0
+        for place, count in enumerate(counts, start=first):
+            life.interims[place] += count
+        packets = counts[0] + counts[2]
+        if first and life.interim_packets:
+            life.interim_packets[-1] += packets
+        else:
+            life.interim_packets.append(packets)
+        return
+    life.vouched = True
+    if suffix.endswith(b"/peer"):
+        life.peer_total = [a + b for a, b in zip(life.peer_total or [0] * 4, counts, strict=True)]
+    else:
+        life.total = [a + b for a, b in zip(life.total or [0] * 4, counts, strict=True)]
