@@ -1,0 +1,50 @@
+"""What every test stands on: which servers this machine has.
+
+Postgres and Valkey come with the wheels. A test that needs Debian's Redis or coturn says so with a
+mark; where those are missing it is left out, and the header says so. Under CI it stays and fails.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import pytest
+
+NEEDS: Final[Mapping[str, Sequence[str]]] = {
+    "needs_redis": ("redis-server",),
+    "needs_coturn": ("turnserver", "turnutils_uclient", "turnutils_peer"),
+}
+
+
+def missing_needs() -> set[str]:
+    """The marks whose programs aren't all installed; none under CI, which must have them."""
+    if os.environ.get("CI"):
+        return set()
+    return {
+        mark
+        for mark, programs in NEEDS.items()
+        if not all(shutil.which(program) for program in programs)
+    }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for mark, programs in NEEDS.items():
+        config.addinivalue_line(
+            "markers", f"{mark}: runs where {', '.join(programs)} are installed"
+        )
+
+
+def pytest_report_header() -> list[str]:
+    return [
+        f"left out: tests marked {mark} ({', '.join(NEEDS[mark])} not installed here)"
+        for mark in sorted(missing_needs())
+    ]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    missing = missing_needs()
+    left_out = [item for item in items if any(item.get_closest_marker(mark) for mark in missing)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
