@@ -34,6 +34,15 @@ STARTERS: dict[str, Callable[..., AbstractContextManager[EmbeddedPostgres | Embe
     "valkey": valkey,
 }
 
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory whose Valkey keeps to a port that tests beside this one don't take."""
+    (tmp_path / "valkey").mkdir()
+    (tmp_path / "valkey" / "port").write_text(f"{free_port()}\n")
+    return tmp_path
+
+
 OWNER = """
 import sys
 from pathlib import Path
@@ -111,10 +120,10 @@ def test_postgres_url_is_not_steered_by_the_variables_of_libpq(
 
 @pytest.mark.parametrize("server", ["postgres", "valkey"])
 def test_servers_see_nothing_of_our_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, server: str
 ) -> None:
     monkeypatch.setenv("ACCOUNTING_REDIS_URL", "redis://:hunter2@h")
-    with STARTERS[server](tmp_path) as running:
+    with STARTERS[server](data_dir) as running:
         if sys.platform == "linux":
             assert b"hunter2" not in Path(f"/proc/{running.pid}/environ").read_bytes()
         assert os.getpgid(running.pid) == running.pid  # Ctrl-C on the terminal is for us
@@ -123,14 +132,14 @@ def test_servers_see_nothing_of_our_environment(
 
 @pytest.mark.parametrize("server", ["postgres", "valkey"])
 def test_a_server_ends_with_its_killed_owner_and_the_next_owner_starts(
-    tmp_path: Path, server: str
+    data_dir: Path, server: str
 ) -> None:
     start = STARTERS[server]
-    home = tmp_path.resolve() / server
-    with owner(server, tmp_path) as (process, pid):
+    home = data_dir.resolve() / server
+    with owner(server, data_dir) as (process, pid):
         process.kill()
         process.wait(10)
-        with start(tmp_path) as next_one:
+        with start(data_dir) as next_one:
             assert next_one.pid != pid
             assert next_one.is_running()
     directory = home / "data" if server == "postgres" else home
@@ -138,12 +147,12 @@ def test_a_server_ends_with_its_killed_owner_and_the_next_owner_starts(
 
 
 @pytest.mark.parametrize("server", ["postgres", "valkey"])
-def test_a_server_has_one_owner_at_a_time(tmp_path: Path, server: str) -> None:
+def test_a_server_has_one_owner_at_a_time(data_dir: Path, server: str) -> None:
     start = STARTERS[server]
     with (
-        owner(server, tmp_path) as (process, _),
+        owner(server, data_dir) as (process, _),
         pytest.raises(ServerError, match=f"is run by process {process.pid}"),
-        start(tmp_path, patience_seconds=0.1),
+        start(data_dir, patience_seconds=0.1),
     ):
         raise AssertionError("there are two owners")
 
@@ -251,14 +260,14 @@ def test_a_missing_wheel_is_told_with_the_two_ways_out(
         raise AssertionError("it started")
 
 
-def test_valkey_keeps_the_port_that_turnserver_conf_names(tmp_path: Path) -> None:
-    with valkey(tmp_path) as server:
+def test_valkey_keeps_the_port_that_turnserver_conf_names(data_dir: Path) -> None:
+    with valkey(data_dir) as server:
         port = server.port
         line = f'redis-statsdb="ip=127.0.0.1 dbname=0 port={port} connect_timeout=30"'
         assert server.statsdb_line == line
-        assert running_valkey(tmp_path) == server
-    assert running_valkey(tmp_path) is None
-    with valkey(tmp_path) as server:
+        assert running_valkey(data_dir) == server
+    assert running_valkey(data_dir) is None
+    with valkey(data_dir) as server:
         assert server.port == port
 
 

@@ -127,11 +127,8 @@ def valkey(
     with places.ownership.held("Valkey", patience_seconds):
         with child.server_errors("prepare the embedded Valkey"):
             _stop_leftover(places)
-            chosen = _choose_port(places, port)
-            places.port.write_text(f"{chosen}\n")
-        process = _start(places, binary, account, chosen)
+        process, chosen = _start_on_a_port(places, binary, account, port)
         try:
-            _wait_until_ready(places, process, chosen)
             yield places.handle(process.pid, chosen)
         finally:
             _stop(process)
@@ -161,16 +158,37 @@ def _binary() -> Path:
     return Path(get_binary_path()).resolve()
 
 
-def _choose_port(places: _Places, asked: int | None) -> int:
-    before = _read_number(places.port)
-    fixed = before if asked is None else asked
-    if fixed is not None:
-        if _is_free(fixed):
-            return fixed
-        raise ConfigurationError(
-            f"port {fixed} on {ADDRESS}, where turnserver.conf expects the embedded Valkey, is "
-            "taken: stop what listens there, or set ACCOUNTING_VALKEY_PORT to a free port"
-        )
+def _start_on_a_port(
+    places: _Places, binary: Path, account: Account | None, asked: int | None
+) -> tuple[subprocess.Popen[bytes], int]:
+    """The server, ready, and its port, which is kept for the next time."""
+    fixed = _read_number(places.port) if asked is None else asked
+    while True:
+        port = _first_free_port() if fixed is None else fixed
+        if fixed is not None and not _is_free(port):
+            raise ConfigurationError(
+                f"port {port} on {ADDRESS}, where turnserver.conf expects the embedded Valkey, is "
+                "taken: stop what listens there, or set ACCOUNTING_VALKEY_PORT to a free port"
+            )
+        process = _start(places, binary, account, port)
+        try:
+            ready = _became_ready(process, port)
+        except BaseException:
+            _stop(process)
+            raise
+        if ready:
+            with child.server_errors("keep the port of the embedded Valkey"):
+                places.port.write_text(f"{port}\n")
+            return process, port
+        _stop(process)
+        if fixed is not None or _is_free(port):  # else another server was faster: the next port
+            raise ServerError(
+                f"the embedded Valkey did not start (code {process.returncode}); "
+                f"its log {places.log} ends:\n{child.log_tail(places.log)}"
+            )
+
+
+def _first_free_port() -> int:
     # Ports close to the usual one lie below the range from which outgoing connections take theirs,
     # so they are likely to be free the next time too.
     for candidate in range(FIRST_PORT, FIRST_PORT + 100):
@@ -203,15 +221,14 @@ def _start(
         return process
 
 
-def _wait_until_ready(places: _Places, process: subprocess.Popen[bytes], port: int) -> None:
-    settled = child.wait_for(
-        lambda: process.poll() is not None or _answers(port, process.pid), START_SECONDS
-    )
-    if process.poll() is not None or not settled:
-        raise ServerError(
-            f"the embedded Valkey did not start (code {process.returncode}); "
-            f"its log {places.log} ends:\n{child.log_tail(places.log)}"
+def _became_ready(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until it answers (true), or has ended or takes too long (false)."""
+    return (
+        child.wait_for(
+            lambda: process.poll() is not None or _answers(port, process.pid), START_SECONDS
         )
+        and process.poll() is None
+    )
 
 
 def _answers(port: int, pid: int) -> bool:
