@@ -2,7 +2,7 @@
 
     scenario  what to simulate            version     how coturn releases differ
     population  who uses it               wire        commands, channels and payloads, written
-    fleet -> process, allocation          the pure core: seed in, timed commands out
+    fleet -> process, allocation, pair    the pure core: seed in, timed commands out
     oracle    what the books must show    publisher   the I/O shell: pace and Redis
 
 It must share nothing with what it tests: of this package's other modules only the names of the

@@ -101,7 +101,7 @@ class Allocation:
         """Play the life: yields when to be woken next, in virtual microseconds."""
         now = self.begins_us
         self.begin(now)
-        refresh_every = self._lifetime_seconds * SECOND * 9 // 10
+        refresh_every = self.refresh_interval()
         refresh_at = now + refresh_every
         report_every = self.report_interval()
         report_at = now + report_every
@@ -113,13 +113,13 @@ class Allocation:
                 self.interim(now)
                 report_at += report_every
             else:
-                self.refresh(now, self._lifetime_seconds)
+                self.refresh(now)
                 refresh_at += refresh_every
         if self._says_goodbye:
             yield self.quiet_us
             if self.dead:
                 return
-            self.refresh(self.quiet_us, 0)
+            self.say_goodbye(self.quiet_us)
         yield self.ends_us
         if not self.dead:
             self.close(self.ends_us)
@@ -130,12 +130,21 @@ class Allocation:
             return NEVER
         return max(1, int(2048 / self._packets_per_us))
 
+    def refresh_interval(self) -> int:
+        """Microseconds between two refreshes: well before the lifetime is over."""
+        return self._lifetime_seconds * SECOND * 9 // 10
+
     def begin(self, now: int) -> None:
         self._say_status(now, "new", self._lifetime_seconds)
 
-    def refresh(self, now: int, lifetime_seconds: int) -> None:
+    def refresh(self, now: int) -> None:
         self._requests += 1
-        self._say_status(now, "refreshed", lifetime_seconds)
+        self._say_status(now, "refreshed", self._lifetime_seconds)
+
+    def say_goodbye(self, now: int) -> None:
+        """Refresh 0: the close follows a second later."""
+        self._requests += 1
+        self._say_status(now, "refreshed", 0)
 
     def interim(self, now: int) -> None:
         self._report(now, self._count(self._full_packets()))

@@ -18,12 +18,12 @@ from accounting.simulate.allocation import (
     Traits,
 )
 from accounting.simulate.oracle import Eight, Expected, Ledger
+from accounting.simulate.pair import SHORTEST_PAIR_US, two_on_one_key
 from accounting.simulate.population import Identity, nobody, population, roaming
 from accounting.simulate.process import Process
 from accounting.simulate.scenario import Scenario
 from accounting.simulate.wire import KEEPALIVE_SECONDS, Command, channel_prefix
 
-SHORTEST_PAIR_US: Final = 3 * SECOND
 REPLACED_AFTER_US: Final = 10_000
 
 
@@ -316,30 +316,11 @@ class Fleet:
             identity = roaming(self.scenario)
             pair.append(self._allocation(process, ends_us, traits, identity=identity, thread=0))
         self.ledger.sessions_started += 1
-        self._wake(self._now_us, self._pair(*pair))
+        self.ledger.dispute(pair[0].identity)
+        self._wake(self._now_us, two_on_one_key(*pair, alone=self._stand_alone))
         return True
 
-    def _pair(self, first: Allocation, second: Allocation) -> Iterator[int]:
-        """Both begin before either closes, and nothing of one close comes between the other's."""
-        quiet_us = first.quiet_us = second.quiet_us = second.ends_us - SECOND * 3 // 2
-        first.begin(self._now_us)
-        self._alone = True
-        yield self._now_us + SECOND // 20
-        second.begin(self._now_us)
-        self._alone = True
-        self.ledger.dispute(first.identity)
-        while (at_us := self._now_us + first.report_interval()) < quiet_us:
-            yield at_us
-            first.interim(at_us)
-            second.interim(at_us)
-        yield quiet_us
-        first.refresh(quiet_us, 0)
-        second.refresh(quiet_us, 0)
-        yield quiet_us + SECOND
-        first.close(self._now_us)
-        self._alone = True
-        yield second.ends_us
-        second.close(self._now_us)
+    def _stand_alone(self) -> None:
         self._alone = True
 
     def _someone(self, server: int) -> Identity:

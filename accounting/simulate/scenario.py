@@ -13,9 +13,8 @@ class Scenario:
     """A fleet of coturn servers, the lives of its allocations, and the hard cases among them.
 
     The same scenario gives the same commands, byte for byte. Raises :class:`UsageError` where its
-    parts don't fit together.
-
-    The switches, and what the rules of settling make of each (DESIGN, "Settling"):
+    parts don't fit together. Each switch at the end is a hard case, and says what the rules make
+    of it (DESIGN, "Settling").
     """
 
     version: str = "4.6"

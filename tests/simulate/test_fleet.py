@@ -205,6 +205,21 @@ def test_two_servers_on_one_key_are_one_disputed_session_worth_both() -> None:
     assert len(news) == 4 * roaming[0].sessions  # SET and PUBLISH, on each of two servers
 
 
+def test_every_life_is_refreshed_before_its_lifetime_is_over() -> None:
+    """Else a quiet life would expire in the books while it lives at the server."""
+    scenario = Scenario(
+        lifetime_seconds=3, session_seconds=12, same_key=True, rfc6062=True, packets_per_second=0
+    )
+    told: dict[bytes, int] = {}
+    for command in events(scenario):
+        if command.name == b"publish" and command.args[0].endswith(b"/status"):
+            since = told.pop(command.args[0], command.at_us)
+            assert command.at_us - since <= 3_000_000
+            if command.args[1] != b"deleted":
+                told[command.args[0]] = command.at_us
+    assert not told
+
+
 def test_a_session_that_lost_a_report_is_estimated_and_billed_in_full() -> None:
     expected = play(Scenario(lost_interims=True))[1]
     assert expected.total.sessions_estimated == 20
