@@ -30,8 +30,8 @@ fmt: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP) ## Measure, each beside the limit of the machine (minutes)
-	@for benchmark in benchmarks/*.py; do \
-		echo "== $$benchmark"; PYTHONPATH=. $(BIN)/python $$benchmark || exit 1; done
+	@for file in benchmarks/*.py; do name=$$(basename $$file .py); \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 # Without --upgrade versions stay as they are; `make lock UPGRADE=--upgrade` takes the newest.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
