@@ -25,6 +25,12 @@ chunk_bytes = 1 << 20
 # What a chunk in the queue takes besides its bytes: objects of Python, a place in the deque.
 chunk_overhead_bytes = 160
 
+# A flood: so much waits to be taken, and something came so lately. It is over when most of the queue
+# is full, and nobody can stand aside any more.
+flood_bytes = 4 << 20
+flood_seconds = 0.01
+flood_queue_share = 7 / 8
+
 # How long one read may wait: so late does the thread see that it should end.
 read_seconds = 0.1
 
@@ -67,6 +73,7 @@ class Receiver:
         self._pings_sent = 0
         self._full_after_ping: int | None = None
         self._unanswered_since: float | None = None
+        self._received_at = 0.0
         sock.settimeout(read_seconds)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="receiver")
         self._running: Future[None] = self._executor.submit(self._receive)
@@ -97,6 +104,18 @@ class Receiver:
     def queued_bytes(self) -> int:
         """Memory that waits to be taken."""
         return self._queued_ever - self._taken_ever
+
+    def stand_aside(self) -> None:
+        """Wait while a flood comes in.
+
+        Two threads of Python share one processor's worth of time, and the machine may have no more
+        than Redis and the publisher take: in a burst the receiver must have all of it.
+        """
+        while (
+            flood_bytes < self.queued_bytes < self._queue_bytes * flood_queue_share
+            and time.monotonic() - self._received_at < flood_seconds
+        ):
+            self._halted.wait(flood_seconds / 2)
 
     def answered(self, token: bytes) -> Ping | None:
         """The ping that this answer belongs to, None when it does not answer the oldest one."""
@@ -142,6 +161,7 @@ class Receiver:
             if not count:
                 raise self._lost("Redis closed the connection")
             self._unanswered_since = None
+            self._received_at = time.monotonic()
             self._queued_ever += count + chunk_overhead_bytes
             self._chunks.append((self._clock(), bytes(view[:count])))
             if not self._something.is_set():

@@ -308,8 +308,7 @@ class Spool:
     def position_at(self, epoch: int, received_at: int) -> int:
         """The last position of an epoch that was received at that time or before; 0 for none."""
         (position,) = self._row(
-            "SELECT coalesce(max(position), 0) FROM messages"
-            " WHERE epoch = ? AND received_at <= ?",
+            "SELECT coalesce(max(position), 0) FROM messages WHERE epoch = ? AND received_at <= ?",
             (epoch, received_at),
         )
         return int(position)

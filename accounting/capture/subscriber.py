@@ -141,6 +141,7 @@ class Subscription:
         """Take chunks until the batch is full, old enough, or has a tick."""
         wait_seconds, deadline = batch_seconds, None
         while wait_seconds > 0:
+            self._receiver.stand_aside()
             if chunk := self._receiver.take(wait_seconds):
                 self._parse(*chunk)
             if self._captured_until is not None or len(self._messages) >= batch_messages:

@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 
 from accounting.model import lives
-from accounting.model.buckets import BEGINNING, END, Calendar, Level
+from accounting.model.buckets import END, Calendar, Level
 from accounting.model.lives import Life, Report, Standing, Track
 from accounting.model.realms import RealmRules
 from accounting.store import rollups, settling, sources
@@ -56,7 +56,7 @@ def _settle_some(engine: Engine, source_id: int, limit: int) -> int:
         reports = settling.read_reports(
             connection,
             source_id,
-            since=BEGINNING if mark.received_at is None else mark.received_at,
+            since=mark.received_at or 0,
             after=(mark.epoch, mark.position),
             limit=limit,
         )

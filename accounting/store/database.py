@@ -12,6 +12,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from accounting.errors import ConfigurationError, ConnectionLost
 
+__all__ = ["Engine", "lost_connections", "open_engine", "psycopg_connection", "statement"]
+
 
 def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engine:
     """An engine for a libpq URL. Connects when first used, never now.

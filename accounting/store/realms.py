@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.model.buckets import BEGINNING, microseconds, moment
+from accounting.model.buckets import BEGINNING, moment
 from accounting.model.identity import UsernameRule
 from accounting.model.realms import RealmRule, RealmRules
 from accounting.model.text import as_text
 from accounting.store.binary import binary_cursor
 from accounting.store.database import psycopg_connection
-from accounting.store.schema import realm_rules, realms, session_usage
+from accounting.store.schema import realm_rules, realms, users
 
 _RULES = (
     "SELECT realm_id, CASE WHEN isfinite(holds_from) THEN holds_from END, time_zone, anchor_day,"
@@ -77,13 +77,19 @@ def put_rule(connection: Connection, realm_id: int, rule: RealmRule) -> None:
     )
 
 
-def drop_later_rules(connection: Connection, realm_id: int, after: int) -> None:
-    """Forget rules that were to hold from a later moment."""
-    connection.execute(
-        delete(realm_rules).where(
-            realm_rules.c.realm_id == realm_id, realm_rules.c.holds_from > _holds_from(after)
-        )
+def has_usage(connection: Connection, realm_id: int) -> bool:
+    """Whether anything was ever reported of a realm."""
+    return (
+        connection.execute(
+            select(users.c.user_key).where(users.c.realm_id == realm_id).limit(1)
+        ).first()
+        is not None
     )
+
+
+def names(connection: Connection) -> dict[int, str]:
+    """Every realm's name as text, by realm_id."""
+    return {one: name for one, name in connection.execute(select(realms.c.realm_id, realms.c.realm))}
 
 
 def _holds_from(time: int) -> datetime | str:

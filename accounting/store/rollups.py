@@ -44,8 +44,8 @@ class Hour(NamedTuple):
 
 def take_touched(connection: Connection, limit: int) -> list[tuple[int, int]]:
     """Take marks off ``touched_hours``; returns the (realm_id, start) of the hours they name."""
-    for stage in statement("stage_touched").text.split(";"):
-        connection.execute(text(stage))
+    connection.execute(statement("stage_touched"))
+    connection.execute(statement("stage_hours"))
     connection.execute(statement("take_touched"), {"limit": limit})
     connection.execute(text("ANALYZE staged_touched"))
     with binary_cursor(psycopg_connection(connection)) as cursor:

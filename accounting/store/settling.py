@@ -109,10 +109,10 @@ def read_reports(
     epoch, position = after
     with _cursor(connection) as cursor:
         cursor.execute(
-            _READ.replace("%(since)s", "to_timestamp(%(since)s::numeric / 1000000)"),
+            _READ,
             {
                 "source_id": source_id,
-                "since": since,
+                "since": moment(since),
                 "epoch": epoch,
                 "position": position,
                 "limit": limit,
@@ -141,9 +141,8 @@ def fetch_due(
     with _cursor(connection) as cursor:
         cursor.execute(
             f"SELECT {_SELECT_LIVES} FROM accounting.sessions e WHERE e.source_id = %s"
-            " AND e.due_at < to_timestamp(%s::numeric / 1000000)"
-            " AND e.ended_at IS NULL AND e.standing = 1 ORDER BY e.due_at LIMIT %s",
-            (source_id, until, limit),
+            " AND e.due_at < %s AND e.ended_at IS NULL AND e.standing = 1 ORDER BY e.due_at LIMIT %s",
+            (source_id, moment(until), limit),
         )
         yield from _lives(cursor)
 

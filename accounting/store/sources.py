@@ -215,3 +215,13 @@ def gap_spans(connection: Connection, source_id: int, since: int) -> list[tuple[
         (microseconds(from_at), _time(to_at))
         for from_at, to_at in rows
     ]
+
+
+def retire(connection: Connection, name: str) -> bool:
+    """Declare a source gone: nothing waits for it any more. False when nobody knows it."""
+    retired = connection.execute(
+        update(sources)
+        .where(sources.c.source == name)
+        .values(retired_at=func.coalesce(sources.c.retired_at, func.now()))
+    )
+    return retired.rowcount == 1

@@ -1,0 +1,5 @@
+"""``python -m accounting`` is ``turn-accounting``."""
+
+from accounting.cli import main
+
+main()

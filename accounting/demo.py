@@ -1,0 +1,177 @@
+"""``make demo``: the whole path on a simulated fleet, and whether the books are right.
+
+Publishes to an embedded Valkey, captures, loads, settles and rolls up with the service's own
+processes, and compares what the books say with what the fleet knows it did.
+"""
+
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from accounting import service
+from accounting.config import Settings
+from accounting.embedded import running_valkey
+from accounting.errors import AccountingError, UsageError
+from accounting.logs import configure_logging
+from accounting.model.counters import COUNTERS
+from accounting.processes import wait_until
+from accounting.simulate import Expected, Scenario
+from accounting.simulation import publish
+from accounting.store import reporting
+from accounting.store.database import lost_connections
+from accounting.terminal import write_table
+
+MARK: Final = "turn-accounting-demo"
+SCENARIO: Final = Scenario(
+    version="4.6",
+    servers=3,
+    users=9,
+    realms=("example.org", "example.net"),
+    sessions=240,
+    duration_seconds=18.0,
+    session_seconds=5.0,
+    packets_per_second=2500.0,
+    lifetime_seconds=600,
+    restart=True,
+    stolen=True,
+    wrap=True,
+    rest_usernames=True,
+    same_key=True,
+)
+
+
+def run(directory: Path) -> int:
+    """Run the demonstration in ``directory``; returns the exit code: 0 when the books are right."""
+    directory = directory.absolute()
+    if directory.exists():
+        if not (directory / MARK).exists():
+            raise UsageError(f"{directory} is there and no earlier demonstration: name another")
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    (directory / MARK).touch()
+    # The parts take their settings from the environment; whatever the shell had set is not theirs.
+    for name in [name for name in os.environ if name.startswith("ACCOUNTING_")]:
+        del os.environ[name]
+    os.environ |= {
+        "ACCOUNTING_DATA_DIR": str(directory),
+        "ACCOUNTING_SOURCE": "demo",
+        "ACCOUNTING_LOG_LEVEL": "error",
+    }
+    configure_logging("error")
+    settings = Settings(data_dir=directory, source="demo")
+    say = Console(stderr=True, highlight=False).print
+    say("1/4  starting Postgres, Valkey, the collector and the scheduler")
+    expected = _play(settings, say)
+    say("4/4  reading the books")
+    with (
+        service.database(settings, service.READER) as engine,
+        lost_connections(),
+        engine.connect() as connection,
+    ):
+
+        def read(query: Any) -> list[Mapping[str, Any]]:
+            return list(reporting.rows(connection, query))
+
+        usage = read(reporting.usage(of="user", length="month"))
+        sums = {
+            "sessions": read(reporting.sessions()),
+            "unattributed": read(reporting.view("unattributed_usage")),
+            "hours": read(reporting.usage(of="user", length="hour")),
+            "days": read(reporting.usage(of="user", length="day")),
+            "months": usage,
+            "realm months": read(reporting.usage(of="realm", length="month")),
+        }
+        gaps = read(reporting.view("capture_gaps"))
+    _show(usage)
+    return _conclude(expected, {name: _sum(rows) for name, rows in sums.items()}, len(gaps))
+
+
+def _play(settings: Settings, say: Any) -> Expected:
+    """Run the service, publish the fleet, and drain; returns what the fleet did."""
+    stop, announced = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            service.up(settings, stop, lambda _line: announced.set())
+        except BaseException as error:  # noqa: BLE001  # raised again below, in the main thread
+            failures.append(error)
+
+    serving = threading.Thread(target=serve, name="service")
+    serving.start()
+    try:
+        wait_until(
+            lambda: bool(failures) or (announced.is_set() and service.is_capturing(settings)), 60
+        )
+        valkey = running_valkey(settings.data_dir)
+        if failures or valkey is None:
+            raise failures[0] if failures else AccountingError("the service does not start")
+        seconds = SCENARIO.duration_seconds
+        say(f"2/4  a fleet of {SCENARIO.servers} simulated coturn servers, {seconds:.0f} seconds")
+        expected = publish(SCENARIO, valkey.url)
+        say("3/4  draining: what is captured is loaded, settled and rolled up")
+    finally:
+        stop.set()
+        serving.join()
+    if failures:
+        raise failures[0]
+    return expected
+
+
+def _show(usage: list[Mapping[str, Any]]) -> None:
+    columns = {
+        "realm": "realm",
+        "user_id": "user",
+        "sessions_started": "sessions",
+        "session_seconds": "seconds",
+        "received_bytes": "received B",
+        "sent_bytes": "sent B",
+        "peer_received_bytes": "peer received B",
+        "peer_sent_bytes": "peer sent B",
+    }
+    write_table("\nUsage this month", usage, columns, empty="No usage.")
+
+
+def _sum(rows: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
+    sums = [0] * len(COUNTERS)
+    for row in rows:
+        for at, name in enumerate(COUNTERS):
+            sums[at] += int(row[name])
+    return tuple(sums)
+
+
+def _conclude(expected: Expected, sums: Mapping[str, tuple[int, ...]], gaps: int) -> int:
+    total = expected.total
+    published = tuple(a + b for a, b in zip(total.usage, total.unattributed, strict=True))
+    booked = tuple(a + b for a, b in zip(sums["sessions"], sums["unattributed"], strict=True))
+    checks = [
+        ("published = sessions + unattributed", published == booked, sum(published[1::2])),
+        ("sessions = hours", sums["sessions"] == sums["hours"], sum(sums["hours"][1::2])),
+        ("hours = days", sums["hours"] == sums["days"], sum(sums["days"][1::2])),
+        ("days = months", sums["days"] == sums["months"], sum(sums["months"][1::2])),
+        (
+            "users = realms",
+            sums["months"] == sums["realm months"],
+            sum(sums["realm months"][1::2]),
+        ),
+        ("no capture gaps", gaps == 0, None),
+    ]
+    out = sys.stdout.write
+    out(f"\n{expected.published:,} messages published. Conservation, to the byte:\n")
+    for name, holds, count in checks:
+        out(f"  {'ok  ' if holds else 'FAIL'}  {name:<38}")
+        out(f"{count:>22,} B\n" if count is not None else "\n")
+    out(
+        "\nThe demonstration's books stay in .demo. Next:\n"
+        "  export ACCOUNTING_DATA_DIR=.demo PATH=$PWD/.venv/bin:$PATH\n"
+        "  turn-accounting usage --by realm --per hour\n"
+        "  turn-accounting sessions --limit 10\n"
+        "  turn-accounting up            # the service; prints the line for turnserver.conf\n"
+    )
+    return 0 if all(holds for _, holds, _ in checks) else 1

@@ -1,0 +1,73 @@
+"""Setting a realm's rules, so that what is accounted already never changes its meaning."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Engine
+
+from accounting.errors import UsageError
+from accounting.model.buckets import BEGINNING, microseconds, moment
+from accounting.model.realms import RealmRule
+from accounting.store import realms
+from accounting.store.database import lost_connections
+
+
+def set_rule(
+    engine: Engine,
+    realm: str,
+    changes: Mapping[str, Any],
+    *,
+    default: RealmRule,
+    holds_from: date | None,
+    now: datetime,
+) -> RealmRule:
+    """Change some of a realm's rules from a day on, at midnight in its time zone.
+
+    Without a day: from the beginning for a realm without usage, else from the next midnight.
+    ``changes``: fields of RealmRule. Raises UsageError for a day that is accounted already.
+    """
+    name = realm.encode()
+    with lost_connections(), engine.begin() as connection:
+        realm_id = realms.realm_ids(connection).get(name)
+        if realm_id is None:
+            realm_id = realms.add_realm(connection, name, default)
+        rules = realms.all_rules(connection)[realm_id]
+        used = realms.has_usage(connection, realm_id)
+        start = BEGINNING
+        if holds_from is not None or used:
+            before = rules.at(microseconds(now))
+            zone = ZoneInfo(changes.get("time_zone", before.time_zone))
+            day = holds_from or now.astimezone(zone).date() + timedelta(days=1)
+            midnight = datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
+            if used and midnight <= now:
+                raise UsageError(
+                    f"usage of realm {realm!r} on {day} is accounted already: "
+                    f"choose a later day, or none for the next midnight"
+                )
+            start = microseconds(midnight)
+        rule = replace(rules.at(start), **changes, holds_from=start)
+        realms.put_rule(connection, realm_id, rule)
+        return rule
+
+
+def list_rules(engine: Engine, realm: str | None = None) -> Iterator[dict[str, Any]]:
+    """Every rule of every realm, in order of realm and time; ``holds_from`` null: always."""
+    with lost_connections(), engine.connect() as connection:
+        names = realms.names(connection)
+        rules = realms.all_rules(connection)
+    for realm_id, name in sorted(names.items(), key=lambda pair: pair[1]):
+        if realm is not None and name != realm:
+            continue
+        for rule in rules[realm_id].rules:
+            yield {
+                "realm": name,
+                "holds_from": None if rule.holds_from == BEGINNING else moment(rule.holds_from),
+                "time_zone": rule.time_zone,
+                "anchor_day": rule.anchor_day,
+                "grace_seconds": rule.grace_seconds,
+                "username_rule": rule.username_rule.value,
+                "separator": rule.separator,
+            }

@@ -1,0 +1,46 @@
+"""The jobs by name: what ``turn-accounting job run NAME`` and the scheduler know."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Engine
+
+from accounting.jobs.partitions import make_partitions
+from accounting.jobs.rollup import rollup
+from accounting.jobs.settle import settle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A named step. ``run`` is idempotent and returns how much it did, in ``unit``s."""
+
+    name: str
+    description: str
+    unit: str
+    run: Callable[[Engine], int]
+
+
+JOBS: Final[Mapping[str, Job]] = {
+    job.name: job
+    for job in (
+        Job(
+            name="settle",
+            description="Settle what is loaded into sessions, and end those whose time has passed",
+            unit="reports",
+            run=settle,
+        ),
+        Job(
+            name="rollup",
+            description="Replace the hours, days and months that settling touched",
+            unit="hours",
+            run=rollup,
+        ),
+        Job(
+            name="partitions",
+            description="Make the partitions of the coming days",
+            unit="partitions",
+            run=make_partitions,
+        ),
+    )
+}

@@ -1,0 +1,15 @@
+"""Retiring a source: what an operator says once, so that nothing waits for a machine that is gone."""
+
+from sqlalchemy import Engine
+
+from accounting.errors import UsageError
+from accounting.store import sources
+from accounting.store.database import lost_connections
+
+
+def retire_source(engine: Engine, name: str) -> None:
+    """Mark a source as gone. Raises UsageError for one that nobody knows."""
+    with lost_connections(), engine.begin() as connection:
+        if not sources.retire(connection, name):
+            known = ", ".join(repr(one.source) for one in sources.all_sources(connection))
+            raise UsageError(f"no source {name!r}: known are {known or 'none'}")

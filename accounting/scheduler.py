@@ -1,0 +1,79 @@
+"""The scheduler: runs the jobs at their intervals. Owns when, knows nothing of what.
+
+Any number of schedulers may run on one database: each job takes a lock of the database for each
+transaction, so none runs twice at once.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from accounting.store.database import Engine
+
+from accounting.errors import ConnectionLost
+from accounting.jobs.registry import JOBS, Job
+
+log = structlog.get_logger()
+
+LAST_JOBS: Final = ("settle", "rollup")
+"""Run once more when the scheduler ends, so that what was loaded is in the books."""
+PARTITION_INTERVAL_SECONDS: Final = 3600.0
+
+
+def run_job(job: Job, engine: Engine) -> int:
+    """Run a job once and log what it did."""
+    started = time.monotonic()
+    done = job.run(engine)
+    say = log.info if done else log.debug
+    say("job done", job=job.name, seconds=round(time.monotonic() - started, 3), **{job.unit: done})
+    return done
+
+
+def run_scheduler(
+    engine: Engine, intervals_seconds: Mapping[str, float], stop: threading.Event
+) -> None:
+    """Run the jobs until ``stop`` is set, then let those under way end, and settle once more.
+
+    A job that fails is logged with its error and runs again at its next turn; the others go on.
+    ``intervals_seconds``: by name of job; a job runs first when the scheduler starts.
+    """
+    scheduler = BackgroundScheduler(
+        executors={"default": ThreadPoolExecutor(len(JOBS))},
+        job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        timezone="UTC",
+    )
+    scheduler.add_listener(_report, EVENT_JOB_ERROR)
+    for name, job in JOBS.items():
+        scheduler.add_job(
+            run_job,
+            "interval",
+            args=(job, engine),
+            id=name,
+            seconds=intervals_seconds[name],
+            next_run_time=datetime.now(UTC),
+        )
+    scheduler.start()
+    log.info("scheduling", jobs=list(JOBS))
+    stop.wait()
+    scheduler.shutdown(wait=True)
+    for name in LAST_JOBS:
+        try:
+            run_job(JOBS[name], engine)
+        except ConnectionLost as error:
+            log.warning("what is left is settled at the next start", reason=str(error))
+            return
+
+
+def _report(event: JobExecutionEvent) -> None:
+    """Log a failed job: with its trace, unless the database was merely away."""
+    error = event.exception
+    if isinstance(error, ConnectionLost):
+        log.warning("job can't run now, trying again", job=event.job_id, reason=str(error))
+    else:
+        log.error("job failed, trying again", job=event.job_id, exc_info=error)

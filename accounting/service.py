@@ -1,0 +1,199 @@
+"""The service's processes put together: ``up`` (all of it), ``collect``, ``load``, ``schedule``.
+
+``up`` holds the embedded servers and two parts, ``collect`` and ``schedule``; ``collect`` captures
+in its own process and has ``load`` as a part, so that parsing never keeps the receiver waiting.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+from accounting.store.database import Engine
+
+from accounting import embedded
+from accounting.capture.collector import run_collector
+from accounting.capture.spool import Spool, spool_path
+from accounting.config import Settings
+from accounting.errors import AccountingError
+from accounting.jobs.load import Loader, run_loader
+from accounting.model.realms import RealmRule
+from accounting.processes import Part, watch
+from accounting.scheduler import PARTITION_INTERVAL_SECONDS, run_scheduler
+from accounting.store import migrations
+from accounting.store.database import open_engine
+
+log = structlog.get_logger()
+
+WRITER: Final = "turn_accounting_writer"
+READER: Final = "turn_accounting_reader"
+COLLECT_PATIENCE_SECONDS: Final = 45.0
+LOAD_PATIENCE_SECONDS: Final = 30.0
+SCHEDULE_PATIENCE_SECONDS: Final = 60.0
+
+
+@contextmanager
+def database(settings: Settings, role: str | None = None) -> Iterator[Engine]:
+    """An engine on the configured database, or as ``role`` on the embedded one.
+
+    The embedded one is that of a running ``up``, or started for as long as this lasts, and is
+    always at this version's schema.
+    """
+    with ExitStack() as stack:
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        else:
+            server = stack.enter_context(embedded.attach_or_start(settings.data_dir))
+            prepare_embedded(server)
+            url = server.url(role)
+        engine = open_engine(url)
+        stack.callback(engine.dispose)
+        yield engine
+
+
+def prepare_embedded(server: embedded.EmbeddedPostgres) -> None:
+    """Bring the embedded database to this version, with roles that may connect to it."""
+    engine = open_engine(server.url())
+    try:
+        if migrations.current(engine) != migrations.head():
+            migrations.upgrade(engine)
+            migrations.let_roles_log_in(engine)
+    finally:
+        engine.dispose()
+
+
+def redis_url(settings: Settings) -> str | None:
+    """The configured Redis, or the embedded Valkey of a running ``up``; None without either."""
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    server = embedded.running_valkey(settings.data_dir)
+    return None if server is None else server.url
+
+
+def statsdb_line(url: str) -> str:
+    """The line for turnserver.conf for a Redis of the operator's; the password is theirs to fill in."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return "# coturn speaks TCP only: let your Redis listen on a port, and name that in redis-statsdb"
+    words = [
+        f"ip={parts.hostname or '127.0.0.1'}",
+        f"dbname={parts.path.strip('/') or 0}",
+        *(["password=<password>"] if parts.password else []),
+        f"port={parts.port or 6379}",
+        "connect_timeout=30",
+    ]
+    return f'redis-statsdb="{" ".join(words)}"'
+
+
+def default_rule(settings: Settings) -> RealmRule:
+    """What holds for realms that nobody set up."""
+    return RealmRule(time_zone=settings.time_zone, grace_seconds=settings.grace_seconds)
+
+
+def up(settings: Settings, stop: threading.Event, announce: Callable[[str], None]) -> None:
+    """Run everything until ``stop`` is set, then drain: capture, load, settle, roll up.
+
+    ``announce`` gets the line for turnserver.conf once everything runs.
+    """
+    with ExitStack() as stack:
+        environment: dict[str, str] = {}
+        if settings.database_url is None:
+            server = stack.enter_context(embedded.postgres(settings.data_dir))
+            prepare_embedded(server)
+            environment["ACCOUNTING_DATABASE_URL"] = server.url(WRITER)
+        else:
+            with database(settings) as engine:
+                migrations.upgrade(engine)
+        if settings.redis_url is None:
+            valkey = stack.enter_context(embedded.valkey(settings.data_dir, settings.valkey_port))
+            environment["ACCOUNTING_REDIS_URL"] = valkey.url
+            line = valkey.statsdb_line
+        else:
+            line = statsdb_line(settings.redis_url.get_secret_value())
+        collect_part = Part("collect", environment)
+        schedule_part = Part("schedule", environment)
+        # Ended in this order: what is captured is loaded before the last settling.
+        stack.callback(schedule_part.stop, SCHEDULE_PATIENCE_SECONDS)
+        stack.callback(collect_part.stop, COLLECT_PATIENCE_SECONDS)
+        for part in (collect_part, schedule_part):
+            part.start()
+        announce(line)
+        watch([collect_part, schedule_part], stop, until=lambda: False)
+        log.info("stopping: draining what was captured")
+
+
+def collect(settings: Settings, stop: threading.Event) -> None:
+    """Capture, and load what was captured, until ``stop`` is set; then flush both.
+
+    Raises what ends capture: ConfigurationError, SpoolError, or a bug.
+    """
+    failures: list[BaseException] = []
+
+    def capture() -> None:
+        try:
+            run_collector(settings, stop)
+        except BaseException as error:  # noqa: BLE001  # raised again below, in the main thread
+            failures.append(error)
+
+    # The loader's part is started by this thread, which lives as long as the process.
+    capturing = threading.Thread(target=capture, name="capture")
+    loading = Part("load")
+    capturing.start()
+    try:
+        loading.start()
+        watch([loading], stop, until=lambda: not capturing.is_alive())
+    finally:
+        stop.set()
+        capturing.join()
+        loading.stop(LOAD_PATIENCE_SECONDS)
+    if failures:
+        raise failures[0]
+
+
+def load(settings: Settings, stop: threading.Event) -> None:
+    """Load the spool of this source until ``stop`` is set, then what is left of it."""
+    with (
+        database(settings, WRITER) as engine,
+        Spool.open(spool_path(settings.data_dir, settings.source), settings.source) as spool,
+    ):
+        loader = Loader(engine, spool, "subscribe", default_rule(settings))
+        run_loader(
+            loader, stop, retention=timedelta(seconds=settings.spool_retention_seconds)
+        )
+
+
+def schedule(settings: Settings, stop: threading.Event) -> None:
+    """Run the jobs until ``stop`` is set."""
+    intervals = {
+        "settle": settings.settle_interval_seconds,
+        "rollup": settings.rollup_interval_seconds,
+        "partitions": PARTITION_INTERVAL_SECONDS,
+    }
+    with database(settings, WRITER) as engine:
+        run_scheduler(engine, intervals, stop)
+
+
+def is_capturing(settings: Settings) -> bool:
+    """Whether the collector has attached and no gap is open."""
+    path = spool_path(settings.data_dir, settings.source)
+    if not path.exists():
+        return False
+    with Spool.open(path, settings.source) as spool:
+        return spool.state().captured_until is not None and spool.current_gap() is None
+
+
+def health(settings: Settings) -> list[str]:
+    """What is wrong, in words; nothing when all is well."""
+    troubles: list[str] = []
+    path = spool_path(settings.data_dir, settings.source)
+    if path.exists() and not is_capturing(settings):
+        troubles.append("not capturing: a gap is open")
+    try:
+        with database(settings, WRITER) as engine:
+            migrations.require_head(engine)
+    except AccountingError as error:
+        troubles.append(str(error))
+    return troubles

@@ -1,0 +1,158 @@
+"""The command ``simulate``: the scenario's fields as options, the oracle as its output."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from accounting import service
+from accounting.config import Settings
+from accounting.errors import ConfigurationError
+from accounting.processes import stop_on_signals
+from accounting.simulate import VERSIONS, Expected, Scenario, run
+from accounting.simulate import Progress as Step
+from accounting.terminal import write_table
+
+
+def simulate_command(settings: Callable[[], Settings]) -> Callable[..., None]:
+    """The command, on settings that are read when it runs."""
+
+    def simulate(
+        version: Annotated[str, typer.Option(help=f"coturn: {', '.join(VERSIONS)}.")] = "4.6",
+        servers: Annotated[int, typer.Option(help="coturn servers.")] = 2,
+        relay_threads: Annotated[int, typer.Option(help="Relay threads of each server.")] = 2,
+        users: Annotated[int, typer.Option(help="Users over all realms.")] = 20,
+        realm: Annotated[list[str] | None, typer.Option(help="A realm; may be repeated.")] = None,
+        sessions: Annotated[int, typer.Option(help="Allocations in all.")] = 200,
+        concurrency: Annotated[
+            int | None, typer.Option(help="Instead of --sessions: so many at any time.")
+        ] = None,
+        duration: Annotated[float, typer.Option(help="Seconds that the fleet lives.")] = 25.0,
+        session_seconds: Annotated[float, typer.Option(help="Mean length of a session.")] = 8.0,
+        lifetime: Annotated[int, typer.Option(help="Lifetime of allocations, seconds.")] = 600,
+        packets_per_second: Annotated[float, typer.Option(help="For each session.")] = 1000.0,
+        rate: Annotated[
+            float | None,
+            typer.Option(help="Messages a second; 0: as fast as Redis takes them. Unset: real time."),
+        ] = None,
+        seed: Annotated[int, typer.Option(help="The same seed publishes the same.")] = 1,
+        tcp_share: Annotated[float, typer.Option(help="Share of TCP clients, 0 to 1.")] = 0.2,
+        database: Annotated[
+            list[int] | None, typer.Option(help="Redis database of each server; repeat.")
+        ] = None,
+        restart: Annotated[
+            bool, typer.Option("--restart", help="A server is killed halfway; ids are reused.")
+        ] = False,
+        stolen: Annotated[
+            bool, typer.Option("--stolen", help="Traffic under names that never authenticated.")
+        ] = False,
+        wrap: Annotated[
+            bool, typer.Option("--wrap", help="Peer totals beyond 2^32 bytes.")
+        ] = False,
+        lost_totals: Annotated[
+            bool, typer.Option("--lost-totals", help="deleted and totals that never arrive.")
+        ] = False,
+        lost_interims: Annotated[
+            bool, typer.Option("--lost-interims", help="Interims that never arrive.")
+        ] = False,
+        same_key: Annotated[
+            bool, typer.Option("--same-key", help="Two servers with one key at one time.")
+        ] = False,
+        rest_usernames: Annotated[
+            bool, typer.Option("--rest-usernames", help="Usernames of TURN REST.")
+        ] = False,
+        rfc6062: Annotated[
+            bool, typer.Option("--rfc6062", help="TCP allocations without interims.")
+        ] = False,
+        hostile_usernames: Annotated[
+            bool, typer.Option("--hostile-usernames", help="Usernames made to break parsers.")
+        ] = False,
+        as_json: Annotated[
+            bool, typer.Option("--json", help="The expected totals as one JSON object.")
+        ] = False,
+    ) -> None:
+        """Publish what a coturn fleet would, and print the exact totals that the books must show."""
+        found = service.redis_url(settings())
+        if found is None:
+            raise ConfigurationError(
+                "ACCOUNTING_REDIS_URL is not set and no `up` runs here: expected the Redis to "
+                "publish to, as redis://host:6379/0"
+            )
+        scenario = Scenario(
+            version=version,
+            servers=servers,
+            relay_threads=relay_threads,
+            users=users,
+            realms=tuple(realm) if realm else ("example.org", "example.net"),
+            sessions=sessions,
+            concurrency=concurrency,
+            duration_seconds=duration,
+            session_seconds=session_seconds,
+            lifetime_seconds=lifetime,
+            packets_per_second=packets_per_second,
+            tcp_share=tcp_share,
+            rate=rate,
+            seed=seed,
+            databases=tuple(database or ()),
+            restart=restart,
+            stolen=stolen,
+            wrap=wrap,
+            lost_totals=lost_totals,
+            lost_interims=lost_interims,
+            same_key=same_key,
+            rest_usernames=rest_usernames,
+            rfc6062=rfc6062,
+            hostile_usernames=hostile_usernames,
+        )
+        expected = publish(scenario, found)
+        if as_json:
+            sys.stdout.write(json.dumps(expected.as_dict()) + "\n")
+        else:
+            write_expected(expected)
+
+    return simulate
+
+
+def publish(scenario: Scenario, redis_url: str) -> Expected:
+    """Publish a scenario, with a progress bar on a terminal."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[published]:>9,} messages, {task.fields[live]:>5,} live"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(
+            "simulating", total=scenario.duration_seconds, published=0, live=0
+        )
+
+        def show(step: Step) -> None:
+            bar.update(
+                task,
+                completed=min(step.virtual_seconds, step.duration_seconds),
+                published=step.published,
+                live=step.sessions_live,
+            )
+
+        return run(scenario, redis_url, on_progress=show, stop=stop_on_signals())
+
+
+def write_expected(expected: Expected) -> None:
+    """The oracle's totals, for people."""
+    rows = [user.as_dict() for user in expected.users]
+    columns = {
+        "realm": "realm",
+        "user_id": "user",
+        "sessions": "sessions",
+        "received_bytes": "received B",
+        "sent_bytes": "sent B",
+        "peer_received_bytes": "peer received B",
+        "peer_sent_bytes": "peer sent B",
+    }
+    write_table(f"published {expected.published:,} messages", rows, columns, empty="Nothing.")
+    sys.stdout.write(f"{expected.total.sessions:,} sessions\n")

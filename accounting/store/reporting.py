@@ -1,0 +1,90 @@
+"""Reading the views of schema ``reporting``: the filters that people and programs ask for."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Select, column, func, select, table
+
+Length = Literal["hour", "day", "month"]
+
+_NAMES = {"hour": "hourly", "day": "daily", "month": "monthly"}
+
+
+def sessions(
+    *,
+    realm: str | None = None,
+    user: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    live: bool = False,
+    limit: int | None = None,
+) -> Select[Any]:
+    """Sessions alive at some time in [since, until), newest first.
+
+    ``user`` is a user_id or a username. Naive times are UTC.
+    """
+    query = view("sessions")
+    if realm is not None:
+        query = query.where(column("realm") == realm)
+    if user is not None:
+        query = query.where((column("user_id") == user) | (column("username") == user))
+    if until is not None:
+        query = query.where(column("started_at") < _aware(until))
+    if since is not None:
+        query = query.where(
+            func.coalesce(column("ended_at"), "infinity") >= _aware(since),
+        )
+    if live:
+        query = query.where(column("ended_at").is_(None))
+    query = query.order_by(column("started_at").desc(), column("session_id").desc())
+    return query if limit is None else query.limit(limit)
+
+
+def usage(
+    *,
+    of: Literal["user", "realm"],
+    length: Length,
+    realm: str | None = None,
+    user: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Select[Any]:
+    """Usage by bucket: those that start in [since, until), oldest first.
+
+    Naive times are in the time zone of each bucket, as the people of that realm mean them.
+    """
+    query = view(f"{of}_usage_{_NAMES[length]}")
+    starts_at: Any = column("starts_at")
+    if realm is not None:
+        query = query.where(column("realm") == realm)
+    if user is not None:
+        query = query.where(column("user_id") == user)
+    for bound, compare in ((since, "__ge__"), (until, "__lt__")):
+        if bound is None:
+            continue
+        value: Any = bound
+        if bound.tzinfo is None:
+            value = func.timezone(column("time_zone"), bound)
+        query = query.where(getattr(starts_at, compare)(value))
+    order = [starts_at, column("realm")]
+    return query.order_by(*order, *([column("user_id")] if of == "user" else []))
+
+
+def view(name: str) -> Select[Any]:
+    """All of a view."""
+    return select(column("*", is_literal=True)).select_from(table(name, schema="reporting"))
+
+
+def sources() -> Select[Any]:
+    """All sources, by name."""
+    return view("sources").order_by(column("source"))
+
+
+def rows(connection: Connection, query: Select[Any]) -> Iterator[Mapping[str, Any]]:
+    """The rows of a query, streamed, with the names of the view's columns."""
+    yield from connection.execution_options(stream_results=True).execute(query).mappings()
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
