@@ -6,10 +6,14 @@ mark; where those are missing it is left out, and the header says so. Under CI i
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import pytest
+
+from tests.books import Books, cloned, make_template
+from tests.servers import PostgresServer
 
 NEEDS: Final[Mapping[str, Sequence[str]]] = {
     "needs_redis": ("redis-server",),
@@ -48,3 +52,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One Postgres for all tests of this worker, with the template database in it.
+
+    For tests that leave it running: one that stops or kills a server starts its own.
+    """
+    with PostgresServer() as server:
+        make_template(server)
+        yield server
+
+
+@pytest.fixture
+def books(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Books]:
+    """Empty books: a database of their own, cloned from the template."""
+    with cloned(postgres_server) as name:
+        made = Books(postgres_server, name, tmp_path)
+        yield made
+        made.close()
