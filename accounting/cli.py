@@ -45,7 +45,9 @@ for name, group in (("db", db), ("job", job), ("realm", realm), ("source", sourc
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
 Realm = Annotated[str | None, typer.Option("--realm", help="Only this realm.")]
 User = Annotated[str | None, typer.Option("--user", help="Only this user_id.")]
-Since = Annotated[str | None, typer.Option("--since", "--from", help="From this time on, ISO 8601.")]
+Since = Annotated[
+    str | None, typer.Option("--since", "--from", help="From this time on, ISO 8601.")
+]
 Until = Annotated[str | None, typer.Option("--until", "--to", help="Before this time, ISO 8601.")]
 
 

@@ -90,7 +90,9 @@ class Part:
             if code is None:
                 return
             steady = now - self._started > STEADY_SECONDS
-            self._backoff = 0.0 if steady else min(max(0.5, self._backoff * 2), LONGEST_BACKOFF_SECONDS)
+            self._backoff = (
+                0.0 if steady else min(max(0.5, self._backoff * 2), LONGEST_BACKOFF_SECONDS)
+            )
             self._due = now + self._backoff * random.uniform(0.5, 1.0)  # noqa: S311
             self._process = None
             log.error("a part ended, starting it again", part=self.command, code=code)

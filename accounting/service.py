@@ -160,9 +160,7 @@ def load(settings: Settings, stop: threading.Event) -> None:
         Spool.open(spool_path(settings.data_dir, settings.source), settings.source) as spool,
     ):
         loader = Loader(engine, spool, "subscribe", default_rule(settings))
-        run_loader(
-            loader, stop, retention=timedelta(seconds=settings.spool_retention_seconds)
-        )
+        run_loader(loader, stop, retention=timedelta(seconds=settings.spool_retention_seconds))
 
 
 def schedule(settings: Settings, stop: threading.Event) -> None:

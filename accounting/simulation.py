@@ -37,7 +37,9 @@ def simulate_command(settings: Callable[[], Settings]) -> Callable[..., None]:
         packets_per_second: Annotated[float, typer.Option(help="For each session.")] = 1000.0,
         rate: Annotated[
             float | None,
-            typer.Option(help="Messages a second; 0: as fast as Redis takes them. Unset: real time."),
+            typer.Option(
+                help="Messages a second; 0: as fast as Redis takes them. Unset: real time."
+            ),
         ] = None,
         seed: Annotated[int, typer.Option(help="The same seed publishes the same.")] = 1,
         tcp_share: Annotated[float, typer.Option(help="Share of TCP clients, 0 to 1.")] = 0.2,
@@ -127,9 +129,7 @@ def publish(scenario: Scenario, redis_url: str) -> Expected:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(
-            "simulating", total=scenario.duration_seconds, published=0, live=0
-        )
+        task = bar.add_task("simulating", total=scenario.duration_seconds, published=0, live=0)
 
         def show(step: Step) -> None:
             bar.update(

@@ -29,7 +29,9 @@ def run() -> None:
         compare_server_default=False,
         transaction_per_migration=False,
     )
-    connection.execute(text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": LOCK_TIMEOUT})
+    connection.execute(
+        text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": LOCK_TIMEOUT}
+    )
     with context.begin_transaction():
         context.run_migrations()
 

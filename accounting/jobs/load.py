@@ -108,8 +108,9 @@ class Loader:
                 )
                 if epoch.cause == OLDER_SPOOL:
                     # One source's receipt times never fall: what is not younger is in the books.
-                    start = epoch.epoch, self.spool.position_at(
-                        epoch.epoch, source.last_received_at or 0
+                    start = (
+                        epoch.epoch,
+                        self.spool.position_at(epoch.epoch, source.last_received_at or 0),
                     )
                 elif epoch.cause == "first" and source.epoch:
                     self._lost_spool(connection, source, epoch)
@@ -189,9 +190,7 @@ class Loader:
                 event = parse(channel, payload)
             except WireError as error:
                 rejected.append(
-                    reports.Rejected(
-                        number, position, last, database, channel, payload, str(error)
-                    )
+                    reports.Rejected(number, position, last, database, channel, payload, str(error))
                 )
                 continue
             identity = identities.resolve(connection, event.realm, event.username, last)

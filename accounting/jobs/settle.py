@@ -112,11 +112,7 @@ def _take(connection: Connection, source_id: int, reports: list[Report]) -> None
         connection,
         rules,
         [(key, life) for key, track in tracks.items() for life in track.touched],
-        [
-            (absorbed, track.current)
-            for track in tracks.values()
-            for absorbed in track.absorbed
-        ],
+        [(absorbed, track.current) for track in tracks.values() for absorbed in track.absorbed],
     )
 
 
@@ -156,9 +152,7 @@ def _write(
         ((key, life, life.expires_at + _grace(rules, life)) for key, life in touched),
     )
     rows = list(
-        chain.from_iterable(
-            hours_of(life, rules[life.realm_id].calendar) for _, life in touched
-        )
+        chain.from_iterable(hours_of(life, rules[life.realm_id].calendar) for _, life in touched)
     )
     settling.write_usage(connection, rows)
     rollups.put_buckets(

@@ -278,9 +278,7 @@ def _begin_after(
     if before is not None:
         if before.ended_at is None:
             before.ended_at = before.last_seen_at
-            before.end_cause = (
-                EndCause.SUPERSEDED if report.kind == Kind.NEW else EndCause.EXPIRED
-            )
+            before.end_cause = EndCause.SUPERSEDED if report.kind == Kind.NEW else EndCause.EXPIRED
         before.standing = Standing.PAST
         _touch(track, before)
     if track.limbo is not None:

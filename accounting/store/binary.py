@@ -61,7 +61,10 @@ def binary_cursor(connection: Connection[Any]) -> Cursor[Any]:
 
 
 def copy_rows(
-    cursor: Cursor[Any], table: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[Any]]
+    cursor: Cursor[Any],
+    table: str,
+    columns: Sequence[tuple[str, str]],
+    rows: Iterable[Sequence[Any]],
 ) -> None:
     """COPY rows into a table. ``columns``: (name, type); names are the program's own."""
     names = ", ".join(name for name, _ in columns)

@@ -89,7 +89,9 @@ def has_usage(connection: Connection, realm_id: int) -> bool:
 
 def names(connection: Connection) -> dict[int, str]:
     """Every realm's name as text, by realm_id."""
-    return {one: name for one, name in connection.execute(select(realms.c.realm_id, realms.c.realm))}
+    return {
+        one: name for one, name in connection.execute(select(realms.c.realm_id, realms.c.realm))
+    }
 
 
 def _holds_from(time: int) -> datetime | str:

@@ -53,12 +53,14 @@ def take_touched(connection: Connection, limit: int) -> list[tuple[int, int]]:
         return cursor.fetchall()
 
 
-def put_buckets(
-    connection: Connection, rows: Iterable[tuple[int, Level, Bucket]]
-) -> None:
+def put_buckets(connection: Connection, rows: Iterable[tuple[int, Level, Bucket]]) -> None:
     """Write the borders of buckets that hold usage, once each."""
-    distinct = sorted({(realm_id, level, bucket.starts_at, bucket.ends_at, bucket.time_zone)
-                       for realm_id, level, bucket in rows})
+    distinct = sorted(
+        {
+            (realm_id, level, bucket.starts_at, bucket.ends_at, bucket.time_zone)
+            for realm_id, level, bucket in rows
+        }
+    )
     if distinct:
         connection.execute(
             insert(buckets).on_conflict_do_nothing(),

@@ -178,9 +178,7 @@ def _lives(cursor: Cursor[Any]) -> Iterator[tuple[Key, Life]]:
             estimated=rest[6],
             disputed=rest[7],
         )
-        life.stored = Stored(
-            life.until, life.ended_at is not None, life.vouched, life.estimated
-        )
+        life.stored = Stored(life.until, life.ended_at is not None, life.vouched, life.estimated)
         yield key, life
 
 
@@ -247,9 +245,7 @@ def write_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
     """Add to the hours of sessions, and mark them for the roll-up."""
     with _cursor(connection) as cursor:
         connection.execute(statement("stage_usage"))
-        copy_rows(
-            cursor, "staged_usage", _USAGE, ((*row[:10], *row.counters) for row in rows)
-        )
+        copy_rows(cursor, "staged_usage", _USAGE, ((*row[:10], *row.counters) for row in rows))
         connection.execute(statement("put_usage"))
         connection.execute(statement("touch_staged_hours"))
 

@@ -211,10 +211,7 @@ def gap_spans(connection: Connection, source_id: int, since: int) -> list[tuple[
             capture_gaps.c.to_at.is_(None) | (capture_gaps.c.to_at > moment(since)),
         )
     )
-    return [
-        (microseconds(from_at), _time(to_at))
-        for from_at, to_at in rows
-    ]
+    return [(microseconds(from_at), _time(to_at)) for from_at, to_at in rows]
 
 
 def retire(connection: Connection, name: str) -> bool:
