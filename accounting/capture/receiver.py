@@ -25,8 +25,8 @@ chunk_bytes = 1 << 20
 # What a chunk in the queue takes besides its bytes: objects of Python, a place in the deque.
 chunk_overhead_bytes = 160
 
-# A flood: so much waits to be taken, and something came so lately. It is over when most of the queue
-# is full, and nobody can stand aside any more.
+# A flood: so much waits to be taken, and something came so lately. When that share of the queue is
+# full, nobody can stand aside any more.
 flood_bytes = 4 << 20
 flood_seconds = 0.01
 flood_queue_share = 7 / 8

@@ -1,0 +1,206 @@
+"""A burst: messages pipelined as fast as the server takes them, captured whole?
+
+Three readers in turn, each in its own process, each with the same burst at a Valkey (or, with
+`--server redis`, Debian's Redis) that has its default limits: a bare socket reader, the subscriber
+without a spool, and the whole collector. Prints what came through, the seconds, and the CPU time a
+message beside the bare reader's. Fails when a message is missing.
+
+    .venv/bin/python -m benchmarks.capture_burst --messages 1000000
+"""
+
+import argparse
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import redis
+
+from accounting.capture.collector import run_collector
+from accounting.capture.spool import Spool, spool_path, wall_clock
+from accounting.capture.subscriber import Subscriber, request
+from accounting.config import Settings
+from accounting.logs import configure_logging
+from tests.servers import RedisServer, ValkeyServer, wait_until
+
+end_payload = b"end of burst"
+queue_bytes = 256 << 20
+
+
+def burst(messages: int) -> list[bytes]:
+    """The PUBLISH commands of total_traffic of many allocations, numbered, in pieces of 64 kB."""
+    pieces, piece = [], bytearray()
+    for number in range(messages):
+        channel = (
+            b"turn/realm/north.example.org/user/1700000000:user%06d/allocation/%018d/total_traffic"
+            % (number % 38_000, 10**15 + number % 38_000)
+        )
+        payload = b"rcvp=%d, rcvb=%d, sentp=4096, sentb=4915200" % (number, number * 1200)
+        piece += b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            len(channel),
+            channel,
+            len(payload),
+            payload,
+        )
+        if len(piece) > 1 << 16:
+            pieces.append(bytes(piece))
+            piece.clear()
+    return [*pieces, bytes(piece)]
+
+
+def publish(port: int, pieces: list[bytes]) -> None:
+    """Send everything as fast as it is taken; answers are read and thrown away."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        drain = threading.Thread(target=lambda: drained(connection))
+        drain.start()
+        for piece in pieces:
+            connection.sendall(piece)
+        connection.shutdown(socket.SHUT_WR)
+        drain.join()
+
+
+def drained(connection: socket.socket) -> None:
+    while connection.recv(1 << 16):
+        pass
+
+
+def cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def read_bare(port: int) -> None:
+    """The limit: receive, count bytes, look at nothing."""
+    buffer = memoryview(bytearray(1 << 20))
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(request)
+        before, tail = cpu_seconds(), b""
+        while end_payload not in tail:
+            count = connection.recv_into(buffer)
+            if not count:
+                sys.exit("cut off")
+            tail = bytes(buffer[max(0, count - 64) : count])
+    print(cpu_seconds() - before)
+
+
+def read_without_spool(port: int) -> None:
+    source = Subscriber(f"redis://127.0.0.1:{port}", queue_bytes=queue_bytes, clock=wall_clock)
+    with (
+        tempfile.TemporaryDirectory() as home,
+        Spool.open(Path(home) / "spool", "bench") as spool,
+        source.attach(spool.state()) as stream,
+    ):
+        before, stop = cpu_seconds(), threading.Event()
+        for batch in stream.batches(stop):
+            if batch.messages and batch.messages[-1][3] == end_payload:
+                stop.set()
+    print(cpu_seconds() - before)
+
+
+def read_into_spool(port: int, data_dir: Path) -> None:
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    configure_logging("warning")
+    settings = Settings(
+        redis_url=f"redis://127.0.0.1:{port}",
+        capture="subscribe",
+        source="bench",
+        data_dir=data_dir,
+        spool_queue_bytes=queue_bytes,
+    )
+    before = cpu_seconds()
+    run_collector(settings, stop)
+    print(cpu_seconds() - before)
+
+
+def subscribers(client: redis.Redis) -> int:
+    return int(client.pubsub_numpat())
+
+
+def run(server: RedisServer, reader: str, messages: int, home: Path) -> float:
+    """One reader, one burst; returns the reader's CPU seconds."""
+    pieces = burst(messages)
+    pieces.append(
+        b"*3\r\n$7\r\nPUBLISH\r\n$24\r\nturn/user/u/allocation/1\r\n$12\r\n%b\r\n" % end_payload
+    )
+    command = [sys.executable, "-m", "benchmarks.capture_burst", "--reader", reader]
+    command += ["--port", str(server.port), "--home", str(home)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        with redis.Redis.from_url(server.url) as client:
+            wait_until(lambda: subscribers(client) == 2, 30, "the reader did not subscribe")
+        began = time.monotonic()
+        publish(server.port, pieces)
+        published = time.monotonic() - began
+        if reader == "collector":
+            with Spool.open(spool_path(home, "bench"), "bench") as spool:
+                wait_until(lambda: spool.state().captured_position > messages, 60, "not all came")
+            child.send_signal(signal.SIGTERM)
+        cpu = float(child.communicate(timeout=120)[0])
+        took = time.monotonic() - began
+    finally:
+        child.kill()
+        child.wait()
+    print(
+        f"{reader:>10}: published {messages:,} in {published:.2f} s, read after {took:.2f} s,"
+        f" {cpu / messages * 1e6:.2f} us CPU a message"
+    )
+    return cpu
+
+
+def check_spool(home: Path, messages: int) -> None:
+    """Every number once, in order, and no gap."""
+    with Spool.open(spool_path(home, "bench"), "bench") as spool:
+        expected, place = 0, (0, 0)
+        while rows := spool.read(*place, 50_000):
+            place = rows[-1].epoch, rows[-1].position
+            for row in rows:
+                if row.payload != end_payload:
+                    number = int(row.payload[5 : row.payload.index(b",")])
+                    assert number == expected, f"{number} came instead of {expected}"
+                    expected += 1
+        assert expected == messages, f"{expected} of {messages} captured"
+        assert spool.gaps() == []
+        print(f"  captured: {expected:,} of {messages:,}, in order, {len(spool.gaps())} gaps,")
+        print(f"            spool {spool.size_bytes() / 1e6:.0f} MB")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    arguments.add_argument("--messages", type=int, default=1_000_000)
+    arguments.add_argument("--server", choices=["valkey", "redis"], default="valkey")
+    arguments.add_argument("--reader", choices=["bare", "subscriber", "collector"])
+    arguments.add_argument("--port", type=int)
+    arguments.add_argument("--home", type=Path)
+    given = arguments.parse_args()
+    match given.reader:
+        case "bare":
+            return read_bare(given.port)
+        case "subscriber":
+            return read_without_spool(given.port)
+        case "collector":
+            return read_into_spool(given.port, given.home)
+    home = Path(tempfile.mkdtemp(prefix="capture-burst-"))
+    try:
+        with ValkeyServer() if given.server == "valkey" else RedisServer() as server:
+            bare, subscriber, collector = (
+                run(server, reader, given.messages, home)
+                for reader in ("bare", "subscriber", "collector")
+            )
+        check_spool(home, given.messages)
+    finally:
+        shutil.rmtree(home)
+    parsed, spooled = subscriber - bare, collector - subscriber
+    print(f"over bare: {parsed / given.messages * 1e6:.2f} us a message (target 2.00)")
+    print(f"the spool: {spooled / given.messages * 1e6:.2f} us a message")
+    return None
+
+
+if __name__ == "__main__":
+    main()
