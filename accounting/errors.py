@@ -1,16 +1,16 @@
-"""The errors of this package: one base class, and one narrow class for each thing a caller can act on."""
+"""The errors of this package: one base, and a narrow class for each thing a caller can act on."""
 
 
 class AccountingError(Exception):
-    """Base of every error that this package raises on purpose. Its text is one line fit for an operator."""
+    """Base of every error raised on purpose. Its text is one line fit for an operator."""
 
 
 class ConfigurationError(AccountingError):
-    """A setting is wrong or missing; the text names the variable and what was expected. Exit code 2."""
+    """A setting is wrong or missing; the text names it and what was expected. Exit code 2."""
 
 
 class UsageError(AccountingError):
-    """A command was used wrongly (an unknown realm, a bad date); the text says what to do. Exit code 2."""
+    """A command was used wrongly (an unknown realm, a bad date). Exit code 2."""
 
 
 class NotYet(AccountingError):
@@ -22,7 +22,7 @@ class SpoolError(AccountingError):
 
 
 class ServerError(AccountingError):
-    """A server that this process runs itself did not start or stop; the text holds the end of its log."""
+    """A server of our own did not start or stop; the text holds the end of its log."""
 
 
 class ConnectionLost(AccountingError):

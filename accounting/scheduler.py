@@ -14,10 +14,10 @@ import structlog
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from accounting.store.database import Engine
 
 from accounting.errors import ConnectionLost
 from accounting.jobs.registry import JOBS, Job
+from accounting.store.database import Engine
 
 log = structlog.get_logger()
 

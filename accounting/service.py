@@ -12,7 +12,6 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import structlog
-from accounting.store.database import Engine
 
 from accounting import embedded
 from accounting.capture.collector import run_collector
@@ -24,7 +23,7 @@ from accounting.model.realms import RealmRule
 from accounting.processes import Part, watch
 from accounting.scheduler import PARTITION_INTERVAL_SECONDS, run_scheduler
 from accounting.store import migrations
-from accounting.store.database import open_engine
+from accounting.store.database import Engine, open_engine
 
 log = structlog.get_logger()
 
@@ -74,10 +73,10 @@ def redis_url(settings: Settings) -> str | None:
 
 
 def statsdb_line(url: str) -> str:
-    """The line for turnserver.conf for a Redis of the operator's; the password is theirs to fill in."""
+    """The line for turnserver.conf for an operator's Redis; the password is theirs to fill in."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
-        return "# coturn speaks TCP only: let your Redis listen on a port, and name that in redis-statsdb"
+        return "# coturn speaks TCP only: let Redis listen on a port, and name it in redis-statsdb"
     words = [
         f"ip={parts.hostname or '127.0.0.1'}",
         f"dbname={parts.path.strip('/') or 0}",

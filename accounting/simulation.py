@@ -37,9 +37,7 @@ def simulate_command(settings: Callable[[], Settings]) -> Callable[..., None]:
         packets_per_second: Annotated[float, typer.Option(help="For each session.")] = 1000.0,
         rate: Annotated[
             float | None,
-            typer.Option(
-                help="Messages a second; 0: as fast as Redis takes them. Unset: real time."
-            ),
+            typer.Option(help="Messages a second; 0: as fast as Redis can. Unset: real time."),
         ] = None,
         seed: Annotated[int, typer.Option(help="The same seed publishes the same.")] = 1,
         tcp_share: Annotated[float, typer.Option(help="Share of TCP clients, 0 to 1.")] = 0.2,
@@ -77,7 +75,7 @@ def simulate_command(settings: Callable[[], Settings]) -> Callable[..., None]:
             bool, typer.Option("--json", help="The expected totals as one JSON object.")
         ] = False,
     ) -> None:
-        """Publish what a coturn fleet would, and print the exact totals that the books must show."""
+        """Publish what a coturn fleet would, and print the exact totals the books must show."""
         found = service.redis_url(settings())
         if found is None:
             raise ConfigurationError(

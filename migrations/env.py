@@ -10,7 +10,7 @@ from sqlalchemy import text
 LOCK_TIMEOUT = "10s"
 
 
-def _ours(name, type_, parent_names):
+def _ours(name: str | None, type_: str, _parents: object) -> bool:
     """Partitions of reports are made by day, not by migrations; reporting holds views only."""
     if type_ == "schema":
         return name == "accounting"

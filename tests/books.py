@@ -133,14 +133,14 @@ class Books:
     def query(self, query: str, parameters: Sequence[Any] | None = None) -> list[dict[str, Any]]:
         """Rows of any query, as the superuser."""
         with psycopg.connect(self.url(), row_factory=dict_row) as connection:
-            return connection.execute(query, parameters).fetchall()  # type: ignore[call-overload]
+            return connection.execute(query, parameters).fetchall()
 
     def rows(self, view: str, *columns: str, order: str = "1") -> list[dict[str, Any]]:
         """Rows of a view of ``reporting``, as its reader sees them."""
         with psycopg.connect(self.url(READER), row_factory=dict_row) as connection:
             connection.execute("SET timezone = 'UTC'")
             return connection.execute(
-                f"SELECT {', '.join(columns) or '*'} FROM reporting.{view} ORDER BY {order}"
+                f"SELECT {', '.join(columns) or '*'} FROM reporting.{view} ORDER BY {order}"  # noqa: S608
             ).fetchall()
 
     def sums(self, view: str) -> dict[str, int]:

@@ -40,7 +40,7 @@ PRUNE_SECONDS: Final = 60
 
 @dataclass(slots=True)
 class Loader:
-    """Loads one spool. ``default_rule``: for realms that nobody set up; ``mode``: how it captures."""
+    """Loads one spool. ``default_rule``: for realms not set up; ``mode``: how it captures."""
 
     engine: Engine
     spool: Spool
@@ -220,10 +220,8 @@ class Loader:
             )
 
 
-def run_loader(
-    loader: Loader, stop: threading.Event, *, retention: timedelta, drain_seconds: float = 20.0
-) -> None:
-    """Load until ``stop`` is set, then what is left, for at most ``drain_seconds``.
+def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -> None:
+    """Load until ``stop`` is set, then what is left.
 
     Postgres away: tries again for ever, with backoff and jitter; the spool holds what comes.
     """
@@ -246,7 +244,7 @@ def run_loader(
                 return
             backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
             log.warning("can't load now, trying again", reason=str(error), seconds=backoff)
-            wait(backoff * random.uniform(0.5, 1.0))
+            wait(backoff * random.uniform(0.5, 1.0))  # noqa: S311
             continue
         if loaded:
             continue

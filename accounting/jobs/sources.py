@@ -1,4 +1,4 @@
-"""Retiring a source: what an operator says once, so that nothing waits for a machine that is gone."""
+"""Retiring a source: said once, so that nothing waits for a machine that is gone."""
 
 from sqlalchemy import Engine
 

@@ -10,7 +10,7 @@ _ESCAPE_LOOKALIKE = re.compile(r"\\(?=x[0-9a-fA-F]{2})")
 
 
 def as_text(raw: bytes) -> str:
-    r"""Spell wire bytes as text: UTF-8 where it is valid, ``\xNN`` for every other byte and for NUL.
+    r"""Spell wire bytes as text: valid UTF-8 as it is, ``\xNN`` for any other byte and for NUL.
 
     A backslash is doubled only before ``x`` and two hex digits, so that text which merely looks
     like an escape is told from one (DESIGN, "The contract").

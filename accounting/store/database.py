@@ -8,11 +8,19 @@ from importlib.resources import files
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, TextClause, create_engine, text
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg as psycopg_dialect
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from accounting.errors import ConfigurationError, ConnectionLost
 
-__all__ = ["Engine", "lost_connections", "open_engine", "psycopg_connection", "statement"]
+__all__ = [
+    "Engine",
+    "driver_statement",
+    "lost_connections",
+    "open_engine",
+    "psycopg_connection",
+    "statement",
+]
 
 
 def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engine:
@@ -69,6 +77,13 @@ def _is_about_server(error: psycopg.OperationalError) -> bool:
 def statement(name: str) -> TextClause:
     """The statement of ``sql/<name>.sql``, with its named parameters."""
     return text(files("accounting.store").joinpath("sql", f"{name}.sql").read_text())
+
+
+@cache
+def driver_statement(name: str) -> bytes:
+    """The same, with its parameters as psycopg spells them: for cursors of its own."""
+    dialect = psycopg_dialect()  # type: ignore[no-untyped-call]
+    return str(statement(name).compile(dialect=dialect)).encode()
 
 
 def psycopg_connection(connection: Connection) -> psycopg.Connection:

@@ -70,7 +70,7 @@ class Identities:
         return known
 
     def write(self, connection: Connection) -> None:
-        """Write the names met since :meth:`begin`. In order of key, so that loaders can't deadlock."""
+        """Write the names met since :meth:`begin`, in order of key: loaders can't deadlock."""
         if not self._new:
             return
         user_rows: dict[bytes, dict[str, object]] = {}

@@ -54,11 +54,12 @@ def add_realm(connection: Connection, realm: bytes, rule: RealmRule) -> int:
         .returning(realms.c.realm_id)
     ).scalar()
     if made is None:
-        return connection.execute(
+        known: int = connection.execute(
             select(realms.c.realm_id).where(realms.c.realm_bytes == realm)
         ).scalar_one()
+        return known
     put_rule(connection, made, rule)
-    return made
+    return int(made)
 
 
 def put_rule(connection: Connection, realm_id: int, rule: RealmRule) -> None:
@@ -89,21 +90,8 @@ def has_usage(connection: Connection, realm_id: int) -> bool:
 
 def names(connection: Connection) -> dict[int, str]:
     """Every realm's name as text, by realm_id."""
-    return {
-        one: name for one, name in connection.execute(select(realms.c.realm_id, realms.c.realm))
-    }
+    return dict(connection.execute(select(realms.c.realm_id, realms.c.realm)).all())
 
 
 def _holds_from(time: int) -> datetime | str:
     return "-infinity" if time == BEGINNING else moment(time)
-
-
-def settled_until(connection: Connection, realm_id: int) -> int | None:
-    """The latest hour's end up to which this realm has usage; None before the first."""
-    latest = connection.execute(
-        select(session_usage.c.active_to)
-        .where(session_usage.c.realm_id == realm_id)
-        .order_by(session_usage.c.starts_at.desc(), session_usage.c.active_to.desc())
-        .limit(1)
-    ).scalar()
-    return None if latest is None else microseconds(latest)

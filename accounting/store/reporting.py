@@ -83,7 +83,8 @@ def sources() -> Select[Any]:
 
 def rows(connection: Connection, query: Select[Any]) -> Iterator[Mapping[str, Any]]:
     """The rows of a query, streamed, with the names of the view's columns."""
-    yield from connection.execution_options(stream_results=True).execute(query).mappings()
+    for row in connection.execution_options(stream_results=True).execute(query).mappings():
+        yield dict(row)
 
 
 def _aware(moment: datetime) -> datetime:

@@ -1,6 +1,6 @@
-"""Roll-ups, stored: touched hours taken, buckets written, usage of users and realms replaced.
+"""Roll-ups, stored: touched hours taken, buckets written, users' and realms' usage replaced.
 
-Owns ``user_usage_*``, ``realm_usage_*`` and ``buckets``; what the borders are is ``model.buckets``'.
+Owns ``user_usage_*``, ``realm_usage_*`` and ``buckets``; the borders are ``model.buckets``'.
 """
 
 from collections.abc import Iterable, Sequence

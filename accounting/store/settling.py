@@ -14,14 +14,8 @@ from accounting.model.buckets import moment
 from accounting.model.counters import COUNTERS
 from accounting.model.lives import EndCause, Life, Report, Standing, Stored
 from accounting.store.binary import binary_cursor, copy_rows
-from accounting.store.database import psycopg_connection, statement
+from accounting.store.database import driver_statement, psycopg_connection, statement
 
-_READ: Final = (
-    f"SELECT {', '.join(Report._fields)} FROM accounting.reports"
-    " WHERE source_id = %(source_id)s AND received_at >= %(since)s"
-    " AND (epoch, position) > (%(epoch)s, %(position)s)"
-    " ORDER BY epoch, position LIMIT %(limit)s"
-)
 _KEY: Final = (
     ("source_id", "int2"),
     ("database", "int4"),
@@ -54,7 +48,6 @@ _LIFE: Final = (
     ("estimated", "bool"),
     ("disputed", "bool"),
 )
-_SELECT_LIVES: Final = ", ".join(f"e.{name}" for name, _ in (*_KEY, *_LIFE))
 _USAGE: Final = (
     ("session_id", "uuid"),
     ("starts_at", "timestamptz"),
@@ -109,7 +102,7 @@ def read_reports(
     epoch, position = after
     with _cursor(connection) as cursor:
         cursor.execute(
-            _READ,
+            driver_statement("read_reports"),
             {
                 "source_id": source_id,
                 "since": moment(since),
@@ -127,10 +120,7 @@ def fetch_lives(connection: Connection, keys: Iterable[Key]) -> Iterator[tuple[K
         connection.execute(statement("stage_keys"))
         copy_rows(cursor, "staged_keys", _KEY, keys)
         cursor.execute("ANALYZE staged_keys")
-        cursor.execute(
-            f"SELECT {_SELECT_LIVES} FROM staged_keys k JOIN accounting.sessions e"
-            " USING (username_key, allocation_id, source_id, database) WHERE e.standing > 0"
-        )
+        cursor.execute(driver_statement("fetch_lives"))
         yield from _lives(cursor)
 
 
@@ -140,9 +130,8 @@ def fetch_due(
     """Lives that may have expired by ``until``: their time to be looked at has come."""
     with _cursor(connection) as cursor:
         cursor.execute(
-            f"SELECT {_SELECT_LIVES} FROM accounting.sessions e WHERE e.source_id = %s"
-            " AND e.due_at < %s AND e.ended_at IS NULL AND e.standing = 1 ORDER BY e.due_at LIMIT %s",
-            (source_id, moment(until), limit),
+            driver_statement("fetch_due"),
+            {"source_id": source_id, "until": moment(until), "limit": limit},
         )
         yield from _lives(cursor)
 

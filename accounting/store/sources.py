@@ -28,7 +28,7 @@ class SourceRow:
 class Watermark:
     """How far settling has come: everything up to that position is in the sessions.
 
-    ``received_at``: of the last report settled. ``until``: everything received before it is settled.
+    ``received_at``: of the last report settled. ``until``: all received before it is settled.
     """
 
     source_id: int
@@ -97,7 +97,7 @@ def epoch_tokens(connection: Connection, source_id: int) -> dict[str, int]:
     rows = connection.execute(
         select(epochs.c.token, epochs.c.epoch).where(epochs.c.source_id == source_id)
     )
-    return {token: epoch for token, epoch in rows}
+    return dict(rows.all())
 
 
 def add_epoch(connection: Connection, source_id: int, token: str, began_at: int, cause: str) -> int:
@@ -130,7 +130,6 @@ def advance(
 
     False means that somebody else loaded: nothing may be written then. Times never fall.
     """
-
     moved = connection.execute(
         update(sources)
         .where(

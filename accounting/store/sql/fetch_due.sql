@@ -1,0 +1,14 @@
+-- Lives whose time to be looked at has come: those that may have expired.
+SELECT
+    e.source_id, e.database, e.username_key, e.allocation_id, e.session_id,
+    e.user_key, e.realm_id, e.started_at, e.last_seen_at, e.expires_at,
+    e.start_known, e.lifetime_known, e.ended_at, e.end_cause, e.standing,
+    e.vouched, e.transport, e.client_address, e.server_address, e.received_packets,
+    e.received_bytes, e.sent_packets, e.sent_bytes, e.peer_received_packets, e.peer_received_bytes,
+    e.peer_sent_packets, e.peer_sent_bytes, e.news, e.deletes, e.client_totals,
+    e.peer_totals, e.client_total, e.peer_total, e.estimated, e.disputed
+FROM accounting.sessions e
+WHERE e.source_id = :source_id AND e.due_at < :until
+    AND e.ended_at IS NULL AND e.standing = 1
+ORDER BY e.due_at
+LIMIT :limit

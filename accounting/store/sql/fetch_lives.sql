@@ -1,0 +1,12 @@
+-- The lives of the staged keys that another report may still belong to.
+SELECT
+    e.source_id, e.database, e.username_key, e.allocation_id, e.session_id,
+    e.user_key, e.realm_id, e.started_at, e.last_seen_at, e.expires_at,
+    e.start_known, e.lifetime_known, e.ended_at, e.end_cause, e.standing,
+    e.vouched, e.transport, e.client_address, e.server_address, e.received_packets,
+    e.received_bytes, e.sent_packets, e.sent_bytes, e.peer_received_packets, e.peer_received_bytes,
+    e.peer_sent_packets, e.peer_sent_bytes, e.news, e.deletes, e.client_totals,
+    e.peer_totals, e.client_total, e.peer_total, e.estimated, e.disputed
+FROM staged_keys k
+JOIN accounting.sessions e USING (username_key, allocation_id, source_id, database)
+WHERE e.standing > 0
