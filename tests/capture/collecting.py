@@ -1,0 +1,278 @@
+"""Collectors for tests: in a thread, to look at closely, or in a process, to be killed."""
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from accounting.capture.collector import collect
+from accounting.capture.records import Gap, SpooledMessage
+from accounting.capture.spool import Spool, spool_path, wall_clock
+from accounting.capture.subscriber import Subscriber
+from tests.servers import RedisServer, wait_until
+
+channel = b"turn/realm/north/user/ann/allocation/001000000000000001/traffic"
+
+
+class Collecting:
+    """`collect` in a thread; `spool` is another view of the same file, as the loader has it."""
+
+    def __init__(
+        self,
+        url: str,
+        data_dir: Path,
+        *,
+        clock: Callable[[], int] = wall_clock,
+        queue_bytes: int = 16 << 20,
+        silence_seconds: float = 10.0,
+    ) -> None:
+        self.path = spool_path(data_dir, "test")
+        self.stopping = threading.Event()
+        self._source = Subscriber(
+            url,
+            queue_bytes=queue_bytes,
+            clock=clock,
+            tick_seconds=0.1,
+            silence_seconds=silence_seconds,
+        )
+        self._clock = clock
+
+    def __enter__(self) -> Self:
+        self._writing = Spool.open(self.path, "test", clock=self._clock)
+        self.spool = Spool.open(self.path, "test")
+        self._executor = ThreadPoolExecutor(1)
+        self._running = self._executor.submit(collect, self._source, self._writing, self.stopping)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stopping.set()
+        self._executor.shutdown()
+        self._writing.close()
+        self.spool.close()
+        self._running.result()
+
+    def stop(self) -> None:
+        """Ask it to end, and wait until it has."""
+        self.stopping.set()
+        self._running.result(timeout=30)
+
+    def await_attached(self, server: RedisServer) -> None:
+        await_subscribed(server)
+        wait_until(self.is_captured_now, message="no tick")
+
+    def is_captured_now(self) -> bool:
+        """Whether something is proven captured, and no gap is open."""
+        return self.spool.state().captured_until is not None and not self.spool.current_gap()
+
+    def await_tick(self) -> int:
+        """Wait for two more ticks: everything published before the call is stored then."""
+        before = self.spool.state().captured_until or 0
+        ticks = {before}
+
+        def has_ticked_twice() -> bool:
+            ticks.add(self.spool.state().captured_until or 0)
+            return len(ticks) > 2
+
+        wait_until(has_ticked_twice, message="no tick")
+        return max(ticks)
+
+    def await_gap(self, number: int) -> Gap:
+        """The gap of that number, once it is closed."""
+
+        def is_closed() -> bool:
+            gaps = self.spool.gaps()
+            return len(gaps) >= number and gaps[number - 1].to_at is not None
+
+        wait_until(is_closed, message=f"gap {number} is not closed")
+        return self.spool.gaps()[number - 1]
+
+
+class CollectorProcess:
+    """`run_collector` in a process of its own, with SIGTERM as its stop."""
+
+    def __init__(self, url: str, data_dir: Path, *, largest_file: int | None = None) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.capture.collector_process", str(data_dir)]
+            + ([str(largest_file)] if largest_file else []),
+            env={"ACCOUNTING_REDIS_URL": url, "ACCOUNTING_SOURCE": "test"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate(timeout=30)
+
+    def terminate(self) -> tuple[int, str]:
+        self._process.terminate()
+        return self.wait()
+
+    def wait(self) -> tuple[int, str]:
+        """The exit code and all that it printed."""
+        text = self._process.communicate(timeout=60)[0]
+        return self._process.returncode, text
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.communicate(timeout=30)
+
+
+class Publisher:
+    """Publishes numbered messages in a thread, and remembers when each was on its way."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self._stopping = threading.Event()
+        self._executor = ThreadPoolExecutor(1)
+        self.sent: dict[int, tuple[int, int]] = {}
+
+    def __enter__(self) -> Self:
+        self._running = self._executor.submit(self._publish)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopping.set()
+        self._executor.shutdown()
+        self._running.result()
+
+    def _publish(self) -> None:
+        number = 0
+        with redis.Redis.from_url(self._server.url) as client:
+            while not self._stopping.wait(0.0005):
+                before = wall_clock()
+                try:
+                    client.publish(channel, b"%d" % number)
+                except redis.ConnectionError:
+                    continue  # nobody has it: coturn's loss, not the collector's
+                self.sent[number] = before, wall_clock()
+                number += 1
+
+    def await_more(self, count: int) -> None:
+        wanted = len(self.sent) + count
+        wait_until(lambda: len(self.sent) >= wanted)
+
+
+class Proxy:
+    """Stands between a client and a server, and says to the client what it is told to."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._clients: list[socket.socket] = []
+        self._sockets: list[socket.socket] = [self._listener]
+        self._threads = [threading.Thread(target=self._accept)]
+
+    def inject(self, text: bytes) -> None:
+        """Say `text` to the client that came last. Between whole messages only."""
+        self._clients[-1].sendall(text)
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for sock in self._sockets:
+            close(sock)
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client = self._listener.accept()[0]
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._server.port))
+            self._clients.append(client)
+            self._sockets += [client, server]
+            for source, target in ((client, server), (server, client)):
+                thread = threading.Thread(target=pump, args=(source, target))
+                self._threads.append(thread)
+                thread.start()
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    """Bytes from one to the other until either ends."""
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    close(target)
+
+
+def close(sock: socket.socket) -> None:
+    """Close it, whoever reads from it."""
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
+
+
+def await_subscribed(server: RedisServer) -> None:
+    """Wait until one client is subscribed to both patterns."""
+    with redis.Redis.from_url(server.url) as client:
+        wait_until(lambda: client.pubsub_numpat() == 2, message="nobody subscribed")
+
+
+def publish(server: RedisServer, *payloads: bytes, to: bytes = channel) -> None:
+    """Publish payloads, in order, in one go; they are with Redis when this returns."""
+    with redis.Redis.from_url(server.url) as client, client.pipeline(transaction=False) as pipeline:
+        for payload in payloads:
+            pipeline.publish(to, payload)
+        pipeline.execute()
+
+
+def stored(spool: Spool) -> list[SpooledMessage]:
+    return spool.read(0, 0, 10_000_000)
+
+
+def assert_honest(spool: Spool, sent: dict[int, tuple[int, int]]) -> list[int]:
+    """Every number is stored once, in order, or was on its way within a gap. Returns the lost.
+
+    Positions rise strictly within their epoch, receipt times never fall.
+    """
+    messages, gaps = stored(spool), spool.gaps()
+    numbers = [int(message.payload) for message in messages]
+    assert numbers == sorted(set(numbers)), "doubled or out of order"
+    places = [(message.epoch, message.position) for message in messages]
+    assert places == sorted(set(places))
+    times = [message.received_at for message in messages]
+    assert times == sorted(times)
+    lost = sorted(sent.keys() - set(numbers))
+    for number in lost:
+        before, after = sent[number]
+        assert any(
+            after >= gap.from_at and before <= (gap.to_at or wall_clock()) for gap in gaps
+        ), f"{number} is lost, and no gap says so"
+    return lost

@@ -1,0 +1,27 @@
+"""A collector as a process: `collector_process DATA_DIR [LARGEST_FILE]`, else by environment."""
+
+import resource
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from accounting.capture.collector import run_collector
+from accounting.config import load_settings
+from accounting.errors import AccountingError
+
+
+def main() -> None:
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    if len(sys.argv) > 2:
+        limit = int(sys.argv[2])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        run_collector(load_settings(data_dir=Path(sys.argv[1])), stop)
+    except AccountingError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,513 @@
+"""Capture by subscription on real servers: nothing is lost without a gap that says so."""
+
+import sqlite3
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import redis
+from structlog.testing import capture_logs
+
+from accounting.capture import subscriber
+from accounting.capture.collector import alone, run_collector
+from accounting.capture.spool import Spool, spool_path, wall_clock
+from accounting.capture.subscriber import Subscriber
+from accounting.config import Settings
+from accounting.errors import ConfigurationError, SpoolError
+from benchmarks.capture_burst import burst
+from benchmarks.capture_burst import publish as publish_burst
+from tests.capture.collecting import (
+    Collecting,
+    CollectorProcess,
+    Proxy,
+    Publisher,
+    assert_honest,
+    await_subscribed,
+    channel,
+    publish,
+    stored,
+)
+from tests.servers import RedisServer, ValkeyServer, free_port, wait_until
+
+hostile_users = [
+    b"",
+    b"x/allocation/000000000000000009/status",
+    b"a*b?c[d]e=f,g:h",
+    b"\x00\x01\x7f\xff\xfe\x80",
+    b"\r\n*2\r\n$4\r\npong\r\n$0\r\n\r\n",
+    b"$-1\r\n:1\r\n-ERR no\r\n+OK\r\n",
+    b"u" * 512,
+]
+
+
+def kill_subscribers(server: RedisServer) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        client.client_kill_filter(_type="pubsub")
+
+
+def test_hostile_channels_and_payloads_arrive_byte_for_byte(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    prefixes = [b"turn/realm/r/user/", b"turn/user/"]
+    channels = [
+        prefix + user + b"/allocation/001000000000000001/status"
+        for prefix in prefixes
+        for user in hostile_users
+    ]
+    with Collecting(server.url, tmp_path) as collecting:
+        collecting.await_attached(server)
+        for number, name in enumerate(channels):
+            publish(server, b"%d\r\n\x00\xff" % number, to=name)
+        collecting.await_tick()
+        rows = stored(collecting.spool)
+        assert [(row.channel, row.payload) for row in rows] == [
+            (name, b"%d\r\n\x00\xff" % number) for number, name in enumerate(channels)
+        ]
+        assert {(row.epoch, row.database, row.estimated) for row in rows} == {(1, 0, False)}
+        assert [row.position for row in rows] == list(range(1, len(rows) + 1))
+
+
+def test_only_allocation_channels_are_kept(valkey: ValkeyServer, tmp_path: Path) -> None:
+    with Collecting(valkey.url, tmp_path) as collecting:
+        collecting.await_attached(valkey)
+        for name in (b"__XXX__", b"turn/secret", b"other", b"turn/user/u/allocation/1/status"):
+            publish(valkey, b"p", to=name)
+        collecting.await_tick()
+        kept = [row.channel for row in stored(collecting.spool)]
+        assert kept == [b"turn/user/u/allocation/1/status"]
+
+
+def test_the_first_start_of_a_spool_is_no_gap_even_when_redis_comes_later(tmp_path: Path) -> None:
+    server = ValkeyServer()
+    with Collecting(server.url, tmp_path) as collecting, server:
+        collecting.await_attached(server)
+        assert collecting.spool.gaps() == []
+        assert [epoch.cause for epoch in collecting.spool.epochs()] == ["first"]
+
+
+def test_a_tick_proves_everything_published_before_it(server: RedisServer, tmp_path: Path) -> None:
+    with Collecting(server.url, tmp_path) as collecting, Publisher(server) as publisher:
+        collecting.await_attached(server)
+        for _ in range(20):
+            captured_until = collecting.await_tick()
+            numbers = {int(row.payload) for row in stored(collecting.spool)}
+            first = min(numbers, default=0)
+            sent = dict(publisher.sent)
+            due = {n for n, (_, after) in sent.items() if n >= first and after < captured_until}
+            assert due <= numbers
+
+
+def test_a_message_is_on_disk_soon_also_between_ticks(valkey: ValkeyServer, tmp_path: Path) -> None:
+    source = Subscriber(valkey.url, queue_bytes=1 << 20, clock=wall_clock, tick_seconds=60.0)
+    with Spool.open(tmp_path / "s", "test") as spool, source.attach(spool.state()) as stream:
+        publish(valkey, b"1")
+        batch = next(stream.batches(threading.Event()))
+        assert [message[3] for message in batch.messages] == [b"1"]
+        assert batch.captured_until is None
+
+
+def test_a_killed_connection_is_one_gap_that_holds_all_that_was_lost(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    with Collecting(server.url, tmp_path) as collecting, Publisher(server) as publisher:
+        collecting.await_attached(server)
+        publisher.await_more(50)
+        for number in range(1, 4):
+            before = collecting.await_tick()
+            publisher.await_more(20)
+            kill_subscribers(server)
+            gap = collecting.await_gap(number)
+            assert (gap.cause, gap.epoch) == ("disconnected", 1)
+            assert before <= gap.from_at < (gap.to_at or 0)
+            publisher.await_more(50)
+        collecting.await_tick()
+        collecting.stop()
+        first = int(stored(collecting.spool)[0].payload)
+        sent = {number: times for number, times in publisher.sent.items() if number >= first}
+        until = collecting.spool.state().captured_until or 0
+        assert_honest(
+            collecting.spool, {number: (a, b) for number, (a, b) in sent.items() if b < until}
+        )
+        assert len(collecting.spool.gaps()) == 3
+
+
+def test_a_killed_and_restarted_redis_is_one_gap_and_a_new_epoch(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    with Collecting(server.url, tmp_path) as collecting:
+        collecting.await_attached(server)
+        publish(server, b"1", b"2")
+        proven = collecting.await_tick()
+        down_from = wall_clock()
+        server.kill()
+        wait_until(collecting.spool.current_gap, message="no gap was opened")
+        opened = collecting.spool.current_gap()
+        assert opened is not None
+        assert (opened.cause, opened.to_at) == ("disconnected", None)
+        down_to = wall_clock()
+        server.start()
+        gap = collecting.await_gap(1)
+        publish(server, b"3")
+        collecting.await_tick()
+        assert proven <= gap.from_at <= down_from
+        assert down_to <= (gap.to_at or 0)
+        assert (gap.cause, gap.epoch, gap.position) == ("redis_restarted", 1, 2)
+        assert "disconnected" in gap.detail
+        assert [epoch.cause for epoch in collecting.spool.epochs()] == ["first", "redis_restarted"]
+        places = [(row.epoch, row.position, row.payload) for row in stored(collecting.spool)]
+        assert places == [(1, 1, b"1"), (1, 2, b"2"), (2, 1, b"3")]
+        assert len(collecting.spool.gaps()) == 1
+
+
+def test_a_redis_that_restarted_while_no_collector_ran_is_found_out(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    with Collecting(valkey.url, tmp_path) as collecting:
+        collecting.await_attached(valkey)
+    valkey.restart()
+    with Collecting(valkey.url, tmp_path) as collecting:
+        gap = collecting.await_gap(1)
+        assert gap.cause == "redis_restarted"
+        assert "collector_restarted" in gap.detail
+        assert collecting.spool.state().captured_epoch == 2
+
+
+def test_a_redis_that_says_nothing_is_given_up_and_the_time_is_a_gap(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    with Collecting(server.url, tmp_path, silence_seconds=0.5) as collecting:
+        collecting.await_attached(server)
+        server.pause()
+        wait_until(collecting.spool.current_gap, message="no gap was opened")
+        server.resume()
+        gap = collecting.await_gap(1)
+        assert gap.cause == "redis_unreachable"
+        assert collecting.spool.state().captured_epoch == 1
+
+
+def test_a_redis_that_stalls_for_less_is_no_gap(valkey: ValkeyServer, tmp_path: Path) -> None:
+    with Collecting(valkey.url, tmp_path, silence_seconds=30) as collecting:
+        collecting.await_attached(valkey)
+        valkey.pause()
+        stalled_at = wall_clock()
+        wait_until(lambda: wall_clock() - stalled_at > 1_000_000)
+        assert (collecting.spool.state().captured_until or 0) <= stalled_at
+        valkey.resume()
+        collecting.await_tick()
+        assert collecting.spool.gaps() == []
+
+
+def test_a_second_acknowledgement_is_a_resubscription_and_a_gap(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    with Proxy(valkey) as proxy, Collecting(proxy.url, tmp_path) as collecting:
+        collecting.await_attached(valkey)
+        publish(valkey, b"1")
+        proven = collecting.await_tick()
+        pattern = subscriber.patterns[0]
+        proxy.inject(b"*3\r\n$10\r\npsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(pattern), pattern))
+        gap = collecting.await_gap(1)
+        assert gap.cause == "resubscribed"
+        assert gap.from_at >= proven
+        publish(valkey, b"2")
+        collecting.await_tick()
+        assert [row.payload for row in stored(collecting.spool)] == [b"1", b"2"]
+
+
+def test_what_is_no_answer_to_anything_ends_the_connection(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    with Proxy(valkey) as proxy, Collecting(proxy.url, tmp_path) as collecting:
+        for number, nonsense in enumerate(
+            [b"*2\r\n$4\r\npong\r\n$1\r\nx\r\n", b":1\r\n", b"garbage\r\n"], 1
+        ):
+            collecting.await_attached(valkey)
+            collecting.await_tick()
+            proxy.inject(nonsense)
+            assert collecting.await_gap(number).cause == "disconnected"
+
+
+def test_a_stop_stores_all_that_was_published_before_it(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    with Collecting(server.url, tmp_path) as collecting:
+        collecting.await_attached(server)
+        publish(server, *[b"%d" % number for number in range(20_000)])
+        published_at = wall_clock()
+        collecting.stop()
+        rows = stored(collecting.spool)
+        assert [int(row.payload) for row in rows] == list(range(20_000))
+        assert (collecting.spool.state().captured_until or 0) >= published_at
+        assert collecting.spool.gaps() == []
+
+
+def test_a_stopped_collector_leaves_a_gap_from_its_last_tick_to_the_next_start(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    with Collecting(valkey.url, tmp_path) as collecting:
+        collecting.await_attached(valkey)
+        collecting.stop()
+        captured_until = collecting.spool.state().captured_until
+    publish(valkey, b"nobody hears this")
+    missed_at = wall_clock()
+    with Collecting(valkey.url, tmp_path) as collecting:
+        gap = collecting.await_gap(1)
+        assert (gap.from_at, gap.cause) == (captured_until, "collector_restarted")
+        assert (gap.to_at or 0) >= missed_at
+        assert collecting.spool.state().captured_epoch == 1
+
+
+def test_a_gap_that_is_open_stays_the_only_one_over_failed_attempts_and_restarts(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    with Collecting(valkey.url, tmp_path) as collecting:
+        collecting.await_attached(valkey)
+        valkey.kill()
+        wait_until(collecting.spool.current_gap)
+        opened = collecting.spool.current_gap()
+    with Collecting(valkey.url, tmp_path) as collecting:
+        assert collecting.spool.current_gap() == opened
+        valkey.start()
+        gap = collecting.await_gap(1)
+        assert gap.from_at == (opened.from_at if opened else None)
+        assert len(collecting.spool.gaps()) == 1
+
+
+def test_a_collector_killed_at_any_moment_doubles_nothing_and_owns_up_to_the_rest(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    path = spool_path(tmp_path, "test")
+    with Publisher(server) as publisher:
+        for run in range(3):
+            with CollectorProcess(server.url, tmp_path) as collector:
+                await_subscribed(server)
+                with Spool.open(path, "test") as spool:
+                    seen = spool.state().captured_position
+                    wait_until(lambda: spool.state().captured_position > seen + 100 + 77 * run)  # noqa: B023
+                collector.kill()
+                publisher.await_more(30)
+        with CollectorProcess(server.url, tmp_path) as collector:
+            await_subscribed(server)
+            publisher.await_more(100)
+            assert collector.terminate()[0] == 0
+        sent = dict(publisher.sent)
+    with Spool.open(path, "test") as spool:
+        state, gaps = spool.state(), spool.gaps()
+        first = int(stored(spool)[0].payload)
+        due = {
+            number: times
+            for number, times in sent.items()
+            if number >= first and times[1] < (state.captured_until or 0)
+        }
+        assert assert_honest(spool, due), "nothing was lost: the kill came too late to prove much"
+        assert [gap.cause for gap in gaps] == ["collector_restarted"] * 3
+        assert all(gap.to_at for gap in gaps)
+        assert all((a.to_at or 0) <= b.from_at for a, b in pairwise(gaps))
+        assert state.captured_epoch == 1
+
+
+def test_a_clock_that_steps_back_never_makes_a_receipt_time_fall(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    offset = [0]
+
+    def clock() -> int:
+        return wall_clock() + offset[0]
+
+    with Collecting(valkey.url, tmp_path, clock=clock) as collecting:
+        collecting.await_attached(valkey)
+        publish(valkey, b"1", b"2")
+        before = collecting.await_tick()
+        offset[0] = -3_600_000_000
+        publish(valkey, b"3")
+        wait_until(lambda: collecting.spool.state().captured_position == 3)
+        kill_subscribers(valkey)
+        gap = collecting.await_gap(1)
+        publish(valkey, b"4")
+        wait_until(lambda: collecting.spool.state().captured_position == 4)
+        times = [row.received_at for row in stored(collecting.spool)]
+        assert times == sorted(times)
+        assert times[2] >= before
+        assert (collecting.spool.state().captured_until or 0) >= before
+        assert before <= gap.from_at < (gap.to_at or 0)
+
+
+def test_a_full_queue_is_bounded_and_what_redis_then_drops_is_a_gap(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("client-output-buffer-limit", "pubsub 1mb 512kb 5")
+    with Collecting(server.url, tmp_path, queue_bytes=1 << 16) as collecting:
+        collecting.await_attached(server)
+        # The loader's side holds the lock, and nothing can be stored.
+        blocker = sqlite3.connect(collecting.path, isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        with Publisher(server) as publisher:
+            numbers = 0
+            while is_subscribed(server):
+                publish(server, *[b"x" * 50_000] * 20, to=channel)
+                numbers += 20
+            publisher.await_more(1)
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        gap = collecting.await_gap(1)
+        assert gap.cause == "overrun"
+        assert "65536" in gap.detail
+        assert len(stored(collecting.spool)) < numbers
+
+
+def is_subscribed(server: RedisServer) -> bool:
+    with redis.Redis.from_url(server.url) as client:
+        return bool(client.pubsub_numpat())
+
+
+def test_a_wrong_password_is_tried_again_with_advice_and_never_told(tmp_path: Path) -> None:
+    with (
+        ValkeyServer({"requirepass": "right-one"}) as server,
+        redis.Redis.from_url(server.url) as client,
+        capture_logs() as logs,
+        Collecting(server.url.replace("right-one", "wrong-one"), tmp_path) as collecting,
+    ):
+        wait_until(lambda: any(entry["log_level"] == "error" for entry in logs))
+        client.config_set("requirepass", "wrong-one")
+        wait_until(collecting.is_captured_now)
+        error = next(entry for entry in logs if entry["log_level"] == "error")
+        assert "ACCOUNTING_REDIS_URL" in error["advice"]
+        assert "wrong-one" not in repr(logs)
+
+
+def test_a_user_without_the_channels_is_told_what_to_grant(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    user = ["ACL", "SETUSER", "limited", "on", ">pw", "resetkeys", "resetchannels"]
+    with (
+        redis.Redis.from_url(server.url) as client,
+        capture_logs() as logs,
+    ):
+        client.execute_command(*user, "+psubscribe", "+ping")
+        url = server.url.replace("redis://", "redis://limited:pw@")
+        with Collecting(url, tmp_path) as collecting:
+            wait_until(lambda: any(entry["log_level"] == "error" for entry in logs))
+            assert "turn/*" in next(e for e in logs if e["log_level"] == "error")["advice"]
+            client.execute_command(
+                *user, "+psubscribe", "+ping", *(f"&{p.decode()}" for p in subscriber.patterns)
+            )
+            collecting.await_attached(server)
+            # INFO was refused: capture works, a restart of Redis just can't be told from a cut.
+            assert collecting.spool.state().server_run is None
+
+
+def test_a_unix_socket_will_do(tmp_path: Path) -> None:
+    server = ValkeyServer()
+    server.options["unixsocket"] = str(server.home / "s")
+    with server, Collecting(f"unix://{server.home}/s", tmp_path) as collecting:
+        collecting.await_attached(server)
+        publish(server, b"1")
+        collecting.await_tick()
+        assert [row.payload for row in stored(collecting.spool)] == [b"1"]
+
+
+def settings(data_dir: Path, **more: object) -> Settings:
+    given: dict[str, object] = {"redis_url": "redis://127.0.0.1:1", "data_dir": data_dir, **more}
+    return Settings.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"capture": "replication"}, "ACCOUNTING_CAPTURE"),
+        ({"redis_url": None}, "ACCOUNTING_REDIS_URL"),
+        ({"redis_url": "redis://u:hush@h?no_such_option=1"}, "ACCOUNTING_REDIS_URL"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_in_one_line_without_secrets(
+    tmp_path: Path, given: dict[str, object], named: str
+) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        run_collector(settings(tmp_path, **given), threading.Event())
+    assert str(refused.value).startswith(named)
+    assert "hush" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_auto_subscribes_and_says_so_in_one_line(tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    with capture_logs() as logs:
+        run_collector(settings(tmp_path), stop)
+    assert [entry["event"] for entry in logs if "replication" in repr(entry)] == [
+        "capturing by subscription"
+    ]
+
+
+def test_one_spool_has_one_collector(tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    with alone(spool_path(tmp_path, "default")), pytest.raises(SpoolError, match="another"):
+        run_collector(settings(tmp_path), stop)
+    run_collector(settings(tmp_path), stop)
+
+
+def test_a_full_disk_ends_the_collector_and_the_next_start_records_the_gap(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    with CollectorProcess(valkey.url, tmp_path, largest_file=3 << 20) as collector:
+        await_subscribed(valkey)
+        publish(valkey, *[b"%d %s" % (number, b"x" * 1000) for number in range(20_000)])
+        code, text = collector.wait()
+    assert code == 1
+    assert "SpoolError: the spool" in text
+    assert "Traceback" not in text
+    with Collecting(valkey.url, tmp_path) as collecting:
+        gap = collecting.await_gap(1)
+        assert gap.cause == "collector_restarted"
+        publish(valkey, b"20000 after")
+        collecting.await_tick()
+        *kept, last = [int(row.payload.split()[0]) for row in stored(collecting.spool)]
+        assert kept == list(range(len(kept)))
+        assert last == 20_000
+
+
+def test_a_bug_in_the_receiving_thread_ends_the_process(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    calls = 0
+
+    def failing_clock() -> int:
+        nonlocal calls
+        calls += 1
+        if calls > 2:
+            raise ZeroDivisionError
+        return wall_clock()
+
+    with (
+        pytest.raises(ZeroDivisionError),
+        Collecting(valkey.url, tmp_path, clock=failing_clock) as it,
+    ):
+        wait_until(it._running.done)
+
+
+def test_an_unreachable_redis_is_tried_for_ever_and_a_stop_ends_that(tmp_path: Path) -> None:
+    url = f"redis://u:hush@127.0.0.1:{free_port()}"
+    with capture_logs() as logs, Collecting(url, tmp_path) as collecting:
+        wait_until(lambda: sum(entry["event"] == "not capturing" for entry in logs) > 3)
+        assert collecting.spool.gaps() == []
+    assert "hush" not in repr(logs)
+
+
+@pytest.mark.timeout(120)
+def test_a_burst_of_two_hundred_thousand_is_captured_whole_and_in_order(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    messages = 200_000
+    pieces = burst(messages)
+    with CollectorProcess(server.url, tmp_path) as collector:
+        await_subscribed(server)
+        publish_burst(server.port, pieces)
+        code, text = collector.terminate()
+    assert code == 0, text
+    with Spool.open(spool_path(tmp_path, "test"), "test") as spool:
+        numbers = [int(row.payload[5 : row.payload.index(b",")]) for row in stored(spool)]
+        assert numbers == list(range(messages))
+        assert spool.gaps() == []

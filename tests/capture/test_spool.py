@@ -1,0 +1,276 @@
+"""The spool: what it promises to the collector and to the loader."""
+
+import sqlite3
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accounting.capture.records import Message
+from accounting.capture.spool import Spool, spool_path
+from accounting.errors import SpoolError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return spool_path(tmp_path, "test")
+
+
+def message(received_at: int, payload: bytes = b"p") -> Message:
+    return received_at, 0, b"c", payload
+
+
+def test_a_new_spool_has_its_first_epoch_and_captured_nothing(path: Path) -> None:
+    with Spool.open(path, "test", clock=lambda: 5) as spool:
+        state, epochs = spool.state(), spool.epochs()
+    assert (state.source, state.captured_until, state.captured_epoch) == ("test", None, 1)
+    assert (state.captured_position, state.loaded_epoch, state.loaded_position) == (0, 0, 0)
+    assert [(epoch.epoch, epoch.began_at, epoch.cause) for epoch in epochs] == [(1, 5, "first")]
+    assert len(epochs[0].token) == 32
+
+
+def test_messages_are_read_back_whole_in_order_and_after_a_place(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        spool.append([(7, 3, b"\x00\xff", b""), (8, 0, b"", b"\r\n")], captured_until=7)
+        assert spool.read(0, 0, 10) == [
+            (1, 1, 7, False, 3, b"\x00\xff", b""),
+            (1, 2, 8, False, 0, b"", b"\r\n"),
+        ]
+        assert spool.read(1, 1, 10) == [(1, 2, 8, False, 0, b"", b"\r\n")]
+        assert spool.read(0, 0, 1) == [(1, 1, 7, False, 3, b"\x00\xff", b"")]
+        assert spool.state().captured_until == 7
+
+
+def test_receipt_times_never_fall_nor_come_before_the_last_tick(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        spool.append([message(10), message(4)], captured_until=15)
+        spool.append([message(3), message(20)])
+        spool.tick(2)
+        assert [row.received_at for row in spool.read(0, 0, 9)] == [10, 10, 15, 20]
+        assert spool.state().captured_until == 15
+
+
+@given(st.lists(st.lists(st.integers(0, 50), max_size=5), max_size=5))
+def test_any_split_into_batches_gives_the_same_rows(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]]
+) -> None:
+    home = tmp_path_factory.mktemp("spool")
+    with Spool.open(home / "one", "test") as one, Spool.open(home / "many", "test") as many:
+        one.append([message(at) for batch in batches for at in batch])
+        for batch in batches:
+            many.append([message(at) for at in batch])
+        rows = many.read(0, 0, 100)
+        assert rows == one.read(0, 0, 100)
+    assert [row.position for row in rows] == list(range(1, len(rows) + 1))
+    assert all(a.received_at <= b.received_at for a, b in pairwise(rows))
+
+
+def test_an_append_is_stored_whole_with_its_tick_or_not_at_all(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        spool.append([message(1)], captured_until=1)
+        bad: list[Message] = [message(2), (3, 0, b"c", None)]  # type: ignore[list-item]
+        with pytest.raises(SpoolError):
+            spool.append(bad, captured_until=3)
+        assert len(spool.read(0, 0, 9)) == 1
+        assert (spool.state().captured_until, spool.state().captured_position) == (1, 1)
+
+
+def test_a_reopened_spool_goes_on_where_it_was(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        spool.append([message(1)], captured_until=1)
+        spool.note_server("run")
+        before, epochs = spool.state(), spool.epochs()
+    with Spool.open(path, "test") as spool:
+        assert (spool.state(), spool.epochs()) == (before, epochs)
+        spool.append([message(2)])
+        assert [row.position for row in spool.read(0, 0, 9)] == [1, 2]
+
+
+def test_a_new_epoch_has_its_own_token_and_counts_from_the_beginning(path: Path) -> None:
+    with Spool.open(path, "test", clock=lambda: 3) as spool:
+        spool.append([message(9)])
+        assert spool.begin_epoch("redis_restarted") == 2
+        spool.append([message(10)])
+        places = [(row.epoch, row.position) for row in spool.read(0, 0, 9)]
+        assert places == [(1, 1), (2, 1)]
+        assert spool.read(1, 1, 9)[0].epoch == 2
+        first, second = spool.epochs()
+        assert (second.began_at, second.cause) == (9, "redis_restarted")
+        assert first.token != second.token
+
+
+def test_a_relabelled_epoch_has_another_token_and_the_same_messages(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        spool.append([message(9)])
+        old = spool.epochs()[0].token
+        new = spool.relabel(1, "restored")
+        assert new != old
+        assert [(epoch.token, epoch.cause) for epoch in spool.epochs()] == [(new, "restored")]
+        assert len(spool.read(0, 0, 9)) == 1
+
+
+def test_a_gap_stays_open_over_a_reopening_and_closes_once(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        spool.append([message(5)], captured_until=4)
+        gap = spool.open_gap(4, "disconnected", "why")
+    with Spool.open(path, "test") as spool:
+        found = spool.current_gap()
+        assert found is not None
+        assert (found.gap, found.epoch, found.position) == (gap, 1, 1)
+        assert (found.from_at, found.to_at, found.cause) == (4, None, "disconnected")
+        spool.close_gap(gap, 9)
+        assert spool.current_gap() is None
+        assert [closed.to_at for closed in spool.gaps()] == [9]
+        assert spool.gaps(after=gap) == []
+        with pytest.raises(ValueError, match="not open"):
+            spool.close_gap(gap, 10)
+
+
+def test_a_clock_that_stepped_back_does_not_shorten_a_gap_to_nothing(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        spool.close_gap(spool.open_gap(100, "disconnected"), 7)
+        spool.append([message(200)])
+        spool.close_gap(spool.open_gap(100, "disconnected"), 7)
+        assert [(gap.from_at, gap.to_at) for gap in spool.gaps()] == [(100, 101), (100, 200)]
+
+
+def test_prune_takes_only_what_is_loaded_and_old(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounting.capture.spool.messages_per_prune", 3)
+    with Spool.open(path, "test") as spool:
+        spool.append([message(at) for at in range(1, 11)])
+        assert spool.prune(100) == 0
+        spool.mark_loaded(1, 8)
+        assert spool.prune(8) == 7
+        assert [row.position for row in spool.read(0, 0, 99)] == [8, 9, 10]
+        spool.begin_epoch("again")
+        spool.append([message(11)])
+        spool.mark_loaded(2, 0)
+        assert spool.prune(100) == 3
+        counts = spool.counts()
+        assert (counts.messages, counts.unloaded_messages) == (1, 1)
+        assert spool.prune(100) == 0
+
+
+def test_the_loader_reads_and_prunes_while_the_collector_writes(path: Path) -> None:
+    with Spool.open(path, "test") as collector, Spool.open(path, "test") as loader:
+        for number in range(1, 20):
+            collector.append([message(number)], captured_until=number)
+            assert [row.position for row in loader.read(1, number - 1, 9)] == [number]
+            loader.mark_loaded(1, number)
+            assert loader.prune(number) <= 1
+        assert collector.state() == loader.state()
+
+
+def test_files_are_for_their_owner_alone(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        spool.append([message(1)])
+        modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    assert len(modes) == 3  # the file, its log and the index of that
+    assert set(modes.values()) == {0o600}
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_sources_are_told_apart_by_file_whatever_their_names(tmp_path: Path) -> None:
+    names = ["a", "a b", "a%20b", "..", "ä", "A*"]
+    paths = {spool_path(tmp_path, name) for name in names}
+    assert len(paths) == len(names)
+    assert {path.parent for path in paths} == {tmp_path / "spool"}
+
+
+def test_a_spool_of_another_source_is_refused(path: Path) -> None:
+    Spool.open(path, "test").close()
+    with pytest.raises(SpoolError, match="belongs to source 'test', not 'other'"):
+        Spool.open(path, "other")
+
+
+def test_a_database_that_is_no_spool_is_refused_and_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as stranger:
+        stranger.execute("CREATE TABLE precious (thing)")
+    stranger.close()
+    with pytest.raises(SpoolError, match="not a spool"):
+        Spool.open(path, "test")
+    stranger = sqlite3.connect(path)
+    assert stranger.execute("SELECT name FROM sqlite_schema").fetchall() == [("precious",)]
+    stranger.close()
+
+
+def test_a_spool_of_a_later_version_is_refused(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        spool._connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(SpoolError, match="format 99"):
+        Spool.open(path, "test")
+
+
+def test_a_file_that_is_no_database_is_refused_with_advice(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"not a database, " * 1000)
+    with pytest.raises(SpoolError, match="move it away"):
+        Spool.open(path, "test")
+
+
+def test_a_file_damaged_within_is_an_error_and_never_wrong_messages(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        spool.append([message(at, b"x" * 1000) for at in range(1000)])
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2 // 8192 * 8192
+    content[middle : middle + 8192] = b"\xa5" * 8192
+    path.write_bytes(content)
+    with Spool.open(path, "test") as spool, pytest.raises(SpoolError, match="damaged"):
+        spool.read(0, 0, 1000)
+
+
+def test_a_full_disk_undoes_the_append_and_leaves_the_rest(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        spool.append([message(1)], captured_until=1)
+        pages = spool._connection.execute("PRAGMA page_count").fetchone()[0]
+        spool._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(SpoolError, match="full; make room"):
+            spool.append([message(2, b"x" * 100_000)], captured_until=2)
+        assert [row.received_at for row in spool.read(0, 0, 9)] == [1]
+        assert spool.state().captured_until == 1
+        spool._connection.execute("PRAGMA max_page_count = 1000000")
+        spool.append([message(3)], captured_until=3)
+        assert [(row.position, row.received_at) for row in spool.read(0, 0, 9)] == [(1, 1), (2, 3)]
+
+
+FILL = """
+import resource, sys
+from pathlib import Path
+from accounting.capture.spool import Spool
+from accounting.errors import SpoolError
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+with Spool.open(Path(sys.argv[1]), "test") as spool:
+    for number in range(1, 1_000_000):
+        try:
+            spool.append([(number, 0, b"c", b"x" * 1000)] * 50, captured_until=number)
+        except SpoolError as error:
+            print(error)
+            break
+        print(number, flush=True)
+"""
+
+
+def test_a_write_that_fails_in_the_kernel_loses_nothing_that_was_acknowledged(path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", FILL, str(path), str(4 << 20)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    *acknowledged, last = run.stdout.splitlines()
+    assert "can't be written" in last
+    assert "disk" in last
+    with Spool.open(path, "test") as spool:
+        rows = spool.read(0, 0, 1_000_000)
+        assert len(rows) == 50 * len(acknowledged)
+        assert spool.state().captured_until == len(acknowledged)
+        assert spool._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        spool.append([message(10**9)])
