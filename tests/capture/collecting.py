@@ -17,7 +17,7 @@ from accounting.capture.collector import collect
 from accounting.capture.records import Gap, SpooledMessage
 from accounting.capture.spool import Spool, spool_path, wall_clock
 from accounting.capture.subscriber import Subscriber
-from tests.servers import RedisServer, wait_until
+from tests.servers import RedisServer, free_port, wait_until
 
 channel = b"turn/realm/north/user/ann/allocation/001000000000000001/traffic"
 
@@ -177,6 +177,25 @@ class Publisher:
     def await_more(self, count: int) -> None:
         wanted = len(self.sent) + count
         wait_until(lambda: len(self.sent) >= wanted)
+
+
+class TlsRedisServer(RedisServer):
+    """Debian's Redis with a TLS port too, and a certificate for 127.0.0.1 that signs itself."""
+
+    def start(self) -> None:
+        certificate, key = self.home / "certificate.pem", self.home / "key.pem"
+        what = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        whose = ["-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+        subprocess.run(
+            ["openssl", "req", *what, *whose, "-keyout", key, "-out", certificate],
+            check=True,
+            capture_output=True,
+        )
+        port = str(free_port())
+        self.options |= {"tls-port": port, "tls-auth-clients": "no"}
+        self.options |= {"tls-cert-file": str(certificate), "tls-key-file": str(key)}
+        self.tls_url = f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}"
+        super().start()
 
 
 class Proxy:

@@ -1,10 +1,12 @@
 """The servers that capture is proved on: the wheel's Valkey; where installed, Debian's Redis."""
 
 import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
 
+from tests.capture.collecting import TlsRedisServer
 from tests.servers import RedisServer, ValkeyServer
 
 # In CI Redis must be there: RedisServer fails when it is not.
@@ -24,3 +26,20 @@ def valkey() -> Iterator[ValkeyServer]:
     """For rules that do not depend on the server's kind."""
     with ValkeyServer() as running:
         yield running
+
+
+@pytest.fixture
+def tls_redis() -> Iterator[TlsRedisServer]:
+    """Debian's Redis over TLS, which the wheel's Valkey is built without."""
+    with TlsRedisServer() as running:
+        yield running
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, and say so, what needs TLS on a machine that has no server for it; never in CI."""
+    if os.environ.get("CI") or (RedisServer.is_installed() and shutil.which("openssl")):
+        return
+    left_out = [item for item in items if "tls_redis" in getattr(item, "fixturenames", ())]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)

@@ -22,6 +22,7 @@ from tests.capture.collecting import (
     CollectorProcess,
     Proxy,
     Publisher,
+    TlsRedisServer,
     assert_honest,
     await_subscribed,
     channel,
@@ -96,6 +97,15 @@ def test_a_tick_proves_everything_published_before_it(server: RedisServer, tmp_p
             sent = dict(publisher.sent)
             due = {n for n, (_, after) in sent.items() if n >= first and after < captured_until}
             assert due <= numbers
+
+
+def test_a_tick_is_the_time_when_its_ping_was_sent(valkey: ValkeyServer, tmp_path: Path) -> None:
+    source = Subscriber(valkey.url, queue_bytes=1 << 20, clock=wall_clock, tick_seconds=0.05)
+    with Spool.open(tmp_path / "s", "test") as spool, source.attach(spool.state()) as stream:
+        pings = stream._receiver._pings
+        wait_until(lambda: len(pings) >= 3)
+        sent = [ping.sent_at for ping in list(pings)]
+        assert next(stream.batches(threading.Event())).captured_until in sent
 
 
 def test_a_message_is_on_disk_soon_also_between_ticks(valkey: ValkeyServer, tmp_path: Path) -> None:
@@ -406,6 +416,26 @@ def test_a_unix_socket_will_do(tmp_path: Path) -> None:
         publish(server, b"1")
         collecting.await_tick()
         assert [row.payload for row in stored(collecting.spool)] == [b"1"]
+
+
+def test_over_tls_a_burst_comes_whole(tls_redis: TlsRedisServer, tmp_path: Path) -> None:
+    with Collecting(tls_redis.tls_url, tmp_path) as collecting:
+        collecting.await_attached(tls_redis)
+        publish(tls_redis, *[b"%d" % number for number in range(20_000)])
+        collecting.await_tick()
+        numbers = [int(row.payload) for row in stored(collecting.spool)]
+        assert numbers == list(range(20_000))
+        kill_subscribers(tls_redis)
+        assert collecting.await_gap(1).cause == "disconnected"
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused_with_advice(
+    tls_redis: TlsRedisServer, tmp_path: Path
+) -> None:
+    url = tls_redis.tls_url.partition("?")[0]
+    with capture_logs() as logs, Collecting(url, tmp_path):
+        wait_until(lambda: any(entry["log_level"] == "error" for entry in logs))
+    assert "TLS" in next(e for e in logs if e["log_level"] == "error")["advice"]
 
 
 def settings(data_dir: Path, **more: object) -> Settings:
