@@ -32,7 +32,8 @@ def tie_to_parent(ending: signal.Signals) -> Callable[[], None]:
     """What a child runs before its program: the kernel sends it ``ending`` when its parent ends.
 
     However the parent ends, on Linux; elsewhere nothing is tied. The parent is the *thread* that
-    starts the child: start it from one that lives as long as the child should.
+    starts the child: start it from one that lives as long as the child should. A change of user
+    clears the setting, so it must run after that, as :mod:`subprocess` does.
     """
     parent = os.getpid()
 

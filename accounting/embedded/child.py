@@ -4,14 +4,12 @@ Owns the rules that both servers share: whose user they run as, what they may se
 environment, one owner for a directory, how they end. Must know nothing of either server.
 """
 
-import ctypes
 import errno
 import fcntl
 import os
 import pwd
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,17 +19,15 @@ from typing import IO, Final, NamedTuple
 import structlog
 
 from accounting.errors import ServerError
+from accounting.processes import tie_to_parent
 
 log = structlog.get_logger()
 
-PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 POLL_SECONDS: Final = 0.02
 LOG_TAIL_LINES: Final = 15
 # The servers see nothing of our environment: it may hold passwords, and PG* variables would steer
 # the clients among their programs.
 ENVIRONMENT: Final[Mapping[str, str]] = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
-
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class Account:
@@ -110,15 +106,6 @@ def spawn(
     On Linux the kernel sends it `end_with_us` when the thread that called this ends, however it
     ends: call it from a thread that lives as long as the server should (the main thread).
     """
-    parent = os.getpid()
-
-    def tie_to_parent() -> None:
-        # Runs in the child after the change of user: that change would clear the setting.
-        if _libc is not None:
-            _libc.prctl(PR_SET_PDEATHSIG, int(end_with_us), 0, 0, 0)
-            if os.getppid() != parent:  # the parent ended before the setting held
-                os._exit(1)
-
     who = Identity.of(account)
     return subprocess.Popen(
         [os.fspath(part) for part in command],
@@ -127,7 +114,7 @@ def spawn(
         stderr=subprocess.STDOUT,
         env=dict(ENVIRONMENT),
         process_group=0,
-        preexec_fn=tie_to_parent,  # noqa: PLW1509  # one system call, no lock taken
+        preexec_fn=tie_to_parent(end_with_us),  # noqa: PLW1509  # one system call, no lock
         user=who.user,
         group=who.group,
         extra_groups=who.extra_groups,
