@@ -61,11 +61,18 @@ class Calendar:
     """
 
     def __init__(self, zones: Sequence[tuple[int, str]]) -> None:
-        """``zones``: (holds from, name of the zone), rising; the first holds from BEGINNING."""
+        """``zones``: (holds from, name of the zone), rising; the first holds from BEGINNING.
+
+        A zone that follows itself goes on: no border stands there.
+        """
         if not zones or zones[0][0] != BEGINNING:
             raise ValueError("the first time zone of a calendar holds from the beginning")
-        self._starts = [start for start, _ in zones]
-        self._names = [name for _, name in zones]
+        self._starts: list[int] = []
+        self._names: list[str] = []
+        for start, name in zones:
+            if not self._names or name != self._names[-1]:
+                self._starts.append(start)
+                self._names.append(name)
         self._hour = Bucket(starts_at=0, ends_at=0, time_zone="")
 
     def hour(self, time: int) -> Bucket:

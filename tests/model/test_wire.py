@@ -1,0 +1,145 @@
+"""coturn's lines with what they say, and anything else with one error.
+
+`lines.txt` holds channel, payload and the expected event or reason, a line each.
+"""
+
+import ast
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from accounting.model.wire import (
+    MAX_COUNTER,
+    MAX_LIFETIME_SECONDS,
+    Event,
+    Kind,
+    Side,
+    WireError,
+    parse,
+)
+
+TEXT: Final = re.sub(r"(?m)^#.*\n", "", (Path(__file__).parent / "lines.txt").read_text())
+LINES: Final = [paragraph.splitlines() for paragraph in re.split(r"\n{2,}", TEXT.strip())]
+ID: Final = b"000000000000000007"
+TRAFFIC: Final = {
+    b"traffic": (Kind.INTERIM, Side.CLIENT),
+    b"traffic/peer": (Kind.INTERIM, Side.PEER),
+    b"total_traffic": (Kind.TOTAL, Side.CLIENT),
+    b"total_traffic/peer": (Kind.TOTAL, Side.PEER),
+}
+COUNTS: Final = st.tuples(*[st.integers(0, MAX_COUNTER)] * 4)
+REALMS: Final = st.binary(max_size=127).filter(lambda realm: b"/user/" not in realm)
+USERS: Final = st.one_of(
+    st.binary(max_size=512),
+    st.lists(
+        st.sampled_from([b"/", b"user", b"allocation", ID, b"status", b"turn/user/", b"traffic"])
+    ).map(b"".join),
+)
+
+
+def unescaped(line: str) -> bytes:
+    raw: bytes = ast.literal_eval(f'b"{line}"')
+    return raw
+
+
+def told(line: str) -> Event:
+    """An event as the table spells it."""
+    kind, _, rest = line.partition(" ")
+    fields = dict(re.findall(r"(\w+)=(b\"(?:[^\"\\]|\\.)*\"|'[^']*'|\w+)", rest))
+    side = {"client": Side.CLIENT, "peer": Side.PEER, None: None}[fields.pop("side", None)]
+    values = {name: ast.literal_eval(value) for name, value in fields.items()}
+    return Event(kind=Kind[kind], side=side, **values)
+
+
+@pytest.mark.parametrize(("channel", "payload", "outcome"), LINES)
+def test_a_line_says_what_the_table_says(channel: str, payload: str, outcome: str) -> None:
+    if outcome.startswith("refused: "):
+        with pytest.raises(WireError, match=f"^{re.escape(outcome[9:])}$"):
+            parse(unescaped(channel), unescaped(payload))
+    else:
+        assert parse(unescaped(channel), unescaped(payload)) == told(outcome)
+
+
+PIECES: Final = st.lists(
+    st.one_of(
+        st.binary(max_size=6),
+        st.sampled_from(
+            [
+                b"turn/",
+                b"realm/",
+                b"/user/",
+                b"user/",
+                b"/allocation/",
+                ID,
+                b"/status",
+                b"/traffic",
+                b"/total_traffic/peer",
+                b"new",
+                b"refreshed",
+                b" lifetime=",
+                b", type=",
+                b", local=",
+                b", remote=",
+                b"rcvp=",
+                b", rcvb=",
+                b", sentp=",
+                b", sentb=",
+                b"9" * 20,
+                b"deleted",
+            ]
+        ),
+    )
+).map(b"".join)
+CHANNELS: Final = st.one_of(
+    PIECES,
+    st.sampled_from([b"status", *TRAFFIC]).map(
+        lambda end: b"turn/user/a/allocation/%b/" % ID + end
+    ),
+)
+
+
+@given(CHANNELS, PIECES)
+@example(b"", b"")
+@example(b"turn/realm/" + b"/user/" * 2000, b"")
+@example(b"turn/user/a/allocation/%b/status" % ID, b"new lifetime=1, type=\x7f, local=, remote=")
+def test_any_bytes_parse_or_raise_one_error(channel: bytes, payload: bytes) -> None:
+    try:
+        event = parse(channel, payload)
+    except WireError:
+        return
+    assert all(0 <= count <= MAX_COUNTER for count in event[-4:])
+    assert 0 <= event.allocation_id < 10**18
+    assert 0 <= (event.lifetime or 0) <= MAX_LIFETIME_SECONDS
+
+
+@given(REALMS, USERS, st.integers(0, 10**18 - 1), st.sampled_from(list(TRAFFIC)), COUNTS)
+def test_what_coturn_writes_of_traffic_is_read_back(
+    realm: bytes, user: bytes, allocation: int, suffix: bytes, counts: tuple[int, int, int, int]
+) -> None:
+    prefix = b"turn/realm/%b" % realm if realm else b"turn"
+    channel = b"%b/user/%b/allocation/%018d/%b" % (prefix, user, allocation, suffix)
+    kind, side = TRAFFIC[suffix]
+    event = parse(channel, b"rcvp=%d, rcvb=%d, sentp=%d, sentb=%d" % counts)
+    assert event == Event(realm, user, allocation, kind, side, None, None, None, None, *counts)
+
+
+@given(REALMS, USERS, st.booleans(), st.integers(0, MAX_LIFETIME_SECONDS), st.booleans())
+def test_what_coturn_writes_of_a_status_is_read_back(
+    realm: bytes, user: bytes, new: bool, lifetime: int, addresses: bool
+) -> None:
+    """With addresses since 4.6.0, without them before."""
+    prefix = b"turn/realm/%b" % realm if realm else b"turn"
+    channel = b"%b/user/%b/allocation/%b/status" % (prefix, user, ID)
+    payload = b"%b lifetime=%d" % (b"new" if new else b"refreshed", lifetime)
+    kind = Kind.NEW if new else Kind.REFRESHED
+    said = Event(realm, user, 7, kind, lifetime=lifetime)
+    if addresses:
+        payload += b", type=TCP, local=192.0.2.1:3478, remote=198.51.100.7:5, ssl=NONE, cipher=NONE"
+        said = said._replace(
+            transport="TCP", server_address="192.0.2.1:3478", client_address="198.51.100.7:5"
+        )
+    assert parse(channel, payload) == said
