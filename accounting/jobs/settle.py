@@ -7,6 +7,7 @@ the same.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from heapq import merge
 from itertools import chain
 from typing import Final
 
@@ -14,7 +15,7 @@ from sqlalchemy import Connection, Engine
 
 from accounting.model import lives
 from accounting.model.buckets import END, Calendar, Level
-from accounting.model.lives import Life, Report, Standing, Track
+from accounting.model.lives import Life, Report, Sighting, Standing, Track
 from accounting.model.realms import RealmRules
 from accounting.store import rollups, settling, sources
 from accounting.store.database import lost_connections
@@ -61,12 +62,17 @@ def _settle_some(engine: Engine, source_id: int, limit: int) -> int:
             limit=limit,
         )
         reached = mark.epoch, mark.position
-        until = loaded.loaded_until
         if reports:
             reached = reports[-1].epoch, reports[-1].position
-            _take(connection, source_id, reports)
-        if len(reports) == limit:
-            until = reports[-1].received_at
+        drained = len(reports) < limit
+        sightings = settling.read_sightings(
+            connection,
+            source_id,
+            after=mark.sighted,
+            upto=(loaded.epoch, loaded.position) if drained else reached,
+        )
+        if reports or sightings:
+            _take(connection, source_id, reports, sightings)
         moved = sources.settled(
             connection,
             mark,
@@ -75,18 +81,21 @@ def _settle_some(engine: Engine, source_id: int, limit: int) -> int:
                 epoch=reached[0],
                 position=reached[1],
                 received_at=reports[-1].received_at if reports else mark.received_at,
-                until=until,
+                until=loaded.loaded_until if drained else reports[-1].received_at,
+                sighted=sightings[-1][:3] if sightings else mark.sighted,
             ),
         )
         assert moved, "the lock of settling does not hold"
         return len(reports)
 
 
-def _take(connection: Connection, source_id: int, reports: list[Report]) -> None:
+def _take(
+    connection: Connection, source_id: int, reports: list[Report], sightings: list[Sighting]
+) -> None:
     rules = all_rules(connection)
     tracks: defaultdict[Key, Track] = defaultdict(Track)
-    keys = {_key(source_id, report) for report in reports}
-    since = reports[0].received_at
+    keys = {_key(source_id, one) for one in chain[Report | Sighting](reports, sightings)}
+    since = reports[0].received_at if reports else sightings[0].began_at
     for key, life in settling.fetch_lives(connection, keys):
         if life.standing is Standing.LIMBO:
             tracks[key].limbo = life
@@ -98,22 +107,29 @@ def _take(connection: Connection, source_id: int, reports: list[Report]) -> None
         for from_at, to_at in sources.gap_spans(connection, source_id, since)
     ]
     graces = {realm_id: _Graces(rule) for realm_id, rule in rules.items()}
-    for report in reports:
-        track = tracks[_key(source_id, report)]
-        began = report.received_at if track.current is None else track.current.started_at
-        lives.settle(
-            track,
-            report,
-            source_id=source_id,
-            grace=graces[report.realm_id].at(began),
-            gaps=gaps,
-        )
+    for one in _in_order(reports, sightings):
+        track = tracks[_key(source_id, one)]
+        grace = graces[one.realm_id]
+        if isinstance(one, Sighting):
+            began = one.seen_at if track.current is None else track.current.started_at
+            lives.sight(track, one, grace=grace.at(began))
+        else:
+            began = one.received_at if track.current is None else track.current.started_at
+            lives.settle(track, one, source_id=source_id, grace=grace.at(began), gaps=gaps)
     _write(
         connection,
         rules,
         [(key, life) for key, track in tracks.items() for life in track.touched],
         [(absorbed, track.current) for track in tracks.values() for absorbed in track.absorbed],
     )
+
+
+def _in_order(reports: list[Report], sightings: list[Sighting]) -> Iterable[Report | Sighting]:
+    """A sighting comes after the report at its position and before the next."""
+    if not sightings:
+        return reports
+    both: tuple[Iterable[Report | Sighting], ...] = reports, sightings
+    return merge(*both, key=lambda one: (one.epoch, one.position))
 
 
 def _expire_some(engine: Engine, source_id: int, limit: int) -> int:
@@ -228,5 +244,5 @@ def _microseconds(seconds: int) -> int:
     return seconds * lives.SECOND
 
 
-def _key(source_id: int, report: Report) -> Key:
+def _key(source_id: int, report: Report | Sighting) -> Key:
     return Key(source_id, report.database, report.username_key, report.allocation_id)

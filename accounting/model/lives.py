@@ -70,6 +70,25 @@ class Report(NamedTuple):
     sent_bytes: int
 
 
+class Sighting(NamedTuple):
+    """A status key found in Redis by a scan, placed after the report at ``position``.
+
+    The scan began at ``began_at`` and saw the key at ``seen_at``, untouched for ``idle_seconds``.
+    """
+
+    epoch: int
+    position: int
+    sighting: int
+    database: int
+    realm_id: int
+    username_key: bytes
+    user_key: bytes
+    allocation_id: int
+    began_at: int
+    seen_at: int
+    idle_seconds: int
+
+
 class Entry(NamedTuple):
     """Usage that stands at one moment: a report's, or the correction that a total brings."""
 
@@ -210,6 +229,41 @@ def settle(
     if life.end_cause is EndCause.DELETED and life._complete:
         life.standing = Standing.PAST
         track.current = None
+
+
+def sight(track: Track, sighting: Sighting, *, grace: int) -> bool:
+    """Let a key that a scan found speak for the life that its key last had, if it can.
+
+    coturn sets the key at every status and deletes it at the end, so it vouches for a life of
+    which no status was heard, and keeps one alive whose refreshes were lost. It opens nothing, and
+    says nothing when the life was heard of since the scan began, or when the key is older than any
+    lifetime: a server that crashed leaves its keys behind (COTURN, 3). True when it counted.
+    """
+    life = track.current
+    set_at = sighting.seen_at - sighting.idle_seconds * SECOND
+    if (
+        life is None
+        or life.end_cause is EndCause.DELETED
+        or life._totalled
+        or life.last_seen_at >= sighting.began_at
+        or sighting.seen_at - set_at > ASSUMED_LIFETIME + grace
+    ):
+        return False
+    refreshed = set_at > life.last_seen_at
+    if expire(life, sighting.seen_at, grace) and life.standing is Standing.PAST:
+        track.current = None
+        _touch(track, life)
+        return False
+    if life.end_cause is EndCause.EXPIRED:
+        if not refreshed:
+            return False
+        _reopen(track, life)
+    _touch(track, life)
+    life.vouched = True
+    if refreshed:
+        life.last_seen_at = set_at
+        life.expires_at = max(life.expires_at, set_at + ASSUMED_LIFETIME)
+    return True
 
 
 def expire(life: Life, now: int, grace: int) -> bool:

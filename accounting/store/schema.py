@@ -60,6 +60,8 @@ sources = Table(
     Column("loaded_until", _time),
     Column("last_received_at", _time),
     Column("retired_at", _time),
+    Column("replication_id", Text),
+    Column("stream_database", Integer),
     UniqueConstraint("source", name="source_is_unique"),
 )
 
@@ -71,6 +73,36 @@ settling = Table(
     Column("position", BigInteger, nullable=False, server_default=text("0")),
     Column("received_at", _time),
     Column("until", _time),
+    Column("sighted_epoch", Integer, nullable=False, server_default=text("0")),
+    Column("sighted_position", BigInteger, nullable=False, server_default=text("0")),
+    Column("sighted", BigInteger, nullable=False, server_default=text("0")),
+)
+
+source_leases = Table(
+    "source_leases",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("holder", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("renewed_at", _time, nullable=False),
+    Column("expires_at", _time, nullable=False),
+)
+
+key_sightings = Table(
+    "key_sightings",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("sighting", BigInteger, primary_key=True, autoincrement=False),
+    Column("database", Integer, nullable=False),
+    Column("realm_id", Integer, nullable=False),
+    Column("username_key", Uuid, nullable=False),
+    Column("user_key", Uuid, primary_key=True),
+    Column("allocation_id", BigInteger, nullable=False),
+    Column("began_at", _time, nullable=False),
+    Column("seen_at", _time, nullable=False),
+    Column("idle_seconds", Integer, nullable=False),
 )
 
 epochs = Table(
@@ -95,6 +127,7 @@ capture_gaps = Table(
     Column("to_at", _time),
     Column("cause", Text, nullable=False),
     Column("detail", Text, nullable=False, server_default=text("''")),
+    Column("outcome", Text, nullable=False, server_default=text("''")),
     UniqueConstraint("source_id", "token", "gap", name="gap_is_recorded_once"),
 )
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from accounting.model.buckets import moment
 from accounting.model.counters import COUNTERS
-from accounting.model.lives import EndCause, Life, Report, Standing, Stored
+from accounting.model.lives import EndCause, Life, Report, Sighting, Standing, Stored
 from accounting.store.binary import binary_cursor, copy_rows
 from accounting.store.database import driver_statement, psycopg_connection, statement
 
@@ -112,6 +112,29 @@ def read_reports(
             },
         )
         return [Report._make(row) for row in cursor]
+
+
+def read_sightings(
+    connection: Connection,
+    source_id: int,
+    *,
+    after: tuple[int, int, int],
+    upto: tuple[int, int],
+) -> list[Sighting]:
+    """The key sightings after one, up to a position of the reports, in order."""
+    with _cursor(connection) as cursor:
+        cursor.execute(
+            driver_statement("read_sightings"),
+            {
+                "source_id": source_id,
+                "epoch": after[0],
+                "position": after[1],
+                "sighting": after[2],
+                "upto_epoch": upto[0],
+                "upto_position": upto[1],
+            },
+        )
+        return [Sighting._make(row) for row in cursor]
 
 
 def fetch_lives(connection: Connection, keys: Iterable[Key]) -> Iterator[tuple[Key, Life]]:

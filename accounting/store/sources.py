@@ -29,6 +29,7 @@ class Watermark:
     """How far settling has come: everything up to that position is in the sessions.
 
     ``received_at``: of the last report settled. ``until``: all received before it is settled.
+    ``sighted``: (epoch, position, number) of the last key sighting taken in.
     """
 
     source_id: int
@@ -36,6 +37,7 @@ class Watermark:
     position: int
     received_at: int | None
     until: int | None
+    sighted: tuple[int, int, int] = (0, 0, 0)
 
 
 def _time(value: datetime | None) -> int | None:
@@ -59,11 +61,12 @@ def _source(row: Any) -> SourceRow:
 
 
 def open_source(connection: Connection, name: str, mode: str) -> SourceRow:
-    """The row of a source, made if nobody knew it."""
-    known = connection.execute(select(sources).where(sources.c.source == name)).one_or_none()
+    """The row of a source, made if nobody knew it, and locked: its loaders come one by one."""
+    query = select(sources).where(sources.c.source == name).with_for_update()
+    known = connection.execute(query).one_or_none()
     if known is None:
         connection.execute(insert(sources).values(source=name, mode=mode).on_conflict_do_nothing())
-        known = connection.execute(select(sources).where(sources.c.source == name)).one()
+        known = connection.execute(query).one()
     return _source(known)
 
 
@@ -89,6 +92,7 @@ def watermark(connection: Connection, source_id: int) -> Watermark:
         position=row.position,
         received_at=_time(row.received_at),
         until=_time(row.until),
+        sighted=(row.sighted_epoch, row.sighted_position, row.sighted),
     )
 
 
@@ -163,6 +167,9 @@ def settled(connection: Connection, expected: Watermark, reached: Watermark) -> 
             position=reached.position,
             received_at=_moment(reached.received_at),
             until=func.greatest(settling.c.until, _moment(reached.until)),
+            sighted_epoch=reached.sighted[0],
+            sighted_position=reached.sighted[1],
+            sighted=reached.sighted[2],
         )
     )
     return moved.rowcount == 1

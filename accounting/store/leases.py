@@ -1,0 +1,55 @@
+"""Leases: which collector may load a source now. By the database's clock, renewed while it works.
+
+A lease decides who works, never what counts: that is the guard on the position's business.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from accounting.store.schema import source_leases
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Who holds a source: ``holder`` is the id of a spool, ``host`` the name of its machine."""
+
+    holder: str
+    host: str
+
+
+def take(
+    connection: Connection, source_id: int, *, holder: str, host: str, seconds: float
+) -> Lease | None:
+    """Take or renew the lease of a source for so long; None when it is ours, else whose it is."""
+    now = func.clock_timestamp()
+    expires_at = now + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    values = {"holder": holder, "host": host, "renewed_at": now, "expires_at": expires_at}
+    taken = connection.execute(
+        insert(source_leases)
+        .values(source_id=source_id, **values)
+        .on_conflict_do_update(
+            constraint="source_leases_pkey",
+            set_=values,
+            where=(source_leases.c.holder == holder) | (source_leases.c.expires_at < now),
+        )
+        .returning(source_leases.c.holder)
+    ).first()
+    if taken is not None:
+        return None
+    row = connection.execute(
+        select(source_leases.c.holder, source_leases.c.host).where(
+            source_leases.c.source_id == source_id
+        )
+    ).one()
+    return Lease(holder=row.holder, host=row.host)
+
+
+def release(connection: Connection, source_id: int, holder: str) -> None:
+    """Give a lease back, so that another collector need not wait until it expires."""
+    connection.execute(
+        source_leases.delete().where(
+            source_leases.c.source_id == source_id, source_leases.c.holder == holder
+        )
+    )
