@@ -4,29 +4,50 @@ Data goes to standard output, everything else to standard error. Exit: 0 done, 1
 a difference was found, 2 wrong use or configuration, 3 not yet.
 """
 
+import difflib
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, date, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import typer
 
 from accounting import demo as demonstration
 from accounting import service
 from accounting.config import Settings, load_settings, variable
-from accounting.errors import AccountingError, ConfigurationError, NotYet, UsageError
-from accounting.jobs.realms import list_rules, set_rule
+from accounting.errors import (
+    AccountingError,
+    ConfigurationError,
+    NotAllowed,
+    NotYet,
+    UsageError,
+)
+from accounting.jobs.realms import list_rules, realm_names, set_rule
 from accounting.jobs.registry import JOBS
 from accounting.jobs.sources import retire_source
 from accounting.logs import configure_logging
 from accounting.model.identity import UsernameRule
+from accounting.model.text import as_text
 from accounting.processes import stop_on_signals
 from accounting.simulation import simulate_command
 from accounting.store import migrations, reporting
 from accounting.store.database import lost_connections
-from accounting.terminal import warn, write_json, write_table
+from accounting.terminal import (
+    flush_output,
+    prepare_output,
+    warn,
+    write,
+    write_json,
+    write_table,
+)
+
+WrongUse: type[BaseException] | None = typer.BadParameter.__base__
+"""What the command-line library raises for wrong use; it exports this class under no name."""
+LARGEST_INTEGER = 2**31 - 1
 
 app = typer.Typer(
     name="turn-accounting",
@@ -43,8 +64,19 @@ for name, group in (("db", db), ("job", job), ("realm", realm), ("source", sourc
     app.add_typer(group, name=name)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
-Realm = Annotated[str | None, typer.Option("--realm", help="Only this realm.")]
-User = Annotated[str | None, typer.Option("--user", help="Only this user_id.")]
+
+
+def _text(value: str) -> str:
+    """An argument in the spelling of the views, also where its bytes are no valid UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return as_text(os.fsencode(value))
+    return value
+
+
+Realm = Annotated[str | None, typer.Option("--realm", parser=_text, help="Only this realm.")]
+User = Annotated[str | None, typer.Option("--user", parser=_text, help="Only this user_id.")]
 Since = Annotated[
     str | None, typer.Option("--since", "--from", help="From this time on, ISO 8601.")
 ]
@@ -53,8 +85,14 @@ Until = Annotated[str | None, typer.Option("--until", "--to", help="Before this 
 
 def main() -> None:
     """Run the command line; errors of ours end in one line and their exit code."""
+    assert WrongUse is not None
+    prepare_output()
     try:
-        app()
+        code = app(prog_name="turn-accounting", standalone_mode=False)
+        flush_output()
+    except WrongUse as error:
+        warn(_in_one_line(error))
+        sys.exit(2)
     except (ConfigurationError, UsageError) as error:
         warn(str(error))
         sys.exit(2)
@@ -64,6 +102,15 @@ def main() -> None:
     except AccountingError as error:
         warn(str(error))
         sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _in_one_line(error: Any) -> str:
+    command = "turn-accounting" if error.ctx is None else error.ctx.command_path
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return f"no command is given: see `{command} --help`"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return f"{message}: see `{command} --help`"
 
 
 def _settings(**arguments: object) -> Settings:
@@ -80,8 +127,8 @@ def up() -> None:
 
 def _announce(line: str) -> None:
     warn("running; put this line into turnserver.conf and restart coturn:")
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    write(f"{line}\n")
+    flush_output()
 
 
 @app.command()
@@ -121,7 +168,7 @@ def demo(
     ),
 ) -> None:
     """See it work: servers, a simulated fleet, the books."""
-    sys.exit(demonstration.run(directory))
+    raise typer.Exit(demonstration.run(directory))
 
 
 @app.command(hidden=True)
@@ -130,7 +177,7 @@ def health() -> None:
     troubles = service.health(_settings())
     for trouble in troubles:
         warn(trouble)
-    sys.exit(1 if troubles else 0)
+    raise typer.Exit(1 if troubles else 0)
 
 
 @app.command()
@@ -149,7 +196,7 @@ def config(as_json: Json = False) -> None:
 def upgrade() -> None:
     """Bring the database to this version's schema."""
     with service.database(_settings()) as engine:
-        sys.stdout.write(f"{migrations.upgrade(engine)}\n")
+        write(f"{migrations.upgrade(engine)}\n")
 
 
 @db.command()
@@ -158,10 +205,10 @@ def current() -> None:
     settings = _settings()
     with service.database(settings) as engine:
         found = migrations.current(engine)
-    sys.stdout.write(f"{found or 'none'}\n")
+    write(f"{found or 'none'}\n")
     if found != migrations.head():
         warn(f"this version needs {migrations.head()}: run `turn-accounting db upgrade`")
-        sys.exit(1)
+        raise typer.Exit(1)
 
 
 @job.command("run")
@@ -180,12 +227,15 @@ def run_job(
 
 @realm.command("list")
 def realm_list(
-    name: Annotated[str | None, typer.Argument(help="Only this realm.")] = None,
+    name: Annotated[str | None, typer.Argument(parser=_text, help="Only this realm.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the rules of realms, each with the day from which it holds."""
+    """List the rules of realms, each with the time from which it holds."""
     with service.database(_settings(), service.WRITER) as engine:
+        migrations.require_head(engine)
         rows = list(list_rules(engine, name))
+        if name is not None and not rows:
+            raise _unknown("realm", name, realm_names(engine))
     columns = {
         "realm": "realm",
         "holds_from": "from",
@@ -200,7 +250,9 @@ def realm_list(
 
 @realm.command("set")
 def realm_set(
-    name: Annotated[str, typer.Argument(help="The realm; '' for the one without a name.")],
+    name: Annotated[
+        str, typer.Argument(parser=_text, help="The realm; '' for the one without a name.")
+    ],
     time_zone: Annotated[
         str | None, typer.Option("--time-zone", "--timezone", help="Such as Europe/Berlin.")
     ] = None,
@@ -211,7 +263,11 @@ def realm_set(
     grace: Annotated[
         int | None,
         typer.Option(
-            "--grace-seconds", "--grace", min=0, help="Seconds past its lifetime until expiry."
+            "--grace-seconds",
+            "--grace",
+            min=0,
+            max=LARGEST_INTEGER,
+            help="Seconds past its lifetime until expiry.",
         ),
     ] = None,
     username_rule: Annotated[
@@ -219,7 +275,8 @@ def realm_set(
         typer.Option("--username-rule", help="How usernames name users; rest: TURN REST."),
     ] = None,
     separator: Annotated[
-        str | None, typer.Option("--separator", help="Between time and user; ':' in coturn.")
+        str | None,
+        typer.Option("--separator", help="Between time and user; ':' in coturn."),
     ] = None,
     holds_from: Annotated[
         str | None,
@@ -230,8 +287,8 @@ def realm_set(
     settings = _settings()
     if time_zone is not None:
         _check_zone(time_zone)
-    if separator == "":
-        raise UsageError("--separator is empty: expected at least one character")
+    if separator is not None and not (separator and separator.isprintable()):
+        raise UsageError(f"--separator {separator!r}: expected printable characters, such as ':'")
     changes = {
         field: value
         for field, value in {
@@ -255,10 +312,10 @@ def realm_set(
             holds_from=None if holds_from is None else _day(holds_from),
             now=datetime.now(UTC),
         )
-        rows = list(list_rules(engine, name))
+        rows = [_in_zone(row) for row in list_rules(engine, name)]
     for row in rows:
         since = row["holds_from"]
-        warn(f"realm {name!r}: {row['time_zone']} from {since or 'the beginning'}")
+        warn(f"realm '{name}': {row['time_zone']} from {since or 'the beginning'}")
 
 
 @source.command("list")
@@ -278,9 +335,12 @@ def source_list(as_json: Json = False) -> None:
 
 
 @source.command("retire")
-def source_retire(name: Annotated[str, typer.Argument(help="The source.")]) -> None:
+def source_retire(
+    name: Annotated[str, typer.Argument(parser=_text, help="The source.")],
+) -> None:
     """Declare a source gone for good: no period waits for it any more."""
     with service.database(_settings(), service.WRITER) as engine:
+        migrations.require_head(engine)
         retire_source(engine, name)
     warn(f"source {name!r} is retired")
 
@@ -292,14 +352,23 @@ def sessions(
     since: Since = None,
     until: Until = None,
     live: Annotated[bool, typer.Option("--live", help="Only those that live.")] = False,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="So many at most.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            min=1,
+            max=LARGEST_INTEGER,
+            help="So many at most; without --json 100 unless told.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List sessions, newest first. Times without a zone are UTC."""
+    """List the sessions that lived in a span of time, newest first; times are UTC unless told."""
+    begin, end = _span(since, until)
     if limit is None and not as_json:
         limit = 100
     query = reporting.sessions(
-        realm=realm, user=user, since=_time(since), until=_time(until), live=live, limit=limit
+        realm=realm, user=user, since=begin, until=end, live=live, limit=limit
     )
     columns = {
         "realm": "realm",
@@ -316,7 +385,7 @@ def sessions(
         "estimated": "estimated",
         "disputed": "disputed",
     }
-    _query(query, columns, as_json=as_json, empty="No sessions.")
+    _query(query, columns, as_json=as_json, empty="No sessions.", realm=realm)
 
 
 @app.command()
@@ -329,7 +398,8 @@ def usage(
     per: Annotated[str, typer.Option("--per", help="hour, day or month.")] = "month",
     as_json: Json = False,
 ) -> None:
-    """List usage per user or realm. Times without a zone are in the realm's."""
+    """List usage per user or realm; times without a zone are in the realm's."""
+    begin, end = _span(since, until)
     if by not in {"user", "realm"}:
         raise UsageError(f"--by {by!r}: expected user or realm")
     if per not in {"hour", "day", "month"}:
@@ -341,8 +411,8 @@ def usage(
         length="hour" if per == "hour" else "day" if per == "day" else "month",
         realm=realm,
         user=user,
-        since=_time(since),
-        until=_time(until),
+        since=begin,
+        until=end,
     )
     columns = {
         "starts_at": per,
@@ -358,20 +428,57 @@ def usage(
         "peak_sessions": "peak",
     }
     del columns["peak_sessions" if by == "user" else "user_id"]
-    _query(query, columns, as_json=as_json, empty="No usage.")
+    _query(query, columns, as_json=as_json, empty="No usage.", realm=realm)
 
 
-def _query(query: Any, columns: Mapping[str, str], *, as_json: bool, empty: str) -> None:
+def _query(
+    query: Any,
+    columns: Mapping[str, str],
+    *,
+    as_json: bool,
+    empty: str,
+    realm: str | None = None,
+) -> None:
+    """Write the rows of a query; with ``realm``, none at all may mean that it is a slip."""
+    settings = _settings()
     with (
-        service.database(_settings(), service.READER) as engine,
+        service.database(settings, service.READER) as engine,
         lost_connections(),
         engine.connect() as connection,
     ):
         rows = reporting.rows(connection, query)
-        if as_json:
-            write_json(rows)
-        else:
-            _write([_in_zone(row) for row in rows], columns, as_json=False, empty=empty)
+        first = next(rows, None)
+        if first is not None:
+            every = chain([first], rows)
+            if as_json:
+                write_json(every)
+            else:
+                _write([_in_zone(row) for row in every], columns, as_json=False)
+            return
+    if realm is not None:
+        _check_realm(settings, realm)
+    _write([], columns, as_json=as_json, empty=empty)
+
+
+def _check_realm(settings: Settings, name: str) -> None:
+    """Refuse a realm that nobody knows, as far as this user may see which are known."""
+    try:
+        with service.database(settings, service.WRITER) as engine:
+            known = realm_names(engine)
+    except NotAllowed:
+        return
+    if name not in known:
+        raise _unknown("realm", name, known)
+
+
+def _unknown(what: str, name: str, known: Collection[str]) -> UsageError:
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return UsageError(f"no {what} '{name}' is known: did you mean '{near[0]}'?")
+    some = sorted(known)[:5]
+    more = f" and {len(known) - len(some)} more" if len(known) > len(some) else ""
+    listed = ", ".join(f"'{one}'" for one in some) + more if some else "none yet"
+    return UsageError(f"no {what} '{name}' is known: known are {listed}")
 
 
 def _in_zone(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -398,6 +505,13 @@ def _write(
         write_table("", rows, columns, empty=empty)
 
 
+def _span(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
+    begin, end = _time(since), _time(until)
+    if begin and end and (begin.tzinfo is None) == (end.tzinfo is None) and begin >= end:
+        raise UsageError(f"--since {since} is not before --until {until}")
+    return begin, end
+
+
 def _time(value: str | None) -> datetime | None:
     if value is None:
         return None
@@ -409,15 +523,18 @@ def _time(value: str | None) -> datetime | None:
 
 def _day(value: str) -> date:
     try:
-        return date.fromisoformat(value)
+        day = date.fromisoformat(value)
     except ValueError:
         raise UsageError(f"{value!r} is no day: expected YYYY-MM-DD") from None
+    if not 1970 <= day.year < 9999:
+        raise UsageError(f"{value!r} is no day of an account: expected one since 1970")
+    return day
 
 
 def _check_zone(name: str) -> None:
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
+    if name not in available_timezones():
+        near = difflib.get_close_matches(name, available_timezones(), n=1)
         raise UsageError(
-            f"--time-zone {name!r} is not known: expected a name such as Europe/Berlin"
-        ) from None
+            f"--time-zone {name!r} is not known: "
+            f"expected a name such as {near[0] if near else 'Europe/Berlin'}"
+        )

@@ -13,6 +13,10 @@ class UsageError(AccountingError):
     """A command was used wrongly (an unknown realm, a bad date). Exit code 2."""
 
 
+class NotAllowed(ConfigurationError):
+    """The database refuses this user; the text says which role may do it. Exit code 2."""
+
+
 class NotYet(AccountingError):
     """What was asked for is not there yet but will be. Exit code 3."""
 

@@ -6,7 +6,7 @@ in its own process and has ``load`` as a part, so that parsing never keeps the r
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from typing import Final
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from accounting import embedded
 from accounting.capture.collector import run_collector
 from accounting.capture.spool import Spool, spool_path
 from accounting.config import Settings
-from accounting.errors import AccountingError
+from accounting.errors import AccountingError, ConnectionLost
 from accounting.jobs.load import Loader, run_loader
 from accounting.model.realms import RealmRule
 from accounting.processes import Part, watch
@@ -105,7 +105,9 @@ def up(settings: Settings, stop: threading.Event, announce: Callable[[str], None
             environment["ACCOUNTING_DATABASE_URL"] = server.url(WRITER)
         else:
             with database(settings) as engine:
-                migrations.upgrade(engine)
+                # Not when there is nothing to do: the writer role may not, and need not.
+                if migrations.current(engine) != migrations.head():
+                    migrations.upgrade(engine)
         if settings.redis_url is None:
             valkey = stack.enter_context(embedded.valkey(settings.data_dir, settings.valkey_port))
             environment["ACCOUNTING_REDIS_URL"] = valkey.url
@@ -170,6 +172,9 @@ def schedule(settings: Settings, stop: threading.Event) -> None:
         "partitions": PARTITION_INTERVAL_SECONDS,
     }
     with database(settings, WRITER) as engine:
+        # With the database away the jobs try again for ever; with the wrong one they never could.
+        with suppress(ConnectionLost):
+            migrations.require_head(engine)
         run_scheduler(engine, intervals, stop)
 
 

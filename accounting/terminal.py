@@ -1,27 +1,66 @@
-"""What people and programs see on standard output: tables for the one, JSON lines for the other.
+"""What people and programs see: tables and JSON lines on standard output, the rest beside it.
 
 Owns how values are spelled. Usernames are hostile: whatever reaches a terminal has its control
 characters made visible.
 """
 
+import io
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import IO, Any
+from typing import Any, Final, NoReturn
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len, set_cell_size
+
+from accounting.errors import AccountingError
+
+LONGEST_TEXT: Final = 48
+"""Columns that one text takes at the most; usernames have up to 512 bytes."""
+
+SHORTEST_TEXT: Final = 8
 
 
-def write_json(rows: Iterable[Mapping[str, Any]], out: IO[str] | None = None) -> None:
+def prepare_output() -> None:
+    """Let every character be written, whatever the locale: those it lacks are spelled out."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def write(text: str) -> None:
+    """Text on standard output. Ends the process quietly when its reader wants no more of it."""
+    try:
+        sys.stdout.write(text)
+    except OSError as error:
+        _output_failed(error)
+
+
+def flush_output() -> None:
+    """Hand over all that was written: a failure is ours to tell, not the interpreter's."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _output_failed(error)
+
+
+def _output_failed(error: OSError) -> NoReturn:
+    # What is left in the buffer goes nowhere, now and at exit.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    if isinstance(error, BrokenPipeError):
+        sys.exit(0)
+    raise AccountingError(f"can't write to standard output: {error.strerror}") from None
+
+
+def write_json(rows: Iterable[Mapping[str, Any]]) -> None:
     """One object a line. Times in ISO 8601, UTC; numbers exact, however large or fine."""
-    out = sys.stdout if out is None else out
     for row in rows:
         fields = (f"{json.dumps(name)}: {_json(value)}" for name, value in row.items())
-        out.write("{" + ", ".join(fields) + "}\n")
+        write("{" + ", ".join(fields) + "}\n")
 
 
 def _json(value: object) -> str:
@@ -34,7 +73,7 @@ def _json(value: object) -> str:
         case bytes() | memoryview():
             return json.dumps(bytes(value).hex())
         case None | bool() | int() | float() | str():
-            return json.dumps(value)
+            return json.dumps(value).replace("\x7f", "\\u007f")
         case _:
             return json.dumps(str(value))
 
@@ -42,29 +81,48 @@ def _json(value: object) -> str:
 def write_table(
     title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, empty: str
 ) -> None:
-    """A table on standard output. ``columns``: what to show, and under which heading."""
-    console = Console(file=sys.stdout, highlight=False)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, highlight=False, width=240)
+    """A table on standard output. ``columns``: what to show, and under which heading.
+
+    Numbers and times are never shortened; on a terminal texts are, as far as that makes it fit.
+    """
     if not rows:
-        console.print(Text(empty))
+        write(f"{empty}\n")
         return
-    table = Table(title=title or None, title_justify="left", pad_edge=False, box=None)
     numbers = {
         name
         for name in columns
         if any(isinstance(row[name], int | Decimal) and row[name] is not True for row in rows)
     }
-    for name, heading in columns.items():
-        table.add_column(
-            heading,
-            justify="right" if name in numbers else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-        )
-    for row in rows:
-        table.add_row(*(Text(visible(_cell(row[name]))) for name in columns))
-    console.print(table)
+    texts = [name for name in columns if any(isinstance(row[name], str) for row in rows)]
+    cells = [{name: visible(_cell(row[name])) for name in columns} for row in rows]
+    lines = [dict(columns), *cells]
+    widths = {name: max(cell_len(line[name]) for line in lines) for name in columns}
+    widths |= {name: min(widths[name], LONGEST_TEXT) for name in texts}
+    if sys.stdout.isatty():
+        _make_fit(widths, {name: max(SHORTEST_TEXT, len(columns[name])) for name in texts})
+    if title:
+        write(f"{title}\n")
+    for line in lines:
+        fields = (_field(line[name], widths[name], name in numbers) for name in columns)
+        write("  ".join(fields).rstrip() + "\n")
+
+
+def _make_fit(widths: dict[str, int], least: Mapping[str, int]) -> None:
+    """Take from the widest texts what the table has too much for this terminal."""
+    excess = sum(widths.values()) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
+    while excess > 0:
+        widest = max(least, key=lambda name: widths[name] - least[name], default=None)
+        if widest is None or widths[widest] <= least[widest]:
+            return
+        widths[widest] -= 1
+        excess -= 1
+
+
+def _field(text: str, width: int, is_number: bool) -> str:
+    space = width - cell_len(text)
+    if space < 0:
+        return set_cell_size(text, width - 1) + "\N{HORIZONTAL ELLIPSIS}"
+    return " " * space + text if is_number else text + " " * space
 
 
 def visible(text: str) -> str:
@@ -73,7 +131,7 @@ def visible(text: str) -> str:
 
 
 def _spelled(char: str) -> str:
-    return char.encode("unicode_escape").decode() if char != "\\" else char
+    return char.encode("unicode_escape").decode()
 
 
 def _cell(value: object) -> str:
@@ -87,12 +145,14 @@ def _cell(value: object) -> str:
         case Decimal():
             return f"{value:,.0f}" if value == value.to_integral_value() else f"{value:,.1f}"
         case datetime():
-            return value.strftime("%Y-%m-%d %H:%M:%S%z")[:-2]
+            # With the minutes of the offset only where there are some, as Postgres writes it.
+            return value.isoformat(" ", "seconds").removesuffix(":00" if value.tzinfo else "")
         case _:
             return str(value)
 
 
 def warn(message: str) -> None:
-    """One line on standard error."""
-    sys.stderr.write(f"turn-accounting: {message}\n")
+    """A message on standard error, its control characters spelled out."""
+    text = "\n".join(visible(line) for line in message.splitlines())
+    sys.stderr.write(f"turn-accounting: {text}\n")
     sys.stderr.flush()

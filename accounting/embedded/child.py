@@ -230,7 +230,7 @@ class Ownership:
         """The pid of the process that holds the lock now, or None (0 when it wrote none yet)."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from accounting.errors import UsageError
 from accounting.model.buckets import BEGINNING, microseconds, moment
 from accounting.model.realms import RealmRule
+from accounting.model.text import from_text
 from accounting.store import realms
 from accounting.store.database import lost_connections
 
@@ -29,11 +30,12 @@ def set_rule(
     Without a day: from the beginning for a realm without usage, else from the next midnight.
     ``changes``: fields of RealmRule. Raises UsageError for a day that is accounted already.
     """
-    name = realm.encode()
     with lost_connections(), engine.begin() as connection:
-        realm_id = realms.realm_ids(connection).get(name)
+        # By the name that the views show, which spells bytes that are no text.
+        known = {name: realm_id for realm_id, name in realms.names(connection).items()}
+        realm_id = known.get(realm)
         if realm_id is None:
-            realm_id = realms.add_realm(connection, name, default)
+            realm_id = realms.add_realm(connection, from_text(realm), default)
         rules = realms.all_rules(connection)[realm_id]
         used = realms.has_usage(connection, realm_id)
         start = BEGINNING
@@ -51,6 +53,12 @@ def set_rule(
         rule = replace(rules.at(start), **changes, holds_from=start)
         realms.put_rule(connection, realm_id, rule)
         return rule
+
+
+def realm_names(engine: Engine) -> set[str]:
+    """Every realm that was ever reported or set up, as the views spell it."""
+    with lost_connections(), engine.connect() as connection:
+        return set(realms.names(connection).values())
 
 
 def list_rules(engine: Engine, realm: str | None = None) -> Iterator[dict[str, Any]]:

@@ -11,5 +11,5 @@ def retire_source(engine: Engine, name: str) -> None:
     """Mark a source as gone. Raises UsageError for one that nobody knows."""
     with lost_connections(), engine.begin() as connection:
         if not sources.retire(connection, name):
-            known = ", ".join(repr(one.source) for one in sources.all_sources(connection))
-            raise UsageError(f"no source {name!r}: known are {known or 'none'}")
+            known = ", ".join(f"'{one.source}'" for one in sources.all_sources(connection))
+            raise UsageError(f"no source '{name}' is known: known are {known or 'none yet'}")

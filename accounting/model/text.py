@@ -8,6 +8,8 @@ import re
 
 _ESCAPE_LOOKALIKE = re.compile(r"\\(?=x[0-9a-fA-F]{2})")
 
+_ESCAPE = re.compile(rb"(\\)?\\x([0-9a-fA-F]{2})")
+
 
 def as_text(raw: bytes) -> str:
     r"""Spell wire bytes as text: valid UTF-8 as it is, ``\xNN`` for any other byte and for NUL.
@@ -28,3 +30,12 @@ def as_text(raw: bytes) -> str:
         f"\\x{ord(char) & 0xFF:02x}" if char == "\0" or "\udc80" <= char <= "\udcff" else char
         for char in text
     )
+
+
+def from_text(text: str) -> bytes:
+    r"""The wire bytes that :func:`as_text` spells as ``text``.
+
+    A backslash before an escaped byte is spelled like a doubled one, and is taken for that.
+    """
+    raw = text.encode()
+    return _ESCAPE.sub(lambda match: match[0][1:] if match[1] else bytes([int(match[2], 16)]), raw)

@@ -9,9 +9,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, TextClause, create_engine, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg as psycopg_dialect
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
-from accounting.errors import ConfigurationError, ConnectionLost
+from accounting.errors import ConfigurationError, ConnectionLost, NotAllowed
 
 __all__ = [
     "Engine",
@@ -49,17 +49,30 @@ def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engin
         )
 
     return create_engine(
-        "postgresql+psycopg://", creator=connect, pool_size=2, max_overflow=4, pool_pre_ping=True
+        "postgresql+psycopg://",
+        creator=connect,
+        pool_size=2,
+        max_overflow=4,
+        pool_pre_ping=True,
+        hide_parameters=True,  # they hold usernames, and errors are logged
     )
 
 
 @contextmanager
 def lost_connections() -> Iterator[None]:
-    """Turn every form of "the server is away" into :class:`ConnectionLost`, and nothing else."""
+    """Turn every form of "the server is away" into :class:`ConnectionLost`.
+
+    And a missing right, which is the operator's to mend, into :class:`NotAllowed`; nothing else.
+    """
     try:
         yield
-    except (psycopg.OperationalError, OperationalError, DBAPIError) as error:
+    except (psycopg.Error, DBAPIError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, psycopg.errors.InsufficientPrivilege):
+            raise NotAllowed(
+                f"Postgres: {str(cause).splitlines()[0]}: expected a user with the role "
+                "turn_accounting_writer, or turn_accounting_reader to read"
+            ) from error
         lost = isinstance(error, DBAPIError) and error.connection_invalidated
         if lost or (isinstance(cause, psycopg.OperationalError) and _is_about_server(cause)):
             raise ConnectionLost(f"Postgres: {str(cause).strip().splitlines()[0]}") from error

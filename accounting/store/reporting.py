@@ -4,7 +4,11 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from psycopg.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy import Connection, Select, column, func, select, table
+from sqlalchemy.exc import ProgrammingError
+
+from accounting.errors import AccountingError
 
 Length = Literal["hour", "day", "month"]
 
@@ -82,8 +86,20 @@ def sources() -> Select[Any]:
 
 
 def rows(connection: Connection, query: Select[Any]) -> Iterator[Mapping[str, Any]]:
-    """The rows of a query, streamed, with the names of the view's columns."""
-    for row in connection.execution_options(stream_results=True).execute(query).mappings():
+    """The rows of a query, streamed, with the names of the view's columns.
+
+    Raises :class:`AccountingError` where the database does not have the view, or not as we know it.
+    """
+    try:
+        result = connection.execution_options(stream_results=True).execute(query)
+    except ProgrammingError as error:
+        if isinstance(error.orig, UndefinedTable | UndefinedColumn):
+            raise AccountingError(
+                f"Postgres: {str(error.orig).splitlines()[0]}: "
+                "bring it to this version with `turn-accounting db upgrade`"
+            ) from error
+        raise
+    for row in result.mappings():
         yield dict(row)
 
 
