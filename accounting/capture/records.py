@@ -55,19 +55,25 @@ class Gap:
 class SpoolState:
     """What is captured, how far that is proven, and what is loaded.
 
-    Every message received before `captured_until` is in the spool, or lost within a gap; None until
-    the source was attached for the first time. `loaded_epoch` is 0 until something was loaded.
-    `server_run` is the run id of the Redis last captured from; `replication_id` and
+    Every message received from `captured_from` on and before `captured_until` is in the spool, or
+    lost within a gap; both are None until the source was attached for the first time.
+    `loaded_epoch` is 0 until something was loaded. Messages up to `pruned_position` of
+    `pruned_epoch` are deleted, 0 while none is; the last of them was received at
+    `pruned_received_at`. `server_run` is the run id of the Redis last captured from; `replication_id` and
     `stream_database` belong to the replication source.
     """
 
     source: str
+    captured_from: int | None
     captured_until: int | None
     captured_epoch: int
     captured_position: int
     last_received_at: int
     loaded_epoch: int
     loaded_position: int
+    pruned_epoch: int
+    pruned_position: int
+    pruned_received_at: int
     replication_id: str | None
     stream_database: int | None
     server_run: str | None

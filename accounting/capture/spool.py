@@ -56,12 +56,16 @@ SCHEMA = """
 CREATE TABLE spool (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     source TEXT NOT NULL,
+    captured_from INTEGER,
     captured_until INTEGER,
     captured_epoch INTEGER NOT NULL,
     captured_position INTEGER NOT NULL,
     last_received_at INTEGER NOT NULL,
     loaded_epoch INTEGER NOT NULL,
     loaded_position INTEGER NOT NULL,
+    pruned_epoch INTEGER NOT NULL,
+    pruned_position INTEGER NOT NULL,
+    pruned_received_at INTEGER NOT NULL,
     replication_id TEXT,
     stream_database INTEGER,
     server_run TEXT
@@ -207,10 +211,14 @@ class Spool:
                 self.tick(captured_until)
 
     def tick(self, captured_until: int) -> None:
-        """Everything received before `captured_until` is in the spool, or within a gap."""
+        """Everything received before `captured_until` is in the spool, or within a gap.
+
+        The first tick of a spool is where capture began.
+        """
         with self.transaction():
             self._connection.execute(
-                "UPDATE spool SET captured_until = max(coalesce(captured_until, ?1), ?1)",
+                "UPDATE spool SET captured_from = coalesce(captured_from, ?1),"
+                " captured_until = max(coalesce(captured_until, ?1), ?1)",
                 (captured_until,),
             )
 
@@ -292,8 +300,8 @@ class Spool:
                 "UPDATE spool SET loaded_epoch = ?, loaded_position = ?", (epoch, position)
             )
 
-    def relabel(self, epoch: int, cause: str) -> str:
-        """Give an epoch another token, and return it.
+    def relabel(self, epoch: int, cause: str, began_at: int) -> str:
+        """Give an epoch another token, and return it; what came before `began_at` has the old one.
 
         For a spool that turned out older than what Postgres has (restored from a backup, say): its
         positions mean other messages than the same positions under the old token.
@@ -301,7 +309,8 @@ class Spool:
         token = secrets.token_hex(16)
         with self.transaction():
             self._connection.execute(
-                "UPDATE epochs SET token = ?, cause = ? WHERE epoch = ?", (token, cause, epoch)
+                "UPDATE epochs SET token = ?, cause = ?, began_at = ? WHERE epoch = ?",
+                (token, cause, began_at, epoch),
             )
         return token
 
@@ -312,6 +321,19 @@ class Spool:
             (epoch, received_at),
         )
         return int(position)
+
+    def last_position(self, epoch: int) -> int | None:
+        """The last position of an epoch that lies here; None when none does."""
+        (last,) = self._row("SELECT max(position) FROM messages WHERE epoch = ?", (epoch,))
+        return None if last is None else int(last)
+
+    def received_at(self, epoch: int, position: int) -> int | None:
+        """When the message at that place was received; None where there is none."""
+        (received_at,) = self._row(
+            "SELECT max(received_at) FROM messages WHERE epoch = ? AND position = ?",
+            (epoch, position),
+        )
+        return None if received_at is None else int(received_at)
 
     def prune(self, before_received_at: int) -> int:
         """Delete loaded messages received before that time; returns how many.
@@ -327,7 +349,7 @@ class Spool:
         # Receipt times rise with positions, so what may go is always a run at the beginning.
         with self.transaction():
             last = self._connection.execute(
-                "SELECT epoch, position FROM"
+                "SELECT epoch, position, received_at FROM"
                 " (SELECT epoch, position, received_at FROM messages, spool"
                 "  WHERE (epoch, position) <= (loaded_epoch, loaded_position)"
                 "  ORDER BY epoch, position LIMIT ?)"
@@ -336,8 +358,12 @@ class Spool:
             ).fetchone()
             if last is None:
                 return 0
+            self._connection.execute(
+                "UPDATE spool SET pruned_epoch = ?, pruned_position = ?, pruned_received_at = ?",
+                last,
+            )
             return self._connection.execute(
-                "DELETE FROM messages WHERE (epoch, position) <= (?, ?)", last
+                "DELETE FROM messages WHERE (epoch, position) <= (?, ?)", last[:2]
             ).rowcount
 
     # -- what both may ask
@@ -346,9 +372,9 @@ class Spool:
         """The state now. Read it before the messages: then they hold at least what it says."""
         names = [field.name for field in fields(SpoolState)]
         row = self._row(
-            "SELECT source, captured_until, captured_epoch, captured_position, last_received_at,"
-            " loaded_epoch, loaded_position, replication_id, stream_database, server_run"
-            " FROM spool"
+            "SELECT source, captured_from, captured_until, captured_epoch, captured_position,"
+            " last_received_at, loaded_epoch, loaded_position, pruned_epoch, pruned_position,"
+            " pruned_received_at, replication_id, stream_database, server_run FROM spool"
         )
         return SpoolState(**dict(zip(names, row, strict=True)))
 
@@ -433,7 +459,10 @@ class Spool:
             run(statement)
         run(f"PRAGMA application_id = {application_id}")
         run(f"PRAGMA user_version = {schema_version}")
-        run("INSERT INTO spool VALUES (1, ?, NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL)", (source,))
+        run(
+            "INSERT INTO spool VALUES (1, ?, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL)",
+            (source,),
+        )
         self.begin_epoch("first")
 
 

@@ -8,6 +8,7 @@ nothing.
 
 import random
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Final
@@ -33,6 +34,9 @@ log = structlog.get_logger()
 BATCH: Final = 20_000
 """Messages in one transaction at the most."""
 OLDER_SPOOL: Final = "spool_older"
+LOST_GAP: Final = 0
+"""The gap that a lost spool left, under the new one's first epoch; the spool's own begin at 1."""
+PRUNED_GAP: Final = -1
 IDLE_SECONDS: Final = 0.1
 LONGEST_BACKOFF_SECONDS: Final = 10.0
 PRUNE_SECONDS: Final = 60
@@ -50,6 +54,7 @@ class Loader:
     _partitions: set[date] = field(init=False, default_factory=set)
     _gaps: dict[int, Gap] = field(init=False, default_factory=dict)
     _idle: SpoolState | None = field(init=False, default=None)
+    _left: tuple[int, int] | None = field(init=False, default=None)
     _first_gap_open: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
@@ -60,20 +65,25 @@ class Loader:
 
         Raises :class:`ConnectionLost` when Postgres is away: nothing is changed then, or all.
         """
-        # The state first: the messages read after it hold at least what it says.
         state = self.spool.state()
-        gaps = [gap for gap in self.spool.gaps() if self._gaps.get(gap.gap) != gap]
-        if state == self._idle and not gaps:
+        if state == self._idle and not self._new_gaps():
             return 0
         with lost_connections(), self.engine.begin() as connection:
             source = sources.open_source(connection, state.source, self.mode)
-            numbers, start = self._resume(connection, source, state)
+            if (source.epoch, source.position) != self._left:
+                self._forget()
+            # Now that no other loader is at work. And the state before the messages, so that they
+            # hold at least what it says.
+            state = self.spool.state()
+            gaps = self._new_gaps()
+            numbers, start = self._resume(connection, source)
             messages = self.spool.read(*start, limit)
-            self._write(connection, source, numbers, start, messages, state)
+            reached = self._write(connection, source, numbers, start, messages, state)
             self._write_gaps(connection, source, gaps, state)
+        self._left = reached
         self._identities.committed()
         self._gaps.update({gap.gap: gap for gap in gaps})
-        self._first_gap_open &= state.captured_until is None
+        self._first_gap_open &= state.captured_from is None
         if not messages:
             self._idle = state
             return 0
@@ -81,8 +91,22 @@ class Loader:
         self.spool.mark_loaded(messages[-1].epoch, messages[-1].position)
         return len(messages)
 
+    def _new_gaps(self) -> list[Gap]:
+        """The spool's gaps that are not in the database as they are now."""
+        return [gap for gap in self.spool.gaps() if self._gaps.get(gap.gap) != gap]
+
+    def _forget(self) -> None:
+        """Another loader was at work, or the database was set back to a backup.
+
+        What this one knows of its rows may be wrong.
+        """
+        self._identities = Identities(self.default_rule)
+        self._partitions = set()
+        self._gaps = {}
+        self._first_gap_open = True
+
     def _resume(
-        self, connection: Connection, source: SourceRow, state: SpoolState
+        self, connection: Connection, source: SourceRow
     ) -> tuple[dict[int, int], tuple[int, int]]:
         """Where to read on: the database's position in terms of this spool.
 
@@ -91,49 +115,113 @@ class Loader:
         """
         epochs = self.spool.epochs()
         known = sources.epoch_tokens(connection, source.source_id)
-        reached = known.get(epochs[-1].token, 0), state.captured_position
-        if (0, 0) < reached < (source.epoch, source.position) and reached[0]:
-            # Set back from a copy, or overtaken by another collector: what its positions stood
-            # for in the database was other messages, so it goes on under another token.
-            log.error("the spool is older than the database", source=source.source)
-            self.spool.relabel(epochs[-1].epoch, OLDER_SPOOL)
+        here = next((epoch for epoch in epochs if known.get(epoch.token) == source.epoch), None)
+        if here is not None and not self._is_another(here, source):
+            start = here.epoch, source.position
+        elif not source.epoch:
+            start = epochs[0].epoch, 0
+        elif older := self._older(epochs, known, here, source):
+            # One source's receipt times never fall: what is not younger is in the books.
+            start = older, self.spool.position_at(older, source.last_received_at or 0)
             epochs = self.spool.epochs()
-        start = 0, 0
+        else:
+            self._lost_spool(connection, source, epochs[0])
+            start = epochs[0].epoch, 0
         numbers: dict[int, int] = {}
         for epoch in epochs:
-            number = known.get(epoch.token)
-            if number is None:
-                number = sources.add_epoch(
-                    connection, source.source_id, epoch.token, epoch.began_at, epoch.cause
-                )
-                if epoch.cause == OLDER_SPOOL:
-                    # One source's receipt times never fall: what is not younger is in the books.
-                    start = (
-                        epoch.epoch,
-                        self.spool.position_at(epoch.epoch, source.last_received_at or 0),
-                    )
-                elif epoch.cause == "first" and source.epoch:
-                    self._lost_spool(connection, source, epoch)
-            if number == source.epoch:
-                start = epoch.epoch, source.position
-            numbers[epoch.epoch] = number
+            numbers[epoch.epoch] = known.get(epoch.token) or sources.add_epoch(
+                connection, source.source_id, epoch.token, epoch.began_at, epoch.cause
+            )
+        self._note_pruned(connection, source, epochs, start)
         return numbers, start
+
+    def _is_another(self, epoch: Epoch, source: SourceRow) -> bool:
+        """Whether the spool's epoch lacks what the database has of it, or has other messages there.
+
+        It was set back from a copy then, and went on with other messages at the same positions.
+        """
+        state = self.spool.state()
+        last = (
+            state.captured_position
+            if epoch.epoch == state.captured_epoch
+            else self.spool.last_position(epoch.epoch)
+        )
+        if last is not None and last < source.position:
+            return True
+        received_at = self.spool.received_at(epoch.epoch, source.position)
+        return received_at is not None and received_at > (source.last_received_at or 0)
+
+    def _older(
+        self,
+        epochs: Sequence[Epoch],
+        known: Mapping[str, int],
+        here: Epoch | None,
+        source: SourceRow,
+    ) -> int | None:
+        """The epoch of a spool that was set back from a copy; None for a new spool.
+
+        What its positions stood for in the database was other messages, so that epoch goes on
+        under another token.
+        """
+        relabelled = [
+            epoch.epoch
+            for epoch in epochs
+            if epoch.cause == OLDER_SPOOL and epoch.token not in known
+        ]
+        if relabelled:  # by a loader that was killed before it came to the database
+            return relabelled[0]
+        last = here or next((one for one in reversed(epochs) if one.token in known), None)
+        if last is None:
+            return None
+        log.error("the spool is older than the database", source=source.source)
+        self.spool.relabel(last.epoch, OLDER_SPOOL, source.captured_until or last.began_at)
+        return last.epoch
 
     def _lost_spool(self, connection: Connection, source: SourceRow, epoch: Epoch) -> None:
         """A new spool for a source that was captured before: what lies between is a gap."""
         log.error("a new spool for a known source, a gap is recorded", source=source.source)
-        from_at = source.captured_until or source.last_received_at or epoch.began_at
+        # What was captured after that and not loaded is lost with the spool.
+        from_at = source.loaded_until or source.last_received_at or epoch.began_at
         sources.put_gap(
             connection,
             source.source_id,
             token=epoch.token,
-            gap=0,
+            gap=LOST_GAP,
             from_at=min(from_at, epoch.began_at),
             to_at=None,
             cause="spool_lost",
             detail="the collector began with an empty spool",
         )
         self._first_gap_open = True
+
+    def _note_pruned(
+        self,
+        connection: Connection,
+        source: SourceRow,
+        epochs: Sequence[Epoch],
+        start: tuple[int, int],
+    ) -> None:
+        """Record as a gap what the database lacks and the spool has deleted.
+
+        Only what is loaded is deleted: so the database was set back, to a backup that is older
+        than the spool's retention, or is another one.
+        """
+        state = self.spool.state()
+        if start >= (state.pruned_epoch, state.pruned_position):
+            return
+        log.error("the spool is pruned beyond the database's position", source=source.source)
+        to_at = state.pruned_received_at + 1
+        from_at = source.loaded_until or source.last_received_at or epochs[0].began_at
+        sources.put_gap(
+            connection,
+            source.source_id,
+            token=next(one.token for one in epochs if one.epoch == state.pruned_epoch),
+            gap=PRUNED_GAP,
+            from_at=min(from_at, to_at),
+            to_at=to_at,
+            cause="spool_pruned",
+            detail="the database was set back further than the spool reaches",
+        )
 
     def _write(
         self,
@@ -143,15 +231,17 @@ class Loader:
         start: tuple[int, int],
         messages: list[SpooledMessage],
         state: SpoolState,
-    ) -> None:
+    ) -> tuple[int, int]:
+        """Write messages and the position that is reached with them; returns that."""
         reached = messages[-1][:2] if messages else start
         last = messages[-1].received_at if messages else None
         at_end = reached >= (state.captured_epoch, state.captured_position)
+        epoch, position = numbers[reached[0]], reached[1]
         moved = sources.advance(
             connection,
             source,
-            epoch=numbers.get(reached[0], source.epoch),
-            position=reached[1],
+            epoch=epoch,
+            position=position,
             captured_until=state.captured_until,
             loaded_until=state.captured_until if at_end else last,
             last_received_at=last,
@@ -169,6 +259,7 @@ class Loader:
             with binary_cursor(psycopg_connection(connection)) as cursor:
                 reports.copy_reports(cursor, source.source_id, placed)
         reports.reject(connection, source.source_id, rejected)
+        return epoch, position
 
     def _parse(
         self,
@@ -202,21 +293,27 @@ class Loader:
     def _write_gaps(
         self, connection: Connection, source: SourceRow, gaps: list[Gap], state: SpoolState
     ) -> None:
-        tokens = {epoch.epoch: epoch.token for epoch in self.spool.epochs()}
+        epochs = {epoch.epoch: epoch for epoch in self.spool.epochs()}
         for gap in gaps:
+            epoch = epochs[gap.epoch]
+            if epoch.cause == OLDER_SPOOL and gap.to_at and gap.to_at <= epoch.began_at:
+                continue  # the database has it under the epoch's former token
             sources.put_gap(
                 connection,
                 source.source_id,
-                token=tokens[gap.epoch],
+                token=epoch.token,
                 gap=gap.gap,
                 from_at=gap.from_at,
                 to_at=gap.to_at,
                 cause=gap.cause,
                 detail=gap.detail,
             )
-        if self._first_gap_open and state.captured_until is not None:
+        if self._first_gap_open and state.captured_from is not None:
             sources.close_first_gap(
-                connection, source.source_id, next(iter(tokens.values())), state.captured_until
+                connection,
+                source.source_id,
+                next(iter(epochs.values())).token,
+                state.captured_from,
             )
 
 

@@ -107,9 +107,10 @@ def test_a_relabelled_epoch_has_another_token_and_the_same_messages(path: Path) 
     with Spool.open(path, "test") as spool:
         spool.append([message(9)])
         old = spool.epochs()[0].token
-        new = spool.relabel(1, "restored")
+        new = spool.relabel(1, "restored", 7)
         assert new != old
-        assert [(epoch.token, epoch.cause) for epoch in spool.epochs()] == [(new, "restored")]
+        (epoch,) = spool.epochs()
+        assert (epoch.token, epoch.cause, epoch.began_at) == (new, "restored", 7)
         assert len(spool.read(0, 0, 9)) == 1
 
 
