@@ -120,7 +120,7 @@ def _take(
         connection,
         rules,
         [(key, life) for key, track in tracks.items() for life in track.touched],
-        [(absorbed, track.current) for track in tracks.values() for absorbed in track.absorbed],
+        [pair for track in tracks.values() for pair in track.absorbed],
     )
 
 
@@ -158,11 +158,11 @@ def _write(
     connection: Connection,
     rules: Mapping[int, RealmRules],
     touched: list[tuple[Key, Life]],
-    absorbed: list[tuple[bytes, Life | None]],
+    absorbed: list[tuple[bytes, Life]],
 ) -> None:
     if not touched:
         return
-    settling.absorb(connection, [(limbo, life) for limbo, life in absorbed if life is not None])
+    settling.absorb(connection, absorbed)
     settling.write_lives(
         connection,
         ((key, life, life.expires_at + _grace(rules, life)) for key, life in touched),
@@ -186,7 +186,7 @@ def _write(
             if life.stored is not None
             and (life.stored.vouched, life.stored.estimated) != (life.vouched, life.estimated)
         ]
-        + [life for _, life in absorbed if life is not None],
+        + [life for _, life in absorbed],
     )
 
 

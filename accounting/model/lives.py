@@ -169,13 +169,13 @@ class Life:
 class Track:
     """One key's lives that a report can still touch, and those that this step touched.
 
-    ``absorbed`` are the session ids of stored limbo lives whose usage went over to ``current``.
+    ``absorbed`` are the session ids of stored limbo lives, each with the life that took it over.
     """
 
     current: Life | None = None
     limbo: Life | None = None
     touched: list[Life] = field(default_factory=list)
-    absorbed: list[bytes] = field(default_factory=list)
+    absorbed: list[tuple[bytes, Life]] = field(default_factory=list)
 
 
 def session_id(source_id: int, epoch: int, position: int) -> bytes:
@@ -367,7 +367,7 @@ def _reopen(track: Track, life: Life) -> None:
     life.usage = [mine + its for mine, its in zip(life.usage, limbo.usage, strict=True)]
     life.entries.extend(limbo.entries)
     if limbo.stored is not None:
-        track.absorbed.append(limbo.session_id)
+        track.absorbed.append((limbo.session_id, life))
     track.touched = [touched for touched in track.touched if touched is not limbo]
     track.limbo = None
 

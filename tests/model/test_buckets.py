@@ -71,7 +71,8 @@ def jumps(zone: str) -> list[int]:
 def times(draw: st.DrawFn, zone: str) -> int:
     """Any time; half of them close to a jump of the zone's clock, where there is one."""
     found = jumps(zone)
-    if found and draw(st.booleans()):
+    near_a_jump = draw(st.booleans())
+    if found and near_a_jump:
         near, edges = draw(st.sampled_from(found)), [-HOUR, -1, 0, 1, HOUR - 1, HOUR]
         return near + draw(st.sampled_from(edges) | st.integers(-26 * HOUR, 26 * HOUR))
     return draw(st.integers(FIRST, LAST))

@@ -1,0 +1,673 @@
+"""The rules of settling on one key, one a test and named for it. No table here."""
+
+from dataclasses import dataclass, field, replace
+from typing import Final
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from accounting.model.lives import (
+    ASSUMED_LIFETIME,
+    SECOND,
+    Entry,
+    Life,
+    Report,
+    Standing,
+    Stored,
+    Track,
+    expire,
+    session_id,
+    settle,
+)
+from accounting.model.wire import Kind, Side
+
+GRACE: Final = 60
+A, B, C = "192.0.2.1:3478", "192.0.2.2:3478", "192.0.2.3:3478"
+NONE: Final = (0, 0, 0, 0)
+
+
+@dataclass(slots=True)
+class Key:
+    """One allocation key that is told what was heard, seconds after zero."""
+
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    track: Track = field(default_factory=Track)
+    position: int = 0
+
+    def hear(
+        self,
+        seconds: float,
+        kind: Kind,
+        side: Side | None = None,
+        counts: tuple[int, ...] = NONE,
+        lifetime: int | None = None,
+        local: str | None = A,
+    ) -> None:
+        self.position += 1
+        status = kind in {Kind.NEW, Kind.REFRESHED}
+        report = Report(
+            1,
+            self.position,
+            int(seconds * SECOND),
+            0,
+            1,
+            b"username",
+            b"user",
+            7,
+            kind,
+            side,
+            lifetime,
+            "UDP" if status and local else None,
+            local if status else None,
+            "198.51.100.7:5" if status and local else None,
+            *counts,
+        )
+        gaps = [(start * SECOND, end * SECOND) for start, end in self.gaps]
+        settle(self.track, report, source_id=1, grace=GRACE * SECOND, gaps=gaps)
+
+    def new(self, seconds: float, lifetime: int = 600, local: str | None = A) -> None:
+        self.hear(seconds, Kind.NEW, lifetime=lifetime, local=local)
+
+    def refreshed(self, seconds: float, lifetime: int = 600, local: str | None = A) -> None:
+        self.hear(seconds, Kind.REFRESHED, lifetime=lifetime, local=local)
+
+    def deleted(self, seconds: float) -> None:
+        self.hear(seconds, Kind.DELETED)
+
+    def interim(self, seconds: float, *counts: int, side: Side = Side.CLIENT) -> None:
+        self.hear(seconds, Kind.INTERIM, side, counts)
+
+    def total(self, seconds: float, *counts: int, side: Side = Side.CLIENT) -> None:
+        self.hear(seconds, Kind.TOTAL, side, counts)
+
+    @property
+    def lives(self) -> list[Life]:
+        return sorted(self.track.touched, key=lambda life: life.session_id)
+
+    @property
+    def only(self) -> Life:
+        (life,) = self.lives
+        return life
+
+
+def ends(key: Key) -> list[tuple[float | None, str | None]]:
+    return [
+        (None if life.ended_at is None else life.ended_at / SECOND, life.end_cause)
+        for life in key.lives
+    ]
+
+
+# Borders
+
+
+def test_new_begins_a_life_whose_start_is_known() -> None:
+    key = Key()
+    key.new(1)
+    life = key.only
+    assert (life.started_at, life.last_seen_at, life.expires_at) == (
+        SECOND,
+        SECOND,
+        601 * SECOND,
+    )
+    assert (life.start_known, life.vouched, life.ended_at) == (True, True, None)
+    assert (life.transport, life.server_address, life.client_address) == (
+        "UDP",
+        A,
+        "198.51.100.7:5",
+    )
+
+
+def test_new_supersedes_the_life_under_way_at_its_last_sign_of_life() -> None:
+    key = Key()
+    key.new(0)
+    key.interim(10, 1, 2, 3, 4)
+    key.new(20)
+    assert ends(key) == [(10, "superseded"), (None, None)]
+    assert [life.usage[:4] for life in key.lives] == [[1, 2, 3, 4], [0, 0, 0, 0]]
+
+
+def test_new_past_expiry_and_grace_finds_the_life_expired() -> None:
+    key = Key()
+    key.new(0)
+    key.interim(10, 1, 2, 3, 4)
+    key.new(661)
+    assert ends(key) == [(10, "expired"), (None, None)]
+
+
+def test_new_adopts_nothing_of_a_stranger() -> None:
+    """COTURN 5: a wrong password publishes traffic under the victim's name."""
+    key = Key()
+    key.interim(0, 1, 2, 3, 4)
+    key.new(1)
+    stranger, life = key.lives
+    assert (stranger.vouched, stranger.standing, stranger.usage[:4]) == (
+        False,
+        Standing.PAST,
+        [1, 2, 3, 4],
+    )
+    assert life.usage == [0] * 8
+
+
+@pytest.mark.parametrize("vouching", [Kind.REFRESHED, Kind.DELETED, Kind.TOTAL])
+def test_any_other_event_without_a_life_begins_one_of_unknown_start(vouching: Kind) -> None:
+    key = Key()
+    key.hear(5, vouching, Side.CLIENT if vouching is Kind.TOTAL else None, lifetime=600)
+    assert (key.only.started_at, key.only.start_known, key.only.vouched) == (
+        5 * SECOND,
+        False,
+        True,
+    )
+
+
+@pytest.mark.parametrize("vouching", [Kind.REFRESHED, Kind.DELETED, Kind.TOTAL])
+def test_interims_heard_before_anything_vouched_belong_to_the_life_that_is_vouched_for(
+    vouching: Kind,
+) -> None:
+    """Capture began in the middle of a session."""
+    key = Key()
+    key.interim(0, 1, 2, 3, 4)
+    assert not key.only.vouched
+    key.hear(
+        9, vouching, Side.CLIENT if vouching is Kind.TOTAL else None, (1, 2, 3, 4), lifetime=600
+    )
+    assert (key.only.vouched, key.only.started_at, key.only.usage[:4]) == (True, 0, [1, 2, 3, 4])
+
+
+def test_interims_alone_vouch_for_nothing() -> None:
+    key = Key()
+    for second in range(5):
+        key.interim(second, 1, 2, 3, 4)
+        key.interim(second, 1, 2, 3, 4, side=Side.PEER)
+    assert not key.only.vouched
+
+
+def test_deleted_ends_the_life_and_its_totals_still_belong_to_it() -> None:
+    """COTURN: the totals come after `deleted`."""
+    key = Key()
+    key.new(0)
+    key.interim(9, 1, 2, 3, 4)
+    key.deleted(10)
+    key.total(10.5, 1, 2, 3, 4)
+    key.total(11, 0, 0, 0, 0, side=Side.PEER)
+    assert ends(key) == [(10, "deleted")]
+    assert (key.only.last_seen_at, key.only.client_totals, key.only.peer_totals) == (
+        10 * SECOND,
+        1,
+        1,
+    )
+    assert key.only.standing is Standing.PAST
+
+
+@pytest.mark.parametrize("kind", [Kind.REFRESHED, Kind.INTERIM, Kind.DELETED])
+def test_whatever_but_a_total_follows_deleted_begins_another_life(kind: Kind) -> None:
+    key = Key()
+    key.new(0)
+    key.deleted(10)
+    key.hear(11, kind, Side.CLIENT if kind is Kind.INTERIM else None, (1, 2, 3, 4), lifetime=600)
+    first, second = key.lives
+    assert (first.ended_at, first.usage) == (10 * SECOND, [0] * 8)
+    assert (second.started_at, second.start_known) == (11 * SECOND, False)
+
+
+def test_a_third_total_begins_another_life() -> None:
+    key = Key()
+    key.new(0)
+    key.deleted(10)
+    key.total(10, 1, 2, 3, 4)
+    key.total(11, 5, 6, 7, 8)
+    assert [life.usage[:4] for life in key.lives] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+def test_refreshed_with_lifetime_0_is_only_a_sign_of_life() -> None:
+    """With two address families the other one lives on."""
+    key = Key()
+    key.new(0)
+    key.refreshed(10, 0)
+    assert key.only.ended_at is None
+    assert (key.only.last_seen_at, key.only.expires_at) == (10 * SECOND, 600 * SECOND)
+    key.interim(500, 1, 2, 3, 4)
+    assert key.only.usage[0] == 1
+
+
+def test_refreshed_prolongs_the_life_and_an_interim_does_not() -> None:
+    key = Key()
+    key.new(0)
+    key.interim(599, 1, 2, 3, 4)
+    assert key.only.expires_at == 600 * SECOND
+    key.refreshed(600, 300)
+    assert key.only.expires_at == 900 * SECOND
+
+
+def test_a_life_of_unknown_lifetime_has_the_longest_from_its_last_sign() -> None:
+    key = Key()
+    key.interim(0, 1, 2, 3, 4)
+    key.interim(100, 1, 2, 3, 4)
+    assert key.only.expires_at == 100 * SECOND + ASSUMED_LIFETIME
+
+
+def test_a_life_expires_past_its_expiry_and_grace_at_its_last_sign_of_life() -> None:
+    key = Key()
+    key.new(0)
+    key.refreshed(100, 500)
+    life, past = key.only, (600 + GRACE) * SECOND
+    assert not expire(life, past, GRACE * SECOND)
+    assert ends(key) == [(None, None)]
+    assert expire(life, past + 1, GRACE * SECOND)
+    assert ends(key) == [(100, "expired")]
+    assert not expire(life, past + 2, GRACE * SECOND)
+
+
+@pytest.mark.parametrize("kind", [Kind.REFRESHED, Kind.DELETED, Kind.TOTAL])
+def test_an_expired_life_is_reopened_with_the_interims_that_came_since(kind: Kind) -> None:
+    key = Key()
+    key.new(0)
+    key.interim(10, 1, 2, 3, 4)
+    key.interim(700, 10, 20, 30, 40)
+    key.interim(710, 0, 0, 1, 50, side=Side.PEER)
+    side = Side.CLIENT if kind is Kind.TOTAL else None
+    key.hear(720, kind, side, (11, 22, 33, 44), lifetime=600)
+    assert key.only.usage == [11, 22, 33, 44, 0, 0, 1, 50]
+    assert (key.only.last_seen_at, key.only.started_at) == (720 * SECOND, 0)
+    assert key.only.end_cause == ("deleted" if kind is Kind.DELETED else None)
+    assert [entry.at // SECOND for entry in key.only.entries] == [10, 700, 710]
+
+
+def test_interims_alone_never_reopen_a_life() -> None:
+    key = Key()
+    key.new(0)
+    for second in (700, 800, 900):
+        key.interim(second, 1, 2, 3, 4)
+    life, limbo = key.lives
+    assert (life.ended_at, life.end_cause, life.usage) == (0, "expired", [0] * 8)
+    assert (limbo.vouched, limbo.usage[:4]) == (False, [3, 6, 9, 12])
+
+
+def test_interims_after_an_expiry_are_a_strangers_when_new_follows() -> None:
+    key = Key()
+    key.new(0)
+    key.interim(700, 1, 2, 3, 4)
+    key.new(710)
+    key.deleted(720)
+    assert [(life.vouched, life.usage[0]) for life in key.lives] == [
+        (True, 0),
+        (False, 1),
+        (True, 0),
+    ]
+    assert ends(key)[0] == (0, "expired")
+
+
+def test_a_life_reopened_twice_takes_both_lots_of_interims() -> None:
+    key = Key()
+    key.new(0)
+    key.interim(700, 1, 1, 1, 1)
+    key.refreshed(710)
+    key.interim(1400, 2, 2, 2, 2)
+    key.deleted(1410)
+    assert (key.only.usage[:4], key.only.ended_at) == ([3, 3, 3, 3], 1410 * SECOND)
+
+
+def test_a_strangers_interims_are_never_adopted_once_their_time_has_passed() -> None:
+    key = Key()
+    key.interim(0, 1, 2, 3, 4)
+    key.total(3600 + GRACE + 1, 5, 6, 7, 8)
+    stranger, life = key.lives
+    assert (stranger.vouched, stranger.usage[:4]) == (False, [1, 2, 3, 4])
+    assert (life.vouched, life.usage[:4]) == (True, [5, 6, 7, 8])
+
+
+def test_a_total_without_its_deleted_ends_the_lifetime() -> None:
+    """Totals are sent when an allocation is gone; when its `deleted` was lost, grace remains."""
+    key = Key()
+    key.new(0)
+    key.total(10, 1, 2, 3, 4)
+    key.total(10, 0, 0, 0, 0, side=Side.PEER)
+    assert (key.only.ended_at, key.only.expires_at) == (None, 10 * SECOND)
+    key.interim(20, 9, 9, 9, 9)
+    life, other = key.lives
+    assert (life.ended_at, life.end_cause, life.usage[0]) == (10 * SECOND, "expired", 1)
+    assert not other.vouched
+
+
+def test_a_deleted_that_comes_after_the_totals_ends_their_life() -> None:
+    key = Key()
+    key.new(0)
+    key.total(10, 1, 2, 3, 4)
+    key.deleted(11)
+    assert ends(key) == [(11, "deleted")]
+
+
+# Two servers on one key (COTURN 11)
+
+
+def test_new_from_another_server_goes_on_with_the_life_for_both_disputed() -> None:
+    key = Key()
+    key.new(0, local=A)
+    key.interim(1, 1, 1, 1, 1)
+    key.new(2, local=B)
+    key.interim(3, 2, 2, 2, 2)
+    key.deleted(4)
+    assert (key.only.ended_at, key.only.disputed) == (None, True)
+    key.total(4, 1, 1, 1, 1)
+    key.interim(5, 4, 4, 4, 4)
+    key.deleted(6)
+    assert ends(key) == [(6, "deleted")]
+    key.total(6, 6, 6, 6, 6)
+    assert key.only.usage[:4] == [7, 7, 7, 7]
+    assert not key.only.estimated
+
+
+def test_three_servers_on_one_key_need_three_deleted() -> None:
+    key = Key()
+    for second, local in enumerate((A, B, C)):
+        key.new(second, local=local)
+    for second in (10, 11):
+        key.deleted(second)
+    assert key.only.ended_at is None
+    key.deleted(12)
+    assert ends(key) == [(12, "deleted")]
+
+
+def test_of_two_servers_the_longer_lifetime_counts() -> None:
+    key = Key()
+    key.new(0, 3600, local=A)
+    key.new(10, 600, local=B)
+    assert key.only.expires_at == 3600 * SECOND
+
+
+def test_new_from_the_same_server_or_of_one_without_an_address_begins_another_life() -> None:
+    """Before 4.6 the status says no address: then a new is a new."""
+    for before, after in ((A, A), (None, A), (A, None), (None, None)):
+        key = Key()
+        key.new(0, local=before)
+        key.new(1, local=after)
+        assert ends(key) == [(0, "superseded"), (None, None)]
+        assert not any(life.disputed for life in key.lives)
+
+
+def test_new_from_another_server_after_the_end_begins_another_life() -> None:
+    key = Key()
+    key.new(0, local=A)
+    key.deleted(1)
+    key.new(2, local=B)
+    assert ends(key) == [(1, "deleted"), (None, None)]
+    key.new(3000, local=A)
+    assert ends(key) == [(1, "deleted"), (2, "expired"), (None, None)]
+    assert not any(life.disputed for life in key.lives)
+
+
+def test_totals_of_a_disputed_life_add_up_and_the_first_is_a_lower_bound() -> None:
+    key = Key()
+    key.new(0, local=A)
+    key.new(0, local=B)
+    key.interim(1, 10, 10, 10, 10)
+    key.deleted(2)
+    key.total(2, 6, 6, 6, 6)
+    assert key.only.usage[:4] == [10, 10, 10, 10]
+    key.deleted(3)
+    key.total(3, 7, 7, 7, 7)
+    assert (key.only.usage[:4], key.only.estimated) == ([13, 13, 13, 13], True)
+
+
+# Sums
+
+
+def test_a_total_that_agrees_changes_nothing() -> None:
+    key = Key()
+    key.new(0)
+    key.interim(1, 1, 2, 3, 4)
+    key.interim(2, 1, 2, 3, 4)
+    key.deleted(3)
+    key.total(3, 2, 4, 6, 8)
+    assert [entry.at // SECOND for entry in key.only.entries] == [1, 2]
+    assert (key.only.usage[:4], key.only.estimated, key.only.disputed) == (
+        [2, 4, 6, 8],
+        False,
+        False,
+    )
+
+
+def test_a_larger_total_is_the_truth_and_the_difference_stands_at_its_time_estimated() -> None:
+    key = Key()
+    key.new(0)
+    key.interim(1, 1, 2, 3, 4)
+    key.deleted(9)
+    key.total(10, 2, 4, 3, 4)
+    assert key.only.entries[-1] == Entry(10 * SECOND, Side.CLIENT, 1, 2, 0, 0)
+    assert (key.only.usage[:4], key.only.estimated, key.only.disputed) == (
+        [2, 4, 3, 4],
+        True,
+        False,
+    )
+
+
+def test_a_smaller_total_is_the_truth_and_the_life_disputed() -> None:
+    key = Key()
+    key.new(0)
+    key.interim(1, 5, 50, 5, 50)
+    key.deleted(9)
+    key.total(10, 5, 40, 5, 50)
+    assert key.only.entries[-1] == Entry(10 * SECOND, Side.CLIENT, 0, -10, 0, 0)
+    assert (key.only.usage[:4], key.only.estimated, key.only.disputed) == (
+        [5, 40, 5, 50],
+        False,
+        True,
+    )
+
+
+def test_a_total_may_be_larger_in_one_counter_and_smaller_in_another() -> None:
+    key = Key()
+    key.new(0)
+    key.interim(1, 5, 50, 5, 50)
+    key.total(10, 6, 49, 5, 50)
+    assert key.only.usage[:4] == [6, 49, 5, 50]
+    assert (key.only.estimated, key.only.disputed) == (True, True)
+
+
+def test_a_session_of_rfc_6062_is_worth_its_only_reports() -> None:
+    """COTURN 6: no interim until it closes."""
+    key = Key()
+    key.new(0)
+    key.interim(600, 9, 9000, 8, 8000)
+    key.deleted(600)
+    key.total(600, 9, 9000, 8, 8000)
+    assert (key.only.usage[:4], key.only.estimated) == ([9, 9000, 8, 8000], False)
+
+
+def close_with_peer_total(
+    key: Key, peer: tuple[int, ...], client: tuple[int, ...] = (4, 40, 4, 40)
+) -> Life:
+    key.interim(1, 4, 40, 4, 40)
+    key.interim(1, 4, 40, 4, 40, side=Side.PEER)
+    key.deleted(9)
+    key.total(10, *client)
+    key.total(10, *peer, side=Side.PEER)
+    return key.lives[-1]
+
+
+def test_a_peer_total_that_wrapped_agrees_modulo_2_to_the_32() -> None:
+    """COTURN 1: 37,371,486,204 B came with a total of 3,011,745,496."""
+    key = Key()
+    key.new(0)
+    for _ in range(9):
+        key.interim(1, 0, 0, 10**6, 4_152_387_356, side=Side.PEER)
+    key.deleted(9)
+    key.total(9, 0, 0, 0, 0)
+    key.total(9, 0, 0, 9 * 10**6, 37_371_486_204 % 2**32, side=Side.PEER)
+    assert key.only.usage[7] == 37_371_486_204
+    assert (key.only.estimated, key.only.disputed) == (False, False)
+
+
+def test_a_peer_difference_corrects_where_the_client_side_lacked_interims() -> None:
+    key = Key()
+    key.new(0)
+    life = close_with_peer_total(key, (5, 140, 4, 40), client=(5, 140, 4, 40))
+    assert life.usage == [5, 140, 4, 40, 5, 140, 4, 40]
+    assert (life.estimated, life.disputed) == (True, False)
+    assert life.entries[-1] == Entry(10 * SECOND, Side.PEER, 1, 100, 0, 0)
+
+
+def test_a_peer_difference_corrects_a_life_of_unknown_start() -> None:
+    key = Key()
+    life = close_with_peer_total(key, (5, 140, 4, 40))
+    assert life.usage[4:] == [5, 140, 4, 40]
+    assert (life.estimated, life.disputed) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("gap", "within"),
+    [((2, 3), True), ((-5, 1), True), ((9, 99), True), ((-5, 0), False), ((10, 11), False)],
+)
+def test_a_peer_difference_corrects_where_a_gap_lies_within_the_life(
+    gap: tuple[int, int], within: bool
+) -> None:
+    key = Key(gaps=[gap])
+    key.new(0)
+    life = close_with_peer_total(key, (5, 140, 4, 40))
+    assert life.usage[4:] == ([5, 140, 4, 40] if within else [4, 40, 4, 40])
+    assert (life.estimated, life.disputed) == (within, not within)
+
+
+def test_elsewhere_a_peer_difference_only_disputes() -> None:
+    key = Key()
+    key.new(0)
+    life = close_with_peer_total(key, (5, 140, 4, 40))
+    assert (life.usage[4:], life.estimated, life.disputed) == ([4, 40, 4, 40], False, True)
+
+
+def test_a_peer_total_below_the_interims_never_corrects() -> None:
+    """Modulo 2^32 a surplus of interims looks like an enormous lack of them."""
+    key = Key(gaps=[(2, 3)])
+    key.new(0)
+    life = close_with_peer_total(key, (3, 30, 4, 40))
+    assert (life.usage[4:], life.estimated, life.disputed) == ([4, 40, 4, 40], False, True)
+
+
+def test_a_client_total_below_the_interims_allows_no_peer_correction() -> None:
+    key = Key()
+    key.new(0)
+    life = close_with_peer_total(key, (5, 140, 4, 40), client=(4, 30, 4, 40))
+    assert (life.usage[4:], life.estimated, life.disputed) == ([4, 40, 4, 40], False, True)
+
+
+def test_peer_totals_of_two_servers_are_judged_together() -> None:
+    key = Key()
+    key.new(0, local=A)
+    key.new(0, local=B)
+    key.interim(1, 4, 40, 4, 40, side=Side.PEER)
+    key.interim(2, 4, 40, 4, 40, side=Side.PEER)
+    for second in (3, 4):
+        key.deleted(second)
+        key.total(second, 0, 0, 0, 0)
+        key.total(second, 4, 40, 4, 40, side=Side.PEER)
+    assert (key.only.usage[4:], key.only.estimated) == ([8, 80, 8, 80], False)
+
+
+# Identity of sessions
+
+
+def test_a_session_id_is_a_uuid_of_version_8_made_of_its_first_position() -> None:
+    one = UUID(bytes=session_id(1, 2, 3))
+    assert (one.version, one.variant) == (8, "specified in RFC 4122")
+    ids = [
+        session_id(*place)
+        for place in ((1, 1, 1), (1, 1, 2), (1, 1, 2**61), (1, 2, 1), (1, 2**31, 1), (2, 1, 1))
+    ]
+    assert ids == sorted(set(ids))
+    assert session_id(32767, 2**31 - 1, 2**62 - 1) > ids[-1]
+
+
+# Batches
+
+
+@dataclass(slots=True)
+class Told:
+    """What a stream of one key came to, however it was cut: lives and their usage by moment."""
+
+    lives: dict[bytes, Life] = field(default_factory=dict)
+    usage: dict[bytes, list[Entry]] = field(default_factory=dict)
+
+    def take(self, batch: list[Report], until: int) -> None:
+        """Settle one batch as the job does: fetch what can be touched, settle, store, expire."""
+        track = Track()
+        for life in self.lives.values():
+            if life.standing is not Standing.PAST:
+                fetched = replace(life, usage=list(life.usage), entries=[])
+                fetched.stored = Stored(
+                    life.until, life.ended_at is not None, life.vouched, life.estimated
+                )
+                if life.standing is Standing.LIMBO:
+                    track.limbo = fetched
+                else:
+                    track.current = fetched
+        for report in batch:
+            settle(track, report, source_id=1, grace=GRACE * SECOND, gaps=[(500, 900)])
+        for absorbed, taker in track.absorbed:
+            del self.lives[absorbed]
+            self.usage.setdefault(taker.session_id, []).extend(self.usage.pop(absorbed))
+        for life in track.touched:
+            self.lives[life.session_id] = life
+            self.usage.setdefault(life.session_id, []).extend(life.entries)
+        for life in self.lives.values():
+            if life.standing is Standing.CURRENT:
+                expire(life, until, GRACE * SECOND)
+
+    def summary(self) -> list[object]:
+        return [
+            (replace(life, entries=[], stored=None), sorted(self.usage[number]))
+            for number, life in sorted(self.lives.items())
+        ]
+
+
+COUNTS: Final = st.tuples(*[st.integers(0, 3)] * 4)
+EVENTS: Final = st.tuples(
+    st.sampled_from([0, 1, 30, 300, 700, 4000]),
+    st.one_of(
+        st.tuples(st.sampled_from([Kind.NEW, Kind.REFRESHED]), st.none(), st.just(NONE)),
+        st.tuples(st.just(Kind.DELETED), st.none(), st.just(NONE)),
+        st.tuples(st.sampled_from([Kind.INTERIM, Kind.TOTAL]), st.sampled_from(Side), COUNTS),
+    ),
+    st.sampled_from([0, 30, 600]),
+    st.sampled_from([A, A, B, None]),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(EVENTS, max_size=25), st.sets(st.integers(0, 25)))
+def test_any_batching_of_a_stream_gives_the_same_lives(
+    events: list[tuple[int, tuple[Kind, Side | None, tuple[int, ...]], int, str | None]],
+    cuts: set[int],
+) -> None:
+    now, reports = 0, []
+    for position, (wait, (kind, side, counts), lifetime, local) in enumerate(events, start=1):
+        now += wait * SECOND
+        status = kind in {Kind.NEW, Kind.REFRESHED}
+        reports.append(
+            Report(
+                1,
+                position,
+                now,
+                0,
+                1,
+                b"username",
+                b"user",
+                7,
+                kind,
+                side,
+                lifetime if status else None,
+                None,
+                local if status else None,
+                None,
+                *counts,
+            )
+        )
+    whole, cut = Told(), Told()
+    end = now + 10_000 * SECOND
+    whole.take(reports, end)
+    places = sorted({0, len(reports), *(place for place in cuts if place <= len(reports))})
+    for start, stop in zip(places, [*places[1:], len(reports)], strict=True):
+        # Nothing was received before the next report: so far the clock of expiry may have come.
+        until = reports[stop].received_at if stop < len(reports) else end
+        cut.take(reports[start:stop], until)
+    assert cut.summary() == whole.summary()
