@@ -127,7 +127,9 @@ SELECT session_id::text AS radacctid, allocation_id AS acctsessionid,
     CASE end_cause WHEN 'deleted' THEN 'User-Request' WHEN 'expired' THEN 'Session-Timeout'
         WHEN 'superseded' THEN 'NAS-Reboot' END AS acctterminatecause,
     'TURN'::text AS servicetype, ''::text AS framedprotocol,
-    coalesce(client_address, '') AS framedipaddress
+    coalesce(client_address, '') AS framedipaddress, NULL::inet AS framedipv6address,
+    NULL::inet AS framedipv6prefix, NULL::text AS framedinterfaceid,
+    NULL::inet AS delegatedipv6prefix
 FROM reporting.sessions;
 
 DO $$
@@ -222,7 +224,11 @@ BEGIN
     ('radacct', 'acctterminatecause', 'deleted: User-Request, expired: Session-Timeout, superseded: NAS-Reboot'),
     ('radacct', 'servicetype', 'Always TURN'),
     ('radacct', 'framedprotocol', 'Always empty'),
-    ('radacct', 'framedipaddress', 'client_address');
+    ('radacct', 'framedipaddress', 'client_address'),
+    ('radacct', 'framedipv6address', 'Always null'),
+    ('radacct', 'framedipv6prefix', 'Always null'),
+    ('radacct', 'framedinterfaceid', 'Always null'),
+    ('radacct', 'delegatedipv6prefix', 'Always null');
     FOR entry IN
         SELECT c.relname AS view_name, a.attname AS column_name,
             coalesce(own.comment, every.comment) AS comment
@@ -247,6 +253,16 @@ END
 $$;
 
 COMMENT ON VIEW reporting.sessions IS 'One row for each allocation that coturn vouched for: the bill''s smallest unit';
+COMMENT ON VIEW reporting.user_usage_hourly IS 'Usage of each user by hour of the realm''s time zone';
+COMMENT ON VIEW reporting.user_usage_daily IS 'Usage of each user by day of the realm''s time zone';
+COMMENT ON VIEW reporting.user_usage_monthly IS 'Usage of each user by month of the realm''s time zone';
+COMMENT ON VIEW reporting.realm_usage_hourly IS 'Usage of each realm by hour of its time zone';
+COMMENT ON VIEW reporting.realm_usage_daily IS 'Usage of each realm by day of its time zone';
+COMMENT ON VIEW reporting.realm_usage_monthly IS 'Usage of each realm by month of its time zone';
+COMMENT ON VIEW reporting.allocation_events IS 'Every new, refreshed and deleted of an allocation, as reported';
+COMMENT ON VIEW reporting.traffic_reports IS 'Every count of traffic, interim or total, as reported';
+COMMENT ON VIEW reporting.sources IS 'Every source, and how far it is captured, loaded and settled';
+COMMENT ON VIEW reporting.radacct IS 'The sessions under the column names of FreeRADIUS'' table';
 COMMENT ON VIEW reporting.unattributed_usage IS 'Traffic that coturn published without an allocation that vouches for it: kept, shown, never billed';
 COMMENT ON VIEW reporting.capture_gaps IS 'Every span of time in which events may have been lost between Redis and Postgres';
 COMMENT ON VIEW reporting.rejected_messages IS 'Messages on allocation channels that could not be understood, as received';

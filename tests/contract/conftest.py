@@ -1,0 +1,20 @@
+"""Books that the tests of this directory only read: filled once for each worker."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.books import Books
+from tests.contract.filled import filled_books
+from tests.servers import PostgresServer
+
+
+@pytest.fixture(scope="session")
+def filled(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Books]:
+    """Read only: a test that changes books takes its own."""
+    directory: Path = tmp_path_factory.mktemp("filled")
+    with filled_books(postgres_server, directory) as books:
+        yield books

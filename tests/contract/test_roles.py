@@ -1,0 +1,223 @@
+"""Who may do what: an owner for migrations, a writer for the service, a reader for the rest."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.errors import InsufficientPrivilege
+
+from accounting.errors import AccountingError, NotAllowed
+from accounting.jobs.registry import JOBS
+from accounting.store import migrations
+from accounting.store.database import open_engine
+from tests.books import READER, WRITER, Books, channel, status, traffic
+from tests.servers import PostgresServer
+
+OWNER: Final = "turn_accounting_owner"
+FRESH: Final = "fresh_books"
+OPERATOR: Final = "limited_operator"
+SERVICE: Final = "limited_service"
+
+
+def execute(books: Books, role: str, statement: str) -> None:
+    with psycopg.connect(books.url(role)) as connection:
+        connection.execute(statement.encode())
+        connection.rollback()
+
+
+def relations(books: Books, schema: str) -> list[str]:
+    return [
+        row["name"]
+        for row in books.query(
+            "SELECT relname AS name FROM pg_class"
+            " WHERE relnamespace = %s::regnamespace AND relkind IN ('r', 'p', 'v') ORDER BY 1",
+            [schema],
+        )
+    ]
+
+
+def test_reader_reads_every_view(filled: Books) -> None:
+    for view in relations(filled, "reporting"):
+        execute(filled, READER, f"TABLE reporting.{view}")
+
+
+def test_reader_reads_no_table(filled: Books) -> None:
+    tables = relations(filled, "accounting")
+    assert "installation" in tables
+    for table in tables:
+        with pytest.raises(InsufficientPrivilege):
+            execute(filled, READER, f"TABLE accounting.{table}")
+
+
+@pytest.mark.parametrize("role", [READER, WRITER])
+@pytest.mark.parametrize(
+    "statement", ["INSERT INTO {} DEFAULT VALUES", "UPDATE {} SET realm = ''", "DELETE FROM {}"]
+)
+def test_nobody_writes_a_view(filled: Books, role: str, statement: str) -> None:
+    with pytest.raises(psycopg.Error) as refused:
+        execute(filled, role, statement.format("reporting.sessions"))
+    # A view of joins takes no writes from anybody; rights are asked first where it could.
+    assert refused.value.sqlstate in {"42501", "55000"}
+
+
+@pytest.mark.parametrize("role", [READER, WRITER])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE reporting.mine (one int)",
+        "CREATE TABLE accounting.mine (one int)",
+        "DROP VIEW reporting.sessions",
+        "ALTER TABLE accounting.sessions ADD COLUMN mine int",
+        f"SET ROLE {OWNER}",
+    ],
+)
+def test_only_the_owner_changes_the_schema(filled: Books, role: str, statement: str) -> None:
+    with pytest.raises(InsufficientPrivilege):
+        execute(filled, role, statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE accounting.reports SET sent_bytes = 0",
+        "DELETE FROM accounting.reports",
+        "TRUNCATE accounting.reports",
+        "UPDATE accounting.reports_20261101 SET sent_bytes = 0",
+        "DELETE FROM accounting.reports_20261101",
+        "TRUNCATE accounting.reports_20261101",
+        "DELETE FROM accounting.rejected_messages",
+        "UPDATE accounting.rejected_messages SET reason = ''",
+        "UPDATE accounting.epochs SET token = ''",
+        "UPDATE accounting.installation SET identity_key = sha256('')",
+        "DELETE FROM accounting.installation",
+        "INSERT INTO accounting.installation (identity_key) VALUES (sha256(''))",
+        "UPDATE accounting.alembic_version SET version_num = ''",
+    ],
+)
+def test_the_service_can_not_change_what_was_reported(filled: Books, statement: str) -> None:
+    with pytest.raises(InsufficientPrivilege):
+        execute(filled, WRITER, statement)
+
+
+def test_partitions_are_made_for_the_writer_alone(filled: Books) -> None:
+    execute(filled, WRITER, "SELECT accounting.ensure_report_partition('2027-01-01')")
+    with pytest.raises(InsufficientPrivilege):
+        execute(filled, READER, "SELECT accounting.ensure_report_partition('2027-01-01')")
+
+
+def test_everything_belongs_to_the_owner(filled: Books) -> None:
+    strangers = filled.query(
+        """
+        SELECT c.relname AS name, pg_get_userbyid(c.relowner) AS owner FROM pg_class c
+        WHERE c.relnamespace IN ('accounting'::regnamespace, 'reporting'::regnamespace)
+            AND pg_get_userbyid(c.relowner) <> %s
+        UNION ALL
+        SELECT p.proname, pg_get_userbyid(p.proowner) FROM pg_proc p
+        WHERE p.pronamespace = 'accounting'::regnamespace AND pg_get_userbyid(p.proowner) <> %s
+        UNION ALL
+        SELECT nspname, pg_get_userbyid(nspowner) FROM pg_namespace
+        WHERE nspname IN ('accounting', 'reporting') AND pg_get_userbyid(nspowner) <> %s
+        """,
+        [OWNER, OWNER, OWNER],
+    )
+    assert strangers == []
+
+
+def test_tables_and_migrations_agree(filled: Books) -> None:
+    engine = open_engine(filled.url())
+    try:
+        with engine.begin() as connection:
+            migrations.check(connection)
+    finally:
+        engine.dispose()
+
+
+def test_a_job_without_the_right_to_write_says_which_role_has_it(filled: Books) -> None:
+    engine = open_engine(filled.url(READER))
+    try:
+        with pytest.raises(NotAllowed, match="turn_accounting_writer"):
+            JOBS["settle"].run(engine)
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture
+def fresh(postgres_server: PostgresServer) -> Iterator[psycopg.Connection]:
+    """An empty database, two logins that may nothing yet, and the superuser's connection."""
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {FRESH}")
+        connection.execute(f"CREATE ROLE {OPERATOR} LOGIN")
+        connection.execute(f"CREATE ROLE {SERVICE} LOGIN")
+        yield connection
+        connection.execute(f"DROP DATABASE {FRESH} WITH (FORCE)")
+        connection.execute(f"DROP ROLE {OPERATOR}, {SERVICE}")
+
+
+def upgrade(server: PostgresServer, user: str) -> None:
+    engine = open_engine(server.url(user, FRESH))
+    try:
+        assert migrations.upgrade(engine) == migrations.head()
+    finally:
+        engine.dispose()
+
+
+def test_a_limited_member_of_the_owner_role_migrates_from_zero(
+    postgres_server: PostgresServer, fresh: psycopg.Connection
+) -> None:
+    fresh.execute(f"GRANT {OWNER} TO {OPERATOR}")
+    fresh.execute(f"GRANT CREATE ON DATABASE {FRESH} TO {OWNER}")
+    upgrade(postgres_server, OPERATOR)
+    upgrade(postgres_server, OPERATOR)  # nothing is left to do, and that is no error
+    fresh.execute(f"GRANT {WRITER} TO {SERVICE}")
+    books = postgres_server.url(SERVICE, FRESH)
+    with psycopg.connect(books) as connection:
+        connection.execute("SELECT * FROM reporting.sessions")
+        connection.execute(
+            "INSERT INTO accounting.sources (source, mode) VALUES ('s', 'subscribe')"
+        )
+        owners = connection.execute(
+            "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class"
+            " WHERE relnamespace = 'accounting'::regnamespace"
+        ).fetchall()
+    assert owners == [(OWNER,)]
+
+
+def test_who_may_not_migrate_is_told_what_to_ask_for(
+    postgres_server: PostgresServer, fresh: psycopg.Connection
+) -> None:
+    assert fresh.info.dbname
+    with pytest.raises(AccountingError) as told:
+        upgrade(postgres_server, OPERATOR)
+    assert "let a superuser run `turn-accounting db upgrade` once" in str(told.value)
+    with psycopg.connect(postgres_server.url(database=FRESH)) as connection:
+        made = connection.execute(
+            "SELECT count(*) FROM pg_namespace WHERE nspname IN ('accounting', 'reporting')"
+        ).fetchone()
+    assert made == (0,)
+
+
+def test_a_login_keeps_its_rights_on_later_tables_of_the_contract(
+    postgres_server: PostgresServer, fresh: psycopg.Connection
+) -> None:
+    """A view that a later migration adds is readable at once."""
+    fresh.execute(f"GRANT {OWNER} TO {OPERATOR}")
+    fresh.execute(f"GRANT CREATE ON DATABASE {FRESH} TO {OWNER}")
+    upgrade(postgres_server, OPERATOR)
+    fresh.execute(f"GRANT {READER} TO {SERVICE}")
+    with psycopg.connect(postgres_server.url(OPERATOR, FRESH)) as connection:
+        connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(OWNER)))
+        connection.execute("CREATE VIEW reporting.later AS SELECT 1 AS one")
+    with psycopg.connect(postgres_server.url(SERVICE, FRESH)) as connection:
+        assert connection.execute("SELECT * FROM reporting.later").fetchall() == [(1,)]
+
+
+def test_the_whole_path_needs_no_more_than_the_writer(books: Books) -> None:
+    """`Books` works as the writer; so does making the coming days' partitions."""
+    books.hear(0, channel("status"), status("new"))
+    books.hear(1, channel("traffic"), traffic(1, 2, 3, 4))
+    books.until(5_000)
+    books.account()
+    assert JOBS["partitions"].run(books.engine) > 0
+    assert books.rows("user_usage_monthly", "received_bytes") == [{"received_bytes": 2}]

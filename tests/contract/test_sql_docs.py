@@ -1,0 +1,93 @@
+"""docs/sql.md: every query of it, run by the reader on filled books, with its result."""
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from tests.books import READER, Books
+
+PAGE: Final = (Path(__file__).resolve().parents[2] / "docs/sql.md").read_text()
+QUERIES: Final[dict[str, str]] = dict(
+    re.findall(
+        r"^### (\d+\. [^\n]+)\n(?:(?!^### ).)*?^```sql\n(.*?)^```$",
+        PAGE,
+        re.DOTALL | re.MULTILINE,
+    )
+)
+
+
+def at(day: int, hour: int = 0, minute: int = 0, second: int = 0, *, month: int = 11) -> datetime:
+    return datetime(2026, month, day, hour, minute, second, tzinfo=UTC)
+
+
+CLIENT: Final = "198.51.100.7:50000"
+SERVER: Final = "192.0.2.1:3478"
+HOSTILE: Final = "\x1b]0;owned\x07\\xff\\\\x41\n"
+EXPECTED: Final[dict[str, list[tuple[Any, ...]]]] = {
+    "1. Usage of a month, per user": [
+        ("example.net", HOSTILE, 0, 10, 0),
+        ("example.net", "carol", 0, 50, 0),
+        ("example.org", "alice", 239_000, 200, 33_000),
+        ("example.org", "bob", 48_200, 220, 0),
+    ],
+    "2. The top users of a realm": [("alice", 239_000, 2), ("bob", 48_200, 2)],
+    "3. A user's sessions of a day": [
+        (at(2, 22), at(2, 22, 1, 40), "deleted", CLIENT, 30_000, 3_000),
+    ],
+    "4. How much of a month is estimated": [
+        ("example.net", 0, 0, None),
+        ("example.org", 287_200, 33_000, Decimal("11.49")),
+    ],
+    "5. Sessions whose totals disagree": [
+        (UUID("00010000-0001-8000-8000-00000000000e"), "example.org", "bob",
+         at(2, 22, 3, 20), 40_000, 500, True),
+    ],
+    "6. Live sessions now": [
+        ("example.org", "bob", at(4, 10), at(4, 10, 2), CLIENT, SERVER, 7_700),
+    ],
+    "7. A realm day by day, with its peak": [
+        (date(2026, 11, 1), 206_000, 1, 1),
+        (date(2026, 11, 2), 73_500, 2, 1),
+        (date(2026, 11, 3), 0, 0, 0),
+        (date(2026, 11, 4), 7_700, 1, 1),
+    ],
+    "8. Traffic that belongs to no session": [
+        ("example.org", "bob", 400, at(4, 10), at(4, 10)),
+    ],
+    "9. Capture gaps in a month": [
+        ("default", "disconnected", at(1), at(1, 1), False),
+        ("default", "disconnected", at(4, 12), at(1, month=12), True),
+    ],
+}  # fmt: skip
+LAG: Final = "10. How far behind each source is"
+
+
+def run(books: Books, query: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(books.url(READER)) as connection:
+        connection.execute("SET timezone = 'UTC'")
+        return connection.execute(query.encode()).fetchall()
+
+
+def test_the_page_has_the_ten_queries_that_are_proved_here() -> None:
+    assert list(QUERIES) == sorted([*EXPECTED, LAG], key=lambda heading: int(heading.split(".")[0]))
+    assert len(QUERIES) == PAGE.count("```sql") == 10
+
+
+@pytest.mark.parametrize("heading", EXPECTED)
+def test_query_answers_what_its_heading_asks(filled: Books, heading: str) -> None:
+    assert run(filled, QUERIES[heading]) == EXPECTED[heading]
+
+
+def test_lag_of_a_source_is_what_is_not_captured_loaded_and_settled_yet(filled: Books) -> None:
+    first, second = run(filled, QUERIES[LAG])
+    assert (first[0], first[2], first[3]) == ("default", timedelta(0), timedelta(0))
+    assert (second[0], second[2], second[3]) == ("second", timedelta(0), timedelta(0))
+    assert second[1] - first[1] == timedelta(hours=1)
+    since = datetime.now(UTC) - at(4, 12)
+    assert timedelta(0) <= since - first[1] < timedelta(minutes=1)

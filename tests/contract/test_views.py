@@ -1,0 +1,241 @@
+"""Schema reporting is a contract: its views, their columns in order, their types, what they say."""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+
+from accounting.model.counters import COUNTERS
+from tests.books import Books, channel, status, traffic
+from tests.contract.filled import BEGIN
+
+EIGHT: Final = " ".join(f"{name}:bigint" for name in COUNTERS)
+TOTALS: Final = (
+    f"{EIGHT} sessions_started:bigint sessions_ended:bigint session_seconds:numeric"
+    " estimated_bytes:bigint"
+)
+BUCKET: Final = "starts_at:time ends_at:time time_zone:text"
+NAMES: Final = "realm:text username:text user_id:text user_key:uuid allocation_id:text"
+REPORT: Final = (
+    "source:text database:integer epoch:integer position:bigint received_at:time"
+    f" time_estimated:boolean {NAMES}"
+)
+# In the order in which they stand; "time" is timestamptz.
+VIEWS: Final = {
+    "sessions": f"session_id:uuid source:text database:integer {NAMES} started_at:time"
+    " start_known:boolean last_seen_at:time ended_at:time end_cause:text transport:text"
+    f" client_address:text server_address:text {EIGHT} total_reported:boolean estimated:boolean"
+    " disputed:boolean",
+    **{
+        f"user_usage_{length}": f"realm:text user_id:text user_key:uuid {BUCKET} {TOTALS}"
+        for length in ("hourly", "daily", "monthly")
+    },
+    **{
+        f"realm_usage_{length}": f"realm:text {BUCKET} {TOTALS} peak_sessions:bigint"
+        for length in ("hourly", "daily", "monthly")
+    },
+    "unattributed_usage": "source:text realm:text username:text starts_at:time ends_at:time "
+    + EIGHT.replace("bigint", "numeric"),
+    "allocation_events": f"{REPORT} event:text lifetime:integer transport:text"
+    " client_address:text server_address:text",
+    "traffic_reports": f"{REPORT} report:text side:text received_packets:bigint"
+    " received_bytes:bigint sent_packets:bigint sent_bytes:bigint",
+    "capture_gaps": "gap_id:bigint source:text from_at:time to_at:time cause:text detail:text",
+    "rejected_messages": "source:text position:bigint received_at:time channel:bytea"
+    " payload:bytea reason:text",
+    "sources": "source:text mode:text epoch:integer position:bigint captured_until:time"
+    " loaded_until:time settled_until:time retired_at:time",
+    # FreeRADIUS: raddb/mods-config/sql/main/postgresql/schema.sql, in its order.
+    "radacct": "radacctid:text acctsessionid:text acctuniqueid:text username:text realm:text"
+    " nasipaddress:text nasportid:text nasporttype:text acctstarttime:time acctupdatetime:time"
+    " acctstoptime:time acctinterval:bigint acctsessiontime:bigint acctauthentic:text"
+    " connectinfo_start:text connectinfo_stop:text acctinputoctets:bigint"
+    " acctoutputoctets:bigint calledstationid:text callingstationid:text"
+    " acctterminatecause:text servicetype:text framedprotocol:text framedipaddress:text"
+    " framedipv6address:inet framedipv6prefix:inet framedinterfaceid:text"
+    " delegatedipv6prefix:inet",
+}
+NULLABLE: Final = {
+    "sessions": {"ended_at", "end_cause", "transport", "client_address", "server_address"},
+    "allocation_events": {"lifetime", "transport", "client_address", "server_address"},
+    "capture_gaps": {"to_at"},
+    "sources": {"captured_until", "loaded_until", "settled_until", "retired_at"},
+    "radacct": {
+        "nasporttype", "acctstoptime", "acctinterval", "connectinfo_stop", "acctterminatecause",
+        "framedipv6address", "framedipv6prefix", "framedinterfaceid", "delegatedipv6prefix",
+    },
+}  # fmt: skip
+
+
+def columns_of(books: Books) -> dict[str, list[dict[str, Any]]]:
+    """The columns of every relation in reporting, by relation."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in books.query(
+        """
+        SELECT c.relname, c.relkind::text AS kind, a.attname AS name,
+            replace(format_type(a.atttypid, NULL), 'timestamp with time zone', 'time') AS type,
+            col_description(c.oid, a.attnum) AS comment, obj_description(c.oid) AS view_comment,
+            pg_relation_is_updatable(c.oid, true) AS writable
+        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+        WHERE c.relnamespace = 'reporting'::regnamespace AND c.relkind <> 'i'
+        ORDER BY c.relname, a.attnum
+        """
+    ):
+        found.setdefault(row["relname"], []).append(row)
+    return found
+
+
+def test_reporting_holds_the_views_of_the_contract_and_nothing_else(filled: Books) -> None:
+    found = columns_of(filled)
+    assert {
+        view: " ".join(f"{row['name']}:{row['type']}" for row in rows)
+        for view, rows in found.items()
+    } == VIEWS
+    assert {row["kind"] for rows in found.values() for row in rows} == {"v"}
+
+
+def test_every_view_and_every_column_says_what_it_is(filled: Books) -> None:
+    silent = [
+        f"{view}.{row['name']}"
+        for view, rows in columns_of(filled).items()
+        for row in rows
+        if not row["comment"] or not row["view_comment"]
+    ]
+    assert silent == []
+
+
+def test_no_view_can_be_written_through(filled: Books) -> None:
+    assert {view for view, rows in columns_of(filled).items() if rows[0]["writable"]} == set()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_only_what_may_be_absent_is_ever_null(filled: Books, view: str) -> None:
+    rows = filled.rows(view)
+    assert rows, f"the filled books show nothing in {view}"
+    empty = {name for row in rows for name, value in row.items() if value is None}
+    assert empty <= NULLABLE.get(view, set())
+
+
+def test_a_session_has_every_column_in_its_words(filled: Books) -> None:
+    session = filled.rows("sessions", order="started_at")[1]
+    [alice] = {row["user_key"] for row in filled.rows("sessions") if row["user_id"] == "alice"}
+    assert session == {
+        "session_id": UUID("00010000-0001-8000-8000-000000000005"),
+        "source": "default",
+        "database": 0,
+        "realm": "example.org",
+        "username": "alice",
+        "user_id": "alice",
+        "user_key": alice,
+        "allocation_id": "000000000000000002",
+        "started_at": datetime(2026, 11, 1, 22, 0, tzinfo=UTC),
+        "start_known": True,
+        "last_seen_at": datetime(2026, 11, 1, 22, 1, 40, tzinfo=UTC),
+        "ended_at": datetime(2026, 11, 1, 22, 1, 40, tzinfo=UTC),
+        "end_cause": "deleted",
+        "transport": "UDP",
+        "client_address": "198.51.100.7:50000",
+        "server_address": "192.0.2.1:3478",
+        "received_packets": 2_010,
+        "received_bytes": 201_000,
+        "sent_packets": 50,
+        "sent_bytes": 5_000,
+        "peer_received_packets": 0,
+        "peer_received_bytes": 0,
+        "peer_sent_packets": 0,
+        "peer_sent_bytes": 0,
+        "total_reported": True,
+        "estimated": False,
+        "disputed": False,
+    }
+
+
+def test_reports_come_out_as_they_came_in(filled: Books) -> None:
+    events = filled.rows(
+        "allocation_events", "event", "lifetime", "received_at", "time_estimated",
+        order="source, epoch, position",
+    )  # fmt: skip
+    assert events[0] == {
+        "event": "new",
+        "lifetime": 600,
+        "received_at": BEGIN,
+        "time_estimated": False,
+    }
+    assert {row["event"] for row in events} == {"new", "refreshed", "deleted"}
+    reports = filled.rows(
+        "traffic_reports", "report", "side", *COUNTERS[:4], order="source, epoch, position"
+    )
+    assert list(reports[1].values()) == ["total", "client", 10, 1_000, 4, 400]
+    messages = filled.query(
+        "SELECT (SELECT count(*) FROM accounting.reports) AS stored, (SELECT count(*) FROM"
+        " reporting.allocation_events) + (SELECT count(*) FROM reporting.traffic_reports) AS shown"
+    )
+    assert messages[0]["stored"] == messages[0]["shown"]
+
+
+def test_a_message_that_is_none_is_kept_as_it_came(filled: Books) -> None:
+    assert filled.rows("rejected_messages", "source", "channel", "payload", "reason") == [
+        {
+            "source": "default",
+            "channel": channel("status"),
+            "payload": b"no status at all",
+            "reason": "not an allocation status",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "spelled"),
+    [
+        (b"", ""),
+        ("grüße".encode(), "grüße"),
+        (b"\xff\xfe", r"\xff\xfe"),
+        (b"nul\0nul", r"nul\x00nul"),
+        (rb"\x41", r"\\x41"),
+        (rb"\x4", r"\x4"),
+        (rb"back\slash", r"back\slash"),
+        (b"tab\tnewline\n", "tab\tnewline\n"),
+        (b"a/allocation/000000000000000009/status", "a/allocation/000000000000000009/status"),
+    ],
+)
+def test_names_stand_as_text_with_other_bytes_spelled(
+    books: Books, name: bytes, spelled: str
+) -> None:
+    at = b"/allocation/000000000000000001/"
+    books.hear(0, b"turn/realm/" + name + b"/user/" + name + at + b"status", status("new"))
+    books.hear(
+        1, b"turn/realm/" + name + b"/user/stranger" + name + at + b"traffic", traffic(1, 2, 3, 4)
+    )
+    books.until(5_000)
+    books.account()
+    [session] = books.rows("sessions", "realm", "username", "user_id")
+    assert session == {"realm": spelled, "username": spelled, "user_id": spelled}
+    [usage] = books.rows("user_usage_hourly", "realm", "user_id")
+    assert usage == {"realm": spelled, "user_id": spelled}
+    [stray] = books.rows("unattributed_usage", "realm", "username")
+    assert stray["realm"] == spelled
+
+
+def test_absent_names_are_empty_and_never_null(books: Books) -> None:
+    """The form without a realm, and a server without authentication (an empty user)."""
+    books.hear(0, b"turn/user//allocation/000000000000000001/status", status("new", local=None))
+    books.until(5_000)
+    books.account()
+    [session] = books.rows("sessions", "realm", "username", "user_id", "transport")
+    assert session == {"realm": "", "username": "", "user_id": "", "transport": None}
+
+
+def test_counters_are_exact_at_the_limit_of_63_bits(books: Books) -> None:
+    most = 2**63 - 1
+    books.hear(0, channel("status"), status("new"))
+    books.hear(1, channel("traffic"), traffic(1, most, 0, 0))
+    for number in (2, 3):
+        books.hear(
+            number, channel("traffic", user="stranger", allocation=number), traffic(1, most, 0, 0)
+        )
+    books.until(5_000)
+    books.account()
+    assert books.rows("sessions", "received_bytes") == [{"received_bytes": most}]
+    assert books.rows("user_usage_monthly", "received_bytes") == [{"received_bytes": most}]
+    assert books.rows("unattributed_usage", "received_bytes") == [{"received_bytes": 2 * most}]
