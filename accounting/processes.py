@@ -21,6 +21,7 @@ import structlog
 log = structlog.get_logger()
 
 PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
+ENDINGS: Final = (signal.SIGTERM, signal.SIGINT)
 LONGEST_BACKOFF_SECONDS: Final = 10.0
 STEADY_SECONDS: Final = 30.0
 """A part that ran so long is started again at once when it ends."""
@@ -46,6 +47,21 @@ def tie_to_parent(ending: signal.Signals) -> Callable[[], None]:
     return tie
 
 
+def start_part() -> Callable[[], None]:
+    """What a part runs before its program: tied to us, and deaf until it can end in order.
+
+    A part takes a second to begin; a signal that comes before :func:`stop_on_signals` waits for it
+    instead of ending the part with its work undone.
+    """
+    tie = tie_to_parent(signal.SIGTERM)
+
+    def prepare() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+        tie()
+
+    return prepare
+
+
 def stop_on_signals() -> threading.Event:
     """An event that SIGTERM and SIGINT set. A second signal ends the process at once."""
     stop = threading.Event()
@@ -55,8 +71,9 @@ def stop_on_signals() -> threading.Event:
             os._exit(128 + number)
         stop.set()
 
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    for ending in ENDINGS:
+        signal.signal(ending, end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
     return stop
 
 
@@ -78,7 +95,7 @@ class Part:
             env=self._environment,
             stdin=subprocess.DEVNULL,
             process_group=0,
-            preexec_fn=tie_to_parent(signal.SIGTERM),  # noqa: PLW1509  # one system call, no lock
+            preexec_fn=start_part(),  # noqa: PLW1509  # two system calls, no lock
         )
         self._started = time.monotonic()
         log.debug("part started", part=self.command, pid=self._process.pid)

@@ -4,6 +4,7 @@ Any number of schedulers may run on one database: each job takes a lock of the d
 transaction, so none runs twice at once.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -49,6 +50,9 @@ def run_scheduler(
         timezone="UTC",
     )
     scheduler.add_listener(_report, EVENT_JOB_ERROR)
+    # It would log each failure a second time, Postgres merely away with a trace at every turn, and
+    # a job that takes longer than its interval, which is no fault.
+    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
     for name, job in JOBS.items():
         scheduler.add_job(
             run_job,

@@ -15,7 +15,7 @@ import structlog
 
 from accounting import embedded
 from accounting.capture.collector import run_collector
-from accounting.capture.spool import Spool, spool_path
+from accounting.capture.spool import Spool, spool_path, wall_clock
 from accounting.config import Settings
 from accounting.errors import AccountingError, ConnectionLost
 from accounting.jobs.load import Loader, run_loader
@@ -32,6 +32,8 @@ READER: Final = "turn_accounting_reader"
 COLLECT_PATIENCE_SECONDS: Final = 45.0
 LOAD_PATIENCE_SECONDS: Final = 30.0
 SCHEDULE_PATIENCE_SECONDS: Final = 60.0
+SILENCE_MICROSECONDS: Final = 15_000_000
+"""A collector ticks every second; one that has not for so long is not at work."""
 
 
 @contextmanager
@@ -179,12 +181,13 @@ def schedule(settings: Settings, stop: threading.Event) -> None:
 
 
 def is_capturing(settings: Settings) -> bool:
-    """Whether the collector has attached and no gap is open."""
+    """Whether a collector is attached now: it ticks, and no gap is open."""
     path = spool_path(settings.data_dir, settings.source)
     if not path.exists():
         return False
     with Spool.open(path, settings.source) as spool:
-        return spool.state().captured_until is not None and spool.current_gap() is None
+        until = spool.state().captured_until or 0
+        return wall_clock() - until < SILENCE_MICROSECONDS and spool.current_gap() is None
 
 
 def health(settings: Settings) -> list[str]:
@@ -192,7 +195,7 @@ def health(settings: Settings) -> list[str]:
     troubles: list[str] = []
     path = spool_path(settings.data_dir, settings.source)
     if path.exists() and not is_capturing(settings):
-        troubles.append("not capturing: a gap is open")
+        troubles.append("not capturing: a gap is open, or no collector is running")
     try:
         with database(settings, WRITER) as engine:
             migrations.require_head(engine)

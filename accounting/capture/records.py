@@ -5,10 +5,51 @@ All times are whole microseconds since the Unix epoch, UTC.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 # received_at, database, channel, payload
 Message = tuple[int, int, bytes, bytes]
+
+Mode = Literal["replication", "subscribe"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """A place in a replication stream: what to ask for, to go on right after it.
+
+    `offset` counts the bytes of the history that `replication_id` names. `database` is the one
+    selected there, None before the first SELECT: the server does not repeat it.
+    """
+
+    replication_id: str
+    offset: int
+    database: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenKey:
+    """A status key that a scan found. The scan began at `began_at`; the key was looked at at
+    `seen_at`, and nobody had touched it for `idle_seconds`.
+    """
+
+    began_at: int
+    seen_at: int
+    database: int
+    key: bytes
+    idle_seconds: int
+
+
+class Sighting(NamedTuple):
+    """A seen key as it lies in the spool: after the messages up to `position` of `epoch`."""
+
+    sighting: int
+    epoch: int
+    position: int
+    began_at: int
+    seen_at: int
+    database: int
+    key: bytes
+    idle_seconds: int
 
 
 class SpooledMessage(NamedTuple):
@@ -59,8 +100,9 @@ class SpoolState:
     lost within a gap; both are None until the source was attached for the first time.
     `loaded_epoch` is 0 until something was loaded. Messages up to `pruned_position` of
     `pruned_epoch` are deleted, 0 while none is; the last of them was received at
-    `pruned_received_at`. `server_run` is the run id of the Redis last captured from; `replication_id` and
-    `stream_database` belong to the replication source.
+    `pruned_received_at`. `server_run` is the run id of the Redis last captured from, `mode` how.
+    In replication positions are offsets, and `replication_id` and `stream_database` go with
+    `captured_position`. `holder` is the random name of this file, the same for as long as it lives.
     """
 
     source: str
@@ -77,6 +119,19 @@ class SpoolState:
     replication_id: str | None
     stream_database: int | None
     server_run: str | None
+    mode: Mode | None
+    holder: str
+
+    @property
+    def resume(self) -> Resume | None:
+        """Where a replication stream goes on; None when there is no such place."""
+        if self.mode != "replication" or self.replication_id is None:
+            return None
+        return Resume(
+            replication_id=self.replication_id,
+            offset=self.captured_position,
+            database=self.stream_database,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

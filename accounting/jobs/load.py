@@ -8,6 +8,7 @@ nothing.
 
 import random
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -40,6 +41,8 @@ PRUNED_GAP: Final = -1
 IDLE_SECONDS: Final = 0.1
 LONGEST_BACKOFF_SECONDS: Final = 10.0
 PRUNE_SECONDS: Final = 60
+DRAIN_SECONDS: Final = 20.0
+"""How long a loader that should end goes on with what is left."""
 
 
 @dataclass(slots=True)
@@ -318,7 +321,7 @@ class Loader:
 
 
 def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -> None:
-    """Load until ``stop`` is set, then what is left.
+    """Load until ``stop`` is set, then what is left, for DRAIN_SECONDS at most.
 
     Postgres away: tries again for ever, with backoff and jitter; the spool holds what comes.
     """
@@ -326,7 +329,13 @@ def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -
     ready = False
     wait = stop.wait
     pruned_at = 0
+    deadline = float("inf")
     while True:
+        if stop.is_set():
+            deadline = min(deadline, time.monotonic() + DRAIN_SECONDS)
+            if time.monotonic() > deadline:
+                log.warning("what is left stays in the spool", reason="there is too much of it")
+                return
         try:
             if not ready:
                 require_head(loader.engine)

@@ -1,0 +1,295 @@
+"""One running service and what can happen to it: parts killed, Postgres gone, jobs broken, floods.
+
+Each test publishes under a name of its own, and leaves the service as it found it: at work.
+"""
+
+import itertools
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+import pytest
+
+from accounting.capture.spool import Spool, spool_path
+from accounting.model.text import as_text
+from accounting.simulate import Scenario, run
+from tests.books import Books, cloned, eight_of, make_template
+from tests.live.service import Service
+from tests.live.traffic import Numbers, announce, assert_honest, billed, burst, loaded
+from tests.servers import PostgresServer, ValkeyServer
+
+BURST: Final = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """`up` with the URLs of a Postgres and a Valkey of its own."""
+
+    postgres: PostgresServer
+    valkey: ValkeyServer
+    up: Service
+    books: Books
+
+    def execute(self, *statements: str) -> None:
+        """Run statements as the superuser, in one transaction."""
+        with psycopg.connect(self.books.url()) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def spooled_and_not_loaded(self) -> int:
+        with Spool.open(spool_path(self.up.data_dir, "default"), "default") as spool:
+            return spool.counts().unloaded_messages
+
+    def gaps(self) -> list[dict[str, Any]]:
+        return self.books.rows("capture_gaps")
+
+    def await_billed(self, user: str, count: int) -> None:
+        """Return once a user's hours come to so many received bytes."""
+        self.up.wait_for(lambda: billed(self.books, user) == count)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with PostgresServer() as postgres, ValkeyServer() as valkey:
+        make_template(postgres)
+        directory = tmp_path_factory.mktemp("service")
+        with cloned(postgres) as name:
+            books = Books(postgres, name, directory)
+            settings = {
+                "ACCOUNTING_DATABASE_URL": books.url(),
+                "ACCOUNTING_REDIS_URL": valkey.url,
+            }
+            with Service("up", directory / "data", settings) as up:
+                up.wait_until_capturing()
+                up.wait_for(lambda: up.events("scheduling"))
+                yield Running(postgres, valkey, up, books)
+                assert up.end() == 0
+            books.assert_conserved()
+            books.close()
+
+
+@pytest.mark.parametrize("part", ["load", "schedule"])
+def test_a_killed_part_is_started_again_and_nothing_is_lost_or_doubled(
+    service: Running, part: str
+) -> None:
+    gaps = service.gaps()
+    with Numbers(service.valkey, f"kill-{part}") as numbers:
+        numbers.await_more(100)
+        killed = service.up.wait_for_part(part)
+        os.kill(killed, signal.SIGKILL)
+        numbers.await_more(100)
+        service.up.wait_for_part(part, other_than=killed)
+        sent = numbers.stop()
+    service.await_billed(f"kill-{part}", sum(sent))
+    assert loaded(service.books, f"kill-{part}") == sorted(sent)
+    assert service.gaps() == gaps
+
+
+def test_a_killed_collector_is_started_again_and_all_that_was_lost_is_within_its_gap(
+    service: Running,
+) -> None:
+    gaps = len(service.gaps())
+    with Numbers(service.valkey, "kill-collect") as numbers:
+        numbers.await_more(100)
+        killed = service.up.wait_for_part("collect")
+        os.kill(killed, signal.SIGKILL)
+        service.up.wait_for_part("collect", other_than=killed)
+        service.up.wait_for(lambda: [gap["to_at"] for gap in service.gaps()[gaps:] if gap["to_at"]])
+        numbers.await_more(100)
+        sent = numbers.stop()
+    kept = loaded_to_the_end(service, "kill-collect", sent)
+    lost = assert_honest(service.books, "kill-collect", sent)
+    assert lost
+    service.await_billed("kill-collect", sum(kept))
+    (gap,) = service.gaps()[gaps:]
+    assert gap["cause"] == "collector_restarted"
+
+
+def loaded_to_the_end(service: Running, user: str, sent: dict[int, tuple[int, int]]) -> list[int]:
+    """A user's numbers once the last that was sent is among them."""
+    service.up.wait_for(lambda: loaded(service.books, user)[-1:] == [max(sent)])
+    return loaded(service.books, user)
+
+
+def test_a_killed_redis_is_a_gap_that_holds_all_that_was_lost(service: Running) -> None:
+    gaps = len(service.gaps())
+    with Numbers(service.valkey, "kill-redis") as numbers:
+        numbers.await_more(100)
+        service.valkey.kill()
+        service.valkey.start()
+        service.up.wait_for(lambda: [gap["to_at"] for gap in service.gaps()[gaps:] if gap["to_at"]])
+        numbers.await_more(100)
+        sent = numbers.stop()
+    kept = loaded_to_the_end(service, "kill-redis", sent)
+    assert_honest(service.books, "kill-redis", sent)
+    service.await_billed("kill-redis", sum(kept))
+    (gap,) = service.gaps()[gaps:]
+    assert gap["cause"] == "redis_restarted"
+
+
+def test_while_postgres_is_away_the_spool_grows_and_then_loading_catches_up_by_itself(
+    service: Running,
+) -> None:
+    gaps = service.gaps()
+    parts = {part: service.up.wait_for_part(part) for part in ("collect", "load", "schedule")}
+    with Numbers(service.valkey, "no-postgres") as numbers:
+        numbers.await_more(100)
+        service.postgres.kill()
+        numbers.await_more(200)
+        service.up.wait_for(lambda: service.spooled_and_not_loaded() >= 150)
+        service.postgres.start()
+        numbers.await_more(100)
+        sent = numbers.stop()
+    service.await_billed("no-postgres", sum(sent))
+    assert loaded(service.books, "no-postgres") == sorted(sent)
+    assert service.gaps() == gaps
+    assert {part: service.up.part(part) for part in parts} == parts
+    assert service.up.events("can't load now, trying again")
+    assert service.up.events("Postgres is back, loading goes on")
+
+
+def test_a_job_that_fails_is_logged_with_its_error_tried_again_and_stops_no_other(
+    service: Running,
+) -> None:
+    def failures() -> list[dict[str, Any]]:
+        events = service.up.events("job failed, trying again")
+        return [event for event in events if event["job"] == "rollup"]
+
+    def settled() -> int:
+        rows = [row for row in service.books.rows("sessions") if row["user_id"] == "no-job"]
+        return eight_of(rows)["received_bytes"]
+
+    announce(service.valkey, "no-job")
+    service.execute("ALTER TABLE accounting.user_usage_hourly RENAME TO gone")
+    burst(service.valkey, "no-job", 10)
+    service.up.wait_for(lambda: settled() == 55)
+    service.up.wait_for(lambda: len(failures()) > 2)
+    scheduler = service.up.part("schedule")
+    service.execute("ALTER TABLE accounting.gone RENAME TO user_usage_hourly")
+    service.await_billed("no-job", 55)
+    assert all("UndefinedTable" in event["exception"] for event in failures())
+    assert service.up.part("schedule") == scheduler
+
+
+WATCH: Final = """
+CREATE TABLE public.watched (
+    job text,
+    transaction bigint DEFAULT txid_current(),
+    backend integer DEFAULT pg_backend_pid(),
+    at timestamptz DEFAULT clock_timestamp()
+);
+CREATE FUNCTION public.watch() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    INSERT INTO public.watched (job) VALUES (tg_argv[0]);
+    PERFORM pg_sleep(0.02);
+    INSERT INTO public.watched (job) VALUES (tg_argv[0]);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER watch_first BEFORE INSERT ON accounting.settling
+    FOR EACH STATEMENT EXECUTE FUNCTION public.watch('settle');
+CREATE TRIGGER watch_last AFTER UPDATE ON accounting.settling
+    FOR EACH STATEMENT EXECUTE FUNCTION public.watch('settle');
+CREATE TRIGGER watch_first BEFORE DELETE ON accounting.touched_hours
+    FOR EACH STATEMENT EXECUTE FUNCTION public.watch('rollup');
+CREATE TRIGGER watch_last AFTER INSERT ON accounting.realm_usage_monthly
+    FOR EACH STATEMENT EXECUTE FUNCTION public.watch('rollup');
+"""
+UNWATCH: Final = """
+DROP FUNCTION public.watch() CASCADE;
+DROP TABLE public.watched;
+"""
+
+
+def test_two_schedulers_never_run_a_job_twice_at_once(service: Running) -> None:
+    """Seen by the database itself: the first and the last statement of each run, slowed down."""
+    announce(service.valkey, "two-schedulers")
+    service.execute(WATCH)
+    settings = {"ACCOUNTING_DATABASE_URL": service.books.url()}
+
+    def runs() -> list[dict[str, Any]]:
+        return service.books.query(
+            "SELECT job, backend, min(at) AS began, max(at) AS ended FROM public.watched"
+            " GROUP BY job, backend, transaction ORDER BY job, began"
+        )
+
+    def backends(job: str) -> set[int]:
+        return {run["backend"] for run in runs() if run["job"] == job}
+
+    with (
+        Service("schedule", service.up.data_dir.with_name("second"), settings) as second,
+        Numbers(service.valkey, "two-schedulers") as numbers,
+    ):
+        second.wait_for(lambda: second.events("job done"))
+        second.wait_for(lambda: len(backends("settle")) > 1 and len(backends("rollup")) > 1, 30)
+        sent = numbers.stop()
+        service.await_billed("two-schedulers", sum(sent))
+        assert {event["job"] for event in second.events("job done")} >= {"settle", "rollup"}
+        assert second.end() == 0
+    seen = runs()
+    service.execute(UNWATCH)
+    for before, after in itertools.pairwise(seen):
+        if before["job"] == after["job"]:
+            assert before["ended"] < after["began"], (before, after)
+    assert loaded(service.books, "two-schedulers") == sorted(sent)
+
+
+def test_a_burst_is_in_the_reports_whole_and_exact(service: Running) -> None:
+    gaps = service.gaps()
+    announce(service.valkey, "burst")
+    burst(service.valkey, "burst", BURST)
+    service.await_billed("burst", BURST * (BURST + 1) // 2)
+    assert loaded(service.books, "burst") == list(range(1, BURST + 1))
+    assert service.gaps() == gaps
+
+
+def test_a_simulated_fleet_with_every_hard_case_equals_its_oracle(service: Running) -> None:
+    realms = ("fleet.example", "")
+    scenario = Scenario(
+        version="4.6",
+        servers=3,
+        users=30,
+        realms=realms,
+        sessions=900,
+        duration_seconds=60.0,
+        rate=0,
+        lifetime_seconds=3600,
+        restart=True,
+        stolen=True,
+        wrap=True,
+        lost_totals=True,
+        lost_interims=True,
+        same_key=True,
+        rest_usernames=True,
+        rfc6062=True,
+        hostile_usernames=True,
+    )
+    expected = run(scenario, service.valkey.url)
+    usage = {
+        (as_text(realm), as_text(user_id)): user
+        for (realm, user_id), user in expected.by_user_id().items()
+    }
+
+    def rows(view: str) -> list[dict[str, Any]]:
+        return [row for row in service.books.rows(view) if row["realm"] in realms]
+
+    def sums(view: str, name: str) -> dict[tuple[str, str], tuple[int, ...]]:
+        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in rows(view):
+            found.setdefault((row["realm"], row[name]), []).append(row)
+        return {who: tuple(eight_of(of).values()) for who, of in found.items()}
+
+    service.up.wait_for(
+        lambda: (
+            sums("user_usage_monthly", "user_id")
+            == {who: user.usage for who, user in usage.items() if user.sessions}
+        )
+    )
+    assert sums("unattributed_usage", "username") == {
+        (as_text(user.realm), as_text(user.username)): user.unattributed
+        for user in expected.users
+        if any(user.unattributed)
+    }
