@@ -24,6 +24,10 @@ from accounting.capture.records import (
     Epoch,
     Gap,
     Message,
+    Mode,
+    Resume,
+    SeenKey,
+    Sighting,
     SpoolCounts,
     SpooledMessage,
     SpoolState,
@@ -43,7 +47,7 @@ __all__ = [
 ]
 
 application_id = 0x7475726E  # "turn": SQLite's application_id, so that no stranger's file is used
-schema_version = 1
+schema_version = 2
 
 # How long one process waits for the other's transaction. Those take milliseconds; half a minute
 # without the lock means that something holds it which should not.
@@ -51,6 +55,9 @@ lock_timeout_seconds = 30.0
 
 # Deleting takes the writer's lock away from the collector: keep each bite in the milliseconds.
 messages_per_prune = 2_000
+
+# Numbers of gaps fit into 31 bits. A file that takes over begins at a random one below this.
+largest_first_gap = (1 << 31) - (1 << 24)
 
 SCHEMA = """
 CREATE TABLE spool (
@@ -68,7 +75,10 @@ CREATE TABLE spool (
     pruned_received_at INTEGER NOT NULL,
     replication_id TEXT,
     stream_database INTEGER,
-    server_run TEXT
+    server_run TEXT,
+    mode TEXT,
+    holder TEXT NOT NULL,
+    next_gap INTEGER NOT NULL
 );
 CREATE TABLE epochs (
     epoch INTEGER PRIMARY KEY,
@@ -95,6 +105,28 @@ CREATE TABLE gaps (
     cause TEXT NOT NULL,
     detail TEXT NOT NULL
 );
+"""
+
+SIGHTINGS = """
+CREATE TABLE sightings (
+    sighting INTEGER PRIMARY KEY AUTOINCREMENT,
+    epoch INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    began_at INTEGER NOT NULL,
+    seen_at INTEGER NOT NULL,
+    database INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    idle_seconds INTEGER NOT NULL
+);
+"""
+
+# What turns a file of format 1, which knew no replication, into one of format 2.
+FROM_FORMAT_1 = """
+ALTER TABLE spool ADD COLUMN mode TEXT;
+ALTER TABLE spool ADD COLUMN holder TEXT NOT NULL DEFAULT '';
+ALTER TABLE spool ADD COLUMN next_gap INTEGER NOT NULL DEFAULT 1;
+UPDATE spool SET mode = CASE WHEN captured_until IS NOT NULL THEN 'subscribe' END;
+UPDATE spool SET next_gap = (SELECT coalesce(max(gap), 0) + 1 FROM gaps);
 """
 
 
@@ -182,33 +214,70 @@ class Spool:
 
     # -- the collector's half
 
-    def append(self, messages: Sequence[Message], captured_until: int | None = None) -> None:
-        """Store messages (received_at, database, channel, payload) and give them their positions.
+    def append(
+        self,
+        messages: Sequence[Message],
+        captured_until: int | None = None,
+        *,
+        positions: Sequence[int] | None = None,
+        resume: Resume | None = None,
+        estimated: int = 0,
+    ) -> None:
+        """Store messages (received_at, database, channel, payload) in one transaction.
 
-        A receipt time never falls, whatever the clock did: one before the last message stored or
-        the last tick becomes that. With `captured_until`, the tick is in the same transaction.
+        The spool counts their positions, unless `positions` gives them. `resume` is the place in
+        the replication stream that is reached with them. The first `estimated` of them have times
+        that nobody measured. A receipt time never falls, whatever the clock did: one before the
+        last message stored or the last tick becomes that. With `captured_until`, the tick is in the
+        same transaction.
         """
         with self.transaction():
             epoch, position, last = self._row(
                 "SELECT captured_epoch, captured_position,"
                 " max(last_received_at, coalesce(captured_until, 0)) FROM spool"
             )
-            rows = []
-            for received_at, database, channel, payload in messages:
-                position += 1
+            if positions is None:
+                positions = range(position + 1, position + 1 + len(messages))
+            rows: list[tuple[int, int, int, bool, int, bytes, bytes]] = []
+            for at, (received_at, database, channel, payload) in zip(
+                positions, messages, strict=True
+            ):
                 if received_at > last:
                     last = received_at
-                rows.append((epoch, position, last, database, channel, payload))
+                rows.append((epoch, at, last, len(rows) < estimated, database, channel, payload))
             self._connection.executemany(
                 "INSERT INTO messages (epoch, position, received_at, estimated, database, channel,"
-                " payload) VALUES (?, ?, ?, 0, ?, ?, ?)",
+                " payload) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 rows,
             )
+            if positions:
+                position = positions[-1]
             self._connection.execute(
                 "UPDATE spool SET captured_position = ?, last_received_at = ?", (position, last)
             )
+            if resume is not None:
+                self._resume_at(resume)
             if captured_until is not None:
                 self.tick(captured_until)
+
+    def _resume_at(self, resume: Resume) -> None:
+        self._connection.execute(
+            "UPDATE spool SET captured_position = ?, replication_id = ?, stream_database = ?",
+            (resume.offset, resume.replication_id, resume.database),
+        )
+
+    def add_sightings(self, keys: Sequence[SeenKey]) -> None:
+        """Store what a scan found, after the messages that are here now."""
+        with self.transaction():
+            epoch, position = self._row("SELECT captured_epoch, captured_position FROM spool")
+            self._connection.executemany(
+                "INSERT INTO sightings (epoch, position, began_at, seen_at, database, key,"
+                " idle_seconds) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (epoch, position, k.began_at, k.seen_at, k.database, k.key, k.idle_seconds)
+                    for k in keys
+                ],
+            )
 
     def tick(self, captured_until: int) -> None:
         """Everything received before `captured_until` is in the spool, or within a gap.
@@ -225,30 +294,98 @@ class Spool:
     def begin_epoch(self, cause: str) -> int:
         """Begin another run of positions, at 0, and return its number."""
         with self.transaction():
-            (last,) = self._row("SELECT last_received_at FROM spool")
-            cursor = self._connection.execute(
-                "INSERT INTO epochs (token, began_at, cause) VALUES (?, ?, ?)",
-                (secrets.token_hex(16), max(self._clock(), last), cause),
-            )
-            epoch = int(cursor.lastrowid or 0)
+            epoch = self._add_epoch(secrets.token_hex(16), cause)
             self._connection.execute(
                 "UPDATE spool SET captured_epoch = ?, captured_position = 0", (epoch,)
             )
         return epoch
+
+    def _add_epoch(self, token: str, cause: str) -> int:
+        (last,) = self._row("SELECT last_received_at FROM spool")
+        cursor = self._connection.execute(
+            "INSERT INTO epochs (token, began_at, cause) VALUES (?, ?, ?)",
+            (token, max(self._clock(), last), cause),
+        )
+        return int(cursor.lastrowid or 0)
 
     def note_server(self, server_run: str) -> None:
         """Remember the run id of the Redis that is captured from."""
         with self.transaction():
             self._connection.execute("UPDATE spool SET server_run = ?", (server_run,))
 
+    def note_mode(self, mode: Mode) -> None:
+        """Remember how messages are captured from now on."""
+        with self.transaction():
+            self._connection.execute("UPDATE spool SET mode = ?", (mode,))
+            if mode == "subscribe":
+                self._connection.execute(
+                    "UPDATE spool SET replication_id = NULL, stream_database = NULL"
+                )
+
+    def adopt(
+        self,
+        *,
+        token: str | None,
+        position: int,
+        captured_until: int | None,
+        replication_id: str | None,
+        stream_database: int | None,
+        cause: str,
+    ) -> None:
+        """Go on where another collector of this source was, as far as its messages are loaded.
+
+        With a token the spool goes on in that epoch after `position`; without one (a subscription
+        can't go on) it begins another epoch for that cause. What lies here beyond that place, or
+        isn't loaded, is discarded: the other collector has it, or a gap tells of it.
+        """
+        with self.transaction():
+            (known,) = self._row("SELECT max(epoch) FROM epochs WHERE token = ?", (token,))
+            if known is None:
+                self._discard(*self._row("SELECT loaded_epoch, loaded_position FROM spool"))
+            else:
+                self._discard(known, position)
+                self._connection.execute("DELETE FROM epochs WHERE epoch > ?", (known,))
+            if token is None:
+                epoch, position = self.begin_epoch(cause), 0
+            else:
+                epoch = known or self._add_epoch(token, cause)
+            # What this file lacks of the epoch is as good as pruned. Its gaps must not have the
+            # numbers of the other file's, since both may stand under the same token.
+            self._connection.execute(
+                "UPDATE spool SET captured_epoch = ?1, captured_position = ?2, loaded_epoch = ?1,"
+                " loaded_position = ?2, pruned_epoch = ?1, pruned_position = ?2,"
+                " pruned_received_at = coalesce(?3, pruned_received_at),"
+                " last_received_at = coalesce(?3, last_received_at),"
+                " captured_from = coalesce(captured_from, ?3), captured_until = ?3,"
+                " replication_id = ?4, stream_database = ?5, server_run = NULL, mode = ?6,"
+                " next_gap = max(next_gap, ?7)",
+                (
+                    epoch,
+                    position,
+                    captured_until,
+                    replication_id,
+                    stream_database,
+                    "subscribe" if token is None else "replication",
+                    secrets.randbelow(largest_first_gap),
+                ),
+            )
+
+    def _discard(self, epoch: int, position: int) -> None:
+        """Forget what lies after that place, and a gap that is open."""
+        run, place = self._connection.execute, (epoch, position)
+        run("DELETE FROM messages WHERE (epoch, position) > (?, ?)", place)
+        run("DELETE FROM sightings WHERE (epoch, position) > (?, ?)", place)
+        run("DELETE FROM gaps WHERE to_at IS NULL OR (epoch, position) > (?, ?)", place)
+
     def open_gap(self, from_at: int, cause: str, detail: str = "") -> int:
         """Messages received from `from_at` on may have been lost. Returns the gap's number."""
         with self.transaction():
             cursor = self._connection.execute(
-                "INSERT INTO gaps (epoch, position, from_at, cause, detail)"
-                " SELECT captured_epoch, captured_position, ?, ?, ? FROM spool",
+                "INSERT INTO gaps (gap, epoch, position, from_at, cause, detail)"
+                " SELECT next_gap, captured_epoch, captured_position, ?, ?, ? FROM spool",
                 (from_at, cause, detail),
             )
+            self._connection.execute("UPDATE spool SET next_gap = next_gap + 1")
         return int(cursor.lastrowid or 0)
 
     def amend_gap(self, gap: int, cause: str, detail: str) -> None:
@@ -362,6 +499,9 @@ class Spool:
                 "UPDATE spool SET pruned_epoch = ?, pruned_position = ?, pruned_received_at = ?",
                 last,
             )
+            self._connection.execute(
+                "DELETE FROM sightings WHERE (epoch, position) <= (?, ?)", last[:2]
+            )
             return self._connection.execute(
                 "DELETE FROM messages WHERE (epoch, position) <= (?, ?)", last[:2]
             ).rowcount
@@ -374,7 +514,8 @@ class Spool:
         row = self._row(
             "SELECT source, captured_from, captured_until, captured_epoch, captured_position,"
             " last_received_at, loaded_epoch, loaded_position, pruned_epoch, pruned_position,"
-            " pruned_received_at, replication_id, stream_database, server_run FROM spool"
+            " pruned_received_at, replication_id, stream_database, server_run, mode, holder"
+            " FROM spool"
         )
         return SpoolState(**dict(zip(names, row, strict=True)))
 
@@ -411,13 +552,23 @@ class Spool:
         wal = self.path.with_name(f"{self.path.name}-wal")
         return sum(path.stat().st_size for path in (self.path, wal) if path.exists())
 
+    def sightings(self, after: int = 0) -> list[Sighting]:
+        """The seen keys with numbers above `after`, in order."""
+        with reported(self.path, "read"):
+            rows = self._connection.execute(
+                "SELECT sighting, epoch, position, began_at, seen_at, database, key, idle_seconds"
+                " FROM sightings WHERE sighting > ? ORDER BY sighting",
+                (after,),
+            )
+            return [Sighting(*row) for row in rows]
+
     def _gaps(self, query: str, values: tuple[int, ...]) -> list[Gap]:
         names = [field.name for field in fields(Gap)]
         with reported(self.path, "read"):
             rows = self._connection.execute(query, values).fetchall()
         return [Gap(**dict(zip(names, row, strict=True))) for row in rows]
 
-    def _row(self, query: str, values: Sequence[int] = ()) -> tuple[Any, ...]:
+    def _row(self, query: str, values: Sequence[int | str | None] = ()) -> tuple[Any, ...]:
         with reported(self.path, "read"):
             row: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
         if row is None:
@@ -441,6 +592,8 @@ class Spool:
                 self._create(source)
             elif found[0] != (application_id,):
                 raise SpoolError(f"{self.path} is a database, but not a spool: move it away")
+            elif found[1] == (1,):
+                self._migrate()
             elif found[1] != (schema_version,):
                 raise SpoolError(
                     f"the spool {self.path} has format {found[1][0]}, this version knows"
@@ -454,16 +607,27 @@ class Spool:
             )
 
     def _create(self, source: str) -> None:
+        self._run_all(SCHEMA + SIGHTINGS)
         run = self._connection.execute
-        for statement in SCHEMA.split(";")[:-1]:
-            run(statement)
         run(f"PRAGMA application_id = {application_id}")
         run(f"PRAGMA user_version = {schema_version}")
         run(
-            "INSERT INTO spool VALUES (1, ?, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL)",
-            (source,),
+            "INSERT INTO spool VALUES"
+            " (1, ?, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, ?, 1)",
+            (source, secrets.token_hex(16)),
         )
         self.begin_epoch("first")
+
+    def _migrate(self) -> None:
+        self._run_all(FROM_FORMAT_1 + SIGHTINGS)
+        run = self._connection.execute
+        run("UPDATE spool SET holder = ?", (secrets.token_hex(16),))
+        run(f"PRAGMA user_version = {schema_version}")
+
+    def _run_all(self, statements: str) -> None:
+        """Run statements in the transaction under way, which `executescript` would commit."""
+        for statement in statements.split(";")[:-1]:
+            self._connection.execute(statement)
 
 
 @contextmanager
