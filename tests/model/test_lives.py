@@ -487,15 +487,15 @@ def close_with_peer_total(
 
 
 def test_a_peer_total_that_wrapped_agrees_modulo_2_to_the_32() -> None:
-    """COTURN 1: 37,371,486,204 B came with a total of 3,011,745,496."""
+    """COTURN 1: it wrapped eight times."""
     key = Key()
     key.new(0)
-    for _ in range(9):
-        key.interim(1, 0, 0, 10**6, 4_152_387_356, side=Side.PEER)
+    for _ in range(12):
+        key.interim(1, 0, 0, 10**6, (3_011_745_496 + 8 * 2**32) // 12, side=Side.PEER)
     key.deleted(9)
     key.total(9, 0, 0, 0, 0)
-    key.total(9, 0, 0, 9 * 10**6, 37_371_486_204 % 2**32, side=Side.PEER)
-    assert key.only.usage[7] == 37_371_486_204
+    key.total(9, 0, 0, 12 * 10**6, 3_011_745_496, side=Side.PEER)
+    assert key.only.usage[7] == 3_011_745_496 + 8 * 2**32
     assert (key.only.estimated, key.only.disputed) == (False, False)
 
 

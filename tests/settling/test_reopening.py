@@ -73,18 +73,23 @@ def test_interims_since_an_expiry_are_a_strangers_when_new_follows(
     assert strays(books) == [unattributed(books, 0, (*SINCE, 0, 0, 0, 0))]
 
 
+@pytest.mark.parametrize("begins_anew", [False, True])
 def test_a_life_reopened_and_ended_in_one_batch_keeps_the_interims_of_an_earlier_one(
-    books: Books, alice: Teller
+    books: Books, alice: Teller, begins_anew: bool
 ) -> None:
     """Also when its id began anew in that same batch."""
     alice.interim(700, *SINCE)
     account(books, 701)
     alice.refreshed(710)
     alice.close(720, BOTH, (0, 0, 0, 0))
-    alice.new(730)
+    if begins_anew:
+        alice.new(730)
     account(books, 731)
     assert strays(books) == []
-    assert sessions(books) == [
-        session(books, 0, 720, 720, "deleted", (*BOTH, 0, 0, 0, 0), total_reported=True),
-        session(books, 730, 730, None, None),
-    ]
+    ended = session(books, 0, 720, 720, "deleted", (*BOTH, 0, 0, 0, 0), total_reported=True)
+    assert sessions(books)[0] == ended
+    moved = books.query(
+        "SELECT sum(h.received_bytes) FROM accounting.session_usage h"
+        " JOIN accounting.sessions e USING (session_id) WHERE e.ended_at IS NOT NULL"
+    )
+    assert moved == [{"sum": BOTH[1]}]

@@ -1,0 +1,22 @@
+"""However a stream is cut into batches, and in whatever order the jobs run: the same books."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from tests.servers import PostgresServer
+from tests.settling.ledger import PLANS, STEPS, Act, Ledger, Step, assert_conserved
+
+
+@pytest.fixture(scope="module")
+def ledger(postgres_server: PostgresServer, settling_database: str) -> Ledger:
+    return Ledger(postgres_server, settling_database)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEPS, PLANS)
+def test_any_batching_repetition_and_order_of_jobs_gives_the_same_books(
+    ledger: Ledger, steps: list[Step], plan: list[Act]
+) -> None:
+    shown = ledger.play(steps)
+    assert ledger.play(steps, plan) == shown
+    assert_conserved(shown)
