@@ -14,6 +14,8 @@ from accounting.model.realms import RealmRule
 from accounting.model.text import from_text
 from accounting.store import realms
 from accounting.store.database import lost_connections
+from accounting.store.locks import lock
+from accounting.store.rollups import redraw_buckets
 
 
 def set_rule(
@@ -52,6 +54,11 @@ def set_rule(
             start = microseconds(midnight)
         rule = replace(rules.at(start), **changes, holds_from=start)
         realms.put_rule(connection, realm_id, rule)
+        if start != BEGINNING:
+            # The day and month under way may end there now; no roll-up may write them meanwhile.
+            lock(connection, "rollup")
+            calendar = realms.all_rules(connection)[realm_id].calendar
+            redraw_buckets(connection, realm_id, calendar, start)
         return rule
 
 

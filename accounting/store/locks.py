@@ -10,3 +10,11 @@ def try_lock(connection: Connection, name: str) -> bool:
         {"name": f"accounting.{name}"},
     ).scalar_one()
     return taken
+
+
+def lock(connection: Connection, name: str) -> None:
+    """Take the lock of that name until the transaction ends, however long somebody has it."""
+    connection.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
+        {"name": f"accounting.{name}"},
+    )

@@ -6,10 +6,10 @@ Owns ``user_usage_*``, ``realm_usage_*`` and ``buckets``; the borders are ``mode
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.model.buckets import Bucket, Level, moment
+from accounting.model.buckets import Bucket, Calendar, Level, microseconds, moment
 from accounting.store.binary import binary_cursor, copy_rows
 from accounting.store.database import psycopg_connection, statement
 from accounting.store.schema import buckets
@@ -74,6 +74,29 @@ def put_buckets(connection: Connection, rows: Iterable[tuple[int, Level, Bucket]
                 }
                 for realm_id, level, starts_at, ends_at, time_zone in distinct
             ],
+        )
+
+
+def redraw_buckets(connection: Connection, realm_id: int, calendar: Calendar, since: int) -> None:
+    """Redraw the ends of a realm's buckets that reach up to ``since`` by a calendar changed there.
+
+    ``since`` in microseconds; nothing is accounted beyond it, so that no bucket's start moves.
+    """
+    held = connection.execute(
+        select(buckets.c.level, buckets.c.starts_at).where(
+            buckets.c.realm_id == realm_id, buckets.c.ends_at >= moment(since)
+        )
+    ).all()
+    for level, starts_at in held:
+        bucket = calendar.bucket(Level(level), microseconds(starts_at))
+        connection.execute(
+            update(buckets)
+            .where(
+                buckets.c.realm_id == realm_id,
+                buckets.c.level == level,
+                buckets.c.starts_at == starts_at,
+            )
+            .values(ends_at=moment(bucket.ends_at), time_zone=bucket.time_zone)
         )
 
 

@@ -167,31 +167,42 @@ class Ledger:
 
 
 def _played(books: Books, steps: Sequence[Step], plan: Sequence[Act]) -> dict[str, Any]:
+    heard: dict[str, list[tuple[int, int, bytes, bytes]]] = {source: [] for source in SOURCES}
+
+    def capture() -> None:
+        for source, messages in heard.items():
+            books.hear_all(messages, source=source)
+            messages.clear()
+
     now = 0.0
     for source in SOURCES:
         books.until(0, source=source)
     for place, step in enumerate(steps):
-        for act in plan:
-            if act.before == place:
-                _act(books, act, now)
+        for act in (act for act in plan if act.before == place):
+            capture()
+            _act(books, act, now)
         now += step.wait
         if step.gap_seconds:
-            spool = books.spool(step.of.source)
-            books.until(now, source=step.of.source)
-            gap = spool.open_gap(books.at(now), "connection_lost")
-            now += step.gap_seconds
-            spool.close_gap(gap, books.at(now))
-            now += 0.001
-        name = channel(
-            step.suffix, user=step.of.user, realm=step.of.realm, allocation=step.of.allocation
-        )
-        books.hear(now, name, step.payload, source=step.of.source, database=step.of.database)
+            capture()
+            now = _lose(books, step.of.source, now, step.gap_seconds)
+        of = step.of
+        name = channel(step.suffix, user=of.user, realm=of.realm, allocation=of.allocation)
+        heard[of.source].append((books.at(now), of.database, name, step.payload))
+    capture()
     for source in SOURCES:
         books.until(now + LONG_AFTER, source=source)
     books.account()
     if plan:
         books.account()
     return everything(books)
+
+
+def _lose(books: Books, source: str, now: float, seconds: float) -> float:
+    """Lose the connection for so long, as the collector records it; returns when it is back."""
+    books.until(now, source=source)
+    gap = books.spool(source).open_gap(books.at(now), "connection_lost")
+    books.spool(source).close_gap(gap, books.at(now + seconds))
+    return now + seconds + 0.001
 
 
 def _act(books: Books, act: Act, now: float) -> None:
@@ -216,7 +227,10 @@ def everything(books: Books) -> dict[str, Any]:
         shown = {}
         for view in VIEWS:
             query = SQL("SELECT * FROM reporting.{}").format(Identifier(view))
-            shown[view] = sorted(cursor.execute(query).fetchall(), key=repr)
+            rows = cursor.execute(query).fetchall()
+            for row in rows:
+                row.pop("gap_id", None)  # numbered as they come, and some numbers are never used
+            shown[view] = sorted(rows, key=repr)
         return shown
 
 

@@ -1,5 +1,7 @@
 """Where a session begins and ends: each rule of DESIGN's borders, through the books."""
 
+from typing import Any
+
 import pytest
 
 from tests.books import Books
@@ -92,7 +94,11 @@ def test_any_event_without_a_session_begins_one_of_unknown_start(books: Books) -
     Teller(books, user="b").deleted(2)
     Teller(books, user="c").total(3, *ONE)
     account(books, 4)
-    without_addresses = {"transport": None, "client_address": None, "server_address": None}
+    without_addresses: dict[str, Any] = {
+        "transport": None,
+        "client_address": None,
+        "server_address": None,
+    }
     assert sessions(books) == [
         session(books, 1, 1, None, None, start_known=False, username="a", user_id="a"),
         session(
