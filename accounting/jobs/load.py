@@ -82,7 +82,7 @@ class Loader:
             numbers, start = self._resume(connection, source)
             messages = self.spool.read(*start, limit)
             reached = self._write(connection, source, numbers, start, messages, state)
-            self._write_gaps(connection, source, gaps, state)
+            self._write_gaps(connection, source, numbers, gaps, state)
         self._left = reached
         self._identities.committed()
         self._gaps.update({gap.gap: gap for gap in gaps})
@@ -190,6 +190,7 @@ class Loader:
             source.source_id,
             token=epoch.token,
             gap=LOST_GAP,
+            after=(source.epoch, source.position),
             from_at=min(from_at, epoch.began_at),
             to_at=None,
             cause="spool_lost",
@@ -220,6 +221,7 @@ class Loader:
             source.source_id,
             token=next(one.token for one in epochs if one.epoch == state.pruned_epoch),
             gap=PRUNED_GAP,
+            after=(source.epoch, source.position),
             from_at=min(from_at, to_at),
             to_at=to_at,
             cause="spool_pruned",
@@ -294,7 +296,12 @@ class Loader:
         return placed, rejected
 
     def _write_gaps(
-        self, connection: Connection, source: SourceRow, gaps: list[Gap], state: SpoolState
+        self,
+        connection: Connection,
+        source: SourceRow,
+        numbers: Mapping[int, int],
+        gaps: list[Gap],
+        state: SpoolState,
     ) -> None:
         epochs = {epoch.epoch: epoch for epoch in self.spool.epochs()}
         for gap in gaps:
@@ -306,6 +313,7 @@ class Loader:
                 source.source_id,
                 token=epoch.token,
                 gap=gap.gap,
+                after=(numbers[gap.epoch], gap.position),
                 from_at=gap.from_at,
                 to_at=gap.to_at,
                 cause=gap.cause,

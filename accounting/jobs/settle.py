@@ -14,10 +14,10 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 
 from accounting.model import lives
-from accounting.model.buckets import END, Calendar, Level
+from accounting.model.buckets import Calendar, Level
 from accounting.model.lives import Life, Report, Sighting, Standing, Track
 from accounting.model.realms import RealmRules
-from accounting.store import rollups, settling, sources
+from accounting.store import relay_threads, rollups, settling, sources
 from accounting.store.database import lost_connections
 from accounting.store.locks import try_lock
 from accounting.store.realms import all_rules
@@ -95,17 +95,12 @@ def _take(
     rules = all_rules(connection)
     tracks: defaultdict[Key, Track] = defaultdict(Track)
     keys = {_key(source_id, one) for one in chain[Report | Sighting](reports, sightings)}
-    since = reports[0].received_at if reports else sightings[0].began_at
     for key, life in settling.fetch_lives(connection, keys):
         if life.standing is Standing.LIMBO:
             tracks[key].limbo = life
         else:
             tracks[key].current = life
-        since = min(since, life.started_at)
-    gaps = [
-        (from_at, END if to_at is None else to_at)
-        for from_at, to_at in sources.gap_spans(connection, source_id, since)
-    ]
+    breaks = sources.breaks(connection, source_id)
     graces = {realm_id: _Graces(rule) for realm_id, rule in rules.items()}
     for one in _in_order(reports, sightings):
         track = tracks[_key(source_id, one)]
@@ -115,13 +110,29 @@ def _take(
             lives.sight(track, one, grace=grace.at(began))
         else:
             began = one.received_at if track.current is None else track.current.started_at
-            lives.settle(track, one, source_id=source_id, grace=grace.at(began), gaps=gaps)
+            lives.settle(track, one, source_id=source_id, grace=grace.at(began), breaks=breaks)
     _write(
         connection,
         rules,
         [(key, life) for key, track in tracks.items() for life in track.touched],
         [pair for track in tracks.values() for pair in track.absorbed],
     )
+    relay_threads.hear(
+        connection,
+        source_id,
+        (
+            (key.database, key.allocation_id, _address(track, life), life)
+            for key, track in tracks.items()
+            for life in track.touched
+        ),
+    )
+
+
+def _address(track: Track, life: Life) -> str | None:
+    """The server of a life: where it has none, that of the life that its key last had."""
+    if life.server_address is None and track.current is not None:
+        return track.current.server_address
+    return life.server_address
 
 
 def _in_order(reports: list[Report], sightings: list[Sighting]) -> Iterable[Report | Sighting]:
@@ -150,6 +161,12 @@ def _expire_some(engine: Engine, source_id: int, limit: int) -> int:
             else:
                 waiting.append((life, life.expires_at + grace))
         _write(connection, rules, ended, [])
+        relay_threads.miss(
+            connection,
+            source_id,
+            [(key.database, key.allocation_id, life.server_address, life) for key, life in ended],
+            until,
+        )
         settling.postpone(connection, waiting)
         return len(due)
 

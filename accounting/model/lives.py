@@ -10,6 +10,7 @@ A :class:`Life` is the one mutable object of the model: it is the accumulator of
 millions of reports, and copying it for each would cost more than the rule.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -188,18 +189,24 @@ def session_id(source_id: int, epoch: int, position: int) -> bytes:
     return value.to_bytes(16)
 
 
+def first_position(session_id: bytes) -> tuple[int, int]:
+    """The (epoch, position) of the report that a session began with."""
+    value = int.from_bytes(session_id)
+    return value >> 80 & 0xFFFF_FFFF, value & 0x3FFF_FFFF_FFFF_FFFF
+
+
 def settle(
     track: Track,
     report: Report,
     *,
     source_id: int,
     grace: int,
-    gaps: Sequence[tuple[int, int]] = (),
+    breaks: Sequence[tuple[int, int]] = (),
 ) -> None:
     """Take one more report of a key, in order of position.
 
-    ``grace`` in microseconds. ``gaps``: (from, to) of the source's capture gaps, in which an
-    interim of this life may have been lost.
+    ``grace`` in microseconds. ``breaks``: the (epoch, position), in order, after which each of the
+    source's capture gaps lies: an interim of a life around it may have been lost.
     """
     now = report.received_at
     life = track.current
@@ -223,7 +230,7 @@ def settle(
     if kind == Kind.DELETED:
         _deleted(life, now)
     elif kind == Kind.TOTAL:
-        _total(life, report, gaps)
+        _total(life, report, breaks)
     else:
         _status(life, report)
     if life.end_cause is EndCause.DELETED and life._complete:
@@ -412,7 +419,7 @@ def _deleted(life: Life, now: int) -> None:
         life.end_cause = EndCause.DELETED
 
 
-def _total(life: Life, report: Report, gaps: Sequence[tuple[int, int]]) -> None:
+def _total(life: Life, report: Report, breaks: Sequence[tuple[int, int]]) -> None:
     now = report.received_at
     counts = report[-4:]
     _sign(life, now)
@@ -434,10 +441,10 @@ def _total(life: Life, report: Report, gaps: Sequence[tuple[int, int]]) -> None:
         life.peer_totals += 1
         life.peer_total = [a + b for a, b in zip(life.peer_total, counts, strict=True)]
         if life.peer_totals >= life._servers:
-            _peer_total(life, now, gaps)
+            _peer_total(life, report, breaks)
 
 
-def _peer_total(life: Life, now: int, gaps: Sequence[tuple[int, int]]) -> None:
+def _peer_total(life: Life, report: Report, breaks: Sequence[tuple[int, int]]) -> None:
     """The peer side's total wraps, so it proves the interims right, or bounds what they lack."""
     missing = [
         (total - sum_) % PEER_MODULUS
@@ -448,13 +455,21 @@ def _peer_total(life: Life, now: int, gaps: Sequence[tuple[int, int]]) -> None:
     interims_missed = (
         life.estimated
         or not life.start_known
-        or any(from_at < now and to_at > life.started_at for from_at, to_at in gaps)
+        or _lies_between(breaks, first_position(life.session_id), report[:2])
     )
     if interims_missed and _could_be_traffic(*missing[:2]) and _could_be_traffic(*missing[2:]):
         life.estimated = True
-        _correct(life, now, Side.PEER, missing)
+        _correct(life, report.received_at, Side.PEER, missing)
     else:
         life.disputed = True
+
+
+def _lies_between(
+    breaks: Sequence[tuple[int, int]], first: tuple[int, int], last: tuple[int, int]
+) -> bool:
+    """Whether the stream broke after ``first`` and before ``last``."""
+    at = bisect_left(breaks, first)
+    return at < len(breaks) and breaks[at] < last
 
 
 def _could_be_traffic(packets: int, bytes_: int) -> bool:

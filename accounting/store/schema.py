@@ -10,6 +10,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     Identity,
     Index,
     Integer,
@@ -127,8 +128,11 @@ capture_gaps = Table(
     Column("to_at", _time),
     Column("cause", Text, nullable=False),
     Column("detail", Text, nullable=False, server_default=text("''")),
+    Column("epoch", Integer, nullable=False, server_default=text("0")),
+    Column("position", BigInteger, nullable=False, server_default=text("0")),
     Column("outcome", Text, nullable=False, server_default=text("''")),
     UniqueConstraint("source_id", "token", "gap", name="gap_is_recorded_once"),
+    Index("capture_gaps_open", "source_id", postgresql_where=text("to_at IS NULL")),
 )
 
 realms = Table(
@@ -272,6 +276,12 @@ session_usage = Table(
     CheckConstraint("active_to >= active_from", name="active_is_not_backwards"),
     Index("session_usage_by_user", "user_key", "starts_at"),
     Index("session_usage_by_realm", "realm_id", "starts_at"),
+    Index(
+        "session_usage_unattributed",
+        "realm_id",
+        "starts_at",
+        postgresql_where=text("NOT vouched"),
+    ),
 )
 
 touched_hours = Table(
@@ -327,3 +337,42 @@ realm_usage = {
     )
     for length in ("hourly", "daily", "monthly")
 }
+
+relay_threads = Table(
+    "relay_threads",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("database", Integer, primary_key=True, autoincrement=False),
+    Column("server", Text, primary_key=True),
+    Column("thread", SmallInteger, primary_key=True, autoincrement=False),
+    Column("heard_at", _time, nullable=False),
+    Column("highest_id", BigInteger, nullable=False, server_default=text("0")),
+    Column("highest_at", _time),
+    Column("restarted_at", _time),
+    Column("unheard", Integer, nullable=False, server_default=text("0")),
+    Column("certain", Boolean, nullable=False, server_default=text("false")),
+    Column("owed_since", _time),
+    CheckConstraint("(unheard > 0) = (owed_since IS NOT NULL)", name="unheard_lives_owe_something"),
+)
+
+job_runs = Table(
+    "job_runs",
+    metadata,
+    Column("job", Text, primary_key=True),
+    Column("runs", BigInteger, nullable=False, server_default=text("0")),
+    Column("failures", BigInteger, nullable=False, server_default=text("0")),
+    Column("failures_in_a_row", Integer, nullable=False, server_default=text("0")),
+    Column("last_succeeded_at", _time),
+    Column("last_seconds", Double),
+    Column("last_failed_at", _time),
+    Column("last_error", Text),
+)
+
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("counted", Text, primary_key=True),
+    Column("detail", Text, primary_key=True),
+    Column("total", BigInteger, nullable=False),
+)

@@ -181,17 +181,39 @@ def put_gap(
     *,
     token: str,
     gap: int,
+    after: tuple[int, int],
     from_at: int,
     to_at: int | None,
     cause: str,
     detail: str,
 ) -> None:
-    """Record a capture gap, or what became known of it since."""
-    changing = {"to_at": _moment(to_at), "cause": cause, "detail": detail}
+    """Record a capture gap, or what became known of it since.
+
+    ``token`` and ``gap`` name it; ``after``: the (epoch, position) after which it lies.
+    """
+    known = connection.execute(
+        update(capture_gaps)
+        .where(
+            capture_gaps.c.source_id == source_id,
+            capture_gaps.c.token == token,
+            capture_gaps.c.gap == gap,
+        )
+        .values(to_at=_moment(to_at), cause=cause, detail=detail)
+    )
+    if known.rowcount:
+        return
     connection.execute(
-        insert(capture_gaps)
-        .values(source_id=source_id, token=token, gap=gap, from_at=moment(from_at), **changing)
-        .on_conflict_do_update(constraint="gap_is_recorded_once", set_=changing)
+        insert(capture_gaps).values(
+            source_id=source_id,
+            token=token,
+            gap=gap,
+            epoch=after[0],
+            position=after[1],
+            from_at=moment(from_at),
+            to_at=_moment(to_at),
+            cause=cause,
+            detail=detail,
+        )
     )
 
 
@@ -207,6 +229,18 @@ def close_first_gap(connection: Connection, source_id: int, token: str, to_at: i
         )
         .values(to_at=func.greatest(capture_gaps.c.from_at, moment(to_at)))
     )
+
+
+def breaks(connection: Connection, source_id: int) -> list[tuple[int, int]]:
+    """The (epoch, position) after which each of the source's gaps lies, in order."""
+    return [
+        (epoch, position)
+        for epoch, position in connection.execute(
+            select(capture_gaps.c.epoch, capture_gaps.c.position)
+            .where(capture_gaps.c.source_id == source_id)
+            .order_by(capture_gaps.c.epoch, capture_gaps.c.position)
+        )
+    ]
 
 
 def gap_spans(connection: Connection, source_id: int, since: int) -> list[tuple[int, int | None]]:

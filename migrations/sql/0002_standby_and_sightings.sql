@@ -36,8 +36,11 @@ ALTER TABLE accounting.settling
     ADD COLUMN sighted_position bigint NOT NULL DEFAULT 0,
     ADD COLUMN sighted bigint NOT NULL DEFAULT 0;
 
--- What became of a gap, once that can be known.
-ALTER TABLE accounting.capture_gaps ADD COLUMN outcome text NOT NULL DEFAULT '';
+-- Where a gap stands among the reports, after that position; and what became of it.
+ALTER TABLE accounting.capture_gaps
+    ADD COLUMN epoch integer NOT NULL DEFAULT 0,
+    ADD COLUMN position bigint NOT NULL DEFAULT 0,
+    ADD COLUMN outcome text NOT NULL DEFAULT '';
 
 CREATE OR REPLACE VIEW reporting.capture_gaps AS
 SELECT g.gap_id, s.source, g.from_at, g.to_at, g.cause,

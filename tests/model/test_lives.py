@@ -32,7 +32,7 @@ NONE: Final = (0, 0, 0, 0)
 class Key:
     """One allocation key that is told what was heard, seconds after zero."""
 
-    gaps: list[tuple[int, int]] = field(default_factory=list)
+    breaks: list[tuple[int, int]] = field(default_factory=list)
     track: Track = field(default_factory=Track)
     position: int = 0
 
@@ -64,8 +64,7 @@ class Key:
             "198.51.100.7:5" if status and local else None,
             *counts,
         )
-        gaps = [(start * SECOND, end * SECOND) for start, end in self.gaps]
-        settle(self.track, report, source_id=1, grace=GRACE * SECOND, gaps=gaps)
+        settle(self.track, report, source_id=1, grace=GRACE * SECOND, breaks=self.breaks)
 
     def new(self, seconds: float, lifetime: int = 600, local: str | None = A) -> None:
         self.hear(seconds, Kind.NEW, lifetime=lifetime, local=local)
@@ -516,13 +515,13 @@ def test_a_peer_difference_corrects_a_life_of_unknown_start() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gap", "within"),
-    [((2, 3), True), ((-5, 1), True), ((9, 99), True), ((-5, 0), False), ((10, 11), False)],
+    ("after", "within"), [(0, False), (1, True), (2, True), (5, True), (6, False), (9, False)]
 )
 def test_a_peer_difference_corrects_where_a_gap_lies_within_the_life(
-    gap: tuple[int, int], within: bool
+    after: int, within: bool
 ) -> None:
-    key = Key(gaps=[gap])
+    """The life is positions 1 to 6; a gap lies after a position."""
+    key = Key(breaks=[(1, after)])
     key.new(0)
     life = close_with_peer_total(key, (5, 140, 4, 40))
     assert life.usage[4:] == ([5, 140, 4, 40] if within else [4, 40, 4, 40])
@@ -538,7 +537,7 @@ def test_elsewhere_a_peer_difference_only_disputes() -> None:
 
 def test_a_peer_total_below_the_interims_never_corrects() -> None:
     """Modulo 2^32 a surplus of interims looks like an enormous lack of them."""
-    key = Key(gaps=[(2, 3)])
+    key = Key(breaks=[(1, 2)])
     key.new(0)
     life = close_with_peer_total(key, (3, 30, 4, 40))
     assert (life.usage[4:], life.estimated, life.disputed) == ([4, 40, 4, 40], False, True)
@@ -602,7 +601,7 @@ class Told:
                 else:
                     track.current = fetched
         for report in batch:
-            settle(track, report, source_id=1, grace=GRACE * SECOND, gaps=[(500, 900)])
+            settle(track, report, source_id=1, grace=GRACE * SECOND, breaks=[(1, 5)])
         for absorbed, taker in track.absorbed:
             del self.lives[absorbed]
             self.usage.setdefault(taker.session_id, []).extend(self.usage.pop(absorbed))
