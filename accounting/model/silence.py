@@ -1,0 +1,154 @@
+"""Silence: relay threads of coturn from which nothing is heard although they owe a word.
+
+Each relay thread of coturn has its own connection to Redis, and one that a stalled Redis cut off
+can stay silent for good while the others go on (COTURN, "Redis, as coturn uses it"). The rule:
+
+- By the end of its lifetime coturn must say something of an allocation: `refreshed`, or `deleted`
+  when nobody refreshed it. Nothing else is sure: clients refresh as late as a minute before the
+  end, and traffic is reported every 4096 packets only. So a life that ran out without a word (it
+  *ended as expired*) is one that its relay thread owed a word.
+- The thread is silent when nothing at all was heard of it since before that word was due. Heard of
+  since, it lost a word, not its voice.
+- A word that was due within a capture gap is owed by nobody. One whose refresh may have fallen
+  into a gap before is a weak sign: it takes two such lives, where else one is enough.
+- A coturn that was started again owes nothing for the lives of the process before. That is seen by
+  the numbers, which begin anew: a `new` with a number not above another that came more than
+  ORDER_SECONDS before. (Within that time numbers are no order: coturn numbers a client when it
+  connects, and gives it 60 seconds to allocate.)
+- Nothing is said of a thread any more after FORGOTTEN_SECONDS: that coturn was taken away.
+
+Owns the rule. Knows no table and no clock. Times are whole microseconds since the Unix epoch.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from accounting.model.lives import SECOND, Life
+
+NUMBERS_PER_THREAD: Final = 10**15
+"""An allocation id is its relay thread times this, plus a number that rises (COTURN, 2)."""
+ORDER_SECONDS: Final = 90
+LATENESS_SECONDS: Final = 5
+"""How long after a lifetime's end its `deleted` may come."""
+FORGOTTEN_SECONDS: Final = 86_400
+
+
+class RelayThread(NamedTuple):
+    """A relay thread of one coturn. ``server``: its address without the port, '' before 4.6."""
+
+    database: int
+    server: str
+    thread: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voice:
+    """What is known of a relay thread.
+
+    ``highest_id``: of the ``new`` that came at ``highest_at``, within one run of coturn.
+    ``restarted_at``: when its coturn was last seen to have started. ``unheard``: lives that ran out
+    without a word since it was last heard at ``heard_at``; the first word was due at
+    ``owed_since``; ``certain`` when no gap can explain it.
+    """
+
+    heard_at: int
+    highest_id: int = 0
+    highest_at: int | None = None
+    restarted_at: int | None = None
+    unheard: int = 0
+    certain: bool = False
+    owed_since: int | None = None
+
+    def is_silent(self, now: int) -> bool:
+        """Whether its silence is worth an alarm at ``now``, the time until which all is settled."""
+        if self.owed_since is None or now - self.owed_since > FORGOTTEN_SECONDS * SECOND:
+            return False
+        return self.certain or self.unheard > 1
+
+
+Placed = tuple[int, int, str | None, Life]
+"""A life and where it is: database, allocation id, the server's ``ip:port`` if known."""
+
+Voices = Mapping[RelayThread, Voice]
+
+
+def relay_thread(database: int, allocation_id: int, server_address: str | None) -> RelayThread:
+    """The relay thread of an allocation on the server that listens at ``ip:port``."""
+    server = (server_address or "").rpartition(":")[0]
+    return RelayThread(database, server, allocation_id // NUMBERS_PER_THREAD)
+
+
+def hear(voices: Voices, lives: Iterable[Placed]) -> dict[RelayThread, Voice]:
+    """What is known of the relay threads after these lives were heard of: those that changed."""
+    heard: dict[tuple[int, int, str | None], int] = {}
+    begun: list[tuple[int, int, RelayThread]] = []
+    for database, allocation_id, address, life in lives:
+        place = database, allocation_id // NUMBERS_PER_THREAD, address
+        if heard.get(place, 0) < life.last_seen_at:
+            heard[place] = life.last_seen_at
+        if life.start_known and life.stored is None:
+            thread = relay_thread(database, allocation_id, address)
+            begun.append((life.started_at, allocation_id, thread))
+    changed: dict[RelayThread, Voice] = {}
+    for (database, number, address), at in heard.items():
+        thread = relay_thread(database, number * NUMBERS_PER_THREAD, address)
+        voice = changed.get(thread) or voices.get(thread)
+        if voice is None:
+            changed[thread] = Voice(heard_at=at)
+        elif at > voice.heard_at:
+            changed[thread] = replace(voice, heard_at=at, unheard=0, certain=False, owed_since=None)
+    begun.sort()
+    for at, allocation_id, thread in begun:
+        voice = changed.get(thread) or voices[thread]
+        if voice.highest_at is None or allocation_id > voice.highest_id:
+            changed[thread] = replace(voice, highest_id=allocation_id, highest_at=at)
+        elif at - voice.highest_at > ORDER_SECONDS * SECOND:
+            voice = replace(voice, highest_id=allocation_id, highest_at=at, restarted_at=at)
+            changed[thread] = voice
+            changed |= _absolve({**voices, **changed}, thread)
+    return changed
+
+
+def _absolve(voices: Voices, restarted: RelayThread) -> dict[RelayThread, Voice]:
+    """All threads of a server that was started again owe nothing any more."""
+    return {
+        thread: replace(voice, unheard=0, certain=False, owed_since=None)
+        for thread, voice in voices.items()
+        if thread[:2] == restarted[:2] and voice.owed_since is not None
+    }
+
+
+def miss(
+    voices: Voices, expired: Iterable[Placed], gaps: Sequence[tuple[int, int]]
+) -> dict[RelayThread, Voice]:
+    """What is known after these lives ended as expired: the voices that changed.
+
+    ``gaps``: (from, to) of the source's capture gaps.
+    """
+    changed: dict[RelayThread, Voice] = {}
+    started: dict[tuple[int, str], int] = {}
+    for thread, known in voices.items():
+        if known.restarted_at is not None:
+            server = thread[:2]
+            started[server] = max(started.get(server, 0), known.restarted_at)
+    for database, allocation_id, address, life in expired:
+        thread = relay_thread(database, allocation_id, address)
+        voice = changed.get(thread) or voices.get(thread)
+        due_at = life.expires_at
+        if (
+            voice is None
+            or not life.vouched
+            or voice.heard_at >= due_at
+            or life.last_seen_at < started.get(thread[:2], 0)
+            or any(f - LATENESS_SECONDS * SECOND <= due_at <= t for f, t in gaps)
+        ):
+            continue
+        explained = any(f < due_at and t > life.last_seen_at for f, t in gaps)
+        changed[thread] = replace(
+            voice,
+            unheard=voice.unheard + 1,
+            certain=voice.certain or not explained,
+            owed_since=due_at if voice.owed_since is None else min(voice.owed_since, due_at),
+        )
+    return changed

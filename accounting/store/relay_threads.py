@@ -1,0 +1,73 @@
+"""Relay threads, stored: when each was last heard, and what it owes. The rule is in the model."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from sqlalchemy import Connection, delete, select
+from sqlalchemy.dialects.postgresql import insert
+
+from accounting.model import silence
+from accounting.model.buckets import microseconds, moment
+from accounting.model.lives import SECOND
+from accounting.model.silence import Placed, RelayThread, Voice
+from accounting.store.schema import relay_threads
+from accounting.store.sources import gap_spans
+
+KEPT_SECONDS: Final = 7 * 86_400
+"""A thread unheard for so long is dropped: machines come and go."""
+_TIMES: Final = ("heard_at", "highest_at", "restarted_at", "owed_since")
+_VALUES: Final = (*_TIMES, "highest_id", "unheard", "certain")
+
+
+def voices(connection: Connection, source_id: int) -> dict[RelayThread, Voice]:
+    """What is known of each relay thread of a source."""
+    rows = connection.execute(select(relay_threads).where(relay_threads.c.source_id == source_id))
+    found: dict[RelayThread, Voice] = {}
+    for row in rows.mappings():
+        values = {name: row[name] for name in _VALUES}
+        for name in _TIMES:
+            values[name] = None if values[name] is None else microseconds(values[name])
+        found[RelayThread(row["database"], row["server"], row["thread"])] = Voice(**values)
+    return found
+
+
+def hear(connection: Connection, source_id: int, lives: Iterable[Placed]) -> None:
+    """Note that these lives were heard of."""
+    _put(connection, source_id, silence.hear(voices(connection, source_id), lives))
+
+
+def miss(connection: Connection, source_id: int, expired: list[Placed], until: int) -> None:
+    """Note that these lives ended as expired, with all settled that was received before `until`."""
+    if not expired:
+        return
+    since = min(life.last_seen_at for *_, life in expired)
+    gaps = [(a, until if b is None else b) for a, b in gap_spans(connection, source_id, since)]
+    _put(connection, source_id, silence.miss(voices(connection, source_id), expired, gaps))
+    connection.execute(
+        delete(relay_threads).where(
+            relay_threads.c.source_id == source_id,
+            relay_threads.c.heard_at < moment(until - KEPT_SECONDS * SECOND),
+        )
+    )
+
+
+def _put(connection: Connection, source_id: int, changed: Mapping[RelayThread, Voice]) -> None:
+    if not changed:
+        return
+    query = insert(relay_threads)
+    connection.execute(
+        query.on_conflict_do_update(
+            constraint="relay_threads_pkey", set_={name: query.excluded[name] for name in _VALUES}
+        ),
+        [
+            {"source_id": source_id, **thread._asdict(), **_values(voice)}
+            for thread, voice in sorted(changed.items())
+        ],
+    )
+
+
+def _values(voice: Voice) -> dict[str, object]:
+    values = {name: getattr(voice, name) for name in _VALUES}
+    return values | {
+        name: None if values[name] is None else moment(values[name]) for name in _TIMES
+    }
