@@ -36,8 +36,11 @@ def sessions(
     if until is not None:
         query = query.where(column("started_at") < _aware(until))
     if since is not None:
+        ended_at: Any = column("ended_at")
+        begin = _aware(since)
+        # Half-open; one that began and ended in the same instant lived at it.
         query = query.where(
-            func.coalesce(column("ended_at"), "infinity") >= _aware(since),
+            ended_at.is_(None) | (ended_at > begin) | (column("started_at") >= begin)
         )
     if live:
         query = query.where(column("ended_at").is_(None))

@@ -1,0 +1,317 @@
+"""The command's answers: what it prints for people, what for programs, and where."""
+
+import json
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+import pytest
+
+from tests.books import READER, WRITER, Books, channel, status
+from tests.contract.command import turn_accounting
+from tests.contract.filled import BEGIN
+from tests.servers import PostgresServer
+
+DATA: Final = ("sessions", "usage", "realm list", "source list", "config")
+
+
+def as_json(value: object) -> object:
+    """How a value of a view stands in JSON lines."""
+    match value:
+        case datetime():
+            return value.isoformat()
+        case bool() | int() | None:
+            return value
+        case str():
+            return value
+        case _:
+            try:
+                return float(value)  # type: ignore[arg-type]
+            except TypeError:
+                return str(value)
+
+
+def rows_of(books: Books, view: str, order: str) -> list[dict[str, Any]]:
+    return [
+        {name: as_json(value) for name, value in row.items()}
+        for row in books.rows(view, order=order)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "view", "order"),
+    [
+        ("sessions", "sessions", "started_at DESC, session_id DESC"),
+        ("usage", "user_usage_monthly", "starts_at, realm, user_id"),
+        ("usage --per day", "user_usage_daily", "starts_at, realm, user_id"),
+        ("usage --per hour", "user_usage_hourly", "starts_at, realm, user_id"),
+        ("usage --by realm", "realm_usage_monthly", "starts_at, realm"),
+        ("usage --by realm --per day", "realm_usage_daily", "starts_at, realm"),
+        ("usage --by realm --per hour", "realm_usage_hourly", "starts_at, realm"),
+        ("source list", "sources", "source"),
+    ],
+)
+def test_json_is_the_view_one_object_a_line_for_the_reader(
+    filled: Books, arguments: str, view: str, order: str
+) -> None:
+    ran = turn_accounting(*arguments.split(), "--json", database_url=filled.url(READER))
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.rows == rows_of(filled, view, order)
+    assert all(list(row) == list(ran.rows[0]) for row in ran.rows)
+
+
+def test_numbers_in_json_are_exact(books: Books) -> None:
+    """No float on the way: one microsecond of a session, and all 63 bits of a counter."""
+    books.hear(0, channel("status"), status("new"))
+    books.hear(0.000001, channel("status"), status("deleted"))
+    books.hear(1, channel("total_traffic"), b"rcvp=1, rcvb=9223372036854775807, sentp=0, sentb=0")
+    books.until(2)
+    books.account()
+    ran = turn_accounting("usage", "--json", database_url=books.url(READER))
+    assert '"received_bytes": 9223372036854775807,' in ran.out
+    assert re.search(r'"session_seconds": 0\.0000010*,', ran.out)
+
+
+def test_tables_are_for_people(filled: Books) -> None:
+    ran = turn_accounting("usage", "--realm", "example.org", database_url=filled.url(READER))
+    assert (ran.code, ran.err) == (0, "")
+    head, october, alice, bob = ran.out.splitlines()
+    assert re.split(r" {2,}", head)[:3] == ["month", "realm", "user"]
+    # In the realm's own time, with grouped digits.
+    assert re.split(r" {2,}", october)[:6] == [
+        "2026-10-01 00:00:00+02", "example.org", "alice", "1", "100", "1,000",
+    ]  # fmt: skip
+    assert alice.startswith("2026-11-01 00:00:00+01 ")
+    assert "231,000" in alice
+    assert "bob" in bob
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ("sessions --realm example.org --user bob", {"4", "5"}),
+        ("sessions --realm example.net --user carol", {"7"}),
+        ("sessions --live", {"5"}),
+        ("sessions --limit 1 --realm example.org", {"5"}),
+        # Alive at some time of the span, which is half-open; without a zone it is UTC.
+        ("sessions --since 2026-10-31T22:01:41 --until 2026-11-01T22:00:00", set()),
+        ("sessions --since 2026-10-31T22:00:50 --until 2026-11-01T22:00:00", {"1"}),
+        ("sessions --since 2026-11-02T23:00:00+01:00 --until 2026-11-02T23:01:00+01:00", {"3"}),
+        ("sessions --from 2026-11-04 --to 2026-11-05", {"5", "9"}),
+    ],
+)
+def test_sessions_are_found_by_realm_user_and_time(
+    filled: Books, arguments: str, found: set[str]
+) -> None:
+    ran = turn_accounting(*arguments.split(), "--json", database_url=filled.url(READER))
+    assert (ran.code, ran.err) == (0, "")
+    assert {row["allocation_id"].lstrip("0") for row in ran.rows} == found
+
+
+def test_bounds_of_usage_are_in_the_time_of_each_realm(filled: Books) -> None:
+    november = ("--since", "2026-11-01", "--until", "2026-12-01")
+    ran = turn_accounting("usage", *november, "--json", database_url=filled.url(READER))
+    assert {(row["realm"], row["starts_at"]) for row in ran.rows} == {
+        ("example.org", "2026-10-31T23:00:00+00:00"),
+        ("example.net", "2026-11-01T00:00:00+00:00"),
+    }
+    utc = turn_accounting(
+        "usage", "--since", "2026-11-01T00:00+00:00", "--json", database_url=filled.url(READER)
+    )
+    assert {row["realm"] for row in utc.rows} == {"example.net"}
+
+
+def test_nothing_found_is_said_to_people_and_nothing_to_programs(filled: Books) -> None:
+    far = ("sessions", "--since", "2030-01-01", "--until", "2031-01-01", "--realm", "example.net")
+    said = turn_accounting(*far, database_url=filled.url(READER))
+    assert (said.code, said.out, said.err) == (0, "No sessions.\n", "")
+    silent = turn_accounting(*far, "--json", database_url=filled.url(READER))
+    assert (silent.code, silent.out, silent.err) == (0, "", "")
+
+
+@pytest.mark.parametrize("arguments", ["sessions", "usage", "usage --per day", "realm list"])
+def test_no_name_can_draw_on_a_terminal(filled: Books, arguments: str) -> None:
+    """Names are hostile bytes (COTURN, 7): escapes, line ends, invalid UTF-8."""
+    for form in ([], ["--json"]):
+        ran = turn_accounting(*arguments.split(), *form, database_url=filled.url(WRITER))
+        assert ran.code == 0
+        assert all(char == "\n" or char.isprintable() for char in ran.out)
+    if arguments != "realm list":
+        table = turn_accounting(*arguments.split(), database_url=filled.url(READER))
+        assert r"\x1b]0;owned\x07\xff\\x41\n" in table.out
+
+
+def test_a_hostile_user_is_found_by_the_bytes_and_by_their_spelling(books: Books) -> None:
+    books.hear(
+        0, b"turn/realm/r\xff/user/u\xff/allocation/000000000000000001/status", status("new")
+    )
+    books.until(1)
+    books.account()
+    for realm, user in ((r"r\xff", r"u\xff"), (os.fsdecode(b"r\xff"), os.fsdecode(b"u\xff"))):
+        ran = turn_accounting(
+            "sessions", "--realm", realm, "--user", user, "--json", database_url=books.url(READER)
+        )
+        assert [row["user_id"] for row in ran.rows] == [r"u\xff"]
+
+
+def test_jobs_run_by_hand_do_what_the_scheduler_does(books: Books) -> None:
+    books.hear(0, channel("status"), status("new"))
+    books.until(5_000)
+    books.load()
+    writer = books.url(WRITER)
+    for name, done in (
+        ("settle", "1 reports"),
+        ("rollup", "1 hours"),
+        ("partitions", "8 partitions"),
+    ):
+        ran = turn_accounting("job", "run", name, database_url=writer)
+        assert (ran.code, ran.out) == (0, "")
+        assert ran.err == f"turn-accounting: {name}: {done}\n"
+    assert len(books.rows("user_usage_monthly")) == 1
+
+
+def test_a_database_is_brought_to_this_version_from_nothing(
+    postgres_server: PostgresServer,
+) -> None:
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE unborn")
+        url = postgres_server.url(database="unborn")
+        before = turn_accounting("db", "current", database_url=url)
+        assert (before.code, before.out) == (1, "none\n")
+        assert "turn-accounting db upgrade" in before.err
+        for wrong in (
+            "sessions", "usage", "realm list", "realm set x --grace 1", "job run settle",
+            "source list", "source retire x", "schedule",
+        ):  # fmt: skip
+            ran = turn_accounting(*wrong.split(), database_url=url)
+            assert ran.code == 1
+            assert "turn-accounting db upgrade" in ran.complaint
+        upgraded = turn_accounting("db", "upgrade", database_url=url)
+        current = turn_accounting("db", "current", database_url=url)
+        assert (upgraded.code, upgraded.out) == (current.code, current.out)
+        assert turn_accounting("sessions", database_url=url).out == "No sessions.\n"
+        connection.execute("DROP DATABASE unborn WITH (FORCE)")
+
+
+def rules(books: Books, realm: str) -> list[tuple[Any, ...]]:
+    ran = turn_accounting("realm", "list", realm, "--json", database_url=books.url(WRITER))
+    return [(row["holds_from"], row["time_zone"], row["grace_seconds"]) for row in ran.rows]
+
+
+def set_realm(books: Books, realm: str, *arguments: str) -> tuple[int, str]:
+    ran = turn_accounting("realm", "set", realm, *arguments, database_url=books.url(WRITER))
+    assert ran.out == ""
+    return ran.code, ran.err
+
+
+def test_rules_of_an_unused_realm_hold_from_the_beginning(books: Books) -> None:
+    assert set_realm(books, "new.example", "--time-zone", "Asia/Kolkata")[0] == 0
+    assert set_realm(books, "new.example", "--grace", "5")[0] == 0
+    assert rules(books, "new.example") == [(None, "Asia/Kolkata", 5)]
+    # A day may be named, past or not: nothing is accounted yet.
+    code, said = set_realm(books, "new.example", "--grace", "7", "--from", "2020-02-03")
+    assert code == 0
+    assert "'new.example': Asia/Kolkata from 2020-02-03 00:00:00+05:30" in said
+    assert rules(books, "new.example") == [
+        (None, "Asia/Kolkata", 5),
+        ("2020-02-02T18:30:00+00:00", "Asia/Kolkata", 7),
+    ]
+
+
+def test_rules_of_a_used_realm_hold_from_the_next_midnight_of_its_zone(books: Books) -> None:
+    books.hear(0, channel("status"), status("new"))
+    books.until(1)
+    books.account()
+    before = books.rows("user_usage_monthly")
+    code, said = set_realm(books, "example.org", "--time-zone", "America/New_York")
+    assert code == 0
+    assert "'example.org': America/New_York from 20" in said
+    first, second = rules(books, "example.org")
+    assert first == (None, "UTC", 60)
+    assert second[1:] == ("America/New_York", 60)
+    midnight = datetime.fromisoformat(second[0])
+    assert midnight.astimezone(UTC).hour in {4, 5}
+    assert 0 < (midnight - datetime.now(UTC)).total_seconds() <= 25 * 3600
+    books.account()
+    assert books.rows("user_usage_monthly") == before
+
+
+def test_a_past_day_is_refused_where_it_is_accounted(books: Books) -> None:
+    books.hear(0, channel("status"), status("new"))
+    books.until(1)
+    books.account()
+    code, said = set_realm(books, "example.org", "--grace", "9", "--from", "2026-01-01")
+    assert code == 2
+    assert said.count("\n") == 1
+    assert "2026-01-01 is accounted already" in said
+    assert rules(books, "example.org") == [(None, "UTC", 60)]
+
+
+def test_the_realm_without_a_name_has_rules_too(books: Books) -> None:
+    assert set_realm(books, "", "--username-rule", "rest", "--separator", "|")[0] == 0
+    ran = turn_accounting("realm", "list", "", "--json", database_url=books.url(WRITER))
+    assert ran.rows == [
+        {
+            "realm": "", "holds_from": None, "time_zone": "UTC", "anchor_day": 1,
+            "grace_seconds": 60, "username_rule": "rest", "separator": "|",
+        }
+    ]  # fmt: skip
+
+
+def test_a_retired_source_says_since_when(books: Books) -> None:
+    books.hear(0, channel("status"), status("new"), source="old")
+    books.until(1, source="old")
+    books.account()
+    writer = books.url(WRITER)
+    assert turn_accounting("source", "retire", "old", database_url=writer).code == 0
+    [first] = turn_accounting("source", "list", "--json", database_url=writer).rows
+    assert first["retired_at"] is not None
+    assert turn_accounting("source", "retire", "old", database_url=writer).code == 0
+    assert turn_accounting("source", "list", "--json", database_url=writer).rows == [first]
+
+
+def test_everything_works_on_the_embedded_database(tmp_path: Path) -> None:
+    """No URL: the database in the data directory, made, brought to this version, and stopped."""
+    made = turn_accounting(
+        "realm", "set", "r", "--grace", "3", data_dir=str(tmp_path), log_level="error"
+    )
+    assert made.code == 0
+    listed = turn_accounting("realm", "list", "--json", data_dir=str(tmp_path), log_level="error")
+    assert [row["realm"] for row in listed.rows] == ["r"]
+    # The realm is known, although nobody used it yet.
+    usage = turn_accounting("usage", "--realm", "r", data_dir=str(tmp_path), log_level="error")
+    assert (usage.code, usage.out) == (0, "No usage.\n")
+    assert not list((tmp_path / "postgres" / "data").glob("postmaster.pid"))
+
+
+@pytest.mark.parametrize("arguments", ["", "db", "job", "realm", "source"])
+def test_help_names_every_command(arguments: str) -> None:
+    ran = turn_accounting(*arguments.split(), "--help")
+    assert (ran.code, ran.err) == (0, "")
+    commands = {
+        "": "up collect schedule simulate config db job realm source sessions usage",
+        "db": "upgrade current",
+        "job": "run",
+        "realm": "list set",
+        "source": "list retire",
+    }
+    for command in commands[arguments].split():
+        assert re.search(rf"\b{command}\b", ran.out)
+
+
+def test_simulate_prints_an_oracle_for_programs_and_a_table_for_people(tmp_path: Path) -> None:
+    """Its options are those of a scenario; a scenario that can't be is wrong use."""
+    ran = turn_accounting(
+        "simulate", "--servers", "0", redis_url="redis://127.0.0.1:1", data_dir=str(tmp_path)
+    )
+    assert ran.code == 2
+    assert ran.complaint == "can't simulate: servers is 0, not 1 to 200"
+
+
+def test_times_in_json_are_utc_and_whole(filled: Books) -> None:
+    ran = turn_accounting("sessions", "--json", "--limit", "50", database_url=filled.url(READER))
+    assert ran.rows[-1]["started_at"] == BEGIN.isoformat()
+    assert json.loads(ran.out.splitlines()[0])

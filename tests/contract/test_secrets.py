@@ -1,0 +1,134 @@
+"""A running service keeps its secrets: no password in a process' arguments, no output with one."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import psycopg
+import pytest
+import redis
+from sqlalchemy import insert
+from sqlalchemy.exc import DBAPIError
+
+from accounting.store.schema import sources
+from tests.books import READER, Books, cloned
+from tests.contract.command import environment, turn_accounting
+from tests.servers import PostgresServer, ValkeyServer, wait_until
+
+REDIS_PASSWORD: Final = "r3dis-p4ssword"
+DATABASE_PASSWORD: Final = "p0stgres-p4ssword"
+USERNAME: Final = "secretive-alice"
+CHANNEL: Final = f"turn/realm/example.org/user/{USERNAME}/allocation/000000000000000001/status"
+
+
+def with_password(url: str) -> str:
+    """The same address, as an operator writes it who has a password there."""
+    before, at, after = url.partition("@")
+    return f"{before}:{DATABASE_PASSWORD}{at}{after}"
+
+
+def arguments_of_all_processes() -> bytes:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes())
+        except OSError:  # it ended while we looked
+            continue
+    return b"\n".join(found)
+
+
+@contextmanager
+def running(
+    command: str, settings: Mapping[str, str], said: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The service's process, with all that it says in a file; gone with the block."""
+    with said.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "accounting", command],
+            env=environment(settings),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()  # its parts end with it
+        process.wait()
+
+
+def is_accounted(url: str) -> bool:
+    with psycopg.connect(url) as connection:
+        return connection.execute("SELECT FROM reporting.user_usage_hourly").rowcount > 0
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_up_tells_neither_passwords_nor_the_identity_key(
+    postgres_server: PostgresServer, tmp_path: Path, level: str
+) -> None:
+    """And at info no names of users; at debug the libraries speak too."""
+    password = {"requirepass": REDIS_PASSWORD}
+    with ValkeyServer(password) as valkey, cloned(postgres_server) as name:
+        said = tmp_path / "said"
+        settings = {
+            "database_url": with_password(postgres_server.url("postgres", name)),
+            "redis_url": valkey.url,
+            "data_dir": str(tmp_path / "data"),
+            "log_level": level,
+        }
+        with running("up", settings, said) as process:
+            with redis.Redis.from_url(valkey.url) as client:
+                wait_until(lambda: client.pubsub_numpat() == 2, 60, "nobody subscribed")
+                client.publish(CHANNEL, "new lifetime=600")
+                client.publish(CHANNEL, f"nonsense of {USERNAME}")
+            reader = postgres_server.url(READER, name)
+            wait_until(lambda: is_accounted(reader), 60, "nothing was accounted")
+            seen = arguments_of_all_processes()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        with psycopg.connect(postgres_server.url(database=name)) as connection:
+            [(key,)] = connection.execute("SELECT identity_key FROM accounting.installation")
+    told = said.read_bytes()
+    assert b"redis-statsdb=" in told
+    assert b"password=<password>" in told
+    for secret in (REDIS_PASSWORD, DATABASE_PASSWORD):
+        assert secret.encode() not in told
+        # The server's own arguments hold its password: that is the test's doing, not the service's.
+        ours = b"\n".join(line for line in seen.split(b"\n") if b"--requirepass" not in line)
+        assert secret.encode() not in ours
+    assert key.hex().encode() not in told
+    assert repr(key).encode() not in told
+    assert json.dumps(repr(key)).strip('"').encode() not in told
+    if level == "info":
+        assert USERNAME.encode() not in told
+
+
+def test_config_masks_what_it_prints() -> None:
+    ran = turn_accounting(
+        "config",
+        "--json",
+        database_url=f"postgresql://u:{DATABASE_PASSWORD}@127.0.0.1/books",
+        redis_url=f"redis://:{REDIS_PASSWORD}@127.0.0.1/0",
+    )
+    values = {row["variable"]: (row["value"], row["origin"]) for row in ran.rows}
+    assert values["ACCOUNTING_DATABASE_URL"] == (
+        "postgresql://u:***@127.0.0.1/books",
+        "ACCOUNTING_DATABASE_URL",
+    )
+    assert values["ACCOUNTING_REDIS_URL"] == ("redis://:***@127.0.0.1/0", "ACCOUNTING_REDIS_URL")
+    assert DATABASE_PASSWORD not in ran.out + ran.err
+    assert REDIS_PASSWORD not in ran.out + ran.err
+
+
+def test_an_error_of_the_database_holds_no_names(books: Books) -> None:
+    """Errors are logged with their traces; the parameters of a statement are rows of ours."""
+    with pytest.raises(DBAPIError) as refused, books.engine.begin() as connection:
+        connection.execute(
+            insert(sources), {"source": USERNAME, "mode": "a mode that the table refuses"}
+        )
+    assert "mode_is_known" in str(refused.value)
+    assert "parameters hidden" in str(refused.value)

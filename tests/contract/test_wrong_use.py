@@ -1,0 +1,160 @@
+"""Wrong use and trouble: one line that says what is wrong and what to do, and an exit code."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.books import READER, WRITER, Books
+from tests.contract.command import environment, turn_accounting
+from tests.servers import free_port
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("bogus", "No such command 'bogus': see `turn-accounting --help`"),
+        ("sessions --bogus", "No such option: --bogus"),
+        ("job run", "Missing argument 'name': see `turn-accounting job run --help`"),
+        ("sessions --limit 0", "Invalid value for '--limit'"),
+        ("sessions --limit many", "Invalid value for '--limit'"),
+        ("sessions --limit 99999999999999999999", "Invalid value for '--limit'"),
+        ("sessions --since yesterday", "'yesterday' is no time: expected ISO 8601"),
+        ("sessions --until 2026-13-01", "'2026-13-01' is no time: expected ISO 8601"),
+        ("sessions --since 2026-11-02 --until 2026-11-02",
+         "--since 2026-11-02 is not before --until 2026-11-02"),
+        ("sessions --realm exampel.org",
+         "no realm 'exampel.org' is known: did you mean 'example.org'?"),
+        ("usage --realm nowhere",
+         "no realm 'nowhere' is known: known are 'example.net', 'example.org'"),
+        ("realm list nowhere", "no realm 'nowhere' is known"),
+        ("usage --by month", "--by 'month': expected user or realm"),
+        ("usage --per week", "--per 'week': expected hour, day or month"),
+        ("usage --by realm --user alice", "--user goes with --by user"),
+        ("job run nothing", "no job 'nothing': expected one of settle, rollup, partitions"),
+        ("source retire nowhere", "no source 'nowhere' is known: known are 'default', 'second'"),
+        ("realm set r", "nothing to set: name at least one rule"),
+        ("realm set r --time-zone Europe/Berlim",
+         "--time-zone 'Europe/Berlim' is not known: expected a name such as Europe/Berlin"),
+        ("realm set r --time-zone ../UTC", "--time-zone '../UTC' is not known"),
+        ("realm set r --grace 1 --from 1.12.2026", "'1.12.2026' is no day: expected YYYY-MM-DD"),
+        ("realm set r --grace 1 --from 0001-01-01", "'0001-01-01' is no day of an account"),
+        ("realm set r --grace 99999999999", "Invalid value for '--grace-seconds' / '--grace'"),
+        ("realm set r --anchor-day 29", "Invalid value for '--anchor-day'"),
+        ("realm set r --username-rule best", "Invalid value for '--username-rule'"),
+        ("realm set r --separator \udcff", "--separator '\\udcff': expected printable characters"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_told_in_one_line(filled: Books, arguments: str, complaint: str) -> None:
+    ran = turn_accounting(*arguments.split(), database_url=filled.url(WRITER))
+    assert ran.code == 2
+    assert ran.complaint.startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"databse_url": "x"}, "ACCOUNTING_DATABSE_URL is no setting of turn-accounting: did you"),
+        ({"capture": "magic"}, "ACCOUNTING_CAPTURE='magic' is wrong:"),
+        ({"grace_seconds": "-1"}, "ACCOUNTING_GRACE_SECONDS='-1' is wrong:"),
+        ({"time_zone": "Berlin"}, "ACCOUNTING_TIME_ZONE='Berlin' is wrong: expected the name of"),
+        ({"database_url": "mysql://u:s3cr3t@h/d"}, "ACCOUNTING_DATABASE_URL is wrong: scheme"),
+        ({"redis_url_file": "/nonexistent"}, "ACCOUNTING_REDIS_URL_FILE='/nonexistent' can't be"),
+        ({"config": "/nonexistent"}, "ACCOUNTING_CONFIG='/nonexistent' can't be read"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["config", "up"])
+def test_a_wrong_setting_is_told_by_the_name_of_its_variable(
+    settings: dict[str, str], complaint: str, command: str
+) -> None:
+    ran = turn_accounting(command, **settings)
+    assert ran.code == 2
+    assert ran.complaint.startswith(complaint)
+    assert "s3cr3t" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["sessions", "source list", "realm list", "job run settle", "db current", "db upgrade", "up"],
+)
+def test_postgres_that_is_away_is_told_in_one_line(tmp_path: Path, arguments: str) -> None:
+    url = f"postgresql://someone:s3cr3t@127.0.0.1:{free_port()}/books"
+    ran = turn_accounting(*arguments.split(), database_url=url, data_dir=str(tmp_path))
+    assert ran.code == 1
+    assert ran.complaint.startswith("Postgres: connection failed: connection to server at")
+    assert "s3cr3t" not in ran.err
+
+
+@pytest.mark.parametrize("arguments", ["collect", "simulate"])
+def test_a_command_that_needs_redis_says_so(tmp_path: Path, arguments: str) -> None:
+    ran = turn_accounting(*arguments.split(), data_dir=str(tmp_path))
+    assert ran.code == 2
+    assert ran.complaint.startswith("ACCOUNTING_REDIS_URL is not set")
+
+
+@pytest.mark.parametrize(
+    "arguments", ["job run settle", "realm set r --grace 1", "source retire second", "realm list"]
+)
+def test_a_reader_that_wants_to_write_is_told_the_role(filled: Books, arguments: str) -> None:
+    ran = turn_accounting(*arguments.split(), database_url=filled.url(READER))
+    assert ran.code == 2
+    assert "permission denied" in ran.complaint
+    assert "turn_accounting_writer" in ran.complaint
+
+
+def test_a_reader_asks_for_any_realm(filled: Books) -> None:
+    """It may not see which realms are known, so none is a slip."""
+    ran = turn_accounting("usage", "--realm", "nowhere", database_url=filled.url(READER))
+    assert (ran.code, ran.out, ran.err) == (0, "No usage.\n", "")
+
+
+def test_a_data_directory_that_can_not_be_is_told(tmp_path: Path) -> None:
+    place = tmp_path / "file"
+    place.touch()
+    for command in ("sessions", "up"):
+        ran = turn_accounting(command, data_dir=str(place))
+        assert ran.code == 1
+        assert str(place) in ran.complaint
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_full_disk_is_told_and_never_taken_for_done(filled: Books, form: list[str]) -> None:
+    ran = turn_accounting("sessions", *form, output="/dev/full", database_url=filled.url(READER))
+    assert ran.code == 1
+    assert ran.complaint == "can't write to standard output: No space left on device"
+
+
+def test_a_reader_that_leaves_early_is_no_trouble(filled: Books) -> None:
+    """`turn-accounting sessions --json | head -1`."""
+    reading, writing = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-m", "accounting", "sessions", "--json"],
+        env=environment({"database_url": filled.url(READER)}),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    ) as process:
+        os.close(writing)
+        os.close(reading)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, b"")
+
+
+def test_a_locale_that_lacks_a_letter_spells_it(filled: Books) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "accounting", "sessions", "--user", "bob"],
+        env=environment({"database_url": filled.url(READER)}) | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.isascii()
+    assert done.stderr == b""
+
+
+def test_bare_command_shows_its_help_and_is_wrong_use() -> None:
+    ran = turn_accounting()
+    assert ran.code == 2
+    assert "simulate" in ran.out
+    assert ran.err == "turn-accounting: no command is given: see `turn-accounting --help`\n"
