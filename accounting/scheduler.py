@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,7 +19,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from accounting.errors import ConnectionLost
 from accounting.jobs.registry import JOBS, Job
-from accounting.store.database import Engine
+from accounting.store import job_runs
+from accounting.store.database import Engine, lost_connections
 
 log = structlog.get_logger()
 
@@ -28,11 +30,22 @@ PARTITION_INTERVAL_SECONDS: Final = 3600.0
 
 
 def run_job(job: Job, engine: Engine) -> int:
-    """Run a job once and log what it did."""
+    """Run a job once, log what it did, and note in the database how it went."""
     started = time.monotonic()
-    done = job.run(engine)
+    try:
+        done = job.run(engine)
+    except ConnectionLost:
+        raise
+    except Exception as error:
+        kind = type(getattr(error, "orig", None) or error).__name__
+        with suppress(ConnectionLost), lost_connections(), engine.begin() as connection:
+            job_runs.failed(connection, job.name, kind)
+        raise
+    seconds = time.monotonic() - started
+    with lost_connections(), engine.begin() as connection:
+        job_runs.succeeded(connection, job.name, seconds)
     say = log.info if done else log.debug
-    say("job done", job=job.name, seconds=round(time.monotonic() - started, 3), **{job.unit: done})
+    say("job done", job=job.name, seconds=round(seconds, 3), **{job.unit: done})
     return done
 
 

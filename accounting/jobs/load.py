@@ -2,13 +2,13 @@
 
 The rows and the source's position move in one transaction, guarded by the position it is expected
 to stand at: a second loader, a retry after a lost COMMIT answer or a replayed spool counts nothing
-twice. Owns how a spool's epochs become the database's; parses with ``model.wire`` and judges
-nothing.
+twice. Where to load on is ``resume``'s decision, what a message says is ``model.wire``'s.
 """
 
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -17,27 +17,26 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection, Engine
 
-from accounting.capture.records import Epoch, Gap, SpooledMessage, SpoolState
+from accounting.capture.records import Gap, Sighting, SpooledMessage, SpoolState
 from accounting.capture.spool import Spool
-from accounting.errors import ConnectionLost
+from accounting.errors import ConnectionLost, LeaseHeld
+from accounting.jobs.resume import OLDER_SPOOL, resume
+from accounting.jobs.standby import hold_lease
 from accounting.model.buckets import moment
 from accounting.model.realms import RealmRule
-from accounting.model.wire import WireError, parse
-from accounting.store import reports, sources
+from accounting.model.wire import WireError, parse, parse_status_key
+from accounting.store import reports, sources, tallies
 from accounting.store.binary import binary_cursor
 from accounting.store.database import lost_connections, psycopg_connection
 from accounting.store.identities import Identities
 from accounting.store.migrations import require_head
 from accounting.store.sources import SourceRow
+from accounting.store.tallies import Counted
 
 log = structlog.get_logger()
 
 BATCH: Final = 20_000
 """Messages in one transaction at the most."""
-OLDER_SPOOL: Final = "spool_older"
-LOST_GAP: Final = 0
-"""The gap that a lost spool left, under the new one's first epoch; the spool's own begin at 1."""
-PRUNED_GAP: Final = -1
 IDLE_SECONDS: Final = 0.1
 LONGEST_BACKOFF_SECONDS: Final = 10.0
 PRUNE_SECONDS: Final = 60
@@ -47,17 +46,23 @@ DRAIN_SECONDS: Final = 20.0
 
 @dataclass(slots=True)
 class Loader:
-    """Loads one spool. ``default_rule``: for realms not set up; ``mode``: how it captures."""
+    """Loads one spool, while it holds the lease of its source.
+
+    ``default_rule``: for realms not set up. ``lease_seconds``: how long the source stays ours when
+    nothing more is heard of this loader.
+    """
 
     engine: Engine
     spool: Spool
-    mode: str
     default_rule: RealmRule
+    lease_seconds: float = 15.0
     _identities: Identities = field(init=False)
     _partitions: set[date] = field(init=False, default_factory=set)
     _gaps: dict[int, Gap] = field(init=False, default_factory=dict)
     _idle: SpoolState | None = field(init=False, default=None)
     _left: tuple[int, int] | None = field(init=False, default=None)
+    _sighted: int = field(init=False, default=0)
+    _leased_at: float = field(init=False, default=float("-inf"))
     _first_gap_open: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
@@ -67,23 +72,33 @@ class Loader:
         """Load the next messages; returns how many, 0 when there are none.
 
         Raises :class:`ConnectionLost` when Postgres is away: nothing is changed then, or all.
+        And :class:`LeaseHeld` when another collector has this source.
         """
         state = self.spool.state()
-        if state == self._idle and not self._new_gaps():
+        renew_after = self._leased_at + self.lease_seconds / 4
+        if state == self._idle and not self._new_gaps() and time.monotonic() < renew_after:
             return 0
         with lost_connections(), self.engine.begin() as connection:
-            source = sources.open_source(connection, state.source, self.mode)
+            source = sources.open_source(connection, state.source, state.mode or "subscribe")
+            hold_lease(connection, source, state.holder, self.lease_seconds)
             if (source.epoch, source.position) != self._left:
                 self._forget()
             # Now that no other loader is at work. And the state before the messages, so that they
             # hold at least what it says.
             state = self.spool.state()
             gaps = self._new_gaps()
-            numbers, start = self._resume(connection, source)
+            numbers, start = resume(connection, self.spool, source)
             messages = self.spool.read(*start, limit)
-            reached = self._write(connection, source, numbers, start, messages, state)
+            reached = messages[-1][:2] if messages else start
+            if len(messages) < limit:
+                reached = max(reached, (state.captured_epoch, state.captured_position))
+            sightings = [one for one in self.spool.sightings(self._sighted) if one[1:3] <= reached]
+            left = self._move(connection, source, numbers, reached, messages, state)
+            self._write(connection, source, numbers, messages, sightings)
             self._write_gaps(connection, source, numbers, gaps, state)
-        self._left = reached
+        self._left = left
+        self._leased_at = time.monotonic()
+        self._sighted = sightings[-1].sighting if sightings else self._sighted
         self._identities.committed()
         self._gaps.update({gap.gap: gap for gap in gaps})
         self._first_gap_open &= state.captured_from is None
@@ -107,156 +122,64 @@ class Loader:
         self._partitions = set()
         self._gaps = {}
         self._first_gap_open = True
+        self._sighted = 0
 
-    def _resume(
-        self, connection: Connection, source: SourceRow
-    ) -> tuple[dict[int, int], tuple[int, int]]:
-        """Where to read on: the database's position in terms of this spool.
-
-        Returns the database's number of each of the spool's epochs, and the spool's (epoch,
-        position) up to which everything is loaded.
-        """
-        epochs = self.spool.epochs()
-        known = sources.epoch_tokens(connection, source.source_id)
-        here = next((epoch for epoch in epochs if known.get(epoch.token) == source.epoch), None)
-        if here is not None and not self._is_another(here, source):
-            start = here.epoch, source.position
-        elif not source.epoch:
-            start = epochs[0].epoch, 0
-        elif older := self._older(epochs, known, here, source):
-            # One source's receipt times never fall: what is not younger is in the books.
-            start = older, self.spool.position_at(older, source.last_received_at or 0)
-            epochs = self.spool.epochs()
-        else:
-            self._lost_spool(connection, source, epochs[0])
-            start = epochs[0].epoch, 0
-        numbers: dict[int, int] = {}
-        for epoch in epochs:
-            numbers[epoch.epoch] = known.get(epoch.token) or sources.add_epoch(
-                connection, source.source_id, epoch.token, epoch.began_at, epoch.cause
-            )
-        self._note_pruned(connection, source, epochs, start)
-        return numbers, start
-
-    def _is_another(self, epoch: Epoch, source: SourceRow) -> bool:
-        """Whether the spool's epoch lacks what the database has of it, or has other messages there.
-
-        It was set back from a copy then, and went on with other messages at the same positions.
-        """
-        state = self.spool.state()
-        last = (
-            state.captured_position
-            if epoch.epoch == state.captured_epoch
-            else self.spool.last_position(epoch.epoch)
-        )
-        if last is not None and last < source.position:
-            return True
-        received_at = self.spool.received_at(epoch.epoch, source.position)
-        return received_at is not None and received_at > (source.last_received_at or 0)
-
-    def _older(
-        self,
-        epochs: Sequence[Epoch],
-        known: Mapping[str, int],
-        here: Epoch | None,
-        source: SourceRow,
-    ) -> int | None:
-        """The epoch of a spool that was set back from a copy; None for a new spool.
-
-        What its positions stood for in the database was other messages, so that epoch goes on
-        under another token.
-        """
-        relabelled = [
-            epoch.epoch
-            for epoch in epochs
-            if epoch.cause == OLDER_SPOOL and epoch.token not in known
-        ]
-        if relabelled:  # by a loader that was killed before it came to the database
-            return relabelled[0]
-        last = here or next((one for one in reversed(epochs) if one.token in known), None)
-        if last is None:
-            return None
-        log.error("the spool is older than the database", source=source.source)
-        self.spool.relabel(last.epoch, OLDER_SPOOL, source.captured_until or last.began_at)
-        return last.epoch
-
-    def _lost_spool(self, connection: Connection, source: SourceRow, epoch: Epoch) -> None:
-        """A new spool for a source that was captured before: what lies between is a gap."""
-        log.error("a new spool for a known source, a gap is recorded", source=source.source)
-        # What was captured after that and not loaded is lost with the spool.
-        from_at = source.loaded_until or source.last_received_at or epoch.began_at
-        sources.put_gap(
-            connection,
-            source.source_id,
-            token=epoch.token,
-            gap=LOST_GAP,
-            after=(source.epoch, source.position),
-            from_at=min(from_at, epoch.began_at),
-            to_at=None,
-            cause="spool_lost",
-            detail="the collector began with an empty spool",
-        )
-        self._first_gap_open = True
-
-    def _note_pruned(
+    def _move(
         self,
         connection: Connection,
         source: SourceRow,
-        epochs: Sequence[Epoch],
-        start: tuple[int, int],
-    ) -> None:
-        """Record as a gap what the database lacks and the spool has deleted.
-
-        Only what is loaded is deleted: so the database was set back, to a backup that is older
-        than the spool's retention, or is another one.
-        """
-        state = self.spool.state()
-        if start >= (state.pruned_epoch, state.pruned_position):
-            return
-        log.error("the spool is pruned beyond the database's position", source=source.source)
-        to_at = state.pruned_received_at + 1
-        from_at = source.loaded_until or source.last_received_at or epochs[0].began_at
-        sources.put_gap(
-            connection,
-            source.source_id,
-            token=next(one.token for one in epochs if one.epoch == state.pruned_epoch),
-            gap=PRUNED_GAP,
-            after=(source.epoch, source.position),
-            from_at=min(from_at, to_at),
-            to_at=to_at,
-            cause="spool_pruned",
-            detail="the database was set back further than the spool reaches",
-        )
-
-    def _write(
-        self,
-        connection: Connection,
-        source: SourceRow,
-        numbers: dict[int, int],
-        start: tuple[int, int],
-        messages: list[SpooledMessage],
+        numbers: Mapping[int, int],
+        reached: tuple[int, int],
+        messages: Sequence[SpooledMessage],
         state: SpoolState,
     ) -> tuple[int, int]:
-        """Write messages and the position that is reached with them; returns that."""
-        reached = messages[-1][:2] if messages else start
+        """Move the source to what is reached, and return that as the database has it.
+
+        Raises :class:`ConnectionLost` when somebody else moved it: nothing may be written then.
+        """
         last = messages[-1].received_at if messages else None
         at_end = reached >= (state.captured_epoch, state.captured_position)
-        epoch, position = numbers[reached[0]], reached[1]
+        database = state.stream_database if at_end or not messages else messages[-1].database
+        left = numbers[reached[0]], reached[1]
         moved = sources.advance(
             connection,
             source,
-            epoch=epoch,
-            position=position,
+            epoch=left[0],
+            position=left[1],
             captured_until=state.captured_until,
             loaded_until=state.captured_until if at_end else last,
             last_received_at=last,
-            mode=self.mode,
+            mode=state.mode or "subscribe",
+            replication_id=state.replication_id,
+            stream_database=database,
         )
         if not moved:
             raise ConnectionLost(
                 f"source {source.source} moved while loading: another loader is at work"
             )
+        return left
+
+    def _write(
+        self,
+        connection: Connection,
+        source: SourceRow,
+        numbers: Mapping[int, int],
+        messages: Sequence[SpooledMessage],
+        sightings: Sequence[Sighting],
+    ) -> None:
+        """Append messages and key sightings to the books."""
+        if not messages and not sightings:
+            return
+        self._identities.begin(connection)
         placed, rejected = self._parse(connection, messages, numbers, source.last_received_at or 0)
+        seen = [
+            reports.Seen(numbers[one.epoch], one, identity, address.allocation_id)
+            for one in sightings
+            if (address := parse_status_key(one.key)) is not None
+            for identity in [
+                self._identities.resolve(connection, address.realm, address.username, one.seen_at)
+            ]
+        ]
         self._identities.write(connection)
         for day in sorted({moment(one.received_at).date() for one in placed} - self._partitions):
             reports.ensure_partition(connection, day)
@@ -264,18 +187,16 @@ class Loader:
             with binary_cursor(psycopg_connection(connection)) as cursor:
                 reports.copy_reports(cursor, source.source_id, placed)
         reports.reject(connection, source.source_id, rejected)
-        return epoch, position
+        reports.add_sightings(connection, source.source_id, seen)
 
     def _parse(
         self,
         connection: Connection,
-        messages: list[SpooledMessage],
-        numbers: dict[int, int],
+        messages: Sequence[SpooledMessage],
+        numbers: Mapping[int, int],
         last: int,
     ) -> tuple[list[reports.Placed], list[reports.Rejected]]:
         identities = self._identities
-        if messages:
-            identities.begin(connection)
         placed: list[reports.Placed] = []
         rejected: list[reports.Rejected] = []
         for epoch, position, received_at, estimated, database, channel, payload in messages:
@@ -350,9 +271,9 @@ def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -
                 ready = True
             loaded = loader.load()
             if backoff > IDLE_SECONDS:
-                log.info("Postgres is back, loading goes on")
+                log.info("loading goes on")
             backoff = IDLE_SECONDS
-        except ConnectionLost as error:
+        except (ConnectionLost, LeaseHeld) as error:
             if stop.is_set():
                 log.warning("what is left stays in the spool", reason=str(error))
                 return
