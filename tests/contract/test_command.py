@@ -10,6 +10,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
+from accounting.model.counters import COUNTERS
 from tests.books import READER, WRITER, Books, channel, status
 from tests.contract.command import turn_accounting
 from tests.contract.filled import BEGIN
@@ -225,7 +226,8 @@ def test_rules_of_a_used_realm_hold_from_the_next_midnight_of_its_zone(books: Bo
     books.hear(0, channel("status"), status("new"))
     books.until(1)
     books.account()
-    before = books.rows("user_usage_monthly")
+    what = ("realm", "user_id", "starts_at", "time_zone", "sessions_started", *COUNTERS)
+    before = books.rows("user_usage_monthly", *what)
     code, said = set_realm(books, "example.org", "--time-zone", "America/New_York")
     assert code == 0
     assert "'example.org': America/New_York from 20" in said
@@ -236,7 +238,8 @@ def test_rules_of_a_used_realm_hold_from_the_next_midnight_of_its_zone(books: Bo
     assert midnight.astimezone(UTC).hour in {4, 5}
     assert 0 < (midnight - datetime.now(UTC)).total_seconds() <= 25 * 3600
     books.account()
-    assert books.rows("user_usage_monthly") == before
+    assert books.rows("user_usage_monthly", *what) == before
+    assert books.rows("user_usage_monthly", "ends_at") == [{"ends_at": midnight}]
 
 
 def test_a_past_day_is_refused_where_it_is_accounted(books: Books) -> None:
