@@ -94,7 +94,7 @@ def read_without_spool(port: int) -> None:
     with (
         tempfile.TemporaryDirectory() as home,
         Spool.open(Path(home) / "spool", "bench") as spool,
-        source.attach(spool.state()) as stream,
+        source.attach(spool.state(), threading.Event()) as stream,
     ):
         before, stop = cpu_seconds(), threading.Event()
         for batch in stream.batches(stop):

@@ -1,5 +1,6 @@
 """From Redis to the spool: everything that happens to a message before it is parsed.
 
-`source` says what a source of messages is, `subscriber` is the one that subscribes, `spool` keeps
-what it yields, `collector` runs them and records the gaps.
+`source` says what a source of messages is; `subscriber` is the one that subscribes, `replication`
+the one that follows the stream of a master, `choice` picks; `spool` keeps what they yield,
+`collector` runs them and records the gaps.
 """

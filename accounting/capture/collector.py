@@ -19,9 +19,10 @@ from pathlib import Path
 
 import structlog
 
+from accounting.capture.choice import choose
+from accounting.capture.records import Gap, SpoolState
 from accounting.capture.source import Attachment, Source, SourceLost
 from accounting.capture.spool import Spool, spool_path, wall_clock
-from accounting.capture.subscriber import Subscriber
 from accounting.config import Settings
 from accounting.errors import ConfigurationError, SpoolError
 
@@ -33,6 +34,9 @@ longest_delay_seconds = 10.0
 # Parsing keeps the interpreter busy: in a burst Python's 5 ms are long for the receiver to wait.
 switch_interval_seconds = 0.001
 
+# Redis counts its uptime between two whole seconds.
+uptime_error = 1_000_000
+
 
 def run_collector(
     settings: Settings, stop: threading.Event, *, clock: Callable[[], int] = wall_clock
@@ -42,21 +46,16 @@ def run_collector(
     Raises ConfigurationError for settings that can't work, SpoolError when the disk is full or the
     spool damaged or in use; what is lost then becomes a gap at the next start.
     """
-    if settings.capture == "replication":
-        raise ConfigurationError(
-            "ACCOUNTING_CAPTURE='replication' is not there yet: expected 'auto' or 'subscribe'"
-        )
     if settings.redis_url is None:
         raise ConfigurationError(
             "ACCOUNTING_REDIS_URL is not set: expected the Redis that coturn publishes to"
         )
-    source = Subscriber(
+    source = choose(
+        settings.capture,
         settings.redis_url.get_secret_value(),
         queue_bytes=settings.spool_queue_bytes,
         clock=clock,
     )
-    if settings.capture == "auto":
-        log.info("capturing by subscription", reason="replication is not there yet")
     path = spool_path(settings.data_dir, settings.source)
     with alone(path), Spool.open(path, settings.source, clock=clock) as spool:
         interval = sys.getswitchinterval()
@@ -74,10 +73,16 @@ def collect(source: Source, spool: Spool, stop: threading.Event) -> None:
     stored = 0
     while not stop.is_set():
         try:
-            with source.attach(spool.state()) as stream:
+            with source.attach(spool.state(), stop) as stream:
                 begin(spool, stream.attachment)
                 for batch in stream.batches(stop):
-                    spool.append(batch.messages, batch.captured_until)
+                    spool.append(
+                        batch.messages,
+                        batch.captured_until,
+                        positions=batch.positions,
+                        resume=batch.resume,
+                        estimated=batch.estimated,
+                    )
                     stored += len(batch.messages)
                     if batch.captured_until is not None:
                         delay_seconds = first_delay_seconds
@@ -94,35 +99,85 @@ def collect(source: Source, spool: Spool, stop: threading.Event) -> None:
 
 
 def begin(spool: Spool, attachment: Attachment) -> None:
-    """Close the gap that ends here; after a restart of Redis, begin another epoch."""
+    """Close the gap that ends here, or record one that is found out only now; begin an epoch.
+
+    A new epoch wherever positions don't go on: in another mode, after a restart of Redis, in a
+    stream that begins anew although it was to go on.
+    """
     with spool.transaction():
-        state, gap = spool.state(), spool.current_gap()
-        run = attachment.server_run
-        restarted = run is not None and state.server_run is not None and run != state.server_run
-        if restarted:
-            # What was published while Redis was down is nowhere, whoever noticed first.
-            spool.begin_epoch("redis_restarted")
-            if gap:
-                found = f"{gap.cause}: {gap.detail}" if gap.detail else gap.cause
-                spool.amend_gap(gap.gap, "redis_restarted", f"found after {found}")
-        if gap:
+        state = spool.state()
+        cause = what_was_lost(state, attachment)
+        gap = settled_gap(spool, state.captured_until, cause)
+        if cause is not None and not attachment.continued:
+            spool.begin_epoch(cause)
+        if gap is not None:
             spool.close_gap(gap.gap, attachment.at)
-        if run is not None:
-            spool.note_server(run)
-        spool.tick(attachment.at)
-    if gap:
-        cause = "redis_restarted" if restarted else gap.cause
-        log.warning("capturing again after a gap", gap=gap.gap, cause=cause)
+        spool.note_mode(attachment.mode)
+        if attachment.server_run is not None:
+            spool.note_server(attachment.server_run)
+        if attachment.resume is not None:
+            spool.append((), resume=attachment.resume)
+        if not attachment.continued:
+            # What a stream that goes on brings first is older: there the next tick proves it.
+            spool.tick(attachment.at)
+    if gap is not None:
+        log.warning(
+            "capturing again after a gap", mode=attachment.mode, gap=gap.gap, cause=gap.cause
+        )
+    elif attachment.continued:
+        log.info("capturing again where it had stopped", mode=attachment.mode)
     else:
-        log.info("capturing")
+        log.info("capturing", mode=attachment.mode)
+
+
+def settled_gap(spool: Spool, captured_until: int | None, cause: str | None) -> Gap | None:
+    """The gap that ends now: the open one, under the name of what was found out, or a new one."""
+    gap = spool.current_gap()
+    if cause is None or captured_until is None:
+        return gap
+    if gap is None:
+        spool.open_gap(captured_until, cause)
+    elif gap.cause != cause:
+        found = f"{gap.cause}: {gap.detail}" if gap.detail else gap.cause
+        spool.amend_gap(gap.gap, cause, f"found after {found}")
+    return spool.current_gap()
+
+
+def what_was_lost(state: SpoolState, attachment: Attachment) -> str | None:
+    """Why messages may be nowhere, by how the stream began; None when there is no reason.
+
+    Another replication id or run id is another server, or the same one after a restart: what
+    coturn published between the two is nowhere, also when the stream goes on without a break.
+    """
+    if state.captured_until is None:
+        return None
+    if state.mode is not None and state.mode != attachment.mode:
+        return "mode_changed"
+    here, there = state.resume, attachment.resume
+    run = attachment.server_run
+    is_another = run is not None and state.server_run is not None and run != state.server_run
+    is_another_history = (
+        here is not None and there is not None and here.replication_id != there.replication_id
+    )
+    if is_another or (attachment.continued and is_another_history):
+        began_at = attachment.server_began_at
+        ran_before = began_at is not None and began_at + uptime_error < state.captured_until
+        return "failover" if ran_before else "redis_restarted"
+    if attachment.mode == "replication" and not attachment.continued:
+        return "backlog_overrun"
+    return None
 
 
 def note_loss(spool: Spool, cause: str, detail: str = "") -> None:
-    """Open a gap at the last tick, unless one is open already or nothing was ever captured."""
+    """Open a gap at the last tick, unless one is open already or nothing was ever captured.
+
+    And unless a stream is to be gone on with: whether that lost something shows when it does.
+    """
     with spool.transaction():
-        captured_until = spool.state().captured_until
-        if captured_until is not None and spool.current_gap() is None:
-            spool.open_gap(captured_until, cause, detail)
+        state = spool.state()
+        if state.captured_until is None or state.resume is not None or spool.current_gap():
+            return
+        spool.open_gap(state.captured_until, cause, detail)
 
 
 @contextmanager

@@ -1,13 +1,17 @@
 """A connection to Redis or Valkey, set up by redis-py and then left to us.
 
-Owns the way from a URL to a socket that is authenticated and speaks RESP2: TLS, unix sockets, AUTH,
-ACL. Must not subscribe or read a message. No error or log of this module holds the URL.
+Owns the way to a socket that is authenticated and speaks RESP2 (TLS, unix sockets, AUTH, ACL), and
+what the server tells of itself. Must not subscribe or read a message. No error or log of this
+module holds the URL.
 """
 
+import socket
 import ssl
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 
-from redis.connection import AbstractConnection, Connection, parse_url
+from redis.connection import AbstractConnection
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -17,75 +21,104 @@ from redis.exceptions import (
 )
 
 from accounting.capture.source import SourceLost
-from accounting.errors import ConfigurationError
-
-connect_timeout_seconds = 5.0
-
-expected_url = (
-    "ACCOUNTING_REDIS_URL is not understood: expected redis://[user:password@]host:port,"
-    " rediss:// for TLS, or unix:///path, with options that redis-py knows"
-)
 
 
-def prepare(url: str) -> AbstractConnection:
-    """An unconnected connection for `url`. Raises ConfigurationError when redis-py refuses it."""
-    # The texts of these errors may hold parts of the URL, and with them the password.
-    try:
-        options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
-        kind = options.pop("connection_class", Connection)
-        # Publishing ignores the database number, and choosing one takes a right that reading does
-        # not need. RESP2 answers a PING in the order of the messages, with the words we match on.
-        options.pop("db", None)
-        options |= {
-            "protocol": 2,
-            "socket_timeout": connect_timeout_seconds,
-            "socket_connect_timeout": connect_timeout_seconds,
-        }
-        connection: AbstractConnection = kind(**options)
-    except (ValueError, TypeError, RedisError):
-        raise ConfigurationError(expected_url) from None
-    return connection
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerState:
+    """What INFO tells, asked at `at` (microseconds); None or empty where it doesn't.
 
-
-def connect(connection: AbstractConnection) -> str | None:
-    """Connect and authenticate; returns the server's run id, None when it isn't told.
-
-    Raises SourceLost, with advice when trying again can't help.
+    `began_at` is the server's start by its own count of seconds, `offset` the end of its stream
+    when it answered.
     """
+
+    at: int
+    run: str | None
+    began_at: int | None
+    role: str
+    is_cluster: bool
+    offset: int
+
+
+def connect(connection: AbstractConnection) -> None:
+    """Connect and authenticate. Raises SourceLost, with advice when trying again can't help."""
     try:
         connection.connect()  # type: ignore[no-untyped-call]
-        _name(connection)
-        return _run_id(connection)
-    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
-        raise SourceLost(
+        with suppress(ResponseError):  # a user without the right to have a name
+            ask(connection, "CLIENT", "SETNAME", "turn-accounting")
+    except (RedisError, OSError) as error:
+        raise lost(error) from None
+
+
+def ask(connection: AbstractConnection, *words: str | bytes) -> object:
+    """The answer to one command. Raises ResponseError when it is refused."""
+    connection.send_command(*words)  # type: ignore[no-untyped-call]
+    return connection.read_response()
+
+
+def lost(error: Exception) -> SourceLost:
+    """What an error of redis-py means to a source."""
+    if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
+        return SourceLost(
             "redis_unreachable",
             f"Redis refuses the log-in: {error}",
             "set user and password in ACCOUNTING_REDIS_URL right",
-        ) from None
-    except (RedisError, OSError) as error:
-        advice = ""
-        if isinstance(error.__context__, ssl.SSLError):
-            advice = "look at the certificates, and at what ACCOUNTING_REDIS_URL says of TLS"
-        raise SourceLost("redis_unreachable", f"Redis can't be reached: {error}", advice) from None
+        )
+    advice = ""
+    if isinstance(error.__context__, ssl.SSLError):
+        advice = "look at the certificates, and at what ACCOUNTING_REDIS_URL says of TLS"
+    return SourceLost("redis_unreachable", f"Redis can't be reached: {error}", advice)
 
 
-def _name(connection: AbstractConnection) -> None:
-    """Appear in CLIENT LIST under our name, where that is allowed."""
-    connection.send_command("CLIENT", "SETNAME", "turn-accounting")  # type: ignore[no-untyped-call]
+def socket_of(connection: AbstractConnection) -> socket.socket:
+    """The socket, which is ours from here on; redis-py only closes it.
+
+    It would subscribe again by itself after a disconnect, without a word.
+    """
+    sock = connection._get_socket()  # noqa: SLF001
+    if sock is None:
+        raise SourceLost("disconnected", "Redis closed the connection")
+    return sock
+
+
+def tell(connection: AbstractConnection, clock: Callable[[], int]) -> ServerState:
+    """Ask the server about itself, in one round trip. Raises ResponseError when it refuses."""
+    at = clock()
+    connection.send_packed_command(  # type: ignore[no-untyped-call]
+        connection.pack_commands([("INFO", "server"), ("INFO", "replication")])  # type: ignore[no-untyped-call]
+    )
+    answers, refused = [], None
+    for _ in range(2):  # both, whatever the first one says: the connection is used on
+        try:
+            answers.append(connection.read_response(disable_decoding=True))
+        except ResponseError as error:
+            refused = error
+    if refused:
+        raise refused
+    info = dict(
+        line.split(b":", 1) for answer in answers for line in answer.splitlines() if b":" in line
+    )
+
+    def text(name: bytes) -> str:
+        value: bytes = info.get(name, b"")
+        return value.decode("ascii", "replace")
+
+    uptime = text(b"uptime_in_seconds")
+    offset = text(b"master_repl_offset")
+    return ServerState(
+        at=at,
+        run=text(b"run_id") or None,
+        began_at=at - int(uptime) * 1_000_000 if uptime.isdigit() else None,
+        role=text(b"role"),
+        is_cluster="cluster" in (text(b"redis_mode"), text(b"server_mode")),
+        offset=int(offset) if offset.isdigit() else 0,
+    )
+
+
+def tell_if_allowed(connection: AbstractConnection, clock: Callable[[], int]) -> ServerState:
+    """What the server tells, nothing where a user has no right to ask."""
     try:
-        connection.read_response()
+        return tell(connection, clock)
     except ResponseError:
-        return
-
-
-def _run_id(connection: AbstractConnection) -> str | None:
-    connection.send_command("INFO", "server")  # type: ignore[no-untyped-call]
-    try:
-        info = connection.read_response()
-    except ResponseError:  # a user without the right to ask
-        return None
-    for line in bytes(info).splitlines():
-        name, _, value = line.partition(b":")
-        if name == b"run_id":
-            return value.decode("ascii", "replace")
-    return None
+        return ServerState(at=clock(), run=None, began_at=None, role="", is_cluster=False, offset=0)
+    except (RedisError, OSError) as error:
+        raise lost(error) from None

@@ -1,20 +1,19 @@
 """The reading thread: bytes off the socket into bounded memory, and nothing else.
 
-Owns the socket while it runs, the queue of chunks, and the pings that go out between two reads (one
-thread for both directions, since a TLS connection must not be used by two at once). Must not parse,
-store, log or wait for anything but the socket: a thread that did was cut off by Redis after a tenth
-of a million pipelined messages. When the queue is full it stops reading; what Redis then drops is a
-gap, but memory stays bounded.
+Owns the socket while it runs and the queue of chunks. Between two reads it sends what it is given
+to say: one thread for both directions, since a TLS connection must not be used by two at once. Must
+not parse, store, log or wait for anything but the socket: a thread that did was cut off by Redis
+after a tenth of a million pipelined messages. When the queue is full it stops reading; what Redis
+then drops is lost to a subscriber, but memory stays bounded.
 """
 
-import secrets
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
-from typing import NamedTuple
+from typing import Protocol
 
 from accounting.capture.source import SourceLost
 
@@ -35,13 +34,12 @@ flood_queue_share = 7 / 8
 read_seconds = 0.1
 
 
-class Ping(NamedTuple):
-    """A ping on its way: what was published before `sent_at` comes before its answer."""
+class Speaker(Protocol):
+    """What has to be said to Redis so that it goes on to talk to us."""
 
-    token: bytes
-    sent_at: int
-    number: int
-    last: bool
+    def due(self, now: float) -> bytes:
+        """What to send at that time of the monotonic clock; nothing most of the time."""
+        ...
 
 
 class Receiver:
@@ -51,27 +49,25 @@ class Receiver:
         self,
         sock: socket.socket,
         *,
+        speaker: Speaker,
         queue_bytes: int,
-        tick_seconds: float,
         silence_seconds: float,
         clock: Callable[[], int],
     ) -> None:
         self._sock = sock
+        self._speaker = speaker
         self._queue_bytes = queue_bytes
-        self._tick_seconds = tick_seconds
         self._silence_seconds = silence_seconds
         self._clock = clock
         self._chunks: deque[tuple[int, bytes]] = deque()
-        self._pings: deque[Ping] = deque()
         # Two counters, each written by one thread, instead of one behind a lock.
         self._queued_ever = 0
         self._taken_ever = 0
         self._something = Event()
         self._room = Event()
-        self._last_ping_wanted = Event()
         self._halted = Event()
-        self._pings_sent = 0
-        self._full_after_ping: int | None = None
+        self._said = 0
+        self._full_after: int | None = None
         self._unanswered_since: float | None = None
         self._received_at = 0.0
         sock.settimeout(read_seconds)
@@ -117,18 +113,10 @@ class Receiver:
         ):
             self._halted.wait(flood_seconds / 2)
 
-    def answered(self, token: bytes) -> Ping | None:
-        """The ping that this answer belongs to, None when it does not answer the oldest one."""
-        if not self._pings or self._pings[0].token != token:
-            return None
-        ping = self._pings.popleft()
-        if self._full_after_ping is not None and ping.number > self._full_after_ping:
-            self._full_after_ping = None
-        return ping
-
-    def ask_last_ping(self) -> None:
-        """Send one more ping, soon, and none after it."""
-        self._last_ping_wanted.set()
+    def forget_full(self, said: int) -> None:
+        """All that came before what was said as number `said` has been taken."""
+        if self._full_after is not None and said > self._full_after:
+            self._full_after = None
 
     def halt(self) -> None:
         """Stop reading and wait for the thread; what was read can still be taken."""
@@ -139,14 +127,9 @@ class Receiver:
 
     def _receive(self) -> None:
         view = memoryview(bytearray(chunk_bytes))
-        next_ping = time.monotonic() + self._tick_seconds
-        last_ping_sent = False
         while not self._halted.is_set():
-            last = self._last_ping_wanted.is_set()
-            if not last_ping_sent and (last or time.monotonic() >= next_ping):
-                self._send_ping(last=last)
-                last_ping_sent = last
-                next_ping = time.monotonic() + self._tick_seconds
+            if words := self._speaker.due(time.monotonic()):
+                self._say(words)
             room = self._queue_bytes - self.queued_bytes - chunk_overhead_bytes
             if room <= 0:
                 self._wait_for_room()
@@ -167,19 +150,17 @@ class Receiver:
             if not self._something.is_set():
                 self._something.set()
 
-    def _send_ping(self, *, last: bool) -> None:
-        token = secrets.token_hex(8).encode()
-        self._pings_sent += 1
-        self._pings.append(Ping(token, self._clock(), self._pings_sent, last))
+    def _say(self, words: bytes) -> None:
+        self._said += 1
         if self._unanswered_since is None:
             self._unanswered_since = time.monotonic()
         try:
-            self._sock.sendall(b"*2\r\n$4\r\nPING\r\n$%d\r\n%b\r\n" % (len(token), token))
+            self._sock.sendall(words)
         except OSError as error:
             raise self._lost(error.strerror or str(error)) from None
 
     def _wait_for_room(self) -> None:
-        self._full_after_ping = self._pings_sent
+        self._full_after = self._said
         self._room.clear()
         if self.queued_bytes + chunk_overhead_bytes >= self._queue_bytes:
             self._room.wait(read_seconds)
@@ -191,11 +172,11 @@ class Receiver:
         if since is not None and time.monotonic() - since > self._silence_seconds:
             raise SourceLost(
                 "redis_unreachable",
-                f"no byte from Redis in {self._silence_seconds:g} s after a PING",
+                f"no byte from Redis in {self._silence_seconds:g} s",
             )
 
     def _lost(self, text: str) -> SourceLost:
-        if self._full_after_ping is None:
+        if self._full_after is None:
             return SourceLost("disconnected", text)
         return SourceLost(
             "overrun", f"{text}; the queue of {self._queue_bytes} bytes had been full before"

@@ -5,13 +5,13 @@ A subscription can't go on where it stopped: every attachment after the first en
 that can (the replication stream) finds its position in the state that it is attached with.
 """
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from threading import Event
 from typing import NamedTuple, Protocol
 
-from accounting.capture.records import Message, SpoolState
+from accounting.capture.records import Message, Mode, Resume, SpoolState
 from accounting.errors import ConnectionLost
 
 
@@ -19,11 +19,16 @@ class Batch(NamedTuple):
     """Messages in the order of the wire, to be stored together.
 
     `captured_until` (microseconds): with these messages stored, everything published before that
-    time is; None when this batch proves nothing new.
+    time is; None when this batch proves nothing new. A source that can go on gives the position
+    after each message, and the place that is reached with all of them. The first `estimated` of
+    them were missed and come late: their times are estimates.
     """
 
     messages: Sequence[Message]
     captured_until: int | None
+    positions: Sequence[int] | None = None
+    resume: Resume | None = None
+    estimated: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +36,18 @@ class Attachment:
     """How a stream began.
 
     at: everything published from this time on (microseconds) is in the stream.
-    server_run: the run id of the server, which changes with every start; None when it isn't told.
+    server_run, server_began_at: the run id of the server, which changes with every start, and when
+    (microseconds) that start was; None when it isn't told.
+    resume: the place where the stream begins, for a source that can go on there.
+    continued: that is the place where the last one ended: nothing that this server had was missed.
     """
 
+    mode: Mode
     at: int
     server_run: str | None
+    server_began_at: int | None
+    resume: Resume | None = None
+    continued: bool = False
 
 
 class SourceLost(ConnectionLost):
@@ -51,13 +63,21 @@ class SourceLost(ConnectionLost):
         self.advice = advice
 
 
+class Refused(SourceLost):
+    """The server does not give its stream to us, and won't when asked again."""
+
+
+class Unanswered(SourceLost):
+    """The server ended the connection instead of answering."""
+
+
 class Stream(Protocol):
     """One connection's worth of messages."""
 
     @property
     def attachment(self) -> Attachment: ...
 
-    def batches(self, stop: threading.Event) -> Iterator[Batch]:
+    def batches(self, stop: Event) -> Iterator[Batch]:
         """Yield what arrives until `stop` is set, then the rest and a last tick.
 
         Raises SourceLost when the connection ends, after everything that came over it was yielded.
@@ -68,6 +88,9 @@ class Stream(Protocol):
 class Source(Protocol):
     """Where messages come from."""
 
-    def attach(self, state: SpoolState, /) -> AbstractContextManager[Stream]:
-        """Connect, and go on from `state` where the source can. Raises SourceLost."""
+    def attach(self, state: SpoolState, stop: Event, /) -> AbstractContextManager[Stream]:
+        """Connect, and go on from `state` where the source can.
+
+        Raises SourceLost, also when `stop` is set before that is done.
+        """
         ...

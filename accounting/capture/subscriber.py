@@ -12,7 +12,9 @@ from contextlib import contextmanager
 
 import hiredis
 
-from accounting.capture.connection import connect, prepare
+from accounting.capture.address import address
+from accounting.capture.connection import ServerState, connect, socket_of, tell_if_allowed
+from accounting.capture.pings import Pings
 from accounting.capture.receiver import Receiver
 from accounting.capture.records import Message, SpoolState
 from accounting.capture.source import Attachment, Batch, SourceLost
@@ -58,37 +60,34 @@ class Subscriber:
         tick_seconds: float = 1.0,
         silence_seconds: float = 10.0,
     ) -> None:
-        prepare(url)
-        self._url = url
+        self._address = address(url)
         self._queue_bytes = queue_bytes
         self._clock = clock
         self._tick_seconds = tick_seconds
         self._silence_seconds = silence_seconds
 
     @contextmanager
-    def attach(self, _state: SpoolState, /) -> Iterator["Subscription"]:
+    def attach(self, _state: SpoolState, _stop: threading.Event, /) -> Iterator["Subscription"]:
         """Connect and subscribe; raises SourceLost when that fails."""
-        connection = prepare(self._url)
+        connection = self._address.locate().prepare()
         try:
-            server_run = connect(connection)
-            # From here on the socket is ours; redis-py only closes it. It would subscribe again by
-            # itself after a disconnect, without a word.
-            sock = connection._get_socket()  # noqa: SLF001
-            if sock is None:
-                raise SourceLost("disconnected", "Redis closed the connection")
+            connect(connection)
+            server = tell_if_allowed(connection, self._clock)
+            sock = socket_of(connection)
             try:
                 sock.sendall(request)
             except OSError as error:
                 raise SourceLost("disconnected", error.strerror or str(error)) from None
+            pings = Pings(tick_seconds=self._tick_seconds, clock=self._clock)
             receiver = Receiver(
                 sock,
+                speaker=pings,
                 queue_bytes=self._queue_bytes,
-                tick_seconds=self._tick_seconds,
                 silence_seconds=self._silence_seconds,
                 clock=self._clock,
             )
             try:
-                yield Subscription(receiver, server_run)
+                yield Subscription(receiver, pings, server)
             finally:
                 receiver.halt()
         finally:
@@ -98,8 +97,9 @@ class Subscriber:
 class Subscription:
     """One connection that is subscribed to both patterns."""
 
-    def __init__(self, receiver: Receiver, server_run: str | None) -> None:
+    def __init__(self, receiver: Receiver, pings: Pings, server: ServerState) -> None:
         self._receiver = receiver
+        self._pings = pings
         self._parser = hiredis.Reader()
         self._messages: list[Message] = []
         self._captured_until: int | None = None
@@ -109,14 +109,19 @@ class Subscription:
         while self._attached_at is None:
             if chunk := receiver.take(1.0):
                 self._parse(*chunk)
-        self.attachment = Attachment(at=self._attached_at, server_run=server_run)
+        self.attachment = Attachment(
+            mode="subscribe",
+            at=self._attached_at,
+            server_run=server.run,
+            server_began_at=server.began_at,
+        )
 
     def batches(self, stop: threading.Event) -> Iterator[Batch]:
         """Yield what arrives; after `stop`, all that was read and a last tick."""
         deadline = None
         while not self._finished and (deadline is None or time.monotonic() < deadline):
             if deadline is None and stop.is_set():
-                self._receiver.ask_last_ping()
+                self._pings.ask_last()
                 deadline = time.monotonic() + stop_seconds
             yield from self._gather()
         self._receiver.halt()
@@ -169,7 +174,8 @@ class Subscription:
     def _answer(self, received_at: int, reply: object) -> None:
         """Handle what is no message. Anything unexpected ends the subscription at once."""
         match reply:
-            case [b"pong", bytes(token)] if ping := self._receiver.answered(token):
+            case [b"pong", bytes(token)] if ping := self._pings.answered(token):
+                self._receiver.forget_full(ping.number)
                 self._captured_until = ping.sent_at
                 self._finished = ping.last
             case [b"psubscribe", bytes(pattern), int()] if pattern not in self._acknowledged:

@@ -15,6 +15,7 @@ import redis
 
 from accounting.capture.collector import collect
 from accounting.capture.records import Gap, SpooledMessage
+from accounting.capture.replication import Replication
 from accounting.capture.spool import Spool, spool_path, wall_clock
 from accounting.capture.subscriber import Subscriber
 from tests.servers import RedisServer, free_port, wait_until
@@ -33,10 +34,11 @@ class Collecting:
         clock: Callable[[], int] = wall_clock,
         queue_bytes: int = 16 << 20,
         silence_seconds: float = 10.0,
+        kind: type[Replication] | type[Subscriber] = Subscriber,
     ) -> None:
         self.path = spool_path(data_dir, "test")
         self.stopping = threading.Event()
-        self._source = Subscriber(
+        self._source = kind(
             url,
             queue_bytes=queue_bytes,
             clock=clock,
@@ -70,7 +72,8 @@ class Collecting:
         self._running.result(timeout=30)
 
     def await_attached(self, server: RedisServer) -> None:
-        await_subscribed(server)
+        if isinstance(self._source, Subscriber):
+            await_subscribed(server)
         wait_until(self.is_captured_now, message="no tick")
 
     def is_captured_now(self) -> bool:
@@ -103,11 +106,22 @@ class Collecting:
 class CollectorProcess:
     """`run_collector` in a process of its own, with SIGTERM as its stop."""
 
-    def __init__(self, url: str, data_dir: Path, *, largest_file: int | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        data_dir: Path,
+        *,
+        largest_file: int | None = None,
+        capture: str = "subscribe",
+    ) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.capture.collector_process", str(data_dir)]
             + ([str(largest_file)] if largest_file else []),
-            env={"ACCOUNTING_REDIS_URL": url, "ACCOUNTING_SOURCE": "test"},
+            env={
+                "ACCOUNTING_REDIS_URL": url,
+                "ACCOUNTING_SOURCE": "test",
+                "ACCOUNTING_CAPTURE": capture,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -101,8 +101,11 @@ def test_a_tick_proves_everything_published_before_it(server: RedisServer, tmp_p
 
 def test_a_tick_is_the_time_when_its_ping_was_sent(valkey: ValkeyServer, tmp_path: Path) -> None:
     source = Subscriber(valkey.url, queue_bytes=1 << 20, clock=wall_clock, tick_seconds=0.05)
-    with Spool.open(tmp_path / "s", "test") as spool, source.attach(spool.state()) as stream:
-        pings = stream._receiver._pings
+    with (
+        Spool.open(tmp_path / "s", "test") as spool,
+        source.attach(spool.state(), threading.Event()) as stream,
+    ):
+        pings = stream._pings._on_their_way
         wait_until(lambda: len(pings) >= 3)
         sent = [ping.sent_at for ping in list(pings)]
         assert next(stream.batches(threading.Event())).captured_until in sent
@@ -110,7 +113,10 @@ def test_a_tick_is_the_time_when_its_ping_was_sent(valkey: ValkeyServer, tmp_pat
 
 def test_a_message_is_on_disk_soon_also_between_ticks(valkey: ValkeyServer, tmp_path: Path) -> None:
     source = Subscriber(valkey.url, queue_bytes=1 << 20, clock=wall_clock, tick_seconds=60.0)
-    with Spool.open(tmp_path / "s", "test") as spool, source.attach(spool.state()) as stream:
+    with (
+        Spool.open(tmp_path / "s", "test") as spool,
+        source.attach(spool.state(), threading.Event()) as stream,
+    ):
         publish(valkey, b"1")
         batch = next(stream.batches(threading.Event()))
         assert [message[3] for message in batch.messages] == [b"1"]
@@ -446,7 +452,6 @@ def settings(data_dir: Path, **more: object) -> Settings:
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"capture": "replication"}, "ACCOUNTING_CAPTURE"),
         ({"redis_url": None}, "ACCOUNTING_REDIS_URL"),
         ({"redis_url": "redis://u:hush@h?no_such_option=1"}, "ACCOUNTING_REDIS_URL"),
     ],
@@ -459,16 +464,6 @@ def test_settings_that_cannot_work_are_refused_in_one_line_without_secrets(
     assert str(refused.value).startswith(named)
     assert "hush" not in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-def test_auto_subscribes_and_says_so_in_one_line(tmp_path: Path) -> None:
-    stop = threading.Event()
-    stop.set()
-    with capture_logs() as logs:
-        run_collector(settings(tmp_path), stop)
-    assert [entry["event"] for entry in logs if "replication" in repr(entry)] == [
-        "capturing by subscription"
-    ]
 
 
 def test_one_spool_has_one_collector(tmp_path: Path) -> None:

@@ -1,0 +1,165 @@
+"""Where Redis is: behind one address, or the master that sentinels name.
+
+Owns the way from a URL to a server. Must not log in or read a message: that is `connection`'s. No
+error or log of this module holds the URL.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+import redis
+from redis.connection import AbstractConnection, Connection, parse_url
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
+
+from accounting.capture.source import SourceLost
+from accounting.errors import ConfigurationError
+
+connect_timeout_seconds = 5.0
+
+expected_url = (
+    "ACCOUNTING_REDIS_URL is not understood: expected redis://[user:password@]host:port,"
+    " rediss:// for TLS, unix:///path, or redis+sentinel://host:port,host:port/service,"
+    " with options that redis-py knows"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One server; every connection that is prepared goes to it."""
+
+    url: str = field(repr=False)
+
+    def prepare(
+        self, *, timeout_seconds: float = connect_timeout_seconds, database: int | None = None
+    ) -> AbstractConnection:
+        """A connection that is not connected yet. Raises ConfigurationError for a wrong URL.
+
+        Publishing ignores the database number, and choosing one takes a right that reading does not
+        need: it is chosen only where it is asked for.
+        """
+        # The texts of these errors may hold parts of the URL, and with them the password.
+        try:
+            options: dict[str, Any] = parse_url(self.url)  # type: ignore[no-untyped-call]
+            kind = options.pop("connection_class", Connection)
+            options.pop("db", None)
+            if database is not None:
+                options["db"] = database
+            # RESP2 answers a PING in the order of the messages, with the words we match on.
+            options |= {
+                "protocol": 2,
+                "socket_timeout": timeout_seconds,
+                "socket_connect_timeout": connect_timeout_seconds,
+            }
+            connection: AbstractConnection = kind(**options)
+        except (ValueError, TypeError, RedisError):
+            raise ConfigurationError(expected_url) from None
+        return connection
+
+
+class Address(Protocol):
+    """What leads to the server that coturn publishes to, now."""
+
+    def locate(self) -> Place:
+        """Ask where it is. Raises SourceLost when nobody knows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """An address that never changes."""
+
+    place: Place
+
+    def locate(self) -> Place:
+        return self.place
+
+
+@dataclass(frozen=True, slots=True)
+class Sentinels:
+    """Sentinels that know which server is the master of a service at the moment.
+
+    Raises SourceLost when none of them answers, with advice when they don't know the service.
+    """
+
+    urls: Sequence[str] = field(repr=False)
+    service: str
+    scheme: str
+    user: str = field(repr=False)
+    options: str = field(repr=False)
+
+    def locate(self) -> Place:
+        found = None
+        answered = False
+        for url in self.urls:
+            with redis.Redis.from_url(
+                url,
+                protocol=2,
+                socket_timeout=connect_timeout_seconds,
+                socket_connect_timeout=connect_timeout_seconds,
+            ) as client:
+                try:
+                    found = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", self.service)
+                except (AuthenticationError, AuthorizationError, ResponseError) as error:
+                    raise SourceLost(
+                        "redis_unreachable",
+                        f"a sentinel refuses to answer: {error}",
+                        "set sentinel_username and sentinel_password in ACCOUNTING_REDIS_URL right",
+                    ) from None
+                except (RedisError, OSError):
+                    continue  # another one may know
+            answered = True
+            if found:
+                break
+        if found:
+            host, port = (part.decode() if isinstance(part, bytes) else part for part in found)
+            shown = f"[{host}]" if ":" in host else host
+            return Place(f"{self.scheme}://{self.user}{shown}:{port}{self.options}")
+        if answered:
+            raise SourceLost(
+                "redis_unreachable",
+                f"the sentinels know no master of service {self.service!r}",
+                "set the name of the service in ACCOUNTING_REDIS_URL as sentinel.conf has it",
+            )
+        raise SourceLost("redis_unreachable", "no sentinel answers")
+
+
+def address(url: str) -> Address:
+    """The address that a URL stands for. Raises ConfigurationError when it is no such URL."""
+    scheme, is_url, _ = url.partition("://")
+    if not is_url or not scheme.endswith("+sentinel"):
+        place = Place(url)
+        place.prepare()
+        return Fixed(place)
+    try:
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    except ValueError:
+        raise ConfigurationError(expected_url) from None
+    scheme = scheme.removesuffix("+sentinel")
+    user, at, hosts = parts.netloc.rpartition("@")
+    service = unquote(parts.path.strip("/").partition("/")[0])
+    if scheme not in ("redis", "rediss") or not service or not all(hosts.split(",")):
+        raise ConfigurationError(expected_url)
+    name, password = query.pop("sentinel_username", ""), query.pop("sentinel_password", "")
+    options = f"?{urlencode(query)}" if query else ""
+    login = f"{quote(name, safe='')}:{quote(password, safe='')}@" if password else ""
+    sentinels = Sentinels(
+        urls=[
+            f"{scheme}://{login}{host if _has_port(host) else f'{host}:26379'}{options}"
+            for host in hosts.split(",")
+        ],
+        service=service,
+        scheme=scheme,
+        user=user + at,
+        options=options,
+    )
+    for one in sentinels.urls:
+        Place(one).prepare()
+    Place(f"{scheme}://{user}{at}localhost:1{options}").prepare()
+    return sentinels
+
+
+def _has_port(host: str) -> bool:
+    return ":" in host.rpartition("]")[2]

@@ -1,0 +1,82 @@
+"""The clock of a replication stream: how far it had come at what time.
+
+Owns the second connection, over which Redis is asked that, and its thread. Everything published
+before the question lies before the offset of the answer. Must not touch the stream.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
+
+from redis.connection import AbstractConnection
+from redis.exceptions import RedisError, ResponseError
+
+from accounting.capture.connection import lost, tell
+from accounting.capture.replay import Moment
+from accounting.capture.source import SourceLost
+
+
+class Ticker:
+    """A thread that asks every `tick_seconds`; its methods belong to one other thread."""
+
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        *,
+        server_run: str | None,
+        tick_seconds: float,
+        clock: Callable[[], int],
+    ) -> None:
+        self._connection = connection
+        self._server_run = server_run
+        self._tick_seconds = tick_seconds
+        self._clock = clock
+        self._moments: deque[Moment] = deque()
+        self._wanted = Event()
+        self._halted = Event()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="ticker")
+        self._running: Future[None] = self._executor.submit(self._ask)
+
+    def moments(self) -> list[Moment]:
+        """What was learnt since the last call. Raises what ended the thread."""
+        if self._running.done():
+            self._running.result()
+        return [self._moments.popleft() for _ in range(len(self._moments))]
+
+    def ask_now(self) -> None:
+        """Ask at once, and not only when it is time again."""
+        self._wanted.set()
+
+    def halt(self) -> None:
+        """Ask no more, and wait for the thread."""
+        self._halted.set()
+        self._wanted.set()
+        self._executor.shutdown()
+
+    # -- in the thread
+
+    def _ask(self) -> None:
+        due = time.monotonic()
+        while not self._halted.is_set():
+            # Cleared before the question, so that one asked for meanwhile is asked after this one.
+            self._wanted.clear()
+            self._moments.append(self._moment())
+            due = max(due + self._tick_seconds, time.monotonic())
+            self._wanted.wait(due - time.monotonic())
+
+    def _moment(self) -> Moment:
+        try:
+            server = tell(self._connection, self._clock)
+        except ResponseError as error:
+            raise SourceLost(
+                "redis_unreachable",
+                f"Redis refuses INFO: {error}",
+                "give this user the command info",
+            ) from None
+        except (RedisError, OSError) as error:
+            raise lost(error) from None
+        if server.run != self._server_run or server.role != "master":
+            raise SourceLost("disconnected", "another server is the master now")
+        return Moment(server.at, server.offset)
