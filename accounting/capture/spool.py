@@ -153,6 +153,7 @@ class Spool:
         self.path = path
         self._connection = connection
         self._clock = clock
+        self._file = _identity(path)
 
     @classmethod
     def open(cls, path: Path, source: str, *, clock: Callable[[], int] = wall_clock) -> Self:
@@ -282,8 +283,14 @@ class Spool:
     def tick(self, captured_until: int) -> None:
         """Everything received before `captured_until` is in the spool, or within a gap.
 
-        The first tick of a spool is where capture began.
+        The first tick of a spool is where capture began. Raises SpoolError when the file is not
+        where it was: SQLite would go on writing what no loader that starts from now on can find.
         """
+        if _identity(self.path) != self._file:
+            raise SpoolError(
+                f"the spool {self.path} was moved or deleted while it was in use: start again, and"
+                " a new one begins a new epoch"
+            )
         with self.transaction():
             self._connection.execute(
                 "UPDATE spool SET captured_from = coalesce(captured_from, ?1),"
@@ -459,6 +466,14 @@ class Spool:
         )
         return int(position)
 
+    def place_at(self, received_at: int) -> tuple[int, int]:
+        """The last (epoch, position) received at that time or before; else before everything."""
+        epochs = [epoch.epoch for epoch in self.epochs()]
+        for epoch in reversed(epochs):
+            if position := self.position_at(epoch, received_at):
+                return epoch, position
+        return epochs[0], 0
+
     def last_position(self, epoch: int) -> int | None:
         """The last position of an epoch that lies here; None when none does."""
         (last,) = self._row("SELECT max(position) FROM messages WHERE epoch = ?", (epoch,))
@@ -628,6 +643,15 @@ class Spool:
         """Run statements in the transaction under way, which `executescript` would commit."""
         for statement in statements.split(";")[:-1]:
             self._connection.execute(statement)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells this file from another one under its name; None when there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 @contextmanager

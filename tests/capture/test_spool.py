@@ -184,6 +184,16 @@ def test_sources_are_told_apart_by_file_whatever_their_names(tmp_path: Path) -> 
     assert {path.parent for path in paths} == {tmp_path / "spool"}
 
 
+def test_a_spool_that_is_deleted_or_replaced_in_use_takes_no_more_ticks(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        spool.append([message(1)], captured_until=2)
+        path.rename(path.with_name("elsewhere"))
+        with pytest.raises(SpoolError, match="was moved or deleted"):
+            spool.append([message(3)], captured_until=4)
+        with Spool.open(path, "test"), pytest.raises(SpoolError, match="was moved or deleted"):
+            spool.tick(5)
+
+
 def test_a_spool_of_another_source_is_refused(path: Path) -> None:
     Spool.open(path, "test").close()
     with pytest.raises(SpoolError, match="belongs to source 'test', not 'other'"):

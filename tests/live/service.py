@@ -24,6 +24,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 QUICK: Final[Mapping[str, str]] = {
     "ACCOUNTING_SETTLE_INTERVAL_SECONDS": "0.2",
     "ACCOUNTING_ROLLUP_INTERVAL_SECONDS": "0.2",
+    "ACCOUNTING_CAPTURE": "subscribe",
     "ACCOUNTING_LOG_LEVEL": "info",
     "ACCOUNTING_LOG_FORMAT": "json",
 }

@@ -64,8 +64,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             }
             with Service("up", directory / "data", settings) as up:
                 up.wait_until_capturing()
-                up.wait_for(lambda: up.events("scheduling"))
-                yield Running(postgres, valkey, up, books)
+                running = Running(postgres, valkey, up, books)
+                # Once all of its parts are at work: a part that is starting notices no fault.
+                announce(valkey, "setup")
+                burst(valkey, "setup", 1)
+                running.await_billed("setup", 1)
+                yield running
                 assert up.end() == 0
             books.assert_conserved()
             books.close()
@@ -108,6 +112,26 @@ def test_a_killed_collector_is_started_again_and_all_that_was_lost_is_within_its
     assert gap["cause"] == "collector_restarted"
 
 
+def test_a_spool_deleted_in_use_is_a_new_epoch_and_a_gap_with_both_its_ends(
+    service: Running,
+) -> None:
+    gaps = len(service.gaps())
+    path = spool_path(service.up.data_dir, "default")
+    with Numbers(service.valkey, "no-spool") as numbers:
+        service.up.wait_for(lambda: loaded(service.books, "no-spool"))
+        for file in path.parent.glob(f"{path.name}*"):
+            if not file.name.endswith(".lock"):
+                file.unlink()
+        service.up.wait_for(lambda: [gap["to_at"] for gap in service.gaps()[gaps:] if gap["to_at"]])
+        numbers.await_more(100)
+        sent = numbers.stop()
+    kept = loaded_to_the_end(service, "no-spool", sent)
+    assert assert_honest(service.books, "no-spool", sent)
+    service.await_billed("no-spool", sum(kept))
+    (gap,) = service.gaps()[gaps:]
+    assert gap["cause"] == "spool_lost"
+
+
 def loaded_to_the_end(service: Running, user: str, sent: dict[int, tuple[int, int]]) -> list[int]:
     """A user's numbers once the last that was sent is among them."""
     service.up.wait_for(lambda: loaded(service.books, user)[-1:] == [max(sent)])
@@ -139,6 +163,7 @@ def test_while_postgres_is_away_the_spool_grows_and_then_loading_catches_up_by_i
         numbers.await_more(100)
         service.postgres.kill()
         numbers.await_more(200)
+        service.up.wait_for(lambda: service.up.events("can't load now, trying again"))
         service.up.wait_for(lambda: service.spooled_and_not_loaded() >= 150)
         service.postgres.start()
         numbers.await_more(100)
@@ -147,7 +172,6 @@ def test_while_postgres_is_away_the_spool_grows_and_then_loading_catches_up_by_i
     assert loaded(service.books, "no-postgres") == sorted(sent)
     assert service.gaps() == gaps
     assert {part: service.up.part(part) for part in parts} == parts
-    assert service.up.events("can't load now, trying again")
     assert service.up.events("Postgres is back, loading goes on")
 
 

@@ -1,0 +1,210 @@
+"""Live coturns through the service: the books equal their logs, byte for byte."""
+
+import re
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accounting.model.counters import COUNTERS
+from accounting.model.text import as_text
+from tests.books import Books, eight_of
+from tests.coturn_log import LoggedKey, LoggedUsage, coturn_log_usage, usage_per_user
+from tests.live.service import Service, processes_of
+from tests.servers import RedisServer, ValkeyServer
+from tests.turn import TurnServer, run_client, running_client, wait_until_closed
+
+pytestmark = pytest.mark.needs_coturn
+
+Eight = tuple[int, ...]
+Session = tuple[str, str, str, Eight]
+SECRET = "north"
+
+
+def settings(books: Books, redis: RedisServer) -> dict[str, str]:
+    return {"ACCOUNTING_DATABASE_URL": books.url(), "ACCOUNTING_REDIS_URL": redis.url}
+
+
+@contextmanager
+def collecting_and_scheduling(
+    books: Books, redis: RedisServer, data_dir: Path
+) -> Iterator[tuple[Service, Service]]:
+    """`collect` and `schedule` as two processes of their own."""
+    given = settings(books, redis)
+    with (
+        Service("collect", data_dir, given) as collect,
+        Service("schedule", data_dir.with_name("schedule"), given) as schedule,
+    ):
+        collect.wait_until_capturing()
+        schedule.wait_for(lambda: schedule.events("scheduling"))
+        yield collect, schedule
+
+
+def counters(row: Mapping[str, Any]) -> Eight:
+    return tuple(int(row[name]) for name in COUNTERS)
+
+
+def booked(books: Books, realm: str) -> list[Session]:
+    """The sessions of a realm: (username, allocation, end, counters)."""
+    return sorted(
+        (row["username"], row["allocation_id"], row["end_cause"] or "live", counters(row))
+        for row in books.rows("sessions")
+        if row["realm"] == realm
+    )
+
+
+def logged(log: Mapping[LoggedKey, LoggedUsage]) -> list[Session]:
+    """The same from coturn's log."""
+    return sorted(
+        (
+            as_text(key.username),
+            key.allocation_id,
+            "deleted" if usage.deleted else "live",
+            usage.counters(),
+        )
+        for key, usage in log.items()
+        if usage.began
+    )
+
+
+def per_user(books: Books, realm: str, length: str = "monthly") -> dict[str, Eight]:
+    """The usage of a realm's users."""
+    rows = [row for row in books.rows(f"user_usage_{length}") if row["realm"] == realm]
+    return {
+        user: tuple(eight_of(row for row in rows if row["user_id"] == user).values())
+        for user in {row["user_id"] for row in rows}
+    }
+
+
+def strangers(books: Books, realm: str) -> dict[str, Eight]:
+    """The unattributed usage of a realm, by name."""
+    rows = [row for row in books.rows("unattributed_usage") if row["realm"] == realm]
+    return {
+        name: tuple(eight_of(row for row in rows if row["username"] == name).values())
+        for name in {row["username"] for row in rows}
+    }
+
+
+def logged_strangers(log: Mapping[LoggedKey, LoggedUsage]) -> dict[str, Eight]:
+    """The same from coturn's log: sessions that carried requests and never began."""
+    sums: dict[str, Eight] = {}
+    for key, usage in log.items():
+        if not usage.began and any(usage.counters()):
+            name = as_text(key.username)
+            before = sums.get(name, (0,) * 8)
+            sums[name] = tuple(a + b for a, b in zip(before, usage.counters(), strict=True))
+    return sums
+
+
+def test_the_books_equal_coturns_log_byte_for_byte(books: Books, tmp_path: Path) -> None:
+    """Several users, UDP and TCP, tens of megabytes, a wrong password, a server of TURN REST."""
+    users = {"alice": "a", "bob": "b", "carol": "c"}
+    with (
+        ValkeyServer() as valkey,
+        collecting_and_scheduling(books, valkey, tmp_path / "data") as (collect, schedule),
+        TurnServer(valkey.port, users=users) as server,
+        TurnServer(valkey.port, secret=SECRET, realm="rest.example") as rest,
+        ThreadPoolExecutor(8) as clients,
+    ):
+        running = [
+            clients.submit(run_client, server, "alice", "a", messages=2000, size=1200, clients=6),
+            clients.submit(
+                run_client, server, "bob", "b", messages=2000, size=1200, clients=4, tcp=True
+            ),
+            clients.submit(run_client, server, "carol", "c", messages=500, peer=False),
+            clients.submit(run_client, rest, "dave", secret=SECRET, messages=500, size=800),
+        ]
+        # Over TCP: what it sent is reported when it hangs up, over UDP only after a minute.
+        wrong = clients.submit(run_client, server, "victim", "wrong", tcp=True).result()
+        assert wrong.code != 0
+        for one in running:
+            assert one.result().code == 0, one.result().output
+        wait_until_closed(server)
+        wait_until_closed(rest)
+        log, rest_log = (coturn_log_usage(one.log_bytes()) for one in (server, rest))
+        collect.wait_for(lambda: booked(books, server.realm) == logged(log))
+        collect.wait_for(lambda: booked(books, rest.realm) == logged(rest_log))
+        assert collect.end() == 0
+        assert schedule.end() == 0
+        assert processes_of(tmp_path / "data") == []
+    assert strangers(books, server.realm) == logged_strangers(log)
+    assert strangers(books, server.realm)["victim"][1] > 0
+    by_user = {name: eight for (_, name), eight in usage_per_user(log).items()}
+    for length in ("hourly", "daily", "monthly"):
+        assert per_user(books, server.realm, length) == {
+            as_text(name): eight for name, eight in by_user.items()
+        }
+    assert sum(eight[1] + eight[3] for eight in by_user.values()) > 40_000_000
+    assert set(by_user) == {b"alice", b"bob", b"carol"}
+    (dave,) = usage_per_user(rest_log).values()
+    assert per_user(books, rest.realm) == {"dave": dave}
+    (name,) = {row["username"] for row in books.rows("sessions") if row["user_id"] == "dave"}
+    assert re.fullmatch(r"\d+:dave", name)
+    assert books.rows("rejected_messages") == []
+    assert books.rows("capture_gaps") == []
+    assert not any(row["estimated"] or row["disputed"] for row in books.rows("sessions"))
+    books.assert_conserved()
+
+
+@pytest.mark.needs_redis
+def test_a_killed_coturn_is_worth_what_it_published_and_its_reused_ids_are_other_sessions(
+    books: Books, tmp_path: Path
+) -> None:
+    """On Debian's Redis, with the whole of `up`."""
+    with (
+        RedisServer() as redis,
+        Service("up", tmp_path / "data", settings(books, redis)) as up,
+        TurnServer(redis.port, users={"alice": "a"}, relay_threads=1) as server,
+    ):
+        up.wait_until_capturing()
+        with running_client(server, "alice", "a") as client:
+            up.wait_for(lambda: server.log_bytes().count(b"username=<alice>, rp=") >= 2)
+            # Nothing is on its way when it is killed: log and wire can be held to be equal.
+            client.send_signal(signal.SIGSTOP)
+            up.wait_for(lambda: up_to_date(books, server))
+            server.kill()
+        server.start()
+        done = run_client(server, "alice", "a", messages=200)
+        assert done.code == 0
+        wait_until_closed(server)
+        logs = [coturn_log_usage(server.log_bytes(start)) for start in (1, 2)]
+        up.wait_for(lambda: booked(books, server.realm) == lives(logs))
+        assert up.end() == 0
+    assert len(reused(logs)) > 0
+    total = [sum(eight) for eight in zip(*(e for *_, e in lives(logs)), strict=True)]
+    assert per_user(books, server.realm) == {"alice": tuple(total)}
+    assert not any(row["estimated"] or row["disputed"] for row in books.rows("sessions"))
+    assert books.rows("capture_gaps") == []
+    books.assert_conserved()
+
+
+def up_to_date(books: Books, server: TurnServer) -> bool:
+    """Whether the books have what the log of this start has."""
+    now = {
+        session[1]: session[3] for session in booked(books, server.realm) if session[2] == "live"
+    }
+    return now == {
+        session[1]: session[3] for session in logged(coturn_log_usage(server.log_bytes()))
+    }
+
+
+def reused(logs: Sequence[Mapping[LoggedKey, LoggedUsage]]) -> set[LoggedKey]:
+    """The keys that began a session under the first server process and under the last."""
+    first, *_, last = ({key for key, usage in log.items() if usage.began} for log in logs)
+    return first & last
+
+
+def lives(logs: Sequence[Mapping[LoggedKey, LoggedUsage]]) -> list[Session]:
+    """The sessions of server processes that followed one another, as the rules have them end."""
+    found: list[Session] = []
+    for number, log in enumerate(logs):
+        begun_again = {key for later in logs[number + 1 :] for key in later if later[key].began}
+        ids = {(as_text(key.username), key.allocation_id) for key in begun_again}
+        for name, allocation, end, eight in logged(log):
+            superseded = end == "live" and (name, allocation) in ids
+            found.append((name, allocation, "superseded" if superseded else end, eight))
+    return sorted(found)

@@ -1,0 +1,22 @@
+"""Whether a collector is at work, as its spool tells it to a health check."""
+
+from pathlib import Path
+
+from accounting import service
+from accounting.capture.spool import Spool, spool_path, wall_clock
+from accounting.config import Settings
+
+
+def test_a_collector_is_at_work_while_it_ticks_and_no_gap_is_open(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    assert not service.is_capturing(settings)
+    with Spool.open(spool_path(tmp_path, "default"), "default") as spool:
+        assert not service.is_capturing(settings)
+        spool.tick(wall_clock() - 60_000_000)
+        assert not service.is_capturing(settings)
+        spool.tick(wall_clock())
+        assert service.is_capturing(settings)
+        gap = spool.open_gap(wall_clock(), "disconnected")
+        assert not service.is_capturing(settings)
+        spool.close_gap(gap, wall_clock())
+        assert service.is_capturing(settings)
