@@ -102,6 +102,19 @@ def _split_url(url: str, schemes: tuple[str, ...], expected: str) -> None:
         )
 
 
+def listen_address(value: str) -> tuple[str, int]:
+    """The host and port of `host:port`, `[address]:port` for IPv6; raises ValueError."""
+    expected = "expected an address and a port, such as 127.0.0.1:9464 or [::1]:9464"
+    try:
+        parts = urlsplit(f"//{value}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(expected) from None
+    if not host or not port or parts.netloc != value or "@" in value:
+        raise ValueError(expected)
+    return host, port
+
+
 def mask_url(url: str) -> str:
     """The URL with its passwords replaced by `***`, fit for logs and terminals."""
     parts = urlsplit(url)
@@ -195,6 +208,11 @@ class Settings(BaseModel):
         description="Port of the embedded Valkey on 127.0.0.1. Unset: 6379 if free, else another, "
         "chosen once and kept.",
     )
+    metrics_listen: str | None = Field(
+        default=None,
+        description="Address and port at which `/metrics` and `/healthz` are served, such as "
+        "`127.0.0.1:9464`. Unset or `off`: they are not.",
+    )
     config: Path | None = Field(
         default=None,
         description="Path of a TOML file with the same settings under their names in lower case.",
@@ -232,6 +250,14 @@ class Settings(BaseModel):
     def _check_source(cls, value: str) -> str:
         if not 1 <= len(value) <= 63 or not value.isprintable() or "/" in value:
             raise ValueError("expected 1 to 63 printable characters without '/'")
+        return value
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _check_metrics_listen(cls, value: str | None) -> str | None:
+        if value is None or value == "off":
+            return None
+        listen_address(value)
         return value
 
     @field_validator("data_dir", "config")
