@@ -13,15 +13,17 @@ import fcntl
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
 
+from accounting.capture.address import address
 from accounting.capture.choice import choose
-from accounting.capture.records import Gap, SpoolState
-from accounting.capture.source import Attachment, Source, SourceLost
+from accounting.capture.keyscan import KeyScan
+from accounting.capture.records import Gap, SeenKey, SpoolState
+from accounting.capture.source import Attachment, Batch, Source, SourceLost
 from accounting.capture.spool import Spool, spool_path, wall_clock
 from accounting.config import Settings
 from accounting.errors import ConfigurationError, SpoolError
@@ -50,9 +52,10 @@ def run_collector(
         raise ConfigurationError(
             "ACCOUNTING_REDIS_URL is not set: expected the Redis that coturn publishes to"
         )
+    url = settings.redis_url.get_secret_value()
     source = choose(
         settings.capture,
-        settings.redis_url.get_secret_value(),
+        url,
         queue_bytes=settings.spool_queue_bytes,
         clock=clock,
     )
@@ -60,29 +63,34 @@ def run_collector(
     with alone(path), Spool.open(path, settings.source, clock=clock) as spool:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(switch_interval_seconds)
+        scan = KeyScan(address(url), clock=clock)
         try:
-            collect(source, spool, stop)
+            collect(source, spool, stop, scan)
         finally:
+            scan.halt()
             sys.setswitchinterval(interval)
 
 
-def collect(source: Source, spool: Spool, stop: threading.Event) -> None:
-    """Run `source` into `spool` until `stop` is set, attaching again after every end."""
+def collect(
+    source: Source, spool: Spool, stop: threading.Event, scan: KeyScan | None = None
+) -> None:
+    """Run `source` into `spool` until `stop` is set, attaching again after every end.
+
+    `scan` looks at the status keys after the first attachment and after every gap.
+    """
+    scanned = False
     note_loss(spool, "collector_restarted")
     delay_seconds = first_delay_seconds
     stored = 0
     while not stop.is_set():
         try:
             with source.attach(spool.state(), stop) as stream:
-                begin(spool, stream.attachment)
+                missed = begin(spool, stream.attachment)
+                if scan is not None and (missed or not scanned):
+                    scan.begin()
+                    scanned = True
                 for batch in stream.batches(stop):
-                    spool.append(
-                        batch.messages,
-                        batch.captured_until,
-                        positions=batch.positions,
-                        resume=batch.resume,
-                        estimated=batch.estimated,
-                    )
+                    store(spool, batch, scan.take() if scan is not None else ())
                     stored += len(batch.messages)
                     if batch.captured_until is not None:
                         delay_seconds = first_delay_seconds
@@ -98,11 +106,25 @@ def collect(source: Source, spool: Spool, stop: threading.Event) -> None:
     log.info("capture stopped", messages=stored)
 
 
-def begin(spool: Spool, attachment: Attachment) -> None:
+def store(spool: Spool, batch: Batch, keys: Sequence[SeenKey]) -> None:
+    """Write a batch, and then what was seen of the keys, together."""
+    with spool.transaction():
+        spool.append(
+            batch.messages,
+            batch.captured_until,
+            positions=batch.positions,
+            resume=batch.resume,
+            estimated=batch.estimated,
+        )
+        if keys:
+            spool.add_sightings(keys)
+
+
+def begin(spool: Spool, attachment: Attachment) -> bool:
     """Close the gap that ends here, or record one that is found out only now; begin an epoch.
 
     A new epoch wherever positions don't go on: in another mode, after a restart of Redis, in a
-    stream that begins anew although it was to go on.
+    stream that begins anew although it was to go on. Returns whether there was a gap.
     """
     with spool.transaction():
         state = spool.state()
@@ -128,6 +150,7 @@ def begin(spool: Spool, attachment: Attachment) -> None:
         log.info("capturing again where it had stopped", mode=attachment.mode)
     else:
         log.info("capturing", mode=attachment.mode)
+    return gap is not None
 
 
 def settled_gap(spool: Spool, captured_until: int | None, cause: str | None) -> Gap | None:

@@ -1,0 +1,154 @@
+"""The key scan: which status keys lie in Redis, and for how long nobody has touched them.
+
+Owns a connection of its own and a thread that never keeps capture waiting. Uses SCAN and OBJECT
+IDLETIME, never KEYS, which stops a server, nor GET, which makes a key look used. Must not judge: a
+key can vouch for a life that is known, a missing one proves nothing.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event
+
+import structlog
+from redis.connection import AbstractConnection
+from redis.exceptions import RedisError, ResponseError
+
+from accounting.capture.address import Address, Place
+from accounting.capture.connection import ask, connect, lost
+from accounting.capture.records import SeenKey
+from accounting.capture.source import SourceLost
+
+log = structlog.get_logger()
+
+pattern = b"turn/*/allocation/*/status"
+
+# How many keys one SCAN looks at: the server does nothing else meanwhile, some 0.1 ms.
+keys_per_step = 500
+
+# When Redis went away in the middle, the scan begins anew so much later.
+retry_seconds = 2.0
+
+with_keys = re.compile(rb"^db(\d+):keys=", re.MULTILINE)
+
+
+class KeyScan:
+    """Scans in a thread when asked to; its methods belong to one other thread."""
+
+    def __init__(self, address: Address, *, clock: Callable[[], int]) -> None:
+        self._address = address
+        self._clock = clock
+        self._seen: deque[SeenKey] = deque()
+        self._ended = Event()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="keyscan")
+        self._running: Future[None] | None = None
+
+    def begin(self) -> None:
+        """Scan anew, from now on. One that is under way is given up."""
+        self._ended.set()
+        self._ended = Event()
+        self._running = self._executor.submit(self._scan_until_done, self._ended)
+
+    def take(self) -> list[SeenKey]:
+        """What was seen since the last call. Raises a bug that ended the thread."""
+        if self._running is not None and self._running.done():
+            self._running.result()
+        return [self._seen.popleft() for _ in range(len(self._seen))]
+
+    def halt(self) -> None:
+        """Scan no more, and wait for the thread."""
+        self._ended.set()
+        self._executor.shutdown()
+
+    # -- in the thread
+
+    def _scan_until_done(self, ended: Event) -> None:
+        while not ended.is_set():
+            try:
+                keys = self._scan(self._address.locate(), self._clock(), ended)
+            except ResponseError as error:
+                log.warning("the status keys are not looked at", reason=f"Redis refuses: {error}")
+                return
+            except SourceLost as error:
+                log.debug("the status keys are looked at again later", reason=str(error))
+                ended.wait(retry_seconds)
+            else:
+                log.info("looked at the status keys", keys=keys)
+                return
+
+    def _scan(self, place: Place, began_at: int, ended: Event) -> int:
+        """Look at every database that has keys; returns how many status keys there are."""
+        with connected(place, None) as connection:
+            databases = databases_with_keys(connection)
+        count = 0
+        for database in databases:
+            with connected(place, database) as connection:
+                count += self._scan_database(connection, database, began_at, ended)
+        return count
+
+    def _scan_database(
+        self, connection: AbstractConnection, database: int, began_at: int, ended: Event
+    ) -> int:
+        cursor, count = b"0", 0
+        while not ended.is_set():
+            reply = ask(connection, "SCAN", cursor, "MATCH", pattern, "COUNT", str(keys_per_step))
+            assert isinstance(reply, list)
+            cursor, keys = reply
+            seen_at = self._clock()
+            for key, idle in zip(keys, idle_seconds(connection, keys), strict=True):
+                if idle is not None:  # None: it has gone since
+                    count += 1
+                    self._seen.append(
+                        SeenKey(
+                            began_at=began_at,
+                            seen_at=seen_at,
+                            database=database,
+                            key=key,
+                            idle_seconds=idle,
+                        )
+                    )
+            if cursor == b"0":
+                break
+        return count
+
+
+@contextmanager
+def connected(place: Place, database: int | None) -> Iterator[AbstractConnection]:
+    """A connection for as long as this lasts. Raises SourceLost when it breaks."""
+    connection = place.prepare(database=database)
+    try:
+        connect(connection)
+        yield connection
+    except ResponseError:
+        raise
+    except (RedisError, OSError) as error:
+        raise lost(error) from None
+    finally:
+        connection.disconnect()  # type: ignore[no-untyped-call]
+
+
+def databases_with_keys(connection: AbstractConnection) -> list[int]:
+    """The numbers of the databases that aren't empty."""
+    answer = ask(connection, "INFO", "keyspace")
+    assert isinstance(answer, bytes)
+    return [int(number) for number in with_keys.findall(answer)]
+
+
+def idle_seconds(connection: AbstractConnection, keys: list[bytes]) -> list[int | None]:
+    """For how long nobody touched each key, None for one that is gone. Raises ResponseError."""
+    if not keys:
+        return []
+    connection.send_packed_command(  # type: ignore[no-untyped-call]
+        connection.pack_commands([("OBJECT", "IDLETIME", key) for key in keys])  # type: ignore[no-untyped-call]
+    )
+    answers, refused = [], None
+    for _ in keys:
+        try:
+            answers.append(connection.read_response())
+        except ResponseError as error:
+            refused = error
+    if refused:
+        raise refused
+    return answers
