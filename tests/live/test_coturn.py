@@ -173,7 +173,7 @@ def test_a_killed_coturn_is_worth_what_it_published_and_its_reused_ids_are_other
         wait_until_closed(server)
         logs = [coturn_log_usage(server.log_bytes(start)) for start in (1, 2)]
         up.wait_for(lambda: booked(books, server.realm) == lives(logs))
-        assert up.end() == 0
+        assert up.end(signal.SIGINT) == 0
     assert len(reused(logs)) > 0
     total = [sum(eight) for eight in zip(*(e for *_, e in lives(logs)), strict=True)]
     assert per_user(books, server.realm) == {"alice": tuple(total)}
