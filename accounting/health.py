@@ -1,0 +1,123 @@
+"""Is all well? What is wrong, in words, from one look at the service.
+
+Owns the thresholds and the words of `/healthz` and `turn-accounting health`. Pure: what was seen
+comes in, sentences go out.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+from accounting.store.watching import BooksWatch, SilentThread
+from accounting.watch import Watch
+
+CAPTURE_LAG_SECONDS: Final = 60
+"""Capture proves every second how far it has come."""
+BOOKS_LAG_SECONDS: Final = 300
+"""Loading and settling may lag behind capture for so long: after an outage they catch up."""
+FAILURES_IN_A_ROW: Final = 3
+SECOND: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """``troubles`` are wrong; ``suspicions`` are worth a look, and no fault of this service."""
+
+    troubles: tuple[str, ...]
+    suspicions: tuple[str, ...] = ()
+
+
+def judge(watch: Watch, *, captures: bool) -> Health:
+    """Judge what was seen. ``captures``: whether this machine is there to collect its source."""
+    troubles: list[str] = []
+    if captures:
+        troubles += _capture_troubles(watch)
+    if watch.books_error is not None:
+        troubles.append(watch.books_error)
+    suspicions: list[str] = []
+    if watch.books is not None:
+        troubles += _books_troubles(watch.books)
+        suspicions += silence_in_words(watch.books.silent_threads, watch.at)
+    return Health(troubles=tuple(troubles), suspicions=tuple(suspicions))
+
+
+def _capture_troubles(watch: Watch) -> Iterator[str]:
+    if watch.spool_error is not None:
+        yield watch.spool_error
+    elif watch.standby_of is not None:
+        return
+    elif watch.spool is None or watch.spool.state.captured_until is None:
+        yield f"source {watch.source!r}: nothing was captured yet, Redis was never reached"
+    elif watch.spool.gap is not None:
+        gap = watch.spool.gap
+        why = f"{gap.cause}: {gap.detail}" if gap.detail else gap.cause
+        yield (
+            f"source {watch.source!r}: not capturing for {_since(gap.from_at, watch.at)}, "
+            f"a gap is open ({why})"
+        )
+    else:
+        lag = (watch.at - watch.spool.state.captured_until) // SECOND
+        if lag > CAPTURE_LAG_SECONDS:
+            yield (
+                f"source {watch.source!r}: not capturing for {in_words(lag)}: "
+                "the collector hangs or does not run"
+            )
+
+
+def _books_troubles(books: BooksWatch) -> Iterator[str]:
+    if not books.is_at_head:
+        yield (
+            f"Postgres: the database is at revision {books.revision or 'none'}, not at this "
+            "version's: run `turn-accounting db upgrade`"
+        )
+        return
+    for source in books.sources:
+        captured = source.captured_lag_seconds
+        if captured is None:
+            continue
+        for stage, lag in (
+            ("loading", source.loaded_lag_seconds),
+            ("settling", source.settled_lag_seconds),
+        ):
+            if lag is None or lag - captured > BOOKS_LAG_SECONDS:
+                behind = "never ran" if lag is None else f"is {in_words(lag - captured)} behind"
+                yield f"source {source.source!r}: {stage} {behind}"
+                break
+    for job in books.jobs:
+        if job.failures_in_a_row >= FAILURES_IN_A_ROW:
+            yield (
+                f"job {job.job} failed {job.failures_in_a_row} times in a row ({job.last_error}): "
+                "see the scheduler's log"
+            )
+
+
+def silence_in_words(threads: tuple[SilentThread, ...], now: int) -> list[str]:
+    """A sentence for each coturn of which relay threads are silent."""
+    sentences = []
+    for (source, database, server), group in groupby(
+        threads, key=lambda one: (one.source, one.database, one.server)
+    ):
+        silent = list(group)
+        numbers = ", ".join(str(one.thread) for one in silent)
+        since = _since(min(one.since for one in silent), now)
+        unheard = sum(one.unheard for one in silent)
+        sentences.append(
+            f"coturn {server or 'of unknown address'} (source {source!r}, database {database}): "
+            f"relay thread{'s' if len(silent) > 1 else ''} {numbers} silent for {since} while "
+            f"{unheard} allocation{'s' if unheard > 1 else ''} ran out unheard: unless it was "
+            "stopped, its connection to Redis is dead; restart it"
+        )
+    return sentences
+
+
+def _since(moment: int, now: int) -> str:
+    return in_words((now - moment) / SECOND)
+
+
+def in_words(seconds: float) -> str:
+    """A length of time for people, in its largest unit."""
+    for name, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{max(0.0, seconds):.0f} s"

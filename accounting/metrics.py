@@ -1,0 +1,202 @@
+"""Metrics: what was seen, in the words of Prometheus.
+
+Owns the names of the metrics. Labels name sources, realms, jobs and causes, never users. What could
+not be seen is left out, so that no stale number looks alive; `turn_accounting_database_up` says so.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from accounting.health import SECOND
+from accounting.store.watching import BooksWatch
+from accounting.watch import Watch
+
+PREFIX = "turn_accounting_"
+
+
+def expose(watch: Watch) -> bytes:
+    """The page of `/metrics`."""
+    registry = CollectorRegistry(auto_describe=False)
+    ProcessCollector(registry=registry)
+    registry.register(_Seen(watch))
+    return generate_latest(registry)
+
+
+class _Seen(Collector):
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        watch = self._watch
+        yield _gauge("database_up", "Whether the database answers and has this schema.").of(
+            (int(watch.books is not None and watch.books.is_at_head),)
+        )
+        yield from _capture(watch)
+        if watch.books is not None and watch.books.is_at_head:
+            yield from _stages(watch.books)
+            yield from _counts(watch.books)
+            yield from _realms(watch.books)
+            yield from _jobs(watch.books)
+
+
+class _Family:
+    """A metric with its samples given as rows: the labels' values, then the number."""
+
+    def __init__(self, metric: GaugeMetricFamily | CounterMetricFamily) -> None:
+        self._metric = metric
+
+    def of(self, *rows: tuple[str | float | None, ...]) -> Metric:
+        for *labels, value in rows:
+            if value is not None:
+                self._metric.add_metric([str(label) for label in labels], float(value))
+        return self._metric
+
+
+def _gauge(name: str, text: str, *labels: str) -> _Family:
+    return _Family(GaugeMetricFamily(PREFIX + name, text, labels=labels))
+
+
+def _counter(name: str, text: str, *labels: str) -> _Family:
+    return _Family(CounterMetricFamily(PREFIX + name, text, labels=labels))
+
+
+def _capture(watch: Watch) -> Iterator[Metric]:
+    """What the spool of this machine tells, and of other sources the database."""
+    lags: dict[str, float | None] = {}
+    gaps: dict[str, int] = {}
+    received: dict[str, float | None] = {}
+    for one in watch.books.sources if watch.books is not None else ():
+        lags[one.source] = one.captured_lag_seconds
+        gaps[one.source] = int(one.gap_from is not None)
+        if one.last_received_at is not None:
+            received[one.source] = one.last_received_at / SECOND
+    spool = watch.spool
+    if spool is not None and watch.standby_of is None:
+        until = spool.state.captured_until
+        if until is not None:
+            lags[watch.source] = (watch.at - until) / SECOND
+        gaps[watch.source] = int(spool.gap is not None)
+        if spool.state.last_received_at:
+            received[watch.source] = spool.state.last_received_at / SECOND
+    yield _gauge(
+        "captured_lag_seconds",
+        "How long ago the moment is until which everything published is stored, or within a gap.",
+        "source",
+    ).of(*lags.items())
+    yield _gauge("capture_gap_open", "Whether nothing is captured now.", "source").of(*gaps.items())
+    yield _gauge("last_received_timestamp_seconds", "When the last event came.", "source").of(
+        *received.items()
+    )
+    yield _gauge("spool_up", "Whether this machine's spool can be read.", "source").of(
+        (watch.source, int(watch.spool_error is None))
+    )
+    if spool is None:
+        return
+    oldest = spool.backlog.oldest_at
+    for name, text, value in (
+        (
+            "spool_unloaded_messages",
+            "Messages that wait to be loaded, counted up to 200,000.",
+            spool.backlog.messages,
+        ),
+        ("spool_unloaded_bytes", "Bytes of the messages counted so.", spool.backlog.bytes),
+        (
+            "spool_oldest_unloaded_seconds",
+            "Age of the first message that waits to be loaded; 0 when none does.",
+            0 if oldest is None else (watch.at - oldest) / SECOND,
+        ),
+        ("spool_size_bytes", "What the spool takes on disk.", spool.size_bytes),
+        ("spool_disk_free_bytes", "What is free on the spool's disk.", watch.disk_free_bytes),
+    ):
+        yield _gauge(name, text, "source").of((watch.source, value))
+
+
+def _stages(books: BooksWatch) -> Iterator[Metric]:
+    yield _gauge(
+        "loaded_lag_seconds",
+        "How long ago the moment is until which everything captured is loaded.",
+        "source",
+    ).of(*((one.source, one.loaded_lag_seconds) for one in books.sources))
+    yield _gauge(
+        "settled_lag_seconds",
+        "How long ago the moment is until which everything loaded is in the sessions.",
+        "source",
+    ).of(*((one.source, one.settled_lag_seconds) for one in books.sources))
+    yield _gauge(
+        "lease_held", "Whether a collector holds the source; its machine is the label.",
+        "source", "host",
+    ).of(
+        *((one.source, one.host, 1) for one in books.sources if one.host is not None)
+    )  # fmt: skip
+    yield _gauge(
+        "silent_relay_threads",
+        "Relay threads of coturn that were not heard although allocations of theirs ran out.",
+        "source",
+    ).of(
+        *(
+            (one.source, sum(each.source == one.source for each in books.silent_threads))
+            for one in books.sources
+        )
+    )
+    yield _gauge(
+        "touched_hours", "Marks of hours that wait for the roll-up, counted up to 100,000."
+    ).of((books.touched_hours,))
+
+
+def _counts(books: BooksWatch) -> Iterator[Metric]:
+    yield _counter("capture_gaps", "Capture gaps recorded.", "source", "cause").of(*books.gaps)
+    yield _counter("loaded_reports", "Reports loaded.", "source").of(
+        *((source, total) for source, counted, _, total in books.tallies if counted == "loaded")
+    )
+    yield _counter("rejected_messages", "Messages that were no event.", "source", "reason").of(
+        *(
+            (source, detail, total)
+            for source, counted, detail, total in books.tallies
+            if counted == "rejected"
+        )
+    )
+
+
+def _realms(books: BooksWatch) -> Iterator[Metric]:
+    yield _gauge("live_sessions", "Sessions that live now.", "realm").of(
+        *((one.realm, one.live_sessions) for one in books.realms)
+    )
+    yield _gauge(
+        "day_used_bytes", "Bytes between clients and servers in the last 24 hours.", "realm"
+    ).of(*((one.realm, one.used_bytes) for one in books.realms))
+    yield _gauge(
+        "day_unattributed_bytes", "Bytes of the last 24 hours that are nobody's.", "realm"
+    ).of(*((one.realm, one.unattributed_bytes) for one in books.realms))
+    yield _gauge(
+        "day_estimated_ratio", "Share of the last 24 hours' bytes that is estimated.", "realm"
+    ).of(
+        *(
+            (one.realm, one.estimated_bytes / one.used_bytes if one.used_bytes else 0)
+            for one in books.realms
+        )
+    )
+
+
+def _jobs(books: BooksWatch) -> Iterator[Metric]:
+    yield _counter("job_runs", "Runs of a job.", "job").of(
+        *((one.job, one.runs) for one in books.jobs)
+    )
+    yield _counter("job_failures", "Runs of a job that failed.", "job").of(
+        *((one.job, one.failures) for one in books.jobs)
+    )
+    yield _gauge("job_last_success_timestamp_seconds", "When a job last succeeded.", "job").of(
+        *(
+            (one.job, None if one.last_succeeded_at is None else one.last_succeeded_at / SECOND)
+            for one in books.jobs
+        )
+    )
+    yield _gauge("job_last_duration_seconds", "How long that took.", "job").of(
+        *((one.job, one.last_seconds) for one in books.jobs)
+    )

@@ -1,0 +1,117 @@
+"""The small HTTP server of `/metrics` and `/healthz`.
+
+Owns the socket and the two answers. It only tells what a look shows; it changes nothing, needs no
+log-in and names no user, and still belongs on an address that the outside can't reach.
+"""
+
+import json
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from accounting.config import listen_address, variable
+from accounting.errors import ConfigurationError
+from accounting.health import Health
+from accounting.metrics import expose
+from accounting.watch import Watch
+
+log = structlog.get_logger()
+
+REQUEST_SECONDS: Final = 10.0
+"""How long a client may take to say what it wants."""
+JSON: Final = "application/json"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    look: Callable[[], Watch]
+    judge: Callable[[Watch], Health]
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
+        error = sys.exception()
+        if isinstance(error, OSError):  # who asked went away
+            log.debug("a request for metrics ended", reason=str(error))
+        else:
+            log.error("a request for metrics failed", exc_info=error)
+
+
+class _IPv6Server(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = REQUEST_SECONDS
+    server_version = "turn-accounting"
+    sys_version = ""
+
+    def do_GET(self) -> None:  # the library's name
+        match urlsplit(self.path).path:
+            case "/metrics":
+                self._say(HTTPStatus.OK, CONTENT_TYPE_LATEST, expose(self.server.look()))
+            case "/healthz":
+                health = self.server.judge(self.server.look())
+                status = HTTPStatus.SERVICE_UNAVAILABLE if health.troubles else HTTPStatus.OK
+                self._say(status, JSON, json.dumps(describe(health)).encode() + b"\n")
+            case _:
+                self._say(HTTPStatus.NOT_FOUND, "text/plain", b"/metrics or /healthz\n")
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def _say(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        log.debug("metrics asked for", request=format % args)
+
+
+def describe(health: Health) -> dict[str, object]:
+    """The answer of `/healthz` as it is spelled in JSON."""
+    answer: dict[str, object] = {"status": "failing" if health.troubles else "ok"}
+    if health.troubles:
+        answer["troubles"] = list(health.troubles)
+    if health.suspicions:
+        answer["suspicions"] = list(health.suspicions)
+    return answer
+
+
+@contextmanager
+def monitor(
+    listen: str, look: Callable[[], Watch], judge: Callable[[Watch], Health]
+) -> Iterator[None]:
+    """Answer at ``listen`` (``address:port``) until the block ends.
+
+    Raises ConfigurationError where that address can't be had.
+    """
+    host, port = listen_address(listen)
+    try:
+        server = (_IPv6Server if ":" in host else _Server)((host, port), _Answer)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{variable('metrics_listen')}={listen!r} can't be listened at ({error.strerror}): "
+            "expected an address of this machine and a free port"
+        ) from None
+    server.look, server.judge = look, judge
+    thread = threading.Thread(target=server.serve_forever, name="monitor", daemon=True)
+    thread.start()
+    log.info("metrics are served", address=listen)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

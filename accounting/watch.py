@@ -1,0 +1,151 @@
+"""One look at the whole service: the spool of this machine, and the books.
+
+Owns looking without harm: read only, at most once a second however many ask, and in bounded time,
+so that a database that hangs hides neither the spool nor itself. Judges nothing: that is `health`'s
+and `metrics`' work.
+"""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from accounting.capture.glance import Glance, glance
+from accounting.capture.spool import wall_clock
+from accounting.config import Settings
+from accounting.errors import AccountingError, SpoolError
+from accounting.store.database import Engine, open_engine
+from accounting.store.watching import BooksWatch, SourceWatch, watch_books
+
+PATIENCE_SECONDS: Final = 5.0
+"""For the database: less than the 10 s that Prometheus waits for an answer."""
+FRESH_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What was seen at ``at`` (microseconds), and in words what could not be seen.
+
+    ``source`` is the one of this machine; ``spool`` is None where there is none.
+    """
+
+    at: int
+    source: str
+    spool: Glance | None = None
+    spool_error: str | None = None
+    disk_free_bytes: int | None = None
+    books: BooksWatch | None = None
+    books_error: str | None = None
+
+    @property
+    def own(self) -> SourceWatch | None:
+        """The books' view of this machine's source."""
+        known = self.books.sources if self.books is not None else ()
+        return next((one for one in known if one.source == self.source), None)
+
+    @property
+    def standby_of(self) -> str | None:
+        """The machine that collects this source now, when it is another one."""
+        own = self.own
+        if own is None or own.holder is None or self.spool is None:
+            return None
+        return own.host if own.holder != self.spool.state.holder else None
+
+
+class Watcher:
+    """Looks when it is asked. ``find_database``: the URL, or None while no database runs here."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        find_database: Callable[[], str | None],
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._settings = settings
+        self._find_database = find_database
+        self._patience_seconds = patience_seconds
+        self._lock = threading.Lock()
+        self._watch: Watch | None = None
+        self._looked = 0.0
+        self._pending: Future[BooksWatch] | None = None
+        self._engine: Engine | None = None
+        self._url: str | None = None
+
+    def look(self) -> Watch:
+        """What there is to see now."""
+        with self._lock:
+            if self._watch is None or time.monotonic() - self._looked > FRESH_SECONDS:
+                self._watch = self._look()
+                self._looked = time.monotonic()
+            return self._watch
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def _look(self) -> Watch:
+        spool, spool_error = None, None
+        try:
+            spool = glance(self._settings.data_dir, self._settings.source)
+        except SpoolError as error:
+            spool_error = str(error)
+        books, books_error = self._read_books()
+        return Watch(
+            at=wall_clock(),
+            source=self._settings.source,
+            spool=spool,
+            spool_error=spool_error,
+            disk_free_bytes=None if spool is None else shutil.disk_usage(spool.path.parent).free,
+            books=books,
+            books_error=books_error,
+        )
+
+    def _read_books(self) -> tuple[BooksWatch | None, str | None]:
+        if self._pending is None:
+            url = self._find_database()
+            if url is None:
+                return None, "Postgres: none is configured, and no `turn-accounting up` runs here"
+            self._pending = self._start(url)
+        try:
+            books = self._pending.result(self._patience_seconds)
+        except TimeoutError:
+            # It is asked again when this answer has come, not before: a hung server stays alone.
+            return None, f"Postgres does not answer within {self._patience_seconds:.0f} s"
+        except AccountingError as error:
+            self._pending = None
+            return None, str(error)
+        except BaseException:
+            self._pending = None
+            raise
+        self._pending = None
+        return books, None
+
+    def _start(self, url: str) -> Future[BooksWatch]:
+        """Read in a thread of its own, which no end of the process waits for."""
+        if self._engine is None or url != self._url:
+            if self._engine is not None:
+                self._engine.dispose()
+            self._engine, self._url = open_engine(url), url
+        engine, pending = self._engine, Future[BooksWatch]()
+
+        def read() -> None:
+            try:
+                pending.set_result(watch_books(engine))
+            except BaseException as error:  # noqa: BLE001  # raised again for who looks
+                pending.set_exception(error)
+
+        threading.Thread(target=read, name="watch", daemon=True).start()
+        return pending
