@@ -1,0 +1,95 @@
+"""README.md and the other pages say what is so: settings, commands, files, statements."""
+
+import re
+from pathlib import Path
+from typing import Final, get_args
+
+import pytest
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
+
+from accounting.cli import app
+from accounting.config import SECRETS, Settings, variable
+from accounting.demo import SCENARIO
+from accounting.service import statsdb_line
+from accounting.simulate import play
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+README: Final = (ROOT / "README.md").read_text()
+PAGES: Final = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def table_of_settings() -> str:
+    """What stands between the two marks of README.md."""
+    lines = ["| variable | default | what it is |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        shown = "" if default is None or default is PydanticUndefined else f"`{default}`"
+        also = f" (or `{variable(name)}_FILE`)" if name in SECRETS else ""
+        lines.append(f"| `{variable(name)}`{also} | {shown} | {field.description} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_settings_is_that_of_the_settings() -> None:
+    """When it fails: put the expected text between the marks."""
+    written = README.split("<!-- settings -->\n", 1)[1].split("\n<!-- end of settings -->", 1)[0]
+    assert written == table_of_settings()
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+    secrets = {
+        name
+        for name, field in Settings.model_fields.items()
+        if SecretStr in get_args(field.annotation)
+    }
+    assert secrets == set(SECRETS)
+
+
+def test_the_output_of_the_demonstration_is_the_one_it_gives() -> None:
+    """It publishes the same each time; the oracle knows what the books then show."""
+    _, expected = play(SCENARIO)
+    shown = README.split("<!-- demo -->", 1)[1].split("\n```\n", 1)[0]
+    assert f"\n{expected.published:,} messages published." in shown
+    users = [user.as_dict() for user in expected.users]
+    shown_users = [user for user in users if user["user_id"] in {"user0000", "roaming"}]
+    assert len(shown_users) == 3
+    for user in shown_users:
+        for name in ("received_bytes", "sent_bytes", "peer_received_bytes", "peer_sent_bytes"):
+            assert f"{user[name]:,}" in shown, user
+
+
+def test_the_line_for_turnserver_conf_is_the_one_that_is_printed() -> None:
+    assert statsdb_line("redis://127.0.0.1:6379/0") in README
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_on_a_page_exists(page: Path) -> None:
+    known = {group.name for group in app.registered_groups} | {
+        command.name or (command.callback.__name__ if command.callback else "")
+        for command in app.registered_commands
+    }
+    text = re.sub(r"docker .*?\n\n", "", page.read_text(), flags=re.DOTALL)
+    named = set(re.findall(r"turn-accounting ([a-z]+)", text))
+    assert named <= known, named - known
+
+
+def test_every_view_on_a_page_exists() -> None:
+    views = "".join(path.read_text() for path in (ROOT / "migrations/sql").glob("*.sql"))
+    for page in PAGES:
+        for view in re.findall(r"reporting\.([a-z_]+)", page.read_text()):
+            # The six of usage are made in a loop.
+            name = re.sub(r"_(hourly|daily|monthly)$", "_%1$s", view)
+            assert f"CREATE VIEW reporting.{name} " in views, view
+
+
+def test_make_targets_on_a_page_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        assert set(re.findall(r"^ +make ([a-z]+)", page.read_text(), re.MULTILINE)) <= targets
