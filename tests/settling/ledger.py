@@ -19,7 +19,7 @@ from psycopg.sql import SQL, Identifier
 from accounting.jobs.load import Loader
 from accounting.jobs.realms import set_rule
 from accounting.jobs.rollup import rollup
-from accounting.model.realms import RealmRule
+from accounting.store.database import Engine
 from tests.books import READER, Books, channel, eight_of, status, traffic
 from tests.servers import PostgresServer
 from tests.settling.emptied import empty
@@ -212,11 +212,18 @@ def _act(books: Books, act: Act, now: float) -> None:
                 books.until(now, source=source)
         case "load":
             for source in SOURCES:
-                Loader(books.engine, books.spool(source), "subscribe", RealmRule()).load(act.size)
+                restarted_loader(books, source).load(act.size)
         case "settle":
             books.settle(act.size)
         case "rollup":
             rollup(books.engine, limit=act.size)
+
+
+def restarted_loader(
+    books: Books, source: str = "default", *, engine: Engine | None = None
+) -> Loader:
+    """A loader that remembers nothing."""
+    return Loader(engine or books.engine, books.spool(source), books.rule)
 
 
 def everything(books: Books) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.servers import PostgresServer
 from tests.settling.ledger import PLANS, STEPS, Act, Ledger, Step, assert_conserved
+from tests.settling.naive import assert_usage_follows_from_sessions_and_reports
 
 
 @pytest.fixture(scope="module")
@@ -12,7 +13,7 @@ def ledger(postgres_server: PostgresServer, settling_database: str) -> Ledger:
     return Ledger(postgres_server, settling_database)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, PLANS)
 def test_any_batching_repetition_and_order_of_jobs_gives_the_same_books(
     ledger: Ledger, steps: list[Step], plan: list[Act]
@@ -20,3 +21,13 @@ def test_any_batching_repetition_and_order_of_jobs_gives_the_same_books(
     shown = ledger.play(steps)
     assert ledger.play(steps, plan) == shown
     assert_conserved(shown)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEPS, PLANS)
+def test_usage_equals_a_naive_sum_over_the_sessions_and_the_reports(
+    ledger: Ledger, steps: list[Step], plan: list[Act]
+) -> None:
+    shown = ledger.play(steps, plan)
+    assert_conserved(shown)
+    assert_usage_follows_from_sessions_and_reports(shown)

@@ -1,0 +1,39 @@
+"""What settling makes of how a message was captured: its day, and the gaps around it."""
+
+from tests.books import Books
+from tests.settling.telling import Teller, account, session, sessions
+
+NOTHING = (0, 0, 0, 0)
+HALF, WHOLE = (5, 500, 4, 400), (10, 1000, 8, 800)
+
+
+def test_a_day_that_began_with_a_rejected_message_takes_reports(books: Books) -> None:
+    alice = Teller(books)
+    alice.say(0, "status", b"nonsense")
+    account(books, 1)
+    alice.new(2)
+    account(books, 3)
+    assert sessions(books) == [session(books, 2, 2, None, None)]
+
+
+def test_a_gap_found_after_settling_judges_nothing_that_came_before_it(books: Books) -> None:
+    """A collector that died is noticed later: its gap begins at its last tick.
+
+    What it had stored after that tick was received without a gap, whenever it is settled.
+    """
+    outcomes = []
+    for user, settled_first in (("early", True), ("late", False)):
+        teller = Teller(books, user=user, source=user)
+        teller.new(0)
+        books.until(1, source=user)
+        teller.interim(2, *HALF)
+        teller.peer_interim(2, *HALF)
+        teller.close(3, HALF, WHOLE)
+        if settled_first:
+            books.account()
+        gap = books.spool(user).open_gap(books.at(1), "collector_restarted")
+        books.spool(user).close_gap(gap, books.at(10))
+        account(books, 11, user)
+        (row,) = (row for row in sessions(books) if row["username"] == user)
+        outcomes.append((row["peer_received_bytes"], row["estimated"], row["disputed"]))
+    assert outcomes[0] == outcomes[1]
