@@ -1,6 +1,7 @@
 """README.md and the other pages say what is so: settings, commands, files, statements."""
 
 import re
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Final, get_args
 
@@ -15,6 +16,7 @@ from accounting.service import statsdb_line
 from accounting.simulate import play
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+BYTES: Final = ("received_bytes", "sent_bytes", "peer_received_bytes", "peer_sent_bytes")
 README: Final = (ROOT / "README.md").read_text()
 PAGES: Final = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -51,12 +53,14 @@ def test_the_output_of_the_demonstration_is_the_one_it_gives() -> None:
     _, expected = play(SCENARIO)
     shown = README.split("<!-- demo -->", 1)[1].split("\n```\n", 1)[0]
     assert f"\n{expected.published:,} messages published." in shown
-    users = [user.as_dict() for user in expected.users]
-    shown_users = [user for user in users if user["user_id"] in {"user0000", "roaming"}]
-    assert len(shown_users) == 3
-    for user in shown_users:
-        for name in ("received_bytes", "sent_bytes", "peer_received_bytes", "peer_sent_bytes"):
-            assert f"{user[name]:,}" in shown, user
+    sums: defaultdict[tuple[object, object], Counter[str]] = defaultdict(Counter)
+    for user in (user.as_dict() for user in expected.users):
+        sums[user["realm"], user["user_id"]].update({name: user[name] for name in BYTES})
+    lines = re.findall(r"^(example\.\w+) +(\w+) .*$", shown, re.MULTILINE)
+    assert len(lines) == 4
+    for realm, user_id in lines:
+        [line] = re.findall(rf"^{re.escape(realm)} +{user_id} .*$", shown, re.MULTILINE)
+        assert line.split()[-4:] == [f"{sums[realm, user_id][name]:,}" for name in BYTES]
 
 
 def test_the_line_for_turnserver_conf_is_the_one_that_is_printed() -> None:
