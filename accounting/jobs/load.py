@@ -94,7 +94,7 @@ class Loader:
                 reached = max(reached, (state.captured_epoch, state.captured_position))
             sightings = [one for one in self.spool.sightings(self._sighted) if one[1:3] <= reached]
             left = self._move(connection, source, numbers, reached, messages, state)
-            self._write(connection, source, numbers, messages, sightings)
+            days = self._write(connection, source, numbers, messages, sightings)
             self._write_gaps(connection, source, numbers, gaps, state)
         self._left = left
         self._leased_at = time.monotonic()
@@ -105,7 +105,7 @@ class Loader:
         if not messages:
             self._idle = state
             return 0
-        self._partitions |= {moment(one.received_at).date() for one in messages}
+        self._partitions |= days
         self.spool.mark_loaded(messages[-1].epoch, messages[-1].position)
         return len(messages)
 
@@ -166,10 +166,10 @@ class Loader:
         numbers: Mapping[int, int],
         messages: Sequence[SpooledMessage],
         sightings: Sequence[Sighting],
-    ) -> None:
-        """Append messages and key sightings to the books."""
+    ) -> set[date]:
+        """Append messages and key sightings to the books; returns the days of the reports."""
         if not messages and not sightings:
-            return
+            return set()
         self._identities.begin(connection)
         placed, rejected = self._parse(connection, messages, numbers, source.last_received_at or 0)
         seen = [
@@ -181,13 +181,15 @@ class Loader:
             ]
         ]
         self._identities.write(connection)
-        for day in sorted({moment(one.received_at).date() for one in placed} - self._partitions):
+        days = {moment(one.received_at).date() for one in placed}
+        for day in sorted(days - self._partitions):
             reports.ensure_partition(connection, day)
         if placed:
             with binary_cursor(psycopg_connection(connection)) as cursor:
                 reports.copy_reports(cursor, source.source_id, placed)
         reports.reject(connection, source.source_id, rejected)
         reports.add_sightings(connection, source.source_id, seen)
+        return days
 
     def _parse(
         self,

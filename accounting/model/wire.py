@@ -10,6 +10,9 @@ from typing import Final, NamedTuple
 
 MAX_COUNTER: Final = 2**63 - 1
 MAX_LIFETIME_SECONDS: Final = 2**31 - 1
+MAX_CHANNEL_BYTES: Final = 1024
+"""coturn's longest has some 700: a realm of 127 and a username of 512 (COTURN, 7). A longer one
+could cost the parser the square of its length."""
 
 
 class Kind(IntEnum):
@@ -84,7 +87,7 @@ def parse(channel: bytes, payload: bytes) -> Event:
     Any bytes either parse or raise :class:`WireError`, nothing else. Formats as observed in
     coturn 4.5 to 4.17 (COTURN, "Channels, keys and payloads").
     """
-    address = _CHANNEL.fullmatch(channel)
+    address = _CHANNEL.fullmatch(channel) if len(channel) <= MAX_CHANNEL_BYTES else None
     if address is None:
         raise WireError("not a channel of an allocation")
     realm, username, allocation, suffix = address.groups()
