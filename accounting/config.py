@@ -184,6 +184,12 @@ class Settings(BaseModel):
         description="Memory for received messages that are not spooled yet, in bytes or as "
         "`256MiB`.",
     )
+    lease_seconds: float = Field(
+        default=15.0,
+        gt=1,
+        description="How long a source stays this collector's when nothing is heard of it; then "
+        "one that stands by takes over. In seconds.",
+    )
     settle_interval_seconds: float = Field(
         default=2.0, gt=0, description="Pause between two runs of settling, in seconds."
     )

@@ -29,5 +29,9 @@ class ServerError(AccountingError):
     """A server of our own did not start or stop; the text holds the end of its log."""
 
 
+class LeaseHeld(AccountingError):
+    """Another collector has this source now. Worth trying again: leases run out."""
+
+
 class ConnectionLost(AccountingError):
     """A server can't be reached or went away. Worth trying again, with backoff, for ever."""

@@ -7,18 +7,16 @@ in its own process and has ``load`` as a part, so that parsing never keeps the r
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import timedelta
 from typing import Final
 from urllib.parse import urlsplit
 
 import structlog
 
+from accounting import collect as collecting
 from accounting import embedded
-from accounting.capture.collector import run_collector
 from accounting.capture.spool import Spool, spool_path, wall_clock
 from accounting.config import Settings
 from accounting.errors import AccountingError, ConnectionLost
-from accounting.jobs.load import Loader, run_loader
 from accounting.model.realms import RealmRule
 from accounting.processes import Part, watch
 from accounting.scheduler import PARTITION_INTERVAL_SECONDS, run_scheduler
@@ -30,7 +28,6 @@ log = structlog.get_logger()
 WRITER: Final = "turn_accounting_writer"
 READER: Final = "turn_accounting_reader"
 COLLECT_PATIENCE_SECONDS: Final = 45.0
-LOAD_PATIENCE_SECONDS: Final = 30.0
 SCHEDULE_PATIENCE_SECONDS: Final = 60.0
 SILENCE_MICROSECONDS: Final = 15_000_000
 """A collector ticks every second; one that has not for so long is not at work."""
@@ -129,41 +126,15 @@ def up(settings: Settings, stop: threading.Event, announce: Callable[[str], None
 
 
 def collect(settings: Settings, stop: threading.Event) -> None:
-    """Capture, and load what was captured, until ``stop`` is set; then flush both.
-
-    Raises what ends capture: ConfigurationError, SpoolError, or a bug.
-    """
-    failures: list[BaseException] = []
-
-    def capture() -> None:
-        try:
-            run_collector(settings, stop)
-        except BaseException as error:  # noqa: BLE001  # raised again below, in the main thread
-            failures.append(error)
-
-    # The loader's part is started by this thread, which lives as long as the process.
-    capturing = threading.Thread(target=capture, name="capture")
-    loading = Part("load")
-    capturing.start()
-    try:
-        loading.start()
-        watch([loading], stop, until=lambda: not capturing.is_alive())
-    finally:
-        stop.set()
-        capturing.join()
-        loading.stop(LOAD_PATIENCE_SECONDS)
-    if failures:
-        raise failures[0]
+    """Capture, and load what was captured, until ``stop`` is set; then flush both."""
+    with database(settings, WRITER) as engine:
+        collecting.collect(settings, engine, stop)
 
 
 def load(settings: Settings, stop: threading.Event) -> None:
     """Load the spool of this source until ``stop`` is set, then what is left of it."""
-    with (
-        database(settings, WRITER) as engine,
-        Spool.open(spool_path(settings.data_dir, settings.source), settings.source) as spool,
-    ):
-        loader = Loader(engine, spool, "subscribe", default_rule(settings))
-        run_loader(loader, stop, retention=timedelta(seconds=settings.spool_retention_seconds))
+    with database(settings, WRITER) as engine:
+        collecting.load(settings, engine, default_rule(settings), stop)
 
 
 def schedule(settings: Settings, stop: threading.Event) -> None:

@@ -111,7 +111,7 @@ class Books:
     def load(self, *, source: str = "default", limit: int = 20_000) -> int:
         """Load a source's spool to its end."""
         if source not in self._loaders:
-            self._loaders[source] = Loader(self.engine, self.spool(source), "subscribe", self.rule)
+            self._loaders[source] = Loader(self.engine, self.spool(source), self.rule)
         total = 0
         while loaded := self._loaders[source].load(limit):
             total += loaded

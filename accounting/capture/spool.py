@@ -148,9 +148,10 @@ class Spool:
     """
 
     def __init__(
-        self, path: Path, connection: sqlite3.Connection, clock: Callable[[], int]
+        self, path: Path, source: str, connection: sqlite3.Connection, clock: Callable[[], int]
     ) -> None:
         self.path = path
+        self.source = source
         self._connection = connection
         self._clock = clock
         self._file = _identity(path)
@@ -171,7 +172,7 @@ class Spool:
             connection = sqlite3.connect(
                 path, timeout=lock_timeout_seconds, isolation_level=None, check_same_thread=False
             )
-            spool = cls(path, connection, clock)
+            spool = cls(path, source, connection, clock)
             try:
                 spool._prepare(source)
             except BaseException:

@@ -21,7 +21,7 @@ from accounting.capture.records import Gap, Sighting, SpooledMessage, SpoolState
 from accounting.capture.spool import Spool
 from accounting.errors import ConnectionLost, LeaseHeld
 from accounting.jobs.resume import OLDER_SPOOL, resume
-from accounting.jobs.standby import hold_lease
+from accounting.jobs.standby import hold_lease, this_host
 from accounting.model.buckets import moment
 from accounting.model.realms import RealmRule
 from accounting.model.wire import WireError, parse, parse_status_key
@@ -80,7 +80,7 @@ class Loader:
             return 0
         with lost_connections(), self.engine.begin() as connection:
             source = sources.open_source(connection, state.source, state.mode or "subscribe")
-            hold_lease(connection, source, state.holder, self.lease_seconds)
+            hold_lease(connection, source, self.spool, self.lease_seconds)
             if (source.epoch, source.position) != self._left:
                 self._forget()
             # Now that no other loader is at work. And the state before the messages, so that they
@@ -152,6 +152,7 @@ class Loader:
             mode=state.mode or "subscribe",
             replication_id=state.replication_id,
             stream_database=database,
+            loaded_by=this_host(),
         )
         if not moved:
             raise ConnectionLost(
@@ -172,14 +173,7 @@ class Loader:
             return set()
         self._identities.begin(connection)
         placed, rejected = self._parse(connection, messages, numbers, source.last_received_at or 0)
-        seen = [
-            reports.Seen(numbers[one.epoch], one, identity, address.allocation_id)
-            for one in sightings
-            if (address := parse_status_key(one.key)) is not None
-            for identity in [
-                self._identities.resolve(connection, address.realm, address.username, one.seen_at)
-            ]
-        ]
+        seen = self._identify(connection, sightings, numbers)
         self._identities.write(connection)
         days = {moment(one.received_at).date() for one in placed}
         for day in sorted(days - self._partitions):
@@ -189,7 +183,36 @@ class Loader:
                 reports.copy_reports(cursor, source.source_id, placed)
         reports.reject(connection, source.source_id, rejected)
         reports.add_sightings(connection, source.source_id, seen)
+        counts = Counter(Counted("rejected", one.reason) for one in rejected)
+        counts[Counted("loaded")] = len(placed)
+        tallies.add(connection, source.source_id, counts)
         return days
+
+    def _identify(
+        self, connection: Connection, sightings: Sequence[Sighting], numbers: Mapping[int, int]
+    ) -> list[reports.Seen]:
+        seen: list[reports.Seen] = []
+        for one in sightings:
+            address = parse_status_key(one.key)
+            if address is None:
+                continue
+            identity = self._identities.resolve(
+                connection, address.realm, address.username, one.seen_at
+            )
+            seen.append(
+                reports.Seen(
+                    epoch=numbers[one.epoch],
+                    position=one.position,
+                    sighting=one.sighting,
+                    database=one.database,
+                    identity=identity,
+                    allocation_id=address.allocation_id,
+                    began_at=one.began_at,
+                    seen_at=one.seen_at,
+                    idle_seconds=one.idle_seconds,
+                )
+            )
+        return seen
 
     def _parse(
         self,
@@ -254,41 +277,44 @@ class Loader:
 def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -> None:
     """Load until ``stop`` is set, then what is left, for DRAIN_SECONDS at most.
 
-    Postgres away: tries again for ever, with backoff and jitter; the spool holds what comes.
+    Postgres away, or another collector's turn: tries again for ever, with backoff and jitter; the
+    spool holds what comes.
     """
     backoff = IDLE_SECONDS
     ready = False
-    wait = stop.wait
     pruned_at = 0
     deadline = float("inf")
-    while True:
-        if stop.is_set():
-            deadline = min(deadline, time.monotonic() + DRAIN_SECONDS)
-            if time.monotonic() > deadline:
-                log.warning("what is left stays in the spool", reason="there is too much of it")
-                return
+    while time.monotonic() <= deadline:
         try:
             if not ready:
                 require_head(loader.engine)
                 ready = True
             loaded = loader.load()
-            if backoff > IDLE_SECONDS:
-                log.info("loading goes on")
-            backoff = IDLE_SECONDS
         except (ConnectionLost, LeaseHeld) as error:
             if stop.is_set():
                 log.warning("what is left stays in the spool", reason=str(error))
                 return
             backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
             log.warning("can't load now, trying again", reason=str(error), seconds=backoff)
-            wait(backoff * random.uniform(0.5, 1.0))  # noqa: S311
+            stop.wait(backoff * random.uniform(0.5, 1.0))  # noqa: S311
             continue
-        if loaded:
-            continue
+        if backoff > IDLE_SECONDS:
+            log.info("loading goes on")
+            backoff = IDLE_SECONDS
         if stop.is_set():
-            return
-        newest = loader.spool.state().last_received_at
-        if newest - pruned_at > PRUNE_SECONDS * 1_000_000:
-            loader.spool.prune(newest - retention // timedelta(microseconds=1))
-            pruned_at = newest
-        wait(IDLE_SECONDS)
+            if not loaded:
+                return
+            deadline = min(deadline, time.monotonic() + DRAIN_SECONDS)
+        elif not loaded:
+            pruned_at = _prune(loader.spool, pruned_at, retention)
+            stop.wait(IDLE_SECONDS)
+    log.warning("what is left stays in the spool", reason="there is too much of it")
+
+
+def _prune(spool: Spool, pruned_at: int, retention: timedelta) -> int:
+    """Delete what was loaded long ago, about once a minute; returns when that was done last."""
+    newest = spool.state().last_received_at
+    if newest - pruned_at <= PRUNE_SECONDS * 1_000_000:
+        return pruned_at
+    spool.prune(newest - retention // timedelta(microseconds=1))
+    return newest

@@ -117,6 +117,19 @@ def parse(channel: bytes, payload: bytes) -> Event:
     )
 
 
+def parse_status_key(key: bytes) -> Event | None:
+    """The allocation whose status stands under a Redis key, as an event; None for another key.
+
+    Keys have the names of the status channels. The event is an empty ``deleted``: only whose it is
+    counts.
+    """
+    try:
+        event = parse(key, b"deleted")
+    except WireError:
+        return None
+    return event if event.kind is Kind.DELETED else None
+
+
 def _parse_status(realm: bytes, username: bytes, allocation_id: int, payload: bytes) -> Event:
     if payload == b"deleted":
         return Event(realm, username, allocation_id, Kind.DELETED)

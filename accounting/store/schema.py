@@ -63,6 +63,7 @@ sources = Table(
     Column("retired_at", _time),
     Column("replication_id", Text),
     Column("stream_database", Integer),
+    Column("loaded_by", Text),
     UniqueConstraint("source", name="source_is_unique"),
 )
 

@@ -22,6 +22,9 @@ class SourceRow:
     captured_until: int | None
     loaded_until: int | None
     last_received_at: int | None
+    replication_id: str | None
+    stream_database: int | None
+    loaded_by: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,9 @@ def _source(row: Any) -> SourceRow:
         captured_until=_time(row.captured_until),
         loaded_until=_time(row.loaded_until),
         last_received_at=_time(row.last_received_at),
+        replication_id=row.replication_id,
+        stream_database=row.stream_database,
+        loaded_by=row.loaded_by,
     )
 
 
@@ -129,6 +135,9 @@ def advance(
     loaded_until: int | None,
     last_received_at: int | None,
     mode: str,
+    replication_id: str | None,
+    stream_database: int | None,
+    loaded_by: str,
 ) -> bool:
     """Move a source's position, if it still stands where it is ``expected``.
 
@@ -145,6 +154,9 @@ def advance(
             mode=mode,
             epoch=epoch,
             position=position,
+            replication_id=replication_id,
+            stream_database=stream_database,
+            loaded_by=loaded_by,
             captured_until=func.greatest(sources.c.captured_until, _moment(captured_until)),
             loaded_until=func.greatest(sources.c.loaded_until, _moment(loaded_until)),
             last_received_at=func.greatest(sources.c.last_received_at, _moment(last_received_at)),

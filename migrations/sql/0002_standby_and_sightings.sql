@@ -2,7 +2,8 @@
 
 ALTER TABLE accounting.sources
     ADD COLUMN replication_id text,
-    ADD COLUMN stream_database integer;
+    ADD COLUMN stream_database integer,
+    ADD COLUMN loaded_by text;
 
 -- Who may load a source now. By the database's clock; a holder that is late has lost it.
 CREATE TABLE accounting.source_leases (

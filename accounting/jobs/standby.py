@@ -1,0 +1,129 @@
+"""Standby: which of a source's collectors works, and how another takes over.
+
+Owns the lease and the decision what a collector must do before it captures. A lease is no guard:
+what counts once is decided by positions, however many believe that it is their turn.
+"""
+
+import socket
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine
+
+from accounting.capture.spool import Spool
+from accounting.errors import LeaseHeld
+from accounting.store import leases, sources
+from accounting.store.database import lost_connections
+from accounting.store.sources import SourceRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the books of a source stand, by the token of the epoch; times in microseconds.
+
+    ``loaded_by``: the host whose collector brought them there.
+    """
+
+    token: str
+    position: int
+    captured_until: int | None
+    replication_id: str | None
+    stream_database: int | None
+    loaded_by: str | None
+
+
+@cache
+def this_host() -> str:
+    """This machine: its name, and the id that tells machines of one name apart where it has one."""
+    try:
+        machine = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        machine = ""
+    return f"{socket.gethostname()} {machine}".strip()
+
+
+def holder(spool: Spool) -> str:
+    """Who a collector is to others: its machine and the place of its spool, not the file there."""
+    return f"{this_host()} {spool.path}"
+
+
+def hold_lease(connection: Connection, source: SourceRow, spool: Spool, seconds: float) -> None:
+    """Take or renew the lease of a source. Raises LeaseHeld when another collector has it."""
+    other = leases.take(
+        connection,
+        source.source_id,
+        holder=holder(spool),
+        host=socket.gethostname(),
+        seconds=seconds,
+    )
+    if other is not None:
+        raise LeaseHeld(f"source {source.source} is collected by {other.host} now")
+
+
+def take_turn(engine: Engine, spool: Spool, seconds: float) -> Place | None:
+    """Take the lease, and say where the books stand; None when nothing was loaded yet.
+
+    Raises LeaseHeld when it is another collector's turn, ConnectionLost when nobody can tell.
+    """
+    with lost_connections(), engine.begin() as connection:
+        source = sources.open_source(connection, spool.source, "subscribe")
+        hold_lease(connection, source, spool, seconds)
+        return place_of(connection, source)
+
+
+def place_of(connection: Connection, source: SourceRow) -> Place | None:
+    """Where the books of a source stand; None when nothing was loaded yet."""
+    known = sources.epoch_tokens(connection, source.source_id)
+    token = next((token for token, number in known.items() if number == source.epoch), None)
+    if token is None:
+        return None
+    return Place(
+        token=token,
+        position=source.position,
+        captured_until=source.captured_until,
+        replication_id=source.replication_id,
+        stream_database=source.stream_database,
+        loaded_by=source.loaded_by,
+    )
+
+
+def end_turn(engine: Engine, spool: Spool) -> None:
+    """Give the lease back: another collector may begin at once."""
+    with lost_connections(), engine.begin() as connection:
+        source = sources.open_source(connection, spool.source, "subscribe")
+        leases.release(connection, source.source_id, holder(spool))
+
+
+def is_overtaken(spool: Spool, place: Place | None) -> bool:
+    """Whether the books went on without this spool, so that it must :func:`take_over` first.
+
+    In a replication stream positions are the stream's own, and whoever is behind goes on from the
+    books. A subscription's are the spool's: what another machine loaded can't be told from what
+    lies here, as clocks differ, so that is discarded, and is within the gap of the take-over. On
+    one machine receipt times tell: there the loader goes on by them.
+    """
+    if place is None:
+        return False
+    state = spool.state()
+    ours = {epoch.token: epoch.epoch for epoch in spool.epochs()}.get(place.token)
+    in_stream = place.replication_id is not None
+    if ours is not None:
+        return in_stream and (ours, place.position) > (
+            state.captured_epoch,
+            state.captured_position,
+        )
+    return in_stream or (place.loaded_by != this_host() and state.captured_until is not None)
+
+
+def take_over(spool: Spool, place: Place) -> None:
+    """Let a spool go on where the books stand, instead of where it was itself."""
+    in_stream = place.replication_id is not None
+    spool.adopt(
+        token=place.token if in_stream else None,
+        position=place.position if in_stream else 0,
+        captured_until=place.captured_until,
+        replication_id=place.replication_id,
+        stream_database=place.stream_database,
+        cause="takeover",
+    )
