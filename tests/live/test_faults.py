@@ -172,7 +172,6 @@ def test_while_postgres_is_away_the_spool_grows_and_then_loading_catches_up_by_i
     assert loaded(service.books, "no-postgres") == sorted(sent)
     assert service.gaps() == gaps
     assert {part: service.up.part(part) for part in parts} == parts
-    assert service.up.events("Postgres is back, loading goes on")
 
 
 def test_a_job_that_fails_is_logged_with_its_error_tried_again_and_stops_no_other(
