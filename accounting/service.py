@@ -5,6 +5,7 @@ in its own process and has ``load`` as a part, so that parsing never keeps the r
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
@@ -27,6 +28,8 @@ log = structlog.get_logger()
 
 WRITER: Final = "turn_accounting_writer"
 READER: Final = "turn_accounting_reader"
+ANNOUNCE_SECONDS: Final = 15.0
+"""How long the line for turnserver.conf waits for capture to begin; Redis may be away."""
 COLLECT_PATIENCE_SECONDS: Final = 45.0
 SCHEDULE_PATIENCE_SECONDS: Final = 60.0
 SILENCE_MICROSECONDS: Final = 15_000_000
@@ -120,8 +123,13 @@ def up(settings: Settings, stop: threading.Event, announce: Callable[[str], None
         stack.callback(collect_part.stop, COLLECT_PATIENCE_SECONDS)
         for part in (collect_part, schedule_part):
             part.start()
-        announce(line)
-        watch([collect_part, schedule_part], stop, until=lambda: False)
+        parts = [collect_part, schedule_part]
+        # What coturn publishes from the moment that the line is given is to be heard.
+        patience = time.monotonic() + ANNOUNCE_SECONDS
+        watch(parts, stop, until=lambda: is_capturing(settings) or time.monotonic() > patience)
+        if not stop.is_set():
+            announce(line)
+        watch(parts, stop, until=lambda: False)
         log.info("stopping: draining what was captured")
 
 

@@ -57,21 +57,27 @@ advice_on_rights = (
 
 
 class Acks:
-    """Tells the server every second how far the stream is durable here."""
+    """Tells the server every second how far the stream is durable here.
+
+    Nothing before the stream has begun: a diskless snapshot waits until `repl-diskless-sync-delay`
+    has passed without a word of a replica that wants one.
+    """
 
     def __init__(self) -> None:
         self.durable = 0
         self.is_wanted = False
+        self._has_begun = False
         self._hurried = 0
         self._next = 0.0
 
-    def hurry(self) -> None:
-        """Say it oftener for a while, until the stream has begun for sure."""
+    def begin(self) -> None:
+        """Begin to speak; oftener for a while, until the stream has begun for sure."""
+        self._has_begun = True
         self._hurried, self._next = first_acks, 0.0
 
     def due(self, now: float) -> bytes:
         """The next word when it is time for it."""
-        if now < self._next and not self.is_wanted:
+        if not self._has_begun or (now < self._next and not self.is_wanted):
             return b""
         self.is_wanted = False
         self._next = now + (first_ack_seconds if self._hurried else ack_seconds)
@@ -397,7 +403,7 @@ class Following:
     def _begin_stream(self) -> None:
         self._began_at = self._clock()
         self._acks.durable = self._stream.offset
-        self._acks.hurry()
+        self._acks.begin()
         self._ticker.ask_now()
 
     def _tick(self) -> None:

@@ -37,6 +37,8 @@ SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
     ("--appendonly", "no"),
     # The replication stream waits here for a collector that is away: about 200,000 allocations.
     ("--repl-backlog-size", "256mb"),
+    # One collector and no other replica: there is nobody to wait for before a snapshot.
+    ("--repl-diskless-sync-delay", "0"),
     # The default, 32mb or 8mb for a minute, cuts a subscriber off after about 190,000 messages: a
     # simultaneous close of 38,000 allocations. Memory is the better thing to spend.
     ("--client-output-buffer-limit", "pubsub", "1gb", "512mb", "60"),
