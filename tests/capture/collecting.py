@@ -13,9 +13,12 @@ from typing import Self
 
 import redis
 
+from accounting.capture.address import address
 from accounting.capture.collector import collect
+from accounting.capture.keyscan import KeyScan
 from accounting.capture.records import Gap, SpooledMessage
 from accounting.capture.replication import Replication
+from accounting.capture.source import Source
 from accounting.capture.spool import Spool, spool_path, wall_clock
 from accounting.capture.subscriber import Subscriber
 from tests.servers import RedisServer, free_port, wait_until
@@ -35,10 +38,13 @@ class Collecting:
         queue_bytes: int = 16 << 20,
         silence_seconds: float = 10.0,
         kind: type[Replication] | type[Subscriber] = Subscriber,
+        source: Source | None = None,
+        scans: bool = False,
     ) -> None:
         self.path = spool_path(data_dir, "test")
         self.stopping = threading.Event()
-        self._source = kind(
+        self._scan = KeyScan(address(url), clock=clock) if scans else None
+        self._source = source or kind(
             url,
             queue_bytes=queue_bytes,
             clock=clock,
@@ -51,7 +57,9 @@ class Collecting:
         self._writing = Spool.open(self.path, "test", clock=self._clock)
         self.spool = Spool.open(self.path, "test")
         self._executor = ThreadPoolExecutor(1)
-        self._running = self._executor.submit(collect, self._source, self._writing, self.stopping)
+        self._running = self._executor.submit(
+            collect, self._source, self._writing, self.stopping, self._scan
+        )
         return self
 
     def __exit__(
@@ -62,6 +70,8 @@ class Collecting:
     ) -> None:
         self.stopping.set()
         self._executor.shutdown()
+        if self._scan is not None:
+            self._scan.halt()
         self._writing.close()
         self.spool.close()
         self._running.result()
@@ -172,6 +182,10 @@ class Publisher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Publish no more; everything that is in `sent` is with Redis."""
         self._stopping.set()
         self._executor.shutdown()
         self._running.result()
@@ -213,19 +227,42 @@ class TlsRedisServer(RedisServer):
 
 
 class Proxy:
-    """Stands between a client and a server, and says to the client what it is told to."""
+    """Stands between clients and a server: says what it is told to, cuts, holds up, alters."""
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: RedisServer, *, alter: tuple[bytes, bytes] = (b"", b"")) -> None:
         self._server = server
+        self._alter = alter
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.port = self._listener.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}"
         self._clients: list[socket.socket] = []
-        self._sockets: list[socket.socket] = [self._listener]
+        self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
+        self._is_cut = False
+        # Clients that asked for a stream, and don't get it while this is so.
+        self._streams: set[socket.socket] = set()
+        self._flows = threading.Event()
+        self._flows.set()
 
     def inject(self, text: bytes) -> None:
         """Say `text` to the client that came last. Between whole messages only."""
         self._clients[-1].sendall(text)
+
+    def cut(self) -> None:
+        """End every connection and let none come about."""
+        self._is_cut = True
+        for sock in self._sockets:
+            close(sock)
+
+    def mend(self) -> None:
+        self._is_cut = False
+
+    def hold_streams(self) -> None:
+        """Pass nothing more to those that asked for a stream; the others notice nothing."""
+        self._flows.clear()
+
+    def release_streams(self) -> None:
+        self._flows.set()
 
     def __enter__(self) -> Self:
         self._threads[0].start()
@@ -237,7 +274,8 @@ class Proxy:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for sock in self._sockets:
+        self._flows.set()
+        for sock in (self._listener, *self._sockets):
             close(sock)
         for thread in self._threads:
             thread.join()
@@ -248,21 +286,32 @@ class Proxy:
                 client = self._listener.accept()[0]
             except OSError:
                 return
+            if self._is_cut:
+                close(client)
+                continue
             server = socket.create_connection(("127.0.0.1", self._server.port))
             self._clients.append(client)
             self._sockets += [client, server]
-            for source, target in ((client, server), (server, client)):
-                thread = threading.Thread(target=pump, args=(source, target))
+            for pump in (self._to_server, self._to_client):
+                thread = threading.Thread(target=pump, args=(client, server))
                 self._threads.append(thread)
                 thread.start()
 
+    def _to_server(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := client.recv(1 << 16):
+                if b"PSYNC" in data:
+                    self._streams.add(client)
+                server.sendall(data.replace(*self._alter) if self._alter[0] else data)
+        close(server)
 
-def pump(source: socket.socket, target: socket.socket) -> None:
-    """Bytes from one to the other until either ends."""
-    with suppress(OSError):
-        while data := source.recv(1 << 16):
-            target.sendall(data)
-    close(target)
+    def _to_client(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := server.recv(1 << 16):
+                if client in self._streams:
+                    self._flows.wait(60)
+                client.sendall(data)
+        close(client)
 
 
 def close(sock: socket.socket) -> None:

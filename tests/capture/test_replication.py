@@ -1,0 +1,639 @@
+"""Capture from the replication stream on real servers: what the backlog holds is never lost."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from structlog.testing import capture_logs
+
+from accounting.capture.records import SpooledMessage
+from accounting.capture.replication import Replication
+from accounting.capture.spool import Spool, spool_path, wall_clock
+from accounting.capture.subscriber import Subscriber
+from benchmarks.capture_burst import burst
+from benchmarks.capture_burst import publish as publish_burst
+from tests.capture.collecting import (
+    Collecting,
+    CollectorProcess,
+    Proxy,
+    Publisher,
+    TlsRedisServer,
+    channel,
+    publish,
+    stored,
+)
+from tests.capture.conftest import kinds
+from tests.capture.test_collector import hostile_users
+from tests.servers import RedisServer, ValkeyServer, free_port, wait_until
+
+# A server waits 5 s for other replicas that may want a snapshot too, unless it is told not to.
+prompt = {"repl-diskless-sync-delay": "0"}
+
+
+@pytest.fixture(params=kinds)
+def master(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    with request.param(prompt) as running:
+        yield running
+
+
+@pytest.fixture
+def valkey_master() -> Iterator[ValkeyServer]:
+    """For rules that do not depend on the server's kind."""
+    with ValkeyServer(prompt) as running:
+        yield running
+
+
+def following(url: str, data_dir: Path, **more: Any) -> Collecting:
+    return Collecting(url, data_dir, kind=Replication, **more)
+
+
+@contextmanager
+def client_of(server: RedisServer, database: int = 0) -> Iterator["redis.Redis"]:
+    with redis.Redis(port=server.port, db=database) as client:
+        yield client
+
+
+def kill_replicas(server: RedisServer) -> None:
+    with client_of(server) as client:
+        client.client_kill_filter(_type="replica")
+
+
+def set_user(client: "redis.Redis", name: str, *rights: str) -> None:
+    client.acl_setuser(
+        name,
+        enabled=True,
+        passwords=["+hush"],
+        commands=[*rights],
+    )
+
+
+def numbers(rows: list[SpooledMessage]) -> list[int]:
+    return [int(row.payload) for row in rows]
+
+
+def assert_whole(spool: Spool, sent: dict[int, tuple[int, int]]) -> None:
+    """From the first number on every one is stored, once and in order, and there is no gap."""
+    rows = stored(spool)
+    assert numbers(rows) == list(range(int(rows[0].payload), max(sent) + 1))
+    assert spool.gaps() == []
+    assert {row.epoch for row in rows} == {1}
+    assert all(a.position < b.position for a, b in pairwise(rows))
+    assert all(a.received_at <= b.received_at for a, b in pairwise(rows))
+
+
+def test_hostile_channels_arrive_byte_for_byte_with_the_number_of_their_database(
+    master: RedisServer, tmp_path: Path
+) -> None:
+    prefixes = [b"turn/realm/r/user/", b"turn/user/"]
+    suffix = b"/allocation/001000000000000001/status"
+    channels = [prefix + user + suffix for prefix in prefixes for user in hostile_users]
+    with following(master.url, tmp_path) as collecting:
+        collecting.await_attached(master)
+        for number, name in enumerate(channels):
+            with client_of(master, number % 4) as client:
+                client.publish(name, b"%d\r\n\x00\xff" % number)
+        collecting.await_tick()
+        rows = stored(collecting.spool)
+        assert [(row.database, row.channel, row.payload) for row in rows] == [
+            (number % 4, name, b"%d\r\n\x00\xff" % number) for number, name in enumerate(channels)
+        ]
+        assert {(row.epoch, row.estimated) for row in rows} == {(1, False)}
+        state = collecting.spool.state()
+        assert (state.mode, state.stream_database) == ("replication", (len(channels) - 1) % 4)
+
+
+def test_what_is_not_coturns_never_reaches_the_disk_or_a_log(
+    master: RedisServer, tmp_path: Path
+) -> None:
+    canary = "canary-0123456789"
+    with capture_logs() as logs, following(master.url, tmp_path, scans=True) as collecting:
+        with client_of(master) as client:
+            client.set(f"turn/realm/r/user/u/key/{canary}", canary)
+            collecting.await_attached(master)
+            client.set(f"turn/realm/r/user/{canary}/key", canary)
+            client.hset("turn/realm/r/secret", mapping={canary: canary})
+            client.eval("redis.call('SET', KEYS[1], ARGV[1]); return 1", 1, "k", canary)
+            client.publish("turn/realm/r/user/u/oauth", canary)
+            client.publish(f"other/allocation/{canary}", canary)
+            client.publish("__XXX__", canary)
+            client.set("large", canary * 1_000_000)
+            with client.pipeline(transaction=True) as pipeline:
+                pipeline.set("k", canary)
+                pipeline.publish(channel, b"new lifetime=600")
+                pipeline.set("turn/realm/r/user/u/allocation/1/status", f"new {canary}")
+                pipeline.execute()
+            client.acl_setuser("someone", enabled=True, passwords=[f"+{canary}"])
+            client.function_load(
+                f"#!lua name=f\nredis.register_function('f', function() return '{canary}' end)"
+            )
+        collecting.await_tick()
+        assert [row.payload for row in stored(collecting.spool)] == [b"new lifetime=600"]
+        kill_replicas(master)
+        collecting.await_tick()
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert len(files) >= 2
+        assert [path.name for path in files if canary.encode() in path.read_bytes()] == []
+    assert canary not in repr(logs)
+
+
+def test_a_killed_connection_loses_nothing_and_is_no_gap(
+    master: RedisServer, tmp_path: Path
+) -> None:
+    with following(master.url, tmp_path) as collecting, Publisher(master) as publisher:
+        collecting.await_attached(master)
+        for _ in range(3):
+            publisher.await_more(50)
+            kill_replicas(master)
+        publisher.await_more(50)
+        publisher.stop()
+        wait_until(lambda: numbers(stored(collecting.spool))[-1] == max(publisher.sent))
+    assert_stored_whole(tmp_path, publisher)
+
+
+def assert_stored_whole(data_dir: Path, publisher: Publisher) -> None:
+    """What a collector that ended after its publisher has left behind, or another one finds."""
+    with Spool.open(spool_path(data_dir, "test"), "test") as spool:
+        assert_whole(spool, publisher.sent)
+
+
+def test_a_cut_network_loses_nothing_and_what_was_missed_has_estimated_times(
+    master: RedisServer, tmp_path: Path
+) -> None:
+    with Proxy(master) as proxy, following(proxy.url, tmp_path) as collecting:
+        collecting.await_attached(master)
+        publish(master, b"0")
+        before = collecting.await_tick()
+        proxy.cut()
+        publish(master, b"1", b"2", b"3")
+        away_until = wall_clock()
+        assert collecting.spool.current_gap() is None
+        proxy.mend()
+        wait_until(lambda: (collecting.spool.state().captured_until or 0) > away_until)
+        publish(master, b"4")
+        collecting.await_tick()
+        rows = stored(collecting.spool)
+        assert [(int(row.payload), row.estimated) for row in rows] == [
+            (0, False),
+            (1, True),
+            (2, True),
+            (3, True),
+            (4, False),
+        ]
+        assert all(before <= row.received_at for row in rows[1:])
+        assert collecting.spool.gaps() == []
+
+
+def test_a_collector_killed_at_any_moment_loses_and_doubles_nothing(
+    master: RedisServer, tmp_path: Path
+) -> None:
+    path = spool_path(tmp_path, "test")
+    with Publisher(master) as publisher:
+        for run in range(3):
+            with CollectorProcess(master.url, tmp_path, capture="replication") as collector:
+                wait_until(path.exists)
+                with Spool.open(path, "test") as spool:
+                    seen = len(stored(spool))
+                    wait_until(lambda: len(stored(spool)) > seen + 100 + 77 * run)  # noqa: B023
+                collector.kill()
+                publisher.await_more(30)
+        with CollectorProcess(master.url, tmp_path, capture="replication") as collector:
+            with Spool.open(path, "test") as spool:
+                reached = len(publisher.sent)
+                wait_until(lambda: int(stored(spool)[-1].payload) > reached)
+            publisher.stop()
+            assert collector.terminate()[0] == 0
+    assert_stored_whole(tmp_path, publisher)
+
+
+def test_more_than_the_backlog_holds_is_a_gap_and_a_new_epoch(
+    master: RedisServer, tmp_path: Path
+) -> None:
+    with client_of(master) as client:
+        client.config_set("repl-backlog-size", 1 << 14)
+    with following(master.url, tmp_path) as collecting:
+        collecting.await_attached(master)
+        publish(master, b"1")
+        collecting.stop()
+        until = collecting.spool.state().captured_until
+    publish(master, *[b"lost %d" % number + b"x" * 1000 for number in range(100)])
+    lost_until = wall_clock()
+    with following(master.url, tmp_path) as collecting:
+        gap = collecting.await_gap(1)
+        assert (gap.cause, gap.epoch, gap.from_at) == ("backlog_overrun", 1, until)
+        assert (gap.to_at or 0) >= lost_until
+        publish(master, b"2")
+        collecting.await_tick()
+        assert [(row.epoch, row.payload) for row in stored(collecting.spool)] == [
+            (1, b"1"),
+            (2, b"2"),
+        ]
+        causes = [epoch.cause for epoch in collecting.spool.epochs()]
+        assert causes == ["first", "backlog_overrun"]
+        assert len(collecting.spool.gaps()) == 1
+
+
+def test_a_crash_of_redis_is_a_gap_and_a_new_epoch(master: RedisServer, tmp_path: Path) -> None:
+    with following(master.url, tmp_path) as collecting:
+        collecting.await_attached(master)
+        publish(master, b"1")
+        proven = collecting.await_tick()
+        down_from = wall_clock()
+        master.kill()
+        master.start()
+        gap = collecting.await_gap(1)
+        publish(master, b"2")
+        collecting.await_tick()
+        assert (gap.cause, gap.epoch) == ("redis_restarted", 1)
+        assert proven <= gap.from_at <= down_from < (gap.to_at or 0)
+        assert [(row.epoch, row.payload) for row in stored(collecting.spool)] == [
+            (1, b"1"),
+            (2, b"2"),
+        ]
+        assert len(collecting.spool.gaps()) == 1
+
+
+def test_a_clean_restart_with_a_snapshot_goes_on_and_is_a_gap_all_the_same(
+    master: RedisServer, tmp_path: Path
+) -> None:
+    with client_of(master) as client:
+        client.config_set("save", "3600 1")
+    master.options["save"] = "3600 1"
+    with following(master.url, tmp_path) as collecting:
+        collecting.await_attached(master)
+        with client_of(master, 3) as client:
+            client.publish(channel, b"1")
+        collecting.await_tick()
+        history = collecting.spool.state().replication_id
+        master.restart()
+        gap = collecting.await_gap(1)
+        with client_of(master, 3) as client:
+            client.publish(channel, b"2")
+        collecting.await_tick()
+        assert (gap.cause, gap.epoch) == ("redis_restarted", 1)
+        assert [(row.epoch, row.database, row.payload) for row in stored(collecting.spool)] == [
+            (1, 3, b"1"),
+            (1, 3, b"2"),
+        ]
+        assert len(collecting.spool.gaps()) == 1
+        assert collecting.spool.state().replication_id != history
+
+
+def test_the_selected_database_belongs_to_the_position(master: RedisServer, tmp_path: Path) -> None:
+    """After it goes on, a server does not select again what was selected before."""
+    with client_of(master, 5) as client:
+        with following(master.url, tmp_path) as collecting:
+            collecting.await_attached(master)
+            client.publish(channel, b"1")
+            collecting.await_tick()
+        client.publish(channel, b"2")
+        with following(master.url, tmp_path) as collecting:
+            wait_until(lambda: len(stored(collecting.spool)) == 2)
+            assert [(row.database, row.estimated) for row in stored(collecting.spool)] == [
+                (5, False),
+                (5, True),
+            ]
+
+
+@pytest.mark.parametrize("diskless", ["yes", "no"])
+def test_a_snapshot_with_all_the_data_is_stepped_over(
+    master: RedisServer, tmp_path: Path, diskless: str
+) -> None:
+    """As from servers before Redis 7, which send it with the data."""
+    with client_of(master) as client:
+        client.config_set("repl-diskless-sync", diskless)
+        for number in range(10):
+            client.set(f"canary{number}", b"canary" * 100_000)
+    alter = (b"rdb-filter-only", b"rdb-filter-nope")
+    with Proxy(master, alter=alter) as proxy, following(proxy.url, tmp_path) as collecting:
+        collecting.await_attached(master)
+        publish(master, b"1", b"2")
+        collecting.await_tick()
+        assert [row.payload for row in stored(collecting.spool)] == [b"1", b"2"]
+
+
+def test_a_silent_stream_is_given_up_when_the_server_goes_on_and_nothing_is_lost(
+    valkey_master: ValkeyServer, tmp_path: Path
+) -> None:
+    with (
+        Proxy(valkey_master) as proxy,
+        following(proxy.url, tmp_path, silence_seconds=0.5) as collecting,
+        capture_logs() as logs,
+    ):
+        collecting.await_attached(valkey_master)
+        proxy.hold_streams()
+        publish(valkey_master, b"1")
+        wait_until(lambda: any("stands still" in entry.get("error", "") for entry in logs))
+        proxy.release_streams()
+        wait_until(lambda: len(stored(collecting.spool)) == 1)
+        assert collecting.spool.gaps() == []
+
+
+def test_a_paused_server_is_no_gap(master: RedisServer, tmp_path: Path) -> None:
+    with following(master.url, tmp_path, silence_seconds=0.5) as collecting:
+        collecting.await_attached(master)
+        publish(master, b"1")
+        master.pause()
+        paused_at = wall_clock()
+        wait_until(lambda: wall_clock() - paused_at > 1_500_000)
+        assert (collecting.spool.state().captured_until or 0) <= paused_at
+        master.resume()
+        publish(master, b"2")
+        wait_until(lambda: numbers(stored(collecting.spool)) == [1, 2])
+        collecting.await_tick()
+        assert collecting.spool.gaps() == []
+
+
+def test_a_tick_proves_everything_published_before_it(master: RedisServer, tmp_path: Path) -> None:
+    with following(master.url, tmp_path) as collecting, Publisher(master) as publisher:
+        collecting.await_attached(master)
+        for _ in range(10):
+            captured_until = collecting.await_tick()
+            seen = set(numbers(stored(collecting.spool)))
+            first = min(seen, default=0)
+            sent = dict(publisher.sent)
+            due = {n for n, (_, after) in sent.items() if n >= first and after < captured_until}
+            assert due <= seen
+
+
+def test_the_server_is_told_only_what_is_durable_and_soon(
+    master: RedisServer, tmp_path: Path
+) -> None:
+    with following(master.url, tmp_path) as collecting, client_of(master) as client:
+        collecting.await_attached(master)
+        blocker = Spool.open(collecting.path, "test")
+        client.publish(channel, b"1")
+        client.set("k", "v")
+        assert client.wait(1, 20_000) == 1
+        with blocker.transaction():  # nothing can be stored while another has the lock
+            client.publish(channel, b"2")
+            client.set("k", "w")
+            assert client.wait(1, 1_500) == 0
+        assert client.wait(1, 20_000) == 1
+        blocker.close()
+        assert numbers(stored(collecting.spool)) == [1, 2]
+
+
+def test_a_stop_stores_all_that_was_published_before_it(
+    master: RedisServer, tmp_path: Path
+) -> None:
+    with following(master.url, tmp_path) as collecting:
+        collecting.await_attached(master)
+        publish(master, *[b"%d" % number for number in range(20_000)])
+        published_at = wall_clock()
+        collecting.stop()
+        assert numbers(stored(collecting.spool)) == list(range(20_000))
+        assert (collecting.spool.state().captured_until or 0) >= published_at
+
+
+@pytest.mark.timeout(120)
+def test_a_burst_of_two_hundred_thousand_is_captured_whole_and_in_order(
+    master: RedisServer, tmp_path: Path
+) -> None:
+    messages = 200_000
+    path = spool_path(tmp_path, "test")
+    with CollectorProcess(master.url, tmp_path, capture="replication") as collector:
+        wait_until(path.exists)
+        with Spool.open(path, "test") as spool:
+            wait_until(lambda: spool.state().captured_until)
+        publish_burst(master.port, burst(messages))
+        code, text = collector.terminate()
+    assert code == 0, text
+    with Spool.open(path, "test") as spool:
+        found = [int(row.payload[5 : row.payload.index(b",")]) for row in stored(spool)]
+        assert found == list(range(messages))
+        assert spool.gaps() == []
+
+
+def test_a_missed_burst_comes_whole_out_of_the_backlog(
+    valkey_master: ValkeyServer, tmp_path: Path
+) -> None:
+    with client_of(valkey_master) as client:
+        client.config_set("repl-backlog-size", 64 << 20)
+    with following(valkey_master.url, tmp_path) as collecting:
+        collecting.await_attached(valkey_master)
+        publish(valkey_master, b"0")
+        collecting.await_tick()
+    publish(valkey_master, *[b"%d" % number for number in range(1, 30_001)])
+    with following(valkey_master.url, tmp_path) as collecting:
+        wait_until(lambda: len(stored(collecting.spool)) > 30_000)
+        rows = stored(collecting.spool)
+        assert numbers(rows) == list(range(30_001))
+        assert {row.estimated for row in rows[1:]} == {True}
+        assert collecting.spool.gaps() == []
+
+
+def test_a_missed_stretch_too_large_to_hold_gets_its_times_by_the_bytes_alone(
+    valkey_master: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounting.capture.replication.largest_replay_bytes", 1 << 16)
+    with following(valkey_master.url, tmp_path) as collecting:
+        collecting.await_attached(valkey_master)
+    publish(valkey_master, *[b"%d" % number for number in range(20_000)])
+    with following(valkey_master.url, tmp_path) as collecting:
+        wait_until(lambda: len(stored(collecting.spool)) == 20_000)
+        rows = stored(collecting.spool)
+        assert numbers(rows) == list(range(20_000))
+        assert {row.estimated for row in rows} == {True}
+        steps = [b.received_at - a.received_at for a, b in pairwise(rows)]
+        assert min(steps) >= 0
+        assert max(steps) < (rows[-1].received_at - rows[0].received_at) / 1000
+
+
+def test_an_outage_over_midnight_gives_each_side_its_own(
+    valkey_master: ValkeyServer, tmp_path: Path
+) -> None:
+    """Thirty seconds, with the keepalives of one relay thread; a burst in the first five."""
+    midnight = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp()) * 1_000_000
+    now = [midnight - 15_000_000]
+    with following(valkey_master.url, tmp_path, clock=lambda: now[0]) as collecting:
+        collecting.await_attached(valkey_master)
+        collecting.stop()
+    with client_of(valkey_master) as client:
+        for number in range(1000):
+            client.publish(channel, b"%d" % number)
+        for number in range(1000, 1006):
+            client.publish("__XXX__", "__YYY__")
+            client.publish(channel, b"%d" % number)
+    now[0] = midnight + 15_000_000
+    with following(valkey_master.url, tmp_path, clock=lambda: now[0]) as collecting:
+        wait_until(lambda: len(stored(collecting.spool)) == 1006)
+        rows = stored(collecting.spool)
+    early = [row for row in rows if row.received_at < midnight]
+    assert numbers(early) == list(range(1002))
+    assert all(row.estimated for row in rows)
+
+
+def test_a_failover_goes_on_with_the_promoted_replica_and_is_a_gap(
+    master: RedisServer, tmp_path: Path
+) -> None:
+    """By two sentinels' worth of truth: the master that they name is asked at each attachment."""
+    with replica_of(master) as replica, sentinel_of(master) as sentinel:
+        url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel.port}/turn"
+        with following(url, tmp_path) as collecting:
+            collecting.await_attached(master)
+            with client_of(master, 2) as client:
+                client.publish(channel, b"1")
+                client.wait(2, 10_000)
+            collecting.await_tick()
+            master.kill()
+            gap = collecting.await_gap(1)
+            assert gap.cause == "failover"
+            with client_of(replica, 2) as client:
+                client.publish(channel, b"2")
+            collecting.await_tick()
+            rows = stored(collecting.spool)
+            assert [(row.epoch, row.database, row.payload) for row in rows] == [
+                (1, 2, b"1"),
+                (1, 2, b"2"),
+            ]
+            assert len(collecting.spool.gaps()) == 1
+
+
+@contextmanager
+def replica_of(master: RedisServer) -> Iterator[RedisServer]:
+    with type(master)({**prompt, "replicaof": f"127.0.0.1 {master.port}"}) as replica:
+        with client_of(replica) as client:
+            wait_until(lambda: client.info("replication")["master_link_status"] == "up")
+            # It counts its age in whole seconds: young, it can't be told from one that restarted.
+            wait_until(lambda: client.info("server")["uptime_in_seconds"] > 1)
+        yield replica
+
+
+@contextmanager
+def sentinel_of(master: RedisServer) -> Iterator[RedisServer]:
+    sentinel = Sentinel(master)
+    with sentinel:
+        with client_of(sentinel) as client:
+            wait_until(lambda: client.info("sentinel")["master0"]["slaves"] == 1)
+        yield sentinel
+
+
+class Sentinel(RedisServer):
+    """A sentinel of the same program, that decides alone, half a second after its master died."""
+
+    def __init__(self, master: RedisServer) -> None:
+        super().__init__()
+        self._master = master
+
+    def command(self) -> list[str]:
+        path = self.home / "sentinel.conf"
+        path.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {self.home}\n"
+            f"sentinel monitor turn 127.0.0.1 {self._master.port} 1\n"
+            "sentinel down-after-milliseconds turn 500\n"
+            "sentinel failover-timeout turn 5000\n"
+        )
+        return [self._master.binary, str(path), "--sentinel"]
+
+
+def test_a_user_with_the_least_rights_is_enough(master: RedisServer, tmp_path: Path) -> None:
+    rights = ["+psync", "+replconf", "+ping", "+info"]
+    with client_of(master) as client:
+        set_user(client, "accounting", *rights)
+    url = f"redis://accounting:hush@127.0.0.1:{master.port}"
+    with following(url, tmp_path) as collecting:
+        collecting.await_attached(master)
+        publish(master, b"1")
+        collecting.await_tick()
+        assert numbers(stored(collecting.spool)) == [1]
+
+
+@pytest.mark.parametrize("lacking", ["psync", "replconf", "info"])
+def test_a_user_without_the_rights_is_told_what_to_grant(
+    valkey_master: ValkeyServer, tmp_path: Path, lacking: str
+) -> None:
+    url = f"redis://limited:hush@127.0.0.1:{valkey_master.port}"
+    with client_of(valkey_master) as client, capture_logs() as logs:
+        set_user(client, "limited", "+psync", "+replconf", "+ping", "+info", f"-{lacking}")
+        with following(url, tmp_path) as collecting:
+            wait_until(lambda: any(entry["log_level"] == "error" for entry in logs))
+            error = next(entry for entry in logs if entry["log_level"] == "error")
+            assert lacking in error["advice"]
+            set_user(client, "limited", f"+{lacking}")
+            collecting.await_attached(valkey_master)
+    assert "hush" not in repr(logs)
+
+
+def test_over_tls_a_stream_comes_whole_and_goes_on(
+    tls_redis: TlsRedisServer, tmp_path: Path
+) -> None:
+    with redis.Redis(port=tls_redis.port) as client:
+        client.config_set("repl-diskless-sync-delay", 0)
+    with following(tls_redis.tls_url, tmp_path) as collecting:
+        collecting.await_attached(tls_redis)
+        publish(tls_redis, *[b"%d" % number for number in range(20_000)])
+        collecting.await_tick()
+        kill_replicas(tls_redis)
+        publish(tls_redis, b"20000")
+        wait_until(lambda: len(stored(collecting.spool)) == 20_001)
+        assert numbers(stored(collecting.spool)) == list(range(20_001))
+        assert collecting.spool.gaps() == []
+
+
+def test_a_change_of_mode_is_a_gap_and_a_new_epoch(
+    valkey_master: ValkeyServer, tmp_path: Path
+) -> None:
+    kinds_in_turn: list[type[Replication | Subscriber]] = [
+        Subscriber,
+        Replication,
+        Subscriber,
+    ]
+    for number, kind in enumerate(kinds_in_turn):
+        with Collecting(valkey_master.url, tmp_path, kind=kind) as collecting:
+            if number:
+                assert collecting.await_gap(number).cause == "mode_changed"
+            collecting.await_attached(valkey_master)
+            publish(valkey_master, b"%d" % number)
+            collecting.await_tick()
+            assert [(row.epoch, row.payload) for row in stored(collecting.spool)] == [
+                (turn + 1, b"%d" % turn) for turn in range(number + 1)
+            ]
+            assert collecting.spool.state().mode == (
+                "replication" if kind is Replication else "subscribe"
+            )
+
+
+def test_another_collector_goes_on_where_the_books_of_the_first_stand(
+    master: RedisServer, tmp_path: Path
+) -> None:
+    with following(master.url, tmp_path / "one") as first:
+        first.await_attached(master)
+        publish(master, b"1", b"2", b"3")
+        wait_until(lambda: len(stored(first.spool)) == 3)
+        captured_until = first.spool.state().captured_until
+        loaded = stored(first.spool)[1]
+        state, epoch = first.spool.state(), first.spool.epochs()[-1]
+    publish(master, b"4")
+    second = following(master.url, tmp_path / "two")
+    with Spool.open(second.path, "test") as spool:
+        spool.adopt(
+            token=epoch.token,
+            position=loaded.position,
+            captured_until=captured_until,
+            replication_id=state.replication_id,
+            stream_database=loaded.database,
+            cause="taken_over",
+        )
+    with second:
+        wait_until(lambda: len(stored(second.spool)) == 2)
+        assert [row.payload for row in stored(second.spool)] == [b"3", b"4"]
+        assert stored(second.spool)[0].position > loaded.position
+        assert [one.token for one in second.spool.epochs()][-1] == epoch.token
+        assert second.spool.gaps() == []
+
+
+def test_nothing_else_than_a_master_is_followed(tmp_path: Path) -> None:
+    with ValkeyServer({"cluster-enabled": "yes"}) as cluster, capture_logs() as logs:
+        with following(cluster.url, tmp_path / "cluster"):
+            wait_until(lambda: any(entry["log_level"] == "error" for entry in logs))
+        assert "cluster" in next(e for e in logs if e["log_level"] == "error")["advice"]
+    options = {**prompt, "replicaof": f"127.0.0.1 {free_port()}"}
+    with ValkeyServer(options) as replica, capture_logs() as logs:
+        with following(replica.url, tmp_path / "replica"):
+            wait_until(lambda: any(entry["log_level"] == "error" for entry in logs))
+        assert "master" in next(e for e in logs if e["log_level"] == "error")["advice"]
