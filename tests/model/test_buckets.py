@@ -78,7 +78,7 @@ def times(draw: st.DrawFn, zone: str) -> int:
     return draw(st.integers(FIRST, LAST))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.data(), st.sampled_from(ZONES))
 def test_buckets_of_every_zone_are_contiguous_half_open_and_nested(
     data: st.DataObject, zone: str
@@ -97,7 +97,7 @@ def test_buckets_of_every_zone_are_contiguous_half_open_and_nested(
     assert found.hour(time) == hour
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data(), st.sampled_from(ZONES))
 def test_borders_stand_where_the_local_clock_and_calendar_say(
     data: st.DataObject, zone: str

@@ -13,7 +13,7 @@ def ledger(postgres_server: PostgresServer, settling_database: str) -> Ledger:
     return Ledger(postgres_server, settling_database)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, PLANS)
 def test_any_batching_repetition_and_order_of_jobs_gives_the_same_books(
     ledger: Ledger, steps: list[Step], plan: list[Act]
@@ -23,7 +23,7 @@ def test_any_batching_repetition_and_order_of_jobs_gives_the_same_books(
     assert_conserved(shown)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, PLANS)
 def test_usage_equals_a_naive_sum_over_the_sessions_and_the_reports(
     ledger: Ledger, steps: list[Step], plan: list[Act]

@@ -198,10 +198,10 @@ def test_nothing_expires_while_messages_wait_in_the_spool(books: Books) -> None:
 def test_refreshes_keep_a_quiet_session_alive(books: Books) -> None:
     alice = Teller(books)
     alice.new(0)
-    for refresh in range(500, 6000, 500):
+    for refresh in range(500, 2500, 500):
         alice.refreshed(refresh)
         account(books, refresh + 1)
-    assert sessions(books) == [session(books, 0, 5500, None, None)]
+    assert sessions(books) == [session(books, 0, 2000, None, None)]
 
 
 def test_a_session_of_unknown_lifetime_lives_an_hour_past_its_last_sign(books: Books) -> None:

@@ -1,5 +1,8 @@
 """What settling makes of how a message was captured: its day, and the gaps around it."""
 
+import pytest
+from sqlalchemy.exc import DataError
+
 from tests.books import Books
 from tests.settling.telling import Teller, account, session, sessions
 
@@ -37,3 +40,15 @@ def test_a_gap_found_after_settling_judges_nothing_that_came_before_it(books: Bo
         (row,) = (row for row in sessions(books) if row["username"] == user)
         outcomes.append((row["peer_received_bytes"], row["estimated"], row["disputed"]))
     assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.xfail(
+    strict=True, raises=DataError, reason="sums beyond 63 bits stop the roll-up of every realm"
+)
+def test_absurd_counters_stop_nobodys_accounting(books: Books) -> None:
+    """coturn can't count so far, but whoever may publish can write it."""
+    for user in ("absurd", "impossible"):
+        Teller(books, user=user).new(0)
+        Teller(books, user=user).interim(1, 0, 2**63 - 1, 0, 0)
+    Teller(books, realm="other").new(2)
+    account(books, 3)

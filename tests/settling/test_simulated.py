@@ -23,7 +23,7 @@ def scenarios(version: str) -> Iterator[tuple[str, Scenario]]:
         del cases["same_key"]
         cases["all"]["same_key"] = False
     for seed, (name, switches) in enumerate(cases.items()):
-        options: dict[str, Any] = {"version": version, "seed": seed, "sessions": 120, **switches}
+        options: dict[str, Any] = {"version": version, "seed": seed, "sessions": 60, **switches}
         yield name, Scenario(packets_per_second=3000, **options)
 
 
