@@ -26,7 +26,6 @@ log = structlog.get_logger()
 
 LAST_JOBS: Final = ("settle", "rollup")
 """Run once more when the scheduler ends, so that what was loaded is in the books."""
-PARTITION_INTERVAL_SECONDS: Final = 3600.0
 
 
 def run_job(job: Job, engine: Engine) -> int:
@@ -55,7 +54,8 @@ def run_scheduler(
     """Run the jobs until ``stop`` is set, then let those under way end, and settle once more.
 
     A job that fails is logged with its error and runs again at its next turn; the others go on.
-    ``intervals_seconds``: by name of job; a job runs first when the scheduler starts.
+    ``intervals_seconds``: by name of job, where it is not the job's own; a job runs first when the
+    scheduler starts.
     """
     scheduler = BackgroundScheduler(
         executors={"default": ThreadPoolExecutor(len(JOBS))},
@@ -72,7 +72,7 @@ def run_scheduler(
             "interval",
             args=(job, engine),
             id=name,
-            seconds=intervals_seconds[name],
+            seconds=intervals_seconds.get(name, job.every_seconds),
             next_run_time=datetime.now(UTC),
         )
     scheduler.start()

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -17,12 +18,15 @@ from accounting import collect as collecting
 from accounting import embedded
 from accounting.capture.spool import Spool, spool_path, wall_clock
 from accounting.config import Settings
-from accounting.errors import AccountingError, ConnectionLost
+from accounting.errors import ConnectionLost
+from accounting.health import Health, judge
 from accounting.model.realms import RealmRule
+from accounting.monitor import monitor
 from accounting.processes import Part, watch
-from accounting.scheduler import PARTITION_INTERVAL_SECONDS, run_scheduler
+from accounting.scheduler import run_scheduler
 from accounting.store import migrations
 from accounting.store.database import Engine, open_engine
+from accounting.watch import Watcher
 
 log = structlog.get_logger()
 
@@ -116,6 +120,8 @@ def up(settings: Settings, stop: threading.Event, announce: Callable[[str], None
             line = valkey.statsdb_line
         else:
             line = statsdb_line(settings.redis_url.get_secret_value())
+        stack.enter_context(monitored(settings, captures=True))
+        environment["ACCOUNTING_METRICS_LISTEN"] = "off"
         collect_part = Part("collect", environment)
         schedule_part = Part("schedule", environment)
         # Ended in this order: what is captured is loaded before the last settling.
@@ -135,7 +141,7 @@ def up(settings: Settings, stop: threading.Event, announce: Callable[[str], None
 
 def collect(settings: Settings, stop: threading.Event) -> None:
     """Capture, and load what was captured, until ``stop`` is set; then flush both."""
-    with database(settings, WRITER) as engine:
+    with database(settings, WRITER) as engine, monitored(settings, captures=True):
         collecting.collect(settings, engine, stop)
 
 
@@ -150,13 +156,13 @@ def schedule(settings: Settings, stop: threading.Event) -> None:
     intervals = {
         "settle": settings.settle_interval_seconds,
         "rollup": settings.rollup_interval_seconds,
-        "partitions": PARTITION_INTERVAL_SECONDS,
     }
     with database(settings, WRITER) as engine:
         # With the database away the jobs try again for ever; with the wrong one they never could.
         with suppress(ConnectionLost):
             migrations.require_head(engine)
-        run_scheduler(engine, intervals, stop)
+        with monitored(settings, captures=False):
+            run_scheduler(engine, intervals, stop)
 
 
 def is_capturing(settings: Settings) -> bool:
@@ -169,15 +175,29 @@ def is_capturing(settings: Settings) -> bool:
         return wall_clock() - until < SILENCE_MICROSECONDS and spool.current_gap() is None
 
 
-def health(settings: Settings) -> list[str]:
-    """What is wrong, in words; nothing when all is well."""
-    troubles: list[str] = []
-    path = spool_path(settings.data_dir, settings.source)
-    if path.exists() and not is_capturing(settings):
-        troubles.append("not capturing: a gap is open, or no collector is running")
-    try:
-        with database(settings, WRITER) as engine:
-            migrations.require_head(engine)
-    except AccountingError as error:
-        troubles.append(str(error))
-    return troubles
+def find_database(settings: Settings) -> str | None:
+    """The configured Postgres, or the embedded one of a running ``up``; None without either."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    server = embedded.running_postgres(settings.data_dir)
+    return None if server is None else server.url(WRITER)
+
+
+def health(settings: Settings) -> Health:
+    """What is wrong, in words. Starts nothing; looks at capture only where something captures."""
+    captures = spool_path(settings.data_dir, settings.source).exists()
+    with Watcher(settings, partial(find_database, settings)) as watcher:
+        return judge(watcher.look(), captures=captures)
+
+
+@contextmanager
+def monitored(settings: Settings, *, captures: bool) -> Iterator[None]:
+    """Serve metrics and health while this lasts, where the settings say so."""
+    if settings.metrics_listen is None:
+        yield
+        return
+    with (
+        Watcher(settings, partial(find_database, settings)) as watcher,
+        monitor(settings.metrics_listen, watcher.look, partial(judge, captures=captures)),
+    ):
+        yield

@@ -6,6 +6,7 @@ from typing import Final
 
 from sqlalchemy import Engine
 
+from accounting.jobs.gaps import describe_gaps
 from accounting.jobs.partitions import make_partitions
 from accounting.jobs.rollup import rollup
 from accounting.jobs.settle import settle
@@ -13,11 +14,15 @@ from accounting.jobs.settle import settle
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A named step. ``run`` is idempotent and returns how much it did, in ``unit``s."""
+    """A named step. ``run`` is idempotent and returns how much it did, in ``unit``s.
+
+    ``every_seconds``: the pause between two runs, where the settings name no other.
+    """
 
     name: str
     description: str
     unit: str
+    every_seconds: float
     run: Callable[[Engine], int]
 
 
@@ -28,19 +33,29 @@ JOBS: Final[Mapping[str, Job]] = {
             name="settle",
             description="Settle what is loaded into sessions, and end those whose time has passed",
             unit="reports",
+            every_seconds=2.0,
             run=settle,
         ),
         Job(
             name="rollup",
             description="Replace the hours, days and months that settling touched",
             unit="hours",
+            every_seconds=2.0,
             run=rollup,
         ),
         Job(
             name="partitions",
             description="Make the partitions of the coming days",
             unit="partitions",
+            every_seconds=3600.0,
             run=make_partitions,
+        ),
+        Job(
+            name="gaps",
+            description="Say of each capture gap what became of the sessions that lived through it",
+            unit="gaps",
+            every_seconds=60.0,
+            run=describe_gaps,
         ),
     )
 }
