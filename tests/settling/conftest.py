@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.books import Books, cloned
+from accounting.store.database import Engine, open_engine
+from tests.books import WRITER, Books, cloned
 from tests.servers import PostgresServer
 from tests.settling.emptied import empty
 
@@ -16,12 +17,24 @@ def settling_database(postgres_server: PostgresServer) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="session")
+def settling_engine(postgres_server: PostgresServer, settling_database: str) -> Iterator[Engine]:
+    """One engine, so that each statement is compiled once."""
+    engine = open_engine(postgres_server.url(WRITER, settling_database))
+    yield engine
+    engine.dispose()
+
+
 @pytest.fixture
 def books(
-    postgres_server: PostgresServer, settling_database: str, tmp_path: Path
+    postgres_server: PostgresServer,
+    settling_database: str,
+    settling_engine: Engine,
+    tmp_path: Path,
 ) -> Iterator[Books]:
     """Empty books."""
     empty(postgres_server, settling_database)
     made = Books(postgres_server, settling_database, tmp_path)
+    made.engine = settling_engine
     yield made
     made.close()

@@ -139,9 +139,10 @@ PLANS: Final = st.lists(
 class Ledger:
     """One database for many streams, emptied before each."""
 
-    def __init__(self, server: PostgresServer, name: str) -> None:
+    def __init__(self, server: PostgresServer, name: str, engine: Engine) -> None:
         self._server = server
         self._name = name
+        self._engine = engine
 
     def play(self, steps: Sequence[Step], plan: Sequence[Act] = ()) -> dict[str, Any]:
         """Everything that the books show of a stream, long after it.
@@ -151,6 +152,7 @@ class Ledger:
         empty(self._server, self._name)
         with TemporaryDirectory() as directory:
             books = Books(self._server, self._name, Path(directory), start=BEGIN)
+            books.engine = self._engine
             try:
                 for realm, zone in ZONES.items():
                     set_rule(

@@ -3,14 +3,17 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from accounting.store.database import Engine
 from tests.servers import PostgresServer
 from tests.settling.ledger import PLANS, STEPS, Act, Ledger, Step, assert_conserved
 from tests.settling.naive import assert_usage_follows_from_sessions_and_reports
 
 
 @pytest.fixture(scope="module")
-def ledger(postgres_server: PostgresServer, settling_database: str) -> Ledger:
-    return Ledger(postgres_server, settling_database)
+def ledger(
+    postgres_server: PostgresServer, settling_database: str, settling_engine: Engine
+) -> Ledger:
+    return Ledger(postgres_server, settling_database, settling_engine)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
