@@ -8,7 +8,8 @@ import re
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-MAX_COUNTER: Final = 2**63 - 1
+MAX_COUNTER: Final = 2**53 - 1
+"""9 PB: beyond what an allocation can relay, and so far below 63 bits that no sum reaches them."""
 MAX_LIFETIME_SECONDS: Final = 2**31 - 1
 MAX_CHANNEL_BYTES: Final = 1024
 """coturn's longest has some 700: a realm of 127 and a username of 512 (COTURN, 7). A longer one
@@ -99,7 +100,7 @@ def parse(channel: bytes, payload: bytes) -> Event:
     kind, side = _TRAFFIC_KINDS[suffix]
     received_packets, received_bytes, sent_packets, sent_bytes = map(int, counts.groups())
     if max(received_packets, received_bytes, sent_packets, sent_bytes) > MAX_COUNTER:
-        raise WireError("a traffic counter is beyond 63 bits")
+        raise WireError("a traffic counter is beyond 53 bits")
     return Event(
         realm or b"",
         username,

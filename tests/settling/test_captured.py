@@ -1,7 +1,5 @@
 """What settling makes of how a message was captured: its day, and the gaps around it."""
 
-import pytest
-from sqlalchemy.exc import DataError
 
 from tests.books import Books
 from tests.settling.telling import Teller, account, session, sessions
@@ -50,3 +48,7 @@ def test_absurd_counters_stop_nobodys_accounting(books: Books) -> None:
             Teller(books, user=user).interim(1, *counts)
     Teller(books, realm="other").new(2)
     account(books, 3)
+    rejected = books.rows("rejected_messages", "reason")
+    assert rejected == [{"reason": "a traffic counter is beyond 53 bits"}] * 2
+    assert sorted(row["received_bytes"] for row in sessions(books)) == [0, 2**53 - 1, 2**53 - 1]
+    books.assert_conserved()
