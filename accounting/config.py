@@ -38,7 +38,10 @@ from accounting.errors import ConfigurationError
 PREFIX = "ACCOUNTING_"
 SECRETS = ("database_url", "redis_url")
 EXPECTED_DATABASE_URL = "postgresql://user@host:5432/database (or ?host=/socket/directory)"
-EXPECTED_REDIS_URL = "redis://host:6379/0, rediss://, valkey:// or unix:///path/of/socket"
+EXPECTED_REDIS_URL = (
+    "redis://host:6379/0, rediss://, valkey://, unix:///path/of/socket, or "
+    "redis+sentinel://host:26379,host:26379/service"
+)
 
 # A cluster that runs a service named `accounting` gives every pod variables with our prefix.
 _SERVICE_LINK = re.compile(
@@ -146,7 +149,8 @@ class Settings(BaseModel):
     redis_url: SecretStr | None = Field(
         default=None,
         description="Redis or Valkey that coturn publishes to, as `redis://`, `rediss://`, "
-        "`valkey://` or `unix://` URL. Unset: `up` serves an embedded Valkey.",
+        "`valkey://` or `unix://` URL, or by the sentinels that know its address: "
+        "`redis+sentinel://host:26379,host:26379/service`. Unset: `up` serves an embedded Valkey.",
     )
     capture: Literal["auto", "replication", "subscribe"] = Field(
         default="auto",
@@ -239,14 +243,18 @@ class Settings(BaseModel):
         if value is None:
             return None
         url = value.get_secret_value()
-        known = ("redis", "rediss", "unix", "valkey", "valkeys")
-        _split_url(url, known, EXPECTED_REDIS_URL)
+        servers = ("redis", "rediss", "valkey", "valkeys")
+        sentinels = tuple(f"{scheme}+sentinel" for scheme in servers)
+        _split_url(url, (*servers, "unix", *sentinels), EXPECTED_REDIS_URL)
         if url.startswith("valkey"):  # redis-py knows the protocol under one name only
             url = "redis" + url.removeprefix("valkey")
         parts = urlsplit(url)
         if parts.scheme == "unix":
             if not parts.path.startswith("/"):
                 raise ValueError(f"it names no socket: expected {EXPECTED_REDIS_URL}")
+        elif parts.scheme.endswith("+sentinel"):
+            if not re.fullmatch(r"/[^/]+(/\d*)?", parts.path):
+                raise ValueError(f"it names no service: expected {EXPECTED_REDIS_URL}")
         elif not re.fullmatch(r"/?\d*", parts.path):
             raise ValueError(f"its path is no database number: expected {EXPECTED_REDIS_URL}")
         return SecretStr(url)

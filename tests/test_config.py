@@ -193,6 +193,8 @@ def test_wrong_value_gets_one_line_with_variable_value_and_expectation(
         ("REDIS_URL", "redis://u:hunter2@h:99999/0"),
         ("REDIS_URL", "redis://u:hunter2@h/zero"),
         ("REDIS_URL", "unix://u:hunter2@"),
+        ("REDIS_URL", "redis+sentinel://u:hunter2@a:1,b:2/"),
+        ("REDIS_URL", "redis+sentinel://u:hunter2@a:1,b:x/service"),
         ("REDIS_URL", "hunter2 hunter2://"),
         ("REDIS_URL", "redis://u:hunter2@[::1/0"),
     ],
@@ -229,6 +231,8 @@ def test_every_form_of_libpq_url_is_taken(url: str) -> None:
         ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
         ("valkey://h:6379/0", "redis://h:6379/0"),
         ("valkeys://h:6379/0", "rediss://h:6379/0"),
+        ("redis+sentinel://u:p@a:1,b/turn/0", "redis+sentinel://u:p@a:1,b/turn/0"),
+        ("valkeys+sentinel://a:1/turn", "rediss+sentinel://a:1/turn"),
     ],
 )
 def test_valkey_urls_are_redis_urls(given_url: str, used: str) -> None:

@@ -41,7 +41,7 @@ first_ack_seconds = 0.1
 first_acks = 20
 
 # Redis itself sends a newline a second while it makes a snapshot, and PING every ten seconds later.
-silence_seconds_at_most = 60.0
+longest_silence_seconds = 60.0
 
 # Missed messages are held until the end of what was missed is there, since only then their times
 # can be told by coturn's keepalives. Of more than this the times go with the bytes alone.
@@ -134,7 +134,7 @@ class Replication:
                 sock,
                 speaker=acks,
                 queue_bytes=self._queue_bytes,
-                silence_seconds=max(silence_seconds_at_most, self._silence_seconds),
+                silence_seconds=max(longest_silence_seconds, self._silence_seconds),
                 clock=self._clock,
             )
             try:
@@ -221,12 +221,16 @@ def await_answer(receiver: Receiver, opening: Opening, stop: Event) -> tuple[int
 
     Before a snapshot a server may wait for other replicas that want one, 5 s by default.
     """
+    heard_at = time.monotonic()
     while not stop.is_set():
+        if time.monotonic() - heard_at > longest_silence_seconds:
+            raise Unanswered("redis_unreachable", "no answer to PSYNC, and not a byte")
         try:
             chunk = receiver.take(0.1)
         except SourceLost as lost:
             raise Unanswered(lost.cause, f"no answer to PSYNC: {lost}") from None
         if chunk:
+            heard_at = time.monotonic()
             received_at, data = chunk
             rest = taken(opening, data)
             if opening.answer is not None:
@@ -420,12 +424,12 @@ class Following:
             if self._finish_after is not None and self._captured_until >= self._finish_after:
                 self._finished = True
         now = time.monotonic()
-        if not self._ticks or not self._opening.is_over:
+        if self._opening.is_over and not self._ticks:
             self._moved_at = now
-        if now - self._moved_at > self._silence_seconds:
+        patience = self._silence_seconds if self._opening.is_over else longest_silence_seconds
+        if now - self._moved_at > patience:
             raise SourceLost(
-                "disconnected",
-                f"the stream stands still for {self._silence_seconds:g} s, and Redis goes on",
+                "disconnected", f"the stream stands still for {patience:g} s, and Redis goes on"
             )
 
     def _time_missed(self, begin: Moment) -> None:
