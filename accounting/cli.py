@@ -8,6 +8,7 @@ import difflib
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import typer
 
 from accounting import demo as demonstration
+from accounting import doctor as examination
 from accounting import service
 from accounting.config import Settings, load_settings, variable
 from accounting.errors import (
@@ -41,6 +43,7 @@ from accounting.terminal import (
     prepare_output,
     warn,
     write,
+    write_finding,
     write_json,
     write_table,
 )
@@ -174,10 +177,32 @@ def demo(
 @app.command(hidden=True)
 def health() -> None:
     """Say what is wrong, in words; exit 1 when anything is."""
-    troubles = service.health(_settings())
-    for trouble in troubles:
-        warn(trouble)
-    raise typer.Exit(1 if troubles else 0)
+    found = service.health(_settings())
+    for sentence in (*found.troubles, *found.suspicions):
+        warn(sentence)
+    raise typer.Exit(1 if found.troubles else 0)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Examine Redis, Postgres, spool, clocks and events; exit 1 when something must be mended."""
+    settings = _settings()
+    found = examination.examine(
+        settings,
+        redis_url=service.redis_url(settings),
+        database_url=service.find_database(settings),
+    )
+    is_bad = False
+    for finding in found:
+        is_bad |= finding.level is examination.Level.ERROR
+        if as_json:
+            write_json([asdict(finding)])
+        else:
+            write_finding(
+                finding.level, f"{finding.subject}: {finding.check}", finding.seen, finding.advice
+            )
+        flush_output()
+    raise typer.Exit(1 if is_bad else 0)
 
 
 @app.command()

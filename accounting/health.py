@@ -32,17 +32,18 @@ def judge(watch: Watch, *, captures: bool) -> Health:
     """Judge what was seen. ``captures``: whether this machine is there to collect its source."""
     troubles: list[str] = []
     if captures:
-        troubles += _capture_troubles(watch)
+        troubles += capture_troubles(watch)
     if watch.books_error is not None:
         troubles.append(watch.books_error)
     suspicions: list[str] = []
     if watch.books is not None:
-        troubles += _books_troubles(watch.books)
+        troubles += books_troubles(watch.books)
         suspicions += silence_in_words(watch.books.silent_threads, watch.at)
     return Health(troubles=tuple(troubles), suspicions=tuple(suspicions))
 
 
-def _capture_troubles(watch: Watch) -> Iterator[str]:
+def capture_troubles(watch: Watch) -> Iterator[str]:
+    """What is wrong with capturing on this machine."""
     if watch.spool_error is not None:
         yield watch.spool_error
     elif watch.standby_of is not None:
@@ -65,7 +66,8 @@ def _capture_troubles(watch: Watch) -> Iterator[str]:
             )
 
 
-def _books_troubles(books: BooksWatch) -> Iterator[str]:
+def books_troubles(books: BooksWatch) -> Iterator[str]:
+    """What is wrong with loading, settling and the jobs, of all sources."""
     if not books.is_at_head:
         yield (
             f"Postgres: the database is at revision {books.revision or 'none'}, not at this "

@@ -83,8 +83,8 @@ def _capture(watch: Watch) -> Iterator[Metric]:
         if until is not None:
             lags[watch.source] = (watch.at - until) / SECOND
         gaps[watch.source] = int(spool.gap is not None)
-        if spool.state.last_received_at:
-            received[watch.source] = spool.state.last_received_at / SECOND
+        if spool.newest_at is not None:
+            received[watch.source] = spool.newest_at / SECOND
     yield _gauge(
         "captured_lag_seconds",
         "How long ago the moment is until which everything published is stored, or within a gap.",

@@ -107,6 +107,13 @@ def write_table(
         write("  ".join(fields).rstrip() + "\n")
 
 
+def write_finding(level: str, what: str, seen: str, advice: str) -> None:
+    """One finding: what was looked at and seen, and below it what to do. Nothing is shortened."""
+    write(f"{level:<7}  {visible(what):<24}  {visible(seen)}\n")
+    if advice:
+        write(f"{'':<7}  {'':<24}  -> {visible(advice)}\n")
+
+
 def _make_fit(widths: dict[str, int], least: Mapping[str, int]) -> None:
     """Take from the widest texts what the table has too much for this terminal."""
     excess = sum(widths.values()) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns

@@ -18,6 +18,7 @@ from accounting.capture.glance import Glance, glance
 from accounting.capture.spool import wall_clock
 from accounting.config import Settings
 from accounting.errors import AccountingError, SpoolError
+from accounting.jobs.standby import holder_at
 from accounting.store.database import Engine, open_engine
 from accounting.store.watching import BooksWatch, SourceWatch, watch_books
 
@@ -53,7 +54,7 @@ class Watch:
         own = self.own
         if own is None or own.holder is None or self.spool is None:
             return None
-        return own.host if own.holder != self.spool.state.holder else None
+        return own.host if own.holder != holder_at(self.spool.path) else None
 
 
 class Watcher:

@@ -37,14 +37,26 @@ class Backlog:
     oldest_at: int | None
 
 
+_NEWEST: Final = """
+SELECT coalesce(
+    (SELECT received_at FROM messages ORDER BY epoch DESC, position DESC LIMIT 1),
+    nullif(pruned_received_at, 0)
+) FROM spool
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Glance:
-    """A spool at one moment. ``gap`` is the open one; ``size_bytes`` is what it takes on disk."""
+    """A spool at one moment. ``gap`` is the open one; ``size_bytes`` is what it takes on disk.
+
+    ``newest_at``: when the last message was received, microseconds; None when none ever was.
+    """
 
     path: Path
     state: SpoolState
     gap: Gap | None
     backlog: Backlog
+    newest_at: int | None
     size_bytes: int
 
 
@@ -56,7 +68,7 @@ def glance(data_dir: Path, source: str) -> Glance | None:
     with reported(path, "read"):
         address = f"file:{quote(str(path))}?mode=ro"
         with closing(sqlite3.connect(address, uri=True, timeout=2.0)) as connection:
-            spool = Spool(path, connection, wall_clock)
+            spool = Spool(path, source, connection, wall_clock)
             state = spool.state()
             place = state.loaded_epoch, state.loaded_position
             row = connection.execute(_BACKLOG, (*place, COUNTED_AT_MOST)).fetchone()
@@ -65,5 +77,6 @@ def glance(data_dir: Path, source: str) -> Glance | None:
                 state=state,
                 gap=spool.current_gap(),
                 backlog=Backlog(messages=row[0], bytes=row[1], oldest_at=row[2]),
+                newest_at=connection.execute(_NEWEST).fetchone()[0],
                 size_bytes=spool.size_bytes(),
             )

@@ -45,7 +45,12 @@ def this_host() -> str:
 
 def holder(spool: Spool) -> str:
     """Who a collector is to others: its machine and the place of its spool, not the file there."""
-    return f"{this_host()} {spool.path}"
+    return holder_at(spool.path)
+
+
+def holder_at(path: Path) -> str:
+    """The same, from the place of its spool alone."""
+    return f"{this_host()} {path}"
 
 
 def hold_lease(connection: Connection, source: SourceRow, spool: Spool, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from accounting.capture.spool import wall_clock
 from accounting.config import Settings
 from accounting.errors import ConfigurationError
 from accounting.health import Health, in_words, judge
-from accounting.jobs.registry import Job
+from accounting.jobs.registry import JOBS
+from accounting.jobs.standby import holder
 from accounting.monitor import monitor
 from accounting.scheduler import run_job
 from accounting.store import leases
@@ -73,7 +75,7 @@ def test_a_standby_is_well(books: Books) -> None:
     books.account()
     books.spool().open_gap(wall_clock(), "disconnected")
     with books.engine.begin() as connection:
-        leases.release(connection, 1, books.spool().state().holder)
+        leases.release(connection, 1, holder(books.spool()))
         leases.take(connection, 1, holder="x", host="one.example", seconds=60)
     assert troubles(books) == ()
 
@@ -101,14 +103,14 @@ def test_a_job_that_fails_again_and_again_is_wrong(books: Books) -> None:
         raise ZeroDivisionError("of alice")
 
     watched(books)
-    job = Job(name="settle", description="", unit="reports", run=fail)
+    job = replace(JOBS["settle"], run=fail)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             run_job(job, books.engine)
     assert troubles(books) == (
         "job settle failed 3 times in a row (ZeroDivisionError): see the scheduler's log",
     )
-    run_job(Job(name="settle", description="", unit="reports", run=lambda _: 1), books.engine)
+    run_job(replace(job, run=lambda _: 1), books.engine)
     assert troubles(books) == ()
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -12,7 +13,8 @@ import yaml
 
 from accounting.capture.glance import glance
 from accounting.capture.spool import wall_clock
-from accounting.jobs.registry import Job
+from accounting.jobs.registry import JOBS
+from accounting.jobs.standby import holder
 from accounting.scheduler import run_job
 from accounting.store import leases
 from accounting.store.database import Engine
@@ -137,8 +139,8 @@ def test_jobs_tell_when_they_succeeded_and_how_often_they_failed(books: Books) -
     def fail(_engine: Engine) -> int:
         raise ZeroDivisionError
 
-    good = Job(name="good", description="", unit="rows", run=lambda _: 3)
-    bad = Job(name="bad", description="", unit="rows", run=fail)
+    good = replace(JOBS["settle"], name="good", run=lambda _: 3)
+    bad = replace(good, name="bad", run=fail)
     assert run_job(good, books.engine) == 3
     with pytest.raises(ZeroDivisionError):
         run_job(bad, books.engine)
@@ -157,7 +159,7 @@ def test_the_lease_and_its_machine_show(books: Books) -> None:
     tick(books)
     books.load()
     with books.engine.begin() as connection:
-        leases.release(connection, 1, books.spool().state().holder)
+        leases.release(connection, 1, holder(books.spool()))
         leases.take(connection, 1, holder="x", host="one.example", seconds=60)
     assert numbers(look(books))["turn_accounting_lease_held", "one.example", "default"] == 1
 

@@ -1,0 +1,11 @@
+"""Doctor: looks at all that capturing and booking stand on, and says what to do.
+
+A probe gathers facts (`redis_probe`, `store.examination`, `watch`), a judgement beside it turns
+facts into findings and reaches nothing; `examination` puts them together. Only `redis_probe` knows
+Redis. Nothing here changes anything.
+"""
+
+from accounting.doctor.examination import examine
+from accounting.doctor.findings import Finding, Level
+
+__all__ = ["Finding", "Level", "examine"]

@@ -1,0 +1,142 @@
+"""The probe of a Redis: asks, and tries what a collector needs, without leaving a trace.
+
+Whether PSYNC is allowed is found without a synchronisation: sent in one piece after a PING, it
+meets the PING's answer still waiting to be sent, which Redis refuses once the right to it is
+checked ("PSYNC are invalid with pending output", syncCommand in replication.c).
+"""
+
+import time
+from dataclasses import replace
+from typing import Final, Literal
+
+from redis.connection import AbstractConnection
+from redis.exceptions import RedisError, ResponseError
+
+from accounting.capture.address import Place, address
+from accounting.capture.connection import ask, connect, lost
+from accounting.capture.source import SourceLost
+from accounting.doctor.clock import Clock, read_clock
+from accounting.doctor.redis_server import RedisFacts, Unreachable
+
+SETTINGS: Final = (
+    "timeout",
+    "tcp-keepalive",
+    "repl-backlog-size",
+    "repl-backlog-ttl",
+    "client-output-buffer-limit",
+)
+TOLD: Final = {"repl-backlog-size": "repl_backlog_size"}
+"""What INFO tells of the settings where CONFIG is refused."""
+RATE_SECONDS: Final = 1.0
+PENDING: Final = "pending output"
+
+
+def probe_redis(url: str, place: str) -> tuple[RedisFacts | Unreachable, Clock | None]:
+    """Facts of the server at ``url``, and its clock if it tells. ``place``: its name for people.
+
+    Takes a second, to see how fast the stream moves. Raises ConfigurationError for a wrong URL.
+    """
+    where = address(url)
+    try:
+        found = where.locate()
+        connection = found.prepare()
+        connect(connection)
+    except SourceLost as refusal:
+        advice = refusal.advice or "look whether it runs, and at ACCOUNTING_REDIS_URL and firewalls"
+        return Unreachable(reason=str(refusal), advice=advice), None
+    try:
+        facts, clock = _examine(connection, place)
+        refused = {**facts.refused, **_try_capturing(found)}
+        return replace(facts, refused=refused), clock
+    except (RedisError, OSError, SourceLost) as broken:
+        reason = str(broken if isinstance(broken, SourceLost) else lost(broken))
+        advice = "it went away while it was examined: run doctor again"
+        return Unreachable(reason=reason, advice=advice), None
+    finally:
+        connection.disconnect()  # type: ignore[no-untyped-call]
+
+
+def _examine(connection: AbstractConnection, place: str) -> tuple[RedisFacts, Clock | None]:
+    refused: dict[str, str] = {}
+
+    def ask_for(right: str, *words: str) -> object:
+        try:
+            return ask(connection, *words)
+        except ResponseError as refusal:
+            refused.setdefault(right, str(refusal))
+            return None
+
+    info = _info(ask_for("INFO", "INFO", "server"))
+    before = _info(ask_for("INFO", "INFO", "replication"))
+    began = time.monotonic()
+    settings = {name: before[told] for name, told in TOLD.items() if told in before}
+    for name in SETTINGS:
+        answer = ask_for("CONFIG", "CONFIG", "GET", name)
+        if isinstance(answer, list) and len(answer) == 2:
+            settings[name] = _text(answer[1])
+    ask_for("SCAN", "SCAN", "0", "COUNT", "1")
+    ask_for("OBJECT", "OBJECT", "IDLETIME", "turn/doctor")
+    ask_for("PSYNC", "REPLCONF", "listening-port", "0")
+    clock = read_clock(lambda: _seconds(ask_for("TIME", "TIME")))
+    rate = None
+    if before.get("repl_backlog_active") == "1":
+        time.sleep(max(0.0, RATE_SECONDS - (time.monotonic() - began)))
+        after = _info(ask_for("INFO", "INFO", "replication"))
+        moved = int(after["master_repl_offset"]) - int(before["master_repl_offset"])
+        rate = moved / (time.monotonic() - began)
+    kind: Literal["Redis", "Valkey"] = (
+        "Valkey" if info.get("server_name") == "valkey" or "valkey_version" in info else "Redis"
+    )
+    facts = RedisFacts(
+        place=place,
+        kind=kind,
+        version=info.get("valkey_version") or info.get("redis_version", ""),
+        role=before.get("role", ""),
+        is_cluster="cluster" in (info.get("redis_mode"), info.get("server_mode")),
+        refused=refused,
+        settings=settings,
+        stream_bytes_per_second=rate,
+    )
+    return facts, clock
+
+
+def _try_capturing(place: Place) -> dict[str, str]:
+    """What the server says to PSUBSCRIBE and PSYNC, each on a connection of its own."""
+    refused = {}
+    subscribing = place.prepare()
+    try:
+        connect(subscribing)
+        ask(subscribing, "PSUBSCRIBE", "turn/realm/*/user/*/allocation/*")
+    except ResponseError as refusal:
+        refused["PSUBSCRIBE"] = str(refusal)
+    finally:
+        subscribing.disconnect()  # type: ignore[no-untyped-call]
+    replicating = place.prepare()
+    try:
+        connect(replicating)
+        pieces = replicating.pack_commands([("PING",), ("PSYNC", "?", "-1")])  # type: ignore[no-untyped-call]
+        replicating.send_packed_command([b"".join(pieces)])  # type: ignore[no-untyped-call]
+        replicating.read_response()
+        replicating.read_response()
+    except ResponseError as refusal:
+        if PENDING not in str(refusal):
+            refused["PSYNC"] = str(refusal)
+    finally:
+        replicating.disconnect()  # type: ignore[no-untyped-call]
+    return refused
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _info(answer: object) -> dict[str, str]:
+    lines = _text(answer or b"").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def _seconds(answer: object) -> float | None:
+    if not isinstance(answer, list):
+        return None
+    seconds, microseconds = answer
+    return int(seconds) + int(microseconds) / 1_000_000
