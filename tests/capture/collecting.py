@@ -229,9 +229,16 @@ class TlsRedisServer(RedisServer):
 class Proxy:
     """Stands between clients and a server: says what it is told to, cuts, holds up, alters."""
 
-    def __init__(self, server: RedisServer, *, alter: tuple[bytes, bytes] = (b"", b"")) -> None:
+    def __init__(
+        self,
+        server: RedisServer,
+        *,
+        alter: tuple[bytes, bytes] = (b"", b""),
+        hang_up: bytes | None = None,
+    ) -> None:
         self._server = server
         self._alter = alter
+        self._hang_up = hang_up
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}"
@@ -300,10 +307,13 @@ class Proxy:
     def _to_server(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := client.recv(1 << 16):
+                if self._hang_up is not None and self._hang_up in data:
+                    break
                 if b"PSYNC" in data:
                     self._streams.add(client)
                 server.sendall(data.replace(*self._alter) if self._alter[0] else data)
         close(server)
+        close(client)
 
     def _to_client(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
