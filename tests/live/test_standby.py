@@ -1,0 +1,103 @@
+"""Two collectors of one source: one works, the other takes over when it dies or hangs."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.books import Books, cloned
+from tests.live.service import Service, descendants
+from tests.live.traffic import Numbers, assert_honest, loaded
+from tests.servers import PostgresServer, ValkeyServer, wait_until
+
+LEASE_SECONDS: Final = "2"
+
+
+class Pair:
+    """Two collectors with a spool each; the first has the source's turn."""
+
+    def __init__(self, books: Books, valkey: ValkeyServer, directory: Path, capture: str) -> None:
+        self.books = books
+        self.valkey = valkey
+        settings = {
+            "ACCOUNTING_DATABASE_URL": books.url(),
+            "ACCOUNTING_REDIS_URL": valkey.url,
+            "ACCOUNTING_CAPTURE": capture,
+            "ACCOUNTING_LEASE_SECONDS": LEASE_SECONDS,
+        }
+        self.first = Service("collect", directory / "first", settings)
+        self.first.wait_until_capturing()
+        self.second = Service("collect", directory / "second", settings)
+        self.second.wait_for(lambda: self.second.events("standing by"))
+
+    def signal_first(self, step: signal.Signals) -> None:
+        """Signal the first collector and its loader."""
+        for pid in [self.first.pid, *descendants(self.first.pid)]:
+            os.kill(pid, step)
+
+    def wait_until_loaded(self, user: str, number: int) -> None:
+        """Return once a number is in the reports."""
+        wait_until(lambda: number in loaded(self.books, user), 60)
+
+
+@pytest.fixture
+def pair(
+    request: pytest.FixtureRequest, postgres_server: PostgresServer, tmp_path: Path
+) -> Iterator[Pair]:
+    with cloned(postgres_server) as name, ValkeyServer() as valkey:
+        books = Books(postgres_server, name, tmp_path)
+        made = Pair(books, valkey, tmp_path, request.param)
+        with made.first, made.second:
+            yield made
+        books.close()
+
+
+@pytest.mark.parametrize("pair", ["replication"], indirect=True)
+def test_a_standby_goes_on_where_the_books_stand_when_the_first_dies(pair: Pair) -> None:
+    """Nothing is lost that the backlog holds, nothing doubled, and there is no gap."""
+    with Numbers(pair.valkey, "dies") as numbers:
+        numbers.await_more(200)
+        pair.signal_first(signal.SIGKILL)
+        numbers.await_more(200)
+        pair.wait_until_loaded("dies", len(numbers.sent))
+        sent = numbers.stop()
+    pair.wait_until_loaded("dies", max(sent))
+    assert loaded(pair.books, "dies") == sorted(sent)
+    assert pair.books.rows("capture_gaps") == []
+
+
+@pytest.mark.parametrize("pair", ["replication"], indirect=True)
+def test_what_a_hung_collector_had_is_discarded_when_it_comes_back(pair: Pair) -> None:
+    """Both believe for a moment that it is their turn: what counts is decided by positions."""
+    with Numbers(pair.valkey, "hangs") as numbers:
+        numbers.await_more(200)
+        pair.signal_first(signal.SIGSTOP)
+        numbers.await_more(200)
+        pair.wait_until_loaded("hangs", len(numbers.sent))
+        pair.signal_first(signal.SIGCONT)
+        numbers.await_more(200)
+        pair.first.wait_for(lambda: pair.first.events("standing by"))
+        # And back again: the first must go on where the second brought the books.
+        os.kill(pair.second.pid, signal.SIGTERM)
+        assert pair.second.process.wait(60) == 0
+        numbers.await_more(200)
+        sent = numbers.stop()
+    pair.wait_until_loaded("hangs", max(sent))
+    assert loaded(pair.books, "hangs") == sorted(sent)
+    assert pair.books.rows("capture_gaps") == []
+
+
+@pytest.mark.parametrize("pair", ["subscribe"], indirect=True)
+def test_a_subscribers_takeover_is_a_gap_that_holds_all_that_was_lost(pair: Pair) -> None:
+    with Numbers(pair.valkey, "subscriber") as numbers:
+        numbers.await_more(200)
+        pair.signal_first(signal.SIGKILL)
+        pair.second.wait_until_capturing()
+        numbers.await_more(200)
+        sent = numbers.stop()
+    pair.wait_until_loaded("subscriber", max(sent))
+    assert assert_honest(pair.books, "subscriber", sent)
+    assert all(gap["to_at"] is not None for gap in pair.books.rows("capture_gaps"))
