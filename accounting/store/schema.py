@@ -9,6 +9,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Double,
     Identity,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from accounting.model.counters import COUNTERS
 
@@ -242,6 +244,7 @@ sessions = Table(
     Column("peer_total", ARRAY(BigInteger), nullable=False),
     Column("estimated", Boolean, nullable=False),
     Column("disputed", Boolean, nullable=False),
+    Column("ends", Integer, nullable=False, server_default=text("0")),
     Index(
         "sessions_standing",
         "username_key",
@@ -376,4 +379,88 @@ tallies = Table(
     Column("counted", Text, primary_key=True),
     Column("detail", Text, primary_key=True),
     Column("total", BigInteger, nullable=False),
+)
+
+feed_outbox = Table(
+    "feed_outbox",
+    metadata,
+    Column("outbox_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("event_id", Uuid, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("realm_id", Integer, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    Column("created_at", _time, nullable=False, server_default=text("now()")),
+)
+
+feed = Table(
+    "feed",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("event_id", Uuid, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("realm_id", Integer, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    Column("created_at", _time, nullable=False),
+    UniqueConstraint("event_id", name="event_is_told_once"),
+)
+
+feed_consumers = Table(
+    "feed_consumers",
+    metadata,
+    Column("consumer", Text, primary_key=True),
+    Column("login", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False, server_default=text("0")),
+    Column("moved_at", _time, nullable=False, server_default=text("now()")),
+)
+
+periods = Table(
+    "periods",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("period", Date, primary_key=True),
+    Column("starts_at", _time, nullable=False),
+    Column("ends_at", _time, nullable=False),
+    Column("due_at", _time, nullable=False),
+    Column("time_zone", Text, nullable=False),
+    Column("closed_at", _time),
+    Column("cutoff", Text),
+    Column("without", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+)
+
+statements = Table(
+    "statements",
+    metadata,
+    Column("user_key", Uuid, primary_key=True),
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("period", Date, primary_key=True),
+    *_usage_sums(),
+    Column("digest", Text, nullable=False),
+    Index("statements_by_period", "realm_id", "period"),
+)
+
+adjustments = Table(
+    "adjustments",
+    metadata,
+    Column("adjustment_id", Uuid, primary_key=True),
+    Column("user_key", Uuid, primary_key=True),
+    Column("realm_id", Integer, nullable=False),
+    Column("period", Date, nullable=False),
+    Column("posted_in", Date, nullable=False),
+    *_eight(),
+    Column("session_microseconds", Numeric, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("manual", Boolean, nullable=False),
+    Column("posted_at", _time, nullable=False, server_default=text("now()")),
+    CheckConstraint("posted_in > period", name="posted_after_what_it_corrects"),
+    Index("adjustments_by_period", "realm_id", "period", "user_key"),
+    Index("adjustments_by_posting", "realm_id", "posted_in"),
+)
+
+touched_periods = Table(
+    "touched_periods",
+    metadata,
+    Column("realm_id", Integer, nullable=False),
+    Column("period", Date, nullable=False),
+    Column("user_key", Uuid, nullable=False),
 )

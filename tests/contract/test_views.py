@@ -46,6 +46,12 @@ VIEWS: Final = {
     " payload:bytea reason:text",
     "sources": "source:text mode:text epoch:integer position:bigint captured_until:time"
     " loaded_until:time settled_until:time retired_at:time",
+    "periods": "realm:text period:date starts_at:time ends_at:time time_zone:text state:text"
+    " closed_at:time waits_for:text",
+    "statements": f"realm:text period:date user_id:text user_key:uuid {TOTALS} cutoff:text"
+    " closed_at:time digest:text",
+    "adjustments": "adjustment_id:uuid realm:text period:date posted_in:date user_id:text"
+    f" user_key:uuid {EIGHT} session_seconds:numeric reason:text author:text posted_at:time",
     # FreeRADIUS: raddb/mods-config/sql/main/postgresql/schema.sql, in its order.
     "radacct": "radacctid:text acctsessionid:text acctuniqueid:text username:text realm:text"
     " nasipaddress:text nasportid:text nasporttype:text acctstarttime:time acctupdatetime:time"
@@ -61,6 +67,7 @@ NULLABLE: Final = {
     "allocation_events": {"lifetime", "transport", "client_address", "server_address"},
     "capture_gaps": {"to_at"},
     "sources": {"captured_until", "loaded_until", "settled_until", "retired_at"},
+    "periods": {"closed_at", "waits_for"},
     "radacct": {
         "nasporttype", "acctstoptime", "acctinterval", "connectinfo_stop", "acctterminatecause",
         "framedipv6address", "framedipv6prefix", "framedinterfaceid", "delegatedipv6prefix",
