@@ -6,6 +6,7 @@ from typing import Final
 
 from sqlalchemy import Engine
 
+from accounting.jobs.feed import number_feed
 from accounting.jobs.gaps import describe_gaps
 from accounting.jobs.partitions import make_partitions
 from accounting.jobs.rollup import rollup
@@ -56,6 +57,13 @@ JOBS: Final[Mapping[str, Job]] = {
             unit="gaps",
             every_seconds=60.0,
             run=describe_gaps,
+        ),
+        Job(
+            name="feed",
+            description="Number the events for the billing worker, and wake those who wait",
+            unit="events",
+            every_seconds=2.0,
+            run=number_feed,
         ),
     )
 }

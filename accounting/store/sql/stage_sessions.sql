@@ -1,2 +1,2 @@
 -- A scratch table for the lives of one batch; empty again when the transaction ends.
-CREATE TEMP TABLE IF NOT EXISTS staged_sessions (LIKE accounting.sessions) ON COMMIT DELETE ROWS
+CREATE TEMP TABLE IF NOT EXISTS staged_sessions (LIKE accounting.sessions INCLUDING DEFAULTS) ON COMMIT DELETE ROWS
