@@ -1,7 +1,8 @@
 """Settling, stored: reports read in order, lives fetched by key, lives and their hours written.
 
-Owns the tables ``sessions``, ``session_usage`` and ``touched_hours``. The rules are in
-``model.lives``; here is only how they get in and out, set-based, a batch at a time.
+Owns the tables ``sessions``, ``session_usage`` and ``touched_hours``, and tells the feed of ends.
+The rules are in ``model.lives``; here is only how they get in and out, set-based, a batch at a
+time.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,13 +17,13 @@ from accounting.model.lives import EndCause, Life, Report, Sighting, Standing, S
 from accounting.store.binary import binary_cursor, copy_rows
 from accounting.store.database import driver_statement, psycopg_connection, statement
 
-_KEY: Final = (
+KEY_COLUMNS: Final = (
     ("source_id", "int2"),
     ("database", "int4"),
     ("username_key", "uuid"),
     ("allocation_id", "int8"),
 )
-_LIFE: Final = (
+LIFE_COLUMNS: Final = (
     ("session_id", "uuid"),
     ("user_key", "uuid"),
     ("realm_id", "int4"),
@@ -48,7 +49,7 @@ _LIFE: Final = (
     ("estimated", "bool"),
     ("disputed", "bool"),
 )
-_USAGE: Final = (
+USAGE_COLUMNS: Final = (
     ("session_id", "uuid"),
     ("starts_at", "timestamptz"),
     ("user_key", "uuid"),
@@ -141,7 +142,7 @@ def fetch_lives(connection: Connection, keys: Iterable[Key]) -> Iterator[tuple[K
     """The lives of these keys that a report may still belong to."""
     with _cursor(connection) as cursor:
         connection.execute(statement("stage_keys"))
-        copy_rows(cursor, "staged_keys", _KEY, keys)
+        copy_rows(cursor, "staged_keys", KEY_COLUMNS, keys)
         cursor.execute("ANALYZE staged_keys")
         cursor.execute(driver_statement("fetch_lives"))
         yield from _lives(cursor)
@@ -211,53 +212,59 @@ def absorb(connection: Connection, pairs: Sequence[tuple[bytes, Life]]) -> None:
 
 
 def write_lives(connection: Connection, lives: Iterable[tuple[Key, Life, int]]) -> None:
-    """Write lives as they stand now: (key, life, when it must be looked at again)."""
+    """Write lives as they stand now: (key, life, when it must be looked at again).
+
+    Those that ended, or ended otherwise than was told, are told to the feed.
+    """
     with _cursor(connection) as cursor:
         connection.execute(statement("stage_sessions"))
         copy_rows(
             cursor,
             "staged_sessions",
-            (*_KEY, ("due_at", "timestamptz"), *_LIFE),
-            (
-                (
-                    *key,
-                    due_at,
-                    life.session_id,
-                    life.user_key,
-                    life.realm_id,
-                    life.started_at,
-                    life.last_seen_at,
-                    life.expires_at,
-                    life.start_known,
-                    life.lifetime_known,
-                    life.ended_at,
-                    None if life.end_cause is None else life.end_cause.value,
-                    int(life.standing),
-                    life.vouched,
-                    life.transport,
-                    life.client_address,
-                    life.server_address,
-                    *life.usage,
-                    life.news,
-                    life.deletes,
-                    life.client_totals,
-                    life.peer_totals,
-                    life.client_total,
-                    life.peer_total,
-                    life.estimated,
-                    life.disputed,
-                )
-                for key, life, due_at in lives
-            ),
+            (*KEY_COLUMNS, ("due_at", "timestamptz"), *LIFE_COLUMNS),
+            (life_row(key, life, due_at) for key, life, due_at in lives),
         )
+        connection.execute(statement("tell_ends"))
         connection.execute(statement("put_sessions"))
+
+
+def life_row(key: Key, life: Life, due_at: int) -> tuple[Any, ...]:
+    """A life as a row of ``sessions``: KEY_COLUMNS, due_at, LIFE_COLUMNS."""
+    return (
+        *key,
+        due_at,
+        life.session_id,
+        life.user_key,
+        life.realm_id,
+        life.started_at,
+        life.last_seen_at,
+        life.expires_at,
+        life.start_known,
+        life.lifetime_known,
+        life.ended_at,
+        None if life.end_cause is None else life.end_cause.value,
+        int(life.standing),
+        life.vouched,
+        life.transport,
+        life.client_address,
+        life.server_address,
+        *life.usage,
+        life.news,
+        life.deletes,
+        life.client_totals,
+        life.peer_totals,
+        life.client_total,
+        life.peer_total,
+        life.estimated,
+        life.disputed,
+    )
 
 
 def write_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
     """Add to the hours of sessions, and mark them for the roll-up."""
     with _cursor(connection) as cursor:
         connection.execute(statement("stage_usage"))
-        copy_rows(cursor, "staged_usage", _USAGE, ((*row[:10], *row.counters) for row in rows))
+        copy_rows(cursor, "staged_usage", USAGE_COLUMNS, ((*row[:10], *row.counters) for row in rows))
         connection.execute(statement("put_usage"))
         connection.execute(statement("touch_staged_hours"))
 

@@ -9,7 +9,7 @@ INSERT INTO accounting.sessions AS e (
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
     news, deletes, client_totals, peer_totals,
-    client_total, peer_total, estimated, disputed
+    client_total, peer_total, estimated, disputed, ends
 )
 SELECT
     session_id, user_key, username_key, realm_id,
@@ -20,7 +20,7 @@ SELECT
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
     news, deletes, client_totals, peer_totals,
-    client_total, peer_total, estimated, disputed
+    client_total, peer_total, estimated, disputed, ends
 FROM staged_sessions
 ON CONFLICT (session_id, user_key) DO UPDATE SET
     due_at = CASE WHEN e.ended_at IS NOT NULL OR excluded.due_at < e.due_at
@@ -37,4 +37,5 @@ ON CONFLICT (session_id, user_key) DO UPDATE SET
     news = excluded.news, deletes = excluded.deletes,
     client_totals = excluded.client_totals, peer_totals = excluded.peer_totals,
     client_total = excluded.client_total, peer_total = excluded.peer_total,
-    estimated = excluded.estimated, disputed = excluded.disputed
+    estimated = excluded.estimated, disputed = excluded.disputed,
+    ends = greatest(e.ends, excluded.ends)
