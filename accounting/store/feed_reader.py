@@ -1,0 +1,96 @@
+"""The feed as its consumers read it: through schema ``reporting`` alone, on one own connection.
+
+Owns the statements of ``docs/billing-worker.md``; what is done with an event is the caller's.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final, NamedTuple, Self
+from uuid import UUID
+
+import psycopg
+
+from accounting.errors import ConfigurationError
+from accounting.store.database import lost_connections
+
+_READ: Final = """
+SELECT seq, event_id, type, realm, payload, created_at
+FROM reporting.feed WHERE seq > %s ORDER BY seq LIMIT %s
+"""
+_CURSOR: Final = "SELECT reporting.feed_cursor(%s)"
+_ADVANCE: Final = "SELECT reporting.feed_advance(%s, %s, %s)"
+
+
+class Event(NamedTuple):
+    """One event of the feed, as the view has it."""
+
+    seq: int
+    event_id: UUID
+    type: str
+    realm: str
+    payload: Mapping[str, Any]
+    created_at: datetime
+
+
+class FeedReader:
+    """A connection that reads the feed and is woken by it. Raises ConnectionLost.
+
+    Statements commit by themselves, so nothing is held open while a caller is at work.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Connect to a libpq URL."""
+        try:
+            psycopg.conninfo.conninfo_to_dict(url)
+        except psycopg.ProgrammingError:
+            raise ConfigurationError(
+                "not a libpq URL: expected postgresql://user@host/database"
+            ) from None
+        with lost_connections():
+            self._connection = psycopg.connect(
+                url,
+                autocommit=True,
+                prepare_threshold=None,
+                application_name="turn-accounting feed",
+                connect_timeout=10,
+                keepalives_idle=10,
+                keepalives_interval=5,
+                keepalives_count=3,
+                tcp_user_timeout=20_000,
+            )
+            # Before the first look: what is numbered after it wakes us.
+            self._connection.execute("LISTEN accounting_feed")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def read(self, after: int, limit: int) -> list[Event]:
+        """The next events after a number, in order."""
+        with lost_connections():
+            return [Event._make(row) for row in self._connection.execute(_READ, (after, limit))]
+
+    def cursor(self, consumer: str) -> int:
+        """The number up to which a consumer has handled the feed; makes a new one at 0."""
+        with lost_connections():
+            row = self._connection.execute(_CURSOR, (consumer,)).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def advance(self, consumer: str, from_seq: int, to_seq: int) -> bool:
+        """Move a consumer on; False when it stood elsewhere."""
+        with lost_connections():
+            row = self._connection.execute(_ADVANCE, (consumer, from_seq, to_seq)).fetchone()
+        assert row is not None
+        return bool(row[0])
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long for something to be numbered; whether it was."""
+        with lost_connections():
+            return any(self._connection.notifies(timeout=seconds, stop_after=1))

@@ -1,0 +1,162 @@
+"""accounting.client: every event, in order, at least once; the cursor is what was handled."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import psycopg
+import pytest
+
+from accounting.client import ConsumerMoved, Feed
+from accounting.errors import ConfigurationError, NotAllowed
+from accounting.jobs.feed import number_feed
+from tests.books import READER, WRITER, Books
+from tests.feed.test_numbering import post
+from tests.servers import wait_until
+
+
+@pytest.fixture
+def feed(books: Books) -> Iterator[Feed]:
+    with Feed(books.url(READER)) as feed:
+        yield feed
+
+
+def numbered(books: Books, *keys: str) -> None:
+    post(books, *keys)
+    number_feed(books.engine)
+
+
+def cursor(books: Books, consumer: str = "invoicer") -> int:
+    (row,) = books.query(
+        "SELECT seq FROM accounting.feed_consumers WHERE consumer = %s", [consumer]
+    )
+    return int(row["seq"])
+
+
+def handle(feed: Feed, consumer: str = "invoicer") -> list[str]:
+    return [event.payload["period"] for event in feed.consume(consumer, follow=False)]
+
+
+def test_a_consumer_gets_each_event_once_in_order(books: Books, feed: Feed) -> None:
+    assert handle(feed) == []
+    numbered(books, "a", "b")
+    assert handle(feed) == ["a", "b"]
+    assert handle(feed) == []
+    numbered(books, "c")
+    assert handle(feed) == ["c"]
+    assert handle(feed, "another") == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("commit_every", [1, 3, 100])
+def test_an_event_under_work_when_the_worker_fails_comes_again(
+    books: Books, feed: Feed, commit_every: int
+) -> None:
+    numbered(books, *"abcdefg")
+    seen = []
+    events = feed.consume("invoicer", follow=False, commit_every=commit_every)
+    with closing(events):
+        for event in events:
+            seen.append(event.seq)
+            if event.seq == 5:
+                break
+    # Those before it are handled as far as they were committed.
+    assert cursor(books) == 4 // commit_every * commit_every
+    again = [event.seq for event in feed.consume("invoicer", follow=False)]
+    assert again == list(range(cursor_after(4, commit_every) + 1, 8))
+    assert sorted({*seen, *again}) == list(range(1, 8))
+
+
+def cursor_after(handled: int, commit_every: int) -> int:
+    return handled // commit_every * commit_every
+
+
+def test_events_of_other_types_count_as_handled(books: Books, feed: Feed) -> None:
+    numbered(books, "a", "b")
+    assert list(feed.consume("invoicer", types=["adjustment.posted"], follow=False)) == []
+    assert cursor(books) == 2
+
+
+def test_two_workers_under_one_name_are_noticed(books: Books, feed: Feed) -> None:
+    numbered(books, "a", "b")
+    events = feed.consume("invoicer", follow=False)
+    next(events)
+    with Feed(books.url(READER)) as other:
+        assert handle(other) == ["a", "b"]
+    with pytest.raises(ConsumerMoved):
+        next(events)
+
+
+def test_a_move_whose_answer_was_lost_is_made_again_without_harm(books: Books, feed: Feed) -> None:
+    numbered(books, "a", "b")
+    assert handle(feed) == ["a", "b"]
+    with psycopg.connect(books.url(READER)) as connection:
+        moves = [(0, 2, False), (1, 2, True), (2, 2, True)]
+        for from_seq, to_seq, _ in moves:
+            row = connection.execute(
+                "SELECT reporting.feed_advance('invoicer', %s, %s)", (from_seq, to_seq)
+            ).fetchone()
+            assert row == (True,)
+        row = connection.execute("SELECT reporting.feed_advance('invoicer', 0, 1)").fetchone()
+        assert row == (False,)
+    assert cursor(books) == 2
+
+
+@pytest.mark.parametrize("move", [(2, 1), (0, 3)])
+def test_a_cursor_moves_forward_and_not_past_the_end(books: Books, move: tuple[int, int]) -> None:
+    numbered(books, "a", "b")
+    with (
+        psycopg.connect(books.url(READER)) as connection,
+        pytest.raises(psycopg.errors.InvalidParameterValue),
+    ):
+        connection.execute("SELECT reporting.feed_advance('invoicer', %s, %s)", move)
+
+
+def test_a_consumer_belongs_to_the_login_that_used_it_first(books: Books, feed: Feed) -> None:
+    handle(feed)
+    with Feed(books.url(WRITER)) as other, pytest.raises(NotAllowed, match="invoicer"):
+        handle(other)
+
+
+def test_a_url_that_is_none_is_refused() -> None:
+    with Feed("nonsense of a url") as feed, pytest.raises(ConfigurationError):
+        handle(feed)
+
+
+def test_a_worker_that_follows_is_woken_and_stops(books: Books) -> None:
+    seen: list[str] = []
+
+    def work() -> None:
+        for event in feed.consume("invoicer"):
+            seen.append(event.payload["period"])
+
+    # So long a poll that only a NOTIFY can be in time.
+    with Feed(books.url(READER), poll_seconds=600) as feed:
+        worker = threading.Thread(target=work)
+        worker.start()
+        for key in ("a", "b", "c"):
+            numbered(books, key)
+            wait_until(lambda key=key: seen[-1:] == [key])  # type: ignore[misc]
+        feed.stop()
+        worker.join(20)
+        assert not worker.is_alive()
+    assert seen == ["a", "b", "c"]
+    assert cursor(books) == 3
+
+
+def test_a_worker_goes_on_when_its_connection_was_cut(books: Books, feed: Feed) -> None:
+    numbered(books, *"abcdef")
+    seen = []
+    for event in feed.consume("invoicer", follow=False):
+        seen.append(event.seq)
+        books.query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'turn-accounting feed' AND datname = current_database()"
+        )
+    assert seen == [1, 2, 3, 4, 5, 6]
+    assert cursor(books) == 6
+
+
+def test_who_keeps_the_cursor_reads_on_from_any_number(books: Books, feed: Feed) -> None:
+    numbered(books, "a", "b", "c")
+    assert [event.seq for event in feed.read(after=1)] == [2, 3]
+    assert books.query("SELECT * FROM accounting.feed_consumers") == []
