@@ -6,6 +6,8 @@ from typing import Final
 
 from sqlalchemy import Engine
 
+from accounting.jobs.adjust import adjust
+from accounting.jobs.close import close_periods
 from accounting.jobs.feed import number_feed
 from accounting.jobs.gaps import describe_gaps
 from accounting.jobs.partitions import make_partitions
@@ -43,6 +45,20 @@ JOBS: Final[Mapping[str, Job]] = {
             unit="hours",
             every_seconds=2.0,
             run=rollup,
+        ),
+        Job(
+            name="adjust",
+            description="Post what changed in closed periods, once, as adjustments",
+            unit="adjustments",
+            every_seconds=30.0,
+            run=adjust,
+        ),
+        Job(
+            name="close",
+            description="Draw the billing periods, and close those that wait for nothing",
+            unit="periods",
+            every_seconds=60.0,
+            run=close_periods,
         ),
         Job(
             name="partitions",

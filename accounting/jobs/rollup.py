@@ -52,4 +52,5 @@ def _rollup_some(engine: Engine, limit: int) -> int:
             ),
         )
         rollups.replace_usage(connection, hours)
+        rollups.touch_closed_periods(connection)
         return len(hours)

@@ -137,7 +137,8 @@ def _hour_span(zone: ZoneInfo, time: int) -> tuple[int, int]:
     return _hour_at(zone, time // _SECOND)
 
 
-def _first_instant(zone: ZoneInfo, day: date) -> int:
+def first_instant(zone: ZoneInfo, day: date) -> int:
+    """Where a local day begins, microseconds since the epoch."""
     # fold=0: the earlier of two midnights; of a midnight that is skipped, the moment of the jump.
     return microseconds(datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC))
 
@@ -145,11 +146,11 @@ def _first_instant(zone: ZoneInfo, day: date) -> int:
 def _day_span(zone: ZoneInfo, time: int) -> tuple[int, int]:
     day = moment(time).astimezone(zone).date()
     one = timedelta(days=1)
-    while _first_instant(zone, day) > time:
+    while first_instant(zone, day) > time:
         day -= one
-    while _first_instant(zone, day + one) <= time:
+    while first_instant(zone, day + one) <= time:
         day += one
-    return _first_instant(zone, day), _first_instant(zone, day + one)
+    return first_instant(zone, day), first_instant(zone, day + one)
 
 
 def _next_month(day: date) -> date:
@@ -160,7 +161,7 @@ def _month_span(zone: ZoneInfo, time: int) -> tuple[int, int]:
     starts_at, _ = _day_span(zone, time)
     # Noon of that local day is far from any jump, so its date is the day's own.
     first = moment(starts_at + 12 * _HOUR).astimezone(zone).date().replace(day=1)
-    return _first_instant(zone, first), _first_instant(zone, _next_month(first))
+    return first_instant(zone, first), first_instant(zone, _next_month(first))
 
 
 _SPANS: Final = {Level.HOUR: _hour_span, Level.DAY: _day_span, Level.MONTH: _month_span}

@@ -123,3 +123,8 @@ def replace_usage(connection: Connection, hours: Sequence[Hour]) -> None:
         cursor.execute("ANALYZE staged_hours")
     for name in _STATEMENTS:
         connection.execute(statement(name))
+
+
+def touch_closed_periods(connection: Connection) -> None:
+    """Mark the closed periods that the taken hours lie in, for adjustments to be posted."""
+    connection.execute(statement("touch_closed_periods"))

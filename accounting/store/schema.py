@@ -424,7 +424,6 @@ periods = Table(
     Column("time_zone", Text, nullable=False),
     Column("closed_at", _time),
     Column("cutoff", Text),
-    Column("without", ARRAY(Text), nullable=False, server_default=text("'{}'")),
 )
 
 statements = Table(

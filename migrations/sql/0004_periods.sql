@@ -1,7 +1,7 @@
 -- What is billed: periods, their statements, and what changed in them since.
 
 -- Few rows: one for each month of a realm. An open one is redrawn when rules change; a closed one
--- stays as it is. due_at: its end + grace. without: sources that it did not wait for.
+-- stays as it is. due_at: its end + grace.
 CREATE TABLE accounting.periods (
     realm_id integer NOT NULL,
     period date NOT NULL,
@@ -11,7 +11,6 @@ CREATE TABLE accounting.periods (
     time_zone text NOT NULL,
     closed_at timestamptz,
     cutoff text,
-    without text[] NOT NULL DEFAULT '{}',
     CONSTRAINT periods_pkey PRIMARY KEY (realm_id, period),
     CONSTRAINT period_is_not_empty CHECK (ends_at > starts_at AND due_at >= ends_at),
     CONSTRAINT closed_period_has_a_cutoff CHECK ((closed_at IS NULL) = (cutoff IS NULL))
@@ -93,10 +92,10 @@ CREATE TRIGGER closed_periods_are_not_deleted BEFORE DELETE ON accounting.period
 CREATE TRIGGER closed_periods_are_immutable BEFORE UPDATE ON accounting.periods
     FOR EACH ROW WHEN (OLD.closed_at IS NOT NULL AND (
         (OLD.realm_id, OLD.period, OLD.starts_at, OLD.ends_at, OLD.due_at, OLD.time_zone,
-            OLD.closed_at, OLD.cutoff, OLD.without)
+            OLD.closed_at, OLD.cutoff)
         IS DISTINCT FROM
         (NEW.realm_id, NEW.period, NEW.starts_at, NEW.ends_at, NEW.due_at, NEW.time_zone,
-            NEW.closed_at, NEW.cutoff, NEW.without)
+            NEW.closed_at, NEW.cutoff)
     )) EXECUTE FUNCTION accounting.refuse_change();
 CREATE TRIGGER periods_are_kept BEFORE TRUNCATE ON accounting.periods
     FOR EACH STATEMENT EXECUTE FUNCTION accounting.refuse_change();

@@ -1,15 +1,18 @@
 """Books of a few days that show every kind of row, for the tests of what is read from them.
 
 Two realms, one of them in Berlin's time; two sources; sessions that are exact, estimated, disputed,
-live and of October; a stranger's traffic; hostile names; gaps; a message that is none.
+live and of October; a stranger's traffic; hostile names; gaps; a message that is none; October
+closed and corrected.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
+from accounting.jobs.adjust import adjust_by_hand
+from accounting.jobs.close import close_periods
 from accounting.jobs.realms import set_rule
 from accounting.model.realms import RealmRule
 from tests.books import Books, channel, cloned, status, traffic
@@ -108,6 +111,17 @@ def _fill(books: Books) -> None:
     spool.open_gap(books.at(3.5 * DAY + 2 * HOUR), "disconnected", "still open")
     books.until(3.5 * DAY + 2 * HOUR)
     books.account()
+    # October is closed, and corrected by hand.
+    close_periods(books.engine)
+    adjust_by_hand(
+        books.engine,
+        "example.org",
+        date(2026, 10, 1),
+        "alice",
+        {"sent_bytes": -100, "session_microseconds": -1_500_000},
+        reason="a test call of ours",
+        author="carol",
+    )
 
 
 def _new(books: Books, at: float, user: str, allocation: int) -> None:

@@ -1,0 +1,88 @@
+"""The borders of a realm's billing periods. No other code computes one.
+
+A period runs from local midnight of the realm's anchor day to the next, by the rules in force:
+changed rules end the period under way at their first border after they hold. Periods are
+half-open, contiguous, and named by their first local day.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from accounting.model.buckets import BEGINNING, END, first_instant, moment
+from accounting.model.realms import RealmRule, RealmRules
+
+_DAY: Final = 86_400_000_000
+_LONGEST: Final = 64 * _DAY
+"""No two borders of one rule are further apart; so far back a walk begins before the one wanted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Period:
+    """A half-open span, ``starts_at <= t < ends_at``, microseconds since the epoch.
+
+    ``due_at``: its end and the grace of the realm then; it closes when all before is settled.
+    """
+
+    first_day: date
+    starts_at: int
+    ends_at: int
+    due_at: int
+    time_zone: str
+
+
+def periods(rules: RealmRules, since: int, until: int) -> Iterator[Period]:
+    """The periods of a realm from the one that ``since`` falls in to that of ``until``, in order.
+
+    Times in microseconds since the epoch.
+    """
+    borders = _borders(rules, since)
+    starts_at, first_day, time_zone = next(borders)
+    for border in borders:
+        ends_at = border[0]
+        if ends_at > since:
+            yield Period(
+                first_day=first_day,
+                starts_at=starts_at,
+                ends_at=ends_at,
+                due_at=ends_at + rules.at(ends_at).grace_seconds * 1_000_000,
+                time_zone=time_zone,
+            )
+        if ends_at > until:
+            return
+        starts_at, first_day, time_zone = border
+
+
+def _borders(rules: RealmRules, time: int) -> Iterator[tuple[int, date, str]]:
+    """(instant, local day, zone) of the borders in order, from one at or before ``time`` on."""
+    last: date | None = None
+    for index, rule in enumerate(rules.rules):
+        final = index + 1 == len(rules.rules)
+        holds_until = END if final else rules.rules[index + 1].holds_from
+        first = rule.holds_from
+        if first == BEGINNING:
+            # Nobody changed the rules before: the walk may begin anywhere.
+            first = min(time, holds_until - 1) - _LONGEST
+        elif final:
+            # As above, but not further back than where this rule's own borders begin.
+            first = max(first, time - _LONGEST)
+        for instant, day in _anchors(rule, first):
+            if instant >= holds_until:
+                break
+            # Of two borders on one local day (the zone moved west), the first has its name.
+            if last is None or day > last:
+                last = day
+                yield instant, day, rule.time_zone
+
+
+def _anchors(rule: RealmRule, since: int) -> Iterator[tuple[int, date]]:
+    """Local midnights of the anchor day, by one rule, that are not before ``since``."""
+    zone = ZoneInfo(rule.time_zone)
+    day = moment(since).astimezone(zone).date().replace(day=rule.anchor_day)
+    while True:
+        instant = first_instant(zone, day)
+        if instant >= since:
+            yield instant, day
+        day = (day.replace(day=1) + timedelta(days=31)).replace(day=rule.anchor_day)

@@ -1,0 +1,82 @@
+"""What a statement's line is proved by: the cutoff that it was computed at, and its digest.
+
+Both are canonical texts: the same facts give the same bytes. No user's name is in either, so that
+erasing a name changes nothing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from hashlib import sha256
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceCutoff:
+    """How far one source was settled. ``until`` in microseconds since the epoch.
+
+    ``sighted``: (epoch, position, number) of the last key sighting that was taken in.
+    """
+
+    epoch: int
+    position: int
+    until: int | None
+    sighted: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cutoff:
+    """What a statement was computed from: each source by name, and the highest gap_id known.
+
+    ``without``: the sources that it did not wait for, though they were behind.
+    """
+
+    sources: Mapping[str, SourceCutoff]
+    gap: int
+    without: Sequence[str] = ()
+
+    def to_text(self) -> str:
+        """Canonical JSON: sorted names, no spaces, ASCII only."""
+        found = {
+            name: {
+                "epoch": one.epoch,
+                "position": one.position,
+                "sighted": list(one.sighted),
+                "until": one.until,
+            }
+            for name, one in self.sources.items()
+        }
+        return json.dumps(
+            {"gap": self.gap, "sources": found, "without": sorted(self.without)},
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_text(cls, text: str) -> "Cutoff":
+        """The cutoff that :meth:`to_text` wrote."""
+        found = json.loads(text)
+        return cls(
+            gap=found["gap"],
+            without=tuple(found["without"]),
+            sources={
+                name: SourceCutoff(
+                    epoch=one["epoch"],
+                    position=one["position"],
+                    until=one["until"],
+                    sighted=(one["sighted"][0], one["sighted"][1], one["sighted"][2]),
+                )
+                for name, one in found["sources"].items()
+            },
+        )
+
+
+def digest(*, realm: str, period: date, user_key: UUID, numbers: Sequence[int], cutoff: str) -> str:
+    """SHA-256, hexadecimal, of a statement's line; ``write_statements.sql`` computes the same.
+
+    ``numbers``: the eight counters, sessions started and ended, session microseconds, estimated
+    bytes. ``realm`` as the views spell it, last: it alone may hold the character between two.
+    """
+    fields = [period.isoformat(), str(user_key), *map(str, numbers), cutoff, realm]
+    return sha256("\n".join(fields).encode()).hexdigest()

@@ -1,0 +1,36 @@
+"""Books with a closed period and a correction of it, for the tests of what may not change."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from accounting.jobs.adjust import adjust_by_hand
+from accounting.jobs.close import close_periods
+from tests.billing.test_close import END, NOVEMBER, tell_of_november
+from tests.books import Books, cloned
+from tests.servers import PostgresServer
+
+
+@pytest.fixture(scope="module")
+def adjusted(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Books]:
+    directory: Path = tmp_path_factory.mktemp("adjusted")
+    with cloned(postgres_server) as name:
+        books = Books(postgres_server, name, directory)
+        tell_of_november(books)
+        books.until(END + 61)
+        books.account()
+        close_periods(books.engine)
+        adjust_by_hand(
+            books.engine,
+            "example.org",
+            NOVEMBER,
+            "alice",
+            {"received_bytes": -100},
+            reason="agreed on the telephone",
+            author="carol",
+        )
+        yield books
+        books.close()

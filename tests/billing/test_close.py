@@ -1,0 +1,274 @@
+"""Closing a period: what it waits for, what it writes, and that nothing of it changes again."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
+
+import psycopg
+import pytest
+from psycopg.errors import IntegrityConstraintViolation
+
+from accounting.errors import NotYet, UsageError
+from accounting.jobs.close import close_period, close_periods, draw_periods
+from accounting.jobs.sources import retire_source
+from accounting.model.statements import Cutoff, digest
+from accounting.store.periods import NUMBERS
+from tests.books import START, WRITER, Books
+from tests.settling.telling import Teller, eight
+
+DAY: Final = 86_400.0
+NOVEMBER: Final = date(2026, 11, 1)
+END: Final = 29 * DAY - 12 * 3600
+"""Where November ends: the books begin on its second day, at noon."""
+
+
+def tell_of_november(books: Books, source: str = "default") -> None:
+    alice = Teller(books, source=source)
+    alice.new(0)
+    alice.interim(10, 1, 100, 2, 200)
+    alice.close(100, (1, 100, 2, 200), (0, 0, 0, 0))
+    bob = Teller(books, source=source, user="bob", allocation=2)
+    bob.new(DAY)
+    bob.interim(DAY + 60, 3, 300, 4, 400)
+    bob.close(DAY + 90, (5, 500, 6, 600), (0, 0, 0, 0))
+
+
+def states(books: Books) -> list[tuple[Any, ...]]:
+    return [
+        (row["period"], row["state"], row["waits_for"])
+        for row in books.rows("periods", order="realm, starts_at")
+    ]
+
+
+def closed_november(books: Books) -> None:
+    tell_of_november(books)
+    books.until(END + 61)
+    books.account()
+    assert close_periods(books.engine) == 1
+
+
+def test_a_period_is_open_then_closing_then_closed(books: Books) -> None:
+    tell_of_november(books)
+    books.until(2 * DAY)
+    books.account()
+    assert close_periods(books.engine) == 0
+    assert states(books) == [(NOVEMBER, "open", "its end")]
+    books.until(END + 1)
+    books.account()
+    assert close_periods(books.engine) == 0
+    grace = "its grace; source 'default' captured until 2026-12-01 00:00:01Z"
+    assert states(books)[0] == (NOVEMBER, "closing", grace)
+    books.until(END + 61)
+    books.account()
+    assert close_periods(books.engine) == 1
+    assert states(books) == [(NOVEMBER, "closed", None), (date(2026, 12, 1), "open", "its end")]
+    assert close_periods(books.engine) == 0
+
+
+def test_a_statement_has_a_line_for_each_user_with_the_sums_of_the_hours(books: Books) -> None:
+    closed_november(books)
+    lines = books.rows("statements", order="user_id")
+    closed_at = books.rows("periods", order="starts_at")[0]["closed_at"]
+    cutoff = Cutoff.from_text(lines[0]["cutoff"])
+    assert cutoff.sources["default"].until == books.at(END + 61)
+    assert (cutoff.gap, cutoff.without) == (0, ())
+    keys = {row["user_id"]: row["user_key"] for row in books.rows("sessions")}
+    for line, user, counts, seconds, estimated in (
+        (lines[0], "alice", (1, 100, 2, 200), 100, 0),
+        (lines[1], "bob", (5, 500, 6, 600), 90, 1100),
+    ):
+        numbers = [*counts, 0, 0, 0, 0, 1, 1, seconds * 1_000_000, estimated]
+        assert line == {
+            "realm": "example.org",
+            "period": NOVEMBER,
+            "user_id": user,
+            "user_key": keys[user],
+            **eight((*counts, 0, 0, 0, 0)),
+            "sessions_started": 1,
+            "sessions_ended": 1,
+            "session_seconds": seconds,
+            "estimated_bytes": estimated,
+            "cutoff": cutoff.to_text(),
+            "closed_at": closed_at,
+            "digest": digest(
+                realm="example.org",
+                period=NOVEMBER,
+                user_key=keys[user],
+                numbers=numbers,
+                cutoff=cutoff.to_text(),
+            ),
+        }
+    assert len(lines) == 2
+    assert len(NUMBERS) == 12
+
+
+def test_closing_tells_the_feed_once(books: Books) -> None:
+    closed_november(books)
+    close_periods(books.engine)
+    told = books.query("SELECT payload FROM accounting.feed_outbox WHERE type = 'period.closed'")
+    assert [row["payload"] for row in told] == [
+        {
+            "realm": "example.org",
+            "period": "2026-11-01",
+            "starts_at": "2026-11-01T00:00:00+00:00",
+            "ends_at": "2026-12-01T00:00:00+00:00",
+            "time_zone": "UTC",
+            "statements": 2,
+            "without": [],
+        }
+    ]
+
+
+def test_it_waits_for_every_source_to_be_settled(books: Books) -> None:
+    tell_of_november(books)
+    books.until(0, source="second")
+    books.until(END + 61)
+    books.account()
+    books.until(END + 61, source="second")
+    books.load(source="second")
+    assert close_periods(books.engine) == 0
+    assert states(books)[0][2] == "source 'second' settled until 2026-11-02 12:00:00Z"
+    books.settle()
+    assert close_periods(books.engine) == 1
+
+
+def test_it_waits_for_the_roll_up(books: Books) -> None:
+    tell_of_november(books)
+    books.until(2 * DAY)
+    books.account()
+    Teller(books, user="late", allocation=3).new(3 * DAY)
+    books.until(END + 61)
+    books.load()
+    books.settle()
+    assert close_periods(books.engine) == 0
+    assert states(books)[0][2] == "the roll-up"
+    books.rollup()
+    assert close_periods(books.engine) == 1
+
+
+def test_it_waits_for_the_period_before(books: Books) -> None:
+    tell_of_november(books)
+    books.until(END + 40 * DAY)
+    books.account()
+    draw_periods(books.engine)
+    with pytest.raises(NotYet, match="waits for: period 2026-11-01"):
+        close_period(books.engine, "example.org", date(2026, 12, 1))
+    assert close_periods(books.engine) == 2
+    assert states(books)[2][:2] == (date(2027, 1, 1), "open")
+
+
+def test_sessions_whose_time_has_passed_end_before_their_period_closes(books: Books) -> None:
+    """Else the line, recomputed at its cutoff, would have ended them."""
+    Teller(books).new(0)
+    books.until(100)
+    books.account()
+    books.until(END + 61)
+    books.load()
+    with psycopg.connect(books.url()) as connection:
+        connection.execute(
+            "UPDATE accounting.settling SET until = (SELECT loaded_until FROM accounting.sources)"
+        )
+    assert close_periods(books.engine) == 0
+    assert states(books)[0][2] == "source 'default' has sessions to end"
+    books.account()
+    assert close_periods(books.engine) == 1
+    assert books.rows("statements", "sessions_ended") == [{"sessions_ended": 1}]
+
+
+def test_a_retired_source_is_not_waited_for_and_named_as_missing(books: Books) -> None:
+    tell_of_november(books, source="gone")
+    books.until(2 * DAY, source="gone")
+    books.until(END + 61)
+    books.account()
+    assert close_periods(books.engine) == 0
+    retire_source(books.engine, "gone")
+    assert close_periods(books.engine) == 1
+    cutoff = Cutoff.from_text(books.rows("statements", "cutoff")[0]["cutoff"])
+    assert cutoff.without == ("gone",)
+    assert cutoff.sources["gone"].until == books.at(2 * DAY)
+
+
+def test_a_period_can_be_closed_without_a_source(books: Books) -> None:
+    tell_of_november(books)
+    books.until(2 * DAY, source="late")
+    books.until(END + 61)
+    books.account()
+    with pytest.raises(NotYet, match="source 'late' captured until 2026-11-04 12:00:00Z"):
+        close_period(books.engine, "example.org", NOVEMBER)
+    made = close_period(books.engine, "example.org", NOVEMBER, without=["late"])
+    assert (made.lines, made.without) == (2, ("late",))
+    assert (made.sums["received_bytes"], made.sums["sessions_ended"]) == (600, 2)
+    assert states(books)[0][:2] == (NOVEMBER, "closed")
+
+
+def test_no_period_closes_before_its_end_even_without_any_source(books: Books) -> None:
+    books.start = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=10)
+    Teller(books).new(0)
+    books.until(60)
+    books.account()
+    draw_periods(books.engine)
+    [period] = {row["period"] for row in books.rows("periods") if row["state"] == "open"}
+    with pytest.raises(NotYet, match="its end"):
+        close_period(books.engine, "example.org", period, without=["default"])
+
+
+def test_a_dry_run_tells_and_changes_nothing(books: Books) -> None:
+    tell_of_november(books)
+    books.until(END + 61)
+    books.account()
+    made = close_period(books.engine, "example.org", NOVEMBER, dry_run=True)
+    assert (made.lines, made.sums["sent_bytes"]) == (2, 800)
+    assert states(books)[0] == (NOVEMBER, "closing", None)
+    assert books.rows("statements") == []
+    assert books.query("SELECT FROM accounting.feed_outbox WHERE type = 'period.closed'") == []
+
+
+@pytest.mark.parametrize(
+    ("realm", "period", "without", "said"),
+    [
+        ("example.com", NOVEMBER, [], "no realm 'example.com' is known: known are 'example.org'"),
+        ("example.org", date(2026, 11, 2), [], "no period that begins on 2026-11-02"),
+        ("example.org", NOVEMBER, ["other"], "no source 'other' is known: known are 'default'"),
+        ("example.org", NOVEMBER, [], "closed already, since "),
+    ],
+)
+def test_what_can_not_be_closed_is_refused_in_words(
+    books: Books, realm: str, period: date, without: list[str], said: str
+) -> None:
+    closed_november(books)
+    with pytest.raises(UsageError, match=said):
+        close_period(books.engine, realm, period, without=without)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE accounting.statements SET sent_bytes = 0",
+        "DELETE FROM accounting.statements",
+        "TRUNCATE accounting.statements",
+        (
+            "INSERT INTO accounting.statements SELECT gen_random_uuid(), realm_id, period,"
+            " 0,0,0,0,0,0,0,0,0,0,0,0, digest FROM accounting.statements LIMIT 1"
+        ),
+        "UPDATE accounting.adjustments SET sent_bytes = 0",
+        "DELETE FROM accounting.adjustments",
+        "TRUNCATE accounting.adjustments",
+        "UPDATE accounting.periods SET starts_at = starts_at - interval '1 hour'",
+        "UPDATE accounting.periods SET cutoff = '{}' WHERE closed_at IS NOT NULL",
+        "UPDATE accounting.periods SET closed_at = NULL, cutoff = NULL",
+        "DELETE FROM accounting.periods",
+        "TRUNCATE accounting.periods",
+    ],
+)
+@pytest.mark.parametrize("role", [None, "turn_accounting_owner", WRITER])
+def test_what_was_billed_is_refused_to_change_by_anybody(
+    adjusted: Books, statement: str, role: str | None
+) -> None:
+    """The superuser and the owner too; the writer has not even the right to try."""
+    refused = (IntegrityConstraintViolation, psycopg.errors.InsufficientPrivilege)
+    with psycopg.connect(adjusted.url(role)) as connection, pytest.raises(refused) as told:
+        connection.execute(statement.encode())
+    assert role == WRITER or isinstance(told.value, IntegrityConstraintViolation)
+
+
+def test_the_books_start_where_this_module_says() -> None:
+    assert START + timedelta(seconds=END) == datetime(2026, 12, 1, tzinfo=UTC)
