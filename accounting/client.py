@@ -6,13 +6,14 @@
 
 An event counts as handled when the next one is asked for: its number is then committed as the
 consumer's cursor. A worker that dies in between gets the event again, with the same ``event_id``.
-Needs a login with the role ``turn_accounting_reader``. Owns the consumer's cursor; knows no meaning.
+Needs a login with the role ``turn_accounting_reader``. Owns the consumer's cursor, and knows no
+event's meaning.
 """
 
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -72,7 +73,7 @@ class Feed:
         types: Collection[str] | None = None,
         follow: bool = True,
         commit_every: int = 1,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event]:
         """The events that this consumer has not handled yet, in order; then those that come.
 
         ``types``: only these; the others count as handled. ``follow=False``: end at the end.

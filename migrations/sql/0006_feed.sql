@@ -122,26 +122,40 @@ $$;
 COMMENT ON FUNCTION reporting.feed_advance(text, bigint, bigint) IS
     'Moves a consumer from one number to another; false when it did not stand at the first';
 
--- Whether usage of a span is rolled up: for exports, whose login sees no private table.
-CREATE FUNCTION reporting.is_rolled_up(realm text, from_at timestamptz, to_at timestamptz)
-RETURNS boolean
+-- What the usage and the ended sessions of a span still wait for, in words; null when nothing. For
+-- exports, whose login sees no private table.
+CREATE FUNCTION reporting.span_waits_for(realm text, from_at timestamptz, to_at timestamptz)
+RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT NOT EXISTS (
-        SELECT FROM accounting.touched_hours t JOIN accounting.realms r USING (realm_id)
-        WHERE (is_rolled_up.realm IS NULL OR r.realm = is_rolled_up.realm)
-            AND (from_at IS NULL OR t.starts_at >= from_at)
-            AND (to_at IS NULL OR t.starts_at < to_at)
-    )
+    SELECT string_agg(w.wait, '; ' ORDER BY w.rank, w.wait) FROM (
+        SELECT 1, format('source ''%s'' to be settled', s.source)
+        FROM accounting.sources s LEFT JOIN accounting.settling t USING (source_id)
+        WHERE s.retired_at IS NULL AND (t.until IS NULL OR t.until < to_at)
+        UNION ALL
+        SELECT 2, 'sessions that may have ended' WHERE EXISTS (
+            SELECT FROM accounting.sessions e JOIN accounting.realms r USING (realm_id)
+            JOIN accounting.sources s USING (source_id)
+            WHERE e.ended_at IS NULL AND e.standing = 1 AND e.vouched AND e.last_seen_at < to_at
+                AND s.retired_at IS NULL
+                AND (span_waits_for.realm IS NULL OR r.realm = span_waits_for.realm)
+        )
+        UNION ALL
+        SELECT 3, 'the roll-up' WHERE EXISTS (
+            SELECT FROM accounting.touched_hours t JOIN accounting.realms r USING (realm_id)
+            WHERE (span_waits_for.realm IS NULL OR r.realm = span_waits_for.realm)
+                AND (from_at IS NULL OR t.starts_at >= from_at) AND t.starts_at < to_at
+        )
+    ) w (rank, wait)
 $$;
-COMMENT ON FUNCTION reporting.is_rolled_up(text, timestamptz, timestamptz) IS
-    'Whether all that is settled of these hours is in the usage; null: of every realm, of all time';
+COMMENT ON FUNCTION reporting.span_waits_for(text, timestamptz, timestamptz) IS
+    'What the usage of a span waits for, in words; null when it is complete. realm null: of all';
 
 REVOKE ALL ON FUNCTION reporting.feed_cursor(text), reporting.feed_advance(text, bigint, bigint),
-    reporting.is_rolled_up(text, timestamptz, timestamptz), accounting.refuse_change_of_feed()
+    reporting.span_waits_for(text, timestamptz, timestamptz), accounting.refuse_change_of_feed()
     FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.feed_cursor(text),
     reporting.feed_advance(text, bigint, bigint),
-    reporting.is_rolled_up(text, timestamptz, timestamptz)
+    reporting.span_waits_for(text, timestamptz, timestamptz)
     TO turn_accounting_reader, turn_accounting_writer;
 GRANT SELECT, INSERT, DELETE ON accounting.feed_outbox TO turn_accounting_writer;
 GRANT SELECT, INSERT ON accounting.feed TO turn_accounting_writer;

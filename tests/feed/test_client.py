@@ -125,12 +125,12 @@ def test_a_url_that_is_none_is_refused() -> None:
 def test_a_worker_that_follows_is_woken_and_stops(books: Books) -> None:
     seen: list[str] = []
 
-    def work() -> None:
-        for event in feed.consume("invoicer"):
-            seen.append(event.payload["period"])
-
     # So long a poll that only a NOTIFY can be in time.
     with Feed(books.url(READER), poll_seconds=600) as feed:
+
+        def work() -> None:
+            seen.extend(event.payload["period"] for event in feed.consume("invoicer"))
+
         worker = threading.Thread(target=work)
         worker.start()
         for key in ("a", "b", "c"):

@@ -1,0 +1,311 @@
+"""Export: rows of the books as a file beside its manifest, or as a stream.
+
+A file appears whole or not at all: it is written under another name, synced, and renamed; then its
+manifest, in the same way. So whoever finds a manifest finds the file that it describes. Owns files
+and manifests; which rows belong to a selection is the business of ``store.exporting``.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+from urllib.parse import quote
+
+from sqlalchemy import Engine
+
+from accounting.errors import AccountingError, NotYet, UsageError
+from accounting.jobs import parquet
+from accounting.store.database import lost_connections, psycopg_connection
+from accounting.store.exporting import Exporting, Kind, Selection, Spelling
+
+LONGEST_NAME: Final = 120
+"""Bytes of a realm in the name of a file; longer ones are cut, and told apart by a digest."""
+BLOCK_BYTES: Final = 1 << 20
+
+Progress = Callable[[int, int], None]
+"""Told how many rows of how many are written, now and then."""
+
+
+class Format(StrEnum):
+    """The form of an export."""
+
+    CSV = "csv"
+    JSON_LINES = "jsonl"
+    PARQUET = "parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A file that was written, or one that the same rows were in already."""
+
+    path: Path
+    manifest: Path
+    rows: int
+
+
+def export_to_directory(
+    engine: Engine,
+    selection: Selection,
+    format_: Format,
+    directory: Path,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write the selected rows and their manifest into a directory, which is made.
+
+    Raises NotYet while anything of it may still come, UsageError for what nobody knows, and
+    ConnectionLost; then whatever stood there before stands there still.
+    """
+    if format_ is Format.PARQUET:
+        parquet.require()
+    path = directory / file_name(selection, format_)
+    manifest = path.with_name(path.name + ".manifest.json")
+    with _disk(path), _selected(engine, selection) as rows:
+        directory.mkdir(parents=True, exist_ok=True)
+        totals = rows.totals()
+        with _beside(path) as (draft, file):
+            digest = _Digest(file)
+            written = _write(rows, format_, digest, _counted(progress, totals.rows))
+            if written != totals.rows:
+                raise AssertionError(f"{written} rows written of {totals.rows} in one snapshot")
+            file.flush()
+            os.fsync(file.fileno())
+            described = {
+                "file": path.name,
+                **_described(selection, format_),
+                "rows": totals.rows,
+                "sums": {name: _number(value) for name, value in totals.sums.items()},
+                "bytes": digest.size,
+                "sha256": digest.hexdigest(),
+            }
+            text = json.dumps(described, indent=2, ensure_ascii=True) + "\n"
+            with _beside(manifest) as (manifest_draft, manifest_file):
+                manifest_file.write(text.encode())
+                manifest_file.flush()
+                os.fsync(manifest_file.fileno())
+                if not (manifest.exists() and manifest.read_text() == text):
+                    # Between the two renames no manifest may speak of another file.
+                    manifest.unlink(missing_ok=True)
+                    _sync_directory(directory)
+                draft.rename(path)
+                _sync_directory(directory)
+                manifest_draft.rename(manifest)
+                _sync_directory(directory)
+    return Exported(path=path, manifest=manifest, rows=totals.rows)
+
+
+def export_to_stream(
+    engine: Engine,
+    selection: Selection,
+    format_: Format,
+    stream: BinaryIO,
+    progress: Progress | None = None,
+) -> int:
+    """Write the selected rows to a stream; returns how many. Raises as the other does."""
+    if format_ is Format.PARQUET:
+        parquet.require()
+    with _selected(engine, selection) as rows:
+        total = rows.totals().rows if progress is not None else 0
+        return _write(rows, format_, _Digest(stream), _counted(progress, total))
+
+
+def check_export(manifest: Path) -> str | None:
+    """What is wrong with the file that a manifest describes, in words; None when nothing is."""
+    try:
+        described = json.loads(manifest.read_text())
+        name, size, digest = described["file"], described["bytes"], described["sha256"]
+    except OSError as error:
+        raise UsageError(f"{manifest}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        return f"{manifest}: not a manifest of an export"
+    path = manifest.with_name(str(name))
+    if Path(str(name)).name != name or not path.is_file():
+        return f"{path}: missing"
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if path.stat().st_size != size:
+        return f"{path}: {path.stat().st_size} bytes, expected {size}"
+    if found != digest:
+        return f"{path}: SHA-256 is {found}, expected {digest}"
+    return None
+
+
+def file_name(selection: Selection, format_: Format) -> str:
+    """The name of an export's file: what it holds, of whom, of when."""
+    parts = [selection.kind.value]
+    if selection.kind is Kind.USAGE:
+        parts[0] += f"-{selection.of}-{selection.per}"
+    if selection.realm is not None:
+        parts.append(_in_name(selection.realm))
+    if selection.period is not None:
+        parts.append(selection.period.isoformat())
+    elif selection.since is not None or selection.until is not None:
+        bounds = (selection.since, selection.until)
+        parts.append("--".join("" if at is None else f"{at:%Y%m%dT%H%M%S.%fZ}" for at in bounds))
+    return "_".join(parts) + f".{format_.value}"
+
+
+def _in_name(realm: str) -> str:
+    name = quote(realm, safe="").replace("_", "%5F")
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}~{hashlib.sha256(realm.encode()).hexdigest()[:16]}"
+
+
+@contextmanager
+def _selected(engine: Engine, selection: Selection) -> Iterator[Exporting]:
+    with lost_connections(), engine.begin() as connection:
+        rows = Exporting(psycopg_connection(connection), selection)
+        _require_complete(rows, selection)
+        yield rows
+
+
+def _require_complete(rows: Exporting, selection: Selection) -> None:
+    """Raise NotYet where rows of the selection may still come or change."""
+    if selection.realm is not None and not rows.realm_is_known():
+        raise UsageError(f"no realm '{selection.realm}' is known, or nothing was used in it")
+    if selection.period is not None or selection.kind is Kind.STATEMENTS:
+        periods = rows.periods()
+        if selection.period is not None and not periods:
+            of = "any realm" if selection.realm is None else f"realm '{selection.realm}'"
+            raise UsageError(
+                f"no period {selection.period} of {of}: `turn-accounting period list` names them"
+            )
+        bounded = selection.period is not None or selection.until is not None
+        for one in periods:
+            if bounded and one.state != "closed":
+                waits = f": it waits for {one.waits_for}" if one.waits_for else ""
+                raise NotYet(f"period {one.period} of realm '{one.realm}' is {one.state}{waits}")
+    elif selection.until is not None:
+        waits_for = rows.waits_for()
+        if waits_for is not None:
+            raise NotYet(f"not all before {selection.until.isoformat()} is there yet: {waits_for}")
+
+
+def _write(rows: Exporting, format_: Format, out: "_Digest", progress: Progress) -> int:
+    match format_:
+        case Format.PARQUET:
+            chunks = _watched(rows.copy(Spelling.PLAIN), progress)
+            return parquet.write_parquet(rows.columns, chunks, out)
+        case Format.CSV | Format.JSON_LINES:
+            is_csv = format_ is Format.CSV
+            spelling = Spelling.CSV if is_csv else Spelling.JSON_LINES
+            for chunk in _watched(rows.copy(spelling), progress):
+                out.write(chunk)
+            return rows.copied
+
+
+def _watched(chunks: Iterator[bytes], progress: Progress) -> Iterator[bytes]:
+    """The chunks, with their lines told: more than the rows where a name holds line ends."""
+    lines = 0
+    for chunk in chunks:
+        lines += chunk.count(b"\n")
+        progress(lines, 0)
+        yield chunk
+
+
+def _counted(progress: Progress | None, total: int) -> Progress:
+    if progress is None:
+        return lambda _rows, _total: None
+    return lambda rows, _: progress(min(rows, total), total)
+
+
+def _described(selection: Selection, format_: Format) -> dict[str, Any]:
+    described: dict[str, Any] = {"export": selection.kind.value, "format": format_.value}
+    if selection.kind is Kind.USAGE:
+        described |= {"by": selection.of, "per": selection.per}
+    described["realm"] = selection.realm
+    described["period"] = None if selection.period is None else selection.period.isoformat()
+    for name, at in (("since", selection.since), ("until", selection.until)):
+        described[name] = None if at is None else at.isoformat()
+    return described
+
+
+def _number(value: Decimal) -> int | str:
+    """Exact in JSON, whoever reads it: fractions as text."""
+    return int(value) if value == value.to_integral_value() else format(value, "f")
+
+
+class _Digest:
+    """A stream that knows the size and SHA-256 of what went through it."""
+
+    closed = False
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._sha256 = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self._sha256.update(data)
+        self._stream.write(data)
+        self.size += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        """The stream is its owner's to close."""
+
+    def hexdigest(self) -> str:
+        return self._sha256.hexdigest()
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A draft of a file, ours alone: another export of the same is refused meanwhile.
+
+    It is gone afterwards unless it was renamed; one that a killed export left is written over.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    while True:
+        file = draft.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise AccountingError(f"{path}: another export writes it now") from None
+        if _is_at(draft, file):
+            break
+        file.close()  # the one who had it renamed or removed it
+    with file:
+        file.truncate(0)
+        try:
+            yield draft, file
+        finally:
+            if _is_at(draft, file):
+                draft.unlink()
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """A full or forbidden disk, as one line for who runs it."""
+    try:
+        yield
+    except OSError as error:
+        raise AccountingError(f"{path}: can't be written: {error.strerror or error}") from error

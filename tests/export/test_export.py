@@ -1,0 +1,250 @@
+"""Exports: whole, exact, the same bytes for the same books, and harmless to a spreadsheet."""
+
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from accounting.errors import NotYet, UsageError
+from accounting.jobs.export import (
+    Format,
+    check_export,
+    export_to_directory,
+    export_to_stream,
+    file_name,
+)
+from accounting.model.counters import COUNTERS
+from accounting.store.database import Engine, open_engine
+from accounting.store.exporting import Kind, Selection
+from tests.books import READER, Books, eight_of
+from tests.settling.telling import Teller
+
+NAMES = ["alice", "=cmd|' /C calc'!A0", "-2+3", "+1", "@sum", "'quoted", "tab\there", "\tx", "\r\nx",
+         'quo"te,comma', "", "null", "\\N", "\\.", "\x01\x02\x7f", "ünï", "\uff1d1"]  # fmt: skip
+
+
+@pytest.fixture
+def reader(books: Books) -> Any:
+    engine = open_engine(books.url(READER))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def told(books: Books) -> Books:
+    """Sessions of users with hostile names, all ended, and the day complete."""
+    for number, name in enumerate(NAMES):
+        teller = Teller(books, user=name.replace("/", "%"), allocation=number + 1)
+        teller.new(number)
+        teller.interim(number + 1, number, 100 * number, 1, 7)
+        teller.close(number + 2, (number, 100 * number, 1, 7), (0, 0, 0, 0))
+    books.until(90_000)
+    books.account()
+    return books
+
+
+DAY = {"since": datetime(2026, 11, 2, tzinfo=UTC), "until": datetime(2026, 11, 3, tzinfo=UTC)}
+
+
+def undefused(cell: str) -> str:
+    return cell.removeprefix("'")
+
+
+def as_text(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case _:
+            return str(value)
+
+
+@pytest.mark.parametrize("kind", [Kind.USAGE, Kind.SESSIONS])
+def test_csv_holds_the_rows_of_the_view_to_the_letter(
+    told: Books, reader: Engine, tmp_path: Path, kind: Kind
+) -> None:
+    selection = Selection(kind=kind, realm="example.org", **DAY)
+    exported = export_to_directory(reader, selection, Format.CSV, tmp_path / "out")
+    view = "user_usage_daily" if kind is Kind.USAGE else "sessions"
+    order = "starts_at, user_key" if kind is Kind.USAGE else "ended_at, session_id"
+    expected = [
+        {name: as_text(value) for name, value in row.items()}
+        for row in told.rows(view, order=order)
+    ]
+    with exported.path.open(newline="", encoding="utf-8") as file:
+        found = [
+            {
+                name: undefused(cell) if name in {"username", "user_id"} else cell
+                for name, cell in row.items()
+            }
+            for row in csv.DictReader(file)
+        ]
+    assert found == expected
+    assert exported.rows == len(expected) == len(NAMES)
+
+
+def test_no_cell_of_a_name_begins_as_a_formula(told: Books, reader: Engine) -> None:
+    out = io.BytesIO()
+    export_to_stream(reader, Selection(kind=Kind.SESSIONS, **DAY), Format.CSV, out)
+    rows = list(csv.DictReader(io.StringIO(out.getvalue().decode(), newline="")))
+    assert len(rows) == len(NAMES)
+    assert all(row["username"][:1] not in set("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20") for row in rows)
+    by_name = {row["username"] for row in rows}
+    assert {"'-2+3", "''quoted", "alice"} <= by_name
+
+
+def test_json_lines_hold_the_rows_of_the_view_exactly(told: Books, reader: Engine) -> None:
+    out = io.BytesIO()
+    export_to_stream(reader, Selection(kind=Kind.USAGE, **DAY), Format.JSON_LINES, out)
+    found = [
+        json.loads(line, parse_float=Decimal) for line in out.getvalue().decode().split("\n")[:-1]
+    ]
+    expected = told.rows("user_usage_daily", order="starts_at, user_key")
+    assert found == [
+        {
+            name: value
+            if isinstance(value, int | Decimal | str)
+            else value.isoformat()
+            if isinstance(value, datetime)
+            else str(value)
+            for name, value in row.items()
+        }
+        for row in expected
+    ]
+    assert [type(row["session_seconds"]) for row in found] == [Decimal] * len(NAMES)
+
+
+@pytest.mark.parametrize("kind", [Kind.USAGE, Kind.SESSIONS])
+def test_parquet_holds_the_rows_of_the_view_with_their_types(
+    told: Books, reader: Engine, tmp_path: Path, kind: Kind
+) -> None:
+    selection = Selection(kind=kind, **DAY)
+    exported = export_to_directory(reader, selection, Format.PARQUET, tmp_path)
+    table = pyarrow.parquet.read_table(exported.path)
+    view = "user_usage_daily" if kind is Kind.USAGE else "sessions"
+    order = "starts_at, user_key" if kind is Kind.USAGE else "ended_at, session_id"
+    expected = [
+        {
+            name: value if isinstance(value, int | str | Decimal | datetime | None) else str(value)
+            for name, value in row.items()
+        }
+        for row in told.rows(view, order=order)
+    ]
+    assert table.to_pylist() == expected
+
+
+@pytest.mark.parametrize("format_", list(Format))
+def test_the_same_books_give_the_same_bytes_and_the_manifest_says_which(
+    told: Books, reader: Engine, tmp_path: Path, format_: Format
+) -> None:
+    selection = Selection(kind=Kind.SESSIONS, realm="example.org", **DAY)
+    first = export_to_directory(reader, selection, format_, tmp_path / "one")
+    second = export_to_directory(reader, selection, format_, tmp_path / "two")
+    again = export_to_directory(reader, selection, format_, tmp_path / "two")
+    assert first.path.read_bytes() == second.path.read_bytes() == again.path.read_bytes()
+    assert first.manifest.read_bytes() == second.manifest.read_bytes()
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
+        again.path.name,
+        again.manifest.name,
+    ]
+    manifest = json.loads(first.manifest.read_text())
+    sums = eight_of(told.rows("sessions"))
+    assert manifest["rows"] == len(NAMES)
+    assert {name: manifest["sums"][name] for name in COUNTERS} == sums
+    assert check_export(first.manifest) is None
+
+
+@pytest.mark.parametrize("format_", list(Format))
+def test_a_manifest_catches_a_flipped_bit(
+    told: Books, reader: Engine, tmp_path: Path, format_: Format
+) -> None:
+    exported = export_to_directory(reader, Selection(kind=Kind.USAGE, **DAY), format_, tmp_path)
+    content = bytearray(exported.path.read_bytes())
+    for place in (0, len(content) // 2, len(content) - 1):
+        content[place] ^= 1
+        exported.path.write_bytes(content)
+        found = check_export(exported.manifest)
+        assert found is not None
+        assert "SHA-256" in found
+        content[place] ^= 1
+    exported.path.write_bytes(content[:-1])
+    assert "bytes, expected" in str(check_export(exported.manifest))
+    exported.path.unlink()
+    assert "missing" in str(check_export(exported.manifest))
+    assert told.rows("sessions")
+
+
+@pytest.mark.parametrize("format_", list(Format))
+def test_no_rows_are_an_empty_export_not_an_error(
+    told: Books, reader: Engine, tmp_path: Path, format_: Format
+) -> None:
+    selection = Selection(
+        kind=Kind.SESSIONS,
+        since=datetime(2020, 1, 1, tzinfo=UTC),
+        until=datetime(2020, 1, 2, tzinfo=UTC),
+    )
+    exported = export_to_directory(reader, selection, format_, tmp_path)
+    assert exported.rows == json.loads(exported.manifest.read_text())["rows"] == 0
+    if format_ is Format.PARQUET:
+        assert pyarrow.parquet.read_table(exported.path).num_rows == 0
+    assert told.rows("sessions")
+
+
+def test_a_span_that_is_not_complete_is_not_exported(books: Books, reader: Engine) -> None:
+    selection = Selection(kind=Kind.SESSIONS, realm="example.org", **DAY)
+    alice = Teller(books)
+    alice.new(0, 100_000)
+    books.until(50)
+    books.account()
+    with pytest.raises(NotYet, match="source 'default' to be settled"):
+        export_to_stream(reader, selection, Format.CSV, io.BytesIO())
+    books.until(90_000)
+    books.load()
+    books.settle()
+    with pytest.raises(NotYet, match="sessions that may have ended"):
+        export_to_stream(reader, selection, Format.CSV, io.BytesIO())
+    alice.deleted(90_010)
+    books.until(90_020)
+    books.load()
+    books.settle()
+    with pytest.raises(NotYet, match="the roll-up"):
+        export_to_stream(reader, selection, Format.CSV, io.BytesIO())
+    books.rollup()
+    assert export_to_stream(reader, selection, Format.CSV, io.BytesIO()) == 0
+
+
+def test_a_realm_and_a_period_that_nobody_knows_are_refused(told: Books, reader: Engine) -> None:
+    for selection in (
+        Selection(kind=Kind.USAGE, realm="exmaple.org"),
+        Selection(kind=Kind.STATEMENTS, period=DAY["since"].date()),
+    ):
+        with pytest.raises(UsageError):
+            export_to_stream(reader, selection, Format.CSV, io.BytesIO())
+    assert told.rows("sessions")
+
+
+@pytest.mark.parametrize(
+    ("realm", "name"),
+    [
+        ("example.org", "statements_example.org_2026-11-01.csv"),
+        ("", "statements__2026-11-01.csv"),
+        ("../a_b", "statements_..%2Fa%5Fb_2026-11-01.csv"),
+        (None, "statements_2026-11-01.csv"),
+    ],
+)
+def test_a_file_has_a_name_of_its_own_and_no_realm_leaves_the_directory(
+    realm: str | None, name: str
+) -> None:
+    selection = Selection(
+        kind=Kind.STATEMENTS, realm=realm, period=datetime(2026, 11, 1, tzinfo=UTC).date()
+    )
+    assert file_name(selection, Format.CSV) == name
+    long = Selection(kind=Kind.SESSIONS, realm="\u00fc" * 127)
+    assert len(file_name(long, Format.CSV)) < 200
