@@ -3,7 +3,7 @@
 The connection is cut as if the process had died, and the job runs again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -91,24 +91,30 @@ def mortal_engine(books: Books, death: Death) -> Iterator[Engine]:
         engine.dispose()
 
 
-def progress(books: Books) -> list[object]:
-    """Every row of the tables that tell how far the jobs came, and what settling made."""
+SETTLED: Final = ("sources", "settling", "sessions", "session_usage", "touched_hours")
+"""The tables that tell how far the jobs came, and what settling made."""
+
+
+def progress(books: Books, tables: Sequence[str]) -> list[object]:
+    """Every row of those tables."""
     with psycopg.connect(books.url()) as connection:
         return [
             connection.execute(
                 SQL("SELECT t::text FROM accounting.{} t ORDER BY 1").format(Identifier(name))
             ).fetchall()
-            for name in ("sources", "settling", "sessions", "session_usage", "touched_hours")
+            for name in tables
         ]
 
 
-def run_through_deaths(books: Books, death: Death, job: Callable[[], object]) -> int:
+def run_through_deaths(
+    books: Books, death: Death, job: Callable[[], object], tables: Sequence[str] = SETTLED
+) -> int:
     """Run a job until it ends, killed at every moment on the way; returns how often it was.
 
     A death that came before a COMMIT has changed nothing. Whenever one came after, the next run
     has other work to do, and dies at each of its moments again.
     """
-    deaths, at, before = 0, 1, progress(books)
+    deaths, at, before = 0, 1, progress(books, tables)
     while True:
         death.comes(at)
         try:
@@ -118,7 +124,7 @@ def run_through_deaths(books: Books, death: Death, job: Callable[[], object]) ->
             deaths += 1
         else:
             return deaths
-        after = progress(books) if death.commits else before
+        after = progress(books, tables) if death.commits else before
         at, before = (at + 1 if after == before else 1), after
 
 

@@ -1,0 +1,247 @@
+"""What comes for a closed period: posted once, apart from usage; and corrections by hand."""
+
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from accounting.errors import NotYet, UsageError
+from accounting.jobs.adjust import adjust, adjust_by_hand
+from accounting.jobs.close import close_period, close_periods
+from tests.billing.equation import assert_closed_periods_add_up
+from tests.billing.test_close import DAY, END, NOVEMBER, closed_november, tell_of_november
+from tests.books import Books, cloned
+from tests.servers import PostgresServer
+from tests.settling.telling import Teller, eight
+from tests.settling.test_killed import Death, mortal_engine, run_through_deaths
+
+DECEMBER: Final = date(2026, 12, 1)
+BILLED: Final = ("periods", "statements", "adjustments", "touched_periods", "feed_outbox")
+
+
+def tell_late(books: Books) -> None:
+    """A second source that November was closed without."""
+    bob = Teller(books, user="bob", allocation=7, source="late")
+    bob.new(5 * DAY)
+    bob.interim(5 * DAY + 10, 7, 700, 8, 800)
+    bob.close(5 * DAY + 40, (7, 700, 8, 800), (0, 0, 0, 0))
+    Teller(books, user="carol", allocation=8, source="late").new(6 * DAY)
+    Teller(books, user="carol", allocation=8, source="late").interim(6 * DAY + 10, 1, 10, 0, 0)
+    books.until(END + 61, source="late")
+
+
+def closed_without_late(books: Books) -> None:
+    tell_of_november(books)
+    books.until(0, source="late")
+    books.until(END + 61)
+    books.account()
+    close_period(books.engine, "example.org", NOVEMBER, without=["late"])
+
+
+def test_late_usage_is_posted_once_in_the_open_period(books: Books) -> None:
+    closed_without_late(books)
+    before = books.rows("statements", order="user_id")
+    tell_late(books)
+    books.account()
+    assert adjust(books.engine) == 2
+    assert adjust(books.engine) == 0
+    assert books.rows("statements", order="user_id") == before
+    keys = {row["user_id"]: row["user_key"] for row in books.rows("sessions")}
+    rows = books.rows("adjustments", order="user_id")
+    assert [
+        {name: value for name, value in row.items() if name not in ("adjustment_id", "posted_at")}
+        for row in rows
+    ] == [
+        {
+            "realm": "example.org",
+            "period": NOVEMBER,
+            "posted_in": DECEMBER,
+            "user_id": user,
+            "user_key": keys[user],
+            **eight((*counts, 0, 0, 0, 0)),
+            "session_seconds": seconds,
+            "reason": "late usage",
+            "author": "turn-accounting",
+        }
+        for user, counts, seconds in (
+            ("bob", (7, 700, 8, 800), Decimal(40)),
+            ("carol", (1, 10, 0, 0), Decimal(10)),
+        )
+    ]
+    assert_closed_periods_add_up(books)
+    books.assert_conserved()
+
+
+def test_what_is_late_again_is_posted_as_the_difference(books: Books) -> None:
+    closed_without_late(books)
+    tell_late(books)
+    books.account()
+    adjust(books.engine)
+    again = Teller(books, user="dave", allocation=9, source="later")
+    again.new(7 * DAY)
+    again.interim(7 * DAY + 5, 2, 20, 3, 30)
+    bob = Teller(books, user="bob", allocation=10, source="later")
+    bob.new(8 * DAY)
+    bob.interim(8 * DAY + 5, 1, 11, 0, 0)
+    books.until(END + 61, source="later")
+    books.account()
+    assert adjust(books.engine) == 2
+    found = [
+        (row["user_id"], row["received_bytes"], row["session_seconds"])
+        for row in books.rows("adjustments", order="posted_at, user_id")
+    ]
+    assert found == [("bob", 700, 40), ("carol", 10, 10), ("bob", 11, 5), ("dave", 20, 5)]
+    assert_closed_periods_add_up(books)
+
+
+def test_replaced_hours_that_are_the_same_post_nothing(books: Books) -> None:
+    closed_november(books)
+    books.query(
+        "INSERT INTO accounting.touched_hours"
+        " SELECT realm_id, user_key, starts_at FROM accounting.user_usage_hourly RETURNING 1"
+    )
+    books.rollup()
+    assert books.query("SELECT count(*) AS marks FROM accounting.touched_periods") == [{"marks": 2}]
+    assert adjust(books.engine) == 0
+    assert books.query("SELECT FROM accounting.touched_periods") == []
+    assert books.rows("adjustments") == []
+
+
+def test_a_session_over_the_end_owes_its_seconds_to_both_periods(books: Books) -> None:
+    """Its next sign of life came after the grace: the seconds up to the end are posted then."""
+    closed_november_with_a_long_session(books)
+    long = Teller(books, user="long", allocation=5)
+    long.refreshed(END + 200)
+    books.until(END + 300)
+    books.account()
+    assert adjust(books.engine) == 1
+    assert books.rows("adjustments", "user_id", "session_seconds", "received_bytes") == [
+        {"user_id": "long", "session_seconds": Decimal(100), "received_bytes": 0}
+    ]
+    assert_closed_periods_add_up(books)
+
+
+def closed_november_with_a_long_session(books: Books) -> None:
+    tell_of_november(books)
+    Teller(books, user="long", allocation=5).new(END - 100, 3600)
+    books.until(END + 61)
+    books.account()
+    assert close_periods(books.engine) == 1
+
+
+def test_a_correction_by_hand_has_reason_and_author_and_no_part_in_the_equation(
+    books: Books,
+) -> None:
+    closed_without_late(books)
+    made = adjust_by_hand(
+        books.engine,
+        "example.org",
+        NOVEMBER,
+        "bob",
+        {"received_bytes": -500, "session_microseconds": -1_500_000},
+        reason="agreed on the telephone",
+        author="carol",
+    )
+    [row] = books.rows("adjustments")
+    assert (row["adjustment_id"], row["author"]) == (made, "carol")
+    assert (row["received_bytes"], row["session_seconds"]) == (-500, Decimal("-1.5"))
+    assert (row["reason"], row["posted_in"]) == ("agreed on the telephone", DECEMBER)
+    tell_late(books)
+    books.account()
+    adjust(books.engine)
+    assert_closed_periods_add_up(books)
+    told = books.query(
+        "SELECT payload->>'reason' AS reason, payload->>'session_seconds' AS seconds"
+        " FROM accounting.feed_outbox WHERE type = 'adjustment.posted' ORDER BY 2"
+    )
+    assert [tuple(row.values()) for row in told] == [
+        ("agreed on the telephone", "-1.500000"),
+        ("late usage", "10.000000"),
+        ("late usage", "40.000000"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"realm": "other"}, UsageError, "no realm 'other' is known"),
+        ({"period": date(2026, 1, 1)}, UsageError, "no period that begins on 2026-01-01"),
+        ({"period": DECEMBER}, NotYet, "not closed yet"),
+        ({"user": "zoe"}, UsageError, "no user 'zoe' is known in realm 'example.org'"),
+        ({"reason": " "}, UsageError, "a reason and an author"),
+        ({"author": ""}, UsageError, "a reason and an author"),
+        ({"numbers": {"sent_bytes": 0}}, UsageError, "nothing to adjust"),
+    ],
+)
+def test_what_can_not_be_corrected_is_refused_in_words(
+    adjusted: Books, changes: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    wanted: dict[str, Any] = {
+        "realm": "example.org",
+        "period": NOVEMBER,
+        "user": "alice",
+        "numbers": {"sent_bytes": 1},
+        "reason": "because",
+        "author": "carol",
+        **changes,
+    }
+    with pytest.raises(error, match=said):
+        adjust_by_hand(adjusted.engine, **wanted)
+
+
+def billed(books: Books) -> list[list[dict[str, Any]]]:
+    """All that was billed, but for random ids and the times of the server."""
+    leave = {"adjustment_id", "posted_at", "closed_at"}
+    found = [
+        [{name: value for name, value in row.items() if name not in leave} for row in rows]
+        for rows in (
+            books.rows("periods", order="starts_at"),
+            books.rows("statements", order="period, user_id"),
+            books.rows("adjustments", order="user_id, received_bytes"),
+        )
+    ]
+    told = books.query(
+        "SELECT type, payload - 'adjustment_id' AS payload FROM accounting.feed_outbox"
+        " WHERE type <> 'session.ended' ORDER BY 1, 2"
+    )
+    return [*found, told]
+
+
+def tell_of_two_months(books: Books) -> None:
+    closed_november_with_a_long_session(books)
+    Teller(books, user="long", allocation=5).refreshed(END + 200)
+    tell_late(books)
+    dave = Teller(books, user="dave", allocation=11)
+    dave.new(END + 5 * DAY)
+    dave.close(END + 5 * DAY + 10, (1, 1, 1, 1), (0, 0, 0, 0))
+    books.until(END + 70 * DAY)
+    books.until(END + 70 * DAY, source="late")
+    books.account()
+
+
+def test_killed_between_any_two_statements_nothing_is_billed_twice_or_missing(
+    books: Books, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    tell_of_two_months(books)
+    adjust(books.engine)
+    close_periods(books.engine)
+    undisturbed = billed(books)
+    assert [len(rows) for rows in undisturbed] == [4, 5, 3, 6]
+    with cloned(postgres_server) as name:
+        again = Books(postgres_server, name, tmp_path / "again")
+        again.directory.mkdir()
+        tell_of_two_months(again)
+        death = Death()
+        with mortal_engine(again, death) as engine:
+            jobs: list[Callable[[], object]] = [
+                lambda: adjust(engine, limit=2),
+                lambda: close_periods(engine),
+            ]
+            deaths = [run_through_deaths(again, death, job, BILLED) for job in jobs]
+        assert min(deaths) > 10
+        assert billed(again) == undisturbed
+        assert_closed_periods_add_up(again)
+        again.close()
