@@ -4,7 +4,7 @@ Owns the types of its columns: counters int64, exact decimals, times in microsec
 """
 
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, Final
+from typing import Final
 
 from accounting.errors import ConfigurationError
 from accounting.store.exporting import Column
@@ -19,15 +19,15 @@ _SCALE_OF_SECONDS: Final = 6
 def require() -> None:
     """Raise ConfigurationError where pyarrow is not installed."""
     try:
-        import pyarrow  # noqa: F401, PLC0415  # an extra
+        import pyarrow as pa  # noqa: F401, PLC0415  # an extra
     except ImportError:
         raise ConfigurationError(
             "Parquet needs pyarrow, which is not installed: pip install 'turn-accounting[parquet]'"
         ) from None
 
 
-def write_parquet(columns: Sequence[Column], chunks: Iterator[bytes], out: BinaryIO) -> int:
-    """Write rows that come as CSV without a header; returns how many.
+def write_parquet(columns: Sequence[Column], chunks: Iterator[bytes], out: object) -> int:
+    """Write rows that come as CSV without a header to a binary file; returns how many.
 
     Row groups have the same number of rows however the chunks fall, so that the same rows are the
     same bytes.

@@ -116,7 +116,7 @@ class Exporting:
         return bool(found[0])
 
     def periods(self) -> list[Period]:
-        """The periods that the selection names, or that its span has a part of."""
+        """The periods that the selection names, or that begin in its span."""
         one = self._selection
         query = SQL(
             "SELECT realm, period, state, waits_for FROM reporting.periods WHERE {}"
@@ -212,18 +212,10 @@ class Exporting:
         return one.kind is Kind.STATEMENTS and one.period is None
 
     def _where(self) -> Composable:
-        one = self._selection
+        one, at = self._selection, self._time()
         conditions = _equal("realm", one.realm, "v")
-        match one.kind:
-            case Kind.USAGE:
-                at = Identifier("v", "starts_at")
-            case Kind.SESSIONS:
-                at = Identifier("v", "ended_at")
-                conditions.append(SQL("v.ended_at IS NOT NULL"))
-            case Kind.STATEMENTS:
-                at = Identifier("p", "starts_at")
-            case Kind.ADJUSTMENTS:
-                at = Identifier("v", "posted_at")
+        if one.kind is Kind.SESSIONS:
+            conditions.append(SQL("v.ended_at IS NOT NULL"))
         if one.period is not None:
             match one.kind:
                 case Kind.USAGE | Kind.SESSIONS:
@@ -238,6 +230,18 @@ class Exporting:
         if one.until is not None:
             conditions.append(SQL("{} < {}").format(at, one.until))
         return _all(conditions)
+
+    def _time(self) -> Composable:
+        """The time by which a row belongs to a span."""
+        match self._selection.kind:
+            case Kind.USAGE:
+                return Identifier("v", "starts_at")
+            case Kind.SESSIONS:
+                return Identifier("v", "ended_at")
+            case Kind.STATEMENTS:
+                return Identifier("p", "starts_at")
+            case Kind.ADJUSTMENTS:
+                return Identifier("v", "posted_at")
 
     def _order(self) -> Composable:
         """An order without ties that no server's collation changes."""
