@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from psycopg import Connection, Cursor
+from psycopg import Connection, Cursor, ServerCursor
 from psycopg.adapt import Buffer, Dumper, Loader
 from psycopg.pq import Format
 
@@ -52,12 +52,24 @@ class _KeyDumper(Dumper):
 def binary_cursor(connection: Connection[Any]) -> Cursor[Any]:
     """A cursor on which results are binary, times are integers and keys are bytes."""
     cursor = connection.cursor(binary=True)
+    _adapt(cursor)
+    return cursor
+
+
+def binary_stream(connection: Connection[Any], name: str, rows_at_once: int) -> ServerCursor[Any]:
+    """The same, kept by the server under that name: rows come a batch at a time."""
+    cursor = connection.cursor(name, binary=True)
+    cursor.itersize = rows_at_once
+    _adapt(cursor)
+    return cursor
+
+
+def _adapt(cursor: Cursor[Any] | ServerCursor[Any]) -> None:
     cursor.adapters.register_loader("timestamptz", _TimeLoader)
     cursor.adapters.register_loader("uuid", _KeyLoader)
     # For COPY, where set_types() looks a dumper up by the column's type.
     cursor.adapters.register_dumper(None, _TimeDumper)
     cursor.adapters.register_dumper(None, _KeyDumper)
-    return cursor
 
 
 def copy_rows(

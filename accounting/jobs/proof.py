@@ -1,0 +1,100 @@
+"""The books as the reports give them, staged beside those that are kept.
+
+Owns the moment of comparison: a snapshot in which neither settling nor the roll-up is half done.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import Final
+
+from sqlalchemy import Connection, Engine
+
+from accounting.errors import NotYet
+from accounting.jobs.recompute import replay
+from accounting.jobs.rollup import rollup
+from accounting.jobs.settle import hours_of, settle
+from accounting.model.buckets import Bucket, Level
+from accounting.model.realms import RealmRules
+from accounting.store import proving, sources
+from accounting.store.database import lost_connections
+from accounting.store.locks import lock, try_lock
+from accounting.store.replaying import Cutoff
+from accounting.store.rollups import Hour
+
+LIVES_AT_ONCE: Final = 10_000
+TRIES: Final = 20
+
+Progress = Callable[[int], None]
+"""Told how many sessions were recomputed since it was last told."""
+
+
+def unseen(_count: int) -> None:
+    """Progress that nobody looks at."""
+
+
+@contextmanager
+def snapshot_at_rest(engine: Engine, *, hold: bool = False) -> Iterator[Connection]:
+    """A transaction that sees the books with nothing in flight, however busy the service is.
+
+    Settles and rolls up what is loaded before, and keeps others from it while the snapshot is
+    taken; with ``hold`` until the end. What is written is lost unless the caller commits. Raises
+    NotYet when the jobs never come to rest, and ConnectionLost.
+    """
+    for _ in range(TRIES):
+        settle(engine)
+        with lost_connections(), ExitStack() as stack:
+            with engine.begin() as waiting:
+                # In the order in which closing takes them; all that runs now comes to its end.
+                lock(waiting, "rollup")
+                for source in sources.all_sources(waiting):
+                    lock(waiting, f"settle.{source.source_id}")
+            holding = stack.enter_context(engine.begin())
+            known = [f"settle.{one.source_id}" for one in sources.all_sources(holding)]
+            # Only tried: whoever waits while it holds one of these could wait for us.
+            if not all(try_lock(holding, name) for name in known):
+                continue
+            rollup(engine)
+            if hold and not try_lock(holding, "rollup"):
+                continue
+            connection = stack.enter_context(
+                engine.connect().execution_options(isolation_level="REPEATABLE READ")
+            )
+            if proving.in_flight(connection):
+                continue
+            if not hold:
+                holding.rollback()
+            yield connection
+            return
+    raise NotYet("settling and the roll-up do not come to rest: try again in a moment")
+
+
+def stage_books(
+    connection: Connection,
+    rules: Mapping[int, RealmRules],
+    cutoff: Cutoff,
+    realm_ids: Collection[int],
+    progress: Progress = unseen,
+) -> None:
+    """Recompute everything of those realms from the reports into the scratch tables."""
+    proving.stage(connection)
+    lives = replay(connection, rules, cutoff, realm_ids)
+    while batch := list(islice(lives, LIVES_AT_ONCE)):
+        proving.add_lives(connection, batch)
+        proving.add_usage(
+            connection,
+            (row for _, life in batch for row in hours_of(life, rules[life.realm_id].calendar)),
+        )
+        progress(len(batch))
+    hours: list[Hour] = []
+    buckets: set[tuple[int, Level, Bucket]] = set()
+    for realm_id, starts_at, is_billed in proving.staged_hours(connection):
+        calendar = rules[realm_id].calendar
+        hour = Hour(realm_id, *(calendar.bucket(level, starts_at) for level in Level))
+        buckets.add((realm_id, Level.HOUR, hour.hour))
+        if is_billed:
+            hours.append(hour)
+            buckets.add((realm_id, Level.DAY, hour.day))
+            buckets.add((realm_id, Level.MONTH, hour.month))
+    proving.add_rollups(connection, hours)
+    proving.add_buckets(connection, buckets)

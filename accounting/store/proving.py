@@ -1,0 +1,245 @@
+"""Proof, stored: what the reports come to, staged beside the books and compared with them.
+
+Owns scratch tables that end with their transaction, and the comparison. Reads the books only.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from psycopg import Cursor
+from sqlalchemy import Column, Connection, MetaData, Table, and_, or_, select
+from sqlalchemy.sql.expression import ColumnElement
+
+from accounting.model.buckets import Bucket, Level, moment
+from accounting.model.lives import Life
+from accounting.store import schema
+from accounting.store.binary import binary_cursor, copy_rows
+from accounting.store.database import driver_statement, psycopg_connection, statement
+from accounting.store.rollups import Hour
+from accounting.store.settling import (
+    KEY_COLUMNS,
+    LIFE_COLUMNS,
+    USAGE_COLUMNS,
+    Key,
+    UsageRow,
+    life_row,
+)
+
+BOOKS: Final[Mapping[str, Table]] = {
+    table.name: table
+    for table in (
+        schema.sessions,
+        schema.session_usage,
+        *schema.user_usage.values(),
+        *schema.realm_usage.values(),
+    )
+}
+"""The tables that follow from the reports, in order of derivation."""
+
+_UNPROVED: Final = frozenset({"due_at", "ends"})
+"""Columns of the jobs' own work: when to look again, how often an end was told."""
+_STATEMENTS: Final = (
+    "prove_user_hourly",
+    "prove_user_daily",
+    "prove_user_monthly",
+    "prove_realm_hourly",
+    "prove_realm_daily",
+    "prove_realm_monthly",
+)
+_HOURS: Final = (
+    ("realm_id", "int4"),
+    ("starts_at", "timestamptz"),
+    ("ends_at", "timestamptz"),
+    ("day_starts_at", "timestamptz"),
+    ("month_starts_at", "timestamptz"),
+)
+
+_BUCKETS: Final = (
+    ("realm_id", "int4"),
+    ("level", "text"),
+    ("starts_at", "timestamptz"),
+    ("ends_at", "timestamptz"),
+    ("time_zone", "text"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mismatch:
+    """One row of the books against what the reports say; ``booked`` or ``proved`` may be missing.
+
+    Both hold the columns that tell the row, and those that differ.
+    """
+
+    table: str
+    booked: Mapping[str, Any] | None
+    proved: Mapping[str, Any] | None
+
+    @property
+    def row(self) -> Mapping[str, Any]:
+        """The row as far as both agree, or as the only one has it."""
+        found = self.booked if self.booked is not None else self.proved
+        assert found is not None
+        return found
+
+
+def in_flight(connection: Connection) -> int:
+    """How many things wait for settling or the roll-up: marks of hours, and lives due to end."""
+    return int(connection.execute(statement("count_in_flight")).scalar_one())
+
+
+def stage(connection: Connection) -> None:
+    """Make the scratch tables, empty."""
+    psycopg_connection(connection).execute(driver_statement("stage_proof"))
+
+
+def add_lives(connection: Connection, lives: Iterable[tuple[Key, Life]]) -> None:
+    """Stage recomputed lives."""
+    with _cursor(connection) as cursor:
+        copy_rows(
+            cursor,
+            "proof_sessions",
+            (*KEY_COLUMNS, ("due_at", "timestamptz"), *LIFE_COLUMNS),
+            (life_row(key, life, life.expires_at) for key, life in lives),
+        )
+
+
+def add_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
+    """Stage the hours of recomputed lives."""
+    with _cursor(connection) as cursor:
+        copy_rows(
+            cursor,
+            "proof_session_usage",
+            USAGE_COLUMNS,
+            ((*row[:10], *row.counters) for row in rows),
+        )
+
+
+def staged_hours(connection: Connection) -> list[tuple[int, int, bool]]:
+    """(realm_id, start, whether any of it is billed) of the hours that the staged lives touch."""
+    with _cursor(connection) as cursor:
+        return cursor.execute(
+            "SELECT realm_id, starts_at, bool_or(vouched) FROM proof_session_usage GROUP BY 1, 2"
+        ).fetchall()
+
+
+def add_rollups(connection: Connection, hours: Iterable[Hour]) -> None:
+    """Stage the usage of users and realms that follows from the staged hours of sessions."""
+    with _cursor(connection) as cursor:
+        copy_rows(
+            cursor,
+            "proof_hours",
+            _HOURS,
+            (
+                (
+                    one.realm_id,
+                    one.hour.starts_at,
+                    one.hour.ends_at,
+                    one.day.starts_at,
+                    one.month.starts_at,
+                )
+                for one in hours
+            ),
+        )
+        cursor.execute("ANALYZE proof_sessions, proof_session_usage, proof_hours")
+    for name in _STATEMENTS:
+        connection.execute(statement(name))
+
+
+def add_buckets(connection: Connection, rows: Iterable[tuple[int, Level, Bucket]]) -> None:
+    """Stage the buckets that the staged hours lie in."""
+    with _cursor(connection) as cursor:
+        copy_rows(
+            cursor,
+            "proof_buckets",
+            _BUCKETS,
+            (
+                (realm_id, level.value, bucket.starts_at, bucket.ends_at, bucket.time_zone)
+                for realm_id, level, bucket in rows
+            ),
+        )
+
+
+def booked_buckets(
+    connection: Connection, realm_ids: Collection[int]
+) -> list[tuple[int, str, int, int, str]]:
+    """(realm_id, level, start, end, zone) of every bucket of those realms, in order."""
+    with _cursor(connection) as cursor:
+        return cursor.execute(
+            "SELECT realm_id, level, starts_at, ends_at, time_zone FROM accounting.buckets"
+            " WHERE realm_id = ANY (%s) ORDER BY realm_id, level, starts_at",
+            (list(realm_ids),),
+        ).fetchall()
+
+
+def missing_buckets(connection: Connection) -> list[tuple[int, str, int, int, str]]:
+    """The staged buckets that the books lack."""
+    with _cursor(connection) as cursor:
+        return cursor.execute(
+            "SELECT realm_id, level, starts_at, ends_at, time_zone FROM proof_buckets p"
+            " WHERE NOT EXISTS (SELECT FROM accounting.buckets b"
+            " WHERE (b.realm_id, b.level, b.starts_at) = (p.realm_id, p.level, p.starts_at))"
+            " ORDER BY realm_id, level, starts_at"
+        ).fetchall()
+
+
+def mismatches(
+    connection: Connection,
+    name: str,
+    realm_ids: Collection[int],
+    span: tuple[int, int] | None = None,
+) -> Iterator[Mismatch]:
+    """The rows of one of BOOKS that are not what the reports say. ``span``: begun within it."""
+    table = BOOKS[name]
+    proof = proof_of(table)
+    begins = "started_at" if name == "sessions" else "starts_at"
+
+    def part(of: Table) -> Any:
+        query = select(of).where(of.c.realm_id.in_(realm_ids))
+        if span is not None:
+            query = query.where(of.c[begins] >= moment(span[0]), of.c[begins] < moment(span[1]))
+        return query
+
+    booked, proved = part(table).subquery("booked"), part(proof).subquery("proved")
+    keys = [column.name for column in table.primary_key]
+    query = (
+        select(booked, proved)
+        .select_from(
+            booked.join(proved, and_(*(booked.c[key] == proved.c[key] for key in keys)), full=True)
+        )
+        .where(or_(*unequal(booked.c, proved.c, proved_columns(table))))
+    )
+    columns = list(booked.c.keys())
+    for row in connection.execute(query):
+        left = dict(zip(columns, row[: len(columns)], strict=True))
+        right = dict(zip(columns, row[len(columns) :], strict=True))
+        yield Mismatch(
+            table=name,
+            booked=None if left[keys[0]] is None else left,
+            proved=None if right[keys[0]] is None else right,
+        )
+
+
+def proof_of(table: Table) -> Table:
+    """The scratch table with the same columns."""
+    columns = (Column(column.name, column.type) for column in table.c)
+    return Table(f"proof_{table.name}", MetaData(), *columns)
+
+
+def proved_columns(table: Table) -> list[str]:
+    """The columns of a table that follow from the reports."""
+    return [column.name for column in table.c if column.name not in _UNPROVED]
+
+
+def unequal(left: Any, right: Any, columns: Iterable[str]) -> list[ColumnElement[bool]]:
+    """For each column, whether two rows differ in it."""
+    return [left[name].is_distinct_from(right[name]) for name in columns]
+
+
+def lost_reports(connection: Connection) -> list[tuple[str, int, int]]:
+    """(source, loaded, kept) of the sources that have fewer reports than were ever loaded."""
+    return [tuple(row) for row in connection.execute(statement("count_reports"))]
+
+
+def _cursor(connection: Connection) -> Cursor[Any]:
+    return binary_cursor(psycopg_connection(connection))

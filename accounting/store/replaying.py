@@ -1,0 +1,98 @@
+"""What was settled, read again: reports and sightings key by key, up to a cutoff.
+
+Owns no table: it reads the evidence, and never what settling made of it.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Connection, select
+
+from accounting.model.lives import Report, Sighting
+from accounting.store import sources
+from accounting.store.binary import binary_stream
+from accounting.store.database import driver_statement, psycopg_connection
+from accounting.store.schema import capture_gaps
+from accounting.store.settling import Key
+from accounting.store.sources import Watermark
+
+ROWS_AT_ONCE: Final = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cutoff:
+    """How far the evidence is taken: a watermark of each source, and the gaps known by then.
+
+    ``highest_gap``: the last gap_id that counts; None for all.
+    """
+
+    marks: tuple[Watermark, ...]
+    highest_gap: int | None = None
+
+
+def settled_now(connection: Connection) -> Cutoff:
+    """The cutoff that settling has reached."""
+    found = sources.all_sources(connection)
+    return Cutoff(marks=tuple(sources.watermark(connection, one.source_id) for one in found))
+
+
+def breaks(connection: Connection, source_id: int, cutoff: Cutoff) -> list[tuple[int, int]]:
+    """The (epoch, position) after which each gap lies that the cutoff knows, in order."""
+    query = select(capture_gaps.c.epoch, capture_gaps.c.position).where(
+        capture_gaps.c.source_id == source_id
+    )
+    if cutoff.highest_gap is not None:
+        query = query.where(capture_gaps.c.gap_id <= cutoff.highest_gap)
+    ordered = query.order_by(capture_gaps.c.epoch, capture_gaps.c.position)
+    return [(epoch, position) for epoch, position in connection.execute(ordered)]
+
+
+def read_evidence(
+    connection: Connection,
+    cutoff: Cutoff,
+    realm_ids: Collection[int],
+    usernames: Sequence[bytes] | None = None,
+) -> Iterator[tuple[Key, Report | Sighting]]:
+    """Reports and sightings of those realms up to the cutoff: by key, and within each in order.
+
+    ``usernames``: only of these username keys. In constant memory here; Postgres sorts on its disk.
+    """
+    marks = cutoff.marks
+    parameters = {
+        "sources": [mark.source_id for mark in marks],
+        "epochs": [mark.epoch for mark in marks],
+        "positions": [mark.position for mark in marks],
+        "sighted_epochs": [mark.sighted[0] for mark in marks],
+        "sighted_positions": [mark.sighted[1] for mark in marks],
+        "sighted": [mark.sighted[2] for mark in marks],
+        "realms": list(realm_ids),
+        "usernames": None if usernames is None else [UUID(bytes=key) for key in usernames],
+    }
+    driver = psycopg_connection(connection)
+    with closing(binary_stream(driver, "replayed_evidence", ROWS_AT_ONCE)) as cursor:
+        cursor.execute(driver_statement("replay_reports"), parameters)
+        for source_id, number, began_at, idle_seconds, *fields in cursor:
+            report = Report._make(fields)
+            key = Key(source_id, report.database, report.username_key, report.allocation_id)
+            if number is None:
+                yield key, report
+            else:
+                yield (
+                    key,
+                    Sighting(
+                        epoch=report.epoch,
+                        position=report.position,
+                        sighting=number,
+                        database=report.database,
+                        realm_id=report.realm_id,
+                        username_key=report.username_key,
+                        user_key=report.user_key,
+                        allocation_id=report.allocation_id,
+                        began_at=began_at,
+                        seen_at=report.received_at,
+                        idle_seconds=idle_seconds,
+                    ),
+                )
