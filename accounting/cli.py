@@ -5,7 +5,6 @@ a difference was found, 2 wrong use or configuration, 3 not yet.
 """
 
 import difflib
-import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -20,6 +19,7 @@ import typer
 from accounting import demo as demonstration
 from accounting import doctor as examination
 from accounting import service
+from accounting.billing_commands import mount_billing
 from accounting.config import Settings, load_settings, variable
 from accounting.errors import (
     AccountingError,
@@ -33,13 +33,13 @@ from accounting.jobs.registry import JOBS
 from accounting.jobs.sources import retire_source
 from accounting.logs import configure_logging
 from accounting.model.identity import UsernameRule
-from accounting.model.text import as_text
 from accounting.processes import stop_on_signals
 from accounting.simulation import simulate_command
 from accounting.store import migrations, reporting
 from accounting.store.database import lost_connections
 from accounting.terminal import (
     flush_output,
+    from_argument,
     prepare_output,
     warn,
     write,
@@ -67,19 +67,12 @@ for name, group in (("db", db), ("job", job), ("realm", realm), ("source", sourc
     app.add_typer(group, name=name)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
-
-
-def _text(value: str) -> str:
-    """An argument in the spelling of the views, also where its bytes are no valid UTF-8."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return as_text(os.fsencode(value))
-    return value
-
-
-Realm = Annotated[str | None, typer.Option("--realm", parser=_text, help="Only this realm.")]
-User = Annotated[str | None, typer.Option("--user", parser=_text, help="Only this user_id.")]
+Realm = Annotated[
+    str | None, typer.Option("--realm", parser=from_argument, help="Only this realm.")
+]
+User = Annotated[
+    str | None, typer.Option("--user", parser=from_argument, help="Only this user_id.")
+]
 Since = Annotated[
     str | None, typer.Option("--since", "--from", help="From this time on, ISO 8601.")
 ]
@@ -162,6 +155,7 @@ def schedule() -> None:
 
 
 app.command(name="simulate")(simulate_command(_settings))
+mount_billing(app, _settings)
 
 
 @app.command(hidden=True)
@@ -252,7 +246,9 @@ def run_job(
 
 @realm.command("list")
 def realm_list(
-    name: Annotated[str | None, typer.Argument(parser=_text, help="Only this realm.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(parser=from_argument, help="Only this realm.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the rules of realms, each with the time from which it holds."""
@@ -276,7 +272,7 @@ def realm_list(
 @realm.command("set")
 def realm_set(
     name: Annotated[
-        str, typer.Argument(parser=_text, help="The realm; '' for the one without a name.")
+        str, typer.Argument(parser=from_argument, help="The realm; '' for the one without a name.")
     ],
     time_zone: Annotated[
         str | None, typer.Option("--time-zone", "--timezone", help="Such as Europe/Berlin.")
@@ -361,7 +357,7 @@ def source_list(as_json: Json = False) -> None:
 
 @source.command("retire")
 def source_retire(
-    name: Annotated[str, typer.Argument(parser=_text, help="The source.")],
+    name: Annotated[str, typer.Argument(parser=from_argument, help="The source.")],
 ) -> None:
     """Declare a source gone for good: no period waits for it any more."""
     with service.database(_settings(), service.WRITER) as engine:

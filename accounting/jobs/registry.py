@@ -47,20 +47,6 @@ JOBS: Final[Mapping[str, Job]] = {
             run=rollup,
         ),
         Job(
-            name="adjust",
-            description="Post what changed in closed periods, once, as adjustments",
-            unit="adjustments",
-            every_seconds=30.0,
-            run=adjust,
-        ),
-        Job(
-            name="close",
-            description="Draw the billing periods, and close those that wait for nothing",
-            unit="periods",
-            every_seconds=60.0,
-            run=close_periods,
-        ),
-        Job(
             name="partitions",
             description="Make the partitions of the coming days",
             unit="partitions",
@@ -80,6 +66,20 @@ JOBS: Final[Mapping[str, Job]] = {
             unit="events",
             every_seconds=2.0,
             run=number_feed,
+        ),
+        Job(
+            name="adjust",
+            description="Post what changed in closed periods, once, as adjustments",
+            unit="adjustments",
+            every_seconds=30.0,
+            run=adjust,
+        ),
+        Job(
+            name="close",
+            description="Draw the billing periods, and close those that wait for nothing",
+            unit="periods",
+            every_seconds=60.0,
+            run=close_periods,
         ),
     )
 }

@@ -1,7 +1,7 @@
 """Reading the views of schema ``reporting``: the filters that people and programs ask for."""
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Literal
 
 from psycopg.errors import UndefinedColumn, UndefinedTable
@@ -76,6 +76,43 @@ def usage(
         query = query.where(getattr(starts_at, compare)(value))
     order = [starts_at, column("realm")]
     return query.order_by(*order, *([column("user_id")] if of == "user" else []))
+
+
+def periods(realm: str | None = None) -> Select[Any]:
+    """Billing periods, by realm, the oldest first."""
+    query = view("periods")
+    if realm is not None:
+        query = query.where(column("realm") == realm)
+    return query.order_by(column("realm"), column("starts_at"))
+
+
+def statements(realm: str, period: date, user: str | None = None) -> Select[Any]:
+    """The lines of a closed period, by user."""
+    query = view("statements").where(column("realm") == realm, column("period") == period)
+    if user is not None:
+        query = query.where(column("user_id") == user)
+    return query.order_by(column("user_id"), column("user_key"))
+
+
+def adjustments(
+    realm: str, period: date, user: str | None = None, *, by: Literal["period", "posted_in"]
+) -> Select[Any]:
+    """The adjustments that correct a period, or that were posted in it, the oldest first."""
+    query = view("adjustments").where(column("realm") == realm, column(by) == period)
+    if user is not None:
+        query = query.where(column("user_id") == user)
+    return query.order_by(column("posted_at"), column("user_id"), column("adjustment_id"))
+
+
+def gaps(since: datetime, until: datetime) -> Select[Any]:
+    """The capture gaps that reach into [since, until), the oldest first."""
+    from_at: Any = column("from_at")
+    to_at: Any = column("to_at")
+    return (
+        view("capture_gaps")
+        .where(from_at < until, to_at.is_(None) | (to_at > since))
+        .order_by(from_at, column("gap_id"))
+    )
 
 
 def view(name: str) -> Select[Any]:

@@ -1,0 +1,117 @@
+"""``period``, ``statement`` and ``adjust`` as people and programs use them."""
+
+import json
+from typing import Any
+
+import pytest
+
+from accounting.jobs.close import draw_periods
+from tests.billing.test_close import END, tell_of_november
+from tests.books import READER, WRITER, Books
+from tests.contract.command import turn_accounting
+from tests.contract.test_command import rows_of
+
+
+def test_json_is_the_view_one_object_a_line_for_the_reader(adjusted: Books) -> None:
+    for arguments, view, order in (
+        ("period list", "periods", "realm, starts_at"),
+        ("statement example.org 2026-11-01", "statements", "user_id"),
+        ("statement example.org 2026-11-01 --adjustments", "adjustments", "posted_at"),
+    ):
+        ran = turn_accounting(*arguments.split(), "--json", database_url=adjusted.url(READER))
+        assert (ran.code, ran.err) == (0, "")
+        wanted: list[dict[str, Any]] = json.loads(json.dumps(rows_of(adjusted, view, order)))
+        assert ran.rows == wanted
+
+
+def test_a_statement_shows_its_lines_what_is_uncertain_and_adjustments_apart(
+    adjusted: Books,
+) -> None:
+    ran = turn_accounting("statement", "example.org", "2026-11-01", database_url=adjusted.url())
+    assert ran.code == 0
+    head, lines, uncertain, gaps, corrected, posted = ran.out.split("\n\n")
+    assert head.startswith(
+        "Realm 'example.org', period 2026-11-01: 2026-11-01 00:00 to 2026-12-01 00:00 UTC, closed"
+    )
+    assert [line.split()[0] for line in lines.splitlines()] == ["user", "alice", "bob"]
+    assert uncertain.startswith("Estimated: 1,100 of 1,400 bytes, of 1 of 2 users")
+    assert gaps == "No gap lies in it."
+    assert corrected.startswith("Adjustments of this period\n")
+    assert "agreed on the telephone" in corrected
+    assert posted == "Nothing of earlier.\n"
+
+
+def test_a_statement_names_its_gaps_and_the_sources_it_was_closed_without(books: Books) -> None:
+    tell_of_november(books)
+    spool = books.spool()
+    spool.close_gap(spool.open_gap(books.at(200), "disconnected", "a cut"), books.at(260))
+    books.until(100, source="late")
+    books.until(END + 61)
+    books.account()
+    close = ("period", "close", "example.org", "2026-11-01")
+    waiting = turn_accounting(*close, database_url=books.url(WRITER))
+    assert waiting.code == 3
+    assert waiting.complaint.endswith(
+        "waits for: source 'late' captured until 2026-11-02 12:01:40Z"
+    )
+    dry = turn_accounting(*close, "--without", "late", "--dry-run", database_url=books.url(WRITER))
+    assert dry.complaint == (
+        "period 2026-11-01 of realm 'example.org' would close without 'late': 2 lines, "
+        "600 bytes received, 800 sent"
+    )
+    assert turn_accounting(*close, "--without", "late", database_url=books.url(WRITER)).code == 0
+    ran = turn_accounting("statement", "example.org", "2026-11-01", database_url=books.url(READER))
+    assert "Closed without: late\n" in ran.out
+    assert "disconnected" in ran.out
+    assert "a cut" in ran.out
+
+
+def test_period_list_says_what_each_waits_for(books: Books) -> None:
+    tell_of_november(books)
+    books.until(100_000)
+    books.account()
+    draw_periods(books.engine)
+    ran = turn_accounting("period", "list", database_url=books.url(READER))
+    heading, row = ran.out.splitlines()
+    assert heading.split()[-2:] == ["waits", "for"]
+    assert row.split()[-3:] == ["-", "its", "end"]
+    asked = turn_accounting("statement", "example.org", "2026-11-01", database_url=books.url())
+    assert asked.code == 3
+    assert asked.complaint == (
+        "period 2026-11-01 of realm 'example.org' is not closed yet: it waits for its end"
+    )
+
+
+def test_adjust_prints_the_id_of_what_it_posted(books: Books) -> None:
+    tell_of_november(books)
+    books.until(END + 61)
+    books.account()
+    assert turn_accounting("job", "run", "close", database_url=books.url(WRITER)).code == 0
+    ran = turn_accounting(
+        *("adjust", "example.org", "2026-11-01", "bob", "--sent-bytes", "-600"),
+        *("--session-seconds", "-0.5", "--reason", "a test call", "--author", "carol"),
+        database_url=books.url(WRITER),
+    )
+    [row] = books.rows("adjustments")
+    assert (ran.code, ran.out) == (0, f"{row['adjustment_id']}\n")
+    assert (row["sent_bytes"], str(row["session_seconds"])) == (-600, "-0.500000")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("period close example.org november", "'november' is no period: expected its first day"),
+        ("statement nowhere 2026-11-01", "realm 'nowhere' has no period that begins on 2026-11-01"),
+        ("statement example.org 2026-11-01 --adjustments", "--adjustments goes with --json"),
+        ("adjust example.org 2026-11-01 bob --author c", "Missing option '--reason'"),
+        (
+            "adjust example.org 2026-11-01 bob --author c --reason r --session-seconds 0.0000001",
+            "--session-seconds '0.0000001': expected seconds with at most six decimals",
+        ),
+        ("adjust example.org 2026-11-01 bob --author c --reason r", "nothing to adjust"),
+    ],
+)
+def test_wrong_use_is_told_in_one_line(adjusted: Books, arguments: str, complaint: str) -> None:
+    ran = turn_accounting(*arguments.split(), database_url=adjusted.url(WRITER))
+    assert ran.code == 2
+    assert ran.complaint.startswith(complaint)
