@@ -11,14 +11,16 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 
 from accounting.errors import NotYet
+from accounting.jobs.adjust import adjust
 from accounting.jobs.recompute import replay
 from accounting.jobs.rollup import rollup
 from accounting.jobs.settle import hours_of, settle
-from accounting.model.buckets import Bucket, Level
+from accounting.model.buckets import Bucket, Level, microseconds
 from accounting.model.realms import RealmRules
 from accounting.store import proving, sources
 from accounting.store.database import lost_connections
 from accounting.store.locks import lock, try_lock
+from accounting.store.periods import PeriodRow
 from accounting.store.replaying import Cutoff
 from accounting.store.rollups import Hour
 
@@ -37,8 +39,8 @@ def unseen(_count: int) -> None:
 def snapshot_at_rest(engine: Engine, *, hold: bool = False) -> Iterator[Connection]:
     """A transaction that sees the books with nothing in flight, however busy the service is.
 
-    Settles and rolls up what is loaded before, and keeps others from it while the snapshot is
-    taken; with ``hold`` until the end. What is written is lost unless the caller commits. Raises
+    Settles, rolls up and adjusts what is loaded before, and keeps others from it while the
+    snapshot is taken; with ``hold`` until the end. What is written is lost unless the caller commits. Raises
     NotYet when the jobs never come to rest, and ConnectionLost.
     """
     for _ in range(TRIES):
@@ -55,6 +57,7 @@ def snapshot_at_rest(engine: Engine, *, hold: bool = False) -> Iterator[Connecti
             if not all(try_lock(holding, name) for name in known):
                 continue
             rollup(engine)
+            adjust(engine)
             if hold and not try_lock(holding, "rollup"):
                 continue
             connection = stack.enter_context(
@@ -67,6 +70,31 @@ def snapshot_at_rest(engine: Engine, *, hold: bool = False) -> Iterator[Connecti
             yield connection
             return
     raise NotYet("settling and the roll-up do not come to rest: try again in a moment")
+
+
+def stage_period(
+    connection: Connection,
+    rules: Mapping[int, RealmRules],
+    cutoff: Cutoff,
+    period: PeriodRow,
+    progress: Progress = unseen,
+) -> None:
+    """Recompute the hours of a closed period as they were at its cutoff."""
+    proving.empty_period(connection)
+    calendar = rules[period.realm_id].calendar
+    starts_at, ends_at = microseconds(period.starts_at), microseconds(period.ends_at)
+    lives = replay(connection, rules, cutoff, [period.realm_id])
+    while batch := list(islice(lives, LIVES_AT_ONCE)):
+        proving.stage_period(
+            connection,
+            (
+                row
+                for _, life in batch
+                for row in hours_of(life, calendar)
+                if starts_at <= row.starts_at < ends_at
+            ),
+        )
+        progress(len(batch))
 
 
 def stage_books(

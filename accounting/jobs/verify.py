@@ -4,7 +4,7 @@ Changes nothing, but for settling and rolling up what waits. Each difference is 
 where, what is booked, and what the reports say.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Final
@@ -13,22 +13,28 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine
 
 from accounting.errors import UsageError
-from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, unseen
+from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, stage_period, unseen
 from accounting.model.buckets import Level, microseconds, moment
+from accounting.model.counters import COUNTERS
 from accounting.model.periods import Period, periods
 from accounting.model.realms import RealmRules
+from accounting.model.statements import digest
+from accounting.store import periods as closed_periods
 from accounting.store import proving, realms, replaying
 from accounting.store.database import lost_connections
-from accounting.store.proving import BOOKS, Mismatch
+from accounting.store.periods import NUMBERS, PeriodRow
+from accounting.store.proving import BOOKS, Line, Mismatch
 
-KEYS: Final = frozenset({"session_id", "user_key", "starts_at", "realm_id", "started_at"})
+BALANCED: Final = (*COUNTERS, "session_microseconds")
+"""The numbers that late usage adjusts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """One thing in the books that is not what the reports say.
 
-    ``what``: the table it stands in, or `reports`, `buckets`, `statements`, `adjustments`.
+    ``what``: the table it stands in, or `reports`, `buckets`, `periods`,
+    `statements`, `adjustments`.
     ``kind``: `missing` from the books, `unfounded` by any report, or `differs` in ``column``.
     ``period``: the first day of the billing period that it falls in, as its realm's rules have it.
     """
@@ -118,6 +124,9 @@ def _differences(
             for mismatch in proving.mismatches(connection, name, [realm_id], span):
                 yield from naming.name(mismatch)
         yield from _wrong_buckets(connection, naming, realm_id, span)
+        for row in closed_periods.find(connection, realm_id):
+            if row.closed_at is not None and period in (None, row.period):
+                yield from _wrong_statement(connection, naming, row)
 
 
 def _wrong_buckets(
@@ -152,6 +161,61 @@ def _wrong_buckets(
             )
 
 
+def _wrong_statement(
+    connection: Connection, naming: "_Naming", row: PeriodRow
+) -> Iterator[Difference]:
+    """What is wrong with a closed period: its borders, its lines at their cutoff, its balance."""
+    assert row.cutoff is not None
+    starts_at = microseconds(row.starts_at)
+
+    def difference(what: str, kind: str, **rest: Any) -> Difference:
+        return naming.difference(row.realm_id, starts_at, what=what, kind=kind, **rest)
+
+    borders = starts_at, microseconds(row.ends_at)
+    if naming.span(row.realm_id, row.period) != borders:
+        yield difference("periods", "differs", column="starts_at, ends_at")
+    stage_period(connection, naming.rules, replaying.cutoff_of(connection, row.cutoff), row)
+    for line in proving.statement_lines(connection, row):
+        if line.booked is None or line.proved is None:
+            kind = "missing" if line.booked is None else "unfounded"
+            yield difference("statements", kind, user_key=line.user_key)
+            continue
+        yield from _unequal(difference, "statements", NUMBERS, line)
+        true = digest(
+            realm=naming.realm(row.realm_id),
+            period=row.period,
+            user_key=line.user_key,
+            numbers=line.proved,
+            cutoff=row.cutoff,
+        )
+        if line.digest != true:
+            yield difference(
+                "statements",
+                "differs",
+                user_key=line.user_key,
+                column="digest",
+                booked=str(line.digest),
+                recomputed=true,
+            )
+    for line in proving.unbalanced(connection, row):
+        yield from _unequal(difference, "adjustments", BALANCED, line)
+
+
+def _unequal(
+    difference: Callable[..., Difference], what: str, columns: Sequence[str], line: Line
+) -> Iterator[Difference]:
+    for column, booked, proved in zip(columns, line.booked or (), line.proved or (), strict=True):
+        if booked != proved:
+            yield difference(
+                what,
+                "differs",
+                user_key=line.user_key,
+                column=column,
+                booked=str(booked),
+                recomputed=str(proved),
+            )
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
@@ -165,6 +229,10 @@ class _Naming:
         self.rules = rules
         self._names = names
         self._last: dict[int, Period] = {}
+
+    def realm(self, realm_id: int) -> str:
+        """The name of a realm."""
+        return self._names[realm_id]
 
     def span(self, realm_id: int, period: date) -> tuple[int, int] | None:
         """The borders of a realm's period that begins on that local day."""

@@ -5,7 +5,9 @@ Owns scratch tables that end with their transaction, and the comparison. Reads t
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
 
 from psycopg import Cursor
 from sqlalchemy import Column, Connection, MetaData, Table, and_, or_, select
@@ -16,6 +18,7 @@ from accounting.model.lives import Life
 from accounting.store import schema
 from accounting.store.binary import binary_cursor, copy_rows
 from accounting.store.database import driver_statement, psycopg_connection, statement
+from accounting.store.periods import PeriodRow
 from accounting.store.rollups import Hour
 from accounting.store.settling import (
     KEY_COLUMNS,
@@ -239,6 +242,68 @@ def unequal(left: Any, right: Any, columns: Iterable[str]) -> list[ColumnElement
 def lost_reports(connection: Connection) -> list[tuple[str, int, int]]:
     """(source, loaded, kept) of the sources that have fewer reports than were ever loaded."""
     return [tuple(row) for row in connection.execute(statement("count_reports"))]
+
+
+def stage_period(connection: Connection, rows: Iterable[UsageRow]) -> None:
+    """Stage more hours of one period as they were at its cutoff."""
+    with _cursor(connection) as cursor:
+        copy_rows(
+            cursor,
+            "proof_period_usage",
+            USAGE_COLUMNS,
+            ((*row[:10], *row.counters) for row in rows),
+        )
+
+
+def empty_period(connection: Connection) -> None:
+    """Forget the staged hours of a period."""
+    psycopg_connection(connection).execute("TRUNCATE proof_period_usage")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What is booked for a user in a closed period, and what the reports say; None: no line."""
+
+    user_key: UUID
+    digest: str | None
+    booked: tuple[int, ...] | None
+    proved: tuple[int, ...] | None
+
+
+def statement_lines(connection: Connection, period: PeriodRow) -> Iterator[Line]:
+    """A closed period's lines beside the staged hours; numbers in the order of a digest."""
+    return _lines(connection, "prove_statements", period)
+
+
+def unbalanced(connection: Connection, period: PeriodRow) -> Iterator[Line]:
+    """Users whose line and adjustments for late usage are not their staged hours of the period.
+
+    Numbers: the eight counters and session microseconds.
+    """
+    return _lines(connection, "prove_adjustments", period)
+
+
+def _lines(connection: Connection, name: str, period: PeriodRow) -> Iterator[Line]:
+    rows = connection.execute(
+        statement(name),
+        {
+            "realm_id": period.realm_id,
+            "period": period.period,
+            "starts_at": period.starts_at,
+            "ends_at": period.ends_at,
+        },
+    )
+    for row in rows.mappings():
+        yield Line(
+            user_key=row["user_key"],
+            digest=row.get("digest"),
+            booked=_numbers(row["booked"]),
+            proved=_numbers(row["proved"]),
+        )
+
+
+def _numbers(values: Iterable[Decimal] | None) -> tuple[int, ...] | None:
+    return None if values is None else tuple(int(value) for value in values)
 
 
 def _cursor(connection: Connection) -> Cursor[Any]:

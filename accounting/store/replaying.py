@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select
 
+from accounting.model import statements
 from accounting.model.lives import Report, Sighting
 from accounting.store import sources
 from accounting.store.binary import binary_stream
@@ -37,6 +38,26 @@ def settled_now(connection: Connection) -> Cutoff:
     """The cutoff that settling has reached."""
     found = sources.all_sources(connection)
     return Cutoff(marks=tuple(sources.watermark(connection, one.source_id) for one in found))
+
+
+def cutoff_of(connection: Connection, text: str) -> Cutoff:
+    """The cutoff that a closed period keeps as text."""
+    found = statements.Cutoff.from_text(text)
+    ids = {one.source: one.source_id for one in sources.all_sources(connection)}
+    return Cutoff(
+        marks=tuple(
+            Watermark(
+                source_id=ids[name],
+                epoch=one.epoch,
+                position=one.position,
+                received_at=None,
+                until=one.until,
+                sighted=one.sighted,
+            )
+            for name, one in found.sources.items()
+        ),
+        highest_gap=found.gap,
+    )
 
 
 def breaks(connection: Connection, source_id: int, cutoff: Cutoff) -> list[tuple[int, int]]:
