@@ -38,8 +38,14 @@ class ConsumerMoved(AccountingError):
 class Feed:
     """The feed of one database. For one thread; ``stop`` may be called from any, or a signal."""
 
-    def __init__(self, url: str, *, poll_seconds: float = POLL_SECONDS) -> None:
-        """``url``: libpq's. Connects when first used, and again whenever the server was away."""
+    def __init__(
+        self, url: str, *, poll_seconds: float = POLL_SECONDS, patient: bool = True
+    ) -> None:
+        """``url``: libpq's. Connects when first used, and again whenever the server was away.
+
+        ``patient=False``: raise ConnectionLost when it is away, instead of waiting for it.
+        """
+        self._patient = patient
         self._url = url
         self._poll_seconds = poll_seconds
         self._reader: FeedReader | None = None
@@ -146,6 +152,6 @@ class Feed:
                 return work(self._reader)
             except ConnectionLost:
                 self.close()
-                if self._stop.wait(backoff * random.uniform(0.5, 1.0)):  # noqa: S311
+                if not self._patient or self._stop.wait(backoff * random.uniform(0.5, 1.0)):  # noqa: S311
                     raise
                 backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)

@@ -47,16 +47,24 @@ def database(settings: Settings, role: str | None = None) -> Iterator[Engine]:
     The embedded one is that of a running ``up``, or started for as long as this lasts, and is
     always at this version's schema.
     """
+    with database_url(settings, role) as url:
+        engine = open_engine(url)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+
+
+@contextmanager
+def database_url(settings: Settings, role: str | None = None) -> Iterator[str]:
+    """The URL of the same database, with its password: for who connects without an engine."""
     with ExitStack() as stack:
         if settings.database_url is not None:
-            url = settings.database_url.get_secret_value()
+            yield settings.database_url.get_secret_value()
         else:
             server = stack.enter_context(embedded.attach_or_start(settings.data_dir))
             prepare_embedded(server)
-            url = server.url(role)
-        engine = open_engine(url)
-        stack.callback(engine.dispose)
-        yield engine
+            yield server.url(role)
 
 
 def prepare_embedded(server: embedded.EmbeddedPostgres) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Protocol
 from urllib.parse import quote
 
 from sqlalchemy import Engine
@@ -27,10 +27,17 @@ from accounting.store.exporting import Exporting, Kind, Selection, Spelling
 
 LONGEST_NAME: Final = 120
 """Bytes of a realm in the name of a file; longer ones are cut, and told apart by a digest."""
-BLOCK_BYTES: Final = 1 << 20
 
 Progress = Callable[[int, int], None]
 """Told how many rows of how many are written, now and then."""
+
+
+class Sink(Protocol):
+    """Where bytes go."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+    def flush(self) -> None: ...
 
 
 class Format(StrEnum):
@@ -104,7 +111,7 @@ def export_to_stream(
     engine: Engine,
     selection: Selection,
     format_: Format,
-    stream: BinaryIO,
+    stream: Sink,
     progress: Progress | None = None,
 ) -> int:
     """Write the selected rows to a stream; returns how many. Raises as the other does."""
@@ -237,7 +244,7 @@ class _Digest:
 
     closed = False
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Sink) -> None:
         self._stream = stream
         self._sha256 = hashlib.sha256()
         self.size = 0

@@ -1,0 +1,293 @@
+"""The commands that hand the books on: ``feed`` and ``export``. Mounted by ``cli``.
+
+Owns how they read their arguments; what a selection means is the business of ``store.exporting``.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from accounting import service
+from accounting.client import Feed
+from accounting.config import Settings
+from accounting.errors import UsageError
+from accounting.jobs import export as exporting
+from accounting.jobs.export import Format
+from accounting.store.exporting import Kind, Selection
+from accounting.terminal import flush_output, from_argument, visible, warn, write, write_json
+
+Realm = Annotated[
+    str | None, typer.Option("--realm", parser=from_argument, help="Only this realm.")
+]
+Period = Annotated[
+    str | None, typer.Option("--period", help="A closed period: its first day, YYYY-MM-DD.")
+]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", "--from", help="From this time on, ISO 8601; UTC unless told."),
+]
+Until = Annotated[
+    str | None, typer.Option("--until", "--to", help="Before this time, ISO 8601; UTC unless told.")
+]
+Form = Annotated[Format, typer.Option("--format", help="csv, jsonl or parquet.")]
+Output = Annotated[
+    str,
+    typer.Option("--output", "-o", help="A directory for file and manifest; - for stdout."),
+]
+
+
+def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:
+    """Add the commands to the command line. ``settings``: reads them when a command runs."""
+    app.command(name="feed")(_feed_command(settings))
+    group = typer.Typer(
+        help="Usage, sessions, statements or adjustments as a file. Exit 3: not all there yet.",
+        no_args_is_help=True,
+    )
+    for command in (_usage_command, _sessions_command, _statements_command, _adjustments_command):
+        made = command(settings)
+        group.command(name=made.__name__)(made)
+    group.command(name="check")(check)
+    app.add_typer(group, name="export")
+
+
+def _feed_command(settings: Callable[[], Settings]) -> Callable[..., None]:
+    def feed(
+        consumer: Annotated[
+            str | None,
+            typer.Option("--consumer", help="Only what this consumer has not had, and move it on."),
+        ] = None,
+        after: Annotated[
+            int, typer.Option("--after", min=0, help="Without a consumer: after this number.")
+        ] = 0,
+        follow: Annotated[bool, typer.Option("--follow", help="Wait for more.")] = False,
+        as_json: Annotated[
+            bool, typer.Option("--json", help="One JSON object a line, for programs.")
+        ] = False,
+    ) -> None:
+        """Print the feed for the billing worker: what ended, closed, and was adjusted."""
+        if consumer is not None and after:
+            raise UsageError("--after goes without --consumer, which has a cursor of its own")
+        if consumer is not None and not consumer:
+            raise UsageError("--consumer: expected a name, such as invoicer")
+        with (
+            service.database_url(settings(), service.READER) as url,
+            Feed(url, patient=follow) as reading,
+            _ended_by_signals(reading, follow=follow),
+        ):
+            events = (
+                reading.read(after, follow=follow)
+                if consumer is None
+                else reading.consume(consumer, follow=follow)
+            )
+            for event in events:
+                _write_event(event._asdict(), as_json=as_json)
+                # Handled is what was handed over, not what waits in our buffer.
+                flush_output()
+
+    return feed
+
+
+def _write_event(event: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        write_json([event])
+        return
+    about = "  ".join(
+        f"{name}={visible(str(value))}"
+        for name, value in event["payload"].items()
+        if value is not None
+    )
+    write(f"{event['seq']:>8}  {event['type']:<17}  {visible(event['realm'])}  {about}\n")
+
+
+@contextmanager
+def _ended_by_signals(feed: Feed, *, follow: bool) -> Iterator[None]:
+    """While following, let SIGTERM and SIGINT end the loop in order."""
+    if not follow:
+        yield
+        return
+    before = {
+        number: signal.signal(number, lambda *_: feed.stop())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+def _usage_command(settings: Callable[[], Settings]) -> Callable[..., None]:
+    def usage(
+        realm: Realm = None,
+        period: Period = None,
+        since: Since = None,
+        until: Until = None,
+        by: Annotated[str, typer.Option("--by", help="user or realm.")] = "user",
+        per: Annotated[str, typer.Option("--per", help="hour, day or month.")] = "day",
+        format_: Form = Format.CSV,
+        output: Output = "-",
+    ) -> None:
+        """Export usage: the buckets that start in the period or span."""
+        if by not in {"user", "realm"}:
+            raise UsageError(f"--by {by!r}: expected user or realm")
+        if per not in {"hour", "day", "month"}:
+            raise UsageError(f"--per {per!r}: expected hour, day or month")
+        if per == "month" and period is not None:
+            raise UsageError("--per month: a period need not be a month: see `export statements`")
+        selection = _selection(Kind.USAGE, realm, period, since, until, of=by, per=per)
+        _export(settings(), selection, format_, output)
+
+    return usage
+
+
+def _sessions_command(settings: Callable[[], Settings]) -> Callable[..., None]:
+    def sessions(
+        realm: Realm = None,
+        period: Period = None,
+        since: Since = None,
+        until: Until = None,
+        format_: Form = Format.CSV,
+        output: Output = "-",
+    ) -> None:
+        """Export sessions: those that ended in the period or span, so each is in one export."""
+        selection = _selection(Kind.SESSIONS, realm, period, since, until)
+        _export(settings(), selection, format_, output)
+
+    return sessions
+
+
+def _statements_command(settings: Callable[[], Settings]) -> Callable[..., None]:
+    def statements(
+        realm: Realm = None,
+        period: Period = None,
+        since: Since = None,
+        until: Until = None,
+        format_: Form = Format.CSV,
+        output: Output = "-",
+    ) -> None:
+        """Export statements: of the period, or of those that begin in the span."""
+        selection = _selection(Kind.STATEMENTS, realm, period, since, until)
+        _export(settings(), selection, format_, output)
+
+    return statements
+
+
+def _adjustments_command(settings: Callable[[], Settings]) -> Callable[..., None]:
+    def adjustments(
+        realm: Realm = None,
+        period: Period = None,
+        since: Since = None,
+        until: Until = None,
+        format_: Form = Format.CSV,
+        output: Output = "-",
+    ) -> None:
+        """Export adjustments: those posted in the period, to be billed with it, or in the span."""
+        selection = _selection(Kind.ADJUSTMENTS, realm, period, since, until)
+        _export(settings(), selection, format_, output)
+
+    return adjustments
+
+
+def check(
+    manifests: Annotated[list[Path], typer.Argument(help="Manifests beside exported files.")],
+) -> None:
+    """Check exported files against their manifests; exit 1 when one differs."""
+    troubles = [trouble for one in manifests if (trouble := exporting.check_export(one))]
+    for trouble in troubles:
+        warn(trouble)
+    raise typer.Exit(1 if troubles else 0)
+
+
+def _selection(
+    kind: Kind,
+    realm: str | None,
+    period: str | None,
+    since: str | None,
+    until: str | None,
+    **others: str,
+) -> Selection:
+    if period is not None and (since is not None or until is not None):
+        raise UsageError("--period goes without --since and --until")
+    begin, end = _time(since), _time(until)
+    if begin is not None and end is not None and begin >= end:
+        raise UsageError(f"--since {since} is not before --until {until}")
+    return Selection(kind=kind, realm=realm, period=_day(period), since=begin, until=end, **others)
+
+
+def _day(value: str | None) -> date | None:
+    if value is None:
+        return None
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise UsageError(f"{value!r} is no period: expected its first day, YYYY-MM-DD") from None
+
+
+def _time(value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        found = datetime.fromisoformat(value)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise UsageError(f"{value!r} is no time: expected ISO 8601, such as 2026-11-22") from None
+
+
+def _export(settings: Settings, selection: Selection, format_: Format, output: str) -> None:
+    with service.database(settings, service.READER) as engine, _progress() as progress:
+        if output == "-":
+            if format_ is Format.PARQUET and sys.stdout.isatty():
+                raise UsageError("Parquet is no text: name a directory with --output, or a pipe")
+            exporting.export_to_stream(engine, selection, format_, _Output(), progress)
+            return
+        exported = exporting.export_to_directory(engine, selection, format_, Path(output), progress)
+    if sys.stderr.isatty():
+        warn(f"{exported.rows:,} rows in {exported.path}")
+
+
+@contextmanager
+def _progress() -> Iterator[exporting.Progress | None]:
+    """A bar on a terminal; under cron nothing."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("exporting"),
+        BarColumn(),
+        TextColumn("{task.completed:>11,.0f} rows"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("exporting", total=None)
+        yield lambda rows, total: bar.update(task, completed=rows, total=total)
+
+
+class _Output:
+    """Standard output as bytes. A reader that wants no more of it ends the process quietly."""
+
+    def __init__(self) -> None:
+        self._stream: BinaryIO = sys.stdout.buffer
+
+    def write(self, data: bytes) -> int:
+        try:
+            self._stream.write(data)
+            self._stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            sys.exit(0)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing waits here."""
