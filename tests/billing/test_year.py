@@ -1,0 +1,358 @@
+"""A year of three realms in three zones, told as it happens, with every statement that it makes.
+
+Berlin bills by the month; New York from the 15th; Lord Howe, whose clock moves by half an hour,
+from the first until August, and from the 10th since. Three sources: one that is in time, one that
+always comes after the books were closed, one that dies in May and is retired in June.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from itertools import count, pairwise
+from typing import Final
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from accounting.errors import NotYet
+from accounting.jobs.adjust import adjust, adjust_by_hand
+from accounting.jobs.close import close_period, close_periods
+from accounting.jobs.realms import set_rule
+from accounting.jobs.sources import retire_source
+from accounting.model.buckets import microseconds
+from accounting.model.counters import COUNTERS
+from accounting.model.realms import RealmRule
+from accounting.model.statements import Cutoff, digest
+from tests.billing.equation import assert_closed_periods_add_up
+from tests.books import READER, Books, channel, status, traffic
+from tests.contract.command import turn_accounting
+
+BERLIN, NEW_YORK, LORD_HOWE = "berlin.example", "newyork.example", "lordhowe.example"
+ZONES: Final = {
+    BERLIN: ZoneInfo("Europe/Berlin"),
+    NEW_YORK: ZoneInfo("America/New_York"),
+    LORD_HOWE: ZoneInfo("Australia/Lord_Howe"),
+}
+MONTHS: Final = [date(2025, month, 1) for month in range(1, 13)] + [date(2026, 1, 1)]
+# Written down, not computed: what the model must find. The last of each stays open.
+FIRST_DAYS: Final = {
+    BERLIN: [*MONTHS, date(2026, 2, 1)],
+    NEW_YORK: [date(2024, 12, 15)] + [day.replace(day=15) for day in MONTHS] + [date(2026, 2, 15)],
+    LORD_HOWE: MONTHS[:8] + [day.replace(day=10) for day in MONTHS[7:]] + [date(2026, 2, 10)],
+}
+IN_TIME, LATE, DYING = "default", "late", "dying"
+LAST_OF_DYING: Final = datetime(2025, 5, 20, tzinfo=UTC)
+CHECKS: Final = [
+    datetime(2025 + month // 12, month % 12 + 1, day, 12, tzinfo=UTC)
+    for month, day in sorted([*((m, 15) for m in range(13)), *((m, 1) for m in range(1, 13))])
+]
+"""At noon UTC of each first and fifteenth somebody looks whether a period can be closed."""
+
+Message = tuple[int, int, bytes, bytes]
+Line = tuple[str, date, str]
+ZERO: Final = (0,) * 12
+
+
+def starts_at(realm: str, first_day: date) -> datetime:
+    return datetime(first_day.year, first_day.month, first_day.day, tzinfo=ZONES[realm]).astimezone(
+        UTC
+    )
+
+
+def period_of(realm: str, moment: datetime) -> date:
+    days = FIRST_DAYS[realm]
+    return max(day for day in days if starts_at(realm, day) <= moment)
+
+
+def ends_at(realm: str, period: date) -> datetime:
+    days = FIRST_DAYS[realm]
+    return starts_at(realm, days[days.index(period) + 1])
+
+
+def closed_at(realm: str, check: datetime) -> list[date]:
+    """The periods whose end and grace lie before a check."""
+    return [
+        day
+        for day, after in pairwise(FIRST_DAYS[realm])
+        if starts_at(realm, after) + timedelta(seconds=60) < check
+    ]
+
+
+@dataclass(slots=True)
+class Year:
+    """What is said, by source, and what must be billed for it, by line."""
+
+    messages: dict[str, list[Message]] = field(default_factory=lambda: defaultdict(list))
+    statements: dict[Line, tuple[int, ...]] = field(default_factory=dict)
+    adjustments: dict[tuple[str, date, date, str], tuple[int, ...]] = field(default_factory=dict)
+    _ids: "count[int]" = field(default_factory=lambda: count(1))
+
+    def bill(self, realm: str, user: str, moment: datetime, source: str, *numbers: int) -> None:
+        """Numbers as a statement has them, seconds in microseconds, of one moment."""
+        period = period_of(realm, moment)
+        known = next(check for check in CHECKS if check > moment)
+        if source == LATE and period in closed_at(realm, known):
+            posting = realm, period, period_of(realm, known), user
+            sums = self.adjustments.get(posting, ZERO)
+            self.adjustments[posting] = tuple(map(sum, zip(sums, numbers, strict=True)))
+        else:
+            line = realm, period, user
+            sums = self.statements.get(line, ZERO)
+            self.statements[line] = tuple(map(sum, zip(sums, numbers, strict=True)))
+
+    def say(self, source: str, moment: datetime, name: bytes, payload: bytes) -> None:
+        self.messages[source].append((microseconds(moment), 0, name, payload))
+
+    def session(
+        self,
+        realm: str,
+        user: str,
+        moment: datetime,
+        seconds: int,
+        counts: tuple[int, int, int, int],
+        source: str = IN_TIME,
+        lost: int = 0,
+    ) -> None:
+        """A session in one hour; ``lost`` bytes of what it received are in no interim."""
+        number = next(self._ids)
+        names = {
+            suffix: channel(suffix, user=user, realm=realm, allocation=number)
+            for suffix in ("status", "traffic", "traffic/peer", "total_traffic")
+        }
+        end = moment + timedelta(seconds=seconds)
+        middle = moment + timedelta(seconds=1)
+        total = counts[0], counts[1] + lost, *counts[2:]
+        self.say(source, moment, names["status"], status("new"))
+        self.say(source, middle, names["traffic"], traffic(*counts))
+        self.say(source, middle, names["traffic/peer"], traffic(*counts))
+        self.say(source, end, names["status"], status("deleted"))
+        self.say(source, end, names["total_traffic"], traffic(*total))
+        estimated = total[1] + total[3] if lost else 0
+        self.bill(
+            realm, user, moment, source, *total, *counts, 1, 1, seconds * 1_000_000, estimated
+        )
+
+    def over_the_end(self, realm: str, period: date) -> None:
+        """A minute before the end and forty seconds after it: bytes where they were reported."""
+        end = ends_at(realm, period)
+        name = channel("status", user="owl", realm=realm, allocation=next(self._ids))
+        number = name.removesuffix(b"status")
+        begin, done = end - timedelta(seconds=60), end + timedelta(seconds=40)
+        self.say(IN_TIME, begin, name, status("new"))
+        self.say(IN_TIME, end - timedelta(seconds=1), number + b"traffic", traffic(1, 10, 2, 20))
+        self.say(IN_TIME, end, number + b"traffic", traffic(3, 30, 4, 40))
+        self.say(IN_TIME, done, name, status("deleted"))
+        self.say(IN_TIME, done, number + b"total_traffic", traffic(4, 40, 6, 60))
+        none = (0, 0, 0, 0)
+        self.bill(realm, "owl", begin, IN_TIME, 1, 10, 2, 20, *none, 1, 0, 60_000_000, 0)
+        self.bill(realm, "owl", end, IN_TIME, 3, 30, 4, 40, *none, 0, 1, 40_000_000, 0)
+
+
+def tell() -> Year:
+    year = Year()
+    for realm, zone in ZONES.items():
+        for month in MONTHS[:12]:
+            size = month.month
+            twice = 2 if realm == BERLIN else 1
+
+            def local(
+                day: int,
+                hour: int,
+                minute: int = 0,
+                *,
+                fold: int = 0,
+                month: date = month,
+                zone: ZoneInfo = zone,
+            ) -> datetime:
+                return datetime(
+                    month.year, month.month, day, hour, minute, tzinfo=zone, fold=fold
+                ).astimezone(UTC)
+
+            year.session(realm, "alice", local(3, 10), 60, (size, 1_000 * size, 7, 700))
+            year.session(realm, "alice", local(27, 23, 30), 90, (2, 200, size, 100 * size))
+            year.session(realm, "bob", local(12, 0), 30, (5, 500, 6, 600))
+            # Twice in the hour that comes twice in autumn; in spring once before, once after it.
+            for zone_day in (9, 30) if size == 3 else (5, 26) if size == 10 else (2, 6):
+                for fold in (0, 1):
+                    year.session(
+                        realm, "night", local(zone_day, twice, 45, fold=fold), 10, (1, 50, 1, 60)
+                    )
+            for day in (8, 20):
+                year.session(realm, "carol", local(day, 15), 20, (size, 10 * size, 1, 1), LATE)
+            if local(18, 9) < LAST_OF_DYING:
+                year.session(realm, "dave", local(18, 9), 40, (9, 900, 9, 900), DYING)
+        for period in FIRST_DAYS[realm][:-2]:
+            year.over_the_end(realm, period)
+    lost = datetime(2025, 3, 11, 12, tzinfo=UTC)
+    year.session(BERLIN, "erin", lost, 120, (10, 1_000, 10, 2_000), lost=5_000)
+    for said in year.messages.values():
+        said.sort(key=lambda message: message[0])
+    return year
+
+
+def hear_until(books: Books, year: Year, source: str, check: datetime) -> None:
+    limit = microseconds(check)
+    books.hear_all(
+        [message for message in year.messages[source] if message[0] < limit], source=source
+    )
+    year.messages[source] = [m for m in year.messages[source] if m[0] >= limit]
+    books.spool(source).tick(limit)
+
+
+def set_up_realms(books: Books) -> None:
+    for realm, changes in (
+        (BERLIN, {"time_zone": "Europe/Berlin"}),
+        (NEW_YORK, {"time_zone": "America/New_York", "anchor_day": 15}),
+        (LORD_HOWE, {"time_zone": "Australia/Lord_Howe"}),
+    ):
+        set_rule(
+            books.engine,
+            realm,
+            changes,
+            default=RealmRule(),
+            holds_from=None,
+            now=datetime(2025, 1, 1, tzinfo=UTC),
+        )
+
+
+def close_what_is_due(books: Books, check: datetime, closed: set[tuple[str, date]]) -> None:
+    for realm in ZONES:
+        for period in closed_at(realm, check):
+            if (realm, period) not in closed:
+                close_period(books.engine, realm, period, without=[LATE])
+                closed.add((realm, period))
+
+
+def live_through(books: Books, year: Year) -> None:
+    """Every check: what is in time, the close, and what comes too late for it."""
+    closed: set[tuple[str, date]] = set()
+    set_up_realms(books)
+    for source in (LATE, DYING):
+        hear_until(books, year, source, datetime(2025, 1, 1, tzinfo=UTC))
+    for check in CHECKS:
+        if check == datetime(2025, 3, 15, 12, tzinfo=UTC):
+            spool = books.spool()
+            gap = spool.open_gap(microseconds(check - timedelta(days=4)), "disconnected", "a cut")
+            spool.close_gap(gap, microseconds(check - timedelta(days=3)))
+        if check == datetime(2025, 8, 1, 12, tzinfo=UTC):
+            set_rule(
+                books.engine,
+                LORD_HOWE,
+                {"anchor_day": 10},
+                default=RealmRule(),
+                holds_from=date(2025, 8, 5),
+                now=check,
+            )
+        hear_until(books, year, IN_TIME, check)
+        if check <= LAST_OF_DYING:
+            hear_until(books, year, DYING, check)
+        elif year.messages[DYING]:
+            hear_until(books, year, DYING, LAST_OF_DYING)
+        books.account()
+        assert close_periods(books.engine) == 0
+        if check == datetime(2025, 6, 1, 12, tzinfo=UTC):
+            with pytest.raises(NotYet, match="source 'dying' captured until 2025-05-20 00:00:00Z"):
+                close_period(books.engine, BERLIN, date(2025, 5, 1), without=[LATE])
+            retire_source(books.engine, DYING)
+        close_what_is_due(books, check, closed)
+        hear_until(books, year, LATE, check)
+        books.account()
+        adjust(books.engine)
+        if check == datetime(2025, 7, 15, 12, tzinfo=UTC):
+            adjust_by_hand(
+                books.engine,
+                NEW_YORK,
+                date(2025, 6, 15),
+                "alice",
+                {"sent_bytes": -700, "session_microseconds": -500_000},
+                reason="a relay of ours was broken",
+                author="frank",
+            )
+
+
+def test_a_year_is_billed_to_the_byte(books: Books) -> None:
+    year = tell()
+    expected = dict(year.statements)
+    live_through(books, year)
+    last = CHECKS[-1]
+    closed = {(realm, period) for realm in ZONES for period in closed_at(realm, last)}
+    assert len(closed) == 12 + 13 + 13
+
+    # Every period, with its borders, and the one that is open.
+    assert [
+        (row["realm"], row["period"], row["starts_at"], row["ends_at"], row["state"])
+        for row in books.rows("periods", order="realm, starts_at")
+    ] == [
+        (
+            realm,
+            period,
+            starts_at(realm, period),
+            starts_at(realm, after),
+            "closed" if (realm, period) in closed else "open",
+        )
+        for realm in sorted(ZONES)
+        for period, after in pairwise(FIRST_DAYS[realm])
+    ]
+
+    # Every line of every statement, all numbers, with its digest and what was missing.
+    lines = books.rows("statements")
+    assert {
+        (row["realm"], row["period"], row["user_id"]): (
+            *(row[name] for name in COUNTERS),
+            row["sessions_started"],
+            row["sessions_ended"],
+            int(row["session_seconds"] * 1_000_000),
+            row["estimated_bytes"],
+        )
+        for row in lines
+    } == {line: numbers for line, numbers in expected.items() if line[:2] in closed}
+    for row in lines:
+        numbers = expected[row["realm"], row["period"], row["user_id"]]
+        assert row["digest"] == digest(
+            realm=row["realm"],
+            period=row["period"],
+            user_key=row["user_key"],
+            numbers=numbers,
+            cutoff=row["cutoff"],
+        )
+        gone = ends_at(row["realm"], row["period"]) > LAST_OF_DYING
+        missing = (DYING, LATE) if gone else (LATE,)
+        assert Cutoff.from_text(row["cutoff"]).without == missing
+
+    # Late usage of every period, in the period that was open when it came; one correction by hand.
+    rows = books.rows("adjustments")
+    late = {
+        (row["realm"], row["period"], row["posted_in"], row["user_id"]): (
+            *(row[name] for name in COUNTERS),
+            int(row["session_seconds"] * 1_000_000),
+        )
+        for row in rows
+        if row["author"] == "turn-accounting"
+    }
+    assert late == {
+        posting: (*numbers[:8], numbers[10]) for posting, numbers in year.adjustments.items()
+    }
+    told = datetime(2026, 1, 2, tzinfo=UTC)
+    assert {posting[:2] for posting in late} == {one for one in closed if ends_at(*one) < told}
+    [by_hand] = [row for row in rows if row["author"] != "turn-accounting"]
+    assert (by_hand["realm"], by_hand["period"], by_hand["posted_in"], by_hand["user_id"]) == (
+        NEW_YORK,
+        date(2025, 6, 15),
+        date(2025, 7, 15),
+        "alice",
+    )
+    assert (by_hand["sent_bytes"], by_hand["session_seconds"]) == (-700, Decimal("-0.5"))
+    assert len(rows) == len(late) + 1
+
+    assert_closed_periods_add_up(books)
+    books.assert_conserved()
+    assert_march_is_shown_with_its_gap(books)
+
+
+def assert_march_is_shown_with_its_gap(books: Books) -> None:
+    march = turn_accounting("statement", BERLIN, "2025-03-01", database_url=books.url(READER))
+    assert "2025-03-01 00:00 to 2025-04-01 00:00 Europe/Berlin" in march.out
+    assert "disconnected" in march.out
+    assert "Estimated: 8,000 of" in march.out
+    assert "Closed without: late\n" in march.out
