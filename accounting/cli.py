@@ -16,9 +16,9 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import typer
 
+from accounting import delivery_commands, service
 from accounting import demo as demonstration
 from accounting import doctor as examination
-from accounting import service
 from accounting.billing_commands import mount_billing
 from accounting.config import Settings, load_settings, variable
 from accounting.errors import (
@@ -155,6 +155,7 @@ def schedule() -> None:
 
 
 app.command(name="simulate")(simulate_command(_settings))
+delivery_commands.mount(app, _settings)
 mount_billing(app, _settings)
 
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from accounting import service
 from accounting.client import Feed
 from accounting.config import Settings
-from accounting.errors import UsageError
+from accounting.errors import AccountingError, UsageError
 from accounting.jobs import export as exporting
 from accounting.jobs.export import Format
 from accounting.store.exporting import Kind, Selection
@@ -287,6 +287,8 @@ class _Output:
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
             sys.exit(0)
+        except OSError as error:
+            raise AccountingError(f"can't write to standard output: {error.strerror}") from None
         return len(data)
 
     def flush(self) -> None:

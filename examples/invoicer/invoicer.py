@@ -1,0 +1,130 @@
+"""A billing worker: an invoice for every user of every closed period, and none twice.
+
+    ACCOUNTING_DATABASE_URL=postgresql://billing@db/accounting python invoicer.py invoices/
+
+Its books are an SQLite file of its own in that directory, beside one text file for each invoice.
+What makes it safe to kill at any point:
+
+- the feed gives each event at least once, always with the same ``event_id``;
+- the invoices of an event and its ``event_id`` are written in one transaction of our own books, so
+  an event that comes again finds itself there;
+- a text file is made from our books alone, under another name, and renamed: made again, it is the
+  same file;
+- the next event is asked for when all of this is done, and only then does the feed move us on.
+
+What is billed with a period is final when it closes: its statement, and the adjustments that were
+posted in it, which correct periods closed before.
+"""
+
+import os
+import signal
+import sqlite3
+import sys
+from contextlib import closing
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from accounting.client import Event, Feed
+
+CONSUMER = "invoicer"
+CENTS_PER_GIB = Decimal("4.5")
+
+BOOKS = """
+CREATE TABLE IF NOT EXISTS handled (event_id TEXT PRIMARY KEY, seq INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS invoices (
+    number INTEGER PRIMARY KEY,
+    realm TEXT NOT NULL, period TEXT NOT NULL, user_key TEXT NOT NULL, user_id TEXT NOT NULL,
+    UNIQUE (realm, period, user_key)
+);
+CREATE TABLE IF NOT EXISTS lines (
+    line TEXT PRIMARY KEY, number INTEGER NOT NULL REFERENCES invoices,
+    what TEXT NOT NULL, bytes INTEGER NOT NULL, cents INTEGER NOT NULL
+);
+"""
+
+USAGE = """
+SELECT user_key::text, user_id, digest AS line, 'usage of ' || period AS what,
+    received_bytes + sent_bytes AS bytes
+FROM reporting.statements WHERE realm = %(realm)s AND period = %(period)s
+UNION ALL
+SELECT user_key::text, user_id, adjustment_id::text, 'correction of ' || period || ': ' || reason,
+    received_bytes + sent_bytes
+FROM reporting.adjustments WHERE realm = %(realm)s AND posted_in = %(period)s
+ORDER BY 1, 4, 3
+"""
+
+
+def run(url: str, directory: Path, *, consumer: str = CONSUMER, follow: bool = True) -> None:
+    """Handle the feed from where this consumer stands; with ``follow`` until a signal comes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(directory / "books.sqlite3")) as books, Feed(url) as feed:
+        books.execute("PRAGMA synchronous = FULL")
+        books.executescript(BOOKS)
+        if follow:
+            signal.signal(signal.SIGTERM, lambda *_: feed.stop())
+        for event in feed.consume(consumer, types=["period.closed"], follow=follow):
+            handle(url, books, event)
+            write_files(books, event, directory)
+
+
+def handle(url: str, books: sqlite3.Connection, event: Event) -> None:
+    """Write the invoices of one closed period, if that was not done before."""
+    event_id = str(event.event_id)
+    if books.execute("SELECT 1 FROM handled WHERE event_id = ?", [event_id]).fetchone():
+        return
+    realm, period = event.realm, event.payload["period"]
+    with psycopg.connect(url, row_factory=dict_row) as accounting:
+        usage = accounting.execute(USAGE, {"realm": realm, "period": period}).fetchall()
+    with books:  # one transaction: all of this, or nothing
+        for row in usage:
+            add_line(books, realm, period, row)
+        books.execute("INSERT INTO handled VALUES (?, ?)", [event_id, event.seq])
+
+
+def add_line(books: sqlite3.Connection, realm: str, period: str, row: dict[str, Any]) -> None:
+    """Write one line, and the invoice that it stands on when it is the first."""
+    key = [realm, period, row["user_key"]]
+    books.execute(
+        "INSERT INTO invoices (realm, period, user_key, user_id) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO NOTHING",
+        [*key, row["user_id"]],
+    )
+    (number,) = books.execute(
+        "SELECT number FROM invoices WHERE realm = ? AND period = ? AND user_key = ?", key
+    ).fetchone()
+    cents = (CENTS_PER_GIB * int(row["bytes"]) / 2**30).quantize(Decimal(1), ROUND_HALF_UP)
+    books.execute(
+        "INSERT INTO lines VALUES (?, ?, ?, ?, ?)",
+        [row["line"], number, row["what"], int(row["bytes"]), int(cents)],
+    )
+
+
+def write_files(books: sqlite3.Connection, event: Event, directory: Path) -> None:
+    """Write the text of each invoice of a period, from our own books."""
+    invoices = books.execute(
+        "SELECT number, user_id FROM invoices WHERE realm = ? AND period = ? ORDER BY number",
+        [event.realm, event.payload["period"]],
+    ).fetchall()
+    for number, user_id in invoices:
+        text = [f"Invoice {number:06d}", f"{user_id} in {event.realm}", ""]
+        total = 0
+        for what, count, cents in books.execute(
+            "SELECT what, bytes, cents FROM lines WHERE number = ? ORDER BY what, line", [number]
+        ):
+            text.append(f"{what:<60} {count:>16,} bytes {cents / 100:>10.2f}")
+            total += cents
+        text.append(f"{'total':<60} {'':>22} {total / 100:>10.2f}")
+        draft, final = directory / ".draft", directory / f"{number:06d}.txt"
+        with draft.open("w") as file:
+            file.write("\n".join(text) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(final)
+
+
+if __name__ == "__main__":
+    run(os.environ["ACCOUNTING_DATABASE_URL"], Path(sys.argv[1]))

@@ -1,0 +1,224 @@
+"""Exports of closed periods: exit 3 before, final afterwards; and killed at any moment."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accounting.errors import ConnectionLost, NotYet
+from accounting.jobs.adjust import adjust
+from accounting.jobs.close import close_periods
+from accounting.jobs.export import Format, check_export, export_to_directory, export_to_stream
+from accounting.store.database import Engine
+from accounting.store.exporting import Kind, Selection
+from tests.billing.test_adjust import DECEMBER, closed_without_late, tell_late
+from tests.billing.test_close import DAY, NOVEMBER, closed_november, tell_of_november
+from tests.books import READER, Books
+from tests.contract.command import turn_accounting
+from tests.settling.test_killed import Death, KilledError, mortal_engine
+
+
+def exported(engine: Engine, kind: Kind, period: Any = NOVEMBER) -> list[dict[str, str]]:
+    out = io.BytesIO()
+    selection = Selection(kind=kind, realm="example.org", period=period)
+    export_to_stream(engine, selection, Format.CSV, out)
+    return list(csv.DictReader(io.StringIO(out.getvalue().decode(), newline="")))
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_period_that_is_not_closed_is_not_exported(books: Books, kind: Kind) -> None:
+    tell_of_november(books)
+    books.until(2 * DAY)
+    books.account()
+    assert close_periods(books.engine) == 0
+    with pytest.raises(NotYet, match="it waits for its end"):
+        exported(books.engine, kind)
+
+
+def test_a_closed_period_has_its_lines_its_days_and_its_sessions(books: Books) -> None:
+    closed_november(books)
+    lines = exported(books.engine, Kind.STATEMENTS)
+    days = exported(books.engine, Kind.USAGE)
+    sessions = exported(books.engine, Kind.SESSIONS)
+    assert {row["user_id"]: row["received_bytes"] for row in lines} == {
+        "alice": "100",
+        "bob": "500",
+    }
+    for rows in (days, sessions):
+        assert sum(int(row["received_bytes"]) for row in rows) == 600
+    assert exported(books.engine, Kind.ADJUSTMENTS) == []
+
+
+def test_statements_stay_the_same_bytes_whatever_comes_later(books: Books, tmp_path: Path) -> None:
+    closed_without_late(books)
+    selection = Selection(kind=Kind.STATEMENTS, period=NOVEMBER)
+
+    def export(into: str) -> list[tuple[str, bytes]]:
+        for format_ in Format:
+            export_to_directory(books.engine, selection, format_, tmp_path / into)
+        return [(path.name, path.read_bytes()) for path in sorted((tmp_path / into).iterdir())]
+
+    before = export("before")
+    assert len(before) == 6
+    tell_late(books)
+    books.account()
+    assert adjust(books.engine) == 2
+    assert export("after") == before
+    with pytest.raises(NotYet):  # they are posted in December, which is open
+        exported(books.engine, Kind.ADJUSTMENTS, DECEMBER)
+    everything = io.BytesIO()
+    export_to_stream(books.engine, Selection(kind=Kind.ADJUSTMENTS), Format.CSV, everything)
+    rows = list(csv.DictReader(io.StringIO(everything.getvalue().decode())))
+    assert {row["received_bytes"] for row in rows} == {"700", "10"}
+
+
+@contextmanager
+def mortal_disk(death: "Disaster") -> Iterator[None]:
+    """Let death come before any sync and rename, and after each rename."""
+    names = ("fsync", "rename", "unlink")
+    before = {name: getattr(os, name) for name in names}
+
+    def mortal(name: str) -> Any:
+        def act(*arguments: Any, **options: Any) -> Any:
+            death.may_strike_disk()
+            done = before[name](*arguments, **options)
+            death.may_strike_disk()
+            return done
+
+        return act
+
+    for name in names:
+        setattr(os, name, mortal(name))
+    try:
+        yield
+    finally:
+        for name in names:
+            setattr(os, name, before[name])
+
+
+class Disaster(Death):
+    def may_strike_disk(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KilledError
+
+
+@pytest.mark.parametrize("format_", list(Format))
+def test_killed_at_any_moment_a_manifest_never_speaks_of_another_file(
+    books: Books, tmp_path: Path, format_: Format
+) -> None:
+    """Over the files of an export before, which differed; run again, all is as undisturbed."""
+    closed_november(books)
+    selection = Selection(kind=Kind.STATEMENTS, period=NOVEMBER)
+    whole = export_to_directory(books.engine, selection, format_, tmp_path / "undisturbed")
+    expected = {path.name: path.read_bytes() for path in whole.path.parent.iterdir()}
+    death = Disaster()
+    at, finished = 0, False
+    with mortal_engine(books, death) as engine:
+        while not finished:
+            at += 1
+            directory = tmp_path / f"{at:03d}"
+            old = export_to_directory(books.engine, selection, format_, directory)
+            old.path.write_bytes(b"older")
+            told = json.loads(old.manifest.read_text())
+            told |= {"bytes": 5, "sha256": hashlib.sha256(b"older").hexdigest()}
+            old.manifest.write_text(json.dumps(told))
+            death.comes(at)
+            with suppress(KilledError, ConnectionLost), mortal_disk(death):
+                export_to_directory(engine, selection, format_, directory)
+                finished = death.left > 0
+            death.left = 0
+            if old.manifest.exists():
+                assert check_export(old.manifest) is None, at
+            export_to_directory(books.engine, selection, format_, directory)
+            assert {path.name: path.read_bytes() for path in directory.iterdir()} == expected, at
+    assert at > 15
+
+
+def test_really_killed_it_leaves_nothing_that_looks_finished(books: Books, tmp_path: Path) -> None:
+    """SIGKILL while the draft is being written: no file, no manifest; and the next run has both."""
+    closed_november(books)
+    target = tmp_path / "out"
+    program = (
+        "import os, signal, sys\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from accounting.cli import main\n"
+        "sys.argv = ['turn-accounting', *sys.argv[1:]]\n"
+        "main()\n"
+    )
+    arguments = ["export", "statements", "--period", "2026-11-01", "--output", str(target)]
+    killed = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, "ACCOUNTING_DATABASE_URL": books.url(READER)},
+        cwd=Path(__file__).resolve().parents[2],
+        check=False,
+        timeout=60,
+    )
+    assert killed.returncode == -9
+    assert [path.name[0] for path in target.iterdir()] != []
+    assert all(path.name.startswith(".") for path in target.iterdir())
+    ran = turn_accounting(*arguments, database_url=books.url(READER))
+    assert ran == (0, "", "")
+    manifests = [str(path) for path in target.glob("*.manifest.json")]
+    assert len(list(target.iterdir())) == 2
+    assert turn_accounting("export", "check", *manifests) == (0, "", "")
+
+
+def test_the_command_is_silent_and_says_not_yet_with_3(books: Books, tmp_path: Path) -> None:
+    tell_of_november(books)
+    books.until(2 * DAY)
+    books.account()
+    close_periods(books.engine)
+    target = tmp_path / "out"
+    arguments = ("export", "statements", "--realm", "example.org", "--period", "2026-11-01")
+    early = turn_accounting(*arguments, "--output", str(target), database_url=books.url(READER))
+    assert early.code == 3
+    assert "period 2026-11-01 of realm 'example.org' is open" in early.complaint
+    assert not target.exists()
+
+
+def test_the_command_writes_to_standard_output(books: Books, tmp_path: Path) -> None:
+    closed_november(books)
+    database = {"database_url": books.url(READER)}
+    ran = turn_accounting(
+        "export", "statements", "--period", "2026-11-01", "--format", "jsonl", **database
+    )
+    assert (ran.code, ran.err) == (0, "")
+    assert {row["user_id"]: row["sent_bytes"] for row in ran.rows} == {"alice": 200, "bob": 600}
+    full = turn_accounting(
+        "export", "statements", "--period", "2026-11-01", output="/dev/full", **database
+    )
+    assert full.code == 1
+    assert "can't" in full.complaint
+    assert tmp_path.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("usage", "--period", "November"),
+        ("usage", "--period", "2026-11-01", "--since", "2026-11-01"),
+        ("usage", "--period", "2026-11-01", "--per", "month"),
+        ("usage", "--by", "nobody"),
+        ("usage", "--per", "year"),
+        ("sessions", "--since", "2026-11-02", "--until", "2026-11-01"),
+        ("sessions", "--until", "yesterday"),
+        ("statements", "--period", "1999-01-01"),
+        ("adjustments", "--format", "xml"),
+        ("statements", "--realm", "nobody.example"),
+        ("check", "no-such-manifest.json"),
+    ],
+)
+def test_wrong_use_is_said_in_one_line(books: Books, arguments: tuple[str, ...]) -> None:
+    ran = turn_accounting("export", *arguments, database_url=books.url(READER))
+    assert ran.code == 2
+    assert ran.complaint

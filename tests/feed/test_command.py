@@ -1,0 +1,53 @@
+"""The command `feed`: what it prints, and what a consumer of it has had."""
+
+from tests.books import READER, Books
+from tests.contract.command import turn_accounting
+from tests.feed.test_client import cursor, numbered
+
+
+def test_without_a_consumer_it_prints_all_of_it_every_time(books: Books) -> None:
+    numbered(books, "a", "b", "c")
+    for _ in range(2):
+        ran = turn_accounting("feed", "--json", "--after", "1", database_url=books.url(READER))
+        assert (ran.code, ran.err) == (0, "")
+        assert [(row["seq"], row["payload"]) for row in ran.rows] == [
+            (2, {"period": "b"}),
+            (3, {"period": "c"}),
+        ]
+        names = ["seq", "event_id", "type", "realm", "payload", "created_at"]
+        assert list(ran.rows[0]) == names
+    assert "period.closed" in turn_accounting("feed", database_url=books.url(READER)).out
+
+
+def test_a_consumer_gets_each_event_once(books: Books) -> None:
+    numbered(books, "a", "b")
+    arguments = ("feed", "--json", "--consumer", "invoicer")
+    first = turn_accounting(*arguments, database_url=books.url(READER))
+    assert [row["seq"] for row in first.rows] == [1, 2]
+    assert cursor(books) == 2
+    numbered(books, "c")
+    second = turn_accounting(*arguments, database_url=books.url(READER))
+    assert [row["seq"] for row in second.rows] == [3]
+    assert turn_accounting(*arguments, database_url=books.url(READER)).out == ""
+
+
+def test_what_could_not_be_written_was_not_handled(books: Books) -> None:
+    numbered(books, "a")
+    ran = turn_accounting(
+        "feed", "--consumer", "invoicer", output="/dev/full", database_url=books.url(READER)
+    )
+    assert ran.code == 1
+    assert cursor(books) == 0
+
+
+def test_wrong_use_is_said_in_one_line(books: Books) -> None:
+    for arguments in (("--consumer", ""), ("--consumer", "x", "--after", "1")):
+        ran = turn_accounting("feed", *arguments, database_url=books.url(READER))
+        assert ran.code == 2
+        assert ran.complaint
+
+
+def test_a_database_that_is_away_is_said_at_once() -> None:
+    ran = turn_accounting("feed", database_url="postgresql://127.0.0.1:1/nowhere")
+    assert ran.code == 1
+    assert "127.0.0.1" in ran.complaint

@@ -1,0 +1,87 @@
+"""examples/invoicer: killed before any of its lines and run again, it bills the same, once."""
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+
+from accounting.jobs.adjust import adjust
+from accounting.jobs.close import close_period, close_periods
+from accounting.jobs.feed import number_feed
+from tests.books import READER, Books
+from tests.settling.telling import Teller
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+INVOICER: Final = ROOT / "examples/invoicer/invoicer.py"
+KILLER: Final = "tests.feed.killed_invoicer"
+DAY: Final = 86_400.0
+GIB: Final = 2**30
+NOVEMBER: Final = date(2026, 11, 1)
+
+
+def call(
+    books: Books, at: float, user: str, allocation: int, received: int, source: str = "default"
+) -> None:
+    teller = Teller(books, user=user, allocation=allocation, source=source)
+    teller.new(at)
+    teller.close(at + 100, (1, received, 0, 0), (0, 0, 0, 0))
+
+
+def tell_of_two_months(books: Books) -> None:
+    """November with two users, closed without a source that was away, and December with both."""
+    call(books, 0, "alice", 1, 10 * GIB)
+    call(books, 10, "bob", 2, 3 * GIB)
+    books.until(0, source="late")
+    books.until(30 * DAY)
+    books.account()
+    close_period(books.engine, "example.org", NOVEMBER, without=["late"])
+    call(books, 31 * DAY, "alice", 3, 2 * GIB)
+    call(books, 20, "bob", 4, 4 * GIB, source="late")
+    for source in ("default", "late"):
+        books.until(62 * DAY, source=source)
+    books.account()
+    assert adjust(books.engine) == 1
+    assert close_periods(books.engine) == 1
+    number_feed(books.engine)
+
+
+def invoices(directory: Path) -> tuple[list[Any], dict[str, str]]:
+    with closing(sqlite3.connect(directory / "books.sqlite3")) as found:
+        rows = found.execute(
+            "SELECT number, realm, period, user_id, what, bytes, cents, line"
+            " FROM invoices JOIN lines USING (number) ORDER BY number, what"
+        ).fetchall()
+    return rows, {path.name: path.read_text() for path in sorted(directory.glob("*.txt"))}
+
+
+def test_killed_before_any_line_it_bills_everything_once(books: Books, tmp_path: Path) -> None:
+    tell_of_two_months(books)
+    done = subprocess.run(
+        [sys.executable, "-m", KILLER, str(INVOICER), books.url(READER), str(tmp_path / "runs")],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    deaths = int(done.stdout)
+    assert deaths > 100
+    runs = sorted((tmp_path / "runs").iterdir())
+    assert len(runs) == deaths + 1
+    rows, files = invoices(runs[-1])  # the one that nobody disturbed
+    assert {row[2:4] + row[5:7] for row in rows} == {
+        ("2026-11-01", "alice", 10 * GIB, 45),
+        ("2026-11-01", "bob", 3 * GIB, 14),
+        ("2026-12-01", "alice", 2 * GIB, 9),
+        ("2026-12-01", "bob", 4 * GIB, 18),
+    }
+    assert [row[0] for row in rows] == [1, 2, 3, 4]
+    assert list(files) == ["000001.txt", "000002.txt", "000003.txt", "000004.txt"]
+    for run in runs:
+        assert invoices(run) == (rows, files), run.name
+    cursors = books.query("SELECT DISTINCT seq FROM accounting.feed_consumers")
+    assert len(cursors) == 1
