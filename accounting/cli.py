@@ -34,6 +34,7 @@ from accounting.jobs.sources import retire_source
 from accounting.logs import configure_logging
 from accounting.model.identity import UsernameRule
 from accounting.processes import stop_on_signals
+from accounting.proof_commands import mount_proof
 from accounting.simulation import simulate_command
 from accounting.store import migrations, reporting
 from accounting.store.database import lost_connections
@@ -157,6 +158,7 @@ def schedule() -> None:
 app.command(name="simulate")(simulate_command(_settings))
 delivery_commands.mount(app, _settings)
 mount_billing(app, _settings)
+mount_proof(app, _settings)
 
 
 @app.command(hidden=True)

@@ -40,8 +40,8 @@ def snapshot_at_rest(engine: Engine, *, hold: bool = False) -> Iterator[Connecti
     """A transaction that sees the books with nothing in flight, however busy the service is.
 
     Settles, rolls up and adjusts what is loaded before, and keeps others from it while the
-    snapshot is taken; with ``hold`` until the end. What is written is lost unless the caller commits. Raises
-    NotYet when the jobs never come to rest, and ConnectionLost.
+    snapshot is taken; with ``hold`` until the end. What is written is lost unless the caller
+    commits. Raises NotYet when the jobs never come to rest, and ConnectionLost.
     """
     for _ in range(TRIES):
         settle(engine)

@@ -59,24 +59,40 @@ def _fold(
     track = Track()
     for one in heard:
         of_realm = rules[one.realm_id]
-        current = track.current
-        if isinstance(one, Sighting):
-            began = one.seen_at if current is None else current.started_at
-            lives.sight(track, one, grace=_grace(of_realm, began))
-        else:
-            began = one.received_at if current is None else current.started_at
-            grace = _grace(of_realm, began)
-            lives.settle(track, one, source_id=key.source_id, grace=grace, breaks=breaks)
+        take(track, one, key, of_realm, breaks)
         if any(life.standing is Standing.PAST for life in track.touched):
             yield from (life for life in track.touched if life.standing is Standing.PAST)
             track.touched = [life for life in track.touched if life.standing is not Standing.PAST]
         for life in track.touched:
             if life.entries and len(life.entries) % ENTRIES_KEPT == 0:
                 condense(life, of_realm.calendar)
-    if track.current is not None and until is not None:
-        grace = _grace(rules[track.current.realm_id], track.current.started_at)
-        lives.expire(track.current, until, grace)
+    finish(track, rules, until)
     yield from track.touched
+
+
+def take(
+    track: Track,
+    one: Report | Sighting,
+    key: Key,
+    rules: RealmRules,
+    breaks: Sequence[tuple[int, int]],
+) -> None:
+    """Take one more report or sighting of a key, as settling does."""
+    current = track.current
+    if isinstance(one, Sighting):
+        began = one.seen_at if current is None else current.started_at
+        lives.sight(track, one, grace=_grace(rules, began))
+    else:
+        began = one.received_at if current is None else current.started_at
+        grace = _grace(rules, began)
+        lives.settle(track, one, source_id=key.source_id, grace=grace, breaks=breaks)
+
+
+def finish(track: Track, rules: Mapping[int, RealmRules], until: int | None) -> None:
+    """End the key's life under way, if its time has passed by the clock of the cutoff."""
+    life = track.current
+    if life is not None and until is not None:
+        lives.expire(life, until, _grace(rules[life.realm_id], life.started_at))
 
 
 def condense(life: Life, calendar: Calendar) -> None:

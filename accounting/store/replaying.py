@@ -60,6 +60,11 @@ def cutoff_of(connection: Connection, text: str) -> Cutoff:
     )
 
 
+def source_names(connection: Connection) -> dict[int, str]:
+    """Every source's name, by id."""
+    return {one.source_id: one.source for one in sources.all_sources(connection)}
+
+
 def breaks(connection: Connection, source_id: int, cutoff: Cutoff) -> list[tuple[int, int]]:
     """The (epoch, position) after which each gap lies that the cutoff knows, in order."""
     query = select(capture_gaps.c.epoch, capture_gaps.c.position).where(

@@ -22,7 +22,8 @@ CORRUPTIONS: Final = {
     "a session that nobody reported": (
         (
             "INSERT INTO accounting.sessions SELECT (e).* FROM ("
-            " SELECT json_populate_record(e, json_build_object('session_id', gen_random_uuid())) AS e"
+            " SELECT json_populate_record("
+            "  e, json_build_object('session_id', gen_random_uuid())) AS e"
             " FROM accounting.sessions e LIMIT 1) made"
         ),
         ("sessions", "unfounded", ""),

@@ -28,9 +28,11 @@ CORRUPTIONS: Final = {
         {("statements", "missing", "")},
     ),
     "a doubled line of a user without usage": (
-        ("INSERT INTO accounting.statements SELECT (l).* FROM (SELECT json_populate_record("
-        "l, json_build_object('user_key', gen_random_uuid())) AS l"
-        " FROM accounting.statements l LIMIT 1) made"),
+        (
+            "INSERT INTO accounting.statements SELECT (l).* FROM (SELECT json_populate_record("
+            "l, json_build_object('user_key', gen_random_uuid())) AS l"
+            " FROM accounting.statements l LIMIT 1) made"
+        ),
         {("statements", "unfounded", "")},
     ),
     "a lost adjustment": (
@@ -38,14 +40,18 @@ CORRUPTIONS: Final = {
         {("adjustments", "differs", "sent_bytes")},
     ),
     "a cutoff that reaches further": (
-        ("UPDATE accounting.periods SET cutoff = regexp_replace("
-        'cutoff, \'"position":\\d+,"sighted\', \'"position":9999,"sighted\')'
-        " WHERE closed_at IS NOT NULL"),
+        (
+            "UPDATE accounting.periods SET cutoff = regexp_replace("
+            'cutoff, \'"position":\\d+,"sighted\', \'"position":9999,"sighted\')'
+            " WHERE closed_at IS NOT NULL"
+        ),
         {("statements", "differs", "digest")},
     ),
     "a period closed within other borders": (
-        ("UPDATE accounting.periods SET ends_at = ends_at - interval '1 day'"
-        " WHERE closed_at IS NOT NULL"),
+        (
+            "UPDATE accounting.periods SET ends_at = ends_at - interval '1 day'"
+            " WHERE closed_at IS NOT NULL"
+        ),
         {("periods", "differs", "starts_at, ends_at")},
     ),
 }

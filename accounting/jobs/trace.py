@@ -1,0 +1,217 @@
+"""Trace: from what was billed to a user, by way of the sessions, to coturn's own reports.
+
+Writes nothing. What a report brought is what the recomputation of its session made of it: an
+interim its own figures, a total what the interims lacked.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from itertools import groupby
+from operator import itemgetter
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine
+
+from accounting.errors import NotYet, UsageError
+from accounting.jobs import recompute
+from accounting.jobs.close import find_period, find_realm
+from accounting.jobs.proof import snapshot_at_rest
+from accounting.jobs.settle import hours_of
+from accounting.model.buckets import microseconds
+from accounting.model.lives import Entry, Life, Report, Track
+from accounting.model.realms import RealmRules
+from accounting.store import billed, periods, realms, replaying
+from accounting.store.billed import BilledLine
+from accounting.store.database import lost_connections
+from accounting.store.periods import PeriodRow
+from accounting.store.replaying import Cutoff
+from accounting.store.settling import Key
+
+Numbers = tuple[int, ...]
+"""The eight counters and session microseconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedReport:
+    """A report, and what it brought to the period. ``late``: it came after the statement's cutoff.
+
+    ``counters``: the eight, signed; all zero for a status, and for a total that found nothing
+    missing.
+    """
+
+    source: str
+    report: Report
+    counters: Numbers
+    late: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class TracedSession:
+    """A session with usage in the period: its numbers there, and all of its reports."""
+
+    life: Life
+    source: str
+    allocation_id: int
+    numbers: Numbers
+    reports: list[TracedReport] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class Trace:
+    """What was billed for a user's period, and the sessions that it came from."""
+
+    realm: str
+    period: date
+    user_key: UUID
+    lines: list[BilledLine]
+    sessions: list[TracedSession]
+
+    @property
+    def billed(self) -> Numbers:
+        """The sum of the statement's line and the adjustments for late usage."""
+        return _sum(line.numbers for line in self.lines if not line.manual)
+
+    @property
+    def traced(self) -> Numbers:
+        """The sum over the sessions."""
+        return _sum(session.numbers for session in self.sessions)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the sessions have what was billed, and their reports brought what they have."""
+        return self.billed == self.traced and all(
+            session.numbers[:8] == _sum((one.counters for one in session.reports), 8)
+            for session in self.sessions
+        )
+
+
+def trace(
+    engine: Engine, realm: str, period: date, *, user: str | None = None, key: UUID | None = None
+) -> Trace:
+    """Trace a user's line in a closed period, and all adjustments that name it.
+
+    ``user``: by name, or ``key``: by key, for one whose name is erased. Raises UsageError for what
+    nobody knows, and NotYet for a period that is not closed.
+    """
+    with snapshot_at_rest(engine) as connection, lost_connections():
+        realm_id = find_realm(connection, realm)
+        row = find_period(connection, realm_id, realm, period)
+        if row.cutoff is None:
+            raise NotYet(f"period {period} of realm '{realm}' is not closed yet: nothing to trace")
+        found = key or periods.user_key(connection, realm_id, user or "")
+        if found is None:
+            raise UsageError(f"no user '{user}' is known in realm '{realm}'")
+        lines = billed.lines(connection, realm_id, period, found)
+        sessions = list(
+            _sessions(connection, row, replaying.cutoff_of(connection, row.cutoff), found)
+        )
+        return Trace(realm=realm, period=period, user_key=found, lines=lines, sessions=sessions)
+
+
+def trace_adjustment(engine: Engine, adjustment_id: UUID) -> Trace:
+    """Trace the period of a user that an adjustment names. Raises UsageError."""
+    with lost_connections(), engine.connect() as connection:
+        found = billed.adjusted(connection, adjustment_id)
+        if found is None:
+            raise UsageError(f"no adjustment {adjustment_id} is known")
+        realm_id, period, key = found
+        realm = realms.names(connection)[realm_id]
+    return trace(engine, realm, period, key=key)
+
+
+def _sessions(
+    connection: Connection, period: PeriodRow, cutoff: Cutoff, user_key: UUID
+) -> Iterator[TracedSession]:
+    rules = realms.all_rules(connection)
+    now = replaying.settled_now(connection)
+    names = replaying.source_names(connection)
+    reached = {mark.source_id: (mark.epoch, mark.position) for mark in cutoff.marks}
+    borders = microseconds(period.starts_at), microseconds(period.ends_at)
+    calendar = rules[period.realm_id].calendar
+    for key, life, heard in _told(connection, rules, now, period.realm_id, user_key):
+        if life.user_key != user_key.bytes or not life.vouched:
+            continue
+        rows = [row for row in hours_of(life, calendar) if borders[0] <= row.starts_at < borders[1]]
+        if not rows:
+            continue
+        seconds = sum(row.active_to - row.active_from for row in rows)
+        counters = _sum((tuple(row.counters) for row in rows), 8)
+        yield TracedSession(
+            life=life,
+            source=names[key.source_id],
+            allocation_id=key.allocation_id,
+            numbers=(*counters, seconds),
+            reports=[
+                TracedReport(
+                    source=names[key.source_id],
+                    report=report,
+                    counters=_brought(entries, borders),
+                    late=report[:2] > reached.get(key.source_id, (0, 0)),
+                )
+                for report, entries in heard
+            ],
+        )
+
+
+def _told(
+    connection: Connection,
+    rules: Mapping[int, RealmRules],
+    cutoff: Cutoff,
+    realm_id: int,
+    user_key: UUID,
+) -> Iterator[tuple[Key, Life, list[tuple[Report, list[Entry]]]]]:
+    """Every life of a user's keys, with its reports and the entries that each brought."""
+    untils = {mark.source_id: mark.until for mark in cutoff.marks}
+    usernames = billed.username_keys(connection, user_key)
+    evidence = list(replaying.read_evidence(connection, cutoff, [realm_id], usernames))
+    for key, group in groupby(evidence, key=itemgetter(0)):
+        breaks = replaying.breaks(connection, key.source_id, cutoff)
+        track = Track()
+        # By identity: a life is mutable, and none is forgotten while the key is told.
+        heard: defaultdict[int, list[tuple[Report, list[Entry]]]] = defaultdict(list)
+        seen: defaultdict[int, int] = defaultdict(int)
+        told: dict[int, Life] = {}
+        for _, one in group:
+            limbo = track.limbo
+            before = track.current
+            recompute.take(track, one, key, rules[realm_id], breaks)
+            told.update((id(life), life) for life in track.touched)
+            if limbo is not None and all(life is not limbo for life in track.touched):
+                # The life that it turned out to be a part of has its entries now.
+                assert before is not None
+                heard[id(before)] += heard.pop(id(limbo))
+                seen[id(before)] += len(limbo.entries)
+                del told[id(limbo)]
+            if isinstance(one, Report):
+                spoken = _spoken_of(track.current or before or track.touched[-1], told, seen)
+                heard[id(spoken)].append((one, spoken.entries[seen[id(spoken)] :]))
+                seen[id(spoken)] = len(spoken.entries)
+        recompute.finish(track, rules, untils[key.source_id])
+        for life in told.values():
+            yield key, life, heard[id(life)]
+
+
+def _spoken_of(otherwise: Life, told: Mapping[int, Life], seen: Mapping[int, int]) -> Life:
+    """The life that the last report belongs to: the one that it brought something, if any."""
+    for life in told.values():
+        if len(life.entries) > seen[id(life)]:
+            return life
+    return otherwise
+
+
+def _brought(entries: Sequence[Entry], borders: tuple[int, int]) -> Numbers:
+    counters = [0] * 8
+    for at, side, *counts in entries:
+        if borders[0] <= at < borders[1]:
+            for place, count in enumerate(counts, start=4 * side):
+                counters[place] += count
+    return tuple(counters)
+
+
+def _sum(numbers: Iterator[Numbers], length: int = 9) -> Numbers:
+    sums = [0] * length
+    for one in numbers:
+        sums = [a + b for a, b in zip(sums, one, strict=True)]
+    return tuple(sums)

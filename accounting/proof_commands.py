@@ -1,0 +1,224 @@
+"""The commands that prove the books: ``verify``, ``reconcile``, ``trace``."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from accounting import service
+from accounting.config import Settings
+from accounting.errors import UsageError
+from accounting.jobs.proof import Progress as Step
+from accounting.jobs.proof import unseen
+from accounting.jobs.reconcile import Reconciled, reconcile
+from accounting.jobs.trace import Trace, trace, trace_adjustment
+from accounting.jobs.verify import Verdict, verify
+from accounting.model.buckets import moment
+from accounting.model.counters import COUNTERS
+from accounting.model.wire import Kind, Side
+from accounting.store import migrations
+from accounting.terminal import flush_output, from_argument, visible, warn, write, write_json
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+_NUMBERS: Final = (*COUNTERS, "session_seconds")
+
+
+def mount_proof(app: typer.Typer, settings: Callable[[], Settings]) -> None:
+    """Add the commands, on settings that are read when they run."""
+    for mount in (_mount_verify, _mount_reconcile, _mount_trace):
+        mount(app, settings)
+
+
+def _mount_verify(app: typer.Typer, settings: Callable[[], Settings]) -> None:
+    @app.command("verify")
+    def verify_books(
+        realm: Annotated[
+            str | None, typer.Option("--realm", parser=from_argument, help="Only this realm.")
+        ] = None,
+        period: Annotated[
+            str | None, typer.Option("--period", help="Only this period: its first day.")
+        ] = None,
+        as_json: Json = False,
+    ) -> None:
+        """Recompute everything from the reports and compare; exit 1 when anything differs."""
+        verdict = Verdict()
+        with _engine(settings()) as engine, _progress("verifying", "sessions") as step:
+            found = verify(
+                engine,
+                realm,
+                None if period is None else _day(period),
+                verdict=verdict,
+                progress=step,
+            )
+            for one in found:
+                _tell(asdict(one), as_json, f"{one.what} {one.kind}")
+        if verdict.differences:
+            warn(f"{verdict.differences:,} differences in {verdict.sessions:,} sessions' books")
+            raise typer.Exit(1)
+        warn(f"proved: {verdict.sessions:,} sessions and all that follows from them")
+
+
+def _mount_reconcile(app: typer.Typer, settings: Callable[[], Settings]) -> None:
+    @app.command("reconcile")
+    def reconcile_logs(
+        logs: Annotated[
+            list[Path],
+            typer.Argument(metavar="LOGFILE...", help="Logs of coturn; rotated ones oldest first."),
+        ],
+        as_json: Json = False,
+    ) -> None:
+        """Compare the books with coturn's own log; exit 1 when any session differs."""
+        result = Reconciled()
+        with _engine(settings()) as engine, _progress("reconciling", "sessions") as step:
+            for one in reconcile(engine, logs, result=result, progress=step):
+                _tell(asdict(one), as_json, f"session {one.kind}")
+        if result.strangers:
+            warn(f"{result.strangers:,} logged that never authenticated: nobody is billed for them")
+        if result.unlogged:
+            warn(f"{result.unlogged:,} booked sessions of the same names and ids are in no log")
+        if result.differing:
+            warn(f"{result.differing:,} of {result.sessions:,} logged sessions differ")
+            raise typer.Exit(1)
+        warn(f"reconciled: {result.sessions:,} logged sessions, each booked with its own figures")
+
+
+def _mount_trace(app: typer.Typer, settings: Callable[[], Settings]) -> None:
+    @app.command("trace")
+    def trace_line(
+        realm: Annotated[
+            str | None, typer.Argument(parser=from_argument, help="The realm.")
+        ] = None,
+        period: Annotated[str | None, typer.Argument(help="Its first day, YYYY-MM-DD.")] = None,
+        user: Annotated[
+            str | None, typer.Option("--user", parser=from_argument, help="The user_id.")
+        ] = None,
+        user_key: Annotated[
+            str | None, typer.Option("--user-key", help="The user_key, where no name is left.")
+        ] = None,
+        adjustment: Annotated[
+            str | None, typer.Option("--adjustment", help="Instead: an adjustment_id.")
+        ] = None,
+        as_json: Json = False,
+    ) -> None:
+        """Trace a statement's line or an adjustment to its sessions and their reports."""
+        by_line = realm is not None and period is not None and (user is None) != (user_key is None)
+        by_adjustment = adjustment is not None and realm is period is user is user_key is None
+        if not by_line and not by_adjustment:
+            raise UsageError("expected REALM PERIOD and --user or --user-key, or --adjustment")
+        with _engine(settings()) as engine:
+            if adjustment is not None:
+                found = trace_adjustment(engine, _uuid("--adjustment", adjustment))
+            else:
+                assert realm is not None
+                assert period is not None
+                key = None if user_key is None else _uuid("--user-key", user_key)
+                found = trace(engine, realm, _day(period), user=user, key=key)
+        _write_trace(found, as_json=as_json)
+        if not found.adds_up:
+            warn("it does not add up: `turn-accounting verify` names what is wrong")
+            raise typer.Exit(1)
+        warn(f"adds up: {len(found.sessions):,} sessions")
+
+
+@contextmanager
+def _engine(settings: Settings) -> Iterator[Any]:
+    with service.database(settings, service.WRITER) as engine:
+        migrations.require_head(engine)
+        yield engine
+
+
+@contextmanager
+def _progress(what: str, unit: str) -> Iterator[Step]:
+    """A running count on a terminal; under cron nothing."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield unseen
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn(what),
+        TextColumn("{task.completed:>13,.0f} " + unit),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda count: bar.advance(task, count)
+
+
+def _tell(fields: Mapping[str, Any], as_json: bool, what: str) -> None:
+    if as_json:
+        write_json([fields])
+    else:
+        told = (
+            f"{name}={visible(str(value))}"
+            for name, value in fields.items()
+            if value not in (None, "", False) and name not in {"kind", "what"}
+        )
+        write(f"{what}: {' '.join(told)}\n")
+    flush_output()
+
+
+def _write_trace(found: Trace, *, as_json: bool) -> None:
+    where = {"realm": found.realm, "period": found.period, "user_key": found.user_key}
+    for line in found.lines:
+        what = "statement" if line.adjustment_id is None else "adjustment"
+        which = {"adjustment_id": line.adjustment_id, "reason": line.reason, "manual": line.manual}
+        _tell({"line": what, **where, **which, **_named(line.numbers)}, as_json, what)
+    for session in found.sessions:
+        life = session.life
+        row = {
+            "line": "session",
+            "session_id": UUID(bytes=life.session_id),
+            "source": session.source,
+            "allocation_id": f"{session.allocation_id:018d}",
+            "started_at": moment(life.started_at),
+            "ended_at": None if life.ended_at is None else moment(life.ended_at),
+            "estimated": life.estimated,
+            "disputed": life.disputed,
+        }
+        _tell({**row, **_named(session.numbers)}, as_json, "session")
+        for one in session.reports:
+            report = one.report
+            told = {
+                "line": "report",
+                "session_id": UUID(bytes=life.session_id),
+                "source": one.source,
+                "epoch": report.epoch,
+                "position": report.position,
+                "received_at": moment(report.received_at),
+                "kind": Kind(report.kind).name.lower(),
+                "side": None if report.side is None else Side(report.side).name.lower(),
+                "late": one.late,
+                **_named(one.counters),
+            }
+            name = f"  {told['kind']}"
+            _tell(told, as_json, name)
+
+
+def _named(numbers: Sequence[int]) -> dict[str, int | Decimal]:
+    named: dict[str, int | Decimal] = dict(zip(_NUMBERS, numbers, strict=False))
+    if len(numbers) == len(_NUMBERS):
+        named["session_seconds"] = Decimal(numbers[-1]).scaleb(-6)
+    return named
+
+
+def _day(value: str) -> date:
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise UsageError(f"{value!r} is no period: expected its first day, YYYY-MM-DD") from None
+
+
+def _uuid(option: str, value: str) -> UUID:
+    try:
+        return UUID(value)
+    except ValueError:
+        raise UsageError(f"{option} {value!r}: expected a UUID, as the views show it") from None
