@@ -21,8 +21,8 @@ ADDRESSES = re.compile(
 )
 PURE = {
     "abc", "bisect", "calendar", "collections", "dataclasses", "datetime", "decimal", "enum",
-    "fractions", "functools", "hashlib", "heapq", "hmac", "itertools", "math", "operator", "re",
-    "typing", "unicodedata", "zoneinfo",
+    "fractions", "functools", "hashlib", "heapq", "hmac", "itertools", "json", "math", "operator",
+    "re", "typing", "unicodedata", "uuid", "zoneinfo",
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Closing a period: what it waits for, what it writes, and that nothing of it changes again."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
@@ -11,8 +12,10 @@ from accounting.errors import NotYet, UsageError
 from accounting.jobs.close import close_period, close_periods, draw_periods
 from accounting.jobs.sources import retire_source
 from accounting.model.statements import Cutoff, digest
+from accounting.store.locks import lock
 from accounting.store.periods import NUMBERS
 from tests.books import START, WRITER, Books
+from tests.servers import wait_until
 from tests.settling.telling import Teller, eight
 
 DAY: Final = 86_400.0
@@ -272,3 +275,42 @@ def test_what_was_billed_is_refused_to_change_by_anybody(
 
 def test_the_books_start_where_this_module_says() -> None:
     assert START + timedelta(seconds=END) == datetime(2026, 12, 1, tzinfo=UTC)
+
+
+def test_nobody_closes_while_somebody_rolls_up(books: Books) -> None:
+    tell_of_november(books)
+    books.until(END + 61)
+    books.account()
+    with books.engine.begin() as connection:
+        lock(connection, "rollup")
+        assert close_periods(books.engine) == 0
+        assert books.rows("periods") == []
+    assert close_periods(books.engine) == 1
+
+
+def test_closing_waits_for_a_settling_that_is_under_way(books: Books) -> None:
+    """What it commits is seen, and awaited: no line is of another moment than its cutoff."""
+    tell_of_november(books)
+    books.until(END + 61)
+    books.account()
+    draw_periods(books.engine)
+    with ThreadPoolExecutor() as threads, books.engine.connect() as settling:
+        lock(settling, "settle.1")
+        settling.exec_driver_sql(
+            "INSERT INTO accounting.touched_hours"
+            " SELECT realm_id, user_key, starts_at FROM accounting.user_usage_hourly"
+        )
+        closing = threads.submit(close_period, books.engine, "example.org", NOVEMBER)
+        wait_until(lambda: waiting_for_locks(books) == 1)
+        assert not closing.done()
+        settling.commit()
+        with pytest.raises(NotYet, match="waits for: the roll-up"):
+            closing.result(timeout=30)
+
+
+def waiting_for_locks(books: Books) -> int:
+    [row] = books.query(
+        "SELECT count(*) AS waiting FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    return int(row["waiting"])
