@@ -20,6 +20,7 @@ from accounting.jobs.adjust import adjust, adjust_by_hand
 from accounting.jobs.close import close_period, close_periods
 from accounting.jobs.realms import set_rule
 from accounting.jobs.sources import retire_source
+from accounting.jobs.verify import verify
 from accounting.model.buckets import microseconds
 from accounting.model.counters import COUNTERS
 from accounting.model.realms import RealmRule
@@ -347,6 +348,7 @@ def test_a_year_is_billed_to_the_byte(books: Books) -> None:
 
     assert_closed_periods_add_up(books)
     books.assert_conserved()
+    assert list(verify(books.engine)) == []
     assert_march_is_shown_with_its_gap(books)
 
 
