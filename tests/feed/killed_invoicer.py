@@ -10,6 +10,7 @@ import importlib.util
 import os
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -17,6 +18,8 @@ from typing import Any
 
 KILLED = 9
 MOVES = ("consume", "_advance")
+OFTEN = 2
+"""A line is counted so often: what loops do a third time they do as they did the second."""
 
 
 def load(path: str) -> ModuleType:
@@ -34,6 +37,7 @@ def die_at(line: int, invoicer: str, client: str) -> Callable[[FrameType, str, A
     Ends the process before the one of that number.
     """
     left = line
+    passed = Counter[tuple[str, int]]()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
@@ -42,7 +46,9 @@ def die_at(line: int, invoicer: str, client: str) -> Callable[[FrameType, str, A
             code.co_filename != client or code.co_name not in MOVES
         ):
             return None
-        if event == "line":
+        place = (code.co_filename, frame.f_lineno)
+        if event == "line" and passed[place] < OFTEN:
+            passed[place] += 1
             left -= 1
             if left == 0:
                 os._exit(KILLED)

@@ -1,0 +1,110 @@
+"""Exports: rows a second in each format, beside COPY TO of the same rows in the same run.
+
+    python -m benchmarks.export [ROWS]
+
+The rows are days of usage, one for each of many users. Each is measured three times, in turn; the
+best counts. COPY TO is the server's own, as CSV and in the same order, its bytes thrown away. The
+peak of this process' memory is printed too: it must not grow with the rows.
+"""
+
+import io
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+
+from accounting.jobs.export import Format, export_to_directory, export_to_stream
+from accounting.store import migrations
+from accounting.store.database import Engine, open_engine
+from accounting.store.exporting import Kind, Selection
+from tests.servers import PostgresServer
+
+ROUNDS = 3
+FILL = """
+INSERT INTO accounting.sources (source, mode) VALUES ('default', 'subscribe');
+INSERT INTO accounting.settling (source_id, until) VALUES (1, '2027-01-01');
+INSERT INTO accounting.realms (realm, realm_bytes) VALUES ('example.org', 'example.org');
+INSERT INTO accounting.buckets VALUES
+    (1, 'day', '2026-11-02 00:00+00', '2026-11-03 00:00+00', 'UTC'),
+    (1, 'month', '2026-11-01 00:00+00', '2026-12-01 00:00+00', 'UTC');
+INSERT INTO accounting.realm_usage_monthly
+VALUES (1, '2026-11-01 00:00+00', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+INSERT INTO accounting.users
+SELECT md5(n::text)::uuid, 1, 'user' || n FROM generate_series(1::bigint, {rows}) n;
+INSERT INTO accounting.user_usage_daily
+SELECT md5(n::text)::uuid, '2026-11-02 00:00+00', 1,
+    n, n * 1000, n, n * 900, n, n * 800, n, n * 700, 3, 3, n * 1234567, 0
+FROM generate_series(1::bigint, {rows}) n;
+ANALYZE;
+"""
+SELECTION = Selection(
+    kind=Kind.USAGE,
+    realm="example.org",
+    since=datetime(2026, 11, 2, tzinfo=UTC),
+    until=datetime(2026, 11, 3, tzinfo=UTC),
+)
+COPY = (
+    "COPY (SELECT * FROM reporting.user_usage_daily WHERE realm = 'example.org'"
+    " AND starts_at >= '2026-11-02 00:00+00' AND starts_at < '2026-11-03 00:00+00'"
+    " ORDER BY starts_at, user_key) TO STDOUT (FORMAT csv)"
+)
+
+
+class Nowhere(io.RawIOBase):
+    """Takes bytes and throws them away."""
+
+    def write(self, data: object, /) -> int:
+        return len(data)  # type: ignore[arg-type]
+
+
+def main(rows: int) -> None:
+    with PostgresServer() as server, tempfile.TemporaryDirectory() as directory:
+        engine = open_engine(server.url())
+        migrations.upgrade(engine)
+        with psycopg.connect(server.url()) as connection:
+            connection.execute(FILL.format(rows=rows).encode())
+        url = server.url()
+        works: dict[str, Callable[[], object]] = {"COPY TO": lambda: bare_copy(url)}
+        for format_ in Format:
+            works[f"{format_.value}, a stream"] = to_stream(engine, format_)
+            works[f"{format_.value}, a file"] = to_file(engine, format_, Path(directory))
+        best = dict.fromkeys(works, float("inf"))
+        for _ in range(ROUNDS):
+            for name, work in works.items():
+                began = time.perf_counter()
+                work()
+                best[name] = min(best[name], time.perf_counter() - began)
+        print(f"{rows:,} rows")
+        for name, seconds in best.items():
+            share = best["COPY TO"] / seconds
+            print(f"{name:<20} {rows / seconds:>12,.0f} rows/s {share:>7.0%} of COPY TO")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"peak memory {peak:,.0f} MiB")
+        engine.dispose()
+
+
+def bare_copy(url: str) -> None:
+    with (
+        psycopg.connect(url) as connection,
+        connection.cursor() as cursor,
+        cursor.copy(COPY) as copy,
+    ):
+        for _ in copy:
+            pass
+
+
+def to_stream(engine: Engine, format_: Format) -> Callable[[], object]:
+    return lambda: export_to_stream(engine, SELECTION, format_, Nowhere())
+
+
+def to_file(engine: Engine, format_: Format, directory: Path) -> Callable[[], object]:
+    return lambda: export_to_directory(engine, SELECTION, format_, directory)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 500_000)

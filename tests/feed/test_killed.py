@@ -1,0 +1,37 @@
+"""Numbering killed before any statement and either side of a COMMIT: no event twice, none lost."""
+
+from accounting.errors import ConnectionLost
+from accounting.jobs.feed import number_feed
+from tests.books import Books
+from tests.feed.test_numbering import post, told
+from tests.servers import wait_until
+from tests.settling.test_killed import Death, KilledError, mortal_engine
+
+
+def waiting(books: Books) -> int:
+    (row,) = books.query("SELECT count(*) FROM accounting.feed_outbox")
+    return int(row["count"])
+
+
+def test_numbering_killed_at_any_moment_numbers_everything_once(books: Books) -> None:
+    death = Death()
+    deaths, at = 0, 0
+    with mortal_engine(books, death) as engine:
+        while True:
+            at += 1
+            keys = [f"{at}/{number}" for number in range(5)]
+            before = len(told(books))
+            post(books, *keys)
+            death.comes(at)
+            try:
+                number_feed(engine, limit=2)
+            except (KilledError, ConnectionLost):
+                deaths += 1
+            else:
+                break
+            finally:
+                death.left = 0
+            # The server may take a moment to notice the death, and to free the lock.
+            wait_until(lambda: number_feed(books.engine, limit=2) + waiting(books) == 0)
+            assert told(books)[before:] == list(enumerate(keys, start=before + 1))
+    assert deaths > 10
