@@ -13,6 +13,7 @@ from typing import Final
 
 from accounting.jobs.adjust import adjust_by_hand
 from accounting.jobs.close import close_periods
+from accounting.jobs.feed import number_feed
 from accounting.jobs.realms import set_rule
 from accounting.model.realms import RealmRule
 from tests.books import Books, channel, cloned, status, traffic
@@ -122,6 +123,7 @@ def _fill(books: Books) -> None:
         reason="a test call of ours",
         author="carol",
     )
+    number_feed(books.engine)
 
 
 def _new(books: Books, at: float, user: str, allocation: int) -> None:

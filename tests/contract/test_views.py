@@ -52,6 +52,7 @@ VIEWS: Final = {
     " closed_at:time digest:text",
     "adjustments": "adjustment_id:uuid realm:text period:date posted_in:date user_id:text"
     f" user_key:uuid {EIGHT} session_seconds:numeric reason:text author:text posted_at:time",
+    "feed": "seq:bigint event_id:uuid type:text realm:text payload:jsonb created_at:time",
     # FreeRADIUS: raddb/mods-config/sql/main/postgresql/schema.sql, in its order.
     "radacct": "radacctid:text acctsessionid:text acctuniqueid:text username:text realm:text"
     " nasipaddress:text nasportid:text nasporttype:text acctstarttime:time acctupdatetime:time"
