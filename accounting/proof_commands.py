@@ -1,4 +1,4 @@
-"""The commands that prove the books: ``verify``, ``reconcile``, ``trace``."""
+"""The commands ``verify``, ``rebuild``, ``reconcile``, ``trace`` and ``erase``."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +16,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from accounting import service
 from accounting.config import Settings
 from accounting.errors import UsageError
+from accounting.jobs.erase import erase
 from accounting.jobs.proof import Progress as Step
 from accounting.jobs.proof import unseen
+from accounting.jobs.rebuild import rebuild
 from accounting.jobs.reconcile import Reconciled, reconcile
 from accounting.jobs.trace import Trace, trace, trace_adjustment
 from accounting.jobs.verify import Verdict, verify
@@ -33,7 +35,7 @@ _NUMBERS: Final = (*COUNTERS, "session_seconds")
 
 def mount_proof(app: typer.Typer, settings: Callable[[], Settings]) -> None:
     """Add the commands, on settings that are read when they run."""
-    for mount in (_mount_verify, _mount_reconcile, _mount_trace):
+    for mount in (_mount_verify, _mount_rebuild, _mount_reconcile, _mount_trace, _mount_erase):
         mount(app, settings)
 
 
@@ -64,6 +66,28 @@ def _mount_verify(app: typer.Typer, settings: Callable[[], Settings]) -> None:
             warn(f"{verdict.differences:,} differences in {verdict.sessions:,} sessions' books")
             raise typer.Exit(1)
         warn(f"proved: {verdict.sessions:,} sessions and all that follows from them")
+
+
+def _mount_rebuild(app: typer.Typer, settings: Callable[[], Settings]) -> None:
+    @app.command("rebuild")
+    def rebuild_books(
+        reason: Annotated[str, typer.Option("--reason", help="Why; it is kept for ever.")],
+        realm: Annotated[
+            str | None, typer.Option("--realm", parser=from_argument, help="Only this realm.")
+        ] = None,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Only show what would be replaced.")
+        ] = False,
+        as_json: Json = False,
+    ) -> None:
+        """Replace sessions and roll-ups by what the reports say; closed periods are adjusted."""
+        verdict = Verdict()
+        with _engine(settings()) as engine, _progress("rebuilding", "sessions") as step:
+            found = rebuild(engine, reason, realm, dry_run=dry_run, verdict=verdict, progress=step)
+            for one in found:
+                _tell(asdict(one), as_json, f"{one.what} {one.kind}")
+        done = "would be mended" if dry_run else "mended"
+        warn(f"{verdict.differences:,} differences {done} in {verdict.sessions:,} sessions' books")
 
 
 def _mount_reconcile(app: typer.Typer, settings: Callable[[], Settings]) -> None:
@@ -126,6 +150,24 @@ def _mount_trace(app: typer.Typer, settings: Callable[[], Settings]) -> None:
             warn("it does not add up: `turn-accounting verify` names what is wrong")
             raise typer.Exit(1)
         warn(f"adds up: {len(found.sessions):,} sessions")
+
+
+def _mount_erase(app: typer.Typer, settings: Callable[[], Settings]) -> None:
+    @app.command("erase")
+    def erase_name(
+        realm: Annotated[str, typer.Argument(parser=from_argument, help="The realm.")],
+        user: Annotated[str, typer.Argument(parser=from_argument, help="The user_id.")],
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Only say what would be erased.")
+        ] = False,
+    ) -> None:
+        """Erase a person's name; all figures stay, under a key that tells nothing of it."""
+        with _engine(settings()) as engine:
+            erased = erase(engine, realm, user, dry_run=dry_run)
+        warn(
+            f"{'would erase' if dry_run else 'erased'} a user_id, {erased.usernames:,} usernames "
+            f"and {erased.rejected_messages:,} rejected messages; user_key {erased.user_key}"
+        )
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def verify(
         chosen = _chosen(names, realm)
         rules = realms.all_rules(connection)
         stage_books(connection, rules, replaying.settled_now(connection), chosen, count)
-        naming = _Naming(names, rules)
+        naming = Naming(names, rules)
         for difference in _differences(connection, naming, chosen, realm, period):
             found.differences += 1
             yield difference
@@ -98,7 +98,7 @@ def _chosen(names: Mapping[int, str], realm: str | None) -> list[int]:
 
 def _differences(
     connection: Connection,
-    naming: "_Naming",
+    naming: "Naming",
     chosen: Collection[int],
     realm: str | None,
     period: date | None,
@@ -120,17 +120,27 @@ def _differences(
             if realm is not None:
                 raise UsageError(f"no period of realm '{realm}' begins on {period}")
             continue
-        for name in BOOKS:
-            for mismatch in proving.mismatches(connection, name, [realm_id], span):
-                yield from naming.name(mismatch)
-        yield from _wrong_buckets(connection, naming, realm_id, span)
+        yield from wrong_books(connection, naming, realm_id, span)
         for row in closed_periods.find(connection, realm_id):
             if row.closed_at is not None and period in (None, row.period):
                 yield from _wrong_statement(connection, naming, row)
 
 
+def wrong_books(
+    connection: Connection,
+    naming: "Naming",
+    realm_id: int,
+    span: tuple[int, int] | None = None,
+) -> Iterator[Difference]:
+    """What differs from the staged books of a realm: all tables that follow from the reports."""
+    for name in BOOKS:
+        for mismatch in proving.mismatches(connection, name, [realm_id], span):
+            yield from naming.name(mismatch)
+    yield from _wrong_buckets(connection, naming, realm_id, span)
+
+
 def _wrong_buckets(
-    connection: Connection, naming: "_Naming", realm_id: int, span: tuple[int, int] | None
+    connection: Connection, naming: "Naming", realm_id: int, span: tuple[int, int] | None
 ) -> Iterator[Difference]:
     calendar = naming.rules[realm_id].calendar
 
@@ -162,7 +172,7 @@ def _wrong_buckets(
 
 
 def _wrong_statement(
-    connection: Connection, naming: "_Naming", row: PeriodRow
+    connection: Connection, naming: "Naming", row: PeriodRow
 ) -> Iterator[Difference]:
     """What is wrong with a closed period: its borders, its lines at their cutoff, its balance."""
     assert row.cutoff is not None
@@ -222,7 +232,7 @@ def _shown(value: Any) -> str:
     return moment(value).isoformat() if isinstance(value, int) else str(value)
 
 
-class _Naming:
+class Naming:
     """How a difference is named: realms by name, times by the period they fall in."""
 
     def __init__(self, names: Mapping[int, str], rules: Mapping[int, RealmRules]) -> None:

@@ -223,10 +223,10 @@ def mismatches(
         )
 
 
-def proof_of(table: Table) -> Table:
-    """The scratch table with the same columns."""
+def proof_of(table: Table, name: str | None = None) -> Table:
+    """The scratch table with the same columns; of that name, or the one of its proof."""
     columns = (Column(column.name, column.type) for column in table.c)
-    return Table(f"proof_{table.name}", MetaData(), *columns)
+    return Table(name or f"proof_{table.name}", MetaData(), *columns)
 
 
 def proved_columns(table: Table) -> list[str]:

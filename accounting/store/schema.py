@@ -463,3 +463,13 @@ touched_periods = Table(
     Column("period", Date, nullable=False),
     Column("user_key", Uuid, nullable=False),
 )
+
+rebuilds = Table(
+    "rebuilds",
+    metadata,
+    Column("rebuild_id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
+    Column("realm_id", Integer, nullable=False),
+    Column("rebuilt_at", _time, nullable=False, server_default=text("now()")),
+    Column("reason", Text, nullable=False),
+    Column("rows_replaced", BigInteger, nullable=False),
+)

@@ -1,0 +1,84 @@
+"""Rebuild: sessions and roll-ups replaced by what the reports say, a realm in one transaction.
+
+Only rows that differ are written. Statements and closed periods stay as they are: what a rebuild
+changes in their hours is posted as adjustments, like all late usage.
+"""
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, Engine
+
+from accounting.errors import UsageError
+from accounting.jobs.adjust import adjust
+from accounting.jobs.close import find_realm
+from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, unseen
+from accounting.jobs.verify import Difference, Naming, Verdict, wrong_books
+from accounting.model.buckets import Bucket, Level
+from accounting.store import proving, realms, rebuilding, replaying, rollups
+from accounting.store.database import lost_connections
+
+
+def rebuild(
+    engine: Engine,
+    reason: str,
+    realm: str | None = None,
+    *,
+    dry_run: bool = False,
+    verdict: Verdict | None = None,
+    progress: Progress = unseen,
+) -> Iterator[Difference]:
+    """Rebuild one realm or all; yields what differed, before it is replaced.
+
+    Nobody settles a report meanwhile: capture and loading go on. A realm is rebuilt when all of
+    its differences were taken. Raises UsageError, NotYet and ConnectionLost.
+    """
+    if not reason.strip():
+        raise UsageError("a rebuild needs a reason: it is kept for ever")
+    found = verdict or Verdict()
+
+    def count(sessions: int) -> None:
+        found.sessions += sessions
+        progress(sessions)
+
+    with lost_connections(), engine.connect() as connection:
+        names = realms.names(connection)
+        chosen = list(names) if realm is None else [find_realm(connection, realm)]
+    for realm_id in sorted(chosen):
+        with snapshot_at_rest(engine, hold=True) as connection, lost_connections():
+            rules = realms.all_rules(connection)
+            cutoff = replaying.settled_now(connection)
+            stage_books(connection, rules, cutoff, [realm_id], count)
+            naming = Naming(names, rules)
+            differences = 0
+            for difference in wrong_books(connection, naming, realm_id):
+                differences += 1
+                yield difference
+            found.differences += differences
+            if differences and not dry_run:
+                _replace(connection, naming, realm_id, reason)
+    if found.differences and not dry_run:
+        adjust(engine)
+
+
+def _replace(connection: Connection, naming: Naming, realm_id: int, reason: str) -> None:
+    calendar = naming.rules[realm_id].calendar
+    replaced = rebuilding.replace(connection, realm_id)
+    rebuilding.remove_buckets(
+        connection,
+        realm_id,
+        [
+            (level, starts_at)
+            for _, level, starts_at, ends_at, zone in proving.booked_buckets(connection, [realm_id])
+            if calendar.bucket(Level(level), starts_at)
+            != Bucket(starts_at=starts_at, ends_at=ends_at, time_zone=zone)
+        ],
+    )
+    rollups.put_buckets(
+        connection,
+        [
+            (realm_id, Level(level), Bucket(starts_at=starts_at, ends_at=ends_at, time_zone=zone))
+            for _, level, starts_at, ends_at, zone in proving.missing_buckets(connection)
+        ],
+    )
+    rebuilding.note(connection, realm_id, reason, replaced)
+    connection.commit()

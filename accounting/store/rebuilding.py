@@ -1,0 +1,72 @@
+"""Rebuilding, stored: the books of one realm replaced by what is staged beside them.
+
+Only rows that differ are written. What is closed is not touched: its users are marked, so that
+adjustments are posted for it.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, delete, exists, func, insert, or_, select, tuple_
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from accounting.model.buckets import moment
+from accounting.store.database import statement
+from accounting.store.proving import BOOKS, proof_of, proved_columns, unequal
+from accounting.store.schema import buckets, rebuilds
+
+
+def replace(connection: Connection, realm_id: int) -> int:
+    """Replace all rows of a realm that differ; returns how many were written or removed.
+
+    The caller holds the locks of settling and of the roll-up, and has staged that realm alone.
+    """
+    connection.execute(statement("touch_rebuilt_periods"), {"realm_id": realm_id})
+    replaced = 0
+    for name, table in BOOKS.items():
+        proof = proof_of(table)
+        keys = [column.name for column in table.primary_key]
+        same = [proof.c[key] == table.c[key] for key in keys]
+        removed = connection.execute(
+            delete(table).where(table.c.realm_id == realm_id, ~exists().where(*same))
+        )
+        replaced += removed.rowcount
+        equal = exists().where(*same, ~or_(*unequal(table.c, proof.c, proved_columns(table))))
+        rows = select(proof).where(~equal.correlate(proof))
+        if name == "sessions":
+            # As settling does it: the feed is told of each end that is another now.
+            connection.execute(statement("stage_sessions"))
+            staged = proof_of(table, "staged_sessions")
+            connection.execute(insert(staged).from_select(list(proof.c.keys()), rows))
+            connection.execute(statement("tell_ends"))
+            rows = select(staged)
+        query = upsert(table).from_select(list(proof.c.keys()), rows)
+        values: dict[str, Any] = {
+            column.name: query.excluded[column.name]
+            for column in table.c
+            if column.name not in keys
+        }
+        if "ends" in values:
+            values["ends"] = func.greatest(table.c.ends, query.excluded.ends)
+        written = connection.execute(query.on_conflict_do_update(index_elements=keys, set_=values))
+        replaced += written.rowcount
+    return replaced
+
+
+def remove_buckets(connection: Connection, realm_id: int, wrong: Iterable[tuple[str, int]]) -> None:
+    """Remove buckets, by level and start, whose borders are wrong."""
+    found = [(level, moment(starts_at)) for level, starts_at in wrong]
+    if found:
+        connection.execute(
+            delete(buckets).where(
+                buckets.c.realm_id == realm_id,
+                tuple_(buckets.c.level, buckets.c.starts_at).in_(found),
+            )
+        )
+
+
+def note(connection: Connection, realm_id: int, reason: str, rows_replaced: int) -> None:
+    """Keep why a realm was rebuilt."""
+    connection.execute(
+        insert(rebuilds).values(realm_id=realm_id, reason=reason, rows_replaced=rows_replaced)
+    )

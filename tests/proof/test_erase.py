@@ -1,0 +1,83 @@
+"""A person is forgotten by name, and the books stay exact to the last digest."""
+
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from accounting.errors import UsageError
+from accounting.jobs.erase import erase
+from accounting.jobs.verify import verify
+from tests.books import WRITER, Books, eight_of
+from tests.contract.command import turn_accounting
+from tests.proof.test_trace import close_with_late_usage
+from tests.settling.telling import Teller
+
+NAMES = ("user_id", "username")
+
+
+def tables_that_hold(books: Books, word: bytes) -> set[str]:
+    """Every table with that word anywhere in it, as text or as bytes."""
+    with psycopg.connect(books.url()) as connection:
+        found = connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'accounting'"
+        ).fetchall()
+        query = SQL(
+            "SELECT count(*) FROM accounting.{} t WHERE position(%s in t::text) > 0"
+            " OR position(%s in t::text) > 0"
+        )
+        return {
+            name
+            for (name,) in found
+            if connection.execute(
+                query.format(Identifier(name)), (word.decode(), word.hex())
+            ).fetchall()
+            != [(0,)]
+        }
+
+
+def nameless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: row[name] for name in row if name not in NAMES} for row in rows]
+
+
+def test_no_table_holds_the_name_and_no_figure_changes(books: Books) -> None:
+    Teller(books).say(1, "status", b"nonsense")
+    Teller(books, user="1999999999:alice", allocation=8).new(2)
+    close_with_late_usage(books)
+    views = ("sessions", "user_usage_hourly", "statements", "adjustments", "feed")
+    before = {view: nameless(books.rows(view, order="1, 2, 3, 4")) for view in views}
+    assert tables_that_hold(books, b"alice") == {"users", "usernames", "rejected_messages"}
+    (bob,) = [row for row in books.rows("sessions") if row["username"] == "bob"]
+    erased = erase(books.engine, "example.org", "alice", dry_run=True)
+    assert (erased.usernames, erased.rejected_messages) == (2, 1)
+    assert tables_that_hold(books, b"alice") == {"users", "usernames", "rejected_messages"}
+    assert erase(books.engine, "example.org", "alice") == erased
+    assert tables_that_hold(books, b"alice") == set()
+    for view in views:
+        key = repr
+        rows = nameless(books.rows(view, order="1, 2, 3, 4"))
+        assert sorted(rows, key=key) == sorted(before[view], key=key), view
+    of_alice = [row for row in books.rows("sessions") if row["user_key"] == erased.user_key]
+    assert eight_of(of_alice)["received_bytes"] > 0
+    assert {(row["user_id"], row["username"]) for row in of_alice} == {("", "")}
+    assert bob in books.rows("sessions")
+    assert list(verify(books.engine)) == []
+
+
+def test_an_erased_users_line_is_traced_by_key(books: Books) -> None:
+    close_with_late_usage(books)
+    url = books.url(WRITER)
+    assert turn_accounting("erase", "example.org", "alice", database_url=url).code == 0
+    keys = {str(row["user_key"]) for row in books.rows("statements") if row["user_id"] == ""}
+    (key,) = keys
+    arguments = ("trace", "example.org", "2026-11-01", "--user-key", key)
+    assert turn_accounting(*arguments, database_url=url).code == 0
+    assert turn_accounting("erase", "example.org", "alice", database_url=url).code == 2
+
+
+def test_nobody_is_erased_by_mistake(books: Books) -> None:
+    close_with_late_usage(books)
+    for realm, user in (("nosuch", "alice"), ("example.org", "nobody"), ("example.org", "")):
+        with pytest.raises(UsageError):
+            erase(books.engine, realm, user)
