@@ -9,8 +9,7 @@ from pathlib import Path
 from alembic import op
 
 revision = "0006"
-# For the time being: whichever of 0003 to 0005 is here.
-down_revision = max(path.name[:4] for path in Path(__file__).parent.glob("000[3-5]_*.py"))
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
