@@ -264,7 +264,9 @@ def write_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
     """Add to the hours of sessions, and mark them for the roll-up."""
     with _cursor(connection) as cursor:
         connection.execute(statement("stage_usage"))
-        copy_rows(cursor, "staged_usage", USAGE_COLUMNS, ((*row[:10], *row.counters) for row in rows))
+        copy_rows(
+            cursor, "staged_usage", USAGE_COLUMNS, ((*row[:10], *row.counters) for row in rows)
+        )
         connection.execute(statement("put_usage"))
         connection.execute(statement("touch_staged_hours"))
 

@@ -1,6 +1,5 @@
 """What settling makes of how a message was captured: its day, and the gaps around it."""
 
-
 from tests.books import Books
 from tests.settling.telling import Teller, account, session, sessions
 
