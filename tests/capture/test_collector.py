@@ -90,7 +90,7 @@ def test_the_first_start_of_a_spool_is_no_gap_even_when_redis_comes_later(tmp_pa
 def test_a_tick_proves_everything_published_before_it(server: RedisServer, tmp_path: Path) -> None:
     with Collecting(server.url, tmp_path) as collecting, Publisher(server) as publisher:
         collecting.await_attached(server)
-        for _ in range(20):
+        for _ in range(10):
             captured_until = collecting.await_tick()
             numbers = {int(row.payload) for row in stored(collecting.spool)}
             first = min(numbers, default=0)
