@@ -140,6 +140,8 @@ class Loader:
         last = messages[-1].received_at if messages else None
         at_end = reached >= (state.captured_epoch, state.captured_position)
         database = state.stream_database if at_end or not messages else messages[-1].database
+        # An offset counts the bytes of its own history: in another one it is a wrong place.
+        in_stream = state.resume is not None and reached[0] == state.captured_epoch
         left = numbers[reached[0]], reached[1]
         moved = sources.advance(
             connection,
@@ -150,8 +152,8 @@ class Loader:
             loaded_until=state.captured_until if at_end else last,
             last_received_at=last,
             mode=state.mode or "subscribe",
-            replication_id=state.replication_id,
-            stream_database=database,
+            replication_id=state.replication_id if in_stream else None,
+            stream_database=database if in_stream else None,
             loaded_by=this_host(),
         )
         if not moved:

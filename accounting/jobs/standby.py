@@ -86,7 +86,8 @@ def place_of(connection: Connection, source: SourceRow) -> Place | None:
     return Place(
         token=token,
         position=source.position,
-        captured_until=source.captured_until,
+        # What was captured after that and not loaded is lost with its spool, or comes again.
+        captured_until=source.loaded_until,
         replication_id=source.replication_id,
         stream_database=source.stream_database,
         loaded_by=source.loaded_by,

@@ -1,0 +1,49 @@
+"""Where another collector goes on while the books lag behind the spool of the one that died."""
+
+from accounting.capture.records import Resume
+from accounting.jobs.load import Loader
+from accounting.jobs.standby import Place, take_over, take_turn
+from tests.books import Books, channel, status
+
+
+def place_after_loading(books: Books, limit: int) -> Place:
+    """Load so many messages, then ask as the collector of the same spool does."""
+    spool = books.spool()
+    Loader(books.engine, spool, books.rule).load(limit)
+    place = take_turn(books.engine, spool, 60.0)
+    assert place is not None
+    return place
+
+
+def test_a_takeover_begins_where_loading_had_come_not_capture(books: Books) -> None:
+    """What was captured after that and not loaded is lost with the spool: the gap must hold it."""
+    for second in range(10):
+        books.hear(second, channel("status"), status("refreshed"))
+    books.until(20)
+    place = place_after_loading(books, 4)
+    with books.spool("other") as other:
+        take_over(other, place)
+        assert other.state().captured_until == books.at(3)
+
+
+def test_all_that_is_loaded_is_no_part_of_the_gap_of_a_takeover(books: Books) -> None:
+    books.hear(1, channel("status"), status("new"))
+    books.until(20)
+    place = place_after_loading(books, 4)
+    assert place.captured_until == books.at(20)
+
+
+def test_a_place_in_an_earlier_stream_is_not_asked_for_in_the_present_one(books: Books) -> None:
+    """Its offsets count the bytes of another history, and may well be in this one's backlog."""
+    spool = books.spool()
+    spool.note_mode("replication")
+    for history, offset in (("a", 5_000), ("b", 9_000)):
+        resume = Resume(replication_id=history * 40, offset=offset + 100, database=3)
+        message = books.at(offset), 3, channel("status"), status("refreshed")
+        spool.append([message], books.at(offset), positions=[offset], resume=resume)
+        if history == "a":
+            spool.begin_epoch("redis_restarted")
+    early = place_after_loading(books, 1)
+    assert (early.position, early.replication_id, early.stream_database) == (5_000, None, None)
+    late = place_after_loading(books, 9)
+    assert (late.position, late.replication_id, late.stream_database) == (9_100, "b" * 40, 3)
