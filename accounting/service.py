@@ -83,6 +83,8 @@ def statsdb_line(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return "# coturn speaks TCP only: let Redis listen on a port, and name it in redis-statsdb"
+    if parts.scheme.endswith("+sentinel"):
+        return "# coturn asks no sentinels: give redis-statsdb an address that follows the master"
     words = [
         f"ip={parts.hostname or '127.0.0.1'}",
         f"dbname={parts.path.strip('/') or 0}",
