@@ -1,0 +1,81 @@
+"""The plan of a run: which fault comes when, out of one seed.
+
+Owns chance. A round is a handful of faults and the check after them; its kind says what they may
+cost, so that a loss which nothing excuses is not hidden behind one that something does.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from tests.chaos.faults import KINDS, Costs, Kind
+from tests.chaos.world import Capture
+
+FAULTS_A_ROUND: Final = (5, 10)
+LOSSY_ROUNDS: Final = 0.2
+LONGEST_PAUSE_SECONDS: Final = 1.2
+LONGEST_FAULT_SECONDS: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One fault, so long after the one before began, for so long where that is its own choice."""
+
+    kind: Kind
+    after_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Faults that may overlap, and then a check. ``may_lose``: events may be lost, within gaps."""
+
+    number: int
+    may_lose: bool
+    faults: tuple[Planned, ...]
+
+
+def plan(faults: int, seed: int, capture: Capture, only: Collection[str] = ()) -> Iterator[Round]:
+    """The rounds of a run of so many faults."""
+    random = Random(seed)
+    kinds = [kind for kind in KINDS.values() if fits(kind, capture, only)]
+    harmless = [kind for kind in kinds if not may_cost(kind, capture)]
+    costly = [kind for kind in kinds if may_cost(kind, capture)]
+    number = 0
+    while faults:
+        number += 1
+        count = min(faults, random.randint(*FAULTS_A_ROUND))
+        faults -= count
+        may_lose = not harmless or (bool(costly) and random.random() < LOSSY_ROUNDS)
+        chosen = draw(random, kinds if may_lose else harmless, count)
+        if may_lose:
+            chosen[random.randrange(count)] = draw(random, costly, 1)[0]
+        yield Round(
+            number,
+            may_lose,
+            tuple(
+                Planned(
+                    kind,
+                    random.random() ** 2 * LONGEST_PAUSE_SECONDS,
+                    0.1 + random.random() ** 2 * LONGEST_FAULT_SECONDS,
+                )
+                for kind in chosen
+            ),
+        )
+
+
+def draw(random: Random, kinds: list[Kind], count: int) -> list[Kind]:
+    return random.choices(kinds, [kind.weight for kind in kinds], k=count)
+
+
+def fits(kind: Kind, capture: Capture, only: Collection[str]) -> bool:
+    """Whether it can be played. A subscription has no second machine: a take-over is a gap."""
+    return (not only or kind.name in only) and (
+        capture == "replication" or "turn" not in kind.takes
+    )
+
+
+def may_cost(kind: Kind, capture: Capture) -> bool:
+    """Whether events may be lost by it."""
+    return kind.costs is Costs.EVENTS or (kind.costs is Costs.CAPTURE and capture == "subscribe")
