@@ -67,14 +67,42 @@ def hold_lease(connection: Connection, source: SourceRow, spool: Spool, seconds:
 
 
 def take_turn(engine: Engine, spool: Spool, seconds: float) -> Place | None:
-    """Take the lease, and say where the books stand; None when nothing was loaded yet.
+    """Take the lease, and say where the books stand.
 
     Raises LeaseHeld when it is another collector's turn, ConnectionLost when nobody can tell.
     """
     with lost_connections(), engine.begin() as connection:
         source = sources.open_source(connection, spool.source, "subscribe")
         hold_lease(connection, source, spool, seconds)
+        if not source.epoch:
+            source = open_books(connection, source, spool)
         return place_of(connection, source)
+
+
+def open_books(connection: Connection, source: SourceRow, spool: Spool) -> SourceRow:
+    """Note where a source begins, before anything of it is captured.
+
+    Were its first collector lost before anything is loaded, nobody would know that there had been
+    something to lose: so, the next one finds a beginning that it has no messages of.
+    """
+    first = spool.epochs()[0]
+    opened = sources.advance(
+        connection,
+        source,
+        epoch=sources.add_epoch(
+            connection, source.source_id, first.token, first.began_at, first.cause
+        ),
+        position=0,
+        captured_until=None,
+        loaded_until=first.began_at,
+        last_received_at=None,
+        mode="subscribe",
+        replication_id=None,
+        stream_database=None,
+        loaded_by=this_host(),
+    )
+    assert opened, "the row of the source is locked"
+    return sources.source(connection, source.source_id)
 
 
 def place_of(connection: Connection, source: SourceRow) -> Place | None:

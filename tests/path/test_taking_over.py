@@ -1,8 +1,10 @@
 """Where another collector goes on while the books lag behind the spool of the one that died."""
 
 from accounting.capture.records import Resume
+from accounting.capture.spool import Spool, wall_clock
 from accounting.jobs.load import Loader
 from accounting.jobs.standby import Place, take_over, take_turn
+from accounting.model.buckets import moment
 from tests.books import Books, channel, status
 
 
@@ -47,3 +49,18 @@ def test_a_place_in_an_earlier_stream_is_not_asked_for_in_the_present_one(books:
     assert (early.position, early.replication_id, early.stream_database) == (5_000, None, None)
     late = place_after_loading(books, 9)
     assert (late.position, late.replication_id, late.stream_database) == (9_100, "b" * 40, 3)
+
+
+def test_what_the_first_collector_captured_and_never_loaded_is_within_a_gap(books: Books) -> None:
+    """It had its turn, was cut off from the database at once, and another one took over."""
+    spool = books.spool()
+    take_turn(books.engine, spool, 0.0)
+    books.hear_all([(wall_clock(), 0, channel("status"), status("new"))])
+    with Spool.open(books.directory / "elsewhere.sqlite3", "default") as other:
+        take_turn(books.engine, other, 60.0)
+        attached_at = wall_clock()
+        other.tick(attached_at)
+        Loader(books.engine, other, books.rule).load()
+    (gap,) = books.rows("capture_gaps", "cause", "from_at", "to_at")
+    began_at = spool.epochs()[0].began_at
+    assert gap == {"cause": "spool_lost", "from_at": moment(began_at), "to_at": moment(attached_at)}
