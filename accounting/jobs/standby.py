@@ -15,6 +15,7 @@ from accounting.capture.spool import Spool
 from accounting.errors import LeaseHeld
 from accounting.store import leases, sources
 from accounting.store.database import lost_connections
+from accounting.store.leases import Lease
 from accounting.store.sources import SourceRow
 
 
@@ -55,13 +56,27 @@ def holder_at(path: Path) -> str:
 
 def hold_lease(connection: Connection, source: SourceRow, spool: Spool, seconds: float) -> None:
     """Take or renew the lease of a source. Raises LeaseHeld when another collector has it."""
-    other = leases.take(
-        connection,
-        source.source_id,
-        holder=holder(spool),
-        host=socket.gethostname(),
-        seconds=seconds,
+    _refuse(
+        source,
+        leases.take(
+            connection,
+            source.source_id,
+            holder=holder(spool),
+            host=socket.gethostname(),
+            seconds=seconds,
+        ),
     )
+
+
+def check_lease(connection: Connection, source: SourceRow, spool: Spool) -> None:
+    """Raise LeaseHeld when another collector has the source.
+
+    For the loader, which does not renew the lease: it may be at work beside a collector that hangs.
+    """
+    _refuse(source, leases.held_by_other(connection, source.source_id, holder(spool)))
+
+
+def _refuse(source: SourceRow, other: Lease | None) -> None:
     if other is not None:
         raise LeaseHeld(f"source {source.source} is collected by {other.host} now")
 

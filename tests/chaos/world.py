@@ -298,6 +298,9 @@ def running_world(
         collectors[0].tend()
         assert collectors[0].service is not None
         collectors[0].service.wait_until_capturing()
+        while not world.watch.settled_until:  # its place must be known for another to go on there
+            world.tend()
+            time.sleep(LOOK_SECONDS)
         stack.enter_context(publisher)
         publisher.pause()
         yield world

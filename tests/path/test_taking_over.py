@@ -1,7 +1,10 @@
 """Where another collector goes on while the books lag behind the spool of the one that died."""
 
+import pytest
+
 from accounting.capture.records import Resume
 from accounting.capture.spool import Spool, wall_clock
+from accounting.errors import LeaseHeld
 from accounting.jobs.load import Loader
 from accounting.jobs.standby import Place, take_over, take_turn
 from accounting.model.buckets import moment
@@ -64,3 +67,16 @@ def test_what_the_first_collector_captured_and_never_loaded_is_within_a_gap(book
     (gap,) = books.rows("capture_gaps", "cause", "from_at", "to_at")
     began_at = spool.epochs()[0].began_at
     assert gap == {"cause": "spool_lost", "from_at": moment(began_at), "to_at": moment(attached_at)}
+
+
+def test_a_loader_does_not_keep_the_turn_of_a_collector_that_hangs(books: Books) -> None:
+    spool = books.spool()
+    take_turn(books.engine, spool, 0.0)
+    books.hear(1, channel("status"), status("new"))
+    loader = Loader(books.engine, spool, books.rule)
+    assert loader.load() == 1
+    with Spool.open(books.directory / "elsewhere.sqlite3", "default") as other:
+        assert take_turn(books.engine, other, 60.0) is not None
+    books.hear(2, channel("status"), status("refreshed"))
+    with pytest.raises(LeaseHeld):
+        loader.load()
