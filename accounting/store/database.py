@@ -74,14 +74,18 @@ def lost_connections() -> Iterator[None]:
                 "turn_accounting_writer, or turn_accounting_reader to read"
             ) from error
         lost = isinstance(error, DBAPIError) and error.connection_invalidated
-        if lost or (isinstance(cause, psycopg.OperationalError) and _is_about_server(cause)):
+        if lost or (isinstance(cause, psycopg.Error) and _is_about_server(cause)):
             raise ConnectionLost(f"Postgres: {str(cause).strip().splitlines()[0]}") from error
         raise
 
 
-def _is_about_server(error: psycopg.OperationalError) -> bool:
+def _is_about_server(error: psycopg.Error) -> bool:
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return True  # a standby, or one that somebody lets only read for now
+    if not isinstance(error, psycopg.OperationalError):
+        return False
     # No SQLSTATE: the connection broke. 08 connection, 53 resources, 57 operator intervention,
-    # 40 serialization and deadlock, 55P03 lock timeout, 25006 read-only (a standby, or recovery).
+    # 40 serialization and deadlock, 55P03 lock timeout.
     state = error.sqlstate
     return state is None or state[:2] in {"08", "53", "57", "40"} or state == "55P03"
 
