@@ -58,6 +58,10 @@ def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engin
     )
 
 
+# While a backup is being restored the database is there and its tables are not, yet.
+_UNFINISHED = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
+
+
 @contextmanager
 def lost_connections() -> Iterator[None]:
     """Turn every form of "the server is away" into :class:`ConnectionLost`.
@@ -72,6 +76,11 @@ def lost_connections() -> Iterator[None]:
             raise NotAllowed(
                 f"Postgres: {str(cause).splitlines()[0]}: expected a user with the role "
                 "turn_accounting_writer, or turn_accounting_reader to read"
+            ) from error
+        if isinstance(cause, _UNFINISHED):
+            raise ConnectionLost(
+                f"Postgres: {str(cause).splitlines()[0]}: the database is being restored, or was "
+                "never brought to this version by `turn-accounting db upgrade`"
             ) from error
         lost = isinstance(error, DBAPIError) and error.connection_invalidated
         if lost or (isinstance(cause, psycopg.Error) and _is_about_server(cause)):
