@@ -291,7 +291,7 @@ def test_a_clean_restart_with_a_snapshot_goes_on_and_is_a_gap_all_the_same(
         assert (gap.cause, gap.epoch) == ("redis_restarted", 1)
         assert [(row.epoch, row.database, row.payload) for row in stored(collecting.spool)] == [
             (1, 3, b"1"),
-            (1, 3, b"2"),
+            (2, 3, b"2"),
         ]
         assert len(collecting.spool.gaps()) == 1
         assert collecting.spool.state().replication_id != history
@@ -503,7 +503,7 @@ def test_a_failover_goes_on_with_the_promoted_replica_and_is_a_gap(
             rows = stored(collecting.spool)
             assert [(row.epoch, row.database, row.payload) for row in rows] == [
                 (1, 2, b"1"),
-                (1, 2, b"2"),
+                (2, 2, b"2"),
             ]
             assert len(collecting.spool.gaps()) == 1
 
