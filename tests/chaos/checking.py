@@ -65,16 +65,19 @@ class Checker:
         self._mark = (0, 0)
         self._rows = 0
         self._gaps: set[int] = set()
+        self._spans: list[Span] = []
         self._complaints = 0
         self.tally = Tally()
 
     def check(self, messages: Sequence[Message], spans: Sequence[Span], *, may_lose: bool) -> None:
         """Check what was said since the last check, and all usage.
 
-        ``spans``: when events were allowed to get lost, in seconds.
+        ``spans``: when events may have got lost, in seconds. A gap may become known later than the
+        round that it is of: in the spool of a machine that was not heard.
         """
+        self._spans += spans
         gaps = self._world.query("SELECT * FROM reporting.capture_gaps ORDER BY gap_id")
-        self._check_gaps(gaps, spans if may_lose else [])
+        self._check_gaps(gaps)
         lost = self._check_reports(messages)
         for message in lost:
             if may_lose and any(is_within(message, gap) for gap in gaps):
@@ -95,7 +98,7 @@ class Checker:
         if sum(one.startswith(what) for one in self.tally.wrong) < SHOWN:
             self.tally.wrong.append(f"{what}: {' '.join(map(str, values))}")
 
-    def _check_gaps(self, gaps: Iterable[Mapping[str, Any]], spans: Sequence[Span]) -> None:
+    def _check_gaps(self, gaps: Iterable[Mapping[str, Any]]) -> None:
         """Each is closed, and there is none without a reason."""
         for gap in gaps:
             if gap["gap_id"] in self._gaps:
@@ -106,7 +109,7 @@ class Checker:
                 self._wrong("a gap is open", gap)
                 continue
             begins, ends = gap["from_at"].timestamp(), gap["to_at"].timestamp()
-            if not any(begins <= until and ends >= since for since, until in spans):
+            if not any(begins <= until and ends >= since for since, until in self._spans):
                 self._wrong("a gap without a reason", gap)
 
     def _check_reports(self, messages: Sequence[Message]) -> list[Message]:
