@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from tests.chaos.wire import Loss
 from tests.chaos.world import BACKLOG_BYTES, REDIS, UNLIMITED, Machine, World, send
-from tests.live.service import descendants
+from tests.live.service import arguments, descendants
 from tests.servers import ADDRESS, RedisServer
 
 Step = float | Callable[[], object]
@@ -69,14 +70,12 @@ def hang(pids: list[int], seconds: float) -> Iterator[Step]:
 
 @kind("collector", costs=Costs.CAPTURE, weight=3)
 def kill_collector(world: World, _seconds: float) -> Iterator[Step]:
-    machine = world.leader
-    yield lambda: send(machine.pid(), signal.SIGKILL)
+    yield lambda: send(world.leader.pid(), signal.SIGKILL)
 
 
 @kind("loader", weight=3)
 def kill_loader(world: World, _seconds: float) -> Iterator[Step]:
-    machine = world.leader
-    yield lambda: send(machine.pid("load"), signal.SIGKILL)
+    yield lambda: send(world.leader.pid("load"), signal.SIGKILL)
 
 
 @kind("scheduler", weight=3)
@@ -188,56 +187,62 @@ def cut_scheduler_off(world: World, seconds: float) -> Iterator[Step]:
     world.scheduler.database_wire.mend()
 
 
-def lost(machine: Machine, loss: "Callable[[], None]") -> Iterator[Step]:
-    before = machine.database_wire.lost
-    loss()
-    yield lambda: machine.database_wire.lost > before
+def lose(machines: list[Machine], what: Loss) -> Iterator[Step]:
+    """Lose one COMMIT, on whichever wire the next one comes."""
+    wires = [machine.database_wire for machine in machines]
+    before = sum(wire.lost for wire in wires)
+    for wire in wires:
+        wire.lose_commit(what)
+    yield lambda: sum(wire.lost for wire in wires) > before
+    for wire in wires:
+        wire.mend()
 
 
 @kind("database wire", weight=3)
 def lose_answer_to_loaders_commit(world: World, _seconds: float) -> Iterator[Step]:
-    machine = world.leader
-    yield from lost(machine, lambda: machine.database_wire.lose_commit("answer"))
+    yield from lose(world.collectors, "answer")
 
 
 @kind("database wire", weight=1)
 def lose_loaders_commit(world: World, _seconds: float) -> Iterator[Step]:
-    machine = world.leader
-    yield from lost(machine, lambda: machine.database_wire.lose_commit("request"))
+    yield from lose(world.collectors, "request")
 
 
 @kind("scheduler wire")
 def lose_answer_to_schedulers_commit(world: World, _seconds: float) -> Iterator[Step]:
-    machine = world.scheduler
-    yield from lost(machine, lambda: machine.database_wire.lose_commit("answer"))
+    yield from lose([world.scheduler], "answer")
 
 
 # -- the disk
 
 
-def fill_disk(machine: Machine, part: str, seconds: float) -> Iterator[Step]:
+def fill_disk(world: World, part: str, seconds: float) -> Iterator[Step]:
     """No file of that process may grow beyond a little more than its log has now."""
-    yield lambda: machine.pid(part)
-    pid, service = machine.pid(part), machine.service
+    yield lambda: world.leader.pid(part)
+    pid, service = world.leader.pid(part), world.leader.service
     if not pid or service is None:
         return
     room = len(service.log_text()) + (1 << 14)
     with suppress(ProcessLookupError):
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
     deadline = time.monotonic() + seconds
-    yield lambda: machine.pid(part) != pid or time.monotonic() > deadline
+    yield lambda: not is_alive(pid) or time.monotonic() > deadline
     with suppress(ProcessLookupError):
         resource.prlimit(pid, resource.RLIMIT_FSIZE, UNLIMITED)
 
 
+def is_alive(pid: int) -> bool:
+    return bool(arguments(pid))
+
+
 @kind("collector", costs=Costs.CAPTURE)
 def fill_collectors_disk(world: World, seconds: float) -> Iterator[Step]:
-    yield from fill_disk(world.leader, "", seconds)
+    yield from fill_disk(world, "", seconds)
 
 
 @kind("loader", weight=1)
 def fill_loaders_disk(world: World, seconds: float) -> Iterator[Step]:
-    yield from fill_disk(world.leader, "load", seconds)
+    yield from fill_disk(world, "load", seconds)
 
 
 # -- another machine takes over. Only where there is one.
