@@ -4,7 +4,7 @@ Owns chance. A round is a handful of faults and the check after them; its kind s
 cost, so that a loss which nothing excuses is not hidden behind one that something does.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -13,7 +13,8 @@ from tests.chaos.faults import KINDS, Costs, Kind
 from tests.chaos.world import Capture
 
 FAULTS_A_ROUND: Final = (5, 10)
-LOSSY_ROUNDS: Final = 0.2
+LOSSY_ROUNDS: Final = 5
+"""Of so many rounds one may lose events: the second, and every fifth from there on."""
 LONGEST_PAUSE_SECONDS: Final = 1.2
 LONGEST_FAULT_SECONDS: Final = 4.0
 
@@ -40,17 +41,18 @@ def plan(faults: int, seed: int, capture: Capture, only: Collection[str] = ()) -
     """The rounds of a run of so many faults."""
     random = Random(seed)
     kinds = [kind for kind in KINDS.values() if fits(kind, capture, only)]
-    harmless = [kind for kind in kinds if not may_cost(kind, capture)]
-    costly = [kind for kind in kinds if may_cost(kind, capture)]
+    harmless = Deck(random, [kind for kind in kinds if not may_cost(kind, capture)])
+    costly = Deck(random, [kind for kind in kinds if may_cost(kind, capture)])
     number = 0
     while faults:
         number += 1
         count = min(faults, random.randint(*FAULTS_A_ROUND))
         faults -= count
-        may_lose = not harmless or (bool(costly) and random.random() < LOSSY_ROUNDS)
-        chosen = draw(random, kinds if may_lose else harmless, count)
-        if may_lose:
-            chosen[random.randrange(count)] = draw(random, costly, 1)[0]
+        may_lose = not harmless.kinds or (bool(costly.kinds) and number % LOSSY_ROUNDS == 2)
+        many = random.randint(1, count) if harmless.kinds else count
+        chosen = [costly.deal() for _ in range(many)] if may_lose else []
+        chosen += [harmless.deal() for _ in range(count - len(chosen))]
+        random.shuffle(chosen)
         yield Round(
             number,
             may_lose,
@@ -65,8 +67,19 @@ def plan(faults: int, seed: int, capture: Capture, only: Collection[str] = ()) -
         )
 
 
-def draw(random: Random, kinds: list[Kind], count: int) -> list[Kind]:
-    return random.choices(kinds, [kind.weight for kind in kinds], k=count)
+class Deck:
+    """Kinds as cards, as many of each as it weighs: all come before one comes too often."""
+
+    def __init__(self, random: Random, kinds: Sequence[Kind]) -> None:
+        self.kinds = kinds
+        self._random = random
+        self._left: list[Kind] = []
+
+    def deal(self) -> Kind:
+        if not self._left:
+            self._left = [kind for kind in self.kinds for _ in range(kind.weight)]
+            self._random.shuffle(self._left)
+        return self._left.pop()
 
 
 def fits(kind: Kind, capture: Capture, only: Collection[str]) -> bool:
