@@ -6,7 +6,7 @@ from accounting.capture.records import Resume
 from accounting.capture.spool import Spool, wall_clock
 from accounting.errors import LeaseHeld
 from accounting.jobs.load import Loader
-from accounting.jobs.standby import Place, take_over, take_turn
+from accounting.jobs.standby import Place, is_overtaken, take_over, take_turn
 from accounting.model.buckets import moment
 from tests.books import Books, channel, status
 
@@ -52,6 +52,29 @@ def test_a_place_in_an_earlier_stream_is_not_asked_for_in_the_present_one(books:
     assert (early.position, early.replication_id, early.stream_database) == (5_000, None, None)
     late = place_after_loading(books, 9)
     assert (late.position, late.replication_id, late.stream_database) == (9_100, "b" * 40, 3)
+
+
+def test_a_stream_that_went_on_in_silence_before_redis_restarted_is_no_older_spool(
+    books: Books,
+) -> None:
+    """Seen: the epoch was relabelled, so the collector took its own spool over and lost events."""
+    spool = books.spool()
+    spool.note_mode("replication")
+    tokens = []
+    for history, offset in (("a", 5_000), ("b", 90)):
+        # Redis' PINGs count in the stream: the books stand beyond the last message.
+        resume = Resume(replication_id=history * 40, offset=offset + 100, database=3)
+        message = books.at(offset), 3, channel("status"), status("refreshed")
+        spool.append([message], books.at(offset), positions=[offset], resume=resume)
+        tokens.append(spool.epochs()[-1].token)
+        place = place_after_loading(books, 9)
+        assert (place.token, place.position) == (tokens[-1], offset + 100)
+        assert not is_overtaken(spool, place)
+        if history == "a":
+            spool.begin_epoch("redis_restarted")
+    assert [epoch.token for epoch in spool.epochs()] == tokens
+    assert len(books.rows("allocation_events")) == 2
+    assert books.rows("capture_gaps") == []
 
 
 def test_what_the_first_collector_captured_and_never_loaded_is_within_a_gap(books: Books) -> None:
