@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 WRITER: Final = "turn_accounting_writer"
 READER: Final = "turn_accounting_reader"
-ANNOUNCE_SECONDS: Final = 15.0
+ANNOUNCE_SECONDS: Final = 60.0
 """How long the line for turnserver.conf waits for capture to begin; Redis may be away."""
 COLLECT_PATIENCE_SECONDS: Final = 45.0
 SCHEDULE_PATIENCE_SECONDS: Final = 60.0
@@ -136,6 +136,8 @@ def up(settings: Settings, stop: threading.Event, announce: Callable[[str], None
         patience = time.monotonic() + ANNOUNCE_SECONDS
         watch(parts, stop, until=lambda: is_capturing(settings) or time.monotonic() > patience)
         if not stop.is_set():
+            if not is_capturing(settings):
+                log.error("not capturing yet: what is published before that is not heard")
             announce(line)
         watch(parts, stop, until=lambda: False)
         log.info("stopping: draining what was captured")
