@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
-.PHONY: demo test check fmt bench lock clean help
+.PHONY: demo test check fmt bench chaos lock clean help
 
 demo: $(STAMP) ## See it work: servers, a simulated fleet, the books (half a minute)
 	@$(BIN)/python -m accounting demo
@@ -32,6 +32,10 @@ fmt: $(STAMP) ## Format the code
 bench: $(STAMP) ## Measure, each beside the limit of the machine (minutes)
 	@for file in benchmarks/*.py; do name=$$(basename $$file .py); \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+FAULTS ?= 100
+chaos: $(STAMP) ## Break it at random and count: FAULTS=500, SEED=7 to play a run again
+	@$(BIN)/python -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
 # Without --upgrade versions stay as they are; `make lock UPGRADE=--upgrade` takes the newest.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \

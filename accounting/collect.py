@@ -15,12 +15,13 @@ import structlog
 from accounting.capture.collector import run_collector
 from accounting.capture.spool import Spool, spool_path
 from accounting.config import Settings
-from accounting.errors import ConnectionLost, LeaseHeld
+from accounting.errors import AccountingError, ConnectionLost, LeaseHeld
 from accounting.jobs.load import Loader, run_loader
 from accounting.jobs.standby import Place, end_turn, is_overtaken, take_over, take_turn
 from accounting.model.realms import RealmRule
 from accounting.processes import Part, watch
 from accounting.store.database import Engine
+from accounting.store.migrations import require_head
 
 log = structlog.get_logger()
 
@@ -40,6 +41,7 @@ class Turn:
         self._end = threading.Event()
         self._place: Place | None = None
         self._holder = ""
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._keep, name="turn", daemon=True)
 
     @contextmanager
@@ -60,7 +62,12 @@ class Turn:
 
     @property
     def held_by(self) -> str:
-        """Who has it, in words, when it is another collector; '' when it is ours or not known."""
+        """Who has it, in words, when it is another collector; '' when it is ours or not known.
+
+        Raises what ended the thread: a collector that can't keep its turn must not go on.
+        """
+        if self._failure is not None:
+            raise self._failure
         return self._holder
 
     @property
@@ -69,15 +76,29 @@ class Turn:
         return self._place
 
     def _keep(self) -> None:
+        try:
+            self._keep_asking()
+        except BaseException as error:  # noqa: BLE001  # raised again in the main thread
+            self._failure = error
+            self._known.set()
+
+    def _keep_asking(self) -> None:
+        is_ready, reason = False, ""
         while True:
             try:
+                if not is_ready:
+                    require_head(self._engine)
+                    is_ready = True
                 self._place = take_turn(self._engine, self._spool, self._lease_seconds)
-                self._holder = ""
+                self._holder = reason = ""
             except LeaseHeld as held:
                 self._holder, self._place = str(held), None
-            except ConnectionLost as error:
-                # What was known last holds until the database can tell.
-                log.debug("can't ask whose turn it is", reason=str(error))
+            except AccountingError as error:
+                # What was known last holds until the database can tell. Capture goes on, also where
+                # an operator has to mend it: what is heard now can be loaded then.
+                if not isinstance(error, ConnectionLost) and str(error) != reason:
+                    reason = str(error)
+                    log.error("can't ask whose turn it is, capturing all the same", reason=reason)
             else:
                 self._known.set()
             if self._holder:

@@ -5,6 +5,7 @@ processes, and compares what the books say with what the fleet knows it did.
 """
 
 import os
+import shlex
 import shutil
 import sys
 import threading
@@ -20,7 +21,7 @@ from accounting.embedded import running_valkey
 from accounting.errors import AccountingError, UsageError
 from accounting.logs import configure_logging
 from accounting.model.counters import COUNTERS
-from accounting.processes import wait_until
+from accounting.processes import stop_on_signals, wait_until
 from accounting.simulate import Expected, Scenario
 from accounting.simulation import publish
 from accounting.store import reporting
@@ -28,6 +29,8 @@ from accounting.store.database import lost_connections
 from accounting.terminal import write_table
 
 MARK: Final = "turn-accounting-demo"
+INTERRUPTED: Final = 130
+"""The exit code of a command that Ctrl-C ended."""
 SCENARIO: Final = Scenario(
     version="4.6",
     servers=3,
@@ -67,7 +70,11 @@ def run(directory: Path) -> int:
     settings = Settings(data_dir=directory, source="demo")
     say = Console(stderr=True, highlight=False).print
     say("1/4  starting Postgres, Valkey, the collector and the scheduler")
-    expected = _play(settings, say)
+    interrupted = stop_on_signals()
+    expected = _play(settings, say, interrupted)
+    if interrupted.is_set():
+        say("interrupted: the service is stopped, and nothing is left behind")
+        return INTERRUPTED
     say("4/4  reading the books")
     with (
         service.database(settings, service.READER) as engine,
@@ -89,10 +96,12 @@ def run(directory: Path) -> int:
         }
         gaps = read(reporting.view("capture_gaps"))
     _show(usage)
-    return _conclude(expected, {name: _sum(rows) for name, rows in sums.items()}, len(gaps))
+    code = _conclude(expected, {name: _sum(rows) for name, rows in sums.items()}, len(gaps))
+    _say_what_next(directory)
+    return code
 
 
-def _play(settings: Settings, say: Any) -> Expected:
+def _play(settings: Settings, say: Any, interrupted: threading.Event) -> Expected:
     """Run the service, publish the fleet, and drain; returns what the fleet did."""
     stop, announced = threading.Event(), threading.Event()
     failures: list[BaseException] = []
@@ -114,7 +123,7 @@ def _play(settings: Settings, say: Any) -> Expected:
             raise failures[0] if failures else AccountingError("the service does not start")
         seconds = SCENARIO.duration_seconds
         say(f"2/4  a fleet of {SCENARIO.servers} simulated coturn servers, {seconds:.0f} seconds")
-        expected = publish(SCENARIO, valkey.url)
+        expected = publish(SCENARIO, valkey.url, interrupted)
         say("3/4  draining: what is captured is loaded, settled and rolled up")
     finally:
         stop.set()
@@ -167,11 +176,16 @@ def _conclude(expected: Expected, sums: Mapping[str, tuple[int, ...]], gaps: int
     for name, holds, count in checks:
         out(f"  {'ok  ' if holds else 'FAIL'}  {name:<38}")
         out(f"{count:>22,} B\n" if count is not None else "\n")
-    out(
-        "\nThe demonstration's books stay in .demo. Next:\n"
-        "  export ACCOUNTING_DATA_DIR=.demo PATH=$PWD/.venv/bin:$PATH\n"
+    return 0 if all(holds for _, holds, _ in checks) else 1
+
+
+def _say_what_next(directory: Path) -> None:
+    here = Path.cwd()
+    shown = directory.relative_to(here) if directory.is_relative_to(here) else directory
+    sys.stdout.write(
+        f"\nThe demonstration's books stay in {shown}. Next:\n"
+        f"  export ACCOUNTING_DATA_DIR={shlex.quote(str(shown))} PATH=$PWD/.venv/bin:$PATH\n"
         "  turn-accounting usage --by realm --per hour\n"
         "  turn-accounting sessions --limit 10\n"
         "  turn-accounting up            # the service; prints the line for turnserver.conf\n"
     )
-    return 0 if all(holds for _, holds, _ in checks) else 1

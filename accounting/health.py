@@ -62,7 +62,7 @@ def capture_troubles(watch: Watch) -> Iterator[str]:
         if lag > CAPTURE_LAG_SECONDS:
             yield (
                 f"source {watch.source!r}: not capturing for {in_words(lag)}: "
-                "the collector hangs or does not run"
+                "Redis is out of reach, or the collector hangs or does not run"
             )
 
 

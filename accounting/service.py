@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 WRITER: Final = "turn_accounting_writer"
 READER: Final = "turn_accounting_reader"
-ANNOUNCE_SECONDS: Final = 15.0
+ANNOUNCE_SECONDS: Final = 60.0
 """How long the line for turnserver.conf waits for capture to begin; Redis may be away."""
 COLLECT_PATIENCE_SECONDS: Final = 45.0
 SCHEDULE_PATIENCE_SECONDS: Final = 60.0
@@ -91,6 +91,8 @@ def statsdb_line(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return "# coturn speaks TCP only: let Redis listen on a port, and name it in redis-statsdb"
+    if parts.scheme.endswith("+sentinel"):
+        return "# coturn asks no sentinels: give redis-statsdb an address that follows the master"
     words = [
         f"ip={parts.hostname or '127.0.0.1'}",
         f"dbname={parts.path.strip('/') or 0}",
@@ -142,6 +144,8 @@ def up(settings: Settings, stop: threading.Event, announce: Callable[[str], None
         patience = time.monotonic() + ANNOUNCE_SECONDS
         watch(parts, stop, until=lambda: is_capturing(settings) or time.monotonic() > patience)
         if not stop.is_set():
+            if not is_capturing(settings):
+                log.error("not capturing yet: what is published before that is not heard")
             announce(line)
         watch(parts, stop, until=lambda: False)
         log.info("stopping: draining what was captured")

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from threading import Event
 from typing import Annotated
 
 import typer
@@ -108,7 +109,7 @@ def simulate_command(settings: Callable[[], Settings]) -> Callable[..., None]:
             rfc6062=rfc6062,
             hostile_usernames=hostile_usernames,
         )
-        expected = publish(scenario, found)
+        expected = publish(scenario, found, stop_on_signals())
         if as_json:
             sys.stdout.write(json.dumps(expected.as_dict()) + "\n")
         else:
@@ -117,8 +118,8 @@ def simulate_command(settings: Callable[[], Settings]) -> Callable[..., None]:
     return simulate
 
 
-def publish(scenario: Scenario, redis_url: str) -> Expected:
-    """Publish a scenario, with a progress bar on a terminal."""
+def publish(scenario: Scenario, redis_url: str, stop: Event) -> Expected:
+    """Publish a scenario until ``stop`` is set, with a progress bar on a terminal."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -137,7 +138,7 @@ def publish(scenario: Scenario, redis_url: str) -> Expected:
                 live=step.sessions_live,
             )
 
-        return run(scenario, redis_url, on_progress=show, stop=stop_on_signals())
+        return run(scenario, redis_url, on_progress=show, stop=stop)
 
 
 def write_expected(expected: Expected) -> None:

@@ -1,9 +1,10 @@
 """A burst: messages pipelined as fast as the server takes them, captured whole?
 
 Three readers in turn, each in its own process, each with the same burst at a Valkey (or, with
-`--server redis`, Debian's Redis) that has its default limits: a bare socket reader, the subscriber
-without a spool, and the whole collector. Prints what came through, the seconds, and the CPU time a
-message beside the bare reader's. Fails when a message is missing.
+`--server redis`, Debian's Redis) that has its default limits: a bare socket reader that subscribes,
+the source without a spool, and the whole collector; the latter two by subscription, or with
+`--capture replication` from the replication stream. Prints what came through, the seconds, and the
+CPU time a message beside the bare reader's. Fails when a message is missing.
 
     .venv/bin/python -m benchmarks.capture_burst --messages 1000000
 """
@@ -19,18 +20,23 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import redis
 
+from accounting.capture.choice import choose
 from accounting.capture.collector import run_collector
 from accounting.capture.spool import Spool, spool_path, wall_clock
-from accounting.capture.subscriber import Subscriber, request
+from accounting.capture.subscriber import request
 from accounting.config import Settings
 from accounting.logs import configure_logging
 from tests.servers import RedisServer, ValkeyServer, wait_until
 
 end_payload = b"end of burst"
 queue_bytes = 256 << 20
+options = {"repl-diskless-sync-delay": "0"}
+
+Capture = Literal["subscribe", "replication"]
 
 
 def burst(messages: int) -> list[bytes]:
@@ -89,8 +95,9 @@ def read_bare(port: int) -> None:
     print(cpu_seconds() - before)
 
 
-def read_without_spool(port: int) -> None:
-    source = Subscriber(f"redis://127.0.0.1:{port}", queue_bytes=queue_bytes, clock=wall_clock)
+def read_without_spool(port: int, capture: Capture) -> None:
+    url = f"redis://127.0.0.1:{port}"
+    source = choose(capture, url, queue_bytes=queue_bytes, clock=wall_clock)
     with (
         tempfile.TemporaryDirectory() as home,
         Spool.open(Path(home) / "spool", "bench") as spool,
@@ -103,13 +110,13 @@ def read_without_spool(port: int) -> None:
     print(cpu_seconds() - before)
 
 
-def read_into_spool(port: int, data_dir: Path) -> None:
+def read_into_spool(port: int, data_dir: Path, capture: Capture) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     configure_logging("warning")
     settings = Settings(
         redis_url=f"redis://127.0.0.1:{port}",
-        capture="subscribe",
+        capture=capture,
         source="bench",
         data_dir=data_dir,
         spool_queue_bytes=queue_bytes,
@@ -119,28 +126,31 @@ def read_into_spool(port: int, data_dir: Path) -> None:
     print(cpu_seconds() - before)
 
 
-def subscribers(client: redis.Redis) -> int:
-    return int(client.pubsub_numpat())
+def is_heard(client: redis.Redis) -> bool:
+    """Whether somebody subscribes to both patterns, or follows the stream."""
+    replication = client.info("replication")
+    is_followed = replication.get("slave0", {}).get("state") == "online"
+    return client.pubsub_numpat() == 2 or is_followed
 
 
-def run(server: RedisServer, reader: str, messages: int, home: Path) -> float:
+def run(server: RedisServer, reader: str, capture: Capture, messages: int, home: Path) -> float:
     """One reader, one burst; returns the reader's CPU seconds."""
     pieces = burst(messages)
     pieces.append(
         b"*3\r\n$7\r\nPUBLISH\r\n$24\r\nturn/user/u/allocation/1\r\n$12\r\n%b\r\n" % end_payload
     )
     command = [sys.executable, "-m", "benchmarks.capture_burst", "--reader", reader]
-    command += ["--port", str(server.port), "--home", str(home)]
+    command += ["--port", str(server.port), "--home", str(home), "--capture", capture]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         with redis.Redis.from_url(server.url) as client:
-            wait_until(lambda: subscribers(client) == 2, 30, "the reader did not subscribe")
+            wait_until(lambda: is_heard(client), 30, "the reader does not read")
         began = time.monotonic()
         publish(server.port, pieces)
         published = time.monotonic() - began
         if reader == "collector":
             with Spool.open(spool_path(home, "bench"), "bench") as spool:
-                wait_until(lambda: spool.state().captured_position > messages, 60, "not all came")
+                wait_until(lambda: has_come(spool), 60, "not all came")
             child.send_signal(signal.SIGTERM)
         cpu = float(child.communicate(timeout=120)[0])
         took = time.monotonic() - began
@@ -152,6 +162,12 @@ def run(server: RedisServer, reader: str, messages: int, home: Path) -> float:
         f" {cpu / messages * 1e6:.2f} us CPU a message"
     )
     return cpu
+
+
+def has_come(spool: Spool) -> bool:
+    """Whether the last message is stored."""
+    last = spool.last_position(1) or 0
+    return [row.payload for row in spool.read(1, last - 1, 1)] == [end_payload]
 
 
 def check_spool(home: Path, messages: int) -> None:
@@ -175,28 +191,29 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     arguments.add_argument("--messages", type=int, default=1_000_000)
     arguments.add_argument("--server", choices=["valkey", "redis"], default="valkey")
-    arguments.add_argument("--reader", choices=["bare", "subscriber", "collector"])
+    arguments.add_argument("--capture", choices=["subscribe", "replication"], default="subscribe")
+    arguments.add_argument("--reader", choices=["bare", "source", "collector"])
     arguments.add_argument("--port", type=int)
     arguments.add_argument("--home", type=Path)
     given = arguments.parse_args()
     match given.reader:
         case "bare":
             return read_bare(given.port)
-        case "subscriber":
-            return read_without_spool(given.port)
+        case "source":
+            return read_without_spool(given.port, given.capture)
         case "collector":
-            return read_into_spool(given.port, given.home)
+            return read_into_spool(given.port, given.home, given.capture)
     home = Path(tempfile.mkdtemp(prefix="capture-burst-"))
     try:
-        with ValkeyServer() if given.server == "valkey" else RedisServer() as server:
-            bare, subscriber, collector = (
-                run(server, reader, given.messages, home)
-                for reader in ("bare", "subscriber", "collector")
+        with ValkeyServer(options) if given.server == "valkey" else RedisServer(options) as server:
+            bare, source, collector = (
+                run(server, reader, given.capture, given.messages, home)
+                for reader in ("bare", "source", "collector")
             )
         check_spool(home, given.messages)
     finally:
         shutil.rmtree(home)
-    parsed, spooled = subscriber - bare, collector - subscriber
+    parsed, spooled = source - bare, collector - source
     print(f"over bare: {parsed / given.messages * 1e6:.2f} us a message (target 2.00)")
     print(f"the spool: {spooled / given.messages * 1e6:.2f} us a message")
     return None

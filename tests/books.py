@@ -35,11 +35,11 @@ START: Final = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 _NUMBERS: Final = itertools.count(1)
 
 
-def make_template(server: PostgresServer) -> None:
+def make_template(server: PostgresServer, name: str = TEMPLATE) -> None:
     """The database that all others are cloned from: migrated once."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {TEMPLATE}")
-    engine = open_engine(server.url(database=TEMPLATE))
+        connection.execute(f"CREATE DATABASE {name}")
+    engine = open_engine(server.url(database=name))
     migrations.upgrade(engine)
     migrations.let_roles_log_in(engine)
     engine.dispose()

@@ -123,14 +123,16 @@ def store(spool: Spool, batch: Batch, keys: Sequence[SeenKey]) -> None:
 def begin(spool: Spool, attachment: Attachment) -> bool:
     """Close the gap that ends here, or record one that is found out only now; begin an epoch.
 
-    A new epoch wherever positions don't go on: in another mode, after a restart of Redis, in a
-    stream that begins anew although it was to go on. Returns whether there was a gap.
+    A new epoch wherever something may be missing: in another mode, after a restart of Redis or a
+    failover, in a stream that begins anew although it was to go on. Also where offsets go on in
+    another history: another collector may know the same offsets from a history that was lost, and
+    an epoch must mean one thing to both. Returns whether there was a gap.
     """
     with spool.transaction():
         state = spool.state()
         cause = what_was_lost(state, attachment)
         gap = settled_gap(spool, state.captured_until, cause)
-        if cause is not None and not attachment.continued:
+        if cause is not None:
             spool.begin_epoch(cause)
         if gap is not None:
             spool.close_gap(gap.gap, attachment.at)

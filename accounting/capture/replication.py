@@ -47,6 +47,9 @@ longest_silence_seconds = 60.0
 # can be told by coturn's keepalives. Of more than this the times go with the bytes alone.
 largest_replay_bytes = 64 << 20
 
+# What comes after a snapshot that took no longer has the time when it came.
+prompt_snapshot_microseconds = 1_000_000
+
 # What an error means that isn't for ever: the server is starting, or has no master itself.
 passing_errors = ("LOADING", "NOMASTERLINK", "MASTERDOWN", "BUSY", "TRYAGAIN")
 
@@ -436,6 +439,10 @@ class Following:
         """Give the messages that were missed their times, once all of them are here."""
         end, stream = self._missed_to, self._stream
         if end is None:
+            return
+        if not self.attachment.continued and end.at - begin.at < prompt_snapshot_microseconds:
+            # Nothing waited long enough to be called missed.
+            self._missed_from, self._is_held = None, False
             return
         if stream.offset >= end.offset:
             count, beats = bisect_right(self._positions, end.offset), stream.keepalives

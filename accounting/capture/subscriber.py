@@ -190,7 +190,9 @@ class Subscription:
                 raise SourceLost(
                     "redis_unreachable",
                     f"Redis refuses the subscription: {reply}",
-                    "give this user the commands psubscribe and ping and the channels turn/*",
+                    # Redis compares a pattern with the allowed ones as texts: turn/* allows none.
+                    "give this user the commands psubscribe and ping and the channels "
+                    + " ".join(pattern.decode() for pattern in patterns),
                 )
             case _:
                 raise SourceLost("disconnected", "Redis answered what was not asked")

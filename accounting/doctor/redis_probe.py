@@ -15,6 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from accounting.capture.address import Place, address
 from accounting.capture.connection import ask, connect, lost
 from accounting.capture.source import SourceLost
+from accounting.capture.subscriber import patterns
 from accounting.doctor.clock import Clock, read_clock
 from accounting.doctor.redis_server import RedisFacts, Unreachable
 
@@ -25,8 +26,8 @@ SETTINGS: Final = (
     "repl-backlog-ttl",
     "client-output-buffer-limit",
 )
-TOLD: Final = {"repl-backlog-size": "repl_backlog_size"}
-"""What INFO tells of the settings where CONFIG is refused."""
+TOLD: Final = {"repl-backlog-size": "repl_backlog_size", "maxmemory-policy": "maxmemory_policy"}
+"""What INFO tells of the settings, also where CONFIG is refused."""
 RATE_SECONDS: Final = 1.0
 PENDING: Final = "pending output"
 
@@ -69,7 +70,8 @@ def _examine(connection: AbstractConnection, place: str) -> tuple[RedisFacts, Cl
     info = _info(ask_for("INFO", "INFO", "server"))
     before = _info(ask_for("INFO", "INFO", "replication"))
     began = time.monotonic()
-    settings = {name: before[told] for name, told in TOLD.items() if told in before}
+    memory = _info(ask_for("INFO", "INFO", "memory"))
+    settings = {name: told for name, key in TOLD.items() if (told := (before | memory).get(key))}
     for name in SETTINGS:
         answer = ask_for("CONFIG", "CONFIG", "GET", name)
         if isinstance(answer, list) and len(answer) == 2:
@@ -106,7 +108,8 @@ def _try_capturing(place: Place) -> dict[str, str]:
     subscribing = place.prepare()
     try:
         connect(subscribing)
-        ask(subscribing, "PSUBSCRIBE", "turn/realm/*/user/*/allocation/*")
+        for pattern in patterns:
+            ask(subscribing, "PSUBSCRIBE", pattern)
     except ResponseError as refusal:
         refused["PSUBSCRIBE"] = str(refusal)
     finally:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from accounting.capture.subscriber import patterns
 from accounting.doctor.findings import Finding, error, ok, size, warning
 
 Mode = Literal["auto", "replication", "subscribe"]
@@ -118,7 +119,8 @@ def _mode(facts: RedisFacts, mode: Mode) -> Finding:
             f"neither way of capturing is allowed ({facts.refused['PSUBSCRIBE']})"
             if reason is not None
             else f"the server refuses PSUBSCRIBE ({facts.refused['PSUBSCRIBE']})",
-            "grant +psync +replconf +ping +info, or +psubscribe +ping +info and &turn/*",
+            "grant +psync +replconf +ping +info; or +psubscribe +ping +info, and the channels by "
+            "the very patterns: " + " ".join(f"&{pattern.decode()}" for pattern in patterns),
         )
     if reason is None:
         return warning(
@@ -152,9 +154,16 @@ def _rights(facts: RedisFacts) -> Iterator[Finding]:
             SUBJECT,
             "rights",
             f"{name} is refused ({facts.refused[name]}): {loss}",
-            f"grant +{right} to this user"
-            if "policy" not in facts.refused[name]
-            else "use a maxmemory-policy that is not LFU",
+            f"grant +{right} to this user",
+        )
+    policy = facts.settings.get("maxmemory-policy", "")
+    if "lfu" in policy:
+        yield warning(
+            SUBJECT,
+            "key scan",
+            f"maxmemory-policy {policy}: Redis does not know how long a key was idle, so after a "
+            "gap no status key can vouch for a session",
+            "use a maxmemory-policy that is not LFU",
         )
 
 

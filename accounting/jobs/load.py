@@ -21,7 +21,7 @@ from accounting.capture.records import Gap, Sighting, SpooledMessage, SpoolState
 from accounting.capture.spool import Spool
 from accounting.errors import ConnectionLost, LeaseHeld
 from accounting.jobs.resume import OLDER_SPOOL, resume
-from accounting.jobs.standby import hold_lease, this_host
+from accounting.jobs.standby import check_lease, this_host
 from accounting.model.buckets import moment
 from accounting.model.realms import RealmRule
 from accounting.model.wire import WireError, parse, parse_status_key
@@ -46,10 +46,10 @@ DRAIN_SECONDS: Final = 20.0
 
 @dataclass(slots=True)
 class Loader:
-    """Loads one spool, while it holds the lease of its source.
+    """Loads one spool, unless another collector has the lease of its source.
 
-    ``default_rule``: for realms not set up. ``lease_seconds``: how long the source stays ours when
-    nothing more is heard of this loader.
+    ``default_rule``: for realms not set up. ``lease_seconds``: how long a lease lasts; with nothing
+    to load it looks oftener than that whether another collector has it.
     """
 
     engine: Engine
@@ -62,7 +62,7 @@ class Loader:
     _idle: SpoolState | None = field(init=False, default=None)
     _left: tuple[int, int] | None = field(init=False, default=None)
     _sighted: int = field(init=False, default=0)
-    _leased_at: float = field(init=False, default=float("-inf"))
+    _looked_at: float = field(init=False, default=float("-inf"))
     _first_gap_open: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
@@ -75,12 +75,12 @@ class Loader:
         And :class:`LeaseHeld` when another collector has this source.
         """
         state = self.spool.state()
-        renew_after = self._leased_at + self.lease_seconds / 4
-        if state == self._idle and not self._new_gaps() and time.monotonic() < renew_after:
+        look_after = self._looked_at + self.lease_seconds / 4
+        if state == self._idle and not self._new_gaps() and time.monotonic() < look_after:
             return 0
         with lost_connections(), self.engine.begin() as connection:
             source = sources.open_source(connection, state.source, state.mode or "subscribe")
-            hold_lease(connection, source, self.spool, self.lease_seconds)
+            check_lease(connection, source, self.spool)
             if (source.epoch, source.position) != self._left:
                 self._forget()
             # Now that no other loader is at work. And the state before the messages, so that they
@@ -97,7 +97,7 @@ class Loader:
             days = self._write(connection, source, numbers, messages, sightings)
             self._write_gaps(connection, source, numbers, gaps, state)
         self._left = left
-        self._leased_at = time.monotonic()
+        self._looked_at = time.monotonic()
         self._sighted = sightings[-1].sighting if sightings else self._sighted
         self._identities.committed()
         self._gaps.update({gap.gap: gap for gap in gaps})
@@ -140,6 +140,8 @@ class Loader:
         last = messages[-1].received_at if messages else None
         at_end = reached >= (state.captured_epoch, state.captured_position)
         database = state.stream_database if at_end or not messages else messages[-1].database
+        # An offset counts the bytes of its own history: in another one it is a wrong place.
+        in_stream = state.resume is not None and reached[0] == state.captured_epoch
         left = numbers[reached[0]], reached[1]
         moved = sources.advance(
             connection,
@@ -150,8 +152,8 @@ class Loader:
             loaded_until=state.captured_until if at_end else last,
             last_received_at=last,
             mode=state.mode or "subscribe",
-            replication_id=state.replication_id,
-            stream_database=database,
+            replication_id=state.replication_id if in_stream else None,
+            stream_database=database if in_stream else None,
             loaded_by=this_host(),
         )
         if not moved:

@@ -67,6 +67,9 @@ def _is_another(spool: Spool, epoch: Epoch, source: SourceRow) -> bool:
     positions of a replication stream are the stream's own: there they are never others.
     """
     state = spool.state()
+    if epoch.epoch != state.captured_epoch and source.replication_id is not None:
+        # A stream goes on in silence: the books went with the ticks beyond its last message.
+        return False
     last = (
         state.captured_position
         if epoch.epoch == state.captured_epoch

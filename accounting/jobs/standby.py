@@ -15,6 +15,7 @@ from accounting.capture.spool import Spool
 from accounting.errors import LeaseHeld
 from accounting.store import leases, sources
 from accounting.store.database import lost_connections
+from accounting.store.leases import Lease
 from accounting.store.sources import SourceRow
 
 
@@ -55,26 +56,68 @@ def holder_at(path: Path) -> str:
 
 def hold_lease(connection: Connection, source: SourceRow, spool: Spool, seconds: float) -> None:
     """Take or renew the lease of a source. Raises LeaseHeld when another collector has it."""
-    other = leases.take(
-        connection,
-        source.source_id,
-        holder=holder(spool),
-        host=socket.gethostname(),
-        seconds=seconds,
+    _refuse(
+        source,
+        leases.take(
+            connection,
+            source.source_id,
+            holder=holder(spool),
+            host=socket.gethostname(),
+            seconds=seconds,
+        ),
     )
+
+
+def check_lease(connection: Connection, source: SourceRow, spool: Spool) -> None:
+    """Raise LeaseHeld when another collector has the source.
+
+    For the loader, which does not renew the lease: it may be at work beside a collector that hangs.
+    """
+    _refuse(source, leases.held_by_other(connection, source.source_id, holder(spool)))
+
+
+def _refuse(source: SourceRow, other: Lease | None) -> None:
     if other is not None:
         raise LeaseHeld(f"source {source.source} is collected by {other.host} now")
 
 
 def take_turn(engine: Engine, spool: Spool, seconds: float) -> Place | None:
-    """Take the lease, and say where the books stand; None when nothing was loaded yet.
+    """Take the lease, and say where the books stand.
 
     Raises LeaseHeld when it is another collector's turn, ConnectionLost when nobody can tell.
     """
     with lost_connections(), engine.begin() as connection:
         source = sources.open_source(connection, spool.source, "subscribe")
         hold_lease(connection, source, spool, seconds)
+        if not source.epoch:
+            source = open_books(connection, source, spool)
         return place_of(connection, source)
+
+
+def open_books(connection: Connection, source: SourceRow, spool: Spool) -> SourceRow:
+    """Note where a source begins, before anything of it is captured.
+
+    Were its first collector lost before anything is loaded, nobody would know that there had been
+    something to lose: so, the next one finds a beginning that it has no messages of.
+    """
+    first = spool.epochs()[0]
+    opened = sources.advance(
+        connection,
+        source,
+        epoch=sources.add_epoch(
+            connection, source.source_id, first.token, first.began_at, first.cause
+        ),
+        position=0,
+        captured_until=None,
+        loaded_until=first.began_at,
+        last_received_at=None,
+        mode="subscribe",
+        replication_id=None,
+        stream_database=None,
+        loaded_by=this_host(),
+    )
+    assert opened, "the row of the source is locked"
+    return sources.source(connection, source.source_id)
 
 
 def place_of(connection: Connection, source: SourceRow) -> Place | None:
@@ -86,7 +129,8 @@ def place_of(connection: Connection, source: SourceRow) -> Place | None:
     return Place(
         token=token,
         position=source.position,
-        captured_until=source.captured_until,
+        # What was captured after that and not loaded is lost with its spool, or comes again.
+        captured_until=source.loaded_until,
         replication_id=source.replication_id,
         stream_database=source.stream_database,
         loaded_by=source.loaded_by,

@@ -22,6 +22,8 @@ from accounting.model.wire import Kind, Side
 SECOND: Final = 1_000_000
 ASSUMED_LIFETIME: Final = 3600 * SECOND
 """coturn's longest lifetime by default; for lives of which no status was heard."""
+MOST_SERVERS: Final = 2**15 - 1
+"""Nobody runs so many servers on one key; whoever may publish can say so, and more does not fit."""
 
 _CLIENT: Final = slice(0, 4)
 _PEER: Final = slice(4, 8)
@@ -323,7 +325,7 @@ def _new(track: Track, life: Life | None, report: Report, source_id: int) -> Lif
         and life.server_address != report.server_address
     ):
         # Another server on the same key at the same time (COTURN, 11): one life for both.
-        life.news = life._servers + 1
+        life.news = min(life._servers + 1, MOST_SERVERS)
         life.disputed = True
         _touch(track, life)
         return life

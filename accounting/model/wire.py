@@ -14,6 +14,8 @@ MAX_LIFETIME_SECONDS: Final = 2**31 - 1
 MAX_CHANNEL_BYTES: Final = 1024
 """coturn's longest has some 700: a realm of 127 and a username of 512 (COTURN, 7). A longer one
 could cost the parser the square of its length."""
+MAX_ADDRESS_CHARACTERS: Final = 128
+"""An address of IPv6 with its scope and port has some 70. The tables have addresses in keys."""
 
 
 class Kind(IntEnum):
@@ -161,6 +163,8 @@ def _parse_status(realm: bytes, username: bytes, allocation_id: int, payload: by
 
 def _printable(value: bytes) -> str:
     text = value.decode("ascii")
+    if len(text) > MAX_ADDRESS_CHARACTERS:
+        raise WireError("an address is too long")
     if not text.isprintable():
         raise WireError("an address holds control characters")
     return text

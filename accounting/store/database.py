@@ -58,6 +58,10 @@ def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engin
     )
 
 
+# While a backup is being restored the database is there and its tables are not, yet.
+_UNFINISHED = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
+
+
 @contextmanager
 def lost_connections() -> Iterator[None]:
     """Turn every form of "the server is away" into :class:`ConnectionLost`.
@@ -73,15 +77,24 @@ def lost_connections() -> Iterator[None]:
                 f"Postgres: {str(cause).splitlines()[0]}: expected a user with the role "
                 "turn_accounting_writer, or turn_accounting_reader to read"
             ) from error
+        if isinstance(cause, _UNFINISHED):
+            raise ConnectionLost(
+                f"Postgres: {str(cause).splitlines()[0]}: the database is being restored, or was "
+                "never brought to this version by `turn-accounting db upgrade`"
+            ) from error
         lost = isinstance(error, DBAPIError) and error.connection_invalidated
-        if lost or (isinstance(cause, psycopg.OperationalError) and _is_about_server(cause)):
+        if lost or (isinstance(cause, psycopg.Error) and _is_about_server(cause)):
             raise ConnectionLost(f"Postgres: {str(cause).strip().splitlines()[0]}") from error
         raise
 
 
-def _is_about_server(error: psycopg.OperationalError) -> bool:
+def _is_about_server(error: psycopg.Error) -> bool:
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return True  # a standby, or one that somebody lets only read for now
+    if not isinstance(error, psycopg.OperationalError):
+        return False
     # No SQLSTATE: the connection broke. 08 connection, 53 resources, 57 operator intervention,
-    # 40 serialization and deadlock, 55P03 lock timeout, 25006 read-only (a standby, or recovery).
+    # 40 serialization and deadlock, 55P03 lock timeout.
     state = error.sqlstate
     return state is None or state[:2] in {"08", "53", "57", "40"} or state == "55P03"
 

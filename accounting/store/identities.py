@@ -55,7 +55,7 @@ class Identities:
         realm_id = self._realms.get(realm)
         if realm_id is None:
             realm_id = self._realms[realm] = realms.add_realm(connection, realm, self._default_rule)
-            self._rules = realms.all_rules(connection)
+            self._rules[realm_id] = realms.rules_of(connection, realm_id)
         rule = self._rules[realm_id].at(received_at)
         name = realm, username, rule
         known = self._known.get(name) or self._new.get(name)

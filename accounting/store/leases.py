@@ -5,7 +5,7 @@ A lease decides who works, never what counts: that is the guard on the position'
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.store.schema import source_leases
@@ -38,12 +38,26 @@ def take(
     ).first()
     if taken is not None:
         return None
+    lease = _lease(connection, source_id)
+    assert lease is not None, "a lease is released under the lock of its source"
+    return lease
+
+
+def held_by_other(connection: Connection, source_id: int, holder: str) -> Lease | None:
+    """The lease of a source when somebody else has it now; takes and renews nothing."""
+    lease = _lease(connection, source_id, source_leases.c.expires_at >= func.clock_timestamp())
+    return None if lease is None or lease.holder == holder else lease
+
+
+def _lease(
+    connection: Connection, source_id: int, *conditions: ColumnElement[bool]
+) -> Lease | None:
     row = connection.execute(
         select(source_leases.c.holder, source_leases.c.host).where(
-            source_leases.c.source_id == source_id
+            source_leases.c.source_id == source_id, *conditions
         )
-    ).one()
-    return Lease(holder=row.holder, host=row.host)
+    ).one_or_none()
+    return None if row is None else Lease(holder=row.holder, host=row.host)
 
 
 def release(connection: Connection, source_id: int, holder: str) -> None:

@@ -17,15 +17,26 @@ from accounting.store.schema import realm_rules, realms, users
 _RULES = (
     "SELECT realm_id, CASE WHEN isfinite(holds_from) THEN holds_from END, time_zone, anchor_day,"
     " grace_seconds, username_rule, separator"
-    " FROM accounting.realm_rules ORDER BY realm_id, holds_from"
+    " FROM accounting.realm_rules WHERE %(realm_id)s::int IS NULL OR realm_id = %(realm_id)s::int"
+    " ORDER BY realm_id, holds_from"
 )
 
 
 def all_rules(connection: Connection) -> dict[int, RealmRules]:
     """The rules of every realm, by realm_id."""
+    return _rules(connection, None)
+
+
+def rules_of(connection: Connection, realm_id: int) -> RealmRules:
+    """The rules of one realm."""
+    return _rules(connection, realm_id)[realm_id]
+
+
+def _rules(connection: Connection, one: int | None) -> dict[int, RealmRules]:
     found: dict[int, list[RealmRule]] = {}
     with binary_cursor(psycopg_connection(connection)) as cursor:
-        for realm_id, holds_from, zone, anchor, grace, rule, separator in cursor.execute(_RULES):
+        rows = cursor.execute(_RULES, {"realm_id": one})
+        for realm_id, holds_from, zone, anchor, grace, rule, separator in rows:
             found.setdefault(realm_id, []).append(
                 RealmRule(
                     holds_from=BEGINNING if holds_from is None else holds_from,

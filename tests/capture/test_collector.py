@@ -90,7 +90,7 @@ def test_the_first_start_of_a_spool_is_no_gap_even_when_redis_comes_later(tmp_pa
 def test_a_tick_proves_everything_published_before_it(server: RedisServer, tmp_path: Path) -> None:
     with Collecting(server.url, tmp_path) as collecting, Publisher(server) as publisher:
         collecting.await_attached(server)
-        for _ in range(20):
+        for _ in range(10):
             captured_until = collecting.await_tick()
             numbers = {int(row.payload) for row in stored(collecting.spool)}
             first = min(numbers, default=0)
@@ -405,7 +405,8 @@ def test_a_user_without_the_channels_is_told_what_to_grant(
         url = server.url.replace("redis://", "redis://limited:pw@")
         with Collecting(url, tmp_path) as collecting:
             wait_until(lambda: any(entry["log_level"] == "error" for entry in logs))
-            assert "turn/*" in next(e for e in logs if e["log_level"] == "error")["advice"]
+            advice = next(e for e in logs if e["log_level"] == "error")["advice"]
+            assert all(pattern.decode() in advice for pattern in subscriber.patterns)
             client.execute_command(
                 *user, "+psubscribe", "+ping", *(f"&{p.decode()}" for p in subscriber.patterns)
             )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from accounting.model.lives import (
     ASSUMED_LIFETIME,
+    MOST_SERVERS,
     SECOND,
     Entry,
     Life,
@@ -394,6 +395,15 @@ def test_new_from_another_server_after_the_end_begins_another_life() -> None:
     key.new(3000, local=A)
     assert ends(key) == [(1, "deleted"), (2, "expired"), (None, None)]
     assert not any(life.disputed for life in key.lives)
+
+
+def test_servers_on_one_key_are_counted_to_a_limit() -> None:
+    """The table counts to 2^15 - 1, and what is beyond would come back below zero."""
+    key = Key()
+    key.new(0, local=A)
+    for _ in range(MOST_SERVERS + 10):
+        key.new(1, local=B)
+    assert key.only.news == MOST_SERVERS
 
 
 def test_totals_of_a_disputed_life_add_up_and_the_first_is_a_lower_bound() -> None:

@@ -1,5 +1,13 @@
 """What settling makes of how a message was captured: its day, and the gaps around it."""
 
+import random
+import string
+
+import pytest
+from sqlalchemy import Connection
+
+from accounting.model.realms import RealmRules
+from accounting.store import realms
 from tests.books import Books
 from tests.settling.telling import Teller, account, session, sessions
 
@@ -51,3 +59,33 @@ def test_absurd_counters_stop_nobodys_accounting(books: Books) -> None:
     assert rejected == [{"reason": "a traffic counter is beyond 53 bits"}] * 2
     assert sorted(row["received_bytes"] for row in sessions(books)) == [0, 2**53 - 1, 2**53 - 1]
     books.assert_conserved()
+
+
+def test_absurd_addresses_stop_nobodys_accounting(books: Books) -> None:
+    """They stand in keys of tables, where Postgres takes some thousand bytes."""
+    noise = random.Random(1).choices(string.ascii_letters, k=20_000)
+    Teller(books, local="".join(noise) + ":1").new(0)
+    Teller(books, realm="other").new(1)
+    account(books, 2)
+    assert books.rows("rejected_messages", "reason") == [{"reason": "an address is too long"}]
+    assert [row["realm"] for row in sessions(books)] == ["other"]
+
+
+def test_new_realms_cost_no_look_at_all_realms_each(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen: two thousand new realms in one batch kept the loader busy for two minutes."""
+    looks = 0
+    all_rules = realms.all_rules
+
+    def counted(connection: Connection) -> dict[int, RealmRules]:
+        nonlocal looks
+        looks += 1
+        return all_rules(connection)
+
+    monkeypatch.setattr(realms, "all_rules", counted)
+    for number in range(50):
+        Teller(books, realm=f"realm {number}").new(0)
+    account(books, 1)
+    assert len(sessions(books)) == 50
+    assert looks < 5

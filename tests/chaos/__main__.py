@@ -1,0 +1,43 @@
+"""``python -m tests.chaos --faults 500 --seed 7``: the fault suite as a command.
+
+Prints its seed first, each round as it goes, and the figures. Exit 1 when anything was wrong.
+"""
+
+import argparse
+import random
+import sys
+
+from tests.chaos.faults import KINDS
+from tests.chaos.running import run, to_stderr
+from tests.servers import RedisServer
+
+
+def main() -> int:
+    both = ["valkey", "redis"] if RedisServer.is_installed() else ["valkey"]
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--faults", type=int, default=100, help="how many (100)")
+    parser.add_argument("--seed", type=int, default=None, help="replay a run; else a new one")
+    parser.add_argument("--server", choices=["both", "valkey", "redis"], default="both")
+    parser.add_argument("--capture", choices=["replication", "subscribe"], default="replication")
+    parser.add_argument("--rate", type=float, default=250.0, help="events a second (250)")
+    parser.add_argument("--only", choices=sorted(KINDS), nargs="*", default=[], metavar="KIND")
+    given = parser.parse_args()
+    seed = random.SystemRandom().randrange(1_000_000) if given.seed is None else given.seed
+    try:
+        figures = run(
+            given.faults,
+            seed,
+            servers=both if given.server == "both" else [given.server],
+            capture=given.capture,
+            rate=given.rate,
+            only=given.only,
+            say=to_stderr,
+        )
+    except AssertionError as error:
+        to_stderr(f"seed {seed}: {error}")
+        return 1
+    sys.stdout.write("\n".join(figures.lines()) + "\n")
+    return 0
+
+
+sys.exit(main())

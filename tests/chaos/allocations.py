@@ -1,0 +1,325 @@
+"""What two coturn servers would say, and what it must come to: the known totals of a fault run.
+
+Owns lives, messages and their sums. Pure: no socket, no clock. The words come from the simulator's
+wire module, which shares nothing with the code under test.
+
+Every interim is unique by its packet count and every status by its lifetime, so each message can be
+found again in the reports, and one that is there twice is seen.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from random import Random
+from typing import Final, NamedTuple
+
+from accounting.model.text import as_text
+from accounting.simulate import wire
+
+Eight = tuple[int, ...]
+NOTHING: Final[Eight] = (0,) * 8
+WRAP: Final = 1 << 32
+LIVE: Final = 12
+"""Allocations that a server has at a time."""
+USERS: Final = (
+    b"ann",
+    b"1900000000:ben",
+    b"cyd:1900000000",
+    b"x/allocation/000000000000000009/status",
+    b"d\xff\x00 *?[",
+    b"eve=, :",
+)
+REALMS: Final = (b"north.example", b"south.example", b"")
+
+
+class Fate(Enum):
+    """What became of a message on its way to Redis."""
+
+    UNSENT = auto()
+    REFUSED = auto()
+    UNKNOWN = auto()  # it was on its way when the connection ended
+    PUBLISHED = auto()
+
+
+class Identity(NamedTuple):
+    """What a report shows of a message. ``values``: a lifetime, or four counters."""
+
+    database: int
+    realm: str
+    username: str
+    allocation_id: int
+    word: str
+    side: str
+    values: tuple[int, ...]
+
+
+@dataclass(slots=True, eq=False)
+class User:
+    """Whom lives belong to: fresh names in each round, so that a loss stays within it."""
+
+    realm: bytes
+    username: bytes
+    user_id: bytes
+    lives: "list[Life]" = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Life:
+    """One life of an allocation, or a stranger's interims under its name."""
+
+    user: User
+    allocation_id: int
+    database: int
+    local: str
+    ordinal: int
+    is_stranger: bool = False
+    is_again: bool = False  # its key had a life before
+    true: Eight = NOTHING
+    arrived: Eight = NOTHING
+    made: int = 0
+    came: int = 0
+    is_vouched: bool = False
+    has_total: bool = False
+
+    @property
+    def prefix(self) -> bytes:
+        return wire.channel_prefix(self.user.realm, self.user.username, self.allocation_id)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything it said arrived."""
+        return self.came == self.made
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """One PUBLISH about an allocation. Times in microseconds: when it was on its way."""
+
+    index: int
+    life: Life
+    identity: Identity
+    eight: Eight
+    before: int = 0
+    after: int = 0
+    fate: Fate = Fate.UNSENT
+
+
+class Command(NamedTuple):
+    """A command for Redis; without a message it is one that nobody accounts for."""
+
+    name: bytes
+    args: tuple[bytes, ...]
+    message: Message | None
+
+
+class Coturn:
+    """One server: its live allocations, and what it says next."""
+
+    def __init__(self, database: int, seed: int) -> None:
+        self.database = database
+        self._random = Random(seed)
+        self._local = f"192.0.2.{database + 1}:3478"
+        self._users: list[User] = []
+        self._live: list[Life] = []
+        self._next_id = 0
+        self._said = 0
+        self._due = 0
+        self.every_user: list[User] = []
+
+    def begin_round(self, number: int) -> None:
+        """From now on allocations are made by users that nobody knew before."""
+        self._users = []
+        for place, name in enumerate(USERS):
+            stamp, separator, rest = name.partition(b":")
+            suffix = b"-%d" % number
+            if separator and stamp.isdigit():
+                user_id = rest + suffix
+                username = stamp + separator + user_id
+            elif separator and rest.isdigit():
+                user_id = stamp + suffix
+                username = user_id + separator + rest
+            else:
+                user_id = username = name + suffix
+            self._users.append(User(REALMS[place % len(REALMS)], username, user_id))
+        self.every_user += self._users
+
+    def say(self, messages: int) -> Iterator[Command]:
+        """So many messages, a few more or less, and what belongs to them."""
+        self._due += messages
+        while self._said < self._due:
+            yield from self._step()
+
+    def keep_alive(self) -> Command:
+        return Command(b"publish", wire.KEEPALIVE, None)
+
+    # -- what happens
+
+    def _step(self) -> Iterator[Command]:
+        if len(self._live) < LIVE:
+            yield from self._begin(self._random.choice(self._users), self._new_id())
+            return
+        life = self._random.choice(self._live)
+        match self._random.random():
+            case chance if chance < 0.003:
+                yield from self._restart()
+            case chance if chance < 0.05:
+                yield from self._close(life)
+            case chance if chance < 0.10:
+                yield from self._status(life, "refreshed")
+            case chance if chance < 0.12:
+                yield from self._intrude()
+            case _:
+                yield from self._interim(life)
+
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return self._random.randrange(1, 4) * 10**15 + self._next_id
+
+    def _begin(self, user: User, allocation_id: int, ordinal: int = 0) -> Iterator[Command]:
+        life = Life(user, allocation_id, self.database, self._local, ordinal, is_again=ordinal > 0)
+        user.lives.append(life)
+        self._live.append(life)
+        yield from self._status(life, "new")
+
+    def _restart(self) -> Iterator[Command]:
+        """Another process of this server: keys are swept away, and some ids come again."""
+        gone, self._live = self._live, []
+        yield Command(b"keys", (wire.STATUS_KEYS,), None)
+        for life in gone:
+            yield Command(b"del", (life.prefix + b"status",), None)
+        for life in gone[::3]:
+            yield from self._begin(life.user, life.allocation_id, life.ordinal)
+
+    def _intrude(self) -> Iterator[Command]:
+        """Interims without a life: requests that never authenticated (COTURN, 5)."""
+        user = self._random.choice(self._users)
+        life = Life(user, self._new_id(), self.database, self._local, 0, is_stranger=True)
+        user.lives.append(life)
+        yield from self._interim(life)
+
+    def _interim(self, life: Life) -> Iterator[Command]:
+        life.ordinal += 1
+        some = [self._random.randrange(1, 1 << 20) for _ in range(3)]
+        client = (life.ordinal, *some)
+        large = WRAP // 2 - some[0] if self._random.random() < 0.02 else some[0]
+        peer = (life.ordinal, some[1], some[2], large)
+        yield self._traffic(life, "interim", client, ())
+        yield self._traffic(life, "interim", (), peer)
+
+    def _close(self, life: Life) -> Iterator[Command]:
+        self._live.remove(life)
+        yield from self._interim(life)
+        key = life.prefix + b"status"
+        yield Command(b"del", (key, b""), None)
+        yield self._message(life, "deleted", "", (), key, wire.DELETED)
+        client = life.true[:4]
+        received, received_bytes, sent, sent_bytes = life.true[4:]
+        peer = (received, received_bytes % WRAP, sent, sent_bytes % WRAP)
+        yield self._traffic(life, "total", client, ())
+        yield self._traffic(life, "total", (), peer)
+
+    def _status(self, life: Life, word: str) -> Iterator[Command]:
+        life.ordinal += 1
+        lifetime = 3600 + life.ordinal
+        where = wire.addresses("UDP", life.local, "198.51.100.7:50000")
+        key, payload = life.prefix + b"status", f"{word} lifetime={lifetime}".encode() + where
+        yield Command(b"set", (key, payload), None)
+        yield self._message(life, word, "", (lifetime,), key, payload)
+
+    def _traffic(
+        self, life: Life, word: str, client: Sequence[int], peer: Sequence[int]
+    ) -> Command:
+        side, four = ("client", tuple(client)) if client else ("peer", tuple(peer))
+        eight = (*four, 0, 0, 0, 0) if client else (0, 0, 0, 0, *four)
+        channel = life.prefix + {"interim": b"traffic", "total": b"total_traffic"}[word]
+        if side == "peer":
+            channel += b"/peer"
+        if word == "interim":
+            life.true = added(life.true, eight)
+        else:
+            eight = NOTHING
+        return self._message(life, word, side, four, channel, wire.counters(*four), eight)
+
+    def _message(
+        self,
+        life: Life,
+        word: str,
+        side: str,
+        values: tuple[int, ...],
+        channel: bytes,
+        payload: bytes,
+        eight: Eight = NOTHING,
+    ) -> Command:
+        self._said += 1
+        life.made += 1
+        identity = Identity(
+            life.database,
+            as_text(life.user.realm),
+            as_text(life.user.username),
+            life.allocation_id,
+            word,
+            side,
+            values,
+        )
+        message = Message(self._said, life, identity, eight)
+        return Command(b"publish", (channel, payload), message)
+
+
+def arrive(message: Message) -> None:
+    """A message is in the reports."""
+    life, word = message.life, message.identity.word
+    life.came += 1
+    life.arrived = added(life.arrived, message.eight)
+    life.is_vouched |= word != "interim"
+    life.has_total |= word == "total" and message.identity.side == "client"
+
+
+def added(one: Eight, other: Eight) -> Eight:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
+
+
+class Bounds(NamedTuple):
+    """Between what and what a sum must lie; the same twice where it is known."""
+
+    least: Eight
+    most: Eight
+
+    def plus(self, other: "Bounds") -> "Bounds":
+        return Bounds(added(self.least, other.least), added(self.most, other.most))
+
+    def hold(self, found: Eight) -> bool:
+        return all(a <= b <= c for a, b, c in zip(self.least, found, self.most, strict=True))
+
+
+NONE: Final = Bounds(NOTHING, NOTHING)
+
+
+def expected(user: User) -> tuple[Bounds, Bounds]:
+    """What a user's usage, and what is under the name and unattributed, must come to.
+
+    Exact where everything arrived. Where something did not, a total that arrived makes the client
+    side exact; the rest lies between what arrived and what was really sent.
+    """
+    usage = unattributed = NONE
+    reused = {life.allocation_id for life in user.lives if life.is_again}
+    for life in user.lives:
+        arrived = Bounds(life.arrived, life.arrived)
+        if life.is_stranger:
+            unattributed = unattributed.plus(arrived)
+        elif life.is_whole and all(
+            one.is_whole for one in user.lives if one.allocation_id == life.allocation_id
+        ):
+            usage = usage.plus(arrived)
+        elif life.allocation_id in reused:
+            # Where a border between two lives is lost, what is whose can't be told.
+            everything = Bounds(NOTHING, tuple(8 * one for one in life.true))
+            usage, unattributed = usage.plus(everything), unattributed.plus(everything)
+        elif life.has_total:
+            client, peer = life.true[:4], life.arrived[4:]
+            usage = usage.plus(Bounds((*client, *peer), life.true))
+        elif life.is_vouched:
+            usage = usage.plus(arrived)
+        else:  # a key that was seen may vouch for it
+            usage = usage.plus(Bounds(NOTHING, life.arrived))
+            unattributed = unattributed.plus(Bounds(NOTHING, life.arrived))
+    return usage, unattributed

@@ -1,0 +1,219 @@
+"""The check after a round: what was published against what is in the books, to the message.
+
+Owns the comparison, and nothing of how things came about. Everything that is wrong is told, not
+only the first of it.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from accounting.model.counters import COUNTERS
+from accounting.model.text import as_text
+from tests.chaos.allocations import NONE, Bounds, Eight, Fate, Identity, Message, arrive, expected
+from tests.chaos.world import World
+
+SUMS: Final = ", ".join(f"coalesce(sum({name}), 0)::text AS {name}" for name in COUNTERS)
+REPORTS: Final = """
+SELECT epoch, position, received_at, time_estimated, database, realm, username,
+    allocation_id::bigint AS allocation_id, event AS word, '' AS side, lifetime,
+    0 AS received_packets, 0 AS received_bytes, 0 AS sent_packets, 0 AS sent_bytes
+FROM reporting.allocation_events WHERE (epoch, position) > (%s, %s)
+UNION ALL
+SELECT epoch, position, received_at, time_estimated, database, realm, username,
+    allocation_id::bigint, report, side, NULL, received_packets, received_bytes, sent_packets,
+    sent_bytes
+FROM reporting.traffic_reports WHERE (epoch, position) > (%s, %s)
+ORDER BY epoch, position
+"""
+SHOWN: Final = 5
+"""How many of one kind of wrong are told."""
+
+Span = tuple[float, float]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run came to so far."""
+
+    published: int = 0
+    unknown: int = 0
+    kept_back: int = 0
+    loaded: int = 0
+    estimated: int = 0
+    lost_within_gaps: int = 0
+    lost: int = 0
+    doubled: int = 0
+    gaps: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    def add(self, other: "Tally") -> None:
+        """Take another world's figures in."""
+        for name in ("published", "unknown", "kept_back", "loaded", "estimated", "gaps"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("lost_within_gaps", "lost", "doubled"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.wrong += other.wrong
+
+
+class Checker:
+    """Compares one world's books with what was published, round by round."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._mark = (0, 0)
+        self._rows = 0
+        self._gaps: set[int] = set()
+        self._spans: list[Span] = []
+        self._complaints = 0
+        self.tally = Tally()
+
+    def check(self, messages: Sequence[Message], spans: Sequence[Span], *, may_lose: bool) -> None:
+        """Check what was said since the last check, and all usage.
+
+        ``spans``: when events may have got lost, in seconds. A gap may become known later than the
+        round that it is of: in the spool of a machine that was not heard.
+        """
+        self._spans += spans
+        gaps = self._world.query("SELECT * FROM reporting.capture_gaps ORDER BY gap_id")
+        self._check_gaps(gaps)
+        lost = self._check_reports(messages)
+        for message in lost:
+            if may_lose and any(is_within(message, gap) for gap in gaps):
+                self.tally.lost_within_gaps += 1
+            else:
+                self.tally.lost += 1
+                self._wrong("lost without a gap", message.identity, message.before, message.after)
+        self._check_usage()
+        self._check_sums()
+        for row in self._world.query("SELECT * FROM reporting.rejected_messages"):
+            self._wrong("rejected", row)
+        complaints = self._world.complaints()
+        for line in complaints[self._complaints :]:
+            self._wrong("an error that nobody foresaw", line)
+        self._complaints = len(complaints)
+
+    def _wrong(self, what: str, *values: object) -> None:
+        if sum(one.startswith(what) for one in self.tally.wrong) < SHOWN:
+            self.tally.wrong.append(f"{what}: {' '.join(map(str, values))}")
+
+    def _check_gaps(self, gaps: Iterable[Mapping[str, Any]]) -> None:
+        """Each is closed, and there is none without a reason."""
+        for gap in gaps:
+            if gap["gap_id"] in self._gaps:
+                continue
+            self._gaps.add(gap["gap_id"])
+            self.tally.gaps += 1
+            if gap["to_at"] is None:
+                self._wrong("a gap is open", gap)
+                continue
+            begins, ends = gap["from_at"].timestamp(), gap["to_at"].timestamp()
+            if not any(begins <= until and ends >= since for since, until in self._spans):
+                self._wrong("a gap without a reason", gap)
+
+    def _check_reports(self, messages: Sequence[Message]) -> list[Message]:
+        """Match reports with messages; returns those that were published and are nowhere."""
+        waiting: defaultdict[Identity, deque[Message]] = defaultdict(deque)
+        for message in messages:
+            if message.fate in {Fate.PUBLISHED, Fate.UNKNOWN}:
+                waiting[message.identity].append(message)
+            self.tally.published += message.fate is Fate.PUBLISHED
+            self.tally.unknown += message.fate is Fate.UNKNOWN
+            self.tally.kept_back += message.fate in {Fate.UNSENT, Fate.REFUSED}
+        last: dict[int, int] = {}
+        for row in self._world.query(REPORTS, (*self._mark, *self._mark)):
+            self._mark = row["epoch"], row["position"]
+            self._rows += 1
+            self.tally.loaded += 1
+            self.tally.estimated += row["time_estimated"]
+            found = waiting.get(identity_of(row))
+            if not found:
+                self.tally.doubled += 1
+                self._wrong("doubled", row)
+                continue
+            message = found.popleft()
+            arrive(message)
+            if message.index < last.get(row["database"], 0):
+                self._wrong("out of order", row)
+            last[row["database"]] = message.index
+            if not row["time_estimated"] and row["received_at"].timestamp() < message.before / 1e6:
+                self._wrong("received before it was sent", row, message.before)
+        (count,) = self._world.query("SELECT count(*) AS rows FROM accounting.reports")
+        if count["rows"] != self._rows:
+            self.tally.doubled += count["rows"] - self._rows
+            self._wrong("reports appeared behind what was checked", count["rows"], self._rows)
+            self._rows = count["rows"]
+        return [
+            message
+            for left in waiting.values()
+            for message in left
+            if message.fate is Fate.PUBLISHED
+        ]
+
+    def _check_usage(self) -> None:
+        """Each user's usage, and what is unattributed, are what was published."""
+        usage: defaultdict[tuple[str, str], Bounds] = defaultdict(lambda: NONE)
+        strangers: defaultdict[tuple[str, str], Bounds] = defaultdict(lambda: NONE)
+        for coturn in self._world.publisher.coturns:
+            for user in coturn.every_user:
+                of_user, of_strangers = expected(user)
+                realm = as_text(user.realm)
+                billed, named = (realm, as_text(user.user_id)), (realm, as_text(user.username))
+                usage[billed] = usage[billed].plus(of_user)
+                strangers[named] = strangers[named].plus(of_strangers)
+        for view, name, bounds in (
+            ("user_usage_monthly", "user_id", usage),
+            ("unattributed_usage", "username", strangers),
+        ):
+            rows = self._world.query(
+                f"SELECT realm, {name} AS who, {SUMS} FROM reporting.{view} GROUP BY 1, 2"  # noqa: S608
+            )
+            found = {(row["realm"], row["who"]): eight_of(row) for row in rows}
+            for who in found.keys() | bounds.keys():
+                has = found.get(who, NONE.least)
+                if not bounds[who].hold(has):
+                    self._wrong(f"wrong {view}", who, "has", has, "should", bounds[who])
+
+    def _check_sums(self) -> None:
+        """Sessions = hours = days = months."""
+        views = [
+            f"{of}_usage_{length}"
+            for of in ("user", "realm")
+            for length in ("hourly", "daily", "monthly")
+        ]
+        sums = {
+            view: eight_of(self._world.query(f"SELECT {SUMS} FROM reporting.{view}")[0])  # noqa: S608
+            for view in ("sessions", *views)
+        }
+        if len(set(sums.values())) != 1:
+            self._wrong("sessions, hours, days and months differ", sums)
+
+
+def eight_of(row: Mapping[str, Any]) -> Eight:
+    return tuple(int(row[name]) for name in COUNTERS)
+
+
+def identity_of(row: Mapping[str, Any]) -> Identity:
+    values: tuple[int, ...] = ()
+    if row["side"]:
+        values = tuple(row[name] for name in COUNTERS[:4])
+    elif row["lifetime"] is not None:
+        values = (row["lifetime"],)
+    return Identity(
+        row["database"],
+        row["realm"],
+        row["username"],
+        row["allocation_id"],
+        row["word"],
+        row["side"],
+        values,
+    )
+
+
+def is_within(message: Message, gap: Mapping[str, Any]) -> bool:
+    """Whether it was on its way at a time that the gap holds."""
+    if gap["to_at"] is None:
+        return False
+    before, after = message.before / 1e6, message.after / 1e6
+    return bool(before <= gap["to_at"].timestamp() and after >= gap["from_at"].timestamp())

@@ -1,0 +1,94 @@
+"""The plan of a run: which fault comes when, out of one seed.
+
+Owns chance. A round is a handful of faults and the check after them; its kind says what they may
+cost, so that a loss which nothing excuses is not hidden behind one that something does.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from tests.chaos.faults import KINDS, Costs, Kind
+from tests.chaos.world import Capture
+
+FAULTS_A_ROUND: Final = (5, 10)
+LOSSY_ROUNDS: Final = 5
+"""Of so many rounds one may lose events: the second, and every fifth from there on."""
+LONGEST_PAUSE_SECONDS: Final = 1.2
+LONGEST_FAULT_SECONDS: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One fault, so long after the one before began, for so long where that is its own choice."""
+
+    kind: Kind
+    after_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Faults that may overlap, and then a check. ``may_lose``: events may be lost, within gaps."""
+
+    number: int
+    may_lose: bool
+    faults: tuple[Planned, ...]
+
+
+def plan(faults: int, seed: int, capture: Capture, only: Collection[str] = ()) -> Iterator[Round]:
+    """The rounds of a run of so many faults."""
+    random = Random(seed)
+    kinds = [kind for kind in KINDS.values() if fits(kind, capture, only)]
+    harmless = Deck(random, [kind for kind in kinds if not may_cost(kind, capture)])
+    costly = Deck(random, [kind for kind in kinds if may_cost(kind, capture)])
+    number = 0
+    while faults:
+        number += 1
+        count = min(faults, random.randint(*FAULTS_A_ROUND))
+        faults -= count
+        may_lose = not harmless.kinds or (bool(costly.kinds) and number % LOSSY_ROUNDS == 2)
+        many = random.randint(1, count) if harmless.kinds else count
+        chosen = [costly.deal() for _ in range(many)] if may_lose else []
+        chosen += [harmless.deal() for _ in range(count - len(chosen))]
+        random.shuffle(chosen)
+        yield Round(
+            number,
+            may_lose,
+            tuple(
+                Planned(
+                    kind,
+                    random.random() ** 2 * LONGEST_PAUSE_SECONDS,
+                    0.1 + random.random() ** 2 * LONGEST_FAULT_SECONDS,
+                )
+                for kind in chosen
+            ),
+        )
+
+
+class Deck:
+    """Kinds as cards, as many of each as it weighs: all come before one comes too often."""
+
+    def __init__(self, random: Random, kinds: Sequence[Kind]) -> None:
+        self.kinds = kinds
+        self._random = random
+        self._left: list[Kind] = []
+
+    def deal(self) -> Kind:
+        if not self._left:
+            self._left = [kind for kind in self.kinds for _ in range(kind.weight)]
+            self._random.shuffle(self._left)
+        return self._left.pop()
+
+
+def fits(kind: Kind, capture: Capture, only: Collection[str]) -> bool:
+    """Whether it can be played. A subscription has no second machine: a take-over is a gap."""
+    return (not only or kind.name in only) and (
+        capture == "replication" or "turn" not in kind.takes
+    )
+
+
+def may_cost(kind: Kind, capture: Capture) -> bool:
+    """Whether events may be lost by it."""
+    return kind.costs is Costs.EVENTS or (kind.costs is Costs.CAPTURE and capture == "subscribe")

@@ -1,0 +1,154 @@
+"""The steady publisher: says what the coturns say, to the Redis that is the master now.
+
+Owns the connections and what became of each message. As coturn: one connection a server, every
+answer read, nothing said again. What was on its way when a connection ended may have been taken or
+not; nobody can know, so that is what it is called.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Self
+
+import hiredis
+
+from accounting.capture.spool import wall_clock
+from accounting.simulate import wire
+from tests.chaos.allocations import Command, Coturn, Fate, Message
+from tests.servers import ADDRESS
+
+BEAT_SECONDS: Final = 0.02
+SILENCE_SECONDS: Final = 60.0
+
+
+class Connection:
+    """One server's connection to Redis."""
+
+    def __init__(self, port: Callable[[], int], database: int) -> None:
+        self._port = port
+        self._database = database
+        self._sock: socket.socket | None = None
+        self._reader = hiredis.Reader()
+
+    def send(self, commands: Sequence[Command]) -> None:
+        """Send them in one go, and note what became of each message."""
+        before = wall_clock()
+        fates = [Fate.UNSENT] * len(commands)
+        try:
+            sock = self._sock or self._connect()
+            fates = [Fate.UNKNOWN] * len(commands)
+            sock.sendall(b"".join(wire.packed(one.name, one.args) for one in commands))
+            for place in range(len(commands)):
+                is_error = isinstance(self._answer(sock), hiredis.ReplyError)
+                fates[place] = Fate.REFUSED if is_error else Fate.PUBLISHED
+        except OSError:
+            self.close()
+        after = wall_clock()
+        for command, fate in zip(commands, fates, strict=True):
+            if command.message is not None:
+                command.message.before, command.message.after = before, after
+                command.message.fate = fate
+
+    def close(self) -> None:
+        if self._sock is not None:
+            with suppress(OSError):
+                self._sock.close()
+        self._sock, self._reader = None, hiredis.Reader()
+
+    def _connect(self) -> socket.socket:
+        self._sock = socket.create_connection((ADDRESS, self._port()), timeout=SILENCE_SECONDS)
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sock.sendall(wire.packed(b"select", [b"%d" % self._database]))
+        if isinstance(self._answer(self._sock), hiredis.ReplyError):
+            raise ConnectionError("not ready")  # it loads its snapshot
+        return self._sock
+
+    def _answer(self, sock: socket.socket) -> object:
+        while (answer := self._reader.gets()) is False:
+            data = sock.recv(1 << 16)
+            if not data:
+                raise ConnectionError("closed")
+            self._reader.feed(data)
+        return answer
+
+
+class Publisher:
+    """Publishes about `rate` messages a second, in a thread, except while it is paused."""
+
+    def __init__(
+        self, port: Callable[[], int], databases: Sequence[int], rate: float, seed: int
+    ) -> None:
+        self.coturns = [Coturn(number, seed + number) for number in databases]
+        self._connections = [Connection(port, number) for number in databases]
+        self._each = rate * BEAT_SECONDS / len(databases)
+        self._stopping = threading.Event()
+        self._go = threading.Event()
+        self._rests = threading.Event()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="publisher")
+        self._messages: list[Message] = []
+        self.bytes = 0
+        """About how much Redis was given so far."""
+
+    def begin_round(self, number: int) -> None:
+        """Publish under the names of another round; only while it is paused."""
+        for coturn in self.coturns:
+            coturn.begin_round(number)
+
+    def pause(self) -> None:
+        """Publish no more; returns once every answer is there."""
+        self._go.clear()
+        self._rests.wait()
+
+    def resume(self) -> None:
+        self._rests.clear()
+        self._go.set()
+
+    def take(self) -> list[Message]:
+        """What was said since the last call; only while it is paused."""
+        messages, self._messages = self._messages, []
+        return messages
+
+    def __enter__(self) -> Self:
+        self._running = self._executor.submit(self._publish)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopping.set()
+        self._go.set()
+        self._executor.shutdown()
+        for connection in self._connections:
+            connection.close()
+        self._running.result()
+
+    def _publish(self) -> None:
+        owed, beats = 0.0, 0
+        due = time.monotonic()
+        while not self._stopping.is_set():
+            if not self._go.is_set():
+                self._rests.set()
+                self._go.wait()
+                due = time.monotonic()
+                continue
+            owed += self._each
+            for coturn, connection in zip(self.coturns, self._connections, strict=True):
+                commands = list(coturn.say(int(owed)))
+                if beats % round(wire.KEEPALIVE_SECONDS / BEAT_SECONDS) == 0:
+                    commands.append(coturn.keep_alive())
+                if commands:
+                    connection.send(commands)
+                self._messages += [one.message for one in commands if one.message is not None]
+                self.bytes += sum(len(word) for one in commands for word in one.args)
+            owed -= int(owed)
+            beats += 1
+            # A Redis that hung is not made up for: coturn's traffic does not wait.
+            due = max(due + BEAT_SECONDS, time.monotonic() - 1.0)
+            self._stopping.wait(max(0.0, due - time.monotonic()))

@@ -1,0 +1,216 @@
+"""A run: rounds of faults on a world, a check after each, and the figures of all.
+
+Owns the order of things. Everything is stepped from one loop, in the main thread.
+"""
+
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from tests.chaos.checking import Checker, Span, Tally
+from tests.chaos.faults import Step
+from tests.chaos.plan import Planned, Round, may_cost, plan
+from tests.chaos.world import Capture, World, running_world
+
+STEP_SECONDS: Final = 0.02
+PATIENCE_SECONDS: Final = 90.0
+FAULTS_A_WORLD: Final = 100
+# A gap begins at the last tick before the fault, and ends with the attachment after it.
+SPAN_BEFORE_SECONDS: Final = 3.0
+
+Say = Callable[[str], object]
+
+
+class Stuck(AssertionError):
+    """Something did not come about in time."""
+
+
+@dataclass(slots=True)
+class Active:
+    """A fault under way."""
+
+    planned: Planned
+    steps: Iterator[Step]
+    began: float
+    is_due: Callable[[], object] = lambda: True
+    since: float = 0.0
+
+    def advance(self) -> bool:
+        """Go on if what it waits for is so; whether it is over."""
+        if not self.is_due():
+            if time.monotonic() - self.since > PATIENCE_SECONDS:
+                raise Stuck(f"{self.planned.kind.name}: not so in {PATIENCE_SECONDS} s")
+            return False
+        try:
+            step = next(self.steps)
+        except StopIteration:
+            return True
+        self.since = time.monotonic()
+        self.is_due = after(step) if isinstance(step, float | int) else step
+        return False
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    due = time.monotonic() + seconds
+    return lambda: time.monotonic() >= due
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a run came to. Recoveries in seconds by kind: from the end of a fault until all that was
+    published before that is settled.
+    """
+
+    seed: int
+    tally: Tally = field(default_factory=Tally)
+    faults: Counter[str] = field(default_factory=Counter)
+    recoveries: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    rounds: int = 0
+    seconds: float = 0.0
+
+    def lines(self) -> Iterator[str]:
+        """The figures as text."""
+        tally = self.tally
+        yield f"{'fault':<46}{'times':>6}  recovered in s: min  median   max"
+        for name, count in sorted(self.faults.items()):
+            found = self.recoveries[name] or [0.0]
+            low, middle, high = min(found), median(found), max(found)
+            yield f"{name:<46}{count:>6}{low:>20.1f}{middle:>8.1f}{high:>6.1f}"
+        yield f"faults injected        {self.faults.total()} in {self.rounds} rounds"
+        yield f"events published       {tally.published}"
+        yield f"  on their way when Redis went, {tally.unknown}; kept back without one,"
+        yield f"  {tally.kept_back}: what coturn can't publish never was"
+        yield f"events loaded          {tally.loaded}, {tally.estimated} of them out of a backlog"
+        yield f"lost                   {tally.lost}"
+        yield f"lost within gaps       {tally.lost_within_gaps}, with Redis or its backlog"
+        yield f"doubled                {tally.doubled}"
+        yield f"gap rows               {tally.gaps}"
+        yield f"took                   {self.seconds:.0f} s, seed {self.seed}"
+
+
+def run(
+    faults: int,
+    seed: int,
+    *,
+    servers: Collection[str] = ("valkey",),
+    capture: Capture = "replication",
+    rate: float = 250.0,
+    only: Collection[str] = (),
+    say: Say = lambda _: None,
+    directory: Path | None = None,
+) -> Figures:
+    """Inject so many faults, each hundred into a fresh world on the next of ``servers``.
+
+    Raises AssertionError with everything that is wrong after the first round that is.
+    """
+    figures = Figures(seed)
+    began = time.monotonic()
+    home = directory or Path(tempfile.mkdtemp(prefix="ta-chaos-"))
+    say(f"seed {seed}, logs below {home}")
+    kinds, number = list(servers), 0
+    while faults:
+        count = min(faults, FAULTS_A_WORLD)
+        server = kinds[number % len(kinds)]
+        say(f"a world with {server}, {capture}, {count} faults, seed {seed + number}")
+        place = home / f"{number}-{server}"
+        with running_world(
+            place, server=server, capture=capture, rate=rate, seed=seed + number
+        ) as world:
+            checker = Checker(world)
+            try:
+                for one in plan(count, seed + number, capture, only):
+                    play(world, checker, one, figures, say)
+            finally:
+                figures.tally.add(checker.tally)
+                for name, seconds in world.watch.recoveries:
+                    figures.recoveries[name].append(seconds)
+                figures.seconds = time.monotonic() - began
+        faults, number = faults - count, number + 1
+    return figures
+
+
+def play(world: World, checker: Checker, one: Round, figures: Figures, say: Say) -> None:
+    """One round: faults, drain, check."""
+    names = ", ".join(planned.kind.name for planned in one.faults)
+    say(f"round {one.number}{' (may lose)' if one.may_lose else ''}: {names}")
+    world.publisher.begin_round(one.number)
+    world.publisher.resume()
+    spans: list[Span] = []
+    before = checker.tally.published, checker.tally.lost_within_gaps
+    try:
+        inject(world, one, figures, spans)
+        world.publisher.pause()
+        drained = drain(world)
+    except Stuck as stuck:
+        raise AssertionError(f"round {one.number} ({names}): {stuck}\n{tails(world)}") from stuck
+    spans = [(since - SPAN_BEFORE_SECONDS, time.time()) for since, _ in spans]
+    checker.check(world.publisher.take(), spans, may_lose=one.may_lose)
+    figures.rounds += 1
+    if checker.tally.wrong:
+        wrong = "\n".join(checker.tally.wrong)
+        raise AssertionError(f"round {one.number} ({names}):\n{wrong}\n{tails(world)}")
+    published, lost = (
+        checker.tally.published - before[0],
+        checker.tally.lost_within_gaps - before[1],
+    )
+    say(f"  {published} published, {lost} lost within gaps, drained in {drained:.1f} s")
+
+
+def inject(world: World, one: Round, figures: Figures, spans: list[Span]) -> None:
+    """Let the faults of a round happen, each when its time has come and its things are free."""
+    waiting = list(one.faults)
+    due = time.monotonic() + 0.3
+    active: list[Active] = []
+    while waiting or active:
+        world.tend()
+        taken = {thing for fault in active for thing in fault.planned.kind.takes}
+        if waiting and time.monotonic() >= due and not taken & waiting[0].kind.takes:
+            planned = waiting.pop(0)
+            figures.faults[planned.kind.name] += 1
+            active.append(Active(planned, planned.kind.fault(world, planned.seconds), time.time()))
+            due = time.monotonic() + (waiting[0].after_seconds if waiting else 0.0)
+        for fault in list(active):
+            if fault.advance():
+                active.remove(fault)
+                world.watch.await_recovery(fault.planned.kind.name)
+                if may_cost(fault.planned.kind, world.capture):
+                    spans.append((fault.began, time.time()))
+        time.sleep(STEP_SECONDS)
+
+
+def drain(world: World) -> float:
+    """Wait until all that was published is settled and rolled up; returns how long that took."""
+    world.settle_down()
+    began, paused_at = time.monotonic(), time.time()
+    while world.watch.settled_until <= paused_at or world.watch.marks:
+        world.tend()
+        if time.monotonic() - began > PATIENCE_SECONDS:
+            behind = paused_at - world.watch.settled_until
+            raise Stuck(
+                f"not drained in {PATIENCE_SECONDS} s: settling {behind:.1f} s behind,"
+                f" loading {paused_at - world.watch.loaded_until:.1f} s, {world.watch.marks} marks"
+            )
+        time.sleep(STEP_SECONDS)
+    return time.monotonic() - began
+
+
+def tails(world: World) -> str:
+    """The ends of the logs."""
+    parts = []
+    for machine in world.machines:
+        logs = sorted(machine.directory.glob("*.log"), key=lambda path: path.stat().st_mtime)
+        if logs:
+            text = logs[-1].read_text(errors="replace")[-2500:]
+            parts.append(f"--- {machine.name} {logs[-1].name}\n{text}")
+    return "\n".join(parts)
+
+
+def to_stderr(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,28 @@
+"""A short run of the fault suite; ``make chaos`` plays longer ones.
+
+The seeds are fixed, so that a run that fails can be played again.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.running import Figures, run
+
+
+def assert_clean(figures: Figures, faults: int) -> None:
+    assert figures.faults.total() == faults
+    assert figures.tally.loaded > 0
+    assert (figures.tally.lost, figures.tally.doubled, figures.tally.wrong) == (0, 0, [])
+
+
+@pytest.mark.timeout(300)
+def test_twenty_faults_lose_and_double_nothing(tmp_path: Path) -> None:
+    assert_clean(run(20, 21, servers=["valkey"], directory=tmp_path), 20)
+
+
+@pytest.mark.needs_redis
+@pytest.mark.timeout(300)
+def test_faults_lose_and_double_nothing_with_debians_redis(tmp_path: Path) -> None:
+    assert_clean(run(8, 8, servers=["redis"], directory=tmp_path), 8)
+

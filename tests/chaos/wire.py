@@ -1,0 +1,179 @@
+"""A wire between a part of the service and a server, to be cut, silenced, and robbed of answers.
+
+Owns listening on a port of its own and passing bytes on. Must know nothing of what they say, but
+for the one pattern after which an answer is to be lost.
+"""
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from tests.servers import ADDRESS
+
+CHUNK: Final = 1 << 16
+COMMIT: Final = b"COMMIT\0"
+"""How a COMMIT ends on the wire to Postgres, in the simple and in the extended protocol."""
+WRITES: Final = b"FROM STDIN"
+"""What a transaction that brings rows has said before; one that only renews a lease hasn't."""
+READY: Final = b"Z\x00\x00\x00\x05"
+"""ReadyForQuery: the end of each answer of Postgres; one byte follows."""
+
+Loss = Literal["answer", "request"]
+
+
+class Link:
+    """One connection through the wire."""
+
+    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+        self.client = client
+        self.server = server
+        self.has_written = False
+        self.is_robbed = False
+
+    def end(self) -> None:
+        for sock in (self.client, self.server):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+
+class Wire:
+    """Listens on 127.0.0.1 and passes everything on to a server that may move meanwhile.
+
+    `reach` opens a connection to the server that is meant now.
+    """
+
+    def __init__(self, reach: Callable[[], socket.socket]) -> None:
+        self._reach = reach
+        self._listener = socket.create_server((ADDRESS, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._links: set[Link] = set()
+        self._lock = threading.Lock()
+        self._threads: set[threading.Thread] = set()
+        self._flows = threading.Event()
+        self._flows.set()
+        self._is_cut = False
+        self._loss: Loss | None = None
+        self.lost = 0
+        """How many answers or requests were lost."""
+
+    # -- what can happen to it
+
+    def drop(self) -> None:
+        """End every connection; new ones may come at once."""
+        with self._lock:
+            for link in self._links:
+                link.end()
+
+    def cut(self) -> None:
+        """End every connection and refuse new ones."""
+        self._is_cut = True
+        self.drop()
+
+    def silence(self) -> None:
+        """Pass nothing on, in either direction, and end nothing: packets vanish on the way."""
+        self._flows.clear()
+
+    def mend(self) -> None:
+        """Pass everything on again; what was held goes first, as TCP would send it again."""
+        self._is_cut = False
+        self._loss = None
+        self._flows.set()
+
+    def lose_commit(self, what: Loss) -> None:
+        """Lose the next COMMIT of a transaction that brings rows, or the answer to it."""
+        self._loss = what
+
+    # -- passing on
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_cut = True
+        self._flows.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.drop()
+        for thread in list(self._threads):
+            thread.join(10)
+
+    def _start(self, work: Callable[..., None], *given: object) -> None:
+        def run() -> None:
+            try:
+                work(*given)
+            finally:
+                self._threads.discard(threading.current_thread())
+
+        thread = threading.Thread(target=run, name="wire", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client = self._listener.accept()[0]
+            except OSError:
+                return
+            self._start(self._connect, client)
+
+    def _connect(self, client: socket.socket) -> None:
+        self._flows.wait()
+        try:
+            if self._is_cut:
+                raise ConnectionRefusedError
+            server = self._reach()
+        except OSError:
+            client.close()
+            return
+        for sock in (client, server):
+            if sock.family == socket.AF_INET:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        link = Link(client, server)
+        with self._lock:
+            self._links.add(link)
+        if self._is_cut:
+            link.end()
+        self._start(self._to_server, link)
+        try:
+            self._to_client(link)
+        finally:
+            with self._lock:
+                self._links.discard(link)
+
+    def _to_server(self, link: Link) -> None:
+        with suppress(OSError):
+            while data := link.client.recv(CHUNK):
+                self._flows.wait()
+                if WRITES in data:
+                    link.has_written = True
+                if COMMIT in data:
+                    if self._loss and link.has_written:
+                        loss, self._loss = self._loss, None
+                        self.lost += 1
+                        if loss == "request":
+                            break
+                        link.is_robbed = True
+                    link.has_written = False
+                link.server.sendall(data)
+        link.end()
+
+    def _to_client(self, link: Link) -> None:
+        with suppress(OSError):
+            while data := link.server.recv(CHUNK):
+                self._flows.wait()
+                if not link.is_robbed:
+                    link.client.sendall(data)
+                elif data[-6:-1] == READY:  # it is committed, and nobody will know
+                    break
+        link.end()

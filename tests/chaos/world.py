@@ -1,0 +1,306 @@
+"""What a fault run happens to: a Redis, a Postgres, two machines that collect, one that schedules.
+
+Owns the servers and processes, the wires between them, and starting again what died. Everything is
+made and tended in the main thread: what it starts ends with it.
+"""
+
+import os
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import psycopg
+import redis
+from psycopg.rows import dict_row
+
+from accounting.store import migrations
+from accounting.store.database import open_engine
+from tests.books import WRITER
+from tests.chaos.publishing import Publisher
+from tests.chaos.wire import Wire
+from tests.live.service import Service, descendants
+from tests.servers import ADDRESS, PostgresServer, RedisServer, ValkeyServer
+
+Capture = Literal["replication", "subscribe"]
+KINDS: Final[Mapping[str, type[RedisServer]]] = {"valkey": ValkeyServer, "redis": RedisServer}
+BACKLOG_BYTES: Final = 32 << 20
+LEASE_SECONDS: Final = 2
+REDIS: Final = {
+    "repl-diskless-sync-delay": "0",
+    "repl-backlog-size": str(BACKLOG_BYTES),
+    "client-output-buffer-limit": "replica 0 0 0",
+}
+# A killed Postgres must keep what it said is committed; a crash of the machine isn't played here.
+POSTGRES: Final = {"synchronous_commit": "on"}
+SETTINGS: Final = {
+    "ACCOUNTING_LEASE_SECONDS": str(LEASE_SECONDS),
+    "ACCOUNTING_SETTLE_INTERVAL_SECONDS": "0.3",
+    "ACCOUNTING_ROLLUP_INTERVAL_SECONDS": "0.3",
+}
+UNLIMITED: Final = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+LOOK_SECONDS: Final = 0.05
+
+
+@dataclass(slots=True)
+class Machine:
+    """A machine that runs one command of the service, over wires of its own."""
+
+    name: str
+    command: str
+    directory: Path
+    settings: Mapping[str, str]
+    database_wire: Wire
+    redis_wire: Wire | None = None
+    service: Service | None = None
+    is_held_down: bool = False
+    starts: int = 0
+    _next: float = 0.0
+
+    def tend(self) -> None:
+        """Start what isn't running, as an operator's supervisor would: soon, not at once."""
+        if self.service is not None and self.service.process.poll() is None:
+            return
+        if self.service is not None:
+            self.service, self._next = None, time.monotonic() + 0.2
+        if not self.is_held_down and time.monotonic() >= self._next:
+            self.service = Service(self.command, self.directory, self.settings)
+            self.starts += 1
+
+    def pid(self, part: str = "") -> int:
+        """The process of that part of it, or of itself; 0 while there is none."""
+        if self.service is None or self.service.process.poll() is not None:
+            return 0
+        return self.service.part(part) if part else self.service.pid
+
+    def end(self) -> None:
+        if self.service is not None:
+            for pid in (self.service.pid, *descendants(self.service.pid)):
+                send(pid, signal.SIGCONT)
+            self.service.__exit__(None, None, None)
+
+
+def send(pid: int, step: signal.Signals) -> bool:
+    """Signal a process; whether there was one."""
+    if not pid:
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(pid, step)
+        return True
+    return False
+
+
+class Watch:
+    """Looks at the database again and again, in a thread: how far the books are, who collects."""
+
+    def __init__(self, postgres: PostgresServer) -> None:
+        self._postgres = postgres
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[str, float]] = []
+        self.recoveries: list[tuple[str, float]] = []
+        self.settled_until = 0.0
+        self.loaded_until = 0.0
+        self.holder = ""
+        self.marks = 0
+
+    def await_recovery(self, kind: str) -> None:
+        """From now on count until all that was published before now is settled."""
+        with self._lock:
+            self._waiting.append((kind, time.time()))
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(30)
+
+    def _look(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with psycopg.connect(self._postgres.url(), autocommit=True) as connection:
+                    while not self._stopping.wait(LOOK_SECONDS):
+                        self._note(connection)
+            except psycopg.OperationalError:
+                self._stopping.wait(LOOK_SECONDS)
+
+    def _note(self, connection: "psycopg.Connection[Any]") -> None:
+        row = connection.execute(
+            "SELECT extract(epoch FROM settled_until)::float, extract(epoch FROM loaded_until)"
+            "::float, (SELECT holder FROM accounting.source_leases"
+            " WHERE expires_at > clock_timestamp()),"
+            " (SELECT count(*) FROM accounting.touched_hours) FROM reporting.sources"
+        ).fetchone()
+        if row is None:
+            return
+        settled, loaded, holder, self.marks = row
+        self.settled_until, self.loaded_until = settled or 0.0, loaded or 0.0
+        self.holder = holder or ""
+        now = time.time()
+        with self._lock:
+            for kind, since in self._waiting:
+                if self.settled_until >= since:
+                    self.recoveries.append((kind, now - since))
+            self._waiting = [one for one in self._waiting if self.settled_until < one[1]]
+
+
+@dataclass(slots=True)
+class World:
+    """Everything that runs."""
+
+    capture: Capture
+    redis_kind: type[RedisServer]
+    master: RedisServer
+    postgres: PostgresServer
+    directory: Path
+    collectors: list[Machine]
+    scheduler: Machine
+    publisher: Publisher
+    watch: Watch
+
+    @property
+    def machines(self) -> list[Machine]:
+        return [*self.collectors, self.scheduler]
+
+    @property
+    def leader(self) -> Machine:
+        """The machine that collects now, as far as the database told last."""
+        for machine in self.collectors:
+            if str(machine.directory) in self.watch.holder:
+                return machine
+        return self.collectors[0]
+
+    def is_leader(self, machine: Machine) -> bool:
+        """Whether the database says that it is that one's turn."""
+        return str(machine.directory) in self.watch.holder
+
+    def tend(self) -> None:
+        for machine in self.machines:
+            machine.tend()
+
+    def query(self, query: str, values: tuple[object, ...] = ()) -> list[dict[str, Any]]:
+        """Rows, as the superuser, past all wires."""
+        url = self.postgres.url()
+        with psycopg.connect(url, row_factory=dict_row) as connection:
+            connection.execute("SET timezone = 'UTC'")
+            return connection.execute(query, values).fetchall()
+
+    def configure_postgres(self, *statements: str) -> None:
+        """Run statements that no transaction takes, also where all others may only read."""
+        options = "-c default_transaction_read_only=off"
+        with psycopg.connect(self.postgres.url(), autocommit=True, options=options) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    @contextmanager
+    def client(self, server: RedisServer | None = None) -> "Iterator[redis.Redis]":
+        """A client of the master, or of another server."""
+        url = (server or self.master).url
+        with redis.Redis.from_url(url, socket_timeout=10) as client:
+            yield client
+
+    def settle_down(self) -> None:
+        """Let everything run and every wire pass."""
+        for machine in self.machines:
+            machine.is_held_down = False
+            machine.database_wire.mend()
+            if machine.redis_wire is not None:
+                machine.redis_wire.mend()
+
+    def complaints(self) -> list[str]:
+        """What no log may hold: the trace of an error that nobody foresaw."""
+        return [
+            f"{path.relative_to(self.directory)}: {line[-1500:]}"
+            for machine in self.machines
+            for path in sorted(machine.directory.glob("*.log"))
+            for line in path.read_text(errors="replace").splitlines()
+            if "Traceback" in line
+        ]
+
+
+def reach_tcp(port: int) -> socket.socket:
+    return socket.create_connection((ADDRESS, port), timeout=None)
+
+
+def reach_postgres(postgres: PostgresServer) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(str(postgres.running.socket_dir / ".s.PGSQL.5432"))
+    except AssertionError:
+        sock.close()
+        raise ConnectionRefusedError("it is down") from None
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+@contextmanager
+def running_world(
+    directory: Path, *, server: str, capture: Capture, rate: float, seed: int
+) -> Iterator[World]:
+    """A world in which everything runs and is captured; it ends with the block."""
+    kind = KINDS[server]
+    with ExitStack() as stack:
+        postgres = stack.enter_context(PostgresServer(settings=POSTGRES))
+        engine = open_engine(postgres.url())
+        migrations.upgrade(engine)
+        migrations.let_roles_log_in(engine)
+        engine.dispose()
+        master = kind(REDIS)
+        databases = [0] if capture == "subscribe" else [0, 3]
+        world: World
+
+        def machine(name: str, command: str) -> Machine:
+            database = stack.enter_context(Wire(lambda: reach_postgres(postgres)))
+            url = f"postgresql://{WRITER}@{ADDRESS}:{database.port}/turn_accounting"
+            settings = {
+                **SETTINGS,
+                "ACCOUNTING_CAPTURE": capture,
+                "ACCOUNTING_DATABASE_URL": f"{url}?sslmode=disable&gssencmode=disable",
+            }
+            wire = None
+            if command == "collect":
+                wire = stack.enter_context(Wire(lambda: reach_tcp(world.master.port)))
+                settings["ACCOUNTING_REDIS_URL"] = f"redis://{ADDRESS}:{wire.port}/0"
+            home = directory / name
+            return Machine(name, command, home, settings, database, wire)
+
+        names = ["first", "second"] if capture == "replication" else ["first"]
+        collectors = [machine(name, "collect") for name in names]
+        publisher = Publisher(lambda: world.master.port, databases, rate, seed)
+        world = World(
+            capture,
+            kind,
+            master,
+            postgres,
+            directory,
+            collectors,
+            machine("scheduler", "schedule"),
+            publisher,
+            Watch(postgres),
+        )
+        stack.callback(lambda: world.master.__exit__(None, None, None))
+        master.start()
+        for one in world.machines:
+            stack.callback(one.end)
+        stack.callback(world.settle_down)
+        world.watch.start()
+        stack.callback(world.watch.stop)
+        collectors[0].tend()
+        assert collectors[0].service is not None
+        collectors[0].service.wait_until_capturing()
+        while not world.watch.settled_until:  # its place must be known for another to go on there
+            world.tend()
+            time.sleep(LOOK_SECONDS)
+        stack.enter_context(publisher)
+        publisher.pause()
+        yield world

@@ -1,0 +1,30 @@
+"""The line for turnserver.conf: what coturn can use, or why there is none."""
+
+import pytest
+
+from accounting.service import statsdb_line
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        (
+            "redis://h:6380/3",
+            'redis-statsdb="ip=h dbname=3 port=6380 connect_timeout=30"',
+        ),
+        (
+            "rediss://u:hush@h",
+            'redis-statsdb="ip=h dbname=0 password=<password> port=6379 connect_timeout=30"',
+        ),
+    ],
+)
+def test_an_address_becomes_a_line_without_the_password(url: str, line: str) -> None:
+    assert statsdb_line(url) == line
+
+
+@pytest.mark.parametrize(
+    "url", ["unix:///run/redis.sock", "redis+sentinel://u:hush@a:26379,b:26379/turn"]
+)
+def test_what_coturn_does_not_know_is_a_remark_that_it_may_be_given(url: str) -> None:
+    assert statsdb_line(url).startswith("# coturn ")
+    assert "hush" not in statsdb_line(url)
