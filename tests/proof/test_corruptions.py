@@ -50,7 +50,7 @@ CORRUPTIONS: Final = {
     "a changed report": (
         (
             "UPDATE accounting.reports SET sent_bytes = sent_bytes + 7 WHERE kind = 4 AND side = 0"
-            " AND allocation_id = 1"
+            " AND allocation_id = 9"
         ),
         ("session_usage", "differs", "sent_bytes"),
     ),
