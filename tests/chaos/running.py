@@ -5,6 +5,7 @@ Owns the order of things. Everything is stepped from one loop, in the main threa
 
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
@@ -18,6 +19,8 @@ from tests.chaos.faults import Step
 from tests.chaos.plan import Planned, Round, may_cost, plan
 from tests.chaos.world import Capture, World, running_world
 
+PACE: Final = threading.Event()
+"""Never set: what is waited on between two looks at a world that goes on by itself."""
 STEP_SECONDS: Final = 0.02
 PATIENCE_SECONDS: Final = 90.0
 FAULTS_A_WORLD: Final = 100
@@ -186,7 +189,7 @@ def inject(world: World, one: Round, figures: Figures, spans: list[Span]) -> Non
                 world.watch.await_recovery(fault.planned.kind.name)
                 if may_cost(fault.planned.kind, world.capture):
                     spans.append((fault.began, time.time()))
-        time.sleep(STEP_SECONDS)
+        PACE.wait(STEP_SECONDS)
 
 
 def drain(world: World) -> float:
@@ -201,7 +204,7 @@ def drain(world: World) -> float:
                 f"not drained in {PATIENCE_SECONDS} s: settling {behind:.1f} s behind,"
                 f" loading {paused_at - world.watch.loaded_until:.1f} s, {world.watch.marks} marks"
             )
-        time.sleep(STEP_SECONDS)
+        PACE.wait(STEP_SECONDS)
     return time.monotonic() - began
 
 
