@@ -54,7 +54,7 @@ class Turn:
             self._end.set()
             self._thread.join()
             with suppress(ConnectionLost):
-                end_turn(self._engine, self._spool)
+                end_turn(self._engine, self._spool, self._lease_seconds)
 
     def wait(self, seconds: float) -> None:
         """Wait until it is known whose turn it is, so long at the most."""

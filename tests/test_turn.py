@@ -54,7 +54,11 @@ def test_coturn_logs_the_numbers_that_it_publishes() -> None:
 
 
 def test_ids_begin_anew_with_each_start_of_coturn() -> None:
-    with ValkeyServer() as valkey, TurnServer(valkey.port, users={"alice": "a"}) as server:
+    # One relay thread: each thread counts its own ids, and the kernel chooses the thread.
+    with (
+        ValkeyServer() as valkey,
+        TurnServer(valkey.port, users={"alice": "a"}, relay_threads=1) as server,
+    ):
         for _ in range(2):
             with running_client(server, "alice", "a"):
                 wait_until(lambda: b"username=<alice>, rp=" in server.log_bytes(), 30)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import structlog
 from sqlalchemy import Connection, Engine
 
 from accounting.capture.spool import Spool
@@ -16,7 +17,10 @@ from accounting.errors import LeaseHeld
 from accounting.store import leases, sources
 from accounting.store.database import lost_connections
 from accounting.store.leases import Lease
+from accounting.store.locks import wait_at_most
 from accounting.store.sources import SourceRow
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +91,23 @@ def take_turn(engine: Engine, spool: Spool, seconds: float) -> Place | None:
     Raises LeaseHeld when it is another collector's turn, ConnectionLost when nobody can tell.
     """
     with lost_connections(), engine.begin() as connection:
-        source = sources.open_source(connection, spool.source, "subscribe")
+        source = _claim(connection, spool, seconds)
         hold_lease(connection, source, spool, seconds)
         if not source.epoch:
             source = open_books(connection, source, spool)
         return place_of(connection, source)
+
+
+def _claim(connection: Connection, spool: Spool, seconds: float) -> SourceRow:
+    """Lock the row of the source, also where another collector hangs while it has that lock.
+
+    It may have been stopped in the midst of loading, machine and all. Raises, as of a lost
+    connection, when the lock can't be had in that time: its session is ended at the next attempt.
+    """
+    if leases.end_hung(connection, seconds):
+        log.warning("ended a database session that hung while it loaded", source=spool.source)
+    wait_at_most(connection, seconds)
+    return sources.open_source(connection, spool.source, "subscribe")
 
 
 def open_books(connection: Connection, source: SourceRow, spool: Spool) -> SourceRow:
@@ -137,10 +153,10 @@ def place_of(connection: Connection, source: SourceRow) -> Place | None:
     )
 
 
-def end_turn(engine: Engine, spool: Spool) -> None:
+def end_turn(engine: Engine, spool: Spool, seconds: float) -> None:
     """Give the lease back: another collector may begin at once."""
     with lost_connections(), engine.begin() as connection:
-        source = sources.open_source(connection, spool.source, "subscribe")
+        source = _claim(connection, spool, seconds)
         leases.release(connection, source.source_id, holder(spool))
 
 

@@ -58,8 +58,9 @@ def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engin
     )
 
 
-# While a backup is being restored the database is there and its tables are not, yet.
-_UNFINISHED = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
+# While a backup is being restored the database is there and its tables are not, yet. This is the
+# one that collectors ask for first; any other that is missing is an error of its own.
+_FIRST_TABLE = '"accounting.sources"'
 
 
 @contextmanager
@@ -77,7 +78,7 @@ def lost_connections() -> Iterator[None]:
                 f"Postgres: {str(cause).splitlines()[0]}: expected a user with the role "
                 "turn_accounting_writer, or turn_accounting_reader to read"
             ) from error
-        if isinstance(cause, _UNFINISHED):
+        if isinstance(cause, psycopg.errors.UndefinedTable) and _FIRST_TABLE in str(cause):
             raise ConnectionLost(
                 f"Postgres: {str(cause).splitlines()[0]}: the database is being restored, or was "
                 "never brought to this version by `turn-accounting db upgrade`"

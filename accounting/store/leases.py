@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from accounting.store.database import statement
 from accounting.store.schema import source_leases
 
 
@@ -58,6 +59,15 @@ def _lease(
         )
     ).one_or_none()
     return None if row is None else Lease(holder=row.holder, host=row.host)
+
+
+def end_hung(connection: Connection, seconds: float) -> int:
+    """End the sessions of collectors and loaders that hang in a transaction; returns how many.
+
+    The server would wait for such a client for ever, and so would whoever takes over. `seconds`:
+    how long nothing came of it, between two statements or in the midst of its rows.
+    """
+    return len(connection.execute(statement("end_hung_loaders"), {"seconds": seconds}).all())
 
 
 def release(connection: Connection, source_id: int, holder: str) -> None:

@@ -18,3 +18,11 @@ def lock(connection: Connection, name: str) -> None:
         text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
         {"name": f"accounting.{name}"},
     )
+
+
+def wait_at_most(connection: Connection, seconds: float) -> None:
+    """Let no statement of the transaction wait longer than that for a lock."""
+    connection.execute(
+        text("SELECT set_config('lock_timeout', :milliseconds, true)"),
+        {"milliseconds": str(max(1, round(seconds * 1000)))},
+    )

@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="replay a run; else a new one")
     parser.add_argument("--server", choices=["both", "valkey", "redis"], default="both")
     parser.add_argument("--capture", choices=["replication", "subscribe"], default="replication")
+    parser.add_argument("--spare-redis", action="store_true", help="only faults that lose nothing")
     parser.add_argument("--rate", type=float, default=250.0, help="events a second (250)")
     parser.add_argument("--only", choices=sorted(KINDS), nargs="*", default=[], metavar="KIND")
     given = parser.parse_args()
@@ -31,6 +32,7 @@ def main() -> int:
             capture=given.capture,
             rate=given.rate,
             only=given.only,
+            spare_redis=given.spare_redis,
             say=to_stderr,
         )
     except AssertionError as error:

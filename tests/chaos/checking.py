@@ -46,13 +46,14 @@ class Tally:
     lost: int = 0
     doubled: int = 0
     gaps: int = 0
+    gap_seconds: float = 0.0
     wrong: list[str] = field(default_factory=list)
 
     def add(self, other: "Tally") -> None:
         """Take another world's figures in."""
         for name in ("published", "unknown", "kept_back", "loaded", "estimated", "gaps"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("lost_within_gaps", "lost", "doubled"):
+        for name in ("lost_within_gaps", "lost", "doubled", "gap_seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.wrong += other.wrong
 
@@ -109,6 +110,7 @@ class Checker:
                 self._wrong("a gap is open", gap)
                 continue
             begins, ends = gap["from_at"].timestamp(), gap["to_at"].timestamp()
+            self.tally.gap_seconds += ends - begins
             if not any(begins <= until and ends >= since for since, until in self._spans):
                 self._wrong("a gap without a reason", gap)
 

@@ -37,12 +37,21 @@ class Round:
     faults: tuple[Planned, ...]
 
 
-def plan(faults: int, seed: int, capture: Capture, only: Collection[str] = ()) -> Iterator[Round]:
-    """The rounds of a run of so many faults."""
+def plan(
+    faults: int,
+    seed: int,
+    capture: Capture,
+    only: Collection[str] = (),
+    *,
+    spare_redis: bool = False,
+) -> Iterator[Round]:
+    """The rounds of a run of so many faults; where Redis is spared, none may lose anything."""
     random = Random(seed)
     kinds = [kind for kind in KINDS.values() if fits(kind, capture, only)]
     harmless = Deck(random, [kind for kind in kinds if not may_cost(kind, capture)])
     costly = Deck(random, [kind for kind in kinds if may_cost(kind, capture)])
+    if spare_redis:
+        costly.kinds = []
     number = 0
     while faults:
         number += 1

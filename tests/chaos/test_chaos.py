@@ -25,4 +25,3 @@ def test_twenty_faults_lose_and_double_nothing(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 def test_faults_lose_and_double_nothing_with_debians_redis(tmp_path: Path) -> None:
     assert_clean(run(8, 8, servers=["redis"], directory=tmp_path), 8)
-

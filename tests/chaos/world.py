@@ -29,6 +29,8 @@ from tests.live.service import Service, descendants
 from tests.servers import ADDRESS, PostgresServer, RedisServer, ValkeyServer
 
 Capture = Literal["replication", "subscribe"]
+PACE: Final = threading.Event()
+"""Never set: what is waited on between two looks at a world that goes on by itself."""
 KINDS: Final[Mapping[str, type[RedisServer]]] = {"valkey": ValkeyServer, "redis": RedisServer}
 BACKLOG_BYTES: Final = 32 << 20
 LEASE_SECONDS: Final = 2
@@ -300,7 +302,7 @@ def running_world(
         collectors[0].service.wait_until_capturing()
         while not world.watch.settled_until:  # its place must be known for another to go on there
             world.tend()
-            time.sleep(LOOK_SECONDS)
+            PACE.wait(LOOK_SECONDS)
         stack.enter_context(publisher)
         publisher.pause()
         yield world

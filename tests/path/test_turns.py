@@ -7,11 +7,13 @@ import psycopg
 import pytest
 from sqlalchemy.exc import ProgrammingError
 
+from accounting.capture.spool import Spool
 from accounting.collect import Turn
 from accounting.errors import ConnectionLost
+from accounting.jobs.standby import take_turn
 from accounting.store import migrations
 from accounting.store.database import Engine, open_engine
-from tests.books import Books, channel, status
+from tests.books import WRITER, Books, channel, status
 from tests.servers import PostgresServer, wait_until
 
 
@@ -77,9 +79,35 @@ def test_a_turn_waits_for_a_migration_and_capture_does_not(
 
 def test_what_ends_the_asking_ends_the_collector(books: Books) -> None:
     """It would go on without a turn, beside the one that takes over."""
-    execute(books, "ALTER TABLE accounting.source_leases RENAME TO gone")
+    execute(books, "ALTER TABLE accounting.source_leases RENAME holder TO gone")
     with turn_kept(books, books.engine) as turn:
         turn.wait(20)
         with pytest.raises(ProgrammingError):
             _ = turn.held_by
-        execute(books, "ALTER TABLE accounting.gone RENAME TO source_leases")
+        execute(books, "ALTER TABLE accounting.source_leases RENAME gone TO holder")
+
+
+@pytest.mark.parametrize("where", ["between statements", "within its rows"])
+def test_a_loader_that_hangs_in_its_transaction_keeps_nobody_from_taking_over(
+    books: Books, where: str
+) -> None:
+    """As one does that is stopped, with its machine or alone: its connection lives on."""
+    books.hear(1, channel("status"), status("new"))
+    books.load()
+    with psycopg.connect(books.url(WRITER)) as hanging, hanging.cursor() as cursor:
+        cursor.execute("SELECT * FROM accounting.sources FOR UPDATE")
+        if where == "within its rows":
+            hanging.pgconn.send_query(b"COPY accounting.reports FROM STDIN (FORMAT binary)")
+        with Spool.open(books.directory / "elsewhere.sqlite3", "default") as other:
+            wait_until(lambda: takes_turn(books, other))
+        with pytest.raises(psycopg.OperationalError):
+            cursor.execute("SELECT 1")
+        hanging.close()
+
+
+def takes_turn(books: Books, spool: Spool) -> bool:
+    try:
+        take_turn(books.engine, spool, 0.3)
+    except ConnectionLost:
+        return False
+    return True
