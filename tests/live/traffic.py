@@ -5,7 +5,7 @@ Each is an interim of one user's only allocation; its received bytes are its num
 
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
@@ -75,15 +75,19 @@ class Numbers:
 def burst(server: RedisServer, user: str, count: int) -> None:
     """Publish the numbers from 1 to `count`, pipelined, as fast as Redis takes them."""
     to = channel("traffic", user=user)
-    payloads = (traffic(1, number, 0, 0) for number in range(1, count + 1))
-    pipelined = b"".join(
+    publish_pipelined(server, ((to, traffic(1, number, 0, 0)) for number in range(1, count + 1)))
+
+
+def publish_pipelined(server: RedisServer, messages: Iterable[tuple[bytes, bytes]]) -> None:
+    """Publish each (channel, payload) in order, as fast as Redis takes them."""
+    commands = [
         b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(to), to, len(payload), payload)
-        for payload in payloads
-    )
+        for to, payload in messages
+    ]
     with socket.create_connection((ADDRESS, server.port)) as sock, ThreadPoolExecutor(1) as writer:
-        writing = writer.submit(sock.sendall, pipelined)
+        writing = writer.submit(sock.sendall, b"".join(commands))
         answers = 0
-        while answers < count:
+        while answers < len(commands):
             answers += sock.recv(1 << 16).count(b"\n")
         writing.result()
 

@@ -1,0 +1,136 @@
+"""A million messages while Postgres is stopped: does every byte come into the books afterwards?
+
+`collect` and `schedule` run as an operator runs them, with a Valkey (or, with `--server redis`,
+Debian's Redis). Postgres is stopped, the messages are pipelined as fast as Redis takes them, and
+Postgres starts again. Prints the seconds that each part took; fails when a user's usage is not, to
+the byte, what was published for him, when a report is missing, or when there is a gap.
+
+    .venv/bin/python -m benchmarks.outage --messages 1000000
+"""
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accounting.capture.spool import Spool, spool_path
+from tests.books import Books, channel, make_template, status, traffic
+from tests.live.service import Service
+from tests.live.traffic import publish_pipelined
+from tests.servers import PostgresServer, RedisServer, ValkeyServer, wait_until
+
+users = 20_000
+patience_seconds = 600.0
+servers: dict[str, type[RedisServer]] = {"valkey": ValkeyServer, "redis": RedisServer}
+
+
+def user_of(number: int) -> str:
+    return f"user{number % users:05d}"
+
+
+def messages(count: int) -> Iterator[tuple[bytes, bytes]]:
+    """Interims numbered from 1, dealt to the users in turn; a number is its received bytes."""
+    channels = [channel("traffic", user=user_of(number)) for number in range(users)]
+    for number in range(1, count + 1):
+        yield channels[number % users], traffic(1, number, 0, 0)
+
+
+def expected_bytes(count: int) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for number in range(1, count + 1):
+        sums[user_of(number)] = sums.get(user_of(number), 0) + number
+    return sums
+
+
+@contextmanager
+def measured(what: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    print(f"  {what:<46}{time.monotonic() - began:8.1f} s", flush=True)
+
+
+def run(count: int, server_name: str, capture: str, home: Path) -> None:
+    options = {"repl-diskless-sync-delay": "0", "repl-backlog-size": "512mb"}
+    with PostgresServer(fsync=True) as postgres, servers[server_name](options) as server:
+        make_template(postgres, "outage")
+        books = Books(postgres, "outage", home)
+        settings = {
+            "ACCOUNTING_DATABASE_URL": books.url(),
+            "ACCOUNTING_REDIS_URL": server.url,
+            "ACCOUNTING_CAPTURE": capture,
+        }
+        with (
+            Service("collect", home / "collect", settings) as collect,
+            Service("schedule", home / "schedule", settings),
+        ):
+            collect.wait_until_capturing()
+            publish_pipelined(
+                server,
+                (
+                    (channel("status", user=user_of(number)), status("new", 3600))
+                    for number in range(users)
+                ),
+            )
+            wait_until(lambda: reports(books) == users, patience_seconds)
+            postgres.stop()
+            with measured(f"{count:,} messages published, Postgres stopped"):
+                publish_pipelined(server, messages(count))
+            with measured("the last of them durable in the spool"):
+                wait_until(lambda: has_come(home / "collect", count), patience_seconds)
+            postgres.start()
+            with measured("loaded, settled and rolled up after its return"):
+                wait_until(lambda: packets(books) >= count, patience_seconds)
+            check(books, count)
+
+
+def has_come(data_dir: Path, count: int) -> bool:
+    """Whether the spool holds so many messages that are not loaded."""
+    with Spool.open(spool_path(data_dir, "default"), "default") as spool:
+        return spool.counts().unloaded_messages == count
+
+
+def reports(books: Books) -> int:
+    return int(books.query("select count(*) as count from reporting.allocation_events")[0]["count"])
+
+
+def packets(books: Books) -> int:
+    usage = books.query(
+        "select coalesce(sum(received_packets), 0) as packets from reporting.realm_usage_hourly"
+    )
+    return int(usage[0]["packets"])
+
+
+def check(books: Books, count: int) -> None:
+    usage = books.query(
+        "select user_id, sum(received_bytes) as bytes from reporting.user_usage_hourly group by 1"
+    )
+    seen = {row["user_id"]: int(row["bytes"]) for row in usage if row["bytes"]}
+    loaded = books.query("select count(*) as count from reporting.traffic_reports")[0]["count"]
+    gaps = books.rows("capture_gaps")
+    assert seen == expected_bytes(count), "usage is not what was published"
+    assert loaded == count, f"{loaded} reports of {count}"
+    assert gaps == [], gaps
+    total = sum(seen.values())
+    print(f"  books: {loaded:,} reports, {total:,} bytes of {len(seen):,} users, exact; 0 gaps")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    arguments.add_argument("--messages", type=int, default=1_000_000)
+    arguments.add_argument("--server", choices=sorted(servers), nargs="+", default=["valkey"])
+    arguments.add_argument("--capture", choices=["subscribe", "replication"], default="replication")
+    given = arguments.parse_args()
+    for name in given.server:
+        print(f"{name}, {given.capture}:")
+        home = Path(tempfile.mkdtemp(prefix="outage-"))
+        try:
+            run(given.messages, name, given.capture, home)
+        finally:
+            shutil.rmtree(home)
+
+
+if __name__ == "__main__":
+    main()
