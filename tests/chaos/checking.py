@@ -88,6 +88,8 @@ class Checker:
                 self._wrong("lost without a gap", message.identity, message.before, message.after)
         self._check_usage()
         self._check_sums()
+        for difference in self._world.verify():
+            self._wrong("verify cries", difference)
         for row in self._world.query("SELECT * FROM reporting.rejected_messages"):
             self._wrong("rejected", row)
         complaints = self._world.complaints()

@@ -20,6 +20,7 @@ import psycopg
 import redis
 from psycopg.rows import dict_row
 
+from accounting.jobs.verify import Difference, verify
 from accounting.store import migrations
 from accounting.store.database import open_engine
 from tests.books import WRITER
@@ -194,6 +195,14 @@ class World:
         with psycopg.connect(url, row_factory=dict_row) as connection:
             connection.execute("SET timezone = 'UTC'")
             return connection.execute(query, values).fetchall()
+
+    def verify(self) -> list[Difference]:
+        """What the books' own proof finds wrong, while the schedulers go on."""
+        engine = open_engine(self.postgres.url())
+        try:
+            return list(verify(engine))
+        finally:
+            engine.dispose()
 
     def configure_postgres(self, *statements: str) -> None:
         """Run statements that no transaction takes, also where all others may only read."""
