@@ -30,6 +30,7 @@ from accounting.store.binary import binary_cursor
 from accounting.store.database import lost_connections, psycopg_connection
 from accounting.store.identities import Identities
 from accounting.store.migrations import require_head
+from accounting.store.sightings import Seen, add_sightings
 from accounting.store.sources import SourceRow
 from accounting.store.tallies import Counted
 
@@ -92,9 +93,12 @@ class Loader:
             reached = messages[-1][:2] if messages else start
             if len(messages) < limit:
                 reached = max(reached, (state.captured_epoch, state.captured_position))
-            sightings = [one for one in self.spool.sightings(self._sighted) if one[1:3] <= reached]
+            # What lies before the start is loaded, or was discarded when another went on there.
+            sightings = [
+                one for one in self.spool.sightings(self._sighted) if start <= one[1:3] <= reached
+            ]
             left = self._move(connection, source, numbers, reached, messages, state)
-            days = self._write(connection, source, numbers, messages, sightings)
+            days = self._write(connection, source, numbers, messages, sightings, start)
             self._write_gaps(connection, source, numbers, gaps, state)
         self._left = left
         self._looked_at = time.monotonic()
@@ -169,6 +173,7 @@ class Loader:
         numbers: Mapping[int, int],
         messages: Sequence[SpooledMessage],
         sightings: Sequence[Sighting],
+        start: tuple[int, int],
     ) -> set[date]:
         """Append messages and key sightings to the books; returns the days of the reports."""
         if not messages and not sightings:
@@ -184,7 +189,7 @@ class Loader:
             with binary_cursor(psycopg_connection(connection)) as cursor:
                 reports.copy_reports(cursor, source.source_id, placed)
         reports.reject(connection, source.source_id, rejected)
-        reports.add_sightings(connection, source.source_id, seen)
+        add_sightings(connection, source.source_id, seen, (numbers[start[0]], start[1]))
         counts = Counter(Counted("rejected", one.reason) for one in rejected)
         counts[Counted("loaded")] = len(placed)
         tallies.add(connection, source.source_id, counts)
@@ -192,8 +197,8 @@ class Loader:
 
     def _identify(
         self, connection: Connection, sightings: Sequence[Sighting], numbers: Mapping[int, int]
-    ) -> list[reports.Seen]:
-        seen: list[reports.Seen] = []
+    ) -> list[Seen]:
+        seen: list[Seen] = []
         for one in sightings:
             address = parse_status_key(one.key)
             if address is None:
@@ -202,10 +207,9 @@ class Loader:
                 connection, address.realm, address.username, one.seen_at
             )
             seen.append(
-                reports.Seen(
+                Seen(
                     epoch=numbers[one.epoch],
                     position=one.position,
-                    sighting=one.sighting,
                     database=one.database,
                     identity=identity,
                     allocation_id=address.allocation_id,

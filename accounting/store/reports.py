@@ -8,17 +8,15 @@ from collections.abc import Iterable
 from datetime import date
 from struct import Struct
 from typing import Any, Final, NamedTuple
-from uuid import UUID
 
 from psycopg import Cursor
 from sqlalchemy import Connection, insert, text
-from sqlalchemy.dialects.postgresql import insert as upsert
 
 from accounting.model.buckets import moment
 from accounting.model.wire import Event, Kind
 from accounting.store.binary import POSTGRES_EPOCH
 from accounting.store.identities import Identity
-from accounting.store.schema import key_sightings, rejected_messages
+from accounting.store.schema import rejected_messages
 
 _COPY: Final = (
     "COPY accounting.reports (source_id, epoch, position, received_at, time_estimated, database,"
@@ -61,20 +59,6 @@ class Rejected(NamedTuple):
     channel: bytes
     payload: bytes
     reason: str
-
-
-class Seen(NamedTuple):
-    """A key that a scan found, with whose allocation it is; times in microseconds."""
-
-    epoch: int
-    position: int
-    sighting: int
-    database: int
-    identity: Identity
-    allocation_id: int
-    began_at: int
-    seen_at: int
-    idle_seconds: int
 
 
 def copy_reports(cursor: Cursor[Any], source_id: int, events: Iterable[Placed]) -> None:
@@ -143,29 +127,6 @@ def reject(connection: Connection, source_id: int, messages: Iterable[Rejected])
     ]
     if rows:
         connection.execute(insert(rejected_messages), rows)
-
-
-def add_sightings(connection: Connection, source_id: int, seen: Iterable[Seen]) -> None:
-    """Keep what a scan of the status keys saw; what is kept already stays."""
-    rows = [
-        {
-            "source_id": source_id,
-            "epoch": one.epoch,
-            "position": one.position,
-            "sighting": one.sighting,
-            "database": one.database,
-            "realm_id": one.identity.realm_id,
-            "username_key": UUID(bytes=one.identity.username_key),
-            "user_key": UUID(bytes=one.identity.user_key),
-            "allocation_id": one.allocation_id,
-            "began_at": moment(one.began_at),
-            "seen_at": moment(one.seen_at),
-            "idle_seconds": one.idle_seconds,
-        }
-        for one in seen
-    ]
-    if rows:
-        connection.execute(upsert(key_sightings).on_conflict_do_nothing(), rows)
 
 
 def ensure_partition(connection: Connection, day: date) -> bool:

@@ -2,11 +2,12 @@
 
 import pytest
 
-from accounting.capture.records import Resume
+from accounting.capture.records import Resume, SeenKey
 from accounting.capture.spool import Spool, wall_clock
 from accounting.errors import LeaseHeld
 from accounting.jobs.load import Loader
 from accounting.jobs.standby import Place, is_overtaken, take_over, take_turn
+from accounting.jobs.verify import verify
 from accounting.model.buckets import moment
 from tests.books import Books, channel, status
 
@@ -90,6 +91,49 @@ def test_what_the_first_collector_captured_and_never_loaded_is_within_a_gap(book
     (gap,) = books.rows("capture_gaps", "cause", "from_at", "to_at")
     began_at = spool.epochs()[0].began_at
     assert gap == {"cause": "spool_lost", "from_at": moment(began_at), "to_at": moment(attached_at)}
+
+
+def test_what_two_collectors_saw_of_the_keys_at_one_place_is_taken_in_and_proved(
+    books: Books,
+) -> None:
+    """The second goes on where the first was before anything more is said, and looks at the keys
+    again: its own numbers begin anew, and are as good.
+    """
+    spool = books.spool()
+    spool.note_mode("replication")
+    for allocation in (1, 2):
+        message = books.at(0), 0, channel("status", allocation=allocation), status("new", 600)
+        resume = Resume(replication_id="a" * 40, offset=100 * allocation, database=0)
+        spool.append([message], books.at(1), positions=[90 * allocation], resume=resume)
+    take_turn(books.engine, spool, 0.0)
+    spool.add_sightings([seen_key(books, 1, at=300), seen_key(books, 1, at=301)])
+    first = Loader(books.engine, spool, books.rule)
+    assert first.load() == 2
+    books.settle()
+    with Spool.open(books.directory / "elsewhere.sqlite3", "default") as other:
+        place = take_turn(books.engine, other, 60.0)
+        assert place is not None
+        take_over(other, place)
+        other.add_sightings([seen_key(books, 2, at=400)])
+        other.tick(books.at(900))
+        for _ in range(2):
+            Loader(books.engine, other, books.rule).load()
+            books.settle()
+    until = {row["allocation_id"][-1]: row["last_seen_at"] for row in books.rows("sessions")}
+    assert until == {"1": moment(books.at(301)), "2": moment(books.at(400))}
+    assert len(books.query("SELECT * FROM accounting.key_sightings")) == 3
+    assert list(verify(books.engine)) == []
+
+
+def seen_key(books: Books, allocation: int, *, at: float) -> SeenKey:
+    """A key that was set a second before a scan came by."""
+    return SeenKey(
+        began_at=books.at(at),
+        seen_at=books.at(at + 1),
+        database=0,
+        key=channel("status", allocation=allocation),
+        idle_seconds=1,
+    )
 
 
 def test_a_loader_does_not_keep_the_turn_of_a_collector_that_hangs(books: Books) -> None:
