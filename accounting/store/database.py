@@ -51,7 +51,7 @@ def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engin
     return create_engine(
         "postgresql+psycopg://",
         creator=connect,
-        pool_size=2,
+        pool_size=8,  # a connection for each job that may run now: making one costs a new process
         max_overflow=4,
         pool_pre_ping=True,
         hide_parameters=True,  # they hold usernames, and errors are logged
