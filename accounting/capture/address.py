@@ -31,21 +31,16 @@ class Place:
 
     url: str = field(repr=False)
 
-    def prepare(
-        self, *, timeout_seconds: float = connect_timeout_seconds, database: int | None = None
-    ) -> AbstractConnection:
+    def prepare(self, *, timeout_seconds: float = connect_timeout_seconds) -> AbstractConnection:
         """A connection that is not connected yet. Raises ConfigurationError for a wrong URL.
 
-        Publishing ignores the database number, and choosing one takes a right that reading does not
-        need: it is chosen only where it is asked for.
+        It chooses no database: publishing ignores the number, and choosing takes a right.
         """
         # The texts of these errors may hold parts of the URL, and with them the password.
         try:
             options: dict[str, Any] = parse_url(self.url)  # type: ignore[no-untyped-call]
             kind = options.pop("connection_class", Connection)
             options.pop("db", None)
-            if database is not None:
-                options["db"] = database
             # RESP2 answers a PING in the order of the messages, with the words we match on.
             options |= {
                 "protocol": 2,

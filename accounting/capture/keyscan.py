@@ -80,11 +80,14 @@ class KeyScan:
 
     def _scan(self, place: Place, began_at: int, ended: Event) -> int:
         """Look at every database that has keys; returns how many status keys there are."""
-        with connected(place, None) as connection:
+        with connected(place) as connection:
             databases = databases_with_keys(connection)
         count = 0
         for database in databases:
-            with connected(place, database) as connection:
+            with connected(place) as connection:
+                # Asked for here and not by redis-py, to which a missing right is a failed log-in.
+                if database:
+                    ask(connection, "SELECT", str(database))
                 count += self._scan_database(connection, database, began_at, ended)
         return count
 
@@ -115,9 +118,9 @@ class KeyScan:
 
 
 @contextmanager
-def connected(place: Place, database: int | None) -> Iterator[AbstractConnection]:
+def connected(place: Place) -> Iterator[AbstractConnection]:
     """A connection for as long as this lasts. Raises SourceLost when it breaks."""
-    connection = place.prepare(database=database)
+    connection = place.prepare()
     try:
         connect(connection)
         yield connection

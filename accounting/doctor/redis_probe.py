@@ -78,6 +78,7 @@ def _examine(connection: AbstractConnection, place: str) -> tuple[RedisFacts, Cl
             settings[name] = _text(answer[1])
     ask_for("SCAN", "SCAN", "0", "COUNT", "1")
     ask_for("OBJECT", "OBJECT", "IDLETIME", "turn/doctor")
+    ask_for("SELECT", "SELECT", "0")
     ask_for("PSYNC", "REPLCONF", "listening-port", "0")
     clock = read_clock(lambda: _seconds(ask_for("TIME", "TIME")))
     rate = None

@@ -68,7 +68,7 @@ def judge_redis(
     for judged in (_timeout(facts), _keepalive(facts)):
         if judged is not None:
             yield judged
-    replicates = mode != "subscribe" and "PSYNC" not in facts.refused and not facts.is_cluster
+    replicates = mode != "subscribe" and _hindrance(facts)[0] is None
     if replicates:
         yield from _backlog(facts, live_sessions)
         yield from _replica_buffer(facts)
@@ -96,13 +96,25 @@ def _version(facts: RedisFacts) -> Finding:
     return ok(SUBJECT, "version", seen)
 
 
-def _mode(facts: RedisFacts, mode: Mode) -> Finding:
-    refusal = facts.refused.get("PSYNC")
-    reason = None
+def _hindrance(facts: RedisFacts) -> tuple[str | None, str]:
+    """Why there is no replication to be had, if so, and what would mend that."""
     if facts.is_cluster:
-        reason = "this is a cluster, whose nodes replicate only to each other"
-    elif refusal is not None:
-        reason = f"the server refuses PSYNC ({refusal})"
+        return (
+            "this is a cluster, whose nodes replicate only to each other",
+            "give coturn a Redis that is no cluster",
+        )
+    if facts.role == "slave":
+        return (
+            "this is a replica, and what coturn publishes is in the stream of its master",
+            "set ACCOUNTING_REDIS_URL to the master, or to the sentinels that know it",
+        )
+    refusal = facts.refused.get("PSYNC")
+    reason = None if refusal is None else f"the server refuses PSYNC ({refusal})"
+    return reason, "grant +psync +replconf +ping +info to this user"
+
+
+def _mode(facts: RedisFacts, mode: Mode) -> Finding:
+    reason, to_replicate = _hindrance(facts)
     if mode != "subscribe" and reason is None:
         return ok(SUBJECT, "mode", f"replication can be used (ACCOUNTING_CAPTURE={mode})")
     if mode == "replication" and reason is not None:
@@ -110,7 +122,7 @@ def _mode(facts: RedisFacts, mode: Mode) -> Finding:
             SUBJECT,
             "mode",
             f"replication can't be used: {reason}",
-            "grant +psync +replconf +ping +info to this user, or set ACCOUNTING_CAPTURE=subscribe",
+            f"{to_replicate}, or set ACCOUNTING_CAPTURE=subscribe",
         )
     if "PSUBSCRIBE" in facts.refused:
         return error(
@@ -135,7 +147,7 @@ def _mode(facts: RedisFacts, mode: Mode) -> Finding:
         SUBJECT,
         "mode",
         f"subscription, which hears every event at most once: {reason}",
-        "if this server is yours, grant +psync +replconf; every disconnect is a gap until then",
+        f"if this server is yours, {to_replicate}; every disconnect is a gap until then",
     )
 
 
@@ -144,6 +156,7 @@ def _rights(facts: RedisFacts) -> Iterator[Finding]:
         "INFO": "a restart of Redis can't be seen",
         "SCAN": "after a gap no status key can vouch for a session",
         "OBJECT": "after a gap no status key can vouch for a session",
+        "SELECT": "after a gap no status key in another database than 0 can vouch for a session",
     }
     lacking = {name: loss for name, loss in wanted.items() if name in facts.refused}
     if not lacking:

@@ -110,6 +110,15 @@ def test_a_user_without_the_right_to_scan_captures_all_the_same(
             wait_until(lambda: any("not looked at" in entry["event"] for entry in logs))
             publish(valkey_master, b"1", to=channel)
             wait_until(lambda: len(stored(collecting.spool)) == 1)
-        client.acl_setuser("limited", enabled=True, keys=["turn/*"], commands=more)
+        *allowed, select = more
+        client.acl_setuser("limited", enabled=True, keys=["turn/*"], commands=allowed)
+        with (
+            capture_logs() as logs,
+            Collecting(url, tmp_path, kind=Replication, scans=True) as collecting,
+        ):
+            wait_until(lambda: any("select" in entry.get("reason", "") for entry in logs))
+            collecting.await_tick()
+            assert len(collecting.spool.sightings()) == 2, "those of database 0, once"
+        client.acl_setuser("limited", enabled=True, keys=["turn/*"], commands=[select])
         with Collecting(url, tmp_path, kind=Replication, scans=True) as collecting:
-            wait_until(lambda: len(collecting.spool.sightings()) == 3)
+            wait_until(lambda: len(collecting.spool.sightings()) == 5)

@@ -138,6 +138,7 @@ def test_the_least_rights_are_enough_for_replication(valkey: ValkeyServer) -> No
     assert found["mode"].level is Level.OK
     assert Level.ERROR not in levels(found).values()
     assert "CONFIG" not in found["rights"].seen
+    assert "SELECT" in found["rights"].seen
     assert found["settings"].level is Level.WARNING
     assert found["backlog"].seen.startswith("repl-backlog-size 10.5 MB")
 
@@ -175,6 +176,15 @@ def test_a_cluster_is_captured_by_subscription() -> None:
         assert found["mode"].level is Level.WARNING
         assert "cluster" in found["mode"].seen
         assert examined(server, mode="replication")["mode"].level is Level.ERROR
+
+
+def test_a_replica_is_captured_by_subscription_alone() -> None:
+    with ValkeyServer({"replicaof": f"127.0.0.1 {free_port()}"}) as replica:
+        found = examined(replica, mode="replication")["mode"]
+        assert found.level is Level.ERROR
+        assert "master" in found.advice
+        assert examined(replica)["mode"].level is Level.WARNING
+        assert "backlog" not in examined(replica)
 
 
 def test_lfu_eviction_keeps_the_key_scan_from_working() -> None:
