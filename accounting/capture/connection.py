@@ -80,6 +80,15 @@ def socket_of(connection: AbstractConnection) -> socket.socket:
     return sock
 
 
+def hang_up(connection: AbstractConnection) -> None:
+    """End a connection under another thread that waits for an answer: it gets an error at once."""
+    sock = connection._get_socket()  # noqa: SLF001
+    if sock is not None:
+        with suppress(OSError):
+            # Not the method of a TLS socket: that one takes the session away from the other thread.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
 def tell(connection: AbstractConnection, clock: Callable[[], int]) -> ServerState:
     """Ask the server about itself, in one round trip. Raises ResponseError when it refuses."""
     at = clock()

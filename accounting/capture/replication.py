@@ -18,7 +18,7 @@ from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
 from accounting.capture import psync
-from accounting.capture.address import address
+from accounting.capture.address import Sentinels, address
 from accounting.capture.connection import ServerState, ask, connect, lost, socket_of, tell
 from accounting.capture.psync import CommandStream, Continued, Opening, Resynced, StreamError
 from accounting.capture.receiver import Receiver
@@ -184,6 +184,11 @@ class Replication:
                 "set ACCOUNTING_CAPTURE=subscribe, or give coturn a Redis that is no cluster",
             )
         if server.role != "master":
+            if isinstance(self._address, Sentinels):
+                # In the midst of a failover; they will name the master soon.
+                raise SourceLost(
+                    "redis_unreachable", "the sentinels name a server that is no master"
+                )
             raise Refused(
                 "redis_unreachable",
                 "this Redis is a replica: what coturn publishes is in the stream of its master",
@@ -420,6 +425,9 @@ class Following:
             began_at, ended = self._began_at, self._missed_to is not None
             if not ended and began_at is not None and moment.at >= began_at:
                 self._missed_to = moment
+        if self._began_at is not None and self._missed_to is None:
+            # A clock that was set back is followed, or messages were held until it had caught up.
+            self._began_at = min(self._began_at, self._clock())
         if self._missed_from is not None:
             self._time_missed(self._missed_from)
         while not self._is_held and self._ticks and self._ticks[0].offset <= self._stream.offset:

@@ -13,7 +13,7 @@ from threading import Event
 from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from accounting.capture.connection import lost, tell
+from accounting.capture.connection import hang_up, lost, tell
 from accounting.capture.replay import Moment
 from accounting.capture.source import SourceLost
 
@@ -53,6 +53,7 @@ class Ticker:
         """Ask no more, and wait for the thread."""
         self._halted.set()
         self._wanted.set()
+        hang_up(self._connection)  # a question under way is not waited for
         self._executor.shutdown()
 
     # -- in the thread

@@ -226,6 +226,58 @@ class TlsRedisServer(RedisServer):
         super().start()
 
 
+class Sentinel(RedisServer):
+    """A sentinel of the same program, that decides alone, half a second after its master died."""
+
+    def __init__(self, master: RedisServer) -> None:
+        super().__init__()
+        self._master = master
+
+    def command(self) -> list[str]:
+        return [self._master.binary, str(self.configured(self._master.port)), "--sentinel"]
+
+    def configured(self, port: int, *lines: str) -> Path:
+        """The file for a sentinel that watches the master at that port."""
+        path = self.home / "sentinel.conf"
+        said = [
+            f"port {self.port}",
+            "bind 127.0.0.1",
+            f"dir {self.home}",
+            *lines,
+            f"sentinel monitor turn 127.0.0.1 {port} 1",
+            "sentinel down-after-milliseconds turn 500",
+            "sentinel failover-timeout turn 5000",
+        ]
+        path.write_text("\n".join(said))
+        return path
+
+
+class TlsSentinel(Sentinel):
+    """The same over TLS too, with the certificate of its master, for who knows the password."""
+
+    def __init__(self, master: TlsRedisServer) -> None:
+        super().__init__(master)
+        self._tls_master = master
+        self.options = {"tls-port": str(free_port()), "requirepass": "hush&more"}
+
+    def command(self) -> list[str]:
+        certificate, key = (self._tls_master.home / f"{n}.pem" for n in ("certificate", "key"))
+        path = self.configured(
+            int(self._tls_master.options["tls-port"]),
+            *(f"{name} {value}" for name, value in self.options.items()),
+            f"tls-cert-file {certificate}",
+            f"tls-ca-cert-file {certificate}",
+            f"tls-key-file {key}",
+            "tls-auth-clients no",
+            "tls-replication yes",
+        )
+        return [self._master.binary, str(path), "--sentinel"]
+
+    @property
+    def url(self) -> str:
+        return f"redis://:hush%26more@127.0.0.1:{self.port}/0"
+
+
 class Proxy:
     """Stands between clients and a server: says what it is told to, cuts, holds up, alters."""
 

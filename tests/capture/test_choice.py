@@ -10,7 +10,14 @@ from structlog.testing import capture_logs
 
 from accounting.capture.choice import choose
 from accounting.capture.spool import wall_clock
-from tests.capture.collecting import Collecting, Proxy, await_subscribed, publish, stored
+from tests.capture.collecting import (
+    Collecting,
+    Proxy,
+    Sentinel,
+    await_subscribed,
+    publish,
+    stored,
+)
 from tests.servers import RedisServer, ValkeyServer, free_port, wait_until
 
 prompt = {"repl-diskless-sync-delay": "0"}
@@ -86,6 +93,20 @@ def test_a_cluster_is_subscribed_to(tmp_path: Path) -> None:
 def test_a_replica_is_subscribed_to(tmp_path: Path) -> None:
     with ValkeyServer({"replicaof": f"127.0.0.1 {free_port()}"}) as server:
         assert_subscribes(server, server.url, tmp_path, "replica")
+
+
+def test_sentinels_that_still_name_a_replica_decide_nothing(tmp_path: Path) -> None:
+    """In the midst of a failover they may: it must not cost replication for good."""
+    with ValkeyServer({**prompt, "replicaof": f"127.0.0.1 {free_port()}"}) as server:
+        sentinel = Sentinel(server)
+        with sentinel, capture_logs() as logs:
+            url = f"redis+sentinel://127.0.0.1:{sentinel.port}/turn"
+            with choosing(url, tmp_path) as collecting:
+                wait_until(lambda: sum(entry["event"] == "not capturing" for entry in logs) > 2)
+                with redis.Redis(port=server.port) as client:
+                    client.replicaof("NO", "ONE")
+                wait_until(collecting.is_captured_now)
+                assert collecting.spool.state().mode == "replication"
 
 
 def test_a_proxy_that_hangs_up_at_the_command_is_subscribed_to_after_some_tries(

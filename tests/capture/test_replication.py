@@ -15,6 +15,7 @@ from accounting.capture.records import SpooledMessage
 from accounting.capture.replication import Replication
 from accounting.capture.spool import Spool, spool_path, wall_clock
 from accounting.capture.subscriber import Subscriber
+from accounting.capture.ticker import Ticker
 from benchmarks.capture_burst import burst
 from benchmarks.capture_burst import publish as publish_burst
 from tests.capture.collecting import (
@@ -22,7 +23,9 @@ from tests.capture.collecting import (
     CollectorProcess,
     Proxy,
     Publisher,
+    Sentinel,
     TlsRedisServer,
+    TlsSentinel,
     channel,
     publish,
     stored,
@@ -527,24 +530,6 @@ def sentinel_of(master: RedisServer) -> Iterator[RedisServer]:
         yield sentinel
 
 
-class Sentinel(RedisServer):
-    """A sentinel of the same program, that decides alone, half a second after its master died."""
-
-    def __init__(self, master: RedisServer) -> None:
-        super().__init__()
-        self._master = master
-
-    def command(self) -> list[str]:
-        path = self.home / "sentinel.conf"
-        path.write_text(
-            f"port {self.port}\nbind 127.0.0.1\ndir {self.home}\n"
-            f"sentinel monitor turn 127.0.0.1 {self._master.port} 1\n"
-            "sentinel down-after-milliseconds turn 500\n"
-            "sentinel failover-timeout turn 5000\n"
-        )
-        return [self._master.binary, str(path), "--sentinel"]
-
-
 def test_a_user_with_the_least_rights_is_enough(master: RedisServer, tmp_path: Path) -> None:
     rights = ["+psync", "+replconf", "+ping", "+info"]
     with client_of(master) as client:
@@ -587,6 +572,56 @@ def test_over_tls_a_stream_comes_whole_and_goes_on(
         wait_until(lambda: len(stored(collecting.spool)) == 20_001)
         assert numbers(stored(collecting.spool)) == list(range(20_001))
         assert collecting.spool.gaps() == []
+
+
+def test_sentinels_with_a_password_and_tls_lead_to_a_master_with_its_own(
+    tls_redis: TlsRedisServer, tmp_path: Path
+) -> None:
+    with redis.Redis(port=tls_redis.port) as client:
+        client.config_set("repl-diskless-sync-delay", 0)
+        set_user(client, "accounting", "+psync", "+replconf", "+ping", "+info")
+    with TlsSentinel(tls_redis) as sentinel, capture_logs() as logs:
+        url = (
+            f"rediss+sentinel://accounting:hush@127.0.0.1:{sentinel.options['tls-port']}/turn"
+            f"?ssl_ca_certs={tls_redis.home / 'certificate.pem'}&sentinel_password="
+        )
+        with following(f"{url}hush%26more", tmp_path / "one") as collecting:
+            collecting.await_attached(tls_redis)
+            publish(tls_redis, b"1")
+            collecting.await_tick()
+            assert numbers(stored(collecting.spool)) == [1]
+        with following(f"{url}wrong", tmp_path / "two"):
+            wait_until(lambda: any("advice" in entry for entry in logs))
+    assert "sentinel_password" in next(e["advice"] for e in logs if "advice" in e)
+    assert "hush" not in repr(logs)
+
+
+def test_a_clock_that_is_set_back_as_the_stream_begins_holds_nothing_up(
+    valkey_master: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = [0]
+    ask_now = Ticker.ask_now
+
+    def step(ticker: Ticker) -> None:
+        behind[0] = 3600_000_000
+        ask_now(ticker)
+
+    monkeypatch.setattr(Ticker, "ask_now", step)
+    clock = lambda: wall_clock() - behind[0]  # noqa: E731
+    with following(valkey_master.url, tmp_path, clock=clock) as collecting:
+        wait_until(lambda: behind[0])
+        publish(valkey_master, b"1", b"2")
+        wait_until(lambda: len(stored(collecting.spool)) == 2)
+
+
+def test_a_stop_does_not_wait_for_a_server_that_hangs(
+    valkey_master: ValkeyServer, tmp_path: Path
+) -> None:
+    """Longer than for the last tick: the question that is never answered is given up."""
+    with following(valkey_master.url, tmp_path, silence_seconds=120) as collecting:
+        collecting.await_attached(valkey_master)
+        valkey_master.pause()
+        collecting.stop()  # within the 30 s that it has
 
 
 def test_a_change_of_mode_is_a_gap_and_a_new_epoch(
