@@ -11,13 +11,9 @@ writes RESP in one way only (`*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n`), which makes t
 import re
 from dataclasses import dataclass
 
-from accounting.capture.records import Message
+from accounting.capture.records import Message, largest_message_bytes
 
 keepalive_channel = b"__XXX__"
-
-# coturn's channels take less than 1 kB and its payloads less still; somebody else's may be large.
-# What is larger than this is not kept, so that no more than this is ever held.
-largest_part_bytes = 1 << 20
 
 # An answer to PSYNC, or the head of a snapshot, is a line of some sixty bytes.
 longest_line_bytes = 1 << 12
@@ -177,7 +173,8 @@ class CommandStream:
                 return at
             at = stop + 2
             if data.startswith(b"turn/", begin):
-                if data.find(b"/allocation/", begin, end) >= 0:
+                small = stop - begin <= largest_message_bytes
+                if small and data.find(b"/allocation/", begin, end) >= 0:
                     messages.append((received_at, database, data[begin:end], data[start:stop]))
                     positions.append(base + at)
             elif data[begin:end] == keepalive_channel:
@@ -239,9 +236,9 @@ def is_worth_waiting_for(data: bytes, at: int) -> bool:
     if head is None:
         return True
     end = head.end() + int(head[1])
-    if int(head[1]) > largest_part_bytes:
+    if int(head[1]) > largest_message_bytes:
         return False
     tail = NEXT.match(data, end)
     if tail is None and len(data) - end > longest_head_bytes:
         raise StreamError("a PUBLISH of the stream has no second part")
-    return tail is None or int(tail[1]) <= largest_part_bytes
+    return tail is None or int(tail[1]) <= largest_message_bytes

@@ -12,6 +12,10 @@ Message = tuple[int, int, bytes, bytes]
 
 Mode = Literal["replication", "subscribe"]
 
+# coturn's channels have some 700 bytes, its payloads less. Whoever may publish can say more under
+# such a name; what is larger than this is not kept, or a batch of it would not fit into memory.
+largest_message_bytes = 8 << 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:

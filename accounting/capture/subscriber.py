@@ -16,7 +16,7 @@ from accounting.capture.address import address
 from accounting.capture.connection import ServerState, connect, socket_of, tell_if_allowed
 from accounting.capture.pings import Pings
 from accounting.capture.receiver import Receiver
-from accounting.capture.records import Message, SpoolState
+from accounting.capture.records import Message, SpoolState, largest_message_bytes
 from accounting.capture.source import Attachment, Batch, SourceLost
 
 # coturn leaves the realm out of the channel when it is empty; the two never match the same channel.
@@ -165,7 +165,8 @@ class Subscription:
                 # hiredis answers False for "not yet whole"; nothing that RESP2 says becomes that.
                 while (reply := gets()) is not False:
                     if type(reply) is list and len(reply) == 4 and reply[0] == b"pmessage":
-                        append((received_at, database, reply[2], reply[3]))
+                        if len(reply[2]) + len(reply[3]) <= largest_message_bytes:
+                            append((received_at, database, reply[2], reply[3]))
                     else:
                         self._answer(received_at, reply)
         except hiredis.ProtocolError:

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from accounting.capture import subscriber
 from accounting.capture.collector import alone, run_collector
+from accounting.capture.replication import Replication
 from accounting.capture.spool import Spool, spool_path, wall_clock
 from accounting.capture.subscriber import Subscriber
 from accounting.config import Settings
@@ -77,6 +78,22 @@ def test_only_allocation_channels_are_kept(valkey: ValkeyServer, tmp_path: Path)
         collecting.await_tick()
         kept = [row.channel for row in stored(collecting.spool)]
         assert kept == [b"turn/user/u/allocation/1/status"]
+
+
+@pytest.mark.parametrize("kind", [Subscriber, Replication])
+def test_what_is_too_large_to_be_coturns_fills_no_memory(
+    valkey: ValkeyServer, tmp_path: Path, kind: type[Subscriber | Replication]
+) -> None:
+    """Whoever may publish can say it; batches are bounded by their count."""
+    redis.Redis(port=valkey.port).config_set("repl-diskless-sync-delay", 0)
+    with Collecting(valkey.url, tmp_path, kind=kind) as collecting:
+        collecting.await_attached(valkey)
+        sizes = [9_000, 7_000, 70_000, 3 << 20]
+        publish(valkey, *[b"x" * size for size in sizes])
+        publish(valkey, b"1", to=channel + b"x" * 9_000)
+        publish(valkey, b"2")
+        collecting.await_tick()
+        assert [len(row.payload) for row in stored(collecting.spool)] == [7_000, 1]
 
 
 def test_the_first_start_of_a_spool_is_no_gap_even_when_redis_comes_later(tmp_path: Path) -> None:

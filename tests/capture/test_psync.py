@@ -14,9 +14,8 @@ from accounting.capture.psync import (
     Refused,
     Resynced,
     StreamError,
-    largest_part_bytes,
 )
-from accounting.capture.records import Message
+from accounting.capture.records import Message, largest_message_bytes
 
 channel = b"turn/realm/r/user/u/allocation/001000000000000001/status"
 hostile = b"turn/user/\r\n*3\r\n$7\r\nPUBLISH\r\n\x00\xff/allocation/1/status"
@@ -112,7 +111,7 @@ def test_a_large_value_of_somebody_else_is_stepped_over_and_never_held() -> None
 
 @pytest.mark.parametrize("part", ["channel", "payload"])
 def test_a_publish_too_large_to_be_coturns_is_stepped_over(part: str) -> None:
-    large = b"x" * (largest_part_bytes + 1)
+    large = b"x" * (largest_message_bytes + 1)
     words = (channel + large, b"p") if part == "channel" else (channel, large)
     data = command(b"PUBLISH", *words) + command(b"PUBLISH", channel, b"new")
     stream, messages, positions = CommandStream(0, 0), list[Message](), list[int]()
