@@ -3,7 +3,7 @@
 Owns the moment of comparison: a snapshot in which neither settling nor the roll-up is half done.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Final
@@ -12,15 +12,15 @@ from sqlalchemy import Connection, Engine
 
 from accounting.errors import NotYet
 from accounting.jobs.adjust import adjust
-from accounting.jobs.recompute import replay
+from accounting.jobs.recompute import Stop, in_one_pass, replay, replay_by
 from accounting.jobs.rollup import rollup
 from accounting.jobs.settle import hours_of, settle
-from accounting.model.buckets import Bucket, Level, microseconds
+from accounting.model.buckets import Bucket, Level
+from accounting.model.lives import Life
 from accounting.model.realms import RealmRules
 from accounting.store import proving, sources
 from accounting.store.database import lost_connections
 from accounting.store.locks import lock, try_lock
-from accounting.store.periods import PeriodRow
 from accounting.store.replaying import Cutoff
 from accounting.store.rollups import Hour
 
@@ -72,48 +72,35 @@ def snapshot_at_rest(engine: Engine, *, hold: bool = False) -> Iterator[Connecti
     raise NotYet("settling and the roll-up do not come to rest: try again in a moment")
 
 
-def stage_period(
-    connection: Connection,
-    rules: Mapping[int, RealmRules],
-    cutoff: Cutoff,
-    period: PeriodRow,
-    progress: Progress = unseen,
-) -> None:
-    """Recompute the hours of a closed period as they were at its cutoff."""
-    proving.empty_period(connection)
-    calendar = rules[period.realm_id].calendar
-    starts_at, ends_at = microseconds(period.starts_at), microseconds(period.ends_at)
-    lives = replay(connection, rules, cutoff, [period.realm_id])
-    while batch := list(islice(lives, LIVES_AT_ONCE)):
-        proving.stage_period(
-            connection,
-            (
-                row
-                for _, life in batch
-                for row in hours_of(life, calendar)
-                if starts_at <= row.starts_at < ends_at
-            ),
-        )
-        progress(len(batch))
-
-
 def stage_books(
     connection: Connection,
     rules: Mapping[int, RealmRules],
     cutoff: Cutoff,
     realm_ids: Collection[int],
     progress: Progress = unseen,
+    stops: Collection[Stop] = (),
 ) -> None:
-    """Recompute everything of those realms from the reports into the scratch tables."""
+    """Recompute everything of those realms from the reports into the scratch tables.
+
+    ``stops``: also the hours of these closed periods as they were at their cutoffs, in one pass
+    over the reports, however many they are.
+    """
     proving.stage(connection)
-    lives = replay(connection, rules, cutoff, realm_ids)
-    while batch := list(islice(lives, LIVES_AT_ONCE)):
-        proving.add_lives(connection, batch)
+    on_the_way, others = in_one_pass(connection, stops)
+    told = replay_by(connection, rules, cutoff, realm_ids, on_the_way)
+    while batch := list(islice(told, LIVES_AT_ONCE)):
+        now = [(key, life) for key, life, stop in batch if stop is None]
+        proving.add_lives(connection, now)
         proving.add_usage(
             connection,
-            (row for _, life in batch for row in hours_of(life, rules[life.realm_id].calendar)),
+            (row for _, life in now for row in hours_of(life, rules[life.realm_id].calendar)),
         )
-        progress(len(batch))
+        _stage_hours(connection, rules, ((life, stop) for _, life, stop in batch if stop))
+        progress(len(now))
+    for stop in others:
+        alone = replay(connection, rules, stop.cutoff, [stop.realm_id])
+        while some := list(islice(alone, LIVES_AT_ONCE)):
+            _stage_hours(connection, rules, ((life, stop) for _, life in some))
     hours: list[Hour] = []
     buckets: set[tuple[int, Level, Bucket]] = set()
     for realm_id, starts_at, is_billed in proving.staged_hours(connection):
@@ -126,3 +113,18 @@ def stage_books(
             buckets.add((realm_id, Level.MONTH, hour.month))
     proving.add_rollups(connection, hours)
     proving.add_buckets(connection, buckets)
+
+
+def _stage_hours(
+    connection: Connection, rules: Mapping[int, RealmRules], lives: Iterable[tuple[Life, Stop]]
+) -> None:
+    """Stage what lives have in the closed periods of their stops."""
+    proving.add_period_usage(
+        connection,
+        (
+            row
+            for life, stop in lives
+            for row in hours_of(life, rules[life.realm_id].calendar)
+            if stop.starts_at <= row.starts_at < stop.ends_at
+        ),
+    )

@@ -13,7 +13,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine
 
 from accounting.errors import UsageError
-from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, stage_period, unseen
+from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, unseen
+from accounting.jobs.recompute import Stop
 from accounting.model.buckets import Level, microseconds, moment
 from accounting.model.counters import COUNTERS
 from accounting.model.periods import Period, periods
@@ -82,9 +83,16 @@ def verify(
         names = realms.names(connection)
         chosen = _chosen(names, realm)
         rules = realms.all_rules(connection)
-        stage_books(connection, rules, replaying.settled_now(connection), chosen, count)
+        closed = [
+            row
+            for realm_id in chosen
+            for row in closed_periods.find(connection, realm_id)
+            if row.closed_at is not None and period in (None, row.period)
+        ]
+        stops = [_stop(connection, row) for row in closed]
+        stage_books(connection, rules, replaying.settled_now(connection), chosen, count, stops)
         naming = Naming(names, rules)
-        for difference in _differences(connection, naming, chosen, realm, period):
+        for difference in _differences(connection, naming, chosen, realm, period, closed):
             found.differences += 1
             yield difference
 
@@ -96,12 +104,23 @@ def _chosen(names: Mapping[int, str], realm: str | None) -> list[int]:
     return chosen
 
 
+def _stop(connection: Connection, row: PeriodRow) -> Stop:
+    assert row.cutoff is not None
+    return Stop(
+        realm_id=row.realm_id,
+        starts_at=microseconds(row.starts_at),
+        ends_at=microseconds(row.ends_at),
+        cutoff=replaying.cutoff_of(connection, row.cutoff),
+    )
+
+
 def _differences(
     connection: Connection,
     naming: "Naming",
     chosen: Collection[int],
     realm: str | None,
     period: date | None,
+    closed: Collection[PeriodRow],
 ) -> Iterator[Difference]:
     if realm is None and period is None:
         for source, loaded, kept in proving.lost_reports(connection):
@@ -121,9 +140,8 @@ def _differences(
                 raise UsageError(f"no period of realm '{realm}' begins on {period}")
             continue
         yield from wrong_books(connection, naming, realm_id, span)
-        for row in closed_periods.find(connection, realm_id):
-            if row.closed_at is not None and period in (None, row.period):
-                yield from _wrong_statement(connection, naming, row)
+    for row in closed:
+        yield from _wrong_statement(connection, naming, row)
 
 
 def wrong_books(
@@ -184,7 +202,6 @@ def _wrong_statement(
     borders = starts_at, microseconds(row.ends_at)
     if naming.span(row.realm_id, row.period) != borders:
         yield difference("periods", "differs", column="starts_at, ends_at")
-    stage_period(connection, naming.rules, replaying.cutoff_of(connection, row.cutoff), row)
     for line in proving.statement_lines(connection, row):
         if line.booked is None or line.proved is None:
             kind = "missing" if line.booked is None else "unfounded"

@@ -118,6 +118,17 @@ def add_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
         )
 
 
+def add_period_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
+    """Stage hours of closed periods as they were at their cutoffs."""
+    with _cursor(connection) as cursor:
+        copy_rows(
+            cursor,
+            "proof_period_usage",
+            USAGE_COLUMNS,
+            ((*row[:10], *row.counters) for row in rows),
+        )
+
+
 def staged_hours(connection: Connection) -> list[tuple[int, int, bool]]:
     """(realm_id, start, whether any of it is billed) of the hours that the staged lives touch."""
     with _cursor(connection) as cursor:
@@ -147,6 +158,11 @@ def add_rollups(connection: Connection, hours: Iterable[Hour]) -> None:
         cursor.execute("ANALYZE proof_sessions, proof_session_usage, proof_hours")
     for name in _STATEMENTS:
         connection.execute(statement(name))
+    # Closed periods are looked at one by one.
+    with _cursor(connection) as cursor:
+        cursor.execute("CREATE INDEX ON proof_period_usage (realm_id, starts_at)")
+        cursor.execute("CREATE INDEX ON proof_user_usage_hourly (realm_id, starts_at)")
+        cursor.execute("ANALYZE proof_period_usage, proof_user_usage_hourly")
 
 
 def add_buckets(connection: Connection, rows: Iterable[tuple[int, Level, Bucket]]) -> None:
@@ -242,22 +258,6 @@ def unequal(left: Any, right: Any, columns: Iterable[str]) -> list[ColumnElement
 def lost_reports(connection: Connection) -> list[tuple[str, int, int]]:
     """(source, loaded, kept) of the sources that have fewer reports than were ever loaded."""
     return [tuple(row) for row in connection.execute(statement("count_reports"))]
-
-
-def stage_period(connection: Connection, rows: Iterable[UsageRow]) -> None:
-    """Stage more hours of one period as they were at its cutoff."""
-    with _cursor(connection) as cursor:
-        copy_rows(
-            cursor,
-            "proof_period_usage",
-            USAGE_COLUMNS,
-            ((*row[:10], *row.counters) for row in rows),
-        )
-
-
-def empty_period(connection: Connection) -> None:
-    """Forget the staged hours of a period."""
-    psycopg_connection(connection).execute("TRUNCATE proof_period_usage")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

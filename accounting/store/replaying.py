@@ -15,7 +15,7 @@ from accounting.model import statements
 from accounting.model.lives import Report, Sighting
 from accounting.store import sources
 from accounting.store.binary import binary_stream
-from accounting.store.database import driver_statement, psycopg_connection
+from accounting.store.database import driver_statement, psycopg_connection, statement
 from accounting.store.schema import capture_gaps
 from accounting.store.settling import Key
 from accounting.store.sources import Watermark
@@ -76,6 +76,26 @@ def breaks(connection: Connection, source_id: int, cutoff: Cutoff) -> list[tuple
     return [(epoch, position) for epoch, position in connection.execute(ordered)]
 
 
+def is_entangled(connection: Connection, cutoff: Cutoff) -> bool:
+    """Whether some evidence within the cutoff comes after some without, or a gap came later."""
+    found: bool = connection.execute(
+        statement("find_entangled"), {**_vectors(cutoff), "highest_gap": cutoff.highest_gap}
+    ).scalar_one()
+    return found
+
+
+def _vectors(cutoff: Cutoff) -> dict[str, list[int]]:
+    marks = cutoff.marks
+    return {
+        "sources": [mark.source_id for mark in marks],
+        "epochs": [mark.epoch for mark in marks],
+        "positions": [mark.position for mark in marks],
+        "sighted_epochs": [mark.sighted[0] for mark in marks],
+        "sighted_positions": [mark.sighted[1] for mark in marks],
+        "sighted": [mark.sighted[2] for mark in marks],
+    }
+
+
 def read_evidence(
     connection: Connection,
     cutoff: Cutoff,
@@ -86,14 +106,8 @@ def read_evidence(
 
     ``usernames``: only of these username keys. In constant memory here; Postgres sorts on its disk.
     """
-    marks = cutoff.marks
     parameters = {
-        "sources": [mark.source_id for mark in marks],
-        "epochs": [mark.epoch for mark in marks],
-        "positions": [mark.position for mark in marks],
-        "sighted_epochs": [mark.sighted[0] for mark in marks],
-        "sighted_positions": [mark.sighted[1] for mark in marks],
-        "sighted": [mark.sighted[2] for mark in marks],
+        **_vectors(cutoff),
         "realms": list(realm_ids),
         "usernames": None if usernames is None else [UUID(bytes=key) for key in usernames],
     }
