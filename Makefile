@@ -29,9 +29,9 @@ fmt: $(STAMP) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## Measure, each beside the limit of the machine (minutes)
-	@for file in benchmarks/*.py; do name=$$(basename $$file .py); \
-		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+BENCH ?= --json bench.jsonl
+bench: $(STAMP) ## Measure, each beside the limit of the machine (half an hour; BENCH="--only load")
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 FAULTS ?= 100
 chaos: $(STAMP) ## Break it at random and count: FAULTS=500, SEED=7 to play a run again

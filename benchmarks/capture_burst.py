@@ -2,11 +2,10 @@
 
 Three readers in turn, each in its own process, each with the same burst at a Valkey (or, with
 `--server redis`, Debian's Redis) that has its default limits: a bare socket reader that subscribes,
-the source without a spool, and the whole collector; the latter two by subscription, or with
-`--capture replication` from the replication stream. Prints what came through, the seconds, and the
-CPU time a message beside the bare reader's. Fails when a message is missing.
+the source without a spool, and the whole collector; the latter two by subscription and from the
+replication stream. CPU time a message stands beside the bare reader's. Fails when one is missing.
 
-    .venv/bin/python -m benchmarks.capture_burst --messages 1000000
+    .venv/bin/python -m benchmarks.capture_burst --server redis --messages 1000000
 """
 
 import argparse
@@ -19,8 +18,10 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
 import redis
 
@@ -30,7 +31,10 @@ from accounting.capture.spool import Spool, spool_path, wall_clock
 from accounting.capture.subscriber import request
 from accounting.config import Settings
 from accounting.logs import configure_logging
-from tests.servers import RedisServer, ValkeyServer, wait_until
+from benchmarks.figures import Figure, Rounds, table
+from benchmarks.measure import say
+from benchmarks.scale import WHOLE, Scale
+from tests.servers import PostgresServer, RedisServer, ValkeyServer, wait_until
 
 end_payload = b"end of burst"
 queue_bytes = 256 << 20
@@ -133,8 +137,18 @@ def is_heard(client: redis.Redis) -> bool:
     return client.pubsub_numpat() == 2 or is_followed
 
 
-def run(server: RedisServer, reader: str, capture: Capture, messages: int, home: Path) -> float:
-    """One reader, one burst; returns the reader's CPU seconds."""
+class Burst(NamedTuple):
+    """What one burst took: CPU of its reader by message, seconds to publish, and to read."""
+
+    micro: float
+    published: float
+    took: float
+
+
+def read_burst(
+    server: RedisServer, reader: str, capture: Capture, messages: int, home: Path
+) -> Burst:
+    """One reader, one burst."""
     pieces = burst(messages)
     pieces.append(
         b"*3\r\n$7\r\nPUBLISH\r\n$24\r\nturn/user/u/allocation/1\r\n$12\r\n%b\r\n" % end_payload
@@ -157,11 +171,7 @@ def run(server: RedisServer, reader: str, capture: Capture, messages: int, home:
     finally:
         child.kill()
         child.wait()
-    print(
-        f"{reader:>10}: published {messages:,} in {published:.2f} s, read after {took:.2f} s,"
-        f" {cpu / messages * 1e6:.2f} us CPU a message"
-    )
-    return cpu
+    return Burst(cpu / messages * 1e6, published, took)
 
 
 def has_come(spool: Spool) -> bool:
@@ -170,8 +180,8 @@ def has_come(spool: Spool) -> bool:
     return [row.payload for row in spool.read(1, last - 1, 1)] == [end_payload]
 
 
-def check_spool(home: Path, messages: int) -> None:
-    """Every number once, in order, and no gap."""
+def check_spool(home: Path, messages: int) -> int:
+    """Every number once, in order, and no gap; returns the size of the spool in bytes."""
     with Spool.open(spool_path(home, "bench"), "bench") as spool:
         expected, place = 0, (0, 0)
         while rows := spool.read(*place, 50_000):
@@ -183,40 +193,69 @@ def check_spool(home: Path, messages: int) -> None:
                     expected += 1
         assert expected == messages, f"{expected} of {messages} captured"
         assert spool.gaps() == []
-        print(f"  captured: {expected:,} of {messages:,}, in order, {len(spool.gaps())} gaps,")
-        print(f"            spool {spool.size_bytes() / 1e6:.0f} MB")
+        return spool.size_bytes()
+
+
+def run(_: PostgresServer, scale: Scale, kind: type[RedisServer] = ValkeyServer) -> list[Figure]:
+    """Every reader in turn, both sources."""
+    rounds = Rounds("capture")
+    for number in range(scale.rounds):
+        for capture in get_args(Capture):
+            say(f"capture: {capture}, round {number + 1} of {scale.rounds}")
+            home = Path(tempfile.mkdtemp(prefix="ta-bench-"))
+            try:
+                with kind(options) as server:
+                    bare, source, collector = (
+                        read_burst(server, reader, capture, scale.messages, home)
+                        for reader in ("bare", "source", "collector")
+                    )
+                size = check_spool(home, scale.messages)
+            finally:
+                shutil.rmtree(home)
+            add = partial(_add, rounds, capture)
+            add("messages lost", 0, "", target=0)  # check_spool() has counted them
+            add("limit: bare socket reader, CPU", bare.micro, "us/event")
+            add("CPU over a bare reader", source.micro - bare.micro, "us/event", target=2.0)
+            add("CPU, the spool besides", collector.micro - source.micro, "us/event")
+            add("CPU ratio", source.micro / bare.micro, "", limit="a bare socket reader")
+            add("published in", collector.published, "s")
+            add("all spooled after", collector.took, "s")
+            add("spool", size / scale.messages, "B/message")
+    return rounds.figures()
+
+
+def _add(
+    rounds: Rounds,
+    capture: Capture,
+    name: str,
+    value: float,
+    unit: str,
+    target: float | None = None,
+    limit: str = "",
+) -> None:
+    rounds.add(f"{capture}: {name}", value, unit, target=target, limit=limit)
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     arguments.add_argument("--messages", type=int, default=1_000_000)
     arguments.add_argument("--server", choices=["valkey", "redis"], default="valkey")
-    arguments.add_argument("--capture", choices=["subscribe", "replication"], default="subscribe")
+    arguments.add_argument("--capture", choices=get_args(Capture), default="subscribe")
     arguments.add_argument("--reader", choices=["bare", "source", "collector"])
     arguments.add_argument("--port", type=int)
     arguments.add_argument("--home", type=Path)
     given = arguments.parse_args()
     match given.reader:
         case "bare":
-            return read_bare(given.port)
+            read_bare(given.port)
         case "source":
-            return read_without_spool(given.port, given.capture)
+            read_without_spool(given.port, given.capture)
         case "collector":
-            return read_into_spool(given.port, given.home, given.capture)
-    home = Path(tempfile.mkdtemp(prefix="capture-burst-"))
-    try:
-        with ValkeyServer(options) if given.server == "valkey" else RedisServer(options) as server:
-            bare, source, collector = (
-                run(server, reader, given.capture, given.messages, home)
-                for reader in ("bare", "source", "collector")
-            )
-        check_spool(home, given.messages)
-    finally:
-        shutil.rmtree(home)
-    parsed, spooled = source - bare, collector - source
-    print(f"over bare: {parsed / given.messages * 1e6:.2f} us a message (target 2.00)")
-    print(f"the spool: {spooled / given.messages * 1e6:.2f} us a message")
-    return None
+            read_into_spool(given.port, given.home, given.capture)
+        case _:
+            kind = ValkeyServer if given.server == "valkey" else RedisServer
+            scale = replace(WHOLE, messages=given.messages, rounds=1)
+            print(table(run(PostgresServer(), scale, kind)))
 
 
 if __name__ == "__main__":

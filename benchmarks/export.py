@@ -1,17 +1,11 @@
 """Exports: rows a second in each format, beside COPY TO of the same rows in the same run.
 
-    python -m benchmarks.export [ROWS]
-
-The rows are days of usage, one for each of many users. Each is measured three times, in turn; the
-best counts. COPY TO is the server's own, as CSV and in the same order, its bytes thrown away. The
-peak of this process' memory is printed too: it must not grow with the rows.
+The rows are days of usage, one for each of many users. COPY TO is the server's own, as CSV and in
+the same order, its bytes thrown away. The peak of this process' memory must not grow with the rows.
 """
 
 import io
 import resource
-import sys
-import tempfile
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,12 +13,14 @@ from pathlib import Path
 import psycopg
 
 from accounting.jobs.export import Format, export_to_directory, export_to_stream
-from accounting.store import migrations
 from accounting.store.database import Engine, open_engine
 from accounting.store.exporting import Kind, Selection
+from benchmarks.bed import made_bed
+from benchmarks.figures import Figure, Rounds
+from benchmarks.measure import say, take
+from benchmarks.scale import Scale
 from tests.servers import PostgresServer
 
-ROUNDS = 3
 FILL = """
 INSERT INTO accounting.sources (source, mode) VALUES ('default', 'subscribe');
 INSERT INTO accounting.settling (source_id, until) VALUES (1, '2027-01-01');
@@ -62,30 +58,39 @@ class Nowhere(io.RawIOBase):
         return len(data)  # type: ignore[arg-type]
 
 
-def main(rows: int) -> None:
-    with PostgresServer() as server, tempfile.TemporaryDirectory() as directory:
-        engine = open_engine(server.url())
-        migrations.upgrade(engine)
-        with psycopg.connect(server.url()) as connection:
-            connection.execute(FILL.format(rows=rows).encode())
-        url = server.url()
-        works: dict[str, Callable[[], object]] = {"COPY TO": lambda: bare_copy(url)}
+def run(server: PostgresServer, scale: Scale) -> list[Figure]:
+    """Every format beside COPY TO, in turn."""
+    rounds = Rounds("export")
+    with made_bed(server) as bed:
+        bed.query(FILL.format(rows=scale.rows))
+        bed.settle_down()
+        engine = open_engine(bed.url())
+        works: dict[str, Callable[[], object]] = {"limit: COPY TO": lambda: bare_copy(bed.url())}
         for format_ in Format:
             works[f"{format_.value}, a stream"] = to_stream(engine, format_)
-            works[f"{format_.value}, a file"] = to_file(engine, format_, Path(directory))
-        best = dict.fromkeys(works, float("inf"))
-        for _ in range(ROUNDS):
+            works[f"{format_.value}, a file"] = to_file(engine, format_, bed.home)
+        for number in range(scale.rounds):
+            say(f"export: round {number + 1} of {scale.rounds}")
+            limit = 0.0
             for name, work in works.items():
-                began = time.perf_counter()
-                work()
-                best[name] = min(best[name], time.perf_counter() - began)
-        print(f"{rows:,} rows")
-        for name, seconds in best.items():
-            share = best["COPY TO"] / seconds
-            print(f"{name:<20} {rows / seconds:>12,.0f} rows/s {share:>7.0%} of COPY TO")
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"peak memory {peak:,.0f} MiB")
+                span = take(server.pid, work)
+                limit = limit or span.wall
+                rounds.add(f"{name}: rate", scale.rows / span.wall, "rows/s")
+                if name.startswith("limit"):
+                    continue
+                rounds.add(
+                    f"{name}: ratio",
+                    limit / span.wall,
+                    "",
+                    limit="COPY TO",
+                    target=0.5 if name.startswith("csv") else None,
+                    bound="at least",
+                )
+                rounds.add(f"{name}: CPU, client", span.client * 1e6 / scale.rows, "us/row")
         engine.dispose()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    rounds.add("peak memory of the whole run", peak / 1e6, "MB")
+    return rounds.figures()
 
 
 def bare_copy(url: str) -> None:
@@ -104,7 +109,3 @@ def to_stream(engine: Engine, format_: Format) -> Callable[[], object]:
 
 def to_file(engine: Engine, format_: Format, directory: Path) -> Callable[[], object]:
     return lambda: export_to_directory(engine, SELECTION, format_, directory)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 500_000)

@@ -1,0 +1,117 @@
+"""`make bench`: measure the parts, print a table, and with --json write every figure down.
+
+    python -m benchmarks                       everything, as docs/performance.md shows it
+    python -m benchmarks --only load settle    some parts
+    python -m benchmarks --quick               tiny sizes: shows that it runs, measures nothing
+    python -m benchmarks --only growth --reports 100000000
+
+Each part prints its table when it is done; parts that compare sizes or numbers print columns.
+"""
+
+import argparse
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from accounting.logs import configure_logging
+from benchmarks import (
+    capture_burst,
+    export,
+    growth,
+    load,
+    memory,
+    path,
+    settle,
+    sources,
+    storage,
+)
+from benchmarks.bed import durable_postgres, server_settings
+from benchmarks.figures import Figure, json_line, side_by_side, table
+from benchmarks.measure import say
+from benchmarks.mix import Mix
+from benchmarks.scale import QUICK, WHOLE, Scale
+from tests.servers import PostgresServer
+
+Part = Callable[[PostgresServer, Scale], list[Figure]]
+PARTS: Final[Mapping[str, Part]] = {
+    "capture": capture_burst.run,
+    "load": load.run,
+    "settle": settle.run,
+    "export": export.run,
+    "storage": storage.run,
+    "memory": memory.run,
+    "sources": sources.run,
+    "growth": growth.run,
+    "path": path.run,
+}
+IN_COLUMNS: Final = ("growth", "sources")
+
+
+def main() -> None:
+    given = arguments().parse_args()
+    scale = chosen_scale(given)
+    configure_logging("error")
+    settings = dict(setting.split("=", 1) for setting in given.postgres)
+    with durable_postgres(settings) as server:
+        measure(server, given.only or PARTS, scale, given.json)
+
+
+def measure(
+    server: PostgresServer, parts: Iterable[str], scale: Scale, json_lines: Path | None
+) -> None:
+    """Run parts in turn; print each one's table, and append its figures to the file, if any."""
+    about = describe(server, scale)
+    for name, value in about.items():
+        print(f"{name}: {value}")
+    if json_lines:
+        json_lines.write_text(json_line(about) + "\n")
+    for name in parts:
+        say(f"{name} ...")
+        figures = PARTS[name](server, scale)
+        show = side_by_side if name in IN_COLUMNS else table
+        print(f"\n{name}\n\n{show(figures)}", flush=True)
+        if json_lines:
+            with json_lines.open("a") as lines:
+                lines.writelines(f"{json_line(figure.as_json())}\n" for figure in figures)
+
+
+def describe(server: PostgresServer, scale: Scale) -> dict[str, Any]:
+    """The machine, the server and the mix: without them figures say little."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cores": os.cpu_count(),
+        "memory": f"{memory_bytes / 2**30:.0f} GiB",
+        "python": platform.python_version(),
+        "postgres": ", ".join(f"{name} {value}" for name, value in server_settings(server).items()),
+        "mix": Mix(scale.open_sessions, scale.users).describe(),
+        "rounds": scale.rounds,
+    }
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), metavar="PART")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every figure, one a line")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--rate", type=float, help="of the whole path, events a second")
+    parser.add_argument("--seconds", type=float, help="of the whole path")
+    parser.add_argument("--search-seconds", type=float, help="a step of the search; 0: none")
+    parser.add_argument("--reports", type=int, help="the largest history of growth")
+    parser.add_argument(
+        "--postgres", action="append", default=[], metavar="NAME=VALUE", help="a server setting"
+    )
+    return parser
+
+
+def chosen_scale(given: argparse.Namespace) -> Scale:
+    names = ("rounds", "rate", "seconds", "search_seconds", "reports")
+    chosen = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+    return replace(QUICK if given.quick else WHOLE, **chosen)
+
+
+if __name__ == "__main__":
+    main()

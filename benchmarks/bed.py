@@ -1,0 +1,83 @@
+"""The bed that parts are measured on: a Postgres that keeps what it says, and databases in it.
+
+Owns the server of a run and its settings. Everything durable is on: fsync, synchronous_commit and
+full_page_writes; the rest is as the embedded Postgres has it.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+
+from tests.books import WRITER, Books, cloned, make_template
+from tests.servers import PostgresServer
+
+SHOWN: Final = (
+    "server_version",
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "shared_buffers",
+    "max_wal_size",
+)
+
+
+@contextmanager
+def durable_postgres(settings: Mapping[str, str]) -> Iterator[PostgresServer]:
+    """A Postgres with the template of the books in it. ``settings`` are added to its own."""
+    with PostgresServer(fsync=True, settings=settings) as server:
+        make_template(server)
+        yield server
+
+
+def server_settings(server: PostgresServer) -> dict[str, str]:
+    """What of the server's settings matters to the figures."""
+    with psycopg.connect(server.url()) as connection:
+        return {name: str(connection.execute(f"SHOW {name}").fetchone()[0]) for name in SHOWN}  # type: ignore[index]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bed:
+    """An empty database of the books, and a directory; gone with the part that asked for it."""
+
+    server: PostgresServer
+    name: str
+    home: Path
+
+    def url(self, role: str | None = None) -> str:
+        return self.server.url(role, self.name)
+
+    @property
+    def writer_url(self) -> str:
+        return self.url(WRITER)
+
+    def books(self, spool: Path | None = None) -> Books:
+        """The books with their spools in a directory."""
+        return Books(self.server, self.name, spool or self.home)
+
+    def query(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[Any]:
+        """Rows of a query, as the superuser."""
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            cursor = connection.execute(query.encode(), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def sums(self, view: str, columns: Iterable[str]) -> list[int]:
+        """The sums of columns over a view of ``reporting``."""
+        sums = ", ".join(f"coalesce(sum({name}), 0)" for name in columns)
+        (row,) = self.query(f"SELECT {sums} FROM reporting.{view}")  # noqa: S608
+        return [int(value) for value in row]
+
+    def settle_down(self) -> None:
+        """Let what was written before be the past: statistics, and dirty pages on the disk."""
+        self.query("VACUUM ANALYZE")
+        self.query("CHECKPOINT")
+
+
+@contextmanager
+def made_bed(server: PostgresServer) -> Iterator[Bed]:
+    with cloned(server) as name, tempfile.TemporaryDirectory(prefix="ta-bench-") as home:
+        yield Bed(server=server, name=name, home=Path(home))

@@ -1,0 +1,149 @@
+"""What a benchmark says: figures of several rounds, beside their targets, as a table and as JSON.
+
+Owns the shape of a figure and how it is shown. Measures nothing.
+"""
+
+import json
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final, Literal
+
+HEADINGS: Final = ("part", "figure", "median", "low", "high", "unit", "target", "met")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One measured figure: its value in every round.
+
+    ``limit`` says in words what a ratio is a ratio to; that limit is measured in the same run.
+    ``target`` is the issue's, to be reached ``at_most`` or ``at_least``; None where there is none.
+    """
+
+    part: str
+    name: str
+    unit: str
+    values: Sequence[float]
+    limit: str = ""
+    target: float | None = None
+    bound: Literal["at most", "at least"] = "at most"
+
+    @property
+    def median(self) -> float:
+        return median(self.values)
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the median reaches the target; None without one."""
+        if self.target is None:
+            return None
+        if self.bound == "at most":
+            return self.median <= self.target
+        return self.median >= self.target
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "part": self.part,
+            "figure": self.name,
+            "unit": self.unit,
+            "median": self.median,
+            "low": min(self.values),
+            "high": max(self.values),
+            "rounds": list(self.values),
+            "limit": self.limit,
+            "target": self.target,
+            "bound": None if self.target is None else self.bound,
+            "met": self.is_met,
+        }
+
+
+class Rounds:
+    """Values of a part's figures, collected round by round in the order of their first round."""
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+        self._figures: dict[str, dict[str, Any]] = {}
+
+    def add(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        *,
+        limit: str = "",
+        target: float | None = None,
+        bound: Literal["at most", "at least"] = "at most",
+    ) -> None:
+        """Note the value of one figure in the round under way."""
+        figure = self._figures.setdefault(
+            name, {"unit": unit, "limit": limit, "target": target, "bound": bound, "values": []}
+        )
+        figure["values"].append(value)
+
+    def figures(self) -> list[Figure]:
+        return [Figure(part=self._part, name=name, **rest) for name, rest in self._figures.items()]
+
+
+def table(figures: Iterable[Figure]) -> str:
+    """The figures as a table, which is one in Markdown too."""
+    return _lay_out(HEADINGS, [_cells(figure) for figure in figures], right=range(2, 5))
+
+
+def side_by_side(figures: Sequence[Figure]) -> str:
+    """The same figures of several parts in columns, with the ratio of the last to the first."""
+    parts = list(dict.fromkeys(figure.part for figure in figures))
+    by_name: dict[str, dict[str, Figure]] = {}
+    for figure in figures:
+        by_name.setdefault(f"{figure.name}, {figure.unit}", {})[figure.part] = figure
+    rows = []
+    for name, found in by_name.items():
+        values = [found[part].median for part in parts]
+        ratio = number(values[-1] / values[0]) if values[0] else ""
+        rows.append((name, *map(number, values), ratio))
+    headings = ("figure", *parts, "last to first")
+    return _lay_out(headings, rows, right=range(1, len(headings)))
+
+
+def _lay_out(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Container[int]) -> str:
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if place in right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return f"| {' | '.join(padded)} |"
+
+    rule = line(
+        ["-" * (width - 1) + (":" if place in right else "-") for place, width in enumerate(widths)]
+    )
+    return "\n".join([line(headings), rule, *map(line, rows)])
+
+
+def _cells(figure: Figure) -> tuple[str, ...]:
+    met = {None: "", True: "yes", False: "NO"}[figure.is_met]
+    target = "" if figure.target is None else f"{figure.bound} {number(figure.target)}"
+    name = f"{figure.name}, of {figure.limit}" if figure.limit else figure.name
+    return (
+        figure.part,
+        name,
+        number(figure.median),
+        number(min(figure.values)),
+        number(max(figure.values)),
+        figure.unit,
+        target,
+        met,
+    )
+
+
+def number(value: float) -> str:
+    """Three digits that matter, and thousands set apart."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False)

@@ -1,0 +1,159 @@
+"""Growth: the same work with a million reports behind it, with ten millions, and with more.
+
+At each size: ask each query of docs/sql.md, close a small realm's period (and take that back),
+load, settle and roll up some of the mix, and end its sessions that fell silent. A figure that stays
+what it was at the first size means that history costs nothing. Queries and closing take the best of
+three, so that a first read from the disk isn't taken for growth.
+"""
+
+import re
+import shutil
+import time
+from datetime import date
+from pathlib import Path
+from typing import Final
+
+import psycopg
+
+from accounting.jobs.close import close_period
+from accounting.jobs.feed import number_feed
+from benchmarks.bed import Bed, made_bed
+from benchmarks.figures import Figure, Rounds, number
+from benchmarks.heard import some
+from benchmarks.history import BILLED_REALM, COPIED, History
+from benchmarks.load import STEP_US
+from benchmarks.measure import Span, say, take
+from benchmarks.mix import REALMS, Mix
+from benchmarks.scale import Scale
+from benchmarks.settle import SECONDS_TO_EXPIRY
+from benchmarks.storage import sizes
+from tests.books import READER
+from tests.live.service import ROOT
+from tests.servers import PostgresServer
+
+QUERY: Final = re.compile(
+    r"^### (\d+\. [^\n]+)\n(?:(?!^### ).)*?^```sql\n(.*?)^```$", re.DOTALL | re.MULTILINE
+)
+BYTES_A_REPORT: Final = 700
+"""On disk, with all that comes of it: what a history takes, roughly, with room for its log."""
+CLOSED: Final = date(2026, 10, 1)
+TRIES: Final = 3
+WORK_REALMS: Final = [b"work." + realm for realm in REALMS]
+
+
+def run(server: PostgresServer, scale: Scale) -> list[Figure]:
+    free = shutil.disk_usage(server.data_dir).free
+    wanted = scale.reports * BYTES_A_REPORT
+    if wanted > free:
+        raise SystemExit(
+            f"{scale.reports:,} reports of history take about {wanted / 1e9:.0f} GB, and"
+            f" {free / 1e9:.0f} GB are free: choose fewer with --reports"
+        )
+    figures: list[Figure] = []
+    with made_bed(server) as bed:
+        history = History(bed, scale)
+        history.begin()
+        size = history.day_reports
+        while True:
+            history.reach(size)
+            began = time.monotonic()
+            rounds = Rounds(f"growth, {number(size / 1e6)} M reports")
+            for name, value, unit in _measure(bed, history, scale):
+                rounds.add(name, value, unit)
+            say(f"growth: {size:,} reports measured in {time.monotonic() - began:.0f} s")
+            figures += rounds.figures()
+            if size >= scale.reports:
+                break
+            size = min(size * 10, scale.reports)
+        history.books.close()
+    return figures
+
+
+def _measure(bed: Bed, history: History, scale: Scale) -> list[tuple[str, float, str]]:
+    whole = sum(megabytes for _, _, megabytes in sizes(bed))
+    queries = [(f"query {name}", seconds * 1e3, "ms") for name, seconds in _queries(bed)]
+    close = _close(bed, history)
+    work = _work(bed, history, scale)
+    _forget_work(bed)
+    return [*work, *close, *queries, ("on disk", whole / 1e3, "GB")]
+
+
+def _work(bed: Bed, history: History, scale: Scale) -> list[tuple[str, float, str]]:
+    books, heard = history.books, history.heard
+    mix = Mix(scale.growth_open_sessions, scale.day_users, WORK_REALMS)
+    heard.hear(mix.open(), STEP_US)
+    books.account()
+    churn, events = mix.churn(), 0
+    loading, settling, rolling = Span(), Span(), Span()
+    while events < scale.growth_events:
+        events += heard.hear(some(churn, scale.step_events), STEP_US)
+        with loading.measured(bed.server.pid):
+            books.load()
+        with settling.measured(bed.server.pid):
+            books.settle()
+        with rolling.measured(bed.server.pid):
+            books.rollup()
+    alive = mix.open_now
+    heard.wait(SECONDS_TO_EXPIRY)
+    books.load()
+    expiring = take(bed.server.pid, books.settle)
+    rolled = take(bed.server.pid, books.rollup)
+    number_feed(books.engine)
+    micro = 1e6 / events
+    wall = loading.wall + settling.wall + rolling.wall
+    return [
+        ("load: CPU, Postgres", loading.postgres * micro, "us/event"),
+        ("settle: CPU, Postgres", settling.postgres * micro, "us/event"),
+        ("roll-up: CPU, Postgres", rolling.postgres * micro, "us/event"),
+        ("settle: CPU, jobs", settling.client * micro, "us/event"),
+        ("load, settle, roll-up: wall", wall * micro, "us/event"),
+        ("expiry: CPU, Postgres", expiring.postgres * 1e6 / alive, "us/session"),
+        ("expiry: wall", expiring.wall * 1e6 / alive, "us/session"),
+        ("roll-up after expiry: wall", rolled.wall * 1e3, "ms"),
+    ]
+
+
+def _forget_work(bed: Bed) -> None:
+    """Take what the work made out of the books again: the next size has its history alone."""
+    for table in (*COPIED, "user_usage_monthly", "realm_usage_monthly"):
+        bed.query(
+            f"DELETE FROM accounting.{table} WHERE realm_id IN (SELECT realm_id"  # noqa: S608
+            " FROM accounting.realms WHERE realm LIKE 'work.%%')",
+            {},
+        )
+
+
+def _close(bed: Bed, history: History) -> list[tuple[str, float, str]]:
+    spans = [
+        take(
+            bed.server.pid,
+            lambda: close_period(history.books.engine, BILLED_REALM.decode(), CLOSED, dry_run=True),
+        )
+        for _ in range(TRIES)
+    ]
+    return [("closing one realm's period: wall", min(span.wall for span in spans) * 1e3, "ms")]
+
+
+def _queries(bed: Bed) -> list[tuple[str, float]]:
+    page = (Path(ROOT) / "docs/sql.md").read_text()
+    found: list[tuple[str, float]] = []
+    with psycopg.connect(bed.url(READER), autocommit=True) as connection:
+        connection.execute("SET timezone = 'UTC'")
+        for heading, query in QUERY.findall(page):
+            asked = _asked_here(query)
+            best = float("inf")
+            for _ in range(TRIES):
+                began = time.perf_counter()
+                connection.execute(asked.encode()).fetchall()
+                best = min(best, time.perf_counter() - began)
+            found.append((heading, best))
+    return found
+
+
+def _asked_here(query: str) -> str:
+    """A query of the page, about a realm, a user and a time zone that there are."""
+    return (
+        query.replace("'example.org'", f"'{REALMS[0].decode()}'")
+        .replace("'alice'", "'user000000'")
+        .replace("Europe/Berlin", "UTC")
+    )

@@ -1,0 +1,65 @@
+"""The mix as if it had been captured: messages in a spool, at times of one's own choosing.
+
+For what is measured without a Redis. Owns the clock of such a spool.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+
+from accounting.capture.spool import Spool
+from accounting.model.buckets import microseconds
+from benchmarks.mix import GROUP_MESSAGES, Message
+
+BATCH: int = 10_000
+
+
+@dataclass(slots=True)
+class Heard:
+    """A spool that is told messages, each a step after the last.
+
+    ``position`` is that of the last message; a spool that begins at a high one leaves room for a
+    longer history before it.
+    """
+
+    spool: Spool
+    now_us: int
+    position: int = 0
+
+    @classmethod
+    def since(cls, spool: Spool, start: datetime, position: int = 0) -> "Heard":
+        heard = cls(spool, microseconds(start), position)
+        spool.tick(heard.now_us)
+        return heard
+
+    def hear(self, groups: Iterable[list[Message]], step_us: int) -> int:
+        """Take the messages in, and let the clock reach the last; returns how many."""
+        total = 0
+        batch: list[tuple[int, int, bytes, bytes]] = []
+        for group in groups:
+            for channel, payload in group:
+                self.now_us += step_us
+                batch.append((self.now_us, 0, channel, payload))
+            if len(batch) >= BATCH:
+                total += self._store(batch)
+        return total + self._store(batch)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass in silence."""
+        self.now_us += int(seconds * 1_000_000)
+        self.spool.tick(self.now_us)
+
+    def _store(self, batch: list[tuple[int, int, bytes, bytes]]) -> int:
+        count = len(batch)
+        positions = range(self.position + 1, self.position + 1 + count)
+        # The last message itself is before the tick.
+        self.spool.append(batch, self.now_us + 1, positions=positions)
+        self.position += count
+        batch.clear()
+        return count
+
+
+def some(churn: Iterator[list[Message]], messages: int) -> Iterator[list[Message]]:
+    """The next groups of a mix, about so many messages."""
+    return islice(churn, max(1, messages // GROUP_MESSAGES))

@@ -1,0 +1,303 @@
+"""The whole service at work on this machine: publishers, Valkeys, collectors, jobs, one Postgres.
+
+    with Line(bed, scale, sources=1) as line:
+        line.fill()
+        stretch = line.run(rate=25_000, seconds=300)
+        line.check(line.end())
+
+Each source has a publisher, a Valkey and a real collector of its own, and realms of its own, so
+that what is behind can be told apart. Owns the processes, and what is sampled of them every second.
+"""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Final, Self
+
+import psycopg
+
+from accounting.model.counters import COUNTERS
+from benchmarks.bed import Bed
+from benchmarks.measure import cpu_seconds, resident_bytes, say
+from benchmarks.mix import REALMS
+from benchmarks.publisher import Publisher, Timeline
+from benchmarks.scale import Scale
+from tests.live.service import Service
+from tests.servers import ValkeyServer
+
+VALKEY: Final = {"repl-diskless-sync-delay": "0", "repl-backlog-size": "64mb"}
+DRAIN_SECONDS: Final = 1800.0
+HOPELESS_SECONDS: Final = 60.0
+PROGRESS: Final = (
+    "SELECT realm, sum(sessions_started)::bigint FROM reporting.realm_usage_monthly GROUP BY realm"
+)
+SETTLED: Final = "SELECT extract(epoch FROM min(settled_until))::float8 FROM reporting.sources"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look: lives in the usage by source, how far settling is, memory by process."""
+
+    at: float
+    started: Mapping[int, int]
+    settled_until: float
+    resident: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class Stretch:
+    """What a stretch at one rate came to. ``cpu``: seconds by kind of process."""
+
+    wanted: float
+    seconds: float
+    sent: int
+    behind: list[float]
+    settled_behind: list[float]
+    cpu: dict[str, float]
+    resident: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        return self.sent / self.seconds
+
+    @property
+    def most_behind(self) -> float:
+        return max(self.behind)
+
+    @property
+    def usually_behind(self) -> float:
+        return median(self.behind)
+
+    def micro(self, kind: str) -> float:
+        """Microseconds of CPU time for each message sent."""
+        return self.cpu[kind] * 1e6 / max(self.sent, 1)
+
+
+class Line:
+    """Everything between coturn's messages and the usage views, for some sources."""
+
+    def __init__(
+        self,
+        bed: Bed,
+        scale: Scale,
+        *,
+        sources: int = 1,
+        open_sessions: int | None = None,
+        capture: str = "replication",
+    ) -> None:
+        self._bed = bed
+        self._scale = scale
+        self._count = sources
+        self._open = (open_sessions or scale.open_sessions) // sources
+        self._users = max(1, min(scale.users, open_sessions or scale.users) // sources)
+        self._capture = capture
+        self._stack = ExitStack()
+        self._valkeys: list[ValkeyServer] = []
+        self._collectors: list[Service] = []
+        self._publishers: list[Publisher] = []
+        self._schedule: Service | None = None
+        self._samples: list[Sample] = []
+        self._stop = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, name="sampler", daemon=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._sampler.is_alive():
+            self._sampler.join()
+        self._stack.close()
+
+    def _start(self) -> None:
+        common = {
+            "ACCOUNTING_DATABASE_URL": self._bed.writer_url,
+            "ACCOUNTING_SETTLE_INTERVAL_SECONDS": str(self._scale.job_seconds),
+            "ACCOUNTING_ROLLUP_INTERVAL_SECONDS": str(self._scale.job_seconds),
+        }
+        for number in range(self._count):
+            valkey = self._stack.enter_context(ValkeyServer(VALKEY))
+            self._valkeys.append(valkey)
+            settings = {
+                **common,
+                "ACCOUNTING_REDIS_URL": valkey.url,
+                "ACCOUNTING_CAPTURE": self._capture,
+                "ACCOUNTING_SOURCE": f"source-{number}",
+            }
+            home = self._bed.home / f"source-{number}"
+            collector = self._stack.enter_context(Service("collect", home, settings))
+            self._collectors.append(collector)
+        self._schedule = self._stack.enter_context(
+            Service("schedule", self._bed.home / "jobs", common)
+        )
+        for number, (valkey, collector) in enumerate(
+            zip(self._valkeys, self._collectors, strict=True)
+        ):
+            collector.wait_until_capturing()
+            collector.wait_for_part("load")
+            realms = ",".join(realm.decode() for realm in self._realms(number))
+            self._publishers.append(
+                self._stack.enter_context(
+                    Publisher(
+                        self._bed.home,
+                        str(number),
+                        valkey.port,
+                        open_sessions=self._open,
+                        users=self._users,
+                        realms=realms,
+                    )
+                )
+            )
+        self._sampler.start()
+
+    def _realms(self, number: int) -> list[bytes]:
+        return [b"%d.%b" % (number, realm) for realm in REALMS]
+
+    # What is done with it
+
+    def fill(self) -> None:
+        """Begin all the sessions that are to be open, and let the books catch up."""
+        self._at_rate(self._scale.fill_rate)
+        self._wait(
+            lambda: all(line.started and line.started[-1] >= self._open for line in self._lines()),
+            "filling",
+        )
+        self.drain()
+
+    def run(self, rate: float, seconds: float) -> Stretch:
+        """Publish at a rate in all for so long, or until it is hopelessly behind."""
+        first, before, began = len(self._samples), self._cpu(), time.time()
+        self._at_rate(rate)
+        deadline = time.monotonic() + seconds
+        told = 0
+        while time.monotonic() < deadline:
+            self._stop.wait(self._scale.sample_seconds / 4)
+            told = self._tell(began, seconds, told)
+            if self.behind() > HOPELESS_SECONDS:
+                say("hopelessly behind: no further")
+                break
+        ended, after = time.time(), self._cpu()
+        self._stop.wait(
+            self._scale.sample_seconds
+        )  # one more sample, and one more line of each publisher
+        samples = self._samples[first:]
+        lines = self._lines()
+        return Stretch(
+            wanted=rate,
+            seconds=ended - began,
+            sent=sum(line.sent(began, ended) for line in lines),
+            behind=[_behind(lines, sample) for sample in samples],
+            settled_behind=[sample.at - sample.settled_until for sample in samples],
+            cpu={kind: after[kind] - before[kind] for kind in after},
+            resident={
+                kind: [sample.resident[kind] for sample in samples] for kind in samples[0].resident
+            },
+        )
+
+    def drain(self) -> float:
+        """Pause until all that was sent is in the usage; returns how long it took, in seconds."""
+        began = time.monotonic()
+        self._at_rate(0)
+        self._wait(lambda: self.behind() == 0.0, "draining")
+        return time.monotonic() - began
+
+    def behind(self) -> float:
+        """How far usage was behind at the last look, in seconds."""
+        return _behind(self._lines(), self._samples[-1]) if self._samples else 0.0
+
+    def end(self) -> dict[str, int]:
+        """End publishing, let the books catch up; returns what they must come to."""
+        self.drain()
+        wanted: dict[str, int] = defaultdict(int)
+        for publisher in self._publishers:
+            for name, value in publisher.end().items():
+                wanted[name] += value
+        self._wait(
+            lambda: self._bed.sums("realm_usage_monthly", wanted) == list(wanted.values()),
+            f"conservation: the books must come to {dict(wanted)}",
+        )
+        return dict(wanted)
+
+    def check(self, wanted: Mapping[str, int]) -> None:
+        """Every message once in the reports, sessions = usage, and no gap."""
+        messages = sum(line.messages[-1] for line in self._lines())
+        assert self._bed.query("SELECT count(*) FROM accounting.reports") == [(messages,)]
+        assert self._bed.query("SELECT count(*) FROM reporting.capture_gaps") == [(0,)]
+        assert self._bed.sums("sessions", COUNTERS) == [wanted[name] for name in COUNTERS]
+
+    def memory(self) -> dict[str, int]:
+        """Memory of each kind of process now, the largest of its kind, in bytes."""
+        return {
+            kind: max(resident_bytes(pid) for pid in pids)
+            for kind, pids in self._processes().items()
+        }
+
+    # How it is looked at
+
+    def _processes(self) -> dict[str, list[int]]:
+        assert self._schedule is not None
+        return {
+            "publisher": [one.pid for one in self._publishers],
+            "Redis": [one.pid for one in self._valkeys],
+            "collector": [one.pid for one in self._collectors],
+            "loader": [one.part("load") for one in self._collectors],
+            "jobs": [self._schedule.pid],
+        }
+
+    def _cpu(self) -> dict[str, float]:
+        taken = {
+            kind: sum(cpu_seconds(pid) for pid in pids) for kind, pids in self._processes().items()
+        }
+        return {**taken, "Postgres": cpu_seconds(self._bed.server.pid, tree=True)}
+
+    def _sample(self) -> None:
+        places = {
+            realm.decode(): number
+            for number in range(self._count)
+            for realm in self._realms(number)
+        }
+        with psycopg.connect(self._bed.url(), autocommit=True) as connection:
+            while not self._stop.wait(self._scale.sample_seconds):
+                started = dict.fromkeys(range(self._count), 0)
+                at = time.time()
+                for realm, count in connection.execute(PROGRESS):
+                    started[places[realm]] += count
+                row = connection.execute(SETTLED).fetchone()
+                settled = row[0] if row and row[0] else at
+                self._samples.append(Sample(at, started, settled, self.memory()))
+
+    def _lines(self) -> list[Timeline]:
+        return [publisher.timeline() for publisher in self._publishers]
+
+    def _at_rate(self, rate: float) -> None:
+        for publisher in self._publishers:
+            publisher.at_rate(rate / self._count)
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + DRAIN_SECONDS
+        looked = len(self._samples)
+        while True:
+            if len(self._samples) > looked and condition():
+                return
+            assert time.monotonic() < deadline, f"not within {DRAIN_SECONDS} s: {what}"
+            assert self._sampler.is_alive(), "the sampler ended"
+            self._stop.wait(self._scale.sample_seconds / 4)
+
+    def _tell(self, began: float, seconds: float, told: int) -> int:
+        minutes = int((time.time() - began) // 20)
+        if minutes > told:
+            say(f"{time.time() - began:.0f} of {seconds:.0f} s, {self.behind():.1f} s behind")
+        return max(minutes, told)
+
+
+def _behind(lines: list[Timeline], sample: Sample) -> float:
+    return max(line.behind(sample.at, sample.started[number]) for number, line in enumerate(lines))

@@ -1,0 +1,93 @@
+"""Load: the mix from a spool into the reports, beside a bare binary COPY of the same rows.
+
+The limit gets the rows as bytes in memory and copies them into the same table, emptied, in one
+transaction. CPU time is that of the loader (this process) and of Postgres with all its processes.
+"""
+
+from datetime import UTC, datetime
+from typing import Final
+
+import psycopg
+
+from benchmarks.bed import Bed, made_bed
+from benchmarks.figures import Figure, Rounds
+from benchmarks.heard import Heard, some
+from benchmarks.measure import say, take
+from benchmarks.mix import Mix
+from benchmarks.scale import Scale
+from tests.servers import PostgresServer
+
+START: Final = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
+STEP_US: Final = 40
+"""Between two messages: 25,000 a second."""
+CHUNK_BYTES: Final = 1 << 18
+
+
+def run(server: PostgresServer, scale: Scale) -> list[Figure]:
+    rounds = Rounds("load")
+    for number in range(scale.rounds):
+        say(f"load: round {number + 1} of {scale.rounds}")
+        with made_bed(server) as bed:
+            _measure(bed, scale, rounds)
+    return rounds.figures()
+
+
+def _measure(bed: Bed, scale: Scale, rounds: Rounds) -> None:
+    books = bed.books()
+    mix = Mix(scale.open_sessions, scale.users)
+    heard = Heard.since(books.spool(), START)
+    heard.hear(mix.open(), STEP_US)
+    books.load()
+    opened = mix.messages
+    events = heard.hear(some(mix.churn(), scale.events), STEP_US)
+    bed.settle_down()
+    loading = take(bed.server.pid, books.load)
+    assert bed.query("SELECT count(*) FROM accounting.reports") == [(opened + events,)]
+    books.close()
+
+    rows = _rows(bed, opened)
+    bed.query("TRUNCATE accounting.reports")
+    bed.settle_down()
+    copying = take(bed.server.pid, lambda: _copy(bed, rows))
+    assert bed.query("SELECT count(*) FROM accounting.reports") == [(events,)]
+
+    micro = 1e6 / events
+    rounds.add("rate", events / loading.wall, "events/s")
+    rounds.add("limit: a bare COPY", events / copying.wall, "events/s")
+    rounds.add(
+        "ratio",
+        copying.wall / loading.wall,
+        "",
+        limit="a bare binary COPY",
+        target=0.5,
+        bound="at least",
+    )
+    rounds.add("CPU, loader", loading.client * micro, "us/event", target=5.0)
+    rounds.add("CPU, Postgres", loading.postgres * micro, "us/event")
+    rounds.add("limit: CPU, bare COPY's client", copying.client * micro, "us/event")
+    rounds.add("limit: CPU, Postgres at a bare COPY", copying.postgres * micro, "us/event")
+
+
+def _rows(bed: Bed, after: int) -> list[bytes]:
+    """The reports after a position as Postgres' binary COPY has them, in pieces."""
+    query = (
+        "COPY (SELECT * FROM accounting.reports WHERE position > %s ORDER BY position)"
+        " TO STDOUT (FORMAT binary)"
+    )
+    with (
+        psycopg.connect(bed.url()) as connection,
+        connection.cursor() as cursor,
+        cursor.copy(query, [after]) as copy,
+    ):
+        whole = b"".join(bytes(chunk) for chunk in copy)
+    return [whole[at : at + CHUNK_BYTES] for at in range(0, len(whole), CHUNK_BYTES)]
+
+
+def _copy(bed: Bed, rows: list[bytes]) -> None:
+    with (
+        psycopg.connect(bed.writer_url) as connection,
+        connection.cursor() as cursor,
+        cursor.copy("COPY accounting.reports FROM STDIN (FORMAT binary)") as copy,
+    ):
+        for chunk in rows:
+            copy.write(chunk)

@@ -1,0 +1,163 @@
+"""The mix that everything is measured with, as coturn would publish it.
+
+A number of sessions is open. One after the other is replaced: its life ends and another begins in
+its place. A life is eight messages (new, refreshed, refreshed lifetime=0, traffic and traffic/peer,
+deleted, total_traffic and total_traffic/peer); for three messages of lives comes one interim of
+some open session, client and peer side in turn. Users have several sessions each.
+
+Pure: the same arguments give the same messages. All counters are the same in every report of a
+side, so that the sums are known by counting.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+REALMS: Final = (b"example.org", b"example.net", b"example.com")
+CLIENT: Final = (2100, 1_890_017, 1996, 1_756_481)
+PEER: Final = (1997, 1_740_513, 2099, 1_873_217)
+"""What one report of traffic says: packets and bytes received, packets and bytes sent."""
+MESSAGES_PER_LIFE: Final = 8
+GROUP_LIVES: Final = 3
+GROUP_INTERIMS: Final = 4  # pairs: client and peer
+GROUP_MESSAGES: Final = GROUP_LIVES * MESSAGES_PER_LIFE + 2 * GROUP_INTERIMS
+RELAY_THREADS: Final = 16
+STRIDE: Final = 7919  # prime: interims visit the open sessions in no order that lives begin in
+
+Message = tuple[bytes, bytes]
+
+
+def counters(once: Sequence[int], times: int) -> bytes:
+    return b"rcvp=%d, rcvb=%d, sentp=%d, sentb=%d" % tuple(count * times for count in once)
+
+
+@dataclass(slots=True)
+class Mix:
+    """Messages without end, in groups; what was made so far is counted.
+
+    ``lifetime_seconds`` is what each new and refresh grants: with the rate at which lives are
+    replaced it must be longer than half a life.
+    """
+
+    open_sessions: int
+    users: int
+    realms: Sequence[bytes] = REALMS
+    lifetime_seconds: int = 600
+    started: int = 0
+    ended: int = 0
+    reports: int = 0
+    messages: int = 0
+    _next: int = 0
+    _interim: int = 0
+    _heads: list[bytes] = field(init=False, repr=False)
+    _pairs: list[int] = field(init=False, repr=False)
+    _new: bytes = field(init=False, repr=False)
+    _refreshed: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        prefixes = [
+            b"turn/realm/%b/user/%d:user%06d/allocation/"
+            % (self.realms[user % len(self.realms)], 1_999_999_999, user)
+            for user in range(self.users)
+        ]
+        # Where each open session's channels begin; its id follows when it begins.
+        self._heads = [prefixes[slot % self.users] for slot in range(self.open_sessions)]
+        self._pairs = [0] * self.open_sessions
+        addresses = (
+            b", type=UDP, local=192.0.2.1:3478, remote=198.51.100.7:50000, ssl=NONE, cipher=NONE"
+        )
+        self._new = b"new lifetime=%d%b" % (self.lifetime_seconds, addresses)
+        self._refreshed = b"refreshed lifetime=%d%b" % (self.lifetime_seconds, addresses)
+
+    def describe(self) -> str:
+        return (
+            f"{self.open_sessions:,} open sessions of {self.users:,} users in"
+            f" {len(self.realms)} realms; whole lives (new, refresh, refresh 0, traffic x2,"
+            " deleted, total x2) and interims of open sessions, three to one"
+        )
+
+    def open(self) -> Iterator[list[Message]]:
+        """Begin all sessions that are to be open, some at a time."""
+        for first in range(0, self.open_sessions, GROUP_MESSAGES):
+            group = [
+                self._begin(slot)
+                for slot in range(first, min(first + GROUP_MESSAGES, self.open_sessions))
+            ]
+            self.messages += len(group)
+            yield group
+
+    def churn(self) -> Iterator[list[Message]]:
+        """Replace sessions, with interims between: groups of GROUP_MESSAGES, without end."""
+        size, half = self.open_sessions, self.open_sessions // 2
+        while True:
+            group: list[Message] = []
+            for _ in range(GROUP_LIVES):
+                slot = self._next
+                self._next = (slot + 1) % size
+                group += self._end(slot)
+                group.append(self._begin(slot))
+                middle = (slot + half) % size
+                group.append((self._channel(middle) + b"status", self._refreshed))
+            for _ in range(GROUP_INTERIMS):
+                slot = self._interim
+                self._interim = (slot + STRIDE) % size
+                group += self._traffic(slot)
+            self.messages += GROUP_MESSAGES
+            yield group
+
+    def close(self) -> Iterator[list[Message]]:
+        """End all open sessions."""
+        for slot in range(self.open_sessions):
+            group = self._end(slot)
+            self.messages += len(group)
+            yield group
+
+    @property
+    def open_now(self) -> int:
+        return self.started - self.ended
+
+    def expected(self) -> dict[str, int]:
+        """What the books must come to: the eight counters, sessions started and ended."""
+        names = ("packets", "bytes")
+        sums = {
+            f"{side}{way}_{name}": once[2 * place + index] * self.reports
+            for side, once in (("", CLIENT), ("peer_", PEER))
+            for place, way in enumerate(("received", "sent"))
+            for index, name in enumerate(names)
+        }
+        return {**sums, "sessions_started": self.started, "sessions_ended": self.ended}
+
+    def _channel(self, slot: int) -> bytes:
+        return self._heads[slot]
+
+    def _begin(self, slot: int) -> Message:
+        self.started += 1
+        head = self._heads[slot]
+        bare = head[: head.index(b"/allocation/") + 12]
+        number = slot % RELAY_THREADS * 10**15 + self.started
+        head = self._heads[slot] = b"%b%018d/" % (bare, number)
+        self._pairs[slot] = 0
+        return head + b"status", self._new
+
+    def _traffic(self, slot: int) -> list[Message]:
+        self.reports += 1
+        self._pairs[slot] += 1
+        head = self._heads[slot]
+        return [(head + b"traffic", _CLIENT_ONCE), (head + b"traffic/peer", _PEER_ONCE)]
+
+    def _end(self, slot: int) -> list[Message]:
+        self.ended += 1
+        head = self._heads[slot]
+        traffic = self._traffic(slot)
+        pairs = self._pairs[slot]
+        return [
+            (head + b"status", b"refreshed lifetime=0"),
+            *traffic,
+            (head + b"status", b"deleted"),
+            (head + b"total_traffic", counters(CLIENT, pairs)),
+            (head + b"total_traffic/peer", counters(PEER, pairs)),
+        ]
+
+
+_CLIENT_ONCE: Final = counters(CLIENT, 1)
+_PEER_ONCE: Final = counters(PEER, 1)

@@ -1,0 +1,89 @@
+"""The whole path: from PUBLISH to usage, everything on this machine, at a rate and at its limit.
+
+Publisher, Valkey, Postgres and the real processes `collect` and `schedule`, at their usual
+intervals. "Behind" is how long ago the oldest life was published that the usage does not show yet,
+looked at every second. In the end the books must equal what was published, to the byte and without
+a gap.
+"""
+
+from benchmarks.bed import made_bed
+from benchmarks.figures import Figure, Rounds
+from benchmarks.line import Line, Stretch
+from benchmarks.measure import say
+from benchmarks.scale import Scale
+from tests.servers import PostgresServer
+
+STEP_UP = 1.2
+LEAST_RATE = 1_000
+
+
+def run(server: PostgresServer, scale: Scale) -> list[Figure]:
+    with made_bed(server) as bed, Line(bed, scale) as line:
+        say(f"path: opening {scale.open_sessions:,} sessions")
+        line.fill()
+        figures = measure(line, scale)
+        line.check(line.end())
+    return figures
+
+
+def measure(line: Line, scale: Scale) -> list[Figure]:
+    """The wanted rate for the wanted time, and then the highest rate."""
+    rounds = Rounds("path")
+    say(f"path: {scale.rate:,.0f} events/s for {scale.seconds:.0f} s")
+    stretch = line.run(scale.rate, scale.seconds)
+    add(rounds, stretch, scale)
+    rounds.add("time to catch up afterwards", line.drain(), "s")
+    if scale.search_seconds:
+        rounds.add("highest rate that it holds", _search(line, scale, stretch), "events/s")
+    return rounds.figures()
+
+
+def add(rounds: Rounds, stretch: Stretch, scale: Scale) -> None:
+    """The figures of one stretch."""
+    rounds.add(
+        "rate, published", stretch.rate, "events/s", target=0.98 * scale.rate, bound="at least"
+    )
+    rounds.add("usage behind, most", stretch.most_behind, "s", target=scale.most_behind_seconds)
+    rounds.add("usage behind, usually", stretch.usually_behind, "s")
+    rounds.add("settling behind, most", max(stretch.settled_behind), "s")
+    add_cpu(rounds, stretch)
+    rounds.add("cores at work", sum(stretch.cpu.values()) / stretch.seconds, "")
+    for kind, sizes in stretch.resident.items():
+        rounds.add(f"memory, {kind}", max(sizes) / 1e6, "MB")
+
+
+def add_cpu(rounds: Rounds, stretch: Stretch) -> None:
+    """CPU time for each message, by kind of process and in all."""
+    for kind in stretch.cpu:
+        rounds.add(f"CPU, {kind}", stretch.micro(kind), "us/event")
+    rounds.add("CPU, all of it", sum(map(stretch.micro, stretch.cpu)), "us/event")
+
+
+def holds(stretch: Stretch, scale: Scale) -> bool:
+    """Whether the rate was reached and usage was never too far behind."""
+    return (
+        stretch.most_behind <= scale.most_behind_seconds and stretch.rate >= 0.97 * stretch.wanted
+    )
+
+
+def _search(line: Line, scale: Scale, first: Stretch) -> float:
+    """The highest rate of a ladder of steps that holds; 0.0 when none does."""
+    held = first.wanted if holds(first, scale) else 0.0
+    rate = first.wanted
+    while True:
+        rate = rate * STEP_UP if held else rate / STEP_UP
+        if rate < LEAST_RATE:
+            return 0.0
+        stretch = line.run(rate, scale.search_seconds)
+        line.drain()
+        verdict = "holds" if holds(stretch, scale) else "does not hold"
+        say(
+            f"path: {rate:,.0f} events/s {verdict}: {stretch.rate:,.0f} published,"
+            f" {stretch.most_behind:.1f} s behind"
+        )
+        if holds(stretch, scale):
+            if not held and rate < first.wanted:
+                return rate
+            held = rate
+        elif held:
+            return held

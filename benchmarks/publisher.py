@@ -1,0 +1,206 @@
+"""The publisher: the mix sent to a Redis at a steady rate, as cheaply as Python can.
+
+A process of its own: ``python -m benchmarks.publisher --port 6379 --open 100000``. A line on its
+standard input sets the rate from now on in messages a second (0 pauses), the end of input ends it.
+Each status is SET or deleted too, as coturn does; only what is published counts as a message.
+
+On standard output it prints one line of JSON ten times a second, and a last one: the time, how many
+messages and lives were sent until then, and at the end what the books must come to. A machine that
+can't keep up is not flooded afterwards: what was due and could not be sent is left out of the rate.
+"""
+
+import argparse
+import json
+import select
+import socket
+import subprocess
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, Self
+
+from benchmarks.mix import Message, Mix
+from tests.live.service import ROOT
+
+TICK_SECONDS: Final = 0.01
+TELL_SECONDS: Final = 0.1
+LONGEST_DEBT_SECONDS: Final = 0.2
+
+
+def resp(messages: Sequence[Message]) -> bytes:
+    """The commands of messages as coturn sends them: SET or DEL, then PUBLISH."""
+    parts: list[bytes] = []
+    for channel, payload in messages:
+        if payload == b"deleted":
+            parts.append(b"*2\r\n$3\r\nDEL\r\n$%d\r\n%b\r\n" % (len(channel), channel))
+        elif channel.endswith(b"/status"):
+            parts.append(
+                b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+                % (len(channel), channel, len(payload), payload)
+            )
+        parts.append(
+            b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+            % (len(channel), channel, len(payload), payload)
+        )
+    return b"".join(parts)
+
+
+@dataclass(slots=True)
+class _Pace:
+    """How many messages are due: a bucket that fills at the rate, and holds little."""
+
+    rate: float = 0.0
+    due: float = 0.0
+    at: float = field(default_factory=time.monotonic)
+
+    def fill(self) -> None:
+        now = time.monotonic()
+        self.due = min(
+            self.due + (now - self.at) * self.rate, self.rate * max(LONGEST_DEBT_SECONDS, 0)
+        )
+        self.at = now
+
+
+def publish(port: int, mix: Mix) -> None:
+    """Send until standard input ends, at the rate that it says."""
+    groups = chain(mix.open(), mix.churn())
+    pace = _Pace()
+    told_at = 0.0
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        while True:
+            if select.select([sys.stdin], [], [], TICK_SECONDS)[0]:
+                line = sys.stdin.readline()
+                if not line:
+                    break
+                pace.rate, pace.due = float(line), 0.0
+            pace.fill()
+            batch: list[Message] = []
+            while len(batch) < pace.due:
+                batch += next(groups)
+            pace.due -= len(batch)
+            if batch:
+                connection.sendall(resp(batch))
+            _read_answers(connection)
+            if time.monotonic() - told_at >= TELL_SECONDS:
+                told_at = time.monotonic()
+                _tell(mix)
+        connection.shutdown(socket.SHUT_WR)
+        while _receive(connection):
+            pass
+    _tell(mix, expected=mix.expected())
+
+
+def _tell(mix: Mix, **more: object) -> None:
+    row = {"at": time.time(), "messages": mix.messages, "started": mix.started, **more}
+    print(json.dumps(row), flush=True)
+
+
+def _read_answers(connection: socket.socket) -> None:
+    while select.select([connection], [], [], 0)[0]:
+        _receive(connection)
+
+
+def _receive(connection: socket.socket) -> bytes:
+    answers = connection.recv(1 << 18)
+    if b"-" in answers:
+        raise SystemExit(f"Redis refuses: {answers[:200]!r}")
+    return answers
+
+
+class Publisher:
+    """A publisher at work in its own process, and what it told so far."""
+
+    def __init__(
+        self, home: Path, name: str, port: int, *, open_sessions: int, users: int, realms: str = ""
+    ) -> None:
+        self._told = home / f"publisher-{name}.jsonl"
+        command = [sys.executable, "-m", "benchmarks.publisher", "--port", str(port)]
+        command += ["--open", str(open_sessions), "--users", str(users), "--realms", realms]
+        with self._told.open("wb") as told:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=told)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def at_rate(self, messages_a_second: float) -> None:
+        """Go on at this rate; 0 pauses."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"%d\n" % messages_a_second)
+        self.process.stdin.flush()
+
+    def timeline(self) -> "Timeline":
+        return Timeline.read(self._told)
+
+    def end(self) -> dict[str, int]:
+        """End it; returns what the books must come to."""
+        if self.process.stdin is not None and not self.process.stdin.closed:
+            self.process.stdin.close()
+        assert self.process.wait(60) == 0, "the publisher failed"
+        return self.timeline().expected
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """How many messages and lives had been sent at which time."""
+
+    at: list[float]
+    messages: list[int]
+    started: list[int]
+    expected: dict[str, int]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        rows = list(_rows(path))
+        return cls(
+            [row["at"] for row in rows],
+            [row["messages"] for row in rows],
+            [row["started"] for row in rows],
+            rows[-1].get("expected", {}) if rows else {},
+        )
+
+    def behind(self, now: float, started: int) -> float:
+        """How long ago the first life was sent that is not among so many; 0.0 when all are."""
+        place = bisect_right(self.started, started)
+        if place == len(self.at):
+            return 0.0
+        return max(0.0, now - self.at[place])
+
+    def sent(self, since: float, until: float) -> int:
+        """Messages sent between two times."""
+        first, last = bisect_right(self.at, since), bisect_right(self.at, until)
+        return self.messages[last - 1] - self.messages[first - 1] if first and last else 0
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):  # the last may be half written
+            yield json.loads(line)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    arguments.add_argument("--port", type=int, required=True)
+    arguments.add_argument("--open", type=int, required=True)
+    arguments.add_argument("--users", type=int, required=True)
+    arguments.add_argument("--realms", default="", help="comma-separated; else the mix's own")
+    given = arguments.parse_args()
+    mix = Mix(given.open, given.users)
+    if given.realms:
+        mix = Mix(given.open, given.users, given.realms.encode().split(b","))
+    publish(given.port, mix)
+
+
+if __name__ == "__main__":
+    main()

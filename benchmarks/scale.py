@@ -1,0 +1,73 @@
+"""How much each part does: the whole run, and a quick form of it that shows that it works.
+
+Owns the sizes, and nothing that happens with them.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """Sizes of the parts. All rates are messages a second.
+
+    job_seconds: between two runs of settling, and of the roll-up. sample_seconds: between two looks
+    at how far the books are.
+    messages: a burst for capture. events: of the mix, for load and settle, in steps of step_events.
+    rows: of an export. rate, seconds: the whole path; search_seconds: a step of the search for its
+    limit, 0 for none. day_reports: a day of history; reports: the largest history. many_sessions:
+    open ones where memory is measured.
+    """
+
+    rounds: int = 3
+    job_seconds: float = 2.0
+    sample_seconds: float = 1.0
+    open_sessions: int = 100_000
+    users: int = 50_000
+    messages: int = 1_000_000
+    events: int = 500_000
+    step_events: int = 50_000
+    rows: int = 500_000
+    rate: float = 25_000
+    fill_rate: float = 20_000
+    seconds: float = 300.0
+    search_seconds: float = 60.0
+    most_behind_seconds: float = 10.0
+    many_sessions: int = 1_000_000
+    memory_seconds: float = 60.0
+    sources: tuple[int, ...] = (1, 2, 4)
+    sources_rate: float = 8_000
+    sources_seconds: float = 40.0
+    day_reports: int = 1_000_000
+    day_users: int = 30_000
+    reports: int = 10_000_000
+    growth_events: int = 200_000
+    growth_open_sessions: int = 50_000
+
+
+WHOLE: Final = Scale()
+QUICK: Final = Scale(
+    rounds=1,
+    job_seconds=0.2,
+    sample_seconds=0.2,
+    open_sessions=1_000,
+    users=500,
+    messages=20_000,
+    events=6_400,
+    step_events=3_200,
+    rows=5_000,
+    rate=1_000,
+    fill_rate=2_000,
+    seconds=3.0,
+    search_seconds=0.0,
+    many_sessions=2_000,
+    memory_seconds=2.0,
+    sources=(1, 2),
+    sources_rate=500,
+    sources_seconds=2.0,
+    day_reports=6_400,
+    day_users=200,
+    reports=19_200,
+    growth_events=3_200,
+    growth_open_sessions=500,
+)

@@ -1,0 +1,85 @@
+"""Settle and roll up: the mix in steps, as the scheduler takes it, beside one GROUP BY of it.
+
+Each step loads some two seconds' worth, settles and rolls up. The limit sums the same reports by
+realm, user and hour. Then a feed's numbering, and the end of sessions that nobody heard of again.
+CPU time is that of the jobs (this process) and of Postgres with all its processes.
+"""
+
+from accounting.jobs.feed import number_feed
+from accounting.model.counters import COUNTERS
+from benchmarks.bed import Bed, made_bed
+from benchmarks.figures import Figure, Rounds
+from benchmarks.heard import Heard, some
+from benchmarks.load import START, STEP_US
+from benchmarks.measure import Span, say, take
+from benchmarks.mix import Mix
+from benchmarks.scale import Scale
+from tests.servers import PostgresServer
+
+GROUP_BY = """
+SELECT realm_id, user_key, date_trunc('hour', received_at), count(*), sum(received_packets),
+    sum(received_bytes), sum(sent_packets), sum(sent_bytes)
+FROM accounting.reports WHERE position > %(after)s GROUP BY 1, 2, 3
+"""
+SECONDS_TO_EXPIRY = 700
+
+
+def run(server: PostgresServer, scale: Scale) -> list[Figure]:
+    rounds = Rounds("settle")
+    for number in range(scale.rounds):
+        say(f"settle: round {number + 1} of {scale.rounds}")
+        with made_bed(server) as bed:
+            _measure(bed, scale, rounds)
+    return rounds.figures()
+
+
+def check(bed: Bed, mix: Mix) -> None:
+    """All usage that the mix made is in the books, to the byte."""
+    wanted = mix.expected()
+    for view in ("user_usage_hourly", "user_usage_monthly", "realm_usage_monthly"):
+        assert bed.sums(view, wanted) == list(wanted.values()), view
+    assert bed.sums("sessions", COUNTERS) == [wanted[name] for name in COUNTERS]
+
+
+def _measure(bed: Bed, scale: Scale, rounds: Rounds) -> None:
+    books = bed.books()
+    mix = Mix(scale.open_sessions, scale.users)
+    heard = Heard.since(books.spool(), START)
+    heard.hear(mix.open(), STEP_US)
+    books.account()
+    number_feed(books.engine)
+    opened, churn, events = mix.messages, mix.churn(), 0
+    bed.settle_down()
+    settling, rolling, feeding = Span(), Span(), Span()
+    while events < scale.events:
+        events += heard.hear(some(churn, scale.step_events), STEP_US)
+        books.load()
+        with settling.measured(bed.server.pid):
+            books.settle()
+        with rolling.measured(bed.server.pid):
+            books.rollup()
+        with feeding.measured(bed.server.pid):
+            number_feed(books.engine)
+    check(bed, mix)
+    grouping = take(bed.server.pid, lambda: bed.query(GROUP_BY, {"after": opened}))
+    alive = mix.open_now
+    heard.wait(SECONDS_TO_EXPIRY)
+    books.load()
+    expiring = take(bed.server.pid, books.settle)
+    (ended,) = bed.query("SELECT count(*) FROM accounting.sessions WHERE end_cause = 'expired'")
+    assert ended == (alive,)
+    books.close()
+
+    micro = 1e6 / events
+    both = settling.postgres + rolling.postgres
+    rounds.add("rate, settle and roll-up", events / (settling.wall + rolling.wall), "events/s")
+    rounds.add("CPU, Postgres, settle and roll-up", both * micro, "us/event", target=10.0)
+    rounds.add("CPU, Postgres, settle", settling.postgres * micro, "us/event")
+    rounds.add("CPU, Postgres, roll-up", rolling.postgres * micro, "us/event")
+    rounds.add("CPU, Postgres, feed", feeding.postgres * micro, "us/event")
+    rounds.add("CPU, jobs, settle", settling.client * micro, "us/event")
+    rounds.add("CPU, jobs, roll-up", rolling.client * micro, "us/event")
+    rounds.add("limit: CPU, Postgres, one GROUP BY", grouping.postgres * micro, "us/event")
+    rounds.add("CPU ratio", both / max(grouping.postgres, 0.01), "", limit="one GROUP BY")
+    rounds.add("expiry: CPU, Postgres", expiring.postgres * 1e6 / alive, "us/session")
+    rounds.add("expiry: CPU, jobs", expiring.client * 1e6 / alive, "us/session")

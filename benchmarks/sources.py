@@ -1,0 +1,34 @@
+"""Several sources, each with its publisher, Valkey and collector, into one Postgres.
+
+The same rate in all, shared by one, two and four: what an event costs must not depend on how many
+sources bring it. Then more machines add up until one Postgres is full.
+"""
+
+from benchmarks.bed import made_bed
+from benchmarks.figures import Figure, Rounds
+from benchmarks.line import Line
+from benchmarks.measure import say
+from benchmarks.path import add_cpu
+from benchmarks.scale import Scale
+from tests.servers import PostgresServer
+
+
+def run(server: PostgresServer, scale: Scale) -> list[Figure]:
+    figures: list[Figure] = []
+    for count in scale.sources:
+        say(f"sources: {count}")
+        with made_bed(server) as bed, Line(bed, scale, sources=count) as line:
+            line.fill()
+            figures += measure(line, scale, count)
+            line.check(line.end())
+    return figures
+
+
+def measure(line: Line, scale: Scale, count: int) -> list[Figure]:
+    """What so many sources cost at the rate that they share."""
+    rounds = Rounds(f"sources, {count}")
+    stretch = line.run(scale.sources_rate, scale.sources_seconds)
+    rounds.add("rate, published", stretch.rate, "events/s")
+    rounds.add("usage behind, most", stretch.most_behind, "s")
+    add_cpu(rounds, stretch)
+    return rounds.figures()

@@ -1,0 +1,144 @@
+"""`make bench` in small: every part runs, the books come to what was published, JSON is JSON.
+
+Nothing is timed here. The parts themselves compare the books with what they published.
+"""
+
+import json
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from benchmarks import memory, path, sources
+from benchmarks.__main__ import PARTS, arguments, chosen_scale, measure
+from benchmarks.bed import made_bed
+from benchmarks.figures import Figure, json_line, side_by_side, table
+from benchmarks.line import Line
+from benchmarks.mix import GROUP_MESSAGES, Mix
+from benchmarks.publisher import Timeline
+from benchmarks.scale import QUICK, WHOLE, Scale
+from tests.servers import PostgresServer
+
+TINY: Final[Scale] = replace(
+    QUICK,
+    open_sessions=200,
+    users=100,
+    messages=2_000,
+    events=640,
+    step_events=320,
+    rows=100,
+    seconds=0.5,
+    many_sessions=200,
+    memory_seconds=0.5,
+    sources=(2,),
+    sources_seconds=0.5,
+    day_reports=640,
+    day_users=50,
+    reports=1_280,
+    growth_events=320,
+    growth_open_sessions=50,
+)
+
+
+LIVE: Final = ("path", "memory", "sources")
+"""Parts that need the service's processes: they share one set of them here."""
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS if part not in LIVE])
+def test_part_runs_and_conserves(postgres_server: PostgresServer, part: str) -> None:
+    check(PARTS[part](postgres_server, TINY))
+
+
+def test_live_parts_run_and_conserve(postgres_server: PostgresServer) -> None:
+    with made_bed(postgres_server) as bed, Line(bed, TINY, sources=2) as line:
+        line.fill()
+        check(path.measure(line, TINY))
+        check(memory.measure(line, TINY))
+        check(sources.measure(line, TINY, 2))
+        line.check(line.end())
+
+
+def check(figures: list[Figure]) -> None:
+    assert figures
+    for figure in figures:
+        assert len(figure.values) == TINY.rounds
+        assert json.loads(json_line(figure.as_json()))["figure"] == figure.name
+
+
+def test_run_prints_a_table_and_writes_a_line_for_each_figure(
+    postgres_server: PostgresServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = tmp_path / "bench.jsonl"
+    measure(postgres_server, ["load"], TINY, lines)
+    printed = capsys.readouterr().out
+    about, *figures = map(json.loads, lines.read_text().splitlines())
+    assert "fsync" in about["postgres"]
+    assert "synchronous_commit" in about["postgres"]
+    assert "three to one" in about["mix"]
+    assert figures
+    for figure in figures:
+        assert figure["part"] == "load"
+        assert f"| {figure['figure']}" in printed
+
+
+def test_sizes_can_be_chosen_on_the_command_line() -> None:
+    given = arguments().parse_args(
+        ["--quick", "--rounds", "2", "--reports", "100000000", "--rate", "50000"]
+    )
+    assert chosen_scale(given) == replace(QUICK, rounds=2, reports=100_000_000, rate=50_000.0)
+    assert chosen_scale(arguments().parse_args([])) == WHOLE
+
+
+def test_mix_is_whole_lives_and_interims_three_to_one() -> None:
+    mix = Mix(open_sessions=100, users=30)
+    opened = [message for group in mix.open() for message in group]
+    groups = list(islice(mix.churn(), 50))
+    churned = [message for group in groups for message in group]
+    assert len(opened) == 100
+    assert {len(group) for group in groups} == {GROUP_MESSAGES}
+    starts = sum(payload.startswith(b"new") for _, payload in churned)
+    deleted = sum(payload == b"deleted" for _, payload in churned)
+    interims = sum(channel.endswith((b"/traffic", b"/traffic/peer")) for channel, _ in churned)
+    assert starts == deleted == mix.ended == mix.started - 100
+    # A life's last two reports of traffic are its own.
+    assert 8 * starts == 3 * (interims - 2 * starts) == len(churned) * 3 // 4
+    assert mix.messages == len(opened) + len(churned)
+
+
+def test_mix_ends_every_session_that_it_began() -> None:
+    mix = Mix(open_sessions=20, users=7)
+    messages = [m for group in (*mix.open(), *islice(mix.churn(), 9), *mix.close()) for m in group]
+    begun = {c for c, payload in messages if payload.startswith(b"new")}
+    assert {c for c, payload in messages if payload == b"deleted"} == begun
+    assert mix.started == mix.ended == len(begun)
+    assert mix.messages == len(messages)
+
+
+def test_usage_is_as_far_behind_as_the_oldest_life_that_it_lacks() -> None:
+    timeline = Timeline([10.0, 11.0, 12.0], [8, 80, 160], [1, 10, 20], {})
+    assert timeline.behind(15.0, 20) == 0.0
+    assert timeline.behind(15.0, 19) == 3.0
+    assert timeline.behind(15.0, 10) == 3.0
+    assert timeline.behind(15.0, 0) == 5.0
+
+
+def test_figure_meets_its_target_by_its_median() -> None:
+    figure = Figure(part="p", name="n", unit="us", values=[1.0, 9.0, 2.0], target=2.0)
+    assert figure.is_met
+    assert not Figure(
+        part="p", name="n", unit="", values=[0.4], target=0.5, bound="at least"
+    ).is_met
+    assert table([figure]).splitlines()[-1].split("|")[3:6] == [
+        f" {value} ".rjust(width) for value, width in (("2.00", 8), ("1.00", 6), ("9.00", 6))
+    ]
+
+
+def test_sizes_stand_in_columns_with_the_ratio_of_the_last_to_the_first() -> None:
+    figures = [
+        Figure(part=part, name="cost", unit="us", values=[value])
+        for part, value in (("one", 2.0), ("two", 3.0))
+    ]
+    last = side_by_side(figures).splitlines()[-1]
+    assert [cell.strip() for cell in last.split("|")[1:-1]] == ["cost, us", "2.00", "3.00", "1.50"]
