@@ -29,7 +29,7 @@ from benchmarks import (
     storage,
 )
 from benchmarks.bed import durable_postgres, server_settings
-from benchmarks.figures import Figure, json_line, side_by_side, table
+from benchmarks.figures import Figure, json_line, shown
 from benchmarks.measure import say
 from benchmarks.mix import Mix
 from benchmarks.scale import QUICK, WHOLE, Scale
@@ -47,7 +47,6 @@ PARTS: Final[Mapping[str, Part]] = {
     "growth": growth.run,
     "path": path.run,
 }
-IN_COLUMNS: Final = ("growth", "sources")
 
 
 def main() -> None:
@@ -71,8 +70,7 @@ def measure(
     for name in parts:
         say(f"{name} ...")
         figures = PARTS[name](server, scale)
-        show = side_by_side if name in IN_COLUMNS else table
-        print(f"\n{name}\n\n{show(figures)}", flush=True)
+        print(f"\n{name}\n\n{shown(figures)}", flush=True)
         if json_lines:
             with json_lines.open("a") as lines:
                 lines.writelines(f"{json_line(figure.as_json())}\n" for figure in figures)
@@ -82,6 +80,7 @@ def describe(server: PostgresServer, scale: Scale) -> dict[str, Any]:
     """The machine, the server and the mix: without them figures say little."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "memory": f"{memory_bytes / 2**30:.0f} GiB",
         "python": platform.python_version(),
@@ -89,6 +88,12 @@ def describe(server: PostgresServer, scale: Scale) -> dict[str, Any]:
         "mix": Mix(scale.open_sessions, scale.users).describe(),
         "rounds": scale.rounds,
     }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def arguments() -> argparse.ArgumentParser:

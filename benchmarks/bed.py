@@ -71,6 +71,11 @@ class Bed:
         (row,) = self.query(f"SELECT {sums} FROM reporting.{view}")  # noqa: S608
         return [int(value) for value in row]
 
+    def wal_bytes(self) -> int:
+        """How much Postgres has written into its log so far."""
+        (row,) = self.query("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint")
+        return int(row[0])
+
     def settle_down(self) -> None:
         """Let what was written before be the past: statistics, and dirty pages on the disk."""
         self.query("VACUUM ANALYZE")

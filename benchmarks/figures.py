@@ -41,6 +41,18 @@ class Figure:
             return self.median <= self.target
         return self.median >= self.target
 
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Figure":
+        return cls(
+            part=row["part"],
+            name=row["figure"],
+            unit=row["unit"],
+            values=row["rounds"],
+            limit=row["limit"],
+            target=row["target"],
+            bound=row["bound"] or "at most",
+        )
+
     def as_json(self) -> dict[str, Any]:
         return {
             "part": self.part,
@@ -87,6 +99,12 @@ class Rounds:
 def table(figures: Iterable[Figure]) -> str:
     """The figures as a table, which is one in Markdown too."""
     return _lay_out(HEADINGS, [_cells(figure) for figure in figures], right=range(2, 5))
+
+
+def shown(figures: Sequence[Figure]) -> str:
+    """The figures as they read best: of one part in rows, of several in columns."""
+    one_part = len({figure.part for figure in figures}) == 1
+    return table(figures) if one_part else side_by_side(figures)
 
 
 def side_by_side(figures: Sequence[Figure]) -> str:

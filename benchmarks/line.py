@@ -50,7 +50,10 @@ class Sample:
 
 @dataclass(slots=True)
 class Stretch:
-    """What a stretch at one rate came to. ``cpu``: seconds by kind of process."""
+    """What a stretch at one rate came to. ``cpu``: seconds by kind of process.
+
+    ``wal_bytes``: what Postgres wrote into its log, a little of what came before included.
+    """
 
     wanted: float
     seconds: float
@@ -58,6 +61,7 @@ class Stretch:
     behind: list[float]
     settled_behind: list[float]
     cpu: dict[str, float]
+    wal_bytes: int = 0
     resident: dict[str, list[int]] = field(default_factory=dict)
 
     @property
@@ -176,6 +180,7 @@ class Line:
     def run(self, rate: float, seconds: float) -> Stretch:
         """Publish at a rate in all for so long, or until it is hopelessly behind."""
         first, before, began = len(self._samples), self._cpu(), time.time()
+        log = self._bed.wal_bytes()
         self._at_rate(rate)
         deadline = time.monotonic() + seconds
         told = 0
@@ -198,6 +203,7 @@ class Line:
             behind=[_behind(lines, sample) for sample in samples],
             settled_behind=[sample.at - sample.settled_until for sample in samples],
             cpu={kind: after[kind] - before[kind] for kind in after},
+            wal_bytes=self._bed.wal_bytes() - log,
             resident={
                 kind: [sample.resident[kind] for sample in samples] for kind in samples[0].resident
             },

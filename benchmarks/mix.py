@@ -1,9 +1,9 @@
 """The mix that everything is measured with, as coturn would publish it.
 
-A number of sessions is open. One after the other is replaced: its life ends and another begins in
-its place. A life is eight messages (new, refreshed, refreshed lifetime=0, traffic and traffic/peer,
-deleted, total_traffic and total_traffic/peer); for three messages of lives comes one interim of
-some open session, client and peer side in turn. Users have several sessions each.
+A number of sessions is open. One after the other is replaced: its life ends, and one of the next
+user begins in its place. A life is eight messages (new, refreshed, refreshed lifetime=0, traffic
+and traffic/peer, deleted, total_traffic and total_traffic/peer); for three messages of lives comes
+one interim of some open session, client and peer side in turn.
 
 Pure: the same arguments give the same messages. All counters are the same in every report of a
 side, so that the sums are known by counting.
@@ -49,19 +49,19 @@ class Mix:
     messages: int = 0
     _next: int = 0
     _interim: int = 0
+    _prefixes: list[bytes] = field(init=False, repr=False)
     _heads: list[bytes] = field(init=False, repr=False)
     _pairs: list[int] = field(init=False, repr=False)
     _new: bytes = field(init=False, repr=False)
     _refreshed: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        prefixes = [
+        self._prefixes = [
             b"turn/realm/%b/user/%d:user%06d/allocation/"
             % (self.realms[user % len(self.realms)], 1_999_999_999, user)
             for user in range(self.users)
         ]
-        # Where each open session's channels begin; its id follows when it begins.
-        self._heads = [prefixes[slot % self.users] for slot in range(self.open_sessions)]
+        self._heads = [b""] * self.open_sessions  # how each open session's channels begin
         self._pairs = [0] * self.open_sessions
         addresses = (
             b", type=UDP, local=192.0.2.1:3478, remote=198.51.100.7:50000, ssl=NONE, cipher=NONE"
@@ -97,7 +97,7 @@ class Mix:
                 group += self._end(slot)
                 group.append(self._begin(slot))
                 middle = (slot + half) % size
-                group.append((self._channel(middle) + b"status", self._refreshed))
+                group.append((self._heads[middle] + b"status", self._refreshed))
             for _ in range(GROUP_INTERIMS):
                 slot = self._interim
                 self._interim = (slot + STRIDE) % size
@@ -127,15 +127,11 @@ class Mix:
         }
         return {**sums, "sessions_started": self.started, "sessions_ended": self.ended}
 
-    def _channel(self, slot: int) -> bytes:
-        return self._heads[slot]
-
     def _begin(self, slot: int) -> Message:
+        prefix = self._prefixes[self.started % self.users]
         self.started += 1
-        head = self._heads[slot]
-        bare = head[: head.index(b"/allocation/") + 12]
         number = slot % RELAY_THREADS * 10**15 + self.started
-        head = self._heads[slot] = b"%b%018d/" % (bare, number)
+        head = self._heads[slot] = b"%b%018d/" % (prefix, number)
         self._pairs[slot] = 0
         return head + b"status", self._new
 

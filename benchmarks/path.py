@@ -48,6 +48,7 @@ def add(rounds: Rounds, stretch: Stretch, scale: Scale) -> None:
     rounds.add("settling behind, most", max(stretch.settled_behind), "s")
     add_cpu(rounds, stretch)
     rounds.add("cores at work", sum(stretch.cpu.values()) / stretch.seconds, "")
+    rounds.add("Postgres' log", stretch.wal_bytes / max(stretch.sent, 1), "B/event")
     for kind, sizes in stretch.resident.items():
         rounds.add(f"memory, {kind}", max(sizes) / 1e6, "MB")
 

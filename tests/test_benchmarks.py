@@ -17,6 +17,7 @@ from benchmarks.bed import made_bed
 from benchmarks.figures import Figure, json_line, side_by_side, table
 from benchmarks.line import Line
 from benchmarks.mix import GROUP_MESSAGES, Mix
+from benchmarks.page import filled
 from benchmarks.publisher import Timeline
 from benchmarks.scale import QUICK, WHOLE, Scale
 from tests.servers import PostgresServer
@@ -142,3 +143,18 @@ def test_sizes_stand_in_columns_with_the_ratio_of_the_last_to_the_first() -> Non
     ]
     last = side_by_side(figures).splitlines()[-1]
     assert [cell.strip() for cell in last.split("|")[1:-1]] == ["cost, us", "2.00", "3.00", "1.50"]
+
+
+def test_figures_of_a_run_stand_on_the_page_and_others_stay() -> None:
+    page = (
+        "# A\n<!-- figures: about -->\n<!-- end -->\n<!-- figures: load -->\nold\n<!-- end -->\n"
+        "<!-- figures: path -->\nkept\n<!-- end -->\nafter\n"
+    )
+    figure = Figure(part="load", name="rate", unit="events/s", values=[5.0, 7.0, 6.0], target=9.0)
+    assert Figure.from_json(json.loads(json_line(figure.as_json()))) == figure
+    result = filled(page, [{"cores": 2}, figure.as_json()])
+    assert result == (
+        "# A\n<!-- figures: about -->\n- cores: 2\n<!-- end -->\n<!-- figures: load -->\n"
+        f"{table([figure])}\n<!-- end -->\n"
+        "<!-- figures: path -->\nkept\n<!-- end -->\nafter\n"
+    )

@@ -1,0 +1,54 @@
+"""Puts the figures of a run into docs/performance.md, between the marks that name their parts.
+
+    python -m benchmarks.page bench.jsonl
+
+A part that the run has no figures of keeps those that stand there.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.figures import Figure, shown
+from tests.live.service import ROOT
+
+PAGE: Final = ROOT / "docs/performance.md"
+BLOCK: Final = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(page: str, rows: Iterable[dict[str, Any]]) -> str:
+    """The page with the figures of these rows, which are the lines of a run's JSON."""
+    about: dict[str, Any] = {}
+    parts: dict[str, list[Figure]] = {}
+    for row in rows:
+        if "figure" not in row:
+            about = row
+            continue
+        figure = Figure.from_json(row)
+        parts.setdefault(figure.part.partition(",")[0], []).append(figure)
+
+    def block(match: re.Match[str]) -> str:
+        opening, name, closing = match.groups()
+        if name == "about" and about:
+            lines = "\n".join(f"- {key}: {value}" for key, value in about.items())
+            return f"{opening}{lines}\n{closing}"
+        if name in parts:
+            return f"{opening}{shown(parts[name])}\n{closing}"
+        return match[0]
+
+    return BLOCK.sub(block, page)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    arguments.add_argument("lines", type=Path, help="what `python -m benchmarks --json` wrote")
+    given = arguments.parse_args()
+    rows = map(json.loads, given.lines.read_text().splitlines())
+    PAGE.write_text(filled(PAGE.read_text(), rows))
+
+
+if __name__ == "__main__":
+    main()
