@@ -1,6 +1,7 @@
 """The commands that bill: ``period list|close``, ``statement``, ``adjust``."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Final
@@ -10,9 +11,9 @@ import typer
 
 from accounting import service
 from accounting.config import Settings
-from accounting.errors import NotYet, UsageError
+from accounting.errors import NotAllowed, NotYet, UsageError
 from accounting.jobs.adjust import adjust_by_hand
-from accounting.jobs.close import Closed, close_period
+from accounting.jobs.close import Closed, close_period, find_realm
 from accounting.model.statements import Cutoff
 from accounting.store import migrations, reporting
 from accounting.store.database import lost_connections
@@ -172,7 +173,9 @@ def _adjust_command(settings: Callable[[], Settings]) -> Callable[..., None]:
                 reason=from_argument(reason),
                 author=from_argument(author),
             )
-        write(f"{made}\n")
+        if not made.is_new:
+            warn("posted before, word for word: not posted again; another reason makes it another")
+        write(f"{made.adjustment_id}\n")
 
     return adjust
 
@@ -183,7 +186,17 @@ def _periods(settings: Settings, realm: str | None) -> list[Mapping[str, Any]]:
         lost_connections(),
         engine.connect() as connection,
     ):
-        return list(reporting.rows(connection, reporting.periods(realm)))
+        rows = list(reporting.rows(connection, reporting.periods(realm)))
+    if realm is not None and not rows:
+        # Which realms are known is the writer's to see.
+        with (
+            suppress(NotAllowed),
+            service.database(settings, service.WRITER) as engine,
+            lost_connections(),
+            engine.connect() as connection,
+        ):
+            find_realm(connection, realm)
+    return rows
 
 
 def _closed(made: Closed, *, dry_run: bool) -> str:

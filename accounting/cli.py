@@ -282,7 +282,7 @@ def realm_set(
     ] = None,
     anchor_day: Annotated[
         int | None,
-        typer.Option("--anchor-day", min=1, max=28, help="Day on which billing periods begin."),
+        typer.Option("--anchor-day", min=1, max=31, help="Day on which billing periods begin."),
     ] = None,
     grace: Annotated[
         int | None,

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterator
 from types import TracebackType
 from typing import Final, Self, TypeVar
+from uuid import uuid4
 
 from accounting.errors import AccountingError, ConnectionLost
 from accounting.store.feed_reader import Event, FeedReader
@@ -50,6 +51,7 @@ class Feed:
         self._poll_seconds = poll_seconds
         self._reader: FeedReader | None = None
         self._stop = threading.Event()
+        self._worker = uuid4().hex
 
     def __enter__(self) -> Self:
         return self
@@ -136,7 +138,10 @@ class Feed:
                 return
 
     def _advance(self, consumer: str, from_seq: int, to_seq: int) -> None:
-        if not self._patiently(lambda reader: reader.advance(consumer, from_seq, to_seq)):
+        def move(reader: FeedReader) -> bool:
+            return reader.advance(consumer, from_seq, to_seq, self._worker)
+
+        if not self._patiently(move):
             raise ConsumerMoved(
                 f"consumer {consumer!r} is not at {from_seq} any more: "
                 "another worker consumes under that name"

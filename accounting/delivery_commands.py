@@ -63,7 +63,11 @@ def _feed_command(settings: Callable[[], Settings]) -> Callable[..., None]:
     def feed(
         consumer: Annotated[
             str | None,
-            typer.Option("--consumer", help="Only what this consumer has not had, and move it on."),
+            typer.Option(
+                "--consumer",
+                parser=from_argument,
+                help="Only what this consumer has not had, and move it on.",
+            ),
         ] = None,
         after: Annotated[
             int, typer.Option("--after", min=0, help="Without a consumer: after this number.")

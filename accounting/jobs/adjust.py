@@ -6,7 +6,7 @@ nothing twice. A correction by hand has a reason and an author, and stands outsi
 
 from collections.abc import Iterable, Mapping
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
@@ -20,6 +20,13 @@ from accounting.store.locks import lock, try_lock
 
 BATCH: Final = 1_000
 """Users' periods that are looked at in one transaction at the most."""
+
+
+class Corrected(NamedTuple):
+    """A correction by hand. ``is_new`` False: the same was posted before, and not again."""
+
+    adjustment_id: UUID
+    is_new: bool
 
 
 def adjust(engine: Engine, *, limit: int = BATCH) -> int:
@@ -57,14 +64,18 @@ def adjust_by_hand(
     *,
     reason: str,
     author: str,
-) -> UUID:
-    """Post a correction of a closed period; returns its adjustment_id.
+) -> Corrected:
+    """Post a correction of a closed period, once: the same in every word is not posted again.
 
     ``numbers``: signed, by counter, and ``session_microseconds``. Raises UsageError for a realm,
     period or user that is not known and for nothing to post, NotYet for a period not closed yet.
     """
     if not reason.strip() or not author.strip():
         raise UsageError("an adjustment needs a reason and an author: they are kept for ever")
+    if author.strip() == periods.AUTHOR:
+        raise UsageError(
+            f"'{periods.AUTHOR}' posts late usage: expected who decided this correction"
+        )
     if not any(numbers.values()):
         raise UsageError("nothing to adjust: name at least one number that is not 0")
     with lost_connections(), engine.begin() as connection:
@@ -77,6 +88,11 @@ def adjust_by_hand(
         user_key = periods.user_key(connection, realm_id, user)
         if user_key is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
+        before = periods.posted_by_hand(
+            connection, realm_id, period, user_key, numbers, reason, author
+        )
+        if before is not None:
+            return Corrected(before, is_new=False)
         posted_in = next(
             row.period
             for row in periods.find(connection, realm_id)
@@ -86,7 +102,7 @@ def adjust_by_hand(
             connection, realm_id, period, posted_in, user_key, numbers, reason, author
         )
         _tell(connection, [made])
-        return made
+        return Corrected(made, is_new=True)
 
 
 def _tell(connection: Connection, ids: Iterable[UUID]) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -46,6 +46,13 @@ class Format(StrEnum):
     CSV = "csv"
     JSON_LINES = "jsonl"
     PARQUET = "parquet"
+
+
+_SPELLINGS: Final = {
+    Format.CSV: Spelling.CSV,
+    Format.JSON_LINES: Spelling.JSON_LINES,
+    Format.PARQUET: Spelling.PLAIN,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,16 +203,15 @@ def _require_complete(rows: Exporting, selection: Selection) -> None:
 
 
 def _write(rows: Exporting, format_: Format, out: "_Digest", progress: Progress) -> int:
-    match format_:
-        case Format.PARQUET:
-            chunks = _watched(rows.copy(Spelling.PLAIN), progress)
-            return parquet.write_parquet(rows.columns, chunks, out)
-        case Format.CSV | Format.JSON_LINES:
-            is_csv = format_ is Format.CSV
-            spelling = Spelling.CSV if is_csv else Spelling.JSON_LINES
-            for chunk in _watched(rows.copy(spelling), progress):
-                out.write(chunk)
-            return rows.copied
+    # Closed before the transaction ends: a COPY that is left half read keeps its connection, and a
+    # rollback would wait for it for ever.
+    with closing(rows.copy(_SPELLINGS[format_])) as chunks:
+        watched = _watched(chunks, progress)
+        if format_ is Format.PARQUET:
+            return parquet.write_parquet(rows.columns, watched, out)
+        for chunk in watched:
+            out.write(chunk)
+        return rows.copied
 
 
 def _watched(chunks: Iterator[bytes], progress: Progress) -> Iterator[bytes]:

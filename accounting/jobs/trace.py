@@ -107,6 +107,8 @@ def trace(
         sessions = list(
             _sessions(connection, row, replaying.cutoff_of(connection, row.cutoff), found)
         )
+        if key is not None and not lines and not sessions:
+            raise UsageError(f"no user_key {key} has usage in period {period} of realm '{realm}'")
         return Trace(realm=realm, period=period, user_key=found, lines=lines, sessions=sessions)
 
 

@@ -1,10 +1,12 @@
 """The borders of a realm's billing periods. No other code computes one.
 
-A period runs from local midnight of the realm's anchor day to the next, by the rules in force:
+A period runs from local midnight of the realm's anchor day (the last day of a month that is too
+short for it) to the next, by the rules in force:
 changed rules end the period under way at their first border after they hold. Periods are
 half-open, contiguous, and named by their first local day.
 """
 
+from calendar import monthrange
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -80,9 +82,10 @@ def _borders(rules: RealmRules, time: int) -> Iterator[tuple[int, date, str]]:
 def _anchors(rule: RealmRule, since: int) -> Iterator[tuple[int, date]]:
     """Local midnights of the anchor day, by one rule, that are not before ``since``."""
     zone = ZoneInfo(rule.time_zone)
-    day = moment(since).astimezone(zone).date().replace(day=rule.anchor_day)
+    month = moment(since).astimezone(zone).date().replace(day=1)
     while True:
+        day = month.replace(day=min(rule.anchor_day, monthrange(month.year, month.month)[1]))
         instant = first_instant(zone, day)
         if instant >= since:
             yield instant, day
-        day = (day.replace(day=1) + timedelta(days=31)).replace(day=rule.anchor_day)
+        month = (month + timedelta(days=31)).replace(day=1)

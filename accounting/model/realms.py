@@ -12,7 +12,8 @@ from accounting.model.identity import UsernameRule
 class RealmRule:
     """What holds for a realm from ``holds_from`` on (microseconds since the epoch).
 
-    ``anchor_day``: the day of the month, 1 to 28, on which its billing periods begin.
+    ``anchor_day``: the day of the month, 1 to 31, on which its billing periods begin; where a
+    month is shorter, on its last day.
     ``grace_seconds``: how long past its lifetime a session is given before it counts as expired.
     """
 

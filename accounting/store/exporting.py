@@ -4,7 +4,7 @@ Owns which rows belong to a selection, and how each format spells a cell. The se
 formats; nothing here holds more than a few rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -24,7 +24,10 @@ CHUNK_BYTES: Final = 1 << 18
 
 # A spreadsheet takes a cell that begins so for a formula (OWASP, CSV injection). The quote that
 # defuses is itself escaped, so that whoever strips one from a text has the text again.
-_BEGINNINGS: Final = "=+-@\t\r\n'\uff1d\uff0b\uff0d\uff20"
+_BEGINNINGS: Final = "=+@\t\r\n'\uff1d\uff0b\uff0d\uff20-"
+# Where a comma stands in numbers, a spreadsheet begins a cell after these too, quoted or not.
+_SEPARATORS: Final = ";\t\r\n"
+_DEFUSED: Final = f"([{_SEPARATORS}])(?=[{_BEGINNINGS}])"
 
 
 class Kind(StrEnum):
@@ -157,8 +160,11 @@ class Exporting:
         assert row is not None
         return Totals(row[0], dict(zip(counts, map(Decimal, row[1:]), strict=True)))
 
-    def copy(self, spelling: Spelling) -> Iterator[bytes]:
-        """The selected rows in order, some at once, never part of one. Ends with the last row."""
+    def copy(self, spelling: Spelling) -> Generator[bytes]:
+        """The selected rows in order, some at once, never part of one. Ends with the last row.
+
+        Who stops before the end closes it: until then the connection is the COPY's.
+        """
         query = SQL("SELECT {} FROM {} WHERE {} ORDER BY {}").format(
             SQL(", ").join(_cell(one, spelling) for one in self.columns),
             self._view(),
@@ -263,9 +269,10 @@ def _cell(column: Column, spelling: Spelling) -> Composable:
     alias = Identifier(column.name)
     if spelling is Spelling.CSV and column.type == TEXT:
         return SQL(
-            "CASE WHEN {0} <> '' AND strpos({1}, left({0}, 1)) > 0 THEN '''' || {0} ELSE {0} END"
-            " AS {2}"
-        ).format(name, Literal(_BEGINNINGS), alias)
+            "CASE WHEN {0} <> '' AND strpos({1}, left({0}, 1)) > 0 THEN '''' ELSE '' END || "
+            "CASE WHEN translate({0}, {2}, '') <> {0} "
+            "THEN regexp_replace({0}, {3}, E'\\\\1''', 'g') ELSE {0} END AS {4}"
+        ).format(name, Literal(_BEGINNINGS), Literal(_SEPARATORS), Literal(_DEFUSED), alias)
     if spelling is Spelling.CSV and column.type == BOOL:
         return SQL("{}::text AS {}").format(name, alias)
     return SQL("{} AS {}").format(name, alias)

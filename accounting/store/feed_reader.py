@@ -18,7 +18,7 @@ SELECT seq, event_id, type, realm, payload, created_at
 FROM reporting.feed WHERE seq > %s ORDER BY seq LIMIT %s
 """
 _CURSOR: Final = "SELECT reporting.feed_cursor(%s)"
-_ADVANCE: Final = "SELECT reporting.feed_advance(%s, %s, %s)"
+_ADVANCE: Final = "SELECT reporting.feed_advance(%s, %s, %s, %s)"
 
 
 class Event(NamedTuple):
@@ -83,10 +83,12 @@ class FeedReader:
         assert row is not None
         return int(row[0])
 
-    def advance(self, consumer: str, from_seq: int, to_seq: int) -> bool:
-        """Move a consumer on; False when it stood elsewhere."""
+    def advance(self, consumer: str, from_seq: int, to_seq: int, worker: str) -> bool:
+        """Move a consumer on; False when it stood elsewhere and ``worker`` didn't move it so."""
         with lost_connections():
-            row = self._connection.execute(_ADVANCE, (consumer, from_seq, to_seq)).fetchone()
+            row = self._connection.execute(
+                _ADVANCE, (consumer, from_seq, to_seq, worker)
+            ).fetchone()
         assert row is not None
         return bool(row[0])
 

@@ -29,6 +29,9 @@ NUMBERS: Final = (
     "estimated_bytes",
 )
 """The numbers of a statement's line, in the order of its digest."""
+_ADJUSTED: Final = (*COUNTERS, "session_microseconds")
+AUTHOR: Final = "turn-accounting"
+"""Who posts late usage; no person is called so."""
 _PERIOD: Final = schema.periods.c
 _LINE: Final = schema.statements.c
 
@@ -223,10 +226,35 @@ def post_by_hand(
             reason=reason,
             author=author,
             manual=True,
-            **{name: numbers.get(name, 0) for name in (*COUNTERS, "session_microseconds")},
+            **{name: numbers.get(name, 0) for name in _ADJUSTED},
         )
     )
     return made
+
+
+def posted_by_hand(
+    connection: Connection,
+    realm_id: int,
+    period: date,
+    user_key: UUID,
+    numbers: Mapping[str, int],
+    reason: str,
+    author: str,
+) -> UUID | None:
+    """The correction of a person that is the same in all of this, if one was posted."""
+    table = schema.adjustments.c
+    found: UUID | None = connection.execute(
+        select(table.adjustment_id).where(
+            table.realm_id == realm_id,
+            table.period == period,
+            table.user_key == user_key,
+            table.manual,
+            table.reason == reason,
+            table.author == author,
+            *(table[name] == numbers.get(name, 0) for name in _ADJUSTED),
+        )
+    ).scalar()
+    return found
 
 
 def adjustments(connection: Connection, ids: Iterable[UUID]) -> Sequence[Any]:

@@ -411,6 +411,7 @@ feed_consumers = Table(
     Column("login", Text, nullable=False),
     Column("seq", BigInteger, nullable=False, server_default=text("0")),
     Column("moved_at", _time, nullable=False, server_default=text("now()")),
+    Column("worker", Text, nullable=False, server_default=text("''")),
 )
 
 periods = Table(

@@ -1,22 +1,31 @@
 """What comes for a closed period: posted once, apart from usage; and corrections by hand."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
+import psycopg
 import pytest
+from psycopg.errors import IntegrityConstraintViolation
+from sqlalchemy import Engine
 
-from accounting.errors import NotYet, UsageError
-from accounting.jobs.adjust import adjust, adjust_by_hand
+from accounting.errors import ConnectionLost, NotYet, UsageError
+from accounting.jobs.adjust import Corrected, adjust, adjust_by_hand
 from accounting.jobs.close import close_period, close_periods
 from tests.billing.equation import assert_closed_periods_add_up
 from tests.billing.test_close import DAY, END, NOVEMBER, closed_november, tell_of_november
-from tests.books import Books, cloned
+from tests.books import WRITER, Books, cloned
 from tests.servers import PostgresServer
 from tests.settling.telling import Teller, eight
-from tests.settling.test_killed import Death, mortal_engine, run_through_deaths
+from tests.settling.test_killed import (
+    Death,
+    KilledError,
+    mortal_engine,
+    run_through_deaths,
+)
 
 DECEMBER: Final = date(2026, 12, 1)
 BILLED: Final = ("periods", "statements", "adjustments", "touched_periods", "feed_outbox")
@@ -136,7 +145,7 @@ def test_a_correction_by_hand_has_reason_and_author_and_no_part_in_the_equation(
     books: Books,
 ) -> None:
     closed_without_late(books)
-    made = adjust_by_hand(
+    made, _ = adjust_by_hand(
         books.engine,
         "example.org",
         NOVEMBER,
@@ -173,6 +182,7 @@ def test_a_correction_by_hand_has_reason_and_author_and_no_part_in_the_equation(
         ({"user": "zoe"}, UsageError, "no user 'zoe' is known in realm 'example.org'"),
         ({"reason": " "}, UsageError, "a reason and an author"),
         ({"author": ""}, UsageError, "a reason and an author"),
+        ({"author": "turn-accounting "}, UsageError, "posts late usage"),
         ({"numbers": {"sent_bytes": 0}}, UsageError, "nothing to adjust"),
     ],
 )
@@ -190,6 +200,68 @@ def test_what_can_not_be_corrected_is_refused_in_words(
     }
     with pytest.raises(error, match=said):
         adjust_by_hand(adjusted.engine, **wanted)
+
+
+def credit(engine: Engine, reason: str = "a test call", **changes: int) -> Corrected:
+    return adjust_by_hand(
+        engine,
+        "example.org",
+        NOVEMBER,
+        "bob",
+        {"sent_bytes": -600, **changes},
+        reason=reason,
+        author="carol",
+    )
+
+
+def test_the_same_correction_is_posted_once_however_often_it_is_asked_for(books: Books) -> None:
+    closed_november(books)
+    made = credit(books.engine)
+    assert credit(books.engine) == made._replace(is_new=False)
+    others = [credit(books.engine, reason="another"), credit(books.engine, sent_packets=1)]
+    assert [one.is_new for one in (made, *others)] == [True] * 3
+    assert len({made.adjustment_id, *(one.adjustment_id for one in others)}) == 3
+    told = books.query("SELECT FROM accounting.feed_outbox WHERE type = 'adjustment.posted'")
+    assert len(books.rows("adjustments")) == len(told) == 3
+
+
+def test_a_correction_killed_at_any_moment_and_asked_for_again_is_posted_once(
+    books: Books,
+) -> None:
+    closed_november(books)
+    death = Death()
+    at, finished = 0, False
+    with mortal_engine(books, death) as engine:
+        while not finished:
+            at += 1
+            reason = f"the {at}th"
+            death.comes(at)
+            with suppress(KilledError, ConnectionLost):
+                credit(engine, reason)
+                finished = death.left > 0
+            death.left = 0
+            again = credit(books.engine, reason)
+            found = [row for row in books.rows("adjustments") if row["reason"] == reason]
+            assert [row["adjustment_id"] for row in found] == [again.adjustment_id]
+    assert at > 10
+    told = books.query("SELECT FROM accounting.feed_outbox WHERE type = 'adjustment.posted'")
+    assert len(told) == at
+
+
+@pytest.mark.parametrize(("author", "manual"), [("turn-accounting", True), ("carol", False)])
+def test_late_usage_has_one_author_and_no_person_is_called_so(
+    adjusted: Books, author: str, manual: bool
+) -> None:
+    """Whoever reads the view tells one from the other by it."""
+    with (
+        psycopg.connect(adjusted.url(WRITER)) as connection,
+        pytest.raises(IntegrityConstraintViolation),
+    ):
+        connection.execute(
+            "INSERT INTO accounting.adjustments SELECT gen_random_uuid(), user_key, realm_id,"
+            " period, posted_in, 0,0,0,0,0,0,0,0, 0, 'r', %s, %s FROM accounting.adjustments",
+            (author, manual),
+        )
 
 
 def billed(books: Books) -> list[list[dict[str, Any]]]:

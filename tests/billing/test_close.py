@@ -6,10 +6,15 @@ from typing import Any, Final
 
 import psycopg
 import pytest
-from psycopg.errors import IntegrityConstraintViolation
+from psycopg.errors import (
+    DependentObjectsStillExist,
+    FeatureNotSupported,
+    IntegrityConstraintViolation,
+)
 
 from accounting.errors import NotYet, UsageError
 from accounting.jobs.close import close_period, close_periods, draw_periods
+from accounting.jobs.feed import number_feed
 from accounting.jobs.sources import retire_source
 from accounting.model.statements import Cutoff, digest
 from accounting.store.locks import lock
@@ -271,6 +276,35 @@ def test_what_was_billed_is_refused_to_change_by_anybody(
     with psycopg.connect(adjusted.url(role)) as connection, pytest.raises(refused) as told:
         connection.execute(statement.encode())
     assert role == WRITER or isinstance(told.value, IntegrityConstraintViolation)
+
+
+@pytest.mark.parametrize("table", ["statements", "adjustments", "periods", "feed"])
+@pytest.mark.parametrize("verb", ["DELETE FROM", "TRUNCATE"])
+def test_a_session_without_triggers_is_refused_too(adjusted: Books, table: str, verb: str) -> None:
+    number_feed(adjusted.engine)
+    with psycopg.connect(adjusted.url()) as connection:
+        connection.execute("SET session_replication_role = replica")
+        with pytest.raises(IntegrityConstraintViolation):
+            connection.execute(f"{verb} accounting.{table}".encode())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE accounting.statements ALTER COLUMN sent_bytes TYPE bigint USING 0",
+        "ALTER TABLE accounting.adjustments ALTER COLUMN sent_bytes TYPE bigint USING 0",
+        "ALTER TABLE accounting.statements DROP COLUMN sent_bytes",
+        "DROP TABLE accounting.statements",
+    ],
+)
+def test_the_owner_rewrites_no_column_and_drops_no_table_that_a_view_shows(
+    adjusted: Books, statement: str
+) -> None:
+    with (
+        psycopg.connect(adjusted.url("turn_accounting_owner")) as connection,
+        pytest.raises((FeatureNotSupported, DependentObjectsStillExist)),
+    ):
+        connection.execute(statement.encode())
 
 
 def test_the_books_start_where_this_module_says() -> None:

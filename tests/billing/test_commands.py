@@ -101,6 +101,7 @@ def test_adjust_prints_the_id_of_what_it_posted(books: Books) -> None:
     ("arguments", "complaint"),
     [
         ("period close example.org november", "'november' is no period: expected its first day"),
+        ("period list nowhere", "no realm 'nowhere' is known: known are 'example.org'"),
         ("statement nowhere 2026-11-01", "realm 'nowhere' has no period that begins on 2026-11-01"),
         ("statement example.org 2026-11-01 --adjustments", "--adjustments goes with --json"),
         ("adjust example.org 2026-11-01 bob --author c", "Missing option '--reason'"),

@@ -102,14 +102,14 @@ def test_the_grace_is_the_one_that_holds_when_the_period_ends() -> None:
 
 
 changes = st.lists(
-    st.tuples(st.integers(0, 900), st.sampled_from(ZONES), st.integers(1, 28)),
+    st.tuples(st.integers(0, 900), st.sampled_from(ZONES), st.integers(1, 31)),
     max_size=4,
     unique_by=lambda change: change[0],
 )
 
 
 @given(
-    first=st.tuples(st.sampled_from(ZONES), st.integers(1, 28)),
+    first=st.tuples(st.sampled_from(ZONES), st.integers(1, 31)),
     later=changes,
     since=st.integers(-400, 1200),
     length=st.integers(0, 400),
@@ -147,3 +147,15 @@ def test_every_month_has_its_anchor_day(anchor: int) -> None:
     rules = RealmRules([rule(anchor=anchor)])
     found = list(periods(rules, at(2024, 1, 28), at(2024, 12, 28)))
     assert [one.first_day for one in found] == [date(2024, month, anchor) for month in range(1, 13)]
+
+
+def test_an_anchor_that_a_month_lacks_is_its_last_day() -> None:
+    rules = RealmRules([rule(anchor=31)])
+    found = list(periods(rules, at(2024, 1, 31), at(2024, 6, 30) - 1))
+    assert [str(one.first_day)[5:] for one in found] == [
+        "01-31",
+        "02-29",
+        "03-31",
+        "04-30",
+        "05-31",
+    ]

@@ -42,7 +42,7 @@ from tests.servers import free_port
         ("realm set r --grace 1 --from 1.12.2026", "'1.12.2026' is no day: expected YYYY-MM-DD"),
         ("realm set r --grace 1 --from 0001-01-01", "'0001-01-01' is no day of an account"),
         ("realm set r --grace 99999999999", "Invalid value for '--grace-seconds' / '--grace'"),
-        ("realm set r --anchor-day 29", "Invalid value for '--anchor-day'"),
+        ("realm set r --anchor-day 32", "Invalid value for '--anchor-day'"),
         ("realm set r --username-rule best", "Invalid value for '--username-rule'"),
         ("realm set r --separator \udcff", "--separator '\\udcff': expected printable characters"),
     ],

@@ -186,7 +186,16 @@ def test_the_command_is_silent_and_says_not_yet_with_3(books: Books, tmp_path: P
     assert not target.exists()
 
 
-def test_the_command_writes_to_standard_output(books: Books, tmp_path: Path) -> None:
+@pytest.mark.parametrize("format_", list(Format))
+def test_an_output_that_takes_no_more_ends_the_export(books: Books, format_: Format) -> None:
+    closed_november(books)
+    arguments = ("export", "statements", "--period", "2026-11-01", "--format", format_.value)
+    full = turn_accounting(*arguments, output="/dev/full", database_url=books.url(READER))
+    assert full.code == 1
+    assert "can't write to standard output" in full.complaint
+
+
+def test_the_command_writes_to_standard_output(books: Books) -> None:
     closed_november(books)
     database = {"database_url": books.url(READER)}
     ran = turn_accounting(
@@ -194,12 +203,6 @@ def test_the_command_writes_to_standard_output(books: Books, tmp_path: Path) -> 
     )
     assert (ran.code, ran.err) == (0, "")
     assert {row["user_id"]: row["sent_bytes"] for row in ran.rows} == {"alice": 200, "bob": 600}
-    full = turn_accounting(
-        "export", "statements", "--period", "2026-11-01", output="/dev/full", **database
-    )
-    assert full.code == 1
-    assert "can't" in full.complaint
-    assert tmp_path.exists()
 
 
 @pytest.mark.parametrize(

@@ -86,19 +86,32 @@ def test_two_workers_under_one_name_are_noticed(books: Books, feed: Feed) -> Non
         next(events)
 
 
+def test_two_workers_in_step_under_one_name_are_noticed(books: Books, feed: Feed) -> None:
+    """Both were woken by one event and handled it; the same move by another is no repetition."""
+    numbered(books, "a")
+    with Feed(books.url(READER)) as other:
+        ours, theirs = (one.consume("invoicer", follow=False) for one in (feed, other))
+        assert next(ours).seq == next(theirs).seq == 1
+        assert list(ours) == []
+        with pytest.raises(ConsumerMoved):
+            next(theirs)
+
+
 def test_a_move_whose_answer_was_lost_is_made_again_without_harm(books: Books, feed: Feed) -> None:
     numbered(books, "a", "b")
     assert handle(feed) == ["a", "b"]
+    move = "SELECT reporting.feed_advance('pipe', %s, %s, %s)"
     with psycopg.connect(books.url(READER)) as connection:
-        moves = [(0, 2, False), (1, 2, True), (2, 2, True)]
-        for from_seq, to_seq, _ in moves:
-            row = connection.execute(
-                "SELECT reporting.feed_advance('invoicer', %s, %s)", (from_seq, to_seq)
-            ).fetchone()
-            assert row == (True,)
-        row = connection.execute("SELECT reporting.feed_advance('invoicer', 0, 1)").fetchone()
-        assert row == (False,)
-    assert cursor(books) == 2
+        for from_seq, to_seq, worker, moved in (
+            (0, 1, "us", True),
+            (1, 2, "us", True),
+            (1, 2, "us", True),
+            (1, 2, "them", False),
+            (0, 1, "us", False),
+        ):
+            row = connection.execute(move, (from_seq, to_seq, worker)).fetchone()
+            assert row == (moved,)
+    assert cursor(books, "pipe") == 2
 
 
 @pytest.mark.parametrize("move", [(2, 1), (0, 3)])

@@ -40,6 +40,14 @@ def test_what_could_not_be_written_was_not_handled(books: Books) -> None:
     assert cursor(books) == 0
 
 
+def test_a_consumer_may_have_any_name(books: Books) -> None:
+    numbered(books, "a")
+    for name in ("a b;'\"", "\udcff", "\u00fc\n", "-"):
+        ran = turn_accounting("feed", "--consumer", name, database_url=books.url(READER))
+        assert (ran.code, ran.err) == (0, "")
+        assert turn_accounting("feed", "--consumer", name, database_url=books.url(READER)).out == ""
+
+
 def test_wrong_use_is_said_in_one_line(books: Books) -> None:
     for arguments in (("--consumer", ""), ("--consumer", "x", "--after", "1")):
         ran = turn_accounting("feed", *arguments, database_url=books.url(READER))

@@ -103,7 +103,8 @@ def test_a_corruption_of_what_was_billed_is_found_and_named(closed: Books, corru
     finish(closed)
     statement, expected = CORRUPTIONS[corruption]
     with psycopg.connect(closed.url()) as connection:
-        connection.execute("SET session_replication_role = replica")  # the triggers refuse it
+        for table in ("periods", "statements", "adjustments"):  # whose triggers refuse it
+            connection.execute(f"ALTER TABLE accounting.{table} DISABLE TRIGGER ALL".encode())
         assert connection.execute(statement.encode()).rowcount > 0
     named = {(one.what, one.kind, one.column) for one in verify(closed.engine)}
     assert expected <= named

@@ -1,6 +1,7 @@
 """What was billed is traced to its sessions and their reports, and adds up."""
 
 from datetime import date
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -92,6 +93,8 @@ def test_what_is_not_closed_or_not_known_is_refused(books: Books) -> None:
         trace(books.engine, "example.org", date(2026, 12, 1), user="alice")
     with pytest.raises(UsageError):
         trace(books.engine, "example.org", NOVEMBER, user="nobody")
+    with pytest.raises(UsageError, match="has usage in period"):
+        trace(books.engine, "example.org", NOVEMBER, key=UUID(int=1))
 
 
 def with_superuser(books: Books, statement: str) -> None:
