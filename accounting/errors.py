@@ -25,6 +25,10 @@ class SpoolError(AccountingError):
     """The spool on the local disk can't be written or read: full, damaged, or of another source."""
 
 
+class SpoolDiskError(SpoolError):
+    """The disk does not take what is to be spooled: full, beyond a quota, or failing."""
+
+
 class ServerError(AccountingError):
     """A server of our own did not start or stop; the text holds the end of its log."""
 

@@ -9,24 +9,22 @@ written at once, stays open while nothing is captured, across restarts of this p
 when the new subscription is acknowledged.
 """
 
-import fcntl
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from accounting.capture.address import address
+from accounting.capture.alone import LastEnd, alone
 from accounting.capture.choice import choose
 from accounting.capture.keyscan import KeyScan
 from accounting.capture.records import Gap, SeenKey, SpoolState
 from accounting.capture.source import Attachment, Batch, Source, SourceLost
 from accounting.capture.spool import Spool, spool_path, wall_clock
 from accounting.config import Settings
-from accounting.errors import ConfigurationError, SpoolError
+from accounting.errors import ConfigurationError, SpoolDiskError
 
 log = structlog.get_logger()
 
@@ -60,32 +58,44 @@ def run_collector(
         clock=clock,
     )
     path = spool_path(settings.data_dir, settings.source)
-    with alone(path), Spool.open(path, settings.source, clock=clock) as spool:
+    with alone(path) as last, Spool.open(path, settings.source, clock=clock) as spool:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(switch_interval_seconds)
         scan = KeyScan(address(url), clock=clock)
         try:
-            collect(source, spool, stop, scan)
+            collect(source, spool, stop, scan, last)
+        except SpoolDiskError:
+            last.note_disk()
+            raise
         finally:
             scan.halt()
             sys.setswitchinterval(interval)
 
 
 def collect(
-    source: Source, spool: Spool, stop: threading.Event, scan: KeyScan | None = None
+    source: Source,
+    spool: Spool,
+    stop: threading.Event,
+    scan: KeyScan | None = None,
+    last: LastEnd | None = None,
 ) -> None:
     """Run `source` into `spool` until `stop` is set, attaching again after every end.
 
-    `scan` looks at the status keys after the first attachment and after every gap.
+    `scan` looks at the status keys after the first attachment and after every gap. `last` tells
+    how the collector before this one ended.
     """
     scanned = False
-    note_loss(spool, "collector_restarted")
+    was_disk = last is not None and last.was_disk
+    note_loss(spool, "disk_full" if was_disk else "collector_restarted")
     delay_seconds = first_delay_seconds
     stored = 0
     while not stop.is_set():
         try:
             with source.attach(spool.state(), stop) as stream:
-                missed = begin(spool, stream.attachment)
+                missed = begin(spool, stream.attachment, was_disk=was_disk)
+                was_disk = False
+                if last is not None:
+                    last.forget()
                 if scan is not None and (missed or not scanned):
                     scan.begin()
                     scanned = True
@@ -120,17 +130,18 @@ def store(spool: Spool, batch: Batch, keys: Sequence[SeenKey]) -> None:
             spool.add_sightings(keys)
 
 
-def begin(spool: Spool, attachment: Attachment) -> bool:
+def begin(spool: Spool, attachment: Attachment, *, was_disk: bool = False) -> bool:
     """Close the gap that ends here, or record one that is found out only now; begin an epoch.
 
     A new epoch wherever something may be missing: in another mode, after a restart of Redis or a
     failover, in a stream that begins anew although it was to go on. Also where offsets go on in
     another history: another collector may know the same offsets from a history that was lost, and
-    an epoch must mean one thing to both. Returns whether there was a gap.
+    an epoch must mean one thing to both. `was_disk`: a full disk kept this from being done sooner.
+    Returns whether there was a gap.
     """
     with spool.transaction():
         state = spool.state()
-        cause = what_was_lost(state, attachment)
+        cause = what_was_lost(state, attachment, was_disk=was_disk)
         gap = settled_gap(spool, state.captured_until, cause)
         if cause is not None:
             spool.begin_epoch(cause)
@@ -168,7 +179,9 @@ def settled_gap(spool: Spool, captured_until: int | None, cause: str | None) -> 
     return spool.current_gap()
 
 
-def what_was_lost(state: SpoolState, attachment: Attachment) -> str | None:
+def what_was_lost(
+    state: SpoolState, attachment: Attachment, *, was_disk: bool = False
+) -> str | None:
     """Why messages may be nowhere, by how the stream began; None when there is no reason.
 
     Another replication id or run id is another server, or the same one after a restart: what
@@ -189,7 +202,7 @@ def what_was_lost(state: SpoolState, attachment: Attachment) -> str | None:
         ran_before = began_at is not None and began_at + uptime_error < state.captured_until
         return "failover" if ran_before else "redis_restarted"
     if attachment.mode == "replication" and not attachment.continued:
-        return "backlog_overrun"
+        return "disk_full" if was_disk else "backlog_overrun"
     return None
 
 
@@ -203,23 +216,3 @@ def note_loss(spool: Spool, cause: str, detail: str = "") -> None:
         if state.captured_until is None or state.resume is not None or spool.current_gap():
             return
         spool.open_gap(state.captured_until, cause, detail)
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold the lock of a spool's collector. Raises SpoolError when another process has it."""
-    lock = path.with_name(f"{path.name}.lock")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = lock.open("a")
-    except OSError as error:
-        raise SpoolError(f"{lock} can't be opened: {error.strerror}") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SpoolError(
-                f"another collector writes the spool {path}: end it, or give this one its own"
-                " ACCOUNTING_SOURCE"
-            ) from None
-        yield

@@ -32,7 +32,7 @@ from accounting.capture.records import (
     SpooledMessage,
     SpoolState,
 )
-from accounting.errors import SpoolError
+from accounting.errors import SpoolDiskError, SpoolError
 
 __all__ = [
     "Epoch",
@@ -675,4 +675,6 @@ def reported(path: Path, done: str) -> Iterator[None]:
                 advice = "another process holds it: end that first"
             case _:
                 advice = "a restart goes on where the last commit ended"
-        raise SpoolError(f"the spool {path} can't be {done}: {error}; {advice}") from error
+        is_disk = code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+        kind = SpoolDiskError if is_disk else SpoolError
+        raise kind(f"the spool {path} can't be {done}: {error}; {advice}") from error

@@ -10,7 +10,9 @@ import redis
 from structlog.testing import capture_logs
 
 from accounting.capture import subscriber
-from accounting.capture.collector import alone, run_collector
+from accounting.capture.alone import alone
+from accounting.capture.collector import run_collector
+from accounting.capture.records import Gap
 from accounting.capture.replication import Replication
 from accounting.capture.spool import Spool, spool_path, wall_clock
 from accounting.capture.subscriber import Subscriber
@@ -492,24 +494,43 @@ def test_one_spool_has_one_collector(tmp_path: Path) -> None:
     run_collector(settings(tmp_path), stop)
 
 
+@pytest.mark.parametrize("capture", ["subscribe", "replication"])
 def test_a_full_disk_ends_the_collector_and_the_next_start_records_the_gap(
-    valkey: ValkeyServer, tmp_path: Path
+    valkey: ValkeyServer, tmp_path: Path, capture: str
 ) -> None:
-    with CollectorProcess(valkey.url, tmp_path, largest_file=3 << 20) as collector:
-        await_subscribed(valkey)
+    """With replication too, when the backlog does not reach back to where the disk was full."""
+    path = spool_path(tmp_path, "test")
+    client = redis.Redis(port=valkey.port)
+    client.config_set("repl-diskless-sync-delay", 0)
+    client.config_set("repl-backlog-size", 1 << 14)
+    with CollectorProcess(valkey.url, tmp_path, largest_file=3 << 20, capture=capture) as collector:
+        wait_until(lambda: path.exists() and captured_until(path) is not None)
         publish(valkey, *[b"%d %s" % (number, b"x" * 1000) for number in range(20_000)])
         code, text = collector.wait()
     assert code == 1
-    assert "SpoolError: the spool" in text
+    assert "SpoolDiskError: the spool" in text
     assert "Traceback" not in text
-    with Collecting(valkey.url, tmp_path) as collecting:
-        gap = collecting.await_gap(1)
-        assert gap.cause == "collector_restarted"
+    with CollectorProcess(valkey.url, tmp_path, capture=capture) as collector:
+        wait_until(lambda: [gap.to_at is None for gap in gaps_of(path)] == [False])
         publish(valkey, b"20000 after")
-        collecting.await_tick()
-        *kept, last = [int(row.payload.split()[0]) for row in stored(collecting.spool)]
-        assert kept == list(range(len(kept)))
-        assert last == 20_000
+        assert collector.terminate()[0] == 0
+    assert [gap.cause for gap in gaps_of(path)] == ["disk_full"]
+    with alone(path) as end:
+        assert not end.was_disk, "it is told once"
+    with Spool.open(path, "test") as spool:
+        *kept, last = [int(row.payload.split()[0]) for row in stored(spool)]
+    assert kept == list(range(len(kept)))
+    assert last == 20_000
+
+
+def captured_until(path: Path) -> int | None:
+    with Spool.open(path, "test") as spool:
+        return spool.state().captured_until
+
+
+def gaps_of(path: Path) -> list[Gap]:
+    with Spool.open(path, "test") as spool:
+        return spool.gaps()
 
 
 def test_a_bug_in_the_receiving_thread_ends_the_process(
