@@ -32,7 +32,9 @@ def configure_logging(
     ]
     rendering: list[Processor]
     if console:
-        rendering = [structlog.dev.ConsoleRenderer(colors=out.isatty())]
+        # Where Rich is installed the default shows the values of variables: names, passwords, keys.
+        plain = structlog.dev.plain_traceback
+        rendering = [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=plain)]
     else:
         rendering = [
             structlog.processors.format_exc_info,

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import structlog
@@ -47,6 +48,20 @@ def test_less_than_the_level_is_not_logged() -> None:
     structlog.get_logger().info("not this")
     logging.getLogger("redis").info("nor this")
     assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_tells_lines_and_no_values(form: Literal["json", "console"]) -> None:
+    out = io.StringIO()
+    configure_logging("info", form, out)
+    secret = "hunter" + str(2)
+    try:
+        int(secret and "broken")
+    except ValueError as error:
+        structlog.get_logger().error("job failed", exc_info=error)
+        logging.getLogger("library").error("failed", exc_info=error)
+    assert out.getvalue().count("ValueError: invalid literal") == 2
+    assert secret not in out.getvalue()
 
 
 def test_an_error_is_logged_with_its_traceback() -> None:
