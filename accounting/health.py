@@ -17,6 +17,7 @@ CAPTURE_LAG_SECONDS: Final = 60
 BOOKS_LAG_SECONDS: Final = 300
 """Loading and settling may lag behind capture for so long: after an outage they catch up."""
 FAILURES_IN_A_ROW: Final = 3
+NO_DISK_BYTES: Final = 100 * 10**6
 SECOND: Final = 1_000_000
 
 
@@ -33,6 +34,12 @@ def judge(watch: Watch, *, captures: bool) -> Health:
     troubles: list[str] = []
     if captures:
         troubles += capture_troubles(watch)
+        free = watch.disk_free_bytes
+        if free is not None and free < NO_DISK_BYTES:
+            troubles.append(
+                f"source {watch.source!r}: the spool's disk has {free / 1e6:.0f} MB left, "
+                "and a full one stops capture: make room"
+            )
     if watch.books_error is not None:
         troubles.append(watch.books_error)
     suspicions: list[str] = []

@@ -5,6 +5,7 @@ not be seen is left out, so that no stale number looks alive; `turn_accounting_d
 """
 
 from collections.abc import Iterable, Iterator
+from math import inf
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -67,21 +68,25 @@ def _counter(name: str, text: str, *labels: str) -> _Family:
     return _Family(CounterMetricFamily(PREFIX + name, text, labels=labels))
 
 
+def _lag(seconds: float | None) -> float:
+    """Infinite for what was never done, so that an alert on lags sees it too."""
+    return inf if seconds is None else seconds
+
+
 def _capture(watch: Watch) -> Iterator[Metric]:
     """What the spool of this machine tells, and of other sources the database."""
-    lags: dict[str, float | None] = {}
+    lags: dict[str, float] = {}
     gaps: dict[str, int] = {}
     received: dict[str, float | None] = {}
     for one in watch.books.sources if watch.books is not None else ():
-        lags[one.source] = one.captured_lag_seconds
+        lags[one.source] = _lag(one.captured_lag_seconds)
         gaps[one.source] = int(one.gap_from is not None)
         if one.last_received_at is not None:
             received[one.source] = one.last_received_at / SECOND
     spool = watch.spool
     if spool is not None and watch.standby_of is None:
         until = spool.state.captured_until
-        if until is not None:
-            lags[watch.source] = (watch.at - until) / SECOND
+        lags[watch.source] = _lag(None if until is None else (watch.at - until) / SECOND)
         gaps[watch.source] = int(spool.gap is not None)
         if spool.newest_at is not None:
             received[watch.source] = spool.newest_at / SECOND
@@ -123,12 +128,12 @@ def _stages(books: BooksWatch) -> Iterator[Metric]:
         "loaded_lag_seconds",
         "How long ago the moment is until which everything captured is loaded.",
         "source",
-    ).of(*((one.source, one.loaded_lag_seconds) for one in books.sources))
+    ).of(*((one.source, _lag(one.loaded_lag_seconds)) for one in books.sources))
     yield _gauge(
         "settled_lag_seconds",
         "How long ago the moment is until which everything loaded is in the sessions.",
         "source",
-    ).of(*((one.source, one.settled_lag_seconds) for one in books.sources))
+    ).of(*((one.source, _lag(one.settled_lag_seconds)) for one in books.sources))
     yield _gauge(
         "lease_held", "Whether a collector holds the source; its machine is the label.",
         "source", "host",

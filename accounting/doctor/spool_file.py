@@ -12,12 +12,11 @@ from typing import Final
 
 from accounting.capture.glance import COUNTED_AT_MOST, Backlog
 from accounting.doctor.findings import Finding, error, ok, size, warning
-from accounting.health import SECOND, in_words
+from accounting.health import NO_DISK_BYTES, SECOND, in_words
 from accounting.watch import Watch
 
 SUBJECT: Final = "spool"
 LITTLE_DISK_BYTES: Final = 10**9
-NO_DISK_BYTES: Final = 100 * 10**6
 LONG_WAIT_SECONDS: Final = 60
 
 

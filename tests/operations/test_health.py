@@ -68,6 +68,14 @@ def test_a_collector_that_hangs_is_wrong_without_a_gap(books: Books) -> None:
     assert trouble.startswith("source 'default': not capturing for 10 min")
 
 
+def test_a_full_disk_is_told_before_and_after_it_stops_capture(books: Books) -> None:
+    watched(books)
+    full = replace(look(books), disk_free_bytes=3 * 10**6)
+    (trouble,) = judge(full, captures=True).troubles
+    assert "disk has 3 MB left" in trouble
+    assert judge(full, captures=False).troubles == ()
+
+
 def test_a_standby_is_well(books: Books) -> None:
     """It captures nothing while another machine does."""
     settings_of(books)

@@ -5,6 +5,7 @@ import re
 import signal
 from dataclasses import replace
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -68,6 +69,16 @@ def test_metrics_tell_what_is_captured_loaded_settled_and_counted(books: Books) 
     assert {name: found.get(name) for name in expected} == expected
     received = found["turn_accounting_last_received_timestamp_seconds", "default"]
     assert received == pytest.approx(NOW.timestamp() - 5, abs=0.01)
+
+
+def test_what_was_never_done_lags_without_end_so_that_an_alert_sees_it(books: Books) -> None:
+    """A wrong address of Redis, a scheduler that was never started."""
+    settings_of(books)
+    books.spool()
+    books.load()
+    found = numbers(look(books))
+    assert found["turn_accounting_captured_lag_seconds", "default"] == inf
+    assert found["turn_accounting_settled_lag_seconds", "default"] == inf
 
 
 def test_metrics_name_no_user(books: Books) -> None:
