@@ -177,7 +177,7 @@ def read_burst(
 def has_come(spool: Spool) -> bool:
     """Whether the last message is stored."""
     last = spool.last_position(1) or 0
-    return [row.payload for row in spool.read(1, last - 1, 1)] == [end_payload]
+    return [row[-1] for row in spool.read(1, last - 1, 1)] == [end_payload]
 
 
 def check_spool(home: Path, messages: int) -> int:
@@ -185,10 +185,10 @@ def check_spool(home: Path, messages: int) -> int:
     with Spool.open(spool_path(home, "bench"), "bench") as spool:
         expected, place = 0, (0, 0)
         while rows := spool.read(*place, 50_000):
-            place = rows[-1].epoch, rows[-1].position
-            for row in rows:
-                if row.payload != end_payload:
-                    number = int(row.payload[5 : row.payload.index(b",")])
+            place = rows[-1][:2]
+            for *_, payload in rows:
+                if payload != end_payload:
+                    number = int(payload[5 : payload.index(b",")])
                     assert number == expected, f"{number} came instead of {expected}"
                     expected += 1
         assert expected == messages, f"{expected} of {messages} captured"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import settings
 
 from tests.books import Books, cloned, make_template
 from tests.servers import PostgresServer
@@ -19,6 +20,10 @@ NEEDS: Final[Mapping[str, Sequence[str]]] = {
     "needs_redis": ("redis-server",),
     "needs_coturn": ("turnserver", "turnutils_uclient", "turnutils_peer"),
 }
+
+# How long an example takes is the machine's affair: no test fails because others are at work.
+settings.register_profile("accounting", deadline=None)
+settings.load_profile("accounting")
 
 
 def missing_needs() -> set[str]:

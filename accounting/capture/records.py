@@ -10,6 +10,10 @@ from typing import Literal, NamedTuple
 # received_at, database, channel, payload
 Message = tuple[int, int, bytes, bytes]
 
+# epoch, position (rises strictly within its epoch), received_at, estimated, database, channel,
+# payload. As SQLite makes it: a class of its own would cost as much again as reading it.
+SpooledRow = tuple[int, int, int, int, int, bytes, bytes]
+
 Mode = Literal["replication", "subscribe"]
 
 # coturn's channels have some 700 bytes, its payloads less. Whoever may publish can say more under
@@ -54,18 +58,6 @@ class Sighting(NamedTuple):
     database: int
     key: bytes
     idle_seconds: int
-
-
-class SpooledMessage(NamedTuple):
-    """A message as it lies in the spool; `position` rises strictly within its `epoch`."""
-
-    epoch: int
-    position: int
-    received_at: int
-    estimated: bool
-    database: int
-    channel: bytes
-    payload: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from accounting.capture.records import (
     SeenKey,
     Sighting,
     SpoolCounts,
-    SpooledMessage,
+    SpooledRow,
     SpoolState,
 )
 from accounting.errors import SpoolDiskError, SpoolError
@@ -41,7 +41,7 @@ __all__ = [
     "Spool",
     "SpoolCounts",
     "SpoolState",
-    "SpooledMessage",
+    "SpooledRow",
     "spool_path",
     "wall_clock",
 ]
@@ -424,19 +424,15 @@ class Spool:
 
     # -- the loader's half
 
-    def read(self, epoch: int, position: int, limit: int) -> list[SpooledMessage]:
+    def read(self, epoch: int, position: int, limit: int) -> list[SpooledRow]:
         """Up to `limit` messages after that position, in order; (0, 0) is before all of them."""
         with reported(self.path, "read"):
-            rows = self._connection.execute(
+            return self._connection.execute(
                 "SELECT epoch, position, received_at, estimated, database, channel, payload"
                 " FROM messages WHERE (epoch, position) > (?, ?)"
                 " ORDER BY epoch, position LIMIT ?",
                 (epoch, position, limit),
-            )
-            return [
-                SpooledMessage(number, at, received_at, bool(estimated), database, channel, payload)
-                for number, at, received_at, estimated, database, channel, payload in rows
-            ]
+            ).fetchall()
 
     def mark_loaded(self, epoch: int, position: int) -> None:
         """Everything up to that position is committed in Postgres."""

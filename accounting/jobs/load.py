@@ -11,24 +11,25 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Final
 
 import structlog
 from sqlalchemy import Connection, Engine
 
-from accounting.capture.records import Gap, Sighting, SpooledMessage, SpoolState
+from accounting.capture.records import Gap, Sighting, SpooledRow, SpoolState
 from accounting.capture.spool import Spool
 from accounting.errors import ConnectionLost, LeaseHeld
 from accounting.jobs.resume import OLDER_SPOOL, resume
+from accounting.jobs.rows import Rows
 from accounting.jobs.standby import check_lease, this_host
 from accounting.model.buckets import moment
 from accounting.model.realms import RealmRule
-from accounting.model.wire import WireError, parse, parse_status_key
+from accounting.model.wire import parse_owner, parse_status_key
 from accounting.store import reports, sources, tallies
 from accounting.store.binary import binary_cursor
 from accounting.store.database import lost_connections, psycopg_connection
-from accounting.store.identities import Identities
+from accounting.store.identities import Identities, Identity
 from accounting.store.migrations import require_head
 from accounting.store.sightings import Seen, add_sightings
 from accounting.store.sources import SourceRow
@@ -38,6 +39,8 @@ log = structlog.get_logger()
 
 BATCH: Final = 20_000
 """Messages in one transaction at the most."""
+DAY: Final = 86_400_000_000
+"""Microseconds: reports are parted by days of UTC."""
 IDLE_SECONDS: Final = 0.1
 LONGEST_BACKOFF_SECONDS: Final = 10.0
 PRUNE_SECONDS: Final = 60
@@ -58,7 +61,7 @@ class Loader:
     default_rule: RealmRule
     lease_seconds: float = 15.0
     _identities: Identities = field(init=False)
-    _partitions: set[date] = field(init=False, default_factory=set)
+    _partitions: set[int] = field(init=False, default_factory=set)
     _gaps: dict[int, Gap] = field(init=False, default_factory=dict)
     _idle: SpoolState | None = field(init=False, default=None)
     _left: tuple[int, int] | None = field(init=False, default=None)
@@ -110,7 +113,7 @@ class Loader:
             self._idle = state
             return 0
         self._partitions |= days
-        self.spool.mark_loaded(messages[-1].epoch, messages[-1].position)
+        self.spool.mark_loaded(*messages[-1][:2])
         return len(messages)
 
     def _new_gaps(self) -> list[Gap]:
@@ -134,16 +137,16 @@ class Loader:
         source: SourceRow,
         numbers: Mapping[int, int],
         reached: tuple[int, int],
-        messages: Sequence[SpooledMessage],
+        messages: Sequence[SpooledRow],
         state: SpoolState,
     ) -> tuple[int, int]:
         """Move the source to what is reached, and return that as the database has it.
 
         Raises :class:`ConnectionLost` when somebody else moved it: nothing may be written then.
         """
-        last = messages[-1].received_at if messages else None
+        last = messages[-1][2] if messages else None
         at_end = reached >= (state.captured_epoch, state.captured_position)
-        database = state.stream_database if at_end or not messages else messages[-1].database
+        database = state.stream_database if at_end or not messages else messages[-1][4]
         # An offset counts the bytes of its own history: in another one it is a wrong place.
         in_stream = state.resume is not None and reached[0] == state.captured_epoch
         left = numbers[reached[0]], reached[1]
@@ -171,81 +174,78 @@ class Loader:
         connection: Connection,
         source: SourceRow,
         numbers: Mapping[int, int],
-        messages: Sequence[SpooledMessage],
+        messages: Sequence[SpooledRow],
         sightings: Sequence[Sighting],
         start: tuple[int, int],
-    ) -> set[date]:
+    ) -> set[int]:
         """Append messages and key sightings to the books; returns the days of the reports."""
         if not messages and not sightings:
             return set()
         self._identities.begin(connection)
-        placed, rejected = self._parse(connection, messages, numbers, source.last_received_at or 0)
+        last = source.last_received_at or 0
+        days = {max(message[2], last) // DAY for message in messages}
+        for day in sorted(days - self._partitions):
+            reports.ensure_partition(connection, moment(day * DAY).date())
+        loaded, rejected = self._copy(connection, source.source_id, numbers, messages, last)
         seen = self._identify(connection, sightings, numbers)
         self._identities.write(connection)
-        days = {moment(one.received_at).date() for one in placed}
-        for day in sorted(days - self._partitions):
-            reports.ensure_partition(connection, day)
-        if placed:
-            with binary_cursor(psycopg_connection(connection)) as cursor:
-                reports.copy_reports(cursor, source.source_id, placed)
         reports.reject(connection, source.source_id, rejected)
         add_sightings(connection, source.source_id, seen, (numbers[start[0]], start[1]))
         counts = Counter(Counted("rejected", one.reason) for one in rejected)
-        counts[Counted("loaded")] = len(placed)
+        counts[Counted("loaded")] = loaded
         tallies.add(connection, source.source_id, counts)
         return days
+
+    def _copy(
+        self,
+        connection: Connection,
+        source_id: int,
+        numbers: Mapping[int, int],
+        messages: Sequence[SpooledRow],
+        last: int,
+    ) -> tuple[int, list[reports.Rejected]]:
+        """Append messages to the reports; returns how many, and what is no report.
+
+        Postgres takes rows in while further ones are packed.
+        """
+        rows = Rows(source_id, numbers, self._identities)
+        loaded = 0
+        while messages:
+            with binary_cursor(psycopg_connection(connection)) as cursor:
+                loaded += reports.copy_reports(cursor, rows.pieces(messages, last))
+            for realm in sorted(rows.new_realms):
+                self._identities.add_realm(connection, realm)
+            messages, rows.waiting, rows.new_realms = rows.waiting, [], set()
+        return loaded, rows.rejected
 
     def _identify(
         self, connection: Connection, sightings: Sequence[Sighting], numbers: Mapping[int, int]
     ) -> list[Seen]:
         seen: list[Seen] = []
         for one in sightings:
-            address = parse_status_key(one.key)
-            if address is None:
+            found = parse_status_key(one.key)
+            if found is None:
                 continue
-            identity = self._identities.resolve(
-                connection, address.realm, address.username, one.seen_at
-            )
+            owner, allocation_id = found
+            realm, username = parse_owner(owner)
+            if not self._identities.has_realm(realm):
+                self._identities.add_realm(connection, realm)
+            identity = self._identities.known_at(one.seen_at)[0].get(
+                owner
+            ) or self._identities.resolve(owner, realm, username, one.seen_at)
             seen.append(
                 Seen(
                     epoch=numbers[one.epoch],
                     position=one.position,
                     database=one.database,
-                    identity=identity,
-                    allocation_id=address.allocation_id,
+                    identity=Identity.unpacked(identity),
+                    allocation_id=allocation_id,
                     began_at=one.began_at,
                     seen_at=one.seen_at,
                     idle_seconds=one.idle_seconds,
                 )
             )
         return seen
-
-    def _parse(
-        self,
-        connection: Connection,
-        messages: Sequence[SpooledMessage],
-        numbers: Mapping[int, int],
-        last: int,
-    ) -> tuple[list[reports.Placed], list[reports.Rejected]]:
-        identities = self._identities
-        placed: list[reports.Placed] = []
-        rejected: list[reports.Rejected] = []
-        for epoch, position, received_at, estimated, database, channel, payload in messages:
-            # One source's times never fall, also where another machine's clock goes on.
-            last = max(last, received_at)
-            number = numbers[epoch]
-            try:
-                event = parse(channel, payload)
-            except WireError as error:
-                rejected.append(
-                    reports.Rejected(number, position, last, database, channel, payload, str(error))
-                )
-                continue
-            identity = identities.resolve(connection, event.realm, event.username, last)
-            placed.append(
-                reports.Placed(number, position, last, estimated, database, identity, event)
-            )
-        return placed, rejected
 
     def _write_gaps(
         self,

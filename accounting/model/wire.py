@@ -5,6 +5,7 @@ because realms and usernames are hostile bytes (COTURN, 7).
 """
 
 import re
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -61,13 +62,35 @@ class Event(NamedTuple):
     sent_bytes: int = 0
 
 
-# The suffix is matched from the right: a username may itself look like the rest of a channel.
+class Status(NamedTuple):
+    """What the payload of a status says; the fields are those of :class:`Event`."""
+
+    kind: Kind
+    lifetime: int | None
+    transport: str | None
+    server_address: str | None
+    client_address: str | None
+
+
+_DELETED: Final = Status(Kind.DELETED, None, None, None, None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Topic:
+    """What traffic a channel tells of. There are four: equal is who is the same."""
+
+    kind: Kind
+    side: Side
+
+
+INTERIM: Final = Topic(Kind.INTERIM, Side.CLIENT)
+PEER_INTERIM: Final = Topic(Kind.INTERIM, Side.PEER)
+TOTAL: Final = Topic(Kind.TOTAL, Side.CLIENT)
+PEER_TOTAL: Final = Topic(Kind.TOTAL, Side.PEER)
+
 # The realm is the server's choice, so it ends at the first "/user/".
-_CHANNEL = re.compile(
-    rb"turn/(?:realm/(.*?)/)?user/(.*)/allocation/([0-9]{18})/"
-    rb"(status|traffic|traffic/peer|total_traffic|total_traffic/peer)",
-    re.DOTALL,
-)
+_OWNER = re.compile(rb"turn/(?:realm/(.*?)/)?user/(.*)", re.DOTALL)
+_ID_DIGITS: Final = 18
 _TRAFFIC = re.compile(
     rb"rcvp=([0-9]{1,20}), rcvb=([0-9]{1,20}), sentp=([0-9]{1,20}), sentb=([0-9]{1,20})"
 )
@@ -76,93 +99,118 @@ _STATUS = re.compile(
     rb"(?:, type=([^,]*), local=([^,]*), remote=([^,]*)(?:,.*)?)?",
     re.DOTALL,
 )
-_TRAFFIC_KINDS: Final = {
-    b"traffic": (Kind.INTERIM, Side.CLIENT),
-    b"traffic/peer": (Kind.INTERIM, Side.PEER),
-    b"total_traffic": (Kind.TOTAL, Side.CLIENT),
-    b"total_traffic/peer": (Kind.TOTAL, Side.PEER),
+_TOPICS: Final[dict[bytes, Topic | None]] = {
+    b"/status": None,
+    b"/traffic": INTERIM,
+    b"/traffic/peer": PEER_INTERIM,
+    b"/total_traffic": TOTAL,
+    b"/total_traffic/peer": PEER_TOTAL,
 }
+_NO_CHANNEL: Final = "not a channel of an allocation"
 
 
 def parse(channel: bytes, payload: bytes) -> Event:
     """Parse one published message.
 
     Any bytes either parse or raise :class:`WireError`, nothing else. Formats as observed in
-    coturn 4.5 to 4.17 (COTURN, "Channels, keys and payloads").
+    coturn 4.5 to 4.17 (COTURN, "Channels, keys and payloads"). It is made of the parts below,
+    which where millions are parsed are called one by one.
     """
-    address = _CHANNEL.fullmatch(channel) if len(channel) <= MAX_CHANNEL_BYTES else None
-    if address is None:
-        raise WireError("not a channel of an allocation")
-    realm, username, allocation, suffix = address.groups()
-    if suffix == b"status":
-        return _parse_status(realm or b"", username, int(allocation), payload)
+    owner, allocation_id, topic = split_channel(channel)
+    realm, username = parse_owner(owner)
+    if topic is None:
+        status = parse_status(payload)
+        return Event(
+            realm,
+            username,
+            allocation_id,
+            status.kind,
+            None,
+            status.lifetime,
+            status.transport,
+            status.server_address,
+            status.client_address,
+        )
+    counters = parse_counters(payload)
+    return Event(
+        realm, username, allocation_id, topic.kind, topic.side, None, None, None, None, *counters
+    )
+
+
+def split_channel(channel: bytes) -> tuple[bytes, int, Topic | None]:
+    """A channel as whose it is (for :func:`parse_owner`), allocation id and topic; None: status.
+
+    What comes after the name has one form, so it is looked for from the right: a username may
+    itself look like the rest of a channel.
+    """
+    owner, _, rest = channel.rpartition(b"/allocation/")
+    digits = rest[:_ID_DIGITS]
+    suffix = rest[_ID_DIGITS:]
+    if suffix not in _TOPICS or not digits.isdigit() or len(channel) > MAX_CHANNEL_BYTES:
+        raise WireError(_NO_CHANNEL)
+    return owner, int(digits), _TOPICS[suffix]
+
+
+def parse_owner(owner: bytes) -> tuple[bytes, bytes]:
+    """Realm and username, out of what :func:`split_channel` found."""
+    names = _OWNER.fullmatch(owner)
+    if names is None:
+        raise WireError(_NO_CHANNEL)
+    return names[1] or b"", names[2]
+
+
+def parse_counters(payload: bytes) -> tuple[int, int, int, int]:
+    """Received packets and bytes, sent packets and bytes, out of a payload of traffic."""
     counts = _TRAFFIC.fullmatch(payload)
     if counts is None:
         raise WireError("not four traffic counters")
-    kind, side = _TRAFFIC_KINDS[suffix]
     received_packets, received_bytes, sent_packets, sent_bytes = map(int, counts.groups())
-    if max(received_packets, received_bytes, sent_packets, sent_bytes) > MAX_COUNTER:
+    # The limit is all ones: what lies beyond it has a bit that it hasn't.
+    if (received_packets | received_bytes | sent_packets | sent_bytes) > MAX_COUNTER:
         raise WireError("a traffic counter is beyond 53 bits")
-    return Event(
-        realm or b"",
-        username,
-        int(allocation),
-        kind,
-        side,
-        None,
-        None,
-        None,
-        None,
-        received_packets,
-        received_bytes,
-        sent_packets,
-        sent_bytes,
-    )
+    return received_packets, received_bytes, sent_packets, sent_bytes
 
 
-def parse_status_key(key: bytes) -> Event | None:
-    """The allocation whose status stands under a Redis key, as an event; None for another key.
-
-    Keys have the names of the status channels. The event is an empty ``deleted``: only whose it is
-    counts.
-    """
-    try:
-        event = parse(key, b"deleted")
-    except WireError:
-        return None
-    return event if event.kind is Kind.DELETED else None
-
-
-def _parse_status(realm: bytes, username: bytes, allocation_id: int, payload: bytes) -> Event:
+def parse_status(payload: bytes) -> Status:
+    """What a payload of a status says."""
     if payload == b"deleted":
-        return Event(realm, username, allocation_id, Kind.DELETED)
+        return _DELETED
     status = _STATUS.fullmatch(payload)
     if status is None:
         raise WireError("not an allocation status")
-    word, lifetime, *addresses = status.groups()
+    word, lifetime, transport, server_address, client_address = status.groups()
     if int(lifetime) > MAX_LIFETIME_SECONDS:
         raise WireError("a lifetime is beyond 31 bits")
-    try:
-        transport, server_address, client_address = (
-            None if value is None else _printable(value) for value in addresses
-        )
-    except UnicodeDecodeError:
-        raise WireError("an address is not ASCII") from None
-    return Event(
-        realm,
-        username,
-        allocation_id,
-        Kind.NEW if word == b"new" else Kind.REFRESHED,
-        None,
+    kind = Kind.NEW if word == b"new" else Kind.REFRESHED
+    if transport is None:
+        return Status(kind, int(lifetime), None, None, None)
+    return Status(
+        kind,
         int(lifetime),
-        transport,
-        server_address,
-        client_address,
+        _printable(transport),
+        _printable(server_address),
+        _printable(client_address),
     )
 
 
+def parse_status_key(key: bytes) -> tuple[bytes, int] | None:
+    """Owner and id of the allocation whose status stands under a Redis key; None for another key.
+
+    Keys have the names of the status channels.
+    """
+    try:
+        owner, allocation_id, topic = split_channel(key)
+        parse_owner(owner)
+    except WireError:
+        return None
+    return (owner, allocation_id) if topic is None else None
+
+
 def _printable(value: bytes) -> str:
-    text = value.decode("ascii")
+    try:
+        text = value.decode("ascii")
+    except UnicodeDecodeError:
+        raise WireError("an address is not ASCII") from None
     if len(text) > MAX_ADDRESS_CHARACTERS:
         raise WireError("an address is too long")
     if not text.isprintable():

@@ -5,20 +5,28 @@ may only hold what is committed: :meth:`Identities.begin` and :meth:`Identities.
 each transaction.
 """
 
-from typing import Final, NamedTuple
-from uuid import UUID
+from bisect import bisect_right
+from collections.abc import Mapping
+from struct import Struct
+from typing import Final, NamedTuple, Self
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects.postgresql import insert
 
+from accounting.model.buckets import BEGINNING, END
 from accounting.model.identity import opaque_key, user_id
 from accounting.model.realms import RealmRule, RealmRules
 from accounting.model.text import as_text
 from accounting.store import realms
-from accounting.store.schema import installation, usernames, users
+from accounting.store.database import statement
+from accounting.store.schema import installation
 
-REMEMBERED: Final = 200_000
-"""Names kept in memory, at some 400 bytes each; then it starts anew."""
+REMEMBERED_BYTES: Final = 96 << 20
+"""What names kept in memory may take; then it starts anew."""
+_OVERHEAD_BYTES: Final = 240
+"""Of a name in that memory, beside its own bytes."""
+
+_IDENTITY: Final = Struct("!ii i16s i16s".replace(" ", ""))
+IDENTITY_BYTES: Final = _IDENTITY.size
 
 
 class Identity(NamedTuple):
@@ -28,9 +36,20 @@ class Identity(NamedTuple):
     username_key: bytes
     user_key: bytes
 
+    @classmethod
+    def unpacked(cls, fields: bytes) -> Self:
+        """Out of its fields in a row of binary COPY."""
+        _, realm_id, _, username_key, _, user_key = _IDENTITY.unpack(fields)
+        return cls(realm_id, username_key, user_key)
+
 
 class Identities:
-    """Resolves realm and username on the wire, and writes down those that are new."""
+    """Resolves realm and username on the wire, and writes down those that are new.
+
+    Identities are packed as fields of a row in binary COPY, and names are asked for as channels
+    have them (:func:`accounting.model.wire.split_channel`): most reports speak of a known name, and
+    cost one look into a dictionary then.
+    """
 
     def __init__(self, default_rule: RealmRule) -> None:
         """``default_rule``: the first rule of a realm that nobody set up."""
@@ -38,70 +57,82 @@ class Identities:
         self._key = b""
         self._realms: dict[bytes, int] = {}
         self._rules: dict[int, RealmRules] = {}
-        self._known: dict[tuple[bytes, bytes, RealmRule], Identity] = {}
-        self._new: dict[tuple[bytes, bytes, RealmRule], Identity] = {}
+        self._span = END, END
+        self._known: dict[bytes, bytes] = {}
+        self._room = REMEMBERED_BYTES
+        self._new: dict[bytes, tuple[int, bytes, bytes, bytes, bytes]] = {}
 
     def begin(self, connection: Connection) -> None:
         """Start a transaction: rules as they are now, nothing new yet."""
         self._key = bytes(connection.execute(select(installation.c.identity_key)).scalar_one())
         self._realms = realms.realm_ids(connection)
-        self._rules = realms.all_rules(connection)
+        rules = realms.all_rules(connection)
+        changed = {one: of.rules for one, of in rules.items()} != {
+            one: of.rules for one, of in self._rules.items()
+        }
+        if self._new or changed:  # the last transaction was lost, or names mean other users now
+            self._forget()
+        self._rules = rules
         self._new = {}
 
-    def resolve(
-        self, connection: Connection, realm: bytes, username: bytes, received_at: int
-    ) -> Identity:
-        """The keys of a name as the realm's rule of that time has it."""
-        realm_id = self._realms.get(realm)
-        if realm_id is None:
-            realm_id = self._realms[realm] = realms.add_realm(connection, realm, self._default_rule)
-            self._rules[realm_id] = realms.rules_of(connection, realm_id)
-        rule = self._rules[realm_id].at(received_at)
-        name = realm, username, rule
-        known = self._known.get(name) or self._new.get(name)
-        if known is None:
-            user = user_id(username, rule.username_rule, rule.separator.encode())
-            known = self._new[name] = Identity(
-                realm_id,
-                # The two kinds of key never meet, even where a username is its own user id.
-                opaque_key(self._key, realm, b"username\0" + username),
-                opaque_key(self._key, realm, b"user\0" + user),
-            )
+    def has_realm(self, realm: bytes) -> bool:
+        """Whether the realm is in the database."""
+        return realm in self._realms
+
+    def add_realm(self, connection: Connection, realm: bytes) -> None:
+        """Make a realm, if nobody did yet."""
+        realm_id = self._realms[realm] = realms.add_realm(connection, realm, self._default_rule)
+        self._rules[realm_id] = realms.rules_of(connection, realm_id)
+        self._forget()
+
+    def known_at(self, time: int) -> tuple[Mapping[bytes, bytes], int]:
+        """Owners that need no :meth:`resolve`, as the rules of that time have it; until when."""
+        if not self._span[0] <= time < self._span[1]:
+            self._forget()
+            changes = {rule.holds_from for of in self._rules.values() for rule in of.rules}
+            borders = sorted({BEGINNING, END, *changes})
+            after = bisect_right(borders, time)
+            self._span = borders[after - 1], borders[after]
+        return self._known, self._span[1]
+
+    def resolve(self, owner: bytes, realm: bytes, username: bytes, received_at: int) -> bytes:
+        """The packed identity of an owner who is not known, as the realm's rule then has it."""
+        rule = self._rules[self._realms[realm]].at(received_at)
+        user = user_id(username, rule.username_rule, rule.separator.encode())
+        # The two kinds of key never meet, even where a username is its own user id.
+        username_key = opaque_key(self._key, realm, b"username\0" + username)
+        user_key = opaque_key(self._key, realm, b"user\0" + user)
+        realm_id = self._realms[realm]
+        self._new[username_key + user_key] = realm_id, username_key, username, user_key, user
+        known = self._known[owner] = _IDENTITY.pack(4, realm_id, 16, username_key, 16, user_key)
+        self._room -= len(owner) + _OVERHEAD_BYTES
         return known
 
     def write(self, connection: Connection) -> None:
         """Write the names met since :meth:`begin`, in order of key: loaders can't deadlock."""
         if not self._new:
             return
-        user_rows: dict[bytes, dict[str, object]] = {}
-        username_rows: dict[bytes, dict[str, object]] = {}
-        for (_, username, rule), identity in self._new.items():
-            user = user_id(username, rule.username_rule, rule.separator.encode())
-            user_rows[identity.user_key] = {
-                "user_key": _uuid(identity.user_key),
-                "realm_id": identity.realm_id,
-                "user_id": as_text(user),
-            }
-            username_rows[identity.username_key + identity.user_key] = {
-                "user_key": _uuid(identity.user_key),
-                "username_key": _uuid(identity.username_key),
-                "username": as_text(username),
-            }
+        rows = [
+            (realm_id, username_key.hex(), as_text(username), user_key.hex(), as_text(user))
+            for realm_id, username_key, username, user_key, user in self._new.values()
+        ]
+        realm_ids, username_keys, names, user_keys, user_ids = map(list, zip(*rows, strict=True))
         connection.execute(
-            insert(users).on_conflict_do_nothing(), [user_rows[key] for key in sorted(user_rows)]
+            statement("add_users"),
+            {"realm_ids": realm_ids, "user_keys": user_keys, "user_ids": user_ids},
         )
         connection.execute(
-            insert(usernames).on_conflict_do_nothing(),
-            [username_rows[key] for key in sorted(username_rows)],
+            statement("add_usernames"),
+            {"user_keys": user_keys, "username_keys": username_keys, "usernames": names},
         )
 
     def committed(self) -> None:
         """The transaction is in the books: its names may be remembered."""
-        if len(self._known) + len(self._new) > REMEMBERED:
-            self._known = {}
-        self._known.update(self._new)
         self._new = {}
+        if self._room < 0:
+            self._forget()
 
-
-def _uuid(key: bytes) -> UUID:
-    return UUID(bytes=key)
+    def _forget(self) -> None:
+        self._known = {}
+        self._room = REMEMBERED_BYTES
+        self._span = END, END

@@ -13,40 +13,35 @@ from psycopg import Cursor
 from sqlalchemy import Connection, insert, text
 
 from accounting.model.buckets import moment
-from accounting.model.wire import Event, Kind
+from accounting.model.wire import INTERIM, PEER_INTERIM, PEER_TOTAL, TOTAL, Status, Topic
 from accounting.store.binary import POSTGRES_EPOCH
-from accounting.store.identities import Identity
+from accounting.store.identities import IDENTITY_BYTES
 from accounting.store.schema import rejected_messages
 
 _COPY: Final = (
-    "COPY accounting.reports (source_id, epoch, position, received_at, time_estimated, database,"
+    "COPY accounting.reports (source_id, epoch, database, time_estimated, position, received_at,"
     " realm_id, username_key, user_key, allocation_id, kind, side, lifetime, transport,"
     " server_address, client_address, received_packets, received_bytes, sent_packets, sent_bytes)"
     " FROM STDIN (FORMAT binary)"
 )
-# A field is its length and its bytes; a length of -1 is null. What both shapes begin with:
-_HEAD: Final = "!h ih ii iq iq i? ii ii i16s i16s iq ih".replace(" ", "")
-_TRAFFIC: Final = Struct(_HEAD + "ih" + "iiii" + "iqiqiqiq")
-_STATUS: Final = Struct(_HEAD + "i")
+_COLUMNS: Final = 20
+# A field is its length and its bytes; a length of -1 is null. Packed one by one the twenty fields
+# cost twice as much as in pieces, of which most are the same from row to row.
+_HEAD: Final = Struct("!h ih ii ii i?".replace(" ", ""))
+_TOPIC: Final = Struct("!ih ih iiii".replace(" ", ""))
+_PLACED: Final = f"!{_HEAD.size}s iq iq {IDENTITY_BYTES}s iq".replace(" ", "")
+_TRAFFIC: Final = Struct(_PLACED + f"{_TOPIC.size}s iqiqiqiq")
+_STATUS: Final = Struct(_PLACED + "ihi")
 _LIFETIME: Final = Struct("!ii")
 _LENGTH: Final = Struct("!i")
 _NULL: Final = _LENGTH.pack(-1)
 _NO_COUNTERS: Final = Struct("!iqiqiqiq").pack(8, 0, 8, 0, 8, 0, 8, 0)
+_TOPICS: Final[dict[Topic, bytes]] = {
+    topic: _TOPIC.pack(2, topic.kind, 2, topic.side, -1, -1, -1, -1)
+    for topic in (INTERIM, PEER_INTERIM, TOTAL, PEER_TOTAL)
+}
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER: Final = b"\xff\xff"
-_COLUMNS: Final = 20
-
-
-class Placed(NamedTuple):
-    """An event with its place in the source's order; ``received_at`` in microseconds."""
-
-    epoch: int
-    position: int
-    received_at: int
-    estimated: bool
-    database: int
-    identity: Identity
-    event: Event
 
 
 class Rejected(NamedTuple):
@@ -61,52 +56,73 @@ class Rejected(NamedTuple):
     reason: str
 
 
-def copy_reports(cursor: Cursor[Any], source_id: int, events: Iterable[Placed]) -> None:
-    """Append events to the reports. Their days' partitions must exist."""
+def copy_reports(cursor: Cursor[Any], pieces: Iterable[bytes]) -> int:
+    """Append rows to the reports, packed as below; returns how many. Partitions must exist."""
     with cursor.copy(_COPY) as copy:
         copy.write(_SIGNATURE)
-        rows: list[bytes] = []
-        for placed in events:
-            rows.append(_row(source_id, placed))
-            if len(rows) == 1000:
-                copy.write(b"".join(rows))
-                rows.clear()
-        copy.write(b"".join(rows))
+        for piece in pieces:
+            copy.write(piece)
         copy.write(_TRAILER)
+    return cursor.rowcount
 
 
-def _row(source_id: int, placed: Placed) -> bytes:
-    epoch, position, received_at, estimated, database, identity, event = placed
-    head = (
-        _COLUMNS,
-        *(2, source_id),
-        *(4, epoch),
-        *(8, position),
-        *(8, received_at - POSTGRES_EPOCH),
-        *(1, estimated),
-        *(4, database),
-        *(4, identity.realm_id),
-        *(16, identity.username_key),
-        *(16, identity.user_key),
-        *(8, event.allocation_id),
-        *(2, event.kind),
+def pack_head(source_id: int, epoch: int, database: int, *, estimated: bool) -> bytes:
+    """What rows begin with."""
+    return _HEAD.pack(_COLUMNS, 2, source_id, 4, epoch, 4, database, 1, estimated)
+
+
+def pack_traffic(
+    head: bytes,
+    position: int,
+    received_at: int,
+    identity: bytes,
+    allocation_id: int,
+    topic: Topic,
+    counters: tuple[int, int, int, int],
+) -> bytes:
+    """The row of an interim or a total; ``received_at`` in microseconds."""
+    received_packets, received_bytes, sent_packets, sent_bytes = counters
+    return _TRAFFIC.pack(
+        head,
+        8,
+        position,
+        8,
+        received_at - POSTGRES_EPOCH,
+        identity,
+        8,
+        allocation_id,
+        _TOPICS[topic],
+        8,
+        received_packets,
+        8,
+        received_bytes,
+        8,
+        sent_packets,
+        8,
+        sent_bytes,
     )
-    if event.kind >= Kind.INTERIM:
-        return _TRAFFIC.pack(
-            *head,
-            *(2, event.side),
-            *(-1, -1, -1, -1),
-            *(8, event.received_packets, 8, event.received_bytes),
-            *(8, event.sent_packets, 8, event.sent_bytes),
-        )
-    lifetime = _NULL if event.lifetime is None else _LIFETIME.pack(4, event.lifetime)
+
+
+def pack_status(
+    head: bytes,
+    position: int,
+    received_at: int,
+    identity: bytes,
+    allocation_id: int,
+    status: Status,
+) -> bytes:
+    """The row of a new, a refreshed or a deleted; ``received_at`` in microseconds."""
+    kind, lifetime, transport, server_address, client_address = status
+    received_at -= POSTGRES_EPOCH
     return b"".join(
         (
-            _STATUS.pack(*head, -1),
-            lifetime,
-            _text(event.transport),
-            _text(event.server_address),
-            _text(event.client_address),
+            _STATUS.pack(
+                head, 8, position, 8, received_at, identity, 8, allocation_id, 2, kind, -1
+            ),
+            _NULL if lifetime is None else _LIFETIME.pack(4, lifetime),
+            _text(transport),
+            _text(server_address),
+            _text(client_address),
             _NO_COUNTERS,
         )
     )

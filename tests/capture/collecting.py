@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import redis
 
 from accounting.capture.address import address
 from accounting.capture.collector import collect
 from accounting.capture.keyscan import KeyScan
-from accounting.capture.records import Gap, SpooledMessage
+from accounting.capture.records import Gap
 from accounting.capture.replication import Replication
 from accounting.capture.source import Source
 from accounting.capture.spool import Spool, spool_path, wall_clock
@@ -397,8 +397,21 @@ def publish(server: RedisServer, *payloads: bytes, to: bytes = channel) -> None:
         pipeline.execute()
 
 
+class SpooledMessage(NamedTuple):
+    """A row of the spool, with names."""
+
+    epoch: int
+    position: int
+    received_at: int
+    estimated: int
+    database: int
+    channel: bytes
+    payload: bytes
+
+
 def stored(spool: Spool) -> list[SpooledMessage]:
-    return spool.read(0, 0, 10_000_000)
+    """All messages of a spool."""
+    return list(map(SpooledMessage._make, spool.read(0, 0, 10_000_000)))
 
 
 def assert_honest(spool: Spool, sent: dict[int, tuple[int, int]]) -> list[int]:

@@ -11,7 +11,6 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
-from accounting.capture.records import SpooledMessage
 from accounting.capture.replication import Replication
 from accounting.capture.spool import Spool, spool_path, wall_clock
 from accounting.capture.subscriber import Subscriber
@@ -24,6 +23,7 @@ from tests.capture.collecting import (
     Proxy,
     Publisher,
     Sentinel,
+    SpooledMessage,
     TlsRedisServer,
     TlsSentinel,
     channel,
