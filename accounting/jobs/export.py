@@ -95,6 +95,7 @@ def export_to_directory(
                 **_described(selection, format_),
                 "rows": totals.rows,
                 "sums": {name: _number(value) for name, value in totals.sums.items()},
+                **_late_usage(rows, selection),
                 "bytes": digest.size,
                 "sha256": digest.hexdigest(),
             }
@@ -238,6 +239,15 @@ def _described(selection: Selection, format_: Format) -> dict[str, Any]:
     for name, at in (("since", selection.since), ("until", selection.until)):
         described[name] = None if at is None else at.isoformat()
     return described
+
+
+def _late_usage(rows: Exporting, selection: Selection) -> dict[str, Any]:
+    """How the books of a closed period differ from its statement, for exports of those books."""
+    if selection.period is None or selection.kind not in {Kind.USAGE, Kind.SESSIONS}:
+        return {}
+    late = rows.late_usage()
+    sums = {name: _number(value) for name, value in late.sums.items()}
+    return {"late_usage": {"adjustments": late.rows, "sums": sums}}
 
 
 def _number(value: Decimal) -> int | str:

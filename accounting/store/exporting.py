@@ -16,6 +16,8 @@ from psycopg.errors import UndefinedFunction, UndefinedTable
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
 from accounting.errors import AccountingError
+from accounting.model.counters import COUNTERS
+from accounting.store.periods import AUTHOR
 
 TEXT, BOOL, BIGINT, NUMERIC = 25, 16, 20, 1700
 """Types of columns, as Postgres numbers them."""
@@ -159,6 +161,25 @@ class Exporting:
         ).fetchone()
         assert row is not None
         return Totals(row[0], dict(zip(counts, map(Decimal, row[1:]), strict=True)))
+
+    def late_usage(self) -> Totals:
+        """What was posted to the selected period since it closed: its usage holds that too."""
+        row = self._connection.execute(
+            SQL("SELECT count(*), {} FROM reporting.adjustments WHERE {}").format(
+                SQL(", ").join(
+                    SQL("coalesce(sum({}), 0)").format(Identifier(name)) for name in COUNTERS
+                ),
+                _all(
+                    [
+                        *_equal("realm", self._selection.realm),
+                        *_equal("period", self._selection.period),
+                        *_equal("author", AUTHOR),
+                    ]
+                ),
+            )
+        ).fetchone()
+        assert row is not None
+        return Totals(row[0], dict(zip(COUNTERS, map(Decimal, row[1:]), strict=True)))
 
     def copy(self, spelling: Spelling) -> Generator[bytes]:
         """The selected rows in order, some at once, never part of one. Ends with the last row.

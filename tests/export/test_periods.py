@@ -81,6 +81,30 @@ def test_statements_stay_the_same_bytes_whatever_comes_later(books: Books, tmp_p
     assert {row["received_bytes"] for row in rows} == {"700", "10"}
 
 
+def test_the_manifest_of_a_periods_usage_says_what_of_it_is_late(
+    books: Books, tmp_path: Path
+) -> None:
+    closed_without_late(books)
+    selection = Selection(kind=Kind.USAGE, period=NOVEMBER, per="hour")
+
+    def export(into: str) -> tuple[dict[str, Any], bytes]:
+        made = export_to_directory(books.engine, selection, Format.CSV, tmp_path / into)
+        return json.loads(made.manifest.read_text()), made.path.read_bytes()
+
+    before = export("before")
+    assert export("again") == before
+    assert before[0]["late_usage"]["adjustments"] == 0
+    tell_late(books)
+    books.account()
+    assert adjust(books.engine) == 2
+    after, _ = export("after")
+    late = after["late_usage"]
+    assert (late["adjustments"], late["sums"]["received_bytes"]) == (2, 710)
+    billed = books.sums("statements")
+    assert {name: after["sums"][name] - late["sums"][name] for name in billed} == billed
+    assert {name: before[0]["sums"][name] for name in billed} == billed
+
+
 @contextmanager
 def mortal_disk(death: "Disaster") -> Iterator[None]:
     """Let death come before any sync and rename, and after each rename."""

@@ -1,0 +1,67 @@
+"""Two schedulers at work while late usage comes: what is closed adds up at every moment of rest."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+from accounting.jobs.adjust import adjust
+from accounting.jobs.close import close_periods
+from accounting.jobs.rollup import rollup
+from accounting.jobs.settle import settle
+from accounting.jobs.verify import verify
+from accounting.store.database import Engine, open_engine
+from tests.billing.equation import assert_closed_periods_add_up
+from tests.billing.test_adjust import closed_without_late
+from tests.billing.test_close import DAY, END
+from tests.books import WRITER, Books
+from tests.settling.telling import Teller
+
+ROUNDS = 8
+
+
+def test_two_schedulers_and_late_usage_keep_every_closed_period_whole(books: Books) -> None:
+    closed_without_late(books)
+    stop = Event()
+    jobs: tuple[Callable[[Engine], object], ...] = (settle, rollup, adjust, close_periods)
+
+    def schedule() -> None:
+        engine = open_engine(books.url(WRITER))
+        try:
+            while not stop.is_set():
+                for job in jobs:
+                    job(engine)
+        finally:
+            engine.dispose()
+
+    with ThreadPoolExecutor() as threads:
+        schedulers = [threads.submit(schedule) for _ in range(2)]
+        try:
+            for number in range(ROUNDS):
+                late = Teller(books, user=f"u{number % 3}", allocation=100 + number, source="late")
+                late.new(number * 2 * DAY)
+                late.interim(number * 2 * DAY + 10, 1, 100, 1, 100)
+                books.load(source="late")
+                # A total that is less than its interims takes back what may be billed by now.
+                late.close(number * 2 * DAY + 20, (1, 90, 1, 100), (0, 0, 0, 0))
+                books.until(END + (number + 1) * 6 * DAY)
+                books.until(number * 2 * DAY + 30, source="late")
+                books.load()
+                books.load(source="late")
+            books.until(END + 61 + ROUNDS * 6 * DAY, source="late")
+            books.load(source="late")
+            assert list(verify(books.engine)) == []
+        finally:
+            stop.set()
+        for one in schedulers:
+            one.result(timeout=60)
+    books.account()
+    adjust(books.engine)
+    close_periods(books.engine)
+    assert [row["state"] for row in books.rows("periods")].count("closed") == 2
+    assert_closed_periods_add_up(books)
+    books.assert_conserved()
+    told = books.query(
+        "SELECT payload->>'period' AS period FROM accounting.feed_outbox"
+        " WHERE type = 'period.closed' ORDER BY 1"
+    )
+    assert len(told) == 2
