@@ -90,8 +90,12 @@ def source(connection: Connection, source_id: int) -> SourceRow:
 
 def watermark(connection: Connection, source_id: int) -> Watermark:
     """How far a source is settled, made at the beginning if nobody settled it yet."""
-    connection.execute(insert(settling).values(source_id=source_id).on_conflict_do_nothing())
-    row = connection.execute(select(settling).where(settling.c.source_id == source_id)).one()
+    query = select(settling).where(settling.c.source_id == source_id)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        # Only then: in a snapshot, an insert meets a row that was moved since as a conflict.
+        connection.execute(insert(settling).values(source_id=source_id).on_conflict_do_nothing())
+        row = connection.execute(query).one()
     return Watermark(
         source_id=source_id,
         epoch=row.epoch,

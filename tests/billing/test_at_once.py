@@ -6,10 +6,12 @@ from threading import Event
 
 from accounting.jobs.adjust import adjust
 from accounting.jobs.close import close_periods
+from accounting.jobs.proof import snapshot_at_rest
 from accounting.jobs.rollup import rollup
 from accounting.jobs.settle import settle
 from accounting.jobs.verify import verify
 from accounting.store.database import Engine, open_engine
+from accounting.store.replaying import settled_now
 from tests.billing.equation import assert_closed_periods_add_up
 from tests.billing.test_adjust import closed_without_late
 from tests.billing.test_close import DAY, END
@@ -65,3 +67,14 @@ def test_two_schedulers_and_late_usage_keep_every_closed_period_whole(books: Boo
         " WHERE type = 'period.closed' ORDER BY 1"
     )
     assert len(told) == 2
+
+
+def test_a_snapshot_is_read_while_settling_goes_on(books: Books) -> None:
+    Teller(books).new(0)
+    books.until(10)
+    books.account()
+    with snapshot_at_rest(books.engine) as connection:
+        books.until(20)
+        books.account()
+        [mark] = settled_now(connection).marks
+        assert mark.until == books.at(10)
