@@ -3,14 +3,16 @@
 Owns the statements of ``docs/billing-worker.md``; what is done with an event is the caller's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
 
 import psycopg
+from psycopg.errors import UndefinedFunction, UndefinedTable
 
-from accounting.errors import ConfigurationError
+from accounting.errors import AccountingError, ConfigurationError
 from accounting.store.database import lost_connections
 
 _READ: Final = """
@@ -30,6 +32,19 @@ class Event(NamedTuple):
     realm: str
     payload: Mapping[str, Any]
     created_at: datetime
+
+
+@contextmanager
+def _known_database() -> Iterator[None]:
+    """Say in words that a database is of another version; else as :func:`lost_connections`."""
+    try:
+        with lost_connections():
+            yield
+    except (UndefinedFunction, UndefinedTable) as error:
+        raise AccountingError(
+            f"Postgres: {str(error).splitlines()[0]}: "
+            "bring it to this version with `turn-accounting db upgrade`"
+        ) from error
 
 
 class FeedReader:
@@ -73,19 +88,19 @@ class FeedReader:
 
     def read(self, after: int, limit: int) -> list[Event]:
         """The next events after a number, in order."""
-        with lost_connections():
+        with _known_database():
             return [Event._make(row) for row in self._connection.execute(_READ, (after, limit))]
 
     def cursor(self, consumer: str) -> int:
         """The number up to which a consumer has handled the feed; makes a new one at 0."""
-        with lost_connections():
+        with _known_database():
             row = self._connection.execute(_CURSOR, (consumer,)).fetchone()
         assert row is not None
         return int(row[0])
 
     def advance(self, consumer: str, from_seq: int, to_seq: int, worker: str) -> bool:
         """Move a consumer on; False when it stood elsewhere and ``worker`` didn't move it so."""
-        with lost_connections():
+        with _known_database():
             row = self._connection.execute(
                 _ADVANCE, (consumer, from_seq, to_seq, worker)
             ).fetchone()
@@ -94,5 +109,5 @@ class FeedReader:
 
     def wait(self, seconds: float) -> bool:
         """Wait so long for something to be numbered; whether it was."""
-        with lost_connections():
+        with _known_database():
             return any(self._connection.notifies(timeout=seconds, stop_after=1))

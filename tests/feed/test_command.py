@@ -1,5 +1,7 @@
 """The command `feed`: what it prints, and what a consumer of it has had."""
 
+import psycopg
+
 from tests.books import READER, Books
 from tests.contract.command import turn_accounting
 from tests.feed.test_client import cursor, numbered
@@ -53,6 +55,15 @@ def test_wrong_use_is_said_in_one_line(books: Books) -> None:
         ran = turn_accounting("feed", *arguments, database_url=books.url(READER))
         assert ran.code == 2
         assert ran.complaint
+
+
+def test_a_database_of_an_older_version_is_said_in_one_line(books: Books) -> None:
+    numbered(books, "a")
+    with psycopg.connect(books.url()) as connection:
+        connection.execute("DROP FUNCTION reporting.feed_cursor CASCADE")
+    ran = turn_accounting("feed", "--consumer", "x", database_url=books.url(READER))
+    assert ran.code == 1
+    assert ran.complaint.endswith("bring it to this version with `turn-accounting db upgrade`")
 
 
 def test_a_database_that_is_away_is_said_at_once() -> None:
