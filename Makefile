@@ -30,7 +30,7 @@ fmt: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 
 BENCH ?= --json bench.jsonl
-bench: $(STAMP) ## Measure, each beside the limit of the machine (half an hour; BENCH="--only load")
+bench: $(STAMP) ## Measure, each beside the limit of the machine (an hour; BENCH="--only load")
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 FAULTS ?= 100

@@ -1,21 +1,22 @@
-"""Puts the figures of a run into docs/performance.md, between the marks that name their parts.
+"""Puts the figures of a run into docs/performance.md and docs/scale.md, between their marks.
 
     python -m benchmarks.page bench.jsonl
 
-A part that the run has no figures of keeps those that stand there.
+A part that the run has no figures of keeps those that stand there. What one core carries is worked
+out from the CPU time of the whole path.
 """
 
 import argparse
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.figures import Figure, shown
 from tests.live.service import ROOT
 
-PAGE: Final = ROOT / "docs/performance.md"
+PAGES: Final = (ROOT / "docs/performance.md", ROOT / "docs/scale.md")
 BLOCK: Final = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -30,6 +31,9 @@ def filled(page: str, rows: Iterable[dict[str, Any]]) -> str:
         figure = Figure.from_json(row)
         parts.setdefault(figure.part.partition(",")[0], []).append(figure)
 
+    if "path" in parts:
+        parts["limits"] = list(_limits(parts["path"]))
+
     def block(match: re.Match[str]) -> str:
         opening, name, closing = match.groups()
         if name == "about" and about:
@@ -42,12 +46,21 @@ def filled(page: str, rows: Iterable[dict[str, Any]]) -> str:
     return BLOCK.sub(block, page)
 
 
+def _limits(figures: Iterable[Figure]) -> Iterator[Figure]:
+    """What a core carries of each process' work, from the CPU time that an event takes of it."""
+    for figure in figures:
+        if figure.name.startswith("CPU, ") and figure.median > 0:
+            name = figure.name.removeprefix("CPU, ")
+            yield Figure(part="one core", name=name, unit="events/s", values=[1e6 / figure.median])
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     arguments.add_argument("lines", type=Path, help="what `python -m benchmarks --json` wrote")
     given = arguments.parse_args()
-    rows = map(json.loads, given.lines.read_text().splitlines())
-    PAGE.write_text(filled(PAGE.read_text(), rows))
+    rows = [json.loads(line) for line in given.lines.read_text().splitlines()]
+    for page in PAGES:
+        page.write_text(filled(page.read_text(), rows))
 
 
 if __name__ == "__main__":
