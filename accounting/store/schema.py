@@ -259,6 +259,12 @@ sessions = Table(
         "due_at",
         postgresql_where=text("ended_at IS NULL AND standing = 1"),
     ),
+    Index(
+        "sessions_live",
+        "started_at",
+        postgresql_where=text("ended_at IS NULL AND vouched"),
+    ),
+    Index("sessions_disputed", "started_at", postgresql_where=text("disputed AND vouched")),
     Index("sessions_by_user", "user_key", "started_at"),
     Index("sessions_by_realm", "realm_id", "started_at"),
 )

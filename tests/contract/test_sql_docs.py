@@ -65,6 +65,21 @@ EXPECTED: Final[dict[str, list[tuple[Any, ...]]]] = {
         ("default", "disconnected", at(4, 12), at(1, month=12), True),
     ],
 }  # fmt: skip
+OTHERS: Final = """
+INSERT INTO accounting.users
+SELECT md5(n::text)::uuid, realm_id, 'user' || n
+FROM accounting.realms, generate_series(1, 5000) n ON CONFLICT DO NOTHING;
+CREATE TEMP TABLE others AS
+SELECT e.*, u.user_key AS other FROM accounting.users u
+JOIN (
+    SELECT * FROM accounting.sessions
+    WHERE ended_at IS NOT NULL AND NOT disputed AND realm_id = 1 LIMIT 2
+) e USING (realm_id);
+UPDATE others SET session_id = gen_random_uuid(), user_key = other;
+ALTER TABLE others DROP COLUMN other;
+INSERT INTO accounting.sessions SELECT * FROM others;
+ANALYZE accounting.sessions, accounting.users, accounting.realms;
+"""
 LAG: Final = "10. How far behind each source is"
 
 
@@ -91,3 +106,25 @@ def test_lag_of_a_source_is_what_is_not_captured_loaded_and_settled_yet(filled: 
     assert second[1] - first[1] == timedelta(hours=1)
     since = datetime.now(UTC) - at(4, 12)
     assert timedelta(0) <= since - first[1] < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("heading", "indexes"),
+    [
+        ("3. A user's sessions of a day", ("users_by_name", "sessions_by_user")),
+        ("5. Sessions whose totals disagree", ("sessions_disputed",)),
+        ("6. Live sessions now", ("sessions_live",)),
+    ],
+)
+def test_query_for_few_sessions_reads_no_more_than_those(
+    filled: Books, heading: str, indexes: tuple[str, ...]
+) -> None:
+    """Among sessions of many more users, of which all but those that are there have ended."""
+    with psycopg.connect(filled.url()) as connection:
+        connection.execute(OTHERS)
+        rows = connection.execute(f"EXPLAIN {QUERIES[heading]}".encode()).fetchall()
+        connection.rollback()
+    plan = "\n".join(line for (line,) in rows)
+    for index in indexes:
+        assert f"{index} on" in plan or f"on {index}" in plan, plan
+    assert "Seq Scan on sessions" not in plan
