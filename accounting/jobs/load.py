@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
@@ -23,6 +23,7 @@ from accounting.errors import ConnectionLost, LeaseHeld
 from accounting.jobs.resume import OLDER_SPOOL, resume
 from accounting.jobs.rows import Rows
 from accounting.jobs.standby import check_lease, this_host
+from accounting.model.allowance import Allowance
 from accounting.model.buckets import moment
 from accounting.model.realms import RealmRule
 from accounting.model.wire import parse_owner, parse_status_key
@@ -68,6 +69,8 @@ class Loader:
     _sighted: int = field(init=False, default=0)
     _looked_at: float = field(init=False, default=float("-inf"))
     _first_gap_open: bool = field(init=False, default=True)
+    _allowance: Allowance = field(init=False, default_factory=Allowance)
+    _spending: Allowance = field(init=False, default_factory=Allowance)
 
     def __post_init__(self) -> None:
         self._identities = Identities(self.default_rule)
@@ -101,9 +104,10 @@ class Loader:
                 one for one in self.spool.sightings(self._sighted) if start <= one[1:3] <= reached
             ]
             left = self._move(connection, source, numbers, reached, messages, state)
+            self._spending = replace(self._allowance)
             days = self._write(connection, source, numbers, messages, sightings, start)
             self._write_gaps(connection, source, numbers, gaps, state)
-        self._left = left
+        self._left, self._allowance = left, self._spending
         self._looked_at = time.monotonic()
         self._sighted = sightings[-1].sighting if sightings else self._sighted
         self._identities.committed()
@@ -208,7 +212,7 @@ class Loader:
 
         Postgres takes rows in while further ones are packed.
         """
-        rows = Rows(source_id, numbers, self._identities)
+        rows = Rows(source_id, numbers, self._identities, self._spending)
         loaded = 0
         while messages:
             with binary_cursor(psycopg_connection(connection)) as cursor:

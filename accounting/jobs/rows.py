@@ -11,8 +11,10 @@ from itertools import islice
 from typing import Final
 
 from accounting.capture.records import SpooledRow
+from accounting.model.allowance import Allowance
 from accounting.model.buckets import BEGINNING
 from accounting.model.wire import (
+    Topic,
     WireError,
     parse_counters,
     parse_owner,
@@ -30,6 +32,7 @@ PIECE: Final = 1_000
 class Rows:
     """The rows of one transaction. ``numbers``: the database's number of each spooled epoch.
 
+    ``allowance`` is spent by what is reported.
     ``rejected`` holds messages that are no reports; ``waiting`` those of ``new_realms``, which
     can't be made while a COPY runs: make them, and give the messages to :meth:`pieces` once more.
     """
@@ -37,12 +40,15 @@ class Rows:
     source_id: int
     numbers: Mapping[int, int]
     identities: Identities
+    allowance: Allowance
     rejected: list[Rejected] = field(default_factory=list)
     waiting: list[SpooledRow] = field(default_factory=list)
     new_realms: set[bytes] = field(default_factory=set)
 
     def pieces(self, messages: Sequence[SpooledRow], last: int) -> Iterator[bytes]:
         """Packed rows. ``last``: when the source's last message before these was received."""
+        for latest in messages[-1:]:
+            self.allowance.pass_to(max(last, latest[2]))
         rows = self._rows(messages, last)
         while piece := b"".join(islice(rows, PIECE)):
             yield piece
@@ -51,6 +57,7 @@ class Rows:
         known: Mapping[bytes, bytes] = {}
         until = BEGINNING
         heads = _Heads(self.source_id, self.numbers)
+        allow = self.allowance.spend
         for message in messages:
             epoch, position, received_at, estimated, database, channel, payload = message
             # One source's times never fall, also where another machine's clock goes on.
@@ -66,14 +73,13 @@ class Rows:
                 if topic is None:
                     status = parse_status(payload)
                 else:
-                    counters = parse_counters(payload)
+                    counters = parse_counters(payload, allow)
             except WireError as error:
                 self._reject(message, last, error)
                 continue
             if identity is None:
                 if not self.identities.has_realm(realm):
-                    self.new_realms.add(realm)
-                    self.waiting.append((*message[:2], last, *message[3:]))
+                    self._let_wait(message, last, realm, topic)
                     continue
                 identity = self.identities.resolve(owner, realm, username, last)
             head = heads[epoch, database, estimated]
@@ -81,6 +87,14 @@ class Rows:
                 yield pack_status(head, position, last, identity, allocation_id, status)
             else:
                 yield pack_traffic(head, position, last, identity, allocation_id, topic, counters)
+
+    def _let_wait(
+        self, message: SpooledRow, received_at: int, realm: bytes, topic: Topic | None
+    ) -> None:
+        self.new_realms.add(realm)
+        self.waiting.append((*message[:2], received_at, *message[3:]))
+        if topic is not None:  # it is weighed when it comes once more
+            parse_counters(message[6], self.allowance.give_back)
 
     def _reject(self, message: SpooledRow, received_at: int, error: WireError) -> None:
         epoch, position, _, _, database, channel, payload = message

@@ -5,12 +5,16 @@ because realms and usernames are hostile bytes (COTURN, 7).
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
 MAX_COUNTER: Final = 2**53 - 1
 """9 PB: beyond what an allocation can relay, and so far below 63 bits that no sum reaches them."""
+LARGE_COUNTER: Final = 2**30 - 1
+"""An interim speaks of 4096 packets, a quarter of this; it takes eight thousand million reports
+that are not larger to reach 63 bits."""
 MAX_LIFETIME_SECONDS: Final = 2**31 - 1
 MAX_CHANNEL_BYTES: Final = 1024
 """coturn's longest has some 700: a realm of 127 and a username of 512 (COTURN, 7). A longer one
@@ -159,15 +163,28 @@ def parse_owner(owner: bytes) -> tuple[bytes, bytes]:
     return names[1] or b"", names[2]
 
 
-def parse_counters(payload: bytes) -> tuple[int, int, int, int]:
-    """Received packets and bytes, sent packets and bytes, out of a payload of traffic."""
+def allow_53_bits(bits: int) -> None:
+    """Refuse counters that no allocation reaches."""
+    if bits > MAX_COUNTER:
+        raise WireError("a traffic counter is beyond 53 bits")
+
+
+def parse_counters(
+    payload: bytes, allow: Callable[[int], None] = allow_53_bits
+) -> tuple[int, int, int, int]:
+    """Received packets and bytes, sent packets and bytes, out of a payload of traffic.
+
+    Where one is larger than LARGE_COUNTER, ``allow`` gets all their bits in one number, at least as
+    large as the largest and less than twice that, and raises :class:`WireError` to refuse them.
+    """
     counts = _TRAFFIC.fullmatch(payload)
     if counts is None:
         raise WireError("not four traffic counters")
     received_packets, received_bytes, sent_packets, sent_bytes = map(int, counts.groups())
-    # The limit is all ones: what lies beyond it has a bit that it hasn't.
-    if (received_packets | received_bytes | sent_packets | sent_bytes) > MAX_COUNTER:
-        raise WireError("a traffic counter is beyond 53 bits")
+    # The limits are all ones: what lies beyond one has a bit that it hasn't.
+    bits = received_packets | received_bytes | sent_packets | sent_bytes
+    if bits > LARGE_COUNTER:
+        allow(bits)
     return received_packets, received_bytes, sent_packets, sent_bytes
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from accounting.capture.records import SpooledRow
 from accounting.jobs.load import Loader
 from accounting.jobs.rows import Rows
+from accounting.model.allowance import Allowance
 from accounting.model.buckets import moment
 from accounting.model.identity import UsernameRule, opaque_key, user_id
 from accounting.model.realms import RealmRule
@@ -52,7 +53,7 @@ def rows(
     packed, rejected, waiting = b"", [], []
     for batch in batches:
         identities.begin(connection)
-        made = Rows(1, {1: 3, 2: 4}, identities)
+        made = Rows(1, {1: 3, 2: 4}, identities, Allowance())
         packed += b"".join(made.pieces(batch, 0))
         identities.committed()
         rejected += made.rejected

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from accounting.model.realms import RealmRules
 from accounting.store import realms
-from tests.books import Books
+from tests.books import Books, channel, status, traffic
 from tests.settling.telling import Teller, account, session, sessions
 
 NOTHING = (0, 0, 0, 0)
@@ -58,6 +58,28 @@ def test_absurd_counters_stop_nobodys_accounting(books: Books) -> None:
     rejected = books.rows("rejected_messages", "reason")
     assert rejected == [{"reason": "a traffic counter is beyond 53 bits"}] * 2
     assert sorted(row["received_bytes"] for row in sessions(books)) == [0, 2**53 - 1, 2**53 - 1]
+    books.assert_conserved()
+
+
+def test_absurdly_many_large_reports_stop_nobodys_accounting(books: Books) -> None:
+    """Of one session or of many, they would come to more than 63 bits."""
+    heavy = traffic(*[2**53 - 1] * 4)
+    said = [(channel("total_traffic", realm="new"), heavy), (channel("status"), status("new"))]
+    said += [(channel("traffic"), heavy)] * 1100
+    for number in range(2, 1102):
+        said.append((channel("status", allocation=number), status("new")))
+        said.append((channel("total_traffic", allocation=number), heavy))
+    books.hear_all([(books.at(0), 0, name, payload) for name, payload in said])
+    Teller(books, realm="other").new(3)
+    Teller(books, realm="other").interim(4, 1, 100_000_000, 1, 100_000_000)
+    Teller(books, realm="other").interim(90_000, 1, 2**50, 1, 1)
+    account(books, 90_000)
+    reasons = {row["reason"] for row in books.rows("rejected_messages", "reason")}
+    assert reasons == {"more traffic is reported than a source can have"}
+    absurd = sum(row["received_bytes"] for row in sessions(books) if row["realm"] != "other")
+    assert absurd == 2 * (2**53 - 1), "the first two, whether their realm is new or not"
+    (other,) = (row for row in sessions(books) if row["realm"] == "other" and row["start_known"])
+    assert other["received_bytes"] == 100_000_000
     books.assert_conserved()
 
 

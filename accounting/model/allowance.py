@@ -1,0 +1,46 @@
+"""How much a source may report: more traffic than any line carries is not believed.
+
+Whoever may publish to Redis can write any number, and sums in the books have 63 bits: a thousand
+reports near the largest counter would stop settling and the roll-up, for everybody and for good.
+With this bound no sum of a session, a user or a realm comes near 63 bits, however it was published.
+Pure: times come in, as whole microseconds since the Unix epoch.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from accounting.model.wire import WireError, allow_53_bits
+
+BYTES_PER_SECOND: Final = 2**36
+"""550 Gbit/s in each direction, all the time, behind one Redis: 2^58 in a month."""
+AT_ONCE: Final = 2**54
+"""18 PB: what long sessions may report when they end together."""
+SECOND: Final = 1_000_000
+
+
+@dataclass(slots=True)
+class Allowance:
+    """What was reported lately beyond BYTES_PER_SECOND: ``used`` bytes, as of ``at``."""
+
+    used: int = 0
+    at: int = 0
+
+    def pass_to(self, now: int) -> None:
+        """Let time pass; a clock that went back changes nothing."""
+        if now > self.at:
+            self.used = max(0, self.used - (now - self.at) * BYTES_PER_SECOND // SECOND)
+            self.at = now
+
+    def spend(self, bits: int) -> None:
+        """Take what a report's counters come to, all their bits in one number, as `wire` has it.
+
+        Or raise :class:`WireError`, and take nothing.
+        """
+        allow_53_bits(bits)
+        if self.used + bits > AT_ONCE:
+            raise WireError("more traffic is reported than a source can have")
+        self.used += bits
+
+    def give_back(self, bits: int) -> None:
+        """Undo one :meth:`spend`."""
+        self.used -= bits

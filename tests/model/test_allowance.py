@@ -1,0 +1,40 @@
+"""What a source may report: as much as lines carry, and never so much that sums overflow."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accounting.model.allowance import AT_ONCE, BYTES_PER_SECOND, SECOND, Allowance
+from accounting.model.wire import MAX_COUNTER, WireError
+
+REPORTS = st.lists(st.tuples(st.integers(-10, 10**6 * SECOND), st.integers(0, MAX_COUNTER)))
+
+
+@given(reports=REPORTS)
+def test_what_is_allowed_is_bounded_by_the_time_that_passed(reports: list[tuple[int, int]]) -> None:
+    """Whatever is reported, and whatever the clock does."""
+    allowance, allowed, now, latest = Allowance(), 0, 0, 0
+    for step, count in reports:
+        now += step
+        latest = max(latest, now)
+        try:
+            allowance.pass_to(now)
+            allowance.spend(count)
+        except WireError:
+            continue
+        allowed += count
+    assert allowed <= AT_ONCE + latest * BYTES_PER_SECOND // SECOND + len(reports)
+
+
+def test_a_month_of_it_is_far_from_63_bits() -> None:
+    assert AT_ONCE + 31 * 86_400 * BYTES_PER_SECOND < 2**59
+
+
+def test_the_largest_counter_is_allowed_and_what_is_spent_comes_back() -> None:
+    allowance = Allowance()
+    for _ in range(2):
+        allowance.spend(MAX_COUNTER)
+    with pytest.raises(WireError, match="more traffic"):
+        allowance.spend(2**40)
+    allowance.pass_to(60 * SECOND)
+    allowance.spend(2**40)
