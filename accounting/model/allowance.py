@@ -13,8 +13,8 @@ from accounting.model.wire import WireError, allow_53_bits
 
 BYTES_PER_SECOND: Final = 2**36
 """550 Gbit/s in each direction, all the time, behind one Redis: 2^58 in a month."""
-AT_ONCE: Final = 2**54
-"""18 PB: what long sessions may report when they end together."""
+AT_ONCE: Final = 2**55
+"""36 PB: what long sessions may report when they end together."""
 SECOND: Final = 1_000_000
 
 

@@ -87,7 +87,8 @@ def test_what_is_too_large_to_be_coturns_fills_no_memory(
     valkey: ValkeyServer, tmp_path: Path, kind: type[Subscriber | Replication]
 ) -> None:
     """Whoever may publish can say it; batches are bounded by their count."""
-    redis.Redis(port=valkey.port).config_set("repl-diskless-sync-delay", 0)
+    with redis.Redis(port=valkey.port) as client:
+        client.config_set("repl-diskless-sync-delay", 0)
     with Collecting(valkey.url, tmp_path, kind=kind) as collecting:
         collecting.await_attached(valkey)
         sizes = [9_000, 7_000, 70_000, 3 << 20]
@@ -500,9 +501,9 @@ def test_a_full_disk_ends_the_collector_and_the_next_start_records_the_gap(
 ) -> None:
     """With replication too, when the backlog does not reach back to where the disk was full."""
     path = spool_path(tmp_path, "test")
-    client = redis.Redis(port=valkey.port)
-    client.config_set("repl-diskless-sync-delay", 0)
-    client.config_set("repl-backlog-size", 1 << 14)
+    with redis.Redis(port=valkey.port) as client:
+        client.config_set("repl-diskless-sync-delay", 0)
+        client.config_set("repl-backlog-size", 1 << 14)
     with CollectorProcess(valkey.url, tmp_path, largest_file=3 << 20, capture=capture) as collector:
         wait_until(lambda: path.exists() and captured_until(path) is not None)
         publish(valkey, *[b"%d %s" % (number, b"x" * 1000) for number in range(20_000)])

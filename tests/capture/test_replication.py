@@ -124,6 +124,10 @@ def test_what_is_not_coturns_never_reaches_the_disk_or_a_log(
             client.publish("turn/realm/r/user/u/oauth", canary)
             client.publish(f"other/allocation/{canary}", canary)
             client.publish("__XXX__", canary)
+            client.eval("return redis.call('PUBLISH', KEYS[1], ARGV[1])", 1, "other", canary)
+            client.mset({"k": canary, f"turn/{canary}": f"\r\n*3\r\n$7\r\nPUBLISH\r\n{canary}"})
+            client.set("turn/realm/r/user/u/key", canary, ex=60)
+            client.spublish(channel.decode(), canary)
             client.set("large", canary * 1_000_000)
             with client.pipeline(transaction=True) as pipeline:
                 pipeline.set("k", canary)
