@@ -236,13 +236,23 @@ def current() -> None:
 @job.command("run")
 def run_job(
     name: Annotated[str, typer.Argument(help=f"One of: {', '.join(JOBS)}.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would do; retain knows this.")
+    ] = False,
 ) -> None:
     """Run one job now, to its end."""
-    chosen = JOBS.get(name)
-    if chosen is None:
+    if name not in JOBS:
         raise UsageError(f"no job {name!r}: expected one of {', '.join(JOBS)}")
-    with service.database(_settings(), service.WRITER) as engine:
+    settings = _settings()
+    chosen = service.jobs(settings)[name]
+    if dry_run and chosen.preview is None:
+        raise UsageError(f"job {name!r} has no --dry-run: it only adds what is missing")
+    with service.database(settings, service.WRITER) as engine:
         migrations.require_head(engine)
+        if dry_run and chosen.preview is not None:
+            for line in chosen.preview(engine):
+                write(f"{line}\n")
+            return
         done = chosen.run(engine)
     warn(f"{name}: {done} {chosen.unit}")
 

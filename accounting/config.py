@@ -182,6 +182,13 @@ class Settings(BaseModel):
         ge=0,
         description="How long messages stay in the spool after they were loaded, in seconds.",
     )
+    report_retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="How many days reports stay in Postgres; older ones are dropped, a day at a "
+        "time, once all that they were billed for is closed and verified. Unset: for ever.",
+    )
     spool_queue_bytes: Annotated[int, BeforeValidator(_bytes)] = Field(
         default=256 * 2**20,
         ge=2**16,

@@ -16,6 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from accounting import service
 from accounting.config import Settings
 from accounting.errors import UsageError
+from accounting.jobs.closed import Gone
 from accounting.jobs.erase import erase
 from accounting.jobs.proof import Progress as Step
 from accounting.jobs.proof import unseen
@@ -62,6 +63,8 @@ def _mount_verify(app: typer.Typer, settings: Callable[[], Settings]) -> None:
             )
             for one in found:
                 _tell(asdict(one), as_json, f"{one.what} {one.kind}")
+        for each in verdict.gone:
+            warn(_of_gone(each))
         if verdict.differences:
             warn(f"{verdict.differences:,} differences in {verdict.sessions:,} sessions' books")
             raise typer.Exit(1)
@@ -146,6 +149,8 @@ def _mount_trace(app: typer.Typer, settings: Callable[[], Settings]) -> None:
                 key = None if user_key is None else _uuid("--user-key", user_key)
                 found = trace(engine, realm, _day(period), user=user, key=key)
         _write_trace(found, as_json=as_json)
+        if found.gone is not None:
+            warn(_of_gone(found.gone))
         if not found.adds_up:
             warn("it does not add up: `turn-accounting verify` names what is wrong")
             raise typer.Exit(1)
@@ -208,6 +213,18 @@ def _tell(fields: Mapping[str, Any], as_json: bool, what: str) -> None:
     flush_output()
 
 
+def _of_gone(one: Gone) -> str:
+    """What is left to say of a period whose reports were dropped."""
+    name = f"period {one.period} of realm '{visible(one.realm)}'"
+    dropped = f"{name}: reports before {one.kept_since} (UTC) were dropped"
+    if one.proof is None:
+        return f"{dropped}; nothing of it was billed, and it was never verified"
+    return (
+        f"{dropped}; last proved from all of them on {one.proof.verified_at:%Y-%m-%d}, "
+        f"digest {one.proof.digest}"
+    )
+
+
 def _write_trace(found: Trace, *, as_json: bool) -> None:
     where = {"realm": found.realm, "period": found.period, "user_key": found.user_key}
     for line in found.lines:
@@ -227,6 +244,9 @@ def _write_trace(found: Trace, *, as_json: bool) -> None:
             "disputed": life.disputed,
         }
         _tell({**row, **_named(session.numbers)}, as_json, "session")
+        if session.dropped is not None:
+            carried = {"line": "dropped", "session_id": row["session_id"]}
+            _tell({**carried, **_named(session.dropped)}, as_json, "  dropped reports")
         for one in session.reports:
             report = one.report
             told = {

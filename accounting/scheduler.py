@@ -49,7 +49,10 @@ def run_job(job: Job, engine: Engine) -> int:
 
 
 def run_scheduler(
-    engine: Engine, intervals_seconds: Mapping[str, float], stop: threading.Event
+    engine: Engine,
+    intervals_seconds: Mapping[str, float],
+    stop: threading.Event,
+    jobs: Mapping[str, Job] = JOBS,
 ) -> None:
     """Run the jobs until ``stop`` is set, then let those under way end, and settle once more.
 
@@ -60,7 +63,7 @@ def run_scheduler(
     scheduler starts.
     """
     scheduler = BackgroundScheduler(
-        executors={"default": ThreadPoolExecutor(len(JOBS))},
+        executors={"default": ThreadPoolExecutor(len(jobs))},
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         timezone="UTC",
     )
@@ -68,7 +71,7 @@ def run_scheduler(
     # It would log each failure a second time, Postgres merely away with a trace at every turn, and
     # a job that takes longer than its interval, which is no fault.
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
-    for name, job in JOBS.items():
+    for name, job in jobs.items():
         scheduler.add_job(
             run_job,
             "interval",
@@ -78,12 +81,12 @@ def run_scheduler(
             next_run_time=datetime.now(UTC),
         )
     scheduler.start()
-    log.info("scheduling", jobs=list(JOBS))
+    log.info("scheduling", jobs=list(jobs))
     stop.wait()
     scheduler.shutdown(wait=True)
     for name in LAST_JOBS:
         try:
-            run_job(JOBS[name], engine)
+            run_job(jobs[name], engine)
         except ConnectionLost as error:
             log.warning("what is left is settled at the next start", reason=str(error))
             return

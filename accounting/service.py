@@ -6,7 +6,7 @@ in its own process and has ``load`` as a part, so that parsing never keeps the r
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Final
@@ -20,6 +20,7 @@ from accounting.capture.spool import Spool, spool_path, wall_clock
 from accounting.config import Settings
 from accounting.errors import ConnectionLost
 from accounting.health import Health, judge
+from accounting.jobs.registry import Job, configured
 from accounting.model.realms import RealmRule
 from accounting.monitor import monitor
 from accounting.processes import Part, watch
@@ -176,7 +177,12 @@ def schedule(settings: Settings, stop: threading.Event) -> None:
         with suppress(ConnectionLost):
             migrations.require_head(engine)
         with monitored(settings, captures=False):
-            run_scheduler(engine, intervals, stop)
+            run_scheduler(engine, intervals, stop, jobs(settings))
+
+
+def jobs(settings: Settings) -> Mapping[str, Job]:
+    """The jobs by name, as the settings have them."""
+    return configured(report_retention_days=settings.report_retention_days)
 
 
 def is_capturing(settings: Settings) -> bool:

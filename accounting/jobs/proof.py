@@ -18,10 +18,11 @@ from accounting.jobs.settle import hours_of, settle
 from accounting.model.buckets import Bucket, Level
 from accounting.model.lives import Life
 from accounting.model.realms import RealmRules
-from accounting.store import proving, sources
+from accounting.store import proving, retention, sources
 from accounting.store.database import lost_connections
 from accounting.store.locks import lock, try_lock
 from accounting.store.replaying import Cutoff
+from accounting.store.retention import Unsealed
 from accounting.store.rollups import Hour
 
 LIVES_AT_ONCE: Final = 10_000
@@ -63,6 +64,8 @@ def snapshot_at_rest(engine: Engine, *, hold: bool = False) -> Iterator[Connecti
             connection = stack.enter_context(
                 engine.connect().execution_options(isolation_level="REPEATABLE READ")
             )
+            # Before the snapshot: what is dropped after it was taken would seem to be lost.
+            proving.keep_reports(connection)
             if proving.in_flight(connection):
                 continue
             if not hold:
@@ -79,11 +82,12 @@ def stage_books(
     realm_ids: Collection[int],
     progress: Progress = unseen,
     stops: Collection[Stop] = (),
-) -> None:
+) -> list[Unsealed]:
     """Recompute everything of those realms from the reports into the scratch tables.
 
     ``stops``: also the hours of these closed periods as they were at their cutoffs, in one pass
-    over the reports, however many they are.
+    over the reports, however many they are. What ended with dropped reports is taken as it is
+    booked; returns where that was changed since.
     """
     proving.stage(connection)
     on_the_way, others = in_one_pass(connection, stops)
@@ -101,6 +105,7 @@ def stage_books(
         alone = replay(connection, rules, stop.cutoff, [stop.realm_id])
         while some := list(islice(alone, LIVES_AT_ONCE)):
             _stage_hours(connection, rules, ((life, stop) for _, life in some))
+    unsealed = retention.stage_sealed(connection, realm_ids)
     hours: list[Hour] = []
     buckets: set[tuple[int, Level, Bucket]] = set()
     for realm_id, starts_at, is_billed in proving.staged_hours(connection):
@@ -113,6 +118,7 @@ def stage_books(
             buckets.add((realm_id, Level.MONTH, hour.month))
     proving.add_rollups(connection, hours)
     proving.add_buckets(connection, buckets)
+    return unsealed
 
 
 def _stage_hours(

@@ -1,18 +1,20 @@
 """Rebuild: sessions and roll-ups replaced by what the reports say, a realm in one transaction.
 
 Only rows that differ are written. Statements and closed periods stay as they are: what a rebuild
-changes in their hours is posted as adjustments, like all late usage.
+changes in their hours is posted as adjustments, like all late usage. Sessions whose reports were
+dropped stay, and count in every roll-up.
 """
 
 from collections.abc import Iterator
 
 from sqlalchemy import Connection, Engine
 
-from accounting.errors import UsageError
+from accounting.errors import AccountingError, UsageError
 from accounting.jobs.adjust import adjust
 from accounting.jobs.close import find_realm
+from accounting.jobs.differences import Difference, Naming
 from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, unseen
-from accounting.jobs.verify import Difference, Naming, Verdict, wrong_books
+from accounting.jobs.verify import Verdict, wrong_books
 from accounting.model.buckets import Bucket, Level
 from accounting.store import proving, realms, rebuilding, replaying, rollups
 from accounting.store.database import lost_connections
@@ -30,7 +32,8 @@ def rebuild(
     """Rebuild one realm or all; yields what differed, before it is replaced.
 
     Nobody settles a report meanwhile: capture and loading go on. A realm is rebuilt when all of
-    its differences were taken. Raises UsageError, NotYet and ConnectionLost.
+    its differences were taken. Raises UsageError, NotYet and ConnectionLost; and AccountingError
+    for sessions that were changed after their reports were dropped: nothing could mend those.
     """
     if not reason.strip():
         raise UsageError("a rebuild needs a reason: it is kept for ever")
@@ -47,7 +50,11 @@ def rebuild(
         with snapshot_at_rest(engine, hold=True) as connection, lost_connections():
             rules = realms.all_rules(connection)
             cutoff = replaying.settled_now(connection)
-            stage_books(connection, rules, cutoff, [realm_id], count)
+            if stage_books(connection, rules, cutoff, [realm_id], count):
+                raise AccountingError(
+                    f"sessions of realm '{names[realm_id]}' were changed after their reports were "
+                    "dropped: see `turn-accounting verify`, and restore them from a backup first"
+                )
             naming = Naming(names, rules)
             differences = 0
             for difference in wrong_books(connection, naming, realm_id):

@@ -1,8 +1,9 @@
 """Recompute: the lives of all settled reports once more, from the reports alone.
 
 The same fold as settling's, of the same model, but over each key's whole stream at once: what
-settling came to in many steps must be what this comes to in one. On the way it can stop at the
-cutoffs of closed periods. Owns no table, and writes nothing.
+settling came to in many steps must be what this comes to in one. Where reports were dropped it
+begins with the lives that they left. On the way it can stop at the cutoffs of closed periods. Owns
+no table, and writes nothing.
 """
 
 import copy
@@ -10,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import merge
 from itertools import groupby
 from operator import itemgetter
 from typing import Final
@@ -24,6 +26,8 @@ from accounting.store import replaying
 from accounting.store.replaying import Cutoff
 from accounting.store.settling import Key
 
+Told = Life | Report | Sighting
+"""What a key is told by: the lives carried over first, then its evidence in order."""
 ENTRIES_KEPT: Final = 1_000
 """Whenever a life has gathered so many entries, those of one hour become one."""
 
@@ -47,7 +51,8 @@ def replay(
 ) -> Iterator[tuple[Key, Life]]:
     """Every life of those realms as it stood at the cutoff, by key; each life once.
 
-    ``usernames``: only of these username keys. A life's entries of one hour may have become one.
+    But for those that ended with the dropped reports. ``usernames``: only of these username keys.
+    A life's entries of one hour may have become one.
     The connection should be in REPEATABLE READ. Memory does not grow with the reports.
     """
     for key, life, _ in replay_by(connection, rules, cutoff, realm_ids, (), usernames):
@@ -61,11 +66,14 @@ def replay_by(
     realm_ids: Collection[int],
     stops: Collection[Stop],
     usernames: Sequence[bytes] | None = None,
+    *,
+    day: tuple[int, int] | None = None,
 ) -> Iterator[tuple[Key, Life, Stop | None]]:
     """The same, and in the same pass also each vouched life as it stood at each stop.
 
     A life is told with a stop where it may have hours in that period; with None as it stands at
-    ``cutoff``. The stops are some of :func:`in_one_pass`.
+    ``cutoff``. The stops are some of :func:`in_one_pass`. ``day``: only the lives that the reports
+    of that day touch, or that only await their end; the cutoff lies within it.
     """
     breaks = {
         mark.source_id: replaying.breaks(connection, mark.source_id, cutoff)
@@ -78,8 +86,8 @@ def replay_by(
         for mark in cutoff.marks
     }
     none = _Route(0, (), 0)
-    evidence = replaying.read_evidence(connection, cutoff, realm_ids, usernames)
-    for key, group in groupby(evidence, key=itemgetter(0)):
+    told = read_told(connection, cutoff, realm_ids, usernames, day=day)
+    for key, group in groupby(told, key=itemgetter(0)):
         heard = (one for _, one in group)
         first = next(heard)
         fold = _Fold(
@@ -87,6 +95,22 @@ def replay_by(
         )
         for life, stop in fold.tell(first, heard, untils[key.source_id]):
             yield key, life, stop
+
+
+def read_told(
+    connection: Connection,
+    cutoff: Cutoff,
+    realm_ids: Collection[int],
+    usernames: Sequence[bytes] | None = None,
+    *,
+    day: tuple[int, int] | None = None,
+) -> Iterator[tuple[Key, Told]]:
+    """All that the keys of those realms are told by, key by key; as :func:`replay_by` takes it."""
+    return merge(
+        replaying.read_carried(connection, cutoff, realm_ids, usernames, day=day),
+        replaying.read_evidence(connection, cutoff, realm_ids, usernames, day=day),
+        key=itemgetter(0),
+    )
 
 
 def in_one_pass(connection: Connection, stops: Collection[Stop]) -> tuple[list[Stop], list[Stop]]:
@@ -168,12 +192,16 @@ class _Fold:
         self._passed = 0
 
     def tell(
-        self, first: Report | Sighting, rest: Iterator[Report | Sighting], until: int | None
+        self, first: Told, rest: Iterator[Told], until: int | None
     ) -> Iterator[tuple[Life, Stop | None]]:
         """Every life as it stands at the end, and as it stood at the stops."""
         track, stops = self._track, self._route.stops
-        one: Report | Sighting | None = first
+        one: Told | None = first
         while one is not None:
+            if isinstance(one, Life):
+                carry_on(track, one)
+                one = next(rest, None)
+                continue
             if self._passed < len(stops):
                 yield from self._pass(self._route.before(one))
             of_realm = self._rules[one.realm_id]
@@ -216,6 +244,15 @@ class _Fold:
                     )
                 yield standing, route.stops[index]
         self._passed = max(self._passed, upto)
+
+
+def carry_on(track: Track, life: Life) -> None:
+    """Begin with a life that the dropped reports of a key left to later ones."""
+    if life.standing is Standing.LIMBO:
+        track.limbo = life
+    else:
+        track.current = life
+    track.touched.append(life)
 
 
 def take(

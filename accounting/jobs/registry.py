@@ -1,7 +1,7 @@
 """The jobs by name: what ``turn-accounting job run NAME`` and the scheduler know."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy import Engine
@@ -11,6 +11,7 @@ from accounting.jobs.close import close_periods
 from accounting.jobs.feed import number_feed
 from accounting.jobs.gaps import describe_gaps
 from accounting.jobs.partitions import make_partitions
+from accounting.jobs.retain import preview, retain
 from accounting.jobs.rollup import rollup
 from accounting.jobs.settle import settle
 
@@ -19,7 +20,8 @@ from accounting.jobs.settle import settle
 class Job:
     """A named step. ``run`` is idempotent and returns how much it did, in ``unit``s.
 
-    ``every_seconds``: the pause between two runs, where the settings name no other.
+    ``every_seconds``: the pause between two runs, where the settings name no other. ``preview``
+    says in lines what ``run`` would do, and changes nothing; None: the job has none.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Job:
     unit: str
     every_seconds: float
     run: Callable[[Engine], int]
+    preview: Callable[[Engine], Iterable[str]] | None = None
 
 
 JOBS: Final[Mapping[str, Job]] = {
@@ -81,5 +84,23 @@ JOBS: Final[Mapping[str, Job]] = {
             every_seconds=60.0,
             run=close_periods,
         ),
+        Job(
+            name="retain",
+            description="Drop the days of reports that are older than the setting, and proved",
+            unit="days",
+            every_seconds=3600.0,
+            run=lambda engine: retain(engine, None),
+            preview=lambda engine: preview(engine, None),
+        ),
     )
 }
+
+
+def configured(*, report_retention_days: int | None) -> Mapping[str, Job]:
+    """The jobs as the settings have them. ``report_retention_days`` None: kept for ever."""
+    retaining = replace(
+        JOBS["retain"],
+        run=lambda engine: retain(engine, report_retention_days),
+        preview=lambda engine: preview(engine, report_retention_days),
+    )
+    return {**JOBS, "retain": retaining}

@@ -1,15 +1,17 @@
 """Trace: from what was billed to a user, by way of the sessions, to coturn's own reports.
 
 Writes nothing. What a report brought is what the recomputation of its session made of it: an
-interim its own figures, a total what the interims lacked.
+interim its own figures, a total what the interims lacked. What dropped reports brought is shown in
+one sum, as it was carried over or, where none of a session are left, as it is booked.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import groupby
 from operator import itemgetter
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
@@ -17,12 +19,13 @@ from sqlalchemy import Connection, Engine
 from accounting.errors import NotYet, UsageError
 from accounting.jobs import recompute
 from accounting.jobs.close import find_period, find_realm
+from accounting.jobs.closed import Gone, find_closed, gone
 from accounting.jobs.proof import snapshot_at_rest
 from accounting.jobs.settle import hours_of
 from accounting.model.buckets import microseconds
 from accounting.model.lives import Entry, Life, Report, Track
 from accounting.model.realms import RealmRules
-from accounting.store import billed, periods, realms, replaying
+from accounting.store import billed, periods, realms, replaying, retention
 from accounting.store.billed import BilledLine
 from accounting.store.database import lost_connections
 from accounting.store.periods import PeriodRow
@@ -31,6 +34,7 @@ from accounting.store.settling import Key
 
 Numbers = tuple[int, ...]
 """The eight counters and session microseconds."""
+_NOTHING: Final = (0,) * 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,24 +53,33 @@ class TracedReport:
 
 @dataclass(slots=True, kw_only=True)
 class TracedSession:
-    """A session with usage in the period: its numbers there, and all of its reports."""
+    """A session with usage in the period: its numbers there, and all of its reports.
+
+    ``dropped``: the eight counters that reports brought which are not kept any more; None where
+    all are kept.
+    """
 
     life: Life
     source: str
     allocation_id: int
     numbers: Numbers
+    dropped: Numbers | None = None
     reports: list[TracedReport] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
 class Trace:
-    """What was billed for a user's period, and the sessions that it came from."""
+    """What was billed for a user's period, and the sessions that it came from.
+
+    ``gone``: where reports of the period were dropped, since when they are kept, and the proof.
+    """
 
     realm: str
     period: date
     user_key: UUID
     lines: list[BilledLine]
     sessions: list[TracedSession]
+    gone: Gone | None = None
 
     @property
     def billed(self) -> Numbers:
@@ -82,7 +95,8 @@ class Trace:
     def adds_up(self) -> bool:
         """Whether the sessions have what was billed, and their reports brought what they have."""
         return self.billed == self.traced and all(
-            session.numbers[:8] == _sum((one.counters for one in session.reports), 8)
+            session.numbers[:8]
+            == _sum((session.dropped or _NOTHING, *(one.counters for one in session.reports)), 8)
             for session in self.sessions
         )
 
@@ -104,12 +118,21 @@ def trace(
         if found is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
         lines = billed.lines(connection, realm_id, period, found)
-        sessions = list(
-            _sessions(connection, row, replaying.cutoff_of(connection, row.cutoff), found)
-        )
+        sessions = [
+            *_sealed_sessions(connection, row, found),
+            *_sessions(connection, row, replaying.cutoff_of(connection, row.cutoff), found),
+        ]
         if key is not None and not lines and not sessions:
             raise UsageError(f"no user_key {key} has usage in period {period} of realm '{realm}'")
-        return Trace(realm=realm, period=period, user_key=found, lines=lines, sessions=sessions)
+        closed = find_closed(connection, [realm_id], period)
+        return Trace(
+            realm=realm,
+            period=period,
+            user_key=found,
+            lines=lines,
+            sessions=sessions,
+            gone=next(iter(gone({realm_id: realm}, closed)), None),
+        )
 
 
 def trace_adjustment(engine: Engine, adjustment_id: UUID) -> Trace:
@@ -123,6 +146,21 @@ def trace_adjustment(engine: Engine, adjustment_id: UUID) -> Trace:
     return trace(engine, realm, period, key=key)
 
 
+def _sealed_sessions(
+    connection: Connection, period: PeriodRow, user_key: UUID
+) -> Iterator[TracedSession]:
+    """The user's sessions of which no report is left, as they are booked."""
+    names = replaying.source_names(connection)
+    for key, life, numbers in retention.sealed_of(connection, period, user_key):
+        yield TracedSession(
+            life=life,
+            source=names[key.source_id],
+            allocation_id=key.allocation_id,
+            numbers=numbers,
+            dropped=numbers[:8],
+        )
+
+
 def _sessions(
     connection: Connection, period: PeriodRow, cutoff: Cutoff, user_key: UUID
 ) -> Iterator[TracedSession]:
@@ -132,7 +170,7 @@ def _sessions(
     reached = {mark.source_id: (mark.epoch, mark.position) for mark in cutoff.marks}
     borders = microseconds(period.starts_at), microseconds(period.ends_at)
     calendar = rules[period.realm_id].calendar
-    for key, life, heard in _told(connection, rules, now, period.realm_id, user_key):
+    for key, life, carried, heard in _told(connection, rules, now, period.realm_id, user_key):
         if life.user_key != user_key.bytes or not life.vouched:
             continue
         rows = [row for row in hours_of(life, calendar) if borders[0] <= row.starts_at < borders[1]]
@@ -145,6 +183,7 @@ def _sessions(
             source=names[key.source_id],
             allocation_id=key.allocation_id,
             numbers=(*counters, seconds),
+            dropped=None if carried is None else _brought(carried, borders),
             reports=[
                 TracedReport(
                     source=names[key.source_id],
@@ -163,11 +202,14 @@ def _told(
     cutoff: Cutoff,
     realm_id: int,
     user_key: UUID,
-) -> Iterator[tuple[Key, Life, list[tuple[Report, list[Entry]]]]]:
-    """Every life of a user's keys, with its reports and the entries that each brought."""
+) -> Iterator[tuple[Key, Life, list[Entry] | None, list[tuple[Report, list[Entry]]]]]:
+    """Every life of a user's keys, with its reports and the entries that each brought.
+
+    Before them the entries that dropped reports brought; None where there were none.
+    """
     untils = {mark.source_id: mark.until for mark in cutoff.marks}
     usernames = billed.username_keys(connection, user_key)
-    evidence = list(replaying.read_evidence(connection, cutoff, [realm_id], usernames))
+    evidence = recompute.read_told(connection, cutoff, [realm_id], usernames)
     for key, group in groupby(evidence, key=itemgetter(0)):
         breaks = replaying.breaks(connection, key.source_id, cutoff)
         track = Track()
@@ -175,7 +217,14 @@ def _told(
         heard: defaultdict[int, list[tuple[Report, list[Entry]]]] = defaultdict(list)
         seen: defaultdict[int, int] = defaultdict(int)
         told: dict[int, Life] = {}
+        carried: dict[int, list[Entry]] = {}
         for _, one in group:
+            if isinstance(one, Life):
+                recompute.carry_on(track, one)
+                told[id(one)] = one
+                carried[id(one)] = one.entries.copy()
+                seen[id(one)] = len(one.entries)
+                continue
             limbo = track.limbo
             before = track.current
             recompute.take(track, one, key, rules[realm_id], breaks)
@@ -185,6 +234,8 @@ def _told(
                 assert before is not None
                 heard[id(before)] += heard.pop(id(limbo))
                 seen[id(before)] += len(limbo.entries)
+                if id(limbo) in carried:
+                    carried[id(before)] += carried.pop(id(limbo))
                 del told[id(limbo)]
             if isinstance(one, Report):
                 spoken = _spoken_of(track.current or before or track.touched[-1], told, seen)
@@ -192,7 +243,7 @@ def _told(
                 seen[id(spoken)] = len(spoken.entries)
         recompute.finish(track, rules, untils[key.source_id])
         for life in told.values():
-            yield key, life, heard[id(life)]
+            yield key, life, carried.get(id(life)), heard[id(life)]
 
 
 def _spoken_of(otherwise: Life, told: Mapping[int, Life], seen: Mapping[int, int]) -> Life:
@@ -212,7 +263,7 @@ def _brought(entries: Sequence[Entry], borders: tuple[int, int]) -> Numbers:
     return tuple(counters)
 
 
-def _sum(numbers: Iterator[Numbers], length: int = 9) -> Numbers:
+def _sum(numbers: Iterable[Numbers], length: int = 9) -> Numbers:
     sums = [0] * length
     for one in numbers:
         sums = [a + b for a, b in zip(sums, one, strict=True)]

@@ -5,7 +5,7 @@ erasing a name changes nothing.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
@@ -80,3 +80,9 @@ def digest(*, realm: str, period: date, user_key: UUID, numbers: Sequence[int], 
     """
     fields = [period.isoformat(), str(user_key), *map(str, numbers), cutoff, realm]
     return sha256("\n".join(fields).encode()).hexdigest()
+
+
+def digest_of_lines(lines: Iterable[tuple[UUID, str]]) -> str:
+    """SHA-256, hexadecimal, over a whole statement: (user_key, digest) of its lines by key."""
+    told = "\n".join(f"{user_key} {digest}" for user_key, digest in sorted(lines))
+    return sha256(told.encode()).hexdigest()

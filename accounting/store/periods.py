@@ -5,7 +5,7 @@ Owns ``periods``, ``statements``, ``adjustments`` and ``touched_periods``. The b
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -141,21 +141,25 @@ def waits(
 
 def cutoff(connection: Connection, realm_id: int, period: date, without: Collection[str]) -> Cutoff:
     """How far every source is settled now. ``without``: those not waited for, if behind."""
+    passed = connection.execute(
+        statement("passed_sources"),
+        {"realm_id": realm_id, "period": period, "without": list(without)},
+    ).scalars()
+    return replace(cutoff_now(connection), without=tuple(passed))
+
+
+def cutoff_now(connection: Connection) -> Cutoff:
+    """How far every source is settled now."""
     sources, settling = schema.sources.c, schema.settling.c
     rows = connection.execute(
         select(sources.source, schema.settling).join(
             schema.settling, settling.source_id == sources.source_id
         )
     )
-    passed = connection.execute(
-        statement("passed_sources"),
-        {"realm_id": realm_id, "period": period, "without": list(without)},
-    ).scalars()
     return Cutoff(
         gap=connection.execute(
             select(func.coalesce(func.max(schema.capture_gaps.c.gap_id), 0))
         ).scalar_one(),
-        without=tuple(passed),
         sources={
             row.source: SourceCutoff(
                 epoch=row.epoch,

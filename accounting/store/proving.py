@@ -10,7 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from psycopg import Cursor
-from sqlalchemy import Column, Connection, MetaData, Table, and_, or_, select
+from sqlalchemy import Column, Connection, MetaData, Select, Table, and_, or_, select, text
 from sqlalchemy.sql.expression import ColumnElement
 
 from accounting.model.buckets import Bucket, Level, moment
@@ -18,8 +18,9 @@ from accounting.model.lives import Life
 from accounting.store import schema
 from accounting.store.binary import binary_cursor, copy_rows
 from accounting.store.database import driver_statement, psycopg_connection, statement
-from accounting.store.periods import PeriodRow
+from accounting.store.periods import NUMBERS, PeriodRow
 from accounting.store.rollups import Hour
+from accounting.store.schema import statements
 from accounting.store.settling import (
     KEY_COLUMNS,
     LIFE_COLUMNS,
@@ -84,6 +85,11 @@ class Mismatch:
         found = self.booked if self.booked is not None else self.proved
         assert found is not None
         return found
+
+
+def keep_reports(connection: Connection) -> None:
+    """Let nobody drop reports until the transaction ends. Takes no snapshot yet."""
+    connection.execute(text("LOCK TABLE ONLY accounting.reports IN ACCESS SHARE MODE"))
 
 
 def in_flight(connection: Connection) -> int:
@@ -207,8 +213,13 @@ def mismatches(
     name: str,
     realm_ids: Collection[int],
     span: tuple[int, int] | None = None,
+    *,
+    sessions: Table | None = None,
 ) -> Iterator[Mismatch]:
-    """The rows of one of BOOKS that are not what the reports say. ``span``: begun within it."""
+    """The rows of one of BOOKS that are not what the reports say. ``span``: begun within it.
+
+    ``sessions``: only those of the sessions in that table.
+    """
     table = BOOKS[name]
     proof = proof_of(table)
     begins = "started_at" if name == "sessions" else "starts_at"
@@ -217,6 +228,8 @@ def mismatches(
         query = select(of).where(of.c.realm_id.in_(realm_ids))
         if span is not None:
             query = query.where(of.c[begins] >= moment(span[0]), of.c[begins] < moment(span[1]))
+        if sessions is not None:
+            query = query.where(of.c.session_id.in_(select(sessions.c.session_id)))
         return query
 
     booked, proved = part(table).subquery("booked"), part(proof).subquery("proved")
@@ -273,6 +286,33 @@ class Line:
 def statement_lines(connection: Connection, period: PeriodRow) -> Iterator[Line]:
     """A closed period's lines beside the staged hours; numbers in the order of a digest."""
     return _lines(connection, "prove_statements", period)
+
+
+def kept_lines(connection: Connection, period: PeriodRow) -> Iterator[Line]:
+    """A closed period's lines beside themselves, where nothing is left to compute them from."""
+    rows = connection.execute(_of_period(period).with_only_columns(statements)).mappings()
+    for row in rows.all():
+        numbers = tuple(int(row[name]) for name in NUMBERS)
+        yield Line(user_key=row["user_key"], digest=row["digest"], booked=numbers, proved=numbers)
+
+
+def line_digests(connection: Connection, period: PeriodRow) -> list[tuple[UUID, str]]:
+    """The digest of each line of a closed period, by user_key, in its order."""
+    rows = connection.execute(
+        _of_period(period).with_only_columns(statements.c.user_key, statements.c.digest)
+    )
+    return [(user_key, digest) for user_key, digest in rows]
+
+
+def _of_period(period: PeriodRow) -> Select[Any]:
+    return (
+        select(statements)
+        .where(
+            statements.c.realm_id == period.realm_id,
+            statements.c.period == period.period,
+        )
+        .order_by(statements.c.user_key)
+    )
 
 
 def unbalanced(connection: Connection, period: PeriodRow) -> Iterator[Line]:

@@ -6,18 +6,19 @@ Owns no table: it reads the evidence, and never what settling made of it.
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Connection, select
 
 from accounting.model import statements
-from accounting.model.lives import Report, Sighting
+from accounting.model.buckets import moment
+from accounting.model.lives import Entry, Life, Report, Sighting
 from accounting.store import sources
 from accounting.store.binary import binary_stream
 from accounting.store.database import driver_statement, psycopg_connection, statement
 from accounting.store.schema import capture_gaps
-from accounting.store.settling import Key
+from accounting.store.settling import Key, life_of_row
 from accounting.store.sources import Watermark
 
 ROWS_AT_ONCE: Final = 5_000
@@ -96,21 +97,59 @@ def _vectors(cutoff: Cutoff) -> dict[str, list[int]]:
     }
 
 
+def _parameters(
+    cutoff: Cutoff,
+    realm_ids: Collection[int],
+    usernames: Sequence[bytes] | None,
+    day: tuple[int, int] | None,
+) -> dict[str, Any]:
+    since, until = (None, None) if day is None else (moment(day[0]), moment(day[1]))
+    return {
+        **_vectors(cutoff),
+        "realms": list(realm_ids),
+        "usernames": None if usernames is None else [UUID(bytes=key) for key in usernames],
+        "since": since,
+        "until": until,
+    }
+
+
+def read_carried(
+    connection: Connection,
+    cutoff: Cutoff,
+    realm_ids: Collection[int],
+    usernames: Sequence[bytes] | None = None,
+    *,
+    day: tuple[int, int] | None = None,
+) -> Iterator[tuple[Key, Life]]:
+    """The lives of those realms that the dropped reports left to later ones, by key.
+
+    With all the usage that they had by then in their entries. ``day``: only those of which
+    something was received within it, or that only await their end.
+    """
+    parameters = _parameters(cutoff, realm_ids, usernames, day)
+    driver = psycopg_connection(connection)
+    with closing(binary_stream(driver, "carried_lives", ROWS_AT_ONCE)) as cursor:
+        cursor.execute(driver_statement("read_carried"), parameters)
+        for *fields, flat in cursor:
+            key, life = life_of_row(fields)
+            life.entries = [Entry._make(flat[at : at + 6]) for at in range(0, len(flat), 6)]
+            yield key, life
+
+
 def read_evidence(
     connection: Connection,
     cutoff: Cutoff,
     realm_ids: Collection[int],
     usernames: Sequence[bytes] | None = None,
+    *,
+    day: tuple[int, int] | None = None,
 ) -> Iterator[tuple[Key, Report | Sighting]]:
     """Reports and sightings of those realms up to the cutoff: by key, and within each in order.
 
-    ``usernames``: only of these username keys. In constant memory here; Postgres sorts on its disk.
+    ``usernames``: only of these username keys. ``day``: only what was received before its end.
+    In constant memory here; Postgres sorts on its disk.
     """
-    parameters = {
-        **_vectors(cutoff),
-        "realms": list(realm_ids),
-        "usernames": None if usernames is None else [UUID(bytes=key) for key in usernames],
-    }
+    parameters = _parameters(cutoff, realm_ids, usernames, day)
     driver = psycopg_connection(connection)
     with closing(binary_stream(driver, "replayed_evidence", ROWS_AT_ONCE)) as cursor:
         cursor.execute(driver_statement("replay_reports"), parameters)

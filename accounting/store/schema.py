@@ -480,3 +480,63 @@ rebuilds = Table(
     Column("reason", Text, nullable=False),
     Column("rows_replaced", BigInteger, nullable=False),
 )
+
+proofs = Table(
+    "proofs",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("period", Date, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("positions", Text, nullable=False),
+    Column("verified_at", _time, nullable=False),
+    Column("checked_at", _time, nullable=False),
+    Column("differences", BigInteger, nullable=False),
+)
+
+dropped_reports = Table(
+    "dropped_reports",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("reports", BigInteger, nullable=False),
+    Column("dropped_at", _time, nullable=False, server_default=text("now()")),
+)
+
+dropped_positions = Table(
+    "dropped_positions",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("received_at", _time, nullable=False),
+    Column("last_session_id", Uuid, nullable=False),
+)
+
+carried_lives = Table(
+    "carried_lives",
+    metadata,
+    *(
+        Column(column.name, column.type, primary_key=column.primary_key, nullable=column.nullable)
+        for column in sessions.c
+        if column.name not in {"due_at", "ends"}
+    ),
+    Column("entries", ARRAY(BigInteger), nullable=False),
+    Index("carried_lives_by_name", "username_key"),
+)
+
+sealed_sessions = Table(
+    "sealed_sessions",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("day", Date, primary_key=True),
+    Column("sessions", BigInteger, nullable=False),
+    Column("digest", Numeric, nullable=False),
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("user_key", Uuid, primary_key=True),
+    Column("erased_at", _time, primary_key=True, server_default=text("now()")),
+)

@@ -162,37 +162,41 @@ def fetch_due(
 
 def _lives(cursor: Cursor[Any]) -> Iterator[tuple[Key, Life]]:
     for row in cursor:
-        key, fields = Key._make(row[:4]), list(row[4:])
-        usage, rest = fields[15:23], fields[23:]
-        end_cause = None if fields[9] is None else EndCause(fields[9])
-        life = Life(
-            session_id=fields[0],
-            user_key=fields[1],
-            realm_id=fields[2],
-            started_at=fields[3],
-            last_seen_at=fields[4],
-            expires_at=fields[5],
-            start_known=fields[6],
-            lifetime_known=fields[7],
-            ended_at=fields[8],
-            end_cause=end_cause,
-            standing=Standing(fields[10]),
-            vouched=fields[11],
-            transport=fields[12],
-            client_address=fields[13],
-            server_address=fields[14],
-            usage=usage,
-            news=rest[0],
-            deletes=rest[1],
-            client_totals=rest[2],
-            peer_totals=rest[3],
-            client_total=rest[4],
-            peer_total=rest[5],
-            estimated=rest[6],
-            disputed=rest[7],
-        )
+        key, life = life_of_row(row)
         life.stored = Stored(life.until, life.ended_at is not None, life.vouched, life.estimated)
         yield key, life
+
+
+def life_of_row(row: Sequence[Any]) -> tuple[Key, Life]:
+    """A life from KEY_COLUMNS and LIFE_COLUMNS, in binary."""
+    key, fields = Key._make(row[:4]), list(row[4:])
+    usage, rest = fields[15:23], fields[23:]
+    return key, Life(
+        session_id=fields[0],
+        user_key=fields[1],
+        realm_id=fields[2],
+        started_at=fields[3],
+        last_seen_at=fields[4],
+        expires_at=fields[5],
+        start_known=fields[6],
+        lifetime_known=fields[7],
+        ended_at=fields[8],
+        end_cause=None if fields[9] is None else EndCause(fields[9]),
+        standing=Standing(fields[10]),
+        vouched=fields[11],
+        transport=fields[12],
+        client_address=fields[13],
+        server_address=fields[14],
+        usage=usage,
+        news=rest[0],
+        deletes=rest[1],
+        client_totals=rest[2],
+        peer_totals=rest[3],
+        client_total=rest[4],
+        peer_total=rest[5],
+        estimated=rest[6],
+        disputed=rest[7],
+    )
 
 
 def absorb(connection: Connection, pairs: Sequence[tuple[bytes, Life]]) -> None:

@@ -20,7 +20,8 @@ import psycopg
 import redis
 from psycopg.rows import dict_row
 
-from accounting.jobs.verify import Difference, verify
+from accounting.jobs.differences import Difference
+from accounting.jobs.verify import verify
 from accounting.store import migrations
 from accounting.store.database import open_engine
 from tests.books import WRITER

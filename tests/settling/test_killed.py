@@ -107,9 +107,16 @@ def progress(books: Books, tables: Sequence[str]) -> list[object]:
 
 
 def run_through_deaths(
-    books: Books, death: Death, job: Callable[[], object], tables: Sequence[str] = SETTLED
+    books: Books,
+    death: Death,
+    job: Callable[[], object],
+    tables: Sequence[str] = SETTLED,
+    *,
+    step: int = 1,
 ) -> int:
     """Run a job until it ends, killed at every moment on the way; returns how often it was.
+
+    ``step``: only at every so-manieth, where one run of the job takes long.
 
     A death that came before a COMMIT has changed nothing. Whenever one came after, the next run
     has other work to do, and dies at each of its moments again.
@@ -125,7 +132,7 @@ def run_through_deaths(
         else:
             return deaths
         after = progress(books, tables) if death.commits else before
-        at, before = (at + 1 if after == before else 1), after
+        at, before = (at + step if after == before else 1), after
 
 
 def tell_of_yesterday(books: Books) -> None:

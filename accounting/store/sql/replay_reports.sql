@@ -1,4 +1,5 @@
--- All settled reports and key sightings of some realms, key by key, each in order, up to a cutoff.
+-- All settled reports and key sightings of some realms, key by key, each in order, up to a cutoff,
+-- after what was dropped. A sighting at the last dropped report came after it, and is told.
 WITH cutoffs AS (
     SELECT * FROM unnest(
         CAST(:sources AS smallint[]), CAST(:epochs AS integer[]), CAST(:positions AS bigint[]),
@@ -15,7 +16,10 @@ SELECT
     r.received_bytes, r.sent_packets, r.sent_bytes
 FROM accounting.reports r
 JOIN cutoffs c ON c.source_id = r.source_id AND (r.epoch, r.position) <= (c.epoch, c.position)
-WHERE r.realm_id = ANY (CAST(:realms AS integer[]))
+LEFT JOIN accounting.dropped_positions z ON z.source_id = r.source_id
+WHERE ((r.epoch, r.position) <= (z.epoch, z.position)) IS NOT TRUE
+    AND (CAST(:until AS timestamptz) IS NULL OR r.received_at < CAST(:until AS timestamptz))
+    AND r.realm_id = ANY (CAST(:realms AS integer[]))
     AND (CAST(:usernames AS uuid[]) IS NULL OR r.username_key = ANY (CAST(:usernames AS uuid[])))
 UNION ALL
 SELECT
@@ -26,6 +30,8 @@ SELECT
 FROM accounting.key_sightings k
 JOIN cutoffs c ON c.source_id = k.source_id
     AND (k.epoch, k.position, k.sighting) <= (c.sighted_epoch, c.sighted_position, c.sighted)
-WHERE k.realm_id = ANY (CAST(:realms AS integer[]))
+LEFT JOIN accounting.dropped_positions z ON z.source_id = k.source_id
+WHERE ((k.epoch, k.position) < (z.epoch, z.position)) IS NOT TRUE
+    AND k.realm_id = ANY (CAST(:realms AS integer[]))
     AND (CAST(:usernames AS uuid[]) IS NULL OR k.username_key = ANY (CAST(:usernames AS uuid[])))
 ORDER BY source_id, database, username_key, allocation_id, epoch, position, sighting NULLS FIRST

@@ -1,0 +1,174 @@
+"""Closed periods, proved: each line at its cutoff, and what came later by its adjustments.
+
+From the reports, as long as they are kept. Where they were dropped beyond the cutoff, a statement
+is compared with the digest that it had when it was last proved from them.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from typing import Any, Final
+
+from sqlalchemy import Connection
+
+from accounting.jobs.differences import Difference, Naming
+from accounting.jobs.recompute import Stop
+from accounting.model import statements
+from accounting.model.buckets import microseconds
+from accounting.model.counters import COUNTERS
+from accounting.model.statements import digest
+from accounting.store import periods, proofs, proving, replaying, retention
+from accounting.store.periods import NUMBERS, PeriodRow
+from accounting.store.proofs import Proof
+from accounting.store.proving import Line
+
+BALANCED: Final = (*COUNTERS, "session_microseconds")
+"""The numbers that late usage adjusts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedPeriod:
+    """A closed period, and what there is to prove it by.
+
+    ``stop``: its cutoff. ``is_told``: its lines can be computed again at the cutoff.
+    ``kept_since``: where some of its reports were dropped, the first day (UTC) that has all;
+    ``proof``: its last proof.
+    """
+
+    row: PeriodRow
+    stop: Stop
+    is_told: bool
+    kept_since: date | None
+    proof: Proof | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """A closed period of which reports were dropped: all are kept from ``kept_since`` on (UTC).
+
+    ``proof``: the last that was made while all were there; None where there was none.
+    """
+
+    realm: str
+    period: date
+    kept_since: date
+    proof: Proof | None
+
+
+def find_closed(
+    connection: Connection, realm_ids: Collection[int], period: date | None
+) -> list[ClosedPeriod]:
+    """The closed periods of those realms, or the one of each that begins on that day."""
+    upto = retention.dropped_upto(connection)
+    kept_since = retention.dropped_until(connection)
+    proved = proofs.find(connection)
+    found: list[ClosedPeriod] = []
+    for realm_id in realm_ids:
+        for row in periods.find(connection, realm_id):
+            if row.cutoff is None or period not in (None, row.period):
+                continue
+            cutoff = replaying.cutoff_of(connection, row.cutoff)
+            reached = {mark.source_id: (mark.epoch, mark.position) for mark in cutoff.marks}
+            since = kept_since.get(realm_id)
+            found.append(
+                ClosedPeriod(
+                    row=row,
+                    stop=Stop(
+                        realm_id=realm_id,
+                        starts_at=microseconds(row.starts_at),
+                        ends_at=microseconds(row.ends_at),
+                        cutoff=cutoff,
+                    ),
+                    is_told=all(reached.get(of, (0, 0)) >= last for of, last in upto.items()),
+                    kept_since=since
+                    if since and row.starts_at < datetime.combine(since, time(), UTC)
+                    else None,
+                    proof=proved.get((realm_id, row.period)),
+                )
+            )
+    return found
+
+
+def gone(names: Mapping[int, str], closed: Iterable[ClosedPeriod]) -> list[Gone]:
+    """The periods among them of which reports were dropped, by name of realm."""
+    return [
+        Gone(
+            realm=names[one.row.realm_id],
+            period=one.row.period,
+            kept_since=one.kept_since,
+            proof=one.proof,
+        )
+        for one in closed
+        if one.kept_since is not None
+    ]
+
+
+def digest_of(connection: Connection, row: PeriodRow) -> str:
+    """The digest over all lines of a period's statement."""
+    return statements.digest_of_lines(proving.line_digests(connection, row))
+
+
+def wrong_statement(
+    connection: Connection, naming: Naming, closed: ClosedPeriod
+) -> Iterator[Difference]:
+    """What is wrong with a closed period: its borders, its lines, its balance."""
+    row = closed.row
+    assert row.cutoff is not None
+    starts_at = closed.stop.starts_at
+
+    def difference(what: str, kind: str, **rest: Any) -> Difference:
+        return naming.difference(row.realm_id, starts_at, what=what, kind=kind, **rest)
+
+    if naming.span(row.realm_id, row.period) != (starts_at, closed.stop.ends_at):
+        yield difference("periods", "differs", column="starts_at, ends_at")
+    if not closed.is_told:
+        proved = None if closed.proof is None else closed.proof.digest
+        booked = digest_of(connection, row)
+        if booked != proved:
+            yield difference(
+                "statements",
+                "differs",
+                column="digest of all lines",
+                booked=booked,
+                recomputed=proved or "never proved",
+            )
+    lines = proving.statement_lines if closed.is_told else proving.kept_lines
+    for line in lines(connection, row):
+        if line.booked is None or line.proved is None:
+            kind = "missing" if line.booked is None else "unfounded"
+            yield difference("statements", kind, user_key=line.user_key)
+            continue
+        yield from _unequal(difference, "statements", NUMBERS, line)
+        true = digest(
+            realm=naming.realm(row.realm_id),
+            period=row.period,
+            user_key=line.user_key,
+            numbers=line.proved,
+            cutoff=row.cutoff,
+        )
+        if line.digest != true:
+            yield difference(
+                "statements",
+                "differs",
+                user_key=line.user_key,
+                column="digest",
+                booked=str(line.digest),
+                recomputed=true,
+            )
+    for line in proving.unbalanced(connection, row):
+        yield from _unequal(difference, "adjustments", BALANCED, line)
+
+
+def _unequal(
+    difference: Callable[..., Difference], what: str, columns: Sequence[str], line: Line
+) -> Iterator[Difference]:
+    for column, booked, proved in zip(columns, line.booked or (), line.proved or (), strict=True):
+        if booked != proved:
+            yield difference(
+                what,
+                "differs",
+                user_key=line.user_key,
+                column=column,
+                booked=str(booked),
+                recomputed=str(proved),
+            )

@@ -1,0 +1,224 @@
+"""Retain: reports older than the operator wants to keep are dropped, a whole day at a time.
+
+A day goes only when nothing that was billed can be lost with it: its sessions have ended, and every
+period that they fed is closed and was proved from the reports lately. One transaction a day: what
+its sessions came to is compared with the books once more and sealed, the lives that later reports
+may still belong to are carried over, and the partition is dropped. So a kill leaves all or nothing.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, timedelta
+from itertools import islice
+from typing import Final
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from accounting.jobs.close import draw_periods
+from accounting.jobs.proof import LIVES_AT_ONCE
+from accounting.jobs.recompute import condense, replay_by
+from accounting.jobs.settle import hours_of
+from accounting.jobs.verify import Verdict, verify
+from accounting.model.buckets import moment
+from accounting.model.lives import Standing
+from accounting.store import realms, retention
+from accounting.store.database import lost_connections
+from accounting.store.locks import try_lock
+from accounting.store.replaying import Cutoff
+from accounting.store.retention import FedPeriod, SourceDay
+from accounting.store.settling import UsageRow
+from accounting.store.sources import Watermark
+
+log = structlog.get_logger()
+
+PROOF_HOLDS: Final = timedelta(days=7)
+"""A period is verified again where its last proof is older: all reports at most once a week."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Day:
+    """A day (UTC) older than the setting. ``kept_for``: why its reports stay; empty: dropped."""
+
+    day: date
+    reports: int
+    kept_for: tuple[str, ...]
+
+
+def retain(engine: Engine, days: int | None) -> int:
+    """Drop the days that may go; returns how many. ``days``: how long to keep; None: for ever.
+
+    Stops at the first that may not. Does nothing while another scheduler does. Raises NotYet and
+    ConnectionLost.
+    """
+    dropped = 0
+    for found in old_days(engine, days):
+        if found.kept_for:
+            log.info("reports are kept", day=str(found.day), reason="; ".join(found.kept_for))
+            break
+        dropped += 1
+    return dropped
+
+
+def preview(engine: Engine, days: int | None) -> Iterator[str]:
+    """Lines that say of each day older than the setting whether it would be dropped, or why not."""
+    if days is None:
+        yield "ACCOUNTING_REPORT_RETENTION_DAYS is not set: all reports are kept"
+        return
+    found = None
+    for found in old_days(engine, days, dry_run=True):
+        fate = f"kept: {'; '.join(found.kept_for)}" if found.kept_for else "would be dropped"
+        yield f"{found.day}  {found.reports:,} reports  {fate}"
+    if found is None:
+        yield f"no reports are older than {days} days"
+
+
+def old_days(engine: Engine, days: int | None, *, dry_run: bool = False) -> Iterator[Day]:
+    """Every day older than the setting, the oldest first: dropped, or with what keeps it.
+
+    Verifies all periods where that was not done lately. Raises NotYet and ConnectionLost.
+    """
+    if days is None or not draw_periods(engine):
+        return
+    with lost_connections(), engine.connect() as connection:
+        old = _older(connection, days)
+    if dry_run:
+        # In one transaction that is given up: each day is judged as if those before were dropped.
+        with lost_connections(), engine.connect() as connection, connection.begin() as given_up:
+            if not try_lock(connection, "retain"):
+                return
+            is_kept = False
+            for day in old:
+                found = _judge(engine, connection, day, after_kept=is_kept)
+                is_kept |= bool(found.kept_for)
+                yield found
+            given_up.rollback()
+        return
+    is_kept = False
+    for day in old:
+        with lost_connections(), engine.connect() as connection, connection.begin() as dropping:
+            if not try_lock(connection, "retain"):
+                return
+            if day not in retention.days(connection):
+                continue  # somebody else was faster
+            found = _judge(engine, connection, day, after_kept=is_kept)
+            if not found.kept_for and not retention.drop(connection, day):
+                found = replace(found, kept_for=("its reports are being read now",))
+            if found.kept_for:
+                dropping.rollback()
+        is_kept |= bool(found.kept_for)
+        yield found
+
+
+def _older(connection: Connection, days: int) -> list[date]:
+    clock = retention.clock(connection)
+    if clock is None:
+        return []
+    kept_since = (clock.astimezone(UTC) - timedelta(days=days)).date()
+    return [day for day in retention.days(connection) if day < kept_since]
+
+
+def _judge(engine: Engine, connection: Connection, day: date, *, after_kept: bool) -> Day:
+    """Say what keeps a day; where nothing does, write what is to take its reports' place."""
+    found = retention.sources_on(connection, day)
+    counts = retention.count_reports(connection, day)
+    reasons = [*_unsettled(found, day)]
+    if counts:
+        retention.drop_scratch(connection)
+        retention.stage_lives(connection, day, found)
+        for source, count in retention.live_sessions(connection).items():
+            reasons.append(f"{count:,} sessions of source '{source}' have not ended")
+        fed = retention.fed_periods(connection, PROOF_HOLDS)
+        if not reasons and not after_kept and all(one.is_closed for one in fed):
+            fed = _proved(engine, connection, fed)
+        reasons += _unproved(fed)
+    if after_kept:
+        reasons.append("a day before is kept")
+    if counts and not reasons:
+        reasons += _seal(connection, day, found)
+        if not reasons:
+            retention.note_dropped(connection, day, found, counts)
+    return Day(day=day, reports=sum(counts.values()), kept_for=tuple(reasons))
+
+
+def _unsettled(found: Iterable[SourceDay], day: date) -> Iterator[str]:
+    _, ends_at = retention.span_of(day)
+    for one in found:
+        until = one.settled_until
+        if one.is_unsettled:
+            yield f"reports of source '{one.source}' are not settled yet"
+        elif not one.is_retired and (until is None or until < ends_at):
+            reached = "not settled yet" if until is None else f"settled until {_shown(until)}"
+            yield f"source '{one.source}' is {reached}"
+        if one.is_out_of_order:
+            yield f"reports of source '{one.source}' on a later day came before its last"
+
+
+def _shown(time: int) -> str:
+    return f"{moment(time):%Y-%m-%d %H:%M:%SZ}"
+
+
+def _proved(engine: Engine, connection: Connection, fed: list[FedPeriod]) -> list[FedPeriod]:
+    """Verify, unless every period was lately."""
+    if all(one.is_fresh for one in fed):
+        return fed
+    verdict = Verdict()
+    for _ in verify(engine, verdict=verdict):
+        pass
+    log.info("verified", sessions=verdict.sessions, differences=verdict.differences)
+    return retention.fed_periods(connection, PROOF_HOLDS)
+
+
+def _unproved(fed: Sequence[FedPeriod]) -> Iterator[str]:
+    """What is to be said of them: those that are not closed first, then the proofs."""
+    for one in [one for one in fed if not one.is_closed] or fed:
+        name = f"period {one.period} of realm '{one.realm}'"
+        if one.period is None:
+            yield f"a period of realm '{one.realm}' is not drawn yet"
+        elif not one.is_closed:
+            yield f"{name} is not closed"
+        elif not one.is_fresh:
+            yield f"{name} was not verified lately"
+        elif one.differences:
+            yield (
+                f"{name} has {one.differences:,} differences, verified {one.checked_at:%Y-%m-%d}: "
+                "see `turn-accounting verify`"
+            )
+
+
+def _seal(connection: Connection, day: date, found: Iterable[SourceDay]) -> Iterator[str]:
+    """Write what becomes of a day's lives, unless the books have something else than its reports.
+
+    Lives end here only by the time of the last report: what is seen later decides on later days.
+    """
+    rules = realms.all_rules(connection)
+    cutoff = Cutoff(
+        marks=tuple(
+            Watermark(
+                source_id=one.source_id,
+                epoch=one.last[0],
+                position=one.last[1],
+                received_at=one.received_at,
+                until=one.received_at,
+                sighted=(*one.last, -1),  # a sighting at the last report came after it
+            )
+            for one in found
+            if one.last is not None
+        )
+    )
+    retention.stage_sealing(connection)
+    told = replay_by(connection, rules, cutoff, list(rules), (), day=retention.span_of(day))
+    while batch := [(key, life) for key, life, _ in islice(told, LIVES_AT_ONCE)]:
+        usage: list[UsageRow] = []
+        for _, life in batch:
+            calendar = rules[life.realm_id].calendar
+            if life.standing is Standing.PAST:
+                usage += hours_of(life, calendar)
+            else:
+                condense(life, calendar)
+        retention.add_lives(connection, batch, usage)
+    wrong = retention.wrongly_booked(connection)
+    if wrong:
+        yield f"{wrong:,} rows of its sessions are not what it says: see `turn-accounting verify`"
+        return
+    retention.seal(connection)

@@ -1,0 +1,143 @@
+-- Reports that were dropped after their time, and what takes their place: proofs, carried lives.
+
+-- The last proof of each closed period. verified_at: when all its reports were last there;
+-- checked_at: when it was last compared with what was left of them, and how many things differed.
+CREATE TABLE accounting.proofs (
+    realm_id integer NOT NULL,
+    period date NOT NULL,
+    digest text NOT NULL CONSTRAINT proof_digest_is_sha256 CHECK (digest ~ '^[0-9a-f]{64}$'),
+    positions text NOT NULL,
+    verified_at timestamptz NOT NULL,
+    checked_at timestamptz NOT NULL,
+    differences bigint NOT NULL,
+    CONSTRAINT proofs_pkey PRIMARY KEY (realm_id, period),
+    CONSTRAINT check_comes_after_proof CHECK (checked_at >= verified_at)
+);
+
+CREATE TABLE accounting.dropped_reports (
+    day date NOT NULL,
+    realm_id integer NOT NULL,
+    source_id smallint NOT NULL,
+    reports bigint NOT NULL,
+    dropped_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT dropped_reports_pkey PRIMARY KEY (day, realm_id, source_id)
+);
+
+-- The last report of each source that was dropped. last_session_id: the highest id that a session
+-- which began by then can have.
+CREATE TABLE accounting.dropped_positions (
+    source_id smallint NOT NULL,
+    epoch integer NOT NULL,
+    position bigint NOT NULL,
+    received_at timestamptz NOT NULL,
+    last_session_id uuid NOT NULL,
+    CONSTRAINT dropped_positions_pkey PRIMARY KEY (source_id)
+);
+
+-- Lives as the dropped reports left them, where a later report may still belong to them. entries:
+-- their usage so far, an hour and side each, as model.lives has it: six numbers an entry.
+CREATE TABLE accounting.carried_lives (
+    session_id uuid NOT NULL,
+    user_key uuid NOT NULL,
+    username_key uuid NOT NULL,
+    realm_id integer NOT NULL,
+    source_id smallint NOT NULL,
+    database integer NOT NULL,
+    allocation_id bigint NOT NULL,
+    started_at timestamptz NOT NULL,
+    last_seen_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    start_known boolean NOT NULL,
+    lifetime_known boolean NOT NULL,
+    ended_at timestamptz,
+    end_cause text,
+    standing smallint NOT NULL,
+    vouched boolean NOT NULL,
+    transport text,
+    client_address text,
+    server_address text,
+    received_packets bigint NOT NULL,
+    received_bytes bigint NOT NULL,
+    sent_packets bigint NOT NULL,
+    sent_bytes bigint NOT NULL,
+    peer_received_packets bigint NOT NULL,
+    peer_received_bytes bigint NOT NULL,
+    peer_sent_packets bigint NOT NULL,
+    peer_sent_bytes bigint NOT NULL,
+    news smallint NOT NULL,
+    deletes smallint NOT NULL,
+    client_totals smallint NOT NULL,
+    peer_totals smallint NOT NULL,
+    client_total bigint[] NOT NULL,
+    peer_total bigint[] NOT NULL,
+    estimated boolean NOT NULL,
+    disputed boolean NOT NULL,
+    entries bigint[] NOT NULL,
+    CONSTRAINT carried_lives_pkey PRIMARY KEY (session_id, user_key)
+);
+CREATE INDEX carried_lives_by_name ON accounting.carried_lives (username_key);
+
+-- What the sessions were whose last report was dropped, by the day (UTC) that they began: how many,
+-- and a sum of hashes over their rows.
+CREATE TABLE accounting.sealed_sessions (
+    realm_id integer NOT NULL,
+    day date NOT NULL,
+    sessions bigint NOT NULL,
+    digest numeric NOT NULL,
+    CONSTRAINT sealed_sessions_pkey PRIMARY KEY (realm_id, day)
+);
+
+CREATE FUNCTION accounting.row_hash(fields jsonb) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ('x' || left(encode(sha256(convert_to(fields::text, 'UTF8')), 'hex'), 15))::bit(60)::bigint;
+
+-- Whose name was erased, and when: reports that were received before bring no name back.
+CREATE TABLE accounting.erasures (
+    user_key uuid NOT NULL,
+    erased_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT erasures_pkey PRIMARY KEY (user_key, erased_at)
+);
+
+-- Drops the reports of a day (UTC). Refused where one lies beyond what was carried over, and where
+-- a period that the day's realms fed then is not closed and proved: whoever calls it.
+CREATE FUNCTION accounting.drop_report_partition(day date) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    name text := 'reports_' || to_char(day, 'YYYYMMDD');
+    is_beyond boolean;
+BEGIN
+    -- In the order in which a loader takes them; all that follows takes no time.
+    LOCK TABLE ONLY accounting.reports IN ACCESS EXCLUSIVE MODE;
+    EXECUTE format(
+        'SELECT EXISTS (SELECT FROM accounting.sources s '
+        'LEFT JOIN accounting.dropped_positions z USING (source_id) '
+        'CROSS JOIN LATERAL (SELECT r.epoch, r.position FROM accounting.%I r '
+        'WHERE r.source_id = s.source_id ORDER BY r.epoch DESC, r.position DESC LIMIT 1) last '
+        'WHERE ((last.epoch, last.position) <= (z.epoch, z.position)) IS NOT TRUE)', name)
+    INTO is_beyond;
+    IF is_beyond THEN
+        RAISE EXCEPTION 'dropping the reports of % refused: some were not carried over', day
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    IF EXISTS (
+        SELECT FROM accounting.dropped_reports d
+        JOIN accounting.periods p ON p.realm_id = d.realm_id
+            AND p.starts_at < (d.day + 1)::timestamp AT TIME ZONE 'UTC'
+            AND p.ends_at > d.day::timestamp AT TIME ZONE 'UTC'
+        LEFT JOIN accounting.proofs f ON f.realm_id = p.realm_id AND f.period = p.period
+        WHERE d.day = drop_report_partition.day
+            AND (p.closed_at IS NULL OR f.differences IS DISTINCT FROM 0)
+    ) THEN
+        RAISE EXCEPTION 'dropping the reports of % refused: a period is not closed and proved', day
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    EXECUTE format('DROP TABLE accounting.%I', name);
+END
+$$;
+
+REVOKE ALL ON FUNCTION accounting.drop_report_partition(date) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION accounting.drop_report_partition(date) TO turn_accounting_writer;
+GRANT SELECT, INSERT, UPDATE ON accounting.proofs, accounting.dropped_reports,
+    accounting.dropped_positions, accounting.sealed_sessions TO turn_accounting_writer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.carried_lives TO turn_accounting_writer;
+GRANT SELECT, INSERT ON accounting.erasures TO turn_accounting_writer;
