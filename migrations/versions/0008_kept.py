@@ -1,7 +1,7 @@
 """What was billed is kept in replica sessions too; workers of a consumer; any anchor day.
 
 Revision ID: 0008
-Revises: 0006
+Revises: 0007
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from alembic import op
 
 revision = "0008"
-down_revision = "0006"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
