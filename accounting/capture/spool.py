@@ -59,6 +59,8 @@ messages_per_prune = 2_000
 # Numbers of gaps fit into 31 bits. A file that takes over begins at a random one below this.
 largest_first_gap = (1 << 31) - (1 << 24)
 
+no_end = (1 << 62, 0)
+
 SCHEMA = """
 CREATE TABLE spool (
     id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -424,14 +426,19 @@ class Spool:
 
     # -- the loader's half
 
-    def read(self, epoch: int, position: int, limit: int) -> list[SpooledRow]:
-        """Up to `limit` messages after that position, in order; (0, 0) is before all of them."""
+    def read(
+        self, epoch: int, position: int, limit: int, end: tuple[int, int] = no_end
+    ) -> list[SpooledRow]:
+        """Up to `limit` messages after that position, in order; (0, 0) is before all of them.
+
+        The last one is at `end`, or before.
+        """
         with reported(self.path, "read"):
             return self._connection.execute(
                 "SELECT epoch, position, received_at, estimated, database, channel, payload"
-                " FROM messages WHERE (epoch, position) > (?, ?)"
+                " FROM messages WHERE (epoch, position) > (?, ?) AND (epoch, position) <= (?, ?)"
                 " ORDER BY epoch, position LIMIT ?",
-                (epoch, position, limit),
+                (epoch, position, *end, limit),
             ).fetchall()
 
     def mark_loaded(self, epoch: int, position: int) -> None:

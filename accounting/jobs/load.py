@@ -17,11 +17,11 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection, Engine
 
-from accounting.capture.records import Gap, Sighting, SpooledRow, SpoolState
+from accounting.capture.records import Gap, Sighting, SpoolState
 from accounting.capture.spool import Spool
 from accounting.errors import ConnectionLost, LeaseHeld
 from accounting.jobs.resume import OLDER_SPOOL, resume
-from accounting.jobs.rows import Rows
+from accounting.jobs.rows import DAY, Rows
 from accounting.jobs.standby import check_lease, this_host
 from accounting.model.allowance import Allowance
 from accounting.model.buckets import moment
@@ -40,8 +40,6 @@ log = structlog.get_logger()
 
 BATCH: Final = 20_000
 """Messages in one transaction at the most."""
-DAY: Final = 86_400_000_000
-"""Microseconds: reports are parted by days of UTC."""
 IDLE_SECONDS: Final = 0.1
 LONGEST_BACKOFF_SECONDS: Final = 10.0
 PRUNE_SECONDS: Final = 60
@@ -70,7 +68,6 @@ class Loader:
     _looked_at: float = field(init=False, default=float("-inf"))
     _first_gap_open: bool = field(init=False, default=True)
     _allowance: Allowance = field(init=False, default_factory=Allowance)
-    _spending: Allowance = field(init=False, default_factory=Allowance)
 
     def __post_init__(self) -> None:
         self._identities = Identities(self.default_rule)
@@ -95,30 +92,33 @@ class Loader:
             state = self.spool.state()
             gaps = self._new_gaps()
             numbers, start = resume(connection, self.spool, source)
-            messages = self.spool.read(*start, limit)
-            reached = messages[-1][:2] if messages else start
-            if len(messages) < limit:
-                reached = max(reached, (state.captured_epoch, state.captured_position))
-            # What lies before the start is loaded, or was discarded when another went on there.
-            sightings = [
-                one for one in self.spool.sightings(self._sighted) if start <= one[1:3] <= reached
-            ]
-            left = self._move(connection, source, numbers, reached, messages, state)
-            self._spending = replace(self._allowance)
-            days = self._write(connection, source, numbers, messages, sightings, start)
+            rows = Rows(
+                spool=self.spool,
+                source_id=source.source_id,
+                numbers=numbers,
+                identities=self._identities,
+                allowance=replace(self._allowance),
+                partitions=set(self._partitions),
+                place=start,
+                end=max(start, (state.captured_epoch, state.captured_position)),
+                limit=limit,
+                received_at=source.last_received_at or 0,
+            )
+            sighted = self._write(connection, rows, start)
+            left = self._move(connection, source, rows, state)
             self._write_gaps(connection, source, numbers, gaps, state)
-        self._left, self._allowance = left, self._spending
+        self._left, self._allowance = left, rows.allowance
         self._looked_at = time.monotonic()
-        self._sighted = sightings[-1].sighting if sightings else self._sighted
+        self._sighted = sighted
         self._identities.committed()
         self._gaps.update({gap.gap: gap for gap in gaps})
         self._first_gap_open &= state.captured_from is None
-        if not messages:
+        self._partitions = rows.partitions
+        if rows.last is None:
             self._idle = state
             return 0
-        self._partitions |= days
-        self.spool.mark_loaded(*messages[-1][:2])
-        return len(messages)
+        self.spool.mark_loaded(*rows.last[:2])
+        return rows.count
 
     def _new_gaps(self) -> list[Gap]:
         """The spool's gaps that are not in the database as they are now."""
@@ -139,21 +139,19 @@ class Loader:
         self,
         connection: Connection,
         source: SourceRow,
-        numbers: Mapping[int, int],
-        reached: tuple[int, int],
-        messages: Sequence[SpooledRow],
+        rows: Rows,
         state: SpoolState,
     ) -> tuple[int, int]:
         """Move the source to what is reached, and return that as the database has it.
 
         Raises :class:`ConnectionLost` when somebody else moved it: nothing may be written then.
         """
-        last = messages[-1][2] if messages else None
-        at_end = reached >= (state.captured_epoch, state.captured_position)
-        database = state.stream_database if at_end or not messages else messages[-1][4]
+        last = None if rows.last is None else rows.last[2]
+        at_end = rows.place >= (state.captured_epoch, state.captured_position)
+        database = state.stream_database if at_end or rows.last is None else rows.last[4]
         # An offset counts the bytes of its own history: in another one it is a wrong place.
-        in_stream = state.resume is not None and reached[0] == state.captured_epoch
-        left = numbers[reached[0]], reached[1]
+        in_stream = state.resume is not None and rows.place[0] == state.captured_epoch
+        left = rows.numbers[rows.place[0]], rows.place[1]
         moved = sources.advance(
             connection,
             source,
@@ -173,54 +171,37 @@ class Loader:
             )
         return left
 
-    def _write(
-        self,
-        connection: Connection,
-        source: SourceRow,
-        numbers: Mapping[int, int],
-        messages: Sequence[SpooledRow],
-        sightings: Sequence[Sighting],
-        start: tuple[int, int],
-    ) -> set[int]:
-        """Append messages and key sightings to the books; returns the days of the reports."""
-        if not messages and not sightings:
-            return set()
+    def _write(self, connection: Connection, rows: Rows, start: tuple[int, int]) -> int:
+        """Append messages and key sightings to the books; returns the last sighting's number."""
+        sightings = self.spool.sightings(self._sighted)
+        if not rows.has_more() and not sightings:
+            return self._sighted
         self._identities.begin(connection)
-        last = source.last_received_at or 0
-        days = {max(message[2], last) // DAY for message in messages}
-        for day in sorted(days - self._partitions):
-            reports.ensure_partition(connection, moment(day * DAY).date())
-        loaded, rejected = self._copy(connection, source.source_id, numbers, messages, last)
-        seen = self._identify(connection, sightings, numbers)
+        loaded = self._copy(connection, rows)
+        # What lies before the start is loaded, or was discarded when another went on there.
+        sightings = [one for one in sightings if start <= one[1:3] <= rows.place]
+        seen = self._identify(connection, sightings, rows.numbers)
         self._identities.write(connection)
-        reports.reject(connection, source.source_id, rejected)
-        add_sightings(connection, source.source_id, seen, (numbers[start[0]], start[1]))
-        counts = Counter(Counted("rejected", one.reason) for one in rejected)
+        reports.reject(connection, rows.source_id, rows.rejected)
+        add_sightings(connection, rows.source_id, seen, (rows.numbers[start[0]], start[1]))
+        counts = Counter(Counted("rejected", one.reason) for one in rows.rejected)
         counts[Counted("loaded")] = loaded
-        tallies.add(connection, source.source_id, counts)
-        return days
+        tallies.add(connection, rows.source_id, counts)
+        return sightings[-1].sighting if sightings else self._sighted
 
-    def _copy(
-        self,
-        connection: Connection,
-        source_id: int,
-        numbers: Mapping[int, int],
-        messages: Sequence[SpooledRow],
-        last: int,
-    ) -> tuple[int, list[reports.Rejected]]:
-        """Append messages to the reports; returns how many, and what is no report.
-
-        Postgres takes rows in while further ones are packed.
-        """
-        rows = Rows(source_id, numbers, self._identities, self._spending)
+    def _copy(self, connection: Connection, rows: Rows) -> int:
+        """Append reports; returns how many. Postgres takes them in while further ones are made."""
         loaded = 0
-        while messages:
+        while rows.has_more():
             with binary_cursor(psycopg_connection(connection)) as cursor:
-                loaded += reports.copy_reports(cursor, rows.pieces(messages, last))
-            for realm in sorted(rows.new_realms):
-                self._identities.add_realm(connection, realm)
-            messages, rows.waiting, rows.new_realms = rows.waiting, [], set()
-        return loaded, rows.rejected
+                loaded += reports.copy_reports(cursor, rows.pieces())
+            match rows.missing:
+                case bytes(realm):
+                    self._identities.add_realm(connection, realm)
+                case int(day):
+                    reports.ensure_partition(connection, moment(day * DAY).date())
+                    rows.partitions.add(day)
+        return loaded
 
     def _identify(
         self, connection: Connection, sightings: Sequence[Sighting], numbers: Mapping[int, int]
@@ -234,9 +215,10 @@ class Loader:
             realm, username = parse_owner(owner)
             if not self._identities.has_realm(realm):
                 self._identities.add_realm(connection, realm)
-            identity = self._identities.known_at(one.seen_at)[0].get(
-                owner
-            ) or self._identities.resolve(owner, realm, username, one.seen_at)
+            known, _ = self._identities.known_at(one.seen_at)
+            identity = known.get(owner) or self._identities.resolve(
+                owner, realm, username, one.seen_at
+            )
             seen.append(
                 Seen(
                     epoch=numbers[one.epoch],

@@ -2,15 +2,15 @@
 
 A report's meaning is ``model.wire``'s and ``store.identities``', its bytes are ``store.reports``'.
 This is the loop around them, and it runs once for each message that coturn ever publishes: it makes
-no object that it does not hand on, and touches neither clock nor database.
+no object that it does not hand on. It knows the spool, and no database.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Final
+from typing import Final, NoReturn
 
 from accounting.capture.records import SpooledRow
+from accounting.capture.spool import Spool
 from accounting.model.allowance import Allowance
 from accounting.model.buckets import BEGINNING
 from accounting.model.wire import (
@@ -25,84 +25,131 @@ from accounting.store.identities import Identities
 from accounting.store.reports import Rejected, pack_head, pack_status, pack_traffic
 
 PIECE: Final = 1_000
-"""Rows that are handed on together: some 170 kB."""
+"""Messages that are read and packed together: few enough to stay in the processor's cache."""
+MOST_REJECTED: Final = 2_000
+"""In one transaction: they are held in memory until its end."""
+DAY: Final = 86_400_000_000
+"""Microseconds: reports are parted by days of UTC."""
 
 
-@dataclass(slots=True)
+class _Missing(Exception):
+    """What must be in the database before a row can be; see :attr:`Rows.missing`."""
+
+    def __init__(self, what: bytes | int) -> None:
+        super().__init__(what)
+        self.what = what
+
+
+@dataclass(slots=True, kw_only=True)
 class Rows:
-    """The rows of one transaction. ``numbers``: the database's number of each spooled epoch.
+    """The rows of one transaction: of the spool's messages after ``place`` up to ``end``.
 
-    ``allowance`` is spent by what is reported.
-    ``rejected`` holds messages that are no reports; ``waiting`` those of ``new_realms``, which
-    can't be made while a COPY runs: make them, and give the messages to :meth:`pieces` once more.
+    ``numbers``: the database's number of each spooled epoch. ``partitions``: the days (since the
+    Unix epoch, UTC) that have one. ``limit``: messages at the most. ``received_at``: of the
+    source's last message. ``allowance`` is spent by what is reported. As rows are made ``place``
+    moves on, and ``last`` is the message there; it is at ``end`` when nothing is left before that.
+
+    ``missing`` is why they end before that: a realm or a day that is not in the database, and
+    can't be put there while a COPY runs. Do so, and go on with :meth:`pieces`.
     """
 
+    spool: Spool
     source_id: int
     numbers: Mapping[int, int]
     identities: Identities
     allowance: Allowance
+    partitions: set[int]
+    place: tuple[int, int]
+    end: tuple[int, int]
+    limit: int
+    received_at: int
+    count: int = 0
+    last: SpooledRow | None = None
+    missing: bytes | int | None = None
     rejected: list[Rejected] = field(default_factory=list)
-    waiting: list[SpooledRow] = field(default_factory=list)
-    new_realms: set[bytes] = field(default_factory=set)
+    _read: Sequence[SpooledRow] = ()
 
-    def pieces(self, messages: Sequence[SpooledRow], last: int) -> Iterator[bytes]:
-        """Packed rows. ``last``: when the source's last message before these was received."""
-        for latest in messages[-1:]:
-            self.allowance.pass_to(max(last, latest[2]))
-        rows = self._rows(messages, last)
-        while piece := b"".join(islice(rows, PIECE)):
-            yield piece
+    def has_more(self) -> bool:
+        """Whether there is another message for this transaction."""
+        room = self.limit - self.count if len(self.rejected) < MOST_REJECTED else 0
+        if not self._read and room:
+            self._read = self.spool.read(*self.place, min(PIECE, room), self.end)
+            if not self._read:
+                self.place = self.end
+        return bool(self._read)
 
-    def _rows(self, messages: Sequence[SpooledRow], last: int) -> Iterator[bytes]:
+    def pieces(self) -> Iterator[bytes]:
+        """The next rows, packed."""
+        self.missing = None
+        while self.missing is None and self.has_more():
+            rows: list[bytes] = []
+            rejected = len(self.rejected)
+            try:
+                self._pack(self._read, rows)
+            except _Missing as missing:
+                self.missing = missing.what
+            if done := len(rows) + len(self.rejected) - rejected:
+                self.last = self._read[done - 1]
+                self.place = self.last[:2]
+                self.count += done
+                self._read = self._read[done:]
+            yield b"".join(rows)
+
+    def _pack(self, messages: Sequence[SpooledRow], rows: list[bytes]) -> None:
+        """Pack messages: each is a row or a reject more, in order."""
         known: Mapping[bytes, bytes] = {}
-        until = BEGINNING
         heads = _Heads(self.source_id, self.numbers)
         allow = self.allowance.spend
-        for message in messages:
-            epoch, position, received_at, estimated, database, channel, payload = message
+        self.allowance.pass_to(max(self.received_at, messages[-1][2]))
+        last = self.received_at
+        until = BEGINNING
+        for epoch, position, received_at, estimated, database, channel, payload in messages:
             # One source's times never fall, also where another machine's clock goes on.
             if received_at > last:
-                last = received_at
+                self.received_at = last = received_at
             if last >= until:
-                known, until = self.identities.known_at(last)
+                known, until = self._known_at(last)
             try:
                 owner, allocation_id, topic = split_channel(channel)
                 identity = known.get(owner)
                 if identity is None:
                     realm, username = parse_owner(owner)
+                    if not self.identities.has_realm(realm):
+                        self._miss(realm, topic, payload)
                 if topic is None:
                     status = parse_status(payload)
                 else:
                     counters = parse_counters(payload, allow)
             except WireError as error:
-                self._reject(message, last, error)
+                number = self.numbers[epoch]
+                self.rejected.append(
+                    Rejected(number, position, last, database, channel, payload, str(error))
+                )
                 continue
             if identity is None:
-                if not self.identities.has_realm(realm):
-                    self._let_wait(message, last, realm, topic)
-                    continue
                 identity = self.identities.resolve(owner, realm, username, last)
             head = heads[epoch, database, estimated]
             if topic is None:
-                yield pack_status(head, position, last, identity, allocation_id, status)
+                row = pack_status(head, position, last, identity, allocation_id, status)
             else:
-                yield pack_traffic(head, position, last, identity, allocation_id, topic, counters)
+                row = pack_traffic(head, position, last, identity, allocation_id, topic, counters)
+            rows.append(row)
 
-    def _let_wait(
-        self, message: SpooledRow, received_at: int, realm: bytes, topic: Topic | None
-    ) -> None:
-        self.new_realms.add(realm)
-        self.waiting.append((*message[:2], received_at, *message[3:]))
-        if topic is not None:  # it is weighed when it comes once more
-            parse_counters(message[6], self.allowance.give_back)
+    def _known_at(self, time: int) -> tuple[Mapping[bytes, bytes], int]:
+        """Names that need not be resolved, and until when; within a day that has a partition."""
+        day = time // DAY
+        if day not in self.partitions:
+            raise _Missing(day)
+        known, until = self.identities.known_at(time)
+        return known, min(until, (day + 1) * DAY)
 
-    def _reject(self, message: SpooledRow, received_at: int, error: WireError) -> None:
-        epoch, position, _, _, database, channel, payload = message
-        self.rejected.append(
-            Rejected(
-                self.numbers[epoch], position, received_at, database, channel, payload, str(error)
-            )
-        )
+    def _miss(self, realm: bytes, topic: Topic | None, payload: bytes) -> NoReturn:
+        """Say that a realm is missing, unless the message is no report: that needs none."""
+        if topic is None:
+            parse_status(payload)
+        else:
+            parse_counters(payload)
+        raise _Missing(realm)
 
 
 class _Heads(dict[tuple[int, int, int], bytes]):

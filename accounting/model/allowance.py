@@ -40,7 +40,3 @@ class Allowance:
         if self.used + bits > AT_ONCE:
             raise WireError("more traffic is reported than a source can have")
         self.used += bits
-
-    def give_back(self, bits: int) -> None:
-        """Undo one :meth:`spend`."""
-        self.used -= bits

@@ -66,17 +66,10 @@ class Event(NamedTuple):
     sent_bytes: int = 0
 
 
-class Status(NamedTuple):
-    """What the payload of a status says; the fields are those of :class:`Event`."""
+Status = tuple[Kind, int | None, bytes | None, bytes | None, bytes | None]
+"""What a payload of a status says: kind, lifetime, transport, server and client address."""
 
-    kind: Kind
-    lifetime: int | None
-    transport: str | None
-    server_address: str | None
-    client_address: str | None
-
-
-_DELETED: Final = Status(Kind.DELETED, None, None, None, None)
+_DELETED: Final[Status] = Kind.DELETED, None, None, None, None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,17 +116,10 @@ def parse(channel: bytes, payload: bytes) -> Event:
     owner, allocation_id, topic = split_channel(channel)
     realm, username = parse_owner(owner)
     if topic is None:
-        status = parse_status(payload)
+        kind, lifetime, *said = parse_status(payload)
+        transport, server, client = (one if one is None else one.decode() for one in said)
         return Event(
-            realm,
-            username,
-            allocation_id,
-            status.kind,
-            None,
-            status.lifetime,
-            status.transport,
-            status.server_address,
-            status.client_address,
+            realm, username, allocation_id, kind, None, lifetime, transport, server, client
         )
     counters = parse_counters(payload)
     return Event(
@@ -180,7 +166,11 @@ def parse_counters(
     counts = _TRAFFIC.fullmatch(payload)
     if counts is None:
         raise WireError("not four traffic counters")
-    received_packets, received_bytes, sent_packets, sent_bytes = map(int, counts.groups())
+    digits = counts.groups()
+    received_packets = int(digits[0])
+    received_bytes = int(digits[1])
+    sent_packets = int(digits[2])
+    sent_bytes = int(digits[3])
     # The limits are all ones: what lies beyond one has a bit that it hasn't.
     bits = received_packets | received_bytes | sent_packets | sent_bytes
     if bits > LARGE_COUNTER:
@@ -199,15 +189,10 @@ def parse_status(payload: bytes) -> Status:
     if int(lifetime) > MAX_LIFETIME_SECONDS:
         raise WireError("a lifetime is beyond 31 bits")
     kind = Kind.NEW if word == b"new" else Kind.REFRESHED
-    if transport is None:
-        return Status(kind, int(lifetime), None, None, None)
-    return Status(
-        kind,
-        int(lifetime),
-        _printable(transport),
-        _printable(server_address),
-        _printable(client_address),
-    )
+    if transport is not None:
+        for address in (transport, server_address, client_address):
+            _check(address)
+    return kind, int(lifetime), transport, server_address, client_address
 
 
 def parse_status_key(key: bytes) -> tuple[bytes, int] | None:
@@ -223,13 +208,12 @@ def parse_status_key(key: bytes) -> tuple[bytes, int] | None:
     return (owner, allocation_id) if topic is None else None
 
 
-def _printable(value: bytes) -> str:
+def _check(address: bytes) -> None:
     try:
-        text = value.decode("ascii")
+        text = address.decode("ascii")
     except UnicodeDecodeError:
         raise WireError("an address is not ASCII") from None
     if len(text) > MAX_ADDRESS_CHARACTERS:
         raise WireError("an address is too long")
     if not text.isprintable():
         raise WireError("an address holds control characters")
-    return text

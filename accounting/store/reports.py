@@ -13,7 +13,15 @@ from psycopg import Cursor
 from sqlalchemy import Connection, insert, text
 
 from accounting.model.buckets import moment
-from accounting.model.wire import INTERIM, PEER_INTERIM, PEER_TOTAL, TOTAL, Status, Topic
+from accounting.model.wire import (
+    INTERIM,
+    MAX_ADDRESS_CHARACTERS,
+    PEER_INTERIM,
+    PEER_TOTAL,
+    TOTAL,
+    Status,
+    Topic,
+)
 from accounting.store.binary import POSTGRES_EPOCH
 from accounting.store.identities import IDENTITY_BYTES
 from accounting.store.schema import rejected_messages
@@ -34,6 +42,7 @@ _TRAFFIC: Final = Struct(_PLACED + f"{_TOPIC.size}s iqiqiqiq")
 _STATUS: Final = Struct(_PLACED + "ihi")
 _LIFETIME: Final = Struct("!ii")
 _LENGTH: Final = Struct("!i")
+_LENGTHS: Final = [_LENGTH.pack(length) for length in range(MAX_ADDRESS_CHARACTERS + 1)]
 _NULL: Final = _LENGTH.pack(-1)
 _NO_COUNTERS: Final = Struct("!iqiqiqiq").pack(8, 0, 8, 0, 8, 0, 8, 0)
 _TOPICS: Final[dict[Topic, bytes]] = {
@@ -128,11 +137,8 @@ def pack_status(
     )
 
 
-def _text(value: str | None) -> bytes:
-    if value is None:
-        return _NULL
-    encoded = value.encode()
-    return _LENGTH.pack(len(encoded)) + encoded
+def _text(value: bytes | None) -> bytes:
+    return _NULL if value is None else _LENGTHS[len(value)] + value
 
 
 def reject(connection: Connection, source_id: int, messages: Iterable[Rejected]) -> None:

@@ -1,6 +1,6 @@
 """Messages become rows: what the parser says of each, however many come at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final
 from uuid import UUID
 
@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
-from accounting.capture.records import SpooledRow
+from accounting.capture.records import Message
+from accounting.capture.spool import Spool
 from accounting.jobs.load import Loader
 from accounting.jobs.rows import Rows
 from accounting.model.allowance import Allowance
@@ -46,19 +47,34 @@ def connection(postgres_server: PostgresServer) -> Iterator[Connection]:
 
 
 def rows(
-    connection: Connection, batches: Sequence[Sequence[SpooledRow]]
-) -> tuple[bytes, list[Rejected], list[SpooledRow]]:
-    """What one memory of names makes of batches."""
+    connection: Connection, spool: Spool, batches: Iterable[int], place: tuple[int, int] = (1, 0)
+) -> tuple[bytes, list[Rejected]]:
+    """What one memory of names makes of a spool, in transactions of so many messages."""
     identities = Identities(RealmRule())
-    packed, rejected, waiting = b"", [], []
-    for batch in batches:
+    packed, rejected = b"", []
+    for limit in batches:
         identities.begin(connection)
-        made = Rows(1, {1: 3, 2: 4}, identities, Allowance())
-        packed += b"".join(made.pieces(batch, 0))
+        made = Rows(
+            spool=spool,
+            source_id=1,
+            numbers={1: 3},
+            identities=identities,
+            allowance=Allowance(),
+            partitions={0},
+            place=place,
+            end=(1, spool.state().captured_position),
+            limit=limit,
+            received_at=0,
+        )
+        while made.has_more():
+            packed += b"".join(made.pieces())
+            if made.missing is not None:
+                assert isinstance(made.missing, bytes)
+                identities.add_realm(connection, made.missing)
         identities.committed()
         rejected += made.rejected
-        waiting += made.waiting
-    return packed, rejected, waiting
+        place = made.place
+    return packed, rejected
 
 
 OWNERS: Final = st.tuples(
@@ -80,35 +96,28 @@ PAYLOADS: Final = st.sampled_from(
 )
 MESSAGES: Final = st.lists(
     st.tuples(
-        st.sampled_from([1, 2]),
-        st.sampled_from([LATER - 1, LATER, LATER + 1]),
-        st.booleans(),
-        st.sampled_from([0, 5]),
-        CHANNELS,
-        PAYLOADS,
+        st.sampled_from([LATER - 1, LATER, LATER + 1]), st.sampled_from([0, 5]), CHANNELS, PAYLOADS
     ),
     min_size=1,
     max_size=12,
-).map(
-    lambda messages: [
-        (epoch, position, received_at, int(estimated), *rest)
-        for position, (epoch, received_at, estimated, *rest) in enumerate(
-            sorted(messages, key=lambda message: message[1]), 1
-        )
-    ]
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(MESSAGES, st.integers(0, 12))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(MESSAGES, st.integers(0, 12), st.integers(0, 12))
 def test_who_is_remembered_gets_the_row_of_who_is_not(
-    connection: Connection, messages: list[SpooledRow], cut: int
+    connection: Connection,
+    tmp_path_factory: pytest.TempPathFactory,
+    messages: list[Message],
+    estimated: int,
+    cut: int,
 ) -> None:
-    alone = [rows(connection, [[message]]) for message in messages]
-    packed, rejected, waiting = rows(connection, [messages[:cut], messages[cut:]])
-    assert packed == b"".join(one[0] for one in alone)
-    assert rejected == [refused for one in alone for refused in one[1]]
-    assert waiting == [left for one in alone for left in one[2]]
+    with Spool.open(tmp_path_factory.mktemp("spool") / "spool", "s") as spool:
+        spool.append(messages, estimated=estimated)
+        packed, rejected = rows(connection, spool, [cut, len(messages)])
+        alone = [rows(connection, spool, [1], (1, position)) for position in range(len(messages))]
+    assert packed == b"".join(one for one, _ in alone)
+    assert rejected == [refused for _, ones in alone for refused in ones]
 
 
 def expected(event: Event, key: bytes) -> tuple[object, ...]:
