@@ -34,7 +34,7 @@ from tests.servers import PostgresServer
 QUERY: Final = re.compile(
     r"^### (\d+\. [^\n]+)\n(?:(?!^### ).)*?^```sql\n(.*?)^```$", re.DOTALL | re.MULTILINE
 )
-BYTES_A_REPORT: Final = 700
+BYTES_A_REPORT: Final = 600
 """On disk, with all that comes of it: what a history takes, roughly, with room for its log."""
 CLOSED: Final = date(2026, 10, 1)
 TRIES: Final = 3
