@@ -5,7 +5,7 @@ full_page_writes; the rest is as the embedded Postgres has it.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,9 @@ from typing import Any, Final
 
 import psycopg
 
+from benchmarks.figures import Figure, Rounds
+from benchmarks.measure import say
+from benchmarks.scale import Scale
 from tests.books import WRITER, Books, cloned, make_template
 from tests.servers import PostgresServer
 
@@ -86,3 +89,18 @@ class Bed:
 def made_bed(server: PostgresServer) -> Iterator[Bed]:
     with cloned(server) as name, tempfile.TemporaryDirectory(prefix="ta-bench-") as home:
         yield Bed(server=server, name=name, home=Path(home))
+
+
+def in_rounds(
+    part: str,
+    server: PostgresServer,
+    scale: Scale,
+    measure: Callable[[Bed, Scale, Rounds], None],
+) -> list[Figure]:
+    """Measure a part as often as the scale says, each time in an empty database."""
+    rounds = Rounds(part)
+    for number in range(scale.rounds):
+        say(f"{part}: round {number + 1} of {scale.rounds}")
+        with made_bed(server) as bed:
+            measure(bed, scale, rounds)
+    return rounds.figures()

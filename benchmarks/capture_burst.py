@@ -1,9 +1,10 @@
 """A burst: messages pipelined as fast as the server takes them, captured whole?
 
 Three readers in turn, each in its own process, each with the same burst at a Valkey (or, with
-`--server redis`, Debian's Redis) that has its default limits: a bare socket reader that subscribes,
-the source without a spool, and the whole collector; the latter two by subscription and from the
-replication stream. CPU time a message stands beside the bare reader's. Fails when one is missing.
+`--server redis`, Debian's Redis): a bare socket reader that subscribes, the source without a spool,
+and the whole collector; the latter two by subscription and from the replication stream. CPU time a
+message stands beside the bare reader's. The whole collector meets the server's default limits,
+which cut off who does not keep up; a loss without a gap is a failure.
 
     .venv/bin/python -m benchmarks.capture_burst --server redis --messages 1000000
 """
@@ -37,6 +38,9 @@ from benchmarks.scale import WHOLE, Scale
 from tests.servers import PostgresServer, RedisServer, ValkeyServer, wait_until
 
 end_payload = b"end of burst"
+end_piece = b"*3\r\n$7\r\nPUBLISH\r\n$24\r\nturn/user/u/allocation/1\r\n$12\r\n%b\r\n" % end_payload
+no_limits = "pubsub 0 0 0 replica 0 0 0"
+limits = "pubsub 33554432 8388608 60 replica 268435456 67108864 60"
 queue_bytes = 256 << 20
 options = {"repl-diskless-sync-delay": "0"}
 
@@ -149,22 +153,22 @@ def read_burst(
     server: RedisServer, reader: str, capture: Capture, messages: int, home: Path
 ) -> Burst:
     """One reader, one burst."""
-    pieces = burst(messages)
-    pieces.append(
-        b"*3\r\n$7\r\nPUBLISH\r\n$24\r\nturn/user/u/allocation/1\r\n$12\r\n%b\r\n" % end_payload
-    )
+    pieces = [*burst(messages), end_piece]
     command = [sys.executable, "-m", "benchmarks.capture_burst", "--reader", reader]
     command += ["--port", str(server.port), "--home", str(home), "--capture", capture]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         with redis.Redis.from_url(server.url) as client:
+            # The limits are what may lose messages: they hold for the one whose losses are counted.
+            limit = limits if reader == "collector" else no_limits
+            client.config_set("client-output-buffer-limit", limit)
             wait_until(lambda: is_heard(client), 30, "the reader does not read")
         began = time.monotonic()
         publish(server.port, pieces)
         published = time.monotonic() - began
         if reader == "collector":
             with Spool.open(spool_path(home, "bench"), "bench") as spool:
-                wait_until(lambda: has_come(spool), 60, "not all came")
+                wait_until(lambda: has_come(spool, server.port), 120, "the end never came")
             child.send_signal(signal.SIGTERM)
         cpu = float(child.communicate(timeout=120)[0])
         took = time.monotonic() - began
@@ -174,26 +178,34 @@ def read_burst(
     return Burst(cpu / messages * 1e6, published, took)
 
 
-def has_come(spool: Spool) -> bool:
-    """Whether the last message is stored."""
-    last = spool.last_position(1) or 0
-    return [row[-1] for row in spool.read(1, last - 1, 1)] == [end_payload]
+def has_come(spool: Spool, port: int) -> bool:
+    """Whether the end is stored, in any epoch; a reader that was cut off is told it once more."""
+    for epoch in spool.epochs():
+        last = spool.last_position(epoch.epoch) or 0
+        if [row[-1] for row in spool.read(epoch.epoch, last - 1, 1)] == [end_payload]:
+            return True
+    if len(spool.epochs()) > 1 and spool.current_gap() is None:
+        publish(port, [end_piece])
+    return False
 
 
-def check_spool(home: Path, messages: int) -> int:
-    """Every number once, in order, and no gap; returns the size of the spool in bytes."""
+def check_spool(home: Path, messages: int) -> tuple[int, int]:
+    """Every number once at the most, in order; none missing without a gap.
+
+    Returns how many are missing, and the size of the spool in bytes.
+    """
     with Spool.open(spool_path(home, "bench"), "bench") as spool:
-        expected, place = 0, (0, 0)
+        captured, last, place = 0, -1, (0, 0)
         while rows := spool.read(*place, 50_000):
             place = rows[-1][:2]
             for *_, payload in rows:
                 if payload != end_payload:
                     number = int(payload[5 : payload.index(b",")])
-                    assert number == expected, f"{number} came instead of {expected}"
-                    expected += 1
-        assert expected == messages, f"{expected} of {messages} captured"
-        assert spool.gaps() == []
-        return spool.size_bytes()
+                    assert number > last, f"{number} came after {last}"
+                    captured, last = captured + 1, number
+        missing = messages - captured
+        assert not missing or spool.gaps(), f"{missing} are missing, and no gap says so"
+        return missing, spool.size_bytes()
 
 
 def run(_: PostgresServer, scale: Scale, kind: type[RedisServer] = ValkeyServer) -> list[Figure]:
@@ -209,11 +221,11 @@ def run(_: PostgresServer, scale: Scale, kind: type[RedisServer] = ValkeyServer)
                         read_burst(server, reader, capture, scale.messages, home)
                         for reader in ("bare", "source", "collector")
                     )
-                size = check_spool(home, scale.messages)
+                missing, size = check_spool(home, scale.messages)
             finally:
                 shutil.rmtree(home)
             add = partial(_add, rounds, capture)
-            add("messages lost", 0, "", target=0)  # check_spool() has counted them
+            add("messages lost", missing, "", target=0)
             add("limit: bare socket reader, CPU", bare.micro, "us/event")
             add("CPU over a bare reader", source.micro - bare.micro, "us/event", target=2.0)
             add("CPU, the spool besides", collector.micro - source.micro, "us/event")

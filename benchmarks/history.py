@@ -131,9 +131,8 @@ class History:
         positions = back * POSITIONS_A_DAY
         with connection.transaction():
             connection.execute("SELECT accounting.ensure_report_partition(%s)", [day])
-            connection.execute(
-                f"ALTER TABLE accounting.reports_{day:%Y%m%d} SET (autovacuum_enabled = off)".encode()
-            )
+            partition = f"accounting.reports_{day:%Y%m%d}"
+            connection.execute(f"ALTER TABLE {partition} SET (autovacuum_enabled = off)".encode())
             own = (
                 f"received_at >= {first} AND received_at < {first}::timestamptz + interval '1 day'"
             )

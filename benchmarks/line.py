@@ -21,13 +21,14 @@ from typing import Final, Self
 import psycopg
 
 from accounting.model.counters import COUNTERS
-from benchmarks.bed import Bed
+from benchmarks.bed import Bed, made_bed
+from benchmarks.figures import Figure
 from benchmarks.measure import cpu_seconds, resident_bytes, say
 from benchmarks.mix import REALMS
 from benchmarks.publisher import Publisher, Timeline
 from benchmarks.scale import Scale
 from tests.live.service import Service
-from tests.servers import ValkeyServer
+from tests.servers import PostgresServer, ValkeyServer
 
 VALKEY: Final = {"repl-diskless-sync-delay": "0", "repl-backlog-size": "64mb"}
 DRAIN_SECONDS: Final = 1800.0
@@ -90,14 +91,13 @@ class Line:
         scale: Scale,
         *,
         sources: int = 1,
-        open_sessions: int | None = None,
         capture: str = "replication",
     ) -> None:
         self._bed = bed
         self._scale = scale
         self._count = sources
-        self._open = (open_sessions or scale.open_sessions) // sources
-        self._users = max(1, min(scale.users, open_sessions or scale.users) // sources)
+        self._open = scale.open_sessions // sources
+        self._users = max(1, scale.users // sources)
         self._capture = capture
         self._stack = ExitStack()
         self._valkeys: list[ValkeyServer] = []
@@ -307,3 +307,19 @@ class Line:
 
 def _behind(lines: list[Timeline], sample: Sample) -> float:
     return max(line.behind(sample.at, sample.started[number]) for number, line in enumerate(lines))
+
+
+def on_a_line(
+    server: PostgresServer,
+    scale: Scale,
+    measure: Callable[[Line], list[Figure]],
+    *,
+    sources: int = 1,
+) -> list[Figure]:
+    """Measure on a line whose sessions are open; in the end its books must be exact."""
+    with made_bed(server) as bed, Line(bed, scale, sources=sources) as line:
+        say(f"{sources} source(s), opening {scale.open_sessions:,} sessions")
+        line.fill()
+        figures = measure(line)
+        line.check(line.end())
+    return figures

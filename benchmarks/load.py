@@ -9,10 +9,10 @@ from typing import Final
 
 import psycopg
 
-from benchmarks.bed import Bed, made_bed
+from benchmarks.bed import Bed, in_rounds
 from benchmarks.figures import Figure, Rounds
 from benchmarks.heard import Heard, some
-from benchmarks.measure import say, take
+from benchmarks.measure import take
 from benchmarks.mix import Mix
 from benchmarks.scale import Scale
 from tests.servers import PostgresServer
@@ -24,12 +24,7 @@ CHUNK_BYTES: Final = 1 << 18
 
 
 def run(server: PostgresServer, scale: Scale) -> list[Figure]:
-    rounds = Rounds("load")
-    for number in range(scale.rounds):
-        say(f"load: round {number + 1} of {scale.rounds}")
-        with made_bed(server) as bed:
-            _measure(bed, scale, rounds)
-    return rounds.figures()
+    return in_rounds("load", server, scale, _measure)
 
 
 def _measure(bed: Bed, scale: Scale, rounds: Rounds) -> None:

@@ -6,10 +6,8 @@ more than the first.
 
 from dataclasses import replace
 
-from benchmarks.bed import made_bed
 from benchmarks.figures import Figure, Rounds
-from benchmarks.line import Line
-from benchmarks.measure import say
+from benchmarks.line import Line, on_a_line
 from benchmarks.scale import Scale
 from tests.servers import PostgresServer
 
@@ -18,12 +16,7 @@ TARGET_MEGABYTES = 300.0
 
 def run(server: PostgresServer, scale: Scale) -> list[Figure]:
     wide = replace(scale, open_sessions=scale.many_sessions, users=scale.many_sessions // 2)
-    with made_bed(server) as bed, Line(bed, wide) as line:
-        say(f"memory: opening {wide.open_sessions:,} sessions")
-        line.fill()
-        figures = measure(line, wide)
-        line.check(line.end())
-    return figures
+    return on_a_line(server, wide, lambda line: measure(line, wide))
 
 
 def measure(line: Line, scale: Scale) -> list[Figure]:

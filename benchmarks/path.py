@@ -6,9 +6,8 @@ looked at every second. In the end the books must equal what was published, to t
 a gap.
 """
 
-from benchmarks.bed import made_bed
 from benchmarks.figures import Figure, Rounds
-from benchmarks.line import Line, Stretch
+from benchmarks.line import Line, Stretch, on_a_line
 from benchmarks.measure import say
 from benchmarks.scale import Scale
 from tests.servers import PostgresServer
@@ -18,12 +17,7 @@ LEAST_RATE = 1_000
 
 
 def run(server: PostgresServer, scale: Scale) -> list[Figure]:
-    with made_bed(server) as bed, Line(bed, scale) as line:
-        say(f"path: opening {scale.open_sessions:,} sessions")
-        line.fill()
-        figures = measure(line, scale)
-        line.check(line.end())
-    return figures
+    return on_a_line(server, scale, lambda line: measure(line, scale))
 
 
 def measure(line: Line, scale: Scale) -> list[Figure]:

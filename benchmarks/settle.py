@@ -7,11 +7,11 @@ CPU time is that of the jobs (this process) and of Postgres with all its process
 
 from accounting.jobs.feed import number_feed
 from accounting.model.counters import COUNTERS
-from benchmarks.bed import Bed, made_bed
+from benchmarks.bed import Bed, in_rounds
 from benchmarks.figures import Figure, Rounds
 from benchmarks.heard import Heard, some
 from benchmarks.load import START, STEP_US
-from benchmarks.measure import Span, say, take
+from benchmarks.measure import Span, take
 from benchmarks.mix import Mix
 from benchmarks.scale import Scale
 from tests.servers import PostgresServer
@@ -25,12 +25,7 @@ SECONDS_TO_EXPIRY = 700
 
 
 def run(server: PostgresServer, scale: Scale) -> list[Figure]:
-    rounds = Rounds("settle")
-    for number in range(scale.rounds):
-        say(f"settle: round {number + 1} of {scale.rounds}")
-        with made_bed(server) as bed:
-            _measure(bed, scale, rounds)
-    return rounds.figures()
+    return in_rounds("settle", server, scale, _measure)
 
 
 def check(bed: Bed, mix: Mix) -> None:

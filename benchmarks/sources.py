@@ -4,10 +4,10 @@ The same rate in all, shared by one, two and four: what an event costs must not 
 sources bring it. Then more machines add up until one Postgres is full.
 """
 
-from benchmarks.bed import made_bed
+from functools import partial
+
 from benchmarks.figures import Figure, Rounds
-from benchmarks.line import Line
-from benchmarks.measure import say
+from benchmarks.line import Line, on_a_line
 from benchmarks.path import add_cpu
 from benchmarks.scale import Scale
 from tests.servers import PostgresServer
@@ -16,11 +16,9 @@ from tests.servers import PostgresServer
 def run(server: PostgresServer, scale: Scale) -> list[Figure]:
     figures: list[Figure] = []
     for count in scale.sources:
-        say(f"sources: {count}")
-        with made_bed(server) as bed, Line(bed, scale, sources=count) as line:
-            line.fill()
-            figures += measure(line, scale, count)
-            line.check(line.end())
+        figures += on_a_line(
+            server, scale, partial(measure, scale=scale, count=count), sources=count
+        )
     return figures
 
 
