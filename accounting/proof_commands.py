@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -167,11 +167,19 @@ def _mount_erase(app: typer.Typer, settings: Callable[[], Settings]) -> None:
         ] = False,
     ) -> None:
         """Erase a person's name; all figures stay, under a key that tells nothing of it."""
-        with _engine(settings()) as engine:
+        chosen = settings()
+        with _engine(chosen) as engine:
             erased = erase(engine, realm, user, dry_run=dry_run)
         warn(
-            f"{'would erase' if dry_run else 'erased'} a user_id, {erased.usernames:,} usernames "
-            f"and {erased.rejected_messages:,} rejected messages; user_key {erased.user_key}"
+            f"{'would erase' if dry_run else 'erased'} {erased.user_ids:,} user_id, "
+            f"{erased.usernames:,} usernames and {erased.rejected_messages:,} rejected messages; "
+            f"user_key {erased.user_key}"
+        )
+        until = datetime.now(UTC) + timedelta(seconds=chosen.spool_retention_seconds)
+        warn(
+            "not reached: the spools of the collectors, which forget what was loaded by now at "
+            f"about {until:%Y-%m-%d %H:%MZ} where they keep it as long as is set here; backups, "
+            "exports, coturn's own logs and its keys in Redis"
         )
 
 

@@ -1,18 +1,20 @@
 """Erase: a person's name goes, the books stay exact.
 
 Everything is keyed by keys that tell nothing of a name; it stands in two tables, and in messages
-that were rejected. What the spool still holds goes when it is pruned.
+that were rejected. What the spools still hold goes when they are pruned, and brings no name back
+when it is loaded; only what is received afterwards does, so that who comes back can be billed.
 """
 
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from accounting.errors import UsageError
 from accounting.jobs.close import find_realm
+from accounting.model.identity import user_id
 from accounting.model.text import from_text
-from accounting.store import erasing
+from accounting.store import erasing, realms
 from accounting.store.database import lost_connections
 
 
@@ -21,6 +23,7 @@ class Erased:
     """What was erased, or would be: how many names, and messages that were rejected."""
 
     user_key: UUID
+    user_ids: int
     usernames: int
     rejected_messages: int
 
@@ -28,20 +31,39 @@ class Erased:
 def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> Erased:
     """Forget a user's name: ``user_id`` and ``username`` are empty afterwards, everywhere.
 
-    Raises UsageError for a realm or user that nobody knows, and ConnectionLost.
+    Run again, it erases what came since. Raises UsageError for a realm or user that nobody knows,
+    and ConnectionLost.
     """
     if not user:
         raise UsageError("this user has no name: there is nothing to erase")
     with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
         realm_id = find_realm(connection, realm)
-        user_key = erasing.lock_user(connection, realm_id, user)
+        erasing.wait_for_loaders(connection)
+        user_key = erasing.lock_user(connection, from_text(realm), from_text(user))
         if user_key is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
-        names = erasing.usernames_of(connection, user_key)
-        prefix = b"turn/realm/" + from_text(realm) + b"/user/" if realm else b"turn/user/"
-        starts = [prefix + from_text(name) + b"/" for name in {user, *names}]
-        rejected = erasing.erase_rejected(connection, starts)
-        erasing.erase_names(connection, user_key)
+        rejected = erasing.erase_rejected(
+            connection, _rejected(connection, realm_id, from_text(realm), from_text(user))
+        )
+        user_ids, usernames = erasing.erase_names(connection, user_key)
         if dry_run:
             transaction.rollback()
-        return Erased(user_key=user_key, usernames=len(names), rejected_messages=rejected)
+        return Erased(
+            user_key=user_key,
+            user_ids=user_ids,
+            usernames=usernames,
+            rejected_messages=rejected,
+        )
+
+
+def _rejected(connection: Connection, realm_id: int, realm: bytes, user: bytes) -> list[bytes]:
+    """The channels of rejected messages that name the user, by any rule that the realm ever had."""
+    prefix = b"turn/realm/" + realm + b"/user/" if realm else b"turn/user/"
+    rules = realms.rules_of(connection, realm_id).rules
+    found: list[bytes] = []
+    for channel in erasing.rejected_channels(connection, prefix, user):
+        rest = channel.removeprefix(prefix)
+        username = rest.rpartition(b"/allocation/")[0] or rest.partition(b"/")[0]
+        if user in {user_id(username, one.username_rule, one.separator.encode()) for one in rules}:
+            found.append(channel)
+    return found

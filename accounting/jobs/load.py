@@ -182,7 +182,12 @@ class Loader:
         sightings = [one for one in sightings if start <= one[1:3] <= rows.place]
         seen = self._identify(connection, sightings, rows.numbers)
         self._identities.write(connection)
-        reports.reject(connection, rows.source_id, rows.rejected)
+        kept = [
+            one
+            for one in rows.rejected
+            if not self._identities.names_erased(one.channel, one.received_at)
+        ]
+        reports.reject(connection, rows.source_id, kept)
         add_sightings(connection, rows.source_id, seen, (rows.numbers[start[0]], start[1]))
         counts = Counter(Counted("rejected", one.reason) for one in rows.rejected)
         counts[Counted("loaded")] = loaded
@@ -305,7 +310,9 @@ def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -
 
 def _prune(spool: Spool, pruned_at: int, retention: timedelta) -> int:
     """Delete what was loaded long ago, about once a minute; returns when that was done last."""
-    newest = spool.state().last_received_at
+    state = spool.state()
+    # Also by the ticks: where nobody publishes any more, names must not stay for ever.
+    newest = max(state.last_received_at, state.captured_until or 0)
     if newest - pruned_at <= PRUNE_SECONDS * 1_000_000:
         return pruned_at
     spool.prune(newest - retention // timedelta(microseconds=1))

@@ -42,3 +42,8 @@ def opaque_key(identity_key: bytes, realm: bytes, name: bytes) -> bytes:
     digest.update(realm)
     digest.update(name)
     return digest.digest()
+
+
+def user_key_of(identity_key: bytes, realm: bytes, user: bytes) -> bytes:
+    """The key of a user: what sessions, usage and statements know of whom to bill."""
+    return opaque_key(identity_key, realm, b"user\0" + user)

@@ -1,39 +1,70 @@
-"""Erasing, stored: names emptied where they stand. The keys stay, and with them all figures."""
+"""Erasing, stored: names emptied where they stand. The keys stay, and with them all figures.
+
+Owns ``erasures``: whose name was erased, by key, and when.
+"""
 
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import Connection, bindparam, select, text, update
+from sqlalchemy import Connection, bindparam, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA
 
-from accounting.store.schema import usernames, users
+from accounting.model.buckets import microseconds
+from accounting.model.identity import user_key_of
+from accounting.store.schema import (
+    erasures,
+    installation,
+    rejected_messages,
+    sources,
+    usernames,
+    users,
+)
 
 
-def lock_user(connection: Connection, realm_id: int, user_id: str) -> UUID | None:
-    """The key of a user by name, locked until the transaction ends; None when nobody has it."""
+def wait_for_loaders(connection: Connection) -> None:
+    """Let no loader write names until the transaction ends, and those at work come to theirs."""
+    connection.execute(select(sources.c.source_id).order_by(sources.c.source_id).with_for_update())
+
+
+def lock_user(connection: Connection, realm: bytes, user: bytes) -> UUID | None:
+    """The key of a user, locked until the transaction ends; None when nobody was ever so named.
+
+    Found by the key that the name makes: also where the name is erased already.
+    """
+    identity_key = connection.execute(select(installation.c.identity_key)).scalar_one()
+    key = UUID(bytes=user_key_of(bytes(identity_key), realm, user))
     found: UUID | None = connection.execute(
-        select(users.c.user_key)
-        .where(users.c.realm_id == realm_id, users.c.user_id == user_id)
-        .with_for_update()
+        select(users.c.user_key).where(users.c.user_key == key).with_for_update()
     ).scalar()
     return found
 
 
-def usernames_of(connection: Connection, user_key: UUID) -> list[str]:
-    """The names on the wire under which a user was reported."""
-    return list(
-        connection.execute(
-            select(usernames.c.username).where(usernames.c.user_key == user_key)
-        ).scalars()
+def erase_names(connection: Connection, user_key: UUID) -> tuple[int, int]:
+    """Empty all names of a user; returns how many user_ids and usernames that were."""
+    ids = connection.execute(
+        update(users).where(users.c.user_key == user_key, users.c.user_id != "").values(user_id="")
     )
+    names = connection.execute(
+        update(usernames)
+        .where(usernames.c.user_key == user_key, usernames.c.username != "")
+        .values(username="")
+    )
+    connection.execute(insert(erasures).values(user_key=user_key, erased_at=func.clock_timestamp()))
+    return ids.rowcount, names.rowcount
 
 
-def erase_names(connection: Connection, user_key: UUID) -> None:
-    """Empty all names of a user."""
-    connection.execute(update(users).where(users.c.user_key == user_key).values(user_id=""))
-    connection.execute(
-        update(usernames).where(usernames.c.user_key == user_key).values(username="")
+def rejected_channels(connection: Connection, prefix: bytes, user: bytes) -> list[bytes]:
+    """Channels of rejected messages that begin so and hold the name anywhere."""
+    channel = rejected_messages.c.channel
+    found = connection.execute(
+        select(channel)
+        .distinct()
+        .where(
+            func.substr(channel, 1, len(prefix)) == prefix,
+            func.strpos(func.encode(channel, "escape"), func.encode(user, "escape")) > 0,
+        )
     )
+    return [bytes(one) for one in found.scalars()]
 
 
 def erase_rejected(connection: Connection, channel_starts: Sequence[bytes]) -> int:
@@ -42,3 +73,16 @@ def erase_rejected(connection: Connection, channel_starts: Sequence[bytes]) -> i
         bindparam("starts", list(channel_starts), ARRAY(BYTEA))
     )
     return int(connection.execute(query).scalar_one())
+
+
+def count(connection: Connection) -> int:
+    """How many names were erased so far."""
+    return connection.execute(select(func.count()).select_from(erasures)).scalar_one()
+
+
+def times(connection: Connection) -> dict[bytes, int]:
+    """When each user's name was erased last, in microseconds, by key."""
+    rows = connection.execute(
+        select(erasures.c.user_key, func.max(erasures.c.erased_at)).group_by(erasures.c.user_key)
+    )
+    return {user_key.bytes: microseconds(erased_at) for user_key, erased_at in rows}

@@ -2,7 +2,7 @@
 
 Owns the tables ``users`` and ``usernames`` and a bounded memory of what is in them. That memory
 may only hold what is committed: :meth:`Identities.begin` and :meth:`Identities.committed` bracket
-each transaction.
+each transaction. A name that was erased comes back only with what was received afterwards.
 """
 
 from bisect import bisect_right
@@ -13,10 +13,11 @@ from typing import Final, NamedTuple, Self
 from sqlalchemy import Connection, select
 
 from accounting.model.buckets import BEGINNING, END
-from accounting.model.identity import opaque_key, user_id
+from accounting.model.identity import opaque_key, user_id, user_key_of
 from accounting.model.realms import RealmRule, RealmRules
 from accounting.model.text import as_text
-from accounting.store import realms
+from accounting.model.wire import WireError, parse_owner
+from accounting.store import erasing, realms
 from accounting.store.database import statement
 from accounting.store.schema import installation
 
@@ -61,6 +62,8 @@ class Identities:
         self._known: dict[bytes, bytes] = {}
         self._room = REMEMBERED_BYTES
         self._new: dict[bytes, tuple[int, bytes, bytes, bytes, bytes]] = {}
+        self._erasures = 0
+        self._erased: Mapping[bytes, int] = {}
 
     def begin(self, connection: Connection) -> None:
         """Start a transaction: rules as they are now, nothing new yet."""
@@ -74,6 +77,10 @@ class Identities:
             self._forget()
         self._rules = rules
         self._new = {}
+        erasures = erasing.count(connection)
+        if erasures != self._erasures:
+            self._erasures, self._erased = erasures, erasing.times(connection)
+            self._forget()
 
     def has_realm(self, realm: bytes) -> bool:
         """Whether the realm is in the database."""
@@ -97,16 +104,40 @@ class Identities:
 
     def resolve(self, owner: bytes, realm: bytes, username: bytes, received_at: int) -> bytes:
         """The packed identity of an owner who is not known, as the realm's rule then has it."""
-        rule = self._rules[self._realms[realm]].at(received_at)
-        user = user_id(username, rule.username_rule, rule.separator.encode())
+        user, user_key = self._user(realm, username, received_at)
         # The two kinds of key never meet, even where a username is its own user id.
         username_key = opaque_key(self._key, realm, b"username\0" + username)
-        user_key = opaque_key(self._key, realm, b"user\0" + user)
         realm_id = self._realms[realm]
+        known = _IDENTITY.pack(4, realm_id, 16, username_key, 16, user_key)
+        if self._is_erased(user_key, received_at):
+            nameless = realm_id, username_key, b"", user_key, b""
+            self._new.setdefault(username_key + user_key, nameless)
+            return known
         self._new[username_key + user_key] = realm_id, username_key, username, user_key, user
-        known = self._known[owner] = _IDENTITY.pack(4, realm_id, 16, username_key, 16, user_key)
+        self._known[owner] = known
         self._room -= len(owner) + _OVERHEAD_BYTES
         return known
+
+    def names_erased(self, channel: bytes, received_at: int) -> bool:
+        """Whether a channel names a user whose name was erased since."""
+        if not self._erased:
+            return False
+        try:
+            realm, username = parse_owner(channel.rpartition(b"/allocation/")[0])
+        except WireError:
+            return False
+        if realm not in self._realms:
+            return False
+        return self._is_erased(self._user(realm, username, received_at)[1], received_at)
+
+    def _user(self, realm: bytes, username: bytes, received_at: int) -> tuple[bytes, bytes]:
+        """Whom to bill for a username, by the realm's rule of that time: user_id and key."""
+        rule = self._rules[self._realms[realm]].at(received_at)
+        user = user_id(username, rule.username_rule, rule.separator.encode())
+        return user, user_key_of(self._key, realm, user)
+
+    def _is_erased(self, user_key: bytes, received_at: int) -> bool:
+        return received_at <= self._erased.get(user_key, received_at - 1)
 
     def write(self, connection: Connection) -> None:
         """Write the names met since :meth:`begin`, in order of key: loaders can't deadlock."""
@@ -125,6 +156,22 @@ class Identities:
             statement("add_usernames"),
             {"user_keys": user_keys, "username_keys": username_keys, "usernames": names},
         )
+        back = [
+            (user_key.hex(), as_text(user), username_key.hex(), as_text(username))
+            for _, username_key, username, user_key, user in self._new.values()
+            if user_key in self._erased and user
+        ]
+        if back:
+            keys, ids, of_names, their_names = map(list, zip(*back, strict=True))
+            connection.execute(
+                statement("name_again"),
+                {
+                    "user_keys": keys,
+                    "user_ids": ids,
+                    "username_keys": of_names,
+                    "usernames": their_names,
+                },
+            )
 
     def committed(self) -> None:
         """The transaction is in the books: its names may be remembered."""

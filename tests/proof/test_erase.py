@@ -1,5 +1,6 @@
 """A person is forgotten by name, and the books stay exact to the last digest."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -12,7 +13,8 @@ from accounting.jobs.verify import verify
 from tests.books import WRITER, Books, eight_of
 from tests.contract.command import turn_accounting
 from tests.proof.test_trace import close_with_late_usage
-from tests.settling.telling import Teller
+from tests.settling.ledger import restarted_loader
+from tests.settling.telling import Teller, account
 
 NAMES = ("user_id", "username")
 
@@ -73,7 +75,55 @@ def test_an_erased_users_line_is_traced_by_key(books: Books) -> None:
     (key,) = keys
     arguments = ("trace", "example.org", "2026-11-01", "--user-key", key)
     assert turn_accounting(*arguments, database_url=url).code == 0
-    assert turn_accounting("erase", "example.org", "alice", database_url=url).code == 2
+    again = turn_accounting("erase", "example.org", "alice", database_url=url)
+    assert (again.code, "erased 0 user_id, 0 usernames" in again.err) == (0, True)
+
+
+def test_the_command_says_what_it_does_not_reach(books: Books) -> None:
+    close_with_late_usage(books)
+    ran = turn_accounting(
+        "erase", "example.org", "alice", "--dry-run", database_url=books.url(WRITER)
+    )
+    first, second = ran.err.splitlines()
+    assert first.startswith("turn-accounting: would erase 1 user_id, 1 usernames and 0 rejected")
+    assert second.startswith("turn-accounting: not reached: the spools of the collectors, which")
+    assert "alice" not in ran.err
+
+
+def test_messages_that_were_rejected_are_erased_by_whom_they_name(books: Books) -> None:
+    """Also under a username of which nothing else is known; and nobody else's."""
+    for user in ("alice", "1999999999:alice", "1999999999:bob", "alice/bob", "alicent"):
+        Teller(books, user=user).say(1, "status", b"nonsense")
+    Teller(books).new(2)
+    account(books, 10)
+    assert erase(books.engine, "example.org", "alice").rejected_messages == 2
+    assert [
+        row["channel"].split(b"/user/")[1].rpartition(b"/allocation/")[0]
+        for row in books.rows("rejected_messages", order="channel")
+    ] == [b"1999999999:bob", b"alice/bob", b"alicent"]
+
+
+def test_an_erased_name_comes_back_only_with_what_is_received_afterwards(books: Books) -> None:
+    """What a spool still held brings none; who comes back is a customer again, under one key."""
+    books.start = datetime.now(UTC) - timedelta(hours=2)
+    Teller(books, user="1999999999:alice").new(0)
+    account(books, 10)
+    key = erase(books.engine, "example.org", "alice").user_key
+    held = Teller(books, user="1999999998:alice", allocation=2)
+    held.say(20, "status", b"nonsense")
+    held.new(30)
+    Teller(books, user="1999999999:alice").refreshed(40)
+    account(books, 50)
+    assert tables_that_hold(books, b"alice") == set()
+    assert len(books.rows("sessions")) == 2
+    held.new(3 * 3600)
+    books.load()
+    restarted_loader(books).load()
+    account(books, 3 * 3600 + 10)
+    names = {(row["username"], row["user_id"], row["user_key"]) for row in books.rows("sessions")}
+    assert names == {("", "alice", key), ("1999999998:alice", "alice", key)}
+    assert erase(books.engine, "example.org", "alice").usernames == 1
+    assert tables_that_hold(books, b"alice") == set()
 
 
 def test_nobody_is_erased_by_mistake(books: Books) -> None:
