@@ -1,11 +1,11 @@
 """Exports: rows a second in each format, beside COPY TO of the same rows in the same run.
 
 The rows are days of usage, one for each of many users. COPY TO is the server's own, as CSV and in
-the same order, its bytes thrown away. The peak of this process' memory must not grow with the rows.
+the same order, its bytes thrown away. This process' memory must not grow with the rows.
 """
 
 import io
-import resource
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from accounting.store.database import Engine, open_engine
 from accounting.store.exporting import Kind, Selection
 from benchmarks.bed import made_bed
 from benchmarks.figures import Figure, Rounds
-from benchmarks.measure import say, take
+from benchmarks.measure import forget_peak, peak_bytes, resident_bytes, say, take
 from benchmarks.scale import Scale
 from tests.servers import PostgresServer
 
@@ -65,6 +65,8 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
         bed.query(FILL.format(rows=scale.rows))
         bed.settle_down()
         engine = open_engine(bed.url())
+        before = resident_bytes(os.getpid()) / 1e6
+        forget_peak()
         works: dict[str, Callable[[], object]] = {"limit: COPY TO": lambda: bare_copy(bed.url())}
         for format_ in Format:
             works[f"{format_.value}, a stream"] = to_stream(engine, format_)
@@ -88,8 +90,7 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
                 )
                 rounds.add(f"{name}: CPU, client", span.client * 1e6 / scale.rows, "us/row")
         engine.dispose()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    rounds.add("peak memory of the whole run", peak / 1e6, "MB")
+    rounds.add("memory over that at the start, at the most", peak_bytes() / 1e6 - before, "MB")
     return rounds.figures()
 
 

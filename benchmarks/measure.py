@@ -60,11 +60,25 @@ def _stat(pid: int) -> list[str]:
 
 def resident_bytes(pid: int) -> int:
     """Memory of a process that is its own or shared, as the kernel counts it; 0 when it is gone."""
+    return _status_bytes(pid, "VmRSS")
+
+
+def forget_peak() -> None:
+    """Let :func:`peak_bytes` begin anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process had since :func:`forget_peak`."""
+    return _status_bytes(os.getpid(), "VmHWM")
+
+
+def _status_bytes(pid: int, name: str) -> int:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 @dataclass(slots=True)
