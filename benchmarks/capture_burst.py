@@ -209,10 +209,10 @@ def check_spool(home: Path, messages: int) -> tuple[int, int]:
 
 
 def run(_: PostgresServer, scale: Scale, kind: type[RedisServer] = ValkeyServer) -> list[Figure]:
-    """Every reader in turn, both sources."""
+    """Every reader in turn, from each source."""
     rounds = Rounds("capture")
     for number in range(scale.rounds):
-        for capture in get_args(Capture):
+        for capture in scale.captures:
             say(f"capture: {capture}, round {number + 1} of {scale.rounds}")
             home = Path(tempfile.mkdtemp(prefix="ta-bench-"))
             try:

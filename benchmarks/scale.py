@@ -4,7 +4,7 @@ Owns the sizes, and nothing that happens with them.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,11 +12,10 @@ class Scale:
     """Sizes of the parts. All rates are messages a second.
 
     job_seconds: between two runs of settling, and of the roll-up. sample_seconds: between two looks
-    at how far the books are.
-    messages: a burst for capture. events: of the mix, for load and settle, in steps of step_events.
-    rows: of an export. rate, seconds: the whole path; search_seconds: a step of the search for its
-    limit, 0 for none. day_reports: a day of history; reports: the largest history. many_sessions:
-    open ones where memory is measured.
+    at how far the books are. captures, messages: the ways to capture a burst of so many. events: of
+    the mix, for load and settle, in steps of step_events. rows: of an export. rate, seconds: the
+    whole path; search_seconds: a step of the search for its limit, 0 for none. many_sessions: open
+    ones where memory is measured. day_reports: a day of history; reports: the largest history.
     """
 
     rounds: int = 3
@@ -24,6 +23,7 @@ class Scale:
     sample_seconds: float = 1.0
     open_sessions: int = 100_000
     users: int = 50_000
+    captures: tuple[Literal["subscribe", "replication"], ...] = ("subscribe", "replication")
     messages: int = 1_000_000
     events: int = 500_000
     step_events: int = 50_000

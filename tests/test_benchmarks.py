@@ -26,6 +26,7 @@ TINY: Final[Scale] = replace(
     QUICK,
     open_sessions=200,
     users=100,
+    captures=("replication",),
     messages=2_000,
     events=640,
     step_events=320,
