@@ -12,9 +12,10 @@ from sqlalchemy import Connection, Engine
 
 from accounting.errors import NotYet
 from accounting.jobs.adjust import adjust
+from accounting.jobs.hours import hours_of
 from accounting.jobs.recompute import Stop, in_one_pass, replay, replay_by
 from accounting.jobs.rollup import rollup
-from accounting.jobs.settle import hours_of, settle
+from accounting.jobs.settle import settle
 from accounting.model.buckets import Bucket, Level
 from accounting.model.lives import Life
 from accounting.model.realms import RealmRules

@@ -1,6 +1,8 @@
 """Roll up: sessions' hours into the usage of users and realms by hour, day and month.
 
-Replaces what settling touched, and never adds: run twice, the books are the same.
+Settling says by how much it changed an hour of a user; here that is taken and added, in one
+transaction, so that each change counts once however often this runs. The cost is that of what
+changed: not of the hour, the month or the realm that it is part of.
 """
 
 from typing import Final
@@ -8,7 +10,7 @@ from typing import Final
 from sqlalchemy import Engine
 
 from accounting.model.buckets import Level
-from accounting.store import rollups
+from accounting.store import peaks, rollups
 from accounting.store.database import lost_connections
 from accounting.store.locks import try_lock
 from accounting.store.realms import all_rules
@@ -18,21 +20,23 @@ BATCH: Final = 200_000
 
 
 def rollup(engine: Engine, *, limit: int = BATCH) -> int:
-    """Bring all usage up to what is settled; returns how many hours of realms were replaced.
+    """Bring all usage up to what is settled; returns how many hours of realms changed.
 
     Does nothing when another scheduler is rolling up. Raises ConnectionLost.
     """
-    replaced = 0
+    changed = 0
     while hours := _rollup_some(engine, limit):
-        replaced += hours
-    return replaced
+        changed += hours
+    return changed
 
 
 def _rollup_some(engine: Engine, limit: int) -> int:
     with lost_connections(), engine.begin() as connection:
         if not try_lock(connection, "rollup"):
             return 0
-        touched = rollups.take_touched(connection, limit)
+        touched = set(rollups.take_touched(connection, limit))
+        slices = peaks.take_slices(connection)
+        touched.update((realm_id, starts_at) for realm_id, starts_at, _ in slices)
         if not touched:
             return 0
         rules = all_rules(connection)
@@ -41,7 +45,7 @@ def _rollup_some(engine: Engine, limit: int) -> int:
                 realm_id,
                 *(rules[realm_id].calendar.bucket(level, starts_at) for level in Level),
             )
-            for realm_id, starts_at in touched
+            for realm_id, starts_at in sorted(touched)
         ]
         rollups.put_buckets(
             connection,
@@ -51,6 +55,8 @@ def _rollup_some(engine: Engine, limit: int) -> int:
                 for level, bucket in zip(Level, hour[1:], strict=True)
             ),
         )
-        rollups.replace_usage(connection, hours)
+        rollups.stage_hours(connection, hours)
+        rollups.add_usage(connection)
+        peaks.recount(connection, [(one.realm_id, one.hour) for one in hours], slices)
         rollups.touch_closed_periods(connection)
         return len(hours)

@@ -5,23 +5,25 @@ and writes what changed together with the watermark. Killed anywhere and run aga
 the same.
 """
 
+import gc
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from heapq import merge
-from itertools import chain
 from typing import Final
 
 from sqlalchemy import Connection, Engine
 
+from accounting.jobs.hours import Changes
 from accounting.model import lives
-from accounting.model.buckets import Calendar, Level
+from accounting.model.buckets import Level
 from accounting.model.lives import Life, Report, Sighting, Standing, Track
 from accounting.model.realms import RealmRules
-from accounting.store import relay_threads, rollups, settling, sources
+from accounting.store import peaks, relay_threads, rollups, session_usage, settling, sources
 from accounting.store.database import lost_connections
 from accounting.store.locks import try_lock
 from accounting.store.realms import all_rules
-from accounting.store.settling import Key, UsageRow
+from accounting.store.settling import Key
 from accounting.store.sources import Watermark
 
 BATCH: Final = 50_000
@@ -48,7 +50,7 @@ def settle(engine: Engine, *, limit: int = BATCH) -> int:
 
 
 def _settle_some(engine: Engine, source_id: int, limit: int) -> int:
-    with lost_connections(), engine.begin() as connection:
+    with _uncollected(), lost_connections(), engine.begin() as connection:
         if not try_lock(connection, f"settle.{source_id}"):
             return 0
         # The source before its reports: then all up to its position are among those read.
@@ -94,16 +96,18 @@ def _take(
 ) -> None:
     rules = all_rules(connection)
     tracks: defaultdict[Key, Track] = defaultdict(Track)
-    keys = {_key(source_id, one) for one in chain[Report | Sighting](reports, sightings)}
-    for key, life in settling.fetch_lives(connection, keys):
+    heard = [
+        (one, tracks[Key(source_id, one.database, one.username_key, one.allocation_id)])
+        for one in _in_order(reports, sightings)
+    ]
+    for key, life in settling.fetch_lives(connection, tracks):
         if life.standing is Standing.LIMBO:
             tracks[key].limbo = life
         else:
             tracks[key].current = life
     breaks = sources.breaks(connection, source_id)
     graces = {realm_id: _Graces(rule) for realm_id, rule in rules.items()}
-    for one in _in_order(reports, sightings):
-        track = tracks[_key(source_id, one)]
+    for one, track in heard:
         grace = graces[one.realm_id]
         if isinstance(one, Sighting):
             began = one.seen_at if track.current is None else track.current.started_at
@@ -144,7 +148,7 @@ def _in_order(reports: list[Report], sightings: list[Sighting]) -> Iterable[Repo
 
 
 def _expire_some(engine: Engine, source_id: int, limit: int) -> int:
-    with lost_connections(), engine.begin() as connection:
+    with _uncollected(), lost_connections(), engine.begin() as connection:
         if not try_lock(connection, f"settle.{source_id}"):
             return 0
         until = sources.watermark(connection, source_id).until
@@ -179,23 +183,15 @@ def _write(
 ) -> None:
     if not touched:
         return
-    settling.absorb(connection, absorbed)
+    changes = Changes()
+    for _, life in touched:
+        changes.take(life, rules[life.realm_id].calendar)
+    session_usage.absorb(connection, absorbed)
     settling.write_lives(
         connection,
         ((key, life, life.expires_at + _grace(rules, life)) for key, life in touched),
     )
-    rows = list(
-        chain.from_iterable(hours_of(life, rules[life.realm_id].calendar) for _, life in touched)
-    )
-    settling.write_usage(connection, rows)
-    rollups.put_buckets(
-        connection,
-        (
-            (realm_id, Level.HOUR, rules[realm_id].calendar.bucket(Level.HOUR, starts_at))
-            for realm_id, starts_at in {(row.realm_id, row.starts_at) for row in rows}
-        ),
-    )
-    settling.reflag(
+    session_usage.reflag(
         connection,
         [
             life
@@ -205,39 +201,33 @@ def _write(
         ]
         + [life for _, life in absorbed],
     )
+    session_usage.write_usage(connection, changes.rows)
+    session_usage.mark_hours(connection, changes.marks())
+    peaks.touch_slices(connection, changes.slices)
+    rollups.put_buckets(
+        connection,
+        (
+            (realm_id, Level.HOUR, rules[realm_id].calendar.bucket(Level.HOUR, starts_at))
+            for realm_id, starts_at in {(row.realm_id, row.starts_at) for row in changes.rows}
+        ),
+    )
 
 
-def hours_of(life: Life, calendar: Calendar) -> Iterable[UsageRow]:
-    """What this step makes of the hours of a session: added usage, and how it stands in each.
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector from a batch: it has no cycles to find there.
 
-    Bytes stand in the hour of their report; only the time that it lived is split, exactly.
+    But it would walk hundreds of thousands of live objects again and again, for half of the time
+    that settling takes.
     """
-    since = life.started_at if life.stored is None else min(life.stored.until, life.until)
-    hours = {hour.starts_at: hour for hour in calendar.hours(since, life.until)}
-    added: dict[int, list[int]] = {}
-    for at, side, *counts in life.entries:
-        hour = calendar.hour(at)
-        hours[hour.starts_at] = hour
-        sums = added.setdefault(hour.starts_at, [0] * 8)
-        for index, count in enumerate(counts, start=4 * side):
-            sums[index] += count
-    for starts_at, hour in hours.items():
-        yield UsageRow(
-            session_id=life.session_id,
-            starts_at=starts_at,
-            user_key=life.user_key,
-            realm_id=life.realm_id,
-            vouched=life.vouched,
-            estimated=life.estimated,
-            started=starts_at <= life.started_at < hour.ends_at,
-            ended=life.ended_at is not None and starts_at <= life.ended_at < hour.ends_at,
-            active_from=min(max(life.started_at, starts_at), hour.ends_at),
-            active_to=min(max(life.until, starts_at), hour.ends_at),
-            counters=added.get(starts_at, _NOTHING),
-        )
-
-
-_NOTHING: Final = (0,) * 8
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class _Graces:
@@ -259,7 +249,3 @@ def _grace(rules: Mapping[int, RealmRules], life: Life) -> int:
 
 def _microseconds(seconds: int) -> int:
     return seconds * lives.SECOND
-
-
-def _key(source_id: int, report: Report | Sighting) -> Key:
-    return Key(source_id, report.database, report.username_key, report.allocation_id)

@@ -20,8 +20,8 @@ from accounting.errors import NotYet, UsageError
 from accounting.jobs import recompute
 from accounting.jobs.close import find_period, find_realm
 from accounting.jobs.closed import Gone, find_closed, gone
+from accounting.jobs.hours import hours_of
 from accounting.jobs.proof import snapshot_at_rest
-from accounting.jobs.settle import hours_of
 from accounting.model.buckets import microseconds
 from accounting.model.lives import Entry, Life, Report, Track
 from accounting.model.realms import RealmRules

@@ -104,12 +104,13 @@ class Entry(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What the tables held of a life before this step."""
+    """What the tables held of a life before this step; ``still`` is what changes seldom."""
 
     until: int
     ended: bool
     vouched: bool
     estimated: bool
+    still: tuple[object, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
+from typing import Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -15,6 +16,7 @@ from accounting.errors import ConfigurationError, ConnectionLost, NotAllowed
 
 __all__ = [
     "Engine",
+    "along_keys",
     "driver_statement",
     "lost_connections",
     "open_engine",
@@ -111,6 +113,24 @@ def driver_statement(name: str) -> bytes:
     """The same, with its parameters as psycopg spells them: for cursors of its own."""
     dialect = psycopg_dialect()  # type: ignore[no-untyped-call]
     return str(statement(name).compile(dialect=dialect)).encode()
+
+
+@contextmanager
+def along_keys(connection: Connection) -> Iterator[None]:
+    """Within it the planner follows indexes and scans no table to join it.
+
+    For statements that go from scratch tables, whose size it can't know, to tables of which only
+    those rows are wanted: it would hash a table of a gigabyte for a batch of a few thousand rows.
+    """
+    connection.execute(text(_SET.format("off")))
+    yield
+    connection.execute(text(_SET.format("on")))
+
+
+_SET: Final = (
+    "SELECT set_config('enable_seqscan', '{0}', true), set_config('enable_hashjoin', '{0}', true),"
+    " set_config('enable_mergejoin', '{0}', true), set_config('jit', 'off', true)"
+)
 
 
 def psycopg_connection(connection: Connection) -> psycopg.Connection:

@@ -21,14 +21,8 @@ from accounting.store.database import driver_statement, psycopg_connection, stat
 from accounting.store.periods import NUMBERS, PeriodRow
 from accounting.store.rollups import Hour
 from accounting.store.schema import statements
-from accounting.store.settling import (
-    KEY_COLUMNS,
-    LIFE_COLUMNS,
-    USAGE_COLUMNS,
-    Key,
-    UsageRow,
-    life_row,
-)
+from accounting.store.session_usage import USAGE_COLUMNS, UsageRow
+from accounting.store.settling import KEY_COLUMNS, LIFE_COLUMNS, Key, life_row
 
 BOOKS: Final[Mapping[str, Table]] = {
     table.name: table

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from accounting.model.buckets import moment
 from accounting.store.database import statement
 from accounting.store.proving import BOOKS, proof_of, proved_columns, unequal
-from accounting.store.schema import buckets, rebuilds
+from accounting.store.schema import buckets, realm_slices, rebuilds
 
 
 def replace(connection: Connection, realm_id: int) -> int:
@@ -50,6 +50,8 @@ def replace(connection: Connection, realm_id: int) -> int:
             values["ends"] = func.greatest(table.c.ends, query.excluded.ends)
         written = connection.execute(query.on_conflict_do_update(index_elements=keys, set_=values))
         replaced += written.rowcount
+    # Counted anew from the sessions as they are now, when next touched.
+    connection.execute(delete(realm_slices).where(realm_slices.c.realm_id == realm_id))
     return replaced
 
 

@@ -1,4 +1,4 @@
-"""Roll-ups, stored: touched hours taken, buckets written, users' and realms' usage replaced.
+"""Roll-ups, stored: marks taken, buckets written, what changed added to users' and realms' usage.
 
 Owns ``user_usage_*``, ``realm_usage_*`` and ``buckets``; the borders are ``model.buckets``'.
 """
@@ -6,7 +6,7 @@ Owns ``user_usage_*``, ``realm_usage_*`` and ``buckets``; the borders are ``mode
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, select, text, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.model.buckets import Bucket, Calendar, Level, microseconds, moment
@@ -47,7 +47,6 @@ def take_touched(connection: Connection, limit: int) -> list[tuple[int, int]]:
     connection.execute(statement("stage_touched"))
     connection.execute(statement("stage_hours"))
     connection.execute(statement("take_touched"), {"limit": limit})
-    connection.execute(text("ANALYZE staged_touched"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
         cursor.execute("SELECT DISTINCT realm_id, starts_at FROM staged_touched")
         return cursor.fetchall()
@@ -100,8 +99,8 @@ def redraw_buckets(connection: Connection, realm_id: int, calendar: Calendar, si
         )
 
 
-def replace_usage(connection: Connection, hours: Sequence[Hour]) -> None:
-    """Replace all usage that the taken hours are part of, users first, hours first."""
+def stage_hours(connection: Connection, hours: Sequence[Hour]) -> None:
+    """Stage the hours that this roll-up is about, with their days and months."""
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_rows(
             cursor,
@@ -121,6 +120,10 @@ def replace_usage(connection: Connection, hours: Sequence[Hour]) -> None:
             ),
         )
         cursor.execute("ANALYZE staged_hours")
+
+
+def add_usage(connection: Connection) -> None:
+    """Add what the taken marks say to all usage that they are part of."""
     for name in _STATEMENTS:
         connection.execute(statement(name))
 

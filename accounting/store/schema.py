@@ -267,6 +267,12 @@ sessions = Table(
     Index("sessions_disputed", "started_at", postgresql_where=text("disputed AND vouched")),
     Index("sessions_by_user", "user_key", "started_at"),
     Index("sessions_by_realm", "realm_id", "started_at"),
+    Index(
+        "sessions_by_end",
+        "realm_id",
+        "ended_at",
+        postgresql_where=text("ended_at IS NOT NULL"),
+    ),
 )
 
 session_usage = Table(
@@ -284,8 +290,7 @@ session_usage = Table(
     Column("active_to", _time, nullable=False),
     *_eight(),
     CheckConstraint("active_to >= active_from", name="active_is_not_backwards"),
-    Index("session_usage_by_user", "user_key", "starts_at"),
-    Index("session_usage_by_realm", "realm_id", "starts_at"),
+    Index("session_usage_carried", "realm_id", "starts_at", postgresql_where=text("NOT started")),
     Index(
         "session_usage_unattributed",
         "realm_id",
@@ -300,6 +305,35 @@ touched_hours = Table(
     Column("realm_id", Integer, nullable=False),
     Column("user_key", Uuid, nullable=False),
     Column("starts_at", _time, nullable=False),
+    *(
+        Column(name, BigInteger, nullable=False, server_default=text("0"))
+        for name in (
+            *COUNTERS,
+            "sessions_started",
+            "sessions_ended",
+            "session_microseconds",
+            "estimated_bytes",
+            "sessions_carried",
+        )
+    ),
+)
+
+touched_slices = Table(
+    "touched_slices",
+    metadata,
+    Column("realm_id", Integer, nullable=False),
+    Column("starts_at", _time, nullable=False),
+    Column("slice_at", _time, nullable=False),
+)
+
+realm_slices = Table(
+    "realm_slices",
+    metadata,
+    Column("realm_id", Integer, primary_key=True),
+    Column("starts_at", _time, primary_key=True),
+    Column("slice_at", _time, primary_key=True),
+    Column("net", BigInteger, nullable=False),
+    Column("top", BigInteger, nullable=False),
 )
 
 buckets = Table(

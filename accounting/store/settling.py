@@ -1,11 +1,12 @@
-"""Settling, stored: reports read in order, lives fetched by key, lives and their hours written.
+"""Settling, stored: reports read in order, lives fetched by key and written.
 
-Owns the tables ``sessions``, ``session_usage`` and ``touched_hours``, and tells the feed of ends.
+Owns the table ``sessions``, and tells the feed of ends. Their hours are ``session_usage``'s.
 The rules are in ``model.lives``; here is only how they get in and out, set-based, a batch at a
 time.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from psycopg import Cursor
@@ -14,8 +15,8 @@ from sqlalchemy import Connection
 from accounting.model.buckets import moment
 from accounting.model.counters import COUNTERS
 from accounting.model.lives import EndCause, Life, Report, Sighting, Standing, Stored
-from accounting.store.binary import binary_cursor, copy_rows
-from accounting.store.database import driver_statement, psycopg_connection, statement
+from accounting.store.binary import POSTGRES_EPOCH, binary_cursor, copy_packed, copy_rows
+from accounting.store.database import along_keys, driver_statement, psycopg_connection, statement
 
 KEY_COLUMNS: Final = (
     ("source_id", "int2"),
@@ -49,19 +50,6 @@ LIFE_COLUMNS: Final = (
     ("estimated", "bool"),
     ("disputed", "bool"),
 )
-USAGE_COLUMNS: Final = (
-    ("session_id", "uuid"),
-    ("starts_at", "timestamptz"),
-    ("user_key", "uuid"),
-    ("realm_id", "int4"),
-    ("vouched", "bool"),
-    ("estimated", "bool"),
-    ("started", "bool"),
-    ("ended", "bool"),
-    ("active_from", "timestamptz"),
-    ("active_to", "timestamptz"),
-    *((name, "int8") for name in COUNTERS),
-)
 
 
 class Key(NamedTuple):
@@ -71,25 +59,6 @@ class Key(NamedTuple):
     database: int
     username_key: bytes
     allocation_id: int
-
-
-class UsageRow(NamedTuple):
-    """What one step adds to one hour of a session, and how the session stands in that hour.
-
-    The flags and the active span replace what stood there; ``counters`` are added.
-    """
-
-    session_id: bytes
-    starts_at: int
-    user_key: bytes
-    realm_id: int
-    vouched: bool
-    estimated: bool
-    started: bool
-    ended: bool
-    active_from: int
-    active_to: int
-    counters: Sequence[int]
 
 
 def read_reports(
@@ -112,7 +81,7 @@ def read_reports(
                 "limit": limit,
             },
         )
-        return [Report._make(row) for row in cursor]
+        return list(map(Report._make, cursor.fetchall()))
 
 
 def read_sightings(
@@ -140,12 +109,13 @@ def read_sightings(
 
 def fetch_lives(connection: Connection, keys: Iterable[Key]) -> Iterator[tuple[Key, Life]]:
     """The lives of these keys that a report may still belong to."""
+    connection.execute(statement("stage_keys"))
     with _cursor(connection) as cursor:
-        connection.execute(statement("stage_keys"))
-        copy_rows(cursor, "staged_keys", KEY_COLUMNS, keys)
-        cursor.execute("ANALYZE staged_keys")
-        cursor.execute(driver_statement("fetch_lives"))
-        yield from _lives(cursor)
+        names = [name for name, _ in KEY_COLUMNS]
+        copy_packed(cursor, "staged_keys", names, map(_key_row, keys))
+        with along_keys(connection):
+            cursor.execute(driver_statement("fetch_lives"))
+        yield from map(_stored, cursor.fetchall())
 
 
 def fetch_due(
@@ -157,79 +127,96 @@ def fetch_due(
             driver_statement("fetch_due"),
             {"source_id": source_id, "until": moment(until), "limit": limit},
         )
-        yield from _lives(cursor)
+        yield from map(_stored, cursor.fetchall())
 
 
-def _lives(cursor: Cursor[Any]) -> Iterator[tuple[Key, Life]]:
-    for row in cursor:
-        key, life = life_of_row(row)
-        life.stored = Stored(life.until, life.ended_at is not None, life.vouched, life.estimated)
-        yield key, life
+def _stored(row: Sequence[Any]) -> tuple[Key, Life]:
+    key, life = life_of_row(row)
+    life.stored = Stored(
+        life.until, life.ended_at is not None, life.vouched, life.estimated, _still(life)
+    )
+    return key, life
 
 
 def life_of_row(row: Sequence[Any]) -> tuple[Key, Life]:
     """A life from KEY_COLUMNS and LIFE_COLUMNS, in binary."""
-    key, fields = Key._make(row[:4]), list(row[4:])
-    usage, rest = fields[15:23], fields[23:]
-    return key, Life(
-        session_id=fields[0],
-        user_key=fields[1],
-        realm_id=fields[2],
-        started_at=fields[3],
-        last_seen_at=fields[4],
-        expires_at=fields[5],
-        start_known=fields[6],
-        lifetime_known=fields[7],
-        ended_at=fields[8],
-        end_cause=None if fields[9] is None else EndCause(fields[9]),
-        standing=Standing(fields[10]),
-        vouched=fields[11],
-        transport=fields[12],
-        client_address=fields[13],
-        server_address=fields[14],
-        usage=usage,
-        news=rest[0],
-        deletes=rest[1],
-        client_totals=rest[2],
-        peer_totals=rest[3],
-        client_total=rest[4],
-        peer_total=rest[5],
-        estimated=rest[6],
-        disputed=rest[7],
+    end_cause = None if row[13] is None else EndCause(row[13])
+    return Key._make(row[:4]), Life(
+        session_id=row[4],
+        user_key=row[5],
+        realm_id=row[6],
+        started_at=row[7],
+        last_seen_at=row[8],
+        expires_at=row[9],
+        start_known=row[10],
+        lifetime_known=row[11],
+        ended_at=row[12],
+        end_cause=end_cause,
+        standing=_STANDINGS[row[14]],
+        vouched=row[15],
+        transport=row[16],
+        client_address=row[17],
+        server_address=row[18],
+        usage=list(row[19:27]),
+        news=row[27],
+        deletes=row[28],
+        client_totals=row[29],
+        peer_totals=row[30],
+        client_total=row[31],
+        peer_total=row[32],
+        estimated=row[33],
+        disputed=row[34],
     )
 
 
-def absorb(connection: Connection, pairs: Sequence[tuple[bytes, Life]]) -> None:
-    """Move the stored hours of limbo lives to the lives that turned out to be theirs."""
-    if not pairs:
-        return
-    with _cursor(connection) as cursor:
-        connection.execute(statement("stage_absorbed"))
-        copy_rows(
-            cursor,
-            "staged_absorbed",
-            (("absorbed_id", "uuid"), ("session_id", "uuid"), ("user_key", "uuid")),
-            [(absorbed, life.session_id, life.user_key) for absorbed, life in pairs],
-        )
-        connection.execute(statement("absorb_usage"))
-        connection.execute(statement("absorb_sessions"))
+def _still(life: Life) -> tuple[object, ...]:
+    """What changes seldom of a life: all of its columns but times and counters."""
+    return (
+        life.lifetime_known,
+        life.ended_at,
+        life.end_cause,
+        life.standing,
+        life.vouched,
+        life.transport,
+        life.client_address,
+        life.server_address,
+        life.news,
+        life.deletes,
+        life.client_totals,
+        life.peer_totals,
+        life.client_total,
+        life.peer_total,
+        life.estimated,
+        life.disputed,
+    )
 
 
 def write_lives(connection: Connection, lives: Iterable[tuple[Key, Life, int]]) -> None:
     """Write lives as they stand now: (key, life, when it must be looked at again).
 
-    Those that ended, or ended otherwise than was told, are told to the feed.
+    Those that ended, or ended otherwise than was told, are told to the feed. Those of which only
+    time and counters moved, which are most, take a shorter way.
     """
+    whole: list[bytes] = []
+    moved: list[bytes] = []
+    for key, life, due_at in lives:
+        stored = life.stored
+        if stored is not None and not stored.ended and stored.still == _still(life):
+            moved.append(_move(life, due_at))
+        else:
+            whole.append(_life_row(key, life, due_at))
     with _cursor(connection) as cursor:
-        connection.execute(statement("stage_sessions"))
-        copy_rows(
-            cursor,
-            "staged_sessions",
-            (*KEY_COLUMNS, ("due_at", "timestamptz"), *LIFE_COLUMNS),
-            (life_row(key, life, due_at) for key, life, due_at in lives),
-        )
-        connection.execute(statement("tell_ends"))
-        connection.execute(statement("put_sessions"))
+        if whole:
+            connection.execute(statement("stage_sessions"))
+            copy_packed(cursor, "staged_sessions", _PACKED_COLUMNS, iter(whole))
+            with along_keys(connection):
+                connection.execute(statement("tell_ends"))
+            connection.execute(statement("put_sessions"))
+        if moved:
+            connection.execute(statement("stage_moves"))
+            copy_packed(cursor, "staged_moves", _MOVE_COLUMNS, iter(moved))
+            with along_keys(connection):
+                connection.execute(statement("move_sessions"))
 
 
 def life_row(key: Key, life: Life, due_at: int) -> tuple[Any, ...]:
@@ -264,39 +251,105 @@ def life_row(key: Key, life: Life, due_at: int) -> tuple[Any, ...]:
     )
 
 
-def write_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
-    """Add to the hours of sessions, and mark them for the roll-up."""
-    with _cursor(connection) as cursor:
-        connection.execute(statement("stage_usage"))
-        copy_rows(
-            cursor, "staged_usage", USAGE_COLUMNS, ((*row[:10], *row.counters) for row in rows)
-        )
-        connection.execute(statement("put_usage"))
-        connection.execute(statement("touch_staged_hours"))
-
-
-def reflag(connection: Connection, lives: Sequence[Life]) -> None:
-    """Carry a session's vouched and estimated to all its hours, and mark those for the roll-up."""
-    if lives:
-        connection.execute(
-            statement("reflag_usage"), [{"session_id": life.session_id.hex()} for life in lives]
-        )
-
-
 def postpone(connection: Connection, waiting: Sequence[tuple[Life, int]]) -> None:
     """Say when lives that were looked at and still live must be looked at again."""
-    if waiting:
-        connection.execute(
-            statement("postpone_due"),
-            [
-                {
-                    "session_id": life.session_id.hex(),
-                    "user_key": life.user_key.hex(),
-                    "due_at": moment(due_at),
-                }
-                for life, due_at in waiting
-            ],
+    if not waiting:
+        return
+    connection.execute(statement("stage_due"))
+    with _cursor(connection) as cursor:
+        copy_rows(
+            cursor,
+            "staged_due",
+            (("session_id", "uuid"), ("user_key", "uuid"), ("due_at", "timestamptz")),
+            [(life.session_id, life.user_key, due_at) for life, due_at in waiting],
         )
+    with along_keys(connection):
+        connection.execute(statement("postpone_due"))
+
+
+# As Postgres' binary COPY has rows: the number of fields, then each with its length before it.
+_KEY: Final = Struct("!h ih ii i16s iq".replace(" ", ""))
+_MOVE: Final = Struct("!h i16s i16s iq iq iq iqiqiqiq iqiqiqiq".replace(" ", ""))
+_MOVE_COLUMNS: Final = (
+    "session_id",
+    "user_key",
+    "last_seen_at",
+    "expires_at",
+    "due_at",
+    *COUNTERS,
+)
+_TOTAL: Final = "i5iiqiqiqiq"  # an array of four: its length, header, and elements
+_TOTAL_HEAD: Final = 68, 1, 0, 20, 4, 1  # bytes, dimensions, no nulls, the type int8, size, base
+_LIFE: Final = Struct(
+    "!h ih ii i16s iq iq i16s i16s ii iq iq iq i? i? ih i? iqiqiqiq iqiqiqiq ih ih ih ih".replace(
+        " ", ""
+    )
+    + _TOTAL * 2
+    + "i?i?"
+)
+_NULLABLE: Final = "ended_at", "end_cause", "transport", "client_address", "server_address"
+_PACKED_COLUMNS: Final = (
+    *(name for name, _ in KEY_COLUMNS),
+    "due_at",
+    *(name for name, _ in LIFE_COLUMNS if name not in _NULLABLE),
+    *_NULLABLE,
+)
+_NULL: Final = b"\xff\xff\xff\xff"
+_TIME: Final = Struct("!iq")
+_LENGTH: Final = Struct("!i")
+_STANDINGS: Final = {int(standing): standing for standing in Standing}
+
+
+def _key_row(key: Key) -> bytes:
+    source_id, database, username_key, allocation_id = key
+    return _KEY.pack(4, 2, source_id, 4, database, 16, username_key, 8, allocation_id)
+
+
+def _move(life: Life, due_at: int) -> bytes:
+    u = life.usage
+    return _MOVE.pack(
+        13,
+        *(16, life.session_id, 16, life.user_key),
+        *(8, life.last_seen_at - POSTGRES_EPOCH, 8, life.expires_at - POSTGRES_EPOCH),
+        *(8, due_at - POSTGRES_EPOCH),
+        *(8, u[0], 8, u[1], 8, u[2], 8, u[3], 8, u[4], 8, u[5], 8, u[6], 8, u[7]),
+    )
+
+
+def _life_row(key: Key, life: Life, due_at: int) -> bytes:
+    """A life as a packed row: _PACKED_COLUMNS, those that may be null last."""
+    u, c, p = life.usage, life.client_total, life.peer_total
+    fixed = _LIFE.pack(
+        len(_PACKED_COLUMNS),
+        *(2, key.source_id, 4, key.database, 16, key.username_key, 8, key.allocation_id),
+        *(8, due_at - POSTGRES_EPOCH),
+        *(16, life.session_id, 16, life.user_key, 4, life.realm_id),
+        *(8, life.started_at - POSTGRES_EPOCH, 8, life.last_seen_at - POSTGRES_EPOCH),
+        *(8, life.expires_at - POSTGRES_EPOCH),
+        *(1, life.start_known, 1, life.lifetime_known, 2, life.standing, 1, life.vouched),
+        *(8, u[0], 8, u[1], 8, u[2], 8, u[3], 8, u[4], 8, u[5], 8, u[6], 8, u[7]),
+        *(2, life.news, 2, life.deletes, 2, life.client_totals, 2, life.peer_totals),
+        *(*_TOTAL_HEAD, 8, c[0], 8, c[1], 8, c[2], 8, c[3]),
+        *(*_TOTAL_HEAD, 8, p[0], 8, p[1], 8, p[2], 8, p[3]),
+        *(1, life.estimated, 1, life.disputed),
+    )
+    return b"".join(
+        (
+            fixed,
+            _NULL if life.ended_at is None else _TIME.pack(8, life.ended_at - POSTGRES_EPOCH),
+            _text(life.end_cause),
+            _text(life.transport),
+            _text(life.client_address),
+            _text(life.server_address),
+        )
+    )
+
+
+def _text(value: str | None) -> bytes:
+    if value is None:
+        return _NULL
+    encoded = value.encode()
+    return _LENGTH.pack(len(encoded)) + encoded
 
 
 def _cursor(connection: Connection) -> Cursor[Any]:

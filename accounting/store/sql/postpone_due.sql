@@ -1,3 +1,4 @@
--- Says when a life that was looked at and still lives must be looked at again.
-UPDATE accounting.sessions SET due_at = :due_at
-WHERE session_id = :session_id AND user_key = :user_key AND ended_at IS NULL
+-- Says when the staged lives, which were looked at and still live, must be looked at again.
+UPDATE accounting.sessions e SET due_at = d.due_at
+FROM staged_due d
+WHERE e.session_id = d.session_id AND e.user_key = d.user_key AND e.ended_at IS NULL

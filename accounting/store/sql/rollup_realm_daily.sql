@@ -1,27 +1,23 @@
--- Replaces the touched days of realms by the sums of their hours.
-INSERT INTO accounting.realm_usage_daily (
-    realm_id, starts_at, received_packets, received_bytes,
-    sent_packets, sent_bytes, peer_received_packets, peer_received_bytes,
-    peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
-    session_microseconds, estimated_bytes, peak_sessions
+-- Adds to the touched days of realms what changed in their users' hours. Peaks are counted apart.
+INSERT INTO accounting.realm_usage_daily AS u (
+    realm_id, starts_at,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes,
+    peak_sessions
 )
-SELECT u.realm_id, t.starts_at,
-    sum(u.received_packets), sum(u.received_bytes), sum(u.sent_packets), sum(u.sent_bytes),
-    sum(u.peer_received_packets), sum(u.peer_received_bytes), sum(u.peer_sent_packets), sum(u.peer_sent_bytes),
-    sum(u.sessions_started), sum(u.sessions_ended), sum(u.session_microseconds), sum(u.estimated_bytes),
-    max(u.peak_sessions)
-FROM (
-    SELECT DISTINCT realm_id, day_starts_at AS starts_at, day_ends_at AS ends_at
-    FROM staged_hours
-) t
-JOIN accounting.realm_usage_hourly u
-    ON u.realm_id = t.realm_id AND u.starts_at >= t.starts_at AND u.starts_at < t.ends_at
-GROUP BY u.realm_id, t.starts_at
+SELECT t.realm_id, h.day_starts_at,
+    sum(t.received_packets), sum(t.received_bytes), sum(t.sent_packets),
+    sum(t.sent_bytes), sum(t.peer_received_packets), sum(t.peer_received_bytes),
+    sum(t.peer_sent_packets), sum(t.peer_sent_bytes), sum(t.sessions_started),
+    sum(t.sessions_ended), sum(t.session_microseconds), sum(t.estimated_bytes),
+    0
+FROM staged_touched t JOIN staged_hours h USING (realm_id, starts_at)
+GROUP BY t.realm_id, h.day_starts_at
 ON CONFLICT (realm_id, starts_at) DO UPDATE SET
-    received_packets = excluded.received_packets, received_bytes = excluded.received_bytes,
-    sent_packets = excluded.sent_packets, sent_bytes = excluded.sent_bytes,
-    peer_received_packets = excluded.peer_received_packets, peer_received_bytes = excluded.peer_received_bytes,
-    peer_sent_packets = excluded.peer_sent_packets, peer_sent_bytes = excluded.peer_sent_bytes,
-    sessions_started = excluded.sessions_started, sessions_ended = excluded.sessions_ended,
-    session_microseconds = excluded.session_microseconds, estimated_bytes = excluded.estimated_bytes,
-    peak_sessions = excluded.peak_sessions
+    received_packets = u.received_packets + excluded.received_packets, received_bytes = u.received_bytes + excluded.received_bytes,
+    sent_packets = u.sent_packets + excluded.sent_packets, sent_bytes = u.sent_bytes + excluded.sent_bytes,
+    peer_received_packets = u.peer_received_packets + excluded.peer_received_packets, peer_received_bytes = u.peer_received_bytes + excluded.peer_received_bytes,
+    peer_sent_packets = u.peer_sent_packets + excluded.peer_sent_packets, peer_sent_bytes = u.peer_sent_bytes + excluded.peer_sent_bytes,
+    sessions_started = u.sessions_started + excluded.sessions_started, sessions_ended = u.sessions_ended + excluded.sessions_ended,
+    session_microseconds = u.session_microseconds + excluded.session_microseconds, estimated_bytes = u.estimated_bytes + excluded.estimated_bytes

@@ -1,0 +1,89 @@
+"""Peaks, stored: how many sessions of a realm were alive at once, counted along slices of hours.
+
+Owns ``touched_slices``, ``realm_slices`` and the peaks in ``realm_usage_*``. A slice is counted
+anew from the sessions that begin and end in it, so that the cost of a roll-up is that of the
+slices that changed, not of the hour. An hour whose slices are unknown is counted whole, once.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from sqlalchemy import Connection
+
+from accounting.model.buckets import Bucket, moment
+from accounting.model.slices import SLICE_SECONDS, slice_end
+from accounting.store.binary import binary_cursor, copy_rows
+from accounting.store.database import along_keys, driver_statement, psycopg_connection, statement
+
+KEPT_SECONDS: Final = 3 * 86_400
+"""How long before a new hour slices are kept; sessions seldom end so far back."""
+
+Slice = tuple[int, int, int]
+"""Realm, start of the hour, start of the slice."""
+
+
+def touch_slices(connection: Connection, slices: Iterable[Slice]) -> None:
+    """Mark slices in which sessions began or ended, or do so no more."""
+    with binary_cursor(psycopg_connection(connection)) as cursor:
+        copy_rows(
+            cursor,
+            "accounting.touched_slices",
+            (("realm_id", "int4"), ("starts_at", "timestamptz"), ("slice_at", "timestamptz")),
+            slices,
+        )
+
+
+def take_slices(connection: Connection) -> list[Slice]:
+    """Take the marks of touched slices, each once."""
+    with binary_cursor(psycopg_connection(connection)) as cursor:
+        return cursor.execute(driver_statement("take_slices")).fetchall()
+
+
+def recount(
+    connection: Connection, hours: Iterable[tuple[int, Bucket]], slices: Iterable[Slice]
+) -> None:
+    """Count those slices, and set the peaks of all hours that are staged for this roll-up.
+
+    ``hours`` are the staged ones: (realm_id, hour).
+    """
+    known = {(realm_id, hour.starts_at): hour for realm_id, hour in hours}
+    connection.execute(statement("carry_sessions"))
+    with binary_cursor(psycopg_connection(connection)) as cursor:
+        with along_keys(connection):
+            begun = set(cursor.execute(driver_statement("begin_hours")).fetchall())
+        spans = [(*key, known[key].starts_at, known[key].ends_at) for key in begun]
+        for realm_id, starts_at, start in slices:
+            if (realm_id, starts_at) not in begun:
+                end = slice_end(known[realm_id, starts_at], start)
+                spans.append((realm_id, starts_at, start, end))
+        connection.execute(statement("stage_slices"))
+        copy_rows(
+            cursor,
+            "staged_slices",
+            (
+                ("realm_id", "int4"),
+                *((name, "timestamptz") for name in ("starts_at", "from_at", "to_at")),
+            ),
+            spans,
+        )
+    with along_keys(connection):
+        connection.execute(statement("empty_slices"))
+        connection.execute(statement("count_slices"), {"slice_seconds": SLICE_SECONDS})
+        for name in ("peak_hours", "peak_days", "peak_months"):
+            connection.execute(statement(name))
+    if begun:
+        _drop_old(connection, sorted(begun))
+
+
+def _drop_old(connection: Connection, begun: Sequence[tuple[int, int]]) -> None:
+    connection.execute(
+        statement("drop_slices"),
+        [
+            {
+                "realm_id": realm_id,
+                "starts_at": moment(starts_at),
+                "kept_seconds": KEPT_SECONDS,
+            }
+            for realm_id, starts_at in begun
+        ],
+    )

@@ -1,0 +1,147 @@
+"""The hours of sessions, stored, and marks of by how much they change the usage of users.
+
+Owns the tables ``session_usage`` and ``touched_hours``. Whoever changes the first says so in the
+second, in the same transaction: the roll-up adds what it finds there.
+"""
+
+from collections.abc import Iterable, Sequence
+from struct import Struct
+from typing import Final, NamedTuple
+
+from sqlalchemy import Connection
+
+from accounting.model.counters import COUNTERS
+from accounting.model.lives import Life
+from accounting.store.binary import POSTGRES_EPOCH, binary_cursor, copy_packed, copy_rows
+from accounting.store.database import along_keys, psycopg_connection, statement
+
+USAGE_COLUMNS: Final = (
+    ("session_id", "uuid"),
+    ("starts_at", "timestamptz"),
+    ("user_key", "uuid"),
+    ("realm_id", "int4"),
+    ("vouched", "bool"),
+    ("estimated", "bool"),
+    ("started", "bool"),
+    ("ended", "bool"),
+    ("active_from", "timestamptz"),
+    ("active_to", "timestamptz"),
+    *((name, "int8") for name in COUNTERS),
+)
+MARK_COLUMNS: Final = (
+    "realm_id",
+    "user_key",
+    "starts_at",
+    *COUNTERS,
+    "sessions_started",
+    "sessions_ended",
+    "session_microseconds",
+    "estimated_bytes",
+    "sessions_carried",
+)
+# As Postgres' binary COPY has a row: the number of fields, then each with its length before it.
+_USAGE_ROW: Final = Struct(
+    "!h i16s iq i16s ii i? i? i? i? iq iq iqiqiqiq iqiqiqiq".replace(" ", "")
+)
+_MARK: Final = Struct("!h ii i16s iq iqiqiqiqiqiqiqiqiqiqiqiqiq".replace(" ", ""))
+
+Place = tuple[int, bytes, int]
+"""An hour of a user: realm, user key, start."""
+
+
+class UsageRow(NamedTuple):
+    """What one step adds to one hour of a session, and how the session stands in that hour.
+
+    The flags and the active span replace what stood there; ``counters`` are added.
+    """
+
+    session_id: bytes
+    starts_at: int
+    user_key: bytes
+    realm_id: int
+    vouched: bool
+    estimated: bool
+    started: bool
+    ended: bool
+    active_from: int
+    active_to: int
+    counters: Sequence[int]
+
+
+def absorb(connection: Connection, pairs: Sequence[tuple[bytes, Life]]) -> None:
+    """Move the stored hours of limbo lives to the lives that turned out to be theirs."""
+    if not pairs:
+        return
+    connection.execute(statement("stage_absorbed"))
+    with binary_cursor(psycopg_connection(connection)) as cursor:
+        copy_rows(
+            cursor,
+            "staged_absorbed",
+            (("absorbed_id", "uuid"), ("session_id", "uuid"), ("user_key", "uuid")),
+            [(absorbed, life.session_id, life.user_key) for absorbed, life in pairs],
+        )
+    with along_keys(connection):
+        connection.execute(statement("absorb_usage"))
+        connection.execute(statement("absorb_sessions"))
+
+
+def reflag(connection: Connection, lives: Sequence[Life]) -> None:
+    """Carry a session's vouched and estimated to all hours that it has, and mark what changes.
+
+    Before what this step adds is written.
+    """
+    if not lives:
+        return
+    connection.execute(statement("stage_flags"))
+    with binary_cursor(psycopg_connection(connection)) as cursor:
+        copy_rows(
+            cursor,
+            "staged_flags",
+            (("session_id", "uuid"), ("vouched", "bool"), ("estimated", "bool")),
+            {(life.session_id, life.vouched, life.estimated) for life in lives},
+        )
+    with along_keys(connection):
+        connection.execute(statement("reflag_usage"))
+
+
+def write_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
+    """Add to the hours of sessions. What that changes for users is the caller's to mark."""
+    connection.execute(statement("stage_usage"))
+    with binary_cursor(psycopg_connection(connection)) as cursor:
+        names = [name for name, _ in USAGE_COLUMNS]
+        copy_packed(cursor, "staged_usage", names, map(_usage_row, rows))
+    connection.execute(statement("put_usage"))
+
+
+def mark_hours(connection: Connection, marks: Iterable[tuple[Place, Sequence[int]]]) -> None:
+    """Mark hours of users with by how much they changed, in the order of MARK_COLUMNS."""
+    with binary_cursor(psycopg_connection(connection)) as cursor:
+        copy_packed(
+            cursor,
+            "accounting.touched_hours",
+            MARK_COLUMNS,
+            (_mark(place, change) for place, change in marks),
+        )
+
+
+def _usage_row(row: UsageRow) -> bytes:
+    session_id, starts_at, user_key, realm_id, vouched, estimated, started, ended, since, to, c = (
+        row
+    )
+    return _USAGE_ROW.pack(
+        18,
+        *(16, session_id, 8, starts_at - POSTGRES_EPOCH, 16, user_key, 4, realm_id),
+        *(1, vouched, 1, estimated, 1, started, 1, ended),
+        *(8, since - POSTGRES_EPOCH, 8, to - POSTGRES_EPOCH),
+        *(8, c[0], 8, c[1], 8, c[2], 8, c[3], 8, c[4], 8, c[5], 8, c[6], 8, c[7]),
+    )
+
+
+def _mark(place: Place, c: Sequence[int]) -> bytes:
+    realm_id, user_key, starts_at = place
+    return _MARK.pack(
+        16,
+        *(4, realm_id, 16, user_key, 8, starts_at - POSTGRES_EPOCH),
+        *(8, c[0], 8, c[1], 8, c[2], 8, c[3], 8, c[4], 8, c[5], 8, c[6], 8, c[7]),
+        *(8, c[8], 8, c[9], 8, c[10], 8, c[11], 8, c[12]),
+    )
