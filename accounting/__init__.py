@@ -4,7 +4,7 @@ coturn -> Redis -> capture.subscriber   bytes off the socket, nothing else
                 -> capture.spool        raw messages, durable on local disk
                 -> jobs.load            model.wire parses; rows and position in one transaction
                 -> jobs.settle          model.lives cuts reports into lives and sums each
-                -> jobs.rollup          user and realm usage by hour, day and month, replaced
+                -> jobs.rollup          user and realm usage by hour, day and month
                 -> schema ``reporting``  what people and programs read
 ``cli`` wires it, ``scheduler`` runs the jobs, ``store`` holds the SQL, ``model`` the rules.
 """

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
-from accounting.jobs.recompute import Stop, in_one_pass, replay, replay_by
 from accounting.jobs.hours import hours_of
+from accounting.jobs.recompute import Stop, in_one_pass, replay, replay_by
 from accounting.model.buckets import microseconds
 from accounting.model.lives import Life
 from accounting.model.realms import RealmRules

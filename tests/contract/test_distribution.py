@@ -1,0 +1,53 @@
+"""The tables that grow can be distributed by user: what the catalogue says of their keys.
+
+Queues, which are emptied as they are filled, have no key. The feed is one order for all users, so
+it stays in one place; so do the tables whose rows are realms', sources' or hours' of those.
+"""
+
+from tests.books import Books
+
+ONE_ORDER = {"feed", "feed_outbox"}
+
+KEYS = """
+SELECT c.relname AS name, k.contype::text AS kind, array(
+    SELECT a.attname::text FROM unnest(k.conkey) AS n
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = n
+) AS columns
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+WHERE c.relnamespace = 'accounting'::regnamespace AND k.contype IN ('p', 'u', 'f', 'x')
+"""
+UNIQUE_INDEXES = """
+SELECT c.relname AS name, i.relname AS index
+FROM pg_index x JOIN pg_class c ON c.oid = x.indrelid JOIN pg_class i ON i.oid = x.indexrelid
+WHERE c.relnamespace = 'accounting'::regnamespace AND x.indisunique AND NOT x.indisprimary
+"""
+COLUMNS = """
+SELECT table_name::text AS name, column_name::text AS column,
+    is_identity = 'YES' OR column_default LIKE 'nextval%' AS is_numbered
+FROM information_schema.columns WHERE table_schema = 'accounting'
+"""
+
+
+def growing(books: Books) -> set[str]:
+    """The tables that hold rows of users."""
+    return {row["name"] for row in books.query(COLUMNS) if row["column"] == "user_key"}
+
+
+def test_no_table_has_a_foreign_key(books: Books) -> None:
+    assert [row for row in books.query(KEYS) if row["kind"] in "fx"] == []
+
+
+def test_primary_keys_of_tables_of_users_hold_the_user(books: Books) -> None:
+    keys = {row["name"]: set(row["columns"]) for row in books.query(KEYS) if row["kind"] == "p"}
+    of_users = growing(books)
+    assert {"reports", "sessions", "session_usage", "statements"} <= of_users
+    assert {name for name in of_users & set(keys) if "user_key" not in keys[name]} == set()
+    assert of_users - set(keys) == {"touched_hours", "touched_periods"}
+
+
+def test_no_table_of_users_is_unique_or_numbered_across_them(books: Books) -> None:
+    of_users = growing(books)
+    unique = {row["name"] for row in books.query(UNIQUE_INDEXES)}
+    numbered = {row["name"] for row in books.query(COLUMNS) if row["is_numbered"]}
+    assert (unique | numbered) & of_users == set()
+    assert {"feed"} == unique & ONE_ORDER
