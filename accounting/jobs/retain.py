@@ -16,9 +16,9 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from accounting.jobs.close import draw_periods
+from accounting.jobs.hours import hours_of
 from accounting.jobs.proof import LIVES_AT_ONCE
 from accounting.jobs.recompute import condense, replay_by
-from accounting.jobs.settle import hours_of
 from accounting.jobs.verify import Verdict, verify
 from accounting.model.buckets import moment
 from accounting.model.lives import Standing
@@ -27,7 +27,7 @@ from accounting.store.database import lost_connections
 from accounting.store.locks import try_lock
 from accounting.store.replaying import Cutoff
 from accounting.store.retention import FedPeriod, SourceDay
-from accounting.store.settling import UsageRow
+from accounting.store.session_usage import UsageRow
 from accounting.store.sources import Watermark
 
 log = structlog.get_logger()

@@ -33,14 +33,8 @@ from accounting.store.schema import (
     reports,
     sealed_sessions,
 )
-from accounting.store.settling import (
-    KEY_COLUMNS,
-    LIFE_COLUMNS,
-    Key,
-    UsageRow,
-    life_of_row,
-    life_row,
-)
+from accounting.store.session_usage import UsageRow
+from accounting.store.settling import KEY_COLUMNS, LIFE_COLUMNS, Key, life_of_row, life_row
 
 LOCK_SECONDS: Final = 0.2
 """How long a loader may have to wait behind us for the reports, at a time."""

@@ -15,8 +15,8 @@ SELECT
 FROM accounting.sessions e
 JOIN accounting.dropped_positions z
     ON z.source_id = e.source_id AND e.session_id <= z.last_session_id
-JOIN (
-    SELECT session_id,
+CROSS JOIN LATERAL (
+    SELECT
         sum(received_packets) AS received_packets, sum(received_bytes) AS received_bytes,
         sum(sent_packets) AS sent_packets, sum(sent_bytes) AS sent_bytes,
         sum(peer_received_packets) AS peer_received_packets,
@@ -24,12 +24,13 @@ JOIN (
         sum(peer_sent_packets) AS peer_sent_packets, sum(peer_sent_bytes) AS peer_sent_bytes,
         sum(round(extract(epoch FROM active_to - active_from) * 1000000)) AS session_microseconds
     FROM accounting.session_usage
-    WHERE user_key = CAST(:user_key AS uuid) AND vouched
+    WHERE session_id = e.session_id AND user_key = e.user_key AND vouched
         AND starts_at >= CAST(:starts_at AS timestamptz)
         AND starts_at < CAST(:ends_at AS timestamptz)
-    GROUP BY session_id
-) h ON h.session_id = e.session_id
+    HAVING count(*) > 0
+) h
 WHERE e.user_key = CAST(:user_key AS uuid) AND e.realm_id = CAST(:realm_id AS integer)
+    AND e.started_at < CAST(:ends_at AS timestamptz)
     AND NOT EXISTS (
         SELECT FROM accounting.carried_lives c
         WHERE c.session_id = e.session_id AND c.user_key = e.user_key
