@@ -18,7 +18,7 @@ MEBIBYTE: Final = 1 << 20
 
 def say(text: str) -> None:
     """Tell a person at the terminal how far it is: on standard error, figures go elsewhere."""
-    print(f"  {text}", file=sys.stderr, flush=True)
+    print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def cpu_seconds(pid: int, *, tree: bool = False) -> float:
