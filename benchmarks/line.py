@@ -51,9 +51,11 @@ class Sample:
 
 @dataclass(slots=True)
 class Stretch:
-    """What a stretch at one rate came to. ``cpu``: seconds by kind of process.
+    """What a stretch at one rate came to, until all of it was in the usage.
 
-    ``wal_bytes``: what Postgres wrote into its log, a little of what came before included.
+    ``seconds``: of publishing. ``catch_up``: seconds from its end until all was in the usage.
+    ``cpu``: seconds by kind of process, catching up included. ``cores``: at work while publishing.
+    ``wal_bytes``: what Postgres wrote into its log.
     """
 
     wanted: float
@@ -62,7 +64,9 @@ class Stretch:
     behind: list[float]
     settled_behind: list[float]
     cpu: dict[str, float]
-    wal_bytes: int = 0
+    cores: float
+    catch_up: float
+    wal_bytes: int
     resident: dict[str, list[int]] = field(default_factory=dict)
 
     @property
@@ -178,7 +182,7 @@ class Line:
         self.drain()
 
     def run(self, rate: float, seconds: float) -> Stretch:
-        """Publish at a rate in all for so long, or until it is hopelessly behind."""
+        """Publish at a rate in all for so long, or until hopelessly behind; then catch up."""
         first, before, began = len(self._samples), self._cpu(), time.time()
         log = self._bed.wal_bytes()
         self._at_rate(rate)
@@ -190,10 +194,9 @@ class Line:
             if self.behind() > HOPELESS_SECONDS:
                 say("hopelessly behind: no further")
                 break
-        ended, after = time.time(), self._cpu()
-        self._stop.wait(
-            self._scale.sample_seconds
-        )  # one more sample, and one more line of each publisher
+        ended, busy = time.time(), self._cpu()
+        catch_up = self.drain()
+        after = self._cpu()
         samples = self._samples[first:]
         lines = self._lines()
         return Stretch(
@@ -203,6 +206,8 @@ class Line:
             behind=[_behind(lines, sample) for sample in samples],
             settled_behind=[sample.at - sample.settled_until for sample in samples],
             cpu={kind: after[kind] - before[kind] for kind in after},
+            cores=(sum(busy.values()) - sum(before.values())) / (ended - began),
+            catch_up=catch_up,
             wal_bytes=self._bed.wal_bytes() - log,
             resident={
                 kind: [sample.resident[kind] for sample in samples] for kind in samples[0].resident

@@ -26,7 +26,6 @@ def measure(line: Line, scale: Scale) -> list[Figure]:
     say(f"path: {scale.rate:,.0f} events/s for {scale.seconds:.0f} s")
     stretch = line.run(scale.rate, scale.seconds)
     add(rounds, stretch, scale)
-    rounds.add("time to catch up afterwards", line.drain(), "s")
     if scale.search_seconds:
         rounds.add("highest rate that it holds", _search(line, scale, stretch), "events/s")
     return rounds.figures()
@@ -41,7 +40,8 @@ def add(rounds: Rounds, stretch: Stretch, scale: Scale) -> None:
     rounds.add("usage behind, usually", stretch.usually_behind, "s")
     rounds.add("settling behind, most", max(stretch.settled_behind), "s")
     add_cpu(rounds, stretch)
-    rounds.add("cores at work", sum(stretch.cpu.values()) / stretch.seconds, "")
+    rounds.add("cores at work", stretch.cores, "")
+    rounds.add("time to catch up afterwards", stretch.catch_up, "s")
     rounds.add("Postgres' log", stretch.wal_bytes / max(stretch.sent, 1), "B/event")
     for kind, sizes in stretch.resident.items():
         rounds.add(f"memory, {kind}", max(sizes) / 1e6, "MB")
@@ -70,7 +70,6 @@ def _search(line: Line, scale: Scale, first: Stretch) -> float:
         if rate < LEAST_RATE:
             return 0.0
         stretch = line.run(rate, scale.search_seconds)
-        line.drain()
         verdict = "holds" if holds(stretch, scale) else "does not hold"
         say(
             f"path: {rate:,.0f} events/s {verdict}: {stretch.rate:,.0f} published,"
