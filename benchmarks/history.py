@@ -49,6 +49,8 @@ VACUUMED: Final = (
     "users",
     "usernames",
     "touched_hours",
+    "touched_slices",
+    "realm_slices",
     "feed",
     "feed_outbox",
 )
