@@ -124,6 +124,7 @@ def stage_lives(connection: Connection, day: date, found: Collection[SourceDay])
             **_span(day),
         },
     )
+    connection.execute(text("ANALYZE day_lives"))
 
 
 def live_sessions(connection: Connection) -> dict[str, int]:
@@ -182,6 +183,7 @@ def add_lives(
 def wrongly_booked(connection: Connection) -> int:
     """How many rows of the staged past lives are not booked as they are staged."""
     connection.execute(statement("sealed_by_day"))
+    connection.execute(text("ANALYZE proof_sessions, proof_session_usage, sealed"))
     every = list(connection.execute(select(realms.c.realm_id)).scalars())
     staged = proving.proof_of(proving.BOOKS["sessions"])
     return sum(

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from psycopg.errors import IntegrityError
 
+from accounting.capture.records import SeenKey
 from accounting.errors import AccountingError
 from accounting.jobs.adjust import adjust
 from accounting.jobs.close import close_periods
@@ -15,7 +16,7 @@ from accounting.jobs.retain import old_days, retain
 from accounting.jobs.trace import trace
 from accounting.jobs.verify import Verdict, verify
 from tests.billing.equation import assert_closed_periods_add_up
-from tests.books import WRITER, Books
+from tests.books import WRITER, Books, channel
 from tests.contract.command import turn_accounting
 from tests.proof.test_corruptions import corrupt, named
 from tests.settling.ledger import everything
@@ -356,3 +357,33 @@ def test_the_command_says_of_each_day_what_becomes_of_it(books: Books) -> None:
     ran = turn_accounting("job", "run", "retain", database_url=url, **setting)
     assert (ran.code, ran.err.splitlines()[-1]) == (0, "turn-accounting: retain: 3 days")
     assert turn_accounting("job", "run", "settle", "--dry-run", database_url=url).code == 2
+
+
+def test_a_sighting_at_the_last_dropped_report_is_told_after_it(books: Books) -> None:
+    """It kept a session alive whose refresh was lost, late on the day that is dropped."""
+    alice = Teller(books)
+    alice.new(MIDNIGHT - 5000)
+    key = channel("status")
+    for seen, idle in ((MIDNIGHT - 4440, 10), (MIDNIGHT - 1500, 100)):
+        books.spool().add_sightings(
+            [
+                SeenKey(
+                    began_at=books.at(seen - 5),
+                    seen_at=books.at(seen),
+                    database=0,
+                    key=key,
+                    idle_seconds=idle,
+                )
+            ]
+        )
+        books.load()
+    alice.close(MIDNIGHT + 900, (1, 10, 1, 10), (0, 0, 0, 0))
+    close(books)
+    before = without_reports(books)
+    assert len(before["sessions"]) == 1
+    assert retain(books.engine, ONE_DAY_GOES) == 1
+    assert list(verify(books.engine)) == []
+    assert list(rebuild(books.engine, "to be sure")) == []
+    assert retain(books.engine, ALL_GO) == 1
+    assert list(verify(books.engine)) == []
+    assert without_reports(books) == before
