@@ -17,7 +17,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from accounting.capture.spool import Spool
-from accounting.jobs.load import Loader
+from accounting.jobs.load import BATCH, Loader
 from accounting.jobs.rollup import rollup
 from accounting.jobs.settle import settle
 from accounting.model.buckets import microseconds
@@ -108,7 +108,7 @@ class Books:
         """Let the clock of a source reach so many seconds after the start."""
         self.spool(source).tick(self.at(seconds))
 
-    def load(self, *, source: str = "default", limit: int = 20_000) -> int:
+    def load(self, *, source: str = "default", limit: int = BATCH) -> int:
         """Load a source's spool to its end."""
         if source not in self._loaders:
             self._loaders[source] = Loader(self.engine, self.spool(source), self.rule)

@@ -38,7 +38,7 @@ from accounting.store.tallies import Counted
 
 log = structlog.get_logger()
 
-BATCH: Final = 20_000
+BATCH: Final = 50_000
 """Messages in one transaction at the most."""
 IDLE_SECONDS: Final = 0.1
 LONGEST_BACKOFF_SECONDS: Final = 10.0

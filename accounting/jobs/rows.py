@@ -27,7 +27,9 @@ from accounting.store.reports import Rejected, pack_head, pack_status, pack_traf
 PIECE: Final = 1_000
 """Messages that are read and packed together: few enough to stay in the processor's cache."""
 MOST_REJECTED: Final = 2_000
-"""In one transaction: they are held in memory until its end."""
+MOST_NAMES: Final = 20_000
+"""Rejected messages and new names are held in memory until the transaction ends; it ends early
+when there are as many."""
 DAY: Final = 86_400_000_000
 """Microseconds: reports are parted by days of UTC."""
 
@@ -71,7 +73,8 @@ class Rows:
 
     def has_more(self) -> bool:
         """Whether there is another message for this transaction."""
-        room = self.limit - self.count if len(self.rejected) < MOST_REJECTED else 0
+        is_full = len(self.rejected) >= MOST_REJECTED or self.identities.new >= MOST_NAMES
+        room = 0 if is_full else self.limit - self.count
         if not self._read and room:
             self._read = self.spool.read(*self.place, min(PIECE, room), self.end)
             if not self._read:

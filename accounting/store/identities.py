@@ -82,6 +82,11 @@ class Identities:
             self._erasures, self._erased = erasures, erasing.times(connection)
             self._forget()
 
+    @property
+    def new(self) -> int:
+        """How many names were met since :meth:`begin`."""
+        return len(self._new)
+
     def has_realm(self, realm: bytes) -> bool:
         """Whether the realm is in the database."""
         return realm in self._realms

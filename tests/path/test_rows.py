@@ -206,6 +206,19 @@ def test_a_memory_that_is_full_begins_anew_and_changes_nothing(
     ]
 
 
+def test_what_is_rejected_ends_a_transaction_before_it_fills_the_memory(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounting.jobs.rows.MOST_REJECTED", 2)
+    monkeypatch.setattr("accounting.jobs.rows.PIECE", 3)
+    books.hear_all([(books.at(number), 0, channel("traffic"), b"") for number in range(7)])
+    books.hear(7, channel("traffic"), traffic(1, 1, 1, 1))
+    loader = Loader(books.engine, books.spool(), books.rule)
+    assert [loader.load() for _ in range(4)] == [3, 3, 2, 0]
+    assert len(books.rows("rejected_messages")) == 7
+    assert len(books.rows("traffic_reports")) == 1
+
+
 def test_names_of_a_transaction_that_failed_are_written_by_the_next(books: Books) -> None:
     books.hear(1, channel("status"), status("new"))
     loader = Loader(books.engine, books.spool(), books.rule)
