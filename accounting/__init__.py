@@ -2,7 +2,7 @@
 
 coturn -> Redis -> capture.subscriber   bytes off the socket, nothing else
                 -> capture.spool        raw messages, durable on local disk
-                -> jobs.load            model.wire parses; rows and position in one transaction
+                -> jobs.load, jobs.rows model.wire parses; rows and position in one transaction
                 -> jobs.settle          model.lives cuts reports into lives and sums each
                 -> jobs.rollup          user and realm usage by hour, day and month
                 -> schema ``reporting``  what people and programs read
