@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, func
 
-from accounting.store.database import statement
+from accounting.store.database import along_keys, statement
 from accounting.store.schema import feed_outbox
 
 EventType = Literal["session.ended", "period.closed", "adjustment.posted"]
@@ -38,4 +38,5 @@ def number(connection: Connection, limit: int) -> int:
 
     The caller holds the lock ``feed``, taken by a statement before.
     """
-    return int(connection.execute(statement("number_feed"), {"limit": limit}).scalar_one())
+    with along_keys(connection):
+        return int(connection.execute(statement("number_feed"), {"limit": limit}).scalar_one())

@@ -78,6 +78,8 @@ INSERT INTO accounting.users SELECT user_key, realm_id, n::text FROM past WHERE 
 INSERT INTO accounting.usernames SELECT user_key, user_key, n::text FROM past WHERE n < 4000;
 INSERT INTO accounting.feed
 SELECT n + 1, id, 'session.ended', realm_id, '{}', at FROM past;
+INSERT INTO accounting.feed_outbox (event_id, type, realm_id, payload)
+SELECT md5('waits' || n)::uuid, 'session.ended', realm_id, '{}' FROM past WHERE n < 8000;
 INSERT INTO accounting.rejected_messages
 SELECT source_id, 1, n, at, 0, 'channel', 'payload', 'reason' FROM past;
 INSERT INTO accounting.key_sightings
