@@ -174,6 +174,8 @@ class RedisServer(Server):
             "dir": str(self.home),
             "save": "",
             "appendonly": "no",
+            # Five seconds by default, in which other replicas may come: none does here.
+            "repl-diskless-sync-delay": "0",
             **self.options,
         }
         return [

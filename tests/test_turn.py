@@ -7,8 +7,8 @@ import pytest
 import redis
 
 from tests.coturn_log import LoggedKey, coturn_log_usage
-from tests.servers import ValkeyServer, wait_until
-from tests.turn import TurnServer, run_client, running_client, wait_until_closed
+from tests.servers import ValkeyServer
+from tests.turn import TurnServer, run_client, wait_until_closed
 
 pytestmark = pytest.mark.needs_coturn
 
@@ -51,21 +51,3 @@ def test_coturn_logs_the_numbers_that_it_publishes() -> None:
     used = {key: list(usage.counters()) for key, usage in logged.items() if any(usage.counters())}
     assert used == {key: counters for key, counters in published.items() if any(counters)}
     assert {key.username for key in used} >= {b"alice", b"bob"}
-
-
-def test_ids_begin_anew_with_each_start_of_coturn() -> None:
-    # One relay thread: each thread counts its own ids, and the kernel chooses the thread.
-    with (
-        ValkeyServer() as valkey,
-        TurnServer(valkey.port, users={"alice": "a"}, relay_threads=1) as server,
-    ):
-        for _ in range(2):
-            with running_client(server, "alice", "a"):
-                wait_until(lambda: b"username=<alice>, rp=" in server.log_bytes(), 30)
-                server.kill()
-            server.start()
-        first, second = (
-            {key for key, usage in coturn_log_usage(server.log_bytes(start)).items() if usage.began}
-            for start in (1, 2)
-        )
-    assert first & second

@@ -79,7 +79,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def test_a_killed_part_is_started_again_and_nothing_is_lost_or_doubled(
     service: Running, part: str
 ) -> None:
-    gaps = service.gaps()
+    gaps = [gap["gap_id"] for gap in service.gaps()]
     with Numbers(service.valkey, f"kill-{part}") as numbers:
         numbers.await_more(100)
         killed = service.up.wait_for_part(part)
@@ -89,7 +89,7 @@ def test_a_killed_part_is_started_again_and_nothing_is_lost_or_doubled(
         sent = numbers.stop()
     service.await_billed(f"kill-{part}", sum(sent))
     assert loaded(service.books, f"kill-{part}") == sorted(sent)
-    assert service.gaps() == gaps
+    assert [gap["gap_id"] for gap in service.gaps()] == gaps
 
 
 def test_a_killed_collector_is_started_again_and_all_that_was_lost_is_within_its_gap(
