@@ -30,8 +30,8 @@ def test_status_keys_are_sighted_at_the_start_in_every_database(
 ) -> None:
     fill(master)
     began_at = wall_clock()
-    with redis.Redis(port=master.port) as client:
-        wait_until(lambda: client.object("IDLETIME", status) >= 1)
+    with redis.Redis(port=master.port) as client, redis.Redis(port=master.port, db=3) as last:
+        wait_until(lambda: last.object("IDLETIME", status) >= 1)
         commands = client.info("commandstats")
     with Collecting(master.url, tmp_path, kind=Replication, scans=True) as collecting:
         wait_until(lambda: len(collecting.spool.sightings()) == 3)

@@ -26,13 +26,21 @@ def test_every_corruption_of_what_follows_from_the_reports_is_mended(books: Book
     undisturbed = everything(books)
     for name in MENDABLE:
         corrupt(books, CORRUPTIONS[name][0])
-        found = list(rebuild(books.engine, "a test", dry_run=True))
-        assert found == list(verify(books.engine)), name
+        found = list(verify(books.engine))
         assert list(rebuild(books.engine, "a test")) == found
         assert list(verify(books.engine)) == [], name
         assert everything(books) == undisturbed, name
     kept = books.query("SELECT reason, rows_replaced FROM accounting.rebuilds")
     assert len(kept) >= len(MENDABLE)
+
+
+def test_a_dry_run_names_the_differences_and_mends_none(books: Books) -> None:
+    fill(books)
+    corrupt(books, CORRUPTIONS[MENDABLE[0]][0])
+    found = list(rebuild(books.engine, "a test", dry_run=True))
+    assert found
+    assert list(verify(books.engine)) == found
+    assert books.query("SELECT FROM accounting.rebuilds") == []
 
 
 def test_a_rebuild_of_right_books_changes_nothing(books: Books) -> None:

@@ -18,6 +18,7 @@ from accounting.jobs.rollup import rollup
 from accounting.jobs.settle import settle
 from accounting.store.database import open_engine
 from tests.books import WRITER, Books
+from tests.servers import wait_until
 from tests.settling.emptied import empty
 from tests.settling.ledger import everything, restarted_loader
 from tests.settling.telling import OTHER, Teller
@@ -36,6 +37,7 @@ class Death:
     def __init__(self) -> None:
         self.left = 0
         self.commits = 0
+        self.victim = 0
 
     def comes(self, at: int) -> None:
         self.left, self.commits = at, 0
@@ -43,6 +45,7 @@ class Death:
     def may_strike(self, connection: psycopg.Connection[Any]) -> None:
         self.left -= 1
         if self.left == 0:
+            self.victim = connection.pgconn.backend_pid
             connection.pgconn.finish()
             raise KilledError
 
@@ -95,6 +98,9 @@ SETTLED: Final = ("sources", "settling", "sessions", "session_usage", "touched_h
 """The tables that tell how far the jobs came, and what settling made."""
 
 
+ALIVE: Final = "SELECT FROM pg_stat_activity WHERE pid = %s"
+
+
 def progress(books: Books, tables: Sequence[str]) -> list[object]:
     """Every row of those tables."""
     with psycopg.connect(books.url()) as connection:
@@ -129,6 +135,9 @@ def run_through_deaths(
         except (KilledError, ConnectionLost):
             assert death.left <= 0
             deaths += 1
+            # Until the server has seen it the dead one holds its locks, and a job leaves its work
+            # to whoever holds them.
+            wait_until(lambda: not books.query(ALIVE, [death.victim]))
         else:
             return deaths
         after = progress(books, tables) if death.commits else before
