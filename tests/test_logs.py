@@ -26,7 +26,7 @@ def test_events_are_json_lines_when_nobody_watches() -> None:
     out = io.StringIO()
     configure_logging("info", "auto", out)
     structlog.get_logger().info("subscribed", source="default", raw=b"\xff")
-    logging.getLogger("apscheduler").warning("late by %d s", 3)
+    logging.getLogger("alembic").warning("late by %d s", 3)
     first, second = (json.loads(line) for line in out.getvalue().splitlines())
     assert first.pop("timestamp").endswith("Z")
     assert first == {
@@ -38,7 +38,7 @@ def test_events_are_json_lines_when_nobody_watches() -> None:
     assert (second["event"], second["level"], second["logger"]) == (
         "late by 3 s",
         "warning",
-        "apscheduler",
+        "alembic",
     )
 
 

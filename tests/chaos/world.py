@@ -48,6 +48,10 @@ SETTINGS: Final = {
     "ACCOUNTING_SETTLE_INTERVAL_SECONDS": "0.3",
     "ACCOUNTING_ROLLUP_INTERVAL_SECONDS": "0.3",
 }
+PLACE: Final[Mapping[Capture, str]] = {
+    "replication": "SELECT FROM accounting.sources WHERE replication_id IS NOT NULL",
+    "subscribe": "SELECT FROM accounting.sources",
+}
 UNLIMITED: Final = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 LOOK_SECONDS: Final = 0.05
 
@@ -310,7 +314,8 @@ def running_world(
         collectors[0].tend()
         assert collectors[0].service is not None
         collectors[0].service.wait_until_capturing()
-        while not world.watch.settled_until:  # its place must be known for another to go on there
+        # Its place in the stream must be known, for another to go on there.
+        while not (world.watch.settled_until and world.query(PLACE[capture])):
             world.tend()
             PACE.wait(LOOK_SECONDS)
         stack.enter_context(publisher)
