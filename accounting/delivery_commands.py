@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Final
 
 import typer
 from rich.console import Console
@@ -44,6 +44,14 @@ Output = Annotated[
     typer.Option("--output", "-o", help="A directory for file and manifest; - for stdout."),
 ]
 
+_ABOUT: Final = {
+    Kind.SESSIONS: "Export sessions: those that ended in the period or span, so each is in one"
+    " export.",
+    Kind.STATEMENTS: "Export statements: of the period, or of those that begin in the span.",
+    Kind.ADJUSTMENTS: "Export adjustments: those posted in the period, to be billed with it, or in"
+    " the span.",
+}
+
 
 def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:
     """Add the commands to the command line. ``settings``: reads them when a command runs."""
@@ -52,9 +60,9 @@ def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:
         help="Usage, sessions, statements or adjustments as a file. Exit 3: not all there yet.",
         no_args_is_help=True,
     )
-    for command in (_usage_command, _sessions_command, _statements_command, _adjustments_command):
-        made = command(settings)
-        group.command(name=made.__name__)(made)
+    group.command(name=Kind.USAGE)(_usage_command(settings))
+    for kind, about in _ABOUT.items():
+        group.command(name=kind, help=about)(_plain_command(settings, kind))
     group.command(name="check")(check)
     app.add_typer(group, name="export")
 
@@ -153,8 +161,10 @@ def _usage_command(settings: Callable[[], Settings]) -> Callable[..., None]:
     return usage
 
 
-def _sessions_command(settings: Callable[[], Settings]) -> Callable[..., None]:
-    def sessions(
+def _plain_command(settings: Callable[[], Settings], kind: Kind) -> Callable[..., None]:
+    """The export of a kind that has no options of its own."""
+
+    def export(
         realm: Realm = None,
         period: Period = None,
         since: Since = None,
@@ -162,43 +172,9 @@ def _sessions_command(settings: Callable[[], Settings]) -> Callable[..., None]:
         format_: Form = Format.CSV,
         output: Output = "-",
     ) -> None:
-        """Export sessions: those that ended in the period or span, so each is in one export."""
-        selection = _selection(Kind.SESSIONS, realm, period, since, until)
-        _export(settings(), selection, format_, output)
+        _export(settings(), _selection(kind, realm, period, since, until), format_, output)
 
-    return sessions
-
-
-def _statements_command(settings: Callable[[], Settings]) -> Callable[..., None]:
-    def statements(
-        realm: Realm = None,
-        period: Period = None,
-        since: Since = None,
-        until: Until = None,
-        format_: Form = Format.CSV,
-        output: Output = "-",
-    ) -> None:
-        """Export statements: of the period, or of those that begin in the span."""
-        selection = _selection(Kind.STATEMENTS, realm, period, since, until)
-        _export(settings(), selection, format_, output)
-
-    return statements
-
-
-def _adjustments_command(settings: Callable[[], Settings]) -> Callable[..., None]:
-    def adjustments(
-        realm: Realm = None,
-        period: Period = None,
-        since: Since = None,
-        until: Until = None,
-        format_: Form = Format.CSV,
-        output: Output = "-",
-    ) -> None:
-        """Export adjustments: those posted in the period, to be billed with it, or in the span."""
-        selection = _selection(Kind.ADJUSTMENTS, realm, period, since, until)
-        _export(settings(), selection, format_, output)
-
-    return adjustments
+    return export
 
 
 def check(

@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -120,19 +120,15 @@ class Watcher:
             if url is None:
                 return None, "Postgres: none is configured, and no `turn-accounting up` runs here"
             self._pending = self._start(url)
-        try:
-            books = self._pending.result(self._patience_seconds)
-        except TimeoutError:
+        pending = self._pending
+        if not wait([pending], self._patience_seconds).done:
             # It is asked again when this answer has come, not before: a hung server stays alone.
             return None, f"Postgres does not answer within {self._patience_seconds:.0f} s"
-        except AccountingError as error:
-            self._pending = None
-            return None, str(error)
-        except BaseException:
-            self._pending = None
-            raise
         self._pending = None
-        return books, None
+        try:
+            return pending.result(), None
+        except AccountingError as error:
+            return None, str(error)
 
     def _start(self, url: str) -> Future[BooksWatch]:
         """Read in a thread of its own, which no end of the process waits for."""
