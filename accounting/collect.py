@@ -13,7 +13,8 @@ from typing import Final
 import structlog
 
 from accounting.capture.collector import run_collector
-from accounting.capture.spool import Spool, spool_path
+from accounting.capture.spool import Spool
+from accounting.capture.spool_file import spool_path
 from accounting.config import Settings
 from accounting.errors import AccountingError, ConnectionLost, LeaseHeld
 from accounting.jobs.load import Loader, run_loader

@@ -16,7 +16,9 @@ import structlog
 
 from accounting import collect as collecting
 from accounting import embedded
-from accounting.capture.spool import Spool, spool_path, wall_clock
+from accounting.capture.clock import wall_clock
+from accounting.capture.spool import Spool
+from accounting.capture.spool_file import spool_path
 from accounting.config import Settings
 from accounting.errors import ConnectionLost
 from accounting.health import Health, judge

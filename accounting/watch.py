@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
+from accounting.capture.clock import wall_clock
 from accounting.capture.glance import Glance, glance
-from accounting.capture.spool import wall_clock
 from accounting.config import Settings
 from accounting.errors import AccountingError, SpoolError
 from accounting.jobs.standby import holder_at

@@ -27,8 +27,10 @@ from typing import Literal, NamedTuple, get_args
 import redis
 
 from accounting.capture.choice import choose
+from accounting.capture.clock import wall_clock
 from accounting.capture.collector import run_collector
-from accounting.capture.spool import Spool, spool_path, wall_clock
+from accounting.capture.spool import Spool
+from accounting.capture.spool_file import spool_path
 from accounting.capture.subscriber import request
 from accounting.config import Settings
 from accounting.logs import configure_logging

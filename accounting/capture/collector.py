@@ -19,10 +19,12 @@ import structlog
 from accounting.capture.address import address
 from accounting.capture.alone import LastEnd, alone
 from accounting.capture.choice import choose
+from accounting.capture.clock import wall_clock
 from accounting.capture.keyscan import KeyScan
 from accounting.capture.records import Gap, SeenKey, SpoolState
 from accounting.capture.source import Attachment, Batch, Source, SourceLost
-from accounting.capture.spool import Spool, spool_path, wall_clock
+from accounting.capture.spool import Spool
+from accounting.capture.spool_file import spool_path
 from accounting.config import Settings
 from accounting.errors import ConfigurationError, SpoolDiskError
 

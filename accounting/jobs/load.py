@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection, Engine
 
+from accounting.capture.pruning import prune
 from accounting.capture.records import Gap, Sighting, SpoolState
 from accounting.capture.spool import Spool
 from accounting.errors import ConnectionLost, LeaseHeld
@@ -315,5 +316,5 @@ def _prune(spool: Spool, pruned_at: int, retention: timedelta) -> int:
     newest = max(state.last_received_at, state.captured_until or 0)
     if newest - pruned_at <= PRUNE_SECONDS * 1_000_000:
         return pruned_at
-    spool.prune(newest - retention // timedelta(microseconds=1))
+    prune(spool, newest - retention // timedelta(microseconds=1))
     return newest

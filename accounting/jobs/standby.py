@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy import Connection, Engine
 
+from accounting.capture.adoption import adopt
 from accounting.capture.spool import Spool
 from accounting.errors import LeaseHeld
 from accounting.store import leases, sources
@@ -184,7 +185,8 @@ def is_overtaken(spool: Spool, place: Place | None) -> bool:
 def take_over(spool: Spool, place: Place) -> None:
     """Let a spool go on where the books stand, instead of where it was itself."""
     in_stream = place.replication_id is not None
-    spool.adopt(
+    adopt(
+        spool,
         token=place.token if in_stream else None,
         position=place.position if in_stream else 0,
         captured_until=place.captured_until,

@@ -14,12 +14,14 @@ from typing import NamedTuple, Self
 import redis
 
 from accounting.capture.address import address
+from accounting.capture.clock import wall_clock
 from accounting.capture.collector import collect
 from accounting.capture.keyscan import KeyScan
 from accounting.capture.records import Gap
 from accounting.capture.replication import Replication
 from accounting.capture.source import Source
-from accounting.capture.spool import Spool, spool_path, wall_clock
+from accounting.capture.spool import Spool
+from accounting.capture.spool_file import spool_path
 from accounting.capture.subscriber import Subscriber
 from tests.servers import RedisServer, free_port, wait_until
 

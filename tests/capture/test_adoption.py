@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from accounting.capture.adoption import adopt
+from accounting.capture.pruning import prune
 from accounting.capture.records import Resume, SeenKey
-from accounting.capture.spool import Spool, spool_path
+from accounting.capture.spool import Spool
+from accounting.capture.spool_file import spool_path
 from tests.capture.collecting import stored
 
 here = Resume(replication_id="a" * 40, offset=300, database=2)
@@ -38,8 +41,9 @@ def fill(spool: Spool) -> None:
     spool.open_gap(300, "why")
 
 
-def adopt(spool: Spool, token: str | None, position: int = 200) -> None:
-    spool.adopt(
+def go_on(spool: Spool, token: str | None, position: int = 200) -> None:
+    adopt(
+        spool,
         token=token,
         position=position,
         captured_until=250,
@@ -77,7 +81,7 @@ def test_the_same_epoch_goes_on_where_the_books_stand(path: Path) -> None:
         fill(spool)
         epoch = spool.epochs()[0]
         holder = spool.state().holder
-        adopt(spool, epoch.token)
+        go_on(spool, epoch.token)
         state = spool.state()
         assert state.resume == Resume(replication_id="b" * 40, offset=200, database=7)
         assert (state.captured_epoch, state.captured_until) == (1, 250)
@@ -93,7 +97,7 @@ def test_the_same_epoch_goes_on_where_the_books_stand(path: Path) -> None:
 def test_an_epoch_of_another_collector_is_added_under_its_token(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         fill(spool)
-        adopt(spool, "another", 5000)
+        go_on(spool, "another", 5000)
         assert [(one.token, one.cause) for one in spool.epochs()][-1] == ("another", "taken_over")
         state = spool.state()
         assert (state.captured_epoch, state.captured_position) == (2, 5000)
@@ -108,7 +112,7 @@ def test_what_came_after_the_place_of_the_books_is_forgotten_with_its_epochs(pat
         token = spool.epochs()[0].token
         spool.begin_epoch("redis_restarted")
         spool.append([(400, 0, b"c", b"p")], positions=[10])
-        adopt(spool, token, 100)
+        go_on(spool, token, 100)
         assert len(spool.epochs()) == 1
         assert [row.position for row in stored(spool)] == [100]
 
@@ -116,7 +120,7 @@ def test_what_came_after_the_place_of_the_books_is_forgotten_with_its_epochs(pat
 def test_a_subscription_is_taken_over_with_a_new_epoch(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         fill(spool)
-        adopt(spool, None)
+        go_on(spool, None)
         state = spool.state()
         assert (state.captured_epoch, state.captured_position, state.mode) == (2, 0, "subscribe")
         assert (state.captured_until, state.resume) == (250, None)
@@ -128,7 +132,7 @@ def test_gaps_of_two_files_under_one_token_have_numbers_of_their_own(tmp_path: P
     for name in ("one", "two", "three"):
         with Spool.open(tmp_path / name, "test") as spool:
             for _ in range(2):
-                adopt(spool, "same")
+                go_on(spool, "same")
                 numbers += [spool.open_gap(300, "why")]
                 spool.close_gap(numbers[-1], 400)
     assert len(set(numbers)) == len(numbers)
@@ -141,7 +145,7 @@ def test_sightings_stand_after_what_is_captured_and_are_pruned_with_it(path: Pat
         one, two, three = spool.sightings()
         assert (one.epoch, one.position, one.key, one.idle_seconds) == (1, 100, b"k", 1)
         assert spool.sightings(after=two.sighting) == [three]
-        spool.prune(150)
+        prune(spool, 150)
         assert spool.sightings() == [two, three]
 
 

@@ -9,7 +9,7 @@ import redis
 from structlog.testing import capture_logs
 
 from accounting.capture.choice import choose
-from accounting.capture.spool import wall_clock
+from accounting.capture.clock import wall_clock
 from tests.capture.collecting import (
     Collecting,
     Proxy,

@@ -11,10 +11,12 @@ from structlog.testing import capture_logs
 
 from accounting.capture import subscriber
 from accounting.capture.alone import alone
+from accounting.capture.clock import wall_clock
 from accounting.capture.collector import run_collector
 from accounting.capture.records import Gap
 from accounting.capture.replication import Replication
-from accounting.capture.spool import Spool, spool_path, wall_clock
+from accounting.capture.spool import Spool
+from accounting.capture.spool_file import spool_path
 from accounting.capture.subscriber import Subscriber
 from accounting.config import Settings
 from accounting.errors import ConfigurationError, SpoolError

@@ -11,8 +11,11 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
+from accounting.capture.adoption import adopt
+from accounting.capture.clock import wall_clock
 from accounting.capture.replication import Replication
-from accounting.capture.spool import Spool, spool_path, wall_clock
+from accounting.capture.spool import Spool
+from accounting.capture.spool_file import spool_path
 from accounting.capture.subscriber import Subscriber
 from accounting.capture.ticker import Ticker
 from benchmarks.capture_burst import burst
@@ -664,7 +667,8 @@ def test_another_collector_goes_on_where_the_books_of_the_first_stand(
     publish(master, b"4")
     second = following(master.url, tmp_path / "two")
     with Spool.open(second.path, "test") as spool:
-        spool.adopt(
+        adopt(
+            spool,
             token=epoch.token,
             position=loaded.position,
             captured_until=captured_until,

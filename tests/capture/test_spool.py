@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from accounting.capture.pruning import prune
 from accounting.capture.records import Message
-from accounting.capture.spool import Spool, spool_path
+from accounting.capture.spool import Spool
+from accounting.capture.spool_file import spool_path
 from accounting.errors import SpoolError
 from tests.capture.collecting import stored
 
@@ -143,20 +145,20 @@ def test_a_clock_that_stepped_back_does_not_shorten_a_gap_to_nothing(path: Path)
 def test_prune_takes_only_what_is_loaded_and_old(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accounting.capture.spool.messages_per_prune", 3)
+    monkeypatch.setattr("accounting.capture.pruning.messages_per_prune", 3)
     with Spool.open(path, "test") as spool:
         spool.append([message(at) for at in range(1, 11)])
-        assert spool.prune(100) == 0
+        assert prune(spool, 100) == 0
         spool.mark_loaded(1, 8)
-        assert spool.prune(8) == 7
+        assert prune(spool, 8) == 7
         assert [row.position for row in stored(spool)] == [8, 9, 10]
         spool.begin_epoch("again")
         spool.append([message(11)])
         spool.mark_loaded(2, 0)
-        assert spool.prune(100) == 3
+        assert prune(spool, 100) == 3
         counts = spool.counts()
         assert (counts.messages, counts.unloaded_messages) == (1, 1)
-        assert spool.prune(100) == 0
+        assert prune(spool, 100) == 0
 
 
 def test_the_loader_reads_and_prunes_while_the_collector_writes(path: Path) -> None:
@@ -165,7 +167,7 @@ def test_the_loader_reads_and_prunes_while_the_collector_writes(path: Path) -> N
             collector.append([message(number)], captured_until=number)
             assert [row[1] for row in loader.read(1, number - 1, 9)] == [number]
             loader.mark_loaded(1, number)
-            assert loader.prune(number) <= 1
+            assert prune(loader, number) <= 1
         assert collector.state() == loader.state()
 
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from accounting.capture.spool import Spool, spool_path
+from accounting.capture.spool import Spool
+from accounting.capture.spool_file import spool_path
 from accounting.model.text import as_text
 from accounting.simulate import Scenario, run
 from tests.books import Books, cloned, eight_of, make_template

@@ -5,7 +5,8 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from accounting.capture.spool import Spool, spool_path
+from accounting.capture.spool import Spool
+from accounting.capture.spool_file import spool_path
 from accounting.model.counters import COUNTERS
 from accounting.simulate import Scenario, run
 from tests.live.service import Service, json_rows, processes_of

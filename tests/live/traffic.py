@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import redis
 
-from accounting.capture.spool import wall_clock
+from accounting.capture.clock import wall_clock
 from tests.books import Books, channel, status, traffic
 from tests.servers import ADDRESS, RedisServer, wait_until
 

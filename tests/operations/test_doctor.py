@@ -11,8 +11,10 @@ from typing import Any, Final
 
 import psycopg
 
+from accounting.capture.clock import wall_clock
 from accounting.capture.glance import Backlog
-from accounting.capture.spool import Spool, spool_path, wall_clock
+from accounting.capture.spool import Spool
+from accounting.capture.spool_file import spool_path
 from accounting.doctor import Level, examine
 from accounting.doctor.findings import Finding
 from accounting.doctor.flow import judge_flow

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from accounting.capture.spool import wall_clock
+from accounting.capture.clock import wall_clock
 from accounting.config import Settings
 from accounting.errors import ConfigurationError
 from accounting.health import Health, in_words, judge

@@ -12,8 +12,8 @@ from typing import Final
 import pytest
 import yaml
 
+from accounting.capture.clock import wall_clock
 from accounting.capture.glance import glance
-from accounting.capture.spool import wall_clock
 from accounting.jobs.registry import JOBS
 from accounting.jobs.standby import holder
 from accounting.scheduler import run_job

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from accounting.capture.spool import wall_clock
+from accounting.capture.clock import wall_clock
 from accounting.config import Settings
 from accounting.metrics import expose
 from accounting.watch import Watch, Watcher

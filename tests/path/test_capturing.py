@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from accounting import service
-from accounting.capture.spool import Spool, spool_path, wall_clock
+from accounting.capture.clock import wall_clock
+from accounting.capture.spool import Spool
+from accounting.capture.spool_file import spool_path
 from accounting.config import Settings
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from accounting.capture.pruning import prune
 from tests.books import Books, channel, status, traffic
 
 
@@ -300,7 +301,7 @@ def test_messages_that_a_database_set_back_would_need_but_are_pruned_are_a_gap(
     hear(books, 4, 5, 6, 7)
     books.until(8)
     books.account()
-    assert books.spool().prune(books.at(6)) == 4
+    assert prune(books.spool(), books.at(6)) == 4
     set_back(books)
     Disk(books).let_go()
     books.load()

@@ -2,8 +2,9 @@
 
 import pytest
 
+from accounting.capture.clock import wall_clock
 from accounting.capture.records import Resume, SeenKey
-from accounting.capture.spool import Spool, wall_clock
+from accounting.capture.spool import Spool
 from accounting.errors import LeaseHeld
 from accounting.jobs.load import Loader
 from accounting.jobs.standby import Place, is_overtaken, take_over, take_turn
