@@ -10,8 +10,8 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
 from accounting.cli import app
+from accounting.commands.demo import SCENARIO
 from accounting.config import SECRETS, Settings, variable
-from accounting.demo import SCENARIO
 from accounting.service import statsdb_line
 from accounting.simulate import play
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, date, datetime
+from datetime import UTC, date
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Final
 from zoneinfo import ZoneInfo
@@ -10,6 +10,9 @@ from zoneinfo import ZoneInfo
 import typer
 
 from accounting import service
+from accounting.commands.arguments import Json, RealmName, User, from_argument, period_day
+from accounting.commands.terminal import warn, write, write_json, write_table
+from accounting.commands.views import in_zone, moved
 from accounting.config import Settings
 from accounting.errors import NotAllowed, NotYet, UsageError
 from accounting.jobs.adjust import adjust_by_hand
@@ -17,14 +20,9 @@ from accounting.jobs.close import Closed, close_period, find_realm
 from accounting.model.statements import Cutoff
 from accounting.store import migrations, reporting
 from accounting.store.database import lost_connections
-from accounting.terminal import from_argument, warn, write, write_json, write_table
 
 LARGEST: Final = 2**63 - 1
 LARGEST_SECONDS: Final = 10**12
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
-RealmName = Annotated[
-    str, typer.Argument(parser=from_argument, help="The realm; '' for the one without a name.")
-]
 PeriodName = Annotated[str, typer.Argument(help="Its first day, YYYY-MM-DD.")]
 _Signed = Annotated[int, typer.Option(min=-LARGEST, max=LARGEST, help="Signed.")]
 _PERIODS: Final = {
@@ -68,7 +66,7 @@ _GAPS: Final = {
 }
 
 
-def mount_billing(app: typer.Typer, settings: Callable[[], Settings]) -> None:
+def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:
     """Add the commands, on settings that are read when they run."""
     period = typer.Typer(help="The billing periods of realms.", no_args_is_help=True)
     app.add_typer(period, name="period")
@@ -85,7 +83,7 @@ def mount_billing(app: typer.Typer, settings: Callable[[], Settings]) -> None:
         if as_json:
             write_json(rows)
         else:
-            write_table("", [_in_zone(row) for row in rows], _PERIODS, empty="No periods yet.")
+            write_table("", [in_zone(row) for row in rows], _PERIODS, empty="No periods yet.")
 
     @period.command("close")
     def period_close(
@@ -100,7 +98,7 @@ def mount_billing(app: typer.Typer, settings: Callable[[], Settings]) -> None:
         ] = None,
     ) -> None:
         """Close a period now: its statement is final from then on."""
-        day = _day(period)
+        day = period_day(period)
         with service.database(settings(), service.WRITER) as engine:
             migrations.require_head(engine)
             made = close_period(engine, realm, day, without=without or (), dry_run=dry_run)
@@ -110,10 +108,7 @@ def mount_billing(app: typer.Typer, settings: Callable[[], Settings]) -> None:
     def statement(
         realm: RealmName,
         period: PeriodName,
-        user: Annotated[
-            str | None,
-            typer.Option("--user", parser=from_argument, help="Only this user_id."),
-        ] = None,
+        user: User = None,
         adjustments: Annotated[
             bool,
             typer.Option("--adjustments", help="With --json: what corrects it, not its lines."),
@@ -123,7 +118,9 @@ def mount_billing(app: typer.Typer, settings: Callable[[], Settings]) -> None:
         """Show a closed period: its lines, what is uncertain in them, and its adjustments."""
         if adjustments and not as_json:
             raise UsageError("--adjustments goes with --json: else a statement shows them anyway")
-        _statement(settings(), realm, _day(period), user, adjustments=adjustments, as_json=as_json)
+        _statement(
+            settings(), realm, period_day(period), user, adjustments=adjustments, as_json=as_json
+        )
 
     app.command("adjust")(_adjust_command(settings))
 
@@ -161,7 +158,7 @@ def _adjust_command(settings: Callable[[], Settings]) -> Callable[..., None]:
             "peer_sent_bytes": peer_sent_bytes,
             "session_microseconds": _microseconds(session_seconds),
         }
-        day = _day(period)
+        day = period_day(period)
         with service.database(settings(), service.WRITER) as engine:
             migrations.require_head(engine)
             made = adjust_by_hand(
@@ -237,7 +234,7 @@ def _statement(
         gaps = list(
             reporting.rows(connection, reporting.gaps(period["starts_at"], period["ends_at"]))
         )
-    shown = _in_zone(period)
+    shown = in_zone(period)
     write(
         f"Realm '{realm}', period {day}: {shown['starts_at']:%Y-%m-%d %H:%M} to "
         f"{shown['ends_at']:%Y-%m-%d %H:%M} {period['time_zone']}, closed "
@@ -250,7 +247,7 @@ def _statement(
         write(f"Closed without: {', '.join(without)}\n")
     zone = ZoneInfo(period["time_zone"])
     for title, found, columns, empty in (
-        ("Gaps", [_moved(row, zone) for row in gaps], _GAPS, "No gap lies in it."),
+        ("Gaps", [moved(row, zone) for row in gaps], _GAPS, "No gap lies in it."),
         ("Adjustments of this period", corrected, _ADJUSTMENTS, "Nothing corrects it."),
         ("Posted in this period, of earlier ones", posted, _ADJUSTMENTS, "Nothing of earlier."),
     ):
@@ -282,25 +279,6 @@ def _find(known: list[Mapping[str, Any]], realm: str, day: date) -> Mapping[str,
         return row
     last = ", ".join(str(row["period"]) for row in known[-5:]) or "none yet"
     raise UsageError(f"realm '{realm}' has no period that begins on {day}: the last are {last}")
-
-
-def _in_zone(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """For people, the times of a period in its own zone."""
-    return _moved(row, ZoneInfo(row["time_zone"]))
-
-
-def _moved(row: Mapping[str, Any], zone: ZoneInfo) -> Mapping[str, Any]:
-    return {
-        name: value.astimezone(zone) if isinstance(value, datetime) else value
-        for name, value in row.items()
-    }
-
-
-def _day(value: str) -> date:
-    try:
-        return date.fromisoformat(value)
-    except ValueError:
-        raise UsageError(f"{value!r} is no period: expected its first day, YYYY-MM-DD") from None
 
 
 def _microseconds(value: str) -> int:

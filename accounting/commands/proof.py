@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from accounting import service
+from accounting.commands.arguments import Json, Realm, from_argument, period_day
+from accounting.commands.terminal import flush_output, visible, warn, write, write_json
 from accounting.config import Settings
 from accounting.errors import UsageError
 from accounting.jobs.closed import Gone
@@ -28,13 +30,11 @@ from accounting.model.buckets import moment
 from accounting.model.counters import COUNTERS
 from accounting.model.wire import Kind, Side
 from accounting.store import migrations
-from accounting.terminal import flush_output, from_argument, visible, warn, write, write_json
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
 _NUMBERS: Final = (*COUNTERS, "session_seconds")
 
 
-def mount_proof(app: typer.Typer, settings: Callable[[], Settings]) -> None:
+def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:
     """Add the commands, on settings that are read when they run."""
     for mount in (_mount_verify, _mount_rebuild, _mount_reconcile, _mount_trace, _mount_erase):
         mount(app, settings)
@@ -43,9 +43,7 @@ def mount_proof(app: typer.Typer, settings: Callable[[], Settings]) -> None:
 def _mount_verify(app: typer.Typer, settings: Callable[[], Settings]) -> None:
     @app.command("verify")
     def verify_books(
-        realm: Annotated[
-            str | None, typer.Option("--realm", parser=from_argument, help="Only this realm.")
-        ] = None,
+        realm: Realm = None,
         period: Annotated[
             str | None, typer.Option("--period", help="Only this period: its first day.")
         ] = None,
@@ -57,7 +55,7 @@ def _mount_verify(app: typer.Typer, settings: Callable[[], Settings]) -> None:
             found = verify(
                 engine,
                 realm,
-                None if period is None else _day(period),
+                None if period is None else period_day(period),
                 verdict=verdict,
                 progress=step,
             )
@@ -75,9 +73,7 @@ def _mount_rebuild(app: typer.Typer, settings: Callable[[], Settings]) -> None:
     @app.command("rebuild")
     def rebuild_books(
         reason: Annotated[str, typer.Option("--reason", help="Why; it is kept for ever.")],
-        realm: Annotated[
-            str | None, typer.Option("--realm", parser=from_argument, help="Only this realm.")
-        ] = None,
+        realm: Realm = None,
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Only show what would be replaced.")
         ] = False,
@@ -147,7 +143,7 @@ def _mount_trace(app: typer.Typer, settings: Callable[[], Settings]) -> None:
                 assert realm is not None
                 assert period is not None
                 key = None if user_key is None else _uuid("--user-key", user_key)
-                found = trace(engine, realm, _day(period), user=user, key=key)
+                found = trace(engine, realm, period_day(period), user=user, key=key)
         _write_trace(found, as_json=as_json)
         if found.gone is not None:
             warn(_of_gone(found.gone))
@@ -278,13 +274,6 @@ def _named(numbers: Sequence[int]) -> dict[str, int | Decimal]:
     if len(numbers) == len(_NUMBERS):
         named["session_seconds"] = Decimal(numbers[-1]).scaleb(-6)
     return named
-
-
-def _day(value: str) -> date:
-    try:
-        return date.fromisoformat(value)
-    except ValueError:
-        raise UsageError(f"{value!r} is no period: expected its first day, YYYY-MM-DD") from None
 
 
 def _uuid(option: str, value: str) -> UUID:

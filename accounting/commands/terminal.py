@@ -17,7 +17,6 @@ from typing import Any, Final, NoReturn
 from rich.cells import cell_len, set_cell_size
 
 from accounting.errors import AccountingError
-from accounting.model.text import as_text
 
 LONGEST_TEXT: Final = 48
 """Columns that one text takes at the most; usernames have up to 512 bytes."""
@@ -29,15 +28,6 @@ def prepare_output() -> None:
     """Let every character be written, whatever the locale: those it lacks are spelled out."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def from_argument(value: str) -> str:
-    """An argument in the spelling of the views, also where its bytes are no valid UTF-8."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return as_text(os.fsencode(value))
-    return value
 
 
 def write(text: str) -> None:

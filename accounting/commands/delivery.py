@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
 
@@ -18,16 +18,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from accounting import service
 from accounting.client import Feed
+from accounting.commands.arguments import Json, Realm, from_argument, period_day
+from accounting.commands.terminal import flush_output, visible, warn, write, write_json
 from accounting.config import Settings
 from accounting.errors import AccountingError, UsageError
 from accounting.jobs import export as exporting
 from accounting.jobs.export import Format
 from accounting.store.exporting import Kind, Selection
-from accounting.terminal import flush_output, from_argument, visible, warn, write, write_json
 
-Realm = Annotated[
-    str | None, typer.Option("--realm", parser=from_argument, help="Only this realm.")
-]
 Period = Annotated[
     str | None, typer.Option("--period", help="A closed period: its first day, YYYY-MM-DD.")
 ]
@@ -81,9 +79,7 @@ def _feed_command(settings: Callable[[], Settings]) -> Callable[..., None]:
             int, typer.Option("--after", min=0, help="Without a consumer: after this number.")
         ] = 0,
         follow: Annotated[bool, typer.Option("--follow", help="Wait for more.")] = False,
-        as_json: Annotated[
-            bool, typer.Option("--json", help="One JSON object a line, for programs.")
-        ] = False,
+        as_json: Json = False,
     ) -> None:
         """Print the feed for the billing worker: what ended, closed, and was adjusted."""
         if consumer is not None and after:
@@ -200,16 +196,8 @@ def _selection(
     begin, end = _time(since), _time(until)
     if begin is not None and end is not None and begin >= end:
         raise UsageError(f"--since {since} is not before --until {until}")
-    return Selection(kind=kind, realm=realm, period=_day(period), since=begin, until=end, **others)
-
-
-def _day(value: str | None) -> date | None:
-    if value is None:
-        return None
-    try:
-        return date.fromisoformat(value)
-    except ValueError:
-        raise UsageError(f"{value!r} is no period: expected its first day, YYYY-MM-DD") from None
+    day = None if period is None else period_day(period)
+    return Selection(kind=kind, realm=realm, period=day, since=begin, until=end, **others)
 
 
 def _time(value: str | None) -> datetime | None:

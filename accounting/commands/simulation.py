@@ -11,17 +11,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from accounting import service
+from accounting.commands.terminal import write_table
 from accounting.config import Settings
 from accounting.errors import ConfigurationError
 from accounting.processes import stop_on_signals
 from accounting.simulate import VERSIONS, Expected, Scenario, run
 from accounting.simulate import Progress as Step
-from accounting.terminal import write_table
 
 
-def simulate_command(settings: Callable[[], Settings]) -> Callable[..., None]:
-    """The command, on settings that are read when it runs."""
+def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:
+    """Add the command, on settings that are read when it runs."""
+    app.command(name="simulate")(_simulate_command(settings))
 
+
+def _simulate_command(settings: Callable[[], Settings]) -> Callable[..., None]:
     def simulate(
         version: Annotated[str, typer.Option(help=f"coturn: {', '.join(VERSIONS)}.")] = "4.6",
         servers: Annotated[int, typer.Option(help="coturn servers.")] = 2,

@@ -1,4 +1,4 @@
-"""``make demo``: the whole path on a simulated fleet, and whether the books are right.
+"""The command ``demo``: the whole path on a simulated fleet, and whether the books are right.
 
 Publishes to an embedded Valkey, captures, loads, settles and rolls up with the service's own
 processes, and compares what the books say with what the fleet knows it did.
@@ -11,11 +11,14 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import typer
 from rich.console import Console
 
 from accounting import service
+from accounting.commands.simulation import publish
+from accounting.commands.terminal import write_table
 from accounting.config import Settings
 from accounting.embedded import running_valkey
 from accounting.errors import AccountingError, UsageError
@@ -23,10 +26,8 @@ from accounting.logs import configure_logging
 from accounting.model.counters import COUNTERS
 from accounting.processes import stop_on_signals, wait_until
 from accounting.simulate import Expected, Scenario
-from accounting.simulation import publish
 from accounting.store import reporting
 from accounting.store.database import lost_connections
-from accounting.terminal import write_table
 
 MARK: Final = "turn-accounting-demo"
 INTERRUPTED: Final = 130
@@ -49,7 +50,20 @@ SCENARIO: Final = Scenario(
 )
 
 
-def run(directory: Path) -> int:
+def mount(app: typer.Typer) -> None:
+    """Add the command. Its settings are its own, whatever the environment says."""
+
+    @app.command(hidden=True)
+    def demo(
+        directory: Annotated[
+            Path, typer.Option(help="Where the demonstration keeps its data.")
+        ] = Path(".demo"),
+    ) -> None:
+        """See it work: servers, a simulated fleet, the books."""
+        raise typer.Exit(_run(directory))
+
+
+def _run(directory: Path) -> int:
     """Run the demonstration in ``directory``; returns the exit code: 0 when the books are right."""
     directory = directory.absolute()
     if directory.exists():
