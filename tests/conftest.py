@@ -2,10 +2,15 @@
 
 Postgres and Valkey come with the wheels. A test that needs Debian's Redis or coturn says so with a
 mark; where those are missing it is left out, and the header says so. Under CI it stays and fails.
+
+Owns where tests keep their files: in memory, where the machine has room (TMPDIR decides if set).
 """
 
+import gc
 import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -20,6 +25,21 @@ NEEDS: Final[Mapping[str, Sequence[str]]] = {
     "needs_redis": ("redis-server",),
     "needs_coturn": ("turnserver", "turnutils_uclient", "turnutils_peer"),
 }
+
+MEMORY: Final = Path("/dev/shm")  # noqa: S108  # a place for directories with names of their own
+ROOM: Final = 6 << 30
+"""Bytes that must be free there: what several workers' servers need is a third of it."""
+
+# A database is hundreds of files: cloning one costs thirty times less where no disk has them.
+if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+# The processes that tests start would else compile all their modules, each of them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# Garbage is looked for again once the tests are known: what importing made stays.
+gc.disable()
 
 # How long an example takes is the machine's affair: no test fails because others are at work.
 settings.register_profile("accounting", deadline=None)
@@ -42,6 +62,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line(
             "markers", f"{mark}: runs where {', '.join(programs)} are installed"
         )
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_report_header() -> list[str]:

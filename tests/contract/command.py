@@ -18,7 +18,7 @@ from accounting.cli import main
 PATIENCE_SECONDS: Final = 60
 PREFIX: Final = "ACCOUNTING_"
 FORKS: Final = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["accounting.cli"])
+FORKS.set_forkserver_preload(["accounting.__main__"])
 
 
 class Ran(NamedTuple):
