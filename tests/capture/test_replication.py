@@ -454,7 +454,7 @@ def test_a_missed_burst_comes_whole_out_of_the_backlog(
 def test_a_missed_stretch_too_large_to_hold_gets_its_times_by_the_bytes_alone(
     valkey_master: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accounting.capture.replication.largest_replay_bytes", 1 << 16)
+    monkeypatch.setattr("accounting.capture.following.largest_replay_bytes", 1 << 16)
     with following(valkey_master.url, tmp_path) as collecting:
         collecting.await_attached(valkey_master)
     publish(valkey_master, *[b"%d" % number for number in range(20_000)])

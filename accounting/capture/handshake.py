@@ -1,0 +1,159 @@
+"""The handshake of a replica: from the first word to the answer to PSYNC.
+
+Owns what we ask for, who may refuse us and what that means, and where the stream begins by the
+server's answer. Must not read the stream itself: that is `following`'s.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Event
+
+from redis.connection import AbstractConnection
+from redis.exceptions import RedisError, ResponseError
+
+from accounting.capture import psync
+from accounting.capture.connection import ServerState, ask, lost, tell
+from accounting.capture.psync import Continued, Opening, Resynced, StreamError
+from accounting.capture.receiver import Receiver
+from accounting.capture.records import Resume, SpoolState
+from accounting.capture.replay import Moment
+from accounting.capture.source import Attachment, Refused, SourceLost, Unanswered
+
+# Redis itself sends a newline a second while it makes a snapshot, and PING every ten seconds later.
+longest_silence_seconds = 60.0
+
+# What an error means that isn't for ever: the server is starting, or has no master itself.
+passing_errors = ("LOADING", "NOMASTERLINK", "MASTERDOWN", "BUSY", "TRYAGAIN")
+
+advice_on_rights = (
+    "give this user the commands psync, replconf, ping and info,"
+    " or set ACCOUNTING_CAPTURE=subscribe"
+)
+
+
+def check(
+    connection: AbstractConnection, clock: Callable[[], int], *, by_sentinels: bool
+) -> ServerState:
+    """What the server tells of itself. Raises Refused where there is no stream to be had.
+
+    `by_sentinels`: they named it, and will name another one where it is no master.
+    """
+    try:
+        server = tell(connection, clock)
+    except ResponseError as error:
+        raise refusal(str(error)) from None
+    except (RedisError, OSError) as error:
+        raise lost(error) from None
+    if server.is_cluster:
+        raise Refused(
+            "redis_unreachable",
+            "a Redis in cluster mode does not replicate what is published",
+            "set ACCOUNTING_CAPTURE=subscribe, or give coturn a Redis that is no cluster",
+        )
+    if server.role != "master":
+        if by_sentinels:
+            # In the midst of a failover; they will name the master soon.
+            raise SourceLost("redis_unreachable", "the sentinels name a server that is no master")
+        raise Refused(
+            "redis_unreachable",
+            "this Redis is a replica: what coturn publishes is in the stream of its master",
+            "set ACCOUNTING_REDIS_URL to the master, or to the sentinels that know it",
+        )
+    return server
+
+
+def request(resume: Resume | None) -> bytes:
+    """PSYNC for what follows that place, or for a beginning."""
+    name, offset = ("?", -1) if resume is None else (resume.replication_id, resume.offset + 1)
+    words = [b"PSYNC", name.encode(), b"%d" % offset]
+    return b"*3\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+def introduce(connection: AbstractConnection) -> None:
+    """Say what we can do. Raises Refused where a replica is not welcome."""
+    try:
+        ask(connection, "REPLCONF", "listening-port", "0")
+        ask(connection, "REPLCONF", "capa", "eof", "capa", "psync2")
+        with suppress(ResponseError):  # before Redis 7: the snapshot comes with the data, then
+            ask(connection, "REPLCONF", "rdb-filter-only", "")
+    except ResponseError as error:
+        raise refusal(str(error)) from None
+    except (RedisError, OSError) as error:
+        raise lost(error) from None
+
+
+def refusal(text: str) -> SourceLost:
+    """What an error of the server means: try again, or not."""
+    if text.startswith(passing_errors):
+        return SourceLost("redis_unreachable", f"Redis is not ready: {text}")
+    return Refused("redis_unreachable", f"Redis refuses replication: {text}", advice_on_rights)
+
+
+def await_answer(receiver: Receiver, opening: Opening, stop: Event) -> tuple[int, bytes]:
+    """When the answer to PSYNC came, and what came with it of the stream.
+
+    Before a snapshot a server may wait for other replicas that want one, 5 s by default.
+    """
+    heard_at = time.monotonic()
+    while not stop.is_set():
+        if time.monotonic() - heard_at > longest_silence_seconds:
+            raise Unanswered("redis_unreachable", "no answer to PSYNC, and not a byte")
+        try:
+            chunk = receiver.take(0.1)
+        except SourceLost as lost:
+            raise Unanswered(lost.cause, f"no answer to PSYNC: {lost}") from None
+        if chunk:
+            heard_at = time.monotonic()
+            received_at, data = chunk
+            rest = taken(opening, data)
+            if opening.answer is not None:
+                return received_at, rest
+    raise SourceLost("disconnected", "stopped before Redis had answered")
+
+
+def taken(opening: Opening, data: bytes) -> bytes:
+    """Feed the opening; what is no protocol is a lost connection."""
+    try:
+        return opening.feed(data)
+    except StreamError as error:
+        raise SourceLost("disconnected", str(error)) from None
+
+
+def judge(
+    opening: Opening, asked: Resume | None, server: ServerState, answered_at: int
+) -> Attachment:
+    """Where the stream begins, by the answer to PSYNC."""
+    continued = False
+    match opening.answer:
+        case Continued(name) if asked is not None:
+            continued = True
+            resume = Resume(
+                replication_id=name or asked.replication_id,
+                offset=asked.offset,
+                database=asked.database,
+            )
+        case Resynced(name, offset):
+            resume = Resume(replication_id=name, offset=offset, database=None)
+        case psync.Refused(text):
+            raise refusal(text)
+        case _:
+            raise SourceLost("disconnected", "Redis goes on where nobody was")
+    return Attachment(
+        mode="replication",
+        at=answered_at,
+        server_run=server.run,
+        server_began_at=server.began_at,
+        resume=resume,
+        continued=continued,
+    )
+
+
+def last_moment(state: SpoolState, attachment: Attachment) -> Moment:
+    """The last time of which the offset is known, before what the attachment brings."""
+    assert attachment.resume is not None
+    if attachment.continued:
+        at = max(state.captured_until or 0, state.last_received_at)
+    else:
+        at = attachment.at
+    return Moment(at, attachment.resume.offset)
