@@ -1,0 +1,165 @@
+"""Settings from outside: arguments, environment, files of secrets, a TOML file.
+
+Owns the order of these, what is refused as unknown or ambiguous, and the one line in which an error
+is told. Must not check a value: that is `settings`'.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from accounting.config.settings import PREFIX, SECRETS, Settings, variable
+from accounting.errors import ConfigurationError
+
+# A cluster that runs a service named `accounting` gives every pod variables with our prefix.
+_SERVICE_LINK = re.compile(
+    rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
+
+
+class LoadedSettings(Settings, BaseSettings):
+    """Settings from outside: arguments, environment, files of secrets, TOML, in this order."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_ignore_empty=True
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the library's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = init_settings().get("config") or env_settings().get("config")
+        return (
+            init_settings,
+            env_settings,
+            InitSettingsSource(settings_cls, _read_secret_files(os.environ)),
+            InitSettingsSource(settings_cls, _read_toml(Path(path)) if path else {}),
+        )
+
+
+def load_settings(**arguments: object) -> Settings:
+    """The settings in force, from `arguments` (None means not given) and from outside.
+
+    Raises ConfigurationError, one line, for anything unknown, ambiguous or wrong: a mistyped
+    setting that is silently ignored costs money in a service that bills.
+    """
+    _refuse_unknown_variables(os.environ)
+    given = {name: value for name, value in arguments.items() if value is not None}
+    try:
+        settings = LoadedSettings(**given)  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        origins = _origins(given)
+        raise ConfigurationError(
+            "; ".join(_explain(detail, origins) for detail in error.errors(include_url=False))
+        ) from None
+    settings.remember_origins(_origins(given))
+    return settings
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    known = {variable(name) for name in Settings.model_fields}
+    known |= {variable(name) + "_FILE" for name in SECRETS}
+    for name in sorted(environ):
+        if not name.upper().startswith(PREFIX) or name in known:
+            continue
+        if _SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_VALUE.match(environ[name]):
+            continue
+        raise ConfigurationError(
+            f"{name} is no setting of turn-accounting: {_nearest(name, known)}"
+        )
+    for name in SECRETS:
+        if environ.get(variable(name)) and environ.get(variable(name) + "_FILE"):
+            raise ConfigurationError(
+                f"{variable(name)} and {variable(name)}_FILE are both set: expected one of them"
+            )
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(known))}"
+
+
+def _read_secret_files(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in SECRETS:
+        path = environ.get(variable(name) + "_FILE")
+        if path:
+            values[name] = _read(Path(path), variable(name) + "_FILE").strip()
+            if not values[name]:
+                raise ConfigurationError(
+                    f"{variable(name)}_FILE={path!r} is empty: expected a file that holds the URL"
+                )
+    return values
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(_read(path, variable("config")))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is no valid TOML: {error}") from None
+    known = set(Settings.model_fields) - {"config"}
+    for key in values:
+        if key not in known:
+            raise ConfigurationError(
+                f"{path}: {key} is no setting of turn-accounting: {_nearest(key, known)}"
+            )
+    return values
+
+
+def _read(path: Path, origin: str) -> str:
+    try:
+        return path.expanduser().read_text(encoding="utf-8")
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError(
+            f"{origin}={str(path)!r} can't be read ({reason}): expected the path of a readable file"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(
+            f"{origin}={str(path)!r} is no text in UTF-8: expected a readable text file"
+        ) from None
+
+
+def _origins(arguments: Mapping[str, object]) -> dict[str, str]:
+    """Where each setting that is no default came from, in the order of LoadedSettings."""
+    path = arguments.get("config") or os.environ.get(variable("config"))
+    origins = {name: f"{path}: {name}" for name in (_read_toml(Path(str(path))) if path else ())}
+    for name in Settings.model_fields:
+        for candidate in (variable(name) + "_FILE", variable(name)):
+            if os.environ.get(candidate) and (candidate == variable(name) or name in SECRETS):
+                origins[name] = candidate
+    return origins | dict.fromkeys(arguments, "argument")
+
+
+def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
+    """One wrong value in one line: its name, the value unless it is secret, what was expected."""
+    name = str(detail["loc"][0]) if detail["loc"] else "?"
+    if detail["type"] == "extra_forbidden":
+        return (
+            f"{name} is no setting of turn-accounting: {_nearest(name, set(Settings.model_fields))}"
+        )
+    origin = origins.get(name, variable(name))
+    where = variable(name) if origin == "argument" else origin
+    shown = "" if name in SECRETS else f"={detail['input']!r}"[:100]
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:] if message.startswith("Input") else message
+    return f"{where}{shown} is wrong: {' '.join(message.split())}"

@@ -1,0 +1,238 @@
+"""What can be chosen: the names, defaults and checks of every setting.
+
+Must not look where a value comes from: `Settings` made directly reads no environment and no file.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    field_validator,
+)
+
+from accounting.config.spelling import (
+    byte_count,
+    check_database_url,
+    checked_redis_url,
+    listen_address,
+    mask_url,
+)
+from accounting.errors import ConfigurationError
+
+PREFIX = "ACCOUNTING_"
+SECRETS = ("database_url", "redis_url")
+
+
+def default_data_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """The data directory when none is set.
+
+    `$XDG_STATE_HOME/turn-accounting` where that variable holds an absolute path, else
+    `/var/lib/turn-accounting` for root and `~/.local/state/turn-accounting` for anybody else.
+    Raises ConfigurationError for a user without a home.
+    """
+    state_home = (os.environ if environ is None else environ).get("XDG_STATE_HOME", "")
+    if state_home.startswith("/"):  # the XDG specification: a relative path is to be ignored
+        return Path(state_home) / "turn-accounting"
+    if os.geteuid() == 0:
+        return Path("/var/lib/turn-accounting")
+    try:
+        return Path.home() / ".local/state/turn-accounting"
+    except RuntimeError:
+        raise ConfigurationError(
+            f"{PREFIX}DATA_DIR is not set and this user has no home directory: "
+            "expected the path of a directory to keep data in"
+        ) from None
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+class Settings(BaseModel):
+    """Everything that can be chosen, checked, in one frozen object.
+
+    Made directly it holds its arguments and the defaults and looks at no environment, so that a
+    test cannot reach the database that a shell happens to name. The service uses `load_settings()`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="Postgres to account in, as a libpq URL. Unset: an embedded Postgres in the "
+        "data directory.",
+    )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="Redis or Valkey that coturn publishes to, as `redis://`, `rediss://`, "
+        "`valkey://` or `unix://` URL, or by the sentinels that know its address: "
+        "`redis+sentinel://host:26379,host:26379/service`. Unset: `up` serves an embedded Valkey.",
+    )
+    capture: Literal["auto", "replication", "subscribe"] = Field(
+        default="auto",
+        description="How events are taken from Redis: `replication`, `subscribe`, or `auto` for "
+        "the best that the server allows.",
+    )
+    source: str = Field(
+        default="default",
+        description="Name of the Redis that this collector reads, 1 to 63 printable characters "
+        "without `/`. Collectors of different servers need different names.",
+    )
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Directory for the spool and the embedded servers. Unset: "
+        "`$XDG_STATE_HOME/turn-accounting`, else `/var/lib/turn-accounting` for root and "
+        "`~/.local/state/turn-accounting` for other users.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="Least level that is logged: `debug`, `info`, `warning`, `error`.",
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto",
+        description="Form of the log on standard error: `console`, `json`, or `auto`: console on a "
+        "terminal, JSON lines elsewhere.",
+    )
+    spool_retention_seconds: int = Field(
+        default=86_400,
+        ge=0,
+        description="How long messages stay in the spool after they were loaded, in seconds.",
+    )
+    report_retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="How many days reports stay in Postgres; older ones are dropped, a day at a "
+        "time, once all that they were billed for is closed and verified. Unset: for ever.",
+    )
+    spool_queue_bytes: Annotated[int, BeforeValidator(byte_count)] = Field(
+        default=256 * 2**20,
+        ge=2**16,
+        description="Memory for received messages that are not spooled yet, in bytes or as "
+        "`256MiB`.",
+    )
+    lease_seconds: float = Field(
+        default=15.0,
+        gt=1,
+        description="How long a source stays this collector's when nothing is heard of it; then "
+        "one that stands by takes over. In seconds.",
+    )
+    settle_interval_seconds: float = Field(
+        default=2.0, gt=0, description="Pause between two runs of settling, in seconds."
+    )
+    rollup_interval_seconds: float = Field(
+        default=2.0, gt=0, description="Pause between two runs of the roll-up, in seconds."
+    )
+    time_zone: str = Field(
+        default="UTC",
+        description="Time zone (a name such as `Europe/Berlin`) of realms without a rule of their "
+        "own.",
+    )
+    grace_seconds: int = Field(
+        default=60,
+        ge=0,
+        description="How long after its lifetime an allocation without a sign of life counts as "
+        "alive, in seconds, for realms without a rule of their own.",
+    )
+    valkey_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_535,
+        description="Port of the embedded Valkey on 127.0.0.1. Unset: 6379 if free, else another, "
+        "chosen once and kept.",
+    )
+    metrics_listen: str | None = Field(
+        default=None,
+        description="Address and port at which `/metrics` and `/healthz` are served, such as "
+        "`127.0.0.1:9464`. Unset or `off`: they are not.",
+    )
+    config: Path | None = Field(
+        default=None,
+        description="Path of a TOML file with the same settings under their names in lower case.",
+    )
+
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_database_url(value.get_secret_value())
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else SecretStr(checked_redis_url(value.get_secret_value()))
+
+    @field_validator("source")
+    @classmethod
+    def _check_source(cls, value: str) -> str:
+        if not 1 <= len(value) <= 63 or not value.isprintable() or "/" in value:
+            raise ValueError("expected 1 to 63 printable characters without '/'")
+        return value
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _check_metrics_listen(cls, value: str | None) -> str | None:
+        if value is None or value == "off":
+            return None
+        listen_address(value)
+        return value
+
+    @field_validator("data_dir", "config")
+    @classmethod
+    def _make_absolute(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError:
+            raise ValueError("the home directory is not known: expected an absolute path") from None
+
+    @field_validator("time_zone")
+    @classmethod
+    def _check_time_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            near = difflib.get_close_matches(value, available_timezones(), n=1)
+            hint = f", such as {near[0]!r}" if near else " such as 'Europe/Berlin'"
+            raise ValueError(f"expected the name of a time zone{hint}") from None
+        return value
+
+    def masked(self) -> dict[str, str]:
+        """Every setting as text by its name, passwords replaced by `***`, unset ones as `''`."""
+        values: dict[str, str] = {}
+        for name in type(self).model_fields:
+            match getattr(self, name):
+                case None:
+                    values[name] = ""
+                case SecretStr() as secret:
+                    values[name] = mask_url(secret.get_secret_value())
+                case value:
+                    values[name] = str(value)
+        return values
+
+    def remember_origins(self, origins: Mapping[str, str]) -> None:
+        """Note where values came from; for `load_settings` alone."""
+        self._origins.update(origins)
+
+    def origins(self) -> dict[str, str]:
+        """Where each setting came from: a variable, `<file>: <key>`, `argument` or `default`."""
+        given = self.model_fields_set
+        return {
+            name: self._origins.get(name, "argument" if name in given else "default")
+            for name in type(self).model_fields
+        }

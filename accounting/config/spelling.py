@@ -1,0 +1,100 @@
+"""How settings are spelled: amounts of memory, addresses and URLs.
+
+Owns what such a text means and how one with a password is shown. What is wrong is a ValueError that
+says what was expected and tells no password; which setting it was, others say.
+"""
+
+import re
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+EXPECTED_DATABASE_URL = "postgresql://user@host:5432/database (or ?host=/socket/directory)"
+EXPECTED_REDIS_URL = (
+    "redis://host:6379/0, rediss://, valkey://, unix:///path/of/socket, or "
+    "redis+sentinel://host:26379,host:26379/service"
+)
+
+_BYTES = re.compile(r"(\d+)\s*([KMG]i?B?|B)?", re.IGNORECASE)
+_BYTES_FACTOR = {"": 1, "k": 1000, "ki": 2**10, "m": 10**6, "mi": 2**20, "g": 10**9, "gi": 2**30}
+
+
+def byte_count(value: object) -> object:
+    """A number of bytes as people write it: 1000, 256MiB, 64 kB."""
+    if not isinstance(value, str):
+        return value
+    match = _BYTES.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("expected a number of bytes, such as 268435456 or 256MiB")
+    number, unit = match.groups()
+    return int(number) * _BYTES_FACTOR[(unit or "").lower().removesuffix("b")]
+
+
+def _check_url(url: str, schemes: tuple[str, ...], expected: str) -> None:
+    """Refuse what is no URL of these schemes. The message holds no part of it but the scheme."""
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise ValueError(f"no URL: expected {expected}")
+    if scheme not in schemes:
+        shown = f"scheme {scheme!r}" if re.fullmatch(r"[a-z][a-z0-9+]{0,20}", scheme) else "scheme"
+        raise ValueError(f"{shown} is not known: expected {expected}")
+    try:
+        parts = urlsplit(url)
+        for place in parts.netloc.rpartition("@")[2].split(","):  # libpq takes several hosts
+            _ = urlsplit(f"//{place}").port
+    except ValueError:
+        raise ValueError(f"its host or port is no valid one: expected {expected}") from None
+    if "@" in parts.path or parts.fragment or "=" not in (parts.query or "="):
+        raise ValueError(
+            "a special character in its user or password is not percent-encoded: "
+            f"expected {expected}"
+        )
+
+
+def check_database_url(url: str) -> None:
+    """Refuse what is no URL of a Postgres."""
+    _check_url(url, ("postgresql", "postgres"), EXPECTED_DATABASE_URL)
+
+
+def checked_redis_url(url: str) -> str:
+    """The URL of a Redis as redis-py and our sentinels know it; refuses what is none."""
+    servers = ("redis", "rediss", "valkey", "valkeys")
+    sentinels = tuple(f"{scheme}+sentinel" for scheme in servers)
+    _check_url(url, (*servers, "unix", *sentinels), EXPECTED_REDIS_URL)
+    if url.startswith("valkey"):  # redis-py knows the protocol under one name only
+        url = "redis" + url.removeprefix("valkey")
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        if not parts.path.startswith("/"):
+            raise ValueError(f"it names no socket: expected {EXPECTED_REDIS_URL}")
+    elif parts.scheme.endswith("+sentinel"):
+        if not re.fullmatch(r"/[^/]+(/\d*)?", parts.path):
+            raise ValueError(f"it names no service: expected {EXPECTED_REDIS_URL}")
+    elif not re.fullmatch(r"/?\d*", parts.path):
+        raise ValueError(f"its path is no database number: expected {EXPECTED_REDIS_URL}")
+    return url
+
+
+def listen_address(value: str) -> tuple[str, int]:
+    """The host and port of `host:port`, `[address]:port` for IPv6; raises ValueError."""
+    expected = "expected an address and a port, such as 127.0.0.1:9464 or [::1]:9464"
+    try:
+        parts = urlsplit(f"//{value}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(expected) from None
+    if not host or not port or parts.netloc != value or "@" in value:
+        raise ValueError(expected)
+    return host, port
+
+
+def mask_url(url: str) -> str:
+    """The URL with its passwords replaced by `***`, fit for logs and terminals."""
+    parts = urlsplit(url)
+    user, colon, _ = parts.netloc.rpartition("@")[0].partition(":")
+    host = parts.netloc.rpartition("@")[2]
+    netloc = (f"{user}{':***' if colon else ''}@" if "@" in parts.netloc else "") + host
+    query = [
+        (name, "***" if "password" in name.lower() else value)
+        for name, value in parse_qsl(parts.query, keep_blank_values=True)
+    ]
+    masked = urlencode(query, safe="*/", quote_via=quote)
+    return urlunsplit((parts.scheme, netloc, parts.path, masked, ""))
