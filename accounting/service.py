@@ -21,15 +21,15 @@ from accounting.capture.spool import Spool
 from accounting.capture.spool_file import spool_path
 from accounting.config import Settings
 from accounting.errors import ConnectionLost
-from accounting.health import Health, judge
 from accounting.jobs.registry import Job, configured
 from accounting.model.realms import RealmRule
-from accounting.monitor import monitor
+from accounting.monitoring.health import Health, judge
+from accounting.monitoring.server import monitor
+from accounting.monitoring.watch import Watcher
 from accounting.processes import Part, watch
 from accounting.scheduler import run_scheduler
 from accounting.store import migrations
 from accounting.store.database import Engine, open_engine
-from accounting.watch import Watcher
 
 log = structlog.get_logger()
 

@@ -17,10 +17,10 @@ from accounting.doctor.redis_probe import probe_redis
 from accounting.doctor.redis_server import judge_redis
 from accounting.doctor.spool_file import judge_spool, probe_spool
 from accounting.errors import AccountingError
+from accounting.monitoring.watch import Watch, Watcher
 from accounting.store.database import open_engine
 from accounting.store.examination import examine_postgres, read_now
 from accounting.store.migrations import head
-from accounting.watch import Watch, Watcher
 
 NONE_RUNS: Final = "and no `turn-accounting up` runs on this data directory"
 

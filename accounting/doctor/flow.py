@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from accounting.doctor.findings import Finding, error, ok, warning
-from accounting.health import (
+from accounting.monitoring.health import (
     CAPTURE_LAG_SECONDS,
     SECOND,
     books_troubles,
@@ -15,8 +15,8 @@ from accounting.health import (
     in_words,
     silence_in_words,
 )
+from accounting.monitoring.watch import Watch
 from accounting.store.watching import BooksWatch
-from accounting.watch import Watch
 
 SUBJECT: Final = "events"
 QUIET_SECONDS: Final = 3600

@@ -12,8 +12,8 @@ from typing import Final
 
 from accounting.capture.glance import COUNTED_AT_MOST, Backlog
 from accounting.doctor.findings import Finding, error, ok, size, warning
-from accounting.health import NO_DISK_BYTES, SECOND, in_words
-from accounting.watch import Watch
+from accounting.monitoring.health import NO_DISK_BYTES, SECOND, in_words
+from accounting.monitoring.watch import Watch
 
 SUBJECT: Final = "spool"
 LITTLE_DISK_BYTES: Final = 10**9

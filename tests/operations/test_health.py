@@ -10,14 +10,14 @@ import pytest
 from accounting.capture.clock import wall_clock
 from accounting.config import Settings
 from accounting.errors import ConfigurationError
-from accounting.health import Health, in_words, judge
 from accounting.jobs.registry import JOBS
 from accounting.jobs.standby import holder
-from accounting.monitor import monitor
+from accounting.monitoring.health import Health, in_words, judge
+from accounting.monitoring.server import monitor
+from accounting.monitoring.watch import Watch
 from accounting.scheduler import run_job
 from accounting.store import leases
 from accounting.store.database import Engine
-from accounting.watch import Watch
 from tests.books import Books, channel, status
 from tests.operations.watching import look, numbers_in, settings_of, tick, watching
 from tests.servers import free_port

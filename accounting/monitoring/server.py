@@ -20,9 +20,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from accounting.config import listen_address, variable
 from accounting.errors import ConfigurationError
-from accounting.health import Health
-from accounting.metrics import expose
-from accounting.watch import Watch
+from accounting.monitoring.health import Health
+from accounting.monitoring.metrics import expose
+from accounting.monitoring.watch import Watch
 
 log = structlog.get_logger()
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
+from accounting.monitoring.watch import Watch
 from accounting.store.watching import BooksWatch, SilentThread
-from accounting.watch import Watch
 
 CAPTURE_LAG_SECONDS: Final = 60
 """Capture proves every second how far it has come."""
