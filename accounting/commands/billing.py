@@ -12,7 +12,7 @@ import typer
 from accounting import service
 from accounting.commands.arguments import Json, RealmName, User, from_argument, period_day
 from accounting.commands.terminal import warn, write, write_json, write_table
-from accounting.commands.views import in_zone, moved
+from accounting.commands.views import BYTES, in_zone, moved
 from accounting.config import Settings
 from accounting.errors import NotAllowed, NotYet, UsageError
 from accounting.jobs.adjust import adjust_by_hand
@@ -34,17 +34,11 @@ _PERIODS: Final = {
     "closed_at": "closed",
     "waits_for": "waits for",
 }
-_BYTES: Final = {
-    "received_bytes": "received B",
-    "sent_bytes": "sent B",
-    "peer_received_bytes": "peer received B",
-    "peer_sent_bytes": "peer sent B",
-}
 _LINES: Final = {
     "user_id": "user",
     "sessions_started": "sessions",
     "session_seconds": "seconds",
-    **_BYTES,
+    **BYTES,
     "estimated_bytes": "estimated B",
 }
 _ADJUSTMENTS: Final = {
@@ -52,7 +46,7 @@ _ADJUSTMENTS: Final = {
     "posted_in": "posted in",
     "user_id": "user",
     "session_seconds": "seconds",
-    **_BYTES,
+    **BYTES,
     "reason": "reason",
     "author": "author",
 }

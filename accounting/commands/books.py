@@ -14,7 +14,7 @@ from accounting.commands.arguments import (
     User,
     span,
 )
-from accounting.commands.views import write_query
+from accounting.commands.views import BYTES, write_query
 from accounting.config import Settings
 from accounting.errors import UsageError
 from accounting.store import reporting
@@ -62,10 +62,7 @@ def _mount_sessions(app: typer.Typer, settings: Callable[[], Settings]) -> None:
             "ended_at": "ended",
             "end_cause": "cause",
             "transport": "transport",
-            "received_bytes": "received B",
-            "sent_bytes": "sent B",
-            "peer_received_bytes": "peer received B",
-            "peer_sent_bytes": "peer sent B",
+            **BYTES,
             "estimated": "estimated",
             "disputed": "disputed",
         }
@@ -105,10 +102,7 @@ def _mount_usage(app: typer.Typer, settings: Callable[[], Settings]) -> None:
             "user_id": "user",
             "sessions_started": "sessions",
             "session_seconds": "seconds",
-            "received_bytes": "received B",
-            "sent_bytes": "sent B",
-            "peer_received_bytes": "peer received B",
-            "peer_sent_bytes": "peer sent B",
+            **BYTES,
             "estimated_bytes": "estimated B",
             "peak_sessions": "peak",
         }

@@ -19,6 +19,7 @@ from rich.console import Console
 from accounting import service
 from accounting.commands.simulation import publish
 from accounting.commands.terminal import write_table
+from accounting.commands.views import BYTES
 from accounting.config import Settings
 from accounting.embedded import running_valkey
 from accounting.errors import AccountingError, UsageError
@@ -153,10 +154,7 @@ def _show(usage: list[Mapping[str, Any]]) -> None:
         "user_id": "user",
         "sessions_started": "sessions",
         "session_seconds": "seconds",
-        "received_bytes": "received B",
-        "sent_bytes": "sent B",
-        "peer_received_bytes": "peer received B",
-        "peer_sent_bytes": "peer sent B",
+        **BYTES,
     }
     write_table("\nUsage this month", usage, columns, empty="No usage.")
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from accounting import service
 from accounting.commands.terminal import write_table
+from accounting.commands.views import BYTES
 from accounting.config import Settings
 from accounting.errors import ConfigurationError
 from accounting.processes import stop_on_signals
@@ -151,10 +152,7 @@ def write_expected(expected: Expected) -> None:
         "realm": "realm",
         "user_id": "user",
         "sessions": "sessions",
-        "received_bytes": "received B",
-        "sent_bytes": "sent B",
-        "peer_received_bytes": "peer received B",
-        "peer_sent_bytes": "peer sent B",
+        **BYTES,
     }
     write_table(f"published {expected.published:,} messages", rows, columns, empty="Nothing.")
     sys.stdout.write(f"{expected.total.sessions:,} sessions\n")

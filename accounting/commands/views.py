@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from accounting import service
@@ -17,6 +17,14 @@ from accounting.errors import NotAllowed, UsageError
 from accounting.jobs.realms import realm_names
 from accounting.store import reporting
 from accounting.store.database import lost_connections
+
+BYTES: Final = {
+    "received_bytes": "received B",
+    "sent_bytes": "sent B",
+    "peer_received_bytes": "peer received B",
+    "peer_sent_bytes": "peer sent B",
+}
+"""The columns of bytes, and the headings under which people see them."""
 
 
 def write_rows(
