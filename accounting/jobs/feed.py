@@ -22,9 +22,9 @@ def number_feed(engine: Engine, *, limit: int = BATCH) -> int:
     Does nothing while another scheduler numbers. Raises ConnectionLost.
     """
     total = 0
-    while taken := _number_some(engine, limit):
+    while (taken := _number_some(engine, limit)) == limit:
         total += taken
-    return total
+    return total + taken
 
 
 def _number_some(engine: Engine, limit: int) -> int:

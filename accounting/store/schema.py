@@ -3,6 +3,8 @@
 Says what stands where; the migrations say it to Postgres, with the constraints that matter.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -421,6 +423,27 @@ tallies = Table(
     Column("total", BigInteger, nullable=False),
 )
 
+
+def _end() -> list[Column[Any]]:
+    """What an event has that tells of the end of a session, instead of a payload."""
+    return [
+        Column("allocation_id", BigInteger),
+        Column("started_at", _time),
+        Column("ended_at", _time),
+        *(Column(name, BigInteger) for name in COUNTERS),
+        Column("session_id", Uuid),
+        Column("user_key", Uuid),
+        Column("number", Integer),
+        Column("database", Integer),
+        Column("source_id", SmallInteger),
+        Column("start_known", Boolean),
+        Column("total_reported", Boolean),
+        Column("estimated", Boolean),
+        Column("disputed", Boolean),
+        Column("end_cause", Text),
+    ]
+
+
 feed_outbox = Table(
     "feed_outbox",
     metadata,
@@ -428,8 +451,9 @@ feed_outbox = Table(
     Column("event_id", Uuid, nullable=False),
     Column("type", Text, nullable=False),
     Column("realm_id", Integer, nullable=False),
-    Column("payload", JSONB, nullable=False),
+    Column("payload", JSONB),
     Column("created_at", _time, nullable=False, server_default=text("now()")),
+    *_end(),
 )
 
 feed = Table(
@@ -439,8 +463,9 @@ feed = Table(
     Column("event_id", Uuid, nullable=False),
     Column("type", Text, nullable=False),
     Column("realm_id", Integer, nullable=False),
-    Column("payload", JSONB, nullable=False),
+    Column("payload", JSONB),
     Column("created_at", _time, nullable=False),
+    *_end(),
     UniqueConstraint("event_id", name="event_is_told_once"),
 )
 

@@ -29,8 +29,9 @@ FROM information_schema.columns WHERE table_schema = 'accounting'
 
 
 def growing(books: Books) -> set[str]:
-    """The tables that hold rows of users."""
-    return {row["name"] for row in books.query(COLUMNS) if row["column"] == "user_key"}
+    """The tables that hold rows of users, the feed left out."""
+    of_users = {row["name"] for row in books.query(COLUMNS) if row["column"] == "user_key"}
+    return of_users - ONE_ORDER
 
 
 def test_no_table_has_a_foreign_key(books: Books) -> None:

@@ -5,11 +5,15 @@ However settling's batches fall, the last telling of a session says what the ses
 
 from typing import Any, Final
 
+import psycopg
 import pytest
 
 from accounting.jobs.feed import number_feed
 from accounting.model.counters import COUNTERS
-from tests.books import Books
+from accounting.model.realms import RealmRule
+from accounting.store import feed
+from accounting.store.realms import add_realm
+from tests.books import WRITER, Books
 from tests.settling.telling import OTHER, Teller
 
 HALF, WHOLE, NOTHING = (5, 500, 4, 400), (10, 1000, 8, 800), (0, 0, 0, 0)
@@ -119,6 +123,32 @@ def test_an_event_keeps_its_id(books: Books) -> None:
         [f"session.ended\n{row['payload']['session_id']} 1"],
     )
     assert row["event_id"] == expected["id"]
+
+
+def test_an_end_that_was_told_as_json_stands_as_it_was_told(books: Books) -> None:
+    """Ends that were told, or waited, before the feed had columns for them."""
+    alice = Teller(books)
+    alice.new(0)
+    alice.close(20, WHOLE, NOTHING)
+    books.until(30)
+    books.account()
+    number_feed(books.engine)
+    (row,) = books.rows("feed")
+    with books.engine.begin() as connection:
+        realm_id = add_realm(connection, b"example.org", RealmRule())
+        feed.post(connection, "session.ended", realm_id, row["payload"], "of old")
+    assert told(books) == [row["payload"], row["payload"]]
+
+
+def test_an_end_without_all_its_figures_is_refused(books: Books) -> None:
+    with (
+        psycopg.connect(books.url(WRITER)) as connection,
+        pytest.raises(psycopg.errors.CheckViolation, match="waits_with_payload_or_end"),
+    ):
+        connection.execute(
+            "INSERT INTO accounting.feed_outbox (event_id, type, realm_id, session_id)"
+            " VALUES (gen_random_uuid(), 'session.ended', 1, gen_random_uuid())"
+        )
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 1000])
