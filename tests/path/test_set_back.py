@@ -319,7 +319,7 @@ def everything(books: Books) -> dict[str, list[dict[str, Any]]]:
 
 def make_copy(books: Books) -> None:
     """Keep the database as it is now: a backup."""
-    books.engine.dispose()
+    books.hang_up()
     with psycopg.connect(books.server.url(), autocommit=True) as connection:
         connection.execute(
             f"CREATE DATABASE {books.name}_copy TEMPLATE {books.name} STRATEGY file_copy"

@@ -31,13 +31,20 @@ def execute(books: Books, statement: str) -> None:
 
 
 def let_only_read(books: Books, *, is_so: bool) -> None:
-    """As an operator or a switch-over does; held by every new connection."""
+    """As an operator or a switch-over does; held by every new connection, and all are new then.
+
+    Cut by the server: a pool that is disposed of here never closes what a thread has of it.
+    """
     setting = f"SET default_transaction_read_only = {'on' if is_so else 'off'}"
     with psycopg.connect(
         books.url(), autocommit=True, options="-c default_transaction_read_only=off"
     ) as connection:
         connection.execute(f"ALTER DATABASE {books.name} {setting}".encode())
-    books.engine.dispose()
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 10_000) FROM pg_stat_activity"
+            " WHERE datname = %s AND pid <> pg_backend_pid()",
+            [books.name],
+        )
 
 
 def test_a_database_that_only_reads_for_a_while_counts_as_away(books: Books) -> None:
