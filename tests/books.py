@@ -48,11 +48,11 @@ def make_template(server: PostgresServer, name: str = TEMPLATE) -> None:
 
 
 @contextmanager
-def cloned(server: PostgresServer) -> Iterator[str]:
-    """The name of a fresh clone, dropped afterwards."""
+def cloned(server: PostgresServer, template: str = TEMPLATE) -> Iterator[str]:
+    """The name of a fresh clone, dropped afterwards. Nobody may be connected to the template."""
     name = f"books_{next(_NUMBERS)}"
     with psycopg.connect(server.url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     yield name
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,11 +1,14 @@
-"""Books in one database for all tests of proofs; each test begins with them empty."""
+"""Books for the tests of proofs: one database that each test empties, and one that each clones."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from accounting.jobs.verify import verify
 from accounting.store.database import Engine, open_engine
-from tests.books import WRITER, cloned
+from tests.books import WRITER, Books, cloned
+from tests.proof.test_corruptions import fill
 from tests.servers import PostgresServer
 from tests.settling.ledger import Ledger
 
@@ -27,3 +30,27 @@ def proof_engine(postgres_server: PostgresServer, proof_database: str) -> Iterat
 @pytest.fixture(scope="session")
 def ledger(postgres_server: PostgresServer, proof_database: str, proof_engine: Engine) -> Ledger:
     return Ledger(postgres_server, proof_database, proof_engine)
+
+
+@pytest.fixture(scope="session")
+def right_database(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Filled, accounted and proved; nobody is connected to it."""
+    with cloned(postgres_server) as name:
+        books = Books(postgres_server, name, tmp_path_factory.mktemp("right"))
+        fill(books)
+        assert list(verify(books.engine)) == []
+        books.close()
+        yield name
+
+
+@pytest.fixture
+def right_books(
+    postgres_server: PostgresServer, right_database: str, tmp_path: Path
+) -> Iterator[Books]:
+    """Books that are right, with nothing in their spool."""
+    with cloned(postgres_server, right_database) as name:
+        books = Books(postgres_server, name, tmp_path)
+        yield books
+        books.close()

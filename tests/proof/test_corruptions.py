@@ -168,20 +168,19 @@ def named(found: Difference) -> tuple[str, str, str]:
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_a_planted_corruption_is_found_and_named(books: Books, corruption: str) -> None:
-    fill(books)
-    assert list(verify(books.engine)) == []
+def test_a_planted_corruption_is_found_and_named(right_books: Books, corruption: str) -> None:
     statement, expected = CORRUPTIONS[corruption]
-    corrupt(books, statement)
-    assert expected in {named(one) for one in verify(books.engine)}
+    corrupt(right_books, statement)
+    assert expected in {named(one) for one in verify(right_books.engine)}
 
 
-def test_a_difference_says_what_is_booked_and_what_the_reports_say(books: Books) -> None:
-    fill(books)
-    (session,) = [row for row in books.rows("sessions") if row["allocation_id"] == f"{1:018d}"]
-    corrupt(books, CORRUPTIONS["a changed byte count of a session"][0])
+def test_a_difference_says_what_is_booked_and_what_the_reports_say(right_books: Books) -> None:
+    (session,) = [
+        row for row in right_books.rows("sessions") if row["allocation_id"] == f"{1:018d}"
+    ]
+    corrupt(right_books, CORRUPTIONS["a changed byte count of a session"][0])
     verdict = Verdict()
-    assert list(verify(books.engine, verdict=verdict)) == [
+    assert list(verify(right_books.engine, verdict=verdict)) == [
         Difference(
             realm="example.org",
             period=date(2026, 11, 1),
@@ -198,9 +197,8 @@ def test_a_difference_says_what_is_booked_and_what_the_reports_say(books: Books)
     assert (verdict.sessions, verdict.differences) == (5, 1)
 
 
-def test_one_realm_or_period_is_verified_alone(books: Books) -> None:
-    fill(books)
-    corrupt(books, CORRUPTIONS["a changed byte count of a session"][0])
-    assert list(verify(books.engine, "kolkata")) == []
-    assert list(verify(books.engine, "example.org", date(2026, 10, 1))) == []
-    assert len(list(verify(books.engine, "example.org", date(2026, 11, 1)))) == 1
+def test_one_realm_or_period_is_verified_alone(right_books: Books) -> None:
+    corrupt(right_books, CORRUPTIONS["a changed byte count of a session"][0])
+    assert list(verify(right_books.engine, "kolkata")) == []
+    assert list(verify(right_books.engine, "example.org", date(2026, 10, 1))) == []
+    assert len(list(verify(right_books.engine, "example.org", date(2026, 11, 1)))) == 1

@@ -16,7 +16,7 @@ from accounting.jobs.rebuild import rebuild
 from accounting.jobs.retain import retain
 from accounting.jobs.verify import verify
 from tests.books import Books, channel, cloned
-from tests.proof.test_corruptions import CORRUPTIONS, corrupt, fill
+from tests.proof.test_corruptions import CORRUPTIONS, corrupt
 from tests.proof.test_retain import ALL_GO, close, days_kept, tell_of_november, without_reports
 from tests.servers import PostgresServer
 from tests.settling.ledger import SOURCES, STEPS, Step
@@ -107,44 +107,45 @@ def test_killed_at_any_moment_of_dropping_and_run_again_nothing_is_lost(books: B
 
 
 def test_killed_at_any_moment_of_a_rebuild_and_run_again_the_books_are_right(
-    books: Books,
+    right_books: Books,
 ) -> None:
-    fill(books)
-    before = without_reports(books)
+    before = without_reports(right_books)
     for name in ("a lost session", "a month that counted twice", "a lost bucket"):
-        corrupt(books, CORRUPTIONS[name][0])
+        corrupt(right_books, CORRUPTIONS[name][0])
     death = Death()
-    with mortal_engine(books, death) as engine:
+    with mortal_engine(right_books, death) as engine:
         deaths = run_through_deaths(
-            books,
+            right_books,
             death,
             lambda: list(rebuild(engine, "a test", "example.org")),
             ("sessions", "session_usage", "user_usage_monthly", "buckets", "rebuilds"),
             step=11,
         )
     assert deaths > 10
-    assert {one.realm for one in rebuild(books.engine, "the other realm")} == {"kolkata"}
-    assert without_reports(books) == before
-    assert list(verify(books.engine)) == []
+    assert {one.realm for one in rebuild(right_books.engine, "the other realm")} == {"kolkata"}
+    assert without_reports(right_books) == before
+    assert list(verify(right_books.engine)) == []
 
 
-def test_killed_at_any_moment_of_an_erasure_a_name_is_there_or_gone(books: Books) -> None:
-    fill(books)
+def test_killed_at_any_moment_of_an_erasure_a_name_is_there_or_gone(right_books: Books) -> None:
     death = Death()
 
     def erase_once(engine: Any) -> None:
-        (row,) = books.query(
+        (row,) = right_books.query(
             "SELECT count(*) AS names FROM accounting.users WHERE user_id = 'alice'"
             " AND realm_id = (SELECT realm_id FROM accounting.realms WHERE realm = 'example.org')"
         )
         if row["names"]:
             erase(engine, "example.org", "alice")
 
-    with mortal_engine(books, death) as engine:
+    with mortal_engine(right_books, death) as engine:
         deaths = run_through_deaths(
-            books, death, lambda: erase_once(engine), ("users", "usernames", "rejected_messages")
+            right_books,
+            death,
+            lambda: erase_once(engine),
+            ("users", "usernames", "rejected_messages"),
         )
     assert deaths > 5
-    assert {row["user_id"] for row in books.rows("sessions") if row["realm"] == "example.org"} == {
-        ""
-    }
+    assert {
+        row["user_id"] for row in right_books.rows("sessions") if row["realm"] == "example.org"
+    } == {""}
