@@ -24,7 +24,7 @@ from accounting.model.wire import (
 from accounting.store.identities import Identities
 from accounting.store.reports import Rejected, pack_head, pack_status, pack_traffic
 
-PIECE: Final = 1_000
+PIECE: Final = 500
 """Messages that are read and packed together: few enough to stay in the processor's cache."""
 MOST_REJECTED: Final = 2_000
 MOST_NAMES: Final = 20_000

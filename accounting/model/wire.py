@@ -69,6 +69,7 @@ class Event(NamedTuple):
 Status = tuple[Kind, int | None, bytes | None, bytes | None, bytes | None]
 """What a payload of a status says: kind, lifetime, transport, server and client address."""
 
+_KINDS: Final = {b"new": Kind.NEW, b"refreshed": Kind.REFRESHED}
 _DELETED: Final[Status] = Kind.DELETED, None, None, None, None
 
 
@@ -91,10 +92,15 @@ _ID_DIGITS: Final = 18
 _TRAFFIC = re.compile(
     rb"rcvp=([0-9]{1,20}), rcvb=([0-9]{1,20}), sentp=([0-9]{1,20}), sentb=([0-9]{1,20})"
 )
+_ADDRESS: Final = rb"([^,\x00-\x1f\x7f-\xff]{0,%d})" % MAX_ADDRESS_CHARACTERS
+_LIFETIME: Final = rb"(new|refreshed) lifetime=([0-9]{1,20})"
 _STATUS = re.compile(
-    rb"(new|refreshed) lifetime=([0-9]{1,20})"
-    rb"(?:, type=([^,]*), local=([^,]*), remote=([^,]*)(?:,.*)?)?",
-    re.DOTALL,
+    _LIFETIME + rb"(?:, type=%b, local=%b, remote=%b(?:,.*)?)?" % ((_ADDRESS,) * 3), re.DOTALL
+)
+_IS_ADDRESS: Final = re.compile(_ADDRESS).fullmatch
+# The same with anything for an address: what is neither is no status at all.
+_ANY_STATUS = re.compile(
+    _LIFETIME + rb"(?:, type=([^,]*), local=([^,]*), remote=([^,]*)(?:,.*)?)?", re.DOTALL
 )
 _TOPICS: Final[dict[bytes, Topic | None]] = {
     b"/status": None,
@@ -103,6 +109,8 @@ _TOPICS: Final[dict[bytes, Topic | None]] = {
     b"/total_traffic": TOTAL,
     b"/total_traffic/peer": PEER_TOTAL,
 }
+_NO_TOPIC: Final = Topic(Kind.TOTAL, Side.PEER)
+_TOO_LONG: Final = "a lifetime is beyond 31 bits"
 _NO_CHANNEL: Final = "not a channel of an allocation"
 
 
@@ -135,10 +143,10 @@ def split_channel(channel: bytes) -> tuple[bytes, int, Topic | None]:
     """
     owner, _, rest = channel.rpartition(b"/allocation/")
     digits = rest[:_ID_DIGITS]
-    suffix = rest[_ID_DIGITS:]
-    if suffix not in _TOPICS or not digits.isdigit() or len(channel) > MAX_CHANNEL_BYTES:
+    topic = _TOPICS.get(rest[_ID_DIGITS:], _NO_TOPIC)
+    if topic is _NO_TOPIC or not digits.isdigit() or len(channel) > MAX_CHANNEL_BYTES:
         raise WireError(_NO_CHANNEL)
-    return owner, int(digits), _TOPICS[suffix]
+    return owner, int(digits), topic
 
 
 def parse_owner(owner: bytes) -> tuple[bytes, bytes]:
@@ -166,11 +174,7 @@ def parse_counters(
     counts = _TRAFFIC.fullmatch(payload)
     if counts is None:
         raise WireError("not four traffic counters")
-    digits = counts.groups()
-    received_packets = int(digits[0])
-    received_bytes = int(digits[1])
-    sent_packets = int(digits[2])
-    sent_bytes = int(digits[3])
+    received_packets, received_bytes, sent_packets, sent_bytes = map(int, counts.groups())
     # The limits are all ones: what lies beyond one has a bit that it hasn't.
     bits = received_packets | received_bytes | sent_packets | sent_bytes
     if bits > LARGE_COUNTER:
@@ -184,15 +188,26 @@ def parse_status(payload: bytes) -> Status:
         return _DELETED
     status = _STATUS.fullmatch(payload)
     if status is None:
-        raise WireError("not an allocation status")
-    word, lifetime, transport, server_address, client_address = status.groups()
-    if int(lifetime) > MAX_LIFETIME_SECONDS:
-        raise WireError("a lifetime is beyond 31 bits")
-    kind = Kind.NEW if word == b"new" else Kind.REFRESHED
-    if transport is not None:
-        for address in (transport, server_address, client_address):
-            _check(address)
-    return kind, int(lifetime), transport, server_address, client_address
+        raise WireError(_why_no_status(payload))
+    word, digits, transport, server_address, client_address = status.groups()
+    lifetime = int(digits)
+    if lifetime > MAX_LIFETIME_SECONDS:
+        raise WireError(_TOO_LONG)
+    return _KINDS[word], lifetime, transport, server_address, client_address
+
+
+def _why_no_status(payload: bytes) -> str:
+    status = _ANY_STATUS.fullmatch(payload)
+    if status is None:
+        return "not an allocation status"
+    if int(status[2]) > MAX_LIFETIME_SECONDS:
+        return _TOO_LONG
+    address = next(one for one in status.groups()[2:] if not _IS_ADDRESS(one))
+    if not address.isascii():
+        return "an address is not ASCII"
+    if len(address) > MAX_ADDRESS_CHARACTERS:
+        return "an address is too long"
+    return "an address holds control characters"
 
 
 def parse_status_key(key: bytes) -> tuple[bytes, int] | None:
@@ -206,14 +221,3 @@ def parse_status_key(key: bytes) -> tuple[bytes, int] | None:
     except WireError:
         return None
     return (owner, allocation_id) if topic is None else None
-
-
-def _check(address: bytes) -> None:
-    try:
-        text = address.decode("ascii")
-    except UnicodeDecodeError:
-        raise WireError("an address is not ASCII") from None
-    if len(text) > MAX_ADDRESS_CHARACTERS:
-        raise WireError("an address is too long")
-    if not text.isprintable():
-        raise WireError("an address holds control characters")

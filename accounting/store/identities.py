@@ -26,7 +26,8 @@ REMEMBERED_BYTES: Final = 96 << 20
 _OVERHEAD_BYTES: Final = 240
 """Of a name in that memory, beside its own bytes."""
 
-_IDENTITY: Final = Struct("!ii i16s i16s".replace(" ", ""))
+# With the length of the field after it, as store.reports wants it.
+_IDENTITY: Final = Struct("!ii i16s i16s i".replace(" ", ""))
 IDENTITY_BYTES: Final = _IDENTITY.size
 
 
@@ -40,7 +41,7 @@ class Identity(NamedTuple):
     @classmethod
     def unpacked(cls, fields: bytes) -> Self:
         """Out of its fields in a row of binary COPY."""
-        _, realm_id, _, username_key, _, user_key = _IDENTITY.unpack(fields)
+        _, realm_id, _, username_key, _, user_key, _ = _IDENTITY.unpack(fields)
         return cls(realm_id, username_key, user_key)
 
 
@@ -113,7 +114,7 @@ class Identities:
         # The two kinds of key never meet, even where a username is its own user id.
         username_key = opaque_key(self._key, realm, b"username\0" + username)
         realm_id = self._realms[realm]
-        known = _IDENTITY.pack(4, realm_id, 16, username_key, 16, user_key)
+        known = _IDENTITY.pack(4, realm_id, 16, username_key, 16, user_key, 8)
         if self._is_erased(user_key, received_at):
             nameless = realm_id, username_key, b"", user_key, b""
             self._new.setdefault(username_key + user_key, nameless)

@@ -34,19 +34,22 @@ _COPY: Final = (
 )
 _COLUMNS: Final = 20
 # A field is its length and its bytes; a length of -1 is null. Packed one by one the twenty fields
-# cost twice as much as in pieces, of which most are the same from row to row.
-_HEAD: Final = Struct("!h ih ii ii i?".replace(" ", ""))
-_TOPIC: Final = Struct("!ih ih iiii".replace(" ", ""))
-_PLACED: Final = f"!{_HEAD.size}s iq iq {IDENTITY_BYTES}s iq".replace(" ", "")
-_TRAFFIC: Final = Struct(_PLACED + f"{_TOPIC.size}s iqiqiqiq")
+# cost twice as much as in pieces, of which most are the same from row to row. A piece ends with the
+# length of what comes after it.
+_HEAD: Final = Struct("!h ih ii ii i? i".replace(" ", ""))
+_TOPIC: Final = Struct("!ih ih iiii i".replace(" ", ""))
+_PLACED: Final = f"!{_HEAD.size}s q iq {IDENTITY_BYTES}s q".replace(" ", "")
+_TRAFFIC: Final = Struct(_PLACED + f"{_TOPIC.size}s qiqiqiq".replace(" ", ""))
 _STATUS: Final = Struct(_PLACED + "ihi")
 _LIFETIME: Final = Struct("!ii")
 _LENGTH: Final = Struct("!i")
 _LENGTHS: Final = [_LENGTH.pack(length) for length in range(MAX_ADDRESS_CHARACTERS + 1)]
 _NULL: Final = _LENGTH.pack(-1)
 _NO_COUNTERS: Final = Struct("!iqiqiqiq").pack(8, 0, 8, 0, 8, 0, 8, 0)
+_NO_ADDRESSES: Final = _NULL * 3 + _NO_COUNTERS
+_NO_MORE: Final = _NULL + _NO_ADDRESSES
 _TOPICS: Final[dict[Topic, bytes]] = {
-    topic: _TOPIC.pack(2, topic.kind, 2, topic.side, -1, -1, -1, -1)
+    topic: _TOPIC.pack(2, topic.kind, 2, topic.side, -1, -1, -1, -1, 8)
     for topic in (INTERIM, PEER_INTERIM, TOTAL, PEER_TOTAL)
 }
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -77,7 +80,7 @@ def copy_reports(cursor: Cursor[Any], pieces: Iterable[bytes]) -> int:
 
 def pack_head(source_id: int, epoch: int, database: int, *, estimated: bool) -> bytes:
     """What rows begin with."""
-    return _HEAD.pack(_COLUMNS, 2, source_id, 4, epoch, 4, database, 1, estimated)
+    return _HEAD.pack(_COLUMNS, 2, source_id, 4, epoch, 4, database, 1, estimated, 8)
 
 
 def pack_traffic(
@@ -93,15 +96,12 @@ def pack_traffic(
     received_packets, received_bytes, sent_packets, sent_bytes = counters
     return _TRAFFIC.pack(
         head,
-        8,
         position,
         8,
         received_at - POSTGRES_EPOCH,
         identity,
-        8,
         allocation_id,
         _TOPICS[topic],
-        8,
         received_packets,
         8,
         received_bytes,
@@ -121,24 +121,27 @@ def pack_status(
     status: Status,
 ) -> bytes:
     """The row of a new, a refreshed or a deleted; ``received_at`` in microseconds."""
-    kind, lifetime, transport, server_address, client_address = status
-    received_at -= POSTGRES_EPOCH
+    kind, lifetime, transport, server, client = status
+    placed = _STATUS.pack(
+        head, position, 8, received_at - POSTGRES_EPOCH, identity, allocation_id, 2, kind, -1
+    )
+    if lifetime is None:
+        return placed + _NO_MORE
+    if transport is None or server is None or client is None:
+        return placed + _LIFETIME.pack(4, lifetime) + _NO_ADDRESSES
     return b"".join(
         (
-            _STATUS.pack(
-                head, 8, position, 8, received_at, identity, 8, allocation_id, 2, kind, -1
-            ),
-            _NULL if lifetime is None else _LIFETIME.pack(4, lifetime),
-            _text(transport),
-            _text(server_address),
-            _text(client_address),
+            placed,
+            _LIFETIME.pack(4, lifetime),
+            _LENGTHS[len(transport)],
+            transport,
+            _LENGTHS[len(server)],
+            server,
+            _LENGTHS[len(client)],
+            client,
             _NO_COUNTERS,
         )
     )
-
-
-def _text(value: bytes | None) -> bytes:
-    return _NULL if value is None else _LENGTHS[len(value)] + value
 
 
 def reject(connection: Connection, source_id: int, messages: Iterable[Rejected]) -> None:
