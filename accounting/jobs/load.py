@@ -42,6 +42,8 @@ log = structlog.get_logger()
 BATCH: Final = 50_000
 """Messages in one transaction at the most."""
 IDLE_SECONDS: Final = 0.1
+PATIENCE_SECONDS: Final = 0.25
+"""Once all is loaded: a transaction by itself costs as much as a thousand messages."""
 LONGEST_BACKOFF_SECONDS: Final = 10.0
 PRUNE_SECONDS: Final = 60
 DRAIN_SECONDS: Final = 20.0
@@ -63,6 +65,7 @@ class Loader:
     _identities: Identities = field(init=False)
     _partitions: set[int] = field(init=False, default_factory=set)
     _gaps: dict[int, Gap] = field(init=False, default_factory=dict)
+    _at_end: bool = field(init=False, default=False)
     _idle: SpoolState | None = field(init=False, default=None)
     _left: tuple[int, int] | None = field(init=False, default=None)
     _sighted: int = field(init=False, default=0)
@@ -72,6 +75,11 @@ class Loader:
 
     def __post_init__(self) -> None:
         self._identities = Identities(self.default_rule)
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the last transaction left nothing of what was there when it began."""
+        return self._at_end
 
     def load(self, limit: int = BATCH) -> int:
         """Load the next messages; returns how many, 0 when there are none.
@@ -109,6 +117,7 @@ class Loader:
             left = self._move(connection, source, rows, state)
             self._write_gaps(connection, source, numbers, gaps, state)
         self._left, self._allowance = left, rows.allowance
+        self._at_end = rows.place >= rows.end
         self._looked_at = time.monotonic()
         self._sighted = sighted
         self._identities.committed()
@@ -306,6 +315,8 @@ def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -
         elif not loaded:
             pruned_at = _prune(loader.spool, pruned_at, retention)
             stop.wait(IDLE_SECONDS)
+        elif loader.is_at_end:
+            stop.wait(PATIENCE_SECONDS)
     log.warning("what is left stays in the spool", reason="there is too much of it")
 
 

@@ -35,10 +35,10 @@ def resume(
     up to which everything is loaded. Raises LeaseHeld when another collector's spool went further:
     this one must take over before any of it is loaded.
     """
-    if is_overtaken(spool, place_of(connection, source)):
+    known = sources.epoch_tokens(connection, source.source_id)
+    if is_overtaken(spool, place_of(source, known)):
         raise LeaseHeld(f"source {source.source} went on without this spool: it must take over")
     epochs = spool.epochs()
-    known = sources.epoch_tokens(connection, source.source_id)
     here = next((epoch for epoch in epochs if known.get(epoch.token) == source.epoch), None)
     if here is not None and not _is_another(spool, here, source):
         start = here.epoch, source.position

@@ -5,6 +5,7 @@ what counts once is decided by positions, however many believe that it is their 
 """
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -96,7 +97,7 @@ def take_turn(engine: Engine, spool: Spool, seconds: float) -> Place | None:
         hold_lease(connection, source, spool, seconds)
         if not source.epoch:
             source = open_books(connection, source, spool)
-        return place_of(connection, source)
+        return place_of(source, sources.epoch_tokens(connection, source.source_id))
 
 
 def _claim(connection: Connection, spool: Spool, seconds: float) -> SourceRow:
@@ -137,9 +138,11 @@ def open_books(connection: Connection, source: SourceRow, spool: Spool) -> Sourc
     return sources.source(connection, source.source_id)
 
 
-def place_of(connection: Connection, source: SourceRow) -> Place | None:
-    """Where the books of a source stand; None when nothing was loaded yet."""
-    known = sources.epoch_tokens(connection, source.source_id)
+def place_of(source: SourceRow, known: Mapping[str, int]) -> Place | None:
+    """Where the books of a source stand; None when nothing was loaded yet.
+
+    ``known``: the database's number of each epoch, by its token.
+    """
     token = next((token for token, number in known.items() if number == source.epoch), None)
     if token is None:
         return None

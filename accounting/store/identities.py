@@ -68,7 +68,8 @@ class Identities:
 
     def begin(self, connection: Connection) -> None:
         """Start a transaction: rules as they are now, nothing new yet."""
-        self._key = bytes(connection.execute(select(installation.c.identity_key)).scalar_one())
+        if not self._key:  # the same for as long as the books are
+            self._key = bytes(connection.execute(select(installation.c.identity_key)).scalar_one())
         self._realms = realms.realm_ids(connection)
         rules = realms.all_rules(connection)
         changed = {one: of.rules for one, of in rules.items()} != {

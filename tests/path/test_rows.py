@@ -219,6 +219,18 @@ def test_what_is_rejected_ends_a_transaction_before_it_fills_the_memory(
     assert len(books.rows("traffic_reports")) == 1
 
 
+def test_a_loader_knows_whether_anything_was_left_for_another_transaction(books: Books) -> None:
+    """While there is, it makes no pause."""
+    books.hear_all([(books.at(number), 0, channel("traffic"), b"") for number in range(7)])
+    loader = Loader(books.engine, books.spool(), books.rule)
+    assert [(loader.load(3), loader.is_at_end) for _ in range(4)] == [
+        (3, False),
+        (3, False),
+        (1, True),
+        (0, True),
+    ]
+
+
 def test_names_of_a_transaction_that_failed_are_written_by_the_next(books: Books) -> None:
     books.hear(1, channel("status"), status("new"))
     loader = Loader(books.engine, books.spool(), books.rule)
