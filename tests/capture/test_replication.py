@@ -358,12 +358,12 @@ def test_a_silent_stream_is_given_up_when_the_server_goes_on_and_nothing_is_lost
 
 
 def test_a_paused_server_is_no_gap(master: RedisServer, tmp_path: Path) -> None:
-    with following(master.url, tmp_path, silence_seconds=0.5) as collecting:
+    with following(master.url, tmp_path, silence_seconds=0.3) as collecting:
         collecting.await_attached(master)
         publish(master, b"1")
         master.pause()
         paused_at = wall_clock()
-        wait_until(lambda: wall_clock() - paused_at > 1_500_000)
+        wait_until(lambda: wall_clock() - paused_at > 900_000)
         assert (collecting.spool.state().captured_until or 0) <= paused_at
         master.resume()
         publish(master, b"2")
@@ -622,9 +622,10 @@ def test_a_clock_that_is_set_back_as_the_stream_begins_holds_nothing_up(
 
 
 def test_a_stop_does_not_wait_for_a_server_that_hangs(
-    valkey_master: ValkeyServer, tmp_path: Path
+    valkey_master: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Longer than for the last tick: the question that is never answered is given up."""
+    monkeypatch.setattr("accounting.capture.following.stop_seconds", 0.5)
     with following(valkey_master.url, tmp_path, silence_seconds=120) as collecting:
         collecting.await_attached(valkey_master)
         valkey_master.pause()
