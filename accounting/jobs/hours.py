@@ -67,13 +67,19 @@ def _within(time: int, hour: Bucket) -> int:
 class Changes:
     """What one step changes: rows of sessions' hours, and by how much it changes users' hours.
 
-    ``by_hour`` holds for each hour of a user that is billed COUNTERS, sessions started and ended,
-    microseconds, estimated bytes, and sessions that lived on into that hour. ``slices`` are those
-    in which sessions began or ended, or do so no more.
+    A session that has lived in one hour only has no row of it: ``only_hours`` has its start, by
+    session. ``spread`` are those that had none until now and are given one, with those that the
+    caller names: their hours stand in rows whatever they are. ``hours`` are all that were touched,
+    of realms. ``by_hour`` holds for each hour of a user that is billed COUNTERS, sessions started
+    and ended, microseconds, estimated bytes, and sessions that lived on into that hour. ``slices``
+    are those in which sessions began or ended, or do so no more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spread: Iterable[bytes] = ()) -> None:
         self.rows: list[UsageRow] = []
+        self.only_hours: dict[bytes, int] = {}
+        self.spread = set(spread)
+        self.hours: set[tuple[int, int]] = set()
         self.by_hour: dict[Place, list[int]] = {}
         self.slices: set[Slice] = set()
 
@@ -83,12 +89,24 @@ class Changes:
         Where it was not vouched for before, or not estimated, what its hours held already is the
         business of ``session_usage.reflag``: here they count as if they had been.
         """
-        for hour, row in _hours(life, calendar):
-            self.rows.append(row)
+        hours = _hours(life, calendar)
+        self._place(life, [row for _, row in hours])
+        for hour, row in hours:
+            self.hours.add((life.realm_id, row.starts_at))
             if life.vouched:
                 self._change(life, hour, row)
         if life.vouched:
             self.slices.update(_touched_slices(life, calendar))
+
+    def _place(self, life: Life, rows: list[UsageRow]) -> None:
+        stored, number = life.stored, life.session_id
+        only = rows[0].starts_at if stored is None else stored.only_hour
+        if number not in self.spread and len(rows) == 1 and rows[0].starts_at == only:
+            self.only_hours[number] = only
+            return
+        self.rows += rows
+        if stored is not None and stored.only_hour is not None:
+            self.spread.add(number)
 
     def _change(self, life: Life, hour: Bucket, row: UsageRow) -> None:
         counters = row.counters

@@ -183,14 +183,11 @@ def _write(
 ) -> None:
     if not touched:
         return
-    changes = Changes()
+    changes = Changes(one for limbo, life in absorbed for one in (limbo, life.session_id))
     for _, life in touched:
         changes.take(life, rules[life.realm_id].calendar)
+    session_usage.spread(connection, changes.spread)
     session_usage.absorb(connection, absorbed)
-    settling.write_lives(
-        connection,
-        ((key, life, life.expires_at + _grace(rules, life)) for key, life in touched),
-    )
     session_usage.reflag(
         connection,
         [
@@ -201,6 +198,18 @@ def _write(
         ]
         + [life for _, life in absorbed],
     )
+    settling.write_lives(
+        connection,
+        (
+            (
+                key,
+                life,
+                life.expires_at + _grace(rules, life),
+                changes.only_hours.get(life.session_id),
+            )
+            for key, life in touched
+        ),
+    )
     session_usage.write_usage(connection, changes.rows)
     session_usage.mark_hours(connection, changes.marks())
     peaks.touch_slices(connection, changes.slices)
@@ -208,7 +217,7 @@ def _write(
         connection,
         (
             (realm_id, Level.HOUR, rules[realm_id].calendar.bucket(Level.HOUR, starts_at))
-            for realm_id, starts_at in {(row.realm_id, row.starts_at) for row in changes.rows}
+            for realm_id, starts_at in changes.hours
         ),
     )
 

@@ -104,12 +104,16 @@ class Entry(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What the tables held of a life before this step; ``still`` is what changes seldom."""
+    """What the tables held of a life before this step; ``still`` is what changes seldom.
+
+    ``only_hour``: the start of the hour it lived in; None when it has lived in more than one.
+    """
 
     until: int
     ended: bool
     vouched: bool
     estimated: bool
+    only_hour: int | None = None
     still: tuple[object, ...] = ()
 
 

@@ -25,18 +25,15 @@ from accounting.store.session_usage import USAGE_COLUMNS, UsageRow
 from accounting.store.settling import KEY_COLUMNS, LIFE_COLUMNS, Key, life_row
 
 BOOKS: Final[Mapping[str, Table]] = {
-    table.name: table
-    for table in (
-        schema.sessions,
-        schema.session_usage,
-        *schema.user_usage.values(),
-        *schema.realm_usage.values(),
-    )
+    "sessions": schema.sessions,
+    "session_usage": schema.session_hours,
+    **{table.name: table for table in (*schema.user_usage.values(), *schema.realm_usage.values())},
 }
-"""The tables that follow from the reports, in order of derivation."""
+"""What follows from the reports, in order of derivation; hours of sessions wherever they stand."""
 
-_UNPROVED: Final = frozenset({"due_at", "ends"})
-"""Columns of the jobs' own work: when to look again, how often an end was told."""
+_UNPROVED: Final = frozenset({"due_at", "ends", "only_hour"})
+"""Columns of the jobs' own work: when to look again, how often an end was told, and whether hours
+stand in rows of their own."""
 _STATEMENTS: Final = (
     "prove_user_hourly",
     "prove_user_daily",
@@ -215,7 +212,7 @@ def mismatches(
     ``sessions``: only those of the sessions in that table.
     """
     table = BOOKS[name]
-    proof = proof_of(table)
+    proof = proof_of(table, f"proof_{name}")
     begins = "started_at" if name == "sessions" else "starts_at"
 
     def part(of: Table) -> Any:

@@ -12,8 +12,16 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from accounting.model.buckets import moment
 from accounting.store.database import statement
-from accounting.store.proving import BOOKS, proof_of, proved_columns, unequal
-from accounting.store.schema import buckets, realm_slices, rebuilds
+from accounting.store.proving import proof_of, proved_columns, unequal
+from accounting.store.schema import (
+    buckets,
+    realm_slices,
+    realm_usage,
+    rebuilds,
+    session_usage,
+    sessions,
+    user_usage,
+)
 
 
 def replace(connection: Connection, realm_id: int) -> int:
@@ -22,8 +30,9 @@ def replace(connection: Connection, realm_id: int) -> int:
     The caller holds the locks of settling and of the roll-up, and has staged that realm alone.
     """
     connection.execute(statement("touch_rebuilt_periods"), {"realm_id": realm_id})
+    connection.execute(statement("prove_only_hours"))
     replaced = 0
-    for name, table in BOOKS.items():
+    for table in (sessions, session_usage, *user_usage.values(), *realm_usage.values()):
         proof = proof_of(table)
         keys = [column.name for column in table.primary_key]
         same = [proof.c[key] == table.c[key] for key in keys]
@@ -31,9 +40,12 @@ def replace(connection: Connection, realm_id: int) -> int:
             delete(table).where(table.c.realm_id == realm_id, ~exists().where(*same))
         )
         replaced += removed.rowcount
-        equal = exists().where(*same, ~or_(*unequal(table.c, proof.c, proved_columns(table))))
+        compared = proved_columns(table)
+        if table is sessions:
+            compared.append("only_hour")
+        equal = exists().where(*same, ~or_(*unequal(table.c, proof.c, compared)))
         rows = select(proof).where(~equal.correlate(proof))
-        if name == "sessions":
+        if table is sessions:
             # As settling does it: the feed is told of each end that is another now.
             connection.execute(statement("stage_sessions"))
             staged = proof_of(table, "staged_sessions")

@@ -247,6 +247,7 @@ sessions = Table(
     Column("estimated", Boolean, nullable=False),
     Column("disputed", Boolean, nullable=False),
     Column("ends", Integer, nullable=False, server_default=text("0")),
+    Column("only_hour", _time),
     Index(
         "sessions_standing",
         "username_key",
@@ -275,6 +276,12 @@ sessions = Table(
         "ended_at",
         postgresql_where=text("ended_at IS NOT NULL"),
     ),
+    Index(
+        "sessions_unattributed",
+        "realm_id",
+        "only_hour",
+        postgresql_where=text("NOT vouched AND only_hour IS NOT NULL"),
+    ),
 )
 
 session_usage = Table(
@@ -298,6 +305,16 @@ session_usage = Table(
         "realm_id",
         "starts_at",
         postgresql_where=text("NOT vouched"),
+    ),
+)
+
+# A view: the rows of session_usage, and one for each session that lives within one hour.
+session_hours = Table(
+    "session_hours",
+    MetaData(schema="accounting"),
+    *(
+        Column(column.name, column.type, primary_key=column.primary_key)
+        for column in session_usage.c
     ),
 )
 
@@ -578,7 +595,7 @@ carried_lives = Table(
     *(
         Column(column.name, column.type, primary_key=column.primary_key, nullable=column.nullable)
         for column in sessions.c
-        if column.name not in {"due_at", "ends"}
+        if column.name not in {"due_at", "ends", "only_hour"}
     ),
     Column("entries", ARRAY(BigInteger), nullable=False),
     Index("carried_lives_by_name", "username_key"),

@@ -1,7 +1,9 @@
 """The hours of sessions, stored, and marks of by how much they change the usage of users.
 
-Owns the tables ``session_usage`` and ``touched_hours``. Whoever changes the first says so in the
-second, in the same transaction: the roll-up adds what it finds there.
+Owns the tables ``session_usage`` and ``touched_hours``. A session that lives within one hour has no
+row in the first: ``sessions.only_hour`` says which, and the view ``session_hours`` has all. Whoever
+changes what the view says marks it in the second, in the same transaction: the roll-up adds what it
+finds there.
 """
 
 from collections.abc import Iterable, Sequence
@@ -68,6 +70,21 @@ class UsageRow(NamedTuple):
     counters: Sequence[int]
 
 
+def spread(connection: Connection, session_ids: Iterable[bytes]) -> None:
+    """Give sessions rows for the only hour that they had so far, as far as they had only one.
+
+    Before anything else is written of them.
+    """
+    ids = [(session_id,) for session_id in session_ids]
+    if not ids:
+        return
+    connection.execute(statement("stage_spread"))
+    with binary_cursor(psycopg_connection(connection)) as cursor:
+        copy_rows(cursor, "staged_spread", (("session_id", "uuid"),), ids)
+    with along_keys(connection):
+        connection.execute(statement("spread_sessions"))
+
+
 def absorb(connection: Connection, pairs: Sequence[tuple[bytes, Life]]) -> None:
     """Move the stored hours of limbo lives to the lives that turned out to be theirs."""
     if not pairs:
@@ -88,7 +105,7 @@ def absorb(connection: Connection, pairs: Sequence[tuple[bytes, Life]]) -> None:
 def reflag(connection: Connection, lives: Sequence[Life]) -> None:
     """Carry a session's vouched and estimated to all hours that it has, and mark what changes.
 
-    Before what this step adds is written.
+    Before the sessions are written, and what this step adds to their hours.
     """
     if not lives:
         return
@@ -106,10 +123,13 @@ def reflag(connection: Connection, lives: Sequence[Life]) -> None:
 
 def write_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
     """Add to the hours of sessions. What that changes for users is the caller's to mark."""
+    packed = [_usage_row(row) for row in rows]
+    if not packed:
+        return
     connection.execute(statement("stage_usage"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
         names = [name for name, _ in USAGE_COLUMNS]
-        copy_packed(cursor, "staged_usage", names, map(_usage_row, rows))
+        copy_packed(cursor, "staged_usage", names, iter(packed))
     connection.execute(statement("put_usage"))
 
 

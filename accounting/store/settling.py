@@ -133,7 +133,7 @@ def fetch_due(
 def _stored(row: Sequence[Any]) -> tuple[Key, Life]:
     key, life = life_of_row(row)
     life.stored = Stored(
-        life.until, life.ended_at is not None, life.vouched, life.estimated, _still(life)
+        life.until, life.ended_at is not None, life.vouched, life.estimated, row[35], _still(life)
     )
     return key, life
 
@@ -191,20 +191,20 @@ def _still(life: Life) -> tuple[object, ...]:
     )
 
 
-def write_lives(connection: Connection, lives: Iterable[tuple[Key, Life, int]]) -> None:
-    """Write lives as they stand now: (key, life, when it must be looked at again).
+def write_lives(connection: Connection, lives: Iterable[tuple[Key, Life, int, int | None]]) -> None:
+    """Write lives as they stand now: (key, life, when to look at it again, its only hour if any).
 
     Those that ended, or ended otherwise than was told, are told to the feed. Those of which only
     time and counters moved, which are most, take a shorter way.
     """
     whole: list[bytes] = []
     moved: list[bytes] = []
-    for key, life, due_at in lives:
+    for key, life, due_at, only_hour in lives:
         stored = life.stored
         if stored is not None and not stored.ended and stored.still == _still(life):
             moved.append(_move(life, due_at))
         else:
-            whole.append(_life_row(key, life, due_at))
+            whole.append(_life_row(key, life, due_at, only_hour))
     with _cursor(connection) as cursor:
         if whole:
             connection.execute(statement("stage_sessions"))
@@ -293,6 +293,7 @@ _PACKED_COLUMNS: Final = (
     "due_at",
     *(name for name, _ in LIFE_COLUMNS if name not in _NULLABLE),
     *_NULLABLE,
+    "only_hour",
 )
 _NULL: Final = b"\xff\xff\xff\xff"
 _TIME: Final = Struct("!iq")
@@ -316,7 +317,7 @@ def _move(life: Life, due_at: int) -> bytes:
     )
 
 
-def _life_row(key: Key, life: Life, due_at: int) -> bytes:
+def _life_row(key: Key, life: Life, due_at: int, only_hour: int | None) -> bytes:
     """A life as a packed row: _PACKED_COLUMNS, those that may be null last."""
     u, c, p = life.usage, life.client_total, life.peer_total
     fixed = _LIFE.pack(
@@ -336,13 +337,18 @@ def _life_row(key: Key, life: Life, due_at: int) -> bytes:
     return b"".join(
         (
             fixed,
-            _NULL if life.ended_at is None else _TIME.pack(8, life.ended_at - POSTGRES_EPOCH),
+            _time(life.ended_at),
             _text(life.end_cause),
             _text(life.transport),
             _text(life.client_address),
             _text(life.server_address),
+            _time(only_hour),
         )
     )
+
+
+def _time(value: int | None) -> bytes:
+    return _NULL if value is None else _TIME.pack(8, value - POSTGRES_EPOCH)
 
 
 def _text(value: str | None) -> bytes:

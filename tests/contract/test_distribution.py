@@ -24,7 +24,8 @@ WHERE c.relnamespace = 'accounting'::regnamespace AND x.indisunique AND NOT x.in
 COLUMNS = """
 SELECT table_name::text AS name, column_name::text AS column,
     is_identity = 'YES' OR column_default LIKE 'nextval%' AS is_numbered
-FROM information_schema.columns WHERE table_schema = 'accounting'
+FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name)
+WHERE table_schema = 'accounting' AND table_type = 'BASE TABLE'
 """
 
 

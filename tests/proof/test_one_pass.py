@@ -74,8 +74,9 @@ def test_each_stop_on_the_way_is_told_as_if_it_were_the_end(
                 ends_at=ends_at,
                 cutoff=cutoff_at(connection, ends_at + HOUR),
             )
-            for realm_id in rules
-            for starts_at, ends_at in pairwise(times)
+            for realm_id, rule in rules.items()
+            # Periods begin with an hour of their realm.
+            for starts_at, ends_at in pairwise(rule.calendar.hour(at).starts_at for at in times)
         ]
         on_the_way, others = in_one_pass(connection, stops)
         assert (len(on_the_way), others) == (len(stops), [])

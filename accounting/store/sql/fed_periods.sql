@@ -5,7 +5,10 @@ SELECT r.realm, p.period, p.closed_at IS NOT NULL AS is_closed, f.differences, f
 FROM (
     SELECT h.realm_id, min(h.starts_at) AS first, max(h.starts_at) AS last
     FROM day_lives d
-    JOIN accounting.session_usage h ON h.session_id = d.session_id AND h.user_key = d.user_key
+    CROSS JOIN LATERAL (  -- OFFSET 0: along the keys, session by session
+        SELECT * FROM accounting.session_hours h
+        WHERE h.session_id = d.session_id AND h.user_key = d.user_key OFFSET 0
+    ) h
     WHERE h.vouched GROUP BY h.realm_id
 ) fed
 JOIN accounting.realms r USING (realm_id)

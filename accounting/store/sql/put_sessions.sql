@@ -9,7 +9,7 @@ INSERT INTO accounting.sessions AS e (
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
     news, deletes, client_totals, peer_totals,
-    client_total, peer_total, estimated, disputed, ends
+    client_total, peer_total, estimated, disputed, ends, only_hour
 )
 SELECT
     session_id, user_key, username_key, realm_id,
@@ -20,7 +20,7 @@ SELECT
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
     news, deletes, client_totals, peer_totals,
-    client_total, peer_total, estimated, disputed, ends
+    client_total, peer_total, estimated, disputed, ends, only_hour
 FROM staged_sessions
 ON CONFLICT (session_id, user_key) DO UPDATE SET
     due_at = CASE WHEN e.ended_at IS NOT NULL OR excluded.due_at < e.due_at
@@ -38,4 +38,4 @@ ON CONFLICT (session_id, user_key) DO UPDATE SET
     client_totals = excluded.client_totals, peer_totals = excluded.peer_totals,
     client_total = excluded.client_total, peer_total = excluded.peer_total,
     estimated = excluded.estimated, disputed = excluded.disputed,
-    ends = greatest(e.ends, excluded.ends)
+    ends = greatest(e.ends, excluded.ends), only_hour = excluded.only_hour

@@ -1,9 +1,13 @@
 -- Carries what a session is (vouched for, estimated) to all its hours, and marks what that changes.
+-- The only hour of one that lives within it is written with the session itself, after this.
 WITH before AS (
     SELECT h.*, f.vouched AS is_vouched, f.estimated AS is_estimated,
         f.vouched::integer - h.vouched::integer AS sign,
         (f.vouched AND f.estimated)::integer - (h.vouched AND h.estimated)::integer AS estimated_sign
-    FROM staged_flags f JOIN accounting.session_usage h USING (session_id)
+    FROM staged_flags f
+    CROSS JOIN LATERAL (  -- OFFSET 0: along the keys, session by session
+        SELECT * FROM accounting.session_hours h WHERE h.session_id = f.session_id OFFSET 0
+    ) h
     WHERE (h.vouched, h.estimated) IS DISTINCT FROM (f.vouched, f.estimated)
 ),
 changed AS (

@@ -23,6 +23,6 @@ FROM (
         h.peer_sent_bytes
     ))
     FROM sealed l
-    JOIN accounting.session_usage h ON h.session_id = l.session_id AND h.user_key = l.user_key
+    JOIN accounting.session_hours h ON h.session_id = l.session_id AND h.user_key = l.user_key
 ) hashes
 GROUP BY realm_id, day

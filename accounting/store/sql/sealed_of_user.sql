@@ -23,7 +23,7 @@ CROSS JOIN LATERAL (
         sum(peer_received_bytes) AS peer_received_bytes,
         sum(peer_sent_packets) AS peer_sent_packets, sum(peer_sent_bytes) AS peer_sent_bytes,
         sum(round(extract(epoch FROM active_to - active_from) * 1000000)) AS session_microseconds
-    FROM accounting.session_usage
+    FROM accounting.session_hours
     WHERE session_id = e.session_id AND user_key = e.user_key AND vouched
         AND starts_at >= CAST(:starts_at AS timestamptz)
         AND starts_at < CAST(:ends_at AS timestamptz)

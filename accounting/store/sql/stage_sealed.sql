@@ -7,8 +7,8 @@ WITH of_sessions AS (
 of_periods AS (
     INSERT INTO proof_period_usage
     SELECT h.* FROM sealed l
-    JOIN accounting.session_usage h ON h.session_id = l.session_id AND h.user_key = l.user_key
+    JOIN accounting.session_hours h ON h.session_id = l.session_id AND h.user_key = l.user_key
 )
 INSERT INTO proof_session_usage
 SELECT h.* FROM sealed l
-JOIN accounting.session_usage h ON h.session_id = l.session_id AND h.user_key = l.user_key
+JOIN accounting.session_hours h ON h.session_id = l.session_id AND h.user_key = l.user_key

@@ -19,7 +19,7 @@ CROSS JOIN LATERAL (
 ) u
 CROSS JOIN LATERAL (
     SELECT sum(received_bytes + sent_bytes) AS unattributed_bytes
-    FROM accounting.session_usage h
+    FROM accounting.session_hours h
     WHERE h.realm_id = r.realm_id AND h.starts_at > now() - interval '24 hours' AND NOT h.vouched
 ) n
 ORDER BY r.realm
