@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from accounting.model.buckets import Bucket, Calendar, Level, microseconds, moment
 from accounting.store.binary import binary_cursor, copy_rows
-from accounting.store.database import psycopg_connection, statement
+from accounting.store.database import along_keys, psycopg_connection, statement
 from accounting.store.schema import buckets
 
 _STATEMENTS: Final = (
@@ -124,8 +124,9 @@ def stage_hours(connection: Connection, hours: Sequence[Hour]) -> None:
 
 def add_usage(connection: Connection) -> None:
     """Add what the taken marks say to all usage that they are part of."""
-    for name in _STATEMENTS:
-        connection.execute(statement(name))
+    with along_keys(connection):
+        for name in _STATEMENTS:
+            connection.execute(statement(name))
 
 
 def touch_closed_periods(connection: Connection) -> None:

@@ -211,7 +211,7 @@ def write_lives(connection: Connection, lives: Iterable[tuple[Key, Life, int, in
             copy_packed(cursor, "staged_sessions", _PACKED_COLUMNS, iter(whole))
             with along_keys(connection):
                 connection.execute(statement("tell_ends"))
-            connection.execute(statement("put_sessions"))
+                connection.execute(statement("put_sessions"))
         if moved:
             connection.execute(statement("stage_moves"))
             copy_packed(cursor, "staged_moves", _MOVE_COLUMNS, iter(moved))

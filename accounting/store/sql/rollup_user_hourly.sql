@@ -1,19 +1,29 @@
 -- Adds to the touched hours of users what changed in them.
-INSERT INTO accounting.user_usage_hourly AS u (
+MERGE INTO accounting.user_usage_hourly u
+USING (
+    SELECT * FROM staged_touched ORDER BY user_key, starts_at
+) t
+ON u.user_key = t.user_key AND u.starts_at = t.starts_at
+WHEN MATCHED THEN UPDATE SET
+    received_packets = u.received_packets + t.received_packets,
+    received_bytes = u.received_bytes + t.received_bytes,
+    sent_packets = u.sent_packets + t.sent_packets, sent_bytes = u.sent_bytes + t.sent_bytes,
+    peer_received_packets = u.peer_received_packets + t.peer_received_packets,
+    peer_received_bytes = u.peer_received_bytes + t.peer_received_bytes,
+    peer_sent_packets = u.peer_sent_packets + t.peer_sent_packets,
+    peer_sent_bytes = u.peer_sent_bytes + t.peer_sent_bytes,
+    sessions_started = u.sessions_started + t.sessions_started,
+    sessions_ended = u.sessions_ended + t.sessions_ended,
+    session_microseconds = u.session_microseconds + t.session_microseconds,
+    estimated_bytes = u.estimated_bytes + t.estimated_bytes
+WHEN NOT MATCHED THEN INSERT (
     user_key, starts_at, realm_id,
-    received_packets, received_bytes, sent_packets, sent_bytes,
-    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-    sessions_started, sessions_ended, session_microseconds, estimated_bytes
+    received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
+    peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
+    session_microseconds, estimated_bytes
+) VALUES (
+    t.user_key, t.starts_at, t.realm_id,
+    t.received_packets, t.received_bytes, t.sent_packets, t.sent_bytes, t.peer_received_packets,
+    t.peer_received_bytes, t.peer_sent_packets, t.peer_sent_bytes, t.sessions_started,
+    t.sessions_ended, t.session_microseconds, t.estimated_bytes
 )
-SELECT user_key, starts_at, realm_id,
-    received_packets, received_bytes, sent_packets, sent_bytes,
-    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-    sessions_started, sessions_ended, session_microseconds, estimated_bytes
-FROM staged_touched
-ON CONFLICT (user_key, starts_at) DO UPDATE SET
-    received_packets = u.received_packets + excluded.received_packets, received_bytes = u.received_bytes + excluded.received_bytes,
-    sent_packets = u.sent_packets + excluded.sent_packets, sent_bytes = u.sent_bytes + excluded.sent_bytes,
-    peer_received_packets = u.peer_received_packets + excluded.peer_received_packets, peer_received_bytes = u.peer_received_bytes + excluded.peer_received_bytes,
-    peer_sent_packets = u.peer_sent_packets + excluded.peer_sent_packets, peer_sent_bytes = u.peer_sent_bytes + excluded.peer_sent_bytes,
-    sessions_started = u.sessions_started + excluded.sessions_started, sessions_ended = u.sessions_ended + excluded.sessions_ended,
-    session_microseconds = u.session_microseconds + excluded.session_microseconds, estimated_bytes = u.estimated_bytes + excluded.estimated_bytes

@@ -1,21 +1,43 @@
 -- Adds to the touched months of users what changed in their hours.
-INSERT INTO accounting.user_usage_monthly AS u (
+MERGE INTO accounting.user_usage_monthly u
+USING (
+    SELECT t.user_key, h.month_starts_at AS starts_at, t.realm_id,
+        sum(t.received_packets)::bigint AS received_packets,
+        sum(t.received_bytes)::bigint AS received_bytes,
+        sum(t.sent_packets)::bigint AS sent_packets, sum(t.sent_bytes)::bigint AS sent_bytes,
+        sum(t.peer_received_packets)::bigint AS peer_received_packets,
+        sum(t.peer_received_bytes)::bigint AS peer_received_bytes,
+        sum(t.peer_sent_packets)::bigint AS peer_sent_packets,
+        sum(t.peer_sent_bytes)::bigint AS peer_sent_bytes,
+        sum(t.sessions_started)::bigint AS sessions_started,
+        sum(t.sessions_ended)::bigint AS sessions_ended,
+        sum(t.session_microseconds)::bigint AS session_microseconds,
+        sum(t.estimated_bytes)::bigint AS estimated_bytes
+    FROM staged_touched t JOIN staged_hours h USING (realm_id, starts_at)
+    GROUP BY t.user_key, h.month_starts_at, t.realm_id
+    ORDER BY t.user_key
+) t
+ON u.user_key = t.user_key AND u.starts_at = t.starts_at
+WHEN MATCHED THEN UPDATE SET
+    received_packets = u.received_packets + t.received_packets,
+    received_bytes = u.received_bytes + t.received_bytes,
+    sent_packets = u.sent_packets + t.sent_packets, sent_bytes = u.sent_bytes + t.sent_bytes,
+    peer_received_packets = u.peer_received_packets + t.peer_received_packets,
+    peer_received_bytes = u.peer_received_bytes + t.peer_received_bytes,
+    peer_sent_packets = u.peer_sent_packets + t.peer_sent_packets,
+    peer_sent_bytes = u.peer_sent_bytes + t.peer_sent_bytes,
+    sessions_started = u.sessions_started + t.sessions_started,
+    sessions_ended = u.sessions_ended + t.sessions_ended,
+    session_microseconds = u.session_microseconds + t.session_microseconds,
+    estimated_bytes = u.estimated_bytes + t.estimated_bytes
+WHEN NOT MATCHED THEN INSERT (
     user_key, starts_at, realm_id,
-    received_packets, received_bytes, sent_packets, sent_bytes,
-    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-    sessions_started, sessions_ended, session_microseconds, estimated_bytes
+    received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
+    peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
+    session_microseconds, estimated_bytes
+) VALUES (
+    t.user_key, t.starts_at, t.realm_id,
+    t.received_packets, t.received_bytes, t.sent_packets, t.sent_bytes, t.peer_received_packets,
+    t.peer_received_bytes, t.peer_sent_packets, t.peer_sent_bytes, t.sessions_started,
+    t.sessions_ended, t.session_microseconds, t.estimated_bytes
 )
-SELECT t.user_key, h.month_starts_at, t.realm_id,
-    sum(t.received_packets), sum(t.received_bytes), sum(t.sent_packets),
-    sum(t.sent_bytes), sum(t.peer_received_packets), sum(t.peer_received_bytes),
-    sum(t.peer_sent_packets), sum(t.peer_sent_bytes), sum(t.sessions_started),
-    sum(t.sessions_ended), sum(t.session_microseconds), sum(t.estimated_bytes)
-FROM staged_touched t JOIN staged_hours h USING (realm_id, starts_at)
-GROUP BY t.user_key, h.month_starts_at, t.realm_id
-ON CONFLICT (user_key, starts_at) DO UPDATE SET
-    received_packets = u.received_packets + excluded.received_packets, received_bytes = u.received_bytes + excluded.received_bytes,
-    sent_packets = u.sent_packets + excluded.sent_packets, sent_bytes = u.sent_bytes + excluded.sent_bytes,
-    peer_received_packets = u.peer_received_packets + excluded.peer_received_packets, peer_received_bytes = u.peer_received_bytes + excluded.peer_received_bytes,
-    peer_sent_packets = u.peer_sent_packets + excluded.peer_sent_packets, peer_sent_bytes = u.peer_sent_bytes + excluded.peer_sent_bytes,
-    sessions_started = u.sessions_started + excluded.sessions_started, sessions_ended = u.sessions_ended + excluded.sessions_ended,
-    session_microseconds = u.session_microseconds + excluded.session_microseconds, estimated_bytes = u.estimated_bytes + excluded.estimated_bytes
