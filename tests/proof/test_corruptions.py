@@ -194,8 +194,10 @@ def test_a_difference_says_what_is_booked_and_what_the_reports_say(right_books: 
             booked="151",
             recomputed="150",
         )
-        # It lives within one hour.
-        for what, starts_at in (("sessions", session["started_at"]), ("session_usage", right_books.start))
+        for what, starts_at in (  # it lives within one hour
+            ("sessions", session["started_at"]),
+            ("session_usage", right_books.start),
+        )
     ]
     assert (verdict.sessions, verdict.differences) == (5, 2)
 
