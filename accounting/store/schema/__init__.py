@@ -1,0 +1,92 @@
+"""The private tables, as SQLAlchemy Core sees them. ``alembic check`` holds them to the migrations.
+
+Says what stands where, a module for each thing that tables are about; the migrations say it to
+Postgres, with the constraints that matter.
+"""
+
+from accounting.store.schema.billing import (
+    adjustments,
+    periods,
+    proofs,
+    rebuilds,
+    statements,
+    touched_periods,
+)
+from accounting.store.schema.capture import capture_gaps, epochs, source_leases, sources
+from accounting.store.schema.columns import metadata
+from accounting.store.schema.delivery import feed, feed_consumers, feed_outbox
+from accounting.store.schema.identities import (
+    erasures,
+    installation,
+    realm_rules,
+    realms,
+    usernames,
+    users,
+)
+from accounting.store.schema.operations import job_runs, relay_threads, tallies
+from accounting.store.schema.received import (
+    dropped_positions,
+    dropped_reports,
+    key_sightings,
+    rejected_messages,
+    reports,
+)
+from accounting.store.schema.settled import (
+    carried_lives,
+    sealed_sessions,
+    session_hours,
+    session_usage,
+    sessions,
+    settling,
+)
+from accounting.store.schema.usage import (
+    buckets,
+    realm_slices,
+    realm_usage,
+    touched_hours,
+    touched_slices,
+    user_usage,
+)
+
+__all__ = [
+    "adjustments",
+    "buckets",
+    "capture_gaps",
+    "carried_lives",
+    "dropped_positions",
+    "dropped_reports",
+    "epochs",
+    "erasures",
+    "feed",
+    "feed_consumers",
+    "feed_outbox",
+    "installation",
+    "job_runs",
+    "key_sightings",
+    "metadata",
+    "periods",
+    "proofs",
+    "realm_rules",
+    "realm_slices",
+    "realm_usage",
+    "realms",
+    "rebuilds",
+    "rejected_messages",
+    "relay_threads",
+    "reports",
+    "sealed_sessions",
+    "session_hours",
+    "session_usage",
+    "sessions",
+    "settling",
+    "source_leases",
+    "sources",
+    "statements",
+    "tallies",
+    "touched_hours",
+    "touched_periods",
+    "touched_slices",
+    "user_usage",
+    "usernames",
+    "users",
+]

@@ -1,0 +1,94 @@
+"""The tables of accounts that are closed: periods, statements, and what corrects or proves them.
+
+A trigger in Postgres keeps what is final from being changed.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    Index,
+    Integer,
+    Numeric,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+
+from accounting.store.schema.columns import eight_counters, metadata, timestamp, usage_sums
+
+periods = Table(
+    "periods",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("period", Date, primary_key=True),
+    Column("starts_at", timestamp, nullable=False),
+    Column("ends_at", timestamp, nullable=False),
+    Column("due_at", timestamp, nullable=False),
+    Column("time_zone", Text, nullable=False),
+    Column("closed_at", timestamp),
+    Column("cutoff", Text),
+)
+
+statements = Table(
+    "statements",
+    metadata,
+    Column("user_key", Uuid, primary_key=True),
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("period", Date, primary_key=True),
+    *usage_sums(),
+    Column("digest", Text, nullable=False),
+    Index("statements_by_period", "realm_id", "period"),
+)
+
+adjustments = Table(
+    "adjustments",
+    metadata,
+    Column("adjustment_id", Uuid, primary_key=True),
+    Column("user_key", Uuid, primary_key=True),
+    Column("realm_id", Integer, nullable=False),
+    Column("period", Date, nullable=False),
+    Column("posted_in", Date, nullable=False),
+    *eight_counters(),
+    Column("session_microseconds", Numeric, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("manual", Boolean, nullable=False),
+    Column("posted_at", timestamp, nullable=False, server_default=text("now()")),
+    CheckConstraint("posted_in > period", name="posted_after_what_it_corrects"),
+    Index("adjustments_by_period", "realm_id", "period", "user_key"),
+    Index("adjustments_by_posting", "realm_id", "posted_in"),
+)
+
+touched_periods = Table(
+    "touched_periods",
+    metadata,
+    Column("realm_id", Integer, nullable=False),
+    Column("period", Date, nullable=False),
+    Column("user_key", Uuid, nullable=False),
+)
+
+rebuilds = Table(
+    "rebuilds",
+    metadata,
+    Column("rebuild_id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
+    Column("realm_id", Integer, nullable=False),
+    Column("rebuilt_at", timestamp, nullable=False, server_default=text("now()")),
+    Column("reason", Text, nullable=False),
+    Column("rows_replaced", BigInteger, nullable=False),
+)
+
+proofs = Table(
+    "proofs",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("period", Date, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("positions", Text, nullable=False),
+    Column("verified_at", timestamp, nullable=False),
+    Column("checked_at", timestamp, nullable=False),
+    Column("differences", BigInteger, nullable=False),
+)

@@ -1,0 +1,76 @@
+"""The tables about sources: how far each is captured and loaded, by whom, and what it may lack.
+
+Must not hold what was captured: that is `received`.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from accounting.store.schema.columns import metadata, timestamp
+
+sources = Table(
+    "sources",
+    metadata,
+    Column("source_id", SmallInteger, Identity(always=True), primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("epoch", Integer, nullable=False, server_default=text("0")),
+    Column("position", BigInteger, nullable=False, server_default=text("0")),
+    Column("captured_until", timestamp),
+    Column("loaded_until", timestamp),
+    Column("last_received_at", timestamp),
+    Column("retired_at", timestamp),
+    Column("replication_id", Text),
+    Column("stream_database", Integer),
+    Column("loaded_by", Text),
+    UniqueConstraint("source", name="source_is_unique"),
+)
+
+source_leases = Table(
+    "source_leases",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("holder", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("renewed_at", timestamp, nullable=False),
+    Column("expires_at", timestamp, nullable=False),
+)
+
+epochs = Table(
+    "epochs",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("token", Text, nullable=False),
+    Column("began_at", timestamp, nullable=False),
+    Column("cause", Text, nullable=False),
+    UniqueConstraint("source_id", "token", name="epoch_token_is_unique"),
+)
+
+capture_gaps = Table(
+    "capture_gaps",
+    metadata,
+    Column("gap_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("source_id", SmallInteger, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("gap", Integer, nullable=False),
+    Column("from_at", timestamp, nullable=False),
+    Column("to_at", timestamp),
+    Column("cause", Text, nullable=False),
+    Column("detail", Text, nullable=False, server_default=text("''")),
+    Column("epoch", Integer, nullable=False, server_default=text("0")),
+    Column("position", BigInteger, nullable=False, server_default=text("0")),
+    Column("outcome", Text, nullable=False, server_default=text("''")),
+    UniqueConstraint("source_id", "token", "gap", name="gap_is_recorded_once"),
+    Index("capture_gaps_open", "source_id", postgresql_where=text("to_at IS NULL")),
+)

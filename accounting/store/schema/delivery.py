@@ -1,0 +1,80 @@
+"""The tables of the feed: what is to be told, what is told in order, and who has heard how much.
+
+The books are handed on from here; nothing of them is made from it.
+"""
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Identity,
+    Integer,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from accounting.model.counters import COUNTERS
+from accounting.store.schema.columns import metadata, timestamp
+
+
+def _end() -> list[Column[Any]]:
+    """What an event has that tells of the end of a session, instead of a payload."""
+    return [
+        Column("allocation_id", BigInteger),
+        Column("started_at", timestamp),
+        Column("ended_at", timestamp),
+        *(Column(name, BigInteger) for name in COUNTERS),
+        Column("session_id", Uuid),
+        Column("user_key", Uuid),
+        Column("number", Integer),
+        Column("database", Integer),
+        Column("source_id", SmallInteger),
+        Column("start_known", Boolean),
+        Column("total_reported", Boolean),
+        Column("estimated", Boolean),
+        Column("disputed", Boolean),
+        Column("end_cause", Text),
+    ]
+
+
+feed_outbox = Table(
+    "feed_outbox",
+    metadata,
+    Column("outbox_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("event_id", Uuid, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("realm_id", Integer, nullable=False),
+    Column("payload", JSONB),
+    Column("created_at", timestamp, nullable=False, server_default=text("now()")),
+    *_end(),
+)
+
+feed = Table(
+    "feed",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("event_id", Uuid, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("realm_id", Integer, nullable=False),
+    Column("payload", JSONB),
+    Column("created_at", timestamp, nullable=False),
+    *_end(),
+    UniqueConstraint("event_id", name="event_is_told_once"),
+)
+
+feed_consumers = Table(
+    "feed_consumers",
+    metadata,
+    Column("consumer", Text, primary_key=True),
+    Column("login", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False, server_default=text("0")),
+    Column("moved_at", timestamp, nullable=False, server_default=text("now()")),
+    Column("worker", Text, nullable=False, server_default=text("''")),
+)

@@ -1,0 +1,73 @@
+"""The tables about names: realms and their rules, users, usernames.
+
+Owns the names of people: what is booked has their keys alone, so that a person can be forgotten.
+"""
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+
+from accounting.store.schema.columns import metadata, timestamp
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("id", Boolean, primary_key=True, server_default=text("true")),
+    Column("identity_key", LargeBinary, nullable=False),
+)
+
+realms = Table(
+    "realms",
+    metadata,
+    Column("realm_id", Integer, Identity(always=True), primary_key=True),
+    Column("realm", Text, nullable=False),
+    Column("realm_bytes", LargeBinary, nullable=False),
+    UniqueConstraint("realm_bytes", name="realm_is_unique"),
+)
+
+realm_rules = Table(
+    "realm_rules",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("holds_from", timestamp, primary_key=True),
+    Column("time_zone", Text, nullable=False),
+    Column("anchor_day", SmallInteger, nullable=False),
+    Column("grace_seconds", Integer, nullable=False),
+    Column("username_rule", Text, nullable=False),
+    Column("separator", Text, nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("user_key", Uuid, primary_key=True),
+    Column("realm_id", Integer, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Index("users_by_name", "realm_id", "user_id"),
+)
+
+usernames = Table(
+    "usernames",
+    metadata,
+    Column("user_key", Uuid, primary_key=True),
+    Column("username_key", Uuid, primary_key=True),
+    Column("username", Text, nullable=False),
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("user_key", Uuid, primary_key=True),
+    Column("erased_at", timestamp, primary_key=True, server_default=text("now()")),
+)

@@ -1,0 +1,162 @@
+"""The tables that settling makes of reports: sessions, and the usage of each by the hour.
+
+Must not hold anything that reports don't say, except what stands for reports that were dropped.
+"""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+
+from accounting.store.schema.columns import eight_counters, metadata, timestamp
+
+settling = Table(
+    "settling",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, nullable=False, server_default=text("0")),
+    Column("position", BigInteger, nullable=False, server_default=text("0")),
+    Column("received_at", timestamp),
+    Column("until", timestamp),
+    Column("sighted_epoch", Integer, nullable=False, server_default=text("0")),
+    Column("sighted_position", BigInteger, nullable=False, server_default=text("0")),
+    Column("sighted", BigInteger, nullable=False, server_default=text("0")),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("session_id", Uuid, primary_key=True),
+    Column("user_key", Uuid, primary_key=True),
+    Column("username_key", Uuid, nullable=False),
+    Column("realm_id", Integer, nullable=False),
+    Column("source_id", SmallInteger, nullable=False),
+    Column("database", Integer, nullable=False),
+    Column("allocation_id", BigInteger, nullable=False),
+    Column("started_at", timestamp, nullable=False),
+    Column("last_seen_at", timestamp, nullable=False),
+    Column("expires_at", timestamp, nullable=False),
+    Column("due_at", timestamp, nullable=False),
+    Column("start_known", Boolean, nullable=False),
+    Column("lifetime_known", Boolean, nullable=False),
+    Column("ended_at", timestamp),
+    Column("end_cause", Text),
+    Column("standing", SmallInteger, nullable=False),
+    Column("vouched", Boolean, nullable=False),
+    Column("transport", Text),
+    Column("client_address", Text),
+    Column("server_address", Text),
+    *eight_counters(),
+    Column("news", SmallInteger, nullable=False),
+    Column("deletes", SmallInteger, nullable=False),
+    Column("client_totals", SmallInteger, nullable=False),
+    Column("peer_totals", SmallInteger, nullable=False),
+    Column("client_total", ARRAY(BigInteger), nullable=False),
+    Column("peer_total", ARRAY(BigInteger), nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("disputed", Boolean, nullable=False),
+    Column("ends", Integer, nullable=False, server_default=text("0")),
+    Column("only_hour", timestamp),
+    Index(
+        "sessions_standing",
+        "username_key",
+        "allocation_id",
+        "source_id",
+        "database",
+        postgresql_where=text("standing > 0"),
+    ),
+    Index(
+        "sessions_due",
+        "source_id",
+        "due_at",
+        postgresql_where=text("ended_at IS NULL AND standing = 1"),
+    ),
+    Index(
+        "sessions_live",
+        "started_at",
+        postgresql_where=text("ended_at IS NULL AND vouched"),
+    ),
+    Index("sessions_disputed", "started_at", postgresql_where=text("disputed AND vouched")),
+    Index("sessions_by_user", "user_key", "started_at"),
+    Index("sessions_by_realm", "realm_id", "started_at"),
+    Index(
+        "sessions_by_end",
+        "realm_id",
+        "ended_at",
+        postgresql_where=text("ended_at IS NOT NULL"),
+    ),
+    Index(
+        "sessions_unattributed",
+        "realm_id",
+        "only_hour",
+        postgresql_where=text("NOT vouched AND only_hour IS NOT NULL"),
+    ),
+)
+
+session_usage = Table(
+    "session_usage",
+    metadata,
+    Column("session_id", Uuid, primary_key=True),
+    Column("starts_at", timestamp, primary_key=True),
+    Column("user_key", Uuid, primary_key=True),
+    Column("realm_id", Integer, nullable=False),
+    Column("vouched", Boolean, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("started", Boolean, nullable=False),
+    Column("ended", Boolean, nullable=False),
+    Column("active_from", timestamp, nullable=False),
+    Column("active_to", timestamp, nullable=False),
+    *eight_counters(),
+    CheckConstraint("active_to >= active_from", name="active_is_not_backwards"),
+    Index("session_usage_carried", "realm_id", "starts_at", postgresql_where=text("NOT started")),
+    Index(
+        "session_usage_unattributed",
+        "realm_id",
+        "starts_at",
+        postgresql_where=text("NOT vouched"),
+    ),
+)
+
+# A view: the rows of session_usage, and one for each session that lives within one hour.
+session_hours = Table(
+    "session_hours",
+    MetaData(schema="accounting"),
+    *(
+        Column(column.name, column.type, primary_key=column.primary_key)
+        for column in session_usage.c
+    ),
+)
+
+carried_lives = Table(
+    "carried_lives",
+    metadata,
+    *(
+        Column(column.name, column.type, primary_key=column.primary_key, nullable=column.nullable)
+        for column in sessions.c
+        if column.name not in {"due_at", "ends", "only_hour"}
+    ),
+    Column("entries", ARRAY(BigInteger), nullable=False),
+    Index("carried_lives_by_name", "username_key"),
+)
+
+sealed_sessions = Table(
+    "sealed_sessions",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("day", Date, primary_key=True),
+    Column("sessions", BigInteger, nullable=False),
+    Column("digest", Numeric, nullable=False),
+)

@@ -1,0 +1,81 @@
+"""The tables that the roll-up makes of sessions: usage by bucket, and what waits to be rolled up.
+
+Must not be read for a bill after its period is closed: those are the statements, in `billing`.
+"""
+
+from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text, Uuid, text
+
+from accounting.model.counters import COUNTERS
+from accounting.store.schema.columns import metadata, timestamp, usage_sums
+
+touched_hours = Table(
+    "touched_hours",
+    metadata,
+    Column("realm_id", Integer, nullable=False),
+    Column("user_key", Uuid, nullable=False),
+    Column("starts_at", timestamp, nullable=False),
+    *(
+        Column(name, BigInteger, nullable=False, server_default=text("0"))
+        for name in (
+            *COUNTERS,
+            "sessions_started",
+            "sessions_ended",
+            "session_microseconds",
+            "estimated_bytes",
+            "sessions_carried",
+        )
+    ),
+)
+
+touched_slices = Table(
+    "touched_slices",
+    metadata,
+    Column("realm_id", Integer, nullable=False),
+    Column("starts_at", timestamp, nullable=False),
+    Column("slice_at", timestamp, nullable=False),
+)
+
+realm_slices = Table(
+    "realm_slices",
+    metadata,
+    Column("realm_id", Integer, primary_key=True),
+    Column("starts_at", timestamp, primary_key=True),
+    Column("slice_at", timestamp, primary_key=True),
+    Column("net", BigInteger, nullable=False),
+    Column("top", BigInteger, nullable=False),
+)
+
+buckets = Table(
+    "buckets",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("level", Text, primary_key=True),
+    Column("starts_at", timestamp, primary_key=True),
+    Column("ends_at", timestamp, nullable=False),
+    Column("time_zone", Text, nullable=False),
+)
+
+user_usage = {
+    length: Table(
+        f"user_usage_{length}",
+        metadata,
+        Column("user_key", Uuid, primary_key=True),
+        Column("starts_at", timestamp, primary_key=True),
+        Column("realm_id", Integer, nullable=False),
+        *usage_sums(),
+        Index(f"user_usage_{length}_by_realm", "realm_id", "starts_at"),
+    )
+    for length in ("hourly", "daily", "monthly")
+}
+
+realm_usage = {
+    length: Table(
+        f"realm_usage_{length}",
+        metadata,
+        Column("realm_id", Integer, primary_key=True, autoincrement=False),
+        Column("starts_at", timestamp, primary_key=True),
+        *usage_sums(),
+        Column("peak_sessions", BigInteger, nullable=False),
+    )
+    for length in ("hourly", "daily", "monthly")
+}
