@@ -6,5 +6,7 @@ coturn -> Redis -> capture.subscriber   bytes off the socket, nothing else
                 -> jobs.settle          model.lives cuts reports into lives and sums each
                 -> jobs.rollup          user and realm usage by hour, day and month
                 -> schema ``reporting``  what people and programs read
-``cli`` wires it, ``scheduler`` runs the jobs, ``store`` holds the SQL, ``model`` the rules.
+``cli`` wires it, ``commands`` are what it is told, ``service`` runs its processes, ``scheduler``
+the jobs; ``store`` holds the SQL, ``model`` the rules; ``monitoring`` and ``doctor`` look at all of
+it.
 """
