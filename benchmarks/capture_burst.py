@@ -29,6 +29,7 @@ import redis
 from accounting.capture.choice import choose
 from accounting.capture.clock import wall_clock
 from accounting.capture.collector import run_collector
+from accounting.capture.records import Origin
 from accounting.capture.spool import Spool
 from accounting.capture.spool_file import spool_path
 from accounting.capture.subscriber import request
@@ -199,7 +200,7 @@ def check_spool(home: Path, messages: int) -> tuple[int, int]:
     with Spool.open(spool_path(home, "bench"), "bench") as spool:
         captured, last, place = 0, -1, (0, 0)
         while rows := spool.read(*place, 50_000):
-            place = rows[-1][:2]
+            place = Origin.of(rows[-1][0]).epoch, rows[-1][1]
             for *_, payload in rows:
                 if payload != end_payload:
                     number = int(payload[5 : payload.index(b",")])

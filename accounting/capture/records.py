@@ -5,14 +5,28 @@ All times are whole microseconds since the Unix epoch, UTC.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 # received_at, database, channel, payload
 Message = tuple[int, int, bytes, bytes]
 
-# epoch, position (rises strictly within its epoch), received_at, estimated, database, channel,
-# payload. As SQLite makes it: a class of its own would cost as much again as reading it.
-SpooledRow = tuple[int, int, int, int, int, bytes, bytes]
+# origin, position (rises strictly within its epoch), received_at, channel, payload. As SQLite makes
+# it: a class of its own would cost as much again as reading it, and each value a tenth of that.
+SpooledRow = tuple[int, int, int, bytes, bytes]
+
+
+class Origin(NamedTuple):
+    """Where a spooled message is from, and whether its time is an estimate: mostly as the last."""
+
+    epoch: int
+    database: int
+    estimated: bool
+
+    @classmethod
+    def of(cls, origin: int) -> Self:
+        """Out of the one number that it is in a SpooledRow."""
+        return cls(origin >> 35, origin >> 1 & (1 << 34) - 1, bool(origin & 1))
+
 
 Mode = Literal["replication", "subscribe"]
 

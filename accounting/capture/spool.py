@@ -187,8 +187,9 @@ class Spool(SpoolFile):
         The last one is at `end`, or before.
         """
         return self.rows(
-            "SELECT epoch, position, received_at, estimated, database, channel, payload"
-            " FROM messages WHERE (epoch, position) > (?, ?) AND (epoch, position) <= (?, ?)"
+            "SELECT (epoch << 35) | (database << 1) | estimated, position, received_at, channel,"
+            " payload FROM messages"
+            " WHERE (epoch, position) > (?, ?) AND (epoch, position) <= (?, ?)"
             " ORDER BY epoch, position LIMIT ?",
             (epoch, position, *end, limit),
         )

@@ -127,7 +127,7 @@ class Loader:
         if rows.last is None:
             self._idle = state
             return 0
-        self.spool.mark_loaded(*rows.last[:2])
+        self.spool.mark_loaded(rows.last.origin.epoch, rows.last.position)
         return rows.count
 
     def _new_gaps(self) -> list[Gap]:
@@ -156,9 +156,11 @@ class Loader:
 
         Raises :class:`ConnectionLost` when somebody else moved it: nothing may be written then.
         """
-        last = None if rows.last is None else rows.last[2]
+        last = None if rows.last is None else rows.last.received_at
         at_end = rows.place >= (state.captured_epoch, state.captured_position)
-        database = state.stream_database if at_end or rows.last is None else rows.last[4]
+        database = state.stream_database
+        if rows.last is not None and not at_end:
+            database = rows.last.origin.database
         # An offset counts the bytes of its own history: in another one it is a wrong place.
         in_stream = state.resume is not None and rows.place[0] == state.captured_epoch
         left = rows.numbers[rows.place[0]], rows.place[1]

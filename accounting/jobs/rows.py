@@ -7,9 +7,9 @@ no object that it does not hand on. It knows the spool, and no database.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
-from accounting.capture.records import SpooledRow
+from accounting.capture.records import Origin, SpooledRow
 from accounting.capture.spool import Spool
 from accounting.model.allowance import Allowance
 from accounting.model.buckets import BEGINNING
@@ -42,6 +42,14 @@ class _Missing(Exception):
         self.what = what
 
 
+class Last(NamedTuple):
+    """The last message that became a row or a reject."""
+
+    origin: Origin
+    position: int
+    received_at: int
+
+
 @dataclass(slots=True, kw_only=True)
 class Rows:
     """The rows of one transaction: of the spool's messages after ``place`` up to ``end``.
@@ -66,7 +74,7 @@ class Rows:
     limit: int
     received_at: int
     count: int = 0
-    last: SpooledRow | None = None
+    last: Last | None = None
     missing: bytes | int | None = None
     rejected: list[Rejected] = field(default_factory=list)
     _read: Sequence[SpooledRow] = ()
@@ -92,8 +100,9 @@ class Rows:
             except _Missing as missing:
                 self.missing = missing.what
             if done := len(rows) + len(self.rejected) - rejected:
-                self.last = self._read[done - 1]
-                self.place = self.last[:2]
+                origin, position, received_at, _, _ = self._read[done - 1]
+                self.last = Last(Origin.of(origin), position, received_at)
+                self.place = self.last.origin.epoch, position
                 self.count += done
                 self._read = self._read[done:]
             yield b"".join(rows)
@@ -106,7 +115,7 @@ class Rows:
         self.allowance.pass_to(max(self.received_at, messages[-1][2]))
         last = self.received_at
         until = BEGINNING
-        for epoch, position, received_at, estimated, database, channel, payload in messages:
+        for origin, position, received_at, channel, payload in messages:
             # One source's times never fall, also where another machine's clock goes on.
             if received_at > last:
                 self.received_at = last = received_at
@@ -124,6 +133,7 @@ class Rows:
                 else:
                     counters = parse_counters(payload, allow)
             except WireError as error:
+                epoch, database, _ = Origin.of(origin)
                 number = self.numbers[epoch]
                 self.rejected.append(
                     Rejected(number, position, last, database, channel, payload, str(error))
@@ -131,7 +141,7 @@ class Rows:
                 continue
             if identity is None:
                 identity = self.identities.resolve(owner, realm, username, last)
-            head = heads[epoch, database, estimated]
+            head = heads[origin]
             if topic is None:
                 row = pack_status(head, position, last, identity, allocation_id, status)
             else:
@@ -155,16 +165,16 @@ class Rows:
         raise _Missing(realm)
 
 
-class _Heads(dict[tuple[int, int, int], bytes]):
-    """What rows begin with, by spooled epoch, database and whether the time is estimated."""
+class _Heads(dict[int, bytes]):
+    """What rows begin with, by their origin."""
 
     def __init__(self, source_id: int, numbers: Mapping[int, int]) -> None:
         self._source_id = source_id
         self._numbers = numbers
 
-    def __missing__(self, of: tuple[int, int, int]) -> bytes:
-        epoch, database, estimated = of
+    def __missing__(self, of: int) -> bytes:
+        epoch, database, estimated = Origin.of(of)
         head = self[of] = pack_head(
-            self._source_id, self._numbers[epoch], database, estimated=bool(estimated)
+            self._source_id, self._numbers[epoch], database, estimated=estimated
         )
         return head

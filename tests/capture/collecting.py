@@ -17,7 +17,7 @@ from accounting.capture.address import address
 from accounting.capture.clock import wall_clock
 from accounting.capture.collector import collect
 from accounting.capture.keyscan import KeyScan
-from accounting.capture.records import Gap
+from accounting.capture.records import Gap, Origin
 from accounting.capture.replication import Replication
 from accounting.capture.source import Source
 from accounting.capture.spool import Spool
@@ -403,17 +403,18 @@ class SpooledMessage(NamedTuple):
     """A row of the spool, with names."""
 
     epoch: int
+    database: int
+    estimated: bool
     position: int
     received_at: int
-    estimated: int
-    database: int
     channel: bytes
     payload: bytes
 
 
 def stored(spool: Spool) -> list[SpooledMessage]:
     """All messages of a spool."""
-    return list(map(SpooledMessage._make, spool.read(0, 0, 10_000_000)))
+    rows = spool.read(0, 0, 10_000_000)
+    return [SpooledMessage._make((*Origin.of(row[0]), *row[1:])) for row in rows]
 
 
 def assert_honest(spool: Spool, sent: dict[int, tuple[int, int]]) -> list[int]:
