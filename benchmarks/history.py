@@ -17,6 +17,8 @@ from typing import Final
 import psycopg
 
 from accounting.jobs.feed import number_feed
+from accounting.jobs.folds import fold_all
+from accounting.store.realms import all_rules
 from benchmarks.bed import Bed
 from benchmarks.heard import Heard, some
 from benchmarks.measure import say
@@ -92,6 +94,10 @@ class History:
         self.heard.hear(mix.close(), step_us)
         self.books.account()
         number_feed(self.books.engine)
+        with self.books.engine.begin() as connection:
+            rules = all_rules(connection)
+            for realm_id in rules:
+                fold_all(connection, rules, realm_id)
         return mix.messages
 
     def reach(self, reports: int) -> None:

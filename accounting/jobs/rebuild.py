@@ -13,6 +13,7 @@ from accounting.errors import AccountingError, UsageError
 from accounting.jobs.adjust import adjust
 from accounting.jobs.close import find_realm
 from accounting.jobs.differences import Difference, Naming
+from accounting.jobs.folds import fold_all
 from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, unseen
 from accounting.jobs.verify import Verdict, wrong_books
 from accounting.model.buckets import Bucket, Level
@@ -69,6 +70,7 @@ def rebuild(
 
 def _replace(connection: Connection, naming: Naming, realm_id: int, reason: str) -> None:
     calendar = naming.rules[realm_id].calendar
+    fold_all(connection, naming.rules, realm_id)
     replaced = rebuilding.replace(connection, realm_id)
     rebuilding.remove_buckets(
         connection,

@@ -2,13 +2,15 @@
 
 Settling says by how much it changed an hour of a user; here that is taken and added, in one
 transaction, so that each change counts once however often this runs. The cost is that of what
-changed: not of the hour, the month or the realm that it is part of.
+changed: not of the hour, the month or the realm that it is part of. Days and months of users get
+an hour when it is over: see ``folds``.
 """
 
 from typing import Final
 
 from sqlalchemy import Engine
 
+from accounting.jobs.folds import fold_to, hour_of
 from accounting.model.buckets import Level
 from accounting.store import peaks, rollups
 from accounting.store.database import lost_connections
@@ -41,12 +43,10 @@ def _rollup_some(engine: Engine, limit: int) -> int:
             return 0
         rules = all_rules(connection)
         hours = [
-            rollups.Hour(
-                realm_id,
-                *(rules[realm_id].calendar.bucket(level, starts_at) for level in Level),
-            )
-            for realm_id, starts_at in sorted(touched)
+            hour_of(rules[realm_id], realm_id, starts_at) for realm_id, starts_at in sorted(touched)
         ]
+        # The last one of each realm, as they are in order.
+        folds = fold_to(connection, rules, dict(sorted(touched)))
         rollups.put_buckets(
             connection,
             (
@@ -55,7 +55,7 @@ def _rollup_some(engine: Engine, limit: int) -> int:
                 for level, bucket in zip(Level, hour[1:], strict=True)
             ),
         )
-        rollups.stage_hours(connection, hours)
+        rollups.stage_hours(connection, hours, folds)
         rollups.add_usage(connection)
         peaks.recount(connection, [(one.realm_id, one.hour) for one in hours], slices)
         rollups.touch_closed_periods(connection)

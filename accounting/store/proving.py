@@ -27,9 +27,10 @@ from accounting.store.settling import KEY_COLUMNS, LIFE_COLUMNS, Key, life_row
 BOOKS: Final[Mapping[str, Table]] = {
     "sessions": schema.sessions,
     "session_usage": schema.session_hours,
-    **{table.name: table for table in (*schema.user_usage.values(), *schema.realm_usage.values())},
+    **{schema.user_usage[name].name: table for name, table in schema.whole_user_usage.items()},
+    **{table.name: table for table in schema.realm_usage.values()},
 }
-"""What follows from the reports, in order of derivation; hours of sessions wherever they stand."""
+"""What follows from the reports, in order of derivation; wherever it stands."""
 
 _UNPROVED: Final = frozenset({"due_at", "ends", "only_hour"})
 """Columns of the jobs' own work: when to look again, how often an end was told, and whether hours

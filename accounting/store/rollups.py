@@ -1,20 +1,23 @@
 """Roll-ups, stored: marks taken, buckets written, what changed added to users' and realms' usage.
 
-Owns ``user_usage_*``, ``realm_usage_*`` and ``buckets``; the borders are ``model.buckets``'.
+Owns ``user_usage_*``, ``realm_usage_*``, ``folds`` and ``buckets``; the borders are
+``model.buckets``'. Days and months of users hold the hours before their realm's fold; the views
+``user_days`` and ``user_months`` add the others.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.model.buckets import Bucket, Calendar, Level, microseconds, moment
 from accounting.store.binary import binary_cursor, copy_rows
 from accounting.store.database import along_keys, psycopg_connection, statement
-from accounting.store.schema import buckets
+from accounting.store.schema import buckets, folds
 
 _STATEMENTS: Final = (
+    "begin_buckets",
     "rollup_user_hourly",
     "rollup_user_daily",
     "rollup_user_monthly",
@@ -30,6 +33,13 @@ _HOURS: Final = (
     ("day_ends_at", "timestamptz"),
     ("month_starts_at", "timestamptz"),
     ("month_ends_at", "timestamptz"),
+    ("is_folded", "bool"),
+)
+_FOLDS: Final = (
+    ("realm_id", "int4"),
+    ("starts_at", "timestamptz"),
+    ("day_starts_at", "timestamptz"),
+    ("month_starts_at", "timestamptz"),
 )
 
 
@@ -99,8 +109,66 @@ def redraw_buckets(connection: Connection, realm_id: int, calendar: Calendar, si
         )
 
 
-def stage_hours(connection: Connection, hours: Sequence[Hour]) -> None:
-    """Stage the hours that this roll-up is about, with their days and months."""
+def folded(connection: Connection) -> dict[int, int]:
+    """Up to where the hours of each realm are folded; none for a realm without usage."""
+    return {
+        realm_id: microseconds(until)
+        for realm_id, until in connection.execute(select(folds.c.realm_id, folds.c.until))
+    }
+
+
+def hours_between(connection: Connection, realm_id: int, since: int, until: int) -> list[int]:
+    """The starts of a realm's hours with usage from ``since`` to before ``until``, in order."""
+    found = connection.execute(
+        select(buckets.c.starts_at)
+        .where(
+            buckets.c.realm_id == realm_id,
+            buckets.c.level == Level.HOUR.value,
+            buckets.c.starts_at >= moment(since),
+            buckets.c.starts_at < moment(until),
+        )
+        .order_by(buckets.c.starts_at)
+    )
+    return [microseconds(starts_at) for (starts_at,) in found]
+
+
+def last_hour_end(connection: Connection, realm_id: int) -> int:
+    """Where the last hour of a realm with usage ends; 0 where there is none."""
+    query = select(func.max(buckets.c.ends_at)).where(
+        buckets.c.realm_id == realm_id, buckets.c.level == Level.HOUR.value
+    )
+    ends_at = connection.execute(query).scalar_one()
+    return 0 if ends_at is None else microseconds(ends_at)
+
+
+def fold(connection: Connection, hours: Iterable[Hour], untils: Mapping[int, int]) -> None:
+    """Add those hours to their days and months, and move the folds of realms to ``untils``."""
+    connection.execute(statement("stage_folds"))
+    with binary_cursor(psycopg_connection(connection)) as cursor:
+        copy_rows(
+            cursor,
+            "staged_folds",
+            _FOLDS,
+            (
+                (one.realm_id, one.hour.starts_at, one.day.starts_at, one.month.starts_at)
+                for one in hours
+            ),
+        )
+    with along_keys(connection):
+        connection.execute(statement("fold_user_daily"))
+        connection.execute(statement("fold_user_monthly"))
+    put = insert(folds)
+    connection.execute(
+        put.on_conflict_do_update(index_elements=["realm_id"], set_={"until": put.excluded.until}),
+        [{"realm_id": realm_id, "until": moment(until)} for realm_id, until in untils.items()],
+    )
+
+
+def stage_hours(connection: Connection, hours: Sequence[Hour], untils: Mapping[int, int]) -> None:
+    """Stage the hours that this roll-up is about, with their days and months.
+
+    ``untils``: up to where the hours of their realms are folded.
+    """
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_rows(
             cursor,
@@ -115,6 +183,7 @@ def stage_hours(connection: Connection, hours: Sequence[Hour]) -> None:
                     one.day.ends_at,
                     one.month.starts_at,
                     one.month.ends_at,
+                    one.hour.starts_at < untils[one.realm_id],
                 )
                 for one in hours
             ),

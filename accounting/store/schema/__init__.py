@@ -41,11 +41,13 @@ from accounting.store.schema.settled import (
 )
 from accounting.store.schema.usage import (
     buckets,
+    folds,
     realm_slices,
     realm_usage,
     touched_hours,
     touched_slices,
     user_usage,
+    whole_user_usage,
 )
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "feed",
     "feed_consumers",
     "feed_outbox",
+    "folds",
     "installation",
     "job_runs",
     "key_sightings",
@@ -89,4 +92,5 @@ __all__ = [
     "user_usage",
     "usernames",
     "users",
+    "whole_user_usage",
 ]

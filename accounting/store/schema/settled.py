@@ -12,7 +12,6 @@ from sqlalchemy import (
     Date,
     Index,
     Integer,
-    MetaData,
     Numeric,
     SmallInteger,
     Table,
@@ -21,7 +20,7 @@ from sqlalchemy import (
     text,
 )
 
-from accounting.store.schema.columns import eight_counters, metadata, timestamp
+from accounting.store.schema.columns import eight_counters, metadata, timestamp, view_like
 
 settling = Table(
     "settling",
@@ -130,15 +129,8 @@ session_usage = Table(
     ),
 )
 
-# A view: the rows of session_usage, and one for each session that lives within one hour.
-session_hours = Table(
-    "session_hours",
-    MetaData(schema="accounting"),
-    *(
-        Column(column.name, column.type, primary_key=column.primary_key)
-        for column in session_usage.c
-    ),
-)
+# The rows of session_usage, and one for each session that lives within one hour.
+session_hours = view_like(session_usage, "session_hours")
 
 carried_lives = Table(
     "carried_lives",

@@ -6,7 +6,7 @@ Must not be read for a bill after its period is closed: those are the statements
 from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text, Uuid, text
 
 from accounting.model.counters import COUNTERS
-from accounting.store.schema.columns import metadata, timestamp, usage_sums
+from accounting.store.schema.columns import metadata, timestamp, usage_sums, view_like
 
 touched_hours = Table(
     "touched_hours",
@@ -67,6 +67,20 @@ user_usage = {
     )
     for length in ("hourly", "daily", "monthly")
 }
+
+# Users' usage as it is shown: their days and months with the hours that are not folded into them.
+whole_user_usage = {
+    "hourly": user_usage["hourly"],
+    "daily": view_like(user_usage["daily"], "user_days"),
+    "monthly": view_like(user_usage["monthly"], "user_months"),
+}
+
+folds = Table(
+    "folds",
+    metadata,
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("until", timestamp, nullable=False),
+)
 
 realm_usage = {
     length: Table(

@@ -1,4 +1,4 @@
--- Adds to the touched days of users what changed in their hours.
+-- Adds to the days of users what changed in hours that are folded into them already: late usage.
 MERGE INTO accounting.user_usage_daily u
 USING (
     SELECT t.user_key, h.day_starts_at AS starts_at, t.realm_id,
@@ -11,9 +11,10 @@ USING (
         sum(t.peer_sent_bytes)::bigint AS peer_sent_bytes,
         sum(t.sessions_started)::bigint AS sessions_started,
         sum(t.sessions_ended)::bigint AS sessions_ended,
-        sum(t.session_microseconds)::bigint AS session_microseconds,
+        sum(t.session_microseconds) AS session_microseconds,
         sum(t.estimated_bytes)::bigint AS estimated_bytes
     FROM staged_touched t JOIN staged_hours h USING (realm_id, starts_at)
+    WHERE h.is_folded
     GROUP BY t.user_key, h.day_starts_at, t.realm_id
     ORDER BY t.user_key
 ) t

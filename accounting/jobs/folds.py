@@ -1,0 +1,49 @@
+"""Folds: hours of users that are over, added to their days and months.
+
+The hour under way changes every other second, its day and its month with it; so those hold the
+hours before a border, the realm's *fold*, and what shows them adds the rest. What comes late for an
+hour before the fold is added to all three. Owns where the fold goes; the sums are
+``store.rollups``'.
+"""
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection
+
+from accounting.model.buckets import Level
+from accounting.model.realms import RealmRules
+from accounting.store import rollups
+from accounting.store.rollups import Hour
+
+
+def fold_to(
+    connection: Connection, rules: Mapping[int, RealmRules], untils: Mapping[int, int]
+) -> dict[int, int]:
+    """Move the folds of realms forward to ``untils``; returns where the folds of all realms are.
+
+    Microseconds, on borders of hours. The caller holds the lock of the roll-up.
+    """
+    folds = rollups.folded(connection)
+    moving = {
+        realm_id: until for realm_id, until in untils.items() if until > folds.get(realm_id, 0)
+    }
+    if moving:
+        hours = [
+            hour_of(rules[realm_id], realm_id, starts_at)
+            for realm_id, until in moving.items()
+            for starts_at in rollups.hours_between(
+                connection, realm_id, folds.get(realm_id, 0), until
+            )
+        ]
+        rollups.fold(connection, hours, moving)
+    return folds | moving
+
+
+def fold_all(connection: Connection, rules: Mapping[int, RealmRules], realm_id: int) -> None:
+    """Fold all the hours that a realm has, the one under way too."""
+    fold_to(connection, rules, {realm_id: rollups.last_hour_end(connection, realm_id)})
+
+
+def hour_of(rules: RealmRules, realm_id: int, starts_at: int) -> Hour:
+    """An hour of a realm with its day and its month."""
+    return Hour(realm_id, *(rules.calendar.bucket(level, starts_at) for level in Level))
