@@ -39,7 +39,7 @@ from accounting.store.tallies import Counted
 
 log = structlog.get_logger()
 
-BATCH: Final = 50_000
+BATCH: Final = 100_000
 """Messages in one transaction at the most."""
 IDLE_SECONDS: Final = 0.1
 PATIENCE_SECONDS: Final = 0.25
