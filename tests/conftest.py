@@ -3,9 +3,10 @@
 Postgres and Valkey come with the wheels. A test that needs Debian's Redis or coturn says so with a
 mark; where those are missing it is left out, and the header says so. Under CI it stays and fails.
 
-Owns where tests keep their files: in memory, where the machine has room (TMPDIR decides if set).
+Owns where tests keep their files.
 """
 
+import atexit
 import gc
 import os
 import shutil
@@ -29,10 +30,30 @@ NEEDS: Final[Mapping[str, Sequence[str]]] = {
 MEMORY: Final = Path("/dev/shm")  # noqa: S108  # a place for directories with names of their own
 ROOM: Final = 6 << 30
 """Bytes that must be free there: what several workers' servers need is a third of it."""
+FAILED: Final[list[int]] = []
 
-# A database is hundreds of files: cloning one costs thirty times less where no disk has them.
-if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
-    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+def in_a_place_of_their_own() -> None:
+    """Let all files of this run lie below one directory; it goes when nothing failed.
+
+    In memory where there is room: a database is hundreds of files, and cloning one costs thirty
+    times less where no disk has them. Of its own, because another run of the same user would close
+    pytest's directory to the user that the servers run as.
+    """
+    has_room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM
+    place = os.environ.get("TMPDIR") or (MEMORY if has_room else None)
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="ta-tests-", dir=place)
+    atexit.register(leave_it)  # after what pytest itself does at its end
+
+
+def leave_it() -> None:
+    if not FAILED:
+        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+
+
+IS_WORKER: Final = "PYTEST_XDIST_WORKER" in os.environ
+if not IS_WORKER:
+    in_a_place_of_their_own()
 
 # The processes that tests start would else compile all their modules, each of them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -57,7 +78,11 @@ def missing_needs() -> set[str]:
     }
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    if not IS_WORKER and config.option.basetemp is None:
+        # Short: a socket's path has a hundred characters.
+        config.option.basetemp = Path(os.environ["TMPDIR"], "tests")
     for mark, programs in NEEDS.items():
         config.addinivalue_line(
             "markers", f"{mark}: runs where {', '.join(programs)} are installed"
@@ -67,6 +92,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    if exitstatus:
+        FAILED.append(exitstatus)
 
 
 def pytest_report_header() -> list[str]:
