@@ -21,6 +21,10 @@ longest_line_bytes = 1 << 12
 PUBLISH = re.compile(rb"\*3\r\n\$7\r\n[Pp][Uu][Bb][Ll][Ii][Ss][Hh]\r\n\$(\d{1,10})\r\n")
 NEXT = re.compile(rb"\r\n\$(\d{1,10})\r\n")
 SELECT = re.compile(rb"\*2\r\n\$6\r\n[Ss][Ee][Ll][Ee][Cc][Tt]\r\n\$\d{1,2}\r\n(\d{1,10})\r\n")
+# What coturn sends beside each status: SET of a key, or DEL.
+BESIDES = re.compile(
+    rb"\*(?:3\r\n\$3\r\n[Ss][Ee][Tt]|2\r\n\$3\r\n([Dd][Ee][Ll]))\r\n\$(\d{1,10})\r\n"
+)
 COMMAND = re.compile(rb"\*(\d{1,10})\r\n\$(\d{1,10})\r\n")
 PART = re.compile(rb"\$(\d{1,10})\r\n")
 longest_head_bytes = 26  # of COMMAND; of a PART it is less
@@ -158,10 +162,20 @@ class CommandStream:
         messages: list[Message],
         positions: list[int],
     ) -> int:
-        """Take in one PUBLISH after the other, as long as whole ones follow."""
+        """Take in one PUBLISH after the other, as long as whole ones follow.
+
+        And step over what coturn sends beside them.
+        """
         base, size, database = self._taken, len(data), self.database or 0
         publish, following = PUBLISH.match, NEXT.match
-        while head := publish(data, at):
+        while True:
+            head = publish(data, at)
+            if head is None:
+                beyond = beyond_key(data, at)
+                if beyond == at:
+                    return at
+                at = beyond
+                continue
             begin = head.end()
             end = begin + int(head[1])
             tail = following(data, end)
@@ -179,7 +193,6 @@ class CommandStream:
                     positions.append(base + at)
             elif data[begin:end] == keepalive_channel:
                 self.keepalives.append(base + at)
-        return at
 
     def _begin(self, data: bytes, at: int) -> int:
         """Begin to skip the command at `at`, after its name; returns `at` when more must come."""
@@ -228,6 +241,20 @@ class CommandStream:
             else:
                 return at
         return at
+
+
+def beyond_key(data: bytes, at: int) -> int:
+    """The end of the SET or DEL at `at`; `at` itself where there is none, or not all of it yet."""
+    head = BESIDES.match(data, at)
+    if head is None:
+        return at
+    end = head.end() + int(head[2])
+    if not head[1]:
+        tail = NEXT.match(data, end)
+        if tail is None:
+            return at
+        end = tail.end() + int(tail[1])
+    return end + 2 if end + 2 <= len(data) else at
 
 
 def is_worth_waiting_for(data: bytes, at: int) -> bool:

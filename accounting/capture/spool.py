@@ -24,9 +24,15 @@ from accounting.capture.records import (
     SpooledRow,
     SpoolState,
 )
-from accounting.capture.spool_file import SpoolFile
+from accounting.capture.spool_file import Insert, SpoolFile, Value
 
 no_end = (1 << 62, 0)
+
+messages_insert = Insert(
+    "INSERT INTO messages (epoch, position, received_at, estimated, database, channel, payload)"
+    " VALUES ",
+    columns=7,
+)
 
 
 class Spool(SpoolFile):
@@ -58,18 +64,16 @@ class Spool(SpoolFile):
             )
             if positions is None:
                 positions = range(position + 1, position + 1 + len(messages))
-            rows: list[tuple[int, int, int, bool, int, bytes, bytes]] = []
-            for at, (received_at, database, channel, payload) in zip(
-                positions, messages, strict=True
+            values: list[Value] = []
+            add = values.extend
+            flags = [1] * estimated + [0] * (len(messages) - estimated)
+            for at, flag, (received_at, database, channel, payload) in zip(
+                positions, flags, messages, strict=True
             ):
                 if received_at > last:
                     last = received_at
-                rows.append((epoch, at, last, len(rows) < estimated, database, channel, payload))
-            self.run_many(
-                "INSERT INTO messages (epoch, position, received_at, estimated, database, channel,"
-                " payload) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                rows,
-            )
+                add((epoch, at, last, flag, database, channel, payload))
+            self.insert(messages_insert, values)
             if positions:
                 position = positions[-1]
             self.run(

@@ -35,6 +35,8 @@ commands = st.lists(
         st.tuples(st.sampled_from([b"SELECT", b"select"]), st.sampled_from([b"0", b"3", b"15"])),
         st.sampled_from([(b"PING",), (b"MULTI",), (b"EXEC",), (b"REPLCONF", b"GETACK", b"*")]),
         st.tuples(st.just(b"SET"), st.binary(max_size=9), st.binary(max_size=99)),
+        st.sampled_from([(b"SET", channel, b"new"), (b"set", hostile, hostile), (b"SET", b"k")]),
+        st.sampled_from([(b"DEL", channel), (b"del", hostile), (b"DEL", b"k", channel)]),
         st.lists(st.binary(max_size=80), min_size=1, max_size=6)
         .filter(lambda words: words[0].upper() not in (b"PUBLISH", b"SELECT"))
         .map(tuple),

@@ -47,6 +47,18 @@ def test_messages_are_read_back_whole_in_order_and_after_a_place(path: Path) -> 
         assert spool.state().captured_until == 7
 
 
+@pytest.mark.parametrize("count", [99, 100, 101, 250])
+def test_a_batch_of_any_size_is_stored_whole(path: Path, count: int) -> None:
+    """A hundred rows go in with one statement."""
+    with Spool.open(path, "test") as spool:
+        spool.append([message(10, b"%d" % n) for n in range(count)], estimated=count - 1)
+        rows = stored(spool)
+        assert [(row.position, row.payload) for row in rows] == [
+            (n + 1, b"%d" % n) for n in range(count)
+        ]
+        assert [row.estimated for row in rows] == [True] * (count - 1) + [False]
+
+
 def test_receipt_times_never_fall_nor_come_before_the_last_tick(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.append([message(10), message(4)], captured_until=15)
