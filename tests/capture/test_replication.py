@@ -175,7 +175,7 @@ def test_a_killed_connection_loses_nothing_and_is_no_gap(
             kill_replicas(master)
         publisher.await_more(50)
         publisher.stop()
-        wait_until(lambda: numbers(stored(collecting.spool))[-1] == max(publisher.sent))
+        wait_until(lambda: numbers(stored(collecting.spool))[-1:] == [max(publisher.sent)])
     assert_stored_whole(tmp_path, publisher)
 
 
