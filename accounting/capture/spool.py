@@ -66,7 +66,8 @@ class Spool(SpoolFile):
                 positions = range(position + 1, position + 1 + len(messages))
             values: list[Value] = []
             add = values.extend
-            flags = [1] * estimated + [0] * (len(messages) - estimated)
+            unmeasured = min(estimated, len(messages))
+            flags = [1] * unmeasured + [0] * (len(messages) - unmeasured)
             for at, flag, (received_at, database, channel, payload) in zip(
                 positions, flags, messages, strict=True
             ):
