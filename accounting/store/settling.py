@@ -139,7 +139,7 @@ def _stored(row: Sequence[Any]) -> tuple[Key, Life]:
 
 
 def life_of_row(row: Sequence[Any]) -> tuple[Key, Life]:
-    """A life from KEY_COLUMNS and LIFE_COLUMNS, in binary."""
+    """A life from KEY_COLUMNS and LIFE_COLUMNS, in binary. A total may be None where none came."""
     end_cause = None if row[13] is None else EndCause(row[13])
     return Key._make(row[:4]), Life(
         session_id=row[4],
@@ -162,8 +162,8 @@ def life_of_row(row: Sequence[Any]) -> tuple[Key, Life]:
         deletes=row[28],
         client_totals=row[29],
         peer_totals=row[30],
-        client_total=row[31],
-        peer_total=row[32],
+        client_total=row[31] or [0] * 4,
+        peer_total=row[32] or [0] * 4,
         estimated=row[33],
         disputed=row[34],
     )
@@ -278,16 +278,23 @@ _MOVE_COLUMNS: Final = (
     "due_at",
     *COUNTERS,
 )
-_TOTAL: Final = "i5iiqiqiqiq"  # an array of four: its length, header, and elements
+_TOTAL: Final = Struct("!6iiqiqiqiq")  # an array of four: its length, header, and elements
 _TOTAL_HEAD: Final = 68, 1, 0, 20, 4, 1  # bytes, dimensions, no nulls, the type int8, size, base
 _LIFE: Final = Struct(
     "!h ih ii i16s iq iq i16s i16s ii iq iq iq i? i? ih i? iqiqiqiq iqiqiqiq ih ih ih ih".replace(
         " ", ""
     )
-    + _TOTAL * 2
     + "i?i?"
 )
-_NULLABLE: Final = "ended_at", "end_cause", "transport", "client_address", "server_address"
+_NULLABLE: Final = (
+    "ended_at",
+    "end_cause",
+    "transport",
+    "client_address",
+    "server_address",
+    "client_total",
+    "peer_total",
+)
 _PACKED_COLUMNS: Final = (
     *(name for name, _ in KEY_COLUMNS),
     "due_at",
@@ -319,7 +326,7 @@ def _move(life: Life, due_at: int) -> bytes:
 
 def _life_row(key: Key, life: Life, due_at: int, only_hour: int | None) -> bytes:
     """A life as a packed row: _PACKED_COLUMNS, those that may be null last."""
-    u, c, p = life.usage, life.client_total, life.peer_total
+    u = life.usage
     fixed = _LIFE.pack(
         len(_PACKED_COLUMNS),
         *(2, key.source_id, 4, key.database, 16, key.username_key, 8, key.allocation_id),
@@ -330,8 +337,6 @@ def _life_row(key: Key, life: Life, due_at: int, only_hour: int | None) -> bytes
         *(1, life.start_known, 1, life.lifetime_known, 2, life.standing, 1, life.vouched),
         *(8, u[0], 8, u[1], 8, u[2], 8, u[3], 8, u[4], 8, u[5], 8, u[6], 8, u[7]),
         *(2, life.news, 2, life.deletes, 2, life.client_totals, 2, life.peer_totals),
-        *(*_TOTAL_HEAD, 8, c[0], 8, c[1], 8, c[2], 8, c[3]),
-        *(*_TOTAL_HEAD, 8, p[0], 8, p[1], 8, p[2], 8, p[3]),
         *(1, life.estimated, 1, life.disputed),
     )
     return b"".join(
@@ -342,6 +347,8 @@ def _life_row(key: Key, life: Life, due_at: int, only_hour: int | None) -> bytes
             _text(life.transport),
             _text(life.client_address),
             _text(life.server_address),
+            _total(life.client_totals, life.client_total),
+            _total(life.peer_totals, life.peer_total),
             _time(only_hour),
         )
     )
@@ -349,6 +356,13 @@ def _life_row(key: Key, life: Life, due_at: int, only_hour: int | None) -> bytes
 
 def _time(value: int | None) -> bytes:
     return _NULL if value is None else _TIME.pack(8, value - POSTGRES_EPOCH)
+
+
+def _total(came: int, total: Sequence[int]) -> bytes:
+    if not came:
+        return _NULL
+    a, b, c, d = total
+    return _TOTAL.pack(*_TOTAL_HEAD, 8, a, 8, b, 8, c, 8, d)
 
 
 def _text(value: str | None) -> bytes:

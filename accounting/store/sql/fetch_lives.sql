@@ -6,7 +6,8 @@ SELECT
     e.vouched, e.transport, e.client_address, e.server_address, e.received_packets,
     e.received_bytes, e.sent_packets, e.sent_bytes, e.peer_received_packets, e.peer_received_bytes,
     e.peer_sent_packets, e.peer_sent_bytes, e.news, e.deletes, e.client_totals,
-    e.peer_totals, e.client_total, e.peer_total, e.estimated, e.disputed, e.only_hour
+    e.peer_totals, CASE WHEN e.client_totals > 0 THEN e.client_total END,
+    CASE WHEN e.peer_totals > 0 THEN e.peer_total END, e.estimated, e.disputed, e.only_hour
 FROM staged_keys k
 JOIN accounting.sessions e USING (username_key, allocation_id, source_id, database)
 WHERE e.standing > 0

@@ -14,8 +14,9 @@ WHEN MATCHED THEN UPDATE SET
     peer_received_packets = s.peer_received_packets, peer_received_bytes = s.peer_received_bytes,
     peer_sent_packets = s.peer_sent_packets, peer_sent_bytes = s.peer_sent_bytes, news = s.news,
     deletes = s.deletes, client_totals = s.client_totals, peer_totals = s.peer_totals,
-    client_total = s.client_total, peer_total = s.peer_total, estimated = s.estimated,
-    disputed = s.disputed,
+    client_total = coalesce(s.client_total, '{0,0,0,0}'),
+    peer_total = coalesce(s.peer_total, '{0,0,0,0}'),
+    estimated = s.estimated, disputed = s.disputed,
     ends = greatest(e.ends, s.ends), only_hour = s.only_hour
 WHEN NOT MATCHED THEN INSERT (
     session_id, user_key, username_key, realm_id, source_id, database, allocation_id, started_at,
@@ -30,6 +31,6 @@ WHEN NOT MATCHED THEN INSERT (
     s.ended_at, s.end_cause, s.standing, s.vouched, s.transport, s.client_address,
     s.server_address, s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes,
     s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes, s.news,
-    s.deletes, s.client_totals, s.peer_totals, s.client_total, s.peer_total, s.estimated,
-    s.disputed, s.ends, s.only_hour
+    s.deletes, s.client_totals, s.peer_totals, coalesce(s.client_total, '{0,0,0,0}'),
+    coalesce(s.peer_total, '{0,0,0,0}'), s.estimated, s.disputed, coalesce(s.ends, 0), s.only_hour
 )
