@@ -82,6 +82,8 @@ def test_up_tells_neither_passwords_nor_the_identity_key(
             "log_level": "debug",
             "log_format": "json",
             "capture": "replication",
+            "settle_interval_seconds": "0.2",
+            "rollup_interval_seconds": "0.2",
         }
         reader = postgres_server.url(READER, name)
         with running("up", settings, said) as process:

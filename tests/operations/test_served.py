@@ -40,6 +40,8 @@ def test_up_serves_what_all_its_parts_do(books: Books, tmp_path: Path) -> None:
                 "ACCOUNTING_REDIS_URL": valkey.url,
                 "ACCOUNTING_DATA_DIR": str(tmp_path / "data"),
                 "ACCOUNTING_METRICS_LISTEN": f"127.0.0.1:{port}",
+                "ACCOUNTING_SETTLE_INTERVAL_SECONDS": "0.2",
+                "ACCOUNTING_ROLLUP_INTERVAL_SECONDS": "0.2",
             },
             stdout=subprocess.DEVNULL,
             stderr=output,
