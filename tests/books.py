@@ -207,14 +207,20 @@ class Books:
 
     def hang_up(self) -> None:
         """Leave no connection open that nobody uses now."""
-        while self._connections:
-            self._connections.popitem()[1].close()
+        self._close_connections()
         self.engine.dispose()
 
-    def close(self) -> None:
+    def close(self, *, with_engine: bool = True) -> None:
+        """Without its engine where that is others' too, who then need not connect anew."""
         for spool in self._spools.values():
             spool.close()
-        self.hang_up()
+        self._close_connections()
+        if with_engine:
+            self.engine.dispose()
+
+    def _close_connections(self) -> None:
+        while self._connections:
+            self._connections.popitem()[1].close()
 
 
 def eight_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:

@@ -37,4 +37,4 @@ def books(
     made = Books(postgres_server, settling_database, tmp_path)
     made.engine = settling_engine
     yield made
-    made.close()
+    made.close(with_engine=False)

@@ -165,7 +165,7 @@ class Ledger:
                     )
                 return _played(books, steps, plan)
             finally:
-                books.close()
+                books.close(with_engine=False)
 
 
 def _played(books: Books, steps: Sequence[Step], plan: Sequence[Act]) -> dict[str, Any]:
