@@ -1,7 +1,7 @@
 """Slices: the short spans of an hour along which the peak of a realm is counted.
 
 The most sessions alive at one moment of an hour is the highest of its slices, and a begin or an end
-of a session changes one slice only. A slice ends on whole tens of seconds, or with its hour. Not a
+of a session changes one slice only. A slice ends on whole fives of seconds, or with its hour. Not a
 length that anything is accounted by: the borders of those are ``model.buckets``'.
 """
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from accounting.model.buckets import Bucket
 
-SLICE_SECONDS: Final = 10
+SLICE_SECONDS: Final = 5
 _SLICE: Final = SLICE_SECONDS * 1_000_000
 
 

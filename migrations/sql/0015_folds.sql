@@ -108,3 +108,6 @@ LEFT JOIN accounting.users u ON u.user_key = h.user_key AND u.realm_id = h.realm
 
 GRANT SELECT, INSERT, UPDATE ON accounting.folds TO turn_accounting_writer;
 GRANT SELECT ON accounting.user_days, accounting.user_months TO turn_accounting_writer;
+
+-- Slices of peaks are five seconds long now, not ten: hours that are touched again are counted anew.
+DELETE FROM accounting.realm_slices;
