@@ -7,6 +7,7 @@ the same order, its bytes thrown away. This process' memory must not grow with t
 import io
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,6 +31,7 @@ INSERT INTO accounting.buckets VALUES
     (1, 'month', '2026-11-01 00:00+00', '2026-12-01 00:00+00', 'UTC');
 INSERT INTO accounting.realm_usage_monthly
 VALUES (1, '2026-11-01 00:00+00', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+INSERT INTO accounting.folds VALUES (1, '2026-11-03 00:00+00');
 INSERT INTO accounting.users
 SELECT md5(n::text)::uuid, 1, 'user' || n FROM generate_series(1::bigint, {rows}) n;
 INSERT INTO accounting.user_usage_daily
@@ -51,6 +53,17 @@ COPY = (
 )
 
 
+@dataclass(slots=True)
+class Told:
+    """A work that keeps how many rows it wrote."""
+
+    work: Callable[[], int]
+    rows: int = 0
+
+    def __call__(self) -> None:
+        self.rows = self.work()
+
+
 class Nowhere(io.RawIOBase):
     """Takes bytes and throws them away."""
 
@@ -67,7 +80,7 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
         engine = open_engine(bed.url())
         before = resident_bytes(os.getpid()) / 1e6
         forget_peak()
-        works: dict[str, Callable[[], object]] = {"limit: COPY TO": lambda: bare_copy(bed.url())}
+        works: dict[str, Callable[[], int]] = {"limit: COPY TO": lambda: bare_copy(bed.url())}
         for format_ in Format:
             works[f"{format_.value}, a stream"] = to_stream(engine, format_)
             works[f"{format_.value}, a file"] = to_file(engine, format_, bed.home)
@@ -75,7 +88,9 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
             say(f"export: round {number + 1} of {scale.rounds}")
             limit = 0.0
             for name, work in works.items():
-                span = take(server.pid, work)
+                told = Told(work)
+                span = take(server.pid, told)
+                assert told.rows == scale.rows, f"{name}: {told.rows} of {scale.rows} rows"
                 limit = limit or span.wall
                 rounds.add(f"{name}: rate", scale.rows / span.wall, "rows/s")
                 if name.startswith("limit"):
@@ -94,7 +109,7 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
     return rounds.figures()
 
 
-def bare_copy(url: str) -> None:
+def bare_copy(url: str) -> int:
     with (
         psycopg.connect(url) as connection,
         connection.cursor() as cursor,
@@ -102,11 +117,12 @@ def bare_copy(url: str) -> None:
     ):
         for _ in copy:
             pass
+        return copy.cursor.rowcount
 
 
-def to_stream(engine: Engine, format_: Format) -> Callable[[], object]:
+def to_stream(engine: Engine, format_: Format) -> Callable[[], int]:
     return lambda: export_to_stream(engine, SELECTION, format_, Nowhere())
 
 
-def to_file(engine: Engine, format_: Format, directory: Path) -> Callable[[], object]:
-    return lambda: export_to_directory(engine, SELECTION, format_, directory)
+def to_file(engine: Engine, format_: Format, directory: Path) -> Callable[[], int]:
+    return lambda: export_to_directory(engine, SELECTION, format_, directory).rows
