@@ -19,13 +19,19 @@ FROM (
         END AS outcome
     FROM accounting.capture_gaps c
     JOIN accounting.settling t ON t.source_id = c.source_id AND t.until > c.to_at
-    LEFT JOIN accounting.sessions e
-        ON e.realm_id = ANY (ARRAY(SELECT realm_id FROM accounting.realms))
-        AND e.started_at BETWEEN c.from_at - interval '1 day' AND c.from_at
-        AND e.source_id = c.source_id AND e.vouched
-        -- One that expired ended at its last sign of life, and was awaited until its expiry.
-        AND (e.ended_at IS NULL OR e.ended_at >= c.from_at
-            OR (e.end_cause = 'expired' AND e.expires_at >= c.from_at))
+    LEFT JOIN LATERAL (
+        SELECT s.* FROM accounting.realms r
+        CROSS JOIN LATERAL (  -- OFFSET 0: realm by realm along the index
+            SELECT * FROM accounting.sessions
+            WHERE realm_id = r.realm_id
+                AND started_at BETWEEN c.from_at - interval '1 day' AND c.from_at
+            OFFSET 0
+        ) s
+        WHERE s.source_id = c.source_id AND s.vouched
+            -- One that expired ended at its last sign of life, and was awaited until its expiry.
+            AND (s.ended_at IS NULL OR s.ended_at >= c.from_at
+                OR (s.end_cause = 'expired' AND s.expires_at >= c.from_at))
+    ) e ON true
     WHERE c.outcome = '' OR c.to_at > now() - interval '3 hours'
     GROUP BY c.gap_id
 ) o
