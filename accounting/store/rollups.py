@@ -145,6 +145,7 @@ def fold(connection: Connection, hours: Iterable[Hour], untils: Mapping[int, int
     """Add those hours to their days and months, and move the folds of realms to ``untils``."""
     connection.execute(statement("stage_folds"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
+        cursor.execute("TRUNCATE staged_folds")  # of an earlier fold in this transaction
         copy_rows(
             cursor,
             "staged_folds",

@@ -75,6 +75,19 @@ def test_an_hour_that_was_folded_while_under_way_still_counts_what_comes(books: 
     assert (shown(books), stored(books)) == (same(111), [110, 110])
 
 
+def test_realms_that_are_folded_one_after_the_other_are_each_folded_once(books: Books) -> None:
+    for allocation, realm in ((1, "example.org"), (2, "example.net"), (3, "example.com")):
+        teller = Teller(books, realm=realm, allocation=allocation)
+        teller.new(0)
+        teller.interim(10, 1, 100, 0, 0)
+    account(books, 20)
+    with books.engine.begin() as connection:
+        rules = realms.all_rules(connection)
+        for realm_id in rules:
+            fold_all(connection, rules, realm_id)
+    assert (shown(books), stored(books)) == (same(300), [300, 300])
+
+
 def test_a_day_is_there_for_a_user_of_whom_only_the_hour_under_way_is_known(books: Books) -> None:
     Teller(books, user="strange").interim(5, 1, 100, 0, 0)
     bob = Teller(books, user="bob", allocation=2)
