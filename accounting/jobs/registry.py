@@ -44,7 +44,7 @@ JOBS: Final[Mapping[str, Job]] = {
         ),
         Job(
             name="rollup",
-            description="Replace the hours, days and months that settling touched",
+            description="Add what settling changed to the usage of users and realms",
             unit="hours",
             every_seconds=2.0,
             run=rollup,

@@ -1,4 +1,4 @@
--- Marks the closed periods, by user, of the hours that one roll-up replaced.
+-- Marks the closed periods, by user, of the hours that one roll-up changed.
 INSERT INTO accounting.touched_periods (realm_id, period, user_key)
 SELECT DISTINCT p.realm_id, p.period, t.user_key
 FROM staged_touched t
