@@ -16,10 +16,10 @@ from accounting.capture.collector import run_collector
 from accounting.capture.spool import Spool
 from accounting.capture.spool_file import spool_path
 from accounting.config import Settings
+from accounting.domain.realm_rules import RealmRule
 from accounting.errors import AccountingError, ConnectionLost, LeaseHeld
 from accounting.jobs.load import Loader, run_loader
 from accounting.jobs.standby import Place, end_turn, is_overtaken, take_over, take_turn
-from accounting.model.realms import RealmRule
 from accounting.processes import Part, watch
 from accounting.store.database import Engine
 from accounting.store.migrations import require_head

@@ -20,9 +20,9 @@ from accounting.capture.clock import wall_clock
 from accounting.capture.spool import Spool
 from accounting.capture.spool_file import spool_path
 from accounting.config import Settings
+from accounting.domain.realm_rules import RealmRule
 from accounting.errors import ConnectionLost
 from accounting.jobs.registry import Job, configured
-from accounting.model.realms import RealmRule
 from accounting.monitoring.health import Health, judge
 from accounting.monitoring.server import monitor
 from accounting.monitoring.watch import Watcher

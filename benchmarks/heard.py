@@ -9,7 +9,7 @@ from datetime import datetime
 from itertools import islice
 
 from accounting.capture.spool import Spool
-from accounting.model.buckets import microseconds
+from accounting.domain.calendar import microseconds
 from benchmarks.mix import GROUP_MESSAGES, Message
 
 BATCH: int = 10_000

@@ -20,7 +20,7 @@ from typing import Final, Self
 
 import psycopg
 
-from accounting.model.counters import COUNTERS
+from accounting.domain.counters import COUNTERS
 from benchmarks.bed import Bed, made_bed
 from benchmarks.figures import Figure
 from benchmarks.measure import cpu_seconds, resident_bytes, say

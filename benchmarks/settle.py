@@ -5,8 +5,8 @@ realm, user and hour. Then a feed's numbering, and the end of sessions that nobo
 CPU time is that of the jobs (this process) and of Postgres with all its processes.
 """
 
+from accounting.domain.counters import COUNTERS
 from accounting.jobs.feed import number_feed
-from accounting.model.counters import COUNTERS
 from benchmarks.bed import Bed, in_rounds
 from benchmarks.figures import Figure, Rounds
 from benchmarks.heard import Heard, some

@@ -17,12 +17,12 @@ import psycopg
 from psycopg.rows import dict_row
 
 from accounting.capture.spool import Spool
+from accounting.domain.calendar import microseconds
+from accounting.domain.counters import COUNTERS
+from accounting.domain.realm_rules import RealmRule
 from accounting.jobs.load import BATCH, Loader
 from accounting.jobs.rollup import rollup
 from accounting.jobs.settle import settle
-from accounting.model.buckets import microseconds
-from accounting.model.counters import COUNTERS
-from accounting.model.realms import RealmRule
 from accounting.store import migrations
 from accounting.store.database import Engine, open_engine
 from tests.servers import PostgresServer

@@ -10,8 +10,8 @@ from typing import Annotated, Final
 
 import typer
 
+from accounting.domain.text_escaping import as_text
 from accounting.errors import UsageError
-from accounting.model.text import as_text
 
 LARGEST_INTEGER: Final = 2**31 - 1
 

@@ -21,10 +21,10 @@ from accounting.commands.simulation import publish
 from accounting.commands.terminal import write_table
 from accounting.commands.views import BYTES
 from accounting.config import Settings
+from accounting.domain.counters import COUNTERS
 from accounting.embedded import running_valkey
 from accounting.errors import AccountingError, UsageError
 from accounting.logs import configure_logging
-from accounting.model.counters import COUNTERS
 from accounting.processes import stop_on_signals, wait_until
 from accounting.simulate import Expected, Scenario
 from accounting.store import reporting

@@ -17,6 +17,9 @@ from accounting import service
 from accounting.commands.arguments import Json, Realm, from_argument, period_day
 from accounting.commands.terminal import flush_output, visible, warn, write, write_json
 from accounting.config import Settings
+from accounting.domain.calendar import moment
+from accounting.domain.coturn_messages import Kind, Side
+from accounting.domain.counters import COUNTERS
 from accounting.errors import UsageError
 from accounting.jobs.closed import Gone
 from accounting.jobs.erase import erase
@@ -26,9 +29,6 @@ from accounting.jobs.rebuild import rebuild
 from accounting.jobs.reconcile import Reconciled, reconcile
 from accounting.jobs.trace import Trace, trace, trace_adjustment
 from accounting.jobs.verify import Verdict, verify
-from accounting.model.buckets import moment
-from accounting.model.counters import COUNTERS
-from accounting.model.wire import Kind, Side
 from accounting.store import migrations
 
 _NUMBERS: Final = (*COUNTERS, "session_seconds")

@@ -11,9 +11,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
+from accounting.domain.counters import COUNTERS
 from accounting.errors import NotYet, UsageError
 from accounting.jobs.close import find_period, find_realm
-from accounting.model.counters import COUNTERS
 from accounting.store import feed, periods
 from accounting.store.database import lost_connections
 from accounting.store.locks import lock, try_lock

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from accounting.domain import statements
+from accounting.domain.calendar import microseconds
+from accounting.domain.counters import COUNTERS
+from accounting.domain.statements import digest
 from accounting.jobs.differences import Difference, Naming
 from accounting.jobs.recompute import Stop
-from accounting.model import statements
-from accounting.model.buckets import microseconds
-from accounting.model.counters import COUNTERS
-from accounting.model.statements import digest
 from accounting.store import periods, proofs, proving, replaying, retention
 from accounting.store.periods import NUMBERS, PeriodRow
 from accounting.store.proofs import Proof

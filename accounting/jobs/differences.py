@@ -6,9 +6,9 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from accounting.model.buckets import microseconds, moment
-from accounting.model.periods import Period, periods
-from accounting.model.realms import RealmRules
+from accounting.domain.calendar import microseconds, moment
+from accounting.domain.periods import Period, periods
+from accounting.domain.realm_rules import RealmRules
 from accounting.store import proving
 from accounting.store.proving import BOOKS, Mismatch
 

@@ -10,10 +10,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
+from accounting.domain.identity import user_id
+from accounting.domain.text_escaping import from_text
 from accounting.errors import UsageError
 from accounting.jobs.close import find_realm
-from accounting.model.identity import user_id
-from accounting.model.text import from_text
 from accounting.store import erasing, realms
 from accounting.store.database import lost_connections
 

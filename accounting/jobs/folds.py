@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection
 
-from accounting.model.buckets import Level
-from accounting.model.realms import RealmRules
+from accounting.domain.calendar import Level
+from accounting.domain.realm_rules import RealmRules
 from accounting.store import rollups
 from accounting.store.rollups import Hour
 

@@ -2,7 +2,8 @@
 
 The rows and the source's position move in one transaction, guarded by the position it is expected
 to stand at: a second loader, a retry after a lost COMMIT answer or a replayed spool counts nothing
-twice. Where to load on is ``resume``'s decision, what a message says is ``model.wire``'s.
+twice. Where to load on is ``resume``'s decision, what a message says is
+``domain.coturn_messages``'s.
 """
 
 import random
@@ -20,14 +21,14 @@ from sqlalchemy import Connection, Engine
 from accounting.capture.pruning import prune
 from accounting.capture.records import Gap, Sighting, SpoolState
 from accounting.capture.spool import Spool
+from accounting.domain.calendar import moment
+from accounting.domain.coturn_messages import parse_owner, parse_status_key
+from accounting.domain.rate_limit import Allowance
+from accounting.domain.realm_rules import RealmRule
 from accounting.errors import ConnectionLost, LeaseHeld
 from accounting.jobs.resume import OLDER_SPOOL, resume
 from accounting.jobs.rows import DAY, Rows
 from accounting.jobs.standby import check_lease, this_host
-from accounting.model.allowance import Allowance
-from accounting.model.buckets import moment
-from accounting.model.realms import RealmRule
-from accounting.model.wire import parse_owner, parse_status_key
 from accounting.store import reports, sources, tallies
 from accounting.store.binary import binary_cursor
 from accounting.store.database import lost_connections, psycopg_connection

@@ -10,15 +10,15 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine
 
+from accounting.domain.calendar import Bucket, Level
+from accounting.domain.realm_rules import RealmRules
+from accounting.domain.session_fold import Life
+from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet
 from accounting.jobs.adjust import adjust
-from accounting.jobs.hours import hours_of
 from accounting.jobs.recompute import Stop, in_one_pass, replay, replay_by
 from accounting.jobs.rollup import rollup
 from accounting.jobs.settle import settle
-from accounting.model.buckets import Bucket, Level
-from accounting.model.lives import Life
-from accounting.model.realms import RealmRules
 from accounting.store import proving, retention, sources
 from accounting.store.database import lost_connections
 from accounting.store.locks import lock, try_lock

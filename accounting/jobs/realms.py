@@ -8,10 +8,10 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine
 
+from accounting.domain.calendar import BEGINNING, microseconds, moment
+from accounting.domain.realm_rules import RealmRule
+from accounting.domain.text_escaping import from_text
 from accounting.errors import UsageError
-from accounting.model.buckets import BEGINNING, microseconds, moment
-from accounting.model.realms import RealmRule
-from accounting.model.text import from_text
 from accounting.store import realms
 from accounting.store.database import lost_connections
 from accounting.store.locks import lock

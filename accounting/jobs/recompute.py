@@ -18,10 +18,10 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from accounting.model import lives
-from accounting.model.buckets import Calendar
-from accounting.model.lives import Entry, Life, Report, Sighting, Standing, Track
-from accounting.model.realms import RealmRules
+from accounting.domain import session_fold
+from accounting.domain.calendar import Calendar
+from accounting.domain.realm_rules import RealmRules
+from accounting.domain.session_fold import Entry, Life, Report, Sighting, Standing, Track
 from accounting.store import replaying
 from accounting.store.replaying import Cutoff
 from accounting.store.settling import Key
@@ -239,7 +239,7 @@ class _Fold:
                 standing.entries = life.entries.copy()
                 until = route.untils[index]
                 if life is self._track.current and until is not None:
-                    lives.expire(
+                    session_fold.expire(
                         standing, until, _grace(self._rules[life.realm_id], life.started_at)
                     )
                 yield standing, route.stops[index]
@@ -266,18 +266,18 @@ def take(
     current = track.current
     if isinstance(one, Sighting):
         began = one.seen_at if current is None else current.started_at
-        lives.sight(track, one, grace=_grace(rules, began))
+        session_fold.sight(track, one, grace=_grace(rules, began))
     else:
         began = one.received_at if current is None else current.started_at
         grace = _grace(rules, began)
-        lives.settle(track, one, source_id=key.source_id, grace=grace, breaks=breaks)
+        session_fold.settle(track, one, source_id=key.source_id, grace=grace, breaks=breaks)
 
 
 def finish(track: Track, rules: Mapping[int, RealmRules], until: int | None) -> None:
     """End the key's life under way, if its time has passed by the clock of the cutoff."""
     life = track.current
     if life is not None and until is not None:
-        lives.expire(life, until, _grace(rules[life.realm_id], life.started_at))
+        session_fold.expire(life, until, _grace(rules[life.realm_id], life.started_at))
 
 
 def condense(life: Life, calendar: Calendar) -> None:
@@ -290,4 +290,4 @@ def condense(life: Life, calendar: Calendar) -> None:
 
 
 def _grace(rules: RealmRules, began: int) -> int:
-    return rules.at(began).grace_seconds * lives.SECOND
+    return rules.at(began).grace_seconds * session_fold.SECOND

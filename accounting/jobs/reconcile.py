@@ -14,11 +14,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
+from accounting.domain.coturn_log import LoggedSession, LogReader
+from accounting.domain.counters import COUNTERS
+from accounting.domain.text_escaping import as_text
 from accounting.errors import UsageError
 from accounting.jobs.proof import Progress, unseen
-from accounting.model.coturn_log import LoggedSession, LogReader
-from accounting.model.counters import COUNTERS
-from accounting.model.text import as_text
 from accounting.store import logged
 from accounting.store.database import lost_connections
 from accounting.store.logged import BookedSession, LoggedKey

@@ -15,13 +15,13 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection, Engine
 
+from accounting.domain.calendar import moment
+from accounting.domain.session_fold import Standing
+from accounting.domain.session_hours import hours_of
 from accounting.jobs.close import draw_periods
-from accounting.jobs.hours import hours_of
 from accounting.jobs.proof import LIVES_AT_ONCE
 from accounting.jobs.recompute import condense, replay_by
 from accounting.jobs.verify import Verdict, verify
-from accounting.model.buckets import moment
-from accounting.model.lives import Standing
 from accounting.store import realms, retention
 from accounting.store.database import lost_connections
 from accounting.store.locks import try_lock

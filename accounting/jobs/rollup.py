@@ -10,8 +10,8 @@ from typing import Final
 
 from sqlalchemy import Engine
 
+from accounting.domain.calendar import Level
 from accounting.jobs.folds import fold_to, hour_of
-from accounting.model.buckets import Level
 from accounting.store import peaks, rollups
 from accounting.store.database import lost_connections
 from accounting.store.locks import try_lock

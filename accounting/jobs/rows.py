@@ -1,6 +1,7 @@
 """Messages become rows of the reports, or rejects: what loading does with every single one.
 
-A report's meaning is ``model.wire``'s and ``store.identities``', its bytes are ``store.reports``'.
+A report's meaning is ``domain.coturn_messages``'s and ``store.identities``', its bytes are
+``store.reports``'.
 This is the loop around them, and it runs once for each message that coturn ever publishes: it makes
 no object that it does not hand on. It knows the spool, and no database.
 """
@@ -11,9 +12,8 @@ from typing import Final, NamedTuple, NoReturn
 
 from accounting.capture.records import Origin, SpooledRow
 from accounting.capture.spool import Spool
-from accounting.model.allowance import Allowance
-from accounting.model.buckets import BEGINNING
-from accounting.model.wire import (
+from accounting.domain.calendar import BEGINNING
+from accounting.domain.coturn_messages import (
     Topic,
     WireError,
     parse_counters,
@@ -21,6 +21,7 @@ from accounting.model.wire import (
     parse_status,
     split_channel,
 )
+from accounting.domain.rate_limit import Allowance
 from accounting.store.identities import Identities
 from accounting.store.reports import Rejected, pack_head, pack_status, pack_traffic
 

@@ -1,6 +1,7 @@
 """Settle: reports into sessions and their hours, each report once.
 
-Reads the reports of a source after its watermark in order, lets ``model.lives`` cut and sum them,
+Reads the reports of a source after its watermark in order, lets ``domain.session_fold`` cut and
+sum them,
 and writes what changed together with the watermark. Killed anywhere and run again, the books are
 the same.
 """
@@ -14,11 +15,11 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine
 
-from accounting.jobs.hours import Changes
-from accounting.model import lives
-from accounting.model.buckets import Level
-from accounting.model.lives import Life, Report, Sighting, Standing, Track
-from accounting.model.realms import RealmRules
+from accounting.domain import session_fold
+from accounting.domain.calendar import Level
+from accounting.domain.realm_rules import RealmRules
+from accounting.domain.session_fold import Life, Report, Sighting, Standing, Track
+from accounting.domain.session_hours import Changes
 from accounting.store import peaks, relay_threads, rollups, session_usage, settling, sources
 from accounting.store.database import lost_connections
 from accounting.store.locks import try_lock
@@ -111,10 +112,12 @@ def _take(
         grace = graces[one.realm_id]
         if isinstance(one, Sighting):
             began = one.seen_at if track.current is None else track.current.started_at
-            lives.sight(track, one, grace=grace.at(began))
+            session_fold.sight(track, one, grace=grace.at(began))
         else:
             began = one.received_at if track.current is None else track.current.started_at
-            lives.settle(track, one, source_id=source_id, grace=grace.at(began), breaks=breaks)
+            session_fold.settle(
+                track, one, source_id=source_id, grace=grace.at(began), breaks=breaks
+            )
     _write(
         connection,
         rules,
@@ -160,7 +163,7 @@ def _expire_some(engine: Engine, source_id: int, limit: int) -> int:
         waiting: list[tuple[Life, int]] = []
         for key, life in due:
             grace = _grace(rules, life)
-            if lives.expire(life, until, grace):
+            if session_fold.expire(life, until, grace):
                 ended.append((key, life))
             else:
                 waiting.append((life, life.expires_at + grace))
@@ -257,4 +260,4 @@ def _grace(rules: Mapping[int, RealmRules], life: Life) -> int:
 
 
 def _microseconds(seconds: int) -> int:
-    return seconds * lives.SECOND
+    return seconds * session_fold.SECOND

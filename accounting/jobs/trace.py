@@ -16,15 +16,15 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
+from accounting.domain.calendar import microseconds
+from accounting.domain.realm_rules import RealmRules
+from accounting.domain.session_fold import Entry, Life, Report, Track
+from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet, UsageError
 from accounting.jobs import recompute
 from accounting.jobs.close import find_period, find_realm
 from accounting.jobs.closed import Gone, find_closed, gone
-from accounting.jobs.hours import hours_of
 from accounting.jobs.proof import snapshot_at_rest
-from accounting.model.buckets import microseconds
-from accounting.model.lives import Entry, Life, Report, Track
-from accounting.model.realms import RealmRules
 from accounting.store import billed, periods, realms, replaying, retention
 from accounting.store.billed import BilledLine
 from accounting.store.database import lost_connections

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from accounting.model.counters import PEER_MODULUS
+from accounting.domain.counters import PEER_MODULUS
 from accounting.simulate import wire
 from accounting.simulate.oracle import ZERO, Eight, Ledger, plus
 from accounting.simulate.population import Identity

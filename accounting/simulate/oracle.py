@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from accounting.model.counters import COUNTERS
-from accounting.model.text import as_text
+from accounting.domain.counters import COUNTERS
+from accounting.domain.text_escaping import as_text
 from accounting.simulate.population import Identity
 
 Eight = tuple[int, int, int, int, int, int, int, int]

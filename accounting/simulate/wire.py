@@ -1,6 +1,7 @@
 """coturn's wire, written: commands, channels and payloads as the recordings show them.
 
-Owns the writing; the reading lives in ``accounting.model.wire`` and shares nothing with it, so
+Owns the writing; the reading lives in ``accounting.domain.coturn_messages`` and shares nothing
+with it, so
 that neither hides a mistake of the other.
 """
 

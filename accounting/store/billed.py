@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select
 
-from accounting.model.counters import COUNTERS
+from accounting.domain.counters import COUNTERS
 from accounting.store.schema import adjustments, sessions, statements
 
 

@@ -9,8 +9,8 @@ from uuid import UUID
 from sqlalchemy import Connection, bindparam, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA
 
-from accounting.model.buckets import microseconds
-from accounting.model.identity import user_key_of
+from accounting.domain.calendar import microseconds
+from accounting.domain.identity import user_key_of
 from accounting.store.schema import (
     erasures,
     installation,

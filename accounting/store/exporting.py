@@ -15,8 +15,8 @@ import psycopg
 from psycopg.errors import UndefinedFunction, UndefinedTable
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
+from accounting.domain.counters import COUNTERS
 from accounting.errors import AccountingError
-from accounting.model.counters import COUNTERS
 from accounting.store.periods import AUTHOR
 
 TEXT, BOOL, BIGINT, NUMERIC = 25, 16, 20, 1700

@@ -12,11 +12,11 @@ from typing import Final, NamedTuple, Self
 
 from sqlalchemy import Connection, select
 
-from accounting.model.buckets import BEGINNING, END
-from accounting.model.identity import opaque_key, user_id, user_key_of
-from accounting.model.realms import RealmRule, RealmRules
-from accounting.model.text import as_text
-from accounting.model.wire import WireError, parse_owner
+from accounting.domain.calendar import BEGINNING, END
+from accounting.domain.coturn_messages import WireError, parse_owner
+from accounting.domain.identity import opaque_key, user_id, user_key_of
+from accounting.domain.realm_rules import RealmRule, RealmRules
+from accounting.domain.text_escaping import as_text
 from accounting.store import erasing, realms
 from accounting.store.database import statement
 from accounting.store.schema import installation
@@ -49,7 +49,8 @@ class Identities:
     """Resolves realm and username on the wire, and writes down those that are new.
 
     Identities are packed as fields of a row in binary COPY, and names are asked for as channels
-    have them (:func:`accounting.model.wire.split_channel`): most reports speak of a known name, and
+    have them (:func:`accounting.domain.coturn_messages.split_channel`): most reports speak of a
+    known name, and
     cost one look into a dictionary then.
     """
 

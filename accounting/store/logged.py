@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from accounting.model.counters import COUNTERS
+from accounting.domain.counters import COUNTERS
 from accounting.store.database import statement
 
 

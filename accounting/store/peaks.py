@@ -10,8 +10,8 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from accounting.model.buckets import Bucket, moment
-from accounting.model.slices import SLICE_SECONDS, slice_end
+from accounting.domain.calendar import Bucket, moment
+from accounting.domain.peak_slices import SLICE_SECONDS, slice_end
 from accounting.store.binary import binary_cursor, copy_rows
 from accounting.store.database import along_keys, driver_statement, psycopg_connection, statement
 

@@ -1,7 +1,7 @@
 """Billing periods, stored: drawn by the rules, closed with their statements, adjusted afterwards.
 
 Owns ``periods``, ``statements``, ``adjustments`` and ``touched_periods``. The borders are
-``model.periods``'. Who calls anything that writes here holds the lock ``rollup``.
+``domain.periods``'. Who calls anything that writes here holds the lock ``rollup``.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,11 +12,11 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 
-from accounting.model.buckets import microseconds, moment
-from accounting.model.counters import COUNTERS
-from accounting.model.periods import Period, periods
-from accounting.model.realms import RealmRules
-from accounting.model.statements import Cutoff, SourceCutoff
+from accounting.domain.calendar import microseconds, moment
+from accounting.domain.counters import COUNTERS
+from accounting.domain.periods import Period, periods
+from accounting.domain.realm_rules import RealmRules
+from accounting.domain.statements import Cutoff, SourceCutoff
 from accounting.store import schema
 from accounting.store.database import statement
 from accounting.store.realms import all_rules

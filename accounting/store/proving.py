@@ -13,8 +13,8 @@ from psycopg import Cursor
 from sqlalchemy import Column, Connection, MetaData, Select, Table, and_, or_, select, text
 from sqlalchemy.sql.expression import ColumnElement
 
-from accounting.model.buckets import Bucket, Level, moment
-from accounting.model.lives import Life
+from accounting.domain.calendar import Bucket, Level, moment
+from accounting.domain.session_fold import Life
 from accounting.store import schema
 from accounting.store.binary import binary_cursor, copy_rows
 from accounting.store.database import driver_statement, psycopg_connection, statement

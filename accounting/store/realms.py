@@ -6,10 +6,10 @@ from datetime import datetime
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.model.buckets import BEGINNING, moment
-from accounting.model.identity import UsernameRule
-from accounting.model.realms import RealmRule, RealmRules
-from accounting.model.text import as_text
+from accounting.domain.calendar import BEGINNING, moment
+from accounting.domain.identity import UsernameRule
+from accounting.domain.realm_rules import RealmRule, RealmRules
+from accounting.domain.text_escaping import as_text
 from accounting.store.binary import binary_cursor
 from accounting.store.database import psycopg_connection
 from accounting.store.schema import realm_rules, realms, users

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, exists, func, insert, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from accounting.model.buckets import moment
+from accounting.domain.calendar import moment
 from accounting.store.database import statement
 from accounting.store.proving import proof_of, proved_columns, unequal
 from accounting.store.schema import (

@@ -6,10 +6,10 @@ from typing import Final
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.model import silence
-from accounting.model.buckets import microseconds, moment
-from accounting.model.lives import SECOND
-from accounting.model.silence import Placed, RelayThread, Voice
+from accounting.domain import thread_silence
+from accounting.domain.calendar import microseconds, moment
+from accounting.domain.session_fold import SECOND
+from accounting.domain.thread_silence import Placed, RelayThread, Voice
 from accounting.store.schema import relay_threads
 from accounting.store.sources import gap_spans
 
@@ -33,7 +33,7 @@ def voices(connection: Connection, source_id: int) -> dict[RelayThread, Voice]:
 
 def hear(connection: Connection, source_id: int, lives: Iterable[Placed]) -> None:
     """Note that these lives were heard of."""
-    _put(connection, source_id, silence.hear(voices(connection, source_id), lives))
+    _put(connection, source_id, thread_silence.hear(voices(connection, source_id), lives))
 
 
 def miss(connection: Connection, source_id: int, expired: list[Placed], until: int) -> None:
@@ -42,7 +42,7 @@ def miss(connection: Connection, source_id: int, expired: list[Placed], until: i
         return
     since = min(life.last_seen_at for *_, life in expired)
     gaps = [(a, until if b is None else b) for a, b in gap_spans(connection, source_id, since)]
-    _put(connection, source_id, silence.miss(voices(connection, source_id), expired, gaps))
+    _put(connection, source_id, thread_silence.miss(voices(connection, source_id), expired, gaps))
     connection.execute(
         delete(relay_threads).where(
             relay_threads.c.source_id == source_id,

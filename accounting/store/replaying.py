@@ -11,9 +11,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select
 
-from accounting.model import statements
-from accounting.model.buckets import moment
-from accounting.model.lives import Entry, Life, Report, Sighting
+from accounting.domain import statements
+from accounting.domain.calendar import moment
+from accounting.domain.session_fold import Entry, Life, Report, Sighting
 from accounting.store import sources
 from accounting.store.binary import binary_stream
 from accounting.store.database import driver_statement, psycopg_connection, statement

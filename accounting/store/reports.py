@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 from psycopg import Cursor
 from sqlalchemy import Connection, insert, text
 
-from accounting.model.buckets import moment
-from accounting.model.wire import (
+from accounting.domain.calendar import moment
+from accounting.domain.coturn_messages import (
     INTERIM,
     MAX_ADDRESS_CHARACTERS,
     PEER_INTERIM,

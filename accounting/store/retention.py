@@ -18,8 +18,8 @@ from sqlalchemy import Connection, delete, func, insert, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import OperationalError
 
-from accounting.model.buckets import microseconds, moment
-from accounting.model.lives import Life, Standing, session_id
+from accounting.domain.calendar import microseconds, moment
+from accounting.domain.session_fold import Life, Standing, session_id
 from accounting.store import proving
 from accounting.store.binary import binary_cursor, copy_rows
 from accounting.store.database import driver_statement, psycopg_connection, statement

@@ -1,7 +1,7 @@
 """Roll-ups, stored: marks taken, buckets written, what changed added to users' and realms' usage.
 
 Owns ``user_usage_*``, ``realm_usage_*``, ``folds`` and ``buckets``; the borders are
-``model.buckets``'. Days and months of users hold the hours before their realm's fold; the views
+``domain.calendar``'. Days and months of users hold the hours before their realm's fold; the views
 ``user_days`` and ``user_months`` add the others.
 """
 
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.model.buckets import Bucket, Calendar, Level, microseconds, moment
+from accounting.domain.calendar import Bucket, Calendar, Level, microseconds, moment
 from accounting.store.binary import binary_cursor, copy_rows
 from accounting.store.database import along_keys, psycopg_connection, statement
 from accounting.store.schema import buckets, folds

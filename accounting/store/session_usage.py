@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
-from accounting.model.counters import COUNTERS
-from accounting.model.lives import Life
+from accounting.domain.counters import COUNTERS
+from accounting.domain.session_fold import Life
 from accounting.store.binary import POSTGRES_EPOCH, binary_cursor, copy_packed, copy_rows
 from accounting.store.database import along_keys, psycopg_connection, statement
 

@@ -1,7 +1,8 @@
 """Settling, stored: reports read in order, lives fetched by key and written.
 
 Owns the table ``sessions``, and tells the feed of ends. Their hours are ``session_usage``'s.
-The rules are in ``model.lives``; here is only how they get in and out, set-based, a batch at a
+The rules are in ``domain.session_fold``; here is only how they get in and out, set-based, a batch
+at a
 time.
 """
 
@@ -12,9 +13,9 @@ from typing import Any, Final, NamedTuple
 from psycopg import Cursor
 from sqlalchemy import Connection
 
-from accounting.model.buckets import moment
-from accounting.model.counters import COUNTERS
-from accounting.model.lives import EndCause, Life, Report, Sighting, Standing, Stored
+from accounting.domain.calendar import moment
+from accounting.domain.counters import COUNTERS
+from accounting.domain.session_fold import EndCause, Life, Report, Sighting, Standing, Stored
 from accounting.store.binary import POSTGRES_EPOCH, binary_cursor, copy_packed, copy_rows
 from accounting.store.database import along_keys, driver_statement, psycopg_connection, statement
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, insert, select
 
-from accounting.model.buckets import moment
+from accounting.domain.calendar import moment
 from accounting.store.identities import Identity
 from accounting.store.schema import key_sightings
 

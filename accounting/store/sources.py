@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.model.buckets import microseconds, moment
+from accounting.domain.calendar import microseconds, moment
 from accounting.store.schema import capture_gaps, epochs, settling, sources
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, select, text
 
-from accounting.model.buckets import microseconds
+from accounting.domain.calendar import microseconds
 from accounting.store.database import lost_connections, statement
 from accounting.store.migrations import current, head
 from accounting.store.relay_threads import voices

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from accounting.model.counters import COUNTERS
+from accounting.domain.counters import COUNTERS
 from tests.books import Books
 
 NUMBERS: Final = (*COUNTERS, "session_seconds")

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting.model.buckets import BEGINNING, Level, microseconds, moment
-from accounting.model.identity import UsernameRule
-from accounting.model.periods import Period, periods
-from accounting.model.realms import RealmRule, RealmRules
+from accounting.domain.calendar import BEGINNING, Level, microseconds, moment
+from accounting.domain.identity import UsernameRule
+from accounting.domain.periods import Period, periods
+from accounting.domain.realm_rules import RealmRule, RealmRules
 
 DAY: Final = 86_400_000_000
 ZONES: Final = (

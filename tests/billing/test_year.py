@@ -15,16 +15,16 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from accounting.domain.calendar import microseconds
+from accounting.domain.counters import COUNTERS
+from accounting.domain.realm_rules import RealmRule
+from accounting.domain.statements import Cutoff, digest
 from accounting.errors import NotYet
 from accounting.jobs.adjust import adjust, adjust_by_hand
 from accounting.jobs.close import close_period, close_periods
 from accounting.jobs.realms import set_rule
 from accounting.jobs.sources import retire_source
 from accounting.jobs.verify import verify
-from accounting.model.buckets import microseconds
-from accounting.model.counters import COUNTERS
-from accounting.model.realms import RealmRule
-from accounting.model.statements import Cutoff, digest
 from tests.billing.equation import assert_closed_periods_add_up
 from tests.books import READER, Books, channel, status, traffic
 from tests.contract.command import turn_accounting

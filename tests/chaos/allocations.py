@@ -13,7 +13,7 @@ from enum import Enum, auto
 from random import Random
 from typing import Final, NamedTuple
 
-from accounting.model.text import as_text
+from accounting.domain.text_escaping import as_text
 from accounting.simulate import wire
 
 Eight = tuple[int, ...]

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from accounting.model.counters import COUNTERS
-from accounting.model.text import as_text
+from accounting.domain.counters import COUNTERS
+from accounting.domain.text_escaping import as_text
 from tests.chaos.allocations import NONE, Bounds, Eight, Fate, Identity, Message, arrive, expected
 from tests.chaos.world import World
 

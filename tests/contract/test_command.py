@@ -10,7 +10,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from accounting.model.counters import COUNTERS
+from accounting.domain.counters import COUNTERS
 from tests.books import READER, WRITER, Books, channel, status
 from tests.contract.command import turn_accounting
 from tests.contract.filled import BEGIN

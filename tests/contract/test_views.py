@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from accounting.model.counters import COUNTERS
+from accounting.domain.counters import COUNTERS
 from tests.books import Books, channel, status, traffic
 from tests.contract.filled import BEGIN
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import pyarrow.parquet
 import pytest
 
+from accounting.domain.counters import COUNTERS
 from accounting.errors import NotYet, UsageError
 from accounting.jobs.export import (
     Format,
@@ -20,7 +21,6 @@ from accounting.jobs.export import (
     export_to_stream,
     file_name,
 )
-from accounting.model.counters import COUNTERS
 from accounting.store.database import Engine, open_engine
 from accounting.store.exporting import Kind, Selection
 from tests.books import READER, Books, eight_of

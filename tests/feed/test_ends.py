@@ -8,9 +8,9 @@ from typing import Any, Final
 import psycopg
 import pytest
 
+from accounting.domain.counters import COUNTERS
+from accounting.domain.realm_rules import RealmRule
 from accounting.jobs.feed import number_feed
-from accounting.model.counters import COUNTERS
-from accounting.model.realms import RealmRule
 from accounting.store import feed
 from accounting.store.realms import add_realm
 from tests.books import WRITER, Books

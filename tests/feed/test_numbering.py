@@ -4,8 +4,8 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
+from accounting.domain.realm_rules import RealmRule
 from accounting.jobs.feed import number_feed
-from accounting.model.realms import RealmRule
 from accounting.store import feed
 from accounting.store.realms import add_realm
 from tests.books import READER, WRITER, Books

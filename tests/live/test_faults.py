@@ -15,7 +15,7 @@ import pytest
 
 from accounting.capture.spool import Spool
 from accounting.capture.spool_file import spool_path
-from accounting.model.text import as_text
+from accounting.domain.text_escaping import as_text
 from accounting.simulate import Scenario, run
 from tests.books import Books, cloned, eight_of, make_template
 from tests.live.service import Service

@@ -7,7 +7,7 @@ from typing import Final
 
 from accounting.capture.spool import Spool
 from accounting.capture.spool_file import spool_path
-from accounting.model.counters import COUNTERS
+from accounting.domain.counters import COUNTERS
 from accounting.simulate import Scenario, run
 from tests.live.service import Service, json_rows, processes_of
 from tests.servers import wait_until

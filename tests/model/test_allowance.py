@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting.model.allowance import AT_ONCE, BYTES_PER_SECOND, SECOND, Allowance
-from accounting.model.wire import MAX_COUNTER, WireError
+from accounting.domain.coturn_messages import MAX_COUNTER, WireError
+from accounting.domain.rate_limit import AT_ONCE, BYTES_PER_SECOND, SECOND, Allowance
 
 REPORTS = st.lists(st.tuples(st.integers(-10, 10**6 * SECOND), st.integers(0, MAX_COUNTER)))
 

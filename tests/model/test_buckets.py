@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from accounting.model.buckets import BEGINNING, END, Bucket, Calendar, Level, microseconds, moment
-from accounting.model.realms import RealmRule, RealmRules
+from accounting.domain.calendar import BEGINNING, END, Bucket, Calendar, Level, microseconds, moment
+from accounting.domain.realm_rules import RealmRule, RealmRules
 
 SECOND: Final = 1_000_000
 HOUR: Final = 3600 * SECOND

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting.model.identity import UsernameRule, opaque_key, user_id
+from accounting.domain.identity import UsernameRule, opaque_key, user_id
 
 AUTO, REST, PLAIN = UsernameRule.AUTO, UsernameRule.REST, UsernameRule.PLAIN
 

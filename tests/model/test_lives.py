@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accounting.model.lives import (
+from accounting.domain.coturn_messages import Kind, Side
+from accounting.domain.session_fold import (
     ASSUMED_LIFETIME,
     MOST_SERVERS,
     SECOND,
@@ -22,7 +23,6 @@ from accounting.model.lives import (
     session_id,
     settle,
 )
-from accounting.model.wire import Kind, Side
 
 GRACE: Final = 60
 A, B, C = "192.0.2.1:3478", "192.0.2.2:3478", "192.0.2.3:3478"

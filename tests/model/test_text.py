@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from accounting.model.text import as_text
+from accounting.domain.text_escaping import as_text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from accounting.model.wire import (
+from accounting.domain.coturn_messages import (
     MAX_COUNTER,
     MAX_LIFETIME_SECONDS,
     Event,

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from accounting.model.buckets import microseconds
-from accounting.model.silence import FORGOTTEN_SECONDS, RelayThread, Voice
+from accounting.domain.calendar import microseconds
+from accounting.domain.thread_silence import FORGOTTEN_SECONDS, RelayThread, Voice
 from accounting.store.relay_threads import voices
 from tests.books import Books, channel, status, traffic
 

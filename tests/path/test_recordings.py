@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from accounting.model.counters import COUNTERS
-from accounting.model.text import as_text
+from accounting.domain.counters import COUNTERS
+from accounting.domain.text_escaping import as_text
 from tests.books import Books, eight_of
 from tests.coturn_log import LoggedKey, LoggedUsage, coturn_log_usage
 from tests.recordings import DIRECTORY, Recorded, recorded, recordings

@@ -12,13 +12,13 @@ from sqlalchemy import Connection
 
 from accounting.capture.records import Message
 from accounting.capture.spool import Spool
+from accounting.domain.calendar import moment
+from accounting.domain.coturn_messages import Event, WireError, parse
+from accounting.domain.identity import UsernameRule, opaque_key, user_id
+from accounting.domain.rate_limit import Allowance
+from accounting.domain.realm_rules import RealmRule
 from accounting.jobs.load import Loader
 from accounting.jobs.rows import Rows
-from accounting.model.allowance import Allowance
-from accounting.model.buckets import moment
-from accounting.model.identity import UsernameRule, opaque_key, user_id
-from accounting.model.realms import RealmRule
-from accounting.model.wire import Event, WireError, parse
 from accounting.store import realms
 from accounting.store.database import Engine, open_engine
 from accounting.store.identities import Identities

@@ -5,11 +5,11 @@ import pytest
 from accounting.capture.clock import wall_clock
 from accounting.capture.records import Resume, SeenKey
 from accounting.capture.spool import Spool
+from accounting.domain.calendar import moment
 from accounting.errors import LeaseHeld
 from accounting.jobs.load import Loader
 from accounting.jobs.standby import Place, is_overtaken, take_over, take_turn
 from accounting.jobs.verify import verify
-from accounting.model.buckets import moment
 from tests.books import Books, channel, status
 
 

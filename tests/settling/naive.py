@@ -9,8 +9,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from accounting.model.buckets import BEGINNING, Calendar, Level, microseconds
-from accounting.model.counters import COUNTERS
+from accounting.domain.calendar import BEGINNING, Calendar, Level, microseconds
+from accounting.domain.counters import COUNTERS
 from tests.settling.ledger import ZONES
 
 Rows = Sequence[Mapping[str, Any]]

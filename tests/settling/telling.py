@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from accounting.model.counters import COUNTERS
+from accounting.domain.counters import COUNTERS
 from tests.books import Books, channel, status, traffic
 
 LOCAL: Final = "192.0.2.1:3478"

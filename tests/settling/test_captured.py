@@ -6,7 +6,7 @@ import string
 import pytest
 from sqlalchemy import Connection
 
-from accounting.model.realms import RealmRules
+from accounting.domain.realm_rules import RealmRules
 from accounting.store import realms
 from tests.books import Books, channel, status, traffic
 from tests.settling.telling import Teller, account, session, sessions

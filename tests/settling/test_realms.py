@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from accounting.model.identity import UsernameRule
-from accounting.model.realms import RealmRule
+from accounting.domain.identity import UsernameRule
+from accounting.domain.realm_rules import RealmRule
 from tests.books import Books
 from tests.settling.telling import Teller, account, session, sessions, usage, usages
 from tests.settling.zones import rule

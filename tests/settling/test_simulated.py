@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import pytest
 
-from accounting.model.counters import COUNTERS
-from accounting.model.text import as_text
+from accounting.domain.counters import COUNTERS
+from accounting.domain.text_escaping import as_text
 from accounting.simulate import VERSIONS, Command, Expected, Scenario, play
 from tests.books import Books
 

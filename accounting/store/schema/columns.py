@@ -5,7 +5,7 @@ Owns their types: times know their zone, counters are exact. Must not name a tab
 
 from sqlalchemy import BigInteger, Column, DateTime, MetaData, Numeric, Table, text
 
-from accounting.model.counters import COUNTERS
+from accounting.domain.counters import COUNTERS
 
 metadata = MetaData(schema="accounting")
 

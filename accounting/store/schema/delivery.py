@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from accounting.model.counters import COUNTERS
+from accounting.domain.counters import COUNTERS
 from accounting.store.schema.columns import metadata, timestamp
 
 

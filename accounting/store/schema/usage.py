@@ -5,7 +5,7 @@ Must not be read for a bill after its period is closed: those are the statements
 
 from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text, Uuid, text
 
-from accounting.model.counters import COUNTERS
+from accounting.domain.counters import COUNTERS
 from accounting.store.schema.columns import metadata, timestamp, usage_sums, view_like
 
 touched_hours = Table(

@@ -7,9 +7,9 @@ no table but the shapes of their rows.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from accounting.model.buckets import Bucket, Calendar
-from accounting.model.lives import Life
-from accounting.model.slices import slice_start
+from accounting.domain.calendar import Bucket, Calendar
+from accounting.domain.peak_slices import slice_start
+from accounting.domain.session_fold import Life
 from accounting.store.peaks import Slice
 from accounting.store.session_usage import Place, UsageRow
 

@@ -4,8 +4,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from accounting.model.buckets import BEGINNING, Calendar
-from accounting.model.identity import UsernameRule
+from accounting.domain.calendar import BEGINNING, Calendar
+from accounting.domain.identity import UsernameRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from accounting.model.lives import SECOND, Life
+from accounting.domain.session_fold import SECOND, Life
 
 NUMBERS_PER_THREAD: Final = 10**15
 """An allocation id is its relay thread times this, plus a number that rises (COTURN, 2)."""

@@ -2,12 +2,12 @@
 
 The most sessions alive at one moment of an hour is the highest of its slices, and a begin or an end
 of a session changes one slice only. A slice ends on whole fives of seconds, or with its hour. Not a
-length that anything is accounted by: the borders of those are ``model.buckets``'.
+length that anything is accounted by: the borders of those are ``domain.calendar``'.
 """
 
 from typing import Final
 
-from accounting.model.buckets import Bucket
+from accounting.domain.calendar import Bucket
 
 SLICE_SECONDS: Final = 5
 _SLICE: Final = SLICE_SECONDS * 1_000_000

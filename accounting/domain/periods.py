@@ -13,8 +13,8 @@ from datetime import date, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from accounting.model.buckets import BEGINNING, END, first_instant, moment
-from accounting.model.realms import RealmRule, RealmRules
+from accounting.domain.calendar import BEGINNING, END, first_instant, moment
+from accounting.domain.realm_rules import RealmRule, RealmRules
 
 _DAY: Final = 86_400_000_000
 _LONGEST: Final = 64 * _DAY

@@ -9,7 +9,7 @@ Pure: times come in, as whole microseconds since the Unix epoch.
 from dataclasses import dataclass
 from typing import Final
 
-from accounting.model.wire import WireError, allow_53_bits
+from accounting.domain.coturn_messages import WireError, allow_53_bits
 
 BYTES_PER_SECOND: Final = 2**36
 """550 Gbit/s in each direction, all the time, behind one Redis: 2^58 in a month."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Final, NamedTuple
 
-from accounting.model.counters import LARGEST_PACKET_BYTES, PEER_MODULUS
-from accounting.model.wire import Kind, Side
+from accounting.domain.coturn_messages import Kind, Side
+from accounting.domain.counters import LARGEST_PACKET_BYTES, PEER_MODULUS
 
 SECOND: Final = 1_000_000
 ASSUMED_LIFETIME: Final = 3600 * SECOND
