@@ -16,13 +16,13 @@ from accounting.capture.collector import run_collector
 from accounting.capture.spool import Spool
 from accounting.capture.spool_file import spool_path
 from accounting.config import Settings
+from accounting.db.engine import Engine
+from accounting.db.migrations import require_head
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import AccountingError, ConnectionLost, LeaseHeld
 from accounting.jobs.load import Loader, run_loader
 from accounting.jobs.standby import Place, end_turn, is_overtaken, take_over, take_turn
 from accounting.processes import Part, watch
-from accounting.store.database import Engine
-from accounting.store.migrations import require_head
 
 log = structlog.get_logger()
 

@@ -17,10 +17,10 @@ from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from accounting.db.engine import Engine, lost_connections
 from accounting.errors import AccountingError, ConnectionLost
 from accounting.jobs.registry import JOBS, Job
 from accounting.store import job_runs
-from accounting.store.database import Engine, lost_connections
 
 log = structlog.get_logger()
 

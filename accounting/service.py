@@ -20,6 +20,8 @@ from accounting.capture.clock import wall_clock
 from accounting.capture.spool import Spool
 from accounting.capture.spool_file import spool_path
 from accounting.config import Settings
+from accounting.db import migrations
+from accounting.db.engine import Engine, open_engine
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import ConnectionLost
 from accounting.jobs.registry import Job, configured
@@ -28,8 +30,6 @@ from accounting.monitoring.server import monitor
 from accounting.monitoring.watch import Watcher
 from accounting.processes import Part, watch
 from accounting.scheduler import run_scheduler
-from accounting.store import migrations
-from accounting.store.database import Engine, open_engine
 
 log = structlog.get_logger()
 

@@ -1,6 +1,6 @@
 """How Alembic runs here: as the owner role, with a lock timeout, in one transaction.
 
-The connection comes from ``accounting.store.migrations``; this file imports nothing of the
+The connection comes from ``accounting.db.migrations``; this file imports nothing of the
 application, except for ``alembic check``, which hands over the metadata to compare with.
 """
 

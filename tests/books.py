@@ -17,14 +17,14 @@ import psycopg
 from psycopg.rows import dict_row
 
 from accounting.capture.spool import Spool
+from accounting.db import migrations
+from accounting.db.engine import Engine, open_engine
 from accounting.domain.calendar import microseconds
 from accounting.domain.counters import COUNTERS
 from accounting.domain.realm_rules import RealmRule
 from accounting.jobs.load import BATCH, Loader
 from accounting.jobs.rollup import rollup
 from accounting.jobs.settle import settle
-from accounting.store import migrations
-from accounting.store.database import Engine, open_engine
 from tests.servers import PostgresServer
 
 TEMPLATE: Final = "accounting_template"

@@ -14,12 +14,13 @@ from accounting.commands.arguments import Json, RealmName, User, from_argument, 
 from accounting.commands.terminal import warn, write, write_json, write_table
 from accounting.commands.views import BYTES, in_zone, moved
 from accounting.config import Settings
+from accounting.db import migrations
+from accounting.db.engine import lost_connections
 from accounting.domain.statements import Cutoff
 from accounting.errors import NotAllowed, NotYet, UsageError
 from accounting.jobs.adjust import adjust_by_hand
 from accounting.jobs.close import Closed, close_period, find_realm
-from accounting.store import migrations, reporting
-from accounting.store.database import lost_connections
+from accounting.store import reporting
 
 LARGEST: Final = 2**63 - 1
 LARGEST_SECONDS: Final = 10**12

@@ -21,6 +21,7 @@ from accounting.commands.simulation import publish
 from accounting.commands.terminal import write_table
 from accounting.commands.views import BYTES
 from accounting.config import Settings
+from accounting.db.engine import lost_connections
 from accounting.domain.counters import COUNTERS
 from accounting.embedded import running_valkey
 from accounting.errors import AccountingError, UsageError
@@ -28,7 +29,6 @@ from accounting.logs import configure_logging
 from accounting.processes import stop_on_signals, wait_until
 from accounting.simulate import Expected, Scenario
 from accounting.store import reporting
-from accounting.store.database import lost_connections
 
 MARK: Final = "turn-accounting-demo"
 INTERRUPTED: Final = 130

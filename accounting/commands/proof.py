@@ -17,6 +17,7 @@ from accounting import service
 from accounting.commands.arguments import Json, Realm, from_argument, period_day
 from accounting.commands.terminal import flush_output, visible, warn, write, write_json
 from accounting.config import Settings
+from accounting.db import migrations
 from accounting.domain.calendar import moment
 from accounting.domain.coturn_messages import Kind, Side
 from accounting.domain.counters import COUNTERS
@@ -29,7 +30,6 @@ from accounting.jobs.rebuild import rebuild
 from accounting.jobs.reconcile import Reconciled, reconcile
 from accounting.jobs.trace import Trace, trace, trace_adjustment
 from accounting.jobs.verify import Verdict, verify
-from accounting.store import migrations
 
 _NUMBERS: Final = (*COUNTERS, "session_seconds")
 

@@ -13,10 +13,10 @@ from accounting.commands.arguments import LARGEST_INTEGER, Json, RealmName, from
 from accounting.commands.terminal import warn
 from accounting.commands.views import in_zone, unknown, write_rows
 from accounting.config import Settings
+from accounting.db import migrations
 from accounting.domain.identity import UsernameRule
 from accounting.errors import UsageError
 from accounting.jobs.realms import list_rules, realm_names, set_rule
-from accounting.store import migrations
 
 
 def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:

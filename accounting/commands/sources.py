@@ -10,8 +10,9 @@ from accounting.commands.arguments import Json, from_argument
 from accounting.commands.terminal import warn
 from accounting.commands.views import write_query
 from accounting.config import Settings
+from accounting.db import migrations
 from accounting.jobs.sources import retire_source
-from accounting.store import migrations, reporting
+from accounting.store import reporting
 
 
 def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:

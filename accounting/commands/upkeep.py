@@ -8,9 +8,9 @@ import typer
 from accounting import service
 from accounting.commands.terminal import warn, write
 from accounting.config import Settings
+from accounting.db import migrations
 from accounting.errors import UsageError
 from accounting.jobs.registry import JOBS
-from accounting.store import migrations
 
 
 def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:

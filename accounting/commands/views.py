@@ -13,10 +13,10 @@ from zoneinfo import ZoneInfo
 from accounting import service
 from accounting.commands.terminal import write_json, write_table
 from accounting.config import Settings
+from accounting.db.engine import lost_connections
 from accounting.errors import NotAllowed, UsageError
 from accounting.jobs.realms import realm_names
 from accounting.store import reporting
-from accounting.store.database import lost_connections
 
 BYTES: Final = {
     "received_bytes": "received B",

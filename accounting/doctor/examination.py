@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from accounting.config import Settings, mask_url, variable
+from accounting.db.engine import open_engine
+from accounting.db.migrations import head
 from accounting.doctor.clock import judge_clock, read_clock
 from accounting.doctor.findings import Finding, error
 from accounting.doctor.flow import judge_flow
@@ -18,9 +20,7 @@ from accounting.doctor.redis_server import judge_redis
 from accounting.doctor.spool_file import judge_spool, probe_spool
 from accounting.errors import AccountingError
 from accounting.monitoring.watch import Watch, Watcher
-from accounting.store.database import open_engine
 from accounting.store.examination import examine_postgres, read_now
-from accounting.store.migrations import head
 
 NONE_RUNS: Final = "and no `turn-accounting up` runs on this data directory"
 

@@ -11,12 +11,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
+from accounting.db.engine import lost_connections
+from accounting.db.locks import lock, try_lock
 from accounting.domain.counters import COUNTERS
 from accounting.errors import NotYet, UsageError
 from accounting.jobs.close import find_period, find_realm
 from accounting.store import feed, periods
-from accounting.store.database import lost_connections
-from accounting.store.locks import lock, try_lock
 
 BATCH: Final = 1_000
 """Users' periods that are looked at in one transaction at the most."""

@@ -10,10 +10,10 @@ from datetime import UTC, date
 
 from sqlalchemy import Connection, Engine
 
+from accounting.db.engine import lost_connections
+from accounting.db.locks import lock, try_lock
 from accounting.errors import NotYet, UsageError
 from accounting.store import feed, periods, realms, sources
-from accounting.store.database import lost_connections
-from accounting.store.locks import lock, try_lock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

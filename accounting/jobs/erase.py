@@ -10,12 +10,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
+from accounting.db.engine import lost_connections
 from accounting.domain.identity import user_id
 from accounting.domain.text_escaping import from_text
 from accounting.errors import UsageError
 from accounting.jobs.close import find_realm
 from accounting.store import erasing, realms
-from accounting.store.database import lost_connections
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,9 +20,9 @@ from urllib.parse import quote
 
 from sqlalchemy import Engine
 
+from accounting.db.engine import lost_connections, psycopg_connection
 from accounting.errors import AccountingError, NotYet, UsageError
 from accounting.jobs import parquet
-from accounting.store.database import lost_connections, psycopg_connection
 from accounting.store.exporting import Exporting, Kind, Selection, Spelling
 
 LONGEST_NAME: Final = 120

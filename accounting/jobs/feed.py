@@ -8,9 +8,9 @@ from typing import Final
 
 from sqlalchemy import Engine
 
+from accounting.db.engine import lost_connections
+from accounting.db.locks import try_lock
 from accounting.store import feed
-from accounting.store.database import lost_connections
-from accounting.store.locks import try_lock
 
 BATCH: Final = 10_000
 """Events numbered in one transaction at the most."""

@@ -1,7 +1,7 @@
 """Gaps: what became of the sessions that lived through each, written beside it once it is known."""
 
-from accounting.store.database import Engine, lost_connections, statement
-from accounting.store.locks import try_lock
+from accounting.db.engine import Engine, lost_connections, statement
+from accounting.db.locks import try_lock
 
 
 def describe_gaps(engine: Engine) -> int:

@@ -21,6 +21,9 @@ from sqlalchemy import Connection, Engine
 from accounting.capture.pruning import prune
 from accounting.capture.records import Gap, Sighting, SpoolState
 from accounting.capture.spool import Spool
+from accounting.db.binary_copy import binary_cursor
+from accounting.db.engine import lost_connections, psycopg_connection
+from accounting.db.migrations import require_head
 from accounting.domain.calendar import moment
 from accounting.domain.coturn_messages import parse_owner, parse_status_key
 from accounting.domain.rate_limit import Allowance
@@ -30,10 +33,7 @@ from accounting.jobs.resume import OLDER_SPOOL, resume
 from accounting.jobs.rows import DAY, Rows
 from accounting.jobs.standby import check_lease, this_host
 from accounting.store import reports, sources, tallies
-from accounting.store.binary import binary_cursor
-from accounting.store.database import lost_connections, psycopg_connection
 from accounting.store.identities import Identities, Identity
-from accounting.store.migrations import require_head
 from accounting.store.sightings import Seen, add_sightings
 from accounting.store.sources import SourceRow
 from accounting.store.tallies import Counted

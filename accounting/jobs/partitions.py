@@ -5,8 +5,8 @@ from typing import Final
 
 from sqlalchemy import Engine
 
-from accounting.store.database import lost_connections
-from accounting.store.locks import try_lock
+from accounting.db.engine import lost_connections
+from accounting.db.locks import try_lock
 from accounting.store.reports import ensure_partition
 
 DAYS_AHEAD: Final = 7

@@ -10,6 +10,8 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine
 
+from accounting.db.engine import lost_connections
+from accounting.db.locks import lock, try_lock
 from accounting.domain.calendar import Bucket, Level
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import Life
@@ -20,8 +22,6 @@ from accounting.jobs.recompute import Stop, in_one_pass, replay, replay_by
 from accounting.jobs.rollup import rollup
 from accounting.jobs.settle import settle
 from accounting.store import proving, retention, sources
-from accounting.store.database import lost_connections
-from accounting.store.locks import lock, try_lock
 from accounting.store.replaying import Cutoff
 from accounting.store.retention import Unsealed
 from accounting.store.rollups import Hour

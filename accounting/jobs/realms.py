@@ -8,13 +8,13 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine
 
+from accounting.db.engine import lost_connections
+from accounting.db.locks import lock
 from accounting.domain.calendar import BEGINNING, microseconds, moment
 from accounting.domain.realm_rules import RealmRule
 from accounting.domain.text_escaping import from_text
 from accounting.errors import UsageError
 from accounting.store import realms
-from accounting.store.database import lost_connections
-from accounting.store.locks import lock
 from accounting.store.rollups import redraw_buckets
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, Engine
 
+from accounting.db.engine import lost_connections
 from accounting.domain.calendar import Bucket, Level
 from accounting.errors import AccountingError, UsageError
 from accounting.jobs.adjust import adjust
@@ -18,7 +19,6 @@ from accounting.jobs.folds import fold_all
 from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, unseen
 from accounting.jobs.verify import Verdict, wrong_books
 from accounting.store import proving, realms, rebuilding, replaying, rollups
-from accounting.store.database import lost_connections
 
 
 def rebuild(

@@ -14,13 +14,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
+from accounting.db.engine import lost_connections
 from accounting.domain.coturn_log import LoggedSession, LogReader
 from accounting.domain.counters import COUNTERS
 from accounting.domain.text_escaping import as_text
 from accounting.errors import UsageError
 from accounting.jobs.proof import Progress, unseen
 from accounting.store import logged
-from accounting.store.database import lost_connections
 from accounting.store.logged import BookedSession, LoggedKey
 
 KEYS_AT_ONCE: Final = 5_000

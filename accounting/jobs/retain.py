@@ -15,6 +15,8 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection, Engine
 
+from accounting.db.engine import lost_connections
+from accounting.db.locks import try_lock
 from accounting.domain.calendar import moment
 from accounting.domain.session_fold import Standing
 from accounting.domain.session_hours import hours_of
@@ -23,8 +25,6 @@ from accounting.jobs.proof import LIVES_AT_ONCE
 from accounting.jobs.recompute import condense, replay_by
 from accounting.jobs.verify import Verdict, verify
 from accounting.store import realms, retention
-from accounting.store.database import lost_connections
-from accounting.store.locks import try_lock
 from accounting.store.replaying import Cutoff
 from accounting.store.retention import FedPeriod, SourceDay
 from accounting.store.session_usage import UsageRow

@@ -10,11 +10,11 @@ from typing import Final
 
 from sqlalchemy import Engine
 
+from accounting.db.engine import lost_connections
+from accounting.db.locks import try_lock
 from accounting.domain.calendar import Level
 from accounting.jobs.folds import fold_to, hour_of
 from accounting.store import peaks, rollups
-from accounting.store.database import lost_connections
-from accounting.store.locks import try_lock
 from accounting.store.realms import all_rules
 
 BATCH: Final = 200_000

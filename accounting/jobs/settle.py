@@ -15,14 +15,14 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine
 
+from accounting.db.engine import lost_connections
+from accounting.db.locks import try_lock
 from accounting.domain import session_fold
 from accounting.domain.calendar import Level
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import Life, Report, Sighting, Standing, Track
 from accounting.domain.session_hours import Changes
 from accounting.store import peaks, relay_threads, rollups, session_usage, settling, sources
-from accounting.store.database import lost_connections
-from accounting.store.locks import try_lock
 from accounting.store.realms import all_rules
 from accounting.store.settling import Key
 from accounting.store.sources import Watermark

@@ -2,9 +2,9 @@
 
 from sqlalchemy import Engine
 
+from accounting.db.engine import lost_connections
 from accounting.errors import UsageError
 from accounting.store import sources
-from accounting.store.database import lost_connections
 
 
 def retire_source(engine: Engine, name: str) -> None:

@@ -15,11 +15,11 @@ from sqlalchemy import Connection, Engine
 
 from accounting.capture.adoption import adopt
 from accounting.capture.spool import Spool
+from accounting.db.engine import lost_connections
+from accounting.db.locks import wait_at_most
 from accounting.errors import LeaseHeld
 from accounting.store import leases, sources
-from accounting.store.database import lost_connections
 from accounting.store.leases import Lease
-from accounting.store.locks import wait_at_most
 from accounting.store.sources import SourceRow
 
 log = structlog.get_logger()

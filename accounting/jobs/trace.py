@@ -16,6 +16,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
+from accounting.db.engine import lost_connections
 from accounting.domain.calendar import microseconds
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import Entry, Life, Report, Track
@@ -27,7 +28,6 @@ from accounting.jobs.closed import Gone, find_closed, gone
 from accounting.jobs.proof import snapshot_at_rest
 from accounting.store import billed, periods, realms, replaying, retention
 from accounting.store.billed import BilledLine
-from accounting.store.database import lost_connections
 from accounting.store.periods import PeriodRow
 from accounting.store.replaying import Cutoff
 from accounting.store.settling import Key

@@ -12,13 +12,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
+from accounting.db.engine import lost_connections
 from accounting.domain.calendar import Level, microseconds, moment
 from accounting.errors import UsageError
 from accounting.jobs.closed import Gone, digest_of, find_closed, gone, wrong_statement
 from accounting.jobs.differences import Difference, Naming
 from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, unseen
 from accounting.store import periods, proofs, proving, realms, replaying
-from accounting.store.database import lost_connections
 from accounting.store.proving import BOOKS
 from accounting.store.retention import Unsealed
 

@@ -17,9 +17,9 @@ from typing import Final, Self
 from accounting.capture.clock import wall_clock
 from accounting.capture.glance import Glance, glance
 from accounting.config import Settings
+from accounting.db.engine import Engine, open_engine
 from accounting.errors import AccountingError, SpoolError
 from accounting.jobs.standby import holder_at
-from accounting.store.database import Engine, open_engine
 from accounting.store.watching import BooksWatch, SourceWatch, watch_books
 
 PATIENCE_SECONDS: Final = 5.0

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select
 
+from accounting.db.schema import adjustments, sessions, statements
 from accounting.domain.counters import COUNTERS
-from accounting.store.schema import adjustments, sessions, statements
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

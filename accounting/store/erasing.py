@@ -9,9 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, bindparam, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA
 
-from accounting.domain.calendar import microseconds
-from accounting.domain.identity import user_key_of
-from accounting.store.schema import (
+from accounting.db.schema import (
     erasures,
     installation,
     rejected_messages,
@@ -19,6 +17,8 @@ from accounting.store.schema import (
     usernames,
     users,
 )
+from accounting.domain.calendar import microseconds
+from accounting.domain.identity import user_key_of
 
 
 def wait_for_loaders(connection: Connection) -> None:

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, text
 
-from accounting.store.database import lost_connections, statement
-from accounting.store.migrations import current
+from accounting.db.engine import lost_connections, statement
+from accounting.db.migrations import current
 
 SETTINGS: Final = ("fsync", "full_page_writes", "synchronous_commit")
 DAYS_AHEAD: Final = 2

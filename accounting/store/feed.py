@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, func
 
-from accounting.store.database import along_keys, statement
-from accounting.store.schema import feed_outbox
+from accounting.db.engine import along_keys, statement
+from accounting.db.schema import feed_outbox
 
 EventType = Literal["session.ended", "period.closed", "adjustment.posted"]
 

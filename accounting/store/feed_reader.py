@@ -12,8 +12,8 @@ from uuid import UUID
 import psycopg
 from psycopg.errors import UndefinedFunction, UndefinedTable
 
+from accounting.db.engine import lost_connections
 from accounting.errors import AccountingError, ConfigurationError
-from accounting.store.database import lost_connections
 
 _READ: Final = """
 SELECT seq, event_id, type, realm, payload, created_at

@@ -12,14 +12,14 @@ from typing import Final, NamedTuple, Self
 
 from sqlalchemy import Connection, select
 
+from accounting.db.engine import statement
+from accounting.db.schema import installation
 from accounting.domain.calendar import BEGINNING, END
 from accounting.domain.coturn_messages import WireError, parse_owner
 from accounting.domain.identity import opaque_key, user_id, user_key_of
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import as_text
 from accounting.store import erasing, realms
-from accounting.store.database import statement
-from accounting.store.schema import installation
 
 REMEMBERED_BYTES: Final = 96 << 20
 """What names kept in memory may take; then it starts anew."""

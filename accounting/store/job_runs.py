@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, func
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.store.schema import job_runs
+from accounting.db.schema import job_runs
 
 
 def succeeded(connection: Connection, job: str, seconds: float) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.store.database import statement
-from accounting.store.schema import source_leases
+from accounting.db.engine import statement
+from accounting.db.schema import source_leases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from accounting.db.engine import statement
 from accounting.domain.counters import COUNTERS
-from accounting.store.database import statement
 
 
 class LoggedKey(NamedTuple):

@@ -10,10 +10,10 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from accounting.db.binary_copy import binary_cursor, copy_rows
+from accounting.db.engine import along_keys, driver_statement, psycopg_connection, statement
 from accounting.domain.calendar import Bucket, moment
 from accounting.domain.peak_slices import SLICE_SECONDS, slice_end
-from accounting.store.binary import binary_cursor, copy_rows
-from accounting.store.database import along_keys, driver_statement, psycopg_connection, statement
 
 KEPT_SECONDS: Final = 3 * 86_400
 """How long before a new hour slices are kept; sessions seldom end so far back."""

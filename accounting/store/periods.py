@@ -12,13 +12,13 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 
+from accounting.db import schema
+from accounting.db.engine import statement
 from accounting.domain.calendar import microseconds, moment
 from accounting.domain.counters import COUNTERS
 from accounting.domain.periods import Period, periods
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.statements import Cutoff, SourceCutoff
-from accounting.store import schema
-from accounting.store.database import statement
 from accounting.store.realms import all_rules
 
 NUMBERS: Final = (

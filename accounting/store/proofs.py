@@ -9,7 +9,7 @@ from datetime import date, datetime
 from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.store.schema import proofs
+from accounting.db.schema import proofs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,14 +13,14 @@ from psycopg import Cursor
 from sqlalchemy import Column, Connection, MetaData, Select, Table, and_, or_, select, text
 from sqlalchemy.sql.expression import ColumnElement
 
+from accounting.db import schema
+from accounting.db.binary_copy import binary_cursor, copy_rows
+from accounting.db.engine import driver_statement, psycopg_connection, statement
+from accounting.db.schema import statements
 from accounting.domain.calendar import Bucket, Level, moment
 from accounting.domain.session_fold import Life
-from accounting.store import schema
-from accounting.store.binary import binary_cursor, copy_rows
-from accounting.store.database import driver_statement, psycopg_connection, statement
 from accounting.store.periods import NUMBERS, PeriodRow
 from accounting.store.rollups import Hour
-from accounting.store.schema import statements
 from accounting.store.session_usage import USAGE_COLUMNS, UsageRow
 from accounting.store.settling import KEY_COLUMNS, LIFE_COLUMNS, Key, life_row
 

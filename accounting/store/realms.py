@@ -6,13 +6,13 @@ from datetime import datetime
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
 
+from accounting.db.binary_copy import binary_cursor
+from accounting.db.engine import psycopg_connection
+from accounting.db.schema import realm_rules, realms, users
 from accounting.domain.calendar import BEGINNING, moment
 from accounting.domain.identity import UsernameRule
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import as_text
-from accounting.store.binary import binary_cursor
-from accounting.store.database import psycopg_connection
-from accounting.store.schema import realm_rules, realms, users
 
 _RULES = (
     "SELECT realm_id, CASE WHEN isfinite(holds_from) THEN holds_from END, time_zone, anchor_day,"

@@ -10,10 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, delete, exists, func, insert, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from accounting.domain.calendar import moment
-from accounting.store.database import statement
-from accounting.store.proving import proof_of, proved_columns, unequal
-from accounting.store.schema import (
+from accounting.db.engine import statement
+from accounting.db.schema import (
     buckets,
     realm_slices,
     realm_usage,
@@ -22,6 +20,8 @@ from accounting.store.schema import (
     sessions,
     user_usage,
 )
+from accounting.domain.calendar import moment
+from accounting.store.proving import proof_of, proved_columns, unequal
 
 
 def replace(connection: Connection, realm_id: int) -> int:

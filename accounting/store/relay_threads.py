@@ -6,11 +6,11 @@ from typing import Final
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
+from accounting.db.schema import relay_threads
 from accounting.domain import thread_silence
 from accounting.domain.calendar import microseconds, moment
 from accounting.domain.session_fold import SECOND
 from accounting.domain.thread_silence import Placed, RelayThread, Voice
-from accounting.store.schema import relay_threads
 from accounting.store.sources import gap_spans
 
 KEPT_SECONDS: Final = 7 * 86_400

@@ -11,13 +11,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select
 
+from accounting.db.binary_copy import binary_stream
+from accounting.db.engine import driver_statement, psycopg_connection, statement
+from accounting.db.schema import capture_gaps
 from accounting.domain import statements
 from accounting.domain.calendar import moment
 from accounting.domain.session_fold import Entry, Life, Report, Sighting
 from accounting.store import sources
-from accounting.store.binary import binary_stream
-from accounting.store.database import driver_statement, psycopg_connection, statement
-from accounting.store.schema import capture_gaps
 from accounting.store.settling import Key, life_of_row
 from accounting.store.sources import Watermark
 

@@ -12,6 +12,8 @@ from typing import Any, Final, NamedTuple
 from psycopg import Cursor
 from sqlalchemy import Connection, insert, text
 
+from accounting.db.binary_copy import POSTGRES_EPOCH
+from accounting.db.schema import rejected_messages
 from accounting.domain.calendar import moment
 from accounting.domain.coturn_messages import (
     INTERIM,
@@ -22,9 +24,7 @@ from accounting.domain.coturn_messages import (
     Status,
     Topic,
 )
-from accounting.store.binary import POSTGRES_EPOCH
 from accounting.store.identities import IDENTITY_BYTES
-from accounting.store.schema import rejected_messages
 
 _COPY: Final = (
     "COPY accounting.reports (source_id, epoch, database, time_estimated, position, received_at,"

@@ -18,14 +18,10 @@ from sqlalchemy import Connection, delete, func, insert, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import OperationalError
 
-from accounting.domain.calendar import microseconds, moment
-from accounting.domain.session_fold import Life, Standing, session_id
-from accounting.store import proving
-from accounting.store.binary import binary_cursor, copy_rows
-from accounting.store.database import driver_statement, psycopg_connection, statement
-from accounting.store.locks import wait_at_most
-from accounting.store.periods import PeriodRow
-from accounting.store.schema import (
+from accounting.db.binary_copy import binary_cursor, copy_rows
+from accounting.db.engine import driver_statement, psycopg_connection, statement
+from accounting.db.locks import wait_at_most
+from accounting.db.schema import (
     carried_lives,
     dropped_positions,
     dropped_reports,
@@ -33,6 +29,10 @@ from accounting.store.schema import (
     reports,
     sealed_sessions,
 )
+from accounting.domain.calendar import microseconds, moment
+from accounting.domain.session_fold import Life, Standing, session_id
+from accounting.store import proving
+from accounting.store.periods import PeriodRow
 from accounting.store.session_usage import UsageRow
 from accounting.store.settling import KEY_COLUMNS, LIFE_COLUMNS, Key, life_of_row, life_row
 

@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from accounting.db.binary_copy import binary_cursor, copy_rows
+from accounting.db.engine import along_keys, psycopg_connection, statement
+from accounting.db.schema import buckets, folds
 from accounting.domain.calendar import Bucket, Calendar, Level, microseconds, moment
-from accounting.store.binary import binary_cursor, copy_rows
-from accounting.store.database import along_keys, psycopg_connection, statement
-from accounting.store.schema import buckets, folds
 
 _STATEMENTS: Final = (
     "begin_buckets",

@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
+from accounting.db.binary_copy import POSTGRES_EPOCH, binary_cursor, copy_packed, copy_rows
+from accounting.db.engine import along_keys, psycopg_connection, statement
 from accounting.domain.counters import COUNTERS
 from accounting.domain.session_fold import Life
-from accounting.store.binary import POSTGRES_EPOCH, binary_cursor, copy_packed, copy_rows
-from accounting.store.database import along_keys, psycopg_connection, statement
 
 USAGE_COLUMNS: Final = (
     ("session_id", "uuid"),

@@ -13,11 +13,11 @@ from typing import Any, Final, NamedTuple
 from psycopg import Cursor
 from sqlalchemy import Connection
 
+from accounting.db.binary_copy import POSTGRES_EPOCH, binary_cursor, copy_packed, copy_rows
+from accounting.db.engine import along_keys, driver_statement, psycopg_connection, statement
 from accounting.domain.calendar import moment
 from accounting.domain.counters import COUNTERS
 from accounting.domain.session_fold import EndCause, Life, Report, Sighting, Standing, Stored
-from accounting.store.binary import POSTGRES_EPOCH, binary_cursor, copy_packed, copy_rows
-from accounting.store.database import along_keys, driver_statement, psycopg_connection, statement
 
 KEY_COLUMNS: Final = (
     ("source_id", "int2"),

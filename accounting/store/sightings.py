@@ -11,9 +11,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, insert, select
 
+from accounting.db.schema import key_sightings
 from accounting.domain.calendar import moment
 from accounting.store.identities import Identity
-from accounting.store.schema import key_sightings
 
 
 class Seen(NamedTuple):

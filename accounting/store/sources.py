@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from accounting.db.schema import capture_gaps, epochs, settling, sources
 from accounting.domain.calendar import microseconds, moment
-from accounting.store.schema import capture_gaps, epochs, settling, sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

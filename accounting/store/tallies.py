@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.store.schema import tallies
+from accounting.db.schema import tallies
 
 
 class Counted(NamedTuple):

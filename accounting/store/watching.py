@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, select, text
 
+from accounting.db.engine import lost_connections, statement
+from accounting.db.migrations import current, head
+from accounting.db.schema import job_runs, sources, tallies
 from accounting.domain.calendar import microseconds
-from accounting.store.database import lost_connections, statement
-from accounting.store.migrations import current, head
 from accounting.store.relay_threads import voices
-from accounting.store.schema import job_runs, sources, tallies
 
 TIMEOUT: Final = "3s"
 TOUCHED_AT_MOST: Final = 100_000

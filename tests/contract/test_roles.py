@@ -8,10 +8,10 @@ import pytest
 from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
+from accounting.db import migrations
+from accounting.db.engine import open_engine
 from accounting.errors import AccountingError, NotAllowed
 from accounting.jobs.registry import JOBS
-from accounting.store import migrations
-from accounting.store.database import open_engine
 from tests.books import READER, WRITER, Books, channel, status, traffic
 from tests.servers import PostgresServer
 

@@ -15,7 +15,7 @@ import redis
 from sqlalchemy import insert
 from sqlalchemy.exc import DBAPIError
 
-from accounting.store.schema import sources
+from accounting.db.schema import sources
 from tests.books import READER, Books, cloned
 from tests.contract.command import environment, turn_accounting
 from tests.servers import PostgresServer, ValkeyServer, wait_until

@@ -12,6 +12,7 @@ from typing import Any, Final
 import pyarrow.parquet
 import pytest
 
+from accounting.db.engine import Engine, open_engine
 from accounting.domain.counters import COUNTERS
 from accounting.errors import NotYet, UsageError
 from accounting.jobs.export import (
@@ -21,7 +22,6 @@ from accounting.jobs.export import (
     export_to_stream,
     file_name,
 )
-from accounting.store.database import Engine, open_engine
 from accounting.store.exporting import Kind, Selection
 from tests.books import READER, Books, eight_of
 from tests.settling.telling import Teller

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from accounting.db.engine import Engine
 from accounting.errors import ConnectionLost, NotYet
 from accounting.jobs.adjust import adjust
 from accounting.jobs.close import close_periods
 from accounting.jobs.export import Format, check_export, export_to_directory, export_to_stream
-from accounting.store.database import Engine
 from accounting.store.exporting import Kind, Selection
 from tests.billing.test_adjust import DECEMBER, closed_without_late, tell_late
 from tests.billing.test_close import DAY, NOVEMBER, closed_november, tell_of_november

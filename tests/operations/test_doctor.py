@@ -15,16 +15,16 @@ from accounting.capture.clock import wall_clock
 from accounting.capture.glance import Backlog
 from accounting.capture.spool import Spool
 from accounting.capture.spool_file import spool_path
+from accounting.db import migrations
+from accounting.db.engine import open_engine
+from accounting.db.migrations import head
 from accounting.doctor import Level, examine
 from accounting.doctor.findings import Finding
 from accounting.doctor.flow import judge_flow
 from accounting.doctor.postgres_server import judge_postgres
 from accounting.doctor.spool_file import judge_spool, probe_spool
 from accounting.jobs.partitions import make_partitions
-from accounting.store import migrations
-from accounting.store.database import open_engine
 from accounting.store.examination import PostgresFacts, examine_postgres
-from accounting.store.migrations import head
 from tests.books import WRITER, Books, channel, status
 from tests.operations.watching import look, settings_of, tick
 from tests.servers import PostgresServer, ValkeyServer, free_port

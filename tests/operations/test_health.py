@@ -9,6 +9,7 @@ import pytest
 
 from accounting.capture.clock import wall_clock
 from accounting.config import Settings
+from accounting.db.engine import Engine
 from accounting.errors import ConfigurationError
 from accounting.jobs.registry import JOBS
 from accounting.jobs.standby import holder
@@ -17,7 +18,6 @@ from accounting.monitoring.server import monitor
 from accounting.monitoring.watch import Watch
 from accounting.scheduler import run_job
 from accounting.store import leases
-from accounting.store.database import Engine
 from tests.books import Books, channel, status
 from tests.operations.watching import look, numbers_in, settings_of, tick, watching
 from tests.servers import free_port

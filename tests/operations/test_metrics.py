@@ -14,11 +14,11 @@ import yaml
 
 from accounting.capture.clock import wall_clock
 from accounting.capture.glance import glance
+from accounting.db.engine import Engine
 from accounting.jobs.registry import JOBS
 from accounting.jobs.standby import holder
 from accounting.scheduler import run_job
 from accounting.store import leases
-from accounting.store.database import Engine
 from tests.books import Books, channel, status, traffic
 from tests.operations.watching import look, numbers, settings_of, tick, watching
 from tests.servers import PostgresServer, free_port

@@ -14,10 +14,10 @@ import psycopg
 import pytest
 from sqlalchemy import event
 
+from accounting.db.engine import Engine, open_engine
 from accounting.jobs.feed import number_feed
 from accounting.jobs.registry import JOBS
 from accounting.jobs.settle import settle
-from accounting.store.database import Engine, open_engine
 from accounting.store.watching import watch_books
 from tests.books import Books
 from tests.settling.telling import Teller

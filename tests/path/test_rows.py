@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from accounting.capture.records import Message
 from accounting.capture.spool import Spool
+from accounting.db.engine import Engine, open_engine
 from accounting.domain.calendar import moment
 from accounting.domain.coturn_messages import Event, WireError, parse
 from accounting.domain.identity import UsernameRule, opaque_key, user_id
@@ -20,7 +21,6 @@ from accounting.domain.realm_rules import RealmRule
 from accounting.jobs.load import Loader
 from accounting.jobs.rows import Rows
 from accounting.store import realms
-from accounting.store.database import Engine, open_engine
 from accounting.store.identities import Identities
 from accounting.store.reports import Rejected
 from tests.books import START, WRITER, Books, channel, cloned, status, traffic

@@ -9,10 +9,10 @@ from sqlalchemy.exc import ProgrammingError
 
 from accounting.capture.spool import Spool
 from accounting.collect import Turn
+from accounting.db import migrations
+from accounting.db.engine import Engine, open_engine
 from accounting.errors import ConnectionLost
 from accounting.jobs.standby import take_turn
-from accounting.store import migrations
-from accounting.store.database import Engine, open_engine
 from tests.books import WRITER, Books, channel, status
 from tests.servers import PostgresServer, wait_until
 

@@ -2,9 +2,9 @@
 
 from hypothesis import HealthCheck, given, settings
 
+from accounting.db.engine import Engine
 from accounting.jobs.verify import Verdict, verify
 from accounting.simulate import play
-from accounting.store.database import Engine
 from tests.books import Books
 from tests.settling.ledger import PLANS, STEPS, Act, Ledger, Step
 from tests.settling.telling import Teller

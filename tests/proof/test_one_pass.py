@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
+from accounting.db.engine import Engine
 from accounting.domain.calendar import microseconds
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import Life
 from accounting.domain.session_hours import hours_of
 from accounting.jobs.recompute import Stop, in_one_pass, replay, replay_by
 from accounting.store import realms, replaying, sources
-from accounting.store.database import Engine
 from accounting.store.replaying import Cutoff
 from accounting.store.sources import Watermark
 from tests.settling.ledger import BEGIN, PLANS, STEPS, Act, Ledger, Step

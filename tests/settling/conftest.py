@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from accounting.store.database import Engine, open_engine
+from accounting.db.engine import Engine, open_engine
 from tests.books import WRITER, Books, cloned
 from tests.servers import PostgresServer
 from tests.settling.emptied import empty

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier
 
+from accounting.db.engine import Engine
 from accounting.jobs.load import Loader
 from accounting.jobs.realms import set_rule
 from accounting.jobs.rollup import rollup
-from accounting.store.database import Engine
 from tests.books import READER, Books, channel, eight_of, status, traffic
 from tests.servers import PostgresServer
 from tests.settling.emptied import empty

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from accounting.store.database import Engine
+from accounting.db.engine import Engine
 from tests.servers import PostgresServer
 from tests.settling.ledger import PLANS, STEPS, Act, Ledger, Step, assert_conserved
 from tests.settling.naive import assert_usage_follows_from_sessions_and_reports

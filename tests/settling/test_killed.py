@@ -13,10 +13,10 @@ from psycopg.abc import Query
 from psycopg.sql import SQL, Identifier
 from sqlalchemy import Connection, Engine, event
 
+from accounting.db.engine import open_engine
 from accounting.errors import ConnectionLost
 from accounting.jobs.rollup import rollup
 from accounting.jobs.settle import settle
-from accounting.store.database import open_engine
 from tests.books import WRITER, Books
 from tests.servers import wait_until
 from tests.settling.emptied import empty

@@ -17,7 +17,7 @@ from sqlalchemy import (
     text,
 )
 
-from accounting.store.schema.columns import four_counters, metadata, timestamp
+from accounting.db.schema.columns import four_counters, metadata, timestamp
 
 key_sightings = Table(
     "key_sightings",

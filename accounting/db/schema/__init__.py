@@ -4,7 +4,7 @@ Says what stands where, a module for each thing that tables are about; the migra
 Postgres, with the constraints that matter.
 """
 
-from accounting.store.schema.billing import (
+from accounting.db.schema.billing import (
     adjustments,
     periods,
     proofs,
@@ -12,10 +12,10 @@ from accounting.store.schema.billing import (
     statements,
     touched_periods,
 )
-from accounting.store.schema.capture import capture_gaps, epochs, source_leases, sources
-from accounting.store.schema.columns import metadata
-from accounting.store.schema.delivery import feed, feed_consumers, feed_outbox
-from accounting.store.schema.identities import (
+from accounting.db.schema.capture import capture_gaps, epochs, source_leases, sources
+from accounting.db.schema.columns import metadata
+from accounting.db.schema.delivery import feed, feed_consumers, feed_outbox
+from accounting.db.schema.identities import (
     erasures,
     installation,
     realm_rules,
@@ -23,15 +23,15 @@ from accounting.store.schema.identities import (
     usernames,
     users,
 )
-from accounting.store.schema.operations import job_runs, relay_threads, tallies
-from accounting.store.schema.received import (
+from accounting.db.schema.operations import job_runs, relay_threads, tallies
+from accounting.db.schema.received import (
     dropped_positions,
     dropped_reports,
     key_sightings,
     rejected_messages,
     reports,
 )
-from accounting.store.schema.settled import (
+from accounting.db.schema.settled import (
     carried_lives,
     sealed_sessions,
     session_hours,
@@ -39,7 +39,7 @@ from accounting.store.schema.settled import (
     sessions,
     settling,
 )
-from accounting.store.schema.usage import (
+from accounting.db.schema.usage import (
     buckets,
     folds,
     realm_slices,

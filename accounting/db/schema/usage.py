@@ -5,8 +5,8 @@ Must not be read for a bill after its period is closed: those are the statements
 
 from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text, Uuid, text
 
+from accounting.db.schema.columns import metadata, timestamp, usage_sums, view_like
 from accounting.domain.counters import COUNTERS
-from accounting.store.schema.columns import metadata, timestamp, usage_sums, view_like
 
 touched_hours = Table(
     "touched_hours",

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import ProgrammingError
 
+from accounting.db.engine import lost_connections, statement
+from accounting.db.schema import metadata
 from accounting.errors import AccountingError
-from accounting.store.database import lost_connections, statement
-from accounting.store.schema import metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config

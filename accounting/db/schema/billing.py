@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-from accounting.store.schema.columns import eight_counters, metadata, timestamp, usage_sums
+from accounting.db.schema.columns import eight_counters, metadata, timestamp, usage_sums
 
 periods = Table(
     "periods",

@@ -20,7 +20,7 @@ from sqlalchemy import (
     text,
 )
 
-from accounting.store.schema.columns import eight_counters, metadata, timestamp, view_like
+from accounting.db.schema.columns import eight_counters, metadata, timestamp, view_like
 
 settling = Table(
     "settling",

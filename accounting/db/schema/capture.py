@@ -16,7 +16,7 @@ from sqlalchemy import (
     text,
 )
 
-from accounting.store.schema.columns import metadata, timestamp
+from accounting.db.schema.columns import metadata, timestamp
 
 sources = Table(
     "sources",

@@ -20,8 +20,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from accounting.db.schema.columns import metadata, timestamp
 from accounting.domain.counters import COUNTERS
-from accounting.store.schema.columns import metadata, timestamp
 
 
 def _end() -> list[Column[Any]]:

@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-from accounting.store.schema.columns import metadata, timestamp
+from accounting.db.schema.columns import metadata, timestamp
 
 installation = Table(
     "installation",
