@@ -13,8 +13,8 @@ from typing import Final
 import structlog
 
 from accounting.capture.collector import run_collector
-from accounting.capture.spool import Spool
-from accounting.capture.spool_file import spool_path
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.spool import Spool
 from accounting.config import Settings
 from accounting.db.engine import Engine
 from accounting.db.migrations import require_head

@@ -17,8 +17,8 @@ import structlog
 from accounting import collect as collecting
 from accounting import embedded
 from accounting.capture.clock import wall_clock
-from accounting.capture.spool import Spool
-from accounting.capture.spool_file import spool_path
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.spool import Spool
 from accounting.config import Settings
 from accounting.db import migrations
 from accounting.db.engine import Engine, open_engine

@@ -26,13 +26,13 @@ from typing import Literal, NamedTuple, get_args
 
 import redis
 
-from accounting.capture.choice import choose
 from accounting.capture.clock import wall_clock
 from accounting.capture.collector import run_collector
-from accounting.capture.records import Origin
-from accounting.capture.spool import Spool
-from accounting.capture.spool_file import spool_path
-from accounting.capture.subscriber import request
+from accounting.capture.pubsub.source import request
+from accounting.capture.source_selection import choose
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.records import Origin
+from accounting.capture.spool.spool import Spool
 from accounting.config import Settings
 from accounting.logs import configure_logging
 from benchmarks.figures import Figure, Rounds, table

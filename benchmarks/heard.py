@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
-from accounting.capture.spool import Spool
+from accounting.capture.spool.spool import Spool
 from accounting.domain.calendar import microseconds
 from benchmarks.mix import GROUP_MESSAGES, Message
 

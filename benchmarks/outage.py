@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from accounting.capture.spool import Spool
-from accounting.capture.spool_file import spool_path
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.spool import Spool
 from tests.books import Books, channel, make_template, status, traffic
 from tests.live.service import Service
 from tests.live.traffic import publish_pipelined

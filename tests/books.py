@@ -16,7 +16,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import dict_row
 
-from accounting.capture.spool import Spool
+from accounting.capture.spool.spool import Spool
 from accounting.db import migrations
 from accounting.db.engine import Engine, open_engine
 from accounting.domain.calendar import microseconds

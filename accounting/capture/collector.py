@@ -16,15 +16,15 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from accounting.capture.address import address
-from accounting.capture.alone import LastEnd, alone
-from accounting.capture.choice import choose
 from accounting.capture.clock import wall_clock
-from accounting.capture.keyscan import KeyScan
-from accounting.capture.records import Gap, SeenKey, SpoolState
+from accounting.capture.redis.address import address
+from accounting.capture.redis.key_scan import KeyScan
 from accounting.capture.source import Attachment, Batch, Source, SourceLost
-from accounting.capture.spool import Spool
-from accounting.capture.spool_file import spool_path
+from accounting.capture.source_selection import choose
+from accounting.capture.spool.collector_lock import LastEnd, alone
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.records import Gap, SeenKey, SpoolState
+from accounting.capture.spool.spool import Spool
 from accounting.config import Settings
 from accounting.errors import ConfigurationError, SpoolDiskError
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import NamedTuple, Protocol
 
-from accounting.capture.records import Message, Mode, Resume, SpoolState
+from accounting.capture.spool.records import Message, Mode, Resume, SpoolState
 from accounting.errors import ConnectionLost
 
 

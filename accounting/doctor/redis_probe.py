@@ -12,10 +12,10 @@ from typing import Final, Literal
 from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from accounting.capture.address import Place, address
-from accounting.capture.connection import ask, connect, lost
+from accounting.capture.pubsub.source import patterns
+from accounting.capture.redis.address import Place, address
+from accounting.capture.redis.connection import ask, connect, lost
 from accounting.capture.source import SourceLost
-from accounting.capture.subscriber import patterns
 from accounting.doctor.clock import Clock, read_clock
 from accounting.doctor.redis_server import RedisFacts, Unreachable
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from accounting.capture.subscriber import patterns
+from accounting.capture.pubsub.source import patterns
 from accounting.doctor.findings import Finding, error, ok, size, warning
 
 Mode = Literal["auto", "replication", "subscribe"]

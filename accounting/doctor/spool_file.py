@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from accounting.capture.glance import COUNTED_AT_MOST, Backlog
+from accounting.capture.spool.status import COUNTED_AT_MOST, Backlog
 from accounting.doctor.findings import Finding, error, ok, size, warning
 from accounting.monitoring.health import NO_DISK_BYTES, SECOND, in_words
 from accounting.monitoring.watch import Watch

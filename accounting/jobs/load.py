@@ -18,9 +18,9 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection, Engine
 
-from accounting.capture.pruning import prune
-from accounting.capture.records import Gap, Sighting, SpoolState
-from accounting.capture.spool import Spool
+from accounting.capture.spool.pruning import prune
+from accounting.capture.spool.records import Gap, Sighting, SpoolState
+from accounting.capture.spool.spool import Spool
 from accounting.db.binary_copy import binary_cursor
 from accounting.db.engine import lost_connections, psycopg_connection
 from accounting.db.migrations import require_head

@@ -11,8 +11,8 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection
 
-from accounting.capture.records import Epoch
-from accounting.capture.spool import Spool
+from accounting.capture.spool.records import Epoch
+from accounting.capture.spool.spool import Spool
 from accounting.errors import LeaseHeld
 from accounting.jobs.standby import is_overtaken, place_of
 from accounting.store import sources

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NoReturn
 
-from accounting.capture.records import Origin, SpooledRow
-from accounting.capture.spool import Spool
+from accounting.capture.spool.records import Origin, SpooledRow
+from accounting.capture.spool.spool import Spool
 from accounting.domain.calendar import BEGINNING
 from accounting.domain.coturn_messages import (
     Topic,

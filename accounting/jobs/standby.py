@@ -13,8 +13,8 @@ from pathlib import Path
 import structlog
 from sqlalchemy import Connection, Engine
 
-from accounting.capture.adoption import adopt
-from accounting.capture.spool import Spool
+from accounting.capture.spool.spool import Spool
+from accounting.capture.spool.takeover import adopt
 from accounting.db.engine import lost_connections
 from accounting.db.locks import wait_at_most
 from accounting.errors import LeaseHeld

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.glance import Glance, glance
+from accounting.capture.spool.status import Glance, glance
 from accounting.config import Settings
 from accounting.db.engine import Engine, open_engine
 from accounting.errors import AccountingError, SpoolError

@@ -13,16 +13,16 @@ from typing import NamedTuple, Self
 
 import redis
 
-from accounting.capture.address import address
 from accounting.capture.clock import wall_clock
 from accounting.capture.collector import collect
-from accounting.capture.keyscan import KeyScan
-from accounting.capture.records import Gap, Origin
-from accounting.capture.replication import Replication
+from accounting.capture.pubsub.source import Subscriber
+from accounting.capture.redis.address import address
+from accounting.capture.redis.key_scan import KeyScan
+from accounting.capture.replication.source import Replication
 from accounting.capture.source import Source
-from accounting.capture.spool import Spool
-from accounting.capture.spool_file import spool_path
-from accounting.capture.subscriber import Subscriber
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.records import Gap, Origin
+from accounting.capture.spool.spool import Spool
 from tests.servers import RedisServer, free_port, wait_until
 
 channel = b"turn/realm/north/user/ann/allocation/001000000000000001/traffic"

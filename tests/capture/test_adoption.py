@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from accounting.capture.adoption import adopt
-from accounting.capture.pruning import prune
-from accounting.capture.records import Resume, SeenKey
-from accounting.capture.spool import Spool
-from accounting.capture.spool_file import spool_path
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.pruning import prune
+from accounting.capture.spool.records import Resume, SeenKey
+from accounting.capture.spool.spool import Spool
+from accounting.capture.spool.takeover import adopt
 from tests.capture.collecting import stored
 
 here = Resume(replication_id="a" * 40, offset=300, database=2)

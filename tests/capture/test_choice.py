@@ -8,8 +8,8 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
-from accounting.capture.choice import choose
 from accounting.capture.clock import wall_clock
+from accounting.capture.source_selection import choose
 from tests.capture.collecting import (
     Collecting,
     Proxy,

@@ -9,15 +9,15 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
-from accounting.capture import subscriber
-from accounting.capture.alone import alone
 from accounting.capture.clock import wall_clock
 from accounting.capture.collector import run_collector
-from accounting.capture.records import Gap
-from accounting.capture.replication import Replication
-from accounting.capture.spool import Spool
-from accounting.capture.spool_file import spool_path
-from accounting.capture.subscriber import Subscriber
+from accounting.capture.pubsub import source as subscriber
+from accounting.capture.pubsub.source import Subscriber
+from accounting.capture.replication.source import Replication
+from accounting.capture.spool.collector_lock import alone
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.records import Gap
+from accounting.capture.spool.spool import Spool
 from accounting.config import Settings
 from accounting.errors import ConfigurationError, SpoolError
 from benchmarks.capture_burst import burst

@@ -6,7 +6,7 @@ import redis
 from structlog.testing import capture_logs
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.replication import Replication
+from accounting.capture.replication.source import Replication
 from tests.capture.collecting import Collecting, channel, publish, stored
 from tests.capture.test_replication import master, prompt, valkey_master  # noqa: F401  # fixtures
 from tests.servers import RedisServer, ValkeyServer, wait_until

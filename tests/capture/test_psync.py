@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting.capture.psync import (
+from accounting.capture.replication.protocol import (
     CommandStream,
     Continued,
     Opening,
@@ -15,7 +15,7 @@ from accounting.capture.psync import (
     Resynced,
     StreamError,
 )
-from accounting.capture.records import Message, largest_message_bytes
+from accounting.capture.spool.records import Message, largest_message_bytes
 
 channel = b"turn/realm/r/user/u/allocation/001000000000000001/status"
 hostile = b"turn/user/\r\n*3\r\n$7\r\nPUBLISH\r\n\x00\xff/allocation/1/status"

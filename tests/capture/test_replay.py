@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting.capture.replay import Moment, replayed_times
+from accounting.capture.replication.backlog_times import Moment, replayed_times
 
 second = 1_000_000
 midnight = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp()) * second

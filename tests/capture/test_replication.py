@@ -11,13 +11,13 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
-from accounting.capture.adoption import adopt
 from accounting.capture.clock import wall_clock
-from accounting.capture.replication import Replication
-from accounting.capture.spool import Spool
-from accounting.capture.spool_file import spool_path
-from accounting.capture.subscriber import Subscriber
-from accounting.capture.ticker import Ticker
+from accounting.capture.offset_poller import Ticker
+from accounting.capture.pubsub.source import Subscriber
+from accounting.capture.replication.source import Replication
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.spool import Spool
+from accounting.capture.spool.takeover import adopt
 from benchmarks.capture_burst import burst
 from benchmarks.capture_burst import publish as publish_burst
 from tests.capture.collecting import (
@@ -454,7 +454,7 @@ def test_a_missed_burst_comes_whole_out_of_the_backlog(
 def test_a_missed_stretch_too_large_to_hold_gets_its_times_by_the_bytes_alone(
     valkey_master: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accounting.capture.following.largest_replay_bytes", 1 << 16)
+    monkeypatch.setattr("accounting.capture.replication.stream.largest_replay_bytes", 1 << 16)
     with following(valkey_master.url, tmp_path) as collecting:
         collecting.await_attached(valkey_master)
     publish(valkey_master, *[b"%d" % number for number in range(20_000)])
@@ -625,7 +625,7 @@ def test_a_stop_does_not_wait_for_a_server_that_hangs(
     valkey_master: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Longer than for the last tick: the question that is never answered is given up."""
-    monkeypatch.setattr("accounting.capture.following.stop_seconds", 0.5)
+    monkeypatch.setattr("accounting.capture.replication.stream.stop_seconds", 0.5)
     with following(valkey_master.url, tmp_path, silence_seconds=120) as collecting:
         collecting.await_attached(valkey_master)
         valkey_master.pause()

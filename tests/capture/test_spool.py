@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting.capture.pruning import prune
-from accounting.capture.records import Message, Origin
-from accounting.capture.spool import Spool
-from accounting.capture.spool_file import spool_path
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.pruning import prune
+from accounting.capture.spool.records import Message, Origin
+from accounting.capture.spool.spool import Spool
 from accounting.errors import SpoolError
 from tests.capture.collecting import stored
 
@@ -156,7 +156,7 @@ def test_a_clock_that_stepped_back_does_not_shorten_a_gap_to_nothing(path: Path)
 def test_prune_takes_only_what_is_loaded_and_old(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accounting.capture.pruning.messages_per_prune", 3)
+    monkeypatch.setattr("accounting.capture.spool.pruning.messages_per_prune", 3)
     with Spool.open(path, "test") as spool:
         spool.append([message(at) for at in range(1, 11)])
         assert prune(spool, 100) == 0

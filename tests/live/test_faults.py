@@ -13,8 +13,8 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from accounting.capture.spool import Spool
-from accounting.capture.spool_file import spool_path
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.spool import Spool
 from accounting.domain.text_escaping import as_text
 from accounting.simulate import Scenario, run
 from tests.books import Books, cloned, eight_of, make_template

@@ -5,8 +5,8 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from accounting.capture.spool import Spool
-from accounting.capture.spool_file import spool_path
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.spool import Spool
 from accounting.domain.counters import COUNTERS
 from accounting.simulate import Scenario, run
 from tests.live.service import Service, json_rows, processes_of

@@ -12,9 +12,9 @@ from typing import Any, Final
 import psycopg
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.glance import Backlog
-from accounting.capture.spool import Spool
-from accounting.capture.spool_file import spool_path
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.spool import Spool
+from accounting.capture.spool.status import Backlog
 from accounting.db import migrations
 from accounting.db.engine import open_engine
 from accounting.db.migrations import head

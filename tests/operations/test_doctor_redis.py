@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 import redis
 
-from accounting.capture.subscriber import patterns
+from accounting.capture.pubsub.source import patterns
 from accounting.doctor.clock import Clock, judge_clock
 from accounting.doctor.findings import Finding, Level
 from accounting.doctor.redis_probe import probe_redis

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.glance import glance
+from accounting.capture.spool.status import glance
 from accounting.db.engine import Engine
 from accounting.jobs.registry import JOBS
 from accounting.jobs.standby import holder

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from accounting import service
 from accounting.capture.clock import wall_clock
-from accounting.capture.spool import Spool
-from accounting.capture.spool_file import spool_path
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.spool import Spool
 from accounting.config import Settings
 
 

@@ -1,6 +1,6 @@
 """What the books say of a gap: its bounds, its cause, and what became of who lived through it."""
 
-from accounting.capture.records import SeenKey
+from accounting.capture.spool.records import SeenKey
 from accounting.jobs.gaps import describe_gaps
 from tests.books import Books, channel, status, traffic
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
-from accounting.capture.records import Message
-from accounting.capture.spool import Spool
+from accounting.capture.spool.records import Message
+from accounting.capture.spool.spool import Spool
 from accounting.db.engine import Engine, open_engine
 from accounting.domain.calendar import moment
 from accounting.domain.coturn_messages import Event, WireError, parse

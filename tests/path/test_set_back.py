@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from accounting.capture.pruning import prune
+from accounting.capture.spool.pruning import prune
 from tests.books import Books, channel, status, traffic
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.records import Resume, SeenKey
-from accounting.capture.spool import Spool
+from accounting.capture.spool.records import Resume, SeenKey
+from accounting.capture.spool.spool import Spool
 from accounting.domain.calendar import moment
 from accounting.errors import LeaseHeld
 from accounting.jobs.load import Loader

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from sqlalchemy.exc import ProgrammingError
 
-from accounting.capture.spool import Spool
+from accounting.capture.spool.spool import Spool
 from accounting.collect import Turn
 from accounting.db import migrations
 from accounting.db.engine import Engine, open_engine

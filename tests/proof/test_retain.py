@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg.errors import IntegrityError
 
-from accounting.capture.records import SeenKey
+from accounting.capture.spool.records import SeenKey
 from accounting.errors import AccountingError
 from accounting.jobs.adjust import adjust
 from accounting.jobs.close import close_periods

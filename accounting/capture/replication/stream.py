@@ -11,14 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from threading import Event
 
-from accounting.capture.acks import Acks
-from accounting.capture.handshake import longest_silence_seconds, taken
-from accounting.capture.psync import CommandStream, Opening, StreamError
-from accounting.capture.receiver import Receiver
-from accounting.capture.records import Message, Resume
-from accounting.capture.replay import Moment, replayed_times
+from accounting.capture.offset_poller import Ticker
+from accounting.capture.redis.receiver import Receiver
+from accounting.capture.replication.backlog_times import Moment, replayed_times
+from accounting.capture.replication.handshake import longest_silence_seconds, taken
+from accounting.capture.replication.protocol import CommandStream, Opening, StreamError
+from accounting.capture.replication.replica_acks import Acks
 from accounting.capture.source import Attachment, Batch, SourceLost
-from accounting.capture.ticker import Ticker
+from accounting.capture.spool.records import Message, Resume
 
 # What is stored at once at most, and how long a message waits for company, as with a subscription.
 batch_messages = 10_000

@@ -13,8 +13,8 @@ from threading import Event
 from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from accounting.capture.connection import hang_up, lost, tell
-from accounting.capture.replay import Moment
+from accounting.capture.redis.connection import hang_up, lost, tell
+from accounting.capture.replication.backlog_times import Moment
 from accounting.capture.source import SourceLost
 
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event
 
-from accounting.capture.acks import Acks
-from accounting.capture.address import Sentinels, address
-from accounting.capture.connection import connect, socket_of
-from accounting.capture.following import Following
-from accounting.capture.handshake import (
+from accounting.capture.offset_poller import Ticker
+from accounting.capture.redis.address import Sentinels, address
+from accounting.capture.redis.connection import connect, socket_of
+from accounting.capture.redis.receiver import Receiver
+from accounting.capture.replication.handshake import (
     await_answer,
     check,
     introduce,
@@ -25,11 +25,11 @@ from accounting.capture.handshake import (
     longest_silence_seconds,
     request,
 )
-from accounting.capture.psync import Opening
-from accounting.capture.receiver import Receiver
-from accounting.capture.records import SpoolState
+from accounting.capture.replication.protocol import Opening
+from accounting.capture.replication.replica_acks import Acks
+from accounting.capture.replication.stream import Following
 from accounting.capture.source import SourceLost
-from accounting.capture.ticker import Ticker
+from accounting.capture.spool.records import SpoolState
 
 
 class Replication:

@@ -3,7 +3,7 @@
 Owns what may go, and how much at once. Must not decide how long it is kept: the loader is told.
 """
 
-from accounting.capture.spool import Spool
+from accounting.capture.spool.spool import Spool
 
 # Deleting takes the writer's lock away from the collector: keep each bite in the milliseconds.
 messages_per_prune = 2_000

@@ -16,10 +16,10 @@ import structlog
 from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from accounting.capture.address import Address, Place
-from accounting.capture.connection import ask, connect, lost
-from accounting.capture.records import SeenKey
+from accounting.capture.redis.address import Address, Place
+from accounting.capture.redis.connection import ask, connect, lost
 from accounting.capture.source import SourceLost
+from accounting.capture.spool.records import SeenKey
 
 log = structlog.get_logger()
 

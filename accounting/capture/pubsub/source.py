@@ -12,12 +12,12 @@ from contextlib import contextmanager
 
 import hiredis
 
-from accounting.capture.address import address
-from accounting.capture.connection import ServerState, connect, socket_of, tell_if_allowed
-from accounting.capture.pings import Pings
-from accounting.capture.receiver import Receiver
-from accounting.capture.records import Message, SpoolState, largest_message_bytes
+from accounting.capture.pubsub.pings import Pings
+from accounting.capture.redis.address import address
+from accounting.capture.redis.connection import ServerState, connect, socket_of, tell_if_allowed
+from accounting.capture.redis.receiver import Receiver
 from accounting.capture.source import Attachment, Batch, SourceLost
+from accounting.capture.spool.records import Message, SpoolState, largest_message_bytes
 
 # coturn leaves the realm out of the channel when it is empty; the two never match the same channel.
 patterns = (b"turn/realm/*/user/*/allocation/*", b"turn/user/*/allocation/*")

@@ -6,7 +6,7 @@ turn it is: that is `jobs.standby`.
 
 import secrets
 
-from accounting.capture.spool import Spool
+from accounting.capture.spool.spool import Spool
 
 # Numbers of gaps fit into 31 bits. A file that takes over begins at a random one below this.
 largest_first_gap = (1 << 31) - (1 << 24)

@@ -12,9 +12,9 @@ from typing import Final
 from urllib.parse import quote
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.records import Gap, SpoolState
-from accounting.capture.spool import Spool
-from accounting.capture.spool_file import reported, spool_path
+from accounting.capture.spool.file import reported, spool_path
+from accounting.capture.spool.records import Gap, SpoolState
+from accounting.capture.spool.spool import Spool
 
 COUNTED_AT_MOST: Final = 200_000
 """Messages that are counted, about 0.1 s worth; from there on the age of the oldest tells more."""

@@ -12,13 +12,13 @@ from threading import Event
 from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from accounting.capture import psync
-from accounting.capture.connection import ServerState, ask, lost, tell
-from accounting.capture.psync import Continued, Opening, Resynced, StreamError
-from accounting.capture.receiver import Receiver
-from accounting.capture.records import Resume, SpoolState
-from accounting.capture.replay import Moment
+from accounting.capture.redis.connection import ServerState, ask, lost, tell
+from accounting.capture.redis.receiver import Receiver
+from accounting.capture.replication import protocol
+from accounting.capture.replication.backlog_times import Moment
+from accounting.capture.replication.protocol import Continued, Opening, Resynced, StreamError
 from accounting.capture.source import Attachment, Refused, SourceLost, Unanswered
+from accounting.capture.spool.records import Resume, SpoolState
 
 # Redis itself sends a newline a second while it makes a snapshot, and PING every ten seconds later.
 longest_silence_seconds = 60.0
@@ -135,7 +135,7 @@ def judge(
             )
         case Resynced(name, offset):
             resume = Resume(replication_id=name, offset=offset, database=None)
-        case psync.Refused(text):
+        case protocol.Refused(text):
             raise refusal(text)
         case _:
             raise SourceLost("disconnected", "Redis goes on where nobody was")

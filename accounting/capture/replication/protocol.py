@@ -11,7 +11,7 @@ writes RESP in one way only (`*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n`), which makes t
 import re
 from dataclasses import dataclass
 
-from accounting.capture.records import Message, largest_message_bytes
+from accounting.capture.spool.records import Message, largest_message_bytes
 
 keepalive_channel = b"__XXX__"
 

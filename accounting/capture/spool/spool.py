@@ -12,7 +12,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import fields
 
-from accounting.capture.records import (
+from accounting.capture.spool.file import Insert, SpoolFile, Value
+from accounting.capture.spool.records import (
     Epoch,
     Gap,
     Message,
@@ -24,7 +25,6 @@ from accounting.capture.records import (
     SpooledRow,
     SpoolState,
 )
-from accounting.capture.spool_file import Insert, SpoolFile, Value
 
 no_end = (1 << 62, 0)
 

@@ -11,10 +11,10 @@ from typing import Literal
 
 import structlog
 
-from accounting.capture.records import SpoolState
-from accounting.capture.replication import Replication
+from accounting.capture.pubsub.source import Subscriber
+from accounting.capture.replication.source import Replication
 from accounting.capture.source import Refused, Source, SourceLost, Stream, Unanswered
-from accounting.capture.subscriber import Subscriber
+from accounting.capture.spool.records import SpoolState
 
 log = structlog.get_logger()
 
