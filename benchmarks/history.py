@@ -16,9 +16,9 @@ from typing import Final
 
 import psycopg
 
+from accounting.identities.realm_queries import all_rules
 from accounting.jobs.feed import number_feed
 from accounting.jobs.folds import fold_all
-from accounting.store.realms import all_rules
 from benchmarks.bed import Bed
 from benchmarks.heard import Heard, some
 from benchmarks.measure import say

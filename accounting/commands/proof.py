@@ -22,8 +22,8 @@ from accounting.domain.calendar import moment
 from accounting.domain.coturn_messages import Kind, Side
 from accounting.domain.counters import COUNTERS
 from accounting.errors import UsageError
+from accounting.identities.erase import erase
 from accounting.jobs.closed import Gone
-from accounting.jobs.erase import erase
 from accounting.jobs.proof import Progress as Step
 from accounting.jobs.proof import unseen
 from accounting.jobs.rebuild import rebuild

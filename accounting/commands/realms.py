@@ -16,7 +16,7 @@ from accounting.config import Settings
 from accounting.db import migrations
 from accounting.domain.identity import UsernameRule
 from accounting.errors import UsageError
-from accounting.jobs.realms import list_rules, realm_names, set_rule
+from accounting.identities.realm_rules import list_rules, realm_names, set_rule
 
 
 def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:

@@ -15,7 +15,7 @@ from accounting.commands.terminal import write_json, write_table
 from accounting.config import Settings
 from accounting.db.engine import lost_connections
 from accounting.errors import NotAllowed, UsageError
-from accounting.jobs.realms import realm_names
+from accounting.identities.realm_rules import realm_names
 from accounting.store import reporting
 
 BYTES: Final = {

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Engine
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, try_lock
 from accounting.errors import NotYet, UsageError
-from accounting.store import feed, periods, realms, sources
+from accounting.identities import realm_queries
+from accounting.store import feed, periods, sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,7 @@ def close_period(
 
 def find_realm(connection: Connection, realm: str) -> int:
     """The id of a realm by the name that the views show. Raises UsageError."""
-    known = {name: realm_id for realm_id, name in realms.names(connection).items()}
+    known = {name: realm_id for realm_id, name in realm_queries.names(connection).items()}
     if realm not in known:
         listed = ", ".join(f"'{one}'" for one in sorted(known)[:5]) or "none yet"
         raise UsageError(f"no realm '{realm}' is known: known are {listed}")
@@ -121,7 +122,7 @@ def _close(
         lock(connection, "rollup")
         for source in sources.all_sources(connection):
             lock(connection, f"settle.{source.source_id}")
-        realm = realms.names(connection)[realm_id]
+        realm = realm_queries.names(connection)[realm_id]
         row = find_period(connection, realm_id, realm, period)
         if row.closed_at is not None:
             raise NotYet(f"period {period} of realm '{realm}' was closed by somebody else just now")

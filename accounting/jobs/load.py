@@ -29,11 +29,11 @@ from accounting.domain.coturn_messages import parse_owner, parse_status_key
 from accounting.domain.rate_limit import Allowance
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import ConnectionLost, LeaseHeld
+from accounting.identities.names import Identities, Identity
 from accounting.jobs.resume import OLDER_SPOOL, resume
 from accounting.jobs.rows import DAY, Rows
 from accounting.jobs.standby import check_lease, this_host
 from accounting.store import reports, sources, tallies
-from accounting.store.identities import Identities, Identity
 from accounting.store.sightings import Seen, add_sightings
 from accounting.store.sources import SourceRow
 from accounting.store.tallies import Counted

@@ -12,13 +12,14 @@ from sqlalchemy import Connection, Engine
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import Bucket, Level
 from accounting.errors import AccountingError, UsageError
+from accounting.identities import realm_queries
 from accounting.jobs.adjust import adjust
 from accounting.jobs.close import find_realm
 from accounting.jobs.differences import Difference, Naming
 from accounting.jobs.folds import fold_all
 from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, unseen
 from accounting.jobs.verify import Verdict, wrong_books
-from accounting.store import proving, realms, rebuilding, replaying, rollups
+from accounting.store import proving, rebuilding, replaying, rollups
 
 
 def rebuild(
@@ -45,11 +46,11 @@ def rebuild(
         progress(sessions)
 
     with lost_connections(), engine.connect() as connection:
-        names = realms.names(connection)
+        names = realm_queries.names(connection)
         chosen = list(names) if realm is None else [find_realm(connection, realm)]
     for realm_id in sorted(chosen):
         with snapshot_at_rest(engine, hold=True) as connection, lost_connections():
-            rules = realms.all_rules(connection)
+            rules = realm_queries.all_rules(connection)
             cutoff = replaying.settled_now(connection)
             if stage_books(connection, rules, cutoff, [realm_id], count):
                 raise AccountingError(

@@ -20,11 +20,12 @@ from accounting.db.locks import try_lock
 from accounting.domain.calendar import moment
 from accounting.domain.session_fold import Standing
 from accounting.domain.session_hours import hours_of
+from accounting.identities import realm_queries
 from accounting.jobs.close import draw_periods
 from accounting.jobs.proof import LIVES_AT_ONCE
 from accounting.jobs.recompute import condense, replay_by
 from accounting.jobs.verify import Verdict, verify
-from accounting.store import realms, retention
+from accounting.store import retention
 from accounting.store.replaying import Cutoff
 from accounting.store.retention import FedPeriod, SourceDay
 from accounting.store.session_usage import UsageRow
@@ -191,7 +192,7 @@ def _seal(connection: Connection, day: date, found: Iterable[SourceDay]) -> Iter
 
     Lives end here only by the time of the last report: what is seen later decides on later days.
     """
-    rules = realms.all_rules(connection)
+    rules = realm_queries.all_rules(connection)
     cutoff = Cutoff(
         marks=tuple(
             Watermark(

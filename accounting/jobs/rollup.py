@@ -13,9 +13,9 @@ from sqlalchemy import Engine
 from accounting.db.engine import lost_connections
 from accounting.db.locks import try_lock
 from accounting.domain.calendar import Level
+from accounting.identities.realm_queries import all_rules
 from accounting.jobs.folds import fold_to, hour_of
 from accounting.store import peaks, rollups
-from accounting.store.realms import all_rules
 
 BATCH: Final = 200_000
 """Marks of touched hours taken in one transaction at the most."""

@@ -1,6 +1,6 @@
 """Messages become rows of the reports, or rejects: what loading does with every single one.
 
-A report's meaning is ``domain.coturn_messages``'s and ``store.identities``', its bytes are
+A report's meaning is ``domain.coturn_messages``'s and ``identities.names``', its bytes are
 ``store.reports``'.
 This is the loop around them, and it runs once for each message that coturn ever publishes: it makes
 no object that it does not hand on. It knows the spool, and no database.
@@ -22,7 +22,7 @@ from accounting.domain.coturn_messages import (
     split_channel,
 )
 from accounting.domain.rate_limit import Allowance
-from accounting.store.identities import Identities
+from accounting.identities.names import Identities
 from accounting.store.reports import Rejected, pack_head, pack_status, pack_traffic
 
 PIECE: Final = 500

@@ -22,8 +22,8 @@ from accounting.domain.calendar import Level
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import Life, Report, Sighting, Standing, Track
 from accounting.domain.session_hours import Changes
+from accounting.identities.realm_queries import all_rules
 from accounting.store import peaks, relay_threads, rollups, session_usage, settling, sources
-from accounting.store.realms import all_rules
 from accounting.store.settling import Key
 from accounting.store.sources import Watermark
 

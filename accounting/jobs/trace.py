@@ -22,11 +22,12 @@ from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import Entry, Life, Report, Track
 from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet, UsageError
+from accounting.identities import realm_queries
 from accounting.jobs import recompute
 from accounting.jobs.close import find_period, find_realm
 from accounting.jobs.closed import Gone, find_closed, gone
 from accounting.jobs.proof import snapshot_at_rest
-from accounting.store import billed, periods, realms, replaying, retention
+from accounting.store import billed, periods, replaying, retention
 from accounting.store.billed import BilledLine
 from accounting.store.periods import PeriodRow
 from accounting.store.replaying import Cutoff
@@ -142,7 +143,7 @@ def trace_adjustment(engine: Engine, adjustment_id: UUID) -> Trace:
         if found is None:
             raise UsageError(f"no adjustment {adjustment_id} is known")
         realm_id, period, key = found
-        realm = realms.names(connection)[realm_id]
+        realm = realm_queries.names(connection)[realm_id]
     return trace(engine, realm, period, key=key)
 
 
@@ -164,7 +165,7 @@ def _sealed_sessions(
 def _sessions(
     connection: Connection, period: PeriodRow, cutoff: Cutoff, user_key: UUID
 ) -> Iterator[TracedSession]:
-    rules = realms.all_rules(connection)
+    rules = realm_queries.all_rules(connection)
     now = replaying.settled_now(connection)
     names = replaying.source_names(connection)
     reached = {mark.source_id: (mark.epoch, mark.position) for mark in cutoff.marks}

@@ -15,10 +15,11 @@ from sqlalchemy import Connection, Engine
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import Level, microseconds, moment
 from accounting.errors import UsageError
+from accounting.identities import realm_queries
 from accounting.jobs.closed import Gone, digest_of, find_closed, gone, wrong_statement
 from accounting.jobs.differences import Difference, Naming
 from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, unseen
-from accounting.store import periods, proofs, proving, realms, replaying
+from accounting.store import periods, proofs, proving, replaying
 from accounting.store.proving import BOOKS
 from accounting.store.retention import Unsealed
 
@@ -56,9 +57,9 @@ def verify(
         progress(sessions)
 
     with snapshot_at_rest(engine) as connection, lost_connections():
-        names = realms.names(connection)
+        names = realm_queries.names(connection)
         chosen = _chosen(names, realm)
-        rules = realms.all_rules(connection)
+        rules = realm_queries.all_rules(connection)
         closed = find_closed(connection, chosen, period)
         now = replaying.settled_now(connection)
         stops = [one.stop for one in closed if one.is_told]

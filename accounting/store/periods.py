@@ -19,7 +19,7 @@ from accounting.domain.counters import COUNTERS
 from accounting.domain.periods import Period, periods
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.statements import Cutoff, SourceCutoff
-from accounting.store.realms import all_rules
+from accounting.identities.realm_queries import all_rules
 
 NUMBERS: Final = (
     *COUNTERS,

@@ -24,7 +24,7 @@ from accounting.domain.coturn_messages import (
     Status,
     Topic,
 )
-from accounting.store.identities import IDENTITY_BYTES
+from accounting.identities.names import IDENTITY_BYTES
 
 _COPY: Final = (
     "COPY accounting.reports (source_id, epoch, database, time_estimated, position, received_at,"

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, insert, select
 
 from accounting.db.schema import key_sightings
 from accounting.domain.calendar import moment
-from accounting.store.identities import Identity
+from accounting.identities.names import Identity
 
 
 class Seen(NamedTuple):

@@ -10,9 +10,9 @@ import pytest
 
 from accounting.domain.counters import COUNTERS
 from accounting.domain.realm_rules import RealmRule
+from accounting.identities.realm_queries import add_realm
 from accounting.jobs.feed import number_feed
 from accounting.store import feed
-from accounting.store.realms import add_realm
 from tests.books import WRITER, Books
 from tests.settling.telling import OTHER, Teller
 

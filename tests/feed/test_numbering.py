@@ -5,9 +5,9 @@ import pytest
 from sqlalchemy import text
 
 from accounting.domain.realm_rules import RealmRule
+from accounting.identities.realm_queries import add_realm
 from accounting.jobs.feed import number_feed
 from accounting.store import feed
-from accounting.store.realms import add_realm
 from tests.books import READER, WRITER, Books
 
 

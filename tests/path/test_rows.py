@@ -18,10 +18,10 @@ from accounting.domain.coturn_messages import Event, WireError, parse
 from accounting.domain.identity import UsernameRule, opaque_key, user_id
 from accounting.domain.rate_limit import Allowance
 from accounting.domain.realm_rules import RealmRule
+from accounting.identities import realm_queries
+from accounting.identities.names import Identities
 from accounting.jobs.load import Loader
 from accounting.jobs.rows import Rows
-from accounting.store import realms
-from accounting.store.identities import Identities
 from accounting.store.reports import Rejected
 from tests.books import START, WRITER, Books, channel, cloned, status, traffic
 from tests.model.test_wire import LINES, unescaped
@@ -39,9 +39,9 @@ def connection(postgres_server: PostgresServer) -> Iterator[Connection]:
         engine: Engine = open_engine(postgres_server.url(WRITER, name))
         with engine.begin() as connection:
             for realm in (b"", b"a", b"b"):
-                realms.add_realm(connection, realm, RealmRule())
+                realm_queries.add_realm(connection, realm, RealmRule())
             plain = RealmRule(holds_from=LATER, username_rule=UsernameRule.PLAIN)
-            realms.put_rule(connection, realms.realm_ids(connection)[b"b"], plain)
+            realm_queries.put_rule(connection, realm_queries.realm_ids(connection)[b"b"], plain)
             yield connection
         engine.dispose()
 
@@ -192,7 +192,7 @@ def test_reports_of_new_realms_keep_their_places_and_times_among_the_others(book
 def test_a_memory_that_is_full_begins_anew_and_changes_nothing(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accounting.store.identities.REMEMBERED_BYTES", 1_000)
+    monkeypatch.setattr("accounting.identities.names.REMEMBERED_BYTES", 1_000)
     for number in range(40):
         name = channel("traffic", user=f"u{number % 7}", allocation=number)
         books.hear(number, name, traffic(1, 1, 1, 1))

@@ -6,8 +6,8 @@ from typing import Final
 import psycopg
 import pytest
 
+from accounting.identities.realm_rules import set_rule
 from accounting.jobs.differences import Difference
-from accounting.jobs.realms import set_rule
 from accounting.jobs.verify import Verdict, verify
 from tests.books import Books
 from tests.settling.telling import Teller, account

@@ -8,7 +8,7 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from accounting.errors import UsageError
-from accounting.jobs.erase import erase
+from accounting.identities.erase import erase
 from accounting.jobs.verify import verify
 from tests.books import WRITER, Books, eight_of
 from tests.contract.command import turn_accounting

@@ -14,8 +14,9 @@ from accounting.domain.calendar import microseconds
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import Life
 from accounting.domain.session_hours import hours_of
+from accounting.identities import realm_queries
 from accounting.jobs.recompute import Stop, in_one_pass, replay, replay_by
-from accounting.store import realms, replaying, sources
+from accounting.store import replaying, sources
 from accounting.store.replaying import Cutoff
 from accounting.store.sources import Watermark
 from tests.settling.ledger import BEGIN, PLANS, STEPS, Act, Ledger, Step
@@ -66,7 +67,7 @@ def test_each_stop_on_the_way_is_told_as_if_it_were_the_end(
     begin = microseconds(BEGIN - timedelta(minutes=50))
     times = [begin + hours * HOUR for hours in (0, *sorted(borders))]
     with proof_engine.connect() as connection:
-        rules = realms.all_rules(connection)
+        rules = realm_queries.all_rules(connection)
         stops = [
             Stop(
                 realm_id=realm_id,

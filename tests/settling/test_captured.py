@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Connection
 
 from accounting.domain.realm_rules import RealmRules
-from accounting.store import realms
+from accounting.identities import realm_queries
 from tests.books import Books, channel, status, traffic
 from tests.settling.telling import Teller, account, session, sessions
 
@@ -98,14 +98,14 @@ def test_new_realms_cost_no_look_at_all_realms_each(
 ) -> None:
     """Seen: two thousand new realms in one batch kept the loader busy for two minutes."""
     looks = 0
-    all_rules = realms.all_rules
+    all_rules = realm_queries.all_rules
 
     def counted(connection: Connection) -> dict[int, RealmRules]:
         nonlocal looks
         looks += 1
         return all_rules(connection)
 
-    monkeypatch.setattr(realms, "all_rules", counted)
+    monkeypatch.setattr(realm_queries, "all_rules", counted)
     for number in range(50):
         Teller(books, realm=f"realm {number}").new(0)
     account(books, 1)

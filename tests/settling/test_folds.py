@@ -2,8 +2,8 @@
 
 import psycopg
 
+from accounting.identities import realm_queries
 from accounting.jobs.folds import fold_all
-from accounting.store import realms
 from tests.books import Books
 from tests.settling.telling import Teller, account
 
@@ -63,7 +63,7 @@ def test_an_hour_that_was_folded_while_under_way_still_counts_what_comes(books: 
     account(books, 20)
     for _ in range(2):
         with books.engine.begin() as connection:
-            rules = realms.all_rules(connection)
+            rules = realm_queries.all_rules(connection)
             for realm_id in rules:
                 fold_all(connection, rules, realm_id)
         assert (shown(books), stored(books)) == (same(100), [100, 100])
@@ -82,7 +82,7 @@ def test_realms_that_are_folded_one_after_the_other_are_each_folded_once(books: 
         teller.interim(10, 1, 100, 0, 0)
     account(books, 20)
     with books.engine.begin() as connection:
-        rules = realms.all_rules(connection)
+        rules = realm_queries.all_rules(connection)
         for realm_id in rules:
             fold_all(connection, rules, realm_id)
     assert (shown(books), stored(books)) == (same(300), [300, 300])

@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Any
 
-from accounting.jobs.realms import set_rule
+from accounting.identities.realm_rules import set_rule
 from tests.books import Books
 
 

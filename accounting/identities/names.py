@@ -19,7 +19,7 @@ from accounting.domain.coturn_messages import WireError, parse_owner
 from accounting.domain.identity import opaque_key, user_id, user_key_of
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import as_text
-from accounting.store import erasing, realms
+from accounting.identities import erasure_queries, realm_queries
 
 REMEMBERED_BYTES: Final = 96 << 20
 """What names kept in memory may take; then it starts anew."""
@@ -71,8 +71,8 @@ class Identities:
         """Start a transaction: rules as they are now, nothing new yet."""
         if not self._key:  # the same for as long as the books are
             self._key = bytes(connection.execute(select(installation.c.identity_key)).scalar_one())
-        self._realms = realms.realm_ids(connection)
-        rules = realms.all_rules(connection)
+        self._realms = realm_queries.realm_ids(connection)
+        rules = realm_queries.all_rules(connection)
         changed = {one: of.rules for one, of in rules.items()} != {
             one: of.rules for one, of in self._rules.items()
         }
@@ -80,9 +80,9 @@ class Identities:
             self._forget()
         self._rules = rules
         self._new = {}
-        erasures = erasing.count(connection)
+        erasures = erasure_queries.count(connection)
         if erasures != self._erasures:
-            self._erasures, self._erased = erasures, erasing.times(connection)
+            self._erasures, self._erased = erasures, erasure_queries.times(connection)
             self._forget()
 
     @property
@@ -96,8 +96,10 @@ class Identities:
 
     def add_realm(self, connection: Connection, realm: bytes) -> None:
         """Make a realm, if nobody did yet."""
-        realm_id = self._realms[realm] = realms.add_realm(connection, realm, self._default_rule)
-        self._rules[realm_id] = realms.rules_of(connection, realm_id)
+        realm_id = self._realms[realm] = realm_queries.add_realm(
+            connection, realm, self._default_rule
+        )
+        self._rules[realm_id] = realm_queries.rules_of(connection, realm_id)
         self._forget()
 
     def known_at(self, time: int) -> tuple[Mapping[bytes, bytes], int]:

@@ -14,7 +14,7 @@ from accounting.domain.calendar import BEGINNING, microseconds, moment
 from accounting.domain.realm_rules import RealmRule
 from accounting.domain.text_escaping import from_text
 from accounting.errors import UsageError
-from accounting.store import realms
+from accounting.identities import realm_queries
 from accounting.store.rollups import redraw_buckets
 
 
@@ -34,12 +34,12 @@ def set_rule(
     """
     with lost_connections(), engine.begin() as connection:
         # By the name that the views show, which spells bytes that are no text.
-        known = {name: realm_id for realm_id, name in realms.names(connection).items()}
+        known = {name: realm_id for realm_id, name in realm_queries.names(connection).items()}
         realm_id = known.get(realm)
         if realm_id is None:
-            realm_id = realms.add_realm(connection, from_text(realm), default)
-        rules = realms.all_rules(connection)[realm_id]
-        used = realms.has_usage(connection, realm_id)
+            realm_id = realm_queries.add_realm(connection, from_text(realm), default)
+        rules = realm_queries.all_rules(connection)[realm_id]
+        used = realm_queries.has_usage(connection, realm_id)
         start = BEGINNING
         if holds_from is not None or used:
             before = rules.at(microseconds(now))
@@ -53,11 +53,11 @@ def set_rule(
                 )
             start = microseconds(midnight)
         rule = replace(rules.at(start), **changes, holds_from=start)
-        realms.put_rule(connection, realm_id, rule)
+        realm_queries.put_rule(connection, realm_id, rule)
         if start != BEGINNING:
             # The day and month under way may end there now; no roll-up may write them meanwhile.
             lock(connection, "rollup")
-            calendar = realms.all_rules(connection)[realm_id].calendar
+            calendar = realm_queries.all_rules(connection)[realm_id].calendar
             redraw_buckets(connection, realm_id, calendar, start)
         return rule
 
@@ -65,14 +65,14 @@ def set_rule(
 def realm_names(engine: Engine) -> set[str]:
     """Every realm that was ever reported or set up, as the views spell it."""
     with lost_connections(), engine.connect() as connection:
-        return set(realms.names(connection).values())
+        return set(realm_queries.names(connection).values())
 
 
 def list_rules(engine: Engine, realm: str | None = None) -> Iterator[dict[str, Any]]:
     """Every rule of every realm, in order of realm and time; ``holds_from`` null: always."""
     with lost_connections(), engine.connect() as connection:
-        names = realms.names(connection)
-        rules = realms.all_rules(connection)
+        names = realm_queries.names(connection)
+        rules = realm_queries.all_rules(connection)
     for realm_id, name in sorted(names.items(), key=lambda pair: pair[1]):
         if realm is not None and name != realm:
             continue

@@ -14,8 +14,8 @@ from accounting.db.engine import lost_connections
 from accounting.domain.identity import user_id
 from accounting.domain.text_escaping import from_text
 from accounting.errors import UsageError
+from accounting.identities import erasure_queries, realm_queries
 from accounting.jobs.close import find_realm
-from accounting.store import erasing, realms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +38,14 @@ def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> Er
         raise UsageError("this user has no name: there is nothing to erase")
     with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
         realm_id = find_realm(connection, realm)
-        erasing.wait_for_loaders(connection)
-        user_key = erasing.lock_user(connection, from_text(realm), from_text(user))
+        erasure_queries.wait_for_loaders(connection)
+        user_key = erasure_queries.lock_user(connection, from_text(realm), from_text(user))
         if user_key is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
-        rejected = erasing.erase_rejected(
+        rejected = erasure_queries.erase_rejected(
             connection, _rejected(connection, realm_id, from_text(realm), from_text(user))
         )
-        user_ids, usernames = erasing.erase_names(connection, user_key)
+        user_ids, usernames = erasure_queries.erase_names(connection, user_key)
         if dry_run:
             transaction.rollback()
         return Erased(
@@ -59,9 +59,9 @@ def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> Er
 def _rejected(connection: Connection, realm_id: int, realm: bytes, user: bytes) -> list[bytes]:
     """The channels of rejected messages that name the user, by any rule that the realm ever had."""
     prefix = b"turn/realm/" + realm + b"/user/" if realm else b"turn/user/"
-    rules = realms.rules_of(connection, realm_id).rules
+    rules = realm_queries.rules_of(connection, realm_id).rules
     found: list[bytes] = []
-    for channel in erasing.rejected_channels(connection, prefix, user):
+    for channel in erasure_queries.rejected_channels(connection, prefix, user):
         rest = channel.removeprefix(prefix)
         username = rest.rpartition(b"/allocation/")[0] or rest.partition(b"/")[0]
         if user in {user_id(username, one.username_rule, one.separator.encode()) for one in rules}:
