@@ -11,7 +11,7 @@ from accounting.commands.terminal import warn
 from accounting.commands.views import write_query
 from accounting.config import Settings
 from accounting.db import migrations
-from accounting.jobs.sources import retire_source
+from accounting.sources.retire import retire_source
 from accounting.store import reporting
 
 

@@ -14,7 +14,8 @@ from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, try_lock
 from accounting.errors import NotYet, UsageError
 from accounting.identities import realm_queries
-from accounting.store import feed, periods, sources
+from accounting.sources import source_queries
+from accounting.store import feed, periods
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ def close_period(
         lock(connection, "rollup")
         periods.draw(connection)
         realm_id = find_realm(connection, realm)
-        known = {one.source for one in sources.all_sources(connection)}
+        known = {one.source for one in source_queries.all_sources(connection)}
         for name in without:
             if name not in known:
                 listed = ", ".join(f"'{one}'" for one in sorted(known)) or "none yet"
@@ -120,7 +121,7 @@ def _close(
     with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
         # Waited for, in one order: whoever settles or rolls up only ever tries these locks.
         lock(connection, "rollup")
-        for source in sources.all_sources(connection):
+        for source in source_queries.all_sources(connection):
             lock(connection, f"settle.{source.source_id}")
         realm = realm_queries.names(connection)[realm_id]
         row = find_period(connection, realm_id, realm, period)

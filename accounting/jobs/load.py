@@ -33,9 +33,10 @@ from accounting.identities.names import Identities, Identity
 from accounting.jobs.resume import OLDER_SPOOL, resume
 from accounting.jobs.rows import DAY, Rows
 from accounting.jobs.standby import check_lease, this_host
-from accounting.store import reports, sources, tallies
+from accounting.sources import source_queries
+from accounting.sources.source_queries import SourceRow
+from accounting.store import reports, tallies
 from accounting.store.sightings import Seen, add_sightings
-from accounting.store.sources import SourceRow
 from accounting.store.tallies import Counted
 
 log = structlog.get_logger()
@@ -93,7 +94,7 @@ class Loader:
         if state == self._idle and not self._new_gaps() and time.monotonic() < look_after:
             return 0
         with lost_connections(), self.engine.begin() as connection:
-            source = sources.open_source(connection, state.source, state.mode or "subscribe")
+            source = source_queries.open_source(connection, state.source, state.mode or "subscribe")
             check_lease(connection, source, self.spool)
             if (source.epoch, source.position) != self._left:
                 self._forget()
@@ -165,7 +166,7 @@ class Loader:
         # An offset counts the bytes of its own history: in another one it is a wrong place.
         in_stream = state.resume is not None and rows.place[0] == state.captured_epoch
         left = rows.numbers[rows.place[0]], rows.place[1]
-        moved = sources.advance(
+        moved = source_queries.advance(
             connection,
             source,
             epoch=left[0],
@@ -264,7 +265,7 @@ class Loader:
             epoch = epochs[gap.epoch]
             if epoch.cause == OLDER_SPOOL and gap.to_at and gap.to_at <= epoch.began_at:
                 continue  # the database has it under the epoch's former token
-            sources.put_gap(
+            source_queries.put_gap(
                 connection,
                 source.source_id,
                 token=epoch.token,
@@ -276,7 +277,7 @@ class Loader:
                 detail=gap.detail,
             )
         if self._first_gap_open and state.captured_from is not None:
-            sources.close_first_gap(
+            source_queries.close_first_gap(
                 connection,
                 source.source_id,
                 next(iter(epochs.values())).token,

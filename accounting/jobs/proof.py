@@ -21,7 +21,8 @@ from accounting.jobs.adjust import adjust
 from accounting.jobs.recompute import Stop, in_one_pass, replay, replay_by
 from accounting.jobs.rollup import rollup
 from accounting.jobs.settle import settle
-from accounting.store import proving, retention, sources
+from accounting.sources import source_queries
+from accounting.store import proving, retention
 from accounting.store.replaying import Cutoff
 from accounting.store.retention import Unsealed
 from accounting.store.rollups import Hour
@@ -51,10 +52,10 @@ def snapshot_at_rest(engine: Engine, *, hold: bool = False) -> Iterator[Connecti
             with engine.begin() as waiting:
                 # In the order in which closing takes them; all that runs now comes to its end.
                 lock(waiting, "rollup")
-                for source in sources.all_sources(waiting):
+                for source in source_queries.all_sources(waiting):
                     lock(waiting, f"settle.{source.source_id}")
             holding = stack.enter_context(engine.begin())
-            known = [f"settle.{one.source_id}" for one in sources.all_sources(holding)]
+            known = [f"settle.{one.source_id}" for one in source_queries.all_sources(holding)]
             # Only tried: whoever waits while it holds one of these could wait for us.
             if not all(try_lock(holding, name) for name in known):
                 continue

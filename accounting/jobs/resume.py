@@ -15,8 +15,8 @@ from accounting.capture.spool.records import Epoch
 from accounting.capture.spool.spool import Spool
 from accounting.errors import LeaseHeld
 from accounting.jobs.standby import is_overtaken, place_of
-from accounting.store import sources
-from accounting.store.sources import SourceRow
+from accounting.sources import source_queries
+from accounting.sources.source_queries import SourceRow
 
 log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ def resume(
     up to which everything is loaded. Raises LeaseHeld when another collector's spool went further:
     this one must take over before any of it is loaded.
     """
-    known = sources.epoch_tokens(connection, source.source_id)
+    known = source_queries.epoch_tokens(connection, source.source_id)
     if is_overtaken(spool, place_of(source, known)):
         raise LeaseHeld(f"source {source.source} went on without this spool: it must take over")
     epochs = spool.epochs()
@@ -53,7 +53,7 @@ def resume(
         start = spool.place_at(source.loaded_until or 0)
     numbers: dict[int, int] = {}
     for epoch in epochs:
-        numbers[epoch.epoch] = known.get(epoch.token) or sources.add_epoch(
+        numbers[epoch.epoch] = known.get(epoch.token) or source_queries.add_epoch(
             connection, source.source_id, epoch.token, epoch.began_at, epoch.cause
         )
     _note_pruned(connection, spool, source, epochs, start)
@@ -116,7 +116,7 @@ def _lost_spool(connection: Connection, spool: Spool, source: SourceRow, epoch: 
     if captured_from is not None and captured_from <= from_at:
         return  # it captured beside the other
     log.error("a new spool for a known source, a gap is recorded", source=source.source)
-    sources.put_gap(
+    source_queries.put_gap(
         connection,
         source.source_id,
         token=epoch.token,
@@ -147,7 +147,7 @@ def _note_pruned(
     log.error("the spool is pruned beyond the database's position", source=source.source)
     to_at = state.pruned_received_at + 1
     from_at = source.loaded_until or source.last_received_at or epochs[0].began_at
-    sources.put_gap(
+    source_queries.put_gap(
         connection,
         source.source_id,
         token=next(one.token for one in epochs if one.epoch == state.pruned_epoch),

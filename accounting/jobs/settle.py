@@ -23,9 +23,10 @@ from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import Life, Report, Sighting, Standing, Track
 from accounting.domain.session_hours import Changes
 from accounting.identities.realm_queries import all_rules
-from accounting.store import peaks, relay_threads, rollups, session_usage, settling, sources
+from accounting.sources import source_queries
+from accounting.sources.source_queries import Watermark
+from accounting.store import peaks, relay_threads, rollups, session_usage, settling
 from accounting.store.settling import Key
-from accounting.store.sources import Watermark
 
 BATCH: Final = 50_000
 """Reports in one transaction at the most."""
@@ -39,7 +40,7 @@ def settle(engine: Engine, *, limit: int = BATCH) -> int:
     is settling. Raises ConnectionLost.
     """
     with lost_connections(), engine.connect() as connection:
-        found = [source.source_id for source in sources.all_sources(connection)]
+        found = [source.source_id for source in source_queries.all_sources(connection)]
     total = 0
     for source_id in found:
         while (count := _settle_some(engine, source_id, limit)) == limit:
@@ -55,8 +56,8 @@ def _settle_some(engine: Engine, source_id: int, limit: int) -> int:
         if not try_lock(connection, f"settle.{source_id}"):
             return 0
         # The source before its reports: then all up to its position are among those read.
-        loaded = sources.source(connection, source_id)
-        mark = sources.watermark(connection, source_id)
+        loaded = source_queries.source(connection, source_id)
+        mark = source_queries.watermark(connection, source_id)
         reports = settling.read_reports(
             connection,
             source_id,
@@ -76,7 +77,7 @@ def _settle_some(engine: Engine, source_id: int, limit: int) -> int:
         )
         if reports or sightings:
             _take(connection, source_id, reports, sightings)
-        moved = sources.settled(
+        moved = source_queries.settled(
             connection,
             mark,
             Watermark(
@@ -106,7 +107,7 @@ def _take(
             tracks[key].limbo = life
         else:
             tracks[key].current = life
-    breaks = sources.breaks(connection, source_id)
+    breaks = source_queries.breaks(connection, source_id)
     graces = {realm_id: _Graces(rule) for realm_id, rule in rules.items()}
     for one, track in heard:
         grace = graces[one.realm_id]
@@ -154,7 +155,7 @@ def _expire_some(engine: Engine, source_id: int, limit: int) -> int:
     with _uncollected(), lost_connections(), engine.begin() as connection:
         if not try_lock(connection, f"settle.{source_id}"):
             return 0
-        until = sources.watermark(connection, source_id).until
+        until = source_queries.watermark(connection, source_id).until
         if until is None:
             return 0
         rules = all_rules(connection)

@@ -18,9 +18,9 @@ from accounting.capture.spool.takeover import adopt
 from accounting.db.engine import lost_connections
 from accounting.db.locks import wait_at_most
 from accounting.errors import LeaseHeld
-from accounting.store import leases, sources
-from accounting.store.leases import Lease
-from accounting.store.sources import SourceRow
+from accounting.sources import lease_queries, source_queries
+from accounting.sources.lease_queries import Lease
+from accounting.sources.source_queries import SourceRow
 
 log = structlog.get_logger()
 
@@ -64,7 +64,7 @@ def hold_lease(connection: Connection, source: SourceRow, spool: Spool, seconds:
     """Take or renew the lease of a source. Raises LeaseHeld when another collector has it."""
     _refuse(
         source,
-        leases.take(
+        lease_queries.take(
             connection,
             source.source_id,
             holder=holder(spool),
@@ -79,7 +79,7 @@ def check_lease(connection: Connection, source: SourceRow, spool: Spool) -> None
 
     For the loader, which does not renew the lease: it may be at work beside a collector that hangs.
     """
-    _refuse(source, leases.held_by_other(connection, source.source_id, holder(spool)))
+    _refuse(source, lease_queries.held_by_other(connection, source.source_id, holder(spool)))
 
 
 def _refuse(source: SourceRow, other: Lease | None) -> None:
@@ -97,7 +97,7 @@ def take_turn(engine: Engine, spool: Spool, seconds: float) -> Place | None:
         hold_lease(connection, source, spool, seconds)
         if not source.epoch:
             source = open_books(connection, source, spool)
-        return place_of(source, sources.epoch_tokens(connection, source.source_id))
+        return place_of(source, source_queries.epoch_tokens(connection, source.source_id))
 
 
 def _claim(connection: Connection, spool: Spool, seconds: float) -> SourceRow:
@@ -106,10 +106,10 @@ def _claim(connection: Connection, spool: Spool, seconds: float) -> SourceRow:
     It may have been stopped in the midst of loading, machine and all. Raises, as of a lost
     connection, when the lock can't be had in that time: its session is ended at the next attempt.
     """
-    if leases.end_hung(connection, seconds):
+    if lease_queries.end_hung(connection, seconds):
         log.warning("ended a database session that hung while it loaded", source=spool.source)
     wait_at_most(connection, seconds)
-    return sources.open_source(connection, spool.source, "subscribe")
+    return source_queries.open_source(connection, spool.source, "subscribe")
 
 
 def open_books(connection: Connection, source: SourceRow, spool: Spool) -> SourceRow:
@@ -119,10 +119,10 @@ def open_books(connection: Connection, source: SourceRow, spool: Spool) -> Sourc
     something to lose: so, the next one finds a beginning that it has no messages of.
     """
     first = spool.epochs()[0]
-    opened = sources.advance(
+    opened = source_queries.advance(
         connection,
         source,
-        epoch=sources.add_epoch(
+        epoch=source_queries.add_epoch(
             connection, source.source_id, first.token, first.began_at, first.cause
         ),
         position=0,
@@ -135,7 +135,7 @@ def open_books(connection: Connection, source: SourceRow, spool: Spool) -> Sourc
         loaded_by=this_host(),
     )
     assert opened, "the row of the source is locked"
-    return sources.source(connection, source.source_id)
+    return source_queries.source(connection, source.source_id)
 
 
 def place_of(source: SourceRow, known: Mapping[str, int]) -> Place | None:
@@ -161,7 +161,7 @@ def end_turn(engine: Engine, spool: Spool, seconds: float) -> None:
     """Give the lease back: another collector may begin at once."""
     with lost_connections(), engine.begin() as connection:
         source = _claim(connection, spool, seconds)
-        leases.release(connection, source.source_id, holder(spool))
+        lease_queries.release(connection, source.source_id, holder(spool))
 
 
 def is_overtaken(spool: Spool, place: Place | None) -> bool:

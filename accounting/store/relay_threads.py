@@ -11,7 +11,7 @@ from accounting.domain import thread_silence
 from accounting.domain.calendar import microseconds, moment
 from accounting.domain.session_fold import SECOND
 from accounting.domain.thread_silence import Placed, RelayThread, Voice
-from accounting.store.sources import gap_spans
+from accounting.sources.source_queries import gap_spans
 
 KEPT_SECONDS: Final = 7 * 86_400
 """A thread unheard for so long is dropped: machines come and go."""

@@ -17,9 +17,9 @@ from accounting.db.schema import capture_gaps
 from accounting.domain import statements
 from accounting.domain.calendar import moment
 from accounting.domain.session_fold import Entry, Life, Report, Sighting
-from accounting.store import sources
+from accounting.sources import source_queries
+from accounting.sources.source_queries import Watermark
 from accounting.store.settling import Key, life_of_row
-from accounting.store.sources import Watermark
 
 ROWS_AT_ONCE: Final = 5_000
 
@@ -37,14 +37,14 @@ class Cutoff:
 
 def settled_now(connection: Connection) -> Cutoff:
     """The cutoff that settling has reached."""
-    found = sources.all_sources(connection)
-    return Cutoff(marks=tuple(sources.watermark(connection, one.source_id) for one in found))
+    found = source_queries.all_sources(connection)
+    return Cutoff(marks=tuple(source_queries.watermark(connection, one.source_id) for one in found))
 
 
 def cutoff_of(connection: Connection, text: str) -> Cutoff:
     """The cutoff that a closed period keeps as text."""
     found = statements.Cutoff.from_text(text)
-    ids = {one.source: one.source_id for one in sources.all_sources(connection)}
+    ids = {one.source: one.source_id for one in source_queries.all_sources(connection)}
     return Cutoff(
         marks=tuple(
             Watermark(
@@ -63,7 +63,7 @@ def cutoff_of(connection: Connection, text: str) -> Cutoff:
 
 def source_names(connection: Connection) -> dict[int, str]:
     """Every source's name, by id."""
-    return {one.source_id: one.source for one in sources.all_sources(connection)}
+    return {one.source_id: one.source for one in source_queries.all_sources(connection)}
 
 
 def breaks(connection: Connection, source_id: int, cutoff: Cutoff) -> list[tuple[int, int]]:

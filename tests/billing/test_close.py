@@ -17,7 +17,7 @@ from accounting.domain.statements import Cutoff, digest
 from accounting.errors import NotYet, UsageError
 from accounting.jobs.close import close_period, close_periods, draw_periods
 from accounting.jobs.feed import number_feed
-from accounting.jobs.sources import retire_source
+from accounting.sources.retire import retire_source
 from accounting.store.periods import NUMBERS
 from tests.books import START, WRITER, Books
 from tests.servers import wait_until

@@ -23,8 +23,8 @@ from accounting.errors import NotYet
 from accounting.identities.realm_rules import set_rule
 from accounting.jobs.adjust import adjust, adjust_by_hand
 from accounting.jobs.close import close_period, close_periods
-from accounting.jobs.sources import retire_source
 from accounting.jobs.verify import verify
+from accounting.sources.retire import retire_source
 from tests.billing.equation import assert_closed_periods_add_up
 from tests.books import READER, Books, channel, status, traffic
 from tests.contract.command import turn_accounting

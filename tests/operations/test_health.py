@@ -17,7 +17,7 @@ from accounting.monitoring.health import Health, in_words, judge
 from accounting.monitoring.server import monitor
 from accounting.monitoring.watch import Watch
 from accounting.scheduler import run_job
-from accounting.store import leases
+from accounting.sources import lease_queries
 from tests.books import Books, channel, status
 from tests.operations.watching import look, numbers_in, settings_of, tick, watching
 from tests.servers import free_port
@@ -83,8 +83,8 @@ def test_a_standby_is_well(books: Books) -> None:
     books.account()
     books.spool().open_gap(wall_clock(), "disconnected")
     with books.engine.begin() as connection:
-        leases.release(connection, 1, holder(books.spool()))
-        leases.take(connection, 1, holder="x", host="one.example", seconds=60)
+        lease_queries.release(connection, 1, holder(books.spool()))
+        lease_queries.take(connection, 1, holder="x", host="one.example", seconds=60)
     assert troubles(books) == ()
 
 

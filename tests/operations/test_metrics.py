@@ -18,7 +18,7 @@ from accounting.db.engine import Engine
 from accounting.jobs.registry import JOBS
 from accounting.jobs.standby import holder
 from accounting.scheduler import run_job
-from accounting.store import leases
+from accounting.sources import lease_queries
 from tests.books import Books, channel, status, traffic
 from tests.operations.watching import look, numbers, settings_of, tick, watching
 from tests.servers import PostgresServer, free_port
@@ -170,8 +170,8 @@ def test_the_lease_and_its_machine_show(books: Books) -> None:
     tick(books)
     books.load()
     with books.engine.begin() as connection:
-        leases.release(connection, 1, holder(books.spool()))
-        leases.take(connection, 1, holder="x", host="one.example", seconds=60)
+        lease_queries.release(connection, 1, holder(books.spool()))
+        lease_queries.take(connection, 1, holder="x", host="one.example", seconds=60)
     assert numbers(look(books))["turn_accounting_lease_held", "one.example", "default"] == 1
 
 

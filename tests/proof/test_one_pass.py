@@ -16,9 +16,10 @@ from accounting.domain.session_fold import Life
 from accounting.domain.session_hours import hours_of
 from accounting.identities import realm_queries
 from accounting.jobs.recompute import Stop, in_one_pass, replay, replay_by
-from accounting.store import replaying, sources
+from accounting.sources import source_queries
+from accounting.sources.source_queries import Watermark
+from accounting.store import replaying
 from accounting.store.replaying import Cutoff
-from accounting.store.sources import Watermark
 from tests.settling.ledger import BEGIN, PLANS, STEPS, Act, Ledger, Step
 
 HOUR = 3600 * 1_000_000
@@ -27,7 +28,7 @@ HOUR = 3600 * 1_000_000
 def cutoff_at(connection: Connection, time: int) -> Cutoff:
     """What was settled of each source when its clock stood at that time."""
     marks = []
-    for source in sources.all_sources(connection):
+    for source in source_queries.all_sources(connection):
         reports = connection.exec_driver_sql(
             "SELECT epoch, position FROM accounting.reports WHERE source_id = %s"
             " AND received_at < timestamptz 'epoch' + %s * interval '1 microsecond'"
