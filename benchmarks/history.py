@@ -16,8 +16,8 @@ from typing import Final
 
 import psycopg
 
+from accounting.feed.numbering import number_feed
 from accounting.identities.realm_queries import all_rules
-from accounting.jobs.feed import number_feed
 from accounting.jobs.folds import fold_all
 from benchmarks.bed import Bed
 from benchmarks.heard import Heard, some

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from accounting import service
-from accounting.client import Feed
 from accounting.commands.arguments import Json, Realm, from_argument, period_day
 from accounting.commands.terminal import flush_output, visible, warn, write, write_json
 from accounting.config import Settings
 from accounting.errors import AccountingError, UsageError
+from accounting.feed.client import Feed
 from accounting.jobs import export as exporting
 from accounting.jobs.export import Format
 from accounting.store.exporting import Kind, Selection

@@ -15,8 +15,9 @@ from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, try_lock
 from accounting.domain.counters import COUNTERS
 from accounting.errors import NotYet, UsageError
+from accounting.feed import outbox
 from accounting.jobs.close import find_period, find_realm
-from accounting.store import feed, periods
+from accounting.store import periods
 
 BATCH: Final = 1_000
 """Users' periods that are looked at in one transaction at the most."""
@@ -117,7 +118,7 @@ def _tell(connection: Connection, ids: Iterable[UUID]) -> None:
             "reason": row.reason,
             "author": row.author,
         }
-        feed.post(connection, "adjustment.posted", row.realm_id, payload, str(row.adjustment_id))
+        outbox.post(connection, "adjustment.posted", row.realm_id, payload, str(row.adjustment_id))
 
 
 def _seconds(microseconds: int) -> str:

@@ -13,9 +13,10 @@ from sqlalchemy import Connection, Engine
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, try_lock
 from accounting.errors import NotYet, UsageError
+from accounting.feed import outbox
 from accounting.identities import realm_queries
 from accounting.sources import source_queries
-from accounting.store import feed, periods
+from accounting.store import periods
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +134,7 @@ def _close(
         cutoff = periods.cutoff(connection, realm_id, period, without)
         lines = periods.close(connection, realm_id, period, cutoff)
         sums = periods.statement_sums(connection, realm_id, period)
-        feed.post(
+        outbox.post(
             connection,
             "period.closed",
             realm_id,

@@ -6,9 +6,9 @@ from typing import Final
 
 from sqlalchemy import Engine
 
+from accounting.feed.numbering import number_feed
 from accounting.jobs.adjust import adjust
 from accounting.jobs.close import close_periods
-from accounting.jobs.feed import number_feed
 from accounting.jobs.gaps import describe_gaps
 from accounting.jobs.partitions import make_partitions
 from accounting.jobs.retain import preview, retain

@@ -28,7 +28,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from accounting.client import Event, Feed
+from accounting.feed.client import Event, Feed
 
 CONSUMER = "invoicer"
 CENTS_PER_GIB = Decimal("4.5")

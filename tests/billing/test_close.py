@@ -15,8 +15,8 @@ from psycopg.errors import (
 from accounting.db.locks import lock
 from accounting.domain.statements import Cutoff, digest
 from accounting.errors import NotYet, UsageError
+from accounting.feed.numbering import number_feed
 from accounting.jobs.close import close_period, close_periods, draw_periods
-from accounting.jobs.feed import number_feed
 from accounting.sources.retire import retire_source
 from accounting.store.periods import NUMBERS
 from tests.books import START, WRITER, Books

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from accounting.domain.realm_rules import RealmRule
+from accounting.feed.numbering import number_feed
 from accounting.identities.realm_rules import set_rule
 from accounting.jobs.adjust import adjust_by_hand
 from accounting.jobs.close import close_periods
-from accounting.jobs.feed import number_feed
 from tests.books import Books, channel, cloned, status, traffic
 from tests.servers import PostgresServer
 

@@ -74,7 +74,7 @@ def in_child(work: Callable[[], None]) -> int:
 
 def main(path: str, url: str, directory: Path) -> None:
     invoicer = load(path)
-    client = str(sys.modules["accounting.client"].__file__)
+    client = str(sys.modules["accounting.feed.client"].__file__)
     line = 0
     while True:
         line += 1

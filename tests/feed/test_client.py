@@ -1,4 +1,4 @@
-"""accounting.client: every event, in order, at least once; the cursor is what was handled."""
+"""accounting.feed.client: every event, in order, at least once; the cursor is what was handled."""
 
 import threading
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from accounting.client import ConsumerMoved, Feed
 from accounting.errors import ConfigurationError, NotAllowed
-from accounting.jobs.feed import number_feed
+from accounting.feed.client import ConsumerMoved, Feed
+from accounting.feed.numbering import number_feed
 from tests.books import READER, WRITER, Books
 from tests.feed.test_numbering import post
 from tests.servers import wait_until

@@ -10,9 +10,9 @@ import pytest
 
 from accounting.domain.counters import COUNTERS
 from accounting.domain.realm_rules import RealmRule
+from accounting.feed import outbox
+from accounting.feed.numbering import number_feed
 from accounting.identities.realm_queries import add_realm
-from accounting.jobs.feed import number_feed
-from accounting.store import feed
 from tests.books import WRITER, Books
 from tests.settling.telling import OTHER, Teller
 
@@ -136,7 +136,7 @@ def test_an_end_that_was_told_as_json_stands_as_it_was_told(books: Books) -> Non
     (row,) = books.rows("feed")
     with books.engine.begin() as connection:
         realm_id = add_realm(connection, b"example.org", RealmRule())
-        feed.post(connection, "session.ended", realm_id, row["payload"], "of old")
+        outbox.post(connection, "session.ended", realm_id, row["payload"], "of old")
     assert told(books) == [row["payload"], row["payload"]]
 
 

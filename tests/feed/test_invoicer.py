@@ -8,9 +8,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
+from accounting.feed.numbering import number_feed
 from accounting.jobs.adjust import adjust
 from accounting.jobs.close import close_period, close_periods
-from accounting.jobs.feed import number_feed
 from tests.books import READER, Books
 from tests.settling.telling import Teller
 

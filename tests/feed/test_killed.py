@@ -1,7 +1,7 @@
 """Numbering killed before any statement and either side of a COMMIT: no event twice, none lost."""
 
 from accounting.errors import ConnectionLost
-from accounting.jobs.feed import number_feed
+from accounting.feed.numbering import number_feed
 from tests.books import Books
 from tests.feed.test_numbering import post, told
 from tests.servers import wait_until

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import event
 
 from accounting.db.engine import Engine, open_engine
-from accounting.jobs.feed import number_feed
+from accounting.feed.numbering import number_feed
 from accounting.jobs.registry import JOBS
 from accounting.jobs.settle import settle
 from accounting.store.watching import watch_books

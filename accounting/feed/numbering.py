@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections
 from accounting.db.locks import try_lock
-from accounting.store import feed
+from accounting.feed import outbox
 
 BATCH: Final = 10_000
 """Events numbered in one transaction at the most."""
@@ -32,4 +32,4 @@ def _number_some(engine: Engine, limit: int) -> int:
         # A statement of its own: the next one sees all that the last holder committed.
         if not try_lock(connection, "feed"):
             return 0
-        return feed.number(connection, limit)
+        return outbox.number(connection, limit)

@@ -19,7 +19,7 @@ from typing import Final, Self, TypeVar
 from uuid import uuid4
 
 from accounting.errors import AccountingError, ConnectionLost
-from accounting.store.feed_reader import Event, FeedReader
+from accounting.feed.reader import Event, FeedReader
 
 __all__ = ["ConsumerMoved", "Event", "Feed"]
 
