@@ -24,7 +24,7 @@ from accounting.domain.counters import COUNTERS
 from accounting.domain.realm_rules import RealmRule
 from accounting.jobs.load import BATCH, Loader
 from accounting.jobs.rollup import rollup
-from accounting.jobs.settle import settle
+from accounting.sessions.settle import settle
 from tests.servers import PostgresServer
 
 TEMPLATE: Final = "accounting_template"

@@ -33,10 +33,10 @@ from accounting.identities.names import Identities, Identity
 from accounting.jobs.resume import OLDER_SPOOL, resume
 from accounting.jobs.rows import DAY, Rows
 from accounting.jobs.standby import check_lease, this_host
+from accounting.sessions.key_sighting_queries import Seen, add_sightings
 from accounting.sources import source_queries
 from accounting.sources.source_queries import SourceRow
 from accounting.store import reports, tallies
-from accounting.store.sightings import Seen, add_sightings
 from accounting.store.tallies import Counted
 
 log = structlog.get_logger()

@@ -20,7 +20,7 @@ from accounting.errors import NotYet
 from accounting.jobs.adjust import adjust
 from accounting.jobs.recompute import Stop, in_one_pass, replay, replay_by
 from accounting.jobs.rollup import rollup
-from accounting.jobs.settle import settle
+from accounting.sessions.settle import settle
 from accounting.sources import source_queries
 from accounting.store import proving, retention
 from accounting.store.replaying import Cutoff

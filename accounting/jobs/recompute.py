@@ -22,9 +22,9 @@ from accounting.domain import session_fold
 from accounting.domain.calendar import Calendar
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import Entry, Life, Report, Sighting, Standing, Track
+from accounting.sessions.session_queries import Key
 from accounting.store import replaying
 from accounting.store.replaying import Cutoff
-from accounting.store.settling import Key
 
 Told = Life | Report | Sighting
 """What a key is told by: the lives carried over first, then its evidence in order."""

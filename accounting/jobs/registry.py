@@ -9,11 +9,11 @@ from sqlalchemy import Engine
 from accounting.feed.numbering import number_feed
 from accounting.jobs.adjust import adjust
 from accounting.jobs.close import close_periods
-from accounting.jobs.gaps import describe_gaps
 from accounting.jobs.partitions import make_partitions
 from accounting.jobs.retain import preview, retain
 from accounting.jobs.rollup import rollup
-from accounting.jobs.settle import settle
+from accounting.sessions.describe_gaps import describe_gaps
+from accounting.sessions.settle import settle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,11 +25,11 @@ from accounting.jobs.close import draw_periods
 from accounting.jobs.proof import LIVES_AT_ONCE
 from accounting.jobs.recompute import condense, replay_by
 from accounting.jobs.verify import Verdict, verify
+from accounting.sessions.session_hour_queries import UsageRow
 from accounting.sources.source_queries import Watermark
 from accounting.store import retention
 from accounting.store.replaying import Cutoff
 from accounting.store.retention import FedPeriod, SourceDay
-from accounting.store.session_usage import UsageRow
 
 log = structlog.get_logger()
 

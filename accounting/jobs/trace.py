@@ -27,11 +27,11 @@ from accounting.jobs import recompute
 from accounting.jobs.close import find_period, find_realm
 from accounting.jobs.closed import Gone, find_closed, gone
 from accounting.jobs.proof import snapshot_at_rest
+from accounting.sessions.session_queries import Key
 from accounting.store import billed, periods, replaying, retention
 from accounting.store.billed import BilledLine
 from accounting.store.periods import PeriodRow
 from accounting.store.replaying import Cutoff
-from accounting.store.settling import Key
 
 Numbers = tuple[int, ...]
 """The eight counters and session microseconds."""

@@ -19,10 +19,10 @@ from accounting.db.engine import driver_statement, psycopg_connection, statement
 from accounting.db.schema import statements
 from accounting.domain.calendar import Bucket, Level, moment
 from accounting.domain.session_fold import Life
+from accounting.sessions.session_hour_queries import USAGE_COLUMNS, UsageRow
+from accounting.sessions.session_queries import KEY_COLUMNS, LIFE_COLUMNS, Key, life_row
 from accounting.store.periods import NUMBERS, PeriodRow
 from accounting.store.rollups import Hour
-from accounting.store.session_usage import USAGE_COLUMNS, UsageRow
-from accounting.store.settling import KEY_COLUMNS, LIFE_COLUMNS, Key, life_row
 
 BOOKS: Final[Mapping[str, Table]] = {
     "sessions": schema.sessions,

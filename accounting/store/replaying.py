@@ -17,9 +17,9 @@ from accounting.db.schema import capture_gaps
 from accounting.domain import statements
 from accounting.domain.calendar import moment
 from accounting.domain.session_fold import Entry, Life, Report, Sighting
+from accounting.sessions.session_queries import Key, life_of_row
 from accounting.sources import source_queries
 from accounting.sources.source_queries import Watermark
-from accounting.store.settling import Key, life_of_row
 
 ROWS_AT_ONCE: Final = 5_000
 

@@ -31,10 +31,16 @@ from accounting.db.schema import (
 )
 from accounting.domain.calendar import microseconds, moment
 from accounting.domain.session_fold import Life, Standing, session_id
+from accounting.sessions.session_hour_queries import UsageRow
+from accounting.sessions.session_queries import (
+    KEY_COLUMNS,
+    LIFE_COLUMNS,
+    Key,
+    life_of_row,
+    life_row,
+)
 from accounting.store import proving
 from accounting.store.periods import PeriodRow
-from accounting.store.session_usage import UsageRow
-from accounting.store.settling import KEY_COLUMNS, LIFE_COLUMNS, Key, life_of_row, life_row
 
 LOCK_SECONDS: Final = 0.2
 """How long a loader may have to wait behind us for the reports, at a time."""

@@ -15,7 +15,7 @@ from accounting.db.engine import lost_connections, statement
 from accounting.db.migrations import current, head
 from accounting.db.schema import job_runs, sources, tallies
 from accounting.domain.calendar import microseconds
-from accounting.store.relay_threads import voices
+from accounting.sessions.relay_threads import voices
 
 TIMEOUT: Final = "3s"
 TOUCHED_AT_MOST: Final = 100_000

@@ -17,7 +17,7 @@ from sqlalchemy import event
 from accounting.db.engine import Engine, open_engine
 from accounting.feed.numbering import number_feed
 from accounting.jobs.registry import JOBS
-from accounting.jobs.settle import settle
+from accounting.sessions.settle import settle
 from accounting.store.watching import watch_books
 from tests.books import Books
 from tests.settling.telling import Teller

@@ -4,7 +4,7 @@ from typing import Final
 
 from accounting.domain.calendar import microseconds
 from accounting.domain.thread_silence import FORGOTTEN_SECONDS, RelayThread, Voice
-from accounting.store.relay_threads import voices
+from accounting.sessions.relay_threads import voices
 from tests.books import Books, channel, status, traffic
 
 SERVER: Final = "192.0.2.1"

@@ -1,7 +1,7 @@
 """What the books say of a gap: its bounds, its cause, and what became of who lived through it."""
 
 from accounting.capture.spool.records import SeenKey
-from accounting.jobs.gaps import describe_gaps
+from accounting.sessions.describe_gaps import describe_gaps
 from tests.books import Books, channel, status, traffic
 
 

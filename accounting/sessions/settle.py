@@ -23,10 +23,11 @@ from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import Life, Report, Sighting, Standing, Track
 from accounting.domain.session_hours import Changes
 from accounting.identities.realm_queries import all_rules
+from accounting.sessions import relay_threads, session_hour_queries, session_queries
+from accounting.sessions.session_queries import Key
 from accounting.sources import source_queries
 from accounting.sources.source_queries import Watermark
-from accounting.store import peaks, relay_threads, rollups, session_usage, settling
-from accounting.store.settling import Key
+from accounting.store import peaks, rollups
 
 BATCH: Final = 50_000
 """Reports in one transaction at the most."""
@@ -58,7 +59,7 @@ def _settle_some(engine: Engine, source_id: int, limit: int) -> int:
         # The source before its reports: then all up to its position are among those read.
         loaded = source_queries.source(connection, source_id)
         mark = source_queries.watermark(connection, source_id)
-        reports = settling.read_reports(
+        reports = session_queries.read_reports(
             connection,
             source_id,
             since=mark.received_at or 0,
@@ -69,7 +70,7 @@ def _settle_some(engine: Engine, source_id: int, limit: int) -> int:
         if reports:
             reached = reports[-1].epoch, reports[-1].position
         drained = len(reports) < limit
-        sightings = settling.read_sightings(
+        sightings = session_queries.read_sightings(
             connection,
             source_id,
             after=mark.sighted,
@@ -102,7 +103,7 @@ def _take(
         (one, tracks[Key(source_id, one.database, one.username_key, one.allocation_id)])
         for one in _in_order(reports, sightings)
     ]
-    for key, life in settling.fetch_lives(connection, tracks):
+    for key, life in session_queries.fetch_lives(connection, tracks):
         if life.standing is Standing.LIMBO:
             tracks[key].limbo = life
         else:
@@ -159,7 +160,7 @@ def _expire_some(engine: Engine, source_id: int, limit: int) -> int:
         if until is None:
             return 0
         rules = all_rules(connection)
-        due = list(settling.fetch_due(connection, source_id, until, limit))
+        due = list(session_queries.fetch_due(connection, source_id, until, limit))
         ended: list[tuple[Key, Life]] = []
         waiting: list[tuple[Life, int]] = []
         for key, life in due:
@@ -175,7 +176,7 @@ def _expire_some(engine: Engine, source_id: int, limit: int) -> int:
             [(key.database, key.allocation_id, life.server_address, life) for key, life in ended],
             until,
         )
-        settling.postpone(connection, waiting)
+        session_queries.postpone(connection, waiting)
         return len(due)
 
 
@@ -190,9 +191,9 @@ def _write(
     changes = Changes(one for limbo, life in absorbed for one in (limbo, life.session_id))
     for _, life in touched:
         changes.take(life, rules[life.realm_id].calendar)
-    session_usage.spread(connection, changes.spread)
-    session_usage.absorb(connection, absorbed)
-    session_usage.reflag(
+    session_hour_queries.spread(connection, changes.spread)
+    session_hour_queries.absorb(connection, absorbed)
+    session_hour_queries.reflag(
         connection,
         [
             life
@@ -202,7 +203,7 @@ def _write(
         ]
         + [life for _, life in absorbed],
     )
-    settling.write_lives(
+    session_queries.write_lives(
         connection,
         (
             (
@@ -214,8 +215,8 @@ def _write(
             for key, life in touched
         ),
     )
-    session_usage.write_usage(connection, changes.rows)
-    session_usage.mark_hours(connection, changes.marks())
+    session_hour_queries.write_usage(connection, changes.rows)
+    session_hour_queries.mark_hours(connection, changes.marks())
     peaks.touch_slices(connection, changes.slices)
     rollups.put_buckets(
         connection,
