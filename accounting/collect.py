@@ -20,8 +20,8 @@ from accounting.db.engine import Engine
 from accounting.db.migrations import require_head
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import AccountingError, ConnectionLost, LeaseHeld
-from accounting.jobs.load import Loader, run_loader
-from accounting.jobs.standby import Place, end_turn, is_overtaken, take_over, take_turn
+from accounting.ingest.loader import Loader, run_loader
+from accounting.ingest.source_lease import Place, end_turn, is_overtaken, take_over, take_turn
 from accounting.processes import Part, watch
 
 log = structlog.get_logger()

@@ -22,7 +22,7 @@ from accounting.db.engine import Engine, open_engine
 from accounting.domain.calendar import microseconds
 from accounting.domain.counters import COUNTERS
 from accounting.domain.realm_rules import RealmRule
-from accounting.jobs.load import BATCH, Loader
+from accounting.ingest.loader import BATCH, Loader
 from accounting.jobs.rollup import rollup
 from accounting.sessions.settle import settle
 from tests.servers import PostgresServer

@@ -7,9 +7,9 @@ from typing import Final
 from sqlalchemy import Engine
 
 from accounting.feed.numbering import number_feed
+from accounting.ingest.partitions import make_partitions
 from accounting.jobs.adjust import adjust
 from accounting.jobs.close import close_periods
-from accounting.jobs.partitions import make_partitions
 from accounting.jobs.retain import preview, retain
 from accounting.jobs.rollup import rollup
 from accounting.sessions.describe_gaps import describe_gaps

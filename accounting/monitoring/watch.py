@@ -19,7 +19,7 @@ from accounting.capture.spool.status import Glance, glance
 from accounting.config import Settings
 from accounting.db.engine import Engine, open_engine
 from accounting.errors import AccountingError, SpoolError
-from accounting.jobs.standby import holder_at
+from accounting.ingest.source_lease import holder_at
 from accounting.store.watching import BooksWatch, SourceWatch, watch_books
 
 PATIENCE_SECONDS: Final = 5.0

@@ -23,7 +23,7 @@ from accounting.doctor.findings import Finding
 from accounting.doctor.flow import judge_flow
 from accounting.doctor.postgres_server import judge_postgres
 from accounting.doctor.spool_file import judge_spool, probe_spool
-from accounting.jobs.partitions import make_partitions
+from accounting.ingest.partitions import make_partitions
 from accounting.store.examination import PostgresFacts, examine_postgres
 from tests.books import WRITER, Books, channel, status
 from tests.operations.watching import look, settings_of, tick

@@ -11,8 +11,8 @@ from accounting.capture.clock import wall_clock
 from accounting.config import Settings
 from accounting.db.engine import Engine
 from accounting.errors import ConfigurationError
+from accounting.ingest.source_lease import holder
 from accounting.jobs.registry import JOBS
-from accounting.jobs.standby import holder
 from accounting.monitoring.health import Health, in_words, judge
 from accounting.monitoring.server import monitor
 from accounting.monitoring.watch import Watch

@@ -3,7 +3,7 @@
 import threading
 from datetime import timedelta
 
-from accounting.jobs.load import Loader, run_loader
+from accounting.ingest.loader import Loader, run_loader
 from tests.books import Books, channel, status
 from tests.servers import wait_until
 

@@ -20,9 +20,9 @@ from accounting.domain.rate_limit import Allowance
 from accounting.domain.realm_rules import RealmRule
 from accounting.identities import realm_queries
 from accounting.identities.names import Identities
-from accounting.jobs.load import Loader
-from accounting.jobs.rows import Rows
-from accounting.store.reports import Rejected
+from accounting.ingest.loader import Loader
+from accounting.ingest.report_queries import Rejected
+from accounting.ingest.row_encoder import Rows
 from tests.books import START, WRITER, Books, channel, cloned, status, traffic
 from tests.model.test_wire import LINES, unescaped
 from tests.servers import PostgresServer
@@ -209,8 +209,8 @@ def test_a_memory_that_is_full_begins_anew_and_changes_nothing(
 def test_what_is_rejected_ends_a_transaction_before_it_fills_the_memory(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accounting.jobs.rows.MOST_REJECTED", 2)
-    monkeypatch.setattr("accounting.jobs.rows.PIECE", 3)
+    monkeypatch.setattr("accounting.ingest.row_encoder.MOST_REJECTED", 2)
+    monkeypatch.setattr("accounting.ingest.row_encoder.PIECE", 3)
     books.hear_all([(books.at(number), 0, channel("traffic"), b"") for number in range(7)])
     books.hear(7, channel("traffic"), traffic(1, 1, 1, 1))
     loader = Loader(books.engine, books.spool(), books.rule)

@@ -7,8 +7,8 @@ from accounting.capture.spool.records import Resume, SeenKey
 from accounting.capture.spool.spool import Spool
 from accounting.domain.calendar import moment
 from accounting.errors import LeaseHeld
-from accounting.jobs.load import Loader
-from accounting.jobs.standby import Place, is_overtaken, take_over, take_turn
+from accounting.ingest.loader import Loader
+from accounting.ingest.source_lease import Place, is_overtaken, take_over, take_turn
 from accounting.jobs.verify import verify
 from tests.books import Books, channel, status
 

@@ -12,7 +12,7 @@ from accounting.collect import Turn
 from accounting.db import migrations
 from accounting.db.engine import Engine, open_engine
 from accounting.errors import ConnectionLost
-from accounting.jobs.standby import take_turn
+from accounting.ingest.source_lease import take_turn
 from tests.books import WRITER, Books, channel, status
 from tests.servers import PostgresServer, wait_until
 

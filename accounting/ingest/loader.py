@@ -30,14 +30,14 @@ from accounting.domain.rate_limit import Allowance
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import ConnectionLost, LeaseHeld
 from accounting.identities.names import Identities, Identity
-from accounting.jobs.resume import OLDER_SPOOL, resume
-from accounting.jobs.rows import DAY, Rows
-from accounting.jobs.standby import check_lease, this_host
+from accounting.ingest import message_counts, report_queries
+from accounting.ingest.load_position import OLDER_SPOOL, resume
+from accounting.ingest.message_counts import Counted
+from accounting.ingest.row_encoder import DAY, Rows
+from accounting.ingest.source_lease import check_lease, this_host
 from accounting.sessions.key_sighting_queries import Seen, add_sightings
 from accounting.sources import source_queries
 from accounting.sources.source_queries import SourceRow
-from accounting.store import reports, tallies
-from accounting.store.tallies import Counted
 
 log = structlog.get_logger()
 
@@ -201,11 +201,11 @@ class Loader:
             for one in rows.rejected
             if not self._identities.names_erased(one.channel, one.received_at)
         ]
-        reports.reject(connection, rows.source_id, kept)
+        report_queries.reject(connection, rows.source_id, kept)
         add_sightings(connection, rows.source_id, seen, (rows.numbers[start[0]], start[1]))
         counts = Counter(Counted("rejected", one.reason) for one in rows.rejected)
         counts[Counted("loaded")] = loaded
-        tallies.add(connection, rows.source_id, counts)
+        message_counts.add(connection, rows.source_id, counts)
         return sightings[-1].sighting if sightings else self._sighted
 
     def _copy(self, connection: Connection, rows: Rows) -> int:
@@ -213,12 +213,12 @@ class Loader:
         loaded = 0
         while rows.has_more():
             with binary_cursor(psycopg_connection(connection)) as cursor:
-                loaded += reports.copy_reports(cursor, rows.pieces())
+                loaded += report_queries.copy_reports(cursor, rows.pieces())
             match rows.missing:
                 case bytes(realm):
                     self._identities.add_realm(connection, realm)
                 case int(day):
-                    reports.ensure_partition(connection, moment(day * DAY).date())
+                    report_queries.ensure_partition(connection, moment(day * DAY).date())
                     rows.partitions.add(day)
         return loaded
 

@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections
 from accounting.db.locks import try_lock
-from accounting.store.reports import ensure_partition
+from accounting.ingest.report_queries import ensure_partition
 
 DAYS_AHEAD: Final = 7
 

@@ -1,7 +1,7 @@
 """Messages become rows of the reports, or rejects: what loading does with every single one.
 
 A report's meaning is ``domain.coturn_messages``'s and ``identities.names``', its bytes are
-``store.reports``'.
+``ingest.report_queries``'.
 This is the loop around them, and it runs once for each message that coturn ever publishes: it makes
 no object that it does not hand on. It knows the spool, and no database.
 """
@@ -23,7 +23,7 @@ from accounting.domain.coturn_messages import (
 )
 from accounting.domain.rate_limit import Allowance
 from accounting.identities.names import Identities
-from accounting.store.reports import Rejected, pack_head, pack_status, pack_traffic
+from accounting.ingest.report_queries import Rejected, pack_head, pack_status, pack_traffic
 
 PIECE: Final = 500
 """Messages that are read and packed together: few enough to stay in the processor's cache."""

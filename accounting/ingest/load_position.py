@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from accounting.capture.spool.records import Epoch
 from accounting.capture.spool.spool import Spool
 from accounting.errors import LeaseHeld
-from accounting.jobs.standby import is_overtaken, place_of
+from accounting.ingest.source_lease import is_overtaken, place_of
 from accounting.sources import source_queries
 from accounting.sources.source_queries import SourceRow
 
