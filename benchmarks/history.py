@@ -18,7 +18,7 @@ import psycopg
 
 from accounting.feed.numbering import number_feed
 from accounting.identities.realm_queries import all_rules
-from accounting.jobs.folds import fold_all
+from accounting.usage.fold_hours import fold_all
 from benchmarks.bed import Bed
 from benchmarks.heard import Heard, some
 from benchmarks.measure import say

@@ -23,8 +23,8 @@ from accounting.domain.calendar import microseconds
 from accounting.domain.counters import COUNTERS
 from accounting.domain.realm_rules import RealmRule
 from accounting.ingest.loader import BATCH, Loader
-from accounting.jobs.rollup import rollup
 from accounting.sessions.settle import settle
+from accounting.usage.rollup import rollup
 from tests.servers import PostgresServer
 
 TEMPLATE: Final = "accounting_template"

@@ -11,7 +11,7 @@ from accounting.domain.calendar import Bucket, Calendar
 from accounting.domain.peak_slices import slice_start
 from accounting.domain.session_fold import Life
 from accounting.sessions.session_hour_queries import Place, UsageRow
-from accounting.store.peaks import Slice
+from accounting.usage.peaks import Slice
 
 _NOTHING: Final = (0,) * 8
 _RECEIVED_BYTES: Final = 1

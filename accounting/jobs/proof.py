@@ -19,13 +19,13 @@ from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet
 from accounting.jobs.adjust import adjust
 from accounting.jobs.recompute import Stop, in_one_pass, replay, replay_by
-from accounting.jobs.rollup import rollup
 from accounting.sessions.settle import settle
 from accounting.sources import source_queries
 from accounting.store import proving, retention
 from accounting.store.replaying import Cutoff
 from accounting.store.retention import Unsealed
-from accounting.store.rollups import Hour
+from accounting.usage.rollup import rollup
+from accounting.usage.rollup_queries import Hour
 
 LIVES_AT_ONCE: Final = 10_000
 TRIES: Final = 20

@@ -16,10 +16,11 @@ from accounting.identities import realm_queries
 from accounting.jobs.adjust import adjust
 from accounting.jobs.close import find_realm
 from accounting.jobs.differences import Difference, Naming
-from accounting.jobs.folds import fold_all
 from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, unseen
 from accounting.jobs.verify import Verdict, wrong_books
-from accounting.store import proving, rebuilding, replaying, rollups
+from accounting.store import proving, rebuilding, replaying
+from accounting.usage import rollup_queries
+from accounting.usage.fold_hours import fold_all
 
 
 def rebuild(
@@ -83,7 +84,7 @@ def _replace(connection: Connection, naming: Naming, realm_id: int, reason: str)
             != Bucket(starts_at=starts_at, ends_at=ends_at, time_zone=zone)
         ],
     )
-    rollups.put_buckets(
+    rollup_queries.put_buckets(
         connection,
         [
             (realm_id, Level(level), Bucket(starts_at=starts_at, ends_at=ends_at, time_zone=zone))

@@ -11,9 +11,9 @@ from accounting.ingest.partitions import make_partitions
 from accounting.jobs.adjust import adjust
 from accounting.jobs.close import close_periods
 from accounting.jobs.retain import preview, retain
-from accounting.jobs.rollup import rollup
 from accounting.sessions.describe_gaps import describe_gaps
 from accounting.sessions.settle import settle
+from accounting.usage.rollup import rollup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from accounting.sessions import relay_threads, session_hour_queries, session_que
 from accounting.sessions.session_queries import Key
 from accounting.sources import source_queries
 from accounting.sources.source_queries import Watermark
-from accounting.store import peaks, rollups
+from accounting.usage import peaks, rollup_queries
 
 BATCH: Final = 50_000
 """Reports in one transaction at the most."""
@@ -218,7 +218,7 @@ def _write(
     session_hour_queries.write_usage(connection, changes.rows)
     session_hour_queries.mark_hours(connection, changes.marks())
     peaks.touch_slices(connection, changes.slices)
-    rollups.put_buckets(
+    rollup_queries.put_buckets(
         connection,
         (
             (realm_id, Level.HOUR, rules[realm_id].calendar.bucket(Level.HOUR, starts_at))

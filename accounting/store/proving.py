@@ -22,7 +22,7 @@ from accounting.domain.session_fold import Life
 from accounting.sessions.session_hour_queries import USAGE_COLUMNS, UsageRow
 from accounting.sessions.session_queries import KEY_COLUMNS, LIFE_COLUMNS, Key, life_row
 from accounting.store.periods import NUMBERS, PeriodRow
-from accounting.store.rollups import Hour
+from accounting.usage.rollup_queries import Hour
 
 BOOKS: Final[Mapping[str, Table]] = {
     "sessions": schema.sessions,

@@ -8,10 +8,10 @@ from accounting.db.engine import Engine, open_engine
 from accounting.jobs.adjust import adjust
 from accounting.jobs.close import close_periods
 from accounting.jobs.proof import snapshot_at_rest
-from accounting.jobs.rollup import rollup
 from accounting.jobs.verify import verify
 from accounting.sessions.settle import settle
 from accounting.store.replaying import settled_now
+from accounting.usage.rollup import rollup
 from tests.billing.equation import assert_closed_periods_add_up
 from tests.billing.test_adjust import closed_without_late
 from tests.billing.test_close import DAY, END

@@ -19,7 +19,7 @@ from psycopg.sql import SQL, Identifier
 from accounting.db.engine import Engine
 from accounting.identities.realm_rules import set_rule
 from accounting.ingest.loader import Loader
-from accounting.jobs.rollup import rollup
+from accounting.usage.rollup import rollup
 from tests.books import READER, Books, channel, eight_of, status, traffic
 from tests.servers import PostgresServer
 from tests.settling.emptied import empty

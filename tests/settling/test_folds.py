@@ -3,7 +3,7 @@
 import psycopg
 
 from accounting.identities import realm_queries
-from accounting.jobs.folds import fold_all
+from accounting.usage.fold_hours import fold_all
 from tests.books import Books
 from tests.settling.telling import Teller, account
 

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Engine, event
 
 from accounting.db.engine import open_engine
 from accounting.errors import ConnectionLost
-from accounting.jobs.rollup import rollup
 from accounting.sessions.settle import settle
+from accounting.usage.rollup import rollup
 from tests.books import WRITER, Books
 from tests.servers import wait_until
 from tests.settling.emptied import empty

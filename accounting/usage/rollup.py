@@ -14,8 +14,8 @@ from accounting.db.engine import lost_connections
 from accounting.db.locks import try_lock
 from accounting.domain.calendar import Level
 from accounting.identities.realm_queries import all_rules
-from accounting.jobs.folds import fold_to, hour_of
-from accounting.store import peaks, rollups
+from accounting.usage import peaks, rollup_queries
+from accounting.usage.fold_hours import fold_to, hour_of
 
 BATCH: Final = 200_000
 """Marks of touched hours taken in one transaction at the most."""
@@ -36,7 +36,7 @@ def _rollup_some(engine: Engine, limit: int) -> int:
     with lost_connections(), engine.begin() as connection:
         if not try_lock(connection, "rollup"):
             return 0
-        touched = set(rollups.take_touched(connection, limit))
+        touched = set(rollup_queries.take_touched(connection, limit))
         slices = peaks.take_slices(connection)
         touched.update((realm_id, starts_at) for realm_id, starts_at, _ in slices)
         if not touched:
@@ -47,7 +47,7 @@ def _rollup_some(engine: Engine, limit: int) -> int:
         ]
         # The last one of each realm, as they are in order.
         folds = fold_to(connection, rules, dict(sorted(touched)))
-        rollups.put_buckets(
+        rollup_queries.put_buckets(
             connection,
             (
                 (hour.realm_id, level, bucket)
@@ -55,8 +55,8 @@ def _rollup_some(engine: Engine, limit: int) -> int:
                 for level, bucket in zip(Level, hour[1:], strict=True)
             ),
         )
-        rollups.stage_hours(connection, hours, folds)
-        rollups.add_usage(connection)
+        rollup_queries.stage_hours(connection, hours, folds)
+        rollup_queries.add_usage(connection)
         peaks.recount(connection, [(one.realm_id, one.hour) for one in hours], slices)
-        rollups.touch_closed_periods(connection)
+        rollup_queries.touch_closed_periods(connection)
         return len(hours)

@@ -3,7 +3,7 @@
 The hour under way changes every other second, its day and its month with it; so those hold the
 hours before a border, the realm's *fold*, and what shows them adds the rest. What comes late for an
 hour before the fold is added to all three. Owns where the fold goes; the sums are
-``store.rollups``'.
+``usage.rollup_queries``'.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 
 from accounting.domain.calendar import Level
 from accounting.domain.realm_rules import RealmRules
-from accounting.store import rollups
-from accounting.store.rollups import Hour
+from accounting.usage import rollup_queries
+from accounting.usage.rollup_queries import Hour
 
 
 def fold_to(
@@ -23,7 +23,7 @@ def fold_to(
 
     Microseconds, on borders of hours. The caller holds the lock of the roll-up.
     """
-    folds = rollups.folded(connection)
+    folds = rollup_queries.folded(connection)
     moving = {
         realm_id: until for realm_id, until in untils.items() if until > folds.get(realm_id, 0)
     }
@@ -31,17 +31,17 @@ def fold_to(
         hours = [
             hour_of(rules[realm_id], realm_id, starts_at)
             for realm_id, until in moving.items()
-            for starts_at in rollups.hours_between(
+            for starts_at in rollup_queries.hours_between(
                 connection, realm_id, folds.get(realm_id, 0), until
             )
         ]
-        rollups.fold(connection, hours, moving)
+        rollup_queries.fold(connection, hours, moving)
     return folds | moving
 
 
 def fold_all(connection: Connection, rules: Mapping[int, RealmRules], realm_id: int) -> None:
     """Fold all the hours that a realm has, the one under way too."""
-    fold_to(connection, rules, {realm_id: rollups.last_hour_end(connection, realm_id)})
+    fold_to(connection, rules, {realm_id: rollup_queries.last_hour_end(connection, realm_id)})
 
 
 def hour_of(rules: RealmRules, realm_id: int, starts_at: int) -> Hour:
