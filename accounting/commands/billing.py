@@ -10,6 +10,8 @@ from zoneinfo import ZoneInfo
 import typer
 
 from accounting import service
+from accounting.billing.adjust import adjust_by_hand
+from accounting.billing.close_period import Closed, close_period, find_realm
 from accounting.commands.arguments import Json, RealmName, User, from_argument, period_day
 from accounting.commands.terminal import warn, write, write_json, write_table
 from accounting.commands.views import BYTES, in_zone, moved
@@ -18,8 +20,6 @@ from accounting.db import migrations
 from accounting.db.engine import lost_connections
 from accounting.domain.statements import Cutoff
 from accounting.errors import NotAllowed, NotYet, UsageError
-from accounting.jobs.adjust import adjust_by_hand
-from accounting.jobs.close import Closed, close_period, find_realm
 from accounting.store import reporting
 
 LARGEST: Final = 2**63 - 1

@@ -11,14 +11,15 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from accounting.billing import period_queries
+from accounting.billing.period_queries import NUMBERS, PeriodRow
 from accounting.domain import statements
 from accounting.domain.calendar import microseconds
 from accounting.domain.counters import COUNTERS
 from accounting.domain.statements import digest
 from accounting.jobs.differences import Difference, Naming
 from accounting.jobs.recompute import Stop
-from accounting.store import periods, proofs, proving, replaying, retention
-from accounting.store.periods import NUMBERS, PeriodRow
+from accounting.store import proofs, proving, replaying, retention
 from accounting.store.proofs import Proof
 from accounting.store.proving import Line
 
@@ -64,7 +65,7 @@ def find_closed(
     proved = proofs.find(connection)
     found: list[ClosedPeriod] = []
     for realm_id in realm_ids:
-        for row in periods.find(connection, realm_id):
+        for row in period_queries.find(connection, realm_id):
             if row.cutoff is None or period not in (None, row.period):
                 continue
             cutoff = replaying.cutoff_of(connection, row.cutoff)

@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine
 
+from accounting.billing.adjust import adjust
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, try_lock
 from accounting.domain.calendar import Bucket, Level
@@ -17,7 +18,6 @@ from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import Life
 from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet
-from accounting.jobs.adjust import adjust
 from accounting.jobs.recompute import Stop, in_one_pass, replay, replay_by
 from accounting.sessions.settle import settle
 from accounting.sources import source_queries

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, Engine
 
+from accounting.billing.adjust import adjust
+from accounting.billing.close_period import find_realm
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import Bucket, Level
 from accounting.errors import AccountingError, UsageError
 from accounting.identities import realm_queries
-from accounting.jobs.adjust import adjust
-from accounting.jobs.close import find_realm
 from accounting.jobs.differences import Difference, Naming
 from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, unseen
 from accounting.jobs.verify import Verdict, wrong_books

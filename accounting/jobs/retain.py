@@ -15,13 +15,13 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection, Engine
 
+from accounting.billing.close_period import draw_periods
 from accounting.db.engine import lost_connections
 from accounting.db.locks import try_lock
 from accounting.domain.calendar import moment
 from accounting.domain.session_fold import Standing
 from accounting.domain.session_hours import hours_of
 from accounting.identities import realm_queries
-from accounting.jobs.close import draw_periods
 from accounting.jobs.proof import LIVES_AT_ONCE
 from accounting.jobs.recompute import condense, replay_by
 from accounting.jobs.verify import Verdict, verify

@@ -16,6 +16,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
+from accounting.billing import period_queries
+from accounting.billing import statement_queries as billed
+from accounting.billing.close_period import find_period, find_realm
+from accounting.billing.period_queries import PeriodRow
+from accounting.billing.statement_queries import BilledLine
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import microseconds
 from accounting.domain.realm_rules import RealmRules
@@ -24,13 +29,10 @@ from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet, UsageError
 from accounting.identities import realm_queries
 from accounting.jobs import recompute
-from accounting.jobs.close import find_period, find_realm
 from accounting.jobs.closed import Gone, find_closed, gone
 from accounting.jobs.proof import snapshot_at_rest
 from accounting.sessions.session_queries import Key
-from accounting.store import billed, periods, replaying, retention
-from accounting.store.billed import BilledLine
-from accounting.store.periods import PeriodRow
+from accounting.store import replaying, retention
 from accounting.store.replaying import Cutoff
 
 Numbers = tuple[int, ...]
@@ -115,7 +117,7 @@ def trace(
         row = find_period(connection, realm_id, realm, period)
         if row.cutoff is None:
             raise NotYet(f"period {period} of realm '{realm}' is not closed yet: nothing to trace")
-        found = key or periods.user_key(connection, realm_id, user or "")
+        found = key or period_queries.user_key(connection, realm_id, user or "")
         if found is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
         lines = billed.lines(connection, realm_id, period, found)

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
+from accounting.billing import period_queries
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import Level, microseconds, moment
 from accounting.errors import UsageError
@@ -19,7 +20,7 @@ from accounting.identities import realm_queries
 from accounting.jobs.closed import Gone, digest_of, find_closed, gone, wrong_statement
 from accounting.jobs.differences import Difference, Naming
 from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, unseen
-from accounting.store import periods, proofs, proving, replaying
+from accounting.store import proofs, proving, replaying
 from accounting.store.proving import BOOKS
 from accounting.store.retention import Unsealed
 
@@ -76,7 +77,7 @@ def verify(
             yield difference
         found.gone = gone(names, closed)
         noted = [(one, digest_of(connection, one.row)) for one in closed]
-        positions = periods.cutoff_now(connection).to_text()
+        positions = period_queries.cutoff_now(connection).to_text()
     with lost_connections(), engine.begin() as connection:
         for one, digest in noted:
             proofs.note(

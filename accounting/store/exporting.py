@@ -15,9 +15,9 @@ import psycopg
 from psycopg.errors import UndefinedFunction, UndefinedTable
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
+from accounting.billing.period_queries import AUTHOR
 from accounting.domain.counters import COUNTERS
 from accounting.errors import AccountingError
-from accounting.store.periods import AUTHOR
 
 TEXT, BOOL, BIGINT, NUMERIC = 25, 16, 20, 1700
 """Types of columns, as Postgres numbers them."""

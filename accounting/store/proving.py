@@ -13,6 +13,7 @@ from psycopg import Cursor
 from sqlalchemy import Column, Connection, MetaData, Select, Table, and_, or_, select, text
 from sqlalchemy.sql.expression import ColumnElement
 
+from accounting.billing.period_queries import NUMBERS, PeriodRow
 from accounting.db import schema
 from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import driver_statement, psycopg_connection, statement
@@ -21,7 +22,6 @@ from accounting.domain.calendar import Bucket, Level, moment
 from accounting.domain.session_fold import Life
 from accounting.sessions.session_hour_queries import USAGE_COLUMNS, UsageRow
 from accounting.sessions.session_queries import KEY_COLUMNS, LIFE_COLUMNS, Key, life_row
-from accounting.store.periods import NUMBERS, PeriodRow
 from accounting.usage.rollup_queries import Hour
 
 BOOKS: Final[Mapping[str, Table]] = {

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, delete, func, insert, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import OperationalError
 
+from accounting.billing.period_queries import PeriodRow
 from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import driver_statement, psycopg_connection, statement
 from accounting.db.locks import wait_at_most
@@ -40,7 +41,6 @@ from accounting.sessions.session_queries import (
     life_row,
 )
 from accounting.store import proving
-from accounting.store.periods import PeriodRow
 
 LOCK_SECONDS: Final = 0.2
 """How long a loader may have to wait behind us for the reports, at a time."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from accounting.jobs.adjust import adjust_by_hand
-from accounting.jobs.close import close_periods
+from accounting.billing.adjust import adjust_by_hand
+from accounting.billing.close_period import close_periods
 from tests.billing.test_close import END, NOVEMBER, tell_of_november
 from tests.books import Books, cloned
 from tests.servers import PostgresServer

@@ -12,9 +12,9 @@ import pytest
 from psycopg.errors import IntegrityConstraintViolation
 from sqlalchemy import Engine
 
+from accounting.billing.adjust import Corrected, adjust, adjust_by_hand
+from accounting.billing.close_period import close_period, close_periods
 from accounting.errors import ConnectionLost, NotYet, UsageError
-from accounting.jobs.adjust import Corrected, adjust, adjust_by_hand
-from accounting.jobs.close import close_period, close_periods
 from tests.billing.equation import assert_closed_periods_add_up
 from tests.billing.test_close import DAY, END, NOVEMBER, closed_november, tell_of_november
 from tests.books import WRITER, Books, cloned

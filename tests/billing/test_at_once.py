@@ -4,9 +4,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
+from accounting.billing.adjust import adjust
+from accounting.billing.close_period import close_periods
 from accounting.db.engine import Engine, open_engine
-from accounting.jobs.adjust import adjust
-from accounting.jobs.close import close_periods
 from accounting.jobs.proof import snapshot_at_rest
 from accounting.jobs.verify import verify
 from accounting.sessions.settle import settle

@@ -12,13 +12,13 @@ from psycopg.errors import (
     IntegrityConstraintViolation,
 )
 
+from accounting.billing.close_period import close_period, close_periods, draw_periods
+from accounting.billing.period_queries import NUMBERS
 from accounting.db.locks import lock
 from accounting.domain.statements import Cutoff, digest
 from accounting.errors import NotYet, UsageError
 from accounting.feed.numbering import number_feed
-from accounting.jobs.close import close_period, close_periods, draw_periods
 from accounting.sources.retire import retire_source
-from accounting.store.periods import NUMBERS
 from tests.books import START, WRITER, Books
 from tests.servers import wait_until
 from tests.settling.telling import Teller, eight

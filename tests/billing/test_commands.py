@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from accounting.jobs.close import draw_periods
+from accounting.billing.close_period import draw_periods
 from tests.billing.test_close import END, tell_of_november
 from tests.books import READER, WRITER, Books
 from tests.contract.command import turn_accounting

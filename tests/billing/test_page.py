@@ -6,8 +6,8 @@ from typing import Final
 
 import psycopg
 
-from accounting.jobs.adjust import adjust, adjust_by_hand
-from accounting.jobs.close import close_period
+from accounting.billing.adjust import adjust, adjust_by_hand
+from accounting.billing.close_period import close_period
 from tests.billing.test_close import DAY, END, NOVEMBER, tell_of_november
 from tests.books import READER, Books
 from tests.settling.telling import Teller

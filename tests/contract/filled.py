@@ -11,11 +11,11 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
+from accounting.billing.adjust import adjust_by_hand
+from accounting.billing.close_period import close_periods
 from accounting.domain.realm_rules import RealmRule
 from accounting.feed.numbering import number_feed
 from accounting.identities.realm_rules import set_rule
-from accounting.jobs.adjust import adjust_by_hand
-from accounting.jobs.close import close_periods
 from tests.books import Books, channel, cloned, status, traffic
 from tests.servers import PostgresServer
 

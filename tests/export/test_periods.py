@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from accounting.billing.adjust import adjust
+from accounting.billing.close_period import close_periods
 from accounting.db.engine import Engine
 from accounting.errors import ConnectionLost, NotYet
-from accounting.jobs.adjust import adjust
-from accounting.jobs.close import close_periods
 from accounting.jobs.export import Format, check_export, export_to_directory, export_to_stream
 from accounting.store.exporting import Kind, Selection
 from tests.billing.test_adjust import DECEMBER, closed_without_late, tell_late

@@ -8,9 +8,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
+from accounting.billing.adjust import adjust
+from accounting.billing.close_period import close_period, close_periods
 from accounting.feed.numbering import number_feed
-from accounting.jobs.adjust import adjust
-from accounting.jobs.close import close_period, close_periods
 from tests.books import READER, Books
 from tests.settling.telling import Teller
 

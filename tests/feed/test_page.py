@@ -6,8 +6,8 @@ from typing import Final
 
 import psycopg
 
+from accounting.billing.close_period import close_periods
 from accounting.feed.numbering import number_feed
-from accounting.jobs.close import close_periods
 from tests.billing.test_close import closed_november
 from tests.books import READER, Books
 

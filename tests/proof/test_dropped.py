@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from accounting.billing.close_period import close_periods
 from accounting.identities.erase import erase
-from accounting.jobs.close import close_periods
 from accounting.jobs.rebuild import rebuild
 from accounting.jobs.retain import retain
 from accounting.jobs.verify import verify

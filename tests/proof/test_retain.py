@@ -7,10 +7,10 @@ import psycopg
 import pytest
 from psycopg.errors import IntegrityError
 
+from accounting.billing.adjust import adjust
+from accounting.billing.close_period import close_periods
 from accounting.capture.spool.records import SeenKey
 from accounting.errors import AccountingError
-from accounting.jobs.adjust import adjust
-from accounting.jobs.close import close_periods
 from accounting.jobs.rebuild import rebuild
 from accounting.jobs.retain import old_days, retain
 from accounting.jobs.trace import trace

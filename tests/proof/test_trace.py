@@ -6,9 +6,9 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from accounting.billing.adjust import adjust
+from accounting.billing.close_period import close_period
 from accounting.errors import NotYet, UsageError
-from accounting.jobs.adjust import adjust
-from accounting.jobs.close import close_period
 from accounting.jobs.trace import trace, trace_adjustment
 from tests.books import Books
 from tests.settling.telling import Teller

@@ -11,13 +11,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
+from accounting.billing import period_queries
+from accounting.billing.close_period import find_period, find_realm
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, try_lock
 from accounting.domain.counters import COUNTERS
 from accounting.errors import NotYet, UsageError
 from accounting.feed import outbox
-from accounting.jobs.close import find_period, find_realm
-from accounting.store import periods
 
 BATCH: Final = 1_000
 """Users' periods that are looked at in one transaction at the most."""
@@ -47,11 +47,11 @@ def _adjust_some(engine: Engine, limit: int) -> tuple[int, int]:
     with lost_connections(), engine.begin() as connection:
         if not try_lock(connection, "rollup"):
             return 0, 0
-        taken = periods.take_touched(connection, limit)
+        taken = period_queries.take_touched(connection, limit)
         if not taken:
             return 0, 0
-        periods.draw(connection)
-        made = periods.post_late_usage(connection)
+        period_queries.draw(connection)
+        made = period_queries.post_late_usage(connection)
         _tell(connection, made)
         return taken, len(made)
 
@@ -73,33 +73,33 @@ def adjust_by_hand(
     """
     if not reason.strip() or not author.strip():
         raise UsageError("an adjustment needs a reason and an author: they are kept for ever")
-    if author.strip() == periods.AUTHOR:
+    if author.strip() == period_queries.AUTHOR:
         raise UsageError(
-            f"'{periods.AUTHOR}' posts late usage: expected who decided this correction"
+            f"'{period_queries.AUTHOR}' posts late usage: expected who decided this correction"
         )
     if not any(numbers.values()):
         raise UsageError("nothing to adjust: name at least one number that is not 0")
     with lost_connections(), engine.begin() as connection:
         lock(connection, "rollup")
-        periods.draw(connection)
+        period_queries.draw(connection)
         realm_id = find_realm(connection, realm)
         found = find_period(connection, realm_id, realm, period)
         if found.closed_at is None:
             raise NotYet(f"period {period} of realm '{realm}' is not closed yet: nothing to adjust")
-        user_key = periods.user_key(connection, realm_id, user)
+        user_key = period_queries.user_key(connection, realm_id, user)
         if user_key is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
-        before = periods.posted_by_hand(
+        before = period_queries.posted_by_hand(
             connection, realm_id, period, user_key, numbers, reason, author
         )
         if before is not None:
             return Corrected(before, is_new=False)
         posted_in = next(
             row.period
-            for row in periods.find(connection, realm_id)
+            for row in period_queries.find(connection, realm_id)
             if row.closed_at is None and row.starts_at > found.starts_at
         )
-        made = periods.post_by_hand(
+        made = period_queries.post_by_hand(
             connection, realm_id, period, posted_in, user_key, numbers, reason, author
         )
         _tell(connection, [made])
@@ -107,7 +107,7 @@ def adjust_by_hand(
 
 
 def _tell(connection: Connection, ids: Iterable[UUID]) -> None:
-    for row in periods.adjustments(connection, ids):
+    for row in period_queries.adjustments(connection, ids):
         payload: dict[str, Any] = {
             "adjustment_id": str(row.adjustment_id),
             "period": row.period.isoformat(),

@@ -10,13 +10,13 @@ from datetime import UTC, date
 
 from sqlalchemy import Connection, Engine
 
+from accounting.billing import period_queries
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, try_lock
 from accounting.errors import NotYet, UsageError
 from accounting.feed import outbox
 from accounting.identities import realm_queries
 from accounting.sources import source_queries
-from accounting.store import periods
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ def draw_periods(engine: Engine) -> bool:
     with lost_connections(), engine.begin() as connection:
         if not try_lock(connection, "rollup"):
             return False
-        periods.draw(connection)
+        period_queries.draw(connection)
         return True
 
 
@@ -72,7 +72,7 @@ def close_period(
     """
     with lost_connections(), engine.begin() as connection:
         lock(connection, "rollup")
-        periods.draw(connection)
+        period_queries.draw(connection)
         realm_id = find_realm(connection, realm)
         known = {one.source for one in source_queries.all_sources(connection)}
         for name in without:
@@ -99,9 +99,9 @@ def find_realm(connection: Connection, realm: str) -> int:
 
 def find_period(
     connection: Connection, realm_id: int, realm: str, period: date
-) -> periods.PeriodRow:
+) -> period_queries.PeriodRow:
     """A period by its first day. Raises UsageError."""
-    rows = periods.find(connection, realm_id)
+    rows = period_queries.find(connection, realm_id)
     for row in rows:
         if row.period == period:
             return row
@@ -113,7 +113,7 @@ def find_period(
 
 def _ready(engine: Engine) -> list[tuple[int, date]]:
     with lost_connections(), engine.connect() as connection:
-        return periods.ready(connection)
+        return period_queries.ready(connection)
 
 
 def _close(
@@ -128,12 +128,12 @@ def _close(
         row = find_period(connection, realm_id, realm, period)
         if row.closed_at is not None:
             raise NotYet(f"period {period} of realm '{realm}' was closed by somebody else just now")
-        waits = periods.waits(connection, realm_id, period, without)
+        waits = period_queries.waits(connection, realm_id, period, without)
         if waits is not None:
             raise NotYet(f"period {period} of realm '{realm}' waits for: {waits}")
-        cutoff = periods.cutoff(connection, realm_id, period, without)
-        lines = periods.close(connection, realm_id, period, cutoff)
-        sums = periods.statement_sums(connection, realm_id, period)
+        cutoff = period_queries.cutoff(connection, realm_id, period, without)
+        lines = period_queries.close(connection, realm_id, period, cutoff)
+        sums = period_queries.statement_sums(connection, realm_id, period)
         outbox.post(
             connection,
             "period.closed",
