@@ -1,6 +1,7 @@
 """The commands that hand the books on: ``feed`` and ``export``. Mounted by ``cli``.
 
-Owns how they read their arguments; what a selection means is the business of ``store.exporting``.
+Owns how they read their arguments; what a selection means is the business of
+``export.export_queries``.
 """
 
 import os
@@ -21,10 +22,10 @@ from accounting.commands.arguments import Json, Realm, from_argument, period_day
 from accounting.commands.terminal import flush_output, visible, warn, write, write_json
 from accounting.config import Settings
 from accounting.errors import AccountingError, UsageError
+from accounting.export import export as exporting
+from accounting.export.export import Format
+from accounting.export.export_queries import Kind, Selection
 from accounting.feed.client import Feed
-from accounting.jobs import export as exporting
-from accounting.jobs.export import Format
-from accounting.store.exporting import Kind, Selection
 
 Period = Annotated[
     str | None, typer.Option("--period", help="A closed period: its first day, YYYY-MM-DD.")

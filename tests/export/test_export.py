@@ -15,14 +15,14 @@ import pytest
 from accounting.db.engine import Engine, open_engine
 from accounting.domain.counters import COUNTERS
 from accounting.errors import NotYet, UsageError
-from accounting.jobs.export import (
+from accounting.export.export import (
     Format,
     check_export,
     export_to_directory,
     export_to_stream,
     file_name,
 )
-from accounting.store.exporting import Kind, Selection
+from accounting.export.export_queries import Kind, Selection
 from tests.books import READER, Books, eight_of
 from tests.settling.telling import Teller
 

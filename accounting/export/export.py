@@ -2,7 +2,7 @@
 
 A file appears whole or not at all: it is written under another name, synced, and renamed; then its
 manifest, in the same way. So whoever finds a manifest finds the file that it describes. Owns files
-and manifests; which rows belong to a selection is the business of ``store.exporting``.
+and manifests; which rows belong to a selection is the business of ``export.export_queries``.
 """
 
 import fcntl
@@ -22,8 +22,8 @@ from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections, psycopg_connection
 from accounting.errors import AccountingError, NotYet, UsageError
-from accounting.jobs import parquet
-from accounting.store.exporting import Exporting, Kind, Selection, Spelling
+from accounting.export import parquet
+from accounting.export.export_queries import Exporting, Kind, Selection, Spelling
 
 LONGEST_NAME: Final = 120
 """Bytes of a realm in the name of a file; longer ones are cut, and told apart by a digest."""
