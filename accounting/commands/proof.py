@@ -14,6 +14,13 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from accounting import service
+from accounting.audit.rebuild import rebuild
+from accounting.audit.recompute_books import Progress as Step
+from accounting.audit.recompute_books import unseen
+from accounting.audit.reconcile import Reconciled, reconcile
+from accounting.audit.statement_check import Gone
+from accounting.audit.trace import Trace, trace, trace_adjustment
+from accounting.audit.verify import Verdict, verify
 from accounting.commands.arguments import Json, Realm, from_argument, period_day
 from accounting.commands.terminal import flush_output, visible, warn, write, write_json
 from accounting.config import Settings
@@ -23,13 +30,6 @@ from accounting.domain.coturn_messages import Kind, Side
 from accounting.domain.counters import COUNTERS
 from accounting.errors import UsageError
 from accounting.identities.erase import erase
-from accounting.jobs.closed import Gone
-from accounting.jobs.proof import Progress as Step
-from accounting.jobs.proof import unseen
-from accounting.jobs.rebuild import rebuild
-from accounting.jobs.reconcile import Reconciled, reconcile
-from accounting.jobs.trace import Trace, trace, trace_adjustment
-from accounting.jobs.verify import Verdict, verify
 
 _NUMBERS: Final = (*COUNTERS, "session_seconds")
 

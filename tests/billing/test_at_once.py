@@ -4,13 +4,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
+from accounting.audit.evidence_queries import settled_now
+from accounting.audit.recompute_books import snapshot_at_rest
+from accounting.audit.verify import verify
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
 from accounting.db.engine import Engine, open_engine
-from accounting.jobs.proof import snapshot_at_rest
-from accounting.jobs.verify import verify
 from accounting.sessions.settle import settle
-from accounting.store.replaying import settled_now
 from accounting.usage.rollup import rollup
 from tests.billing.equation import assert_closed_periods_add_up
 from tests.billing.test_adjust import closed_without_late

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from accounting.audit.verify import verify
 from accounting.billing.adjust import adjust, adjust_by_hand
 from accounting.billing.close_period import close_period, close_periods
 from accounting.domain.calendar import microseconds
@@ -23,7 +24,6 @@ from accounting.domain.realm_rules import RealmRule
 from accounting.domain.statements import Cutoff, digest
 from accounting.errors import NotYet
 from accounting.identities.realm_rules import set_rule
-from accounting.jobs.verify import verify
 from accounting.sources.retire import retire_source
 from tests.billing.equation import assert_closed_periods_add_up
 from tests.books import READER, Books, channel, status, traffic

@@ -20,10 +20,10 @@ import psycopg
 import redis
 from psycopg.rows import dict_row
 
+from accounting.audit.differences import Difference
+from accounting.audit.verify import verify
 from accounting.db import migrations
 from accounting.db.engine import open_engine
-from accounting.jobs.differences import Difference
-from accounting.jobs.verify import verify
 from tests.books import WRITER
 from tests.chaos.publishing import Publisher
 from tests.chaos.wire import Wire

@@ -2,6 +2,7 @@
 
 import pytest
 
+from accounting.audit.verify import verify
 from accounting.capture.clock import wall_clock
 from accounting.capture.spool.records import Resume, SeenKey
 from accounting.capture.spool.spool import Spool
@@ -9,7 +10,6 @@ from accounting.domain.calendar import moment
 from accounting.errors import LeaseHeld
 from accounting.ingest.loader import Loader
 from accounting.ingest.source_lease import Place, is_overtaken, take_over, take_turn
-from accounting.jobs.verify import verify
 from tests.books import Books, channel, status
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from accounting.audit.verify import verify
 from accounting.db.engine import Engine, open_engine
-from accounting.jobs.verify import verify
 from tests.books import WRITER, Books, cloned
 from tests.proof.test_corruptions import fill
 from tests.servers import PostgresServer

@@ -6,9 +6,9 @@ from typing import Final
 import psycopg
 import pytest
 
+from accounting.audit.differences import Difference
+from accounting.audit.verify import Verdict, verify
 from accounting.identities.realm_rules import set_rule
-from accounting.jobs.differences import Difference
-from accounting.jobs.verify import Verdict, verify
 from tests.books import Books
 from tests.settling.telling import Teller, account
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from accounting.audit.rebuild import rebuild
+from accounting.audit.retention import retain
+from accounting.audit.verify import verify
 from accounting.billing.close_period import close_periods
 from accounting.identities.erase import erase
-from accounting.jobs.rebuild import rebuild
-from accounting.jobs.retain import retain
-from accounting.jobs.verify import verify
 from tests.books import Books, channel, cloned
 from tests.proof.test_corruptions import CORRUPTIONS, corrupt
 from tests.proof.test_retain import ALL_GO, close, days_kept, tell_of_november, without_reports

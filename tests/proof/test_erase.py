@@ -7,9 +7,9 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
+from accounting.audit.verify import verify
 from accounting.errors import UsageError
 from accounting.identities.erase import erase
-from accounting.jobs.verify import verify
 from tests.books import WRITER, Books, eight_of
 from tests.contract.command import turn_accounting
 from tests.proof.test_trace import close_with_late_usage

@@ -2,8 +2,8 @@
 
 from hypothesis import HealthCheck, given, settings
 
+from accounting.audit.verify import Verdict, verify
 from accounting.db.engine import Engine
-from accounting.jobs.verify import Verdict, verify
 from accounting.simulate import play
 from tests.books import Books
 from tests.settling.ledger import PLANS, STEPS, Act, Ledger, Step

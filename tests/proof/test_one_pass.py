@@ -9,17 +9,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
+from accounting.audit import evidence_queries
+from accounting.audit.evidence_queries import Cutoff
+from accounting.audit.recompute import Stop, in_one_pass, replay, replay_by
 from accounting.db.engine import Engine
 from accounting.domain.calendar import microseconds
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import Life
 from accounting.domain.session_hours import hours_of
 from accounting.identities import realm_queries
-from accounting.jobs.recompute import Stop, in_one_pass, replay, replay_by
 from accounting.sources import source_queries
 from accounting.sources.source_queries import Watermark
-from accounting.store import replaying
-from accounting.store.replaying import Cutoff
 from tests.settling.ledger import BEGIN, PLANS, STEPS, Act, Ledger, Step
 
 HOUR = 3600 * 1_000_000
@@ -82,7 +82,7 @@ def test_each_stop_on_the_way_is_told_as_if_it_were_the_end(
         ]
         on_the_way, others = in_one_pass(connection, stops)
         assert (len(on_the_way), others) == (len(stops), [])
-        now = replaying.settled_now(connection)
+        now = evidence_queries.settled_now(connection)
         told = list(replay_by(connection, rules, now, list(rules), on_the_way))
         assert [(key, life) for key, life, stop in told if stop is None] == list(
             replay(connection, rules, now, list(rules))

@@ -5,9 +5,9 @@ from datetime import date
 import psycopg
 import pytest
 
+from accounting.audit.rebuild import rebuild
+from accounting.audit.verify import verify
 from accounting.errors import UsageError
-from accounting.jobs.rebuild import rebuild
-from accounting.jobs.verify import verify
 from tests.books import WRITER, Books
 from tests.contract.command import turn_accounting
 from tests.proof.test_corruptions import CORRUPTIONS, corrupt, fill, named

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from accounting.audit.reconcile import LogDifference, Reconciled, reconcile
 from accounting.domain.coturn_log import LogReader, read_line
-from accounting.jobs.reconcile import LogDifference, Reconciled, reconcile
 from tests.books import Books
 from tests.coturn_log import coturn_log_usage
 from tests.path.test_recordings import hear_recording

@@ -7,14 +7,14 @@ import psycopg
 import pytest
 from psycopg.errors import IntegrityError
 
+from accounting.audit.rebuild import rebuild
+from accounting.audit.retention import old_days, retain
+from accounting.audit.trace import trace
+from accounting.audit.verify import Verdict, verify
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
 from accounting.capture.spool.records import SeenKey
 from accounting.errors import AccountingError
-from accounting.jobs.rebuild import rebuild
-from accounting.jobs.retain import old_days, retain
-from accounting.jobs.trace import trace
-from accounting.jobs.verify import Verdict, verify
 from tests.billing.equation import assert_closed_periods_add_up
 from tests.books import WRITER, Books, channel
 from tests.contract.command import turn_accounting

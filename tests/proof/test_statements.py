@@ -6,9 +6,9 @@ from typing import Final
 import psycopg
 import pytest
 
+from accounting.audit.verify import verify
 from accounting.billing.adjust import adjust, adjust_by_hand
 from accounting.billing.close_period import close_period
-from accounting.jobs.verify import verify
 from tests.books import Books
 from tests.settling.telling import Teller
 

@@ -6,10 +6,10 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from accounting.audit.trace import trace, trace_adjustment
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_period
 from accounting.errors import NotYet, UsageError
-from accounting.jobs.trace import trace, trace_adjustment
 from tests.books import Books
 from tests.settling.telling import Teller
 

@@ -11,10 +11,10 @@ from alembic.config import Config
 from psycopg.sql import SQL, Identifier
 from sqlalchemy import text
 
+from accounting.audit.verify import verify
 from accounting.db import migrations
 from accounting.db.engine import open_engine
 from accounting.db.schema import metadata
-from accounting.jobs.verify import verify
 from tests.books import Books
 from tests.servers import PostgresServer
 from tests.settling.telling import Teller, account

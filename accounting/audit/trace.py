@@ -16,6 +16,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
+from accounting.audit import evidence_queries, recompute, retention_queries
+from accounting.audit.evidence_queries import Cutoff
+from accounting.audit.recompute_books import snapshot_at_rest
+from accounting.audit.statement_check import Gone, find_closed, gone
 from accounting.billing import period_queries
 from accounting.billing import statement_queries as billed
 from accounting.billing.close_period import find_period, find_realm
@@ -28,12 +32,7 @@ from accounting.domain.session_fold import Entry, Life, Report, Track
 from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet, UsageError
 from accounting.identities import realm_queries
-from accounting.jobs import recompute
-from accounting.jobs.closed import Gone, find_closed, gone
-from accounting.jobs.proof import snapshot_at_rest
 from accounting.sessions.session_queries import Key
-from accounting.store import replaying, retention
-from accounting.store.replaying import Cutoff
 
 Numbers = tuple[int, ...]
 """The eight counters and session microseconds."""
@@ -123,7 +122,7 @@ def trace(
         lines = billed.lines(connection, realm_id, period, found)
         sessions = [
             *_sealed_sessions(connection, row, found),
-            *_sessions(connection, row, replaying.cutoff_of(connection, row.cutoff), found),
+            *_sessions(connection, row, evidence_queries.cutoff_of(connection, row.cutoff), found),
         ]
         if key is not None and not lines and not sessions:
             raise UsageError(f"no user_key {key} has usage in period {period} of realm '{realm}'")
@@ -153,8 +152,8 @@ def _sealed_sessions(
     connection: Connection, period: PeriodRow, user_key: UUID
 ) -> Iterator[TracedSession]:
     """The user's sessions of which no report is left, as they are booked."""
-    names = replaying.source_names(connection)
-    for key, life, numbers in retention.sealed_of(connection, period, user_key):
+    names = evidence_queries.source_names(connection)
+    for key, life, numbers in retention_queries.sealed_of(connection, period, user_key):
         yield TracedSession(
             life=life,
             source=names[key.source_id],
@@ -168,8 +167,8 @@ def _sessions(
     connection: Connection, period: PeriodRow, cutoff: Cutoff, user_key: UUID
 ) -> Iterator[TracedSession]:
     rules = realm_queries.all_rules(connection)
-    now = replaying.settled_now(connection)
-    names = replaying.source_names(connection)
+    now = evidence_queries.settled_now(connection)
+    names = evidence_queries.source_names(connection)
     reached = {mark.source_id: (mark.epoch, mark.position) for mark in cutoff.marks}
     borders = microseconds(period.starts_at), microseconds(period.ends_at)
     calendar = rules[period.realm_id].calendar
@@ -214,7 +213,7 @@ def _told(
     usernames = billed.username_keys(connection, user_key)
     evidence = recompute.read_told(connection, cutoff, [realm_id], usernames)
     for key, group in groupby(evidence, key=itemgetter(0)):
-        breaks = replaying.breaks(connection, key.source_id, cutoff)
+        breaks = evidence_queries.breaks(connection, key.source_id, cutoff)
         track = Track()
         # By identity: a life is mutable, and none is forgotten while the key is told.
         heard: defaultdict[int, list[tuple[Report, list[Entry]]]] = defaultdict(list)

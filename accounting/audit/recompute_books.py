@@ -10,6 +10,10 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine
 
+from accounting.audit import comparison, retention_queries
+from accounting.audit.evidence_queries import Cutoff
+from accounting.audit.recompute import Stop, in_one_pass, replay, replay_by
+from accounting.audit.retention_queries import Unsealed
 from accounting.billing.adjust import adjust
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, try_lock
@@ -18,12 +22,8 @@ from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import Life
 from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet
-from accounting.jobs.recompute import Stop, in_one_pass, replay, replay_by
 from accounting.sessions.settle import settle
 from accounting.sources import source_queries
-from accounting.store import proving, retention
-from accounting.store.replaying import Cutoff
-from accounting.store.retention import Unsealed
 from accounting.usage.rollup import rollup
 from accounting.usage.rollup_queries import Hour
 
@@ -67,8 +67,8 @@ def snapshot_at_rest(engine: Engine, *, hold: bool = False) -> Iterator[Connecti
                 engine.connect().execution_options(isolation_level="REPEATABLE READ")
             )
             # Before the snapshot: what is dropped after it was taken would seem to be lost.
-            proving.keep_reports(connection)
-            if proving.in_flight(connection):
+            comparison.keep_reports(connection)
+            if comparison.in_flight(connection):
                 continue
             if not hold:
                 holding.rollback()
@@ -91,13 +91,13 @@ def stage_books(
     over the reports, however many they are. What ended with dropped reports is taken as it is
     booked; returns where that was changed since.
     """
-    proving.stage(connection)
+    comparison.stage(connection)
     on_the_way, others = in_one_pass(connection, stops)
     told = replay_by(connection, rules, cutoff, realm_ids, on_the_way)
     while batch := list(islice(told, LIVES_AT_ONCE)):
         now = [(key, life) for key, life, stop in batch if stop is None]
-        proving.add_lives(connection, now)
-        proving.add_usage(
+        comparison.add_lives(connection, now)
+        comparison.add_usage(
             connection,
             (row for _, life in now for row in hours_of(life, rules[life.realm_id].calendar)),
         )
@@ -107,10 +107,10 @@ def stage_books(
         alone = replay(connection, rules, stop.cutoff, [stop.realm_id])
         while some := list(islice(alone, LIVES_AT_ONCE)):
             _stage_hours(connection, rules, ((life, stop) for _, life in some))
-    unsealed = retention.stage_sealed(connection, realm_ids)
+    unsealed = retention_queries.stage_sealed(connection, realm_ids)
     hours: list[Hour] = []
     buckets: set[tuple[int, Level, Bucket]] = set()
-    for realm_id, starts_at, is_billed in proving.staged_hours(connection):
+    for realm_id, starts_at, is_billed in comparison.staged_hours(connection):
         calendar = rules[realm_id].calendar
         hour = Hour(realm_id, *(calendar.bucket(level, starts_at) for level in Level))
         buckets.add((realm_id, Level.HOUR, hour.hour))
@@ -118,8 +118,8 @@ def stage_books(
             hours.append(hour)
             buckets.add((realm_id, Level.DAY, hour.day))
             buckets.add((realm_id, Level.MONTH, hour.month))
-    proving.add_rollups(connection, hours)
-    proving.add_buckets(connection, buckets)
+    comparison.add_rollups(connection, hours)
+    comparison.add_buckets(connection, buckets)
     return unsealed
 
 
@@ -127,7 +127,7 @@ def _stage_hours(
     connection: Connection, rules: Mapping[int, RealmRules], lives: Iterable[tuple[Life, Stop]]
 ) -> None:
     """Stage what lives have in the closed periods of their stops."""
-    proving.add_period_usage(
+    comparison.add_period_usage(
         connection,
         (
             row

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, Engine
 
+from accounting.audit import comparison, evidence_queries, rebuild_queries
+from accounting.audit.differences import Difference, Naming
+from accounting.audit.recompute_books import Progress, snapshot_at_rest, stage_books, unseen
+from accounting.audit.verify import Verdict, wrong_books
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import find_realm
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import Bucket, Level
 from accounting.errors import AccountingError, UsageError
 from accounting.identities import realm_queries
-from accounting.jobs.differences import Difference, Naming
-from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, unseen
-from accounting.jobs.verify import Verdict, wrong_books
-from accounting.store import proving, rebuilding, replaying
 from accounting.usage import rollup_queries
 from accounting.usage.fold_hours import fold_all
 
@@ -52,7 +52,7 @@ def rebuild(
     for realm_id in sorted(chosen):
         with snapshot_at_rest(engine, hold=True) as connection, lost_connections():
             rules = realm_queries.all_rules(connection)
-            cutoff = replaying.settled_now(connection)
+            cutoff = evidence_queries.settled_now(connection)
             if stage_books(connection, rules, cutoff, [realm_id], count):
                 raise AccountingError(
                     f"sessions of realm '{names[realm_id]}' were changed after their reports were "
@@ -73,13 +73,15 @@ def rebuild(
 def _replace(connection: Connection, naming: Naming, realm_id: int, reason: str) -> None:
     calendar = naming.rules[realm_id].calendar
     fold_all(connection, naming.rules, realm_id)
-    replaced = rebuilding.replace(connection, realm_id)
-    rebuilding.remove_buckets(
+    replaced = rebuild_queries.replace(connection, realm_id)
+    rebuild_queries.remove_buckets(
         connection,
         realm_id,
         [
             (level, starts_at)
-            for _, level, starts_at, ends_at, zone in proving.booked_buckets(connection, [realm_id])
+            for _, level, starts_at, ends_at, zone in comparison.booked_buckets(
+                connection, [realm_id]
+            )
             if calendar.bucket(Level(level), starts_at)
             != Bucket(starts_at=starts_at, ends_at=ends_at, time_zone=zone)
         ],
@@ -88,8 +90,8 @@ def _replace(connection: Connection, naming: Naming, realm_id: int, reason: str)
         connection,
         [
             (realm_id, Level(level), Bucket(starts_at=starts_at, ends_at=ends_at, time_zone=zone))
-            for _, level, starts_at, ends_at, zone in proving.missing_buckets(connection)
+            for _, level, starts_at, ends_at, zone in comparison.missing_buckets(connection)
         ],
     )
-    rebuilding.note(connection, realm_id, reason, replaced)
+    rebuild_queries.note(connection, realm_id, reason, replaced)
     connection.commit()

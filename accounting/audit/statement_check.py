@@ -11,17 +11,17 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from accounting.audit import comparison, evidence_queries, proof_records, retention_queries
+from accounting.audit.comparison import Line
+from accounting.audit.differences import Difference, Naming
+from accounting.audit.proof_records import Proof
+from accounting.audit.recompute import Stop
 from accounting.billing import period_queries
 from accounting.billing.period_queries import NUMBERS, PeriodRow
 from accounting.domain import statements
 from accounting.domain.calendar import microseconds
 from accounting.domain.counters import COUNTERS
 from accounting.domain.statements import digest
-from accounting.jobs.differences import Difference, Naming
-from accounting.jobs.recompute import Stop
-from accounting.store import proofs, proving, replaying, retention
-from accounting.store.proofs import Proof
-from accounting.store.proving import Line
 
 BALANCED: Final = (*COUNTERS, "session_microseconds")
 """The numbers that late usage adjusts."""
@@ -60,15 +60,15 @@ def find_closed(
     connection: Connection, realm_ids: Collection[int], period: date | None
 ) -> list[ClosedPeriod]:
     """The closed periods of those realms, or the one of each that begins on that day."""
-    upto = retention.dropped_upto(connection)
-    kept_since = retention.dropped_until(connection)
-    proved = proofs.find(connection)
+    upto = retention_queries.dropped_upto(connection)
+    kept_since = retention_queries.dropped_until(connection)
+    proved = proof_records.find(connection)
     found: list[ClosedPeriod] = []
     for realm_id in realm_ids:
         for row in period_queries.find(connection, realm_id):
             if row.cutoff is None or period not in (None, row.period):
                 continue
-            cutoff = replaying.cutoff_of(connection, row.cutoff)
+            cutoff = evidence_queries.cutoff_of(connection, row.cutoff)
             reached = {mark.source_id: (mark.epoch, mark.position) for mark in cutoff.marks}
             since = kept_since.get(realm_id)
             found.append(
@@ -106,7 +106,7 @@ def gone(names: Mapping[int, str], closed: Iterable[ClosedPeriod]) -> list[Gone]
 
 def digest_of(connection: Connection, row: PeriodRow) -> str:
     """The digest over all lines of a period's statement."""
-    return statements.digest_of_lines(proving.line_digests(connection, row))
+    return statements.digest_of_lines(comparison.line_digests(connection, row))
 
 
 def wrong_statement(
@@ -133,7 +133,7 @@ def wrong_statement(
                 booked=booked,
                 recomputed=proved or "never proved",
             )
-    lines = proving.statement_lines if closed.is_told else proving.kept_lines
+    lines = comparison.statement_lines if closed.is_told else comparison.kept_lines
     for line in lines(connection, row):
         if line.booked is None or line.proved is None:
             kind = "missing" if line.booked is None else "unfounded"
@@ -156,7 +156,7 @@ def wrong_statement(
                 booked=str(line.digest),
                 recomputed=true,
             )
-    for line in proving.unbalanced(connection, row):
+    for line in comparison.unbalanced(connection, row):
         yield from _unequal(difference, "adjustments", BALANCED, line)
 
 

@@ -6,11 +6,11 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
+from accounting.audit import comparison
+from accounting.audit.comparison import BOOKS, Mismatch
 from accounting.domain.calendar import microseconds, moment
 from accounting.domain.periods import Period, periods
 from accounting.domain.realm_rules import RealmRules
-from accounting.store import proving
-from accounting.store.proving import BOOKS, Mismatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class Naming:
             kind = "missing" if booked is None else "unfounded"
             yield self.difference(row["realm_id"], at, what=mismatch.table, kind=kind, **which)
             return
-        for column in proving.proved_columns(BOOKS[mismatch.table]):
+        for column in comparison.proved_columns(BOOKS[mismatch.table]):
             if booked[column] != proved[column]:
                 yield self.difference(
                     row["realm_id"],

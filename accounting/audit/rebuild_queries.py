@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, exists, func, insert, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from accounting.audit.comparison import proof_of, proved_columns, unequal
 from accounting.db.engine import statement
 from accounting.db.schema import (
     buckets,
@@ -21,7 +22,6 @@ from accounting.db.schema import (
     user_usage,
 )
 from accounting.domain.calendar import moment
-from accounting.store.proving import proof_of, proved_columns, unequal
 
 
 def replace(connection: Connection, realm_id: int) -> int:

@@ -15,6 +15,12 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection, Engine
 
+from accounting.audit import retention_queries
+from accounting.audit.evidence_queries import Cutoff
+from accounting.audit.recompute import condense, replay_by
+from accounting.audit.recompute_books import LIVES_AT_ONCE
+from accounting.audit.retention_queries import FedPeriod, SourceDay
+from accounting.audit.verify import Verdict, verify
 from accounting.billing.close_period import draw_periods
 from accounting.db.engine import lost_connections
 from accounting.db.locks import try_lock
@@ -22,14 +28,8 @@ from accounting.domain.calendar import moment
 from accounting.domain.session_fold import Standing
 from accounting.domain.session_hours import hours_of
 from accounting.identities import realm_queries
-from accounting.jobs.proof import LIVES_AT_ONCE
-from accounting.jobs.recompute import condense, replay_by
-from accounting.jobs.verify import Verdict, verify
 from accounting.sessions.session_hour_queries import UsageRow
 from accounting.sources.source_queries import Watermark
-from accounting.store import retention
-from accounting.store.replaying import Cutoff
-from accounting.store.retention import FedPeriod, SourceDay
 
 log = structlog.get_logger()
 
@@ -100,10 +100,10 @@ def old_days(engine: Engine, days: int | None, *, dry_run: bool = False) -> Iter
         with lost_connections(), engine.connect() as connection, connection.begin() as dropping:
             if not try_lock(connection, "retain"):
                 return
-            if day not in retention.days(connection):
+            if day not in retention_queries.days(connection):
                 continue  # somebody else was faster
             found = _judge(engine, connection, day, after_kept=is_kept)
-            if not found.kept_for and not retention.drop(connection, day):
+            if not found.kept_for and not retention_queries.drop(connection, day):
                 found = replace(found, kept_for=("its reports are being read now",))
             if found.kept_for:
                 dropping.rollback()
@@ -112,24 +112,24 @@ def old_days(engine: Engine, days: int | None, *, dry_run: bool = False) -> Iter
 
 
 def _older(connection: Connection, days: int) -> list[date]:
-    clock = retention.clock(connection)
+    clock = retention_queries.clock(connection)
     if clock is None:
         return []
     kept_since = (clock.astimezone(UTC) - timedelta(days=days)).date()
-    return [day for day in retention.days(connection) if day < kept_since]
+    return [day for day in retention_queries.days(connection) if day < kept_since]
 
 
 def _judge(engine: Engine, connection: Connection, day: date, *, after_kept: bool) -> Day:
     """Say what keeps a day; where nothing does, write what is to take its reports' place."""
-    found = retention.sources_on(connection, day)
-    counts = retention.count_reports(connection, day)
+    found = retention_queries.sources_on(connection, day)
+    counts = retention_queries.count_reports(connection, day)
     reasons = [*_unsettled(found, day)]
     if counts:
-        retention.drop_scratch(connection)
-        retention.stage_lives(connection, day, found)
-        for source, count in retention.live_sessions(connection).items():
+        retention_queries.drop_scratch(connection)
+        retention_queries.stage_lives(connection, day, found)
+        for source, count in retention_queries.live_sessions(connection).items():
             reasons.append(f"{count:,} sessions of source '{source}' have not ended")
-        fed = retention.fed_periods(connection, PROOF_HOLDS)
+        fed = retention_queries.fed_periods(connection, PROOF_HOLDS)
         if not reasons and not after_kept and all(one.is_closed for one in fed):
             fed = _proved(engine, connection, fed)
         reasons += _unproved(fed)
@@ -138,12 +138,12 @@ def _judge(engine: Engine, connection: Connection, day: date, *, after_kept: boo
     if counts and not reasons:
         reasons += _seal(connection, day, found)
         if not reasons:
-            retention.note_dropped(connection, day, found, counts)
+            retention_queries.note_dropped(connection, day, found, counts)
     return Day(day=day, reports=sum(counts.values()), kept_for=tuple(reasons))
 
 
 def _unsettled(found: Iterable[SourceDay], day: date) -> Iterator[str]:
-    _, ends_at = retention.span_of(day)
+    _, ends_at = retention_queries.span_of(day)
     for one in found:
         until = one.settled_until
         if one.is_unsettled:
@@ -167,7 +167,7 @@ def _proved(engine: Engine, connection: Connection, fed: list[FedPeriod]) -> lis
     for _ in verify(engine, verdict=verdict):
         pass
     log.info("verified", sessions=verdict.sessions, differences=verdict.differences)
-    return retention.fed_periods(connection, PROOF_HOLDS)
+    return retention_queries.fed_periods(connection, PROOF_HOLDS)
 
 
 def _unproved(fed: Sequence[FedPeriod]) -> Iterator[str]:
@@ -207,8 +207,8 @@ def _seal(connection: Connection, day: date, found: Iterable[SourceDay]) -> Iter
             if one.last is not None
         )
     )
-    retention.stage_sealing(connection)
-    told = replay_by(connection, rules, cutoff, list(rules), (), day=retention.span_of(day))
+    retention_queries.stage_sealing(connection)
+    told = replay_by(connection, rules, cutoff, list(rules), (), day=retention_queries.span_of(day))
     while batch := [(key, life) for key, life, _ in islice(told, LIVES_AT_ONCE)]:
         usage: list[UsageRow] = []
         for _, life in batch:
@@ -217,9 +217,9 @@ def _seal(connection: Connection, day: date, found: Iterable[SourceDay]) -> Iter
                 usage += hours_of(life, calendar)
             else:
                 condense(life, calendar)
-        retention.add_lives(connection, batch, usage)
-    wrong = retention.wrongly_booked(connection)
+        retention_queries.add_lives(connection, batch, usage)
+    wrong = retention_queries.wrongly_booked(connection)
     if wrong:
         yield f"{wrong:,} rows of its sessions are not what it says: see `turn-accounting verify`"
         return
-    retention.seal(connection)
+    retention_queries.seal(connection)

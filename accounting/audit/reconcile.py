@@ -14,14 +14,14 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
+from accounting.audit import log_session_queries as logged
+from accounting.audit.log_session_queries import BookedSession, LoggedKey
+from accounting.audit.recompute_books import Progress, unseen
 from accounting.db.engine import lost_connections
 from accounting.domain.coturn_log import LoggedSession, LogReader
 from accounting.domain.counters import COUNTERS
 from accounting.domain.text_escaping import as_text
 from accounting.errors import UsageError
-from accounting.jobs.proof import Progress, unseen
-from accounting.store import logged
-from accounting.store.logged import BookedSession, LoggedKey
 
 KEYS_AT_ONCE: Final = 5_000
 

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, delete, func, insert, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import OperationalError
 
+from accounting.audit import comparison
 from accounting.billing.period_queries import PeriodRow
 from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import driver_statement, psycopg_connection, statement
@@ -40,7 +41,6 @@ from accounting.sessions.session_queries import (
     life_of_row,
     life_row,
 )
-from accounting.store import proving
 
 LOCK_SECONDS: Final = 0.2
 """How long a loader may have to wait behind us for the reports, at a time."""
@@ -170,8 +170,8 @@ def add_lives(
 ) -> None:
     """Stage lives as a day's reports leave them; ``usage``: the hours of those that are past."""
     past = [(key, life) for key, life in lives if life.standing is Standing.PAST]
-    proving.add_lives(connection, past)
-    proving.add_usage(connection, usage)
+    comparison.add_lives(connection, past)
+    comparison.add_usage(connection, usage)
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_rows(cursor, "told_keys", KEY_COLUMNS, (key for key, _ in lives))
         copy_rows(
@@ -191,11 +191,11 @@ def wrongly_booked(connection: Connection) -> int:
     connection.execute(statement("sealed_by_day"))
     connection.execute(text("ANALYZE proof_sessions, proof_session_usage, sealed"))
     every = list(connection.execute(select(realms.c.realm_id)).scalars())
-    staged = proving.proof_of(proving.BOOKS["sessions"])
+    staged = comparison.proof_of(comparison.BOOKS["sessions"])
     return sum(
         1
         for name in ("sessions", "session_usage")
-        for _ in proving.mismatches(connection, name, every, sessions=staged)
+        for _ in comparison.mismatches(connection, name, every, sessions=staged)
     )
 
 
@@ -217,7 +217,7 @@ def seal(connection: Connection) -> None:
     key = [carried_lives.c[name] for name, _ in KEY_COLUMNS]
     told = text("SELECT source_id, database, username_key, allocation_id FROM told_keys")
     connection.execute(delete(carried_lives).where(tuple_(*key).in_(told)))
-    staged = proving.proof_of(carried_lives, "staged_carried")
+    staged = comparison.proof_of(carried_lives, "staged_carried")
     connection.execute(insert(carried_lives).from_select(list(staged.c.keys()), select(staged)))
 
 

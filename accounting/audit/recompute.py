@@ -18,13 +18,13 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from accounting.audit import evidence_queries
+from accounting.audit.evidence_queries import Cutoff
 from accounting.domain import session_fold
 from accounting.domain.calendar import Calendar
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import Entry, Life, Report, Sighting, Standing, Track
 from accounting.sessions.session_queries import Key
-from accounting.store import replaying
-from accounting.store.replaying import Cutoff
 
 Told = Life | Report | Sighting
 """What a key is told by: the lives carried over first, then its evidence in order."""
@@ -76,7 +76,7 @@ def replay_by(
     of that day touch, or that only await their end; the cutoff lies within it.
     """
     breaks = {
-        mark.source_id: replaying.breaks(connection, mark.source_id, cutoff)
+        mark.source_id: evidence_queries.breaks(connection, mark.source_id, cutoff)
         for mark in cutoff.marks
     }
     untils = {mark.source_id: mark.until for mark in cutoff.marks}
@@ -107,8 +107,8 @@ def read_told(
 ) -> Iterator[tuple[Key, Told]]:
     """All that the keys of those realms are told by, key by key; as :func:`replay_by` takes it."""
     return merge(
-        replaying.read_carried(connection, cutoff, realm_ids, usernames, day=day),
-        replaying.read_evidence(connection, cutoff, realm_ids, usernames, day=day),
+        evidence_queries.read_carried(connection, cutoff, realm_ids, usernames, day=day),
+        evidence_queries.read_evidence(connection, cutoff, realm_ids, usernames, day=day),
         key=itemgetter(0),
     )
 
@@ -132,7 +132,7 @@ def in_one_pass(connection: Connection, stops: Collection[Stop]) -> tuple[list[S
             source_id in marks and marks[source_id][0] >= mark[0] and marks[source_id][1] >= mark[1]
             for source_id, mark in before.items()
         )
-        if comes_after and not replaying.is_entangled(connection, stop.cutoff):
+        if comes_after and not evidence_queries.is_entangled(connection, stop.cutoff):
             on_the_way.append(stop)
             last[stop.realm_id] = stop.ends_at, marks
         else:

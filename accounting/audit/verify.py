@@ -12,17 +12,17 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
+from accounting.audit import comparison, evidence_queries, proof_records
+from accounting.audit.comparison import BOOKS
+from accounting.audit.differences import Difference, Naming
+from accounting.audit.recompute_books import Progress, snapshot_at_rest, stage_books, unseen
+from accounting.audit.retention_queries import Unsealed
+from accounting.audit.statement_check import Gone, digest_of, find_closed, gone, wrong_statement
 from accounting.billing import period_queries
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import Level, microseconds, moment
 from accounting.errors import UsageError
 from accounting.identities import realm_queries
-from accounting.jobs.closed import Gone, digest_of, find_closed, gone, wrong_statement
-from accounting.jobs.differences import Difference, Naming
-from accounting.jobs.proof import Progress, snapshot_at_rest, stage_books, unseen
-from accounting.store import proofs, proving, replaying
-from accounting.store.proving import BOOKS
-from accounting.store.retention import Unsealed
 
 
 class Verdict:
@@ -62,7 +62,7 @@ def verify(
         chosen = _chosen(names, realm)
         rules = realm_queries.all_rules(connection)
         closed = find_closed(connection, chosen, period)
-        now = replaying.settled_now(connection)
+        now = evidence_queries.settled_now(connection)
         stops = [one.stop for one in closed if one.is_told]
         unsealed = stage_books(connection, rules, now, chosen, count, stops)
         naming = Naming(names, rules)
@@ -80,7 +80,7 @@ def verify(
         positions = period_queries.cutoff_now(connection).to_text()
     with lost_connections(), engine.begin() as connection:
         for one, digest in noted:
-            proofs.note(
+            proof_records.note(
                 connection,
                 one.row.realm_id,
                 one.row.period,
@@ -101,7 +101,7 @@ def _chosen(names: Mapping[int, str], realm: str | None) -> list[int]:
 
 def lost_reports(connection: Connection) -> Iterator[Difference]:
     """Sources of which fewer reports are kept than were loaded, and not dropped."""
-    for source, loaded, kept in proving.lost_reports(connection):
+    for source, loaded, kept in comparison.lost_reports(connection):
         yield Difference(
             realm="",
             period=None,
@@ -151,7 +151,7 @@ def wrong_books(
 ) -> Iterator[Difference]:
     """What differs from the staged books of a realm: all tables that follow from the reports."""
     for name in BOOKS:
-        for mismatch in proving.mismatches(connection, name, [realm_id], span):
+        for mismatch in comparison.mismatches(connection, name, [realm_id], span):
             yield from naming.name(mismatch)
     yield from _wrong_buckets(connection, naming, realm_id, span)
 
@@ -164,7 +164,7 @@ def _wrong_buckets(
     def lies_within(starts_at: int) -> bool:
         return span is None or span[0] <= starts_at < span[1]
 
-    for _, level, starts_at, ends_at, zone in proving.booked_buckets(connection, [realm_id]):
+    for _, level, starts_at, ends_at, zone in comparison.booked_buckets(connection, [realm_id]):
         bucket = calendar.bucket(Level(level), starts_at)
         for column, booked, true in (
             ("starts_at", starts_at, bucket.starts_at),
@@ -181,7 +181,7 @@ def _wrong_buckets(
                     booked=_shown(booked),
                     recomputed=_shown(true),
                 )
-    for of_realm, level, starts_at, *_ in proving.missing_buckets(connection):
+    for of_realm, level, starts_at, *_ in comparison.missing_buckets(connection):
         if of_realm == realm_id and lies_within(starts_at):
             yield naming.difference(
                 realm_id, starts_at, what="buckets", kind="missing", column=level
