@@ -20,7 +20,7 @@ from accounting.db import migrations
 from accounting.db.engine import lost_connections
 from accounting.domain.statements import Cutoff
 from accounting.errors import NotAllowed, NotYet, UsageError
-from accounting.store import reporting
+from accounting.reporting import view_queries
 
 LARGEST: Final = 2**63 - 1
 LARGEST_SECONDS: Final = 10**12
@@ -178,7 +178,7 @@ def _periods(settings: Settings, realm: str | None) -> list[Mapping[str, Any]]:
         lost_connections(),
         engine.connect() as connection,
     ):
-        rows = list(reporting.rows(connection, reporting.periods(realm)))
+        rows = list(view_queries.rows(connection, view_queries.periods(realm)))
     if realm is not None and not rows:
         # Which realms are known is the writer's to see.
         with (
@@ -214,20 +214,22 @@ def _statement(
         lost_connections(),
         engine.connect() as connection,
     ):
-        known = list(reporting.rows(connection, reporting.periods(realm)))
+        known = list(view_queries.rows(connection, view_queries.periods(realm)))
         period = _find(known, realm, day)
-        corrections = reporting.adjustments(realm, day, user, by="period")
-        lines = reporting.statements(realm, day, user)
+        corrections = view_queries.adjustments(realm, day, user, by="period")
+        lines = view_queries.statements(realm, day, user)
         if as_json:
-            write_json(reporting.rows(connection, corrections if adjustments else lines))
+            write_json(view_queries.rows(connection, corrections if adjustments else lines))
             return
-        rows = list(reporting.rows(connection, lines))
-        corrected = list(reporting.rows(connection, corrections))
+        rows = list(view_queries.rows(connection, lines))
+        corrected = list(view_queries.rows(connection, corrections))
         posted = list(
-            reporting.rows(connection, reporting.adjustments(realm, day, user, by="posted_in"))
+            view_queries.rows(
+                connection, view_queries.adjustments(realm, day, user, by="posted_in")
+            )
         )
         gaps = list(
-            reporting.rows(connection, reporting.gaps(period["starts_at"], period["ends_at"]))
+            view_queries.rows(connection, view_queries.gaps(period["starts_at"], period["ends_at"]))
         )
     shown = in_zone(period)
     write(

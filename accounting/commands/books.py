@@ -17,7 +17,7 @@ from accounting.commands.arguments import (
 from accounting.commands.views import BYTES, write_query
 from accounting.config import Settings
 from accounting.errors import UsageError
-from accounting.store import reporting
+from accounting.reporting import view_queries
 
 
 def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:
@@ -51,7 +51,7 @@ def _mount_sessions(app: typer.Typer, settings: Callable[[], Settings]) -> None:
         begin, end = span(since, until)
         if limit is None and not as_json:
             limit = 100
-        query = reporting.sessions(
+        query = view_queries.sessions(
             realm=realm, user=user, since=begin, until=end, live=live, limit=limit
         )
         columns = {
@@ -88,7 +88,7 @@ def _mount_usage(app: typer.Typer, settings: Callable[[], Settings]) -> None:
             raise UsageError(f"--per {per!r}: expected hour, day or month")
         if by == "realm" and user is not None:
             raise UsageError("--user goes with --by user")
-        query = reporting.usage(
+        query = view_queries.usage(
             of="user" if by == "user" else "realm",
             length="hour" if per == "hour" else "day" if per == "day" else "month",
             realm=realm,

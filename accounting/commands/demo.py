@@ -27,8 +27,8 @@ from accounting.embedded import running_valkey
 from accounting.errors import AccountingError, UsageError
 from accounting.logs import configure_logging
 from accounting.processes import stop_on_signals, wait_until
+from accounting.reporting import view_queries
 from accounting.simulate import Expected, Scenario
-from accounting.store import reporting
 
 MARK: Final = "turn-accounting-demo"
 INTERRUPTED: Final = 130
@@ -98,18 +98,18 @@ def _run(directory: Path) -> int:
     ):
 
         def read(query: Any) -> list[Mapping[str, Any]]:
-            return list(reporting.rows(connection, query))
+            return list(view_queries.rows(connection, query))
 
-        usage = read(reporting.usage(of="user", length="month"))
+        usage = read(view_queries.usage(of="user", length="month"))
         sums = {
-            "sessions": read(reporting.sessions()),
-            "unattributed": read(reporting.view("unattributed_usage")),
-            "hours": read(reporting.usage(of="user", length="hour")),
-            "days": read(reporting.usage(of="user", length="day")),
+            "sessions": read(view_queries.sessions()),
+            "unattributed": read(view_queries.view("unattributed_usage")),
+            "hours": read(view_queries.usage(of="user", length="hour")),
+            "days": read(view_queries.usage(of="user", length="day")),
             "months": usage,
-            "realm months": read(reporting.usage(of="realm", length="month")),
+            "realm months": read(view_queries.usage(of="realm", length="month")),
         }
-        gaps = read(reporting.view("capture_gaps"))
+        gaps = read(view_queries.view("capture_gaps"))
     _show(usage)
     code = _conclude(expected, {name: _sum(rows) for name, rows in sums.items()}, len(gaps))
     _say_what_next(directory)

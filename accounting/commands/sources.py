@@ -11,8 +11,8 @@ from accounting.commands.terminal import warn
 from accounting.commands.views import write_query
 from accounting.config import Settings
 from accounting.db import migrations
+from accounting.reporting import view_queries
 from accounting.sources.retire import retire_source
-from accounting.store import reporting
 
 
 def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:
@@ -37,7 +37,7 @@ def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:
         }
         write_query(
             settings(),
-            reporting.sources(),
+            view_queries.sources(),
             columns,
             as_json=as_json,
             empty="No source is known yet.",

@@ -16,7 +16,7 @@ from accounting.config import Settings
 from accounting.db.engine import lost_connections
 from accounting.errors import NotAllowed, UsageError
 from accounting.identities.realm_rules import realm_names
-from accounting.store import reporting
+from accounting.reporting import view_queries
 
 BYTES: Final = {
     "received_bytes": "received B",
@@ -56,7 +56,7 @@ def write_query(
         lost_connections(),
         engine.connect() as connection,
     ):
-        rows = reporting.rows(connection, query)
+        rows = view_queries.rows(connection, query)
         first = next(rows, None)
         if first is not None:
             every = chain([first], rows)
