@@ -2,7 +2,7 @@
 
 import pytest
 
-from accounting.service import statsdb_line
+from accounting.ops.service import statsdb_line
 
 
 @pytest.mark.parametrize(

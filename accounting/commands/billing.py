@@ -9,7 +9,6 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from accounting import service
 from accounting.billing.adjust import adjust_by_hand
 from accounting.billing.close_period import Closed, close_period, find_realm
 from accounting.commands.arguments import Json, RealmName, User, from_argument, period_day
@@ -20,6 +19,7 @@ from accounting.db import migrations
 from accounting.db.engine import lost_connections
 from accounting.domain.statements import Cutoff
 from accounting.errors import NotAllowed, NotYet, UsageError
+from accounting.ops import service
 from accounting.reporting import view_queries
 
 LARGEST: Final = 2**63 - 1

@@ -17,7 +17,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from accounting import service
 from accounting.commands.arguments import Json, Realm, from_argument, period_day
 from accounting.commands.terminal import flush_output, visible, warn, write, write_json
 from accounting.config import Settings
@@ -26,6 +25,7 @@ from accounting.export import export as exporting
 from accounting.export.export import Format
 from accounting.export.export_queries import Kind, Selection
 from accounting.feed.client import Feed
+from accounting.ops import service
 
 Period = Annotated[
     str | None, typer.Option("--period", help="A closed period: its first day, YYYY-MM-DD.")

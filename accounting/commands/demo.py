@@ -16,7 +16,6 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from accounting import service
 from accounting.commands.simulation import publish
 from accounting.commands.terminal import write_table
 from accounting.commands.views import BYTES
@@ -26,7 +25,8 @@ from accounting.domain.counters import COUNTERS
 from accounting.embedded import running_valkey
 from accounting.errors import AccountingError, UsageError
 from accounting.logs import configure_logging
-from accounting.processes import stop_on_signals, wait_until
+from accounting.ops import service
+from accounting.ops.processes import stop_on_signals, wait_until
 from accounting.reporting import view_queries
 from accounting.simulate import Expected, Scenario
 

@@ -5,12 +5,12 @@ from dataclasses import asdict
 
 import typer
 
-from accounting import doctor as examination
-from accounting import service
 from accounting.commands.arguments import Json
 from accounting.commands.terminal import flush_output, warn, write_finding, write_json
 from accounting.commands.views import write_rows
 from accounting.config import Settings, variable
+from accounting.ops import doctor as examination
+from accounting.ops import service
 
 
 def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:

@@ -13,7 +13,6 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from accounting import service
 from accounting.audit.rebuild import rebuild
 from accounting.audit.recompute_books import Progress as Step
 from accounting.audit.recompute_books import unseen
@@ -30,6 +29,7 @@ from accounting.domain.coturn_messages import Kind, Side
 from accounting.domain.counters import COUNTERS
 from accounting.errors import UsageError
 from accounting.identities.erase import erase
+from accounting.ops import service
 
 _NUMBERS: Final = (*COUNTERS, "session_seconds")
 

@@ -8,7 +8,6 @@ from zoneinfo import available_timezones
 
 import typer
 
-from accounting import service
 from accounting.commands.arguments import LARGEST_INTEGER, Json, RealmName, from_argument
 from accounting.commands.terminal import warn
 from accounting.commands.views import in_zone, unknown, write_rows
@@ -17,6 +16,7 @@ from accounting.db import migrations
 from accounting.domain.identity import UsernameRule
 from accounting.errors import UsageError
 from accounting.identities.realm_rules import list_rules, realm_names, set_rule
+from accounting.ops import service
 
 
 def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:

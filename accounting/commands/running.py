@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import typer
 
-from accounting import service
 from accounting.commands.terminal import flush_output, warn, write
 from accounting.config import Settings, variable
 from accounting.errors import ConfigurationError
-from accounting.processes import stop_on_signals
+from accounting.ops import service
+from accounting.ops.processes import stop_on_signals
 
 
 def mount(app: typer.Typer, settings: Callable[..., Settings]) -> None:

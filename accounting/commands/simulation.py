@@ -10,12 +10,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from accounting import service
 from accounting.commands.terminal import write_table
 from accounting.commands.views import BYTES
 from accounting.config import Settings
 from accounting.errors import ConfigurationError
-from accounting.processes import stop_on_signals
+from accounting.ops import service
+from accounting.ops.processes import stop_on_signals
 from accounting.simulate import VERSIONS, Expected, Scenario, run
 from accounting.simulate import Progress as Step
 

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from accounting import service
 from accounting.commands.arguments import Json, from_argument
 from accounting.commands.terminal import warn
 from accounting.commands.views import write_query
 from accounting.config import Settings
 from accounting.db import migrations
+from accounting.ops import service
 from accounting.reporting import view_queries
 from accounting.sources.retire import retire_source
 

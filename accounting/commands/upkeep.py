@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from accounting import service
 from accounting.commands.terminal import warn, write
 from accounting.config import Settings
 from accounting.db import migrations
 from accounting.errors import UsageError
-from accounting.jobs.registry import JOBS
+from accounting.ops import service
+from accounting.ops.registry import JOBS
 
 
 def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:

@@ -10,12 +10,12 @@ from itertools import chain
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from accounting import service
 from accounting.commands.terminal import write_json, write_table
 from accounting.config import Settings
 from accounting.db.engine import lost_connections
 from accounting.errors import NotAllowed, UsageError
 from accounting.identities.realm_rules import realm_names
+from accounting.ops import service
 from accounting.reporting import view_queries
 
 BYTES: Final = {

@@ -19,7 +19,7 @@ from typing import IO, Final, NamedTuple
 import structlog
 
 from accounting.errors import ServerError
-from accounting.processes import tie_to_parent
+from accounting.ops.processes import tie_to_parent
 
 log = structlog.get_logger()
 

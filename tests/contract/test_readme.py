@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 from accounting.cli import app
 from accounting.commands.demo import SCENARIO
 from accounting.config import SECRETS, Settings, variable
-from accounting.service import statsdb_line
+from accounting.ops.service import statsdb_line
 from accounting.simulate import play
 
 ROOT: Final = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from psycopg.errors import InsufficientPrivilege
 from accounting.db import migrations
 from accounting.db.engine import open_engine
 from accounting.errors import AccountingError, NotAllowed
-from accounting.jobs.registry import JOBS
+from accounting.ops.registry import JOBS
 from tests.books import READER, WRITER, Books, channel, status, traffic
 from tests.servers import PostgresServer
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from accounting.processes import tie_to_parent
+from accounting.ops.processes import tie_to_parent
 from tests.servers import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]

@@ -18,13 +18,13 @@ from accounting.capture.spool.status import Backlog
 from accounting.db import migrations
 from accounting.db.engine import open_engine
 from accounting.db.migrations import head
-from accounting.doctor import Level, examine
-from accounting.doctor.findings import Finding
-from accounting.doctor.flow import judge_flow
-from accounting.doctor.postgres_server import judge_postgres
-from accounting.doctor.spool_file import judge_spool, probe_spool
 from accounting.ingest.partitions import make_partitions
-from accounting.store.examination import PostgresFacts, examine_postgres
+from accounting.ops.doctor import Level, examine
+from accounting.ops.doctor.findings import Finding
+from accounting.ops.doctor.flow import judge_flow
+from accounting.ops.doctor.postgres_facts import PostgresFacts, examine_postgres
+from accounting.ops.doctor.postgres_server import judge_postgres
+from accounting.ops.doctor.spool_file import judge_spool, probe_spool
 from tests.books import WRITER, Books, channel, status
 from tests.operations.watching import look, settings_of, tick
 from tests.servers import PostgresServer, ValkeyServer, free_port

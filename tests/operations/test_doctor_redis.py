@@ -8,10 +8,10 @@ import pytest
 import redis
 
 from accounting.capture.pubsub.source import patterns
-from accounting.doctor.clock import Clock, judge_clock
-from accounting.doctor.findings import Finding, Level
-from accounting.doctor.redis_probe import probe_redis
-from accounting.doctor.redis_server import (
+from accounting.ops.doctor.clock import Clock, judge_clock
+from accounting.ops.doctor.findings import Finding, Level
+from accounting.ops.doctor.redis_probe import probe_redis
+from accounting.ops.doctor.redis_server import (
     Mode,
     RedisFacts,
     Unreachable,

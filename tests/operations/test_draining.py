@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from accounting.errors import AccountingError
-from accounting.scheduler import run_scheduler
+from accounting.ops.scheduler import run_scheduler
 from tests.books import Books, channel, status
 
 

@@ -12,11 +12,11 @@ from accounting.config import Settings
 from accounting.db.engine import Engine
 from accounting.errors import ConfigurationError
 from accounting.ingest.source_lease import holder
-from accounting.jobs.registry import JOBS
-from accounting.monitoring.health import Health, in_words, judge
-from accounting.monitoring.server import monitor
-from accounting.monitoring.watch import Watch
-from accounting.scheduler import run_job
+from accounting.ops.monitoring.health import Health, in_words, judge
+from accounting.ops.monitoring.server import monitor
+from accounting.ops.monitoring.snapshot import Watch
+from accounting.ops.registry import JOBS
+from accounting.ops.scheduler import run_job
 from accounting.sources import lease_queries
 from tests.books import Books, channel, status
 from tests.operations.watching import look, numbers_in, settings_of, tick, watching

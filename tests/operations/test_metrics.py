@@ -16,8 +16,8 @@ from accounting.capture.clock import wall_clock
 from accounting.capture.spool.status import glance
 from accounting.db.engine import Engine
 from accounting.ingest.source_lease import holder
-from accounting.jobs.registry import JOBS
-from accounting.scheduler import run_job
+from accounting.ops.registry import JOBS
+from accounting.ops.scheduler import run_job
 from accounting.sources import lease_queries
 from tests.books import Books, channel, status, traffic
 from tests.operations.watching import look, numbers, settings_of, tick, watching

@@ -10,9 +10,9 @@ from typing import Final
 import pytest
 import redis
 
-from accounting.doctor import Level
-from accounting.doctor.redis_probe import probe_redis
-from accounting.doctor.redis_server import Mode, judge_redis
+from accounting.ops.doctor import Level
+from accounting.ops.doctor.redis_probe import probe_redis
+from accounting.ops.doctor.redis_server import Mode, judge_redis
 from tests.books import Books, channel, status, traffic
 from tests.operations.watching import look, numbers, settings_of, tick
 from tests.servers import RedisServer, ValkeyServer

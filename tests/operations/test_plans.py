@@ -16,9 +16,9 @@ from sqlalchemy import event
 
 from accounting.db.engine import Engine, open_engine
 from accounting.feed.numbering import number_feed
-from accounting.jobs.registry import JOBS
+from accounting.ops.monitoring.status_queries import watch_books
+from accounting.ops.registry import JOBS
 from accounting.sessions.settle import settle
-from accounting.store.watching import watch_books
 from tests.books import Books
 from tests.settling.telling import Teller
 

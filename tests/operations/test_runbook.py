@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from accounting.processes import wait_until as holds_within
+from accounting.ops.processes import wait_until as holds_within
 from tests.books import Books, make_template
 from tests.live.service import ROOT, Service, environment
 from tests.live.traffic import Numbers, billed, loaded

@@ -7,8 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from accounting.capture.clock import wall_clock
 from accounting.config import Settings
-from accounting.monitoring.metrics import expose
-from accounting.monitoring.watch import Watch, Watcher
+from accounting.ops.monitoring.metrics import expose
+from accounting.ops.monitoring.snapshot import Watch, Watcher
 from tests.books import WRITER, Books
 
 Numbers = dict[tuple[str, ...], float]

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from accounting import service
 from accounting.capture.clock import wall_clock
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
 from accounting.config import Settings
+from accounting.ops import service
 
 
 def test_a_collector_is_at_work_while_it_ticks_and_no_gap_is_open(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy.exc import ProgrammingError
 
 from accounting.capture.spool.spool import Spool
-from accounting.collect import Turn
 from accounting.db import migrations
 from accounting.db.engine import Engine, open_engine
 from accounting.errors import ConnectionLost
 from accounting.ingest.source_lease import take_turn
+from accounting.ops.collector_process import Turn
 from tests.books import WRITER, Books, channel, status
 from tests.servers import PostgresServer, wait_until
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from accounting.doctor.findings import Finding, ok, warning
+from accounting.ops.doctor.findings import Finding, ok, warning
 
 LARGEST_SKEW_SECONDS: Final = 2.0
 

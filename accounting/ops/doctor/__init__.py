@@ -5,7 +5,7 @@ turns facts into findings and reaches nothing; `examination` puts them together.
 knows Redis. Nothing here changes anything.
 """
 
-from accounting.doctor.examination import examine
-from accounting.doctor.findings import Finding, Level
+from accounting.ops.doctor.findings import Finding, Level
+from accounting.ops.doctor.run import examine
 
 __all__ = ["Finding", "Level", "examine"]

@@ -20,7 +20,7 @@ from accounting.config import Settings
 from accounting.db.engine import Engine, open_engine
 from accounting.errors import AccountingError, SpoolError
 from accounting.ingest.source_lease import holder_at
-from accounting.store.watching import BooksWatch, SourceWatch, watch_books
+from accounting.ops.monitoring.status_queries import BooksWatch, SourceWatch, watch_books
 
 PATIENCE_SECONDS: Final = 5.0
 """For the database: less than the 10 s that Prometheus waits for an answer."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from accounting.capture.pubsub.source import patterns
-from accounting.doctor.findings import Finding, error, ok, size, warning
+from accounting.ops.doctor.findings import Finding, error, ok, size, warning
 
 Mode = Literal["auto", "replication", "subscribe"]
 

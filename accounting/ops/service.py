@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from accounting import collect as collecting
 from accounting import embedded
 from accounting.capture.clock import wall_clock
 from accounting.capture.spool.file import spool_path
@@ -24,12 +23,13 @@ from accounting.db import migrations
 from accounting.db.engine import Engine, open_engine
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import ConnectionLost
-from accounting.jobs.registry import Job, configured
-from accounting.monitoring.health import Health, judge
-from accounting.monitoring.server import monitor
-from accounting.monitoring.watch import Watcher
-from accounting.processes import Part, watch
-from accounting.scheduler import run_scheduler
+from accounting.ops import collector_process as collecting
+from accounting.ops.monitoring.health import Health, judge
+from accounting.ops.monitoring.server import monitor
+from accounting.ops.monitoring.snapshot import Watcher
+from accounting.ops.processes import Part, watch
+from accounting.ops.registry import Job, configured
+from accounting.ops.scheduler import run_scheduler
 
 log = structlog.get_logger()
 

@@ -11,16 +11,16 @@ from typing import Final
 from accounting.config import Settings, mask_url, variable
 from accounting.db.engine import open_engine
 from accounting.db.migrations import head
-from accounting.doctor.clock import judge_clock, read_clock
-from accounting.doctor.findings import Finding, error
-from accounting.doctor.flow import judge_flow
-from accounting.doctor.postgres_server import judge_postgres
-from accounting.doctor.redis_probe import probe_redis
-from accounting.doctor.redis_server import judge_redis
-from accounting.doctor.spool_file import judge_spool, probe_spool
 from accounting.errors import AccountingError
-from accounting.monitoring.watch import Watch, Watcher
-from accounting.store.examination import examine_postgres, read_now
+from accounting.ops.doctor.clock import judge_clock, read_clock
+from accounting.ops.doctor.findings import Finding, error
+from accounting.ops.doctor.flow import judge_flow
+from accounting.ops.doctor.postgres_facts import examine_postgres, read_now
+from accounting.ops.doctor.postgres_server import judge_postgres
+from accounting.ops.doctor.redis_probe import probe_redis
+from accounting.ops.doctor.redis_server import judge_redis
+from accounting.ops.doctor.spool_file import judge_spool, probe_spool
+from accounting.ops.monitoring.snapshot import Watch, Watcher
 
 NONE_RUNS: Final = "and no `turn-accounting up` runs on this data directory"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from accounting.capture.spool.status import COUNTED_AT_MOST, Backlog
-from accounting.doctor.findings import Finding, error, ok, size, warning
-from accounting.monitoring.health import NO_DISK_BYTES, SECOND, in_words
-from accounting.monitoring.watch import Watch
+from accounting.ops.doctor.findings import Finding, error, ok, size, warning
+from accounting.ops.monitoring.health import NO_DISK_BYTES, SECOND, in_words
+from accounting.ops.monitoring.snapshot import Watch
 
 SUBJECT: Final = "spool"
 LITTLE_DISK_BYTES: Final = 10**9

@@ -6,8 +6,8 @@ Pure: one look at the service in, findings out.
 from collections.abc import Iterator
 from typing import Final
 
-from accounting.doctor.findings import Finding, error, ok, warning
-from accounting.monitoring.health import (
+from accounting.ops.doctor.findings import Finding, error, ok, warning
+from accounting.ops.monitoring.health import (
     CAPTURE_LAG_SECONDS,
     SECOND,
     books_troubles,
@@ -15,8 +15,8 @@ from accounting.monitoring.health import (
     in_words,
     silence_in_words,
 )
-from accounting.monitoring.watch import Watch
-from accounting.store.watching import BooksWatch
+from accounting.ops.monitoring.snapshot import Watch
+from accounting.ops.monitoring.status_queries import BooksWatch
 
 SUBJECT: Final = "events"
 QUIET_SECONDS: Final = 3600

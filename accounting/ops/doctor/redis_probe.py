@@ -16,8 +16,8 @@ from accounting.capture.pubsub.source import patterns
 from accounting.capture.redis.address import Place, address
 from accounting.capture.redis.connection import ask, connect, lost
 from accounting.capture.source import SourceLost
-from accounting.doctor.clock import Clock, read_clock
-from accounting.doctor.redis_server import RedisFacts, Unreachable
+from accounting.ops.doctor.clock import Clock, read_clock
+from accounting.ops.doctor.redis_server import RedisFacts, Unreachable
 
 SETTINGS: Final = (
     "timeout",

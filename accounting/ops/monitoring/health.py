@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from accounting.monitoring.watch import Watch
-from accounting.store.watching import BooksWatch, SilentThread
+from accounting.ops.monitoring.snapshot import Watch
+from accounting.ops.monitoring.status_queries import BooksWatch, SilentThread
 
 CAPTURE_LAG_SECONDS: Final = 60
 """Capture proves every second how far it has come."""

@@ -20,9 +20,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from accounting.config import listen_address, variable
 from accounting.errors import ConfigurationError
-from accounting.monitoring.health import Health
-from accounting.monitoring.metrics import expose
-from accounting.monitoring.watch import Watch
+from accounting.ops.monitoring.health import Health
+from accounting.ops.monitoring.metrics import expose
+from accounting.ops.monitoring.snapshot import Watch
 
 log = structlog.get_logger()
 

@@ -6,8 +6,8 @@ Pure: facts in, findings out.
 from collections.abc import Iterator
 from typing import Final
 
-from accounting.doctor.findings import Finding, error, ok, size, warning
-from accounting.store.examination import PostgresFacts
+from accounting.ops.doctor.findings import Finding, error, ok, size, warning
+from accounting.ops.doctor.postgres_facts import PostgresFacts
 
 SUBJECT: Final = "postgres"
 OLDEST_VERSION: Final = 150_000

@@ -12,9 +12,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from accounting.monitoring.health import SECOND
-from accounting.monitoring.watch import Watch
-from accounting.store.watching import BooksWatch
+from accounting.ops.monitoring.health import SECOND
+from accounting.ops.monitoring.snapshot import Watch
+from accounting.ops.monitoring.status_queries import BooksWatch
 
 PREFIX = "turn_accounting_"
 

@@ -19,8 +19,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from accounting.db.engine import Engine, lost_connections
 from accounting.errors import AccountingError, ConnectionLost
-from accounting.jobs.registry import JOBS, Job
-from accounting.store import job_runs
+from accounting.ops import job_runs
+from accounting.ops.registry import JOBS, Job
 
 log = structlog.get_logger()
 

@@ -22,7 +22,7 @@ from accounting.domain.realm_rules import RealmRule
 from accounting.errors import AccountingError, ConnectionLost, LeaseHeld
 from accounting.ingest.loader import Loader, run_loader
 from accounting.ingest.source_lease import Place, end_turn, is_overtaken, take_over, take_turn
-from accounting.processes import Part, watch
+from accounting.ops.processes import Part, watch
 
 log = structlog.get_logger()
 
