@@ -8,7 +8,7 @@ import gc
 
 gc.disable()
 
-from accounting.cli import main  # noqa: E402  # that is the point
+from accounting.cli.main import main  # noqa: E402  # that is the point
 
 gc.freeze()
 gc.enable()

@@ -7,8 +7,8 @@ and passes it down; nothing else reads the environment.
 """
 
 from accounting.config.loading import load_settings
+from accounting.config.parsing import listen_address, mask_url
 from accounting.config.settings import SECRETS, Settings, default_data_dir, variable
-from accounting.config.spelling import listen_address, mask_url
 
 __all__ = [
     "SECRETS",

@@ -20,7 +20,7 @@ from pydantic import (
     field_validator,
 )
 
-from accounting.config.spelling import (
+from accounting.config.parsing import (
     byte_count,
     check_database_url,
     checked_redis_url,

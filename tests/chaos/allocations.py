@@ -14,7 +14,7 @@ from random import Random
 from typing import Final, NamedTuple
 
 from accounting.domain.text_escaping import as_text
-from accounting.simulate import wire
+from accounting.simulator import wire
 
 Eight = tuple[int, ...]
 NOTHING: Final[Eight] = (0,) * 8

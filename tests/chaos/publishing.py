@@ -17,7 +17,7 @@ from typing import Final, Self
 import hiredis
 
 from accounting.capture.clock import wall_clock
-from accounting.simulate import wire
+from accounting.simulator import wire
 from tests.chaos.allocations import Command, Coturn, Fate, Message
 from tests.servers import ADDRESS
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from accounting.cli import main
+from accounting.cli.main import main
 
 PATIENCE_SECONDS: Final = 60
 PREFIX: Final = "ACCOUNTING_"

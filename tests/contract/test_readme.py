@@ -9,11 +9,11 @@ import pytest
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
-from accounting.cli import app
-from accounting.commands.demo import SCENARIO
+from accounting.cli.demo import SCENARIO
+from accounting.cli.main import app
 from accounting.config import SECRETS, Settings, variable
 from accounting.ops.service import statsdb_line
-from accounting.simulate import play
+from accounting.simulator import play
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BYTES: Final = ("received_bytes", "sent_bytes", "peer_received_bytes", "peer_sent_bytes")

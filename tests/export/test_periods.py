@@ -175,7 +175,7 @@ def test_really_killed_it_leaves_nothing_that_looks_finished(books: Books, tmp_p
     program = (
         "import os, signal, sys\n"
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "from accounting.cli import main\n"
+        "from accounting.cli.main import main\n"
         "sys.argv = ['turn-accounting', *sys.argv[1:]]\n"
         "main()\n"
     )

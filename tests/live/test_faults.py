@@ -16,7 +16,7 @@ import pytest
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
 from accounting.domain.text_escaping import as_text
-from accounting.simulate import Scenario, run
+from accounting.simulator import Scenario, run
 from tests.books import Books, cloned, eight_of, make_template
 from tests.live.service import Service
 from tests.live.traffic import Numbers, announce, assert_honest, billed, burst, loaded

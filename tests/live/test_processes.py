@@ -8,7 +8,7 @@ from typing import Final
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
 from accounting.domain.counters import COUNTERS
-from accounting.simulate import Scenario, run
+from accounting.simulator import Scenario, run
 from tests.live.service import Service, json_rows, processes_of
 from tests.servers import wait_until
 

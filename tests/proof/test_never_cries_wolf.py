@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, given, settings
 
 from accounting.audit.verify import Verdict, verify
 from accounting.db.engine import Engine
-from accounting.simulate import play
+from accounting.simulator import play
 from tests.books import Books
 from tests.settling.ledger import PLANS, STEPS, Act, Ledger, Step
 from tests.settling.telling import Teller

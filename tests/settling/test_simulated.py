@@ -9,7 +9,7 @@ import pytest
 
 from accounting.domain.counters import COUNTERS
 from accounting.domain.text_escaping import as_text
-from accounting.simulate import VERSIONS, Command, Expected, Scenario, play
+from accounting.simulator import VERSIONS, Command, Expected, Scenario, play
 from tests.books import Books
 
 SWITCHES: Final = tuple(field.name for field in fields(Scenario) if field.type in {"bool", bool})

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from accounting.simulate import Command
+from accounting.simulator import Command
 
 CHANNEL: Final = re.compile(
     rb"turn/(?:realm/(?P<realm>.*?)/)?user/(?P<user>.*)/allocation/(?P<id>\d{18})"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from accounting.simulate import Command, Scenario, play
+from accounting.simulator import Command, Scenario, play
 from tests.recordings import Recorded, recorded
 
 LIFE = re.compile(

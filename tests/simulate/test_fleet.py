@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accounting.errors import UsageError
-from accounting.simulate import VERSIONS, Command, Expected, Fleet, Scenario, events, play
-from accounting.simulate.oracle import KINDS
+from accounting.simulator import VERSIONS, Command, Expected, Fleet, Scenario, events, play
+from accounting.simulator.oracle import KINDS
 from tests.simulate.books import NaiveLife, naive_lives
 
 SWITCHES = tuple(field.name for field in fields(Scenario) if field.type in {"bool", bool})

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from accounting.errors import AccountingError, ConnectionLost
-from accounting.simulate import Command, Expected, Progress, Scenario, play, run
+from accounting.simulator import Command, Expected, Progress, Scenario, play, run
 from tests.servers import ValkeyServer, wait_until
 from tests.simulate.test_fleet import EVERYTHING, figures, naive_figures
 

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from accounting.commands.terminal import write_json, write_table
+from accounting.cli.terminal import write_json, write_table
 from accounting.config import Settings
 from accounting.db.engine import lost_connections
 from accounting.errors import NotAllowed, UsageError

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from accounting.commands.arguments import Json, from_argument
-from accounting.commands.terminal import warn
-from accounting.commands.views import write_query
+from accounting.cli.arguments import Json, from_argument
+from accounting.cli.terminal import warn
+from accounting.cli.views import write_query
 from accounting.config import Settings
 from accounting.db import migrations
 from accounting.ops import service

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from accounting.commands.simulation import publish
-from accounting.commands.terminal import write_table
-from accounting.commands.views import BYTES
+from accounting.cli.simulation import publish
+from accounting.cli.terminal import write_table
+from accounting.cli.views import BYTES
 from accounting.config import Settings
 from accounting.db.engine import lost_connections
 from accounting.domain.counters import COUNTERS
@@ -28,7 +28,7 @@ from accounting.logs import configure_logging
 from accounting.ops import service
 from accounting.ops.processes import stop_on_signals, wait_until
 from accounting.reporting import view_queries
-from accounting.simulate import Expected, Scenario
+from accounting.simulator import Expected, Scenario
 
 MARK: Final = "turn-accounting-demo"
 INTERRUPTED: Final = 130

@@ -5,9 +5,9 @@ from dataclasses import asdict
 
 import typer
 
-from accounting.commands.arguments import Json
-from accounting.commands.terminal import flush_output, warn, write_finding, write_json
-from accounting.commands.views import write_rows
+from accounting.cli.arguments import Json
+from accounting.cli.terminal import flush_output, warn, write_finding, write_json
+from accounting.cli.views import write_rows
 from accounting.config import Settings, variable
 from accounting.ops import doctor as examination
 from accounting.ops import service

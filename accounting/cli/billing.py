@@ -11,9 +11,9 @@ import typer
 
 from accounting.billing.adjust import adjust_by_hand
 from accounting.billing.close_period import Closed, close_period, find_realm
-from accounting.commands.arguments import Json, RealmName, User, from_argument, period_day
-from accounting.commands.terminal import warn, write, write_json, write_table
-from accounting.commands.views import BYTES, in_zone, moved
+from accounting.cli.arguments import Json, RealmName, User, from_argument, period_day
+from accounting.cli.terminal import warn, write, write_json, write_table
+from accounting.cli.views import BYTES, in_zone, moved
 from accounting.config import Settings
 from accounting.db import migrations
 from accounting.db.engine import lost_connections

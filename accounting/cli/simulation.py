@@ -10,14 +10,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from accounting.commands.terminal import write_table
-from accounting.commands.views import BYTES
+from accounting.cli.terminal import write_table
+from accounting.cli.views import BYTES
 from accounting.config import Settings
 from accounting.errors import ConfigurationError
 from accounting.ops import service
 from accounting.ops.processes import stop_on_signals
-from accounting.simulate import VERSIONS, Expected, Scenario, run
-from accounting.simulate import Progress as Step
+from accounting.simulator import VERSIONS, Expected, Scenario, run
+from accounting.simulator import Progress as Step
 
 
 def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:

@@ -9,20 +9,20 @@ from typing import Any
 
 import typer
 
-from accounting.commands import (
+from accounting.cli import (
+    admin,
+    audit,
     billing,
-    books,
-    delivery,
     demo,
-    inspection,
-    proof,
+    diagnose,
+    export_feed,
     realms,
-    running,
+    reports,
+    run,
     simulation,
     sources,
-    upkeep,
 )
-from accounting.commands.terminal import flush_output, prepare_output, warn
+from accounting.cli.terminal import flush_output, prepare_output, warn
 from accounting.config import Settings, load_settings
 from accounting.errors import AccountingError, ConfigurationError, NotYet, UsageError
 from accounting.logs import configure_logging
@@ -46,16 +46,16 @@ def _settings(**arguments: object) -> Settings:
 
 
 for mount in (  # in the order in which help lists them
-    upkeep.mount,
+    admin.mount,
     realms.mount,
     sources.mount,
-    running.mount,
+    run.mount,
     simulation.mount,
-    delivery.mount,
+    export_feed.mount,
     billing.mount,
-    proof.mount,
-    inspection.mount,
-    books.mount,
+    audit.mount,
+    diagnose.mount,
+    reports.mount,
 ):
     mount(app, _settings)
 demo.mount(app)

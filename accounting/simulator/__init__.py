@@ -11,12 +11,12 @@ counters, the spelling of text and the errors.
 
 from collections.abc import Iterator
 
-from accounting.simulate.fleet import Burst, Fleet
-from accounting.simulate.oracle import Expected, UserExpected
-from accounting.simulate.publisher import Progress, run
-from accounting.simulate.scenario import Scenario
-from accounting.simulate.version import VERSIONS, Version
-from accounting.simulate.wire import Command
+from accounting.simulator.fleet import Burst, Fleet
+from accounting.simulator.oracle import Expected, UserExpected
+from accounting.simulator.publisher import Progress, run
+from accounting.simulator.scenario import Scenario
+from accounting.simulator.version import VERSIONS, Version
+from accounting.simulator.wire import Command
 
 __all__ = [
     "VERSIONS",

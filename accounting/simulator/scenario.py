@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from accounting.errors import UsageError
-from accounting.simulate.version import VERSIONS, Version
+from accounting.simulator.version import VERSIONS, Version
 
 LARGEST_REALM_BYTES = 127
 

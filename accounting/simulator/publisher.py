@@ -17,10 +17,10 @@ import hiredis
 import redis
 
 from accounting.errors import AccountingError, ConnectionLost
-from accounting.simulate.fleet import Burst, Fleet
-from accounting.simulate.oracle import Expected
-from accounting.simulate.scenario import Scenario
-from accounting.simulate.wire import Command, packed
+from accounting.simulator.fleet import Burst, Fleet
+from accounting.simulator.oracle import Expected
+from accounting.simulator.scenario import Scenario
+from accounting.simulator.wire import Command, packed
 
 BATCH_COMMANDS: Final = 1000
 PROGRESS_SECONDS: Final = 0.1

@@ -10,10 +10,10 @@ from random import Random
 from typing import Final
 
 from accounting.domain.counters import PEER_MODULUS
-from accounting.simulate import wire
-from accounting.simulate.oracle import ZERO, Eight, Ledger, plus
-from accounting.simulate.population import Identity
-from accounting.simulate.process import Process
+from accounting.simulator import wire
+from accounting.simulator.oracle import ZERO, Eight, Ledger, plus
+from accounting.simulator.population import Identity
+from accounting.simulator.process import Process
 
 SECOND: Final = 1_000_000
 NEVER: Final = 2**62

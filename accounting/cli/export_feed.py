@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from accounting.commands.arguments import Json, Realm, from_argument, period_day
-from accounting.commands.terminal import flush_output, visible, warn, write, write_json
+from accounting.cli.arguments import Json, Realm, from_argument, period_day
+from accounting.cli.terminal import flush_output, visible, warn, write, write_json
 from accounting.config import Settings
 from accounting.errors import AccountingError, UsageError
 from accounting.export import export as exporting

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import typer
 
-from accounting.commands.terminal import flush_output, warn, write
+from accounting.cli.terminal import flush_output, warn, write
 from accounting.config import Settings, variable
 from accounting.errors import ConfigurationError
 from accounting.ops import service

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from accounting.commands.terminal import warn, write
+from accounting.cli.terminal import warn, write
 from accounting.config import Settings
 from accounting.db import migrations
 from accounting.errors import UsageError

@@ -8,9 +8,9 @@ from zoneinfo import available_timezones
 
 import typer
 
-from accounting.commands.arguments import LARGEST_INTEGER, Json, RealmName, from_argument
-from accounting.commands.terminal import warn
-from accounting.commands.views import in_zone, unknown, write_rows
+from accounting.cli.arguments import LARGEST_INTEGER, Json, RealmName, from_argument
+from accounting.cli.terminal import warn
+from accounting.cli.views import in_zone, unknown, write_rows
 from accounting.config import Settings
 from accounting.db import migrations
 from accounting.domain.identity import UsernameRule

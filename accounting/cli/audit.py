@@ -20,8 +20,8 @@ from accounting.audit.reconcile import Reconciled, reconcile
 from accounting.audit.statement_check import Gone
 from accounting.audit.trace import Trace, trace, trace_adjustment
 from accounting.audit.verify import Verdict, verify
-from accounting.commands.arguments import Json, Realm, from_argument, period_day
-from accounting.commands.terminal import flush_output, visible, warn, write, write_json
+from accounting.cli.arguments import Json, Realm, from_argument, period_day
+from accounting.cli.terminal import flush_output, visible, warn, write, write_json
 from accounting.config import Settings
 from accounting.db import migrations
 from accounting.domain.calendar import moment

@@ -6,10 +6,10 @@ and in which order; when it says it is the business of lives and fleet.
 
 from typing import Final
 
-from accounting.simulate import wire
-from accounting.simulate.oracle import Ledger
-from accounting.simulate.version import Version
-from accounting.simulate.wire import Command
+from accounting.simulator import wire
+from accounting.simulator.oracle import Ledger
+from accounting.simulator.version import Version
+from accounting.simulator.wire import Command
 
 THREAD_STRIDE: Final = 10**15
 """An id is ``relay_thread * 10^15 + counter`` (COTURN, 2)."""

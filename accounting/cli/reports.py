@@ -5,16 +5,8 @@ from typing import Annotated
 
 import typer
 
-from accounting.commands.arguments import (
-    LARGEST_INTEGER,
-    Json,
-    Realm,
-    Since,
-    Until,
-    User,
-    span,
-)
-from accounting.commands.views import BYTES, write_query
+from accounting.cli.arguments import LARGEST_INTEGER, Json, Realm, Since, Until, User, span
+from accounting.cli.views import BYTES, write_query
 from accounting.config import Settings
 from accounting.errors import UsageError
 from accounting.reporting import view_queries

@@ -7,7 +7,7 @@ either closes, and nothing of one's close comes between the other's.
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from accounting.simulate.allocation import SECOND, Allocation
+from accounting.simulator.allocation import SECOND, Allocation
 
 SHORTEST_PAIR_US: Final = 3 * SECOND
 BEGINS_AFTER_US: Final = SECOND // 20

@@ -10,19 +10,13 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Final, NamedTuple
 
-from accounting.simulate.allocation import (
-    ANSWER_BYTES,
-    REQUEST_BYTES,
-    SECOND,
-    Allocation,
-    Traits,
-)
-from accounting.simulate.oracle import Eight, Expected, Ledger
-from accounting.simulate.pair import SHORTEST_PAIR_US, two_on_one_key
-from accounting.simulate.population import Identity, nobody, population, roaming
-from accounting.simulate.process import Process
-from accounting.simulate.scenario import Scenario
-from accounting.simulate.wire import KEEPALIVE_SECONDS, Command, channel_prefix
+from accounting.simulator.allocation import ANSWER_BYTES, REQUEST_BYTES, SECOND, Allocation, Traits
+from accounting.simulator.oracle import Eight, Expected, Ledger
+from accounting.simulator.population import Identity, nobody, population, roaming
+from accounting.simulator.process import Process
+from accounting.simulator.scenario import Scenario
+from accounting.simulator.shared_key import SHORTEST_PAIR_US, two_on_one_key
+from accounting.simulator.wire import KEEPALIVE_SECONDS, Command, channel_prefix
 
 REPLACED_AFTER_US: Final = 10_000
 

@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from accounting.simulate.scenario import Scenario
+from accounting.simulator.scenario import Scenario
 
 HOSTILE: Final = (
     b"x/allocation/000000000000000009/status",

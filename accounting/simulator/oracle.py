@@ -10,7 +10,7 @@ from typing import Final
 
 from accounting.domain.counters import COUNTERS
 from accounting.domain.text_escaping import as_text
-from accounting.simulate.population import Identity
+from accounting.simulator.population import Identity
 
 Eight = tuple[int, int, int, int, int, int, int, int]
 """The eight counters in the order of :data:`COUNTERS`."""
