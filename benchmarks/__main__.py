@@ -33,7 +33,7 @@ from benchmarks.figures import Figure, json_line, shown
 from benchmarks.measure import say
 from benchmarks.mix import Mix
 from benchmarks.scale import QUICK, WHOLE, Scale
-from tests.servers import PostgresServer
+from tests.support.servers import PostgresServer
 
 Part = Callable[[PostgresServer, Scale], list[Figure]]
 PARTS: Final[Mapping[str, Part]] = {

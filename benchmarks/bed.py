@@ -16,8 +16,8 @@ import psycopg
 from benchmarks.figures import Figure, Rounds
 from benchmarks.measure import say
 from benchmarks.scale import Scale
-from tests.books import WRITER, Books, cloned, make_template
-from tests.servers import PostgresServer
+from tests.support.books import WRITER, Books, cloned, make_template
+from tests.support.servers import PostgresServer
 
 SHOWN: Final = (
     "server_version",

@@ -38,7 +38,7 @@ from accounting.logs import configure_logging
 from benchmarks.figures import Figure, Rounds, table
 from benchmarks.measure import say
 from benchmarks.scale import WHOLE, Scale
-from tests.servers import PostgresServer, RedisServer, ValkeyServer, wait_until
+from tests.support.servers import PostgresServer, RedisServer, ValkeyServer, wait_until
 
 end_payload = b"end of burst"
 end_piece = b"*3\r\n$7\r\nPUBLISH\r\n$24\r\nturn/user/u/allocation/1\r\n$12\r\n%b\r\n" % end_payload

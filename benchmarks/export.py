@@ -20,7 +20,7 @@ from benchmarks.bed import made_bed
 from benchmarks.figures import Figure, Rounds
 from benchmarks.measure import forget_peak, peak_bytes, resident_bytes, say, take
 from benchmarks.scale import Scale
-from tests.servers import PostgresServer
+from tests.support.servers import PostgresServer
 
 FILL = """
 INSERT INTO accounting.sources (source, mode) VALUES ('default', 'subscribe');

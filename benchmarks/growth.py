@@ -27,9 +27,9 @@ from benchmarks.mix import REALMS, Mix
 from benchmarks.scale import Scale
 from benchmarks.settle import SECONDS_TO_EXPIRY
 from benchmarks.storage import sizes
-from tests.books import READER
-from tests.live.service import ROOT
-from tests.servers import PostgresServer
+from tests.support.books import READER
+from tests.support.servers import PostgresServer
+from tests.support.service import ROOT
 
 QUERY: Final = re.compile(
     r"^### (\d+\. [^\n]+)\n(?:(?!^### ).)*?^```sql\n(.*?)^```$", re.DOTALL | re.MULTILINE

@@ -24,7 +24,7 @@ from benchmarks.heard import Heard, some
 from benchmarks.measure import say
 from benchmarks.mix import MESSAGES_PER_LIFE, Mix
 from benchmarks.scale import Scale
-from tests.books import Books
+from tests.support.books import Books
 
 LAST_DAY: Final = date(2026, 11, 2)
 """The queries of docs/sql.md ask for November 2026: all days that are copied lie before it."""

@@ -27,8 +27,8 @@ from benchmarks.measure import cpu_seconds, resident_bytes, say
 from benchmarks.mix import REALMS
 from benchmarks.publisher import Publisher, Timeline
 from benchmarks.scale import Scale
-from tests.live.service import Service
-from tests.servers import PostgresServer, ValkeyServer
+from tests.support.servers import PostgresServer, ValkeyServer
+from tests.support.service import Service
 
 VALKEY: Final = {"repl-diskless-sync-delay": "0", "repl-backlog-size": "64mb"}
 DRAIN_SECONDS: Final = 1800.0

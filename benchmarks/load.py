@@ -15,7 +15,7 @@ from benchmarks.heard import Heard, some
 from benchmarks.measure import take
 from benchmarks.mix import Mix
 from benchmarks.scale import Scale
-from tests.servers import PostgresServer
+from tests.support.servers import PostgresServer
 
 START: Final = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 STEP_US: Final = 40

@@ -9,7 +9,7 @@ from dataclasses import replace
 from benchmarks.figures import Figure, Rounds
 from benchmarks.line import Line, on_a_line
 from benchmarks.scale import Scale
-from tests.servers import PostgresServer
+from tests.support.servers import PostgresServer
 
 TARGET_MEGABYTES = 300.0
 

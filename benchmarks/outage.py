@@ -18,10 +18,10 @@ from pathlib import Path
 
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
-from tests.books import Books, channel, make_template, status, traffic
-from tests.live.service import Service
-from tests.live.traffic import publish_pipelined
-from tests.servers import PostgresServer, RedisServer, ValkeyServer, wait_until
+from tests.support.books import Books, channel, make_template, status, traffic
+from tests.support.servers import PostgresServer, RedisServer, ValkeyServer, wait_until
+from tests.support.service import Service
+from tests.support.turn_traffic import publish_pipelined
 
 users = 20_000
 patience_seconds = 600.0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.figures import Figure, shown
-from tests.live.service import ROOT
+from tests.support.service import ROOT
 
 PAGES: Final = (ROOT / "docs/performance.md", ROOT / "docs/scale.md")
 BLOCK: Final = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

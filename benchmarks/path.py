@@ -10,7 +10,7 @@ from benchmarks.figures import Figure, Rounds
 from benchmarks.line import Line, Stretch, on_a_line
 from benchmarks.measure import say
 from benchmarks.scale import Scale
-from tests.servers import PostgresServer
+from tests.support.servers import PostgresServer
 
 STEP_UP = 1.2
 LEAST_RATE = 1_000

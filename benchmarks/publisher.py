@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from benchmarks.mix import Message, Mix
-from tests.live.service import ROOT
+from tests.support.service import ROOT
 
 TICK_SECONDS: Final = 0.01
 TELL_SECONDS: Final = 0.1

@@ -14,7 +14,7 @@ from benchmarks.load import START, STEP_US
 from benchmarks.measure import Span, take
 from benchmarks.mix import Mix
 from benchmarks.scale import Scale
-from tests.servers import PostgresServer
+from tests.support.servers import PostgresServer
 
 GROUP_BY = """
 SELECT realm_id, user_key, date_trunc('hour', received_at), count(*), sum(received_packets),

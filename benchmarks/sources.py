@@ -10,7 +10,7 @@ from benchmarks.figures import Figure, Rounds
 from benchmarks.line import Line, on_a_line
 from benchmarks.path import add_cpu
 from benchmarks.scale import Scale
-from tests.servers import PostgresServer
+from tests.support.servers import PostgresServer
 
 
 def run(server: PostgresServer, scale: Scale) -> list[Figure]:

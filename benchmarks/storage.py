@@ -9,7 +9,7 @@ from benchmarks.bed import Bed, made_bed
 from benchmarks.figures import Figure, Rounds
 from benchmarks.history import History
 from benchmarks.scale import Scale
-from tests.servers import PostgresServer
+from tests.support.servers import PostgresServer
 
 SIZES = """
 SELECT coalesce(p.inhparent, c.oid)::regclass::text, 'table',

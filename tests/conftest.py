@@ -19,8 +19,8 @@ from typing import Final
 import pytest
 from hypothesis import settings
 
-from tests.books import Books, cloned, make_template
-from tests.servers import PostgresServer
+from tests.support.books import Books, cloned, make_template
+from tests.support.servers import PostgresServer
 
 NEEDS: Final[Mapping[str, Sequence[str]]] = {
     "needs_redis": ("redis-server",),

@@ -20,7 +20,7 @@ from benchmarks.mix import GROUP_MESSAGES, Mix
 from benchmarks.page import filled
 from benchmarks.publisher import Timeline
 from benchmarks.scale import QUICK, WHOLE, Scale
-from tests.servers import PostgresServer
+from tests.support.servers import PostgresServer
 
 TINY: Final[Scale] = replace(
     QUICK,

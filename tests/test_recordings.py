@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.recordings import Recorded, arguments, read, recorded, recordings
+from tests.support.recordings import Recorded, arguments, read, recorded, recordings
 
 
 def test_every_escape_of_monitor_is_decoded_exactly() -> None:

@@ -8,8 +8,8 @@ import pytest
 from accounting.billing.adjust import adjust_by_hand
 from accounting.billing.close_period import close_periods
 from tests.billing.test_close import END, NOVEMBER, tell_of_november
-from tests.books import Books, cloned
-from tests.servers import PostgresServer
+from tests.support.books import Books, cloned
+from tests.support.servers import PostgresServer
 
 
 @pytest.fixture(scope="module")

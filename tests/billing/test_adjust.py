@@ -15,17 +15,12 @@ from sqlalchemy import Engine
 from accounting.billing.adjust import Corrected, adjust, adjust_by_hand
 from accounting.billing.close_period import close_period, close_periods
 from accounting.errors import ConnectionLost, NotYet, UsageError
-from tests.billing.equation import assert_closed_periods_add_up
 from tests.billing.test_close import DAY, END, NOVEMBER, closed_november, tell_of_november
-from tests.books import WRITER, Books, cloned
-from tests.servers import PostgresServer
-from tests.settling.telling import Teller, eight
-from tests.settling.test_killed import (
-    Death,
-    KilledError,
-    mortal_engine,
-    run_through_deaths,
-)
+from tests.sessions.test_killed import Death, KilledError, mortal_engine, run_through_deaths
+from tests.support.books import WRITER, Books, cloned
+from tests.support.coturn_messages import Teller, eight
+from tests.support.invariants import assert_closed_periods_add_up
+from tests.support.servers import PostgresServer
 
 DECEMBER: Final = date(2026, 12, 1)
 BILLED: Final = ("periods", "statements", "adjustments", "touched_periods", "feed_outbox")

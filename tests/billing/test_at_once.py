@@ -12,11 +12,11 @@ from accounting.billing.close_period import close_periods
 from accounting.db.engine import Engine, open_engine
 from accounting.sessions.settle import settle
 from accounting.usage.rollup import rollup
-from tests.billing.equation import assert_closed_periods_add_up
 from tests.billing.test_adjust import closed_without_late
 from tests.billing.test_close import DAY, END
-from tests.books import WRITER, Books
-from tests.settling.telling import Teller
+from tests.support.books import WRITER, Books
+from tests.support.coturn_messages import Teller
+from tests.support.invariants import assert_closed_periods_add_up
 
 ROUNDS = 8
 

@@ -19,9 +19,9 @@ from accounting.domain.statements import Cutoff, digest
 from accounting.errors import NotYet, UsageError
 from accounting.feed.numbering import number_feed
 from accounting.sources.retire import retire_source
-from tests.books import START, WRITER, Books
-from tests.servers import wait_until
-from tests.settling.telling import Teller, eight
+from tests.support.books import START, WRITER, Books
+from tests.support.coturn_messages import Teller, eight
+from tests.support.servers import wait_until
 
 DAY: Final = 86_400.0
 NOVEMBER: Final = date(2026, 11, 1)

@@ -7,9 +7,9 @@ import pytest
 
 from accounting.billing.close_period import draw_periods
 from tests.billing.test_close import END, tell_of_november
-from tests.books import READER, WRITER, Books
-from tests.contract.command import turn_accounting
 from tests.contract.test_command import rows_of
+from tests.support.books import READER, WRITER, Books
+from tests.support.command import turn_accounting
 
 
 def test_json_is_the_view_one_object_a_line_for_the_reader(adjusted: Books) -> None:

@@ -25,9 +25,9 @@ from accounting.domain.statements import Cutoff, digest
 from accounting.errors import NotYet
 from accounting.identities.realm_rules import set_rule
 from accounting.sources.retire import retire_source
-from tests.billing.equation import assert_closed_periods_add_up
-from tests.books import READER, Books, channel, status, traffic
-from tests.contract.command import turn_accounting
+from tests.support.books import READER, Books, channel, status, traffic
+from tests.support.command import turn_accounting
+from tests.support.invariants import assert_closed_periods_add_up
 
 BERLIN, NEW_YORK, LORD_HOWE = "berlin.example", "newyork.example", "lordhowe.example"
 ZONES: Final = {

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.capture.collecting import TlsRedisServer
-from tests.servers import RedisServer, ValkeyServer
+from tests.support.collectors import TlsRedisServer
+from tests.support.servers import RedisServer, ValkeyServer
 
 # In CI Redis must be there: RedisServer fails when it is not.
 kinds: list[type[RedisServer]] = [ValkeyServer]

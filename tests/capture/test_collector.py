@@ -22,7 +22,7 @@ from accounting.config import Settings
 from accounting.errors import ConfigurationError, SpoolError
 from benchmarks.capture_burst import burst
 from benchmarks.capture_burst import publish as publish_burst
-from tests.capture.collecting import (
+from tests.support.collectors import (
     Collecting,
     CollectorProcess,
     Proxy,
@@ -34,7 +34,7 @@ from tests.capture.collecting import (
     publish,
     stored,
 )
-from tests.servers import RedisServer, ValkeyServer, free_port, wait_until
+from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 
 hostile_users = [
     b"",

@@ -20,7 +20,9 @@ from accounting.capture.spool.spool import Spool
 from accounting.capture.spool.takeover import adopt
 from benchmarks.capture_burst import burst
 from benchmarks.capture_burst import publish as publish_burst
-from tests.capture.collecting import (
+from tests.capture.conftest import kinds
+from tests.capture.test_collector import hostile_users
+from tests.support.collectors import (
     Collecting,
     CollectorProcess,
     Proxy,
@@ -33,9 +35,7 @@ from tests.capture.collecting import (
     publish,
     stored,
 )
-from tests.capture.conftest import kinds
-from tests.capture.test_collector import hostile_users
-from tests.servers import RedisServer, ValkeyServer, free_port, wait_until
+from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 
 # A server waits 5 s for other replicas that may want a snapshot too, unless it is told not to.
 prompt = {"repl-diskless-sync-delay": "0"}

@@ -15,7 +15,7 @@ from accounting.capture.spool.pruning import prune
 from accounting.capture.spool.records import Message, Origin
 from accounting.capture.spool.spool import Spool
 from accounting.errors import SpoolError
-from tests.capture.collecting import stored
+from tests.support.collectors import stored
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 
 from tests.chaos.faults import KINDS
 from tests.chaos.running import run, to_stderr
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 
 def main() -> int:

@@ -16,8 +16,8 @@ from typing import Final
 
 from tests.chaos.wire import Loss
 from tests.chaos.world import BACKLOG_BYTES, REDIS, UNLIMITED, Machine, World, send
-from tests.live.service import arguments, descendants
-from tests.servers import ADDRESS, RedisServer
+from tests.support.servers import ADDRESS, RedisServer
+from tests.support.service import arguments, descendants
 
 Step = float | Callable[[], object]
 Fault = Callable[[World, float], Iterator[Step]]

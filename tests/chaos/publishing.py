@@ -19,7 +19,7 @@ import hiredis
 from accounting.capture.clock import wall_clock
 from accounting.simulator import wire
 from tests.chaos.allocations import Command, Coturn, Fate, Message
-from tests.servers import ADDRESS
+from tests.support.servers import ADDRESS
 
 BEAT_SECONDS: Final = 0.02
 SILENCE_SECONDS: Final = 60.0

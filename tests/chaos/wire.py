@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, Literal, Self
 
-from tests.servers import ADDRESS
+from tests.support.servers import ADDRESS
 
 CHUNK: Final = 1 << 16
 COMMIT: Final = b"COMMIT\0"

@@ -24,11 +24,11 @@ from accounting.audit.differences import Difference
 from accounting.audit.verify import verify
 from accounting.db import migrations
 from accounting.db.engine import open_engine
-from tests.books import WRITER
 from tests.chaos.publishing import Publisher
 from tests.chaos.wire import Wire
-from tests.live.service import Service, descendants
-from tests.servers import ADDRESS, PostgresServer, RedisServer, ValkeyServer
+from tests.support.books import WRITER
+from tests.support.servers import ADDRESS, PostgresServer, RedisServer, ValkeyServer
+from tests.support.service import Service, descendants
 
 Capture = Literal["replication", "subscribe"]
 PACE: Final = threading.Event()

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.books import Books
-from tests.contract.filled import filled_books
-from tests.servers import PostgresServer
+from tests.support.books import Books
+from tests.support.sample_books import filled_books
+from tests.support.servers import PostgresServer
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ import psycopg
 import pytest
 
 from accounting.domain.counters import COUNTERS
-from tests.books import READER, WRITER, Books, channel, status
-from tests.contract.command import turn_accounting
-from tests.contract.filled import BEGIN
-from tests.servers import PostgresServer
+from tests.support.books import READER, WRITER, Books, channel, status
+from tests.support.command import turn_accounting
+from tests.support.sample_books import BEGIN
+from tests.support.servers import PostgresServer
 
 DATA: Final = ("sessions", "usage", "realm list", "source list", "config")
 

@@ -4,7 +4,7 @@ Queues, which are emptied as they are filled, have no key. The feed is one order
 it stays in one place; so do the tables whose rows are realms', sources' or hours' of those.
 """
 
-from tests.books import Books
+from tests.support.books import Books
 
 ONE_ORDER = {"feed", "feed_outbox"}
 

@@ -12,8 +12,8 @@ from accounting.db import migrations
 from accounting.db.engine import open_engine
 from accounting.errors import AccountingError, NotAllowed
 from accounting.ops.registry import JOBS
-from tests.books import READER, WRITER, Books, channel, status, traffic
-from tests.servers import PostgresServer
+from tests.support.books import READER, WRITER, Books, channel, status, traffic
+from tests.support.servers import PostgresServer
 
 OWNER: Final = "turn_accounting_owner"
 FRESH: Final = "fresh_books"

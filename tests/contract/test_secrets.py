@@ -16,9 +16,9 @@ from sqlalchemy import insert
 from sqlalchemy.exc import DBAPIError
 
 from accounting.db.schema import sources
-from tests.books import READER, Books, cloned
-from tests.contract.command import environment, turn_accounting
-from tests.servers import PostgresServer, ValkeyServer, wait_until
+from tests.support.books import READER, Books, cloned
+from tests.support.command import environment, turn_accounting
+from tests.support.servers import PostgresServer, ValkeyServer, wait_until
 
 REDIS_PASSWORD: Final = "r3dis-p4ssword"
 DATABASE_PASSWORD: Final = "p0stgres-p4ssword"

@@ -10,7 +10,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from tests.books import READER, Books
+from tests.support.books import READER, Books
 
 PAGE: Final = (Path(__file__).resolve().parents[2] / "docs/sql.md").read_text()
 QUERIES: Final[dict[str, str]] = dict(

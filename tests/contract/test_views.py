@@ -7,8 +7,8 @@ from uuid import UUID
 import pytest
 
 from accounting.domain.counters import COUNTERS
-from tests.books import Books, channel, status, traffic
-from tests.contract.filled import BEGIN
+from tests.support.books import Books, channel, status, traffic
+from tests.support.sample_books import BEGIN
 
 EIGHT: Final = " ".join(f"{name}:bigint" for name in COUNTERS)
 TOTALS: Final = (

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.books import READER, WRITER, Books
-from tests.contract.command import environment, turn_accounting
-from tests.servers import free_port
+from tests.support.books import READER, WRITER, Books
+from tests.support.command import environment, turn_accounting
+from tests.support.servers import free_port
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from accounting.export.export import (
     file_name,
 )
 from accounting.export.export_queries import Kind, Selection
-from tests.books import READER, Books, eight_of
-from tests.settling.telling import Teller
+from tests.support.books import READER, Books, eight_of
+from tests.support.coturn_messages import Teller
 
 BEGIN: Final = datetime(2026, 11, 2, tzinfo=UTC)
 END: Final = datetime(2026, 11, 3, tzinfo=UTC)

@@ -22,9 +22,9 @@ from accounting.export.export import Format, check_export, export_to_directory, 
 from accounting.export.export_queries import Kind, Selection
 from tests.billing.test_adjust import DECEMBER, closed_without_late, tell_late
 from tests.billing.test_close import DAY, NOVEMBER, closed_november, tell_of_november
-from tests.books import READER, Books
-from tests.contract.command import turn_accounting
-from tests.settling.test_killed import Death, KilledError, mortal_engine
+from tests.sessions.test_killed import Death, KilledError, mortal_engine
+from tests.support.books import READER, Books
+from tests.support.command import turn_accounting
 
 
 def exported(engine: Engine, kind: Kind, period: Any = NOVEMBER) -> list[dict[str, str]]:

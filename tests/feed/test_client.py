@@ -10,9 +10,9 @@ import pytest
 from accounting.errors import ConfigurationError, NotAllowed
 from accounting.feed.client import ConsumerMoved, Feed
 from accounting.feed.numbering import number_feed
-from tests.books import READER, WRITER, Books
 from tests.feed.test_numbering import post
-from tests.servers import wait_until
+from tests.support.books import READER, WRITER, Books
+from tests.support.servers import wait_until
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import psycopg
 
-from tests.books import READER, Books
-from tests.contract.command import turn_accounting
 from tests.feed.test_client import cursor, numbered
+from tests.support.books import READER, Books
+from tests.support.command import turn_accounting
 
 
 def test_without_a_consumer_it_prints_all_of_it_every_time(books: Books) -> None:

@@ -13,8 +13,8 @@ from accounting.domain.realm_rules import RealmRule
 from accounting.feed import outbox
 from accounting.feed.numbering import number_feed
 from accounting.identities.realm_queries import add_realm
-from tests.books import WRITER, Books
-from tests.settling.telling import OTHER, Teller
+from tests.support.books import WRITER, Books
+from tests.support.coturn_messages import OTHER, Teller
 
 HALF, WHOLE, NOTHING = (5, 500, 4, 400), (10, 1000, 8, 800), (0, 0, 0, 0)
 SAME: Final = (

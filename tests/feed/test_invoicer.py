@@ -11,12 +11,12 @@ from typing import Any, Final
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_period, close_periods
 from accounting.feed.numbering import number_feed
-from tests.books import READER, Books
-from tests.settling.telling import Teller
+from tests.support.books import READER, Books
+from tests.support.coturn_messages import Teller
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 INVOICER: Final = ROOT / "examples/invoicer/invoicer.py"
-KILLER: Final = "tests.feed.killed_invoicer"
+KILLER: Final = "tests.support.killed_invoicer"
 DAY: Final = 86_400.0
 GIB: Final = 2**30
 NOVEMBER: Final = date(2026, 11, 1)

@@ -2,10 +2,10 @@
 
 from accounting.errors import ConnectionLost
 from accounting.feed.numbering import number_feed
-from tests.books import Books
 from tests.feed.test_numbering import post, told
-from tests.servers import wait_until
-from tests.settling.test_killed import Death, KilledError, mortal_engine
+from tests.sessions.test_killed import Death, KilledError, mortal_engine
+from tests.support.books import Books
+from tests.support.servers import wait_until
 
 
 def waiting(books: Books) -> int:

@@ -8,7 +8,7 @@ from accounting.domain.realm_rules import RealmRule
 from accounting.feed import outbox
 from accounting.feed.numbering import number_feed
 from accounting.identities.realm_queries import add_realm
-from tests.books import READER, WRITER, Books
+from tests.support.books import READER, WRITER, Books
 
 
 def post(books: Books, *keys: str) -> None:

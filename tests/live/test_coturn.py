@@ -12,11 +12,11 @@ import pytest
 
 from accounting.domain.counters import COUNTERS
 from accounting.domain.text_escaping import as_text
-from tests.books import Books, eight_of
-from tests.coturn_log import LoggedKey, LoggedUsage, coturn_log_usage, usage_per_user
-from tests.live.service import Service, processes_of
-from tests.servers import RedisServer, ValkeyServer
-from tests.turn import TurnServer, run_client, running_client, wait_until_closed
+from tests.support.books import Books, eight_of
+from tests.support.coturn_log import LoggedKey, LoggedUsage, coturn_log_usage, usage_per_user
+from tests.support.coturn_server import TurnServer, run_client, running_client, wait_until_closed
+from tests.support.servers import RedisServer, ValkeyServer
+from tests.support.service import Service, processes_of
 
 pytestmark = pytest.mark.needs_coturn
 

@@ -17,10 +17,10 @@ from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
 from accounting.domain.text_escaping import as_text
 from accounting.simulator import Scenario, run
-from tests.books import Books, cloned, eight_of, make_template
-from tests.live.service import Service
-from tests.live.traffic import Numbers, announce, assert_honest, billed, burst, loaded
-from tests.servers import PostgresServer, ValkeyServer
+from tests.support.books import Books, cloned, eight_of, make_template
+from tests.support.servers import PostgresServer, ValkeyServer
+from tests.support.service import Service
+from tests.support.turn_traffic import Numbers, announce, assert_honest, billed, burst, loaded
 
 BURST: Final = 200_000
 

@@ -9,8 +9,8 @@ from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
 from accounting.domain.counters import COUNTERS
 from accounting.simulator import Scenario, run
-from tests.live.service import Service, json_rows, processes_of
-from tests.servers import wait_until
+from tests.support.servers import wait_until
+from tests.support.service import Service, json_rows, processes_of
 
 LINE: Final = r'redis-statsdb="ip=127\.0\.0\.1 dbname=0 port=(\d+) connect_timeout=\d+"'
 

@@ -8,10 +8,10 @@ from typing import Final
 
 import pytest
 
-from tests.books import Books, cloned
-from tests.live.service import Service, descendants
-from tests.live.traffic import Numbers, assert_honest, loaded
-from tests.servers import PostgresServer, ValkeyServer, wait_until
+from tests.support.books import Books, cloned
+from tests.support.servers import PostgresServer, ValkeyServer, wait_until
+from tests.support.service import Service, descendants
+from tests.support.turn_traffic import Numbers, assert_honest, loaded
 
 LEASE_SECONDS: Final = "2"
 

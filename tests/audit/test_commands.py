@@ -1,0 +1,62 @@
+"""The commands of proof as their users run them: what they print, and how they exit."""
+
+from pathlib import Path
+
+import psycopg
+
+from tests.audit.test_trace import close_with_late_usage
+from tests.support.books import WRITER, Books
+from tests.support.command import turn_accounting
+
+
+def test_verify_exits_one_and_names_each_difference(books: Books) -> None:
+    close_with_late_usage(books)
+    url = books.url(WRITER)
+    ran = turn_accounting("verify", "--json", database_url=url)
+    assert (ran.code, ran.rows) == (0, [])
+    assert "proved: 5 sessions" in ran.err
+    with psycopg.connect(books.url()) as connection:
+        connection.execute("UPDATE accounting.user_usage_daily SET sent_bytes = sent_bytes + 1")
+    ran = turn_accounting("verify", "--json", "--realm", "example.org", database_url=url)
+    assert ran.code == 1
+    assert {(row["what"], row["column"]) for row in ran.rows} == {
+        ("user_usage_daily", "sent_bytes")
+    }
+    assert turn_accounting("verify", "--realm", "nosuch", database_url=url).code == 2
+    assert turn_accounting("verify", "--period", "May", database_url=url).code == 2
+
+
+def test_trace_shows_line_sessions_and_reports(books: Books) -> None:
+    close_with_late_usage(books)
+    url = books.url(WRITER)
+    ran = turn_accounting(
+        "trace", "example.org", "2026-11-01", "--user", "alice", "--json", database_url=url
+    )
+    assert ran.code == 0, ran.err
+    kinds = [row["line"] for row in ran.rows]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "statement": 1,
+        "adjustment": 1,
+        "session": 4,
+        "report": 16,
+    }
+    assert turn_accounting("trace", "example.org", database_url=url).code == 2
+    open_ = turn_accounting(
+        "trace", "example.org", "2026-12-01", "--user", "alice", database_url=url
+    )
+    assert open_.code == 3
+
+
+def test_reconcile_exits_one_when_a_session_is_missing(books: Books, tmp_path: Path) -> None:
+    close_with_late_usage(books)
+    log = tmp_path / "turn.log"
+    name = "realm=<example.org>, username=<bob>"
+    new = f"1: : session {3:018d}: new, {name}, lifetime=600\n"
+    log.write_text(new)
+    url = books.url(WRITER)
+    assert turn_accounting("reconcile", str(log), database_url=url).code == 0
+    log.write_text(new + new.replace("000003", "000033"))
+    ran = turn_accounting("reconcile", str(log), "--json", database_url=url)
+    assert ran.code == 1
+    assert [(row["kind"], row["line"]) for row in ran.rows] == [("missing", 2)]
+    assert turn_accounting("reconcile", str(tmp_path / "none"), database_url=url).code == 2

@@ -1,0 +1,39 @@
+"""Books that the service made are never found wrong, whatever was heard in whatever order."""
+
+from hypothesis import HealthCheck, given, settings
+
+from accounting.audit.verify import Verdict, verify
+from accounting.db.engine import Engine
+from accounting.simulator import play
+from tests.sessions.test_simulated import hear, scenarios
+from tests.support.books import Books
+from tests.support.coturn_messages import Teller
+from tests.support.scenario_player import PLANS, STEPS, Act, Ledger, Step
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEPS, PLANS)
+def test_any_stream_in_any_order_of_jobs_is_proved(
+    ledger: Ledger, proof_engine: Engine, steps: list[Step], plan: list[Act]
+) -> None:
+    ledger.play(steps, plan)
+    assert list(verify(proof_engine)) == []
+
+
+def test_every_hard_case_of_a_fleet_is_proved(books: Books) -> None:
+    for name, scenario in scenarios("4.17"):
+        commands, _ = play(scenario)
+        hear(books, name, commands)
+    books.account()
+    verdict = Verdict()
+    assert list(verify(books.engine, verdict=verdict)) == []
+    assert verdict.sessions > 100
+
+
+def test_what_is_loaded_and_not_yet_accounted_is_accounted_first(books: Books) -> None:
+    Teller(books).new(0)
+    Teller(books).interim(10, 1, 100, 2, 200)
+    books.until(5000)
+    books.load()
+    assert list(verify(books.engine)) == []
+    assert len(books.rows("user_usage_hourly")) == 1

@@ -1,0 +1,93 @@
+"""Closed periods are proved in one pass: at each stop on the way lives are as they were there."""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import timedelta
+from itertools import pairwise
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection
+
+from accounting.audit import evidence_queries
+from accounting.audit.evidence_queries import Cutoff
+from accounting.audit.recompute import Stop, in_one_pass, replay, replay_by
+from accounting.db.engine import Engine
+from accounting.domain.calendar import microseconds
+from accounting.domain.realm_rules import RealmRules
+from accounting.domain.session_fold import Life
+from accounting.domain.session_hours import hours_of
+from accounting.identities import realm_queries
+from accounting.sources import source_queries
+from accounting.sources.source_queries import Watermark
+from tests.support.scenario_player import BEGIN, PLANS, STEPS, Act, Ledger, Step
+
+HOUR = 3600 * 1_000_000
+
+
+def cutoff_at(connection: Connection, time: int) -> Cutoff:
+    """What was settled of each source when its clock stood at that time."""
+    marks = []
+    for source in source_queries.all_sources(connection):
+        reports = connection.exec_driver_sql(
+            "SELECT epoch, position FROM accounting.reports WHERE source_id = %s"
+            " AND received_at < timestamptz 'epoch' + %s * interval '1 microsecond'"
+            " ORDER BY epoch DESC, position DESC LIMIT 1",
+            (source.source_id, time),
+        ).one_or_none() or (0, 0)
+        marks.append(
+            Watermark(
+                source_id=source.source_id,
+                epoch=reports[0],
+                position=reports[1],
+                received_at=None,
+                until=time,
+            )
+        )
+    return Cutoff(marks=tuple(marks))
+
+
+def hours(
+    lives: Iterable[Life], rules: dict[int, RealmRules], stop: Stop
+) -> Counter[tuple[object, ...]]:
+    return Counter(
+        (*row[:10], *row.counters)
+        for life in lives
+        if life.vouched
+        for row in hours_of(life, rules[life.realm_id].calendar)
+        if stop.starts_at <= row.starts_at < stop.ends_at
+    )
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEPS, PLANS, st.lists(st.integers(1, 60), min_size=2, max_size=6, unique=True))
+def test_each_stop_on_the_way_is_told_as_if_it_were_the_end(
+    ledger: Ledger, proof_engine: Engine, steps: list[Step], plan: list[Act], borders: list[int]
+) -> None:
+    ledger.play(steps, plan)
+    begin = microseconds(BEGIN - timedelta(minutes=50))
+    times = [begin + hours * HOUR for hours in (0, *sorted(borders))]
+    with proof_engine.connect() as connection:
+        rules = realm_queries.all_rules(connection)
+        stops = [
+            Stop(
+                realm_id=realm_id,
+                starts_at=starts_at,
+                ends_at=ends_at,
+                cutoff=cutoff_at(connection, ends_at + HOUR),
+            )
+            for realm_id, rule in rules.items()
+            # Periods begin with an hour of their realm.
+            for starts_at, ends_at in pairwise(rule.calendar.hour(at).starts_at for at in times)
+        ]
+        on_the_way, others = in_one_pass(connection, stops)
+        assert (len(on_the_way), others) == (len(stops), [])
+        now = evidence_queries.settled_now(connection)
+        told = list(replay_by(connection, rules, now, list(rules), on_the_way))
+        assert [(key, life) for key, life, stop in told if stop is None] == list(
+            replay(connection, rules, now, list(rules))
+        )
+        for stop in stops:
+            alone = [life for _, life in replay(connection, rules, stop.cutoff, [stop.realm_id])]
+            passed = [life for _, life, of in told if of is stop]
+            assert hours(passed, rules, stop) == hours(alone, rules, stop)

@@ -1,0 +1,110 @@
+"""Closed periods are proved from the reports up to their cutoff, and what came later by its own."""
+
+from datetime import date
+from typing import Final
+
+import psycopg
+import pytest
+
+from accounting.audit.verify import verify
+from accounting.billing.adjust import adjust, adjust_by_hand
+from accounting.billing.close_period import close_period
+from tests.support.books import Books
+from tests.support.coturn_messages import Teller
+
+DAY: Final = 86_400
+NOVEMBER: Final = date(2026, 11, 1)
+CORRUPTIONS: Final = {
+    "a line with another byte": (
+        "UPDATE accounting.statements SET sent_bytes = sent_bytes + 1 WHERE sent_bytes = 400",
+        {("statements", "differs", "sent_bytes"), ("adjustments", "differs", "sent_bytes")},
+    ),
+    "a digest of other figures": (
+        "UPDATE accounting.statements SET digest = encode(sha256('x'), 'hex')",
+        {("statements", "differs", "digest")},
+    ),
+    "a lost line": (
+        "DELETE FROM accounting.statements WHERE sent_bytes = 400",
+        {("statements", "missing", "")},
+    ),
+    "a doubled line of a user without usage": (
+        (
+            "INSERT INTO accounting.statements SELECT (l).* FROM (SELECT json_populate_record("
+            "l, json_build_object('user_key', gen_random_uuid())) AS l"
+            " FROM accounting.statements l LIMIT 1) made"
+        ),
+        {("statements", "unfounded", "")},
+    ),
+    "a lost adjustment": (
+        "DELETE FROM accounting.adjustments WHERE NOT manual",
+        {("adjustments", "differs", "sent_bytes")},
+    ),
+    "a cutoff that reaches further": (
+        (
+            "UPDATE accounting.periods SET cutoff = regexp_replace("
+            'cutoff, \'"position":\\d+,"sighted\', \'"position":9999,"sighted\')'
+            " WHERE closed_at IS NOT NULL"
+        ),
+        {("statements", "differs", "digest")},
+    ),
+    "a period closed within other borders": (
+        (
+            "UPDATE accounting.periods SET ends_at = ends_at - interval '1 day'"
+            " WHERE closed_at IS NOT NULL"
+        ),
+        {("periods", "differs", "starts_at, ends_at")},
+    ),
+}
+
+
+@pytest.fixture
+def closed(books: Books) -> Books:
+    """November closed while one source was behind; what it heard came later."""
+    for source in ("default", "behind"):
+        for allocation in (1, 2):
+            teller = Teller(books, user=f"user{allocation}", allocation=allocation, source=source)
+            teller.new(allocation)
+            teller.interim(10, 1, 100, 2, 200)
+            teller.close(20, (2, 200, 4, 400 + allocation - 1), (0, 0, 0, 0))
+    Teller(books, user="long", allocation=7).new(25 * DAY, 10 * DAY)
+    books.until(40 * DAY)
+    books.load()
+    books.settle()
+    books.rollup()
+    return books
+
+
+def finish(books: Books) -> None:
+    close_period(books.engine, "example.org", NOVEMBER)
+    books.until(40 * DAY, source="behind")
+    books.account()
+    adjust(books.engine)
+    adjust_by_hand(
+        books.engine,
+        "example.org",
+        NOVEMBER,
+        "user1",
+        {"sent_bytes": -5},
+        reason="goodwill",
+        author="mary",
+    )
+
+
+def test_closed_periods_late_usage_and_corrections_are_proved(closed: Books) -> None:
+    finish(closed)
+    assert len(closed.rows("statements")) == 3
+    assert len(closed.rows("adjustments")) == 3
+    assert list(verify(closed.engine)) == []
+    assert list(verify(closed.engine, "example.org", NOVEMBER)) == []
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_a_corruption_of_what_was_billed_is_found_and_named(closed: Books, corruption: str) -> None:
+    finish(closed)
+    statement, expected = CORRUPTIONS[corruption]
+    with psycopg.connect(closed.url()) as connection:
+        for table in ("periods", "statements", "adjustments"):  # whose triggers refuse it
+            connection.execute(f"ALTER TABLE accounting.{table} DISABLE TRIGGER ALL".encode())
+        assert connection.execute(statement.encode()).rowcount > 0
+    named = {(one.what, one.kind, one.column) for one in verify(closed.engine)}
+    assert expected <= named

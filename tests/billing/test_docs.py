@@ -1,0 +1,59 @@
+"""docs/billing.md: its worked example, lived through, gives the tables that stand there."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import psycopg
+
+from accounting.billing.adjust import adjust, adjust_by_hand
+from accounting.billing.close_period import close_period
+from tests.billing.test_close import DAY, END, NOVEMBER, tell_of_november
+from tests.support.books import READER, Books
+from tests.support.coturn_messages import Teller
+
+PAGE: Final = (Path(__file__).resolve().parents[2] / "docs/billing.md").read_text()
+STEPS: Final = re.findall(r"   ```sql\n(.*?)   ```\n\n((?:   \|[^\n]*\n)+)", PAGE, re.DOTALL)
+
+
+def table(rows: str) -> list[list[str]]:
+    lines = [line.strip().strip("|").split("|") for line in rows.splitlines()]
+    return [[cell.strip() for cell in line] for line in lines if not line[0].startswith("---")]
+
+
+def shown(books: Books, query: str) -> list[list[str]]:
+    with psycopg.connect(books.url(READER)) as connection:
+        connection.execute("SET timezone = 'UTC'")
+        cursor = connection.execute(query.encode())
+        assert cursor.description is not None
+        names = [column.name for column in cursor.description]
+        return [names, *([str(value) for value in row] for row in cursor)]
+
+
+def test_the_worked_example_is_true(books: Books) -> None:
+    (first, billed), (second, corrected), (third, hours) = STEPS
+    tell_of_november(books)
+    books.until(0, source="late")
+    books.until(END + 61)
+    books.account()
+    close_period(books.engine, "example.org", NOVEMBER, without=["late"])
+    assert shown(books, first) == table(billed)
+    bob = Teller(books, user="bob", allocation=7, source="late")
+    bob.new(5 * DAY)
+    bob.interim(5 * DAY + 10, 7, 700, 8, 800)
+    bob.close(5 * DAY + 40, (7, 700, 8, 800), (0, 0, 0, 0))
+    books.until(END + 61, source="late")
+    books.account()
+    assert adjust(books.engine) == 1
+    adjust_by_hand(
+        books.engine,
+        "example.org",
+        NOVEMBER,
+        "bob",
+        {"sent_bytes": -600},
+        reason="a test call",
+        author="carol",
+    )
+    assert shown(books, second) == table(corrected)
+    assert shown(books, third) == table(hours)
+    assert shown(books, first) == table(billed)

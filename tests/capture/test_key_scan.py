@@ -1,0 +1,124 @@
+"""The key scan on real servers: what lies there is seen; where it may not look, it says so."""
+
+from pathlib import Path
+
+import redis
+from structlog.testing import capture_logs
+
+from accounting.capture.clock import wall_clock
+from accounting.capture.replication.source import Replication
+from tests.capture.test_replication import master, prompt, valkey_master  # noqa: F401  # fixtures
+from tests.support.collectors import Collecting, channel, publish, stored
+from tests.support.servers import RedisServer, ValkeyServer, wait_until
+
+status = b"turn/realm/north/user/ann/allocation/001000000000000001/status"
+hostile = b"turn/user/\r\n*?[\x00\xff/allocation/2/status"
+
+
+def fill(server: RedisServer) -> None:
+    for database, key in ((0, status), (0, hostile), (3, status)):
+        with redis.Redis(port=server.port, db=database) as client:
+            client.set(key, "new lifetime=600")
+            client.set("turn/realm/north/user/ann/key", "secret")
+            client.set("allocation/status", "somebody else's")
+            client.mset({f"foreign{number}": "x" for number in range(2000)})
+
+
+def test_status_keys_are_sighted_at_the_start_in_every_database(
+    master: RedisServer,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    fill(master)
+    began_at = wall_clock()
+    with redis.Redis(port=master.port) as client, redis.Redis(port=master.port, db=3) as last:
+        wait_until(lambda: last.object("IDLETIME", status) >= 1)
+        commands = client.info("commandstats")
+    with Collecting(master.url, tmp_path, kind=Replication, scans=True) as collecting:
+        wait_until(lambda: len(collecting.spool.sightings()) == 3)
+        sightings = collecting.spool.sightings()
+        assert sorted((seen.database, seen.key) for seen in sightings) == sorted(
+            [(0, status), (0, hostile), (3, status)]
+        )
+        assert {seen.epoch for seen in sightings} == {1}
+        state = collecting.spool.state()
+        assert all(seen.position <= state.captured_position for seen in sightings)
+        assert all(began_at <= seen.began_at <= seen.seen_at for seen in sightings)
+        assert all(1 <= seen.idle_seconds < 60 for seen in sightings)
+        assert collecting.spool.sightings(after=sightings[1].sighting) == sightings[2:]
+    with redis.Redis(port=master.port) as client:
+        used = client.info("commandstats")
+        assert client.object("IDLETIME", status) >= 1, "looking must not touch"
+    assert {name for name in used if used[name] != commands.get(name)} & {
+        "cmdstat_keys",
+        "cmdstat_get",
+    } == set()
+
+
+def test_after_a_gap_the_keys_are_looked_at_again_and_else_not(
+    valkey_master: ValkeyServer,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    with redis.Redis(port=valkey_master.port) as client:
+        client.set(status, "new lifetime=600")
+        with Collecting(valkey_master.url, tmp_path, scans=True) as collecting:
+            wait_until(lambda: len(collecting.spool.sightings()) == 1)
+            client.client_kill_filter(_type="pubsub")
+            wait_until(lambda: len(collecting.spool.sightings()) == 2)
+            first, second = collecting.spool.sightings()
+            gap = collecting.spool.gaps()[0]
+            assert first.seen_at <= gap.from_at + 5_000_000
+            assert second.began_at >= (gap.to_at or 0)
+        with Collecting(valkey_master.url, tmp_path, kind=Replication, scans=True) as collecting:
+            wait_until(lambda: len(collecting.spool.sightings()) == 3)
+            for number in range(3):  # goes on each time, without a gap
+                client.client_kill_filter(_type="replica")
+                publish(valkey_master, b"%d" % number)
+                wait_until(lambda: len(stored(collecting.spool)) == number + 1)  # noqa: B023
+            collecting.await_tick()
+            assert len(collecting.spool.sightings()) == 3
+
+
+def test_where_idle_times_are_not_kept_there_is_no_scan_and_one_line_says_so(
+    tmp_path: Path,
+) -> None:
+    options = {**prompt, "maxmemory-policy": "allkeys-lfu"}
+    with ValkeyServer(options) as server, capture_logs() as logs:
+        fill(server)
+        with Collecting(server.url, tmp_path, kind=Replication, scans=True) as collecting:
+            collecting.await_attached(server)
+            wait_until(lambda: any("not looked at" in entry["event"] for entry in logs))
+            publish(server, b"1")
+            wait_until(lambda: len(stored(collecting.spool)) == 1)
+            assert collecting.spool.sightings() == []
+    assert sum("not looked at" in entry["event"] for entry in logs) == 1
+
+
+def test_a_user_without_the_right_to_scan_captures_all_the_same(
+    valkey_master: ValkeyServer,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    fill(valkey_master)
+    least = ["+psync", "+replconf", "+ping", "+info"]
+    more = ["+scan", "+object|idletime", "+select"]
+    url = f"redis://limited:pw@127.0.0.1:{valkey_master.port}"
+    with redis.Redis(port=valkey_master.port) as client:
+        client.acl_setuser("limited", enabled=True, passwords=["+pw"], commands=least)
+        with (
+            capture_logs() as logs,
+            Collecting(url, tmp_path, kind=Replication, scans=True) as collecting,
+        ):
+            wait_until(lambda: any("not looked at" in entry["event"] for entry in logs))
+            publish(valkey_master, b"1", to=channel)
+            wait_until(lambda: len(stored(collecting.spool)) == 1)
+        *allowed, select = more
+        client.acl_setuser("limited", enabled=True, keys=["turn/*"], commands=allowed)
+        with (
+            capture_logs() as logs,
+            Collecting(url, tmp_path, kind=Replication, scans=True) as collecting,
+        ):
+            wait_until(lambda: any("select" in entry.get("reason", "") for entry in logs))
+            collecting.await_tick()
+            assert len(collecting.spool.sightings()) == 2, "those of database 0, once"
+        client.acl_setuser("limited", enabled=True, keys=["turn/*"], commands=[select])
+        with Collecting(url, tmp_path, kind=Replication, scans=True) as collecting:
+            wait_until(lambda: len(collecting.spool.sightings()) == 5)

@@ -1,0 +1,200 @@
+"""The spool that changes hands or formats: what it goes on with, and what it forgets."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.pruning import prune
+from accounting.capture.spool.records import Resume, SeenKey
+from accounting.capture.spool.spool import Spool
+from accounting.capture.spool.takeover import adopt
+from tests.support.collectors import stored
+
+here = Resume(replication_id="a" * 40, offset=300, database=2)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return spool_path(tmp_path, "test")
+
+
+def seen(at: int) -> SeenKey:
+    return SeenKey(began_at=at, seen_at=at, database=0, key=b"k", idle_seconds=1)
+
+
+def fill(spool: Spool) -> None:
+    """Messages up to 300 in replication, loaded up to 200; a sighting at each place; a gap."""
+    spool.note_mode("replication")
+    spool.note_server("run")
+    for at in (100, 200, 300):
+        spool.append(
+            [(at, 2, b"c", b"%d" % at)],
+            captured_until=at,
+            positions=[at],
+            resume=Resume(replication_id="a" * 40, offset=at, database=2),
+        )
+        spool.add_sightings([seen(at)])
+    spool.mark_loaded(1, 200)
+    spool.close_gap(spool.open_gap(150, "failover"), 160)
+    spool.open_gap(300, "why")
+
+
+def go_on(spool: Spool, token: str | None, position: int = 200) -> None:
+    adopt(
+        spool,
+        token=token,
+        position=position,
+        captured_until=250,
+        replication_id="b" * 40 if token else None,
+        stream_database=7 if token else None,
+        cause="taken_over",
+    )
+
+
+def test_positions_and_the_place_to_go_on_are_stored_with_the_messages(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        spool.note_mode("replication")
+        spool.append(
+            [(5, 2, b"c", b"1"), (6, 2, b"c", b"2")],
+            captured_until=6,
+            positions=[120, 250],
+            resume=here,
+            estimated=1,
+        )
+        assert [(row.position, row.estimated) for row in stored(spool)] == [
+            (120, True),
+            (250, False),
+        ]
+        assert spool.state().resume == here
+        # Positions move without messages too: with what was not ours.
+        spool.append((), 7, positions=(), resume=Resume(replication_id="x", offset=999, database=3))
+        state = spool.state()
+        assert (state.captured_position, state.stream_database) == (999, 3)
+        spool.note_mode("subscribe")
+        assert spool.state().resume is None
+
+
+def test_the_same_epoch_goes_on_where_the_books_stand(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        fill(spool)
+        epoch = spool.epochs()[0]
+        holder = spool.state().holder
+        go_on(spool, epoch.token)
+        state = spool.state()
+        assert state.resume == Resume(replication_id="b" * 40, offset=200, database=7)
+        assert (state.captured_epoch, state.captured_until) == (1, 250)
+        assert (state.loaded_epoch, state.loaded_position) == (1, 200)
+        assert (state.server_run, state.holder) == (None, holder)
+        assert [row.position for row in stored(spool)] == [100, 200]
+        assert [one.position for one in spool.sightings()] == [100, 200]
+        assert spool.current_gap() is None
+        spool.append([(1, 0, b"c", b"p")], positions=[300])
+        assert [row[2] for row in spool.read(1, 200, 9)] == [250]
+
+
+def test_an_epoch_of_another_collector_is_added_under_its_token(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        fill(spool)
+        go_on(spool, "another", 5000)
+        assert [(one.token, one.cause) for one in spool.epochs()][-1] == ("another", "taken_over")
+        state = spool.state()
+        assert (state.captured_epoch, state.captured_position) == (2, 5000)
+        assert (state.loaded_epoch, state.loaded_position) == (2, 5000)
+        assert [row.position for row in stored(spool)] == [100, 200]
+        assert (state.pruned_epoch, state.pruned_position) == (2, 5000)
+
+
+def test_what_came_after_the_place_of_the_books_is_forgotten_with_its_epochs(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        fill(spool)
+        token = spool.epochs()[0].token
+        spool.begin_epoch("redis_restarted")
+        spool.append([(400, 0, b"c", b"p")], positions=[10])
+        go_on(spool, token, 100)
+        assert len(spool.epochs()) == 1
+        assert [row.position for row in stored(spool)] == [100]
+
+
+def test_a_subscription_is_taken_over_with_a_new_epoch(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        fill(spool)
+        go_on(spool, None)
+        state = spool.state()
+        assert (state.captured_epoch, state.captured_position, state.mode) == (2, 0, "subscribe")
+        assert (state.captured_until, state.resume) == (250, None)
+        assert spool.epochs()[-1].cause == "taken_over"
+
+
+def test_gaps_of_two_files_under_one_token_have_numbers_of_their_own(tmp_path: Path) -> None:
+    numbers = []
+    for name in ("one", "two", "three"):
+        with Spool.open(tmp_path / name, "test") as spool:
+            for _ in range(2):
+                go_on(spool, "same")
+                numbers += [spool.open_gap(300, "why")]
+                spool.close_gap(numbers[-1], 400)
+    assert len(set(numbers)) == len(numbers)
+    assert max(numbers) < 1 << 31
+
+
+def test_sightings_stand_after_what_is_captured_and_are_pruned_with_it(path: Path) -> None:
+    with Spool.open(path, "test") as spool:
+        fill(spool)
+        one, two, three = spool.sightings()
+        assert (one.epoch, one.position, one.key, one.idle_seconds) == (1, 100, b"k", 1)
+        assert spool.sightings(after=two.sighting) == [three]
+        prune(spool, 150)
+        assert spool.sightings() == [two, three]
+
+
+FORMAT_1 = """
+CREATE TABLE spool (
+    id INTEGER PRIMARY KEY CHECK (id = 1), source TEXT NOT NULL, captured_from INTEGER,
+    captured_until INTEGER, captured_epoch INTEGER NOT NULL, captured_position INTEGER NOT NULL,
+    last_received_at INTEGER NOT NULL, loaded_epoch INTEGER NOT NULL,
+    loaded_position INTEGER NOT NULL, pruned_epoch INTEGER NOT NULL,
+    pruned_position INTEGER NOT NULL, pruned_received_at INTEGER NOT NULL,
+    replication_id TEXT, stream_database INTEGER, server_run TEXT);
+CREATE TABLE epochs (
+    epoch INTEGER PRIMARY KEY, token TEXT NOT NULL UNIQUE, began_at INTEGER NOT NULL,
+    cause TEXT NOT NULL);
+CREATE TABLE messages (
+    epoch INTEGER NOT NULL, position INTEGER NOT NULL, received_at INTEGER NOT NULL,
+    estimated INTEGER NOT NULL, database INTEGER NOT NULL, channel BLOB NOT NULL,
+    payload BLOB NOT NULL, PRIMARY KEY (epoch, position)) WITHOUT ROWID;
+CREATE TABLE gaps (
+    gap INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, position INTEGER NOT NULL,
+    from_at INTEGER NOT NULL, to_at INTEGER CHECK (to_at > from_at), cause TEXT NOT NULL,
+    detail TEXT NOT NULL);
+INSERT INTO spool VALUES (1, 'test', 5, 9, 1, 1, 7, 0, 0, 0, 0, 0, NULL, NULL, 'run');
+INSERT INTO epochs VALUES (1, 'token', 5, 'first');
+INSERT INTO messages VALUES (1, 1, 7, 0, 0, 'c', 'p');
+INSERT INTO gaps VALUES (4, 1, 1, 9, NULL, 'disconnected', '');
+PRAGMA application_id = 1953854062;
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_spool_of_the_first_format_goes_on_with_all_that_it_holds(path: Path) -> None:
+    path.parent.mkdir()
+    old = sqlite3.connect(path)
+    old.executescript(FORMAT_1)
+    old.close()
+    with Spool.open(path, "test") as spool:
+        state = spool.state()
+        assert (state.mode, state.captured_until, state.server_run) == ("subscribe", 9, "run")
+        assert len(spool.read(0, 0, 9)) == 1
+        spool.close_gap(4, 20)
+        assert spool.open_gap(30, "why") == 5
+        spool.add_sightings([seen(1)])
+        assert len(state.holder) == 32
+    with Spool.open(path, "test") as spool:
+        assert spool.state().holder == state.holder
+        assert len(spool.sightings()) == 1
+
+
+def test_each_spool_has_its_own_name(tmp_path: Path) -> None:
+    with Spool.open(tmp_path / "a", "test") as one, Spool.open(tmp_path / "b", "test") as two:
+        assert one.state().holder != two.state().holder

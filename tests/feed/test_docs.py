@@ -1,0 +1,36 @@
+"""docs/billing-worker.md: its statements, run in order by the reader."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import psycopg
+
+from accounting.billing.close_period import close_periods
+from accounting.feed.numbering import number_feed
+from tests.billing.test_close import closed_november
+from tests.support.books import READER, Books
+
+PAGE: Final = (Path(__file__).resolve().parents[2] / "docs/billing-worker.md").read_text()
+STATEMENTS: Final = re.findall(r"^```sql\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def test_the_statements_of_the_page_do_what_it_says(books: Books) -> None:
+    closed_november(books)
+    assert close_periods(books.engine) == 0
+    number_feed(books.engine)
+    cursor, read, advance, listen, bill = (one.encode() for one in STATEMENTS)
+    with psycopg.connect(books.url(READER), autocommit=True) as connection:
+        assert connection.execute(cursor).fetchone() == (0,)
+        events = connection.execute(read).fetchall()
+        assert [(row[0], row[2]) for row in events] == [
+            (1, "session.ended"),
+            (2, "session.ended"),
+            (3, "period.closed"),
+        ]
+        assert connection.execute(advance).fetchone() == (True,)
+        assert connection.execute(cursor).fetchone() == (2,)
+        assert connection.execute(read).fetchall() == events[2:]
+        connection.execute(listen)
+        bills = [row[1:] for row in connection.execute(bill).fetchall()]
+        assert bills == [("alice", 300, "usage"), ("bob", 1100, "usage")]

@@ -1,0 +1,133 @@
+"""A person is forgotten by name, and the books stay exact to the last digest."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from accounting.audit.verify import verify
+from accounting.errors import UsageError
+from accounting.identities.erase import erase
+from tests.audit.test_trace import close_with_late_usage
+from tests.support.books import WRITER, Books, eight_of
+from tests.support.command import turn_accounting
+from tests.support.coturn_messages import Teller, account
+from tests.support.scenario_player import restarted_loader
+
+NAMES = ("user_id", "username")
+
+
+def tables_that_hold(books: Books, word: bytes) -> set[str]:
+    """Every table with that word anywhere in it, as text or as bytes."""
+    with psycopg.connect(books.url()) as connection:
+        found = connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'accounting'"
+        ).fetchall()
+        query = SQL(
+            "SELECT count(*) FROM accounting.{} t WHERE position(%s in t::text) > 0"
+            " OR position(%s in t::text) > 0"
+        )
+        return {
+            name
+            for (name,) in found
+            if connection.execute(
+                query.format(Identifier(name)), (word.decode(), word.hex())
+            ).fetchall()
+            != [(0,)]
+        }
+
+
+def nameless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: row[name] for name in row if name not in NAMES} for row in rows]
+
+
+def test_no_table_holds_the_name_and_no_figure_changes(books: Books) -> None:
+    Teller(books).say(1, "status", b"nonsense")
+    Teller(books, user="1999999999:alice", allocation=8).new(2)
+    close_with_late_usage(books)
+    views = ("sessions", "user_usage_hourly", "statements", "adjustments", "feed")
+    before = {view: nameless(books.rows(view, order="1, 2, 3, 4")) for view in views}
+    assert tables_that_hold(books, b"alice") == {"users", "usernames", "rejected_messages"}
+    (bob,) = [row for row in books.rows("sessions") if row["username"] == "bob"]
+    erased = erase(books.engine, "example.org", "alice", dry_run=True)
+    assert (erased.usernames, erased.rejected_messages) == (2, 1)
+    assert tables_that_hold(books, b"alice") == {"users", "usernames", "rejected_messages"}
+    assert erase(books.engine, "example.org", "alice") == erased
+    assert tables_that_hold(books, b"alice") == set()
+    for view in views:
+        key = repr
+        rows = nameless(books.rows(view, order="1, 2, 3, 4"))
+        assert sorted(rows, key=key) == sorted(before[view], key=key), view
+    of_alice = [row for row in books.rows("sessions") if row["user_key"] == erased.user_key]
+    assert eight_of(of_alice)["received_bytes"] > 0
+    assert {(row["user_id"], row["username"]) for row in of_alice} == {("", "")}
+    assert bob in books.rows("sessions")
+    assert list(verify(books.engine)) == []
+
+
+def test_an_erased_users_line_is_traced_by_key(books: Books) -> None:
+    close_with_late_usage(books)
+    url = books.url(WRITER)
+    assert turn_accounting("erase", "example.org", "alice", database_url=url).code == 0
+    keys = {str(row["user_key"]) for row in books.rows("statements") if row["user_id"] == ""}
+    (key,) = keys
+    arguments = ("trace", "example.org", "2026-11-01", "--user-key", key)
+    assert turn_accounting(*arguments, database_url=url).code == 0
+    again = turn_accounting("erase", "example.org", "alice", database_url=url)
+    assert (again.code, "erased 0 user_id, 0 usernames" in again.err) == (0, True)
+
+
+def test_the_command_says_what_it_does_not_reach(books: Books) -> None:
+    close_with_late_usage(books)
+    ran = turn_accounting(
+        "erase", "example.org", "alice", "--dry-run", database_url=books.url(WRITER)
+    )
+    first, second = ran.err.splitlines()
+    assert first.startswith("turn-accounting: would erase 1 user_id, 1 usernames and 0 rejected")
+    assert second.startswith("turn-accounting: not reached: the spools of the collectors, which")
+    assert "alice" not in ran.err
+
+
+def test_messages_that_were_rejected_are_erased_by_whom_they_name(books: Books) -> None:
+    """Also under a username of which nothing else is known; and nobody else's."""
+    for user in ("alice", "1999999999:alice", "1999999999:bob", "alice/bob", "alicent"):
+        Teller(books, user=user).say(1, "status", b"nonsense")
+    Teller(books).new(2)
+    account(books, 10)
+    assert erase(books.engine, "example.org", "alice").rejected_messages == 2
+    assert [
+        row["channel"].split(b"/user/")[1].rpartition(b"/allocation/")[0]
+        for row in books.rows("rejected_messages", order="channel")
+    ] == [b"1999999999:bob", b"alice/bob", b"alicent"]
+
+
+def test_an_erased_name_comes_back_only_with_what_is_received_afterwards(books: Books) -> None:
+    """What a spool still held brings none; who comes back is a customer again, under one key."""
+    books.start = datetime.now(UTC) - timedelta(hours=2)
+    Teller(books, user="1999999999:alice").new(0)
+    account(books, 10)
+    key = erase(books.engine, "example.org", "alice").user_key
+    held = Teller(books, user="1999999998:alice", allocation=2)
+    held.say(20, "status", b"nonsense")
+    held.new(30)
+    Teller(books, user="1999999999:alice").refreshed(40)
+    account(books, 50)
+    assert tables_that_hold(books, b"alice") == set()
+    assert len(books.rows("sessions")) == 2
+    held.new(3 * 3600)
+    books.load()
+    restarted_loader(books).load()
+    account(books, 3 * 3600 + 10)
+    names = {(row["username"], row["user_id"], row["user_key"]) for row in books.rows("sessions")}
+    assert names == {("", "alice", key), ("1999999998:alice", "alice", key)}
+    assert erase(books.engine, "example.org", "alice").usernames == 1
+    assert tables_that_hold(books, b"alice") == set()
+
+
+def test_nobody_is_erased_by_mistake(books: Books) -> None:
+    close_with_late_usage(books)
+    for realm, user in (("nosuch", "alice"), ("example.org", "nobody"), ("example.org", "")):
+        with pytest.raises(UsageError):
+            erase(books.engine, realm, user)

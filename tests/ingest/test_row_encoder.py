@@ -1,0 +1,244 @@
+"""Messages become rows: what the parser says of each, however many come at once."""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+from uuid import UUID
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection
+
+from accounting.capture.spool.records import Message
+from accounting.capture.spool.spool import Spool
+from accounting.db.engine import Engine, open_engine
+from accounting.domain.calendar import moment
+from accounting.domain.coturn_messages import Event, WireError, parse
+from accounting.domain.identity import UsernameRule, opaque_key, user_id
+from accounting.domain.rate_limit import Allowance
+from accounting.domain.realm_rules import RealmRule
+from accounting.identities import realm_queries
+from accounting.identities.names import Identities
+from accounting.ingest.loader import Loader
+from accounting.ingest.report_queries import Rejected
+from accounting.ingest.row_encoder import Rows
+from tests.domain.test_coturn_messages import LINES, unescaped
+from tests.support.books import START, WRITER, Books, channel, cloned, status, traffic
+from tests.support.servers import PostgresServer
+
+LATER: Final = 1_000_000
+"""From then on (microseconds since the epoch) the realm ``b`` takes usernames as they are."""
+TEXT_OF_KEY: Final = "SELECT identity_key FROM accounting.installation"
+
+
+@pytest.fixture(scope="module")
+def connection(postgres_server: PostgresServer) -> Iterator[Connection]:
+    """Books that know the realms '', 'a' and 'b'."""
+    with cloned(postgres_server) as name:
+        engine: Engine = open_engine(postgres_server.url(WRITER, name))
+        with engine.begin() as connection:
+            for realm in (b"", b"a", b"b"):
+                realm_queries.add_realm(connection, realm, RealmRule())
+            plain = RealmRule(holds_from=LATER, username_rule=UsernameRule.PLAIN)
+            realm_queries.put_rule(connection, realm_queries.realm_ids(connection)[b"b"], plain)
+            yield connection
+        engine.dispose()
+
+
+def rows(
+    connection: Connection, spool: Spool, batches: Iterable[int], place: tuple[int, int] = (1, 0)
+) -> tuple[bytes, list[Rejected]]:
+    """What one memory of names makes of a spool, in transactions of so many messages."""
+    identities = Identities(RealmRule())
+    packed, rejected = b"", []
+    for limit in batches:
+        identities.begin(connection)
+        made = Rows(
+            spool=spool,
+            source_id=1,
+            numbers={1: 3},
+            identities=identities,
+            allowance=Allowance(),
+            partitions={0},
+            place=place,
+            end=(1, spool.state().captured_position),
+            limit=limit,
+            received_at=0,
+        )
+        while made.has_more():
+            packed += b"".join(made.pieces())
+            if made.missing is not None:
+                assert isinstance(made.missing, bytes)
+                identities.add_realm(connection, made.missing)
+        identities.committed()
+        rejected += made.rejected
+        place = made.place
+    return packed, rejected
+
+
+OWNERS: Final = st.tuples(
+    st.sampled_from([b"turn", b"turn/realm/a", b"turn/realm/b", b"turn/realm/new", b"tern"]),
+    st.sampled_from([b"", b"7", b"7:u", b"u:7", b"u", b"u/allocation/000000000000000001/status"]),
+).map(lambda names: b"%b/user/%b/allocation/" % names)
+SUFFIXES: Final = st.sampled_from(
+    [b"status", b"traffic", b"traffic/peer", b"total_traffic", b"total_traffic/peer", b"x"]
+)
+CHANNELS: Final = st.builds(b"%b%018d/%b".__mod__, st.tuples(OWNERS, st.integers(0, 2), SUFFIXES))
+PAYLOADS: Final = st.sampled_from(
+    [
+        b"new lifetime=600, type=UDP, local=192.0.2.1:1, remote=198.51.100.7:5, ssl=NONE, cipher=",
+        b"refreshed lifetime=0",
+        b"deleted",
+        b"rcvp=1, rcvb=2, sentp=3, sentb=4",
+        b"rcvp=0, rcvb=9007199254740992, sentp=0, sentb=0",
+    ]
+)
+MESSAGES: Final = st.lists(
+    st.tuples(
+        st.sampled_from([LATER - 1, LATER, LATER + 1]), st.sampled_from([0, 5]), CHANNELS, PAYLOADS
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(MESSAGES, st.integers(0, 12), st.integers(0, 12))
+def test_who_is_remembered_gets_the_row_of_who_is_not(
+    connection: Connection,
+    tmp_path_factory: pytest.TempPathFactory,
+    messages: list[Message],
+    estimated: int,
+    cut: int,
+) -> None:
+    with Spool.open(tmp_path_factory.mktemp("spool") / "spool", "s") as spool:
+        spool.append(messages, estimated=estimated)
+        packed, rejected = rows(connection, spool, [cut, len(messages)])
+        alone = [rows(connection, spool, [1], (1, position)) for position in range(len(messages))]
+    assert packed == b"".join(one for one, _ in alone)
+    assert rejected == [refused for _, ones in alone for refused in ones]
+
+
+def expected(event: Event, key: bytes) -> tuple[object, ...]:
+    user = user_id(event.username, UsernameRule.AUTO, b":")
+    return (
+        event.realm,
+        UUID(bytes=opaque_key(key, event.realm, b"username\0" + event.username)),
+        UUID(bytes=opaque_key(key, event.realm, b"user\0" + user)),
+        *event[2:],
+    )
+
+
+def test_every_line_is_the_row_that_the_parser_says_or_a_reject(books: Books) -> None:
+    """As a first batch, when no realm is known, and once more when all are."""
+    messages = [(unescaped(name), unescaped(payload)) for name, payload, _ in LINES] * 2
+    books.hear_all([(books.at(number), 2, *one) for number, one in enumerate(messages)])
+    loaded = books.load(limit=len(LINES))
+    assert loaded == len(messages)
+    with psycopg.connect(books.url()) as connection:
+        found = connection.execute(
+            "SELECT position, received_at, time_estimated, database, realm_bytes, username_key,"
+            " user_key, allocation_id, kind, side, lifetime, transport, server_address,"
+            " client_address, received_packets, received_bytes, sent_packets, sent_bytes"
+            " FROM accounting.reports JOIN accounting.realms USING (realm_id) ORDER BY 1"
+        ).fetchall()
+        refused = connection.execute(
+            "SELECT position, reason, channel, payload FROM accounting.rejected_messages ORDER BY 1"
+        ).fetchall()
+        key = bytes(connection.execute(TEXT_OF_KEY).fetchall()[0][0])
+    said, reasons = [], []
+    for position, (name, payload) in enumerate(messages, 1):
+        try:
+            event = parse(name, payload)
+        except WireError as error:
+            reasons.append((position, str(error), name, payload))
+            continue
+        at = moment(books.at(position - 1))
+        said.append((position, at, False, 2, *expected(event, key)))
+    assert found == said
+    assert refused == reasons
+
+
+def test_who_is_only_named_by_what_was_rejected_is_nobody(books: Books) -> None:
+    books.hear(1, channel("traffic", realm="r", user="alice"), b"rcvp=1")
+    books.hear(2, channel("status", realm="r", user="bob"), status("new"))
+    books.hear(3, channel("status", realm="s", user="carol"), b"gone")
+    assert books.load() == 3
+    assert books.query("SELECT username FROM accounting.usernames") == [{"username": "bob"}]
+    assert books.query("SELECT realm FROM accounting.realms") == [{"realm": "r"}]
+
+
+def test_reports_of_new_realms_keep_their_places_and_times_among_the_others(books: Books) -> None:
+    for number in range(6):
+        realm = f"r{number % 3}"
+        books.hear(number, channel("traffic", realm=realm), traffic(number, 0, 0, 0))
+        if number == 2:
+            assert books.load() == 3
+    books.hear(6, channel("traffic", realm="r9"), traffic(6, 0, 0, 0))
+    books.hear(7, channel("traffic", realm="r1"), traffic(7, 0, 0, 0))
+    assert books.load() == 5
+    found = books.query(
+        "SELECT realm, extract(epoch FROM received_at - %s)::int AS at, received_packets"
+        " FROM accounting.reports JOIN accounting.realms USING (realm_id) ORDER BY position",
+        [START],
+    )
+    order = ["r0", "r1", "r2", "r0", "r1", "r2", "r9", "r1"]
+    assert [(row["realm"], row["at"], int(row["received_packets"])) for row in found] == [
+        (realm, number, number) for number, realm in enumerate(order)
+    ]
+
+
+def test_a_memory_that_is_full_begins_anew_and_changes_nothing(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounting.identities.names.REMEMBERED_BYTES", 1_000)
+    for number in range(40):
+        name = channel("traffic", user=f"u{number % 7}", allocation=number)
+        books.hear(number, name, traffic(1, 1, 1, 1))
+    assert books.load(limit=5) == 40
+    counts = books.query(
+        "SELECT username, count(*) FROM accounting.reports JOIN accounting.usernames"
+        " USING (user_key, username_key) GROUP BY 1 ORDER BY 1"
+    )
+    assert [(row["username"], row["count"]) for row in counts] == [
+        (f"u{number}", 6 if number < 5 else 5) for number in range(7)
+    ]
+
+
+def test_what_is_rejected_ends_a_transaction_before_it_fills_the_memory(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounting.ingest.row_encoder.MOST_REJECTED", 2)
+    monkeypatch.setattr("accounting.ingest.row_encoder.PIECE", 3)
+    books.hear_all([(books.at(number), 0, channel("traffic"), b"") for number in range(7)])
+    books.hear(7, channel("traffic"), traffic(1, 1, 1, 1))
+    loader = Loader(books.engine, books.spool(), books.rule)
+    assert [loader.load() for _ in range(4)] == [3, 3, 2, 0]
+    assert len(books.rows("rejected_messages")) == 7
+    assert len(books.rows("traffic_reports")) == 1
+
+
+def test_a_loader_knows_whether_anything_was_left_for_another_transaction(books: Books) -> None:
+    """While there is, it makes no pause."""
+    books.hear_all([(books.at(number), 0, channel("traffic"), b"") for number in range(7)])
+    loader = Loader(books.engine, books.spool(), books.rule)
+    assert [(loader.load(3), loader.is_at_end) for _ in range(4)] == [
+        (3, False),
+        (3, False),
+        (1, True),
+        (0, True),
+    ]
+
+
+def test_names_of_a_transaction_that_failed_are_written_by_the_next(books: Books) -> None:
+    books.hear(1, channel("status"), status("new"))
+    loader = Loader(books.engine, books.spool(), books.rule)
+    with psycopg.connect(books.url(), autocommit=True) as other:
+        # The last statement of the transaction fails, once.
+        other.execute("ALTER TABLE accounting.tallies RENAME TO tallied")
+        with pytest.raises(Exception, match="tallies"):
+            loader.load()
+        other.execute("ALTER TABLE accounting.tallied RENAME TO tallies")
+    assert loader.load() == 1
+    assert len(books.query("SELECT FROM accounting.usernames")) == 1

@@ -1,0 +1,264 @@
+"""What doctor says of a Redis or Valkey: of real ones set wrongly, and of facts."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+import pytest
+import redis
+
+from accounting.capture.pubsub.source import patterns
+from accounting.ops.doctor.clock import Clock, judge_clock
+from accounting.ops.doctor.findings import Finding, Level
+from accounting.ops.doctor.redis_probe import probe_redis
+from accounting.ops.doctor.redis_server import (
+    Mode,
+    RedisFacts,
+    Unreachable,
+    judge_redis,
+    needed_backlog,
+)
+from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
+
+LEAST_RIGHTS: Final = "+psync +replconf +ping +info +client|setname"
+"""As docs/operations.md gives them, for replication without the key scan."""
+GOOD: Final = RedisFacts(
+    place="redis://redis.example:6379",
+    version="7.0.15",
+    role="master",
+    settings={
+        "timeout": "0",
+        "tcp-keepalive": "60",
+        "repl-backlog-size": str(64 << 20),
+        "repl-backlog-ttl": "3600",
+        "client-output-buffer-limit": "normal 0 0 0 slave 268435456 67108864 60 "
+        "pubsub 33554432 8388608 60",
+    },
+    stream_bytes_per_second=1000.0,
+)
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as server:
+        yield server
+
+
+def judged(
+    facts: RedisFacts | Unreachable, mode: Mode = "auto", live_sessions: int = 0
+) -> dict[str, Finding]:
+    return {
+        finding.check: finding
+        for finding in judge_redis(facts, mode=mode, live_sessions=live_sessions)
+    }
+
+
+def levels(found: dict[str, Finding], but: Level = Level.OK) -> dict[str, Level]:
+    return {check: finding.level for check, finding in found.items() if finding.level is not but}
+
+
+def examined(server: RedisServer, user: str = "", mode: Mode = "auto") -> dict[str, Finding]:
+    url = server.url.replace("://", f"://{user}@") if user else server.url
+    return judged(probe_redis(url, "here")[0], mode)
+
+
+def allow(server: RedisServer, name: str, *rights: str) -> str:
+    """A user with these rights; returns what a URL says of it."""
+    with redis.Redis.from_url(server.url) as client:
+        client.execute_command("ACL", "SETUSER", name, "reset", "on", ">secret", *rights)
+    return f"{name}:secret"
+
+
+def with_settings(**changed: str) -> RedisFacts:
+    settings = {**GOOD.settings, **{name.replace("_", "-"): at for name, at in changed.items()}}
+    return replace(GOOD, settings=settings)
+
+
+def test_a_server_as_it_should_be_is_well() -> None:
+    assert levels(judged(GOOD, live_sessions=30_000)) == {}
+
+
+def test_a_server_out_of_reach_is_one_error_without_the_password() -> None:
+    facts, clock = probe_redis(f"redis://:hunter2@127.0.0.1:{free_port()}", "there")
+    assert clock is None
+    (finding,) = judged(facts).values()
+    assert (finding.level, finding.check) == (Level.ERROR, "reachable")
+    assert "hunter2" not in repr(finding)
+
+
+def test_a_wrong_password_is_one_error_that_says_so(valkey: ValkeyServer) -> None:
+    allow(valkey, "one", *LEAST_RIGHTS.split())
+    (finding,) = examined(valkey, "one:wrong").values()
+    assert finding.level is Level.ERROR
+    assert "refuses the log-in" in finding.seen
+    assert "ACCOUNTING_REDIS_URL" in finding.advice
+
+
+@pytest.mark.needs_redis
+def test_redis_as_debian_ships_it_keeps_connections_alive_too_seldom() -> None:
+    with RedisServer() as server:
+        found = examined(server)
+    assert levels(found) == {"tcp-keepalive": Level.WARNING, "backlog": Level.WARNING}
+    assert found["version"].seen.startswith("Redis 7.")
+    assert "mode" in found
+
+
+def test_wrong_settings_of_a_real_server_are_found() -> None:
+    options = {
+        "timeout": "300",
+        "tcp-keepalive": "0",
+        "repl-backlog-size": "1mb",
+        "repl-backlog-ttl": "60",
+        "client-output-buffer-limit": "slave 1mb 1mb 10",
+    }
+    with ValkeyServer(options) as server:
+        found = examined(server)
+    assert levels(found) == {
+        "timeout": Level.ERROR,
+        "tcp-keepalive": Level.WARNING,
+        "backlog": Level.WARNING,
+        "backlog ttl": Level.WARNING,
+        "replica buffer": Level.WARNING,
+    }
+    assert found["timeout"].advice == "CONFIG SET timeout 0, and the same in redis.conf"
+
+
+def test_the_probe_starts_no_synchronisation(valkey: ValkeyServer) -> None:
+    """A collector may run, and a snapshot costs a fork."""
+    with redis.Redis.from_url(valkey.url) as client:
+        before = client.info("stats")["sync_full"], client.info("replication")["connected_slaves"]
+        examined(valkey)
+        after = client.info("stats")["sync_full"], client.info("replication")["connected_slaves"]
+    assert before == after == (0, 0)
+
+
+def test_the_least_rights_are_enough_for_replication(valkey: ValkeyServer) -> None:
+    user = allow(valkey, "least", *LEAST_RIGHTS.split())
+    found = examined(valkey, user, "replication")
+    assert found["mode"].level is Level.OK
+    assert Level.ERROR not in levels(found).values()
+    assert "CONFIG" not in found["rights"].seen
+    assert "SELECT" in found["rights"].seen
+    assert found["settings"].level is Level.WARNING
+    assert found["backlog"].seen.startswith("repl-backlog-size 10.5 MB")
+
+
+def test_without_psync_auto_falls_back_and_replication_fails(valkey: ValkeyServer) -> None:
+    channels = [f"&{pattern.decode()}" for pattern in patterns]
+    user = allow(valkey, "hears", "+psubscribe", "+ping", "+info", *channels)
+    assert examined(valkey, user, "auto")["mode"].level is Level.WARNING
+    refused = examined(valkey, user, "replication")["mode"]
+    assert refused.level is Level.ERROR
+    assert "psync" in refused.advice
+    assert examined(valkey, user, "subscribe")["mode"].level is Level.OK
+
+
+def test_a_user_who_may_do_nothing_is_an_error_in_every_mode(valkey: ValkeyServer) -> None:
+    user = allow(valkey, "nobody", "+ping", "+info", "resetchannels")
+    modes: tuple[Mode, ...] = ("auto", "replication", "subscribe")
+    assert [examined(valkey, user, mode)["mode"].level for mode in modes] == [Level.ERROR] * 3
+
+
+def test_a_user_who_may_subscribe_to_other_channels_alone_is_refused(
+    valkey: ValkeyServer,
+) -> None:
+    """A wider pattern is another one: Redis compares patterns as texts."""
+    for channels in ("&other/*", "&turn/*"):
+        user = allow(valkey, "deaf", "+psubscribe", "+ping", "+info", "resetchannels", channels)
+        found = examined(valkey, user, "subscribe")["mode"]
+        assert found.level is Level.ERROR
+        assert "&turn/user/*/allocation/*" in found.advice
+
+
+def test_a_cluster_is_captured_by_subscription() -> None:
+    with ValkeyServer({"cluster-enabled": "yes"}) as server:
+        found = examined(server)
+        assert found["mode"].level is Level.WARNING
+        assert "cluster" in found["mode"].seen
+        assert examined(server, mode="replication")["mode"].level is Level.ERROR
+
+
+def test_a_replica_is_captured_by_subscription_alone() -> None:
+    with ValkeyServer({"replicaof": f"127.0.0.1 {free_port()}"}) as replica:
+        found = examined(replica, mode="replication")["mode"]
+        assert found.level is Level.ERROR
+        assert "master" in found.advice
+        assert examined(replica)["mode"].level is Level.WARNING
+        assert "backlog" not in examined(replica)
+
+
+def test_lfu_eviction_keeps_the_key_scan_from_working() -> None:
+    options = {"maxmemory-policy": "allkeys-lfu", "maxmemory": "100mb"}
+    with ValkeyServer(options) as server:
+        found = examined(server)["key scan"]
+    assert found.level is Level.WARNING
+    assert "LFU" in found.advice
+
+
+def test_the_backlog_is_judged_by_the_stream_and_the_live_sessions() -> None:
+    """Ten minutes of the stream as it goes, and all sessions closing meanwhile."""
+    assert needed_backlog(0, 0) == 8 << 20
+    assert needed_backlog(100_000, 20_000) == 600 * 100_000 + 20_000 * 1300
+    busy = replace(GOOD, stream_bytes_per_second=100_000.0)
+    assert judged(busy, live_sessions=20_000)["backlog"].level is Level.WARNING
+    assert "repl-backlog-size 128mb" in judged(busy, live_sessions=20_000)["backlog"].advice
+    assert judged(busy, live_sessions=1000)["backlog"].level is Level.OK
+
+
+def test_the_rate_of_a_moving_stream_is_seen() -> None:
+    with ValkeyServer({"repl-diskless-sync-delay": "0"}) as server, ValkeyServer() as copy:
+        with redis.Redis.from_url(copy.url) as follower:
+            follower.execute_command("REPLICAOF", "127.0.0.1", server.port)
+            wait_until(lambda: follower.info("replication")["master_link_status"] == "up")
+        with redis.Redis.from_url(server.url) as client:
+            client.publish("turn/realm/r/user/u/allocation/1/status", b"x" * 1000)
+        facts, _ = probe_redis(server.url, "here")
+    assert isinstance(facts, RedisFacts)
+    assert facts.stream_bytes_per_second is not None
+    assert facts.stream_bytes_per_second >= 0
+
+
+def test_a_subscribers_buffer_is_judged_by_the_live_sessions() -> None:
+    few = judged(GOOD, "subscribe", live_sessions=30_000)
+    assert "backlog" not in few
+    assert few["pubsub buffer"].level is Level.OK
+    assert judged(GOOD, "subscribe", live_sessions=50_000)["pubsub buffer"].level is Level.WARNING
+    unlimited = with_settings(client_output_buffer_limit="pubsub 0 0 0")
+    assert judged(unlimited, "subscribe", 50_000)["pubsub buffer"].level is Level.OK
+
+
+def test_a_subscription_where_replication_is_possible_is_worth_a_word() -> None:
+    assert judged(GOOD, "subscribe")["mode"].level is Level.WARNING
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "level"),
+    [
+        ("Redis", "5.0.14", Level.ERROR),
+        ("Redis", "6.0.0", Level.OK),
+        ("Redis", "10.1", Level.OK),
+        ("Valkey", "7.2.4", Level.OK),
+        ("Redis", "", Level.WARNING),
+    ],
+)
+def test_old_servers_are_refused(kind: str, version: str, level: Level) -> None:
+    facts = replace(GOOD, kind=kind, version=version)  # type: ignore[arg-type]
+    assert judged(facts)["version"].level is level
+
+
+def test_clocks_may_differ_by_two_seconds_and_what_the_network_takes() -> None:
+    def level(ahead: float, uncertain: float = 0.01) -> Level:
+        clock = Clock(ahead_seconds=ahead, uncertain_seconds=uncertain)
+        return judge_clock("redis", clock).level
+
+    assert level(1.9) is Level.OK
+    assert level(2.1) is Level.WARNING
+    assert level(-2.1) is Level.WARNING
+    assert level(-2.1, uncertain=1.0) is Level.OK
+    assert judge_clock("redis", None).level is Level.OK
+
+
+def test_the_clock_of_a_server_is_read(valkey: ValkeyServer) -> None:
+    _, clock = probe_redis(valkey.url, "here")
+    assert clock is not None
+    assert abs(clock.ahead_seconds) < 1

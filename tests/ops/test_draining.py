@@ -1,0 +1,35 @@
+"""The end of a scheduler: what is left is settled, and a failure then is an error of one line."""
+
+from threading import Event
+
+import psycopg
+import pytest
+from structlog.testing import capture_logs
+
+from accounting.errors import AccountingError
+from accounting.ops.scheduler import run_scheduler
+from tests.support.books import Books, channel, status
+
+
+def test_what_was_loaded_is_settled_before_a_scheduler_ends(books: Books) -> None:
+    stop = Event()
+    stop.set()
+    books.hear(0, channel("status"), status("new"))
+    books.load()
+    run_scheduler(books.engine, {}, stop)
+    assert len(books.rows("sessions")) == 1
+
+
+def test_a_job_that_fails_at_the_end_is_told_by_an_error_of_one_line(books: Books) -> None:
+    stop = Event()
+    stop.set()
+    books.hear(0, channel("status"), status("new"))
+    books.load()
+    with psycopg.connect(books.url(), autocommit=True) as connection:
+        connection.execute("ALTER TABLE accounting.settling RENAME TO gone")
+    with (
+        capture_logs() as logs,
+        pytest.raises(AccountingError, match=r"^job settle failed at the end \(ProgrammingError"),
+    ):
+        run_scheduler(books.engine, {}, stop)
+    assert logs[-1]["job"] == "settle"

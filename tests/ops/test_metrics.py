@@ -1,0 +1,207 @@
+"""Metrics tell how the service does, cost little, name no user, and survive a lost database."""
+
+import os
+import re
+import signal
+from dataclasses import replace
+from datetime import UTC, datetime
+from math import inf
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+
+from accounting.capture.clock import wall_clock
+from accounting.capture.spool.status import glance
+from accounting.db.engine import Engine
+from accounting.ingest.source_lease import holder
+from accounting.ops.registry import JOBS
+from accounting.ops.scheduler import run_job
+from accounting.sources import lease_queries
+from tests.support.books import Books, channel, status, traffic
+from tests.support.monitoring import look, numbers, settings_of, tick, watching
+from tests.support.servers import PostgresServer, free_port
+
+RULES: Final = Path(__file__).parents[2] / "deploy" / "prometheus-rules.yaml"
+NOW: Final = datetime.now(UTC)
+
+
+def nowhere() -> str:
+    return f"postgresql://nobody@127.0.0.1:{free_port()}/none"
+
+
+def hear_usage(books: Books) -> None:
+    """A session with half its bytes from a total alone, a stranger, and nonsense; just now."""
+    books.start = NOW
+    books.hear(-40, channel("status", user="carol"), status("new"))
+    books.hear(-30, channel("traffic", user="carol"), traffic(10, 1_000, 10, 1_000))
+    books.hear(-20, channel("status", user="carol"), status("deleted"))
+    books.hear(-20, channel("total_traffic", user="carol"), traffic(20, 2_000, 20, 2_000))
+    books.hear(-10, channel("status", user="dave", allocation=2), status("new"))
+    books.hear(-10, channel("traffic", user="mallory", allocation=3), traffic(3, 300, 3, 33))
+    books.hear(-5, channel("traffic", user="mallory", allocation=4), b"nonsense")
+
+
+def test_metrics_tell_what_is_captured_loaded_settled_and_counted(books: Books) -> None:
+    settings_of(books)
+    hear_usage(books)
+    tick(books)
+    books.account()
+    found = numbers(look(books))
+    for stage in ("captured", "loaded", "settled"):
+        assert 0 <= found[f"turn_accounting_{stage}_lag_seconds", "default"] < 30
+    expected = {
+        ("turn_accounting_database_up",): 1,
+        ("turn_accounting_spool_up", "default"): 1,
+        ("turn_accounting_capture_gap_open", "default"): 0,
+        ("turn_accounting_silent_relay_threads", "default"): 0,
+        ("turn_accounting_loaded_reports_total", "default"): 6,
+        ("turn_accounting_rejected_messages_total", "not four traffic counters", "default"): 1,
+        ("turn_accounting_live_sessions", "example.org"): 1,
+        ("turn_accounting_day_used_bytes", "example.org"): 4_000,
+        ("turn_accounting_day_estimated_ratio", "example.org"): 1,
+        ("turn_accounting_day_unattributed_bytes", "example.org"): 333,
+        ("turn_accounting_touched_hours",): 0,
+        ("turn_accounting_spool_unloaded_messages", "default"): 0,
+        ("turn_accounting_spool_oldest_unloaded_seconds", "default"): 0,
+    }
+    assert {name: found.get(name) for name in expected} == expected
+    received = found["turn_accounting_last_received_timestamp_seconds", "default"]
+    assert received == pytest.approx(NOW.timestamp() - 5, abs=0.01)
+
+
+def test_what_was_never_done_lags_without_end_so_that_an_alert_sees_it(books: Books) -> None:
+    """A wrong address of Redis, a scheduler that was never started."""
+    settings_of(books)
+    books.spool()
+    books.load()
+    found = numbers(look(books))
+    assert found["turn_accounting_captured_lag_seconds", "default"] == inf
+    assert found["turn_accounting_settled_lag_seconds", "default"] == inf
+
+
+def test_metrics_name_no_user(books: Books) -> None:
+    settings_of(books)
+    hear_usage(books)
+    tick(books)
+    books.account()
+    names = " ".join(" ".join(name) for name in numbers(look(books)))
+    assert not re.search("carol|dave|mallory", names)
+
+
+def test_what_waits_in_the_spool_is_counted(books: Books) -> None:
+    settings_of(books)
+    hear_usage(books)
+    found = numbers(look(books))
+    assert found["turn_accounting_spool_unloaded_messages", "default"] == 7
+    assert found["turn_accounting_spool_unloaded_bytes", "default"] > 7 * 60
+    assert found["turn_accounting_spool_oldest_unloaded_seconds", "default"] >= 40
+    books.load()
+    assert numbers(look(books))["turn_accounting_spool_unloaded_messages", "default"] == 0
+
+
+def test_without_the_database_the_spool_still_tells(books: Books) -> None:
+    settings_of(books)
+    books.hear(0, channel("status"), status("new"))
+    tick(books)
+    found = numbers(look(books, nowhere()))
+    assert found["turn_accounting_database_up",] == 0
+    assert 0 <= found["turn_accounting_captured_lag_seconds", "default"] < 30
+    assert found["turn_accounting_spool_unloaded_messages", "default"] == 1
+    assert ("turn_accounting_settled_lag_seconds", "default") not in found
+
+
+def test_a_database_that_hangs_is_waited_for_once_and_not_for_long(books: Books) -> None:
+    settings_of(books)
+    tick(books)
+    with PostgresServer() as server:
+        url = server.url()
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            with watching(books, url) as watcher:
+                found = watcher.look()
+                assert found.books_error == "Postgres does not answer within 2 s"
+                assert found.spool is not None
+                assert numbers(found)["turn_accounting_database_up",] == 0
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+
+
+def test_a_database_of_another_version_is_not_up(books: Books) -> None:
+    found = numbers(look(books, books.server.url()))
+    assert found["turn_accounting_database_up",] == 0
+
+
+def test_gaps_are_counted_by_cause_and_an_open_one_shows(books: Books) -> None:
+    settings_of(books)
+    spool = books.spool()
+    tick(books)
+    spool.close_gap(spool.open_gap(wall_clock() - 9_000_000, "disconnected"), wall_clock())
+    spool.open_gap(wall_clock(), "redis_unreachable")
+    books.load()
+    found = numbers(look(books))
+    assert found["turn_accounting_capture_gaps_total", "disconnected", "default"] == 1
+    assert found["turn_accounting_capture_gaps_total", "redis_unreachable", "default"] == 1
+    assert found["turn_accounting_capture_gap_open", "default"] == 1
+
+
+def test_jobs_tell_when_they_succeeded_and_how_often_they_failed(books: Books) -> None:
+    def fail(_engine: Engine) -> int:
+        raise ZeroDivisionError
+
+    good = replace(JOBS["settle"], name="good", run=lambda _: 3)
+    bad = replace(good, name="bad", run=fail)
+    assert run_job(good, books.engine) == 3
+    with pytest.raises(ZeroDivisionError):
+        run_job(bad, books.engine)
+    found = numbers(look(books))
+    assert found["turn_accounting_job_runs_total", "good"] == 1
+    assert found["turn_accounting_job_failures_total", "good"] == 0
+    assert found["turn_accounting_job_failures_total", "bad"] == 1
+    success = found["turn_accounting_job_last_success_timestamp_seconds", "good"]
+    assert success == pytest.approx(wall_clock() / 1e6, abs=60)
+    assert ("turn_accounting_job_last_success_timestamp_seconds", "bad") not in found
+    assert found["turn_accounting_job_last_duration_seconds", "good"] < 1
+
+
+def test_the_lease_and_its_machine_show(books: Books) -> None:
+    settings_of(books)
+    tick(books)
+    books.load()
+    with books.engine.begin() as connection:
+        lease_queries.release(connection, 1, holder(books.spool()))
+        lease_queries.take(connection, 1, holder="x", host="one.example", seconds=60)
+    assert numbers(look(books))["turn_accounting_lease_held", "one.example", "default"] == 1
+
+
+def test_a_glance_writes_nothing_and_makes_no_spool(books: Books) -> None:
+    settings = settings_of(books)
+    assert glance(settings.data_dir, "other") is None
+    assert not any(books.directory.glob("other*"))
+    tick(books)
+    before = books.spool().state()
+    found = glance(settings.data_dir, "default")
+    assert found is not None
+    assert found.state == before
+
+
+def test_every_alert_asks_for_metrics_that_exist(books: Books) -> None:
+    """The shape that Prometheus wants, and no misspelled name, which would never fire."""
+    settings_of(books)
+    hear_usage(books)
+    tick(books)
+    books.account()
+    known = {name for name, *_ in numbers(look(books))}
+    (group,) = yaml.safe_load(RULES.read_text())["groups"]
+    assert [rule["alert"] for rule in group["rules"]] == [
+        "TurnAccountingLags",
+        "TurnAccountingCaptureGap",
+        "TurnAccountingRelayThreadSilent",
+    ]
+    for rule in group["rules"]:
+        assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"\d+[smh]", rule["for"])
+        asked = re.findall(r"\b[a-z_]{4,}\b", rule["expr"])
+        assert asked
+        assert known.issuperset(asked), rule["alert"]

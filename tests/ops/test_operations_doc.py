@@ -1,0 +1,103 @@
+"""docs/operations.md tells of every gap cause and metric that there is, and its rights suffice."""
+
+import ast
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import pytest
+import redis
+
+from accounting.ops.doctor import Level
+from accounting.ops.doctor.redis_probe import probe_redis
+from accounting.ops.doctor.redis_server import Mode, judge_redis
+from tests.support.books import Books, channel, status, traffic
+from tests.support.monitoring import look, numbers, settings_of, tick
+from tests.support.servers import RedisServer, ValkeyServer
+
+ROOT: Final = Path(__file__).parents[2]
+PAGE: Final = (ROOT / "docs" / "operations.md").read_text()
+
+
+def causes() -> Iterator[str]:
+    """Every cause that the code gives a gap."""
+    for path in (ROOT / "accounting").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            for said in said_in(node):
+                match said:
+                    case ast.Constant(value=str(cause)):
+                        yield cause
+                    case ast.IfExp(body=ast.Constant(value=one), orelse=ast.Constant(value=other)):
+                        yield from (str(one), str(other))
+
+
+def said_in(node: ast.AST) -> Iterator[ast.expr | None]:
+    """Where this piece of code names a cause, if it does."""
+    match node:
+        case ast.Call(func=ast.Name("SourceLost" | "Refused" | "Unanswered"), args=[cause, *_]):
+            yield cause
+        case ast.Call(func=ast.Name("note_loss"), args=[_, cause, *_]):
+            yield cause
+        case ast.Call(func=ast.Attribute(attr="put_gap"), keywords=keywords):
+            yield from (keyword.value for keyword in keywords if keyword.arg == "cause")
+        case ast.FunctionDef(name="what_was_lost"):
+            yield from (one.value for one in ast.walk(node) if isinstance(one, ast.Return))
+
+
+def first_column(heading: str) -> list[str]:
+    """The first cells of the table under a heading, without what is in braces."""
+    section = PAGE.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    return re.findall(r"^\| `(\w+)", section, re.MULTILINE)
+
+
+def test_every_cause_of_a_gap_is_told_with_what_to_do() -> None:
+    assert sorted(first_column("Gaps")) == sorted(set(causes()))
+
+
+def test_every_metric_is_told_and_no_other(books: Books) -> None:
+    settings_of(books)
+    books.start = datetime.now(UTC)
+    books.hear(-2, channel("status"), status("new"))
+    books.hear(-1, channel("traffic"), traffic(1, 1, 1, 1))
+    books.hear(-1, channel("traffic"), b"nonsense")
+    tick(books)
+    books.account()
+    books.spool().open_gap(books.at(0), "disconnected")
+    books.load()
+    with books.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO accounting.job_runs (job, runs, last_succeeded_at, last_seconds)"
+            " VALUES ('settle', 1, now(), 1)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO accounting.source_leases VALUES (1, 'x', 'y', now(), now() + '1 min')"
+            " ON CONFLICT DO NOTHING"
+        )
+    served = {name for name, *_ in numbers(look(books)) if not name.startswith("process_")}
+    assert sorted(first_column("Metrics")) == sorted(served)
+
+
+@pytest.fixture(
+    scope="module", params=["valkey", pytest.param("redis", marks=pytest.mark.needs_redis)]
+)
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    made = ValkeyServer() if request.param == "valkey" else RedisServer()
+    with made as running:
+        yield running
+
+
+@pytest.mark.parametrize(("number", "mode"), [(0, "replication"), (1, "subscribe")])
+def test_the_rights_that_are_named_are_enough(server: RedisServer, number: int, mode: Mode) -> None:
+    rules = re.findall(r"```redis\n(ACL SETUSER accounting .*)\n```", PAGE)
+    assert len(rules) == 2
+    with redis.Redis.from_url(server.url) as client:
+        client.execute_command("ACL", "SETUSER", "accounting", "reset")
+        client.execute_command(*rules[number].replace("PASSWORD", "secret").split())
+    url = server.url.replace("://", "://accounting:secret@")
+    facts, clock = probe_redis(url, "here")
+    found = {one.check: one for one in judge_redis(facts, mode=mode, live_sessions=0)}
+    assert found["mode"].level is Level.OK, found["mode"]
+    assert found["rights"].level is Level.OK, found["rights"]
+    assert clock is None

@@ -1,0 +1,229 @@
+"""Nothing that runs on a schedule scans a table that grows: seen in the plans that Postgres ran.
+
+The server itself says how it carried out every statement, those within functions too, so that no
+statement can be forgotten here. The tables hold a modest past, enough that a scan of one would be
+the wrong choice, and a right choice here is one at any size.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import psycopg
+import pytest
+from sqlalchemy import event
+
+from accounting.db.engine import Engine, open_engine
+from accounting.feed.numbering import number_feed
+from accounting.ops.monitoring.status_queries import watch_books
+from accounting.ops.registry import JOBS
+from accounting.sessions.settle import settle
+from tests.support.books import Books
+from tests.support.coturn_messages import Teller
+
+GROWING: Final = {
+    "sessions",
+    "session_usage",
+    "user_usage_hourly",
+    "user_usage_daily",
+    "user_usage_monthly",
+    "users",
+    "usernames",
+    "feed",
+    "statements",
+    "adjustments",
+    "rejected_messages",
+    "key_sightings",
+}
+"""With the partitions of the reports: what has more rows the longer the service runs."""
+
+OF_FEW: Final = {"sessions_live", "sessions_disputed", "sessions_unattributed"}
+
+EXPLAIN: Final = (
+    "-c session_preload_libraries=auto_explain -c auto_explain.log_min_duration=0"
+    " -c auto_explain.log_nested_statements=on -c auto_explain.log_format=json"
+    " -c auto_explain.log_level=notice"
+)
+DAY: Final = 86_400
+
+HISTORY: Final = """
+INSERT INTO accounting.realms (realm, realm_bytes) VALUES ('past', 'past');
+INSERT INTO accounting.realm_rules SELECT realm_id, '-infinity', 'UTC', 1, 60, 'auto', ':'
+FROM accounting.realms;
+INSERT INTO accounting.sources (source, mode, retired_at) VALUES ('past', 'replication', now());
+CREATE TEMP TABLE past AS
+SELECT n, md5(n::text)::uuid AS id, md5((n % 4000)::text)::uuid AS user_key,
+    timestamptz '2026-07-30 00:00+00' + n * interval '400 seconds' AS at,
+    (SELECT realm_id FROM accounting.realms WHERE realm = 'past') AS realm_id,
+    (SELECT source_id FROM accounting.sources WHERE source = 'past') AS source_id
+FROM generate_series(0, 19999) n;
+SELECT accounting.ensure_report_partition(day::date) FROM generate_series(
+    timestamp '2026-10-29', timestamp '2026-11-06', interval '1 day') day;
+INSERT INTO accounting.reports (
+    source_id, epoch, position, received_at, time_estimated, database, realm_id,
+    username_key, user_key, allocation_id, kind, side
+) SELECT source_id, 1, n, timestamptz '2026-10-29 00:00+00' + n * interval '38 seconds', false, 0,
+    realm_id, user_key, user_key, n, 4, 0
+FROM past;
+INSERT INTO accounting.sessions
+SELECT id, user_key, user_key, realm_id, source_id, 0, n, at, at, at, at, true, true,
+    at + interval '1 second', 'deleted', 0, true, 'UDP', 'client', 'server', 1, 2, 3, 4, 5, 6, 7, 8,
+    1, 1, 1, 1, '{1,2,3,4}', '{1,2,3,4}', false, false, 1
+FROM past;
+INSERT INTO accounting.session_usage
+SELECT id, date_trunc('hour', at), user_key, realm_id, true, false, true, true,
+    at, at + interval '1 second', 1, 2, 3, 4, 5, 6, 7, 8
+FROM past;
+INSERT INTO accounting.user_usage_hourly
+SELECT user_key, at, realm_id, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1, 1, 1 FROM past;
+INSERT INTO accounting.user_usage_daily SELECT * FROM accounting.user_usage_hourly;
+INSERT INTO accounting.user_usage_monthly SELECT * FROM accounting.user_usage_hourly;
+INSERT INTO accounting.users SELECT user_key, realm_id, n::text FROM past WHERE n < 4000;
+INSERT INTO accounting.usernames SELECT user_key, user_key, n::text FROM past WHERE n < 4000;
+INSERT INTO accounting.feed
+SELECT n + 1, id, 'session.ended', realm_id, '{}', at FROM past;
+INSERT INTO accounting.feed_outbox (event_id, type, realm_id, payload)
+SELECT md5('waits' || n)::uuid, 'session.ended', realm_id, '{}' FROM past WHERE n < 8000;
+INSERT INTO accounting.rejected_messages
+SELECT source_id, 1, n, at, 0, 'channel', 'payload', 'reason' FROM past;
+INSERT INTO accounting.key_sightings
+SELECT source_id, 1, n, 1, 0, realm_id, user_key, user_key, n, at, at, 1 FROM past;
+INSERT INTO accounting.periods
+SELECT realm_id, month, month, month + interval '1 month', month + interval '1 month', 'UTC'
+FROM accounting.realms, generate_series(
+    timestamp '2026-07-01', timestamp '2026-10-01', interval '1 month') month;
+INSERT INTO accounting.statements
+SELECT user_key, realm_id, '2026-10-01', 1, 2, 3, 4, 5, 6, 7, 8, 1, 1, 1, 1, repeat('0', 64)
+FROM past WHERE n < 4000;
+UPDATE accounting.periods SET closed_at = now(), cutoff = '{}';
+DROP TABLE past;
+"""
+
+
+def scanned(plan: Mapping[str, Any], *, limited: bool = False) -> Iterator[str]:
+    """The tables that a plan reads from end to end, be it along an index.
+
+    But for indexes of few, which hold what is asked for. ``limited``: whether something above it
+    stops it after some rows.
+    """
+    limited = limited or plan["Node Type"] == "Limit"
+    index = plan.get("Index Name")
+    along_index = index is not None and index not in OF_FEW and "Index Cond" not in plan
+    if plan["Node Type"] == "Seq Scan" or (along_index and not limited):
+        yield plan.get("Relation Name") or re.sub("_(pkey|by_.*|standing|due)$", "", str(index))
+    for below in plan.get("Plans", ()):
+        yield from scanned(below, limited=limited)
+
+
+class Plans:
+    """What Postgres says of each statement of an engine: how it was carried out."""
+
+    def __init__(self, books: Books) -> None:
+        self.statements: list[Mapping[str, Any]] = []
+        separator = "&" if "?" in books.url() else "?"
+        options = EXPLAIN.replace(" ", "%20").replace("=", "%3D")
+        self.engine: Engine = open_engine(f"{books.url()}{separator}options={options}")
+        event.listen(self.engine, "connect", self._connected)
+
+    def _connected(self, connection: psycopg.Connection[Any], _record: object) -> None:
+        connection.add_notice_handler(self._noticed)
+
+    def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
+        said = notice.message_primary or ""
+        if "plan:" in said:
+            self.statements.append(json.loads(said.partition("plan:")[2]))
+
+    def growing(self) -> list[str]:
+        """The statements that read a growing table from end to end, each with the table."""
+        return [
+            f"{table}: {statement['Query Text']}"
+            for statement in self.statements
+            for table in scanned(statement["Plan"])
+            if table in GROWING or table.startswith("reports_")
+        ]
+
+
+@pytest.fixture
+def bare(books: Books) -> Iterator[Plans]:
+    found = Plans(books)
+    yield found
+    found.engine.dispose()
+
+
+@pytest.fixture
+def plans(books: Books, bare: Plans) -> Plans:
+    with psycopg.connect(books.url()) as connection:
+        connection.execute(HISTORY)
+    analyze(books)
+    return bare
+
+
+def analyze(books: Books) -> None:
+    with psycopg.connect(books.url(), autocommit=True) as connection:
+        connection.execute("ANALYZE")
+
+
+def tell(books: Books) -> None:
+    """Something for every job: lives of all kinds, one that runs out, a stranger, a gap."""
+    for number in range(20):
+        teller = Teller(books, user=f"user{number}", allocation=number)
+        teller.new(number)
+        teller.interim(100 + number, 1, 100, 1, 100)
+        if number % 2:
+            teller.close(200 + number, (2, 200, 2, 200), (0, 0, 0, 0))
+    Teller(books, user="stranger", allocation=99).interim(300, 1, 100, 1, 100)
+    gap = books.spool().open_gap(books.at(310), "connection_lost")
+    books.spool().close_gap(gap, books.at(320))
+
+
+def run_every_job(books: Books, plans: Plans) -> None:
+    books.load()
+    for job in JOBS.values():
+        job.run(plans.engine)
+    watch_books(plans.engine)
+
+
+def test_no_scheduled_statement_scans_a_table_that_grows(books: Books, plans: Plans) -> None:
+    tell(books)
+    books.until(400)
+    run_every_job(books, plans)
+    late = Teller(books, user="user2", allocation=2)  # was taken for dead, and is not
+    books.until(2_000)
+    run_every_job(books, plans)
+    late.interim(2_010, 1, 100, 1, 100)
+    books.until(2_020)
+    run_every_job(books, plans)
+    late.refreshed(2_030)
+    books.until(40 * DAY)
+    run_every_job(books, plans)
+    books.query(
+        "UPDATE accounting.sources SET retired_at = now() WHERE source = 'past' RETURNING 1"
+    )
+    run_every_job(books, plans)
+    periods = [row for row in books.rows("periods", order="period") if row["realm"] != "past"]
+    assert [row["state"] for row in periods] == ["closed", "open"]
+    assert [row["end_cause"] for row in books.rows("sessions", "end_cause")].count("expired") == 10
+    assert len(plans.statements) > 100
+    assert plans.growing() == []
+
+
+def test_statistics_from_before_the_first_end_lead_no_plan_astray(
+    books: Books, bare: Plans
+) -> None:
+    """They say that nothing is to be joined: all that end were once compared with all that live."""
+    tellers = [Teller(books, user=f"user{number}", allocation=number) for number in range(200)]
+    for number, teller in enumerate(tellers):
+        teller.new(number)
+    books.until(300)
+    books.account()
+    analyze(books)
+    for number, teller in enumerate(tellers):
+        teller.deleted(400 + number)
+    books.until(700)
+    books.load()
+    settle(bare.engine)
+    number_feed(bare.engine)
+    assert len(books.rows("feed")) == 200
+    # A table of two hundred rows may be read; but not by each end.
+    assert [one for one in bare.growing() if "Tells the feed" in one] == []

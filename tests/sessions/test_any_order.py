@@ -1,0 +1,36 @@
+"""However a stream is cut into batches, and in whatever order the jobs run: the same books."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from accounting.db.engine import Engine
+from tests.support.reference_usage import assert_usage_follows_from_sessions_and_reports
+from tests.support.scenario_player import PLANS, STEPS, Act, Ledger, Step, assert_conserved
+from tests.support.servers import PostgresServer
+
+
+@pytest.fixture(scope="module")
+def ledger(
+    postgres_server: PostgresServer, settling_database: str, settling_engine: Engine
+) -> Ledger:
+    return Ledger(postgres_server, settling_database, settling_engine)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEPS, PLANS)
+def test_any_batching_repetition_and_order_of_jobs_gives_the_same_books(
+    ledger: Ledger, steps: list[Step], plan: list[Act]
+) -> None:
+    shown = ledger.play(steps)
+    assert ledger.play(steps, plan) == shown
+    assert_conserved(shown)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEPS, PLANS)
+def test_usage_equals_a_naive_sum_over_the_sessions_and_the_reports(
+    ledger: Ledger, steps: list[Step], plan: list[Act]
+) -> None:
+    shown = ledger.play(steps, plan)
+    assert_conserved(shown)
+    assert_usage_follows_from_sessions_and_reports(shown)

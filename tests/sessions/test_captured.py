@@ -1,0 +1,113 @@
+"""What settling makes of how a message was captured: its day, and the gaps around it."""
+
+import random
+import string
+
+import pytest
+from sqlalchemy import Connection
+
+from accounting.domain.realm_rules import RealmRules
+from accounting.identities import realm_queries
+from tests.support.books import Books, channel, status, traffic
+from tests.support.coturn_messages import Teller, account, session, sessions
+
+NOTHING = (0, 0, 0, 0)
+HALF, WHOLE = (5, 500, 4, 400), (10, 1000, 8, 800)
+
+
+def test_a_day_that_began_with_a_rejected_message_takes_reports(books: Books) -> None:
+    alice = Teller(books)
+    alice.say(0, "status", b"nonsense")
+    account(books, 1)
+    alice.new(2)
+    account(books, 3)
+    assert sessions(books) == [session(books, 2, 2, None, None)]
+
+
+def test_a_gap_found_after_settling_judges_nothing_that_came_before_it(books: Books) -> None:
+    """A collector that died is noticed later: its gap begins at its last tick.
+
+    What it had stored after that tick was received without a gap, whenever it is settled.
+    """
+    outcomes = []
+    for user, settled_first in (("early", True), ("late", False)):
+        teller = Teller(books, user=user, source=user)
+        teller.new(0)
+        books.until(1, source=user)
+        teller.interim(2, *HALF)
+        teller.peer_interim(2, *HALF)
+        teller.close(3, HALF, WHOLE)
+        if settled_first:
+            books.account()
+        gap = books.spool(user).open_gap(books.at(1), "collector_restarted")
+        books.spool(user).close_gap(gap, books.at(10))
+        account(books, 11, user)
+        (row,) = (row for row in sessions(books) if row["username"] == user)
+        outcomes.append((row["peer_received_bytes"], row["estimated"], row["disputed"]))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_absurd_counters_stop_nobodys_accounting(books: Books) -> None:
+    """No server counts so far, but whoever may publish can write it."""
+    for user in ("absurd", "impossible"):
+        Teller(books, user=user).new(0)
+        for counts in ((0, 2**63 - 1, 0, 0), (0, 2**53 - 1, 0, 0)):
+            Teller(books, user=user).interim(1, *counts)
+    Teller(books, realm="other").new(2)
+    account(books, 3)
+    rejected = books.rows("rejected_messages", "reason")
+    assert rejected == [{"reason": "a traffic counter is beyond 53 bits"}] * 2
+    assert sorted(row["received_bytes"] for row in sessions(books)) == [0, 2**53 - 1, 2**53 - 1]
+    books.assert_conserved()
+
+
+def test_absurdly_many_large_reports_stop_nobodys_accounting(books: Books) -> None:
+    """Of one session or of many, they would come to more than 63 bits."""
+    heavy = traffic(*[2**53 - 1] * 4)
+    said = [(channel("total_traffic", realm="new"), heavy), (channel("status"), status("new"))]
+    said += [(channel("traffic"), heavy)] * 1100
+    for number in range(2, 1102):
+        said.append((channel("status", allocation=number), status("new")))
+        said.append((channel("total_traffic", allocation=number), heavy))
+    books.hear_all([(books.at(0), 0, name, payload) for name, payload in said])
+    Teller(books, realm="other").new(3)
+    Teller(books, realm="other").interim(4, 1, 100_000_000, 1, 100_000_000)
+    Teller(books, realm="other").interim(90_000, 1, 2**50, 1, 1)
+    account(books, 90_000)
+    reasons = {row["reason"] for row in books.rows("rejected_messages", "reason")}
+    assert reasons == {"more traffic is reported than a source can have"}
+    absurd = sum(row["received_bytes"] for row in sessions(books) if row["realm"] != "other")
+    assert absurd == 4 * (2**53 - 1), "the first four, whether their realm is new or not"
+    (other,) = (row for row in sessions(books) if row["realm"] == "other" and row["start_known"])
+    assert other["received_bytes"] == 100_000_000
+    books.assert_conserved()
+
+
+def test_absurd_addresses_stop_nobodys_accounting(books: Books) -> None:
+    """They stand in keys of tables, where Postgres takes some thousand bytes."""
+    noise = random.Random(1).choices(string.ascii_letters, k=20_000)
+    Teller(books, local="".join(noise) + ":1").new(0)
+    Teller(books, realm="other").new(1)
+    account(books, 2)
+    assert books.rows("rejected_messages", "reason") == [{"reason": "an address is too long"}]
+    assert [row["realm"] for row in sessions(books)] == ["other"]
+
+
+def test_new_realms_cost_no_look_at_all_realms_each(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen: two thousand new realms in one batch kept the loader busy for two minutes."""
+    looks = 0
+    all_rules = realm_queries.all_rules
+
+    def counted(connection: Connection) -> dict[int, RealmRules]:
+        nonlocal looks
+        looks += 1
+        return all_rules(connection)
+
+    monkeypatch.setattr(realm_queries, "all_rules", counted)
+    for number in range(50):
+        Teller(books, realm=f"realm {number}").new(0)
+    account(books, 1)
+    assert len(sessions(books)) == 50
+    assert looks < 5

@@ -1,0 +1,286 @@
+"""What a session is worth: each rule of DESIGN's sums, through the books."""
+
+import pytest
+
+from tests.support.books import Books
+from tests.support.coturn_messages import OTHER, Teller, account, session, sessions, usage, usages
+
+NOTHING = (0, 0, 0, 0)
+HALF = (5, 500, 4, 400)
+WHOLE = (10, 1000, 8, 800)
+PEER = (8, 700, 10, 900)
+
+
+def test_interims_are_deltas_and_add_up(books: Books) -> None:
+    alice = Teller(books)
+    alice.new(0)
+    for second in (10, 20):
+        alice.interim(second, *HALF)
+        alice.peer_interim(second, *PEER)
+        account(books, second + 1)
+    assert sessions(books) == [session(books, 0, 20, None, None, (*WHOLE, 16, 1400, 20, 1800))]
+
+
+def test_a_total_that_agrees_changes_nothing(books: Books) -> None:
+    alice = Teller(books)
+    alice.new(0)
+    alice.interim(10, *WHOLE)
+    alice.peer_interim(10, *PEER)
+    alice.close(10, WHOLE, PEER)
+    account(books, 11)
+    assert sessions(books) == [
+        session(books, 0, 10, 10, "deleted", (*WHOLE, *PEER), total_reported=True)
+    ]
+
+
+def test_a_larger_total_is_the_truth_and_the_session_estimated(books: Books) -> None:
+    alice = Teller(books)
+    alice.new(0)
+    alice.interim(10, *HALF)
+    alice.close(20, WHOLE, NOTHING)
+    account(books, 21)
+    assert sessions(books) == [
+        session(
+            books,
+            0,
+            20,
+            20,
+            "deleted",
+            (*WHOLE, *NOTHING),
+            total_reported=True,
+            estimated=True,
+        )
+    ]
+
+
+def test_a_smaller_total_is_the_truth_and_the_session_disputed(books: Books) -> None:
+    """Its difference, below zero, stands in the hour of the total."""
+    alice = Teller(books)
+    alice.new(0, 7200)
+    alice.interim(10, *WHOLE)
+    alice.close(4000, HALF, NOTHING)
+    account(books, 4001)
+    assert sessions(books) == [
+        session(
+            books,
+            0,
+            4000,
+            4000,
+            "deleted",
+            (*HALF, *NOTHING),
+            total_reported=True,
+            disputed=True,
+        )
+    ]
+    assert usages(books, "hourly") == [
+        usage(
+            books,
+            0,
+            3600,
+            (*WHOLE, *NOTHING),
+            sessions_started=1,
+            session_seconds=3600,
+        ),
+        usage(
+            books,
+            3600,
+            7200,
+            (-5, -500, -4, -400, *NOTHING),
+            sessions_ended=1,
+            session_seconds=400,
+        ),
+    ]
+
+
+def test_a_session_without_its_total_is_worth_its_interims(books: Books) -> None:
+    alice = Teller(books)
+    alice.new(0)
+    alice.interim(10, *WHOLE)
+    alice.deleted(10)
+    account(books, 11)
+    assert sessions(books) == [session(books, 0, 10, 10, "deleted", (*WHOLE, *NOTHING))]
+
+
+def test_the_peer_total_wraps_and_the_interims_stay_right(books: Books) -> None:
+    """COTURN 1: 37,371,486,204 B from the client came with a peer total of 3,011,745,496."""
+    received, relayed = 37_371_486_204, 3_011_745_496 + 8 * 2**32
+    alice = Teller(books)
+    alice.new(0)
+    for second in range(12):
+        alice.interim(second, 10**6, received // 12, 0, 0)
+        alice.peer_interim(second, 0, 0, 10**6, relayed // 12)
+    account(books, 12)
+    alice.close(13, (12 * 10**6, received, 0, 0), (0, 0, 12 * 10**6, 3_011_745_496))
+    account(books, 14)
+    counts = (12 * 10**6, received, 0, 0, 0, 0, 12 * 10**6, relayed)
+    assert sessions(books) == [session(books, 0, 13, 13, "deleted", counts, total_reported=True)]
+    (month,) = usages(books, "monthly")
+    assert (month["received_bytes"], month["peer_sent_bytes"]) == (received, relayed)
+
+
+def lacking_a_peer_interim(alice: Teller, client: tuple[int, ...] = HALF) -> None:
+    """The end of a session that said half of what its peer total knows."""
+    alice.interim(10, *HALF)
+    alice.peer_interim(10, *HALF)
+    alice.close(20, client, WHOLE)
+
+
+def test_a_peer_difference_corrects_where_the_client_side_lacked_interims(books: Books) -> None:
+    alice = Teller(books)
+    alice.new(0)
+    lacking_a_peer_interim(alice, client=WHOLE)
+    account(books, 21)
+    assert sessions(books) == [
+        session(
+            books,
+            0,
+            20,
+            20,
+            "deleted",
+            (*WHOLE, *WHOLE),
+            total_reported=True,
+            estimated=True,
+        )
+    ]
+
+
+def test_a_peer_difference_corrects_a_session_of_unknown_start(books: Books) -> None:
+    alice = Teller(books)
+    alice.refreshed(0)
+    lacking_a_peer_interim(alice)
+    account(books, 21)
+    assert sessions(books) == [
+        session(
+            books,
+            0,
+            20,
+            20,
+            "deleted",
+            (*HALF, *WHOLE),
+            start_known=False,
+            total_reported=True,
+            estimated=True,
+        )
+    ]
+
+
+def test_a_peer_difference_corrects_where_a_gap_lies_within_the_session(books: Books) -> None:
+    alice = Teller(books)
+    alice.new(0)
+    gap = books.spool().open_gap(books.at(3), "connection_lost")
+    books.spool().close_gap(gap, books.at(4))
+    lacking_a_peer_interim(alice)
+    account(books, 21)
+    assert sessions(books) == [
+        session(
+            books,
+            0,
+            20,
+            20,
+            "deleted",
+            (*HALF, *WHOLE),
+            total_reported=True,
+            estimated=True,
+        )
+    ]
+
+
+@pytest.mark.parametrize("gap_at", [-5, 30])
+def test_elsewhere_a_peer_difference_only_disputes(books: Books, gap_at: int) -> None:
+    """A gap before or after the session explains nothing."""
+    if gap_at < 0:
+        gap = books.spool().open_gap(books.at(gap_at), "connection_lost")
+        books.spool().close_gap(gap, books.at(gap_at + 1))
+    alice = Teller(books)
+    alice.new(0)
+    lacking_a_peer_interim(alice)
+    if gap_at > 0:
+        books.spool().open_gap(books.at(gap_at), "connection_lost")
+    account(books, 21)
+    assert sessions(books) == [
+        session(
+            books,
+            0,
+            20,
+            20,
+            "deleted",
+            (*HALF, *HALF),
+            total_reported=True,
+            disputed=True,
+        )
+    ]
+
+
+def test_a_gap_of_another_source_explains_nothing(books: Books) -> None:
+    books.spool("other").open_gap(books.at(5), "connection_lost")
+    alice = Teller(books)
+    alice.new(0)
+    lacking_a_peer_interim(alice)
+    books.until(1, source="other")
+    account(books, 21)
+    assert [(row["estimated"], row["disputed"]) for row in sessions(books)] == [(False, True)]
+
+
+def test_a_peer_total_below_the_interims_never_corrects(books: Books) -> None:
+    """Modulo 2^32 it would look like four billion bytes that were missed."""
+    alice = Teller(books)
+    alice.refreshed(0)
+    alice.interim(10, *WHOLE)
+    alice.peer_interim(10, *WHOLE)
+    alice.close(20, WHOLE, HALF)
+    account(books, 21)
+    (row,) = sessions(books)
+    assert (row["peer_received_bytes"], row["estimated"], row["disputed"]) == (1000, False, True)
+
+
+def test_versions_without_a_peer_side_have_none(books: Books) -> None:
+    """Before 4.5.1.2."""
+    alice = Teller(books, local=None)
+    alice.new(0)
+    alice.interim(10, *WHOLE)
+    alice.deleted(10)
+    alice.total(10, *WHOLE)
+    account(books, 11)
+    assert sessions(books) == [
+        session(
+            books,
+            0,
+            10,
+            10,
+            "deleted",
+            (*WHOLE, *NOTHING),
+            total_reported=True,
+            transport=None,
+            client_address=None,
+            server_address=None,
+        )
+    ]
+
+
+def test_a_version_without_totals_is_worth_its_interims_and_the_next_life_is_another(
+    books: Books,
+) -> None:
+    """Before 4.5.0.7."""
+    alice = Teller(books, local=None)
+    for begin in (0, 100):
+        alice.new(begin)
+        alice.interim(begin + 10, *HALF)
+        alice.deleted(begin + 10)
+    account(books, 200)
+    assert [(row["received_bytes"], row["end_cause"]) for row in sessions(books)] == [
+        (500, "deleted"),
+        (500, "deleted"),
+    ]
+
+
+def test_a_lower_bound_that_corrected_the_client_side_stays_in_its_hour(books: Books) -> None:
+    """Two servers on one key: what the first total proves missing stands at the first total."""
+    one, two = Teller(books), Teller(books, local=OTHER)
+    one.new(0, 7200)
+    two.new(0, 7200)
+    one.close(10, HALF, NOTHING)
+    two.close(4000, HALF, NOTHING)
+    account(books, 4001)
+    hours = usages(books, "hourly")
+    assert [hour["received_bytes"] for hour in hours] == [500, 500]
+    assert [hour["estimated_bytes"] for hour in hours] == [900, 900]

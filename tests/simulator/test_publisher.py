@@ -1,0 +1,164 @@
+"""The shell against a real Valkey: everything arrives, in order, at the asked pace."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import redis
+
+from accounting.errors import AccountingError, ConnectionLost
+from accounting.simulator import Command, Expected, Progress, Scenario, play, run
+from tests.simulator.test_fleet import EVERYTHING, figures, naive_figures
+from tests.support.servers import ValkeyServer, wait_until
+
+AT_ONCE = replace(EVERYTHING, rate=0.0)
+PATTERNS = ("turn/realm/*/user/*/allocation/*", "turn/user/*/allocation/*")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as valkey:
+        yield valkey
+
+
+class Listener:
+    """A subscriber of both patterns that keeps all it hears."""
+
+    def __init__(self, url: str) -> None:
+        self._client = redis.Redis.from_url(url)
+        self._subscription = self._client.pubsub()  # type: ignore[no-untyped-call]
+        self._subscription.psubscribe(*PATTERNS)
+        for _ in PATTERNS:
+            assert self._subscription.get_message(timeout=10) is not None
+        self.heard: list[Command] = []
+
+    def hear(self, count: int) -> list[Command]:
+        """Everything heard once `count` messages came; more than that is heard too."""
+        deadline = time.monotonic() + 30
+        while len(self.heard) < count and time.monotonic() < deadline:
+            self._take(timeout=1)
+        self._take(timeout=0.05)
+        return self.heard
+
+    def _take(self, timeout: float) -> None:
+        message = self._subscription.get_message(timeout=timeout)
+        if message is not None:
+            args = (message["channel"], message["data"])
+            self.heard.append(Command(0, 0, 0, b"publish", args))
+
+    def close(self) -> None:
+        self._subscription.close()
+        self._client.close()
+
+
+@pytest.fixture
+def listener(server: ValkeyServer) -> Iterator[Listener]:
+    listener = Listener(server.url)
+    yield listener
+    listener.close()
+
+
+def allocations(commands: list[Command]) -> list[tuple[bytes, ...]]:
+    return [c.args for c in commands if c.name == b"publish" and c.args[0] != b"__XXX__"]
+
+
+@pytest.mark.parametrize("version", ["4.6", "4.17"])
+def test_the_server_hands_on_exactly_what_was_published(
+    server: ValkeyServer, listener: Listener, version: str
+) -> None:
+    scenario = replace(AT_ONCE, version=version)
+    expected = run(scenario, server.url)
+    heard = listener.hear(expected.published)
+    commands, same = play(scenario)
+    assert expected == same
+    assert sorted(c.args for c in heard) == sorted(allocations(commands))
+    assert naive_figures(heard) == figures(expected)
+
+
+def test_each_connection_keeps_its_order(server: ValkeyServer, listener: Listener) -> None:
+    """One server with one thread has one connection for all allocations."""
+    scenario = Scenario(servers=1, relay_threads=1, rate=0)
+    heard = listener.hear(run(scenario, server.url).published)
+    assert [c.args for c in heard] == allocations(play(scenario)[0])
+
+
+def test_status_keys_of_killed_servers_stay(server: ValkeyServer) -> None:
+    scenario = Scenario(sessions=50, rate=0, lost_totals=True, databases=(7, 7))
+    expected = run(scenario, server.url)
+    with redis.Redis(port=server.port, db=7) as client:
+        left = client.keys("turn/*/allocation/*/status")
+        client.flushdb()
+    assert len(left) == 50 - expected.messages["deleted"] > 0
+
+
+def test_servers_publish_from_their_own_databases(server: ValkeyServer) -> None:
+    """MONITOR tells the database of a command; pub/sub does not."""
+    with redis.Redis.from_url(server.url) as client, client.monitor() as monitor:
+        run(Scenario(sessions=20, rate=0, databases=(5, 6)), server.url)
+        client.publish("end", "of run")
+        seen = set()
+        while (command := monitor.next_command())["command"] != "PUBLISH end of run":
+            if command["command"].startswith("publish turn/"):
+                seen.add(command["db"])
+    assert seen == {5, 6}
+
+
+def test_a_rate_is_kept(server: ValkeyServer) -> None:
+    began = time.monotonic()
+    expected = run(Scenario(sessions=40, rate=400, version="4.17"), server.url)
+    due = expected.published / 400
+    assert 0.95 * due < time.monotonic() - began < due + 5
+
+
+def test_real_time_is_kept_and_progress_is_told(server: ValkeyServer) -> None:
+    told: list[Progress] = []
+    began = time.monotonic()
+    scenario = Scenario(sessions=20, duration_seconds=2, session_seconds=1)
+    expected = run(scenario, server.url, on_progress=told.append)
+    assert 1.95 < time.monotonic() - began < 7
+    assert len(told) > 5
+    assert [p.published for p in told] == sorted(p.published for p in told)
+    assert told[-1].published == expected.published
+    assert told[-1].sessions_started == 20
+    assert told[-1].sessions_live == 0
+
+
+def test_a_stopped_run_says_what_was_published_until_then(
+    server: ValkeyServer, listener: Listener
+) -> None:
+    stop = threading.Event()
+    answers: list[Expected] = []
+
+    def simulate() -> None:
+        answers.append(run(replace(EVERYTHING, rate=2000.0), server.url, stop=stop))
+
+    thread = threading.Thread(target=simulate)
+    thread.start()
+    listener.hear(300)
+    stop.set()
+    thread.join(20)
+    wait_until(lambda: answers, message="the run did not stop")
+    (expected,) = answers
+    assert expected.published < play(EVERYTHING)[1].published
+    assert naive_figures(listener.hear(expected.published)) == figures(expected)
+
+
+def test_a_server_that_goes_away_is_told_without_the_password() -> None:
+    with ValkeyServer({"requirepass": "hunter2"}) as server:
+        run(Scenario(sessions=5, rate=0), server.url)
+        threading.Timer(0.3, server.kill).start()
+        with pytest.raises(ConnectionLost) as lost:
+            run(Scenario(sessions=100_000), server.url)
+        with pytest.raises(ConnectionLost) as refused:
+            run(Scenario(sessions=5), server.url)
+    assert "hunter2" not in f"{lost.value} {refused.value}"
+
+
+def test_a_refused_command_ends_the_run(server: ValkeyServer) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        client.execute_command("ACL", "SETUSER", "mute", "on", ">pw", "+@all", "-publish", "~*")
+    url = server.url.replace("redis://", "redis://mute:pw@")
+    with pytest.raises(AccountingError, match="refused a command"):
+        run(Scenario(sessions=5, rate=0), url)

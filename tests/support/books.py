@@ -1,0 +1,261 @@
+"""Books for tests: a database cloned from one template, a spool, and the jobs by hand.
+
+books.hear(12.5, b"turn/realm/r/user/u/allocation/.../status", b"new lifetime=600")
+books.account()
+books.rows("sessions")
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+from psycopg.rows import dict_row
+
+from accounting.capture.spool.spool import Spool
+from accounting.db import migrations
+from accounting.db.engine import Engine, open_engine
+from accounting.domain.calendar import microseconds
+from accounting.domain.counters import COUNTERS
+from accounting.domain.realm_rules import RealmRule
+from accounting.ingest.loader import BATCH, Loader
+from accounting.sessions.settle import settle
+from accounting.usage.rollup import rollup
+from tests.support.servers import PostgresServer
+
+TEMPLATE: Final = "accounting_template"
+WRITER: Final = "turn_accounting_writer"
+READER: Final = "turn_accounting_reader"
+START: Final = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
+"""When the seconds of :meth:`Books.hear` begin to count, unless a test says otherwise."""
+_NUMBERS: Final = itertools.count(1)
+_ENGINES: Final[list[Engine]] = []
+"""The first one, which the others learn from."""
+
+
+def make_template(server: PostgresServer, name: str = TEMPLATE) -> None:
+    """The database that all others are cloned from: migrated once."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    engine = open_engine(server.url(database=name))
+    migrations.upgrade(engine)
+    migrations.let_roles_log_in(engine)
+    engine.dispose()
+
+
+@contextmanager
+def cloned(server: PostgresServer, template: str = TEMPLATE) -> Iterator[str]:
+    """The name of a fresh clone, dropped afterwards. Nobody may be connected to the template."""
+    name = f"books_{next(_NUMBERS)}"
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    yield name
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def knowing_engine(url: str) -> Engine:
+    """An engine that has what every other of this process compiled: half a job's own time."""
+    engine = open_engine(url)
+    if not _ENGINES:
+        with engine.connect():  # it learns the server's version
+            _ENGINES.append(engine)
+    engine.dialect = engine.pool._dialect = _ENGINES[0].dialect
+    engine._compiled_cache = _ENGINES[0]._compiled_cache
+    return engine
+
+
+@dataclass(slots=True)
+class Books:
+    """One database and the spools that are loaded into it."""
+
+    server: PostgresServer
+    name: str
+    directory: Path
+    start: datetime = START
+    rule: RealmRule = field(default_factory=RealmRule)
+    engine: Engine = field(init=False)
+    _spools: dict[str, Spool] = field(init=False, default_factory=dict)
+    _loaders: dict[str, Loader] = field(init=False, default_factory=dict)
+    _connections: dict[str | None, psycopg.Connection[dict[str, Any]]] = field(
+        init=False, default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        # As the role that the service has, so that its grants are proved by every test.
+        self.engine = knowing_engine(self.url(WRITER))
+
+    def url(self, role: str | None = None) -> str:
+        return self.server.url(role, self.name)
+
+    def spool(self, source: str = "default") -> Spool:
+        """The spool of a source, made when first asked for."""
+        if source not in self._spools:
+            self._spools[source] = Spool.open(self.directory / f"{source}.sqlite3", source)
+        return self._spools[source]
+
+    def at(self, seconds: float) -> int:
+        """Microseconds since the epoch of so many seconds after the start."""
+        return microseconds(self.start + timedelta(seconds=seconds))
+
+    def hear(
+        self,
+        seconds: float,
+        channel: bytes,
+        payload: bytes,
+        *,
+        source: str = "default",
+        database: int = 0,
+    ) -> None:
+        """Receive one message, so many seconds after the start."""
+        self.spool(source).append([(self.at(seconds), database, channel, payload)])
+
+    def hear_all(
+        self, messages: Sequence[tuple[int, int, bytes, bytes]], *, source: str = "default"
+    ) -> None:
+        """Receive messages: (received at in microseconds, database, channel, payload)."""
+        self.spool(source).append(messages)
+
+    def until(self, seconds: float, *, source: str = "default") -> None:
+        """Let the clock of a source reach so many seconds after the start."""
+        self.spool(source).tick(self.at(seconds))
+
+    def load(self, *, source: str = "default", limit: int = BATCH) -> int:
+        """Load a source's spool to its end."""
+        if source not in self._loaders:
+            self._loaders[source] = Loader(self.engine, self.spool(source), self.rule)
+        total = 0
+        while loaded := self._loaders[source].load(limit):
+            total += loaded
+        return total
+
+    def settle(self, limit: int = 50_000) -> int:
+        return settle(self.engine, limit=limit)
+
+    def rollup(self) -> int:
+        return rollup(self.engine)
+
+    def account(self) -> None:
+        """Load every spool, settle, and roll up."""
+        for source in self._spools:
+            self.load(source=source)
+        self.settle()
+        self.rollup()
+
+    def query(self, query: str, parameters: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+        """Rows of any query, as the superuser."""
+        return self._ask(None, query, parameters)
+
+    def rows(self, view: str, *columns: str, order: str = "1") -> list[dict[str, Any]]:
+        """Rows of a view of ``reporting``, as its reader sees them."""
+        return self._ask(
+            READER,
+            f"SELECT {', '.join(columns) or '*'} FROM reporting.{view} ORDER BY {order}",  # noqa: S608
+        )
+
+    def _ask(
+        self, role: str | None, query: str, parameters: Sequence[Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """The answer, over the connection of the last question; over another where that is gone."""
+        known = self._connections.pop(role, None)
+        if known is not None:
+            try:
+                return self._asked(role, known, query, parameters)
+            except psycopg.OperationalError:
+                known.close()
+        return self._asked(role, self._connected(role), query, parameters)
+
+    def _connected(self, role: str | None) -> psycopg.Connection[dict[str, Any]]:
+        return psycopg.connect(
+            self.url(role),
+            autocommit=True,
+            prepare_threshold=None,
+            row_factory=dict_row,
+            options="-c timezone=UTC",
+        )
+
+    def _asked(
+        self,
+        role: str | None,
+        connection: psycopg.Connection[dict[str, Any]],
+        query: str,
+        parameters: Sequence[Any] | None,
+    ) -> list[dict[str, Any]]:
+        try:
+            rows = connection.execute(query.encode(), parameters).fetchall()
+        except psycopg.Error:
+            connection.close()
+            raise
+        if self._connections.setdefault(role, connection) is not connection:
+            connection.close()  # another thread asked meanwhile
+        return rows
+
+    def sums(self, view: str) -> dict[str, int]:
+        """The sums of the eight counters over a view."""
+        return {name: int(value) for name, value in eight_of(self.rows(view, *COUNTERS)).items()}
+
+    def assert_conserved(self) -> None:
+        """Sessions = hours = days = months, for users and for realms, in all eight counters."""
+        sessions = self.sums("sessions")
+        for of in ("user", "realm"):
+            for length in ("hourly", "daily", "monthly"):
+                assert self.sums(f"{of}_usage_{length}") == sessions, f"{of}_usage_{length}"
+
+    def hang_up(self) -> None:
+        """Leave no connection open that nobody uses now."""
+        self._close_connections()
+        self.engine.dispose()
+
+    def close(self, *, with_engine: bool = True) -> None:
+        """Without its engine where that is others' too, who then need not connect anew."""
+        for spool in self._spools.values():
+            spool.close()
+        self._close_connections()
+        if with_engine:
+            self.engine.dispose()
+
+    def _close_connections(self) -> None:
+        while self._connections:
+            self._connections.popitem()[1].close()
+
+
+def eight_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """The sums of the eight counters over rows."""
+    sums = dict.fromkeys(COUNTERS, 0)
+    for row in rows:
+        for name in COUNTERS:
+            sums[name] += int(row[name])
+    return sums
+
+
+def channel(
+    suffix: str, *, user: str = "alice", realm: str = "example.org", allocation: int = 1
+) -> bytes:
+    """A channel as coturn writes it."""
+    prefix = f"turn/realm/{realm}" if realm else "turn"
+    return f"{prefix}/user/{user}/allocation/{allocation:018d}/{suffix}".encode()
+
+
+def traffic(
+    received_packets: int, received_bytes: int, sent_packets: int, sent_bytes: int
+) -> bytes:
+    """A payload of traffic as coturn writes it."""
+    return (
+        f"rcvp={received_packets}, rcvb={received_bytes}, sentp={sent_packets}, sentb={sent_bytes}"
+    ).encode()
+
+
+def status(word: str, lifetime: int = 600, *, local: str | None = "192.0.2.1:3478") -> bytes:
+    """A payload of a status as coturn writes it; without addresses as before 4.6."""
+    if word == "deleted":
+        return b"deleted"
+    addresses = (
+        f", type=UDP, local={local}, remote=198.51.100.7:50000, ssl=NONE, cipher=NONE"
+        if local
+        else ""
+    )
+    return f"{word} lifetime={lifetime}{addresses}".encode()

@@ -1,0 +1,172 @@
+"""Telling what coturn published, one allocation a teller, and whole rows to compare with.
+
+alice = Teller(books)
+alice.new(0)
+alice.interim(10, 1, 100, 0, 0)
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from accounting.domain.counters import COUNTERS
+from tests.support.books import Books, channel, status, traffic
+
+LOCAL: Final = "192.0.2.1:3478"
+OTHER: Final = "192.0.2.2:3478"
+ZERO: Final = (0,) * 8
+
+
+@dataclass(slots=True, kw_only=True)
+class Teller:
+    """One allocation on one server: what it says, so many seconds after the books' start."""
+
+    books: Books = field(kw_only=False)
+    user: str = "alice"
+    realm: str = "example.org"
+    allocation: int = 1
+    source: str = "default"
+    database: int = 0
+    local: str | None = LOCAL
+
+    def say(self, seconds: float, suffix: str, payload: bytes) -> None:
+        name = channel(suffix, user=self.user, realm=self.realm, allocation=self.allocation)
+        self.books.hear(seconds, name, payload, source=self.source, database=self.database)
+
+    def new(self, seconds: float, lifetime: int = 600) -> None:
+        self.say(seconds, "status", status("new", lifetime, local=self.local))
+
+    def refreshed(self, seconds: float, lifetime: int = 600) -> None:
+        self.say(seconds, "status", status("refreshed", lifetime, local=self.local))
+
+    def deleted(self, seconds: float) -> None:
+        self.say(seconds, "status", b"deleted")
+
+    def interim(self, seconds: float, *counts: int) -> None:
+        self.say(seconds, "traffic", traffic(*counts))
+
+    def peer_interim(self, seconds: float, *counts: int) -> None:
+        self.say(seconds, "traffic/peer", traffic(*counts))
+
+    def total(self, seconds: float, *counts: int) -> None:
+        self.say(seconds, "total_traffic", traffic(*counts))
+
+    def peer_total(self, seconds: float, *counts: int) -> None:
+        self.say(seconds, "total_traffic/peer", traffic(*counts))
+
+    def close(self, seconds: float, total: tuple[int, ...], peer: tuple[int, ...]) -> None:
+        """The end in coturn's order: `deleted`, then the totals."""
+        self.deleted(seconds)
+        self.total(seconds, *total)
+        self.peer_total(seconds, *peer)
+
+
+def account(books: Books, until: float, *sources: str) -> None:
+    """Let the clock of the sources come to so many seconds after the start, and run every job."""
+    for source in sources or ("default",):
+        books.until(until, source=source)
+    books.account()
+    books.assert_conserved()
+
+
+def moment(books: Books, seconds: float) -> datetime:
+    return books.start + timedelta(seconds=seconds)
+
+
+def eight(counts: Iterable[int] = ZERO) -> dict[str, int]:
+    """The eight counters by name: client received, sent, then peer received, sent."""
+    return dict(zip(COUNTERS, counts, strict=True))
+
+
+def session(
+    books: Books,
+    started: float,
+    last_seen: float,
+    ended: float | None,
+    cause: str | None,
+    counts: Iterable[int] = ZERO,
+    **others: Any,
+) -> dict[str, Any]:
+    """A whole row of reporting.sessions, but for its keys; times in seconds after the start.
+
+    Of alice's first allocation on the first server unless `others` say otherwise.
+    """
+    return {
+        "source": "default",
+        "database": 0,
+        "realm": "example.org",
+        "username": "alice",
+        "user_id": "alice",
+        "allocation_id": f"{1:018d}",
+        "started_at": moment(books, started),
+        "start_known": True,
+        "last_seen_at": moment(books, last_seen),
+        "ended_at": None if ended is None else moment(books, ended),
+        "end_cause": cause,
+        "transport": "UDP",
+        "client_address": "198.51.100.7:50000",
+        "server_address": LOCAL,
+        **eight(counts),
+        "total_reported": False,
+        "estimated": False,
+        "disputed": False,
+        **others,
+    }
+
+
+def sessions(books: Books) -> list[dict[str, Any]]:
+    """All rows of reporting.sessions in order of their first report, but for their keys."""
+    return [
+        without(row, "session_id", "user_key") for row in books.rows("sessions", order="session_id")
+    ]
+
+
+def usage(
+    books: Books, starts: float, ends: float, counts: Iterable[int] = ZERO, **others: Any
+) -> dict[str, Any]:
+    """A whole row of reporting.user_usage_*, but for its key; times in seconds after the start."""
+    return {
+        "realm": "example.org",
+        "user_id": "alice",
+        "starts_at": moment(books, starts),
+        "ends_at": moment(books, ends),
+        "time_zone": "UTC",
+        **eight(counts),
+        "sessions_started": 0,
+        "sessions_ended": 0,
+        "session_seconds": Decimal(0),
+        "estimated_bytes": 0,
+        **others,
+    }
+
+
+def usages(books: Books, length: str, of: str = "user") -> list[dict[str, Any]]:
+    """All rows of a usage view in order of time, but for the user's key."""
+    order = "starts_at, realm" + (", user_id" if of == "user" else "")
+    return [without(row, "user_key") for row in books.rows(f"{of}_usage_{length}", order=order)]
+
+
+def unattributed(
+    books: Books, starts: float, counts: Iterable[int], **others: Any
+) -> dict[str, Any]:
+    """A whole row of reporting.unattributed_usage, of one UTC hour."""
+    return {
+        "source": "default",
+        "realm": "example.org",
+        "username": "alice",
+        "starts_at": moment(books, starts),
+        "ends_at": moment(books, starts + 3600),
+        **eight(counts),
+        **others,
+    }
+
+
+def strays(books: Books) -> list[dict[str, Any]]:
+    """All rows of reporting.unattributed_usage."""
+    return books.rows("unattributed_usage", order="starts_at, source, realm, username")
+
+
+def without(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in names}

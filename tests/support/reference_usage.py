@@ -1,0 +1,170 @@
+"""Usage computed anew, in the plainest way, from the sessions and the reports that the views show.
+
+The borders come from `model.buckets`, which has proofs of its own; nothing else is shared.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from accounting.domain.calendar import BEGINNING, Calendar, Level, microseconds
+from accounting.domain.counters import COUNTERS
+from tests.support.scenario_player import ZONES
+
+Rows = Sequence[Mapping[str, Any]]
+Shown = Mapping[str, Rows]
+Usage = dict[tuple[object, ...], dict[str, Any]]
+
+CALENDARS: Final = {realm: Calendar([(BEGINNING, zone)]) for realm, zone in ZONES.items()}
+SIDES: Final = {"client": COUNTERS[:4], "peer": COUNTERS[4:]}
+
+
+def bucket(realm: str, level: Level, moment: datetime) -> int:
+    return CALENDARS[realm].bucket(level, microseconds(moment)).starts_at
+
+
+def until(session: Mapping[str, Any]) -> datetime:
+    end: datetime = session["ended_at"] or session["last_seen_at"]
+    return end
+
+
+def assert_usage_follows_from_sessions_and_reports(shown: Shown) -> None:
+    hours = by_bucket(shown["user_usage_hourly"], "realm", "user_id")
+    assert_sessions_are_counted(shown["sessions"], hours)
+    assert_every_byte_stands_in_its_hour(shown, hours)
+    assert_estimates_are_those_of_the_sessions(shown)
+    assert_levels_are_sums(shown)
+    peaks = {
+        key: row["peak_sessions"]
+        for key, row in by_bucket(shown["realm_usage_hourly"], "realm").items()
+    }
+    assert {key: peak for key, peak in peaks.items() if peak} == naive_peaks(shown["sessions"])
+
+
+def by_bucket(rows: Rows, *names: str) -> Usage:
+    return {
+        (*(row[name] for name in names), microseconds(row["starts_at"])): dict(row) for row in rows
+    }
+
+
+def assert_sessions_are_counted(sessions: Rows, hours: Usage) -> None:
+    """Starts, ends and seconds by user and hour."""
+    started, ended = Counter[object](), Counter[object]()
+    lived = defaultdict[object, Decimal](Decimal)
+    for session in sessions:
+        realm, user = session["realm"], session["user_id"]
+        started[realm, user, bucket(realm, Level.HOUR, session["started_at"])] += 1
+        if session["ended_at"]:
+            ended[realm, user, bucket(realm, Level.HOUR, session["ended_at"])] += 1
+        time, end = microseconds(session["started_at"]), microseconds(until(session))
+        while time < end:
+            hour = CALENDARS[realm].bucket(Level.HOUR, time)
+            lived[realm, user, hour.starts_at] += Decimal(min(end, hour.ends_at) - time) / 10**6
+            time = hour.ends_at
+    for name, naive in (
+        ("sessions_started", started),
+        ("sessions_ended", ended),
+        ("session_seconds", lived),
+    ):
+        found = {key: row[name] for key, row in hours.items() if row[name]}
+        assert found == {key: value for key, value in naive.items() if value}, name
+
+
+def assert_every_byte_stands_in_its_hour(shown: Shown, hours: Usage) -> None:
+    """Billed and unattributed together are the interims, but where a total came."""
+    users = {(row["realm"], row["username"]): row["user_id"] for row in shown["traffic_reports"]}
+    found = defaultdict[object, Counter[str]](Counter)
+    for key, row in hours.items():
+        found[key].update({name: int(row[name]) for name in COUNTERS})
+    for stray in shown["unattributed_usage"]:
+        user = users[stray["realm"], stray["username"]]
+        key = stray["realm"], user, microseconds(stray["starts_at"])
+        found[key].update({name: int(stray[name]) for name in COUNTERS})
+    reported = defaultdict[object, Counter[str]](Counter)
+    corrected = set()
+    for report in shown["traffic_reports"]:
+        hour = bucket(report["realm"], Level.HOUR, report["received_at"])
+        key = report["realm"], report["user_id"], hour
+        if report["report"] == "total":
+            corrected.add((key, report["side"]))
+            continue
+        for name, column in zip(SIDES[report["side"]], COUNTERS[:4], strict=True):
+            reported[key][name] += report[column]
+    for place in {*found, *reported}:
+        for side, names in SIDES.items():
+            if (place, side) not in corrected:
+                for name in names:
+                    assert found[place][name] == reported[place][name], (place, name)
+
+
+def assert_estimates_are_those_of_the_sessions(shown: Shown) -> None:
+    naive, found = Counter[object](), Counter[object]()
+    for session in shown["sessions"]:
+        if session["estimated"]:
+            key = session["realm"], session["user_id"]
+            naive[key] += session["received_bytes"] + session["sent_bytes"]
+    for row in shown["user_usage_monthly"]:
+        found[row["realm"], row["user_id"]] += row["estimated_bytes"]
+    assert {key: n for key, n in found.items() if n} == {key: n for key, n in naive.items() if n}
+
+
+def assert_levels_are_sums(shown: Shown) -> None:
+    """Days and months are the sums of their hours; a realm's usage is that of its users."""
+    summed = (
+        *COUNTERS,
+        "sessions_started",
+        "sessions_ended",
+        "session_seconds",
+        "estimated_bytes",
+    )
+    for length, level in (("hourly", Level.HOUR), ("daily", Level.DAY), ("monthly", Level.MONTH)):
+        for of, names in (("user", ("realm", "user_id")), ("realm", ("realm",))):
+            naive = defaultdict[object, Counter[str]](Counter)
+            peaks = defaultdict[object, int](int)
+            for row in shown["user_usage_hourly"]:
+                key = (
+                    *(row[name] for name in names),
+                    bucket(row["realm"], level, row["starts_at"]),
+                )
+                for name in summed:
+                    naive[key][name] += row[name]
+            for row in shown["realm_usage_hourly"]:
+                key = row["realm"], bucket(row["realm"], level, row["starts_at"])
+                peaks[key] = max(peaks[key], row["peak_sessions"])
+            found = by_bucket(shown[f"{of}_usage_{length}"], *names)
+            assert {key: {name: row[name] for name in summed} for key, row in found.items()} == {
+                key: {name: sums[name] for name in summed} for key, sums in naive.items()
+            }
+            if of == "realm":
+                assert {key: row["peak_sessions"] for key, row in found.items()} == peaks
+            for key, row in found.items():
+                calendar = CALENDARS[row["realm"]]
+                borders = calendar.bucket(level, microseconds(row["starts_at"]))
+                assert borders.starts_at == key[-1]
+                assert borders.ends_at == microseconds(row["ends_at"])
+
+
+def naive_peaks(sessions: Rows) -> dict[tuple[str, int], int]:
+    """The most sessions alive at one of their starts, or at the begin of an hour. Zero is left out.
+
+    All of them have ended.
+    """
+    spans = defaultdict[str, list[tuple[int, int]]](list)
+    for session in sessions:
+        assert session["ended_at"]
+        spans[session["realm"]].append(
+            (microseconds(session["started_at"]), microseconds(session["ended_at"]))
+        )
+    found: dict[tuple[str, int], int] = {}
+    for realm, lives in spans.items():
+        moments = {start for start, _ in lives}
+        for start, end in lives:
+            moments |= {hour.starts_at for hour in CALENDARS[realm].hours(start, end)}
+        for moment in moments:
+            alive = sum(start <= moment < end for start, end in lives)
+            key = realm, CALENDARS[realm].bucket(Level.HOUR, moment).starts_at
+            if alive:
+                found[key] = max(found.get(key, 0), alive)
+    return found

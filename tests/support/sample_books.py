@@ -1,0 +1,151 @@
+"""Books of a few days that show every kind of row, for the tests of what is read from them.
+
+Two realms, one of them in Berlin's time; two sources; sessions that are exact, estimated, disputed,
+live and of October; a stranger's traffic; hostile names; gaps; a message that is none; October
+closed and corrected.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Final
+
+from accounting.billing.adjust import adjust_by_hand
+from accounting.billing.close_period import close_periods
+from accounting.domain.realm_rules import RealmRule
+from accounting.feed.numbering import number_feed
+from accounting.identities.realm_rules import set_rule
+from tests.support.books import Books, channel, cloned, status, traffic
+from tests.support.servers import PostgresServer
+
+BEGIN: Final = datetime(2026, 10, 31, 22, 0, tzinfo=UTC)
+"""23:00 in Berlin: October, where November begins an hour later."""
+HOUR: Final = 3600.0
+DAY: Final = 24 * HOUR
+HOSTILE: Final = (
+    b"turn/realm/example.net/user/\x1b]0;owned\x07\xff\\x41\n/allocation/000000000000000009/"
+)
+
+
+@contextmanager
+def filled_books(server: PostgresServer, directory: Path) -> Iterator[Books]:
+    """Books with all that this module's docstring names, accounted up to 4 November, 12:00 UTC."""
+    with cloned(server) as name:
+        books = Books(server, name, directory, start=BEGIN)
+        try:
+            _fill(books)
+            yield books
+        finally:
+            books.close()
+
+
+def _fill(books: Books) -> None:
+    set_rule(
+        books.engine,
+        "example.org",
+        {"time_zone": "Europe/Berlin"},
+        default=RealmRule(),
+        holds_from=None,
+        now=BEGIN,
+    )
+    spool = books.spool()
+    spool.close_gap(
+        spool.open_gap(books.at(-20 * DAY), "disconnected", "October's"), books.at(-19 * DAY)
+    )
+    spool.close_gap(
+        spool.open_gap(books.at(1.5 * HOUR), "disconnected", "over midnight"), books.at(3 * HOUR)
+    )
+    # alice: one session in October, one exact, one of which interims were lost (estimated).
+    _session(books, 0, allocation=1, interims=[(10, 1_000, 4, 400)], total=(10, 1_000, 4, 400))
+    _session(
+        books,
+        1 * DAY,
+        allocation=2,
+        interims=[(2_000, 200_000, 48, 4_800), (10, 1_000, 2, 200)],
+        total=(2_010, 201_000, 50, 5_000),
+    )
+    _session(
+        books,
+        2 * DAY,
+        allocation=3,
+        interims=[(100, 10_000, 10, 1_000)],
+        total=(300, 30_000, 30, 3_000),
+    )
+    # bob: one that counted more than its total (disputed), and one that lives.
+    _session(
+        books,
+        2 * DAY + 200,
+        user="bob",
+        allocation=4,
+        interims=[(500, 50_000, 5, 500)],
+        total=(400, 40_000, 5, 500),
+    )
+    _new(books, 3.5 * DAY, "bob", 5)
+    books.hear(
+        3.5 * DAY + 60, channel("traffic", user="bob", allocation=5), traffic(700, 7_000, 70, 700)
+    )
+    books.hear(
+        3.5 * DAY + 120, channel("status", user="bob", allocation=5), status("refreshed", 86_400)
+    )
+    # A stranger under bob's name, and bytes made to break a terminal.
+    books.hear(
+        3.5 * DAY + 130, channel("traffic", user="bob", allocation=6), traffic(3, 300, 1, 100)
+    )
+    books.hear(3.5 * DAY + 140, HOSTILE + b"status", status("new"))
+    books.hear(3.5 * DAY + 150, HOSTILE + b"status", status("deleted"))
+    books.hear(3.5 * DAY + 160, channel("status"), b"no status at all")
+    # Another source, in the other realm.
+    books.hear(
+        1 * DAY,
+        channel("status", user="carol", realm="example.net", allocation=7),
+        status("new"),
+        source="second",
+    )
+    books.hear(
+        1 * DAY + 50,
+        channel("status", user="carol", realm="example.net", allocation=7),
+        status("deleted"),
+        source="second",
+    )
+    books.until(3.5 * DAY + HOUR, source="second")
+    spool.open_gap(books.at(3.5 * DAY + 2 * HOUR), "disconnected", "still open")
+    books.until(3.5 * DAY + 2 * HOUR)
+    books.account()
+    # October is closed, and corrected by hand.
+    close_periods(books.engine)
+    adjust_by_hand(
+        books.engine,
+        "example.org",
+        date(2026, 10, 1),
+        "alice",
+        {"sent_bytes": -100, "session_microseconds": -1_500_000},
+        reason="a test call of ours",
+        author="carol",
+    )
+    number_feed(books.engine)
+
+
+def _new(books: Books, at: float, user: str, allocation: int) -> None:
+    books.hear(at, channel("status", user=user, allocation=allocation), status("new"))
+
+
+def _session(
+    books: Books,
+    at: float,
+    *,
+    user: str = "alice",
+    allocation: int,
+    interims: list[tuple[int, int, int, int]],
+    total: tuple[int, int, int, int],
+) -> None:
+    """A session of 100 seconds: its interims, then its end and its total."""
+    _new(books, at, user, allocation)
+    for number, counts in enumerate(interims, start=1):
+        books.hear(
+            at + number, channel("traffic", user=user, allocation=allocation), traffic(*counts)
+        )
+    books.hear(at + 100, channel("status", user=user, allocation=allocation), status("deleted"))
+    books.hear(
+        at + 100, channel("total_traffic", user=user, allocation=allocation), traffic(*total)
+    )

@@ -1,0 +1,251 @@
+"""Adversarial streams for the books, and the books as one value to compare.
+
+A stream is a list of steps: what is heard and when, ticks, gaps. `play` runs it through a spool and
+the jobs, all at once or cut into pieces by a plan; `everything` is all that `reporting` then shows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, NamedTuple
+
+import psycopg
+from hypothesis import strategies as st
+from psycopg.rows import dict_row
+from psycopg.sql import SQL, Identifier
+
+from accounting.db.engine import Engine
+from accounting.identities.realm_rules import set_rule
+from accounting.ingest.loader import Loader
+from accounting.usage.rollup import rollup
+from tests.support.books import READER, Books, channel, eight_of, status, traffic
+from tests.support.servers import PostgresServer
+from tests.support.truncate import empty
+
+VIEWS: Final = (
+    "sessions",
+    "user_usage_hourly",
+    "user_usage_daily",
+    "user_usage_monthly",
+    "realm_usage_hourly",
+    "realm_usage_daily",
+    "realm_usage_monthly",
+    "unattributed_usage",
+    "allocation_events",
+    "traffic_reports",
+    "rejected_messages",
+    "capture_gaps",
+    "radacct",
+)
+SOURCES: Final = ("one", "two")
+ZONES: Final[Mapping[str, str]] = {
+    "example.org": "America/New_York",
+    "": "Asia/Kolkata",
+    "howe": "Australia/Lord_Howe",
+}
+BEGIN: Final = datetime(2026, 10, 31, 22, 50, tzinfo=UTC)
+"""Shortly before a month ends in every zone, a day before New York's clock goes back."""
+LONG_AFTER: Final = 400_000.0
+
+
+class Allocation(NamedTuple):
+    """A key of the streams."""
+
+    source: str
+    database: int
+    realm: str
+    user: str
+    allocation: int
+
+
+ALLOCATIONS: Final = (
+    Allocation("one", 0, "example.org", "alice", 1),
+    Allocation("one", 0, "example.org", "1999999999:alice", 1),
+    Allocation("one", 0, "example.org", "alice", 2),
+    Allocation("one", 1, "example.org", "alice", 1),
+    Allocation("one", 0, "", "", 1),
+    Allocation("one", 0, "howe", "alice", 1),
+    Allocation("two", 0, "example.org", "alice", 1),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """After so many seconds a source hears a message, or loses its connection for a while."""
+
+    wait: float
+    of: Allocation
+    suffix: str
+    payload: bytes
+    gap_seconds: float = 0.0
+
+
+_COUNTS: Final = st.builds(
+    lambda counts, large: traffic(*(count * large for count in counts)),
+    st.tuples(*[st.integers(0, 3)] * 4),
+    st.sampled_from([1, 1, 1000, 2**31]),
+)
+_LOCAL: Final = st.sampled_from(["192.0.2.1:3478", "192.0.2.1:3478", "192.0.2.2:3478", None])
+_SAID: Final = st.one_of(
+    st.tuples(
+        st.just("status"),
+        st.builds(
+            lambda word, lifetime, local: status(word, lifetime, local=local),
+            st.sampled_from(["new", "new", "refreshed", "deleted"]),
+            st.sampled_from([0, 30, 600, 3600]),
+            _LOCAL,
+        ),
+    ),
+    st.tuples(st.sampled_from(["traffic", "traffic", "traffic/peer"]), _COUNTS),
+    st.tuples(st.sampled_from(["total_traffic", "total_traffic/peer"]), _COUNTS),
+    st.tuples(st.sampled_from(["status", "traffic"]), st.just(b"nonsense")),
+)
+STEPS: Final = st.lists(
+    st.builds(
+        lambda wait, of, said, gap: Step(
+            wait=wait, of=of, suffix=said[0], payload=said[1], gap_seconds=gap
+        ),
+        st.sampled_from([0.0, 0.000001, 1.0, 30.0, 600.0, 700.0, 4000.0, 90_000.0]),
+        st.sampled_from(ALLOCATIONS[:1] * 6 + ALLOCATIONS),
+        _SAID,
+        st.sampled_from([0.0] * 9 + [20.0]),
+    ),
+    min_size=4,
+    max_size=24,
+)
+
+
+class Act(NamedTuple):
+    """What is done before a step: a job with its batch size, or a tick of the clock."""
+
+    before: int
+    what: str
+    size: int
+
+
+PLANS: Final = st.lists(
+    st.builds(
+        Act,
+        st.integers(0, 24),
+        st.sampled_from(["load", "load", "settle", "settle", "rollup", "tick"]),
+        st.integers(1, 4),
+    ),
+    max_size=24,
+)
+
+
+class Ledger:
+    """One database for many streams, emptied before each."""
+
+    def __init__(self, server: PostgresServer, name: str, engine: Engine) -> None:
+        self._server = server
+        self._name = name
+        self._engine = engine
+
+    def play(self, steps: Sequence[Step], plan: Sequence[Act] = ()) -> dict[str, Any]:
+        """Everything that the books show of a stream, long after it.
+
+        Without a plan the jobs run once, at the end, over all of it.
+        """
+        empty(self._server, self._name)
+        with TemporaryDirectory() as directory:
+            books = Books(self._server, self._name, Path(directory), start=BEGIN)
+            books.engine = self._engine
+            try:
+                for realm, zone in ZONES.items():
+                    set_rule(
+                        books.engine,
+                        realm,
+                        {"time_zone": zone},
+                        default=books.rule,
+                        holds_from=None,
+                        now=BEGIN,
+                    )
+                return _played(books, steps, plan)
+            finally:
+                books.close(with_engine=False)
+
+
+def _played(books: Books, steps: Sequence[Step], plan: Sequence[Act]) -> dict[str, Any]:
+    heard: dict[str, list[tuple[int, int, bytes, bytes]]] = {source: [] for source in SOURCES}
+
+    def capture() -> None:
+        for source, messages in heard.items():
+            books.hear_all(messages, source=source)
+            messages.clear()
+
+    now = 0.0
+    for source in SOURCES:
+        books.until(0, source=source)
+    for place, step in enumerate(steps):
+        for act in (act for act in plan if act.before == place):
+            capture()
+            _act(books, act, now)
+        now += step.wait
+        if step.gap_seconds:
+            capture()
+            now = _lose(books, step.of.source, now, step.gap_seconds)
+        of = step.of
+        name = channel(step.suffix, user=of.user, realm=of.realm, allocation=of.allocation)
+        heard[of.source].append((books.at(now), of.database, name, step.payload))
+    capture()
+    for source in SOURCES:
+        books.until(now + LONG_AFTER, source=source)
+    books.account()
+    if plan:
+        books.account()
+    return everything(books)
+
+
+def _lose(books: Books, source: str, now: float, seconds: float) -> float:
+    """Lose the connection for so long, as the collector records it; returns when it is back."""
+    books.until(now, source=source)
+    gap = books.spool(source).open_gap(books.at(now), "connection_lost")
+    books.spool(source).close_gap(gap, books.at(now + seconds))
+    return now + seconds + 0.001
+
+
+def _act(books: Books, act: Act, now: float) -> None:
+    match act.what:
+        case "tick":
+            for source in SOURCES:
+                books.until(now, source=source)
+        case "load":
+            for source in SOURCES:
+                restarted_loader(books, source).load(act.size)
+        case "settle":
+            books.settle(act.size)
+        case "rollup":
+            rollup(books.engine, limit=act.size)
+
+
+def restarted_loader(
+    books: Books, source: str = "default", *, engine: Engine | None = None
+) -> Loader:
+    """A loader that remembers nothing."""
+    return Loader(engine or books.engine, books.spool(source), books.rule)
+
+
+def everything(books: Books) -> dict[str, Any]:
+    """All rows of all views of `reporting` but `sources`, which shows how far the jobs came."""
+    with psycopg.connect(books.url(READER)) as connection:
+        connection.execute("SET timezone = 'UTC'")
+        cursor = connection.cursor(row_factory=dict_row)
+        shown = {}
+        for view in VIEWS:
+            query = SQL("SELECT * FROM reporting.{}").format(Identifier(view))
+            rows = cursor.execute(query).fetchall()
+            for row in rows:
+                row.pop("gap_id", None)  # numbered as they come, and some numbers are never used
+            shown[view] = sorted(rows, key=repr)
+        return shown
+
+
+def assert_conserved(shown: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Sessions = hours = days = months, for users and for realms."""
+    sessions = eight_of(shown["sessions"])
+    for of in ("user", "realm"):
+        for length in ("hourly", "daily", "monthly"):
+            assert eight_of(shown[f"{of}_usage_{length}"]) == sessions, f"{of}_usage_{length}"

@@ -1,0 +1,209 @@
+"""The service's own processes for tests: ``python -m accounting ...`` as an operator starts it.
+
+with Service("up", data_dir, {"ACCOUNTING_REDIS_URL": valkey.url}) as up:
+    up.wait_until_capturing()
+    assert up.end(signal.SIGTERM) == 0
+
+Owns those processes and what they print. Ends them with the test, however it ends.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from accounting.ops.processes import tie_to_parent
+from tests.support.servers import wait_until
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+QUICK: Final[Mapping[str, str]] = {
+    "ACCOUNTING_SETTLE_INTERVAL_SECONDS": "0.2",
+    "ACCOUNTING_ROLLUP_INTERVAL_SECONDS": "0.2",
+    "ACCOUNTING_CAPTURE": "subscribe",
+    "ACCOUNTING_LOG_LEVEL": "info",
+    "ACCOUNTING_LOG_FORMAT": "json",
+}
+
+
+def environment(data_dir: Path, settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What the service sees: nothing of this shell's settings, and quick jobs."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ACCOUNTING_")}
+    return {**kept, **QUICK, "ACCOUNTING_DATA_DIR": str(data_dir), **(settings or {})}
+
+
+class Service:
+    """One command of the service; started when made."""
+
+    def __init__(
+        self, command: str, data_dir: Path, settings: Mapping[str, str] | None = None
+    ) -> None:
+        self.command = command
+        self.data_dir = data_dir
+        data_dir.mkdir(parents=True, exist_ok=True)
+        number = len(list(data_dir.glob(f"{command}-*.out")))
+        self._out = data_dir / f"{command}-{number}.out"
+        self._log = data_dir / f"{command}-{number}.log"
+        with self._out.open("wb") as out, self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "accounting", command],
+                cwd=ROOT,
+                env=environment(data_dir, settings),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+                process_group=0,
+                preexec_fn=tie_to_parent(signal.SIGTERM),  # noqa: PLW1509  # one system call
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def out(self) -> str:
+        """What it printed on standard output."""
+        return self._out.read_text()
+
+    def log_text(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """Events of these names in its log and that of its parts."""
+        lines = [line for line in self.log_text().splitlines() if line.startswith("{")]
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except ValueError:  # being written
+                continue
+        return [one for one in found if one["event"] in names]
+
+    def wait_for_line(self, deadline_seconds: float = 60.0) -> str:
+        """The line for turnserver.conf, once `up` runs."""
+        self.wait_for(lambda: self.out().endswith("\n"), deadline_seconds)
+        return self.out().strip()
+
+    def wait_until_capturing(self, times: int = 1) -> None:
+        """Return once its collector has attached, for so many times in all."""
+        self.wait_for(lambda: len(self.events("capturing", "capturing again after a gap")) >= times)
+
+    def wait_for(self, condition: Callable[[], object], deadline_seconds: float = 60.0) -> None:
+        """Return once the condition holds; fail with the log when it doesn't, or when it ended."""
+
+        def holds() -> bool:
+            code = self.process.poll()
+            assert code is None, f"{self.command} ended, code {code}:\n{self.log_text()[-3000:]}"
+            return bool(condition())
+
+        try:
+            wait_until(holds, deadline_seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log_text()[-3000:]}") from error
+
+    def part(self, command: str) -> int:
+        """The pid of its part of that command, now; 0 while there is none."""
+        for pid in descendants(self.pid):
+            if arguments(pid)[-3:] == ["-m", "accounting", command]:
+                return pid
+        return 0
+
+    def wait_for_part(self, command: str, *, other_than: int = 0) -> int:
+        """The pid of a part once it runs, as another process than that one."""
+        self.wait_for(lambda: self.part(command) not in {0, other_than}, 30)
+        return self.part(command)
+
+    def end(self, step: signal.Signals = signal.SIGTERM, patience_seconds: float = 60.0) -> int:
+        """Signal it and return its exit code."""
+        self.process.send_signal(step)
+        return self.process.wait(patience_seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            try:
+                self.end()
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(10)
+        wait_until(lambda: not processes_of(self.data_dir), 60, "the service left processes behind")
+
+
+def run_command(
+    *words: str, data_dir: Path, settings: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run one command of the command line to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "accounting", *words],
+        cwd=ROOT,
+        env=environment(data_dir, settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def json_rows(*words: str, data_dir: Path) -> list[dict[str, Any]]:
+    """What a command prints with ``--json``."""
+    done = run_command(*words, "--json", data_dir=data_dir)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def processes_of(data_dir: Path) -> list[int]:
+    """Every process that was given this data directory or works in it, the servers too."""
+    name = os.fsencode(data_dir)
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            given = b"ACCOUNTING_DATA_DIR=" + name + b"\0" in (entry / "environ").read_bytes()
+            at_work = os.fsencode((entry / "cwd").readlink()).startswith(name + b"/")
+        except OSError:  # it ended meanwhile, or is a zombie
+            continue
+        if given or at_work:
+            found.append(int(entry.name))
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below one, as they are now."""
+    below: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            # The name of the program, in parentheses, may hold anything.
+            words = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if words[0] not in "ZX":
+            below.setdefault(int(words[1]), []).append(int(entry.name))
+    found, waiting = [], [pid]
+    while waiting:
+        children = below.get(waiting.pop(), [])
+        found += children
+        waiting += children
+    return found
+
+
+def arguments(pid: int) -> list[str]:
+    """The arguments of a process; none when it is gone."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    except OSError:
+        return []
+    return [os.fsdecode(word) for word in words]

@@ -1,0 +1,148 @@
+"""The house rules that no other tool checks: what may not stand in any file of this project."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+IGNORED = [
+    ".git/",
+    *(ROOT / ".gitignore").read_text().splitlines(),
+]
+# Spelled so that this file does not hold what it looks for.
+ADDRESSES = re.compile(
+    r"pypi" + r"\.(org|python)|python" + r"hosted\.org|file:" + "///"
+    r"|(?<!no-emit-)\bindex" + r"-url|\bfind" + r"-links|\btrusted" + "-host"
+)
+PURE = {
+    "abc", "bisect", "calendar", "collections", "dataclasses", "datetime", "decimal", "enum",
+    "fractions", "functools", "hashlib", "heapq", "hmac", "itertools", "json", "math", "operator",
+    "re", "typing", "unicodedata", "uuid", "zoneinfo",
+}  # fmt: skip
+
+
+def project_files() -> Iterator[Path]:
+    """Every file of the project but what .gitignore names; needs no git."""
+    yield from _files_below(ROOT)
+
+
+def _files_below(directory: Path) -> Iterator[Path]:
+    for path in sorted(directory.iterdir()):
+        name = path.name + "/" if path.is_dir() else path.name
+        if any(fnmatch(name, pattern) for pattern in IGNORED):
+            continue
+        if path.is_dir():
+            yield from _files_below(path)
+        else:
+            yield path
+
+
+def sources(*packages: str) -> Iterator[tuple[str, ast.Module]]:
+    for package in packages:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield str(path.relative_to(ROOT)), ast.parse(path.read_bytes())
+
+
+def imported_modules(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." if node.level else node.module or ""
+
+
+def used_names(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield ast.unparse(node)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield node.func.id
+
+
+def test_no_file_holds_the_address_of_a_package_index() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in project_files()
+        for match in ADDRESSES.finditer(path.read_text(errors="replace"))
+    }
+    assert found == set()
+
+
+def test_no_file_names_the_place_where_it_was_made() -> None:
+    here = str(ROOT)
+    if len(ROOT.parts) < 3:
+        here = f"{here}/accounting"  # a root as short as /src may well stand in a Dockerfile
+    found = [
+        str(path.relative_to(ROOT))
+        for path in project_files()
+        if here.encode() in path.read_bytes()
+    ]
+    assert found == []
+
+
+def test_every_dependency_is_locked_with_a_hash() -> None:
+    for lock in ROOT.glob("requirements*.lock"):
+        blocks = re.split(r"\n(?=[a-z0-9])", lock.read_text().split("make lock\n", 1)[1])
+        assert blocks, lock
+        for block in blocks:
+            assert re.match(r"[a-z0-9._-]+==\S+ ", block), block
+            assert "--hash=sha256:" in block, block
+
+
+def test_every_module_opens_with_what_it_owns() -> None:
+    lacking = [
+        name
+        for name, tree in sources("accounting", "tests", "benchmarks", "migrations")
+        if tree.body and ast.get_docstring(tree) is None
+    ]
+    assert lacking == []
+
+
+def test_the_model_imports_nothing_that_reaches_outside() -> None:
+    """Import-linter can only forbid what it is told by name; this allows by name."""
+    found = {
+        f"{name} imports {module}"
+        for name, tree in sources("accounting/domain")
+        for module in imported_modules(tree)
+        if module.split(".")[0] not in PURE and not module.startswith("accounting.domain")
+    }
+    assert found == set()
+    assert set(sys.stdlib_module_names) >= PURE
+
+
+def test_names_say_what_a_thing_is() -> None:
+    vague = re.compile(r"(^|/)(utils?|helpers?|common|misc)(\.py|/)")
+    names = [name for name, _ in sources("accounting", "tests", "benchmarks")]
+    assert [name for name in names if vague.search(name)] == []
+    classes = [
+        f"{name}: {node.name}"
+        for name, tree in sources("accounting")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and re.search(r"(Manager|Handler|Helper|Utils?)$", node.name)
+    ]
+    assert classes == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "pattern"),
+    [
+        ("no mocks", re.compile(r"(^|\.)((Magic|Async)?Mock|mock|mocker)(\.|$)")),
+        ("no skips", re.compile(r"^pytest\.(mark\.)?(skip|skipif|importorskip|xfail)$")),
+        ("no sleeps: wait on a condition", re.compile(r"^((time|asyncio)\.)?sleep$")),
+    ],
+)
+def test_tests_meet_the_real_thing(rule: str, pattern: re.Pattern[str]) -> None:
+    """`tests.support.servers.wait_until` alone sleeps: between two looks at its condition."""
+    found = [
+        f"{name}: {used}"
+        for name, tree in sources("tests")
+        for used in used_names(tree)
+        if pattern.search(used) and name != "tests/support/servers.py"
+    ]
+    assert found == [], rule
