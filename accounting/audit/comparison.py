@@ -16,13 +16,16 @@ from sqlalchemy.sql.expression import ColumnElement
 from accounting.billing.period_queries import NUMBERS, PeriodRow
 from accounting.db import schema
 from accounting.db.binary_copy import binary_cursor, copy_rows
-from accounting.db.engine import driver_statement, psycopg_connection, statement
+from accounting.db.engine import psycopg_connection
+from accounting.db.queries import Queries
 from accounting.db.schema import statements
 from accounting.domain.calendar import Bucket, Level, moment
 from accounting.domain.session_fold import Life
 from accounting.sessions.session_hour_queries import USAGE_COLUMNS, UsageRow
 from accounting.sessions.session_queries import KEY_COLUMNS, LIFE_COLUMNS, Key, life_row
 from accounting.usage.rollup_queries import Hour
+
+_QUERIES: Final = Queries("accounting.audit")
 
 BOOKS: Final[Mapping[str, Table]] = {
     "sessions": schema.sessions,
@@ -86,12 +89,12 @@ def keep_reports(connection: Connection) -> None:
 
 def in_flight(connection: Connection) -> int:
     """How many things wait for settling or the roll-up: marks of hours, and lives due to end."""
-    return int(connection.execute(statement("count_in_flight")).scalar_one())
+    return int(connection.execute(_QUERIES.text("count_in_flight")).scalar_one())
 
 
 def stage(connection: Connection) -> None:
     """Make the scratch tables, empty."""
-    psycopg_connection(connection).execute(driver_statement("stage_proof"))
+    psycopg_connection(connection).execute(_QUERIES.driver("stage_proof"))
 
 
 def add_lives(connection: Connection, lives: Iterable[tuple[Key, Life]]) -> None:
@@ -155,7 +158,7 @@ def add_rollups(connection: Connection, hours: Iterable[Hour]) -> None:
         )
         cursor.execute("ANALYZE proof_sessions, proof_session_usage, proof_hours")
     for name in _STATEMENTS:
-        connection.execute(statement(name))
+        connection.execute(_QUERIES.text(name))
     # Closed periods are looked at one by one.
     with _cursor(connection) as cursor:
         cursor.execute("CREATE INDEX ON proof_period_usage (realm_id, starts_at)")
@@ -262,7 +265,7 @@ def unequal(left: Any, right: Any, columns: Iterable[str]) -> list[ColumnElement
 
 def lost_reports(connection: Connection) -> list[tuple[str, int, int]]:
     """(source, loaded, kept) of the sources that have fewer reports than were ever loaded."""
-    return [tuple(row) for row in connection.execute(statement("count_reports"))]
+    return [tuple(row) for row in connection.execute(_QUERIES.text("count_reports"))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,7 +320,7 @@ def unbalanced(connection: Connection, period: PeriodRow) -> Iterator[Line]:
 
 def _lines(connection: Connection, name: str, period: PeriodRow) -> Iterator[Line]:
     rows = connection.execute(
-        statement(name),
+        _QUERIES.text(name),
         {
             "realm_id": period.realm_id,
             "period": period.period,

@@ -12,7 +12,8 @@ from uuid import UUID
 from sqlalchemy import Connection, select
 
 from accounting.db.binary_copy import binary_stream
-from accounting.db.engine import driver_statement, psycopg_connection, statement
+from accounting.db.engine import psycopg_connection
+from accounting.db.queries import Queries
 from accounting.db.schema import capture_gaps
 from accounting.domain import statements
 from accounting.domain.calendar import moment
@@ -20,6 +21,8 @@ from accounting.domain.session_fold import Entry, Life, Report, Sighting
 from accounting.sessions.session_queries import Key, life_of_row
 from accounting.sources import source_queries
 from accounting.sources.source_queries import Watermark
+
+_QUERIES: Final = Queries("accounting.audit")
 
 ROWS_AT_ONCE: Final = 5_000
 
@@ -80,7 +83,7 @@ def breaks(connection: Connection, source_id: int, cutoff: Cutoff) -> list[tuple
 def is_entangled(connection: Connection, cutoff: Cutoff) -> bool:
     """Whether some evidence within the cutoff comes after some without, or a gap came later."""
     found: bool = connection.execute(
-        statement("find_entangled"), {**_vectors(cutoff), "highest_gap": cutoff.highest_gap}
+        _QUERIES.text("find_entangled"), {**_vectors(cutoff), "highest_gap": cutoff.highest_gap}
     ).scalar_one()
     return found
 
@@ -129,7 +132,7 @@ def read_carried(
     parameters = _parameters(cutoff, realm_ids, usernames, day)
     driver = psycopg_connection(connection)
     with closing(binary_stream(driver, "carried_lives", ROWS_AT_ONCE)) as cursor:
-        cursor.execute(driver_statement("read_carried"), parameters)
+        cursor.execute(_QUERIES.driver("read_carried"), parameters)
         for *fields, flat in cursor:
             key, life = life_of_row(fields)
             life.entries = [Entry._make(flat[at : at + 6]) for at in range(0, len(flat), 6)]
@@ -152,7 +155,7 @@ def read_evidence(
     parameters = _parameters(cutoff, realm_ids, usernames, day)
     driver = psycopg_connection(connection)
     with closing(binary_stream(driver, "replayed_evidence", ROWS_AT_ONCE)) as cursor:
-        cursor.execute(driver_statement("replay_reports"), parameters)
+        cursor.execute(_QUERIES.driver("replay_reports"), parameters)
         for source_id, number, began_at, idle_seconds, *fields in cursor:
             report = Report._make(fields)
             key = Key(source_id, report.database, report.username_key, report.allocation_id)

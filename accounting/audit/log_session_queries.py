@@ -1,13 +1,15 @@
 """Sessions by what coturn's log tells of them: realm, username and allocation id."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection
 
-from accounting.db.engine import statement
+from accounting.db.queries import Queries
 from accounting.domain.counters import COUNTERS
+
+_QUERIES: Final = Queries("accounting.audit")
 
 
 class LoggedKey(NamedTuple):
@@ -32,7 +34,7 @@ def fetch(
 ) -> Iterator[tuple[LoggedKey, BookedSession]]:
     """The billed sessions of those keys, oldest first."""
     rows = connection.execute(
-        statement("fetch_logged"),
+        _QUERIES.text("fetch_logged"),
         {
             "realms": [key.realm for key in keys],
             "usernames": [key.username for key in keys],

@@ -5,13 +5,13 @@ adjustments are posted for it.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, delete, exists, func, insert, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from accounting.audit.comparison import proof_of, proved_columns, unequal
-from accounting.db.engine import statement
+from accounting.db.queries import Queries
 from accounting.db.schema import (
     buckets,
     realm_slices,
@@ -23,14 +23,17 @@ from accounting.db.schema import (
 )
 from accounting.domain.calendar import moment
 
+_QUERIES: Final = Queries("accounting.audit")
+_SESSION_QUERIES: Final = Queries("accounting.sessions")
+
 
 def replace(connection: Connection, realm_id: int) -> int:
     """Replace all rows of a realm that differ; returns how many were written or removed.
 
     The caller holds the locks of settling and of the roll-up, and has staged that realm alone.
     """
-    connection.execute(statement("touch_rebuilt_periods"), {"realm_id": realm_id})
-    connection.execute(statement("prove_only_hours"))
+    connection.execute(_QUERIES.text("touch_rebuilt_periods"), {"realm_id": realm_id})
+    connection.execute(_QUERIES.text("prove_only_hours"))
     replaced = 0
     for table in (sessions, session_usage, *user_usage.values(), *realm_usage.values()):
         proof = proof_of(table)
@@ -47,10 +50,10 @@ def replace(connection: Connection, realm_id: int) -> int:
         rows = select(proof).where(~equal.correlate(proof))
         if table is sessions:
             # As settling does it: the feed is told of each end that is another now.
-            connection.execute(statement("stage_sessions"))
+            connection.execute(_SESSION_QUERIES.text("stage_sessions"))
             staged = proof_of(table, "staged_sessions")
             connection.execute(insert(staged).from_select(list(proof.c.keys()), rows))
-            connection.execute(statement("tell_ends"))
+            connection.execute(_SESSION_QUERIES.text("tell_ends"))
             rows = select(staged)
         query = upsert(table).from_select(list(proof.c.keys()), rows)
         values: dict[str, Any] = {

@@ -21,8 +21,9 @@ from sqlalchemy.exc import OperationalError
 from accounting.audit import comparison
 from accounting.billing.period_queries import PeriodRow
 from accounting.db.binary_copy import binary_cursor, copy_rows
-from accounting.db.engine import driver_statement, psycopg_connection, statement
+from accounting.db.engine import psycopg_connection
 from accounting.db.locks import wait_at_most
+from accounting.db.queries import Queries
 from accounting.db.schema import (
     carried_lives,
     dropped_positions,
@@ -41,6 +42,8 @@ from accounting.sessions.session_queries import (
     life_of_row,
     life_row,
 )
+
+_QUERIES: Final = Queries("accounting.audit")
 
 LOCK_SECONDS: Final = 0.2
 """How long a loader may have to wait behind us for the reports, at a time."""
@@ -88,7 +91,7 @@ def span_of(day: date) -> tuple[int, int]:
 
 def days(connection: Connection) -> list[date]:
     """The days that have a partition of reports, the oldest first."""
-    return list(connection.execute(statement("report_days")).scalars())
+    return list(connection.execute(_QUERIES.text("report_days")).scalars())
 
 
 def clock(connection: Connection) -> datetime | None:
@@ -110,7 +113,7 @@ def sources_on(connection: Connection, day: date) -> list[SourceDay]:
             is_unsettled=row.is_unsettled,
             is_out_of_order=row.is_out_of_order,
         )
-        for row in connection.execute(statement("day_sources"), _span(day))
+        for row in connection.execute(_QUERIES.text("day_sources"), _span(day))
     ]
 
 
@@ -123,7 +126,7 @@ def stage_lives(connection: Connection, day: date, found: Collection[SourceDay])
     """Name the sessions that a day's reports speak of, for the two questions below."""
     ends = {one.source_id: one.last for one in found if one.last is not None}
     connection.execute(
-        statement("stage_day_lives"),
+        _QUERIES.text("stage_day_lives"),
         {
             "sources": list(ends),
             "upto": [UUID(bytes=session_id(of, *last)) for of, last in ends.items()],
@@ -135,12 +138,12 @@ def stage_lives(connection: Connection, day: date, found: Collection[SourceDay])
 
 def live_sessions(connection: Connection) -> dict[str, int]:
     """How many of the staged sessions have not ended, by source."""
-    return {row.source: row.sessions for row in connection.execute(statement("count_live"))}
+    return {row.source: row.sessions for row in connection.execute(_QUERIES.text("count_live"))}
 
 
 def fed_periods(connection: Connection, proof_holds: timedelta) -> list[FedPeriod]:
     """The periods that the staged sessions fed. A proof is fresh as long as ``proof_holds``."""
-    rows = connection.execute(statement("fed_periods"), {"holds": proof_holds})
+    rows = connection.execute(_QUERIES.text("fed_periods"), {"holds": proof_holds})
     return [FedPeriod(**row) for row in rows.mappings()]
 
 
@@ -157,12 +160,12 @@ def count_reports(connection: Connection, day: date) -> dict[tuple[int, int], in
 
 def stage_sealing(connection: Connection) -> None:
     """Make the scratch tables for what a day leaves, empty."""
-    psycopg_connection(connection).execute(driver_statement("stage_sealing"))
+    psycopg_connection(connection).execute(_QUERIES.driver("stage_sealing"))
 
 
 def drop_scratch(connection: Connection) -> None:
     """Drop all scratch tables of a day."""
-    psycopg_connection(connection).execute(driver_statement("drop_sealing"))
+    psycopg_connection(connection).execute(_QUERIES.driver("drop_sealing"))
 
 
 def add_lives(
@@ -188,7 +191,7 @@ def add_lives(
 
 def wrongly_booked(connection: Connection) -> int:
     """How many rows of the staged past lives are not booked as they are staged."""
-    connection.execute(statement("sealed_by_day"))
+    connection.execute(_QUERIES.text("sealed_by_day"))
     connection.execute(text("ANALYZE proof_sessions, proof_session_usage, sealed"))
     every = list(connection.execute(select(realms.c.realm_id)).scalars())
     staged = comparison.proof_of(comparison.BOOKS["sessions"])
@@ -307,8 +310,8 @@ def stage_sealed(connection: Connection, realm_ids: Collection[int]) -> list[Uns
     """Stage what ended with the dropped reports as it is booked; returns where it was changed."""
     if not dropped_upto(connection):
         return []
-    connection.execute(statement("sealed_in_books"), {"realms": list(realm_ids)})
-    connection.execute(statement("stage_sealed"))
+    connection.execute(_QUERIES.text("sealed_in_books"), {"realms": list(realm_ids)})
+    connection.execute(_QUERIES.text("stage_sealed"))
     kept = {
         (row.realm_id, row.day): (row.sessions, row.digest)
         for row in connection.execute(
@@ -331,7 +334,7 @@ def stage_sealed(connection: Connection, realm_ids: Collection[int]) -> list[Uns
 def _digests(connection: Connection) -> dict[tuple[int, date], tuple[int, Decimal]]:
     return {
         (row.realm_id, row.day): (row.sessions, row.digest)
-        for row in connection.execute(statement("sealed_digests"))
+        for row in connection.execute(_QUERIES.text("sealed_digests"))
     }
 
 
@@ -344,7 +347,7 @@ def sealed_of(
     """
     with binary_cursor(psycopg_connection(connection)) as cursor:
         cursor.execute(
-            driver_statement("sealed_of_user"),
+            _QUERIES.driver("sealed_of_user"),
             {
                 "realm_id": period.realm_id,
                 "user_key": user_key,

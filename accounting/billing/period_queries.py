@@ -13,13 +13,15 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 
 from accounting.db import schema
-from accounting.db.engine import statement
+from accounting.db.queries import Queries
 from accounting.domain.calendar import microseconds, moment
 from accounting.domain.counters import COUNTERS
 from accounting.domain.periods import Period, periods
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.statements import Cutoff, SourceCutoff
 from accounting.identities.realm_queries import all_rules
+
+_QUERIES: Final = Queries("accounting.billing")
 
 NUMBERS: Final = (
     *COUNTERS,
@@ -78,7 +80,7 @@ def draw(connection: Connection) -> None:
     if clock is None:
         return
     rules = all_rules(connection)
-    for realm_id, starts_at in connection.execute(statement("first_usage")).all():
+    for realm_id, starts_at in connection.execute(_QUERIES.text("first_usage")).all():
         _draw_realm(connection, realm_id, rules[realm_id], starts_at, clock)
 
 
@@ -125,7 +127,9 @@ def _differs(row: PeriodRow, wanted: Mapping[date, Mapping[str, Any]]) -> bool:
 
 def ready(connection: Connection) -> list[tuple[int, date]]:
     """(realm_id, period) of those that wait for nothing, the oldest first."""
-    return [(row.realm_id, row.period) for row in connection.execute(statement("ready_periods"))]
+    return [
+        (row.realm_id, row.period) for row in connection.execute(_QUERIES.text("ready_periods"))
+    ]
 
 
 def waits(
@@ -142,7 +146,7 @@ def waits(
 def cutoff(connection: Connection, realm_id: int, period: date, without: Collection[str]) -> Cutoff:
     """How far every source is settled now. ``without``: those not waited for, if behind."""
     passed = connection.execute(
-        statement("passed_sources"),
+        _QUERIES.text("passed_sources"),
         {"realm_id": realm_id, "period": period, "without": list(without)},
     ).scalars()
     return replace(cutoff_now(connection), without=tuple(passed))
@@ -175,7 +179,7 @@ def cutoff_now(connection: Connection) -> Cutoff:
 def close(connection: Connection, realm_id: int, period: date, at: Cutoff) -> int:
     """Write a period's statement and close it; returns the number of lines."""
     written = connection.execute(
-        statement("write_statements"),
+        _QUERIES.text("write_statements"),
         {"realm_id": realm_id, "period": period, "cutoff": at.to_text()},
     )
     closed = connection.execute(
@@ -199,13 +203,13 @@ def statement_sums(connection: Connection, realm_id: int, period: date) -> dict[
 
 def take_touched(connection: Connection, limit: int) -> int:
     """Take marks off ``touched_periods``; returns how many users' periods they name."""
-    connection.execute(statement("stage_touched_periods"))
-    return connection.execute(statement("take_touched_periods"), {"limit": limit}).rowcount
+    connection.execute(_QUERIES.text("stage_touched_periods"))
+    return connection.execute(_QUERIES.text("take_touched_periods"), {"limit": limit}).rowcount
 
 
 def post_late_usage(connection: Connection) -> list[UUID]:
     """Post what the taken users' periods lack; returns the ids of the adjustments."""
-    return list(connection.execute(statement("post_adjustments")).scalars())
+    return list(connection.execute(_QUERIES.text("post_adjustments")).scalars())
 
 
 def post_by_hand(

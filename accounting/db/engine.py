@@ -1,15 +1,12 @@
-"""Connections to Postgres and the files of SQL. Owns how to connect; opens nothing at import."""
+"""Connections to Postgres. Owns how to connect; opens nothing at import."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from importlib.resources import files
 from typing import Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Connection, Engine, TextClause, create_engine, text
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg as psycopg_dialect
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from accounting.errors import ConfigurationError, ConnectionLost, NotAllowed
@@ -17,11 +14,9 @@ from accounting.errors import ConfigurationError, ConnectionLost, NotAllowed
 __all__ = [
     "Engine",
     "along_keys",
-    "driver_statement",
     "lost_connections",
     "open_engine",
     "psycopg_connection",
-    "statement",
 ]
 
 
@@ -100,19 +95,6 @@ def _is_about_server(error: psycopg.Error) -> bool:
     # 40 serialization and deadlock, 55P03 lock timeout.
     state = error.sqlstate
     return state is None or state[:2] in {"08", "53", "57", "40"} or state == "55P03"
-
-
-@cache
-def statement(name: str) -> TextClause:
-    """The statement of ``sql/<name>.sql``, with its named parameters."""
-    return text(files("accounting.store").joinpath("sql", f"{name}.sql").read_text())
-
-
-@cache
-def driver_statement(name: str) -> bytes:
-    """The same, with its parameters as psycopg spells them: for cursors of its own."""
-    dialect = psycopg_dialect()  # type: ignore[no-untyped-call]
-    return str(statement(name).compile(dialect=dialect)).encode()
 
 
 @contextmanager

@@ -6,14 +6,17 @@ whether a database is at this version's schema is asked by every process and nee
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import ProgrammingError
 
-from accounting.db.engine import lost_connections, statement
+from accounting.db.engine import lost_connections
+from accounting.db.queries import Queries
 from accounting.db.schema import metadata
 from accounting.errors import AccountingError
+
+_QUERIES: Final = Queries("accounting.db")
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -66,7 +69,7 @@ def upgrade(engine: Engine) -> str:
         # Two upgrades at once: the second waits, and finds nothing to do.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('accounting.migrations'))"))
         try:
-            connection.execute(statement("roles"))
+            connection.execute(_QUERIES.text("roles"))
             connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
             connection.execute(text("CREATE SCHEMA IF NOT EXISTS accounting"))
             connection.execute(text("CREATE SCHEMA IF NOT EXISTS reporting"))

@@ -4,12 +4,15 @@ Owns the tables ``feed_outbox`` and ``feed``. Knows no event's meaning.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, func
 
-from accounting.db.engine import along_keys, statement
+from accounting.db.engine import along_keys
+from accounting.db.queries import Queries
 from accounting.db.schema import feed_outbox
+
+_QUERIES: Final = Queries("accounting.feed")
 
 EventType = Literal["session.ended", "period.closed", "adjustment.posted"]
 
@@ -39,4 +42,4 @@ def number(connection: Connection, limit: int) -> int:
     The caller holds the lock ``feed``, taken by a statement before.
     """
     with along_keys(connection):
-        return int(connection.execute(statement("number_feed"), {"limit": limit}).scalar_one())
+        return int(connection.execute(_QUERIES.text("number_feed"), {"limit": limit}).scalar_one())

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Self
 
 from sqlalchemy import Connection, select
 
-from accounting.db.engine import statement
+from accounting.db.queries import Queries
 from accounting.db.schema import installation
 from accounting.domain.calendar import BEGINNING, END
 from accounting.domain.coturn_messages import WireError, parse_owner
@@ -20,6 +20,8 @@ from accounting.domain.identity import opaque_key, user_id, user_key_of
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import as_text
 from accounting.identities import erasure_queries, realm_queries
+
+_QUERIES: Final = Queries("accounting.identities")
 
 REMEMBERED_BYTES: Final = 96 << 20
 """What names kept in memory may take; then it starts anew."""
@@ -159,11 +161,11 @@ class Identities:
         ]
         realm_ids, username_keys, names, user_keys, user_ids = map(list, zip(*rows, strict=True))
         connection.execute(
-            statement("add_users"),
+            _QUERIES.text("add_users"),
             {"realm_ids": realm_ids, "user_keys": user_keys, "user_ids": user_ids},
         )
         connection.execute(
-            statement("add_usernames"),
+            _QUERIES.text("add_usernames"),
             {"user_keys": user_keys, "username_keys": username_keys, "usernames": names},
         )
         back = [
@@ -174,7 +176,7 @@ class Identities:
         if back:
             keys, ids, of_names, their_names = map(list, zip(*back, strict=True))
             connection.execute(
-                statement("name_again"),
+                _QUERIES.text("name_again"),
                 {
                     "user_keys": keys,
                     "user_ids": ids,

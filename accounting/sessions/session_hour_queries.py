@@ -13,9 +13,12 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection
 
 from accounting.db.binary_copy import POSTGRES_EPOCH, binary_cursor, copy_packed, copy_rows
-from accounting.db.engine import along_keys, psycopg_connection, statement
+from accounting.db.engine import along_keys, psycopg_connection
+from accounting.db.queries import Queries
 from accounting.domain.counters import COUNTERS
 from accounting.domain.session_fold import Life
+
+_QUERIES: Final = Queries("accounting.sessions")
 
 USAGE_COLUMNS: Final = (
     ("session_id", "uuid"),
@@ -78,18 +81,18 @@ def spread(connection: Connection, session_ids: Iterable[bytes]) -> None:
     ids = [(session_id,) for session_id in session_ids]
     if not ids:
         return
-    connection.execute(statement("stage_spread"))
+    connection.execute(_QUERIES.text("stage_spread"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_rows(cursor, "staged_spread", (("session_id", "uuid"),), ids)
     with along_keys(connection):
-        connection.execute(statement("spread_sessions"))
+        connection.execute(_QUERIES.text("spread_sessions"))
 
 
 def absorb(connection: Connection, pairs: Sequence[tuple[bytes, Life]]) -> None:
     """Move the stored hours of limbo lives to the lives that turned out to be theirs."""
     if not pairs:
         return
-    connection.execute(statement("stage_absorbed"))
+    connection.execute(_QUERIES.text("stage_absorbed"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_rows(
             cursor,
@@ -98,8 +101,8 @@ def absorb(connection: Connection, pairs: Sequence[tuple[bytes, Life]]) -> None:
             [(absorbed, life.session_id, life.user_key) for absorbed, life in pairs],
         )
     with along_keys(connection):
-        connection.execute(statement("absorb_usage"))
-        connection.execute(statement("absorb_sessions"))
+        connection.execute(_QUERIES.text("absorb_usage"))
+        connection.execute(_QUERIES.text("absorb_sessions"))
 
 
 def reflag(connection: Connection, lives: Sequence[Life]) -> None:
@@ -109,7 +112,7 @@ def reflag(connection: Connection, lives: Sequence[Life]) -> None:
     """
     if not lives:
         return
-    connection.execute(statement("stage_flags"))
+    connection.execute(_QUERIES.text("stage_flags"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_rows(
             cursor,
@@ -118,7 +121,7 @@ def reflag(connection: Connection, lives: Sequence[Life]) -> None:
             {(life.session_id, life.vouched, life.estimated) for life in lives},
         )
     with along_keys(connection):
-        connection.execute(statement("reflag_usage"))
+        connection.execute(_QUERIES.text("reflag_usage"))
 
 
 def write_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
@@ -126,11 +129,11 @@ def write_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
     packed = [_usage_row(row) for row in rows]
     if not packed:
         return
-    connection.execute(statement("stage_usage"))
+    connection.execute(_QUERIES.text("stage_usage"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
         names = [name for name, _ in USAGE_COLUMNS]
         copy_packed(cursor, "staged_usage", names, iter(packed))
-    connection.execute(statement("put_usage"))
+    connection.execute(_QUERIES.text("put_usage"))
 
 
 def mark_hours(connection: Connection, marks: Iterable[tuple[Place, Sequence[int]]]) -> None:

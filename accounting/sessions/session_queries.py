@@ -14,10 +14,13 @@ from psycopg import Cursor
 from sqlalchemy import Connection
 
 from accounting.db.binary_copy import POSTGRES_EPOCH, binary_cursor, copy_packed, copy_rows
-from accounting.db.engine import along_keys, driver_statement, psycopg_connection, statement
+from accounting.db.engine import along_keys, psycopg_connection
+from accounting.db.queries import Queries
 from accounting.domain.calendar import moment
 from accounting.domain.counters import COUNTERS
 from accounting.domain.session_fold import EndCause, Life, Report, Sighting, Standing, Stored
+
+_QUERIES: Final = Queries("accounting.sessions")
 
 KEY_COLUMNS: Final = (
     ("source_id", "int2"),
@@ -73,7 +76,7 @@ def read_reports(
     epoch, position = after
     with _cursor(connection) as cursor:
         cursor.execute(
-            driver_statement("read_reports"),
+            _QUERIES.driver("read_reports"),
             {
                 "source_id": source_id,
                 "since": moment(since),
@@ -95,7 +98,7 @@ def read_sightings(
     """The key sightings after one, up to a position of the reports, in order."""
     with _cursor(connection) as cursor:
         cursor.execute(
-            driver_statement("read_sightings"),
+            _QUERIES.driver("read_sightings"),
             {
                 "source_id": source_id,
                 "epoch": after[0],
@@ -110,12 +113,12 @@ def read_sightings(
 
 def fetch_lives(connection: Connection, keys: Iterable[Key]) -> Iterator[tuple[Key, Life]]:
     """The lives of these keys that a report may still belong to."""
-    connection.execute(statement("stage_keys"))
+    connection.execute(_QUERIES.text("stage_keys"))
     with _cursor(connection) as cursor:
         names = [name for name, _ in KEY_COLUMNS]
         copy_packed(cursor, "staged_keys", names, map(_key_row, keys))
         with along_keys(connection):
-            cursor.execute(driver_statement("fetch_lives"))
+            cursor.execute(_QUERIES.driver("fetch_lives"))
         yield from map(_stored, cursor.fetchall())
 
 
@@ -125,7 +128,7 @@ def fetch_due(
     """Lives that may have expired by ``until``: their time to be looked at has come."""
     with _cursor(connection) as cursor:
         cursor.execute(
-            driver_statement("fetch_due"),
+            _QUERIES.driver("fetch_due"),
             {"source_id": source_id, "until": moment(until), "limit": limit},
         )
         yield from map(_stored, cursor.fetchall())
@@ -208,16 +211,16 @@ def write_lives(connection: Connection, lives: Iterable[tuple[Key, Life, int, in
             whole.append(_life_row(key, life, due_at, only_hour))
     with _cursor(connection) as cursor:
         if whole:
-            connection.execute(statement("stage_sessions"))
+            connection.execute(_QUERIES.text("stage_sessions"))
             copy_packed(cursor, "staged_sessions", _PACKED_COLUMNS, iter(whole))
             with along_keys(connection):
-                connection.execute(statement("tell_ends"))
-                connection.execute(statement("put_sessions"))
+                connection.execute(_QUERIES.text("tell_ends"))
+                connection.execute(_QUERIES.text("put_sessions"))
         if moved:
-            connection.execute(statement("stage_moves"))
+            connection.execute(_QUERIES.text("stage_moves"))
             copy_packed(cursor, "staged_moves", _MOVE_COLUMNS, iter(moved))
             with along_keys(connection):
-                connection.execute(statement("move_sessions"))
+                connection.execute(_QUERIES.text("move_sessions"))
 
 
 def life_row(key: Key, life: Life, due_at: int) -> tuple[Any, ...]:
@@ -256,7 +259,7 @@ def postpone(connection: Connection, waiting: Sequence[tuple[Life, int]]) -> Non
     """Say when lives that were looked at and still live must be looked at again."""
     if not waiting:
         return
-    connection.execute(statement("stage_due"))
+    connection.execute(_QUERIES.text("stage_due"))
     with _cursor(connection) as cursor:
         copy_rows(
             cursor,
@@ -265,7 +268,7 @@ def postpone(connection: Connection, waiting: Sequence[tuple[Life, int]]) -> Non
             [(life.session_id, life.user_key, due_at) for life, due_at in waiting],
         )
     with along_keys(connection):
-        connection.execute(statement("postpone_due"))
+        connection.execute(_QUERIES.text("postpone_due"))
 
 
 # As Postgres' binary COPY has rows: the number of fields, then each with its length before it.

@@ -4,12 +4,15 @@ A lease decides who works, never what counts: that is the guard on the position'
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.db.engine import statement
+from accounting.db.queries import Queries
 from accounting.db.schema import source_leases
+
+_QUERIES: Final = Queries("accounting.sources")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,7 @@ def end_hung(connection: Connection, seconds: float) -> int:
     The server would wait for such a client for ever, and so would whoever takes over. `seconds`:
     how long nothing came of it, between two statements or in the midst of its rows.
     """
-    return len(connection.execute(statement("end_hung_loaders"), {"seconds": seconds}).all())
+    return len(connection.execute(_QUERIES.text("end_hung_loaders"), {"seconds": seconds}).all())
 
 
 def release(connection: Connection, source_id: int, holder: str) -> None:

@@ -11,9 +11,12 @@ from typing import Final
 from sqlalchemy import Connection
 
 from accounting.db.binary_copy import binary_cursor, copy_rows
-from accounting.db.engine import along_keys, driver_statement, psycopg_connection, statement
+from accounting.db.engine import along_keys, psycopg_connection
+from accounting.db.queries import Queries
 from accounting.domain.calendar import Bucket, moment
 from accounting.domain.peak_slices import SLICE_SECONDS, slice_end
+
+_QUERIES: Final = Queries("accounting.usage")
 
 KEPT_SECONDS: Final = 3 * 86_400
 """How long before a new hour slices are kept; sessions seldom end so far back."""
@@ -36,7 +39,7 @@ def touch_slices(connection: Connection, slices: Iterable[Slice]) -> None:
 def take_slices(connection: Connection) -> list[Slice]:
     """Take the marks of touched slices, each once."""
     with binary_cursor(psycopg_connection(connection)) as cursor:
-        return cursor.execute(driver_statement("take_slices")).fetchall()
+        return cursor.execute(_QUERIES.driver("take_slices")).fetchall()
 
 
 def recount(
@@ -47,16 +50,16 @@ def recount(
     ``hours`` are the staged ones: (realm_id, hour).
     """
     known = {(realm_id, hour.starts_at): hour for realm_id, hour in hours}
-    connection.execute(statement("carry_sessions"))
+    connection.execute(_QUERIES.text("carry_sessions"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
         with along_keys(connection):
-            begun = set(cursor.execute(driver_statement("begin_hours")).fetchall())
+            begun = set(cursor.execute(_QUERIES.driver("begin_hours")).fetchall())
         spans = [(*key, known[key].starts_at, known[key].ends_at) for key in begun]
         for realm_id, starts_at, start in slices:
             if (realm_id, starts_at) not in begun:
                 end = slice_end(known[realm_id, starts_at], start)
                 spans.append((realm_id, starts_at, start, end))
-        connection.execute(statement("stage_slices"))
+        connection.execute(_QUERIES.text("stage_slices"))
         copy_rows(
             cursor,
             "staged_slices",
@@ -67,17 +70,17 @@ def recount(
             spans,
         )
     with along_keys(connection):
-        connection.execute(statement("empty_slices"))
-        connection.execute(statement("count_slices"), {"slice_seconds": SLICE_SECONDS})
+        connection.execute(_QUERIES.text("empty_slices"))
+        connection.execute(_QUERIES.text("count_slices"), {"slice_seconds": SLICE_SECONDS})
         for name in ("peak_hours", "peak_days", "peak_months"):
-            connection.execute(statement(name))
+            connection.execute(_QUERIES.text(name))
     if begun:
         _drop_old(connection, sorted(begun))
 
 
 def _drop_old(connection: Connection, begun: Sequence[tuple[int, int]]) -> None:
     connection.execute(
-        statement("drop_slices"),
+        _QUERIES.text("drop_slices"),
         [
             {
                 "realm_id": realm_id,

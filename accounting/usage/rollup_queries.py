@@ -12,9 +12,12 @@ from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.binary_copy import binary_cursor, copy_rows
-from accounting.db.engine import along_keys, psycopg_connection, statement
+from accounting.db.engine import along_keys, psycopg_connection
+from accounting.db.queries import Queries
 from accounting.db.schema import buckets, folds
 from accounting.domain.calendar import Bucket, Calendar, Level, microseconds, moment
+
+_QUERIES: Final = Queries("accounting.usage")
 
 _STATEMENTS: Final = (
     "begin_buckets",
@@ -54,9 +57,9 @@ class Hour(NamedTuple):
 
 def take_touched(connection: Connection, limit: int) -> list[tuple[int, int]]:
     """Take marks off ``touched_hours``; returns the (realm_id, start) of the hours they name."""
-    connection.execute(statement("stage_touched"))
-    connection.execute(statement("stage_hours"))
-    connection.execute(statement("take_touched"), {"limit": limit})
+    connection.execute(_QUERIES.text("stage_touched"))
+    connection.execute(_QUERIES.text("stage_hours"))
+    connection.execute(_QUERIES.text("take_touched"), {"limit": limit})
     with binary_cursor(psycopg_connection(connection)) as cursor:
         cursor.execute("SELECT DISTINCT realm_id, starts_at FROM staged_touched")
         return cursor.fetchall()
@@ -143,7 +146,7 @@ def last_hour_end(connection: Connection, realm_id: int) -> int:
 
 def fold(connection: Connection, hours: Iterable[Hour], untils: Mapping[int, int]) -> None:
     """Add those hours to their days and months, and move the folds of realms to ``untils``."""
-    connection.execute(statement("stage_folds"))
+    connection.execute(_QUERIES.text("stage_folds"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
         cursor.execute("TRUNCATE staged_folds")  # of an earlier fold in this transaction
         copy_rows(
@@ -156,8 +159,8 @@ def fold(connection: Connection, hours: Iterable[Hour], untils: Mapping[int, int
             ),
         )
     with along_keys(connection):
-        connection.execute(statement("fold_user_daily"))
-        connection.execute(statement("fold_user_monthly"))
+        connection.execute(_QUERIES.text("fold_user_daily"))
+        connection.execute(_QUERIES.text("fold_user_monthly"))
     put = insert(folds)
     connection.execute(
         put.on_conflict_do_update(index_elements=["realm_id"], set_={"until": put.excluded.until}),
@@ -196,9 +199,9 @@ def add_usage(connection: Connection) -> None:
     """Add what the taken marks say to all usage that they are part of."""
     with along_keys(connection):
         for name in _STATEMENTS:
-            connection.execute(statement(name))
+            connection.execute(_QUERIES.text(name))
 
 
 def touch_closed_periods(connection: Connection) -> None:
     """Mark the closed periods that the taken hours lie in, for adjustments to be posted."""
-    connection.execute(statement("touch_closed_periods"))
+    connection.execute(_QUERIES.text("touch_closed_periods"))

@@ -7,8 +7,11 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, text
 
-from accounting.db.engine import lost_connections, statement
+from accounting.db.engine import lost_connections
 from accounting.db.migrations import current
+from accounting.db.queries import Queries
+
+_QUERIES: Final = Queries("accounting.ops")
 
 SETTINGS: Final = ("fsync", "full_page_writes", "synchronous_commit")
 DAYS_AHEAD: Final = 2
@@ -41,7 +44,7 @@ def examine_postgres(engine: Engine, *, head: str) -> PostgresFacts:
     """Ask it all. Raises ConnectionLost, NotAllowed."""
     revision = current(engine)
     with lost_connections(), engine.connect() as connection:
-        row = connection.execute(statement("examine_server")).one()
+        row = connection.execute(_QUERIES.text("examine_server")).one()
         return PostgresFacts(
             version=row.version,
             encoding=row.encoding,
@@ -65,7 +68,7 @@ def examine_postgres(engine: Engine, *, head: str) -> PostgresFacts:
 
 
 def _rights(connection: Connection, today: date) -> dict[str, Any]:
-    row = connection.execute(statement("examine_rights")).one()
+    row = connection.execute(_QUERIES.text("examine_rights")).one()
     days = [today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD + 1)]
     return {
         "lacking": tuple(row.lacking),

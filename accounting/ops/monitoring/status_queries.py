@@ -11,11 +11,14 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, select, text
 
-from accounting.db.engine import lost_connections, statement
+from accounting.db.engine import lost_connections
 from accounting.db.migrations import current, head
+from accounting.db.queries import Queries
 from accounting.db.schema import job_runs, sources, tallies
 from accounting.domain.calendar import microseconds
 from accounting.sessions.relay_threads import voices
+
+_QUERIES: Final = Queries("accounting.ops")
 
 TIMEOUT: Final = "3s"
 TOUCHED_AT_MOST: Final = 100_000
@@ -123,13 +126,13 @@ def watch_books(engine: Engine) -> BooksWatch:
             silent_threads=tuple(_silent_threads(connection, known)),
             jobs=tuple(map(_job, connection.execute(select(job_runs).order_by("job")))),
             touched_hours=connection.execute(
-                statement("watch_touched"), {"limit": TOUCHED_AT_MOST}
+                _QUERIES.text("watch_touched"), {"limit": TOUCHED_AT_MOST}
             ).scalar_one(),
         )
 
 
 def _rows(connection: Connection, name: str) -> Any:
-    return connection.execute(statement(name))
+    return connection.execute(_QUERIES.text(name))
 
 
 def _time(value: Any) -> int | None:

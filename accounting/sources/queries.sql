@@ -1,3 +1,4 @@
+-- name: end_hung_loaders
 -- End sessions that hold a source and have waited that long for a client that says nothing.
 SELECT pg_terminate_backend(a.pid)
 FROM pg_stat_activity a
@@ -8,4 +9,4 @@ WHERE a.usename = current_user AND a.pid <> pg_backend_pid()
         SELECT 1 FROM pg_locks l
         WHERE l.pid = a.pid AND l.granted AND l.mode = 'RowShareLock'
             AND l.relation = 'accounting.sources'::regclass
-    )
+    );

@@ -1,3 +1,4 @@
+-- name: roles
 -- Makes the three roles where they are missing, and lets this user act as the owner.
 DO $$
 DECLARE

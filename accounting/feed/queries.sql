@@ -1,3 +1,4 @@
+-- name: number_feed
 -- Moves the oldest events of the outbox into the feed, numbered on from its last, and wakes those
 -- who wait for it. An event that was told before is told no second time. Only under the lock.
 -- What is sorted is an id and a place; the rest goes from table to table.
@@ -38,4 +39,4 @@ taken AS (
 woken AS (
     SELECT pg_notify('accounting_feed', max(seq)::text) FROM told HAVING count(*) > 0
 )
-SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM woken)
+SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM woken);

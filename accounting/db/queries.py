@@ -1,0 +1,55 @@
+r"""Named SQL statements: each room keeps its own in one ``queries.sql`` beside its modules.
+
+A statement begins with ``-- name: ...`` and a sentence that says what it does. Parameters are
+written ``:name``. Identifiers that vary, such as a table of days or months, are written
+``:"name"``, so that the file runs in psql as it is (``\set name user_usage_daily``).
+"""
+
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+_NAME: Final = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_VARIABLE: Final = re.compile(r':"(\w+)"')
+_IDENTIFIER: Final = re.compile(r"[a-z_]+")
+
+
+class Queries:
+    """The statements of one room. ``package``: where its ``queries.sql`` lies."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def text(self, name: str, **identifiers: str) -> TextClause:
+        """A statement for SQLAlchemy. Raises KeyError for an unknown name or identifier."""
+        return _text(self._package, name, tuple(sorted(identifiers.items())))
+
+    def driver(self, name: str, **identifiers: str) -> bytes:
+        """The same with psycopg's parameter style, for cursors of the driver."""
+        return _driver(self._package, name, tuple(sorted(identifiers.items())))
+
+
+@cache
+def _statements(package: str) -> dict[str, str]:
+    parts = _NAME.split(files(package).joinpath("queries.sql").read_text())
+    return {
+        name: body.strip().removesuffix(";")
+        for name, body in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+@cache
+def _text(package: str, name: str, identifiers: tuple[tuple[str, str], ...]) -> TextClause:
+    values = dict(identifiers)
+    assert all(_IDENTIFIER.fullmatch(value) for value in values.values()), values
+    return text(_VARIABLE.sub(lambda match: values[match[1]], _statements(package)[name]))
+
+
+@cache
+def _driver(package: str, name: str, identifiers: tuple[tuple[str, str], ...]) -> bytes:
+    dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+    return str(_text(package, name, identifiers).compile(dialect=dialect)).encode()

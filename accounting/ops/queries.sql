@@ -1,0 +1,114 @@
+-- name: examine_rights
+-- Rights that the roles and this user lack, and those that they should not have: reports are
+-- evidence, and the tables are private.
+WITH views AS (
+    SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'reporting' AND c.relkind = 'v'
+), tables AS (
+    SELECT c.oid, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'accounting' AND c.relkind IN ('r', 'p')
+)
+SELECT
+    ARRAY(
+        SELECT lacking FROM (VALUES
+            (current_user || ': INSERT on reports',
+                has_table_privilege('accounting.reports', 'INSERT')),
+            ('turn_accounting_writer: INSERT on reports',
+                has_table_privilege('turn_accounting_writer', 'accounting.reports', 'INSERT')),
+            ('turn_accounting_writer: UPDATE on sessions',
+                has_table_privilege('turn_accounting_writer', 'accounting.sessions', 'UPDATE')),
+            ('turn_accounting_reader: SELECT on all views of reporting',
+                NOT EXISTS (SELECT FROM views
+                    WHERE NOT has_table_privilege('turn_accounting_reader', oid, 'SELECT')))
+        ) AS rights (lacking, given) WHERE NOT given
+    ) AS lacking,
+    ARRAY(
+        SELECT excess FROM (VALUES
+            ('turn_accounting_writer: UPDATE or DELETE on reports',
+                has_table_privilege('turn_accounting_writer', 'accounting.reports', 'UPDATE, DELETE')),
+            ('turn_accounting_reader: SELECT on tables of accounting',
+                EXISTS (SELECT FROM tables
+                    WHERE has_table_privilege('turn_accounting_reader', oid, 'SELECT')))
+        ) AS rights (excess, given) WHERE given
+    ) AS excess;
+
+-- name: examine_server
+-- What the server is. A directory is told only over a local socket, to whom may know it.
+SELECT
+    current_setting('server_version_num')::integer AS version,
+    pg_encoding_to_char(d.encoding) AS encoding,
+    pg_is_in_recovery() AS in_recovery,
+    (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_superuser,
+    pg_database_size(d.oid) AS size_bytes,
+    (clock_timestamp() AT TIME ZONE 'UTC')::date AS today,
+    CASE WHEN inet_server_addr() IS NULL
+        THEN (SELECT setting FROM pg_settings WHERE name = 'data_directory') END AS data_directory,
+    ARRAY(
+        SELECT wanted
+        FROM unnest(ARRAY['turn_accounting_owner', 'turn_accounting_writer',
+            'turn_accounting_reader']) AS wanted
+        WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted)
+    ) AS missing_roles
+FROM pg_database d WHERE d.datname = current_database();
+
+-- name: watch_gaps
+-- Gaps so far, by source and cause.
+SELECT s.source, g.cause, count(*) AS gaps
+FROM accounting.capture_gaps g
+JOIN accounting.sources s USING (source_id)
+GROUP BY s.source, g.cause
+ORDER BY s.source, g.cause;
+
+-- name: watch_realms
+-- Each realm's usage of the last day, how much of it is estimated or nobody's, and its live sessions.
+-- Along indexes that hold the last day's hours, and the live sessions, alone.
+WITH live AS (
+    SELECT realm_id, count(*) AS sessions FROM accounting.sessions
+    WHERE ended_at IS NULL AND standing = 1 AND vouched
+    GROUP BY realm_id
+)
+SELECT
+    r.realm, coalesce(live.sessions, 0) AS live_sessions,
+    coalesce(u.used_bytes, 0)::bigint AS used_bytes,
+    coalesce(u.estimated_bytes, 0)::bigint AS estimated_bytes,
+    coalesce(n.unattributed_bytes, 0)::bigint AS unattributed_bytes
+FROM accounting.realms r
+LEFT JOIN live USING (realm_id)
+CROSS JOIN LATERAL (
+    SELECT sum(received_bytes + sent_bytes) AS used_bytes, sum(estimated_bytes) AS estimated_bytes
+    FROM accounting.realm_usage_hourly h
+    WHERE h.realm_id = r.realm_id AND h.starts_at > now() - interval '24 hours'
+) u
+CROSS JOIN LATERAL (
+    SELECT sum(received_bytes + sent_bytes) AS unattributed_bytes
+    FROM accounting.session_hours h
+    WHERE h.realm_id = r.realm_id AND h.starts_at > now() - interval '24 hours' AND NOT h.vouched
+) n
+ORDER BY r.realm;
+
+-- name: watch_sources
+-- How far each source is: seconds behind now, its open gap, and which collector holds it.
+SELECT
+    s.source_id, s.source, s.mode,
+    extract(epoch FROM clock_timestamp() - s.captured_until)::float8 AS captured_lag_seconds,
+    extract(epoch FROM clock_timestamp() - s.loaded_until)::float8 AS loaded_lag_seconds,
+    extract(epoch FROM clock_timestamp() - t.until)::float8 AS settled_lag_seconds,
+    t.until AS settled_until,
+    s.captured_until, s.last_received_at,
+    g.from_at AS gap_from, g.cause AS gap_cause,
+    l.holder, l.host
+FROM accounting.sources s
+LEFT JOIN accounting.settling t USING (source_id)
+LEFT JOIN accounting.source_leases l
+    ON l.source_id = s.source_id AND l.expires_at > clock_timestamp()
+LEFT JOIN LATERAL (
+    SELECT from_at, cause FROM accounting.capture_gaps
+    WHERE source_id = s.source_id AND to_at IS NULL
+    ORDER BY from_at LIMIT 1
+) g ON true
+WHERE s.retired_at IS NULL
+ORDER BY s.source;
+
+-- name: watch_touched
+-- Marks of touched hours that wait for the roll-up, counted up to :limit.
+SELECT count(*) FROM (SELECT FROM accounting.touched_hours LIMIT :limit) waiting;

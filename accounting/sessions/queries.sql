@@ -1,0 +1,377 @@
+-- name: absorb_sessions
+-- Removes the limbo lives whose usage another life took over: they were never sessions.
+DELETE FROM accounting.sessions e USING staged_absorbed a WHERE e.session_id = a.absorbed_id;
+
+-- name: absorb_usage
+-- Moves the hours of limbo lives to the lives that took them over, adding where both have one, and
+-- marks what that adds. The life's own hours say when it was active.
+WITH moved AS (
+    DELETE FROM accounting.session_usage h USING staged_absorbed a
+    WHERE h.session_id = a.absorbed_id
+    RETURNING a.session_id, h.starts_at, a.user_key, h.realm_id,
+    h.received_packets, h.received_bytes, h.sent_packets, h.sent_bytes,
+        h.peer_received_packets, h.peer_received_bytes, h.peer_sent_packets, h.peer_sent_bytes
+),
+placed AS (
+INSERT INTO accounting.session_usage AS h (
+    session_id, starts_at, user_key, realm_id, vouched, estimated, started, ended,
+    active_from, active_to,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
+)
+SELECT
+    session_id, starts_at, user_key, realm_id, true, false, false, false, starts_at, starts_at,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
+FROM moved
+ON CONFLICT (session_id, starts_at, user_key) DO UPDATE SET
+    received_packets = h.received_packets + excluded.received_packets,
+    received_bytes = h.received_bytes + excluded.received_bytes,
+    sent_packets = h.sent_packets + excluded.sent_packets,
+    sent_bytes = h.sent_bytes + excluded.sent_bytes,
+    peer_received_packets = h.peer_received_packets + excluded.peer_received_packets,
+    peer_received_bytes = h.peer_received_bytes + excluded.peer_received_bytes,
+    peer_sent_packets = h.peer_sent_packets + excluded.peer_sent_packets,
+    peer_sent_bytes = h.peer_sent_bytes + excluded.peer_sent_bytes
+RETURNING session_id, starts_at, user_key, estimated
+)
+INSERT INTO accounting.touched_hours (
+    realm_id, user_key, starts_at,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    estimated_bytes
+)
+SELECT m.realm_id, m.user_key, m.starts_at,
+    m.received_packets, m.received_bytes, m.sent_packets, m.sent_bytes,
+    m.peer_received_packets, m.peer_received_bytes, m.peer_sent_packets, m.peer_sent_bytes,
+    CASE WHEN p.estimated THEN m.received_bytes + m.sent_bytes ELSE 0 END
+FROM moved m JOIN placed p USING (session_id, starts_at, user_key);
+
+-- name: describe_gaps
+-- Says of each closed gap what became of the sessions that lived through it: again for three hours,
+-- longer than any lifetime, and then no more. Only sessions that began within the day before.
+UPDATE accounting.capture_gaps g
+SET outcome = o.outcome
+FROM (
+    SELECT c.gap_id, CASE WHEN count(e.session_id) = 0 THEN 'no session lived through it'
+        ELSE format('of %s sessions that lived through it %s made exact by their totals, '
+            || '%s kept by their keys, %s expired, %s still live',
+            count(e.session_id),
+            count(*) FILTER (WHERE e.client_totals > 0 AND e.ended_at IS NOT NULL),
+            count(*) FILTER (WHERE EXISTS (
+                SELECT FROM accounting.key_sightings k
+                WHERE k.source_id = c.source_id AND k.epoch >= c.epoch
+                    AND k.seen_at BETWEEN c.from_at AND c.to_at + interval '1 hour'
+                    AND (k.username_key, k.allocation_id, k.database)
+                        = (e.username_key, e.allocation_id, e.database))),
+            count(*) FILTER (WHERE e.client_totals = 0 AND e.end_cause = 'expired'),
+            count(*) FILTER (WHERE e.ended_at IS NULL))
+        END AS outcome
+    FROM accounting.capture_gaps c
+    JOIN accounting.settling t ON t.source_id = c.source_id AND t.until > c.to_at
+    LEFT JOIN LATERAL (
+        SELECT s.* FROM accounting.realms r
+        CROSS JOIN LATERAL (  -- OFFSET 0: realm by realm along the index
+            SELECT * FROM accounting.sessions
+            WHERE realm_id = r.realm_id
+                AND started_at BETWEEN c.from_at - interval '1 day' AND c.from_at
+            OFFSET 0
+        ) s
+        WHERE s.source_id = c.source_id AND s.vouched
+            -- One that expired ended at its last sign of life, and was awaited until its expiry.
+            AND (s.ended_at IS NULL OR s.ended_at >= c.from_at
+                OR (s.end_cause = 'expired' AND s.expires_at >= c.from_at))
+    ) e ON true
+    WHERE c.outcome = '' OR c.to_at > now() - interval '3 hours'
+    GROUP BY c.gap_id
+) o
+WHERE o.gap_id = g.gap_id AND o.outcome <> g.outcome;
+
+-- name: fetch_due
+-- Lives whose time to be looked at has come: those that may have expired.
+SELECT
+    e.source_id, e.database, e.username_key, e.allocation_id, e.session_id,
+    e.user_key, e.realm_id, e.started_at, e.last_seen_at, e.expires_at,
+    e.start_known, e.lifetime_known, e.ended_at, e.end_cause, e.standing,
+    e.vouched, e.transport, e.client_address, e.server_address, e.received_packets,
+    e.received_bytes, e.sent_packets, e.sent_bytes, e.peer_received_packets, e.peer_received_bytes,
+    e.peer_sent_packets, e.peer_sent_bytes, e.news, e.deletes, e.client_totals,
+    e.peer_totals, CASE WHEN e.client_totals > 0 THEN e.client_total END,
+    CASE WHEN e.peer_totals > 0 THEN e.peer_total END, e.estimated, e.disputed, e.only_hour
+FROM accounting.sessions e
+WHERE e.source_id = :source_id AND e.due_at < :until
+    AND e.ended_at IS NULL AND e.standing = 1
+ORDER BY e.due_at
+LIMIT :limit;
+
+-- name: fetch_lives
+-- The lives of the staged keys that another report may still belong to.
+-- OFFSET 0: key by key along the index, also where statistics were made when no life stood.
+SELECT
+    e.source_id, e.database, e.username_key, e.allocation_id, e.session_id,
+    e.user_key, e.realm_id, e.started_at, e.last_seen_at, e.expires_at,
+    e.start_known, e.lifetime_known, e.ended_at, e.end_cause, e.standing,
+    e.vouched, e.transport, e.client_address, e.server_address, e.received_packets,
+    e.received_bytes, e.sent_packets, e.sent_bytes, e.peer_received_packets, e.peer_received_bytes,
+    e.peer_sent_packets, e.peer_sent_bytes, e.news, e.deletes, e.client_totals,
+    e.peer_totals, CASE WHEN e.client_totals > 0 THEN e.client_total END,
+    CASE WHEN e.peer_totals > 0 THEN e.peer_total END, e.estimated, e.disputed, e.only_hour
+FROM staged_keys k
+CROSS JOIN LATERAL (
+    SELECT * FROM accounting.sessions s
+    WHERE s.username_key = k.username_key AND s.allocation_id = k.allocation_id
+        AND s.source_id = k.source_id AND s.database = k.database AND s.standing > 0
+    OFFSET 0
+) e;
+
+-- name: move_sessions
+-- Moves the staged lives on, of which nothing else changed: a narrow update that touches no index.
+UPDATE accounting.sessions e SET
+    last_seen_at = m.last_seen_at, expires_at = m.expires_at, due_at = least(e.due_at, m.due_at),
+    received_packets = m.received_packets, received_bytes = m.received_bytes,
+    sent_packets = m.sent_packets, sent_bytes = m.sent_bytes,
+    peer_received_packets = m.peer_received_packets, peer_received_bytes = m.peer_received_bytes,
+    peer_sent_packets = m.peer_sent_packets, peer_sent_bytes = m.peer_sent_bytes
+FROM staged_moves m
+WHERE e.session_id = m.session_id AND e.user_key = m.user_key;
+
+-- name: postpone_due
+-- Says when the staged lives, which were looked at and still live, must be looked at again.
+UPDATE accounting.sessions e SET due_at = d.due_at
+FROM staged_due d
+WHERE e.session_id = d.session_id AND e.user_key = d.user_key AND e.ended_at IS NULL;
+
+-- name: put_sessions
+-- Writes the staged lives: inserts those that began, replaces what changes of the others.
+-- due_at is only ever brought forward here, so that most refreshes change no indexed column.
+-- Nobody else writes sessions of this source meanwhile: MERGE need not wait for, nor lock, anybody.
+MERGE INTO accounting.sessions e
+USING staged_sessions s ON e.session_id = s.session_id AND e.user_key = s.user_key
+WHEN MATCHED THEN UPDATE SET
+    due_at = CASE WHEN e.ended_at IS NOT NULL OR s.due_at < e.due_at
+        THEN s.due_at ELSE e.due_at END,
+    last_seen_at = s.last_seen_at, expires_at = s.expires_at, lifetime_known = s.lifetime_known,
+    ended_at = s.ended_at, end_cause = s.end_cause, standing = s.standing, vouched = s.vouched,
+    transport = s.transport, client_address = s.client_address, server_address = s.server_address,
+    received_packets = s.received_packets, received_bytes = s.received_bytes,
+    sent_packets = s.sent_packets, sent_bytes = s.sent_bytes,
+    peer_received_packets = s.peer_received_packets, peer_received_bytes = s.peer_received_bytes,
+    peer_sent_packets = s.peer_sent_packets, peer_sent_bytes = s.peer_sent_bytes, news = s.news,
+    deletes = s.deletes, client_totals = s.client_totals, peer_totals = s.peer_totals,
+    client_total = coalesce(s.client_total, '{0,0,0,0}'),
+    peer_total = coalesce(s.peer_total, '{0,0,0,0}'),
+    estimated = s.estimated, disputed = s.disputed,
+    ends = greatest(e.ends, s.ends), only_hour = s.only_hour
+WHEN NOT MATCHED THEN INSERT (
+    session_id, user_key, username_key, realm_id, source_id, database, allocation_id, started_at,
+    last_seen_at, expires_at, due_at, start_known, lifetime_known, ended_at, end_cause, standing,
+    vouched, transport, client_address, server_address, received_packets, received_bytes,
+    sent_packets, sent_bytes, peer_received_packets, peer_received_bytes, peer_sent_packets,
+    peer_sent_bytes, news, deletes, client_totals, peer_totals, client_total, peer_total,
+    estimated, disputed, ends, only_hour
+) VALUES (
+    s.session_id, s.user_key, s.username_key, s.realm_id, s.source_id, s.database, s.allocation_id,
+    s.started_at, s.last_seen_at, s.expires_at, s.due_at, s.start_known, s.lifetime_known,
+    s.ended_at, s.end_cause, s.standing, s.vouched, s.transport, s.client_address,
+    s.server_address, s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes,
+    s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes, s.news,
+    s.deletes, s.client_totals, s.peer_totals, coalesce(s.client_total, '{0,0,0,0}'),
+    coalesce(s.peer_total, '{0,0,0,0}'), s.estimated, s.disputed, coalesce(s.ends, 0), s.only_hour
+);
+
+-- name: put_usage
+-- Adds the staged hours to the sessions' hours; flags and active spans replace what stood there.
+INSERT INTO accounting.session_usage AS h (
+    session_id, starts_at, user_key, realm_id, vouched, estimated, started, ended,
+    active_from, active_to,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
+)
+SELECT
+    session_id, starts_at, user_key, realm_id, vouched, estimated, started, ended,
+    active_from, active_to,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
+FROM staged_usage
+ON CONFLICT (session_id, starts_at, user_key) DO UPDATE SET
+    vouched = excluded.vouched,
+    estimated = excluded.estimated,
+    started = excluded.started,
+    ended = excluded.ended,
+    active_from = excluded.active_from,
+    active_to = excluded.active_to,
+    received_packets = h.received_packets + excluded.received_packets,
+    received_bytes = h.received_bytes + excluded.received_bytes,
+    sent_packets = h.sent_packets + excluded.sent_packets,
+    sent_bytes = h.sent_bytes + excluded.sent_bytes,
+    peer_received_packets = h.peer_received_packets + excluded.peer_received_packets,
+    peer_received_bytes = h.peer_received_bytes + excluded.peer_received_bytes,
+    peer_sent_packets = h.peer_sent_packets + excluded.peer_sent_packets,
+    peer_sent_bytes = h.peer_sent_bytes + excluded.peer_sent_bytes;
+
+-- name: read_reports
+-- The next reports of a source in order. :since keeps it to the partitions of the last days.
+SELECT
+    epoch, position, received_at, database, realm_id,
+    username_key, user_key, allocation_id, kind, side,
+    lifetime, transport, server_address, client_address, received_packets,
+    received_bytes, sent_packets, sent_bytes
+FROM accounting.reports
+WHERE source_id = :source_id AND received_at >= :since AND (epoch, position) > (:epoch, :position)
+ORDER BY epoch, position
+LIMIT :limit;
+
+-- name: read_sightings
+-- The key sightings of a source not taken in yet, in order, as far as reports are settled.
+SELECT
+    epoch, position, sighting, database, realm_id,
+    username_key, user_key, allocation_id, began_at, seen_at, idle_seconds
+FROM accounting.key_sightings
+WHERE source_id = :source_id
+    AND (epoch, position, sighting) > (:epoch, :position, :sighting)
+    AND (epoch, position) <= (:upto_epoch, :upto_position)
+ORDER BY epoch, position, sighting;
+
+-- name: reflag_usage
+-- Carries what a session is (vouched for, estimated) to all its hours, and marks what that changes.
+-- The only hour of one that lives within it is written with the session itself, after this.
+WITH before AS (
+    SELECT h.*, f.vouched AS is_vouched, f.estimated AS is_estimated,
+        f.vouched::integer - h.vouched::integer AS sign,
+        (f.vouched AND f.estimated)::integer - (h.vouched AND h.estimated)::integer AS estimated_sign
+    FROM staged_flags f
+    CROSS JOIN LATERAL (  -- OFFSET 0: along the keys, session by session
+        SELECT * FROM accounting.session_hours h WHERE h.session_id = f.session_id OFFSET 0
+    ) h
+    WHERE (h.vouched, h.estimated) IS DISTINCT FROM (f.vouched, f.estimated)
+),
+changed AS (
+    UPDATE accounting.session_usage h
+    SET vouched = b.is_vouched, estimated = b.is_estimated
+    FROM before b
+    WHERE h.session_id = b.session_id AND h.starts_at = b.starts_at AND h.user_key = b.user_key
+)
+INSERT INTO accounting.touched_hours (
+    realm_id, user_key, starts_at,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes,
+    sessions_carried
+)
+SELECT realm_id, user_key, starts_at,
+    sign * received_packets, sign * received_bytes, sign * sent_packets, sign * sent_bytes,
+    sign * peer_received_packets, sign * peer_received_bytes, sign * peer_sent_packets, sign * peer_sent_bytes,
+    sign * started::integer, sign * ended::integer,
+    sign * round(extract(epoch FROM active_to - active_from) * 1000000),
+    estimated_sign * (received_bytes + sent_bytes),
+    sign * (NOT started AND active_to > active_from)::integer
+FROM before
+WHERE sign <> 0 OR estimated_sign <> 0;
+
+-- name: spread_sessions
+-- Gives the staged sessions rows for the only hour that they had so far, before they have another.
+WITH spread AS (
+    UPDATE accounting.sessions e SET only_hour = NULL
+    FROM staged_spread s WHERE e.session_id = s.session_id AND e.only_hour IS NOT NULL
+)
+INSERT INTO accounting.session_usage (
+    session_id, starts_at, user_key, realm_id, vouched, estimated, started, ended,
+    active_from, active_to,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
+)
+SELECT
+    session_id, only_hour, user_key, realm_id, vouched, estimated, true, ended_at IS NOT NULL,
+    started_at, coalesce(ended_at, last_seen_at),
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
+FROM staged_spread JOIN accounting.sessions USING (session_id)
+WHERE only_hour IS NOT NULL;
+
+-- name: stage_absorbed
+-- A scratch table for the limbo lives of one batch that join another life.
+CREATE TEMP TABLE IF NOT EXISTS staged_absorbed (
+    absorbed_id uuid, session_id uuid, user_key uuid
+) ON COMMIT DELETE ROWS;
+
+-- name: stage_due
+-- A scratch table for when lives are looked at again; empty again when the transaction ends.
+CREATE TEMP TABLE IF NOT EXISTS staged_due (
+    session_id uuid, user_key uuid, due_at timestamptz
+) ON COMMIT DELETE ROWS;
+
+-- name: stage_flags
+-- A scratch table for what lives turned out to be; empty again when the transaction ends.
+CREATE TEMP TABLE IF NOT EXISTS staged_flags (
+    session_id uuid, vouched boolean, estimated boolean
+) ON COMMIT DELETE ROWS;
+
+-- name: stage_keys
+-- A scratch table for the keys of one batch; empty again when the transaction ends.
+CREATE TEMP TABLE IF NOT EXISTS staged_keys (
+    source_id smallint, database integer, username_key uuid, allocation_id bigint
+) ON COMMIT DELETE ROWS;
+
+-- name: stage_moves
+-- A scratch table for lives of which only time and counters moved.
+CREATE TEMP TABLE IF NOT EXISTS staged_moves (
+    session_id uuid, user_key uuid, last_seen_at timestamptz, expires_at timestamptz, due_at timestamptz,
+    received_packets bigint, received_bytes bigint, sent_packets bigint, sent_bytes bigint,
+    peer_received_packets bigint, peer_received_bytes bigint, peer_sent_packets bigint, peer_sent_bytes bigint
+) ON COMMIT DELETE ROWS;
+
+-- name: stage_sessions
+-- A scratch table for the lives of one batch; empty again when the transaction ends. Totals are null
+-- where none came.
+CREATE TEMP TABLE IF NOT EXISTS staged_sessions ON COMMIT DELETE ROWS AS
+SELECT * FROM accounting.sessions WITH NO DATA;
+
+-- name: stage_spread
+-- A scratch table for the sessions of one batch that leave their only hour.
+CREATE TEMP TABLE IF NOT EXISTS staged_spread (session_id uuid) ON COMMIT DELETE ROWS;
+
+-- name: stage_usage
+-- A scratch table for the hours of one batch; empty again when the transaction ends.
+CREATE TEMP TABLE IF NOT EXISTS staged_usage (LIKE accounting.session_usage) ON COMMIT DELETE ROWS;
+
+-- name: tell_ends
+-- Tells the feed of the staged lives that ended, or whose end or sums are others than were told.
+-- Before they are written: the stored row is what was told last.
+-- OFFSET 0: each life goes to its stored row by the key, also where statistics, made before the first
+-- end, have the planner believe that there is no end to be joined.
+WITH ended AS (
+    SELECT s.ctid AS place, coalesce(e.ends, 0) + 1 AS number
+    FROM staged_sessions s LEFT JOIN LATERAL (
+        SELECT * FROM accounting.sessions e WHERE e.session_id = s.session_id OFFSET 0
+    ) e ON e.user_key = s.user_key
+    WHERE s.ended_at IS NOT NULL AND s.vouched AND (
+        e.ends > 0 AND e.vouched AND (
+            e.ended_at, e.end_cause, e.client_totals > 0, e.estimated, e.disputed,
+            e.received_packets, e.received_bytes, e.sent_packets, e.sent_bytes,
+            e.peer_received_packets, e.peer_received_bytes, e.peer_sent_packets, e.peer_sent_bytes
+        ) IS NOT DISTINCT FROM (
+            s.ended_at, s.end_cause, s.client_totals > 0, s.estimated, s.disputed,
+            s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes,
+            s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes
+        )
+    ) IS NOT TRUE
+),
+told AS (
+    UPDATE staged_sessions s SET ends = e.number FROM ended e WHERE s.ctid = e.place
+    RETURNING s.*
+)
+INSERT INTO accounting.feed_outbox (
+    event_id, type, realm_id,
+    allocation_id, started_at, ended_at, received_packets, received_bytes, sent_packets,
+    sent_bytes, peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    session_id, user_key, number, database, source_id, start_known, total_reported, estimated,
+    disputed, end_cause
+)
+SELECT
+    accounting.event_id('session.ended', s.session_id || ' ' || s.ends), 'session.ended', s.realm_id,
+    s.allocation_id, s.started_at, s.ended_at, s.received_packets, s.received_bytes,
+    s.sent_packets, s.sent_bytes, s.peer_received_packets, s.peer_received_bytes,
+    s.peer_sent_packets, s.peer_sent_bytes, s.session_id, s.user_key, s.ends, s.database,
+    s.source_id, s.start_known, s.client_totals > 0, s.estimated, s.disputed, s.end_cause
+FROM told s
+ORDER BY s.ended_at, s.session_id;
