@@ -21,7 +21,8 @@ from accounting.db.queries import Queries
 from accounting.db.schema import statements
 from accounting.domain.calendar import Bucket, Level, moment
 from accounting.domain.session_fold import Life
-from accounting.sessions.session_hour_queries import USAGE_COLUMNS, UsageRow
+from accounting.domain.session_hours import UsageRow
+from accounting.sessions.session_hour_queries import USAGE_COLUMNS
 from accounting.sessions.session_queries import KEY_COLUMNS, LIFE_COLUMNS, Key, life_row
 from accounting.usage.rollup_queries import Hour
 

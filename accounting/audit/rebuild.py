@@ -14,12 +14,11 @@ from accounting.audit.differences import Difference, Naming
 from accounting.audit.recompute_books import Progress, snapshot_at_rest, stage_books, unseen
 from accounting.audit.verify import Verdict, wrong_books
 from accounting.billing.adjust import adjust
-from accounting.billing.close_period import find_realm
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import Bucket, Level
 from accounting.errors import AccountingError, UsageError
-from accounting.identities import realm_queries
-from accounting.usage import rollup_queries
+from accounting.identities import bucket_queries, realm_queries
+from accounting.identities.realm_queries import find_realm
 from accounting.usage.fold_hours import fold_all
 
 
@@ -86,7 +85,7 @@ def _replace(connection: Connection, naming: Naming, realm_id: int, reason: str)
             != Bucket(starts_at=starts_at, ends_at=ends_at, time_zone=zone)
         ],
     )
-    rollup_queries.put_buckets(
+    bucket_queries.put_buckets(
         connection,
         [
             (realm_id, Level(level), Bucket(starts_at=starts_at, ends_at=ends_at, time_zone=zone))

@@ -26,9 +26,8 @@ from accounting.db.engine import lost_connections
 from accounting.db.locks import try_lock
 from accounting.domain.calendar import moment
 from accounting.domain.session_fold import Standing
-from accounting.domain.session_hours import hours_of
+from accounting.domain.session_hours import UsageRow, hours_of
 from accounting.identities import realm_queries
-from accounting.sessions.session_hour_queries import UsageRow
 from accounting.sources.source_queries import Watermark
 
 log = structlog.get_logger()

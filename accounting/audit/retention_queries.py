@@ -34,7 +34,7 @@ from accounting.db.schema import (
 )
 from accounting.domain.calendar import microseconds, moment
 from accounting.domain.session_fold import Life, Standing, session_id
-from accounting.sessions.session_hour_queries import UsageRow
+from accounting.domain.session_hours import UsageRow
 from accounting.sessions.session_queries import (
     KEY_COLUMNS,
     LIFE_COLUMNS,

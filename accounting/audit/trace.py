@@ -22,7 +22,7 @@ from accounting.audit.recompute_books import snapshot_at_rest
 from accounting.audit.statement_check import Gone, find_closed, gone
 from accounting.billing import period_queries
 from accounting.billing import statement_queries as billed
-from accounting.billing.close_period import find_period, find_realm
+from accounting.billing.close_period import find_period
 from accounting.billing.period_queries import PeriodRow
 from accounting.billing.statement_queries import BilledLine
 from accounting.db.engine import lost_connections
@@ -32,6 +32,7 @@ from accounting.domain.session_fold import Entry, Life, Report, Track
 from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet, UsageError
 from accounting.identities import realm_queries
+from accounting.identities.realm_queries import find_realm
 from accounting.sessions.session_queries import Key
 
 Numbers = tuple[int, ...]

@@ -12,12 +12,13 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine
 
 from accounting.billing import period_queries
-from accounting.billing.close_period import find_period, find_realm
+from accounting.billing.close_period import find_period
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, try_lock
 from accounting.domain.counters import COUNTERS
 from accounting.errors import NotYet, UsageError
 from accounting.feed import outbox
+from accounting.identities.realm_queries import find_realm
 
 BATCH: Final = 1_000
 """Users' periods that are looked at in one transaction at the most."""

@@ -16,6 +16,7 @@ from accounting.db.locks import lock, try_lock
 from accounting.errors import NotYet, UsageError
 from accounting.feed import outbox
 from accounting.identities import realm_queries
+from accounting.identities.realm_queries import find_realm
 from accounting.sources import source_queries
 
 
@@ -86,15 +87,6 @@ def close_period(
                 f"{found.closed_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
             )
     return _close(engine, realm_id, period, without, dry_run=dry_run)
-
-
-def find_realm(connection: Connection, realm: str) -> int:
-    """The id of a realm by the name that the views show. Raises UsageError."""
-    known = {name: realm_id for realm_id, name in realm_queries.names(connection).items()}
-    if realm not in known:
-        listed = ", ".join(f"'{one}'" for one in sorted(known)[:5]) or "none yet"
-        raise UsageError(f"no realm '{realm}' is known: known are {listed}")
-    return known[realm]
 
 
 def find_period(

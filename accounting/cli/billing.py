@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from accounting.billing.adjust import adjust_by_hand
-from accounting.billing.close_period import Closed, close_period, find_realm
+from accounting.billing.close_period import Closed, close_period
 from accounting.cli.arguments import Json, RealmName, User, from_argument, period_day
 from accounting.cli.terminal import warn, write, write_json, write_table
 from accounting.cli.views import BYTES, in_zone, moved
@@ -19,6 +19,7 @@ from accounting.db import migrations
 from accounting.db.engine import lost_connections
 from accounting.domain.statements import Cutoff
 from accounting.errors import NotAllowed, NotYet, UsageError
+from accounting.identities.realm_queries import find_realm
 from accounting.ops import service
 from accounting.reporting import view_queries
 

@@ -5,17 +5,57 @@ no table but the shapes of their rows.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from accounting.domain.calendar import Bucket, Calendar
-from accounting.domain.peak_slices import slice_start
 from accounting.domain.session_fold import Life
-from accounting.sessions.session_hour_queries import Place, UsageRow
-from accounting.usage.peaks import Slice
 
 _NOTHING: Final = (0,) * 8
 _RECEIVED_BYTES: Final = 1
 _SENT_BYTES: Final = 3
+
+
+Slice = tuple[int, int, int]
+"""Realm, start of the hour, start of the slice."""
+
+
+Place = tuple[int, bytes, int]
+"""An hour of a user: realm, user key, start."""
+
+
+class UsageRow(NamedTuple):
+    """What one step adds to one hour of a session, and how the session stands in that hour.
+
+    The flags and the active span replace what stood there; ``counters`` are added.
+    """
+
+    session_id: bytes
+    starts_at: int
+    user_key: bytes
+    realm_id: int
+    vouched: bool
+    estimated: bool
+    started: bool
+    ended: bool
+    active_from: int
+    active_to: int
+    counters: Sequence[int]
+
+
+SLICE_SECONDS: Final = 5
+
+
+_SLICE: Final = SLICE_SECONDS * 1_000_000
+
+
+def slice_start(hour: Bucket, time: int) -> int:
+    """Where the slice begins that ``time`` falls in; microseconds, as all times."""
+    return max(hour.starts_at, time - time % _SLICE)
+
+
+def slice_end(hour: Bucket, start: int) -> int:
+    """Where the slice ends that begins at ``start``."""
+    return min(hour.ends_at, start - start % _SLICE + _SLICE)
 
 
 def hours_of(life: Life, calendar: Calendar) -> Iterable[UsageRow]:

@@ -4,12 +4,14 @@ Owns the rules that both servers share: whose user they run as, what they may se
 environment, one owner for a directory, how they end. Must know nothing of either server.
 """
 
+import ctypes
 import errno
 import fcntl
 import os
 import pwd
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +21,9 @@ from typing import IO, Final, NamedTuple
 import structlog
 
 from accounting.errors import ServerError
-from accounting.ops.processes import tie_to_parent
+
+PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 log = structlog.get_logger()
 
@@ -275,3 +279,21 @@ class Ownership:
                 raise
             return False
         return True
+
+
+def tie_to_parent(ending: signal.Signals) -> Callable[[], None]:
+    """What a child runs before its program: the kernel sends it ``ending`` when its parent ends.
+
+    However the parent ends, on Linux; elsewhere nothing is tied. The parent is the *thread* that
+    starts the child: start it from one that lives as long as the child should. A change of user
+    clears the setting, so it must run after that, as :mod:`subprocess` does.
+    """
+    parent = os.getpid()
+
+    def tie() -> None:
+        if _libc is not None:
+            _libc.prctl(PR_SET_PDEATHSIG, int(ending), 0, 0, 0)
+            if os.getppid() != parent:  # the parent ended before the setting held
+                os._exit(1)
+
+    return tie

@@ -10,12 +10,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
-from accounting.billing.close_period import find_realm
 from accounting.db.engine import lost_connections
 from accounting.domain.identity import user_id
 from accounting.domain.text_escaping import from_text
 from accounting.errors import UsageError
 from accounting.identities import erasure_queries, realm_queries
+from accounting.identities.realm_queries import find_realm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

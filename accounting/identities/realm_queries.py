@@ -13,6 +13,7 @@ from accounting.domain.calendar import BEGINNING, moment
 from accounting.domain.identity import UsernameRule
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import as_text
+from accounting.errors import UsageError
 
 _RULES = (
     "SELECT realm_id, CASE WHEN isfinite(holds_from) THEN holds_from END, time_zone, anchor_day,"
@@ -106,3 +107,12 @@ def names(connection: Connection) -> dict[int, str]:
 
 def _holds_from(time: int) -> datetime | str:
     return "-infinity" if time == BEGINNING else moment(time)
+
+
+def find_realm(connection: Connection, realm: str) -> int:
+    """The id of a realm by the name that the views show. Raises UsageError."""
+    known = {name: realm_id for realm_id, name in names(connection).items()}
+    if realm not in known:
+        listed = ", ".join(f"'{one}'" for one in sorted(known)[:5]) or "none yet"
+        raise UsageError(f"no realm '{realm}' is known: known are {listed}")
+    return known[realm]

@@ -15,7 +15,7 @@ from accounting.domain.realm_rules import RealmRule
 from accounting.domain.text_escaping import from_text
 from accounting.errors import UsageError
 from accounting.identities import realm_queries
-from accounting.usage.rollup_queries import redraw_buckets
+from accounting.identities.bucket_queries import redraw_buckets
 
 
 def set_rule(

@@ -4,7 +4,6 @@ Owns no part's work. A part is ``python -m accounting <command>``; its settings 
 so that no secret stands in the arguments of a process.
 """
 
-import ctypes
 import os
 import random
 import signal
@@ -18,33 +17,14 @@ from typing import Final
 
 import structlog
 
+from accounting.embedded.child import tie_to_parent
+
 log = structlog.get_logger()
 
-PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 ENDINGS: Final = (signal.SIGTERM, signal.SIGINT)
 LONGEST_BACKOFF_SECONDS: Final = 10.0
 STEADY_SECONDS: Final = 30.0
 """A part that ran so long is started again at once when it ends."""
-
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-
-
-def tie_to_parent(ending: signal.Signals) -> Callable[[], None]:
-    """What a child runs before its program: the kernel sends it ``ending`` when its parent ends.
-
-    However the parent ends, on Linux; elsewhere nothing is tied. The parent is the *thread* that
-    starts the child: start it from one that lives as long as the child should. A change of user
-    clears the setting, so it must run after that, as :mod:`subprocess` does.
-    """
-    parent = os.getpid()
-
-    def tie() -> None:
-        if _libc is not None:
-            _libc.prctl(PR_SET_PDEATHSIG, int(ending), 0, 0, 0)
-            if os.getppid() != parent:  # the parent ended before the setting held
-                os._exit(1)
-
-    return tie
 
 
 def start_part() -> Callable[[], None]:

@@ -8,7 +8,7 @@ finds there.
 
 from collections.abc import Iterable, Sequence
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -17,6 +17,7 @@ from accounting.db.engine import along_keys, psycopg_connection
 from accounting.db.queries import Queries
 from accounting.domain.counters import COUNTERS
 from accounting.domain.session_fold import Life
+from accounting.domain.session_hours import UsageRow
 
 _QUERIES: Final = Queries("accounting.sessions")
 
@@ -33,44 +34,10 @@ USAGE_COLUMNS: Final = (
     ("active_to", "timestamptz"),
     *((name, "int8") for name in COUNTERS),
 )
-MARK_COLUMNS: Final = (
-    "realm_id",
-    "user_key",
-    "starts_at",
-    *COUNTERS,
-    "sessions_started",
-    "sessions_ended",
-    "session_microseconds",
-    "estimated_bytes",
-    "sessions_carried",
-)
 # As Postgres' binary COPY has a row: the number of fields, then each with its length before it.
 _USAGE_ROW: Final = Struct(
     "!h i16s iq i16s ii i? i? i? i? iq iq iqiqiqiq iqiqiqiq".replace(" ", "")
 )
-_MARK: Final = Struct("!h ii i16s iq iqiqiqiqiqiqiqiqiqiqiqiqiq".replace(" ", ""))
-
-Place = tuple[int, bytes, int]
-"""An hour of a user: realm, user key, start."""
-
-
-class UsageRow(NamedTuple):
-    """What one step adds to one hour of a session, and how the session stands in that hour.
-
-    The flags and the active span replace what stood there; ``counters`` are added.
-    """
-
-    session_id: bytes
-    starts_at: int
-    user_key: bytes
-    realm_id: int
-    vouched: bool
-    estimated: bool
-    started: bool
-    ended: bool
-    active_from: int
-    active_to: int
-    counters: Sequence[int]
 
 
 def spread(connection: Connection, session_ids: Iterable[bytes]) -> None:
@@ -136,17 +103,6 @@ def write_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
     connection.execute(_QUERIES.text("put_usage"))
 
 
-def mark_hours(connection: Connection, marks: Iterable[tuple[Place, Sequence[int]]]) -> None:
-    """Mark hours of users with by how much they changed, in the order of MARK_COLUMNS."""
-    with binary_cursor(psycopg_connection(connection)) as cursor:
-        copy_packed(
-            cursor,
-            "accounting.touched_hours",
-            MARK_COLUMNS,
-            (_mark(place, change) for place, change in marks),
-        )
-
-
 def _usage_row(row: UsageRow) -> bytes:
     session_id, starts_at, user_key, realm_id, vouched, estimated, started, ended, since, to, c = (
         row
@@ -157,14 +113,4 @@ def _usage_row(row: UsageRow) -> bytes:
         *(1, vouched, 1, estimated, 1, started, 1, ended),
         *(8, since - POSTGRES_EPOCH, 8, to - POSTGRES_EPOCH),
         *(8, c[0], 8, c[1], 8, c[2], 8, c[3], 8, c[4], 8, c[5], 8, c[6], 8, c[7]),
-    )
-
-
-def _mark(place: Place, c: Sequence[int]) -> bytes:
-    realm_id, user_key, starts_at = place
-    return _MARK.pack(
-        16,
-        *(4, realm_id, 16, user_key, 8, starts_at - POSTGRES_EPOCH),
-        *(8, c[0], 8, c[1], 8, c[2], 8, c[3], 8, c[4], 8, c[5], 8, c[6], 8, c[7]),
-        *(8, c[8], 8, c[9], 8, c[10], 8, c[11], 8, c[12]),
     )

@@ -22,12 +22,12 @@ from accounting.domain.calendar import Level
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import Life, Report, Sighting, Standing, Track
 from accounting.domain.session_hours import Changes
+from accounting.identities import bucket_queries
 from accounting.identities.realm_queries import all_rules
-from accounting.sessions import relay_threads, session_hour_queries, session_queries
+from accounting.sessions import relay_threads, session_hour_queries, session_queries, usage_deltas
 from accounting.sessions.session_queries import Key
 from accounting.sources import source_queries
 from accounting.sources.source_queries import Watermark
-from accounting.usage import peaks, rollup_queries
 
 BATCH: Final = 50_000
 """Reports in one transaction at the most."""
@@ -216,9 +216,9 @@ def _write(
         ),
     )
     session_hour_queries.write_usage(connection, changes.rows)
-    session_hour_queries.mark_hours(connection, changes.marks())
-    peaks.touch_slices(connection, changes.slices)
-    rollup_queries.put_buckets(
+    usage_deltas.mark_hours(connection, changes.marks())
+    usage_deltas.touch_slices(connection, changes.slices)
+    bucket_queries.put_buckets(
         connection,
         (
             (realm_id, Level.HOUR, rules[realm_id].calendar.bucket(Level.HOUR, starts_at))

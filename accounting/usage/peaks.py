@@ -14,26 +14,12 @@ from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import along_keys, psycopg_connection
 from accounting.db.queries import Queries
 from accounting.domain.calendar import Bucket, moment
-from accounting.domain.peak_slices import SLICE_SECONDS, slice_end
+from accounting.domain.session_hours import SLICE_SECONDS, Slice, slice_end
 
 _QUERIES: Final = Queries("accounting.usage")
 
 KEPT_SECONDS: Final = 3 * 86_400
 """How long before a new hour slices are kept; sessions seldom end so far back."""
-
-Slice = tuple[int, int, int]
-"""Realm, start of the hour, start of the slice."""
-
-
-def touch_slices(connection: Connection, slices: Iterable[Slice]) -> None:
-    """Mark slices in which sessions began or ended, or do so no more."""
-    with binary_cursor(psycopg_connection(connection)) as cursor:
-        copy_rows(
-            cursor,
-            "accounting.touched_slices",
-            (("realm_id", "int4"), ("starts_at", "timestamptz"), ("slice_at", "timestamptz")),
-            slices,
-        )
 
 
 def take_slices(connection: Connection) -> list[Slice]:

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from accounting.db.engine import lost_connections
 from accounting.db.locks import try_lock
 from accounting.domain.calendar import Level
+from accounting.identities import bucket_queries
 from accounting.identities.realm_queries import all_rules
 from accounting.usage import peaks, rollup_queries
 from accounting.usage.fold_hours import fold_to, hour_of
@@ -47,7 +48,7 @@ def _rollup_some(engine: Engine, limit: int) -> int:
         ]
         # The last one of each realm, as they are in order.
         folds = fold_to(connection, rules, dict(sorted(touched)))
-        rollup_queries.put_buckets(
+        bucket_queries.put_buckets(
             connection,
             (
                 (hour.realm_id, level, bucket)

@@ -8,14 +8,14 @@ Owns ``user_usage_*``, ``realm_usage_*``, ``folds`` and ``buckets``; the borders
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import along_keys, psycopg_connection
 from accounting.db.queries import Queries
 from accounting.db.schema import buckets, folds
-from accounting.domain.calendar import Bucket, Calendar, Level, microseconds, moment
+from accounting.domain.calendar import Bucket, Level, microseconds, moment
 
 _QUERIES: Final = Queries("accounting.usage")
 
@@ -63,53 +63,6 @@ def take_touched(connection: Connection, limit: int) -> list[tuple[int, int]]:
     with binary_cursor(psycopg_connection(connection)) as cursor:
         cursor.execute("SELECT DISTINCT realm_id, starts_at FROM staged_touched")
         return cursor.fetchall()
-
-
-def put_buckets(connection: Connection, rows: Iterable[tuple[int, Level, Bucket]]) -> None:
-    """Write the borders of buckets that hold usage, once each."""
-    distinct = sorted(
-        {
-            (realm_id, level, bucket.starts_at, bucket.ends_at, bucket.time_zone)
-            for realm_id, level, bucket in rows
-        }
-    )
-    if distinct:
-        connection.execute(
-            insert(buckets).on_conflict_do_nothing(),
-            [
-                {
-                    "realm_id": realm_id,
-                    "level": level.value,
-                    "starts_at": moment(starts_at),
-                    "ends_at": moment(ends_at),
-                    "time_zone": time_zone,
-                }
-                for realm_id, level, starts_at, ends_at, time_zone in distinct
-            ],
-        )
-
-
-def redraw_buckets(connection: Connection, realm_id: int, calendar: Calendar, since: int) -> None:
-    """Redraw the ends of a realm's buckets that reach up to ``since`` by a calendar changed there.
-
-    ``since`` in microseconds; nothing is accounted beyond it, so that no bucket's start moves.
-    """
-    held = connection.execute(
-        select(buckets.c.level, buckets.c.starts_at).where(
-            buckets.c.realm_id == realm_id, buckets.c.ends_at >= moment(since)
-        )
-    ).all()
-    for level, starts_at in held:
-        bucket = calendar.bucket(Level(level), microseconds(starts_at))
-        connection.execute(
-            update(buckets)
-            .where(
-                buckets.c.realm_id == realm_id,
-                buckets.c.level == level,
-                buckets.c.starts_at == starts_at,
-            )
-            .values(ends_at=moment(bucket.ends_at), time_zone=bucket.time_zone)
-        )
 
 
 def folded(connection: Connection) -> dict[int, int]:

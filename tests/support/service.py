@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from accounting.ops.processes import tie_to_parent
+from accounting.embedded.child import tie_to_parent
 from tests.support.servers import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
