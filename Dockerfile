@@ -16,7 +16,7 @@ RUN python -m venv /build \
  && python -m venv --without-pip /venv \
  && /build/bin/pip --python /venv/bin/python install --no-cache-dir --disable-pip-version-check \
         --require-hashes --requirement requirements.lock
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY accounting accounting
 COPY migrations migrations
 RUN /build/bin/pip wheel --no-cache-dir --disable-pip-version-check --no-deps \

@@ -1,7 +1,7 @@
 """What coturn publishes, parsed: one channel and payload in, one event out.
 
 Owns coturn's words and translates them once; nothing downstream knows them. Works on bytes,
-because realms and usernames are hostile bytes (COTURN, 7).
+because realms and usernames are hostile bytes (docs/coturn.md#hostile-usernames).
 """
 
 import re
@@ -17,8 +17,8 @@ LARGE_COUNTER: Final = 2**30 - 1
 that are not larger to reach 63 bits."""
 MAX_LIFETIME_SECONDS: Final = 2**31 - 1
 MAX_CHANNEL_BYTES: Final = 1024
-"""coturn's longest has some 700: a realm of 127 and a username of 512 (COTURN, 7). A longer one
-could cost the parser the square of its length."""
+"""coturn's longest has some 700: a realm of 127 and a username of 512
+(docs/coturn.md#hostile-usernames). A longer one could cost the parser the square of its length."""
 MAX_ADDRESS_CHARACTERS: Final = 128
 """An address of IPv6 with its scope and port has some 70. The tables have addresses in keys."""
 
@@ -118,7 +118,7 @@ def parse(channel: bytes, payload: bytes) -> Event:
     """Parse one published message.
 
     Any bytes either parse or raise :class:`WireError`, nothing else. Formats as observed in
-    coturn 4.5 to 4.17 (COTURN, "Channels, keys and payloads"). It is made of the parts below,
+    coturn 4.5 to 4.17 (docs/coturn.md#channels). It is made of the parts below,
     which where millions are parsed are called one by one.
     """
     owner, allocation_id, topic = split_channel(channel)

@@ -12,11 +12,12 @@ COUNTERS: Final = (
     "peer_sent_packets",
     "peer_sent_bytes",
 )
-"""Column names of EIGHT (DESIGN): *received* by the server from the client, *sent* to the client,
-``peer_*`` the same towards the peers. Packets and bytes, counted in whole units."""
+"""Column names of the eight counters (docs/session-rules.md#counters): *received* by the server
+from the client, *sent* to the client, ``peer_*`` the same towards the peers. Packets and bytes,
+counted in whole units."""
 
 PEER_MODULUS: Final = 2**32
-"""coturn keeps the peer side's totals in 32 bits: they wrap (COTURN, 1)."""
+"""coturn keeps the peer side's totals in 32 bits: they wrap (docs/coturn.md#peer-total-wraps)."""
 
 LARGEST_PACKET_BYTES: Final = 65_535
 """No IP packet is larger: more bytes than this per packet is no count of traffic."""

@@ -1,6 +1,7 @@
 """Whom to bill: from the username on the wire to the user id, and the opaque keys of both.
 
-TURN REST usernames are ephemeral, ``<unix time>:<user>`` or ``<user>:<unix time>`` (COTURN, 8).
+TURN REST usernames are ephemeral, ``<unix time>:<user>`` or ``<user>:<unix time>``
+(docs/coturn.md#rest-usernames).
 Owns that rule and the digests; knows nothing of where rules or keys are kept.
 """
 

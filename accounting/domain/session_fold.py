@@ -1,10 +1,10 @@
 """Lives: the reports of one allocation key cut into sessions, and each session's usage summed.
 
 coturn's ids are no session keys: they restart with every process and collide between servers
-(COTURN, 2). The stream of each key is therefore cut into *lives*; one life is one session. Every
-rule here is a border or a sum over reports in order of position, so neither batching nor
-repetition can change the outcome. Owns the rules of DESIGN, "Settling"; knows no table, no clock
-and no calendar. Times are whole microseconds since the Unix epoch.
+(docs/coturn.md#ids-restart). The stream of each key is therefore cut into *lives*; one life is one
+session. Every rule here is a border or a sum over reports in order of position, so neither
+batching nor repetition can change the outcome. Owns the rules of docs/session-rules.md; knows no
+table, no clock and no calendar. Times are whole microseconds since the Unix epoch.
 
 A :class:`Life` is the one mutable object of the model: it is the accumulator of a fold over
 millions of reports, and copying it for each would cost more than the rule.
@@ -251,7 +251,8 @@ def sight(track: Track, sighting: Sighting, *, grace: int) -> bool:
     coturn sets the key at every status and deletes it at the end, so it vouches for a life of
     which no status was heard, and keeps one alive whose refreshes were lost. It opens nothing, and
     says nothing when the life was heard of since the scan began, or when the key is older than any
-    lifetime: a server that crashed leaves its keys behind (COTURN, 3). True when it counted.
+    lifetime: a server that crashed leaves its keys behind (docs/coturn.md#no-publish-on-stop).
+    True when it counted.
     """
     life = track.current
     set_at = sighting.seen_at - sighting.idle_seconds * SECOND
@@ -284,7 +285,7 @@ def expire(life: Life, now: int, grace: int) -> bool:
     """End a life of which nothing was heard until past its expiry and ``grace`` (microseconds).
 
     It ended at its last sign of life. One that nothing vouched for is a stranger's, and no later
-    report may adopt it (COTURN, 5). True when this call ended it.
+    report may adopt it (docs/coturn.md#unauthenticated-traffic). True when this call ended it.
     """
     if life.ended_at is not None or now <= life.expires_at + grace:
         return False
@@ -329,7 +330,7 @@ def _new(track: Track, life: Life | None, report: Report, source_id: int) -> Lif
         and report.server_address is not None
         and life.server_address != report.server_address
     ):
-        # Another server on the same key at the same time (COTURN, 11): one life for both.
+        # Another server on the same key at the same time (docs/coturn.md#shared-key): one life.
         life.news = min(life._servers + 1, MOST_SERVERS)
         life.disputed = True
         _touch(track, life)

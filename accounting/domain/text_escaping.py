@@ -15,7 +15,7 @@ def as_text(raw: bytes) -> str:
     r"""Spell wire bytes as text: valid UTF-8 as it is, ``\xNN`` for any other byte and for NUL.
 
     A backslash is doubled only before ``x`` and two hex digits, so that text which merely looks
-    like an escape is told from one (DESIGN, "The contract").
+    like an escape is told from one (docs/session-rules.md#text-escapes).
     """
     try:
         text = raw.decode()

@@ -1,7 +1,7 @@
 """Silence: relay threads of coturn from which nothing is heard although they owe a word.
 
 Each relay thread of coturn has its own connection to Redis, and one that a stalled Redis cut off
-can stay silent for good while the others go on (COTURN, "Redis, as coturn uses it"). The rule:
+can stay silent for good while the others go on (docs/coturn.md#silent-connection). The rule:
 
 - By the end of its lifetime coturn must say something of an allocation: `refreshed`, or `deleted`
   when nobody refreshed it. Nothing else is sure: clients refresh as late as a minute before the
@@ -27,7 +27,8 @@ from typing import Final, NamedTuple
 from accounting.domain.session_fold import SECOND, Life
 
 NUMBERS_PER_THREAD: Final = 10**15
-"""An allocation id is its relay thread times this, plus a number that rises (COTURN, 2)."""
+"""An allocation id is its relay thread times this, plus a number that rises
+(docs/coturn.md#ids-restart)."""
 ORDER_SECONDS: Final = 90
 LATENESS_SECONDS: Final = 5
 """How long after a lifetime's end its `deleted` may come."""

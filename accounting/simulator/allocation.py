@@ -1,7 +1,7 @@
 """The life of one allocation: what it relays, when it reports, how it ends.
 
 Owns the counters and the order of its messages; the hard cases that concern one life alone are
-its traits. Source: COTURN, "Channels, keys and payloads", and the recordings.
+its traits. Source: docs/coturn.md#channels and the recordings.
 """
 
 from collections.abc import Iterator
@@ -72,8 +72,8 @@ class Allocation:
         self._ledger = ledger
         self._random = random
         self._lifetime_seconds = lifetime_seconds
-        # A client that says goodbye does so a second before the close [run]; a TCP client may
-        # just hang up.
+        # A client that says goodbye does so a second before the close
+        # (docs/coturn.md#lifetime-zero); a TCP client may just hang up.
         self._says_goodbye = transport == "UDP" or random.random() < 0.5
         self.quiet_us = max(begins_us, ends_us - SECOND) if self._says_goodbye else ends_us
         self._up_share = 0.3 + 0.4 * random.random()
@@ -156,7 +156,7 @@ class Allocation:
             self.process.say_deleted(now, self.thread, self._status_key)
         totalled = not self.traits.lose_totals
         if totalled:
-            # 32 bits wide on the peer side alone (COTURN, 1).
+            # 32 bits wide on the peer side alone (docs/coturn.md#peer-total-wraps).
             total = self.relayed[:4] + tuple(count % PEER_MODULUS for count in self.relayed[4:])
             self.process.say_traffic(now, self.thread, self._prefix, "total_traffic", total)
         self._settle(totalled=totalled)

@@ -1,7 +1,7 @@
 """What the books must show after a run. Owns the exact totals; never reads a message.
 
 The ledger is told what each life truly relayed and which of its reports were published, and
-applies DESIGN's "Settling" to that; the books come to the same from the messages alone.
+applies docs/session-rules.md to that; the books come to the same from the messages alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ class UserExpected:
     realm: bytes
     username: bytes
     user_id: bytes
-    """Whom to bill (DESIGN, "Reports"), under the rule that holds where none was set."""
+    """Whom to bill (docs/session-rules.md#user-id), under the rule where none was set."""
     sessions: int = 0
     """Lives that a status or a total vouches for."""
     usage: Eight = ZERO

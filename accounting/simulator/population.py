@@ -23,9 +23,9 @@ HOSTILE: Final = (
     b"\x80/\xc0",
     b"deleted",
 )
-"""Usernames that coturn publishes as they are (COTURN, 7). None holds ``/user/``, where channel
-readers may differ; none is all digits, which is billed by a rule of the realm; none is empty,
-since strangers of all servers meet there."""
+"""Usernames that coturn publishes as they are (docs/coturn.md#hostile-usernames). None holds
+``/user/``, where channel readers may differ; none is all digits, which is billed by a rule of the
+realm; none is empty, since strangers of all servers meet there."""
 
 REST_TIMES: Final = tuple(1_999_999_999 + 3600 * hour for hour in range(4))
 

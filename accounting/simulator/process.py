@@ -12,7 +12,7 @@ from accounting.simulator.version import Version
 from accounting.simulator.wire import Command
 
 THREAD_STRIDE: Final = 10**15
-"""An id is ``relay_thread * 10^15 + counter`` (COTURN, 2)."""
+"""An id is ``relay_thread * 10^15 + counter`` (docs/coturn.md#ids-restart)."""
 
 
 class Process:
@@ -72,8 +72,8 @@ class Process:
     def clear_status_keys(self, at_us: int) -> None:
         """At start: KEYS, then DEL of every allocation's status key in this database.
 
-        Keys of other live servers go too (COTURN, 4). Only keys that this run set: leftovers of
-        another run, or of a real server, are not touched.
+        Keys of other live servers go too (docs/coturn.md#start-deletes-keys). Only keys that this
+        run set: leftovers of another run, or of a real server, are not touched.
         """
         self._send(at_us, 0, b"keys", (wire.STATUS_KEYS,))
         for key in self._status_keys:

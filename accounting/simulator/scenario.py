@@ -14,7 +14,7 @@ class Scenario:
 
     The same scenario gives the same commands, byte for byte. Raises :class:`UsageError` where its
     parts don't fit together. Each switch at the end is a hard case, and says what the rules make
-    of it (DESIGN, "Settling").
+    of it (docs/session-rules.md).
     """
 
     version: str = "4.6"
@@ -75,7 +75,8 @@ class Scenario:
     """Every tenth session is a TCP allocation that reports nothing until it closes; its data
     connection leaves traffic under an id of its own, which nothing vouches for: unattributed."""
     hostile_usernames: bool = False
-    """Usernames made of separators, patterns, control bytes and invalid UTF-8 (COTURN, 7)."""
+    """Usernames made of separators, patterns, control bytes and invalid UTF-8
+    (docs/coturn.md#hostile-usernames)."""
 
     def __post_init__(self) -> None:
         def require(condition: bool, problem: str) -> None:

@@ -1,4 +1,6 @@
-"""Two servers on one key: the same user, realm and allocation id at the same time (COTURN, 11).
+"""Two servers on one key: the same user, realm and allocation id at the same time.
+
+Source: docs/coturn.md#shared-key.
 
 Owns the order in which the two tell of it, which the rules leave no doubt about: both begin before
 either closes, and nothing of one's close comes between the other's.

@@ -1,6 +1,6 @@
 """How the coturn versions that are simulated differ on the wire. Owns these facts, decides nothing.
 
-Source: COTURN, "Channels, keys and payloads" and "What makes naive accounting wrong".
+Sources: docs/coturn.md#channels and docs/coturn.md#traps.
 """
 
 from dataclasses import dataclass

@@ -191,7 +191,7 @@ class Coturn:
             yield from self._begin(life.user, life.allocation_id, life.ordinal)
 
     def _intrude(self) -> Iterator[Command]:
-        """Interims without a life: requests that never authenticated (COTURN, 5)."""
+        """Interims without a life (docs/coturn.md#unauthenticated-traffic)."""
         user = self._random.choice(self._users)
         life = Life(user, self._new_id(), self.database, self._local, 0, is_stranger=True)
         user.lives.append(life)

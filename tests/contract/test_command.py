@@ -135,7 +135,7 @@ def test_nothing_found_is_said_to_people_and_nothing_to_programs(filled: Books) 
 
 @pytest.mark.parametrize("arguments", ["sessions", "usage", "usage --per day", "realm list"])
 def test_no_name_can_draw_on_a_terminal(filled: Books, arguments: str) -> None:
-    """Names are hostile bytes (COTURN, 7): escapes, line ends, invalid UTF-8."""
+    """Names are hostile bytes (docs/coturn.md#hostile-usernames): escapes, line ends and more."""
     for form in ([], ["--json"]):
         ran = turn_accounting(*arguments.split(), *form, database_url=filled.url(WRITER))
         assert ran.code == 0

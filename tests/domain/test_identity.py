@@ -1,4 +1,4 @@
-"""Whom to bill: DESIGN's rule on user ids, a sentence a test."""
+"""Whom to bill: the rule of docs/session-rules.md#user-id, a sentence a test."""
 
 import pytest
 from hypothesis import given

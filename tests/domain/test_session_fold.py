@@ -137,7 +137,10 @@ def test_new_past_expiry_and_grace_finds_the_life_expired() -> None:
 
 
 def test_new_adopts_nothing_of_a_stranger() -> None:
-    """COTURN 5: a wrong password publishes traffic under the victim's name."""
+    """A wrong password publishes traffic under the victim's name.
+
+    docs/coturn.md#unauthenticated-traffic
+    """
     key = Key()
     key.interim(0, 1, 2, 3, 4)
     key.new(1)
@@ -184,7 +187,7 @@ def test_interims_alone_vouch_for_nothing() -> None:
 
 
 def test_deleted_ends_the_life_and_its_totals_still_belong_to_it() -> None:
-    """COTURN: the totals come after `deleted`."""
+    """The totals come after `deleted` (docs/coturn.md#normal-close)."""
     key = Key()
     key.new(0)
     key.interim(9, 1, 2, 3, 4)
@@ -338,7 +341,7 @@ def test_a_deleted_that_comes_after_the_totals_ends_their_life() -> None:
     assert ends(key) == [(11, "deleted")]
 
 
-# Two servers on one key (COTURN 11)
+# Two servers on one key (docs/coturn.md#shared-key)
 
 
 def test_new_from_another_server_goes_on_with_the_life_for_both_disputed() -> None:
@@ -475,7 +478,7 @@ def test_a_total_may_be_larger_in_one_counter_and_smaller_in_another() -> None:
 
 
 def test_a_session_of_rfc_6062_is_worth_its_only_reports() -> None:
-    """COTURN 6: no interim until it closes."""
+    """It reports no interim until it closes (docs/coturn.md#tcp-no-interims)."""
     key = Key()
     key.new(0)
     key.interim(600, 9, 9000, 8, 8000)
@@ -496,7 +499,7 @@ def close_with_peer_total(
 
 
 def test_a_peer_total_that_wrapped_agrees_modulo_2_to_the_32() -> None:
-    """COTURN 1: it wrapped eight times."""
+    """It wrapped eight times (docs/coturn.md#peer-total-wraps)."""
     key = Key()
     key.new(0)
     for _ in range(12):

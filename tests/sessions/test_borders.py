@@ -1,4 +1,4 @@
-"""Where a session begins and ends: each rule of DESIGN's borders, through the books."""
+"""Where a session begins and ends: the rules of docs/session-rules.md#borders, in the books."""
 
 from typing import Any
 
@@ -55,7 +55,10 @@ def test_a_new_supersedes_the_session_under_way_at_its_last_sign_of_life(books: 
 
 
 def test_ids_used_again_after_a_restart_are_other_sessions(books: Books) -> None:
-    """COTURN 2 and 3: nothing is published when coturn is killed, and its ids restart from 1."""
+    """Nothing is published when coturn is killed, and its ids restart from 1.
+
+    docs/coturn.md#no-publish-on-stop, docs/coturn.md#ids-restart
+    """
     killed, restarted = Teller(books), Teller(books)
     killed.new(0)
     killed.interim(10, *ONE)
@@ -144,7 +147,10 @@ def test_a_session_whose_start_was_not_heard_starts_at_its_first_interim(books: 
 
 
 def test_refreshed_with_lifetime_0_is_only_a_sign_of_life(books: Books) -> None:
-    """COTURN: with two address families the other lives on; else `deleted` follows."""
+    """With two address families the other lives on; else `deleted` follows.
+
+    docs/coturn.md#lifetime-zero
+    """
     alice = Teller(books)
     alice.new(0)
     alice.refreshed(500, 0)
@@ -228,7 +234,7 @@ def test_a_total_whose_deleted_was_lost_leaves_only_grace(books: Books) -> None:
     ]
 
 
-# Another server on the same key (COTURN 11)
+# Another server on the same key (docs/coturn.md#shared-key)
 
 
 def test_a_new_with_another_local_goes_on_with_the_session_disputed(books: Books) -> None:
@@ -344,7 +350,10 @@ def test_sources_databases_realms_users_and_ids_are_kept_apart(books: Books) -> 
 
 
 def test_a_username_that_changes_in_mid_session_is_another_key(books: Books) -> None:
-    """COTURN 8: with OAuth the username may change; each name is billed for its own reports."""
+    """With OAuth the username may change; each name is billed for its own reports.
+
+    docs/coturn.md#rest-usernames
+    """
     first, then = Teller(books, user="key-1"), Teller(books, user="key-2")
     first.new(0)
     first.interim(10, *ONE)

@@ -37,7 +37,7 @@ def test_a_realm_without_a_rule_has_the_default(books: Books) -> None:
 
 
 def test_the_usernames_of_one_rest_user_are_one_line_of_usage(books: Books) -> None:
-    """COTURN 8: the credential's time differs, the user to bill is the same."""
+    """The credential's time differs, the user to bill does not (docs/coturn.md#rest-usernames)."""
     for place, user in enumerate(("1999999999:alice", "alice:1999999998", "alice")):
         teller = Teller(books, user=user)
         teller.new(place)

@@ -1,4 +1,4 @@
-"""Lives that seemed to have expired, and the interims heard since (DESIGN, "Settling")."""
+"""Lives that seemed to have expired, and the interims since (docs/session-rules.md#reopening)."""
 
 import pytest
 

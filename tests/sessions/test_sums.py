@@ -1,4 +1,4 @@
-"""What a session is worth: each rule of DESIGN's sums, through the books."""
+"""What a session is worth: each rule of docs/session-rules.md#sums, through the books."""
 
 import pytest
 
@@ -102,7 +102,10 @@ def test_a_session_without_its_total_is_worth_its_interims(books: Books) -> None
 
 
 def test_the_peer_total_wraps_and_the_interims_stay_right(books: Books) -> None:
-    """COTURN 1: 37,371,486,204 B from the client came with a peer total of 3,011,745,496."""
+    """37,371,486,204 B from the client came with a peer total of 3,011,745,496.
+
+    docs/coturn.md#peer-total-wraps
+    """
     received, relayed = 37_371_486_204, 3_011_745_496 + 8 * 2**32
     alice = Teller(books)
     alice.new(0)

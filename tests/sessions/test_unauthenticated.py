@@ -1,4 +1,7 @@
-"""Traffic that nobody authenticated is kept and shown, and never billed (COTURN 5)."""
+"""Traffic that nobody authenticated is kept and shown, and never billed.
+
+Source: docs/coturn.md#unauthenticated-traffic.
+"""
 
 from tests.support.books import Books
 from tests.support.coturn_messages import (
@@ -78,7 +81,7 @@ def test_a_strangers_interims_are_adopted_by_nothing_once_their_time_has_passed(
 
 
 def test_the_data_connection_of_rfc_6062_leaves_a_stray_of_its_own_id(books: Books) -> None:
-    """COTURN 5 and 6: its allocation reports nothing until it closes."""
+    """Its allocation reports nothing until it closes (docs/coturn.md#tcp-no-interims)."""
     allocation, connection = Teller(books), Teller(books, allocation=2)
     allocation.new(0)
     connection.interim(5, *STRAY)
@@ -92,7 +95,10 @@ def test_the_data_connection_of_rfc_6062_leaves_a_stray_of_its_own_id(books: Boo
 
 
 def test_hostile_names_share_nothing_with_the_names_that_they_imitate(books: Books) -> None:
-    """COTURN 7: the user `x/allocation/000000000000000001/status` is not the user `x`."""
+    """The user `x/allocation/000000000000000001/status` is not the user `x`.
+
+    docs/coturn.md#hostile-usernames
+    """
     plain = Teller(books, user="x")
     imitator = Teller(books, user="x/allocation/000000000000000001/status")
     plain.new(0)

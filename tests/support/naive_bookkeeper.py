@@ -1,6 +1,6 @@
 """A naive bookkeeper: reads published messages with its own regular expressions, adds them up.
 
-It holds no state of the simulator and none of the service; it applies DESIGN, "Settling", in the
+It holds no state of the simulator and none of the service; it applies docs/session-rules.md in the
 plainest way that fits a whole stream in memory. Expiry is left out: it moves no counter here.
 """
 
