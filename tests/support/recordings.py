@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-DIRECTORY: Final = Path(__file__).parent / "data" / "recordings"
+DIRECTORY: Final = Path(__file__).parents[1] / "data" / "recordings"
 
 _LINE: Final = re.compile(rb'(\d+)\.(\d{6}) \[(\d+) ([^]]+)\] (".*")', re.DOTALL)
 _ARGUMENT: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"(?: |$)', re.DOTALL)
