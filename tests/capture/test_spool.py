@@ -268,7 +268,7 @@ def test_a_full_disk_undoes_the_append_and_leaves_the_rest(path: Path) -> None:
 FILL = """
 import resource, sys
 from pathlib import Path
-from accounting.capture.spool import Spool
+from accounting.capture.spool.spool import Spool
 from accounting.errors import SpoolError
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 with Spool.open(Path(sys.argv[1]), "test") as spool:
