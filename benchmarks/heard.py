@@ -9,7 +9,7 @@ from datetime import datetime
 from itertools import islice
 
 from accounting.capture.spool.spool import Spool
-from accounting.domain.calendar import microseconds
+from accounting.domain.calendar import to_micros
 from benchmarks.mix import GROUP_MESSAGES, Message
 
 BATCH: int = 10_000
@@ -29,7 +29,7 @@ class Heard:
 
     @classmethod
     def since(cls, spool: Spool, start: datetime, position: int = 0) -> "Heard":
-        heard = cls(spool, microseconds(start), position)
+        heard = cls(spool, to_micros(start), position)
         spool.tick(heard.now_us)
         return heard
 

@@ -79,8 +79,8 @@ class History:
         small = self._day(Mix(50, 500, [BILLED_REALM]), self.scale.day_reports // 20, 3_600)
         midnight = datetime.combine(LAST_DAY, datetime.min.time(), UTC)
         self.heard = Heard.since(self.books.spool(), midnight, self.heard.position)
-        lives = self.scale.day_reports * 3 // 4 // MESSAGES_PER_LIFE
-        open_sessions = max(10, lives * LIFE_SECONDS // 86_400)
+        sessions = self.scale.day_reports * 3 // 4 // MESSAGES_PER_LIFE
+        open_sessions = max(10, sessions * LIFE_SECONDS // 86_400)
         mix = Mix(open_sessions, self.scale.day_users, lifetime_seconds=2 * LIFE_SECONDS)
         self.day_reports = self._day(mix, self.scale.day_reports, 86_000)
         self.day_sessions = mix.started

@@ -19,9 +19,9 @@ from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import psycopg_connection
 from accounting.db.queries import Queries
 from accounting.db.schema import statements
-from accounting.domain.calendar import Bucket, Level, moment
-from accounting.domain.session_fold import Life
-from accounting.domain.session_hours import UsageRow
+from accounting.domain.calendar import Bucket, BucketLength, from_micros
+from accounting.domain.session_fold import SessionState
+from accounting.domain.session_hours import SessionHour
 from accounting.sessions.session_hour_queries import USAGE_COLUMNS
 from accounting.sessions.session_queries import KEY_COLUMNS, LIFE_COLUMNS, Key, life_row
 from accounting.usage.rollup_queries import Hour
@@ -98,18 +98,18 @@ def stage(connection: Connection) -> None:
     psycopg_connection(connection).execute(_QUERIES.driver("stage_proof"))
 
 
-def add_lives(connection: Connection, lives: Iterable[tuple[Key, Life]]) -> None:
+def add_lives(connection: Connection, sessions: Iterable[tuple[Key, SessionState]]) -> None:
     """Stage recomputed lives."""
     with _cursor(connection) as cursor:
         copy_rows(
             cursor,
             "proof_sessions",
             (*KEY_COLUMNS, ("due_at", "timestamptz"), *LIFE_COLUMNS),
-            (life_row(key, life, life.expires_at) for key, life in lives),
+            (life_row(key, session, session.expires_at) for key, session in sessions),
         )
 
 
-def add_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
+def add_usage(connection: Connection, rows: Iterable[SessionHour]) -> None:
     """Stage the hours of recomputed lives."""
     with _cursor(connection) as cursor:
         copy_rows(
@@ -120,7 +120,7 @@ def add_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
         )
 
 
-def add_period_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
+def add_period_usage(connection: Connection, rows: Iterable[SessionHour]) -> None:
     """Stage hours of closed periods as they were at their cutoffs."""
     with _cursor(connection) as cursor:
         copy_rows(
@@ -167,7 +167,7 @@ def add_rollups(connection: Connection, hours: Iterable[Hour]) -> None:
         cursor.execute("ANALYZE proof_period_usage, proof_user_usage_hourly")
 
 
-def add_buckets(connection: Connection, rows: Iterable[tuple[int, Level, Bucket]]) -> None:
+def add_buckets(connection: Connection, rows: Iterable[tuple[int, BucketLength, Bucket]]) -> None:
     """Stage the buckets that the staged hours lie in."""
     with _cursor(connection) as cursor:
         copy_rows(
@@ -223,7 +223,9 @@ def mismatches(
     def part(of: Table) -> Any:
         query = select(of).where(of.c.realm_id.in_(realm_ids))
         if span is not None:
-            query = query.where(of.c[begins] >= moment(span[0]), of.c[begins] < moment(span[1]))
+            query = query.where(
+                of.c[begins] >= from_micros(span[0]), of.c[begins] < from_micros(span[1])
+            )
         if sessions is not None:
             query = query.where(of.c.session_id.in_(select(sessions.c.session_id)))
         return query

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from accounting.audit import comparison
 from accounting.audit.comparison import BOOKS, Mismatch
-from accounting.domain.calendar import microseconds, moment
-from accounting.domain.periods import Period, periods
+from accounting.domain.calendar import from_micros, to_micros
+from accounting.domain.periods import PeriodBounds, periods
 from accounting.domain.realm_rules import RealmRules
 
 
@@ -41,7 +41,7 @@ class Naming:
     def __init__(self, names: Mapping[int, str], rules: Mapping[int, RealmRules]) -> None:
         self.rules = rules
         self._names = names
-        self._last: dict[int, Period] = {}
+        self._last: dict[int, PeriodBounds] = {}
 
     def realm(self, realm_id: int) -> str:
         """The name of a realm."""
@@ -49,7 +49,7 @@ class Naming:
 
     def span(self, realm_id: int, period: date) -> tuple[int, int] | None:
         """The borders of a realm's period that begins on that local day."""
-        noon = microseconds(datetime.fromisoformat(f"{period}T12:00:00+00:00"))
+        noon = to_micros(datetime.fromisoformat(f"{period}T12:00:00+00:00"))
         day = 86_400_000_000
         for one in periods(self.rules[realm_id], noon - 2 * day, noon + 2 * day):
             if one.first_day == period:
@@ -60,7 +60,7 @@ class Naming:
         """One difference for a row that only one side has, else one for each column."""
         row = mismatch.row
         begins = row["started_at"] if mismatch.table == "sessions" else row["starts_at"]
-        at = microseconds(begins)
+        at = to_micros(begins)
         booked, proved = mismatch.booked, mismatch.proved
         which = {
             "user_key": row.get("user_key"),
@@ -90,5 +90,5 @@ class Naming:
             last = next(periods(self.rules[realm_id], at, at))
             self._last[realm_id] = last
         return Difference(
-            realm=self._names[realm_id], period=last.first_day, starts_at=moment(at), **rest
+            realm=self._names[realm_id], period=last.first_day, starts_at=from_micros(at), **rest
         )

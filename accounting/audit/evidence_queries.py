@@ -16,8 +16,8 @@ from accounting.db.engine import psycopg_connection
 from accounting.db.queries import Queries
 from accounting.db.schema import capture_gaps
 from accounting.domain import statements
-from accounting.domain.calendar import moment
-from accounting.domain.session_fold import Entry, Life, Report, Sighting
+from accounting.domain.calendar import from_micros
+from accounting.domain.session_fold import Report, SessionState, StatusKeySighting, UsageDelta
 from accounting.sessions.session_queries import Key, life_of_row
 from accounting.sources import source_queries
 from accounting.sources.source_queries import Watermark
@@ -46,7 +46,7 @@ def settled_now(connection: Connection) -> Cutoff:
 
 def cutoff_of(connection: Connection, text: str) -> Cutoff:
     """The cutoff that a closed period keeps as text."""
-    found = statements.Cutoff.from_text(text)
+    found = statements.StatementCutoff.from_text(text)
     ids = {one.source: one.source_id for one in source_queries.all_sources(connection)}
     return Cutoff(
         marks=tuple(
@@ -55,8 +55,8 @@ def cutoff_of(connection: Connection, text: str) -> Cutoff:
                 epoch=one.epoch,
                 position=one.position,
                 received_at=None,
-                until=one.until,
-                sighted=one.sighted,
+                until=one.settled_until,
+                sighted=one.last_sighting,
             )
             for name, one in found.sources.items()
         ),
@@ -69,7 +69,7 @@ def source_names(connection: Connection) -> dict[int, str]:
     return {one.source_id: one.source for one in source_queries.all_sources(connection)}
 
 
-def breaks(connection: Connection, source_id: int, cutoff: Cutoff) -> list[tuple[int, int]]:
+def gap_positions(connection: Connection, source_id: int, cutoff: Cutoff) -> list[tuple[int, int]]:
     """The (epoch, position) after which each gap lies that the cutoff knows, in order."""
     query = select(capture_gaps.c.epoch, capture_gaps.c.position).where(
         capture_gaps.c.source_id == source_id
@@ -106,7 +106,7 @@ def _parameters(
     usernames: Sequence[bytes] | None,
     day: tuple[int, int] | None,
 ) -> dict[str, Any]:
-    since, until = (None, None) if day is None else (moment(day[0]), moment(day[1]))
+    since, until = (None, None) if day is None else (from_micros(day[0]), from_micros(day[1]))
     return {
         **_vectors(cutoff),
         "realms": list(realm_ids),
@@ -123,7 +123,7 @@ def read_carried(
     usernames: Sequence[bytes] | None = None,
     *,
     day: tuple[int, int] | None = None,
-) -> Iterator[tuple[Key, Life]]:
+) -> Iterator[tuple[Key, SessionState]]:
     """The lives of those realms that the dropped reports left to later ones, by key.
 
     With all the usage that they had by then in their entries. ``day``: only those of which
@@ -134,9 +134,9 @@ def read_carried(
     with closing(binary_stream(driver, "carried_lives", ROWS_AT_ONCE)) as cursor:
         cursor.execute(_QUERIES.driver("read_carried"), parameters)
         for *fields, flat in cursor:
-            key, life = life_of_row(fields)
-            life.entries = [Entry._make(flat[at : at + 6]) for at in range(0, len(flat), 6)]
-            yield key, life
+            key, session = life_of_row(fields)
+            session.deltas = [UsageDelta._make(flat[at : at + 6]) for at in range(0, len(flat), 6)]
+            yield key, session
 
 
 def read_evidence(
@@ -146,7 +146,7 @@ def read_evidence(
     usernames: Sequence[bytes] | None = None,
     *,
     day: tuple[int, int] | None = None,
-) -> Iterator[tuple[Key, Report | Sighting]]:
+) -> Iterator[tuple[Key, Report | StatusKeySighting]]:
     """Reports and sightings of those realms up to the cutoff: by key, and within each in order.
 
     ``usernames``: only of these username keys. ``day``: only what was received before its end.
@@ -164,7 +164,7 @@ def read_evidence(
             else:
                 yield (
                     key,
-                    Sighting(
+                    StatusKeySighting(
                         epoch=report.epoch,
                         position=report.position,
                         sighting=number,
@@ -173,7 +173,7 @@ def read_evidence(
                         username_key=report.username_key,
                         user_key=report.user_key,
                         allocation_id=report.allocation_id,
-                        began_at=began_at,
+                        scan_started_at=began_at,
                         seen_at=report.received_at,
                         idle_seconds=idle_seconds,
                     ),

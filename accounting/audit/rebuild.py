@@ -15,7 +15,7 @@ from accounting.audit.recompute_books import Progress, snapshot_at_rest, stage_b
 from accounting.audit.verify import Verdict, wrong_books
 from accounting.billing.adjust import adjust
 from accounting.db.engine import lost_connections
-from accounting.domain.calendar import Bucket, Level
+from accounting.domain.calendar import Bucket, BucketLength
 from accounting.errors import AccountingError, UsageError
 from accounting.identities import bucket_queries, realm_queries
 from accounting.identities.realm_queries import find_realm
@@ -81,14 +81,18 @@ def _replace(connection: Connection, naming: Naming, realm_id: int, reason: str)
             for _, level, starts_at, ends_at, zone in comparison.booked_buckets(
                 connection, [realm_id]
             )
-            if calendar.bucket(Level(level), starts_at)
+            if calendar.bucket(BucketLength(level), starts_at)
             != Bucket(starts_at=starts_at, ends_at=ends_at, time_zone=zone)
         ],
     )
     bucket_queries.put_buckets(
         connection,
         [
-            (realm_id, Level(level), Bucket(starts_at=starts_at, ends_at=ends_at, time_zone=zone))
+            (
+                realm_id,
+                BucketLength(level),
+                Bucket(starts_at=starts_at, ends_at=ends_at, time_zone=zone),
+            )
             for _, level, starts_at, ends_at, zone in comparison.missing_buckets(connection)
         ],
     )

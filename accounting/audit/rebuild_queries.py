@@ -21,7 +21,7 @@ from accounting.db.schema import (
     sessions,
     user_usage,
 )
-from accounting.domain.calendar import moment
+from accounting.domain.calendar import from_micros
 
 _QUERIES: Final = Queries("accounting.audit")
 _SESSION_QUERIES: Final = Queries("accounting.sessions")
@@ -72,7 +72,7 @@ def replace(connection: Connection, realm_id: int) -> int:
 
 def remove_buckets(connection: Connection, realm_id: int, wrong: Iterable[tuple[str, int]]) -> None:
     """Remove buckets, by level and start, whose borders are wrong."""
-    found = [(level, moment(starts_at)) for level, starts_at in wrong]
+    found = [(level, from_micros(starts_at)) for level, starts_at in wrong]
     if found:
         connection.execute(
             delete(buckets).where(

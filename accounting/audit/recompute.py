@@ -23,10 +23,17 @@ from accounting.audit.evidence_queries import Cutoff
 from accounting.domain import session_fold
 from accounting.domain.calendar import Calendar
 from accounting.domain.realm_rules import RealmRules
-from accounting.domain.session_fold import Entry, Life, Report, Sighting, Standing, Track
+from accounting.domain.session_fold import (
+    KeyState,
+    Phase,
+    Report,
+    SessionState,
+    StatusKeySighting,
+    UsageDelta,
+)
 from accounting.sessions.session_queries import Key
 
-Told = Life | Report | Sighting
+Told = SessionState | Report | StatusKeySighting
 """What a key is told by: the lives carried over first, then its evidence in order."""
 ENTRIES_KEPT: Final = 1_000
 """Whenever a life has gathered so many entries, those of one hour become one."""
@@ -48,15 +55,15 @@ def replay(
     cutoff: Cutoff,
     realm_ids: Collection[int],
     usernames: Sequence[bytes] | None = None,
-) -> Iterator[tuple[Key, Life]]:
+) -> Iterator[tuple[Key, SessionState]]:
     """Every life of those realms as it stood at the cutoff, by key; each life once.
 
     But for those that ended with the dropped reports. ``usernames``: only of these username keys.
     A life's entries of one hour may have become one.
     The connection should be in REPEATABLE READ. Memory does not grow with the reports.
     """
-    for key, life, _ in replay_by(connection, rules, cutoff, realm_ids, (), usernames):
-        yield key, life
+    for key, session, _ in replay_by(connection, rules, cutoff, realm_ids, (), usernames):
+        yield key, session
 
 
 def replay_by(
@@ -68,15 +75,15 @@ def replay_by(
     usernames: Sequence[bytes] | None = None,
     *,
     day: tuple[int, int] | None = None,
-) -> Iterator[tuple[Key, Life, Stop | None]]:
+) -> Iterator[tuple[Key, SessionState, Stop | None]]:
     """The same, and in the same pass also each vouched life as it stood at each stop.
 
     A life is told with a stop where it may have hours in that period; with None as it stands at
     ``cutoff``. The stops are some of :func:`in_one_pass`. ``day``: only the lives that the reports
     of that day touch, or that only await their end; the cutoff lies within it.
     """
-    breaks = {
-        mark.source_id: evidence_queries.breaks(connection, mark.source_id, cutoff)
+    gap_positions = {
+        mark.source_id: evidence_queries.gap_positions(connection, mark.source_id, cutoff)
         for mark in cutoff.marks
     }
     untils = {mark.source_id: mark.until for mark in cutoff.marks}
@@ -91,10 +98,13 @@ def replay_by(
         heard = (one for _, one in group)
         first = next(heard)
         fold = _Fold(
-            key, rules, breaks[key.source_id], routes.get((first.realm_id, key.source_id), none)
+            key,
+            rules,
+            gap_positions[key.source_id],
+            routes.get((first.realm_id, key.source_id), none),
         )
-        for life, stop in fold.tell(first, heard, untils[key.source_id]):
-            yield key, life, stop
+        for session, stop in fold.tell(first, heard, untils[key.source_id]):
+            yield key, session, stop
 
 
 def read_told(
@@ -159,17 +169,21 @@ class _Route:
         self._starts = [stop.starts_at for stop in self.stops]
         self._ends = [stop.ends_at for stop in self.stops]
 
-    def before(self, one: Report | Sighting) -> int:
+    def before(self, one: Report | StatusKeySighting) -> int:
         """How many of the stops lie before that evidence."""
-        if isinstance(one, Sighting):
+        if isinstance(one, StatusKeySighting):
             return bisect_left(self._sighted, (one.epoch, one.position, one.sighting))
         return bisect_left(self._positions, one[:2])
 
-    def touched_by(self, life: Life, first: int, last: int) -> range:
+    def touched_by(self, session: SessionState, first: int, last: int) -> range:
         """Which of the stops from first to before last have a period that the life may be in."""
-        latest = max(life.until, life.entries[-1].at) if life.entries else life.until
+        latest = (
+            max(session.active_until, session.deltas[-1].at)
+            if session.deltas
+            else session.active_until
+        )
         return range(
-            max(first, bisect_right(self._ends, life.started_at)),
+            max(first, bisect_right(self._ends, session.started_at)),
             min(last, bisect_right(self._starts, latest)),
         )
 
@@ -181,113 +195,117 @@ class _Fold:
         self,
         key: Key,
         rules: Mapping[int, RealmRules],
-        breaks: Sequence[tuple[int, int]],
+        gap_positions: Sequence[tuple[int, int]],
         route: _Route,
     ) -> None:
         self._key = key
         self._rules = rules
-        self._breaks = breaks
+        self._gap_positions = gap_positions
         self._route = route
-        self._track = Track()
+        self._track = KeyState()
         self._passed = 0
 
     def tell(
         self, first: Told, rest: Iterator[Told], until: int | None
-    ) -> Iterator[tuple[Life, Stop | None]]:
+    ) -> Iterator[tuple[SessionState, Stop | None]]:
         """Every life as it stands at the end, and as it stood at the stops."""
-        track, stops = self._track, self._route.stops
+        key_state, stops = self._track, self._route.stops
         one: Told | None = first
         while one is not None:
-            if isinstance(one, Life):
-                carry_on(track, one)
+            if isinstance(one, SessionState):
+                carry_on(key_state, one)
                 one = next(rest, None)
                 continue
             if self._passed < len(stops):
                 yield from self._pass(self._route.before(one))
             of_realm = self._rules[one.realm_id]
-            take(track, one, self._key, of_realm, self._breaks)
-            if any(life.standing is Standing.PAST for life in track.touched):
-                for life in track.touched:
-                    if life.standing is Standing.PAST:
-                        yield from self._past(life)
-                track.touched = [one for one in track.touched if one.standing is not Standing.PAST]
-            for life in track.touched:
-                if life.entries and len(life.entries) % ENTRIES_KEPT == 0:
-                    condense(life, of_realm.calendar)
+            take(key_state, one, self._key, of_realm, self._gap_positions)
+            if any(session.phase is Phase.CLOSED for session in key_state.changed):
+                for session in key_state.changed:
+                    if session.phase is Phase.CLOSED:
+                        yield from self._past(session)
+                key_state.changed = [
+                    one for one in key_state.changed if one.phase is not Phase.CLOSED
+                ]
+            for session in key_state.changed:
+                if session.deltas and len(session.deltas) % ENTRIES_KEPT == 0:
+                    condense(session, of_realm.calendar)
             one = next(rest, None)
         yield from self._pass(len(stops))
-        finish(track, self._rules, until)
-        for life in track.touched:
-            yield life, None
+        finish(key_state, self._rules, until)
+        for session in key_state.changed:
+            yield session, None
 
-    def _past(self, life: Life) -> Iterator[tuple[Life, Stop | None]]:
+    def _past(self, session: SessionState) -> Iterator[tuple[SessionState, Stop | None]]:
         """A life that nothing changes any more: so it stands at all stops to come."""
-        yield life, None
+        yield session, None
         stops = self._route.stops
-        if life.vouched:
-            for index in self._route.touched_by(life, self._passed, len(stops)):
-                yield life, stops[index]
+        if session.confirmed:
+            for index in self._route.touched_by(session, self._passed, len(stops)):
+                yield session, stops[index]
 
-    def _pass(self, upto: int) -> Iterator[tuple[Life, Stop]]:
+    def _pass(self, upto: int) -> Iterator[tuple[SessionState, Stop]]:
         """The lives under way, as they stand at the stops that are passed now."""
         route = self._route
-        for life in self._track.touched if upto > self._passed else ():
-            if not life.vouched:
+        for session in self._track.changed if upto > self._passed else ():
+            if not session.confirmed:
                 continue
-            for index in route.touched_by(life, self._passed, upto):
-                standing = copy.copy(life)
-                standing.entries = life.entries.copy()
+            for index in route.touched_by(session, self._passed, upto):
+                standing = copy.copy(session)
+                standing.deltas = session.deltas.copy()
                 until = route.untils[index]
-                if life is self._track.current and until is not None:
+                if session is self._track.active and until is not None:
                     session_fold.expire(
-                        standing, until, _grace(self._rules[life.realm_id], life.started_at)
+                        standing, until, _grace(self._rules[session.realm_id], session.started_at)
                     )
                 yield standing, route.stops[index]
         self._passed = max(self._passed, upto)
 
 
-def carry_on(track: Track, life: Life) -> None:
+def carry_on(key_state: KeyState, session: SessionState) -> None:
     """Begin with a life that the dropped reports of a key left to later ones."""
-    if life.standing is Standing.LIMBO:
-        track.limbo = life
+    if session.phase is Phase.PENDING:
+        key_state.pending = session
     else:
-        track.current = life
-    track.touched.append(life)
+        key_state.active = session
+    key_state.changed.append(session)
 
 
 def take(
-    track: Track,
-    one: Report | Sighting,
+    key_state: KeyState,
+    one: Report | StatusKeySighting,
     key: Key,
     rules: RealmRules,
-    breaks: Sequence[tuple[int, int]],
+    gap_positions: Sequence[tuple[int, int]],
 ) -> None:
     """Take one more report or sighting of a key, as settling does."""
-    current = track.current
-    if isinstance(one, Sighting):
+    current = key_state.active
+    if isinstance(one, StatusKeySighting):
         began = one.seen_at if current is None else current.started_at
-        session_fold.sight(track, one, grace=_grace(rules, began))
+        session_fold.apply_sighting(key_state, one, grace=_grace(rules, began))
     else:
         began = one.received_at if current is None else current.started_at
         grace = _grace(rules, began)
-        session_fold.settle(track, one, source_id=key.source_id, grace=grace, breaks=breaks)
+        session_fold.apply_report(
+            key_state, one, source_id=key.source_id, grace=grace, gap_positions=gap_positions
+        )
 
 
-def finish(track: Track, rules: Mapping[int, RealmRules], until: int | None) -> None:
+def finish(key_state: KeyState, rules: Mapping[int, RealmRules], until: int | None) -> None:
     """End the key's life under way, if its time has passed by the clock of the cutoff."""
-    life = track.current
-    if life is not None and until is not None:
-        session_fold.expire(life, until, _grace(rules[life.realm_id], life.started_at))
+    session = key_state.active
+    if session is not None and until is not None:
+        session_fold.expire(session, until, _grace(rules[session.realm_id], session.started_at))
 
 
-def condense(life: Life, calendar: Calendar) -> None:
+def condense(session: SessionState, calendar: Calendar) -> None:
     """Make one entry of all that a life has of one side in one hour."""
     sums: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * 4)
-    for at, side, *counts in life.entries:
+    for at, side, *counts in session.deltas:
         line = sums[calendar.hour(at).starts_at, side]
         line[:] = [a + b for a, b in zip(line, counts, strict=True)]
-    life.entries = [Entry(at, side, *counts) for (at, side), counts in sums.items()]
+    session.deltas = [UsageDelta(at, side, *counts) for (at, side), counts in sums.items()]
 
 
 def _grace(rules: RealmRules, began: int) -> int:
-    return rules.at(began).grace_seconds * session_fold.SECOND
+    return rules.rule_at(began).grace_seconds * session_fold.SECOND

@@ -17,9 +17,9 @@ from accounting.audit.retention_queries import Unsealed
 from accounting.billing.adjust import adjust
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, try_lock
-from accounting.domain.calendar import Bucket, Level
+from accounting.domain.calendar import Bucket, BucketLength
 from accounting.domain.realm_rules import RealmRules
-from accounting.domain.session_fold import Life
+from accounting.domain.session_fold import SessionState
 from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet
 from accounting.sessions.settle import settle
@@ -95,44 +95,50 @@ def stage_books(
     on_the_way, others = in_one_pass(connection, stops)
     told = replay_by(connection, rules, cutoff, realm_ids, on_the_way)
     while batch := list(islice(told, LIVES_AT_ONCE)):
-        now = [(key, life) for key, life, stop in batch if stop is None]
+        now = [(key, session) for key, session, stop in batch if stop is None]
         comparison.add_lives(connection, now)
         comparison.add_usage(
             connection,
-            (row for _, life in now for row in hours_of(life, rules[life.realm_id].calendar)),
+            (
+                row
+                for _, session in now
+                for row in hours_of(session, rules[session.realm_id].calendar)
+            ),
         )
-        _stage_hours(connection, rules, ((life, stop) for _, life, stop in batch if stop))
+        _stage_hours(connection, rules, ((session, stop) for _, session, stop in batch if stop))
         progress(len(now))
     for stop in others:
         alone = replay(connection, rules, stop.cutoff, [stop.realm_id])
         while some := list(islice(alone, LIVES_AT_ONCE)):
-            _stage_hours(connection, rules, ((life, stop) for _, life in some))
+            _stage_hours(connection, rules, ((session, stop) for _, session in some))
     unsealed = retention_queries.stage_sealed(connection, realm_ids)
     hours: list[Hour] = []
-    buckets: set[tuple[int, Level, Bucket]] = set()
+    buckets: set[tuple[int, BucketLength, Bucket]] = set()
     for realm_id, starts_at, is_billed in comparison.staged_hours(connection):
         calendar = rules[realm_id].calendar
-        hour = Hour(realm_id, *(calendar.bucket(level, starts_at) for level in Level))
-        buckets.add((realm_id, Level.HOUR, hour.hour))
+        hour = Hour(realm_id, *(calendar.bucket(level, starts_at) for level in BucketLength))
+        buckets.add((realm_id, BucketLength.HOUR, hour.hour))
         if is_billed:
             hours.append(hour)
-            buckets.add((realm_id, Level.DAY, hour.day))
-            buckets.add((realm_id, Level.MONTH, hour.month))
+            buckets.add((realm_id, BucketLength.DAY, hour.day))
+            buckets.add((realm_id, BucketLength.MONTH, hour.month))
     comparison.add_rollups(connection, hours)
     comparison.add_buckets(connection, buckets)
     return unsealed
 
 
 def _stage_hours(
-    connection: Connection, rules: Mapping[int, RealmRules], lives: Iterable[tuple[Life, Stop]]
+    connection: Connection,
+    rules: Mapping[int, RealmRules],
+    sessions: Iterable[tuple[SessionState, Stop]],
 ) -> None:
     """Stage what lives have in the closed periods of their stops."""
     comparison.add_period_usage(
         connection,
         (
             row
-            for life, stop in lives
-            for row in hours_of(life, rules[life.realm_id].calendar)
+            for session, stop in sessions
+            for row in hours_of(session, rules[session.realm_id].calendar)
             if stop.starts_at <= row.starts_at < stop.ends_at
         ),
     )

@@ -20,7 +20,7 @@ from accounting.audit.recompute_books import Progress, unseen
 from accounting.db.engine import lost_connections
 from accounting.domain.coturn_log import LoggedSession, LogReader
 from accounting.domain.counters import COUNTERS
-from accounting.domain.text_escaping import as_text
+from accounting.domain.text_escaping import escape
 from accounting.errors import UsageError
 
 KEYS_AT_ONCE: Final = 5_000
@@ -76,7 +76,7 @@ def reconcile(
     found = Reconciled() if result is None else result
     sessions = defaultdict[LoggedKey, list[LoggedSession]](list)
     for session in _read(logs):
-        key = LoggedKey(as_text(session.realm), as_text(session.username), session.allocation_id)
+        key = LoggedKey(escape(session.realm), escape(session.username), session.allocation_id)
         sessions[key].append(session)
     keys = sorted(sessions)
     with lost_connections(), engine.connect() as connection:
@@ -119,11 +119,11 @@ def _compare(
     left = list(booked)
     unpaired: list[LoggedSession] = []
     # Strangers last: a session that the log saw begin has the better claim to equal figures.
-    for session in sorted(logged, key=lambda one: one.is_stranger):
+    for session in sorted(logged, key=lambda one: one.never_authenticated):
         same = next((one for one in left if list(one.counters) == session.counters), None)
         if same is not None:
             left.remove(same)
-        if session.is_stranger:
+        if session.never_authenticated:
             found.strangers += 1
             if same is not None and any(same.counters):
                 found.differing += 1

@@ -24,9 +24,9 @@ from accounting.audit.verify import Verdict, verify
 from accounting.billing.close_period import draw_periods
 from accounting.db.engine import lost_connections
 from accounting.db.locks import try_lock
-from accounting.domain.calendar import moment
-from accounting.domain.session_fold import Standing
-from accounting.domain.session_hours import UsageRow, hours_of
+from accounting.domain.calendar import from_micros
+from accounting.domain.session_fold import Phase
+from accounting.domain.session_hours import SessionHour, hours_of
 from accounting.identities import realm_queries
 from accounting.sources.source_queries import Watermark
 
@@ -155,7 +155,7 @@ def _unsettled(found: Iterable[SourceDay], day: date) -> Iterator[str]:
 
 
 def _shown(time: int) -> str:
-    return f"{moment(time):%Y-%m-%d %H:%M:%SZ}"
+    return f"{from_micros(time):%Y-%m-%d %H:%M:%SZ}"
 
 
 def _proved(engine: Engine, connection: Connection, fed: list[FedPeriod]) -> list[FedPeriod]:
@@ -208,14 +208,14 @@ def _seal(connection: Connection, day: date, found: Iterable[SourceDay]) -> Iter
     )
     retention_queries.stage_sealing(connection)
     told = replay_by(connection, rules, cutoff, list(rules), (), day=retention_queries.span_of(day))
-    while batch := [(key, life) for key, life, _ in islice(told, LIVES_AT_ONCE)]:
-        usage: list[UsageRow] = []
-        for _, life in batch:
-            calendar = rules[life.realm_id].calendar
-            if life.standing is Standing.PAST:
-                usage += hours_of(life, calendar)
+    while batch := [(key, session) for key, session, _ in islice(told, LIVES_AT_ONCE)]:
+        usage: list[SessionHour] = []
+        for _, session in batch:
+            calendar = rules[session.realm_id].calendar
+            if session.phase is Phase.CLOSED:
+                usage += hours_of(session, calendar)
             else:
-                condense(life, calendar)
+                condense(session, calendar)
         retention_queries.add_lives(connection, batch, usage)
     wrong = retention_queries.wrongly_booked(connection)
     if wrong:

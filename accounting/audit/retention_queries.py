@@ -32,9 +32,9 @@ from accounting.db.schema import (
     reports,
     sealed_sessions,
 )
-from accounting.domain.calendar import microseconds, moment
-from accounting.domain.session_fold import Life, Standing, session_id
-from accounting.domain.session_hours import UsageRow
+from accounting.domain.calendar import from_micros, to_micros
+from accounting.domain.session_fold import Phase, SessionState, session_id
+from accounting.domain.session_hours import SessionHour
 from accounting.sessions.session_queries import (
     KEY_COLUMNS,
     LIFE_COLUMNS,
@@ -86,7 +86,7 @@ class FedPeriod:
 def span_of(day: date) -> tuple[int, int]:
     """A day (UTC) from midnight to midnight, in microseconds."""
     begin = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    return microseconds(begin), microseconds(begin + timedelta(days=1))
+    return to_micros(begin), to_micros(begin + timedelta(days=1))
 
 
 def days(connection: Connection) -> list[date]:
@@ -107,9 +107,9 @@ def sources_on(connection: Connection, day: date) -> list[SourceDay]:
             source_id=row.source_id,
             source=row.source,
             is_retired=row.is_retired,
-            settled_until=None if row.settled_until is None else microseconds(row.settled_until),
+            settled_until=None if row.settled_until is None else to_micros(row.settled_until),
             last=None if row.epoch is None else (row.epoch, row.position),
-            received_at=None if row.received_at is None else microseconds(row.received_at),
+            received_at=None if row.received_at is None else to_micros(row.received_at),
             is_unsettled=row.is_unsettled,
             is_out_of_order=row.is_out_of_order,
         )
@@ -119,7 +119,7 @@ def sources_on(connection: Connection, day: date) -> list[SourceDay]:
 
 def _span(day: date) -> dict[str, datetime]:
     since, until = span_of(day)
-    return {"since": moment(since), "until": moment(until)}
+    return {"since": from_micros(since), "until": from_micros(until)}
 
 
 def stage_lives(connection: Connection, day: date, found: Collection[SourceDay]) -> None:
@@ -169,22 +169,24 @@ def drop_scratch(connection: Connection) -> None:
 
 
 def add_lives(
-    connection: Connection, lives: Sequence[tuple[Key, Life]], usage: Iterable[UsageRow]
+    connection: Connection,
+    sessions: Sequence[tuple[Key, SessionState]],
+    usage: Iterable[SessionHour],
 ) -> None:
     """Stage lives as a day's reports leave them; ``usage``: the hours of those that are past."""
-    past = [(key, life) for key, life in lives if life.standing is Standing.PAST]
+    past = [(key, session) for key, session in sessions if session.phase is Phase.CLOSED]
     comparison.add_lives(connection, past)
     comparison.add_usage(connection, usage)
     with binary_cursor(psycopg_connection(connection)) as cursor:
-        copy_rows(cursor, "told_keys", KEY_COLUMNS, (key for key, _ in lives))
+        copy_rows(cursor, "told_keys", KEY_COLUMNS, (key for key, _ in sessions))
         copy_rows(
             cursor,
             "staged_carried",
             (*KEY_COLUMNS, *LIFE_COLUMNS, ("entries", "int8[]")),
             (
-                (*key, *life_row(key, life, 0)[5:], list(chain.from_iterable(life.entries)))
-                for key, life in lives
-                if life.standing is not Standing.PAST
+                (*key, *life_row(key, session, 0)[5:], list(chain.from_iterable(session.deltas)))
+                for key, session in sessions
+                if session.phase is not Phase.CLOSED
             ),
         )
 
@@ -250,7 +252,7 @@ def note_dropped(
         place: dict[str, Any] = {
             "epoch": one.last[0],
             "position": one.last[1],
-            "received_at": moment(one.received_at),
+            "received_at": from_micros(one.received_at),
             "last_session_id": UUID(bytes=session_id(one.source_id, *one.last)),
         }
         connection.execute(
@@ -340,7 +342,7 @@ def _digests(connection: Connection) -> dict[tuple[int, date], tuple[int, Decima
 
 def sealed_of(
     connection: Connection, period: PeriodRow, user_key: UUID
-) -> Iterator[tuple[Key, Life, tuple[int, ...]]]:
+) -> Iterator[tuple[Key, SessionState, tuple[int, ...]]]:
     """A user's sessions that ended with the dropped reports, and have usage in a period.
 
     With their eight counters and microseconds there.
@@ -356,5 +358,5 @@ def sealed_of(
             },
         )
         for *row, numbers in cursor:
-            key, life = life_of_row(row)
-            yield key, life, tuple(int(number) for number in numbers)
+            key, session = life_of_row(row)
+            yield key, session, tuple(int(number) for number in numbers)

@@ -19,9 +19,9 @@ from accounting.audit.recompute import Stop
 from accounting.billing import period_queries
 from accounting.billing.period_queries import NUMBERS, PeriodRow
 from accounting.domain import statements
-from accounting.domain.calendar import microseconds
+from accounting.domain.calendar import to_micros
 from accounting.domain.counters import COUNTERS
-from accounting.domain.statements import digest
+from accounting.domain.statements import line_digest
 
 BALANCED: Final = (*COUNTERS, "session_microseconds")
 """The numbers that late usage adjusts."""
@@ -76,8 +76,8 @@ def find_closed(
                     row=row,
                     stop=Stop(
                         realm_id=realm_id,
-                        starts_at=microseconds(row.starts_at),
-                        ends_at=microseconds(row.ends_at),
+                        starts_at=to_micros(row.starts_at),
+                        ends_at=to_micros(row.ends_at),
                         cutoff=cutoff,
                     ),
                     is_told=all(reached.get(of, (0, 0)) >= last for of, last in upto.items()),
@@ -106,7 +106,7 @@ def gone(names: Mapping[int, str], closed: Iterable[ClosedPeriod]) -> list[Gone]
 
 def digest_of(connection: Connection, row: PeriodRow) -> str:
     """The digest over all lines of a period's statement."""
-    return statements.digest_of_lines(comparison.line_digests(connection, row))
+    return statements.statement_digest(comparison.line_digests(connection, row))
 
 
 def wrong_statement(
@@ -140,7 +140,7 @@ def wrong_statement(
             yield difference("statements", kind, user_key=line.user_key)
             continue
         yield from _unequal(difference, "statements", NUMBERS, line)
-        true = digest(
+        true = line_digest(
             realm=naming.realm(row.realm_id),
             period=row.period,
             user_key=line.user_key,

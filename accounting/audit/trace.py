@@ -26,9 +26,9 @@ from accounting.billing.close_period import find_period
 from accounting.billing.period_queries import PeriodRow
 from accounting.billing.statement_queries import BilledLine
 from accounting.db.engine import lost_connections
-from accounting.domain.calendar import microseconds
+from accounting.domain.calendar import to_micros
 from accounting.domain.realm_rules import RealmRules
-from accounting.domain.session_fold import Entry, Life, Report, Track
+from accounting.domain.session_fold import KeyState, Report, SessionState, UsageDelta
 from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet, UsageError
 from accounting.identities import realm_queries
@@ -62,7 +62,7 @@ class TracedSession:
     all are kept.
     """
 
-    life: Life
+    session: SessionState
     source: str
     allocation_id: int
     numbers: Numbers
@@ -154,9 +154,9 @@ def _sealed_sessions(
 ) -> Iterator[TracedSession]:
     """The user's sessions of which no report is left, as they are booked."""
     names = evidence_queries.source_names(connection)
-    for key, life, numbers in retention_queries.sealed_of(connection, period, user_key):
+    for key, session, numbers in retention_queries.sealed_of(connection, period, user_key):
         yield TracedSession(
-            life=life,
+            session=session,
             source=names[key.source_id],
             allocation_id=key.allocation_id,
             numbers=numbers,
@@ -171,18 +171,20 @@ def _sessions(
     now = evidence_queries.settled_now(connection)
     names = evidence_queries.source_names(connection)
     reached = {mark.source_id: (mark.epoch, mark.position) for mark in cutoff.marks}
-    borders = microseconds(period.starts_at), microseconds(period.ends_at)
+    borders = to_micros(period.starts_at), to_micros(period.ends_at)
     calendar = rules[period.realm_id].calendar
-    for key, life, carried, heard in _told(connection, rules, now, period.realm_id, user_key):
-        if life.user_key != user_key.bytes or not life.vouched:
+    for key, session, carried, heard in _told(connection, rules, now, period.realm_id, user_key):
+        if session.user_key != user_key.bytes or not session.confirmed:
             continue
-        rows = [row for row in hours_of(life, calendar) if borders[0] <= row.starts_at < borders[1]]
+        rows = [
+            row for row in hours_of(session, calendar) if borders[0] <= row.starts_at < borders[1]
+        ]
         if not rows:
             continue
         seconds = sum(row.active_to - row.active_from for row in rows)
         counters = _sum((tuple(row.counters) for row in rows), 8)
         yield TracedSession(
-            life=life,
+            session=session,
             source=names[key.source_id],
             allocation_id=key.allocation_id,
             numbers=(*counters, seconds),
@@ -205,7 +207,9 @@ def _told(
     cutoff: Cutoff,
     realm_id: int,
     user_key: UUID,
-) -> Iterator[tuple[Key, Life, list[Entry] | None, list[tuple[Report, list[Entry]]]]]:
+) -> Iterator[
+    tuple[Key, SessionState, list[UsageDelta] | None, list[tuple[Report, list[UsageDelta]]]]
+]:
     """Every life of a user's keys, with its reports and the entries that each brought.
 
     Before them the entries that dropped reports brought; None where there were none.
@@ -214,50 +218,52 @@ def _told(
     usernames = billed.username_keys(connection, user_key)
     evidence = recompute.read_told(connection, cutoff, [realm_id], usernames)
     for key, group in groupby(evidence, key=itemgetter(0)):
-        breaks = evidence_queries.breaks(connection, key.source_id, cutoff)
-        track = Track()
+        gap_positions = evidence_queries.gap_positions(connection, key.source_id, cutoff)
+        key_state = KeyState()
         # By identity: a life is mutable, and none is forgotten while the key is told.
-        heard: defaultdict[int, list[tuple[Report, list[Entry]]]] = defaultdict(list)
+        heard: defaultdict[int, list[tuple[Report, list[UsageDelta]]]] = defaultdict(list)
         seen: defaultdict[int, int] = defaultdict(int)
-        told: dict[int, Life] = {}
-        carried: dict[int, list[Entry]] = {}
+        told: dict[int, SessionState] = {}
+        carried: dict[int, list[UsageDelta]] = {}
         for _, one in group:
-            if isinstance(one, Life):
-                recompute.carry_on(track, one)
+            if isinstance(one, SessionState):
+                recompute.carry_on(key_state, one)
                 told[id(one)] = one
-                carried[id(one)] = one.entries.copy()
-                seen[id(one)] = len(one.entries)
+                carried[id(one)] = one.deltas.copy()
+                seen[id(one)] = len(one.deltas)
                 continue
-            limbo = track.limbo
-            before = track.current
-            recompute.take(track, one, key, rules[realm_id], breaks)
-            told.update((id(life), life) for life in track.touched)
-            if limbo is not None and all(life is not limbo for life in track.touched):
+            pending = key_state.pending
+            before = key_state.active
+            recompute.take(key_state, one, key, rules[realm_id], gap_positions)
+            told.update((id(session), session) for session in key_state.changed)
+            if pending is not None and all(session is not pending for session in key_state.changed):
                 # The life that it turned out to be a part of has its entries now.
                 assert before is not None
-                heard[id(before)] += heard.pop(id(limbo))
-                seen[id(before)] += len(limbo.entries)
-                if id(limbo) in carried:
-                    carried[id(before)] += carried.pop(id(limbo))
-                del told[id(limbo)]
+                heard[id(before)] += heard.pop(id(pending))
+                seen[id(before)] += len(pending.deltas)
+                if id(pending) in carried:
+                    carried[id(before)] += carried.pop(id(pending))
+                del told[id(pending)]
             if isinstance(one, Report):
-                spoken = _spoken_of(track.current or before or track.touched[-1], told, seen)
-                heard[id(spoken)].append((one, spoken.entries[seen[id(spoken)] :]))
-                seen[id(spoken)] = len(spoken.entries)
-        recompute.finish(track, rules, untils[key.source_id])
-        for life in told.values():
-            yield key, life, carried.get(id(life)), heard[id(life)]
+                spoken = _spoken_of(key_state.active or before or key_state.changed[-1], told, seen)
+                heard[id(spoken)].append((one, spoken.deltas[seen[id(spoken)] :]))
+                seen[id(spoken)] = len(spoken.deltas)
+        recompute.finish(key_state, rules, untils[key.source_id])
+        for session in told.values():
+            yield key, session, carried.get(id(session)), heard[id(session)]
 
 
-def _spoken_of(otherwise: Life, told: Mapping[int, Life], seen: Mapping[int, int]) -> Life:
+def _spoken_of(
+    otherwise: SessionState, told: Mapping[int, SessionState], seen: Mapping[int, int]
+) -> SessionState:
     """The life that the last report belongs to: the one that it brought something, if any."""
-    for life in told.values():
-        if len(life.entries) > seen[id(life)]:
-            return life
+    for session in told.values():
+        if len(session.deltas) > seen[id(session)]:
+            return session
     return otherwise
 
 
-def _brought(entries: Sequence[Entry], borders: tuple[int, int]) -> Numbers:
+def _brought(entries: Sequence[UsageDelta], borders: tuple[int, int]) -> Numbers:
     counters = [0] * 8
     for at, side, *counts in entries:
         if borders[0] <= at < borders[1]:

@@ -20,7 +20,7 @@ from accounting.audit.retention_queries import Unsealed
 from accounting.audit.statement_check import Gone, digest_of, find_closed, gone, wrong_statement
 from accounting.billing import period_queries
 from accounting.db.engine import lost_connections
-from accounting.domain.calendar import Level, microseconds, moment
+from accounting.domain.calendar import BucketLength, from_micros, to_micros
 from accounting.errors import UsageError
 from accounting.identities import realm_queries
 
@@ -118,7 +118,7 @@ def changed_since(naming: Naming, unsealed: Iterable[Unsealed]) -> Iterator[Diff
     for one in unsealed:
         yield naming.difference(
             one.realm_id,
-            microseconds(datetime.combine(one.day, time(), UTC)),
+            to_micros(datetime.combine(one.day, time(), UTC)),
             what="sessions",
             kind="differs",
             column="digest of a day whose reports were dropped",
@@ -165,7 +165,7 @@ def _wrong_buckets(
         return span is None or span[0] <= starts_at < span[1]
 
     for _, level, starts_at, ends_at, zone in comparison.booked_buckets(connection, [realm_id]):
-        bucket = calendar.bucket(Level(level), starts_at)
+        bucket = calendar.bucket(BucketLength(level), starts_at)
         for column, booked, true in (
             ("starts_at", starts_at, bucket.starts_at),
             ("ends_at", ends_at, bucket.ends_at),
@@ -191,4 +191,4 @@ def _wrong_buckets(
 def _shown(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
-    return moment(value).isoformat() if isinstance(value, int) else str(value)
+    return from_micros(value).isoformat() if isinstance(value, int) else str(value)

@@ -137,7 +137,7 @@ def _close(
                 "ends_at": row.ends_at.astimezone(UTC).isoformat(),
                 "time_zone": row.time_zone,
                 "statements": lines,
-                "without": list(cutoff.without),
+                "without": list(cutoff.excluded_sources),
             },
             f"{realm_id}/{period}",
         )
@@ -147,6 +147,6 @@ def _close(
             realm=realm,
             period=period,
             lines=lines,
-            without=tuple(cutoff.without),
+            without=tuple(cutoff.excluded_sources),
             sums=sums,
         )

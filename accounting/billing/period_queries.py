@@ -14,11 +14,11 @@ from sqlalchemy import Connection, delete, func, insert, select, text, update
 
 from accounting.db import schema
 from accounting.db.queries import Queries
-from accounting.domain.calendar import microseconds, moment
+from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.counters import COUNTERS
-from accounting.domain.periods import Period, periods
+from accounting.domain.periods import PeriodBounds, periods
 from accounting.domain.realm_rules import RealmRules
-from accounting.domain.statements import Cutoff, SourceCutoff
+from accounting.domain.statements import SourceCutoff, StatementCutoff
 from accounting.identities.realm_queries import all_rules
 
 _QUERIES: Final = Queries("accounting.billing")
@@ -93,7 +93,7 @@ def _draw_realm(
     until = max([first, clock, *(row.ends_at for row in closed)])
     wanted = {
         one.first_day: _row(realm_id, one)
-        for one in periods(rules, microseconds(first), microseconds(until))
+        for one in periods(rules, to_micros(first), to_micros(until))
     }
     stale = [row.period for row in held.values() if row.closed_at is None and _differs(row, wanted)]
     if stale:
@@ -109,13 +109,13 @@ def _draw_realm(
         connection.execute(insert(schema.periods), missing)
 
 
-def _row(realm_id: int, period: Period) -> dict[str, Any]:
+def _row(realm_id: int, period: PeriodBounds) -> dict[str, Any]:
     return {
         "realm_id": realm_id,
         "period": period.first_day,
-        "starts_at": moment(period.starts_at),
-        "ends_at": moment(period.ends_at),
-        "due_at": moment(period.due_at),
+        "starts_at": from_micros(period.starts_at),
+        "ends_at": from_micros(period.ends_at),
+        "due_at": from_micros(period.due_at),
         "time_zone": period.time_zone,
     }
 
@@ -143,16 +143,18 @@ def waits(
     return found
 
 
-def cutoff(connection: Connection, realm_id: int, period: date, without: Collection[str]) -> Cutoff:
+def cutoff(
+    connection: Connection, realm_id: int, period: date, without: Collection[str]
+) -> StatementCutoff:
     """How far every source is settled now. ``without``: those not waited for, if behind."""
     passed = connection.execute(
         _QUERIES.text("passed_sources"),
         {"realm_id": realm_id, "period": period, "without": list(without)},
     ).scalars()
-    return replace(cutoff_now(connection), without=tuple(passed))
+    return replace(cutoff_now(connection), excluded_sources=tuple(passed))
 
 
-def cutoff_now(connection: Connection) -> Cutoff:
+def cutoff_now(connection: Connection) -> StatementCutoff:
     """How far every source is settled now."""
     sources, settling = schema.sources.c, schema.settling.c
     rows = connection.execute(
@@ -160,7 +162,7 @@ def cutoff_now(connection: Connection) -> Cutoff:
             schema.settling, settling.source_id == sources.source_id
         )
     )
-    return Cutoff(
+    return StatementCutoff(
         gap=connection.execute(
             select(func.coalesce(func.max(schema.capture_gaps.c.gap_id), 0))
         ).scalar_one(),
@@ -168,15 +170,15 @@ def cutoff_now(connection: Connection) -> Cutoff:
             row.source: SourceCutoff(
                 epoch=row.epoch,
                 position=row.position,
-                until=None if row.until is None else microseconds(row.until),
-                sighted=(row.sighted_epoch, row.sighted_position, row.sighted),
+                settled_until=None if row.until is None else to_micros(row.until),
+                last_sighting=(row.sighted_epoch, row.sighted_position, row.sighted),
             )
             for row in rows
         },
     )
 
 
-def close(connection: Connection, realm_id: int, period: date, at: Cutoff) -> int:
+def close(connection: Connection, realm_id: int, period: date, at: StatementCutoff) -> int:
     """Write a period's statement and close it; returns the number of lines."""
     written = connection.execute(
         _QUERIES.text("write_statements"),

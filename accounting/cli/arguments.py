@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from accounting.domain.text_escaping import as_text
+from accounting.domain.text_escaping import escape
 from accounting.errors import UsageError
 
 LARGEST_INTEGER: Final = 2**31 - 1
@@ -21,7 +21,7 @@ def from_argument(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        return as_text(os.fsencode(value))
+        return escape(os.fsencode(value))
     return value
 
 

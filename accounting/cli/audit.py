@@ -24,8 +24,8 @@ from accounting.cli.arguments import Json, Realm, from_argument, period_day
 from accounting.cli.terminal import flush_output, visible, warn, write, write_json
 from accounting.config import Settings
 from accounting.db import migrations
-from accounting.domain.calendar import moment
-from accounting.domain.coturn_messages import Kind, Side
+from accounting.domain.calendar import from_micros
+from accounting.domain.coturn_messages import ReportKind, Side
 from accounting.domain.counters import COUNTERS
 from accounting.errors import UsageError
 from accounting.identities.erase import erase
@@ -236,14 +236,14 @@ def _write_trace(found: Trace, *, as_json: bool) -> None:
         which = {"adjustment_id": line.adjustment_id, "reason": line.reason, "manual": line.manual}
         _tell({"line": what, **where, **which, **_named(line.numbers)}, as_json, what)
     for session in found.sessions:
-        life = session.life
+        life = session.session
         row = {
             "line": "session",
             "session_id": UUID(bytes=life.session_id),
             "source": session.source,
             "allocation_id": f"{session.allocation_id:018d}",
-            "started_at": moment(life.started_at),
-            "ended_at": None if life.ended_at is None else moment(life.ended_at),
+            "started_at": from_micros(life.started_at),
+            "ended_at": None if life.ended_at is None else from_micros(life.ended_at),
             "estimated": life.estimated,
             "disputed": life.disputed,
         }
@@ -259,8 +259,8 @@ def _write_trace(found: Trace, *, as_json: bool) -> None:
                 "source": one.source,
                 "epoch": report.epoch,
                 "position": report.position,
-                "received_at": moment(report.received_at),
-                "kind": Kind(report.kind).name.lower(),
+                "received_at": from_micros(report.received_at),
+                "kind": ReportKind(report.kind).name.lower(),
                 "side": None if report.side is None else Side(report.side).name.lower(),
                 "late": one.late,
                 **_named(one.counters),

@@ -17,7 +17,7 @@ from accounting.cli.views import BYTES, in_zone, moved
 from accounting.config import Settings
 from accounting.db import migrations
 from accounting.db.engine import lost_connections
-from accounting.domain.statements import Cutoff
+from accounting.domain.statements import StatementCutoff
 from accounting.errors import NotAllowed, NotYet, UsageError
 from accounting.identities.realm_queries import find_realm
 from accounting.ops import service
@@ -240,7 +240,7 @@ def _statement(
     )
     write_table("", rows, _LINES, empty="No usage.")
     write(f"\n{_uncertain(rows)}\n")
-    without = Cutoff.from_text(rows[0]["cutoff"]).without if rows else ()
+    without = StatementCutoff.from_text(rows[0]["cutoff"]).excluded_sources if rows else ()
     if without:
         write(f"Closed without: {', '.join(without)}\n")
     zone = ZoneInfo(period["time_zone"])

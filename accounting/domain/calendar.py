@@ -21,12 +21,12 @@ _MINUTE: Final = 60 * _SECOND
 _HOUR: Final = 60 * _MINUTE
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-BEGINNING: Final = -(2**62)
+TIME_MIN: Final = -(2**62)
 """Before every time that can be received: from where a realm's first rule holds."""
-END: Final = 2**62
+TIME_MAX: Final = 2**62
 
 
-class Level(StrEnum):
+class BucketLength(StrEnum):
     """The length of a bucket."""
 
     HOUR = "hour"
@@ -43,13 +43,13 @@ class Bucket:
     time_zone: str
 
 
-def microseconds(moment: datetime) -> int:
+def to_micros(moment: datetime) -> int:
     """Whole microseconds since the Unix epoch of an aware datetime, exactly."""
     delta = moment - _EPOCH
     return (delta.days * 86_400 + delta.seconds) * _SECOND + delta.microseconds
 
 
-def moment(time: int) -> datetime:
+def from_micros(time: int) -> datetime:
     """The aware UTC datetime of ``time`` microseconds since the Unix epoch."""
     return _EPOCH + timedelta(microseconds=time)
 
@@ -65,7 +65,7 @@ class Calendar:
 
         A zone that follows itself goes on: no border stands there.
         """
-        if not zones or zones[0][0] != BEGINNING:
+        if not zones or zones[0][0] != TIME_MIN:
             raise ValueError("the first time zone of a calendar holds from the beginning")
         self._starts: list[int] = []
         self._names: list[str] = []
@@ -78,29 +78,29 @@ class Calendar:
     def hour(self, time: int) -> Bucket:
         """The hour that ``time`` falls in. Cheap for times that come in order."""
         if not self._hour.starts_at <= time < self._hour.ends_at:
-            self._hour = self.bucket(Level.HOUR, time)
+            self._hour = self.bucket(BucketLength.HOUR, time)
         return self._hour
 
-    def bucket(self, level: Level, time: int) -> Bucket:
+    def bucket(self, level: BucketLength, time: int) -> Bucket:
         """The bucket of ``level`` that ``time`` falls in."""
         at = bisect_right(self._starts, time) - 1
         name = self._names[at]
         starts_at, ends_at = _SPANS[level](ZoneInfo(name), time)
-        until = self._starts[at + 1] if at + 1 < len(self._starts) else END
+        until = self._starts[at + 1] if at + 1 < len(self._starts) else TIME_MAX
         return Bucket(
             starts_at=max(starts_at, self._starts[at]), ends_at=min(ends_at, until), time_zone=name
         )
 
     def hours(self, starts_at: int, ends_at: int) -> list[Bucket]:
         """The hours that a span touches, in order; the one of its start also when it is empty."""
-        found = [self.bucket(Level.HOUR, starts_at)]
+        found = [self.bucket(BucketLength.HOUR, starts_at)]
         while found[-1].ends_at <= ends_at:
-            found.append(self.bucket(Level.HOUR, found[-1].ends_at))
+            found.append(self.bucket(BucketLength.HOUR, found[-1].ends_at))
         return found
 
 
 def _offset(zone: ZoneInfo, time: int) -> int:
-    offset = moment(time).astimezone(zone).utcoffset()
+    offset = from_micros(time).astimezone(zone).utcoffset()
     assert offset is not None
     return offset // timedelta(microseconds=1)
 
@@ -140,11 +140,11 @@ def _hour_span(zone: ZoneInfo, time: int) -> tuple[int, int]:
 def first_instant(zone: ZoneInfo, day: date) -> int:
     """Where a local day begins, microseconds since the epoch."""
     # fold=0: the earlier of two midnights; of a midnight that is skipped, the moment of the jump.
-    return microseconds(datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC))
+    return to_micros(datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC))
 
 
 def _day_span(zone: ZoneInfo, time: int) -> tuple[int, int]:
-    day = moment(time).astimezone(zone).date()
+    day = from_micros(time).astimezone(zone).date()
     one = timedelta(days=1)
     while first_instant(zone, day) > time:
         day -= one
@@ -160,8 +160,12 @@ def _next_month(day: date) -> date:
 def _month_span(zone: ZoneInfo, time: int) -> tuple[int, int]:
     starts_at, _ = _day_span(zone, time)
     # Noon of that local day is far from any jump, so its date is the day's own.
-    first = moment(starts_at + 12 * _HOUR).astimezone(zone).date().replace(day=1)
+    first = from_micros(starts_at + 12 * _HOUR).astimezone(zone).date().replace(day=1)
     return first_instant(zone, first), first_instant(zone, _next_month(first))
 
 
-_SPANS: Final = {Level.HOUR: _hour_span, Level.DAY: _day_span, Level.MONTH: _month_span}
+_SPANS: Final = {
+    BucketLength.HOUR: _hour_span,
+    BucketLength.DAY: _day_span,
+    BucketLength.MONTH: _month_span,
+}

@@ -23,7 +23,7 @@ class LogLine(NamedTuple):
     """One line that counts. ``what``: new, usage, peer usage or delete; four counters, or none."""
 
     allocation_id: int
-    what: str
+    event: str
     realm: bytes
     username: bytes
     counters: tuple[int, ...]
@@ -34,12 +34,12 @@ class LoggedSession:
 
     __slots__ = (
         "allocation_id",
-        "began",
         "counters",
         "deleted",
         "line",
         "log",
         "realm",
+        "start_logged",
         "username",
     )
 
@@ -49,14 +49,14 @@ class LoggedSession:
         self.username = first.username
         self.log = log
         self.line = line
-        self.began = False
+        self.start_logged = False
         self.deleted = False
         self.counters = [0] * 8
 
     @property
-    def is_stranger(self) -> bool:
+    def never_authenticated(self) -> bool:
         """Whether it only carried requests that nobody authenticated: nobody is billed for it."""
-        return not (self.began or self.deleted)
+        return not (self.start_logged or self.deleted)
 
 
 def read_line(line: bytes) -> LogLine | None:
@@ -107,20 +107,20 @@ class LogReader:
             line = read_line(raw)
             if line is not None:
                 count += 1
-                self._take(log, number, line)
+                self._add_line(log, number, line)
         return count
 
-    def _take(self, log: str, number: int, line: LogLine) -> None:
+    def _add_line(self, log: str, number: int, line: LogLine) -> None:
         key = line.realm, line.username, line.allocation_id
         session = self._latest.get(key)
-        if session is None or (line.what == "new" and (session.began or session.deleted)):
+        if session is None or (line.event == "new" and (session.start_logged or session.deleted)):
             session = self._latest[key] = LoggedSession(line, log, number)
             self.sessions.append(session)
-        if line.what == "new":
-            session.began = True
-        elif line.what == "delete":
+        if line.event == "new":
+            session.start_logged = True
+        elif line.event == "delete":
             session.deleted = True
         else:
-            first = 4 if line.what == "peer usage" else 0
+            first = 4 if line.event == "peer usage" else 0
             for place, count in enumerate(line.counters, start=first):
                 session.counters[place] += count

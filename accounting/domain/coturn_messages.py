@@ -23,7 +23,7 @@ MAX_ADDRESS_CHARACTERS: Final = 128
 """An address of IPv6 with its scope and port has some 70. The tables have addresses in keys."""
 
 
-class Kind(IntEnum):
+class ReportKind(IntEnum):
     """What a report says. The numbers stand in the table ``reports``."""
 
     NEW = 1
@@ -44,7 +44,7 @@ class WireError(ValueError):
     """A message that coturn would not have published; the text is the reason kept with it."""
 
 
-class Event(NamedTuple):
+class CoturnMessage(NamedTuple):
     """One message of coturn. A tuple, not a dataclass: a million of them are made in seconds.
 
     ``lifetime`` in seconds, for new and refreshed. The addresses are ``ip:port`` as published,
@@ -54,7 +54,7 @@ class Event(NamedTuple):
     realm: bytes
     username: bytes
     allocation_id: int
-    kind: Kind
+    kind: ReportKind
     side: Side | None = None
     lifetime: int | None = None
     transport: str | None = None
@@ -66,25 +66,25 @@ class Event(NamedTuple):
     sent_bytes: int = 0
 
 
-Status = tuple[Kind, int | None, bytes | None, bytes | None, bytes | None]
+Status = tuple[ReportKind, int | None, bytes | None, bytes | None, bytes | None]
 """What a payload of a status says: kind, lifetime, transport, server and client address."""
 
-_KINDS: Final = {b"new": Kind.NEW, b"refreshed": Kind.REFRESHED}
-_DELETED: Final[Status] = Kind.DELETED, None, None, None, None
+_KINDS: Final = {b"new": ReportKind.NEW, b"refreshed": ReportKind.REFRESHED}
+_DELETED: Final[Status] = ReportKind.DELETED, None, None, None, None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Topic:
+class TrafficKind:
     """What traffic a channel tells of. There are four: equal is who is the same."""
 
-    kind: Kind
+    kind: ReportKind
     side: Side
 
 
-INTERIM: Final = Topic(Kind.INTERIM, Side.CLIENT)
-PEER_INTERIM: Final = Topic(Kind.INTERIM, Side.PEER)
-TOTAL: Final = Topic(Kind.TOTAL, Side.CLIENT)
-PEER_TOTAL: Final = Topic(Kind.TOTAL, Side.PEER)
+INTERIM: Final = TrafficKind(ReportKind.INTERIM, Side.CLIENT)
+PEER_INTERIM: Final = TrafficKind(ReportKind.INTERIM, Side.PEER)
+TOTAL: Final = TrafficKind(ReportKind.TOTAL, Side.CLIENT)
+PEER_TOTAL: Final = TrafficKind(ReportKind.TOTAL, Side.PEER)
 
 # The realm is the server's choice, so it ends at the first "/user/".
 _OWNER = re.compile(rb"turn/(?:realm/(.*?)/)?user/(.*)", re.DOTALL)
@@ -102,69 +102,80 @@ _IS_ADDRESS: Final = re.compile(_ADDRESS).fullmatch
 _ANY_STATUS = re.compile(
     _LIFETIME + rb"(?:, type=([^,]*), local=([^,]*), remote=([^,]*)(?:,.*)?)?", re.DOTALL
 )
-_TOPICS: Final[dict[bytes, Topic | None]] = {
+_TRAFFIC_KINDS: Final[dict[bytes, TrafficKind | None]] = {
     b"/status": None,
     b"/traffic": INTERIM,
     b"/traffic/peer": PEER_INTERIM,
     b"/total_traffic": TOTAL,
     b"/total_traffic/peer": PEER_TOTAL,
 }
-_NO_TOPIC: Final = Topic(Kind.TOTAL, Side.PEER)
-_TOO_LONG: Final = "a lifetime is beyond 31 bits"
-_NO_CHANNEL: Final = "not a channel of an allocation"
+_UNKNOWN_SUFFIX: Final = TrafficKind(ReportKind.TOTAL, Side.PEER)
+_LIFETIME_OUT_OF_RANGE: Final = "a lifetime is beyond 31 bits"
+_NOT_AN_ALLOCATION_CHANNEL: Final = "not a channel of an allocation"
 
 
-def parse(channel: bytes, payload: bytes) -> Event:
+def parse(channel: bytes, payload: bytes) -> CoturnMessage:
     """Parse one published message.
 
     Any bytes either parse or raise :class:`WireError`, nothing else. Formats as observed in
     coturn 4.5 to 4.17 (docs/coturn.md#channels). It is made of the parts below,
     which where millions are parsed are called one by one.
     """
-    owner, allocation_id, topic = split_channel(channel)
-    realm, username = parse_owner(owner)
-    if topic is None:
+    channel_prefix, allocation_id, traffic_kind = split_channel(channel)
+    realm, username = parse_channel_prefix(channel_prefix)
+    if traffic_kind is None:
         kind, lifetime, *said = parse_status(payload)
         transport, server, client = (one if one is None else one.decode() for one in said)
-        return Event(
+        return CoturnMessage(
             realm, username, allocation_id, kind, None, lifetime, transport, server, client
         )
     counters = parse_counters(payload)
-    return Event(
-        realm, username, allocation_id, topic.kind, topic.side, None, None, None, None, *counters
+    return CoturnMessage(
+        realm,
+        username,
+        allocation_id,
+        traffic_kind.kind,
+        traffic_kind.side,
+        None,
+        None,
+        None,
+        None,
+        *counters,
     )
 
 
-def split_channel(channel: bytes) -> tuple[bytes, int, Topic | None]:
-    """A channel as whose it is (for :func:`parse_owner`), allocation id and topic; None: status.
+def split_channel(channel: bytes) -> tuple[bytes, int, TrafficKind | None]:
+    """Split a channel into prefix (see :func:`parse_channel_prefix`), allocation id and kind.
+
+    The kind is None for a status channel.
 
     What comes after the name has one form, so it is looked for from the right: a username may
     itself look like the rest of a channel.
     """
-    owner, _, rest = channel.rpartition(b"/allocation/")
+    channel_prefix, _, rest = channel.rpartition(b"/allocation/")
     digits = rest[:_ID_DIGITS]
-    topic = _TOPICS.get(rest[_ID_DIGITS:], _NO_TOPIC)
-    if topic is _NO_TOPIC or not digits.isdigit() or len(channel) > MAX_CHANNEL_BYTES:
-        raise WireError(_NO_CHANNEL)
-    return owner, int(digits), topic
+    traffic_kind = _TRAFFIC_KINDS.get(rest[_ID_DIGITS:], _UNKNOWN_SUFFIX)
+    if traffic_kind is _UNKNOWN_SUFFIX or not digits.isdigit() or len(channel) > MAX_CHANNEL_BYTES:
+        raise WireError(_NOT_AN_ALLOCATION_CHANNEL)
+    return channel_prefix, int(digits), traffic_kind
 
 
-def parse_owner(owner: bytes) -> tuple[bytes, bytes]:
+def parse_channel_prefix(channel_prefix: bytes) -> tuple[bytes, bytes]:
     """Realm and username, out of what :func:`split_channel` found."""
-    names = _OWNER.fullmatch(owner)
+    names = _OWNER.fullmatch(channel_prefix)
     if names is None:
-        raise WireError(_NO_CHANNEL)
+        raise WireError(_NOT_AN_ALLOCATION_CHANNEL)
     return names[1] or b"", names[2]
 
 
-def allow_53_bits(bits: int) -> None:
+def check_counter_range(bits: int) -> None:
     """Refuse counters that no allocation reaches."""
     if bits > MAX_COUNTER:
         raise WireError("a traffic counter is beyond 53 bits")
 
 
 def parse_counters(
-    payload: bytes, allow: Callable[[int], None] = allow_53_bits
+    payload: bytes, check: Callable[[int], None] = check_counter_range
 ) -> tuple[int, int, int, int]:
     """Received packets and bytes, sent packets and bytes, out of a payload of traffic.
 
@@ -178,7 +189,7 @@ def parse_counters(
     # The limits are all ones: what lies beyond one has a bit that it hasn't.
     bits = received_packets | received_bytes | sent_packets | sent_bytes
     if bits > LARGE_COUNTER:
-        allow(bits)
+        check(bits)
     return received_packets, received_bytes, sent_packets, sent_bytes
 
 
@@ -188,20 +199,20 @@ def parse_status(payload: bytes) -> Status:
         return _DELETED
     status = _STATUS.fullmatch(payload)
     if status is None:
-        raise WireError(_why_no_status(payload))
+        raise WireError(_status_error(payload))
     word, digits, transport, server_address, client_address = status.groups()
     lifetime = int(digits)
     if lifetime > MAX_LIFETIME_SECONDS:
-        raise WireError(_TOO_LONG)
+        raise WireError(_LIFETIME_OUT_OF_RANGE)
     return _KINDS[word], lifetime, transport, server_address, client_address
 
 
-def _why_no_status(payload: bytes) -> str:
+def _status_error(payload: bytes) -> str:
     status = _ANY_STATUS.fullmatch(payload)
     if status is None:
         return "not an allocation status"
     if int(status[2]) > MAX_LIFETIME_SECONDS:
-        return _TOO_LONG
+        return _LIFETIME_OUT_OF_RANGE
     address = next(one for one in status.groups()[2:] if not _IS_ADDRESS(one))
     if not address.isascii():
         return "an address is not ASCII"
@@ -216,8 +227,8 @@ def parse_status_key(key: bytes) -> tuple[bytes, int] | None:
     Keys have the names of the status channels.
     """
     try:
-        owner, allocation_id, topic = split_channel(key)
-        parse_owner(owner)
+        channel_prefix, allocation_id, traffic_kind = split_channel(key)
+        parse_channel_prefix(channel_prefix)
     except WireError:
         return None
-    return (owner, allocation_id) if topic is None else None
+    return (channel_prefix, allocation_id) if traffic_kind is None else None

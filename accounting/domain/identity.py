@@ -22,7 +22,7 @@ class UsernameRule(StrEnum):
     PLAIN = "plain"
 
 
-def user_id(username: bytes, rule: UsernameRule, separator: bytes) -> bytes:
+def billed_user(username: bytes, rule: UsernameRule, separator: bytes) -> bytes:
     """The user to bill for ``username``. Only ASCII digits are digits."""
     if rule is UsernameRule.PLAIN:
         return username
@@ -34,7 +34,7 @@ def user_id(username: bytes, rule: UsernameRule, separator: bytes) -> bytes:
     return username
 
 
-def opaque_key(identity_key: bytes, realm: bytes, name: bytes) -> bytes:
+def pseudonym(identity_key: bytes, realm: bytes, name: bytes) -> bytes:
     """16 bytes that stand for a name within a realm and tell nothing of it without the key.
 
     Keyed, so that nobody can test a guessed name against the tables once the name is erased.
@@ -45,6 +45,6 @@ def opaque_key(identity_key: bytes, realm: bytes, name: bytes) -> bytes:
     return digest.digest()
 
 
-def user_key_of(identity_key: bytes, realm: bytes, user: bytes) -> bytes:
+def user_key(identity_key: bytes, realm: bytes, user: bytes) -> bytes:
     """The key of a user: what sessions, usage and statements know of whom to bill."""
-    return opaque_key(identity_key, realm, b"user\0" + user)
+    return pseudonym(identity_key, realm, b"user\0" + user)

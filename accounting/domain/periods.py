@@ -13,7 +13,7 @@ from datetime import date, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from accounting.domain.calendar import BEGINNING, END, first_instant, moment
+from accounting.domain.calendar import TIME_MAX, TIME_MIN, first_instant, from_micros
 from accounting.domain.realm_rules import RealmRule, RealmRules
 
 _DAY: Final = 86_400_000_000
@@ -22,7 +22,7 @@ _LONGEST: Final = 64 * _DAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Period:
+class PeriodBounds:
     """A half-open span, ``starts_at <= t < ends_at``, microseconds since the epoch.
 
     ``due_at``: its end and the grace of the realm then; it closes when all before is settled.
@@ -35,7 +35,7 @@ class Period:
     time_zone: str
 
 
-def periods(rules: RealmRules, since: int, until: int) -> Iterator[Period]:
+def periods(rules: RealmRules, since: int, until: int) -> Iterator[PeriodBounds]:
     """The periods of a realm from the one that ``since`` falls in to that of ``until``, in order.
 
     Times in microseconds since the epoch.
@@ -45,11 +45,11 @@ def periods(rules: RealmRules, since: int, until: int) -> Iterator[Period]:
     for border in borders:
         ends_at = border[0]
         if ends_at > since:
-            yield Period(
+            yield PeriodBounds(
                 first_day=first_day,
                 starts_at=starts_at,
                 ends_at=ends_at,
-                due_at=ends_at + rules.at(ends_at).grace_seconds * 1_000_000,
+                due_at=ends_at + rules.rule_at(ends_at).grace_seconds * 1_000_000,
                 time_zone=time_zone,
             )
         if ends_at > until:
@@ -62,9 +62,9 @@ def _borders(rules: RealmRules, time: int) -> Iterator[tuple[int, date, str]]:
     last: date | None = None
     for index, rule in enumerate(rules.rules):
         final = index + 1 == len(rules.rules)
-        holds_until = END if final else rules.rules[index + 1].holds_from
+        holds_until = TIME_MAX if final else rules.rules[index + 1].holds_from
         first = rule.holds_from
-        if first == BEGINNING:
+        if first == TIME_MIN:
             # Nobody changed the rules before: the walk may begin anywhere.
             first = min(time, holds_until - 1) - _LONGEST
         elif final:
@@ -82,7 +82,7 @@ def _borders(rules: RealmRules, time: int) -> Iterator[tuple[int, date, str]]:
 def _anchors(rule: RealmRule, since: int) -> Iterator[tuple[int, date]]:
     """Local midnights of the anchor day, by one rule, that are not before ``since``."""
     zone = ZoneInfo(rule.time_zone)
-    month = moment(since).astimezone(zone).date().replace(day=1)
+    month = from_micros(since).astimezone(zone).date().replace(day=1)
     while True:
         day = month.replace(day=min(rule.anchor_day, monthrange(month.year, month.month)[1]))
         instant = first_instant(zone, day)

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from accounting.domain.calendar import BEGINNING, Calendar
+from accounting.domain.calendar import TIME_MIN, Calendar
 from accounting.domain.identity import UsernameRule
 
 
@@ -17,7 +17,7 @@ class RealmRule:
     ``grace_seconds``: how long past its lifetime a session is given before it counts as expired.
     """
 
-    holds_from: int = BEGINNING
+    holds_from: int = TIME_MIN
     time_zone: str = "UTC"
     anchor_day: int = 1
     grace_seconds: int = 60
@@ -34,6 +34,6 @@ class RealmRules:
         self._starts = [rule.holds_from for rule in self.rules]
         self.calendar = Calendar([(rule.holds_from, rule.time_zone) for rule in self.rules])
 
-    def at(self, time: int) -> RealmRule:
+    def rule_at(self, time: int) -> RealmRule:
         """The rule that holds at ``time`` (microseconds since the epoch)."""
         return self.rules[bisect_right(self._starts, time) - 1]

@@ -21,12 +21,12 @@ class SourceCutoff:
 
     epoch: int
     position: int
-    until: int | None
-    sighted: tuple[int, int, int]
+    settled_until: int | None
+    last_sighting: tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cutoff:
+class StatementCutoff:
     """What a statement was computed from: each source by name, and the highest gap_id known.
 
     ``without``: the sources that it did not wait for, though they were behind.
@@ -34,7 +34,7 @@ class Cutoff:
 
     sources: Mapping[str, SourceCutoff]
     gap: int
-    without: Sequence[str] = ()
+    excluded_sources: Sequence[str] = ()
 
     def to_text(self) -> str:
         """Canonical JSON: sorted names, no spaces, ASCII only."""
@@ -42,37 +42,39 @@ class Cutoff:
             name: {
                 "epoch": one.epoch,
                 "position": one.position,
-                "sighted": list(one.sighted),
-                "until": one.until,
+                "sighted": list(one.last_sighting),
+                "until": one.settled_until,
             }
             for name, one in self.sources.items()
         }
         return json.dumps(
-            {"gap": self.gap, "sources": found, "without": sorted(self.without)},
+            {"gap": self.gap, "sources": found, "without": sorted(self.excluded_sources)},
             sort_keys=True,
             separators=(",", ":"),
         )
 
     @classmethod
-    def from_text(cls, text: str) -> "Cutoff":
+    def from_text(cls, text: str) -> "StatementCutoff":
         """The cutoff that :meth:`to_text` wrote."""
         found = json.loads(text)
         return cls(
             gap=found["gap"],
-            without=tuple(found["without"]),
+            excluded_sources=tuple(found["without"]),
             sources={
                 name: SourceCutoff(
                     epoch=one["epoch"],
                     position=one["position"],
-                    until=one["until"],
-                    sighted=(one["sighted"][0], one["sighted"][1], one["sighted"][2]),
+                    settled_until=one["until"],
+                    last_sighting=(one["sighted"][0], one["sighted"][1], one["sighted"][2]),
                 )
                 for name, one in found["sources"].items()
             },
         )
 
 
-def digest(*, realm: str, period: date, user_key: UUID, numbers: Sequence[int], cutoff: str) -> str:
+def line_digest(
+    *, realm: str, period: date, user_key: UUID, numbers: Sequence[int], cutoff: str
+) -> str:
     """SHA-256, hexadecimal, of a statement's line; ``write_statements.sql`` computes the same.
 
     ``numbers``: the eight counters, sessions started and ended, session microseconds, estimated
@@ -82,7 +84,7 @@ def digest(*, realm: str, period: date, user_key: UUID, numbers: Sequence[int], 
     return sha256("\n".join(fields).encode()).hexdigest()
 
 
-def digest_of_lines(lines: Iterable[tuple[UUID, str]]) -> str:
+def statement_digest(lines: Iterable[tuple[UUID, str]]) -> str:
     """SHA-256, hexadecimal, over a whole statement: (user_key, digest) of its lines by key."""
     told = "\n".join(f"{user_key} {digest}" for user_key, digest in sorted(lines))
     return sha256(told.encode()).hexdigest()

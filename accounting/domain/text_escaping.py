@@ -11,7 +11,7 @@ _ESCAPE_LOOKALIKE = re.compile(r"\\(?=x[0-9a-fA-F]{2})")
 _ESCAPE = re.compile(rb"(\\)?\\x([0-9a-fA-F]{2})")
 
 
-def as_text(raw: bytes) -> str:
+def escape(raw: bytes) -> str:
     r"""Spell wire bytes as text: valid UTF-8 as it is, ``\xNN`` for any other byte and for NUL.
 
     A backslash is doubled only before ``x`` and two hex digits, so that text which merely looks
@@ -32,8 +32,8 @@ def as_text(raw: bytes) -> str:
     )
 
 
-def from_text(text: str) -> bytes:
-    r"""The wire bytes that :func:`as_text` spells as ``text``.
+def unescape(text: str) -> bytes:
+    r"""The wire bytes that :func:`escape` spells as ``text``.
 
     A backslash before an escaped byte is spelled like a doubled one, and is taken for that.
     """

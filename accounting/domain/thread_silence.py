@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from accounting.domain.session_fold import SECOND, Life
+from accounting.domain.session_fold import SECOND, SessionState
 
 NUMBERS_PER_THREAD: Final = 10**15
 """An allocation id is its relay thread times this, plus a number that rises
@@ -44,7 +44,7 @@ class RelayThread(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Voice:
+class ThreadStatus:
     """What is known of a relay thread.
 
     ``highest_id``: of the ``new`` that came at ``highest_at``, within one run of coturn.
@@ -53,25 +53,25 @@ class Voice:
     ``owed_since``; ``certain`` when no gap can explain it.
     """
 
-    heard_at: int
+    last_report_at: int
     highest_id: int = 0
     highest_at: int | None = None
     restarted_at: int | None = None
-    unheard: int = 0
-    certain: bool = False
-    owed_since: int | None = None
+    missed_count: int = 0
+    not_explained_by_gap: bool = False
+    overdue_since: int | None = None
 
     def is_silent(self, now: int) -> bool:
         """Whether its silence is worth an alarm at ``now``, the time until which all is settled."""
-        if self.owed_since is None or now - self.owed_since > FORGOTTEN_SECONDS * SECOND:
+        if self.overdue_since is None or now - self.overdue_since > FORGOTTEN_SECONDS * SECOND:
             return False
-        return self.certain or self.unheard > 1
+        return self.not_explained_by_gap or self.missed_count > 1
 
 
-Placed = tuple[int, int, str | None, Life]
+LocatedSession = tuple[int, int, str | None, SessionState]
 """A life and where it is: database, allocation id, the server's ``ip:port`` if known."""
 
-Voices = Mapping[RelayThread, Voice]
+ThreadStatuses = Mapping[RelayThread, ThreadStatus]
 
 
 def relay_thread(database: int, allocation_id: int, server_address: str | None) -> RelayThread:
@@ -80,76 +80,88 @@ def relay_thread(database: int, allocation_id: int, server_address: str | None) 
     return RelayThread(database, server, allocation_id // NUMBERS_PER_THREAD)
 
 
-def hear(voices: Voices, lives: Iterable[Placed]) -> dict[RelayThread, Voice]:
+def record_activity(
+    statuses: ThreadStatuses, sessions: Iterable[LocatedSession]
+) -> dict[RelayThread, ThreadStatus]:
     """What is known of the relay threads after these lives were heard of: those that changed."""
-    heard: dict[tuple[int, int, str | None], int] = {}
+    last_reports: dict[tuple[int, int, str | None], int] = {}
     begun: list[tuple[int, int, RelayThread]] = []
-    for database, allocation_id, address, life in lives:
+    for database, allocation_id, address, session in sessions:
         place = database, allocation_id // NUMBERS_PER_THREAD, address
-        if heard.get(place, 0) < life.last_seen_at:
-            heard[place] = life.last_seen_at
-        if life.start_known and life.stored is None:
+        if last_reports.get(place, 0) < session.last_seen_at:
+            last_reports[place] = session.last_seen_at
+        if session.start_known and session.prior is None:
             thread = relay_thread(database, allocation_id, address)
-            begun.append((life.started_at, allocation_id, thread))
-    changed: dict[RelayThread, Voice] = {}
-    for (database, number, address), at in heard.items():
+            begun.append((session.started_at, allocation_id, thread))
+    changed: dict[RelayThread, ThreadStatus] = {}
+    for (database, number, address), at in last_reports.items():
         thread = relay_thread(database, number * NUMBERS_PER_THREAD, address)
-        voice = changed.get(thread) or voices.get(thread)
+        voice = changed.get(thread) or statuses.get(thread)
         if voice is None:
-            changed[thread] = Voice(heard_at=at)
-        elif at > voice.heard_at:
-            changed[thread] = replace(voice, heard_at=at, unheard=0, certain=False, owed_since=None)
+            changed[thread] = ThreadStatus(last_report_at=at)
+        elif at > voice.last_report_at:
+            changed[thread] = replace(
+                voice,
+                last_report_at=at,
+                missed_count=0,
+                not_explained_by_gap=False,
+                overdue_since=None,
+            )
     begun.sort()
     for at, allocation_id, thread in begun:
-        voice = changed.get(thread) or voices[thread]
+        voice = changed.get(thread) or statuses[thread]
         if voice.highest_at is None or allocation_id > voice.highest_id:
             changed[thread] = replace(voice, highest_id=allocation_id, highest_at=at)
         elif at - voice.highest_at > ORDER_SECONDS * SECOND:
             voice = replace(voice, highest_id=allocation_id, highest_at=at, restarted_at=at)
             changed[thread] = voice
-            changed |= _absolve({**voices, **changed}, thread)
+            changed |= _clear_overdue({**statuses, **changed}, thread)
     return changed
 
 
-def _absolve(voices: Voices, restarted: RelayThread) -> dict[RelayThread, Voice]:
+def _clear_overdue(
+    statuses: ThreadStatuses, restarted: RelayThread
+) -> dict[RelayThread, ThreadStatus]:
     """All threads of a server that was started again owe nothing any more."""
     return {
-        thread: replace(voice, unheard=0, certain=False, owed_since=None)
-        for thread, voice in voices.items()
-        if thread[:2] == restarted[:2] and voice.owed_since is not None
+        thread: replace(voice, missed_count=0, not_explained_by_gap=False, overdue_since=None)
+        for thread, voice in statuses.items()
+        if thread[:2] == restarted[:2] and voice.overdue_since is not None
     }
 
 
-def miss(
-    voices: Voices, expired: Iterable[Placed], gaps: Sequence[tuple[int, int]]
-) -> dict[RelayThread, Voice]:
+def record_expiry(
+    statuses: ThreadStatuses, expired: Iterable[LocatedSession], gaps: Sequence[tuple[int, int]]
+) -> dict[RelayThread, ThreadStatus]:
     """What is known after these lives ended as expired: the voices that changed.
 
     ``gaps``: (from, to) of the source's capture gaps.
     """
-    changed: dict[RelayThread, Voice] = {}
+    changed: dict[RelayThread, ThreadStatus] = {}
     started: dict[tuple[int, str], int] = {}
-    for thread, known in voices.items():
+    for thread, known in statuses.items():
         if known.restarted_at is not None:
             server = thread[:2]
             started[server] = max(started.get(server, 0), known.restarted_at)
-    for database, allocation_id, address, life in expired:
+    for database, allocation_id, address, session in expired:
         thread = relay_thread(database, allocation_id, address)
-        voice = changed.get(thread) or voices.get(thread)
-        due_at = life.expires_at
+        voice = changed.get(thread) or statuses.get(thread)
+        due_at = session.expires_at
         if (
             voice is None
-            or not life.vouched
-            or voice.heard_at >= due_at
-            or life.last_seen_at < started.get(thread[:2], 0)
+            or not session.confirmed
+            or voice.last_report_at >= due_at
+            or session.last_seen_at < started.get(thread[:2], 0)
             or any(f - LATENESS_SECONDS * SECOND <= due_at <= t for f, t in gaps)
         ):
             continue
-        explained = any(f < due_at and t > life.last_seen_at for f, t in gaps)
+        explained = any(f < due_at and t > session.last_seen_at for f, t in gaps)
         changed[thread] = replace(
             voice,
-            unheard=voice.unheard + 1,
-            certain=voice.certain or not explained,
-            owed_since=due_at if voice.owed_since is None else min(voice.owed_since, due_at),
+            missed_count=voice.missed_count + 1,
+            not_explained_by_gap=voice.not_explained_by_gap or not explained,
+            overdue_since=due_at
+            if voice.overdue_since is None
+            else min(voice.overdue_since, due_at),
         )
     return changed

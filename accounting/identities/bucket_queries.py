@@ -6,10 +6,10 @@ from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.schema import buckets
-from accounting.domain.calendar import Bucket, Calendar, Level, microseconds, moment
+from accounting.domain.calendar import Bucket, BucketLength, Calendar, from_micros, to_micros
 
 
-def put_buckets(connection: Connection, rows: Iterable[tuple[int, Level, Bucket]]) -> None:
+def put_buckets(connection: Connection, rows: Iterable[tuple[int, BucketLength, Bucket]]) -> None:
     """Write the borders of buckets that hold usage, once each."""
     distinct = sorted(
         {
@@ -24,8 +24,8 @@ def put_buckets(connection: Connection, rows: Iterable[tuple[int, Level, Bucket]
                 {
                     "realm_id": realm_id,
                     "level": level.value,
-                    "starts_at": moment(starts_at),
-                    "ends_at": moment(ends_at),
+                    "starts_at": from_micros(starts_at),
+                    "ends_at": from_micros(ends_at),
                     "time_zone": time_zone,
                 }
                 for realm_id, level, starts_at, ends_at, time_zone in distinct
@@ -40,11 +40,11 @@ def redraw_buckets(connection: Connection, realm_id: int, calendar: Calendar, si
     """
     held = connection.execute(
         select(buckets.c.level, buckets.c.starts_at).where(
-            buckets.c.realm_id == realm_id, buckets.c.ends_at >= moment(since)
+            buckets.c.realm_id == realm_id, buckets.c.ends_at >= from_micros(since)
         )
     ).all()
     for level, starts_at in held:
-        bucket = calendar.bucket(Level(level), microseconds(starts_at))
+        bucket = calendar.bucket(BucketLength(level), to_micros(starts_at))
         connection.execute(
             update(buckets)
             .where(
@@ -52,5 +52,5 @@ def redraw_buckets(connection: Connection, realm_id: int, calendar: Calendar, si
                 buckets.c.level == level,
                 buckets.c.starts_at == starts_at,
             )
-            .values(ends_at=moment(bucket.ends_at), time_zone=bucket.time_zone)
+            .values(ends_at=from_micros(bucket.ends_at), time_zone=bucket.time_zone)
         )

@@ -11,8 +11,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine
 
 from accounting.db.engine import lost_connections
-from accounting.domain.identity import user_id
-from accounting.domain.text_escaping import from_text
+from accounting.domain.identity import billed_user
+from accounting.domain.text_escaping import unescape
 from accounting.errors import UsageError
 from accounting.identities import erasure_queries, realm_queries
 from accounting.identities.realm_queries import find_realm
@@ -29,7 +29,7 @@ class Erased:
 
 
 def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> Erased:
-    """Forget a user's name: ``user_id`` and ``username`` are empty afterwards, everywhere.
+    """Forget a user's name: ``billed_user`` and ``username`` are empty afterwards, everywhere.
 
     Run again, it erases what came since. Raises UsageError for a realm or user that nobody knows,
     and ConnectionLost.
@@ -39,11 +39,11 @@ def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> Er
     with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
         realm_id = find_realm(connection, realm)
         erasure_queries.wait_for_loaders(connection)
-        user_key = erasure_queries.lock_user(connection, from_text(realm), from_text(user))
+        user_key = erasure_queries.lock_user(connection, unescape(realm), unescape(user))
         if user_key is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
         rejected = erasure_queries.erase_rejected(
-            connection, _rejected(connection, realm_id, from_text(realm), from_text(user))
+            connection, _rejected(connection, realm_id, unescape(realm), unescape(user))
         )
         user_ids, usernames = erasure_queries.erase_names(connection, user_key)
         if dry_run:
@@ -64,6 +64,8 @@ def _rejected(connection: Connection, realm_id: int, realm: bytes, user: bytes) 
     for channel in erasure_queries.rejected_channels(connection, prefix, user):
         rest = channel.removeprefix(prefix)
         username = rest.rpartition(b"/allocation/")[0] or rest.partition(b"/")[0]
-        if user in {user_id(username, one.username_rule, one.separator.encode()) for one in rules}:
+        if user in {
+            billed_user(username, one.username_rule, one.separator.encode()) for one in rules
+        }:
             found.append(channel)
     return found

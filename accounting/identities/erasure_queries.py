@@ -17,8 +17,8 @@ from accounting.db.schema import (
     usernames,
     users,
 )
-from accounting.domain.calendar import microseconds
-from accounting.domain.identity import user_key_of
+from accounting.domain.calendar import to_micros
+from accounting.domain.identity import user_key
 
 
 def wait_for_loaders(connection: Connection) -> None:
@@ -32,7 +32,7 @@ def lock_user(connection: Connection, realm: bytes, user: bytes) -> UUID | None:
     Found by the key that the name makes: also where the name is erased already.
     """
     identity_key = connection.execute(select(installation.c.identity_key)).scalar_one()
-    key = UUID(bytes=user_key_of(bytes(identity_key), realm, user))
+    key = UUID(bytes=user_key(bytes(identity_key), realm, user))
     found: UUID | None = connection.execute(
         select(users.c.user_key).where(users.c.user_key == key).with_for_update()
     ).scalar()
@@ -85,4 +85,4 @@ def times(connection: Connection) -> dict[bytes, int]:
     rows = connection.execute(
         select(erasures.c.user_key, func.max(erasures.c.erased_at)).group_by(erasures.c.user_key)
     )
-    return {user_key.bytes: microseconds(erased_at) for user_key, erased_at in rows}
+    return {user_key.bytes: to_micros(erased_at) for user_key, erased_at in rows}

@@ -14,11 +14,11 @@ from sqlalchemy import Connection, select
 
 from accounting.db.queries import Queries
 from accounting.db.schema import installation
-from accounting.domain.calendar import BEGINNING, END
-from accounting.domain.coturn_messages import WireError, parse_owner
-from accounting.domain.identity import opaque_key, user_id, user_key_of
+from accounting.domain.calendar import TIME_MAX, TIME_MIN
+from accounting.domain.coturn_messages import WireError, parse_channel_prefix
+from accounting.domain.identity import billed_user, pseudonym, user_key
 from accounting.domain.realm_rules import RealmRule, RealmRules
-from accounting.domain.text_escaping import as_text
+from accounting.domain.text_escaping import escape
 from accounting.identities import erasure_queries, realm_queries
 
 _QUERIES: Final = Queries("accounting.identities")
@@ -62,7 +62,7 @@ class Identities:
         self._key = b""
         self._realms: dict[bytes, int] = {}
         self._rules: dict[int, RealmRules] = {}
-        self._span = END, END
+        self._span = TIME_MAX, TIME_MAX
         self._known: dict[bytes, bytes] = {}
         self._room = REMEMBERED_BYTES
         self._new: dict[bytes, tuple[int, bytes, bytes, bytes, bytes]] = {}
@@ -109,16 +109,18 @@ class Identities:
         if not self._span[0] <= time < self._span[1]:
             self._forget()
             changes = {rule.holds_from for of in self._rules.values() for rule in of.rules}
-            borders = sorted({BEGINNING, END, *changes})
+            borders = sorted({TIME_MIN, TIME_MAX, *changes})
             after = bisect_right(borders, time)
             self._span = borders[after - 1], borders[after]
         return self._known, self._span[1]
 
-    def resolve(self, owner: bytes, realm: bytes, username: bytes, received_at: int) -> bytes:
+    def resolve(
+        self, channel_prefix: bytes, realm: bytes, username: bytes, received_at: int
+    ) -> bytes:
         """The packed identity of an owner who is not known, as the realm's rule then has it."""
         user, user_key = self._user(realm, username, received_at)
         # The two kinds of key never meet, even where a username is its own user id.
-        username_key = opaque_key(self._key, realm, b"username\0" + username)
+        username_key = pseudonym(self._key, realm, b"username\0" + username)
         realm_id = self._realms[realm]
         known = _IDENTITY.pack(4, realm_id, 16, username_key, 16, user_key, 8)
         if self._is_erased(user_key, received_at):
@@ -126,8 +128,8 @@ class Identities:
             self._new.setdefault(username_key + user_key, nameless)
             return known
         self._new[username_key + user_key] = realm_id, username_key, username, user_key, user
-        self._known[owner] = known
-        self._room -= len(owner) + _OVERHEAD_BYTES
+        self._known[channel_prefix] = known
+        self._room -= len(channel_prefix) + _OVERHEAD_BYTES
         return known
 
     def names_erased(self, channel: bytes, received_at: int) -> bool:
@@ -135,7 +137,7 @@ class Identities:
         if not self._erased:
             return False
         try:
-            realm, username = parse_owner(channel.rpartition(b"/allocation/")[0])
+            realm, username = parse_channel_prefix(channel.rpartition(b"/allocation/")[0])
         except WireError:
             return False
         if realm not in self._realms:
@@ -144,9 +146,9 @@ class Identities:
 
     def _user(self, realm: bytes, username: bytes, received_at: int) -> tuple[bytes, bytes]:
         """Whom to bill for a username, by the realm's rule of that time: user_id and key."""
-        rule = self._rules[self._realms[realm]].at(received_at)
-        user = user_id(username, rule.username_rule, rule.separator.encode())
-        return user, user_key_of(self._key, realm, user)
+        rule = self._rules[self._realms[realm]].rule_at(received_at)
+        user = billed_user(username, rule.username_rule, rule.separator.encode())
+        return user, user_key(self._key, realm, user)
 
     def _is_erased(self, user_key: bytes, received_at: int) -> bool:
         return received_at <= self._erased.get(user_key, received_at - 1)
@@ -156,7 +158,7 @@ class Identities:
         if not self._new:
             return
         rows = [
-            (realm_id, username_key.hex(), as_text(username), user_key.hex(), as_text(user))
+            (realm_id, username_key.hex(), escape(username), user_key.hex(), escape(user))
             for realm_id, username_key, username, user_key, user in self._new.values()
         ]
         realm_ids, username_keys, names, user_keys, user_ids = map(list, zip(*rows, strict=True))
@@ -169,7 +171,7 @@ class Identities:
             {"user_keys": user_keys, "username_keys": username_keys, "usernames": names},
         )
         back = [
-            (user_key.hex(), as_text(user), username_key.hex(), as_text(username))
+            (user_key.hex(), escape(user), username_key.hex(), escape(username))
             for _, username_key, username, user_key, user in self._new.values()
             if user_key in self._erased and user
         ]
@@ -194,4 +196,4 @@ class Identities:
     def _forget(self) -> None:
         self._known = {}
         self._room = REMEMBERED_BYTES
-        self._span = END, END
+        self._span = TIME_MAX, TIME_MAX

@@ -9,10 +9,10 @@ from sqlalchemy.dialects.postgresql import insert
 from accounting.db.binary_copy import binary_cursor
 from accounting.db.engine import psycopg_connection
 from accounting.db.schema import realm_rules, realms, users
-from accounting.domain.calendar import BEGINNING, moment
+from accounting.domain.calendar import TIME_MIN, from_micros
 from accounting.domain.identity import UsernameRule
 from accounting.domain.realm_rules import RealmRule, RealmRules
-from accounting.domain.text_escaping import as_text
+from accounting.domain.text_escaping import escape
 from accounting.errors import UsageError
 
 _RULES = (
@@ -40,7 +40,7 @@ def _rules(connection: Connection, one: int | None) -> dict[int, RealmRules]:
         for realm_id, holds_from, zone, anchor, grace, rule, separator in rows:
             found.setdefault(realm_id, []).append(
                 RealmRule(
-                    holds_from=BEGINNING if holds_from is None else holds_from,
+                    holds_from=TIME_MIN if holds_from is None else holds_from,
                     time_zone=zone,
                     anchor_day=anchor,
                     grace_seconds=grace,
@@ -61,7 +61,7 @@ def add_realm(connection: Connection, realm: bytes, rule: RealmRule) -> int:
     """The id of a realm, made with that first rule if nobody knew it."""
     made = connection.execute(
         insert(realms)
-        .values(realm=as_text(realm), realm_bytes=realm)
+        .values(realm=escape(realm), realm_bytes=realm)
         .on_conflict_do_nothing()
         .returning(realms.c.realm_id)
     ).scalar()
@@ -106,7 +106,7 @@ def names(connection: Connection) -> dict[int, str]:
 
 
 def _holds_from(time: int) -> datetime | str:
-    return "-infinity" if time == BEGINNING else moment(time)
+    return "-infinity" if time == TIME_MIN else from_micros(time)
 
 
 def find_realm(connection: Connection, realm: str) -> int:

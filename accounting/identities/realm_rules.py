@@ -10,9 +10,9 @@ from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
-from accounting.domain.calendar import BEGINNING, microseconds, moment
+from accounting.domain.calendar import TIME_MIN, from_micros, to_micros
 from accounting.domain.realm_rules import RealmRule
-from accounting.domain.text_escaping import from_text
+from accounting.domain.text_escaping import unescape
 from accounting.errors import UsageError
 from accounting.identities import realm_queries
 from accounting.identities.bucket_queries import redraw_buckets
@@ -37,12 +37,12 @@ def set_rule(
         known = {name: realm_id for realm_id, name in realm_queries.names(connection).items()}
         realm_id = known.get(realm)
         if realm_id is None:
-            realm_id = realm_queries.add_realm(connection, from_text(realm), default)
+            realm_id = realm_queries.add_realm(connection, unescape(realm), default)
         rules = realm_queries.all_rules(connection)[realm_id]
         used = realm_queries.has_usage(connection, realm_id)
-        start = BEGINNING
+        start = TIME_MIN
         if holds_from is not None or used:
-            before = rules.at(microseconds(now))
+            before = rules.rule_at(to_micros(now))
             zone = ZoneInfo(changes.get("time_zone", before.time_zone))
             day = holds_from or now.astimezone(zone).date() + timedelta(days=1)
             midnight = datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
@@ -51,10 +51,10 @@ def set_rule(
                     f"usage of realm {realm!r} on {day} is accounted already: "
                     f"choose a later day, or none for the next midnight"
                 )
-            start = microseconds(midnight)
-        rule = replace(rules.at(start), **changes, holds_from=start)
+            start = to_micros(midnight)
+        rule = replace(rules.rule_at(start), **changes, holds_from=start)
         realm_queries.put_rule(connection, realm_id, rule)
-        if start != BEGINNING:
+        if start != TIME_MIN:
             # The day and month under way may end there now; no roll-up may write them meanwhile.
             lock(connection, "rollup")
             calendar = realm_queries.all_rules(connection)[realm_id].calendar
@@ -79,7 +79,7 @@ def list_rules(engine: Engine, realm: str | None = None) -> Iterator[dict[str, A
         for rule in rules[realm_id].rules:
             yield {
                 "realm": name,
-                "holds_from": None if rule.holds_from == BEGINNING else moment(rule.holds_from),
+                "holds_from": None if rule.holds_from == TIME_MIN else from_micros(rule.holds_from),
                 "time_zone": rule.time_zone,
                 "anchor_day": rule.anchor_day,
                 "grace_seconds": rule.grace_seconds,

@@ -24,9 +24,9 @@ from accounting.capture.spool.spool import Spool
 from accounting.db.binary_copy import binary_cursor
 from accounting.db.engine import lost_connections, psycopg_connection
 from accounting.db.migrations import require_head
-from accounting.domain.calendar import moment
-from accounting.domain.coturn_messages import parse_owner, parse_status_key
-from accounting.domain.rate_limit import Allowance
+from accounting.domain.calendar import from_micros
+from accounting.domain.coturn_messages import parse_channel_prefix, parse_status_key
+from accounting.domain.rate_limit import RateLimit
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import ConnectionLost, LeaseHeld
 from accounting.identities.names import Identities, Identity
@@ -73,7 +73,7 @@ class Loader:
     _sighted: int = field(init=False, default=0)
     _looked_at: float = field(init=False, default=float("-inf"))
     _first_gap_open: bool = field(init=False, default=True)
-    _allowance: Allowance = field(init=False, default_factory=Allowance)
+    _allowance: RateLimit = field(init=False, default_factory=RateLimit)
 
     def __post_init__(self) -> None:
         self._identities = Identities(self.default_rule)
@@ -218,7 +218,7 @@ class Loader:
                 case bytes(realm):
                     self._identities.add_realm(connection, realm)
                 case int(day):
-                    report_queries.ensure_partition(connection, moment(day * DAY).date())
+                    report_queries.ensure_partition(connection, from_micros(day * DAY).date())
                     rows.partitions.add(day)
         return loaded
 
@@ -230,13 +230,13 @@ class Loader:
             found = parse_status_key(one.key)
             if found is None:
                 continue
-            owner, allocation_id = found
-            realm, username = parse_owner(owner)
+            channel_prefix, allocation_id = found
+            realm, username = parse_channel_prefix(channel_prefix)
             if not self._identities.has_realm(realm):
                 self._identities.add_realm(connection, realm)
             known, _ = self._identities.known_at(one.seen_at)
-            identity = known.get(owner) or self._identities.resolve(
-                owner, realm, username, one.seen_at
+            identity = known.get(channel_prefix) or self._identities.resolve(
+                channel_prefix, realm, username, one.seen_at
             )
             seen.append(
                 Seen(

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, insert, text
 
 from accounting.db.binary_copy import POSTGRES_EPOCH
 from accounting.db.schema import rejected_messages
-from accounting.domain.calendar import moment
+from accounting.domain.calendar import from_micros
 from accounting.domain.coturn_messages import (
     INTERIM,
     MAX_ADDRESS_CHARACTERS,
@@ -22,7 +22,7 @@ from accounting.domain.coturn_messages import (
     PEER_TOTAL,
     TOTAL,
     Status,
-    Topic,
+    TrafficKind,
 )
 from accounting.identities.names import IDENTITY_BYTES
 
@@ -48,7 +48,7 @@ _NULL: Final = _LENGTH.pack(-1)
 _NO_COUNTERS: Final = Struct("!iqiqiqiq").pack(8, 0, 8, 0, 8, 0, 8, 0)
 _NO_ADDRESSES: Final = _NULL * 3 + _NO_COUNTERS
 _NO_MORE: Final = _NULL + _NO_ADDRESSES
-_TOPICS: Final[dict[Topic, bytes]] = {
+_TOPICS: Final[dict[TrafficKind, bytes]] = {
     topic: _TOPIC.pack(2, topic.kind, 2, topic.side, -1, -1, -1, -1, 8)
     for topic in (INTERIM, PEER_INTERIM, TOTAL, PEER_TOTAL)
 }
@@ -89,7 +89,7 @@ def pack_traffic(
     received_at: int,
     identity: bytes,
     allocation_id: int,
-    topic: Topic,
+    traffic_kind: TrafficKind,
     counters: tuple[int, int, int, int],
 ) -> bytes:
     """The row of an interim or a total; ``received_at`` in microseconds."""
@@ -101,7 +101,7 @@ def pack_traffic(
         received_at - POSTGRES_EPOCH,
         identity,
         allocation_id,
-        _TOPICS[topic],
+        _TOPICS[traffic_kind],
         received_packets,
         8,
         received_bytes,
@@ -147,7 +147,8 @@ def pack_status(
 def reject(connection: Connection, source_id: int, messages: Iterable[Rejected]) -> None:
     """Keep messages that could not be understood, as they came."""
     rows = [
-        message._asdict() | {"source_id": source_id, "received_at": moment(message.received_at)}
+        message._asdict()
+        | {"source_id": source_id, "received_at": from_micros(message.received_at)}
         for message in messages
     ]
     if rows:

@@ -12,16 +12,16 @@ from typing import Final, NamedTuple, NoReturn
 
 from accounting.capture.spool.records import Origin, SpooledRow
 from accounting.capture.spool.spool import Spool
-from accounting.domain.calendar import BEGINNING
+from accounting.domain.calendar import TIME_MIN
 from accounting.domain.coturn_messages import (
-    Topic,
+    TrafficKind,
     WireError,
+    parse_channel_prefix,
     parse_counters,
-    parse_owner,
     parse_status,
     split_channel,
 )
-from accounting.domain.rate_limit import Allowance
+from accounting.domain.rate_limit import RateLimit
 from accounting.identities.names import Identities
 from accounting.ingest.report_queries import Rejected, pack_head, pack_status, pack_traffic
 
@@ -68,7 +68,7 @@ class Rows:
     source_id: int
     numbers: Mapping[int, int]
     identities: Identities
-    allowance: Allowance
+    allowance: RateLimit
     partitions: set[int]
     place: tuple[int, int]
     end: tuple[int, int]
@@ -112,10 +112,10 @@ class Rows:
         """Pack messages: each is a row or a reject more, in order."""
         known: Mapping[bytes, bytes] = {}
         heads = _Heads(self.source_id, self.numbers)
-        allow = self.allowance.spend
-        self.allowance.pass_to(max(self.received_at, messages[-1][2]))
+        allow = self.allowance.consume
+        self.allowance.refill(max(self.received_at, messages[-1][2]))
         last = self.received_at
-        until = BEGINNING
+        until = TIME_MIN
         for origin, position, received_at, channel, payload in messages:
             # One source's times never fall, also where another machine's clock goes on.
             if received_at > last:
@@ -123,13 +123,13 @@ class Rows:
             if last >= until:
                 known, until = self._known_at(last)
             try:
-                owner, allocation_id, topic = split_channel(channel)
-                identity = known.get(owner)
+                channel_prefix, allocation_id, traffic_kind = split_channel(channel)
+                identity = known.get(channel_prefix)
                 if identity is None:
-                    realm, username = parse_owner(owner)
+                    realm, username = parse_channel_prefix(channel_prefix)
                     if not self.identities.has_realm(realm):
-                        self._miss(realm, topic, payload)
-                if topic is None:
+                        self._miss(realm, traffic_kind, payload)
+                if traffic_kind is None:
                     status = parse_status(payload)
                 else:
                     counters = parse_counters(payload, allow)
@@ -141,12 +141,14 @@ class Rows:
                 )
                 continue
             if identity is None:
-                identity = self.identities.resolve(owner, realm, username, last)
+                identity = self.identities.resolve(channel_prefix, realm, username, last)
             head = heads[origin]
-            if topic is None:
+            if traffic_kind is None:
                 row = pack_status(head, position, last, identity, allocation_id, status)
             else:
-                row = pack_traffic(head, position, last, identity, allocation_id, topic, counters)
+                row = pack_traffic(
+                    head, position, last, identity, allocation_id, traffic_kind, counters
+                )
             rows.append(row)
 
     def _known_at(self, time: int) -> tuple[Mapping[bytes, bytes], int]:
@@ -157,9 +159,9 @@ class Rows:
         known, until = self.identities.known_at(time)
         return known, min(until, (day + 1) * DAY)
 
-    def _miss(self, realm: bytes, topic: Topic | None, payload: bytes) -> NoReturn:
+    def _miss(self, realm: bytes, traffic_kind: TrafficKind | None, payload: bytes) -> NoReturn:
         """Say that a realm is missing, unless the message is no report: that needs none."""
-        if topic is None:
+        if traffic_kind is None:
             parse_status(payload)
         else:
             parse_counters(payload)

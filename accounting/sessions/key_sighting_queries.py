@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import Connection, insert, select
 
 from accounting.db.schema import key_sightings
-from accounting.domain.calendar import moment
+from accounting.domain.calendar import from_micros
 from accounting.identities.names import Identity
 
 
@@ -51,7 +51,7 @@ def add_sightings(
             "user_key": UUID(bytes=one.identity.user_key),
             "username_key": UUID(bytes=one.identity.username_key),
             "allocation_id": one.allocation_id,
-            "seen_at": moment(one.seen_at),
+            "seen_at": from_micros(one.seen_at),
         }
         if place == start and tuple(row.values()) in known:
             continue
@@ -64,7 +64,7 @@ def add_sightings(
                 "position": one.position,
                 "sighting": numbers[place],
                 "realm_id": one.identity.realm_id,
-                "began_at": moment(one.began_at),
+                "began_at": from_micros(one.began_at),
                 "idle_seconds": one.idle_seconds,
             }
         )

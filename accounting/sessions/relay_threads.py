@@ -8,9 +8,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.schema import relay_threads
 from accounting.domain import thread_silence
-from accounting.domain.calendar import microseconds, moment
+from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.session_fold import SECOND
-from accounting.domain.thread_silence import Placed, RelayThread, Voice
+from accounting.domain.thread_silence import LocatedSession, RelayThread, ThreadStatus
 from accounting.sources.source_queries import gap_spans
 
 KEPT_SECONDS: Final = 7 * 86_400
@@ -19,39 +19,49 @@ _TIMES: Final = ("heard_at", "highest_at", "restarted_at", "owed_since")
 _VALUES: Final = (*_TIMES, "highest_id", "unheard", "certain")
 
 
-def voices(connection: Connection, source_id: int) -> dict[RelayThread, Voice]:
+def voices(connection: Connection, source_id: int) -> dict[RelayThread, ThreadStatus]:
     """What is known of each relay thread of a source."""
     rows = connection.execute(select(relay_threads).where(relay_threads.c.source_id == source_id))
-    found: dict[RelayThread, Voice] = {}
+    found: dict[RelayThread, ThreadStatus] = {}
     for row in rows.mappings():
         values = {name: row[name] for name in _VALUES}
         for name in _TIMES:
-            values[name] = None if values[name] is None else microseconds(values[name])
-        found[RelayThread(row["database"], row["server"], row["thread"])] = Voice(**values)
+            values[name] = None if values[name] is None else to_micros(values[name])
+        found[RelayThread(row["database"], row["server"], row["thread"])] = ThreadStatus(**values)
     return found
 
 
-def hear(connection: Connection, source_id: int, lives: Iterable[Placed]) -> None:
+def hear(connection: Connection, source_id: int, sessions: Iterable[LocatedSession]) -> None:
     """Note that these lives were heard of."""
-    _put(connection, source_id, thread_silence.hear(voices(connection, source_id), lives))
+    _put(
+        connection,
+        source_id,
+        thread_silence.record_activity(voices(connection, source_id), sessions),
+    )
 
 
-def miss(connection: Connection, source_id: int, expired: list[Placed], until: int) -> None:
+def miss(connection: Connection, source_id: int, expired: list[LocatedSession], until: int) -> None:
     """Note that these lives ended as expired, with all settled that was received before `until`."""
     if not expired:
         return
-    since = min(life.last_seen_at for *_, life in expired)
+    since = min(session.last_seen_at for *_, session in expired)
     gaps = [(a, until if b is None else b) for a, b in gap_spans(connection, source_id, since)]
-    _put(connection, source_id, thread_silence.miss(voices(connection, source_id), expired, gaps))
+    _put(
+        connection,
+        source_id,
+        thread_silence.record_expiry(voices(connection, source_id), expired, gaps),
+    )
     connection.execute(
         delete(relay_threads).where(
             relay_threads.c.source_id == source_id,
-            relay_threads.c.heard_at < moment(until - KEPT_SECONDS * SECOND),
+            relay_threads.c.heard_at < from_micros(until - KEPT_SECONDS * SECOND),
         )
     )
 
 
-def _put(connection: Connection, source_id: int, changed: Mapping[RelayThread, Voice]) -> None:
+def _put(
+    connection: Connection, source_id: int, changed: Mapping[RelayThread, ThreadStatus]
+) -> None:
     if not changed:
         return
     query = insert(relay_threads)
@@ -66,8 +76,8 @@ def _put(connection: Connection, source_id: int, changed: Mapping[RelayThread, V
     )
 
 
-def _values(voice: Voice) -> dict[str, object]:
+def _values(voice: ThreadStatus) -> dict[str, object]:
     values = {name: getattr(voice, name) for name in _VALUES}
     return values | {
-        name: None if values[name] is None else moment(values[name]) for name in _TIMES
+        name: None if values[name] is None else from_micros(values[name]) for name in _TIMES
     }

@@ -16,8 +16,8 @@ from accounting.db.binary_copy import POSTGRES_EPOCH, binary_cursor, copy_packed
 from accounting.db.engine import along_keys, psycopg_connection
 from accounting.db.queries import Queries
 from accounting.domain.counters import COUNTERS
-from accounting.domain.session_fold import Life
-from accounting.domain.session_hours import UsageRow
+from accounting.domain.session_fold import SessionState
+from accounting.domain.session_hours import SessionHour
 
 _QUERIES: Final = Queries("accounting.sessions")
 
@@ -55,7 +55,7 @@ def spread(connection: Connection, session_ids: Iterable[bytes]) -> None:
         connection.execute(_QUERIES.text("spread_sessions"))
 
 
-def absorb(connection: Connection, pairs: Sequence[tuple[bytes, Life]]) -> None:
+def absorb(connection: Connection, pairs: Sequence[tuple[bytes, SessionState]]) -> None:
     """Move the stored hours of limbo lives to the lives that turned out to be theirs."""
     if not pairs:
         return
@@ -65,19 +65,19 @@ def absorb(connection: Connection, pairs: Sequence[tuple[bytes, Life]]) -> None:
             cursor,
             "staged_absorbed",
             (("absorbed_id", "uuid"), ("session_id", "uuid"), ("user_key", "uuid")),
-            [(absorbed, life.session_id, life.user_key) for absorbed, life in pairs],
+            [(absorbed, session.session_id, session.user_key) for absorbed, session in pairs],
         )
     with along_keys(connection):
         connection.execute(_QUERIES.text("absorb_usage"))
         connection.execute(_QUERIES.text("absorb_sessions"))
 
 
-def reflag(connection: Connection, lives: Sequence[Life]) -> None:
+def reflag(connection: Connection, sessions: Sequence[SessionState]) -> None:
     """Carry a session's vouched and estimated to all hours that it has, and mark what changes.
 
     Before the sessions are written, and what this step adds to their hours.
     """
-    if not lives:
+    if not sessions:
         return
     connection.execute(_QUERIES.text("stage_flags"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
@@ -85,13 +85,13 @@ def reflag(connection: Connection, lives: Sequence[Life]) -> None:
             cursor,
             "staged_flags",
             (("session_id", "uuid"), ("vouched", "bool"), ("estimated", "bool")),
-            {(life.session_id, life.vouched, life.estimated) for life in lives},
+            {(session.session_id, session.confirmed, session.estimated) for session in sessions},
         )
     with along_keys(connection):
         connection.execute(_QUERIES.text("reflag_usage"))
 
 
-def write_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
+def write_usage(connection: Connection, rows: Iterable[SessionHour]) -> None:
     """Add to the hours of sessions. What that changes for users is the caller's to mark."""
     packed = [_usage_row(row) for row in rows]
     if not packed:
@@ -103,7 +103,7 @@ def write_usage(connection: Connection, rows: Iterable[UsageRow]) -> None:
     connection.execute(_QUERIES.text("put_usage"))
 
 
-def _usage_row(row: UsageRow) -> bytes:
+def _usage_row(row: SessionHour) -> bytes:
     session_id, starts_at, user_key, realm_id, vouched, estimated, started, ended, since, to, c = (
         row
     )

@@ -16,9 +16,16 @@ from sqlalchemy import Connection
 from accounting.db.binary_copy import POSTGRES_EPOCH, binary_cursor, copy_packed, copy_rows
 from accounting.db.engine import along_keys, psycopg_connection
 from accounting.db.queries import Queries
-from accounting.domain.calendar import moment
+from accounting.domain.calendar import from_micros
 from accounting.domain.counters import COUNTERS
-from accounting.domain.session_fold import EndCause, Life, Report, Sighting, Standing, Stored
+from accounting.domain.session_fold import (
+    EndCause,
+    Phase,
+    PriorState,
+    Report,
+    SessionState,
+    StatusKeySighting,
+)
 
 _QUERIES: Final = Queries("accounting.sessions")
 
@@ -79,7 +86,7 @@ def read_reports(
             _QUERIES.driver("read_reports"),
             {
                 "source_id": source_id,
-                "since": moment(since),
+                "since": from_micros(since),
                 "epoch": epoch,
                 "position": position,
                 "limit": limit,
@@ -94,7 +101,7 @@ def read_sightings(
     *,
     after: tuple[int, int, int],
     upto: tuple[int, int],
-) -> list[Sighting]:
+) -> list[StatusKeySighting]:
     """The key sightings after one, up to a position of the reports, in order."""
     with _cursor(connection) as cursor:
         cursor.execute(
@@ -108,10 +115,10 @@ def read_sightings(
                 "upto_position": upto[1],
             },
         )
-        return [Sighting._make(row) for row in cursor]
+        return [StatusKeySighting._make(row) for row in cursor]
 
 
-def fetch_lives(connection: Connection, keys: Iterable[Key]) -> Iterator[tuple[Key, Life]]:
+def fetch_lives(connection: Connection, keys: Iterable[Key]) -> Iterator[tuple[Key, SessionState]]:
     """The lives of these keys that a report may still belong to."""
     connection.execute(_QUERIES.text("stage_keys"))
     with _cursor(connection) as cursor:
@@ -124,28 +131,33 @@ def fetch_lives(connection: Connection, keys: Iterable[Key]) -> Iterator[tuple[K
 
 def fetch_due(
     connection: Connection, source_id: int, until: int, limit: int
-) -> Iterator[tuple[Key, Life]]:
+) -> Iterator[tuple[Key, SessionState]]:
     """Lives that may have expired by ``until``: their time to be looked at has come."""
     with _cursor(connection) as cursor:
         cursor.execute(
             _QUERIES.driver("fetch_due"),
-            {"source_id": source_id, "until": moment(until), "limit": limit},
+            {"source_id": source_id, "until": from_micros(until), "limit": limit},
         )
         yield from map(_stored, cursor.fetchall())
 
 
-def _stored(row: Sequence[Any]) -> tuple[Key, Life]:
-    key, life = life_of_row(row)
-    life.stored = Stored(
-        life.until, life.ended_at is not None, life.vouched, life.estimated, row[35], _still(life)
+def _stored(row: Sequence[Any]) -> tuple[Key, SessionState]:
+    key, session = life_of_row(row)
+    session.prior = PriorState(
+        session.active_until,
+        session.ended_at is not None,
+        session.confirmed,
+        session.estimated,
+        row[35],
+        _still(session),
     )
-    return key, life
+    return key, session
 
 
-def life_of_row(row: Sequence[Any]) -> tuple[Key, Life]:
+def life_of_row(row: Sequence[Any]) -> tuple[Key, SessionState]:
     """A life from KEY_COLUMNS and LIFE_COLUMNS, in binary. A total may be None where none came."""
     end_cause = None if row[13] is None else EndCause(row[13])
-    return Key._make(row[:4]), Life(
+    return Key._make(row[:4]), SessionState(
         session_id=row[4],
         user_key=row[5],
         realm_id=row[6],
@@ -156,16 +168,16 @@ def life_of_row(row: Sequence[Any]) -> tuple[Key, Life]:
         lifetime_known=row[11],
         ended_at=row[12],
         end_cause=end_cause,
-        standing=_STANDINGS[row[14]],
-        vouched=row[15],
+        phase=_STANDINGS[row[14]],
+        confirmed=row[15],
         transport=row[16],
         client_address=row[17],
         server_address=row[18],
         usage=list(row[19:27]),
-        news=row[27],
-        deletes=row[28],
-        client_totals=row[29],
-        peer_totals=row[30],
+        new_count=row[27],
+        deleted_count=row[28],
+        client_total_count=row[29],
+        peer_total_count=row[30],
         client_total=row[31] or [0] * 4,
         peer_total=row[32] or [0] * 4,
         estimated=row[33],
@@ -173,29 +185,31 @@ def life_of_row(row: Sequence[Any]) -> tuple[Key, Life]:
     )
 
 
-def _still(life: Life) -> tuple[object, ...]:
+def _still(session: SessionState) -> tuple[object, ...]:
     """What changes seldom of a life: all of its columns but times and counters."""
     return (
-        life.lifetime_known,
-        life.ended_at,
-        life.end_cause,
-        life.standing,
-        life.vouched,
-        life.transport,
-        life.client_address,
-        life.server_address,
-        life.news,
-        life.deletes,
-        life.client_totals,
-        life.peer_totals,
-        life.client_total,
-        life.peer_total,
-        life.estimated,
-        life.disputed,
+        session.lifetime_known,
+        session.ended_at,
+        session.end_cause,
+        session.phase,
+        session.confirmed,
+        session.transport,
+        session.client_address,
+        session.server_address,
+        session.new_count,
+        session.deleted_count,
+        session.client_total_count,
+        session.peer_total_count,
+        session.client_total,
+        session.peer_total,
+        session.estimated,
+        session.disputed,
     )
 
 
-def write_lives(connection: Connection, lives: Iterable[tuple[Key, Life, int, int | None]]) -> None:
+def write_lives(
+    connection: Connection, sessions: Iterable[tuple[Key, SessionState, int, int | None]]
+) -> None:
     """Write lives as they stand now: (key, life, when to look at it again, its only hour if any).
 
     Those that ended, or ended otherwise than was told, are told to the feed. Those of which only
@@ -203,12 +217,12 @@ def write_lives(connection: Connection, lives: Iterable[tuple[Key, Life, int, in
     """
     whole: list[bytes] = []
     moved: list[bytes] = []
-    for key, life, due_at, only_hour in lives:
-        stored = life.stored
-        if stored is not None and not stored.ended and stored.still == _still(life):
-            moved.append(_move(life, due_at))
+    for key, session, due_at, only_hour in sessions:
+        stored = session.prior
+        if stored is not None and not stored.ended and stored.slow_columns == _still(session):
+            moved.append(_move(session, due_at))
         else:
-            whole.append(_life_row(key, life, due_at, only_hour))
+            whole.append(_life_row(key, session, due_at, only_hour))
     with _cursor(connection) as cursor:
         if whole:
             connection.execute(_QUERIES.text("stage_sessions"))
@@ -223,39 +237,39 @@ def write_lives(connection: Connection, lives: Iterable[tuple[Key, Life, int, in
                 connection.execute(_QUERIES.text("move_sessions"))
 
 
-def life_row(key: Key, life: Life, due_at: int) -> tuple[Any, ...]:
+def life_row(key: Key, session: SessionState, due_at: int) -> tuple[Any, ...]:
     """A life as a row of ``sessions``: KEY_COLUMNS, due_at, LIFE_COLUMNS."""
     return (
         *key,
         due_at,
-        life.session_id,
-        life.user_key,
-        life.realm_id,
-        life.started_at,
-        life.last_seen_at,
-        life.expires_at,
-        life.start_known,
-        life.lifetime_known,
-        life.ended_at,
-        None if life.end_cause is None else life.end_cause.value,
-        int(life.standing),
-        life.vouched,
-        life.transport,
-        life.client_address,
-        life.server_address,
-        *life.usage,
-        life.news,
-        life.deletes,
-        life.client_totals,
-        life.peer_totals,
-        life.client_total,
-        life.peer_total,
-        life.estimated,
-        life.disputed,
+        session.session_id,
+        session.user_key,
+        session.realm_id,
+        session.started_at,
+        session.last_seen_at,
+        session.expires_at,
+        session.start_known,
+        session.lifetime_known,
+        session.ended_at,
+        None if session.end_cause is None else session.end_cause.value,
+        int(session.phase),
+        session.confirmed,
+        session.transport,
+        session.client_address,
+        session.server_address,
+        *session.usage,
+        session.new_count,
+        session.deleted_count,
+        session.client_total_count,
+        session.peer_total_count,
+        session.client_total,
+        session.peer_total,
+        session.estimated,
+        session.disputed,
     )
 
 
-def postpone(connection: Connection, waiting: Sequence[tuple[Life, int]]) -> None:
+def postpone(connection: Connection, waiting: Sequence[tuple[SessionState, int]]) -> None:
     """Say when lives that were looked at and still live must be looked at again."""
     if not waiting:
         return
@@ -265,7 +279,7 @@ def postpone(connection: Connection, waiting: Sequence[tuple[Life, int]]) -> Non
             cursor,
             "staged_due",
             (("session_id", "uuid"), ("user_key", "uuid"), ("due_at", "timestamptz")),
-            [(life.session_id, life.user_key, due_at) for life, due_at in waiting],
+            [(session.session_id, session.user_key, due_at) for session, due_at in waiting],
         )
     with along_keys(connection):
         connection.execute(_QUERIES.text("postpone_due"))
@@ -309,7 +323,7 @@ _PACKED_COLUMNS: Final = (
 _NULL: Final = b"\xff\xff\xff\xff"
 _TIME: Final = Struct("!iq")
 _LENGTH: Final = Struct("!i")
-_STANDINGS: Final = {int(standing): standing for standing in Standing}
+_STANDINGS: Final = {int(standing): standing for standing in Phase}
 
 
 def _key_row(key: Key) -> bytes:
@@ -317,42 +331,60 @@ def _key_row(key: Key) -> bytes:
     return _KEY.pack(4, 2, source_id, 4, database, 16, username_key, 8, allocation_id)
 
 
-def _move(life: Life, due_at: int) -> bytes:
-    u = life.usage
+def _move(session: SessionState, due_at: int) -> bytes:
+    u = session.usage
     return _MOVE.pack(
         13,
-        *(16, life.session_id, 16, life.user_key),
-        *(8, life.last_seen_at - POSTGRES_EPOCH, 8, life.expires_at - POSTGRES_EPOCH),
+        *(16, session.session_id, 16, session.user_key),
+        *(8, session.last_seen_at - POSTGRES_EPOCH, 8, session.expires_at - POSTGRES_EPOCH),
         *(8, due_at - POSTGRES_EPOCH),
         *(8, u[0], 8, u[1], 8, u[2], 8, u[3], 8, u[4], 8, u[5], 8, u[6], 8, u[7]),
     )
 
 
-def _life_row(key: Key, life: Life, due_at: int, only_hour: int | None) -> bytes:
+def _life_row(key: Key, session: SessionState, due_at: int, only_hour: int | None) -> bytes:
     """A life as a packed row: _PACKED_COLUMNS, those that may be null last."""
-    u = life.usage
+    u = session.usage
     fixed = _LIFE.pack(
         len(_PACKED_COLUMNS),
         *(2, key.source_id, 4, key.database, 16, key.username_key, 8, key.allocation_id),
         *(8, due_at - POSTGRES_EPOCH),
-        *(16, life.session_id, 16, life.user_key, 4, life.realm_id),
-        *(8, life.started_at - POSTGRES_EPOCH, 8, life.last_seen_at - POSTGRES_EPOCH),
-        *(8, life.expires_at - POSTGRES_EPOCH),
-        *(1, life.start_known, 1, life.lifetime_known, 2, life.standing, 1, life.vouched),
+        *(16, session.session_id, 16, session.user_key, 4, session.realm_id),
+        *(8, session.started_at - POSTGRES_EPOCH, 8, session.last_seen_at - POSTGRES_EPOCH),
+        *(8, session.expires_at - POSTGRES_EPOCH),
+        *(
+            1,
+            session.start_known,
+            1,
+            session.lifetime_known,
+            2,
+            session.phase,
+            1,
+            session.confirmed,
+        ),
         *(8, u[0], 8, u[1], 8, u[2], 8, u[3], 8, u[4], 8, u[5], 8, u[6], 8, u[7]),
-        *(2, life.news, 2, life.deletes, 2, life.client_totals, 2, life.peer_totals),
-        *(1, life.estimated, 1, life.disputed),
+        *(
+            2,
+            session.new_count,
+            2,
+            session.deleted_count,
+            2,
+            session.client_total_count,
+            2,
+            session.peer_total_count,
+        ),
+        *(1, session.estimated, 1, session.disputed),
     )
     return b"".join(
         (
             fixed,
-            _time(life.ended_at),
-            _text(life.end_cause),
-            _text(life.transport),
-            _text(life.client_address),
-            _text(life.server_address),
-            _total(life.client_totals, life.client_total),
-            _total(life.peer_totals, life.peer_total),
+            _time(session.ended_at),
+            _text(session.end_cause),
+            _text(session.transport),
+            _text(session.client_address),
+            _text(session.server_address),
+            _total(session.client_total_count, session.client_total),
+            _total(session.peer_total_count, session.peer_total),
             _time(only_hour),
         )
     )

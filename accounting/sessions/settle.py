@@ -18,10 +18,10 @@ from sqlalchemy import Connection, Engine
 from accounting.db.engine import lost_connections
 from accounting.db.locks import try_lock
 from accounting.domain import session_fold
-from accounting.domain.calendar import Level
+from accounting.domain.calendar import BucketLength
 from accounting.domain.realm_rules import RealmRules
-from accounting.domain.session_fold import Life, Report, Sighting, Standing, Track
-from accounting.domain.session_hours import Changes
+from accounting.domain.session_fold import KeyState, Phase, Report, SessionState, StatusKeySighting
+from accounting.domain.session_hours import UsageChanges
 from accounting.identities import bucket_queries
 from accounting.identities.realm_queries import all_rules
 from accounting.sessions import relay_threads, session_hour_queries, session_queries, usage_deltas
@@ -95,60 +95,69 @@ def _settle_some(engine: Engine, source_id: int, limit: int) -> int:
 
 
 def _take(
-    connection: Connection, source_id: int, reports: list[Report], sightings: list[Sighting]
+    connection: Connection,
+    source_id: int,
+    reports: list[Report],
+    sightings: list[StatusKeySighting],
 ) -> None:
     rules = all_rules(connection)
-    tracks: defaultdict[Key, Track] = defaultdict(Track)
+    key_states: defaultdict[Key, KeyState] = defaultdict(KeyState)
     heard = [
-        (one, tracks[Key(source_id, one.database, one.username_key, one.allocation_id)])
+        (one, key_states[Key(source_id, one.database, one.username_key, one.allocation_id)])
         for one in _in_order(reports, sightings)
     ]
-    for key, life in session_queries.fetch_lives(connection, tracks):
-        if life.standing is Standing.LIMBO:
-            tracks[key].limbo = life
+    for key, session in session_queries.fetch_lives(connection, key_states):
+        if session.phase is Phase.PENDING:
+            key_states[key].pending = session
         else:
-            tracks[key].current = life
-    breaks = source_queries.breaks(connection, source_id)
+            key_states[key].active = session
+    gap_positions = source_queries.gap_positions(connection, source_id)
     graces = {realm_id: _Graces(rule) for realm_id, rule in rules.items()}
-    for one, track in heard:
+    for one, key_state in heard:
         grace = graces[one.realm_id]
-        if isinstance(one, Sighting):
-            began = one.seen_at if track.current is None else track.current.started_at
-            session_fold.sight(track, one, grace=grace.at(began))
+        if isinstance(one, StatusKeySighting):
+            began = one.seen_at if key_state.active is None else key_state.active.started_at
+            session_fold.apply_sighting(key_state, one, grace=grace.at(began))
         else:
-            began = one.received_at if track.current is None else track.current.started_at
-            session_fold.settle(
-                track, one, source_id=source_id, grace=grace.at(began), breaks=breaks
+            began = one.received_at if key_state.active is None else key_state.active.started_at
+            session_fold.apply_report(
+                key_state,
+                one,
+                source_id=source_id,
+                grace=grace.at(began),
+                gap_positions=gap_positions,
             )
     _write(
         connection,
         rules,
-        [(key, life) for key, track in tracks.items() for life in track.touched],
-        [pair for track in tracks.values() for pair in track.absorbed],
+        [(key, session) for key, key_state in key_states.items() for session in key_state.changed],
+        [pair for key_state in key_states.values() for pair in key_state.merged],
     )
     relay_threads.hear(
         connection,
         source_id,
         (
-            (key.database, key.allocation_id, _address(track, life), life)
-            for key, track in tracks.items()
-            for life in track.touched
+            (key.database, key.allocation_id, _address(key_state, session), session)
+            for key, key_state in key_states.items()
+            for session in key_state.changed
         ),
     )
 
 
-def _address(track: Track, life: Life) -> str | None:
+def _address(key_state: KeyState, session: SessionState) -> str | None:
     """The server of a life: where it has none, that of the life that its key last had."""
-    if life.server_address is None and track.current is not None:
-        return track.current.server_address
-    return life.server_address
+    if session.server_address is None and key_state.active is not None:
+        return key_state.active.server_address
+    return session.server_address
 
 
-def _in_order(reports: list[Report], sightings: list[Sighting]) -> Iterable[Report | Sighting]:
+def _in_order(
+    reports: list[Report], sightings: list[StatusKeySighting]
+) -> Iterable[Report | StatusKeySighting]:
     """A sighting comes after the report at its position and before the next."""
     if not sightings:
         return reports
-    both: tuple[Iterable[Report | Sighting], ...] = reports, sightings
+    both: tuple[Iterable[Report | StatusKeySighting], ...] = reports, sightings
     return merge(*both, key=lambda one: (one.epoch, one.position))
 
 
@@ -161,19 +170,22 @@ def _expire_some(engine: Engine, source_id: int, limit: int) -> int:
             return 0
         rules = all_rules(connection)
         due = list(session_queries.fetch_due(connection, source_id, until, limit))
-        ended: list[tuple[Key, Life]] = []
-        waiting: list[tuple[Life, int]] = []
-        for key, life in due:
-            grace = _grace(rules, life)
-            if session_fold.expire(life, until, grace):
-                ended.append((key, life))
+        ended: list[tuple[Key, SessionState]] = []
+        waiting: list[tuple[SessionState, int]] = []
+        for key, session in due:
+            grace = _grace(rules, session)
+            if session_fold.expire(session, until, grace):
+                ended.append((key, session))
             else:
-                waiting.append((life, life.expires_at + grace))
+                waiting.append((session, session.expires_at + grace))
         _write(connection, rules, ended, [])
         relay_threads.miss(
             connection,
             source_id,
-            [(key.database, key.allocation_id, life.server_address, life) for key, life in ended],
+            [
+                (key.database, key.allocation_id, session.server_address, session)
+                for key, session in ended
+            ],
             until,
         )
         session_queries.postpone(connection, waiting)
@@ -183,46 +195,53 @@ def _expire_some(engine: Engine, source_id: int, limit: int) -> int:
 def _write(
     connection: Connection,
     rules: Mapping[int, RealmRules],
-    touched: list[tuple[Key, Life]],
-    absorbed: list[tuple[bytes, Life]],
+    touched: list[tuple[Key, SessionState]],
+    absorbed: list[tuple[bytes, SessionState]],
 ) -> None:
     if not touched:
         return
-    changes = Changes(one for limbo, life in absorbed for one in (limbo, life.session_id))
-    for _, life in touched:
-        changes.take(life, rules[life.realm_id].calendar)
-    session_hour_queries.spread(connection, changes.spread)
+    changes = UsageChanges(
+        one for pending, session in absorbed for one in (pending, session.session_id)
+    )
+    for _, session in touched:
+        changes.add_session(session, rules[session.realm_id].calendar)
+    session_hour_queries.spread(connection, changes.sessions_needing_hour_rows)
     session_hour_queries.absorb(connection, absorbed)
     session_hour_queries.reflag(
         connection,
         [
-            life
-            for _, life in touched
-            if life.stored is not None
-            and (life.stored.vouched, life.stored.estimated) != (life.vouched, life.estimated)
+            session
+            for _, session in touched
+            if session.prior is not None
+            and (session.prior.confirmed, session.prior.estimated)
+            != (session.confirmed, session.estimated)
         ]
-        + [life for _, life in absorbed],
+        + [session for _, session in absorbed],
     )
     session_queries.write_lives(
         connection,
         (
             (
                 key,
-                life,
-                life.expires_at + _grace(rules, life),
-                changes.only_hours.get(life.session_id),
+                session,
+                session.expires_at + _grace(rules, session),
+                changes.single_hours.get(session.session_id),
             )
-            for key, life in touched
+            for key, session in touched
         ),
     )
     session_hour_queries.write_usage(connection, changes.rows)
-    usage_deltas.mark_hours(connection, changes.marks())
+    usage_deltas.mark_hours(connection, changes.deltas())
     usage_deltas.touch_slices(connection, changes.slices)
     bucket_queries.put_buckets(
         connection,
         (
-            (realm_id, Level.HOUR, rules[realm_id].calendar.bucket(Level.HOUR, starts_at))
-            for realm_id, starts_at in changes.hours
+            (
+                realm_id,
+                BucketLength.HOUR,
+                rules[realm_id].calendar.bucket(BucketLength.HOUR, starts_at),
+            )
+            for realm_id, starts_at in changes.realm_hours
         ),
     )
 
@@ -254,11 +273,11 @@ class _Graces:
     def at(self, began: int) -> int:
         if self._only is not None:
             return self._only
-        return _microseconds(self._rules.at(began).grace_seconds)
+        return _microseconds(self._rules.rule_at(began).grace_seconds)
 
 
-def _grace(rules: Mapping[int, RealmRules], life: Life) -> int:
-    return _microseconds(rules[life.realm_id].at(life.started_at).grace_seconds)
+def _grace(rules: Mapping[int, RealmRules], session: SessionState) -> int:
+    return _microseconds(rules[session.realm_id].rule_at(session.started_at).grace_seconds)
 
 
 def _microseconds(seconds: int) -> int:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from accounting.db.binary_copy import POSTGRES_EPOCH, binary_cursor, copy_packed, copy_rows
 from accounting.db.engine import psycopg_connection
 from accounting.domain.counters import COUNTERS
-from accounting.domain.session_hours import Place, Slice
+from accounting.domain.session_hours import PeakSlice, UserHour
 
 MARK_COLUMNS: Final = (
     "realm_id",
@@ -27,7 +27,7 @@ MARK_COLUMNS: Final = (
 _MARK: Final = Struct("!h ii i16s iq iqiqiqiqiqiqiqiqiqiqiqiqiq".replace(" ", ""))
 
 
-def mark_hours(connection: Connection, marks: Iterable[tuple[Place, Sequence[int]]]) -> None:
+def mark_hours(connection: Connection, marks: Iterable[tuple[UserHour, Sequence[int]]]) -> None:
     """Mark hours of users with by how much they changed, in the order of MARK_COLUMNS."""
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_packed(
@@ -38,7 +38,7 @@ def mark_hours(connection: Connection, marks: Iterable[tuple[Place, Sequence[int
         )
 
 
-def _mark(place: Place, c: Sequence[int]) -> bytes:
+def _mark(place: UserHour, c: Sequence[int]) -> bytes:
     realm_id, user_key, starts_at = place
     return _MARK.pack(
         16,
@@ -48,7 +48,7 @@ def _mark(place: Place, c: Sequence[int]) -> bytes:
     )
 
 
-def touch_slices(connection: Connection, slices: Iterable[Slice]) -> None:
+def touch_slices(connection: Connection, slices: Iterable[PeakSlice]) -> None:
     """Mark slices in which sessions began or ended, or do so no more."""
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_rows(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from accounting.domain.counters import COUNTERS
-from accounting.domain.text_escaping import as_text
+from accounting.domain.text_escaping import escape
 from accounting.simulator.population import Identity
 
 Eight = tuple[int, int, int, int, int, int, int, int]
@@ -55,9 +55,9 @@ class UserExpected:
     def as_dict(self) -> dict[str, object]:
         """JSON-able, names spelled as the database spells them."""
         return {
-            "realm": as_text(self.realm),
-            "username": as_text(self.username),
-            "user_id": as_text(self.user_id),
+            "realm": escape(self.realm),
+            "username": escape(self.username),
+            "user_id": escape(self.user_id),
             "sessions": self.sessions,
             **dict(zip(COUNTERS, self.usage, strict=True)),
             "sessions_estimated": self.sessions_estimated,

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.schema import capture_gaps, epochs, settling, sources
-from accounting.domain.calendar import microseconds, moment
+from accounting.domain.calendar import from_micros, to_micros
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +44,11 @@ class Watermark:
 
 
 def _time(value: datetime | None) -> int | None:
-    return None if value is None else microseconds(value)
+    return None if value is None else to_micros(value)
 
 
 def _moment(value: int | None) -> datetime | None:
-    return None if value is None else moment(value)
+    return None if value is None else from_micros(value)
 
 
 def _source(row: Any) -> SourceRow:
@@ -123,7 +123,11 @@ def add_epoch(connection: Connection, source_id: int, token: str, began_at: int,
     ).scalar_one()
     connection.execute(
         insert(epochs).values(
-            source_id=source_id, epoch=number, token=token, began_at=moment(began_at), cause=cause
+            source_id=source_id,
+            epoch=number,
+            token=token,
+            began_at=from_micros(began_at),
+            cause=cause,
         )
     )
     return number
@@ -225,7 +229,7 @@ def put_gap(
             gap=gap,
             epoch=after[0],
             position=after[1],
-            from_at=moment(from_at),
+            from_at=from_micros(from_at),
             to_at=_moment(to_at),
             cause=cause,
             detail=detail,
@@ -243,11 +247,11 @@ def close_first_gap(connection: Connection, source_id: int, token: str, to_at: i
             capture_gaps.c.gap == 0,
             capture_gaps.c.to_at.is_(None),
         )
-        .values(to_at=func.greatest(capture_gaps.c.from_at, moment(to_at)))
+        .values(to_at=func.greatest(capture_gaps.c.from_at, from_micros(to_at)))
     )
 
 
-def breaks(connection: Connection, source_id: int) -> list[tuple[int, int]]:
+def gap_positions(connection: Connection, source_id: int) -> list[tuple[int, int]]:
     """The (epoch, position) after which each of the source's gaps lies, in order."""
     return [
         (epoch, position)
@@ -264,10 +268,10 @@ def gap_spans(connection: Connection, source_id: int, since: int) -> list[tuple[
     rows = connection.execute(
         select(capture_gaps.c.from_at, capture_gaps.c.to_at).where(
             capture_gaps.c.source_id == source_id,
-            capture_gaps.c.to_at.is_(None) | (capture_gaps.c.to_at > moment(since)),
+            capture_gaps.c.to_at.is_(None) | (capture_gaps.c.to_at > from_micros(since)),
         )
     )
-    return [(microseconds(from_at), _time(to_at)) for from_at, to_at in rows]
+    return [(to_micros(from_at), _time(to_at)) for from_at, to_at in rows]
 
 
 def retire(connection: Connection, name: str) -> bool:

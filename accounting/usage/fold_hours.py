@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection
 
-from accounting.domain.calendar import Level
+from accounting.domain.calendar import BucketLength
 from accounting.domain.realm_rules import RealmRules
 from accounting.usage import rollup_queries
 from accounting.usage.rollup_queries import Hour
@@ -46,4 +46,4 @@ def fold_all(connection: Connection, rules: Mapping[int, RealmRules], realm_id: 
 
 def hour_of(rules: RealmRules, realm_id: int, starts_at: int) -> Hour:
     """An hour of a realm with its day and its month."""
-    return Hour(realm_id, *(rules.calendar.bucket(level, starts_at) for level in Level))
+    return Hour(realm_id, *(rules.calendar.bucket(level, starts_at) for level in BucketLength))

@@ -13,8 +13,8 @@ from sqlalchemy import Connection
 from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import along_keys, psycopg_connection
 from accounting.db.queries import Queries
-from accounting.domain.calendar import Bucket, moment
-from accounting.domain.session_hours import SLICE_SECONDS, Slice, slice_end
+from accounting.domain.calendar import Bucket, from_micros
+from accounting.domain.session_hours import SLICE_SECONDS, PeakSlice, slice_end
 
 _QUERIES: Final = Queries("accounting.usage")
 
@@ -22,14 +22,14 @@ KEPT_SECONDS: Final = 3 * 86_400
 """How long before a new hour slices are kept; sessions seldom end so far back."""
 
 
-def take_slices(connection: Connection) -> list[Slice]:
+def take_slices(connection: Connection) -> list[PeakSlice]:
     """Take the marks of touched slices, each once."""
     with binary_cursor(psycopg_connection(connection)) as cursor:
         return cursor.execute(_QUERIES.driver("take_slices")).fetchall()
 
 
 def recount(
-    connection: Connection, hours: Iterable[tuple[int, Bucket]], slices: Iterable[Slice]
+    connection: Connection, hours: Iterable[tuple[int, Bucket]], slices: Iterable[PeakSlice]
 ) -> None:
     """Count those slices, and set the peaks of all hours that are staged for this roll-up.
 
@@ -70,7 +70,7 @@ def _drop_old(connection: Connection, begun: Sequence[tuple[int, int]]) -> None:
         [
             {
                 "realm_id": realm_id,
-                "starts_at": moment(starts_at),
+                "starts_at": from_micros(starts_at),
                 "kept_seconds": KEPT_SECONDS,
             }
             for realm_id, starts_at in begun

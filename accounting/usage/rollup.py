@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections
 from accounting.db.locks import try_lock
-from accounting.domain.calendar import Level
+from accounting.domain.calendar import BucketLength
 from accounting.identities import bucket_queries
 from accounting.identities.realm_queries import all_rules
 from accounting.usage import peaks, rollup_queries
@@ -53,7 +53,7 @@ def _rollup_some(engine: Engine, limit: int) -> int:
             (
                 (hour.realm_id, level, bucket)
                 for hour in hours
-                for level, bucket in zip(Level, hour[1:], strict=True)
+                for level, bucket in zip(BucketLength, hour[1:], strict=True)
             ),
         )
         rollup_queries.stage_hours(connection, hours, folds)

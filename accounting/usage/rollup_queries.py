@@ -15,7 +15,7 @@ from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import along_keys, psycopg_connection
 from accounting.db.queries import Queries
 from accounting.db.schema import buckets, folds
-from accounting.domain.calendar import Bucket, Level, microseconds, moment
+from accounting.domain.calendar import Bucket, BucketLength, from_micros, to_micros
 
 _QUERIES: Final = Queries("accounting.usage")
 
@@ -68,7 +68,7 @@ def take_touched(connection: Connection, limit: int) -> list[tuple[int, int]]:
 def folded(connection: Connection) -> dict[int, int]:
     """Up to where the hours of each realm are folded; none for a realm without usage."""
     return {
-        realm_id: microseconds(until)
+        realm_id: to_micros(until)
         for realm_id, until in connection.execute(select(folds.c.realm_id, folds.c.until))
     }
 
@@ -79,22 +79,22 @@ def hours_between(connection: Connection, realm_id: int, since: int, until: int)
         select(buckets.c.starts_at)
         .where(
             buckets.c.realm_id == realm_id,
-            buckets.c.level == Level.HOUR.value,
-            buckets.c.starts_at >= moment(since),
-            buckets.c.starts_at < moment(until),
+            buckets.c.level == BucketLength.HOUR.value,
+            buckets.c.starts_at >= from_micros(since),
+            buckets.c.starts_at < from_micros(until),
         )
         .order_by(buckets.c.starts_at)
     )
-    return [microseconds(starts_at) for (starts_at,) in found]
+    return [to_micros(starts_at) for (starts_at,) in found]
 
 
 def last_hour_end(connection: Connection, realm_id: int) -> int:
     """Where the last hour of a realm with usage ends; 0 where there is none."""
     query = select(func.max(buckets.c.ends_at)).where(
-        buckets.c.realm_id == realm_id, buckets.c.level == Level.HOUR.value
+        buckets.c.realm_id == realm_id, buckets.c.level == BucketLength.HOUR.value
     )
     ends_at = connection.execute(query).scalar_one()
-    return 0 if ends_at is None else microseconds(ends_at)
+    return 0 if ends_at is None else to_micros(ends_at)
 
 
 def fold(connection: Connection, hours: Iterable[Hour], untils: Mapping[int, int]) -> None:
@@ -117,7 +117,7 @@ def fold(connection: Connection, hours: Iterable[Hour], untils: Mapping[int, int
     put = insert(folds)
     connection.execute(
         put.on_conflict_do_update(index_elements=["realm_id"], set_={"until": put.excluded.until}),
-        [{"realm_id": realm_id, "until": moment(until)} for realm_id, until in untils.items()],
+        [{"realm_id": realm_id, "until": from_micros(until)} for realm_id, until in untils.items()],
     )
 
 

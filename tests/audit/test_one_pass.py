@@ -13,9 +13,9 @@ from accounting.audit import evidence_queries
 from accounting.audit.evidence_queries import Cutoff
 from accounting.audit.recompute import Stop, in_one_pass, replay, replay_by
 from accounting.db.engine import Engine
-from accounting.domain.calendar import microseconds
+from accounting.domain.calendar import to_micros
 from accounting.domain.realm_rules import RealmRules
-from accounting.domain.session_fold import Life
+from accounting.domain.session_fold import SessionState
 from accounting.domain.session_hours import hours_of
 from accounting.identities import realm_queries
 from accounting.sources import source_queries
@@ -48,13 +48,13 @@ def cutoff_at(connection: Connection, time: int) -> Cutoff:
 
 
 def hours(
-    lives: Iterable[Life], rules: dict[int, RealmRules], stop: Stop
+    sessions: Iterable[SessionState], rules: dict[int, RealmRules], stop: Stop
 ) -> Counter[tuple[object, ...]]:
     return Counter(
         (*row[:10], *row.counters)
-        for life in lives
-        if life.vouched
-        for row in hours_of(life, rules[life.realm_id].calendar)
+        for session in sessions
+        if session.confirmed
+        for row in hours_of(session, rules[session.realm_id].calendar)
         if stop.starts_at <= row.starts_at < stop.ends_at
     )
 
@@ -65,7 +65,7 @@ def test_each_stop_on_the_way_is_told_as_if_it_were_the_end(
     ledger: Ledger, proof_engine: Engine, steps: list[Step], plan: list[Act], borders: list[int]
 ) -> None:
     ledger.play(steps, plan)
-    begin = microseconds(BEGIN - timedelta(minutes=50))
+    begin = to_micros(BEGIN - timedelta(minutes=50))
     times = [begin + hours * HOUR for hours in (0, *sorted(borders))]
     with proof_engine.connect() as connection:
         rules = realm_queries.all_rules(connection)
@@ -84,10 +84,12 @@ def test_each_stop_on_the_way_is_told_as_if_it_were_the_end(
         assert (len(on_the_way), others) == (len(stops), [])
         now = evidence_queries.settled_now(connection)
         told = list(replay_by(connection, rules, now, list(rules), on_the_way))
-        assert [(key, life) for key, life, stop in told if stop is None] == list(
+        assert [(key, session) for key, session, stop in told if stop is None] == list(
             replay(connection, rules, now, list(rules))
         )
         for stop in stops:
-            alone = [life for _, life in replay(connection, rules, stop.cutoff, [stop.realm_id])]
-            passed = [life for _, life, of in told if of is stop]
+            alone = [
+                session for _, session in replay(connection, rules, stop.cutoff, [stop.realm_id])
+            ]
+            passed = [session for _, session, of in told if of is stop]
             assert hours(passed, rules, stop) == hours(alone, rules, stop)

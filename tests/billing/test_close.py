@@ -15,7 +15,7 @@ from psycopg.errors import (
 from accounting.billing.close_period import close_period, close_periods, draw_periods
 from accounting.billing.period_queries import NUMBERS
 from accounting.db.locks import lock
-from accounting.domain.statements import Cutoff, digest
+from accounting.domain.statements import StatementCutoff, line_digest
 from accounting.errors import NotYet, UsageError
 from accounting.feed.numbering import number_feed
 from accounting.sources.retire import retire_source
@@ -76,9 +76,9 @@ def test_a_statement_has_a_line_for_each_user_with_the_sums_of_the_hours(books: 
     closed_november(books)
     lines = books.rows("statements", order="user_id")
     closed_at = books.rows("periods", order="starts_at")[0]["closed_at"]
-    cutoff = Cutoff.from_text(lines[0]["cutoff"])
-    assert cutoff.sources["default"].until == books.at(END + 61)
-    assert (cutoff.gap, cutoff.without) == (0, ())
+    cutoff = StatementCutoff.from_text(lines[0]["cutoff"])
+    assert cutoff.sources["default"].settled_until == books.at(END + 61)
+    assert (cutoff.gap, cutoff.excluded_sources) == (0, ())
     keys = {row["user_id"]: row["user_key"] for row in books.rows("sessions")}
     for line, user, counts, seconds, estimated in (
         (lines[0], "alice", (1, 100, 2, 200), 100, 0),
@@ -97,7 +97,7 @@ def test_a_statement_has_a_line_for_each_user_with_the_sums_of_the_hours(books: 
             "estimated_bytes": estimated,
             "cutoff": cutoff.to_text(),
             "closed_at": closed_at,
-            "digest": digest(
+            "digest": line_digest(
                 realm="example.org",
                 period=NOVEMBER,
                 user_key=keys[user],
@@ -190,9 +190,9 @@ def test_a_retired_source_is_not_waited_for_and_named_as_missing(books: Books) -
     assert close_periods(books.engine) == 0
     retire_source(books.engine, "gone")
     assert close_periods(books.engine) == 1
-    cutoff = Cutoff.from_text(books.rows("statements", "cutoff")[0]["cutoff"])
-    assert cutoff.without == ("gone",)
-    assert cutoff.sources["gone"].until == books.at(2 * DAY)
+    cutoff = StatementCutoff.from_text(books.rows("statements", "cutoff")[0]["cutoff"])
+    assert cutoff.excluded_sources == ("gone",)
+    assert cutoff.sources["gone"].settled_until == books.at(2 * DAY)
 
 
 def test_a_period_can_be_closed_without_a_source(books: Books) -> None:

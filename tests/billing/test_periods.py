@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting.domain.calendar import BEGINNING, Level, microseconds, moment
+from accounting.domain.calendar import TIME_MIN, BucketLength, from_micros, to_micros
 from accounting.domain.identity import UsernameRule
-from accounting.domain.periods import Period, periods
+from accounting.domain.periods import PeriodBounds, periods
 from accounting.domain.realm_rules import RealmRule, RealmRules
 
 DAY: Final = 86_400_000_000
@@ -22,16 +22,16 @@ ZONES: Final = (
 
 
 def at(year: int, month: int, day: int, hour: int = 0, *, zone: str = "UTC") -> int:
-    return microseconds(datetime(year, month, day, hour, tzinfo=ZoneInfo(zone)).astimezone(UTC))
+    return to_micros(datetime(year, month, day, hour, tzinfo=ZoneInfo(zone)).astimezone(UTC))
 
 
-def rule(holds_from: int = BEGINNING, zone: str = "UTC", anchor: int = 1) -> RealmRule:
+def rule(holds_from: int = TIME_MIN, zone: str = "UTC", anchor: int = 1) -> RealmRule:
     return RealmRule(holds_from=holds_from, time_zone=zone, anchor_day=anchor)
 
 
 def borders(rules: RealmRules, since: int, until: int) -> list[tuple[str, str, str]]:
     return [
-        (str(one.first_day), f"{moment(one.starts_at):%m-%d %H:%M}", one.time_zone)
+        (str(one.first_day), f"{from_micros(one.starts_at):%m-%d %H:%M}", one.time_zone)
         for one in periods(rules, since, until)
     ]
 
@@ -39,7 +39,7 @@ def borders(rules: RealmRules, since: int, until: int) -> list[tuple[str, str, s
 def test_a_period_runs_from_local_midnight_of_the_anchor_day_to_the_next() -> None:
     rules = RealmRules([rule(zone="Europe/Berlin", anchor=15)])
     [march, april] = periods(rules, at(2025, 3, 20), at(2025, 4, 20))
-    assert march == Period(
+    assert march == PeriodBounds(
         first_day=date(2025, 3, 15),
         starts_at=at(2025, 3, 14, 23),
         ends_at=at(2025, 4, 14, 22),
@@ -136,7 +136,7 @@ def test_periods_cover_all_time_once_and_no_hour_lies_in_two(
         assert before.first_day < after.first_day
     for one in found:
         assert one.starts_at < one.ends_at <= one.due_at
-        hour = rules.calendar.bucket(Level.HOUR, one.starts_at)
+        hour = rules.calendar.bucket(BucketLength.HOUR, one.starts_at)
         assert hour.starts_at == one.starts_at
         # Wherever the walk begins, it comes by the same borders.
         assert one in list(periods(rules, begin - 200 * DAY, end + 40 * DAY))

@@ -18,10 +18,10 @@ import pytest
 from accounting.audit.verify import verify
 from accounting.billing.adjust import adjust, adjust_by_hand
 from accounting.billing.close_period import close_period, close_periods
-from accounting.domain.calendar import microseconds
+from accounting.domain.calendar import to_micros
 from accounting.domain.counters import COUNTERS
 from accounting.domain.realm_rules import RealmRule
-from accounting.domain.statements import Cutoff, digest
+from accounting.domain.statements import StatementCutoff, line_digest
 from accounting.errors import NotYet
 from accounting.identities.realm_rules import set_rule
 from accounting.sources.retire import retire_source
@@ -103,7 +103,7 @@ class Year:
             self.statements[line] = tuple(map(sum, zip(sums, numbers, strict=True)))
 
     def say(self, source: str, moment: datetime, name: bytes, payload: bytes) -> None:
-        self.messages[source].append((microseconds(moment), 0, name, payload))
+        self.messages[source].append((to_micros(moment), 0, name, payload))
 
     def session(
         self,
@@ -193,7 +193,7 @@ def tell() -> Year:
 
 
 def hear_until(books: Books, year: Year, source: str, check: datetime) -> None:
-    limit = microseconds(check)
+    limit = to_micros(check)
     books.hear_all(
         [message for message in year.messages[source] if message[0] < limit], source=source
     )
@@ -234,8 +234,8 @@ def live_through(books: Books, year: Year) -> None:
     for check in CHECKS:
         if check == datetime(2025, 3, 15, 12, tzinfo=UTC):
             spool = books.spool()
-            gap = spool.open_gap(microseconds(check - timedelta(days=4)), "disconnected", "a cut")
-            spool.close_gap(gap, microseconds(check - timedelta(days=3)))
+            gap = spool.open_gap(to_micros(check - timedelta(days=4)), "disconnected", "a cut")
+            spool.close_gap(gap, to_micros(check - timedelta(days=3)))
         if check == datetime(2025, 8, 1, 12, tzinfo=UTC):
             set_rule(
                 books.engine,
@@ -310,7 +310,7 @@ def test_a_year_is_billed_to_the_byte(books: Books) -> None:
     } == {line: numbers for line, numbers in expected.items() if line[:2] in closed}
     for row in lines:
         numbers = expected[row["realm"], row["period"], row["user_id"]]
-        assert row["digest"] == digest(
+        assert row["digest"] == line_digest(
             realm=row["realm"],
             period=row["period"],
             user_key=row["user_key"],
@@ -319,7 +319,7 @@ def test_a_year_is_billed_to_the_byte(books: Books) -> None:
         )
         gone = ends_at(row["realm"], row["period"]) > LAST_OF_DYING
         missing = (DYING, LATE) if gone else (LATE,)
-        assert Cutoff.from_text(row["cutoff"]).without == missing
+        assert StatementCutoff.from_text(row["cutoff"]).excluded_sources == missing
 
     # Late usage of every period, in the period that was open when it came; one correction by hand.
     rows = books.rows("adjustments")

@@ -13,7 +13,7 @@ from enum import Enum, auto
 from random import Random
 from typing import Final, NamedTuple
 
-from accounting.domain.text_escaping import as_text
+from accounting.domain.text_escaping import escape
 from accounting.simulator import wire
 
 Eight = tuple[int, ...]
@@ -158,91 +158,93 @@ class Coturn:
         if len(self._live) < LIVE:
             yield from self._begin(self._random.choice(self._users), self._new_id())
             return
-        life = self._random.choice(self._live)
+        session = self._random.choice(self._live)
         match self._random.random():
             case chance if chance < 0.003:
                 yield from self._restart()
             case chance if chance < 0.05:
-                yield from self._close(life)
+                yield from self._close(session)
             case chance if chance < 0.10:
-                yield from self._status(life, "refreshed")
+                yield from self._status(session, "refreshed")
             case chance if chance < 0.12:
                 yield from self._intrude()
             case _:
-                yield from self._interim(life)
+                yield from self._interim(session)
 
     def _new_id(self) -> int:
         self._next_id += 1
         return self._random.randrange(1, 4) * 10**15 + self._next_id
 
     def _begin(self, user: User, allocation_id: int, ordinal: int = 0) -> Iterator[Command]:
-        life = Life(user, allocation_id, self.database, self._local, ordinal, is_again=ordinal > 0)
-        user.lives.append(life)
-        self._live.append(life)
-        yield from self._status(life, "new")
+        session = Life(
+            user, allocation_id, self.database, self._local, ordinal, is_again=ordinal > 0
+        )
+        user.lives.append(session)
+        self._live.append(session)
+        yield from self._status(session, "new")
 
     def _restart(self) -> Iterator[Command]:
         """Another process of this server: keys are swept away, and some ids come again."""
         gone, self._live = self._live, []
         yield Command(b"keys", (wire.STATUS_KEYS,), None)
-        for life in gone:
-            yield Command(b"del", (life.prefix + b"status",), None)
-        for life in gone[::3]:
-            yield from self._begin(life.user, life.allocation_id, life.ordinal)
+        for session in gone:
+            yield Command(b"del", (session.prefix + b"status",), None)
+        for session in gone[::3]:
+            yield from self._begin(session.user, session.allocation_id, session.ordinal)
 
     def _intrude(self) -> Iterator[Command]:
         """Interims without a life (docs/coturn.md#unauthenticated-traffic)."""
         user = self._random.choice(self._users)
-        life = Life(user, self._new_id(), self.database, self._local, 0, is_stranger=True)
-        user.lives.append(life)
-        yield from self._interim(life)
+        session = Life(user, self._new_id(), self.database, self._local, 0, is_stranger=True)
+        user.lives.append(session)
+        yield from self._interim(session)
 
-    def _interim(self, life: Life) -> Iterator[Command]:
-        life.ordinal += 1
+    def _interim(self, session: Life) -> Iterator[Command]:
+        session.ordinal += 1
         some = [self._random.randrange(1, 1 << 20) for _ in range(3)]
-        client = (life.ordinal, *some)
+        client = (session.ordinal, *some)
         large = WRAP // 2 - some[0] if self._random.random() < 0.02 else some[0]
-        peer = (life.ordinal, some[1], some[2], large)
-        yield self._traffic(life, "interim", client, ())
-        yield self._traffic(life, "interim", (), peer)
+        peer = (session.ordinal, some[1], some[2], large)
+        yield self._traffic(session, "interim", client, ())
+        yield self._traffic(session, "interim", (), peer)
 
-    def _close(self, life: Life) -> Iterator[Command]:
-        self._live.remove(life)
-        yield from self._interim(life)
-        key = life.prefix + b"status"
+    def _close(self, session: Life) -> Iterator[Command]:
+        self._live.remove(session)
+        yield from self._interim(session)
+        key = session.prefix + b"status"
         yield Command(b"del", (key, b""), None)
-        yield self._message(life, "deleted", "", (), key, wire.DELETED)
-        client = life.true[:4]
-        received, received_bytes, sent, sent_bytes = life.true[4:]
+        yield self._message(session, "deleted", "", (), key, wire.DELETED)
+        client = session.true[:4]
+        received, received_bytes, sent, sent_bytes = session.true[4:]
         peer = (received, received_bytes % WRAP, sent, sent_bytes % WRAP)
-        yield self._traffic(life, "total", client, ())
-        yield self._traffic(life, "total", (), peer)
+        yield self._traffic(session, "total", client, ())
+        yield self._traffic(session, "total", (), peer)
 
-    def _status(self, life: Life, word: str) -> Iterator[Command]:
-        life.ordinal += 1
-        lifetime = 3600 + life.ordinal
-        where = wire.addresses("UDP", life.local, "198.51.100.7:50000")
-        key, payload = life.prefix + b"status", f"{word} lifetime={lifetime}".encode() + where
+    def _status(self, session: Life, word: str) -> Iterator[Command]:
+        session.ordinal += 1
+        lifetime = 3600 + session.ordinal
+        where = wire.addresses("UDP", session.local, "198.51.100.7:50000")
+        key, payload = session.prefix + b"status", f"{word} lifetime={lifetime}".encode() + where
         yield Command(b"set", (key, payload), None)
-        yield self._message(life, word, "", (lifetime,), key, payload)
+        yield self._message(session, word, "", (lifetime,), key, payload)
 
     def _traffic(
-        self, life: Life, word: str, client: Sequence[int], peer: Sequence[int]
+        self, session: Life, word: str, client: Sequence[int], peer: Sequence[int]
     ) -> Command:
         side, four = ("client", tuple(client)) if client else ("peer", tuple(peer))
         eight = (*four, 0, 0, 0, 0) if client else (0, 0, 0, 0, *four)
-        channel = life.prefix + {"interim": b"traffic", "total": b"total_traffic"}[word]
+        channel = session.prefix + {"interim": b"traffic", "total": b"total_traffic"}[word]
         if side == "peer":
             channel += b"/peer"
         if word == "interim":
-            life.true = added(life.true, eight)
+            session.true = added(session.true, eight)
         else:
             eight = NOTHING
-        return self._message(life, word, side, four, channel, wire.counters(*four), eight)
+        return self._message(session, word, side, four, channel, wire.counters(*four), eight)
 
     def _message(
         self,
-        life: Life,
+        session: Life,
         word: str,
         side: str,
         values: tuple[int, ...],
@@ -251,27 +253,27 @@ class Coturn:
         eight: Eight = NOTHING,
     ) -> Command:
         self._said += 1
-        life.made += 1
+        session.made += 1
         identity = Identity(
-            life.database,
-            as_text(life.user.realm),
-            as_text(life.user.username),
-            life.allocation_id,
+            session.database,
+            escape(session.user.realm),
+            escape(session.user.username),
+            session.allocation_id,
             word,
             side,
             values,
         )
-        message = Message(self._said, life, identity, eight)
+        message = Message(self._said, session, identity, eight)
         return Command(b"publish", (channel, payload), message)
 
 
 def arrive(message: Message) -> None:
     """A message is in the reports."""
-    life, word = message.life, message.identity.word
-    life.came += 1
-    life.arrived = added(life.arrived, message.eight)
-    life.is_vouched |= word != "interim"
-    life.has_total |= word == "total" and message.identity.side == "client"
+    session, word = message.life, message.identity.word
+    session.came += 1
+    session.arrived = added(session.arrived, message.eight)
+    session.is_vouched |= word != "interim"
+    session.has_total |= word == "total" and message.identity.side == "client"
 
 
 def added(one: Eight, other: Eight) -> Eight:
@@ -301,25 +303,25 @@ def expected(user: User) -> tuple[Bounds, Bounds]:
     side exact; the rest lies between what arrived and what was really sent.
     """
     usage = unattributed = NONE
-    reused = {life.allocation_id for life in user.lives if life.is_again}
-    for life in user.lives:
-        arrived = Bounds(life.arrived, life.arrived)
-        if life.is_stranger:
+    reused = {session.allocation_id for session in user.lives if session.is_again}
+    for session in user.lives:
+        arrived = Bounds(session.arrived, session.arrived)
+        if session.is_stranger:
             unattributed = unattributed.plus(arrived)
-        elif life.is_whole and all(
-            one.is_whole for one in user.lives if one.allocation_id == life.allocation_id
+        elif session.is_whole and all(
+            one.is_whole for one in user.lives if one.allocation_id == session.allocation_id
         ):
             usage = usage.plus(arrived)
-        elif life.allocation_id in reused:
+        elif session.allocation_id in reused:
             # Where a border between two lives is lost, what is whose can't be told.
-            everything = Bounds(NOTHING, tuple(8 * one for one in life.true))
+            everything = Bounds(NOTHING, tuple(8 * one for one in session.true))
             usage, unattributed = usage.plus(everything), unattributed.plus(everything)
-        elif life.has_total:
-            client, peer = life.true[:4], life.arrived[4:]
-            usage = usage.plus(Bounds((*client, *peer), life.true))
-        elif life.is_vouched:
+        elif session.has_total:
+            client, peer = session.true[:4], session.arrived[4:]
+            usage = usage.plus(Bounds((*client, *peer), session.true))
+        elif session.is_vouched:
             usage = usage.plus(arrived)
         else:  # a key that was seen may vouch for it
-            usage = usage.plus(Bounds(NOTHING, life.arrived))
-            unattributed = unattributed.plus(Bounds(NOTHING, life.arrived))
+            usage = usage.plus(Bounds(NOTHING, session.arrived))
+            unattributed = unattributed.plus(Bounds(NOTHING, session.arrived))
     return usage, unattributed

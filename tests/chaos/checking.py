@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from accounting.domain.counters import COUNTERS
-from accounting.domain.text_escaping import as_text
+from accounting.domain.text_escaping import escape
 from tests.chaos.allocations import NONE, Bounds, Eight, Fate, Identity, Message, arrive, expected
 from tests.chaos.world import World
 
@@ -162,8 +162,8 @@ class Checker:
         for coturn in self._world.publisher.coturns:
             for user in coturn.every_user:
                 of_user, of_strangers = expected(user)
-                realm = as_text(user.realm)
-                billed, named = (realm, as_text(user.user_id)), (realm, as_text(user.username))
+                realm = escape(user.realm)
+                billed, named = (realm, escape(user.user_id)), (realm, escape(user.username))
                 usage[billed] = usage[billed].plus(of_user)
                 strangers[named] = strangers[named].plus(of_strangers)
         for view, name, bounds in (

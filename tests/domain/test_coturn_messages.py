@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from accounting.domain.coturn_messages import (
     MAX_COUNTER,
     MAX_LIFETIME_SECONDS,
-    Event,
-    Kind,
+    CoturnMessage,
+    ReportKind,
     Side,
     WireError,
     parse,
@@ -26,10 +26,10 @@ TEXT: Final = re.sub(r"(?m)^#.*\n", "", (Path(__file__).parent / "lines.txt").re
 LINES: Final = [paragraph.splitlines() for paragraph in re.split(r"\n{2,}", TEXT.strip())]
 ID: Final = b"000000000000000007"
 TRAFFIC: Final = {
-    b"traffic": (Kind.INTERIM, Side.CLIENT),
-    b"traffic/peer": (Kind.INTERIM, Side.PEER),
-    b"total_traffic": (Kind.TOTAL, Side.CLIENT),
-    b"total_traffic/peer": (Kind.TOTAL, Side.PEER),
+    b"traffic": (ReportKind.INTERIM, Side.CLIENT),
+    b"traffic/peer": (ReportKind.INTERIM, Side.PEER),
+    b"total_traffic": (ReportKind.TOTAL, Side.CLIENT),
+    b"total_traffic/peer": (ReportKind.TOTAL, Side.PEER),
 }
 COUNTS: Final = st.tuples(*[st.integers(0, MAX_COUNTER)] * 4)
 REALMS: Final = st.binary(max_size=127).filter(lambda realm: b"/user/" not in realm)
@@ -47,13 +47,13 @@ def unescaped(line: str) -> bytes:
     return raw
 
 
-def told(line: str) -> Event:
+def told(line: str) -> CoturnMessage:
     """An event as the table spells it."""
     kind, _, rest = line.partition(" ")
     fields = dict(re.findall(r"(\w+)=(b\"(?:[^\"\\]|\\.)*\"|'[^']*'|\w+)", rest))
     side = {"client": Side.CLIENT, "peer": Side.PEER, None: None}[fields.pop("side", None)]
     values = {name: ast.literal_eval(value) for name, value in fields.items()}
-    return Event(kind=Kind[kind], side=side, **values)
+    return CoturnMessage(kind=ReportKind[kind], side=side, **values)
 
 
 @pytest.mark.parametrize(("channel", "payload", "outcome"), LINES)
@@ -125,7 +125,9 @@ def test_what_coturn_writes_of_traffic_is_read_back(
     channel = b"%b/user/%b/allocation/%018d/%b" % (prefix, user, allocation, suffix)
     kind, side = TRAFFIC[suffix]
     event = parse(channel, b"rcvp=%d, rcvb=%d, sentp=%d, sentb=%d" % counts)
-    assert event == Event(realm, user, allocation, kind, side, None, None, None, None, *counts)
+    assert event == CoturnMessage(
+        realm, user, allocation, kind, side, None, None, None, None, *counts
+    )
 
 
 @given(REALMS, USERS, st.booleans(), st.integers(0, MAX_LIFETIME_SECONDS), st.booleans())
@@ -136,8 +138,8 @@ def test_what_coturn_writes_of_a_status_is_read_back(
     prefix = b"turn/realm/%b" % realm if realm else b"turn"
     channel = b"%b/user/%b/allocation/%b/status" % (prefix, user, ID)
     payload = b"%b lifetime=%d" % (b"new" if new else b"refreshed", lifetime)
-    kind = Kind.NEW if new else Kind.REFRESHED
-    said = Event(realm, user, 7, kind, lifetime=lifetime)
+    kind = ReportKind.NEW if new else ReportKind.REFRESHED
+    said = CoturnMessage(realm, user, 7, kind, lifetime=lifetime)
     if addresses:
         payload += b", type=TCP, local=192.0.2.1:3478, remote=198.51.100.7:5, ssl=NONE, cipher=NONE"
         said = said._replace(

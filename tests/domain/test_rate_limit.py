@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accounting.domain.coturn_messages import MAX_COUNTER, WireError
-from accounting.domain.rate_limit import AT_ONCE, BYTES_PER_SECOND, SECOND, Allowance
+from accounting.domain.rate_limit import BURST_BYTES, BYTES_PER_SECOND, SECOND, RateLimit
 
 REPORTS = st.lists(st.tuples(st.integers(-10, 10**6 * SECOND), st.integers(0, MAX_COUNTER)))
 
@@ -13,28 +13,28 @@ REPORTS = st.lists(st.tuples(st.integers(-10, 10**6 * SECOND), st.integers(0, MA
 @given(reports=REPORTS)
 def test_what_is_allowed_is_bounded_by_the_time_that_passed(reports: list[tuple[int, int]]) -> None:
     """Whatever is reported, and whatever the clock does."""
-    allowance, allowed, now, latest = Allowance(), 0, 0, 0
+    allowance, allowed, now, latest = RateLimit(), 0, 0, 0
     for step, count in reports:
         now += step
         latest = max(latest, now)
         try:
-            allowance.pass_to(now)
-            allowance.spend(count)
+            allowance.refill(now)
+            allowance.consume(count)
         except WireError:
             continue
         allowed += count
-    assert allowed <= AT_ONCE + latest * BYTES_PER_SECOND // SECOND + len(reports)
+    assert allowed <= BURST_BYTES + latest * BYTES_PER_SECOND // SECOND + len(reports)
 
 
 def test_a_month_of_it_is_far_from_63_bits() -> None:
-    assert AT_ONCE + 31 * 86_400 * BYTES_PER_SECOND < 2**59
+    assert BURST_BYTES + 31 * 86_400 * BYTES_PER_SECOND < 2**59
 
 
 def test_the_largest_counter_is_allowed_and_what_is_spent_comes_back() -> None:
-    allowance = Allowance()
+    allowance = RateLimit()
     for _ in range(4):
-        allowance.spend(MAX_COUNTER)
+        allowance.consume(MAX_COUNTER)
     with pytest.raises(WireError, match="more traffic"):
-        allowance.spend(2**40)
-    allowance.pass_to(60 * SECOND)
-    allowance.spend(2**40)
+        allowance.consume(2**40)
+    allowance.refill(60 * SECOND)
+    allowance.consume(2**40)

@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accounting.domain.coturn_messages import Kind, Side
+from accounting.domain.coturn_messages import ReportKind, Side
 from accounting.domain.session_fold import (
     ASSUMED_LIFETIME,
-    MOST_SERVERS,
+    MAX_SERVERS,
     SECOND,
-    Entry,
-    Life,
+    KeyState,
+    Phase,
+    PriorState,
     Report,
-    Standing,
-    Stored,
-    Track,
+    SessionState,
+    UsageDelta,
+    apply_report,
     expire,
     session_id,
-    settle,
 )
 
 GRACE: Final = 60
@@ -33,21 +33,21 @@ NONE: Final = (0, 0, 0, 0)
 class Key:
     """One allocation key that is told what was heard, seconds after zero."""
 
-    breaks: list[tuple[int, int]] = field(default_factory=list)
-    track: Track = field(default_factory=Track)
+    gap_positions: list[tuple[int, int]] = field(default_factory=list)
+    key_state: KeyState = field(default_factory=KeyState)
     position: int = 0
 
     def hear(
         self,
         seconds: float,
-        kind: Kind,
+        kind: ReportKind,
         side: Side | None = None,
         counts: tuple[int, ...] = NONE,
         lifetime: int | None = None,
         local: str | None = A,
     ) -> None:
         self.position += 1
-        status = kind in {Kind.NEW, Kind.REFRESHED}
+        status = kind in {ReportKind.NEW, ReportKind.REFRESHED}
         report = Report(
             1,
             self.position,
@@ -65,37 +65,43 @@ class Key:
             "198.51.100.7:5" if status and local else None,
             *counts,
         )
-        settle(self.track, report, source_id=1, grace=GRACE * SECOND, breaks=self.breaks)
+        apply_report(
+            self.key_state,
+            report,
+            source_id=1,
+            grace=GRACE * SECOND,
+            gap_positions=self.gap_positions,
+        )
 
     def new(self, seconds: float, lifetime: int = 600, local: str | None = A) -> None:
-        self.hear(seconds, Kind.NEW, lifetime=lifetime, local=local)
+        self.hear(seconds, ReportKind.NEW, lifetime=lifetime, local=local)
 
     def refreshed(self, seconds: float, lifetime: int = 600, local: str | None = A) -> None:
-        self.hear(seconds, Kind.REFRESHED, lifetime=lifetime, local=local)
+        self.hear(seconds, ReportKind.REFRESHED, lifetime=lifetime, local=local)
 
     def deleted(self, seconds: float) -> None:
-        self.hear(seconds, Kind.DELETED)
+        self.hear(seconds, ReportKind.DELETED)
 
     def interim(self, seconds: float, *counts: int, side: Side = Side.CLIENT) -> None:
-        self.hear(seconds, Kind.INTERIM, side, counts)
+        self.hear(seconds, ReportKind.INTERIM, side, counts)
 
     def total(self, seconds: float, *counts: int, side: Side = Side.CLIENT) -> None:
-        self.hear(seconds, Kind.TOTAL, side, counts)
+        self.hear(seconds, ReportKind.TOTAL, side, counts)
 
     @property
-    def lives(self) -> list[Life]:
-        return sorted(self.track.touched, key=lambda life: life.session_id)
+    def sessions(self) -> list[SessionState]:
+        return sorted(self.key_state.changed, key=lambda session: session.session_id)
 
     @property
-    def only(self) -> Life:
-        (life,) = self.lives
-        return life
+    def only(self) -> SessionState:
+        (session,) = self.sessions
+        return session
 
 
 def ends(key: Key) -> list[tuple[float | None, str | None]]:
     return [
-        (None if life.ended_at is None else life.ended_at / SECOND, life.end_cause)
-        for life in key.lives
+        (None if session.ended_at is None else session.ended_at / SECOND, session.end_cause)
+        for session in key.sessions
     ]
 
 
@@ -105,14 +111,14 @@ def ends(key: Key) -> list[tuple[float | None, str | None]]:
 def test_new_begins_a_life_whose_start_is_known() -> None:
     key = Key()
     key.new(1)
-    life = key.only
-    assert (life.started_at, life.last_seen_at, life.expires_at) == (
+    session = key.only
+    assert (session.started_at, session.last_seen_at, session.expires_at) == (
         SECOND,
         SECOND,
         601 * SECOND,
     )
-    assert (life.start_known, life.vouched, life.ended_at) == (True, True, None)
-    assert (life.transport, life.server_address, life.client_address) == (
+    assert (session.start_known, session.confirmed, session.ended_at) == (True, True, None)
+    assert (session.transport, session.server_address, session.client_address) == (
         "UDP",
         A,
         "198.51.100.7:5",
@@ -125,7 +131,7 @@ def test_new_supersedes_the_life_under_way_at_its_last_sign_of_life() -> None:
     key.interim(10, 1, 2, 3, 4)
     key.new(20)
     assert ends(key) == [(10, "superseded"), (None, None)]
-    assert [life.usage[:4] for life in key.lives] == [[1, 2, 3, 4], [0, 0, 0, 0]]
+    assert [session.usage[:4] for session in key.sessions] == [[1, 2, 3, 4], [0, 0, 0, 0]]
 
 
 def test_new_past_expiry_and_grace_finds_the_life_expired() -> None:
@@ -144,38 +150,42 @@ def test_new_adopts_nothing_of_a_stranger() -> None:
     key = Key()
     key.interim(0, 1, 2, 3, 4)
     key.new(1)
-    stranger, life = key.lives
-    assert (stranger.vouched, stranger.standing, stranger.usage[:4]) == (
+    stranger, session = key.sessions
+    assert (stranger.confirmed, stranger.phase, stranger.usage[:4]) == (
         False,
-        Standing.PAST,
+        Phase.CLOSED,
         [1, 2, 3, 4],
     )
-    assert life.usage == [0] * 8
+    assert session.usage == [0] * 8
 
 
-@pytest.mark.parametrize("vouching", [Kind.REFRESHED, Kind.DELETED, Kind.TOTAL])
-def test_any_other_event_without_a_life_begins_one_of_unknown_start(vouching: Kind) -> None:
+@pytest.mark.parametrize("vouching", [ReportKind.REFRESHED, ReportKind.DELETED, ReportKind.TOTAL])
+def test_any_other_event_without_a_life_begins_one_of_unknown_start(vouching: ReportKind) -> None:
     key = Key()
-    key.hear(5, vouching, Side.CLIENT if vouching is Kind.TOTAL else None, lifetime=600)
-    assert (key.only.started_at, key.only.start_known, key.only.vouched) == (
+    key.hear(5, vouching, Side.CLIENT if vouching is ReportKind.TOTAL else None, lifetime=600)
+    assert (key.only.started_at, key.only.start_known, key.only.confirmed) == (
         5 * SECOND,
         False,
         True,
     )
 
 
-@pytest.mark.parametrize("vouching", [Kind.REFRESHED, Kind.DELETED, Kind.TOTAL])
+@pytest.mark.parametrize("vouching", [ReportKind.REFRESHED, ReportKind.DELETED, ReportKind.TOTAL])
 def test_interims_heard_before_anything_vouched_belong_to_the_life_that_is_vouched_for(
-    vouching: Kind,
+    vouching: ReportKind,
 ) -> None:
     """Capture began in the middle of a session."""
     key = Key()
     key.interim(0, 1, 2, 3, 4)
-    assert not key.only.vouched
+    assert not key.only.confirmed
     key.hear(
-        9, vouching, Side.CLIENT if vouching is Kind.TOTAL else None, (1, 2, 3, 4), lifetime=600
+        9,
+        vouching,
+        Side.CLIENT if vouching is ReportKind.TOTAL else None,
+        (1, 2, 3, 4),
+        lifetime=600,
     )
-    assert (key.only.vouched, key.only.started_at, key.only.usage[:4]) == (True, 0, [1, 2, 3, 4])
+    assert (key.only.confirmed, key.only.started_at, key.only.usage[:4]) == (True, 0, [1, 2, 3, 4])
 
 
 def test_interims_alone_vouch_for_nothing() -> None:
@@ -183,7 +193,7 @@ def test_interims_alone_vouch_for_nothing() -> None:
     for second in range(5):
         key.interim(second, 1, 2, 3, 4)
         key.interim(second, 1, 2, 3, 4, side=Side.PEER)
-    assert not key.only.vouched
+    assert not key.only.confirmed
 
 
 def test_deleted_ends_the_life_and_its_totals_still_belong_to_it() -> None:
@@ -195,21 +205,23 @@ def test_deleted_ends_the_life_and_its_totals_still_belong_to_it() -> None:
     key.total(10.5, 1, 2, 3, 4)
     key.total(11, 0, 0, 0, 0, side=Side.PEER)
     assert ends(key) == [(10, "deleted")]
-    assert (key.only.last_seen_at, key.only.client_totals, key.only.peer_totals) == (
+    assert (key.only.last_seen_at, key.only.client_total_count, key.only.peer_total_count) == (
         10 * SECOND,
         1,
         1,
     )
-    assert key.only.standing is Standing.PAST
+    assert key.only.phase is Phase.CLOSED
 
 
-@pytest.mark.parametrize("kind", [Kind.REFRESHED, Kind.INTERIM, Kind.DELETED])
-def test_whatever_but_a_total_follows_deleted_begins_another_life(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [ReportKind.REFRESHED, ReportKind.INTERIM, ReportKind.DELETED])
+def test_whatever_but_a_total_follows_deleted_begins_another_life(kind: ReportKind) -> None:
     key = Key()
     key.new(0)
     key.deleted(10)
-    key.hear(11, kind, Side.CLIENT if kind is Kind.INTERIM else None, (1, 2, 3, 4), lifetime=600)
-    first, second = key.lives
+    key.hear(
+        11, kind, Side.CLIENT if kind is ReportKind.INTERIM else None, (1, 2, 3, 4), lifetime=600
+    )
+    first, second = key.sessions
     assert (first.ended_at, first.usage) == (10 * SECOND, [0] * 8)
     assert (second.started_at, second.start_known) == (11 * SECOND, False)
 
@@ -220,7 +232,7 @@ def test_a_third_total_begins_another_life() -> None:
     key.deleted(10)
     key.total(10, 1, 2, 3, 4)
     key.total(11, 5, 6, 7, 8)
-    assert [life.usage[:4] for life in key.lives] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert [session.usage[:4] for session in key.sessions] == [[1, 2, 3, 4], [5, 6, 7, 8]]
 
 
 def test_refreshed_with_lifetime_0_is_only_a_sign_of_life() -> None:
@@ -254,27 +266,27 @@ def test_a_life_expires_past_its_expiry_and_grace_at_its_last_sign_of_life() -> 
     key = Key()
     key.new(0)
     key.refreshed(100, 500)
-    life, past = key.only, (600 + GRACE) * SECOND
-    assert not expire(life, past, GRACE * SECOND)
+    session, past = key.only, (600 + GRACE) * SECOND
+    assert not expire(session, past, GRACE * SECOND)
     assert ends(key) == [(None, None)]
-    assert expire(life, past + 1, GRACE * SECOND)
+    assert expire(session, past + 1, GRACE * SECOND)
     assert ends(key) == [(100, "expired")]
-    assert not expire(life, past + 2, GRACE * SECOND)
+    assert not expire(session, past + 2, GRACE * SECOND)
 
 
-@pytest.mark.parametrize("kind", [Kind.REFRESHED, Kind.DELETED, Kind.TOTAL])
-def test_an_expired_life_is_reopened_with_the_interims_that_came_since(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [ReportKind.REFRESHED, ReportKind.DELETED, ReportKind.TOTAL])
+def test_an_expired_life_is_reopened_with_the_interims_that_came_since(kind: ReportKind) -> None:
     key = Key()
     key.new(0)
     key.interim(10, 1, 2, 3, 4)
     key.interim(700, 10, 20, 30, 40)
     key.interim(710, 0, 0, 1, 50, side=Side.PEER)
-    side = Side.CLIENT if kind is Kind.TOTAL else None
+    side = Side.CLIENT if kind is ReportKind.TOTAL else None
     key.hear(720, kind, side, (11, 22, 33, 44), lifetime=600)
     assert key.only.usage == [11, 22, 33, 44, 0, 0, 1, 50]
     assert (key.only.last_seen_at, key.only.started_at) == (720 * SECOND, 0)
-    assert key.only.end_cause == ("deleted" if kind is Kind.DELETED else None)
-    assert [entry.at // SECOND for entry in key.only.entries] == [10, 700, 710]
+    assert key.only.end_cause == ("deleted" if kind is ReportKind.DELETED else None)
+    assert [entry.at // SECOND for entry in key.only.deltas] == [10, 700, 710]
 
 
 def test_interims_alone_never_reopen_a_life() -> None:
@@ -282,9 +294,9 @@ def test_interims_alone_never_reopen_a_life() -> None:
     key.new(0)
     for second in (700, 800, 900):
         key.interim(second, 1, 2, 3, 4)
-    life, limbo = key.lives
-    assert (life.ended_at, life.end_cause, life.usage) == (0, "expired", [0] * 8)
-    assert (limbo.vouched, limbo.usage[:4]) == (False, [3, 6, 9, 12])
+    session, pending = key.sessions
+    assert (session.ended_at, session.end_cause, session.usage) == (0, "expired", [0] * 8)
+    assert (pending.confirmed, pending.usage[:4]) == (False, [3, 6, 9, 12])
 
 
 def test_interims_after_an_expiry_are_a_strangers_when_new_follows() -> None:
@@ -293,7 +305,7 @@ def test_interims_after_an_expiry_are_a_strangers_when_new_follows() -> None:
     key.interim(700, 1, 2, 3, 4)
     key.new(710)
     key.deleted(720)
-    assert [(life.vouched, life.usage[0]) for life in key.lives] == [
+    assert [(session.confirmed, session.usage[0]) for session in key.sessions] == [
         (True, 0),
         (False, 1),
         (True, 0),
@@ -315,9 +327,9 @@ def test_a_strangers_interims_are_never_adopted_once_their_time_has_passed() -> 
     key = Key()
     key.interim(0, 1, 2, 3, 4)
     key.total(3600 + GRACE + 1, 5, 6, 7, 8)
-    stranger, life = key.lives
-    assert (stranger.vouched, stranger.usage[:4]) == (False, [1, 2, 3, 4])
-    assert (life.vouched, life.usage[:4]) == (True, [5, 6, 7, 8])
+    stranger, session = key.sessions
+    assert (stranger.confirmed, stranger.usage[:4]) == (False, [1, 2, 3, 4])
+    assert (session.confirmed, session.usage[:4]) == (True, [5, 6, 7, 8])
 
 
 def test_a_total_without_its_deleted_ends_the_lifetime() -> None:
@@ -328,9 +340,9 @@ def test_a_total_without_its_deleted_ends_the_lifetime() -> None:
     key.total(10, 0, 0, 0, 0, side=Side.PEER)
     assert (key.only.ended_at, key.only.expires_at) == (None, 10 * SECOND)
     key.interim(20, 9, 9, 9, 9)
-    life, other = key.lives
-    assert (life.ended_at, life.end_cause, life.usage[0]) == (10 * SECOND, "expired", 1)
-    assert not other.vouched
+    session, other = key.sessions
+    assert (session.ended_at, session.end_cause, session.usage[0]) == (10 * SECOND, "expired", 1)
+    assert not other.confirmed
 
 
 def test_a_deleted_that_comes_after_the_totals_ends_their_life() -> None:
@@ -386,7 +398,7 @@ def test_new_from_the_same_server_or_of_one_without_an_address_begins_another_li
         key.new(0, local=before)
         key.new(1, local=after)
         assert ends(key) == [(0, "superseded"), (None, None)]
-        assert not any(life.disputed for life in key.lives)
+        assert not any(session.disputed for session in key.sessions)
 
 
 def test_new_from_another_server_after_the_end_begins_another_life() -> None:
@@ -397,16 +409,16 @@ def test_new_from_another_server_after_the_end_begins_another_life() -> None:
     assert ends(key) == [(1, "deleted"), (None, None)]
     key.new(3000, local=A)
     assert ends(key) == [(1, "deleted"), (2, "expired"), (None, None)]
-    assert not any(life.disputed for life in key.lives)
+    assert not any(session.disputed for session in key.sessions)
 
 
 def test_servers_on_one_key_are_counted_to_a_limit() -> None:
     """The table counts to 2^15 - 1, and what is beyond would come back below zero."""
     key = Key()
     key.new(0, local=A)
-    for _ in range(MOST_SERVERS + 10):
+    for _ in range(MAX_SERVERS + 10):
         key.new(1, local=B)
-    assert key.only.news == MOST_SERVERS
+    assert key.only.new_count == MAX_SERVERS
 
 
 def test_totals_of_a_disputed_life_add_up_and_the_first_is_a_lower_bound() -> None:
@@ -432,7 +444,7 @@ def test_a_total_that_agrees_changes_nothing() -> None:
     key.interim(2, 1, 2, 3, 4)
     key.deleted(3)
     key.total(3, 2, 4, 6, 8)
-    assert [entry.at // SECOND for entry in key.only.entries] == [1, 2]
+    assert [entry.at // SECOND for entry in key.only.deltas] == [1, 2]
     assert (key.only.usage[:4], key.only.estimated, key.only.disputed) == (
         [2, 4, 6, 8],
         False,
@@ -446,7 +458,7 @@ def test_a_larger_total_is_the_truth_and_the_difference_stands_at_its_time_estim
     key.interim(1, 1, 2, 3, 4)
     key.deleted(9)
     key.total(10, 2, 4, 3, 4)
-    assert key.only.entries[-1] == Entry(10 * SECOND, Side.CLIENT, 1, 2, 0, 0)
+    assert key.only.deltas[-1] == UsageDelta(10 * SECOND, Side.CLIENT, 1, 2, 0, 0)
     assert (key.only.usage[:4], key.only.estimated, key.only.disputed) == (
         [2, 4, 3, 4],
         True,
@@ -460,7 +472,7 @@ def test_a_smaller_total_is_the_truth_and_the_life_disputed() -> None:
     key.interim(1, 5, 50, 5, 50)
     key.deleted(9)
     key.total(10, 5, 40, 5, 50)
-    assert key.only.entries[-1] == Entry(10 * SECOND, Side.CLIENT, 0, -10, 0, 0)
+    assert key.only.deltas[-1] == UsageDelta(10 * SECOND, Side.CLIENT, 0, -10, 0, 0)
     assert (key.only.usage[:4], key.only.estimated, key.only.disputed) == (
         [5, 40, 5, 50],
         False,
@@ -489,13 +501,13 @@ def test_a_session_of_rfc_6062_is_worth_its_only_reports() -> None:
 
 def close_with_peer_total(
     key: Key, peer: tuple[int, ...], client: tuple[int, ...] = (4, 40, 4, 40)
-) -> Life:
+) -> SessionState:
     key.interim(1, 4, 40, 4, 40)
     key.interim(1, 4, 40, 4, 40, side=Side.PEER)
     key.deleted(9)
     key.total(10, *client)
     key.total(10, *peer, side=Side.PEER)
-    return key.lives[-1]
+    return key.sessions[-1]
 
 
 def test_a_peer_total_that_wrapped_agrees_modulo_2_to_the_32() -> None:
@@ -514,17 +526,17 @@ def test_a_peer_total_that_wrapped_agrees_modulo_2_to_the_32() -> None:
 def test_a_peer_difference_corrects_where_the_client_side_lacked_interims() -> None:
     key = Key()
     key.new(0)
-    life = close_with_peer_total(key, (5, 140, 4, 40), client=(5, 140, 4, 40))
-    assert life.usage == [5, 140, 4, 40, 5, 140, 4, 40]
-    assert (life.estimated, life.disputed) == (True, False)
-    assert life.entries[-1] == Entry(10 * SECOND, Side.PEER, 1, 100, 0, 0)
+    session = close_with_peer_total(key, (5, 140, 4, 40), client=(5, 140, 4, 40))
+    assert session.usage == [5, 140, 4, 40, 5, 140, 4, 40]
+    assert (session.estimated, session.disputed) == (True, False)
+    assert session.deltas[-1] == UsageDelta(10 * SECOND, Side.PEER, 1, 100, 0, 0)
 
 
 def test_a_peer_difference_corrects_a_life_of_unknown_start() -> None:
     key = Key()
-    life = close_with_peer_total(key, (5, 140, 4, 40))
-    assert life.usage[4:] == [5, 140, 4, 40]
-    assert (life.estimated, life.disputed) == (True, False)
+    session = close_with_peer_total(key, (5, 140, 4, 40))
+    assert session.usage[4:] == [5, 140, 4, 40]
+    assert (session.estimated, session.disputed) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -534,33 +546,33 @@ def test_a_peer_difference_corrects_where_a_gap_lies_within_the_life(
     after: int, within: bool
 ) -> None:
     """The life is positions 1 to 6; a gap lies after a position."""
-    key = Key(breaks=[(1, after)])
+    key = Key(gap_positions=[(1, after)])
     key.new(0)
-    life = close_with_peer_total(key, (5, 140, 4, 40))
-    assert life.usage[4:] == ([5, 140, 4, 40] if within else [4, 40, 4, 40])
-    assert (life.estimated, life.disputed) == (within, not within)
+    session = close_with_peer_total(key, (5, 140, 4, 40))
+    assert session.usage[4:] == ([5, 140, 4, 40] if within else [4, 40, 4, 40])
+    assert (session.estimated, session.disputed) == (within, not within)
 
 
 def test_elsewhere_a_peer_difference_only_disputes() -> None:
     key = Key()
     key.new(0)
-    life = close_with_peer_total(key, (5, 140, 4, 40))
-    assert (life.usage[4:], life.estimated, life.disputed) == ([4, 40, 4, 40], False, True)
+    session = close_with_peer_total(key, (5, 140, 4, 40))
+    assert (session.usage[4:], session.estimated, session.disputed) == ([4, 40, 4, 40], False, True)
 
 
 def test_a_peer_total_below_the_interims_never_corrects() -> None:
     """Modulo 2^32 a surplus of interims looks like an enormous lack of them."""
-    key = Key(breaks=[(1, 2)])
+    key = Key(gap_positions=[(1, 2)])
     key.new(0)
-    life = close_with_peer_total(key, (3, 30, 4, 40))
-    assert (life.usage[4:], life.estimated, life.disputed) == ([4, 40, 4, 40], False, True)
+    session = close_with_peer_total(key, (3, 30, 4, 40))
+    assert (session.usage[4:], session.estimated, session.disputed) == ([4, 40, 4, 40], False, True)
 
 
 def test_a_client_total_below_the_interims_allows_no_peer_correction() -> None:
     key = Key()
     key.new(0)
-    life = close_with_peer_total(key, (5, 140, 4, 40), client=(4, 30, 4, 40))
-    assert (life.usage[4:], life.estimated, life.disputed) == ([4, 40, 4, 40], False, True)
+    session = close_with_peer_total(key, (5, 140, 4, 40), client=(4, 30, 4, 40))
+    assert (session.usage[4:], session.estimated, session.disputed) == ([4, 40, 4, 40], False, True)
 
 
 def test_peer_totals_of_two_servers_are_judged_together() -> None:
@@ -597,38 +609,43 @@ def test_a_session_id_is_a_uuid_of_version_8_made_of_its_first_position() -> Non
 class Told:
     """What a stream of one key came to, however it was cut: lives and their usage by moment."""
 
-    lives: dict[bytes, Life] = field(default_factory=dict)
-    usage: dict[bytes, list[Entry]] = field(default_factory=dict)
+    sessions: dict[bytes, SessionState] = field(default_factory=dict)
+    usage: dict[bytes, list[UsageDelta]] = field(default_factory=dict)
 
     def take(self, batch: list[Report], until: int) -> None:
         """Settle one batch as the job does: fetch what can be touched, settle, store, expire."""
-        track = Track()
-        for life in self.lives.values():
-            if life.standing is not Standing.PAST:
-                fetched = replace(life, usage=list(life.usage), entries=[])
-                fetched.stored = Stored(
-                    life.until, life.ended_at is not None, life.vouched, life.estimated
+        key_state = KeyState()
+        for session in self.sessions.values():
+            if session.phase is not Phase.CLOSED:
+                fetched = replace(session, usage=list(session.usage), deltas=[])
+                fetched.prior = PriorState(
+                    session.active_until,
+                    session.ended_at is not None,
+                    session.confirmed,
+                    session.estimated,
                 )
-                if life.standing is Standing.LIMBO:
-                    track.limbo = fetched
+                if session.phase is Phase.PENDING:
+                    key_state.pending = fetched
                 else:
-                    track.current = fetched
+                    key_state.active = fetched
         for report in batch:
-            settle(track, report, source_id=1, grace=GRACE * SECOND, breaks=[(1, 5)])
-        for absorbed, taker in track.absorbed:
-            del self.lives[absorbed]
+            apply_report(
+                key_state, report, source_id=1, grace=GRACE * SECOND, gap_positions=[(1, 5)]
+            )
+        for absorbed, taker in key_state.merged:
+            del self.sessions[absorbed]
             self.usage.setdefault(taker.session_id, []).extend(self.usage.pop(absorbed))
-        for life in track.touched:
-            self.lives[life.session_id] = life
-            self.usage.setdefault(life.session_id, []).extend(life.entries)
-        for life in self.lives.values():
-            if life.standing is Standing.CURRENT:
-                expire(life, until, GRACE * SECOND)
+        for session in key_state.changed:
+            self.sessions[session.session_id] = session
+            self.usage.setdefault(session.session_id, []).extend(session.deltas)
+        for session in self.sessions.values():
+            if session.phase is Phase.ACTIVE:
+                expire(session, until, GRACE * SECOND)
 
     def summary(self) -> list[object]:
         return [
-            (replace(life, entries=[], stored=None), sorted(self.usage[number]))
-            for number, life in sorted(self.lives.items())
+            (replace(session, deltas=[], prior=None), sorted(self.usage[number]))
+            for number, session in sorted(self.sessions.items())
         ]
 
 
@@ -636,9 +653,13 @@ COUNTS: Final = st.tuples(*[st.integers(0, 3)] * 4)
 EVENTS: Final = st.tuples(
     st.sampled_from([0, 1, 30, 300, 700, 4000]),
     st.one_of(
-        st.tuples(st.sampled_from([Kind.NEW, Kind.REFRESHED]), st.none(), st.just(NONE)),
-        st.tuples(st.just(Kind.DELETED), st.none(), st.just(NONE)),
-        st.tuples(st.sampled_from([Kind.INTERIM, Kind.TOTAL]), st.sampled_from(Side), COUNTS),
+        st.tuples(
+            st.sampled_from([ReportKind.NEW, ReportKind.REFRESHED]), st.none(), st.just(NONE)
+        ),
+        st.tuples(st.just(ReportKind.DELETED), st.none(), st.just(NONE)),
+        st.tuples(
+            st.sampled_from([ReportKind.INTERIM, ReportKind.TOTAL]), st.sampled_from(Side), COUNTS
+        ),
     ),
     st.sampled_from([0, 30, 600]),
     st.sampled_from([A, A, B, None]),
@@ -648,13 +669,13 @@ EVENTS: Final = st.tuples(
 @settings(max_examples=400, deadline=None)
 @given(st.lists(EVENTS, max_size=25), st.sets(st.integers(0, 25)))
 def test_any_batching_of_a_stream_gives_the_same_lives(
-    events: list[tuple[int, tuple[Kind, Side | None, tuple[int, ...]], int, str | None]],
+    events: list[tuple[int, tuple[ReportKind, Side | None, tuple[int, ...]], int, str | None]],
     cuts: set[int],
 ) -> None:
     now, reports = 0, []
     for position, (wait, (kind, side, counts), lifetime, local) in enumerate(events, start=1):
         now += wait * SECOND
-        status = kind in {Kind.NEW, Kind.REFRESHED}
+        status = kind in {ReportKind.NEW, ReportKind.REFRESHED}
         reports.append(
             Report(
                 1,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from accounting.domain.text_escaping import as_text
+from accounting.domain.text_escaping import escape
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from accounting.domain.text_escaping import as_text
     ],
 )
 def test_valid_utf_8_stays_and_every_other_byte_and_nul_is_escaped(raw: bytes, text: str) -> None:
-    assert as_text(raw) == text
+    assert escape(raw) == text
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def test_valid_utf_8_stays_and_every_other_byte_and_nul_is_escaped(raw: bytes, t
     ],
 )
 def test_a_backslash_is_doubled_only_before_x_and_two_hex_digits(raw: bytes, text: str) -> None:
-    assert as_text(raw) == text
+    assert escape(raw) == text
 
 
 @given(st.binary(max_size=600))
 @example(b"\xff" * 512)
 def test_any_bytes_become_text_that_postgres_takes(raw: bytes) -> None:
-    text = as_text(raw)
+    text = escape(raw)
     assert "\0" not in text
     text.encode()
 
@@ -63,7 +63,7 @@ def test_the_spelling_can_be_read_back(raw: bytes) -> None:
             return b"\\x" + found[1].encode()
         return bytes([int(found[1], 16)])
 
-    text, back, at = as_text(raw), b"", 0
+    text, back, at = escape(raw), b"", 0
     for found in re.finditer(r"\\\\?x([0-9a-fA-F]{2})", text):
         back += text[at : found.start()].encode() + unescape(found)
         at = found.end()

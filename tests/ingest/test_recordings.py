@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from accounting.domain.counters import COUNTERS
-from accounting.domain.text_escaping import as_text
+from accounting.domain.text_escaping import escape
 from tests.support.books import Books, eight_of
 from tests.support.coturn_log import LoggedKey, LoggedUsage, coturn_log_usage
 from tests.support.recordings import DIRECTORY, Recorded, recorded, recordings
@@ -105,7 +105,7 @@ def test_sessions_equal_coturns_log_byte_for_byte(books: Books, name: str) -> No
             if run.from_us <= microseconds(row["started_at"]) < run.to_us
         }
         assert booked == {
-            (as_text(key.realm), as_text(key.username), key.allocation_id): usage.counters()
+            (escape(key.realm), escape(key.username), key.allocation_id): usage.counters()
             for key, usage in log.items()
             if usage.began
         }
@@ -124,7 +124,7 @@ def test_every_published_byte_is_a_sessions_or_unattributed(books: Books, name: 
     unattributed: dict[tuple[str, str], Eight] = {}
     for run in runs(name):
         for key in run.interims.keys() | run.vouched:
-            who = as_text(key.realm), as_text(key.username)
+            who = escape(key.realm), escape(key.username)
             sums = billed if key in run.vouched else unattributed
             eight = run.interims.get(key, NOTHING)
             sums[who] = tuple(a + b for a, b in zip(sums.get(who, NOTHING), eight, strict=True))

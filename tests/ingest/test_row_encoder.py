@@ -13,10 +13,10 @@ from sqlalchemy import Connection
 from accounting.capture.spool.records import Message
 from accounting.capture.spool.spool import Spool
 from accounting.db.engine import Engine, open_engine
-from accounting.domain.calendar import moment
-from accounting.domain.coturn_messages import Event, WireError, parse
-from accounting.domain.identity import UsernameRule, opaque_key, user_id
-from accounting.domain.rate_limit import Allowance
+from accounting.domain.calendar import from_micros
+from accounting.domain.coturn_messages import CoturnMessage, WireError, parse
+from accounting.domain.identity import UsernameRule, billed_user, pseudonym
+from accounting.domain.rate_limit import RateLimit
 from accounting.domain.realm_rules import RealmRule
 from accounting.identities import realm_queries
 from accounting.identities.names import Identities
@@ -59,7 +59,7 @@ def rows(
             source_id=1,
             numbers={1: 3},
             identities=identities,
-            allowance=Allowance(),
+            allowance=RateLimit(),
             partitions={0},
             place=place,
             end=(1, spool.state().captured_position),
@@ -120,12 +120,12 @@ def test_who_is_remembered_gets_the_row_of_who_is_not(
     assert rejected == [refused for _, ones in alone for refused in ones]
 
 
-def expected(event: Event, key: bytes) -> tuple[object, ...]:
-    user = user_id(event.username, UsernameRule.AUTO, b":")
+def expected(event: CoturnMessage, key: bytes) -> tuple[object, ...]:
+    user = billed_user(event.username, UsernameRule.AUTO, b":")
     return (
         event.realm,
-        UUID(bytes=opaque_key(key, event.realm, b"username\0" + event.username)),
-        UUID(bytes=opaque_key(key, event.realm, b"user\0" + user)),
+        UUID(bytes=pseudonym(key, event.realm, b"username\0" + event.username)),
+        UUID(bytes=pseudonym(key, event.realm, b"user\0" + user)),
         *event[2:],
     )
 
@@ -154,7 +154,7 @@ def test_every_line_is_the_row_that_the_parser_says_or_a_reject(books: Books) ->
         except WireError as error:
             reasons.append((position, str(error), name, payload))
             continue
-        at = moment(books.at(position - 1))
+        at = from_micros(books.at(position - 1))
         said.append((position, at, False, 2, *expected(event, key)))
     assert found == said
     assert refused == reasons

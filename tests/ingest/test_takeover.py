@@ -6,7 +6,7 @@ from accounting.audit.verify import verify
 from accounting.capture.clock import wall_clock
 from accounting.capture.spool.records import Resume, SeenKey
 from accounting.capture.spool.spool import Spool
-from accounting.domain.calendar import moment
+from accounting.domain.calendar import from_micros
 from accounting.errors import LeaseHeld
 from accounting.ingest.loader import Loader
 from accounting.ingest.source_lease import Place, is_overtaken, take_over, take_turn
@@ -91,7 +91,11 @@ def test_what_the_first_collector_captured_and_never_loaded_is_within_a_gap(book
         Loader(books.engine, other, books.rule).load()
     (gap,) = books.rows("capture_gaps", "cause", "from_at", "to_at")
     began_at = spool.epochs()[0].began_at
-    assert gap == {"cause": "spool_lost", "from_at": moment(began_at), "to_at": moment(attached_at)}
+    assert gap == {
+        "cause": "spool_lost",
+        "from_at": from_micros(began_at),
+        "to_at": from_micros(attached_at),
+    }
 
 
 def test_what_two_collectors_saw_of_the_keys_at_one_place_is_taken_in_and_proved(
@@ -121,7 +125,7 @@ def test_what_two_collectors_saw_of_the_keys_at_one_place_is_taken_in_and_proved
             Loader(books.engine, other, books.rule).load()
             books.settle()
     until = {row["allocation_id"][-1]: row["last_seen_at"] for row in books.rows("sessions")}
-    assert until == {"1": moment(books.at(301)), "2": moment(books.at(400))}
+    assert until == {"1": from_micros(books.at(301)), "2": from_micros(books.at(400))}
     assert len(books.query("SELECT * FROM accounting.key_sightings")) == 3
     assert list(verify(books.engine)) == []
 

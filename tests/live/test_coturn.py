@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from accounting.domain.counters import COUNTERS
-from accounting.domain.text_escaping import as_text
+from accounting.domain.text_escaping import escape
 from tests.support.books import Books, eight_of
 from tests.support.coturn_log import LoggedKey, LoggedUsage, coturn_log_usage, usage_per_user
 from tests.support.coturn_server import TurnServer, run_client, running_client, wait_until_closed
@@ -61,7 +61,7 @@ def logged(log: Mapping[LoggedKey, LoggedUsage]) -> list[Session]:
     """The same from coturn's log."""
     return sorted(
         (
-            as_text(key.username),
+            escape(key.username),
             key.allocation_id,
             "deleted" if usage.deleted else "live",
             usage.counters(),
@@ -94,7 +94,7 @@ def logged_strangers(log: Mapping[LoggedKey, LoggedUsage]) -> dict[str, Eight]:
     sums: dict[str, Eight] = {}
     for key, usage in log.items():
         if not usage.began and any(usage.counters()):
-            name = as_text(key.username)
+            name = escape(key.username)
             before = sums.get(name, (0,) * 8)
             sums[name] = tuple(a + b for a, b in zip(before, usage.counters(), strict=True))
     return sums
@@ -136,7 +136,7 @@ def test_the_books_equal_coturns_log_byte_for_byte(books: Books, tmp_path: Path)
     by_user = {name: eight for (_, name), eight in usage_per_user(log).items()}
     for length in ("hourly", "daily", "monthly"):
         assert per_user(books, server.realm, length) == {
-            as_text(name): eight for name, eight in by_user.items()
+            escape(name): eight for name, eight in by_user.items()
         }
     assert sum(eight[1] + eight[3] for eight in by_user.values()) > 40_000_000
     assert set(by_user) == {b"alice", b"bob", b"carol"}
@@ -172,10 +172,10 @@ def test_a_killed_coturn_is_worth_what_it_published_and_its_reused_ids_are_other
         assert done.code == 0
         wait_until_closed(server)
         logs = [coturn_log_usage(server.log_bytes(start)) for start in (1, 2)]
-        up.wait_for(lambda: booked(books, server.realm) == lives(logs))
+        up.wait_for(lambda: booked(books, server.realm) == sessions(logs))
         assert up.end(signal.SIGINT) == 0
     assert len(reused(logs)) > 0
-    total = [sum(eight) for eight in zip(*(e for *_, e in lives(logs)), strict=True)]
+    total = [sum(eight) for eight in zip(*(e for *_, e in sessions(logs)), strict=True)]
     assert per_user(books, server.realm) == {"alice": tuple(total)}
     assert not any(row["estimated"] or row["disputed"] for row in books.rows("sessions"))
     assert books.rows("capture_gaps") == []
@@ -198,12 +198,12 @@ def reused(logs: Sequence[Mapping[LoggedKey, LoggedUsage]]) -> set[LoggedKey]:
     return first & last
 
 
-def lives(logs: Sequence[Mapping[LoggedKey, LoggedUsage]]) -> list[Session]:
+def sessions(logs: Sequence[Mapping[LoggedKey, LoggedUsage]]) -> list[Session]:
     """The sessions of server processes that followed one another, as the rules have them end."""
     found: list[Session] = []
     for number, log in enumerate(logs):
         begun_again = {key for later in logs[number + 1 :] for key in later if later[key].began}
-        ids = {(as_text(key.username), key.allocation_id) for key in begun_again}
+        ids = {(escape(key.username), key.allocation_id) for key in begun_again}
         for name, allocation, end, eight in logged(log):
             superseded = end == "live" and (name, allocation) in ids
             found.append((name, allocation, "superseded" if superseded else end, eight))

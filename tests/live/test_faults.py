@@ -15,7 +15,7 @@ import pytest
 
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
-from accounting.domain.text_escaping import as_text
+from accounting.domain.text_escaping import escape
 from accounting.simulator import Scenario, run
 from tests.support.books import Books, cloned, eight_of, make_template
 from tests.support.servers import PostgresServer, ValkeyServer
@@ -290,7 +290,7 @@ def test_a_simulated_fleet_with_every_hard_case_equals_its_oracle(service: Runni
     )
     expected = run(scenario, service.valkey.url)
     usage = {
-        (as_text(realm), as_text(user_id)): user
+        (escape(realm), escape(user_id)): user
         for (realm, user_id), user in expected.by_user_id().items()
     }
 
@@ -310,7 +310,7 @@ def test_a_simulated_fleet_with_every_hard_case_equals_its_oracle(service: Runni
         )
     )
     assert sums("unattributed_usage", "username") == {
-        (as_text(user.realm), as_text(user.username)): user.unattributed
+        (escape(user.realm), escape(user.username)): user.unattributed
         for user in expected.users
         if any(user.unattributed)
     }

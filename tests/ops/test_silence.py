@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from accounting.domain.calendar import microseconds
-from accounting.domain.thread_silence import FORGOTTEN_SECONDS, RelayThread, Voice
+from accounting.domain.calendar import to_micros
+from accounting.domain.thread_silence import FORGOTTEN_SECONDS, RelayThread, ThreadStatus
 from accounting.sessions.relay_threads import voices
 from tests.support.books import Books, channel, status, traffic
 
@@ -37,7 +37,7 @@ def account(books: Books, seconds: float) -> None:
     books.account()
 
 
-def known(books: Books) -> dict[RelayThread, Voice]:
+def known(books: Books) -> dict[RelayThread, ThreadStatus]:
     with books.engine.connect() as connection:
         return voices(connection, 1)
 
@@ -60,8 +60,8 @@ def test_a_thread_with_a_life_that_ran_out_unheard_is_silent(books: Books) -> No
     account(books, 661)
     assert silent(books, 661) == [(SERVER, 3)]
     voice = known(books)[RelayThread(0, SERVER, 3)]
-    assert (voice.heard_at, voice.owed_since) == (books.at(0), books.at(600))
-    assert (voice.unheard, voice.certain) == (1, True)
+    assert (voice.last_report_at, voice.overdue_since) == (books.at(0), books.at(600))
+    assert (voice.missed_count, voice.not_explained_by_gap) == (1, True)
 
 
 def test_quiet_clients_within_their_lifetime_are_not_silence(books: Books) -> None:
@@ -213,5 +213,5 @@ def test_batches_of_any_size_know_the_same_of_every_thread(books: Books) -> None
     books.load()
     books.settle(limit=4)
     voice = known(books)[RelayThread(0, SERVER, 2)]
-    assert voice.heard_at == microseconds(books.start) + 29_000_000
-    assert voice.unheard > 0
+    assert voice.last_report_at == to_micros(books.start) + 29_000_000
+    assert voice.missed_count > 0

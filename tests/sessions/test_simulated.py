@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 from accounting.domain.counters import COUNTERS
-from accounting.domain.text_escaping import as_text
+from accounting.domain.text_escaping import escape
 from accounting.simulator import VERSIONS, Command, Expected, Scenario, play
 from tests.support.books import Books
 
@@ -43,7 +43,7 @@ def hear(books: Books, source: str, commands: list[Command]) -> None:
 def figures(expected: Expected) -> dict[tuple[str, str], tuple[int, ...]]:
     """By realm and username: sessions, those estimated, their bytes, disputed, usage, strays."""
     return {
-        (as_text(user.realm), as_text(user.username)): (
+        (escape(user.realm), escape(user.username)): (
             user.sessions,
             user.sessions_estimated,
             user.estimated_bytes,

@@ -58,21 +58,21 @@ def word(command: Command) -> str:
 
 
 def by_allocation(commands: Iterable[Command]) -> dict[tuple[int, bytes], list[Command]]:
-    lives = defaultdict(list)
+    sessions = defaultdict(list)
     for command in commands:
         # KEYS and the DELs of a starting server have one argument and speak of no life.
         if len(command.args) == 2 and b"/allocation/" in command.args[0]:
             prefix = command.args[0].rpartition(b"/allocation/")[0]
             allocation_id = command.args[0].rpartition(b"/allocation/")[2][:18]
-            lives[command.connection, prefix + allocation_id].append(command)
-    return lives
+            sessions[command.connection, prefix + allocation_id].append(command)
+    return sessions
 
 
 def shapes(commands: Iterable[Command]) -> set[tuple[str, str]]:
     """Every payload with its numbers blotted out, by the word it stands for."""
     found = set()
-    for life in by_allocation(commands).values():
-        for command in life:
+    for session in by_allocation(commands).values():
+        for command in session:
             payload = re.sub(rb"\d+", b"9", command.args[1]).decode()
             found.add((word(command).rstrip("0"), payload))
     return found
@@ -105,10 +105,10 @@ def test_commands_of_a_life_come_in_the_recorded_order(version: str) -> None:
     runs = [list(as_commands(run)) for run in RECORDINGS[version]]
     runs.append(simulated(version))
     for run in runs:
-        lives = by_allocation(run)
-        assert lives
-        for life in lives.values():
-            words = "".join(f"{word(command)} " for command in life)
+        sessions = by_allocation(run)
+        assert sessions
+        for session in sessions.values():
+            words = "".join(f"{word(command)} " for command in session)
             assert LIFE.fullmatch(words) or STRANGER.fullmatch(words), words
 
 
@@ -127,12 +127,12 @@ def test_interims_come_at_the_recorded_modulus(version: str) -> None:
     runs.append(simulated(version))
     seen = 0
     for run in runs:
-        for life in by_allocation(run).values():
-            words = [word(command) for command in life]
+        for session in by_allocation(run).values():
+            words = [word(command) for command in session]
             for place, kind in enumerate(words[:-2]):
                 if kind == "traffic" and words[place + 2] != "del":
-                    counts = re.findall(rb"[rcvsent]+p=(\d+)", life[place].args[1])
-                    counts += re.findall(rb"[rcvsent]+p=(\d+)", life[place + 1].args[1])
+                    counts = re.findall(rb"[rcvsent]+p=(\d+)", session[place].args[1])
+                    counts += re.findall(rb"[rcvsent]+p=(\d+)", session[place + 1].args[1])
                     assert sum(map(int, counts)) % 4096 == 0
                     seen += 1
     assert seen > 0
@@ -141,8 +141,8 @@ def test_interims_come_at_the_recorded_modulus(version: str) -> None:
 def test_goodbye_comes_a_second_before_the_close_as_recorded() -> None:
     runs = [list(as_commands(run)) for run in RECORDINGS["4.6"]] + [simulated("4.6")]
     for run in runs:
-        for life in by_allocation(run).values():
-            times = {word(command): command.at_us for command in life}
+        for session in by_allocation(run).values():
+            times = {word(command): command.at_us for command in session}
             if "pub-refreshed0" in times and "deleted" in times:
                 assert 900_000 < times["deleted"] - times["pub-refreshed0"] < 1_100_000
 

@@ -52,22 +52,22 @@ def figures(expected: Expected) -> dict[tuple[bytes, bytes], list[int]]:
 
 def naive_figures(commands: list[Command]) -> dict[tuple[bytes, bytes], list[int]]:
     found: dict[tuple[bytes, bytes], list[int]] = {}
-    for (_, realm, username, _), lives in naive_lives(commands).items():
+    for (_, realm, username, _), sessions in naive_lives(commands).items():
         sums = found.setdefault((realm, username), [0] * 20)
-        for life in lives:
-            add(sums, life)
+        for session in sessions:
+            add(sums, session)
     return found
 
 
-def add(sums: list[int], life: NaiveLife) -> None:
-    usage = life.usage()
-    if not life.vouched:
+def add(sums: list[int], session: NaiveLife) -> None:
+    usage = session.usage()
+    if not session.vouched:
         sums[12:] = [a + b for a, b in zip(sums[12:], usage, strict=True)]
         return
     sums[0] += 1
-    sums[1] += life.estimated
-    sums[2] += (usage[1] + usage[3]) if life.estimated else 0
-    sums[3] += life.news > 1
+    sums[1] += session.estimated
+    sums[2] += (usage[1] + usage[3]) if session.estimated else 0
+    sums[3] += session.news > 1
     sums[4:12] = [a + b for a, b in zip(sums[4:12], usage, strict=True)]
 
 
@@ -127,10 +127,10 @@ def test_events_come_in_order_of_time_and_end_with_the_run() -> None:
 
 def test_deltas_add_up_to_totals_where_nothing_is_lost() -> None:
     commands, expected = play(Scenario(packets_per_second=4000))
-    lives = [life for lives in naive_lives(commands).values() for life in lives]
-    assert len(lives) == 200
-    for life in lives:
-        assert [*(life.total or []), *(life.peer_total or [])] == life.interims
+    sessions = [session for sessions in naive_lives(commands).values() for session in sessions]
+    assert len(sessions) == 200
+    for session in sessions:
+        assert [*(session.total or []), *(session.peer_total or [])] == session.interims
     assert expected.never_published == (0,) * 8
 
 
@@ -138,20 +138,20 @@ def test_deltas_add_up_to_totals_where_nothing_is_lost() -> None:
 def test_interims_come_at_multiples_of_the_modulus(version: str, modulus: int) -> None:
     commands, _ = play(Scenario(version=version, packets_per_second=4000))
     interims = 0
-    for lives in naive_lives(commands).values():
-        for packets in lives[0].interim_packets[:-1]:
+    for sessions in naive_lives(commands).values():
+        for packets in sessions[0].interim_packets[:-1]:
             assert packets % modulus == 0
             interims += 1
-        assert lives[0].interim_packets[-1] < modulus
+        assert sessions[0].interim_packets[-1] < modulus
     assert interims > 500
 
 
 def test_peer_totals_wrap_at_32_bits_and_the_deltas_stay_right() -> None:
     commands, expected = play(Scenario(wrap=True))
     wrapped = 0
-    for (life,) in naive_lives(commands).values():
-        assert life.peer_total == [count % 2**32 for count in life.interims[4:]]
-        wrapped += max(life.interims) >= 2**32
+    for (session,) in naive_lives(commands).values():
+        assert session.peer_total == [count % 2**32 for count in session.interims[4:]]
+        wrapped += max(session.interims) >= 2**32
     assert wrapped == 10
     assert expected.total.usage[7] > wrapped * 2**32
 
@@ -236,9 +236,11 @@ def test_lost_statuses_and_totals_change_no_bill() -> None:
 
 def test_a_tcp_allocation_of_rfc_6062_reports_only_when_it_closes() -> None:
     commands, expected = play(Scenario(rfc6062=True, packets_per_second=4000))
-    lives = [life for lives in naive_lives(commands).values() for life in lives]
-    silent = [life for life in lives if len(life.interim_packets) == 1 and life.total]
-    assert len([life for life in silent if life.interim_packets[0] > 4096]) >= 15
+    sessions = [session for sessions in naive_lives(commands).values() for session in sessions]
+    silent = [
+        session for session in sessions if len(session.interim_packets) == 1 and session.total
+    ]
+    assert len([session for session in silent if session.interim_packets[0] > 4096]) >= 15
     assert expected.total.unattributed[0] > 0
 
 

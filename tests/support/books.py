@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 from accounting.capture.spool.spool import Spool
 from accounting.db import migrations
 from accounting.db.engine import Engine, open_engine
-from accounting.domain.calendar import microseconds
+from accounting.domain.calendar import to_micros
 from accounting.domain.counters import COUNTERS
 from accounting.domain.realm_rules import RealmRule
 from accounting.ingest.loader import BATCH, Loader
@@ -100,7 +100,7 @@ class Books:
 
     def at(self, seconds: float) -> int:
         """Microseconds since the epoch of so many seconds after the start."""
-        return microseconds(self.start + timedelta(seconds=seconds))
+        return to_micros(self.start + timedelta(seconds=seconds))
 
     def hear(
         self,

@@ -55,7 +55,7 @@ Key = tuple[int, bytes, bytes, bytes]
 
 def naive_lives(commands: Iterable[Command]) -> dict[Key, list[NaiveLife]]:
     """All lives by (database, realm, username, id)."""
-    lives: dict[Key, list[NaiveLife]] = {}
+    sessions: dict[Key, list[NaiveLife]] = {}
     for command in commands:
         if command.name != b"publish" or command.args[0] == b"__XXX__":
             continue
@@ -63,48 +63,50 @@ def naive_lives(commands: Iterable[Command]) -> dict[Key, list[NaiveLife]]:
         found = CHANNEL.fullmatch(channel)
         assert found is not None, channel
         key = (command.database, found["realm"] or b"", found["user"], found["id"])
-        take(lives.setdefault(key, []), found["suffix"], payload)
-    return lives
+        take(sessions.setdefault(key, []), found["suffix"], payload)
+    return sessions
 
 
-def take(lives: list[NaiveLife], suffix: bytes, payload: bytes) -> None:
-    life = lives[-1] if lives else None
+def take(sessions: list[NaiveLife], suffix: bytes, payload: bytes) -> None:
+    session = sessions[-1] if sessions else None
     if suffix == b"status" and payload.startswith(b"new "):
         local = LOCAL.search(payload)
         address = local[1] if local else None
-        shared = life is not None and life.news > life.deletes and life.local != address
-        if life is None or not shared:
-            life = NaiveLife(local=address)
-            lives.append(life)
-        life.news += 1
-        life.vouched = True
+        shared = session is not None and session.news > session.deletes and session.local != address
+        if session is None or not shared:
+            session = NaiveLife(local=address)
+            sessions.append(session)
+        session.news += 1
+        session.vouched = True
     elif suffix == b"status":
-        assert life is not None
-        life.vouched = True
-        life.deletes += payload == b"deleted"
+        assert session is not None
+        session.vouched = True
+        session.deletes += payload == b"deleted"
     else:
-        traffic(lives, life, suffix, [int(n) for n in COUNTS.fullmatch(payload).groups()])  # type: ignore[union-attr]
+        traffic(sessions, session, suffix, [int(n) for n in COUNTS.fullmatch(payload).groups()])  # type: ignore[union-attr]
 
 
 def traffic(
-    lives: list[NaiveLife], life: NaiveLife | None, suffix: bytes, counts: list[int]
+    sessions: list[NaiveLife], session: NaiveLife | None, suffix: bytes, counts: list[int]
 ) -> None:
     total = suffix.startswith(b"total_")
-    if life is None or (not total and life.deletes >= max(life.news, 1)):
-        life = NaiveLife()
-        lives.append(life)
+    if session is None or (not total and session.deletes >= max(session.news, 1)):
+        session = NaiveLife()
+        sessions.append(session)
     if not total:
         first = 4 if suffix.endswith(b"/peer") else 0
         for place, count in enumerate(counts, start=first):
-            life.interims[place] += count
+            session.interims[place] += count
         packets = counts[0] + counts[2]
-        if first and life.interim_packets:
-            life.interim_packets[-1] += packets
+        if first and session.interim_packets:
+            session.interim_packets[-1] += packets
         else:
-            life.interim_packets.append(packets)
+            session.interim_packets.append(packets)
         return
-    life.vouched = True
+    session.vouched = True
     if suffix.endswith(b"/peer"):
-        life.peer_total = [a + b for a, b in zip(life.peer_total or [0] * 4, counts, strict=True)]
+        session.peer_total = [
+            a + b for a, b in zip(session.peer_total or [0] * 4, counts, strict=True)
+        ]
     else:
-        life.total = [a + b for a, b in zip(life.total or [0] * 4, counts, strict=True)]
+        session.total = [a + b for a, b in zip(session.total or [0] * 4, counts, strict=True)]

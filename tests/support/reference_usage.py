@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from accounting.domain.calendar import BEGINNING, Calendar, Level, microseconds
+from accounting.domain.calendar import TIME_MIN, BucketLength, Calendar, to_micros
 from accounting.domain.counters import COUNTERS
 from tests.support.scenario_player import ZONES
 
@@ -17,12 +17,12 @@ Rows = Sequence[Mapping[str, Any]]
 Shown = Mapping[str, Rows]
 Usage = dict[tuple[object, ...], dict[str, Any]]
 
-CALENDARS: Final = {realm: Calendar([(BEGINNING, zone)]) for realm, zone in ZONES.items()}
+CALENDARS: Final = {realm: Calendar([(TIME_MIN, zone)]) for realm, zone in ZONES.items()}
 SIDES: Final = {"client": COUNTERS[:4], "peer": COUNTERS[4:]}
 
 
-def bucket(realm: str, level: Level, moment: datetime) -> int:
-    return CALENDARS[realm].bucket(level, microseconds(moment)).starts_at
+def bucket(realm: str, level: BucketLength, moment: datetime) -> int:
+    return CALENDARS[realm].bucket(level, to_micros(moment)).starts_at
 
 
 def until(session: Mapping[str, Any]) -> datetime:
@@ -45,7 +45,7 @@ def assert_usage_follows_from_sessions_and_reports(shown: Shown) -> None:
 
 def by_bucket(rows: Rows, *names: str) -> Usage:
     return {
-        (*(row[name] for name in names), microseconds(row["starts_at"])): dict(row) for row in rows
+        (*(row[name] for name in names), to_micros(row["starts_at"])): dict(row) for row in rows
     }
 
 
@@ -55,12 +55,12 @@ def assert_sessions_are_counted(sessions: Rows, hours: Usage) -> None:
     lived = defaultdict[object, Decimal](Decimal)
     for session in sessions:
         realm, user = session["realm"], session["user_id"]
-        started[realm, user, bucket(realm, Level.HOUR, session["started_at"])] += 1
+        started[realm, user, bucket(realm, BucketLength.HOUR, session["started_at"])] += 1
         if session["ended_at"]:
-            ended[realm, user, bucket(realm, Level.HOUR, session["ended_at"])] += 1
-        time, end = microseconds(session["started_at"]), microseconds(until(session))
+            ended[realm, user, bucket(realm, BucketLength.HOUR, session["ended_at"])] += 1
+        time, end = to_micros(session["started_at"]), to_micros(until(session))
         while time < end:
-            hour = CALENDARS[realm].bucket(Level.HOUR, time)
+            hour = CALENDARS[realm].bucket(BucketLength.HOUR, time)
             lived[realm, user, hour.starts_at] += Decimal(min(end, hour.ends_at) - time) / 10**6
             time = hour.ends_at
     for name, naive in (
@@ -80,12 +80,12 @@ def assert_every_byte_stands_in_its_hour(shown: Shown, hours: Usage) -> None:
         found[key].update({name: int(row[name]) for name in COUNTERS})
     for stray in shown["unattributed_usage"]:
         user = users[stray["realm"], stray["username"]]
-        key = stray["realm"], user, microseconds(stray["starts_at"])
+        key = stray["realm"], user, to_micros(stray["starts_at"])
         found[key].update({name: int(stray[name]) for name in COUNTERS})
     reported = defaultdict[object, Counter[str]](Counter)
     corrected = set()
     for report in shown["traffic_reports"]:
-        hour = bucket(report["realm"], Level.HOUR, report["received_at"])
+        hour = bucket(report["realm"], BucketLength.HOUR, report["received_at"])
         key = report["realm"], report["user_id"], hour
         if report["report"] == "total":
             corrected.add((key, report["side"]))
@@ -119,7 +119,11 @@ def assert_levels_are_sums(shown: Shown) -> None:
         "session_seconds",
         "estimated_bytes",
     )
-    for length, level in (("hourly", Level.HOUR), ("daily", Level.DAY), ("monthly", Level.MONTH)):
+    for length, level in (
+        ("hourly", BucketLength.HOUR),
+        ("daily", BucketLength.DAY),
+        ("monthly", BucketLength.MONTH),
+    ):
         for of, names in (("user", ("realm", "user_id")), ("realm", ("realm",))):
             naive = defaultdict[object, Counter[str]](Counter)
             peaks = defaultdict[object, int](int)
@@ -141,9 +145,9 @@ def assert_levels_are_sums(shown: Shown) -> None:
                 assert {key: row["peak_sessions"] for key, row in found.items()} == peaks
             for key, row in found.items():
                 calendar = CALENDARS[row["realm"]]
-                borders = calendar.bucket(level, microseconds(row["starts_at"]))
+                borders = calendar.bucket(level, to_micros(row["starts_at"]))
                 assert borders.starts_at == key[-1]
-                assert borders.ends_at == microseconds(row["ends_at"])
+                assert borders.ends_at == to_micros(row["ends_at"])
 
 
 def naive_peaks(sessions: Rows) -> dict[tuple[str, int], int]:
@@ -155,7 +159,7 @@ def naive_peaks(sessions: Rows) -> dict[tuple[str, int], int]:
     for session in sessions:
         assert session["ended_at"]
         spans[session["realm"]].append(
-            (microseconds(session["started_at"]), microseconds(session["ended_at"]))
+            (to_micros(session["started_at"]), to_micros(session["ended_at"]))
         )
     found: dict[tuple[str, int], int] = {}
     for realm, lives in spans.items():
@@ -164,7 +168,7 @@ def naive_peaks(sessions: Rows) -> dict[tuple[str, int], int]:
             moments |= {hour.starts_at for hour in CALENDARS[realm].hours(start, end)}
         for moment in moments:
             alive = sum(start <= moment < end for start, end in lives)
-            key = realm, CALENDARS[realm].bucket(Level.HOUR, moment).starts_at
+            key = realm, CALENDARS[realm].bucket(BucketLength.HOUR, moment).starts_at
             if alive:
                 found[key] = max(found.get(key, 0), alive)
     return found

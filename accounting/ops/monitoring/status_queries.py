@@ -15,7 +15,7 @@ from accounting.db.engine import lost_connections
 from accounting.db.migrations import current, head
 from accounting.db.queries import Queries
 from accounting.db.schema import job_runs, sources, tallies
-from accounting.domain.calendar import microseconds
+from accounting.domain.calendar import to_micros
 from accounting.sessions.relay_threads import voices
 
 _QUERIES: Final = Queries("accounting.ops")
@@ -136,7 +136,7 @@ def _rows(connection: Connection, name: str) -> Any:
 
 
 def _time(value: Any) -> int | None:
-    return None if value is None else microseconds(value)
+    return None if value is None else to_micros(value)
 
 
 def _source(row: Any) -> SourceWatch:
@@ -171,13 +171,13 @@ def _silent_threads(connection: Connection, known: Sequence[Any]) -> list[Silent
             database=thread.database,
             server=thread.server,
             thread=thread.thread,
-            since=voice.owed_since or voice.heard_at,
-            unheard=voice.unheard,
+            since=voice.overdue_since or voice.last_report_at,
+            unheard=voice.missed_count,
         )
         for row in known
         if row.settled_until is not None
         for thread, voice in sorted(voices(connection, row.source_id).items())
-        if voice.is_silent(microseconds(row.settled_until))
+        if voice.is_silent(to_micros(row.settled_until))
     ]
 
 
