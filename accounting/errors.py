@@ -1,8 +1,16 @@
-"""The errors of this package: one base, and a narrow class for each thing a caller can act on."""
+"""The errors that this package raises on purpose: one base class, and one class per reaction."""
+
+import difflib
+from collections.abc import Collection
+from typing import Final
+
+SIMILARITY: Final = 0.85
+"""A misspelled name is this similar to the right one; ``example.com`` is not to ``example.org``."""
+LISTED_NAMES: Final = 5
 
 
 class AccountingError(Exception):
-    """Base of every error raised on purpose. Its text is one line fit for an operator."""
+    """Base of every error raised on purpose. Its text is one line for the operator. Exit code 1."""
 
 
 class ConfigurationError(AccountingError):
@@ -10,32 +18,43 @@ class ConfigurationError(AccountingError):
 
 
 class UsageError(AccountingError):
-    """A command was used wrongly (an unknown realm, a bad date). Exit code 2."""
+    """A command was called wrongly (an unknown realm, a bad date). Exit code 2."""
 
 
 class NotAllowed(ConfigurationError):
-    """The database refuses this user; the text says which role may do it. Exit code 2."""
+    """The database denies this user a right; the text names the role that has it. Exit code 2."""
 
 
 class NotYet(AccountingError):
-    """What was asked for is not there yet but will be. Exit code 3."""
+    """The requested data is not complete yet, but will be. Exit code 3."""
 
 
 class SpoolError(AccountingError):
-    """The spool on the local disk can't be written or read: full, damaged, or of another source."""
+    """The spool can't be written or read: disk full, file damaged, or of another source."""
 
 
 class SpoolDiskError(SpoolError):
-    """The disk does not take what is to be spooled: full, beyond a quota, or failing."""
+    """The disk refuses a write to the spool: full, over quota, or failing."""
 
 
 class ServerError(AccountingError):
-    """A server of our own did not start or stop; the text holds the end of its log."""
+    """An embedded server did not start or stop; the text holds the end of its log."""
 
 
 class LeaseHeld(AccountingError):
-    """Another collector has this source now. Worth trying again: leases run out."""
+    """Another collector holds the lease of this source. Retry: leases expire."""
 
 
 class ConnectionLost(AccountingError):
-    """A server can't be reached or went away. Worth trying again, with backoff, for ever."""
+    """A server can't be reached or closed the connection. Retry for ever, with backoff."""
+
+
+def unknown_name(kind: str, name: str, known: Collection[str]) -> UsageError:
+    """The error for an unknown name of a realm, source, ...: suggests a similar one, or lists some."""
+    if similar := difflib.get_close_matches(name, known, n=1, cutoff=SIMILARITY):
+        return UsageError(f"no {kind} '{name}' is known: did you mean '{similar[0]}'?")
+    listed = sorted(known)[:LISTED_NAMES]
+    rest = len(known) - len(listed)
+    names = ", ".join(f"'{known_name}'" for known_name in listed) or "none yet"
+    more = f" and {rest} more" if rest else ""
+    return UsageError(f"no {kind} '{name}' is known: known are {names}{more}")

@@ -28,10 +28,10 @@ import redis
 
 from accounting.capture.clock import wall_clock
 from accounting.capture.collector import run_collector
-from accounting.capture.pubsub.source import request
-from accounting.capture.source_selection import choose
+from accounting.capture.pubsub.source import PSUBSCRIBE_COMMAND
+from accounting.capture.source_selection import make_source
 from accounting.capture.spool.file import spool_path
-from accounting.capture.spool.records import Origin
+from accounting.capture.spool.records import MessageOrigin
 from accounting.capture.spool.spool import Spool
 from accounting.config import Settings
 from accounting.logs import configure_logging
@@ -96,7 +96,7 @@ def read_bare(port: int) -> None:
     """The limit: receive, count bytes, look at nothing."""
     buffer = memoryview(bytearray(1 << 20))
     with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(request)
+        connection.sendall(PSUBSCRIBE_COMMAND)
         before, tail = cpu_seconds(), b""
         while end_payload not in tail:
             count = connection.recv_into(buffer)
@@ -108,7 +108,7 @@ def read_bare(port: int) -> None:
 
 def read_without_spool(port: int, capture: Capture) -> None:
     url = f"redis://127.0.0.1:{port}"
-    source = choose(capture, url, queue_bytes=queue_bytes, clock=wall_clock)
+    source = make_source(capture, url, queue_bytes=queue_bytes, clock=wall_clock)
     with (
         tempfile.TemporaryDirectory() as home,
         Spool.open(Path(home) / "spool", "bench") as spool,
@@ -184,8 +184,8 @@ def read_burst(
 def has_come(spool: Spool, port: int) -> bool:
     """Whether the end is stored, in any epoch; a reader that was cut off is told it once more."""
     for epoch in spool.epochs():
-        last = spool.last_position(epoch.epoch) or 0
-        if [row[-1] for row in spool.read(epoch.epoch, last - 1, 1)] == [end_payload]:
+        last = spool.last_position(epoch.number) or 0
+        if [row[-1] for row in spool.read_messages(epoch.number, last - 1, 1)] == [end_payload]:
             return True
     if len(spool.epochs()) > 1 and spool.current_gap() is None:
         publish(port, [end_piece])
@@ -199,8 +199,8 @@ def check_spool(home: Path, messages: int) -> tuple[int, int]:
     """
     with Spool.open(spool_path(home, "bench"), "bench") as spool:
         captured, last, place = 0, -1, (0, 0)
-        while rows := spool.read(*place, 50_000):
-            place = Origin.of(rows[-1][0]).epoch, rows[-1][1]
+        while rows := spool.read_messages(*place, 50_000):
+            place = MessageOrigin.unpack(rows[-1][0]).epoch, rows[-1][1]
             for *_, payload in rows:
                 if payload != end_payload:
                     number = int(payload[5 : payload.index(b",")])

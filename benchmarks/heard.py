@@ -30,7 +30,7 @@ class Heard:
     @classmethod
     def since(cls, spool: Spool, start: datetime, position: int = 0) -> "Heard":
         heard = cls(spool, to_micros(start), position)
-        spool.tick(heard.now_us)
+        spool.checkpoint(heard.now_us)
         return heard
 
     def hear(self, groups: Iterable[list[Message]], step_us: int) -> int:
@@ -48,7 +48,7 @@ class Heard:
     def wait(self, seconds: float) -> None:
         """Let time pass in silence."""
         self.now_us += int(seconds * 1_000_000)
-        self.spool.tick(self.now_us)
+        self.spool.checkpoint(self.now_us)
 
     def _store(self, batch: list[tuple[int, int, bytes, bytes]]) -> int:
         count = len(batch)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine
 
 from accounting.audit import comparison, evidence_queries, rebuild_queries
 from accounting.audit.differences import Difference, Naming
-from accounting.audit.recompute_books import Progress, snapshot_at_rest, stage_books, unseen
+from accounting.audit.recompute_books import snapshot_at_rest, stage_books
 from accounting.audit.verify import Verdict, wrong_books
 from accounting.billing.adjust import adjust
 from accounting.db.engine import lost_connections
@@ -19,6 +19,7 @@ from accounting.domain.calendar import Bucket, BucketLength
 from accounting.errors import AccountingError, UsageError
 from accounting.identities import bucket_queries, realm_queries
 from accounting.identities.realm_queries import find_realm
+from accounting.progress import Progress, no_progress
 from accounting.usage.fold_hours import fold_all
 
 
@@ -29,7 +30,7 @@ def rebuild(
     *,
     dry_run: bool = False,
     verdict: Verdict | None = None,
-    progress: Progress = unseen,
+    progress: Progress = no_progress,
 ) -> Iterator[Difference]:
     """Rebuild one realm or all; yields what differed, before it is replaced.
 
@@ -43,7 +44,7 @@ def rebuild(
 
     def count(sessions: int) -> None:
         found.sessions += sessions
-        progress(sessions)
+        progress(found.sessions)
 
     with lost_connections(), engine.connect() as connection:
         names = realm_queries.names(connection)

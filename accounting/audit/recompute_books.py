@@ -30,13 +30,6 @@ from accounting.usage.rollup_queries import Hour
 LIVES_AT_ONCE: Final = 10_000
 TRIES: Final = 20
 
-Progress = Callable[[int], None]
-"""Told how many sessions were recomputed since it was last told."""
-
-
-def unseen(_count: int) -> None:
-    """Progress that nobody looks at."""
-
 
 @contextmanager
 def snapshot_at_rest(engine: Engine, *, hold: bool = False) -> Iterator[Connection]:
@@ -82,11 +75,12 @@ def stage_books(
     rules: Mapping[int, RealmRules],
     cutoff: Cutoff,
     realm_ids: Collection[int],
-    progress: Progress = unseen,
+    on_staged: Callable[[int], None],
     stops: Collection[Stop] = (),
 ) -> list[Unsealed]:
     """Recompute everything of those realms from the reports into the scratch tables.
 
+    ``on_staged`` receives the number of sessions in each batch.
     ``stops``: also the hours of these closed periods as they were at their cutoffs, in one pass
     over the reports, however many they are. What ended with dropped reports is taken as it is
     booked; returns where that was changed since.
@@ -106,7 +100,7 @@ def stage_books(
             ),
         )
         _stage_hours(connection, rules, ((session, stop) for _, session, stop in batch if stop))
-        progress(len(now))
+        on_staged(len(now))
     for stop in others:
         alone = replay(connection, rules, stop.cutoff, [stop.realm_id])
         while some := list(islice(alone, LIVES_AT_ONCE)):

@@ -16,12 +16,12 @@ from sqlalchemy import Connection, Engine
 
 from accounting.audit import log_session_queries as logged
 from accounting.audit.log_session_queries import BookedSession, LoggedKey
-from accounting.audit.recompute_books import Progress, unseen
 from accounting.db.engine import lost_connections
 from accounting.domain.coturn_log import LoggedSession, LogReader
 from accounting.domain.counters import COUNTERS
 from accounting.domain.text_escaping import escape
 from accounting.errors import UsageError
+from accounting.progress import Progress, no_progress
 
 KEYS_AT_ONCE: Final = 5_000
 
@@ -67,7 +67,7 @@ def reconcile(
     logs: Sequence[Path],
     *,
     result: Reconciled | None = None,
-    progress: Progress = unseen,
+    progress: Progress = no_progress,
 ) -> Iterator[LogDifference]:
     """Every session of the logs that is not in the books with the same figures.
 
@@ -85,7 +85,7 @@ def reconcile(
             booked = _booked(connection, part)
             for key in part:
                 yield from _compare(key, sessions[key], booked[key], found)
-            progress(len(part))
+            progress(start + len(part), len(keys))
 
 
 def _read(logs: Sequence[Path]) -> list[LoggedSession]:

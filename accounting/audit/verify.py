@@ -15,14 +15,15 @@ from sqlalchemy import Connection, Engine
 from accounting.audit import comparison, evidence_queries, proof_records
 from accounting.audit.comparison import BOOKS
 from accounting.audit.differences import Difference, Naming
-from accounting.audit.recompute_books import Progress, snapshot_at_rest, stage_books, unseen
+from accounting.audit.recompute_books import snapshot_at_rest, stage_books
 from accounting.audit.retention_queries import Unsealed
 from accounting.audit.statement_check import Gone, digest_of, find_closed, gone, wrong_statement
 from accounting.billing import period_queries
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import BucketLength, from_micros, to_micros
-from accounting.errors import UsageError
+from accounting.errors import UsageError, unknown_name
 from accounting.identities import realm_queries
+from accounting.progress import Progress, no_progress
 
 
 class Verdict:
@@ -43,7 +44,7 @@ def verify(
     period: date | None = None,
     *,
     verdict: Verdict | None = None,
-    progress: Progress = unseen,
+    progress: Progress = no_progress,
 ) -> Iterator[Difference]:
     """Every difference between the books and the reports, of one realm or period or of all.
 
@@ -55,7 +56,7 @@ def verify(
 
     def count(sessions: int) -> None:
         found.sessions += sessions
-        progress(sessions)
+        progress(found.sessions)
 
     with snapshot_at_rest(engine) as connection, lost_connections():
         names = realm_queries.names(connection)
@@ -95,7 +96,7 @@ def verify(
 def _chosen(names: Mapping[int, str], realm: str | None) -> list[int]:
     chosen = [realm_id for realm_id, name in names.items() if realm in (None, name)]
     if realm is not None and not chosen:
-        raise UsageError(f"no realm '{realm}' is known")
+        raise unknown_name("realm", realm, names.values())
     return chosen
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 from accounting.billing import period_queries
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, try_lock
-from accounting.errors import NotYet, UsageError
+from accounting.errors import NotYet, UsageError, unknown_name
 from accounting.feed import outbox
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
@@ -78,8 +78,7 @@ def close_period(
         known = {one.source for one in source_queries.all_sources(connection)}
         for name in without:
             if name not in known:
-                listed = ", ".join(f"'{one}'" for one in sorted(known)) or "none yet"
-                raise UsageError(f"no source '{name}' is known: known are {listed}")
+                raise unknown_name("source", name, known)
         found = find_period(connection, realm_id, realm, period)
         if found.closed_at is not None:
             raise UsageError(

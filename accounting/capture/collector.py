@@ -17,27 +17,27 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.redis.address import address
+from accounting.capture.redis.address import parse_address
 from accounting.capture.redis.key_scan import KeyScan
 from accounting.capture.source import Attachment, Batch, Source, SourceLost
-from accounting.capture.source_selection import choose
-from accounting.capture.spool.collector_lock import LastEnd, alone
+from accounting.capture.source_selection import make_source
+from accounting.capture.spool.collector_lock import LastExit, lock_spool
 from accounting.capture.spool.file import spool_path
-from accounting.capture.spool.records import Gap, SeenKey, SpoolState
+from accounting.capture.spool.records import Gap, RawKeySighting, SpoolState
 from accounting.capture.spool.spool import Spool
 from accounting.config import Settings
 from accounting.errors import ConfigurationError, SpoolDiskError
 
 log = structlog.get_logger()
 
-first_delay_seconds = 0.1
-longest_delay_seconds = 10.0
+MIN_RETRY_SECONDS = 0.1
+MAX_RETRY_SECONDS = 10.0
 
 # Parsing keeps the interpreter busy: in a burst Python's 5 ms are long for the receiver to wait.
-switch_interval_seconds = 0.001
+SWITCH_INTERVAL_SECONDS = 0.001
 
 # Redis counts its uptime between two whole seconds.
-uptime_error = 1_000_000
+UPTIME_RESOLUTION = 1_000_000
 
 
 def run_collector(
@@ -53,33 +53,33 @@ def run_collector(
             "ACCOUNTING_REDIS_URL is not set: expected the Redis that coturn publishes to"
         )
     url = settings.redis_url.get_secret_value()
-    source = choose(
+    source = make_source(
         settings.capture,
         url,
         queue_bytes=settings.spool_queue_bytes,
         clock=clock,
     )
     path = spool_path(settings.data_dir, settings.source)
-    with alone(path) as last, Spool.open(path, settings.source, clock=clock) as spool:
+    with lock_spool(path) as last, Spool.open(path, settings.source, clock=clock) as spool:
         interval = sys.getswitchinterval()
-        sys.setswitchinterval(switch_interval_seconds)
-        scan = KeyScan(address(url), clock=clock)
+        sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+        scan = KeyScan(parse_address(url), clock=clock)
         try:
-            collect(source, spool, stop, scan, last)
+            capture_loop(source, spool, stop, scan, last)
         except SpoolDiskError:
-            last.note_disk()
+            last.record_disk_failure()
             raise
         finally:
-            scan.halt()
+            scan.stop()
             sys.setswitchinterval(interval)
 
 
-def collect(
+def capture_loop(
     source: Source,
     spool: Spool,
     stop: threading.Event,
     scan: KeyScan | None = None,
-    last: LastEnd | None = None,
+    last: LastExit | None = None,
 ) -> None:
     """Run `source` into `spool` until `stop` is set, attaching again after every end.
 
@@ -87,52 +87,52 @@ def collect(
     how the collector before this one ended.
     """
     scanned = False
-    was_disk = last is not None and last.was_disk
-    note_loss(spool, "disk_full" if was_disk else "collector_restarted")
-    delay_seconds = first_delay_seconds
+    was_disk = last is not None and last.disk_failed
+    open_gap_if_needed(spool, "disk_full" if was_disk else "collector_restarted")
+    delay_seconds = MIN_RETRY_SECONDS
     stored = 0
     while not stop.is_set():
         try:
             with source.attach(spool.state(), stop) as stream:
-                missed = begin(spool, stream.attachment, was_disk=was_disk)
+                missed = on_attached(spool, stream.attachment, was_disk=was_disk)
                 was_disk = False
                 if last is not None:
-                    last.forget()
+                    last.clear()
                 if scan is not None and (missed or not scanned):
-                    scan.begin()
+                    scan.start()
                     scanned = True
                 for batch in stream.batches(stop):
-                    store(spool, batch, scan.take() if scan is not None else ())
+                    store_batch(spool, batch, scan.drain() if scan is not None else ())
                     stored += len(batch.messages)
                     if batch.captured_until is not None:
-                        delay_seconds = first_delay_seconds
+                        delay_seconds = MIN_RETRY_SECONDS
         except SourceLost as lost:
-            note_loss(spool, lost.cause, str(lost))
+            open_gap_if_needed(spool, lost.cause, str(lost))
             # Jitter: collectors that were cut off together must not come back together.
             pause_seconds = delay_seconds * random.uniform(0.5, 1.0)  # noqa: S311
             say = log.error if lost.advice else log.warning
             advice = {"advice": lost.advice} if lost.advice else {}
             say("not capturing", error=str(lost), retry_seconds=round(pause_seconds, 1), **advice)
             stop.wait(pause_seconds)
-            delay_seconds = min(2 * delay_seconds, longest_delay_seconds)
+            delay_seconds = min(2 * delay_seconds, MAX_RETRY_SECONDS)
     log.info("capture stopped", messages=stored)
 
 
-def store(spool: Spool, batch: Batch, keys: Sequence[SeenKey]) -> None:
+def store_batch(spool: Spool, batch: Batch, keys: Sequence[RawKeySighting]) -> None:
     """Write a batch, and then what was seen of the keys, together."""
     with spool.transaction():
         spool.append(
             batch.messages,
             batch.captured_until,
             positions=batch.positions,
-            resume=batch.resume,
-            estimated=batch.estimated,
+            resume_point=batch.resume_point,
+            estimated_count=batch.estimated_count,
         )
         if keys:
             spool.add_sightings(keys)
 
 
-def begin(spool: Spool, attachment: Attachment, *, was_disk: bool = False) -> bool:
+def on_attached(spool: Spool, attachment: Attachment, *, was_disk: bool = False) -> bool:
     """Close the gap that ends here, or record one that is found out only now; begin an epoch.
 
     A new epoch wherever something may be missing: in another mode, after a restart of Redis or a
@@ -143,23 +143,23 @@ def begin(spool: Spool, attachment: Attachment, *, was_disk: bool = False) -> bo
     """
     with spool.transaction():
         state = spool.state()
-        cause = what_was_lost(state, attachment, was_disk=was_disk)
-        gap = settled_gap(spool, state.captured_until, cause)
+        cause = gap_cause(state, attachment, was_disk=was_disk)
+        gap = resolve_gap(spool, state.captured_until, cause)
         if cause is not None:
-            spool.begin_epoch(cause)
+            spool.start_epoch(cause)
         if gap is not None:
-            spool.close_gap(gap.gap, attachment.at)
-        spool.note_mode(attachment.mode)
-        if attachment.server_run is not None:
-            spool.note_server(attachment.server_run)
-        if attachment.resume is not None:
-            spool.append((), resume=attachment.resume)
+            spool.close_gap(gap.number, attachment.captured_from)
+        spool.set_mode(attachment.mode)
+        if attachment.server_run_id is not None:
+            spool.set_server_run_id(attachment.server_run_id)
+        if attachment.resume_point is not None:
+            spool.append((), resume_point=attachment.resume_point)
         if not attachment.continued:
             # What a stream that goes on brings first is older: there the next tick proves it.
-            spool.tick(attachment.at)
+            spool.checkpoint(attachment.captured_from)
     if gap is not None:
         log.warning(
-            "capturing again after a gap", mode=attachment.mode, gap=gap.gap, cause=gap.cause
+            "capturing again after a gap", mode=attachment.mode, gap=gap.number, cause=gap.cause
         )
     elif attachment.continued:
         log.info("capturing again where it had stopped", mode=attachment.mode)
@@ -168,7 +168,7 @@ def begin(spool: Spool, attachment: Attachment, *, was_disk: bool = False) -> bo
     return gap is not None
 
 
-def settled_gap(spool: Spool, captured_until: int | None, cause: str | None) -> Gap | None:
+def resolve_gap(spool: Spool, captured_until: int | None, cause: str | None) -> Gap | None:
     """The gap that ends now: the open one, under the name of what was found out, or a new one."""
     gap = spool.current_gap()
     if cause is None or captured_until is None:
@@ -177,13 +177,11 @@ def settled_gap(spool: Spool, captured_until: int | None, cause: str | None) -> 
         spool.open_gap(captured_until, cause)
     elif gap.cause != cause:
         found = f"{gap.cause}: {gap.detail}" if gap.detail else gap.cause
-        spool.amend_gap(gap.gap, cause, f"found after {found}")
+        spool.set_gap_cause(gap.number, cause, f"found after {found}")
     return spool.current_gap()
 
 
-def what_was_lost(
-    state: SpoolState, attachment: Attachment, *, was_disk: bool = False
-) -> str | None:
+def gap_cause(state: SpoolState, attachment: Attachment, *, was_disk: bool = False) -> str | None:
     """Why messages may be nowhere, by how the stream began; None when there is no reason.
 
     Another replication id or run id is another server, or the same one after a restart: what
@@ -193,28 +191,28 @@ def what_was_lost(
         return None
     if state.mode is not None and state.mode != attachment.mode:
         return "mode_changed"
-    here, there = state.resume, attachment.resume
-    run = attachment.server_run
-    is_another = run is not None and state.server_run is not None and run != state.server_run
+    here, there = state.resume_point, attachment.resume_point
+    run = attachment.server_run_id
+    is_another = run is not None and state.server_run_id is not None and run != state.server_run_id
     is_another_history = (
         here is not None and there is not None and here.replication_id != there.replication_id
     )
     if is_another or (attachment.continued and is_another_history):
-        began_at = attachment.server_began_at
-        ran_before = began_at is not None and began_at + uptime_error < state.captured_until
+        began_at = attachment.server_started_at
+        ran_before = began_at is not None and began_at + UPTIME_RESOLUTION < state.captured_until
         return "failover" if ran_before else "redis_restarted"
     if attachment.mode == "replication" and not attachment.continued:
         return "disk_full" if was_disk else "backlog_overrun"
     return None
 
 
-def note_loss(spool: Spool, cause: str, detail: str = "") -> None:
+def open_gap_if_needed(spool: Spool, cause: str, detail: str = "") -> None:
     """Open a gap at the last tick, unless one is open already or nothing was ever captured.
 
     And unless a stream is to be gone on with: whether that lost something shows when it does.
     """
     with spool.transaction():
         state = spool.state()
-        if state.captured_until is None or state.resume is not None or spool.current_gap():
+        if state.captured_until is None or state.resume_point is not None or spool.current_gap():
             return
         spool.open_gap(state.captured_until, cause, detail)

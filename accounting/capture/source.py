@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import NamedTuple, Protocol
 
-from accounting.capture.spool.records import Message, Mode, Resume, SpoolState
+from accounting.capture.spool.records import CaptureMode, Message, ResumePoint, SpoolState
 from accounting.errors import ConnectionLost
 
 
@@ -27,8 +27,8 @@ class Batch(NamedTuple):
     messages: Sequence[Message]
     captured_until: int | None
     positions: Sequence[int] | None = None
-    resume: Resume | None = None
-    estimated: int = 0
+    resume_point: ResumePoint | None = None
+    estimated_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +42,11 @@ class Attachment:
     continued: that is the place where the last one ended: nothing that this server had was missed.
     """
 
-    mode: Mode
-    at: int
-    server_run: str | None
-    server_began_at: int | None
-    resume: Resume | None = None
+    mode: CaptureMode
+    captured_from: int
+    server_run_id: str | None
+    server_started_at: int | None
+    resume_point: ResumePoint | None = None
     continued: bool = False
 
 
@@ -63,11 +63,11 @@ class SourceLost(ConnectionLost):
         self.advice = advice
 
 
-class Refused(SourceLost):
+class SourceRefused(SourceLost):
     """The server does not give its stream to us, and won't when asked again."""
 
 
-class Unanswered(SourceLost):
+class NoReply(SourceLost):
     """The server ended the connection instead of answering."""
 
 

@@ -11,18 +11,18 @@ from typing import Literal
 
 import structlog
 
-from accounting.capture.pubsub.source import Subscriber
-from accounting.capture.replication.source import Replication
-from accounting.capture.source import Refused, Source, SourceLost, Stream, Unanswered
+from accounting.capture.pubsub.source import PubSubSource
+from accounting.capture.replication.source import ReplicationSource
+from accounting.capture.source import NoReply, Source, SourceLost, SourceRefused, Stream
 from accounting.capture.spool.records import SpoolState
 
 log = structlog.get_logger()
 
 # Some proxies close the connection at a command that they don't know.
-unanswered_at_most = 3
+MAX_MISSING_REPLIES = 3
 
 
-def choose(
+def make_source(
     capture: Literal["auto", "replication", "subscribe"],
     url: str,
     *,
@@ -32,34 +32,34 @@ def choose(
     """The source for a setting. Raises ConfigurationError for a URL that can't be one."""
     match capture:
         case "replication":
-            return Replication(url, queue_bytes=queue_bytes, clock=clock)
+            return ReplicationSource(url, queue_bytes=queue_bytes, clock=clock)
         case "subscribe":
-            return Subscriber(url, queue_bytes=queue_bytes, clock=clock)
+            return PubSubSource(url, queue_bytes=queue_bytes, clock=clock)
         case "auto":
-            return Best(
-                Replication(url, queue_bytes=queue_bytes, clock=clock),
-                Subscriber(url, queue_bytes=queue_bytes, clock=clock),
+            return AutoSource(
+                ReplicationSource(url, queue_bytes=queue_bytes, clock=clock),
+                PubSubSource(url, queue_bytes=queue_bytes, clock=clock),
             )
 
 
-class Best:
+class AutoSource:
     """Replication, unless the server refuses it before it ever allowed it."""
 
     def __init__(self, replication: Source, subscriber: Source) -> None:
         self._replication = replication
         self._subscriber = subscriber
-        self._chosen: Source | None = None
-        self._unanswered = 0
+        self._selected: Source | None = None
+        self._missing_replies = 0
 
     @contextmanager
     def attach(self, state: SpoolState, stop: Event, /) -> Iterator[Stream]:
         """As the source that is chosen; a Redis out of reach decides nothing."""
         with ExitStack() as stack:
             stream = None
-            if self._chosen is not self._subscriber:
+            if self._selected is not self._subscriber:
                 stream = self._try_replication(stack, state, stop)
             if stream is None:
-                self._chosen = self._subscriber
+                self._selected = self._subscriber
                 stream = stack.enter_context(self._subscriber.attach(state, stop))
             yield stream
 
@@ -67,11 +67,13 @@ class Best:
         try:
             stream = stack.enter_context(self._replication.attach(state, stop))
         except SourceLost as lost:
-            self._unanswered = self._unanswered + 1 if isinstance(lost, Unanswered) else 0
-            refused = isinstance(lost, Refused) or self._unanswered >= unanswered_at_most
-            if self._chosen is None and refused:
+            self._missing_replies = self._missing_replies + 1 if isinstance(lost, NoReply) else 0
+            refused = (
+                isinstance(lost, SourceRefused) or self._missing_replies >= MAX_MISSING_REPLIES
+            )
+            if self._selected is None and refused:
                 log.warning("capturing by subscription", reason=str(lost))
                 return None
             raise
-        self._chosen = self._replication
+        self._selected = self._replication
         return stream

@@ -10,17 +10,14 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from accounting.audit.rebuild import rebuild
-from accounting.audit.recompute_books import Progress as Step
-from accounting.audit.recompute_books import unseen
 from accounting.audit.reconcile import Reconciled, reconcile
 from accounting.audit.statement_check import Gone
 from accounting.audit.trace import Trace, trace, trace_adjustment
 from accounting.audit.verify import Verdict, verify
 from accounting.cli.arguments import Json, Realm, from_argument, period_day
+from accounting.cli.progress import progress_bar
 from accounting.cli.terminal import flush_output, visible, warn, write, write_json
 from accounting.config import Settings
 from accounting.db import migrations
@@ -51,7 +48,7 @@ def _mount_verify(app: typer.Typer, settings: Callable[[], Settings]) -> None:
     ) -> None:
         """Recompute everything from the reports and compare; exit 1 when anything differs."""
         verdict = Verdict()
-        with _engine(settings()) as engine, _progress("verifying", "sessions") as step:
+        with _engine(settings()) as engine, progress_bar("verifying", "sessions") as step:
             found = verify(
                 engine,
                 realm,
@@ -81,7 +78,7 @@ def _mount_rebuild(app: typer.Typer, settings: Callable[[], Settings]) -> None:
     ) -> None:
         """Replace sessions and roll-ups by what the reports say; closed periods are adjusted."""
         verdict = Verdict()
-        with _engine(settings()) as engine, _progress("rebuilding", "sessions") as step:
+        with _engine(settings()) as engine, progress_bar("rebuilding", "sessions") as step:
             found = rebuild(engine, reason, realm, dry_run=dry_run, verdict=verdict, progress=step)
             for one in found:
                 _tell(asdict(one), as_json, f"{one.what} {one.kind}")
@@ -100,7 +97,7 @@ def _mount_reconcile(app: typer.Typer, settings: Callable[[], Settings]) -> None
     ) -> None:
         """Compare the books with coturn's own log; exit 1 when any session differs."""
         result = Reconciled()
-        with _engine(settings()) as engine, _progress("reconciling", "sessions") as step:
+        with _engine(settings()) as engine, progress_bar("reconciling", "sessions") as step:
             for one in reconcile(engine, logs, result=result, progress=step):
                 _tell(asdict(one), as_json, f"session {one.kind}")
         if result.strangers:
@@ -184,24 +181,6 @@ def _engine(settings: Settings) -> Iterator[Any]:
     with service.database(settings, service.WRITER) as engine:
         migrations.require_head(engine)
         yield engine
-
-
-@contextmanager
-def _progress(what: str, unit: str) -> Iterator[Step]:
-    """A running count on a terminal; under cron nothing."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield unseen
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn(what),
-        TextColumn("{task.completed:>13,.0f} " + unit),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda count: bar.advance(task, count)
 
 
 def _tell(fields: Mapping[str, Any], as_json: bool, what: str) -> None:

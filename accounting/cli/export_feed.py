@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from accounting.cli.arguments import Json, Realm, from_argument, period_day
+from accounting.cli.progress import progress_bar
 from accounting.cli.terminal import flush_output, visible, warn, write, write_json
 from accounting.config import Settings
 from accounting.errors import AccountingError, UsageError
@@ -212,7 +211,10 @@ def _time(value: str | None) -> datetime | None:
 
 
 def _export(settings: Settings, selection: Selection, format_: Format, output: str) -> None:
-    with service.database(settings, service.READER) as engine, _progress() as progress:
+    with (
+        service.database(settings, service.READER) as engine,
+        progress_bar("exporting", "rows") as progress,
+    ):
         if output == "-":
             if format_ is Format.PARQUET and sys.stdout.isatty():
                 raise UsageError("Parquet is no text: name a directory with --output, or a pipe")
@@ -221,24 +223,6 @@ def _export(settings: Settings, selection: Selection, format_: Format, output: s
         exported = exporting.export_to_directory(engine, selection, format_, Path(output), progress)
     if sys.stderr.isatty():
         warn(f"{exported.rows:,} rows in {exported.path}")
-
-
-@contextmanager
-def _progress() -> Iterator[exporting.Progress | None]:
-    """A bar on a terminal; under cron nothing."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("exporting"),
-        BarColumn(),
-        TextColumn("{task.completed:>11,.0f} rows"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("exporting", total=None)
-        yield lambda rows, total: bar.update(task, completed=rows, total=total)
 
 
 class _Output:

@@ -10,11 +10,11 @@ import typer
 
 from accounting.cli.arguments import LARGEST_INTEGER, Json, RealmName, from_argument
 from accounting.cli.terminal import warn
-from accounting.cli.views import in_zone, unknown, write_rows
+from accounting.cli.views import in_zone, write_rows
 from accounting.config import Settings
 from accounting.db import migrations
 from accounting.domain.identity import UsernameRule
-from accounting.errors import UsageError
+from accounting.errors import UsageError, unknown_name
 from accounting.identities.realm_rules import list_rules, realm_names, set_rule
 from accounting.ops import service
 
@@ -40,7 +40,7 @@ def _mount_list(realm: typer.Typer, settings: Callable[[], Settings]) -> None:
             migrations.require_head(engine)
             rows = list(list_rules(engine, name))
             if name is not None and not rows:
-                raise unknown("realm", name, realm_names(engine))
+                raise unknown_name("realm", name, realm_names(engine))
         columns = {
             "realm": "realm",
             "holds_from": "from",

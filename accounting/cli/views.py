@@ -3,8 +3,7 @@
 Owns what an empty answer means: nothing, or a slip in the name of a realm.
 """
 
-import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import Any, Final
@@ -13,7 +12,7 @@ from zoneinfo import ZoneInfo
 from accounting.cli.terminal import write_json, write_table
 from accounting.config import Settings
 from accounting.db.engine import lost_connections
-from accounting.errors import NotAllowed, UsageError
+from accounting.errors import NotAllowed, unknown_name
 from accounting.identities.realm_rules import realm_names
 from accounting.ops import service
 from accounting.reporting import view_queries
@@ -78,18 +77,7 @@ def _check_realm(settings: Settings, name: str) -> None:
     except NotAllowed:
         return
     if name not in known:
-        raise unknown("realm", name, known)
-
-
-def unknown(what: str, name: str, known: Collection[str]) -> UsageError:
-    """The error for a name that is not among those known, with the one that was meant, perhaps."""
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        return UsageError(f"no {what} '{name}' is known: did you mean '{near[0]}'?")
-    some = sorted(known)[:5]
-    more = f" and {len(known) - len(some)} more" if len(known) > len(some) else ""
-    listed = ", ".join(f"'{one}'" for one in some) + more if some else "none yet"
-    return UsageError(f"no {what} '{name}' is known: known are {listed}")
+        raise unknown_name("realm", name, known)
 
 
 def in_zone(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -24,12 +24,10 @@ from accounting.db.engine import lost_connections, psycopg_connection
 from accounting.errors import AccountingError, NotYet, UsageError
 from accounting.export import parquet
 from accounting.export.export_queries import Exporting, Kind, Selection, Spelling
+from accounting.progress import Progress, no_progress
 
 LONGEST_NAME: Final = 120
 """Bytes of a realm in the name of a file; longer ones are cut, and told apart by a digest."""
-
-Progress = Callable[[int, int], None]
-"""Told how many rows of how many are written, now and then."""
 
 
 class Sink(Protocol):
@@ -69,7 +67,7 @@ def export_to_directory(
     selection: Selection,
     format_: Format,
     directory: Path,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Exported:
     """Write the selected rows and their manifest into a directory, which is made.
 
@@ -85,7 +83,7 @@ def export_to_directory(
         totals = rows.totals()
         with _beside(path) as (draft, file):
             digest = _Digest(file)
-            written = _write(rows, format_, digest, _counted(progress, totals.rows))
+            written = _write(rows, format_, digest, progress, totals.rows)
             if written != totals.rows:
                 raise AssertionError(f"{written} rows written of {totals.rows} in one snapshot")
             file.flush()
@@ -120,14 +118,14 @@ def export_to_stream(
     selection: Selection,
     format_: Format,
     stream: Sink,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> int:
     """Write the selected rows to a stream; returns how many. Raises as the other does."""
     if format_ is Format.PARQUET:
         parquet.require()
     with _selected(engine, selection) as rows:
-        total = rows.totals().rows if progress is not None else 0
-        return _write(rows, format_, _Digest(stream), _counted(progress, total))
+        total = None if progress is no_progress else rows.totals().rows  # counting takes long
+        return _write(rows, format_, _Digest(stream), progress, total)
 
 
 def check_export(manifest: Path) -> str | None:
@@ -203,11 +201,13 @@ def _require_complete(rows: Exporting, selection: Selection) -> None:
             raise NotYet(f"not all before {selection.until.isoformat()} is there yet: {waits_for}")
 
 
-def _write(rows: Exporting, format_: Format, out: "_Digest", progress: Progress) -> int:
+def _write(
+    rows: Exporting, format_: Format, out: "_Digest", progress: Progress, total: int | None
+) -> int:
     # Closed before the transaction ends: a COPY that is left half read keeps its connection, and a
     # rollback would wait for it for ever.
     with closing(rows.copy(_SPELLINGS[format_])) as chunks:
-        watched = _watched(chunks, progress)
+        watched = _watched(chunks, progress, total)
         if format_ is Format.PARQUET:
             return parquet.write_parquet(rows.columns, watched, out)
         for chunk in watched:
@@ -215,19 +215,13 @@ def _write(rows: Exporting, format_: Format, out: "_Digest", progress: Progress)
         return rows.copied
 
 
-def _watched(chunks: Iterator[bytes], progress: Progress) -> Iterator[bytes]:
-    """The chunks, with their lines told: more than the rows where a name holds line ends."""
+def _watched(chunks: Iterator[bytes], progress: Progress, total: int | None) -> Iterator[bytes]:
+    """The chunks; reports their lines as progress, at most ``total``: a name may hold line ends."""
     lines = 0
     for chunk in chunks:
         lines += chunk.count(b"\n")
-        progress(lines, 0)
+        progress(lines if total is None else min(lines, total), total)
         yield chunk
-
-
-def _counted(progress: Progress | None, total: int) -> Progress:
-    if progress is None:
-        return lambda _rows, _total: None
-    return lambda rows, _: progress(min(rows, total), total)
 
 
 def _described(selection: Selection, format_: Format) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from accounting.domain.calendar import TIME_MIN, from_micros
 from accounting.domain.identity import UsernameRule
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import escape
-from accounting.errors import UsageError
+from accounting.errors import unknown_name
 
 _RULES = (
     "SELECT realm_id, CASE WHEN isfinite(holds_from) THEN holds_from END, time_zone, anchor_day,"
@@ -113,6 +113,5 @@ def find_realm(connection: Connection, realm: str) -> int:
     """The id of a realm by the name that the views show. Raises UsageError."""
     known = {name: realm_id for realm_id, name in names(connection).items()}
     if realm not in known:
-        listed = ", ".join(f"'{one}'" for one in sorted(known)[:5]) or "none yet"
-        raise UsageError(f"no realm '{realm}' is known: known are {listed}")
+        raise unknown_name("realm", realm, known)
     return known[realm]

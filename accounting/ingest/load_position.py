@@ -41,20 +41,20 @@ def resume(
     epochs = spool.epochs()
     here = next((epoch for epoch in epochs if known.get(epoch.token) == source.epoch), None)
     if here is not None and not _is_another(spool, here, source):
-        start = here.epoch, source.position
+        start = here.number, source.position
     elif not source.epoch:
-        start = epochs[0].epoch, 0
+        start = epochs[0].number, 0
     elif older := _older(spool, epochs, known, here, source):
         # One source's receipt times never fall: what is not younger is in the books.
         start = older, spool.position_at(older, source.last_received_at or 0)
         epochs = spool.epochs()
     else:
         _lost_spool(connection, spool, source, epochs[0])
-        start = spool.place_at(source.loaded_until or 0)
+        start = spool.epoch_and_position_at(source.loaded_until or 0)
     numbers: dict[int, int] = {}
     for epoch in epochs:
-        numbers[epoch.epoch] = known.get(epoch.token) or source_queries.add_epoch(
-            connection, source.source_id, epoch.token, epoch.began_at, epoch.cause
+        numbers[epoch.number] = known.get(epoch.token) or source_queries.add_epoch(
+            connection, source.source_id, epoch.token, epoch.started_at, epoch.cause
         )
     _note_pruned(connection, spool, source, epochs, start)
     return numbers, start
@@ -67,19 +67,19 @@ def _is_another(spool: Spool, epoch: Epoch, source: SourceRow) -> bool:
     positions of a replication stream are the stream's own: there they are never others.
     """
     state = spool.state()
-    if epoch.epoch != state.captured_epoch and source.replication_id is not None:
+    if epoch.number != state.captured_epoch and source.replication_id is not None:
         # A stream goes on in silence: the books went with the ticks beyond its last message.
         return False
     last = (
         state.captured_position
-        if epoch.epoch == state.captured_epoch
-        else spool.last_position(epoch.epoch)
+        if epoch.number == state.captured_epoch
+        else spool.last_position(epoch.number)
     )
     if last is not None and last < source.position:
         return True
-    if state.resume is not None:
+    if state.resume_point is not None:
         return False
-    received_at = spool.received_at(epoch.epoch, source.position)
+    received_at = spool.received_at(epoch.number, source.position)
     return received_at is not None and received_at > (source.last_received_at or 0)
 
 
@@ -96,7 +96,7 @@ def _older(
     another token.
     """
     relabelled = [
-        epoch.epoch for epoch in epochs if epoch.cause == OLDER_SPOOL and epoch.token not in known
+        epoch.number for epoch in epochs if epoch.cause == OLDER_SPOOL and epoch.token not in known
     ]
     if relabelled:  # by a loader that was killed before it came to the database
         return relabelled[0]
@@ -104,14 +104,14 @@ def _older(
     if last is None:
         return None
     log.error("the spool is older than the database", source=source.source)
-    spool.relabel(last.epoch, OLDER_SPOOL, source.captured_until or last.began_at)
-    return last.epoch
+    spool.replace_token(last.number, OLDER_SPOOL, source.captured_until or last.started_at)
+    return last.number
 
 
 def _lost_spool(connection: Connection, spool: Spool, source: SourceRow, epoch: Epoch) -> None:
     """A new spool for a source that was captured before: what lies between is a gap."""
     # What was captured after that and not loaded is lost with the spool.
-    from_at = source.loaded_until or source.last_received_at or epoch.began_at
+    from_at = source.loaded_until or source.last_received_at or epoch.started_at
     captured_from = spool.state().captured_from
     if captured_from is not None and captured_from <= from_at:
         return  # it captured beside the other
@@ -122,7 +122,7 @@ def _lost_spool(connection: Connection, spool: Spool, source: SourceRow, epoch: 
         token=epoch.token,
         gap=LOST_GAP,
         after=(source.epoch, source.position),
-        from_at=min(from_at, epoch.began_at),
+        from_at=min(from_at, epoch.started_at),
         to_at=None,
         cause="spool_lost",
         detail="the collector began with an empty spool",
@@ -146,11 +146,11 @@ def _note_pruned(
         return
     log.error("the spool is pruned beyond the database's position", source=source.source)
     to_at = state.pruned_received_at + 1
-    from_at = source.loaded_until or source.last_received_at or epochs[0].began_at
+    from_at = source.loaded_until or source.last_received_at or epochs[0].started_at
     source_queries.put_gap(
         connection,
         source.source_id,
-        token=next(one.token for one in epochs if one.epoch == state.pruned_epoch),
+        token=next(one.token for one in epochs if one.number == state.pruned_epoch),
         gap=PRUNED_GAP,
         after=(source.epoch, source.position),
         from_at=min(from_at, to_at),

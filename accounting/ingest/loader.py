@@ -123,7 +123,7 @@ class Loader:
         self._looked_at = time.monotonic()
         self._sighted = sighted
         self._identities.committed()
-        self._gaps.update({gap.gap: gap for gap in gaps})
+        self._gaps.update({gap.number: gap for gap in gaps})
         self._first_gap_open &= state.captured_from is None
         self._partitions = rows.partitions
         if rows.last is None:
@@ -134,7 +134,7 @@ class Loader:
 
     def _new_gaps(self) -> list[Gap]:
         """The spool's gaps that are not in the database as they are now."""
-        return [gap for gap in self.spool.gaps() if self._gaps.get(gap.gap) != gap]
+        return [gap for gap in self.spool.gaps() if self._gaps.get(gap.number) != gap]
 
     def _forget(self) -> None:
         """Another loader was at work, or the database was set back to a backup.
@@ -164,7 +164,7 @@ class Loader:
         if rows.last is not None and not at_end:
             database = rows.last.origin.database
         # An offset counts the bytes of its own history: in another one it is a wrong place.
-        in_stream = state.resume is not None and rows.place[0] == state.captured_epoch
+        in_stream = state.resume_point is not None and rows.place[0] == state.captured_epoch
         left = rows.numbers[rows.place[0]], rows.place[1]
         moved = source_queries.advance(
             connection,
@@ -260,16 +260,16 @@ class Loader:
         gaps: list[Gap],
         state: SpoolState,
     ) -> None:
-        epochs = {epoch.epoch: epoch for epoch in self.spool.epochs()}
+        epochs = {epoch.number: epoch for epoch in self.spool.epochs()}
         for gap in gaps:
             epoch = epochs[gap.epoch]
-            if epoch.cause == OLDER_SPOOL and gap.to_at and gap.to_at <= epoch.began_at:
+            if epoch.cause == OLDER_SPOOL and gap.to_at and gap.to_at <= epoch.started_at:
                 continue  # the database has it under the epoch's former token
             source_queries.put_gap(
                 connection,
                 source.source_id,
                 token=epoch.token,
-                gap=gap.gap,
+                gap=gap.number,
                 after=(numbers[gap.epoch], gap.position),
                 from_at=gap.from_at,
                 to_at=gap.to_at,

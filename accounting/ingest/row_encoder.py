@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NoReturn
 
-from accounting.capture.spool.records import Origin, SpooledRow
+from accounting.capture.spool.records import MessageOrigin, SpooledRow
 from accounting.capture.spool.spool import Spool
 from accounting.domain.calendar import TIME_MIN
 from accounting.domain.coturn_messages import (
@@ -46,7 +46,7 @@ class _Missing(Exception):
 class Last(NamedTuple):
     """The last message that became a row or a reject."""
 
-    origin: Origin
+    origin: MessageOrigin
     position: int
     received_at: int
 
@@ -85,7 +85,7 @@ class Rows:
         is_full = len(self.rejected) >= MOST_REJECTED or self.identities.new >= MOST_NAMES
         room = 0 if is_full else self.limit - self.count
         if not self._read and room:
-            self._read = self.spool.read(*self.place, min(PIECE, room), self.end)
+            self._read = self.spool.read_messages(*self.place, min(PIECE, room), self.end)
             if not self._read:
                 self.place = self.end
         return bool(self._read)
@@ -102,7 +102,7 @@ class Rows:
                 self.missing = missing.what
             if done := len(rows) + len(self.rejected) - rejected:
                 origin, position, received_at, _, _ = self._read[done - 1]
-                self.last = Last(Origin.of(origin), position, received_at)
+                self.last = Last(MessageOrigin.unpack(origin), position, received_at)
                 self.place = self.last.origin.epoch, position
                 self.count += done
                 self._read = self._read[done:]
@@ -134,7 +134,7 @@ class Rows:
                 else:
                     counters = parse_counters(payload, allow)
             except WireError as error:
-                epoch, database, _ = Origin.of(origin)
+                epoch, database, _ = MessageOrigin.unpack(origin)
                 number = self.numbers[epoch]
                 self.rejected.append(
                     Rejected(number, position, last, database, channel, payload, str(error))
@@ -176,7 +176,7 @@ class _Heads(dict[int, bytes]):
         self._numbers = numbers
 
     def __missing__(self, of: int) -> bytes:
-        epoch, database, estimated = Origin.of(of)
+        epoch, database, estimated = MessageOrigin.unpack(of)
         head = self[of] = pack_head(
             self._source_id, self._numbers[epoch], database, estimated=estimated
         )

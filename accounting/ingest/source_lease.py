@@ -123,11 +123,11 @@ def open_books(connection: Connection, source: SourceRow, spool: Spool) -> Sourc
         connection,
         source,
         epoch=source_queries.add_epoch(
-            connection, source.source_id, first.token, first.began_at, first.cause
+            connection, source.source_id, first.token, first.started_at, first.cause
         ),
         position=0,
         captured_until=None,
-        loaded_until=first.began_at,
+        loaded_until=first.started_at,
         last_received_at=None,
         mode="subscribe",
         replication_id=None,
@@ -175,7 +175,7 @@ def is_overtaken(spool: Spool, place: Place | None) -> bool:
     if place is None:
         return False
     state = spool.state()
-    ours = {epoch.token: epoch.epoch for epoch in spool.epochs()}.get(place.token)
+    ours = {epoch.token: epoch.number for epoch in spool.epochs()}.get(place.token)
     in_stream = place.replication_id is not None
     if ours is not None:
         return in_stream and (ours, place.position) > (

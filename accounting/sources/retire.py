@@ -3,7 +3,7 @@
 from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections
-from accounting.errors import UsageError
+from accounting.errors import unknown_name
 from accounting.sources import source_queries
 
 
@@ -11,5 +11,5 @@ def retire_source(engine: Engine, name: str) -> None:
     """Mark a source as gone. Raises UsageError for one that nobody knows."""
     with lost_connections(), engine.begin() as connection:
         if not source_queries.retire(connection, name):
-            known = ", ".join(f"'{one.source}'" for one in source_queries.all_sources(connection))
-            raise UsageError(f"no source '{name}' is known: known are {known or 'none yet'}")
+            known = [row.source for row in source_queries.all_sources(connection)]
+            raise unknown_name("source", name, known)

@@ -13,7 +13,7 @@ from accounting.audit.trace import trace
 from accounting.audit.verify import Verdict, verify
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
-from accounting.capture.spool.records import SeenKey
+from accounting.capture.spool.records import RawKeySighting
 from accounting.errors import AccountingError
 from tests.audit.test_corruptions import corrupt, named
 from tests.support.books import WRITER, Books, channel
@@ -367,8 +367,8 @@ def test_a_sighting_at_the_last_dropped_report_is_told_after_it(books: Books) ->
     for seen, idle in ((MIDNIGHT - 4440, 10), (MIDNIGHT - 1500, 100)):
         books.spool().add_sightings(
             [
-                SeenKey(
-                    began_at=books.at(seen - 5),
+                RawKeySighting(
+                    scan_started_at=books.at(seen - 5),
                     seen_at=books.at(seen),
                     database=0,
                     key=key,

@@ -198,7 +198,7 @@ def hear_until(books: Books, year: Year, source: str, check: datetime) -> None:
         [message for message in year.messages[source] if message[0] < limit], source=source
     )
     year.messages[source] = [m for m in year.messages[source] if m[0] >= limit]
-    books.spool(source).tick(limit)
+    books.spool(source).checkpoint(limit)
 
 
 def set_up_realms(books: Books) -> None:

@@ -18,8 +18,8 @@ if RedisServer.is_installed() or os.environ.get("CI"):
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long an idle connection is waited on before a tick, an end or another attempt."""
-    monkeypatch.setattr("accounting.capture.redis.receiver.read_seconds", 0.02)
-    monkeypatch.setattr("accounting.capture.collector.first_delay_seconds", 0.02)
+    monkeypatch.setattr("accounting.capture.redis.receiver.READ_TIMEOUT_SECONDS", 0.02)
+    monkeypatch.setattr("accounting.capture.collector.MIN_RETRY_SECONDS", 0.02)
 
 
 @pytest.fixture(params=kinds)

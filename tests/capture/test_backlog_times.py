@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting.capture.replication.backlog_times import Moment, replayed_times
+from accounting.capture.replication.backlog_times import OffsetTime, estimate_times
 
 second = 1_000_000
 midnight = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp()) * second
@@ -21,8 +21,8 @@ midnight = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp()) * second
 def test_times_rise_with_the_positions_and_stay_between_the_two_known_ends(
     positions: list[int], keepalives: list[int], length: int, size: int
 ) -> None:
-    times = replayed_times(
-        sorted(positions), sorted(keepalives), Moment(5, 0), Moment(5 + length, size)
+    times = estimate_times(
+        sorted(positions), sorted(keepalives), OffsetTime(5, 0), OffsetTime(5 + length, size)
     )
     assert len(times) == len(positions)
     assert all(5 <= time <= max(5, 5 + length) for time in times)
@@ -30,36 +30,36 @@ def test_times_rise_with_the_positions_and_stay_between_the_two_known_ends(
 
 
 def test_without_keepalives_time_goes_with_the_bytes() -> None:
-    times = replayed_times([100, 150, 200], [], Moment(0, 100), Moment(10, 200))
+    times = estimate_times([100, 150, 200], [], OffsetTime(0, 100), OffsetTime(10, 200))
     assert times == [0, 5, 10]
 
 
 def test_a_burst_of_bytes_takes_no_time_where_keepalives_tell() -> None:
     """20 s, 4 keepalives: the first 5 s had nearly all the bytes."""
     keepalives = [9_000, 9_100, 9_200]
-    times = replayed_times(
-        [8_999, 9_050, 9_250], keepalives, Moment(0, 0), Moment(20 * second, 9_300)
+    times = estimate_times(
+        [8_999, 9_050, 9_250], keepalives, OffsetTime(0, 0), OffsetTime(20 * second, 9_300)
     )
     assert [round(time / second, 1) for time in times] == [5.0, 7.5, 17.5]
 
 
 def test_each_side_of_midnight_gets_its_own() -> None:
     """An outage of 30 s around midnight; two relay threads, alive all the time."""
-    begin, end = Moment(midnight - 20 * second, 0), Moment(midnight + 10 * second, 130_000)
+    begin, end = OffsetTime(midnight - 20 * second, 0), OffsetTime(midnight + 10 * second, 130_000)
     # 100 kB in the first five seconds, then next to nothing.
     keepalives = [100_000 + 2_000 * beat + 10 * thread for beat in range(5) for thread in (0, 1)]
     before = [50_000, 99_000, 103_000]
     after = [109_000, 129_000]
-    times = replayed_times([*before, *after], keepalives, begin, end)
+    times = estimate_times([*before, *after], keepalives, begin, end)
     assert [time < midnight for time in times] == [True] * 3 + [False] * 2
-    by_bytes = replayed_times([103_000], [], begin, end)
+    by_bytes = estimate_times([103_000], [], begin, end)
     assert by_bytes[0] > midnight  # what the keepalives are good for
 
 
 def test_too_few_keepalives_say_nothing_of_the_time_when_coturn_was_away() -> None:
-    begin, end = Moment(0, 0), Moment(100 * second, 1000)
-    assert replayed_times([500], [10, 20], begin, end) == [50 * second]
+    begin, end = OffsetTime(0, 0), OffsetTime(100 * second, 1000)
+    assert estimate_times([500], [10, 20], begin, end) == [50 * second]
 
 
 def test_a_clock_that_stepped_back_gives_the_last_known_time() -> None:
-    assert replayed_times([1, 2], [], Moment(100, 0), Moment(50, 9)) == [100, 100]
+    assert estimate_times([1, 2], [], OffsetTime(100, 0), OffsetTime(50, 9)) == [100, 100]

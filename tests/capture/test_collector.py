@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 from accounting.capture.clock import wall_clock
 from accounting.capture.collector import run_collector
 from accounting.capture.pubsub import source as subscriber
-from accounting.capture.pubsub.source import Subscriber
-from accounting.capture.replication.source import Replication
-from accounting.capture.spool.collector_lock import alone
+from accounting.capture.pubsub.source import PubSubSource
+from accounting.capture.replication.source import ReplicationSource
+from accounting.capture.spool.collector_lock import lock_spool
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.records import Gap
 from accounting.capture.spool.spool import Spool
@@ -23,16 +23,16 @@ from accounting.errors import ConfigurationError, SpoolError
 from benchmarks.capture_burst import burst
 from benchmarks.capture_burst import publish as publish_burst
 from tests.support.collectors import (
-    Collecting,
+    CHANNEL,
     CollectorProcess,
+    CollectorThread,
     Proxy,
     Publisher,
     TlsRedisServer,
-    assert_honest,
+    assert_losses_in_gaps,
     await_subscribed,
-    channel,
     publish,
-    stored,
+    stored_messages,
 )
 from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 
@@ -61,12 +61,12 @@ def test_hostile_channels_and_payloads_arrive_byte_for_byte(
         for prefix in prefixes
         for user in hostile_users
     ]
-    with Collecting(server.url, tmp_path) as collecting:
+    with CollectorThread(server.url, tmp_path) as collecting:
         collecting.await_attached(server)
         for number, name in enumerate(channels):
             publish(server, b"%d\r\n\x00\xff" % number, to=name)
-        collecting.await_tick()
-        rows = stored(collecting.spool)
+        collecting.await_checkpoint()
+        rows = stored_messages(collecting.spool)
         assert [(row.channel, row.payload) for row in rows] == [
             (name, b"%d\r\n\x00\xff" % number) for number, name in enumerate(channels)
         ]
@@ -75,46 +75,46 @@ def test_hostile_channels_and_payloads_arrive_byte_for_byte(
 
 
 def test_only_allocation_channels_are_kept(valkey: ValkeyServer, tmp_path: Path) -> None:
-    with Collecting(valkey.url, tmp_path) as collecting:
+    with CollectorThread(valkey.url, tmp_path) as collecting:
         collecting.await_attached(valkey)
         for name in (b"__XXX__", b"turn/secret", b"other", b"turn/user/u/allocation/1/status"):
             publish(valkey, b"p", to=name)
-        collecting.await_tick()
-        kept = [row.channel for row in stored(collecting.spool)]
+        collecting.await_checkpoint()
+        kept = [row.channel for row in stored_messages(collecting.spool)]
         assert kept == [b"turn/user/u/allocation/1/status"]
 
 
-@pytest.mark.parametrize("kind", [Subscriber, Replication])
+@pytest.mark.parametrize("kind", [PubSubSource, ReplicationSource])
 def test_what_is_too_large_to_be_coturns_fills_no_memory(
-    valkey: ValkeyServer, tmp_path: Path, kind: type[Subscriber | Replication]
+    valkey: ValkeyServer, tmp_path: Path, kind: type[PubSubSource | ReplicationSource]
 ) -> None:
     """Whoever may publish can say it; batches are bounded by their count."""
     with redis.Redis(port=valkey.port) as client:
         client.config_set("repl-diskless-sync-delay", 0)
-    with Collecting(valkey.url, tmp_path, kind=kind) as collecting:
+    with CollectorThread(valkey.url, tmp_path, source_class=kind) as collecting:
         collecting.await_attached(valkey)
         sizes = [9_000, 7_000, 70_000, 3 << 20]
         publish(valkey, *[b"x" * size for size in sizes])
-        publish(valkey, b"1", to=channel + b"x" * 9_000)
+        publish(valkey, b"1", to=CHANNEL + b"x" * 9_000)
         publish(valkey, b"2")
-        collecting.await_tick()
-        assert [len(row.payload) for row in stored(collecting.spool)] == [7_000, 1]
+        collecting.await_checkpoint()
+        assert [len(row.payload) for row in stored_messages(collecting.spool)] == [7_000, 1]
 
 
 def test_the_first_start_of_a_spool_is_no_gap_even_when_redis_comes_later(tmp_path: Path) -> None:
     server = ValkeyServer()
-    with Collecting(server.url, tmp_path) as collecting, server:
+    with CollectorThread(server.url, tmp_path) as collecting, server:
         collecting.await_attached(server)
         assert collecting.spool.gaps() == []
         assert [epoch.cause for epoch in collecting.spool.epochs()] == ["first"]
 
 
 def test_a_tick_proves_everything_published_before_it(server: RedisServer, tmp_path: Path) -> None:
-    with Collecting(server.url, tmp_path) as collecting, Publisher(server) as publisher:
+    with CollectorThread(server.url, tmp_path) as collecting, Publisher(server) as publisher:
         collecting.await_attached(server)
         for _ in range(10):
-            captured_until = collecting.await_tick()
-            numbers = {int(row.payload) for row in stored(collecting.spool)}
+            captured_until = collecting.await_checkpoint()
+            numbers = {int(row.payload) for row in stored_messages(collecting.spool)}
             first = min(numbers, default=0)
             sent = dict(publisher.sent)
             due = {n for n, (_, after) in sent.items() if n >= first and after < captured_until}
@@ -122,19 +122,23 @@ def test_a_tick_proves_everything_published_before_it(server: RedisServer, tmp_p
 
 
 def test_a_tick_is_the_time_when_its_ping_was_sent(valkey: ValkeyServer, tmp_path: Path) -> None:
-    source = Subscriber(valkey.url, queue_bytes=1 << 20, clock=wall_clock, tick_seconds=0.05)
+    source = PubSubSource(
+        valkey.url, queue_bytes=1 << 20, clock=wall_clock, checkpoint_seconds=0.05
+    )
     with (
         Spool.open(tmp_path / "s", "test") as spool,
         source.attach(spool.state(), threading.Event()) as stream,
     ):
-        pings = stream._pings._on_their_way
+        pings = stream._pings._in_flight
         wait_until(lambda: len(pings) >= 3)
         sent = [ping.sent_at for ping in list(pings)]
         assert next(stream.batches(threading.Event())).captured_until in sent
 
 
 def test_a_message_is_on_disk_soon_also_between_ticks(valkey: ValkeyServer, tmp_path: Path) -> None:
-    source = Subscriber(valkey.url, queue_bytes=1 << 20, clock=wall_clock, tick_seconds=60.0)
+    source = PubSubSource(
+        valkey.url, queue_bytes=1 << 20, clock=wall_clock, checkpoint_seconds=60.0
+    )
     with (
         Spool.open(tmp_path / "s", "test") as spool,
         source.attach(spool.state(), threading.Event()) as stream,
@@ -148,23 +152,23 @@ def test_a_message_is_on_disk_soon_also_between_ticks(valkey: ValkeyServer, tmp_
 def test_a_killed_connection_is_one_gap_that_holds_all_that_was_lost(
     server: RedisServer, tmp_path: Path
 ) -> None:
-    with Collecting(server.url, tmp_path) as collecting, Publisher(server) as publisher:
+    with CollectorThread(server.url, tmp_path) as collecting, Publisher(server) as publisher:
         collecting.await_attached(server)
         publisher.await_more(50)
         for number in range(1, 4):
-            before = collecting.await_tick()
+            before = collecting.await_checkpoint()
             publisher.await_more(20)
             kill_subscribers(server)
             gap = collecting.await_gap(number)
             assert (gap.cause, gap.epoch) == ("disconnected", 1)
             assert before <= gap.from_at < (gap.to_at or 0)
             publisher.await_more(50)
-        collecting.await_tick()
+        collecting.await_checkpoint()
         collecting.stop()
-        first = int(stored(collecting.spool)[0].payload)
+        first = int(stored_messages(collecting.spool)[0].payload)
         sent = {number: times for number, times in publisher.sent.items() if number >= first}
         until = collecting.spool.state().captured_until or 0
-        assert_honest(
+        assert_losses_in_gaps(
             collecting.spool, {number: (a, b) for number, (a, b) in sent.items() if b < until}
         )
         assert len(collecting.spool.gaps()) == 3
@@ -173,10 +177,10 @@ def test_a_killed_connection_is_one_gap_that_holds_all_that_was_lost(
 def test_a_killed_and_restarted_redis_is_one_gap_and_a_new_epoch(
     server: RedisServer, tmp_path: Path
 ) -> None:
-    with Collecting(server.url, tmp_path) as collecting:
+    with CollectorThread(server.url, tmp_path) as collecting:
         collecting.await_attached(server)
         publish(server, b"1", b"2")
-        proven = collecting.await_tick()
+        proven = collecting.await_checkpoint()
         down_from = wall_clock()
         server.kill()
         wait_until(collecting.spool.current_gap, message="no gap was opened")
@@ -187,13 +191,15 @@ def test_a_killed_and_restarted_redis_is_one_gap_and_a_new_epoch(
         server.start()
         gap = collecting.await_gap(1)
         publish(server, b"3")
-        collecting.await_tick()
+        collecting.await_checkpoint()
         assert proven <= gap.from_at <= down_from
         assert down_to <= (gap.to_at or 0)
         assert (gap.cause, gap.epoch, gap.position) == ("redis_restarted", 1, 2)
         assert "disconnected" in gap.detail
         assert [epoch.cause for epoch in collecting.spool.epochs()] == ["first", "redis_restarted"]
-        places = [(row.epoch, row.position, row.payload) for row in stored(collecting.spool)]
+        places = [
+            (row.epoch, row.position, row.payload) for row in stored_messages(collecting.spool)
+        ]
         assert places == [(1, 1, b"1"), (1, 2, b"2"), (2, 1, b"3")]
         assert len(collecting.spool.gaps()) == 1
 
@@ -201,10 +207,10 @@ def test_a_killed_and_restarted_redis_is_one_gap_and_a_new_epoch(
 def test_a_redis_that_restarted_while_no_collector_ran_is_found_out(
     valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    with Collecting(valkey.url, tmp_path) as collecting:
+    with CollectorThread(valkey.url, tmp_path) as collecting:
         collecting.await_attached(valkey)
     valkey.restart()
-    with Collecting(valkey.url, tmp_path) as collecting:
+    with CollectorThread(valkey.url, tmp_path) as collecting:
         gap = collecting.await_gap(1)
         assert gap.cause == "redis_restarted"
         assert "collector_restarted" in gap.detail
@@ -214,7 +220,7 @@ def test_a_redis_that_restarted_while_no_collector_ran_is_found_out(
 def test_a_redis_that_says_nothing_is_given_up_and_the_time_is_a_gap(
     server: RedisServer, tmp_path: Path
 ) -> None:
-    with Collecting(server.url, tmp_path, silence_seconds=0.5) as collecting:
+    with CollectorThread(server.url, tmp_path, silence_seconds=0.5) as collecting:
         collecting.await_attached(server)
         server.pause()
         wait_until(collecting.spool.current_gap, message="no gap was opened")
@@ -225,43 +231,43 @@ def test_a_redis_that_says_nothing_is_given_up_and_the_time_is_a_gap(
 
 
 def test_a_redis_that_stalls_for_less_is_no_gap(valkey: ValkeyServer, tmp_path: Path) -> None:
-    with Collecting(valkey.url, tmp_path, silence_seconds=30) as collecting:
+    with CollectorThread(valkey.url, tmp_path, silence_seconds=30) as collecting:
         collecting.await_attached(valkey)
         valkey.pause()
         stalled_at = wall_clock()
         wait_until(lambda: wall_clock() - stalled_at > 400_000)
         assert (collecting.spool.state().captured_until or 0) <= stalled_at
         valkey.resume()
-        collecting.await_tick()
+        collecting.await_checkpoint()
         assert collecting.spool.gaps() == []
 
 
 def test_a_second_acknowledgement_is_a_resubscription_and_a_gap(
     valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    with Proxy(valkey) as proxy, Collecting(proxy.url, tmp_path) as collecting:
+    with Proxy(valkey) as proxy, CollectorThread(proxy.url, tmp_path) as collecting:
         collecting.await_attached(valkey)
         publish(valkey, b"1")
-        proven = collecting.await_tick()
-        pattern = subscriber.patterns[0]
+        proven = collecting.await_checkpoint()
+        pattern = subscriber.CHANNEL_PATTERNS[0]
         proxy.inject(b"*3\r\n$10\r\npsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(pattern), pattern))
         gap = collecting.await_gap(1)
         assert gap.cause == "resubscribed"
         assert gap.from_at >= proven
         publish(valkey, b"2")
-        collecting.await_tick()
-        assert [row.payload for row in stored(collecting.spool)] == [b"1", b"2"]
+        collecting.await_checkpoint()
+        assert [row.payload for row in stored_messages(collecting.spool)] == [b"1", b"2"]
 
 
 def test_what_is_no_answer_to_anything_ends_the_connection(
     valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    with Proxy(valkey) as proxy, Collecting(proxy.url, tmp_path) as collecting:
+    with Proxy(valkey) as proxy, CollectorThread(proxy.url, tmp_path) as collecting:
         for number, nonsense in enumerate(
             [b"*2\r\n$4\r\npong\r\n$1\r\nx\r\n", b":1\r\n", b"garbage\r\n"], 1
         ):
             collecting.await_attached(valkey)
-            collecting.await_tick()
+            collecting.await_checkpoint()
             proxy.inject(nonsense)
             assert collecting.await_gap(number).cause == "disconnected"
 
@@ -269,12 +275,12 @@ def test_what_is_no_answer_to_anything_ends_the_connection(
 def test_a_stop_stores_all_that_was_published_before_it(
     server: RedisServer, tmp_path: Path
 ) -> None:
-    with Collecting(server.url, tmp_path) as collecting:
+    with CollectorThread(server.url, tmp_path) as collecting:
         collecting.await_attached(server)
         publish(server, *[b"%d" % number for number in range(20_000)])
         published_at = wall_clock()
         collecting.stop()
-        rows = stored(collecting.spool)
+        rows = stored_messages(collecting.spool)
         assert [int(row.payload) for row in rows] == list(range(20_000))
         assert (collecting.spool.state().captured_until or 0) >= published_at
         assert collecting.spool.gaps() == []
@@ -283,13 +289,13 @@ def test_a_stop_stores_all_that_was_published_before_it(
 def test_a_stopped_collector_leaves_a_gap_from_its_last_tick_to_the_next_start(
     valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    with Collecting(valkey.url, tmp_path) as collecting:
+    with CollectorThread(valkey.url, tmp_path) as collecting:
         collecting.await_attached(valkey)
         collecting.stop()
         captured_until = collecting.spool.state().captured_until
     publish(valkey, b"nobody hears this")
     missed_at = wall_clock()
-    with Collecting(valkey.url, tmp_path) as collecting:
+    with CollectorThread(valkey.url, tmp_path) as collecting:
         gap = collecting.await_gap(1)
         assert (gap.from_at, gap.cause) == (captured_until, "collector_restarted")
         assert (gap.to_at or 0) >= missed_at
@@ -299,12 +305,12 @@ def test_a_stopped_collector_leaves_a_gap_from_its_last_tick_to_the_next_start(
 def test_a_gap_that_is_open_stays_the_only_one_over_failed_attempts_and_restarts(
     valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    with Collecting(valkey.url, tmp_path) as collecting:
+    with CollectorThread(valkey.url, tmp_path) as collecting:
         collecting.await_attached(valkey)
         valkey.kill()
         wait_until(collecting.spool.current_gap)
         opened = collecting.spool.current_gap()
-    with Collecting(valkey.url, tmp_path) as collecting:
+    with CollectorThread(valkey.url, tmp_path) as collecting:
         assert collecting.spool.current_gap() == opened
         valkey.start()
         gap = collecting.await_gap(1)
@@ -332,13 +338,15 @@ def test_a_collector_killed_at_any_moment_doubles_nothing_and_owns_up_to_the_res
         sent = dict(publisher.sent)
     with Spool.open(path, "test") as spool:
         state, gaps = spool.state(), spool.gaps()
-        first = int(stored(spool)[0].payload)
+        first = int(stored_messages(spool)[0].payload)
         due = {
             number: times
             for number, times in sent.items()
             if number >= first and times[1] < (state.captured_until or 0)
         }
-        assert assert_honest(spool, due), "nothing was lost: the kill came too late to prove much"
+        assert assert_losses_in_gaps(spool, due), (
+            "nothing was lost: the kill came too late to prove much"
+        )
         assert [gap.cause for gap in gaps] == ["collector_restarted"] * 3
         assert all(gap.to_at for gap in gaps)
         assert all((a.to_at or 0) <= b.from_at for a, b in pairwise(gaps))
@@ -353,10 +361,10 @@ def test_a_clock_that_steps_back_never_makes_a_receipt_time_fall(
     def clock() -> int:
         return wall_clock() + offset[0]
 
-    with Collecting(valkey.url, tmp_path, clock=clock) as collecting:
+    with CollectorThread(valkey.url, tmp_path, clock=clock) as collecting:
         collecting.await_attached(valkey)
         publish(valkey, b"1", b"2")
-        before = collecting.await_tick()
+        before = collecting.await_checkpoint()
         offset[0] = -3_600_000_000
         publish(valkey, b"3")
         wait_until(lambda: collecting.spool.state().captured_position == 3)
@@ -364,7 +372,7 @@ def test_a_clock_that_steps_back_never_makes_a_receipt_time_fall(
         gap = collecting.await_gap(1)
         publish(valkey, b"4")
         wait_until(lambda: collecting.spool.state().captured_position == 4)
-        times = [row.received_at for row in stored(collecting.spool)]
+        times = [row.received_at for row in stored_messages(collecting.spool)]
         assert times == sorted(times)
         assert times[2] >= before
         assert (collecting.spool.state().captured_until or 0) >= before
@@ -376,7 +384,7 @@ def test_a_full_queue_is_bounded_and_what_redis_then_drops_is_a_gap(
 ) -> None:
     with redis.Redis.from_url(server.url) as client:
         client.config_set("client-output-buffer-limit", "pubsub 1mb 512kb 5")
-    with Collecting(server.url, tmp_path, queue_bytes=1 << 16) as collecting:
+    with CollectorThread(server.url, tmp_path, queue_bytes=1 << 16) as collecting:
         collecting.await_attached(server)
         # The loader's side holds the lock, and nothing can be stored.
         blocker = sqlite3.connect(collecting.path, isolation_level=None)
@@ -384,7 +392,7 @@ def test_a_full_queue_is_bounded_and_what_redis_then_drops_is_a_gap(
         with Publisher(server) as publisher:
             numbers = 0
             while is_subscribed(server):
-                publish(server, *[b"x" * 50_000] * 20, to=channel)
+                publish(server, *[b"x" * 50_000] * 20, to=CHANNEL)
                 numbers += 20
             publisher.await_more(1)
         blocker.execute("ROLLBACK")
@@ -392,7 +400,7 @@ def test_a_full_queue_is_bounded_and_what_redis_then_drops_is_a_gap(
         gap = collecting.await_gap(1)
         assert gap.cause == "overrun"
         assert "65536" in gap.detail
-        assert len(stored(collecting.spool)) < numbers
+        assert len(stored_messages(collecting.spool)) < numbers
 
 
 def is_subscribed(server: RedisServer) -> bool:
@@ -405,7 +413,7 @@ def test_a_wrong_password_is_tried_again_with_advice_and_never_told(tmp_path: Pa
         ValkeyServer({"requirepass": "right-one"}) as server,
         redis.Redis.from_url(server.url) as client,
         capture_logs() as logs,
-        Collecting(server.url.replace("right-one", "wrong-one"), tmp_path) as collecting,
+        CollectorThread(server.url.replace("right-one", "wrong-one"), tmp_path) as collecting,
     ):
         wait_until(lambda: any(entry["log_level"] == "error" for entry in logs))
         client.config_set("requirepass", "wrong-one")
@@ -425,34 +433,37 @@ def test_a_user_without_the_channels_is_told_what_to_grant(
     ):
         client.execute_command(*user, "+psubscribe", "+ping")
         url = server.url.replace("redis://", "redis://limited:pw@")
-        with Collecting(url, tmp_path) as collecting:
+        with CollectorThread(url, tmp_path) as collecting:
             wait_until(lambda: any(entry["log_level"] == "error" for entry in logs))
             advice = next(e for e in logs if e["log_level"] == "error")["advice"]
-            assert all(pattern.decode() in advice for pattern in subscriber.patterns)
+            assert all(pattern.decode() in advice for pattern in subscriber.CHANNEL_PATTERNS)
             client.execute_command(
-                *user, "+psubscribe", "+ping", *(f"&{p.decode()}" for p in subscriber.patterns)
+                *user,
+                "+psubscribe",
+                "+ping",
+                *(f"&{p.decode()}" for p in subscriber.CHANNEL_PATTERNS),
             )
             collecting.await_attached(server)
             # INFO was refused: capture works, a restart of Redis just can't be told from a cut.
-            assert collecting.spool.state().server_run is None
+            assert collecting.spool.state().server_run_id is None
 
 
 def test_a_unix_socket_will_do(tmp_path: Path) -> None:
     server = ValkeyServer()
     server.options["unixsocket"] = str(server.home / "s")
-    with server, Collecting(f"unix://{server.home}/s", tmp_path) as collecting:
+    with server, CollectorThread(f"unix://{server.home}/s", tmp_path) as collecting:
         collecting.await_attached(server)
         publish(server, b"1")
-        collecting.await_tick()
-        assert [row.payload for row in stored(collecting.spool)] == [b"1"]
+        collecting.await_checkpoint()
+        assert [row.payload for row in stored_messages(collecting.spool)] == [b"1"]
 
 
 def test_over_tls_a_burst_comes_whole(tls_redis: TlsRedisServer, tmp_path: Path) -> None:
-    with Collecting(tls_redis.tls_url, tmp_path) as collecting:
+    with CollectorThread(tls_redis.tls_url, tmp_path) as collecting:
         collecting.await_attached(tls_redis)
         publish(tls_redis, *[b"%d" % number for number in range(20_000)])
-        collecting.await_tick()
-        numbers = [int(row.payload) for row in stored(collecting.spool)]
+        collecting.await_checkpoint()
+        numbers = [int(row.payload) for row in stored_messages(collecting.spool)]
         assert numbers == list(range(20_000))
         kill_subscribers(tls_redis)
         assert collecting.await_gap(1).cause == "disconnected"
@@ -462,7 +473,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_with_advice(
     tls_redis: TlsRedisServer, tmp_path: Path
 ) -> None:
     url = tls_redis.tls_url.partition("?")[0]
-    with capture_logs() as logs, Collecting(url, tmp_path):
+    with capture_logs() as logs, CollectorThread(url, tmp_path):
         wait_until(lambda: any(entry["log_level"] == "error" for entry in logs))
     assert "TLS" in next(e for e in logs if e["log_level"] == "error")["advice"]
 
@@ -492,7 +503,7 @@ def test_settings_that_cannot_work_are_refused_in_one_line_without_secrets(
 def test_one_spool_has_one_collector(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
-    with alone(spool_path(tmp_path, "default")), pytest.raises(SpoolError, match="another"):
+    with lock_spool(spool_path(tmp_path, "default")), pytest.raises(SpoolError, match="another"):
         run_collector(settings(tmp_path), stop)
     run_collector(settings(tmp_path), stop)
 
@@ -506,7 +517,9 @@ def test_a_full_disk_ends_the_collector_and_the_next_start_records_the_gap(
     with redis.Redis(port=valkey.port) as client:
         client.config_set("repl-diskless-sync-delay", 0)
         client.config_set("repl-backlog-size", 1 << 14)
-    with CollectorProcess(valkey.url, tmp_path, largest_file=3 << 20, capture=capture) as collector:
+    with CollectorProcess(
+        valkey.url, tmp_path, max_file_bytes=3 << 20, capture=capture
+    ) as collector:
         wait_until(lambda: path.exists() and captured_until(path) is not None)
         publish(valkey, *[b"%d %s" % (number, b"x" * 1000) for number in range(20_000)])
         code, text = collector.wait()
@@ -518,10 +531,10 @@ def test_a_full_disk_ends_the_collector_and_the_next_start_records_the_gap(
         publish(valkey, b"20000 after")
         assert collector.terminate()[0] == 0
     assert [gap.cause for gap in gaps_of(path)] == ["disk_full"]
-    with alone(path) as end:
-        assert not end.was_disk, "it is told once"
+    with lock_spool(path) as end:
+        assert not end.disk_failed, "it is told once"
     with Spool.open(path, "test") as spool:
-        *kept, last = [int(row.payload.split()[0]) for row in stored(spool)]
+        *kept, last = [int(row.payload.split()[0]) for row in stored_messages(spool)]
     assert kept == list(range(len(kept)))
     assert last == 20_000
 
@@ -550,14 +563,14 @@ def test_a_bug_in_the_receiving_thread_ends_the_process(
 
     with (
         pytest.raises(ZeroDivisionError),
-        Collecting(valkey.url, tmp_path, clock=failing_clock) as it,
+        CollectorThread(valkey.url, tmp_path, clock=failing_clock) as it,
     ):
         wait_until(it._running.done)
 
 
 def test_an_unreachable_redis_is_tried_for_ever_and_a_stop_ends_that(tmp_path: Path) -> None:
     url = f"redis://u:hush@127.0.0.1:{free_port()}"
-    with capture_logs() as logs, Collecting(url, tmp_path) as collecting:
+    with capture_logs() as logs, CollectorThread(url, tmp_path) as collecting:
         wait_until(lambda: sum(entry["event"] == "not capturing" for entry in logs) > 3)
         assert collecting.spool.gaps() == []
     assert "hush" not in repr(logs)
@@ -575,6 +588,6 @@ def test_a_burst_of_two_hundred_thousand_is_captured_whole_and_in_order(
         code, text = collector.terminate()
     assert code == 0, text
     with Spool.open(spool_path(tmp_path, "test"), "test") as spool:
-        numbers = [int(row.payload[5 : row.payload.index(b",")]) for row in stored(spool)]
+        numbers = [int(row.payload[5 : row.payload.index(b",")]) for row in stored_messages(spool)]
         assert numbers == list(range(messages))
         assert spool.gaps() == []

@@ -6,9 +6,9 @@ import redis
 from structlog.testing import capture_logs
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.replication.source import Replication
+from accounting.capture.replication.source import ReplicationSource
 from tests.capture.test_replication import master, prompt, valkey_master  # noqa: F401  # fixtures
-from tests.support.collectors import Collecting, channel, publish, stored
+from tests.support.collectors import CHANNEL, CollectorThread, publish, stored_messages
 from tests.support.servers import RedisServer, ValkeyServer, wait_until
 
 status = b"turn/realm/north/user/ann/allocation/001000000000000001/status"
@@ -33,7 +33,9 @@ def test_status_keys_are_sighted_at_the_start_in_every_database(
     with redis.Redis(port=master.port) as client, redis.Redis(port=master.port, db=3) as last:
         wait_until(lambda: last.object("IDLETIME", status) >= 1)
         commands = client.info("commandstats")
-    with Collecting(master.url, tmp_path, kind=Replication, scans=True) as collecting:
+    with CollectorThread(
+        master.url, tmp_path, source_class=ReplicationSource, with_key_scan=True
+    ) as collecting:
         wait_until(lambda: len(collecting.spool.sightings()) == 3)
         sightings = collecting.spool.sightings()
         assert sorted((seen.database, seen.key) for seen in sightings) == sorted(
@@ -60,7 +62,7 @@ def test_after_a_gap_the_keys_are_looked_at_again_and_else_not(
 ) -> None:
     with redis.Redis(port=valkey_master.port) as client:
         client.set(status, "new lifetime=600")
-        with Collecting(valkey_master.url, tmp_path, scans=True) as collecting:
+        with CollectorThread(valkey_master.url, tmp_path, with_key_scan=True) as collecting:
             wait_until(lambda: len(collecting.spool.sightings()) == 1)
             client.client_kill_filter(_type="pubsub")
             wait_until(lambda: len(collecting.spool.sightings()) == 2)
@@ -68,13 +70,15 @@ def test_after_a_gap_the_keys_are_looked_at_again_and_else_not(
             gap = collecting.spool.gaps()[0]
             assert first.seen_at <= gap.from_at + 5_000_000
             assert second.began_at >= (gap.to_at or 0)
-        with Collecting(valkey_master.url, tmp_path, kind=Replication, scans=True) as collecting:
+        with CollectorThread(
+            valkey_master.url, tmp_path, source_class=ReplicationSource, with_key_scan=True
+        ) as collecting:
             wait_until(lambda: len(collecting.spool.sightings()) == 3)
             for number in range(3):  # goes on each time, without a gap
                 client.client_kill_filter(_type="replica")
                 publish(valkey_master, b"%d" % number)
-                wait_until(lambda: len(stored(collecting.spool)) == number + 1)  # noqa: B023
-            collecting.await_tick()
+                wait_until(lambda: len(stored_messages(collecting.spool)) == number + 1)  # noqa: B023
+            collecting.await_checkpoint()
             assert len(collecting.spool.sightings()) == 3
 
 
@@ -84,11 +88,13 @@ def test_where_idle_times_are_not_kept_there_is_no_scan_and_one_line_says_so(
     options = {**prompt, "maxmemory-policy": "allkeys-lfu"}
     with ValkeyServer(options) as server, capture_logs() as logs:
         fill(server)
-        with Collecting(server.url, tmp_path, kind=Replication, scans=True) as collecting:
+        with CollectorThread(
+            server.url, tmp_path, source_class=ReplicationSource, with_key_scan=True
+        ) as collecting:
             collecting.await_attached(server)
             wait_until(lambda: any("not looked at" in entry["event"] for entry in logs))
             publish(server, b"1")
-            wait_until(lambda: len(stored(collecting.spool)) == 1)
+            wait_until(lambda: len(stored_messages(collecting.spool)) == 1)
             assert collecting.spool.sightings() == []
     assert sum("not looked at" in entry["event"] for entry in logs) == 1
 
@@ -105,20 +111,26 @@ def test_a_user_without_the_right_to_scan_captures_all_the_same(
         client.acl_setuser("limited", enabled=True, passwords=["+pw"], commands=least)
         with (
             capture_logs() as logs,
-            Collecting(url, tmp_path, kind=Replication, scans=True) as collecting,
+            CollectorThread(
+                url, tmp_path, source_class=ReplicationSource, with_key_scan=True
+            ) as collecting,
         ):
             wait_until(lambda: any("not looked at" in entry["event"] for entry in logs))
-            publish(valkey_master, b"1", to=channel)
-            wait_until(lambda: len(stored(collecting.spool)) == 1)
+            publish(valkey_master, b"1", to=CHANNEL)
+            wait_until(lambda: len(stored_messages(collecting.spool)) == 1)
         *allowed, select = more
         client.acl_setuser("limited", enabled=True, keys=["turn/*"], commands=allowed)
         with (
             capture_logs() as logs,
-            Collecting(url, tmp_path, kind=Replication, scans=True) as collecting,
+            CollectorThread(
+                url, tmp_path, source_class=ReplicationSource, with_key_scan=True
+            ) as collecting,
         ):
             wait_until(lambda: any("select" in entry.get("reason", "") for entry in logs))
-            collecting.await_tick()
+            collecting.await_checkpoint()
             assert len(collecting.spool.sightings()) == 2, "those of database 0, once"
         client.acl_setuser("limited", enabled=True, keys=["turn/*"], commands=[select])
-        with Collecting(url, tmp_path, kind=Replication, scans=True) as collecting:
+        with CollectorThread(
+            url, tmp_path, source_class=ReplicationSource, with_key_scan=True
+        ) as collecting:
             wait_until(lambda: len(collecting.spool.sightings()) == 5)

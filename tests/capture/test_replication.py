@@ -12,9 +12,9 @@ import redis
 from structlog.testing import capture_logs
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.offset_poller import Ticker
-from accounting.capture.pubsub.source import Subscriber
-from accounting.capture.replication.source import Replication
+from accounting.capture.pubsub.source import PubSubSource
+from accounting.capture.replication.offset_poller import OffsetPoller
+from accounting.capture.replication.source import ReplicationSource
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
 from accounting.capture.spool.takeover import adopt
@@ -23,17 +23,17 @@ from benchmarks.capture_burst import publish as publish_burst
 from tests.capture.conftest import kinds
 from tests.capture.test_collector import hostile_users
 from tests.support.collectors import (
-    Collecting,
+    CHANNEL,
     CollectorProcess,
+    CollectorThread,
     Proxy,
     Publisher,
     Sentinel,
     SpooledMessage,
     TlsRedisServer,
     TlsSentinel,
-    channel,
     publish,
-    stored,
+    stored_messages,
 )
 from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 
@@ -54,8 +54,8 @@ def valkey_master() -> Iterator[ValkeyServer]:
         yield running
 
 
-def following(url: str, data_dir: Path, **more: Any) -> Collecting:
-    return Collecting(url, data_dir, kind=Replication, **more)
+def following(url: str, data_dir: Path, **more: Any) -> CollectorThread:
+    return CollectorThread(url, data_dir, source_class=ReplicationSource, **more)
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def numbers(rows: list[SpooledMessage]) -> list[int]:
 
 def assert_whole(spool: Spool, sent: dict[int, tuple[int, int]]) -> None:
     """From the first number on every one is stored, once and in order, and there is no gap."""
-    rows = stored(spool)
+    rows = stored_messages(spool)
     assert numbers(rows) == list(range(int(rows[0].payload), max(sent) + 1))
     assert spool.gaps() == []
     assert {row.epoch for row in rows} == {1}
@@ -103,8 +103,8 @@ def test_hostile_channels_arrive_byte_for_byte_with_the_number_of_their_database
         for number, name in enumerate(channels):
             with client_of(master, number % 4) as client:
                 client.publish(name, b"%d\r\n\x00\xff" % number)
-        collecting.await_tick()
-        rows = stored(collecting.spool)
+        collecting.await_checkpoint()
+        rows = stored_messages(collecting.spool)
         assert [(row.database, row.channel, row.payload) for row in rows] == [
             (number % 4, name, b"%d\r\n\x00\xff" % number) for number, name in enumerate(channels)
         ]
@@ -130,21 +130,21 @@ def test_what_is_not_coturns_never_reaches_the_disk_or_a_log(
             client.eval("return redis.call('PUBLISH', KEYS[1], ARGV[1])", 1, "other", canary)
             client.mset({"k": canary, f"turn/{canary}": f"\r\n*3\r\n$7\r\nPUBLISH\r\n{canary}"})
             client.set("turn/realm/r/user/u/key", canary, ex=60)
-            client.spublish(channel.decode(), canary)
+            client.spublish(CHANNEL.decode(), canary)
             client.set("large", canary * 1_000_000)
             with client.pipeline(transaction=True) as pipeline:
                 pipeline.set("k", canary)
-                pipeline.publish(channel, b"new lifetime=600")
+                pipeline.publish(CHANNEL, b"new lifetime=600")
                 pipeline.set("turn/realm/r/user/u/allocation/1/status", f"new {canary}")
                 pipeline.execute()
             client.acl_setuser("someone", enabled=True, passwords=[f"+{canary}"])
             client.function_load(
                 f"#!lua name=f\nredis.register_function('f', function() return '{canary}' end)"
             )
-        collecting.await_tick()
-        assert [row.payload for row in stored(collecting.spool)] == [b"new lifetime=600"]
+        collecting.await_checkpoint()
+        assert [row.payload for row in stored_messages(collecting.spool)] == [b"new lifetime=600"]
         kill_replicas(master)
-        collecting.await_tick()
+        collecting.await_checkpoint()
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
         assert len(files) >= 2
         assert [path.name for path in files if canary.encode() in path.read_bytes()] == []
@@ -161,8 +161,8 @@ def test_a_server_that_waits_before_a_diskless_snapshot_is_waited_for_in_silence
     ):
         collecting.await_attached(server)
         publish(server, b"1")
-        collecting.await_tick()
-        assert numbers(stored(collecting.spool)) == [1]
+        collecting.await_checkpoint()
+        assert numbers(stored_messages(collecting.spool)) == [1]
 
 
 def test_a_killed_connection_loses_nothing_and_is_no_gap(
@@ -175,7 +175,7 @@ def test_a_killed_connection_loses_nothing_and_is_no_gap(
             kill_replicas(master)
         publisher.await_more(50)
         publisher.stop()
-        wait_until(lambda: numbers(stored(collecting.spool))[-1:] == [max(publisher.sent)])
+        wait_until(lambda: numbers(stored_messages(collecting.spool))[-1:] == [max(publisher.sent)])
     assert_stored_whole(tmp_path, publisher)
 
 
@@ -191,7 +191,7 @@ def test_a_cut_network_loses_nothing_and_what_was_missed_has_estimated_times(
     with Proxy(master) as proxy, following(proxy.url, tmp_path) as collecting:
         collecting.await_attached(master)
         publish(master, b"0")
-        before = collecting.await_tick()
+        before = collecting.await_checkpoint()
         proxy.cut()
         publish(master, b"1", b"2", b"3")
         away_until = wall_clock()
@@ -199,8 +199,8 @@ def test_a_cut_network_loses_nothing_and_what_was_missed_has_estimated_times(
         proxy.mend()
         wait_until(lambda: (collecting.spool.state().captured_until or 0) > away_until)
         publish(master, b"4")
-        collecting.await_tick()
-        rows = stored(collecting.spool)
+        collecting.await_checkpoint()
+        rows = stored_messages(collecting.spool)
         assert [(int(row.payload), row.estimated) for row in rows] == [
             (0, False),
             (1, True),
@@ -221,14 +221,14 @@ def test_a_collector_killed_at_any_moment_loses_and_doubles_nothing(
             with CollectorProcess(master.url, tmp_path, capture="replication") as collector:
                 wait_until(path.exists)
                 with Spool.open(path, "test") as spool:
-                    seen = len(stored(spool))
-                    wait_until(lambda: len(stored(spool)) > seen + 100 + 77 * run)  # noqa: B023
+                    seen = len(stored_messages(spool))
+                    wait_until(lambda: len(stored_messages(spool)) > seen + 100 + 77 * run)  # noqa: B023
                 collector.kill()
                 publisher.await_more(30)
         with CollectorProcess(master.url, tmp_path, capture="replication") as collector:
             with Spool.open(path, "test") as spool:
                 reached = len(publisher.sent)
-                wait_until(lambda: int(stored(spool)[-1].payload) > reached)
+                wait_until(lambda: int(stored_messages(spool)[-1].payload) > reached)
             publisher.stop()
             assert collector.terminate()[0] == 0
     assert_stored_whole(tmp_path, publisher)
@@ -251,8 +251,8 @@ def test_more_than_the_backlog_holds_is_a_gap_and_a_new_epoch(
         assert (gap.cause, gap.epoch, gap.from_at) == ("backlog_overrun", 1, until)
         assert (gap.to_at or 0) >= lost_until
         publish(master, b"2")
-        collecting.await_tick()
-        assert [(row.epoch, row.payload) for row in stored(collecting.spool)] == [
+        collecting.await_checkpoint()
+        assert [(row.epoch, row.payload) for row in stored_messages(collecting.spool)] == [
             (1, b"1"),
             (2, b"2"),
         ]
@@ -265,16 +265,16 @@ def test_a_crash_of_redis_is_a_gap_and_a_new_epoch(master: RedisServer, tmp_path
     with following(master.url, tmp_path) as collecting:
         collecting.await_attached(master)
         publish(master, b"1")
-        proven = collecting.await_tick()
+        proven = collecting.await_checkpoint()
         down_from = wall_clock()
         master.kill()
         master.start()
         gap = collecting.await_gap(1)
         publish(master, b"2")
-        collecting.await_tick()
+        collecting.await_checkpoint()
         assert (gap.cause, gap.epoch) == ("redis_restarted", 1)
         assert proven <= gap.from_at <= down_from < (gap.to_at or 0)
-        assert [(row.epoch, row.payload) for row in stored(collecting.spool)] == [
+        assert [(row.epoch, row.payload) for row in stored_messages(collecting.spool)] == [
             (1, b"1"),
             (2, b"2"),
         ]
@@ -290,16 +290,18 @@ def test_a_clean_restart_with_a_snapshot_goes_on_and_is_a_gap_all_the_same(
     with following(master.url, tmp_path) as collecting:
         collecting.await_attached(master)
         with client_of(master, 3) as client:
-            client.publish(channel, b"1")
-        collecting.await_tick()
+            client.publish(CHANNEL, b"1")
+        collecting.await_checkpoint()
         history = collecting.spool.state().replication_id
         master.restart()
         gap = collecting.await_gap(1)
         with client_of(master, 3) as client:
-            client.publish(channel, b"2")
-        collecting.await_tick()
+            client.publish(CHANNEL, b"2")
+        collecting.await_checkpoint()
         assert (gap.cause, gap.epoch) == ("redis_restarted", 1)
-        assert [(row.epoch, row.database, row.payload) for row in stored(collecting.spool)] == [
+        assert [
+            (row.epoch, row.database, row.payload) for row in stored_messages(collecting.spool)
+        ] == [
             (1, 3, b"1"),
             (2, 3, b"2"),
         ]
@@ -312,12 +314,12 @@ def test_the_selected_database_belongs_to_the_position(master: RedisServer, tmp_
     with client_of(master, 5) as client:
         with following(master.url, tmp_path) as collecting:
             collecting.await_attached(master)
-            client.publish(channel, b"1")
-            collecting.await_tick()
-        client.publish(channel, b"2")
+            client.publish(CHANNEL, b"1")
+            collecting.await_checkpoint()
+        client.publish(CHANNEL, b"2")
         with following(master.url, tmp_path) as collecting:
-            wait_until(lambda: len(stored(collecting.spool)) == 2)
-            assert [(row.database, row.estimated) for row in stored(collecting.spool)] == [
+            wait_until(lambda: len(stored_messages(collecting.spool)) == 2)
+            assert [(row.database, row.estimated) for row in stored_messages(collecting.spool)] == [
                 (5, False),
                 (5, True),
             ]
@@ -336,8 +338,8 @@ def test_a_snapshot_with_all_the_data_is_stepped_over(
     with Proxy(master, alter=alter) as proxy, following(proxy.url, tmp_path) as collecting:
         collecting.await_attached(master)
         publish(master, b"1", b"2")
-        collecting.await_tick()
-        assert [row.payload for row in stored(collecting.spool)] == [b"1", b"2"]
+        collecting.await_checkpoint()
+        assert [row.payload for row in stored_messages(collecting.spool)] == [b"1", b"2"]
 
 
 def test_a_silent_stream_is_given_up_when_the_server_goes_on_and_nothing_is_lost(
@@ -353,7 +355,7 @@ def test_a_silent_stream_is_given_up_when_the_server_goes_on_and_nothing_is_lost
         publish(valkey_master, b"1")
         wait_until(lambda: any("stands still" in entry.get("error", "") for entry in logs))
         proxy.release_streams()
-        wait_until(lambda: len(stored(collecting.spool)) == 1)
+        wait_until(lambda: len(stored_messages(collecting.spool)) == 1)
         assert collecting.spool.gaps() == []
 
 
@@ -367,8 +369,8 @@ def test_a_paused_server_is_no_gap(master: RedisServer, tmp_path: Path) -> None:
         assert (collecting.spool.state().captured_until or 0) <= paused_at
         master.resume()
         publish(master, b"2")
-        wait_until(lambda: numbers(stored(collecting.spool)) == [1, 2])
-        collecting.await_tick()
+        wait_until(lambda: numbers(stored_messages(collecting.spool)) == [1, 2])
+        collecting.await_checkpoint()
         assert collecting.spool.gaps() == []
 
 
@@ -376,8 +378,8 @@ def test_a_tick_proves_everything_published_before_it(master: RedisServer, tmp_p
     with following(master.url, tmp_path) as collecting, Publisher(master) as publisher:
         collecting.await_attached(master)
         for _ in range(10):
-            captured_until = collecting.await_tick()
-            seen = set(numbers(stored(collecting.spool)))
+            captured_until = collecting.await_checkpoint()
+            seen = set(numbers(stored_messages(collecting.spool)))
             first = min(seen, default=0)
             sent = dict(publisher.sent)
             due = {n for n, (_, after) in sent.items() if n >= first and after < captured_until}
@@ -390,16 +392,16 @@ def test_the_server_is_told_only_what_is_durable_and_soon(
     with following(master.url, tmp_path) as collecting, client_of(master) as client:
         collecting.await_attached(master)
         blocker = Spool.open(collecting.path, "test")
-        client.publish(channel, b"1")
+        client.publish(CHANNEL, b"1")
         client.set("k", "v")
         assert client.wait(1, 20_000) == 1
         with blocker.transaction():  # nothing can be stored while another has the lock
-            client.publish(channel, b"2")
+            client.publish(CHANNEL, b"2")
             client.set("k", "w")
             assert client.wait(1, 1_500) == 0
         assert client.wait(1, 20_000) == 1
         blocker.close()
-        assert numbers(stored(collecting.spool)) == [1, 2]
+        assert numbers(stored_messages(collecting.spool)) == [1, 2]
 
 
 def test_a_stop_stores_all_that_was_published_before_it(
@@ -410,7 +412,7 @@ def test_a_stop_stores_all_that_was_published_before_it(
         publish(master, *[b"%d" % number for number in range(20_000)])
         published_at = wall_clock()
         collecting.stop()
-        assert numbers(stored(collecting.spool)) == list(range(20_000))
+        assert numbers(stored_messages(collecting.spool)) == list(range(20_000))
         assert (collecting.spool.state().captured_until or 0) >= published_at
 
 
@@ -428,7 +430,7 @@ def test_a_burst_of_two_hundred_thousand_is_captured_whole_and_in_order(
         code, text = collector.terminate()
     assert code == 0, text
     with Spool.open(path, "test") as spool:
-        found = [int(row.payload[5 : row.payload.index(b",")]) for row in stored(spool)]
+        found = [int(row.payload[5 : row.payload.index(b",")]) for row in stored_messages(spool)]
         assert found == list(range(messages))
         assert spool.gaps() == []
 
@@ -441,11 +443,11 @@ def test_a_missed_burst_comes_whole_out_of_the_backlog(
     with following(valkey_master.url, tmp_path) as collecting:
         collecting.await_attached(valkey_master)
         publish(valkey_master, b"0")
-        collecting.await_tick()
+        collecting.await_checkpoint()
     publish(valkey_master, *[b"%d" % number for number in range(1, 30_001)])
     with following(valkey_master.url, tmp_path) as collecting:
-        wait_until(lambda: len(stored(collecting.spool)) > 30_000)
-        rows = stored(collecting.spool)
+        wait_until(lambda: len(stored_messages(collecting.spool)) > 30_000)
+        rows = stored_messages(collecting.spool)
         assert numbers(rows) == list(range(30_001))
         assert {row.estimated for row in rows[1:]} == {True}
         assert collecting.spool.gaps() == []
@@ -454,13 +456,13 @@ def test_a_missed_burst_comes_whole_out_of_the_backlog(
 def test_a_missed_stretch_too_large_to_hold_gets_its_times_by_the_bytes_alone(
     valkey_master: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accounting.capture.replication.stream.largest_replay_bytes", 1 << 16)
+    monkeypatch.setattr("accounting.capture.replication.stream.MAX_BUFFERED_BYTES", 1 << 16)
     with following(valkey_master.url, tmp_path) as collecting:
         collecting.await_attached(valkey_master)
     publish(valkey_master, *[b"%d" % number for number in range(20_000)])
     with following(valkey_master.url, tmp_path) as collecting:
-        wait_until(lambda: len(stored(collecting.spool)) == 20_000)
-        rows = stored(collecting.spool)
+        wait_until(lambda: len(stored_messages(collecting.spool)) == 20_000)
+        rows = stored_messages(collecting.spool)
         assert numbers(rows) == list(range(20_000))
         assert {row.estimated for row in rows} == {True}
         steps = [b.received_at - a.received_at for a, b in pairwise(rows)]
@@ -479,14 +481,14 @@ def test_an_outage_over_midnight_gives_each_side_its_own(
         collecting.stop()
     with client_of(valkey_master) as client:
         for number in range(1000):
-            client.publish(channel, b"%d" % number)
+            client.publish(CHANNEL, b"%d" % number)
         for number in range(1000, 1006):
             client.publish("__XXX__", "__YYY__")
-            client.publish(channel, b"%d" % number)
+            client.publish(CHANNEL, b"%d" % number)
     now[0] = midnight + 15_000_000
     with following(valkey_master.url, tmp_path, clock=lambda: now[0]) as collecting:
-        wait_until(lambda: len(stored(collecting.spool)) == 1006)
-        rows = stored(collecting.spool)
+        wait_until(lambda: len(stored_messages(collecting.spool)) == 1006)
+        rows = stored_messages(collecting.spool)
     early = [row for row in rows if row.received_at < midnight]
     assert numbers(early) == list(range(1002))
     assert all(row.estimated for row in rows)
@@ -501,16 +503,16 @@ def test_a_failover_goes_on_with_the_promoted_replica_and_is_a_gap(
         with following(url, tmp_path) as collecting:
             collecting.await_attached(master)
             with client_of(master, 2) as client:
-                client.publish(channel, b"1")
+                client.publish(CHANNEL, b"1")
                 client.wait(2, 10_000)
-            collecting.await_tick()
+            collecting.await_checkpoint()
             master.kill()
             gap = collecting.await_gap(1)
             assert gap.cause == "failover"
             with client_of(replica, 2) as client:
-                client.publish(channel, b"2")
-            collecting.await_tick()
-            rows = stored(collecting.spool)
+                client.publish(CHANNEL, b"2")
+            collecting.await_checkpoint()
+            rows = stored_messages(collecting.spool)
             assert [(row.epoch, row.database, row.payload) for row in rows] == [
                 (1, 2, b"1"),
                 (2, 2, b"2"),
@@ -545,8 +547,8 @@ def test_a_user_with_the_least_rights_is_enough(master: RedisServer, tmp_path: P
     with following(url, tmp_path) as collecting:
         collecting.await_attached(master)
         publish(master, b"1")
-        collecting.await_tick()
-        assert numbers(stored(collecting.spool)) == [1]
+        collecting.await_checkpoint()
+        assert numbers(stored_messages(collecting.spool)) == [1]
 
 
 @pytest.mark.parametrize("lacking", ["psync", "replconf", "info"])
@@ -573,11 +575,11 @@ def test_over_tls_a_stream_comes_whole_and_goes_on(
     with following(tls_redis.tls_url, tmp_path) as collecting:
         collecting.await_attached(tls_redis)
         publish(tls_redis, *[b"%d" % number for number in range(20_000)])
-        collecting.await_tick()
+        collecting.await_checkpoint()
         kill_replicas(tls_redis)
         publish(tls_redis, b"20000")
-        wait_until(lambda: len(stored(collecting.spool)) == 20_001)
-        assert numbers(stored(collecting.spool)) == list(range(20_001))
+        wait_until(lambda: len(stored_messages(collecting.spool)) == 20_001)
+        assert numbers(stored_messages(collecting.spool)) == list(range(20_001))
         assert collecting.spool.gaps() == []
 
 
@@ -595,8 +597,8 @@ def test_sentinels_with_a_password_and_tls_lead_to_a_master_with_its_own(
         with following(f"{url}hush%26more", tmp_path / "one") as collecting:
             collecting.await_attached(tls_redis)
             publish(tls_redis, b"1")
-            collecting.await_tick()
-            assert numbers(stored(collecting.spool)) == [1]
+            collecting.await_checkpoint()
+            assert numbers(stored_messages(collecting.spool)) == [1]
         with following(f"{url}wrong", tmp_path / "two"):
             wait_until(lambda: any("advice" in entry for entry in logs))
     assert "sentinel_password" in next(e["advice"] for e in logs if "advice" in e)
@@ -607,18 +609,18 @@ def test_a_clock_that_is_set_back_as_the_stream_begins_holds_nothing_up(
     valkey_master: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     behind = [0]
-    ask_now = Ticker.ask_now
+    ask_now = OffsetPoller.poll_now
 
-    def step(ticker: Ticker) -> None:
+    def step(ticker: OffsetPoller) -> None:
         behind[0] = 3600_000_000
         ask_now(ticker)
 
-    monkeypatch.setattr(Ticker, "ask_now", step)
+    monkeypatch.setattr(OffsetPoller, "poll_now", step)
     clock = lambda: wall_clock() - behind[0]  # noqa: E731
     with following(valkey_master.url, tmp_path, clock=clock) as collecting:
         wait_until(lambda: behind[0])
         publish(valkey_master, b"1", b"2")
-        wait_until(lambda: len(stored(collecting.spool)) == 2)
+        wait_until(lambda: len(stored_messages(collecting.spool)) == 2)
 
 
 def test_a_stop_does_not_wait_for_a_server_that_hangs(
@@ -635,23 +637,23 @@ def test_a_stop_does_not_wait_for_a_server_that_hangs(
 def test_a_change_of_mode_is_a_gap_and_a_new_epoch(
     valkey_master: ValkeyServer, tmp_path: Path
 ) -> None:
-    kinds_in_turn: list[type[Replication | Subscriber]] = [
-        Subscriber,
-        Replication,
-        Subscriber,
+    kinds_in_turn: list[type[ReplicationSource | PubSubSource]] = [
+        PubSubSource,
+        ReplicationSource,
+        PubSubSource,
     ]
     for number, kind in enumerate(kinds_in_turn):
-        with Collecting(valkey_master.url, tmp_path, kind=kind) as collecting:
+        with CollectorThread(valkey_master.url, tmp_path, source_class=kind) as collecting:
             if number:
                 assert collecting.await_gap(number).cause == "mode_changed"
             collecting.await_attached(valkey_master)
             publish(valkey_master, b"%d" % number)
-            collecting.await_tick()
-            assert [(row.epoch, row.payload) for row in stored(collecting.spool)] == [
+            collecting.await_checkpoint()
+            assert [(row.epoch, row.payload) for row in stored_messages(collecting.spool)] == [
                 (turn + 1, b"%d" % turn) for turn in range(number + 1)
             ]
             assert collecting.spool.state().mode == (
-                "replication" if kind is Replication else "subscribe"
+                "replication" if kind is ReplicationSource else "subscribe"
             )
 
 
@@ -661,9 +663,9 @@ def test_another_collector_goes_on_where_the_books_of_the_first_stand(
     with following(master.url, tmp_path / "one") as first:
         first.await_attached(master)
         publish(master, b"1", b"2", b"3")
-        wait_until(lambda: len(stored(first.spool)) == 3)
+        wait_until(lambda: len(stored_messages(first.spool)) == 3)
         captured_until = first.spool.state().captured_until
-        loaded = stored(first.spool)[1]
+        loaded = stored_messages(first.spool)[1]
         state, epoch = first.spool.state(), first.spool.epochs()[-1]
     publish(master, b"4")
     second = following(master.url, tmp_path / "two")
@@ -678,9 +680,9 @@ def test_another_collector_goes_on_where_the_books_of_the_first_stand(
             cause="taken_over",
         )
     with second:
-        wait_until(lambda: len(stored(second.spool)) == 2)
-        assert [row.payload for row in stored(second.spool)] == [b"3", b"4"]
-        assert stored(second.spool)[0].position > loaded.position
+        wait_until(lambda: len(stored_messages(second.spool)) == 2)
+        assert [row.payload for row in stored_messages(second.spool)] == [b"3", b"4"]
+        assert stored_messages(second.spool)[0].position > loaded.position
         assert [one.token for one in second.spool.epochs()][-1] == epoch.token
         assert second.spool.gaps() == []
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from accounting.capture.replication.protocol import (
     CommandStream,
     Continued,
-    Opening,
-    Refused,
-    Resynced,
+    FullResync,
+    PsyncError,
+    PsyncReply,
     StreamError,
 )
-from accounting.capture.spool.records import Message, largest_message_bytes
+from accounting.capture.spool.records import MAX_MESSAGE_BYTES, Message
 
 channel = b"turn/realm/r/user/u/allocation/001000000000000001/status"
 hostile = b"turn/user/\r\n*3\r\n$7\r\nPUBLISH\r\n\x00\xff/allocation/1/status"
@@ -104,7 +104,7 @@ def test_a_large_value_of_somebody_else_is_stepped_over_and_never_held() -> None
     stream.feed(7, head, messages, positions)
     for _ in range(size >> 20):
         stream.feed(7, piece, messages, positions)
-        assert len(stream._rest) == 0
+        assert len(stream._unparsed) == 0
         assert stream.offset == 0  # a stream can't go on in the middle of a command
     stream.feed(7, b"\r\n" + command(b"PUBLISH", channel, b"new"), messages, positions)
     assert [message[3] for message in messages] == [b"new"]
@@ -113,13 +113,13 @@ def test_a_large_value_of_somebody_else_is_stepped_over_and_never_held() -> None
 
 @pytest.mark.parametrize("part", ["channel", "payload"])
 def test_a_publish_too_large_to_be_coturns_is_stepped_over(part: str) -> None:
-    large = b"x" * (largest_message_bytes + 1)
+    large = b"x" * (MAX_MESSAGE_BYTES + 1)
     words = (channel + large, b"p") if part == "channel" else (channel, large)
     data = command(b"PUBLISH", *words) + command(b"PUBLISH", channel, b"new")
     stream, messages, positions = CommandStream(0, 0), list[Message](), list[int]()
     for at in range(0, len(data), 99_991):
         stream.feed(7, data[at : at + 99_991], messages, positions)
-        assert len(stream._rest) < 200_000
+        assert len(stream._unparsed) < 200_000
     assert [message[3] for message in messages] == [b"new"]
     assert stream.offset == len(data)
 
@@ -140,15 +140,15 @@ tail = command(b"PING")
     [
         (b"\n\n+CONTINUE\r\n" + tail, Continued(None)),
         (b"+CONTINUE 4f1644\r\n" + tail, Continued("4f1644")),
-        (b"+FULLRESYNC 4f1644 17\r\n\n\n\n$5\r\nREDIS" + tail, Resynced("4f1644", 17)),
-        (b"\n+FULLRESYNC 4f1644 0\r\n$0\r\n" + tail, Resynced("4f1644", 0)),
+        (b"+FULLRESYNC 4f1644 17\r\n\n\n\n$5\r\nREDIS" + tail, FullResync("4f1644", 17)),
+        (b"\n+FULLRESYNC 4f1644 0\r\n$0\r\n" + tail, FullResync("4f1644", 0)),
         (
             b"+FULLRESYNC 4f1644 17\r\n\n$EOF:" + mark + b"\r\nREDIS" + mark[:20] + mark + tail,
-            Resynced("4f1644", 17),
+            FullResync("4f1644", 17),
         ),
         (
             b"-NOPERM this user has no permissions\r\n",
-            Refused("NOPERM this user has no permissions"),
+            PsyncError("NOPERM this user has no permissions"),
         ),
     ],
 )
@@ -156,25 +156,25 @@ tail = command(b"PING")
 def test_the_opening_ends_where_the_stream_begins_however_it_is_cut(
     wire: bytes, answer: object, cuts: list[int]
 ) -> None:
-    opening, rest = Opening(), b""
+    opening, rest = PsyncReply(), b""
     for piece in pieces(wire, cuts):
-        rest += piece if opening.is_over else opening.feed(piece)
-    assert opening.answer == answer
-    assert opening.is_over
-    assert rest == (b"" if isinstance(answer, Refused) else tail)
+        rest += piece if opening.is_complete else opening.feed(piece)
+    assert opening.outcome == answer
+    assert opening.is_complete
+    assert rest == (b"" if isinstance(answer, PsyncError) else tail)
 
 
 @given(st.binary(max_size=100))
 def test_any_bytes_are_an_opening_or_one_error(data: bytes) -> None:
-    opening = Opening()
+    opening = PsyncReply()
     with suppress(StreamError):
         opening.feed(data)
 
 
 def test_a_snapshot_of_any_size_takes_no_memory() -> None:
-    opening = Opening()
+    opening = PsyncReply()
     opening.feed(b"+FULLRESYNC 4f1644 17\r\n$EOF:" + mark + b"\r\n")
     for _ in range(200):
         assert opening.feed(b"x" * (1 << 20)) == b""
-        assert len(opening._rest) < len(mark)
+        assert len(opening._unparsed) < len(mark)
     assert opening.feed(mark + tail) == tail

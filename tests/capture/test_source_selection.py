@@ -9,17 +9,24 @@ import redis
 from structlog.testing import capture_logs
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.source_selection import choose
-from tests.support.collectors import Collecting, Proxy, Sentinel, await_subscribed, publish, stored
+from accounting.capture.source_selection import make_source
+from tests.support.collectors import (
+    CollectorThread,
+    Proxy,
+    Sentinel,
+    await_subscribed,
+    publish,
+    stored_messages,
+)
 from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 
 prompt = {"repl-diskless-sync-delay": "0"}
 
 
 @contextmanager
-def choosing(url: str, data_dir: Path) -> Iterator[Collecting]:
-    source = choose("auto", url, queue_bytes=16 << 20, clock=wall_clock)
-    with Collecting(url, data_dir, source=source) as collecting:
+def choosing(url: str, data_dir: Path) -> Iterator[CollectorThread]:
+    source = make_source("auto", url, queue_bytes=16 << 20, clock=wall_clock)
+    with CollectorThread(url, data_dir, source=source) as collecting:
         yield collecting
 
 
@@ -28,7 +35,7 @@ def assert_subscribes(server: RedisServer, url: str, data_dir: Path, reason: str
     with capture_logs() as logs, choosing(url, data_dir) as collecting:
         await_subscribed(server)
         publish(server, b"1")
-        wait_until(lambda: len(stored(collecting.spool)) == 1)
+        wait_until(lambda: len(stored_messages(collecting.spool)) == 1)
         with redis.Redis.from_url(server.url) as client:
             client.client_kill_filter(_type="pubsub")
         collecting.await_gap(1)
@@ -42,7 +49,7 @@ def test_replication_is_taken_where_it_is_allowed(tmp_path: Path) -> None:
     with ValkeyServer(prompt) as server, choosing(server.url, tmp_path) as collecting:
         wait_until(collecting.is_captured_now)
         publish(server, b"1")
-        wait_until(lambda: len(stored(collecting.spool)) == 1)
+        wait_until(lambda: len(stored_messages(collecting.spool)) == 1)
         assert collecting.spool.state().mode == "replication"
 
 
@@ -105,7 +112,7 @@ def test_sentinels_that_still_name_a_replica_decide_nothing(tmp_path: Path) -> N
 def test_a_proxy_that_hangs_up_at_the_command_is_subscribed_to_after_some_tries(
     tmp_path: Path,
 ) -> None:
-    with ValkeyServer(prompt) as server, Proxy(server, hang_up=b"PSYNC") as proxy:
+    with ValkeyServer(prompt) as server, Proxy(server, close_at=b"PSYNC") as proxy:
         assert_subscribes(server, proxy.url, tmp_path, "no answer")
 
 
@@ -121,6 +128,6 @@ def test_what_was_allowed_once_is_not_given_up_when_it_is_refused_later(tmp_path
             wait_until(lambda: any("advice" in entry for entry in logs))
             publish(server, b"1")
             client.acl_setuser("u", enabled=True, commands=["+psync"])
-            wait_until(lambda: len(stored(collecting.spool)) == 1)
+            wait_until(lambda: len(stored_messages(collecting.spool)) == 1)
             assert collecting.spool.gaps() == []
             assert collecting.spool.state().mode == "replication"

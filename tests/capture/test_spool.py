@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.pruning import prune
-from accounting.capture.spool.records import Message, Origin
+from accounting.capture.spool.records import Message, MessageOrigin
 from accounting.capture.spool.spool import Spool
 from accounting.errors import SpoolError
-from tests.support.collectors import stored
+from tests.support.collectors import stored_messages
 
 
 @pytest.fixture
@@ -32,18 +32,18 @@ def test_a_new_spool_has_its_first_epoch_and_captured_nothing(path: Path) -> Non
         state, epochs = spool.state(), spool.epochs()
     assert (state.source, state.captured_until, state.captured_epoch) == ("test", None, 1)
     assert (state.captured_position, state.loaded_epoch, state.loaded_position) == (0, 0, 0)
-    assert [(epoch.epoch, epoch.began_at, epoch.cause) for epoch in epochs] == [(1, 5, "first")]
+    assert [(epoch.number, epoch.started_at, epoch.cause) for epoch in epochs] == [(1, 5, "first")]
     assert len(epochs[0].token) == 32
 
 
 def test_messages_are_read_back_whole_in_order_and_after_a_place(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.append([(7, 3, b"\x00\xff", b""), (8, 0, b"", b"\r\n")], captured_until=7)
-        first, second = stored(spool)
+        first, second = stored_messages(spool)
         assert first == (1, 3, False, 1, 7, b"\x00\xff", b"")
         assert second == (1, 0, False, 2, 8, b"", b"\r\n")
-        assert [row[1:] for row in spool.read(1, 1, 10)] == [second[3:]]
-        assert [row[1:] for row in spool.read(0, 0, 1)] == [first[3:]]
+        assert [row[1:] for row in spool.read_messages(1, 1, 10)] == [second[3:]]
+        assert [row[1:] for row in spool.read_messages(0, 0, 1)] == [first[3:]]
         assert spool.state().captured_until == 7
 
 
@@ -51,8 +51,8 @@ def test_messages_are_read_back_whole_in_order_and_after_a_place(path: Path) -> 
 def test_a_batch_of_any_size_is_stored_whole(path: Path, count: int) -> None:
     """A hundred rows go in with one statement."""
     with Spool.open(path, "test") as spool:
-        spool.append([message(10, b"%d" % n) for n in range(count)], estimated=count - 1)
-        rows = stored(spool)
+        spool.append([message(10, b"%d" % n) for n in range(count)], estimated_count=count - 1)
+        rows = stored_messages(spool)
         assert [(row.position, row.payload) for row in rows] == [
             (n + 1, b"%d" % n) for n in range(count)
         ]
@@ -63,8 +63,8 @@ def test_receipt_times_never_fall_nor_come_before_the_last_tick(path: Path) -> N
     with Spool.open(path, "test") as spool:
         spool.append([message(10), message(4)], captured_until=15)
         spool.append([message(3), message(20)])
-        spool.tick(2)
-        assert [row.received_at for row in stored(spool)] == [10, 10, 15, 20]
+        spool.checkpoint(2)
+        assert [row.received_at for row in stored_messages(spool)] == [10, 10, 15, 20]
         assert spool.state().captured_until == 15
 
 
@@ -77,8 +77,8 @@ def test_any_split_into_batches_gives_the_same_rows(
         one.append([message(at) for batch in batches for at in batch])
         for batch in batches:
             many.append([message(at) for at in batch])
-        rows = stored(many)
-        assert rows == stored(one)
+        rows = stored_messages(many)
+        assert rows == stored_messages(one)
     assert [row.position for row in rows] == list(range(1, len(rows) + 1))
     assert all(a.received_at <= b.received_at for a, b in pairwise(rows))
 
@@ -89,31 +89,33 @@ def test_an_append_is_stored_whole_with_its_tick_or_not_at_all(path: Path) -> No
         bad: list[Message] = [message(2), (3, 0, b"c", None)]  # type: ignore[list-item]
         with pytest.raises(SpoolError):
             spool.append(bad, captured_until=3)
-        assert len(spool.read(0, 0, 9)) == 1
+        assert len(spool.read_messages(0, 0, 9)) == 1
         assert (spool.state().captured_until, spool.state().captured_position) == (1, 1)
 
 
 def test_a_reopened_spool_goes_on_where_it_was(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.append([message(1)], captured_until=1)
-        spool.note_server("run")
+        spool.set_server_run_id("run")
         before, epochs = spool.state(), spool.epochs()
     with Spool.open(path, "test") as spool:
         assert (spool.state(), spool.epochs()) == (before, epochs)
         spool.append([message(2)])
-        assert [row.position for row in stored(spool)] == [1, 2]
+        assert [row.position for row in stored_messages(spool)] == [1, 2]
 
 
 def test_a_new_epoch_has_its_own_token_and_counts_from_the_beginning(path: Path) -> None:
     with Spool.open(path, "test", clock=lambda: 3) as spool:
         spool.append([message(9)])
-        assert spool.begin_epoch("redis_restarted") == 2
+        assert spool.start_epoch("redis_restarted") == 2
         spool.append([message(10)])
-        places = [(row.epoch, row.position) for row in stored(spool)]
+        places = [(row.epoch, row.position) for row in stored_messages(spool)]
         assert places == [(1, 1), (2, 1)]
-        assert [Origin.of(origin).epoch for origin, *_ in spool.read(1, 1, 9)] == [2]
+        assert [
+            MessageOrigin.unpack(origin).epoch for origin, *_ in spool.read_messages(1, 1, 9)
+        ] == [2]
         first, second = spool.epochs()
-        assert (second.began_at, second.cause) == (9, "redis_restarted")
+        assert (second.started_at, second.cause) == (9, "redis_restarted")
         assert first.token != second.token
 
 
@@ -121,11 +123,11 @@ def test_a_relabelled_epoch_has_another_token_and_the_same_messages(path: Path) 
     with Spool.open(path, "test") as spool:
         spool.append([message(9)])
         old = spool.epochs()[0].token
-        new = spool.relabel(1, "restored", 7)
+        new = spool.replace_token(1, "restored", 7)
         assert new != old
         (epoch,) = spool.epochs()
-        assert (epoch.token, epoch.cause, epoch.began_at) == (new, "restored", 7)
-        assert len(spool.read(0, 0, 9)) == 1
+        assert (epoch.token, epoch.cause, epoch.started_at) == (new, "restored", 7)
+        assert len(spool.read_messages(0, 0, 9)) == 1
 
 
 def test_a_gap_stays_open_over_a_reopening_and_closes_once(path: Path) -> None:
@@ -135,7 +137,7 @@ def test_a_gap_stays_open_over_a_reopening_and_closes_once(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         found = spool.current_gap()
         assert found is not None
-        assert (found.gap, found.epoch, found.position) == (gap, 1, 1)
+        assert (found.number, found.epoch, found.position) == (gap, 1, 1)
         assert (found.from_at, found.to_at, found.cause) == (4, None, "disconnected")
         spool.close_gap(gap, 9)
         assert spool.current_gap() is None
@@ -156,14 +158,14 @@ def test_a_clock_that_stepped_back_does_not_shorten_a_gap_to_nothing(path: Path)
 def test_prune_takes_only_what_is_loaded_and_old(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accounting.capture.spool.pruning.messages_per_prune", 3)
+    monkeypatch.setattr("accounting.capture.spool.pruning.BATCH_MESSAGES", 3)
     with Spool.open(path, "test") as spool:
         spool.append([message(at) for at in range(1, 11)])
         assert prune(spool, 100) == 0
         spool.mark_loaded(1, 8)
         assert prune(spool, 8) == 7
-        assert [row.position for row in stored(spool)] == [8, 9, 10]
-        spool.begin_epoch("again")
+        assert [row.position for row in stored_messages(spool)] == [8, 9, 10]
+        spool.start_epoch("again")
         spool.append([message(11)])
         spool.mark_loaded(2, 0)
         assert prune(spool, 100) == 3
@@ -176,7 +178,7 @@ def test_the_loader_reads_and_prunes_while_the_collector_writes(path: Path) -> N
     with Spool.open(path, "test") as collector, Spool.open(path, "test") as loader:
         for number in range(1, 20):
             collector.append([message(number)], captured_until=number)
-            assert [row[1] for row in loader.read(1, number - 1, 9)] == [number]
+            assert [row[1] for row in loader.read_messages(1, number - 1, 9)] == [number]
             loader.mark_loaded(1, number)
             assert prune(loader, number) <= 1
         assert collector.state() == loader.state()
@@ -205,7 +207,7 @@ def test_a_spool_that_is_deleted_or_replaced_in_use_takes_no_more_ticks(path: Pa
         with pytest.raises(SpoolError, match="was moved or deleted"):
             spool.append([message(3)], captured_until=4)
         with Spool.open(path, "test"), pytest.raises(SpoolError, match="was moved or deleted"):
-            spool.tick(5)
+            spool.checkpoint(5)
 
 
 def test_a_spool_of_another_source_is_refused(path: Path) -> None:
@@ -248,7 +250,7 @@ def test_a_file_damaged_within_is_an_error_and_never_wrong_messages(path: Path) 
     content[middle : middle + 8192] = b"\xa5" * 8192
     path.write_bytes(content)
     with Spool.open(path, "test") as spool, pytest.raises(SpoolError, match="damaged"):
-        spool.read(0, 0, 1000)
+        spool.read_messages(0, 0, 1000)
 
 
 def test_a_full_disk_undoes_the_append_and_leaves_the_rest(path: Path) -> None:
@@ -258,11 +260,14 @@ def test_a_full_disk_undoes_the_append_and_leaves_the_rest(path: Path) -> None:
         spool._connection.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(SpoolError, match="full; make room"):
             spool.append([message(2, b"x" * 100_000)], captured_until=2)
-        assert [row.received_at for row in stored(spool)] == [1]
+        assert [row.received_at for row in stored_messages(spool)] == [1]
         assert spool.state().captured_until == 1
         spool._connection.execute("PRAGMA max_page_count = 1000000")
         spool.append([message(3)], captured_until=3)
-        assert [(row.position, row.received_at) for row in stored(spool)] == [(1, 1), (2, 3)]
+        assert [(row.position, row.received_at) for row in stored_messages(spool)] == [
+            (1, 1),
+            (2, 3),
+        ]
 
 
 FILL = """
@@ -294,7 +299,7 @@ def test_a_write_that_fails_in_the_kernel_loses_nothing_that_was_acknowledged(pa
     assert "can't be written" in last
     assert "disk" in last
     with Spool.open(path, "test") as spool:
-        rows = spool.read(0, 0, 1_000_000)
+        rows = spool.read_messages(0, 0, 1_000_000)
         assert len(rows) == 50 * len(acknowledged)
         assert spool.state().captured_until == len(acknowledged)
         assert spool._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -7,12 +7,12 @@ import pytest
 
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.pruning import prune
-from accounting.capture.spool.records import Resume, SeenKey
+from accounting.capture.spool.records import RawKeySighting, ResumePoint
 from accounting.capture.spool.spool import Spool
 from accounting.capture.spool.takeover import adopt
-from tests.support.collectors import stored
+from tests.support.collectors import stored_messages
 
-here = Resume(replication_id="a" * 40, offset=300, database=2)
+here = ResumePoint(replication_id="a" * 40, offset=300, database=2)
 
 
 @pytest.fixture
@@ -20,20 +20,20 @@ def path(tmp_path: Path) -> Path:
     return spool_path(tmp_path, "test")
 
 
-def seen(at: int) -> SeenKey:
-    return SeenKey(began_at=at, seen_at=at, database=0, key=b"k", idle_seconds=1)
+def seen(at: int) -> RawKeySighting:
+    return RawKeySighting(scan_started_at=at, seen_at=at, database=0, key=b"k", idle_seconds=1)
 
 
 def fill(spool: Spool) -> None:
     """Messages up to 300 in replication, loaded up to 200; a sighting at each place; a gap."""
-    spool.note_mode("replication")
-    spool.note_server("run")
+    spool.set_mode("replication")
+    spool.set_server_run_id("run")
     for at in (100, 200, 300):
         spool.append(
             [(at, 2, b"c", b"%d" % at)],
             captured_until=at,
             positions=[at],
-            resume=Resume(replication_id="a" * 40, offset=at, database=2),
+            resume_point=ResumePoint(replication_id="a" * 40, offset=at, database=2),
         )
         spool.add_sightings([seen(at)])
     spool.mark_loaded(1, 200)
@@ -55,25 +55,30 @@ def go_on(spool: Spool, token: str | None, position: int = 200) -> None:
 
 def test_positions_and_the_place_to_go_on_are_stored_with_the_messages(path: Path) -> None:
     with Spool.open(path, "test") as spool:
-        spool.note_mode("replication")
+        spool.set_mode("replication")
         spool.append(
             [(5, 2, b"c", b"1"), (6, 2, b"c", b"2")],
             captured_until=6,
             positions=[120, 250],
-            resume=here,
-            estimated=1,
+            resume_point=here,
+            estimated_count=1,
         )
-        assert [(row.position, row.estimated) for row in stored(spool)] == [
+        assert [(row.position, row.estimated) for row in stored_messages(spool)] == [
             (120, True),
             (250, False),
         ]
-        assert spool.state().resume == here
+        assert spool.state().resume_point == here
         # Positions move without messages too: with what was not ours.
-        spool.append((), 7, positions=(), resume=Resume(replication_id="x", offset=999, database=3))
+        spool.append(
+            (),
+            7,
+            positions=(),
+            resume_point=ResumePoint(replication_id="x", offset=999, database=3),
+        )
         state = spool.state()
         assert (state.captured_position, state.stream_database) == (999, 3)
-        spool.note_mode("subscribe")
-        assert spool.state().resume is None
+        spool.set_mode("subscribe")
+        assert spool.state().resume_point is None
 
 
 def test_the_same_epoch_goes_on_where_the_books_stand(path: Path) -> None:
@@ -83,15 +88,15 @@ def test_the_same_epoch_goes_on_where_the_books_stand(path: Path) -> None:
         holder = spool.state().holder
         go_on(spool, epoch.token)
         state = spool.state()
-        assert state.resume == Resume(replication_id="b" * 40, offset=200, database=7)
+        assert state.resume_point == ResumePoint(replication_id="b" * 40, offset=200, database=7)
         assert (state.captured_epoch, state.captured_until) == (1, 250)
         assert (state.loaded_epoch, state.loaded_position) == (1, 200)
-        assert (state.server_run, state.holder) == (None, holder)
-        assert [row.position for row in stored(spool)] == [100, 200]
+        assert (state.server_run_id, state.holder) == (None, holder)
+        assert [row.position for row in stored_messages(spool)] == [100, 200]
         assert [one.position for one in spool.sightings()] == [100, 200]
         assert spool.current_gap() is None
         spool.append([(1, 0, b"c", b"p")], positions=[300])
-        assert [row[2] for row in spool.read(1, 200, 9)] == [250]
+        assert [row[2] for row in spool.read_messages(1, 200, 9)] == [250]
 
 
 def test_an_epoch_of_another_collector_is_added_under_its_token(path: Path) -> None:
@@ -102,7 +107,7 @@ def test_an_epoch_of_another_collector_is_added_under_its_token(path: Path) -> N
         state = spool.state()
         assert (state.captured_epoch, state.captured_position) == (2, 5000)
         assert (state.loaded_epoch, state.loaded_position) == (2, 5000)
-        assert [row.position for row in stored(spool)] == [100, 200]
+        assert [row.position for row in stored_messages(spool)] == [100, 200]
         assert (state.pruned_epoch, state.pruned_position) == (2, 5000)
 
 
@@ -110,11 +115,11 @@ def test_what_came_after_the_place_of_the_books_is_forgotten_with_its_epochs(pat
     with Spool.open(path, "test") as spool:
         fill(spool)
         token = spool.epochs()[0].token
-        spool.begin_epoch("redis_restarted")
+        spool.start_epoch("redis_restarted")
         spool.append([(400, 0, b"c", b"p")], positions=[10])
         go_on(spool, token, 100)
         assert len(spool.epochs()) == 1
-        assert [row.position for row in stored(spool)] == [100]
+        assert [row.position for row in stored_messages(spool)] == [100]
 
 
 def test_a_subscription_is_taken_over_with_a_new_epoch(path: Path) -> None:
@@ -123,7 +128,7 @@ def test_a_subscription_is_taken_over_with_a_new_epoch(path: Path) -> None:
         go_on(spool, None)
         state = spool.state()
         assert (state.captured_epoch, state.captured_position, state.mode) == (2, 0, "subscribe")
-        assert (state.captured_until, state.resume) == (250, None)
+        assert (state.captured_until, state.resume_point) == (250, None)
         assert spool.epochs()[-1].cause == "taken_over"
 
 
@@ -184,8 +189,8 @@ def test_a_spool_of_the_first_format_goes_on_with_all_that_it_holds(path: Path) 
     old.close()
     with Spool.open(path, "test") as spool:
         state = spool.state()
-        assert (state.mode, state.captured_until, state.server_run) == ("subscribe", 9, "run")
-        assert len(spool.read(0, 0, 9)) == 1
+        assert (state.mode, state.captured_until, state.server_run_id) == ("subscribe", 9, "run")
+        assert len(spool.read_messages(0, 0, 9)) == 1
         spool.close_gap(4, 20)
         assert spool.open_gap(30, "why") == 5
         spool.add_sightings([seen(1)])

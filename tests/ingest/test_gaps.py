@@ -1,6 +1,6 @@
 """What the books say of a gap: its bounds, its cause, and what became of who lived through it."""
 
-from accounting.capture.spool.records import SeenKey
+from accounting.capture.spool.records import RawKeySighting
 from accounting.sessions.describe_gaps import describe_gaps
 from tests.support.books import Books, channel, status, traffic
 
@@ -28,8 +28,8 @@ def test_a_gap_says_what_became_of_the_sessions_that_lived_through_it(books: Boo
     # The third was refreshed within the gap: its key was set 30 seconds ago.
     books.spool().add_sightings(
         [
-            SeenKey(
-                began_at=books.at(903),
+            RawKeySighting(
+                scan_started_at=books.at(903),
                 seen_at=books.at(904),
                 database=0,
                 key=channel("status", allocation=3),
@@ -67,8 +67,8 @@ def test_a_key_opens_nothing(books: Books) -> None:
     books.hear(0, channel("status"), status("new"))
     books.spool().add_sightings(
         [
-            SeenKey(
-                began_at=books.at(1),
+            RawKeySighting(
+                scan_started_at=books.at(1),
                 seen_at=books.at(2),
                 database=0,
                 key=channel("status", user="stranger", allocation=9),
@@ -86,8 +86,8 @@ def test_a_key_says_nothing_when_the_life_was_heard_of_since_the_scan_began(book
     books.hear(50, channel("status"), status("refreshed", 100))
     books.spool().add_sightings(
         [
-            SeenKey(
-                began_at=books.at(40),
+            RawKeySighting(
+                scan_started_at=books.at(40),
                 seen_at=books.at(60),
                 database=0,
                 key=channel("status"),
@@ -106,8 +106,8 @@ def test_a_key_that_a_crashed_server_left_keeps_nothing_alive(books: Books) -> N
     books.until(5_000)
     books.spool().add_sightings(
         [
-            SeenKey(
-                began_at=books.at(5_001),
+            RawKeySighting(
+                scan_started_at=books.at(5_001),
                 seen_at=books.at(5_002),
                 database=0,
                 key=channel("status"),
@@ -125,8 +125,8 @@ def test_a_key_vouches_for_a_life_of_which_only_traffic_was_heard(books: Books) 
     books.hear(0, channel("traffic"), traffic(9, 900, 9, 900))
     books.spool().add_sightings(
         [
-            SeenKey(
-                began_at=books.at(1),
+            RawKeySighting(
+                scan_started_at=books.at(1),
                 seen_at=books.at(2),
                 database=0,
                 key=channel("status"),

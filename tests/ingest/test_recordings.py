@@ -85,7 +85,7 @@ def hear_recording(books: Books, name: str) -> int:
     """Put all messages of a recording through the path; returns how many."""
     messages = [(line.time_us, 0, line.args[0], line.args[1]) for line in published(name)]
     books.hear_all(messages)
-    books.spool().tick(messages[-1][0] + 1)
+    books.spool().checkpoint(messages[-1][0] + 1)
     books.account()
     return len(messages)
 

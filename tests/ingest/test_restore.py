@@ -74,8 +74,8 @@ def restart_collector(books: Books, at: float) -> None:
             spool.open_gap(until, "collector_restarted")
         gap = spool.current_gap()
         assert gap is not None
-        spool.close_gap(gap.gap, books.at(at))
-    spool.tick(books.at(at))
+        spool.close_gap(gap.number, books.at(at))
+    spool.checkpoint(books.at(at))
 
 
 def test_a_lost_spool_is_a_new_epoch_and_a_gap_with_both_its_ends(books: Books) -> None:
@@ -200,13 +200,13 @@ def test_a_copy_of_the_spool_from_before_the_last_epoch_counts_nothing_twice(
     books.until(3)
     books.load()
     copy = disk.copy(tmp_path / "copy")
-    books.spool().begin_epoch("redis_restarted")
+    books.spool().start_epoch("redis_restarted")
     hear(books, 4, 5)
     books.until(6)
     books.load()
     disk.put_back(copy)
     hear(books, 11)
-    books.spool().begin_epoch("redis_restarted")
+    books.spool().start_epoch("redis_restarted")
     hear(books, 12, 13)
     books.until(14)
     books.load()
@@ -227,7 +227,7 @@ def test_a_loader_killed_while_it_gives_a_copy_its_new_token_goes_on_with_it(
     books.load()
     disk.put_back(copy)
     hear(books, 11, 12)
-    books.spool().relabel(1, "spool_older", books.at(4))
+    books.spool().replace_token(1, "spool_older", books.at(4))
     books.load()
     assert loaded(books) == [1, 2, 4, 11, 12]
     (source,) = books.rows("sources")

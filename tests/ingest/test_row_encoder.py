@@ -113,7 +113,7 @@ def test_who_is_remembered_gets_the_row_of_who_is_not(
     cut: int,
 ) -> None:
     with Spool.open(tmp_path_factory.mktemp("spool") / "spool", "s") as spool:
-        spool.append(messages, estimated=estimated)
+        spool.append(messages, estimated_count=estimated)
         packed, rejected = rows(connection, spool, [cut, len(messages)])
         alone = [rows(connection, spool, [1], (1, position)) for position in range(len(messages))]
     assert packed == b"".join(one for one, _ in alone)

@@ -4,7 +4,7 @@ import pytest
 
 from accounting.audit.verify import verify
 from accounting.capture.clock import wall_clock
-from accounting.capture.spool.records import Resume, SeenKey
+from accounting.capture.spool.records import RawKeySighting, ResumePoint
 from accounting.capture.spool.spool import Spool
 from accounting.domain.calendar import from_micros
 from accounting.errors import LeaseHeld
@@ -43,13 +43,13 @@ def test_all_that_is_loaded_is_no_part_of_the_gap_of_a_takeover(books: Books) ->
 def test_a_place_in_an_earlier_stream_is_not_asked_for_in_the_present_one(books: Books) -> None:
     """Its offsets count the bytes of another history, and may well be in this one's backlog."""
     spool = books.spool()
-    spool.note_mode("replication")
+    spool.set_mode("replication")
     for history, offset in (("a", 5_000), ("b", 9_000)):
-        resume = Resume(replication_id=history * 40, offset=offset + 100, database=3)
+        resume = ResumePoint(replication_id=history * 40, offset=offset + 100, database=3)
         message = books.at(offset), 3, channel("status"), status("refreshed")
-        spool.append([message], books.at(offset), positions=[offset], resume=resume)
+        spool.append([message], books.at(offset), positions=[offset], resume_point=resume)
         if history == "a":
-            spool.begin_epoch("redis_restarted")
+            spool.start_epoch("redis_restarted")
     early = place_after_loading(books, 1)
     assert (early.position, early.replication_id, early.stream_database) == (5_000, None, None)
     late = place_after_loading(books, 9)
@@ -61,19 +61,19 @@ def test_a_stream_that_went_on_in_silence_before_redis_restarted_is_no_older_spo
 ) -> None:
     """Seen: the epoch was relabelled, so the collector took its own spool over and lost events."""
     spool = books.spool()
-    spool.note_mode("replication")
+    spool.set_mode("replication")
     tokens = []
     for history, offset in (("a", 5_000), ("b", 90)):
         # Redis' PINGs count in the stream: the books stand beyond the last message.
-        resume = Resume(replication_id=history * 40, offset=offset + 100, database=3)
+        resume = ResumePoint(replication_id=history * 40, offset=offset + 100, database=3)
         message = books.at(offset), 3, channel("status"), status("refreshed")
-        spool.append([message], books.at(offset), positions=[offset], resume=resume)
+        spool.append([message], books.at(offset), positions=[offset], resume_point=resume)
         tokens.append(spool.epochs()[-1].token)
         place = place_after_loading(books, 9)
         assert (place.token, place.position) == (tokens[-1], offset + 100)
         assert not is_overtaken(spool, place)
         if history == "a":
-            spool.begin_epoch("redis_restarted")
+            spool.start_epoch("redis_restarted")
     assert [epoch.token for epoch in spool.epochs()] == tokens
     assert len(books.rows("allocation_events")) == 2
     assert books.rows("capture_gaps") == []
@@ -87,10 +87,10 @@ def test_what_the_first_collector_captured_and_never_loaded_is_within_a_gap(book
     with Spool.open(books.directory / "elsewhere.sqlite3", "default") as other:
         take_turn(books.engine, other, 60.0)
         attached_at = wall_clock()
-        other.tick(attached_at)
+        other.checkpoint(attached_at)
         Loader(books.engine, other, books.rule).load()
     (gap,) = books.rows("capture_gaps", "cause", "from_at", "to_at")
-    began_at = spool.epochs()[0].began_at
+    began_at = spool.epochs()[0].started_at
     assert gap == {
         "cause": "spool_lost",
         "from_at": from_micros(began_at),
@@ -105,11 +105,11 @@ def test_what_two_collectors_saw_of_the_keys_at_one_place_is_taken_in_and_proved
     again: its own numbers begin anew, and are as good.
     """
     spool = books.spool()
-    spool.note_mode("replication")
+    spool.set_mode("replication")
     for allocation in (1, 2):
         message = books.at(0), 0, channel("status", allocation=allocation), status("new", 600)
-        resume = Resume(replication_id="a" * 40, offset=100 * allocation, database=0)
-        spool.append([message], books.at(1), positions=[90 * allocation], resume=resume)
+        resume = ResumePoint(replication_id="a" * 40, offset=100 * allocation, database=0)
+        spool.append([message], books.at(1), positions=[90 * allocation], resume_point=resume)
     take_turn(books.engine, spool, 0.0)
     spool.add_sightings([seen_key(books, 1, at=300), seen_key(books, 1, at=301)])
     first = Loader(books.engine, spool, books.rule)
@@ -120,7 +120,7 @@ def test_what_two_collectors_saw_of_the_keys_at_one_place_is_taken_in_and_proved
         assert place is not None
         take_over(other, place)
         other.add_sightings([seen_key(books, 2, at=400)])
-        other.tick(books.at(900))
+        other.checkpoint(books.at(900))
         for _ in range(2):
             Loader(books.engine, other, books.rule).load()
             books.settle()
@@ -130,10 +130,10 @@ def test_what_two_collectors_saw_of_the_keys_at_one_place_is_taken_in_and_proved
     assert list(verify(books.engine)) == []
 
 
-def seen_key(books: Books, allocation: int, *, at: float) -> SeenKey:
+def seen_key(books: Books, allocation: int, *, at: float) -> RawKeySighting:
     """A key that was set a second before a scan came by."""
-    return SeenKey(
-        began_at=books.at(at),
+    return RawKeySighting(
+        scan_started_at=books.at(at),
         seen_at=books.at(at + 1),
         database=0,
         key=channel("status", allocation=allocation),

@@ -205,8 +205,8 @@ def test_a_silent_thread_is_told_with_what_to_do(books: Books) -> None:
 def test_sources_of_other_machines_are_judged_by_the_books(books: Books) -> None:
     settings_of(books)
     tick(books)
-    books.spool("other").tick(wall_clock() - 3600 * 10**6)
-    books.spool("gap").tick(wall_clock())
+    books.spool("other").checkpoint(wall_clock() - 3600 * 10**6)
+    books.spool("gap").checkpoint(wall_clock())
     books.spool("gap").open_gap(wall_clock(), "disconnected")
     books.account()
     found = [one for one in judge_flow(look(books)) if one.check == "sources"]
@@ -259,7 +259,7 @@ def test_the_command_ends_with_0_when_nothing_must_be_mended(tmp_path: Path) -> 
         make_partitions(engine)
         engine.dispose()
         with Spool.open(spool_path(tmp_path, "default"), "default") as spool:
-            spool.tick(wall_clock())
+            spool.checkpoint(wall_clock())
             environment = {
                 "ACCOUNTING_DATABASE_URL": server.url(WRITER),
                 "ACCOUNTING_REDIS_URL": valkey.url,

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 import redis
 
-from accounting.capture.pubsub.source import patterns
+from accounting.capture.pubsub.source import CHANNEL_PATTERNS
 from accounting.ops.doctor.clock import Clock, judge_clock
 from accounting.ops.doctor.findings import Finding, Level
 from accounting.ops.doctor.redis_probe import probe_redis
@@ -144,7 +144,7 @@ def test_the_least_rights_are_enough_for_replication(valkey: ValkeyServer) -> No
 
 
 def test_without_psync_auto_falls_back_and_replication_fails(valkey: ValkeyServer) -> None:
-    channels = [f"&{pattern.decode()}" for pattern in patterns]
+    channels = [f"&{pattern.decode()}" for pattern in CHANNEL_PATTERNS]
     user = allow(valkey, "hears", "+psubscribe", "+ping", "+info", *channels)
     assert examined(valkey, user, "auto")["mode"].level is Level.WARNING
     refused = examined(valkey, user, "replication")["mode"]

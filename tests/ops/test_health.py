@@ -62,7 +62,7 @@ def test_an_open_gap_is_told_with_its_age_and_cause(books: Books) -> None:
 
 def test_a_collector_that_hangs_is_wrong_without_a_gap(books: Books) -> None:
     settings_of(books)
-    books.spool().tick(wall_clock() - 10 * MINUTE)
+    books.spool().checkpoint(wall_clock() - 10 * MINUTE)
     books.account()
     (trouble,) = troubles(books)
     assert trouble.startswith("source 'default': not capturing for 10 min")
@@ -90,7 +90,7 @@ def test_a_standby_is_well(books: Books) -> None:
 
 def test_settling_that_lags_behind_capture_is_wrong(books: Books) -> None:
     settings_of(books)
-    books.spool().tick(wall_clock() - 10 * MINUTE)
+    books.spool().checkpoint(wall_clock() - 10 * MINUTE)
     books.account()
     tick(books)
     books.load()
@@ -100,7 +100,7 @@ def test_settling_that_lags_behind_capture_is_wrong(books: Books) -> None:
 
 def test_a_source_that_is_not_captured_is_not_a_lag_of_settling(books: Books) -> None:
     settings_of(books)
-    books.spool("other").tick(wall_clock() - 10 * MINUTE)
+    books.spool("other").checkpoint(wall_clock() - 10 * MINUTE)
     tick(books)
     books.account()
     assert troubles(books) == ()

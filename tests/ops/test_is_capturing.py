@@ -14,9 +14,9 @@ def test_a_collector_is_at_work_while_it_ticks_and_no_gap_is_open(tmp_path: Path
     assert not service.is_capturing(settings)
     with Spool.open(spool_path(tmp_path, "default"), "default") as spool:
         assert not service.is_capturing(settings)
-        spool.tick(wall_clock() - 60_000_000)
+        spool.checkpoint(wall_clock() - 60_000_000)
         assert not service.is_capturing(settings)
-        spool.tick(wall_clock())
+        spool.checkpoint(wall_clock())
         assert service.is_capturing(settings)
         gap = spool.open_gap(wall_clock(), "disconnected")
         assert not service.is_capturing(settings)

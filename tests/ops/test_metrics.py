@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.spool.status import glance
+from accounting.capture.spool.status import read_status
 from accounting.db.engine import Engine
 from accounting.ingest.source_lease import holder
 from accounting.ops.registry import JOBS
@@ -177,11 +177,11 @@ def test_the_lease_and_its_machine_show(books: Books) -> None:
 
 def test_a_glance_writes_nothing_and_makes_no_spool(books: Books) -> None:
     settings = settings_of(books)
-    assert glance(settings.data_dir, "other") is None
+    assert read_status(settings.data_dir, "other") is None
     assert not any(books.directory.glob("other*"))
     tick(books)
     before = books.spool().state()
-    found = glance(settings.data_dir, "default")
+    found = read_status(settings.data_dir, "default")
     assert found is not None
     assert found.state == before
 

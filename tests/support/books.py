@@ -122,7 +122,7 @@ class Books:
 
     def until(self, seconds: float, *, source: str = "default") -> None:
         """Let the clock of a source reach so many seconds after the start."""
-        self.spool(source).tick(self.at(seconds))
+        self.spool(source).checkpoint(self.at(seconds))
 
     def load(self, *, source: str = "default", limit: int = BATCH) -> int:
         """Load a source's spool to its end."""

@@ -14,21 +14,21 @@ from typing import NamedTuple, Self
 import redis
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.collector import collect
-from accounting.capture.pubsub.source import Subscriber
-from accounting.capture.redis.address import address
+from accounting.capture.collector import capture_loop
+from accounting.capture.pubsub.source import PubSubSource
+from accounting.capture.redis.address import parse_address
 from accounting.capture.redis.key_scan import KeyScan
-from accounting.capture.replication.source import Replication
+from accounting.capture.replication.source import ReplicationSource
 from accounting.capture.source import Source
 from accounting.capture.spool.file import spool_path
-from accounting.capture.spool.records import Gap, Origin
+from accounting.capture.spool.records import Gap, MessageOrigin
 from accounting.capture.spool.spool import Spool
 from tests.support.servers import RedisServer, free_port, wait_until
 
-channel = b"turn/realm/north/user/ann/allocation/001000000000000001/traffic"
+CHANNEL = b"turn/realm/north/user/ann/allocation/001000000000000001/traffic"
 
 
-class Collecting:
+class CollectorThread:
     """`collect` in a thread; `spool` is another view of the same file, as the loader has it."""
 
     def __init__(
@@ -39,14 +39,14 @@ class Collecting:
         clock: Callable[[], int] = wall_clock,
         queue_bytes: int = 16 << 20,
         silence_seconds: float = 10.0,
-        kind: type[Replication] | type[Subscriber] = Subscriber,
+        source_class: type[ReplicationSource] | type[PubSubSource] = PubSubSource,
         source: Source | None = None,
-        scans: bool = False,
+        with_key_scan: bool = False,
     ) -> None:
         self.path = spool_path(data_dir, "test")
         self.stopping = threading.Event()
-        self._scan = KeyScan(address(url), clock=clock) if scans else None
-        self._source = source or kind(
+        self._scan = KeyScan(parse_address(url), clock=clock) if with_key_scan else None
+        self._source = source or source_class(
             url,
             queue_bytes=queue_bytes,
             clock=clock,
@@ -60,7 +60,7 @@ class Collecting:
         self.spool = Spool.open(self.path, "test")
         self._executor = ThreadPoolExecutor(1)
         self._running = self._executor.submit(
-            collect, self._source, self._writing, self.stopping, self._scan
+            capture_loop, self._source, self._writing, self.stopping, self._scan
         )
         return self
 
@@ -73,7 +73,7 @@ class Collecting:
         self.stopping.set()
         self._executor.shutdown()
         if self._scan is not None:
-            self._scan.halt()
+            self._scan.stop()
         self._writing.close()
         self.spool.close()
         self._running.result()
@@ -84,7 +84,7 @@ class Collecting:
         self._running.result(timeout=30)
 
     def await_attached(self, server: RedisServer) -> None:
-        if isinstance(self._source, Subscriber):
+        if isinstance(self._source, PubSubSource):
             await_subscribed(server)
         wait_until(self.is_captured_now, message="no tick")
 
@@ -92,7 +92,7 @@ class Collecting:
         """Whether something is proven captured, and no gap is open."""
         return self.spool.state().captured_until is not None and not self.spool.current_gap()
 
-    def await_tick(self) -> int:
+    def await_checkpoint(self) -> int:
         """Wait for two more ticks: everything published before the call is stored then."""
         before = self.spool.state().captured_until or 0
         ticks = {before}
@@ -123,12 +123,12 @@ class CollectorProcess:
         url: str,
         data_dir: Path,
         *,
-        largest_file: int | None = None,
+        max_file_bytes: int | None = None,
         capture: str = "subscribe",
     ) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.collector_process", str(data_dir)]
-            + ([str(largest_file)] if largest_file else []),
+            + ([str(max_file_bytes)] if max_file_bytes else []),
             env={
                 "ACCOUNTING_REDIS_URL": url,
                 "ACCOUNTING_SOURCE": "test",
@@ -198,7 +198,7 @@ class Publisher:
             while not self._stopping.wait(0.0005):
                 before = wall_clock()
                 try:
-                    client.publish(channel, b"%d" % number)
+                    client.publish(CHANNEL, b"%d" % number)
                 except redis.ConnectionError:
                     continue  # nobody has it: coturn's loss, not the collector's
                 self.sent[number] = before, wall_clock()
@@ -288,11 +288,11 @@ class Proxy:
         server: RedisServer,
         *,
         alter: tuple[bytes, bytes] = (b"", b""),
-        hang_up: bytes | None = None,
+        close_at: bytes | None = None,
     ) -> None:
         self._server = server
         self._alter = alter
-        self._hang_up = hang_up
+        self._hang_up = close_at
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}"
@@ -391,7 +391,7 @@ def await_subscribed(server: RedisServer) -> None:
         wait_until(lambda: client.pubsub_numpat() == 2, message="nobody subscribed")
 
 
-def publish(server: RedisServer, *payloads: bytes, to: bytes = channel) -> None:
+def publish(server: RedisServer, *payloads: bytes, to: bytes = CHANNEL) -> None:
     """Publish payloads, in order, in one go; they are with Redis when this returns."""
     with redis.Redis.from_url(server.url) as client, client.pipeline(transaction=False) as pipeline:
         for payload in payloads:
@@ -411,18 +411,18 @@ class SpooledMessage(NamedTuple):
     payload: bytes
 
 
-def stored(spool: Spool) -> list[SpooledMessage]:
+def stored_messages(spool: Spool) -> list[SpooledMessage]:
     """All messages of a spool."""
-    rows = spool.read(0, 0, 10_000_000)
-    return [SpooledMessage._make((*Origin.of(row[0]), *row[1:])) for row in rows]
+    rows = spool.read_messages(0, 0, 10_000_000)
+    return [SpooledMessage._make((*MessageOrigin.unpack(row[0]), *row[1:])) for row in rows]
 
 
-def assert_honest(spool: Spool, sent: dict[int, tuple[int, int]]) -> list[int]:
+def assert_losses_in_gaps(spool: Spool, sent: dict[int, tuple[int, int]]) -> list[int]:
     """Every number is stored once, in order, or was on its way within a gap. Returns the lost.
 
     Positions rise strictly within their epoch, receipt times never fall.
     """
-    messages, gaps = stored(spool), spool.gaps()
+    messages, gaps = stored_messages(spool), spool.gaps()
     numbers = [int(message.payload) for message in messages]
     assert numbers == sorted(set(numbers)), "doubled or out of order"
     places = [(message.epoch, message.position) for message in messages]

@@ -41,7 +41,7 @@ def look(books: Books, url: str | None = None) -> Watch:
 
 def tick(books: Books) -> None:
     """Capture has come to this very moment."""
-    books.spool().tick(wall_clock())
+    books.spool().checkpoint(wall_clock())
 
 
 def numbers_in(page: str) -> Numbers:

@@ -16,16 +16,16 @@ class Ping(NamedTuple):
     token: bytes
     sent_at: int
     number: int
-    last: bool
+    is_final: bool
 
 
 class Pings:
     """A ping every `tick_seconds`. `due` belongs to the receiving thread, the rest to the other."""
 
-    def __init__(self, *, tick_seconds: float, clock: Callable[[], int]) -> None:
-        self._tick_seconds = tick_seconds
+    def __init__(self, *, ping_seconds: float, clock: Callable[[], int]) -> None:
+        self._tick_seconds = ping_seconds
         self._clock = clock
-        self._on_their_way: deque[Ping] = deque()
+        self._in_flight: deque[Ping] = deque()
         self._last_wanted = Event()
         self._last_sent = False
         self._next: float | None = None
@@ -41,15 +41,15 @@ class Pings:
         self._next, self._last_sent = now + self._tick_seconds, last
         self._sent += 1
         token = secrets.token_hex(8).encode()
-        self._on_their_way.append(Ping(token, self._clock(), self._sent, last))
+        self._in_flight.append(Ping(token, self._clock(), self._sent, last))
         return b"*2\r\n$4\r\nPING\r\n$%d\r\n%b\r\n" % (len(token), token)
 
-    def ask_last(self) -> None:
+    def request_final(self) -> None:
         """Send one more, soon, and none after it."""
         self._last_wanted.set()
 
-    def answered(self, token: bytes) -> Ping | None:
+    def match_reply(self, token: bytes) -> Ping | None:
         """The ping that this answer belongs to, None when it does not answer the oldest one."""
-        if not self._on_their_way or self._on_their_way[0].token != token:
+        if not self._in_flight or self._in_flight[0].token != token:
             return None
-        return self._on_their_way.popleft()
+        return self._in_flight.popleft()

@@ -13,25 +13,30 @@ from contextlib import contextmanager
 import hiredis
 
 from accounting.capture.pubsub.pings import Pings
-from accounting.capture.redis.address import address
-from accounting.capture.redis.connection import ServerState, connect, socket_of, tell_if_allowed
+from accounting.capture.redis.address import parse_address
+from accounting.capture.redis.connection import (
+    ServerInfo,
+    connect,
+    take_socket,
+    try_read_server_info,
+)
 from accounting.capture.redis.receiver import Receiver
 from accounting.capture.source import Attachment, Batch, SourceLost
-from accounting.capture.spool.records import Message, SpoolState, largest_message_bytes
+from accounting.capture.spool.records import MAX_MESSAGE_BYTES, Message, SpoolState
 
 # coturn leaves the realm out of the channel when it is empty; the two never match the same channel.
-patterns = (b"turn/realm/*/user/*/allocation/*", b"turn/user/*/allocation/*")
+CHANNEL_PATTERNS = (b"turn/realm/*/user/*/allocation/*", b"turn/user/*/allocation/*")
 
-request = b"*3\r\n$10\r\nPSUBSCRIBE\r\n" + b"".join(
-    b"$%d\r\n%b\r\n" % (len(p), p) for p in patterns
+PSUBSCRIBE_COMMAND = b"*3\r\n$10\r\nPSUBSCRIBE\r\n" + b"".join(
+    b"$%d\r\n%b\r\n" % (len(p), p) for p in CHANNEL_PATTERNS
 )
 
 # Pub/sub does not tell the database number.
-database = 0
+UNKNOWN_DATABASE = 0
 
 # hiredis moves the rest of its buffer at every kilobyte that it has read, so it gets small pieces:
 # with a megabyte at a time it takes three times as long.
-feed_bytes = 16 << 10
+PARSER_CHUNK_BYTES = 16 << 10
 
 # What is stored at once at most: it bounds the memory between the queue and the disk.
 batch_messages = 10_000
@@ -43,7 +48,7 @@ batch_seconds = 0.05
 stop_seconds = 3.0
 
 
-class Subscriber:
+class PubSubSource:
     """Subscribes to the Redis at `url`, over and over.
 
     Between the socket and the spool lie at most `queue_bytes`. A connection that sends nothing for
@@ -57,47 +62,47 @@ class Subscriber:
         *,
         queue_bytes: int,
         clock: Callable[[], int],
-        tick_seconds: float = 1.0,
+        checkpoint_seconds: float = 1.0,
         silence_seconds: float = 10.0,
     ) -> None:
-        self._address = address(url)
+        self._address = parse_address(url)
         self._queue_bytes = queue_bytes
         self._clock = clock
-        self._tick_seconds = tick_seconds
+        self._tick_seconds = checkpoint_seconds
         self._silence_seconds = silence_seconds
 
     @contextmanager
-    def attach(self, _state: SpoolState, _stop: threading.Event, /) -> Iterator["Subscription"]:
+    def attach(self, _state: SpoolState, _stop: threading.Event, /) -> Iterator["PubSubStream"]:
         """Connect and subscribe; raises SourceLost when that fails."""
-        connection = self._address.locate().prepare()
+        connection = self._address.resolve().new_connection()
         try:
             connect(connection)
-            server = tell_if_allowed(connection, self._clock)
-            sock = socket_of(connection)
+            server = try_read_server_info(connection, self._clock)
+            sock = take_socket(connection)
             try:
-                sock.sendall(request)
+                sock.sendall(PSUBSCRIBE_COMMAND)
             except OSError as error:
                 raise SourceLost("disconnected", error.strerror or str(error)) from None
-            pings = Pings(tick_seconds=self._tick_seconds, clock=self._clock)
+            pings = Pings(ping_seconds=self._tick_seconds, clock=self._clock)
             receiver = Receiver(
                 sock,
-                speaker=pings,
+                outgoing=pings,
                 queue_bytes=self._queue_bytes,
                 silence_seconds=self._silence_seconds,
                 clock=self._clock,
             )
             try:
-                yield Subscription(receiver, pings, server)
+                yield PubSubStream(receiver, pings, server)
             finally:
-                receiver.halt()
+                receiver.stop()
         finally:
             connection.disconnect()  # type: ignore[no-untyped-call]
 
 
-class Subscription:
+class PubSubStream:
     """One connection that is subscribed to both patterns."""
 
-    def __init__(self, receiver: Receiver, pings: Pings, server: ServerState) -> None:
+    def __init__(self, receiver: Receiver, pings: Pings, server: ServerInfo) -> None:
         self._receiver = receiver
         self._pings = pings
         self._parser = hiredis.Reader()
@@ -107,13 +112,13 @@ class Subscription:
         self._attached_at: int | None = None
         self._finished = False
         while self._attached_at is None:
-            if chunk := receiver.take(1.0):
+            if chunk := receiver.next_chunk(1.0):
                 self._parse(*chunk)
         self.attachment = Attachment(
             mode="subscribe",
-            at=self._attached_at,
-            server_run=server.run,
-            server_began_at=server.began_at,
+            captured_from=self._attached_at,
+            server_run_id=server.run_id,
+            server_started_at=server.started_at,
         )
 
     def batches(self, stop: threading.Event) -> Iterator[Batch]:
@@ -121,10 +126,10 @@ class Subscription:
         deadline = None
         while not self._finished and (deadline is None or time.monotonic() < deadline):
             if deadline is None and stop.is_set():
-                self._pings.ask_last()
+                self._pings.request_final()
                 deadline = time.monotonic() + stop_seconds
             yield from self._gather()
-        self._receiver.halt()
+        self._receiver.stop()
         while self._receiver.queued_bytes:
             yield from self._gather()
 
@@ -146,8 +151,8 @@ class Subscription:
         """Take chunks until the batch is full, old enough, or has a tick."""
         wait_seconds, deadline = batch_seconds, None
         while wait_seconds > 0:
-            self._receiver.stand_aside()
-            if chunk := self._receiver.take(wait_seconds):
+            self._receiver.yield_to_receiver()
+            if chunk := self._receiver.next_chunk(wait_seconds):
                 self._parse(*chunk)
             if self._captured_until is not None or len(self._messages) >= batch_messages:
                 return
@@ -160,13 +165,13 @@ class Subscription:
         parser, gets, append = self._parser, self._parser.gets, self._messages.append
         size = len(chunk)
         try:
-            for offset in range(0, size, feed_bytes):
-                parser.feed(chunk, offset, min(feed_bytes, size - offset))
+            for offset in range(0, size, PARSER_CHUNK_BYTES):
+                parser.feed(chunk, offset, min(PARSER_CHUNK_BYTES, size - offset))
                 # hiredis answers False for "not yet whole"; nothing that RESP2 says becomes that.
                 while (reply := gets()) is not False:
                     if type(reply) is list and len(reply) == 4 and reply[0] == b"pmessage":
-                        if len(reply[2]) + len(reply[3]) <= largest_message_bytes:
-                            append((received_at, database, reply[2], reply[3]))
+                        if len(reply[2]) + len(reply[3]) <= MAX_MESSAGE_BYTES:
+                            append((received_at, UNKNOWN_DATABASE, reply[2], reply[3]))
                     else:
                         self._answer(received_at, reply)
         except hiredis.ProtocolError:
@@ -175,13 +180,13 @@ class Subscription:
     def _answer(self, received_at: int, reply: object) -> None:
         """Handle what is no message. Anything unexpected ends the subscription at once."""
         match reply:
-            case [b"pong", bytes(token)] if ping := self._pings.answered(token):
-                self._receiver.forget_full(ping.number)
+            case [b"pong", bytes(token)] if ping := self._pings.match_reply(token):
+                self._receiver.clear_overflow(ping.number)
                 self._captured_until = ping.sent_at
-                self._finished = ping.last
+                self._finished = ping.is_final
             case [b"psubscribe", bytes(pattern), int()] if pattern not in self._acknowledged:
                 self._acknowledged.add(pattern)
-                if self._acknowledged.issuperset(patterns):
+                if self._acknowledged.issuperset(CHANNEL_PATTERNS):
                     self._attached_at = received_at
             case [b"psubscribe" | b"punsubscribe", *_]:
                 # Something between us and Redis connected anew, and what was published meanwhile
@@ -193,7 +198,7 @@ class Subscription:
                     f"Redis refuses the subscription: {reply}",
                     # Redis compares a pattern with the allowed ones as texts: turn/* allows none.
                     "give this user the commands psubscribe and ping and the channels "
-                    + " ".join(pattern.decode() for pattern in patterns),
+                    + " ".join(pattern.decode() for pattern in CHANNEL_PATTERNS),
                 )
             case _:
                 raise SourceLost("disconnected", "Redis answered what was not asked")

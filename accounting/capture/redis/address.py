@@ -16,9 +16,9 @@ from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from accounting.capture.source import SourceLost
 from accounting.errors import ConfigurationError
 
-connect_timeout_seconds = 5.0
+CONNECT_TIMEOUT_SECONDS = 5.0
 
-expected_url = (
+EXPECTED_URL = (
     "ACCOUNTING_REDIS_URL is not understood: expected redis://[user:password@]host:port,"
     " rediss:// for TLS, unix:///path, or redis+sentinel://host:port,host:port/service,"
     " with options that redis-py knows"
@@ -26,12 +26,14 @@ expected_url = (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Endpoint:
     """One server; every connection that is prepared goes to it."""
 
     url: str = field(repr=False)
 
-    def prepare(self, *, timeout_seconds: float = connect_timeout_seconds) -> AbstractConnection:
+    def new_connection(
+        self, *, timeout_seconds: float = CONNECT_TIMEOUT_SECONDS
+    ) -> AbstractConnection:
         """A connection that is not connected yet. Raises ConfigurationError for a wrong URL.
 
         It chooses no database: publishing ignores the number, and choosing takes a right.
@@ -45,34 +47,34 @@ class Place:
             options |= {
                 "protocol": 2,
                 "socket_timeout": timeout_seconds,
-                "socket_connect_timeout": connect_timeout_seconds,
+                "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
             }
             connection: AbstractConnection = kind(**options)
         except (ValueError, TypeError, RedisError):
-            raise ConfigurationError(expected_url) from None
+            raise ConfigurationError(EXPECTED_URL) from None
         return connection
 
 
 class Address(Protocol):
     """What leads to the server that coturn publishes to, now."""
 
-    def locate(self) -> Place:
+    def resolve(self) -> Endpoint:
         """Ask where it is. Raises SourceLost when nobody knows."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed:
+class StaticAddress:
     """An address that never changes."""
 
-    place: Place
+    endpoint: Endpoint
 
-    def locate(self) -> Place:
-        return self.place
+    def resolve(self) -> Endpoint:
+        return self.endpoint
 
 
 @dataclass(frozen=True, slots=True)
-class Sentinels:
+class SentinelAddress:
     """Sentinels that know which server is the master of a service at the moment.
 
     Raises SourceLost when none of them answers, with advice when they don't know the service.
@@ -84,15 +86,15 @@ class Sentinels:
     user: str = field(repr=False)
     options: str = field(repr=False)
 
-    def locate(self) -> Place:
+    def resolve(self) -> Endpoint:
         found = None
         answered = False
         for url in self.urls:
             with redis.Redis.from_url(
                 url,
                 protocol=2,
-                socket_timeout=connect_timeout_seconds,
-                socket_connect_timeout=connect_timeout_seconds,
+                socket_timeout=CONNECT_TIMEOUT_SECONDS,
+                socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
             ) as client:
                 try:
                     found = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", self.service)
@@ -110,7 +112,7 @@ class Sentinels:
         if found:
             host, port = (part.decode() if isinstance(part, bytes) else part for part in found)
             shown = f"[{host}]" if ":" in host else host
-            return Place(f"{self.scheme}://{self.user}{shown}:{port}{self.options}")
+            return Endpoint(f"{self.scheme}://{self.user}{shown}:{port}{self.options}")
         if answered:
             raise SourceLost(
                 "redis_unreachable",
@@ -120,27 +122,27 @@ class Sentinels:
         raise SourceLost("redis_unreachable", "no sentinel answers")
 
 
-def address(url: str) -> Address:
+def parse_address(url: str) -> Address:
     """The address that a URL stands for. Raises ConfigurationError when it is no such URL."""
     scheme, is_url, _ = url.partition("://")
     if not is_url or not scheme.endswith("+sentinel"):
-        place = Place(url)
-        place.prepare()
-        return Fixed(place)
+        place = Endpoint(url)
+        place.new_connection()
+        return StaticAddress(place)
     try:
         parts = urlsplit(url)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
     except ValueError:
-        raise ConfigurationError(expected_url) from None
+        raise ConfigurationError(EXPECTED_URL) from None
     scheme = scheme.removesuffix("+sentinel")
     user, at, hosts = parts.netloc.rpartition("@")
     service = unquote(parts.path.strip("/").partition("/")[0])
     if scheme not in ("redis", "rediss") or not service or not all(hosts.split(",")):
-        raise ConfigurationError(expected_url)
+        raise ConfigurationError(EXPECTED_URL)
     name, password = query.pop("sentinel_username", ""), query.pop("sentinel_password", "")
     options = f"?{urlencode(query)}" if query else ""
     login = f"{quote(name, safe='')}:{quote(password, safe='')}@" if password else ""
-    sentinels = Sentinels(
+    sentinels = SentinelAddress(
         urls=[
             f"{scheme}://{login}{host if _has_port(host) else f'{host}:26379'}{options}"
             for host in hosts.split(",")
@@ -151,8 +153,8 @@ def address(url: str) -> Address:
         options=options,
     )
     for one in sentinels.urls:
-        Place(one).prepare()
-    Place(f"{scheme}://{user}{at}localhost:1{options}").prepare()
+        Endpoint(one).new_connection()
+    Endpoint(f"{scheme}://{user}{at}localhost:1{options}").new_connection()
     return sentinels
 
 

@@ -24,19 +24,19 @@ from accounting.capture.source import SourceLost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerState:
+class ServerInfo:
     """What INFO tells, asked at `at` (microseconds); None or empty where it doesn't.
 
     `began_at` is the server's start by its own count of seconds, `offset` the end of its stream
     when it answered.
     """
 
-    at: int
-    run: str | None
-    began_at: int | None
+    asked_at: int
+    run_id: str | None
+    started_at: int | None
     role: str
     is_cluster: bool
-    offset: int
+    replication_offset: int
 
 
 def connect(connection: AbstractConnection) -> None:
@@ -44,18 +44,18 @@ def connect(connection: AbstractConnection) -> None:
     try:
         connection.connect()  # type: ignore[no-untyped-call]
         with suppress(ResponseError):  # a user without the right to have a name
-            ask(connection, "CLIENT", "SETNAME", "turn-accounting")
+            execute_command(connection, "CLIENT", "SETNAME", "turn-accounting")
     except (RedisError, OSError) as error:
-        raise lost(error) from None
+        raise to_source_lost(error) from None
 
 
-def ask(connection: AbstractConnection, *words: str | bytes) -> object:
+def execute_command(connection: AbstractConnection, *words: str | bytes) -> object:
     """The answer to one command. Raises ResponseError when it is refused."""
     connection.send_command(*words)  # type: ignore[no-untyped-call]
     return connection.read_response()
 
 
-def lost(error: Exception) -> SourceLost:
+def to_source_lost(error: Exception) -> SourceLost:
     """What an error of redis-py means to a source."""
     if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
         return SourceLost(
@@ -69,7 +69,7 @@ def lost(error: Exception) -> SourceLost:
     return SourceLost("redis_unreachable", f"Redis can't be reached: {error}", advice)
 
 
-def socket_of(connection: AbstractConnection) -> socket.socket:
+def take_socket(connection: AbstractConnection) -> socket.socket:
     """The socket, which is ours from here on; redis-py only closes it.
 
     It would subscribe again by itself after a disconnect, without a word.
@@ -80,7 +80,7 @@ def socket_of(connection: AbstractConnection) -> socket.socket:
     return sock
 
 
-def hang_up(connection: AbstractConnection) -> None:
+def shutdown_socket(connection: AbstractConnection) -> None:
     """End a connection under another thread that waits for an answer: it gets an error at once."""
     sock = connection._get_socket()  # noqa: SLF001
     if sock is not None:
@@ -89,7 +89,7 @@ def hang_up(connection: AbstractConnection) -> None:
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
-def tell(connection: AbstractConnection, clock: Callable[[], int]) -> ServerState:
+def read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -> ServerInfo:
     """Ask the server about itself, in one round trip. Raises ResponseError when it refuses."""
     at = clock()
     connection.send_packed_command(  # type: ignore[no-untyped-call]
@@ -113,21 +113,28 @@ def tell(connection: AbstractConnection, clock: Callable[[], int]) -> ServerStat
 
     uptime = text(b"uptime_in_seconds")
     offset = text(b"master_repl_offset")
-    return ServerState(
-        at=at,
-        run=text(b"run_id") or None,
-        began_at=at - int(uptime) * 1_000_000 if uptime.isdigit() else None,
+    return ServerInfo(
+        asked_at=at,
+        run_id=text(b"run_id") or None,
+        started_at=at - int(uptime) * 1_000_000 if uptime.isdigit() else None,
         role=text(b"role"),
         is_cluster="cluster" in (text(b"redis_mode"), text(b"server_mode")),
-        offset=int(offset) if offset.isdigit() else 0,
+        replication_offset=int(offset) if offset.isdigit() else 0,
     )
 
 
-def tell_if_allowed(connection: AbstractConnection, clock: Callable[[], int]) -> ServerState:
+def try_read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -> ServerInfo:
     """What the server tells, nothing where a user has no right to ask."""
     try:
-        return tell(connection, clock)
+        return read_server_info(connection, clock)
     except ResponseError:
-        return ServerState(at=clock(), run=None, began_at=None, role="", is_cluster=False, offset=0)
+        return ServerInfo(
+            asked_at=clock(),
+            run_id=None,
+            started_at=None,
+            role="",
+            is_cluster=False,
+            replication_offset=0,
+        )
     except (RedisError, OSError) as error:
-        raise lost(error) from None
+        raise to_source_lost(error) from None

@@ -16,22 +16,22 @@ import structlog
 from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from accounting.capture.redis.address import Address, Place
-from accounting.capture.redis.connection import ask, connect, lost
+from accounting.capture.redis.address import Address, Endpoint
+from accounting.capture.redis.connection import connect, execute_command, to_source_lost
 from accounting.capture.source import SourceLost
-from accounting.capture.spool.records import SeenKey
+from accounting.capture.spool.records import RawKeySighting
 
 log = structlog.get_logger()
 
-pattern = b"turn/*/allocation/*/status"
+STATUS_KEY_PATTERN = b"turn/*/allocation/*/status"
 
 # How many keys one SCAN looks at: the server does nothing else meanwhile, some 0.1 ms.
-keys_per_step = 500
+SCAN_COUNT = 500
 
 # When Redis went away in the middle, the scan begins anew so much later.
-retry_seconds = 2.0
+RETRY_SECONDS = 2.0
 
-with_keys = re.compile(rb"^db(\d+):keys=", re.MULTILINE)
+KEYSPACE_LINE = re.compile(rb"^db(\d+):keys=", re.MULTILINE)
 
 
 class KeyScan:
@@ -40,24 +40,24 @@ class KeyScan:
     def __init__(self, address: Address, *, clock: Callable[[], int]) -> None:
         self._address = address
         self._clock = clock
-        self._seen: deque[SeenKey] = deque()
+        self._seen: deque[RawKeySighting] = deque()
         self._ended = Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="keyscan")
         self._running: Future[None] | None = None
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Scan anew, from now on. One that is under way is given up."""
         self._ended.set()
         self._ended = Event()
         self._running = self._executor.submit(self._scan_until_done, self._ended)
 
-    def take(self) -> list[SeenKey]:
+    def drain(self) -> list[RawKeySighting]:
         """What was seen since the last call. Raises a bug that ended the thread."""
         if self._running is not None and self._running.done():
             self._running.result()
         return [self._seen.popleft() for _ in range(len(self._seen))]
 
-    def halt(self) -> None:
+    def stop(self) -> None:
         """Scan no more, and wait for the thread."""
         self._ended.set()
         self._executor.shutdown()
@@ -67,27 +67,27 @@ class KeyScan:
     def _scan_until_done(self, ended: Event) -> None:
         while not ended.is_set():
             try:
-                keys = self._scan(self._address.locate(), self._clock(), ended)
+                keys = self._scan(self._address.resolve(), self._clock(), ended)
             except ResponseError as error:
                 log.warning("the status keys are not looked at", reason=f"Redis refuses: {error}")
                 return
             except SourceLost as error:
                 log.debug("the status keys are looked at again later", reason=str(error))
-                ended.wait(retry_seconds)
+                ended.wait(RETRY_SECONDS)
             else:
                 log.info("looked at the status keys", keys=keys)
                 return
 
-    def _scan(self, place: Place, began_at: int, ended: Event) -> int:
+    def _scan(self, place: Endpoint, began_at: int, ended: Event) -> int:
         """Look at every database that has keys; returns how many status keys there are."""
-        with connected(place) as connection:
-            databases = databases_with_keys(connection)
+        with open_connection(place) as connection:
+            databases = non_empty_databases(connection)
         count = 0
         for database in databases:
-            with connected(place) as connection:
+            with open_connection(place) as connection:
                 # Asked for here and not by redis-py, to which a missing right is a failed log-in.
                 if database:
-                    ask(connection, "SELECT", str(database))
+                    execute_command(connection, "SELECT", str(database))
                 count += self._scan_database(connection, database, began_at, ended)
         return count
 
@@ -96,16 +96,18 @@ class KeyScan:
     ) -> int:
         cursor, count = b"0", 0
         while not ended.is_set():
-            reply = ask(connection, "SCAN", cursor, "MATCH", pattern, "COUNT", str(keys_per_step))
+            reply = execute_command(
+                connection, "SCAN", cursor, "MATCH", STATUS_KEY_PATTERN, "COUNT", str(SCAN_COUNT)
+            )
             assert isinstance(reply, list)
             cursor, keys = reply
             seen_at = self._clock()
-            for key, idle in zip(keys, idle_seconds(connection, keys), strict=True):
+            for key, idle in zip(keys, read_idle_seconds(connection, keys), strict=True):
                 if idle is not None:  # None: it has gone since
                     count += 1
                     self._seen.append(
-                        SeenKey(
-                            began_at=began_at,
+                        RawKeySighting(
+                            scan_started_at=began_at,
                             seen_at=seen_at,
                             database=database,
                             key=key,
@@ -118,28 +120,28 @@ class KeyScan:
 
 
 @contextmanager
-def connected(place: Place) -> Iterator[AbstractConnection]:
+def open_connection(place: Endpoint) -> Iterator[AbstractConnection]:
     """A connection for as long as this lasts. Raises SourceLost when it breaks."""
-    connection = place.prepare()
+    connection = place.new_connection()
     try:
         connect(connection)
         yield connection
     except ResponseError:
         raise
     except (RedisError, OSError) as error:
-        raise lost(error) from None
+        raise to_source_lost(error) from None
     finally:
         connection.disconnect()  # type: ignore[no-untyped-call]
 
 
-def databases_with_keys(connection: AbstractConnection) -> list[int]:
+def non_empty_databases(connection: AbstractConnection) -> list[int]:
     """The numbers of the databases that aren't empty."""
-    answer = ask(connection, "INFO", "keyspace")
+    answer = execute_command(connection, "INFO", "keyspace")
     assert isinstance(answer, bytes)
-    return [int(number) for number in with_keys.findall(answer)]
+    return [int(number) for number in KEYSPACE_LINE.findall(answer)]
 
 
-def idle_seconds(connection: AbstractConnection, keys: list[bytes]) -> list[int | None]:
+def read_idle_seconds(connection: AbstractConnection, keys: list[bytes]) -> list[int | None]:
     """For how long nobody touched each key, None for one that is gone. Raises ResponseError."""
     if not keys:
         return []

@@ -19,22 +19,22 @@ from accounting.capture.source import SourceLost
 
 # The most that one read takes. The kernel's buffer grows by itself to `net.ipv4.tcp_rmem` (6 MB and
 # more); a fixed SO_RCVBUF would end that, and is capped lower.
-chunk_bytes = 1 << 20
+CHUNK_BYTES = 1 << 20
 
 # What a chunk in the queue takes besides its bytes: objects of Python, a place in the deque.
-chunk_overhead_bytes = 160
+CHUNK_OVERHEAD_BYTES = 160
 
 # A flood: so much waits to be taken, and something came so lately. When that share of the queue is
 # full, nobody can stand aside any more.
-flood_bytes = 4 << 20
-flood_seconds = 0.01
-flood_queue_share = 7 / 8
+FLOOD_BYTES = 4 << 20
+FLOOD_SECONDS = 0.01
+FLOOD_QUEUE_SHARE = 7 / 8
 
 # How long one read may wait: so late does the thread see that it should end.
-read_seconds = 0.1
+READ_TIMEOUT_SECONDS = 0.1
 
 
-class Speaker(Protocol):
+class OutgoingCommands(Protocol):
     """What has to be said to Redis so that it goes on to talk to us."""
 
     def due(self, now: float) -> bytes:
@@ -49,13 +49,13 @@ class Receiver:
         self,
         sock: socket.socket,
         *,
-        speaker: Speaker,
+        outgoing: OutgoingCommands,
         queue_bytes: int,
         silence_seconds: float,
         clock: Callable[[], int],
     ) -> None:
         self._sock = sock
-        self._speaker = speaker
+        self._speaker = outgoing
         self._queue_bytes = queue_bytes
         self._silence_seconds = silence_seconds
         self._clock = clock
@@ -70,12 +70,12 @@ class Receiver:
         self._full_after: int | None = None
         self._unanswered_since: float | None = None
         self._received_at = 0.0
-        sock.settimeout(read_seconds)
+        sock.settimeout(READ_TIMEOUT_SECONDS)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="receiver")
         self._running: Future[None] = self._executor.submit(self._receive)
         self._running.add_done_callback(lambda _: self._something.set())
 
-    def take(self, timeout_seconds: float) -> tuple[int, bytes] | None:
+    def next_chunk(self, timeout_seconds: float) -> tuple[int, bytes] | None:
         """The next chunk and the time of its receipt; None when none came in time.
 
         Raises what ended the thread, once every chunk is taken: SourceLost, or a bug.
@@ -92,7 +92,7 @@ class Receiver:
                 if not self._chunks:
                     return None
         chunk = self._chunks.popleft()
-        self._taken_ever += len(chunk[1]) + chunk_overhead_bytes
+        self._taken_ever += len(chunk[1]) + CHUNK_OVERHEAD_BYTES
         self._room.set()
         return chunk
 
@@ -101,24 +101,24 @@ class Receiver:
         """Memory that waits to be taken."""
         return self._queued_ever - self._taken_ever
 
-    def stand_aside(self) -> None:
+    def yield_to_receiver(self) -> None:
         """Wait while a flood comes in.
 
         Two threads of Python share one processor's worth of time, and the machine may have no more
         than Redis and the publisher take: in a burst the receiver must have all of it.
         """
         while (
-            flood_bytes < self.queued_bytes < self._queue_bytes * flood_queue_share
-            and time.monotonic() - self._received_at < flood_seconds
+            FLOOD_BYTES < self.queued_bytes < self._queue_bytes * FLOOD_QUEUE_SHARE
+            and time.monotonic() - self._received_at < FLOOD_SECONDS
         ):
-            self._halted.wait(flood_seconds / 2)
+            self._halted.wait(FLOOD_SECONDS / 2)
 
-    def forget_full(self, said: int) -> None:
+    def clear_overflow(self, said: int) -> None:
         """All that came before what was said as number `said` has been taken."""
         if self._full_after is not None and said > self._full_after:
             self._full_after = None
 
-    def halt(self) -> None:
+    def stop(self) -> None:
         """Stop reading and wait for the thread; what was read can still be taken."""
         self._halted.set()
         self._executor.shutdown()
@@ -126,16 +126,16 @@ class Receiver:
     # -- in the thread
 
     def _receive(self) -> None:
-        view = memoryview(bytearray(chunk_bytes))
+        view = memoryview(bytearray(CHUNK_BYTES))
         while not self._halted.is_set():
             if words := self._speaker.due(time.monotonic()):
                 self._say(words)
-            room = self._queue_bytes - self.queued_bytes - chunk_overhead_bytes
+            room = self._queue_bytes - self.queued_bytes - CHUNK_OVERHEAD_BYTES
             if room <= 0:
                 self._wait_for_room()
                 continue
             try:
-                count = self._sock.recv_into(view, min(room, chunk_bytes))
+                count = self._sock.recv_into(view, min(room, CHUNK_BYTES))
             except TimeoutError:
                 self._check_silence()
                 continue
@@ -145,7 +145,7 @@ class Receiver:
                 raise self._lost("Redis closed the connection")
             self._unanswered_since = None
             self._received_at = time.monotonic()
-            self._queued_ever += count + chunk_overhead_bytes
+            self._queued_ever += count + CHUNK_OVERHEAD_BYTES
             self._chunks.append((self._clock(), bytes(view[:count])))
             if not self._something.is_set():
                 self._something.set()
@@ -162,8 +162,8 @@ class Receiver:
     def _wait_for_room(self) -> None:
         self._full_after = self._said
         self._room.clear()
-        if self.queued_bytes + chunk_overhead_bytes >= self._queue_bytes:
-            self._room.wait(read_seconds)
+        if self.queued_bytes + CHUNK_OVERHEAD_BYTES >= self._queue_bytes:
+            self._room.wait(READ_TIMEOUT_SECONDS)
         self._unanswered_since = time.monotonic()
 
     def _check_silence(self) -> None:

@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 # Every relay thread of coturn up to 4.6.1 publishes one in that time, whatever else it does.
-keepalive_microseconds = 5_000_000
+KEEPALIVE_INTERVAL = 5_000_000
 
 
-class Moment(NamedTuple):
+class OffsetTime(NamedTuple):
     """At that time (microseconds since the epoch) the stream had come to that offset."""
 
     at: int
     offset: int
 
 
-def replayed_times(
-    positions: Sequence[int], keepalives: Sequence[int], begin: Moment, end: Moment
+def estimate_times(
+    positions: Sequence[int], keepalives: Sequence[int], begin: OffsetTime, end: OffsetTime
 ) -> list[int]:
     """A time for each position between two moments; all rise, none leaves what lies between them.
 
@@ -32,7 +32,7 @@ def replayed_times(
     if length <= 0:
         return [begin.at] * len(positions)
     beats = [offset for offset in keepalives if begin.offset < offset < end.offset]
-    if len(beats) < length // keepalive_microseconds - 1:
+    if len(beats) < length // KEEPALIVE_INTERVAL - 1:
         beats = []  # coturn was away for a part of the time: they say nothing of that part
     offsets = [begin.offset, *beats, max(end.offset, begin.offset + 1)]
     steps = len(offsets) - 1

@@ -12,41 +12,46 @@ from threading import Event
 from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from accounting.capture.redis.connection import ServerState, ask, lost, tell
+from accounting.capture.redis.connection import (
+    ServerInfo,
+    execute_command,
+    read_server_info,
+    to_source_lost,
+)
 from accounting.capture.redis.receiver import Receiver
 from accounting.capture.replication import protocol
-from accounting.capture.replication.backlog_times import Moment
-from accounting.capture.replication.protocol import Continued, Opening, Resynced, StreamError
-from accounting.capture.source import Attachment, Refused, SourceLost, Unanswered
-from accounting.capture.spool.records import Resume, SpoolState
+from accounting.capture.replication.backlog_times import OffsetTime
+from accounting.capture.replication.protocol import Continued, FullResync, PsyncReply, StreamError
+from accounting.capture.source import Attachment, NoReply, SourceLost, SourceRefused
+from accounting.capture.spool.records import ResumePoint, SpoolState
 
 # Redis itself sends a newline a second while it makes a snapshot, and PING every ten seconds later.
-longest_silence_seconds = 60.0
+MAX_SILENCE_SECONDS = 60.0
 
 # What an error means that isn't for ever: the server is starting, or has no master itself.
-passing_errors = ("LOADING", "NOMASTERLINK", "MASTERDOWN", "BUSY", "TRYAGAIN")
+TRANSIENT_ERRORS = ("LOADING", "NOMASTERLINK", "MASTERDOWN", "BUSY", "TRYAGAIN")
 
-advice_on_rights = (
+ACL_ADVICE = (
     "give this user the commands psync, replconf, ping and info,"
     " or set ACCOUNTING_CAPTURE=subscribe"
 )
 
 
-def check(
+def check_is_master(
     connection: AbstractConnection, clock: Callable[[], int], *, by_sentinels: bool
-) -> ServerState:
+) -> ServerInfo:
     """What the server tells of itself. Raises Refused where there is no stream to be had.
 
     `by_sentinels`: they named it, and will name another one where it is no master.
     """
     try:
-        server = tell(connection, clock)
+        server = read_server_info(connection, clock)
     except ResponseError as error:
-        raise refusal(str(error)) from None
+        raise to_error(str(error)) from None
     except (RedisError, OSError) as error:
-        raise lost(error) from None
+        raise to_source_lost(error) from None
     if server.is_cluster:
-        raise Refused(
+        raise SourceRefused(
             "redis_unreachable",
             "a Redis in cluster mode does not replicate what is published",
             "set ACCOUNTING_CAPTURE=subscribe, or give coturn a Redis that is no cluster",
@@ -55,7 +60,7 @@ def check(
         if by_sentinels:
             # In the midst of a failover; they will name the master soon.
             raise SourceLost("redis_unreachable", "the sentinels name a server that is no master")
-        raise Refused(
+        raise SourceRefused(
             "redis_unreachable",
             "this Redis is a replica: what coturn publishes is in the stream of its master",
             "set ACCOUNTING_REDIS_URL to the master, or to the sentinels that know it",
@@ -63,56 +68,56 @@ def check(
     return server
 
 
-def request(resume: Resume | None) -> bytes:
+def psync_command(resume: ResumePoint | None) -> bytes:
     """PSYNC for what follows that place, or for a beginning."""
     name, offset = ("?", -1) if resume is None else (resume.replication_id, resume.offset + 1)
     words = [b"PSYNC", name.encode(), b"%d" % offset]
     return b"*3\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
-def introduce(connection: AbstractConnection) -> None:
+def send_replconf(connection: AbstractConnection) -> None:
     """Say what we can do. Raises Refused where a replica is not welcome."""
     try:
-        ask(connection, "REPLCONF", "listening-port", "0")
-        ask(connection, "REPLCONF", "capa", "eof", "capa", "psync2")
+        execute_command(connection, "REPLCONF", "listening-port", "0")
+        execute_command(connection, "REPLCONF", "capa", "eof", "capa", "psync2")
         with suppress(ResponseError):  # before Redis 7: the snapshot comes with the data, then
-            ask(connection, "REPLCONF", "rdb-filter-only", "")
+            execute_command(connection, "REPLCONF", "rdb-filter-only", "")
     except ResponseError as error:
-        raise refusal(str(error)) from None
+        raise to_error(str(error)) from None
     except (RedisError, OSError) as error:
-        raise lost(error) from None
+        raise to_source_lost(error) from None
 
 
-def refusal(text: str) -> SourceLost:
+def to_error(text: str) -> SourceLost:
     """What an error of the server means: try again, or not."""
-    if text.startswith(passing_errors):
+    if text.startswith(TRANSIENT_ERRORS):
         return SourceLost("redis_unreachable", f"Redis is not ready: {text}")
-    return Refused("redis_unreachable", f"Redis refuses replication: {text}", advice_on_rights)
+    return SourceRefused("redis_unreachable", f"Redis refuses replication: {text}", ACL_ADVICE)
 
 
-def await_answer(receiver: Receiver, opening: Opening, stop: Event) -> tuple[int, bytes]:
+def await_psync_reply(receiver: Receiver, opening: PsyncReply, stop: Event) -> tuple[int, bytes]:
     """When the answer to PSYNC came, and what came with it of the stream.
 
     Before a snapshot a server may wait for other replicas that want one, 5 s by default.
     """
     heard_at = time.monotonic()
     while not stop.is_set():
-        if time.monotonic() - heard_at > longest_silence_seconds:
-            raise Unanswered("redis_unreachable", "no answer to PSYNC, and not a byte")
+        if time.monotonic() - heard_at > MAX_SILENCE_SECONDS:
+            raise NoReply("redis_unreachable", "no answer to PSYNC, and not a byte")
         try:
-            chunk = receiver.take(0.1)
+            chunk = receiver.next_chunk(0.1)
         except SourceLost as lost:
-            raise Unanswered(lost.cause, f"no answer to PSYNC: {lost}") from None
+            raise NoReply(lost.cause, f"no answer to PSYNC: {lost}") from None
         if chunk:
             heard_at = time.monotonic()
             received_at, data = chunk
-            rest = taken(opening, data)
-            if opening.answer is not None:
+            rest = feed_reply(opening, data)
+            if opening.outcome is not None:
                 return received_at, rest
     raise SourceLost("disconnected", "stopped before Redis had answered")
 
 
-def taken(opening: Opening, data: bytes) -> bytes:
+def feed_reply(opening: PsyncReply, data: bytes) -> bytes:
     """Feed the opening; what is no protocol is a lost connection."""
     try:
         return opening.feed(data)
@@ -120,40 +125,40 @@ def taken(opening: Opening, data: bytes) -> bytes:
         raise SourceLost("disconnected", str(error)) from None
 
 
-def judge(
-    opening: Opening, asked: Resume | None, server: ServerState, answered_at: int
+def make_attachment(
+    opening: PsyncReply, asked: ResumePoint | None, server: ServerInfo, answered_at: int
 ) -> Attachment:
     """Where the stream begins, by the answer to PSYNC."""
     continued = False
-    match opening.answer:
+    match opening.outcome:
         case Continued(name) if asked is not None:
             continued = True
-            resume = Resume(
+            resume = ResumePoint(
                 replication_id=name or asked.replication_id,
                 offset=asked.offset,
                 database=asked.database,
             )
-        case Resynced(name, offset):
-            resume = Resume(replication_id=name, offset=offset, database=None)
-        case protocol.Refused(text):
-            raise refusal(text)
+        case FullResync(name, offset):
+            resume = ResumePoint(replication_id=name, offset=offset, database=None)
+        case protocol.PsyncError(text):
+            raise to_error(text)
         case _:
             raise SourceLost("disconnected", "Redis goes on where nobody was")
     return Attachment(
         mode="replication",
-        at=answered_at,
-        server_run=server.run,
-        server_began_at=server.began_at,
-        resume=resume,
+        captured_from=answered_at,
+        server_run_id=server.run_id,
+        server_started_at=server.started_at,
+        resume_point=resume,
         continued=continued,
     )
 
 
-def last_moment(state: SpoolState, attachment: Attachment) -> Moment:
+def last_known_offset(state: SpoolState, attachment: Attachment) -> OffsetTime:
     """The last time of which the offset is known, before what the attachment brings."""
-    assert attachment.resume is not None
+    assert attachment.resume_point is not None
     if attachment.continued:
         at = max(state.captured_until or 0, state.last_received_at)
     else:
-        at = attachment.at
-    return Moment(at, attachment.resume.offset)
+        at = attachment.captured_from
+    return OffsetTime(at, attachment.resume_point.offset)

@@ -11,24 +11,24 @@ writes RESP in one way only (`*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n`), which makes t
 import re
 from dataclasses import dataclass
 
-from accounting.capture.spool.records import Message, largest_message_bytes
+from accounting.capture.spool.records import MAX_MESSAGE_BYTES, Message
 
-keepalive_channel = b"__XXX__"
+KEEPALIVE_CHANNEL = b"__XXX__"
 
 # An answer to PSYNC, or the head of a snapshot, is a line of some sixty bytes.
-longest_line_bytes = 1 << 12
+MAX_LINE_BYTES = 1 << 12
 
 PUBLISH = re.compile(rb"\*3\r\n\$7\r\n[Pp][Uu][Bb][Ll][Ii][Ss][Hh]\r\n\$(\d{1,10})\r\n")
-NEXT = re.compile(rb"\r\n\$(\d{1,10})\r\n")
+NEXT_ARGUMENT = re.compile(rb"\r\n\$(\d{1,10})\r\n")
 SELECT = re.compile(rb"\*2\r\n\$6\r\n[Ss][Ee][Ll][Ee][Cc][Tt]\r\n\$\d{1,2}\r\n(\d{1,10})\r\n")
 # What coturn sends beside each status: SET of a key, or DEL.
-BESIDES = re.compile(
+STATUS_KEY_COMMAND = re.compile(
     rb"\*(?:3\r\n\$3\r\n[Ss][Ee][Tt]|2\r\n\$3\r\n([Dd][Ee][Ll]))\r\n\$(\d{1,10})\r\n"
 )
 COMMAND = re.compile(rb"\*(\d{1,10})\r\n\$(\d{1,10})\r\n")
-PART = re.compile(rb"\$(\d{1,10})\r\n")
-longest_head_bytes = 26  # of COMMAND; of a PART it is less
-longest_name_bytes = 64
+ARGUMENT = re.compile(rb"\$(\d{1,10})\r\n")
+MAX_HEADER_BYTES = 26  # of COMMAND; of a PART it is less
+MAX_NAME_BYTES = 64
 
 
 class StreamError(Exception):
@@ -43,7 +43,7 @@ class Continued:
 
 
 @dataclass(frozen=True, slots=True)
-class Resynced:
+class FullResync:
     """The stream begins anew at `offset`, after a snapshot: nothing proves what came before."""
 
     replication_id: str
@@ -51,65 +51,70 @@ class Resynced:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class PsyncError:
     """The master's error, in its words."""
 
     text: str
 
 
-class Opening:
+class PsyncReply:
     """What comes before the stream: an answer and, after Resynced, a snapshot, which is dropped."""
 
     def __init__(self) -> None:
-        self.answer: Continued | Resynced | Refused | None = None
-        self.is_over = False
-        self._rest = b""
-        self._left: int | None = None
-        self._mark = b""
+        self.outcome: Continued | FullResync | PsyncError | None = None
+        self.is_complete = False
+        self._unparsed = b""
+        self._snapshot_bytes_left: int | None = None
+        self._eof_marker = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes off the wire; returns those that belong to the stream already."""
-        if self._left is None and not self._mark:
-            chunk = self._rest + chunk
-            self._rest = b""
-            while not self.is_over and self._left is None and not self._mark:
+        if self._snapshot_bytes_left is None and not self._eof_marker:
+            chunk = self._unparsed + chunk
+            self._unparsed = b""
+            while (
+                not self.is_complete and self._snapshot_bytes_left is None and not self._eof_marker
+            ):
                 # Bare newlines keep the connection alive while the snapshot is made.
                 chunk = chunk.lstrip(b"\n")
                 line, end, after = chunk.partition(b"\r\n")
                 if not end:
-                    if len(chunk) > longest_line_bytes:
+                    if len(chunk) > MAX_LINE_BYTES:
                         raise StreamError("a line of the answer to PSYNC has no end")
-                    self._rest = chunk
+                    self._unparsed = chunk
                     return b""
                 chunk = after
-                self._take_line(line)
-        if self._left is not None:
-            chunk, self._left = chunk[self._left :], max(0, self._left - len(chunk))
-            self.is_over = not self._left
-        elif self._mark:
-            chunk = self._rest + chunk
-            found = chunk.find(self._mark)
+                self._parse_line(line)
+        if self._snapshot_bytes_left is not None:
+            chunk, self._snapshot_bytes_left = (
+                chunk[self._snapshot_bytes_left :],
+                max(0, self._snapshot_bytes_left - len(chunk)),
+            )
+            self.is_complete = not self._snapshot_bytes_left
+        elif self._eof_marker:
+            chunk = self._unparsed + chunk
+            found = chunk.find(self._eof_marker)
             if found < 0:
-                self._rest = chunk[-len(self._mark) + 1 :]
+                self._unparsed = chunk[-len(self._eof_marker) + 1 :]
                 return b""
-            self.is_over = True
-            chunk = chunk[found + len(self._mark) :]
+            self.is_complete = True
+            chunk = chunk[found + len(self._eof_marker) :]
         return chunk
 
-    def _take_line(self, line: bytes) -> None:
+    def _parse_line(self, line: bytes) -> None:
         match line.split():
-            case [b"+CONTINUE", *more] if self.answer is None:
-                self.answer = Continued(more[0].decode("ascii", "replace") if more else None)
-                self.is_over = True
-            case [b"+FULLRESYNC", name, offset] if self.answer is None and offset.isdigit():
-                self.answer = Resynced(name.decode("ascii", "replace"), int(offset))
-            case _ if self.answer is None and line[:1] == b"-":
-                self.answer = Refused(line[1:].decode("utf-8", "replace"))
-                self.is_over = True
-            case [head] if self.answer is not None and head[:5] == b"$EOF:" and len(head) == 45:
-                self._mark = head[5:]
-            case [head] if self.answer is not None and head[:1] == b"$" and head[1:].isdigit():
-                self._left = int(head[1:])
+            case [b"+CONTINUE", *more] if self.outcome is None:
+                self.outcome = Continued(more[0].decode("ascii", "replace") if more else None)
+                self.is_complete = True
+            case [b"+FULLRESYNC", name, offset] if self.outcome is None and offset.isdigit():
+                self.outcome = FullResync(name.decode("ascii", "replace"), int(offset))
+            case _ if self.outcome is None and line[:1] == b"-":
+                self.outcome = PsyncError(line[1:].decode("utf-8", "replace"))
+                self.is_complete = True
+            case [head] if self.outcome is not None and head[:5] == b"$EOF:" and len(head) == 45:
+                self._eof_marker = head[5:]
+            case [head] if self.outcome is not None and head[:1] == b"$" and head[1:].isdigit():
+                self._snapshot_bytes_left = int(head[1:])
             case _:
                 raise StreamError("the answer to PSYNC is not understood")
 
@@ -121,14 +126,14 @@ class CommandStream:
     """
 
     def __init__(self, offset: int, database: int | None) -> None:
-        self.offset = self._taken = offset
+        self.offset = self._parsed_offset = offset
         self.database = database
         self.keepalives: list[int] = []
-        self.is_asked_for_ack = False
-        self._rest = b""
+        self.ack_requested = False
+        self._unparsed = b""
         # In the middle of a command that is not ours: so many parts of it, and bytes of the part
         # that has begun, are still to come.
-        self._parts_left = 0
+        self._arguments_left = 0
         self._bytes_left = 0
 
     def feed(
@@ -138,23 +143,23 @@ class CommandStream:
 
         Raises StreamError when the bytes are no commands; `offset` is then of no use.
         """
-        data = self._rest + chunk if self._rest else chunk
+        data = self._unparsed + chunk if self._unparsed else chunk
         size, at = len(data), 0
         while at < size:
-            if not self._parts_left and not self._bytes_left:
-                at = self._take_publishes(data, at, received_at, messages, positions)
-                if at == size or (begun := self._begin(data, at)) == at:
+            if not self._arguments_left and not self._bytes_left:
+                at = self._parse_publishes(data, at, received_at, messages, positions)
+                if at == size or (begun := self._parse_command_name(data, at)) == at:
                     break
-                self.offset, at = self._taken + at, begun
+                self.offset, at = self._parsed_offset + at, begun
             at = self._skip(data, at)
-            if self._parts_left and not self._bytes_left:
+            if self._arguments_left and not self._bytes_left:
                 break
-        self._rest = data[at:]
-        self._taken += at
-        if not self._parts_left and not self._bytes_left:
-            self.offset = self._taken
+        self._unparsed = data[at:]
+        self._parsed_offset += at
+        if not self._arguments_left and not self._bytes_left:
+            self.offset = self._parsed_offset
 
-    def _take_publishes(
+    def _parse_publishes(
         self,
         data: bytes,
         at: int,
@@ -166,12 +171,12 @@ class CommandStream:
 
         And step over what coturn sends beside them.
         """
-        base, size, database = self._taken, len(data), self.database or 0
-        publish, following = PUBLISH.match, NEXT.match
+        base, size, database = self._parsed_offset, len(data), self.database or 0
+        publish, following = PUBLISH.match, NEXT_ARGUMENT.match
         while True:
             head = publish(data, at)
             if head is None:
-                beyond = beyond_key(data, at)
+                beyond = end_of_key_command(data, at)
                 if beyond == at:
                     return at
                 at = beyond
@@ -187,29 +192,29 @@ class CommandStream:
                 return at
             at = stop + 2
             if data.startswith(b"turn/", begin):
-                small = stop - begin <= largest_message_bytes
+                small = stop - begin <= MAX_MESSAGE_BYTES
                 if small and data.find(b"/allocation/", begin, end) >= 0:
                     messages.append((received_at, database, data[begin:end], data[start:stop]))
                     positions.append(base + at)
-            elif data[begin:end] == keepalive_channel:
+            elif data[begin:end] == KEEPALIVE_CHANNEL:
                 self.keepalives.append(base + at)
 
-    def _begin(self, data: bytes, at: int) -> int:
+    def _parse_command_name(self, data: bytes, at: int) -> int:
         """Begin to skip the command at `at`, after its name; returns `at` when more must come."""
         head = COMMAND.match(data, at)
         if head is None:
-            if data[at : at + 1] != b"*" or len(data) - at > longest_head_bytes:
+            if data[at : at + 1] != b"*" or len(data) - at > MAX_HEADER_BYTES:
                 raise StreamError("a command of the stream does not begin like one")
             return at
         begin, parts, length = head.end(), int(head[1]), int(head[2])
-        if length > longest_name_bytes:
-            self._parts_left, self._bytes_left = parts - 1, length + 2
+        if length > MAX_NAME_BYTES:
+            self._arguments_left, self._bytes_left = parts - 1, length + 2
             return begin
         end = begin + length + 2
         if end > len(data):
             return at
         match data[begin : end - 2].upper():
-            case b"PUBLISH" if is_worth_waiting_for(data, at):
+            case b"PUBLISH" if may_be_coturn(data, at):
                 return at
             case b"SELECT":
                 select = SELECT.match(data, at)
@@ -218,54 +223,54 @@ class CommandStream:
                 self.database = int(select[1])
                 return select.end()
             case b"REPLCONF":  # GETACK: the one thing of that name that a master sends
-                self.is_asked_for_ack = True
-        self._parts_left = parts - 1
+                self.ack_requested = True
+        self._arguments_left = parts - 1
         return end
 
     def _skip(self, data: bytes, at: int) -> int:
         """Step over what is here of a command that is not ours."""
         size = len(data)
-        while self._parts_left or self._bytes_left:
+        while self._arguments_left or self._bytes_left:
             if self._bytes_left:
                 step = min(self._bytes_left, size - at)
                 self._bytes_left -= step
                 at += step
                 if self._bytes_left:
                     return at
-            elif head := PART.match(data, at):
+            elif head := ARGUMENT.match(data, at):
                 at = head.end()
-                self._parts_left -= 1
+                self._arguments_left -= 1
                 self._bytes_left = int(head[1]) + 2
-            elif data[at : at + 1] not in (b"", b"$") or size - at > longest_head_bytes:
+            elif data[at : at + 1] not in (b"", b"$") or size - at > MAX_HEADER_BYTES:
                 raise StreamError("a part of a command in the stream does not begin like one")
             else:
                 return at
         return at
 
 
-def beyond_key(data: bytes, at: int) -> int:
+def end_of_key_command(data: bytes, at: int) -> int:
     """The end of the SET or DEL at `at`; `at` itself where there is none, or not all of it yet."""
-    head = BESIDES.match(data, at)
+    head = STATUS_KEY_COMMAND.match(data, at)
     if head is None:
         return at
     end = head.end() + int(head[2])
     if not head[1]:
-        tail = NEXT.match(data, end)
+        tail = NEXT_ARGUMENT.match(data, end)
         if tail is None:
             return at
         end = tail.end() + int(tail[1])
     return end + 2 if end + 2 <= len(data) else at
 
 
-def is_worth_waiting_for(data: bytes, at: int) -> bool:
+def may_be_coturn(data: bytes, at: int) -> bool:
     """Whether the PUBLISH at `at`, of which something is still to come, may be ours."""
     head = PUBLISH.match(data, at)
     if head is None:
         return True
     end = head.end() + int(head[1])
-    if int(head[1]) > largest_message_bytes:
+    if int(head[1]) > MAX_MESSAGE_BYTES:
         return False
-    tail = NEXT.match(data, end)
-    if tail is None and len(data) - end > longest_head_bytes:
+    tail = NEXT_ARGUMENT.match(data, end)
+    if tail is None and len(data) - end > MAX_HEADER_BYTES:
         raise StreamError("a PUBLISH of the stream has no second part")
-    return tail is None or int(tail[1]) <= largest_message_bytes
+    return tail is None or int(tail[1]) <= MAX_MESSAGE_BYTES

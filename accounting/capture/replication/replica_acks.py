@@ -6,12 +6,12 @@ the socket: the receiver's thread speaks.
 
 # Redis wants to hear from a replica within `repl-timeout`, 60 s by default. It starts the stream at
 # the first word after it has put the replica online, so at the beginning it hears more of us.
-ack_seconds = 1.0
-first_ack_seconds = 0.1
-first_acks = 20
+ACK_SECONDS = 1.0
+FAST_ACK_SECONDS = 0.1
+FAST_ACKS = 20
 
 
-class Acks:
+class ReplicaAcks:
     """Tells the server every second how far the stream is durable here.
 
     Nothing before the stream has begun: a diskless snapshot waits until `repl-diskless-sync-delay`
@@ -19,23 +19,23 @@ class Acks:
     """
 
     def __init__(self) -> None:
-        self.durable = 0
-        self.is_wanted = False
-        self._has_begun = False
-        self._hurried = 0
-        self._next = 0.0
+        self.durable_offset = 0
+        self.is_requested = False
+        self._started = False
+        self._fast_acks_left = 0
+        self._next_due = 0.0
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Begin to speak; oftener for a while, until the stream has begun for sure."""
-        self._has_begun = True
-        self._hurried, self._next = first_acks, 0.0
+        self._started = True
+        self._fast_acks_left, self._next_due = FAST_ACKS, 0.0
 
     def due(self, now: float) -> bytes:
         """The next word when it is time for it."""
-        if not self._has_begun or (now < self._next and not self.is_wanted):
+        if not self._started or (now < self._next_due and not self.is_requested):
             return b""
-        self.is_wanted = False
-        self._next = now + (first_ack_seconds if self._hurried else ack_seconds)
-        self._hurried = max(0, self._hurried - 1)
-        digits = b"%d" % self.durable
+        self.is_requested = False
+        self._next_due = now + (FAST_ACK_SECONDS if self._fast_acks_left else ACK_SECONDS)
+        self._fast_acks_left = max(0, self._fast_acks_left - 1)
+        digits = b"%d" % self.durable_offset
         return b"*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$%d\r\n%b\r\n" % (len(digits), digits)

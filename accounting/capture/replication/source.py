@@ -12,27 +12,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event
 
-from accounting.capture.offset_poller import Ticker
-from accounting.capture.redis.address import Sentinels, address
-from accounting.capture.redis.connection import connect, socket_of
+from accounting.capture.redis.address import SentinelAddress, parse_address
+from accounting.capture.redis.connection import connect, take_socket
 from accounting.capture.redis.receiver import Receiver
 from accounting.capture.replication.handshake import (
-    await_answer,
-    check,
-    introduce,
-    judge,
-    last_moment,
-    longest_silence_seconds,
-    request,
+    MAX_SILENCE_SECONDS,
+    await_psync_reply,
+    check_is_master,
+    last_known_offset,
+    make_attachment,
+    psync_command,
+    send_replconf,
 )
-from accounting.capture.replication.protocol import Opening
-from accounting.capture.replication.replica_acks import Acks
-from accounting.capture.replication.stream import Following
+from accounting.capture.replication.offset_poller import OffsetPoller
+from accounting.capture.replication.protocol import PsyncReply
+from accounting.capture.replication.replica_acks import ReplicaAcks
+from accounting.capture.replication.stream import ReplicationStream
 from accounting.capture.source import SourceLost
 from accounting.capture.spool.records import SpoolState
 
 
-class Replication:
+class ReplicationSource:
     """Follows the master at `url`, over and over.
 
     Between the socket and the spool lie at most `queue_bytes`. A stream that stands still for
@@ -46,69 +46,72 @@ class Replication:
         *,
         queue_bytes: int,
         clock: Callable[[], int],
-        tick_seconds: float = 1.0,
+        checkpoint_seconds: float = 1.0,
         silence_seconds: float = 10.0,
     ) -> None:
-        self._address = address(url)
+        self._address = parse_address(url)
         self._queue_bytes = queue_bytes
         self._clock = clock
-        self._tick_seconds = tick_seconds
+        self._tick_seconds = checkpoint_seconds
         self._silence_seconds = silence_seconds
 
     @contextmanager
-    def attach(self, state: SpoolState, stop: Event, /) -> Iterator[Following]:
+    def attach(self, state: SpoolState, stop: Event, /) -> Iterator[ReplicationStream]:
         """Connect and ask for the stream; raises SourceLost, or Refused, when that fails."""
-        place = self._address.locate()
-        by_sentinels = isinstance(self._address, Sentinels)
-        asking = place.prepare(timeout_seconds=self._silence_seconds)
-        following = place.prepare()
+        place = self._address.resolve()
+        by_sentinels = isinstance(self._address, SentinelAddress)
+        asking = place.new_connection(timeout_seconds=self._silence_seconds)
+        following = place.new_connection()
         try:
             connect(asking)
-            server = check(asking, self._clock, by_sentinels=by_sentinels)
+            server = check_is_master(asking, self._clock, by_sentinels=by_sentinels)
             connect(following)
-            if check(following, self._clock, by_sentinels=by_sentinels).run != server.run:
+            if (
+                check_is_master(following, self._clock, by_sentinels=by_sentinels).run_id
+                != server.run_id
+            ):
                 raise SourceLost("disconnected", "two connections came to two servers")
-            introduce(following)
-            opening = Opening()
-            acks = Acks()
-            resume = state.resume
-            sock = socket_of(following)
+            send_replconf(following)
+            opening = PsyncReply()
+            acks = ReplicaAcks()
+            resume = state.resume_point
+            sock = take_socket(following)
             try:
-                sock.sendall(request(resume))
+                sock.sendall(psync_command(resume))
             except OSError as error:
                 raise SourceLost("disconnected", error.strerror or str(error)) from None
             receiver = Receiver(
                 sock,
-                speaker=acks,
+                outgoing=acks,
                 queue_bytes=self._queue_bytes,
-                silence_seconds=max(longest_silence_seconds, self._silence_seconds),
+                silence_seconds=max(MAX_SILENCE_SECONDS, self._silence_seconds),
                 clock=self._clock,
             )
             try:
-                answered_at, rest = await_answer(receiver, opening, stop)
-                attachment = judge(opening, resume, server, answered_at)
-                ticker = Ticker(
+                answered_at, rest = await_psync_reply(receiver, opening, stop)
+                attachment = make_attachment(opening, resume, server, answered_at)
+                ticker = OffsetPoller(
                     asking,
-                    server_run=server.run,
-                    tick_seconds=self._tick_seconds,
+                    server_run_id=server.run_id,
+                    poll_seconds=self._tick_seconds,
                     clock=self._clock,
                 )
                 try:
-                    yield Following(
+                    yield ReplicationStream(
                         receiver,
                         acks,
                         ticker,
                         opening,
                         attachment,
-                        missed_from=last_moment(state, attachment),
+                        missed_from=last_known_offset(state, attachment),
                         first=(answered_at, rest),
                         silence_seconds=self._silence_seconds,
                         clock=self._clock,
                     )
                 finally:
-                    ticker.halt()
+                    ticker.stop()
             finally:
-                receiver.halt()
+                receiver.stop()
         finally:
             asking.disconnect()  # type: ignore[no-untyped-call]
             following.disconnect()  # type: ignore[no-untyped-call]

@@ -12,37 +12,37 @@ from pathlib import Path
 
 from accounting.errors import SpoolError
 
-file_bytes = 64
-disk_word = b"disk"
+LOCK_FILE_BYTES = 64
+DISK_MARKER = b"disk"
 
 
-class LastEnd:
+class LastExit:
     """How the collector before this one ended, and later this one, for the next."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self.was_disk = os.pread(descriptor, len(disk_word), 0) == disk_word
-        self._write(disk_word if self.was_disk else b"")
+        self.disk_failed = os.pread(descriptor, len(DISK_MARKER), 0) == DISK_MARKER
+        self._write(DISK_MARKER if self.disk_failed else b"")
 
-    def note_disk(self) -> None:
+    def record_disk_failure(self) -> None:
         """The spool can't be written: the next one is to know."""
-        self.was_disk = True
-        self._write(disk_word)
+        self.disk_failed = True
+        self._write(DISK_MARKER)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """What that end cost is on record."""
-        if self.was_disk:
-            self.was_disk = False
+        if self.disk_failed:
+            self.disk_failed = False
             self._write(b"")
 
     def _write(self, word: bytes) -> None:
         # On a disk that copies what it overwrites even this may fail: the gap keeps its other name.
         with suppress(OSError):
-            os.pwrite(self._descriptor, word.ljust(file_bytes), 0)
+            os.pwrite(self._descriptor, word.ljust(LOCK_FILE_BYTES), 0)
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[LastEnd]:
+def lock_spool(path: Path) -> Iterator[LastExit]:
     """Hold the lock of a spool's collector. Raises SpoolError when another process has it."""
     lock = path.with_name(f"{path.name}.lock")
     try:
@@ -58,6 +58,6 @@ def alone(path: Path) -> Iterator[LastEnd]:
                 f"another collector writes the spool {path}: end it, or give this one its own"
                 " ACCOUNTING_SOURCE"
             ) from None
-        yield LastEnd(descriptor)
+        yield LastExit(descriptor)
     finally:
         os.close(descriptor)

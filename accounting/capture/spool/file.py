@@ -20,15 +20,15 @@ from urllib.parse import quote
 from accounting.capture.clock import wall_clock
 from accounting.errors import SpoolDiskError, SpoolError
 
-application_id = 0x7475726E  # "turn": SQLite's application_id, so that no stranger's file is used
-schema_version = 2
+APPLICATION_ID = 0x7475726E  # "turn": SQLite's application_id, so that no stranger's file is used
+FORMAT_VERSION = 2
 
 # How long one process waits for the other's transaction. Those take milliseconds; half a minute
 # without the lock means that something holds it which should not.
-lock_timeout_seconds = 30.0
+LOCK_TIMEOUT_SECONDS = 30.0
 
 # Rows that one statement inserts. SQLite before 3.32 takes 999 values at the most.
-rows_at_once = 100
+ROWS_PER_INSERT = 100
 
 Value = int | str | bytes | None
 
@@ -80,7 +80,7 @@ CREATE TABLE gaps (
 );
 """
 
-SIGHTINGS = """
+SIGHTINGS_TABLE = """
 CREATE TABLE sightings (
     sighting INTEGER PRIMARY KEY AUTOINCREMENT,
     epoch INTEGER NOT NULL,
@@ -108,7 +108,7 @@ def spool_path(data_dir: Path, source: str) -> Path:
     return data_dir / "spool" / f"{quote(source, safe='')}.sqlite3"
 
 
-class Insert:
+class BulkInsert:
     """An INSERT of rows of so many `columns`: of one, and of many with one statement.
 
     A statement for each row costs half as much again.
@@ -117,9 +117,9 @@ class Insert:
     def __init__(self, head: str, *, columns: int) -> None:
         row = f"({', '.join('?' * columns)})"
         self.columns = columns
-        self.values_at_once = columns * rows_at_once
-        self.one = head + row
-        self.many = head + ", ".join([row] * rows_at_once)
+        self.values_per_statement = columns * ROWS_PER_INSERT
+        self.single_row_sql = head + row
+        self.many_rows_sql = head + ", ".join([row] * ROWS_PER_INSERT)
 
 
 class SpoolFile:
@@ -136,7 +136,7 @@ class SpoolFile:
         self.source = source
         self._connection = connection
         self._clock = clock
-        self._file = _identity(path)
+        self._file = _file_identity(path)
 
     @classmethod
     def open(cls, path: Path, source: str, *, clock: Callable[[], int] = wall_clock) -> Self:
@@ -144,7 +144,7 @@ class SpoolFile:
         # Python looks for how bytes are to be stored each time, and raises an error within when it
         # finds nothing: 0.1 us for each value, of which a message has two.
         sqlite3.register_adapter(bytes, bytes)
-        with reported(path, "opened"):
+        with translate_errors(path, "opened"):
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 # Usernames are personal data; SQLite gives its side files the mode of this one.
@@ -155,11 +155,11 @@ class SpoolFile:
             except OSError as error:
                 raise SpoolError(f"the spool {path} can't be opened: {error.strerror}") from error
             connection = sqlite3.connect(
-                path, timeout=lock_timeout_seconds, isolation_level=None, check_same_thread=False
+                path, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
             )
             spool = cls(path, source, connection, clock)
             try:
-                spool._prepare(source)
+                spool._initialize(source)
             except BaseException:
                 connection.close()
                 raise
@@ -178,7 +178,7 @@ class SpoolFile:
 
     def close(self) -> None:
         """Close the file. The last process to do so folds the write-ahead log into it."""
-        with reported(self.path, "closed"):
+        with translate_errors(self.path, "closed"):
             self._connection.close()
 
     @contextmanager
@@ -187,7 +187,7 @@ class SpoolFile:
         if self._connection.in_transaction:
             yield
             return
-        with reported(self.path, "written"):
+        with translate_errors(self.path, "written"):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -199,42 +199,42 @@ class SpoolFile:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def run(self, query: str, values: Sequence[Value] = ()) -> sqlite3.Cursor:
+    def execute(self, query: str, values: Sequence[Value] = ()) -> sqlite3.Cursor:
         """Run a statement that writes, within a transaction."""
         return self._connection.execute(query, values)
 
-    def run_many(self, query: str, rows: Sequence[Sequence[Value]]) -> None:
+    def execute_many(self, query: str, rows: Sequence[Sequence[Value]]) -> None:
         """Run one for each row, within a transaction."""
         self._connection.executemany(query, rows)
 
-    def insert(self, insert: Insert, values: Sequence[Value]) -> None:
+    def insert(self, insert: BulkInsert, values: Sequence[Value]) -> None:
         """Insert rows, whose values follow one another, within a transaction."""
-        whole = len(values) - len(values) % insert.values_at_once
-        for begin in range(0, whole, insert.values_at_once):
-            self.run(insert.many, values[begin : begin + insert.values_at_once])
+        whole = len(values) - len(values) % insert.values_per_statement
+        for begin in range(0, whole, insert.values_per_statement):
+            self.execute(insert.many_rows_sql, values[begin : begin + insert.values_per_statement])
         width = insert.columns
         rest = range(whole, len(values), width)
-        self.run_many(insert.one, [values[begin : begin + width] for begin in rest])
+        self.execute_many(insert.single_row_sql, [values[begin : begin + width] for begin in rest])
 
-    def rows(self, query: str, values: Sequence[Value] = ()) -> list[Any]:
+    def fetch_all(self, query: str, values: Sequence[Value] = ()) -> list[Any]:
         """What a query finds."""
-        with reported(self.path, "read"):
+        with translate_errors(self.path, "read"):
             return self._connection.execute(query, values).fetchall()
 
-    def row(self, query: str, values: Sequence[Value] = ()) -> tuple[Any, ...]:
+    def fetch_one(self, query: str, values: Sequence[Value] = ()) -> tuple[Any, ...]:
         """The one row of a query that must find one."""
-        with reported(self.path, "read"):
+        with translate_errors(self.path, "read"):
             row: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
         if row is None:
             raise SpoolError(f"the spool {self.path} is damaged: it has lost its state")
         return row
 
-    def check_place(self) -> None:
+    def check_not_moved(self) -> None:
         """Raise SpoolError when the file is not where it was.
 
         SQLite would go on writing what no loader that starts from now on can find.
         """
-        if _identity(self.path) != self._file:
+        if _file_identity(self.path) != self._file:
             raise SpoolError(
                 f"the spool {self.path} was moved or deleted while it was in use: start again, and"
                 " a new one begins a new epoch"
@@ -245,7 +245,7 @@ class SpoolFile:
         wal = self.path.with_name(f"{self.path.name}-wal")
         return sum(path.stat().st_size for path in (self.path, wal) if path.exists())
 
-    def _prepare(self, source: str) -> None:
+    def _initialize(self, source: str) -> None:
         run = self._connection.execute
         # Before the first write, the only time when it counts; messages are some 200 bytes.
         run("PRAGMA page_size = 8192")
@@ -260,16 +260,16 @@ class SpoolFile:
             found = run("PRAGMA application_id").fetchone(), run("PRAGMA user_version").fetchone()
             if found == ((0,), (0,)) and not run("SELECT 1 FROM sqlite_schema").fetchone():
                 self._create(source)
-            elif found[0] != (application_id,):
+            elif found[0] != (APPLICATION_ID,):
                 raise SpoolError(f"{self.path} is a database, but not a spool: move it away")
             elif found[1] == (1,):
                 self._migrate()
-            elif found[1] != (schema_version,):
+            elif found[1] != (FORMAT_VERSION,):
                 raise SpoolError(
                     f"the spool {self.path} has format {found[1][0]}, this version knows"
-                    f" {schema_version}: use the version that wrote it"
+                    f" {FORMAT_VERSION}: use the version that wrote it"
                 )
-        (owner,) = self.row("SELECT source FROM spool")
+        (owner,) = self.fetch_one("SELECT source FROM spool")
         if owner != source:
             raise SpoolError(
                 f"the spool {self.path} belongs to source {owner!r}, not {source!r}:"
@@ -277,10 +277,10 @@ class SpoolFile:
             )
 
     def _create(self, source: str) -> None:
-        self._run_all(SCHEMA + SIGHTINGS)
+        self._execute_script(SCHEMA + SIGHTINGS_TABLE)
         run = self._connection.execute
-        run(f"PRAGMA application_id = {application_id}")
-        run(f"PRAGMA user_version = {schema_version}")
+        run(f"PRAGMA application_id = {APPLICATION_ID}")
+        run(f"PRAGMA user_version = {FORMAT_VERSION}")
         run(
             "INSERT INTO epochs VALUES (1, ?, ?, 'first')",
             (secrets.token_hex(16), self._clock()),
@@ -292,18 +292,18 @@ class SpoolFile:
         )
 
     def _migrate(self) -> None:
-        self._run_all(FROM_FORMAT_1 + SIGHTINGS)
+        self._execute_script(FROM_FORMAT_1 + SIGHTINGS_TABLE)
         run = self._connection.execute
         run("UPDATE spool SET holder = ?", (secrets.token_hex(16),))
-        run(f"PRAGMA user_version = {schema_version}")
+        run(f"PRAGMA user_version = {FORMAT_VERSION}")
 
-    def _run_all(self, statements: str) -> None:
+    def _execute_script(self, statements: str) -> None:
         """Run statements in the transaction under way, which `executescript` would commit."""
         for statement in statements.split(";")[:-1]:
             self._connection.execute(statement)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _file_identity(path: Path) -> tuple[int, int] | None:
     """What tells this file from another one under its name; None when there is none."""
     try:
         status = path.stat()
@@ -313,7 +313,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 @contextmanager
-def reported(path: Path, done: str) -> Iterator[None]:
+def translate_errors(path: Path, done: str) -> Iterator[None]:
     """Turn SQLite's errors into one line that says what to do."""
     try:
         yield

@@ -6,7 +6,7 @@ Owns what may go, and how much at once. Must not decide how long it is kept: the
 from accounting.capture.spool.spool import Spool
 
 # Deleting takes the writer's lock away from the collector: keep each bite in the milliseconds.
-messages_per_prune = 2_000
+BATCH_MESSAGES = 2_000
 
 
 def prune(spool: Spool, before_received_at: int) -> int:
@@ -15,28 +15,28 @@ def prune(spool: Spool, before_received_at: int) -> int:
     Oldest first, a few thousand a transaction. The file keeps its size: the room is used again.
     """
     pruned = 0
-    while bite := _prune_some(spool, before_received_at):
+    while bite := _prune_batch(spool, before_received_at):
         pruned += bite
     return pruned
 
 
-def _prune_some(spool: Spool, before_received_at: int) -> int:
+def _prune_batch(spool: Spool, before_received_at: int) -> int:
     # Receipt times rise with positions, so what may go is always a run at the beginning.
     with spool.transaction():
-        last = spool.run(
+        last = spool.execute(
             "SELECT epoch, position, received_at FROM"
             " (SELECT epoch, position, received_at FROM messages, spool"
             "  WHERE (epoch, position) <= (loaded_epoch, loaded_position)"
             "  ORDER BY epoch, position LIMIT ?)"
             " WHERE received_at < ? ORDER BY epoch DESC, position DESC LIMIT 1",
-            (messages_per_prune, before_received_at),
+            (BATCH_MESSAGES, before_received_at),
         ).fetchone()
         if last is None:
             return 0
-        spool.run(
+        spool.execute(
             "UPDATE spool SET pruned_epoch = ?, pruned_position = ?, pruned_received_at = ?", last
         )
-        spool.run("DELETE FROM sightings WHERE (epoch, position) <= (?, ?)", last[:2])
-        return spool.run(
+        spool.execute("DELETE FROM sightings WHERE (epoch, position) <= (?, ?)", last[:2])
+        return spool.execute(
             "DELETE FROM messages WHERE (epoch, position) <= (?, ?)", last[:2]
         ).rowcount

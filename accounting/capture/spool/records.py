@@ -15,7 +15,7 @@ Message = tuple[int, int, bytes, bytes]
 SpooledRow = tuple[int, int, int, bytes, bytes]
 
 
-class Origin(NamedTuple):
+class MessageOrigin(NamedTuple):
     """Where a spooled message is from, and whether its time is an estimate: mostly as the last."""
 
     epoch: int
@@ -23,20 +23,20 @@ class Origin(NamedTuple):
     estimated: bool
 
     @classmethod
-    def of(cls, origin: int) -> Self:
+    def unpack(cls, origin: int) -> Self:
         """Out of the one number that it is in a SpooledRow."""
         return cls(origin >> 35, origin >> 1 & (1 << 34) - 1, bool(origin & 1))
 
 
-Mode = Literal["replication", "subscribe"]
+CaptureMode = Literal["replication", "subscribe"]
 
 # coturn's channels have some 700 bytes, its payloads less. Whoever may publish can say more under
 # such a name; what is larger than this is not kept, or a batch of it would not fit into memory.
-largest_message_bytes = 8 << 10
+MAX_MESSAGE_BYTES = 8 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resume:
+class ResumePoint:
     """A place in a replication stream: what to ask for, to go on right after it.
 
     `offset` counts the bytes of the history that `replication_id` names. `database` is the one
@@ -49,12 +49,12 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeenKey:
+class RawKeySighting:
     """A status key that a scan found. The scan began at `began_at`; the key was looked at at
     `seen_at`, and nobody had touched it for `idle_seconds`.
     """
 
-    began_at: int
+    scan_started_at: int
     seen_at: int
     database: int
     key: bytes
@@ -78,9 +78,9 @@ class Sighting(NamedTuple):
 class Epoch:
     """A stretch of positions that rise; `token` is its name outside this file."""
 
-    epoch: int
+    number: int
     token: str
-    began_at: int
+    started_at: int
     cause: str
 
 
@@ -93,7 +93,7 @@ class Gap:
     number together.
     """
 
-    gap: int
+    number: int
     epoch: int
     position: int
     from_at: int
@@ -128,16 +128,16 @@ class SpoolState:
     pruned_received_at: int
     replication_id: str | None
     stream_database: int | None
-    server_run: str | None
-    mode: Mode | None
+    server_run_id: str | None
+    mode: CaptureMode | None
     holder: str
 
     @property
-    def resume(self) -> Resume | None:
+    def resume_point(self) -> ResumePoint | None:
         """Where a replication stream goes on; None when there is no such place."""
         if self.mode != "replication" or self.replication_id is None:
             return None
-        return Resume(
+        return ResumePoint(
             replication_id=self.replication_id,
             offset=self.captured_position,
             database=self.stream_database,

@@ -12,11 +12,11 @@ from typing import Final
 from urllib.parse import quote
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.spool.file import reported, spool_path
+from accounting.capture.spool.file import spool_path, translate_errors
 from accounting.capture.spool.records import Gap, SpoolState
 from accounting.capture.spool.spool import Spool
 
-COUNTED_AT_MOST: Final = 200_000
+BACKLOG_COUNT_LIMIT: Final = 200_000
 """Messages that are counted, about 0.1 s worth; from there on the age of the oldest tells more."""
 
 _BACKLOG: Final = """
@@ -48,7 +48,7 @@ SELECT coalesce(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Glance:
+class SpoolStatus:
     """A spool at one moment. ``gap`` is the open one; ``size_bytes`` is what it takes on disk.
 
     ``newest_at``: when the last message was received, microseconds; None when none ever was.
@@ -62,19 +62,19 @@ class Glance:
     size_bytes: int
 
 
-def glance(data_dir: Path, source: str) -> Glance | None:
+def read_status(data_dir: Path, source: str) -> SpoolStatus | None:
     """Look at the spool of a source; None where there is none. Raises SpoolError."""
     path = spool_path(data_dir, source)
     if not path.exists():
         return None
-    with reported(path, "read"):
+    with translate_errors(path, "read"):
         address = f"file:{quote(str(path))}?mode=ro"
         with closing(sqlite3.connect(address, uri=True, timeout=2.0)) as connection:
             spool = Spool(path, source, connection, wall_clock)
             state = spool.state()
             place = state.loaded_epoch, state.loaded_position
-            row = connection.execute(_BACKLOG, (*place, COUNTED_AT_MOST)).fetchone()
-            return Glance(
+            row = connection.execute(_BACKLOG, (*place, BACKLOG_COUNT_LIMIT)).fetchone()
+            return SpoolStatus(
                 path=path,
                 state=state,
                 gap=spool.current_gap(),

@@ -9,7 +9,7 @@ import secrets
 from accounting.capture.spool.spool import Spool
 
 # Numbers of gaps fit into 31 bits. A file that takes over begins at a random one below this.
-largest_first_gap = (1 << 31) - (1 << 24)
+MAX_FIRST_GAP = (1 << 31) - (1 << 24)
 
 
 def adopt(
@@ -29,19 +29,19 @@ def adopt(
     isn't loaded, is discarded: the other collector has it, or a gap tells of it.
     """
     with spool.transaction():
-        (known,) = spool.row("SELECT max(epoch) FROM epochs WHERE token = ?", (token,))
+        (known,) = spool.fetch_one("SELECT max(epoch) FROM epochs WHERE token = ?", (token,))
         if known is None:
-            _discard(spool, *spool.row("SELECT loaded_epoch, loaded_position FROM spool"))
+            _discard(spool, *spool.fetch_one("SELECT loaded_epoch, loaded_position FROM spool"))
         else:
             _discard(spool, known, position)
-            spool.run("DELETE FROM epochs WHERE epoch > ?", (known,))
+            spool.execute("DELETE FROM epochs WHERE epoch > ?", (known,))
         if token is None:
-            epoch, position = spool.begin_epoch(cause), 0
+            epoch, position = spool.start_epoch(cause), 0
         else:
             epoch = known or spool.add_epoch(token, cause)
         # What this file lacks of the epoch is as good as pruned. Its gaps must not have the
         # numbers of the other file's, since both may stand under the same token.
-        spool.run(
+        spool.execute(
             "UPDATE spool SET captured_epoch = ?1, captured_position = ?2, loaded_epoch = ?1,"
             " loaded_position = ?2, pruned_epoch = ?1, pruned_position = ?2,"
             " pruned_received_at = coalesce(?3, pruned_received_at),"
@@ -56,7 +56,7 @@ def adopt(
                 replication_id,
                 stream_database,
                 "subscribe" if token is None else "replication",
-                secrets.randbelow(largest_first_gap),
+                secrets.randbelow(MAX_FIRST_GAP),
             ),
         )
 
@@ -64,6 +64,6 @@ def adopt(
 def _discard(spool: Spool, epoch: int, position: int) -> None:
     """Forget what lies after that place, and a gap that is open."""
     place = (epoch, position)
-    spool.run("DELETE FROM messages WHERE (epoch, position) > (?, ?)", place)
-    spool.run("DELETE FROM sightings WHERE (epoch, position) > (?, ?)", place)
-    spool.run("DELETE FROM gaps WHERE to_at IS NULL OR (epoch, position) > (?, ?)", place)
+    spool.execute("DELETE FROM messages WHERE (epoch, position) > (?, ?)", place)
+    spool.execute("DELETE FROM sightings WHERE (epoch, position) > (?, ?)", place)
+    spool.execute("DELETE FROM gaps WHERE to_at IS NULL OR (epoch, position) > (?, ?)", place)

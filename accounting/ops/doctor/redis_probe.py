@@ -12,9 +12,9 @@ from typing import Final, Literal
 from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from accounting.capture.pubsub.source import patterns
-from accounting.capture.redis.address import Place, address
-from accounting.capture.redis.connection import ask, connect, lost
+from accounting.capture.pubsub.source import CHANNEL_PATTERNS
+from accounting.capture.redis.address import Endpoint, parse_address
+from accounting.capture.redis.connection import connect, execute_command, to_source_lost
 from accounting.capture.source import SourceLost
 from accounting.ops.doctor.clock import Clock, read_clock
 from accounting.ops.doctor.redis_server import RedisFacts, Unreachable
@@ -37,10 +37,10 @@ def probe_redis(url: str, place: str) -> tuple[RedisFacts | Unreachable, Clock |
 
     Takes a second, to see how fast the stream moves. Raises ConfigurationError for a wrong URL.
     """
-    where = address(url)
+    where = parse_address(url)
     try:
-        found = where.locate()
-        connection = found.prepare()
+        found = where.resolve()
+        connection = found.new_connection()
         connect(connection)
     except SourceLost as refusal:
         advice = refusal.advice or "look whether it runs, and at ACCOUNTING_REDIS_URL and firewalls"
@@ -50,7 +50,7 @@ def probe_redis(url: str, place: str) -> tuple[RedisFacts | Unreachable, Clock |
         refused = {**facts.refused, **_try_capturing(found)}
         return replace(facts, refused=refused), clock
     except (RedisError, OSError, SourceLost) as broken:
-        reason = str(broken if isinstance(broken, SourceLost) else lost(broken))
+        reason = str(broken if isinstance(broken, SourceLost) else to_source_lost(broken))
         advice = "it went away while it was examined: run doctor again"
         return Unreachable(reason=reason, advice=advice), None
     finally:
@@ -62,7 +62,7 @@ def _examine(connection: AbstractConnection, place: str) -> tuple[RedisFacts, Cl
 
     def ask_for(right: str, *words: str) -> object:
         try:
-            return ask(connection, *words)
+            return execute_command(connection, *words)
         except ResponseError as refusal:
             refused.setdefault(right, str(refusal))
             return None
@@ -103,19 +103,19 @@ def _examine(connection: AbstractConnection, place: str) -> tuple[RedisFacts, Cl
     return facts, clock
 
 
-def _try_capturing(place: Place) -> dict[str, str]:
+def _try_capturing(place: Endpoint) -> dict[str, str]:
     """What the server says to PSUBSCRIBE and PSYNC, each on a connection of its own."""
     refused = {}
-    subscribing = place.prepare()
+    subscribing = place.new_connection()
     try:
         connect(subscribing)
-        for pattern in patterns:
-            ask(subscribing, "PSUBSCRIBE", pattern)
+        for pattern in CHANNEL_PATTERNS:
+            execute_command(subscribing, "PSUBSCRIBE", pattern)
     except ResponseError as refusal:
         refused["PSUBSCRIBE"] = str(refusal)
     finally:
         subscribing.disconnect()  # type: ignore[no-untyped-call]
-    replicating = place.prepare()
+    replicating = place.new_connection()
     try:
         connect(replicating)
         pieces = replicating.pack_commands([("PING",), ("PSYNC", "?", "-1")])  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from accounting.capture.pubsub.source import patterns
+from accounting.capture.pubsub.source import CHANNEL_PATTERNS
 from accounting.ops.doctor.findings import Finding, error, ok, size, warning
 
 Mode = Literal["auto", "replication", "subscribe"]
@@ -132,7 +132,8 @@ def _mode(facts: RedisFacts, mode: Mode) -> Finding:
             if reason is not None
             else f"the server refuses PSUBSCRIBE ({facts.refused['PSUBSCRIBE']})",
             "grant +psync +replconf +ping +info; or +psubscribe +ping +info, and the channels by "
-            "the very patterns: " + " ".join(f"&{pattern.decode()}" for pattern in patterns),
+            "the very patterns: "
+            + " ".join(f"&{pattern.decode()}" for pattern in CHANNEL_PATTERNS),
         )
     if reason is None:
         return warning(

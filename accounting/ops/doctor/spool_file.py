@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from accounting.capture.spool.status import COUNTED_AT_MOST, Backlog
+from accounting.capture.spool.status import BACKLOG_COUNT_LIMIT, Backlog
 from accounting.ops.doctor.findings import Finding, error, ok, size, warning
 from accounting.ops.monitoring.health import NO_DISK_BYTES, SECOND, in_words
 from accounting.ops.monitoring.snapshot import Watch
@@ -92,7 +92,7 @@ def _disk(free: int) -> Finding:
 def _backlog(backlog: Backlog, now: int) -> Finding:
     if backlog.oldest_at is None:
         return ok(SUBJECT, "backlog", "everything is loaded")
-    least = "at least " if backlog.messages == COUNTED_AT_MOST else ""
+    least = "at least " if backlog.messages == BACKLOG_COUNT_LIMIT else ""
     waits = (now - backlog.oldest_at) / SECOND
     seen = (
         f"{least}{backlog.messages:,} messages wait to be loaded, the first for {in_words(waits)}"

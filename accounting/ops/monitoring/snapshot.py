@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.spool.status import Glance, glance
+from accounting.capture.spool.status import SpoolStatus, read_status
 from accounting.config import Settings
 from accounting.db.engine import Engine, open_engine
 from accounting.errors import AccountingError, SpoolError
@@ -36,7 +36,7 @@ class Watch:
 
     at: int
     source: str
-    spool: Glance | None = None
+    spool: SpoolStatus | None = None
     spool_error: str | None = None
     disk_free_bytes: int | None = None
     books: BooksWatch | None = None
@@ -100,7 +100,7 @@ class Watcher:
     def _look(self) -> Watch:
         spool, spool_error = None, None
         try:
-            spool = glance(self._settings.data_dir, self._settings.source)
+            spool = read_status(self._settings.data_dir, self._settings.source)
         except SpoolError as error:
             spool_error = str(error)
         books, books_error = self._read_books()

@@ -13,47 +13,47 @@ from threading import Event
 from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from accounting.capture.redis.connection import hang_up, lost, tell
-from accounting.capture.replication.backlog_times import Moment
+from accounting.capture.redis.connection import read_server_info, shutdown_socket, to_source_lost
+from accounting.capture.replication.backlog_times import OffsetTime
 from accounting.capture.source import SourceLost
 
 
-class Ticker:
+class OffsetPoller:
     """A thread that asks every `tick_seconds`; its methods belong to one other thread."""
 
     def __init__(
         self,
         connection: AbstractConnection,
         *,
-        server_run: str | None,
-        tick_seconds: float,
+        server_run_id: str | None,
+        poll_seconds: float,
         clock: Callable[[], int],
     ) -> None:
         self._connection = connection
-        self._server_run = server_run
-        self._tick_seconds = tick_seconds
+        self._server_run = server_run_id
+        self._tick_seconds = poll_seconds
         self._clock = clock
-        self._moments: deque[Moment] = deque()
+        self._moments: deque[OffsetTime] = deque()
         self._wanted = Event()
         self._halted = Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ticker")
         self._running: Future[None] = self._executor.submit(self._ask)
 
-    def moments(self) -> list[Moment]:
+    def drain(self) -> list[OffsetTime]:
         """What was learnt since the last call. Raises what ended the thread."""
         if self._running.done():
             self._running.result()
         return [self._moments.popleft() for _ in range(len(self._moments))]
 
-    def ask_now(self) -> None:
+    def poll_now(self) -> None:
         """Ask at once, and not only when it is time again."""
         self._wanted.set()
 
-    def halt(self) -> None:
+    def stop(self) -> None:
         """Ask no more, and wait for the thread."""
         self._halted.set()
         self._wanted.set()
-        hang_up(self._connection)  # a question under way is not waited for
+        shutdown_socket(self._connection)  # a question under way is not waited for
         self._executor.shutdown()
 
     # -- in the thread
@@ -67,9 +67,9 @@ class Ticker:
             due = max(due + self._tick_seconds, time.monotonic())
             self._wanted.wait(due - time.monotonic())
 
-    def _moment(self) -> Moment:
+    def _moment(self) -> OffsetTime:
         try:
-            server = tell(self._connection, self._clock)
+            server = read_server_info(self._connection, self._clock)
         except ResponseError as error:
             raise SourceLost(
                 "redis_unreachable",
@@ -77,7 +77,7 @@ class Ticker:
                 "give this user the command info",
             ) from None
         except (RedisError, OSError) as error:
-            raise lost(error) from None
-        if server.run != self._server_run or server.role != "master":
+            raise to_source_lost(error) from None
+        if server.run_id != self._server_run or server.role != "master":
             raise SourceLost("disconnected", "another server is the master now")
-        return Moment(server.at, server.offset)
+        return OffsetTime(server.asked_at, server.replication_offset)
