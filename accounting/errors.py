@@ -50,7 +50,7 @@ class ConnectionLost(AccountingError):
 
 
 def unknown_name(kind: str, name: str, known: Collection[str]) -> UsageError:
-    """The error for an unknown name of a realm, source, ...: suggests a similar one, or lists some."""
+    """The error for an unknown realm, source, ...: suggests a similar name, or lists some."""
     if similar := difflib.get_close_matches(name, known, n=1, cutoff=SIMILARITY):
         return UsageError(f"no {kind} '{name}' is known: did you mean '{similar[0]}'?")
     listed = sorted(known)[:LISTED_NAMES]

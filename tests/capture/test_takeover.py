@@ -1,6 +1,5 @@
-"""The spool that changes hands or formats: what it goes on with, and what it forgets."""
+"""The spool that changes hands: what it goes on with, and what it forgets."""
 
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -152,52 +151,6 @@ def test_sightings_stand_after_what_is_captured_and_are_pruned_with_it(path: Pat
         assert spool.sightings(after=two.sighting) == [three]
         prune(spool, 150)
         assert spool.sightings() == [two, three]
-
-
-FORMAT_1 = """
-CREATE TABLE spool (
-    id INTEGER PRIMARY KEY CHECK (id = 1), source TEXT NOT NULL, captured_from INTEGER,
-    captured_until INTEGER, captured_epoch INTEGER NOT NULL, captured_position INTEGER NOT NULL,
-    last_received_at INTEGER NOT NULL, loaded_epoch INTEGER NOT NULL,
-    loaded_position INTEGER NOT NULL, pruned_epoch INTEGER NOT NULL,
-    pruned_position INTEGER NOT NULL, pruned_received_at INTEGER NOT NULL,
-    replication_id TEXT, stream_database INTEGER, server_run TEXT);
-CREATE TABLE epochs (
-    epoch INTEGER PRIMARY KEY, token TEXT NOT NULL UNIQUE, began_at INTEGER NOT NULL,
-    cause TEXT NOT NULL);
-CREATE TABLE messages (
-    epoch INTEGER NOT NULL, position INTEGER NOT NULL, received_at INTEGER NOT NULL,
-    estimated INTEGER NOT NULL, database INTEGER NOT NULL, channel BLOB NOT NULL,
-    payload BLOB NOT NULL, PRIMARY KEY (epoch, position)) WITHOUT ROWID;
-CREATE TABLE gaps (
-    gap INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, position INTEGER NOT NULL,
-    from_at INTEGER NOT NULL, to_at INTEGER CHECK (to_at > from_at), cause TEXT NOT NULL,
-    detail TEXT NOT NULL);
-INSERT INTO spool VALUES (1, 'test', 5, 9, 1, 1, 7, 0, 0, 0, 0, 0, NULL, NULL, 'run');
-INSERT INTO epochs VALUES (1, 'token', 5, 'first');
-INSERT INTO messages VALUES (1, 1, 7, 0, 0, 'c', 'p');
-INSERT INTO gaps VALUES (4, 1, 1, 9, NULL, 'disconnected', '');
-PRAGMA application_id = 1953854062;
-PRAGMA user_version = 1;
-"""
-
-
-def test_a_spool_of_the_first_format_goes_on_with_all_that_it_holds(path: Path) -> None:
-    path.parent.mkdir()
-    old = sqlite3.connect(path)
-    old.executescript(FORMAT_1)
-    old.close()
-    with Spool.open(path, "test") as spool:
-        state = spool.state()
-        assert (state.mode, state.captured_until, state.server_run_id) == ("subscribe", 9, "run")
-        assert len(spool.read_messages(0, 0, 9)) == 1
-        spool.close_gap(4, 20)
-        assert spool.open_gap(30, "why") == 5
-        spool.add_sightings([seen(1)])
-        assert len(state.holder) == 32
-    with Spool.open(path, "test") as spool:
-        assert spool.state().holder == state.holder
-        assert len(spool.sightings()) == 1
 
 
 def test_each_spool_has_its_own_name(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_every_view_on_a_page_exists() -> None:
     views = "".join(path.read_text() for path in (ROOT / "migrations/sql").glob("*.sql"))
     for page in PAGES:
         for view in re.findall(r"reporting\.([a-z_]+)", page.read_text()):
-            # The six of usage are made in a loop.
+            # Those of usage are made in loops.
             name = re.sub(r"_(hourly|daily|monthly)$", "_%1$s", view)
             made = f"CREATE VIEW reporting.{name} ", f"CREATE FUNCTION reporting.{name}("
             assert any(words in views for words in made), view

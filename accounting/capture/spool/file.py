@@ -1,8 +1,8 @@
 """The file of a spool: one SQLite database a source, in WAL mode, synced at every commit.
 
-Owns its place, its format and how an older one is brought to it, its transactions, and what its
-errors mean in words. SQLite's locks keep the two processes apart that have it open: the collector,
-which writes messages, and the loader, which reads and prunes them.
+Owns its place, its format, its transactions, and what its errors mean in words. SQLite's locks keep
+the two processes apart that have it open: the collector, which writes messages, and the loader,
+which reads and prunes them.
 
 Must not say what a row means: that is `spool`'s, `adoption`'s and `pruning`'s.
 """
@@ -78,9 +78,6 @@ CREATE TABLE gaps (
     cause TEXT NOT NULL,
     detail TEXT NOT NULL
 );
-"""
-
-SIGHTINGS_TABLE = """
 CREATE TABLE sightings (
     sighting INTEGER PRIMARY KEY AUTOINCREMENT,
     epoch INTEGER NOT NULL,
@@ -91,15 +88,6 @@ CREATE TABLE sightings (
     key BLOB NOT NULL,
     idle_seconds INTEGER NOT NULL
 );
-"""
-
-# What turns a file of format 1, which knew no replication, into one of format 2.
-FROM_FORMAT_1 = """
-ALTER TABLE spool ADD COLUMN mode TEXT;
-ALTER TABLE spool ADD COLUMN holder TEXT NOT NULL DEFAULT '';
-ALTER TABLE spool ADD COLUMN next_gap INTEGER NOT NULL DEFAULT 1;
-UPDATE spool SET mode = CASE WHEN captured_until IS NOT NULL THEN 'subscribe' END;
-UPDATE spool SET next_gap = (SELECT coalesce(max(gap), 0) + 1 FROM gaps);
 """
 
 
@@ -262,8 +250,6 @@ class SpoolFile:
                 self._create(source)
             elif found[0] != (APPLICATION_ID,):
                 raise SpoolError(f"{self.path} is a database, but not a spool: move it away")
-            elif found[1] == (1,):
-                self._migrate()
             elif found[1] != (FORMAT_VERSION,):
                 raise SpoolError(
                     f"the spool {self.path} has format {found[1][0]}, this version knows"
@@ -277,8 +263,9 @@ class SpoolFile:
             )
 
     def _create(self, source: str) -> None:
-        self._execute_script(SCHEMA + SIGHTINGS_TABLE)
         run = self._connection.execute
+        for statement in SCHEMA.split(";")[:-1]:  # executescript() would commit the transaction
+            run(statement)
         run(f"PRAGMA application_id = {APPLICATION_ID}")
         run(f"PRAGMA user_version = {FORMAT_VERSION}")
         run(
@@ -290,17 +277,6 @@ class SpoolFile:
             " (1, ?, NULL, NULL, 1, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, ?, 1)",
             (source, secrets.token_hex(16)),
         )
-
-    def _migrate(self) -> None:
-        self._execute_script(FROM_FORMAT_1 + SIGHTINGS_TABLE)
-        run = self._connection.execute
-        run("UPDATE spool SET holder = ?", (secrets.token_hex(16),))
-        run(f"PRAGMA user_version = {FORMAT_VERSION}")
-
-    def _execute_script(self, statements: str) -> None:
-        """Run statements in the transaction under way, which `executescript` would commit."""
-        for statement in statements.split(";")[:-1]:
-            self._connection.execute(statement)
 
 
 def _file_identity(path: Path) -> tuple[int, int] | None:

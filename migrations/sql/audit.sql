@@ -1,7 +1,19 @@
--- Reports that were dropped after their time, and what takes their place: proofs, carried lives.
+-- Proofs of what was billed, rebuilds, and what takes the place of reports that were dropped.
+
+-- Why the books of a realm were rebuilt from the reports: kept for ever.
+CREATE TABLE accounting.rebuilds (
+    rebuild_id uuid NOT NULL DEFAULT gen_random_uuid(),
+    realm_id integer NOT NULL,
+    rebuilt_at timestamptz NOT NULL DEFAULT now(),
+    reason text NOT NULL CONSTRAINT rebuild_has_a_reason CHECK (reason <> ''),
+    rows_replaced bigint NOT NULL,
+    CONSTRAINT rebuilds_pkey PRIMARY KEY (rebuild_id)
+);
+GRANT SELECT, INSERT ON accounting.rebuilds TO turn_accounting_writer;
 
 -- The last proof of each closed period. verified_at: when all its reports were last there;
--- checked_at: when it was last compared with what was left of them, and how many things differed.
+-- checked_at: when it was last compared with what was left of them; differences: how many there
+-- were.
 CREATE TABLE accounting.proofs (
     realm_id integer NOT NULL,
     period date NOT NULL,
@@ -13,7 +25,9 @@ CREATE TABLE accounting.proofs (
     CONSTRAINT proofs_pkey PRIMARY KEY (realm_id, period),
     CONSTRAINT check_comes_after_proof CHECK (checked_at >= verified_at)
 );
+GRANT SELECT, INSERT, UPDATE ON accounting.proofs TO turn_accounting_writer;
 
+-- How many reports of each day (UTC) of receipt were dropped.
 CREATE TABLE accounting.dropped_reports (
     day date NOT NULL,
     realm_id integer NOT NULL,
@@ -22,6 +36,7 @@ CREATE TABLE accounting.dropped_reports (
     dropped_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT dropped_reports_pkey PRIMARY KEY (day, realm_id, source_id)
 );
+GRANT SELECT, INSERT, UPDATE ON accounting.dropped_reports TO turn_accounting_writer;
 
 -- The last report of each source that was dropped. last_session_id: the highest id that a session
 -- which began by then can have.
@@ -33,9 +48,10 @@ CREATE TABLE accounting.dropped_positions (
     last_session_id uuid NOT NULL,
     CONSTRAINT dropped_positions_pkey PRIMARY KEY (source_id)
 );
+GRANT SELECT, INSERT, UPDATE ON accounting.dropped_positions TO turn_accounting_writer;
 
--- Lives as the dropped reports left them, where a later report may still belong to them. entries:
--- their usage so far, an hour and side each, as model.lives has it: six numbers an entry.
+-- Sessions as the dropped reports left them, where a later report may still belong to them.
+-- entries: their usage so far by hour and side, six numbers each.
 CREATE TABLE accounting.carried_lives (
     session_id uuid NOT NULL,
     user_key uuid NOT NULL,
@@ -76,9 +92,10 @@ CREATE TABLE accounting.carried_lives (
     CONSTRAINT carried_lives_pkey PRIMARY KEY (session_id, user_key)
 );
 CREATE INDEX carried_lives_by_name ON accounting.carried_lives (username_key);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.carried_lives TO turn_accounting_writer;
 
--- What the sessions were whose last report was dropped, by the day (UTC) that they began: how many,
--- and a sum of hashes over their rows.
+-- The sessions whose last report was dropped, by the day (UTC) that they began: how many they were,
+-- and the sum of row_hash over them.
 CREATE TABLE accounting.sealed_sessions (
     realm_id integer NOT NULL,
     day date NOT NULL,
@@ -86,20 +103,15 @@ CREATE TABLE accounting.sealed_sessions (
     digest numeric NOT NULL,
     CONSTRAINT sealed_sessions_pkey PRIMARY KEY (realm_id, day)
 );
+GRANT SELECT, INSERT, UPDATE ON accounting.sealed_sessions TO turn_accounting_writer;
 
 CREATE FUNCTION accounting.row_hash(fields jsonb) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ('x' || left(encode(sha256(convert_to(fields::text, 'UTF8')), 'hex'), 15))::bit(60)::bigint;
 
--- Whose name was erased, and when: reports that were received before bring no name back.
-CREATE TABLE accounting.erasures (
-    user_key uuid NOT NULL,
-    erased_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT erasures_pkey PRIMARY KEY (user_key, erased_at)
-);
-
--- Drops the reports of a day (UTC). Refused where one lies beyond what was carried over, and where
--- a period that the day's realms fed then is not closed and proved: whoever calls it.
+-- Drops the reports of a day (UTC). Refuses, whoever calls it, where a report lies beyond the
+-- position that was carried over, and where a period that the day's realms had usage in is not
+-- closed and proved.
 CREATE FUNCTION accounting.drop_report_partition(day date) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -134,10 +146,5 @@ BEGIN
     EXECUTE format('DROP TABLE accounting.%I', name);
 END
 $$;
-
 REVOKE ALL ON FUNCTION accounting.drop_report_partition(date) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION accounting.drop_report_partition(date) TO turn_accounting_writer;
-GRANT SELECT, INSERT, UPDATE ON accounting.proofs, accounting.dropped_reports,
-    accounting.dropped_positions, accounting.sealed_sessions TO turn_accounting_writer;
-GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.carried_lives TO turn_accounting_writer;
-GRANT SELECT, INSERT ON accounting.erasures TO turn_accounting_writer;

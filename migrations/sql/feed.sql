@@ -1,0 +1,176 @@
+-- The feed: what happened, for billing, in one order that never changes.
+
+-- Events, written in the transaction of what they report; one job numbers them later. The end of a
+-- session, which is nearly all of the feed, stands in columns: as JSON it takes four times the
+-- space, and is written three times on its way. All other events have a payload.
+CREATE TABLE accounting.feed_outbox (
+    outbox_id bigint GENERATED ALWAYS AS IDENTITY,
+    event_id uuid NOT NULL,
+    type text NOT NULL,
+    realm_id integer NOT NULL,
+    payload jsonb,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    allocation_id bigint,
+    started_at timestamptz,
+    ended_at timestamptz,
+    received_packets bigint,
+    received_bytes bigint,
+    sent_packets bigint,
+    sent_bytes bigint,
+    peer_received_packets bigint,
+    peer_received_bytes bigint,
+    peer_sent_packets bigint,
+    peer_sent_bytes bigint,
+    session_id uuid,
+    user_key uuid,
+    number integer,
+    database integer,
+    source_id smallint,
+    start_known boolean,
+    total_reported boolean,
+    estimated boolean,
+    disputed boolean,
+    end_cause text,
+    CONSTRAINT feed_outbox_pkey PRIMARY KEY (outbox_id),
+    CONSTRAINT waits_with_payload_or_end CHECK (num_nulls(
+        allocation_id, started_at, ended_at, received_packets, received_bytes, sent_packets,
+        sent_bytes, peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+        session_id, user_key, number, database, source_id, start_known, total_reported, estimated,
+        disputed, end_cause
+    ) = CASE WHEN payload IS NULL THEN 0 ELSE 21 END)
+);
+GRANT SELECT, INSERT, DELETE ON accounting.feed_outbox TO turn_accounting_writer;
+
+-- The numbered events. seq has no sequence behind it: a number that is taken and not committed yet
+-- would be missed by a reader who saw a higher one. Append only. No check of the columns: the
+-- outbox checked them.
+CREATE TABLE accounting.feed (
+    seq bigint NOT NULL,
+    event_id uuid NOT NULL,
+    type text NOT NULL,
+    realm_id integer NOT NULL,
+    payload jsonb,
+    created_at timestamptz NOT NULL,
+    allocation_id bigint,
+    started_at timestamptz,
+    ended_at timestamptz,
+    received_packets bigint,
+    received_bytes bigint,
+    sent_packets bigint,
+    sent_bytes bigint,
+    peer_received_packets bigint,
+    peer_received_bytes bigint,
+    peer_sent_packets bigint,
+    peer_sent_bytes bigint,
+    session_id uuid,
+    user_key uuid,
+    number integer,
+    database integer,
+    source_id smallint,
+    start_known boolean,
+    total_reported boolean,
+    estimated boolean,
+    disputed boolean,
+    end_cause text,
+    CONSTRAINT feed_pkey PRIMARY KEY (seq),
+    CONSTRAINT event_is_told_once UNIQUE (event_id)
+);
+GRANT SELECT, INSERT ON accounting.feed TO turn_accounting_writer;
+
+CREATE FUNCTION accounting.refuse_change_of_feed() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'the feed is append only: what was told stays told'
+        USING ERRCODE = 'integrity_constraint_violation';
+END
+$$;
+REVOKE ALL ON FUNCTION accounting.refuse_change_of_feed() FROM PUBLIC;
+-- ENABLE ALWAYS: also in a session that turns triggers off (session_replication_role = replica).
+CREATE TRIGGER feed_is_append_only BEFORE UPDATE OR DELETE ON accounting.feed
+    FOR EACH ROW EXECUTE FUNCTION accounting.refuse_change_of_feed();
+ALTER TABLE accounting.feed ENABLE ALWAYS TRIGGER feed_is_append_only;
+CREATE TRIGGER feed_is_not_emptied BEFORE TRUNCATE ON accounting.feed
+    FOR EACH STATEMENT EXECUTE FUNCTION accounting.refuse_change_of_feed();
+ALTER TABLE accounting.feed ENABLE ALWAYS TRIGGER feed_is_not_emptied;
+
+-- How far each named consumer has come, and the login that it belongs to. worker: the process that
+-- moved it last, by a name of its own, so that its repetition of the move is known from the same
+-- move by another.
+CREATE TABLE accounting.feed_consumers (
+    consumer text NOT NULL,
+    login text NOT NULL,
+    seq bigint NOT NULL DEFAULT 0,
+    moved_at timestamptz NOT NULL DEFAULT now(),
+    worker text NOT NULL DEFAULT '',
+    CONSTRAINT feed_consumers_pkey PRIMARY KEY (consumer),
+    CONSTRAINT consumer_has_a_name CHECK (consumer <> ''),
+    CONSTRAINT cursor_is_not_negative CHECK (seq >= 0)
+) WITH (fillfactor = 50);
+GRANT SELECT ON accounting.feed_consumers TO turn_accounting_writer;
+
+-- The id of an event, which is the same when the event is written again.
+CREATE FUNCTION accounting.event_id(type text, key text) RETURNS uuid
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN encode(substring(sha256(convert_to(type || chr(10) || key, 'UTF8')) FOR 16), 'hex')::uuid;
+
+-- A time as payloads spell it: ISO 8601, UTC, microseconds.
+CREATE FUNCTION accounting.iso_time(moment timestamptz) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"');
+
+-- The position of a consumer; creates it with 0 when it is new.
+CREATE FUNCTION reporting.feed_cursor(consumer text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found_login text;
+    found_seq bigint;
+BEGIN
+    INSERT INTO accounting.feed_consumers AS c (consumer, login)
+    VALUES (feed_cursor.consumer, session_user) ON CONFLICT DO NOTHING;
+    SELECT c.login, c.seq INTO found_login, found_seq
+    FROM accounting.feed_consumers c WHERE c.consumer = feed_cursor.consumer;
+    IF found_login <> session_user THEN
+        RAISE EXCEPTION 'the consumer % belongs to the login %', quote_literal(consumer), found_login
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN found_seq;
+END
+$$;
+COMMENT ON FUNCTION reporting.feed_cursor(text) IS
+    'The number up to which this consumer has handled the feed; 0 when it is new';
+REVOKE ALL ON FUNCTION reporting.feed_cursor(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.feed_cursor(text)
+    TO turn_accounting_reader, turn_accounting_writer;
+
+-- Moves a consumer on; false when it stood elsewhere, because another process consumes under the
+-- same name. True for a repetition of the same move by the same worker, after a lost answer say.
+CREATE FUNCTION reporting.feed_advance(
+    consumer text, from_seq bigint, to_seq bigint, worker text DEFAULT ''
+) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    stands_at bigint;
+    moved_by text;
+BEGIN
+    PERFORM reporting.feed_cursor(consumer);
+    IF to_seq < from_seq OR to_seq > (SELECT coalesce(max(f.seq), 0) FROM accounting.feed f) THEN
+        RAISE EXCEPTION 'a cursor moves forward, to a number of the feed: not from % to %',
+            from_seq, to_seq USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT c.seq, c.worker INTO stands_at, moved_by FROM accounting.feed_consumers c
+    WHERE c.consumer = feed_advance.consumer FOR UPDATE;
+    IF stands_at = from_seq THEN
+        UPDATE accounting.feed_consumers c
+        SET seq = to_seq, worker = feed_advance.worker, moved_at = now()
+        WHERE c.consumer = feed_advance.consumer;
+        RETURN true;
+    END IF;
+    RETURN stands_at = to_seq AND moved_by = feed_advance.worker;
+END
+$$;
+COMMENT ON FUNCTION reporting.feed_advance(text, bigint, bigint, text) IS
+    'Moves a consumer from one number to another; false when it did not stand at the first, '
+    'unless this worker made the same move before';
+REVOKE ALL ON FUNCTION reporting.feed_advance(text, bigint, bigint, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.feed_advance(text, bigint, bigint, text)
+    TO turn_accounting_reader, turn_accounting_writer;

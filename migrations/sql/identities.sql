@@ -1,0 +1,65 @@
+-- Realms, their rules, and the names of users. All other tables hold keys instead of names, so that
+-- a name can be erased.
+
+-- The key of the hash that makes user_key and username_key from names: one row, never changed.
+CREATE TABLE accounting.installation (
+    id boolean NOT NULL DEFAULT true CONSTRAINT installation_has_one_row CHECK (id),
+    identity_key bytea NOT NULL CONSTRAINT identity_key_is_long CHECK (length(identity_key) = 32),
+    CONSTRAINT installation_pkey PRIMARY KEY (id)
+);
+GRANT SELECT ON accounting.installation TO turn_accounting_writer;
+
+-- gen_random_uuid() is the only function in core Postgres that reads the server's strong random
+-- source. Three of them have 366 random bits, of which the hash makes 32 bytes.
+INSERT INTO accounting.installation (identity_key) VALUES (sha256(
+    uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
+));
+
+CREATE TABLE accounting.realms (
+    realm_id integer GENERATED ALWAYS AS IDENTITY,
+    realm text NOT NULL,
+    realm_bytes bytea NOT NULL,
+    CONSTRAINT realms_pkey PRIMARY KEY (realm_id),
+    CONSTRAINT realm_is_unique UNIQUE (realm_bytes)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.realms TO turn_accounting_writer;
+
+-- anchor_day: the day of the month on which a period begins; the last day where a month is shorter.
+CREATE TABLE accounting.realm_rules (
+    realm_id integer NOT NULL,
+    holds_from timestamptz NOT NULL,
+    time_zone text NOT NULL,
+    anchor_day smallint NOT NULL
+        CONSTRAINT anchor_day_is_a_day_of_a_month CHECK (anchor_day BETWEEN 1 AND 31),
+    grace_seconds integer NOT NULL CONSTRAINT grace_is_not_negative CHECK (grace_seconds >= 0),
+    username_rule text NOT NULL
+        CONSTRAINT username_rule_is_known CHECK (username_rule IN ('auto', 'rest', 'plain')),
+    separator text NOT NULL CONSTRAINT separator_is_not_empty CHECK (separator <> ''),
+    CONSTRAINT realm_rules_pkey PRIMARY KEY (realm_id, holds_from)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.realm_rules TO turn_accounting_writer;
+
+CREATE TABLE accounting.users (
+    user_key uuid NOT NULL,
+    realm_id integer NOT NULL,
+    user_id text NOT NULL,
+    CONSTRAINT users_pkey PRIMARY KEY (user_key)
+);
+CREATE INDEX users_by_name ON accounting.users (realm_id, user_id);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.users TO turn_accounting_writer;
+
+CREATE TABLE accounting.usernames (
+    user_key uuid NOT NULL,
+    username_key uuid NOT NULL,
+    username text NOT NULL,
+    CONSTRAINT usernames_pkey PRIMARY KEY (username_key, user_key)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.usernames TO turn_accounting_writer;
+
+-- Whose name was erased, and when: reports that were received before do not restore the name.
+CREATE TABLE accounting.erasures (
+    user_key uuid NOT NULL,
+    erased_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT erasures_pkey PRIMARY KEY (user_key, erased_at)
+);
+GRANT SELECT, INSERT ON accounting.erasures TO turn_accounting_writer;

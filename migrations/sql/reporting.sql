@@ -1,0 +1,486 @@
+-- Schema reporting: the public contract. Views change only with a major version; the default
+-- privileges of the schema let both roles read them. A comment on a column that means the same in
+-- several views stands at the end, once.
+--
+-- A condition on a name finds the rows of its user along indexes only where the view shows the
+-- column as it is: behind coalesce() every session of the realm would be read. None is needed,
+-- since the loader writes the names with the first report, and erasing empties them in place.
+
+CREATE VIEW reporting.sources AS
+SELECT s.source, s.mode, s.epoch, s.position, s.captured_until, s.loaded_until,
+    t.until AS settled_until, s.retired_at
+FROM accounting.sources s LEFT JOIN accounting.settling t USING (source_id);
+COMMENT ON VIEW reporting.sources IS
+    'Every source, and how far it is captured, loaded and settled';
+COMMENT ON COLUMN reporting.sources.mode IS 'How it listens: replication or subscribe';
+COMMENT ON COLUMN reporting.sources.epoch IS 'Epoch that loading has reached';
+COMMENT ON COLUMN reporting.sources.position IS
+    'Position that loading has reached within the epoch';
+COMMENT ON COLUMN reporting.sources.captured_until IS
+    'Everything received before this time is on the collector''s disk';
+COMMENT ON COLUMN reporting.sources.loaded_until IS
+    'Everything received before this time is in the reports';
+COMMENT ON COLUMN reporting.sources.settled_until IS
+    'Everything received before this time is in the sessions';
+COMMENT ON COLUMN reporting.sources.retired_at IS
+    'When the source was declared gone; null while in service';
+
+CREATE VIEW reporting.capture_gaps AS
+SELECT g.gap_id, s.source, g.from_at, g.to_at, g.cause,
+    concat_ws('; ', nullif(g.detail, ''), nullif(g.outcome, '')) AS detail
+FROM accounting.capture_gaps g JOIN accounting.sources s USING (source_id);
+COMMENT ON VIEW reporting.capture_gaps IS
+    'Every span of time in which events may have been lost between Redis and Postgres';
+COMMENT ON COLUMN reporting.capture_gaps.gap_id IS 'Number of the gap';
+COMMENT ON COLUMN reporting.capture_gaps.from_at IS
+    'From when events may have been lost, inclusive';
+COMMENT ON COLUMN reporting.capture_gaps.to_at IS
+    'Until when events may have been lost; null while the gap is open';
+COMMENT ON COLUMN reporting.capture_gaps.cause IS 'What broke the capture, one word';
+COMMENT ON COLUMN reporting.capture_gaps.detail IS
+    'More on the cause, and what became of the sessions that lived through it';
+
+CREATE VIEW reporting.rejected_messages AS
+SELECT s.source, m.position, m.received_at, m.channel, m.payload, m.reason
+FROM accounting.rejected_messages m JOIN accounting.sources s USING (source_id);
+COMMENT ON VIEW reporting.rejected_messages IS
+    'Messages on allocation channels that could not be understood, as received';
+COMMENT ON COLUMN reporting.rejected_messages.channel IS 'Redis channel, raw bytes';
+COMMENT ON COLUMN reporting.rejected_messages.payload IS 'Message, raw bytes';
+COMMENT ON COLUMN reporting.rejected_messages.reason IS 'Why the message was not understood';
+
+CREATE VIEW reporting.allocation_events AS
+SELECT s.source, r.database, r.epoch, r.position, r.received_at, r.time_estimated,
+    re.realm, n.username, u.user_id, r.user_key,
+    lpad(r.allocation_id::text, 18, '0') AS allocation_id,
+    CASE r.kind WHEN 1 THEN 'new' WHEN 2 THEN 'refreshed' ELSE 'deleted' END AS event,
+    r.lifetime, r.transport, r.client_address, r.server_address
+FROM accounting.reports r
+JOIN accounting.sources s USING (source_id)
+JOIN accounting.realms re USING (realm_id)
+LEFT JOIN accounting.users u USING (user_key, realm_id)
+LEFT JOIN accounting.usernames n USING (username_key, user_key)
+WHERE r.kind <= 3;
+COMMENT ON VIEW reporting.allocation_events IS
+    'Every new, refreshed and deleted of an allocation, as reported';
+COMMENT ON COLUMN reporting.allocation_events.event IS 'new, refreshed or deleted';
+COMMENT ON COLUMN reporting.allocation_events.lifetime IS
+    'Lifetime in seconds that the event grants; null for deleted';
+
+CREATE VIEW reporting.traffic_reports AS
+SELECT s.source, r.database, r.epoch, r.position, r.received_at, r.time_estimated,
+    re.realm, n.username, u.user_id, r.user_key,
+    lpad(r.allocation_id::text, 18, '0') AS allocation_id,
+    CASE r.kind WHEN 4 THEN 'interim' ELSE 'total' END AS report,
+    CASE r.side WHEN 0 THEN 'client' ELSE 'peer' END AS side,
+    r.received_packets, r.received_bytes, r.sent_packets, r.sent_bytes
+FROM accounting.reports r
+JOIN accounting.sources s USING (source_id)
+JOIN accounting.realms re USING (realm_id)
+LEFT JOIN accounting.users u USING (user_key, realm_id)
+LEFT JOIN accounting.usernames n USING (username_key, user_key)
+WHERE r.kind >= 4;
+COMMENT ON VIEW reporting.traffic_reports IS
+    'Every count of traffic, interim or total, as reported';
+COMMENT ON COLUMN reporting.traffic_reports.report IS
+    'interim (what was relayed since the last one) or total (of the whole allocation)';
+COMMENT ON COLUMN reporting.traffic_reports.side IS
+    'client (between client and server) or peer (between server and peers)';
+COMMENT ON COLUMN reporting.traffic_reports.received_packets IS
+    'Packets that the server received on that side';
+COMMENT ON COLUMN reporting.traffic_reports.received_bytes IS
+    'Bytes that the server received on that side; a peer total is modulo 2^32';
+COMMENT ON COLUMN reporting.traffic_reports.sent_packets IS
+    'Packets that the server sent on that side';
+COMMENT ON COLUMN reporting.traffic_reports.sent_bytes IS
+    'Bytes that the server sent on that side; a peer total is modulo 2^32';
+
+CREATE VIEW reporting.sessions AS
+SELECT e.session_id, s.source, e.database, re.realm, n.username,
+    u.user_id, e.user_key,
+    lpad(e.allocation_id::text, 18, '0') AS allocation_id,
+    e.started_at, e.start_known, e.last_seen_at, e.ended_at, e.end_cause,
+    e.transport, e.client_address, e.server_address,
+    e.received_packets, e.received_bytes, e.sent_packets, e.sent_bytes,
+    e.peer_received_packets, e.peer_received_bytes, e.peer_sent_packets, e.peer_sent_bytes,
+    e.client_totals > 0 AS total_reported, e.estimated, e.disputed
+FROM accounting.sessions e
+JOIN accounting.sources s USING (source_id)
+JOIN accounting.realms re USING (realm_id)
+LEFT JOIN accounting.users u USING (user_key, realm_id)
+LEFT JOIN accounting.usernames n USING (username_key, user_key)
+WHERE e.vouched;
+COMMENT ON VIEW reporting.sessions IS
+    'One row for each allocation that coturn vouched for: the bill''s smallest unit';
+COMMENT ON COLUMN reporting.sessions.session_id IS
+    'The session; the same again when settled again from the same reports';
+COMMENT ON COLUMN reporting.sessions.started_at IS
+    'When the session began, or its first sign of life when the start is unknown';
+COMMENT ON COLUMN reporting.sessions.start_known IS 'Whether its beginning was heard';
+COMMENT ON COLUMN reporting.sessions.last_seen_at IS 'Its last sign of life';
+COMMENT ON COLUMN reporting.sessions.ended_at IS 'When it ended; null while it lives';
+COMMENT ON COLUMN reporting.sessions.end_cause IS
+    'deleted (coturn said so), expired (its lifetime passed in silence), superseded (its id began '
+    'anew); null while it lives';
+COMMENT ON COLUMN reporting.sessions.total_reported IS
+    'Whether coturn''s own total was heard, which is then the truth for the client side';
+COMMENT ON COLUMN reporting.sessions.estimated IS
+    'Whether reports were missed: volumes from the total, in time where the total came';
+COMMENT ON COLUMN reporting.sessions.disputed IS
+    'Whether reports contradict each other, or two servers shared the key';
+
+-- The sessions under the column names of FreeRADIUS' table. Octets as RADIUS means them: input
+-- comes from the client.
+CREATE VIEW reporting.radacct AS
+SELECT session_id::text AS radacctid, allocation_id AS acctsessionid,
+    session_id::text AS acctuniqueid, user_id AS username, realm,
+    coalesce(server_address, source) AS nasipaddress, allocation_id AS nasportid,
+    transport AS nasporttype, started_at AS acctstarttime, last_seen_at AS acctupdatetime,
+    ended_at AS acctstoptime, NULL::bigint AS acctinterval,
+    floor(extract(epoch FROM coalesce(ended_at, last_seen_at) - started_at))::bigint
+        AS acctsessiontime,
+    'Local'::text AS acctauthentic, username AS connectinfo_start,
+    NULL::text AS connectinfo_stop, received_bytes AS acctinputoctets,
+    sent_bytes AS acctoutputoctets, coalesce(server_address, '') AS calledstationid,
+    coalesce(client_address, '') AS callingstationid,
+    CASE end_cause WHEN 'deleted' THEN 'User-Request' WHEN 'expired' THEN 'Session-Timeout'
+        WHEN 'superseded' THEN 'NAS-Reboot' END AS acctterminatecause,
+    'TURN'::text AS servicetype, ''::text AS framedprotocol,
+    coalesce(client_address, '') AS framedipaddress, NULL::inet AS framedipv6address,
+    NULL::inet AS framedipv6prefix, NULL::text AS framedinterfaceid,
+    NULL::inet AS delegatedipv6prefix
+FROM reporting.sessions;
+COMMENT ON VIEW reporting.radacct IS
+    'The sessions under the column names of FreeRADIUS'' table';
+COMMENT ON COLUMN reporting.radacct.radacctid IS 'session_id';
+COMMENT ON COLUMN reporting.radacct.acctsessionid IS 'allocation_id';
+COMMENT ON COLUMN reporting.radacct.acctuniqueid IS 'session_id';
+COMMENT ON COLUMN reporting.radacct.username IS 'user_id: whom to bill';
+COMMENT ON COLUMN reporting.radacct.nasipaddress IS
+    'Address and port of the server, or the source where it is unknown';
+COMMENT ON COLUMN reporting.radacct.nasportid IS 'allocation_id';
+COMMENT ON COLUMN reporting.radacct.nasporttype IS 'transport';
+COMMENT ON COLUMN reporting.radacct.acctstarttime IS 'started_at';
+COMMENT ON COLUMN reporting.radacct.acctupdatetime IS 'last_seen_at';
+COMMENT ON COLUMN reporting.radacct.acctstoptime IS 'ended_at';
+COMMENT ON COLUMN reporting.radacct.acctinterval IS
+    'Always null: coturn reports by packets, not by time';
+COMMENT ON COLUMN reporting.radacct.acctsessiontime IS
+    'Whole seconds from started_at to ended_at or last_seen_at';
+COMMENT ON COLUMN reporting.radacct.acctauthentic IS 'Always Local';
+COMMENT ON COLUMN reporting.radacct.connectinfo_start IS 'username as on the wire';
+COMMENT ON COLUMN reporting.radacct.connectinfo_stop IS 'Always null';
+COMMENT ON COLUMN reporting.radacct.acctinputoctets IS 'received_bytes';
+COMMENT ON COLUMN reporting.radacct.acctoutputoctets IS 'sent_bytes';
+COMMENT ON COLUMN reporting.radacct.calledstationid IS 'server_address';
+COMMENT ON COLUMN reporting.radacct.callingstationid IS 'client_address';
+COMMENT ON COLUMN reporting.radacct.acctterminatecause IS
+    'deleted: User-Request, expired: Session-Timeout, superseded: NAS-Reboot';
+COMMENT ON COLUMN reporting.radacct.servicetype IS 'Always TURN';
+COMMENT ON COLUMN reporting.radacct.framedprotocol IS 'Always empty';
+COMMENT ON COLUMN reporting.radacct.framedipaddress IS 'client_address';
+COMMENT ON COLUMN reporting.radacct.framedipv6address IS 'Always null';
+COMMENT ON COLUMN reporting.radacct.framedipv6prefix IS 'Always null';
+COMMENT ON COLUMN reporting.radacct.framedinterfaceid IS 'Always null';
+COMMENT ON COLUMN reporting.radacct.delegatedipv6prefix IS 'Always null';
+
+CREATE VIEW reporting.unattributed_usage AS
+SELECT s.source, re.realm, coalesce(n.username, '') AS username, h.starts_at, b.ends_at,
+    sum(h.received_packets) AS received_packets, sum(h.received_bytes) AS received_bytes,
+    sum(h.sent_packets) AS sent_packets, sum(h.sent_bytes) AS sent_bytes,
+    sum(h.peer_received_packets) AS peer_received_packets,
+    sum(h.peer_received_bytes) AS peer_received_bytes,
+    sum(h.peer_sent_packets) AS peer_sent_packets, sum(h.peer_sent_bytes) AS peer_sent_bytes
+FROM accounting.session_hours h
+JOIN accounting.sessions e USING (session_id, user_key)
+JOIN accounting.sources s USING (source_id)
+JOIN accounting.realms re ON re.realm_id = h.realm_id
+JOIN accounting.buckets b
+    ON b.realm_id = h.realm_id AND b.level = 'hour' AND b.starts_at = h.starts_at
+LEFT JOIN accounting.usernames n USING (username_key, user_key)
+WHERE NOT h.vouched
+GROUP BY s.source, re.realm, n.username, h.starts_at, b.ends_at;
+COMMENT ON VIEW reporting.unattributed_usage IS
+    'Traffic that coturn published without an allocation that vouches for it: kept, shown, never '
+    'billed';
+
+CREATE VIEW reporting.user_usage_hourly AS
+SELECT r.realm, u.user_id, h.user_key, h.starts_at, b.ends_at, b.time_zone,
+    h.received_packets, h.received_bytes, h.sent_packets, h.sent_bytes,
+    h.peer_received_packets, h.peer_received_bytes, h.peer_sent_packets, h.peer_sent_bytes,
+    h.sessions_started, h.sessions_ended,
+    h.session_microseconds * 0.000001 AS session_seconds, h.estimated_bytes
+FROM accounting.user_usage_hourly h
+JOIN accounting.realms r USING (realm_id)
+JOIN accounting.buckets b
+    ON b.realm_id = h.realm_id AND b.level = 'hour' AND b.starts_at = h.starts_at
+LEFT JOIN accounting.users u ON u.user_key = h.user_key AND u.realm_id = h.realm_id;
+COMMENT ON VIEW reporting.user_usage_hourly IS
+    'Usage of each user by hour of the realm''s time zone';
+
+DO $$
+DECLARE
+    level text[];
+BEGIN
+    FOREACH level SLICE 1 IN ARRAY
+        ARRAY[['daily', 'day', 'user_days'], ['monthly', 'month', 'user_months']]
+    LOOP
+        EXECUTE format($view$
+            CREATE VIEW reporting.user_usage_%1$s AS
+            SELECT r.realm, u.user_id, h.user_key, h.starts_at, h.ends_at, h.time_zone,
+                h.received_packets, h.received_bytes, h.sent_packets, h.sent_bytes,
+                h.peer_received_packets, h.peer_received_bytes,
+                h.peer_sent_packets, h.peer_sent_bytes,
+                h.sessions_started, h.sessions_ended,
+                h.session_microseconds * 0.000001 AS session_seconds, h.estimated_bytes
+            FROM accounting.%3$s h
+            JOIN accounting.realms r USING (realm_id)
+            LEFT JOIN accounting.users u ON u.user_key = h.user_key AND u.realm_id = h.realm_id;
+            COMMENT ON VIEW reporting.user_usage_%1$s IS
+                'Usage of each user by %2$s of the realm''s time zone';
+        $view$, level[1], level[2], level[3]);
+    END LOOP;
+    FOREACH level SLICE 1 IN ARRAY
+        ARRAY[['hourly', 'hour'], ['daily', 'day'], ['monthly', 'month']]
+    LOOP
+        EXECUTE format($view$
+            CREATE VIEW reporting.realm_usage_%1$s AS
+            SELECT r.realm, h.starts_at, b.ends_at, b.time_zone,
+                h.received_packets, h.received_bytes, h.sent_packets, h.sent_bytes,
+                h.peer_received_packets, h.peer_received_bytes,
+                h.peer_sent_packets, h.peer_sent_bytes,
+                h.sessions_started, h.sessions_ended,
+                h.session_microseconds * 0.000001 AS session_seconds, h.estimated_bytes,
+                h.peak_sessions
+            FROM accounting.realm_usage_%1$s h
+            JOIN accounting.realms r USING (realm_id)
+            JOIN accounting.buckets b
+                ON b.realm_id = h.realm_id AND b.level = %2$L AND b.starts_at = h.starts_at;
+            COMMENT ON VIEW reporting.realm_usage_%1$s IS
+                'Usage of each realm by %2$s of its time zone';
+        $view$, level[1], level[2]);
+    END LOOP;
+END
+$$;
+
+CREATE VIEW reporting.periods AS
+SELECT r.realm, p.period, p.starts_at, p.ends_at, p.time_zone,
+    CASE WHEN p.closed_at IS NOT NULL THEN 'closed' WHEN w.waits_for = 'its end' THEN 'open'
+        ELSE 'closing' END AS state,
+    p.closed_at, w.waits_for
+FROM accounting.periods p
+JOIN accounting.realms r USING (realm_id)
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN p.closed_at IS NULL
+        THEN accounting.period_waits(p.realm_id, p.period) END AS waits_for
+) w;
+COMMENT ON VIEW reporting.periods IS
+    'What is billed at once: each realm''s billing periods, without holes or overlaps';
+COMMENT ON COLUMN reporting.periods.period IS 'Name of the period: its first day in its time zone';
+COMMENT ON COLUMN reporting.periods.starts_at IS 'Start of the period, inclusive';
+COMMENT ON COLUMN reporting.periods.ends_at IS 'End of the period, exclusive';
+COMMENT ON COLUMN reporting.periods.time_zone IS 'Time zone that the period begins in';
+COMMENT ON COLUMN reporting.periods.state IS
+    'open (under way), closing (its end has passed, something is awaited), closed (its statement '
+    'is final)';
+COMMENT ON COLUMN reporting.periods.closed_at IS 'When it was closed; null until then';
+COMMENT ON COLUMN reporting.periods.waits_for IS 'What it waits for, in words; null when nothing';
+
+CREATE VIEW reporting.statements AS
+SELECT r.realm, l.period, coalesce(u.user_id, '') AS user_id, l.user_key,
+    l.received_packets, l.received_bytes, l.sent_packets, l.sent_bytes,
+    l.peer_received_packets, l.peer_received_bytes, l.peer_sent_packets, l.peer_sent_bytes,
+    l.sessions_started, l.sessions_ended,
+    l.session_microseconds * 0.000001 AS session_seconds, l.estimated_bytes,
+    p.cutoff, p.closed_at, l.digest
+FROM accounting.statements l
+JOIN accounting.periods p USING (realm_id, period)
+JOIN accounting.realms r USING (realm_id)
+LEFT JOIN accounting.users u USING (user_key);
+COMMENT ON VIEW reporting.statements IS
+    'One line for each user with usage in a closed period; never changed, never removed';
+COMMENT ON COLUMN reporting.statements.period IS
+    'The closed period: its first day in its time zone';
+COMMENT ON COLUMN reporting.statements.user_id IS 'Whom to bill; empty when absent or erased';
+COMMENT ON COLUMN reporting.statements.sessions_started IS
+    'Sessions whose first sign of life is in the period, as known at the cutoff';
+COMMENT ON COLUMN reporting.statements.sessions_ended IS
+    'Sessions that ended in the period, as known at the cutoff';
+COMMENT ON COLUMN reporting.statements.session_seconds IS
+    'Seconds that sessions lived in the period, never rounded';
+COMMENT ON COLUMN reporting.statements.cutoff IS
+    'What it was computed from: JSON, how far each source was settled';
+COMMENT ON COLUMN reporting.statements.closed_at IS 'When the period was closed';
+COMMENT ON COLUMN reporting.statements.digest IS
+    'SHA-256 over realm, period, user_key, all numbers and the cutoff, hexadecimal';
+
+CREATE VIEW reporting.adjustments AS
+SELECT a.adjustment_id, r.realm, a.period, a.posted_in, coalesce(u.user_id, '') AS user_id,
+    a.user_key,
+    a.received_packets, a.received_bytes, a.sent_packets, a.sent_bytes,
+    a.peer_received_packets, a.peer_received_bytes, a.peer_sent_packets, a.peer_sent_bytes,
+    a.session_microseconds * 0.000001 AS session_seconds, a.reason, a.author, a.posted_at
+FROM accounting.adjustments a
+JOIN accounting.realms r USING (realm_id)
+LEFT JOIN accounting.users u USING (user_key);
+COMMENT ON VIEW reporting.adjustments IS
+    'What changed in closed periods since: late usage once, and corrections by hand; never '
+    'changed, never removed';
+COMMENT ON COLUMN reporting.adjustments.adjustment_id IS 'The adjustment';
+COMMENT ON COLUMN reporting.adjustments.period IS 'The closed period that it corrects';
+COMMENT ON COLUMN reporting.adjustments.posted_in IS
+    'The period that was open when it was posted: bill it with that one';
+COMMENT ON COLUMN reporting.adjustments.user_id IS 'Whom to bill; empty when absent or erased';
+COMMENT ON COLUMN reporting.adjustments.received_packets IS
+    'Packets that the server received from the client, signed';
+COMMENT ON COLUMN reporting.adjustments.received_bytes IS
+    'Bytes that the server received from the client, signed';
+COMMENT ON COLUMN reporting.adjustments.sent_packets IS
+    'Packets that the server sent to the client, signed';
+COMMENT ON COLUMN reporting.adjustments.sent_bytes IS
+    'Bytes that the server sent to the client, signed';
+COMMENT ON COLUMN reporting.adjustments.peer_received_packets IS
+    'Packets that the server received from the peers, signed';
+COMMENT ON COLUMN reporting.adjustments.peer_received_bytes IS
+    'Bytes that the server received from the peers, signed';
+COMMENT ON COLUMN reporting.adjustments.peer_sent_packets IS
+    'Packets that the server sent to the peers, signed';
+COMMENT ON COLUMN reporting.adjustments.peer_sent_bytes IS
+    'Bytes that the server sent to the peers; with the ChannelData header since coturn 4.11, '
+    'signed';
+COMMENT ON COLUMN reporting.adjustments.session_seconds IS
+    'Seconds that sessions lived, signed, never rounded';
+COMMENT ON COLUMN reporting.adjustments.reason IS 'Why: late usage, or what a person wrote';
+COMMENT ON COLUMN reporting.adjustments.author IS
+    'Who posted it: turn-accounting for late usage, or a person';
+COMMENT ON COLUMN reporting.adjustments.posted_at IS 'When it was posted';
+
+CREATE VIEW reporting.feed AS
+SELECT f.seq, f.event_id, f.type, r.realm,
+    CASE WHEN f.payload IS NOT NULL THEN f.payload ELSE jsonb_build_object(
+        'session_id', f.session_id, 'number', f.number, 'user_key', f.user_key,
+        'source', (SELECT s.source FROM accounting.sources s WHERE s.source_id = f.source_id),
+        'database', f.database, 'allocation_id', lpad(f.allocation_id::text, 18, '0'),
+        'started_at', accounting.iso_time(f.started_at), 'start_known', f.start_known,
+        'ended_at', accounting.iso_time(f.ended_at), 'end_cause', f.end_cause,
+        'received_packets', f.received_packets, 'received_bytes', f.received_bytes,
+        'sent_packets', f.sent_packets, 'sent_bytes', f.sent_bytes,
+        'peer_received_packets', f.peer_received_packets,
+        'peer_received_bytes', f.peer_received_bytes,
+        'peer_sent_packets', f.peer_sent_packets, 'peer_sent_bytes', f.peer_sent_bytes,
+        'total_reported', f.total_reported, 'estimated', f.estimated, 'disputed', f.disputed
+    ) END AS payload,
+    f.created_at
+FROM accounting.feed f JOIN accounting.realms r USING (realm_id);
+COMMENT ON VIEW reporting.feed IS
+    'What happened, for billing: append only; whoever saw a number never misses a smaller one';
+COMMENT ON COLUMN reporting.feed.seq IS 'Number of the event: 1, 2, 3, without a hole';
+COMMENT ON COLUMN reporting.feed.event_id IS 'Id of the event, by which a repetition is known';
+COMMENT ON COLUMN reporting.feed.type IS 'session.ended, period.closed or adjustment.posted';
+COMMENT ON COLUMN reporting.feed.payload IS
+    'What happened: an object whose names are those of the views; no names of users';
+COMMENT ON COLUMN reporting.feed.created_at IS
+    'When it happened in the books; not always in the order of seq';
+
+-- What the usage and the ended sessions of a span still wait for, in words; null when nothing. For
+-- exports, whose login may not read the private tables.
+CREATE FUNCTION reporting.span_waits_for(realm text, from_at timestamptz, to_at timestamptz)
+RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(w.wait, '; ' ORDER BY w.rank, w.wait) FROM (
+        SELECT 1, format('source ''%s'' to be settled', s.source)
+        FROM accounting.sources s LEFT JOIN accounting.settling t USING (source_id)
+        WHERE s.retired_at IS NULL AND (t.until IS NULL OR t.until < to_at)
+        UNION ALL
+        SELECT 2, 'sessions that may have ended' WHERE EXISTS (
+            SELECT FROM accounting.sessions e JOIN accounting.realms r USING (realm_id)
+            JOIN accounting.sources s USING (source_id)
+            WHERE e.ended_at IS NULL AND e.standing = 1 AND e.vouched AND e.last_seen_at < to_at
+                AND s.retired_at IS NULL
+                AND (span_waits_for.realm IS NULL OR r.realm = span_waits_for.realm)
+        )
+        UNION ALL
+        SELECT 3, 'the roll-up' WHERE EXISTS (
+            SELECT FROM accounting.touched_hours t JOIN accounting.realms r USING (realm_id)
+            WHERE (span_waits_for.realm IS NULL OR r.realm = span_waits_for.realm)
+                AND (from_at IS NULL OR t.starts_at >= from_at) AND t.starts_at < to_at
+        )
+    ) w (rank, wait)
+$$;
+COMMENT ON FUNCTION reporting.span_waits_for(text, timestamptz, timestamptz) IS
+    'What the usage of a span waits for, in words; null when it is complete. realm null: of all';
+REVOKE ALL ON FUNCTION reporting.span_waits_for(text, timestamptz, timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.span_waits_for(text, timestamptz, timestamptz)
+    TO turn_accounting_reader, turn_accounting_writer;
+
+-- Comments on the columns that have none yet. The migration fails where one is left without.
+DO $$
+DECLARE
+    entry record;
+BEGIN
+    FOR entry IN
+        SELECT c.relname AS view_name, a.attname AS column_name, shared.comment
+        FROM pg_class c
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+        LEFT JOIN (VALUES
+            ('source', 'Name of the source: one Redis that one collector listens to'),
+            ('database',
+                'Number of the Redis database the event was published in; 0 where only a '
+                'subscriber listens'),
+            ('epoch',
+                'Stretch of unbroken positions of the source; another begins where continuity was '
+                'lost'),
+            ('position', 'Position of the message within its source and epoch; rises'),
+            ('received_at', 'When the collector received it; coturn sends no times'),
+            ('time_estimated', 'Whether received_at was interpolated after an outage'),
+            ('realm', 'TURN realm, empty when absent; bytes that are not UTF-8 as \xNN'),
+            ('username',
+                'Username as on the wire, empty when absent or erased; bytes that are not UTF-8 '
+                'as \xNN'),
+            ('user_id',
+                'Whom to bill: the username less the time of a TURN REST credential; empty when '
+                'absent or erased'),
+            ('user_key', 'Opaque key of realm and user_id; stays when the name is erased'),
+            ('allocation_id',
+                'coturn''s allocation id, 18 digits: relay thread, then a counter that restarts '
+                'with the server'),
+            ('transport',
+                'Transport between client and server as coturn says it; null before coturn 4.6'),
+            ('client_address', 'Address and port of the client; null before coturn 4.6'),
+            ('server_address',
+                'Address and port of the server that the client used; null before coturn 4.6'),
+            ('starts_at', 'Start of the bucket, inclusive'),
+            ('ends_at', 'End of the bucket, exclusive'),
+            ('time_zone', 'Time zone that the borders of the bucket are in'),
+            ('received_packets', 'Packets that the server received from the client'),
+            ('received_bytes', 'Bytes that the server received from the client'),
+            ('sent_packets', 'Packets that the server sent to the client'),
+            ('sent_bytes', 'Bytes that the server sent to the client'),
+            ('peer_received_packets', 'Packets that the server received from the peers'),
+            ('peer_received_bytes', 'Bytes that the server received from the peers'),
+            ('peer_sent_packets', 'Packets that the server sent to the peers'),
+            ('peer_sent_bytes',
+                'Bytes that the server sent to the peers; with the ChannelData header since '
+                'coturn 4.11'),
+            ('sessions_started', 'Sessions whose first sign of life is in the bucket'),
+            ('sessions_ended', 'Sessions that ended in the bucket'),
+            ('session_seconds',
+                'Seconds that sessions lived in the bucket, split at its borders, never rounded; '
+                'a live one counts to last_seen_at'),
+            ('estimated_bytes', 'received_bytes + sent_bytes of the sessions marked estimated'),
+            ('peak_sessions',
+                'Most sessions alive at one moment of the bucket; for days and months that of the '
+                'highest hour')
+        ) AS shared (column_name, comment) ON shared.column_name = a.attname
+        WHERE c.relnamespace = 'reporting'::regnamespace
+            AND col_description(c.oid, a.attnum) IS NULL
+    LOOP
+        IF entry.comment IS NULL THEN
+            RAISE EXCEPTION 'column reporting.%.% has no comment',
+                entry.view_name, entry.column_name;
+        END IF;
+        EXECUTE format('COMMENT ON COLUMN reporting.%I.%I IS %L',
+            entry.view_name, entry.column_name, entry.comment);
+    END LOOP;
+END
+$$;

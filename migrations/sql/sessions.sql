@@ -1,0 +1,150 @@
+-- What settling makes of the reports: sessions, and the usage of each by the hour.
+
+-- How far settling has come. Apart from sources, so that loading and settling do not wait for each
+-- other's row lock.
+CREATE TABLE accounting.settling (
+    source_id smallint NOT NULL,
+    epoch integer NOT NULL DEFAULT 0,
+    position bigint NOT NULL DEFAULT 0,
+    received_at timestamptz,
+    until timestamptz,
+    sighted_epoch integer NOT NULL DEFAULT 0,
+    sighted_position bigint NOT NULL DEFAULT 0,
+    sighted bigint NOT NULL DEFAULT 0,
+    CONSTRAINT settling_pkey PRIMARY KEY (source_id)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.settling TO turn_accounting_writer;
+
+-- ends: how many session.ended events the feed has of it. only_hour: the hour that the session has
+-- lived in, as long as it has lived in one alone; session_usage has no row of it then.
+--
+-- fillfactor: sessions that began together are refreshed together, so that all rows of a page are
+-- updated at once; only with room for that do the updates stay off the indexes (HOT). The updates at
+-- their ends, one for each row, fill the rest: the table grows by a tenth, and a refresh costs half.
+CREATE TABLE accounting.sessions (
+    session_id uuid NOT NULL,
+    user_key uuid NOT NULL,
+    username_key uuid NOT NULL,
+    realm_id integer NOT NULL,
+    source_id smallint NOT NULL,
+    database integer NOT NULL,
+    allocation_id bigint NOT NULL,
+    started_at timestamptz NOT NULL,
+    last_seen_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    due_at timestamptz NOT NULL,
+    start_known boolean NOT NULL,
+    lifetime_known boolean NOT NULL,
+    ended_at timestamptz,
+    end_cause text
+        CONSTRAINT end_cause_is_known CHECK (end_cause IN ('deleted', 'expired', 'superseded')),
+    standing smallint NOT NULL,
+    vouched boolean NOT NULL,
+    transport text,
+    client_address text,
+    server_address text,
+    received_packets bigint NOT NULL,
+    received_bytes bigint NOT NULL,
+    sent_packets bigint NOT NULL,
+    sent_bytes bigint NOT NULL,
+    peer_received_packets bigint NOT NULL,
+    peer_received_bytes bigint NOT NULL,
+    peer_sent_packets bigint NOT NULL,
+    peer_sent_bytes bigint NOT NULL,
+    news smallint NOT NULL,
+    deletes smallint NOT NULL,
+    client_totals smallint NOT NULL,
+    peer_totals smallint NOT NULL,
+    client_total bigint[] NOT NULL,
+    peer_total bigint[] NOT NULL,
+    estimated boolean NOT NULL,
+    disputed boolean NOT NULL,
+    ends integer NOT NULL DEFAULT 0,
+    only_hour timestamptz,
+    CONSTRAINT sessions_pkey PRIMARY KEY (session_id, user_key),
+    CONSTRAINT end_has_time_and_cause CHECK ((ended_at IS NULL) = (end_cause IS NULL)),
+    CONSTRAINT session_is_not_backwards
+        CHECK (last_seen_at >= started_at AND ended_at >= started_at)
+) WITH (fillfactor = 50);
+CREATE INDEX sessions_by_user ON accounting.sessions (user_key, started_at);
+CREATE INDEX sessions_by_realm ON accounting.sessions (realm_id, started_at);
+CREATE INDEX sessions_by_end ON accounting.sessions (realm_id, ended_at)
+    WHERE ended_at IS NOT NULL;
+-- Those that a next report of their key may belong to: few, however long the history.
+CREATE INDEX sessions_standing ON accounting.sessions
+    (username_key, allocation_id, source_id, database) WHERE standing > 0;
+-- More that are few among all sessions.
+CREATE INDEX sessions_due ON accounting.sessions (source_id, due_at)
+    WHERE ended_at IS NULL AND standing = 1;
+CREATE INDEX sessions_live ON accounting.sessions (started_at) WHERE ended_at IS NULL AND vouched;
+CREATE INDEX sessions_disputed ON accounting.sessions (started_at) WHERE disputed AND vouched;
+CREATE INDEX sessions_unattributed ON accounting.sessions (realm_id, only_hour)
+    WHERE NOT vouched AND only_hour IS NOT NULL;
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.sessions TO turn_accounting_writer;
+
+-- The hours of sessions that have lived in more than one. Most live in one hour, whose usage is
+-- that of the session itself: without a row here, each of those costs two writes less.
+CREATE TABLE accounting.session_usage (
+    session_id uuid NOT NULL,
+    starts_at timestamptz NOT NULL,
+    user_key uuid NOT NULL,
+    realm_id integer NOT NULL,
+    vouched boolean NOT NULL,
+    estimated boolean NOT NULL,
+    started boolean NOT NULL,
+    ended boolean NOT NULL,
+    active_from timestamptz NOT NULL,
+    active_to timestamptz NOT NULL,
+    received_packets bigint NOT NULL,
+    received_bytes bigint NOT NULL,
+    sent_packets bigint NOT NULL,
+    sent_bytes bigint NOT NULL,
+    peer_received_packets bigint NOT NULL,
+    peer_received_bytes bigint NOT NULL,
+    peer_sent_packets bigint NOT NULL,
+    peer_sent_bytes bigint NOT NULL,
+    CONSTRAINT session_usage_pkey PRIMARY KEY (session_id, starts_at, user_key),
+    CONSTRAINT active_is_not_backwards CHECK (active_to >= active_from)
+) WITH (fillfactor = 80);
+-- Hours of sessions that began before that hour.
+CREATE INDEX session_usage_carried ON accounting.session_usage (realm_id, starts_at)
+    WHERE NOT started;
+CREATE INDEX session_usage_unattributed ON accounting.session_usage (realm_id, starts_at)
+    WHERE NOT vouched;
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.session_usage TO turn_accounting_writer;
+
+-- The hours of all sessions, in the columns of session_usage.
+CREATE VIEW accounting.session_hours AS
+SELECT session_id, starts_at, user_key, realm_id, vouched, estimated, started, ended,
+    active_from, active_to,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
+FROM accounting.session_usage
+UNION ALL
+SELECT session_id, only_hour, user_key, realm_id, vouched, estimated, true, ended_at IS NOT NULL,
+    started_at, coalesce(ended_at, last_seen_at),
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
+FROM accounting.sessions
+WHERE only_hour IS NOT NULL;
+GRANT SELECT ON accounting.session_hours TO turn_accounting_writer;
+
+-- One row for each relay thread of coturn that sent a report: when it sent the last one, and how
+-- many of its sessions expired since without a report. Settling deletes the rows of servers long
+-- gone.
+CREATE TABLE accounting.relay_threads (
+    source_id smallint NOT NULL,
+    database integer NOT NULL,
+    server text NOT NULL,
+    thread smallint NOT NULL,
+    heard_at timestamptz NOT NULL,
+    highest_id bigint NOT NULL DEFAULT 0,
+    highest_at timestamptz,
+    restarted_at timestamptz,
+    unheard integer NOT NULL DEFAULT 0,
+    certain boolean NOT NULL DEFAULT false,
+    owed_since timestamptz,
+    CONSTRAINT relay_threads_pkey PRIMARY KEY (source_id, database, server, thread),
+    CONSTRAINT unheard_lives_owe_something CHECK ((unheard > 0) = (owed_since IS NOT NULL))
+) WITH (fillfactor = 50);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.relay_threads TO turn_accounting_writer;

@@ -1,0 +1,177 @@
+-- What the roll-up makes of sessions: usage of users and realms by hour, day and month.
+
+-- The borders of the hours, days and months that hold usage, in the time zone of their realm.
+CREATE TABLE accounting.buckets (
+    realm_id integer NOT NULL,
+    level text NOT NULL CONSTRAINT level_is_known CHECK (level IN ('hour', 'day', 'month')),
+    starts_at timestamptz NOT NULL,
+    ends_at timestamptz NOT NULL,
+    time_zone text NOT NULL,
+    CONSTRAINT buckets_pkey PRIMARY KEY (realm_id, level, starts_at),
+    CONSTRAINT bucket_is_not_empty CHECK (ends_at > starts_at)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.buckets TO turn_accounting_writer;
+
+-- By how much settling changed the hours of users since the last roll-up, which adds the changes to
+-- the sums: its cost does not depend on how much the hour, day or month already holds. Rows are
+-- appended and taken, never updated: so a roll-up in flight can't take the change of a settling
+-- that it doesn't see.
+CREATE TABLE accounting.touched_hours (
+    realm_id integer NOT NULL,
+    user_key uuid NOT NULL,
+    starts_at timestamptz NOT NULL,
+    received_packets bigint NOT NULL DEFAULT 0,
+    received_bytes bigint NOT NULL DEFAULT 0,
+    sent_packets bigint NOT NULL DEFAULT 0,
+    sent_bytes bigint NOT NULL DEFAULT 0,
+    peer_received_packets bigint NOT NULL DEFAULT 0,
+    peer_received_bytes bigint NOT NULL DEFAULT 0,
+    peer_sent_packets bigint NOT NULL DEFAULT 0,
+    peer_sent_bytes bigint NOT NULL DEFAULT 0,
+    sessions_started bigint NOT NULL DEFAULT 0,
+    sessions_ended bigint NOT NULL DEFAULT 0,
+    session_microseconds bigint NOT NULL DEFAULT 0,
+    estimated_bytes bigint NOT NULL DEFAULT 0,
+    sessions_carried bigint NOT NULL DEFAULT 0
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.touched_hours TO turn_accounting_writer;
+
+-- Slices of realms' hours in which a session's begin or end changed since the last roll-up.
+-- Rows are appended and taken, as those of touched_hours.
+CREATE TABLE accounting.touched_slices (
+    realm_id integer NOT NULL,
+    starts_at timestamptz NOT NULL,
+    slice_at timestamptz NOT NULL
+);
+GRANT SELECT, INSERT, DELETE ON accounting.touched_slices TO turn_accounting_writer;
+
+-- For the peak of an hour, counted in slices, of which only the touched ones are read again. net:
+-- how many more sessions are live at the end of the slice than at its beginning; top: how many more
+-- at most in between. The row at -infinity counts the sessions that the hour began with. An hour
+-- without rows is counted as a whole; rows of old hours are deleted.
+CREATE TABLE accounting.realm_slices (
+    realm_id integer NOT NULL,
+    starts_at timestamptz NOT NULL,
+    slice_at timestamptz NOT NULL,
+    net bigint NOT NULL,
+    top bigint NOT NULL,
+    CONSTRAINT realm_slices_pkey PRIMARY KEY (realm_id, starts_at, slice_at)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.realm_slices TO turn_accounting_writer;
+
+DO $$
+DECLARE
+    length text;
+BEGIN
+    FOREACH length IN ARRAY ARRAY['hourly', 'daily', 'monthly'] LOOP
+        EXECUTE format($table$
+            CREATE TABLE accounting.user_usage_%1$s (
+                user_key uuid NOT NULL,
+                starts_at timestamptz NOT NULL,
+                realm_id integer NOT NULL,
+                received_packets bigint NOT NULL,
+                received_bytes bigint NOT NULL,
+                sent_packets bigint NOT NULL,
+                sent_bytes bigint NOT NULL,
+                peer_received_packets bigint NOT NULL,
+                peer_received_bytes bigint NOT NULL,
+                peer_sent_packets bigint NOT NULL,
+                peer_sent_bytes bigint NOT NULL,
+                sessions_started bigint NOT NULL,
+                sessions_ended bigint NOT NULL,
+                session_microseconds numeric NOT NULL,
+                estimated_bytes bigint NOT NULL,
+                CONSTRAINT user_usage_%1$s_pkey PRIMARY KEY (user_key, starts_at)
+            ) WITH (fillfactor = 80);
+            CREATE INDEX user_usage_%1$s_by_realm
+                ON accounting.user_usage_%1$s (realm_id, starts_at);
+            CREATE TABLE accounting.realm_usage_%1$s (
+                realm_id integer NOT NULL,
+                starts_at timestamptz NOT NULL,
+                received_packets bigint NOT NULL,
+                received_bytes bigint NOT NULL,
+                sent_packets bigint NOT NULL,
+                sent_bytes bigint NOT NULL,
+                peer_received_packets bigint NOT NULL,
+                peer_received_bytes bigint NOT NULL,
+                peer_sent_packets bigint NOT NULL,
+                peer_sent_bytes bigint NOT NULL,
+                sessions_started bigint NOT NULL,
+                sessions_ended bigint NOT NULL,
+                session_microseconds numeric NOT NULL,
+                estimated_bytes bigint NOT NULL,
+                peak_sessions bigint NOT NULL,
+                CONSTRAINT realm_usage_%1$s_pkey PRIMARY KEY (realm_id, starts_at)
+            ) WITH (fillfactor = 80);
+            GRANT SELECT, INSERT, UPDATE, DELETE
+                ON accounting.user_usage_%1$s, accounting.realm_usage_%1$s
+                TO turn_accounting_writer;
+        $table$, length);
+    END LOOP;
+END
+$$;
+
+-- Up to where the hours of a realm's users are added into their days and months. The hour under way
+-- stands in the hourly table alone: a user whose usage changes every other second costs one update
+-- each time instead of three.
+CREATE TABLE accounting.folds (
+    realm_id integer NOT NULL,
+    until timestamptz NOT NULL,
+    CONSTRAINT folds_pkey PRIMARY KEY (realm_id)
+) WITH (fillfactor = 50);
+GRANT SELECT, INSERT, UPDATE ON accounting.folds TO turn_accounting_writer;
+
+-- user_days, user_months: the days and months of users, with the hours that are not folded yet.
+DO $$
+DECLARE
+    view text[];
+BEGIN
+    FOREACH view SLICE 1 IN ARRAY
+        ARRAY[['user_days', 'daily', 'day'], ['user_months', 'monthly', 'month']]
+    LOOP
+        EXECUTE format($view$
+            CREATE VIEW accounting.%1$s AS
+            SELECT d.user_key, d.starts_at, d.realm_id,
+                d.received_packets + coalesce(h.received_packets, 0) AS received_packets,
+                d.received_bytes + coalesce(h.received_bytes, 0) AS received_bytes,
+                d.sent_packets + coalesce(h.sent_packets, 0) AS sent_packets,
+                d.sent_bytes + coalesce(h.sent_bytes, 0) AS sent_bytes,
+                d.peer_received_packets + coalesce(h.peer_received_packets, 0)
+                    AS peer_received_packets,
+                d.peer_received_bytes + coalesce(h.peer_received_bytes, 0)
+                    AS peer_received_bytes,
+                d.peer_sent_packets + coalesce(h.peer_sent_packets, 0) AS peer_sent_packets,
+                d.peer_sent_bytes + coalesce(h.peer_sent_bytes, 0) AS peer_sent_bytes,
+                d.sessions_started + coalesce(h.sessions_started, 0) AS sessions_started,
+                d.sessions_ended + coalesce(h.sessions_ended, 0) AS sessions_ended,
+                d.session_microseconds + coalesce(h.session_microseconds, 0)
+                    AS session_microseconds,
+                d.estimated_bytes + coalesce(h.estimated_bytes, 0) AS estimated_bytes,
+                b.ends_at, b.time_zone
+            FROM accounting.user_usage_%2$s d
+            JOIN accounting.buckets b
+                ON b.realm_id = d.realm_id AND b.level = %3$L AND b.starts_at = d.starts_at
+            JOIN accounting.folds f ON f.realm_id = d.realm_id
+            CROSS JOIN LATERAL (
+                SELECT
+                    sum(received_packets)::bigint AS received_packets,
+                    sum(received_bytes)::bigint AS received_bytes,
+                    sum(sent_packets)::bigint AS sent_packets,
+                    sum(sent_bytes)::bigint AS sent_bytes,
+                    sum(peer_received_packets)::bigint AS peer_received_packets,
+                    sum(peer_received_bytes)::bigint AS peer_received_bytes,
+                    sum(peer_sent_packets)::bigint AS peer_sent_packets,
+                    sum(peer_sent_bytes)::bigint AS peer_sent_bytes,
+                    sum(sessions_started)::bigint AS sessions_started,
+                    sum(sessions_ended)::bigint AS sessions_ended,
+                    sum(session_microseconds) AS session_microseconds,
+                    sum(estimated_bytes)::bigint AS estimated_bytes
+                FROM accounting.user_usage_hourly
+                WHERE b.ends_at > f.until AND user_key = d.user_key AND realm_id = d.realm_id
+                    AND starts_at >= f.until AND starts_at >= d.starts_at AND starts_at < b.ends_at
+            ) h;
+            GRANT SELECT ON accounting.%1$s TO turn_accounting_writer;
+        $view$, view[1], view[2], view[3]);
+    END LOOP;
+END
+$$;
