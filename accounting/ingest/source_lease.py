@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from accounting.capture.spool.spool import Spool
-from accounting.capture.spool.takeover import adopt
+from accounting.capture.spool.takeover import take_over_position
 from accounting.db.engine import lost_connections
 from accounting.db.locks import wait_at_most
 from accounting.errors import LeaseHeld
@@ -188,7 +188,7 @@ def is_overtaken(spool: Spool, place: Place | None) -> bool:
 def take_over(spool: Spool, place: Place) -> None:
     """Let a spool go on where the books stand, instead of where it was itself."""
     in_stream = place.replication_id is not None
-    adopt(
+    take_over_position(
         spool,
         token=place.token if in_stream else None,
         position=place.position if in_stream else 0,

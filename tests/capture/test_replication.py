@@ -17,7 +17,7 @@ from accounting.capture.replication.offset_poller import OffsetPoller
 from accounting.capture.replication.source import ReplicationSource
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
-from accounting.capture.spool.takeover import adopt
+from accounting.capture.spool.takeover import take_over_position
 from benchmarks.capture_burst import burst
 from benchmarks.capture_burst import publish as publish_burst
 from tests.capture.conftest import kinds
@@ -670,7 +670,7 @@ def test_another_collector_goes_on_where_the_books_of_the_first_stand(
     publish(master, b"4")
     second = following(master.url, tmp_path / "two")
     with Spool.open(second.path, "test") as spool:
-        adopt(
+        take_over_position(
             spool,
             token=epoch.token,
             position=loaded.position,

@@ -8,7 +8,7 @@ from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.pruning import prune
 from accounting.capture.spool.records import RawKeySighting, ResumePoint
 from accounting.capture.spool.spool import Spool
-from accounting.capture.spool.takeover import adopt
+from accounting.capture.spool.takeover import take_over_position
 from tests.support.collectors import stored_messages
 
 here = ResumePoint(replication_id="a" * 40, offset=300, database=2)
@@ -41,7 +41,7 @@ def fill(spool: Spool) -> None:
 
 
 def go_on(spool: Spool, token: str | None, position: int = 200) -> None:
-    adopt(
+    take_over_position(
         spool,
         token=token,
         position=position,

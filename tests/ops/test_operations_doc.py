@@ -36,13 +36,13 @@ def causes() -> Iterator[str]:
 def said_in(node: ast.AST) -> Iterator[ast.expr | None]:
     """Where this piece of code names a cause, if it does."""
     match node:
-        case ast.Call(func=ast.Name("SourceLost" | "Refused" | "Unanswered"), args=[cause, *_]):
+        case ast.Call(func=ast.Name("SourceLost" | "SourceRefused" | "NoReply"), args=[cause, *_]):
             yield cause
-        case ast.Call(func=ast.Name("note_loss"), args=[_, cause, *_]):
+        case ast.Call(func=ast.Name("open_gap_if_needed"), args=[_, cause, *_]):
             yield cause
         case ast.Call(func=ast.Attribute(attr="put_gap"), keywords=keywords):
             yield from (keyword.value for keyword in keywords if keyword.arg == "cause")
-        case ast.FunctionDef(name="what_was_lost"):
+        case ast.FunctionDef(name="gap_cause"):
             yield from (one.value for one in ast.walk(node) if isinstance(one, ast.Return))
 
 

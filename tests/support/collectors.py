@@ -50,7 +50,7 @@ class CollectorThread:
             url,
             queue_bytes=queue_bytes,
             clock=clock,
-            tick_seconds=0.03,
+            checkpoint_seconds=0.03,
             silence_seconds=silence_seconds,
         )
         self._clock = clock

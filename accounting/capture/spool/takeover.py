@@ -12,7 +12,7 @@ from accounting.capture.spool.spool import Spool
 MAX_FIRST_GAP = (1 << 31) - (1 << 24)
 
 
-def adopt(
+def take_over_position(
     spool: Spool,
     *,
     token: str | None,
