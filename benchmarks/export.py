@@ -24,14 +24,14 @@ from tests.support.servers import PostgresServer
 
 FILL = """
 INSERT INTO accounting.sources (source, mode) VALUES ('default', 'subscribe');
-INSERT INTO accounting.settling (source_id, until) VALUES (1, '2027-01-01');
+INSERT INTO accounting.settle_watermarks (source_id, until) VALUES (1, '2027-01-01');
 INSERT INTO accounting.realms (realm, realm_bytes) VALUES ('example.org', 'example.org');
 INSERT INTO accounting.buckets VALUES
     (1, 'day', '2026-11-02 00:00+00', '2026-11-03 00:00+00', 'UTC'),
     (1, 'month', '2026-11-01 00:00+00', '2026-12-01 00:00+00', 'UTC');
 INSERT INTO accounting.realm_usage_monthly
 VALUES (1, '2026-11-01 00:00+00', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-INSERT INTO accounting.folds VALUES (1, '2026-11-03 00:00+00');
+INSERT INTO accounting.fold_watermarks VALUES (1, '2026-11-03 00:00+00');
 INSERT INTO accounting.users
 SELECT md5(n::text)::uuid, 1, 'user' || n FROM generate_series(1::bigint, {rows}) n;
 INSERT INTO accounting.user_usage_daily

@@ -50,9 +50,9 @@ VACUUMED: Final = (
     "buckets",
     "users",
     "usernames",
-    "touched_hours",
-    "touched_slices",
-    "realm_slices",
+    "usage_deltas",
+    "peak_deltas",
+    "realm_peak_slices",
     "feed",
     "feed_outbox",
 )

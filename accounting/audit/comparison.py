@@ -36,7 +36,7 @@ BOOKS: Final[Mapping[str, Table]] = {
 }
 """What follows from the reports, in order of derivation; wherever it stands."""
 
-_UNPROVED: Final = frozenset({"due_at", "ends", "only_hour"})
+_UNPROVED: Final = frozenset({"recheck_at", "ends", "single_hour"})
 """Columns of the jobs' own work: when to look again, how often an end was told, and whether hours
 stand in rows of their own."""
 _STATEMENTS: Final = (
@@ -104,7 +104,7 @@ def add_lives(connection: Connection, sessions: Iterable[tuple[Key, SessionState
         copy_rows(
             cursor,
             "proof_sessions",
-            (*KEY_COLUMNS, ("due_at", "timestamptz"), *LIFE_COLUMNS),
+            (*KEY_COLUMNS, ("recheck_at", "timestamptz"), *LIFE_COLUMNS),
             (life_row(key, session, session.expires_at) for key, session in sessions),
         )
 
@@ -135,7 +135,7 @@ def staged_hours(connection: Connection) -> list[tuple[int, int, bool]]:
     """(realm_id, start, whether any of it is billed) of the hours that the staged lives touch."""
     with _cursor(connection) as cursor:
         return cursor.execute(
-            "SELECT realm_id, starts_at, bool_or(vouched) FROM proof_session_usage GROUP BY 1, 2"
+            "SELECT realm_id, starts_at, bool_or(confirmed) FROM proof_session_usage GROUP BY 1, 2"
         ).fetchall()
 
 

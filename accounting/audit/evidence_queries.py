@@ -56,7 +56,7 @@ def cutoff_of(connection: Connection, text: str) -> Cutoff:
                 position=one.position,
                 received_at=None,
                 until=one.settled_until,
-                sighted=one.last_sighting,
+                last_sighting=one.last_sighting,
             )
             for name, one in found.sources.items()
         ),
@@ -94,9 +94,9 @@ def _vectors(cutoff: Cutoff) -> dict[str, list[int]]:
         "sources": [mark.source_id for mark in marks],
         "epochs": [mark.epoch for mark in marks],
         "positions": [mark.position for mark in marks],
-        "sighted_epochs": [mark.sighted[0] for mark in marks],
-        "sighted_positions": [mark.sighted[1] for mark in marks],
-        "sighted": [mark.sighted[2] for mark in marks],
+        "sighted_epochs": [mark.last_sighting[0] for mark in marks],
+        "sighted_positions": [mark.last_sighting[1] for mark in marks],
+        "sighted": [mark.last_sighting[2] for mark in marks],
     }
 
 
@@ -131,7 +131,7 @@ def read_carried(
     """
     parameters = _parameters(cutoff, realm_ids, usernames, day)
     driver = psycopg_connection(connection)
-    with closing(binary_stream(driver, "carried_lives", ROWS_AT_ONCE)) as cursor:
+    with closing(binary_stream(driver, "carried_sessions", ROWS_AT_ONCE)) as cursor:
         cursor.execute(_QUERIES.driver("read_carried"), parameters)
         for *fields, flat in cursor:
             key, session = life_of_row(fields)

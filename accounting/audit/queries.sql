@@ -1,12 +1,12 @@
 -- name: count_in_flight
 -- What settling, the roll-up and late usage have still to do, of what is loaded and past: zero when they rest.
 SELECT
-    (SELECT count(*) FROM (SELECT FROM accounting.touched_hours LIMIT 1) marks)
-    + (SELECT count(*) FROM (SELECT FROM accounting.touched_periods LIMIT 1) periods)
+    (SELECT count(*) FROM (SELECT FROM accounting.usage_deltas LIMIT 1) marks)
+    + (SELECT count(*) FROM (SELECT FROM accounting.periods_to_adjust LIMIT 1) periods)
     + (SELECT count(*) FROM (
         SELECT FROM accounting.sessions e
-        JOIN accounting.settling t USING (source_id)
-        WHERE e.due_at < t.until AND e.ended_at IS NULL AND e.standing = 1
+        JOIN accounting.settle_watermarks t USING (source_id)
+        WHERE e.recheck_at < t.settled_until AND e.ended_at IS NULL AND e.phase = 1
         LIMIT 1
     ) due);
 
@@ -17,15 +17,15 @@ SELECT o.source, count(*) AS sessions
 FROM day_lives d
 JOIN accounting.sessions s ON s.session_id = d.session_id AND s.user_key = d.user_key
 JOIN accounting.sources o USING (source_id)
-JOIN accounting.settling t USING (source_id)
-WHERE s.ended_at IS NULL AND s.standing > 0 AND o.retired_at IS NULL
-    AND NOT (s.standing = 2 AND s.expires_at < t.until)
+JOIN accounting.settle_watermarks t USING (source_id)
+WHERE s.ended_at IS NULL AND s.phase > 0 AND o.retired_at IS NULL
+    AND NOT (s.phase = 2 AND s.expires_at < t.settled_until)
 GROUP BY o.source ORDER BY o.source;
 
 -- name: count_reports
 -- Sources of which fewer reports are kept than were loaded and not dropped.
 SELECT s.source, t.total - coalesce(d.dropped, 0) AS loaded, coalesce(r.kept, 0) AS kept
-FROM accounting.tallies t
+FROM accounting.message_counts t
 JOIN accounting.sources s USING (source_id)
 LEFT JOIN (
     SELECT source_id, count(*) AS kept FROM accounting.reports GROUP BY source_id
@@ -33,12 +33,12 @@ LEFT JOIN (
 LEFT JOIN (
     SELECT source_id, sum(reports) AS dropped FROM accounting.dropped_reports GROUP BY source_id
 ) d USING (source_id)
-WHERE t.counted = 'loaded' AND coalesce(r.kept, 0) < t.total - coalesce(d.dropped, 0)
+WHERE t.outcome = 'loaded' AND coalesce(r.kept, 0) < t.total - coalesce(d.dropped, 0)
 ORDER BY s.source;
 
 -- name: day_sources
 -- How far each source is settled, and the last report that it has of a span of time.
-SELECT s.source_id, s.source, s.retired_at IS NOT NULL AS is_retired, t.until AS settled_until,
+SELECT s.source_id, s.source, s.retired_at IS NOT NULL AS is_retired, t.settled_until,
     l.epoch, l.position, l.received_at,
     coalesce((l.epoch, l.position) > (t.epoch, t.position), false) AS is_unsettled,
     l.epoch IS NOT NULL AND EXISTS (
@@ -47,7 +47,7 @@ SELECT s.source_id, s.source, s.retired_at IS NOT NULL AS is_retired, t.until AS
             AND (r.epoch, r.position) < (l.epoch, l.position)
     ) AS is_out_of_order
 FROM accounting.sources s
-LEFT JOIN accounting.settling t USING (source_id)
+LEFT JOIN accounting.settle_watermarks t USING (source_id)
 LEFT JOIN LATERAL (
     SELECT r.epoch, r.position, r.received_at FROM accounting.reports r
     WHERE r.source_id = s.source_id
@@ -73,7 +73,7 @@ FROM (
         SELECT * FROM accounting.session_hours h
         WHERE h.session_id = d.session_id AND h.user_key = d.user_key OFFSET 0
     ) h
-    WHERE h.vouched GROUP BY h.realm_id
+    WHERE h.confirmed GROUP BY h.realm_id
 ) fed
 JOIN accounting.realms r USING (realm_id)
 LEFT JOIN accounting.periods p
@@ -95,7 +95,7 @@ JOIN accounting.usernames n USING (user_key)
 JOIN accounting.sessions e
     ON e.user_key = u.user_key AND e.username_key = n.username_key
     AND e.allocation_id = k.allocation_id
-WHERE n.username = k.username AND e.vouched
+WHERE n.username = k.username AND e.confirmed
 ORDER BY e.started_at, e.session_id;
 
 -- name: find_entangled
@@ -105,13 +105,13 @@ WITH cutoffs AS (
     SELECT * FROM unnest(
         CAST(:sources AS smallint[]), CAST(:epochs AS integer[]), CAST(:positions AS bigint[]),
         CAST(:sighted_epochs AS integer[]), CAST(:sighted_positions AS bigint[]),
-        CAST(:sighted AS bigint[])
-    ) AS c (source_id, epoch, position, sighted_epoch, sighted_position, sighted)
+        CAST(:last_sighting AS bigint[])
+    ) AS c (source_id, epoch, position, last_sighting_epoch, last_sighting_position, last_sighting)
 )
 SELECT EXISTS (
     SELECT FROM cutoffs c JOIN accounting.key_sightings k USING (source_id)
     WHERE (k.epoch, k.position) < (c.epoch, c.position)
-        AND (k.epoch, k.position, k.sighting) > (c.sighted_epoch, c.sighted_position, c.sighted)
+        AND (k.epoch, k.position, k.sighting) > (c.last_sighting_epoch, c.last_sighting_position, c.last_sighting)
 ) OR EXISTS (
     SELECT FROM cutoffs c JOIN accounting.capture_gaps g USING (source_id)
     WHERE g.gap_id > CAST(:highest_gap AS bigint) AND (g.epoch, g.position) < (c.epoch, c.position)
@@ -174,14 +174,14 @@ HAVING coalesce(sum(CASE WHEN billed THEN received_packets ELSE -received_packet
     OR coalesce(sum(CASE WHEN billed THEN session_microseconds ELSE -session_microseconds END), 0) <> 0
 ORDER BY user_key;
 
--- name: prove_only_hours
+-- name: prove_single_hours
 -- Lets the staged sessions that have one hour stand without a row of it, as settling does.
 WITH single AS (
     SELECT session_id, user_key, min(starts_at) AS starts_at FROM proof_session_usage
     GROUP BY session_id, user_key HAVING count(*) = 1 AND bool_and(started)
 ),
 told AS (
-    UPDATE proof_sessions s SET only_hour = h.starts_at FROM single h
+    UPDATE proof_sessions s SET single_hour = h.starts_at FROM single h
     WHERE s.session_id = h.session_id AND s.user_key = h.user_key
 )
 DELETE FROM proof_session_usage u USING single h
@@ -211,7 +211,7 @@ WITH spans AS (
         CASE WHEN u.ended THEN u.active_to ELSE h.ends_at END AS active_to
     FROM proof_session_usage u
     JOIN proof_hours h USING (realm_id, starts_at)
-    WHERE u.vouched AND (u.active_to > u.active_from OR (u.started AND NOT u.ended))
+    WHERE u.confirmed AND (u.active_to > u.active_from OR (u.started AND NOT u.ended))
 ), begins AS (
     SELECT realm_id, starts_at, active_from AS at, count(*) AS begun FROM spans
     WHERE active_to > active_from GROUP BY realm_id, starts_at, active_from
@@ -242,7 +242,7 @@ SELECT u.realm_id, u.starts_at,
     coalesce(max(p.peak_sessions), 0)
 FROM proof_session_usage u
 LEFT JOIN peaks p USING (realm_id, starts_at)
-WHERE u.vouched
+WHERE u.confirmed
 GROUP BY u.realm_id, u.starts_at;
 
 -- name: prove_realm_monthly
@@ -288,7 +288,7 @@ FULL JOIN (
         sum(round(extract(epoch FROM active_to - active_from) * 1000000)) AS session_microseconds,
         coalesce(sum(received_bytes + sent_bytes) FILTER (WHERE estimated), 0) AS estimated_bytes
     FROM proof_period_usage
-    WHERE vouched AND realm_id = :realm_id AND starts_at >= :starts_at AND starts_at < :ends_at
+    WHERE confirmed AND realm_id = :realm_id AND starts_at >= :starts_at AND starts_at < :ends_at
     GROUP BY user_key
 ) u ON u.user_key = l.user_key
 ORDER BY 1;
@@ -324,7 +324,7 @@ SELECT user_key, starts_at, realm_id,
     sum(round(extract(epoch FROM active_to - active_from) * 1000000)),
     coalesce(sum(received_bytes + sent_bytes) FILTER (WHERE estimated), 0)
 FROM proof_session_usage
-WHERE vouched
+WHERE confirmed
 GROUP BY user_key, starts_at, realm_id;
 
 -- name: prove_user_monthly
@@ -349,18 +349,18 @@ GROUP BY u.user_key, h.month_starts_at, u.realm_id;
 SELECT
     c.source_id, c.database, c.username_key, c.allocation_id, c.session_id,
     c.user_key, c.realm_id, c.started_at, c.last_seen_at, c.expires_at,
-    c.start_known, c.lifetime_known, c.ended_at, c.end_cause, c.standing,
-    c.vouched, c.transport, c.client_address, c.server_address, c.received_packets,
+    c.start_known, c.lifetime_known, c.ended_at, c.end_cause, c.phase,
+    c.confirmed, c.transport, c.client_address, c.server_address, c.received_packets,
     c.received_bytes, c.sent_packets, c.sent_bytes, c.peer_received_packets, c.peer_received_bytes,
-    c.peer_sent_packets, c.peer_sent_bytes, c.news, c.deletes, c.client_totals,
-    c.peer_totals, c.client_total, c.peer_total, c.estimated, c.disputed, c.entries
-FROM accounting.carried_lives c
+    c.peer_sent_packets, c.peer_sent_bytes, c.new_count, c.deleted_count, c.client_total_count,
+    c.peer_total_count, c.client_total, c.peer_total, c.estimated, c.disputed, c.deltas
+FROM accounting.carried_sessions c
 WHERE c.source_id = ANY (CAST(:sources AS smallint[]))
     AND c.realm_id = ANY (CAST(:realms AS integer[]))
     AND (CAST(:usernames AS uuid[]) IS NULL OR c.username_key = ANY (CAST(:usernames AS uuid[])))
     AND (
         CAST(:since AS timestamptz) IS NULL
-        OR (NOT c.vouched AND c.standing = 1)
+        OR (NOT c.confirmed AND c.phase = 1)
         OR (c.source_id, c.database, c.username_key, c.allocation_id) IN (
             SELECT r.source_id, r.database, r.username_key, r.allocation_id
             FROM accounting.reports r
@@ -368,7 +368,7 @@ WHERE c.source_id = ANY (CAST(:sources AS smallint[]))
                 AND r.received_at < CAST(:until AS timestamptz)
         )
     )
-ORDER BY c.source_id, c.database, c.username_key, c.allocation_id, c.standing;
+ORDER BY c.source_id, c.database, c.username_key, c.allocation_id, c.phase;
 
 -- name: replay_reports
 -- All settled reports and key sightings of some realms, key by key, each in order, up to a cutoff,
@@ -377,11 +377,11 @@ WITH cutoffs AS (
     SELECT * FROM unnest(
         CAST(:sources AS smallint[]), CAST(:epochs AS integer[]), CAST(:positions AS bigint[]),
         CAST(:sighted_epochs AS integer[]), CAST(:sighted_positions AS bigint[]),
-        CAST(:sighted AS bigint[])
-    ) AS c (source_id, epoch, position, sighted_epoch, sighted_position, sighted)
+        CAST(:last_sighting AS bigint[])
+    ) AS c (source_id, epoch, position, last_sighting_epoch, last_sighting_position, last_sighting)
 )
 SELECT
-    r.source_id, NULL::bigint AS sighting, NULL::timestamptz AS began_at,
+    r.source_id, NULL::bigint AS sighting, NULL::timestamptz AS scan_started_at,
     NULL::integer AS idle_seconds,
     r.epoch, r.position, r.received_at, r.database, r.realm_id,
     r.username_key, r.user_key, r.allocation_id, r.kind, r.side,
@@ -396,13 +396,13 @@ WHERE ((r.epoch, r.position) <= (z.epoch, z.position)) IS NOT TRUE
     AND (CAST(:usernames AS uuid[]) IS NULL OR r.username_key = ANY (CAST(:usernames AS uuid[])))
 UNION ALL
 SELECT
-    k.source_id, k.sighting, k.began_at, k.idle_seconds,
+    k.source_id, k.sighting, k.scan_started_at, k.idle_seconds,
     k.epoch, k.position, k.seen_at, k.database, k.realm_id,
     k.username_key, k.user_key, k.allocation_id, NULL, NULL,
     NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM accounting.key_sightings k
 JOIN cutoffs c ON c.source_id = k.source_id
-    AND (k.epoch, k.position, k.sighting) <= (c.sighted_epoch, c.sighted_position, c.sighted)
+    AND (k.epoch, k.position, k.sighting) <= (c.last_sighting_epoch, c.last_sighting_position, c.last_sighting)
 LEFT JOIN accounting.dropped_positions z ON z.source_id = k.source_id
 WHERE ((k.epoch, k.position) < (z.epoch, z.position)) IS NOT TRUE
     AND k.realm_id = ANY (CAST(:realms AS integer[]))
@@ -431,17 +431,17 @@ FROM (
         s.session_id, s.user_key, s.username_key, s.realm_id, s.source_id, s.database,
         s.allocation_id, extract(epoch FROM s.started_at), extract(epoch FROM s.last_seen_at),
         extract(epoch FROM s.expires_at), s.start_known, s.lifetime_known,
-        extract(epoch FROM s.ended_at), s.end_cause, s.standing, s.vouched, s.transport,
+        extract(epoch FROM s.ended_at), s.end_cause, s.phase, s.confirmed, s.transport,
         s.client_address, s.server_address, s.received_packets, s.received_bytes, s.sent_packets,
         s.sent_bytes, s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets,
-        s.peer_sent_bytes, s.news, s.deletes, s.client_totals, s.peer_totals, s.client_total,
+        s.peer_sent_bytes, s.new_count, s.deleted_count, s.client_total_count, s.peer_total_count, s.client_total,
         s.peer_total, s.estimated, s.disputed
     )) AS hash
     FROM sealed l
     JOIN accounting.sessions s ON s.session_id = l.session_id AND s.user_key = l.user_key
     UNION ALL
     SELECT l.realm_id, l.day, false, accounting.row_hash(jsonb_build_array(
-        h.session_id, extract(epoch FROM h.starts_at), h.user_key, h.realm_id, h.vouched,
+        h.session_id, extract(epoch FROM h.starts_at), h.user_key, h.realm_id, h.confirmed,
         h.estimated, h.started, h.ended, extract(epoch FROM h.active_from),
         extract(epoch FROM h.active_to), h.received_packets, h.received_bytes, h.sent_packets,
         h.sent_bytes, h.peer_received_packets, h.peer_received_bytes, h.peer_sent_packets,
@@ -459,7 +459,7 @@ SELECT s.session_id, s.user_key, s.realm_id, CAST(s.started_at AT TIME ZONE 'UTC
 FROM accounting.dropped_positions z
 JOIN accounting.sessions s ON s.source_id = z.source_id AND s.session_id <= z.last_session_id
 WHERE s.realm_id = ANY (CAST(:realms AS integer[])) AND NOT EXISTS (
-    SELECT FROM accounting.carried_lives c
+    SELECT FROM accounting.carried_sessions c
     WHERE c.session_id = s.session_id AND c.user_key = s.user_key
 );
 
@@ -468,11 +468,11 @@ WHERE s.realm_id = ANY (CAST(:realms AS integer[])) AND NOT EXISTS (
 SELECT
     e.source_id, e.database, e.username_key, e.allocation_id, e.session_id,
     e.user_key, e.realm_id, e.started_at, e.last_seen_at, e.expires_at,
-    e.start_known, e.lifetime_known, e.ended_at, e.end_cause, e.standing,
-    e.vouched, e.transport, e.client_address, e.server_address, e.received_packets,
+    e.start_known, e.lifetime_known, e.ended_at, e.end_cause, e.phase,
+    e.confirmed, e.transport, e.client_address, e.server_address, e.received_packets,
     e.received_bytes, e.sent_packets, e.sent_bytes, e.peer_received_packets, e.peer_received_bytes,
-    e.peer_sent_packets, e.peer_sent_bytes, e.news, e.deletes, e.client_totals,
-    e.peer_totals, e.client_total, e.peer_total, e.estimated, e.disputed,
+    e.peer_sent_packets, e.peer_sent_bytes, e.new_count, e.deleted_count, e.client_total_count,
+    e.peer_total_count, e.client_total, e.peer_total, e.estimated, e.disputed,
     CAST(ARRAY[
         h.received_packets, h.received_bytes, h.sent_packets, h.sent_bytes,
         h.peer_received_packets, h.peer_received_bytes, h.peer_sent_packets, h.peer_sent_bytes,
@@ -490,7 +490,7 @@ CROSS JOIN LATERAL (
         sum(peer_sent_packets) AS peer_sent_packets, sum(peer_sent_bytes) AS peer_sent_bytes,
         sum(round(extract(epoch FROM active_to - active_from) * 1000000)) AS session_microseconds
     FROM accounting.session_hours
-    WHERE session_id = e.session_id AND user_key = e.user_key AND vouched
+    WHERE session_id = e.session_id AND user_key = e.user_key AND confirmed
         AND starts_at >= CAST(:starts_at AS timestamptz)
         AND starts_at < CAST(:ends_at AS timestamptz)
     HAVING count(*) > 0
@@ -498,7 +498,7 @@ CROSS JOIN LATERAL (
 WHERE e.user_key = CAST(:user_key AS uuid) AND e.realm_id = CAST(:realm_id AS integer)
     AND e.started_at < CAST(:ends_at AS timestamptz)
     AND NOT EXISTS (
-        SELECT FROM accounting.carried_lives c
+        SELECT FROM accounting.carried_sessions c
         WHERE c.session_id = e.session_id AND c.user_key = e.user_key
     )
 ORDER BY e.session_id;
@@ -516,7 +516,7 @@ JOIN accounting.sessions s ON s.source_id = b.source_id AND s.session_id <= b.up
     AND s.session_id > coalesce(z.last_session_id, '00000000-0000-0000-0000-000000000000')
 UNION
 SELECT s.session_id, s.user_key
-FROM accounting.carried_lives c
+FROM accounting.carried_sessions c
 JOIN (
     SELECT DISTINCT source_id, database, username_key, allocation_id
     FROM accounting.reports
@@ -561,14 +561,14 @@ JOIN accounting.session_hours h ON h.session_id = l.session_id AND h.user_key = 
 -- Scratch tables for what a day of reports leaves: lives that end with it, and those that go on.
 CREATE TEMP TABLE proof_sessions (LIKE accounting.sessions INCLUDING DEFAULTS) ON COMMIT DROP;
 CREATE TEMP TABLE proof_session_usage (LIKE accounting.session_usage) ON COMMIT DROP;
-CREATE TEMP TABLE staged_carried (LIKE accounting.carried_lives) ON COMMIT DROP;
+CREATE TEMP TABLE staged_carried (LIKE accounting.carried_sessions) ON COMMIT DROP;
 CREATE TEMP TABLE told_keys (
     source_id smallint, database integer, username_key uuid, allocation_id bigint
 ) ON COMMIT DROP;
 
 -- name: touch_rebuilt_periods
 -- Marks the closed periods, by user, of the hours that a rebuild of a realm is to change.
-INSERT INTO accounting.touched_periods (realm_id, period, user_key)
+INSERT INTO accounting.periods_to_adjust (realm_id, period, user_key)
 SELECT DISTINCT p.realm_id, p.period, h.user_key
 FROM (
     (SELECT * FROM accounting.user_usage_hourly WHERE realm_id = :realm_id

@@ -14,7 +14,7 @@ from accounting.audit.comparison import proof_of, proved_columns, unequal
 from accounting.db.queries import Queries
 from accounting.db.schema import (
     buckets,
-    realm_slices,
+    realm_peak_slices,
     realm_usage,
     rebuilds,
     session_usage,
@@ -33,7 +33,7 @@ def replace(connection: Connection, realm_id: int) -> int:
     The caller holds the locks of settling and of the roll-up, and has staged that realm alone.
     """
     connection.execute(_QUERIES.text("touch_rebuilt_periods"), {"realm_id": realm_id})
-    connection.execute(_QUERIES.text("prove_only_hours"))
+    connection.execute(_QUERIES.text("prove_single_hours"))
     replaced = 0
     for table in (sessions, session_usage, *user_usage.values(), *realm_usage.values()):
         proof = proof_of(table)
@@ -45,7 +45,7 @@ def replace(connection: Connection, realm_id: int) -> int:
         replaced += removed.rowcount
         compared = proved_columns(table)
         if table is sessions:
-            compared.append("only_hour")
+            compared.append("single_hour")
         equal = exists().where(*same, ~or_(*unequal(table.c, proof.c, compared)))
         rows = select(proof).where(~equal.correlate(proof))
         if table is sessions:
@@ -62,11 +62,11 @@ def replace(connection: Connection, realm_id: int) -> int:
             if column.name not in keys
         }
         if "ends" in values:
-            values["ends"] = func.greatest(table.c.ends, query.excluded.ends)
+            values["end_events"] = func.greatest(table.c.end_events, query.excluded.end_events)
         written = connection.execute(query.on_conflict_do_update(index_elements=keys, set_=values))
         replaced += written.rowcount
     # Counted anew from the sessions as they are now, when next touched.
-    connection.execute(delete(realm_slices).where(realm_slices.c.realm_id == realm_id))
+    connection.execute(delete(realm_peak_slices).where(realm_peak_slices.c.realm_id == realm_id))
     return replaced
 
 

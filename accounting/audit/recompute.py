@@ -76,7 +76,7 @@ def replay_by(
     *,
     day: tuple[int, int] | None = None,
 ) -> Iterator[tuple[Key, SessionState, Stop | None]]:
-    """The same, and in the same pass also each vouched life as it stood at each stop.
+    """The same, and in the same pass also each confirmed life as it stood at each stop.
 
     A life is told with a stop where it may have hours in that period; with None as it stands at
     ``cutoff``. The stops are some of :func:`in_one_pass`. ``day``: only the lives that the reports
@@ -134,7 +134,7 @@ def in_one_pass(connection: Connection, stops: Collection[Stop]) -> tuple[list[S
     last: dict[int, tuple[int, dict[int, tuple[tuple[int, int], tuple[int, int, int]]]]] = {}
     for stop in sorted(stops, key=lambda stop: (stop.realm_id, stop.starts_at)):
         marks = {
-            mark.source_id: ((mark.epoch, mark.position), mark.sighted)
+            mark.source_id: ((mark.epoch, mark.position), mark.last_sighting)
             for mark in stop.cutoff.marks
         }
         ends_at, before = last.get(stop.realm_id, (stop.starts_at, {}))
@@ -164,7 +164,7 @@ class _Route:
         self._positions = [
             (0, 0) if mark is None else (mark.epoch, mark.position) for mark in marks
         ]
-        self._sighted = [(0, 0, 0) if mark is None else mark.sighted for mark in marks]
+        self._sighted = [(0, 0, 0) if mark is None else mark.last_sighting for mark in marks]
         self.untils = [None if mark is None else mark.until for mark in marks]
         self._starts = [stop.starts_at for stop in self.stops]
         self._ends = [stop.ends_at for stop in self.stops]

@@ -200,7 +200,7 @@ def _seal(connection: Connection, day: date, found: Iterable[SourceDay]) -> Iter
                 position=one.last[1],
                 received_at=one.received_at,
                 until=one.received_at,
-                sighted=(*one.last, -1),  # a sighting at the last report came after it
+                last_sighting=(*one.last, -1),  # a sighting at the last report came after it
             )
             for one in found
             if one.last is not None

@@ -1,6 +1,6 @@
 """Retention, stored: days of reports dropped, and what they leave.
 
-Owns ``carried_lives``, ``sealed_sessions``, ``dropped_reports`` and ``dropped_positions``. Who
+Owns ``carried_sessions``, ``finalized_sessions``, ``dropped_reports`` and ``dropped_positions``. Who
 calls anything that writes here holds the lock ``retain``. When a day may go is the job's decision;
 the database's own function refuses what would lose money.
 """
@@ -25,12 +25,12 @@ from accounting.db.engine import psycopg_connection
 from accounting.db.locks import wait_at_most
 from accounting.db.queries import Queries
 from accounting.db.schema import (
-    carried_lives,
+    carried_sessions,
     dropped_positions,
     dropped_reports,
+    finalized_sessions,
     realms,
     reports,
-    sealed_sessions,
 )
 from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.session_fold import Phase, SessionState, session_id
@@ -182,7 +182,7 @@ def add_lives(
         copy_rows(
             cursor,
             "staged_carried",
-            (*KEY_COLUMNS, *LIFE_COLUMNS, ("entries", "int8[]")),
+            (*KEY_COLUMNS, *LIFE_COLUMNS, ("deltas", "int8[]")),
             (
                 (*key, *life_row(key, session, 0)[5:], list(chain.from_iterable(session.deltas)))
                 for key, session in sessions
@@ -207,23 +207,23 @@ def wrongly_booked(connection: Connection) -> int:
 def seal(connection: Connection) -> None:
     """Keep the digest of the staged past lives, and carry the others on."""
     for (realm_id, day), (sessions, digest) in _digests(connection).items():
-        new = upsert(sealed_sessions).values(
+        new = upsert(finalized_sessions).values(
             realm_id=realm_id, day=day, sessions=sessions, digest=digest
         )
         connection.execute(
             new.on_conflict_do_update(
                 index_elements=["realm_id", "day"],
                 set_={
-                    "sessions": sealed_sessions.c.sessions + new.excluded.sessions,
-                    "digest": sealed_sessions.c.digest + new.excluded.digest,
+                    "sessions": finalized_sessions.c.sessions + new.excluded.sessions,
+                    "digest": finalized_sessions.c.digest + new.excluded.digest,
                 },
             )
         )
-    key = [carried_lives.c[name] for name, _ in KEY_COLUMNS]
+    key = [carried_sessions.c[name] for name, _ in KEY_COLUMNS]
     told = text("SELECT source_id, database, username_key, allocation_id FROM told_keys")
-    connection.execute(delete(carried_lives).where(tuple_(*key).in_(told)))
-    staged = comparison.proof_of(carried_lives, "staged_carried")
-    connection.execute(insert(carried_lives).from_select(list(staged.c.keys()), select(staged)))
+    connection.execute(delete(carried_sessions).where(tuple_(*key).in_(told)))
+    staged = comparison.proof_of(carried_sessions, "staged_carried")
+    connection.execute(insert(carried_sessions).from_select(list(staged.c.keys()), select(staged)))
 
 
 def note_dropped(
@@ -317,7 +317,7 @@ def stage_sealed(connection: Connection, realm_ids: Collection[int]) -> list[Uns
     kept = {
         (row.realm_id, row.day): (row.sessions, row.digest)
         for row in connection.execute(
-            select(sealed_sessions).where(sealed_sessions.c.realm_id.in_(realm_ids))
+            select(finalized_sessions).where(finalized_sessions.c.realm_id.in_(realm_ids))
         )
     }
     found = _digests(connection)

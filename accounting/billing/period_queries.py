@@ -1,6 +1,6 @@
 """Billing periods, stored: drawn by the rules, closed with their statements, adjusted afterwards.
 
-Owns ``periods``, ``statements``, ``adjustments`` and ``touched_periods``. The borders are
+Owns ``periods``, ``statements``, ``adjustments`` and ``periods_to_adjust``. The borders are
 ``domain.periods``'. Who calls anything that writes here holds the lock ``rollup``.
 """
 
@@ -156,10 +156,10 @@ def cutoff(
 
 def cutoff_now(connection: Connection) -> StatementCutoff:
     """How far every source is settled now."""
-    sources, settling = schema.sources.c, schema.settling.c
+    sources, settling = schema.sources.c, schema.settle_watermarks.c
     rows = connection.execute(
-        select(sources.source, schema.settling).join(
-            schema.settling, settling.source_id == sources.source_id
+        select(sources.source, schema.settle_watermarks).join(
+            schema.settle_watermarks, settling.source_id == sources.source_id
         )
     )
     return StatementCutoff(
@@ -171,7 +171,7 @@ def cutoff_now(connection: Connection) -> StatementCutoff:
                 epoch=row.epoch,
                 position=row.position,
                 settled_until=None if row.until is None else to_micros(row.until),
-                last_sighting=(row.sighted_epoch, row.sighted_position, row.sighted),
+                last_sighting=(row.last_sighting_epoch, row.last_sighting_position, row.sighted),
             )
             for row in rows
         },
@@ -204,7 +204,7 @@ def statement_sums(connection: Connection, realm_id: int, period: date) -> dict[
 
 
 def take_touched(connection: Connection, limit: int) -> int:
-    """Take marks off ``touched_periods``; returns how many users' periods they name."""
+    """Take marks off ``periods_to_adjust``; returns how many users' periods they name."""
     connection.execute(_QUERIES.text("stage_touched_periods"))
     return connection.execute(_QUERIES.text("take_touched_periods"), {"limit": limit}).rowcount
 

@@ -12,10 +12,10 @@ CROSS JOIN LATERAL (
 -- are retired, and those that it was told not to wait for.
 SELECT s.source
 FROM accounting.sources s
-LEFT JOIN accounting.settling t USING (source_id)
+LEFT JOIN accounting.settle_watermarks t USING (source_id)
 JOIN accounting.periods p ON p.realm_id = :realm_id AND p.period = :period
 WHERE (s.retired_at IS NOT NULL OR s.source = ANY (CAST(:without AS text[])))
-    AND (least(s.captured_until, t.until) > p.due_at) IS NOT TRUE
+    AND (least(s.captured_until, t.settled_until) > p.due_at) IS NOT TRUE
 ORDER BY s.source;
 
 -- name: post_adjustments
@@ -91,8 +91,8 @@ CREATE TEMP TABLE IF NOT EXISTS staged_touched_periods (
 -- name: take_touched_periods
 -- Takes marks of touched closed periods: at most :limit of them, removed here and staged once each.
 WITH taken AS (
-    DELETE FROM accounting.touched_periods
-    WHERE ctid = ANY (ARRAY(SELECT ctid FROM accounting.touched_periods LIMIT :limit))
+    DELETE FROM accounting.periods_to_adjust
+    WHERE ctid = ANY (ARRAY(SELECT ctid FROM accounting.periods_to_adjust LIMIT :limit))
     RETURNING realm_id, period, user_key
 )
 INSERT INTO staged_touched_periods SELECT DISTINCT realm_id, period, user_key FROM taken;

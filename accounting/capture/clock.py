@@ -1,4 +1,4 @@
-"""The clock of capture. Owns the unit of its times: whole microseconds since the Unix epoch."""
+"""The clock of capture: whole microseconds since the Unix epoch."""
 
 import time
 

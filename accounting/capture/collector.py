@@ -1,18 +1,15 @@
-"""The collector: runs a source into the spool, for ever, and records what may have been lost.
+"""The collector: runs a source into the spool until it is stopped, and records gaps and epochs.
 
-Owns the decisions about gaps and epochs, trying again, and the end of a run. Must not know how
-messages come (that is the source's) or what they say.
-
-Bounds of a gap. It begins at the last tick: what was published before that is stored, and of what
-came after it nobody knows, since messages may have waited in Redis when the connection went. It is
-written at once, stays open while nothing is captured, across restarts of this process too, and ends
-when the new subscription is acknowledged.
+A gap begins at the last checkpoint: messages published before it are stored, and later ones may
+still have been in Redis when the connection broke. The gap is written at once and stays open while
+nothing is captured, also across restarts of this process. It ends when the new stream begins.
 """
 
 import random
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import structlog
 
@@ -30,23 +27,23 @@ from accounting.errors import ConfigurationError, SpoolDiskError
 
 log = structlog.get_logger()
 
-MIN_RETRY_SECONDS = 0.1
-MAX_RETRY_SECONDS = 10.0
+MIN_RETRY_SECONDS: Final = 0.1
+MAX_RETRY_SECONDS: Final = 10.0
 
-# Parsing keeps the interpreter busy: in a burst Python's 5 ms are long for the receiver to wait.
-SWITCH_INTERVAL_SECONDS = 0.001
+SWITCH_INTERVAL_SECONDS: Final = 0.001
+"""Python's default of 5 ms keeps the receiving thread waiting too long while a burst is parsed."""
 
-# Redis counts its uptime between two whole seconds.
-UPTIME_RESOLUTION = 1_000_000
+UPTIME_RESOLUTION_MICROSECONDS: Final = 1_000_000
+"""Redis gives its uptime in whole seconds."""
 
 
 def run_collector(
     settings: Settings, stop: threading.Event, *, clock: Callable[[], int] = wall_clock
 ) -> None:
-    """Capture until `stop` is set, then store all that was read and return.
+    """Capture until ``stop`` is set, then store everything received and return.
 
     Raises ConfigurationError for settings that can't work, SpoolError when the disk is full or the
-    spool damaged or in use; what is lost then becomes a gap at the next start.
+    spool is damaged or in use; the next start then records a gap.
     """
     if settings.redis_url is None:
         raise ConfigurationError(
@@ -60,14 +57,14 @@ def run_collector(
         clock=clock,
     )
     path = spool_path(settings.data_dir, settings.source)
-    with lock_spool(path) as last, Spool.open(path, settings.source, clock=clock) as spool:
+    with lock_spool(path) as last_exit, Spool.open(path, settings.source, clock=clock) as spool:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         scan = KeyScan(parse_address(url), clock=clock)
         try:
-            capture_loop(source, spool, stop, scan, last)
+            capture_loop(source, spool, stop, scan, last_exit)
         except SpoolDiskError:
-            last.record_disk_failure()
+            last_exit.record_disk_failure()
             raise
         finally:
             scan.stop()
@@ -79,47 +76,51 @@ def capture_loop(
     spool: Spool,
     stop: threading.Event,
     scan: KeyScan | None = None,
-    last: LastExit | None = None,
+    last_exit: LastExit | None = None,
 ) -> None:
-    """Run `source` into `spool` until `stop` is set, attaching again after every end.
+    """Run ``source`` into ``spool`` until ``stop`` is set; attach again after every disconnect.
 
-    `scan` looks at the status keys after the first attachment and after every gap. `last` tells
-    how the collector before this one ended.
+    ``scan`` runs after the first attachment and after every gap. ``last_exit`` says how the
+    previous collector ended.
     """
     scanned = False
-    was_disk = last is not None and last.disk_failed
-    open_gap_if_needed(spool, "disk_full" if was_disk else "collector_restarted")
+    disk_failed = last_exit is not None and last_exit.disk_failed
+    open_gap_if_needed(spool, "disk_full" if disk_failed else "collector_restarted")
     delay_seconds = MIN_RETRY_SECONDS
-    stored = 0
+    stored_count = 0
     while not stop.is_set():
         try:
             with source.attach(spool.state(), stop) as stream:
-                missed = on_attached(spool, stream.attachment, was_disk=was_disk)
-                was_disk = False
-                if last is not None:
-                    last.clear()
-                if scan is not None and (missed or not scanned):
+                had_gap = on_attached(spool, stream.attachment, disk_failed=disk_failed)
+                disk_failed = False
+                if last_exit is not None:
+                    last_exit.clear()
+                if scan is not None and (had_gap or not scanned):
                     scan.start()
                     scanned = True
                 for batch in stream.batches(stop):
                     store_batch(spool, batch, scan.drain() if scan is not None else ())
-                    stored += len(batch.messages)
+                    stored_count += len(batch.messages)
                     if batch.captured_until is not None:
                         delay_seconds = MIN_RETRY_SECONDS
         except SourceLost as lost:
             open_gap_if_needed(spool, lost.cause, str(lost))
-            # Jitter: collectors that were cut off together must not come back together.
+            # Jitter keeps collectors that were disconnected together from reconnecting together.
             pause_seconds = delay_seconds * random.uniform(0.5, 1.0)  # noqa: S311
-            say = log.error if lost.advice else log.warning
-            advice = {"advice": lost.advice} if lost.advice else {}
-            say("not capturing", error=str(lost), retry_seconds=round(pause_seconds, 1), **advice)
+            write_log = log.error if lost.advice else log.warning
+            write_log(
+                "not capturing",
+                error=str(lost),
+                retry_seconds=round(pause_seconds, 1),
+                **({"advice": lost.advice} if lost.advice else {}),
+            )
             stop.wait(pause_seconds)
             delay_seconds = min(2 * delay_seconds, MAX_RETRY_SECONDS)
-    log.info("capture stopped", messages=stored)
+    log.info("capture stopped", messages=stored_count)
 
 
-def store_batch(spool: Spool, batch: Batch, keys: Sequence[RawKeySighting]) -> None:
-    """Write a batch, and then what was seen of the keys, together."""
+def store_batch(spool: Spool, batch: Batch, sightings: Sequence[RawKeySighting]) -> None:
+    """Store a batch, and after it the sightings of the key scan, in one transaction."""
     with spool.transaction():
         spool.append(
             batch.messages,
@@ -128,22 +129,22 @@ def store_batch(spool: Spool, batch: Batch, keys: Sequence[RawKeySighting]) -> N
             resume_point=batch.resume_point,
             estimated_count=batch.estimated_count,
         )
-        if keys:
-            spool.add_sightings(keys)
+        if sightings:
+            spool.add_sightings(sightings)
 
 
-def on_attached(spool: Spool, attachment: Attachment, *, was_disk: bool = False) -> bool:
-    """Close the gap that ends here, or record one that is found out only now; begin an epoch.
+def on_attached(spool: Spool, attachment: Attachment, *, disk_failed: bool = False) -> bool:
+    """Close the open gap, or record one that only the new stream reveals; start an epoch.
 
-    A new epoch wherever something may be missing: in another mode, after a restart of Redis or a
-    failover, in a stream that begins anew although it was to go on. Also where offsets go on in
-    another history: another collector may know the same offsets from a history that was lost, and
-    an epoch must mean one thing to both. `was_disk`: a full disk kept this from being done sooner.
-    Returns whether there was a gap.
+    An epoch starts wherever messages may be missing: in another mode, after a restart of Redis or a
+    failover, in a stream that could not resume. It also starts where a stream resumes under another
+    replication id: another collector may have used the same offsets in a history that was lost, and
+    an epoch must mean the same positions to both. ``disk_failed``: the previous collector ended at
+    a disk error. Returns whether there was a gap.
     """
     with spool.transaction():
         state = spool.state()
-        cause = gap_cause(state, attachment, was_disk=was_disk)
+        cause = gap_cause(state, attachment, disk_failed=disk_failed)
         gap = resolve_gap(spool, state.captured_until, cause)
         if cause is not None:
             spool.start_epoch(cause)
@@ -155,7 +156,7 @@ def on_attached(spool: Spool, attachment: Attachment, *, was_disk: bool = False)
         if attachment.resume_point is not None:
             spool.append((), resume_point=attachment.resume_point)
         if not attachment.continued:
-            # What a stream that goes on brings first is older: there the next tick proves it.
+            # A resumed stream first brings older messages: there the next checkpoint is the proof.
             spool.checkpoint(attachment.captured_from)
     if gap is not None:
         log.warning(
@@ -169,47 +170,53 @@ def on_attached(spool: Spool, attachment: Attachment, *, was_disk: bool = False)
 
 
 def resolve_gap(spool: Spool, captured_until: int | None, cause: str | None) -> Gap | None:
-    """The gap that ends now: the open one, under the name of what was found out, or a new one."""
+    """The gap that ends now: a new one, or the open one with the cause that became known."""
     gap = spool.current_gap()
     if cause is None or captured_until is None:
         return gap
     if gap is None:
         spool.open_gap(captured_until, cause)
     elif gap.cause != cause:
-        found = f"{gap.cause}: {gap.detail}" if gap.detail else gap.cause
-        spool.set_gap_cause(gap.number, cause, f"found after {found}")
+        first_cause = f"{gap.cause}: {gap.detail}" if gap.detail else gap.cause
+        spool.set_gap_cause(gap.number, cause, f"found after {first_cause}")
     return spool.current_gap()
 
 
-def gap_cause(state: SpoolState, attachment: Attachment, *, was_disk: bool = False) -> str | None:
-    """Why messages may be nowhere, by how the stream began; None when there is no reason.
+def gap_cause(
+    state: SpoolState, attachment: Attachment, *, disk_failed: bool = False
+) -> str | None:
+    """Why messages may be missing, by how the stream began; None when none can be.
 
-    Another replication id or run id is another server, or the same one after a restart: what
-    coturn published between the two is nowhere, also when the stream goes on without a break.
+    Another replication id or run id means another server, or the same one after a restart: messages
+    that coturn published between the two are lost, even when the stream resumes.
     """
     if state.captured_until is None:
         return None
     if state.mode is not None and state.mode != attachment.mode:
         return "mode_changed"
-    here, there = state.resume_point, attachment.resume_point
-    run = attachment.server_run_id
-    is_another = run is not None and state.server_run_id is not None and run != state.server_run_id
-    is_another_history = (
-        here is not None and there is not None and here.replication_id != there.replication_id
+    old, new = state.resume_point, attachment.resume_point
+    run_id = attachment.server_run_id
+    other_server = run_id is not None and state.server_run_id not in (None, run_id)
+    other_history = (
+        old is not None and new is not None and old.replication_id != new.replication_id
     )
-    if is_another or (attachment.continued and is_another_history):
-        began_at = attachment.server_started_at
-        ran_before = began_at is not None and began_at + UPTIME_RESOLUTION < state.captured_until
+    if other_server or (attachment.continued and other_history):
+        started_at = attachment.server_started_at
+        ran_before = (
+            started_at is not None
+            and started_at + UPTIME_RESOLUTION_MICROSECONDS < state.captured_until
+        )
         return "failover" if ran_before else "redis_restarted"
     if attachment.mode == "replication" and not attachment.continued:
-        return "disk_full" if was_disk else "backlog_overrun"
+        return "disk_full" if disk_failed else "backlog_overrun"
     return None
 
 
 def open_gap_if_needed(spool: Spool, cause: str, detail: str = "") -> None:
-    """Open a gap at the last tick, unless one is open already or nothing was ever captured.
+    """Open a gap at the last checkpoint, unless one is open or nothing was ever captured.
 
-    And unless a stream is to be gone on with: whether that lost something shows when it does.
+    None is opened either where a stream can resume: only the attempt shows whether anything is
+    lost.
     """
     with spool.transaction():
         state = spool.state()

@@ -1,8 +1,7 @@
-"""What a source of messages is: the small interface between Redis and the spool.
+"""The interface between a source of messages in Redis and the collector.
 
-Owns the words that the collector and every source share. Must not know how a source does it.
-A subscription can't go on where it stopped: every attachment after the first ends a gap. A source
-that can (the replication stream) finds its position in the state that it is attached with.
+A subscription can't resume: every attachment after the first one ends a gap. A replication stream
+resumes at the position in the spool's state, which ``Source.attach`` gets.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,10 +17,10 @@ from accounting.errors import ConnectionLost
 class Batch(NamedTuple):
     """Messages in the order of the wire, to be stored together.
 
-    `captured_until` (microseconds): with these messages stored, everything published before that
-    time is; None when this batch proves nothing new. A source that can go on gives the position
-    after each message, and the place that is reached with all of them. The first `estimated` of
-    them were missed and come late: their times are estimates.
+    ``captured_until`` (microseconds) is a checkpoint: everything published before that time is
+    stored once this batch is; None when the batch proves nothing new. Replication gives the
+    position of each message, and the point where the stream resumes after all of them. The first
+    ``estimated_count`` messages come from the backlog: their times are estimates.
     """
 
     messages: Sequence[Message]
@@ -35,11 +34,11 @@ class Batch(NamedTuple):
 class Attachment:
     """How a stream began.
 
-    at: everything published from this time on (microseconds) is in the stream.
-    server_run, server_began_at: the run id of the server, which changes with every start, and when
-    (microseconds) that start was; None when it isn't told.
-    resume: the place where the stream begins, for a source that can go on there.
-    continued: that is the place where the last one ended: nothing that this server had was missed.
+    captured_from: everything published from this time on (microseconds) is in the stream.
+    server_run_id: changes with every start of the server; None when INFO doesn't give it.
+    server_started_at: microseconds; None when INFO doesn't give it.
+    resume_point: where the stream begins; None for a subscription.
+    continued: the stream begins where the last one ended, so nothing of this server was missed.
     """
 
     mode: CaptureMode
@@ -51,10 +50,10 @@ class Attachment:
 
 
 class SourceLost(ConnectionLost):
-    """The stream ended, or could not be begun.
+    """The stream ended, or could not begin.
 
-    `cause` is the short word for `capture_gaps`; `advice` says what an operator has to do, and is
-    empty where trying again is enough.
+    ``cause`` is the word for ``capture_gaps``; ``advice`` says what an operator has to do, and is
+    empty where a retry is enough.
     """
 
     def __init__(self, cause: str, text: str, advice: str = "") -> None:
@@ -64,33 +63,33 @@ class SourceLost(ConnectionLost):
 
 
 class SourceRefused(SourceLost):
-    """The server does not give its stream to us, and won't when asked again."""
+    """The server refuses this kind of stream, and will refuse it again."""
 
 
 class NoReply(SourceLost):
-    """The server ended the connection instead of answering."""
+    """The server closed the connection or sent nothing, instead of a reply."""
 
 
 class Stream(Protocol):
-    """One connection's worth of messages."""
+    """The messages of one connection."""
 
     @property
     def attachment(self) -> Attachment: ...
 
     def batches(self, stop: Event) -> Iterator[Batch]:
-        """Yield what arrives until `stop` is set, then the rest and a last tick.
+        """Yield what arrives until ``stop`` is set, then the rest and a last checkpoint.
 
-        Raises SourceLost when the connection ends, after everything that came over it was yielded.
+        Raises SourceLost when the connection ends, after it has yielded everything received.
         """
         ...
 
 
 class Source(Protocol):
-    """Where messages come from."""
+    """A way to get messages out of Redis."""
 
     def attach(self, state: SpoolState, stop: Event, /) -> AbstractContextManager[Stream]:
-        """Connect, and go on from `state` where the source can.
+        """Connect, and resume from ``state`` where the source can.
 
-        Raises SourceLost, also when `stop` is set before that is done.
+        Raises SourceLost, also when ``stop`` is set before the stream begins.
         """
         ...

@@ -1,13 +1,12 @@
-"""Which source: the one that was asked for, or the best that the server allows.
+"""Selects the source: the configured one, or with ``auto`` the best one that the server allows.
 
-Owns that decision, made once in the life of a process. Must not hide that the weaker source was
-taken.
+The selection is made once in the life of a process, and a log line says when it is the weaker one.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Event
-from typing import Literal
+from typing import Final, Literal
 
 import structlog
 
@@ -18,8 +17,8 @@ from accounting.capture.spool.records import SpoolState
 
 log = structlog.get_logger()
 
-# Some proxies close the connection at a command that they don't know.
-MAX_MISSING_REPLIES = 3
+MAX_MISSING_REPLIES: Final = 3
+"""Attempts at PSYNC without a reply. Some proxies close the connection at an unknown command."""
 
 
 def make_source(
@@ -29,7 +28,7 @@ def make_source(
     queue_bytes: int,
     clock: Callable[[], int],
 ) -> Source:
-    """The source for a setting. Raises ConfigurationError for a URL that can't be one."""
+    """The source for ``ACCOUNTING_CAPTURE``. Raises ConfigurationError for a malformed URL."""
     match capture:
         case "replication":
             return ReplicationSource(url, queue_bytes=queue_bytes, clock=clock)
@@ -43,24 +42,24 @@ def make_source(
 
 
 class AutoSource:
-    """Replication, unless the server refuses it before it ever allowed it."""
+    """Replication, unless the server refuses it before it has ever allowed it."""
 
-    def __init__(self, replication: Source, subscriber: Source) -> None:
+    def __init__(self, replication: Source, pubsub: Source) -> None:
         self._replication = replication
-        self._subscriber = subscriber
+        self._pubsub = pubsub
         self._selected: Source | None = None
         self._missing_replies = 0
 
     @contextmanager
     def attach(self, state: SpoolState, stop: Event, /) -> Iterator[Stream]:
-        """As the source that is chosen; a Redis out of reach decides nothing."""
+        """Attach the selected source. An unreachable Redis leaves the selection open."""
         with ExitStack() as stack:
             stream = None
-            if self._selected is not self._subscriber:
+            if self._selected is not self._pubsub:
                 stream = self._try_replication(stack, state, stop)
             if stream is None:
-                self._selected = self._subscriber
-                stream = stack.enter_context(self._subscriber.attach(state, stop))
+                self._selected = self._pubsub
+                stream = stack.enter_context(self._pubsub.attach(state, stop))
             yield stream
 
     def _try_replication(self, stack: ExitStack, state: SpoolState, stop: Event) -> Stream | None:

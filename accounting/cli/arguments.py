@@ -1,23 +1,26 @@
-"""What commands are told: the arguments that several of them share, and what their texts mean.
+"""Arguments that several commands share, and the parsing of names, days and times.
 
-Owns how names, days and times are spelled on a command line. A text that means nothing is wrong
-use: UsageError, with what was expected. Must not look into the books.
+A text that can't be parsed raises UsageError, which says what was expected.
 """
 
 import os
-from datetime import date, datetime
-from typing import Annotated, Final
+from collections.abc import Sequence
+from datetime import date, datetime, tzinfo
+from typing import Annotated, Final, Literal, TypeVar
 
 import typer
 
 from accounting.domain.text_escaping import escape
 from accounting.errors import UsageError
 
-LARGEST_INTEGER: Final = 2**31 - 1
+MAX_INTEGER: Final = 2**31 - 1
+_SUBJECTS: Final[Sequence[Literal["user", "realm"]]] = ("user", "realm")
+_LENGTHS: Final[Sequence[Literal["hour", "day", "month"]]] = ("hour", "day", "month")
+Choice = TypeVar("Choice", bound=str)
 
 
-def from_argument(value: str) -> str:
-    """An argument in the spelling of the views, also where its bytes are no valid UTF-8."""
+def name_argument(value: str) -> str:
+    """A name as the views spell it: bytes that are not valid UTF-8 are escaped."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -25,42 +28,75 @@ def from_argument(value: str) -> str:
     return value
 
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
-RealmName = Annotated[
-    str, typer.Argument(parser=from_argument, help="The realm; '' for the one without a name.")
-]
-Realm = Annotated[
-    str | None, typer.Option("--realm", parser=from_argument, help="Only this realm.")
-]
-User = Annotated[
-    str | None, typer.Option("--user", parser=from_argument, help="Only this user_id.")
-]
-Since = Annotated[
-    str | None, typer.Option("--since", "--from", help="From this time on, ISO 8601.")
-]
-Until = Annotated[str | None, typer.Option("--until", "--to", help="Before this time, ISO 8601.")]
+def period_day(value: str) -> date:
+    """Parse the name of a period: its first day."""
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise UsageError(f"{value!r} is no period: expected its first day, YYYY-MM-DD") from None
 
 
-def span(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
-    """Two times, the first before the second; naive ones are left to the query."""
-    begin, end = _time(since), _time(until)
+def time_span(
+    since: str | None, until: str | None, *, zone: tzinfo | None = None
+) -> tuple[datetime | None, datetime | None]:
+    """Parse a half-open span. Times without an offset are in ``zone``; without it they stay naive.
+
+    Raises UsageError for an empty span.
+    """
+    begin, end = _parse_time(since, zone), _parse_time(until, zone)
     if begin and end and (begin.tzinfo is None) == (end.tzinfo is None) and begin >= end:
         raise UsageError(f"--since {since} is not before --until {until}")
     return begin, end
 
 
-def _time(value: str | None) -> datetime | None:
+def _parse_time(value: str | None, zone: tzinfo | None) -> datetime | None:
     if value is None:
         return None
     try:
-        return datetime.fromisoformat(value)
-    except ValueError:
+        time = datetime.fromisoformat(value)
+        if zone is None:
+            return time
+        return (time if time.tzinfo else time.replace(tzinfo=zone)).astimezone(zone)
+    except (ValueError, OverflowError):
         raise UsageError(f"{value!r} is no time: expected ISO 8601, such as 2026-11-22") from None
 
 
-def period_day(value: str) -> date:
-    """The name of a period."""
-    try:
-        return date.fromisoformat(value)
-    except ValueError:
-        raise UsageError(f"{value!r} is no period: expected its first day, YYYY-MM-DD") from None
+def usage_subject(by: str) -> Literal["user", "realm"]:
+    """Parse ``--by``."""
+    return _choice("--by", by, _SUBJECTS)
+
+
+def bucket_length(per: str) -> Literal["hour", "day", "month"]:
+    """Parse ``--per``."""
+    return _choice("--per", per, _LENGTHS)
+
+
+def _choice(option: str, value: str, choices: Sequence[Choice]) -> Choice:
+    for choice in choices:
+        if value == choice:
+            return choice
+    expected = f"{', '.join(choices[:-1])} or {choices[-1]}"
+    raise UsageError(f"{option} {value!r}: expected {expected}")
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+RealmName = Annotated[
+    str, typer.Argument(parser=name_argument, help="The realm; '' for the realm without a name.")
+]
+Realm = Annotated[
+    str | None, typer.Option("--realm", parser=name_argument, help="Only this realm.")
+]
+User = Annotated[
+    str | None, typer.Option("--user", parser=name_argument, help="Only this user_id.")
+]
+Since = Annotated[
+    str | None, typer.Option("--since", "--from", help="From this time on, ISO 8601.")
+]
+Until = Annotated[str | None, typer.Option("--until", "--to", help="Before this time, ISO 8601.")]
+By = Annotated[str, typer.Option("--by", help="user or realm.")]
+Per = Annotated[str, typer.Option("--per", help="hour, day or month.")]
+PeriodDay = Annotated[date, typer.Argument(parser=period_day, help="Its first day, YYYY-MM-DD.")]
+PeriodOption = Annotated[
+    date | None,
+    typer.Option("--period", parser=period_day, help="Only this period: its first day."),
+]

@@ -106,7 +106,7 @@ class UsageDelta(NamedTuple):
 class PriorState(NamedTuple):
     """What the tables held of a life before this step; ``still`` is what changes seldom.
 
-    ``only_hour``: the start of the hour it lived in; None when it has lived in more than one.
+    ``single_hour``: the start of the hour it lived in; None when it has lived in more than one.
     """
 
     active_until: int
@@ -284,7 +284,7 @@ def apply_sighting(key_state: KeyState, sighting: StatusKeySighting, *, grace: i
 def expire(session: SessionState, now: int, grace: int) -> bool:
     """End a life of which nothing was heard until past its expiry and ``grace`` (microseconds).
 
-    It ended at its last sign of life. One that nothing vouched for is a stranger's, and no later
+    It ended at its last sign of life. One that nothing confirmed for is a stranger's, and no later
     report may adopt it (docs/coturn.md#unauthenticated-traffic). True when this call ended it.
     """
     if session.ended_at is not None or now <= session.expires_at + grace:

@@ -107,7 +107,7 @@ def _within(time: int, hour: Bucket) -> int:
 class UsageChanges:
     """What one step changes: rows of sessions' hours, and by how much it changes users' hours.
 
-    A session that has lived in one hour only has no row of it: ``only_hours`` has its start, by
+    A session that has lived in one hour only has no row of it: ``single_hours`` has its start, by
     session. ``spread`` are those that had none until now and are given one, with those that the
     caller names: their hours stand in rows whatever they are. ``hours`` are all that were touched,
     of realms. ``by_hour`` holds for each hour of a user that is billed COUNTERS, sessions started
@@ -126,7 +126,7 @@ class UsageChanges:
     def add_session(self, session: SessionState, calendar: Calendar) -> None:
         """Take in what a life came to in this step.
 
-        Where it was not vouched for before, or not estimated, what its hours held already is the
+        Where it was not confirmed for before, or not estimated, what its hours held already is the
         business of ``session_usage.reflag``: here they count as if they had been.
         """
         hours = _hours(session, calendar)

@@ -50,7 +50,7 @@ class ThreadStatus:
     ``highest_id``: of the ``new`` that came at ``highest_at``, within one run of coturn.
     ``restarted_at``: when its coturn was last seen to have started. ``unheard``: lives that ran out
     without a word since it was last heard at ``heard_at``; the first word was due at
-    ``owed_since``; ``certain`` when no gap can explain it.
+    ``overdue_since``; ``certain`` when no gap can explain it.
     """
 
     last_report_at: int

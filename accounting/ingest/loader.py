@@ -32,7 +32,7 @@ from accounting.errors import ConnectionLost, LeaseHeld
 from accounting.identities.names import Identities, Identity
 from accounting.ingest import message_counts, report_queries
 from accounting.ingest.load_position import OLDER_SPOOL, resume
-from accounting.ingest.message_counts import Counted
+from accounting.ingest.message_counts import CounterKey
 from accounting.ingest.row_encoder import DAY, Rows
 from accounting.ingest.source_lease import check_lease, this_host
 from accounting.sessions.key_sighting_queries import Seen, add_sightings
@@ -177,7 +177,7 @@ class Loader:
             mode=state.mode or "subscribe",
             replication_id=state.replication_id if in_stream else None,
             stream_database=database if in_stream else None,
-            loaded_by=this_host(),
+            loaded_by_host=this_host(),
         )
         if not moved:
             raise ConnectionLost(
@@ -203,8 +203,8 @@ class Loader:
         ]
         report_queries.reject(connection, rows.source_id, kept)
         add_sightings(connection, rows.source_id, seen, (rows.numbers[start[0]], start[1]))
-        counts = Counter(Counted("rejected", one.reason) for one in rows.rejected)
-        counts[Counted("loaded")] = loaded
+        counts = Counter(CounterKey("rejected", one.reason) for one in rows.rejected)
+        counts[CounterKey("loaded")] = loaded
         message_counts.add(connection, rows.source_id, counts)
         return sightings[-1].sighting if sightings else self._sighted
 
@@ -245,7 +245,7 @@ class Loader:
                     database=one.database,
                     identity=Identity.unpacked(identity),
                     allocation_id=allocation_id,
-                    began_at=one.began_at,
+                    scan_started_at=one.began_at,
                     seen_at=one.seen_at,
                     idle_seconds=one.idle_seconds,
                 )

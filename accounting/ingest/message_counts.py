@@ -6,29 +6,30 @@ from typing import Literal, NamedTuple
 from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.db.schema import tallies
+from accounting.db.schema import message_counts
 
 
-class Counted(NamedTuple):
-    """What is counted; ``detail`` parts it (the reason of a rejection), or is empty."""
+class CounterKey(NamedTuple):
+    """What is counted; ``reason`` parts it (the reason of a rejection), or is empty."""
 
-    counted: Literal["loaded", "rejected"]
-    detail: str = ""
+    outcome: Literal["loaded", "rejected"]
+    reason: str = ""
 
 
-def add(connection: Connection, source_id: int, counts: Mapping[Counted, int]) -> None:
-    """Add to the tallies of a source."""
+def add(connection: Connection, source_id: int, counts: Mapping[CounterKey, int]) -> None:
+    """Add to the message_counts of a source."""
     rows = [
-        {"source_id": source_id, **counted._asdict(), "total": count}
-        for counted, count in sorted(counts.items())
+        {"source_id": source_id, **key._asdict(), "total": count}
+        for key, count in sorted(counts.items())
         if count
     ]
     if not rows:
         return
-    query = insert(tallies)
+    query = insert(message_counts)
     connection.execute(
         query.on_conflict_do_update(
-            constraint="tallies_pkey", set_={"total": tallies.c.total + query.excluded.total}
+            constraint="message_counts_pkey",
+            set_={"total": message_counts.c.total + query.excluded.total},
         ),
         rows,
     )

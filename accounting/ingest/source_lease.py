@@ -29,7 +29,7 @@ log = structlog.get_logger()
 class Place:
     """Where the books of a source stand, by the token of the epoch; times in microseconds.
 
-    ``loaded_by``: the host whose collector brought them there.
+    ``loaded_by_host``: the host whose collector brought them there.
     """
 
     token: str
@@ -37,7 +37,7 @@ class Place:
     captured_until: int | None
     replication_id: str | None
     stream_database: int | None
-    loaded_by: str | None
+    loaded_by_host: str | None
 
 
 @cache
@@ -132,7 +132,7 @@ def open_books(connection: Connection, source: SourceRow, spool: Spool) -> Sourc
         mode="subscribe",
         replication_id=None,
         stream_database=None,
-        loaded_by=this_host(),
+        loaded_by_host=this_host(),
     )
     assert opened, "the row of the source is locked"
     return source_queries.source(connection, source.source_id)
@@ -153,7 +153,7 @@ def place_of(source: SourceRow, known: Mapping[str, int]) -> Place | None:
         captured_until=source.loaded_until,
         replication_id=source.replication_id,
         stream_database=source.stream_database,
-        loaded_by=source.loaded_by,
+        loaded_by_host=source.loaded_by_host,
     )
 
 
@@ -182,7 +182,7 @@ def is_overtaken(spool: Spool, place: Place | None) -> bool:
             state.captured_epoch,
             state.captured_position,
         )
-    return in_stream or (place.loaded_by != this_host() and state.captured_until is not None)
+    return in_stream or (place.loaded_by_host != this_host() and state.captured_until is not None)
 
 
 def take_over(spool: Spool, place: Place) -> None:

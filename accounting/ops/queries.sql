@@ -64,7 +64,7 @@ ORDER BY s.source, g.cause;
 -- Along indexes that hold the last day's hours, and the live sessions, alone.
 WITH live AS (
     SELECT realm_id, count(*) AS sessions FROM accounting.sessions
-    WHERE ended_at IS NULL AND standing = 1 AND vouched
+    WHERE ended_at IS NULL AND phase = 1 AND confirmed
     GROUP BY realm_id
 )
 SELECT
@@ -82,7 +82,7 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT sum(received_bytes + sent_bytes) AS unattributed_bytes
     FROM accounting.session_hours h
-    WHERE h.realm_id = r.realm_id AND h.starts_at > now() - interval '24 hours' AND NOT h.vouched
+    WHERE h.realm_id = r.realm_id AND h.starts_at > now() - interval '24 hours' AND NOT h.confirmed
 ) n
 ORDER BY r.realm;
 
@@ -92,13 +92,13 @@ SELECT
     s.source_id, s.source, s.mode,
     extract(epoch FROM clock_timestamp() - s.captured_until)::float8 AS captured_lag_seconds,
     extract(epoch FROM clock_timestamp() - s.loaded_until)::float8 AS loaded_lag_seconds,
-    extract(epoch FROM clock_timestamp() - t.until)::float8 AS settled_lag_seconds,
-    t.until AS settled_until,
+    extract(epoch FROM clock_timestamp() - t.settled_until)::float8 AS settled_lag_seconds,
+    t.settled_until,
     s.captured_until, s.last_received_at,
     g.from_at AS gap_from, g.cause AS gap_cause,
     l.holder, l.host
 FROM accounting.sources s
-LEFT JOIN accounting.settling t USING (source_id)
+LEFT JOIN accounting.settle_watermarks t USING (source_id)
 LEFT JOIN accounting.source_leases l
     ON l.source_id = s.source_id AND l.expires_at > clock_timestamp()
 LEFT JOIN LATERAL (
@@ -111,4 +111,4 @@ ORDER BY s.source;
 
 -- name: watch_touched
 -- Marks of touched hours that wait for the roll-up, counted up to :limit.
-SELECT count(*) FROM (SELECT FROM accounting.touched_hours LIMIT :limit) waiting;
+SELECT count(*) FROM (SELECT FROM accounting.usage_deltas LIMIT :limit) waiting;

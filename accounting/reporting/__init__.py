@@ -1,1 +1,10 @@
-"""TODO room."""
+"""Reads the views of schema ``reporting``, which are a public contract, with the reader's rights.
+
+In: filters of a command (realm, user, period, times). Out: rows as mappings, named by the columns
+of the view. It reads nothing but the views, so each command works for a login that has only the
+role ``turn_accounting_reader``.
+
+    view_queries   one function per view: filters to a query
+    reader         runs a query and streams its rows
+    statement      a closed period with its lines, adjustments and gaps
+"""

@@ -1,18 +1,11 @@
-"""Reading the views of schema ``reporting``: the filters that people and programs ask for."""
+"""Queries on the views of schema ``reporting``: filters, and an order that is always the same."""
 
-from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from psycopg.errors import UndefinedColumn, UndefinedTable
-from sqlalchemy import Connection, Select, column, func, select, table
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy import Select, column, func, select, table
 
-from accounting.errors import AccountingError
-
-Length = Literal["hour", "day", "month"]
-
-_NAMES = {"hour": "hourly", "day": "daily", "month": "monthly"}
+_VIEW_SUFFIXES: Final = {"hour": "hourly", "day": "daily", "month": "monthly"}
 
 
 def sessions(
@@ -24,9 +17,9 @@ def sessions(
     live: bool = False,
     limit: int | None = None,
 ) -> Select[Any]:
-    """Sessions alive at some time in [since, until), newest first.
+    """Sessions that were open at some time in [since, until), newest first.
 
-    ``user`` is a user_id or a username. Naive times are UTC.
+    ``user``: a user_id or a username. ``live``: only open ones. Naive times are UTC.
     """
     query = view("sessions")
     if realm is not None:
@@ -38,7 +31,7 @@ def sessions(
     if since is not None:
         ended_at: Any = column("ended_at")
         begin = _aware(since)
-        # Half-open; one that began and ended in the same instant lived at it.
+        # Half-open; a session that began and ended in one instant counts at that instant.
         query = query.where(
             ended_at.is_(None) | (ended_at > begin) | (column("started_at") >= begin)
         )
@@ -50,18 +43,18 @@ def sessions(
 
 def usage(
     *,
-    of: Literal["user", "realm"],
-    length: Length,
+    by: Literal["user", "realm"],
+    per: Literal["hour", "day", "month"],
     realm: str | None = None,
     user: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Select[Any]:
-    """Usage by bucket: those that start in [since, until), oldest first.
+    """Usage in the buckets that start in [since, until), oldest first.
 
-    Naive times are in the time zone of each bucket, as the people of that realm mean them.
+    Naive times are in the time zone of each bucket.
     """
-    query = view(f"{of}_usage_{_NAMES[length]}")
+    query = view(f"{by}_usage_{_VIEW_SUFFIXES[per]}")
     starts_at: Any = column("starts_at")
     if realm is not None:
         query = query.where(column("realm") == realm)
@@ -75,11 +68,11 @@ def usage(
             value = func.timezone(column("time_zone"), bound)
         query = query.where(getattr(starts_at, compare)(value))
     order = [starts_at, column("realm")]
-    return query.order_by(*order, *([column("user_id")] if of == "user" else []))
+    return query.order_by(*order, *([column("user_id")] if by == "user" else []))
 
 
 def periods(realm: str | None = None) -> Select[Any]:
-    """Billing periods, by realm, the oldest first."""
+    """Billing periods by realm, oldest first."""
     query = view("periods")
     if realm is not None:
         query = query.where(column("realm") == realm)
@@ -87,7 +80,7 @@ def periods(realm: str | None = None) -> Select[Any]:
 
 
 def statements(realm: str, period: date, user: str | None = None) -> Select[Any]:
-    """The lines of a closed period, by user."""
+    """The lines of a statement, by user."""
     query = view("statements").where(column("realm") == realm, column("period") == period)
     if user is not None:
         query = query.where(column("user_id") == user)
@@ -97,7 +90,7 @@ def statements(realm: str, period: date, user: str | None = None) -> Select[Any]
 def adjustments(
     realm: str, period: date, user: str | None = None, *, by: Literal["period", "posted_in"]
 ) -> Select[Any]:
-    """The adjustments that correct a period, or that were posted in it, the oldest first."""
+    """The adjustments that correct a period, or that are posted in it, oldest first."""
     query = view("adjustments").where(column("realm") == realm, column(by) == period)
     if user is not None:
         query = query.where(column("user_id") == user)
@@ -105,7 +98,7 @@ def adjustments(
 
 
 def gaps(since: datetime, until: datetime) -> Select[Any]:
-    """The capture gaps that reach into [since, until), the oldest first."""
+    """The capture gaps that overlap [since, until), oldest first."""
     from_at: Any = column("from_at")
     to_at: Any = column("to_at")
     return (
@@ -116,32 +109,14 @@ def gaps(since: datetime, until: datetime) -> Select[Any]:
 
 
 def view(name: str) -> Select[Any]:
-    """All of a view."""
+    """All columns of a view."""
     return select(column("*", is_literal=True)).select_from(table(name, schema="reporting"))
 
 
 def sources() -> Select[Any]:
-    """All sources, by name."""
+    """All sources by name."""
     return view("sources").order_by(column("source"))
 
 
-def rows(connection: Connection, query: Select[Any]) -> Iterator[Mapping[str, Any]]:
-    """The rows of a query, streamed, with the names of the view's columns.
-
-    Raises :class:`AccountingError` where the database does not have the view, or not as we know it.
-    """
-    try:
-        result = connection.execution_options(stream_results=True).execute(query)
-    except ProgrammingError as error:
-        if isinstance(error.orig, UndefinedTable | UndefinedColumn):
-            raise AccountingError(
-                f"Postgres: {str(error.orig).splitlines()[0]}: "
-                "bring it to this version with `turn-accounting db upgrade`"
-            ) from error
-        raise
-    for row in result.mappings():
-        yield dict(row)
-
-
-def _aware(moment: datetime) -> datetime:
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+def _aware(time: datetime) -> datetime:
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)

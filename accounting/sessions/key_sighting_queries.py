@@ -24,7 +24,7 @@ class Seen(NamedTuple):
     database: int
     identity: Identity
     allocation_id: int
-    began_at: int
+    scan_started_at: int
     seen_at: int
     idle_seconds: int
 
@@ -64,7 +64,7 @@ def add_sightings(
                 "position": one.position,
                 "sighting": numbers[place],
                 "realm_id": one.identity.realm_id,
-                "began_at": from_micros(one.began_at),
+                "scan_started_at": from_micros(one.scan_started_at),
                 "idle_seconds": one.idle_seconds,
             }
         )

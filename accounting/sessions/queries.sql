@@ -14,7 +14,7 @@ WITH moved AS (
 ),
 placed AS (
 INSERT INTO accounting.session_usage AS h (
-    session_id, starts_at, user_key, realm_id, vouched, estimated, started, ended,
+    session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended,
     active_from, active_to,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
@@ -35,7 +35,7 @@ ON CONFLICT (session_id, starts_at, user_key) DO UPDATE SET
     peer_sent_bytes = h.peer_sent_bytes + excluded.peer_sent_bytes
 RETURNING session_id, starts_at, user_key, estimated
 )
-INSERT INTO accounting.touched_hours (
+INSERT INTO accounting.usage_deltas (
     realm_id, user_key, starts_at,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
@@ -57,18 +57,18 @@ FROM (
         ELSE format('of %s sessions that lived through it %s made exact by their totals, '
             || '%s kept by their keys, %s expired, %s still live',
             count(e.session_id),
-            count(*) FILTER (WHERE e.client_totals > 0 AND e.ended_at IS NOT NULL),
+            count(*) FILTER (WHERE e.client_total_count > 0 AND e.ended_at IS NOT NULL),
             count(*) FILTER (WHERE EXISTS (
                 SELECT FROM accounting.key_sightings k
                 WHERE k.source_id = c.source_id AND k.epoch >= c.epoch
                     AND k.seen_at BETWEEN c.from_at AND c.to_at + interval '1 hour'
                     AND (k.username_key, k.allocation_id, k.database)
                         = (e.username_key, e.allocation_id, e.database))),
-            count(*) FILTER (WHERE e.client_totals = 0 AND e.end_cause = 'expired'),
+            count(*) FILTER (WHERE e.client_total_count = 0 AND e.end_cause = 'expired'),
             count(*) FILTER (WHERE e.ended_at IS NULL))
         END AS outcome
     FROM accounting.capture_gaps c
-    JOIN accounting.settling t ON t.source_id = c.source_id AND t.until > c.to_at
+    JOIN accounting.settle_watermarks t ON t.source_id = c.source_id AND t.settled_until > c.to_at
     LEFT JOIN LATERAL (
         SELECT s.* FROM accounting.realms r
         CROSS JOIN LATERAL (  -- OFFSET 0: realm by realm along the index
@@ -77,7 +77,7 @@ FROM (
                 AND started_at BETWEEN c.from_at - interval '1 day' AND c.from_at
             OFFSET 0
         ) s
-        WHERE s.source_id = c.source_id AND s.vouched
+        WHERE s.source_id = c.source_id AND s.confirmed
             -- One that expired ended at its last sign of life, and was awaited until its expiry.
             AND (s.ended_at IS NULL OR s.ended_at >= c.from_at
                 OR (s.end_cause = 'expired' AND s.expires_at >= c.from_at))
@@ -92,16 +92,16 @@ WHERE o.gap_id = g.gap_id AND o.outcome <> g.outcome;
 SELECT
     e.source_id, e.database, e.username_key, e.allocation_id, e.session_id,
     e.user_key, e.realm_id, e.started_at, e.last_seen_at, e.expires_at,
-    e.start_known, e.lifetime_known, e.ended_at, e.end_cause, e.standing,
-    e.vouched, e.transport, e.client_address, e.server_address, e.received_packets,
+    e.start_known, e.lifetime_known, e.ended_at, e.end_cause, e.phase,
+    e.confirmed, e.transport, e.client_address, e.server_address, e.received_packets,
     e.received_bytes, e.sent_packets, e.sent_bytes, e.peer_received_packets, e.peer_received_bytes,
-    e.peer_sent_packets, e.peer_sent_bytes, e.news, e.deletes, e.client_totals,
-    e.peer_totals, CASE WHEN e.client_totals > 0 THEN e.client_total END,
-    CASE WHEN e.peer_totals > 0 THEN e.peer_total END, e.estimated, e.disputed, e.only_hour
+    e.peer_sent_packets, e.peer_sent_bytes, e.new_count, e.deleted_count, e.client_total_count,
+    e.peer_total_count, CASE WHEN e.client_total_count > 0 THEN e.client_total END,
+    CASE WHEN e.peer_total_count > 0 THEN e.peer_total END, e.estimated, e.disputed, e.single_hour
 FROM accounting.sessions e
-WHERE e.source_id = :source_id AND e.due_at < :until
-    AND e.ended_at IS NULL AND e.standing = 1
-ORDER BY e.due_at
+WHERE e.source_id = :source_id AND e.recheck_at < :until
+    AND e.ended_at IS NULL AND e.phase = 1
+ORDER BY e.recheck_at
 LIMIT :limit;
 
 -- name: fetch_lives
@@ -110,24 +110,24 @@ LIMIT :limit;
 SELECT
     e.source_id, e.database, e.username_key, e.allocation_id, e.session_id,
     e.user_key, e.realm_id, e.started_at, e.last_seen_at, e.expires_at,
-    e.start_known, e.lifetime_known, e.ended_at, e.end_cause, e.standing,
-    e.vouched, e.transport, e.client_address, e.server_address, e.received_packets,
+    e.start_known, e.lifetime_known, e.ended_at, e.end_cause, e.phase,
+    e.confirmed, e.transport, e.client_address, e.server_address, e.received_packets,
     e.received_bytes, e.sent_packets, e.sent_bytes, e.peer_received_packets, e.peer_received_bytes,
-    e.peer_sent_packets, e.peer_sent_bytes, e.news, e.deletes, e.client_totals,
-    e.peer_totals, CASE WHEN e.client_totals > 0 THEN e.client_total END,
-    CASE WHEN e.peer_totals > 0 THEN e.peer_total END, e.estimated, e.disputed, e.only_hour
+    e.peer_sent_packets, e.peer_sent_bytes, e.new_count, e.deleted_count, e.client_total_count,
+    e.peer_total_count, CASE WHEN e.client_total_count > 0 THEN e.client_total END,
+    CASE WHEN e.peer_total_count > 0 THEN e.peer_total END, e.estimated, e.disputed, e.single_hour
 FROM staged_keys k
 CROSS JOIN LATERAL (
     SELECT * FROM accounting.sessions s
     WHERE s.username_key = k.username_key AND s.allocation_id = k.allocation_id
-        AND s.source_id = k.source_id AND s.database = k.database AND s.standing > 0
+        AND s.source_id = k.source_id AND s.database = k.database AND s.phase > 0
     OFFSET 0
 ) e;
 
 -- name: move_sessions
 -- Moves the staged lives on, of which nothing else changed: a narrow update that touches no index.
 UPDATE accounting.sessions e SET
-    last_seen_at = m.last_seen_at, expires_at = m.expires_at, due_at = least(e.due_at, m.due_at),
+    last_seen_at = m.last_seen_at, expires_at = m.expires_at, recheck_at = least(e.recheck_at, m.recheck_at),
     received_packets = m.received_packets, received_bytes = m.received_bytes,
     sent_packets = m.sent_packets, sent_bytes = m.sent_bytes,
     peer_received_packets = m.peer_received_packets, peer_received_bytes = m.peer_received_bytes,
@@ -137,64 +137,64 @@ WHERE e.session_id = m.session_id AND e.user_key = m.user_key;
 
 -- name: postpone_due
 -- Says when the staged lives, which were looked at and still live, must be looked at again.
-UPDATE accounting.sessions e SET due_at = d.due_at
+UPDATE accounting.sessions e SET recheck_at = d.recheck_at
 FROM staged_due d
 WHERE e.session_id = d.session_id AND e.user_key = d.user_key AND e.ended_at IS NULL;
 
 -- name: put_sessions
 -- Writes the staged lives: inserts those that began, replaces what changes of the others.
--- due_at is only ever brought forward here, so that most refreshes change no indexed column.
+-- recheck_at is only ever brought forward here, so that most refreshes change no indexed column.
 -- Nobody else writes sessions of this source meanwhile: MERGE need not wait for, nor lock, anybody.
 MERGE INTO accounting.sessions e
 USING staged_sessions s ON e.session_id = s.session_id AND e.user_key = s.user_key
 WHEN MATCHED THEN UPDATE SET
-    due_at = CASE WHEN e.ended_at IS NOT NULL OR s.due_at < e.due_at
-        THEN s.due_at ELSE e.due_at END,
+    recheck_at = CASE WHEN e.ended_at IS NOT NULL OR s.recheck_at < e.recheck_at
+        THEN s.recheck_at ELSE e.recheck_at END,
     last_seen_at = s.last_seen_at, expires_at = s.expires_at, lifetime_known = s.lifetime_known,
-    ended_at = s.ended_at, end_cause = s.end_cause, standing = s.standing, vouched = s.vouched,
+    ended_at = s.ended_at, end_cause = s.end_cause, phase = s.phase, confirmed = s.confirmed,
     transport = s.transport, client_address = s.client_address, server_address = s.server_address,
     received_packets = s.received_packets, received_bytes = s.received_bytes,
     sent_packets = s.sent_packets, sent_bytes = s.sent_bytes,
     peer_received_packets = s.peer_received_packets, peer_received_bytes = s.peer_received_bytes,
-    peer_sent_packets = s.peer_sent_packets, peer_sent_bytes = s.peer_sent_bytes, news = s.news,
-    deletes = s.deletes, client_totals = s.client_totals, peer_totals = s.peer_totals,
+    peer_sent_packets = s.peer_sent_packets, peer_sent_bytes = s.peer_sent_bytes, new_count = s.new_count,
+    deleted_count = s.deleted_count, client_total_count = s.client_total_count, peer_total_count = s.peer_total_count,
     client_total = coalesce(s.client_total, '{0,0,0,0}'),
     peer_total = coalesce(s.peer_total, '{0,0,0,0}'),
     estimated = s.estimated, disputed = s.disputed,
-    ends = greatest(e.ends, s.ends), only_hour = s.only_hour
+    end_events = greatest(e.end_events, s.end_events), single_hour = s.single_hour
 WHEN NOT MATCHED THEN INSERT (
     session_id, user_key, username_key, realm_id, source_id, database, allocation_id, started_at,
-    last_seen_at, expires_at, due_at, start_known, lifetime_known, ended_at, end_cause, standing,
-    vouched, transport, client_address, server_address, received_packets, received_bytes,
+    last_seen_at, expires_at, recheck_at, start_known, lifetime_known, ended_at, end_cause, phase,
+    confirmed, transport, client_address, server_address, received_packets, received_bytes,
     sent_packets, sent_bytes, peer_received_packets, peer_received_bytes, peer_sent_packets,
-    peer_sent_bytes, news, deletes, client_totals, peer_totals, client_total, peer_total,
-    estimated, disputed, ends, only_hour
+    peer_sent_bytes, new_count, deleted_count, client_total_count, peer_total_count, client_total, peer_total,
+    estimated, disputed, end_events, single_hour
 ) VALUES (
     s.session_id, s.user_key, s.username_key, s.realm_id, s.source_id, s.database, s.allocation_id,
-    s.started_at, s.last_seen_at, s.expires_at, s.due_at, s.start_known, s.lifetime_known,
-    s.ended_at, s.end_cause, s.standing, s.vouched, s.transport, s.client_address,
+    s.started_at, s.last_seen_at, s.expires_at, s.recheck_at, s.start_known, s.lifetime_known,
+    s.ended_at, s.end_cause, s.phase, s.confirmed, s.transport, s.client_address,
     s.server_address, s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes,
-    s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes, s.news,
-    s.deletes, s.client_totals, s.peer_totals, coalesce(s.client_total, '{0,0,0,0}'),
-    coalesce(s.peer_total, '{0,0,0,0}'), s.estimated, s.disputed, coalesce(s.ends, 0), s.only_hour
+    s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes, s.new_count,
+    s.deleted_count, s.client_total_count, s.peer_total_count, coalesce(s.client_total, '{0,0,0,0}'),
+    coalesce(s.peer_total, '{0,0,0,0}'), s.estimated, s.disputed, coalesce(s.end_events, 0), s.single_hour
 );
 
 -- name: put_usage
 -- Adds the staged hours to the sessions' hours; flags and active spans replace what stood there.
 INSERT INTO accounting.session_usage AS h (
-    session_id, starts_at, user_key, realm_id, vouched, estimated, started, ended,
+    session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended,
     active_from, active_to,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
 )
 SELECT
-    session_id, starts_at, user_key, realm_id, vouched, estimated, started, ended,
+    session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended,
     active_from, active_to,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
 FROM staged_usage
 ON CONFLICT (session_id, starts_at, user_key) DO UPDATE SET
-    vouched = excluded.vouched,
+    confirmed = excluded.confirmed,
     estimated = excluded.estimated,
     started = excluded.started,
     ended = excluded.ended,
@@ -225,7 +225,7 @@ LIMIT :limit;
 -- The key sightings of a source not taken in yet, in order, as far as reports are settled.
 SELECT
     epoch, position, sighting, database, realm_id,
-    username_key, user_key, allocation_id, began_at, seen_at, idle_seconds
+    username_key, user_key, allocation_id, scan_started_at, seen_at, idle_seconds
 FROM accounting.key_sightings
 WHERE source_id = :source_id
     AND (epoch, position, sighting) > (:epoch, :position, :sighting)
@@ -233,25 +233,25 @@ WHERE source_id = :source_id
 ORDER BY epoch, position, sighting;
 
 -- name: reflag_usage
--- Carries what a session is (vouched for, estimated) to all its hours, and marks what that changes.
+-- Carries what a session is (confirmed for, estimated) to all its hours, and marks what that changes.
 -- The only hour of one that lives within it is written with the session itself, after this.
 WITH before AS (
-    SELECT h.*, f.vouched AS is_vouched, f.estimated AS is_estimated,
-        f.vouched::integer - h.vouched::integer AS sign,
-        (f.vouched AND f.estimated)::integer - (h.vouched AND h.estimated)::integer AS estimated_sign
+    SELECT h.*, f.confirmed AS is_vouched, f.estimated AS is_estimated,
+        f.confirmed::integer - h.confirmed::integer AS sign,
+        (f.confirmed AND f.estimated)::integer - (h.confirmed AND h.estimated)::integer AS estimated_sign
     FROM staged_flags f
     CROSS JOIN LATERAL (  -- OFFSET 0: along the keys, session by session
         SELECT * FROM accounting.session_hours h WHERE h.session_id = f.session_id OFFSET 0
     ) h
-    WHERE (h.vouched, h.estimated) IS DISTINCT FROM (f.vouched, f.estimated)
+    WHERE (h.confirmed, h.estimated) IS DISTINCT FROM (f.confirmed, f.estimated)
 ),
 changed AS (
     UPDATE accounting.session_usage h
-    SET vouched = b.is_vouched, estimated = b.is_estimated
+    SET confirmed = b.is_vouched, estimated = b.is_estimated
     FROM before b
     WHERE h.session_id = b.session_id AND h.starts_at = b.starts_at AND h.user_key = b.user_key
 )
-INSERT INTO accounting.touched_hours (
+INSERT INTO accounting.usage_deltas (
     realm_id, user_key, starts_at,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
@@ -271,22 +271,22 @@ WHERE sign <> 0 OR estimated_sign <> 0;
 -- name: spread_sessions
 -- Gives the staged sessions rows for the only hour that they had so far, before they have another.
 WITH spread AS (
-    UPDATE accounting.sessions e SET only_hour = NULL
-    FROM staged_spread s WHERE e.session_id = s.session_id AND e.only_hour IS NOT NULL
+    UPDATE accounting.sessions e SET single_hour = NULL
+    FROM staged_spread s WHERE e.session_id = s.session_id AND e.single_hour IS NOT NULL
 )
 INSERT INTO accounting.session_usage (
-    session_id, starts_at, user_key, realm_id, vouched, estimated, started, ended,
+    session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended,
     active_from, active_to,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
 )
 SELECT
-    session_id, only_hour, user_key, realm_id, vouched, estimated, true, ended_at IS NOT NULL,
+    session_id, single_hour, user_key, realm_id, confirmed, estimated, true, ended_at IS NOT NULL,
     started_at, coalesce(ended_at, last_seen_at),
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
 FROM staged_spread JOIN accounting.sessions USING (session_id)
-WHERE only_hour IS NOT NULL;
+WHERE single_hour IS NOT NULL;
 
 -- name: stage_absorbed
 -- A scratch table for the limbo lives of one batch that join another life.
@@ -297,13 +297,13 @@ CREATE TEMP TABLE IF NOT EXISTS staged_absorbed (
 -- name: stage_due
 -- A scratch table for when lives are looked at again; empty again when the transaction ends.
 CREATE TEMP TABLE IF NOT EXISTS staged_due (
-    session_id uuid, user_key uuid, due_at timestamptz
+    session_id uuid, user_key uuid, recheck_at timestamptz
 ) ON COMMIT DELETE ROWS;
 
 -- name: stage_flags
 -- A scratch table for what lives turned out to be; empty again when the transaction ends.
 CREATE TEMP TABLE IF NOT EXISTS staged_flags (
-    session_id uuid, vouched boolean, estimated boolean
+    session_id uuid, confirmed boolean, estimated boolean
 ) ON COMMIT DELETE ROWS;
 
 -- name: stage_keys
@@ -315,7 +315,7 @@ CREATE TEMP TABLE IF NOT EXISTS staged_keys (
 -- name: stage_moves
 -- A scratch table for lives of which only time and counters moved.
 CREATE TEMP TABLE IF NOT EXISTS staged_moves (
-    session_id uuid, user_key uuid, last_seen_at timestamptz, expires_at timestamptz, due_at timestamptz,
+    session_id uuid, user_key uuid, last_seen_at timestamptz, expires_at timestamptz, recheck_at timestamptz,
     received_packets bigint, received_bytes bigint, sent_packets bigint, sent_bytes bigint,
     peer_received_packets bigint, peer_received_bytes bigint, peer_sent_packets bigint, peer_sent_bytes bigint
 ) ON COMMIT DELETE ROWS;
@@ -340,24 +340,24 @@ CREATE TEMP TABLE IF NOT EXISTS staged_usage (LIKE accounting.session_usage) ON 
 -- OFFSET 0: each life goes to its stored row by the key, also where statistics, made before the first
 -- end, have the planner believe that there is no end to be joined.
 WITH ended AS (
-    SELECT s.ctid AS place, coalesce(e.ends, 0) + 1 AS number
+    SELECT s.ctid AS place, coalesce(e.end_events, 0) + 1 AS number
     FROM staged_sessions s LEFT JOIN LATERAL (
         SELECT * FROM accounting.sessions e WHERE e.session_id = s.session_id OFFSET 0
     ) e ON e.user_key = s.user_key
-    WHERE s.ended_at IS NOT NULL AND s.vouched AND (
-        e.ends > 0 AND e.vouched AND (
-            e.ended_at, e.end_cause, e.client_totals > 0, e.estimated, e.disputed,
+    WHERE s.ended_at IS NOT NULL AND s.confirmed AND (
+        e.end_events > 0 AND e.confirmed AND (
+            e.ended_at, e.end_cause, e.client_total_count > 0, e.estimated, e.disputed,
             e.received_packets, e.received_bytes, e.sent_packets, e.sent_bytes,
             e.peer_received_packets, e.peer_received_bytes, e.peer_sent_packets, e.peer_sent_bytes
         ) IS NOT DISTINCT FROM (
-            s.ended_at, s.end_cause, s.client_totals > 0, s.estimated, s.disputed,
+            s.ended_at, s.end_cause, s.client_total_count > 0, s.estimated, s.disputed,
             s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes,
             s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes
         )
     ) IS NOT TRUE
 ),
 told AS (
-    UPDATE staged_sessions s SET ends = e.number FROM ended e WHERE s.ctid = e.place
+    UPDATE staged_sessions s SET end_events = e.number FROM ended e WHERE s.ctid = e.place
     RETURNING s.*
 )
 INSERT INTO accounting.feed_outbox (
@@ -368,10 +368,10 @@ INSERT INTO accounting.feed_outbox (
     disputed, end_cause
 )
 SELECT
-    accounting.event_id('session.ended', s.session_id || ' ' || s.ends), 'session.ended', s.realm_id,
+    accounting.event_id('session.ended', s.session_id || ' ' || s.end_events), 'session.ended', s.realm_id,
     s.allocation_id, s.started_at, s.ended_at, s.received_packets, s.received_bytes,
     s.sent_packets, s.sent_bytes, s.peer_received_packets, s.peer_received_bytes,
-    s.peer_sent_packets, s.peer_sent_bytes, s.session_id, s.user_key, s.ends, s.database,
-    s.source_id, s.start_known, s.client_totals > 0, s.estimated, s.disputed, s.end_cause
+    s.peer_sent_packets, s.peer_sent_bytes, s.session_id, s.user_key, s.end_events, s.database,
+    s.source_id, s.start_known, s.client_total_count > 0, s.estimated, s.disputed, s.end_cause
 FROM told s
 ORDER BY s.ended_at, s.session_id;

@@ -14,9 +14,9 @@ from accounting.domain.thread_silence import LocatedSession, RelayThread, Thread
 from accounting.sources.source_queries import gap_spans
 
 KEPT_SECONDS: Final = 7 * 86_400
-"""A thread unheard for so long is dropped: machines come and go."""
-_TIMES: Final = ("heard_at", "highest_at", "restarted_at", "owed_since")
-_VALUES: Final = (*_TIMES, "highest_id", "unheard", "certain")
+"""A thread missed_count for so long is dropped: machines come and go."""
+_TIMES: Final = ("last_report_at", "highest_at", "restarted_at", "overdue_since")
+_VALUES: Final = (*_TIMES, "highest_id", "missed_count", "not_explained_by_gap")
 
 
 def voices(connection: Connection, source_id: int) -> dict[RelayThread, ThreadStatus]:
@@ -54,7 +54,7 @@ def miss(connection: Connection, source_id: int, expired: list[LocatedSession], 
     connection.execute(
         delete(relay_threads).where(
             relay_threads.c.source_id == source_id,
-            relay_threads.c.heard_at < from_micros(until - KEPT_SECONDS * SECOND),
+            relay_threads.c.last_report_at < from_micros(until - KEPT_SECONDS * SECOND),
         )
     )
 

@@ -1,7 +1,7 @@
 """The hours of sessions, stored, and marks of by how much they change the usage of users.
 
-Owns the tables ``session_usage`` and ``touched_hours``. A session that lives within one hour has no
-row in the first: ``sessions.only_hour`` says which, and the view ``session_hours`` has all. Whoever
+Owns the tables ``session_usage`` and ``usage_deltas``. A session that lives within one hour has no
+row in the first: ``sessions.single_hour`` says which, and the view ``session_hours`` has all. Whoever
 changes what the view says marks it in the second, in the same transaction: the roll-up adds what it
 finds there.
 """
@@ -26,7 +26,7 @@ USAGE_COLUMNS: Final = (
     ("starts_at", "timestamptz"),
     ("user_key", "uuid"),
     ("realm_id", "int4"),
-    ("vouched", "bool"),
+    ("confirmed", "bool"),
     ("estimated", "bool"),
     ("started", "bool"),
     ("ended", "bool"),
@@ -73,7 +73,7 @@ def absorb(connection: Connection, pairs: Sequence[tuple[bytes, SessionState]]) 
 
 
 def reflag(connection: Connection, sessions: Sequence[SessionState]) -> None:
-    """Carry a session's vouched and estimated to all hours that it has, and mark what changes.
+    """Carry a session's confirmed and estimated to all hours that it has, and mark what changes.
 
     Before the sessions are written, and what this step adds to their hours.
     """
@@ -84,7 +84,7 @@ def reflag(connection: Connection, sessions: Sequence[SessionState]) -> None:
         copy_rows(
             cursor,
             "staged_flags",
-            (("session_id", "uuid"), ("vouched", "bool"), ("estimated", "bool")),
+            (("session_id", "uuid"), ("confirmed", "bool"), ("estimated", "bool")),
             {(session.session_id, session.confirmed, session.estimated) for session in sessions},
         )
     with along_keys(connection):
@@ -104,13 +104,13 @@ def write_usage(connection: Connection, rows: Iterable[SessionHour]) -> None:
 
 
 def _usage_row(row: SessionHour) -> bytes:
-    session_id, starts_at, user_key, realm_id, vouched, estimated, started, ended, since, to, c = (
+    session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended, since, to, c = (
         row
     )
     return _USAGE_ROW.pack(
         18,
         *(16, session_id, 8, starts_at - POSTGRES_EPOCH, 16, user_key, 4, realm_id),
-        *(1, vouched, 1, estimated, 1, started, 1, ended),
+        *(1, confirmed, 1, estimated, 1, started, 1, ended),
         *(8, since - POSTGRES_EPOCH, 8, to - POSTGRES_EPOCH),
         *(8, c[0], 8, c[1], 8, c[2], 8, c[3], 8, c[4], 8, c[5], 8, c[6], 8, c[7]),
     )

@@ -46,16 +46,16 @@ LIFE_COLUMNS: Final = (
     ("lifetime_known", "bool"),
     ("ended_at", "timestamptz"),
     ("end_cause", "text"),
-    ("standing", "int2"),
-    ("vouched", "bool"),
+    ("phase", "int2"),
+    ("confirmed", "bool"),
     ("transport", "text"),
     ("client_address", "text"),
     ("server_address", "text"),
     *((name, "int8") for name in COUNTERS),
-    ("news", "int2"),
-    ("deletes", "int2"),
-    ("client_totals", "int2"),
-    ("peer_totals", "int2"),
+    ("new_count", "int2"),
+    ("deleted_count", "int2"),
+    ("client_total_count", "int2"),
+    ("peer_total_count", "int2"),
     ("client_total", "int8[]"),
     ("peer_total", "int8[]"),
     ("estimated", "bool"),
@@ -217,12 +217,12 @@ def write_lives(
     """
     whole: list[bytes] = []
     moved: list[bytes] = []
-    for key, session, due_at, only_hour in sessions:
+    for key, session, recheck_at, single_hour in sessions:
         stored = session.prior
         if stored is not None and not stored.ended and stored.slow_columns == _still(session):
-            moved.append(_move(session, due_at))
+            moved.append(_move(session, recheck_at))
         else:
-            whole.append(_life_row(key, session, due_at, only_hour))
+            whole.append(_life_row(key, session, recheck_at, single_hour))
     with _cursor(connection) as cursor:
         if whole:
             connection.execute(_QUERIES.text("stage_sessions"))
@@ -237,11 +237,11 @@ def write_lives(
                 connection.execute(_QUERIES.text("move_sessions"))
 
 
-def life_row(key: Key, session: SessionState, due_at: int) -> tuple[Any, ...]:
-    """A life as a row of ``sessions``: KEY_COLUMNS, due_at, LIFE_COLUMNS."""
+def life_row(key: Key, session: SessionState, recheck_at: int) -> tuple[Any, ...]:
+    """A life as a row of ``sessions``: KEY_COLUMNS, recheck_at, LIFE_COLUMNS."""
     return (
         *key,
-        due_at,
+        recheck_at,
         session.session_id,
         session.user_key,
         session.realm_id,
@@ -278,8 +278,8 @@ def postpone(connection: Connection, waiting: Sequence[tuple[SessionState, int]]
         copy_rows(
             cursor,
             "staged_due",
-            (("session_id", "uuid"), ("user_key", "uuid"), ("due_at", "timestamptz")),
-            [(session.session_id, session.user_key, due_at) for session, due_at in waiting],
+            (("session_id", "uuid"), ("user_key", "uuid"), ("recheck_at", "timestamptz")),
+            [(session.session_id, session.user_key, recheck_at) for session, recheck_at in waiting],
         )
     with along_keys(connection):
         connection.execute(_QUERIES.text("postpone_due"))
@@ -293,7 +293,7 @@ _MOVE_COLUMNS: Final = (
     "user_key",
     "last_seen_at",
     "expires_at",
-    "due_at",
+    "recheck_at",
     *COUNTERS,
 )
 _TOTAL: Final = Struct("!6iiqiqiqiq")  # an array of four: its length, header, and elements
@@ -315,10 +315,10 @@ _NULLABLE: Final = (
 )
 _PACKED_COLUMNS: Final = (
     *(name for name, _ in KEY_COLUMNS),
-    "due_at",
+    "recheck_at",
     *(name for name, _ in LIFE_COLUMNS if name not in _NULLABLE),
     *_NULLABLE,
-    "only_hour",
+    "single_hour",
 )
 _NULL: Final = b"\xff\xff\xff\xff"
 _TIME: Final = Struct("!iq")
@@ -331,24 +331,24 @@ def _key_row(key: Key) -> bytes:
     return _KEY.pack(4, 2, source_id, 4, database, 16, username_key, 8, allocation_id)
 
 
-def _move(session: SessionState, due_at: int) -> bytes:
+def _move(session: SessionState, recheck_at: int) -> bytes:
     u = session.usage
     return _MOVE.pack(
         13,
         *(16, session.session_id, 16, session.user_key),
         *(8, session.last_seen_at - POSTGRES_EPOCH, 8, session.expires_at - POSTGRES_EPOCH),
-        *(8, due_at - POSTGRES_EPOCH),
+        *(8, recheck_at - POSTGRES_EPOCH),
         *(8, u[0], 8, u[1], 8, u[2], 8, u[3], 8, u[4], 8, u[5], 8, u[6], 8, u[7]),
     )
 
 
-def _life_row(key: Key, session: SessionState, due_at: int, only_hour: int | None) -> bytes:
+def _life_row(key: Key, session: SessionState, recheck_at: int, single_hour: int | None) -> bytes:
     """A life as a packed row: _PACKED_COLUMNS, those that may be null last."""
     u = session.usage
     fixed = _LIFE.pack(
         len(_PACKED_COLUMNS),
         *(2, key.source_id, 4, key.database, 16, key.username_key, 8, key.allocation_id),
-        *(8, due_at - POSTGRES_EPOCH),
+        *(8, recheck_at - POSTGRES_EPOCH),
         *(16, session.session_id, 16, session.user_key, 4, session.realm_id),
         *(8, session.started_at - POSTGRES_EPOCH, 8, session.last_seen_at - POSTGRES_EPOCH),
         *(8, session.expires_at - POSTGRES_EPOCH),
@@ -385,7 +385,7 @@ def _life_row(key: Key, session: SessionState, due_at: int, only_hour: int | Non
             _text(session.server_address),
             _total(session.client_total_count, session.client_total),
             _total(session.peer_total_count, session.peer_total),
-            _time(only_hour),
+            _time(single_hour),
         )
     )
 

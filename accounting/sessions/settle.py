@@ -73,7 +73,7 @@ def _settle_some(engine: Engine, source_id: int, limit: int) -> int:
         sightings = session_queries.read_sightings(
             connection,
             source_id,
-            after=mark.sighted,
+            after=mark.last_sighting,
             upto=(loaded.epoch, loaded.position) if drained else reached,
         )
         if reports or sightings:
@@ -87,7 +87,7 @@ def _settle_some(engine: Engine, source_id: int, limit: int) -> int:
                 position=reached[1],
                 received_at=reports[-1].received_at if reports else mark.received_at,
                 until=loaded.loaded_until if drained else reports[-1].received_at,
-                sighted=sightings[-1][:3] if sightings else mark.sighted,
+                last_sighting=sightings[-1][:3] if sightings else mark.last_sighting,
             ),
         )
         assert moved, "the lock of settling does not hold"

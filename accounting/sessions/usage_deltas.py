@@ -32,7 +32,7 @@ def mark_hours(connection: Connection, marks: Iterable[tuple[UserHour, Sequence[
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_packed(
             cursor,
-            "accounting.touched_hours",
+            "accounting.usage_deltas",
             MARK_COLUMNS,
             (_mark(place, change) for place, change in marks),
         )
@@ -53,7 +53,7 @@ def touch_slices(connection: Connection, slices: Iterable[PeakSlice]) -> None:
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_rows(
             cursor,
-            "accounting.touched_slices",
+            "accounting.peak_deltas",
             (("realm_id", "int4"), ("starts_at", "timestamptz"), ("slice_at", "timestamptz")),
             slices,
         )

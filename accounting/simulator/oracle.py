@@ -50,7 +50,7 @@ class UserExpected:
     """Received and sent bytes of the estimated sessions."""
     sessions_disputed: int = 0
     unattributed: Eight = ZERO
-    """Published under this name, and never vouched for."""
+    """Published under this name, and never confirmed for."""
 
     def as_dict(self) -> dict[str, object]:
         """JSON-able, names spelled as the database spells them."""

@@ -55,7 +55,7 @@ class Scenario:
     killed session is worth the interims published so far, and is a session of its own."""
     stolen: bool = False
     """Traffic that nobody authenticated, under a user's name or under the empty one, about one for
-    ten sessions. Never vouched for: unattributed."""
+    ten sessions. Never confirmed for: unattributed."""
     wrap: bool = False
     """Every twentieth session relays more than 2^32 bytes, so that its peer total wraps. Peer side
     = sum of the interims; the wrapped total agrees with it modulo 2^32 and changes nothing."""

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.db.schema import capture_gaps, epochs, settling, sources
+from accounting.db.schema import capture_gaps, epochs, settle_watermarks, sources
 from accounting.domain.calendar import from_micros, to_micros
 
 
@@ -24,7 +24,7 @@ class SourceRow:
     last_received_at: int | None
     replication_id: str | None
     stream_database: int | None
-    loaded_by: str | None
+    loaded_by_host: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Watermark:
     """How far settling has come: everything up to that position is in the sessions.
 
     ``received_at``: of the last report settled. ``until``: all received before it is settled.
-    ``sighted``: (epoch, position, number) of the last key sighting taken in.
+    ``last_sighting``: (epoch, position, number) of the last key sighting taken in.
     """
 
     source_id: int
@@ -40,7 +40,7 @@ class Watermark:
     position: int
     received_at: int | None
     until: int | None
-    sighted: tuple[int, int, int] = (0, 0, 0)
+    last_sighting: tuple[int, int, int] = (0, 0, 0)
 
 
 def _time(value: datetime | None) -> int | None:
@@ -62,7 +62,7 @@ def _source(row: Any) -> SourceRow:
         last_received_at=_time(row.last_received_at),
         replication_id=row.replication_id,
         stream_database=row.stream_database,
-        loaded_by=row.loaded_by,
+        loaded_by_host=row.loaded_by_host,
     )
 
 
@@ -90,19 +90,21 @@ def source(connection: Connection, source_id: int) -> SourceRow:
 
 def watermark(connection: Connection, source_id: int) -> Watermark:
     """How far a source is settled, made at the beginning if nobody settled it yet."""
-    query = select(settling).where(settling.c.source_id == source_id)
+    query = select(settle_watermarks).where(settle_watermarks.c.source_id == source_id)
     row = connection.execute(query).one_or_none()
     if row is None:
         # Only then: in a snapshot, an insert meets a row that was moved since as a conflict.
-        connection.execute(insert(settling).values(source_id=source_id).on_conflict_do_nothing())
+        connection.execute(
+            insert(settle_watermarks).values(source_id=source_id).on_conflict_do_nothing()
+        )
         row = connection.execute(query).one()
     return Watermark(
         source_id=source_id,
         epoch=row.epoch,
         position=row.position,
         received_at=_time(row.received_at),
-        until=_time(row.until),
-        sighted=(row.sighted_epoch, row.sighted_position, row.sighted),
+        until=_time(row.settled_until),
+        last_sighting=(row.last_sighting_epoch, row.last_sighting_position, row.last_sighting),
     )
 
 
@@ -114,7 +116,9 @@ def epoch_tokens(connection: Connection, source_id: int) -> dict[str, int]:
     return dict(rows.all())
 
 
-def add_epoch(connection: Connection, source_id: int, token: str, began_at: int, cause: str) -> int:
+def add_epoch(
+    connection: Connection, source_id: int, token: str, started_at: int, cause: str
+) -> int:
     """Number another epoch of a source: one above the last."""
     number: int = connection.execute(
         select(func.coalesce(func.max(epochs.c.epoch), 0) + 1).where(
@@ -126,7 +130,7 @@ def add_epoch(connection: Connection, source_id: int, token: str, began_at: int,
             source_id=source_id,
             epoch=number,
             token=token,
-            began_at=from_micros(began_at),
+            started_at=from_micros(started_at),
             cause=cause,
         )
     )
@@ -145,7 +149,7 @@ def advance(
     mode: str,
     replication_id: str | None,
     stream_database: int | None,
-    loaded_by: str,
+    loaded_by_host: str,
 ) -> bool:
     """Move a source's position, if it still stands where it is ``expected``.
 
@@ -164,7 +168,7 @@ def advance(
             position=position,
             replication_id=replication_id,
             stream_database=stream_database,
-            loaded_by=loaded_by,
+            loaded_by_host=loaded_by_host,
             captured_until=func.greatest(sources.c.captured_until, _moment(captured_until)),
             loaded_until=func.greatest(sources.c.loaded_until, _moment(loaded_until)),
             last_received_at=func.greatest(sources.c.last_received_at, _moment(last_received_at)),
@@ -176,20 +180,20 @@ def advance(
 def settled(connection: Connection, expected: Watermark, reached: Watermark) -> bool:
     """Move a source's watermark, if it still stands where it is ``expected``."""
     moved = connection.execute(
-        update(settling)
+        update(settle_watermarks)
         .where(
-            settling.c.source_id == expected.source_id,
-            settling.c.epoch == expected.epoch,
-            settling.c.position == expected.position,
+            settle_watermarks.c.source_id == expected.source_id,
+            settle_watermarks.c.epoch == expected.epoch,
+            settle_watermarks.c.position == expected.position,
         )
         .values(
             epoch=reached.epoch,
             position=reached.position,
             received_at=_moment(reached.received_at),
-            until=func.greatest(settling.c.until, _moment(reached.until)),
-            sighted_epoch=reached.sighted[0],
-            sighted_position=reached.sighted[1],
-            sighted=reached.sighted[2],
+            settled_until=func.greatest(settle_watermarks.c.settled_until, _moment(reached.until)),
+            last_sighting_epoch=reached.last_sighting[0],
+            last_sighting_position=reached.last_sighting[1],
+            last_sighting=reached.last_sighting[2],
         )
     )
     return moved.rowcount == 1

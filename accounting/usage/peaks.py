@@ -1,6 +1,6 @@
 """Peaks, stored: how many sessions of a realm were alive at once, counted along slices of hours.
 
-Owns ``touched_slices``, ``realm_slices`` and the peaks in ``realm_usage_*``. A slice is counted
+Owns ``peak_deltas``, ``realm_peak_slices`` and the peaks in ``realm_usage_*``. A slice is counted
 anew from the sessions that begin and end in it, so that the cost of a roll-up is that of the
 slices that changed, not of the hour. An hour whose slices are unknown is counted whole, once.
 """

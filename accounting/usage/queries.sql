@@ -33,28 +33,28 @@ ON CONFLICT DO NOTHING;
 -- name: begin_hours
 -- Counts the sessions that hours began with, where that is not counted yet; returns those hours.
 -- What waits to be added is not counted now. One statement, so that it sees both at one moment.
-INSERT INTO accounting.realm_slices (realm_id, starts_at, slice_at, net, top)
+INSERT INTO accounting.realm_peak_slices (realm_id, starts_at, slice_at, session_delta, session_peak)
 SELECT h.realm_id, h.starts_at, '-infinity', c.carried, c.carried
 FROM staged_hours h
 CROSS JOIN LATERAL (
     SELECT (
         SELECT count(*) FROM accounting.session_usage u
         WHERE u.realm_id = h.realm_id AND u.starts_at = h.starts_at
-            AND NOT u.started AND u.vouched AND u.active_to > u.active_from
+            AND NOT u.started AND u.confirmed AND u.active_to > u.active_from
     ) - (
-        SELECT coalesce(sum(t.sessions_carried), 0) FROM accounting.touched_hours t
+        SELECT coalesce(sum(t.sessions_carried), 0) FROM accounting.usage_deltas t
         WHERE t.realm_id = h.realm_id AND t.starts_at = h.starts_at
     ) AS carried
 ) c
 WHERE NOT EXISTS (
-    SELECT FROM accounting.realm_slices s
+    SELECT FROM accounting.realm_peak_slices s
     WHERE s.realm_id = h.realm_id AND s.starts_at = h.starts_at AND s.slice_at = '-infinity'
 )
 RETURNING realm_id, starts_at;
 
 -- name: carry_sessions
 -- Adds to the sessions that an hour began with those that settling found to have lived on into it.
-UPDATE accounting.realm_slices s SET net = s.net + t.carried, top = s.top + t.carried
+UPDATE accounting.realm_peak_slices s SET session_delta = s.session_delta + t.carried, session_peak = s.session_peak + t.carried
 FROM (
     SELECT realm_id, starts_at, sum(sessions_carried) AS carried FROM staged_touched
     WHERE sessions_carried <> 0 GROUP BY realm_id, starts_at
@@ -73,7 +73,7 @@ WITH steps AS (
         WHERE s.realm_id = t.realm_id AND s.started_at >= t.from_at AND s.started_at < t.to_at
         OFFSET 0
     ) e
-    WHERE e.vouched AND (e.ended_at IS NULL OR e.ended_at > e.started_at)
+    WHERE e.confirmed AND (e.ended_at IS NULL OR e.ended_at > e.started_at)
     UNION ALL
     SELECT t.realm_id, t.starts_at, e.ended_at, -1
     FROM staged_slices t
@@ -82,7 +82,7 @@ WITH steps AS (
         WHERE s.realm_id = t.realm_id AND s.ended_at >= t.from_at AND s.ended_at < t.to_at
         OFFSET 0
     ) e
-    WHERE e.vouched AND e.ended_at > greatest(e.started_at, t.starts_at)
+    WHERE e.confirmed AND e.ended_at > greatest(e.started_at, t.starts_at)
 ), placed AS (
     SELECT realm_id, starts_at, at, step, greatest(
         starts_at, date_bin(make_interval(secs => :slice_seconds), at, 'epoch'::timestamptz)
@@ -94,20 +94,20 @@ WITH steps AS (
     ) AS alive
     FROM placed
 )
-INSERT INTO accounting.realm_slices (realm_id, starts_at, slice_at, net, top)
+INSERT INTO accounting.realm_peak_slices (realm_id, starts_at, slice_at, session_delta, session_peak)
 SELECT realm_id, starts_at, slice_at, sum(step), greatest(max(alive), 0)
 FROM counts
 GROUP BY realm_id, starts_at, slice_at;
 
 -- name: drop_slices
 -- Drops the slices of a realm's hours long before :starts_at: they are counted anew if ever touched.
-DELETE FROM accounting.realm_slices
+DELETE FROM accounting.realm_peak_slices
 WHERE realm_id = :realm_id
     AND starts_at < CAST(:starts_at AS timestamptz) - make_interval(secs => :kept_seconds);
 
 -- name: empty_slices
 -- Empties the staged slices, to be counted anew.
-DELETE FROM accounting.realm_slices s USING staged_slices t
+DELETE FROM accounting.realm_peak_slices s USING staged_slices t
 WHERE s.realm_id = t.realm_id AND s.starts_at = t.starts_at
     AND s.slice_at >= t.from_at AND s.slice_at < t.to_at;
 
@@ -221,13 +221,13 @@ WHERE u.realm_id = p.realm_id AND u.starts_at = p.starts_at
 -- Sets the peaks of the staged hours of realms: the highest of their slices.
 UPDATE accounting.realm_usage_hourly u SET peak_sessions = p.peak_sessions
 FROM (
-    SELECT realm_id, starts_at, max(before + top) AS peak_sessions
+    SELECT realm_id, starts_at, max(before + session_peak) AS peak_sessions
     FROM (
-        SELECT h.realm_id, h.starts_at, s.top, sum(s.net) OVER (
+        SELECT h.realm_id, h.starts_at, s.session_peak, sum(s.session_delta) OVER (
             PARTITION BY h.realm_id, h.starts_at ORDER BY s.slice_at
-        ) - s.net AS before
+        ) - s.session_delta AS before
         FROM staged_hours h
-        JOIN accounting.realm_slices s USING (realm_id, starts_at)
+        JOIN accounting.realm_peak_slices s USING (realm_id, starts_at)
     ) c
     GROUP BY realm_id, starts_at
 ) p
@@ -470,20 +470,20 @@ CREATE TEMP TABLE IF NOT EXISTS staged_slices (
 
 -- name: stage_touched
 -- A scratch table for the marks that one roll-up takes; empty again when the transaction ends.
-CREATE TEMP TABLE IF NOT EXISTS staged_touched (LIKE accounting.touched_hours) ON COMMIT DELETE ROWS;
+CREATE TEMP TABLE IF NOT EXISTS staged_touched (LIKE accounting.usage_deltas) ON COMMIT DELETE ROWS;
 
 -- name: take_slices
 -- Takes the marks of touched slices, each once.
 WITH taken AS (
-    DELETE FROM accounting.touched_slices RETURNING realm_id, starts_at, slice_at
+    DELETE FROM accounting.peak_deltas RETURNING realm_id, starts_at, slice_at
 )
 SELECT DISTINCT realm_id, starts_at, slice_at FROM taken;
 
 -- name: take_touched
 -- Takes marks of touched hours: at most :limit of them, removed here and added up by user and hour.
 WITH taken AS (
-    DELETE FROM accounting.touched_hours
-    WHERE ctid = ANY (ARRAY(SELECT ctid FROM accounting.touched_hours LIMIT :limit))
+    DELETE FROM accounting.usage_deltas
+    WHERE ctid = ANY (ARRAY(SELECT ctid FROM accounting.usage_deltas LIMIT :limit))
     RETURNING *
 )
 INSERT INTO staged_touched (
@@ -503,7 +503,7 @@ GROUP BY realm_id, user_key, starts_at;
 
 -- name: touch_closed_periods
 -- Marks the closed periods, by user, of the hours that one roll-up changed.
-INSERT INTO accounting.touched_periods (realm_id, period, user_key)
+INSERT INTO accounting.periods_to_adjust (realm_id, period, user_key)
 SELECT DISTINCT p.realm_id, p.period, t.user_key
 FROM staged_touched t
 JOIN accounting.periods p

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import along_keys, psycopg_connection
 from accounting.db.queries import Queries
-from accounting.db.schema import buckets, folds
+from accounting.db.schema import buckets, fold_watermarks
 from accounting.domain.calendar import Bucket, BucketLength, from_micros, to_micros
 
 _QUERIES: Final = Queries("accounting.usage")
@@ -56,7 +56,7 @@ class Hour(NamedTuple):
 
 
 def take_touched(connection: Connection, limit: int) -> list[tuple[int, int]]:
-    """Take marks off ``touched_hours``; returns the (realm_id, start) of the hours they name."""
+    """Take marks off ``usage_deltas``; returns the (realm_id, start) of the hours they name."""
     connection.execute(_QUERIES.text("stage_touched"))
     connection.execute(_QUERIES.text("stage_hours"))
     connection.execute(_QUERIES.text("take_touched"), {"limit": limit})
@@ -69,7 +69,9 @@ def folded(connection: Connection) -> dict[int, int]:
     """Up to where the hours of each realm are folded; none for a realm without usage."""
     return {
         realm_id: to_micros(until)
-        for realm_id, until in connection.execute(select(folds.c.realm_id, folds.c.until))
+        for realm_id, until in connection.execute(
+            select(fold_watermarks.c.realm_id, fold_watermarks.c.folded_until)
+        )
     }
 
 
@@ -114,10 +116,15 @@ def fold(connection: Connection, hours: Iterable[Hour], untils: Mapping[int, int
     with along_keys(connection):
         connection.execute(_QUERIES.text("fold_user_daily"))
         connection.execute(_QUERIES.text("fold_user_monthly"))
-    put = insert(folds)
+    put = insert(fold_watermarks)
     connection.execute(
-        put.on_conflict_do_update(index_elements=["realm_id"], set_={"until": put.excluded.until}),
-        [{"realm_id": realm_id, "until": from_micros(until)} for realm_id, until in untils.items()],
+        put.on_conflict_do_update(
+            index_elements=["realm_id"], set_={"folded_until": put.excluded.folded_until}
+        ),
+        [
+            {"realm_id": realm_id, "folded_until": from_micros(until)}
+            for realm_id, until in untils.items()
+        ],
     )
 
 

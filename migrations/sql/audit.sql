@@ -51,8 +51,8 @@ CREATE TABLE accounting.dropped_positions (
 GRANT SELECT, INSERT, UPDATE ON accounting.dropped_positions TO turn_accounting_writer;
 
 -- Sessions as the dropped reports left them, where a later report may still belong to them.
--- entries: their usage so far by hour and side, six numbers each.
-CREATE TABLE accounting.carried_lives (
+-- deltas: their usage so far by hour and side, six numbers each.
+CREATE TABLE accounting.carried_sessions (
     session_id uuid NOT NULL,
     user_key uuid NOT NULL,
     username_key uuid NOT NULL,
@@ -67,8 +67,8 @@ CREATE TABLE accounting.carried_lives (
     lifetime_known boolean NOT NULL,
     ended_at timestamptz,
     end_cause text,
-    standing smallint NOT NULL,
-    vouched boolean NOT NULL,
+    phase smallint NOT NULL,
+    confirmed boolean NOT NULL,
     transport text,
     client_address text,
     server_address text,
@@ -80,30 +80,30 @@ CREATE TABLE accounting.carried_lives (
     peer_received_bytes bigint NOT NULL,
     peer_sent_packets bigint NOT NULL,
     peer_sent_bytes bigint NOT NULL,
-    news smallint NOT NULL,
-    deletes smallint NOT NULL,
-    client_totals smallint NOT NULL,
-    peer_totals smallint NOT NULL,
+    new_count smallint NOT NULL,
+    deleted_count smallint NOT NULL,
+    client_total_count smallint NOT NULL,
+    peer_total_count smallint NOT NULL,
     client_total bigint[] NOT NULL,
     peer_total bigint[] NOT NULL,
     estimated boolean NOT NULL,
     disputed boolean NOT NULL,
-    entries bigint[] NOT NULL,
-    CONSTRAINT carried_lives_pkey PRIMARY KEY (session_id, user_key)
+    deltas bigint[] NOT NULL,
+    CONSTRAINT carried_sessions_pkey PRIMARY KEY (session_id, user_key)
 );
-CREATE INDEX carried_lives_by_name ON accounting.carried_lives (username_key);
-GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.carried_lives TO turn_accounting_writer;
+CREATE INDEX carried_sessions_by_name ON accounting.carried_sessions (username_key);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.carried_sessions TO turn_accounting_writer;
 
 -- The sessions whose last report was dropped, by the day (UTC) that they began: how many they were,
 -- and the sum of row_hash over them.
-CREATE TABLE accounting.sealed_sessions (
+CREATE TABLE accounting.finalized_sessions (
     realm_id integer NOT NULL,
     day date NOT NULL,
     sessions bigint NOT NULL,
     digest numeric NOT NULL,
-    CONSTRAINT sealed_sessions_pkey PRIMARY KEY (realm_id, day)
+    CONSTRAINT finalized_sessions_pkey PRIMARY KEY (realm_id, day)
 );
-GRANT SELECT, INSERT, UPDATE ON accounting.sealed_sessions TO turn_accounting_writer;
+GRANT SELECT, INSERT, UPDATE ON accounting.finalized_sessions TO turn_accounting_writer;
 
 CREATE FUNCTION accounting.row_hash(fields jsonb) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

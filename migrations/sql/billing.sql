@@ -69,13 +69,13 @@ CREATE INDEX adjustments_by_posting ON accounting.adjustments (realm_id, posted_
 GRANT SELECT, INSERT ON accounting.adjustments TO turn_accounting_writer;
 
 -- Users whose hours in a closed period changed. Rows are appended and taken, as
--- those of touched_hours.
-CREATE TABLE accounting.touched_periods (
+-- those of usage_deltas.
+CREATE TABLE accounting.periods_to_adjust (
     realm_id integer NOT NULL,
     period date NOT NULL,
     user_key uuid NOT NULL
 );
-GRANT SELECT, INSERT, DELETE ON accounting.touched_periods TO turn_accounting_writer;
+GRANT SELECT, INSERT, DELETE ON accounting.periods_to_adjust TO turn_accounting_writer;
 
 -- Triggers keep what was billed from being changed. ENABLE ALWAYS: also in a session that turns
 -- triggers off (session_replication_role = replica).
@@ -195,26 +195,26 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                 THEN coalesce('captured until ' || to_char(
                     s.captured_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'),
                     'not captured yet')
-                WHEN t.until IS NULL OR t.until <= p.due_at
+                WHEN t.settled_until IS NULL OR t.settled_until <= p.due_at
                 THEN coalesce('settled until ' || to_char(
-                    t.until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'), 'not settled yet')
+                    t.settled_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'), 'not settled yet')
                 ELSE 'has sessions to end'
             END)
-            FROM accounting.sources s LEFT JOIN accounting.settling t USING (source_id)
+            FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id)
             WHERE s.retired_at IS NULL AND s.source <> ALL (without) AND (
                 s.captured_until IS NULL OR s.captured_until <= p.due_at
-                OR t.until IS NULL OR t.until <= p.due_at
+                OR t.settled_until IS NULL OR t.settled_until <= p.due_at
                 OR EXISTS (
                     SELECT FROM accounting.sessions e
-                    WHERE e.source_id = s.source_id AND e.due_at < t.until
-                        AND e.ended_at IS NULL AND e.standing = 1))
+                    WHERE e.source_id = s.source_id AND e.recheck_at < t.settled_until
+                        AND e.ended_at IS NULL AND e.phase = 1))
             UNION ALL
             SELECT 3, format('period %s', max(b.period)) FROM accounting.periods b
             WHERE b.realm_id = p.realm_id AND b.starts_at < p.starts_at AND b.closed_at IS NULL
             HAVING count(*) > 0
             UNION ALL
             SELECT 4, 'the roll-up' WHERE EXISTS (
-                SELECT FROM accounting.touched_hours h
+                SELECT FROM accounting.usage_deltas h
                 WHERE h.realm_id = p.realm_id
                     AND h.starts_at >= p.starts_at AND h.starts_at < p.ends_at)
         ) w (rank, wait))

@@ -16,7 +16,7 @@ CREATE TABLE accounting.sources (
     retired_at timestamptz,
     replication_id text,
     stream_database integer,
-    loaded_by text,
+    loaded_by_host text,
     CONSTRAINT sources_pkey PRIMARY KEY (source_id),
     CONSTRAINT source_is_unique UNIQUE (source)
 );
@@ -38,7 +38,7 @@ CREATE TABLE accounting.epochs (
     source_id smallint NOT NULL,
     epoch integer NOT NULL,
     token text NOT NULL,
-    began_at timestamptz NOT NULL,
+    started_at timestamptz NOT NULL,
     cause text NOT NULL,
     CONSTRAINT epochs_pkey PRIMARY KEY (source_id, epoch),
     CONSTRAINT epoch_token_is_unique UNIQUE (source_id, token)
@@ -161,7 +161,7 @@ CREATE TABLE accounting.key_sightings (
     username_key uuid NOT NULL,
     user_key uuid NOT NULL,
     allocation_id bigint NOT NULL,
-    began_at timestamptz NOT NULL,
+    scan_started_at timestamptz NOT NULL,
     seen_at timestamptz NOT NULL,
     idle_seconds integer NOT NULL CONSTRAINT idle_is_not_negative CHECK (idle_seconds >= 0),
     CONSTRAINT key_sightings_pkey PRIMARY KEY (source_id, epoch, position, sighting, user_key)
@@ -170,11 +170,11 @@ GRANT SELECT, INSERT ON accounting.key_sightings TO turn_accounting_writer;
 
 -- Counts of loaded messages, which only grow. Kept here because counting the rows themselves takes
 -- longer the more there are.
-CREATE TABLE accounting.tallies (
+CREATE TABLE accounting.message_counts (
     source_id smallint NOT NULL,
-    counted text NOT NULL,
-    detail text NOT NULL DEFAULT '',
+    outcome text NOT NULL,
+    reason text NOT NULL DEFAULT '',
     total bigint NOT NULL,
-    CONSTRAINT tallies_pkey PRIMARY KEY (source_id, counted, detail)
+    CONSTRAINT message_counts_pkey PRIMARY KEY (source_id, outcome, reason)
 ) WITH (fillfactor = 50);
-GRANT SELECT, INSERT, UPDATE ON accounting.tallies TO turn_accounting_writer;
+GRANT SELECT, INSERT, UPDATE ON accounting.message_counts TO turn_accounting_writer;

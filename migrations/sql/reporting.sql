@@ -8,8 +8,8 @@
 
 CREATE VIEW reporting.sources AS
 SELECT s.source, s.mode, s.epoch, s.position, s.captured_until, s.loaded_until,
-    t.until AS settled_until, s.retired_at
-FROM accounting.sources s LEFT JOIN accounting.settling t USING (source_id);
+    t.settled_until, s.retired_at
+FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id);
 COMMENT ON VIEW reporting.sources IS
     'Every source, and how far it is captured, loaded and settled';
 COMMENT ON COLUMN reporting.sources.mode IS 'How it listens: replication or subscribe';
@@ -103,15 +103,15 @@ SELECT e.session_id, s.source, e.database, re.realm, n.username,
     e.transport, e.client_address, e.server_address,
     e.received_packets, e.received_bytes, e.sent_packets, e.sent_bytes,
     e.peer_received_packets, e.peer_received_bytes, e.peer_sent_packets, e.peer_sent_bytes,
-    e.client_totals > 0 AS total_reported, e.estimated, e.disputed
+    e.client_total_count > 0 AS total_reported, e.estimated, e.disputed
 FROM accounting.sessions e
 JOIN accounting.sources s USING (source_id)
 JOIN accounting.realms re USING (realm_id)
 LEFT JOIN accounting.users u USING (user_key, realm_id)
 LEFT JOIN accounting.usernames n USING (username_key, user_key)
-WHERE e.vouched;
+WHERE e.confirmed;
 COMMENT ON VIEW reporting.sessions IS
-    'One row for each allocation that coturn vouched for: the bill''s smallest unit';
+    'One row for each allocation that coturn confirmed for: the bill''s smallest unit';
 COMMENT ON COLUMN reporting.sessions.session_id IS
     'The session; the same again when settled again from the same reports';
 COMMENT ON COLUMN reporting.sessions.started_at IS
@@ -198,7 +198,7 @@ JOIN accounting.realms re ON re.realm_id = h.realm_id
 JOIN accounting.buckets b
     ON b.realm_id = h.realm_id AND b.level = 'hour' AND b.starts_at = h.starts_at
 LEFT JOIN accounting.usernames n USING (username_key, user_key)
-WHERE NOT h.vouched
+WHERE NOT h.confirmed
 GROUP BY s.source, re.realm, n.username, h.starts_at, b.ends_at;
 COMMENT ON VIEW reporting.unattributed_usage IS
     'Traffic that coturn published without an allocation that vouches for it: kept, shown, never '
@@ -389,19 +389,19 @@ RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT string_agg(w.wait, '; ' ORDER BY w.rank, w.wait) FROM (
         SELECT 1, format('source ''%s'' to be settled', s.source)
-        FROM accounting.sources s LEFT JOIN accounting.settling t USING (source_id)
-        WHERE s.retired_at IS NULL AND (t.until IS NULL OR t.until < to_at)
+        FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id)
+        WHERE s.retired_at IS NULL AND (t.settled_until IS NULL OR t.settled_until < to_at)
         UNION ALL
         SELECT 2, 'sessions that may have ended' WHERE EXISTS (
             SELECT FROM accounting.sessions e JOIN accounting.realms r USING (realm_id)
             JOIN accounting.sources s USING (source_id)
-            WHERE e.ended_at IS NULL AND e.standing = 1 AND e.vouched AND e.last_seen_at < to_at
+            WHERE e.ended_at IS NULL AND e.phase = 1 AND e.confirmed AND e.last_seen_at < to_at
                 AND s.retired_at IS NULL
                 AND (span_waits_for.realm IS NULL OR r.realm = span_waits_for.realm)
         )
         UNION ALL
         SELECT 3, 'the roll-up' WHERE EXISTS (
-            SELECT FROM accounting.touched_hours t JOIN accounting.realms r USING (realm_id)
+            SELECT FROM accounting.usage_deltas t JOIN accounting.realms r USING (realm_id)
             WHERE (span_waits_for.realm IS NULL OR r.realm = span_waits_for.realm)
                 AND (from_at IS NULL OR t.starts_at >= from_at) AND t.starts_at < to_at
         )

@@ -2,20 +2,20 @@
 
 -- How far settling has come. Apart from sources, so that loading and settling do not wait for each
 -- other's row lock.
-CREATE TABLE accounting.settling (
+CREATE TABLE accounting.settle_watermarks (
     source_id smallint NOT NULL,
     epoch integer NOT NULL DEFAULT 0,
     position bigint NOT NULL DEFAULT 0,
     received_at timestamptz,
-    until timestamptz,
-    sighted_epoch integer NOT NULL DEFAULT 0,
-    sighted_position bigint NOT NULL DEFAULT 0,
-    sighted bigint NOT NULL DEFAULT 0,
-    CONSTRAINT settling_pkey PRIMARY KEY (source_id)
+    settled_until timestamptz,
+    last_sighting_epoch integer NOT NULL DEFAULT 0,
+    last_sighting_position bigint NOT NULL DEFAULT 0,
+    last_sighting bigint NOT NULL DEFAULT 0,
+    CONSTRAINT settle_watermarks_pkey PRIMARY KEY (source_id)
 );
-GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.settling TO turn_accounting_writer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.settle_watermarks TO turn_accounting_writer;
 
--- ends: how many session.ended events the feed has of it. only_hour: the hour that the session has
+-- end_events: how many session.ended events the feed has of it. single_hour: the hour that the session has
 -- lived in, as long as it has lived in one alone; session_usage has no row of it then.
 --
 -- fillfactor: sessions that began together are refreshed together, so that all rows of a page are
@@ -32,14 +32,14 @@ CREATE TABLE accounting.sessions (
     started_at timestamptz NOT NULL,
     last_seen_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
-    due_at timestamptz NOT NULL,
+    recheck_at timestamptz NOT NULL,
     start_known boolean NOT NULL,
     lifetime_known boolean NOT NULL,
     ended_at timestamptz,
     end_cause text
         CONSTRAINT end_cause_is_known CHECK (end_cause IN ('deleted', 'expired', 'superseded')),
-    standing smallint NOT NULL,
-    vouched boolean NOT NULL,
+    phase smallint NOT NULL,
+    confirmed boolean NOT NULL,
     transport text,
     client_address text,
     server_address text,
@@ -51,16 +51,16 @@ CREATE TABLE accounting.sessions (
     peer_received_bytes bigint NOT NULL,
     peer_sent_packets bigint NOT NULL,
     peer_sent_bytes bigint NOT NULL,
-    news smallint NOT NULL,
-    deletes smallint NOT NULL,
-    client_totals smallint NOT NULL,
-    peer_totals smallint NOT NULL,
+    new_count smallint NOT NULL,
+    deleted_count smallint NOT NULL,
+    client_total_count smallint NOT NULL,
+    peer_total_count smallint NOT NULL,
     client_total bigint[] NOT NULL,
     peer_total bigint[] NOT NULL,
     estimated boolean NOT NULL,
     disputed boolean NOT NULL,
-    ends integer NOT NULL DEFAULT 0,
-    only_hour timestamptz,
+    end_events integer NOT NULL DEFAULT 0,
+    single_hour timestamptz,
     CONSTRAINT sessions_pkey PRIMARY KEY (session_id, user_key),
     CONSTRAINT end_has_time_and_cause CHECK ((ended_at IS NULL) = (end_cause IS NULL)),
     CONSTRAINT session_is_not_backwards
@@ -71,15 +71,15 @@ CREATE INDEX sessions_by_realm ON accounting.sessions (realm_id, started_at);
 CREATE INDEX sessions_by_end ON accounting.sessions (realm_id, ended_at)
     WHERE ended_at IS NOT NULL;
 -- Those that a next report of their key may belong to: few, however long the history.
-CREATE INDEX sessions_standing ON accounting.sessions
-    (username_key, allocation_id, source_id, database) WHERE standing > 0;
+CREATE INDEX sessions_open ON accounting.sessions
+    (username_key, allocation_id, source_id, database) WHERE phase > 0;
 -- More that are few among all sessions.
-CREATE INDEX sessions_due ON accounting.sessions (source_id, due_at)
-    WHERE ended_at IS NULL AND standing = 1;
-CREATE INDEX sessions_live ON accounting.sessions (started_at) WHERE ended_at IS NULL AND vouched;
-CREATE INDEX sessions_disputed ON accounting.sessions (started_at) WHERE disputed AND vouched;
-CREATE INDEX sessions_unattributed ON accounting.sessions (realm_id, only_hour)
-    WHERE NOT vouched AND only_hour IS NOT NULL;
+CREATE INDEX sessions_recheck ON accounting.sessions (source_id, recheck_at)
+    WHERE ended_at IS NULL AND phase = 1;
+CREATE INDEX sessions_live ON accounting.sessions (started_at) WHERE ended_at IS NULL AND confirmed;
+CREATE INDEX sessions_disputed ON accounting.sessions (started_at) WHERE disputed AND confirmed;
+CREATE INDEX sessions_unattributed ON accounting.sessions (realm_id, single_hour)
+    WHERE NOT confirmed AND single_hour IS NOT NULL;
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.sessions TO turn_accounting_writer;
 
 -- The hours of sessions that have lived in more than one. Most live in one hour, whose usage is
@@ -89,7 +89,7 @@ CREATE TABLE accounting.session_usage (
     starts_at timestamptz NOT NULL,
     user_key uuid NOT NULL,
     realm_id integer NOT NULL,
-    vouched boolean NOT NULL,
+    confirmed boolean NOT NULL,
     estimated boolean NOT NULL,
     started boolean NOT NULL,
     ended boolean NOT NULL,
@@ -110,41 +110,41 @@ CREATE TABLE accounting.session_usage (
 CREATE INDEX session_usage_carried ON accounting.session_usage (realm_id, starts_at)
     WHERE NOT started;
 CREATE INDEX session_usage_unattributed ON accounting.session_usage (realm_id, starts_at)
-    WHERE NOT vouched;
+    WHERE NOT confirmed;
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.session_usage TO turn_accounting_writer;
 
 -- The hours of all sessions, in the columns of session_usage.
 CREATE VIEW accounting.session_hours AS
-SELECT session_id, starts_at, user_key, realm_id, vouched, estimated, started, ended,
+SELECT session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended,
     active_from, active_to,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
 FROM accounting.session_usage
 UNION ALL
-SELECT session_id, only_hour, user_key, realm_id, vouched, estimated, true, ended_at IS NOT NULL,
+SELECT session_id, single_hour, user_key, realm_id, confirmed, estimated, true, ended_at IS NOT NULL,
     started_at, coalesce(ended_at, last_seen_at),
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
 FROM accounting.sessions
-WHERE only_hour IS NOT NULL;
+WHERE single_hour IS NOT NULL;
 GRANT SELECT ON accounting.session_hours TO turn_accounting_writer;
 
 -- One row for each relay thread of coturn that sent a report: when it sent the last one, and how
--- many of its sessions expired since without a report. Settling deletes the rows of servers long
+-- many of its sessions expired since without a report. Settling deleted_count the rows of servers long
 -- gone.
 CREATE TABLE accounting.relay_threads (
     source_id smallint NOT NULL,
     database integer NOT NULL,
     server text NOT NULL,
     thread smallint NOT NULL,
-    heard_at timestamptz NOT NULL,
+    last_report_at timestamptz NOT NULL,
     highest_id bigint NOT NULL DEFAULT 0,
     highest_at timestamptz,
     restarted_at timestamptz,
-    unheard integer NOT NULL DEFAULT 0,
-    certain boolean NOT NULL DEFAULT false,
-    owed_since timestamptz,
+    missed_count integer NOT NULL DEFAULT 0,
+    not_explained_by_gap boolean NOT NULL DEFAULT false,
+    overdue_since timestamptz,
     CONSTRAINT relay_threads_pkey PRIMARY KEY (source_id, database, server, thread),
-    CONSTRAINT unheard_lives_owe_something CHECK ((unheard > 0) = (owed_since IS NOT NULL))
+    CONSTRAINT missed_reports_have_a_due_time CHECK ((missed_count > 0) = (overdue_since IS NOT NULL))
 ) WITH (fillfactor = 50);
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.relay_threads TO turn_accounting_writer;

@@ -16,7 +16,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.buckets TO turn_accounting_wr
 -- the sums: its cost does not depend on how much the hour, day or month already holds. Rows are
 -- appended and taken, never updated: so a roll-up in flight can't take the change of a settling
 -- that it doesn't see.
-CREATE TABLE accounting.touched_hours (
+CREATE TABLE accounting.usage_deltas (
     realm_id integer NOT NULL,
     user_key uuid NOT NULL,
     starts_at timestamptz NOT NULL,
@@ -34,30 +34,30 @@ CREATE TABLE accounting.touched_hours (
     estimated_bytes bigint NOT NULL DEFAULT 0,
     sessions_carried bigint NOT NULL DEFAULT 0
 );
-GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.touched_hours TO turn_accounting_writer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.usage_deltas TO turn_accounting_writer;
 
 -- Slices of realms' hours in which a session's begin or end changed since the last roll-up.
--- Rows are appended and taken, as those of touched_hours.
-CREATE TABLE accounting.touched_slices (
+-- Rows are appended and taken, as those of usage_deltas.
+CREATE TABLE accounting.peak_deltas (
     realm_id integer NOT NULL,
     starts_at timestamptz NOT NULL,
     slice_at timestamptz NOT NULL
 );
-GRANT SELECT, INSERT, DELETE ON accounting.touched_slices TO turn_accounting_writer;
+GRANT SELECT, INSERT, DELETE ON accounting.peak_deltas TO turn_accounting_writer;
 
 -- For the peak of an hour, counted in slices, of which only the touched ones are read again. net:
--- how many more sessions are live at the end of the slice than at its beginning; top: how many more
+-- how many more sessions are live at the end of the slice than at its beginning; session_peak: how many more
 -- at most in between. The row at -infinity counts the sessions that the hour began with. An hour
 -- without rows is counted as a whole; rows of old hours are deleted.
-CREATE TABLE accounting.realm_slices (
+CREATE TABLE accounting.realm_peak_slices (
     realm_id integer NOT NULL,
     starts_at timestamptz NOT NULL,
     slice_at timestamptz NOT NULL,
-    net bigint NOT NULL,
-    top bigint NOT NULL,
-    CONSTRAINT realm_slices_pkey PRIMARY KEY (realm_id, starts_at, slice_at)
+    session_delta bigint NOT NULL,
+    session_peak bigint NOT NULL,
+    CONSTRAINT realm_peak_slices_pkey PRIMARY KEY (realm_id, starts_at, slice_at)
 );
-GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.realm_slices TO turn_accounting_writer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.realm_peak_slices TO turn_accounting_writer;
 
 DO $$
 DECLARE
@@ -114,12 +114,12 @@ $$;
 -- Up to where the hours of a realm's users are added into their days and months. The hour under way
 -- stands in the hourly table alone: a user whose usage changes every other second costs one update
 -- each time instead of three.
-CREATE TABLE accounting.folds (
+CREATE TABLE accounting.fold_watermarks (
     realm_id integer NOT NULL,
-    until timestamptz NOT NULL,
-    CONSTRAINT folds_pkey PRIMARY KEY (realm_id)
+    folded_until timestamptz NOT NULL,
+    CONSTRAINT fold_watermarks_pkey PRIMARY KEY (realm_id)
 ) WITH (fillfactor = 50);
-GRANT SELECT, INSERT, UPDATE ON accounting.folds TO turn_accounting_writer;
+GRANT SELECT, INSERT, UPDATE ON accounting.fold_watermarks TO turn_accounting_writer;
 
 -- user_days, user_months: the days and months of users, with the hours that are not folded yet.
 DO $$
@@ -151,7 +151,7 @@ BEGIN
             FROM accounting.user_usage_%2$s d
             JOIN accounting.buckets b
                 ON b.realm_id = d.realm_id AND b.level = %3$L AND b.starts_at = d.starts_at
-            JOIN accounting.folds f ON f.realm_id = d.realm_id
+            JOIN accounting.fold_watermarks f ON f.realm_id = d.realm_id
             CROSS JOIN LATERAL (
                 SELECT
                     sum(received_packets)::bigint AS received_packets,
@@ -167,8 +167,8 @@ BEGIN
                     sum(session_microseconds) AS session_microseconds,
                     sum(estimated_bytes)::bigint AS estimated_bytes
                 FROM accounting.user_usage_hourly
-                WHERE b.ends_at > f.until AND user_key = d.user_key AND realm_id = d.realm_id
-                    AND starts_at >= f.until AND starts_at >= d.starts_at AND starts_at < b.ends_at
+                WHERE b.ends_at > f.folded_until AND user_key = d.user_key AND realm_id = d.realm_id
+                    AND starts_at >= f.folded_until AND starts_at >= d.starts_at AND starts_at < b.ends_at
             ) h;
             GRANT SELECT ON accounting.%1$s TO turn_accounting_writer;
         $view$, view[1], view[2], view[3]);

@@ -41,8 +41,8 @@ CORRUPTIONS: Final = {
         ("sessions", "differs", "ended_at"),
     ),
     "a stranger's life that is billed": (
-        "UPDATE accounting.sessions SET vouched = true WHERE NOT vouched",
-        ("sessions", "differs", "vouched"),
+        "UPDATE accounting.sessions SET confirmed = true WHERE NOT confirmed",
+        ("sessions", "differs", "confirmed"),
     ),
     "a session under another user": (
         "UPDATE accounting.sessions SET user_key = gen_random_uuid() WHERE allocation_id = 1",

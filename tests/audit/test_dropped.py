@@ -80,11 +80,11 @@ def finish(books: Books, until: float) -> None:
 
 
 RETAINED: Final = (
-    "carried_lives",
+    "carried_sessions",
     "dropped_positions",
-    "sealed_sessions",
+    "finalized_sessions",
     "proofs",
-    "touched_hours",
+    "usage_deltas",
 )
 
 

@@ -23,7 +23,7 @@ from tests.support.invariants import assert_closed_periods_add_up
 from tests.support.servers import PostgresServer
 
 DECEMBER: Final = date(2026, 12, 1)
-BILLED: Final = ("periods", "statements", "adjustments", "touched_periods", "feed_outbox")
+BILLED: Final = ("periods", "statements", "adjustments", "periods_to_adjust", "feed_outbox")
 
 
 def tell_late(books: Books) -> None:
@@ -104,13 +104,13 @@ def test_what_is_late_again_is_posted_as_the_difference(books: Books) -> None:
 def test_replaced_hours_that_are_the_same_post_nothing(books: Books) -> None:
     closed_november(books)
     books.query(
-        "INSERT INTO accounting.touched_hours"
+        "INSERT INTO accounting.usage_deltas"
         " SELECT realm_id, user_key, starts_at FROM accounting.user_usage_hourly RETURNING 1"
     )
     books.rollup()
-    assert books.query("SELECT count(*) AS marks FROM accounting.touched_periods") == [{"marks": 2}]
+    assert books.query("SELECT count(*) AS marks FROM accounting.periods_to_adjust") == [{"marks": 2}]
     assert adjust(books.engine) == 0
-    assert books.query("SELECT FROM accounting.touched_periods") == []
+    assert books.query("SELECT FROM accounting.periods_to_adjust") == []
     assert books.rows("adjustments") == []
 
 

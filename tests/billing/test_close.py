@@ -173,7 +173,7 @@ def test_sessions_whose_time_has_passed_end_before_their_period_closes(books: Bo
     books.load()
     with psycopg.connect(books.url()) as connection:
         connection.execute(
-            "UPDATE accounting.settling SET until = (SELECT loaded_until FROM accounting.sources)"
+            "UPDATE accounting.settle_watermarks SET until = (SELECT loaded_until FROM accounting.sources)"
         )
     assert close_periods(books.engine) == 0
     assert states(books)[0][2] == "source 'default' has sessions to end"
@@ -331,7 +331,7 @@ def test_closing_waits_for_a_settling_that_is_under_way(books: Books) -> None:
     with ThreadPoolExecutor() as threads, books.engine.connect() as settling:
         lock(settling, "settle.1")
         settling.exec_driver_sql(
-            "INSERT INTO accounting.touched_hours"
+            "INSERT INTO accounting.usage_deltas"
             " SELECT realm_id, user_key, starts_at FROM accounting.user_usage_hourly"
         )
         closing = threads.submit(close_period, books.engine, "example.org", NOVEMBER)

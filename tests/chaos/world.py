@@ -145,7 +145,7 @@ class Watch:
             "SELECT extract(epoch FROM settled_until)::float, extract(epoch FROM loaded_until)"
             "::float, (SELECT holder FROM accounting.source_leases"
             " WHERE expires_at > clock_timestamp()),"
-            " (SELECT count(*) FROM accounting.touched_hours) FROM reporting.sources"
+            " (SELECT count(*) FROM accounting.usage_deltas) FROM reporting.sources"
         ).fetchone()
         if row is None:
             return

@@ -25,12 +25,12 @@ CHANNEL: Final = re.compile(
 
 
 class Run(NamedTuple):
-    """What one coturn published between two starts: its interims, and whom it vouched for."""
+    """What one coturn published between two starts: its interims, and whom it confirmed for."""
 
     from_us: int
     to_us: int
     interims: dict[LoggedKey, Eight]
-    vouched: set[LoggedKey]
+    confirmed: set[LoggedKey]
 
     def busy(self) -> dict[LoggedKey, Eight]:
         return {key: eight for key, eight in self.interims.items() if any(eight)}
@@ -60,13 +60,13 @@ def runs(name: str) -> list[Run]:
             key = LoggedKey(match["realm"], match["username"], match["id"].decode())
             what = match["what"]
             if not what.startswith(b"traffic"):
-                run.vouched.add(key)
+                run.confirmed.add(key)
                 continue
             counts = [int(number) for number in re.findall(rb"=(\d+)", line.args[1])]
             eight = [0] * 4 + counts if what == b"traffic/peer" else counts + [0] * 4
             before = run.interims.get(key, NOTHING)
             run.interims[key] = tuple(a + b for a, b in zip(before, eight, strict=True))
-        if run.interims or run.vouched:
+        if run.interims or run.confirmed:
             found.append(run)
     return found
 
@@ -112,7 +112,7 @@ def test_sessions_equal_coturns_log_byte_for_byte(books: Books, name: str) -> No
         for key, usage in log.items():
             if not usage.began:
                 assert key in run.interims
-                assert key not in run.vouched
+                assert key not in run.confirmed
 
 
 @pytest.mark.parametrize("name", recordings())
@@ -123,9 +123,9 @@ def test_every_published_byte_is_a_sessions_or_unattributed(books: Books, name: 
     billed: dict[tuple[str, str], Eight] = {}
     unattributed: dict[tuple[str, str], Eight] = {}
     for run in runs(name):
-        for key in run.interims.keys() | run.vouched:
+        for key in run.interims.keys() | run.confirmed:
             who = escape(key.realm), escape(key.username)
-            sums = billed if key in run.vouched else unattributed
+            sums = billed if key in run.confirmed else unattributed
             eight = run.interims.get(key, NOTHING)
             sums[who] = tuple(a + b for a, b in zip(sums.get(who, NOTHING), eight, strict=True))
     assert usage_of(books, "sessions", "username") == billed

@@ -236,9 +236,9 @@ def test_names_of_a_transaction_that_failed_are_written_by_the_next(books: Books
     loader = Loader(books.engine, books.spool(), books.rule)
     with psycopg.connect(books.url(), autocommit=True) as other:
         # The last statement of the transaction fails, once.
-        other.execute("ALTER TABLE accounting.tallies RENAME TO tallied")
-        with pytest.raises(Exception, match="tallies"):
+        other.execute("ALTER TABLE accounting.message_counts RENAME TO tallied")
+        with pytest.raises(Exception, match="message_counts"):
             loader.load()
-        other.execute("ALTER TABLE accounting.tallied RENAME TO tallies")
+        other.execute("ALTER TABLE accounting.tallied RENAME TO message_counts")
     assert loader.load() == 1
     assert len(books.query("SELECT FROM accounting.usernames")) == 1

@@ -213,11 +213,11 @@ BEGIN
     RETURN NULL;
 END
 $$;
-CREATE TRIGGER watch_first BEFORE INSERT ON accounting.settling
+CREATE TRIGGER watch_first BEFORE INSERT ON accounting.settle_watermarks
     FOR EACH STATEMENT EXECUTE FUNCTION public.watch('settle');
-CREATE TRIGGER watch_last AFTER UPDATE ON accounting.settling
+CREATE TRIGGER watch_last AFTER UPDATE ON accounting.settle_watermarks
     FOR EACH STATEMENT EXECUTE FUNCTION public.watch('settle');
-CREATE TRIGGER watch_first BEFORE DELETE ON accounting.touched_hours
+CREATE TRIGGER watch_first BEFORE DELETE ON accounting.usage_deltas
     FOR EACH STATEMENT EXECUTE FUNCTION public.watch('rollup');
 CREATE TRIGGER watch_last AFTER INSERT ON accounting.realm_usage_monthly
     FOR EACH STATEMENT EXECUTE FUNCTION public.watch('rollup');

@@ -26,7 +26,7 @@ def test_a_job_that_fails_at_the_end_is_told_by_an_error_of_one_line(books: Book
     books.hear(0, channel("status"), status("new"))
     books.load()
     with psycopg.connect(books.url(), autocommit=True) as connection:
-        connection.execute("ALTER TABLE accounting.settling RENAME TO gone")
+        connection.execute("ALTER TABLE accounting.settle_watermarks RENAME TO gone")
     with (
         capture_logs() as logs,
         pytest.raises(AccountingError, match=r"^job settle failed at the end \(ProgrammingError"),

@@ -61,7 +61,7 @@ def naive_figures(commands: list[Command]) -> dict[tuple[bytes, bytes], list[int
 
 def add(sums: list[int], session: NaiveLife) -> None:
     usage = session.usage()
-    if not session.vouched:
+    if not session.confirmed:
         sums[12:] = [a + b for a, b in zip(sums[12:], usage, strict=True)]
         return
     sums[0] += 1

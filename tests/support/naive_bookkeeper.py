@@ -27,7 +27,7 @@ class NaiveLife:
     local: bytes | None = None
     news: int = 0
     deletes: int = 0
-    vouched: bool = False
+    confirmed: bool = False
     interims: list[int] = field(default_factory=lambda: [0] * 8)
     total: list[int] | None = None
     peer_total: list[int] | None = None
@@ -77,10 +77,10 @@ def take(sessions: list[NaiveLife], suffix: bytes, payload: bytes) -> None:
             session = NaiveLife(local=address)
             sessions.append(session)
         session.news += 1
-        session.vouched = True
+        session.confirmed = True
     elif suffix == b"status":
         assert session is not None
-        session.vouched = True
+        session.confirmed = True
         session.deletes += payload == b"deleted"
     else:
         traffic(sessions, session, suffix, [int(n) for n in COUNTS.fullmatch(payload).groups()])  # type: ignore[union-attr]
@@ -103,7 +103,7 @@ def traffic(
         else:
             session.interim_packets.append(packets)
         return
-    session.vouched = True
+    session.confirmed = True
     if suffix.endswith(b"/peer"):
         session.peer_total = [
             a + b for a, b in zip(session.peer_total or [0] * 4, counts, strict=True)

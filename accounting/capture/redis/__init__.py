@@ -1,1 +1,10 @@
-"""TODO room."""
+"""What both sources share: the way to a server, and bytes off its socket.
+
+Nothing here interprets a message, stores one or retries. Errors and logs never contain the URL.
+
+- ``address`` finds the server, directly or through sentinels
+- ``connection`` connects, runs single commands and reads INFO
+- ``receiver`` is the thread that reads the socket into bounded memory
+- ``batching`` cuts what a stream yields into batches
+- ``key_scan`` looks for coturn's status keys, on a connection of its own
+"""

@@ -1,12 +1,11 @@
-"""Where Redis is: behind one address, or the master that sentinels name.
+"""Where Redis is: at a fixed endpoint, or at the master that sentinels name.
 
-Owns the way from a URL to a server. Must not log in or read a message: that is `connection`'s. No
-error or log of this module holds the URL.
+Errors never contain the URL, since it may contain a password.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import redis
@@ -16,9 +15,9 @@ from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from accounting.capture.source import SourceLost
 from accounting.errors import ConfigurationError
 
-CONNECT_TIMEOUT_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS: Final = 5.0
 
-EXPECTED_URL = (
+EXPECTED_URL: Final = (
     "ACCOUNTING_REDIS_URL is not understood: expected redis://[user:password@]host:port,"
     " rediss:// for TLS, unix:///path, or redis+sentinel://host:port,host:port/service,"
     " with options that redis-py knows"
@@ -27,7 +26,7 @@ EXPECTED_URL = (
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One server; every connection that is prepared goes to it."""
+    """One server; ``url`` holds the login and the options of redis-py."""
 
     url: str = field(repr=False)
 
@@ -36,36 +35,36 @@ class Endpoint:
     ) -> AbstractConnection:
         """A connection that is not connected yet. Raises ConfigurationError for a wrong URL.
 
-        It chooses no database: publishing ignores the number, and choosing takes a right.
+        It selects no database: PUBLISH ignores the number, and SELECT needs a permission.
         """
-        # The texts of these errors may hold parts of the URL, and with them the password.
         try:
             options: dict[str, Any] = parse_url(self.url)  # type: ignore[no-untyped-call]
-            kind = options.pop("connection_class", Connection)
+            connection_class = options.pop("connection_class", Connection)
             options.pop("db", None)
-            # RESP2 answers a PING in the order of the messages, with the words we match on.
+            # With RESP2 the reply to a PING comes in order with the messages, as ``pong`` + token.
             options |= {
                 "protocol": 2,
                 "socket_timeout": timeout_seconds,
                 "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
             }
-            connection: AbstractConnection = kind(**options)
+            connection: AbstractConnection = connection_class(**options)
         except (ValueError, TypeError, RedisError):
+            # The texts of these errors may contain parts of the URL, and so the password.
             raise ConfigurationError(EXPECTED_URL) from None
         return connection
 
 
 class Address(Protocol):
-    """What leads to the server that coturn publishes to, now."""
+    """A way to find the server that coturn publishes to."""
 
     def resolve(self) -> Endpoint:
-        """Ask where it is. Raises SourceLost when nobody knows."""
+        """Where the server is now. Raises SourceLost when that can't be found out."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StaticAddress:
-    """An address that never changes."""
+    """One endpoint that never changes."""
 
     endpoint: Endpoint
 
@@ -75,20 +74,24 @@ class StaticAddress:
 
 @dataclass(frozen=True, slots=True)
 class SentinelAddress:
-    """Sentinels that know which server is the master of a service at the moment.
+    """Sentinels that name the current master of a service.
 
-    Raises SourceLost when none of them answers, with advice when they don't know the service.
+    ``login`` and ``options`` become part of the master's URL.
     """
 
     urls: Sequence[str] = field(repr=False)
     service: str
     scheme: str
-    user: str = field(repr=False)
+    login: str = field(repr=False)
     options: str = field(repr=False)
 
     def resolve(self) -> Endpoint:
-        found = None
-        answered = False
+        """The master, by the first sentinel that knows it.
+
+        Raises SourceLost when no sentinel replies, with advice when none knows the service.
+        """
+        master = None
+        replied = False
         for url in self.urls:
             with redis.Redis.from_url(
                 url,
@@ -97,64 +100,66 @@ class SentinelAddress:
                 socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
             ) as client:
                 try:
-                    found = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", self.service)
+                    master = client.execute_command(
+                        "SENTINEL GET-MASTER-ADDR-BY-NAME", self.service
+                    )
                 except (AuthenticationError, AuthorizationError, ResponseError) as error:
                     raise SourceLost(
                         "redis_unreachable",
-                        f"a sentinel refuses to answer: {error}",
-                        "set sentinel_username and sentinel_password in ACCOUNTING_REDIS_URL right",
+                        f"a sentinel refuses the query: {error}",
+                        "correct sentinel_username and sentinel_password in ACCOUNTING_REDIS_URL",
                     ) from None
                 except (RedisError, OSError):
-                    continue  # another one may know
-            answered = True
-            if found:
+                    continue
+            replied = True
+            if master:
                 break
-        if found:
-            host, port = (part.decode() if isinstance(part, bytes) else part for part in found)
-            shown = f"[{host}]" if ":" in host else host
-            return Endpoint(f"{self.scheme}://{self.user}{shown}:{port}{self.options}")
-        if answered:
+        if master:
+            host, port = (part.decode() if isinstance(part, bytes) else part for part in master)
+            url_host = f"[{host}]" if ":" in host else host
+            return Endpoint(f"{self.scheme}://{self.login}{url_host}:{port}{self.options}")
+        if replied:
             raise SourceLost(
                 "redis_unreachable",
                 f"the sentinels know no master of service {self.service!r}",
-                "set the name of the service in ACCOUNTING_REDIS_URL as sentinel.conf has it",
+                "set the service in ACCOUNTING_REDIS_URL to its name in sentinel.conf",
             )
-        raise SourceLost("redis_unreachable", "no sentinel answers")
+        raise SourceLost("redis_unreachable", "no sentinel replies")
 
 
 def parse_address(url: str) -> Address:
-    """The address that a URL stands for. Raises ConfigurationError when it is no such URL."""
+    """The address in a URL. Raises ConfigurationError when the URL is malformed."""
     scheme, is_url, _ = url.partition("://")
     if not is_url or not scheme.endswith("+sentinel"):
-        place = Endpoint(url)
-        place.new_connection()
-        return StaticAddress(place)
+        endpoint = Endpoint(url)
+        endpoint.new_connection()  # checks the URL
+        return StaticAddress(endpoint)
     try:
         parts = urlsplit(url)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
     except ValueError:
         raise ConfigurationError(EXPECTED_URL) from None
     scheme = scheme.removesuffix("+sentinel")
-    user, at, hosts = parts.netloc.rpartition("@")
+    login, at, host_list = parts.netloc.rpartition("@")
+    hosts = host_list.split(",")
     service = unquote(parts.path.strip("/").partition("/")[0])
-    if scheme not in ("redis", "rediss") or not service or not all(hosts.split(",")):
+    if scheme not in ("redis", "rediss") or not service or not all(hosts):
         raise ConfigurationError(EXPECTED_URL)
-    name, password = query.pop("sentinel_username", ""), query.pop("sentinel_password", "")
+    user, password = query.pop("sentinel_username", ""), query.pop("sentinel_password", "")
     options = f"?{urlencode(query)}" if query else ""
-    login = f"{quote(name, safe='')}:{quote(password, safe='')}@" if password else ""
+    sentinel_login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if password else ""
     sentinels = SentinelAddress(
         urls=[
-            f"{scheme}://{login}{host if _has_port(host) else f'{host}:26379'}{options}"
-            for host in hosts.split(",")
+            f"{scheme}://{sentinel_login}{host if _has_port(host) else f'{host}:26379'}{options}"
+            for host in hosts
         ],
         service=service,
         scheme=scheme,
-        user=user + at,
+        login=login + at,
         options=options,
     )
-    for one in sentinels.urls:
-        Endpoint(one).new_connection()
-    Endpoint(f"{scheme}://{user}{at}localhost:1{options}").new_connection()
+    for checked_url in (*sentinels.urls, f"{scheme}://{login}{at}localhost:1{options}"):
+        Endpoint(checked_url).new_connection()
     return sentinels
 
 

@@ -1,15 +1,14 @@
-"""A connection to Redis or Valkey, set up by redis-py and then left to us.
+"""A connection to Redis or Valkey: redis-py sets it up (TLS, unix sockets, AUTH), we use it.
 
-Owns the way to a socket that is authenticated and speaks RESP2 (TLS, unix sockets, AUTH, ACL), and
-what the server tells of itself. Must not subscribe or read a message. No error or log of this
-module holds the URL.
+Errors and logs never contain the URL, since it may contain a password.
 """
 
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from redis.connection import AbstractConnection
 from redis.exceptions import (
@@ -25,10 +24,10 @@ from accounting.capture.source import SourceLost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
-    """What INFO tells, asked at `at` (microseconds); None or empty where it doesn't.
+    """What INFO says, asked at ``asked_at``; None, empty or 0 where a field is missing.
 
-    `began_at` is the server's start by its own count of seconds, `offset` the end of its stream
-    when it answered.
+    Times are in microseconds. ``started_at`` comes from the uptime in seconds;
+    ``replication_offset`` is the end of the server's replication stream.
     """
 
     asked_at: int
@@ -40,71 +39,89 @@ class ServerInfo:
 
 
 def connect(connection: AbstractConnection) -> None:
-    """Connect and authenticate. Raises SourceLost, with advice when trying again can't help."""
+    """Connect and authenticate. Raises SourceLost, with advice where a retry can't help."""
     try:
         connection.connect()  # type: ignore[no-untyped-call]
-        with suppress(ResponseError):  # a user without the right to have a name
+        with suppress(ResponseError):  # the user may lack the permission
             execute_command(connection, "CLIENT", "SETNAME", "turn-accounting")
     except (RedisError, OSError) as error:
         raise to_source_lost(error) from None
 
 
 def execute_command(connection: AbstractConnection, *words: str | bytes) -> object:
-    """The answer to one command. Raises ResponseError when it is refused."""
+    """The reply to one command. Raises ResponseError when the server refuses it."""
     connection.send_command(*words)  # type: ignore[no-untyped-call]
     return connection.read_response()
 
 
+def execute_pipeline(
+    connection: AbstractConnection, commands: Sequence[tuple[str | bytes, ...]]
+) -> list[Any]:
+    """The replies to several commands, sent at once.
+
+    Raises ResponseError when the server refuses one. All replies are read before that, so that the
+    connection stays usable.
+    """
+    connection.send_packed_command(connection.pack_commands(commands))  # type: ignore[no-untyped-call]
+    replies, refusal = [], None
+    for _ in commands:
+        try:
+            replies.append(connection.read_response(disable_decoding=True))
+        except ResponseError as error:
+            refusal = error
+    if refusal:
+        raise refusal
+    return replies
+
+
 def to_source_lost(error: Exception) -> SourceLost:
-    """What an error of redis-py means to a source."""
+    """The SourceLost for an error of redis-py."""
     if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
         return SourceLost(
             "redis_unreachable",
-            f"Redis refuses the log-in: {error}",
-            "set user and password in ACCOUNTING_REDIS_URL right",
+            f"Redis refuses the login: {error}",
+            "correct user and password in ACCOUNTING_REDIS_URL",
         )
     advice = ""
     if isinstance(error.__context__, ssl.SSLError):
-        advice = "look at the certificates, and at what ACCOUNTING_REDIS_URL says of TLS"
+        advice = "check the certificates and the TLS options in ACCOUNTING_REDIS_URL"
     return SourceLost("redis_unreachable", f"Redis can't be reached: {error}", advice)
 
 
-def take_socket(connection: AbstractConnection) -> socket.socket:
-    """The socket, which is ours from here on; redis-py only closes it.
+def send_and_take_socket(connection: AbstractConnection, command: bytes) -> socket.socket:
+    """Send a command that starts a stream, and return the socket.
 
-    It would subscribe again by itself after a disconnect, without a word.
+    From here on redis-py only closes the socket: after a disconnect it would silently subscribe
+    again by itself. Raises SourceLost.
     """
     sock = connection._get_socket()  # noqa: SLF001
     if sock is None:
         raise SourceLost("disconnected", "Redis closed the connection")
+    try:
+        sock.sendall(command)
+    except OSError as error:
+        raise SourceLost("disconnected", error.strerror or str(error)) from None
     return sock
 
 
 def shutdown_socket(connection: AbstractConnection) -> None:
-    """End a connection under another thread that waits for an answer: it gets an error at once."""
+    """End a connection while another thread waits for a reply: that thread gets an error at once.
+
+    ``SSLSocket.shutdown`` would take the TLS session away from the other thread, so this calls the
+    plain method.
+    """
     sock = connection._get_socket()  # noqa: SLF001
     if sock is not None:
         with suppress(OSError):
-            # Not the method of a TLS socket: that one takes the session away from the other thread.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -> ServerInfo:
-    """Ask the server about itself, in one round trip. Raises ResponseError when it refuses."""
-    at = clock()
-    connection.send_packed_command(  # type: ignore[no-untyped-call]
-        connection.pack_commands([("INFO", "server"), ("INFO", "replication")])  # type: ignore[no-untyped-call]
-    )
-    answers, refused = [], None
-    for _ in range(2):  # both, whatever the first one says: the connection is used on
-        try:
-            answers.append(connection.read_response(disable_decoding=True))
-        except ResponseError as error:
-            refused = error
-    if refused:
-        raise refused
+    """Read INFO in one round trip. Raises ResponseError when the server refuses it."""
+    asked_at = clock()
+    replies = execute_pipeline(connection, [("INFO", "server"), ("INFO", "replication")])
     info = dict(
-        line.split(b":", 1) for answer in answers for line in answer.splitlines() if b":" in line
+        line.split(b":", 1) for reply in replies for line in reply.splitlines() if b":" in line
     )
 
     def text(name: bytes) -> str:
@@ -114,9 +131,9 @@ def read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -
     uptime = text(b"uptime_in_seconds")
     offset = text(b"master_repl_offset")
     return ServerInfo(
-        asked_at=at,
+        asked_at=asked_at,
         run_id=text(b"run_id") or None,
-        started_at=at - int(uptime) * 1_000_000 if uptime.isdigit() else None,
+        started_at=asked_at - int(uptime) * 1_000_000 if uptime.isdigit() else None,
         role=text(b"role"),
         is_cluster="cluster" in (text(b"redis_mode"), text(b"server_mode")),
         replication_offset=int(offset) if offset.isdigit() else 0,
@@ -124,7 +141,7 @@ def read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -
 
 
 def try_read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -> ServerInfo:
-    """What the server tells, nothing where a user has no right to ask."""
+    """Read INFO; everything is missing in the result when the user lacks the permission."""
     try:
         return read_server_info(connection, clock)
     except ResponseError:

@@ -63,8 +63,8 @@ adjustments = Table(
     Index("adjustments_by_posting", "realm_id", "posted_in"),
 )
 
-touched_periods = Table(
-    "touched_periods",
+periods_to_adjust = Table(
+    "periods_to_adjust",
     metadata,
     Column("realm_id", Integer, nullable=False),
     Column("period", Date, nullable=False),

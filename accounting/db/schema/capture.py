@@ -32,7 +32,7 @@ sources = Table(
     Column("retired_at", timestamp),
     Column("replication_id", Text),
     Column("stream_database", Integer),
-    Column("loaded_by", Text),
+    Column("loaded_by_host", Text),
     UniqueConstraint("source", name="source_is_unique"),
 )
 
@@ -52,7 +52,7 @@ epochs = Table(
     Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
     Column("epoch", Integer, primary_key=True, autoincrement=False),
     Column("token", Text, nullable=False),
-    Column("began_at", timestamp, nullable=False),
+    Column("started_at", timestamp, nullable=False),
     Column("cause", Text, nullable=False),
     UniqueConstraint("source_id", "token", name="epoch_token_is_unique"),
 )

@@ -25,14 +25,16 @@ relay_threads = Table(
     Column("database", Integer, primary_key=True, autoincrement=False),
     Column("server", Text, primary_key=True),
     Column("thread", SmallInteger, primary_key=True, autoincrement=False),
-    Column("heard_at", timestamp, nullable=False),
+    Column("last_report_at", timestamp, nullable=False),
     Column("highest_id", BigInteger, nullable=False, server_default=text("0")),
     Column("highest_at", timestamp),
     Column("restarted_at", timestamp),
-    Column("unheard", Integer, nullable=False, server_default=text("0")),
-    Column("certain", Boolean, nullable=False, server_default=text("false")),
-    Column("owed_since", timestamp),
-    CheckConstraint("(unheard > 0) = (owed_since IS NOT NULL)", name="unheard_lives_owe_something"),
+    Column("missed_count", Integer, nullable=False, server_default=text("0")),
+    Column("not_explained_by_gap", Boolean, nullable=False, server_default=text("false")),
+    Column("overdue_since", timestamp),
+    CheckConstraint(
+        "(missed_count > 0) = (overdue_since IS NOT NULL)", name="missed_reports_have_a_due_time"
+    ),
 )
 
 job_runs = Table(
@@ -48,11 +50,11 @@ job_runs = Table(
     Column("last_error", Text),
 )
 
-tallies = Table(
-    "tallies",
+message_counts = Table(
+    "message_counts",
     metadata,
     Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
-    Column("counted", Text, primary_key=True),
-    Column("detail", Text, primary_key=True),
+    Column("outcome", Text, primary_key=True),
+    Column("reason", Text, primary_key=True),
     Column("total", BigInteger, nullable=False),
 )

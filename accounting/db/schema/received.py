@@ -31,7 +31,7 @@ key_sightings = Table(
     Column("username_key", Uuid, nullable=False),
     Column("user_key", Uuid, primary_key=True),
     Column("allocation_id", BigInteger, nullable=False),
-    Column("began_at", timestamp, nullable=False),
+    Column("scan_started_at", timestamp, nullable=False),
     Column("seen_at", timestamp, nullable=False),
     Column("idle_seconds", Integer, nullable=False),
 )

@@ -22,17 +22,17 @@ from sqlalchemy import (
 
 from accounting.db.schema.columns import eight_counters, metadata, timestamp, view_like
 
-settling = Table(
-    "settling",
+settle_watermarks = Table(
+    "settle_watermarks",
     metadata,
     Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
     Column("epoch", Integer, nullable=False, server_default=text("0")),
     Column("position", BigInteger, nullable=False, server_default=text("0")),
     Column("received_at", timestamp),
-    Column("until", timestamp),
-    Column("sighted_epoch", Integer, nullable=False, server_default=text("0")),
-    Column("sighted_position", BigInteger, nullable=False, server_default=text("0")),
-    Column("sighted", BigInteger, nullable=False, server_default=text("0")),
+    Column("settled_until", timestamp),
+    Column("last_sighting_epoch", Integer, nullable=False, server_default=text("0")),
+    Column("last_sighting_position", BigInteger, nullable=False, server_default=text("0")),
+    Column("last_sighting", BigInteger, nullable=False, server_default=text("0")),
 )
 
 sessions = Table(
@@ -48,47 +48,47 @@ sessions = Table(
     Column("started_at", timestamp, nullable=False),
     Column("last_seen_at", timestamp, nullable=False),
     Column("expires_at", timestamp, nullable=False),
-    Column("due_at", timestamp, nullable=False),
+    Column("recheck_at", timestamp, nullable=False),
     Column("start_known", Boolean, nullable=False),
     Column("lifetime_known", Boolean, nullable=False),
     Column("ended_at", timestamp),
     Column("end_cause", Text),
-    Column("standing", SmallInteger, nullable=False),
-    Column("vouched", Boolean, nullable=False),
+    Column("phase", SmallInteger, nullable=False),
+    Column("confirmed", Boolean, nullable=False),
     Column("transport", Text),
     Column("client_address", Text),
     Column("server_address", Text),
     *eight_counters(),
-    Column("news", SmallInteger, nullable=False),
-    Column("deletes", SmallInteger, nullable=False),
-    Column("client_totals", SmallInteger, nullable=False),
-    Column("peer_totals", SmallInteger, nullable=False),
+    Column("new_count", SmallInteger, nullable=False),
+    Column("deleted_count", SmallInteger, nullable=False),
+    Column("client_total_count", SmallInteger, nullable=False),
+    Column("peer_total_count", SmallInteger, nullable=False),
     Column("client_total", ARRAY(BigInteger), nullable=False),
     Column("peer_total", ARRAY(BigInteger), nullable=False),
     Column("estimated", Boolean, nullable=False),
     Column("disputed", Boolean, nullable=False),
-    Column("ends", Integer, nullable=False, server_default=text("0")),
-    Column("only_hour", timestamp),
+    Column("end_events", Integer, nullable=False, server_default=text("0")),
+    Column("single_hour", timestamp),
     Index(
-        "sessions_standing",
+        "sessions_open",
         "username_key",
         "allocation_id",
         "source_id",
         "database",
-        postgresql_where=text("standing > 0"),
+        postgresql_where=text("phase > 0"),
     ),
     Index(
-        "sessions_due",
+        "sessions_recheck",
         "source_id",
-        "due_at",
-        postgresql_where=text("ended_at IS NULL AND standing = 1"),
+        "recheck_at",
+        postgresql_where=text("ended_at IS NULL AND phase = 1"),
     ),
     Index(
         "sessions_live",
         "started_at",
-        postgresql_where=text("ended_at IS NULL AND vouched"),
+        postgresql_where=text("ended_at IS NULL AND confirmed"),
     ),
-    Index("sessions_disputed", "started_at", postgresql_where=text("disputed AND vouched")),
+    Index("sessions_disputed", "started_at", postgresql_where=text("disputed AND confirmed")),
     Index("sessions_by_user", "user_key", "started_at"),
     Index("sessions_by_realm", "realm_id", "started_at"),
     Index(
@@ -100,8 +100,8 @@ sessions = Table(
     Index(
         "sessions_unattributed",
         "realm_id",
-        "only_hour",
-        postgresql_where=text("NOT vouched AND only_hour IS NOT NULL"),
+        "single_hour",
+        postgresql_where=text("NOT confirmed AND single_hour IS NOT NULL"),
     ),
 )
 
@@ -112,7 +112,7 @@ session_usage = Table(
     Column("starts_at", timestamp, primary_key=True),
     Column("user_key", Uuid, primary_key=True),
     Column("realm_id", Integer, nullable=False),
-    Column("vouched", Boolean, nullable=False),
+    Column("confirmed", Boolean, nullable=False),
     Column("estimated", Boolean, nullable=False),
     Column("started", Boolean, nullable=False),
     Column("ended", Boolean, nullable=False),
@@ -125,27 +125,27 @@ session_usage = Table(
         "session_usage_unattributed",
         "realm_id",
         "starts_at",
-        postgresql_where=text("NOT vouched"),
+        postgresql_where=text("NOT confirmed"),
     ),
 )
 
 # The rows of session_usage, and one for each session that lives within one hour.
 session_hours = view_like(session_usage, "session_hours")
 
-carried_lives = Table(
-    "carried_lives",
+carried_sessions = Table(
+    "carried_sessions",
     metadata,
     *(
         Column(column.name, column.type, primary_key=column.primary_key, nullable=column.nullable)
         for column in sessions.c
-        if column.name not in {"due_at", "ends", "only_hour"}
+        if column.name not in {"recheck_at", "end_events", "single_hour"}
     ),
-    Column("entries", ARRAY(BigInteger), nullable=False),
-    Index("carried_lives_by_name", "username_key"),
+    Column("deltas", ARRAY(BigInteger), nullable=False),
+    Index("carried_sessions_by_name", "username_key"),
 )
 
-sealed_sessions = Table(
-    "sealed_sessions",
+finalized_sessions = Table(
+    "finalized_sessions",
     metadata,
     Column("realm_id", Integer, primary_key=True, autoincrement=False),
     Column("day", Date, primary_key=True),

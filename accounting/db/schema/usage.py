@@ -8,8 +8,8 @@ from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text, Uuid, te
 from accounting.db.schema.columns import metadata, timestamp, usage_sums, view_like
 from accounting.domain.counters import COUNTERS
 
-touched_hours = Table(
-    "touched_hours",
+usage_deltas = Table(
+    "usage_deltas",
     metadata,
     Column("realm_id", Integer, nullable=False),
     Column("user_key", Uuid, nullable=False),
@@ -27,22 +27,22 @@ touched_hours = Table(
     ),
 )
 
-touched_slices = Table(
-    "touched_slices",
+peak_deltas = Table(
+    "peak_deltas",
     metadata,
     Column("realm_id", Integer, nullable=False),
     Column("starts_at", timestamp, nullable=False),
     Column("slice_at", timestamp, nullable=False),
 )
 
-realm_slices = Table(
-    "realm_slices",
+realm_peak_slices = Table(
+    "realm_peak_slices",
     metadata,
     Column("realm_id", Integer, primary_key=True),
     Column("starts_at", timestamp, primary_key=True),
     Column("slice_at", timestamp, primary_key=True),
-    Column("net", BigInteger, nullable=False),
-    Column("top", BigInteger, nullable=False),
+    Column("session_delta", BigInteger, nullable=False),
+    Column("session_peak", BigInteger, nullable=False),
 )
 
 buckets = Table(
@@ -75,11 +75,11 @@ whole_user_usage = {
     "monthly": view_like(user_usage["monthly"], "user_months"),
 }
 
-folds = Table(
-    "folds",
+fold_watermarks = Table(
+    "fold_watermarks",
     metadata,
     Column("realm_id", Integer, primary_key=True, autoincrement=False),
-    Column("until", timestamp, nullable=False),
+    Column("folded_until", timestamp, nullable=False),
 )
 
 realm_usage = {

@@ -123,7 +123,7 @@ def _other_sources(watch: Watch) -> Iterator[Finding]:
 
 def _rejected(books: BooksWatch) -> Iterator[Finding]:
     counted = {"loaded": 0, "rejected": 0}
-    for _, name, _, total in books.tallies:
+    for _, name, _, total in books.message_counts:
         counted[name] = counted.get(name, 0) + total
     rejected, all_of_them = counted["rejected"], sum(counted.values())
     if not rejected:

@@ -151,19 +151,23 @@ def _stages(books: BooksWatch) -> Iterator[Metric]:
         )
     )
     yield _gauge(
-        "touched_hours", "Marks of hours that wait for the roll-up, counted up to 100,000."
-    ).of((books.touched_hours,))
+        "usage_deltas", "Marks of hours that wait for the roll-up, counted up to 100,000."
+    ).of((books.usage_deltas,))
 
 
 def _counts(books: BooksWatch) -> Iterator[Metric]:
     yield _counter("capture_gaps", "Capture gaps recorded.", "source", "cause").of(*books.gaps)
     yield _counter("loaded_reports", "Reports loaded.", "source").of(
-        *((source, total) for source, counted, _, total in books.tallies if counted == "loaded")
+        *(
+            (source, total)
+            for source, counted, _, total in books.message_counts
+            if counted == "loaded"
+        )
     )
     yield _counter("rejected_messages", "Messages that were no event.", "source", "reason").of(
         *(
             (source, detail, total)
-            for source, counted, detail, total in books.tallies
+            for source, counted, detail, total in books.message_counts
             if counted == "rejected"
         )
     )

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, select, text
 from accounting.db.engine import lost_connections
 from accounting.db.migrations import current, head
 from accounting.db.queries import Queries
-from accounting.db.schema import job_runs, sources, tallies
+from accounting.db.schema import job_runs, message_counts, sources
 from accounting.domain.calendar import to_micros
 from accounting.sessions.relay_threads import voices
 
@@ -81,7 +81,7 @@ class JobWatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BooksWatch:
-    """All that the database tells. ``touched_hours`` counts to TOUCHED_AT_MOST.
+    """All that the database tells. ``usage_deltas`` counts to TOUCHED_AT_MOST.
 
     With another ``revision`` than this version's nothing else is known.
     """
@@ -89,11 +89,11 @@ class BooksWatch:
     revision: str | None
     sources: tuple[SourceWatch, ...] = ()
     gaps: tuple[tuple[str, str, int], ...] = ()
-    tallies: tuple[tuple[str, str, str, int], ...] = ()
+    message_counts: tuple[tuple[str, str, str, int], ...] = ()
     realms: tuple[RealmWatch, ...] = ()
     silent_threads: tuple[SilentThread, ...] = ()
     jobs: tuple[JobWatch, ...] = ()
-    touched_hours: int = 0
+    usage_deltas: int = 0
 
     @property
     def is_at_head(self) -> bool:
@@ -118,14 +118,14 @@ def watch_books(engine: Engine) -> BooksWatch:
             gaps=tuple(
                 (row.source, row.cause, row.gaps) for row in _rows(connection, "watch_gaps")
             ),
-            tallies=_tallies(connection),
+            message_counts=_tallies(connection),
             realms=tuple(
                 RealmWatch(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for it
                 for row in _rows(connection, "watch_realms")
             ),
             silent_threads=tuple(_silent_threads(connection, known)),
             jobs=tuple(map(_job, connection.execute(select(job_runs).order_by("job")))),
-            touched_hours=connection.execute(
+            usage_deltas=connection.execute(
                 _QUERIES.text("watch_touched"), {"limit": TOUCHED_AT_MOST}
             ).scalar_one(),
         )
@@ -155,13 +155,18 @@ def _source(row: Any) -> SourceWatch:
 
 
 def _tallies(connection: Connection) -> tuple[tuple[str, str, str, int], ...]:
-    """(source, counted, detail, total), of retired sources too: counters never fall."""
+    """(source, outcome, reason, total), of retired sources too: counters never fall."""
     rows = connection.execute(
-        select(sources.c.source, tallies.c.counted, tallies.c.detail, tallies.c.total)
-        .join_from(tallies, sources, sources.c.source_id == tallies.c.source_id)
-        .order_by(sources.c.source, tallies.c.counted, tallies.c.detail)
+        select(
+            sources.c.source,
+            message_counts.c.outcome,
+            message_counts.c.reason,
+            message_counts.c.total,
+        )
+        .join_from(message_counts, sources, sources.c.source_id == message_counts.c.source_id)
+        .order_by(sources.c.source, message_counts.c.outcome, message_counts.c.reason)
     )
-    return tuple((row.source, row.counted, row.detail, row.total) for row in rows)
+    return tuple((row.source, row.outcome, row.reason, row.total) for row in rows)
 
 
 def _silent_threads(connection: Connection, known: Sequence[Any]) -> list[SilentThread]:

@@ -1,0 +1,112 @@
+"""Standard output and standard error of a command.
+
+Standard output carries data: text, JSON lines, or the bytes of an export. When its reader closes
+the pipe the process exits quietly with 0; any other write error is an AccountingError. Standard
+error carries messages, with control characters escaped: usernames are hostile.
+"""
+
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from accounting.errors import AccountingError
+
+
+def prepare_output() -> None:
+    """Escape characters that the locale can't encode, instead of failing on them."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def write(text: str) -> None:
+    """Write text to standard output."""
+    with _output_errors():
+        sys.stdout.write(text)
+
+
+def flush_output() -> None:
+    """Flush standard output, so that a write error is reported here and not by the interpreter."""
+    with _output_errors():
+        sys.stdout.flush()
+
+
+class BinaryOutput:
+    """Standard output as a stream of bytes, without a buffer."""
+
+    def write(self, data: bytes) -> int:
+        with _output_errors():
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+
+@contextmanager
+def _output_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # What is left in the buffer is discarded, now and when the interpreter exits.
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(0)
+        raise AccountingError(f"can't write to standard output: {error.strerror}") from None
+
+
+def write_json(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one object per line: times in ISO 8601 and UTC, numbers with all their digits."""
+    for row in rows:
+        fields = (f"{json.dumps(name)}: {_json(value)}" for name, value in row.items())
+        write("{" + ", ".join(fields) + "}\n")
+
+
+def _json(value: object) -> str:
+    match value:
+        case Decimal():
+            return format(value, "f")  # str() may give 1E-6
+        case datetime():
+            return json.dumps(value.astimezone(UTC).isoformat())
+        case bytes() | memoryview():
+            return json.dumps(bytes(value).hex())
+        case None | bool() | int() | float() | str() | dict() | list():
+            return json.dumps(value).replace("\x7f", "\\u007f")
+        case _:
+            return json.dumps(str(value))
+
+
+def write_record(label: str, fields: Mapping[str, Any], *, as_json: bool) -> None:
+    """Write one record at once: as JSON, or as ``label: name=value ...`` without empty fields."""
+    if as_json:
+        write_json([fields])
+    else:
+        shown = " ".join(
+            f"{name}={visible(str(value))}"
+            for name, value in fields.items()
+            if value not in (None, "", False)
+        )
+        write(f"{label}: {shown}\n")
+    flush_output()
+
+
+def visible(text: str) -> str:
+    """Escape control characters, so that a username can't control the terminal."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def warn(message: str) -> None:
+    """Write a message to standard error."""
+    text = "\n".join(visible(line) for line in message.splitlines())
+    sys.stderr.write(f"turn-accounting: {text}\n")
+    sys.stderr.flush()
