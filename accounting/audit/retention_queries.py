@@ -1,7 +1,7 @@
 """Retention, stored: days of reports dropped, and what they leave.
 
-Owns ``carried_sessions``, ``finalized_sessions``, ``dropped_reports`` and ``dropped_positions``. Who
-calls anything that writes here holds the lock ``retain``. When a day may go is the job's decision;
+Owns ``carried_sessions``, ``finalized_sessions``, ``dropped_reports`` and ``dropped_positions``.
+Who calls anything that writes here holds the lock ``retain``. When a day may go is the job's decision;
 the database's own function refuses what would lose money.
 """
 

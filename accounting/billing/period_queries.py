@@ -170,7 +170,7 @@ def cutoff_now(connection: Connection) -> StatementCutoff:
             row.source: SourceCutoff(
                 epoch=row.epoch,
                 position=row.position,
-                settled_until=None if row.until is None else to_micros(row.until),
+                settled_until=None if row.settled_until is None else to_micros(row.settled_until),
                 last_sighting=(row.last_sighting_epoch, row.last_sighting_position, row.sighted),
             )
             for row in rows

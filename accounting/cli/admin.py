@@ -19,7 +19,6 @@ def register(app: typer.Typer) -> None:
     db.command("current")(current)
     app.add_typer(db, name="db")
     jobs = typer.Typer(help="Run scheduled jobs by hand.", no_args_is_help=True)
-    jobs.callback()(lambda: None)  # without it Typer turns a group of one command into the command
     jobs.command("run")(run_job)
     app.add_typer(jobs, name="job")
 

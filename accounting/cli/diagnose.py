@@ -1,64 +1,64 @@
-"""The commands that look at the service and change nothing: ``health``, ``doctor``, ``config``."""
+"""The commands that examine the service and change nothing: ``health``, ``doctor``, ``config``."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 
 import typer
 
 from accounting.cli.arguments import Json
-from accounting.cli.terminal import flush_output, warn, write_finding, write_json
-from accounting.cli.views import write_rows
-from accounting.config import Settings, variable
-from accounting.ops import doctor as examination
+from accounting.cli.output import flush_output, visible, warn, write, write_json
+from accounting.cli.resources import command_settings
+from accounting.cli.rows import write_rows
+from accounting.config import variable
 from accounting.ops import service
+from accounting.ops.doctor import Finding, Level, examine
 
 
-def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:
-    """Add the commands, on settings that are read when they run."""
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("health", hidden=True)(health)
+    app.command("doctor")(doctor)
+    app.command("config")(config)
 
-    @app.command(hidden=True)
-    def health() -> None:
-        """Say what is wrong, in words; exit 1 when anything is."""
-        found = service.health(settings())
-        for sentence in (*found.troubles, *found.suspicions):
-            warn(sentence)
-        raise typer.Exit(1 if found.troubles else 0)
 
-    @app.command()
-    def doctor(as_json: Json = False) -> None:
-        """Examine Redis, Postgres, spool, clocks and events; exit 1 when something must be
-        mended.
-        """
-        chosen = settings()
-        found = examination.examine(
-            chosen,
-            redis_url=service.redis_url(chosen),
-            database_url=service.find_database(chosen),
-        )
-        is_bad = False
-        for finding in found:
-            is_bad |= finding.level is examination.Level.ERROR
-            if as_json:
-                write_json([asdict(finding)])
-            else:
-                write_finding(
-                    finding.level,
-                    f"{finding.subject}: {finding.check}",
-                    finding.seen,
-                    finding.advice,
-                )
-            flush_output()
-        raise typer.Exit(1 if is_bad else 0)
+def health() -> None:
+    """Print what is wrong; exit 1 when anything is."""
+    result = service.health(command_settings())
+    for message in (*result.troubles, *result.suspicions):
+        warn(message)
+    raise typer.Exit(1 if result.troubles else 0)
 
-    @app.command()
-    def config(as_json: Json = False) -> None:
-        """Print the settings in force and where each came from; secrets masked."""
-        chosen = settings()
-        origins = chosen.origins()
-        rows = [
-            {"variable": variable(name), "value": value, "origin": origins[name]}
-            for name, value in chosen.masked().items()
-        ]
-        write_rows(
-            rows, {"variable": "variable", "value": "value", "origin": "from"}, as_json=as_json
-        )
+
+def doctor(as_json: Json = False) -> None:
+    """Examine Redis, Postgres, spool, clocks and events; exit 1 on errors."""
+    settings = command_settings()
+    has_errors = False
+    for finding in examine(
+        settings,
+        redis_url=service.redis_url(settings),
+        database_url=service.find_database(settings),
+    ):
+        has_errors |= finding.level is Level.ERROR
+        if as_json:
+            write_json([asdict(finding)])
+        else:
+            _write_finding(finding)
+        flush_output()
+    raise typer.Exit(1 if has_errors else 0)
+
+
+def _write_finding(finding: Finding) -> None:
+    check = f"{finding.subject}: {finding.check}"
+    write(f"{finding.level:<7}  {visible(check):<24}  {visible(finding.seen)}\n")
+    if finding.advice:
+        write(f"{'':<7}  {'':<24}  -> {visible(finding.advice)}\n")
+
+
+def config(as_json: Json = False) -> None:
+    """Print the settings in force and the origin of each; secrets are masked."""
+    settings = command_settings()
+    origins = settings.origins()
+    rows = [
+        {"variable": variable(name), "value": value, "origin": origins[name]}
+        for name, value in settings.masked().items()
+    ]
+    write_rows(rows, {"variable": "variable", "value": "value", "origin": "from"}, as_json=as_json)

@@ -212,8 +212,8 @@ def apply_report(
 ) -> None:
     """Take one more report of a key, in order of position.
 
-    ``grace`` in microseconds. ``gap_positions``: the (epoch, position), in order, after which each of
-    the source's capture gaps lies: an interim of a session around it may have been lost.
+    ``grace`` in microseconds. ``gap_positions``: the (epoch, position), in order, after which each
+    of the source's capture gaps lies: an interim of a session around it may have been lost.
     """
     now = report.received_at
     session = key_state.active

@@ -1,8 +1,8 @@
 """The hours of sessions, stored, and marks of by how much they change the usage of users.
 
 Owns the tables ``session_usage`` and ``usage_deltas``. A session that lives within one hour has no
-row in the first: ``sessions.single_hour`` says which, and the view ``session_hours`` has all. Whoever
-changes what the view says marks it in the second, in the same transaction: the roll-up adds what it
+row in the first: ``sessions.single_hour`` says which, and the view ``session_hours`` has all.
+Whoever changes what the view says marks it in the second, in the same transaction: the roll-up adds what it
 finds there.
 """
 
@@ -104,9 +104,19 @@ def write_usage(connection: Connection, rows: Iterable[SessionHour]) -> None:
 
 
 def _usage_row(row: SessionHour) -> bytes:
-    session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended, since, to, c = (
-        row
-    )
+    (
+        session_id,
+        starts_at,
+        user_key,
+        realm_id,
+        confirmed,
+        estimated,
+        started,
+        ended,
+        since,
+        to,
+        c,
+    ) = row
     return _USAGE_ROW.pack(
         18,
         *(16, session_id, 8, starts_at - POSTGRES_EPOCH, 16, user_key, 4, realm_id),

@@ -108,7 +108,9 @@ def test_replaced_hours_that_are_the_same_post_nothing(books: Books) -> None:
         " SELECT realm_id, user_key, starts_at FROM accounting.user_usage_hourly RETURNING 1"
     )
     books.rollup()
-    assert books.query("SELECT count(*) AS marks FROM accounting.periods_to_adjust") == [{"marks": 2}]
+    assert books.query("SELECT count(*) AS marks FROM accounting.periods_to_adjust") == [
+        {"marks": 2}
+    ]
     assert adjust(books.engine) == 0
     assert books.query("SELECT FROM accounting.periods_to_adjust") == []
     assert books.rows("adjustments") == []

@@ -173,7 +173,8 @@ def test_sessions_whose_time_has_passed_end_before_their_period_closes(books: Bo
     books.load()
     with psycopg.connect(books.url()) as connection:
         connection.execute(
-            "UPDATE accounting.settle_watermarks SET until = (SELECT loaded_until FROM accounting.sources)"
+            "UPDATE accounting.settle_watermarks"
+            " SET settled_until = (SELECT loaded_until FROM accounting.sources)"
         )
     assert close_periods(books.engine) == 0
     assert states(books)[0][2] == "source 'default' has sessions to end"

@@ -94,7 +94,7 @@ def mortal_engine(books: Books, death: Death) -> Iterator[Engine]:
         engine.dispose()
 
 
-SETTLED: Final = ("sources", "settling", "sessions", "session_usage", "usage_deltas")
+SETTLED: Final = ("sources", "settle_watermarks", "sessions", "session_usage", "usage_deltas")
 """The tables that tell how far the jobs came, and what settling made."""
 
 

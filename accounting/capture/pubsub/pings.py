@@ -1,6 +1,6 @@
-"""Pings on a subscribed connection: what was published before one comes before its answer.
+"""Pings on a subscribed connection: everything published before a PING arrives before its reply.
 
-Owns which pings are on their way. Must not touch the socket: the receiver sends what is due.
+The receiver's thread sends what ``Pings.due`` returns.
 """
 
 import secrets
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Ping(NamedTuple):
-    """A ping on its way, the `number`th; after the `last` there is none."""
+    """A PING in flight, the ``number``-th of its connection. None follows the final one."""
 
     token: bytes
     sent_at: int
@@ -20,36 +20,39 @@ class Ping(NamedTuple):
 
 
 class Pings:
-    """A ping every `tick_seconds`. `due` belongs to the receiving thread, the rest to the other."""
+    """A PING every ``ping_seconds``.
+
+    The receiving thread calls ``due``, the parsing thread calls the rest.
+    """
 
     def __init__(self, *, ping_seconds: float, clock: Callable[[], int]) -> None:
-        self._tick_seconds = ping_seconds
+        self._ping_seconds = ping_seconds
         self._clock = clock
         self._in_flight: deque[Ping] = deque()
-        self._last_wanted = Event()
-        self._last_sent = False
-        self._next: float | None = None
-        self._sent = 0
+        self._final_requested = Event()
+        self._final_sent = False
+        self._next_due: float | None = None
+        self._sent_count = 0
 
     def due(self, now: float) -> bytes:
-        """The next ping when it is time for it."""
-        last = self._last_wanted.is_set()
-        if self._next is None:
-            self._next = now + self._tick_seconds
-        if self._last_sent or not (last or now >= self._next):
+        """The next PING when it is due, else nothing."""
+        is_final = self._final_requested.is_set()
+        if self._next_due is None:
+            self._next_due = now + self._ping_seconds
+        if self._final_sent or not (is_final or now >= self._next_due):
             return b""
-        self._next, self._last_sent = now + self._tick_seconds, last
-        self._sent += 1
+        self._next_due, self._final_sent = now + self._ping_seconds, is_final
+        self._sent_count += 1
         token = secrets.token_hex(8).encode()
-        self._in_flight.append(Ping(token, self._clock(), self._sent, last))
+        self._in_flight.append(Ping(token, self._clock(), self._sent_count, is_final))
         return b"*2\r\n$4\r\nPING\r\n$%d\r\n%b\r\n" % (len(token), token)
 
     def request_final(self) -> None:
-        """Send one more, soon, and none after it."""
-        self._last_wanted.set()
+        """Send one more PING soon, and none after it."""
+        self._final_requested.set()
 
     def match_reply(self, token: bytes) -> Ping | None:
-        """The ping that this answer belongs to, None when it does not answer the oldest one."""
+        """The PING that this reply answers; None when it isn't the oldest one in flight."""
         if not self._in_flight or self._in_flight[0].token != token:
             return None
         return self._in_flight.popleft()

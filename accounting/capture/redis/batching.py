@@ -52,7 +52,8 @@ class BatchingStream(ABC):
             self._fill()
         except SourceLost as error:
             lost = error
-        if batch := self._take_batch():
+        batch = self._take_batch()
+        if batch is not None:
             yield batch
         if lost:
             raise lost

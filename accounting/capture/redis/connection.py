@@ -79,7 +79,7 @@ def to_source_lost(error: Exception) -> SourceLost:
     if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
         return SourceLost(
             "redis_unreachable",
-            f"Redis refuses the login: {error}",
+            f"Redis refuses the log-in: {error}",
             "correct user and password in ACCOUNTING_REDIS_URL",
         )
     advice = ""

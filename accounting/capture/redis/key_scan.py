@@ -1,8 +1,8 @@
-"""The key scan: which status keys lie in Redis, and for how long nobody has touched them.
+"""The key scan: which status keys of coturn are in Redis, and for how long they have been idle.
 
-Owns a connection of its own and a thread that never keeps capture waiting. Uses SCAN and OBJECT
-IDLETIME, never KEYS, which stops a server, nor GET, which makes a key look used. Must not judge: a
-key can vouch for a life that is known, a missing one proves nothing.
+It runs in its own thread on its own connection, so that capture never waits for it. It uses SCAN
+and OBJECT IDLETIME: KEYS would block the server, and GET would reset a key's idle time. A key
+confirms a session that is known; a missing key proves nothing.
 """
 
 import re
@@ -11,107 +11,114 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
+from typing import Final
 
 import structlog
 from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
 from accounting.capture.redis.address import Address, Endpoint
-from accounting.capture.redis.connection import connect, execute_command, to_source_lost
+from accounting.capture.redis.connection import (
+    connect,
+    execute_command,
+    execute_pipeline,
+    to_source_lost,
+)
 from accounting.capture.source import SourceLost
 from accounting.capture.spool.records import RawKeySighting
 
 log = structlog.get_logger()
 
-STATUS_KEY_PATTERN = b"turn/*/allocation/*/status"
+STATUS_KEY_PATTERN: Final = b"turn/*/allocation/*/status"
 
-# How many keys one SCAN looks at: the server does nothing else meanwhile, some 0.1 ms.
-SCAN_COUNT = 500
+SCAN_COUNT: Final = 500
+"""Keys that one SCAN visits; it blocks the server for about 0.1 ms."""
 
-# When Redis went away in the middle, the scan begins anew so much later.
-RETRY_SECONDS = 2.0
+RETRY_SECONDS: Final = 2.0
+"""Delay before a new scan, after the connection was lost in the middle of one."""
 
-KEYSPACE_LINE = re.compile(rb"^db(\d+):keys=", re.MULTILINE)
+KEYSPACE_LINE: Final = re.compile(rb"^db(\d+):keys=", re.MULTILINE)
 
 
 class KeyScan:
-    """Scans in a thread when asked to; its methods belong to one other thread."""
+    """Scans in a thread. One other thread calls the methods."""
 
     def __init__(self, address: Address, *, clock: Callable[[], int]) -> None:
         self._address = address
         self._clock = clock
-        self._seen: deque[RawKeySighting] = deque()
-        self._ended = Event()
+        self._sightings: deque[RawKeySighting] = deque()
+        self._cancelled = Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="keyscan")
-        self._running: Future[None] | None = None
+        self._scan_thread: Future[None] | None = None
 
     def start(self) -> None:
-        """Scan anew, from now on. One that is under way is given up."""
-        self._ended.set()
-        self._ended = Event()
-        self._running = self._executor.submit(self._scan_until_done, self._ended)
+        """Start a scan. One that is running is cancelled."""
+        self._cancelled.set()
+        self._cancelled = Event()
+        self._scan_thread = self._executor.submit(self._scan_with_retries, self._cancelled)
 
     def drain(self) -> list[RawKeySighting]:
-        """What was seen since the last call. Raises a bug that ended the thread."""
-        if self._running is not None and self._running.done():
-            self._running.result()
-        return [self._seen.popleft() for _ in range(len(self._seen))]
+        """The sightings since the last call. Raises a bug that ended the thread."""
+        if self._scan_thread is not None and self._scan_thread.done():
+            self._scan_thread.result()
+        return [self._sightings.popleft() for _ in range(len(self._sightings))]
 
     def stop(self) -> None:
-        """Scan no more, and wait for the thread."""
-        self._ended.set()
+        """Cancel a scan and wait for the thread."""
+        self._cancelled.set()
         self._executor.shutdown()
 
     # -- in the thread
 
-    def _scan_until_done(self, ended: Event) -> None:
-        while not ended.is_set():
+    def _scan_with_retries(self, cancelled: Event) -> None:
+        while not cancelled.is_set():
             try:
-                keys = self._scan(self._address.resolve(), self._clock(), ended)
+                count = self._scan(self._address.resolve(), self._clock(), cancelled)
             except ResponseError as error:
-                log.warning("the status keys are not looked at", reason=f"Redis refuses: {error}")
+                log.warning("status keys not scanned", reason=f"Redis refuses: {error}")
                 return
             except SourceLost as error:
-                log.debug("the status keys are looked at again later", reason=str(error))
-                ended.wait(RETRY_SECONDS)
+                log.debug("scan of the status keys will be retried", reason=str(error))
+                cancelled.wait(RETRY_SECONDS)
             else:
-                log.info("looked at the status keys", keys=keys)
+                log.info("scanned the status keys", keys=count)
                 return
 
-    def _scan(self, place: Endpoint, began_at: int, ended: Event) -> int:
-        """Look at every database that has keys; returns how many status keys there are."""
-        with open_connection(place) as connection:
+    def _scan(self, endpoint: Endpoint, started_at: int, cancelled: Event) -> int:
+        """Scan every database that has keys; returns the number of status keys."""
+        with open_connection(endpoint) as connection:
             databases = non_empty_databases(connection)
         count = 0
         for database in databases:
-            with open_connection(place) as connection:
-                # Asked for here and not by redis-py, to which a missing right is a failed log-in.
+            with open_connection(endpoint) as connection:
+                # redis-py's own SELECT would report a missing permission as a failed log-in.
                 if database:
                     execute_command(connection, "SELECT", str(database))
-                count += self._scan_database(connection, database, began_at, ended)
+                count += self._scan_database(connection, database, started_at, cancelled)
         return count
 
     def _scan_database(
-        self, connection: AbstractConnection, database: int, began_at: int, ended: Event
+        self, connection: AbstractConnection, database: int, started_at: int, cancelled: Event
     ) -> int:
         cursor, count = b"0", 0
-        while not ended.is_set():
+        while not cancelled.is_set():
             reply = execute_command(
                 connection, "SCAN", cursor, "MATCH", STATUS_KEY_PATTERN, "COUNT", str(SCAN_COUNT)
             )
             assert isinstance(reply, list)
             cursor, keys = reply
             seen_at = self._clock()
-            for key, idle in zip(keys, read_idle_seconds(connection, keys), strict=True):
-                if idle is not None:  # None: it has gone since
+            idle_times = execute_pipeline(connection, [("OBJECT", "IDLETIME", key) for key in keys])
+            for key, idle_seconds in zip(keys, idle_times, strict=True):
+                if idle_seconds is not None:  # None: the key was deleted meanwhile
                     count += 1
-                    self._seen.append(
+                    self._sightings.append(
                         RawKeySighting(
-                            scan_started_at=began_at,
+                            scan_started_at=started_at,
                             seen_at=seen_at,
                             database=database,
                             key=key,
-                            idle_seconds=idle,
+                            idle_seconds=idle_seconds,
                         )
                     )
             if cursor == b"0":
@@ -120,9 +127,9 @@ class KeyScan:
 
 
 @contextmanager
-def open_connection(place: Endpoint) -> Iterator[AbstractConnection]:
-    """A connection for as long as this lasts. Raises SourceLost when it breaks."""
-    connection = place.new_connection()
+def open_connection(endpoint: Endpoint) -> Iterator[AbstractConnection]:
+    """Connect, and disconnect at the end. Raises SourceLost when the connection breaks."""
+    connection = endpoint.new_connection()
     try:
         connect(connection)
         yield connection
@@ -135,25 +142,7 @@ def open_connection(place: Endpoint) -> Iterator[AbstractConnection]:
 
 
 def non_empty_databases(connection: AbstractConnection) -> list[int]:
-    """The numbers of the databases that aren't empty."""
-    answer = execute_command(connection, "INFO", "keyspace")
-    assert isinstance(answer, bytes)
-    return [int(number) for number in KEYSPACE_LINE.findall(answer)]
-
-
-def read_idle_seconds(connection: AbstractConnection, keys: list[bytes]) -> list[int | None]:
-    """For how long nobody touched each key, None for one that is gone. Raises ResponseError."""
-    if not keys:
-        return []
-    connection.send_packed_command(  # type: ignore[no-untyped-call]
-        connection.pack_commands([("OBJECT", "IDLETIME", key) for key in keys])  # type: ignore[no-untyped-call]
-    )
-    answers, refused = [], None
-    for _ in keys:
-        try:
-            answers.append(connection.read_response())
-        except ResponseError as error:
-            refused = error
-    if refused:
-        raise refused
-    return answers
+    """The numbers of the databases that have keys."""
+    reply = execute_command(connection, "INFO", "keyspace")
+    assert isinstance(reply, bytes)
+    return [int(number) for number in KEYSPACE_LINE.findall(reply)]

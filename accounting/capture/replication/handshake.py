@@ -1,13 +1,10 @@
-"""The handshake of a replica: from the first word to the answer to PSYNC.
-
-Owns what we ask for, who may refuse us and what that means, and where the stream begins by the
-server's answer. Must not read the stream itself: that is `following`'s.
-"""
+"""The handshake of a replica: checks the server, sends REPLCONF and PSYNC, reads the reply."""
 
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Event
+from typing import Final
 
 from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
@@ -19,19 +16,24 @@ from accounting.capture.redis.connection import (
     to_source_lost,
 )
 from accounting.capture.redis.receiver import Receiver
-from accounting.capture.replication import protocol
 from accounting.capture.replication.backlog_times import OffsetTime
-from accounting.capture.replication.protocol import Continued, FullResync, PsyncReply, StreamError
+from accounting.capture.replication.protocol import (
+    Continued,
+    FullResync,
+    PsyncError,
+    PsyncReply,
+    StreamError,
+)
 from accounting.capture.source import Attachment, NoReply, SourceLost, SourceRefused
 from accounting.capture.spool.records import ResumePoint, SpoolState
 
-# Redis itself sends a newline a second while it makes a snapshot, and PING every ten seconds later.
-MAX_SILENCE_SECONDS = 60.0
+MAX_SILENCE_SECONDS: Final = 60.0
+"""Redis sends a newline every second while it makes a snapshot, later a PING every ten seconds."""
 
-# What an error means that isn't for ever: the server is starting, or has no master itself.
-TRANSIENT_ERRORS = ("LOADING", "NOMASTERLINK", "MASTERDOWN", "BUSY", "TRYAGAIN")
+TRANSIENT_ERRORS: Final = ("LOADING", "NOMASTERLINK", "MASTERDOWN", "BUSY", "TRYAGAIN")
+"""The server is starting, or is itself a replica without a master."""
 
-ACL_ADVICE = (
+ACL_ADVICE: Final = (
     "give this user the commands psync, replconf, ping and info,"
     " or set ACCOUNTING_CAPTURE=subscribe"
 )
@@ -40,9 +42,10 @@ ACL_ADVICE = (
 def check_is_master(
     connection: AbstractConnection, clock: Callable[[], int], *, by_sentinels: bool
 ) -> ServerInfo:
-    """What the server tells of itself. Raises Refused where there is no stream to be had.
+    """Read INFO and check that the server has a usable stream. Raises SourceRefused, SourceLost.
 
-    `by_sentinels`: they named it, and will name another one where it is no master.
+    ``by_sentinels``: sentinels named this server. They may still name a replica in the middle of a
+    failover, so that is no reason to give up replication.
     """
     try:
         server = read_server_info(connection, clock)
@@ -54,33 +57,36 @@ def check_is_master(
         raise SourceRefused(
             "redis_unreachable",
             "a Redis in cluster mode does not replicate what is published",
-            "set ACCOUNTING_CAPTURE=subscribe, or give coturn a Redis that is no cluster",
+            "set ACCOUNTING_CAPTURE=subscribe, or give coturn a Redis that is not a cluster",
         )
     if server.role != "master":
         if by_sentinels:
-            # In the midst of a failover; they will name the master soon.
             raise SourceLost("redis_unreachable", "the sentinels name a server that is no master")
         raise SourceRefused(
             "redis_unreachable",
             "this Redis is a replica: what coturn publishes is in the stream of its master",
-            "set ACCOUNTING_REDIS_URL to the master, or to the sentinels that know it",
+            "set ACCOUNTING_REDIS_URL to the master, or to its sentinels",
         )
     return server
 
 
-def psync_command(resume: ResumePoint | None) -> bytes:
-    """PSYNC for what follows that place, or for a beginning."""
-    name, offset = ("?", -1) if resume is None else (resume.replication_id, resume.offset + 1)
-    words = [b"PSYNC", name.encode(), b"%d" % offset]
+def psync_command(resume_point: ResumePoint | None) -> bytes:
+    """PSYNC for the stream after that point, or for a full resync."""
+    replication_id, offset = (
+        ("?", -1)
+        if resume_point is None
+        else (resume_point.replication_id, resume_point.offset + 1)
+    )
+    words = [b"PSYNC", replication_id.encode(), b"%d" % offset]
     return b"*3\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
 def send_replconf(connection: AbstractConnection) -> None:
-    """Say what we can do. Raises Refused where a replica is not welcome."""
+    """Announce a replica and what it can do. Raises SourceRefused without the permission."""
     try:
         execute_command(connection, "REPLCONF", "listening-port", "0")
         execute_command(connection, "REPLCONF", "capa", "eof", "capa", "psync2")
-        with suppress(ResponseError):  # before Redis 7: the snapshot comes with the data, then
+        with suppress(ResponseError):  # Redis before 7 has no filter and sends the data
             execute_command(connection, "REPLCONF", "rdb-filter-only", "")
     except ResponseError as error:
         raise to_error(str(error)) from None
@@ -89,73 +95,73 @@ def send_replconf(connection: AbstractConnection) -> None:
 
 
 def to_error(text: str) -> SourceLost:
-    """What an error of the server means: try again, or not."""
+    """The exception for an error of the server: SourceRefused unless the error is transient."""
     if text.startswith(TRANSIENT_ERRORS):
         return SourceLost("redis_unreachable", f"Redis is not ready: {text}")
     return SourceRefused("redis_unreachable", f"Redis refuses replication: {text}", ACL_ADVICE)
 
 
-def await_psync_reply(receiver: Receiver, opening: PsyncReply, stop: Event) -> tuple[int, bytes]:
-    """When the answer to PSYNC came, and what came with it of the stream.
+def await_psync_reply(receiver: Receiver, reply: PsyncReply, stop: Event) -> tuple[int, bytes]:
+    """Wait for the reply to PSYNC; returns when it came, and the bytes of the stream after it.
 
     Before a snapshot a server may wait for other replicas that want one, 5 s by default.
     """
-    heard_at = time.monotonic()
+    last_byte_at = time.monotonic()
     while not stop.is_set():
-        if time.monotonic() - heard_at > MAX_SILENCE_SECONDS:
+        if time.monotonic() - last_byte_at > MAX_SILENCE_SECONDS:
             raise NoReply("redis_unreachable", "no answer to PSYNC, and not a byte")
         try:
             chunk = receiver.next_chunk(0.1)
         except SourceLost as lost:
             raise NoReply(lost.cause, f"no answer to PSYNC: {lost}") from None
         if chunk:
-            heard_at = time.monotonic()
+            last_byte_at = time.monotonic()
             received_at, data = chunk
-            rest = feed_reply(opening, data)
-            if opening.outcome is not None:
-                return received_at, rest
+            stream_bytes = feed_reply(reply, data)
+            if reply.outcome is not None:
+                return received_at, stream_bytes
     raise SourceLost("disconnected", "stopped before Redis had answered")
 
 
-def feed_reply(opening: PsyncReply, data: bytes) -> bytes:
-    """Feed the opening; what is no protocol is a lost connection."""
+def feed_reply(reply: PsyncReply, data: bytes) -> bytes:
+    """Feed received bytes to the reply; returns those of the stream. Raises SourceLost."""
     try:
-        return opening.feed(data)
+        return reply.feed(data)
     except StreamError as error:
         raise SourceLost("disconnected", str(error)) from None
 
 
 def make_attachment(
-    opening: PsyncReply, asked: ResumePoint | None, server: ServerInfo, answered_at: int
+    reply: PsyncReply, requested: ResumePoint | None, server: ServerInfo, replied_at: int
 ) -> Attachment:
-    """Where the stream begins, by the answer to PSYNC."""
+    """Where the stream begins, by the reply to PSYNC."""
     continued = False
-    match opening.outcome:
-        case Continued(name) if asked is not None:
+    match reply.outcome:
+        case Continued(replication_id) if requested is not None:
             continued = True
-            resume = ResumePoint(
-                replication_id=name or asked.replication_id,
-                offset=asked.offset,
-                database=asked.database,
+            resume_point = ResumePoint(
+                replication_id=replication_id or requested.replication_id,
+                offset=requested.offset,
+                database=requested.database,
             )
-        case FullResync(name, offset):
-            resume = ResumePoint(replication_id=name, offset=offset, database=None)
-        case protocol.PsyncError(text):
+        case FullResync(replication_id, offset):
+            resume_point = ResumePoint(replication_id=replication_id, offset=offset, database=None)
+        case PsyncError(text):
             raise to_error(text)
         case _:
-            raise SourceLost("disconnected", "Redis goes on where nobody was")
+            raise SourceLost("disconnected", "Redis resumes a stream that was not requested")
     return Attachment(
         mode="replication",
-        captured_from=answered_at,
+        captured_from=replied_at,
         server_run_id=server.run_id,
         server_started_at=server.started_at,
-        resume_point=resume,
+        resume_point=resume_point,
         continued=continued,
     )
 
 
 def last_known_offset(state: SpoolState, attachment: Attachment) -> OffsetTime:
-    """The last time of which the offset is known, before what the attachment brings."""
+    """The offset where the stream begins, with the last time at which it is known."""
     assert attachment.resume_point is not None
     if attachment.continued:
         at = max(state.captured_until or 0, state.last_received_at)

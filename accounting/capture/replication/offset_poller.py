@@ -1,7 +1,6 @@
-"""The clock of a replication stream: how far it had come at what time.
+"""Polls the server's replication offset, on a second connection and in its own thread.
 
-Owns the second connection, over which Redis is asked that, and its thread. Everything published
-before the question lies before the offset of the answer. Must not touch the stream.
+Everything published before a poll lies before the offset in its reply.
 """
 
 import time
@@ -19,7 +18,7 @@ from accounting.capture.source import SourceLost
 
 
 class OffsetPoller:
-    """A thread that asks every `tick_seconds`; its methods belong to one other thread."""
+    """Polls every ``poll_seconds``. One other thread calls the methods."""
 
     def __init__(
         self,
@@ -30,44 +29,44 @@ class OffsetPoller:
         clock: Callable[[], int],
     ) -> None:
         self._connection = connection
-        self._server_run = server_run_id
-        self._tick_seconds = poll_seconds
+        self._server_run_id = server_run_id
+        self._poll_seconds = poll_seconds
         self._clock = clock
-        self._moments: deque[OffsetTime] = deque()
-        self._wanted = Event()
-        self._halted = Event()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="ticker")
-        self._running: Future[None] = self._executor.submit(self._ask)
+        self._offset_times: deque[OffsetTime] = deque()
+        self._poll_requested = Event()
+        self._stopping = Event()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="offset-poller")
+        self._thread: Future[None] = self._executor.submit(self._run)
 
     def drain(self) -> list[OffsetTime]:
-        """What was learnt since the last call. Raises what ended the thread."""
-        if self._running.done():
-            self._running.result()
-        return [self._moments.popleft() for _ in range(len(self._moments))]
+        """The results since the last call. Raises the error that ended the thread."""
+        if self._thread.done():
+            self._thread.result()
+        return [self._offset_times.popleft() for _ in range(len(self._offset_times))]
 
     def poll_now(self) -> None:
-        """Ask at once, and not only when it is time again."""
-        self._wanted.set()
+        """Poll at once, without waiting for the next interval."""
+        self._poll_requested.set()
 
     def stop(self) -> None:
-        """Ask no more, and wait for the thread."""
-        self._halted.set()
-        self._wanted.set()
-        shutdown_socket(self._connection)  # a question under way is not waited for
+        """Stop polling and wait for the thread. A poll in flight is cut off."""
+        self._stopping.set()
+        self._poll_requested.set()
+        shutdown_socket(self._connection)
         self._executor.shutdown()
 
     # -- in the thread
 
-    def _ask(self) -> None:
+    def _run(self) -> None:
         due = time.monotonic()
-        while not self._halted.is_set():
-            # Cleared before the question, so that one asked for meanwhile is asked after this one.
-            self._wanted.clear()
-            self._moments.append(self._moment())
-            due = max(due + self._tick_seconds, time.monotonic())
-            self._wanted.wait(due - time.monotonic())
+        while not self._stopping.is_set():
+            # Cleared before the poll: a request that comes meanwhile needs a later poll.
+            self._poll_requested.clear()
+            self._offset_times.append(self._poll())
+            due = max(due + self._poll_seconds, time.monotonic())
+            self._poll_requested.wait(due - time.monotonic())
 
-    def _moment(self) -> OffsetTime:
+    def _poll(self) -> OffsetTime:
         try:
             server = read_server_info(self._connection, self._clock)
         except ResponseError as error:
@@ -78,6 +77,6 @@ class OffsetPoller:
             ) from None
         except (RedisError, OSError) as error:
             raise to_source_lost(error) from None
-        if server.run_id != self._server_run or server.role != "master":
+        if server.run_id != self._server_run_id or server.role != "master":
             raise SourceLost("disconnected", "another server is the master now")
         return OffsetTime(server.asked_at, server.replication_offset)

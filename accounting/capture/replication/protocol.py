@@ -1,50 +1,53 @@
-r"""The replication protocol, as bytes: what a master says, cut into what is ours and what is not.
+r"""The replication protocol as bytes: the reply to PSYNC, the snapshot, the stream of commands.
 
-Owns the answer to PSYNC, the end of the snapshot, and the stream of commands with its offsets. Must
-not touch a socket, a clock or a file, and never copies, keeps or tells what is not coturn's: the
-stream shows every write to that server, secrets among them.
+The stream shows every write to that server, secrets among them: what is not coturn's is skipped,
+never copied, and not part of an error.
 
-Offsets count the bytes of the stream, so a command's position is that of its last byte. Redis
-writes RESP in one way only (`*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n`), which makes them exact.
+Offsets count the bytes of the stream; the position of a command is that of its last byte. They are
+exact since Redis writes RESP in only one way (``*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n``).
 """
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from accounting.capture.spool.records import MAX_MESSAGE_BYTES, Message
 
-KEEPALIVE_CHANNEL = b"__XXX__"
+KEEPALIVE_CHANNEL: Final = b"__XXX__"
 
-# An answer to PSYNC, or the head of a snapshot, is a line of some sixty bytes.
-MAX_LINE_BYTES = 1 << 12
+MAX_LINE_BYTES: Final = 1 << 12
+"""Of a reply to PSYNC and of a snapshot's header, which have about sixty bytes."""
 
-PUBLISH = re.compile(rb"\*3\r\n\$7\r\n[Pp][Uu][Bb][Ll][Ii][Ss][Hh]\r\n\$(\d{1,10})\r\n")
-NEXT_ARGUMENT = re.compile(rb"\r\n\$(\d{1,10})\r\n")
-SELECT = re.compile(rb"\*2\r\n\$6\r\n[Ss][Ee][Ll][Ee][Cc][Tt]\r\n\$\d{1,2}\r\n(\d{1,10})\r\n")
-# What coturn sends beside each status: SET of a key, or DEL.
-STATUS_KEY_COMMAND = re.compile(
+PUBLISH: Final = re.compile(rb"\*3\r\n\$7\r\n[Pp][Uu][Bb][Ll][Ii][Ss][Hh]\r\n\$(\d{1,10})\r\n")
+NEXT_ARGUMENT: Final = re.compile(rb"\r\n\$(\d{1,10})\r\n")
+SELECT: Final = re.compile(
+    rb"\*2\r\n\$6\r\n[Ss][Ee][Ll][Ee][Cc][Tt]\r\n\$\d{1,2}\r\n(\d{1,10})\r\n"
+)
+STATUS_KEY_COMMAND: Final = re.compile(
     rb"\*(?:3\r\n\$3\r\n[Ss][Ee][Tt]|2\r\n\$3\r\n([Dd][Ee][Ll]))\r\n\$(\d{1,10})\r\n"
 )
-COMMAND = re.compile(rb"\*(\d{1,10})\r\n\$(\d{1,10})\r\n")
-ARGUMENT = re.compile(rb"\$(\d{1,10})\r\n")
-MAX_HEADER_BYTES = 26  # of COMMAND; of a PART it is less
-MAX_NAME_BYTES = 64
+"""SET or DEL of one key: coturn sends one of them with each status message."""
+COMMAND: Final = re.compile(rb"\*(\d{1,10})\r\n\$(\d{1,10})\r\n")
+ARGUMENT: Final = re.compile(rb"\$(\d{1,10})\r\n")
+MAX_HEADER_BYTES: Final = 26
+"""Of what COMMAND matches; ARGUMENT matches less."""
+MAX_NAME_BYTES: Final = 64
 
 
 class StreamError(Exception):
-    """What the master sent is not the replication protocol. Holds no byte of it."""
+    """The master sent something else than the replication protocol. Contains no byte of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """The stream goes on after the place that was asked for, perhaps under another id."""
+    """The stream resumes after the requested offset, perhaps under another replication id."""
 
     replication_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class FullResync:
-    """The stream begins anew at `offset`, after a snapshot: nothing proves what came before."""
+    """The stream begins at ``offset``, after a snapshot: earlier messages may be missing."""
 
     replication_id: str
     offset: int
@@ -52,13 +55,13 @@ class FullResync:
 
 @dataclass(frozen=True, slots=True)
 class PsyncError:
-    """The master's error, in its words."""
+    """The master's error reply."""
 
     text: str
 
 
 class PsyncReply:
-    """What comes before the stream: an answer and, after Resynced, a snapshot, which is dropped."""
+    """What precedes the stream: the reply and, after FullResync, a snapshot, which is skipped."""
 
     def __init__(self) -> None:
         self.outcome: Continued | FullResync | PsyncError | None = None
@@ -68,7 +71,7 @@ class PsyncReply:
         self._eof_marker = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take bytes off the wire; returns those that belong to the stream already."""
+        """Parse received bytes; returns those that belong to the stream already."""
         if self._snapshot_bytes_left is None and not self._eof_marker:
             chunk = self._unparsed + chunk
             self._unparsed = b""
@@ -77,8 +80,8 @@ class PsyncReply:
             ):
                 # Bare newlines keep the connection alive while the snapshot is made.
                 chunk = chunk.lstrip(b"\n")
-                line, end, after = chunk.partition(b"\r\n")
-                if not end:
+                line, line_end, after = chunk.partition(b"\r\n")
+                if not line_end:
                     if len(chunk) > MAX_LINE_BYTES:
                         raise StreamError("a line of the answer to PSYNC has no end")
                     self._unparsed = chunk
@@ -93,18 +96,18 @@ class PsyncReply:
             self.is_complete = not self._snapshot_bytes_left
         elif self._eof_marker:
             chunk = self._unparsed + chunk
-            found = chunk.find(self._eof_marker)
-            if found < 0:
+            marker_at = chunk.find(self._eof_marker)
+            if marker_at < 0:
                 self._unparsed = chunk[-len(self._eof_marker) + 1 :]
                 return b""
             self.is_complete = True
-            chunk = chunk[found + len(self._eof_marker) :]
+            chunk = chunk[marker_at + len(self._eof_marker) :]
         return chunk
 
     def _parse_line(self, line: bytes) -> None:
         match line.split():
-            case [b"+CONTINUE", *more] if self.outcome is None:
-                self.outcome = Continued(more[0].decode("ascii", "replace") if more else None)
+            case [b"+CONTINUE", *words] if self.outcome is None:
+                self.outcome = Continued(words[0].decode("ascii", "replace") if words else None)
                 self.is_complete = True
             case [b"+FULLRESYNC", name, offset] if self.outcome is None and offset.isdigit():
                 self.outcome = FullResync(name.decode("ascii", "replace"), int(offset))
@@ -120,9 +123,9 @@ class PsyncReply:
 
 
 class CommandStream:
-    """The commands after the opening. `offset` is the end of the last one that is taken in whole.
+    """The commands after the reply. ``offset`` is the end of the last whole command.
 
-    There, between two commands, a stream can go on.
+    A stream can resume only there, between two commands.
     """
 
     def __init__(self, offset: int, database: int | None) -> None:
@@ -131,26 +134,26 @@ class CommandStream:
         self.keepalives: list[int] = []
         self.ack_requested = False
         self._unparsed = b""
-        # In the middle of a command that is not ours: so many parts of it, and bytes of the part
-        # that has begun, are still to come.
+        # What is still to come of a command that is skipped: arguments, and bytes of the one that
+        # has begun.
         self._arguments_left = 0
         self._bytes_left = 0
 
     def feed(
         self, received_at: int, chunk: bytes, messages: list[Message], positions: list[int]
     ) -> None:
-        """Take in bytes; append the messages that are ours, and the offset after each.
+        """Parse received bytes; append coturn's messages, and the position of each.
 
-        Raises StreamError when the bytes are no commands; `offset` is then of no use.
+        Raises StreamError when the bytes are not commands; ``offset`` is then meaningless.
         """
         data = self._unparsed + chunk if self._unparsed else chunk
         size, at = len(data), 0
         while at < size:
             if not self._arguments_left and not self._bytes_left:
                 at = self._parse_publishes(data, at, received_at, messages, positions)
-                if at == size or (begun := self._parse_command_name(data, at)) == at:
+                if at == size or (name_end := self._parse_command_name(data, at)) == at:
                     break
-                self.offset, at = self._parsed_offset + at, begun
+                self.offset, at = self._parsed_offset + at, name_end
             at = self._skip(data, at)
             if self._arguments_left and not self._bytes_left:
                 break
@@ -167,53 +170,60 @@ class CommandStream:
         messages: list[Message],
         positions: list[int],
     ) -> int:
-        """Take in one PUBLISH after the other, as long as whole ones follow.
+        """Parse PUBLISH commands and skip those of status keys, while whole ones follow.
 
-        And step over what coturn sends beside them.
+        This is the fast path; returns where another or an incomplete command begins.
         """
         base, size, database = self._parsed_offset, len(data), self.database or 0
-        publish, following = PUBLISH.match, NEXT_ARGUMENT.match
+        match_publish, match_next = PUBLISH.match, NEXT_ARGUMENT.match
         while True:
-            head = publish(data, at)
-            if head is None:
-                beyond = end_of_key_command(data, at)
-                if beyond == at:
+            header = match_publish(data, at)
+            if header is None:
+                key_command_end = end_of_key_command(data, at)
+                if key_command_end == at:
                     return at
-                at = beyond
+                at = key_command_end
                 continue
-            begin = head.end()
-            end = begin + int(head[1])
-            tail = following(data, end)
-            if tail is None:
+            channel_begin = header.end()
+            channel_end = channel_begin + int(header[1])
+            payload_header = match_next(data, channel_end)
+            if payload_header is None:
                 return at
-            start = tail.end()
-            stop = start + int(tail[1])
-            if stop + 2 > size:
+            payload_begin = payload_header.end()
+            payload_end = payload_begin + int(payload_header[1])
+            if payload_end + 2 > size:
                 return at
-            at = stop + 2
-            if data.startswith(b"turn/", begin):
-                small = stop - begin <= MAX_MESSAGE_BYTES
-                if small and data.find(b"/allocation/", begin, end) >= 0:
-                    messages.append((received_at, database, data[begin:end], data[start:stop]))
+            at = payload_end + 2
+            if data.startswith(b"turn/", channel_begin):
+                if (
+                    payload_end - channel_begin <= MAX_MESSAGE_BYTES
+                    and data.find(b"/allocation/", channel_begin, channel_end) >= 0
+                ):
+                    channel = data[channel_begin:channel_end]
+                    payload = data[payload_begin:payload_end]
+                    messages.append((received_at, database, channel, payload))
                     positions.append(base + at)
-            elif data[begin:end] == KEEPALIVE_CHANNEL:
+            elif data[channel_begin:channel_end] == KEEPALIVE_CHANNEL:
                 self.keepalives.append(base + at)
 
     def _parse_command_name(self, data: bytes, at: int) -> int:
-        """Begin to skip the command at `at`, after its name; returns `at` when more must come."""
-        head = COMMAND.match(data, at)
-        if head is None:
+        """Parse the header and the name of the command at ``at``, and begin to skip the rest.
+
+        Returns where the name ends; ``at`` itself when more bytes must come.
+        """
+        header = COMMAND.match(data, at)
+        if header is None:
             if data[at : at + 1] != b"*" or len(data) - at > MAX_HEADER_BYTES:
                 raise StreamError("a command of the stream does not begin like one")
             return at
-        begin, parts, length = head.end(), int(head[1]), int(head[2])
-        if length > MAX_NAME_BYTES:
-            self._arguments_left, self._bytes_left = parts - 1, length + 2
-            return begin
-        end = begin + length + 2
-        if end > len(data):
+        name_begin, word_count, name_length = header.end(), int(header[1]), int(header[2])
+        if name_length > MAX_NAME_BYTES:
+            self._arguments_left, self._bytes_left = word_count - 1, name_length + 2
+            return name_begin
+        name_end = name_begin + name_length
+        if name_end + 2 > len(data):
             return at
-        match data[begin : end - 2].upper():
+        match data[name_begin:name_end].upper():
             case b"PUBLISH" if may_be_coturn(data, at):
                 return at
             case b"SELECT":
@@ -222,13 +232,13 @@ class CommandStream:
                     return at
                 self.database = int(select[1])
                 return select.end()
-            case b"REPLCONF":  # GETACK: the one thing of that name that a master sends
+            case b"REPLCONF":  # a master sends only REPLCONF GETACK
                 self.ack_requested = True
-        self._arguments_left = parts - 1
-        return end
+        self._arguments_left = word_count - 1
+        return name_end + 2
 
     def _skip(self, data: bytes, at: int) -> int:
-        """Step over what is here of a command that is not ours."""
+        """Skip what is here of the command's arguments."""
         size = len(data)
         while self._arguments_left or self._bytes_left:
             if self._bytes_left:
@@ -237,10 +247,10 @@ class CommandStream:
                 at += step
                 if self._bytes_left:
                     return at
-            elif head := ARGUMENT.match(data, at):
-                at = head.end()
+            elif header := ARGUMENT.match(data, at):
+                at = header.end()
                 self._arguments_left -= 1
-                self._bytes_left = int(head[1]) + 2
+                self._bytes_left = int(header[1]) + 2
             elif data[at : at + 1] not in (b"", b"$") or size - at > MAX_HEADER_BYTES:
                 raise StreamError("a part of a command in the stream does not begin like one")
             else:
@@ -249,28 +259,29 @@ class CommandStream:
 
 
 def end_of_key_command(data: bytes, at: int) -> int:
-    """The end of the SET or DEL at `at`; `at` itself where there is none, or not all of it yet."""
-    head = STATUS_KEY_COMMAND.match(data, at)
-    if head is None:
+    """The end of the SET or DEL at ``at``; ``at`` when it is another or incomplete command."""
+    header = STATUS_KEY_COMMAND.match(data, at)
+    if header is None:
         return at
-    end = head.end() + int(head[2])
-    if not head[1]:
-        tail = NEXT_ARGUMENT.match(data, end)
-        if tail is None:
+    end = header.end() + int(header[2])
+    is_set = not header[1]
+    if is_set:
+        value_header = NEXT_ARGUMENT.match(data, end)
+        if value_header is None:
             return at
-        end = tail.end() + int(tail[1])
+        end = value_header.end() + int(value_header[1])
     return end + 2 if end + 2 <= len(data) else at
 
 
 def may_be_coturn(data: bytes, at: int) -> bool:
-    """Whether the PUBLISH at `at`, of which something is still to come, may be ours."""
-    head = PUBLISH.match(data, at)
-    if head is None:
+    """Whether the incomplete PUBLISH at ``at`` may be coturn's, so that the rest is waited for."""
+    header = PUBLISH.match(data, at)
+    if header is None:
         return True
-    end = head.end() + int(head[1])
-    if int(head[1]) > MAX_MESSAGE_BYTES:
+    channel_end = header.end() + int(header[1])
+    if int(header[1]) > MAX_MESSAGE_BYTES:
         return False
-    tail = NEXT_ARGUMENT.match(data, end)
-    if tail is None and len(data) - end > MAX_HEADER_BYTES:
+    payload_header = NEXT_ARGUMENT.match(data, channel_end)
+    if payload_header is None and len(data) - channel_end > MAX_HEADER_BYTES:
         raise StreamError("a PUBLISH of the stream has no second part")
-    return tail is None or int(tail[1]) <= MAX_MESSAGE_BYTES
+    return payload_header is None or int(payload_header[1]) <= MAX_MESSAGE_BYTES

@@ -1,21 +1,23 @@
-"""Acks: what a replica says while it follows, so that the server keeps it and waits for it.
+"""REPLCONF ACK: reports to the master how far the stream is durable here.
 
-Owns when the next word is due and what it says: how far the stream is durable here. Must not touch
-the socket: the receiver's thread speaks.
+The receiver's thread sends what ``ReplicaAcks.due`` returns. Redis disconnects a replica that sends
+nothing for ``repl-timeout``, 60 s by default.
 """
 
-# Redis wants to hear from a replica within `repl-timeout`, 60 s by default. It starts the stream at
-# the first word after it has put the replica online, so at the beginning it hears more of us.
-ACK_SECONDS = 1.0
-FAST_ACK_SECONDS = 0.1
-FAST_ACKS = 20
+from typing import Final
+
+ACK_SECONDS: Final = 1.0
+FAST_ACK_SECONDS: Final = 0.1
+FAST_ACKS: Final = 20
+"""The first acks follow each other faster: after the snapshot Redis waits for one of them, and
+starts the stream only then."""
 
 
 class ReplicaAcks:
-    """Tells the server every second how far the stream is durable here.
+    """An ack every second, with the offset up to which the stream is stored.
 
-    Nothing before the stream has begun: a diskless snapshot waits until `repl-diskless-sync-delay`
-    has passed without a word of a replica that wants one.
+    None is due before ``start``: a master that sends its snapshot without a disk file first waits
+    until no replica has sent anything for ``repl-diskless-sync-delay``.
     """
 
     def __init__(self) -> None:
@@ -26,12 +28,12 @@ class ReplicaAcks:
         self._next_due = 0.0
 
     def start(self) -> None:
-        """Begin to speak; oftener for a while, until the stream has begun for sure."""
+        """Begin to send acks."""
         self._started = True
         self._fast_acks_left, self._next_due = FAST_ACKS, 0.0
 
     def due(self, now: float) -> bytes:
-        """The next word when it is time for it."""
+        """The next ack when it is due or the master has requested one, else nothing."""
         if not self._started or (now < self._next_due and not self.is_requested):
             return b""
         self.is_requested = False

@@ -1,19 +1,11 @@
-"""The replication source: PSYNC, as a replica does, and of all that it shows only coturn's events.
-
-Owns a connection from its beginning to its end; `handshake` begins the stream on it, `following`
-reads it, `acks` speaks meanwhile. Must not store anything or try again: that is the collector's. As
-long as the server's backlog reaches back to the place that is stored, a stream goes on right there,
-and no end of one is a gap.
-
-The server counts us among its replicas: INFO shows us, WAIT and `min-replicas-to-write` count us.
-"""
+"""The source that replicates: two connections, one for the stream and one for polling INFO."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event
 
 from accounting.capture.redis.address import SentinelAddress, parse_address
-from accounting.capture.redis.connection import connect, take_socket
+from accounting.capture.redis.connection import connect, send_and_take_socket
 from accounting.capture.redis.receiver import Receiver
 from accounting.capture.replication.handshake import (
     MAX_SILENCE_SECONDS,
@@ -33,11 +25,11 @@ from accounting.capture.spool.records import SpoolState
 
 
 class ReplicationSource:
-    """Follows the master at `url`, over and over.
+    """Follows the master at ``url``, at each ``attach``.
 
-    Between the socket and the spool lie at most `queue_bytes`. A stream that stands still for
-    `silence_seconds` while the server's goes on is given up. Raises ConfigurationError for a URL
-    that redis-py refuses.
+    At most ``queue_bytes`` wait between the socket and the spool. A stream that receives nothing
+    for ``silence_seconds`` while the server's offset advances counts as lost. Raises
+    ConfigurationError for a malformed URL.
     """
 
     def __init__(
@@ -52,34 +44,27 @@ class ReplicationSource:
         self._address = parse_address(url)
         self._queue_bytes = queue_bytes
         self._clock = clock
-        self._tick_seconds = checkpoint_seconds
+        self._checkpoint_seconds = checkpoint_seconds
         self._silence_seconds = silence_seconds
 
     @contextmanager
     def attach(self, state: SpoolState, stop: Event, /) -> Iterator[ReplicationStream]:
-        """Connect and ask for the stream; raises SourceLost, or Refused, when that fails."""
-        place = self._address.resolve()
+        """Connect and start the stream. Raises SourceLost or SourceRefused when that fails."""
+        endpoint = self._address.resolve()
         by_sentinels = isinstance(self._address, SentinelAddress)
-        asking = place.new_connection(timeout_seconds=self._silence_seconds)
-        following = place.new_connection()
+        poll_connection = endpoint.new_connection(timeout_seconds=self._silence_seconds)
+        connection = endpoint.new_connection()
         try:
-            connect(asking)
-            server = check_is_master(asking, self._clock, by_sentinels=by_sentinels)
-            connect(following)
-            if (
-                check_is_master(following, self._clock, by_sentinels=by_sentinels).run_id
-                != server.run_id
-            ):
-                raise SourceLost("disconnected", "two connections came to two servers")
-            send_replconf(following)
-            opening = PsyncReply()
+            connect(poll_connection)
+            server = check_is_master(poll_connection, self._clock, by_sentinels=by_sentinels)
+            connect(connection)
+            stream_server = check_is_master(connection, self._clock, by_sentinels=by_sentinels)
+            if stream_server.run_id != server.run_id:
+                raise SourceLost("disconnected", "the two connections reached different servers")
+            send_replconf(connection)
+            resume_point = state.resume_point
+            sock = send_and_take_socket(connection, psync_command(resume_point))
             acks = ReplicaAcks()
-            resume = state.resume_point
-            sock = take_socket(following)
-            try:
-                sock.sendall(psync_command(resume))
-            except OSError as error:
-                raise SourceLost("disconnected", error.strerror or str(error)) from None
             receiver = Receiver(
                 sock,
                 outgoing=acks,
@@ -88,30 +73,31 @@ class ReplicationSource:
                 clock=self._clock,
             )
             try:
-                answered_at, rest = await_psync_reply(receiver, opening, stop)
-                attachment = make_attachment(opening, resume, server, answered_at)
-                ticker = OffsetPoller(
-                    asking,
+                reply = PsyncReply()
+                replied_at, stream_bytes = await_psync_reply(receiver, reply, stop)
+                attachment = make_attachment(reply, resume_point, server, replied_at)
+                poller = OffsetPoller(
+                    poll_connection,
                     server_run_id=server.run_id,
-                    poll_seconds=self._tick_seconds,
+                    poll_seconds=self._checkpoint_seconds,
                     clock=self._clock,
                 )
                 try:
                     yield ReplicationStream(
                         receiver,
                         acks,
-                        ticker,
-                        opening,
+                        poller,
+                        reply,
                         attachment,
-                        missed_from=last_known_offset(state, attachment),
-                        first=(answered_at, rest),
+                        backlog_from=last_known_offset(state, attachment),
+                        first_chunk=(replied_at, stream_bytes),
                         silence_seconds=self._silence_seconds,
                         clock=self._clock,
                     )
                 finally:
-                    ticker.stop()
+                    poller.stop()
             finally:
                 receiver.stop()
         finally:
-            asking.disconnect()  # type: ignore[no-untyped-call]
-            following.disconnect()  # type: ignore[no-untyped-call]
+            poll_connection.disconnect()  # type: ignore[no-untyped-call]
+            connection.disconnect()  # type: ignore[no-untyped-call]

@@ -1,27 +1,26 @@
-"""Pruning: a spool forgets what was loaded long enough ago.
+"""Pruning: deletes messages that were loaded long enough ago."""
 
-Owns what may go, and how much at once. Must not decide how long it is kept: the loader is told.
-"""
+from typing import Final
 
 from accounting.capture.spool.spool import Spool
 
-# Deleting takes the writer's lock away from the collector: keep each bite in the milliseconds.
-BATCH_MESSAGES = 2_000
+BATCH_MESSAGES: Final = 2_000
+"""Messages per transaction, which takes milliseconds: the collector waits for the lock meanwhile."""
 
 
 def prune(spool: Spool, before_received_at: int) -> int:
     """Delete loaded messages received before that time; returns how many.
 
-    Oldest first, a few thousand a transaction. The file keeps its size: the room is used again.
+    Oldest first. The file keeps its size: SQLite uses the free pages again.
     """
     pruned = 0
-    while bite := _prune_batch(spool, before_received_at):
-        pruned += bite
+    while deleted := _prune_batch(spool, before_received_at):
+        pruned += deleted
     return pruned
 
 
 def _prune_batch(spool: Spool, before_received_at: int) -> int:
-    # Receipt times rise with positions, so what may go is always a run at the beginning.
+    # Receipt times rise with positions, so the rows to delete are always the first ones.
     with spool.transaction():
         last = spool.execute(
             "SELECT epoch, position, received_at FROM"

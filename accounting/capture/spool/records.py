@@ -1,45 +1,49 @@
-"""What the spool holds, as values.
+"""The values that the collector writes to the spool and the loader reads from it.
 
-Owns the shapes that the collector writes and the loader reads; must not touch a file or a clock.
 All times are whole microseconds since the Unix epoch, UTC.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self
 
-# received_at, database, channel, payload
 Message = tuple[int, int, bytes, bytes]
+"""received_at, database, channel, payload"""
 
-# origin, position (rises strictly within its epoch), received_at, channel, payload. As SQLite makes
-# it: a class of its own would cost as much again as reading it, and each value a tenth of that.
 SpooledRow = tuple[int, int, int, bytes, bytes]
+"""packed origin, position (rises strictly within its epoch), received_at, channel, payload.
+
+As SQLite returns it: a class would double the cost of reading, and each value is a tenth of it.
+"""
 
 
 class MessageOrigin(NamedTuple):
-    """Where a spooled message is from, and whether its time is an estimate: mostly as the last."""
+    """Where a spooled message is from; mostly the same as of the message before it."""
 
     epoch: int
     database: int
     estimated: bool
 
     @classmethod
-    def unpack(cls, origin: int) -> Self:
-        """Out of the one number that it is in a SpooledRow."""
-        return cls(origin >> 35, origin >> 1 & (1 << 34) - 1, bool(origin & 1))
+    def unpack(cls, packed: int) -> Self:
+        """Unpack the first value of a SpooledRow."""
+        return cls(packed >> 35, packed >> 1 & (1 << 34) - 1, bool(packed & 1))
 
 
 CaptureMode = Literal["replication", "subscribe"]
 
-# coturn's channels have some 700 bytes, its payloads less. Whoever may publish can say more under
-# such a name; what is larger than this is not kept, or a batch of it would not fit into memory.
-MAX_MESSAGE_BYTES = 8 << 10
+MAX_MESSAGE_BYTES: Final = 8 << 10
+"""Of channel and payload together; larger messages are dropped, so that a batch fits into memory.
+
+coturn's channels have some 700 bytes and its payloads fewer, but any client that may publish can
+use such a channel.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumePoint:
-    """A place in a replication stream: what to ask for, to go on right after it.
+    """A place in a replication stream, right after which a source can resume.
 
-    `offset` counts the bytes of the history that `replication_id` names. `database` is the one
+    ``offset`` counts the bytes of the history named ``replication_id``. ``database`` is the one
     selected there, None before the first SELECT: the server does not repeat it.
     """
 
@@ -48,10 +52,12 @@ class ResumePoint:
     database: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawKeySighting:
-    """A status key that a scan found. The scan began at `began_at`; the key was looked at at
-    `seen_at`, and nobody had touched it for `idle_seconds`.
+class RawKeySighting(NamedTuple):
+    """A status key that a scan found, unparsed.
+
+    The scan started at ``scan_started_at`` and saw the key at ``seen_at``, idle for
+    ``idle_seconds``. The spool sets ``number``, and places the sighting after the message at
+    ``position`` of ``epoch``; all three are 0 before that.
     """
 
     scan_started_at: int
@@ -59,24 +65,14 @@ class RawKeySighting:
     database: int
     key: bytes
     idle_seconds: int
-
-
-class Sighting(NamedTuple):
-    """A seen key as it lies in the spool: after the messages up to `position` of `epoch`."""
-
-    sighting: int
-    epoch: int
-    position: int
-    began_at: int
-    seen_at: int
-    database: int
-    key: bytes
-    idle_seconds: int
+    number: int = 0
+    epoch: int = 0
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """A stretch of positions that rise; `token` is its name outside this file."""
+    """A run of rising positions; ``token`` names it outside this file."""
 
     number: int
     token: str
@@ -86,11 +82,10 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """A stretch of time, [from_at, to_at), in which messages may have been lost.
+    """A period, [from_at, to_at), in which messages may have been lost.
 
-    The last message before it is the one at `position` of `epoch`. `to_at` is None while it is
-    open. Numbers are those of one file: outside of it a gap is named by its epoch's token and its
-    number together.
+    It lies after the message at ``position`` of ``epoch``. ``to_at`` is None while it is open.
+    ``number`` is unique in this file; outside of it the epoch's token and the number name a gap.
     """
 
     number: int
@@ -104,15 +99,15 @@ class Gap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolState:
-    """What is captured, how far that is proven, and what is loaded.
+    """How far messages are captured, loaded and pruned.
 
-    Every message received from `captured_from` on and before `captured_until` is in the spool, or
-    lost within a gap; both are None until the source was attached for the first time.
-    `loaded_epoch` is 0 until something was loaded. Messages up to `pruned_position` of
-    `pruned_epoch` are deleted, 0 while none is; the last of them was received at
-    `pruned_received_at`. `server_run` is the run id of the Redis last captured from, `mode` how.
-    In replication positions are offsets, and `replication_id` and `stream_database` go with
-    `captured_position`. `holder` is the random name of this file, the same for as long as it lives.
+    Every message received from ``captured_from`` on and before ``captured_until`` is in the spool,
+    or was lost within a gap; both are None until a source was attached for the first time.
+    ``loaded_epoch`` is 0 until something was loaded. Messages up to ``pruned_position`` of
+    ``pruned_epoch`` are deleted, and the last of them was received at ``pruned_received_at``; all
+    three are 0 before that. ``server_run_id`` is that of the Redis last captured from. In
+    replication, positions are offsets, and ``replication_id`` and ``stream_database`` belong to
+    ``captured_position``. ``holder`` is the random name of this file.
     """
 
     source: str
@@ -134,7 +129,7 @@ class SpoolState:
 
     @property
     def resume_point(self) -> ResumePoint | None:
-        """Where a replication stream goes on; None when there is no such place."""
+        """Where a replication stream can resume; None when it can't."""
         if self.mode != "replication" or self.replication_id is None:
             return None
         return ResumePoint(
@@ -146,7 +141,7 @@ class SpoolState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolCounts:
-    """How much lies in the spool. Counting reads the whole file: for `doctor`, not for a loop."""
+    """Row counts. Counting reads the whole file: for ``doctor``, not for a loop."""
 
     messages: int
     unloaded_messages: int

@@ -1,7 +1,6 @@
-"""A glance at a spool from outside: for metrics, health and `doctor`, while others work with it.
+"""The status of a spool, read from outside while the collector and the loader use it.
 
-Opens the file to read only, so that looking changes, creates and migrates nothing. Must cost the
-same however much lies in the spool.
+The file is opened read-only, and the cost does not grow with the size of the spool.
 """
 
 import sqlite3
@@ -17,7 +16,7 @@ from accounting.capture.spool.records import Gap, SpoolState
 from accounting.capture.spool.spool import Spool
 
 BACKLOG_COUNT_LIMIT: Final = 200_000
-"""Messages that are counted, about 0.1 s worth; from there on the age of the oldest tells more."""
+"""Messages that are counted, which takes about 0.1 s; of more only the age of the oldest counts."""
 
 _BACKLOG: Final = """
 SELECT count(*), coalesce(sum(size), 0), min(received_at) FROM (
@@ -26,20 +25,7 @@ SELECT count(*), coalesce(sum(size), 0), min(received_at) FROM (
 )
 """
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backlog:
-    """What waits to be loaded: messages and their bytes, up to COUNTED_AT_MOST of them.
-
-    ``oldest_at``: when the first of them was received, microseconds; None when nothing waits.
-    """
-
-    messages: int
-    bytes: int
-    oldest_at: int | None
-
-
-_NEWEST: Final = """
+_LAST_RECEIVED_AT: Final = """
 SELECT coalesce(
     (SELECT received_at FROM messages ORDER BY epoch DESC, position DESC LIMIT 1),
     nullif(pruned_received_at, 0)
@@ -48,10 +34,22 @@ SELECT coalesce(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpoolStatus:
-    """A spool at one moment. ``gap`` is the open one; ``size_bytes`` is what it takes on disk.
+class Backlog:
+    """The messages to be loaded, and their bytes; at most BACKLOG_COUNT_LIMIT are counted.
 
-    ``newest_at``: when the last message was received, microseconds; None when none ever was.
+    ``oldest_at``: receipt of the first of them, microseconds; None for an empty backlog.
+    """
+
+    messages: int
+    bytes: int
+    oldest_at: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolStatus:
+    """A spool at one moment. ``gap`` is the open one; ``size_bytes`` is its size on disk.
+
+    ``newest_at``: receipt of the last message, microseconds; None when there never was one.
     """
 
     path: Path
@@ -63,22 +61,23 @@ class SpoolStatus:
 
 
 def read_status(data_dir: Path, source: str) -> SpoolStatus | None:
-    """Look at the spool of a source; None where there is none. Raises SpoolError."""
+    """The status of a source's spool; None when there is no file. Raises SpoolError."""
     path = spool_path(data_dir, source)
     if not path.exists():
         return None
     with translate_errors(path, "read"):
-        address = f"file:{quote(str(path))}?mode=ro"
-        with closing(sqlite3.connect(address, uri=True, timeout=2.0)) as connection:
+        uri = f"file:{quote(str(path))}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=2.0)) as connection:
             spool = Spool(path, source, connection, wall_clock)
             state = spool.state()
-            place = state.loaded_epoch, state.loaded_position
-            row = connection.execute(_BACKLOG, (*place, BACKLOG_COUNT_LIMIT)).fetchone()
+            loaded = state.loaded_epoch, state.loaded_position
+            messages, size, oldest_at = spool.fetch_one(_BACKLOG, (*loaded, BACKLOG_COUNT_LIMIT))
+            (newest_at,) = spool.fetch_one(_LAST_RECEIVED_AT)
             return SpoolStatus(
                 path=path,
                 state=state,
                 gap=spool.current_gap(),
-                backlog=Backlog(messages=row[0], bytes=row[1], oldest_at=row[2]),
-                newest_at=connection.execute(_NEWEST).fetchone()[0],
+                backlog=Backlog(messages=messages, bytes=size, oldest_at=oldest_at),
+                newest_at=newest_at,
                 size_bytes=spool.size_bytes(),
             )

@@ -1,15 +1,13 @@
-"""Adoption: a spool goes on where another collector of its source was.
-
-Owns what of a spool's own is discarded then, and what the rest counts as. Must not decide whose
-turn it is: that is `jobs.standby`.
-"""
+"""Takeover: prepares a spool to continue where another collector of its source stopped."""
 
 import secrets
+from typing import Final
 
 from accounting.capture.spool.spool import Spool
 
-# Numbers of gaps fit into 31 bits. A file that takes over begins at a random one below this.
-MAX_FIRST_GAP = (1 << 31) - (1 << 24)
+MAX_FIRST_GAP: Final = (1 << 31) - (1 << 24)
+"""A gap's number fits into 31 bits. A spool that takes over continues from a random number below
+this one: two files share an epoch's token then, but must not share a gap's number."""
 
 
 def take_over_position(
@@ -22,25 +20,24 @@ def take_over_position(
     stream_database: int | None,
     cause: str,
 ) -> None:
-    """Go on where another collector of this source was, as far as its messages are loaded.
+    """Continue after the last message that another collector of this source has loaded.
 
-    With a token the spool goes on in that epoch after `position`; without one (a subscription
-    can't go on) it begins another epoch for that cause. What lies here beyond that place, or
-    isn't loaded, is discarded: the other collector has it, or a gap tells of it.
+    With ``token`` the spool continues in that epoch after ``position``. Without one, after a
+    subscription, which can't resume, it starts an epoch for ``cause``. Messages beyond that
+    position, or not loaded, are deleted: the other collector has them, or a gap covers them.
     """
     with spool.transaction():
-        (known,) = spool.fetch_one("SELECT max(epoch) FROM epochs WHERE token = ?", (token,))
-        if known is None:
-            _discard(spool, *spool.fetch_one("SELECT loaded_epoch, loaded_position FROM spool"))
+        (known_epoch,) = spool.fetch_one("SELECT max(epoch) FROM epochs WHERE token = ?", (token,))
+        if known_epoch is None:
+            _delete_after(spool, *spool.fetch_one("SELECT loaded_epoch, loaded_position FROM spool"))
         else:
-            _discard(spool, known, position)
-            spool.execute("DELETE FROM epochs WHERE epoch > ?", (known,))
+            _delete_after(spool, known_epoch, position)
+            spool.execute("DELETE FROM epochs WHERE epoch > ?", (known_epoch,))
         if token is None:
             epoch, position = spool.start_epoch(cause), 0
         else:
-            epoch = known or spool.add_epoch(token, cause)
-        # What this file lacks of the epoch is as good as pruned. Its gaps must not have the
-        # numbers of the other file's, since both may stand under the same token.
+            epoch = known_epoch or spool.add_epoch(token, cause)
+        # What this file lacks of the epoch counts as pruned.
         spool.execute(
             "UPDATE spool SET captured_epoch = ?1, captured_position = ?2, loaded_epoch = ?1,"
             " loaded_position = ?2, pruned_epoch = ?1, pruned_position = ?2,"
@@ -61,8 +58,8 @@ def take_over_position(
         )
 
 
-def _discard(spool: Spool, epoch: int, position: int) -> None:
-    """Forget what lies after that place, and a gap that is open."""
+def _delete_after(spool: Spool, epoch: int, position: int) -> None:
+    """Delete everything after that position, and an open gap."""
     place = (epoch, position)
     spool.execute("DELETE FROM messages WHERE (epoch, position) > (?, ?)", place)
     spool.execute("DELETE FROM sightings WHERE (epoch, position) > (?, ?)", place)

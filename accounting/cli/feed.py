@@ -1,0 +1,84 @@
+"""The command ``feed``: the events for a billing worker."""
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from accounting.cli.arguments import Json, name_argument
+from accounting.cli.output import flush_output, visible, write, write_json
+from accounting.cli.resources import command_settings
+from accounting.errors import UsageError
+from accounting.feed.client import Feed
+from accounting.ops import service
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("feed")(print_feed)
+
+
+def print_feed(
+    consumer: Annotated[
+        str | None,
+        typer.Option(
+            "--consumer",
+            parser=name_argument,
+            help="Only events that this consumer has not had; moves its cursor.",
+        ),
+    ] = None,
+    after: Annotated[
+        int, typer.Option("--after", min=0, help="Without a consumer: after this number.")
+    ] = 0,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for more.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the billing worker's feed: ended sessions, closed periods, adjustments."""
+    if consumer is not None and after:
+        raise UsageError("--after goes without --consumer, which has a cursor of its own")
+    if consumer is not None and not consumer:
+        raise UsageError("--consumer: expected a name, such as invoicer")
+    with (
+        service.database_url(command_settings(), service.READER) as url,
+        Feed(url, patient=follow) as feed,
+        _stop_on_signals(feed, follow=follow),
+    ):
+        events = (
+            feed.read(after, follow=follow)
+            if consumer is None
+            else feed.consume(consumer, follow=follow)
+        )
+        for event in events:
+            _write_event(event._asdict(), as_json=as_json)
+            flush_output()  # an event counts as handled when the next one is requested
+
+
+def _write_event(event: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        write_json([event])
+        return
+    payload = "  ".join(
+        f"{name}={visible(str(value))}"
+        for name, value in event["payload"].items()
+        if value is not None
+    )
+    write(f"{event['seq']:>8}  {event['type']:<17}  {visible(event['realm'])}  {payload}\n")
+
+
+@contextmanager
+def _stop_on_signals(feed: Feed, *, follow: bool) -> Iterator[None]:
+    """While following, SIGTERM and SIGINT end the loop after the current event."""
+    if not follow:
+        yield
+        return
+    previous = {
+        number: signal.signal(number, lambda *_: feed.stop())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, action in previous.items():
+            signal.signal(number, action)

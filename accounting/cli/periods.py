@@ -1,0 +1,132 @@
+"""The commands for billing periods: ``period list|close``, and ``adjust``."""
+
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Final
+
+import typer
+
+from accounting.billing.adjust import adjust_by_hand
+from accounting.billing.close_period import close_period
+from accounting.cli.arguments import Json, PeriodDay, RealmName, name_argument
+from accounting.cli.output import warn, write
+from accounting.cli.resources import command_settings, writer_engine
+from accounting.cli.rows import write_query
+from accounting.errors import UsageError
+from accounting.reporting import view_queries
+
+MAX_COUNT: Final = 2**63 - 1
+MAX_SECONDS: Final = 10**12
+_Signed = Annotated[int, typer.Option(min=-MAX_COUNT, max=MAX_COUNT, help="Signed.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group ``period`` and the command ``adjust``."""
+    group = typer.Typer(help="List and close billing periods.", no_args_is_help=True)
+    group.command("list")(list_periods)
+    group.command("close")(close)
+    app.add_typer(group, name="period")
+    app.command("adjust")(adjust)
+
+
+def list_periods(
+    realm: Annotated[
+        str | None, typer.Argument(parser=name_argument, help="Only this realm.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the billing periods, their state, and what each waits for."""
+    columns = {
+        "realm": "realm",
+        "period": "period",
+        "starts_at": "starts",
+        "ends_at": "ends",
+        "state": "state",
+        "closed_at": "closed",
+        "waits_for": "waits for",
+    }
+    write_query(
+        command_settings(),
+        view_queries.periods(realm),
+        columns,
+        as_json=as_json,
+        empty="No periods yet.",
+        realm=realm,
+    )
+
+
+def close(
+    realm: RealmName,
+    period: PeriodDay,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the result; change nothing.")
+    ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", parser=name_argument, help="Do not wait for this source."),
+    ] = None,
+) -> None:
+    """Close a period now: its statement is final from then on."""
+    with writer_engine(command_settings()) as engine:
+        closed = close_period(engine, realm, period, without=without or (), dry_run=dry_run)
+    excluded = ", ".join(f"'{name}'" for name in closed.without)
+    warn(
+        f"period {closed.period} of realm '{closed.realm}' "
+        f"{'would close' if dry_run else 'is closed'}"
+        f"{f' without {excluded}' if excluded else ''}: {closed.lines} lines, "
+        f"{closed.sums['received_bytes']} bytes received, {closed.sums['sent_bytes']} sent"
+    )
+
+
+def adjust(
+    realm: RealmName,
+    period: PeriodDay,
+    user: Annotated[
+        str, typer.Argument(parser=name_argument, help="The user_id to bill or credit.")
+    ],
+    reason: Annotated[
+        str, typer.Option("--reason", parser=name_argument, help="Why; kept for ever.")
+    ],
+    author: Annotated[
+        str, typer.Option("--author", parser=name_argument, help="Who decided it; kept for ever.")
+    ],
+    received_packets: _Signed = 0,
+    received_bytes: _Signed = 0,
+    sent_packets: _Signed = 0,
+    sent_bytes: _Signed = 0,
+    peer_received_packets: _Signed = 0,
+    peer_received_bytes: _Signed = 0,
+    peer_sent_packets: _Signed = 0,
+    peer_sent_bytes: _Signed = 0,
+    session_seconds: Annotated[
+        str, typer.Option("--session-seconds", help="Signed, to the microsecond.")
+    ] = "0",
+) -> None:
+    """Correct a closed period by hand: posted in the open period, apart from usage."""
+    numbers = {
+        "received_packets": received_packets,
+        "received_bytes": received_bytes,
+        "sent_packets": sent_packets,
+        "sent_bytes": sent_bytes,
+        "peer_received_packets": peer_received_packets,
+        "peer_received_bytes": peer_received_bytes,
+        "peer_sent_packets": peer_sent_packets,
+        "peer_sent_bytes": peer_sent_bytes,
+        "session_microseconds": _parse_microseconds(session_seconds),
+    }
+    with writer_engine(command_settings()) as engine:
+        corrected = adjust_by_hand(
+            engine, realm, period, user, numbers, reason=reason, author=author
+        )
+    if not corrected.is_new:
+        warn("the same adjustment exists: not posted again; use another reason to post another")
+    write(f"{corrected.adjustment_id}\n")
+
+
+def _parse_microseconds(seconds: str) -> int:
+    try:
+        exact = Decimal(seconds) * 1_000_000
+        if exact == exact.to_integral_value() and abs(exact) <= MAX_SECONDS * 1_000_000:
+            return int(exact)
+    except (InvalidOperation, OverflowError):
+        pass
+    raise UsageError(f"--session-seconds {seconds!r}: expected seconds with at most six decimals")
