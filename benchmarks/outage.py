@@ -90,7 +90,11 @@ def run(count: int, server_name: str, capture: str, home: Path) -> None:
 def has_come(data_dir: Path, count: int) -> bool:
     """Whether the spool holds so many messages that are not loaded."""
     with Spool.open(spool_path(data_dir, "default"), "default") as spool:
-        return spool.counts().unloaded_messages == count
+        (unloaded,) = spool.fetch_one(
+            "SELECT count(*) FROM messages, spool"
+            " WHERE (epoch, position) > (loaded_epoch, loaded_position)"
+        )
+        return bool(unloaded == count)
 
 
 def reports(books: Books) -> int:

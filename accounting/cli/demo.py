@@ -1,26 +1,26 @@
-"""The command ``demo``: the whole path on a simulated fleet, and whether the books are right.
+"""The command ``demo``: runs the service on a simulated fleet and checks the books.
 
-Publishes to an embedded Valkey, captures, loads, settles and rolls up with the service's own
-processes, and compares what the books say with what the fleet knows it did.
+It publishes to an embedded Valkey; the service's own processes capture, load, settle and roll up.
+Then it compares the books with the totals that the simulator expects.
 """
 
 import os
 import shlex
 import shutil
-import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 
-from accounting.cli.simulation import publish
-from accounting.cli.terminal import write_table
-from accounting.cli.views import BYTES
+from accounting.cli.output import write
+from accounting.cli.resources import reader_engine
+from accounting.cli.rows import BYTE_COLUMNS
+from accounting.cli.simulate import publish
+from accounting.cli.table import write_table
 from accounting.config import Settings
-from accounting.db.engine import lost_connections
 from accounting.domain.counters import COUNTERS
 from accounting.embedded import running_valkey
 from accounting.errors import AccountingError, UsageError
@@ -28,11 +28,13 @@ from accounting.logs import configure_logging
 from accounting.ops import service
 from accounting.ops.processes import stop_on_signals, wait_until
 from accounting.reporting import view_queries
+from accounting.reporting.reader import Row, read_rows
 from accounting.simulator import Expected, Scenario
 
-MARK: Final = "turn-accounting-demo"
+MARKER_FILE: Final = "turn-accounting-demo"
+"""Marks a directory that an earlier demonstration made, which may be replaced."""
 INTERRUPTED: Final = 130
-"""The exit code of a command that Ctrl-C ended."""
+"""Exit code after Ctrl-C."""
 SCENARIO: Final = Scenario(
     version="4.6",
     servers=3,
@@ -51,29 +53,32 @@ SCENARIO: Final = Scenario(
 )
 
 
-def mount(app: typer.Typer) -> None:
-    """Add the command. Its settings are its own, whatever the environment says."""
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("demo", hidden=True)(demo)
 
-    @app.command(hidden=True)
-    def demo(
-        directory: Annotated[
-            Path, typer.Option(help="Where the demonstration keeps its data.")
-        ] = Path(".demo"),
-    ) -> None:
-        """See it work: servers, a simulated fleet, the books."""
-        raise typer.Exit(_run(directory))
+
+def demo(
+    directory: Annotated[Path, typer.Option(help="Where the demonstration keeps its data.")] = Path(
+        ".demo"
+    ),
+) -> None:
+    """See it work: servers, a simulated fleet, the books. Ignores the settings in force."""
+    raise typer.Exit(_run(directory))
 
 
 def _run(directory: Path) -> int:
-    """Run the demonstration in ``directory``; returns the exit code: 0 when the books are right."""
+    """Run the demonstration in ``directory``; return the exit code, 0 when the books are right."""
     directory = directory.absolute()
     if directory.exists():
-        if not (directory / MARK).exists():
-            raise UsageError(f"{directory} is there and no earlier demonstration: name another")
+        if not (directory / MARKER_FILE).exists():
+            raise UsageError(
+                f"{directory} exists and is not an earlier demonstration: name another"
+            )
         shutil.rmtree(directory)
     directory.mkdir(parents=True)
-    (directory / MARK).touch()
-    # The parts take their settings from the environment; whatever the shell had set is not theirs.
+    (directory / MARKER_FILE).touch()
+    # The child processes read their settings from the environment: remove those of the shell.
     for name in [name for name in os.environ if name.startswith("ACCOUNTING_")]:
         del os.environ[name]
     os.environ |= {
@@ -86,45 +91,41 @@ def _run(directory: Path) -> int:
     say = Console(stderr=True, highlight=False).print
     say("1/4  starting Postgres, Valkey, the collector and the scheduler")
     interrupted = stop_on_signals()
-    expected = _play(settings, say, interrupted)
+    expected = _run_fleet(settings, say, interrupted)
     if interrupted.is_set():
         say("interrupted: the service is stopped, and nothing is left behind")
         return INTERRUPTED
     say("4/4  reading the books")
-    with (
-        service.database(settings, service.READER) as engine,
-        lost_connections(),
-        engine.connect() as connection,
-    ):
-
-        def read(query: Any) -> list[Mapping[str, Any]]:
-            return list(view_queries.rows(connection, query))
-
-        usage = read(view_queries.usage(of="user", length="month"))
-        sums = {
-            "sessions": read(view_queries.sessions()),
-            "unattributed": read(view_queries.view("unattributed_usage")),
-            "hours": read(view_queries.usage(of="user", length="hour")),
-            "days": read(view_queries.usage(of="user", length="day")),
-            "months": usage,
-            "realm months": read(view_queries.usage(of="realm", length="month")),
-        }
-        gaps = read(view_queries.view("capture_gaps"))
-    _show(usage)
-    code = _conclude(expected, {name: _sum(rows) for name, rows in sums.items()}, len(gaps))
-    _say_what_next(directory)
-    return code
+    queries = {
+        "sessions": view_queries.sessions(),
+        "unattributed": view_queries.view("unattributed_usage"),
+        "hours": view_queries.usage(by="user", per="hour"),
+        "days": view_queries.usage(by="user", per="day"),
+        "months": view_queries.usage(by="user", per="month"),
+        "realm months": view_queries.usage(by="realm", per="month"),
+        "gaps": view_queries.view("capture_gaps"),
+    }
+    with reader_engine(settings) as engine:
+        rows = {name: read_rows(engine, query) for name, query in queries.items()}
+    gaps = rows.pop("gaps")
+    _write_usage(rows["months"])
+    sums = {name: _sum_counters(view_rows) for name, view_rows in rows.items()}
+    is_right = _write_checks(expected, sums, len(gaps))
+    _write_next_steps(directory)
+    return 0 if is_right else 1
 
 
-def _play(settings: Settings, say: Any, interrupted: threading.Event) -> Expected:
-    """Run the service, publish the fleet, and drain; returns what the fleet did."""
+def _run_fleet(
+    settings: Settings, say: Callable[[str], None], interrupted: threading.Event
+) -> Expected:
+    """Run the service, publish the fleet, drain; return the expected totals."""
     stop, announced = threading.Event(), threading.Event()
     failures: list[BaseException] = []
 
     def serve() -> None:
         try:
             service.up(settings, stop, lambda _line: announced.set())
-        except BaseException as error:  # noqa: BLE001  # raised again below, in the main thread
+        except BaseException as error:  # noqa: BLE001  # raised again in the main thread
             failures.append(error)
 
     serving = threading.Thread(target=serve, name="service")
@@ -135,7 +136,7 @@ def _play(settings: Settings, say: Any, interrupted: threading.Event) -> Expecte
         )
         valkey = running_valkey(settings.data_dir)
         if failures or valkey is None:
-            raise failures[0] if failures else AccountingError("the service does not start")
+            raise failures[0] if failures else AccountingError("the service did not start")
         seconds = SCENARIO.duration_seconds
         say(f"2/4  a fleet of {SCENARIO.servers} simulated coturn servers, {seconds:.0f} seconds")
         expected = publish(SCENARIO, valkey.url, interrupted)
@@ -148,26 +149,27 @@ def _play(settings: Settings, say: Any, interrupted: threading.Event) -> Expecte
     return expected
 
 
-def _show(usage: list[Mapping[str, Any]]) -> None:
+def _write_usage(usage: list[Row]) -> None:
     columns = {
         "realm": "realm",
         "user_id": "user",
         "sessions_started": "sessions",
         "session_seconds": "seconds",
-        **BYTES,
+        **BYTE_COLUMNS,
     }
     write_table("\nUsage this month", usage, columns, empty="No usage.")
 
 
-def _sum(rows: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
+def _sum_counters(rows: Iterable[Row]) -> tuple[int, ...]:
     sums = [0] * len(COUNTERS)
     for row in rows:
-        for at, name in enumerate(COUNTERS):
-            sums[at] += int(row[name])
+        for index, name in enumerate(COUNTERS):
+            sums[index] += int(row[name])
     return tuple(sums)
 
 
-def _conclude(expected: Expected, sums: Mapping[str, tuple[int, ...]], gaps: int) -> int:
+def _write_checks(expected: Expected, sums: Mapping[str, tuple[int, ...]], gaps: int) -> bool:
+    """Write which equations hold, with the bytes of each; return whether all do."""
     total = expected.total
     published = tuple(a + b for a, b in zip(total.usage, total.unattributed, strict=True))
     booked = tuple(a + b for a, b in zip(sums["sessions"], sums["unattributed"], strict=True))
@@ -183,18 +185,17 @@ def _conclude(expected: Expected, sums: Mapping[str, tuple[int, ...]], gaps: int
         ),
         ("no capture gaps", gaps == 0, None),
     ]
-    out = sys.stdout.write
-    out(f"\n{expected.published:,} messages published. Conservation, to the byte:\n")
-    for name, holds, count in checks:
-        out(f"  {'ok  ' if holds else 'FAIL'}  {name:<38}")
-        out(f"{count:>22,} B\n" if count is not None else "\n")
-    return 0 if all(holds for _, holds, _ in checks) else 1
+    write(f"\n{expected.published:,} messages published. Conservation, to the byte:\n")
+    for name, holds, total_bytes in checks:
+        write(f"  {'ok  ' if holds else 'FAIL'}  {name:<38}")
+        write(f"{total_bytes:>22,} B\n" if total_bytes is not None else "\n")
+    return all(holds for _, holds, _ in checks)
 
 
-def _say_what_next(directory: Path) -> None:
-    here = Path.cwd()
-    shown = directory.relative_to(here) if directory.is_relative_to(here) else directory
-    sys.stdout.write(
+def _write_next_steps(directory: Path) -> None:
+    working = Path.cwd()
+    shown = directory.relative_to(working) if directory.is_relative_to(working) else directory
+    write(
         f"\nThe demonstration's books stay in {shown}. Next:\n"
         f"  export ACCOUNTING_DATA_DIR={shlex.quote(str(shown))} PATH=$PWD/.venv/bin:$PATH\n"
         "  turn-accounting usage --by realm --per hour\n"

@@ -1,34 +1,33 @@
-"""The command ``turn-accounting``: the one place where settings, servers and jobs come together.
+"""The command ``turn-accounting``: registers all commands and turns errors into exit codes.
 
-Data goes to standard output, everything else to standard error. Exit: 0 done, 1 a check failed or
-a difference was found, 2 wrong use or configuration, 3 not yet.
+Exit codes: 0 done, 1 a check failed or a difference was found, 2 wrong usage or configuration, 3 not
+yet. Every error of ours, and every error of usage, is one line on standard error.
 """
 
 import sys
-from typing import Any
+from typing import NoReturn
 
 import typer
 
 from accounting.cli import (
     admin,
     audit,
-    billing,
     demo,
     diagnose,
-    export_feed,
+    erase,
+    export,
+    feed,
+    periods,
     realms,
     reports,
     run,
-    simulation,
+    simulate,
     sources,
+    statement,
+    trace,
 )
-from accounting.cli.terminal import flush_output, prepare_output, warn
-from accounting.config import Settings, load_settings
+from accounting.cli.output import flush_output, prepare_output, warn
 from accounting.errors import AccountingError, ConfigurationError, NotYet, UsageError
-from accounting.logs import configure_logging
-
-WrongUse: type[BaseException] | None = typer.BadParameter.__base__
-"""What the command-line library raises for wrong use; it exports this class under no name."""
 
 app = typer.Typer(
     name="turn-accounting",
@@ -38,39 +37,35 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-
-def _settings(**arguments: object) -> Settings:
-    settings = load_settings(**arguments)
-    configure_logging(settings.log_level, settings.log_format)
-    return settings
-
-
-for mount in (  # in the order in which help lists them
-    admin.mount,
-    realms.mount,
-    sources.mount,
-    run.mount,
-    simulation.mount,
-    export_feed.mount,
-    billing.mount,
-    audit.mount,
-    diagnose.mount,
-    reports.mount,
+for module in (  # in the order of the help text
+    admin,
+    realms,
+    sources,
+    run,
+    simulate,
+    feed,
+    export,
+    periods,
+    statement,
+    audit,
+    trace,
+    erase,
+    diagnose,
+    reports,
+    demo,
 ):
-    mount(app, _settings)
-demo.mount(app)
+    module.register(app)
 
 
-def main() -> None:
-    """Run the command line; errors of ours end in one line and their exit code."""
-    assert WrongUse is not None
+def main() -> NoReturn:
+    """Run the command line and exit."""
     prepare_output()
     try:
         code = app(prog_name="turn-accounting", standalone_mode=False)
         flush_output()
-    except WrongUse as error:
-        warn(_in_one_line(error))
-        sys.exit(2)
+    except typer.TyperException as error:
+        warn(_usage_message(error))
+        sys.exit(error.exit_code)
     except (ConfigurationError, UsageError) as error:
         warn(str(error))
         sys.exit(2)
@@ -83,9 +78,9 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _in_one_line(error: Any) -> str:
-    command = "turn-accounting" if error.ctx is None else error.ctx.command_path
-    if type(error).__name__ == "NoArgsIsHelpError":
-        return f"no command is given: see `{command} --help`"
-    message = " ".join(error.format_message().split()).rstrip(".")
+def _usage_message(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    command = "turn-accounting" if context is None else context.command_path
+    # Without a command Typer has printed the help, and its error has no message.
+    message = " ".join(error.format_message().split()).rstrip(".") or "no command is given"
     return f"{message}: see `{command} --help`"

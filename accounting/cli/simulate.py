@@ -1,8 +1,6 @@
-"""The command ``simulate``: the scenario's fields as options, the oracle as its output."""
+"""The command ``simulate``: publishes a simulated coturn fleet and prints the expected totals."""
 
 import json
-import sys
-from collections.abc import Callable
 from threading import Event
 from typing import Annotated
 
@@ -10,116 +8,112 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from accounting.cli.terminal import write_table
-from accounting.cli.views import BYTES
-from accounting.config import Settings
+from accounting.cli.output import write
+from accounting.cli.resources import command_settings
+from accounting.cli.rows import BYTE_COLUMNS
+from accounting.cli.table import write_table
 from accounting.errors import ConfigurationError
 from accounting.ops import service
 from accounting.ops.processes import stop_on_signals
 from accounting.simulator import VERSIONS, Expected, Scenario, run
-from accounting.simulator import Progress as Step
+from accounting.simulator import Progress as RunProgress
 
 
-def mount(app: typer.Typer, settings: Callable[[], Settings]) -> None:
-    """Add the command, on settings that are read when it runs."""
-    app.command(name="simulate")(_simulate_command(settings))
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("simulate")(simulate)
 
 
-def _simulate_command(settings: Callable[[], Settings]) -> Callable[..., None]:
-    def simulate(
-        version: Annotated[str, typer.Option(help=f"coturn: {', '.join(VERSIONS)}.")] = "4.6",
-        servers: Annotated[int, typer.Option(help="coturn servers.")] = 2,
-        relay_threads: Annotated[int, typer.Option(help="Relay threads of each server.")] = 2,
-        users: Annotated[int, typer.Option(help="Users over all realms.")] = 20,
-        realm: Annotated[list[str] | None, typer.Option(help="A realm; may be repeated.")] = None,
-        sessions: Annotated[int, typer.Option(help="Allocations in all.")] = 200,
-        concurrency: Annotated[
-            int | None, typer.Option(help="Instead of --sessions: so many at any time.")
-        ] = None,
-        duration: Annotated[float, typer.Option(help="Seconds that the fleet lives.")] = 25.0,
-        session_seconds: Annotated[float, typer.Option(help="Mean length of a session.")] = 8.0,
-        lifetime: Annotated[int, typer.Option(help="Lifetime of allocations, seconds.")] = 600,
-        packets_per_second: Annotated[float, typer.Option(help="For each session.")] = 1000.0,
-        rate: Annotated[
-            float | None,
-            typer.Option(help="Messages a second; 0: as fast as Redis can. Unset: real time."),
-        ] = None,
-        seed: Annotated[int, typer.Option(help="The same seed publishes the same.")] = 1,
-        tcp_share: Annotated[float, typer.Option(help="Share of TCP clients, 0 to 1.")] = 0.2,
-        database: Annotated[
-            list[int] | None, typer.Option(help="Redis database of each server; repeat.")
-        ] = None,
-        restart: Annotated[
-            bool, typer.Option("--restart", help="A server is killed halfway; ids are reused.")
-        ] = False,
-        stolen: Annotated[
-            bool, typer.Option("--stolen", help="Traffic under names that never authenticated.")
-        ] = False,
-        wrap: Annotated[
-            bool, typer.Option("--wrap", help="Peer totals beyond 2^32 bytes.")
-        ] = False,
-        lost_totals: Annotated[
-            bool, typer.Option("--lost-totals", help="deleted and totals that never arrive.")
-        ] = False,
-        lost_interims: Annotated[
-            bool, typer.Option("--lost-interims", help="Interims that never arrive.")
-        ] = False,
-        same_key: Annotated[
-            bool, typer.Option("--same-key", help="Two servers with one key at one time.")
-        ] = False,
-        rest_usernames: Annotated[
-            bool, typer.Option("--rest-usernames", help="Usernames of TURN REST.")
-        ] = False,
-        rfc6062: Annotated[
-            bool, typer.Option("--rfc6062", help="TCP allocations without interims.")
-        ] = False,
-        hostile_usernames: Annotated[
-            bool, typer.Option("--hostile-usernames", help="Usernames made to break parsers.")
-        ] = False,
-        as_json: Annotated[
-            bool, typer.Option("--json", help="The expected totals as one JSON object.")
-        ] = False,
-    ) -> None:
-        """Publish what a coturn fleet would, and print the exact totals the books must show."""
-        found = service.redis_url(settings())
-        if found is None:
-            raise ConfigurationError(
-                "ACCOUNTING_REDIS_URL is not set and no `up` runs here: expected the Redis to "
-                "publish to, as redis://host:6379/0"
-            )
-        scenario = Scenario(
-            version=version,
-            servers=servers,
-            relay_threads=relay_threads,
-            users=users,
-            realms=tuple(realm) if realm else ("example.org", "example.net"),
-            sessions=sessions,
-            concurrency=concurrency,
-            duration_seconds=duration,
-            session_seconds=session_seconds,
-            lifetime_seconds=lifetime,
-            packets_per_second=packets_per_second,
-            tcp_share=tcp_share,
-            rate=rate,
-            seed=seed,
-            databases=tuple(database or ()),
-            restart=restart,
-            stolen=stolen,
-            wrap=wrap,
-            lost_totals=lost_totals,
-            lost_interims=lost_interims,
-            same_key=same_key,
-            rest_usernames=rest_usernames,
-            rfc6062=rfc6062,
-            hostile_usernames=hostile_usernames,
+def simulate(
+    version: Annotated[str, typer.Option(help=f"coturn: {', '.join(VERSIONS)}.")] = "4.6",
+    servers: Annotated[int, typer.Option(help="coturn servers.")] = 2,
+    relay_threads: Annotated[int, typer.Option(help="Relay threads of each server.")] = 2,
+    users: Annotated[int, typer.Option(help="Users in all realms.")] = 20,
+    realm: Annotated[list[str] | None, typer.Option(help="A realm; repeat for several.")] = None,
+    sessions: Annotated[int, typer.Option(help="Allocations in total.")] = 200,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Instead of --sessions: open at any time.")
+    ] = None,
+    duration: Annotated[float, typer.Option(help="Seconds that the fleet runs.")] = 25.0,
+    session_seconds: Annotated[float, typer.Option(help="Mean duration of a session.")] = 8.0,
+    lifetime: Annotated[int, typer.Option(help="Lifetime of an allocation, in seconds.")] = 600,
+    packets_per_second: Annotated[float, typer.Option(help="Of each session.")] = 1000.0,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Messages per second; 0: as fast as Redis can. Default: real time."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed publishes the same messages.")] = 1,
+    tcp_share: Annotated[float, typer.Option(help="Share of TCP clients, 0 to 1.")] = 0.2,
+    database: Annotated[
+        list[int] | None, typer.Option(help="Redis database of a server; repeat for each.")
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="A server is killed halfway; ids are reused.")
+    ] = False,
+    stolen: Annotated[
+        bool, typer.Option("--stolen", help="Traffic under names that never authenticated.")
+    ] = False,
+    wrap: Annotated[bool, typer.Option("--wrap", help="Peer totals beyond 2^32 bytes.")] = False,
+    lost_totals: Annotated[
+        bool, typer.Option("--lost-totals", help="deleted events and totals that never arrive.")
+    ] = False,
+    lost_interims: Annotated[
+        bool, typer.Option("--lost-interims", help="Interims that never arrive.")
+    ] = False,
+    same_key: Annotated[
+        bool, typer.Option("--same-key", help="Two servers use the same key at the same time.")
+    ] = False,
+    rest_usernames: Annotated[
+        bool, typer.Option("--rest-usernames", help="Usernames of TURN REST.")
+    ] = False,
+    rfc6062: Annotated[
+        bool, typer.Option("--rfc6062", help="TCP allocations without interims.")
+    ] = False,
+    hostile_usernames: Annotated[
+        bool, typer.Option("--hostile-usernames", help="Usernames made to break parsers.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The expected totals as one JSON object.")
+    ] = False,
+) -> None:
+    """Publish what a coturn fleet would, and print the exact totals that the books must show."""
+    redis_url = service.redis_url(command_settings())
+    if redis_url is None:
+        raise ConfigurationError(
+            "ACCOUNTING_REDIS_URL is not set and no `up` runs here: expected the Redis to "
+            "publish to, as redis://host:6379/0"
         )
-        expected = publish(scenario, found, stop_on_signals())
-        if as_json:
-            sys.stdout.write(json.dumps(expected.as_dict()) + "\n")
-        else:
-            write_expected(expected)
-
-    return simulate
+    scenario = Scenario(
+        version=version,
+        servers=servers,
+        relay_threads=relay_threads,
+        users=users,
+        realms=tuple(realm) if realm else ("example.org", "example.net"),
+        sessions=sessions,
+        concurrency=concurrency,
+        duration_seconds=duration,
+        session_seconds=session_seconds,
+        lifetime_seconds=lifetime,
+        packets_per_second=packets_per_second,
+        tcp_share=tcp_share,
+        rate=rate,
+        seed=seed,
+        databases=tuple(database or ()),
+        restart=restart,
+        stolen=stolen,
+        wrap=wrap,
+        lost_totals=lost_totals,
+        lost_interims=lost_interims,
+        same_key=same_key,
+        rest_usernames=rest_usernames,
+        rfc6062=rfc6062,
+        hostile_usernames=hostile_usernames,
+    )
+    expected = publish(scenario, redis_url, stop_on_signals())
+    if as_json:
+        write(json.dumps(expected.as_dict()) + "\n")
+    else:
+        write_expected(expected)
 
 
 def publish(scenario: Scenario, redis_url: str, stop: Event) -> Expected:
@@ -134,25 +128,25 @@ def publish(scenario: Scenario, redis_url: str, stop: Event) -> Expected:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("simulating", total=scenario.duration_seconds, published=0, live=0)
 
-        def show(step: Step) -> None:
+        def show(progress: RunProgress) -> None:
             bar.update(
                 task,
-                completed=min(step.virtual_seconds, step.duration_seconds),
-                published=step.published,
-                live=step.sessions_live,
+                completed=min(progress.virtual_seconds, progress.duration_seconds),
+                published=progress.published,
+                live=progress.sessions_live,
             )
 
         return run(scenario, redis_url, on_progress=show, stop=stop)
 
 
 def write_expected(expected: Expected) -> None:
-    """The oracle's totals, for people."""
+    """Write the expected totals as a table."""
     rows = [user.as_dict() for user in expected.users]
     columns = {
         "realm": "realm",
         "user_id": "user",
         "sessions": "sessions",
-        **BYTES,
+        **BYTE_COLUMNS,
     }
     write_table(f"published {expected.published:,} messages", rows, columns, empty="Nothing.")
-    sys.stdout.write(f"{expected.total.sessions:,} sessions\n")
+    write(f"{expected.total.sessions:,} sessions\n")

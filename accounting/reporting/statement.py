@@ -44,9 +44,7 @@ def read_statement(engine: Engine, realm: str, period: date, user: str | None) -
     return Statement(
         period=row,
         lines=read_rows(engine, view_queries.statements(realm, period, user)),
-        adjustments=read_rows(
-            engine, view_queries.adjustments(realm, period, user, by="period")
-        ),
+        adjustments=read_rows(engine, view_queries.adjustments(realm, period, user, by="period")),
         posted=read_rows(engine, view_queries.adjustments(realm, period, user, by="posted_in")),
         gaps=read_rows(engine, view_queries.gaps(row["starts_at"], row["ends_at"])),
     )

@@ -41,8 +41,9 @@ class Running:
                 connection.execute(statement)
 
     def spooled_and_not_loaded(self) -> int:
-        with Spool.open(spool_path(self.up.data_dir, "default"), "default") as spool:
-            return spool.counts().unloaded_messages
+        status = read_status(self.up.data_dir, "default")
+        assert status is not None
+        return status.backlog.messages
 
     def gaps(self) -> list[dict[str, Any]]:
         return self.books.rows("capture_gaps")

@@ -1,10 +1,7 @@
-"""The file of a spool: one SQLite database a source, in WAL mode, synced at every commit.
+"""The file of a spool: one SQLite database per source, in WAL mode, synced at every commit.
 
-Owns its place, its format, its transactions, and what its errors mean in words. SQLite's locks keep
-the two processes apart that have it open: the collector, which writes messages, and the loader,
-which reads and prunes them.
-
-Must not say what a row means: that is `spool`'s, `adoption`'s and `pruning`'s.
+Two processes have it open, and SQLite's locks keep them apart: the collector, which writes
+messages, and the loader, which reads and prunes them.
 """
 
 import os
@@ -14,25 +11,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import quote
 
 from accounting.capture.clock import wall_clock
 from accounting.errors import SpoolDiskError, SpoolError
 
-APPLICATION_ID = 0x7475726E  # "turn": SQLite's application_id, so that no stranger's file is used
-FORMAT_VERSION = 2
+APPLICATION_ID: Final = 0x7475726E
+"""``turn``: SQLite's application_id tells a spool from another program's database."""
+FORMAT_VERSION: Final = 2
 
-# How long one process waits for the other's transaction. Those take milliseconds; half a minute
-# without the lock means that something holds it which should not.
-LOCK_TIMEOUT_SECONDS = 30.0
+LOCK_TIMEOUT_SECONDS: Final = 30.0
+"""How long one process waits for the other's transaction, which takes milliseconds."""
 
-# Rows that one statement inserts. SQLite before 3.32 takes 999 values at the most.
-ROWS_PER_INSERT = 100
+ROWS_PER_INSERT: Final = 100
+"""Rows per statement. SQLite before 3.32 allows 999 values."""
 
 Value = int | str | bytes | None
 
-SCHEMA = """
+SCHEMA: Final = """
 CREATE TABLE spool (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     source TEXT NOT NULL,
@@ -92,14 +89,14 @@ CREATE TABLE sightings (
 
 
 def spool_path(data_dir: Path, source: str) -> Path:
-    """The file of a source, whose name may hold anything: percent-encoded."""
+    """The file of a source. Its name is percent-encoded, since it may contain any character."""
     return data_dir / "spool" / f"{quote(source, safe='')}.sqlite3"
 
 
 class BulkInsert:
-    """An INSERT of rows of so many `columns`: of one, and of many with one statement.
+    """An INSERT of one row, and of ROWS_PER_INSERT rows in one statement.
 
-    A statement for each row costs half as much again.
+    One statement per row takes half as long again.
     """
 
     def __init__(self, head: str, *, columns: int) -> None:
@@ -111,10 +108,10 @@ class BulkInsert:
 
 
 class SpoolFile:
-    """An open file. One thread at a time may use it; another process may have it open too.
+    """An open file. One thread at a time may use it.
 
-    Every method raises SpoolError when the disk is full, or the file damaged or out of reach; a
-    write is then undone as a whole.
+    Every method raises SpoolError when the disk is full, or the file damaged or unreachable; the
+    transaction is then rolled back.
     """
 
     def __init__(
@@ -128,16 +125,16 @@ class SpoolFile:
 
     @classmethod
     def open(cls, path: Path, source: str, *, clock: Callable[[], int] = wall_clock) -> Self:
-        """Open the spool of `source`, and create it with its first epoch where there is none."""
-        # Python looks for how bytes are to be stored each time, and raises an error within when it
-        # finds nothing: 0.1 us for each value, of which a message has two.
+        """Open the spool of ``source``; create it with its first epoch when there is no file."""
+        # Without an adapter for bytes, sqlite3 raises and catches an error for each value: 0.1 us,
+        # and a message has two.
         sqlite3.register_adapter(bytes, bytes)
         with translate_errors(path, "opened"):
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                # Usernames are personal data; SQLite gives its side files the mode of this one.
-                # Only where there is no file yet: closing a descriptor of a file that this process
-                # has open already would drop SQLite's locks on it (POSIX).
+                # Usernames are personal data; SQLite gives its WAL files the mode of this file.
+                # O_EXCL: closing a descriptor of a file that this process has open already would
+                # drop SQLite's locks on it (POSIX).
                 with suppress(FileExistsError):
                     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             except OSError as error:
@@ -147,7 +144,7 @@ class SpoolFile:
             )
             spool = cls(path, source, connection, clock)
             try:
-                spool._initialize(source)
+                spool._initialize()
             except BaseException:
                 connection.close()
                 raise
@@ -158,20 +155,20 @@ class SpoolFile:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close the file. The last process to do so folds the write-ahead log into it."""
+        """Close the file. The last process to do so checkpoints the write-ahead log."""
         with translate_errors(self.path, "closed"):
             self._connection.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Everything written inside is on disk together, or not at all. May be nested."""
+        """A transaction, durable at its end. An inner one is part of the outer one."""
         if self._connection.in_transaction:
             yield
             return
@@ -181,36 +178,35 @@ class SpoolFile:
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:
-                # SQLite has rolled back by itself after a full disk, and says so when asked again;
-                # the error under way says more than that.
+                # After a full disk SQLite has rolled back already, and this statement fails.
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
                 raise
 
     def execute(self, query: str, values: Sequence[Value] = ()) -> sqlite3.Cursor:
-        """Run a statement that writes, within a transaction."""
+        """Run a writing statement, within a transaction."""
         return self._connection.execute(query, values)
 
     def execute_many(self, query: str, rows: Sequence[Sequence[Value]]) -> None:
-        """Run one for each row, within a transaction."""
+        """Run a writing statement for each row, within a transaction."""
         self._connection.executemany(query, rows)
 
     def insert(self, insert: BulkInsert, values: Sequence[Value]) -> None:
-        """Insert rows, whose values follow one another, within a transaction."""
-        whole = len(values) - len(values) % insert.values_per_statement
-        for begin in range(0, whole, insert.values_per_statement):
-            self.execute(insert.many_rows_sql, values[begin : begin + insert.values_per_statement])
-        width = insert.columns
-        rest = range(whole, len(values), width)
+        """Insert rows, given as one flat sequence of values, within a transaction."""
+        step, width = insert.values_per_statement, insert.columns
+        bulk_end = len(values) - len(values) % step
+        for begin in range(0, bulk_end, step):
+            self.execute(insert.many_rows_sql, values[begin : begin + step])
+        rest = range(bulk_end, len(values), width)
         self.execute_many(insert.single_row_sql, [values[begin : begin + width] for begin in rest])
 
     def fetch_all(self, query: str, values: Sequence[Value] = ()) -> list[Any]:
-        """What a query finds."""
+        """The rows of a query."""
         with translate_errors(self.path, "read"):
             return self._connection.execute(query, values).fetchall()
 
     def fetch_one(self, query: str, values: Sequence[Value] = ()) -> tuple[Any, ...]:
-        """The one row of a query that must find one."""
+        """The row of a query that must return one."""
         with translate_errors(self.path, "read"):
             row: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
         if row is None:
@@ -218,51 +214,53 @@ class SpoolFile:
         return row
 
     def check_not_moved(self) -> None:
-        """Raise SpoolError when the file is not where it was.
+        """Raise SpoolError when the file was moved or deleted.
 
-        SQLite would go on writing what no loader that starts from now on can find.
+        SQLite would continue to write a file that a loader started later can't find.
         """
         if _file_identity(self.path) != self._file:
             raise SpoolError(
                 f"the spool {self.path} was moved or deleted while it was in use: start again, and"
-                " a new one begins a new epoch"
+                " a new spool begins with a new epoch"
             )
 
     def size_bytes(self) -> int:
-        """What the spool takes on disk, its write-ahead log included."""
+        """The size on disk, with the write-ahead log."""
         wal = self.path.with_name(f"{self.path.name}-wal")
         return sum(path.stat().st_size for path in (self.path, wal) if path.exists())
 
-    def _initialize(self, source: str) -> None:
+    def _initialize(self) -> None:
         run = self._connection.execute
-        # Before the first write, the only time when it counts; messages are some 200 bytes.
+        # Effective only before the first write; messages have some 200 bytes.
         run("PRAGMA page_size = 8192")
         if run("PRAGMA journal_mode").fetchone() != ("wal",):
             run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
-        # Each fold of the log into the file costs syncs, so not oftener than every 32 MB.
+        # Each checkpoint of the log costs syncs: one every 32 MB.
         run("PRAGMA wal_autocheckpoint = 4096")
         run(f"PRAGMA journal_size_limit = {64 << 20}")
         run("PRAGMA cache_size = -16384")
         with self.transaction():
-            found = run("PRAGMA application_id").fetchone(), run("PRAGMA user_version").fetchone()
-            if found == ((0,), (0,)) and not run("SELECT 1 FROM sqlite_schema").fetchone():
-                self._create(source)
-            elif found[0] != (APPLICATION_ID,):
+            (application_id,) = run("PRAGMA application_id").fetchone()
+            (version,) = run("PRAGMA user_version").fetchone()
+            is_empty = run("SELECT 1 FROM sqlite_schema").fetchone() is None
+            if (application_id, version) == (0, 0) and is_empty:
+                self._create()
+            elif application_id != APPLICATION_ID:
                 raise SpoolError(f"{self.path} is a database, but not a spool: move it away")
-            elif found[1] != (FORMAT_VERSION,):
+            elif version != FORMAT_VERSION:
                 raise SpoolError(
-                    f"the spool {self.path} has format {found[1][0]}, this version knows"
+                    f"the spool {self.path} has format {version}, this version knows"
                     f" {FORMAT_VERSION}: use the version that wrote it"
                 )
         (owner,) = self.fetch_one("SELECT source FROM spool")
-        if owner != source:
+        if owner != self.source:
             raise SpoolError(
-                f"the spool {self.path} belongs to source {owner!r}, not {source!r}:"
-                " set ACCOUNTING_SOURCE or ACCOUNTING_DATA_DIR right"
+                f"the spool {self.path} belongs to source {owner!r}, not {self.source!r}:"
+                " correct ACCOUNTING_SOURCE or ACCOUNTING_DATA_DIR"
             )
 
-    def _create(self, source: str) -> None:
+    def _create(self) -> None:
         run = self._connection.execute
         for statement in SCHEMA.split(";")[:-1]:  # executescript() would commit the transaction
             run(statement)
@@ -275,12 +273,12 @@ class SpoolFile:
         run(
             "INSERT INTO spool VALUES"
             " (1, ?, NULL, NULL, 1, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, ?, 1)",
-            (source, secrets.token_hex(16)),
+            (self.source, secrets.token_hex(16)),
         )
 
 
 def _file_identity(path: Path) -> tuple[int, int] | None:
-    """What tells this file from another one under its name; None when there is none."""
+    """Device and inode, which differ when another file takes this name; None without a file."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -289,8 +287,8 @@ def _file_identity(path: Path) -> tuple[int, int] | None:
 
 
 @contextmanager
-def translate_errors(path: Path, done: str) -> Iterator[None]:
-    """Turn SQLite's errors into one line that says what to do."""
+def translate_errors(path: Path, participle: str) -> Iterator[None]:
+    """Turn SQLite's errors into a SpoolError of one line, with advice."""
     try:
         yield
     except sqlite3.Error as error:
@@ -303,11 +301,11 @@ def translate_errors(path: Path, done: str) -> Iterator[None]:
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
                 advice = "the file is damaged: move it away, and a new one begins a new epoch"
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-                advice = "look at the rights on the file and its directory"
+                advice = "check the permissions of the file and its directory"
             case sqlite3.SQLITE_BUSY:
-                advice = "another process holds it: end that first"
+                advice = "another process holds the lock: end that process first"
             case _:
-                advice = "a restart goes on where the last commit ended"
+                advice = "a restart continues after the last commit"
         is_disk = code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-        kind = SpoolDiskError if is_disk else SpoolError
-        raise kind(f"the spool {path} can't be {done}: {error}; {advice}") from error
+        error_class = SpoolDiskError if is_disk else SpoolError
+        raise error_class(f"the spool {path} can't be {participle}: {error}; {advice}") from error

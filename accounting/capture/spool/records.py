@@ -137,13 +137,3 @@ class SpoolState:
             offset=self.captured_position,
             database=self.stream_database,
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpoolCounts:
-    """Row counts. Counting reads the whole file: for ``doctor``, not for a loop."""
-
-    messages: int
-    unloaded_messages: int
-    gaps: int
-    open_gaps: int

@@ -1,16 +1,12 @@
-"""The spool: raw messages, durable on the local disk before anything else happens to them.
+"""The spool as the collector and the loader use it.
 
-Owns what was captured, how far that is proven, which gaps there are, and how far the loader has
-come. One process writes messages (the collector), one reads them (the loader); `spool_file` keeps
-both. Going on for another collector is `adoption`, deleting what was loaded is `pruning`.
-
-Must not parse a message, know Redis or Postgres, or decide when something was lost.
-All times are whole microseconds since the Unix epoch, UTC.
+It stores messages without parsing them, and gaps and epochs without deciding when one begins.
 """
 
 import secrets
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Final
 
 from accounting.capture.spool.file import BulkInsert, SpoolFile, Value
 from accounting.capture.spool.records import (
@@ -20,15 +16,14 @@ from accounting.capture.spool.records import (
     Message,
     RawKeySighting,
     ResumePoint,
-    Sighting,
-    SpoolCounts,
     SpooledRow,
     SpoolState,
 )
 
-MAX_PLACE = (1 << 62, 0)
+MAX_PLACE: Final = (1 << 62, 0)
+"""An (epoch, position) after all others."""
 
-INSERT_MESSAGES = BulkInsert(
+INSERT_MESSAGES: Final = BulkInsert(
     "INSERT INTO messages (epoch, position, received_at, estimated, database, channel, payload)"
     " VALUES ",
     columns=7,
@@ -36,9 +31,9 @@ INSERT_MESSAGES = BulkInsert(
 
 
 class Spool(SpoolFile):
-    """An open spool; what holds for its file holds for it."""
+    """An open spool."""
 
-    # -- the collector's half
+    # -- for the collector
 
     def append(
         self,
@@ -49,74 +44,61 @@ class Spool(SpoolFile):
         resume_point: ResumePoint | None = None,
         estimated_count: int = 0,
     ) -> None:
-        """Store messages (received_at, database, channel, payload) in one transaction.
+        """Store messages in one transaction, with a checkpoint at ``captured_until`` if given.
 
-        The spool counts their positions, unless `positions` gives them. `resume` is the place in
-        the replication stream that is reached with them. The first `estimated` of them have times
-        that nobody measured. A receipt time never falls, whatever the clock did: one before the
-        last message stored or the last tick becomes that. With `captured_until`, the tick is in the
-        same transaction.
+        Positions are counted, unless ``positions`` gives them. ``resume_point`` is where the
+        replication stream resumes after them. The times of the first ``estimated_count`` are
+        estimates. Receipt times never fall, even when the clock does: one before the last stored
+        message or checkpoint is raised to that.
         """
         with self.transaction():
-            epoch, position, last = self.fetch_one(
+            epoch, last_position, last_received_at = self.fetch_one(
                 "SELECT captured_epoch, captured_position,"
                 " max(last_received_at, coalesce(captured_until, 0)) FROM spool"
             )
             if positions is None:
-                positions = range(position + 1, position + 1 + len(messages))
+                positions = range(last_position + 1, last_position + 1 + len(messages))
             values: list[Value] = []
             add = values.extend
-            unmeasured = min(estimated_count, len(messages))
-            flags = [1] * unmeasured + [0] * (len(messages) - unmeasured)
-            for at, flag, (received_at, database, channel, payload) in zip(
+            estimated_count = min(estimated_count, len(messages))
+            flags = [1] * estimated_count + [0] * (len(messages) - estimated_count)
+            for position, estimated, (received_at, database, channel, payload) in zip(
                 positions, flags, messages, strict=True
             ):
-                if received_at > last:
-                    last = received_at
-                add((epoch, at, last, flag, database, channel, payload))
+                if received_at > last_received_at:
+                    last_received_at = received_at
+                add((epoch, position, last_received_at, estimated, database, channel, payload))
             self.insert(INSERT_MESSAGES, values)
             if positions:
-                position = positions[-1]
+                last_position = positions[-1]
             self.execute(
-                "UPDATE spool SET captured_position = ?, last_received_at = ?", (position, last)
+                "UPDATE spool SET captured_position = ?, last_received_at = ?",
+                (last_position, last_received_at),
             )
             if resume_point is not None:
-                self._resume_at(resume_point)
+                self.execute(
+                    "UPDATE spool SET captured_position = ?, replication_id = ?,"
+                    " stream_database = ?",
+                    (resume_point.offset, resume_point.replication_id, resume_point.database),
+                )
             if captured_until is not None:
                 self.checkpoint(captured_until)
 
-    def _resume_at(self, resume: ResumePoint) -> None:
-        self.execute(
-            "UPDATE spool SET captured_position = ?, replication_id = ?, stream_database = ?",
-            (resume.offset, resume.replication_id, resume.database),
-        )
-
-    def add_sightings(self, keys: Sequence[RawKeySighting]) -> None:
-        """Store what a scan found, after the messages that are here now."""
+    def add_sightings(self, sightings: Sequence[RawKeySighting]) -> None:
+        """Store the sightings of a key scan, after the messages that are here now."""
         with self.transaction():
-            epoch, position = self.fetch_one("SELECT captured_epoch, captured_position FROM spool")
+            place = self.fetch_one("SELECT captured_epoch, captured_position FROM spool")
             self.execute_many(
-                "INSERT INTO sightings (epoch, position, began_at, seen_at, database, key,"
-                " idle_seconds) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        epoch,
-                        position,
-                        k.scan_started_at,
-                        k.seen_at,
-                        k.database,
-                        k.key,
-                        k.idle_seconds,
-                    )
-                    for k in keys
-                ],
+                "INSERT INTO sightings (began_at, seen_at, database, key, idle_seconds,"
+                " epoch, position) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(*sighting[:5], *place) for sighting in sightings],
             )
 
     def checkpoint(self, captured_until: int) -> None:
-        """Everything received before `captured_until` is in the spool, or within a gap.
+        """Record that every message received before ``captured_until`` is stored or within a gap.
 
-        The first tick of a spool is where capture began. Raises SpoolError when the file is not
-        where it was.
+        The first checkpoint of a spool is where capture began. Raises SpoolError when the file was
+        moved or deleted.
         """
         self.check_not_moved()
         with self.transaction():
@@ -127,36 +109,36 @@ class Spool(SpoolFile):
             )
 
     def start_epoch(self, cause: str) -> int:
-        """Begin another run of positions, at 0, and return its number."""
+        """Start an epoch, whose positions begin at 0 again; returns its number."""
         with self.transaction():
             epoch = self.add_epoch(secrets.token_hex(16), cause)
             self.execute("UPDATE spool SET captured_epoch = ?, captured_position = 0", (epoch,))
         return epoch
 
     def add_epoch(self, token: str, cause: str) -> int:
-        """Add a run of positions that is known as `token`, and return its number."""
+        """Add an epoch that is known as ``token``; returns its number."""
         with self.transaction():
-            (last,) = self.fetch_one("SELECT last_received_at FROM spool")
+            (last_received_at,) = self.fetch_one("SELECT last_received_at FROM spool")
             cursor = self.execute(
                 "INSERT INTO epochs (token, began_at, cause) VALUES (?, ?, ?)",
-                (token, max(self._clock(), last), cause),
+                (token, max(self._clock(), last_received_at), cause),
             )
         return int(cursor.lastrowid or 0)
 
-    def set_server_run_id(self, server_run: str) -> None:
-        """Remember the run id of the Redis that is captured from."""
+    def set_server_run_id(self, run_id: str) -> None:
+        """Record the run id of the Redis that is captured from."""
         with self.transaction():
-            self.execute("UPDATE spool SET server_run = ?", (server_run,))
+            self.execute("UPDATE spool SET server_run = ?", (run_id,))
 
     def set_mode(self, mode: CaptureMode) -> None:
-        """Remember how messages are captured from now on."""
+        """Record how messages are captured from now on."""
         with self.transaction():
             self.execute("UPDATE spool SET mode = ?", (mode,))
             if mode == "subscribe":
                 self.execute("UPDATE spool SET replication_id = NULL, stream_database = NULL")
 
     def open_gap(self, from_at: int, cause: str, detail: str = "") -> int:
-        """Messages received from `from_at` on may have been lost. Returns the gap's number."""
+        """Record that messages from ``from_at`` on may be lost. Returns the gap's number."""
         with self.transaction():
             cursor = self.execute(
                 "INSERT INTO gaps (gap, epoch, position, from_at, cause, detail)"
@@ -167,17 +149,17 @@ class Spool(SpoolFile):
         return int(cursor.lastrowid or 0)
 
     def set_gap_cause(self, gap: int, cause: str, detail: str) -> None:
-        """Name another cause: what was found out after the gap was opened."""
+        """Replace the cause of a gap, by what became known after it was opened."""
         with self.transaction():
             self.execute(
                 "UPDATE gaps SET cause = ?, detail = ? WHERE gap = ?", (cause, detail, gap)
             )
 
     def close_gap(self, gap: int, to_at: int) -> None:
-        """Record that nothing published from `to_at` on was lost in this gap.
+        """Record that no message published from ``to_at`` on was lost in this gap.
 
-        The end is put after the beginning and not before the last receipt, so that a clock that
-        stepped back can't shorten a gap to nothing.
+        A clock that stepped back can't shorten a gap to nothing: it ends after its beginning, and
+        not before the last receipt.
         """
         with self.transaction():
             cursor = self.execute(
@@ -189,18 +171,15 @@ class Spool(SpoolFile):
                 raise ValueError(f"gap {gap} is not open")
 
     def current_gap(self) -> Gap | None:
-        """The gap that is open now; there is never more than one."""
+        """The open gap; there is never more than one."""
         return next(iter(self._gaps("SELECT * FROM gaps WHERE to_at IS NULL", ())), None)
 
-    # -- the loader's half
+    # -- for the loader
 
     def read_messages(
         self, epoch: int, position: int, limit: int, end: tuple[int, int] = MAX_PLACE
     ) -> list[SpooledRow]:
-        """Up to `limit` messages after that position, in order; (0, 0) is before all of them.
-
-        The last one is at `end`, or before.
-        """
+        """Up to ``limit`` messages after that position and up to ``end``, in order."""
         return self.fetch_all(
             "SELECT (epoch << 35) | (database << 1) | estimated, position, received_at, channel,"
             " payload FROM messages"
@@ -210,23 +189,23 @@ class Spool(SpoolFile):
         )
 
     def mark_loaded(self, epoch: int, position: int) -> None:
-        """Everything up to that position is committed in Postgres."""
+        """Record that everything up to that position is committed in Postgres."""
         with self.transaction():
             self.execute(
                 "UPDATE spool SET loaded_epoch = ?, loaded_position = ?", (epoch, position)
             )
 
-    def replace_token(self, epoch: int, cause: str, began_at: int) -> str:
-        """Give an epoch another token, and return it; what came before `began_at` has the old one.
+    def replace_token(self, epoch: int, cause: str, started_at: int) -> str:
+        """Give an epoch a new token, and return it; the epoch now starts at ``started_at``.
 
-        For a spool that turned out older than what Postgres has (restored from a backup, say): its
+        For a spool that is older than what Postgres has, restored from a backup for example: its
         positions mean other messages than the same positions under the old token.
         """
         token = secrets.token_hex(16)
         with self.transaction():
             self.execute(
                 "UPDATE epochs SET token = ?, cause = ?, began_at = ? WHERE epoch = ?",
-                (token, cause, began_at, epoch),
+                (token, cause, started_at, epoch),
             )
         return token
 
@@ -239,7 +218,7 @@ class Spool(SpoolFile):
         return int(position)
 
     def epoch_and_position_at(self, received_at: int) -> tuple[int, int]:
-        """The last (epoch, position) received at that time or before; else before everything."""
+        """The last (epoch, position) received at that time or before; else before all messages."""
         epochs = [epoch.number for epoch in self.epochs()]
         for epoch in reversed(epochs):
             if position := self.position_at(epoch, received_at):
@@ -247,22 +226,22 @@ class Spool(SpoolFile):
         return epochs[0], 0
 
     def last_position(self, epoch: int) -> int | None:
-        """The last position of an epoch that lies here; None when none does."""
-        (last,) = self.fetch_one("SELECT max(position) FROM messages WHERE epoch = ?", (epoch,))
-        return None if last is None else int(last)
+        """The last stored position of an epoch; None when it has no message here."""
+        (position,) = self.fetch_one("SELECT max(position) FROM messages WHERE epoch = ?", (epoch,))
+        return None if position is None else int(position)
 
     def received_at(self, epoch: int, position: int) -> int | None:
-        """When the message at that place was received; None where there is none."""
+        """When the message at that position was received; None when it isn't here."""
         (received_at,) = self.fetch_one(
             "SELECT max(received_at) FROM messages WHERE epoch = ? AND position = ?",
             (epoch, position),
         )
         return None if received_at is None else int(received_at)
 
-    # -- what both may ask
+    # -- for both
 
     def state(self) -> SpoolState:
-        """The state now. Read it before the messages: then they hold at least what it says."""
+        """The state now. Read it before the messages: then they include what it covers."""
         names = [field.name for field in fields(SpoolState)]
         row = self.fetch_one(
             "SELECT source, captured_from, captured_until, captured_epoch, captured_position,"
@@ -276,35 +255,22 @@ class Spool(SpoolFile):
         """All epochs of this file, in order."""
         rows = self.fetch_all("SELECT epoch, token, began_at, cause FROM epochs ORDER BY epoch")
         return [
-            Epoch(number=epoch, token=token, started_at=began_at, cause=cause)
-            for epoch, token, began_at, cause in rows
+            Epoch(number=number, token=token, started_at=started_at, cause=cause)
+            for number, token, started_at, cause in rows
         ]
 
     def gaps(self, after: int = 0) -> list[Gap]:
-        """The gaps with numbers above `after`, in order. An open one gets its end later."""
+        """The gaps with numbers above ``after``, in order; one may be open."""
         return self._gaps("SELECT * FROM gaps WHERE gap > ? ORDER BY gap", (after,))
 
-    def counts(self) -> SpoolCounts:
-        """How much lies here now."""
-        messages, unloaded, gaps, open_gaps = self.fetch_one(
-            "SELECT (SELECT count(*) FROM messages),"
-            " (SELECT count(*) FROM messages"
-            "  WHERE (epoch, position) > (loaded_epoch, loaded_position)),"
-            " (SELECT count(*) FROM gaps), (SELECT count(*) FROM gaps WHERE to_at IS NULL)"
-            " FROM spool"
-        )
-        return SpoolCounts(
-            messages=messages, unloaded_messages=unloaded, gaps=gaps, open_gaps=open_gaps
-        )
-
-    def sightings(self, after: int = 0) -> list[Sighting]:
-        """The seen keys with numbers above `after`, in order."""
+    def sightings(self, after: int = 0) -> list[RawKeySighting]:
+        """The sightings with numbers above ``after``, in order."""
         rows = self.fetch_all(
-            "SELECT sighting, epoch, position, began_at, seen_at, database, key, idle_seconds"
+            "SELECT began_at, seen_at, database, key, idle_seconds, sighting, epoch, position"
             " FROM sightings WHERE sighting > ? ORDER BY sighting",
             (after,),
         )
-        return [Sighting(*row) for row in rows]
+        return [RawKeySighting(*row) for row in rows]
 
     def _gaps(self, query: str, values: tuple[int, ...]) -> list[Gap]:
         names = [field.name for field in fields(Gap)]
