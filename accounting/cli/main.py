@@ -1,7 +1,7 @@
 """The command ``turn-accounting``: registers all commands and turns errors into exit codes.
 
-Exit codes: 0 done, 1 a check failed or a difference was found, 2 wrong usage or configuration, 3 not
-yet. Every error of ours, and every error of usage, is one line on standard error.
+Exit codes: 0 done, 1 a check failed or a difference was found, 2 wrong usage or configuration, 3
+not complete yet. An error is one line on standard error.
 """
 
 import sys

@@ -44,7 +44,9 @@ def trace_line(
 ) -> None:
     """Trace a statement's line or an adjustment to its sessions and their reports."""
     by_line = realm is not None and period is not None and (user is None) != (user_key is None)
-    by_adjustment = adjustment is not None and realm is period is user is user_key is None
+    by_adjustment = adjustment is not None and all(
+        value is None for value in (realm, period, user, user_key)
+    )
     if not by_line and not by_adjustment:
         raise UsageError("expected REALM PERIOD and --user or --user-key, or --adjustment")
     with writer_engine(command_settings()) as engine:
