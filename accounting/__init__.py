@@ -1,12 +1,15 @@
-"""Usage accounting for coturn: the journey of an event, one way, from left to right.
+"""Usage accounting for coturn. The journey of an event, and the room (package) of each step:
 
-coturn -> Redis -> capture.subscriber   bytes off the socket, nothing else
-                -> capture.spool        raw messages, durable on local disk
-                -> jobs.load, jobs.rows model.wire parses; rows and position in one transaction
-                -> jobs.settle          model.lives cuts reports into lives and sums each
-                -> jobs.rollup          user and realm usage by hour, day and month
-                -> schema ``reporting``  what people and programs read
-``cli`` wires it, ``commands`` are what it is told, ``service`` runs its processes, ``scheduler``
-the jobs; ``store`` holds the SQL, ``model`` the rules; ``monitoring`` and ``doctor`` look at all of
-it.
+coturn -> Redis -> capture     receives messages and appends them, unparsed, to a spool on disk
+                -> ingest      parses the spool and loads reports and position in one transaction
+                -> sessions    folds reports into sessions, and derives usage deltas
+                -> usage       rolls deltas up to hours, days and months of users and realms
+                -> billing     closes periods with statements; posts late usage as adjustments
+                -> feed        numbers the events for the billing worker
+                -> reporting, export   what people and programs read: views, files
+
+``domain`` has the pure rules of all these. ``identities`` holds users, realms and their rules;
+``sources`` one row per collector. ``audit`` recomputes the books from the reports. ``ops`` runs the
+processes and jobs and monitors them; ``cli`` has the commands. ``db``, ``config``, ``embedded`` and
+``simulator`` are infrastructure. Imports point from the later rooms to the earlier: pyproject.toml.
 """

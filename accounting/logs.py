@@ -1,7 +1,7 @@
-"""The log: structured events on standard error, for people on a terminal, for programs elsewhere.
+"""The log: structured events on standard error, as text on a terminal and as JSON elsewhere.
 
-Owns the form of the log. Must never write to standard output, which belongs to data. What may be
-logged is the caller's duty: no usernames, channels or payloads at info or above, no secret ever.
+It never writes to standard output, which carries data. Callers log neither usernames, channels nor
+payloads at info or above, and never a secret.
 """
 
 import logging
@@ -14,45 +14,45 @@ from structlog.typing import Processor
 
 def configure_logging(
     level: Literal["debug", "info", "warning", "error"] = "info",
-    form: Literal["auto", "console", "json"] = "auto",
+    format_: Literal["auto", "console", "json"] = "auto",
     stream: TextIO | None = None,
 ) -> None:
-    """Send the events of structlog and of the standard `logging` to `stream` (standard error).
+    """Send the events of structlog and of the standard ``logging`` to ``stream``, or to stderr.
 
-    `auto` is console on a terminal and one JSON object a line elsewhere. Times are UTC. Libraries
-    that use the standard `logging` are heard from warning on, or from debug when that is the level.
+    ``auto`` is ``console`` on a terminal and one JSON object per line elsewhere. Times are UTC.
+    Libraries log through ``logging``: from warning on, or everything at level debug.
     """
     out = sys.stderr if stream is None else stream
-    least = logging.getLevelNamesMapping()[level.upper()]
-    console = form == "console" or (form == "auto" and out.isatty())
+    min_level = logging.getLevelNamesMapping()[level.upper()]
+    console = format_ == "console" or (format_ == "auto" and out.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    rendering: list[Processor]
+    renderers: list[Processor]
     if console:
-        # Where Rich is installed the default shows the values of variables: names, passwords, keys.
+        # The default with Rich prints the values of variables: names, passwords, keys.
         plain = structlog.dev.plain_traceback
-        rendering = [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=plain)]
+        renderers = [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=plain)]
     else:
-        rendering = [
+        renderers = [
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(default=repr, ensure_ascii=False),
         ]
     structlog.configure(
-        processors=[*shared, *rendering],
-        wrapper_class=structlog.make_filtering_bound_logger(least),
+        processors=[*shared, *renderers],
+        wrapper_class=structlog.make_filtering_bound_logger(min_level),
         logger_factory=structlog.PrintLoggerFactory(out),
-        cache_logger_on_first_use=False,  # a test that reconfigures reaches every module's logger
+        cache_logger_on_first_use=False,  # tests reconfigure the loggers of all modules
     )
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(least if least == logging.DEBUG else max(least, logging.WARNING))
+    root.setLevel(min_level if min_level == logging.DEBUG else max(min_level, logging.WARNING))

@@ -1,7 +1,7 @@
-"""The command ``turn-accounting`` as its users run it: a process, its output and its exit code.
+"""Runs ``turn-accounting`` as its users do: a process, its output and its exit code.
 
-The processes are forked from one that has imported everything: a command takes a tenth of the time,
-and the tests of its surface have many.
+The processes are forked from a server that has imported everything. A command then takes a tenth of
+the time, and the contract tests run many.
 """
 
 import json
@@ -15,14 +15,14 @@ from typing import Any, Final, NamedTuple
 
 from accounting.cli.main import main
 
-PATIENCE_SECONDS: Final = 60
+TIMEOUT_SECONDS: Final = 60
 PREFIX: Final = "ACCOUNTING_"
-FORKS: Final = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["accounting.__main__"])
+FORK_SERVER: Final = multiprocessing.get_context("forkserver")
+FORK_SERVER.set_forkserver_preload(["accounting.__main__"])
 
 
 class Ran(NamedTuple):
-    """How a run ended, with all that it said."""
+    """The exit code of a run, its standard output and its standard error."""
 
     code: int
     out: str
@@ -30,36 +30,38 @@ class Ran(NamedTuple):
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """What ``--json`` gave: one object a line."""
+        """The rows that ``--json`` printed, one object per line."""
         return [json.loads(line) for line in self.out.splitlines()]
 
     @property
     def complaint(self) -> str:
-        """The one line on standard error, where there is nothing else."""
+        """The message of a run that printed one line on standard error and nothing else."""
         assert self.out == "", self.out
         assert self.err.count("\n") == 1, self.err
         return self.err.removeprefix("turn-accounting: ").rstrip("\n")
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process' environment with these settings, named in lower case, and no others of ours."""
+    """This process's environment, with these settings (in lower case) as the only ones of ours."""
     inherited = {name: value for name, value in os.environ.items() if PREFIX not in name}
     return inherited | {f"{PREFIX}{name.upper()}": value for name, value in settings.items()}
 
 
 def turn_accounting(*arguments: str, output: str = "", **settings: str) -> Ran:
-    """Run the command to its end. ``output``: the file that takes its standard output, if any."""
+    """Run the command to its end. ``output``: a path that replaces standard output."""
     with tempfile.TemporaryDirectory(prefix="ta-test-") as directory:
         out, err = Path(output or Path(directory, "out")), Path(directory, "err")
-        process = FORKS.Process(target=_run, args=(arguments, environment(settings), out, err))
+        process = FORK_SERVER.Process(
+            target=_run, args=(arguments, environment(settings), out, err)
+        )
         process.start()
-        process.join(PATIENCE_SECONDS)
+        process.join(TIMEOUT_SECONDS)
         if process.exitcode is None:
             process.kill()
             raise AssertionError(f"{arguments} does not end: {err.read_text()}")
         code = process.exitcode
         process.close()
-        # Not as text files: what ends a line there is for us to see.
+        # Read as bytes: text mode would translate line ends.
         ran = Ran(code, "" if output else out.read_bytes().decode(), err.read_bytes().decode())
     assert "Traceback" not in ran.err, ran.err
     return ran
