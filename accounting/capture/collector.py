@@ -197,9 +197,7 @@ def gap_cause(
     old, new = state.resume_point, attachment.resume_point
     run_id = attachment.server_run_id
     other_server = run_id is not None and state.server_run_id not in (None, run_id)
-    other_history = (
-        old is not None and new is not None and old.replication_id != new.replication_id
-    )
+    other_history = old is not None and new is not None and old.replication_id != new.replication_id
     if other_server or (attachment.continued and other_history):
         started_at = attachment.server_started_at
         ran_before = (

@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from accounting.capture.spool.pruning import prune
-from accounting.capture.spool.records import Gap, Sighting, SpoolState
+from accounting.capture.spool.records import Gap, RawKeySighting, SpoolState
 from accounting.capture.spool.spool import Spool
 from accounting.db.binary_copy import binary_cursor
 from accounting.db.engine import lost_connections, psycopg_connection
@@ -193,7 +193,7 @@ class Loader:
         self._identities.begin(connection)
         loaded = self._copy(connection, rows)
         # What lies before the start is loaded, or was discarded when another went on there.
-        sightings = [one for one in sightings if start <= one[1:3] <= rows.place]
+        sightings = [one for one in sightings if start <= (one.epoch, one.position) <= rows.place]
         seen = self._identify(connection, sightings, rows.numbers)
         self._identities.write(connection)
         kept = [
@@ -206,7 +206,7 @@ class Loader:
         counts = Counter(CounterKey("rejected", one.reason) for one in rows.rejected)
         counts[CounterKey("loaded")] = loaded
         message_counts.add(connection, rows.source_id, counts)
-        return sightings[-1].sighting if sightings else self._sighted
+        return sightings[-1].number if sightings else self._sighted
 
     def _copy(self, connection: Connection, rows: Rows) -> int:
         """Append reports; returns how many. Postgres takes them in while further ones are made."""
@@ -223,7 +223,10 @@ class Loader:
         return loaded
 
     def _identify(
-        self, connection: Connection, sightings: Sequence[Sighting], numbers: Mapping[int, int]
+        self,
+        connection: Connection,
+        sightings: Sequence[RawKeySighting],
+        numbers: Mapping[int, int],
     ) -> list[Seen]:
         seen: list[Seen] = []
         for one in sightings:
@@ -245,7 +248,7 @@ class Loader:
                     database=one.database,
                     identity=Identity.unpacked(identity),
                     allocation_id=allocation_id,
-                    scan_started_at=one.began_at,
+                    scan_started_at=one.scan_started_at,
                     seen_at=one.seen_at,
                     idle_seconds=one.idle_seconds,
                 )

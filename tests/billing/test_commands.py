@@ -51,11 +51,11 @@ def test_a_statement_names_its_gaps_and_the_sources_it_was_closed_without(books:
     close = ("period", "close", "example.org", "2026-11-01")
     waiting = turn_accounting(*close, database_url=books.url(WRITER))
     assert waiting.code == 3
-    assert waiting.complaint.endswith(
+    assert waiting.error_line.endswith(
         "waits for: source 'late' captured until 2026-11-02 12:01:40Z"
     )
     dry = turn_accounting(*close, "--without", "late", "--dry-run", database_url=books.url(WRITER))
-    assert dry.complaint == (
+    assert dry.error_line == (
         "period 2026-11-01 of realm 'example.org' would close without 'late': 2 lines, "
         "600 bytes received, 800 sent"
     )
@@ -77,7 +77,7 @@ def test_period_list_says_what_each_waits_for(books: Books) -> None:
     assert row.split()[-3:] == ["-", "its", "end"]
     asked = turn_accounting("statement", "example.org", "2026-11-01", database_url=books.url())
     assert asked.code == 3
-    assert asked.complaint == (
+    assert asked.error_line == (
         "period 2026-11-01 of realm 'example.org' is not closed yet: it waits for its end"
     )
 
@@ -115,4 +115,4 @@ def test_adjust_prints_the_id_of_what_it_posted(books: Books) -> None:
 def test_wrong_use_is_told_in_one_line(adjusted: Books, arguments: str, complaint: str) -> None:
     ran = turn_accounting(*arguments.split(), database_url=adjusted.url(WRITER))
     assert ran.code == 2
-    assert ran.complaint.startswith(complaint)
+    assert ran.error_line.startswith(complaint)

@@ -44,9 +44,9 @@ def test_status_keys_are_sighted_at_the_start_in_every_database(
         assert {seen.epoch for seen in sightings} == {1}
         state = collecting.spool.state()
         assert all(seen.position <= state.captured_position for seen in sightings)
-        assert all(began_at <= seen.began_at <= seen.seen_at for seen in sightings)
+        assert all(began_at <= seen.scan_started_at <= seen.seen_at for seen in sightings)
         assert all(1 <= seen.idle_seconds < 60 for seen in sightings)
-        assert collecting.spool.sightings(after=sightings[1].sighting) == sightings[2:]
+        assert collecting.spool.sightings(after=sightings[1].number) == sightings[2:]
     with redis.Redis(port=master.port) as client:
         used = client.info("commandstats")
         assert client.object("IDLETIME", status) >= 1, "looking must not touch"
@@ -69,7 +69,7 @@ def test_after_a_gap_the_keys_are_looked_at_again_and_else_not(
             first, second = collecting.spool.sightings()
             gap = collecting.spool.gaps()[0]
             assert first.seen_at <= gap.from_at + 5_000_000
-            assert second.began_at >= (gap.to_at or 0)
+            assert second.scan_started_at >= (gap.to_at or 0)
         with CollectorThread(
             valkey_master.url, tmp_path, source_class=ReplicationSource, with_key_scan=True
         ) as collecting:
@@ -92,11 +92,11 @@ def test_where_idle_times_are_not_kept_there_is_no_scan_and_one_line_says_so(
             server.url, tmp_path, source_class=ReplicationSource, with_key_scan=True
         ) as collecting:
             collecting.await_attached(server)
-            wait_until(lambda: any("not looked at" in entry["event"] for entry in logs))
+            wait_until(lambda: any("not scanned" in entry["event"] for entry in logs))
             publish(server, b"1")
             wait_until(lambda: len(stored_messages(collecting.spool)) == 1)
             assert collecting.spool.sightings() == []
-    assert sum("not looked at" in entry["event"] for entry in logs) == 1
+    assert sum("not scanned" in entry["event"] for entry in logs) == 1
 
 
 def test_a_user_without_the_right_to_scan_captures_all_the_same(
@@ -115,7 +115,7 @@ def test_a_user_without_the_right_to_scan_captures_all_the_same(
                 url, tmp_path, source_class=ReplicationSource, with_key_scan=True
             ) as collecting,
         ):
-            wait_until(lambda: any("not looked at" in entry["event"] for entry in logs))
+            wait_until(lambda: any("not scanned" in entry["event"] for entry in logs))
             publish(valkey_master, b"1", to=CHANNEL)
             wait_until(lambda: len(stored_messages(collecting.spool)) == 1)
         *allowed, select = more

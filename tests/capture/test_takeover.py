@@ -148,7 +148,7 @@ def test_sightings_stand_after_what_is_captured_and_are_pruned_with_it(path: Pat
         fill(spool)
         one, two, three = spool.sightings()
         assert (one.epoch, one.position, one.key, one.idle_seconds) == (1, 100, b"k", 1)
-        assert spool.sightings(after=two.sighting) == [three]
+        assert spool.sightings(after=two.number) == [three]
         prune(spool, 150)
         assert spool.sightings() == [two, three]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.books import Books
-from tests.support.sample_books import filled_books
+from tests.support.sample_books import open_sample_books
 from tests.support.servers import PostgresServer
 
 
@@ -16,5 +16,5 @@ def filled(
 ) -> Iterator[Books]:
     """Read only: a test that changes books takes its own."""
     directory: Path = tmp_path_factory.mktemp("filled")
-    with filled_books(postgres_server, directory) as books:
+    with open_sample_books(postgres_server, directory) as books:
         yield books

@@ -58,10 +58,10 @@ def rows_of(books: Books, view: str, order: str) -> list[dict[str, Any]]:
 def test_json_is_the_view_one_object_a_line_for_the_reader(
     filled: Books, arguments: str, view: str, order: str
 ) -> None:
-    ran = turn_accounting(*arguments.split(), "--json", database_url=filled.url(READER))
-    assert (ran.code, ran.err) == (0, "")
-    assert ran.rows == rows_of(filled, view, order)
-    assert all(list(row) == list(ran.rows[0]) for row in ran.rows)
+    result = turn_accounting(*arguments.split(), "--json", database_url=filled.url(READER))
+    assert (result.code, result.err) == (0, "")
+    assert result.rows == rows_of(filled, view, order)
+    assert all(list(row) == list(result.rows[0]) for row in result.rows)
 
 
 def test_numbers_in_json_are_exact(books: Books) -> None:
@@ -71,15 +71,15 @@ def test_numbers_in_json_are_exact(books: Books) -> None:
     books.hear(1, channel("total_traffic"), b"rcvp=1, rcvb=9007199254740991, sentp=0, sentb=0")
     books.until(2)
     books.account()
-    ran = turn_accounting("usage", "--json", database_url=books.url(READER))
-    assert '"received_bytes": 9007199254740991,' in ran.out
-    assert re.search(r'"session_seconds": 0\.0000010*,', ran.out)
+    result = turn_accounting("usage", "--json", database_url=books.url(READER))
+    assert '"received_bytes": 9007199254740991,' in result.out
+    assert re.search(r'"session_seconds": 0\.0000010*,', result.out)
 
 
 def test_tables_are_for_people(filled: Books) -> None:
-    ran = turn_accounting("usage", "--realm", "example.org", database_url=filled.url(READER))
-    assert (ran.code, ran.err) == (0, "")
-    head, october, alice, bob = ran.out.splitlines()
+    result = turn_accounting("usage", "--realm", "example.org", database_url=filled.url(READER))
+    assert (result.code, result.err) == (0, "")
+    head, october, alice, bob = result.out.splitlines()
     assert re.split(r" {2,}", head)[:3] == ["month", "realm", "user"]
     # In the realm's own time, with grouped digits.
     assert re.split(r" {2,}", october)[:6] == [
@@ -107,15 +107,15 @@ def test_tables_are_for_people(filled: Books) -> None:
 def test_sessions_are_found_by_realm_user_and_time(
     filled: Books, arguments: str, found: set[str]
 ) -> None:
-    ran = turn_accounting(*arguments.split(), "--json", database_url=filled.url(READER))
-    assert (ran.code, ran.err) == (0, "")
-    assert {row["allocation_id"].lstrip("0") for row in ran.rows} == found
+    result = turn_accounting(*arguments.split(), "--json", database_url=filled.url(READER))
+    assert (result.code, result.err) == (0, "")
+    assert {row["allocation_id"].lstrip("0") for row in result.rows} == found
 
 
 def test_bounds_of_usage_are_in_the_time_of_each_realm(filled: Books) -> None:
     november = ("--since", "2026-11-01", "--until", "2026-12-01")
-    ran = turn_accounting("usage", *november, "--json", database_url=filled.url(READER))
-    assert {(row["realm"], row["starts_at"]) for row in ran.rows} == {
+    result = turn_accounting("usage", *november, "--json", database_url=filled.url(READER))
+    assert {(row["realm"], row["starts_at"]) for row in result.rows} == {
         ("example.org", "2026-10-31T23:00:00+00:00"),
         ("example.net", "2026-11-01T00:00:00+00:00"),
     }
@@ -137,9 +137,9 @@ def test_nothing_found_is_said_to_people_and_nothing_to_programs(filled: Books) 
 def test_no_name_can_draw_on_a_terminal(filled: Books, arguments: str) -> None:
     """Names are hostile bytes (docs/coturn.md#hostile-usernames): escapes, line ends and more."""
     for form in ([], ["--json"]):
-        ran = turn_accounting(*arguments.split(), *form, database_url=filled.url(WRITER))
-        assert ran.code == 0
-        assert all(char == "\n" or char.isprintable() for char in ran.out)
+        result = turn_accounting(*arguments.split(), *form, database_url=filled.url(WRITER))
+        assert result.code == 0
+        assert all(char == "\n" or char.isprintable() for char in result.out)
     if arguments != "realm list":
         table = turn_accounting(*arguments.split(), database_url=filled.url(READER))
         assert r"\x1b]0;owned\x07\xff\\x41\n" in table.out
@@ -152,10 +152,10 @@ def test_a_hostile_user_is_found_by_the_bytes_and_by_their_spelling(books: Books
     books.until(1)
     books.account()
     for realm, user in ((r"r\xff", r"u\xff"), (os.fsdecode(b"r\xff"), os.fsdecode(b"u\xff"))):
-        ran = turn_accounting(
+        result = turn_accounting(
             "sessions", "--realm", realm, "--user", user, "--json", database_url=books.url(READER)
         )
-        assert [row["user_id"] for row in ran.rows] == [r"u\xff"]
+        assert [row["user_id"] for row in result.rows] == [r"u\xff"]
 
 
 def test_jobs_run_by_hand_do_what_the_scheduler_does(books: Books) -> None:
@@ -168,9 +168,9 @@ def test_jobs_run_by_hand_do_what_the_scheduler_does(books: Books) -> None:
         ("rollup", "1 hours"),
         ("partitions", "8 partitions"),
     ):
-        ran = turn_accounting("job", "run", name, database_url=writer)
-        assert (ran.code, ran.out) == (0, "")
-        assert ran.err == f"turn-accounting: {name}: {done}\n"
+        result = turn_accounting("job", "run", name, database_url=writer)
+        assert (result.code, result.out) == (0, "")
+        assert result.err == f"turn-accounting: {name}: {done}\n"
     assert len(books.rows("user_usage_monthly")) == 1
 
 
@@ -187,9 +187,9 @@ def test_a_database_is_brought_to_this_version_from_nothing(
             "sessions", "usage", "realm list", "realm set x --grace 1", "job run settle",
             "source list", "source retire x", "schedule",
         ):  # fmt: skip
-            ran = turn_accounting(*wrong.split(), database_url=url)
-            assert ran.code == 1
-            assert "turn-accounting db upgrade" in ran.complaint
+            result = turn_accounting(*wrong.split(), database_url=url)
+            assert result.code == 1
+            assert "turn-accounting db upgrade" in result.error_line
         upgraded = turn_accounting("db", "upgrade", database_url=url)
         current = turn_accounting("db", "current", database_url=url)
         assert (upgraded.code, upgraded.out) == (current.code, current.out)
@@ -198,14 +198,14 @@ def test_a_database_is_brought_to_this_version_from_nothing(
 
 
 def rules(books: Books, realm: str) -> list[tuple[Any, ...]]:
-    ran = turn_accounting("realm", "list", realm, "--json", database_url=books.url(WRITER))
-    return [(row["holds_from"], row["time_zone"], row["grace_seconds"]) for row in ran.rows]
+    result = turn_accounting("realm", "list", realm, "--json", database_url=books.url(WRITER))
+    return [(row["holds_from"], row["time_zone"], row["grace_seconds"]) for row in result.rows]
 
 
 def set_realm(books: Books, realm: str, *arguments: str) -> tuple[int, str]:
-    ran = turn_accounting("realm", "set", realm, *arguments, database_url=books.url(WRITER))
-    assert ran.out == ""
-    return ran.code, ran.err
+    result = turn_accounting("realm", "set", realm, *arguments, database_url=books.url(WRITER))
+    assert result.out == ""
+    return result.code, result.err
 
 
 def test_rules_of_an_unused_realm_hold_from_the_beginning(books: Books) -> None:
@@ -255,8 +255,8 @@ def test_a_past_day_is_refused_where_it_is_accounted(books: Books) -> None:
 
 def test_the_realm_without_a_name_has_rules_too(books: Books) -> None:
     assert set_realm(books, "", "--username-rule", "rest", "--separator", "|")[0] == 0
-    ran = turn_accounting("realm", "list", "", "--json", database_url=books.url(WRITER))
-    assert ran.rows == [
+    result = turn_accounting("realm", "list", "", "--json", database_url=books.url(WRITER))
+    assert result.rows == [
         {
             "realm": "", "holds_from": None, "time_zone": "UTC", "anchor_day": 1,
             "grace_seconds": 60, "username_rule": "rest", "separator": "|",
@@ -292,8 +292,8 @@ def test_everything_works_on_the_embedded_database(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", ["", "db", "job", "realm", "source"])
 def test_help_names_every_command(arguments: str) -> None:
-    ran = turn_accounting(*arguments.split(), "--help")
-    assert (ran.code, ran.err) == (0, "")
+    result = turn_accounting(*arguments.split(), "--help")
+    assert (result.code, result.err) == (0, "")
     commands = {
         "": "up collect schedule simulate config db job realm source sessions usage",
         "db": "upgrade current",
@@ -302,19 +302,19 @@ def test_help_names_every_command(arguments: str) -> None:
         "source": "list retire",
     }
     for command in commands[arguments].split():
-        assert re.search(rf"\b{command}\b", ran.out)
+        assert re.search(rf"\b{command}\b", result.out)
 
 
 def test_simulate_prints_an_oracle_for_programs_and_a_table_for_people(tmp_path: Path) -> None:
     """Its options are those of a scenario; a scenario that can't be is wrong use."""
-    ran = turn_accounting(
+    result = turn_accounting(
         "simulate", "--servers", "0", redis_url="redis://127.0.0.1:1", data_dir=str(tmp_path)
     )
-    assert ran.code == 2
-    assert ran.complaint == "can't simulate: servers is 0, not 1 to 200"
+    assert result.code == 2
+    assert result.error_line == "can't simulate: servers is 0, not 1 to 200"
 
 
 def test_times_in_json_are_utc_and_whole(filled: Books) -> None:
-    ran = turn_accounting("sessions", "--json", "--limit", "50", database_url=filled.url(READER))
-    assert ran.rows[-1]["started_at"] == BEGIN.isoformat()
-    assert json.loads(ran.out.splitlines()[0])
+    result = turn_accounting("sessions", "--json", "--limit", "50", database_url=filled.url(READER))
+    assert result.rows[-1]["started_at"] == BEGIN.isoformat()
+    assert json.loads(result.out.splitlines()[0])

@@ -114,20 +114,20 @@ def test_up_tells_neither_passwords_nor_the_identity_key(
 
 
 def test_config_masks_what_it_prints() -> None:
-    ran = turn_accounting(
+    result = turn_accounting(
         "config",
         "--json",
         database_url=f"postgresql://u:{DATABASE_PASSWORD}@127.0.0.1/books",
         redis_url=f"redis://:{REDIS_PASSWORD}@127.0.0.1/0",
     )
-    values = {row["variable"]: (row["value"], row["origin"]) for row in ran.rows}
+    values = {row["variable"]: (row["value"], row["origin"]) for row in result.rows}
     assert values["ACCOUNTING_DATABASE_URL"] == (
         "postgresql://u:***@127.0.0.1/books",
         "ACCOUNTING_DATABASE_URL",
     )
     assert values["ACCOUNTING_REDIS_URL"] == ("redis://:***@127.0.0.1/0", "ACCOUNTING_REDIS_URL")
-    assert DATABASE_PASSWORD not in ran.out + ran.err
-    assert REDIS_PASSWORD not in ran.out + ran.err
+    assert DATABASE_PASSWORD not in result.out + result.err
+    assert REDIS_PASSWORD not in result.out + result.err
 
 
 def test_an_error_of_the_database_holds_no_names(books: Books) -> None:

@@ -48,9 +48,9 @@ from tests.support.servers import free_port
     ],
 )  # fmt: skip
 def test_wrong_use_is_told_in_one_line(filled: Books, arguments: str, complaint: str) -> None:
-    ran = turn_accounting(*arguments.split(), database_url=filled.url(WRITER))
-    assert ran.code == 2
-    assert ran.complaint.startswith(complaint)
+    result = turn_accounting(*arguments.split(), database_url=filled.url(WRITER))
+    assert result.code == 2
+    assert result.error_line.startswith(complaint)
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_wrong_use_is_told_in_one_line(filled: Books, arguments: str, complaint:
 def test_a_wrong_setting_is_told_by_the_name_of_its_variable(
     settings: dict[str, str], complaint: str, command: str
 ) -> None:
-    ran = turn_accounting(command, **settings)
-    assert ran.code == 2
-    assert ran.complaint.startswith(complaint)
-    assert "s3cr3t" not in ran.err
+    result = turn_accounting(command, **settings)
+    assert result.code == 2
+    assert result.error_line.startswith(complaint)
+    assert "s3cr3t" not in result.err
 
 
 @pytest.mark.parametrize(
@@ -81,49 +81,49 @@ def test_a_wrong_setting_is_told_by_the_name_of_its_variable(
 )
 def test_postgres_that_is_away_is_told_in_one_line(tmp_path: Path, arguments: str) -> None:
     url = f"postgresql://someone:s3cr3t@127.0.0.1:{free_port()}/books"
-    ran = turn_accounting(*arguments.split(), database_url=url, data_dir=str(tmp_path))
-    assert ran.code == 1
-    assert ran.complaint.startswith("Postgres: connection failed: connection to server at")
-    assert "s3cr3t" not in ran.err
+    result = turn_accounting(*arguments.split(), database_url=url, data_dir=str(tmp_path))
+    assert result.code == 1
+    assert result.error_line.startswith("Postgres: connection failed: connection to server at")
+    assert "s3cr3t" not in result.err
 
 
 @pytest.mark.parametrize("arguments", ["collect", "simulate"])
 def test_a_command_that_needs_redis_says_so(tmp_path: Path, arguments: str) -> None:
-    ran = turn_accounting(*arguments.split(), data_dir=str(tmp_path))
-    assert ran.code == 2
-    assert ran.complaint.startswith("ACCOUNTING_REDIS_URL is not set")
+    result = turn_accounting(*arguments.split(), data_dir=str(tmp_path))
+    assert result.code == 2
+    assert result.error_line.startswith("ACCOUNTING_REDIS_URL is not set")
 
 
 @pytest.mark.parametrize(
     "arguments", ["job run settle", "realm set r --grace 1", "source retire second", "realm list"]
 )
 def test_a_reader_that_wants_to_write_is_told_the_role(filled: Books, arguments: str) -> None:
-    ran = turn_accounting(*arguments.split(), database_url=filled.url(READER))
-    assert ran.code == 2
-    assert "permission denied" in ran.complaint
-    assert "turn_accounting_writer" in ran.complaint
+    result = turn_accounting(*arguments.split(), database_url=filled.url(READER))
+    assert result.code == 2
+    assert "permission denied" in result.error_line
+    assert "turn_accounting_writer" in result.error_line
 
 
 def test_a_reader_asks_for_any_realm(filled: Books) -> None:
     """It may not see which realms are known, so none is a slip."""
-    ran = turn_accounting("usage", "--realm", "nowhere", database_url=filled.url(READER))
-    assert (ran.code, ran.out, ran.err) == (0, "No usage.\n", "")
+    result = turn_accounting("usage", "--realm", "nowhere", database_url=filled.url(READER))
+    assert (result.code, result.out, result.err) == (0, "No usage.\n", "")
 
 
 def test_a_data_directory_that_can_not_be_is_told(tmp_path: Path) -> None:
     place = tmp_path / "file"
     place.touch()
     for command in ("sessions", "up"):
-        ran = turn_accounting(command, data_dir=str(place))
-        assert ran.code == 1
-        assert str(place) in ran.complaint
+        result = turn_accounting(command, data_dir=str(place))
+        assert result.code == 1
+        assert str(place) in result.error_line
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_full_disk_is_told_and_never_taken_for_done(filled: Books, form: list[str]) -> None:
-    ran = turn_accounting("sessions", *form, output="/dev/full", database_url=filled.url(READER))
-    assert ran.code == 1
-    assert ran.complaint == "can't write to standard output: No space left on device"
+    result = turn_accounting("sessions", *form, output="/dev/full", database_url=filled.url(READER))
+    assert result.code == 1
+    assert result.error_line == "can't write to standard output: No space left on device"
 
 
 def test_a_reader_that_leaves_early_is_no_trouble(filled: Books) -> None:
@@ -154,7 +154,7 @@ def test_a_locale_that_lacks_a_letter_spells_it(filled: Books) -> None:
 
 
 def test_bare_command_shows_its_help_and_is_wrong_use() -> None:
-    ran = turn_accounting()
-    assert ran.code == 2
-    assert "simulate" in ran.out
-    assert ran.err == "turn-accounting: no command is given: see `turn-accounting --help`\n"
+    result = turn_accounting()
+    assert result.code == 2
+    assert "simulate" in result.out
+    assert result.err == "turn-accounting: no command is given: see `turn-accounting --help`\n"

@@ -206,7 +206,7 @@ def test_the_command_is_silent_and_says_not_yet_with_3(books: Books, tmp_path: P
     arguments = ("export", "statements", "--realm", "example.org", "--period", "2026-11-01")
     early = turn_accounting(*arguments, "--output", str(target), database_url=books.url(READER))
     assert early.code == 3
-    assert "period 2026-11-01 of realm 'example.org' is open" in early.complaint
+    assert "period 2026-11-01 of realm 'example.org' is open" in early.error_line
     assert not target.exists()
 
 
@@ -216,7 +216,7 @@ def test_an_output_that_takes_no_more_ends_the_export(books: Books, format_: For
     arguments = ("export", "statements", "--period", "2026-11-01", "--format", format_.value)
     full = turn_accounting(*arguments, output="/dev/full", database_url=books.url(READER))
     assert full.code == 1
-    assert "can't write to standard output" in full.complaint
+    assert "can't write to standard output" in full.error_line
 
 
 def test_the_command_writes_to_standard_output(books: Books) -> None:
@@ -248,4 +248,4 @@ def test_the_command_writes_to_standard_output(books: Books) -> None:
 def test_wrong_use_is_said_in_one_line(books: Books, arguments: tuple[str, ...]) -> None:
     ran = turn_accounting("export", *arguments, database_url=books.url(READER))
     assert ran.code == 2
-    assert ran.complaint
+    assert ran.error_line

@@ -54,7 +54,7 @@ def test_wrong_use_is_said_in_one_line(books: Books) -> None:
     for arguments in (("--consumer", ""), ("--consumer", "x", "--after", "1")):
         ran = turn_accounting("feed", *arguments, database_url=books.url(READER))
         assert ran.code == 2
-        assert ran.complaint
+        assert ran.error_line
 
 
 def test_a_database_of_an_older_version_is_said_in_one_line(books: Books) -> None:
@@ -63,10 +63,10 @@ def test_a_database_of_an_older_version_is_said_in_one_line(books: Books) -> Non
         connection.execute("DROP FUNCTION reporting.feed_cursor CASCADE")
     ran = turn_accounting("feed", "--consumer", "x", database_url=books.url(READER))
     assert ran.code == 1
-    assert ran.complaint.endswith("bring it to this version with `turn-accounting db upgrade`")
+    assert ran.error_line.endswith("bring it to this version with `turn-accounting db upgrade`")
 
 
 def test_a_database_that_is_away_is_said_at_once() -> None:
     ran = turn_accounting("feed", database_url="postgresql://127.0.0.1:1/nowhere")
     assert ran.code == 1
-    assert "127.0.0.1" in ran.complaint
+    assert "127.0.0.1" in ran.error_line

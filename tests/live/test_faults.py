@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from accounting.capture.spool.file import spool_path
-from accounting.capture.spool.spool import Spool
+from accounting.capture.spool.status import read_status
 from accounting.domain.text_escaping import escape
 from accounting.simulator import Scenario, run
 from tests.support.books import Books, cloned, eight_of, make_template

@@ -21,7 +21,7 @@ FORK_SERVER: Final = multiprocessing.get_context("forkserver")
 FORK_SERVER.set_forkserver_preload(["accounting.__main__"])
 
 
-class Ran(NamedTuple):
+class CommandResult(NamedTuple):
     """The exit code of a run, its standard output and its standard error."""
 
     code: int
@@ -34,7 +34,7 @@ class Ran(NamedTuple):
         return [json.loads(line) for line in self.out.splitlines()]
 
     @property
-    def complaint(self) -> str:
+    def error_line(self) -> str:
         """The message of a run that printed one line on standard error and nothing else."""
         assert self.out == "", self.out
         assert self.err.count("\n") == 1, self.err
@@ -47,7 +47,7 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
     return inherited | {f"{PREFIX}{name.upper()}": value for name, value in settings.items()}
 
 
-def turn_accounting(*arguments: str, output: str = "", **settings: str) -> Ran:
+def turn_accounting(*arguments: str, output: str = "", **settings: str) -> CommandResult:
     """Run the command to its end. ``output``: a path that replaces standard output."""
     with tempfile.TemporaryDirectory(prefix="ta-test-") as directory:
         out, err = Path(output or Path(directory, "out")), Path(directory, "err")
@@ -62,9 +62,11 @@ def turn_accounting(*arguments: str, output: str = "", **settings: str) -> Ran:
         code = process.exitcode
         process.close()
         # Read as bytes: text mode would translate line ends.
-        ran = Ran(code, "" if output else out.read_bytes().decode(), err.read_bytes().decode())
-    assert "Traceback" not in ran.err, ran.err
-    return ran
+        result = CommandResult(
+            code, "" if output else out.read_bytes().decode(), err.read_bytes().decode()
+        )
+    assert "Traceback" not in result.err, result.err
+    return result
 
 
 def _run(arguments: tuple[str, ...], environ: dict[str, str], out: Path, err: Path) -> None:

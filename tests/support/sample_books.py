@@ -29,7 +29,7 @@ HOSTILE: Final = (
 
 
 @contextmanager
-def filled_books(server: PostgresServer, directory: Path) -> Iterator[Books]:
+def open_sample_books(server: PostgresServer, directory: Path) -> Iterator[Books]:
     """Books with all that this module's docstring names, accounted up to 4 November, 12:00 UTC."""
     with cloned(server) as name:
         books = Books(server, name, directory, start=BEGIN)

@@ -5,7 +5,7 @@ from typing import Final
 from accounting.capture.spool.spool import Spool
 
 BATCH_MESSAGES: Final = 2_000
-"""Messages per transaction, which takes milliseconds: the collector waits for the lock meanwhile."""
+"""Messages per transaction: it takes milliseconds, in which the collector waits for the lock."""
 
 
 def prune(spool: Spool, before_received_at: int) -> int:

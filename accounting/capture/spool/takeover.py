@@ -29,7 +29,9 @@ def take_over_position(
     with spool.transaction():
         (known_epoch,) = spool.fetch_one("SELECT max(epoch) FROM epochs WHERE token = ?", (token,))
         if known_epoch is None:
-            _delete_after(spool, *spool.fetch_one("SELECT loaded_epoch, loaded_position FROM spool"))
+            _delete_after(
+                spool, *spool.fetch_one("SELECT loaded_epoch, loaded_position FROM spool")
+            )
         else:
             _delete_after(spool, known_epoch, position)
             spool.execute("DELETE FROM epochs WHERE epoch > ?", (known_epoch,))
