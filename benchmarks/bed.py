@@ -16,7 +16,7 @@ import psycopg
 from benchmarks.figures import Figure, Rounds
 from benchmarks.measure import say
 from benchmarks.scale import Scale
-from tests.support.books import WRITER, Books, cloned, make_template
+from tests.support.books import WRITER, Books, cloned_database, make_template
 from tests.support.servers import PostgresServer
 
 SHOWN: Final = (
@@ -87,7 +87,7 @@ class Bed:
 
 @contextmanager
 def made_bed(server: PostgresServer) -> Iterator[Bed]:
-    with cloned(server) as name, tempfile.TemporaryDirectory(prefix="ta-bench-") as home:
+    with cloned_database(server) as name, tempfile.TemporaryDirectory(prefix="ta-bench-") as home:
         yield Bed(server=server, name=name, home=Path(home))
 
 

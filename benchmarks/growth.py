@@ -82,7 +82,7 @@ def _work(bed: Bed, history: History, scale: Scale) -> list[tuple[str, float, st
     books, heard = history.books, history.heard
     mix = Mix(scale.growth_open_sessions, scale.day_users, WORK_REALMS)
     heard.hear(mix.open(), STEP_US)
-    books.account()
+    books.run_jobs()
     churn, events = mix.churn(), 0
     loading, settling, rolling = Span(), Span(), Span()
     while events < scale.growth_events:

@@ -92,7 +92,7 @@ class History:
         self.heard.hear(mix.open(), step_us)
         self.heard.hear(some(mix.churn(), reports), step_us)
         self.heard.hear(mix.close(), step_us)
-        self.books.account()
+        self.books.run_jobs()
         number_feed(self.books.engine)
         with self.books.engine.begin() as connection:
             rules = all_rules(connection)

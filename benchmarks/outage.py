@@ -18,7 +18,7 @@ from pathlib import Path
 
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
-from tests.support.books import Books, channel, make_template, status, traffic
+from tests.support.books import Books, channel, make_template, status_payload, traffic_payload
 from tests.support.servers import PostgresServer, RedisServer, ValkeyServer, wait_until
 from tests.support.service import Service
 from tests.support.turn_traffic import publish_pipelined
@@ -36,7 +36,7 @@ def messages(count: int) -> Iterator[tuple[bytes, bytes]]:
     """Interims numbered from 1, dealt to the users in turn; a number is its received bytes."""
     channels = [channel("traffic", user=user_of(number)) for number in range(users)]
     for number in range(1, count + 1):
-        yield channels[number % users], traffic(1, number, 0, 0)
+        yield channels[number % users], traffic_payload(1, number, 0, 0)
 
 
 def expected_bytes(count: int) -> dict[str, int]:
@@ -71,7 +71,7 @@ def run(count: int, server_name: str, capture: str, home: Path) -> None:
             publish_pipelined(
                 server,
                 (
-                    (channel("status", user=user_of(number)), status("new", 3600))
+                    (channel("status", user=user_of(number)), status_payload("new", 3600))
                     for number in range(users)
                 ),
             )

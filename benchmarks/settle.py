@@ -41,7 +41,7 @@ def _measure(bed: Bed, scale: Scale, rounds: Rounds) -> None:
     mix = Mix(scale.open_sessions, scale.users)
     heard = Heard.since(books.spool(), START)
     heard.hear(mix.open(), STEP_US)
-    books.account()
+    books.run_jobs()
     number_feed(books.engine)
     opened, churn, events = mix.messages, mix.churn(), 0
     bed.settle_down()

@@ -19,7 +19,7 @@ from typing import Final
 import pytest
 from hypothesis import settings
 
-from tests.support.books import Books, cloned, make_template
+from tests.support.books import Books, cloned_database, make_template
 from tests.support.servers import PostgresServer
 
 NEEDS: Final[Mapping[str, Sequence[str]]] = {
@@ -128,7 +128,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def books(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Books]:
     """Empty books: a database of their own, cloned from the template."""
-    with cloned(postgres_server) as name:
+    with cloned_database(postgres_server) as name:
         made = Books(postgres_server, name, tmp_path)
         yield made
         made.close()

@@ -8,14 +8,14 @@ import pytest
 from accounting.audit.verify import verify
 from accounting.db.engine import Engine, open_engine
 from tests.audit.test_corruptions import fill
-from tests.support.books import WRITER, Books, cloned
+from tests.support.books import WRITER, Books, cloned_database
 from tests.support.scenario_player import Ledger
 from tests.support.servers import PostgresServer
 
 
 @pytest.fixture(scope="session")
 def proof_database(postgres_server: PostgresServer) -> Iterator[str]:
-    with cloned(postgres_server) as name:
+    with cloned_database(postgres_server) as name:
         yield name
 
 
@@ -37,7 +37,7 @@ def right_database(
     postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """Filled, accounted and proved; nobody is connected to it."""
-    with cloned(postgres_server) as name:
+    with cloned_database(postgres_server) as name:
         books = Books(postgres_server, name, tmp_path_factory.mktemp("right"))
         fill(books)
         assert list(verify(books.engine)) == []
@@ -50,7 +50,7 @@ def right_books(
     postgres_server: PostgresServer, right_database: str, tmp_path: Path
 ) -> Iterator[Books]:
     """Books that are right, with nothing in their spool."""
-    with cloned(postgres_server, right_database) as name:
+    with cloned_database(postgres_server, right_database) as name:
         books = Books(postgres_server, name, tmp_path)
         yield books
         books.close()

@@ -10,7 +10,7 @@ from accounting.audit.differences import Difference
 from accounting.audit.verify import Verdict, verify
 from accounting.identities.realm_rules import set_rule
 from tests.support.books import Books
-from tests.support.coturn_messages import Teller, account
+from tests.support.coturn_messages import FakeAllocation, run_jobs_at
 
 CORRUPTIONS: Final = {
     "a changed byte count of a session": (
@@ -141,22 +141,22 @@ def fill(books: Books) -> None:
         now=books.start,
     )
     for allocation, realm in ((1, "example.org"), (2, "example.org"), (3, "kolkata")):
-        teller = Teller(books, allocation=allocation, realm=realm)
+        teller = FakeAllocation(books, allocation=allocation, realm=realm)
         teller.new(allocation)
         teller.interim(30 + allocation, 1, 100, 2, 200)
     for allocation, realm in ((1, "example.org"), (3, "kolkata")):
-        Teller(books, allocation=allocation, realm=realm).close(
+        FakeAllocation(books, allocation=allocation, realm=realm).close(
             60 + allocation, (2, 150, 3, 300), (0, 0, 0, 0)
         )
-    Teller(books, allocation=2).refreshed(500)
-    Teller(books, user="stranger", allocation=5).interim(600, 1, 10, 1, 10)
-    long = Teller(books, allocation=9)
+    FakeAllocation(books, allocation=2).refreshed(500)
+    FakeAllocation(books, user="stranger", allocation=5).interim(600, 1, 10, 1, 10)
+    long = FakeAllocation(books, allocation=9)
     long.new(700, 7200)
     long.interim(800, 1, 1, 1, 1)
-    books.hear(801, b"turn/realm/nonsense", b"leaves a free position")
+    books.receive(801, b"turn/realm/nonsense", b"leaves a free position")
     long.refreshed(810, 7200)
     long.refreshed(3700, 7200)
-    account(books, 3800)
+    run_jobs_at(books, 3800)
 
 
 def corrupt(books: Books, statement: str) -> None:

@@ -17,8 +17,8 @@ from accounting.billing.close_period import close_periods
 from accounting.identities.erase import erase
 from tests.audit.test_corruptions import CORRUPTIONS, corrupt
 from tests.audit.test_retain import ALL_GO, close, days_kept, tell_of_november, without_reports
-from tests.sessions.test_killed import Death, mortal_engine, run_through_deaths
-from tests.support.books import Books, channel, cloned
+from tests.sessions.test_killed import CrashInjector, crashing_engine, run_through_crashes
+from tests.support.books import Books, channel, cloned_database
 from tests.support.scenario_player import SOURCES, STEPS, Step
 from tests.support.servers import PostgresServer
 
@@ -29,18 +29,18 @@ LATER: Final = 40 * DAY
 def hear(books: Books, steps: Sequence[Step], begin: float) -> None:
     now = begin
     for source in SOURCES:
-        books.until(now, source=source)
+        books.advance_clock(now, source=source)
     for step in steps:
         now += step.wait
         of = step.of
         if step.gap_seconds:
-            books.until(now, source=of.source)
-            gap = books.spool(of.source).open_gap(books.at(now), "connection_lost")
+            books.advance_clock(now, source=of.source)
+            gap = books.spool(of.source).open_gap(books.micros_at(now), "connection_lost")
             now += step.gap_seconds
-            books.spool(of.source).close_gap(gap, books.at(now))
+            books.spool(of.source).close_gap(gap, books.micros_at(now))
             now += 0.001
         name = channel(step.suffix, user=of.user, realm=of.realm, allocation=of.allocation)
-        books.hear(now, name, step.payload, source=of.source, database=of.database)
+        books.receive(now, name, step.payload, source=of.source, database=of.database)
 
 
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -55,7 +55,7 @@ def test_books_with_dropped_reports_go_on_as_if_they_were_there(
     """What comes later reopens sessions, adds totals, and takes up ids that are known."""
     shown = []
     for drops in (False, True):
-        with cloned(postgres_server) as name:
+        with cloned_database(postgres_server) as name:
             books = Books(postgres_server, name, tmp_path_factory.mktemp("books"))
             hear(books, early, 0)
             finish(books, LATER)
@@ -74,8 +74,8 @@ def test_books_with_dropped_reports_go_on_as_if_they_were_there(
 
 def finish(books: Books, until: float) -> None:
     for source in SOURCES:
-        books.until(until, source=source)
-    books.account()
+        books.advance_clock(until, source=source)
+    books.run_jobs()
     close_periods(books.engine)
 
 
@@ -93,9 +93,9 @@ def test_killed_at_any_moment_of_dropping_and_run_again_nothing_is_lost(books: B
     close(books)
     before = without_reports(books)
     assert list(verify(books.engine)) == []
-    death = Death()
-    with mortal_engine(books, death) as engine:
-        deaths = run_through_deaths(books, death, lambda: retain(engine, ALL_GO), RETAINED, step=7)
+    death = CrashInjector()
+    with crashing_engine(books, death) as engine:
+        deaths = run_through_crashes(books, death, lambda: retain(engine, ALL_GO), RETAINED, step=7)
     assert deaths > 10
     assert days_kept(books) == []
     assert without_reports(books) == before
@@ -112,9 +112,9 @@ def test_killed_at_any_moment_of_a_rebuild_and_run_again_the_books_are_right(
     before = without_reports(right_books)
     for name in ("a lost session", "a month that counted twice", "a lost bucket"):
         corrupt(right_books, CORRUPTIONS[name][0])
-    death = Death()
-    with mortal_engine(right_books, death) as engine:
-        deaths = run_through_deaths(
+    death = CrashInjector()
+    with crashing_engine(right_books, death) as engine:
+        deaths = run_through_crashes(
             right_books,
             death,
             lambda: list(rebuild(engine, "a test", "example.org")),
@@ -128,7 +128,7 @@ def test_killed_at_any_moment_of_a_rebuild_and_run_again_the_books_are_right(
 
 
 def test_killed_at_any_moment_of_an_erasure_a_name_is_there_or_gone(right_books: Books) -> None:
-    death = Death()
+    death = CrashInjector()
 
     def erase_once(engine: Any) -> None:
         (row,) = right_books.query(
@@ -138,8 +138,8 @@ def test_killed_at_any_moment_of_an_erasure_a_name_is_there_or_gone(right_books:
         if row["names"]:
             erase(engine, "example.org", "alice")
 
-    with mortal_engine(right_books, death) as engine:
-        deaths = run_through_deaths(
+    with crashing_engine(right_books, death) as engine:
+        deaths = run_through_crashes(
             right_books,
             death,
             lambda: erase_once(engine),

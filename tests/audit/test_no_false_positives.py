@@ -7,7 +7,7 @@ from accounting.db.engine import Engine
 from accounting.simulator import play
 from tests.sessions.test_simulated import hear, scenarios
 from tests.support.books import Books
-from tests.support.coturn_messages import Teller
+from tests.support.coturn_messages import FakeAllocation
 from tests.support.scenario_player import PLANS, STEPS, Act, Ledger, Step
 
 
@@ -24,16 +24,16 @@ def test_every_hard_case_of_a_fleet_is_proved(books: Books) -> None:
     for name, scenario in scenarios("4.17"):
         commands, _ = play(scenario)
         hear(books, name, commands)
-    books.account()
+    books.run_jobs()
     verdict = Verdict()
     assert list(verify(books.engine, verdict=verdict)) == []
     assert verdict.sessions > 100
 
 
 def test_what_is_loaded_and_not_yet_accounted_is_accounted_first(books: Books) -> None:
-    Teller(books).new(0)
-    Teller(books).interim(10, 1, 100, 2, 200)
-    books.until(5000)
+    FakeAllocation(books).new(0)
+    FakeAllocation(books).interim(10, 1, 100, 2, 200)
+    books.advance_clock(5000)
     books.load()
     assert list(verify(books.engine)) == []
     assert len(books.rows("user_usage_hourly")) == 1

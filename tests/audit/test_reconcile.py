@@ -9,7 +9,7 @@ from accounting.domain.coturn_log import LogReader, read_line
 from tests.ingest.test_recordings import hear_recording
 from tests.support.books import Books
 from tests.support.coturn_log import coturn_log_usage
-from tests.support.coturn_messages import Teller, account
+from tests.support.coturn_messages import FakeAllocation, run_jobs_at
 from tests.support.recordings import DIRECTORY, recordings
 
 FORMS = ("{}: : ", "2026-11-22T18:38:43.56{}+0000 INFO ")
@@ -50,10 +50,10 @@ def test_a_recording_reconciles_with_its_log(books: Books, name: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_each_figure_that_differs_is_named(books: Books, tmp_path: Path, form: str) -> None:
-    Teller(books).new(0)
-    Teller(books).interim(5, 1, 100, 2, 200)
-    Teller(books).close(10, (1, 100, 2, 200), (0, 0, 0, 0))
-    account(books, 5000)
+    FakeAllocation(books).new(0)
+    FakeAllocation(books).interim(5, 1, 100, 2, 200)
+    FakeAllocation(books).close(10, (1, 100, 2, 200), (0, 0, 0, 0))
+    run_jobs_at(books, 5000)
     path = write_log(
         tmp_path,
         log(
@@ -83,8 +83,8 @@ def test_each_figure_that_differs_is_named(books: Books, tmp_path: Path, form: s
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_session_that_was_never_heard_is_missing(books: Books, tmp_path: Path, form: str) -> None:
-    Teller(books, allocation=2).new(0)
-    account(books, 5000)
+    FakeAllocation(books, allocation=2).new(0)
+    run_jobs_at(books, 5000)
     path = write_log(tmp_path, log(form, f"new, {NAME}, lifetime=600", f"delete: {NAME}"))
     result = Reconciled()
     (found,) = reconcile(books.engine, [path], result=result)
@@ -96,10 +96,10 @@ def test_a_session_goes_on_in_the_next_file_and_an_id_used_again_is_another(
     books: Books, tmp_path: Path
 ) -> None:
     for start in (0, 2000):
-        Teller(books).new(start)
-        Teller(books).interim(start + 5, 2 + start, 200, 2, 200)
-        Teller(books).close(start + 10, (2 + start, 200, 2, 200), (0, 0, 0, 0))
-    account(books, 9000)
+        FakeAllocation(books).new(start)
+        FakeAllocation(books).interim(start + 5, 2 + start, 200, 2, 200)
+        FakeAllocation(books).close(start + 10, (2 + start, 200, 2, 200), (0, 0, 0, 0))
+    run_jobs_at(books, 9000)
     usage = f"usage: {NAME}, rp=1, rb=100, sp=1, sb=100"
     again = f"usage: {NAME}, rp=2002, rb=200, sp=2, sb=200"
     new = f"new, {NAME}, lifetime=600"

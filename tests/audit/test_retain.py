@@ -18,7 +18,7 @@ from accounting.errors import AccountingError
 from tests.audit.test_corruptions import corrupt, named
 from tests.support.books import WRITER, Books, channel
 from tests.support.command import turn_accounting
-from tests.support.coturn_messages import OTHER, Teller
+from tests.support.coturn_messages import OTHER_LOCAL, FakeAllocation
 from tests.support.invariants import assert_closed_periods_add_up
 from tests.support.scenario_player import everything
 
@@ -38,21 +38,21 @@ def tell_of_november(books: Books) -> None:
     """One session that ends at once, a stranger, one over midnight, one that was thought dead
     then, and bob's on the day after.
     """
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, 1, 100, 2, 200)
-    Teller(books, user="stranger", allocation=3).interim(40, 9, 9, 9, 9)
+    FakeAllocation(books, user="stranger", allocation=3).interim(40, 9, 9, 9, 9)
     alice.close(4000, (3, 300, 2, 150), (0, 0, 0, 0))
-    over = Teller(books, allocation=2)
+    over = FakeAllocation(books, allocation=2)
     over.new(MIDNIGHT - 300)
     over.interim(MIDNIGHT - 100, 5, 500, 5, 500)
-    thought_dead = Teller(books, allocation=4)
+    thought_dead = FakeAllocation(books, allocation=4)
     thought_dead.new(MIDNIGHT - 50)
     thought_dead.interim(MIDNIGHT - 40, 1, 1, 1, 1)
     over.interim(MIDNIGHT + 100, 7, 700, 7, 700)
     over.close(MIDNIGHT + 200, (13, 1300, 12, 1200), (0, 0, 0, 0))
     thought_dead.interim(MIDNIGHT + 1000, 2, 2, 2, 2)
-    bob = Teller(books, user="bob", allocation=5)
+    bob = FakeAllocation(books, user="bob", allocation=5)
     bob.new(DAY)
     bob.interim(DAY + 10, 1, 10, 1, 10)
     bob.close(DAY + 20, (1, 10, 1, 10), (0, 0, 0, 0))
@@ -60,8 +60,8 @@ def tell_of_november(books: Books) -> None:
 
 
 def close(books: Books, until: float = CLOSED) -> None:
-    books.until(until)
-    books.account()
+    books.advance_clock(until)
+    books.run_jobs()
     close_periods(books.engine)
 
 
@@ -179,17 +179,17 @@ def test_what_was_sealed_and_changed_is_found_and_never_rebuilt_from(
 def test_a_statement_whose_reports_are_gone_is_proved_by_its_digest(books: Books) -> None:
     """A source that was behind brings reports after the cutoff; those are dropped too."""
     tell_of_november(books)
-    behind = Teller(books, user="bob", allocation=9, source="behind")
+    behind = FakeAllocation(books, user="bob", allocation=9, source="behind")
     behind.new(50)
     behind.close(60, (7, 70, 7, 70), (0, 0, 0, 0))
-    books.until(CLOSED)
+    books.advance_clock(CLOSED)
     books.load()
     books.settle()
     books.rollup()
     close_periods(books.engine)
     assert retain(books.engine, ALL_GO) == 3
-    books.until(CLOSED, source="behind")
-    books.account()
+    books.advance_clock(CLOSED, source="behind")
+    books.run_jobs()
     assert adjust(books.engine) == 1
     assert days_kept(books) == [2]
     assert list(verify(books.engine)) == []
@@ -247,12 +247,12 @@ def test_verify_and_trace_name_the_last_proof_of_what_is_gone(halved: Books) -> 
 
 
 def test_usage_that_is_late_for_what_is_gone_becomes_an_adjustment(halved: Books) -> None:
-    late = Teller(halved, user="bob", allocation=9, source="behind")
+    late = FakeAllocation(halved, user="bob", allocation=9, source="behind")
     late.new(50)
     late.interim(60, 1, 5, 1, 5)
     late.close(70, (2, 10, 1, 5), (0, 0, 0, 0))
-    halved.until(CLOSED, source="behind")
-    halved.account()
+    halved.advance_clock(CLOSED, source="behind")
+    halved.run_jobs()
     assert adjust(halved.engine) == 1
     assert list(verify(halved.engine)) == []
     assert_closed_periods_add_up(halved)
@@ -262,8 +262,8 @@ def test_usage_that_is_late_for_what_is_gone_becomes_an_adjustment(halved: Books
 
 def test_a_period_that_is_not_closed_keeps_the_days_that_fed_it(books: Books) -> None:
     """Also the day on which a session began that lived into the next period."""
-    Teller(books).new(DECEMBER - 100, 3600)
-    Teller(books).close(DECEMBER + 100, (1, 10, 1, 10), (0, 0, 0, 0))
+    FakeAllocation(books).new(DECEMBER - 100, 3600)
+    FakeAllocation(books).close(DECEMBER + 100, (1, 10, 1, 10), (0, 0, 0, 0))
     close(books, DECEMBER + 2 * DAY)
     december = "period 2026-12-01 of realm 'example.org' is not closed"
     assert reasons(books, 1) == [(december,), (december, "a day before is kept")]
@@ -287,9 +287,9 @@ def test_a_period_that_is_not_proved_keeps_its_days(books: Books) -> None:
 
 def test_a_session_under_way_or_disputed_keeps_its_first_day(books: Books) -> None:
     """Two servers on one key: it ends when both have said so."""
-    Teller(books).new(0, 60 * DAY)
-    Teller(books, local=OTHER).new(10, 60 * DAY)
-    Teller(books).deleted(20)
+    FakeAllocation(books).new(0, 60 * DAY)
+    FakeAllocation(books, local=OTHER_LOCAL).new(10, 60 * DAY)
+    FakeAllocation(books).deleted(20)
     close(books)
     first, *_ = reasons(books)
     assert first[0] == "1 sessions of source 'default' have not ended"
@@ -297,13 +297,13 @@ def test_a_session_under_way_or_disputed_keeps_its_first_day(books: Books) -> No
 
 def test_a_source_that_is_not_settled_beyond_a_day_keeps_it(books: Books) -> None:
     tell_of_november(books)
-    books.until(100, source="slow")
+    books.advance_clock(100, source="slow")
     close(books)
     assert reasons(books)[0][0] == "source 'slow' is settled until 2026-11-02 12:01:40Z"
-    Teller(books, allocation=8).new(CLOSED)
+    FakeAllocation(books, allocation=8).new(CLOSED)
     books.load()
-    books.until(CLOSED + DAY, source="slow")
-    books.account()
+    books.advance_clock(CLOSED + DAY, source="slow")
+    books.run_jobs()
     close_periods(books.engine)
     assert retain(books.engine, ALL_GO) == 3
 
@@ -361,15 +361,15 @@ def test_the_command_says_of_each_day_what_becomes_of_it(books: Books) -> None:
 
 def test_a_sighting_at_the_last_dropped_report_is_told_after_it(books: Books) -> None:
     """It kept a session alive whose refresh was lost, late on the day that is dropped."""
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(MIDNIGHT - 5000)
     key = channel("status")
     for seen, idle in ((MIDNIGHT - 4440, 10), (MIDNIGHT - 1500, 100)):
         books.spool().add_sightings(
             [
                 RawKeySighting(
-                    scan_started_at=books.at(seen - 5),
-                    seen_at=books.at(seen),
+                    scan_started_at=books.micros_at(seen - 5),
+                    seen_at=books.micros_at(seen),
                     database=0,
                     key=key,
                     idle_seconds=idle,

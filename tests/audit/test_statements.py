@@ -10,7 +10,7 @@ from accounting.audit.verify import verify
 from accounting.billing.adjust import adjust, adjust_by_hand
 from accounting.billing.close_period import close_period
 from tests.support.books import Books
-from tests.support.coturn_messages import Teller
+from tests.support.coturn_messages import FakeAllocation
 
 DAY: Final = 86_400
 NOVEMBER: Final = date(2026, 11, 1)
@@ -62,12 +62,14 @@ def closed(books: Books) -> Books:
     """November closed while one source was behind; what it heard came later."""
     for source in ("default", "behind"):
         for allocation in (1, 2):
-            teller = Teller(books, user=f"user{allocation}", allocation=allocation, source=source)
+            teller = FakeAllocation(
+                books, user=f"user{allocation}", allocation=allocation, source=source
+            )
             teller.new(allocation)
             teller.interim(10, 1, 100, 2, 200)
             teller.close(20, (2, 200, 4, 400 + allocation - 1), (0, 0, 0, 0))
-    Teller(books, user="long", allocation=7).new(25 * DAY, 10 * DAY)
-    books.until(40 * DAY)
+    FakeAllocation(books, user="long", allocation=7).new(25 * DAY, 10 * DAY)
+    books.advance_clock(40 * DAY)
     books.load()
     books.settle()
     books.rollup()
@@ -76,8 +78,8 @@ def closed(books: Books) -> Books:
 
 def finish(books: Books) -> None:
     close_period(books.engine, "example.org", NOVEMBER)
-    books.until(40 * DAY, source="behind")
-    books.account()
+    books.advance_clock(40 * DAY, source="behind")
+    books.run_jobs()
     adjust(books.engine)
     adjust_by_hand(
         books.engine,

@@ -11,7 +11,7 @@ from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_period
 from accounting.errors import NotYet, UsageError
 from tests.support.books import Books
-from tests.support.coturn_messages import Teller
+from tests.support.coturn_messages import FakeAllocation
 
 DAY = 86_400
 NOVEMBER = date(2026, 11, 1)
@@ -21,29 +21,29 @@ def close_with_late_usage(books: Books) -> None:
     """A session with missed interims, one that was thought dead, one that came late, one over
     two months; and another user's.
     """
-    Teller(books).new(0)
-    Teller(books).interim(10, 1, 100, 2, 200)
-    Teller(books).close(4000, (3, 300, 2, 150), (0, 0, 0, 0))
-    thought_dead = Teller(books, allocation=2)
+    FakeAllocation(books).new(0)
+    FakeAllocation(books).interim(10, 1, 100, 2, 200)
+    FakeAllocation(books).close(4000, (3, 300, 2, 150), (0, 0, 0, 0))
+    thought_dead = FakeAllocation(books, allocation=2)
     thought_dead.new(5000)
     thought_dead.interim(5010, 1, 1, 1, 1)
     thought_dead.interim(9000, 5, 500, 5, 500)
     thought_dead.close(9100, (7, 600, 6, 501), (0, 0, 0, 0))
-    Teller(books, user="bob", allocation=3).new(9200)
-    over = Teller(books, allocation=4)
+    FakeAllocation(books, user="bob", allocation=3).new(9200)
+    over = FakeAllocation(books, allocation=4)
     over.new(29 * DAY - 100_000, 200_000)
     over.interim(29 * DAY - 99_000, 9, 9, 9, 9)
     over.interim(29 * DAY - 1, 7, 7, 7, 7)
-    late = Teller(books, allocation=5, source="behind")
+    late = FakeAllocation(books, allocation=5, source="behind")
     late.new(20)
     late.interim(30, 4, 40, 4, 40)
-    books.until(40 * DAY)
+    books.advance_clock(40 * DAY)
     books.load()
     books.settle()
     books.rollup()
     close_period(books.engine, "example.org", NOVEMBER)
-    books.until(40 * DAY, source="behind")
-    books.account()
+    books.advance_clock(40 * DAY, source="behind")
+    books.run_jobs()
     adjust(books.engine)
 
 

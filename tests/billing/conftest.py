@@ -8,7 +8,7 @@ import pytest
 from accounting.billing.adjust import adjust_by_hand
 from accounting.billing.close_period import close_periods
 from tests.billing.test_close import END, NOVEMBER, tell_of_november
-from tests.support.books import Books, cloned
+from tests.support.books import Books, cloned_database
 from tests.support.servers import PostgresServer
 
 
@@ -17,11 +17,11 @@ def adjusted(
     postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Books]:
     directory: Path = tmp_path_factory.mktemp("adjusted")
-    with cloned(postgres_server) as name:
+    with cloned_database(postgres_server) as name:
         books = Books(postgres_server, name, directory)
         tell_of_november(books)
-        books.until(END + 61)
-        books.account()
+        books.advance_clock(END + 61)
+        books.run_jobs()
         close_periods(books.engine)
         adjust_by_hand(
             books.engine,

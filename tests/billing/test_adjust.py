@@ -16,9 +16,14 @@ from accounting.billing.adjust import Corrected, adjust, adjust_by_hand
 from accounting.billing.close_period import close_period, close_periods
 from accounting.errors import ConnectionLost, NotYet, UsageError
 from tests.billing.test_close import DAY, END, NOVEMBER, closed_november, tell_of_november
-from tests.sessions.test_killed import Death, KilledError, mortal_engine, run_through_deaths
-from tests.support.books import WRITER, Books, cloned
-from tests.support.coturn_messages import Teller, eight
+from tests.sessions.test_killed import (
+    CrashInjector,
+    SimulatedCrash,
+    crashing_engine,
+    run_through_crashes,
+)
+from tests.support.books import WRITER, Books, cloned_database
+from tests.support.coturn_messages import FakeAllocation, counters_by_name
 from tests.support.invariants import assert_closed_periods_add_up
 from tests.support.servers import PostgresServer
 
@@ -28,20 +33,22 @@ BILLED: Final = ("periods", "statements", "adjustments", "periods_to_adjust", "f
 
 def tell_late(books: Books) -> None:
     """A second source that November was closed without."""
-    bob = Teller(books, user="bob", allocation=7, source="late")
+    bob = FakeAllocation(books, user="bob", allocation=7, source="late")
     bob.new(5 * DAY)
     bob.interim(5 * DAY + 10, 7, 700, 8, 800)
     bob.close(5 * DAY + 40, (7, 700, 8, 800), (0, 0, 0, 0))
-    Teller(books, user="carol", allocation=8, source="late").new(6 * DAY)
-    Teller(books, user="carol", allocation=8, source="late").interim(6 * DAY + 10, 1, 10, 0, 0)
-    books.until(END + 61, source="late")
+    FakeAllocation(books, user="carol", allocation=8, source="late").new(6 * DAY)
+    FakeAllocation(books, user="carol", allocation=8, source="late").interim(
+        6 * DAY + 10, 1, 10, 0, 0
+    )
+    books.advance_clock(END + 61, source="late")
 
 
 def closed_without_late(books: Books) -> None:
     tell_of_november(books)
-    books.until(0, source="late")
-    books.until(END + 61)
-    books.account()
+    books.advance_clock(0, source="late")
+    books.advance_clock(END + 61)
+    books.run_jobs()
     close_period(books.engine, "example.org", NOVEMBER, without=["late"])
 
 
@@ -49,7 +56,7 @@ def test_late_usage_is_posted_once_in_the_open_period(books: Books) -> None:
     closed_without_late(books)
     before = books.rows("statements", order="user_id")
     tell_late(books)
-    books.account()
+    books.run_jobs()
     assert adjust(books.engine) == 2
     assert adjust(books.engine) == 0
     assert books.rows("statements", order="user_id") == before
@@ -65,7 +72,7 @@ def test_late_usage_is_posted_once_in_the_open_period(books: Books) -> None:
             "posted_in": DECEMBER,
             "user_id": user,
             "user_key": keys[user],
-            **eight((*counts, 0, 0, 0, 0)),
+            **counters_by_name((*counts, 0, 0, 0, 0)),
             "session_seconds": seconds,
             "reason": "late usage",
             "author": "turn-accounting",
@@ -82,16 +89,16 @@ def test_late_usage_is_posted_once_in_the_open_period(books: Books) -> None:
 def test_what_is_late_again_is_posted_as_the_difference(books: Books) -> None:
     closed_without_late(books)
     tell_late(books)
-    books.account()
+    books.run_jobs()
     adjust(books.engine)
-    again = Teller(books, user="dave", allocation=9, source="later")
+    again = FakeAllocation(books, user="dave", allocation=9, source="later")
     again.new(7 * DAY)
     again.interim(7 * DAY + 5, 2, 20, 3, 30)
-    bob = Teller(books, user="bob", allocation=10, source="later")
+    bob = FakeAllocation(books, user="bob", allocation=10, source="later")
     bob.new(8 * DAY)
     bob.interim(8 * DAY + 5, 1, 11, 0, 0)
-    books.until(END + 61, source="later")
-    books.account()
+    books.advance_clock(END + 61, source="later")
+    books.run_jobs()
     assert adjust(books.engine) == 2
     found = [
         (row["user_id"], row["received_bytes"], row["session_seconds"])
@@ -119,10 +126,10 @@ def test_replaced_hours_that_are_the_same_post_nothing(books: Books) -> None:
 def test_a_session_over_the_end_owes_its_seconds_to_both_periods(books: Books) -> None:
     """Its next sign of life came after the grace: the seconds up to the end are posted then."""
     closed_november_with_a_long_session(books)
-    long = Teller(books, user="long", allocation=5)
+    long = FakeAllocation(books, user="long", allocation=5)
     long.refreshed(END + 200)
-    books.until(END + 300)
-    books.account()
+    books.advance_clock(END + 300)
+    books.run_jobs()
     assert adjust(books.engine) == 1
     assert books.rows("adjustments", "user_id", "session_seconds", "received_bytes") == [
         {"user_id": "long", "session_seconds": Decimal(100), "received_bytes": 0}
@@ -132,9 +139,9 @@ def test_a_session_over_the_end_owes_its_seconds_to_both_periods(books: Books) -
 
 def closed_november_with_a_long_session(books: Books) -> None:
     tell_of_november(books)
-    Teller(books, user="long", allocation=5).new(END - 100, 3600)
-    books.until(END + 61)
-    books.account()
+    FakeAllocation(books, user="long", allocation=5).new(END - 100, 3600)
+    books.advance_clock(END + 61)
+    books.run_jobs()
     assert close_periods(books.engine) == 1
 
 
@@ -156,7 +163,7 @@ def test_a_correction_by_hand_has_reason_and_author_and_no_part_in_the_equation(
     assert (row["received_bytes"], row["session_seconds"]) == (-500, Decimal("-1.5"))
     assert (row["reason"], row["posted_in"]) == ("agreed on the telephone", DECEMBER)
     tell_late(books)
-    books.account()
+    books.run_jobs()
     adjust(books.engine)
     assert_closed_periods_add_up(books)
     told = books.query(
@@ -226,17 +233,17 @@ def test_a_correction_killed_at_any_moment_and_asked_for_again_is_posted_once(
     books: Books,
 ) -> None:
     closed_november(books)
-    death = Death()
+    death = CrashInjector()
     at, finished = 0, False
-    with mortal_engine(books, death) as engine:
+    with crashing_engine(books, death) as engine:
         while not finished:
             at += 1
             reason = f"the {at}th"
-            death.comes(at)
-            with suppress(KilledError, ConnectionLost):
+            death.arm(at)
+            with suppress(SimulatedCrash, ConnectionLost):
                 credit(engine, reason)
-                finished = death.left > 0
-            death.left = 0
+                finished = death.statements_left > 0
+            death.statements_left = 0
             again = credit(books.engine, reason)
             found = [row for row in books.rows("adjustments") if row["reason"] == reason]
             assert [row["adjustment_id"] for row in found] == [again.adjustment_id]
@@ -281,14 +288,14 @@ def billed(books: Books) -> list[list[dict[str, Any]]]:
 
 def tell_of_two_months(books: Books) -> None:
     closed_november_with_a_long_session(books)
-    Teller(books, user="long", allocation=5).refreshed(END + 200)
+    FakeAllocation(books, user="long", allocation=5).refreshed(END + 200)
     tell_late(books)
-    dave = Teller(books, user="dave", allocation=11)
+    dave = FakeAllocation(books, user="dave", allocation=11)
     dave.new(END + 5 * DAY)
     dave.close(END + 5 * DAY + 10, (1, 1, 1, 1), (0, 0, 0, 0))
-    books.until(END + 70 * DAY)
-    books.until(END + 70 * DAY, source="late")
-    books.account()
+    books.advance_clock(END + 70 * DAY)
+    books.advance_clock(END + 70 * DAY, source="late")
+    books.run_jobs()
 
 
 def test_killed_between_any_two_statements_nothing_is_billed_twice_or_missing(
@@ -299,17 +306,17 @@ def test_killed_between_any_two_statements_nothing_is_billed_twice_or_missing(
     close_periods(books.engine)
     undisturbed = billed(books)
     assert [len(rows) for rows in undisturbed] == [4, 5, 3, 6]
-    with cloned(postgres_server) as name:
+    with cloned_database(postgres_server) as name:
         again = Books(postgres_server, name, tmp_path / "again")
         again.directory.mkdir()
         tell_of_two_months(again)
-        death = Death()
-        with mortal_engine(again, death) as engine:
+        death = CrashInjector()
+        with crashing_engine(again, death) as engine:
             jobs: list[Callable[[], object]] = [
                 lambda: adjust(engine, limit=2),
                 lambda: close_periods(engine),
             ]
-            deaths = [run_through_deaths(again, death, job, BILLED) for job in jobs]
+            deaths = [run_through_crashes(again, death, job, BILLED) for job in jobs]
         assert min(deaths) > 10
         assert billed(again) == undisturbed
         assert_closed_periods_add_up(again)

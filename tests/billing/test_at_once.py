@@ -15,7 +15,7 @@ from accounting.usage.rollup import rollup
 from tests.billing.test_adjust import closed_without_late
 from tests.billing.test_close import DAY, END
 from tests.support.books import WRITER, Books
-from tests.support.coturn_messages import Teller
+from tests.support.coturn_messages import FakeAllocation
 from tests.support.invariants import assert_closed_periods_add_up
 
 ROUNDS = 8
@@ -39,24 +39,26 @@ def test_two_schedulers_and_late_usage_keep_every_closed_period_whole(books: Boo
         schedulers = [threads.submit(schedule) for _ in range(2)]
         try:
             for number in range(ROUNDS):
-                late = Teller(books, user=f"u{number % 3}", allocation=100 + number, source="late")
+                late = FakeAllocation(
+                    books, user=f"u{number % 3}", allocation=100 + number, source="late"
+                )
                 late.new(number * 2 * DAY)
                 late.interim(number * 2 * DAY + 10, 1, 100, 1, 100)
                 books.load(source="late")
                 # A total that is less than its interims takes back what may be billed by now.
                 late.close(number * 2 * DAY + 20, (1, 90, 1, 100), (0, 0, 0, 0))
-                books.until(END + (number + 1) * 6 * DAY)
-                books.until(number * 2 * DAY + 30, source="late")
+                books.advance_clock(END + (number + 1) * 6 * DAY)
+                books.advance_clock(number * 2 * DAY + 30, source="late")
                 books.load()
                 books.load(source="late")
-            books.until(END + 61 + ROUNDS * 6 * DAY, source="late")
+            books.advance_clock(END + 61 + ROUNDS * 6 * DAY, source="late")
             books.load(source="late")
             assert list(verify(books.engine)) == []
         finally:
             stop.set()
         for one in schedulers:
             one.result(timeout=60)
-    books.account()
+    books.run_jobs()
     adjust(books.engine)
     close_periods(books.engine)
     assert [row["state"] for row in books.rows("periods")].count("closed") == 2
@@ -70,11 +72,11 @@ def test_two_schedulers_and_late_usage_keep_every_closed_period_whole(books: Boo
 
 
 def test_a_snapshot_is_read_while_settling_goes_on(books: Books) -> None:
-    Teller(books).new(0)
-    books.until(10)
-    books.account()
+    FakeAllocation(books).new(0)
+    books.advance_clock(10)
+    books.run_jobs()
     with snapshot_at_rest(books.engine) as connection:
-        books.until(20)
-        books.account()
+        books.advance_clock(20)
+        books.run_jobs()
         [mark] = settled_now(connection).marks
-        assert mark.until == books.at(10)
+        assert mark.until == books.micros_at(10)

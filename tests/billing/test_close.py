@@ -20,7 +20,7 @@ from accounting.errors import NotYet, UsageError
 from accounting.feed.numbering import number_feed
 from accounting.sources.retire import retire_source
 from tests.support.books import START, WRITER, Books
-from tests.support.coturn_messages import Teller, eight
+from tests.support.coturn_messages import FakeAllocation, counters_by_name
 from tests.support.servers import wait_until
 
 DAY: Final = 86_400.0
@@ -30,11 +30,11 @@ END: Final = 29 * DAY - 12 * 3600
 
 
 def tell_of_november(books: Books, source: str = "default") -> None:
-    alice = Teller(books, source=source)
+    alice = FakeAllocation(books, source=source)
     alice.new(0)
     alice.interim(10, 1, 100, 2, 200)
     alice.close(100, (1, 100, 2, 200), (0, 0, 0, 0))
-    bob = Teller(books, source=source, user="bob", allocation=2)
+    bob = FakeAllocation(books, source=source, user="bob", allocation=2)
     bob.new(DAY)
     bob.interim(DAY + 60, 3, 300, 4, 400)
     bob.close(DAY + 90, (5, 500, 6, 600), (0, 0, 0, 0))
@@ -49,24 +49,24 @@ def states(books: Books) -> list[tuple[Any, ...]]:
 
 def closed_november(books: Books) -> None:
     tell_of_november(books)
-    books.until(END + 61)
-    books.account()
+    books.advance_clock(END + 61)
+    books.run_jobs()
     assert close_periods(books.engine) == 1
 
 
 def test_a_period_is_open_then_closing_then_closed(books: Books) -> None:
     tell_of_november(books)
-    books.until(2 * DAY)
-    books.account()
+    books.advance_clock(2 * DAY)
+    books.run_jobs()
     assert close_periods(books.engine) == 0
     assert states(books) == [(NOVEMBER, "open", "its end")]
-    books.until(END + 1)
-    books.account()
+    books.advance_clock(END + 1)
+    books.run_jobs()
     assert close_periods(books.engine) == 0
     grace = "its grace; source 'default' captured until 2026-12-01 00:00:01Z"
     assert states(books)[0] == (NOVEMBER, "closing", grace)
-    books.until(END + 61)
-    books.account()
+    books.advance_clock(END + 61)
+    books.run_jobs()
     assert close_periods(books.engine) == 1
     assert states(books) == [(NOVEMBER, "closed", None), (date(2026, 12, 1), "open", "its end")]
     assert close_periods(books.engine) == 0
@@ -77,7 +77,7 @@ def test_a_statement_has_a_line_for_each_user_with_the_sums_of_the_hours(books: 
     lines = books.rows("statements", order="user_id")
     closed_at = books.rows("periods", order="starts_at")[0]["closed_at"]
     cutoff = StatementCutoff.from_text(lines[0]["cutoff"])
-    assert cutoff.sources["default"].settled_until == books.at(END + 61)
+    assert cutoff.sources["default"].settled_until == books.micros_at(END + 61)
     assert (cutoff.gap, cutoff.excluded_sources) == (0, ())
     keys = {row["user_id"]: row["user_key"] for row in books.rows("sessions")}
     for line, user, counts, seconds, estimated in (
@@ -90,7 +90,7 @@ def test_a_statement_has_a_line_for_each_user_with_the_sums_of_the_hours(books: 
             "period": NOVEMBER,
             "user_id": user,
             "user_key": keys[user],
-            **eight((*counts, 0, 0, 0, 0)),
+            **counters_by_name((*counts, 0, 0, 0, 0)),
             "sessions_started": 1,
             "sessions_ended": 1,
             "session_seconds": seconds,
@@ -128,10 +128,10 @@ def test_closing_tells_the_feed_once(books: Books) -> None:
 
 def test_it_waits_for_every_source_to_be_settled(books: Books) -> None:
     tell_of_november(books)
-    books.until(0, source="second")
-    books.until(END + 61)
-    books.account()
-    books.until(END + 61, source="second")
+    books.advance_clock(0, source="second")
+    books.advance_clock(END + 61)
+    books.run_jobs()
+    books.advance_clock(END + 61, source="second")
     books.load(source="second")
     assert close_periods(books.engine) == 0
     assert states(books)[0][2] == "source 'second' settled until 2026-11-02 12:00:00Z"
@@ -141,10 +141,10 @@ def test_it_waits_for_every_source_to_be_settled(books: Books) -> None:
 
 def test_it_waits_for_the_roll_up(books: Books) -> None:
     tell_of_november(books)
-    books.until(2 * DAY)
-    books.account()
-    Teller(books, user="late", allocation=3).new(3 * DAY)
-    books.until(END + 61)
+    books.advance_clock(2 * DAY)
+    books.run_jobs()
+    FakeAllocation(books, user="late", allocation=3).new(3 * DAY)
+    books.advance_clock(END + 61)
     books.load()
     books.settle()
     assert close_periods(books.engine) == 0
@@ -155,8 +155,8 @@ def test_it_waits_for_the_roll_up(books: Books) -> None:
 
 def test_it_waits_for_the_period_before(books: Books) -> None:
     tell_of_november(books)
-    books.until(END + 40 * DAY)
-    books.account()
+    books.advance_clock(END + 40 * DAY)
+    books.run_jobs()
     draw_periods(books.engine)
     with pytest.raises(NotYet, match="waits for: period 2026-11-01"):
         close_period(books.engine, "example.org", date(2026, 12, 1))
@@ -166,10 +166,10 @@ def test_it_waits_for_the_period_before(books: Books) -> None:
 
 def test_sessions_whose_time_has_passed_end_before_their_period_closes(books: Books) -> None:
     """Else the line, recomputed at its cutoff, would have ended them."""
-    Teller(books).new(0)
-    books.until(100)
-    books.account()
-    books.until(END + 61)
+    FakeAllocation(books).new(0)
+    books.advance_clock(100)
+    books.run_jobs()
+    books.advance_clock(END + 61)
     books.load()
     with psycopg.connect(books.url()) as connection:
         connection.execute(
@@ -178,29 +178,29 @@ def test_sessions_whose_time_has_passed_end_before_their_period_closes(books: Bo
         )
     assert close_periods(books.engine) == 0
     assert states(books)[0][2] == "source 'default' has sessions to end"
-    books.account()
+    books.run_jobs()
     assert close_periods(books.engine) == 1
     assert books.rows("statements", "sessions_ended") == [{"sessions_ended": 1}]
 
 
 def test_a_retired_source_is_not_waited_for_and_named_as_missing(books: Books) -> None:
     tell_of_november(books, source="gone")
-    books.until(2 * DAY, source="gone")
-    books.until(END + 61)
-    books.account()
+    books.advance_clock(2 * DAY, source="gone")
+    books.advance_clock(END + 61)
+    books.run_jobs()
     assert close_periods(books.engine) == 0
     retire_source(books.engine, "gone")
     assert close_periods(books.engine) == 1
     cutoff = StatementCutoff.from_text(books.rows("statements", "cutoff")[0]["cutoff"])
     assert cutoff.excluded_sources == ("gone",)
-    assert cutoff.sources["gone"].settled_until == books.at(2 * DAY)
+    assert cutoff.sources["gone"].settled_until == books.micros_at(2 * DAY)
 
 
 def test_a_period_can_be_closed_without_a_source(books: Books) -> None:
     tell_of_november(books)
-    books.until(2 * DAY, source="late")
-    books.until(END + 61)
-    books.account()
+    books.advance_clock(2 * DAY, source="late")
+    books.advance_clock(END + 61)
+    books.run_jobs()
     with pytest.raises(NotYet, match="source 'late' captured until 2026-11-04 12:00:00Z"):
         close_period(books.engine, "example.org", NOVEMBER)
     made = close_period(books.engine, "example.org", NOVEMBER, without=["late"])
@@ -211,9 +211,9 @@ def test_a_period_can_be_closed_without_a_source(books: Books) -> None:
 
 def test_no_period_closes_before_its_end_even_without_any_source(books: Books) -> None:
     books.start = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=10)
-    Teller(books).new(0)
-    books.until(60)
-    books.account()
+    FakeAllocation(books).new(0)
+    books.advance_clock(60)
+    books.run_jobs()
     draw_periods(books.engine)
     [period] = {row["period"] for row in books.rows("periods") if row["state"] == "open"}
     with pytest.raises(NotYet, match="its end"):
@@ -222,8 +222,8 @@ def test_no_period_closes_before_its_end_even_without_any_source(books: Books) -
 
 def test_a_dry_run_tells_and_changes_nothing(books: Books) -> None:
     tell_of_november(books)
-    books.until(END + 61)
-    books.account()
+    books.advance_clock(END + 61)
+    books.run_jobs()
     made = close_period(books.engine, "example.org", NOVEMBER, dry_run=True)
     assert (made.lines, made.sums["sent_bytes"]) == (2, 800)
     assert states(books)[0] == (NOVEMBER, "closing", None)
@@ -314,8 +314,8 @@ def test_the_books_start_where_this_module_says() -> None:
 
 def test_nobody_closes_while_somebody_rolls_up(books: Books) -> None:
     tell_of_november(books)
-    books.until(END + 61)
-    books.account()
+    books.advance_clock(END + 61)
+    books.run_jobs()
     with books.engine.begin() as connection:
         lock(connection, "rollup")
         assert close_periods(books.engine) == 0
@@ -326,8 +326,8 @@ def test_nobody_closes_while_somebody_rolls_up(books: Books) -> None:
 def test_closing_waits_for_a_settling_that_is_under_way(books: Books) -> None:
     """What it commits is seen, and awaited: no line is of another moment than its cutoff."""
     tell_of_november(books)
-    books.until(END + 61)
-    books.account()
+    books.advance_clock(END + 61)
+    books.run_jobs()
     draw_periods(books.engine)
     with ThreadPoolExecutor() as threads, books.engine.connect() as settling:
         lock(settling, "settle.1")

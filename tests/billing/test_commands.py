@@ -44,10 +44,12 @@ def test_a_statement_shows_its_lines_what_is_uncertain_and_adjustments_apart(
 def test_a_statement_names_its_gaps_and_the_sources_it_was_closed_without(books: Books) -> None:
     tell_of_november(books)
     spool = books.spool()
-    spool.close_gap(spool.open_gap(books.at(200), "disconnected", "a cut"), books.at(260))
-    books.until(100, source="late")
-    books.until(END + 61)
-    books.account()
+    spool.close_gap(
+        spool.open_gap(books.micros_at(200), "disconnected", "a cut"), books.micros_at(260)
+    )
+    books.advance_clock(100, source="late")
+    books.advance_clock(END + 61)
+    books.run_jobs()
     close = ("period", "close", "example.org", "2026-11-01")
     waiting = turn_accounting(*close, database_url=books.url(WRITER))
     assert waiting.code == 3
@@ -68,8 +70,8 @@ def test_a_statement_names_its_gaps_and_the_sources_it_was_closed_without(books:
 
 def test_period_list_says_what_each_waits_for(books: Books) -> None:
     tell_of_november(books)
-    books.until(100_000)
-    books.account()
+    books.advance_clock(100_000)
+    books.run_jobs()
     draw_periods(books.engine)
     ran = turn_accounting("period", "list", database_url=books.url(READER))
     heading, row = ran.out.splitlines()
@@ -84,8 +86,8 @@ def test_period_list_says_what_each_waits_for(books: Books) -> None:
 
 def test_adjust_prints_the_id_of_what_it_posted(books: Books) -> None:
     tell_of_november(books)
-    books.until(END + 61)
-    books.account()
+    books.advance_clock(END + 61)
+    books.run_jobs()
     assert turn_accounting("job", "run", "close", database_url=books.url(WRITER)).code == 0
     ran = turn_accounting(
         *("adjust", "example.org", "2026-11-01", "bob", "--sent-bytes", "-600"),

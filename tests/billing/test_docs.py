@@ -10,7 +10,7 @@ from accounting.billing.adjust import adjust, adjust_by_hand
 from accounting.billing.close_period import close_period
 from tests.billing.test_close import DAY, END, NOVEMBER, tell_of_november
 from tests.support.books import READER, Books
-from tests.support.coturn_messages import Teller
+from tests.support.coturn_messages import FakeAllocation
 
 PAGE: Final = (Path(__file__).resolve().parents[2] / "docs/billing.md").read_text()
 STEPS: Final = re.findall(r"   ```sql\n(.*?)   ```\n\n((?:   \|[^\n]*\n)+)", PAGE, re.DOTALL)
@@ -33,17 +33,17 @@ def shown(books: Books, query: str) -> list[list[str]]:
 def test_the_worked_example_is_true(books: Books) -> None:
     (first, billed), (second, corrected), (third, hours) = STEPS
     tell_of_november(books)
-    books.until(0, source="late")
-    books.until(END + 61)
-    books.account()
+    books.advance_clock(0, source="late")
+    books.advance_clock(END + 61)
+    books.run_jobs()
     close_period(books.engine, "example.org", NOVEMBER, without=["late"])
     assert shown(books, first) == table(billed)
-    bob = Teller(books, user="bob", allocation=7, source="late")
+    bob = FakeAllocation(books, user="bob", allocation=7, source="late")
     bob.new(5 * DAY)
     bob.interim(5 * DAY + 10, 7, 700, 8, 800)
     bob.close(5 * DAY + 40, (7, 700, 8, 800), (0, 0, 0, 0))
-    books.until(END + 61, source="late")
-    books.account()
+    books.advance_clock(END + 61, source="late")
+    books.run_jobs()
     assert adjust(books.engine) == 1
     adjust_by_hand(
         books.engine,

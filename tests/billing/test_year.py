@@ -25,7 +25,7 @@ from accounting.domain.statements import StatementCutoff, line_digest
 from accounting.errors import NotYet
 from accounting.identities.realm_rules import set_rule
 from accounting.sources.retire import retire_source
-from tests.support.books import READER, Books, channel, status, traffic
+from tests.support.books import READER, Books, channel, status_payload, traffic_payload
 from tests.support.command import turn_accounting
 from tests.support.invariants import assert_closed_periods_add_up
 
@@ -124,11 +124,11 @@ class Year:
         end = moment + timedelta(seconds=seconds)
         middle = moment + timedelta(seconds=1)
         total = counts[0], counts[1] + lost, *counts[2:]
-        self.say(source, moment, names["status"], status("new"))
-        self.say(source, middle, names["traffic"], traffic(*counts))
-        self.say(source, middle, names["traffic/peer"], traffic(*counts))
-        self.say(source, end, names["status"], status("deleted"))
-        self.say(source, end, names["total_traffic"], traffic(*total))
+        self.say(source, moment, names["status"], status_payload("new"))
+        self.say(source, middle, names["traffic"], traffic_payload(*counts))
+        self.say(source, middle, names["traffic/peer"], traffic_payload(*counts))
+        self.say(source, end, names["status"], status_payload("deleted"))
+        self.say(source, end, names["total_traffic"], traffic_payload(*total))
         estimated = total[1] + total[3] if lost else 0
         self.bill(
             realm, user, moment, source, *total, *counts, 1, 1, seconds * 1_000_000, estimated
@@ -140,11 +140,13 @@ class Year:
         name = channel("status", user="owl", realm=realm, allocation=next(self._ids))
         number = name.removesuffix(b"status")
         begin, done = end - timedelta(seconds=60), end + timedelta(seconds=40)
-        self.say(IN_TIME, begin, name, status("new"))
-        self.say(IN_TIME, end - timedelta(seconds=1), number + b"traffic", traffic(1, 10, 2, 20))
-        self.say(IN_TIME, end, number + b"traffic", traffic(3, 30, 4, 40))
-        self.say(IN_TIME, done, name, status("deleted"))
-        self.say(IN_TIME, done, number + b"total_traffic", traffic(4, 40, 6, 60))
+        self.say(IN_TIME, begin, name, status_payload("new"))
+        self.say(
+            IN_TIME, end - timedelta(seconds=1), number + b"traffic", traffic_payload(1, 10, 2, 20)
+        )
+        self.say(IN_TIME, end, number + b"traffic", traffic_payload(3, 30, 4, 40))
+        self.say(IN_TIME, done, name, status_payload("deleted"))
+        self.say(IN_TIME, done, number + b"total_traffic", traffic_payload(4, 40, 6, 60))
         none = (0, 0, 0, 0)
         self.bill(realm, "owl", begin, IN_TIME, 1, 10, 2, 20, *none, 1, 0, 60_000_000, 0)
         self.bill(realm, "owl", end, IN_TIME, 3, 30, 4, 40, *none, 0, 1, 40_000_000, 0)
@@ -194,7 +196,7 @@ def tell() -> Year:
 
 def hear_until(books: Books, year: Year, source: str, check: datetime) -> None:
     limit = to_micros(check)
-    books.hear_all(
+    books.receive_all(
         [message for message in year.messages[source] if message[0] < limit], source=source
     )
     year.messages[source] = [m for m in year.messages[source] if m[0] >= limit]
@@ -250,7 +252,7 @@ def live_through(books: Books, year: Year) -> None:
             hear_until(books, year, DYING, check)
         elif year.messages[DYING]:
             hear_until(books, year, DYING, LAST_OF_DYING)
-        books.account()
+        books.run_jobs()
         assert close_periods(books.engine) == 0
         if check == datetime(2025, 6, 1, 12, tzinfo=UTC):
             with pytest.raises(NotYet, match="source 'dying' captured until 2025-05-20 00:00:00Z"):
@@ -258,7 +260,7 @@ def live_through(books: Books, year: Year) -> None:
             retire_source(books.engine, DYING)
         close_what_is_due(books, check, closed)
         hear_until(books, year, LATE, check)
-        books.account()
+        books.run_jobs()
         adjust(books.engine)
         if check == datetime(2025, 7, 15, 12, tzinfo=UTC):
             adjust_by_hand(

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from accounting.domain.counters import COUNTERS
-from tests.support.books import READER, WRITER, Books, channel, status
+from tests.support.books import READER, WRITER, Books, channel, status_payload
 from tests.support.command import turn_accounting
 from tests.support.sample_books import BEGIN
 from tests.support.servers import PostgresServer
@@ -66,11 +66,11 @@ def test_json_is_the_view_one_object_a_line_for_the_reader(
 
 def test_numbers_in_json_are_exact(books: Books) -> None:
     """No float on the way: one microsecond of a session, and all 53 bits of a counter."""
-    books.hear(0, channel("status"), status("new"))
-    books.hear(0.000001, channel("status"), status("deleted"))
-    books.hear(1, channel("total_traffic"), b"rcvp=1, rcvb=9007199254740991, sentp=0, sentb=0")
-    books.until(2)
-    books.account()
+    books.receive(0, channel("status"), status_payload("new"))
+    books.receive(0.000001, channel("status"), status_payload("deleted"))
+    books.receive(1, channel("total_traffic"), b"rcvp=1, rcvb=9007199254740991, sentp=0, sentb=0")
+    books.advance_clock(2)
+    books.run_jobs()
     result = turn_accounting("usage", "--json", database_url=books.url(READER))
     assert '"received_bytes": 9007199254740991,' in result.out
     assert re.search(r'"session_seconds": 0\.0000010*,', result.out)
@@ -146,11 +146,13 @@ def test_no_name_can_draw_on_a_terminal(filled: Books, arguments: str) -> None:
 
 
 def test_a_hostile_user_is_found_by_the_bytes_and_by_their_spelling(books: Books) -> None:
-    books.hear(
-        0, b"turn/realm/r\xff/user/u\xff/allocation/000000000000000001/status", status("new")
+    books.receive(
+        0,
+        b"turn/realm/r\xff/user/u\xff/allocation/000000000000000001/status",
+        status_payload("new"),
     )
-    books.until(1)
-    books.account()
+    books.advance_clock(1)
+    books.run_jobs()
     for realm, user in ((r"r\xff", r"u\xff"), (os.fsdecode(b"r\xff"), os.fsdecode(b"u\xff"))):
         result = turn_accounting(
             "sessions", "--realm", realm, "--user", user, "--json", database_url=books.url(READER)
@@ -159,8 +161,8 @@ def test_a_hostile_user_is_found_by_the_bytes_and_by_their_spelling(books: Books
 
 
 def test_jobs_run_by_hand_do_what_the_scheduler_does(books: Books) -> None:
-    books.hear(0, channel("status"), status("new"))
-    books.until(5_000)
+    books.receive(0, channel("status"), status_payload("new"))
+    books.advance_clock(5_000)
     books.load()
     writer = books.url(WRITER)
     for name, done in (
@@ -223,9 +225,9 @@ def test_rules_of_an_unused_realm_hold_from_the_beginning(books: Books) -> None:
 
 
 def test_rules_of_a_used_realm_hold_from_the_next_midnight_of_its_zone(books: Books) -> None:
-    books.hear(0, channel("status"), status("new"))
-    books.until(1)
-    books.account()
+    books.receive(0, channel("status"), status_payload("new"))
+    books.advance_clock(1)
+    books.run_jobs()
     what = ("realm", "user_id", "starts_at", "time_zone", "sessions_started", *COUNTERS)
     before = books.rows("user_usage_monthly", *what)
     code, said = set_realm(books, "example.org", "--time-zone", "America/New_York")
@@ -237,15 +239,15 @@ def test_rules_of_a_used_realm_hold_from_the_next_midnight_of_its_zone(books: Bo
     midnight = datetime.fromisoformat(second[0])
     assert midnight.astimezone(UTC).hour in {4, 5}
     assert 0 < (midnight - datetime.now(UTC)).total_seconds() <= 25 * 3600
-    books.account()
+    books.run_jobs()
     assert books.rows("user_usage_monthly", *what) == before
     assert books.rows("user_usage_monthly", "ends_at") == [{"ends_at": midnight}]
 
 
 def test_a_past_day_is_refused_where_it_is_accounted(books: Books) -> None:
-    books.hear(0, channel("status"), status("new"))
-    books.until(1)
-    books.account()
+    books.receive(0, channel("status"), status_payload("new"))
+    books.advance_clock(1)
+    books.run_jobs()
     code, said = set_realm(books, "example.org", "--grace", "9", "--from", "2026-01-01")
     assert code == 2
     assert said.count("\n") == 1
@@ -265,9 +267,9 @@ def test_the_realm_without_a_name_has_rules_too(books: Books) -> None:
 
 
 def test_a_retired_source_says_since_when(books: Books) -> None:
-    books.hear(0, channel("status"), status("new"), source="old")
-    books.until(1, source="old")
-    books.account()
+    books.receive(0, channel("status"), status_payload("new"), source="old")
+    books.advance_clock(1, source="old")
+    books.run_jobs()
     writer = books.url(WRITER)
     assert turn_accounting("source", "retire", "old", database_url=writer).code == 0
     [first] = turn_accounting("source", "list", "--json", database_url=writer).rows

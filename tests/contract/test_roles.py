@@ -12,7 +12,7 @@ from accounting.db import migrations
 from accounting.db.engine import open_engine
 from accounting.errors import AccountingError, NotAllowed
 from accounting.ops.registry import JOBS
-from tests.support.books import READER, WRITER, Books, channel, status, traffic
+from tests.support.books import READER, WRITER, Books, channel, status_payload, traffic_payload
 from tests.support.servers import PostgresServer
 
 OWNER: Final = "turn_accounting_owner"
@@ -215,9 +215,9 @@ def test_a_login_keeps_its_rights_on_later_tables_of_the_contract(
 
 def test_the_whole_path_needs_no_more_than_the_writer(books: Books) -> None:
     """`Books` works as the writer; so does making the coming days' partitions."""
-    books.hear(0, channel("status"), status("new"))
-    books.hear(1, channel("traffic"), traffic(1, 2, 3, 4))
-    books.until(5_000)
-    books.account()
+    books.receive(0, channel("status"), status_payload("new"))
+    books.receive(1, channel("traffic"), traffic_payload(1, 2, 3, 4))
+    books.advance_clock(5_000)
+    books.run_jobs()
     assert JOBS["partitions"].run(books.engine) > 0
     assert books.rows("user_usage_monthly", "received_bytes") == [{"received_bytes": 2}]

@@ -16,7 +16,7 @@ from sqlalchemy import insert
 from sqlalchemy.exc import DBAPIError
 
 from accounting.db.schema import sources
-from tests.support.books import READER, Books, cloned
+from tests.support.books import READER, Books, cloned_database
 from tests.support.command import environment, turn_accounting
 from tests.support.servers import PostgresServer, ValkeyServer, wait_until
 
@@ -73,7 +73,7 @@ def test_up_tells_neither_passwords_nor_the_identity_key(
 ) -> None:
     """At debug, where the libraries speak too; and from info on no names of users."""
     password = {"requirepass": REDIS_PASSWORD}
-    with ValkeyServer(password) as valkey, cloned(postgres_server) as name:
+    with ValkeyServer(password) as valkey, cloned_database(postgres_server) as name:
         said = tmp_path / "said"
         settings = {
             "database_url": with_password(postgres_server.url("postgres", name)),

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from accounting.domain.counters import COUNTERS
-from tests.support.books import Books, channel, status, traffic
+from tests.support.books import Books, channel, status_payload, traffic_payload
 from tests.support.sample_books import BEGIN
 
 EIGHT: Final = " ".join(f"{name}:bigint" for name in COUNTERS)
@@ -211,12 +211,16 @@ def test_names_stand_as_text_with_other_bytes_spelled(
     books: Books, name: bytes, spelled: str
 ) -> None:
     at = b"/allocation/000000000000000001/"
-    books.hear(0, b"turn/realm/" + name + b"/user/" + name + at + b"status", status("new"))
-    books.hear(
-        1, b"turn/realm/" + name + b"/user/stranger" + name + at + b"traffic", traffic(1, 2, 3, 4)
+    books.receive(
+        0, b"turn/realm/" + name + b"/user/" + name + at + b"status", status_payload("new")
     )
-    books.until(5_000)
-    books.account()
+    books.receive(
+        1,
+        b"turn/realm/" + name + b"/user/stranger" + name + at + b"traffic",
+        traffic_payload(1, 2, 3, 4),
+    )
+    books.advance_clock(5_000)
+    books.run_jobs()
     [session] = books.rows("sessions", "realm", "username", "user_id")
     assert session == {"realm": spelled, "username": spelled, "user_id": spelled}
     [usage] = books.rows("user_usage_hourly", "realm", "user_id")
@@ -227,23 +231,27 @@ def test_names_stand_as_text_with_other_bytes_spelled(
 
 def test_absent_names_are_empty_and_never_null(books: Books) -> None:
     """The form without a realm, and a server without authentication (an empty user)."""
-    books.hear(0, b"turn/user//allocation/000000000000000001/status", status("new", local=None))
-    books.until(5_000)
-    books.account()
+    books.receive(
+        0, b"turn/user//allocation/000000000000000001/status", status_payload("new", local=None)
+    )
+    books.advance_clock(5_000)
+    books.run_jobs()
     [session] = books.rows("sessions", "realm", "username", "user_id", "transport")
     assert session == {"realm": "", "username": "", "user_id": "", "transport": None}
 
 
 def test_counters_are_exact_at_their_limit(books: Books) -> None:
     most = 2**53 - 1
-    books.hear(0, channel("status"), status("new"))
-    books.hear(1, channel("traffic"), traffic(1, most, 0, 0))
+    books.receive(0, channel("status"), status_payload("new"))
+    books.receive(1, channel("traffic"), traffic_payload(1, most, 0, 0))
     for number in (2, 3):
-        books.hear(
-            number, channel("traffic", user="stranger", allocation=number), traffic(1, most, 0, 0)
+        books.receive(
+            number,
+            channel("traffic", user="stranger", allocation=number),
+            traffic_payload(1, most, 0, 0),
         )
-    books.until(5_000)
-    books.account()
+    books.advance_clock(5_000)
+    books.run_jobs()
     assert books.rows("sessions", "received_bytes") == [{"received_bytes": most}]
     assert books.rows("user_usage_monthly", "received_bytes") == [{"received_bytes": most}]
     assert books.rows("unattributed_usage", "received_bytes") == [{"received_bytes": 2 * most}]

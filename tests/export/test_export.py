@@ -23,8 +23,8 @@ from accounting.export.export import (
     file_name,
 )
 from accounting.export.export_queries import Kind, Selection
-from tests.support.books import READER, Books, eight_of
-from tests.support.coturn_messages import Teller
+from tests.support.books import READER, Books, sum_counters
+from tests.support.coturn_messages import FakeAllocation
 
 BEGIN: Final = datetime(2026, 11, 2, tzinfo=UTC)
 END: Final = datetime(2026, 11, 3, tzinfo=UTC)
@@ -46,12 +46,12 @@ def reader(books: Books) -> Any:
 def told(books: Books) -> Books:
     """Sessions of users with hostile names, all ended, and the day complete."""
     for number, name in enumerate(NAMES):
-        teller = Teller(books, user=name.replace("/", "%"), allocation=number + 1)
+        teller = FakeAllocation(books, user=name.replace("/", "%"), allocation=number + 1)
         teller.new(number)
         teller.interim(number + 1, number, 100 * number, 1, 7)
         teller.close(number + 2, (number, 100 * number, 1, 7), (0, 0, 0, 0))
-    books.until(90_000)
-    books.account()
+    books.advance_clock(90_000)
+    books.run_jobs()
     return books
 
 
@@ -165,7 +165,7 @@ def test_the_same_books_give_the_same_bytes_and_the_manifest_says_which(
         again.manifest.name,
     ]
     manifest = json.loads(first.manifest.read_text())
-    sums = eight_of(told.rows("sessions"))
+    sums = sum_counters(told.rows("sessions"))
     assert manifest["rows"] == len(NAMES)
     assert {name: manifest["sums"][name] for name in COUNTERS} == sums
     assert check_export(first.manifest) is None
@@ -211,19 +211,19 @@ def test_no_rows_are_an_empty_export_not_an_error(
 
 def test_a_span_that_is_not_complete_is_not_exported(books: Books, reader: Engine) -> None:
     selection = Selection(kind=Kind.SESSIONS, realm="example.org", since=BEGIN, until=END)
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0, 100_000)
-    books.until(50)
-    books.account()
+    books.advance_clock(50)
+    books.run_jobs()
     with pytest.raises(NotYet, match="source 'default' to be settled"):
         export_to_stream(reader, selection, Format.CSV, io.BytesIO())
-    books.until(90_000)
+    books.advance_clock(90_000)
     books.load()
     books.settle()
     with pytest.raises(NotYet, match="sessions that may have ended"):
         export_to_stream(reader, selection, Format.CSV, io.BytesIO())
     alice.deleted(90_010)
-    books.until(90_020)
+    books.advance_clock(90_020)
     books.load()
     books.settle()
     with pytest.raises(NotYet, match="the roll-up"):

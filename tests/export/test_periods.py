@@ -22,7 +22,7 @@ from accounting.export.export import Format, check_export, export_to_directory, 
 from accounting.export.export_queries import Kind, Selection
 from tests.billing.test_adjust import DECEMBER, closed_without_late, tell_late
 from tests.billing.test_close import DAY, NOVEMBER, closed_november, tell_of_november
-from tests.sessions.test_killed import Death, KilledError, mortal_engine
+from tests.sessions.test_killed import CrashInjector, SimulatedCrash, crashing_engine
 from tests.support.books import READER, Books
 from tests.support.command import turn_accounting
 
@@ -37,8 +37,8 @@ def exported(engine: Engine, kind: Kind, period: Any = NOVEMBER) -> list[dict[st
 @pytest.mark.parametrize("kind", list(Kind))
 def test_a_period_that_is_not_closed_is_not_exported(books: Books, kind: Kind) -> None:
     tell_of_november(books)
-    books.until(2 * DAY)
-    books.account()
+    books.advance_clock(2 * DAY)
+    books.run_jobs()
     assert close_periods(books.engine) == 0
     with pytest.raises(NotYet, match="it waits for its end"):
         exported(books.engine, kind)
@@ -70,7 +70,7 @@ def test_statements_stay_the_same_bytes_whatever_comes_later(books: Books, tmp_p
     before = export("before")
     assert len(before) == 6
     tell_late(books)
-    books.account()
+    books.run_jobs()
     assert adjust(books.engine) == 2
     assert export("after") == before
     with pytest.raises(NotYet):  # they are posted in December, which is open
@@ -95,7 +95,7 @@ def test_the_manifest_of_a_periods_usage_says_what_of_it_is_late(
     assert export("again") == before
     assert before[0]["late_usage"]["adjustments"] == 0
     tell_late(books)
-    books.account()
+    books.run_jobs()
     assert adjust(books.engine) == 2
     after, _ = export("after")
     late = after["late_usage"]
@@ -129,11 +129,11 @@ def mortal_disk(death: "Disaster") -> Iterator[None]:
             setattr(os, name, before[name])
 
 
-class Disaster(Death):
+class Disaster(CrashInjector):
     def may_strike_disk(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KilledError
+        self.statements_left -= 1
+        if self.statements_left == 0:
+            raise SimulatedCrash
 
 
 @pytest.mark.parametrize("format_", list(Format))
@@ -147,7 +147,7 @@ def test_killed_at_any_moment_a_manifest_never_speaks_of_another_file(
     expected = {path.name: path.read_bytes() for path in whole.path.parent.iterdir()}
     death = Disaster()
     at, finished = 0, False
-    with mortal_engine(books, death) as engine:
+    with crashing_engine(books, death) as engine:
         while not finished:
             at += 1
             directory = tmp_path / f"{at:03d}"
@@ -156,11 +156,11 @@ def test_killed_at_any_moment_a_manifest_never_speaks_of_another_file(
             told = json.loads(old.manifest.read_text())
             told |= {"bytes": 5, "sha256": hashlib.sha256(b"older").hexdigest()}
             old.manifest.write_text(json.dumps(told))
-            death.comes(at)
-            with suppress(KilledError, ConnectionLost), mortal_disk(death):
+            death.arm(at)
+            with suppress(SimulatedCrash, ConnectionLost), mortal_disk(death):
                 export_to_directory(engine, selection, format_, directory)
-                finished = death.left > 0
-            death.left = 0
+                finished = death.statements_left > 0
+            death.statements_left = 0
             if old.manifest.exists():
                 assert check_export(old.manifest) is None, at
             export_to_directory(books.engine, selection, format_, directory)
@@ -199,8 +199,8 @@ def test_really_killed_it_leaves_nothing_that_looks_finished(books: Books, tmp_p
 
 def test_the_command_is_silent_and_says_not_yet_with_3(books: Books, tmp_path: Path) -> None:
     tell_of_november(books)
-    books.until(2 * DAY)
-    books.account()
+    books.advance_clock(2 * DAY)
+    books.run_jobs()
     close_periods(books.engine)
     target = tmp_path / "out"
     arguments = ("export", "statements", "--realm", "example.org", "--period", "2026-11-01")

@@ -14,7 +14,7 @@ from accounting.feed import outbox
 from accounting.feed.numbering import number_feed
 from accounting.identities.realm_queries import add_realm
 from tests.support.books import WRITER, Books
-from tests.support.coturn_messages import OTHER, Teller
+from tests.support.coturn_messages import OTHER_LOCAL, FakeAllocation
 
 HALF, WHOLE, NOTHING = (5, 500, 4, 400), (10, 1000, 8, 800), (0, 0, 0, 0)
 SAME: Final = (
@@ -52,34 +52,34 @@ def _spelled(value: Any) -> Any:
 
 
 def test_an_end_with_its_totals_is_told_once(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, *WHOLE)
     alice.close(20, WHOLE, NOTHING)
-    books.until(30)
-    books.account()
+    books.advance_clock(30)
+    books.run_jobs()
     (payload,) = told(books)
     assert (payload["number"], payload["ended_at"], payload["received_bytes"]) == (
         1,
         "2026-11-02T12:00:20.000000+00:00",
         1000,
     )
-    books.account()
+    books.run_jobs()
     assert len(told(books)) == 1
     assert_last_is_true(books)
 
 
 def test_a_reopened_session_ends_again_with_the_next_number(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
-    books.until(661)
-    books.account()
+    books.advance_clock(661)
+    books.run_jobs()
     alice.refreshed(700)
-    books.until(701)
-    books.account()
+    books.advance_clock(701)
+    books.run_jobs()
     alice.deleted(800)
-    books.until(801)
-    books.account()
+    books.advance_clock(801)
+    books.run_jobs()
     assert [(one["number"], one["end_cause"]) for one in told(books)] == [
         (1, "expired"),
         (2, "deleted"),
@@ -90,32 +90,32 @@ def test_a_reopened_session_ends_again_with_the_next_number(books: Books) -> Non
 def test_a_total_that_comes_after_the_end_was_told_is_told_with_the_next_number(
     books: Books,
 ) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.deleted(10)
-    books.until(11)
-    books.account()
+    books.advance_clock(11)
+    books.run_jobs()
     alice.total(12, *WHOLE)
-    books.until(13)
-    books.account()
+    books.advance_clock(13)
+    books.run_jobs()
     assert [(one["number"], one["received_bytes"]) for one in told(books)] == [(1, 0), (2, 1000)]
     assert_last_is_true(books)
 
 
 def test_strangers_and_those_who_live_are_not_told(books: Books) -> None:
-    Teller(books, user="live").new(0, 7200)
-    Teller(books, user="stranger").interim(5, *HALF)
-    books.until(5000)
-    books.account()
+    FakeAllocation(books, user="live").new(0, 7200)
+    FakeAllocation(books, user="stranger").interim(5, *HALF)
+    books.advance_clock(5000)
+    books.run_jobs()
     assert told(books) == []
 
 
 def test_an_event_keeps_its_id(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.deleted(10)
-    books.until(11)
-    books.account()
+    books.advance_clock(11)
+    books.run_jobs()
     number_feed(books.engine)
     (row,) = books.rows("feed")
     (expected,) = books.query(
@@ -127,11 +127,11 @@ def test_an_event_keeps_its_id(books: Books) -> None:
 
 def test_an_end_that_was_told_as_json_stands_as_it_was_told(books: Books) -> None:
     """Ends that were told, or waited, before the feed had columns for them."""
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.close(20, WHOLE, NOTHING)
-    books.until(30)
-    books.account()
+    books.advance_clock(30)
+    books.run_jobs()
     number_feed(books.engine)
     (row,) = books.rows("feed")
     with books.engine.begin() as connection:
@@ -153,21 +153,21 @@ def test_an_end_without_all_its_figures_is_refused(books: Books) -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 1000])
 def test_however_batches_fall_the_last_telling_is_true(books: Books, limit: int) -> None:
-    Teller(books, user="expired").new(0)
-    Teller(books, user="expired").interim(10, *HALF)
-    Teller(books, user="shared").new(20, 7200)
-    Teller(books, user="stranger").interim(40, *HALF)
-    books.until(700)
+    FakeAllocation(books, user="expired").new(0)
+    FakeAllocation(books, user="expired").interim(10, *HALF)
+    FakeAllocation(books, user="shared").new(20, 7200)
+    FakeAllocation(books, user="stranger").interim(40, *HALF)
+    books.advance_clock(700)
     books.load()
     books.settle(limit)
-    Teller(books, user="expired").interim(710, *HALF)
-    Teller(books, user="shared", local=OTHER).new(730, 600)
-    Teller(books, user="expired").close(740, WHOLE, HALF)
-    Teller(books, user="shared").close(800, WHOLE, HALF)
-    Teller(books, user="shared", local=OTHER).close(801, HALF, HALF)
-    Teller(books, user="again").new(900)
-    Teller(books, user="again").new(950)
-    books.until(10_000)
+    FakeAllocation(books, user="expired").interim(710, *HALF)
+    FakeAllocation(books, user="shared", local=OTHER_LOCAL).new(730, 600)
+    FakeAllocation(books, user="expired").close(740, WHOLE, HALF)
+    FakeAllocation(books, user="shared").close(800, WHOLE, HALF)
+    FakeAllocation(books, user="shared", local=OTHER_LOCAL).close(801, HALF, HALF)
+    FakeAllocation(books, user="again").new(900)
+    FakeAllocation(books, user="again").new(950)
+    books.advance_clock(10_000)
     books.load()
     books.settle(limit)
     books.rollup()

@@ -12,7 +12,7 @@ from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_period, close_periods
 from accounting.feed.numbering import number_feed
 from tests.support.books import READER, Books
-from tests.support.coturn_messages import Teller
+from tests.support.coturn_messages import FakeAllocation
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 INVOICER: Final = ROOT / "examples/invoicer/invoicer.py"
@@ -25,7 +25,7 @@ NOVEMBER: Final = date(2026, 11, 1)
 def call(
     books: Books, at: float, user: str, allocation: int, received: int, source: str = "default"
 ) -> None:
-    teller = Teller(books, user=user, allocation=allocation, source=source)
+    teller = FakeAllocation(books, user=user, allocation=allocation, source=source)
     teller.new(at)
     teller.close(at + 100, (1, received, 0, 0), (0, 0, 0, 0))
 
@@ -34,15 +34,15 @@ def tell_of_two_months(books: Books) -> None:
     """November with two users, closed without a source that was away, and December with both."""
     call(books, 0, "alice", 1, 10 * GIB)
     call(books, 10, "bob", 2, 3 * GIB)
-    books.until(0, source="late")
-    books.until(30 * DAY)
-    books.account()
+    books.advance_clock(0, source="late")
+    books.advance_clock(30 * DAY)
+    books.run_jobs()
     close_period(books.engine, "example.org", NOVEMBER, without=["late"])
     call(books, 31 * DAY, "alice", 3, 2 * GIB)
     call(books, 20, "bob", 4, 4 * GIB, source="late")
     for source in ("default", "late"):
-        books.until(62 * DAY, source=source)
-    books.account()
+        books.advance_clock(62 * DAY, source=source)
+    books.run_jobs()
     assert adjust(books.engine) == 1
     assert close_periods(books.engine) == 1
     number_feed(books.engine)

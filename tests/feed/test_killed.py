@@ -3,7 +3,7 @@
 from accounting.errors import ConnectionLost
 from accounting.feed.numbering import number_feed
 from tests.feed.test_numbering import post, told
-from tests.sessions.test_killed import Death, KilledError, mortal_engine
+from tests.sessions.test_killed import CrashInjector, SimulatedCrash, crashing_engine
 from tests.support.books import Books
 from tests.support.servers import wait_until
 
@@ -14,23 +14,23 @@ def waiting(books: Books) -> int:
 
 
 def test_numbering_killed_at_any_moment_numbers_everything_once(books: Books) -> None:
-    death = Death()
+    death = CrashInjector()
     deaths, at = 0, 0
-    with mortal_engine(books, death) as engine:
+    with crashing_engine(books, death) as engine:
         while True:
             at += 1
             keys = [f"{at}/{number}" for number in range(5)]
             before = len(told(books))
             post(books, *keys)
-            death.comes(at)
+            death.arm(at)
             try:
                 number_feed(engine, limit=2)
-            except (KilledError, ConnectionLost):
+            except (SimulatedCrash, ConnectionLost):
                 deaths += 1
             else:
                 break
             finally:
-                death.left = 0
+                death.statements_left = 0
             # The server may take a moment to notice the death, and to free the lock.
             wait_until(lambda: number_feed(books.engine, limit=2) + waiting(books) == 0)
             assert told(books)[before:] == list(enumerate(keys, start=before + 1))

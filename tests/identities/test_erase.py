@@ -11,9 +11,9 @@ from accounting.audit.verify import verify
 from accounting.errors import UsageError
 from accounting.identities.erase import erase
 from tests.audit.test_trace import close_with_late_usage
-from tests.support.books import WRITER, Books, eight_of
+from tests.support.books import WRITER, Books, sum_counters
 from tests.support.command import turn_accounting
-from tests.support.coturn_messages import Teller, account
+from tests.support.coturn_messages import FakeAllocation, run_jobs_at
 from tests.support.scenario_player import restarted_loader
 
 NAMES = ("user_id", "username")
@@ -44,8 +44,8 @@ def nameless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_no_table_holds_the_name_and_no_figure_changes(books: Books) -> None:
-    Teller(books).say(1, "status", b"nonsense")
-    Teller(books, user="1999999999:alice", allocation=8).new(2)
+    FakeAllocation(books).publish(1, "status", b"nonsense")
+    FakeAllocation(books, user="1999999999:alice", allocation=8).new(2)
     close_with_late_usage(books)
     views = ("sessions", "user_usage_hourly", "statements", "adjustments", "feed")
     before = {view: nameless(books.rows(view, order="1, 2, 3, 4")) for view in views}
@@ -61,7 +61,7 @@ def test_no_table_holds_the_name_and_no_figure_changes(books: Books) -> None:
         rows = nameless(books.rows(view, order="1, 2, 3, 4"))
         assert sorted(rows, key=key) == sorted(before[view], key=key), view
     of_alice = [row for row in books.rows("sessions") if row["user_key"] == erased.user_key]
-    assert eight_of(of_alice)["received_bytes"] > 0
+    assert sum_counters(of_alice)["received_bytes"] > 0
     assert {(row["user_id"], row["username"]) for row in of_alice} == {("", "")}
     assert bob in books.rows("sessions")
     assert list(verify(books.engine)) == []
@@ -93,9 +93,9 @@ def test_the_command_says_what_it_does_not_reach(books: Books) -> None:
 def test_messages_that_were_rejected_are_erased_by_whom_they_name(books: Books) -> None:
     """Also under a username of which nothing else is known; and nobody else's."""
     for user in ("alice", "1999999999:alice", "1999999999:bob", "alice/bob", "alicent"):
-        Teller(books, user=user).say(1, "status", b"nonsense")
-    Teller(books).new(2)
-    account(books, 10)
+        FakeAllocation(books, user=user).publish(1, "status", b"nonsense")
+    FakeAllocation(books).new(2)
+    run_jobs_at(books, 10)
     assert erase(books.engine, "example.org", "alice").rejected_messages == 2
     assert [
         row["channel"].split(b"/user/")[1].rpartition(b"/allocation/")[0]
@@ -106,20 +106,20 @@ def test_messages_that_were_rejected_are_erased_by_whom_they_name(books: Books) 
 def test_an_erased_name_comes_back_only_with_what_is_received_afterwards(books: Books) -> None:
     """What a spool still held brings none; who comes back is a customer again, under one key."""
     books.start = datetime.now(UTC) - timedelta(hours=2)
-    Teller(books, user="1999999999:alice").new(0)
-    account(books, 10)
+    FakeAllocation(books, user="1999999999:alice").new(0)
+    run_jobs_at(books, 10)
     key = erase(books.engine, "example.org", "alice").user_key
-    held = Teller(books, user="1999999998:alice", allocation=2)
-    held.say(20, "status", b"nonsense")
+    held = FakeAllocation(books, user="1999999998:alice", allocation=2)
+    held.publish(20, "status", b"nonsense")
     held.new(30)
-    Teller(books, user="1999999999:alice").refreshed(40)
-    account(books, 50)
+    FakeAllocation(books, user="1999999999:alice").refreshed(40)
+    run_jobs_at(books, 50)
     assert tables_that_hold(books, b"alice") == set()
     assert len(books.rows("sessions")) == 2
     held.new(3 * 3600)
     books.load()
     restarted_loader(books).load()
-    account(books, 3 * 3600 + 10)
+    run_jobs_at(books, 3 * 3600 + 10)
     names = {(row["username"], row["user_id"], row["user_key"]) for row in books.rows("sessions")}
     assert names == {("", "alice", key), ("1999999998:alice", "alice", key)}
     assert erase(books.engine, "example.org", "alice").usernames == 1

@@ -4,13 +4,13 @@ import threading
 from datetime import timedelta
 
 from accounting.ingest.loader import Loader, run_loader
-from tests.support.books import Books, channel, status
+from tests.support.books import Books, channel, status_payload
 from tests.support.servers import wait_until
 
 
 def test_what_was_loaded_long_ago_goes_though_nothing_else_comes(books: Books) -> None:
-    books.hear(0, channel("status"), status("new"))
-    books.until(3600)
+    books.receive(0, channel("status"), status_payload("new"))
+    books.advance_clock(3600)
     stop = threading.Event()
     loader = Loader(books.engine, books.spool(), books.rule)
     loading = threading.Thread(

@@ -12,7 +12,7 @@ import pytest
 
 from accounting.domain.counters import COUNTERS
 from accounting.domain.text_escaping import escape
-from tests.support.books import Books, eight_of
+from tests.support.books import Books, sum_counters
 from tests.support.coturn_log import LoggedKey, LoggedUsage, coturn_log_usage
 from tests.support.recordings import DIRECTORY, Recorded, recorded, recordings
 
@@ -84,9 +84,9 @@ def log_of(run: Run) -> dict[LoggedKey, LoggedUsage] | None:
 def hear_recording(books: Books, name: str) -> int:
     """Put all messages of a recording through the path; returns how many."""
     messages = [(line.time_us, 0, line.args[0], line.args[1]) for line in published(name)]
-    books.hear_all(messages)
+    books.receive_all(messages)
     books.spool().checkpoint(messages[-1][0] + 1)
-    books.account()
+    books.run_jobs()
     return len(messages)
 
 
@@ -138,10 +138,10 @@ def test_every_published_byte_is_a_sessions_or_unattributed(books: Books, name: 
 def test_who_never_authenticated_is_unattributed_and_nowhere_else(books: Books, name: str) -> None:
     hear_recording(books, name)
     unattributed = books.rows("unattributed_usage")
-    victim = eight_of(row for row in unattributed if row["username"] == "victim")
+    victim = sum_counters(row for row in unattributed if row["username"] == "victim")
     assert victim["received_bytes"] >= 108
     if name == "unauthenticated-4.6.1":
-        nobody = eight_of(row for row in unattributed if row["username"] == "")
+        nobody = sum_counters(row for row in unattributed if row["username"] == "")
         assert tuple(nobody.values()) == (2, 48, 2, 180, 0, 0, 0, 0)
         assert tuple(victim.values()) == (4, 328, 4, 400, 0, 0, 0, 0)
     for view in ("sessions", "user_usage_hourly", "user_usage_daily", "user_usage_monthly"):
@@ -152,7 +152,7 @@ def usage_of(books: Books, view: str, name: str) -> dict[tuple[str, str], Eight]
     """The eight counters of a view by realm and name."""
     rows = books.rows(view)
     return {
-        who: tuple(eight_of(r for r in rows if (r["realm"], r[name]) == who).values())
+        who: tuple(sum_counters(r for r in rows if (r["realm"], r[name]) == who).values())
         for who in {(row["realm"], row[name]) for row in rows}
     }
 

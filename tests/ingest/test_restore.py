@@ -12,13 +12,13 @@ import psycopg
 import pytest
 
 from accounting.capture.spool.pruning import prune
-from tests.support.books import Books, channel, status, traffic
+from tests.support.books import Books, channel, status_payload, traffic_payload
 
 
 def hear(books: Books, *numbers: int, user: str = "alice") -> None:
     """Receive interims whose received bytes are their numbers, a second apart."""
     for number in numbers:
-        books.hear(number, channel("traffic", user=user), traffic(1, number, 0, 0))
+        books.receive(number, channel("traffic", user=user), traffic_payload(1, number, 0, 0))
 
 
 def loaded(books: Books) -> list[int]:
@@ -74,13 +74,13 @@ def restart_collector(books: Books, at: float) -> None:
             spool.open_gap(until, "collector_restarted")
         gap = spool.current_gap()
         assert gap is not None
-        spool.close_gap(gap.number, books.at(at))
-    spool.checkpoint(books.at(at))
+        spool.close_gap(gap.number, books.micros_at(at))
+    spool.checkpoint(books.micros_at(at))
 
 
 def test_a_lost_spool_is_a_new_epoch_and_a_gap_with_both_its_ends(books: Books) -> None:
     hear(books, 1, 2)
-    books.until(3)
+    books.advance_clock(3)
     books.load()
     Disk(books).lose()
     books.spool()
@@ -88,7 +88,7 @@ def test_a_lost_spool_is_a_new_epoch_and_a_gap_with_both_its_ends(books: Books) 
     assert gaps(books) == [("spool_lost", 3, None)]
     restart_collector(books, 10)
     hear(books, 11, 12)
-    books.until(13)
+    books.advance_clock(13)
     books.load()
     assert loaded(books) == [1, 2, 11, 12]
     assert gaps(books) == [("spool_lost", 3, 10)]
@@ -101,7 +101,7 @@ def test_a_spool_lost_twice_is_two_gaps(books: Books) -> None:
     for start in (0, 10, 20):
         restart_collector(books, start)
         hear(books, start + 1)
-        books.until(start + 2)
+        books.advance_clock(start + 2)
         books.load()
         disk.lose()
     assert loaded(books) == [1, 11, 21]
@@ -110,10 +110,10 @@ def test_a_spool_lost_twice_is_two_gaps(books: Books) -> None:
 
 def test_what_a_lost_spool_held_that_was_not_loaded_is_within_the_gap(books: Books) -> None:
     hear(books, 1, 2)
-    books.until(3)
+    books.advance_clock(3)
     books.load()
     hear(books, 4, 5, 6)
-    books.until(7)
+    books.advance_clock(7)
     # The disk goes before the rest of a backlog is loaded.
     assert books._loaders["default"].load(1) == 1
     Disk(books).lose()
@@ -127,7 +127,7 @@ def test_a_lost_spool_that_is_found_again_counts_nothing_twice(
 ) -> None:
     disk = Disk(books)
     hear(books, 1, 2)
-    books.until(3)
+    books.advance_clock(3)
     books.load()
     copy = disk.copy(tmp_path / "copy")
     disk.lose()
@@ -135,12 +135,12 @@ def test_a_lost_spool_that_is_found_again_counts_nothing_twice(
     books.load()
     restart_collector(books, 10)
     hear(books, 11)
-    books.until(12)
+    books.advance_clock(12)
     books.load()
     disk.put_back(copy)
     restart_collector(books, 20)
     hear(books, 21)
-    books.until(22)
+    books.advance_clock(22)
     books.load()
     assert loaded(books) == [1, 2, 11, 21]
     assert gaps(books) == [("collector_restarted", 3, 20), ("spool_lost", 3, 10)]
@@ -151,16 +151,16 @@ def test_a_spool_set_back_to_a_copy_is_a_new_epoch_and_nothing_counts_twice(
 ) -> None:
     disk = Disk(books)
     hear(books, 1, 2)
-    books.until(3)
+    books.advance_clock(3)
     books.load()
     copy = disk.copy(tmp_path / "copy")
     hear(books, 4, 5, 6)
-    books.until(7)
+    books.advance_clock(7)
     books.load()
     disk.put_back(copy)
     restart_collector(books, 10)
     hear(books, 11)
-    books.until(12)
+    books.advance_clock(12)
     books.load()
     hear(books, 13, 14, 15, 16)
     books.load()
@@ -178,16 +178,16 @@ def test_a_copy_of_the_spool_that_ran_ahead_before_it_was_loaded_is_found_out(
     """Its positions have passed those in the database, so that they look like the next ones."""
     disk = Disk(books)
     hear(books, 1, 2)
-    books.until(3)
+    books.advance_clock(3)
     books.load()
     copy = disk.copy(tmp_path / "copy")
     hear(books, 4, 5)
-    books.until(6)
+    books.advance_clock(6)
     books.load()
     disk.put_back(copy)
     restart_collector(books, 10)
     hear(books, 11, 12, 13, 14)
-    books.until(15)
+    books.advance_clock(15)
     books.load()
     assert loaded(books) == [1, 2, 4, 5, 11, 12, 13, 14]
 
@@ -197,18 +197,18 @@ def test_a_copy_of_the_spool_from_before_the_last_epoch_counts_nothing_twice(
 ) -> None:
     disk = Disk(books)
     hear(books, 1, 2)
-    books.until(3)
+    books.advance_clock(3)
     books.load()
     copy = disk.copy(tmp_path / "copy")
     books.spool().start_epoch("redis_restarted")
     hear(books, 4, 5)
-    books.until(6)
+    books.advance_clock(6)
     books.load()
     disk.put_back(copy)
     hear(books, 11)
     books.spool().start_epoch("redis_restarted")
     hear(books, 12, 13)
-    books.until(14)
+    books.advance_clock(14)
     books.load()
     assert loaded(books) == [1, 2, 4, 5, 11, 12, 13]
     (source,) = books.rows("sources")
@@ -220,14 +220,14 @@ def test_a_loader_killed_while_it_gives_a_copy_its_new_token_goes_on_with_it(
 ) -> None:
     disk = Disk(books)
     hear(books, 1, 2)
-    books.until(3)
+    books.advance_clock(3)
     books.load()
     copy = disk.copy(tmp_path / "copy")
     hear(books, 4)
     books.load()
     disk.put_back(copy)
     hear(books, 11, 12)
-    books.spool().replace_token(1, "spool_older", books.at(4))
+    books.spool().replace_token(1, "spool_older", books.micros_at(4))
     books.load()
     assert loaded(books) == [1, 2, 4, 11, 12]
     (source,) = books.rows("sources")
@@ -237,19 +237,19 @@ def test_a_loader_killed_while_it_gives_a_copy_its_new_token_goes_on_with_it(
 def test_a_copy_of_the_spool_records_no_gap_a_second_time(books: Books, tmp_path: Path) -> None:
     disk = Disk(books)
     hear(books, 1)
-    books.until(2)
+    books.advance_clock(2)
     restart_collector(books, 5)
     books.load()
     copy = disk.copy(tmp_path / "copy")
     hear(books, 6)
-    books.until(7)
+    books.advance_clock(7)
     restart_collector(books, 8)
     books.load()
     disk.put_back(copy)
     restart_collector(books, 10)
     books.load()
     hear(books, 11)
-    books.until(12)
+    books.advance_clock(12)
     books.load()
     assert loaded(books) == [1, 6, 11]
     assert gaps(books) == [
@@ -263,26 +263,26 @@ def test_a_copy_of_the_spool_records_no_gap_a_second_time(books: Books, tmp_path
 def test_a_database_set_back_is_loaded_again_from_the_spool(
     books: Books, loader_goes_on: bool
 ) -> None:
-    books.hear(0, channel("status"), status("new"))
+    books.receive(0, channel("status"), status_payload("new"))
     hear(books, 1, 2)
     restart_collector(books, 3)
-    books.account()
+    books.run_jobs()
     make_copy(books)
-    books.hear(4, channel("status", user="bob"), status("new"))
+    books.receive(4, channel("status", user="bob"), status_payload("new"))
     hear(books, 5, 6, user="bob")
     restart_collector(books, 7)
     hear(books, 8)
-    books.until(9)
-    books.account()
+    books.advance_clock(9)
+    books.run_jobs()
     before = everything(books)
     if not loader_goes_on:
         Disk(books).let_go()
         books.spool()
     set_back(books)
     assert loaded(books) == [1, 2]
-    books.account()
+    books.run_jobs()
     hear(books, 10)
-    books.account()
+    books.run_jobs()
     assert loaded(books) == [1, 2, 5, 6, 8, 10]
     after = everything(books)
     assert [row["username"] for row in after["sessions"]] == ["alice", "bob"]
@@ -295,18 +295,18 @@ def test_messages_that_a_database_set_back_would_need_but_are_pruned_are_a_gap(
     books: Books,
 ) -> None:
     hear(books, 1, 2)
-    books.until(3)
-    books.account()
+    books.advance_clock(3)
+    books.run_jobs()
     make_copy(books)
     hear(books, 4, 5, 6, 7)
-    books.until(8)
-    books.account()
-    assert prune(books.spool(), books.at(6)) == 4
+    books.advance_clock(8)
+    books.run_jobs()
+    assert prune(books.spool(), books.micros_at(6)) == 4
     set_back(books)
     Disk(books).let_go()
     books.load()
     hear(books, 9)
-    books.until(10)
+    books.advance_clock(10)
     books.load()
     assert loaded(books) == [1, 2, 6, 7, 9]
     assert gaps(books) == [("spool_pruned", 3, 5)]
@@ -319,7 +319,7 @@ def everything(books: Books) -> dict[str, list[dict[str, Any]]]:
 
 def make_copy(books: Books) -> None:
     """Keep the database as it is now: a backup."""
-    books.hang_up()
+    books.disconnect()
     with psycopg.connect(books.server.url(), autocommit=True) as connection:
         connection.execute(
             f"CREATE DATABASE {books.name}_copy TEMPLATE {books.name} STRATEGY file_copy"
@@ -351,7 +351,12 @@ def test_two_loaders_on_one_spool_load_nothing_twice_and_lose_nothing(books: Boo
             # One chunk off the socket has one time of receipt.
             spool.append(
                 [
-                    (books.at(first), 0, channel("traffic"), traffic(1, number, 0, 0))
+                    (
+                        books.micros_at(first),
+                        0,
+                        channel("traffic"),
+                        traffic_payload(1, number, 0, 0),
+                    )
                     for number in range(first, first + 50)
                 ]
             )

@@ -24,7 +24,15 @@ from accounting.ingest.loader import Loader
 from accounting.ingest.report_queries import Rejected
 from accounting.ingest.row_encoder import Rows
 from tests.domain.test_coturn_messages import LINES, unescaped
-from tests.support.books import START, WRITER, Books, channel, cloned, status, traffic
+from tests.support.books import (
+    START,
+    WRITER,
+    Books,
+    channel,
+    cloned_database,
+    status_payload,
+    traffic_payload,
+)
 from tests.support.servers import PostgresServer
 
 LATER: Final = 1_000_000
@@ -35,7 +43,7 @@ TEXT_OF_KEY: Final = "SELECT identity_key FROM accounting.installation"
 @pytest.fixture(scope="module")
 def connection(postgres_server: PostgresServer) -> Iterator[Connection]:
     """Books that know the realms '', 'a' and 'b'."""
-    with cloned(postgres_server) as name:
+    with cloned_database(postgres_server) as name:
         engine: Engine = open_engine(postgres_server.url(WRITER, name))
         with engine.begin() as connection:
             for realm in (b"", b"a", b"b"):
@@ -133,7 +141,7 @@ def expected(event: CoturnMessage, key: bytes) -> tuple[object, ...]:
 def test_every_line_is_the_row_that_the_parser_says_or_a_reject(books: Books) -> None:
     """As a first batch, when no realm is known, and once more when all are."""
     messages = [(unescaped(name), unescaped(payload)) for name, payload, _ in LINES] * 2
-    books.hear_all([(books.at(number), 2, *one) for number, one in enumerate(messages)])
+    books.receive_all([(books.micros_at(number), 2, *one) for number, one in enumerate(messages)])
     loaded = books.load(limit=len(LINES))
     assert loaded == len(messages)
     with psycopg.connect(books.url()) as connection:
@@ -154,16 +162,16 @@ def test_every_line_is_the_row_that_the_parser_says_or_a_reject(books: Books) ->
         except WireError as error:
             reasons.append((position, str(error), name, payload))
             continue
-        at = from_micros(books.at(position - 1))
+        at = from_micros(books.micros_at(position - 1))
         said.append((position, at, False, 2, *expected(event, key)))
     assert found == said
     assert refused == reasons
 
 
 def test_who_is_only_named_by_what_was_rejected_is_nobody(books: Books) -> None:
-    books.hear(1, channel("traffic", realm="r", user="alice"), b"rcvp=1")
-    books.hear(2, channel("status", realm="r", user="bob"), status("new"))
-    books.hear(3, channel("status", realm="s", user="carol"), b"gone")
+    books.receive(1, channel("traffic", realm="r", user="alice"), b"rcvp=1")
+    books.receive(2, channel("status", realm="r", user="bob"), status_payload("new"))
+    books.receive(3, channel("status", realm="s", user="carol"), b"gone")
     assert books.load() == 3
     assert books.query("SELECT username FROM accounting.usernames") == [{"username": "bob"}]
     assert books.query("SELECT realm FROM accounting.realms") == [{"realm": "r"}]
@@ -172,11 +180,11 @@ def test_who_is_only_named_by_what_was_rejected_is_nobody(books: Books) -> None:
 def test_reports_of_new_realms_keep_their_places_and_times_among_the_others(books: Books) -> None:
     for number in range(6):
         realm = f"r{number % 3}"
-        books.hear(number, channel("traffic", realm=realm), traffic(number, 0, 0, 0))
+        books.receive(number, channel("traffic", realm=realm), traffic_payload(number, 0, 0, 0))
         if number == 2:
             assert books.load() == 3
-    books.hear(6, channel("traffic", realm="r9"), traffic(6, 0, 0, 0))
-    books.hear(7, channel("traffic", realm="r1"), traffic(7, 0, 0, 0))
+    books.receive(6, channel("traffic", realm="r9"), traffic_payload(6, 0, 0, 0))
+    books.receive(7, channel("traffic", realm="r1"), traffic_payload(7, 0, 0, 0))
     assert books.load() == 5
     found = books.query(
         "SELECT realm, extract(epoch FROM received_at - %s)::int AS at, received_packets"
@@ -195,7 +203,7 @@ def test_a_memory_that_is_full_begins_anew_and_changes_nothing(
     monkeypatch.setattr("accounting.identities.names.REMEMBERED_BYTES", 1_000)
     for number in range(40):
         name = channel("traffic", user=f"u{number % 7}", allocation=number)
-        books.hear(number, name, traffic(1, 1, 1, 1))
+        books.receive(number, name, traffic_payload(1, 1, 1, 1))
     assert books.load(limit=5) == 40
     counts = books.query(
         "SELECT username, count(*) FROM accounting.reports JOIN accounting.usernames"
@@ -211,8 +219,10 @@ def test_what_is_rejected_ends_a_transaction_before_it_fills_the_memory(
 ) -> None:
     monkeypatch.setattr("accounting.ingest.row_encoder.MOST_REJECTED", 2)
     monkeypatch.setattr("accounting.ingest.row_encoder.PIECE", 3)
-    books.hear_all([(books.at(number), 0, channel("traffic"), b"") for number in range(7)])
-    books.hear(7, channel("traffic"), traffic(1, 1, 1, 1))
+    books.receive_all(
+        [(books.micros_at(number), 0, channel("traffic"), b"") for number in range(7)]
+    )
+    books.receive(7, channel("traffic"), traffic_payload(1, 1, 1, 1))
     loader = Loader(books.engine, books.spool(), books.rule)
     assert [loader.load() for _ in range(4)] == [3, 3, 2, 0]
     assert len(books.rows("rejected_messages")) == 7
@@ -221,7 +231,9 @@ def test_what_is_rejected_ends_a_transaction_before_it_fills_the_memory(
 
 def test_a_loader_knows_whether_anything_was_left_for_another_transaction(books: Books) -> None:
     """While there is, it makes no pause."""
-    books.hear_all([(books.at(number), 0, channel("traffic"), b"") for number in range(7)])
+    books.receive_all(
+        [(books.micros_at(number), 0, channel("traffic"), b"") for number in range(7)]
+    )
     loader = Loader(books.engine, books.spool(), books.rule)
     assert [(loader.load(3), loader.is_at_end) for _ in range(4)] == [
         (3, False),
@@ -232,7 +244,7 @@ def test_a_loader_knows_whether_anything_was_left_for_another_transaction(books:
 
 
 def test_names_of_a_transaction_that_failed_are_written_by_the_next(books: Books) -> None:
-    books.hear(1, channel("status"), status("new"))
+    books.receive(1, channel("status"), status_payload("new"))
     loader = Loader(books.engine, books.spool(), books.rule)
     with psycopg.connect(books.url(), autocommit=True) as other:
         # The last statement of the transaction fails, once.

@@ -13,7 +13,7 @@ from accounting.db.engine import Engine, open_engine
 from accounting.errors import ConnectionLost
 from accounting.ingest.source_lease import take_turn
 from accounting.ops.collector_process import Turn
-from tests.support.books import WRITER, Books, channel, status
+from tests.support.books import WRITER, Books, channel, status_payload
 from tests.support.servers import PostgresServer, wait_until
 
 
@@ -48,15 +48,15 @@ def let_only_read(books: Books, *, is_so: bool) -> None:
 
 
 def test_a_database_that_only_reads_for_a_while_counts_as_away(books: Books) -> None:
-    books.hear(1, channel("status"), status("new"))
+    books.receive(1, channel("status"), status_payload("new"))
     books.load()
-    books.hear(2, channel("status"), status("refreshed"))
+    books.receive(2, channel("status"), status_payload("refreshed"))
     let_only_read(books, is_so=True)
     for job in (books.load, books.settle, books.rollup):
         with pytest.raises(ConnectionLost):
             job()
     let_only_read(books, is_so=False)
-    books.account()
+    books.run_jobs()
     assert len(books.rows("sessions")) == 1
 
 
@@ -99,7 +99,7 @@ def test_a_loader_that_hangs_in_its_transaction_keeps_nobody_from_taking_over(
     books: Books, where: str
 ) -> None:
     """As one does that is stopped, with its machine or alone: its connection lives on."""
-    books.hear(1, channel("status"), status("new"))
+    books.receive(1, channel("status"), status_payload("new"))
     books.load()
     with psycopg.connect(books.url(WRITER)) as hanging, hanging.cursor() as cursor:
         cursor.execute("SELECT * FROM accounting.sources FOR UPDATE")

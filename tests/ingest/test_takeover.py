@@ -10,7 +10,7 @@ from accounting.domain.calendar import from_micros
 from accounting.errors import LeaseHeld
 from accounting.ingest.loader import Loader
 from accounting.ingest.source_lease import Place, is_overtaken, take_over, take_turn
-from tests.support.books import Books, channel, status
+from tests.support.books import Books, channel, status_payload
 
 
 def place_after_loading(books: Books, limit: int) -> Place:
@@ -25,19 +25,19 @@ def place_after_loading(books: Books, limit: int) -> Place:
 def test_a_takeover_begins_where_loading_had_come_not_capture(books: Books) -> None:
     """What was captured after that and not loaded is lost with the spool: the gap must hold it."""
     for second in range(10):
-        books.hear(second, channel("status"), status("refreshed"))
-    books.until(20)
+        books.receive(second, channel("status"), status_payload("refreshed"))
+    books.advance_clock(20)
     place = place_after_loading(books, 4)
     with books.spool("other") as other:
         take_over(other, place)
-        assert other.state().captured_until == books.at(3)
+        assert other.state().captured_until == books.micros_at(3)
 
 
 def test_all_that_is_loaded_is_no_part_of_the_gap_of_a_takeover(books: Books) -> None:
-    books.hear(1, channel("status"), status("new"))
-    books.until(20)
+    books.receive(1, channel("status"), status_payload("new"))
+    books.advance_clock(20)
     place = place_after_loading(books, 4)
-    assert place.captured_until == books.at(20)
+    assert place.captured_until == books.micros_at(20)
 
 
 def test_a_place_in_an_earlier_stream_is_not_asked_for_in_the_present_one(books: Books) -> None:
@@ -46,8 +46,8 @@ def test_a_place_in_an_earlier_stream_is_not_asked_for_in_the_present_one(books:
     spool.set_mode("replication")
     for history, offset in (("a", 5_000), ("b", 9_000)):
         resume = ResumePoint(replication_id=history * 40, offset=offset + 100, database=3)
-        message = books.at(offset), 3, channel("status"), status("refreshed")
-        spool.append([message], books.at(offset), positions=[offset], resume_point=resume)
+        message = books.micros_at(offset), 3, channel("status"), status_payload("refreshed")
+        spool.append([message], books.micros_at(offset), positions=[offset], resume_point=resume)
         if history == "a":
             spool.start_epoch("redis_restarted")
     early = place_after_loading(books, 1)
@@ -66,8 +66,8 @@ def test_a_stream_that_went_on_in_silence_before_redis_restarted_is_no_older_spo
     for history, offset in (("a", 5_000), ("b", 90)):
         # Redis' PINGs count in the stream: the books stand beyond the last message.
         resume = ResumePoint(replication_id=history * 40, offset=offset + 100, database=3)
-        message = books.at(offset), 3, channel("status"), status("refreshed")
-        spool.append([message], books.at(offset), positions=[offset], resume_point=resume)
+        message = books.micros_at(offset), 3, channel("status"), status_payload("refreshed")
+        spool.append([message], books.micros_at(offset), positions=[offset], resume_point=resume)
         tokens.append(spool.epochs()[-1].token)
         place = place_after_loading(books, 9)
         assert (place.token, place.position) == (tokens[-1], offset + 100)
@@ -83,7 +83,7 @@ def test_what_the_first_collector_captured_and_never_loaded_is_within_a_gap(book
     """It had its turn, was cut off from the database at once, and another one took over."""
     spool = books.spool()
     take_turn(books.engine, spool, 0.0)
-    books.hear_all([(wall_clock(), 0, channel("status"), status("new"))])
+    books.receive_all([(wall_clock(), 0, channel("status"), status_payload("new"))])
     with Spool.open(books.directory / "elsewhere.sqlite3", "default") as other:
         take_turn(books.engine, other, 60.0)
         attached_at = wall_clock()
@@ -107,9 +107,16 @@ def test_what_two_collectors_saw_of_the_keys_at_one_place_is_taken_in_and_proved
     spool = books.spool()
     spool.set_mode("replication")
     for allocation in (1, 2):
-        message = books.at(0), 0, channel("status", allocation=allocation), status("new", 600)
+        message = (
+            books.micros_at(0),
+            0,
+            channel("status", allocation=allocation),
+            status_payload("new", 600),
+        )
         resume = ResumePoint(replication_id="a" * 40, offset=100 * allocation, database=0)
-        spool.append([message], books.at(1), positions=[90 * allocation], resume_point=resume)
+        spool.append(
+            [message], books.micros_at(1), positions=[90 * allocation], resume_point=resume
+        )
     take_turn(books.engine, spool, 0.0)
     spool.add_sightings([seen_key(books, 1, at=300), seen_key(books, 1, at=301)])
     first = Loader(books.engine, spool, books.rule)
@@ -120,12 +127,12 @@ def test_what_two_collectors_saw_of_the_keys_at_one_place_is_taken_in_and_proved
         assert place is not None
         take_over(other, place)
         other.add_sightings([seen_key(books, 2, at=400)])
-        other.checkpoint(books.at(900))
+        other.checkpoint(books.micros_at(900))
         for _ in range(2):
             Loader(books.engine, other, books.rule).load()
             books.settle()
     until = {row["allocation_id"][-1]: row["last_seen_at"] for row in books.rows("sessions")}
-    assert until == {"1": from_micros(books.at(301)), "2": from_micros(books.at(400))}
+    assert until == {"1": from_micros(books.micros_at(301)), "2": from_micros(books.micros_at(400))}
     assert len(books.query("SELECT * FROM accounting.key_sightings")) == 3
     assert list(verify(books.engine)) == []
 
@@ -133,8 +140,8 @@ def test_what_two_collectors_saw_of_the_keys_at_one_place_is_taken_in_and_proved
 def seen_key(books: Books, allocation: int, *, at: float) -> RawKeySighting:
     """A key that was set a second before a scan came by."""
     return RawKeySighting(
-        scan_started_at=books.at(at),
-        seen_at=books.at(at + 1),
+        scan_started_at=books.micros_at(at),
+        seen_at=books.micros_at(at + 1),
         database=0,
         key=channel("status", allocation=allocation),
         idle_seconds=1,
@@ -144,11 +151,11 @@ def seen_key(books: Books, allocation: int, *, at: float) -> RawKeySighting:
 def test_a_loader_does_not_keep_the_turn_of_a_collector_that_hangs(books: Books) -> None:
     spool = books.spool()
     take_turn(books.engine, spool, 0.0)
-    books.hear(1, channel("status"), status("new"))
+    books.receive(1, channel("status"), status_payload("new"))
     loader = Loader(books.engine, spool, books.rule)
     assert loader.load() == 1
     with Spool.open(books.directory / "elsewhere.sqlite3", "default") as other:
         assert take_turn(books.engine, other, 60.0) is not None
-    books.hear(2, channel("status"), status("refreshed"))
+    books.receive(2, channel("status"), status_payload("refreshed"))
     with pytest.raises(LeaseHeld):
         loader.load()

@@ -12,7 +12,7 @@ import pytest
 
 from accounting.domain.counters import COUNTERS
 from accounting.domain.text_escaping import escape
-from tests.support.books import Books, eight_of
+from tests.support.books import Books, sum_counters
 from tests.support.coturn_log import LoggedKey, LoggedUsage, coturn_log_usage, usage_per_user
 from tests.support.coturn_server import TurnServer, run_client, running_client, wait_until_closed
 from tests.support.servers import RedisServer, ValkeyServer
@@ -75,7 +75,7 @@ def per_user(books: Books, realm: str, length: str = "monthly") -> dict[str, Eig
     """The usage of a realm's users."""
     rows = [row for row in books.rows(f"user_usage_{length}") if row["realm"] == realm]
     return {
-        user: tuple(eight_of(row for row in rows if row["user_id"] == user).values())
+        user: tuple(sum_counters(row for row in rows if row["user_id"] == user).values())
         for user in {row["user_id"] for row in rows}
     }
 
@@ -84,7 +84,7 @@ def strangers(books: Books, realm: str) -> dict[str, Eight]:
     """The unattributed usage of a realm, by name."""
     rows = [row for row in books.rows("unattributed_usage") if row["realm"] == realm]
     return {
-        name: tuple(eight_of(row for row in rows if row["username"] == name).values())
+        name: tuple(sum_counters(row for row in rows if row["username"] == name).values())
         for name in {row["username"] for row in rows}
     }
 

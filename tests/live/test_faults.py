@@ -17,7 +17,7 @@ from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.status import read_status
 from accounting.domain.text_escaping import escape
 from accounting.simulator import Scenario, run
-from tests.support.books import Books, cloned, eight_of, make_template
+from tests.support.books import Books, cloned_database, make_template, sum_counters
 from tests.support.servers import PostgresServer, ValkeyServer
 from tests.support.service import Service
 from tests.support.turn_traffic import Numbers, announce, assert_honest, billed, burst, loaded
@@ -58,7 +58,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with PostgresServer() as postgres, ValkeyServer() as valkey:
         make_template(postgres)
         directory = tmp_path_factory.mktemp("service")
-        with cloned(postgres) as name:
+        with cloned_database(postgres) as name:
             books = Books(postgres, name, directory)
             settings = {
                 "ACCOUNTING_DATABASE_URL": books.url(),
@@ -185,7 +185,7 @@ def test_a_job_that_fails_is_logged_with_its_error_tried_again_and_stops_no_othe
 
     def settled() -> int:
         rows = [row for row in service.books.rows("sessions") if row["user_id"] == "no-job"]
-        return eight_of(rows)["received_bytes"]
+        return sum_counters(rows)["received_bytes"]
 
     announce(service.valkey, "no-job")
     service.execute("ALTER TABLE accounting.user_usage_hourly RENAME TO gone")
@@ -302,7 +302,7 @@ def test_a_simulated_fleet_with_every_hard_case_equals_its_oracle(service: Runni
         found: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for row in rows(view):
             found.setdefault((row["realm"], row[name]), []).append(row)
-        return {who: tuple(eight_of(of).values()) for who, of in found.items()}
+        return {who: tuple(sum_counters(of).values()) for who, of in found.items()}
 
     service.up.wait_for(
         lambda: (

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.books import Books, cloned
+from tests.support.books import Books, cloned_database
 from tests.support.servers import PostgresServer, ValkeyServer, wait_until
 from tests.support.service import Service, descendants
 from tests.support.turn_traffic import Numbers, assert_honest, loaded
@@ -47,7 +47,7 @@ class Pair:
 def pair(
     request: pytest.FixtureRequest, postgres_server: PostgresServer, tmp_path: Path
 ) -> Iterator[Pair]:
-    with cloned(postgres_server) as name, ValkeyServer() as valkey:
+    with cloned_database(postgres_server) as name, ValkeyServer() as valkey:
         books = Books(postgres_server, name, tmp_path)
         made = Pair(books, valkey, tmp_path, request.param)
         with made.first, made.second:

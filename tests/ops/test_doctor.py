@@ -25,7 +25,7 @@ from accounting.ops.doctor.flow import judge_flow
 from accounting.ops.doctor.postgres_facts import PostgresFacts, examine_postgres
 from accounting.ops.doctor.postgres_server import judge_postgres
 from accounting.ops.doctor.spool_file import judge_spool, probe_spool
-from tests.support.books import WRITER, Books, channel, status
+from tests.support.books import WRITER, Books, channel, status_payload
 from tests.support.monitoring import look, settings_of, tick
 from tests.support.servers import PostgresServer, ValkeyServer, free_port
 
@@ -116,7 +116,7 @@ def test_a_spool_that_is_missing_readable_by_others_or_waiting_is_told(books: Bo
     settings_of(books)
     assert levels(spool_of(books)) == {"file": Level.WARNING}
     books.start = datetime.now(UTC)
-    books.hear(-100, channel("status"), status("new"))
+    books.receive(-100, channel("status"), status_payload("new"))
     tick(books)
     found = spool_of(books)
     assert levels(found) == {"backlog": Level.WARNING}
@@ -151,16 +151,16 @@ def flow_of(books: Books) -> dict[str, Finding]:
 def test_events_that_arrive_and_reach_the_books_are_well(books: Books) -> None:
     settings_of(books)
     books.start = datetime.now(UTC)
-    books.hear(-1, channel("status"), status("new"))
+    books.receive(-1, channel("status"), status_payload("new"))
     tick(books)
-    books.account()
+    books.run_jobs()
     assert levels(flow_of(books)) == {}
 
 
 def test_nothing_that_ever_arrived_comes_with_the_line_for_coturn(books: Books) -> None:
     settings_of(books)
     tick(books)
-    books.account()
+    books.run_jobs()
     found = flow_of(books)
     assert levels(found) == {"arrival": Level.WARNING}
     assert "redis-statsdb" in found["arrival"].advice
@@ -169,10 +169,10 @@ def test_nothing_that_ever_arrived_comes_with_the_line_for_coturn(books: Books) 
 def test_events_that_stopped_to_arrive_are_told(books: Books) -> None:
     settings_of(books)
     books.start = datetime.now(UTC)
-    books.hear(-7_300, channel("status"), status("new"))
-    books.hear(-7_300, channel("status"), status("deleted"))
+    books.receive(-7_300, channel("status"), status_payload("new"))
+    books.receive(-7_300, channel("status"), status_payload("deleted"))
     tick(books)
-    books.account()
+    books.run_jobs()
     found = flow_of(books)
     assert levels(found) == {"arrival": Level.WARNING}
     assert found["arrival"].seen == "the last event arrived 2 h ago"
@@ -181,10 +181,10 @@ def test_events_that_stopped_to_arrive_are_told(books: Books) -> None:
 def test_a_share_of_rejected_messages_is_told(books: Books) -> None:
     settings_of(books)
     books.start = datetime.now(UTC)
-    books.hear(-2, channel("status"), status("new"))
-    books.hear(-1, channel("traffic"), b"nonsense")
+    books.receive(-2, channel("status"), status_payload("new"))
+    books.receive(-1, channel("traffic"), b"nonsense")
     tick(books)
-    books.account()
+    books.run_jobs()
     found = flow_of(books)
     assert levels(found) == {"rejected": Level.WARNING}
     assert found["rejected"].seen == "1 of 2 messages were rejected"
@@ -193,9 +193,9 @@ def test_a_share_of_rejected_messages_is_told(books: Books) -> None:
 def test_a_silent_thread_is_told_with_what_to_do(books: Books) -> None:
     settings_of(books)
     books.start = datetime.now(UTC)
-    books.hear(-1500, channel("status", allocation=3 * 10**15 + 1), status("new"))
+    books.receive(-1500, channel("status", allocation=3 * 10**15 + 1), status_payload("new"))
     tick(books)
-    books.account()
+    books.run_jobs()
     found = flow_of(books)
     assert levels(found) == {"silence": Level.WARNING}
     assert "relay thread 3" in found["silence"].seen
@@ -208,7 +208,7 @@ def test_sources_of_other_machines_are_judged_by_the_books(books: Books) -> None
     books.spool("other").checkpoint(wall_clock() - 3600 * 10**6)
     books.spool("gap").checkpoint(wall_clock())
     books.spool("gap").open_gap(wall_clock(), "disconnected")
-    books.account()
+    books.run_jobs()
     found = [one for one in judge_flow(look(books)) if one.check == "sources"]
     assert [(one.level, one.seen.split(":")[0]) for one in found] == [
         (Level.ERROR, "source 'gap'"),

@@ -8,13 +8,13 @@ from structlog.testing import capture_logs
 
 from accounting.errors import AccountingError
 from accounting.ops.scheduler import run_scheduler
-from tests.support.books import Books, channel, status
+from tests.support.books import Books, channel, status_payload
 
 
 def test_what_was_loaded_is_settled_before_a_scheduler_ends(books: Books) -> None:
     stop = Event()
     stop.set()
-    books.hear(0, channel("status"), status("new"))
+    books.receive(0, channel("status"), status_payload("new"))
     books.load()
     run_scheduler(books.engine, {}, stop)
     assert len(books.rows("sessions")) == 1
@@ -23,7 +23,7 @@ def test_what_was_loaded_is_settled_before_a_scheduler_ends(books: Books) -> Non
 def test_a_job_that_fails_at_the_end_is_told_by_an_error_of_one_line(books: Books) -> None:
     stop = Event()
     stop.set()
-    books.hear(0, channel("status"), status("new"))
+    books.receive(0, channel("status"), status_payload("new"))
     books.load()
     with psycopg.connect(books.url(), autocommit=True) as connection:
         connection.execute("ALTER TABLE accounting.settle_watermarks RENAME TO gone")

@@ -18,7 +18,7 @@ from accounting.ops.monitoring.snapshot import Watch
 from accounting.ops.registry import JOBS
 from accounting.ops.scheduler import run_job
 from accounting.sources import lease_queries
-from tests.support.books import Books, channel, status
+from tests.support.books import Books, channel, status_payload
 from tests.support.monitoring import look, numbers_in, settings_of, tick, watching
 from tests.support.servers import free_port
 
@@ -33,7 +33,7 @@ def watched(books: Books) -> None:
     """A service that captures, loads and settles now."""
     settings_of(books)
     tick(books)
-    books.account()
+    books.run_jobs()
 
 
 def test_all_is_well(books: Books) -> None:
@@ -63,7 +63,7 @@ def test_an_open_gap_is_told_with_its_age_and_cause(books: Books) -> None:
 def test_a_collector_that_hangs_is_wrong_without_a_gap(books: Books) -> None:
     settings_of(books)
     books.spool().checkpoint(wall_clock() - 10 * MINUTE)
-    books.account()
+    books.run_jobs()
     (trouble,) = troubles(books)
     assert trouble.startswith("source 'default': not capturing for 10 min")
 
@@ -80,7 +80,7 @@ def test_a_standby_is_well(books: Books) -> None:
     """It captures nothing while another machine does."""
     settings_of(books)
     tick(books)
-    books.account()
+    books.run_jobs()
     books.spool().open_gap(wall_clock(), "disconnected")
     with books.engine.begin() as connection:
         lease_queries.release(connection, 1, holder(books.spool()))
@@ -91,7 +91,7 @@ def test_a_standby_is_well(books: Books) -> None:
 def test_settling_that_lags_behind_capture_is_wrong(books: Books) -> None:
     settings_of(books)
     books.spool().checkpoint(wall_clock() - 10 * MINUTE)
-    books.account()
+    books.run_jobs()
     tick(books)
     books.load()
     (trouble,) = troubles(books)
@@ -102,7 +102,7 @@ def test_a_source_that_is_not_captured_is_not_a_lag_of_settling(books: Books) ->
     settings_of(books)
     books.spool("other").checkpoint(wall_clock() - 10 * MINUTE)
     tick(books)
-    books.account()
+    books.run_jobs()
     assert troubles(books) == ()
 
 
@@ -140,11 +140,13 @@ def test_silence_is_a_suspicion_and_no_trouble(books: Books) -> None:
     """Restarting this service would not help: whoever restarts it on 503 must not."""
     settings_of(books)
     for number in (1, 2):
-        books.hear(
-            0, channel("status", allocation=3 * 10**15 + number), status("new", local="[::1]:3478")
+        books.receive(
+            0,
+            channel("status", allocation=3 * 10**15 + number),
+            status_payload("new", local="[::1]:3478"),
         )
-    books.until(1500)
-    books.account()
+    books.advance_clock(1500)
+    books.run_jobs()
     found = look(books)
     health = judge(found, captures=False)
     assert health.troubles == ()

@@ -19,7 +19,7 @@ from accounting.ingest.source_lease import holder
 from accounting.ops.registry import JOBS
 from accounting.ops.scheduler import run_job
 from accounting.sources import lease_queries
-from tests.support.books import Books, channel, status, traffic
+from tests.support.books import Books, channel, status_payload, traffic_payload
 from tests.support.monitoring import look, numbers, settings_of, tick, watching
 from tests.support.servers import PostgresServer, free_port
 
@@ -34,20 +34,24 @@ def nowhere() -> str:
 def hear_usage(books: Books) -> None:
     """A session with half its bytes from a total alone, a stranger, and nonsense; just now."""
     books.start = NOW
-    books.hear(-40, channel("status", user="carol"), status("new"))
-    books.hear(-30, channel("traffic", user="carol"), traffic(10, 1_000, 10, 1_000))
-    books.hear(-20, channel("status", user="carol"), status("deleted"))
-    books.hear(-20, channel("total_traffic", user="carol"), traffic(20, 2_000, 20, 2_000))
-    books.hear(-10, channel("status", user="dave", allocation=2), status("new"))
-    books.hear(-10, channel("traffic", user="mallory", allocation=3), traffic(3, 300, 3, 33))
-    books.hear(-5, channel("traffic", user="mallory", allocation=4), b"nonsense")
+    books.receive(-40, channel("status", user="carol"), status_payload("new"))
+    books.receive(-30, channel("traffic", user="carol"), traffic_payload(10, 1_000, 10, 1_000))
+    books.receive(-20, channel("status", user="carol"), status_payload("deleted"))
+    books.receive(
+        -20, channel("total_traffic", user="carol"), traffic_payload(20, 2_000, 20, 2_000)
+    )
+    books.receive(-10, channel("status", user="dave", allocation=2), status_payload("new"))
+    books.receive(
+        -10, channel("traffic", user="mallory", allocation=3), traffic_payload(3, 300, 3, 33)
+    )
+    books.receive(-5, channel("traffic", user="mallory", allocation=4), b"nonsense")
 
 
 def test_metrics_tell_what_is_captured_loaded_settled_and_counted(books: Books) -> None:
     settings_of(books)
     hear_usage(books)
     tick(books)
-    books.account()
+    books.run_jobs()
     found = numbers(look(books))
     for stage in ("captured", "loaded", "settled"):
         assert 0 <= found[f"turn_accounting_{stage}_lag_seconds", "default"] < 30
@@ -85,7 +89,7 @@ def test_metrics_name_no_user(books: Books) -> None:
     settings_of(books)
     hear_usage(books)
     tick(books)
-    books.account()
+    books.run_jobs()
     names = " ".join(" ".join(name) for name in numbers(look(books)))
     assert not re.search("carol|dave|mallory", names)
 
@@ -103,7 +107,7 @@ def test_what_waits_in_the_spool_is_counted(books: Books) -> None:
 
 def test_without_the_database_the_spool_still_tells(books: Books) -> None:
     settings_of(books)
-    books.hear(0, channel("status"), status("new"))
+    books.receive(0, channel("status"), status_payload("new"))
     tick(books)
     found = numbers(look(books, nowhere()))
     assert found["turn_accounting_database_up",] == 0
@@ -191,7 +195,7 @@ def test_every_alert_asks_for_metrics_that_exist(books: Books) -> None:
     settings_of(books)
     hear_usage(books)
     tick(books)
-    books.account()
+    books.run_jobs()
     known = {name for name, *_ in numbers(look(books))}
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
     assert [rule["alert"] for rule in group["rules"]] == [

@@ -13,7 +13,7 @@ import redis
 from accounting.ops.doctor import Level
 from accounting.ops.doctor.redis_probe import probe_redis
 from accounting.ops.doctor.redis_server import Mode, judge_redis
-from tests.support.books import Books, channel, status, traffic
+from tests.support.books import Books, channel, status_payload, traffic_payload
 from tests.support.monitoring import look, numbers, settings_of, tick
 from tests.support.servers import RedisServer, ValkeyServer
 
@@ -59,12 +59,12 @@ def test_every_cause_of_a_gap_is_told_with_what_to_do() -> None:
 def test_every_metric_is_told_and_no_other(books: Books) -> None:
     settings_of(books)
     books.start = datetime.now(UTC)
-    books.hear(-2, channel("status"), status("new"))
-    books.hear(-1, channel("traffic"), traffic(1, 1, 1, 1))
-    books.hear(-1, channel("traffic"), b"nonsense")
+    books.receive(-2, channel("status"), status_payload("new"))
+    books.receive(-1, channel("traffic"), traffic_payload(1, 1, 1, 1))
+    books.receive(-1, channel("traffic"), b"nonsense")
     tick(books)
-    books.account()
-    books.spool().open_gap(books.at(0), "disconnected")
+    books.run_jobs()
+    books.spool().open_gap(books.micros_at(0), "disconnected")
     books.load()
     with books.engine.begin() as connection:
         connection.exec_driver_sql(

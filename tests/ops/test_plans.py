@@ -20,7 +20,7 @@ from accounting.ops.monitoring.status_queries import watch_books
 from accounting.ops.registry import JOBS
 from accounting.sessions.settle import settle
 from tests.support.books import Books
-from tests.support.coturn_messages import Teller
+from tests.support.coturn_messages import FakeAllocation
 
 GROWING: Final = {
     "sessions",
@@ -167,14 +167,14 @@ def analyze(books: Books) -> None:
 def tell(books: Books) -> None:
     """Something for every job: lives of all kinds, one that runs out, a stranger, a gap."""
     for number in range(20):
-        teller = Teller(books, user=f"user{number}", allocation=number)
+        teller = FakeAllocation(books, user=f"user{number}", allocation=number)
         teller.new(number)
         teller.interim(100 + number, 1, 100, 1, 100)
         if number % 2:
             teller.close(200 + number, (2, 200, 2, 200), (0, 0, 0, 0))
-    Teller(books, user="stranger", allocation=99).interim(300, 1, 100, 1, 100)
-    gap = books.spool().open_gap(books.at(310), "connection_lost")
-    books.spool().close_gap(gap, books.at(320))
+    FakeAllocation(books, user="stranger", allocation=99).interim(300, 1, 100, 1, 100)
+    gap = books.spool().open_gap(books.micros_at(310), "connection_lost")
+    books.spool().close_gap(gap, books.micros_at(320))
 
 
 def run_every_job(books: Books, plans: Plans) -> None:
@@ -186,16 +186,16 @@ def run_every_job(books: Books, plans: Plans) -> None:
 
 def test_no_scheduled_statement_scans_a_table_that_grows(books: Books, plans: Plans) -> None:
     tell(books)
-    books.until(400)
+    books.advance_clock(400)
     run_every_job(books, plans)
-    late = Teller(books, user="user2", allocation=2)  # was taken for dead, and is not
-    books.until(2_000)
+    late = FakeAllocation(books, user="user2", allocation=2)  # was taken for dead, and is not
+    books.advance_clock(2_000)
     run_every_job(books, plans)
     late.interim(2_010, 1, 100, 1, 100)
-    books.until(2_020)
+    books.advance_clock(2_020)
     run_every_job(books, plans)
     late.refreshed(2_030)
-    books.until(40 * DAY)
+    books.advance_clock(40 * DAY)
     run_every_job(books, plans)
     books.query(
         "UPDATE accounting.sources SET retired_at = now() WHERE source = 'past' RETURNING 1"
@@ -212,15 +212,17 @@ def test_statistics_from_before_the_first_end_lead_no_plan_astray(
     books: Books, bare: Plans
 ) -> None:
     """They say that nothing is to be joined: all that end were once compared with all that live."""
-    tellers = [Teller(books, user=f"user{number}", allocation=number) for number in range(200)]
+    tellers = [
+        FakeAllocation(books, user=f"user{number}", allocation=number) for number in range(200)
+    ]
     for number, teller in enumerate(tellers):
         teller.new(number)
-    books.until(300)
-    books.account()
+    books.advance_clock(300)
+    books.run_jobs()
     analyze(books)
     for number, teller in enumerate(tellers):
         teller.deleted(400 + number)
-    books.until(700)
+    books.advance_clock(700)
     books.load()
     settle(bare.engine)
     number_feed(bare.engine)

@@ -70,7 +70,7 @@ def test_a_restored_backup_is_loaded_again_from_the_spool(tmp_path: Path) -> Non
                     numbers.await_more(100)
                     beyond_the_backup = len(numbers.sent)
                     assert holds_within(lambda: is_booked(beyond_the_backup), 60)
-                books.hang_up()
+                books.disconnect()
                 run("restore", tmp_path, settings)
                 numbers.await_more(100)
                 sent = numbers.stop()

@@ -5,7 +5,7 @@ from typing import Final
 from accounting.domain.calendar import to_micros
 from accounting.domain.thread_silence import FORGOTTEN_SECONDS, RelayThread, ThreadStatus
 from accounting.sessions.relay_threads import voices
-from tests.support.books import Books, channel, status, traffic
+from tests.support.books import Books, channel, status_payload, traffic_payload
 
 SERVER: Final = "192.0.2.1"
 OTHER: Final = "192.0.2.2"
@@ -25,16 +25,16 @@ def hear(
     server: str = SERVER,
     lifetime: int = 600,
 ) -> None:
-    books.hear(
+    books.receive(
         seconds,
         channel("status", allocation=allocation(number, thread)),
-        status(word, lifetime, local=f"{server}:3478"),
+        status_payload(word, lifetime, local=f"{server}:3478"),
     )
 
 
 def account(books: Books, seconds: float) -> None:
-    books.until(seconds)
-    books.account()
+    books.advance_clock(seconds)
+    books.run_jobs()
 
 
 def known(books: Books) -> dict[RelayThread, ThreadStatus]:
@@ -43,7 +43,7 @@ def known(books: Books) -> dict[RelayThread, ThreadStatus]:
 
 
 def silent(books: Books, seconds: float) -> list[tuple[str, int]]:
-    now = books.at(seconds)
+    now = books.micros_at(seconds)
     return sorted(
         (thread.server, thread.thread)
         for thread, voice in known(books).items()
@@ -60,7 +60,7 @@ def test_a_thread_with_a_life_that_ran_out_unheard_is_silent(books: Books) -> No
     account(books, 661)
     assert silent(books, 661) == [(SERVER, 3)]
     voice = known(books)[RelayThread(0, SERVER, 3)]
-    assert (voice.last_report_at, voice.overdue_since) == (books.at(0), books.at(600))
+    assert (voice.last_report_at, voice.overdue_since) == (books.micros_at(0), books.micros_at(600))
     assert (voice.missed_count, voice.not_explained_by_gap) == (1, True)
 
 
@@ -103,17 +103,19 @@ def test_interims_of_a_life_that_counts_as_expired_are_its_threads_voice(books: 
     hear(books, 0, "new", 1)
     account(books, 700)
     assert silent(books, 700) == [(SERVER, 3)]
-    books.hear(701, channel("traffic", allocation=allocation(1)), traffic(4000, 400_000, 96, 9_600))
+    books.receive(
+        701, channel("traffic", allocation=allocation(1)), traffic_payload(4000, 400_000, 96, 9_600)
+    )
     account(books, 702)
     assert silent(books, 702) == []
 
 
 def test_other_ports_of_a_server_are_the_same_voice(books: Books) -> None:
     hear(books, 0, "new", 1)
-    books.hear(
+    books.receive(
         603,
         channel("status", allocation=allocation(2)),
-        status("new", local=f"{SERVER}:5349"),
+        status_payload("new", local=f"{SERVER}:5349"),
     )
     account(books, 700)
     assert silent(books, 700) == []
@@ -130,20 +132,22 @@ def test_the_same_thread_of_another_server_is_another_voice(books: Books) -> Non
 
 def test_strangers_traffic_owes_nothing(books: Books) -> None:
     """Interims of requests that never authenticated: no allocation, no lifetime."""
-    books.hear(0, channel("traffic", allocation=allocation(1)), traffic(3, 300, 3, 300))
+    books.receive(0, channel("traffic", allocation=allocation(1)), traffic_payload(3, 300, 3, 300))
     account(books, 9000)
     assert silent(books, 9000) == []
 
 
 def gap(books: Books, from_seconds: float, to_seconds: float) -> None:
     spool = books.spool()
-    spool.close_gap(spool.open_gap(books.at(from_seconds), "disconnected"), books.at(to_seconds))
+    spool.close_gap(
+        spool.open_gap(books.micros_at(from_seconds), "disconnected"), books.micros_at(to_seconds)
+    )
 
 
 def test_a_word_due_within_a_gap_is_owed_by_nobody(books: Books) -> None:
     hear(books, 0, "new", 1)
     hear(books, 0, "new", 2)
-    books.until(590)
+    books.advance_clock(590)
     gap(books, 590, 610)
     account(books, 700)
     assert silent(books, 700) == []
@@ -153,7 +157,7 @@ def test_a_gap_before_takes_two_lives_to_tell_silence(books: Books) -> None:
     """One may have been refreshed within the gap; hardly all of them."""
     hear(books, 0, "new", 1)
     hear(books, 30, "new", 2)
-    books.until(100)
+    books.advance_clock(100)
     gap(books, 100, 103)
     account(books, 661)
     assert silent(books, 661) == []
@@ -209,7 +213,7 @@ def test_threads_unheard_for_a_week_are_dropped(books: Books) -> None:
 def test_batches_of_any_size_know_the_same_of_every_thread(books: Books) -> None:
     for number in range(1, 30):
         hear(books, number, "new", number % 7 + 1, thread=number % 3)
-    books.until(2000)
+    books.advance_clock(2000)
     books.load()
     books.settle(limit=4)
     voice = known(books)[RelayThread(0, SERVER, 2)]

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from accounting.db.engine import Engine, open_engine
-from tests.support.books import WRITER, Books, cloned
+from tests.support.books import WRITER, Books, cloned_database
 from tests.support.servers import PostgresServer
-from tests.support.truncate import empty
+from tests.support.truncate import empty_database
 
 
 @pytest.fixture(scope="session")
 def settling_database(postgres_server: PostgresServer) -> Iterator[str]:
-    with cloned(postgres_server) as name:
+    with cloned_database(postgres_server) as name:
         yield name
 
 
@@ -33,7 +33,7 @@ def books(
     tmp_path: Path,
 ) -> Iterator[Books]:
     """Empty books."""
-    empty(postgres_server, settling_database)
+    empty_database(postgres_server, settling_database)
     made = Books(postgres_server, settling_database, tmp_path)
     made.engine = settling_engine
     yield made

@@ -6,13 +6,13 @@ import pytest
 
 from tests.support.books import Books
 from tests.support.coturn_messages import (
-    OTHER,
-    Teller,
-    account,
-    session,
-    sessions,
-    strays,
-    unattributed,
+    OTHER_LOCAL,
+    FakeAllocation,
+    run_jobs_at,
+    session_row,
+    session_rows,
+    unattributed_row,
+    unattributed_rows,
 )
 
 ONE, TWO = (1, 100, 2, 200), (10, 1000, 20, 2000)
@@ -21,36 +21,36 @@ NOTHING = (0, 0, 0, 0)
 
 
 def test_a_new_begins_a_session_whose_start_is_known(books: Books) -> None:
-    Teller(books).new(5)
-    account(books, 6)
-    assert sessions(books) == [session(books, 5, 5, None, None)]
+    FakeAllocation(books).new(5)
+    run_jobs_at(books, 6)
+    assert session_rows(books) == [session_row(books, 5, 5, None, None)]
 
 
 def test_a_total_after_deleted_still_belongs_to_the_session(books: Books) -> None:
     """Also when a job ran in between."""
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(9, *ONE)
     alice.deleted(10)
-    account(books, 11)
+    run_jobs_at(books, 11)
     alice.total(12, *ONE)
     alice.peer_total(12, *NOTHING)
-    account(books, 13)
-    assert sessions(books) == [
-        session(books, 0, 10, 10, "deleted", (*ONE, *NOTHING), total_reported=True)
+    run_jobs_at(books, 13)
+    assert session_rows(books) == [
+        session_row(books, 0, 10, 10, "deleted", (*ONE, *NOTHING), total_reported=True)
     ]
 
 
 def test_a_new_supersedes_the_session_under_way_at_its_last_sign_of_life(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, *ONE)
     alice.new(20)
     alice.interim(30, *TWO)
-    account(books, 31)
-    assert sessions(books) == [
-        session(books, 0, 10, 10, "superseded", (*ONE, *NOTHING)),
-        session(books, 20, 30, None, None, (*TWO, *NOTHING)),
+    run_jobs_at(books, 31)
+    assert session_rows(books) == [
+        session_row(books, 0, 10, 10, "superseded", (*ONE, *NOTHING)),
+        session_row(books, 20, 30, None, None, (*TWO, *NOTHING)),
     ]
 
 
@@ -59,52 +59,52 @@ def test_ids_used_again_after_a_restart_are_other_sessions(books: Books) -> None
 
     docs/coturn.md#no-publish-on-stop, docs/coturn.md#ids-restart
     """
-    killed, restarted = Teller(books), Teller(books)
+    killed, restarted = FakeAllocation(books), FakeAllocation(books)
     killed.new(0)
     killed.interim(10, *ONE)
     restarted.new(60)
     restarted.interim(70, *TWO)
     restarted.close(80, TWO, NOTHING)
-    account(books, 81)
-    assert sessions(books) == [
-        session(books, 0, 10, 10, "superseded", (*ONE, *NOTHING)),
-        session(books, 60, 80, 80, "deleted", (*TWO, *NOTHING), total_reported=True),
+    run_jobs_at(books, 81)
+    assert session_rows(books) == [
+        session_row(books, 0, 10, 10, "superseded", (*ONE, *NOTHING)),
+        session_row(books, 60, 80, 80, "deleted", (*TWO, *NOTHING), total_reported=True),
     ]
 
 
 def test_a_new_past_expiry_and_grace_finds_the_session_expired(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, *ONE)
     alice.new(660.000001)
-    account(books, 661)
-    assert sessions(books) == [
-        session(books, 0, 10, 10, "expired", (*ONE, *NOTHING)),
-        session(books, 660.000001, 660.000001, None, None),
+    run_jobs_at(books, 661)
+    assert session_rows(books) == [
+        session_row(books, 0, 10, 10, "expired", (*ONE, *NOTHING)),
+        session_row(books, 660.000001, 660.000001, None, None),
     ]
 
 
 def test_a_new_within_grace_supersedes(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.new(660)
-    account(books, 661)
-    assert sessions(books)[0] == session(books, 0, 0, 0, "superseded")
+    run_jobs_at(books, 661)
+    assert session_rows(books)[0] == session_row(books, 0, 0, 0, "superseded")
 
 
 def test_any_event_without_a_session_begins_one_of_unknown_start(books: Books) -> None:
-    Teller(books, user="a").refreshed(1)
-    Teller(books, user="b").deleted(2)
-    Teller(books, user="c").total(3, *ONE)
-    account(books, 4)
+    FakeAllocation(books, user="a").refreshed(1)
+    FakeAllocation(books, user="b").deleted(2)
+    FakeAllocation(books, user="c").total(3, *ONE)
+    run_jobs_at(books, 4)
     without_addresses: dict[str, Any] = {
         "transport": None,
         "client_address": None,
         "server_address": None,
     }
-    assert sessions(books) == [
-        session(books, 1, 1, None, None, start_known=False, username="a", user_id="a"),
-        session(
+    assert session_rows(books) == [
+        session_row(books, 1, 1, None, None, start_known=False, username="a", user_id="a"),
+        session_row(
             books,
             2,
             2,
@@ -115,7 +115,7 @@ def test_any_event_without_a_session_begins_one_of_unknown_start(books: Books) -
             user_id="b",
             **without_addresses,
         ),
-        session(
+        session_row(
             books,
             3,
             3,
@@ -133,16 +133,16 @@ def test_any_event_without_a_session_begins_one_of_unknown_start(books: Books) -
 
 
 def test_a_session_whose_start_was_not_heard_starts_at_its_first_interim(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.interim(5, *ONE)
-    account(books, 6)
-    assert sessions(books) == []
-    assert strays(books) == [unattributed(books, 0, (*ONE, *NOTHING))]
+    run_jobs_at(books, 6)
+    assert session_rows(books) == []
+    assert unattributed_rows(books) == [unattributed_row(books, 0, (*ONE, *NOTHING))]
     alice.refreshed(7)
-    account(books, 8)
-    assert strays(books) == []
-    assert sessions(books) == [
-        session(books, 5, 7, None, None, (*ONE, *NOTHING), start_known=False)
+    run_jobs_at(books, 8)
+    assert unattributed_rows(books) == []
+    assert session_rows(books) == [
+        session_row(books, 5, 7, None, None, (*ONE, *NOTHING), start_known=False)
     ]
 
 
@@ -151,37 +151,37 @@ def test_refreshed_with_lifetime_0_is_only_a_sign_of_life(books: Books) -> None:
 
     docs/coturn.md#lifetime-zero
     """
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.refreshed(500, 0)
-    account(books, 660)
-    assert sessions(books) == [session(books, 0, 500, None, None)]
+    run_jobs_at(books, 660)
+    assert session_rows(books) == [session_row(books, 0, 500, None, None)]
     alice.interim(600, *ONE)
     alice.refreshed(660)
     alice.deleted(661)
-    account(books, 662)
-    assert sessions(books) == [session(books, 0, 661, 661, "deleted", (*ONE, *NOTHING))]
+    run_jobs_at(books, 662)
+    assert session_rows(books) == [session_row(books, 0, 661, 661, "deleted", (*ONE, *NOTHING))]
 
 
 @pytest.mark.parametrize("lifetime", [600, 3600, 30])
 def test_a_session_expires_when_captured_until_passes_expiry_and_grace(
     books: Books, lifetime: int
 ) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0, lifetime)
     alice.interim(20, *ONE)
-    account(books, lifetime + 60)
-    assert sessions(books) == [session(books, 0, 20, None, None, (*ONE, *NOTHING))]
-    account(books, lifetime + 60.000001)
-    assert sessions(books) == [session(books, 0, 20, 20, "expired", (*ONE, *NOTHING))]
+    run_jobs_at(books, lifetime + 60)
+    assert session_rows(books) == [session_row(books, 0, 20, None, None, (*ONE, *NOTHING))]
+    run_jobs_at(books, lifetime + 60.000001)
+    assert session_rows(books) == [session_row(books, 0, 20, 20, "expired", (*ONE, *NOTHING))]
 
 
 def test_the_clock_of_a_source_expires_its_own_sessions_only(books: Books) -> None:
-    Teller(books, source="one").new(0)
-    Teller(books, source="two").new(0)
-    books.until(1, source="two")
-    account(books, 1000, "one")
-    assert [(row["source"], row["end_cause"]) for row in sessions(books)] == [
+    FakeAllocation(books, source="one").new(0)
+    FakeAllocation(books, source="two").new(0)
+    books.advance_clock(1, source="two")
+    run_jobs_at(books, 1000, "one")
+    assert [(row["source"], row["end_cause"]) for row in session_rows(books)] == [
         ("one", "expired"),
         ("two", None),
     ]
@@ -189,48 +189,48 @@ def test_the_clock_of_a_source_expires_its_own_sessions_only(books: Books) -> No
 
 def test_nothing_expires_while_messages_wait_in_the_spool(books: Books) -> None:
     """captured_until is far ahead, but what was captured before it is not loaded yet."""
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     books.load()
     alice.refreshed(600)
     alice.refreshed(1200)
-    books.until(1300)
+    books.advance_clock(1300)
     books.settle()
-    assert sessions(books) == [session(books, 0, 0, None, None)]
-    account(books, 1300)
-    assert sessions(books) == [session(books, 0, 1200, None, None)]
+    assert session_rows(books) == [session_row(books, 0, 0, None, None)]
+    run_jobs_at(books, 1300)
+    assert session_rows(books) == [session_row(books, 0, 1200, None, None)]
 
 
 def test_refreshes_keep_a_quiet_session_alive(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     for refresh in range(500, 2500, 500):
         alice.refreshed(refresh)
-        account(books, refresh + 1)
-    assert sessions(books) == [session(books, 0, 2000, None, None)]
+        run_jobs_at(books, refresh + 1)
+    assert session_rows(books) == [session_row(books, 0, 2000, None, None)]
 
 
 def test_a_session_of_unknown_lifetime_lives_an_hour_past_its_last_sign(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.interim(0, *ONE)
     alice.refreshed(10, 0)
-    account(books, 10 + 3600 + 60)
-    (row,) = sessions(books)
+    run_jobs_at(books, 10 + 3600 + 60)
+    (row,) = session_rows(books)
     assert row["ended_at"] is None
-    account(books, 10 + 3600 + 60.000001)
-    assert sessions(books) == [
-        session(books, 0, 10, 10, "expired", (*ONE, *NOTHING), start_known=False)
+    run_jobs_at(books, 10 + 3600 + 60.000001)
+    assert session_rows(books) == [
+        session_row(books, 0, 10, 10, "expired", (*ONE, *NOTHING), start_known=False)
     ]
 
 
 def test_a_total_whose_deleted_was_lost_leaves_only_grace(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0, 3600)
     alice.interim(10, *ONE)
     alice.total(10, *ONE)
-    account(books, 71)
-    assert sessions(books) == [
-        session(books, 0, 10, 10, "expired", (*ONE, *NOTHING), total_reported=True)
+    run_jobs_at(books, 71)
+    assert session_rows(books) == [
+        session_row(books, 0, 10, 10, "expired", (*ONE, *NOTHING), total_reported=True)
     ]
 
 
@@ -239,26 +239,26 @@ def test_a_total_whose_deleted_was_lost_leaves_only_grace(books: Books) -> None:
 
 def test_a_new_with_another_local_goes_on_with_the_session_disputed(books: Books) -> None:
     """Until as many `deleted` as `new` came, a job between any two events."""
-    one, two = Teller(books), Teller(books, local=OTHER)
+    one, two = FakeAllocation(books), FakeAllocation(books, local=OTHER_LOCAL)
     one.new(0)
     one.interim(1, *ONE)
-    account(books, 1)
+    run_jobs_at(books, 1)
     two.new(2)
-    account(books, 2)
-    assert sessions(books) == [
-        session(books, 0, 2, None, None, (*ONE, *NOTHING), disputed=True),
+    run_jobs_at(books, 2)
+    assert session_rows(books) == [
+        session_row(books, 0, 2, None, None, (*ONE, *NOTHING), disputed=True),
     ]
     two.interim(3, *TWO)
     one.deleted(4)
-    account(books, 4)
-    assert sessions(books)[0]["ended_at"] is None
+    run_jobs_at(books, 4)
+    assert session_rows(books)[0]["ended_at"] is None
     one.total(4, *ONE)
     one.peer_total(4, *NOTHING)
-    account(books, 5)
+    run_jobs_at(books, 5)
     two.close(6, TWO, NOTHING)
-    account(books, 7)
-    assert sessions(books) == [
-        session(
+    run_jobs_at(books, 7)
+    assert session_rows(books) == [
+        session_row(
             books,
             0,
             6,
@@ -273,41 +273,41 @@ def test_a_new_with_another_local_goes_on_with_the_session_disputed(books: Books
 
 def test_a_new_without_addresses_is_never_another_server(books: Books) -> None:
     """Before coturn 4.6 the status has none."""
-    one, two = Teller(books), Teller(books, local=None)
+    one, two = FakeAllocation(books), FakeAllocation(books, local=None)
     one.new(0)
     two.new(1)
-    account(books, 2)
-    assert [(row["end_cause"], row["disputed"]) for row in sessions(books)] == [
+    run_jobs_at(books, 2)
+    assert [(row["end_cause"], row["disputed"]) for row in session_rows(books)] == [
         ("superseded", False),
         (None, False),
     ]
 
 
 def test_a_new_with_another_local_after_the_end_begins_another_session(books: Books) -> None:
-    one, two = Teller(books), Teller(books, local=OTHER)
+    one, two = FakeAllocation(books), FakeAllocation(books, local=OTHER_LOCAL)
     one.new(0)
     one.close(1, NOTHING, NOTHING)
     two.new(2)
-    account(books, 3)
-    assert sessions(books) == [
-        session(books, 0, 1, 1, "deleted", total_reported=True),
-        session(books, 2, 2, None, None, server_address=OTHER),
+    run_jobs_at(books, 3)
+    assert session_rows(books) == [
+        session_row(books, 0, 1, 1, "deleted", total_reported=True),
+        session_row(books, 2, 2, None, None, server_address=OTHER_LOCAL),
     ]
 
 
 def test_several_totals_of_a_disputed_session_add_up(books: Books) -> None:
     """The first alone is a lower bound, also across batches."""
-    one, two = Teller(books), Teller(books, local=OTHER)
+    one, two = FakeAllocation(books), FakeAllocation(books, local=OTHER_LOCAL)
     one.new(0)
     two.new(0)
     two.interim(1, *ONE)
     one.close(2, ONE, NOTHING)
-    account(books, 3)
-    assert sessions(books)[0]["received_bytes"] == ONE[1]
+    run_jobs_at(books, 3)
+    assert session_rows(books)[0]["received_bytes"] == ONE[1]
     two.close(4, TWO, NOTHING)
-    account(books, 5)
-    (row,) = sessions(books)
-    assert row == session(
+    run_jobs_at(books, 5)
+    (row,) = session_rows(books)
+    assert row == session_row(
         books,
         0,
         4,
@@ -326,20 +326,20 @@ def test_several_totals_of_a_disputed_session_add_up(books: Books) -> None:
 def test_sources_databases_realms_users_and_ids_are_kept_apart(books: Books) -> None:
     """One dbname per server tells servers apart; each of the five is part of the key."""
     tellers = [
-        Teller(books),
-        Teller(books, source="other"),
-        Teller(books, database=3),
-        Teller(books, realm=""),
-        Teller(books, user="bob"),
-        Teller(books, allocation=2),
+        FakeAllocation(books),
+        FakeAllocation(books, source="other"),
+        FakeAllocation(books, database=3),
+        FakeAllocation(books, realm=""),
+        FakeAllocation(books, user="bob"),
+        FakeAllocation(books, allocation=2),
     ]
     for second, teller in enumerate(tellers):
         teller.new(second)
         teller.interim(10 + second, 1 + second, 100, 0, 0)
     for second, teller in enumerate(tellers):
         teller.close(20 + second, (1 + second, 100, 0, 0), NOTHING)
-    account(books, 30, "default", "other")
-    rows = sessions(books)
+    run_jobs_at(books, 30, "default", "other")
+    rows = session_rows(books)
     assert len(rows) == 6
     assert not any(row["estimated"] or row["disputed"] for row in rows)
     assert {
@@ -354,14 +354,14 @@ def test_a_username_that_changes_in_mid_session_is_another_key(books: Books) -> 
 
     docs/coturn.md#rest-usernames
     """
-    first, then = Teller(books, user="key-1"), Teller(books, user="key-2")
+    first, then = FakeAllocation(books, user="key-1"), FakeAllocation(books, user="key-2")
     first.new(0)
     first.interim(10, *ONE)
     then.interim(20, *TWO)
     then.close(30, THREE, NOTHING)
-    account(books, 1000)
-    one, two = sessions(books)
-    assert one == session(
+    run_jobs_at(books, 1000)
+    one, two = session_rows(books)
+    assert one == session_row(
         books,
         0,
         10,

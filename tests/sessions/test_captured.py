@@ -8,20 +8,20 @@ from sqlalchemy import Connection
 
 from accounting.domain.realm_rules import RealmRules
 from accounting.identities import realm_queries
-from tests.support.books import Books, channel, status, traffic
-from tests.support.coturn_messages import Teller, account, session, sessions
+from tests.support.books import Books, channel, status_payload, traffic_payload
+from tests.support.coturn_messages import FakeAllocation, run_jobs_at, session_row, session_rows
 
 NOTHING = (0, 0, 0, 0)
 HALF, WHOLE = (5, 500, 4, 400), (10, 1000, 8, 800)
 
 
 def test_a_day_that_began_with_a_rejected_message_takes_reports(books: Books) -> None:
-    alice = Teller(books)
-    alice.say(0, "status", b"nonsense")
-    account(books, 1)
+    alice = FakeAllocation(books)
+    alice.publish(0, "status", b"nonsense")
+    run_jobs_at(books, 1)
     alice.new(2)
-    account(books, 3)
-    assert sessions(books) == [session(books, 2, 2, None, None)]
+    run_jobs_at(books, 3)
+    assert session_rows(books) == [session_row(books, 2, 2, None, None)]
 
 
 def test_a_gap_found_after_settling_judges_nothing_that_came_before_it(books: Books) -> None:
@@ -31,18 +31,18 @@ def test_a_gap_found_after_settling_judges_nothing_that_came_before_it(books: Bo
     """
     outcomes = []
     for user, settled_first in (("early", True), ("late", False)):
-        teller = Teller(books, user=user, source=user)
+        teller = FakeAllocation(books, user=user, source=user)
         teller.new(0)
-        books.until(1, source=user)
+        books.advance_clock(1, source=user)
         teller.interim(2, *HALF)
         teller.peer_interim(2, *HALF)
         teller.close(3, HALF, WHOLE)
         if settled_first:
-            books.account()
-        gap = books.spool(user).open_gap(books.at(1), "collector_restarted")
-        books.spool(user).close_gap(gap, books.at(10))
-        account(books, 11, user)
-        (row,) = (row for row in sessions(books) if row["username"] == user)
+            books.run_jobs()
+        gap = books.spool(user).open_gap(books.micros_at(1), "collector_restarted")
+        books.spool(user).close_gap(gap, books.micros_at(10))
+        run_jobs_at(books, 11, user)
+        (row,) = (row for row in session_rows(books) if row["username"] == user)
         outcomes.append((row["peer_received_bytes"], row["estimated"], row["disputed"]))
     assert outcomes[0] == outcomes[1]
 
@@ -50,35 +50,40 @@ def test_a_gap_found_after_settling_judges_nothing_that_came_before_it(books: Bo
 def test_absurd_counters_stop_nobodys_accounting(books: Books) -> None:
     """No server counts so far, but whoever may publish can write it."""
     for user in ("absurd", "impossible"):
-        Teller(books, user=user).new(0)
+        FakeAllocation(books, user=user).new(0)
         for counts in ((0, 2**63 - 1, 0, 0), (0, 2**53 - 1, 0, 0)):
-            Teller(books, user=user).interim(1, *counts)
-    Teller(books, realm="other").new(2)
-    account(books, 3)
+            FakeAllocation(books, user=user).interim(1, *counts)
+    FakeAllocation(books, realm="other").new(2)
+    run_jobs_at(books, 3)
     rejected = books.rows("rejected_messages", "reason")
     assert rejected == [{"reason": "a traffic counter is beyond 53 bits"}] * 2
-    assert sorted(row["received_bytes"] for row in sessions(books)) == [0, 2**53 - 1, 2**53 - 1]
+    assert sorted(row["received_bytes"] for row in session_rows(books)) == [0, 2**53 - 1, 2**53 - 1]
     books.assert_conserved()
 
 
 def test_absurdly_many_large_reports_stop_nobodys_accounting(books: Books) -> None:
     """Of one session or of many, they would come to more than 63 bits."""
-    heavy = traffic(*[2**53 - 1] * 4)
-    said = [(channel("total_traffic", realm="new"), heavy), (channel("status"), status("new"))]
+    heavy = traffic_payload(*[2**53 - 1] * 4)
+    said = [
+        (channel("total_traffic", realm="new"), heavy),
+        (channel("status"), status_payload("new")),
+    ]
     said += [(channel("traffic"), heavy)] * 1100
     for number in range(2, 1102):
-        said.append((channel("status", allocation=number), status("new")))
+        said.append((channel("status", allocation=number), status_payload("new")))
         said.append((channel("total_traffic", allocation=number), heavy))
-    books.hear_all([(books.at(0), 0, name, payload) for name, payload in said])
-    Teller(books, realm="other").new(3)
-    Teller(books, realm="other").interim(4, 1, 100_000_000, 1, 100_000_000)
-    Teller(books, realm="other").interim(90_000, 1, 2**50, 1, 1)
-    account(books, 90_000)
+    books.receive_all([(books.micros_at(0), 0, name, payload) for name, payload in said])
+    FakeAllocation(books, realm="other").new(3)
+    FakeAllocation(books, realm="other").interim(4, 1, 100_000_000, 1, 100_000_000)
+    FakeAllocation(books, realm="other").interim(90_000, 1, 2**50, 1, 1)
+    run_jobs_at(books, 90_000)
     reasons = {row["reason"] for row in books.rows("rejected_messages", "reason")}
     assert reasons == {"more traffic is reported than a source can have"}
-    absurd = sum(row["received_bytes"] for row in sessions(books) if row["realm"] != "other")
+    absurd = sum(row["received_bytes"] for row in session_rows(books) if row["realm"] != "other")
     assert absurd == 4 * (2**53 - 1), "the first four, whether their realm is new or not"
-    (other,) = (row for row in sessions(books) if row["realm"] == "other" and row["start_known"])
+    (other,) = (
+        row for row in session_rows(books) if row["realm"] == "other" and row["start_known"]
+    )
     assert other["received_bytes"] == 100_000_000
     books.assert_conserved()
 
@@ -86,11 +91,11 @@ def test_absurdly_many_large_reports_stop_nobodys_accounting(books: Books) -> No
 def test_absurd_addresses_stop_nobodys_accounting(books: Books) -> None:
     """They stand in keys of tables, where Postgres takes some thousand bytes."""
     noise = random.Random(1).choices(string.ascii_letters, k=20_000)
-    Teller(books, local="".join(noise) + ":1").new(0)
-    Teller(books, realm="other").new(1)
-    account(books, 2)
+    FakeAllocation(books, local="".join(noise) + ":1").new(0)
+    FakeAllocation(books, realm="other").new(1)
+    run_jobs_at(books, 2)
     assert books.rows("rejected_messages", "reason") == [{"reason": "an address is too long"}]
-    assert [row["realm"] for row in sessions(books)] == ["other"]
+    assert [row["realm"] for row in session_rows(books)] == ["other"]
 
 
 def test_new_realms_cost_no_look_at_all_realms_each(
@@ -107,7 +112,7 @@ def test_new_realms_cost_no_look_at_all_realms_each(
 
     monkeypatch.setattr(realm_queries, "all_rules", counted)
     for number in range(50):
-        Teller(books, realm=f"realm {number}").new(0)
-    account(books, 1)
-    assert len(sessions(books)) == 50
+        FakeAllocation(books, realm=f"realm {number}").new(0)
+    run_jobs_at(books, 1)
+    assert len(session_rows(books)) == 50
     assert looks < 5

@@ -18,69 +18,69 @@ from accounting.errors import ConnectionLost
 from accounting.sessions.settle import settle
 from accounting.usage.rollup import rollup
 from tests.support.books import WRITER, Books
-from tests.support.coturn_messages import OTHER, Teller
+from tests.support.coturn_messages import OTHER_LOCAL, FakeAllocation
 from tests.support.scenario_player import everything, restarted_loader
 from tests.support.servers import wait_until
-from tests.support.truncate import empty
+from tests.support.truncate import empty_database
 
 NOTHING: Final = (0, 0, 0, 0)
 HALF, WHOLE = (5, 500, 4, 400), (10, 1000, 8, 800)
 
 
-class KilledError(BaseException):
+class SimulatedCrash(BaseException):
     """The process died here. No Exception: nothing may catch it."""
 
 
-class Death:
+class CrashInjector:
     """Strikes at the n-th moment: a statement, the end of a COPY, either side of a COMMIT."""
 
     def __init__(self) -> None:
-        self.left = 0
+        self.statements_left = 0
         self.commits = 0
-        self.victim = 0
+        self.backend_pid = 0
 
-    def comes(self, at: int) -> None:
-        self.left, self.commits = at, 0
+    def arm(self, at: int) -> None:
+        self.statements_left, self.commits = at, 0
 
-    def may_strike(self, connection: psycopg.Connection[Any]) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.victim = connection.pgconn.backend_pid
+    def count_down(self, connection: psycopg.Connection[Any]) -> None:
+        self.statements_left -= 1
+        if self.statements_left == 0:
+            self.backend_pid = connection.pgconn.backend_pid
             connection.pgconn.finish()
-            raise KilledError
+            raise SimulatedCrash
 
     def cursors(self) -> type[psycopg.Cursor[Any]]:
         death = self
 
         class Mortal(psycopg.Cursor[Any]):
             def execute(self, query: Query, *args: Any, **options: Any) -> Any:
-                death.may_strike(self.connection)
+                death.count_down(self.connection)
                 return super().execute(query, *args, **options)
 
             def executemany(self, query: Query, *args: Any, **options: Any) -> None:
-                death.may_strike(self.connection)
+                death.count_down(self.connection)
                 super().executemany(query, *args, **options)
 
             @contextmanager
             def copy(self, statement: Query, *args: Any, **options: Any) -> Iterator[psycopg.Copy]:
-                death.may_strike(self.connection)
+                death.count_down(self.connection)
                 with super().copy(statement, *args, **options) as copying:
                     yield copying
-                    death.may_strike(self.connection)
+                    death.count_down(self.connection)
 
         return Mortal
 
     def commit(self, connection: Connection) -> None:
         driver = connection.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)
-        self.may_strike(driver)
+        self.count_down(driver)
         driver.commit()
         self.commits += 1
-        self.may_strike(driver)
+        self.count_down(driver)
 
 
 @contextmanager
-def mortal_engine(books: Books, death: Death) -> Iterator[Engine]:
+def crashing_engine(books: Books, death: CrashInjector) -> Iterator[Engine]:
     engine = open_engine(books.url(WRITER))
     event.listen(engine, "commit", death.commit)
 
@@ -112,9 +112,9 @@ def progress(books: Books, tables: Sequence[str]) -> list[object]:
         ]
 
 
-def run_through_deaths(
+def run_through_crashes(
     books: Books,
-    death: Death,
+    death: CrashInjector,
     job: Callable[[], object],
     tables: Sequence[str] = SETTLED,
     *,
@@ -129,15 +129,15 @@ def run_through_deaths(
     """
     deaths, at, before = 0, 1, progress(books, tables)
     while True:
-        death.comes(at)
+        death.arm(at)
         try:
             job()
-        except (KilledError, ConnectionLost):
-            assert death.left <= 0
+        except (SimulatedCrash, ConnectionLost):
+            assert death.statements_left <= 0
             deaths += 1
             # Until the server has seen it the dead one holds its locks, and a job leaves its work
             # to whoever holds them.
-            wait_until(lambda: not books.query(ALIVE, [death.victim]))
+            wait_until(lambda: not books.query(ALIVE, [death.backend_pid]))
         else:
             return deaths
         after = progress(books, tables) if death.commits else before
@@ -146,31 +146,31 @@ def run_through_deaths(
 
 def tell_of_yesterday(books: Books) -> None:
     """What is in the books already: sessions to go on with, one that expired, a stranger."""
-    Teller(books, user="expired").new(0)
-    Teller(books, user="expired").interim(10, *HALF)
+    FakeAllocation(books, user="expired").new(0)
+    FakeAllocation(books, user="expired").interim(10, *HALF)
     for user in ("closing", "shared"):
-        Teller(books, user=user).new(20, 7200)
-        Teller(books, user=user).interim(30, *HALF)
-    Teller(books, user="stranger").interim(40, *HALF)
-    books.until(700)
-    books.account()
-    Teller(books, user="expired").interim(710, *HALF)
-    books.until(720)
-    books.account()
+        FakeAllocation(books, user=user).new(20, 7200)
+        FakeAllocation(books, user=user).interim(30, *HALF)
+    FakeAllocation(books, user="stranger").interim(40, *HALF)
+    books.advance_clock(700)
+    books.run_jobs()
+    FakeAllocation(books, user="expired").interim(710, *HALF)
+    books.advance_clock(720)
+    books.run_jobs()
 
 
 def tell_of_today(books: Books) -> None:
     """What comes next: ends, an expired session that lives, another server, an id used again."""
-    Teller(books, user="shared", local=OTHER).new(730, 600)
-    Teller(books, user="expired").close(740, WHOLE, NOTHING)
-    Teller(books, user="closing").close(4000, WHOLE, HALF)
-    Teller(books, user="closing").new(4010)
-    Teller(books, user="stranger").new(4020)
-    Teller(books, user="brandnew", realm="").new(100_000)
-    Teller(books, user="brandnew").say(100_001, "status", b"nonsense")
-    gap = books.spool().open_gap(books.at(100_002), "connection_lost")
-    books.spool().close_gap(gap, books.at(100_003))
-    books.until(200_000)
+    FakeAllocation(books, user="shared", local=OTHER_LOCAL).new(730, 600)
+    FakeAllocation(books, user="expired").close(740, WHOLE, NOTHING)
+    FakeAllocation(books, user="closing").close(4000, WHOLE, HALF)
+    FakeAllocation(books, user="closing").new(4010)
+    FakeAllocation(books, user="stranger").new(4020)
+    FakeAllocation(books, user="brandnew", realm="").new(100_000)
+    FakeAllocation(books, user="brandnew").publish(100_001, "status", b"nonsense")
+    gap = books.spool().open_gap(books.micros_at(100_002), "connection_lost")
+    books.spool().close_gap(gap, books.micros_at(100_003))
+    books.advance_clock(200_000)
 
 
 def test_killed_between_any_two_statements_and_run_again_the_books_are_the_same(
@@ -178,21 +178,21 @@ def test_killed_between_any_two_statements_and_run_again_the_books_are_the_same(
 ) -> None:
     tell_of_yesterday(books)
     tell_of_today(books)
-    books.account()
+    books.run_jobs()
     undisturbed = everything(books)
-    empty(books.server, books.name)
+    empty_database(books.server, books.name)
     again = Books(books.server, books.name, tmp_path / "again")
     tell_of_yesterday(again)
     tell_of_today(again)
-    death = Death()
-    with mortal_engine(again, death) as engine:
+    death = CrashInjector()
+    with crashing_engine(again, death) as engine:
         jobs: list[Callable[[], object]] = [
             lambda: restarted_loader(again, engine=engine).load(1000),
             lambda: settle(engine, limit=8),
             lambda: rollup(engine, limit=1000),
         ]
-        deaths = [run_through_deaths(again, death, job) for job in jobs]
+        deaths = [run_through_crashes(again, death, job) for job in jobs]
     assert min(deaths) > 10
-    again.account()
+    again.run_jobs()
     assert everything(again) == undisturbed
     again.close()

@@ -9,7 +9,14 @@ import pytest
 from accounting.domain.identity import UsernameRule
 from accounting.domain.realm_rules import RealmRule
 from tests.support.books import Books
-from tests.support.coturn_messages import Teller, account, session, sessions, usage, usages
+from tests.support.coturn_messages import (
+    FakeAllocation,
+    run_jobs_at,
+    session_row,
+    session_rows,
+    usage_row,
+    usage_rows,
+)
 from tests.support.realm_rules import rule
 
 NOTHING = (0, 0, 0, 0)
@@ -21,34 +28,34 @@ NOON = 12 * HOUR
 @pytest.mark.parametrize("grace", [0, 1, 3600])
 def test_the_grace_of_the_realm_decides_when_a_session_expires(books: Books, grace: int) -> None:
     rule(books, "example.org", grace_seconds=grace)
-    Teller(books).new(0)
-    account(books, 600 + grace)
-    assert sessions(books)[0]["ended_at"] is None
-    account(books, 600 + grace + 0.000001)
-    assert sessions(books) == [session(books, 0, 0, 0, "expired")]
+    FakeAllocation(books).new(0)
+    run_jobs_at(books, 600 + grace)
+    assert session_rows(books)[0]["ended_at"] is None
+    run_jobs_at(books, 600 + grace + 0.000001)
+    assert session_rows(books) == [session_row(books, 0, 0, 0, "expired")]
 
 
 def test_a_realm_without_a_rule_has_the_default(books: Books) -> None:
     books.rule = RealmRule(time_zone="Asia/Kolkata", grace_seconds=5)
-    Teller(books).new(0)
-    account(books, 606)
-    assert sessions(books)[0]["end_cause"] == "expired"
-    assert usages(books, "hourly")[0]["time_zone"] == "Asia/Kolkata"
+    FakeAllocation(books).new(0)
+    run_jobs_at(books, 606)
+    assert session_rows(books)[0]["end_cause"] == "expired"
+    assert usage_rows(books, "hourly")[0]["time_zone"] == "Asia/Kolkata"
 
 
 def test_the_usernames_of_one_rest_user_are_one_line_of_usage(books: Books) -> None:
     """The credential's time differs, the user to bill does not (docs/coturn.md#rest-usernames)."""
     for place, user in enumerate(("1999999999:alice", "alice:1999999998", "alice")):
-        teller = Teller(books, user=user)
+        teller = FakeAllocation(books, user=user)
         teller.new(place)
         teller.interim(10, *HALF)
-    account(books, 11)
-    assert [(row["username"], row["user_id"]) for row in sessions(books)] == [
+    run_jobs_at(books, 11)
+    assert [(row["username"], row["user_id"]) for row in session_rows(books)] == [
         ("1999999999:alice", "alice"),
         ("alice:1999999998", "alice"),
         ("alice", "alice"),
     ]
-    (month,) = usages(books, "monthly")
+    (month,) = usage_rows(books, "monthly")
     assert (month["user_id"], month["received_bytes"], month["sessions_started"]) == (
         "alice",
         1500,
@@ -59,9 +66,9 @@ def test_the_usernames_of_one_rest_user_are_one_line_of_usage(books: Books) -> N
 def test_only_a_realm_declared_rest_has_users_without_a_name(books: Books) -> None:
     rule(books, "rest", username_rule=UsernameRule.REST)
     for realm in ("rest", "auto"):
-        Teller(books, realm=realm, user="1999999999").new(0)
-    account(books, 1)
-    assert {(row["realm"], row["user_id"]) for row in usages(books, "daily")} == {
+        FakeAllocation(books, realm=realm, user="1999999999").new(0)
+    run_jobs_at(books, 1)
+    assert {(row["realm"], row["user_id"]) for row in usage_rows(books, "daily")} == {
         ("rest", ""),
         ("auto", "1999999999"),
     }
@@ -71,10 +78,10 @@ def test_the_separator_and_the_plain_rule_are_the_realms(books: Books) -> None:
     rule(books, "pipe", separator="|")
     rule(books, "plain", username_rule=UsernameRule.PLAIN)
     for realm in ("pipe", "plain", "auto"):
-        Teller(books, realm=realm, user="1999999999:a").new(0)
-        Teller(books, realm=realm, user="1999999999|b").new(1)
-    account(books, 2)
-    assert {(row["realm"], row["user_id"]) for row in usages(books, "daily")} == {
+        FakeAllocation(books, realm=realm, user="1999999999:a").new(0)
+        FakeAllocation(books, realm=realm, user="1999999999|b").new(1)
+    run_jobs_at(books, 2)
+    assert {(row["realm"], row["user_id"]) for row in usage_rows(books, "daily")} == {
         ("pipe", "1999999999:a"),
         ("pipe", "b"),
         ("plain", "1999999999:a"),
@@ -86,8 +93,8 @@ def test_the_separator_and_the_plain_rule_are_the_realms(books: Books) -> None:
 
 def test_a_user_of_two_realms_is_two_users(books: Books) -> None:
     for realm in ("one", "two"):
-        Teller(books, realm=realm).new(0)
-    account(books, 1)
+        FakeAllocation(books, realm=realm).new(0)
+    run_jobs_at(books, 1)
     keys = {row["user_key"] for row in books.rows("user_usage_daily")}
     assert len(keys) == 2
 
@@ -95,14 +102,14 @@ def test_a_user_of_two_realms_is_two_users(books: Books) -> None:
 def test_a_zone_that_holds_from_a_date_cuts_every_level_there(books: Books) -> None:
     """Midnight of 3 November in Kolkata is 18:30 of the second, UTC; a session goes on over it."""
     change = 6.5 * HOUR
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0, 100_000)
     alice.interim(10, *HALF)
-    account(books, 20)
+    run_jobs_at(books, 20)
     rule(books, "example.org", time_zone="Asia/Kolkata", holds_from=date(2026, 11, 3))
     alice.interim(change + 10, *HALF)
     alice.close(change + 10, WHOLE, NOTHING)
-    account(books, 7 * HOUR)
+    run_jobs_at(books, 7 * HOUR)
     before: dict[str, Any] = {
         "counts": (*HALF, *NOTHING),
         "sessions_started": 1,
@@ -114,61 +121,63 @@ def test_a_zone_that_holds_from_a_date_cuts_every_level_there(books: Books) -> N
         "session_seconds": Decimal(10),
         "time_zone": "Asia/Kolkata",
     }
-    assert usages(books, "hourly")[-2:] == [
-        usage(books, 6 * HOUR, change, session_seconds=Decimal(1800)),
-        usage(books, change, change + HOUR, **after),
+    assert usage_rows(books, "hourly")[-2:] == [
+        usage_row(books, 6 * HOUR, change, session_seconds=Decimal(1800)),
+        usage_row(books, change, change + HOUR, **after),
     ]
-    assert usages(books, "daily") == [
-        usage(books, -NOON, change, **before),
-        usage(books, change, change + DAY, **after),
+    assert usage_rows(books, "daily") == [
+        usage_row(books, -NOON, change, **before),
+        usage_row(books, change, change + DAY, **after),
     ]
-    assert usages(books, "monthly") == [
-        usage(books, -DAY - NOON, change, **before),
-        usage(books, change, change + 28 * DAY, **after),
+    assert usage_rows(books, "monthly") == [
+        usage_row(books, -DAY - NOON, change, **before),
+        usage_row(books, change, change + 28 * DAY, **after),
     ]
 
 
 def test_another_grace_from_a_date_cuts_no_month_in_two(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
-    account(books, 1)
+    run_jobs_at(books, 1)
     rule(books, "example.org", grace_seconds=5, holds_from=date(2026, 11, 3))
-    Teller(books, allocation=2).new(DAY)
-    account(books, DAY + 606)
-    (month,) = usages(books, "monthly")
+    FakeAllocation(books, allocation=2).new(DAY)
+    run_jobs_at(books, DAY + 606)
+    (month,) = usage_rows(books, "monthly")
     assert month["sessions_ended"] == 2
     assert (month["starts_at"].day, month["ends_at"].day, month["ends_at"].month) == (1, 1, 12)
 
 
 def test_a_session_has_the_grace_that_held_when_it_began(books: Books) -> None:
     change = NOON  # midnight of 3 November, UTC
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
-    account(books, 1)
+    run_jobs_at(books, 1)
     rule(books, "example.org", grace_seconds=0, holds_from=date(2026, 11, 3))
     alice.refreshed(600)
     alice.new(change - 1)
-    Teller(books, allocation=2).new(change)
-    account(books, change + 600.5)
-    assert [row["end_cause"] for row in sessions(books)] == ["expired", None, "expired"]
+    FakeAllocation(books, allocation=2).new(change)
+    run_jobs_at(books, change + 600.5)
+    assert [row["end_cause"] for row in session_rows(books)] == ["expired", None, "expired"]
 
 
 def test_another_username_rule_from_a_date_renames_no_session_under_way(books: Books) -> None:
     change = NOON
-    before, after = (Teller(books, user="1999999999:alice", allocation=one) for one in (1, 2))
+    before, after = (
+        FakeAllocation(books, user="1999999999:alice", allocation=one) for one in (1, 2)
+    )
     before.new(change - 10)
-    account(books, change - 9)
+    run_jobs_at(books, change - 9)
     rule(books, "example.org", username_rule=UsernameRule.PLAIN, holds_from=date(2026, 11, 3))
     after.new(change)
     before.interim(change + 1, *HALF)
     after.interim(change + 1, *HALF)
     before.close(change + 2, HALF, NOTHING)
-    account(books, change + 3)
-    assert [(row["user_id"], row["received_bytes"]) for row in sessions(books)] == [
+    run_jobs_at(books, change + 3)
+    assert [(row["user_id"], row["received_bytes"]) for row in session_rows(books)] == [
         ("alice", 500),
         ("1999999999:alice", 500),
     ]
-    assert {(row["user_id"], row["received_bytes"]) for row in usages(books, "monthly")} == {
+    assert {(row["user_id"], row["received_bytes"]) for row in usage_rows(books, "monthly")} == {
         ("alice", 500),
         ("1999999999:alice", 500),
     }

@@ -3,91 +3,98 @@
 import pytest
 
 from tests.support.books import Books
-from tests.support.coturn_messages import Teller, account, session, sessions, strays, unattributed
+from tests.support.coturn_messages import (
+    FakeAllocation,
+    run_jobs_at,
+    session_row,
+    session_rows,
+    unattributed_row,
+    unattributed_rows,
+)
 
 FIRST, SINCE = (5, 500, 4, 400), (9, 900, 8, 800)
 BOTH = (14, 1400, 12, 1200)
 
 
 @pytest.fixture
-def alice(books: Books) -> Teller:
+def alice(books: Books) -> FakeAllocation:
     """Alice's life as it expired: heard at 0 and 10, its lifetime of 600 and grace of 60 over."""
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, *FIRST)
-    account(books, 661)
-    assert sessions(books) == [session(books, 0, 10, 10, "expired", (*FIRST, 0, 0, 0, 0))]
+    run_jobs_at(books, 661)
+    assert session_rows(books) == [session_row(books, 0, 10, 10, "expired", (*FIRST, 0, 0, 0, 0))]
     return alice
 
 
-def test_interims_alone_never_reopen_an_expired_life(books: Books, alice: Teller) -> None:
+def test_interims_alone_never_reopen_an_expired_life(books: Books, alice: FakeAllocation) -> None:
     alice.interim(700, *SINCE)
-    account(books, 701)
+    run_jobs_at(books, 701)
     alice.interim(4000, *SINCE)
-    account(books, 20_000)
-    assert sessions(books) == [session(books, 0, 10, 10, "expired", (*FIRST, 0, 0, 0, 0))]
-    assert strays(books) == [
-        unattributed(books, 0, (*SINCE, 0, 0, 0, 0)),
-        unattributed(books, 3600, (*SINCE, 0, 0, 0, 0)),
+    run_jobs_at(books, 20_000)
+    assert session_rows(books) == [session_row(books, 0, 10, 10, "expired", (*FIRST, 0, 0, 0, 0))]
+    assert unattributed_rows(books) == [
+        unattributed_row(books, 0, (*SINCE, 0, 0, 0, 0)),
+        unattributed_row(books, 3600, (*SINCE, 0, 0, 0, 0)),
     ]
 
 
 def test_a_later_refreshed_reopens_it_with_the_interims_that_came_since(
-    books: Books, alice: Teller
+    books: Books, alice: FakeAllocation
 ) -> None:
     alice.interim(700, *SINCE)
-    account(books, 701)
-    assert strays(books) == [unattributed(books, 0, (*SINCE, 0, 0, 0, 0))]
+    run_jobs_at(books, 701)
+    assert unattributed_rows(books) == [unattributed_row(books, 0, (*SINCE, 0, 0, 0, 0))]
     alice.refreshed(710)
-    account(books, 711)
-    assert strays(books) == []
-    assert sessions(books) == [session(books, 0, 710, None, None, (*BOTH, 0, 0, 0, 0))]
+    run_jobs_at(books, 711)
+    assert unattributed_rows(books) == []
+    assert session_rows(books) == [session_row(books, 0, 710, None, None, (*BOTH, 0, 0, 0, 0))]
 
 
-def test_a_later_deleted_reopens_and_ends_it(books: Books, alice: Teller) -> None:
+def test_a_later_deleted_reopens_and_ends_it(books: Books, alice: FakeAllocation) -> None:
     alice.peer_interim(700, *SINCE)
     alice.deleted(710)
-    account(books, 711)
-    assert sessions(books) == [session(books, 0, 710, 710, "deleted", (*FIRST, *SINCE))]
+    run_jobs_at(books, 711)
+    assert session_rows(books) == [session_row(books, 0, 710, 710, "deleted", (*FIRST, *SINCE))]
 
 
-def test_a_later_total_reopens_it_and_is_the_truth(books: Books, alice: Teller) -> None:
+def test_a_later_total_reopens_it_and_is_the_truth(books: Books, alice: FakeAllocation) -> None:
     alice.interim(700, *SINCE)
     alice.total(710, *BOTH)
-    account(books, 771)
-    assert sessions(books) == [
-        session(books, 0, 710, 710, "expired", (*BOTH, 0, 0, 0, 0), total_reported=True)
+    run_jobs_at(books, 771)
+    assert session_rows(books) == [
+        session_row(books, 0, 710, 710, "expired", (*BOTH, 0, 0, 0, 0), total_reported=True)
     ]
 
 
 def test_interims_since_an_expiry_are_a_strangers_when_new_follows(
-    books: Books, alice: Teller
+    books: Books, alice: FakeAllocation
 ) -> None:
     alice.interim(700, *SINCE)
     alice.new(710)
-    account(books, 720)
-    assert sessions(books) == [
-        session(books, 0, 10, 10, "expired", (*FIRST, 0, 0, 0, 0)),
-        session(books, 710, 710, None, None),
+    run_jobs_at(books, 720)
+    assert session_rows(books) == [
+        session_row(books, 0, 10, 10, "expired", (*FIRST, 0, 0, 0, 0)),
+        session_row(books, 710, 710, None, None),
     ]
-    assert strays(books) == [unattributed(books, 0, (*SINCE, 0, 0, 0, 0))]
+    assert unattributed_rows(books) == [unattributed_row(books, 0, (*SINCE, 0, 0, 0, 0))]
 
 
 @pytest.mark.parametrize("begins_anew", [False, True])
 def test_a_life_reopened_and_ended_in_one_batch_keeps_the_interims_of_an_earlier_one(
-    books: Books, alice: Teller, begins_anew: bool
+    books: Books, alice: FakeAllocation, begins_anew: bool
 ) -> None:
     """Also when its id began anew in that same batch."""
     alice.interim(700, *SINCE)
-    account(books, 701)
+    run_jobs_at(books, 701)
     alice.refreshed(710)
     alice.close(720, BOTH, (0, 0, 0, 0))
     if begins_anew:
         alice.new(730)
-    account(books, 731)
-    assert strays(books) == []
-    ended = session(books, 0, 720, 720, "deleted", (*BOTH, 0, 0, 0, 0), total_reported=True)
-    assert sessions(books)[0] == ended
+    run_jobs_at(books, 731)
+    assert unattributed_rows(books) == []
+    ended = session_row(books, 0, 720, 720, "deleted", (*BOTH, 0, 0, 0, 0), total_reported=True)
+    assert session_rows(books)[0] == ended
     moved = books.query(
         "SELECT sum(h.received_bytes) FROM accounting.session_usage h"
         " JOIN accounting.sessions e USING (session_id) WHERE e.ended_at IS NOT NULL"

@@ -29,15 +29,15 @@ def scenarios(version: str) -> Iterator[tuple[str, Scenario]]:
 
 def hear(books: Books, source: str, commands: list[Command]) -> None:
     """What a subscriber would receive."""
-    books.hear_all(
+    books.receive_all(
         [
-            (books.at(0) + command.at_us, command.database, command.args[0], command.args[1])
+            (books.micros_at(0) + command.at_us, command.database, command.args[0], command.args[1])
             for command in commands
             if command.name == b"publish" and command.args[0] != b"__XXX__"
         ],
         source=source,
     )
-    books.until(10_000, source=source)
+    books.advance_clock(10_000, source=source)
 
 
 def figures(expected: Expected) -> dict[tuple[str, str], tuple[int, ...]]:
@@ -83,7 +83,7 @@ def test_the_books_come_to_what_the_fleet_knows_of_itself(books: Books, version:
     for name, scenario in scenarios(version):
         commands, expected[name] = play(scenario)
         hear(books, name, commands)
-    books.account()
+    books.run_jobs()
     found = booked(books)
     for name, totals in expected.items():
         assert found[name] == figures(totals), name

@@ -3,7 +3,15 @@
 import pytest
 
 from tests.support.books import Books
-from tests.support.coturn_messages import OTHER, Teller, account, session, sessions, usage, usages
+from tests.support.coturn_messages import (
+    OTHER_LOCAL,
+    FakeAllocation,
+    run_jobs_at,
+    session_row,
+    session_rows,
+    usage_row,
+    usage_rows,
+)
 
 NOTHING = (0, 0, 0, 0)
 HALF = (5, 500, 4, 400)
@@ -12,35 +20,37 @@ PEER = (8, 700, 10, 900)
 
 
 def test_interims_are_deltas_and_add_up(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     for second in (10, 20):
         alice.interim(second, *HALF)
         alice.peer_interim(second, *PEER)
-        account(books, second + 1)
-    assert sessions(books) == [session(books, 0, 20, None, None, (*WHOLE, 16, 1400, 20, 1800))]
+        run_jobs_at(books, second + 1)
+    assert session_rows(books) == [
+        session_row(books, 0, 20, None, None, (*WHOLE, 16, 1400, 20, 1800))
+    ]
 
 
 def test_a_total_that_agrees_changes_nothing(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, *WHOLE)
     alice.peer_interim(10, *PEER)
     alice.close(10, WHOLE, PEER)
-    account(books, 11)
-    assert sessions(books) == [
-        session(books, 0, 10, 10, "deleted", (*WHOLE, *PEER), total_reported=True)
+    run_jobs_at(books, 11)
+    assert session_rows(books) == [
+        session_row(books, 0, 10, 10, "deleted", (*WHOLE, *PEER), total_reported=True)
     ]
 
 
 def test_a_larger_total_is_the_truth_and_the_session_estimated(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, *HALF)
     alice.close(20, WHOLE, NOTHING)
-    account(books, 21)
-    assert sessions(books) == [
-        session(
+    run_jobs_at(books, 21)
+    assert session_rows(books) == [
+        session_row(
             books,
             0,
             20,
@@ -55,13 +65,13 @@ def test_a_larger_total_is_the_truth_and_the_session_estimated(books: Books) -> 
 
 def test_a_smaller_total_is_the_truth_and_the_session_disputed(books: Books) -> None:
     """Its difference, below zero, stands in the hour of the total."""
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0, 7200)
     alice.interim(10, *WHOLE)
     alice.close(4000, HALF, NOTHING)
-    account(books, 4001)
-    assert sessions(books) == [
-        session(
+    run_jobs_at(books, 4001)
+    assert session_rows(books) == [
+        session_row(
             books,
             0,
             4000,
@@ -72,8 +82,8 @@ def test_a_smaller_total_is_the_truth_and_the_session_disputed(books: Books) -> 
             disputed=True,
         )
     ]
-    assert usages(books, "hourly") == [
-        usage(
+    assert usage_rows(books, "hourly") == [
+        usage_row(
             books,
             0,
             3600,
@@ -81,7 +91,7 @@ def test_a_smaller_total_is_the_truth_and_the_session_disputed(books: Books) -> 
             sessions_started=1,
             session_seconds=3600,
         ),
-        usage(
+        usage_row(
             books,
             3600,
             7200,
@@ -93,12 +103,12 @@ def test_a_smaller_total_is_the_truth_and_the_session_disputed(books: Books) -> 
 
 
 def test_a_session_without_its_total_is_worth_its_interims(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, *WHOLE)
     alice.deleted(10)
-    account(books, 11)
-    assert sessions(books) == [session(books, 0, 10, 10, "deleted", (*WHOLE, *NOTHING))]
+    run_jobs_at(books, 11)
+    assert session_rows(books) == [session_row(books, 0, 10, 10, "deleted", (*WHOLE, *NOTHING))]
 
 
 def test_the_peer_total_wraps_and_the_interims_stay_right(books: Books) -> None:
@@ -107,21 +117,23 @@ def test_the_peer_total_wraps_and_the_interims_stay_right(books: Books) -> None:
     docs/coturn.md#peer-total-wraps
     """
     received, relayed = 37_371_486_204, 3_011_745_496 + 8 * 2**32
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     for second in range(12):
         alice.interim(second, 10**6, received // 12, 0, 0)
         alice.peer_interim(second, 0, 0, 10**6, relayed // 12)
-    account(books, 12)
+    run_jobs_at(books, 12)
     alice.close(13, (12 * 10**6, received, 0, 0), (0, 0, 12 * 10**6, 3_011_745_496))
-    account(books, 14)
+    run_jobs_at(books, 14)
     counts = (12 * 10**6, received, 0, 0, 0, 0, 12 * 10**6, relayed)
-    assert sessions(books) == [session(books, 0, 13, 13, "deleted", counts, total_reported=True)]
-    (month,) = usages(books, "monthly")
+    assert session_rows(books) == [
+        session_row(books, 0, 13, 13, "deleted", counts, total_reported=True)
+    ]
+    (month,) = usage_rows(books, "monthly")
     assert (month["received_bytes"], month["peer_sent_bytes"]) == (received, relayed)
 
 
-def lacking_a_peer_interim(alice: Teller, client: tuple[int, ...] = HALF) -> None:
+def lacking_a_peer_interim(alice: FakeAllocation, client: tuple[int, ...] = HALF) -> None:
     """The end of a session that said half of what its peer total knows."""
     alice.interim(10, *HALF)
     alice.peer_interim(10, *HALF)
@@ -129,12 +141,12 @@ def lacking_a_peer_interim(alice: Teller, client: tuple[int, ...] = HALF) -> Non
 
 
 def test_a_peer_difference_corrects_where_the_client_side_lacked_interims(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     lacking_a_peer_interim(alice, client=WHOLE)
-    account(books, 21)
-    assert sessions(books) == [
-        session(
+    run_jobs_at(books, 21)
+    assert session_rows(books) == [
+        session_row(
             books,
             0,
             20,
@@ -148,12 +160,12 @@ def test_a_peer_difference_corrects_where_the_client_side_lacked_interims(books:
 
 
 def test_a_peer_difference_corrects_a_session_of_unknown_start(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.refreshed(0)
     lacking_a_peer_interim(alice)
-    account(books, 21)
-    assert sessions(books) == [
-        session(
+    run_jobs_at(books, 21)
+    assert session_rows(books) == [
+        session_row(
             books,
             0,
             20,
@@ -168,14 +180,14 @@ def test_a_peer_difference_corrects_a_session_of_unknown_start(books: Books) -> 
 
 
 def test_a_peer_difference_corrects_where_a_gap_lies_within_the_session(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
-    gap = books.spool().open_gap(books.at(3), "connection_lost")
-    books.spool().close_gap(gap, books.at(4))
+    gap = books.spool().open_gap(books.micros_at(3), "connection_lost")
+    books.spool().close_gap(gap, books.micros_at(4))
     lacking_a_peer_interim(alice)
-    account(books, 21)
-    assert sessions(books) == [
-        session(
+    run_jobs_at(books, 21)
+    assert session_rows(books) == [
+        session_row(
             books,
             0,
             20,
@@ -192,16 +204,16 @@ def test_a_peer_difference_corrects_where_a_gap_lies_within_the_session(books: B
 def test_elsewhere_a_peer_difference_only_disputes(books: Books, gap_at: int) -> None:
     """A gap before or after the session explains nothing."""
     if gap_at < 0:
-        gap = books.spool().open_gap(books.at(gap_at), "connection_lost")
-        books.spool().close_gap(gap, books.at(gap_at + 1))
-    alice = Teller(books)
+        gap = books.spool().open_gap(books.micros_at(gap_at), "connection_lost")
+        books.spool().close_gap(gap, books.micros_at(gap_at + 1))
+    alice = FakeAllocation(books)
     alice.new(0)
     lacking_a_peer_interim(alice)
     if gap_at > 0:
-        books.spool().open_gap(books.at(gap_at), "connection_lost")
-    account(books, 21)
-    assert sessions(books) == [
-        session(
+        books.spool().open_gap(books.micros_at(gap_at), "connection_lost")
+    run_jobs_at(books, 21)
+    assert session_rows(books) == [
+        session_row(
             books,
             0,
             20,
@@ -215,37 +227,37 @@ def test_elsewhere_a_peer_difference_only_disputes(books: Books, gap_at: int) ->
 
 
 def test_a_gap_of_another_source_explains_nothing(books: Books) -> None:
-    books.spool("other").open_gap(books.at(5), "connection_lost")
-    alice = Teller(books)
+    books.spool("other").open_gap(books.micros_at(5), "connection_lost")
+    alice = FakeAllocation(books)
     alice.new(0)
     lacking_a_peer_interim(alice)
-    books.until(1, source="other")
-    account(books, 21)
-    assert [(row["estimated"], row["disputed"]) for row in sessions(books)] == [(False, True)]
+    books.advance_clock(1, source="other")
+    run_jobs_at(books, 21)
+    assert [(row["estimated"], row["disputed"]) for row in session_rows(books)] == [(False, True)]
 
 
 def test_a_peer_total_below_the_interims_never_corrects(books: Books) -> None:
     """Modulo 2^32 it would look like four billion bytes that were missed."""
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.refreshed(0)
     alice.interim(10, *WHOLE)
     alice.peer_interim(10, *WHOLE)
     alice.close(20, WHOLE, HALF)
-    account(books, 21)
-    (row,) = sessions(books)
+    run_jobs_at(books, 21)
+    (row,) = session_rows(books)
     assert (row["peer_received_bytes"], row["estimated"], row["disputed"]) == (1000, False, True)
 
 
 def test_versions_without_a_peer_side_have_none(books: Books) -> None:
     """Before 4.5.1.2."""
-    alice = Teller(books, local=None)
+    alice = FakeAllocation(books, local=None)
     alice.new(0)
     alice.interim(10, *WHOLE)
     alice.deleted(10)
     alice.total(10, *WHOLE)
-    account(books, 11)
-    assert sessions(books) == [
-        session(
+    run_jobs_at(books, 11)
+    assert session_rows(books) == [
+        session_row(
             books,
             0,
             10,
@@ -264,13 +276,13 @@ def test_a_version_without_totals_is_worth_its_interims_and_the_next_life_is_ano
     books: Books,
 ) -> None:
     """Before 4.5.0.7."""
-    alice = Teller(books, local=None)
+    alice = FakeAllocation(books, local=None)
     for begin in (0, 100):
         alice.new(begin)
         alice.interim(begin + 10, *HALF)
         alice.deleted(begin + 10)
-    account(books, 200)
-    assert [(row["received_bytes"], row["end_cause"]) for row in sessions(books)] == [
+    run_jobs_at(books, 200)
+    assert [(row["received_bytes"], row["end_cause"]) for row in session_rows(books)] == [
         (500, "deleted"),
         (500, "deleted"),
     ]
@@ -278,12 +290,12 @@ def test_a_version_without_totals_is_worth_its_interims_and_the_next_life_is_ano
 
 def test_a_lower_bound_that_corrected_the_client_side_stays_in_its_hour(books: Books) -> None:
     """Two servers on one key: what the first total proves missing stands at the first total."""
-    one, two = Teller(books), Teller(books, local=OTHER)
+    one, two = FakeAllocation(books), FakeAllocation(books, local=OTHER_LOCAL)
     one.new(0, 7200)
     two.new(0, 7200)
     one.close(10, HALF, NOTHING)
     two.close(4000, HALF, NOTHING)
-    account(books, 4001)
-    hours = usages(books, "hourly")
+    run_jobs_at(books, 4001)
+    hours = usage_rows(books, "hourly")
     assert [hour["received_bytes"] for hour in hours] == [500, 500]
     assert [hour["estimated_bytes"] for hour in hours] == [900, 900]

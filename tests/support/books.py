@@ -31,7 +31,7 @@ TEMPLATE: Final = "accounting_template"
 WRITER: Final = "turn_accounting_writer"
 READER: Final = "turn_accounting_reader"
 START: Final = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
-"""When the seconds of :meth:`Books.hear` begin to count, unless a test says otherwise."""
+"""When the seconds of :meth:`Books.receive` begin to count, unless a test says otherwise."""
 _NUMBERS: Final = itertools.count(1)
 _ENGINES: Final[list[Engine]] = []
 """The first one, which the others learn from."""
@@ -48,7 +48,7 @@ def make_template(server: PostgresServer, name: str = TEMPLATE) -> None:
 
 
 @contextmanager
-def cloned(server: PostgresServer, template: str = TEMPLATE) -> Iterator[str]:
+def cloned_database(server: PostgresServer, template: str = TEMPLATE) -> Iterator[str]:
     """The name of a fresh clone, dropped afterwards. Nobody may be connected to the template."""
     name = f"books_{next(_NUMBERS)}"
     with psycopg.connect(server.url(), autocommit=True) as connection:
@@ -58,7 +58,7 @@ def cloned(server: PostgresServer, template: str = TEMPLATE) -> Iterator[str]:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def knowing_engine(url: str) -> Engine:
+def engine_with_shared_cache(url: str) -> Engine:
     """An engine that has what every other of this process compiled: half a job's own time."""
     engine = open_engine(url)
     if not _ENGINES:
@@ -87,7 +87,7 @@ class Books:
 
     def __post_init__(self) -> None:
         # As the role that the service has, so that its grants are proved by every test.
-        self.engine = knowing_engine(self.url(WRITER))
+        self.engine = engine_with_shared_cache(self.url(WRITER))
 
     def url(self, role: str | None = None) -> str:
         return self.server.url(role, self.name)
@@ -98,11 +98,11 @@ class Books:
             self._spools[source] = Spool.open(self.directory / f"{source}.sqlite3", source)
         return self._spools[source]
 
-    def at(self, seconds: float) -> int:
+    def micros_at(self, seconds: float) -> int:
         """Microseconds since the epoch of so many seconds after the start."""
         return to_micros(self.start + timedelta(seconds=seconds))
 
-    def hear(
+    def receive(
         self,
         seconds: float,
         channel: bytes,
@@ -112,17 +112,17 @@ class Books:
         database: int = 0,
     ) -> None:
         """Receive one message, so many seconds after the start."""
-        self.spool(source).append([(self.at(seconds), database, channel, payload)])
+        self.spool(source).append([(self.micros_at(seconds), database, channel, payload)])
 
-    def hear_all(
+    def receive_all(
         self, messages: Sequence[tuple[int, int, bytes, bytes]], *, source: str = "default"
     ) -> None:
         """Receive messages: (received at in microseconds, database, channel, payload)."""
         self.spool(source).append(messages)
 
-    def until(self, seconds: float, *, source: str = "default") -> None:
+    def advance_clock(self, seconds: float, *, source: str = "default") -> None:
         """Let the clock of a source reach so many seconds after the start."""
-        self.spool(source).checkpoint(self.at(seconds))
+        self.spool(source).checkpoint(self.micros_at(seconds))
 
     def load(self, *, source: str = "default", limit: int = BATCH) -> int:
         """Load a source's spool to its end."""
@@ -139,7 +139,7 @@ class Books:
     def rollup(self) -> int:
         return rollup(self.engine)
 
-    def account(self) -> None:
+    def run_jobs(self) -> None:
         """Load every spool, settle, and roll up."""
         for source in self._spools:
             self.load(source=source)
@@ -148,28 +148,28 @@ class Books:
 
     def query(self, query: str, parameters: Sequence[Any] | None = None) -> list[dict[str, Any]]:
         """Rows of any query, as the superuser."""
-        return self._ask(None, query, parameters)
+        return self._query(None, query, parameters)
 
     def rows(self, view: str, *columns: str, order: str = "1") -> list[dict[str, Any]]:
         """Rows of a view of ``reporting``, as its reader sees them."""
-        return self._ask(
+        return self._query(
             READER,
             f"SELECT {', '.join(columns) or '*'} FROM reporting.{view} ORDER BY {order}",  # noqa: S608
         )
 
-    def _ask(
+    def _query(
         self, role: str | None, query: str, parameters: Sequence[Any] | None = None
     ) -> list[dict[str, Any]]:
         """The answer, over the connection of the last question; over another where that is gone."""
-        known = self._connections.pop(role, None)
-        if known is not None:
+        connection = self._connections.pop(role, None)
+        if connection is not None:
             try:
-                return self._asked(role, known, query, parameters)
+                return self._query_over(role, connection, query, parameters)
             except psycopg.OperationalError:
-                known.close()
-        return self._asked(role, self._connected(role), query, parameters)
+                connection.close()
+        return self._query_over(role, self._connect(role), query, parameters)
 
-    def _connected(self, role: str | None) -> psycopg.Connection[dict[str, Any]]:
+    def _connect(self, role: str | None) -> psycopg.Connection[dict[str, Any]]:
         return psycopg.connect(
             self.url(role),
             autocommit=True,
@@ -178,7 +178,7 @@ class Books:
             options="-c timezone=UTC",
         )
 
-    def _asked(
+    def _query_over(
         self,
         role: str | None,
         connection: psycopg.Connection[dict[str, Any]],
@@ -196,7 +196,9 @@ class Books:
 
     def sums(self, view: str) -> dict[str, int]:
         """The sums of the eight counters over a view."""
-        return {name: int(value) for name, value in eight_of(self.rows(view, *COUNTERS)).items()}
+        return {
+            name: int(value) for name, value in sum_counters(self.rows(view, *COUNTERS)).items()
+        }
 
     def assert_conserved(self) -> None:
         """Sessions = hours = days = months, for users and for realms, in all eight counters."""
@@ -205,7 +207,7 @@ class Books:
             for length in ("hourly", "daily", "monthly"):
                 assert self.sums(f"{of}_usage_{length}") == sessions, f"{of}_usage_{length}"
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Leave no connection open that nobody uses now."""
         self._close_connections()
         self.engine.dispose()
@@ -223,7 +225,7 @@ class Books:
             self._connections.popitem()[1].close()
 
 
-def eight_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+def sum_counters(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """The sums of the eight counters over rows."""
     sums = dict.fromkeys(COUNTERS, 0)
     for row in rows:
@@ -240,7 +242,7 @@ def channel(
     return f"{prefix}/user/{user}/allocation/{allocation:018d}/{suffix}".encode()
 
 
-def traffic(
+def traffic_payload(
     received_packets: int, received_bytes: int, sent_packets: int, sent_bytes: int
 ) -> bytes:
     """A payload of traffic as coturn writes it."""
@@ -249,7 +251,9 @@ def traffic(
     ).encode()
 
 
-def status(word: str, lifetime: int = 600, *, local: str | None = "192.0.2.1:3478") -> bytes:
+def status_payload(
+    word: str, lifetime: int = 600, *, local: str | None = "192.0.2.1:3478"
+) -> bytes:
     """A payload of a status as coturn writes it; without addresses as before 4.6."""
     if word == "deleted":
         return b"deleted"

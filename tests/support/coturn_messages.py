@@ -12,15 +12,15 @@ from decimal import Decimal
 from typing import Any, Final
 
 from accounting.domain.counters import COUNTERS
-from tests.support.books import Books, channel, status, traffic
+from tests.support.books import Books, channel, status_payload, traffic_payload
 
 LOCAL: Final = "192.0.2.1:3478"
-OTHER: Final = "192.0.2.2:3478"
+OTHER_LOCAL: Final = "192.0.2.2:3478"
 ZERO: Final = (0,) * 8
 
 
 @dataclass(slots=True, kw_only=True)
-class Teller:
+class FakeAllocation:
     """One allocation on one server: what it says, so many seconds after the books' start."""
 
     books: Books = field(kw_only=False)
@@ -31,30 +31,30 @@ class Teller:
     database: int = 0
     local: str | None = LOCAL
 
-    def say(self, seconds: float, suffix: str, payload: bytes) -> None:
+    def publish(self, seconds: float, suffix: str, payload: bytes) -> None:
         name = channel(suffix, user=self.user, realm=self.realm, allocation=self.allocation)
-        self.books.hear(seconds, name, payload, source=self.source, database=self.database)
+        self.books.receive(seconds, name, payload, source=self.source, database=self.database)
 
     def new(self, seconds: float, lifetime: int = 600) -> None:
-        self.say(seconds, "status", status("new", lifetime, local=self.local))
+        self.publish(seconds, "status", status_payload("new", lifetime, local=self.local))
 
     def refreshed(self, seconds: float, lifetime: int = 600) -> None:
-        self.say(seconds, "status", status("refreshed", lifetime, local=self.local))
+        self.publish(seconds, "status", status_payload("refreshed", lifetime, local=self.local))
 
     def deleted(self, seconds: float) -> None:
-        self.say(seconds, "status", b"deleted")
+        self.publish(seconds, "status", b"deleted")
 
     def interim(self, seconds: float, *counts: int) -> None:
-        self.say(seconds, "traffic", traffic(*counts))
+        self.publish(seconds, "traffic", traffic_payload(*counts))
 
     def peer_interim(self, seconds: float, *counts: int) -> None:
-        self.say(seconds, "traffic/peer", traffic(*counts))
+        self.publish(seconds, "traffic/peer", traffic_payload(*counts))
 
     def total(self, seconds: float, *counts: int) -> None:
-        self.say(seconds, "total_traffic", traffic(*counts))
+        self.publish(seconds, "total_traffic", traffic_payload(*counts))
 
     def peer_total(self, seconds: float, *counts: int) -> None:
-        self.say(seconds, "total_traffic/peer", traffic(*counts))
+        self.publish(seconds, "total_traffic/peer", traffic_payload(*counts))
 
     def close(self, seconds: float, total: tuple[int, ...], peer: tuple[int, ...]) -> None:
         """The end in coturn's order: `deleted`, then the totals."""
@@ -63,24 +63,24 @@ class Teller:
         self.peer_total(seconds, *peer)
 
 
-def account(books: Books, until: float, *sources: str) -> None:
+def run_jobs_at(books: Books, until: float, *sources: str) -> None:
     """Let the clock of the sources come to so many seconds after the start, and run every job."""
     for source in sources or ("default",):
-        books.until(until, source=source)
-    books.account()
+        books.advance_clock(until, source=source)
+    books.run_jobs()
     books.assert_conserved()
 
 
-def moment(books: Books, seconds: float) -> datetime:
+def datetime_at(books: Books, seconds: float) -> datetime:
     return books.start + timedelta(seconds=seconds)
 
 
-def eight(counts: Iterable[int] = ZERO) -> dict[str, int]:
+def counters_by_name(counts: Iterable[int] = ZERO) -> dict[str, int]:
     """The eight counters by name: client received, sent, then peer received, sent."""
     return dict(zip(COUNTERS, counts, strict=True))
 
 
-def session(
+def session_row(
     books: Books,
     started: float,
     last_seen: float,
@@ -100,15 +100,15 @@ def session(
         "username": "alice",
         "user_id": "alice",
         "allocation_id": f"{1:018d}",
-        "started_at": moment(books, started),
+        "started_at": datetime_at(books, started),
         "start_known": True,
-        "last_seen_at": moment(books, last_seen),
-        "ended_at": None if ended is None else moment(books, ended),
+        "last_seen_at": datetime_at(books, last_seen),
+        "ended_at": None if ended is None else datetime_at(books, ended),
         "end_cause": cause,
         "transport": "UDP",
         "client_address": "198.51.100.7:50000",
         "server_address": LOCAL,
-        **eight(counts),
+        **counters_by_name(counts),
         "total_reported": False,
         "estimated": False,
         "disputed": False,
@@ -116,24 +116,25 @@ def session(
     }
 
 
-def sessions(books: Books) -> list[dict[str, Any]]:
+def session_rows(books: Books) -> list[dict[str, Any]]:
     """All rows of reporting.sessions in order of their first report, but for their keys."""
     return [
-        without(row, "session_id", "user_key") for row in books.rows("sessions", order="session_id")
+        without_columns(row, "session_id", "user_key")
+        for row in books.rows("sessions", order="session_id")
     ]
 
 
-def usage(
+def usage_row(
     books: Books, starts: float, ends: float, counts: Iterable[int] = ZERO, **others: Any
 ) -> dict[str, Any]:
     """A whole row of reporting.user_usage_*, but for its key; times in seconds after the start."""
     return {
         "realm": "example.org",
         "user_id": "alice",
-        "starts_at": moment(books, starts),
-        "ends_at": moment(books, ends),
+        "starts_at": datetime_at(books, starts),
+        "ends_at": datetime_at(books, ends),
         "time_zone": "UTC",
-        **eight(counts),
+        **counters_by_name(counts),
         "sessions_started": 0,
         "sessions_ended": 0,
         "session_seconds": Decimal(0),
@@ -142,13 +143,16 @@ def usage(
     }
 
 
-def usages(books: Books, length: str, of: str = "user") -> list[dict[str, Any]]:
+def usage_rows(books: Books, length: str, subject: str = "user") -> list[dict[str, Any]]:
     """All rows of a usage view in order of time, but for the user's key."""
-    order = "starts_at, realm" + (", user_id" if of == "user" else "")
-    return [without(row, "user_key") for row in books.rows(f"{of}_usage_{length}", order=order)]
+    order = "starts_at, realm" + (", user_id" if subject == "user" else "")
+    return [
+        without_columns(row, "user_key")
+        for row in books.rows(f"{subject}_usage_{length}", order=order)
+    ]
 
 
-def unattributed(
+def unattributed_row(
     books: Books, starts: float, counts: Iterable[int], **others: Any
 ) -> dict[str, Any]:
     """A whole row of reporting.unattributed_usage, of one UTC hour."""
@@ -156,17 +160,17 @@ def unattributed(
         "source": "default",
         "realm": "example.org",
         "username": "alice",
-        "starts_at": moment(books, starts),
-        "ends_at": moment(books, starts + 3600),
-        **eight(counts),
+        "starts_at": datetime_at(books, starts),
+        "ends_at": datetime_at(books, starts + 3600),
+        **counters_by_name(counts),
         **others,
     }
 
 
-def strays(books: Books) -> list[dict[str, Any]]:
+def unattributed_rows(books: Books) -> list[dict[str, Any]]:
     """All rows of reporting.unattributed_usage."""
     return books.rows("unattributed_usage", order="starts_at, source, realm, username")
 
 
-def without(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+def without_columns(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in names}

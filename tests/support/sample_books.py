@@ -16,7 +16,7 @@ from accounting.billing.close_period import close_periods
 from accounting.domain.realm_rules import RealmRule
 from accounting.feed.numbering import number_feed
 from accounting.identities.realm_rules import set_rule
-from tests.support.books import Books, channel, cloned, status, traffic
+from tests.support.books import Books, channel, cloned_database, status_payload, traffic_payload
 from tests.support.servers import PostgresServer
 
 BEGIN: Final = datetime(2026, 10, 31, 22, 0, tzinfo=UTC)
@@ -31,7 +31,7 @@ HOSTILE: Final = (
 @contextmanager
 def open_sample_books(server: PostgresServer, directory: Path) -> Iterator[Books]:
     """Books with all that this module's docstring names, accounted up to 4 November, 12:00 UTC."""
-    with cloned(server) as name:
+    with cloned_database(server) as name:
         books = Books(server, name, directory, start=BEGIN)
         try:
             _fill(books)
@@ -51,10 +51,12 @@ def _fill(books: Books) -> None:
     )
     spool = books.spool()
     spool.close_gap(
-        spool.open_gap(books.at(-20 * DAY), "disconnected", "October's"), books.at(-19 * DAY)
+        spool.open_gap(books.micros_at(-20 * DAY), "disconnected", "October's"),
+        books.micros_at(-19 * DAY),
     )
     spool.close_gap(
-        spool.open_gap(books.at(1.5 * HOUR), "disconnected", "over midnight"), books.at(3 * HOUR)
+        spool.open_gap(books.micros_at(1.5 * HOUR), "disconnected", "over midnight"),
+        books.micros_at(3 * HOUR),
     )
     # alice: one session in October, one exact, one of which interims were lost (estimated).
     _session(books, 0, allocation=1, interims=[(10, 1_000, 4, 400)], total=(10, 1_000, 4, 400))
@@ -82,36 +84,42 @@ def _fill(books: Books) -> None:
         total=(400, 40_000, 5, 500),
     )
     _new(books, 3.5 * DAY, "bob", 5)
-    books.hear(
-        3.5 * DAY + 60, channel("traffic", user="bob", allocation=5), traffic(700, 7_000, 70, 700)
+    books.receive(
+        3.5 * DAY + 60,
+        channel("traffic", user="bob", allocation=5),
+        traffic_payload(700, 7_000, 70, 700),
     )
-    books.hear(
-        3.5 * DAY + 120, channel("status", user="bob", allocation=5), status("refreshed", 86_400)
+    books.receive(
+        3.5 * DAY + 120,
+        channel("status", user="bob", allocation=5),
+        status_payload("refreshed", 86_400),
     )
     # A stranger under bob's name, and bytes made to break a terminal.
-    books.hear(
-        3.5 * DAY + 130, channel("traffic", user="bob", allocation=6), traffic(3, 300, 1, 100)
+    books.receive(
+        3.5 * DAY + 130,
+        channel("traffic", user="bob", allocation=6),
+        traffic_payload(3, 300, 1, 100),
     )
-    books.hear(3.5 * DAY + 140, HOSTILE + b"status", status("new"))
-    books.hear(3.5 * DAY + 150, HOSTILE + b"status", status("deleted"))
-    books.hear(3.5 * DAY + 160, channel("status"), b"no status at all")
+    books.receive(3.5 * DAY + 140, HOSTILE + b"status", status_payload("new"))
+    books.receive(3.5 * DAY + 150, HOSTILE + b"status", status_payload("deleted"))
+    books.receive(3.5 * DAY + 160, channel("status"), b"no status at all")
     # Another source, in the other realm.
-    books.hear(
+    books.receive(
         1 * DAY,
         channel("status", user="carol", realm="example.net", allocation=7),
-        status("new"),
+        status_payload("new"),
         source="second",
     )
-    books.hear(
+    books.receive(
         1 * DAY + 50,
         channel("status", user="carol", realm="example.net", allocation=7),
-        status("deleted"),
+        status_payload("deleted"),
         source="second",
     )
-    books.until(3.5 * DAY + HOUR, source="second")
-    spool.open_gap(books.at(3.5 * DAY + 2 * HOUR), "disconnected", "still open")
-    books.until(3.5 * DAY + 2 * HOUR)
-    books.account()
+    books.advance_clock(3.5 * DAY + HOUR, source="second")
+    spool.open_gap(books.micros_at(3.5 * DAY + 2 * HOUR), "disconnected", "still open")
+    books.advance_clock(3.5 * DAY + 2 * HOUR)
+    books.run_jobs()
     # October is closed, and corrected by hand.
     close_periods(books.engine)
     adjust_by_hand(
@@ -127,7 +135,7 @@ def _fill(books: Books) -> None:
 
 
 def _new(books: Books, at: float, user: str, allocation: int) -> None:
-    books.hear(at, channel("status", user=user, allocation=allocation), status("new"))
+    books.receive(at, channel("status", user=user, allocation=allocation), status_payload("new"))
 
 
 def _session(
@@ -142,10 +150,16 @@ def _session(
     """A session of 100 seconds: its interims, then its end and its total."""
     _new(books, at, user, allocation)
     for number, counts in enumerate(interims, start=1):
-        books.hear(
-            at + number, channel("traffic", user=user, allocation=allocation), traffic(*counts)
+        books.receive(
+            at + number,
+            channel("traffic", user=user, allocation=allocation),
+            traffic_payload(*counts),
         )
-    books.hear(at + 100, channel("status", user=user, allocation=allocation), status("deleted"))
-    books.hear(
-        at + 100, channel("total_traffic", user=user, allocation=allocation), traffic(*total)
+    books.receive(
+        at + 100, channel("status", user=user, allocation=allocation), status_payload("deleted")
+    )
+    books.receive(
+        at + 100,
+        channel("total_traffic", user=user, allocation=allocation),
+        traffic_payload(*total),
     )

@@ -20,9 +20,16 @@ from accounting.db.engine import Engine
 from accounting.identities.realm_rules import set_rule
 from accounting.ingest.loader import Loader
 from accounting.usage.rollup import rollup
-from tests.support.books import READER, Books, channel, eight_of, status, traffic
+from tests.support.books import (
+    READER,
+    Books,
+    channel,
+    status_payload,
+    sum_counters,
+    traffic_payload,
+)
 from tests.support.servers import PostgresServer
-from tests.support.truncate import empty
+from tests.support.truncate import empty_database
 
 VIEWS: Final = (
     "sessions",
@@ -83,7 +90,7 @@ class Step:
 
 
 _COUNTS: Final = st.builds(
-    lambda counts, large: traffic(*(count * large for count in counts)),
+    lambda counts, large: traffic_payload(*(count * large for count in counts)),
     st.tuples(*[st.integers(0, 3)] * 4),
     st.sampled_from([1, 1, 1000, 2**31]),
 )
@@ -92,7 +99,7 @@ _SAID: Final = st.one_of(
     st.tuples(
         st.just("status"),
         st.builds(
-            lambda word, lifetime, local: status(word, lifetime, local=local),
+            lambda word, lifetime, local: status_payload(word, lifetime, local=local),
             st.sampled_from(["new", "new", "refreshed", "deleted"]),
             st.sampled_from([0, 30, 600, 3600]),
             _LOCAL,
@@ -149,7 +156,7 @@ class Ledger:
 
         Without a plan the jobs run once, at the end, over all of it.
         """
-        empty(self._server, self._name)
+        empty_database(self._server, self._name)
         with TemporaryDirectory() as directory:
             books = Books(self._server, self._name, Path(directory), start=BEGIN)
             books.engine = self._engine
@@ -173,12 +180,12 @@ def _played(books: Books, steps: Sequence[Step], plan: Sequence[Act]) -> dict[st
 
     def capture() -> None:
         for source, messages in heard.items():
-            books.hear_all(messages, source=source)
+            books.receive_all(messages, source=source)
             messages.clear()
 
     now = 0.0
     for source in SOURCES:
-        books.until(0, source=source)
+        books.advance_clock(0, source=source)
     for place, step in enumerate(steps):
         for act in (act for act in plan if act.before == place):
             capture()
@@ -189,21 +196,21 @@ def _played(books: Books, steps: Sequence[Step], plan: Sequence[Act]) -> dict[st
             now = _lose(books, step.of.source, now, step.gap_seconds)
         of = step.of
         name = channel(step.suffix, user=of.user, realm=of.realm, allocation=of.allocation)
-        heard[of.source].append((books.at(now), of.database, name, step.payload))
+        heard[of.source].append((books.micros_at(now), of.database, name, step.payload))
     capture()
     for source in SOURCES:
-        books.until(now + LONG_AFTER, source=source)
-    books.account()
+        books.advance_clock(now + LONG_AFTER, source=source)
+    books.run_jobs()
     if plan:
-        books.account()
+        books.run_jobs()
     return everything(books)
 
 
 def _lose(books: Books, source: str, now: float, seconds: float) -> float:
     """Lose the connection for so long, as the collector records it; returns when it is back."""
-    books.until(now, source=source)
-    gap = books.spool(source).open_gap(books.at(now), "connection_lost")
-    books.spool(source).close_gap(gap, books.at(now + seconds))
+    books.advance_clock(now, source=source)
+    gap = books.spool(source).open_gap(books.micros_at(now), "connection_lost")
+    books.spool(source).close_gap(gap, books.micros_at(now + seconds))
     return now + seconds + 0.001
 
 
@@ -211,7 +218,7 @@ def _act(books: Books, act: Act, now: float) -> None:
     match act.what:
         case "tick":
             for source in SOURCES:
-                books.until(now, source=source)
+                books.advance_clock(now, source=source)
         case "load":
             for source in SOURCES:
                 restarted_loader(books, source).load(act.size)
@@ -245,7 +252,7 @@ def everything(books: Books) -> dict[str, Any]:
 
 def assert_conserved(shown: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Sessions = hours = days = months, for users and for realms."""
-    sessions = eight_of(shown["sessions"])
+    sessions = sum_counters(shown["sessions"])
     for of in ("user", "realm"):
         for length in ("hourly", "daily", "monthly"):
-            assert eight_of(shown[f"{of}_usage_{length}"]) == sessions, f"{of}_usage_{length}"
+            assert sum_counters(shown[f"{of}_usage_{length}"]) == sessions, f"{of}_usage_{length}"

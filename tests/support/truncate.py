@@ -28,7 +28,7 @@ $$
 """
 
 
-def empty(server: PostgresServer, database: str) -> None:
+def empty_database(server: PostgresServer, database: str) -> None:
     """Delete every row but those that make an installation. Its numbers begin anew."""
     with psycopg.connect(server.url(database=database)) as connection:
         connection.execute(_EMPTY)

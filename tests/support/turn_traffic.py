@@ -13,14 +13,14 @@ from typing import Any, Self
 import redis
 
 from accounting.capture.clock import wall_clock
-from tests.support.books import Books, channel, status, traffic
+from tests.support.books import Books, channel, status_payload, traffic_payload
 from tests.support.servers import ADDRESS, RedisServer, wait_until
 
 
 def announce(server: RedisServer, user: str) -> None:
     """Publish the beginning of the allocation that a user's numbers belong to."""
     with redis.Redis.from_url(server.url) as client:
-        client.publish(channel("status", user=user), status("new", 3600))
+        client.publish(channel("status", user=user), status_payload("new", 3600))
 
 
 class Numbers:
@@ -60,7 +60,7 @@ class Numbers:
             while not self._stopping.wait(0.002):
                 before = wall_clock()
                 try:
-                    client.publish(to, traffic(1, number, 0, 0))
+                    client.publish(to, traffic_payload(1, number, 0, 0))
                 except redis.ConnectionError:
                     continue  # Redis is away: nobody heard it, and coturn would not say it again
                 self.sent[number] = before, wall_clock()
@@ -75,7 +75,9 @@ class Numbers:
 def burst(server: RedisServer, user: str, count: int) -> None:
     """Publish the numbers from 1 to `count`, pipelined, as fast as Redis takes them."""
     to = channel("traffic", user=user)
-    publish_pipelined(server, ((to, traffic(1, number, 0, 0)) for number in range(1, count + 1)))
+    publish_pipelined(
+        server, ((to, traffic_payload(1, number, 0, 0)) for number in range(1, count + 1))
+    )
 
 
 def publish_pipelined(server: RedisServer, messages: Iterable[tuple[bytes, bytes]]) -> None:

@@ -5,7 +5,7 @@ import psycopg
 from accounting.identities import realm_queries
 from accounting.usage.fold_hours import fold_all
 from tests.support.books import Books
-from tests.support.coturn_messages import Teller, account
+from tests.support.coturn_messages import FakeAllocation, run_jobs_at
 
 HOUR = 3600
 STORED = "SELECT coalesce(sum(received_bytes), 0)::bigint AS bytes FROM accounting.user_usage_{}"
@@ -29,38 +29,41 @@ def same(count: int) -> dict[str, int]:
 
 
 def test_an_hour_is_shown_at_once_and_folded_when_the_next_begins(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0, 3 * HOUR)
     alice.interim(10, 1, 100, 0, 0)
-    account(books, 20)
+    run_jobs_at(books, 20)
     assert (shown(books), stored(books)) == (same(100), [0, 0])
     alice.interim(30, 1, 100, 0, 0)
-    account(books, 40)
+    run_jobs_at(books, 40)
     assert (shown(books), stored(books)) == (same(200), [0, 0])
     alice.interim(HOUR + 5, 1, 1000, 0, 0)
-    account(books, HOUR + 6)
+    run_jobs_at(books, HOUR + 6)
     assert (shown(books), stored(books)) == (same(1200), [200, 200])
 
 
 def test_what_comes_late_for_a_folded_hour_is_added_to_its_day_and_month(books: Books) -> None:
-    fast, slow = Teller(books), Teller(books, source="slow", user="bob", allocation=2)
+    fast, slow = (
+        FakeAllocation(books),
+        FakeAllocation(books, source="slow", user="bob", allocation=2),
+    )
     fast.new(HOUR)
     fast.interim(HOUR + 1, 1, 1, 0, 0)
-    account(books, HOUR + 2)
+    run_jobs_at(books, HOUR + 2)
     slow.new(5, 3 * HOUR)
     slow.interim(10, 1, 100, 0, 0)
-    account(books, 20, "slow")
+    run_jobs_at(books, 20, "slow")
     assert (shown(books), stored(books)) == (same(101), [100, 100])
     slow.interim(HOUR + 10, 1, 10, 0, 0)
-    account(books, HOUR + 20, "slow")
+    run_jobs_at(books, HOUR + 20, "slow")
     assert (shown(books), stored(books)) == (same(111), [100, 100])
 
 
 def test_an_hour_that_was_folded_while_under_way_still_counts_what_comes(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0, 3 * HOUR)
     alice.interim(10, 1, 100, 0, 0)
-    account(books, 20)
+    run_jobs_at(books, 20)
     for _ in range(2):
         with books.engine.begin() as connection:
             rules = realm_queries.all_rules(connection)
@@ -68,19 +71,19 @@ def test_an_hour_that_was_folded_while_under_way_still_counts_what_comes(books: 
                 fold_all(connection, rules, realm_id)
         assert (shown(books), stored(books)) == (same(100), [100, 100])
     alice.interim(30, 1, 10, 0, 0)
-    account(books, 40)
+    run_jobs_at(books, 40)
     assert (shown(books), stored(books)) == (same(110), [110, 110])
     alice.interim(HOUR + 5, 1, 1, 0, 0)
-    account(books, HOUR + 6)
+    run_jobs_at(books, HOUR + 6)
     assert (shown(books), stored(books)) == (same(111), [110, 110])
 
 
 def test_realms_that_are_folded_one_after_the_other_are_each_folded_once(books: Books) -> None:
     for allocation, realm in ((1, "example.org"), (2, "example.net"), (3, "example.com")):
-        teller = Teller(books, realm=realm, allocation=allocation)
+        teller = FakeAllocation(books, realm=realm, allocation=allocation)
         teller.new(0)
         teller.interim(10, 1, 100, 0, 0)
-    account(books, 20)
+    run_jobs_at(books, 20)
     with books.engine.begin() as connection:
         rules = realm_queries.all_rules(connection)
         for realm_id in rules:
@@ -89,16 +92,16 @@ def test_realms_that_are_folded_one_after_the_other_are_each_folded_once(books: 
 
 
 def test_a_day_is_there_for_a_user_of_whom_only_the_hour_under_way_is_known(books: Books) -> None:
-    Teller(books, user="strange").interim(5, 1, 100, 0, 0)
-    bob = Teller(books, user="bob", allocation=2)
+    FakeAllocation(books, user="strange").interim(5, 1, 100, 0, 0)
+    bob = FakeAllocation(books, user="bob", allocation=2)
     bob.new(10, 3 * HOUR)
-    account(books, 20)
+    run_jobs_at(books, 20)
     for level in ("daily", "monthly"):
         (row,) = books.rows(f"user_usage_{level}")
         assert (row["user_id"], row["sessions_started"], row["received_bytes"]) == ("bob", 1, 0)
     with psycopg.connect(books.url()) as connection:
         connection.execute("DELETE FROM accounting.user_usage_daily")
     bob.interim(HOUR + 1, 1, 7, 0, 0)
-    account(books, HOUR + 2)
+    run_jobs_at(books, HOUR + 2)
     # Even a day that somebody deleted comes back with the hours that are folded into it.
     assert shown(books) == same(7)

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from tests.support.books import Books
-from tests.support.coturn_messages import OTHER, Teller, account, moment, sessions, usage, usages
+from tests.support.coturn_messages import (
+    OTHER_LOCAL,
+    FakeAllocation,
+    datetime_at,
+    run_jobs_at,
+    session_rows,
+    usage_row,
+    usage_rows,
+)
 from tests.support.realm_rules import in_zone
 
 NOTHING = (0, 0, 0, 0)
@@ -25,13 +33,13 @@ def seconds_of(books: Books, length: str) -> list[tuple[str, Any]]:
     """Session seconds by start of the bucket, UTC."""
     return [
         (row["starts_at"].strftime("%m-%d %H:%M"), row["session_seconds"])
-        for row in usages(books, length)
+        for row in usage_rows(books, length)
     ]
 
 
 def live_through(books: Books, started: float, ended: float, realm: str = "example.org") -> None:
     """A session that reports a byte at its start and its end, and nothing between."""
-    teller = Teller(books, realm=realm)
+    teller = FakeAllocation(books, realm=realm)
     teller.new(started, 1_000_000)
     teller.interim(started, 0, 1, 0, 0)
     teller.interim(ended, 0, 1, 0, 0)
@@ -41,17 +49,19 @@ def live_through(books: Books, started: float, ended: float, realm: str = "examp
 def test_bytes_stand_in_the_hour_of_their_report_and_seconds_are_split_at_borders(
     books: Books,
 ) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(3000, 7200)
     alice.interim(3100, *HALF)
     alice.peer_interim(8000, *HALF)
     alice.interim(8000, *HALF)
     alice.close(8100, WHOLE, HALF)
-    account(books, 8101)
-    assert usages(books, "hourly") == [
-        usage(books, 0, HOUR, (*HALF, *NOTHING), sessions_started=1, session_seconds=Decimal(600)),
-        usage(books, HOUR, 2 * HOUR, session_seconds=Decimal(HOUR)),
-        usage(
+    run_jobs_at(books, 8101)
+    assert usage_rows(books, "hourly") == [
+        usage_row(
+            books, 0, HOUR, (*HALF, *NOTHING), sessions_started=1, session_seconds=Decimal(600)
+        ),
+        usage_row(books, HOUR, 2 * HOUR, session_seconds=Decimal(HOUR)),
+        usage_row(
             books,
             2 * HOUR,
             3 * HOUR,
@@ -65,32 +75,32 @@ def test_bytes_stand_in_the_hour_of_their_report_and_seconds_are_split_at_border
         "sessions_ended": 1,
         "session_seconds": Decimal(5100),
     }
-    assert usages(books, "daily") == [usage(books, *DAY_SPAN, (*WHOLE, *HALF), **whole)]
-    assert usages(books, "monthly") == [usage(books, *MONTH_SPAN, (*WHOLE, *HALF), **whole)]
+    assert usage_rows(books, "daily") == [usage_row(books, *DAY_SPAN, (*WHOLE, *HALF), **whole)]
+    assert usage_rows(books, "monthly") == [usage_row(books, *MONTH_SPAN, (*WHOLE, *HALF), **whole)]
 
 
 def test_a_realms_usage_is_that_of_its_users_with_the_peak(books: Books) -> None:
-    tellers = [Teller(books, user=user) for user in ("alice", "bob")]
+    tellers = [FakeAllocation(books, user=user) for user in ("alice", "bob")]
     for place, teller in enumerate(tellers):
         teller.new(10 + place)
     for teller in tellers:
         teller.interim(20, *HALF)
         teller.close(30, HALF, NOTHING)
-    account(books, 31)
+    run_jobs_at(books, 31)
     counts: dict[str, Any] = {
         "sessions_started": 2,
         "sessions_ended": 2,
         "session_seconds": Decimal(39),
     }
     for length, span in (("hourly", (0, HOUR)), ("daily", DAY_SPAN), ("monthly", MONTH_SPAN)):
-        row = usage(books, *span, (*WHOLE, *NOTHING), **counts, peak_sessions=2)
+        row = usage_row(books, *span, (*WHOLE, *NOTHING), **counts, peak_sessions=2)
         del row["user_id"]
-        assert usages(books, length, of="realm") == [row]
+        assert usage_rows(books, length, subject="realm") == [row]
 
 
 def test_seconds_are_exact_to_the_microsecond_and_never_rounded(books: Books) -> None:
     live_through(books, 0.000001, HOUR + 0.000002)
-    account(books, 2 * HOUR)
+    run_jobs_at(books, 2 * HOUR)
     assert seconds_of(books, "hourly") == [
         ("11-02 12:00", Decimal("3599.999999")),
         ("11-02 13:00", Decimal("0.000002")),
@@ -101,41 +111,41 @@ def test_seconds_are_exact_to_the_microsecond_and_never_rounded(books: Books) ->
 def test_a_session_that_ends_on_a_border_ends_in_the_hour_that_begins(books: Books) -> None:
     """Hours are half-open: its report at that moment stands there too."""
     live_through(books, 10, HOUR)
-    account(books, 2 * HOUR)
+    run_jobs_at(books, 2 * HOUR)
     counts = (0, 1, 0, 0, *NOTHING)
-    assert usages(books, "hourly") == [
-        usage(books, 0, HOUR, counts, sessions_started=1, session_seconds=Decimal(3590)),
-        usage(books, HOUR, 2 * HOUR, counts, sessions_ended=1),
+    assert usage_rows(books, "hourly") == [
+        usage_row(books, 0, HOUR, counts, sessions_started=1, session_seconds=Decimal(3590)),
+        usage_row(books, HOUR, 2 * HOUR, counts, sessions_ended=1),
     ]
 
 
 def test_a_session_across_midnight_and_the_end_of_a_month_is_split_there(books: Books) -> None:
     until_december = 29 * DAY - NOON
     live_through(books, until_december - 100, until_december + 50)
-    account(books, until_december + 60)
+    run_jobs_at(books, until_december + 60)
     for length in ("hourly", "daily", "monthly"):
         assert [row[1] for row in seconds_of(books, length)] == [100, 50]
-    assert [row["received_bytes"] for row in usages(books, "monthly")] == [1, 1]
+    assert [row["received_bytes"] for row in usage_rows(books, "monthly")] == [1, 1]
 
 
 def test_a_live_session_counts_to_its_last_sign_of_life(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0, 7200)
     alice.interim(100, *HALF)
-    account(books, 1000)
+    run_jobs_at(books, 1000)
     assert seconds_of(books, "hourly") == [("11-02 12:00", 100)]
     alice.refreshed(5000)
-    account(books, 5001)
+    run_jobs_at(books, 5001)
     assert seconds_of(books, "hourly") == [("11-02 12:00", 3600), ("11-02 13:00", 1400)]
 
 
 def test_an_expired_session_counts_to_its_last_sign_of_life(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(100, *HALF)
-    account(books, 10_000)
-    assert usages(books, "hourly") == [
-        usage(
+    run_jobs_at(books, 10_000)
+    assert usage_rows(books, "hourly") == [
+        usage_row(
             books,
             0,
             HOUR,
@@ -148,55 +158,57 @@ def test_an_expired_session_counts_to_its_last_sign_of_life(books: Books) -> Non
 
 
 def test_a_reopened_session_gets_the_seconds_since_its_supposed_end(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(4000, *HALF)
-    account(books, 4001)
+    run_jobs_at(books, 4001)
     assert seconds_of(books, "hourly") == [("11-02 12:00", 0)]
     alice.deleted(7300)
-    account(books, 7400)
-    assert usages(books, "hourly") == [
-        usage(books, 0, HOUR, sessions_started=1, session_seconds=Decimal(HOUR)),
-        usage(books, HOUR, 2 * HOUR, (*HALF, *NOTHING), session_seconds=Decimal(HOUR)),
-        usage(books, 2 * HOUR, 3 * HOUR, sessions_ended=1, session_seconds=Decimal(100)),
+    run_jobs_at(books, 7400)
+    assert usage_rows(books, "hourly") == [
+        usage_row(books, 0, HOUR, sessions_started=1, session_seconds=Decimal(HOUR)),
+        usage_row(books, HOUR, 2 * HOUR, (*HALF, *NOTHING), session_seconds=Decimal(HOUR)),
+        usage_row(books, 2 * HOUR, 3 * HOUR, sessions_ended=1, session_seconds=Decimal(100)),
     ]
 
 
 @pytest.mark.parametrize("late", [2 * HOUR, 2 * DAY, 40 * DAY])
 def test_a_late_total_touches_only_its_own_hour_day_and_month(books: Books, late: float) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(100, *HALF)
     alice.deleted(200)
-    Teller(books, user="bob").new(300)
-    account(books, late - 1)
+    FakeAllocation(books, user="bob").new(300)
+    run_jobs_at(books, late - 1)
     lengths = ("hourly", "daily", "monthly")
     before = {
-        (of, length): usages(books, length, of) for of in ("user", "realm") for length in lengths
+        (of, length): usage_rows(books, length, of)
+        for of in ("user", "realm")
+        for length in lengths
     }
     alice.total(late, *HALF)
     alice.peer_total(late, *NOTHING)
-    account(books, late + 1)
-    (session,) = (row for row in sessions(books) if row["username"] == "alice")
-    assert (session["total_reported"], session["ended_at"]) == (True, moment(books, 200))
+    run_jobs_at(books, late + 1)
+    (session,) = (row for row in session_rows(books) if row["username"] == "alice")
+    assert (session["total_reported"], session["ended_at"]) == (True, datetime_at(books, 200))
     for (of, length), rows in before.items():
-        after = usages(books, length, of)
+        after = usage_rows(books, length, of)
         assert [row for row in after if row in rows] == rows
         for row in after:
             if row not in rows:
-                assert row["starts_at"] <= moment(books, late) < row["ends_at"]
+                assert row["starts_at"] <= datetime_at(books, late) < row["ends_at"]
                 assert row["sessions_started"] == row["sessions_ended"] == 0
 
 
 def test_a_late_difference_stands_in_the_buckets_of_the_total(books: Books) -> None:
     """What was reported in October stays in October."""
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(100, *HALF)
     alice.deleted(200)
-    account(books, 300)
+    run_jobs_at(books, 300)
     alice.total(40 * DAY, *WHOLE)
-    account(books, 40 * DAY + 1)
+    run_jobs_at(books, 40 * DAY + 1)
     assert [
         (
             row["starts_at"].month,
@@ -204,22 +216,22 @@ def test_a_late_difference_stands_in_the_buckets_of_the_total(books: Books) -> N
             row["session_seconds"],
             row["estimated_bytes"],
         )
-        for row in usages(books, "monthly")
+        for row in usage_rows(books, "monthly")
     ] == [(11, 500, 200, 900), (12, 500, 0, 900)]
 
 
 def test_estimated_bytes_are_those_of_estimated_sessions_in_every_hour(books: Books) -> None:
-    estimated, exact = Teller(books), Teller(books, allocation=2)
+    estimated, exact = FakeAllocation(books), FakeAllocation(books, allocation=2)
     for teller in (estimated, exact):
         teller.new(0, 7200)
         teller.interim(10, *HALF)
-    account(books, 20)
-    assert [row["estimated_bytes"] for row in usages(books, "hourly")] == [0]
+    run_jobs_at(books, 20)
+    assert [row["estimated_bytes"] for row in usage_rows(books, "hourly")] == [0]
     estimated.close(4000, WHOLE, NOTHING)
     exact.close(4000, HALF, NOTHING)
-    account(books, 4001)
+    run_jobs_at(books, 4001)
     for of in ("user", "realm"):
-        rows = usages(books, "hourly", of)
+        rows = usage_rows(books, "hourly", of)
         assert [(row["received_bytes"], row["estimated_bytes"]) for row in rows] == [
             (1000, 900),
             (500, 900),
@@ -230,7 +242,7 @@ def test_estimated_bytes_are_those_of_estimated_sessions_in_every_hour(books: Bo
 
 
 def peaks(books: Books, length: str = "hourly") -> list[int]:
-    return [row["peak_sessions"] for row in usages(books, length, of="realm")]
+    return [row["peak_sessions"] for row in usage_rows(books, length, subject="realm")]
 
 
 def told_in_order(books: Books, *spans: tuple[float, float]) -> None:
@@ -241,7 +253,7 @@ def told_in_order(books: Books, *spans: tuple[float, float]) -> None:
         for time, is_start in zip(span, (True, False), strict=True)
     ]
     for time, is_start, place in sorted(events, key=lambda event: (event[0], event[2])):
-        teller = Teller(books, user=f"user{place}", allocation=place)
+        teller = FakeAllocation(books, user=f"user{place}", allocation=place)
         if is_start:
             teller.new(time, 1_000_000)
         else:
@@ -250,26 +262,26 @@ def told_in_order(books: Books, *spans: tuple[float, float]) -> None:
 
 def test_the_peak_is_the_most_sessions_alive_at_one_moment(books: Books) -> None:
     told_in_order(books, (0, 100), (50, 150), (99, 200), (120, 130))
-    account(books, 201)
+    run_jobs_at(books, 201)
     assert peaks(books) == peaks(books, "daily") == [3]
 
 
 def test_of_an_end_and_a_start_at_one_moment_the_end_comes_first(books: Books) -> None:
     told_in_order(books, (0, 100), (100, 200), (200, 300))
-    account(books, 301)
+    run_jobs_at(books, 301)
     assert peaks(books) == [1]
 
 
 def test_a_session_counts_in_the_peak_of_every_hour_that_it_lives_in(books: Books) -> None:
     """Also in one in which nothing was heard of it; but not in the one whose border it ends on."""
     told_in_order(books, (0, 3 * HOUR), (HOUR + 1, HOUR + 2), (2 * HOUR + 1, 3 * HOUR + 1))
-    account(books, 4 * HOUR)
+    run_jobs_at(books, 4 * HOUR)
     assert peaks(books) == [1, 2, 2, 1]
 
 
 def test_the_peak_of_a_day_and_a_month_is_that_of_the_highest_hour(books: Books) -> None:
     told_in_order(books, (0, 10), (5, 15), (HOUR, HOUR + 10), (DAY, DAY + 9))
-    account(books, 2 * DAY)
+    run_jobs_at(books, 2 * DAY)
     assert (peaks(books), peaks(books, "daily"), peaks(books, "monthly")) == (
         [2, 1, 1],
         [2, 1],
@@ -279,25 +291,25 @@ def test_the_peak_of_a_day_and_a_month_is_that_of_the_highest_hour(books: Books)
 
 def test_a_session_of_no_length_is_in_no_peak(books: Books) -> None:
     told_in_order(books, (10, 10))
-    account(books, 11)
+    run_jobs_at(books, 11)
     assert peaks(books) == [0]
 
 
 def test_a_late_total_is_in_no_peak_and_neither_is_a_stranger(books: Books) -> None:
-    alice = Teller(books)
+    alice = FakeAllocation(books)
     alice.new(0)
     alice.deleted(100)
-    Teller(books, user="stranger").interim(50, *HALF)
+    FakeAllocation(books, user="stranger").interim(50, *HALF)
     alice.total(2 * HOUR, *HALF)
-    account(books, 2 * HOUR + 1)
+    run_jobs_at(books, 2 * HOUR + 1)
     assert peaks(books) == [1, 0]
 
 
 def test_a_live_session_is_in_the_peak_until_the_hour_ends(books: Books) -> None:
-    Teller(books).new(0, 7200)
-    bob = Teller(books, user="bob")
+    FakeAllocation(books).new(0, 7200)
+    bob = FakeAllocation(books, user="bob")
     bob.new(100)
-    account(books, 200)
+    run_jobs_at(books, 200)
     assert peaks(books) == [2]
 
 
@@ -352,15 +364,15 @@ def test_a_session_across_a_change_of_the_clock_is_split_exactly(
     in_zone(books, "example.org", zone)
     books.start = start
     live_through(books, 0, sum(hours))
-    account(books, sum(hours) + 1)
+    run_jobs_at(books, sum(hours) + 1)
     assert [row[1] for row in seconds_of(books, "hourly")] == hours
     assert seconds_of(books, "daily") == list(zip(day, length, strict=True))
     assert sum(row[1] for row in seconds_of(books, "monthly")) == sum(hours)
-    assert {row["time_zone"] for row in usages(books, "hourly")} == {zone}
+    assert {row["time_zone"] for row in usage_rows(books, "hourly")} == {zone}
     for of in ("user", "realm"):
         for each in ("hourly", "daily"):
-            assert_contiguous(usages(books, each, of))
-        assert sum(row["received_bytes"] for row in usages(books, "daily", of)) == 2
+            assert_contiguous(usage_rows(books, each, of))
+        assert sum(row["received_bytes"] for row in usage_rows(books, "daily", of)) == 2
 
 
 def assert_contiguous(rows: list[dict[str, Any]]) -> None:
@@ -372,11 +384,11 @@ def test_each_realm_has_its_own_borders(books: Books) -> None:
     zones: Mapping[str, str] = {"in": "Asia/Kolkata", "us": "America/New_York", "jp": "Asia/Tokyo"}
     for realm, zone in zones.items():
         in_zone(books, realm, zone)
-        Teller(books, realm=realm).new(0)
-    account(books, 1)
+        FakeAllocation(books, realm=realm).new(0)
+    run_jobs_at(books, 1)
     found = {
         (row["realm"], row["starts_at"].strftime("%d %H:%M"), row["time_zone"])
-        for row in usages(books, "daily")
+        for row in usage_rows(books, "daily")
     }
     assert found == {
         ("in", "01 18:30", "Asia/Kolkata"),
@@ -386,7 +398,7 @@ def test_each_realm_has_its_own_borders(books: Books) -> None:
 
 
 def test_two_servers_on_one_key_are_one_session_in_the_peak(books: Books) -> None:
-    Teller(books).new(0)
-    Teller(books, local=OTHER).new(1)
-    account(books, 2)
+    FakeAllocation(books).new(0)
+    FakeAllocation(books, local=OTHER_LOCAL).new(1)
+    run_jobs_at(books, 2)
     assert peaks(books) == [1]
