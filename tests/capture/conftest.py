@@ -10,19 +10,19 @@ from tests.support.collectors import TlsRedisServer
 from tests.support.servers import RedisServer, ValkeyServer
 
 # In CI Redis must be there: RedisServer fails when it is not.
-kinds: list[type[RedisServer]] = [ValkeyServer]
+SERVER_CLASSES: list[type[RedisServer]] = [ValkeyServer]
 if RedisServer.is_installed() or os.environ.get("CI"):
-    kinds.append(RedisServer)
+    SERVER_CLASSES.append(RedisServer)
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long an idle connection is waited on before a tick, an end or another attempt."""
     monkeypatch.setattr("accounting.capture.redis.receiver.READ_TIMEOUT_SECONDS", 0.02)
     monkeypatch.setattr("accounting.capture.collector.MIN_RETRY_SECONDS", 0.02)
 
 
-@pytest.fixture(params=kinds)
+@pytest.fixture(params=SERVER_CLASSES)
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     with request.param() as running:
         yield running

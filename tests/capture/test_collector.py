@@ -36,7 +36,7 @@ from tests.support.collectors import (
 )
 from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 
-hostile_users = [
+HOSTILE_USERS = [
     b"",
     b"x/allocation/000000000000000009/status",
     b"a*b?c[d]e=f,g:h",
@@ -59,14 +59,14 @@ def test_hostile_channels_and_payloads_arrive_byte_for_byte(
     channels = [
         prefix + user + b"/allocation/001000000000000001/status"
         for prefix in prefixes
-        for user in hostile_users
+        for user in HOSTILE_USERS
     ]
-    with CollectorThread(server.url, tmp_path) as collecting:
-        collecting.await_attached(server)
+    with CollectorThread(server.url, tmp_path) as collector:
+        collector.await_attached(server)
         for number, name in enumerate(channels):
             publish(server, b"%d\r\n\x00\xff" % number, to=name)
-        collecting.await_checkpoint()
-        rows = stored_messages(collecting.spool)
+        collector.await_checkpoint()
+        rows = stored_messages(collector.spool)
         assert [(row.channel, row.payload) for row in rows] == [
             (name, b"%d\r\n\x00\xff" % number) for number, name in enumerate(channels)
         ]
@@ -75,53 +75,53 @@ def test_hostile_channels_and_payloads_arrive_byte_for_byte(
 
 
 def test_only_allocation_channels_are_kept(valkey: ValkeyServer, tmp_path: Path) -> None:
-    with CollectorThread(valkey.url, tmp_path) as collecting:
-        collecting.await_attached(valkey)
+    with CollectorThread(valkey.url, tmp_path) as collector:
+        collector.await_attached(valkey)
         for name in (b"__XXX__", b"turn/secret", b"other", b"turn/user/u/allocation/1/status"):
             publish(valkey, b"p", to=name)
-        collecting.await_checkpoint()
-        kept = [row.channel for row in stored_messages(collecting.spool)]
+        collector.await_checkpoint()
+        kept = [row.channel for row in stored_messages(collector.spool)]
         assert kept == [b"turn/user/u/allocation/1/status"]
 
 
 @pytest.mark.parametrize("kind", [PubSubSource, ReplicationSource])
-def test_what_is_too_large_to_be_coturns_fills_no_memory(
+def test_messages_too_large_for_coturn_are_dropped(
     valkey: ValkeyServer, tmp_path: Path, kind: type[PubSubSource | ReplicationSource]
 ) -> None:
     """Whoever may publish can say it; batches are bounded by their count."""
     with redis.Redis(port=valkey.port) as client:
         client.config_set("repl-diskless-sync-delay", 0)
-    with CollectorThread(valkey.url, tmp_path, source_class=kind) as collecting:
-        collecting.await_attached(valkey)
+    with CollectorThread(valkey.url, tmp_path, source_class=kind) as collector:
+        collector.await_attached(valkey)
         sizes = [9_000, 7_000, 70_000, 3 << 20]
         publish(valkey, *[b"x" * size for size in sizes])
         publish(valkey, b"1", to=CHANNEL + b"x" * 9_000)
         publish(valkey, b"2")
-        collecting.await_checkpoint()
-        assert [len(row.payload) for row in stored_messages(collecting.spool)] == [7_000, 1]
+        collector.await_checkpoint()
+        assert [len(row.payload) for row in stored_messages(collector.spool)] == [7_000, 1]
 
 
-def test_the_first_start_of_a_spool_is_no_gap_even_when_redis_comes_later(tmp_path: Path) -> None:
+def test_the_first_start_of_a_spool_is_not_a_gap_even_when_redis_starts_later(tmp_path: Path) -> None:
     server = ValkeyServer()
-    with CollectorThread(server.url, tmp_path) as collecting, server:
-        collecting.await_attached(server)
-        assert collecting.spool.gaps() == []
-        assert [epoch.cause for epoch in collecting.spool.epochs()] == ["first"]
+    with CollectorThread(server.url, tmp_path) as collector, server:
+        collector.await_attached(server)
+        assert collector.spool.gaps() == []
+        assert [epoch.cause for epoch in collector.spool.epochs()] == ["first"]
 
 
-def test_a_tick_proves_everything_published_before_it(server: RedisServer, tmp_path: Path) -> None:
-    with CollectorThread(server.url, tmp_path) as collecting, Publisher(server) as publisher:
-        collecting.await_attached(server)
+def test_everything_published_before_a_checkpoint_is_stored(server: RedisServer, tmp_path: Path) -> None:
+    with CollectorThread(server.url, tmp_path) as collector, Publisher(server) as publisher:
+        collector.await_attached(server)
         for _ in range(10):
-            captured_until = collecting.await_checkpoint()
-            numbers = {int(row.payload) for row in stored_messages(collecting.spool)}
+            captured_until = collector.await_checkpoint()
+            numbers = {int(row.payload) for row in stored_messages(collector.spool)}
             first = min(numbers, default=0)
             sent = dict(publisher.sent)
             due = {n for n, (_, after) in sent.items() if n >= first and after < captured_until}
             assert due <= numbers
 
 
-def test_a_tick_is_the_time_when_its_ping_was_sent(valkey: ValkeyServer, tmp_path: Path) -> None:
+def test_a_checkpoint_is_the_time_when_its_ping_was_sent(valkey: ValkeyServer, tmp_path: Path) -> None:
     source = PubSubSource(
         valkey.url, queue_bytes=1 << 20, clock=wall_clock, checkpoint_seconds=0.05
     )
@@ -135,7 +135,7 @@ def test_a_tick_is_the_time_when_its_ping_was_sent(valkey: ValkeyServer, tmp_pat
         assert next(stream.batches(threading.Event())).captured_until in sent
 
 
-def test_a_message_is_on_disk_soon_also_between_ticks(valkey: ValkeyServer, tmp_path: Path) -> None:
+def test_a_batch_does_not_wait_for_a_checkpoint(valkey: ValkeyServer, tmp_path: Path) -> None:
     source = PubSubSource(
         valkey.url, queue_bytes=1 << 20, clock=wall_clock, checkpoint_seconds=60.0
     )
@@ -149,176 +149,176 @@ def test_a_message_is_on_disk_soon_also_between_ticks(valkey: ValkeyServer, tmp_
         assert batch.captured_until is None
 
 
-def test_a_killed_connection_is_one_gap_that_holds_all_that_was_lost(
+def test_a_killed_connection_is_one_gap_that_covers_every_loss(
     server: RedisServer, tmp_path: Path
 ) -> None:
-    with CollectorThread(server.url, tmp_path) as collecting, Publisher(server) as publisher:
-        collecting.await_attached(server)
+    with CollectorThread(server.url, tmp_path) as collector, Publisher(server) as publisher:
+        collector.await_attached(server)
         publisher.await_more(50)
         for number in range(1, 4):
-            before = collecting.await_checkpoint()
+            before = collector.await_checkpoint()
             publisher.await_more(20)
             kill_subscribers(server)
-            gap = collecting.await_gap(number)
+            gap = collector.await_gap(number)
             assert (gap.cause, gap.epoch) == ("disconnected", 1)
             assert before <= gap.from_at < (gap.to_at or 0)
             publisher.await_more(50)
-        collecting.await_checkpoint()
-        collecting.stop()
-        first = int(stored_messages(collecting.spool)[0].payload)
+        collector.await_checkpoint()
+        collector.stop()
+        first = int(stored_messages(collector.spool)[0].payload)
         sent = {number: times for number, times in publisher.sent.items() if number >= first}
-        until = collecting.spool.state().captured_until or 0
+        until = collector.spool.state().captured_until or 0
         assert_losses_in_gaps(
-            collecting.spool, {number: (a, b) for number, (a, b) in sent.items() if b < until}
+            collector.spool, {number: (a, b) for number, (a, b) in sent.items() if b < until}
         )
-        assert len(collecting.spool.gaps()) == 3
+        assert len(collector.spool.gaps()) == 3
 
 
 def test_a_killed_and_restarted_redis_is_one_gap_and_a_new_epoch(
     server: RedisServer, tmp_path: Path
 ) -> None:
-    with CollectorThread(server.url, tmp_path) as collecting:
-        collecting.await_attached(server)
+    with CollectorThread(server.url, tmp_path) as collector:
+        collector.await_attached(server)
         publish(server, b"1", b"2")
-        proven = collecting.await_checkpoint()
+        proven = collector.await_checkpoint()
         down_from = wall_clock()
         server.kill()
-        wait_until(collecting.spool.current_gap, message="no gap was opened")
-        opened = collecting.spool.current_gap()
+        wait_until(collector.spool.current_gap, message="no gap was opened")
+        opened = collector.spool.current_gap()
         assert opened is not None
         assert (opened.cause, opened.to_at) == ("disconnected", None)
         down_to = wall_clock()
         server.start()
-        gap = collecting.await_gap(1)
+        gap = collector.await_gap(1)
         publish(server, b"3")
-        collecting.await_checkpoint()
+        collector.await_checkpoint()
         assert proven <= gap.from_at <= down_from
         assert down_to <= (gap.to_at or 0)
         assert (gap.cause, gap.epoch, gap.position) == ("redis_restarted", 1, 2)
         assert "disconnected" in gap.detail
-        assert [epoch.cause for epoch in collecting.spool.epochs()] == ["first", "redis_restarted"]
+        assert [epoch.cause for epoch in collector.spool.epochs()] == ["first", "redis_restarted"]
         places = [
-            (row.epoch, row.position, row.payload) for row in stored_messages(collecting.spool)
+            (row.epoch, row.position, row.payload) for row in stored_messages(collector.spool)
         ]
         assert places == [(1, 1, b"1"), (1, 2, b"2"), (2, 1, b"3")]
-        assert len(collecting.spool.gaps()) == 1
+        assert len(collector.spool.gaps()) == 1
 
 
-def test_a_redis_that_restarted_while_no_collector_ran_is_found_out(
+def test_a_restart_of_redis_while_no_collector_ran_is_detected(
     valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    with CollectorThread(valkey.url, tmp_path) as collecting:
-        collecting.await_attached(valkey)
+    with CollectorThread(valkey.url, tmp_path) as collector:
+        collector.await_attached(valkey)
     valkey.restart()
-    with CollectorThread(valkey.url, tmp_path) as collecting:
-        gap = collecting.await_gap(1)
+    with CollectorThread(valkey.url, tmp_path) as collector:
+        gap = collector.await_gap(1)
         assert gap.cause == "redis_restarted"
         assert "collector_restarted" in gap.detail
-        assert collecting.spool.state().captured_epoch == 2
+        assert collector.spool.state().captured_epoch == 2
 
 
-def test_a_redis_that_says_nothing_is_given_up_and_the_time_is_a_gap(
+def test_a_silent_redis_is_disconnected_and_the_time_is_a_gap(
     server: RedisServer, tmp_path: Path
 ) -> None:
-    with CollectorThread(server.url, tmp_path, silence_seconds=0.5) as collecting:
-        collecting.await_attached(server)
+    with CollectorThread(server.url, tmp_path, silence_seconds=0.5) as collector:
+        collector.await_attached(server)
         server.pause()
-        wait_until(collecting.spool.current_gap, message="no gap was opened")
+        wait_until(collector.spool.current_gap, message="no gap was opened")
         server.resume()
-        gap = collecting.await_gap(1)
+        gap = collector.await_gap(1)
         assert gap.cause == "redis_unreachable"
-        assert collecting.spool.state().captured_epoch == 1
+        assert collector.spool.state().captured_epoch == 1
 
 
-def test_a_redis_that_stalls_for_less_is_no_gap(valkey: ValkeyServer, tmp_path: Path) -> None:
-    with CollectorThread(valkey.url, tmp_path, silence_seconds=30) as collecting:
-        collecting.await_attached(valkey)
+def test_a_shorter_stall_of_redis_is_not_a_gap(valkey: ValkeyServer, tmp_path: Path) -> None:
+    with CollectorThread(valkey.url, tmp_path, silence_seconds=30) as collector:
+        collector.await_attached(valkey)
         valkey.pause()
         stalled_at = wall_clock()
         wait_until(lambda: wall_clock() - stalled_at > 400_000)
-        assert (collecting.spool.state().captured_until or 0) <= stalled_at
+        assert (collector.spool.state().captured_until or 0) <= stalled_at
         valkey.resume()
-        collecting.await_checkpoint()
-        assert collecting.spool.gaps() == []
+        collector.await_checkpoint()
+        assert collector.spool.gaps() == []
 
 
 def test_a_second_acknowledgement_is_a_resubscription_and_a_gap(
     valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    with Proxy(valkey) as proxy, CollectorThread(proxy.url, tmp_path) as collecting:
-        collecting.await_attached(valkey)
+    with Proxy(valkey) as proxy, CollectorThread(proxy.url, tmp_path) as collector:
+        collector.await_attached(valkey)
         publish(valkey, b"1")
-        proven = collecting.await_checkpoint()
+        proven = collector.await_checkpoint()
         pattern = subscriber.CHANNEL_PATTERNS[0]
         proxy.inject(b"*3\r\n$10\r\npsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(pattern), pattern))
-        gap = collecting.await_gap(1)
+        gap = collector.await_gap(1)
         assert gap.cause == "resubscribed"
         assert gap.from_at >= proven
         publish(valkey, b"2")
-        collecting.await_checkpoint()
-        assert [row.payload for row in stored_messages(collecting.spool)] == [b"1", b"2"]
+        collector.await_checkpoint()
+        assert [row.payload for row in stored_messages(collector.spool)] == [b"1", b"2"]
 
 
-def test_what_is_no_answer_to_anything_ends_the_connection(
+def test_an_unexpected_reply_ends_the_connection(
     valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    with Proxy(valkey) as proxy, CollectorThread(proxy.url, tmp_path) as collecting:
+    with Proxy(valkey) as proxy, CollectorThread(proxy.url, tmp_path) as collector:
         for number, nonsense in enumerate(
             [b"*2\r\n$4\r\npong\r\n$1\r\nx\r\n", b":1\r\n", b"garbage\r\n"], 1
         ):
-            collecting.await_attached(valkey)
-            collecting.await_checkpoint()
+            collector.await_attached(valkey)
+            collector.await_checkpoint()
             proxy.inject(nonsense)
-            assert collecting.await_gap(number).cause == "disconnected"
+            assert collector.await_gap(number).cause == "disconnected"
 
 
-def test_a_stop_stores_all_that_was_published_before_it(
+def test_a_stop_stores_everything_published_before_it(
     server: RedisServer, tmp_path: Path
 ) -> None:
-    with CollectorThread(server.url, tmp_path) as collecting:
-        collecting.await_attached(server)
+    with CollectorThread(server.url, tmp_path) as collector:
+        collector.await_attached(server)
         publish(server, *[b"%d" % number for number in range(20_000)])
         published_at = wall_clock()
-        collecting.stop()
-        rows = stored_messages(collecting.spool)
+        collector.stop()
+        rows = stored_messages(collector.spool)
         assert [int(row.payload) for row in rows] == list(range(20_000))
-        assert (collecting.spool.state().captured_until or 0) >= published_at
-        assert collecting.spool.gaps() == []
+        assert (collector.spool.state().captured_until or 0) >= published_at
+        assert collector.spool.gaps() == []
 
 
-def test_a_stopped_collector_leaves_a_gap_from_its_last_tick_to_the_next_start(
+def test_a_stopped_collector_leaves_a_gap_from_its_last_checkpoint_to_the_next_start(
     valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    with CollectorThread(valkey.url, tmp_path) as collecting:
-        collecting.await_attached(valkey)
-        collecting.stop()
-        captured_until = collecting.spool.state().captured_until
+    with CollectorThread(valkey.url, tmp_path) as collector:
+        collector.await_attached(valkey)
+        collector.stop()
+        captured_until = collector.spool.state().captured_until
     publish(valkey, b"nobody hears this")
     missed_at = wall_clock()
-    with CollectorThread(valkey.url, tmp_path) as collecting:
-        gap = collecting.await_gap(1)
+    with CollectorThread(valkey.url, tmp_path) as collector:
+        gap = collector.await_gap(1)
         assert (gap.from_at, gap.cause) == (captured_until, "collector_restarted")
         assert (gap.to_at or 0) >= missed_at
-        assert collecting.spool.state().captured_epoch == 1
+        assert collector.spool.state().captured_epoch == 1
 
 
-def test_a_gap_that_is_open_stays_the_only_one_over_failed_attempts_and_restarts(
+def test_an_open_gap_stays_the_only_one_across_failed_attempts_and_restarts(
     valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    with CollectorThread(valkey.url, tmp_path) as collecting:
-        collecting.await_attached(valkey)
+    with CollectorThread(valkey.url, tmp_path) as collector:
+        collector.await_attached(valkey)
         valkey.kill()
-        wait_until(collecting.spool.current_gap)
-        opened = collecting.spool.current_gap()
-    with CollectorThread(valkey.url, tmp_path) as collecting:
-        assert collecting.spool.current_gap() == opened
+        wait_until(collector.spool.current_gap)
+        opened = collector.spool.current_gap()
+    with CollectorThread(valkey.url, tmp_path) as collector:
+        assert collector.spool.current_gap() == opened
         valkey.start()
-        gap = collecting.await_gap(1)
+        gap = collector.await_gap(1)
         assert gap.from_at == (opened.from_at if opened else None)
-        assert len(collecting.spool.gaps()) == 1
+        assert len(collector.spool.gaps()) == 1
 
 
-def test_a_collector_killed_at_any_moment_doubles_nothing_and_owns_up_to_the_rest(
+def test_a_collector_killed_at_any_time_duplicates_nothing_and_its_losses_are_in_gaps(
     server: RedisServer, tmp_path: Path
 ) -> None:
     path = spool_path(tmp_path, "test")
@@ -353,7 +353,7 @@ def test_a_collector_killed_at_any_moment_doubles_nothing_and_owns_up_to_the_res
         assert state.captured_epoch == 1
 
 
-def test_a_clock_that_steps_back_never_makes_a_receipt_time_fall(
+def test_receipt_times_never_fall_when_the_clock_steps_back(
     valkey: ValkeyServer, tmp_path: Path
 ) -> None:
     offset = [0]
@@ -361,33 +361,33 @@ def test_a_clock_that_steps_back_never_makes_a_receipt_time_fall(
     def clock() -> int:
         return wall_clock() + offset[0]
 
-    with CollectorThread(valkey.url, tmp_path, clock=clock) as collecting:
-        collecting.await_attached(valkey)
+    with CollectorThread(valkey.url, tmp_path, clock=clock) as collector:
+        collector.await_attached(valkey)
         publish(valkey, b"1", b"2")
-        before = collecting.await_checkpoint()
+        before = collector.await_checkpoint()
         offset[0] = -3_600_000_000
         publish(valkey, b"3")
-        wait_until(lambda: collecting.spool.state().captured_position == 3)
+        wait_until(lambda: collector.spool.state().captured_position == 3)
         kill_subscribers(valkey)
-        gap = collecting.await_gap(1)
+        gap = collector.await_gap(1)
         publish(valkey, b"4")
-        wait_until(lambda: collecting.spool.state().captured_position == 4)
-        times = [row.received_at for row in stored_messages(collecting.spool)]
+        wait_until(lambda: collector.spool.state().captured_position == 4)
+        times = [row.received_at for row in stored_messages(collector.spool)]
         assert times == sorted(times)
         assert times[2] >= before
-        assert (collecting.spool.state().captured_until or 0) >= before
+        assert (collector.spool.state().captured_until or 0) >= before
         assert before <= gap.from_at < (gap.to_at or 0)
 
 
-def test_a_full_queue_is_bounded_and_what_redis_then_drops_is_a_gap(
+def test_the_queue_is_bounded_and_messages_that_redis_then_drops_are_in_a_gap(
     server: RedisServer, tmp_path: Path
 ) -> None:
     with redis.Redis.from_url(server.url) as client:
         client.config_set("client-output-buffer-limit", "pubsub 1mb 512kb 5")
-    with CollectorThread(server.url, tmp_path, queue_bytes=1 << 16) as collecting:
-        collecting.await_attached(server)
+    with CollectorThread(server.url, tmp_path, queue_bytes=1 << 16) as collector:
+        collector.await_attached(server)
         # The loader's side holds the lock, and nothing can be stored.
-        blocker = sqlite3.connect(collecting.path, isolation_level=None)
+        blocker = sqlite3.connect(collector.path, isolation_level=None)
         blocker.execute("BEGIN IMMEDIATE")
         with Publisher(server) as publisher:
             numbers = 0
@@ -397,10 +397,10 @@ def test_a_full_queue_is_bounded_and_what_redis_then_drops_is_a_gap(
             publisher.await_more(1)
         blocker.execute("ROLLBACK")
         blocker.close()
-        gap = collecting.await_gap(1)
+        gap = collector.await_gap(1)
         assert gap.cause == "overrun"
         assert "65536" in gap.detail
-        assert len(stored_messages(collecting.spool)) < numbers
+        assert len(stored_messages(collector.spool)) < numbers
 
 
 def is_subscribed(server: RedisServer) -> bool:
@@ -408,22 +408,22 @@ def is_subscribed(server: RedisServer) -> bool:
         return bool(client.pubsub_numpat())
 
 
-def test_a_wrong_password_is_tried_again_with_advice_and_never_told(tmp_path: Path) -> None:
+def test_a_wrong_password_is_retried_with_advice_and_never_logged(tmp_path: Path) -> None:
     with (
         ValkeyServer({"requirepass": "right-one"}) as server,
         redis.Redis.from_url(server.url) as client,
         capture_logs() as logs,
-        CollectorThread(server.url.replace("right-one", "wrong-one"), tmp_path) as collecting,
+        CollectorThread(server.url.replace("right-one", "wrong-one"), tmp_path) as collector,
     ):
         wait_until(lambda: any(entry["log_level"] == "error" for entry in logs))
         client.config_set("requirepass", "wrong-one")
-        wait_until(collecting.is_captured_now)
+        wait_until(collector.is_captured_now)
         error = next(entry for entry in logs if entry["log_level"] == "error")
         assert "ACCOUNTING_REDIS_URL" in error["advice"]
         assert "wrong-one" not in repr(logs)
 
 
-def test_a_user_without_the_channels_is_told_what_to_grant(
+def test_without_permission_for_the_channels_the_advice_names_them(
     server: RedisServer, tmp_path: Path
 ) -> None:
     user = ["ACL", "SETUSER", "limited", "on", ">pw", "resetkeys", "resetchannels"]
@@ -433,7 +433,7 @@ def test_a_user_without_the_channels_is_told_what_to_grant(
     ):
         client.execute_command(*user, "+psubscribe", "+ping")
         url = server.url.replace("redis://", "redis://limited:pw@")
-        with CollectorThread(url, tmp_path) as collecting:
+        with CollectorThread(url, tmp_path) as collector:
             wait_until(lambda: any(entry["log_level"] == "error" for entry in logs))
             advice = next(e for e in logs if e["log_level"] == "error")["advice"]
             assert all(pattern.decode() in advice for pattern in subscriber.CHANNEL_PATTERNS)
@@ -443,33 +443,33 @@ def test_a_user_without_the_channels_is_told_what_to_grant(
                 "+ping",
                 *(f"&{p.decode()}" for p in subscriber.CHANNEL_PATTERNS),
             )
-            collecting.await_attached(server)
+            collector.await_attached(server)
             # INFO was refused: capture works, a restart of Redis just can't be told from a cut.
-            assert collecting.spool.state().server_run_id is None
+            assert collector.spool.state().server_run_id is None
 
 
-def test_a_unix_socket_will_do(tmp_path: Path) -> None:
+def test_capture_works_over_a_unix_socket(tmp_path: Path) -> None:
     server = ValkeyServer()
     server.options["unixsocket"] = str(server.home / "s")
-    with server, CollectorThread(f"unix://{server.home}/s", tmp_path) as collecting:
-        collecting.await_attached(server)
+    with server, CollectorThread(f"unix://{server.home}/s", tmp_path) as collector:
+        collector.await_attached(server)
         publish(server, b"1")
-        collecting.await_checkpoint()
-        assert [row.payload for row in stored_messages(collecting.spool)] == [b"1"]
+        collector.await_checkpoint()
+        assert [row.payload for row in stored_messages(collector.spool)] == [b"1"]
 
 
-def test_over_tls_a_burst_comes_whole(tls_redis: TlsRedisServer, tmp_path: Path) -> None:
-    with CollectorThread(tls_redis.tls_url, tmp_path) as collecting:
-        collecting.await_attached(tls_redis)
+def test_a_burst_over_tls_is_captured_completely(tls_redis: TlsRedisServer, tmp_path: Path) -> None:
+    with CollectorThread(tls_redis.tls_url, tmp_path) as collector:
+        collector.await_attached(tls_redis)
         publish(tls_redis, *[b"%d" % number for number in range(20_000)])
-        collecting.await_checkpoint()
-        numbers = [int(row.payload) for row in stored_messages(collecting.spool)]
+        collector.await_checkpoint()
+        numbers = [int(row.payload) for row in stored_messages(collector.spool)]
         assert numbers == list(range(20_000))
         kill_subscribers(tls_redis)
-        assert collecting.await_gap(1).cause == "disconnected"
+        assert collector.await_gap(1).cause == "disconnected"
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused_with_advice(
+def test_an_untrusted_certificate_is_refused_with_advice(
     tls_redis: TlsRedisServer, tmp_path: Path
 ) -> None:
     url = tls_redis.tls_url.partition("?")[0]
@@ -478,7 +478,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_with_advice(
     assert "TLS" in next(e for e in logs if e["log_level"] == "error")["advice"]
 
 
-def settings(data_dir: Path, **more: object) -> Settings:
+def make_settings(data_dir: Path, **more: object) -> Settings:
     given: dict[str, object] = {"redis_url": "redis://127.0.0.1:1", "data_dir": data_dir, **more}
     return Settings.model_validate(given)
 
@@ -494,7 +494,7 @@ def test_settings_that_cannot_work_are_refused_in_one_line_without_secrets(
     tmp_path: Path, given: dict[str, object], named: str
 ) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        run_collector(settings(tmp_path, **given), threading.Event())
+        run_collector(make_settings(tmp_path, **given), threading.Event())
     assert str(refused.value).startswith(named)
     assert "hush" not in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -504,8 +504,8 @@ def test_one_spool_has_one_collector(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
     with lock_spool(spool_path(tmp_path, "default")), pytest.raises(SpoolError, match="another"):
-        run_collector(settings(tmp_path), stop)
-    run_collector(settings(tmp_path), stop)
+        run_collector(make_settings(tmp_path), stop)
+    run_collector(make_settings(tmp_path), stop)
 
 
 @pytest.mark.parametrize("capture", ["subscribe", "replication"])
@@ -520,17 +520,17 @@ def test_a_full_disk_ends_the_collector_and_the_next_start_records_the_gap(
     with CollectorProcess(
         valkey.url, tmp_path, max_file_bytes=3 << 20, capture=capture
     ) as collector:
-        wait_until(lambda: path.exists() and captured_until(path) is not None)
+        wait_until(lambda: path.exists() and read_captured_until(path) is not None)
         publish(valkey, *[b"%d %s" % (number, b"x" * 1000) for number in range(20_000)])
         code, text = collector.wait()
     assert code == 1
     assert "SpoolDiskError: the spool" in text
     assert "Traceback" not in text
     with CollectorProcess(valkey.url, tmp_path, capture=capture) as collector:
-        wait_until(lambda: [gap.to_at is None for gap in gaps_of(path)] == [False])
+        wait_until(lambda: [gap.to_at is None for gap in read_gaps(path)] == [False])
         publish(valkey, b"20000 after")
         assert collector.terminate()[0] == 0
-    assert [gap.cause for gap in gaps_of(path)] == ["disk_full"]
+    assert [gap.cause for gap in read_gaps(path)] == ["disk_full"]
     with lock_spool(path) as end:
         assert not end.disk_failed, "it is told once"
     with Spool.open(path, "test") as spool:
@@ -539,12 +539,12 @@ def test_a_full_disk_ends_the_collector_and_the_next_start_records_the_gap(
     assert last == 20_000
 
 
-def captured_until(path: Path) -> int | None:
+def read_captured_until(path: Path) -> int | None:
     with Spool.open(path, "test") as spool:
         return spool.state().captured_until
 
 
-def gaps_of(path: Path) -> list[Gap]:
+def read_gaps(path: Path) -> list[Gap]:
     with Spool.open(path, "test") as spool:
         return spool.gaps()
 
@@ -568,16 +568,16 @@ def test_a_bug_in_the_receiving_thread_ends_the_process(
         wait_until(it._running.done)
 
 
-def test_an_unreachable_redis_is_tried_for_ever_and_a_stop_ends_that(tmp_path: Path) -> None:
+def test_an_unreachable_redis_is_retried_until_a_stop(tmp_path: Path) -> None:
     url = f"redis://u:hush@127.0.0.1:{free_port()}"
-    with capture_logs() as logs, CollectorThread(url, tmp_path) as collecting:
+    with capture_logs() as logs, CollectorThread(url, tmp_path) as collector:
         wait_until(lambda: sum(entry["event"] == "not capturing" for entry in logs) > 3)
-        assert collecting.spool.gaps() == []
+        assert collector.spool.gaps() == []
     assert "hush" not in repr(logs)
 
 
 @pytest.mark.timeout(120)
-def test_a_burst_of_two_hundred_thousand_is_captured_whole_and_in_order(
+def test_a_burst_of_two_hundred_thousand_is_captured_completely_and_in_order(
     server: RedisServer, tmp_path: Path
 ) -> None:
     messages = 200_000

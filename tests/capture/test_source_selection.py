@@ -24,46 +24,46 @@ prompt = {"repl-diskless-sync-delay": "0"}
 
 
 @contextmanager
-def choosing(url: str, data_dir: Path) -> Iterator[CollectorThread]:
+def auto_collector(url: str, data_dir: Path) -> Iterator[CollectorThread]:
     source = make_source("auto", url, queue_bytes=16 << 20, clock=wall_clock)
-    with CollectorThread(url, data_dir, source=source) as collecting:
-        yield collecting
+    with CollectorThread(url, data_dir, source=source) as collector:
+        yield collector
 
 
-def assert_subscribes(server: RedisServer, url: str, data_dir: Path, reason: str) -> None:
+def assert_falls_back(server: RedisServer, url: str, data_dir: Path, reason: str) -> None:
     """And says so in one line, also when it attaches again."""
-    with capture_logs() as logs, choosing(url, data_dir) as collecting:
+    with capture_logs() as logs, auto_collector(url, data_dir) as collector:
         await_subscribed(server)
         publish(server, b"1")
-        wait_until(lambda: len(stored_messages(collecting.spool)) == 1)
+        wait_until(lambda: len(stored_messages(collector.spool)) == 1)
         with redis.Redis.from_url(server.url) as client:
             client.client_kill_filter(_type="pubsub")
-        collecting.await_gap(1)
-        assert collecting.spool.state().mode == "subscribe"
+        collector.await_gap(1)
+        assert collector.spool.state().mode == "subscribe"
     said = [entry for entry in logs if entry["event"] == "capturing by subscription"]
     assert len(said) == 1
     assert reason in said[0]["reason"]
 
 
-def test_replication_is_taken_where_it_is_allowed(tmp_path: Path) -> None:
-    with ValkeyServer(prompt) as server, choosing(server.url, tmp_path) as collecting:
-        wait_until(collecting.is_captured_now)
+def test_replication_is_selected_where_it_is_allowed(tmp_path: Path) -> None:
+    with ValkeyServer(prompt) as server, auto_collector(server.url, tmp_path) as collector:
+        wait_until(collector.is_captured_now)
         publish(server, b"1")
-        wait_until(lambda: len(stored_messages(collecting.spool)) == 1)
-        assert collecting.spool.state().mode == "replication"
+        wait_until(lambda: len(stored_messages(collector.spool)) == 1)
+        assert collector.spool.state().mode == "replication"
 
 
-def test_a_redis_that_comes_later_decides_then(tmp_path: Path) -> None:
+def test_an_unreachable_redis_leaves_the_selection_open(tmp_path: Path) -> None:
     server = ValkeyServer(prompt)
-    with capture_logs() as logs, choosing(server.url, tmp_path) as collecting:
+    with capture_logs() as logs, auto_collector(server.url, tmp_path) as collector:
         wait_until(lambda: sum(entry["event"] == "not capturing" for entry in logs) > 2)
         with server:
-            wait_until(collecting.is_captured_now)
-            assert collecting.spool.state().mode == "replication"
+            wait_until(collector.is_captured_now)
+            assert collector.spool.state().mode == "replication"
 
 
 @pytest.mark.parametrize("lacking", ["psync", "replconf", "info"])
-def test_a_user_without_the_rights_subscribes(tmp_path: Path, lacking: str) -> None:
+def test_without_a_permission_capture_subscribes(tmp_path: Path, lacking: str) -> None:
     with ValkeyServer(prompt) as server:
         with redis.Redis.from_url(server.url) as client:
             client.acl_setuser(
@@ -74,60 +74,60 @@ def test_a_user_without_the_rights_subscribes(tmp_path: Path, lacking: str) -> N
                 commands=["+psync", "+replconf", "+info", "+ping", "+psubscribe", f"-{lacking}"],
             )
         url = f"redis://limited:pw@127.0.0.1:{server.port}"
-        assert_subscribes(server, url, tmp_path, lacking)
+        assert_falls_back(server, url, tmp_path, lacking)
 
 
-def test_a_service_that_does_not_know_the_command_is_subscribed_to(tmp_path: Path) -> None:
+def test_a_server_without_psync_is_subscribed_to(tmp_path: Path) -> None:
     with (
         ValkeyServer(prompt) as server,
         Proxy(server, alter=(b"PSYNC", b"PSYNX")) as proxy,
     ):
-        assert_subscribes(server, proxy.url, tmp_path, "unknown command")
+        assert_falls_back(server, proxy.url, tmp_path, "unknown command")
 
 
 def test_a_cluster_is_subscribed_to(tmp_path: Path) -> None:
     with ValkeyServer({"cluster-enabled": "yes", "cluster-require-full-coverage": "no"}) as server:
-        assert_subscribes(server, server.url, tmp_path, "cluster")
+        assert_falls_back(server, server.url, tmp_path, "cluster")
 
 
 def test_a_replica_is_subscribed_to(tmp_path: Path) -> None:
     with ValkeyServer({"replicaof": f"127.0.0.1 {free_port()}"}) as server:
-        assert_subscribes(server, server.url, tmp_path, "replica")
+        assert_falls_back(server, server.url, tmp_path, "replica")
 
 
-def test_sentinels_that_still_name_a_replica_decide_nothing(tmp_path: Path) -> None:
+def test_sentinels_that_name_a_replica_leave_the_selection_open(tmp_path: Path) -> None:
     """In the midst of a failover they may: it must not cost replication for good."""
     with ValkeyServer({**prompt, "replicaof": f"127.0.0.1 {free_port()}"}) as server:
         sentinel = Sentinel(server)
         with sentinel, capture_logs() as logs:
             url = f"redis+sentinel://127.0.0.1:{sentinel.port}/turn"
-            with choosing(url, tmp_path) as collecting:
+            with auto_collector(url, tmp_path) as collector:
                 wait_until(lambda: sum(entry["event"] == "not capturing" for entry in logs) > 2)
                 with redis.Redis(port=server.port) as client:
                     client.replicaof("NO", "ONE")
-                wait_until(collecting.is_captured_now)
-                assert collecting.spool.state().mode == "replication"
+                wait_until(collector.is_captured_now)
+                assert collector.spool.state().mode == "replication"
 
 
-def test_a_proxy_that_hangs_up_at_the_command_is_subscribed_to_after_some_tries(
+def test_a_proxy_that_disconnects_at_psync_is_subscribed_to_after_some_attempts(
     tmp_path: Path,
 ) -> None:
     with ValkeyServer(prompt) as server, Proxy(server, close_at=b"PSYNC") as proxy:
-        assert_subscribes(server, proxy.url, tmp_path, "no answer")
+        assert_falls_back(server, proxy.url, tmp_path, "no answer")
 
 
-def test_what_was_allowed_once_is_not_given_up_when_it_is_refused_later(tmp_path: Path) -> None:
+def test_replication_once_allowed_stays_selected_when_it_is_refused_later(tmp_path: Path) -> None:
     with ValkeyServer(prompt) as server, redis.Redis.from_url(server.url) as client:
         rights = ["+psync", "+replconf", "+info", "+ping", "+psubscribe"]
         client.acl_setuser("u", enabled=True, passwords=["+pw"], channels=["*"], commands=rights)
         url = f"redis://u:pw@127.0.0.1:{server.port}"
-        with capture_logs() as logs, choosing(url, tmp_path) as collecting:
-            wait_until(collecting.is_captured_now)
+        with capture_logs() as logs, auto_collector(url, tmp_path) as collector:
+            wait_until(collector.is_captured_now)
             client.acl_setuser("u", enabled=True, commands=["-psync"])
             client.client_kill_filter(_type="replica")
             wait_until(lambda: any("advice" in entry for entry in logs))
             publish(server, b"1")
             client.acl_setuser("u", enabled=True, commands=["+psync"])
-            wait_until(lambda: len(stored_messages(collecting.spool)) == 1)
-            assert collecting.spool.gaps() == []
-            assert collecting.spool.state().mode == "replication"
+            wait_until(lambda: len(stored_messages(collector.spool)) == 1)
+            assert collector.spool.gaps() == []
+            assert collector.spool.state().mode == "replication"

@@ -27,7 +27,7 @@ def message(received_at: int, payload: bytes = b"p") -> Message:
     return received_at, 0, b"c", payload
 
 
-def test_a_new_spool_has_its_first_epoch_and_captured_nothing(path: Path) -> None:
+def test_a_new_spool_has_one_epoch_and_no_checkpoint(path: Path) -> None:
     with Spool.open(path, "test", clock=lambda: 5) as spool:
         state, epochs = spool.state(), spool.epochs()
     assert (state.source, state.captured_until, state.captured_epoch) == ("test", None, 1)
@@ -36,7 +36,7 @@ def test_a_new_spool_has_its_first_epoch_and_captured_nothing(path: Path) -> Non
     assert len(epochs[0].token) == 32
 
 
-def test_messages_are_read_back_whole_in_order_and_after_a_place(path: Path) -> None:
+def test_messages_are_read_back_in_order_after_a_position(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.append([(7, 3, b"\x00\xff", b""), (8, 0, b"", b"\r\n")], captured_until=7)
         first, second = stored_messages(spool)
@@ -48,7 +48,7 @@ def test_messages_are_read_back_whole_in_order_and_after_a_place(path: Path) -> 
 
 
 @pytest.mark.parametrize("count", [99, 100, 101, 250])
-def test_a_batch_of_any_size_is_stored_whole(path: Path, count: int) -> None:
+def test_a_batch_of_any_size_is_stored_completely(path: Path, count: int) -> None:
     """A hundred rows go in with one statement."""
     with Spool.open(path, "test") as spool:
         spool.append([message(10, b"%d" % n) for n in range(count)], estimated_count=count - 1)
@@ -59,7 +59,7 @@ def test_a_batch_of_any_size_is_stored_whole(path: Path, count: int) -> None:
         assert [row.estimated for row in rows] == [True] * (count - 1) + [False]
 
 
-def test_receipt_times_never_fall_nor_come_before_the_last_tick(path: Path) -> None:
+def test_receipt_times_never_fall_nor_precede_the_last_checkpoint(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.append([message(10), message(4)], captured_until=15)
         spool.append([message(3), message(20)])
@@ -83,7 +83,7 @@ def test_any_split_into_batches_gives_the_same_rows(
     assert all(a.received_at <= b.received_at for a, b in pairwise(rows))
 
 
-def test_an_append_is_stored_whole_with_its_tick_or_not_at_all(path: Path) -> None:
+def test_messages_and_their_checkpoint_are_one_transaction(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.append([message(1)], captured_until=1)
         bad: list[Message] = [message(2), (3, 0, b"c", None)]  # type: ignore[list-item]
@@ -93,7 +93,7 @@ def test_an_append_is_stored_whole_with_its_tick_or_not_at_all(path: Path) -> No
         assert (spool.state().captured_until, spool.state().captured_position) == (1, 1)
 
 
-def test_a_reopened_spool_goes_on_where_it_was(path: Path) -> None:
+def test_a_reopened_spool_continues_after_its_last_message(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.append([message(1)], captured_until=1)
         spool.set_server_run_id("run")
@@ -104,7 +104,7 @@ def test_a_reopened_spool_goes_on_where_it_was(path: Path) -> None:
         assert [row.position for row in stored_messages(spool)] == [1, 2]
 
 
-def test_a_new_epoch_has_its_own_token_and_counts_from_the_beginning(path: Path) -> None:
+def test_a_new_epoch_has_its_own_token_and_counts_from_one(path: Path) -> None:
     with Spool.open(path, "test", clock=lambda: 3) as spool:
         spool.append([message(9)])
         assert spool.start_epoch("redis_restarted") == 2
@@ -119,7 +119,7 @@ def test_a_new_epoch_has_its_own_token_and_counts_from_the_beginning(path: Path)
         assert first.token != second.token
 
 
-def test_a_relabelled_epoch_has_another_token_and_the_same_messages(path: Path) -> None:
+def test_an_epoch_with_a_replaced_token_keeps_its_messages(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.append([message(9)])
         old = spool.epochs()[0].token
@@ -130,7 +130,7 @@ def test_a_relabelled_epoch_has_another_token_and_the_same_messages(path: Path) 
         assert len(spool.read_messages(0, 0, 9)) == 1
 
 
-def test_a_gap_stays_open_over_a_reopening_and_closes_once(path: Path) -> None:
+def test_a_gap_stays_open_across_a_reopening_and_closes_once(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.append([message(5)], captured_until=4)
         gap = spool.open_gap(4, "disconnected", "why")
@@ -147,7 +147,7 @@ def test_a_gap_stays_open_over_a_reopening_and_closes_once(path: Path) -> None:
             spool.close_gap(gap, 10)
 
 
-def test_a_clock_that_stepped_back_does_not_shorten_a_gap_to_nothing(path: Path) -> None:
+def test_a_gap_is_never_empty_even_when_the_clock_steps_back(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.close_gap(spool.open_gap(100, "disconnected"), 7)
         spool.append([message(200)])
@@ -155,7 +155,7 @@ def test_a_clock_that_stepped_back_does_not_shorten_a_gap_to_nothing(path: Path)
         assert [(gap.from_at, gap.to_at) for gap in spool.gaps()] == [(100, 101), (100, 200)]
 
 
-def test_prune_takes_only_what_is_loaded_and_old(
+def test_pruning_deletes_only_old_loaded_messages(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("accounting.capture.spool.pruning.BATCH_MESSAGES", 3)
@@ -183,7 +183,7 @@ def test_the_loader_reads_and_prunes_while_the_collector_writes(path: Path) -> N
         assert collector.state() == loader.state()
 
 
-def test_files_are_for_their_owner_alone(path: Path) -> None:
+def test_only_the_owner_can_read_the_files(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.append([message(1)])
         modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
@@ -192,14 +192,14 @@ def test_files_are_for_their_owner_alone(path: Path) -> None:
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_sources_are_told_apart_by_file_whatever_their_names(tmp_path: Path) -> None:
+def test_every_source_has_its_own_file_whatever_its_name(tmp_path: Path) -> None:
     names = ["a", "a b", "a%20b", "..", "ä", "A*"]
     paths = {spool_path(tmp_path, name) for name in names}
     assert len(paths) == len(names)
     assert {path.parent for path in paths} == {tmp_path / "spool"}
 
 
-def test_a_spool_that_is_deleted_or_replaced_in_use_takes_no_more_ticks(path: Path) -> None:
+def test_a_spool_deleted_or_replaced_in_use_refuses_checkpoints(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.append([message(1)], captured_until=2)
         path.rename(path.with_name("elsewhere"))
@@ -215,7 +215,7 @@ def test_a_spool_of_another_source_is_refused(path: Path) -> None:
         Spool.open(path, "other")
 
 
-def test_a_database_that_is_no_spool_is_refused_and_left_alone(path: Path) -> None:
+def test_another_programs_database_is_refused_and_unchanged(path: Path) -> None:
     path.parent.mkdir()
     with sqlite3.connect(path) as stranger:
         stranger.execute("CREATE TABLE precious (thing)")
@@ -234,14 +234,14 @@ def test_a_spool_of_a_later_version_is_refused(path: Path) -> None:
         Spool.open(path, "test")
 
 
-def test_a_file_that_is_no_database_is_refused_with_advice(path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused_with_advice(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"not a database, " * 1000)
     with pytest.raises(SpoolError, match="move it away"):
         Spool.open(path, "test")
 
 
-def test_a_file_damaged_within_is_an_error_and_never_wrong_messages(path: Path) -> None:
+def test_a_damaged_page_is_an_error_and_never_wrong_messages(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.append([message(at, b"x" * 1000) for at in range(1000)])
     content = bytearray(path.read_bytes())
@@ -252,7 +252,7 @@ def test_a_file_damaged_within_is_an_error_and_never_wrong_messages(path: Path) 
         spool.read_messages(0, 0, 1000)
 
 
-def test_a_full_disk_undoes_the_append_and_leaves_the_rest(path: Path) -> None:
+def test_a_full_disk_rolls_back_the_append(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.append([message(1)], captured_until=1)
         pages = spool._connection.execute("PRAGMA page_count").fetchone()[0]
@@ -286,7 +286,7 @@ with Spool.open(Path(sys.argv[1]), "test") as spool:
 """
 
 
-def test_a_write_that_fails_in_the_kernel_loses_nothing_that_was_acknowledged(path: Path) -> None:
+def test_a_failed_write_loses_no_committed_message(path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", FILL, str(path), str(4 << 20)],
         capture_output=True,

@@ -11,7 +11,7 @@ from accounting.capture.spool.spool import Spool
 from accounting.capture.spool.takeover import take_over_position
 from tests.support.collectors import stored_messages
 
-here = ResumePoint(replication_id="a" * 40, offset=300, database=2)
+RESUME_POINT = ResumePoint(replication_id="a" * 40, offset=300, database=2)
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def path(tmp_path: Path) -> Path:
     return spool_path(tmp_path, "test")
 
 
-def seen(at: int) -> RawKeySighting:
+def sighting_at(at: int) -> RawKeySighting:
     return RawKeySighting(scan_started_at=at, seen_at=at, database=0, key=b"k", idle_seconds=1)
 
 
@@ -34,13 +34,13 @@ def fill(spool: Spool) -> None:
             positions=[at],
             resume_point=ResumePoint(replication_id="a" * 40, offset=at, database=2),
         )
-        spool.add_sightings([seen(at)])
+        spool.add_sightings([sighting_at(at)])
     spool.mark_loaded(1, 200)
     spool.close_gap(spool.open_gap(150, "failover"), 160)
     spool.open_gap(300, "why")
 
 
-def go_on(spool: Spool, token: str | None, position: int = 200) -> None:
+def take_over(spool: Spool, token: str | None, position: int = 200) -> None:
     take_over_position(
         spool,
         token=token,
@@ -52,21 +52,21 @@ def go_on(spool: Spool, token: str | None, position: int = 200) -> None:
     )
 
 
-def test_positions_and_the_place_to_go_on_are_stored_with_the_messages(path: Path) -> None:
+def test_positions_and_the_resume_point_are_stored_with_the_messages(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.set_mode("replication")
         spool.append(
             [(5, 2, b"c", b"1"), (6, 2, b"c", b"2")],
             captured_until=6,
             positions=[120, 250],
-            resume_point=here,
+            resume_point=RESUME_POINT,
             estimated_count=1,
         )
         assert [(row.position, row.estimated) for row in stored_messages(spool)] == [
             (120, True),
             (250, False),
         ]
-        assert spool.state().resume_point == here
+        assert spool.state().resume_point == RESUME_POINT
         # Positions move without messages too: with what was not ours.
         spool.append(
             (),
@@ -80,12 +80,12 @@ def test_positions_and_the_place_to_go_on_are_stored_with_the_messages(path: Pat
         assert spool.state().resume_point is None
 
 
-def test_the_same_epoch_goes_on_where_the_books_stand(path: Path) -> None:
+def test_a_known_epoch_continues_after_the_last_loaded_message(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         fill(spool)
         epoch = spool.epochs()[0]
         holder = spool.state().holder
-        go_on(spool, epoch.token)
+        take_over(spool, epoch.token)
         state = spool.state()
         assert state.resume_point == ResumePoint(replication_id="b" * 40, offset=200, database=7)
         assert (state.captured_epoch, state.captured_until) == (1, 250)
@@ -98,10 +98,10 @@ def test_the_same_epoch_goes_on_where_the_books_stand(path: Path) -> None:
         assert [row[2] for row in spool.read_messages(1, 200, 9)] == [250]
 
 
-def test_an_epoch_of_another_collector_is_added_under_its_token(path: Path) -> None:
+def test_an_unknown_epoch_is_added_under_its_token(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         fill(spool)
-        go_on(spool, "another", 5000)
+        take_over(spool, "another", 5000)
         assert [(one.token, one.cause) for one in spool.epochs()][-1] == ("another", "taken_over")
         state = spool.state()
         assert (state.captured_epoch, state.captured_position) == (2, 5000)
@@ -110,40 +110,40 @@ def test_an_epoch_of_another_collector_is_added_under_its_token(path: Path) -> N
         assert (state.pruned_epoch, state.pruned_position) == (2, 5000)
 
 
-def test_what_came_after_the_place_of_the_books_is_forgotten_with_its_epochs(path: Path) -> None:
+def test_messages_and_epochs_after_the_loaded_position_are_deleted(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         fill(spool)
         token = spool.epochs()[0].token
         spool.start_epoch("redis_restarted")
         spool.append([(400, 0, b"c", b"p")], positions=[10])
-        go_on(spool, token, 100)
+        take_over(spool, token, 100)
         assert len(spool.epochs()) == 1
         assert [row.position for row in stored_messages(spool)] == [100]
 
 
-def test_a_subscription_is_taken_over_with_a_new_epoch(path: Path) -> None:
+def test_taking_over_a_subscription_starts_an_epoch(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         fill(spool)
-        go_on(spool, None)
+        take_over(spool, None)
         state = spool.state()
         assert (state.captured_epoch, state.captured_position, state.mode) == (2, 0, "subscribe")
         assert (state.captured_until, state.resume_point) == (250, None)
         assert spool.epochs()[-1].cause == "taken_over"
 
 
-def test_gaps_of_two_files_under_one_token_have_numbers_of_their_own(tmp_path: Path) -> None:
+def test_gaps_of_files_that_share_a_token_have_distinct_numbers(tmp_path: Path) -> None:
     numbers = []
     for name in ("one", "two", "three"):
         with Spool.open(tmp_path / name, "test") as spool:
             for _ in range(2):
-                go_on(spool, "same")
+                take_over(spool, "same")
                 numbers += [spool.open_gap(300, "why")]
                 spool.close_gap(numbers[-1], 400)
     assert len(set(numbers)) == len(numbers)
     assert max(numbers) < 1 << 31
 
 
-def test_sightings_stand_after_what_is_captured_and_are_pruned_with_it(path: Path) -> None:
+def test_sightings_follow_the_captured_messages_and_are_pruned_with_them(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         fill(spool)
         one, two, three = spool.sightings()
@@ -153,6 +153,6 @@ def test_sightings_stand_after_what_is_captured_and_are_pruned_with_it(path: Pat
         assert spool.sightings() == [two, three]
 
 
-def test_each_spool_has_its_own_name(tmp_path: Path) -> None:
+def test_each_spool_has_its_own_holder(tmp_path: Path) -> None:
     with Spool.open(tmp_path / "a", "test") as one, Spool.open(tmp_path / "b", "test") as two:
         assert one.state().holder != two.state().holder
