@@ -171,7 +171,7 @@ def cutoff_now(connection: Connection) -> StatementCutoff:
                 epoch=row.epoch,
                 position=row.position,
                 settled_until=None if row.settled_until is None else to_micros(row.settled_until),
-                last_sighting=(row.last_sighting_epoch, row.last_sighting_position, row.sighted),
+                last_sighting=(row.last_sighting_epoch, row.last_sighting_position, row.last_sighting),
             )
             for row in rows
         },
