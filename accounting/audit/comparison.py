@@ -36,7 +36,7 @@ BOOKS: Final[Mapping[str, Table]] = {
 }
 """What follows from the reports, in order of derivation; wherever it stands."""
 
-_UNPROVED: Final = frozenset({"recheck_at", "ends", "single_hour"})
+_UNPROVED: Final = frozenset({"recheck_at", "end_events", "single_hour"})
 """Columns of the jobs' own work: when to look again, how often an end was told, and whether hours
 stand in rows of their own."""
 _STATEMENTS: Final = (

@@ -94,9 +94,9 @@ def _vectors(cutoff: Cutoff) -> dict[str, list[int]]:
         "sources": [mark.source_id for mark in marks],
         "epochs": [mark.epoch for mark in marks],
         "positions": [mark.position for mark in marks],
-        "sighted_epochs": [mark.last_sighting[0] for mark in marks],
-        "sighted_positions": [mark.last_sighting[1] for mark in marks],
-        "sighted": [mark.last_sighting[2] for mark in marks],
+        "last_sighting_epochs": [mark.last_sighting[0] for mark in marks],
+        "last_sighting_positions": [mark.last_sighting[1] for mark in marks],
+        "last_sightings": [mark.last_sighting[2] for mark in marks],
     }
 
 

@@ -104,8 +104,8 @@ ORDER BY e.started_at, e.session_id;
 WITH cutoffs AS (
     SELECT * FROM unnest(
         CAST(:sources AS smallint[]), CAST(:epochs AS integer[]), CAST(:positions AS bigint[]),
-        CAST(:sighted_epochs AS integer[]), CAST(:sighted_positions AS bigint[]),
-        CAST(:last_sighting AS bigint[])
+        CAST(:last_sighting_epochs AS integer[]), CAST(:last_sighting_positions AS bigint[]),
+        CAST(:last_sightings AS bigint[])
     ) AS c (source_id, epoch, position, last_sighting_epoch, last_sighting_position, last_sighting)
 )
 SELECT EXISTS (
@@ -376,8 +376,8 @@ ORDER BY c.source_id, c.database, c.username_key, c.allocation_id, c.phase;
 WITH cutoffs AS (
     SELECT * FROM unnest(
         CAST(:sources AS smallint[]), CAST(:epochs AS integer[]), CAST(:positions AS bigint[]),
-        CAST(:sighted_epochs AS integer[]), CAST(:sighted_positions AS bigint[]),
-        CAST(:last_sighting AS bigint[])
+        CAST(:last_sighting_epochs AS integer[]), CAST(:last_sighting_positions AS bigint[]),
+        CAST(:last_sightings AS bigint[])
     ) AS c (source_id, epoch, position, last_sighting_epoch, last_sighting_position, last_sighting)
 )
 SELECT

@@ -61,7 +61,7 @@ def replace(connection: Connection, realm_id: int) -> int:
             for column in table.c
             if column.name not in keys
         }
-        if "ends" in values:
+        if "end_events" in values:
             values["end_events"] = func.greatest(table.c.end_events, query.excluded.end_events)
         written = connection.execute(query.on_conflict_do_update(index_elements=keys, set_=values))
         replaced += written.rowcount
