@@ -1,4 +1,4 @@
-"""The servers that capture is proved on: the wheel's Valkey; where installed, Debian's Redis."""
+"""Servers for tests of capture: the wheel's Valkey and, where it is installed, Debian's Redis."""
 
 import os
 import shutil
@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.collectors import TlsRedisServer
+from tests.support.collectors import PROMPT_SYNC
+from tests.support.sentinels import TlsRedisServer
 from tests.support.servers import RedisServer, ValkeyServer
 
-# In CI Redis must be there: RedisServer fails when it is not.
+# In CI Redis must be installed: RedisServer fails without it.
 SERVER_CLASSES: list[type[RedisServer]] = [ValkeyServer]
 if RedisServer.is_installed() or os.environ.get("CI"):
     SERVER_CLASSES.append(RedisServer)
@@ -17,7 +18,7 @@ if RedisServer.is_installed() or os.environ.get("CI"):
 
 @pytest.fixture(autouse=True)
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long an idle connection is waited on before a tick, an end or another attempt."""
+    """Shorten the wait of a read on an idle connection, and the first delay of a retry."""
     monkeypatch.setattr("accounting.capture.redis.receiver.READ_TIMEOUT_SECONDS", 0.02)
     monkeypatch.setattr("accounting.capture.collector.MIN_RETRY_SECONDS", 0.02)
 
@@ -30,8 +31,22 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def valkey() -> Iterator[ValkeyServer]:
-    """For rules that do not depend on the server's kind."""
+    """For rules that do not depend on the server."""
     with ValkeyServer() as running:
+        yield running
+
+
+@pytest.fixture(params=SERVER_CLASSES)
+def master(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A master whose replicas get a snapshot at once."""
+    with request.param(PROMPT_SYNC) as running:
+        yield running
+
+
+@pytest.fixture
+def valkey_master() -> Iterator[ValkeyServer]:
+    """For rules that do not depend on the server."""
+    with ValkeyServer(PROMPT_SYNC) as running:
         yield running
 
 
@@ -43,7 +58,7 @@ def tls_redis() -> Iterator[TlsRedisServer]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, and say so, what needs TLS on a machine that has no server for it; never in CI."""
+    """Deselect tests that need TLS where Redis or openssl is not installed; never in CI."""
     if os.environ.get("CI") or (RedisServer.is_installed() and shutil.which("openssl")):
         return
     left_out = [item for item in items if "tls_redis" in getattr(item, "fixturenames", ())]

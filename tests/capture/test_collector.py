@@ -1,15 +1,14 @@
 """The collector on real servers: every loss is in a gap, and a gap is recorded once."""
 
-import sqlite3
 import threading
 from itertools import pairwise
 from pathlib import Path
+
 import pytest
 import redis
-from structlog.testing import capture_logs
+
 from accounting.capture.clock import wall_clock
 from accounting.capture.collector import run_collector
-from accounting.capture.pubsub import source as subscriber
 from accounting.capture.pubsub.source import PubSubSource
 from accounting.capture.replication.source import ReplicationSource
 from accounting.capture.spool.collector_lock import lock_spool
@@ -18,37 +17,22 @@ from accounting.capture.spool.records import Gap
 from accounting.capture.spool.spool import Spool
 from accounting.config import Settings
 from accounting.errors import ConfigurationError, SpoolError
-from benchmarks.capture_burst import burst
-from benchmarks.capture_burst import publish as publish_burst
-from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
-import pytest
-import redis
-from structlog.testing import capture_logs
-from accounting.capture.clock import wall_clock
-from accounting.capture.pubsub.source import PubSubSource
-from accounting.capture.replication.offset_poller import OffsetPoller
-from accounting.capture.replication.source import ReplicationSource
-from accounting.capture.spool.file import spool_path
-from accounting.capture.spool.spool import Spool
-from accounting.capture.spool.takeover import take_over_position
-from benchmarks.capture_burst import burst
-from benchmarks.capture_burst import publish as publish_burst
-from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 from tests.support.collectors import (
-    CHANNEL, HOSTILE_USERS, PROMPT_SYNC, CollectorProcess, CollectorThread, Publisher, SpooledMessage,
-    assert_losses_in_gaps, await_subscribed, connect, kill_replicas, kill_subscribers, payload_numbers,
-    publish, replication_collector, stored_messages)
-from tests.support.redis_proxy import Proxy
-from tests.support.sentinels import Sentinel, TlsRedisServer, TlsSentinel
+    CollectorProcess,
+    CollectorThread,
+    Publisher,
+    assert_losses_in_gaps,
+    await_subscribed,
+    kill_subscribers,
+    publish,
+    stored_messages,
+)
+from tests.support.servers import RedisServer, ValkeyServer, wait_until
 
 
-def test_the_first_start_of_a_spool_is_not_a_gap_even_when_redis_starts_later(tmp_path: Path) -> None:
+def test_the_first_start_of_a_spool_is_not_a_gap_even_when_redis_starts_later(
+    tmp_path: Path,
+) -> None:
     server = ValkeyServer()
     with CollectorThread(server.url, tmp_path) as collector, server:
         collector.await_attached(server)

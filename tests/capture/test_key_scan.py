@@ -1,4 +1,4 @@
-"""The key scan on real servers: what lies there is seen; where it may not look, it says so."""
+"""The key scan on real servers."""
 
 from pathlib import Path
 
@@ -7,8 +7,7 @@ from structlog.testing import capture_logs
 
 from accounting.capture.clock import wall_clock
 from accounting.capture.replication.source import ReplicationSource
-from tests.capture.test_replication import PROMPT_SYNC, master, valkey_master  # noqa: F401  # fixtures
-from tests.support.collectors import CHANNEL, CollectorThread, publish, stored_messages
+from tests.support.collectors import CHANNEL, PROMPT_SYNC, CollectorThread, publish, stored_messages
 from tests.support.servers import RedisServer, ValkeyServer, wait_until
 
 STATUS_KEY = b"turn/realm/north/user/ann/allocation/001000000000000001/status"
@@ -20,12 +19,12 @@ def fill(server: RedisServer) -> None:
         with redis.Redis(port=server.port, db=database) as client:
             client.set(key, "new lifetime=600")
             client.set("turn/realm/north/user/ann/key", "secret")
-            client.set("allocation/status", "somebody else's")
+            client.set("allocation/status", "another program's")
             client.mset({f"foreign{number}": "x" for number in range(2000)})
 
 
 def test_status_keys_are_scanned_at_the_start_in_every_database(
-    master: RedisServer,  # noqa: F811
+    master: RedisServer,
     tmp_path: Path,
 ) -> None:
     fill(master)
@@ -49,7 +48,7 @@ def test_status_keys_are_scanned_at_the_start_in_every_database(
         assert collector.spool.sightings(after=sightings[1].number) == sightings[2:]
     with redis.Redis(port=master.port) as client:
         used = client.info("commandstats")
-        assert client.object("IDLETIME", STATUS_KEY) >= 1, "looking must not touch"
+        assert client.object("IDLETIME", STATUS_KEY) >= 1, "the scan must not reset idle times"
     assert {name for name in used if used[name] != commands.get(name)} & {
         "cmdstat_keys",
         "cmdstat_get",
@@ -57,7 +56,7 @@ def test_status_keys_are_scanned_at_the_start_in_every_database(
 
 
 def test_keys_are_scanned_again_only_after_a_gap(
-    valkey_master: ValkeyServer,  # noqa: F811
+    valkey_master: ValkeyServer,
     tmp_path: Path,
 ) -> None:
     with redis.Redis(port=valkey_master.port) as client:
@@ -74,7 +73,7 @@ def test_keys_are_scanned_again_only_after_a_gap(
             valkey_master.url, tmp_path, source_class=ReplicationSource, with_key_scan=True
         ) as collector:
             wait_until(lambda: len(collector.spool.sightings()) == 3)
-            for number in range(3):  # goes on each time, without a gap
+            for number in range(3):  # each reconnect resumes without a gap
                 client.client_kill_filter(_type="replica")
                 publish(valkey_master, b"%d" % number)
                 wait_until(lambda: len(stored_messages(collector.spool)) == number + 1)  # noqa: B023
@@ -100,7 +99,7 @@ def test_without_idle_times_there_is_no_scan_and_one_warning(
 
 
 def test_without_permission_to_scan_capture_still_works(
-    valkey_master: ValkeyServer,  # noqa: F811
+    valkey_master: ValkeyServer,
     tmp_path: Path,
 ) -> None:
     fill(valkey_master)
@@ -128,7 +127,7 @@ def test_without_permission_to_scan_capture_still_works(
         ):
             wait_until(lambda: any("select" in entry.get("reason", "") for entry in logs))
             collector.await_checkpoint()
-            assert len(collector.spool.sightings()) == 2, "those of database 0, once"
+            assert len(collector.spool.sightings()) == 2, "without SELECT, those of database 0"
         client.acl_setuser("limited", enabled=True, keys=["turn/*"], commands=[select])
         with CollectorThread(
             url, tmp_path, source_class=ReplicationSource, with_key_scan=True

@@ -2,50 +2,31 @@
 
 import sqlite3
 import threading
-from itertools import pairwise
 from pathlib import Path
+
 import pytest
 import redis
-from structlog.testing import capture_logs
+
 from accounting.capture.clock import wall_clock
-from accounting.capture.collector import run_collector
 from accounting.capture.pubsub import source as subscriber
 from accounting.capture.pubsub.source import PubSubSource
 from accounting.capture.replication.source import ReplicationSource
-from accounting.capture.spool.collector_lock import lock_spool
-from accounting.capture.spool.file import spool_path
-from accounting.capture.spool.records import Gap
-from accounting.capture.spool.spool import Spool
-from accounting.config import Settings
-from accounting.errors import ConfigurationError, SpoolError
-from benchmarks.capture_burst import burst
-from benchmarks.capture_burst import publish as publish_burst
-from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
-import pytest
-import redis
-from structlog.testing import capture_logs
-from accounting.capture.clock import wall_clock
-from accounting.capture.pubsub.source import PubSubSource
-from accounting.capture.replication.offset_poller import OffsetPoller
-from accounting.capture.replication.source import ReplicationSource
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
-from accounting.capture.spool.takeover import take_over_position
 from benchmarks.capture_burst import burst
 from benchmarks.capture_burst import publish as publish_burst
-from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 from tests.support.collectors import (
-    CHANNEL, HOSTILE_USERS, PROMPT_SYNC, CollectorProcess, CollectorThread, Publisher, SpooledMessage,
-    assert_losses_in_gaps, await_subscribed, connect, kill_replicas, kill_subscribers, payload_numbers,
-    publish, replication_collector, stored_messages)
+    CHANNEL,
+    HOSTILE_USERS,
+    CollectorProcess,
+    CollectorThread,
+    Publisher,
+    await_subscribed,
+    publish,
+    stored_messages,
+)
 from tests.support.redis_proxy import Proxy
-from tests.support.sentinels import Sentinel, TlsRedisServer, TlsSentinel
+from tests.support.servers import RedisServer, ValkeyServer, wait_until
 
 
 def test_hostile_channels_and_payloads_arrive_byte_for_byte(
@@ -97,7 +78,9 @@ def test_messages_too_large_for_coturn_are_dropped(
         assert [len(row.payload) for row in stored_messages(collector.spool)] == [7_000, 1]
 
 
-def test_everything_published_before_a_checkpoint_is_stored(server: RedisServer, tmp_path: Path) -> None:
+def test_everything_published_before_a_checkpoint_is_stored(
+    server: RedisServer, tmp_path: Path
+) -> None:
     with CollectorThread(server.url, tmp_path) as collector, Publisher(server) as publisher:
         collector.await_attached(server)
         for _ in range(10):
@@ -109,7 +92,9 @@ def test_everything_published_before_a_checkpoint_is_stored(server: RedisServer,
             assert due <= numbers
 
 
-def test_a_checkpoint_is_the_time_when_its_ping_was_sent(valkey: ValkeyServer, tmp_path: Path) -> None:
+def test_a_checkpoint_is_the_time_when_its_ping_was_sent(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
     source = PubSubSource(
         valkey.url, queue_bytes=1 << 20, clock=wall_clock, checkpoint_seconds=0.05
     )
@@ -179,9 +164,7 @@ def test_a_second_acknowledgement_is_a_resubscription_and_a_gap(
         assert [row.payload for row in stored_messages(collector.spool)] == [b"1", b"2"]
 
 
-def test_an_unexpected_reply_ends_the_connection(
-    valkey: ValkeyServer, tmp_path: Path
-) -> None:
+def test_an_unexpected_reply_ends_the_connection(valkey: ValkeyServer, tmp_path: Path) -> None:
     with Proxy(valkey) as proxy, CollectorThread(proxy.url, tmp_path) as collector:
         for number, nonsense in enumerate(
             [b"*2\r\n$4\r\npong\r\n$1\r\nx\r\n", b":1\r\n", b"garbage\r\n"], 1
@@ -192,9 +175,7 @@ def test_an_unexpected_reply_ends_the_connection(
             assert collector.await_gap(number).cause == "disconnected"
 
 
-def test_a_stop_stores_everything_published_before_it(
-    server: RedisServer, tmp_path: Path
-) -> None:
+def test_a_stop_stores_everything_published_before_it(server: RedisServer, tmp_path: Path) -> None:
     with CollectorThread(server.url, tmp_path) as collector:
         collector.await_attached(server)
         publish(server, *[b"%d" % number for number in range(20_000)])

@@ -1,51 +1,25 @@
 """Passwords, permissions, TLS, unix sockets and sentinels, on real servers."""
 
-import sqlite3
-import threading
-from itertools import pairwise
 from pathlib import Path
+
 import pytest
 import redis
 from structlog.testing import capture_logs
-from accounting.capture.clock import wall_clock
-from accounting.capture.collector import run_collector
+
 from accounting.capture.pubsub import source as subscriber
-from accounting.capture.pubsub.source import PubSubSource
-from accounting.capture.replication.source import ReplicationSource
-from accounting.capture.spool.collector_lock import lock_spool
-from accounting.capture.spool.file import spool_path
-from accounting.capture.spool.records import Gap
-from accounting.capture.spool.spool import Spool
-from accounting.config import Settings
-from accounting.errors import ConfigurationError, SpoolError
-from benchmarks.capture_burst import burst
-from benchmarks.capture_burst import publish as publish_burst
-from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
-import pytest
-import redis
-from structlog.testing import capture_logs
-from accounting.capture.clock import wall_clock
-from accounting.capture.pubsub.source import PubSubSource
-from accounting.capture.replication.offset_poller import OffsetPoller
-from accounting.capture.replication.source import ReplicationSource
-from accounting.capture.spool.file import spool_path
-from accounting.capture.spool.spool import Spool
-from accounting.capture.spool.takeover import take_over_position
-from benchmarks.capture_burst import burst
-from benchmarks.capture_burst import publish as publish_burst
-from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 from tests.support.collectors import (
-    CHANNEL, HOSTILE_USERS, PROMPT_SYNC, CollectorProcess, CollectorThread, Publisher, SpooledMessage,
-    assert_losses_in_gaps, await_subscribed, connect, kill_replicas, kill_subscribers, payload_numbers,
-    publish, replication_collector, stored_messages)
-from tests.support.redis_proxy import Proxy
-from tests.support.sentinels import Sentinel, TlsRedisServer, TlsSentinel
+    PROMPT_SYNC,
+    CollectorThread,
+    kill_replicas,
+    kill_subscribers,
+    payload_numbers,
+    publish,
+    redis_client,
+    replication_collector,
+    stored_messages,
+)
+from tests.support.sentinels import TlsRedisServer, TlsSentinel
+from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 
 
 def test_a_wrong_password_is_retried_with_advice_and_never_logged(tmp_path: Path) -> None:
@@ -137,7 +111,7 @@ def set_user(client: "redis.Redis", name: str, *rights: str) -> None:
 
 def test_the_minimal_permissions_are_enough(master: RedisServer, tmp_path: Path) -> None:
     rights = ["+psync", "+replconf", "+ping", "+info"]
-    with connect(master) as client:
+    with redis_client(master) as client:
         set_user(client, "accounting", *rights)
     url = f"redis://accounting:hush@127.0.0.1:{master.port}"
     with replication_collector(url, tmp_path) as collector:
@@ -152,7 +126,7 @@ def test_without_a_permission_the_advice_names_it(
     valkey_master: ValkeyServer, tmp_path: Path, lacking: str
 ) -> None:
     url = f"redis://limited:hush@127.0.0.1:{valkey_master.port}"
-    with connect(valkey_master) as client, capture_logs() as logs:
+    with redis_client(valkey_master) as client, capture_logs() as logs:
         set_user(client, "limited", "+psync", "+replconf", "+ping", "+info", f"-{lacking}")
         with replication_collector(url, tmp_path) as collector:
             wait_until(lambda: any(entry["log_level"] == "error" for entry in logs))

@@ -1,51 +1,30 @@
 """Capture by replication on real servers."""
 
-import sqlite3
-import threading
-from itertools import pairwise
 from pathlib import Path
+
 import pytest
-import redis
 from structlog.testing import capture_logs
+
 from accounting.capture.clock import wall_clock
-from accounting.capture.collector import run_collector
-from accounting.capture.pubsub import source as subscriber
-from accounting.capture.pubsub.source import PubSubSource
-from accounting.capture.replication.source import ReplicationSource
-from accounting.capture.spool.collector_lock import lock_spool
-from accounting.capture.spool.file import spool_path
-from accounting.capture.spool.records import Gap
-from accounting.capture.spool.spool import Spool
-from accounting.config import Settings
-from accounting.errors import ConfigurationError, SpoolError
-from benchmarks.capture_burst import burst
-from benchmarks.capture_burst import publish as publish_burst
-from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
-import pytest
-import redis
-from structlog.testing import capture_logs
-from accounting.capture.clock import wall_clock
-from accounting.capture.pubsub.source import PubSubSource
 from accounting.capture.replication.offset_poller import OffsetPoller
-from accounting.capture.replication.source import ReplicationSource
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
-from accounting.capture.spool.takeover import take_over_position
 from benchmarks.capture_burst import burst
 from benchmarks.capture_burst import publish as publish_burst
-from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 from tests.support.collectors import (
-    CHANNEL, HOSTILE_USERS, PROMPT_SYNC, CollectorProcess, CollectorThread, Publisher, SpooledMessage,
-    assert_losses_in_gaps, await_subscribed, connect, kill_replicas, kill_subscribers, payload_numbers,
-    publish, replication_collector, stored_messages)
+    CHANNEL,
+    HOSTILE_USERS,
+    CollectorProcess,
+    Publisher,
+    kill_replicas,
+    payload_numbers,
+    publish,
+    redis_client,
+    replication_collector,
+    stored_messages,
+)
 from tests.support.redis_proxy import Proxy
-from tests.support.sentinels import Sentinel, TlsRedisServer, TlsSentinel
+from tests.support.servers import RedisServer, ValkeyServer, wait_until
 
 
 def test_hostile_channels_arrive_byte_for_byte_with_the_number_of_their_database(
@@ -57,7 +36,7 @@ def test_hostile_channels_arrive_byte_for_byte_with_the_number_of_their_database
     with replication_collector(master.url, tmp_path) as collector:
         collector.await_attached(master)
         for number, name in enumerate(channels):
-            with connect(master, number % 4) as client:
+            with redis_client(master, number % 4) as client:
                 client.publish(name, b"%d\r\n\x00\xff" % number)
         collector.await_checkpoint()
         rows = stored_messages(collector.spool)
@@ -77,7 +56,7 @@ def test_data_of_other_programs_never_reaches_the_disk_or_a_log(
         capture_logs() as logs,
         replication_collector(master.url, tmp_path, scans=True) as collector,
     ):
-        with connect(master) as client:
+        with redis_client(master) as client:
             client.set(f"turn/realm/r/user/u/key/{canary}", canary)
             collector.await_attached(master)
             client.set(f"turn/realm/r/user/{canary}/key", canary)
@@ -129,7 +108,7 @@ def test_a_snapshot_with_data_is_skipped(
     master: RedisServer, tmp_path: Path, diskless: str
 ) -> None:
     """As from servers before Redis 7, which send it with the data."""
-    with connect(master) as client:
+    with redis_client(master) as client:
         client.config_set("repl-diskless-sync", diskless)
         for number in range(10):
             client.set(f"canary{number}", b"canary" * 100_000)
@@ -176,7 +155,9 @@ def test_a_paused_server_is_not_a_gap(master: RedisServer, tmp_path: Path) -> No
         assert collector.spool.gaps() == []
 
 
-def test_everything_published_before_a_checkpoint_is_stored(master: RedisServer, tmp_path: Path) -> None:
+def test_everything_published_before_a_checkpoint_is_stored(
+    master: RedisServer, tmp_path: Path
+) -> None:
     with replication_collector(master.url, tmp_path) as collector, Publisher(master) as publisher:
         collector.await_attached(master)
         for _ in range(10):
@@ -191,7 +172,7 @@ def test_everything_published_before_a_checkpoint_is_stored(master: RedisServer,
 def test_acks_cover_only_durable_messages_and_come_soon(
     master: RedisServer, tmp_path: Path
 ) -> None:
-    with replication_collector(master.url, tmp_path) as collector, connect(master) as client:
+    with replication_collector(master.url, tmp_path) as collector, redis_client(master) as client:
         collector.await_attached(master)
         blocker = Spool.open(collector.path, "test")
         client.publish(CHANNEL, b"1")
@@ -206,9 +187,7 @@ def test_acks_cover_only_durable_messages_and_come_soon(
         assert payload_numbers(stored_messages(collector.spool)) == [1, 2]
 
 
-def test_a_stop_stores_everything_published_before_it(
-    master: RedisServer, tmp_path: Path
-) -> None:
+def test_a_stop_stores_everything_published_before_it(master: RedisServer, tmp_path: Path) -> None:
     with replication_collector(master.url, tmp_path) as collector:
         collector.await_attached(master)
         publish(master, *[b"%d" % number for number in range(20_000)])

@@ -1,51 +1,32 @@
 """A resumed replication stream on real servers: what the backlog holds is never lost."""
 
-import sqlite3
-import threading
-from itertools import pairwise
-from pathlib import Path
-import pytest
-import redis
-from structlog.testing import capture_logs
-from accounting.capture.clock import wall_clock
-from accounting.capture.collector import run_collector
-from accounting.capture.pubsub import source as subscriber
-from accounting.capture.pubsub.source import PubSubSource
-from accounting.capture.replication.source import ReplicationSource
-from accounting.capture.spool.collector_lock import lock_spool
-from accounting.capture.spool.file import spool_path
-from accounting.capture.spool.records import Gap
-from accounting.capture.spool.spool import Spool
-from accounting.config import Settings
-from accounting.errors import ConfigurationError, SpoolError
-from benchmarks.capture_burst import burst
-from benchmarks.capture_burst import publish as publish_burst
-from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+
 import pytest
-import redis
-from structlog.testing import capture_logs
+
 from accounting.capture.clock import wall_clock
-from accounting.capture.pubsub.source import PubSubSource
-from accounting.capture.replication.offset_poller import OffsetPoller
-from accounting.capture.replication.source import ReplicationSource
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
 from accounting.capture.spool.takeover import take_over_position
-from benchmarks.capture_burst import burst
-from benchmarks.capture_burst import publish as publish_burst
-from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 from tests.support.collectors import (
-    CHANNEL, HOSTILE_USERS, PROMPT_SYNC, CollectorProcess, CollectorThread, Publisher, SpooledMessage,
-    assert_losses_in_gaps, await_subscribed, connect, kill_replicas, kill_subscribers, payload_numbers,
-    publish, replication_collector, stored_messages)
+    CHANNEL,
+    PROMPT_SYNC,
+    CollectorProcess,
+    Publisher,
+    kill_replicas,
+    payload_numbers,
+    publish,
+    redis_client,
+    replication_collector,
+    stored_messages,
+)
 from tests.support.redis_proxy import Proxy
-from tests.support.sentinels import Sentinel, TlsRedisServer, TlsSentinel
+from tests.support.sentinels import Sentinel
+from tests.support.servers import RedisServer, ValkeyServer, wait_until
 
 
 def assert_complete(spool: Spool, sent: dict[int, tuple[int, int]]) -> None:
@@ -132,7 +113,7 @@ def test_a_collector_killed_at_any_time_loses_and_duplicates_nothing(
 def test_an_overrun_of_the_backlog_is_a_gap_and_a_new_epoch(
     master: RedisServer, tmp_path: Path
 ) -> None:
-    with connect(master) as client:
+    with redis_client(master) as client:
         client.config_set("repl-backlog-size", 1 << 14)
     with replication_collector(master.url, tmp_path) as collector:
         collector.await_attached(master)
@@ -179,18 +160,18 @@ def test_a_crash_of_redis_is_a_gap_and_a_new_epoch(master: RedisServer, tmp_path
 def test_a_stream_resumed_after_a_clean_restart_is_still_a_gap(
     master: RedisServer, tmp_path: Path
 ) -> None:
-    with connect(master) as client:
+    with redis_client(master) as client:
         client.config_set("save", "3600 1")
     master.options["save"] = "3600 1"
     with replication_collector(master.url, tmp_path) as collector:
         collector.await_attached(master)
-        with connect(master, 3) as client:
+        with redis_client(master, 3) as client:
             client.publish(CHANNEL, b"1")
         collector.await_checkpoint()
         history = collector.spool.state().replication_id
         master.restart()
         gap = collector.await_gap(1)
-        with connect(master, 3) as client:
+        with redis_client(master, 3) as client:
             client.publish(CHANNEL, b"2")
         collector.await_checkpoint()
         assert (gap.cause, gap.epoch) == ("redis_restarted", 1)
@@ -204,9 +185,11 @@ def test_a_stream_resumed_after_a_clean_restart_is_still_a_gap(
         assert collector.spool.state().replication_id != history
 
 
-def test_the_selected_database_belongs_to_the_resume_point(master: RedisServer, tmp_path: Path) -> None:
+def test_the_selected_database_belongs_to_the_resume_point(
+    master: RedisServer, tmp_path: Path
+) -> None:
     """After it goes on, a server does not select again what was selected before."""
-    with connect(master, 5) as client:
+    with redis_client(master, 5) as client:
         with replication_collector(master.url, tmp_path) as collector:
             collector.await_attached(master)
             client.publish(CHANNEL, b"1")
@@ -223,7 +206,7 @@ def test_the_selected_database_belongs_to_the_resume_point(master: RedisServer, 
 def test_a_missed_burst_is_read_completely_from_the_backlog(
     valkey_master: ValkeyServer, tmp_path: Path
 ) -> None:
-    with connect(valkey_master) as client:
+    with redis_client(valkey_master) as client:
         client.config_set("repl-backlog-size", 64 << 20)
     with replication_collector(valkey_master.url, tmp_path) as collector:
         collector.await_attached(valkey_master)
@@ -264,7 +247,7 @@ def test_keepalives_split_an_outage_over_midnight(
     with replication_collector(valkey_master.url, tmp_path, clock=lambda: now[0]) as collector:
         collector.await_attached(valkey_master)
         collector.stop()
-    with connect(valkey_master) as client:
+    with redis_client(valkey_master) as client:
         for number in range(1000):
             client.publish(CHANNEL, b"%d" % number)
         for number in range(1000, 1006):
@@ -287,14 +270,14 @@ def test_a_failover_continues_with_the_promoted_replica_and_is_a_gap(
         url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel.port}/turn"
         with replication_collector(url, tmp_path) as collector:
             collector.await_attached(master)
-            with connect(master, 2) as client:
+            with redis_client(master, 2) as client:
                 client.publish(CHANNEL, b"1")
                 client.wait(2, 10_000)
             collector.await_checkpoint()
             master.kill()
             gap = collector.await_gap(1)
             assert gap.cause == "failover"
-            with connect(replica, 2) as client:
+            with redis_client(replica, 2) as client:
                 client.publish(CHANNEL, b"2")
             collector.await_checkpoint()
             rows = stored_messages(collector.spool)
@@ -308,7 +291,7 @@ def test_a_failover_continues_with_the_promoted_replica_and_is_a_gap(
 @contextmanager
 def replica_of(master: RedisServer) -> Iterator[RedisServer]:
     with type(master)({**PROMPT_SYNC, "replicaof": f"127.0.0.1 {master.port}"}) as replica:
-        with connect(replica) as client:
+        with redis_client(replica) as client:
             wait_until(lambda: client.info("replication")["master_link_status"] == "up")
             # It counts its age in whole seconds: young, it can't be told from one that restarted.
             wait_until(lambda: client.info("server")["uptime_in_seconds"] > 1)
@@ -319,7 +302,7 @@ def replica_of(master: RedisServer) -> Iterator[RedisServer]:
 def sentinel_of(master: RedisServer) -> Iterator[RedisServer]:
     sentinel = Sentinel(master)
     with sentinel:
-        with connect(sentinel) as client:
+        with redis_client(sentinel) as client:
             wait_until(lambda: client.info("sentinel")["master0"]["slaves"] == 1)
         yield sentinel
 

@@ -1,4 +1,4 @@
-"""Which source `auto` takes: replication where it is allowed, else subscription with a reason."""
+"""Which source ``auto`` selects: replication where it is allowed, else subscription."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +11,16 @@ from structlog.testing import capture_logs
 from accounting.capture.clock import wall_clock
 from accounting.capture.source_selection import make_source
 from tests.support.collectors import (
+    PROMPT_SYNC,
     CollectorThread,
-    Proxy,
-    Sentinel,
     await_subscribed,
+    kill_subscribers,
     publish,
     stored_messages,
 )
+from tests.support.redis_proxy import Proxy
+from tests.support.sentinels import Sentinel
 from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
-
-prompt = {"repl-diskless-sync-delay": "0"}
 
 
 @contextmanager
@@ -31,22 +31,21 @@ def auto_collector(url: str, data_dir: Path) -> Iterator[CollectorThread]:
 
 
 def assert_falls_back(server: RedisServer, url: str, data_dir: Path, reason: str) -> None:
-    """And says so in one line, also when it attaches again."""
+    """Assert that capture subscribes, and logs that once, also when it attaches again."""
     with capture_logs() as logs, auto_collector(url, data_dir) as collector:
         await_subscribed(server)
         publish(server, b"1")
         wait_until(lambda: len(stored_messages(collector.spool)) == 1)
-        with redis.Redis.from_url(server.url) as client:
-            client.client_kill_filter(_type="pubsub")
+        kill_subscribers(server)
         collector.await_gap(1)
         assert collector.spool.state().mode == "subscribe"
-    said = [entry for entry in logs if entry["event"] == "capturing by subscription"]
-    assert len(said) == 1
-    assert reason in said[0]["reason"]
+    selections = [entry for entry in logs if entry["event"] == "capturing by subscription"]
+    assert len(selections) == 1
+    assert reason in selections[0]["reason"]
 
 
 def test_replication_is_selected_where_it_is_allowed(tmp_path: Path) -> None:
-    with ValkeyServer(prompt) as server, auto_collector(server.url, tmp_path) as collector:
+    with ValkeyServer(PROMPT_SYNC) as server, auto_collector(server.url, tmp_path) as collector:
         wait_until(collector.is_captured_now)
         publish(server, b"1")
         wait_until(lambda: len(stored_messages(collector.spool)) == 1)
@@ -54,7 +53,7 @@ def test_replication_is_selected_where_it_is_allowed(tmp_path: Path) -> None:
 
 
 def test_an_unreachable_redis_leaves_the_selection_open(tmp_path: Path) -> None:
-    server = ValkeyServer(prompt)
+    server = ValkeyServer(PROMPT_SYNC)
     with capture_logs() as logs, auto_collector(server.url, tmp_path) as collector:
         wait_until(lambda: sum(entry["event"] == "not capturing" for entry in logs) > 2)
         with server:
@@ -64,7 +63,7 @@ def test_an_unreachable_redis_leaves_the_selection_open(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lacking", ["psync", "replconf", "info"])
 def test_without_a_permission_capture_subscribes(tmp_path: Path, lacking: str) -> None:
-    with ValkeyServer(prompt) as server:
+    with ValkeyServer(PROMPT_SYNC) as server:
         with redis.Redis.from_url(server.url) as client:
             client.acl_setuser(
                 "limited",
@@ -79,7 +78,7 @@ def test_without_a_permission_capture_subscribes(tmp_path: Path, lacking: str) -
 
 def test_a_server_without_psync_is_subscribed_to(tmp_path: Path) -> None:
     with (
-        ValkeyServer(prompt) as server,
+        ValkeyServer(PROMPT_SYNC) as server,
         Proxy(server, alter=(b"PSYNC", b"PSYNX")) as proxy,
     ):
         assert_falls_back(server, proxy.url, tmp_path, "unknown command")
@@ -96,8 +95,8 @@ def test_a_replica_is_subscribed_to(tmp_path: Path) -> None:
 
 
 def test_sentinels_that_name_a_replica_leave_the_selection_open(tmp_path: Path) -> None:
-    """In the midst of a failover they may: it must not cost replication for good."""
-    with ValkeyServer({**prompt, "replicaof": f"127.0.0.1 {free_port()}"}) as server:
+    """They may in the middle of a failover, and replication must remain possible."""
+    with ValkeyServer({**PROMPT_SYNC, "replicaof": f"127.0.0.1 {free_port()}"}) as server:
         sentinel = Sentinel(server)
         with sentinel, capture_logs() as logs:
             url = f"redis+sentinel://127.0.0.1:{sentinel.port}/turn"
@@ -112,12 +111,12 @@ def test_sentinels_that_name_a_replica_leave_the_selection_open(tmp_path: Path) 
 def test_a_proxy_that_disconnects_at_psync_is_subscribed_to_after_some_attempts(
     tmp_path: Path,
 ) -> None:
-    with ValkeyServer(prompt) as server, Proxy(server, close_at=b"PSYNC") as proxy:
+    with ValkeyServer(PROMPT_SYNC) as server, Proxy(server, close_at=b"PSYNC") as proxy:
         assert_falls_back(server, proxy.url, tmp_path, "no answer")
 
 
 def test_replication_once_allowed_stays_selected_when_it_is_refused_later(tmp_path: Path) -> None:
-    with ValkeyServer(prompt) as server, redis.Redis.from_url(server.url) as client:
+    with ValkeyServer(PROMPT_SYNC) as server, redis.Redis.from_url(server.url) as client:
         rights = ["+psync", "+replconf", "+info", "+ping", "+psubscribe"]
         client.acl_setuser("u", enabled=True, passwords=["+pw"], channels=["*"], commands=rights)
         url = f"redis://u:pw@127.0.0.1:{server.port}"

@@ -1,4 +1,7 @@
-"""A collector as a process: `collector_process DATA_DIR [LARGEST_FILE]`, else by environment."""
+"""Runs a collector as a process: ``collector_process DATA_DIR [MAX_FILE_BYTES]``.
+
+Further settings come from the environment.
+"""
 
 import resource
 import signal

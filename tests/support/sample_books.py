@@ -1,8 +1,8 @@
-"""Books of a few days that show every kind of row, for the tests of what is read from them.
+"""Sample books: a few days with rows of every kind, for tests of the views and the commands.
 
-Two realms, one of them in Berlin's time; two sources; sessions that are exact, estimated, disputed,
-live and of October; a stranger's traffic; hostile names; gaps; a message that is none; October
-closed and corrected.
+Two realms, one in Berlin's time zone; two sources; sessions that are exact, estimated, disputed,
+open, and in October; unauthenticated traffic; hostile names; gaps; a rejected message; October
+closed, with an adjustment.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from tests.support.books import Books, channel, cloned_database, status_payload,
 from tests.support.servers import PostgresServer
 
 BEGIN: Final = datetime(2026, 10, 31, 22, 0, tzinfo=UTC)
-"""23:00 in Berlin: October, where November begins an hour later."""
+"""23:00 in Berlin: November begins an hour later."""
 HOUR: Final = 3600.0
 DAY: Final = 24 * HOUR
 HOSTILE: Final = (
@@ -30,7 +30,7 @@ HOSTILE: Final = (
 
 @contextmanager
 def open_sample_books(server: PostgresServer, directory: Path) -> Iterator[Books]:
-    """Books with all that this module's docstring names, accounted up to 4 November, 12:00 UTC."""
+    """Books with the rows that this module lists, settled and rolled up to 4 November, 12:00 UTC."""
     with cloned_database(server) as name:
         books = Books(server, name, directory, start=BEGIN)
         try:
@@ -58,7 +58,7 @@ def _fill(books: Books) -> None:
         spool.open_gap(books.micros_at(1.5 * HOUR), "disconnected", "over midnight"),
         books.micros_at(3 * HOUR),
     )
-    # alice: one session in October, one exact, one of which interims were lost (estimated).
+    # alice: one session in October, one exact, one with lost interims (estimated).
     _session(books, 0, allocation=1, interims=[(10, 1_000, 4, 400)], total=(10, 1_000, 4, 400))
     _session(
         books,
@@ -74,7 +74,7 @@ def _fill(books: Books) -> None:
         interims=[(100, 10_000, 10, 1_000)],
         total=(300, 30_000, 30, 3_000),
     )
-    # bob: one that counted more than its total (disputed), and one that lives.
+    # bob: one whose interims exceed its total (disputed), and an open one.
     _session(
         books,
         2 * DAY + 200,
@@ -94,7 +94,7 @@ def _fill(books: Books) -> None:
         channel("status", user="bob", allocation=5),
         status_payload("refreshed", 86_400),
     )
-    # A stranger under bob's name, and bytes made to break a terminal.
+    # Unauthenticated traffic under bob's name, and a username that would control a terminal.
     books.receive(
         3.5 * DAY + 130,
         channel("traffic", user="bob", allocation=6),
@@ -103,7 +103,7 @@ def _fill(books: Books) -> None:
     books.receive(3.5 * DAY + 140, HOSTILE + b"status", status_payload("new"))
     books.receive(3.5 * DAY + 150, HOSTILE + b"status", status_payload("deleted"))
     books.receive(3.5 * DAY + 160, channel("status"), b"no status at all")
-    # Another source, in the other realm.
+    # Another source, and the other realm.
     books.receive(
         1 * DAY,
         channel("status", user="carol", realm="example.net", allocation=7),
@@ -120,7 +120,6 @@ def _fill(books: Books) -> None:
     spool.open_gap(books.micros_at(3.5 * DAY + 2 * HOUR), "disconnected", "still open")
     books.advance_clock(3.5 * DAY + 2 * HOUR)
     books.run_jobs()
-    # October is closed, and corrected by hand.
     close_periods(books.engine)
     adjust_by_hand(
         books.engine,
@@ -147,7 +146,7 @@ def _session(
     interims: list[tuple[int, int, int, int]],
     total: tuple[int, int, int, int],
 ) -> None:
-    """A session of 100 seconds: its interims, then its end and its total."""
+    """A session of 100 seconds: interims, the end, and a total."""
     _new(books, at, user, allocation)
     for number, counts in enumerate(interims, start=1):
         books.receive(

@@ -1,0 +1,84 @@
+"""Redis with TLS, and sentinels."""
+
+import subprocess
+from pathlib import Path
+
+from tests.support.servers import RedisServer, free_port
+
+
+class TlsRedisServer(RedisServer):
+    """Debian's Redis with an additional TLS port and a self-signed certificate for 127.0.0.1."""
+
+    def start(self) -> None:
+        certificate, key = self.home / "certificate.pem", self.home / "key.pem"
+        key_options = [
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+        ]
+        subject = ["-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+        subprocess.run(
+            ["openssl", "req", *key_options, *subject, "-keyout", key, "-out", certificate],
+            check=True,
+            capture_output=True,
+        )
+        port = str(free_port())
+        self.options |= {"tls-port": port, "tls-auth-clients": "no"}
+        self.options |= {"tls-cert-file": str(certificate), "tls-key-file": str(key)}
+        self.tls_url = f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}"
+        super().start()
+
+
+class Sentinel(RedisServer):
+    """A sentinel, same binary; it starts a failover half a second after its master died."""
+
+    def __init__(self, master: RedisServer) -> None:
+        super().__init__()
+        self._master = master
+
+    def command(self) -> list[str]:
+        return [self._master.binary, str(self.write_config(self._master.port)), "--sentinel"]
+
+    def write_config(self, port: int, *lines: str) -> Path:
+        """Write sentinel.conf for the master at that port."""
+        path = self.home / "sentinel.conf"
+        config = [
+            f"port {self.port}",
+            "bind 127.0.0.1",
+            f"dir {self.home}",
+            *lines,
+            f"sentinel monitor turn 127.0.0.1 {port} 1",
+            "sentinel down-after-milliseconds turn 500",
+            "sentinel failover-timeout turn 5000",
+        ]
+        path.write_text("\n".join(config))
+        return path
+
+
+class TlsSentinel(Sentinel):
+    """A sentinel with an additional TLS port, its master's certificate, and a password."""
+
+    def __init__(self, master: TlsRedisServer) -> None:
+        super().__init__(master)
+        self._tls_master = master
+        self.options = {"tls-port": str(free_port()), "requirepass": "hush&more"}
+
+    def command(self) -> list[str]:
+        certificate, key = (self._tls_master.home / f"{n}.pem" for n in ("certificate", "key"))
+        path = self.write_config(
+            int(self._tls_master.options["tls-port"]),
+            *(f"{name} {value}" for name, value in self.options.items()),
+            f"tls-cert-file {certificate}",
+            f"tls-ca-cert-file {certificate}",
+            f"tls-key-file {key}",
+            "tls-auth-clients no",
+            "tls-replication yes",
+        )
+        return [self._master.binary, str(path), "--sentinel"]
+
+    @property
+    def url(self) -> str:
+        return f"redis://:hush%26more@127.0.0.1:{self.port}/0"
