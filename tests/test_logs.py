@@ -13,7 +13,7 @@ from accounting.logs import configure_logging
 
 
 @pytest.fixture(autouse=True)
-def restored_logging() -> Iterator[None]:
+def restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -22,7 +22,7 @@ def restored_logging() -> Iterator[None]:
     root.setLevel(level)
 
 
-def test_events_are_json_lines_when_nobody_watches() -> None:
+def test_events_are_json_lines_off_a_terminal() -> None:
     out = io.StringIO()
     configure_logging("info", "auto", out)
     structlog.get_logger().info("subscribed", source="default", raw=b"\xff")
@@ -42,7 +42,7 @@ def test_events_are_json_lines_when_nobody_watches() -> None:
     )
 
 
-def test_less_than_the_level_is_not_logged() -> None:
+def test_events_below_the_level_are_dropped() -> None:
     out = io.StringIO()
     configure_logging("warning", "json", out)
     structlog.get_logger().info("not this")
@@ -51,7 +51,7 @@ def test_less_than_the_level_is_not_logged() -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_a_traceback_tells_lines_and_no_values(form: Literal["json", "console"]) -> None:
+def test_a_traceback_has_no_values_of_variables(form: Literal["json", "console"]) -> None:
     out = io.StringIO()
     configure_logging("info", form, out)
     secret = "hunter" + str(2)
@@ -76,7 +76,7 @@ def test_an_error_is_logged_with_its_traceback() -> None:
     assert "ValueError: invalid literal" in logged["exception"]
 
 
-def test_people_get_text() -> None:
+def test_the_console_form_is_text() -> None:
     out = io.StringIO()
     configure_logging("info", "console", out)
     structlog.get_logger().info("subscribed", source="default")

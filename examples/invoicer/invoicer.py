@@ -33,7 +33,7 @@ from accounting.feed.client import Event, Feed
 CONSUMER = "invoicer"
 CENTS_PER_GIB = Decimal("4.5")
 
-BOOKS = """
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS handled (event_id TEXT PRIMARY KEY, seq INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS invoices (
     number INTEGER PRIMARY KEY,
@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS lines (
 );
 """
 
-USAGE = """
+BILLED_LINES = """
 SELECT user_key::text, user_id, digest AS line, 'usage of ' || period AS what,
     received_bytes + sent_bytes AS bytes
 FROM reporting.statements WHERE realm = %(realm)s AND period = %(period)s
@@ -63,7 +63,7 @@ def run(url: str, directory: Path, *, consumer: str = CONSUMER, follow: bool = T
     directory.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(directory / "books.sqlite3")) as books, Feed(url) as feed:
         books.execute("PRAGMA synchronous = FULL")
-        books.executescript(BOOKS)
+        books.executescript(SCHEMA)
         if follow:
             signal.signal(signal.SIGTERM, lambda *_: feed.stop())
         for event in feed.consume(consumer, types=["period.closed"], follow=follow):
@@ -78,9 +78,9 @@ def handle(url: str, books: sqlite3.Connection, event: Event) -> None:
         return
     realm, period = event.realm, event.payload["period"]
     with psycopg.connect(url, row_factory=dict_row) as accounting:
-        usage = accounting.execute(USAGE, {"realm": realm, "period": period}).fetchall()
+        rows = accounting.execute(BILLED_LINES, {"realm": realm, "period": period}).fetchall()
     with books:  # one transaction: all of this, or nothing
-        for row in usage:
+        for row in rows:
             add_line(books, realm, period, row)
         books.execute("INSERT INTO handled VALUES (?, ?)", [event_id, event.seq])
 

@@ -7,7 +7,7 @@ import pytest
 
 from accounting.billing.close_period import draw_periods
 from tests.billing.test_close import END, tell_of_november
-from tests.contract.test_command import rows_of
+from tests.contract.test_command import view_as_json
 from tests.support.books import READER, WRITER, Books
 from tests.support.command import turn_accounting
 
@@ -20,7 +20,7 @@ def test_json_is_the_view_one_object_a_line_for_the_reader(adjusted: Books) -> N
     ):
         ran = turn_accounting(*arguments.split(), "--json", database_url=adjusted.url(READER))
         assert (ran.code, ran.err) == (0, "")
-        wanted: list[dict[str, Any]] = json.loads(json.dumps(rows_of(adjusted, view, order)))
+        wanted: list[dict[str, Any]] = json.loads(json.dumps(view_as_json(adjusted, view, order)))
         assert ran.rows == wanted
 
 

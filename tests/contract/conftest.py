@@ -1,4 +1,4 @@
-"""Books that the tests of this directory only read: filled once for each worker."""
+"""The sample books, made once per worker; the tests of this directory only read them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.support.servers import PostgresServer
 def filled(
     postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Books]:
-    """Read only: a test that changes books takes its own."""
+    """Read only: a test that changes books uses ``books``."""
     directory: Path = tmp_path_factory.mktemp("filled")
     with open_sample_books(postgres_server, directory) as books:
         yield books

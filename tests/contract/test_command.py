@@ -19,7 +19,7 @@ from tests.support.servers import PostgresServer
 DATA: Final = ("sessions", "usage", "realm list", "source list", "config")
 
 
-def as_json(value: object) -> object:
+def expected_json(value: object) -> object:
     """How a value of a view stands in JSON lines."""
     match value:
         case datetime():
@@ -35,9 +35,9 @@ def as_json(value: object) -> object:
                 return str(value)
 
 
-def rows_of(books: Books, view: str, order: str) -> list[dict[str, Any]]:
+def view_as_json(books: Books, view: str, order: str) -> list[dict[str, Any]]:
     return [
-        {name: as_json(value) for name, value in row.items()}
+        {name: expected_json(value) for name, value in row.items()}
         for row in books.rows(view, order=order)
     ]
 
@@ -60,7 +60,7 @@ def test_json_is_the_view_one_object_a_line_for_the_reader(
 ) -> None:
     result = turn_accounting(*arguments.split(), "--json", database_url=filled.url(READER))
     assert (result.code, result.err) == (0, "")
-    assert result.rows == rows_of(filled, view, order)
+    assert result.rows == view_as_json(filled, view, order)
     assert all(list(row) == list(result.rows[0]) for row in result.rows)
 
 
@@ -125,16 +125,24 @@ def test_bounds_of_usage_are_in_the_time_of_each_realm(filled: Books) -> None:
     assert {row["realm"] for row in utc.rows} == {"example.net"}
 
 
-def test_nothing_found_is_said_to_people_and_nothing_to_programs(filled: Books) -> None:
-    far = ("sessions", "--since", "2030-01-01", "--until", "2031-01-01", "--realm", "example.net")
-    said = turn_accounting(*far, database_url=filled.url(READER))
-    assert (said.code, said.out, said.err) == (0, "No sessions.\n", "")
-    silent = turn_accounting(*far, "--json", database_url=filled.url(READER))
-    assert (silent.code, silent.out, silent.err) == (0, "", "")
+def test_an_empty_result_is_a_message_for_people_and_nothing_for_programs(filled: Books) -> None:
+    arguments = (
+        "sessions",
+        "--since",
+        "2030-01-01",
+        "--until",
+        "2031-01-01",
+        "--realm",
+        "example.net",
+    )
+    for_people = turn_accounting(*arguments, database_url=filled.url(READER))
+    assert (for_people.code, for_people.out, for_people.err) == (0, "No sessions.\n", "")
+    for_programs = turn_accounting(*arguments, "--json", database_url=filled.url(READER))
+    assert (for_programs.code, for_programs.out, for_programs.err) == (0, "", "")
 
 
 @pytest.mark.parametrize("arguments", ["sessions", "usage", "usage --per day", "realm list"])
-def test_no_name_can_draw_on_a_terminal(filled: Books, arguments: str) -> None:
+def test_no_name_controls_the_terminal(filled: Books, arguments: str) -> None:
     """Names are hostile bytes (docs/coturn.md#hostile-usernames): escapes, line ends and more."""
     for form in ([], ["--json"]):
         result = turn_accounting(*arguments.split(), *form, database_url=filled.url(WRITER))
@@ -145,7 +153,7 @@ def test_no_name_can_draw_on_a_terminal(filled: Books, arguments: str) -> None:
         assert r"\x1b]0;owned\x07\xff\\x41\n" in table.out
 
 
-def test_a_hostile_user_is_found_by_the_bytes_and_by_their_spelling(books: Books) -> None:
+def test_a_hostile_user_is_found_by_its_bytes_and_by_their_escapes(books: Books) -> None:
     books.receive(
         0,
         b"turn/realm/r\xff/user/u\xff/allocation/000000000000000001/status",
@@ -176,7 +184,7 @@ def test_jobs_run_by_hand_do_what_the_scheduler_does(books: Books) -> None:
     assert len(books.rows("user_usage_monthly")) == 1
 
 
-def test_a_database_is_brought_to_this_version_from_nothing(
+def test_an_empty_database_is_upgraded_to_this_version(
     postgres_server: PostgresServer,
 ) -> None:
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
@@ -185,11 +193,11 @@ def test_a_database_is_brought_to_this_version_from_nothing(
         before = turn_accounting("db", "current", database_url=url)
         assert (before.code, before.out) == (1, "none\n")
         assert "turn-accounting db upgrade" in before.err
-        for wrong in (
+        for arguments in (
             "sessions", "usage", "realm list", "realm set x --grace 1", "job run settle",
             "source list", "source retire x", "schedule",
         ):  # fmt: skip
-            result = turn_accounting(*wrong.split(), database_url=url)
+            result = turn_accounting(*arguments.split(), database_url=url)
             assert result.code == 1
             assert "turn-accounting db upgrade" in result.error_line
         upgraded = turn_accounting("db", "upgrade", database_url=url)
@@ -199,7 +207,7 @@ def test_a_database_is_brought_to_this_version_from_nothing(
         connection.execute("DROP DATABASE unborn WITH (FORCE)")
 
 
-def rules(books: Books, realm: str) -> list[tuple[Any, ...]]:
+def listed_rules(books: Books, realm: str) -> list[tuple[Any, ...]]:
     result = turn_accounting("realm", "list", realm, "--json", database_url=books.url(WRITER))
     return [(row["holds_from"], row["time_zone"], row["grace_seconds"]) for row in result.rows]
 
@@ -210,49 +218,49 @@ def set_realm(books: Books, realm: str, *arguments: str) -> tuple[int, str]:
     return result.code, result.err
 
 
-def test_rules_of_an_unused_realm_hold_from_the_beginning(books: Books) -> None:
+def test_rules_of_a_realm_without_usage_hold_from_the_beginning(books: Books) -> None:
     assert set_realm(books, "new.example", "--time-zone", "Asia/Kolkata")[0] == 0
     assert set_realm(books, "new.example", "--grace", "5")[0] == 0
-    assert rules(books, "new.example") == [(None, "Asia/Kolkata", 5)]
+    assert listed_rules(books, "new.example") == [(None, "Asia/Kolkata", 5)]
     # A day may be named, past or not: nothing is accounted yet.
-    code, said = set_realm(books, "new.example", "--grace", "7", "--from", "2020-02-03")
+    code, message = set_realm(books, "new.example", "--grace", "7", "--from", "2020-02-03")
     assert code == 0
-    assert "'new.example': Asia/Kolkata from 2020-02-03 00:00:00+05:30" in said
-    assert rules(books, "new.example") == [
+    assert "'new.example': Asia/Kolkata from 2020-02-03 00:00:00+05:30" in message
+    assert listed_rules(books, "new.example") == [
         (None, "Asia/Kolkata", 5),
         ("2020-02-02T18:30:00+00:00", "Asia/Kolkata", 7),
     ]
 
 
-def test_rules_of_a_used_realm_hold_from_the_next_midnight_of_its_zone(books: Books) -> None:
+def test_rules_of_a_realm_with_usage_hold_from_the_next_midnight_of_its_zone(books: Books) -> None:
     books.receive(0, channel("status"), status_payload("new"))
     books.advance_clock(1)
     books.run_jobs()
-    what = ("realm", "user_id", "starts_at", "time_zone", "sessions_started", *COUNTERS)
-    before = books.rows("user_usage_monthly", *what)
-    code, said = set_realm(books, "example.org", "--time-zone", "America/New_York")
+    columns = ("realm", "user_id", "starts_at", "time_zone", "sessions_started", *COUNTERS)
+    before = books.rows("user_usage_monthly", *columns)
+    code, message = set_realm(books, "example.org", "--time-zone", "America/New_York")
     assert code == 0
-    assert "'example.org': America/New_York from 20" in said
-    first, second = rules(books, "example.org")
+    assert "'example.org': America/New_York from 20" in message
+    first, second = listed_rules(books, "example.org")
     assert first == (None, "UTC", 60)
     assert second[1:] == ("America/New_York", 60)
     midnight = datetime.fromisoformat(second[0])
     assert midnight.astimezone(UTC).hour in {4, 5}
     assert 0 < (midnight - datetime.now(UTC)).total_seconds() <= 25 * 3600
     books.run_jobs()
-    assert books.rows("user_usage_monthly", *what) == before
+    assert books.rows("user_usage_monthly", *columns) == before
     assert books.rows("user_usage_monthly", "ends_at") == [{"ends_at": midnight}]
 
 
-def test_a_past_day_is_refused_where_it_is_accounted(books: Books) -> None:
+def test_rules_are_refused_for_a_past_day_with_usage(books: Books) -> None:
     books.receive(0, channel("status"), status_payload("new"))
     books.advance_clock(1)
     books.run_jobs()
-    code, said = set_realm(books, "example.org", "--grace", "9", "--from", "2026-01-01")
+    code, message = set_realm(books, "example.org", "--grace", "9", "--from", "2026-01-01")
     assert code == 2
-    assert said.count("\n") == 1
-    assert "2026-01-01 is accounted already" in said
-    assert rules(books, "example.org") == [(None, "UTC", 60)]
+    assert message.count("\n") == 1
+    assert "2026-01-01 is accounted already" in message
+    assert listed_rules(books, "example.org") == [(None, "UTC", 60)]
 
 
 def test_the_realm_without_a_name_has_rules_too(books: Books) -> None:
@@ -266,7 +274,7 @@ def test_the_realm_without_a_name_has_rules_too(books: Books) -> None:
     ]  # fmt: skip
 
 
-def test_a_retired_source_says_since_when(books: Books) -> None:
+def test_a_source_is_retired_once_and_lists_when(books: Books) -> None:
     books.receive(0, channel("status"), status_payload("new"), source="old")
     books.advance_clock(1, source="old")
     books.run_jobs()
@@ -280,10 +288,10 @@ def test_a_retired_source_says_since_when(books: Books) -> None:
 
 def test_everything_works_on_the_embedded_database(tmp_path: Path) -> None:
     """No URL: the database in the data directory, made, brought to this version, and stopped."""
-    made = turn_accounting(
+    created = turn_accounting(
         "realm", "set", "r", "--grace", "3", data_dir=str(tmp_path), log_level="error"
     )
-    assert made.code == 0
+    assert created.code == 0
     listed = turn_accounting("realm", "list", "--json", data_dir=str(tmp_path), log_level="error")
     assert [row["realm"] for row in listed.rows] == ["r"]
     # The realm is known, although nobody used it yet.
@@ -316,7 +324,7 @@ def test_simulate_prints_an_oracle_for_programs_and_a_table_for_people(tmp_path:
     assert result.error_line == "can't simulate: servers is 0, not 1 to 200"
 
 
-def test_times_in_json_are_utc_and_whole(filled: Books) -> None:
+def test_times_in_json_are_utc_and_complete(filled: Books) -> None:
     result = turn_accounting("sessions", "--json", "--limit", "50", database_url=filled.url(READER))
     assert result.rows[-1]["started_at"] == BEGIN.isoformat()
     assert json.loads(result.out.splitlines()[0])

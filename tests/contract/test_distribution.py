@@ -29,7 +29,7 @@ WHERE table_schema = 'accounting' AND table_type = 'BASE TABLE'
 """
 
 
-def growing(books: Books) -> set[str]:
+def growing_user_tables(books: Books) -> set[str]:
     """The tables that hold rows of users, the feed left out."""
     of_users = {row["name"] for row in books.query(COLUMNS) if row["column"] == "user_key"}
     return of_users - ONE_ORDER
@@ -41,14 +41,14 @@ def test_no_table_has_a_foreign_key(books: Books) -> None:
 
 def test_primary_keys_of_tables_of_users_hold_the_user(books: Books) -> None:
     keys = {row["name"]: set(row["columns"]) for row in books.query(KEYS) if row["kind"] == "p"}
-    of_users = growing(books)
+    of_users = growing_user_tables(books)
     assert {"reports", "sessions", "session_usage", "statements"} <= of_users
     assert {name for name in of_users & set(keys) if "user_key" not in keys[name]} == set()
     assert of_users - set(keys) == {"usage_deltas", "periods_to_adjust"}
 
 
 def test_no_table_of_users_is_unique_or_numbered_across_them(books: Books) -> None:
-    of_users = growing(books)
+    of_users = growing_user_tables(books)
     unique = {row["name"] for row in books.query(UNIQUE_INDEXES)}
     numbered = {row["name"] for row in books.query(COLUMNS) if row["is_numbered"]}
     assert (unique | numbered) & of_users == set()

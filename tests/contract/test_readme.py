@@ -21,7 +21,7 @@ README: Final = (ROOT / "README.md").read_text()
 PAGES: Final = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def table_of_settings() -> str:
+def settings_table() -> str:
     """What stands between the two marks of README.md."""
     lines = ["| variable | default | what it is |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
@@ -32,13 +32,13 @@ def table_of_settings() -> str:
     return "\n".join(lines)
 
 
-def test_the_table_of_settings_is_that_of_the_settings() -> None:
+def test_the_table_of_settings_lists_the_settings() -> None:
     """When it fails: put the expected text between the marks."""
     written = README.split("<!-- settings -->\n", 1)[1].split("\n<!-- end of settings -->", 1)[0]
-    assert written == table_of_settings()
+    assert written == settings_table()
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_setting_has_a_description() -> None:
     assert all(field.description for field in Settings.model_fields.values())
     secrets = {
         name
@@ -48,7 +48,7 @@ def test_every_setting_says_what_it_is() -> None:
     assert secrets == set(SECRETS)
 
 
-def test_the_output_of_the_demonstration_is_the_one_it_gives() -> None:
+def test_the_readme_shows_the_output_of_the_demonstration() -> None:
     """It publishes the same each time; the oracle knows what the books then show."""
     _, expected = play(SCENARIO)
     shown = README.split("<!-- demo -->", 1)[1].split("\n```\n", 1)[0]
@@ -63,12 +63,12 @@ def test_the_output_of_the_demonstration_is_the_one_it_gives() -> None:
         assert line.split()[-4:] == [f"{sums[realm, user_id][name]:,}" for name in BYTES]
 
 
-def test_the_line_for_turnserver_conf_is_the_one_that_is_printed() -> None:
+def test_the_readme_has_the_printed_line_for_turnserver_conf() -> None:
     assert statsdb_line("redis://127.0.0.1:6379/0") in README
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 

@@ -56,10 +56,10 @@ def test_reader_reads_no_table(filled: Books) -> None:
     "statement", ["INSERT INTO {} DEFAULT VALUES", "UPDATE {} SET realm = ''", "DELETE FROM {}"]
 )
 def test_nobody_writes_a_view(filled: Books, role: str, statement: str) -> None:
-    with pytest.raises(psycopg.Error) as refused:
+    with pytest.raises(psycopg.Error) as raised:
         execute(filled, role, statement.format("reporting.sessions"))
     # A view of joins takes no writes from anybody; rights are asked first where it could.
-    assert refused.value.sqlstate in {"42501", "55000"}
+    assert raised.value.sqlstate in {"42501", "55000"}
 
 
 @pytest.mark.parametrize("role", [READER, WRITER])
@@ -108,7 +108,7 @@ def test_partitions_are_made_for_the_writer_alone(filled: Books) -> None:
 
 
 def test_everything_belongs_to_the_owner(filled: Books) -> None:
-    strangers = filled.query(
+    owned_by_others = filled.query(
         """
         SELECT c.relname AS name, pg_get_userbyid(c.relowner) AS owner FROM pg_class c
         WHERE c.relnamespace IN ('accounting'::regnamespace, 'reporting'::regnamespace)
@@ -122,7 +122,7 @@ def test_everything_belongs_to_the_owner(filled: Books) -> None:
         """,
         [OWNER, OWNER, OWNER],
     )
-    assert strangers == []
+    assert owned_by_others == []
 
 
 def test_tables_and_migrations_agree(filled: Books) -> None:
@@ -144,7 +144,7 @@ def test_a_job_without_the_right_to_write_says_which_role_has_it(filled: Books) 
 
 
 @pytest.fixture
-def fresh(postgres_server: PostgresServer) -> Iterator[psycopg.Connection]:
+def fresh_database(postgres_server: PostgresServer) -> Iterator[psycopg.Connection]:
     """An empty database, two logins that may nothing yet, and the superuser's connection."""
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {FRESH}")
@@ -164,13 +164,13 @@ def upgrade(server: PostgresServer, user: str) -> None:
 
 
 def test_a_limited_member_of_the_owner_role_migrates_from_zero(
-    postgres_server: PostgresServer, fresh: psycopg.Connection
+    postgres_server: PostgresServer, fresh_database: psycopg.Connection
 ) -> None:
-    fresh.execute(f"GRANT {OWNER} TO {OPERATOR}")
-    fresh.execute(f"GRANT CREATE ON DATABASE {FRESH} TO {OWNER}")
+    fresh_database.execute(f"GRANT {OWNER} TO {OPERATOR}")
+    fresh_database.execute(f"GRANT CREATE ON DATABASE {FRESH} TO {OWNER}")
     upgrade(postgres_server, OPERATOR)
     upgrade(postgres_server, OPERATOR)  # nothing is left to do, and that is no error
-    fresh.execute(f"GRANT {WRITER} TO {SERVICE}")
+    fresh_database.execute(f"GRANT {WRITER} TO {SERVICE}")
     books = postgres_server.url(SERVICE, FRESH)
     with psycopg.connect(books) as connection:
         connection.execute("SELECT * FROM reporting.sessions")
@@ -184,28 +184,28 @@ def test_a_limited_member_of_the_owner_role_migrates_from_zero(
     assert owners == [(OWNER,)]
 
 
-def test_who_may_not_migrate_is_told_what_to_ask_for(
-    postgres_server: PostgresServer, fresh: psycopg.Connection
+def test_a_role_that_may_not_migrate_gets_the_remedy(
+    postgres_server: PostgresServer, fresh_database: psycopg.Connection
 ) -> None:
-    assert fresh.info.dbname
-    with pytest.raises(AccountingError) as told:
+    assert fresh_database.info.dbname
+    with pytest.raises(AccountingError) as raised:
         upgrade(postgres_server, OPERATOR)
-    assert "let a superuser run `turn-accounting db upgrade` once" in str(told.value)
+    assert "let a superuser run `turn-accounting db upgrade` once" in str(raised.value)
     with psycopg.connect(postgres_server.url(database=FRESH)) as connection:
-        made = connection.execute(
+        created = connection.execute(
             "SELECT count(*) FROM pg_namespace WHERE nspname IN ('accounting', 'reporting')"
         ).fetchone()
-    assert made == (0,)
+    assert created == (0,)
 
 
 def test_a_login_keeps_its_rights_on_later_tables_of_the_contract(
-    postgres_server: PostgresServer, fresh: psycopg.Connection
+    postgres_server: PostgresServer, fresh_database: psycopg.Connection
 ) -> None:
     """A view that a later migration adds is readable at once."""
-    fresh.execute(f"GRANT {OWNER} TO {OPERATOR}")
-    fresh.execute(f"GRANT CREATE ON DATABASE {FRESH} TO {OWNER}")
+    fresh_database.execute(f"GRANT {OWNER} TO {OPERATOR}")
+    fresh_database.execute(f"GRANT CREATE ON DATABASE {FRESH} TO {OWNER}")
     upgrade(postgres_server, OPERATOR)
-    fresh.execute(f"GRANT {READER} TO {SERVICE}")
+    fresh_database.execute(f"GRANT {READER} TO {SERVICE}")
     with psycopg.connect(postgres_server.url(OPERATOR, FRESH)) as connection:
         connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(OWNER)))
         connection.execute("CREATE VIEW reporting.later AS SELECT 1 AS one")

@@ -35,21 +35,21 @@ def with_password(url: str) -> str:
 
 
 def arguments_of_all_processes() -> bytes:
-    found = []
+    arguments = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            found.append(path.read_bytes())
+            arguments.append(path.read_bytes())
         except OSError:  # it ended while we looked
             continue
-    return b"\n".join(found)
+    return b"\n".join(arguments)
 
 
 @contextmanager
 def running(
-    command: str, settings: Mapping[str, str], said: Path
+    command: str, settings: Mapping[str, str], output_file: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The service's process, with all that it says in a file; gone with the block."""
-    with said.open("wb") as output:
+    with output_file.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "accounting", command],
             env=environment(settings),
@@ -63,18 +63,18 @@ def running(
         process.wait()
 
 
-def is_there(url: str, query: str) -> bool:
+def returns_rows(url: str, query: str) -> bool:
     with psycopg.connect(url) as connection:
         return connection.execute(query.encode()).rowcount > 0
 
 
-def test_up_tells_neither_passwords_nor_the_identity_key(
+def test_up_prints_neither_passwords_nor_the_identity_key(
     postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     """At debug, where the libraries speak too; and from info on no names of users."""
     password = {"requirepass": REDIS_PASSWORD}
     with ValkeyServer(password) as valkey, cloned_database(postgres_server) as name:
-        said = tmp_path / "said"
+        output_file = tmp_path / "said"
         settings = {
             "database_url": with_password(postgres_server.url("postgres", name)),
             "redis_url": valkey.url,
@@ -86,29 +86,31 @@ def test_up_tells_neither_passwords_nor_the_identity_key(
             "rollup_interval_seconds": "0.2",
         }
         reader = postgres_server.url(READER, name)
-        with running("up", settings, said) as process:
-            wait_until(lambda: is_there(reader, CAPTURING), 60, "nothing is captured")
+        with running("up", settings, output_file) as process:
+            wait_until(lambda: returns_rows(reader, CAPTURING), 60, "nothing is captured")
             with redis.Redis.from_url(valkey.url) as client:
                 client.publish(CHANNEL, "new lifetime=600")
                 client.publish(CHANNEL, f"nonsense of {USERNAME}")
-            wait_until(lambda: is_there(reader, ACCOUNTED), 60, "nothing was accounted")
-            seen = arguments_of_all_processes()
+            wait_until(lambda: returns_rows(reader, ACCOUNTED), 60, "nothing was accounted")
+            process_arguments = arguments_of_all_processes()
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
         with psycopg.connect(postgres_server.url(database=name)) as connection:
             [(key,)] = connection.execute("SELECT identity_key FROM accounting.installation")
-    told = said.read_bytes()
-    assert b"redis-statsdb=" in told
-    assert b"password=<password>" in told
+    output = output_file.read_bytes()
+    assert b"redis-statsdb=" in output
+    assert b"password=<password>" in output
     for secret in (REDIS_PASSWORD, DATABASE_PASSWORD):
-        assert secret.encode() not in told
+        assert secret.encode() not in output
         # The server's own arguments hold its password: that is the test's doing, not the service's.
-        ours = b"\n".join(line for line in seen.split(b"\n") if b"--requirepass" not in line)
-        assert secret.encode() not in ours
-    assert key.hex().encode() not in told
-    assert repr(key).encode() not in told
-    assert json.dumps(repr(key)).strip('"').encode() not in told
-    events = [json.loads(line) for line in told.splitlines() if line.startswith(b"{")]
+        own_arguments = b"\n".join(
+            line for line in process_arguments.split(b"\n") if b"--requirepass" not in line
+        )
+        assert secret.encode() not in own_arguments
+    assert key.hex().encode() not in output
+    assert repr(key).encode() not in output
+    assert json.dumps(repr(key)).strip('"').encode() not in output
+    events = [json.loads(line) for line in output.splitlines() if line.startswith(b"{")]
     assert {event["level"] for event in events} >= {"debug", "info"}
     assert not [event for event in events if event["level"] != "debug" and USERNAME in str(event)]
 
@@ -132,9 +134,9 @@ def test_config_masks_what_it_prints() -> None:
 
 def test_an_error_of_the_database_holds_no_names(books: Books) -> None:
     """Errors are logged with their traces; the parameters of a statement are rows of ours."""
-    with pytest.raises(DBAPIError) as refused, books.engine.begin() as connection:
+    with pytest.raises(DBAPIError) as raised, books.engine.begin() as connection:
         connection.execute(
             insert(sources), {"source": USERNAME, "mode": "a mode that the table refuses"}
         )
-    assert "mode_is_known" in str(refused.value)
-    assert "parameters hidden" in str(refused.value)
+    assert "mode_is_known" in str(raised.value)
+    assert "parameters hidden" in str(raised.value)

@@ -65,7 +65,7 @@ EXPECTED: Final[dict[str, list[tuple[Any, ...]]]] = {
         ("default", "disconnected", at(4, 12), at(1, month=12), True),
     ],
 }  # fmt: skip
-OTHERS: Final = """
+MORE_USERS: Final = """
 INSERT INTO accounting.users
 SELECT md5(n::text)::uuid, realm_id, 'user' || n
 FROM accounting.realms, generate_series(1, 5000) n ON CONFLICT DO NOTHING;
@@ -80,27 +80,29 @@ ALTER TABLE others DROP COLUMN other;
 INSERT INTO accounting.sessions SELECT * FROM others;
 ANALYZE accounting.sessions, accounting.users, accounting.realms;
 """
-LAG: Final = "10. How far behind each source is"
+LAG_HEADING: Final = "10. How far behind each source is"
 
 
-def run(books: Books, query: str) -> list[tuple[Any, ...]]:
+def run_query(books: Books, query: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(books.url(READER)) as connection:
         connection.execute("SET timezone = 'UTC'")
         return connection.execute(query.encode()).fetchall()
 
 
 def test_the_page_has_the_ten_queries_that_are_proved_here() -> None:
-    assert list(QUERIES) == sorted([*EXPECTED, LAG], key=lambda heading: int(heading.split(".")[0]))
+    assert list(QUERIES) == sorted(
+        [*EXPECTED, LAG_HEADING], key=lambda heading: int(heading.split(".")[0])
+    )
     assert len(QUERIES) == PAGE.count("```sql") == 10
 
 
 @pytest.mark.parametrize("heading", EXPECTED)
 def test_query_answers_what_its_heading_asks(filled: Books, heading: str) -> None:
-    assert run(filled, QUERIES[heading]) == EXPECTED[heading]
+    assert run_query(filled, QUERIES[heading]) == EXPECTED[heading]
 
 
 def test_lag_of_a_source_is_what_is_not_captured_loaded_and_settled_yet(filled: Books) -> None:
-    first, second = run(filled, QUERIES[LAG])
+    first, second = run_query(filled, QUERIES[LAG_HEADING])
     assert (first[0], first[2], first[3]) == ("default", timedelta(0), timedelta(0))
     assert (second[0], second[2], second[3]) == ("second", timedelta(0), timedelta(0))
     assert second[1] - first[1] == timedelta(hours=1)
@@ -121,7 +123,7 @@ def test_query_for_few_sessions_reads_no_more_than_those(
 ) -> None:
     """Among sessions of many more users, of which all but those that are there have ended."""
     with psycopg.connect(filled.url()) as connection:
-        connection.execute(OTHERS)
+        connection.execute(MORE_USERS)
         rows = connection.execute(f"EXPLAIN {QUERIES[heading]}".encode()).fetchall()
         connection.rollback()
     plan = "\n".join(line for (line,) in rows)

@@ -76,9 +76,9 @@ NULLABLE: Final = {
 }  # fmt: skip
 
 
-def columns_of(books: Books) -> dict[str, list[dict[str, Any]]]:
+def reporting_columns(books: Books) -> dict[str, list[dict[str, Any]]]:
     """The columns of every relation in reporting, by relation."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    columns: dict[str, list[dict[str, Any]]] = {}
     for row in books.query(
         """
         SELECT c.relname, c.relkind::text AS kind, a.attname AS name,
@@ -90,31 +90,33 @@ def columns_of(books: Books) -> dict[str, list[dict[str, Any]]]:
         ORDER BY c.relname, a.attnum
         """
     ):
-        found.setdefault(row["relname"], []).append(row)
-    return found
+        columns.setdefault(row["relname"], []).append(row)
+    return columns
 
 
 def test_reporting_holds_the_views_of_the_contract_and_nothing_else(filled: Books) -> None:
-    found = columns_of(filled)
+    columns = reporting_columns(filled)
     assert {
         view: " ".join(f"{row['name']}:{row['type']}" for row in rows)
-        for view, rows in found.items()
+        for view, rows in columns.items()
     } == VIEWS
-    assert {row["kind"] for rows in found.values() for row in rows} == {"v"}
+    assert {row["kind"] for rows in columns.values() for row in rows} == {"v"}
 
 
-def test_every_view_and_every_column_says_what_it_is(filled: Books) -> None:
-    silent = [
+def test_every_view_and_every_column_has_a_comment(filled: Books) -> None:
+    uncommented = [
         f"{view}.{row['name']}"
-        for view, rows in columns_of(filled).items()
+        for view, rows in reporting_columns(filled).items()
         for row in rows
         if not row["comment"] or not row["view_comment"]
     ]
-    assert silent == []
+    assert uncommented == []
 
 
 def test_no_view_can_be_written_through(filled: Books) -> None:
-    assert {view for view, rows in columns_of(filled).items() if rows[0]["writable"]} == set()
+    assert {
+        view for view, rows in reporting_columns(filled).items() if rows[0]["writable"]
+    } == set()
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -125,7 +127,7 @@ def test_only_what_may_be_absent_is_ever_null(filled: Books, view: str) -> None:
     assert empty <= NULLABLE.get(view, set())
 
 
-def test_a_session_has_every_column_in_its_words(filled: Books) -> None:
+def test_a_session_has_every_column(filled: Books) -> None:
     session = filled.rows("sessions", order="session_id")[1]
     [alice] = {row["user_key"] for row in filled.rows("sessions") if row["user_id"] == "alice"}
     assert session == {
@@ -159,7 +161,7 @@ def test_a_session_has_every_column_in_its_words(filled: Books) -> None:
     }
 
 
-def test_reports_come_out_as_they_came_in(filled: Books) -> None:
+def test_views_of_reports_show_what_was_received(filled: Books) -> None:
     events = filled.rows(
         "allocation_events", "event", "lifetime", "received_at", "time_estimated",
         order="source, epoch, position",
@@ -182,7 +184,7 @@ def test_reports_come_out_as_they_came_in(filled: Books) -> None:
     assert messages[0]["stored"] == messages[0]["shown"]
 
 
-def test_a_message_that_is_none_is_kept_as_it_came(filled: Books) -> None:
+def test_a_rejected_message_is_stored_unchanged(filled: Books) -> None:
     assert filled.rows("rejected_messages", "source", "channel", "payload", "reason") == [
         {
             "source": "default",
@@ -207,9 +209,7 @@ def test_a_message_that_is_none_is_kept_as_it_came(filled: Books) -> None:
         (b"a/allocation/000000000000000009/status", "a/allocation/000000000000000009/status"),
     ],
 )
-def test_names_stand_as_text_with_other_bytes_spelled(
-    books: Books, name: bytes, spelled: str
-) -> None:
+def test_names_are_text_with_other_bytes_escaped(books: Books, name: bytes, escaped: str) -> None:
     at = b"/allocation/000000000000000001/"
     books.receive(
         0, b"turn/realm/" + name + b"/user/" + name + at + b"status", status_payload("new")
@@ -222,11 +222,11 @@ def test_names_stand_as_text_with_other_bytes_spelled(
     books.advance_clock(5_000)
     books.run_jobs()
     [session] = books.rows("sessions", "realm", "username", "user_id")
-    assert session == {"realm": spelled, "username": spelled, "user_id": spelled}
+    assert session == {"realm": escaped, "username": escaped, "user_id": escaped}
     [usage] = books.rows("user_usage_hourly", "realm", "user_id")
-    assert usage == {"realm": spelled, "user_id": spelled}
-    [stray] = books.rows("unattributed_usage", "realm", "username")
-    assert stray["realm"] == spelled
+    assert usage == {"realm": escaped, "user_id": escaped}
+    [unattributed] = books.rows("unattributed_usage", "realm", "username")
+    assert unattributed["realm"] == escaped
 
 
 def test_absent_names_are_empty_and_never_null(books: Books) -> None:

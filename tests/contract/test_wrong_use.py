@@ -47,7 +47,7 @@ from tests.support.servers import free_port
         ("realm set r --separator \udcff", "--separator '\\udcff': expected printable characters"),
     ],
 )  # fmt: skip
-def test_wrong_use_is_told_in_one_line(filled: Books, arguments: str, complaint: str) -> None:
+def test_wrong_usage_is_one_line(filled: Books, arguments: str, complaint: str) -> None:
     result = turn_accounting(*arguments.split(), database_url=filled.url(WRITER))
     assert result.code == 2
     assert result.error_line.startswith(complaint)
@@ -66,7 +66,7 @@ def test_wrong_use_is_told_in_one_line(filled: Books, arguments: str, complaint:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["config", "up"])
-def test_a_wrong_setting_is_told_by_the_name_of_its_variable(
+def test_a_wrong_setting_is_named_by_its_variable(
     settings: dict[str, str], complaint: str, command: str
 ) -> None:
     result = turn_accounting(command, **settings)
@@ -79,7 +79,7 @@ def test_a_wrong_setting_is_told_by_the_name_of_its_variable(
     "arguments",
     ["sessions", "source list", "realm list", "job run settle", "db current", "db upgrade", "up"],
 )
-def test_postgres_that_is_away_is_told_in_one_line(tmp_path: Path, arguments: str) -> None:
+def test_an_unreachable_postgres_is_one_line(tmp_path: Path, arguments: str) -> None:
     url = f"postgresql://someone:s3cr3t@127.0.0.1:{free_port()}/books"
     result = turn_accounting(*arguments.split(), database_url=url, data_dir=str(tmp_path))
     assert result.code == 1
@@ -97,36 +97,36 @@ def test_a_command_that_needs_redis_says_so(tmp_path: Path, arguments: str) -> N
 @pytest.mark.parametrize(
     "arguments", ["job run settle", "realm set r --grace 1", "source retire second", "realm list"]
 )
-def test_a_reader_that_wants_to_write_is_told_the_role(filled: Books, arguments: str) -> None:
+def test_a_reader_that_would_write_gets_the_name_of_the_role(filled: Books, arguments: str) -> None:
     result = turn_accounting(*arguments.split(), database_url=filled.url(READER))
     assert result.code == 2
     assert "permission denied" in result.error_line
     assert "turn_accounting_writer" in result.error_line
 
 
-def test_a_reader_asks_for_any_realm(filled: Books) -> None:
+def test_a_reader_may_ask_for_any_realm(filled: Books) -> None:
     """It may not see which realms are known, so none is a slip."""
     result = turn_accounting("usage", "--realm", "nowhere", database_url=filled.url(READER))
     assert (result.code, result.out, result.err) == (0, "No usage.\n", "")
 
 
-def test_a_data_directory_that_can_not_be_is_told(tmp_path: Path) -> None:
-    place = tmp_path / "file"
-    place.touch()
+def test_an_impossible_data_directory_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
     for command in ("sessions", "up"):
-        result = turn_accounting(command, data_dir=str(place))
+        result = turn_accounting(command, data_dir=str(path))
         assert result.code == 1
-        assert str(place) in result.error_line
+        assert str(path) in result.error_line
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_a_full_disk_is_told_and_never_taken_for_done(filled: Books, form: list[str]) -> None:
+def test_a_full_disk_is_an_error(filled: Books, form: list[str]) -> None:
     result = turn_accounting("sessions", *form, output="/dev/full", database_url=filled.url(READER))
     assert result.code == 1
     assert result.error_line == "can't write to standard output: No space left on device"
 
 
-def test_a_reader_that_leaves_early_is_no_trouble(filled: Books) -> None:
+def test_a_pipe_closed_by_its_reader_is_not_an_error(filled: Books) -> None:
     """`turn-accounting sessions --json | head -1`."""
     reading, writing = os.pipe()
     with subprocess.Popen(
@@ -137,23 +137,23 @@ def test_a_reader_that_leaves_early_is_no_trouble(filled: Books) -> None:
     ) as process:
         os.close(writing)
         os.close(reading)
-        _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (0, b"")
+        _, error_output = process.communicate(timeout=60)
+    assert (process.returncode, error_output) == (0, b"")
 
 
-def test_a_locale_that_lacks_a_letter_spells_it(filled: Books) -> None:
-    done = subprocess.run(
+def test_a_letter_that_the_locale_lacks_is_escaped(filled: Books) -> None:
+    process = subprocess.run(
         [sys.executable, "-m", "accounting", "sessions", "--user", "bob"],
         env=environment({"database_url": filled.url(READER)}) | {"PYTHONIOENCODING": "ascii"},
         capture_output=True,
         timeout=60,
         check=True,
     )
-    assert done.stdout.isascii()
-    assert done.stderr == b""
+    assert process.stdout.isascii()
+    assert process.stderr == b""
 
 
-def test_bare_command_shows_its_help_and_is_wrong_use() -> None:
+def test_no_command_prints_the_help_and_is_wrong_usage() -> None:
     result = turn_accounting()
     assert result.code == 2
     assert "simulate" in result.out
