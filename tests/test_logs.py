@@ -1,4 +1,4 @@
-"""The log: to one stream, as JSON lines for programs and as text for people."""
+"""The log goes to one stream, as JSON lines for programs or as text for people."""
 
 import io
 import json
@@ -45,8 +45,8 @@ def test_events_are_json_lines_off_a_terminal() -> None:
 def test_events_below_the_level_are_dropped() -> None:
     out = io.StringIO()
     configure_logging("warning", "json", out)
-    structlog.get_logger().info("not this")
-    logging.getLogger("redis").info("nor this")
+    structlog.get_logger().info("below the level")
+    logging.getLogger("redis").info("below the level too")
     assert out.getvalue() == ""
 
 

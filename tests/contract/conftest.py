@@ -11,7 +11,7 @@ from tests.support.servers import PostgresServer
 
 
 @pytest.fixture(scope="session")
-def filled(
+def sample_books(
     postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Books]:
     """Read only: a test that changes books uses ``books``."""

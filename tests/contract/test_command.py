@@ -1,11 +1,11 @@
-"""The command's answers: what it prints for people, what for programs, and where."""
+"""What the command prints: for people, for programs, and on which stream."""
 
 import json
 import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,11 +16,9 @@ from tests.support.command import turn_accounting
 from tests.support.sample_books import BEGIN
 from tests.support.servers import PostgresServer
 
-DATA: Final = ("sessions", "usage", "realm list", "source list", "config")
-
 
 def expected_json(value: object) -> object:
-    """How a value of a view stands in JSON lines."""
+    """A value of a view as JSON lines have it."""
     match value:
         case datetime():
             return value.isoformat()
@@ -56,16 +54,16 @@ def view_as_json(books: Books, view: str, order: str) -> list[dict[str, Any]]:
     ],
 )
 def test_json_is_the_view_one_object_a_line_for_the_reader(
-    filled: Books, arguments: str, view: str, order: str
+    sample_books: Books, arguments: str, view: str, order: str
 ) -> None:
-    result = turn_accounting(*arguments.split(), "--json", database_url=filled.url(READER))
+    result = turn_accounting(*arguments.split(), "--json", database_url=sample_books.url(READER))
     assert (result.code, result.err) == (0, "")
-    assert result.rows == view_as_json(filled, view, order)
+    assert result.rows == view_as_json(sample_books, view, order)
     assert all(list(row) == list(result.rows[0]) for row in result.rows)
 
 
 def test_numbers_in_json_are_exact(books: Books) -> None:
-    """No float on the way: one microsecond of a session, and all 53 bits of a counter."""
+    """Never as floats: one microsecond of a session, and all 53 bits of a counter."""
     books.receive(0, channel("status"), status_payload("new"))
     books.receive(0.000001, channel("status"), status_payload("deleted"))
     books.receive(1, channel("total_traffic"), b"rcvp=1, rcvb=9007199254740991, sentp=0, sentb=0")
@@ -76,12 +74,14 @@ def test_numbers_in_json_are_exact(books: Books) -> None:
     assert re.search(r'"session_seconds": 0\.0000010*,', result.out)
 
 
-def test_tables_are_for_people(filled: Books) -> None:
-    result = turn_accounting("usage", "--realm", "example.org", database_url=filled.url(READER))
+def test_tables_are_for_people(sample_books: Books) -> None:
+    result = turn_accounting(
+        "usage", "--realm", "example.org", database_url=sample_books.url(READER)
+    )
     assert (result.code, result.err) == (0, "")
     head, october, alice, bob = result.out.splitlines()
     assert re.split(r" {2,}", head)[:3] == ["month", "realm", "user"]
-    # In the realm's own time, with grouped digits.
+    # In the realm's time zone, with grouped digits.
     assert re.split(r" {2,}", october)[:6] == [
         "2026-10-01 00:00:00+02", "example.org", "alice", "1", "100", "1,000",
     ]  # fmt: skip
@@ -97,7 +97,7 @@ def test_tables_are_for_people(filled: Books) -> None:
         ("sessions --realm example.net --user carol", {"7"}),
         ("sessions --live", {"5"}),
         ("sessions --limit 1 --realm example.org", {"5"}),
-        # Alive at some time of the span, which is half-open; without a zone it is UTC.
+        # Open at some time in the half-open span; UTC by default.
         ("sessions --since 2026-10-31T22:01:41 --until 2026-11-01T22:00:00", set()),
         ("sessions --since 2026-10-31T22:00:50 --until 2026-11-01T22:00:00", {"1"}),
         ("sessions --since 2026-11-02T23:00:00+01:00 --until 2026-11-02T23:01:00+01:00", {"3"}),
@@ -105,27 +105,33 @@ def test_tables_are_for_people(filled: Books) -> None:
     ],
 )
 def test_sessions_are_found_by_realm_user_and_time(
-    filled: Books, arguments: str, found: set[str]
+    sample_books: Books, arguments: str, found: set[str]
 ) -> None:
-    result = turn_accounting(*arguments.split(), "--json", database_url=filled.url(READER))
+    result = turn_accounting(*arguments.split(), "--json", database_url=sample_books.url(READER))
     assert (result.code, result.err) == (0, "")
     assert {row["allocation_id"].lstrip("0") for row in result.rows} == found
 
 
-def test_bounds_of_usage_are_in_the_time_of_each_realm(filled: Books) -> None:
+def test_bounds_of_usage_are_in_the_time_of_each_realm(sample_books: Books) -> None:
     november = ("--since", "2026-11-01", "--until", "2026-12-01")
-    result = turn_accounting("usage", *november, "--json", database_url=filled.url(READER))
+    result = turn_accounting("usage", *november, "--json", database_url=sample_books.url(READER))
     assert {(row["realm"], row["starts_at"]) for row in result.rows} == {
         ("example.org", "2026-10-31T23:00:00+00:00"),
         ("example.net", "2026-11-01T00:00:00+00:00"),
     }
     utc = turn_accounting(
-        "usage", "--since", "2026-11-01T00:00+00:00", "--json", database_url=filled.url(READER)
+        "usage",
+        "--since",
+        "2026-11-01T00:00+00:00",
+        "--json",
+        database_url=sample_books.url(READER),
     )
     assert {row["realm"] for row in utc.rows} == {"example.net"}
 
 
-def test_an_empty_result_is_a_message_for_people_and_nothing_for_programs(filled: Books) -> None:
+def test_an_empty_result_is_a_message_for_people_and_nothing_for_programs(
+    sample_books: Books,
+) -> None:
     arguments = (
         "sessions",
         "--since",
@@ -135,21 +141,21 @@ def test_an_empty_result_is_a_message_for_people_and_nothing_for_programs(filled
         "--realm",
         "example.net",
     )
-    for_people = turn_accounting(*arguments, database_url=filled.url(READER))
+    for_people = turn_accounting(*arguments, database_url=sample_books.url(READER))
     assert (for_people.code, for_people.out, for_people.err) == (0, "No sessions.\n", "")
-    for_programs = turn_accounting(*arguments, "--json", database_url=filled.url(READER))
+    for_programs = turn_accounting(*arguments, "--json", database_url=sample_books.url(READER))
     assert (for_programs.code, for_programs.out, for_programs.err) == (0, "", "")
 
 
 @pytest.mark.parametrize("arguments", ["sessions", "usage", "usage --per day", "realm list"])
-def test_no_name_controls_the_terminal(filled: Books, arguments: str) -> None:
+def test_no_name_controls_the_terminal(sample_books: Books, arguments: str) -> None:
     """Names are hostile bytes (docs/coturn.md#hostile-usernames): escapes, line ends and more."""
     for form in ([], ["--json"]):
-        result = turn_accounting(*arguments.split(), *form, database_url=filled.url(WRITER))
+        result = turn_accounting(*arguments.split(), *form, database_url=sample_books.url(WRITER))
         assert result.code == 0
         assert all(char == "\n" or char.isprintable() for char in result.out)
     if arguments != "realm list":
-        table = turn_accounting(*arguments.split(), database_url=filled.url(READER))
+        table = turn_accounting(*arguments.split(), database_url=sample_books.url(READER))
         assert r"\x1b]0;owned\x07\xff\\x41\n" in table.out
 
 
@@ -222,7 +228,7 @@ def test_rules_of_a_realm_without_usage_hold_from_the_beginning(books: Books) ->
     assert set_realm(books, "new.example", "--time-zone", "Asia/Kolkata")[0] == 0
     assert set_realm(books, "new.example", "--grace", "5")[0] == 0
     assert listed_rules(books, "new.example") == [(None, "Asia/Kolkata", 5)]
-    # A day may be named, past or not: nothing is accounted yet.
+    # Any day, also in the past: the realm has no usage yet.
     code, message = set_realm(books, "new.example", "--grace", "7", "--from", "2020-02-03")
     assert code == 0
     assert "'new.example': Asia/Kolkata from 2020-02-03 00:00:00+05:30" in message
@@ -287,14 +293,14 @@ def test_a_source_is_retired_once_and_lists_when(books: Books) -> None:
 
 
 def test_everything_works_on_the_embedded_database(tmp_path: Path) -> None:
-    """No URL: the database in the data directory, made, brought to this version, and stopped."""
+    """Without a URL: the database in the data directory is created, upgraded and stopped."""
     created = turn_accounting(
         "realm", "set", "r", "--grace", "3", data_dir=str(tmp_path), log_level="error"
     )
     assert created.code == 0
     listed = turn_accounting("realm", "list", "--json", data_dir=str(tmp_path), log_level="error")
     assert [row["realm"] for row in listed.rows] == ["r"]
-    # The realm is known, although nobody used it yet.
+    # The realm is known, although it has no usage.
     usage = turn_accounting("usage", "--realm", "r", data_dir=str(tmp_path), log_level="error")
     assert (usage.code, usage.out) == (0, "No usage.\n")
     assert not list((tmp_path / "postgres" / "data").glob("postmaster.pid"))
@@ -316,7 +322,7 @@ def test_help_names_every_command(arguments: str) -> None:
 
 
 def test_simulate_prints_an_oracle_for_programs_and_a_table_for_people(tmp_path: Path) -> None:
-    """Its options are those of a scenario; a scenario that can't be is wrong use."""
+    """Its options are those of a scenario; an impossible scenario is wrong usage."""
     result = turn_accounting(
         "simulate", "--servers", "0", redis_url="redis://127.0.0.1:1", data_dir=str(tmp_path)
     )
@@ -324,7 +330,9 @@ def test_simulate_prints_an_oracle_for_programs_and_a_table_for_people(tmp_path:
     assert result.error_line == "can't simulate: servers is 0, not 1 to 200"
 
 
-def test_times_in_json_are_utc_and_complete(filled: Books) -> None:
-    result = turn_accounting("sessions", "--json", "--limit", "50", database_url=filled.url(READER))
+def test_times_in_json_are_utc_and_complete(sample_books: Books) -> None:
+    result = turn_accounting(
+        "sessions", "--json", "--limit", "50", database_url=sample_books.url(READER)
+    )
     assert result.rows[-1]["started_at"] == BEGIN.isoformat()
     assert json.loads(result.out.splitlines()[0])

@@ -1,6 +1,6 @@
 """The tables that grow can be distributed by user: what the catalogue says of their keys.
 
-Queues, which are emptied as they are filled, have no key. The feed is one order for all users, so
+Queues, which are emptied as they are sample_books, have no key. The feed is one order for all users, so
 it stays in one place; so do the tables whose rows are realms', sources' or hours' of those.
 """
 
@@ -30,7 +30,7 @@ WHERE table_schema = 'accounting' AND table_type = 'BASE TABLE'
 
 
 def growing_user_tables(books: Books) -> set[str]:
-    """The tables that hold rows of users, the feed left out."""
+    """The tables with rows of users, except the feed."""
     of_users = {row["name"] for row in books.query(COLUMNS) if row["column"] == "user_key"}
     return of_users - ONE_ORDER
 

@@ -1,4 +1,4 @@
-"""README.md and the other pages say what is so: settings, commands, files, statements."""
+"""README.md and the other pages agree with the code: settings, commands, links, views."""
 
 import re
 from collections import Counter, defaultdict
@@ -22,7 +22,7 @@ PAGES: Final = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs
 
 
 def settings_table() -> str:
-    """What stands between the two marks of README.md."""
+    """The expected text between the two marks in README.md."""
     lines = ["| variable | default | what it is |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = field.default
@@ -49,7 +49,7 @@ def test_every_setting_has_a_description() -> None:
 
 
 def test_the_readme_shows_the_output_of_the_demonstration() -> None:
-    """It publishes the same each time; the oracle knows what the books then show."""
+    """The demonstration publishes the same messages each time; the simulator knows their totals."""
     _, expected = play(SCENARIO)
     shown = README.split("<!-- demo -->", 1)[1].split("\n```\n", 1)[0]
     assert f"\n{expected.published:,} messages published." in shown

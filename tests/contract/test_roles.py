@@ -1,4 +1,4 @@
-"""Who may do what: an owner for migrations, a writer for the service, a reader for the rest."""
+"""Roles and their rights: the owner migrates, the writer runs the service, the reader reads."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -38,27 +38,27 @@ def relations(books: Books, schema: str) -> list[str]:
     ]
 
 
-def test_reader_reads_every_view(filled: Books) -> None:
-    for view in relations(filled, "reporting"):
-        execute(filled, READER, f"TABLE reporting.{view}")
+def test_reader_reads_every_view(sample_books: Books) -> None:
+    for view in relations(sample_books, "reporting"):
+        execute(sample_books, READER, f"TABLE reporting.{view}")
 
 
-def test_reader_reads_no_table(filled: Books) -> None:
-    tables = relations(filled, "accounting")
+def test_reader_reads_no_table(sample_books: Books) -> None:
+    tables = relations(sample_books, "accounting")
     assert "installation" in tables
     for table in tables:
         with pytest.raises(InsufficientPrivilege):
-            execute(filled, READER, f"TABLE accounting.{table}")
+            execute(sample_books, READER, f"TABLE accounting.{table}")
 
 
 @pytest.mark.parametrize("role", [READER, WRITER])
 @pytest.mark.parametrize(
     "statement", ["INSERT INTO {} DEFAULT VALUES", "UPDATE {} SET realm = ''", "DELETE FROM {}"]
 )
-def test_nobody_writes_a_view(filled: Books, role: str, statement: str) -> None:
+def test_nobody_writes_a_view(sample_books: Books, role: str, statement: str) -> None:
     with pytest.raises(psycopg.Error) as raised:
-        execute(filled, role, statement.format("reporting.sessions"))
-    # A view of joins takes no writes from anybody; rights are asked first where it could.
+        execute(sample_books, role, statement.format("reporting.sessions"))
+    # A view of joins can't be written at all; for other views Postgres checks the rights first.
     assert raised.value.sqlstate in {"42501", "55000"}
 
 
@@ -73,9 +73,9 @@ def test_nobody_writes_a_view(filled: Books, role: str, statement: str) -> None:
         f"SET ROLE {OWNER}",
     ],
 )
-def test_only_the_owner_changes_the_schema(filled: Books, role: str, statement: str) -> None:
+def test_only_the_owner_changes_the_schema(sample_books: Books, role: str, statement: str) -> None:
     with pytest.raises(InsufficientPrivilege):
-        execute(filled, role, statement)
+        execute(sample_books, role, statement)
 
 
 @pytest.mark.parametrize(
@@ -96,19 +96,19 @@ def test_only_the_owner_changes_the_schema(filled: Books, role: str, statement: 
         "UPDATE accounting.alembic_version SET version_num = ''",
     ],
 )
-def test_the_service_can_not_change_what_was_reported(filled: Books, statement: str) -> None:
+def test_the_service_can_not_change_what_was_reported(sample_books: Books, statement: str) -> None:
     with pytest.raises(InsufficientPrivilege):
-        execute(filled, WRITER, statement)
+        execute(sample_books, WRITER, statement)
 
 
-def test_partitions_are_made_for_the_writer_alone(filled: Books) -> None:
-    execute(filled, WRITER, "SELECT accounting.ensure_report_partition('2027-01-01')")
+def test_partitions_are_made_for_the_writer_alone(sample_books: Books) -> None:
+    execute(sample_books, WRITER, "SELECT accounting.ensure_report_partition('2027-01-01')")
     with pytest.raises(InsufficientPrivilege):
-        execute(filled, READER, "SELECT accounting.ensure_report_partition('2027-01-01')")
+        execute(sample_books, READER, "SELECT accounting.ensure_report_partition('2027-01-01')")
 
 
-def test_everything_belongs_to_the_owner(filled: Books) -> None:
-    owned_by_others = filled.query(
+def test_everything_belongs_to_the_owner(sample_books: Books) -> None:
+    owned_by_others = sample_books.query(
         """
         SELECT c.relname AS name, pg_get_userbyid(c.relowner) AS owner FROM pg_class c
         WHERE c.relnamespace IN ('accounting'::regnamespace, 'reporting'::regnamespace)
@@ -125,8 +125,8 @@ def test_everything_belongs_to_the_owner(filled: Books) -> None:
     assert owned_by_others == []
 
 
-def test_tables_and_migrations_agree(filled: Books) -> None:
-    engine = open_engine(filled.url())
+def test_tables_and_migrations_agree(sample_books: Books) -> None:
+    engine = open_engine(sample_books.url())
     try:
         with engine.begin() as connection:
             migrations.check(connection)
@@ -134,8 +134,8 @@ def test_tables_and_migrations_agree(filled: Books) -> None:
         engine.dispose()
 
 
-def test_a_job_without_the_right_to_write_says_which_role_has_it(filled: Books) -> None:
-    engine = open_engine(filled.url(READER))
+def test_a_job_without_the_right_to_write_says_which_role_has_it(sample_books: Books) -> None:
+    engine = open_engine(sample_books.url(READER))
     try:
         with pytest.raises(NotAllowed, match="turn_accounting_writer"):
             JOBS["settle"].run(engine)
@@ -145,7 +145,7 @@ def test_a_job_without_the_right_to_write_says_which_role_has_it(filled: Books) 
 
 @pytest.fixture
 def fresh_database(postgres_server: PostgresServer) -> Iterator[psycopg.Connection]:
-    """An empty database, two logins that may nothing yet, and the superuser's connection."""
+    """The superuser's connection to an empty database; two logins without any right exist."""
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {FRESH}")
         connection.execute(f"CREATE ROLE {OPERATOR} LOGIN")
@@ -169,7 +169,7 @@ def test_a_limited_member_of_the_owner_role_migrates_from_zero(
     fresh_database.execute(f"GRANT {OWNER} TO {OPERATOR}")
     fresh_database.execute(f"GRANT CREATE ON DATABASE {FRESH} TO {OWNER}")
     upgrade(postgres_server, OPERATOR)
-    upgrade(postgres_server, OPERATOR)  # nothing is left to do, and that is no error
+    upgrade(postgres_server, OPERATOR)  # repeating it changes nothing, and is not an error
     fresh_database.execute(f"GRANT {WRITER} TO {SERVICE}")
     books = postgres_server.url(SERVICE, FRESH)
     with psycopg.connect(books) as connection:
@@ -214,7 +214,7 @@ def test_a_login_keeps_its_rights_on_later_tables_of_the_contract(
 
 
 def test_the_whole_path_needs_no_more_than_the_writer(books: Books) -> None:
-    """`Books` works as the writer; so does making the coming days' partitions."""
+    """``Books`` works as the writer; creating partitions needs no other role either."""
     books.receive(0, channel("status"), status_payload("new"))
     books.receive(1, channel("traffic"), traffic_payload(1, 2, 3, 4))
     books.advance_clock(5_000)

@@ -1,4 +1,4 @@
-"""A running service keeps its secrets: no password in a process' arguments, no output with one."""
+"""A running service keeps its secrets: passwords are neither in its arguments nor its output."""
 
 import json
 import signal
@@ -29,7 +29,7 @@ CHANNEL: Final = f"turn/realm/example.org/user/{USERNAME}/allocation/00000000000
 
 
 def with_password(url: str) -> str:
-    """The same address, as an operator writes it who has a password there."""
+    """The same URL with a password."""
     before, at, after = url.partition("@")
     return f"{before}:{DATABASE_PASSWORD}{at}{after}"
 
@@ -39,7 +39,7 @@ def arguments_of_all_processes() -> bytes:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             arguments.append(path.read_bytes())
-        except OSError:  # it ended while we looked
+        except OSError:  # the process ended meanwhile
             continue
     return b"\n".join(arguments)
 
@@ -48,7 +48,7 @@ def arguments_of_all_processes() -> bytes:
 def running(
     command: str, settings: Mapping[str, str], output_file: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The service's process, with all that it says in a file; gone with the block."""
+    """The service's process, with its output in a file; killed at the end of the block."""
     with output_file.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "accounting", command],
@@ -59,7 +59,7 @@ def running(
     try:
         yield process
     finally:
-        process.kill()  # its parts end with it
+        process.kill()  # its child processes die with it
         process.wait()
 
 
@@ -71,7 +71,7 @@ def returns_rows(url: str, query: str) -> bool:
 def test_up_prints_neither_passwords_nor_the_identity_key(
     postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
-    """At debug, where the libraries speak too; and from info on no names of users."""
+    """At debug, where libraries log too; events at info and above have no usernames."""
     password = {"requirepass": REDIS_PASSWORD}
     with ValkeyServer(password) as valkey, cloned_database(postgres_server) as name:
         output_file = tmp_path / "said"
@@ -102,7 +102,7 @@ def test_up_prints_neither_passwords_nor_the_identity_key(
     assert b"password=<password>" in output
     for secret in (REDIS_PASSWORD, DATABASE_PASSWORD):
         assert secret.encode() not in output
-        # The server's own arguments hold its password: that is the test's doing, not the service's.
+        # The test starts the server with its password as an argument; the service must not.
         own_arguments = b"\n".join(
             line for line in process_arguments.split(b"\n") if b"--requirepass" not in line
         )
@@ -133,7 +133,7 @@ def test_config_masks_what_it_prints() -> None:
 
 
 def test_an_error_of_the_database_holds_no_names(books: Books) -> None:
-    """Errors are logged with their traces; the parameters of a statement are rows of ours."""
+    """Errors are logged with tracebacks, and the parameters of a statement are usernames."""
     with pytest.raises(DBAPIError) as raised, books.engine.begin() as connection:
         connection.execute(
             insert(sources), {"source": USERNAME, "mode": "a mode that the table refuses"}

@@ -1,4 +1,4 @@
-"""docs/sql.md: every query of it, run by the reader on filled books, with its result."""
+"""Every query of docs/sql.md, run by the reader on the sample books, has the expected result."""
 
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -97,12 +97,14 @@ def test_the_page_has_the_ten_queries_that_are_proved_here() -> None:
 
 
 @pytest.mark.parametrize("heading", EXPECTED)
-def test_query_answers_what_its_heading_asks(filled: Books, heading: str) -> None:
-    assert run_query(filled, QUERIES[heading]) == EXPECTED[heading]
+def test_query_answers_what_its_heading_asks(sample_books: Books, heading: str) -> None:
+    assert run_query(sample_books, QUERIES[heading]) == EXPECTED[heading]
 
 
-def test_lag_of_a_source_is_what_is_not_captured_loaded_and_settled_yet(filled: Books) -> None:
-    first, second = run_query(filled, QUERIES[LAG_HEADING])
+def test_lag_of_a_source_is_what_is_not_captured_loaded_and_settled_yet(
+    sample_books: Books,
+) -> None:
+    first, second = run_query(sample_books, QUERIES[LAG_HEADING])
     assert (first[0], first[2], first[3]) == ("default", timedelta(0), timedelta(0))
     assert (second[0], second[2], second[3]) == ("second", timedelta(0), timedelta(0))
     assert second[1] - first[1] == timedelta(hours=1)
@@ -119,10 +121,10 @@ def test_lag_of_a_source_is_what_is_not_captured_loaded_and_settled_yet(filled: 
     ],
 )
 def test_query_for_few_sessions_reads_no_more_than_those(
-    filled: Books, heading: str, indexes: tuple[str, ...]
+    sample_books: Books, heading: str, indexes: tuple[str, ...]
 ) -> None:
-    """Among sessions of many more users, of which all but those that are there have ended."""
-    with psycopg.connect(filled.url()) as connection:
+    """Among sessions of 5,000 more users, all of which have ended."""
+    with psycopg.connect(sample_books.url()) as connection:
         connection.execute(MORE_USERS)
         rows = connection.execute(f"EXPLAIN {QUERIES[heading]}".encode()).fetchall()
         connection.rollback()

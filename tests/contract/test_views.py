@@ -1,4 +1,4 @@
-"""Schema reporting is a contract: its views, their columns in order, their types, what they say."""
+"""Schema ``reporting`` is a contract: its views, columns in order, types and contents."""
 
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -21,7 +21,7 @@ REPORT: Final = (
     "source:text database:integer epoch:integer position:bigint received_at:time"
     f" time_estimated:boolean {NAMES}"
 )
-# In the order in which they stand; "time" is timestamptz.
+# In order; "time" is timestamptz.
 VIEWS: Final = {
     "sessions": f"session_id:uuid source:text database:integer {NAMES} started_at:time"
     " start_known:boolean last_seen_at:time ended_at:time end_cause:text transport:text"
@@ -94,8 +94,8 @@ def reporting_columns(books: Books) -> dict[str, list[dict[str, Any]]]:
     return columns
 
 
-def test_reporting_holds_the_views_of_the_contract_and_nothing_else(filled: Books) -> None:
-    columns = reporting_columns(filled)
+def test_reporting_holds_the_views_of_the_contract_and_nothing_else(sample_books: Books) -> None:
+    columns = reporting_columns(sample_books)
     assert {
         view: " ".join(f"{row['name']}:{row['type']}" for row in rows)
         for view, rows in columns.items()
@@ -103,33 +103,35 @@ def test_reporting_holds_the_views_of_the_contract_and_nothing_else(filled: Book
     assert {row["kind"] for rows in columns.values() for row in rows} == {"v"}
 
 
-def test_every_view_and_every_column_has_a_comment(filled: Books) -> None:
+def test_every_view_and_every_column_has_a_comment(sample_books: Books) -> None:
     uncommented = [
         f"{view}.{row['name']}"
-        for view, rows in reporting_columns(filled).items()
+        for view, rows in reporting_columns(sample_books).items()
         for row in rows
         if not row["comment"] or not row["view_comment"]
     ]
     assert uncommented == []
 
 
-def test_no_view_can_be_written_through(filled: Books) -> None:
+def test_no_view_can_be_written_through(sample_books: Books) -> None:
     assert {
-        view for view, rows in reporting_columns(filled).items() if rows[0]["writable"]
+        view for view, rows in reporting_columns(sample_books).items() if rows[0]["writable"]
     } == set()
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_only_what_may_be_absent_is_ever_null(filled: Books, view: str) -> None:
-    rows = filled.rows(view)
-    assert rows, f"the filled books show nothing in {view}"
+def test_only_what_may_be_absent_is_ever_null(sample_books: Books, view: str) -> None:
+    rows = sample_books.rows(view)
+    assert rows, f"the sample books have no rows in {view}"
     empty = {name for row in rows for name, value in row.items() if value is None}
     assert empty <= NULLABLE.get(view, set())
 
 
-def test_a_session_has_every_column(filled: Books) -> None:
-    session = filled.rows("sessions", order="session_id")[1]
-    [alice] = {row["user_key"] for row in filled.rows("sessions") if row["user_id"] == "alice"}
+def test_a_session_has_every_column(sample_books: Books) -> None:
+    session = sample_books.rows("sessions", order="session_id")[1]
+    [alice] = {
+        row["user_key"] for row in sample_books.rows("sessions") if row["user_id"] == "alice"
+    }
     assert session == {
         "session_id": UUID("00010000-0001-8000-8000-000000000005"),
         "source": "default",
@@ -161,8 +163,8 @@ def test_a_session_has_every_column(filled: Books) -> None:
     }
 
 
-def test_views_of_reports_show_what_was_received(filled: Books) -> None:
-    events = filled.rows(
+def test_views_of_reports_show_what_was_received(sample_books: Books) -> None:
+    events = sample_books.rows(
         "allocation_events", "event", "lifetime", "received_at", "time_estimated",
         order="source, epoch, position",
     )  # fmt: skip
@@ -173,19 +175,19 @@ def test_views_of_reports_show_what_was_received(filled: Books) -> None:
         "time_estimated": False,
     }
     assert {row["event"] for row in events} == {"new", "refreshed", "deleted"}
-    reports = filled.rows(
+    reports = sample_books.rows(
         "traffic_reports", "report", "side", *COUNTERS[:4], order="source, epoch, position"
     )
     assert list(reports[1].values()) == ["total", "client", 10, 1_000, 4, 400]
-    messages = filled.query(
+    messages = sample_books.query(
         "SELECT (SELECT count(*) FROM accounting.reports) AS stored, (SELECT count(*) FROM"
         " reporting.allocation_events) + (SELECT count(*) FROM reporting.traffic_reports) AS shown"
     )
     assert messages[0]["stored"] == messages[0]["shown"]
 
 
-def test_a_rejected_message_is_stored_unchanged(filled: Books) -> None:
-    assert filled.rows("rejected_messages", "source", "channel", "payload", "reason") == [
+def test_a_rejected_message_is_stored_unchanged(sample_books: Books) -> None:
+    assert sample_books.rows("rejected_messages", "source", "channel", "payload", "reason") == [
         {
             "source": "default",
             "channel": channel("status"),
@@ -230,7 +232,7 @@ def test_names_are_text_with_other_bytes_escaped(books: Books, name: bytes, esca
 
 
 def test_absent_names_are_empty_and_never_null(books: Books) -> None:
-    """The form without a realm, and a server without authentication (an empty user)."""
+    """A channel without a realm, and a server without authentication (an empty user)."""
     books.receive(
         0, b"turn/user//allocation/000000000000000001/status", status_payload("new", local=None)
     )

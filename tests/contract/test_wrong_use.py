@@ -1,4 +1,4 @@
-"""Wrong use and trouble: one line that says what is wrong and what to do, and an exit code."""
+"""Wrong usage and errors: one line that says what is wrong and what to do, and an exit code."""
 
 import os
 import subprocess
@@ -47,8 +47,8 @@ from tests.support.servers import free_port
         ("realm set r --separator \udcff", "--separator '\\udcff': expected printable characters"),
     ],
 )  # fmt: skip
-def test_wrong_usage_is_one_line(filled: Books, arguments: str, complaint: str) -> None:
-    result = turn_accounting(*arguments.split(), database_url=filled.url(WRITER))
+def test_wrong_usage_is_one_line(sample_books: Books, arguments: str, complaint: str) -> None:
+    result = turn_accounting(*arguments.split(), database_url=sample_books.url(WRITER))
     assert result.code == 2
     assert result.error_line.startswith(complaint)
 
@@ -97,16 +97,18 @@ def test_a_command_that_needs_redis_says_so(tmp_path: Path, arguments: str) -> N
 @pytest.mark.parametrize(
     "arguments", ["job run settle", "realm set r --grace 1", "source retire second", "realm list"]
 )
-def test_a_reader_that_would_write_gets_the_name_of_the_role(filled: Books, arguments: str) -> None:
-    result = turn_accounting(*arguments.split(), database_url=filled.url(READER))
+def test_a_reader_that_would_write_gets_the_name_of_the_role(
+    sample_books: Books, arguments: str
+) -> None:
+    result = turn_accounting(*arguments.split(), database_url=sample_books.url(READER))
     assert result.code == 2
     assert "permission denied" in result.error_line
     assert "turn_accounting_writer" in result.error_line
 
 
-def test_a_reader_may_ask_for_any_realm(filled: Books) -> None:
-    """It may not see which realms are known, so none is a slip."""
-    result = turn_accounting("usage", "--realm", "nowhere", database_url=filled.url(READER))
+def test_a_reader_may_ask_for_any_realm(sample_books: Books) -> None:
+    """It may not list the known realms, so no name counts as misspelled."""
+    result = turn_accounting("usage", "--realm", "nowhere", database_url=sample_books.url(READER))
     assert (result.code, result.out, result.err) == (0, "No usage.\n", "")
 
 
@@ -120,18 +122,20 @@ def test_an_impossible_data_directory_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_a_full_disk_is_an_error(filled: Books, form: list[str]) -> None:
-    result = turn_accounting("sessions", *form, output="/dev/full", database_url=filled.url(READER))
+def test_a_full_disk_is_an_error(sample_books: Books, form: list[str]) -> None:
+    result = turn_accounting(
+        "sessions", *form, output="/dev/full", database_url=sample_books.url(READER)
+    )
     assert result.code == 1
     assert result.error_line == "can't write to standard output: No space left on device"
 
 
-def test_a_pipe_closed_by_its_reader_is_not_an_error(filled: Books) -> None:
+def test_a_pipe_closed_by_its_reader_is_not_an_error(sample_books: Books) -> None:
     """`turn-accounting sessions --json | head -1`."""
     reading, writing = os.pipe()
     with subprocess.Popen(
         [sys.executable, "-m", "accounting", "sessions", "--json"],
-        env=environment({"database_url": filled.url(READER)}),
+        env=environment({"database_url": sample_books.url(READER)}),
         stdout=writing,
         stderr=subprocess.PIPE,
     ) as process:
@@ -141,10 +145,10 @@ def test_a_pipe_closed_by_its_reader_is_not_an_error(filled: Books) -> None:
     assert (process.returncode, error_output) == (0, b"")
 
 
-def test_a_letter_that_the_locale_lacks_is_escaped(filled: Books) -> None:
+def test_a_letter_that_the_locale_lacks_is_escaped(sample_books: Books) -> None:
     process = subprocess.run(
         [sys.executable, "-m", "accounting", "sessions", "--user", "bob"],
-        env=environment({"database_url": filled.url(READER)}) | {"PYTHONIOENCODING": "ascii"},
+        env=environment({"database_url": sample_books.url(READER)}) | {"PYTHONIOENCODING": "ascii"},
         capture_output=True,
         timeout=60,
         check=True,
