@@ -15,7 +15,7 @@ import psycopg
 
 from accounting.db.engine import Engine, open_engine
 from accounting.export.export import Format, export_to_directory, export_to_stream
-from accounting.export.export_queries import Kind, Selection
+from accounting.export.export_query import Kind, Selection
 from benchmarks.bed import made_bed
 from benchmarks.figures import Figure, Rounds
 from benchmarks.measure import forget_peak, peak_bytes, resident_bytes, say, take

@@ -16,7 +16,7 @@ from typing import Final
 import psycopg
 
 from accounting.billing.close_period import close_period
-from accounting.feed.numbering import number_feed
+from accounting.feed.number_feed import number_feed
 from benchmarks.bed import Bed, made_bed
 from benchmarks.figures import Figure, Rounds, number
 from benchmarks.heard import some

@@ -16,7 +16,7 @@ from typing import Final
 
 import psycopg
 
-from accounting.feed.numbering import number_feed
+from accounting.feed.number_feed import number_feed
 from accounting.identities.realm_queries import all_rules
 from accounting.usage.fold_hours import fold_all
 from benchmarks.bed import Bed

@@ -6,7 +6,7 @@ CPU time is that of the jobs (this process) and of Postgres with all its process
 """
 
 from accounting.domain.counters import COUNTERS
-from accounting.feed.numbering import number_feed
+from accounting.feed.number_feed import number_feed
 from benchmarks.bed import Bed, in_rounds
 from benchmarks.figures import Figure, Rounds
 from benchmarks.heard import Heard, some

@@ -24,7 +24,7 @@ from accounting.cli.progress import progress_bar
 from accounting.cli.resources import command_settings, reader_engine
 from accounting.errors import UsageError
 from accounting.export.export import Format, check_export, export_to_directory, export_to_stream
-from accounting.export.export_queries import Kind, Selection
+from accounting.export.export_query import Kind, Selection
 
 FormatOption = Annotated[Format, typer.Option("--format", help="csv, jsonl or parquet.")]
 Output = Annotated[

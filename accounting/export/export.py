@@ -2,7 +2,7 @@
 
 A file appears whole or not at all: it is written under another name, synced, and renamed; then its
 manifest, in the same way. So whoever finds a manifest finds the file that it describes. Owns files
-and manifests; which rows belong to a selection is the business of ``export.export_queries``.
+and manifests; which rows belong to a selection is the business of ``export.export_query``.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ from sqlalchemy import Engine
 from accounting.db.engine import lost_connections, psycopg_connection
 from accounting.errors import AccountingError, NotYet, UsageError
 from accounting.export import parquet
-from accounting.export.export_queries import Exporting, Kind, Selection, Spelling
+from accounting.export.export_query import Exporting, Kind, Selection, Spelling
 from accounting.progress import Progress, no_progress
 
 LONGEST_NAME: Final = 120

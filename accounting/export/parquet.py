@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from accounting.errors import ConfigurationError
-from accounting.export.export_queries import Column
+from accounting.export.export_query import Column
 
 ROWS_IN_GROUP: Final = 1 << 16
 _BLOCK_BYTES: Final = 1 << 20

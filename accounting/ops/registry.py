@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from accounting.audit.retention import preview, retain
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
-from accounting.feed.numbering import number_feed
+from accounting.feed.number_feed import number_feed
 from accounting.ingest.partitions import make_partitions
 from accounting.sessions.describe_gaps import describe_gaps
 from accounting.sessions.settle import settle

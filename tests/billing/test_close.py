@@ -17,7 +17,7 @@ from accounting.billing.period_queries import NUMBERS
 from accounting.db.locks import lock
 from accounting.domain.statements import StatementCutoff, line_digest
 from accounting.errors import NotYet, UsageError
-from accounting.feed.numbering import number_feed
+from accounting.feed.number_feed import number_feed
 from accounting.sources.retire import retire_source
 from tests.support.books import START, WRITER, Books
 from tests.support.coturn_messages import FakeAllocation, counters_by_name

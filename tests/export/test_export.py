@@ -22,7 +22,7 @@ from accounting.export.export import (
     export_to_stream,
     file_name,
 )
-from accounting.export.export_queries import Kind, Selection
+from accounting.export.export_query import Kind, Selection
 from tests.support.books import READER, Books, sum_counters
 from tests.support.coturn_messages import FakeAllocation
 

@@ -19,7 +19,7 @@ from accounting.billing.close_period import close_periods
 from accounting.db.engine import Engine
 from accounting.errors import ConnectionLost, NotYet
 from accounting.export.export import Format, check_export, export_to_directory, export_to_stream
-from accounting.export.export_queries import Kind, Selection
+from accounting.export.export_query import Kind, Selection
 from tests.billing.test_adjust import DECEMBER, closed_without_late, tell_late
 from tests.billing.test_close import DAY, NOVEMBER, closed_november, tell_of_november
 from tests.sessions.test_killed import CrashInjector, SimulatedCrash, crashing_engine

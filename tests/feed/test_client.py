@@ -9,7 +9,7 @@ import pytest
 
 from accounting.errors import ConfigurationError, NotAllowed
 from accounting.feed.client import ConsumerMoved, Feed
-from accounting.feed.numbering import number_feed
+from accounting.feed.number_feed import number_feed
 from tests.feed.test_numbering import post
 from tests.support.books import READER, WRITER, Books
 from tests.support.servers import wait_until

@@ -7,7 +7,7 @@ from typing import Final
 import psycopg
 
 from accounting.billing.close_period import close_periods
-from accounting.feed.numbering import number_feed
+from accounting.feed.number_feed import number_feed
 from tests.billing.test_close import closed_november
 from tests.support.books import READER, Books
 

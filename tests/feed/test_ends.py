@@ -11,7 +11,7 @@ import pytest
 from accounting.domain.counters import COUNTERS
 from accounting.domain.realm_rules import RealmRule
 from accounting.feed import outbox
-from accounting.feed.numbering import number_feed
+from accounting.feed.number_feed import number_feed
 from accounting.identities.realm_queries import add_realm
 from tests.support.books import WRITER, Books
 from tests.support.coturn_messages import OTHER_LOCAL, FakeAllocation

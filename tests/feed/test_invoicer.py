@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_period, close_periods
-from accounting.feed.numbering import number_feed
+from accounting.feed.number_feed import number_feed
 from tests.support.books import READER, Books
 from tests.support.coturn_messages import FakeAllocation
 

@@ -1,7 +1,7 @@
 """Numbering killed before any statement and either side of a COMMIT: no event twice, none lost."""
 
 from accounting.errors import ConnectionLost
-from accounting.feed.numbering import number_feed
+from accounting.feed.number_feed import number_feed
 from tests.feed.test_numbering import post, told
 from tests.sessions.test_killed import CrashInjector, SimulatedCrash, crashing_engine
 from tests.support.books import Books

@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from accounting.domain.realm_rules import RealmRule
 from accounting.feed import outbox
-from accounting.feed.numbering import number_feed
+from accounting.feed.number_feed import number_feed
 from accounting.identities.realm_queries import add_realm
 from tests.support.books import READER, WRITER, Books
 

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import event
 
 from accounting.db.engine import Engine, open_engine
-from accounting.feed.numbering import number_feed
+from accounting.feed.number_feed import number_feed
 from accounting.ops.monitoring.status_queries import watch_books
 from accounting.ops.registry import JOBS
 from accounting.sessions.settle import settle

@@ -14,7 +14,7 @@ from typing import Final
 from accounting.billing.adjust import adjust_by_hand
 from accounting.billing.close_period import close_periods
 from accounting.domain.realm_rules import RealmRule
-from accounting.feed.numbering import number_feed
+from accounting.feed.number_feed import number_feed
 from accounting.identities.realm_rules import set_rule
 from tests.support.books import Books, channel, cloned_database, status_payload, traffic_payload
 from tests.support.servers import PostgresServer
