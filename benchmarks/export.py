@@ -14,8 +14,8 @@ from pathlib import Path
 import psycopg
 
 from accounting.db.engine import Engine, open_engine
-from accounting.export.export import Format, export_to_directory, export_to_stream
-from accounting.export.export_query import Kind, Selection
+from accounting.export.export import ExportFormat, export_to_directory, export_to_stream
+from accounting.export.export_query import ExportKind, Selection
 from benchmarks.bed import made_bed
 from benchmarks.figures import Figure, Rounds
 from benchmarks.measure import forget_peak, peak_bytes, resident_bytes, say, take
@@ -41,7 +41,7 @@ FROM generate_series(1::bigint, {rows}) n;
 ANALYZE;
 """
 SELECTION = Selection(
-    kind=Kind.USAGE,
+    kind=ExportKind.USAGE,
     realm="example.org",
     since=datetime(2026, 11, 2, tzinfo=UTC),
     until=datetime(2026, 11, 3, tzinfo=UTC),
@@ -81,7 +81,7 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
         before = resident_bytes(os.getpid()) / 1e6
         forget_peak()
         works: dict[str, Callable[[], int]] = {"limit: COPY TO": lambda: bare_copy(bed.url())}
-        for format_ in Format:
+        for format_ in ExportFormat:
             works[f"{format_.value}, a stream"] = to_stream(engine, format_)
             works[f"{format_.value}, a file"] = to_file(engine, format_, bed.home)
         for number in range(scale.rounds):
@@ -120,9 +120,9 @@ def bare_copy(url: str) -> int:
         return copy.cursor.rowcount
 
 
-def to_stream(engine: Engine, format_: Format) -> Callable[[], int]:
+def to_stream(engine: Engine, format_: ExportFormat) -> Callable[[], int]:
     return lambda: export_to_stream(engine, SELECTION, format_, Nowhere())
 
 
-def to_file(engine: Engine, format_: Format, directory: Path) -> Callable[[], int]:
+def to_file(engine: Engine, format_: ExportFormat, directory: Path) -> Callable[[], int]:
     return lambda: export_to_directory(engine, SELECTION, format_, directory).rows

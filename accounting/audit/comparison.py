@@ -13,7 +13,7 @@ from psycopg import Cursor
 from sqlalchemy import Column, Connection, MetaData, Select, Table, and_, or_, select, text
 from sqlalchemy.sql.expression import ColumnElement
 
-from accounting.billing.period_queries import NUMBERS, PeriodRow
+from accounting.billing.period_queries import LINE_NUMBERS, PeriodRow
 from accounting.db import schema
 from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import psycopg_connection
@@ -290,7 +290,7 @@ def kept_lines(connection: Connection, period: PeriodRow) -> Iterator[Line]:
     """A closed period's lines beside themselves, where nothing is left to compute them from."""
     rows = connection.execute(_of_period(period).with_only_columns(statements)).mappings()
     for row in rows.all():
-        numbers = tuple(int(row[name]) for name in NUMBERS)
+        numbers = tuple(int(row[name]) for name in LINE_NUMBERS)
         yield Line(user_key=row["user_key"], digest=row["digest"], booked=numbers, proved=numbers)
 
 

@@ -21,7 +21,7 @@ from accounting.audit.recompute import condense, replay_by
 from accounting.audit.recompute_books import LIVES_AT_ONCE
 from accounting.audit.retention_queries import FedPeriod, SourceDay
 from accounting.audit.verify import Verdict, verify
-from accounting.billing.close_period import draw_periods
+from accounting.billing.close_period import refresh_periods
 from accounting.db.engine import lost_connections
 from accounting.db.locks import try_lock
 from accounting.domain.calendar import from_micros
@@ -78,7 +78,7 @@ def old_days(engine: Engine, days: int | None, *, dry_run: bool = False) -> Iter
 
     Verifies all periods where that was not done lately. Raises NotYet and ConnectionLost.
     """
-    if days is None or not draw_periods(engine):
+    if days is None or not refresh_periods(engine):
         return
     with lost_connections(), engine.connect() as connection:
         old = _older(connection, days)

@@ -17,7 +17,7 @@ from accounting.audit.differences import Difference, Naming
 from accounting.audit.proof_records import Proof
 from accounting.audit.recompute import Stop
 from accounting.billing import period_queries
-from accounting.billing.period_queries import NUMBERS, PeriodRow
+from accounting.billing.period_queries import LINE_NUMBERS, PeriodRow
 from accounting.domain import statements
 from accounting.domain.calendar import to_micros
 from accounting.domain.counters import COUNTERS
@@ -65,7 +65,7 @@ def find_closed(
     proved = proof_records.find(connection)
     found: list[ClosedPeriod] = []
     for realm_id in realm_ids:
-        for row in period_queries.find(connection, realm_id):
+        for row in period_queries.realm_periods(connection, realm_id):
             if row.cutoff is None or period not in (None, row.period):
                 continue
             cutoff = evidence_queries.cutoff_of(connection, row.cutoff)
@@ -139,7 +139,7 @@ def wrong_statement(
             kind = "missing" if line.booked is None else "unfounded"
             yield difference("statements", kind, user_key=line.user_key)
             continue
-        yield from _unequal(difference, "statements", NUMBERS, line)
+        yield from _unequal(difference, "statements", LINE_NUMBERS, line)
         true = line_digest(
             realm=naming.realm(row.realm_id),
             period=row.period,

@@ -117,10 +117,10 @@ def trace(
         row = find_period(connection, realm_id, realm, period)
         if row.cutoff is None:
             raise NotYet(f"period {period} of realm '{realm}' is not closed yet: nothing to trace")
-        found = key or period_queries.user_key(connection, realm_id, user or "")
+        found = key or period_queries.find_user_key(connection, realm_id, user or "")
         if found is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
-        lines = billed.lines(connection, realm_id, period, found)
+        lines = billed.billed_lines(connection, realm_id, period, found)
         sessions = [
             *_sealed_sessions(connection, row, found),
             *_sessions(connection, row, evidence_queries.cutoff_of(connection, row.cutoff), found),
@@ -141,7 +141,7 @@ def trace(
 def trace_adjustment(engine: Engine, adjustment_id: UUID) -> Trace:
     """Trace the period of a user that an adjustment names. Raises UsageError."""
     with lost_connections(), engine.connect() as connection:
-        found = billed.adjusted(connection, adjustment_id)
+        found = billed.adjustment_target(connection, adjustment_id)
         if found is None:
             raise UsageError(f"no adjustment {adjustment_id} is known")
         realm_id, period, key = found

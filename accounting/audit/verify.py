@@ -78,7 +78,7 @@ def verify(
             yield difference
         found.gone = gone(names, closed)
         noted = [(one, digest_of(connection, one.row)) for one in closed]
-        positions = period_queries.cutoff_now(connection).to_text()
+        positions = period_queries.current_cutoff(connection).to_text()
     with lost_connections(), engine.begin() as connection:
         for one, digest in noted:
             proof_records.note(

@@ -20,18 +20,18 @@ from accounting.errors import NotYet, UsageError
 from accounting.feed import outbox
 from accounting.identities.realm_queries import find_realm
 
-BATCH: Final = 1_000
+BATCH_SIZE: Final = 1_000
 """Users' periods that are looked at in one transaction at the most."""
 
 
-class Corrected(NamedTuple):
+class ManualAdjustment(NamedTuple):
     """A correction by hand. ``is_new`` False: the same was posted before, and not again."""
 
     adjustment_id: UUID
     is_new: bool
 
 
-def adjust(engine: Engine, *, limit: int = BATCH) -> int:
+def adjust(engine: Engine, *, limit: int = BATCH_SIZE) -> int:
     """Post the late usage of closed periods; returns how many adjustments that made.
 
     Does nothing while somebody rolls up. Raises ConnectionLost.
@@ -57,7 +57,7 @@ def _adjust_some(engine: Engine, limit: int) -> tuple[int, int]:
         return taken, len(made)
 
 
-def adjust_by_hand(
+def post_manual_adjustment(
     engine: Engine,
     realm: str,
     period: date,
@@ -66,7 +66,7 @@ def adjust_by_hand(
     *,
     reason: str,
     author: str,
-) -> Corrected:
+) -> ManualAdjustment:
     """Post a correction of a closed period, once: the same in every word is not posted again.
 
     ``numbers``: signed, by counter, and ``session_microseconds``. Raises UsageError for a realm,
@@ -74,9 +74,9 @@ def adjust_by_hand(
     """
     if not reason.strip() or not author.strip():
         raise UsageError("an adjustment needs a reason and an author: they are kept for ever")
-    if author.strip() == period_queries.AUTHOR:
+    if author.strip() == period_queries.LATE_USAGE_AUTHOR:
         raise UsageError(
-            f"'{period_queries.AUTHOR}' posts late usage: expected who decided this correction"
+            f"'{period_queries.LATE_USAGE_AUTHOR}' posts late usage: expected who decided this correction"
         )
     if not any(numbers.values()):
         raise UsageError("nothing to adjust: name at least one number that is not 0")
@@ -87,24 +87,24 @@ def adjust_by_hand(
         found = find_period(connection, realm_id, realm, period)
         if found.closed_at is None:
             raise NotYet(f"period {period} of realm '{realm}' is not closed yet: nothing to adjust")
-        user_key = period_queries.user_key(connection, realm_id, user)
+        user_key = period_queries.find_user_key(connection, realm_id, user)
         if user_key is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
         before = period_queries.posted_by_hand(
             connection, realm_id, period, user_key, numbers, reason, author
         )
         if before is not None:
-            return Corrected(before, is_new=False)
+            return ManualAdjustment(before, is_new=False)
         posted_in = next(
             row.period
-            for row in period_queries.find(connection, realm_id)
+            for row in period_queries.realm_periods(connection, realm_id)
             if row.closed_at is None and row.starts_at > found.starts_at
         )
         made = period_queries.post_by_hand(
             connection, realm_id, period, posted_in, user_key, numbers, reason, author
         )
         _tell(connection, [made])
-        return Corrected(made, is_new=True)
+        return ManualAdjustment(made, is_new=True)
 
 
 def _tell(connection: Connection, ids: Iterable[UUID]) -> None:
@@ -119,7 +119,9 @@ def _tell(connection: Connection, ids: Iterable[UUID]) -> None:
             "reason": row.reason,
             "author": row.author,
         }
-        outbox.post(connection, "adjustment.posted", row.realm_id, payload, str(row.adjustment_id))
+        outbox.enqueue_event(
+            connection, "adjustment.posted", row.realm_id, payload, str(row.adjustment_id)
+        )
 
 
 def _seconds(microseconds: int) -> str:

@@ -21,13 +21,13 @@ from accounting.sources import source_queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Closed:
+class CloseResult:
     """What closing a period made, or would make. ``sums``: over all its lines, by column."""
 
     realm: str
     period: date
-    lines: int
-    without: tuple[str, ...]
+    line_count: int
+    excluded_sources: tuple[str, ...]
     sums: dict[str, int]
 
 
@@ -36,7 +36,7 @@ def close_periods(engine: Engine) -> int:
 
     Does nothing while somebody rolls up. Raises ConnectionLost.
     """
-    if not draw_periods(engine):
+    if not refresh_periods(engine):
         return 0
     closed = 0
     while ready := _ready(engine):
@@ -49,7 +49,7 @@ def close_periods(engine: Engine) -> int:
     return closed
 
 
-def draw_periods(engine: Engine) -> bool:
+def refresh_periods(engine: Engine) -> bool:
     """Draw every realm's periods by its rules; False while somebody rolls up."""
     with lost_connections(), engine.begin() as connection:
         if not try_lock(connection, "rollup"):
@@ -63,9 +63,9 @@ def close_period(
     realm: str,
     period: date,
     *,
-    without: Collection[str] = (),
+    excluded_sources: Collection[str] = (),
     dry_run: bool = False,
-) -> Closed:
+) -> CloseResult:
     """Close one period now, without waiting for those sources.
 
     Raises NotYet with what it waits for, and UsageError for a realm, period or source that is not
@@ -76,7 +76,7 @@ def close_period(
         period_queries.draw(connection)
         realm_id = find_realm(connection, realm)
         known = {one.source for one in source_queries.all_sources(connection)}
-        for name in without:
+        for name in excluded_sources:
             if name not in known:
                 raise unknown_name("source", name, known)
         found = find_period(connection, realm_id, realm, period)
@@ -85,14 +85,14 @@ def close_period(
                 f"period {period} of realm '{realm}' is closed already, since "
                 f"{found.closed_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
             )
-    return _close(engine, realm_id, period, without, dry_run=dry_run)
+    return _close(engine, realm_id, period, excluded_sources, dry_run=dry_run)
 
 
 def find_period(
     connection: Connection, realm_id: int, realm: str, period: date
 ) -> period_queries.PeriodRow:
     """A period by its first day. Raises UsageError."""
-    rows = period_queries.find(connection, realm_id)
+    rows = period_queries.realm_periods(connection, realm_id)
     for row in rows:
         if row.period == period:
             return row
@@ -108,8 +108,8 @@ def _ready(engine: Engine) -> list[tuple[int, date]]:
 
 
 def _close(
-    engine: Engine, realm_id: int, period: date, without: Collection[str], *, dry_run: bool
-) -> Closed:
+    engine: Engine, realm_id: int, period: date, excluded_sources: Collection[str], *, dry_run: bool
+) -> CloseResult:
     with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
         # Waited for, in one order: whoever settles or rolls up only ever tries these locks.
         lock(connection, "rollup")
@@ -119,13 +119,13 @@ def _close(
         row = find_period(connection, realm_id, realm, period)
         if row.closed_at is not None:
             raise NotYet(f"period {period} of realm '{realm}' was closed by somebody else just now")
-        waits = period_queries.waits(connection, realm_id, period, without)
+        waits = period_queries.waits(connection, realm_id, period, excluded_sources)
         if waits is not None:
             raise NotYet(f"period {period} of realm '{realm}' waits for: {waits}")
-        cutoff = period_queries.cutoff(connection, realm_id, period, without)
+        cutoff = period_queries.cutoff(connection, realm_id, period, excluded_sources)
         lines = period_queries.close(connection, realm_id, period, cutoff)
         sums = period_queries.statement_sums(connection, realm_id, period)
-        outbox.post(
+        outbox.enqueue_event(
             connection,
             "period.closed",
             realm_id,
@@ -142,10 +142,10 @@ def _close(
         )
         if dry_run:
             transaction.rollback()
-        return Closed(
+        return CloseResult(
             realm=realm,
             period=period,
-            lines=lines,
-            without=tuple(cutoff.excluded_sources),
+            line_count=lines,
+            excluded_sources=tuple(cutoff.excluded_sources),
             sums=sums,
         )

@@ -23,7 +23,7 @@ from accounting.identities.realm_queries import all_rules
 
 _QUERIES: Final = Queries("accounting.billing")
 
-NUMBERS: Final = (
+LINE_NUMBERS: Final = (
     *COUNTERS,
     "sessions_started",
     "sessions_ended",
@@ -32,7 +32,7 @@ NUMBERS: Final = (
 )
 """The numbers of a statement's line, in the order of its digest."""
 _ADJUSTED: Final = (*COUNTERS, "session_microseconds")
-AUTHOR: Final = "turn-accounting"
+LATE_USAGE_AUTHOR: Final = "turn-accounting"
 """Who posts late usage; no person is called so."""
 _PERIOD: Final = schema.periods.c
 _LINE: Final = schema.statements.c
@@ -52,7 +52,7 @@ class PeriodRow:
     cutoff: str | None
 
 
-def find(connection: Connection, realm_id: int) -> list[PeriodRow]:
+def realm_periods(connection: Connection, realm_id: int) -> list[PeriodRow]:
     """All periods of a realm that are drawn, the oldest first."""
     rows = connection.execute(
         select(
@@ -87,7 +87,7 @@ def draw(connection: Connection) -> None:
 def _draw_realm(
     connection: Connection, realm_id: int, rules: RealmRules, first: datetime, clock: datetime
 ) -> None:
-    held = {row.period: row for row in find(connection, realm_id)}
+    held = {row.period: row for row in realm_periods(connection, realm_id)}
     closed = [row for row in held.values() if row.closed_at is not None]
     # There always is a period to post in, after the last that is closed.
     until = max([first, clock, *(row.ends_at for row in closed)])
@@ -151,10 +151,10 @@ def cutoff(
         _QUERIES.text("passed_sources"),
         {"realm_id": realm_id, "period": period, "without": list(without)},
     ).scalars()
-    return replace(cutoff_now(connection), excluded_sources=tuple(passed))
+    return replace(current_cutoff(connection), excluded_sources=tuple(passed))
 
 
-def cutoff_now(connection: Connection) -> StatementCutoff:
+def current_cutoff(connection: Connection) -> StatementCutoff:
     """How far every source is settled now."""
     sources, settling = schema.sources.c, schema.settle_watermarks.c
     rows = connection.execute(
@@ -171,7 +171,11 @@ def cutoff_now(connection: Connection) -> StatementCutoff:
                 epoch=row.epoch,
                 position=row.position,
                 settled_until=None if row.settled_until is None else to_micros(row.settled_until),
-                last_sighting=(row.last_sighting_epoch, row.last_sighting_position, row.last_sighting),
+                last_sighting=(
+                    row.last_sighting_epoch,
+                    row.last_sighting_position,
+                    row.last_sighting,
+                ),
             )
             for row in rows
         },
@@ -196,9 +200,9 @@ def close(connection: Connection, realm_id: int, period: date, at: StatementCuto
 def statement_sums(connection: Connection, realm_id: int, period: date) -> dict[str, int]:
     """The sums of a statement's numbers over all its lines."""
     rows = connection.execute(
-        select(*(func.coalesce(func.sum(_LINE[name]), 0).label(name) for name in NUMBERS)).where(
-            _LINE.realm_id == realm_id, _LINE.period == period
-        )
+        select(
+            *(func.coalesce(func.sum(_LINE[name]), 0).label(name) for name in LINE_NUMBERS)
+        ).where(_LINE.realm_id == realm_id, _LINE.period == period)
     ).mappings()
     return {name: int(value) for name, value in rows.one().items()}
 
@@ -275,7 +279,7 @@ def adjustments(connection: Connection, ids: Iterable[UUID]) -> Sequence[Any]:
     ).all()
 
 
-def user_key(connection: Connection, realm_id: int, user_id: str) -> UUID | None:
+def find_user_key(connection: Connection, realm_id: int, user_id: str) -> UUID | None:
     """The key of a user by name; None when nobody has it."""
     found: UUID | None = connection.execute(
         select(schema.users.c.user_key).where(

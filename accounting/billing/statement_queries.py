@@ -23,7 +23,9 @@ class BilledLine:
     numbers: tuple[int, ...]
 
 
-def lines(connection: Connection, realm_id: int, period: date, user_key: UUID) -> list[BilledLine]:
+def billed_lines(
+    connection: Connection, realm_id: int, period: date, user_key: UUID
+) -> list[BilledLine]:
     """The user's line of a period and the adjustments that name it, in order of posting."""
     found: list[BilledLine] = []
     for table in (statements, adjustments):
@@ -44,7 +46,7 @@ def lines(connection: Connection, realm_id: int, period: date, user_key: UUID) -
     return found
 
 
-def adjusted(connection: Connection, adjustment_id: UUID) -> tuple[int, date, UUID] | None:
+def adjustment_target(connection: Connection, adjustment_id: UUID) -> tuple[int, date, UUID] | None:
     """(realm_id, period, user_key) that an adjustment names."""
     columns = adjustments.c.realm_id, adjustments.c.period, adjustments.c.user_key
     row = connection.execute(

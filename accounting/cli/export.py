@@ -23,18 +23,23 @@ from accounting.cli.output import BinaryOutput, warn
 from accounting.cli.progress import progress_bar
 from accounting.cli.resources import command_settings, reader_engine
 from accounting.errors import UsageError
-from accounting.export.export import Format, check_export, export_to_directory, export_to_stream
-from accounting.export.export_query import Kind, Selection
+from accounting.export.export import (
+    ExportFormat,
+    check_export,
+    export_to_directory,
+    export_to_stream,
+)
+from accounting.export.export_query import ExportKind, Selection
 
-FormatOption = Annotated[Format, typer.Option("--format", help="csv, jsonl or parquet.")]
+FormatOption = Annotated[ExportFormat, typer.Option("--format", help="csv, jsonl or parquet.")]
 Output = Annotated[
     str,
     typer.Option("--output", "-o", help="Directory for the file and its manifest; - for stdout."),
 ]
 _HELP: Final = {
-    Kind.SESSIONS: "Export the sessions that ended in the period or span; each is in one export.",
-    Kind.STATEMENTS: "Export the statements of the period, or of periods that begin in the span.",
-    Kind.ADJUSTMENTS: "Export the adjustments billed with the period, or posted in the span.",
+    ExportKind.SESSIONS: "Export the sessions that ended in the period or span; each is in one export.",
+    ExportKind.STATEMENTS: "Export the statements of the period, or of periods that begin in the span.",
+    ExportKind.ADJUSTMENTS: "Export the adjustments billed with the period, or posted in the span.",
 }
 
 
@@ -44,7 +49,7 @@ def register(app: typer.Typer) -> None:
         help="Export usage, sessions, statements or adjustments. Exit 3: not complete yet.",
         no_args_is_help=True,
     )
-    group.command(Kind.USAGE)(export_usage)
+    group.command(ExportKind.USAGE)(export_usage)
     for kind, help_text in _HELP.items():
         group.command(kind, help=help_text)(_export_command(kind))
     group.command("check")(check)
@@ -58,18 +63,18 @@ def export_usage(
     until: Until = None,
     by: By = "user",
     per: Per = "day",
-    format_: FormatOption = Format.CSV,
+    format_: FormatOption = ExportFormat.CSV,
     output: Output = "-",
 ) -> None:
     """Export the usage of the buckets that start in the period or span; UTC by default."""
     subject, length = usage_subject(by), bucket_length(per)
     if length == "month" and period is not None:
         raise UsageError("--per month: a period need not be a month: see `export statements`")
-    selection = _selection(Kind.USAGE, realm, period, since, until, of=subject, per=length)
+    selection = _selection(ExportKind.USAGE, realm, period, since, until, subject=subject, granularity=length)
     _export(selection, format_, output)
 
 
-def _export_command(kind: Kind) -> Callable[..., None]:
+def _export_command(kind: ExportKind) -> Callable[..., None]:
     """The command of a kind that has no options of its own."""
 
     def export(
@@ -77,7 +82,7 @@ def _export_command(kind: Kind) -> Callable[..., None]:
         period: PeriodOption = None,
         since: Since = None,
         until: Until = None,
-        format_: FormatOption = Format.CSV,
+        format_: FormatOption = ExportFormat.CSV,
         output: Output = "-",
     ) -> None:
         _export(_selection(kind, realm, period, since, until), format_, output)
@@ -96,7 +101,7 @@ def check(
 
 
 def _selection(
-    kind: Kind,
+    kind: ExportKind,
     realm: str | None,
     period: date | None,
     since: str | None,
@@ -109,11 +114,11 @@ def _selection(
     return Selection(kind=kind, realm=realm, period=period, since=begin, until=end, **others)
 
 
-def _export(selection: Selection, format_: Format, output: str) -> None:
+def _export(selection: Selection, format_: ExportFormat, output: str) -> None:
     settings = command_settings()
     with reader_engine(settings) as engine, progress_bar("exporting", "rows") as progress:
         if output == "-":
-            if format_ is Format.PARQUET and sys.stdout.isatty():
+            if format_ is ExportFormat.PARQUET and sys.stdout.isatty():
                 raise UsageError("Parquet is binary: name a directory with --output, or a pipe")
             export_to_stream(engine, selection, format_, BinaryOutput(), progress)
             return

@@ -42,7 +42,7 @@ def print_feed(
         raise UsageError("--consumer: expected a name, such as invoicer")
     with (
         service.database_url(command_settings(), service.READER) as url,
-        Feed(url, patient=follow) as feed,
+        Feed(url, reconnect=follow) as feed,
         _stop_on_signals(feed, follow=follow),
     ):
         events = (

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
-from accounting.billing.adjust import adjust_by_hand
+from accounting.billing.adjust import post_manual_adjustment
 from accounting.billing.close_period import close_period
 from accounting.cli.arguments import Json, PeriodDay, RealmName, name_argument
 from accounting.cli.output import warn, write
@@ -67,12 +67,14 @@ def close(
 ) -> None:
     """Close a period now: its statement is final from then on."""
     with writer_engine(command_settings()) as engine:
-        closed = close_period(engine, realm, period, without=without or (), dry_run=dry_run)
-    excluded = ", ".join(f"'{name}'" for name in closed.without)
+        closed = close_period(
+            engine, realm, period, excluded_sources=without or (), dry_run=dry_run
+        )
+    excluded = ", ".join(f"'{name}'" for name in closed.excluded_sources)
     warn(
         f"period {closed.period} of realm '{closed.realm}' "
         f"{'would close' if dry_run else 'is closed'}"
-        f"{f' without {excluded}' if excluded else ''}: {closed.lines} lines, "
+        f"{f' without {excluded}' if excluded else ''}: {closed.line_count} lines, "
         f"{closed.sums['received_bytes']} bytes received, {closed.sums['sent_bytes']} sent"
     )
 
@@ -114,7 +116,7 @@ def adjust(
         "session_microseconds": _parse_microseconds(session_seconds),
     }
     with writer_engine(command_settings()) as engine:
-        corrected = adjust_by_hand(
+        corrected = post_manual_adjustment(
             engine, realm, period, user, numbers, reason=reason, author=author
         )
     if not corrected.is_new:

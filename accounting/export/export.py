@@ -23,14 +23,14 @@ from sqlalchemy import Engine
 from accounting.db.engine import lost_connections, psycopg_connection
 from accounting.errors import AccountingError, NotYet, UsageError
 from accounting.export import parquet
-from accounting.export.export_query import Exporting, Kind, Selection, Spelling
+from accounting.export.export_query import CopyFormat, ExportKind, ExportQuery, Selection
 from accounting.progress import Progress, no_progress
 
-LONGEST_NAME: Final = 120
+MAX_REALM_BYTES: Final = 120
 """Bytes of a realm in the name of a file; longer ones are cut, and told apart by a digest."""
 
 
-class Sink(Protocol):
+class ByteSink(Protocol):
     """Where bytes go."""
 
     def write(self, data: bytes, /) -> int: ...
@@ -38,7 +38,7 @@ class Sink(Protocol):
     def flush(self) -> None: ...
 
 
-class Format(StrEnum):
+class ExportFormat(StrEnum):
     """The form of an export."""
 
     CSV = "csv"
@@ -46,36 +46,36 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
-_SPELLINGS: Final = {
-    Format.CSV: Spelling.CSV,
-    Format.JSON_LINES: Spelling.JSON_LINES,
-    Format.PARQUET: Spelling.PLAIN,
+_COPY_FORMATS: Final = {
+    ExportFormat.CSV: CopyFormat.CSV,
+    ExportFormat.JSON_LINES: CopyFormat.JSON_LINES,
+    ExportFormat.PARQUET: CopyFormat.RAW_CSV,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
+class ExportedFile:
     """A file that was written, or one that the same rows were in already."""
 
     path: Path
-    manifest: Path
+    manifest_path: Path
     rows: int
 
 
 def export_to_directory(
     engine: Engine,
     selection: Selection,
-    format_: Format,
+    format_: ExportFormat,
     directory: Path,
     progress: Progress = no_progress,
-) -> Exported:
+) -> ExportedFile:
     """Write the selected rows and their manifest into a directory, which is made.
 
     Raises NotYet while anything of it may still come, UsageError for what nobody knows, and
     ConnectionLost; then whatever stood there before stands there still.
     """
-    if format_ is Format.PARQUET:
-        parquet.require()
+    if format_ is ExportFormat.PARQUET:
+        parquet.require_pyarrow()
     path = directory / file_name(selection, format_)
     manifest = path.with_name(path.name + ".manifest.json")
     with _disk(path), _selected(engine, selection) as rows:
@@ -110,19 +110,19 @@ def export_to_directory(
                 _sync_directory(directory)
                 manifest_draft.rename(manifest)
                 _sync_directory(directory)
-    return Exported(path=path, manifest=manifest, rows=totals.rows)
+    return ExportedFile(path=path, manifest_path=manifest, rows=totals.rows)
 
 
 def export_to_stream(
     engine: Engine,
     selection: Selection,
-    format_: Format,
-    stream: Sink,
+    format_: ExportFormat,
+    stream: ByteSink,
     progress: Progress = no_progress,
 ) -> int:
     """Write the selected rows to a stream; returns how many. Raises as the other does."""
-    if format_ is Format.PARQUET:
-        parquet.require()
+    if format_ is ExportFormat.PARQUET:
+        parquet.require_pyarrow()
     with _selected(engine, selection) as rows:
         total = None if progress is no_progress else rows.totals().rows  # counting takes long
         return _write(rows, format_, _Digest(stream), progress, total)
@@ -149,11 +149,11 @@ def check_export(manifest: Path) -> str | None:
     return None
 
 
-def file_name(selection: Selection, format_: Format) -> str:
+def file_name(selection: Selection, format_: ExportFormat) -> str:
     """The name of an export's file: what it holds, of whom, of when."""
     parts = [selection.kind.value]
-    if selection.kind is Kind.USAGE:
-        parts[0] += f"-{selection.of}-{selection.per}"
+    if selection.kind is ExportKind.USAGE:
+        parts[0] += f"-{selection.subject}-{selection.granularity}"
     if selection.realm is not None:
         parts.append(_in_name(selection.realm))
     if selection.period is not None:
@@ -166,24 +166,24 @@ def file_name(selection: Selection, format_: Format) -> str:
 
 def _in_name(realm: str) -> str:
     name = quote(realm, safe="").replace("_", "%5F")
-    if len(name) <= LONGEST_NAME:
+    if len(name) <= MAX_REALM_BYTES:
         return name
-    return f"{name[:LONGEST_NAME]}~{hashlib.sha256(realm.encode()).hexdigest()[:16]}"
+    return f"{name[:MAX_REALM_BYTES]}~{hashlib.sha256(realm.encode()).hexdigest()[:16]}"
 
 
 @contextmanager
-def _selected(engine: Engine, selection: Selection) -> Iterator[Exporting]:
+def _selected(engine: Engine, selection: Selection) -> Iterator[ExportQuery]:
     with lost_connections(), engine.begin() as connection:
-        rows = Exporting(psycopg_connection(connection), selection)
+        rows = ExportQuery(psycopg_connection(connection), selection)
         _require_complete(rows, selection)
         yield rows
 
 
-def _require_complete(rows: Exporting, selection: Selection) -> None:
+def _require_complete(rows: ExportQuery, selection: Selection) -> None:
     """Raise NotYet where rows of the selection may still come or change."""
-    if selection.realm is not None and not rows.realm_is_known():
+    if selection.realm is not None and not rows.realm_exists():
         raise UsageError(f"no realm '{selection.realm}' is known, or nothing was used in it")
-    if selection.period is not None or selection.kind is Kind.STATEMENTS:
+    if selection.period is not None or selection.kind is ExportKind.STATEMENTS:
         periods = rows.periods()
         if selection.period is not None and not periods:
             of = "any realm" if selection.realm is None else f"realm '{selection.realm}'"
@@ -202,17 +202,17 @@ def _require_complete(rows: Exporting, selection: Selection) -> None:
 
 
 def _write(
-    rows: Exporting, format_: Format, out: "_Digest", progress: Progress, total: int | None
+    rows: ExportQuery, format_: ExportFormat, out: "_Digest", progress: Progress, total: int | None
 ) -> int:
     # Closed before the transaction ends: a COPY that is left half read keeps its connection, and a
     # rollback would wait for it for ever.
-    with closing(rows.copy(_SPELLINGS[format_])) as chunks:
+    with closing(rows.copy(_COPY_FORMATS[format_])) as chunks:
         watched = _watched(chunks, progress, total)
-        if format_ is Format.PARQUET:
+        if format_ is ExportFormat.PARQUET:
             return parquet.write_parquet(rows.columns, watched, out)
         for chunk in watched:
             out.write(chunk)
-        return rows.copied
+        return rows.rows_copied
 
 
 def _watched(chunks: Iterator[bytes], progress: Progress, total: int | None) -> Iterator[bytes]:
@@ -224,10 +224,10 @@ def _watched(chunks: Iterator[bytes], progress: Progress, total: int | None) -> 
         yield chunk
 
 
-def _described(selection: Selection, format_: Format) -> dict[str, Any]:
+def _described(selection: Selection, format_: ExportFormat) -> dict[str, Any]:
     described: dict[str, Any] = {"export": selection.kind.value, "format": format_.value}
-    if selection.kind is Kind.USAGE:
-        described |= {"by": selection.of, "per": selection.per}
+    if selection.kind is ExportKind.USAGE:
+        described |= {"by": selection.subject, "per": selection.granularity}
     described["realm"] = selection.realm
     described["period"] = None if selection.period is None else selection.period.isoformat()
     for name, at in (("since", selection.since), ("until", selection.until)):
@@ -235,9 +235,9 @@ def _described(selection: Selection, format_: Format) -> dict[str, Any]:
     return described
 
 
-def _late_usage(rows: Exporting, selection: Selection) -> dict[str, Any]:
+def _late_usage(rows: ExportQuery, selection: Selection) -> dict[str, Any]:
     """How the books of a closed period differ from its statement, for exports of those books."""
-    if selection.period is None or selection.kind not in {Kind.USAGE, Kind.SESSIONS}:
+    if selection.period is None or selection.kind not in {ExportKind.USAGE, ExportKind.SESSIONS}:
         return {}
     late = rows.late_usage()
     sums = {name: _number(value) for name, value in late.sums.items()}
@@ -254,7 +254,7 @@ class _Digest:
 
     closed = False
 
-    def __init__(self, stream: Sink) -> None:
+    def __init__(self, stream: ByteSink) -> None:
         self._stream = stream
         self._sha256 = hashlib.sha256()
         self.size = 0

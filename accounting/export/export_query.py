@@ -15,7 +15,7 @@ import psycopg
 from psycopg.errors import UndefinedFunction, UndefinedTable
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
-from accounting.billing.period_queries import AUTHOR
+from accounting.billing.period_queries import LATE_USAGE_AUTHOR
 from accounting.domain.counters import COUNTERS
 from accounting.errors import AccountingError
 
@@ -32,7 +32,7 @@ _SEPARATORS: Final = ";\t\r\n"
 _DEFUSED: Final = f"([{_SEPARATORS}])(?=[{_BEGINNINGS}])"
 
 
-class Kind(StrEnum):
+class ExportKind(StrEnum):
     """What is exported."""
 
     USAGE = "usage"
@@ -41,12 +41,12 @@ class Kind(StrEnum):
     ADJUSTMENTS = "adjustments"
 
 
-class Spelling(StrEnum):
+class CopyFormat(StrEnum):
     """How rows leave Postgres. ``PLAIN``: CSV without a header and undefused, for a program."""
 
     CSV = "csv"
     JSON_LINES = "jsonl"
-    PLAIN = "plain"
+    RAW_CSV = "plain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,23 +57,23 @@ class Selection:
     posted (so those of a closed period are final), statements to their period.
     """
 
-    kind: Kind
+    kind: ExportKind
     realm: str | None = None
     period: date | None = None
     since: datetime | None = None
     until: datetime | None = None
-    of: str = "user"
-    per: str = "day"
+    subject: str = "user"
+    granularity: str = "day"
 
 
 class Column(NamedTuple):
     """A column of a view. ``type``: Postgres' number of it."""
 
     name: str
-    type: int
+    type_oid: int
 
 
-class Period(NamedTuple):
+class PeriodStatus(NamedTuple):
     """A period that a selection needs."""
 
     realm: str
@@ -89,14 +89,14 @@ class Totals(NamedTuple):
     sums: dict[str, Decimal]
 
 
-class Exporting:
+class ExportQuery:
     """One selection in one transaction: all that is asked is answered from one snapshot."""
 
     def __init__(self, connection: psycopg.Connection, selection: Selection) -> None:
         """``connection``: in a transaction that has read nothing yet."""
         self._connection = connection
         self._selection = selection
-        self.copied = 0
+        self.rows_copied = 0
         """Rows that the last copy wrote: COPY sends each as one message."""
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         connection.execute("SET LOCAL TimeZone = 'UTC'")
@@ -110,7 +110,7 @@ class Exporting:
             ) from error
         self.columns = [Column(one.name, one.type_code) for one in cursor.description or ()]
 
-    def realm_is_known(self) -> bool:
+    def realm_exists(self) -> bool:
         """Whether the realm of the selection has a period or any usage."""
         found = self._connection.execute(
             "SELECT EXISTS (SELECT FROM reporting.periods WHERE realm = %(realm)s)"
@@ -120,7 +120,7 @@ class Exporting:
         assert found is not None
         return bool(found[0])
 
-    def periods(self) -> list[Period]:
+    def periods(self) -> list[PeriodStatus]:
         """The periods that the selection names, or that begin in its span."""
         one = self._selection
         query = SQL(
@@ -135,7 +135,7 @@ class Exporting:
                 ]
             )
         )
-        return [Period._make(row) for row in self._connection.execute(query)]
+        return [PeriodStatus._make(row) for row in self._connection.execute(query)]
 
     def waits_for(self) -> str | None:
         """What the usage of the selected span waits for, in words."""
@@ -149,7 +149,7 @@ class Exporting:
 
     def totals(self) -> Totals:
         """Count and sums of the selected rows, by the server."""
-        counts = [one.name for one in self.columns if one.type in {BIGINT, NUMERIC}]
+        counts = [one.name for one in self.columns if one.type_oid in {BIGINT, NUMERIC}]
         row = self._connection.execute(
             SQL("SELECT count(*), {} FROM {} WHERE {}").format(
                 SQL(", ").join(
@@ -173,7 +173,7 @@ class Exporting:
                     [
                         *_equal("realm", self._selection.realm),
                         *_equal("period", self._selection.period),
-                        *_equal("author", AUTHOR),
+                        *_equal("author", LATE_USAGE_AUTHOR),
                     ]
                 ),
             )
@@ -181,23 +181,23 @@ class Exporting:
         assert row is not None
         return Totals(row[0], dict(zip(COUNTERS, map(Decimal, row[1:]), strict=True)))
 
-    def copy(self, spelling: Spelling) -> Generator[bytes]:
+    def copy(self, copy_format: CopyFormat) -> Generator[bytes]:
         """The selected rows in order, some at once, never part of one. Ends with the last row.
 
         Who stops before the end closes it: until then the connection is the COPY's.
         """
         query = SQL("SELECT {} FROM {} WHERE {} ORDER BY {}").format(
-            SQL(", ").join(_cell(one, spelling) for one in self.columns),
+            SQL(", ").join(_cell(one, copy_format) for one in self.columns),
             self._view(),
             self._where(),
             self._order(),
         )
-        match spelling:
-            case Spelling.CSV:
+        match copy_format:
+            case CopyFormat.CSV:
                 statement = SQL("COPY ({}) TO STDOUT (FORMAT csv, HEADER)").format(query)
-            case Spelling.PLAIN:
+            case CopyFormat.RAW_CSV:
                 statement = SQL("COPY ({}) TO STDOUT (FORMAT csv)").format(query)
-            case Spelling.JSON_LINES:
+            case CopyFormat.JSON_LINES:
                 # JSON holds no control characters: with these as delimiter and quote, COPY
                 # writes each value as it is.
                 statement = SQL(
@@ -207,9 +207,9 @@ class Exporting:
         with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
             chunk: list[bytes] = []
             size = 0
-            self.copied = -1 if spelling is Spelling.CSV else 0  # its header is no row
+            self.rows_copied = -1 if copy_format is CopyFormat.CSV else 0  # its header is no row
             for row in copy:
-                self.copied += 1
+                self.rows_copied += 1
                 chunk.append(bytes(row))
                 size += len(row)
                 if size >= CHUNK_BYTES:
@@ -220,37 +220,37 @@ class Exporting:
     def _view(self) -> Composable:
         one = self._selection
         match one.kind:
-            case Kind.USAGE:
-                length = {"hour": "hourly", "day": "daily", "month": "monthly"}[one.per]
-                name = f"{one.of}_usage_{length}"
-            case Kind.SESSIONS | Kind.STATEMENTS | Kind.ADJUSTMENTS:
+            case ExportKind.USAGE:
+                length = {"hour": "hourly", "day": "daily", "month": "monthly"}[one.granularity]
+                name = f"{one.subject}_usage_{length}"
+            case ExportKind.SESSIONS | ExportKind.STATEMENTS | ExportKind.ADJUSTMENTS:
                 name = one.kind.value
         view = SQL("{} v").format(Identifier("reporting", name))
         if not self._needs_periods():
             return view
         return SQL("{} JOIN reporting.periods p ON p.realm = v.realm{}").format(
-            view, SQL(" AND p.period = v.period") if one.kind is Kind.STATEMENTS else SQL("")
+            view, SQL(" AND p.period = v.period") if one.kind is ExportKind.STATEMENTS else SQL("")
         )
 
     def _needs_periods(self) -> bool:
         one = self._selection
-        if one.kind in {Kind.USAGE, Kind.SESSIONS}:
+        if one.kind in {ExportKind.USAGE, ExportKind.SESSIONS}:
             return one.period is not None
-        return one.kind is Kind.STATEMENTS and one.period is None
+        return one.kind is ExportKind.STATEMENTS and one.period is None
 
     def _where(self) -> Composable:
         one, at = self._selection, self._time()
         conditions = _equal("realm", one.realm, "v")
-        if one.kind is Kind.SESSIONS:
+        if one.kind is ExportKind.SESSIONS:
             conditions.append(SQL("v.ended_at IS NOT NULL"))
         if one.period is not None:
             match one.kind:
-                case Kind.USAGE | Kind.SESSIONS:
+                case ExportKind.USAGE | ExportKind.SESSIONS:
                     conditions += _equal("period", one.period, "p")
                     conditions.append(SQL("{0} >= p.starts_at AND {0} < p.ends_at").format(at))
-                case Kind.STATEMENTS:
+                case ExportKind.STATEMENTS:
                     conditions += _equal("period", one.period, "v")
-                case Kind.ADJUSTMENTS:
+                case ExportKind.ADJUSTMENTS:
                     conditions += _equal("posted_in", one.period, "v")
         if one.since is not None:
             conditions.append(SQL("{} >= {}").format(at, one.since))
@@ -261,40 +261,40 @@ class Exporting:
     def _time(self) -> Composable:
         """The time by which a row belongs to a span."""
         match self._selection.kind:
-            case Kind.USAGE:
+            case ExportKind.USAGE:
                 return Identifier("v", "starts_at")
-            case Kind.SESSIONS:
+            case ExportKind.SESSIONS:
                 return Identifier("v", "ended_at")
-            case Kind.STATEMENTS:
+            case ExportKind.STATEMENTS:
                 return Identifier("p", "starts_at")
-            case Kind.ADJUSTMENTS:
+            case ExportKind.ADJUSTMENTS:
                 return Identifier("v", "posted_at")
 
     def _order(self) -> Composable:
         """An order without ties that no server's collation changes."""
         match self._selection.kind:
-            case Kind.USAGE if self._selection.of == "realm":
+            case ExportKind.USAGE if self._selection.subject == "realm":
                 return SQL('v.starts_at, v.realm COLLATE "C"')
-            case Kind.USAGE:
+            case ExportKind.USAGE:
                 return SQL("v.starts_at, v.user_key")
-            case Kind.SESSIONS:
+            case ExportKind.SESSIONS:
                 return SQL("v.ended_at, v.session_id, v.user_key")
-            case Kind.STATEMENTS:
+            case ExportKind.STATEMENTS:
                 return SQL('v.realm COLLATE "C", v.period, v.user_key')
-            case Kind.ADJUSTMENTS:
+            case ExportKind.ADJUSTMENTS:
                 return SQL("v.posted_at, v.adjustment_id")
 
 
-def _cell(column: Column, spelling: Spelling) -> Composable:
+def _cell(column: Column, spelling: CopyFormat) -> Composable:
     name = Identifier("v", column.name)
     alias = Identifier(column.name)
-    if spelling is Spelling.CSV and column.type == TEXT:
+    if spelling is CopyFormat.CSV and column.type_oid == TEXT:
         return SQL(
             "CASE WHEN {0} <> '' AND strpos({1}, left({0}, 1)) > 0 THEN '''' ELSE '' END || "
             "CASE WHEN translate({0}, {2}, '') <> {0} "
             "THEN regexp_replace({0}, {3}, E'\\\\1''', 'g') ELSE {0} END AS {4}"
         ).format(name, Literal(_BEGINNINGS), Literal(_SEPARATORS), Literal(_DEFUSED), alias)
-    if spelling is Spelling.CSV and column.type == BOOL:
+    if spelling is CopyFormat.CSV and column.type_oid == BOOL:
         return SQL("{}::text AS {}").format(name, alias)
     return SQL("{} AS {}").format(name, alias)
 

@@ -9,14 +9,14 @@ from typing import Final
 from accounting.errors import ConfigurationError
 from accounting.export.export_query import Column
 
-ROWS_IN_GROUP: Final = 1 << 16
+ROW_GROUP_SIZE: Final = 1 << 16
 _BLOCK_BYTES: Final = 1 << 20
 _UUID, _INT4, _INT2, _DATE, _TIMESTAMPTZ = 2950, 23, 21, 1082, 1184
 _BOOL, _BIGINT, _NUMERIC = 16, 20, 1700
 _SCALE_OF_SECONDS: Final = 6
 
 
-def require() -> None:
+def require_pyarrow() -> None:
     """Raise ConfigurationError where pyarrow is not installed."""
     try:
         import pyarrow as pa  # noqa: F401, PLC0415  # an extra
@@ -65,12 +65,12 @@ def write_parquet(columns: Sequence[Column], chunks: Iterator[bytes], out: objec
         for batch in reader:
             waiting.append(batch)
             rows += batch.num_rows
-            while rows >= ROWS_IN_GROUP:
+            while rows >= ROW_GROUP_SIZE:
                 table = pa.Table.from_batches(waiting, schema)
-                writer.write_table(table.slice(0, ROWS_IN_GROUP), row_group_size=ROWS_IN_GROUP)
-                waiting = table.slice(ROWS_IN_GROUP).to_batches()
-                rows -= ROWS_IN_GROUP
-                written += ROWS_IN_GROUP
+                writer.write_table(table.slice(0, ROW_GROUP_SIZE), row_group_size=ROW_GROUP_SIZE)
+                waiting = table.slice(ROW_GROUP_SIZE).to_batches()
+                rows -= ROW_GROUP_SIZE
+                written += ROW_GROUP_SIZE
         if rows:
             writer.write_table(pa.Table.from_batches(waiting, schema))
         return written + rows
@@ -79,7 +79,7 @@ def write_parquet(columns: Sequence[Column], chunks: Iterator[bytes], out: objec
 def _type(column: Column) -> object:
     import pyarrow as pa  # noqa: PLC0415  # an extra
 
-    match column.type:
+    match column.type_oid:
         case t if t == _BOOL:
             return pa.bool_()
         case t if t == _BIGINT:

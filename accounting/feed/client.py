@@ -19,20 +19,20 @@ from typing import Final, Self, TypeVar
 from uuid import uuid4
 
 from accounting.errors import AccountingError, ConnectionLost
-from accounting.feed.reader import Event, FeedReader
+from accounting.feed.reader import FeedEvent, FeedReader
 
-__all__ = ["ConsumerMoved", "Event", "Feed"]
+__all__ = ["ConsumerConflict", "Feed", "FeedEvent"]
 
-BATCH: Final = 500
+BATCH_SIZE: Final = 500
 """Events read at once."""
 POLL_SECONDS: Final = 5.0
 """The feed is looked at so often where no NOTIFY comes through: behind a pooler, say."""
-LONGEST_BACKOFF_SECONDS: Final = 30.0
+MAX_BACKOFF_SECONDS: Final = 30.0
 
 Result = TypeVar("Result")
 
 
-class ConsumerMoved(AccountingError):
+class ConsumerConflict(AccountingError):
     """Somebody else consumes under the same name: two workers would both bill what they read."""
 
 
@@ -40,18 +40,18 @@ class Feed:
     """The feed of one database. For one thread; ``stop`` may be called from any, or a signal."""
 
     def __init__(
-        self, url: str, *, poll_seconds: float = POLL_SECONDS, patient: bool = True
+        self, url: str, *, poll_seconds: float = POLL_SECONDS, reconnect: bool = True
     ) -> None:
         """``url``: libpq's. Connects when first used, and again whenever the server was away.
 
         ``patient=False``: raise ConnectionLost when it is away, instead of waiting for it.
         """
-        self._patient = patient
+        self._reconnect = reconnect
         self._url = url
         self._poll_seconds = poll_seconds
         self._reader: FeedReader | None = None
         self._stop = threading.Event()
-        self._worker = uuid4().hex
+        self._worker_id = uuid4().hex
 
     def __enter__(self) -> Self:
         return self
@@ -81,82 +81,84 @@ class Feed:
         types: Collection[str] | None = None,
         follow: bool = True,
         commit_every: int = 1,
-    ) -> Generator[Event]:
+    ) -> Generator[FeedEvent]:
         """The events that this consumer has not handled yet, in order; then those that come.
 
         ``types``: only these; the others count as handled. ``follow=False``: end at the end.
         ``commit_every``: events handled for each move of the cursor; more is faster, and a worker
         that dies gets up to as many again. Leave the loop by an exception or ``break`` and the
         event under work was not handled. Waits for ever while the server is away. Raises
-        ConsumerMoved, and NotAllowed where the consumer is another login's.
+        ConsumerConflict, and NotAllowed where the consumer is another login's.
         """
-        cursor = handled = self._patiently(lambda reader: reader.cursor(consumer))
-        waiting = 0
-        for event in self._events(cursor, follow=follow):
+        cursor = handled = self._with_connection(lambda reader: reader.cursor(consumer))
+        uncommitted = 0
+        for event in self._read_events(cursor, follow=follow):
             if event is None or (types is not None and event.type not in types):
                 # A stretch without work for us: what was handled must not wait to be told.
                 if event is not None:
                     handled = event.seq
                 if event is None and handled > cursor:
                     self._advance(consumer, cursor, handled)
-                    cursor, waiting = handled, 0
+                    cursor, uncommitted = handled, 0
                 continue
             yield event
-            handled, waiting = event.seq, waiting + 1
-            if waiting >= commit_every:
+            handled, uncommitted = event.seq, uncommitted + 1
+            if uncommitted >= commit_every:
                 self._advance(consumer, cursor, handled)
-                cursor, waiting = handled, 0
+                cursor, uncommitted = handled, 0
 
-    def read(self, after: int = 0, *, follow: bool = False) -> Iterator[Event]:
+    def read(self, after: int = 0, *, follow: bool = False) -> Iterator[FeedEvent]:
         """The events after a number, for who keeps a cursor of their own: beside their invoices."""
-        return (event for event in self._events(after, follow=follow) if event is not None)
+        return (event for event in self._read_events(after, follow=follow) if event is not None)
 
-    def _events(self, after: int, *, follow: bool) -> Iterator[Event | None]:
+    def _read_events(self, after: int, *, follow: bool) -> Iterator[FeedEvent | None]:
         """Events in order, and None whenever there is no other for now."""
         while not self._stop.is_set():
             since = after
-            batch = self._patiently(lambda reader, since=since: reader.read(since, BATCH))  # type: ignore[misc]
+            batch = self._with_connection(
+                lambda reader, since=since: reader.read(since, BATCH_SIZE)
+            )  # type: ignore[misc]
             for event in batch:
                 if self._stop.is_set():
                     yield None
                     return
                 yield event
                 after = event.seq
-            if len(batch) == BATCH:
+            if len(batch) == BATCH_SIZE:
                 continue
             yield None
             if not follow:
                 return
-            self._wait()
+            self._wait_for_events()
 
-    def _wait(self) -> None:
+    def _wait_for_events(self) -> None:
         """Until something was numbered, the time is up, or we are to stop."""
         until = time.monotonic() + self._poll_seconds
         while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
             seconds = min(left, 0.5)
-            if self._patiently(lambda reader, seconds=seconds: reader.wait(seconds)):  # type: ignore[misc]
+            if self._with_connection(lambda reader, seconds=seconds: reader.wait(seconds)):  # type: ignore[misc]
                 return
 
     def _advance(self, consumer: str, from_seq: int, to_seq: int) -> None:
         def move(reader: FeedReader) -> bool:
-            return reader.advance(consumer, from_seq, to_seq, self._worker)
+            return reader.advance(consumer, from_seq, to_seq, self._worker_id)
 
-        if not self._patiently(move):
-            raise ConsumerMoved(
+        if not self._with_connection(move):
+            raise ConsumerConflict(
                 f"consumer {consumer!r} is not at {from_seq} any more: "
                 "another worker consumes under that name"
             )
 
-    def _patiently(self, work: Callable[[FeedReader], Result]) -> Result:
+    def _with_connection(self, operation: Callable[[FeedReader], Result]) -> Result:
         """Do something on the connection; on another one, with backoff, when it breaks."""
         backoff = 0.1
         while True:
             try:
                 if self._reader is None:
                     self._reader = FeedReader(self._url)
-                return work(self._reader)
+                return operation(self._reader)
             except ConnectionLost:
                 self.close()
-                if not self._patient or self._stop.wait(backoff * random.uniform(0.5, 1.0)):  # noqa: S311
+                if not self._reconnect or self._stop.wait(backoff * random.uniform(0.5, 1.0)):  # noqa: S311
                     raise
-                backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+                backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)

@@ -17,7 +17,7 @@ _QUERIES: Final = Queries("accounting.feed")
 EventType = Literal["session.ended", "period.closed", "adjustment.posted"]
 
 
-def post(
+def enqueue_event(
     connection: Connection, type_: EventType, realm_id: int, payload: Mapping[str, Any], key: str
 ) -> None:
     """Tell the billing worker something, in the transaction of what it tells.
@@ -36,7 +36,7 @@ def post(
     )
 
 
-def number(connection: Connection, limit: int) -> int:
+def number_events(connection: Connection, limit: int) -> int:
     """Move the oldest events of the outbox into the feed; returns how many were taken.
 
     The caller holds the lock ``feed``, taken by a statement before.

@@ -23,7 +23,7 @@ _CURSOR: Final = "SELECT reporting.feed_cursor(%s)"
 _ADVANCE: Final = "SELECT reporting.feed_advance(%s, %s, %s, %s)"
 
 
-class Event(NamedTuple):
+class FeedEvent(NamedTuple):
     """One event of the feed, as the view has it."""
 
     seq: int
@@ -35,7 +35,7 @@ class Event(NamedTuple):
 
 
 @contextmanager
-def _known_database() -> Iterator[None]:
+def _database_errors() -> Iterator[None]:
     """Say in words that a database is of another version; else as :func:`lost_connections`."""
     try:
         with lost_connections():
@@ -86,28 +86,28 @@ class FeedReader:
         """Close the connection."""
         self._connection.close()
 
-    def read(self, after: int, limit: int) -> list[Event]:
+    def read(self, after: int, limit: int) -> list[FeedEvent]:
         """The next events after a number, in order."""
-        with _known_database():
-            return [Event._make(row) for row in self._connection.execute(_READ, (after, limit))]
+        with _database_errors():
+            return [FeedEvent._make(row) for row in self._connection.execute(_READ, (after, limit))]
 
     def cursor(self, consumer: str) -> int:
         """The number up to which a consumer has handled the feed; makes a new one at 0."""
-        with _known_database():
+        with _database_errors():
             row = self._connection.execute(_CURSOR, (consumer,)).fetchone()
         assert row is not None
         return int(row[0])
 
-    def advance(self, consumer: str, from_seq: int, to_seq: int, worker: str) -> bool:
+    def advance(self, consumer: str, from_seq: int, to_seq: int, worker_id: str) -> bool:
         """Move a consumer on; False when it stood elsewhere and ``worker`` didn't move it so."""
-        with _known_database():
+        with _database_errors():
             row = self._connection.execute(
-                _ADVANCE, (consumer, from_seq, to_seq, worker)
+                _ADVANCE, (consumer, from_seq, to_seq, worker_id)
             ).fetchone()
         assert row is not None
         return bool(row[0])
 
     def wait(self, seconds: float) -> bool:
         """Wait so long for something to be numbered; whether it was."""
-        with _known_database():
+        with _database_errors():
             return any(self._connection.notifies(timeout=seconds, stop_after=1))

@@ -28,7 +28,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from accounting.feed.client import Event, Feed
+from accounting.feed.client import Feed, FeedEvent
 
 CONSUMER = "invoicer"
 CENTS_PER_GIB = Decimal("4.5")
@@ -71,7 +71,7 @@ def run(url: str, directory: Path, *, consumer: str = CONSUMER, follow: bool = T
             write_files(books, event, directory)
 
 
-def handle(url: str, books: sqlite3.Connection, event: Event) -> None:
+def handle(url: str, books: sqlite3.Connection, event: FeedEvent) -> None:
     """Write the invoices of one closed period, if that was not done before."""
     event_id = str(event.event_id)
     if books.execute("SELECT 1 FROM handled WHERE event_id = ?", [event_id]).fetchone():
@@ -103,7 +103,7 @@ def add_line(books: sqlite3.Connection, realm: str, period: str, row: dict[str, 
     )
 
 
-def write_files(books: sqlite3.Connection, event: Event, directory: Path) -> None:
+def write_files(books: sqlite3.Connection, event: FeedEvent, directory: Path) -> None:
     """Write the text of each invoice of a period, from our own books."""
     invoices = books.execute(
         "SELECT number, user_id FROM invoices WHERE realm = ? AND period = ? ORDER BY number",

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from accounting.audit.verify import verify
-from accounting.billing.adjust import adjust, adjust_by_hand
+from accounting.billing.adjust import adjust, post_manual_adjustment
 from accounting.billing.close_period import close_period
 from tests.support.books import Books
 from tests.support.coturn_messages import FakeAllocation
@@ -81,7 +81,7 @@ def finish(books: Books) -> None:
     books.advance_clock(40 * DAY, source="behind")
     books.run_jobs()
     adjust(books.engine)
-    adjust_by_hand(
+    post_manual_adjustment(
         books.engine,
         "example.org",
         NOVEMBER,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from accounting.billing.adjust import adjust_by_hand
+from accounting.billing.adjust import post_manual_adjustment
 from accounting.billing.close_period import close_periods
 from tests.billing.test_close import END, NOVEMBER, tell_of_november
 from tests.support.books import Books, cloned_database
@@ -23,7 +23,7 @@ def adjusted(
         books.advance_clock(END + 61)
         books.run_jobs()
         close_periods(books.engine)
-        adjust_by_hand(
+        post_manual_adjustment(
             books.engine,
             "example.org",
             NOVEMBER,

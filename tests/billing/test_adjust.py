@@ -12,7 +12,7 @@ import pytest
 from psycopg.errors import IntegrityConstraintViolation
 from sqlalchemy import Engine
 
-from accounting.billing.adjust import Corrected, adjust, adjust_by_hand
+from accounting.billing.adjust import ManualAdjustment, adjust, post_manual_adjustment
 from accounting.billing.close_period import close_period, close_periods
 from accounting.errors import ConnectionLost, NotYet, UsageError
 from tests.billing.test_close import DAY, END, NOVEMBER, closed_november, tell_of_november
@@ -49,7 +49,7 @@ def closed_without_late(books: Books) -> None:
     books.advance_clock(0, source="late")
     books.advance_clock(END + 61)
     books.run_jobs()
-    close_period(books.engine, "example.org", NOVEMBER, without=["late"])
+    close_period(books.engine, "example.org", NOVEMBER, excluded_sources=["late"])
 
 
 def test_late_usage_is_posted_once_in_the_open_period(books: Books) -> None:
@@ -149,7 +149,7 @@ def test_a_correction_by_hand_has_reason_and_author_and_no_part_in_the_equation(
     books: Books,
 ) -> None:
     closed_without_late(books)
-    made, _ = adjust_by_hand(
+    made, _ = post_manual_adjustment(
         books.engine,
         "example.org",
         NOVEMBER,
@@ -203,11 +203,11 @@ def test_what_can_not_be_corrected_is_refused_in_words(
         **changes,
     }
     with pytest.raises(error, match=said):
-        adjust_by_hand(adjusted.engine, **wanted)
+        post_manual_adjustment(adjusted.engine, **wanted)
 
 
-def credit(engine: Engine, reason: str = "a test call", **changes: int) -> Corrected:
-    return adjust_by_hand(
+def credit(engine: Engine, reason: str = "a test call", **changes: int) -> ManualAdjustment:
+    return post_manual_adjustment(
         engine,
         "example.org",
         NOVEMBER,

@@ -12,8 +12,8 @@ from psycopg.errors import (
     IntegrityConstraintViolation,
 )
 
-from accounting.billing.close_period import close_period, close_periods, draw_periods
-from accounting.billing.period_queries import NUMBERS
+from accounting.billing.close_period import close_period, close_periods, refresh_periods
+from accounting.billing.period_queries import LINE_NUMBERS
 from accounting.db.locks import lock
 from accounting.domain.statements import StatementCutoff, line_digest
 from accounting.errors import NotYet, UsageError
@@ -106,7 +106,7 @@ def test_a_statement_has_a_line_for_each_user_with_the_sums_of_the_hours(books: 
             ),
         }
     assert len(lines) == 2
-    assert len(NUMBERS) == 12
+    assert len(LINE_NUMBERS) == 12
 
 
 def test_closing_tells_the_feed_once(books: Books) -> None:
@@ -157,7 +157,7 @@ def test_it_waits_for_the_period_before(books: Books) -> None:
     tell_of_november(books)
     books.advance_clock(END + 40 * DAY)
     books.run_jobs()
-    draw_periods(books.engine)
+    refresh_periods(books.engine)
     with pytest.raises(NotYet, match="waits for: period 2026-11-01"):
         close_period(books.engine, "example.org", date(2026, 12, 1))
     assert close_periods(books.engine) == 2
@@ -203,8 +203,8 @@ def test_a_period_can_be_closed_without_a_source(books: Books) -> None:
     books.run_jobs()
     with pytest.raises(NotYet, match="source 'late' captured until 2026-11-04 12:00:00Z"):
         close_period(books.engine, "example.org", NOVEMBER)
-    made = close_period(books.engine, "example.org", NOVEMBER, without=["late"])
-    assert (made.lines, made.without) == (2, ("late",))
+    made = close_period(books.engine, "example.org", NOVEMBER, excluded_sources=["late"])
+    assert (made.line_count, made.excluded_sources) == (2, ("late",))
     assert (made.sums["received_bytes"], made.sums["sessions_ended"]) == (600, 2)
     assert states(books)[0][:2] == (NOVEMBER, "closed")
 
@@ -214,10 +214,10 @@ def test_no_period_closes_before_its_end_even_without_any_source(books: Books) -
     FakeAllocation(books).new(0)
     books.advance_clock(60)
     books.run_jobs()
-    draw_periods(books.engine)
+    refresh_periods(books.engine)
     [period] = {row["period"] for row in books.rows("periods") if row["state"] == "open"}
     with pytest.raises(NotYet, match="its end"):
-        close_period(books.engine, "example.org", period, without=["default"])
+        close_period(books.engine, "example.org", period, excluded_sources=["default"])
 
 
 def test_a_dry_run_tells_and_changes_nothing(books: Books) -> None:
@@ -225,7 +225,7 @@ def test_a_dry_run_tells_and_changes_nothing(books: Books) -> None:
     books.advance_clock(END + 61)
     books.run_jobs()
     made = close_period(books.engine, "example.org", NOVEMBER, dry_run=True)
-    assert (made.lines, made.sums["sent_bytes"]) == (2, 800)
+    assert (made.line_count, made.sums["sent_bytes"]) == (2, 800)
     assert states(books)[0] == (NOVEMBER, "closing", None)
     assert books.rows("statements") == []
     assert books.query("SELECT FROM accounting.feed_outbox WHERE type = 'period.closed'") == []
@@ -245,7 +245,7 @@ def test_what_can_not_be_closed_is_refused_in_words(
 ) -> None:
     closed_november(books)
     with pytest.raises(UsageError, match=said):
-        close_period(books.engine, realm, period, without=without)
+        close_period(books.engine, realm, period, excluded_sources=without)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_closing_waits_for_a_settling_that_is_under_way(books: Books) -> None:
     tell_of_november(books)
     books.advance_clock(END + 61)
     books.run_jobs()
-    draw_periods(books.engine)
+    refresh_periods(books.engine)
     with ThreadPoolExecutor() as threads, books.engine.connect() as settling:
         lock(settling, "settle.1")
         settling.exec_driver_sql(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from accounting.billing.close_period import draw_periods
+from accounting.billing.close_period import refresh_periods
 from tests.billing.test_close import END, tell_of_november
 from tests.contract.test_command import view_as_json
 from tests.support.books import READER, WRITER, Books
@@ -72,7 +72,7 @@ def test_period_list_says_what_each_waits_for(books: Books) -> None:
     tell_of_november(books)
     books.advance_clock(100_000)
     books.run_jobs()
-    draw_periods(books.engine)
+    refresh_periods(books.engine)
     ran = turn_accounting("period", "list", database_url=books.url(READER))
     heading, row = ran.out.splitlines()
     assert heading.split()[-2:] == ["waits", "for"]

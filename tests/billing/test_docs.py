@@ -6,7 +6,7 @@ from typing import Final
 
 import psycopg
 
-from accounting.billing.adjust import adjust, adjust_by_hand
+from accounting.billing.adjust import adjust, post_manual_adjustment
 from accounting.billing.close_period import close_period
 from tests.billing.test_close import DAY, END, NOVEMBER, tell_of_november
 from tests.support.books import READER, Books
@@ -36,7 +36,7 @@ def test_the_worked_example_is_true(books: Books) -> None:
     books.advance_clock(0, source="late")
     books.advance_clock(END + 61)
     books.run_jobs()
-    close_period(books.engine, "example.org", NOVEMBER, without=["late"])
+    close_period(books.engine, "example.org", NOVEMBER, excluded_sources=["late"])
     assert shown(books, first) == table(billed)
     bob = FakeAllocation(books, user="bob", allocation=7, source="late")
     bob.new(5 * DAY)
@@ -45,7 +45,7 @@ def test_the_worked_example_is_true(books: Books) -> None:
     books.advance_clock(END + 61, source="late")
     books.run_jobs()
     assert adjust(books.engine) == 1
-    adjust_by_hand(
+    post_manual_adjustment(
         books.engine,
         "example.org",
         NOVEMBER,

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from accounting.audit.verify import verify
-from accounting.billing.adjust import adjust, adjust_by_hand
+from accounting.billing.adjust import adjust, post_manual_adjustment
 from accounting.billing.close_period import close_period, close_periods
 from accounting.domain.calendar import to_micros
 from accounting.domain.counters import COUNTERS
@@ -223,7 +223,7 @@ def close_what_is_due(books: Books, check: datetime, closed: set[tuple[str, date
     for realm in ZONES:
         for period in closed_at(realm, check):
             if (realm, period) not in closed:
-                close_period(books.engine, realm, period, without=[LATE])
+                close_period(books.engine, realm, period, excluded_sources=[LATE])
                 closed.add((realm, period))
 
 
@@ -256,14 +256,14 @@ def live_through(books: Books, year: Year) -> None:
         assert close_periods(books.engine) == 0
         if check == datetime(2025, 6, 1, 12, tzinfo=UTC):
             with pytest.raises(NotYet, match="source 'dying' captured until 2025-05-20 00:00:00Z"):
-                close_period(books.engine, BERLIN, date(2025, 5, 1), without=[LATE])
+                close_period(books.engine, BERLIN, date(2025, 5, 1), excluded_sources=[LATE])
             retire_source(books.engine, DYING)
         close_what_is_due(books, check, closed)
         hear_until(books, year, LATE, check)
         books.run_jobs()
         adjust(books.engine)
         if check == datetime(2025, 7, 15, 12, tzinfo=UTC):
-            adjust_by_hand(
+            post_manual_adjustment(
                 books.engine,
                 NEW_YORK,
                 date(2025, 6, 15),

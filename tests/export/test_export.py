@@ -16,13 +16,13 @@ from accounting.db.engine import Engine, open_engine
 from accounting.domain.counters import COUNTERS
 from accounting.errors import NotYet, UsageError
 from accounting.export.export import (
-    Format,
+    ExportFormat,
     check_export,
     export_to_directory,
     export_to_stream,
     file_name,
 )
-from accounting.export.export_query import Kind, Selection
+from accounting.export.export_query import ExportKind, Selection
 from tests.support.books import READER, Books, sum_counters
 from tests.support.coturn_messages import FakeAllocation
 
@@ -71,14 +71,14 @@ def as_text(value: object) -> str:
             return str(value)
 
 
-@pytest.mark.parametrize("kind", [Kind.USAGE, Kind.SESSIONS])
+@pytest.mark.parametrize("kind", [ExportKind.USAGE, ExportKind.SESSIONS])
 def test_csv_holds_the_rows_of_the_view_to_the_letter(
-    told: Books, reader: Engine, tmp_path: Path, kind: Kind
+    told: Books, reader: Engine, tmp_path: Path, kind: ExportKind
 ) -> None:
     selection = Selection(kind=kind, realm="example.org", since=BEGIN, until=END)
-    exported = export_to_directory(reader, selection, Format.CSV, tmp_path / "out")
-    view = "user_usage_daily" if kind is Kind.USAGE else "sessions"
-    order = "starts_at, user_key" if kind is Kind.USAGE else "ended_at, session_id"
+    exported = export_to_directory(reader, selection, ExportFormat.CSV, tmp_path / "out")
+    view = "user_usage_daily" if kind is ExportKind.USAGE else "sessions"
+    order = "starts_at, user_key" if kind is ExportKind.USAGE else "ended_at, session_id"
     expected = [
         {name: as_text(value) for name, value in row.items()}
         for row in told.rows(view, order=order)
@@ -98,7 +98,9 @@ def test_csv_holds_the_rows_of_the_view_to_the_letter(
 @pytest.mark.usefixtures("told")
 def test_no_cell_of_a_name_begins_as_a_formula(reader: Engine) -> None:
     out = io.BytesIO()
-    export_to_stream(reader, Selection(kind=Kind.SESSIONS, since=BEGIN, until=END), Format.CSV, out)
+    export_to_stream(
+        reader, Selection(kind=ExportKind.SESSIONS, since=BEGIN, until=END), ExportFormat.CSV, out
+    )
     rows = list(csv.DictReader(io.StringIO(out.getvalue().decode(), newline="")))
     assert len(rows) == len(NAMES)
     assert all(row["username"][:1] not in set("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20") for row in rows)
@@ -111,7 +113,10 @@ def test_no_cell_of_a_name_begins_as_a_formula(reader: Engine) -> None:
 def test_json_lines_hold_the_rows_of_the_view_exactly(told: Books, reader: Engine) -> None:
     out = io.BytesIO()
     export_to_stream(
-        reader, Selection(kind=Kind.USAGE, since=BEGIN, until=END), Format.JSON_LINES, out
+        reader,
+        Selection(kind=ExportKind.USAGE, since=BEGIN, until=END),
+        ExportFormat.JSON_LINES,
+        out,
     )
     found = [
         json.loads(line, parse_float=Decimal) for line in out.getvalue().decode().split("\n")[:-1]
@@ -131,15 +136,15 @@ def test_json_lines_hold_the_rows_of_the_view_exactly(told: Books, reader: Engin
     assert [type(row["session_seconds"]) for row in found] == [Decimal] * len(NAMES)
 
 
-@pytest.mark.parametrize("kind", [Kind.USAGE, Kind.SESSIONS])
+@pytest.mark.parametrize("kind", [ExportKind.USAGE, ExportKind.SESSIONS])
 def test_parquet_holds_the_rows_of_the_view_with_their_types(
-    told: Books, reader: Engine, tmp_path: Path, kind: Kind
+    told: Books, reader: Engine, tmp_path: Path, kind: ExportKind
 ) -> None:
     selection = Selection(kind=kind, since=BEGIN, until=END)
-    exported = export_to_directory(reader, selection, Format.PARQUET, tmp_path)
+    exported = export_to_directory(reader, selection, ExportFormat.PARQUET, tmp_path)
     table = pyarrow.parquet.read_table(exported.path)
-    view = "user_usage_daily" if kind is Kind.USAGE else "sessions"
-    order = "starts_at, user_key" if kind is Kind.USAGE else "ended_at, session_id"
+    view = "user_usage_daily" if kind is ExportKind.USAGE else "sessions"
+    order = "starts_at, user_key" if kind is ExportKind.USAGE else "ended_at, session_id"
     expected = [
         {
             name: value if isinstance(value, int | str | Decimal | datetime | None) else str(value)
@@ -150,95 +155,95 @@ def test_parquet_holds_the_rows_of_the_view_with_their_types(
     assert table.to_pylist() == expected
 
 
-@pytest.mark.parametrize("format_", list(Format))
+@pytest.mark.parametrize("format_", list(ExportFormat))
 def test_the_same_books_give_the_same_bytes_and_the_manifest_says_which(
-    told: Books, reader: Engine, tmp_path: Path, format_: Format
+    told: Books, reader: Engine, tmp_path: Path, format_: ExportFormat
 ) -> None:
-    selection = Selection(kind=Kind.SESSIONS, realm="example.org", since=BEGIN, until=END)
+    selection = Selection(kind=ExportKind.SESSIONS, realm="example.org", since=BEGIN, until=END)
     first = export_to_directory(reader, selection, format_, tmp_path / "one")
     second = export_to_directory(reader, selection, format_, tmp_path / "two")
     again = export_to_directory(reader, selection, format_, tmp_path / "two")
     assert first.path.read_bytes() == second.path.read_bytes() == again.path.read_bytes()
-    assert first.manifest.read_bytes() == second.manifest.read_bytes()
+    assert first.manifest_path.read_bytes() == second.manifest_path.read_bytes()
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
         again.path.name,
-        again.manifest.name,
+        again.manifest_path.name,
     ]
-    manifest = json.loads(first.manifest.read_text())
+    manifest = json.loads(first.manifest_path.read_text())
     sums = sum_counters(told.rows("sessions"))
     assert manifest["rows"] == len(NAMES)
     assert {name: manifest["sums"][name] for name in COUNTERS} == sums
-    assert check_export(first.manifest) is None
+    assert check_export(first.manifest_path) is None
 
 
-@pytest.mark.parametrize("format_", list(Format))
+@pytest.mark.parametrize("format_", list(ExportFormat))
 def test_a_manifest_catches_a_flipped_bit(
-    told: Books, reader: Engine, tmp_path: Path, format_: Format
+    told: Books, reader: Engine, tmp_path: Path, format_: ExportFormat
 ) -> None:
     exported = export_to_directory(
-        reader, Selection(kind=Kind.USAGE, since=BEGIN, until=END), format_, tmp_path
+        reader, Selection(kind=ExportKind.USAGE, since=BEGIN, until=END), format_, tmp_path
     )
     content = bytearray(exported.path.read_bytes())
     for place in (0, len(content) // 2, len(content) - 1):
         content[place] ^= 1
         exported.path.write_bytes(content)
-        found = check_export(exported.manifest)
+        found = check_export(exported.manifest_path)
         assert found is not None
         assert "SHA-256" in found
         content[place] ^= 1
     exported.path.write_bytes(content[:-1])
-    assert "bytes, expected" in str(check_export(exported.manifest))
+    assert "bytes, expected" in str(check_export(exported.manifest_path))
     exported.path.unlink()
-    assert "missing" in str(check_export(exported.manifest))
+    assert "missing" in str(check_export(exported.manifest_path))
     assert told.rows("sessions")
 
 
-@pytest.mark.parametrize("format_", list(Format))
+@pytest.mark.parametrize("format_", list(ExportFormat))
 def test_no_rows_are_an_empty_export_not_an_error(
-    told: Books, reader: Engine, tmp_path: Path, format_: Format
+    told: Books, reader: Engine, tmp_path: Path, format_: ExportFormat
 ) -> None:
     selection = Selection(
-        kind=Kind.SESSIONS,
+        kind=ExportKind.SESSIONS,
         since=datetime(2020, 1, 1, tzinfo=UTC),
         until=datetime(2020, 1, 2, tzinfo=UTC),
     )
     exported = export_to_directory(reader, selection, format_, tmp_path)
-    assert exported.rows == json.loads(exported.manifest.read_text())["rows"] == 0
-    if format_ is Format.PARQUET:
+    assert exported.rows == json.loads(exported.manifest_path.read_text())["rows"] == 0
+    if format_ is ExportFormat.PARQUET:
         assert pyarrow.parquet.read_table(exported.path).num_rows == 0
     assert told.rows("sessions")
 
 
 def test_a_span_that_is_not_complete_is_not_exported(books: Books, reader: Engine) -> None:
-    selection = Selection(kind=Kind.SESSIONS, realm="example.org", since=BEGIN, until=END)
+    selection = Selection(kind=ExportKind.SESSIONS, realm="example.org", since=BEGIN, until=END)
     alice = FakeAllocation(books)
     alice.new(0, 100_000)
     books.advance_clock(50)
     books.run_jobs()
     with pytest.raises(NotYet, match="source 'default' to be settled"):
-        export_to_stream(reader, selection, Format.CSV, io.BytesIO())
+        export_to_stream(reader, selection, ExportFormat.CSV, io.BytesIO())
     books.advance_clock(90_000)
     books.load()
     books.settle()
     with pytest.raises(NotYet, match="sessions that may have ended"):
-        export_to_stream(reader, selection, Format.CSV, io.BytesIO())
+        export_to_stream(reader, selection, ExportFormat.CSV, io.BytesIO())
     alice.deleted(90_010)
     books.advance_clock(90_020)
     books.load()
     books.settle()
     with pytest.raises(NotYet, match="the roll-up"):
-        export_to_stream(reader, selection, Format.CSV, io.BytesIO())
+        export_to_stream(reader, selection, ExportFormat.CSV, io.BytesIO())
     books.rollup()
-    assert export_to_stream(reader, selection, Format.CSV, io.BytesIO()) == 0
+    assert export_to_stream(reader, selection, ExportFormat.CSV, io.BytesIO()) == 0
 
 
 def test_a_realm_and_a_period_that_nobody_knows_are_refused(told: Books, reader: Engine) -> None:
     for selection in (
-        Selection(kind=Kind.USAGE, realm="exmaple.org"),
-        Selection(kind=Kind.STATEMENTS, period=BEGIN.date()),
+        Selection(kind=ExportKind.USAGE, realm="exmaple.org"),
+        Selection(kind=ExportKind.STATEMENTS, period=BEGIN.date()),
     ):
         with pytest.raises(UsageError):
-            export_to_stream(reader, selection, Format.CSV, io.BytesIO())
+            export_to_stream(reader, selection, ExportFormat.CSV, io.BytesIO())
     assert told.rows("sessions")
 
 
@@ -255,8 +260,8 @@ def test_a_file_has_a_name_of_its_own_and_no_realm_leaves_the_directory(
     realm: str | None, name: str
 ) -> None:
     selection = Selection(
-        kind=Kind.STATEMENTS, realm=realm, period=datetime(2026, 11, 1, tzinfo=UTC).date()
+        kind=ExportKind.STATEMENTS, realm=realm, period=datetime(2026, 11, 1, tzinfo=UTC).date()
     )
-    assert file_name(selection, Format.CSV) == name
-    long = Selection(kind=Kind.SESSIONS, realm="\u00fc" * 127)
-    assert len(file_name(long, Format.CSV)) < 200
+    assert file_name(selection, ExportFormat.CSV) == name
+    long = Selection(kind=ExportKind.SESSIONS, realm="\u00fc" * 127)
+    assert len(file_name(long, ExportFormat.CSV)) < 200

@@ -18,8 +18,13 @@ from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
 from accounting.db.engine import Engine
 from accounting.errors import ConnectionLost, NotYet
-from accounting.export.export import Format, check_export, export_to_directory, export_to_stream
-from accounting.export.export_query import Kind, Selection
+from accounting.export.export import (
+    ExportFormat,
+    check_export,
+    export_to_directory,
+    export_to_stream,
+)
+from accounting.export.export_query import ExportKind, Selection
 from tests.billing.test_adjust import DECEMBER, closed_without_late, tell_late
 from tests.billing.test_close import DAY, NOVEMBER, closed_november, tell_of_november
 from tests.sessions.test_killed import CrashInjector, SimulatedCrash, crashing_engine
@@ -27,15 +32,15 @@ from tests.support.books import READER, Books
 from tests.support.command import turn_accounting
 
 
-def exported(engine: Engine, kind: Kind, period: Any = NOVEMBER) -> list[dict[str, str]]:
+def exported(engine: Engine, kind: ExportKind, period: Any = NOVEMBER) -> list[dict[str, str]]:
     out = io.BytesIO()
     selection = Selection(kind=kind, realm="example.org", period=period)
-    export_to_stream(engine, selection, Format.CSV, out)
+    export_to_stream(engine, selection, ExportFormat.CSV, out)
     return list(csv.DictReader(io.StringIO(out.getvalue().decode(), newline="")))
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_a_period_that_is_not_closed_is_not_exported(books: Books, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", list(ExportKind))
+def test_a_period_that_is_not_closed_is_not_exported(books: Books, kind: ExportKind) -> None:
     tell_of_november(books)
     books.advance_clock(2 * DAY)
     books.run_jobs()
@@ -46,24 +51,24 @@ def test_a_period_that_is_not_closed_is_not_exported(books: Books, kind: Kind) -
 
 def test_a_closed_period_has_its_lines_its_days_and_its_sessions(books: Books) -> None:
     closed_november(books)
-    lines = exported(books.engine, Kind.STATEMENTS)
-    days = exported(books.engine, Kind.USAGE)
-    sessions = exported(books.engine, Kind.SESSIONS)
+    lines = exported(books.engine, ExportKind.STATEMENTS)
+    days = exported(books.engine, ExportKind.USAGE)
+    sessions = exported(books.engine, ExportKind.SESSIONS)
     assert {row["user_id"]: row["received_bytes"] for row in lines} == {
         "alice": "100",
         "bob": "500",
     }
     for rows in (days, sessions):
         assert sum(int(row["received_bytes"]) for row in rows) == 600
-    assert exported(books.engine, Kind.ADJUSTMENTS) == []
+    assert exported(books.engine, ExportKind.ADJUSTMENTS) == []
 
 
 def test_statements_stay_the_same_bytes_whatever_comes_later(books: Books, tmp_path: Path) -> None:
     closed_without_late(books)
-    selection = Selection(kind=Kind.STATEMENTS, period=NOVEMBER)
+    selection = Selection(kind=ExportKind.STATEMENTS, period=NOVEMBER)
 
     def export(into: str) -> list[tuple[str, bytes]]:
-        for format_ in Format:
+        for format_ in ExportFormat:
             export_to_directory(books.engine, selection, format_, tmp_path / into)
         return [(path.name, path.read_bytes()) for path in sorted((tmp_path / into).iterdir())]
 
@@ -74,9 +79,11 @@ def test_statements_stay_the_same_bytes_whatever_comes_later(books: Books, tmp_p
     assert adjust(books.engine) == 2
     assert export("after") == before
     with pytest.raises(NotYet):  # they are posted in December, which is open
-        exported(books.engine, Kind.ADJUSTMENTS, DECEMBER)
+        exported(books.engine, ExportKind.ADJUSTMENTS, DECEMBER)
     everything = io.BytesIO()
-    export_to_stream(books.engine, Selection(kind=Kind.ADJUSTMENTS), Format.CSV, everything)
+    export_to_stream(
+        books.engine, Selection(kind=ExportKind.ADJUSTMENTS), ExportFormat.CSV, everything
+    )
     rows = list(csv.DictReader(io.StringIO(everything.getvalue().decode())))
     assert {row["received_bytes"] for row in rows} == {"700", "10"}
 
@@ -85,11 +92,11 @@ def test_the_manifest_of_a_periods_usage_says_what_of_it_is_late(
     books: Books, tmp_path: Path
 ) -> None:
     closed_without_late(books)
-    selection = Selection(kind=Kind.USAGE, period=NOVEMBER, per="hour")
+    selection = Selection(kind=ExportKind.USAGE, period=NOVEMBER, granularity="hour")
 
     def export(into: str) -> tuple[dict[str, Any], bytes]:
-        made = export_to_directory(books.engine, selection, Format.CSV, tmp_path / into)
-        return json.loads(made.manifest.read_text()), made.path.read_bytes()
+        made = export_to_directory(books.engine, selection, ExportFormat.CSV, tmp_path / into)
+        return json.loads(made.manifest_path.read_text()), made.path.read_bytes()
 
     before = export("before")
     assert export("again") == before
@@ -136,13 +143,13 @@ class Disaster(CrashInjector):
             raise SimulatedCrash
 
 
-@pytest.mark.parametrize("format_", list(Format))
+@pytest.mark.parametrize("format_", list(ExportFormat))
 def test_killed_at_any_moment_a_manifest_never_speaks_of_another_file(
-    books: Books, tmp_path: Path, format_: Format
+    books: Books, tmp_path: Path, format_: ExportFormat
 ) -> None:
     """Over the files of an export before, which differed; run again, all is as undisturbed."""
     closed_november(books)
-    selection = Selection(kind=Kind.STATEMENTS, period=NOVEMBER)
+    selection = Selection(kind=ExportKind.STATEMENTS, period=NOVEMBER)
     whole = export_to_directory(books.engine, selection, format_, tmp_path / "undisturbed")
     expected = {path.name: path.read_bytes() for path in whole.path.parent.iterdir()}
     death = Disaster()
@@ -153,16 +160,16 @@ def test_killed_at_any_moment_a_manifest_never_speaks_of_another_file(
             directory = tmp_path / f"{at:03d}"
             old = export_to_directory(books.engine, selection, format_, directory)
             old.path.write_bytes(b"older")
-            told = json.loads(old.manifest.read_text())
+            told = json.loads(old.manifest_path.read_text())
             told |= {"bytes": 5, "sha256": hashlib.sha256(b"older").hexdigest()}
-            old.manifest.write_text(json.dumps(told))
+            old.manifest_path.write_text(json.dumps(told))
             death.arm(at)
             with suppress(SimulatedCrash, ConnectionLost), mortal_disk(death):
                 export_to_directory(engine, selection, format_, directory)
                 finished = death.statements_left > 0
             death.statements_left = 0
-            if old.manifest.exists():
-                assert check_export(old.manifest) is None, at
+            if old.manifest_path.exists():
+                assert check_export(old.manifest_path) is None, at
             export_to_directory(books.engine, selection, format_, directory)
             assert {path.name: path.read_bytes() for path in directory.iterdir()} == expected, at
     assert at > 15
@@ -210,8 +217,8 @@ def test_the_command_is_silent_and_says_not_yet_with_3(books: Books, tmp_path: P
     assert not target.exists()
 
 
-@pytest.mark.parametrize("format_", list(Format))
-def test_an_output_that_takes_no_more_ends_the_export(books: Books, format_: Format) -> None:
+@pytest.mark.parametrize("format_", list(ExportFormat))
+def test_an_output_that_takes_no_more_ends_the_export(books: Books, format_: ExportFormat) -> None:
     closed_november(books)
     arguments = ("export", "statements", "--period", "2026-11-01", "--format", format_.value)
     full = turn_accounting(*arguments, output="/dev/full", database_url=books.url(READER))

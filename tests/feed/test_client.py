@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from accounting.errors import ConfigurationError, NotAllowed
-from accounting.feed.client import ConsumerMoved, Feed
+from accounting.feed.client import ConsumerConflict, Feed
 from accounting.feed.number_feed import number_feed
 from tests.feed.test_numbering import post
 from tests.support.books import READER, WRITER, Books
@@ -82,7 +82,7 @@ def test_two_workers_under_one_name_are_noticed(books: Books, feed: Feed) -> Non
     next(events)
     with Feed(books.url(READER)) as other:
         assert handle(other) == ["a", "b"]
-    with pytest.raises(ConsumerMoved):
+    with pytest.raises(ConsumerConflict):
         next(events)
 
 
@@ -93,7 +93,7 @@ def test_two_workers_in_step_under_one_name_are_noticed(books: Books, feed: Feed
         ours, theirs = (one.consume("invoicer", follow=False) for one in (feed, other))
         assert next(ours).seq == next(theirs).seq == 1
         assert list(ours) == []
-        with pytest.raises(ConsumerMoved):
+        with pytest.raises(ConsumerConflict):
             next(theirs)
 
 

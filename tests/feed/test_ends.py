@@ -136,7 +136,7 @@ def test_an_end_that_was_told_as_json_stands_as_it_was_told(books: Books) -> Non
     (row,) = books.rows("feed")
     with books.engine.begin() as connection:
         realm_id = add_realm(connection, b"example.org", RealmRule())
-        outbox.post(connection, "session.ended", realm_id, row["payload"], "of old")
+        outbox.enqueue_event(connection, "session.ended", realm_id, row["payload"], "of old")
     assert told(books) == [row["payload"], row["payload"]]
 
 

@@ -37,7 +37,7 @@ def tell_of_two_months(books: Books) -> None:
     books.advance_clock(0, source="late")
     books.advance_clock(30 * DAY)
     books.run_jobs()
-    close_period(books.engine, "example.org", NOVEMBER, without=["late"])
+    close_period(books.engine, "example.org", NOVEMBER, excluded_sources=["late"])
     call(books, 31 * DAY, "alice", 3, 2 * GIB)
     call(books, 20, "bob", 4, 4 * GIB, source="late")
     for source in ("default", "late"):

@@ -15,7 +15,7 @@ def post(books: Books, *keys: str) -> None:
     with books.engine.begin() as connection:
         realm_id = add_realm(connection, b"example.org", RealmRule())
         for key in keys:
-            outbox.post(connection, "period.closed", realm_id, {"period": key}, key)
+            outbox.enqueue_event(connection, "period.closed", realm_id, {"period": key}, key)
 
 
 def told(books: Books) -> list[tuple[int, str]]:
@@ -47,7 +47,7 @@ def test_an_event_that_is_not_committed_gets_a_later_number_not_a_smaller_one(
     post(books, "a")
     with books.engine.begin() as slow:
         realm_id = add_realm(slow, b"example.org", RealmRule())
-        outbox.post(slow, "period.closed", realm_id, {"period": "slow"}, "slow")
+        outbox.enqueue_event(slow, "period.closed", realm_id, {"period": "slow"}, "slow")
         post(books, "quick")
         number_feed(books.engine)
         assert told(books) == [(1, "a"), (2, "quick")]

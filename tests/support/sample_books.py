@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
-from accounting.billing.adjust import adjust_by_hand
+from accounting.billing.adjust import post_manual_adjustment
 from accounting.billing.close_period import close_periods
 from accounting.domain.realm_rules import RealmRule
 from accounting.feed.number_feed import number_feed
@@ -121,7 +121,7 @@ def _fill(books: Books) -> None:
     books.advance_clock(3.5 * DAY + 2 * HOUR)
     books.run_jobs()
     close_periods(books.engine)
-    adjust_by_hand(
+    post_manual_adjustment(
         books.engine,
         "example.org",
         date(2026, 10, 1),
