@@ -15,6 +15,6 @@ def sample_books(
     postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Books]:
     """Read only: a test that changes books uses ``books``."""
-    directory: Path = tmp_path_factory.mktemp("filled")
+    directory: Path = tmp_path_factory.mktemp("sample")
     with open_sample_books(postgres_server, directory) as books:
         yield books

@@ -1,7 +1,7 @@
-"""The tables that grow can be distributed by user: what the catalogue says of their keys.
+"""The tables that grow can be distributed by user, as their keys in the catalogue show.
 
-Queues, which are emptied as they are sample_books, have no key. The feed is one order for all users, so
-it stays in one place; so do the tables whose rows are realms', sources' or hours' of those.
+Queues have no key. The feed has one order for all users, so it stays on one node; so do the tables
+of realms, sources and their hours.
 """
 
 from tests.support.books import Books

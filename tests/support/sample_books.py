@@ -30,7 +30,7 @@ HOSTILE: Final = (
 
 @contextmanager
 def open_sample_books(server: PostgresServer, directory: Path) -> Iterator[Books]:
-    """Books with the rows that this module lists, settled and rolled up to 4 November, 12:00 UTC."""
+    """Books with the rows that this module lists, rolled up to 4 November, 12:00 UTC."""
     with cloned_database(server) as name:
         books = Books(server, name, directory, start=BEGIN)
         try:
