@@ -1,19 +1,19 @@
-"""A billing worker: an invoice for every user of every closed period, and none twice.
+"""A billing worker: writes one invoice for each user of each closed period, exactly once.
 
     ACCOUNTING_DATABASE_URL=postgresql://billing@db/accounting python invoicer.py invoices/
 
-Its books are an SQLite file of its own in that directory, beside one text file for each invoice.
-What makes it safe to kill at any point:
+It stores invoices in an SQLite file of its own, beside one text file for each invoice. It may be
+killed at any point:
 
-- the feed gives each event at least once, always with the same ``event_id``;
-- the invoices of an event and its ``event_id`` are written in one transaction of our own books, so
-  an event that comes again finds itself there;
-- a text file is made from our books alone, under another name, and renamed: made again, it is the
-  same file;
-- the next event is asked for when all of this is done, and only then does the feed move us on.
+- the feed delivers each event at least once, always with the same ``event_id``;
+- one transaction writes the invoices of an event and its ``event_id``, so the worker recognizes an
+  event that is delivered again;
+- a text file is written from the SQLite file alone, under another name, and renamed: writing it
+  again gives the same file;
+- the worker requests the next event when all of this is done; only then the feed moves its cursor.
 
-What is billed with a period is final when it closes: its statement, and the adjustments that were
-posted in it, which correct periods closed before.
+The bill of a period is final when the period closes: its statement, and the adjustments that are
+posted in it, which correct earlier periods.
 """
 
 import os
@@ -42,12 +42,12 @@ CREATE TABLE IF NOT EXISTS invoices (
 );
 CREATE TABLE IF NOT EXISTS lines (
     line TEXT PRIMARY KEY, number INTEGER NOT NULL REFERENCES invoices,
-    what TEXT NOT NULL, bytes INTEGER NOT NULL, cents INTEGER NOT NULL
+    description TEXT NOT NULL, bytes INTEGER NOT NULL, cents INTEGER NOT NULL
 );
 """
 
 BILLED_LINES = """
-SELECT user_key::text, user_id, digest AS line, 'usage of ' || period AS what,
+SELECT user_key::text, user_id, digest AS line, 'usage of ' || period AS description,
     received_bytes + sent_bytes AS bytes
 FROM reporting.statements WHERE realm = %(realm)s AND period = %(period)s
 UNION ALL
@@ -59,7 +59,7 @@ ORDER BY 1, 4, 3
 
 
 def run(url: str, directory: Path, *, consumer: str = CONSUMER, follow: bool = True) -> None:
-    """Handle the feed from where this consumer stands; with ``follow`` until a signal comes."""
+    """Handle the events after this consumer's cursor; with ``follow`` until SIGTERM."""
     directory.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(directory / "books.sqlite3")) as books, Feed(url) as feed:
         books.execute("PRAGMA synchronous = FULL")
@@ -72,21 +72,21 @@ def run(url: str, directory: Path, *, consumer: str = CONSUMER, follow: bool = T
 
 
 def handle(url: str, books: sqlite3.Connection, event: FeedEvent) -> None:
-    """Write the invoices of one closed period, if that was not done before."""
+    """Write the invoices of one closed period, unless its event was handled before."""
     event_id = str(event.event_id)
     if books.execute("SELECT 1 FROM handled WHERE event_id = ?", [event_id]).fetchone():
         return
     realm, period = event.realm, event.payload["period"]
     with psycopg.connect(url, row_factory=dict_row) as accounting:
         rows = accounting.execute(BILLED_LINES, {"realm": realm, "period": period}).fetchall()
-    with books:  # one transaction: all of this, or nothing
+    with books:  # one transaction
         for row in rows:
             add_line(books, realm, period, row)
         books.execute("INSERT INTO handled VALUES (?, ?)", [event_id, event.seq])
 
 
 def add_line(books: sqlite3.Connection, realm: str, period: str, row: dict[str, Any]) -> None:
-    """Write one line, and the invoice that it stands on when it is the first."""
+    """Write one line, and its invoice before the first line."""
     key = [realm, period, row["user_key"]]
     books.execute(
         "INSERT INTO invoices (realm, period, user_key, user_id) VALUES (?, ?, ?, ?)"
@@ -99,12 +99,12 @@ def add_line(books: sqlite3.Connection, realm: str, period: str, row: dict[str, 
     cents = (CENTS_PER_GIB * int(row["bytes"]) / 2**30).quantize(Decimal(1), ROUND_HALF_UP)
     books.execute(
         "INSERT INTO lines VALUES (?, ?, ?, ?, ?)",
-        [row["line"], number, row["what"], int(row["bytes"]), int(cents)],
+        [row["line"], number, row["description"], int(row["bytes"]), int(cents)],
     )
 
 
 def write_files(books: sqlite3.Connection, event: FeedEvent, directory: Path) -> None:
-    """Write the text of each invoice of a period, from our own books."""
+    """Write the text file of each invoice of a period."""
     invoices = books.execute(
         "SELECT number, user_id FROM invoices WHERE realm = ? AND period = ? ORDER BY number",
         [event.realm, event.payload["period"]],
@@ -112,10 +112,13 @@ def write_files(books: sqlite3.Connection, event: FeedEvent, directory: Path) ->
     for number, user_id in invoices:
         text = [f"Invoice {number:06d}", f"{user_id} in {event.realm}", ""]
         total = 0
-        for what, count, cents in books.execute(
-            "SELECT what, bytes, cents FROM lines WHERE number = ? ORDER BY what, line", [number]
-        ):
-            text.append(f"{what:<60} {count:>16,} bytes {cents / 100:>10.2f}")
+        lines = books.execute(
+            "SELECT description, bytes, cents FROM lines WHERE number = ?"
+            " ORDER BY description, line",
+            [number],
+        )
+        for description, count, cents in lines:
+            text.append(f"{description:<60} {count:>16,} bytes {cents / 100:>10.2f}")
             total += cents
         text.append(f"{'total':<60} {'':>22} {total / 100:>10.2f}")
         draft, final = directory / ".draft", directory / f"{number:06d}.txt"

@@ -51,8 +51,8 @@ def tell_of_two_months(books: Books) -> None:
 def invoices(directory: Path) -> tuple[list[Any], dict[str, str]]:
     with closing(sqlite3.connect(directory / "books.sqlite3")) as found:
         rows = found.execute(
-            "SELECT number, realm, period, user_id, what, bytes, cents, line"
-            " FROM invoices JOIN lines USING (number) ORDER BY number, what"
+            "SELECT number, realm, period, user_id, description, bytes, cents, line"
+            " FROM invoices JOIN lines USING (number) ORDER BY number, description"
         ).fetchall()
     return rows, {path.name: path.read_text() for path in sorted(directory.glob("*.txt"))}
 
