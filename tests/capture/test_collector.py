@@ -115,7 +115,7 @@ def test_a_stopped_collector_leaves_a_gap_from_its_last_checkpoint_to_the_next_s
         collector.await_attached(valkey)
         collector.stop()
         captured_until = collector.spool.state().captured_until
-    publish(valkey, b"nobody hears this")
+    publish(valkey, b"missed")
     missed_at = wall_clock()
     with CollectorThread(valkey.url, tmp_path) as collector:
         gap = collector.await_gap(1)
@@ -254,8 +254,8 @@ def test_a_full_disk_ends_the_collector_and_the_next_start_records_the_gap(
         publish(valkey, b"20000 after")
         assert collector.terminate()[0] == 0
     assert [gap.cause for gap in read_gaps(path)] == ["disk_full"]
-    with lock_spool(path) as end:
-        assert not end.disk_failed, "it is told once"
+    with lock_spool(path) as last_exit:
+        assert not last_exit.disk_failed, "the record is cleared"
     with Spool.open(path, "test") as spool:
         *kept, last = [int(row.payload.split()[0]) for row in stored_messages(spool)]
     assert kept == list(range(len(kept)))

@@ -58,7 +58,7 @@ def test_without_permission_for_the_channels_the_advice_names_them(
                 *(f"&{p.decode()}" for p in subscriber.CHANNEL_PATTERNS),
             )
             collector.await_attached(server)
-            # INFO was refused: capture works, a restart of Redis just can't be told from a cut.
+            # Without INFO capture works, but can't distinguish a restart of Redis from a disconnect.
             assert collector.spool.state().server_run_id is None
 
 

@@ -54,7 +54,7 @@ def test_data_of_other_programs_never_reaches_the_disk_or_a_log(
     canary = "canary-0123456789"
     with (
         capture_logs() as logs,
-        replication_collector(master.url, tmp_path, scans=True) as collector,
+        replication_collector(master.url, tmp_path, with_key_scan=True) as collector,
     ):
         with redis_client(master) as client:
             client.set(f"turn/realm/r/user/u/key/{canary}", canary)
@@ -92,7 +92,7 @@ def test_data_of_other_programs_never_reaches_the_disk_or_a_log(
 def test_no_ack_is_sent_while_the_server_delays_a_diskless_snapshot(
     tmp_path: Path,
 ) -> None:
-    """As servers are by default. A word of ours would begin the wait anew, for ever."""
+    """A server does so by default, and starts the delay again at each ack."""
     with (
         ValkeyServer({"repl-diskless-sync-delay": "2"}) as server,
         replication_collector(server.url, tmp_path) as collector,
@@ -211,8 +211,8 @@ def test_a_burst_of_two_hundred_thousand_is_captured_completely_and_in_order(
         code, text = collector.terminate()
     assert code == 0, text
     with Spool.open(path, "test") as spool:
-        found = [int(row.payload[5 : row.payload.index(b",")]) for row in stored_messages(spool)]
-        assert found == list(range(messages))
+        numbers = [int(row.payload[5 : row.payload.index(b",")]) for row in stored_messages(spool)]
+        assert numbers == list(range(messages))
         assert spool.gaps() == []
 
 
@@ -220,13 +220,13 @@ def test_a_clock_set_back_as_the_stream_begins_delays_nothing(
     valkey_master: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     behind = [0]
-    ask_now = OffsetPoller.poll_now
+    poll_now = OffsetPoller.poll_now
 
-    def step(ticker: OffsetPoller) -> None:
+    def set_back(poller: OffsetPoller) -> None:
         behind[0] = 3600_000_000
-        ask_now(ticker)
+        poll_now(poller)
 
-    monkeypatch.setattr(OffsetPoller, "poll_now", step)
+    monkeypatch.setattr(OffsetPoller, "poll_now", set_back)
     clock = lambda: wall_clock() - behind[0]  # noqa: E731
     with replication_collector(valkey_master.url, tmp_path, clock=clock) as collector:
         wait_until(lambda: behind[0])
@@ -237,7 +237,7 @@ def test_a_clock_set_back_as_the_stream_begins_delays_nothing(
 def test_a_stop_does_not_wait_for_a_server_that_hangs(
     valkey_master: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Longer than for the last tick: the question that is never answered is given up."""
+    """The stop waits for the last checkpoint only for a while, and cuts off the poll."""
     monkeypatch.setattr("accounting.capture.redis.batching.STOP_TIMEOUT_SECONDS", 0.5)
     with replication_collector(valkey_master.url, tmp_path, silence_seconds=120) as collector:
         collector.await_attached(valkey_master)

@@ -30,7 +30,7 @@ from tests.support.servers import RedisServer, ValkeyServer, wait_until
 
 
 def assert_complete(spool: Spool, sent: dict[int, tuple[int, int]]) -> None:
-    """From the first number on every one is stored, once and in order, and there is no gap."""
+    """Assert that every number from the first on is stored once, in order, without a gap."""
     rows = stored_messages(spool)
     assert payload_numbers(rows) == list(range(int(rows[0].payload), max(sent) + 1))
     assert spool.gaps() == []
@@ -40,7 +40,7 @@ def assert_complete(spool: Spool, sent: dict[int, tuple[int, int]]) -> None:
 
 
 def assert_spool_complete(data_dir: Path, publisher: Publisher) -> None:
-    """What a collector that ended after its publisher has left behind, or another one finds."""
+    """The same for the spool of a collector that ended after its publisher."""
     with Spool.open(spool_path(data_dir, "test"), "test") as spool:
         assert_complete(spool, publisher.sent)
 
@@ -188,7 +188,7 @@ def test_a_stream_resumed_after_a_clean_restart_is_still_a_gap(
 def test_the_selected_database_belongs_to_the_resume_point(
     master: RedisServer, tmp_path: Path
 ) -> None:
-    """After it goes on, a server does not select again what was selected before."""
+    """A server that resumes a stream does not repeat the last SELECT."""
     with redis_client(master, 5) as client:
         with replication_collector(master.url, tmp_path) as collector:
             collector.await_attached(master)
@@ -241,7 +241,7 @@ def test_times_of_a_backlog_too_large_to_buffer_follow_the_bytes_alone(
 def test_keepalives_split_an_outage_over_midnight(
     valkey_master: ValkeyServer, tmp_path: Path
 ) -> None:
-    """Thirty seconds, with the keepalives of one relay thread; a burst in the first five."""
+    """30 s, with the keepalives of one relay thread and a burst in the first 5 s."""
     midnight = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp()) * 1_000_000
     now = [midnight - 15_000_000]
     with replication_collector(valkey_master.url, tmp_path, clock=lambda: now[0]) as collector:
@@ -293,7 +293,7 @@ def replica_of(master: RedisServer) -> Iterator[RedisServer]:
     with type(master)({**PROMPT_SYNC, "replicaof": f"127.0.0.1 {master.port}"}) as replica:
         with redis_client(replica) as client:
             wait_until(lambda: client.info("replication")["master_link_status"] == "up")
-            # It counts its age in whole seconds: young, it can't be told from one that restarted.
+            # The uptime is in whole seconds: a younger server looks like one that was restarted.
             wait_until(lambda: client.info("server")["uptime_in_seconds"] > 1)
         yield replica
 
@@ -333,5 +333,5 @@ def test_another_collector_continues_after_the_last_loaded_message(
         wait_until(lambda: len(stored_messages(second.spool)) == 2)
         assert [row.payload for row in stored_messages(second.spool)] == [b"3", b"4"]
         assert stored_messages(second.spool)[0].position > loaded.position
-        assert [one.token for one in second.spool.epochs()][-1] == epoch.token
+        assert second.spool.epochs()[-1].token == epoch.token
         assert second.spool.gaps() == []

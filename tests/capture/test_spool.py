@@ -1,4 +1,4 @@
-"""The spool: what it promises to the collector and to the loader."""
+"""The spool as the collector and the loader use it."""
 
 import sqlite3
 import subprocess
@@ -49,7 +49,7 @@ def test_messages_are_read_back_in_order_after_a_position(path: Path) -> None:
 
 @pytest.mark.parametrize("count", [99, 100, 101, 250])
 def test_a_batch_of_any_size_is_stored_completely(path: Path, count: int) -> None:
-    """A hundred rows go in with one statement."""
+    """One statement inserts a hundred rows."""
     with Spool.open(path, "test") as spool:
         spool.append([message(10, b"%d" % n) for n in range(count)], estimated_count=count - 1)
         rows = stored_messages(spool)
@@ -73,12 +73,12 @@ def test_any_split_into_batches_gives_the_same_rows(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]]
 ) -> None:
     home = tmp_path_factory.mktemp("spool")
-    with Spool.open(home / "one", "test") as one, Spool.open(home / "many", "test") as many:
-        one.append([message(at) for batch in batches for at in batch])
+    with Spool.open(home / "one", "test") as single, Spool.open(home / "many", "test") as many:
+        single.append([message(at) for batch in batches for at in batch])
         for batch in batches:
             many.append([message(at) for at in batch])
         rows = stored_messages(many)
-        assert rows == stored_messages(one)
+        assert rows == stored_messages(single)
     assert [row.position for row in rows] == list(range(1, len(rows) + 1))
     assert all(a.received_at <= b.received_at for a, b in pairwise(rows))
 
@@ -135,10 +135,10 @@ def test_a_gap_stays_open_across_a_reopening_and_closes_once(path: Path) -> None
         spool.append([message(5)], captured_until=4)
         gap = spool.open_gap(4, "disconnected", "why")
     with Spool.open(path, "test") as spool:
-        found = spool.current_gap()
-        assert found is not None
-        assert (found.number, found.epoch, found.position) == (gap, 1, 1)
-        assert (found.from_at, found.to_at, found.cause) == (4, None, "disconnected")
+        open_gap = spool.current_gap()
+        assert open_gap is not None
+        assert (open_gap.number, open_gap.epoch, open_gap.position) == (gap, 1, 1)
+        assert (open_gap.from_at, open_gap.to_at, open_gap.cause) == (4, None, "disconnected")
         spool.close_gap(gap, 9)
         assert spool.current_gap() is None
         assert [closed.to_at for closed in spool.gaps()] == [9]
@@ -217,14 +217,14 @@ def test_a_spool_of_another_source_is_refused(path: Path) -> None:
 
 def test_another_programs_database_is_refused_and_unchanged(path: Path) -> None:
     path.parent.mkdir()
-    with sqlite3.connect(path) as stranger:
-        stranger.execute("CREATE TABLE precious (thing)")
-    stranger.close()
+    with sqlite3.connect(path) as other_database:
+        other_database.execute("CREATE TABLE precious (thing)")
+    other_database.close()
     with pytest.raises(SpoolError, match="not a spool"):
         Spool.open(path, "test")
-    stranger = sqlite3.connect(path)
-    assert stranger.execute("SELECT name FROM sqlite_schema").fetchall() == [("precious",)]
-    stranger.close()
+    other_database = sqlite3.connect(path)
+    assert other_database.execute("SELECT name FROM sqlite_schema").fetchall() == [("precious",)]
+    other_database.close()
 
 
 def test_a_spool_of_a_later_version_is_refused(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The spool that changes hands: what it goes on with, and what it forgets."""
+"""Takeover: what a spool continues with, and what it deletes."""
 
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def test_a_known_epoch_continues_after_the_last_loaded_message(path: Path) -> No
         assert (state.loaded_epoch, state.loaded_position) == (1, 200)
         assert (state.server_run_id, state.holder) == (None, holder)
         assert [row.position for row in stored_messages(spool)] == [100, 200]
-        assert [one.position for one in spool.sightings()] == [100, 200]
+        assert [sighting.position for sighting in spool.sightings()] == [100, 200]
         assert spool.current_gap() is None
         spool.append([(1, 0, b"c", b"p")], positions=[300])
         assert [row[2] for row in spool.read_messages(1, 200, 9)] == [250]
@@ -102,7 +102,7 @@ def test_an_unknown_epoch_is_added_under_its_token(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         fill(spool)
         take_over(spool, "another", 5000)
-        assert [(one.token, one.cause) for one in spool.epochs()][-1] == ("another", "taken_over")
+        assert (spool.epochs()[-1].token, spool.epochs()[-1].cause) == ("another", "taken_over")
         state = spool.state()
         assert (state.captured_epoch, state.captured_position) == (2, 5000)
         assert (state.loaded_epoch, state.loaded_position) == (2, 5000)
@@ -146,13 +146,13 @@ def test_gaps_of_files_that_share_a_token_have_distinct_numbers(tmp_path: Path) 
 def test_sightings_follow_the_captured_messages_and_are_pruned_with_them(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         fill(spool)
-        one, two, three = spool.sightings()
-        assert (one.epoch, one.position, one.key, one.idle_seconds) == (1, 100, b"k", 1)
-        assert spool.sightings(after=two.number) == [three]
+        first, second, third = spool.sightings()
+        assert (first.epoch, first.position, first.key, first.idle_seconds) == (1, 100, b"k", 1)
+        assert spool.sightings(after=second.number) == [third]
         prune(spool, 150)
-        assert spool.sightings() == [two, three]
+        assert spool.sightings() == [second, third]
 
 
 def test_each_spool_has_its_own_holder(tmp_path: Path) -> None:
-    with Spool.open(tmp_path / "a", "test") as one, Spool.open(tmp_path / "b", "test") as two:
-        assert one.state().holder != two.state().holder
+    with Spool.open(tmp_path / "a", "test") as first, Spool.open(tmp_path / "b", "test") as second:
+        assert first.state().holder != second.state().holder

@@ -40,7 +40,7 @@ PROMPT_SYNC = {"repl-diskless-sync-delay": "0"}
 
 
 class CollectorThread:
-    """``capture_loop`` in a thread; ``spool`` is a second handle on its file, as a loader has it."""
+    """``capture_loop`` in a thread; ``spool`` is a second handle on its file, as for a loader."""
 
     def __init__(
         self,

@@ -183,5 +183,5 @@ class ReplicationStream(BatchingStream):
         limit = self._silence_seconds if self._reply.is_complete else MAX_SILENCE_SECONDS
         if now - self._last_progress_at > limit:
             raise SourceLost(
-                "disconnected", f"the stream stands still for {limit:g} s, and Redis goes on"
+                "disconnected", f"the stream stands still for {limit:g} s although Redis has more"
             )

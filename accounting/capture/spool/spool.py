@@ -109,7 +109,7 @@ class Spool(SpoolFile):
             )
 
     def start_epoch(self, cause: str) -> int:
-        """Start an epoch, whose positions begin at 0 again; returns its number."""
+        """Start an epoch, whose positions count from the beginning; returns its number."""
         with self.transaction():
             epoch = self.add_epoch(secrets.token_hex(16), cause)
             self.execute("UPDATE spool SET captured_epoch = ?, captured_position = 0", (epoch,))
