@@ -22,9 +22,14 @@ from accounting.db.schema import statements
 from accounting.domain.calendar import Bucket, BucketLength, from_micros
 from accounting.domain.session_fold import SessionState
 from accounting.domain.session_hours import SessionHour
-from accounting.sessions.session_hour_queries import USAGE_COLUMNS
-from accounting.sessions.session_queries import KEY_COLUMNS, LIFE_COLUMNS, Key, life_row
-from accounting.usage.rollup_queries import Hour
+from accounting.sessions.session_hour_queries import SESSION_HOUR_COLUMNS
+from accounting.sessions.session_queries import (
+    KEY_COLUMNS,
+    SESSION_COLUMNS,
+    AllocationKey,
+    session_row,
+)
+from accounting.usage.rollup_queries import RealmHour
 
 _QUERIES: Final = Queries("accounting.audit")
 
@@ -98,14 +103,16 @@ def stage(connection: Connection) -> None:
     psycopg_connection(connection).execute(_QUERIES.driver("stage_proof"))
 
 
-def add_lives(connection: Connection, sessions: Iterable[tuple[Key, SessionState]]) -> None:
+def add_lives(
+    connection: Connection, sessions: Iterable[tuple[AllocationKey, SessionState]]
+) -> None:
     """Stage recomputed lives."""
     with _cursor(connection) as cursor:
         copy_rows(
             cursor,
             "proof_sessions",
-            (*KEY_COLUMNS, ("recheck_at", "timestamptz"), *LIFE_COLUMNS),
-            (life_row(key, session, session.expires_at) for key, session in sessions),
+            (*KEY_COLUMNS, ("recheck_at", "timestamptz"), *SESSION_COLUMNS),
+            (session_row(key, session, session.expires_at) for key, session in sessions),
         )
 
 
@@ -115,7 +122,7 @@ def add_usage(connection: Connection, rows: Iterable[SessionHour]) -> None:
         copy_rows(
             cursor,
             "proof_session_usage",
-            USAGE_COLUMNS,
+            SESSION_HOUR_COLUMNS,
             ((*row[:10], *row.counters) for row in rows),
         )
 
@@ -126,7 +133,7 @@ def add_period_usage(connection: Connection, rows: Iterable[SessionHour]) -> Non
         copy_rows(
             cursor,
             "proof_period_usage",
-            USAGE_COLUMNS,
+            SESSION_HOUR_COLUMNS,
             ((*row[:10], *row.counters) for row in rows),
         )
 
@@ -139,7 +146,7 @@ def staged_hours(connection: Connection) -> list[tuple[int, int, bool]]:
         ).fetchall()
 
 
-def add_rollups(connection: Connection, hours: Iterable[Hour]) -> None:
+def add_rollups(connection: Connection, hours: Iterable[RealmHour]) -> None:
     """Stage the usage of users and realms that follows from the staged hours of sessions."""
     with _cursor(connection) as cursor:
         copy_rows(

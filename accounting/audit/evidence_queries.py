@@ -18,7 +18,7 @@ from accounting.db.schema import capture_gaps
 from accounting.domain import statements
 from accounting.domain.calendar import from_micros
 from accounting.domain.session_fold import Report, SessionState, StatusKeySighting, UsageDelta
-from accounting.sessions.session_queries import Key, life_of_row
+from accounting.sessions.session_queries import AllocationKey, session_from_row
 from accounting.sources import source_queries
 from accounting.sources.source_queries import Watermark
 
@@ -123,7 +123,7 @@ def read_carried(
     usernames: Sequence[bytes] | None = None,
     *,
     day: tuple[int, int] | None = None,
-) -> Iterator[tuple[Key, SessionState]]:
+) -> Iterator[tuple[AllocationKey, SessionState]]:
     """The lives of those realms that the dropped reports left to later ones, by key.
 
     With all the usage that they had by then in their entries. ``day``: only those of which
@@ -134,7 +134,7 @@ def read_carried(
     with closing(binary_stream(driver, "carried_sessions", ROWS_AT_ONCE)) as cursor:
         cursor.execute(_QUERIES.driver("read_carried"), parameters)
         for *fields, flat in cursor:
-            key, session = life_of_row(fields)
+            key, session = session_from_row(fields)
             session.deltas = [UsageDelta._make(flat[at : at + 6]) for at in range(0, len(flat), 6)]
             yield key, session
 
@@ -146,7 +146,7 @@ def read_evidence(
     usernames: Sequence[bytes] | None = None,
     *,
     day: tuple[int, int] | None = None,
-) -> Iterator[tuple[Key, Report | StatusKeySighting]]:
+) -> Iterator[tuple[AllocationKey, Report | StatusKeySighting]]:
     """Reports and sightings of those realms up to the cutoff: by key, and within each in order.
 
     ``usernames``: only of these username keys. ``day``: only what was received before its end.
@@ -158,7 +158,9 @@ def read_evidence(
         cursor.execute(_QUERIES.driver("replay_reports"), parameters)
         for source_id, number, began_at, idle_seconds, *fields in cursor:
             report = Report._make(fields)
-            key = Key(source_id, report.database, report.username_key, report.allocation_id)
+            key = AllocationKey(
+                source_id, report.database, report.username_key, report.allocation_id
+            )
             if number is None:
                 yield key, report
             else:

@@ -31,7 +31,7 @@ from accounting.domain.session_fold import (
     StatusKeySighting,
     UsageDelta,
 )
-from accounting.sessions.session_queries import Key
+from accounting.sessions.session_queries import AllocationKey
 
 Told = SessionState | Report | StatusKeySighting
 """What a key is told by: the lives carried over first, then its evidence in order."""
@@ -55,7 +55,7 @@ def replay(
     cutoff: Cutoff,
     realm_ids: Collection[int],
     usernames: Sequence[bytes] | None = None,
-) -> Iterator[tuple[Key, SessionState]]:
+) -> Iterator[tuple[AllocationKey, SessionState]]:
     """Every life of those realms as it stood at the cutoff, by key; each life once.
 
     But for those that ended with the dropped reports. ``usernames``: only of these username keys.
@@ -75,7 +75,7 @@ def replay_by(
     usernames: Sequence[bytes] | None = None,
     *,
     day: tuple[int, int] | None = None,
-) -> Iterator[tuple[Key, SessionState, Stop | None]]:
+) -> Iterator[tuple[AllocationKey, SessionState, Stop | None]]:
     """The same, and in the same pass also each confirmed life as it stood at each stop.
 
     A life is told with a stop where it may have hours in that period; with None as it stands at
@@ -114,7 +114,7 @@ def read_told(
     usernames: Sequence[bytes] | None = None,
     *,
     day: tuple[int, int] | None = None,
-) -> Iterator[tuple[Key, Told]]:
+) -> Iterator[tuple[AllocationKey, Told]]:
     """All that the keys of those realms are told by, key by key; as :func:`replay_by` takes it."""
     return merge(
         evidence_queries.read_carried(connection, cutoff, realm_ids, usernames, day=day),
@@ -193,7 +193,7 @@ class _Fold:
 
     def __init__(
         self,
-        key: Key,
+        key: AllocationKey,
         rules: Mapping[int, RealmRules],
         gap_positions: Sequence[tuple[int, int]],
         route: _Route,
@@ -274,7 +274,7 @@ def carry_on(key_state: KeyState, session: SessionState) -> None:
 def take(
     key_state: KeyState,
     one: Report | StatusKeySighting,
-    key: Key,
+    key: AllocationKey,
     rules: RealmRules,
     gap_positions: Sequence[tuple[int, int]],
 ) -> None:

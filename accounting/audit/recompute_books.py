@@ -25,7 +25,7 @@ from accounting.errors import NotYet
 from accounting.sessions.settle import settle
 from accounting.sources import source_queries
 from accounting.usage.rollup import rollup
-from accounting.usage.rollup_queries import Hour
+from accounting.usage.rollup_queries import RealmHour
 
 LIVES_AT_ONCE: Final = 10_000
 TRIES: Final = 20
@@ -106,11 +106,11 @@ def stage_books(
         while some := list(islice(alone, LIVES_AT_ONCE)):
             _stage_hours(connection, rules, ((session, stop) for _, session in some))
     unsealed = retention_queries.stage_sealed(connection, realm_ids)
-    hours: list[Hour] = []
+    hours: list[RealmHour] = []
     buckets: set[tuple[int, BucketLength, Bucket]] = set()
     for realm_id, starts_at, is_billed in comparison.staged_hours(connection):
         calendar = rules[realm_id].calendar
-        hour = Hour(realm_id, *(calendar.bucket(level, starts_at) for level in BucketLength))
+        hour = RealmHour(realm_id, *(calendar.bucket(level, starts_at) for level in BucketLength))
         buckets.add((realm_id, BucketLength.HOUR, hour.hour))
         if is_billed:
             hours.append(hour)

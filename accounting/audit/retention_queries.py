@@ -37,10 +37,10 @@ from accounting.domain.session_fold import Phase, SessionState, session_id
 from accounting.domain.session_hours import SessionHour
 from accounting.sessions.session_queries import (
     KEY_COLUMNS,
-    LIFE_COLUMNS,
-    Key,
-    life_of_row,
-    life_row,
+    SESSION_COLUMNS,
+    AllocationKey,
+    session_from_row,
+    session_row,
 )
 
 _QUERIES: Final = Queries("accounting.audit")
@@ -170,7 +170,7 @@ def drop_scratch(connection: Connection) -> None:
 
 def add_lives(
     connection: Connection,
-    sessions: Sequence[tuple[Key, SessionState]],
+    sessions: Sequence[tuple[AllocationKey, SessionState]],
     usage: Iterable[SessionHour],
 ) -> None:
     """Stage lives as a day's reports leave them; ``usage``: the hours of those that are past."""
@@ -182,9 +182,9 @@ def add_lives(
         copy_rows(
             cursor,
             "staged_carried",
-            (*KEY_COLUMNS, *LIFE_COLUMNS, ("deltas", "int8[]")),
+            (*KEY_COLUMNS, *SESSION_COLUMNS, ("deltas", "int8[]")),
             (
-                (*key, *life_row(key, session, 0)[5:], list(chain.from_iterable(session.deltas)))
+                (*key, *session_row(key, session, 0)[5:], list(chain.from_iterable(session.deltas)))
                 for key, session in sessions
                 if session.phase is not Phase.CLOSED
             ),
@@ -342,7 +342,7 @@ def _digests(connection: Connection) -> dict[tuple[int, date], tuple[int, Decima
 
 def sealed_of(
     connection: Connection, period: PeriodRow, user_key: UUID
-) -> Iterator[tuple[Key, SessionState, tuple[int, ...]]]:
+) -> Iterator[tuple[AllocationKey, SessionState, tuple[int, ...]]]:
     """A user's sessions that ended with the dropped reports, and have usage in a period.
 
     With their eight counters and microseconds there.
@@ -358,5 +358,5 @@ def sealed_of(
             },
         )
         for *row, numbers in cursor:
-            key, session = life_of_row(row)
+            key, session = session_from_row(row)
             yield key, session, tuple(int(number) for number in numbers)

@@ -33,7 +33,7 @@ from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet, UsageError
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
-from accounting.sessions.session_queries import Key
+from accounting.sessions.session_queries import AllocationKey
 
 Numbers = tuple[int, ...]
 """The eight counters and session microseconds."""
@@ -208,7 +208,9 @@ def _told(
     realm_id: int,
     user_key: UUID,
 ) -> Iterator[
-    tuple[Key, SessionState, list[UsageDelta] | None, list[tuple[Report, list[UsageDelta]]]]
+    tuple[
+        AllocationKey, SessionState, list[UsageDelta] | None, list[tuple[Report, list[UsageDelta]]]
+    ]
 ]:
     """Every life of a user's keys, with its reports and the entries that each brought.
 

@@ -81,11 +81,11 @@ class Calendar:
             self._hour = self.bucket(BucketLength.HOUR, time)
         return self._hour
 
-    def bucket(self, level: BucketLength, time: int) -> Bucket:
+    def bucket(self, length: BucketLength, time: int) -> Bucket:
         """The bucket of ``level`` that ``time`` falls in."""
         at = bisect_right(self._starts, time) - 1
         name = self._names[at]
-        starts_at, ends_at = _SPANS[level](ZoneInfo(name), time)
+        starts_at, ends_at = _SPANS[length](ZoneInfo(name), time)
         until = self._starts[at + 1] if at + 1 < len(self._starts) else TIME_MAX
         return Bucket(
             starts_at=max(starts_at, self._starts[at]), ends_at=min(ends_at, until), time_zone=name

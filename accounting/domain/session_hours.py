@@ -116,12 +116,12 @@ class UsageChanges:
     """
 
     def __init__(self, spread: Iterable[bytes] = ()) -> None:
-        self.rows: list[SessionHour] = []
+        self.hour_rows: list[SessionHour] = []
         self.single_hours: dict[bytes, int] = {}
         self.sessions_needing_hour_rows = set(spread)
         self.realm_hours: set[tuple[int, int]] = set()
         self.deltas_by_hour: dict[UserHour, list[int]] = {}
-        self.slices: set[PeakSlice] = set()
+        self.peak_slices: set[PeakSlice] = set()
 
     def add_session(self, session: SessionState, calendar: Calendar) -> None:
         """Take in what a life came to in this step.
@@ -136,7 +136,7 @@ class UsageChanges:
             if session.confirmed:
                 self._add_delta(session, hour, row)
         if session.confirmed:
-            self.slices.update(_changed_slices(session, calendar))
+            self.peak_slices.update(_changed_slices(session, calendar))
 
     def _add_hour_rows(self, session: SessionState, rows: list[SessionHour]) -> None:
         stored, number = session.prior, session.session_id
@@ -148,7 +148,7 @@ class UsageChanges:
         ):
             self.single_hours[number] = only
             return
-        self.rows += rows
+        self.hour_rows += rows
         if stored is not None and stored.single_hour is not None:
             self.sessions_needing_hour_rows.add(number)
 

@@ -19,7 +19,7 @@ _TIMES: Final = ("last_report_at", "highest_at", "restarted_at", "overdue_since"
 _VALUES: Final = (*_TIMES, "highest_id", "missed_count", "not_explained_by_gap")
 
 
-def voices(connection: Connection, source_id: int) -> dict[RelayThread, ThreadStatus]:
+def read_statuses(connection: Connection, source_id: int) -> dict[RelayThread, ThreadStatus]:
     """What is known of each relay thread of a source."""
     rows = connection.execute(select(relay_threads).where(relay_threads.c.source_id == source_id))
     found: dict[RelayThread, ThreadStatus] = {}
@@ -31,16 +31,20 @@ def voices(connection: Connection, source_id: int) -> dict[RelayThread, ThreadSt
     return found
 
 
-def hear(connection: Connection, source_id: int, sessions: Iterable[LocatedSession]) -> None:
+def record_activity(
+    connection: Connection, source_id: int, sessions: Iterable[LocatedSession]
+) -> None:
     """Note that these lives were heard of."""
     _put(
         connection,
         source_id,
-        thread_silence.record_activity(voices(connection, source_id), sessions),
+        thread_silence.record_activity(read_statuses(connection, source_id), sessions),
     )
 
 
-def miss(connection: Connection, source_id: int, expired: list[LocatedSession], until: int) -> None:
+def record_expiry(
+    connection: Connection, source_id: int, expired: list[LocatedSession], until: int
+) -> None:
     """Note that these lives ended as expired, with all settled that was received before `until`."""
     if not expired:
         return
@@ -49,7 +53,7 @@ def miss(connection: Connection, source_id: int, expired: list[LocatedSession], 
     _put(
         connection,
         source_id,
-        thread_silence.record_expiry(voices(connection, source_id), expired, gaps),
+        thread_silence.record_expiry(read_statuses(connection, source_id), expired, gaps),
     )
     connection.execute(
         delete(relay_threads).where(

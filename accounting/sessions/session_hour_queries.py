@@ -21,7 +21,7 @@ from accounting.domain.session_hours import SessionHour
 
 _QUERIES: Final = Queries("accounting.sessions")
 
-USAGE_COLUMNS: Final = (
+SESSION_HOUR_COLUMNS: Final = (
     ("session_id", "uuid"),
     ("starts_at", "timestamptz"),
     ("user_key", "uuid"),
@@ -40,7 +40,7 @@ _USAGE_ROW: Final = Struct(
 )
 
 
-def spread(connection: Connection, session_ids: Iterable[bytes]) -> None:
+def materialize_hours(connection: Connection, session_ids: Iterable[bytes]) -> None:
     """Give sessions rows for the only hour that they had so far, as far as they had only one.
 
     Before anything else is written of them.
@@ -55,7 +55,7 @@ def spread(connection: Connection, session_ids: Iterable[bytes]) -> None:
         connection.execute(_QUERIES.text("spread_sessions"))
 
 
-def absorb(connection: Connection, pairs: Sequence[tuple[bytes, SessionState]]) -> None:
+def merge_pending(connection: Connection, pairs: Sequence[tuple[bytes, SessionState]]) -> None:
     """Move the stored hours of limbo lives to the lives that turned out to be theirs."""
     if not pairs:
         return
@@ -72,7 +72,7 @@ def absorb(connection: Connection, pairs: Sequence[tuple[bytes, SessionState]]) 
         connection.execute(_QUERIES.text("absorb_sessions"))
 
 
-def reflag(connection: Connection, sessions: Sequence[SessionState]) -> None:
+def update_flags(connection: Connection, sessions: Sequence[SessionState]) -> None:
     """Carry a session's confirmed and estimated to all hours that it has, and mark what changes.
 
     Before the sessions are written, and what this step adds to their hours.
@@ -91,14 +91,14 @@ def reflag(connection: Connection, sessions: Sequence[SessionState]) -> None:
         connection.execute(_QUERIES.text("reflag_usage"))
 
 
-def write_usage(connection: Connection, rows: Iterable[SessionHour]) -> None:
+def add_hours(connection: Connection, rows: Iterable[SessionHour]) -> None:
     """Add to the hours of sessions. What that changes for users is the caller's to mark."""
     packed = [_usage_row(row) for row in rows]
     if not packed:
         return
     connection.execute(_QUERIES.text("stage_usage"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
-        names = [name for name, _ in USAGE_COLUMNS]
+        names = [name for name, _ in SESSION_HOUR_COLUMNS]
         copy_packed(cursor, "staged_usage", names, iter(packed))
     connection.execute(_QUERIES.text("put_usage"))
 

@@ -35,7 +35,7 @@ KEY_COLUMNS: Final = (
     ("username_key", "uuid"),
     ("allocation_id", "int8"),
 )
-LIFE_COLUMNS: Final = (
+SESSION_COLUMNS: Final = (
     ("session_id", "uuid"),
     ("user_key", "uuid"),
     ("realm_id", "int4"),
@@ -63,7 +63,7 @@ LIFE_COLUMNS: Final = (
 )
 
 
-class Key(NamedTuple):
+class AllocationKey(NamedTuple):
     """What coturn's reports of one allocation share, for as long as its id is not reused."""
 
     source_id: int
@@ -118,7 +118,9 @@ def read_sightings(
         return [StatusKeySighting._make(row) for row in cursor]
 
 
-def fetch_lives(connection: Connection, keys: Iterable[Key]) -> Iterator[tuple[Key, SessionState]]:
+def fetch_open_sessions(
+    connection: Connection, keys: Iterable[AllocationKey]
+) -> Iterator[tuple[AllocationKey, SessionState]]:
     """The lives of these keys that a report may still belong to."""
     connection.execute(_QUERIES.text("stage_keys"))
     with _cursor(connection) as cursor:
@@ -129,9 +131,9 @@ def fetch_lives(connection: Connection, keys: Iterable[Key]) -> Iterator[tuple[K
         yield from map(_stored, cursor.fetchall())
 
 
-def fetch_due(
+def fetch_due_sessions(
     connection: Connection, source_id: int, until: int, limit: int
-) -> Iterator[tuple[Key, SessionState]]:
+) -> Iterator[tuple[AllocationKey, SessionState]]:
     """Lives that may have expired by ``until``: their time to be looked at has come."""
     with _cursor(connection) as cursor:
         cursor.execute(
@@ -141,8 +143,8 @@ def fetch_due(
         yield from map(_stored, cursor.fetchall())
 
 
-def _stored(row: Sequence[Any]) -> tuple[Key, SessionState]:
-    key, session = life_of_row(row)
+def _stored(row: Sequence[Any]) -> tuple[AllocationKey, SessionState]:
+    key, session = session_from_row(row)
     session.prior = PriorState(
         session.active_until,
         session.ended_at is not None,
@@ -154,10 +156,10 @@ def _stored(row: Sequence[Any]) -> tuple[Key, SessionState]:
     return key, session
 
 
-def life_of_row(row: Sequence[Any]) -> tuple[Key, SessionState]:
+def session_from_row(row: Sequence[Any]) -> tuple[AllocationKey, SessionState]:
     """A life from KEY_COLUMNS and LIFE_COLUMNS, in binary. A total may be None where none came."""
     end_cause = None if row[13] is None else EndCause(row[13])
-    return Key._make(row[:4]), SessionState(
+    return AllocationKey._make(row[:4]), SessionState(
         session_id=row[4],
         user_key=row[5],
         realm_id=row[6],
@@ -207,8 +209,8 @@ def _still(session: SessionState) -> tuple[object, ...]:
     )
 
 
-def write_lives(
-    connection: Connection, sessions: Iterable[tuple[Key, SessionState, int, int | None]]
+def upsert_sessions(
+    connection: Connection, sessions: Iterable[tuple[AllocationKey, SessionState, int, int | None]]
 ) -> None:
     """Write lives as they stand now: (key, life, when to look at it again, its only hour if any).
 
@@ -237,7 +239,7 @@ def write_lives(
                 connection.execute(_QUERIES.text("move_sessions"))
 
 
-def life_row(key: Key, session: SessionState, recheck_at: int) -> tuple[Any, ...]:
+def session_row(key: AllocationKey, session: SessionState, recheck_at: int) -> tuple[Any, ...]:
     """A life as a row of ``sessions``: KEY_COLUMNS, recheck_at, LIFE_COLUMNS."""
     return (
         *key,
@@ -269,9 +271,9 @@ def life_row(key: Key, session: SessionState, recheck_at: int) -> tuple[Any, ...
     )
 
 
-def postpone(connection: Connection, waiting: Sequence[tuple[SessionState, int]]) -> None:
+def reschedule(connection: Connection, sessions: Sequence[tuple[SessionState, int]]) -> None:
     """Say when lives that were looked at and still live must be looked at again."""
-    if not waiting:
+    if not sessions:
         return
     connection.execute(_QUERIES.text("stage_due"))
     with _cursor(connection) as cursor:
@@ -279,7 +281,10 @@ def postpone(connection: Connection, waiting: Sequence[tuple[SessionState, int]]
             cursor,
             "staged_due",
             (("session_id", "uuid"), ("user_key", "uuid"), ("recheck_at", "timestamptz")),
-            [(session.session_id, session.user_key, recheck_at) for session, recheck_at in waiting],
+            [
+                (session.session_id, session.user_key, recheck_at)
+                for session, recheck_at in sessions
+            ],
         )
     with along_keys(connection):
         connection.execute(_QUERIES.text("postpone_due"))
@@ -316,7 +321,7 @@ _NULLABLE: Final = (
 _PACKED_COLUMNS: Final = (
     *(name for name, _ in KEY_COLUMNS),
     "recheck_at",
-    *(name for name, _ in LIFE_COLUMNS if name not in _NULLABLE),
+    *(name for name, _ in SESSION_COLUMNS if name not in _NULLABLE),
     *_NULLABLE,
     "single_hour",
 )
@@ -326,7 +331,7 @@ _LENGTH: Final = Struct("!i")
 _STANDINGS: Final = {int(standing): standing for standing in Phase}
 
 
-def _key_row(key: Key) -> bytes:
+def _key_row(key: AllocationKey) -> bytes:
     source_id, database, username_key, allocation_id = key
     return _KEY.pack(4, 2, source_id, 4, database, 16, username_key, 8, allocation_id)
 
@@ -342,7 +347,9 @@ def _move(session: SessionState, recheck_at: int) -> bytes:
     )
 
 
-def _life_row(key: Key, session: SessionState, recheck_at: int, single_hour: int | None) -> bytes:
+def _life_row(
+    key: AllocationKey, session: SessionState, recheck_at: int, single_hour: int | None
+) -> bytes:
     """A life as a packed row: _PACKED_COLUMNS, those that may be null last."""
     u = session.usage
     fixed = _LIFE.pack(

@@ -25,7 +25,7 @@ from accounting.domain.session_hours import UsageChanges
 from accounting.identities import bucket_queries
 from accounting.identities.realm_queries import all_rules
 from accounting.sessions import relay_threads, session_hour_queries, session_queries, usage_deltas
-from accounting.sessions.session_queries import Key
+from accounting.sessions.session_queries import AllocationKey
 from accounting.sources import source_queries
 from accounting.sources.source_queries import Watermark
 
@@ -101,12 +101,15 @@ def _take(
     sightings: list[StatusKeySighting],
 ) -> None:
     rules = all_rules(connection)
-    key_states: defaultdict[Key, KeyState] = defaultdict(KeyState)
+    key_states: defaultdict[AllocationKey, KeyState] = defaultdict(KeyState)
     heard = [
-        (one, key_states[Key(source_id, one.database, one.username_key, one.allocation_id)])
+        (
+            one,
+            key_states[AllocationKey(source_id, one.database, one.username_key, one.allocation_id)],
+        )
         for one in _in_order(reports, sightings)
     ]
-    for key, session in session_queries.fetch_lives(connection, key_states):
+    for key, session in session_queries.fetch_open_sessions(connection, key_states):
         if session.phase is Phase.PENDING:
             key_states[key].pending = session
         else:
@@ -133,7 +136,7 @@ def _take(
         [(key, session) for key, key_state in key_states.items() for session in key_state.changed],
         [pair for key_state in key_states.values() for pair in key_state.merged],
     )
-    relay_threads.hear(
+    relay_threads.record_activity(
         connection,
         source_id,
         (
@@ -169,8 +172,8 @@ def _expire_some(engine: Engine, source_id: int, limit: int) -> int:
         if until is None:
             return 0
         rules = all_rules(connection)
-        due = list(session_queries.fetch_due(connection, source_id, until, limit))
-        ended: list[tuple[Key, SessionState]] = []
+        due = list(session_queries.fetch_due_sessions(connection, source_id, until, limit))
+        ended: list[tuple[AllocationKey, SessionState]] = []
         waiting: list[tuple[SessionState, int]] = []
         for key, session in due:
             grace = _grace(rules, session)
@@ -179,7 +182,7 @@ def _expire_some(engine: Engine, source_id: int, limit: int) -> int:
             else:
                 waiting.append((session, session.expires_at + grace))
         _write(connection, rules, ended, [])
-        relay_threads.miss(
+        relay_threads.record_expiry(
             connection,
             source_id,
             [
@@ -188,14 +191,14 @@ def _expire_some(engine: Engine, source_id: int, limit: int) -> int:
             ],
             until,
         )
-        session_queries.postpone(connection, waiting)
+        session_queries.reschedule(connection, waiting)
         return len(due)
 
 
 def _write(
     connection: Connection,
     rules: Mapping[int, RealmRules],
-    touched: list[tuple[Key, SessionState]],
+    touched: list[tuple[AllocationKey, SessionState]],
     absorbed: list[tuple[bytes, SessionState]],
 ) -> None:
     if not touched:
@@ -205,9 +208,9 @@ def _write(
     )
     for _, session in touched:
         changes.add_session(session, rules[session.realm_id].calendar)
-    session_hour_queries.spread(connection, changes.sessions_needing_hour_rows)
-    session_hour_queries.absorb(connection, absorbed)
-    session_hour_queries.reflag(
+    session_hour_queries.materialize_hours(connection, changes.sessions_needing_hour_rows)
+    session_hour_queries.merge_pending(connection, absorbed)
+    session_hour_queries.update_flags(
         connection,
         [
             session
@@ -218,7 +221,7 @@ def _write(
         ]
         + [session for _, session in absorbed],
     )
-    session_queries.write_lives(
+    session_queries.upsert_sessions(
         connection,
         (
             (
@@ -230,9 +233,9 @@ def _write(
             for key, session in touched
         ),
     )
-    session_hour_queries.write_usage(connection, changes.rows)
-    usage_deltas.mark_hours(connection, changes.deltas())
-    usage_deltas.touch_slices(connection, changes.slices)
+    session_hour_queries.add_hours(connection, changes.hour_rows)
+    usage_deltas.queue_usage_deltas(connection, changes.deltas())
+    usage_deltas.queue_peak_deltas(connection, changes.peak_slices)
     bucket_queries.put_buckets(
         connection,
         (

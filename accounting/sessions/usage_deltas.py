@@ -11,7 +11,7 @@ from accounting.db.engine import psycopg_connection
 from accounting.domain.counters import COUNTERS
 from accounting.domain.session_hours import PeakSlice, UserHour
 
-MARK_COLUMNS: Final = (
+USAGE_DELTA_COLUMNS: Final = (
     "realm_id",
     "user_key",
     "starts_at",
@@ -27,13 +27,15 @@ MARK_COLUMNS: Final = (
 _MARK: Final = Struct("!h ii i16s iq iqiqiqiqiqiqiqiqiqiqiqiqiq".replace(" ", ""))
 
 
-def mark_hours(connection: Connection, marks: Iterable[tuple[UserHour, Sequence[int]]]) -> None:
+def queue_usage_deltas(
+    connection: Connection, marks: Iterable[tuple[UserHour, Sequence[int]]]
+) -> None:
     """Mark hours of users with by how much they changed, in the order of MARK_COLUMNS."""
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_packed(
             cursor,
             "accounting.usage_deltas",
-            MARK_COLUMNS,
+            USAGE_DELTA_COLUMNS,
             (_mark(place, change) for place, change in marks),
         )
 
@@ -48,7 +50,7 @@ def _mark(place: UserHour, c: Sequence[int]) -> bytes:
     )
 
 
-def touch_slices(connection: Connection, slices: Iterable[PeakSlice]) -> None:
+def queue_peak_deltas(connection: Connection, slices: Iterable[PeakSlice]) -> None:
     """Mark slices in which sessions began or ended, or do so no more."""
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_rows(

@@ -13,37 +13,37 @@ from sqlalchemy import Connection
 from accounting.domain.calendar import BucketLength
 from accounting.domain.realm_rules import RealmRules
 from accounting.usage import rollup_queries
-from accounting.usage.rollup_queries import Hour
+from accounting.usage.rollup_queries import RealmHour
 
 
-def fold_to(
+def fold_until(
     connection: Connection, rules: Mapping[int, RealmRules], untils: Mapping[int, int]
 ) -> dict[int, int]:
     """Move the folds of realms forward to ``untils``; returns where the folds of all realms are.
 
     Microseconds, on borders of hours. The caller holds the lock of the roll-up.
     """
-    folds = rollup_queries.folded(connection)
+    folds = rollup_queries.read_fold_watermarks(connection)
     moving = {
         realm_id: until for realm_id, until in untils.items() if until > folds.get(realm_id, 0)
     }
     if moving:
         hours = [
-            hour_of(rules[realm_id], realm_id, starts_at)
+            realm_hour(rules[realm_id], realm_id, starts_at)
             for realm_id, until in moving.items()
             for starts_at in rollup_queries.hours_between(
                 connection, realm_id, folds.get(realm_id, 0), until
             )
         ]
-        rollup_queries.fold(connection, hours, moving)
+        rollup_queries.add_folded_hours(connection, hours, moving)
     return folds | moving
 
 
 def fold_all(connection: Connection, rules: Mapping[int, RealmRules], realm_id: int) -> None:
     """Fold all the hours that a realm has, the one under way too."""
-    fold_to(connection, rules, {realm_id: rollup_queries.last_hour_end(connection, realm_id)})
+    fold_until(connection, rules, {realm_id: rollup_queries.last_hour_end(connection, realm_id)})
 
 
-def hour_of(rules: RealmRules, realm_id: int, starts_at: int) -> Hour:
+def realm_hour(rules: RealmRules, realm_id: int, starts_at: int) -> RealmHour:
     """An hour of a realm with its day and its month."""
-    return Hour(realm_id, *(rules.calendar.bucket(level, starts_at) for level in BucketLength))
+    return RealmHour(realm_id, *(rules.calendar.bucket(level, starts_at) for level in BucketLength))

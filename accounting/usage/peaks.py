@@ -22,7 +22,7 @@ KEPT_SECONDS: Final = 3 * 86_400
 """How long before a new hour slices are kept; sessions seldom end so far back."""
 
 
-def take_slices(connection: Connection) -> list[PeakSlice]:
+def dequeue_slices(connection: Connection) -> list[PeakSlice]:
     """Take the marks of touched slices, each once."""
     with binary_cursor(psycopg_connection(connection)) as cursor:
         return cursor.execute(_QUERIES.driver("take_slices")).fetchall()

@@ -16,7 +16,7 @@ from accounting.domain.calendar import BucketLength
 from accounting.identities import bucket_queries
 from accounting.identities.realm_queries import all_rules
 from accounting.usage import peaks, rollup_queries
-from accounting.usage.fold_hours import fold_to, hour_of
+from accounting.usage.fold_hours import fold_until, realm_hour
 
 BATCH: Final = 200_000
 """Marks of touched hours taken in one transaction at the most."""
@@ -37,17 +37,18 @@ def _rollup_some(engine: Engine, limit: int) -> int:
     with lost_connections(), engine.begin() as connection:
         if not try_lock(connection, "rollup"):
             return 0
-        touched = set(rollup_queries.take_touched(connection, limit))
-        slices = peaks.take_slices(connection)
+        touched = set(rollup_queries.dequeue_deltas(connection, limit))
+        slices = peaks.dequeue_slices(connection)
         touched.update((realm_id, starts_at) for realm_id, starts_at, _ in slices)
         if not touched:
             return 0
         rules = all_rules(connection)
         hours = [
-            hour_of(rules[realm_id], realm_id, starts_at) for realm_id, starts_at in sorted(touched)
+            realm_hour(rules[realm_id], realm_id, starts_at)
+            for realm_id, starts_at in sorted(touched)
         ]
         # The last one of each realm, as they are in order.
-        folds = fold_to(connection, rules, dict(sorted(touched)))
+        folds = fold_until(connection, rules, dict(sorted(touched)))
         bucket_queries.put_buckets(
             connection,
             (
@@ -59,5 +60,5 @@ def _rollup_some(engine: Engine, limit: int) -> int:
         rollup_queries.stage_hours(connection, hours, folds)
         rollup_queries.add_usage(connection)
         peaks.recount(connection, [(one.realm_id, one.hour) for one in hours], slices)
-        rollup_queries.touch_closed_periods(connection)
+        rollup_queries.queue_adjustments(connection)
         return len(hours)

@@ -46,7 +46,7 @@ _FOLDS: Final = (
 )
 
 
-class Hour(NamedTuple):
+class RealmHour(NamedTuple):
     """An hour of a realm, with the day and the month that it lies in."""
 
     realm_id: int
@@ -55,7 +55,7 @@ class Hour(NamedTuple):
     month: Bucket
 
 
-def take_touched(connection: Connection, limit: int) -> list[tuple[int, int]]:
+def dequeue_deltas(connection: Connection, limit: int) -> list[tuple[int, int]]:
     """Take marks off ``usage_deltas``; returns the (realm_id, start) of the hours they name."""
     connection.execute(_QUERIES.text("stage_touched"))
     connection.execute(_QUERIES.text("stage_hours"))
@@ -65,7 +65,7 @@ def take_touched(connection: Connection, limit: int) -> list[tuple[int, int]]:
         return cursor.fetchall()
 
 
-def folded(connection: Connection) -> dict[int, int]:
+def read_fold_watermarks(connection: Connection) -> dict[int, int]:
     """Up to where the hours of each realm are folded; none for a realm without usage."""
     return {
         realm_id: to_micros(until)
@@ -99,7 +99,9 @@ def last_hour_end(connection: Connection, realm_id: int) -> int:
     return 0 if ends_at is None else to_micros(ends_at)
 
 
-def fold(connection: Connection, hours: Iterable[Hour], untils: Mapping[int, int]) -> None:
+def add_folded_hours(
+    connection: Connection, hours: Iterable[RealmHour], untils: Mapping[int, int]
+) -> None:
     """Add those hours to their days and months, and move the folds of realms to ``untils``."""
     connection.execute(_QUERIES.text("stage_folds"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
@@ -128,7 +130,9 @@ def fold(connection: Connection, hours: Iterable[Hour], untils: Mapping[int, int
     )
 
 
-def stage_hours(connection: Connection, hours: Sequence[Hour], untils: Mapping[int, int]) -> None:
+def stage_hours(
+    connection: Connection, hours: Sequence[RealmHour], untils: Mapping[int, int]
+) -> None:
     """Stage the hours that this roll-up is about, with their days and months.
 
     ``untils``: up to where the hours of their realms are folded.
@@ -162,6 +166,6 @@ def add_usage(connection: Connection) -> None:
             connection.execute(_QUERIES.text(name))
 
 
-def touch_closed_periods(connection: Connection) -> None:
+def queue_adjustments(connection: Connection) -> None:
     """Mark the closed periods that the taken hours lie in, for adjustments to be posted."""
     connection.execute(_QUERIES.text("touch_closed_periods"))

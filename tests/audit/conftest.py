@@ -9,7 +9,7 @@ from accounting.audit.verify import verify
 from accounting.db.engine import Engine, open_engine
 from tests.audit.test_corruptions import fill
 from tests.support.books import WRITER, Books, cloned_database
-from tests.support.scenario_player import Ledger
+from tests.support.scenario_player import ScenarioPlayer
 from tests.support.servers import PostgresServer
 
 
@@ -28,8 +28,10 @@ def proof_engine(postgres_server: PostgresServer, proof_database: str) -> Iterat
 
 
 @pytest.fixture(scope="session")
-def ledger(postgres_server: PostgresServer, proof_database: str, proof_engine: Engine) -> Ledger:
-    return Ledger(postgres_server, proof_database, proof_engine)
+def ledger(
+    postgres_server: PostgresServer, proof_database: str, proof_engine: Engine
+) -> ScenarioPlayer:
+    return ScenarioPlayer(postgres_server, proof_database, proof_engine)
 
 
 @pytest.fixture(scope="session")

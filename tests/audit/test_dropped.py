@@ -32,7 +32,7 @@ def hear(books: Books, steps: Sequence[Step], begin: float) -> None:
         books.advance_clock(now, source=source)
     for step in steps:
         now += step.wait
-        of = step.of
+        of = step.allocation
         if step.gap_seconds:
             books.advance_clock(now, source=of.source)
             gap = books.spool(of.source).open_gap(books.micros_at(now), "connection_lost")

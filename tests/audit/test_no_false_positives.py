@@ -8,13 +8,13 @@ from accounting.simulator import play
 from tests.sessions.test_simulated import hear, scenarios
 from tests.support.books import Books
 from tests.support.coturn_messages import FakeAllocation
-from tests.support.scenario_player import PLANS, STEPS, Act, Ledger, Step
+from tests.support.scenario_player import PLANS, STEPS, JobCall, ScenarioPlayer, Step
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, PLANS)
 def test_any_stream_in_any_order_of_jobs_is_proved(
-    ledger: Ledger, proof_engine: Engine, steps: list[Step], plan: list[Act]
+    ledger: ScenarioPlayer, proof_engine: Engine, steps: list[Step], plan: list[JobCall]
 ) -> None:
     ledger.play(steps, plan)
     assert list(verify(proof_engine)) == []

@@ -20,7 +20,7 @@ from accounting.domain.session_hours import hours_of
 from accounting.identities import realm_queries
 from accounting.sources import source_queries
 from accounting.sources.source_queries import Watermark
-from tests.support.scenario_player import BEGIN, PLANS, STEPS, Act, Ledger, Step
+from tests.support.scenario_player import BEGIN, PLANS, STEPS, JobCall, ScenarioPlayer, Step
 
 HOUR = 3600 * 1_000_000
 
@@ -62,7 +62,11 @@ def hours(
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, PLANS, st.lists(st.integers(1, 60), min_size=2, max_size=6, unique=True))
 def test_each_stop_on_the_way_is_told_as_if_it_were_the_end(
-    ledger: Ledger, proof_engine: Engine, steps: list[Step], plan: list[Act], borders: list[int]
+    ledger: ScenarioPlayer,
+    proof_engine: Engine,
+    steps: list[Step],
+    plan: list[JobCall],
+    borders: list[int],
 ) -> None:
     ledger.play(steps, plan)
     begin = to_micros(BEGIN - timedelta(minutes=50))

@@ -12,7 +12,7 @@ from tests.audit.test_corruptions import CORRUPTIONS, corrupt, fill, named
 from tests.audit.test_trace import close_with_late_usage
 from tests.support.books import WRITER, Books
 from tests.support.command import turn_accounting
-from tests.support.scenario_player import everything
+from tests.support.scenario_player import all_rows
 
 MENDABLE = [
     name
@@ -22,13 +22,13 @@ MENDABLE = [
 
 
 def test_every_corruption_of_what_follows_from_the_reports_is_mended(right_books: Books) -> None:
-    undisturbed = everything(right_books)
+    undisturbed = all_rows(right_books)
     for name in MENDABLE:
         statement, expected = CORRUPTIONS[name]
         corrupt(right_books, statement)
         assert expected in {named(one) for one in rebuild(right_books.engine, "a test")}
         assert list(verify(right_books.engine)) == [], name
-        assert everything(right_books) == undisturbed, name
+        assert all_rows(right_books) == undisturbed, name
     kept = right_books.query("SELECT reason, rows_replaced FROM accounting.rebuilds")
     assert len(kept) >= len(MENDABLE)
 

@@ -18,9 +18,9 @@ from accounting.errors import AccountingError
 from tests.audit.test_corruptions import corrupt, named
 from tests.support.books import WRITER, Books, channel
 from tests.support.command import turn_accounting
-from tests.support.coturn_messages import OTHER_LOCAL, FakeAllocation
+from tests.support.coturn_messages import OTHER_SERVER_ADDRESS, FakeAllocation
 from tests.support.invariants import assert_closed_periods_add_up
-from tests.support.scenario_player import everything
+from tests.support.scenario_player import all_rows
 
 DAY: Final = 86_400
 MIDNIGHT: Final = DAY / 2
@@ -66,7 +66,7 @@ def close(books: Books, until: float = CLOSED) -> None:
 
 
 def without_reports(books: Books) -> dict[str, Any]:
-    shown = everything(books)
+    shown = all_rows(books)
     return {
         name: rows
         for name, rows in shown.items()
@@ -288,7 +288,7 @@ def test_a_period_that_is_not_proved_keeps_its_days(books: Books) -> None:
 def test_a_session_under_way_or_disputed_keeps_its_first_day(books: Books) -> None:
     """Two servers on one key: it ends when both have said so."""
     FakeAllocation(books).new(0, 60 * DAY)
-    FakeAllocation(books, local=OTHER_LOCAL).new(10, 60 * DAY)
+    FakeAllocation(books, server_address=OTHER_SERVER_ADDRESS).new(10, 60 * DAY)
     FakeAllocation(books).deleted(20)
     close(books)
     first, *_ = reasons(books)

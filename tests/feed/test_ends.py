@@ -14,7 +14,7 @@ from accounting.feed import outbox
 from accounting.feed.number_feed import number_feed
 from accounting.identities.realm_queries import add_realm
 from tests.support.books import WRITER, Books
-from tests.support.coturn_messages import OTHER_LOCAL, FakeAllocation
+from tests.support.coturn_messages import OTHER_SERVER_ADDRESS, FakeAllocation
 
 HALF, WHOLE, NOTHING = (5, 500, 4, 400), (10, 1000, 8, 800), (0, 0, 0, 0)
 SAME: Final = (
@@ -161,10 +161,10 @@ def test_however_batches_fall_the_last_telling_is_true(books: Books, limit: int)
     books.load()
     books.settle(limit)
     FakeAllocation(books, user="expired").interim(710, *HALF)
-    FakeAllocation(books, user="shared", local=OTHER_LOCAL).new(730, 600)
+    FakeAllocation(books, user="shared", server_address=OTHER_SERVER_ADDRESS).new(730, 600)
     FakeAllocation(books, user="expired").close(740, WHOLE, HALF)
     FakeAllocation(books, user="shared").close(800, WHOLE, HALF)
-    FakeAllocation(books, user="shared", local=OTHER_LOCAL).close(801, HALF, HALF)
+    FakeAllocation(books, user="shared", server_address=OTHER_SERVER_ADDRESS).close(801, HALF, HALF)
     FakeAllocation(books, user="again").new(900)
     FakeAllocation(books, user="again").new(950)
     books.advance_clock(10_000)

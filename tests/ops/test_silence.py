@@ -4,7 +4,7 @@ from typing import Final
 
 from accounting.domain.calendar import to_micros
 from accounting.domain.thread_silence import FORGOTTEN_SECONDS, RelayThread, ThreadStatus
-from accounting.sessions.relay_threads import voices
+from accounting.sessions.relay_threads import read_statuses
 from tests.support.books import Books, channel, status_payload, traffic_payload
 
 SERVER: Final = "192.0.2.1"
@@ -39,7 +39,7 @@ def account(books: Books, seconds: float) -> None:
 
 def known(books: Books) -> dict[RelayThread, ThreadStatus]:
     with books.engine.connect() as connection:
-        return voices(connection, 1)
+        return read_statuses(connection, 1)
 
 
 def silent(books: Books, seconds: float) -> list[tuple[str, int]]:

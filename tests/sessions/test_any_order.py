@@ -5,21 +5,28 @@ from hypothesis import HealthCheck, given, settings
 
 from accounting.db.engine import Engine
 from tests.support.reference_usage import assert_usage_follows_from_sessions_and_reports
-from tests.support.scenario_player import PLANS, STEPS, Act, Ledger, Step, assert_conserved
+from tests.support.scenario_player import (
+    PLANS,
+    STEPS,
+    JobCall,
+    ScenarioPlayer,
+    Step,
+    assert_conserved,
+)
 from tests.support.servers import PostgresServer
 
 
 @pytest.fixture(scope="module")
 def ledger(
     postgres_server: PostgresServer, settling_database: str, settling_engine: Engine
-) -> Ledger:
-    return Ledger(postgres_server, settling_database, settling_engine)
+) -> ScenarioPlayer:
+    return ScenarioPlayer(postgres_server, settling_database, settling_engine)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, PLANS)
 def test_any_batching_repetition_and_order_of_jobs_gives_the_same_books(
-    ledger: Ledger, steps: list[Step], plan: list[Act]
+    ledger: ScenarioPlayer, steps: list[Step], plan: list[JobCall]
 ) -> None:
     shown = ledger.play(steps)
     assert ledger.play(steps, plan) == shown
@@ -29,7 +36,7 @@ def test_any_batching_repetition_and_order_of_jobs_gives_the_same_books(
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, PLANS)
 def test_usage_equals_a_naive_sum_over_the_sessions_and_the_reports(
-    ledger: Ledger, steps: list[Step], plan: list[Act]
+    ledger: ScenarioPlayer, steps: list[Step], plan: list[JobCall]
 ) -> None:
     shown = ledger.play(steps, plan)
     assert_conserved(shown)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.books import Books
 from tests.support.coturn_messages import (
-    OTHER_LOCAL,
+    OTHER_SERVER_ADDRESS,
     FakeAllocation,
     run_jobs_at,
     session_row,
@@ -239,7 +239,7 @@ def test_a_total_whose_deleted_was_lost_leaves_only_grace(books: Books) -> None:
 
 def test_a_new_with_another_local_goes_on_with_the_session_disputed(books: Books) -> None:
     """Until as many `deleted` as `new` came, a job between any two events."""
-    one, two = FakeAllocation(books), FakeAllocation(books, local=OTHER_LOCAL)
+    one, two = FakeAllocation(books), FakeAllocation(books, server_address=OTHER_SERVER_ADDRESS)
     one.new(0)
     one.interim(1, *ONE)
     run_jobs_at(books, 1)
@@ -273,7 +273,7 @@ def test_a_new_with_another_local_goes_on_with_the_session_disputed(books: Books
 
 def test_a_new_without_addresses_is_never_another_server(books: Books) -> None:
     """Before coturn 4.6 the status has none."""
-    one, two = FakeAllocation(books), FakeAllocation(books, local=None)
+    one, two = FakeAllocation(books), FakeAllocation(books, server_address=None)
     one.new(0)
     two.new(1)
     run_jobs_at(books, 2)
@@ -284,20 +284,20 @@ def test_a_new_without_addresses_is_never_another_server(books: Books) -> None:
 
 
 def test_a_new_with_another_local_after_the_end_begins_another_session(books: Books) -> None:
-    one, two = FakeAllocation(books), FakeAllocation(books, local=OTHER_LOCAL)
+    one, two = FakeAllocation(books), FakeAllocation(books, server_address=OTHER_SERVER_ADDRESS)
     one.new(0)
     one.close(1, NOTHING, NOTHING)
     two.new(2)
     run_jobs_at(books, 3)
     assert session_rows(books) == [
         session_row(books, 0, 1, 1, "deleted", total_reported=True),
-        session_row(books, 2, 2, None, None, server_address=OTHER_LOCAL),
+        session_row(books, 2, 2, None, None, server_address=OTHER_SERVER_ADDRESS),
     ]
 
 
 def test_several_totals_of_a_disputed_session_add_up(books: Books) -> None:
     """The first alone is a lower bound, also across batches."""
-    one, two = FakeAllocation(books), FakeAllocation(books, local=OTHER_LOCAL)
+    one, two = FakeAllocation(books), FakeAllocation(books, server_address=OTHER_SERVER_ADDRESS)
     one.new(0)
     two.new(0)
     two.interim(1, *ONE)

@@ -91,7 +91,7 @@ def test_absurdly_many_large_reports_stop_nobodys_accounting(books: Books) -> No
 def test_absurd_addresses_stop_nobodys_accounting(books: Books) -> None:
     """They stand in keys of tables, where Postgres takes some thousand bytes."""
     noise = random.Random(1).choices(string.ascii_letters, k=20_000)
-    FakeAllocation(books, local="".join(noise) + ":1").new(0)
+    FakeAllocation(books, server_address="".join(noise) + ":1").new(0)
     FakeAllocation(books, realm="other").new(1)
     run_jobs_at(books, 2)
     assert books.rows("rejected_messages", "reason") == [{"reason": "an address is too long"}]

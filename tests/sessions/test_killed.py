@@ -18,8 +18,8 @@ from accounting.errors import ConnectionLost
 from accounting.sessions.settle import settle
 from accounting.usage.rollup import rollup
 from tests.support.books import WRITER, Books
-from tests.support.coturn_messages import OTHER_LOCAL, FakeAllocation
-from tests.support.scenario_player import everything, restarted_loader
+from tests.support.coturn_messages import OTHER_SERVER_ADDRESS, FakeAllocation
+from tests.support.scenario_player import all_rows, restarted_loader
 from tests.support.servers import wait_until
 from tests.support.truncate import empty_database
 
@@ -161,7 +161,7 @@ def tell_of_yesterday(books: Books) -> None:
 
 def tell_of_today(books: Books) -> None:
     """What comes next: ends, an expired session that lives, another server, an id used again."""
-    FakeAllocation(books, user="shared", local=OTHER_LOCAL).new(730, 600)
+    FakeAllocation(books, user="shared", server_address=OTHER_SERVER_ADDRESS).new(730, 600)
     FakeAllocation(books, user="expired").close(740, WHOLE, NOTHING)
     FakeAllocation(books, user="closing").close(4000, WHOLE, HALF)
     FakeAllocation(books, user="closing").new(4010)
@@ -179,7 +179,7 @@ def test_killed_between_any_two_statements_and_run_again_the_books_are_the_same(
     tell_of_yesterday(books)
     tell_of_today(books)
     books.run_jobs()
-    undisturbed = everything(books)
+    undisturbed = all_rows(books)
     empty_database(books.server, books.name)
     again = Books(books.server, books.name, tmp_path / "again")
     tell_of_yesterday(again)
@@ -194,5 +194,5 @@ def test_killed_between_any_two_statements_and_run_again_the_books_are_the_same(
         deaths = [run_through_crashes(again, death, job) for job in jobs]
     assert min(deaths) > 10
     again.run_jobs()
-    assert everything(again) == undisturbed
+    assert all_rows(again) == undisturbed
     again.close()

@@ -17,7 +17,7 @@ from tests.support.coturn_messages import (
     usage_row,
     usage_rows,
 )
-from tests.support.realm_rules import rule
+from tests.support.realm_rules import set_realm_rule
 
 NOTHING = (0, 0, 0, 0)
 HALF, WHOLE = (5, 500, 4, 400), (10, 1000, 8, 800)
@@ -27,7 +27,7 @@ NOON = 12 * HOUR
 
 @pytest.mark.parametrize("grace", [0, 1, 3600])
 def test_the_grace_of_the_realm_decides_when_a_session_expires(books: Books, grace: int) -> None:
-    rule(books, "example.org", grace_seconds=grace)
+    set_realm_rule(books, "example.org", grace_seconds=grace)
     FakeAllocation(books).new(0)
     run_jobs_at(books, 600 + grace)
     assert session_rows(books)[0]["ended_at"] is None
@@ -64,7 +64,7 @@ def test_the_usernames_of_one_rest_user_are_one_line_of_usage(books: Books) -> N
 
 
 def test_only_a_realm_declared_rest_has_users_without_a_name(books: Books) -> None:
-    rule(books, "rest", username_rule=UsernameRule.REST)
+    set_realm_rule(books, "rest", username_rule=UsernameRule.REST)
     for realm in ("rest", "auto"):
         FakeAllocation(books, realm=realm, user="1999999999").new(0)
     run_jobs_at(books, 1)
@@ -75,8 +75,8 @@ def test_only_a_realm_declared_rest_has_users_without_a_name(books: Books) -> No
 
 
 def test_the_separator_and_the_plain_rule_are_the_realms(books: Books) -> None:
-    rule(books, "pipe", separator="|")
-    rule(books, "plain", username_rule=UsernameRule.PLAIN)
+    set_realm_rule(books, "pipe", separator="|")
+    set_realm_rule(books, "plain", username_rule=UsernameRule.PLAIN)
     for realm in ("pipe", "plain", "auto"):
         FakeAllocation(books, realm=realm, user="1999999999:a").new(0)
         FakeAllocation(books, realm=realm, user="1999999999|b").new(1)
@@ -106,7 +106,7 @@ def test_a_zone_that_holds_from_a_date_cuts_every_level_there(books: Books) -> N
     alice.new(0, 100_000)
     alice.interim(10, *HALF)
     run_jobs_at(books, 20)
-    rule(books, "example.org", time_zone="Asia/Kolkata", holds_from=date(2026, 11, 3))
+    set_realm_rule(books, "example.org", time_zone="Asia/Kolkata", holds_from=date(2026, 11, 3))
     alice.interim(change + 10, *HALF)
     alice.close(change + 10, WHOLE, NOTHING)
     run_jobs_at(books, 7 * HOUR)
@@ -139,7 +139,7 @@ def test_another_grace_from_a_date_cuts_no_month_in_two(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     run_jobs_at(books, 1)
-    rule(books, "example.org", grace_seconds=5, holds_from=date(2026, 11, 3))
+    set_realm_rule(books, "example.org", grace_seconds=5, holds_from=date(2026, 11, 3))
     FakeAllocation(books, allocation=2).new(DAY)
     run_jobs_at(books, DAY + 606)
     (month,) = usage_rows(books, "monthly")
@@ -152,7 +152,7 @@ def test_a_session_has_the_grace_that_held_when_it_began(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     run_jobs_at(books, 1)
-    rule(books, "example.org", grace_seconds=0, holds_from=date(2026, 11, 3))
+    set_realm_rule(books, "example.org", grace_seconds=0, holds_from=date(2026, 11, 3))
     alice.refreshed(600)
     alice.new(change - 1)
     FakeAllocation(books, allocation=2).new(change)
@@ -167,7 +167,9 @@ def test_another_username_rule_from_a_date_renames_no_session_under_way(books: B
     )
     before.new(change - 10)
     run_jobs_at(books, change - 9)
-    rule(books, "example.org", username_rule=UsernameRule.PLAIN, holds_from=date(2026, 11, 3))
+    set_realm_rule(
+        books, "example.org", username_rule=UsernameRule.PLAIN, holds_from=date(2026, 11, 3)
+    )
     after.new(change)
     before.interim(change + 1, *HALF)
     after.interim(change + 1, *HALF)

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.books import Books
 from tests.support.coturn_messages import (
-    OTHER_LOCAL,
+    OTHER_SERVER_ADDRESS,
     FakeAllocation,
     run_jobs_at,
     session_row,
@@ -250,7 +250,7 @@ def test_a_peer_total_below_the_interims_never_corrects(books: Books) -> None:
 
 def test_versions_without_a_peer_side_have_none(books: Books) -> None:
     """Before 4.5.1.2."""
-    alice = FakeAllocation(books, local=None)
+    alice = FakeAllocation(books, server_address=None)
     alice.new(0)
     alice.interim(10, *WHOLE)
     alice.deleted(10)
@@ -276,7 +276,7 @@ def test_a_version_without_totals_is_worth_its_interims_and_the_next_life_is_ano
     books: Books,
 ) -> None:
     """Before 4.5.0.7."""
-    alice = FakeAllocation(books, local=None)
+    alice = FakeAllocation(books, server_address=None)
     for begin in (0, 100):
         alice.new(begin)
         alice.interim(begin + 10, *HALF)
@@ -290,7 +290,7 @@ def test_a_version_without_totals_is_worth_its_interims_and_the_next_life_is_ano
 
 def test_a_lower_bound_that_corrected_the_client_side_stays_in_its_hour(books: Books) -> None:
     """Two servers on one key: what the first total proves missing stands at the first total."""
-    one, two = FakeAllocation(books), FakeAllocation(books, local=OTHER_LOCAL)
+    one, two = FakeAllocation(books), FakeAllocation(books, server_address=OTHER_SERVER_ADDRESS)
     one.new(0, 7200)
     two.new(0, 7200)
     one.close(10, HALF, NOTHING)

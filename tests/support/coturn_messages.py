@@ -14,9 +14,9 @@ from typing import Any, Final
 from accounting.domain.counters import COUNTERS
 from tests.support.books import Books, channel, status_payload, traffic_payload
 
-LOCAL: Final = "192.0.2.1:3478"
-OTHER_LOCAL: Final = "192.0.2.2:3478"
-ZERO: Final = (0,) * 8
+SERVER_ADDRESS: Final = "192.0.2.1:3478"
+OTHER_SERVER_ADDRESS: Final = "192.0.2.2:3478"
+NO_COUNTS: Final = (0,) * 8
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,17 +29,19 @@ class FakeAllocation:
     allocation: int = 1
     source: str = "default"
     database: int = 0
-    local: str | None = LOCAL
+    server_address: str | None = SERVER_ADDRESS
 
     def publish(self, seconds: float, suffix: str, payload: bytes) -> None:
         name = channel(suffix, user=self.user, realm=self.realm, allocation=self.allocation)
         self.books.receive(seconds, name, payload, source=self.source, database=self.database)
 
     def new(self, seconds: float, lifetime: int = 600) -> None:
-        self.publish(seconds, "status", status_payload("new", lifetime, local=self.local))
+        self.publish(seconds, "status", status_payload("new", lifetime, local=self.server_address))
 
     def refreshed(self, seconds: float, lifetime: int = 600) -> None:
-        self.publish(seconds, "status", status_payload("refreshed", lifetime, local=self.local))
+        self.publish(
+            seconds, "status", status_payload("refreshed", lifetime, local=self.server_address)
+        )
 
     def deleted(self, seconds: float) -> None:
         self.publish(seconds, "status", b"deleted")
@@ -75,7 +77,7 @@ def datetime_at(books: Books, seconds: float) -> datetime:
     return books.start + timedelta(seconds=seconds)
 
 
-def counters_by_name(counts: Iterable[int] = ZERO) -> dict[str, int]:
+def counters_by_name(counts: Iterable[int] = NO_COUNTS) -> dict[str, int]:
     """The eight counters by name: client received, sent, then peer received, sent."""
     return dict(zip(COUNTERS, counts, strict=True))
 
@@ -86,7 +88,7 @@ def session_row(
     last_seen: float,
     ended: float | None,
     cause: str | None,
-    counts: Iterable[int] = ZERO,
+    counts: Iterable[int] = NO_COUNTS,
     **others: Any,
 ) -> dict[str, Any]:
     """A whole row of reporting.sessions, but for its keys; times in seconds after the start.
@@ -107,7 +109,7 @@ def session_row(
         "end_cause": cause,
         "transport": "UDP",
         "client_address": "198.51.100.7:50000",
-        "server_address": LOCAL,
+        "server_address": SERVER_ADDRESS,
         **counters_by_name(counts),
         "total_reported": False,
         "estimated": False,
@@ -125,7 +127,7 @@ def session_rows(books: Books) -> list[dict[str, Any]]:
 
 
 def usage_row(
-    books: Books, starts: float, ends: float, counts: Iterable[int] = ZERO, **others: Any
+    books: Books, starts: float, ends: float, counts: Iterable[int] = NO_COUNTS, **others: Any
 ) -> dict[str, Any]:
     """A whole row of reporting.user_usage_*, but for its key; times in seconds after the start."""
     return {

@@ -7,7 +7,9 @@ from accounting.identities.realm_rules import set_rule
 from tests.support.books import Books
 
 
-def rule(books: Books, realm: str, *, holds_from: date | None = None, **changes: Any) -> None:
+def set_realm_rule(
+    books: Books, realm: str, *, holds_from: date | None = None, **changes: Any
+) -> None:
     """Set some of a realm's rules; the clock shows the start of the books."""
     set_rule(
         books.engine,
@@ -19,6 +21,6 @@ def rule(books: Books, realm: str, *, holds_from: date | None = None, **changes:
     )
 
 
-def in_zone(books: Books, realm: str, zone: str) -> None:
+def set_time_zone(books: Books, realm: str, zone: str) -> None:
     """Let a realm have that time zone from the beginning."""
-    rule(books, realm, time_zone=zone)
+    set_realm_rule(books, realm, time_zone=zone)

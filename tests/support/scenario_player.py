@@ -83,7 +83,7 @@ class Step:
     """After so many seconds a source hears a message, or loses its connection for a while."""
 
     wait: float
-    of: Allocation
+    allocation: Allocation
     suffix: str
     payload: bytes
     gap_seconds: float = 0.0
@@ -112,7 +112,7 @@ _SAID: Final = st.one_of(
 STEPS: Final = st.lists(
     st.builds(
         lambda wait, of, said, gap: Step(
-            wait=wait, of=of, suffix=said[0], payload=said[1], gap_seconds=gap
+            wait=wait, allocation=of, suffix=said[0], payload=said[1], gap_seconds=gap
         ),
         st.sampled_from([0.0, 0.000001, 1.0, 30.0, 600.0, 700.0, 4000.0, 90_000.0]),
         st.sampled_from(ALLOCATIONS[:1] * 6 + ALLOCATIONS),
@@ -124,17 +124,17 @@ STEPS: Final = st.lists(
 )
 
 
-class Act(NamedTuple):
+class JobCall(NamedTuple):
     """What is done before a step: a job with its batch size, or a tick of the clock."""
 
     before: int
-    what: str
+    job: str
     size: int
 
 
 PLANS: Final = st.lists(
     st.builds(
-        Act,
+        JobCall,
         st.integers(0, 24),
         st.sampled_from(["load", "load", "settle", "settle", "rollup", "tick"]),
         st.integers(1, 4),
@@ -143,7 +143,7 @@ PLANS: Final = st.lists(
 )
 
 
-class Ledger:
+class ScenarioPlayer:
     """One database for many streams, emptied before each."""
 
     def __init__(self, server: PostgresServer, name: str, engine: Engine) -> None:
@@ -151,7 +151,7 @@ class Ledger:
         self._name = name
         self._engine = engine
 
-    def play(self, steps: Sequence[Step], plan: Sequence[Act] = ()) -> dict[str, Any]:
+    def play(self, steps: Sequence[Step], plan: Sequence[JobCall] = ()) -> dict[str, Any]:
         """Everything that the books show of a stream, long after it.
 
         Without a plan the jobs run once, at the end, over all of it.
@@ -175,7 +175,7 @@ class Ledger:
                 books.close(with_engine=False)
 
 
-def _played(books: Books, steps: Sequence[Step], plan: Sequence[Act]) -> dict[str, Any]:
+def _played(books: Books, steps: Sequence[Step], plan: Sequence[JobCall]) -> dict[str, Any]:
     heard: dict[str, list[tuple[int, int, bytes, bytes]]] = {source: [] for source in SOURCES}
 
     def capture() -> None:
@@ -193,8 +193,8 @@ def _played(books: Books, steps: Sequence[Step], plan: Sequence[Act]) -> dict[st
         now += step.wait
         if step.gap_seconds:
             capture()
-            now = _lose(books, step.of.source, now, step.gap_seconds)
-        of = step.of
+            now = _lose(books, step.allocation.source, now, step.gap_seconds)
+        of = step.allocation
         name = channel(step.suffix, user=of.user, realm=of.realm, allocation=of.allocation)
         heard[of.source].append((books.micros_at(now), of.database, name, step.payload))
     capture()
@@ -203,7 +203,7 @@ def _played(books: Books, steps: Sequence[Step], plan: Sequence[Act]) -> dict[st
     books.run_jobs()
     if plan:
         books.run_jobs()
-    return everything(books)
+    return all_rows(books)
 
 
 def _lose(books: Books, source: str, now: float, seconds: float) -> float:
@@ -214,8 +214,8 @@ def _lose(books: Books, source: str, now: float, seconds: float) -> float:
     return now + seconds + 0.001
 
 
-def _act(books: Books, act: Act, now: float) -> None:
-    match act.what:
+def _act(books: Books, act: JobCall, now: float) -> None:
+    match act.job:
         case "tick":
             for source in SOURCES:
                 books.advance_clock(now, source=source)
@@ -235,7 +235,7 @@ def restarted_loader(
     return Loader(engine or books.engine, books.spool(source), books.rule)
 
 
-def everything(books: Books) -> dict[str, Any]:
+def all_rows(books: Books) -> dict[str, Any]:
     """All rows of all views of `reporting` but `sources`, which shows how far the jobs came."""
     with psycopg.connect(books.url(READER)) as connection:
         connection.execute("SET timezone = 'UTC'")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.books import Books
 from tests.support.coturn_messages import (
-    OTHER_LOCAL,
+    OTHER_SERVER_ADDRESS,
     FakeAllocation,
     datetime_at,
     run_jobs_at,
@@ -18,7 +18,7 @@ from tests.support.coturn_messages import (
     usage_row,
     usage_rows,
 )
-from tests.support.realm_rules import in_zone
+from tests.support.realm_rules import set_time_zone
 
 NOTHING = (0, 0, 0, 0)
 HALF, WHOLE = (5, 500, 4, 400), (10, 1000, 8, 800)
@@ -361,7 +361,7 @@ def test_a_session_across_a_change_of_the_clock_is_split_exactly(
     books: Books, zone: str, start: datetime, hours: list[int], day: list[str], length: list[int]
 ) -> None:
     """Half an hour before a local midnight to half an hour after the next; so are its realms'."""
-    in_zone(books, "example.org", zone)
+    set_time_zone(books, "example.org", zone)
     books.start = start
     live_through(books, 0, sum(hours))
     run_jobs_at(books, sum(hours) + 1)
@@ -383,7 +383,7 @@ def assert_contiguous(rows: list[dict[str, Any]]) -> None:
 def test_each_realm_has_its_own_borders(books: Books) -> None:
     zones: Mapping[str, str] = {"in": "Asia/Kolkata", "us": "America/New_York", "jp": "Asia/Tokyo"}
     for realm, zone in zones.items():
-        in_zone(books, realm, zone)
+        set_time_zone(books, realm, zone)
         FakeAllocation(books, realm=realm).new(0)
     run_jobs_at(books, 1)
     found = {
@@ -399,6 +399,6 @@ def test_each_realm_has_its_own_borders(books: Books) -> None:
 
 def test_two_servers_on_one_key_are_one_session_in_the_peak(books: Books) -> None:
     FakeAllocation(books).new(0)
-    FakeAllocation(books, local=OTHER_LOCAL).new(1)
+    FakeAllocation(books, server_address=OTHER_SERVER_ADDRESS).new(1)
     run_jobs_at(books, 2)
     assert peaks(books) == [1]

@@ -16,7 +16,7 @@ from accounting.db.migrations import current, head
 from accounting.db.queries import Queries
 from accounting.db.schema import job_runs, message_counts, sources
 from accounting.domain.calendar import to_micros
-from accounting.sessions.relay_threads import voices
+from accounting.sessions.relay_threads import read_statuses
 
 _QUERIES: Final = Queries("accounting.ops")
 
@@ -181,7 +181,7 @@ def _silent_threads(connection: Connection, known: Sequence[Any]) -> list[Silent
         )
         for row in known
         if row.settled_until is not None
-        for thread, voice in sorted(voices(connection, row.source_id).items())
+        for thread, voice in sorted(read_statuses(connection, row.source_id).items())
         if voice.is_silent(to_micros(row.settled_until))
     ]
 
