@@ -198,7 +198,7 @@ def test_a_rejected_message_is_stored_unchanged(sample_books: Books) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "spelled"),
+    ("name", "escaped"),
     [
         (b"", ""),
         ("grüße".encode(), "grüße"),
