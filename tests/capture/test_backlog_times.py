@@ -1,4 +1,4 @@
-"""Times of replayed messages: by keepalives, else by the bytes, never outside of the outage."""
+"""Estimated times of messages from the backlog."""
 
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -44,16 +44,16 @@ def test_keepalives_keep_a_burst_of_bytes_within_its_interval() -> None:
 
 
 def test_keepalives_put_messages_on_the_right_side_of_midnight() -> None:
-    """An outage of 30 s around midnight; two relay threads, alive all the time."""
+    """An outage of 30 s around midnight with the keepalives of two relay threads."""
     begin, end = OffsetTime(MIDNIGHT - 20 * SECOND, 0), OffsetTime(MIDNIGHT + 10 * SECOND, 130_000)
-    # 100 kB in the first five seconds, then next to nothing.
+    # 100 kB in the first five seconds, then 30 kB.
     keepalives = [100_000 + 2_000 * beat + 10 * thread for beat in range(5) for thread in (0, 1)]
     before = [50_000, 99_000, 103_000]
     after = [109_000, 129_000]
     times = estimate_times([*before, *after], keepalives, begin, end)
     assert [time < MIDNIGHT for time in times] == [True] * 3 + [False] * 2
     by_bytes = estimate_times([103_000], [], begin, end)
-    assert by_bytes[0] > MIDNIGHT  # what the keepalives are good for
+    assert by_bytes[0] > MIDNIGHT, "the bytes alone would be wrong"
 
 
 def test_too_few_keepalives_are_ignored() -> None:

@@ -235,7 +235,7 @@ def test_one_spool_has_one_collector(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_collector_and_the_next_start_records_the_gap(
     valkey: ValkeyServer, tmp_path: Path, capture: str
 ) -> None:
-    """With replication too, when the backlog does not reach back to where the disk was full."""
+    """In replication the backlog is too short here to reach back to the last stored message."""
     path = spool_path(tmp_path, "test")
     with redis.Redis(port=valkey.port) as client:
         client.config_set("repl-diskless-sync-delay", 0)

@@ -65,7 +65,7 @@ def test_only_allocation_channels_are_kept(valkey: ValkeyServer, tmp_path: Path)
 def test_messages_too_large_for_coturn_are_dropped(
     valkey: ValkeyServer, tmp_path: Path, kind: type[PubSubSource | ReplicationSource]
 ) -> None:
-    """Whoever may publish can say it; batches are bounded by their count."""
+    """Any client that may publish can send them, and a batch is bounded only by its count."""
     with redis.Redis(port=valkey.port) as client:
         client.config_set("repl-diskless-sync-delay", 0)
     with CollectorThread(valkey.url, tmp_path, source_class=kind) as collector:
@@ -194,7 +194,7 @@ def test_the_queue_is_bounded_and_messages_that_redis_then_drops_are_in_a_gap(
         client.config_set("client-output-buffer-limit", "pubsub 1mb 512kb 5")
     with CollectorThread(server.url, tmp_path, queue_bytes=1 << 16) as collector:
         collector.await_attached(server)
-        # The loader's side holds the lock, and nothing can be stored.
+        # Another process holds the lock, so that nothing can be stored.
         blocker = sqlite3.connect(collector.path, isolation_level=None)
         blocker.execute("BEGIN IMMEDIATE")
         with Publisher(server) as publisher:

@@ -58,7 +58,7 @@ def test_without_permission_for_the_channels_the_advice_names_them(
                 *(f"&{p.decode()}" for p in subscriber.CHANNEL_PATTERNS),
             )
             collector.await_attached(server)
-            # Without INFO capture works, but can't distinguish a restart of Redis from a disconnect.
+            # Without INFO a restart of Redis looks like a disconnect.
             assert collector.spool.state().server_run_id is None
 
 

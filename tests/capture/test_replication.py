@@ -107,7 +107,7 @@ def test_no_ack_is_sent_while_the_server_delays_a_diskless_snapshot(
 def test_a_snapshot_with_data_is_skipped(
     master: RedisServer, tmp_path: Path, diskless: str
 ) -> None:
-    """As from servers before Redis 7, which send it with the data."""
+    """Redis before 7 ignores the filter and sends the data."""
     with redis_client(master) as client:
         client.config_set("repl-diskless-sync", diskless)
         for number in range(10):

@@ -1,4 +1,4 @@
-"""The replication protocol without a server: any cutting of the bytes gives the same events."""
+"""The replication protocol as bytes, without a server."""
 
 from contextlib import suppress
 from itertools import accumulate, pairwise
@@ -55,7 +55,7 @@ def split_at(data: bytes, cuts: list[int]) -> list[bytes]:
 def expected_messages(
     words: list[tuple[bytes, ...]], start: int
 ) -> tuple[list[Message], list[int], int]:
-    """The same by reading commands that are cut already."""
+    """What a CommandStream must find, computed from whole commands."""
     messages, positions, database = [], [], 0
     ends = accumulate((len(command(*command_words)) for command_words in words), initial=start)
     next(ends)
@@ -113,7 +113,7 @@ def test_a_large_value_of_another_program_is_skipped_without_buffering() -> None
     for _ in range(size >> 20):
         stream.feed(7, piece, messages, positions)
         assert len(stream._unparsed) == 0
-        assert stream.offset == 0  # a stream can't go on in the middle of a command
+        assert stream.offset == 0, "a stream can't resume in the middle of a command"
     stream.feed(7, b"\r\n" + command(b"PUBLISH", CHANNEL, b"new"), messages, positions)
     assert [message[3] for message in messages] == [b"new"]
     assert stream.offset == positions[-1]

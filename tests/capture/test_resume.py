@@ -265,7 +265,7 @@ def test_keepalives_split_an_outage_over_midnight(
 def test_a_failover_continues_with_the_promoted_replica_and_is_a_gap(
     master: RedisServer, tmp_path: Path
 ) -> None:
-    """By two sentinels' worth of truth: the master that they name is asked at each attachment."""
+    """Sentinels are asked for the master at each attachment; the first one here does not reply."""
     with replica_of(master) as replica, sentinel_of(master) as sentinel:
         url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel.port}/turn"
         with replication_collector(url, tmp_path) as collector:

@@ -86,9 +86,9 @@ def test_any_split_into_batches_gives_the_same_rows(
 def test_messages_and_their_checkpoint_are_one_transaction(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.append([message(1)], captured_until=1)
-        bad: list[Message] = [message(2), (3, 0, b"c", None)]  # type: ignore[list-item]
+        invalid: list[Message] = [message(2), (3, 0, b"c", None)]  # type: ignore[list-item]
         with pytest.raises(SpoolError):
-            spool.append(bad, captured_until=3)
+            spool.append(invalid, captured_until=3)
         assert len(spool.read_messages(0, 0, 9)) == 1
         assert (spool.state().captured_until, spool.state().captured_position) == (1, 1)
 
@@ -187,7 +187,7 @@ def test_only_the_owner_can_read_the_files(path: Path) -> None:
     with Spool.open(path, "test") as spool:
         spool.append([message(1)])
         modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
-    assert len(modes) == 3  # the file, its log and the index of that
+    assert len(modes) == 3  # the database, its -wal and its -shm
     assert set(modes.values()) == {0o600}
     assert path.parent.stat().st_mode & 0o777 == 0o700
 

@@ -24,7 +24,7 @@ def sighting_at(at: int) -> RawKeySighting:
 
 
 def fill(spool: Spool) -> None:
-    """Messages up to 300 in replication, loaded up to 200; a sighting at each place; a gap."""
+    """Messages up to 300 in replication, loaded up to 200; a sighting after each; an open gap."""
     spool.set_mode("replication")
     spool.set_server_run_id("run")
     for at in (100, 200, 300):
@@ -67,7 +67,7 @@ def test_positions_and_the_resume_point_are_stored_with_the_messages(path: Path)
             (250, False),
         ]
         assert spool.state().resume_point == RESUME_POINT
-        # Positions move without messages too: with what was not ours.
+        # The position advances without messages: other commands count too.
         spool.append(
             (),
             7,
