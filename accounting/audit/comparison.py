@@ -33,7 +33,7 @@ from accounting.usage.rollup_queries import RealmHour
 
 _QUERIES: Final = Queries("accounting.audit")
 
-BOOKS: Final[Mapping[str, Table]] = {
+DERIVED_TABLES: Final[Mapping[str, Table]] = {
     "sessions": schema.sessions,
     "session_usage": schema.session_hours,
     **{schema.user_usage[name].name: table for name, table in schema.whole_user_usage.items()},
@@ -77,33 +77,33 @@ class Mismatch:
     """
 
     table: str
-    booked: Mapping[str, Any] | None
-    proved: Mapping[str, Any] | None
+    stored: Mapping[str, Any] | None
+    recomputed: Mapping[str, Any] | None
 
     @property
-    def row(self) -> Mapping[str, Any]:
+    def known_row(self) -> Mapping[str, Any]:
         """The row as far as both agree, or as the only one has it."""
-        found = self.booked if self.booked is not None else self.proved
+        found = self.stored if self.stored is not None else self.recomputed
         assert found is not None
         return found
 
 
-def keep_reports(connection: Connection) -> None:
+def lock_reports(connection: Connection) -> None:
     """Let nobody drop reports until the transaction ends. Takes no snapshot yet."""
     connection.execute(text("LOCK TABLE ONLY accounting.reports IN ACCESS SHARE MODE"))
 
 
-def in_flight(connection: Connection) -> int:
+def count_in_flight(connection: Connection) -> int:
     """How many things wait for settling or the roll-up: marks of hours, and lives due to end."""
     return int(connection.execute(_QUERIES.text("count_in_flight")).scalar_one())
 
 
-def stage(connection: Connection) -> None:
+def create_recomputed_tables(connection: Connection) -> None:
     """Make the scratch tables, empty."""
     psycopg_connection(connection).execute(_QUERIES.driver("stage_proof"))
 
 
-def add_lives(
+def add_sessions(
     connection: Connection, sessions: Iterable[tuple[AllocationKey, SessionState]]
 ) -> None:
     """Stage recomputed lives."""
@@ -116,7 +116,7 @@ def add_lives(
         )
 
 
-def add_usage(connection: Connection, rows: Iterable[SessionHour]) -> None:
+def add_session_hours(connection: Connection, rows: Iterable[SessionHour]) -> None:
     """Stage the hours of recomputed lives."""
     with _cursor(connection) as cursor:
         copy_rows(
@@ -127,7 +127,7 @@ def add_usage(connection: Connection, rows: Iterable[SessionHour]) -> None:
         )
 
 
-def add_period_usage(connection: Connection, rows: Iterable[SessionHour]) -> None:
+def add_period_hours(connection: Connection, rows: Iterable[SessionHour]) -> None:
     """Stage hours of closed periods as they were at their cutoffs."""
     with _cursor(connection) as cursor:
         copy_rows(
@@ -138,7 +138,7 @@ def add_period_usage(connection: Connection, rows: Iterable[SessionHour]) -> Non
         )
 
 
-def staged_hours(connection: Connection) -> list[tuple[int, int, bool]]:
+def recomputed_hours(connection: Connection) -> list[tuple[int, int, bool]]:
     """(realm_id, start, whether any of it is billed) of the hours that the staged lives touch."""
     with _cursor(connection) as cursor:
         return cursor.execute(
@@ -188,7 +188,7 @@ def add_buckets(connection: Connection, rows: Iterable[tuple[int, BucketLength, 
         )
 
 
-def booked_buckets(
+def stored_buckets(
     connection: Connection, realm_ids: Collection[int]
 ) -> list[tuple[int, str, int, int, str]]:
     """(realm_id, level, start, end, zone) of every bucket of those realms, in order."""
@@ -211,7 +211,7 @@ def missing_buckets(connection: Connection) -> list[tuple[int, str, int, int, st
         ).fetchall()
 
 
-def mismatches(
+def find_mismatches(
     connection: Connection,
     name: str,
     realm_ids: Collection[int],
@@ -223,8 +223,8 @@ def mismatches(
 
     ``sessions``: only those of the sessions in that table.
     """
-    table = BOOKS[name]
-    proof = proof_of(table, f"proof_{name}")
+    table = DERIVED_TABLES[name]
+    proof = recomputed_table(table, f"proof_{name}")
     begins = "started_at" if name == "sessions" else "starts_at"
 
     def part(of: Table) -> Any:
@@ -244,7 +244,7 @@ def mismatches(
         .select_from(
             booked.join(proved, and_(*(booked.c[key] == proved.c[key] for key in keys)), full=True)
         )
-        .where(or_(*unequal(booked.c, proved.c, proved_columns(table))))
+        .where(or_(*unequal(booked.c, proved.c, derived_columns(table))))
     )
     columns = list(booked.c.keys())
     for row in connection.execute(query):
@@ -252,18 +252,18 @@ def mismatches(
         right = dict(zip(columns, row[len(columns) :], strict=True))
         yield Mismatch(
             table=name,
-            booked=None if left[keys[0]] is None else left,
-            proved=None if right[keys[0]] is None else right,
+            stored=None if left[keys[0]] is None else left,
+            recomputed=None if right[keys[0]] is None else right,
         )
 
 
-def proof_of(table: Table, name: str | None = None) -> Table:
+def recomputed_table(table: Table, name: str | None = None) -> Table:
     """The scratch table with the same columns; of that name, or the one of its proof."""
     columns = (Column(column.name, column.type) for column in table.c)
     return Table(name or f"proof_{table.name}", MetaData(), *columns)
 
 
-def proved_columns(table: Table) -> list[str]:
+def derived_columns(table: Table) -> list[str]:
     """The columns of a table that follow from the reports."""
     return [column.name for column in table.c if column.name not in _UNPROVED]
 
@@ -273,32 +273,34 @@ def unequal(left: Any, right: Any, columns: Iterable[str]) -> list[ColumnElement
     return [left[name].is_distinct_from(right[name]) for name in columns]
 
 
-def lost_reports(connection: Connection) -> list[tuple[str, int, int]]:
+def find_lost_reports(connection: Connection) -> list[tuple[str, int, int]]:
     """(source, loaded, kept) of the sources that have fewer reports than were ever loaded."""
     return [tuple(row) for row in connection.execute(_QUERIES.text("count_reports"))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class LineComparison:
     """What is booked for a user in a closed period, and what the reports say; None: no line."""
 
     user_key: UUID
     digest: str | None
-    booked: tuple[int, ...] | None
-    proved: tuple[int, ...] | None
+    stored: tuple[int, ...] | None
+    recomputed: tuple[int, ...] | None
 
 
-def statement_lines(connection: Connection, period: PeriodRow) -> Iterator[Line]:
+def compare_statement(connection: Connection, period: PeriodRow) -> Iterator[LineComparison]:
     """A closed period's lines beside the staged hours; numbers in the order of a digest."""
     return _lines(connection, "prove_statements", period)
 
 
-def kept_lines(connection: Connection, period: PeriodRow) -> Iterator[Line]:
+def stored_lines(connection: Connection, period: PeriodRow) -> Iterator[LineComparison]:
     """A closed period's lines beside themselves, where nothing is left to compute them from."""
     rows = connection.execute(_of_period(period).with_only_columns(statements)).mappings()
     for row in rows.all():
         numbers = tuple(int(row[name]) for name in LINE_NUMBERS)
-        yield Line(user_key=row["user_key"], digest=row["digest"], booked=numbers, proved=numbers)
+        yield LineComparison(
+            user_key=row["user_key"], digest=row["digest"], stored=numbers, recomputed=numbers
+        )
 
 
 def line_digests(connection: Connection, period: PeriodRow) -> list[tuple[UUID, str]]:
@@ -320,7 +322,7 @@ def _of_period(period: PeriodRow) -> Select[Any]:
     )
 
 
-def unbalanced(connection: Connection, period: PeriodRow) -> Iterator[Line]:
+def unbalanced_adjustments(connection: Connection, period: PeriodRow) -> Iterator[LineComparison]:
     """Users whose line and adjustments for late usage are not their staged hours of the period.
 
     Numbers: the eight counters and session microseconds.
@@ -328,7 +330,7 @@ def unbalanced(connection: Connection, period: PeriodRow) -> Iterator[Line]:
     return _lines(connection, "prove_adjustments", period)
 
 
-def _lines(connection: Connection, name: str, period: PeriodRow) -> Iterator[Line]:
+def _lines(connection: Connection, name: str, period: PeriodRow) -> Iterator[LineComparison]:
     rows = connection.execute(
         _QUERIES.text(name),
         {
@@ -339,11 +341,11 @@ def _lines(connection: Connection, name: str, period: PeriodRow) -> Iterator[Lin
         },
     )
     for row in rows.mappings():
-        yield Line(
+        yield LineComparison(
             user_key=row["user_key"],
             digest=row.get("digest"),
-            booked=_numbers(row["booked"]),
-            proved=_numbers(row["proved"]),
+            stored=_numbers(row["booked"]),
+            recomputed=_numbers(row["proved"]),
         )
 
 

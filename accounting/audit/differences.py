@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from accounting.audit import comparison
-from accounting.audit.comparison import BOOKS, Mismatch
+from accounting.audit.comparison import DERIVED_TABLES, Mismatch
 from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.periods import PeriodBounds, periods
 from accounting.domain.realm_rules import RealmRules
@@ -35,7 +35,7 @@ class Difference:
     recomputed: str = ""
 
 
-class Naming:
+class DifferenceFactory:
     """How a difference is named: realms by name, times by the period they fall in."""
 
     def __init__(self, names: Mapping[int, str], rules: Mapping[int, RealmRules]) -> None:
@@ -43,11 +43,11 @@ class Naming:
         self._names = names
         self._last: dict[int, PeriodBounds] = {}
 
-    def realm(self, realm_id: int) -> str:
+    def realm_name(self, realm_id: int) -> str:
         """The name of a realm."""
         return self._names[realm_id]
 
-    def span(self, realm_id: int, period: date) -> tuple[int, int] | None:
+    def period_bounds(self, realm_id: int, period: date) -> tuple[int, int] | None:
         """The borders of a realm's period that begins on that local day."""
         noon = to_micros(datetime.fromisoformat(f"{period}T12:00:00+00:00"))
         day = 86_400_000_000
@@ -56,12 +56,12 @@ class Naming:
                 return one.starts_at, one.ends_at
         return None
 
-    def name(self, mismatch: Mismatch) -> Iterator[Difference]:
+    def from_mismatch(self, mismatch: Mismatch) -> Iterator[Difference]:
         """One difference for a row that only one side has, else one for each column."""
-        row = mismatch.row
+        row = mismatch.known_row
         begins = row["started_at"] if mismatch.table == "sessions" else row["starts_at"]
         at = to_micros(begins)
-        booked, proved = mismatch.booked, mismatch.proved
+        booked, proved = mismatch.stored, mismatch.recomputed
         which = {
             "user_key": row.get("user_key"),
             "session_id": row.get("session_id"),
@@ -70,7 +70,7 @@ class Naming:
             kind = "missing" if booked is None else "unfounded"
             yield self.difference(row["realm_id"], at, what=mismatch.table, kind=kind, **which)
             return
-        for column in comparison.proved_columns(BOOKS[mismatch.table]):
+        for column in comparison.derived_columns(DERIVED_TABLES[mismatch.table]):
             if booked[column] != proved[column]:
                 yield self.difference(
                     row["realm_id"],

@@ -34,22 +34,24 @@ class Cutoff:
     ``highest_gap``: the last gap_id that counts; None for all.
     """
 
-    marks: tuple[Watermark, ...]
+    watermarks: tuple[Watermark, ...]
     highest_gap: int | None = None
 
 
-def settled_now(connection: Connection) -> Cutoff:
+def settled_cutoff(connection: Connection) -> Cutoff:
     """The cutoff that settling has reached."""
     found = source_queries.all_sources(connection)
-    return Cutoff(marks=tuple(source_queries.watermark(connection, one.source_id) for one in found))
+    return Cutoff(
+        watermarks=tuple(source_queries.watermark(connection, one.source_id) for one in found)
+    )
 
 
-def cutoff_of(connection: Connection, text: str) -> Cutoff:
+def parse_cutoff(connection: Connection, text: str) -> Cutoff:
     """The cutoff that a closed period keeps as text."""
     found = statements.StatementCutoff.from_text(text)
     ids = {one.source: one.source_id for one in source_queries.all_sources(connection)}
     return Cutoff(
-        marks=tuple(
+        watermarks=tuple(
             Watermark(
                 source_id=ids[name],
                 epoch=one.epoch,
@@ -89,7 +91,7 @@ def is_entangled(connection: Connection, cutoff: Cutoff) -> bool:
 
 
 def _vectors(cutoff: Cutoff) -> dict[str, list[int]]:
-    marks = cutoff.marks
+    marks = cutoff.watermarks
     return {
         "sources": [mark.source_id for mark in marks],
         "epochs": [mark.epoch for mark in marks],

@@ -30,13 +30,13 @@ class Proof:
     differences: int
 
 
-def find(connection: Connection) -> dict[tuple[int, date], Proof]:
+def load_proofs(connection: Connection) -> dict[tuple[int, date], Proof]:
     """Every proof, by realm_id and period."""
     rows = connection.execute(select(proofs)).mappings()
     return {(row["realm_id"], row["period"]): Proof(**row) for row in rows}
 
 
-def note(
+def record_proof(
     connection: Connection,
     realm_id: int,
     period: date,

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, Engine
 
 from accounting.audit import comparison, evidence_queries, rebuild_queries
-from accounting.audit.differences import Difference, Naming
-from accounting.audit.recompute_books import snapshot_at_rest, stage_books
-from accounting.audit.verify import Verdict, wrong_books
+from accounting.audit.differences import Difference, DifferenceFactory
+from accounting.audit.recompute_books import quiesced_snapshot, recompute_books
+from accounting.audit.verify import VerifyResult, compare_tables
 from accounting.billing.adjust import adjust
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import Bucket, BucketLength
@@ -29,7 +29,7 @@ def rebuild(
     realm: str | None = None,
     *,
     dry_run: bool = False,
-    verdict: Verdict | None = None,
+    result: VerifyResult | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[Difference]:
     """Rebuild one realm or all; yields what differed, before it is replaced.
@@ -40,7 +40,7 @@ def rebuild(
     """
     if not reason.strip():
         raise UsageError("a rebuild needs a reason: it is kept for ever")
-    found = verdict or Verdict()
+    found = result or VerifyResult()
 
     def count(sessions: int) -> None:
         found.sessions += sessions
@@ -50,17 +50,17 @@ def rebuild(
         names = realm_queries.names(connection)
         chosen = list(names) if realm is None else [find_realm(connection, realm)]
     for realm_id in sorted(chosen):
-        with snapshot_at_rest(engine, hold=True) as connection, lost_connections():
+        with quiesced_snapshot(engine, hold=True) as connection, lost_connections():
             rules = realm_queries.all_rules(connection)
-            cutoff = evidence_queries.settled_now(connection)
-            if stage_books(connection, rules, cutoff, [realm_id], count):
+            cutoff = evidence_queries.settled_cutoff(connection)
+            if recompute_books(connection, rules, cutoff, [realm_id], count):
                 raise AccountingError(
                     f"sessions of realm '{names[realm_id]}' were changed after their reports were "
                     "dropped: see `turn-accounting verify`, and restore them from a backup first"
                 )
-            naming = Naming(names, rules)
+            naming = DifferenceFactory(names, rules)
             differences = 0
-            for difference in wrong_books(connection, naming, realm_id):
+            for difference in compare_tables(connection, naming, realm_id):
                 differences += 1
                 yield difference
             found.differences += differences
@@ -70,16 +70,16 @@ def rebuild(
         adjust(engine)
 
 
-def _replace(connection: Connection, naming: Naming, realm_id: int, reason: str) -> None:
+def _replace(connection: Connection, naming: DifferenceFactory, realm_id: int, reason: str) -> None:
     calendar = naming.rules[realm_id].calendar
     fold_all(connection, naming.rules, realm_id)
-    replaced = rebuild_queries.replace(connection, realm_id)
-    rebuild_queries.remove_buckets(
+    replaced = rebuild_queries.replace_realm(connection, realm_id)
+    rebuild_queries.delete_buckets(
         connection,
         realm_id,
         [
             (level, starts_at)
-            for _, level, starts_at, ends_at, zone in comparison.booked_buckets(
+            for _, level, starts_at, ends_at, zone in comparison.stored_buckets(
                 connection, [realm_id]
             )
             if calendar.bucket(BucketLength(level), starts_at)
@@ -97,5 +97,5 @@ def _replace(connection: Connection, naming: Naming, realm_id: int, reason: str)
             for _, level, starts_at, ends_at, zone in comparison.missing_buckets(connection)
         ],
     )
-    rebuild_queries.note(connection, realm_id, reason, replaced)
+    rebuild_queries.record_rebuild(connection, realm_id, reason, replaced)
     connection.commit()

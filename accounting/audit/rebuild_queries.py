@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, delete, exists, func, insert, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from accounting.audit.comparison import proof_of, proved_columns, unequal
+from accounting.audit.comparison import derived_columns, recomputed_table, unequal
 from accounting.db.queries import Queries
 from accounting.db.schema import (
     buckets,
@@ -27,7 +27,7 @@ _QUERIES: Final = Queries("accounting.audit")
 _SESSION_QUERIES: Final = Queries("accounting.sessions")
 
 
-def replace(connection: Connection, realm_id: int) -> int:
+def replace_realm(connection: Connection, realm_id: int) -> int:
     """Replace all rows of a realm that differ; returns how many were written or removed.
 
     The caller holds the locks of settling and of the roll-up, and has staged that realm alone.
@@ -36,14 +36,14 @@ def replace(connection: Connection, realm_id: int) -> int:
     connection.execute(_QUERIES.text("prove_single_hours"))
     replaced = 0
     for table in (sessions, session_usage, *user_usage.values(), *realm_usage.values()):
-        proof = proof_of(table)
+        proof = recomputed_table(table)
         keys = [column.name for column in table.primary_key]
         same = [proof.c[key] == table.c[key] for key in keys]
         removed = connection.execute(
             delete(table).where(table.c.realm_id == realm_id, ~exists().where(*same))
         )
         replaced += removed.rowcount
-        compared = proved_columns(table)
+        compared = derived_columns(table)
         if table is sessions:
             compared.append("single_hour")
         equal = exists().where(*same, ~or_(*unequal(table.c, proof.c, compared)))
@@ -51,7 +51,7 @@ def replace(connection: Connection, realm_id: int) -> int:
         if table is sessions:
             # As settling does it: the feed is told of each end that is another now.
             connection.execute(_SESSION_QUERIES.text("stage_sessions"))
-            staged = proof_of(table, "staged_sessions")
+            staged = recomputed_table(table, "staged_sessions")
             connection.execute(insert(staged).from_select(list(proof.c.keys()), rows))
             connection.execute(_SESSION_QUERIES.text("tell_ends"))
             rows = select(staged)
@@ -70,7 +70,7 @@ def replace(connection: Connection, realm_id: int) -> int:
     return replaced
 
 
-def remove_buckets(connection: Connection, realm_id: int, wrong: Iterable[tuple[str, int]]) -> None:
+def delete_buckets(connection: Connection, realm_id: int, wrong: Iterable[tuple[str, int]]) -> None:
     """Remove buckets, by level and start, whose borders are wrong."""
     found = [(level, from_micros(starts_at)) for level, starts_at in wrong]
     if found:
@@ -82,7 +82,7 @@ def remove_buckets(connection: Connection, realm_id: int, wrong: Iterable[tuple[
         )
 
 
-def note(connection: Connection, realm_id: int, reason: str, rows_replaced: int) -> None:
+def record_rebuild(connection: Connection, realm_id: int, reason: str, rows_replaced: int) -> None:
     """Keep why a realm was rebuilt."""
     connection.execute(
         insert(rebuilds).values(realm_id=realm_id, reason=reason, rows_replaced=rows_replaced)

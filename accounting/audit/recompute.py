@@ -35,7 +35,7 @@ from accounting.sessions.session_queries import AllocationKey
 
 Told = SessionState | Report | StatusKeySighting
 """What a key is told by: the lives carried over first, then its evidence in order."""
-ENTRIES_KEPT: Final = 1_000
+MAX_DELTAS: Final = 1_000
 """Whenever a life has gathered so many entries, those of one hour become one."""
 
 
@@ -84,13 +84,13 @@ def replay_by(
     """
     gap_positions = {
         mark.source_id: evidence_queries.gap_positions(connection, mark.source_id, cutoff)
-        for mark in cutoff.marks
+        for mark in cutoff.watermarks
     }
-    untils = {mark.source_id: mark.until for mark in cutoff.marks}
+    untils = {mark.source_id: mark.until for mark in cutoff.watermarks}
     routes = {
         (realm_id, mark.source_id): _Route(mark.source_id, stops, realm_id)
         for realm_id in {stop.realm_id for stop in stops}
-        for mark in cutoff.marks
+        for mark in cutoff.watermarks
     }
     none = _Route(0, (), 0)
     told = read_told(connection, cutoff, realm_ids, usernames, day=day)
@@ -135,7 +135,7 @@ def in_one_pass(connection: Connection, stops: Collection[Stop]) -> tuple[list[S
     for stop in sorted(stops, key=lambda stop: (stop.realm_id, stop.starts_at)):
         marks = {
             mark.source_id: ((mark.epoch, mark.position), mark.last_sighting)
-            for mark in stop.cutoff.marks
+            for mark in stop.cutoff.watermarks
         }
         ends_at, before = last.get(stop.realm_id, (stop.starts_at, {}))
         comes_after = ends_at <= stop.starts_at and all(
@@ -158,7 +158,7 @@ class _Route:
             (stop for stop in stops if stop.realm_id == realm_id), key=lambda stop: stop.starts_at
         )
         marks = [
-            next((mark for mark in stop.cutoff.marks if mark.source_id == source_id), None)
+            next((mark for mark in stop.cutoff.watermarks if mark.source_id == source_id), None)
             for stop in self.stops
         ]
         self._positions = [
@@ -228,8 +228,8 @@ class _Fold:
                     one for one in key_state.changed if one.phase is not Phase.CLOSED
                 ]
             for session in key_state.changed:
-                if session.deltas and len(session.deltas) % ENTRIES_KEPT == 0:
-                    condense(session, of_realm.calendar)
+                if session.deltas and len(session.deltas) % MAX_DELTAS == 0:
+                    merge_deltas(session, of_realm.calendar)
             one = next(rest, None)
         yield from self._pass(len(stops))
         finish(key_state, self._rules, until)
@@ -298,7 +298,7 @@ def finish(key_state: KeyState, rules: Mapping[int, RealmRules], until: int | No
         session_fold.expire(session, until, _grace(rules[session.realm_id], session.started_at))
 
 
-def condense(session: SessionState, calendar: Calendar) -> None:
+def merge_deltas(session: SessionState, calendar: Calendar) -> None:
     """Make one entry of all that a life has of one side in one hour."""
     sums: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * 4)
     for at, side, *counts in session.deltas:

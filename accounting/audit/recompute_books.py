@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 from accounting.audit import comparison, retention_queries
 from accounting.audit.evidence_queries import Cutoff
 from accounting.audit.recompute import Stop, in_one_pass, replay, replay_by
-from accounting.audit.retention_queries import Unsealed
+from accounting.audit.retention_queries import FinalizedMismatch
 from accounting.billing.adjust import adjust
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, try_lock
@@ -27,19 +27,19 @@ from accounting.sources import source_queries
 from accounting.usage.rollup import rollup
 from accounting.usage.rollup_queries import RealmHour
 
-LIVES_AT_ONCE: Final = 10_000
-TRIES: Final = 20
+SESSIONS_PER_BATCH: Final = 10_000
+MAX_ATTEMPTS: Final = 20
 
 
 @contextmanager
-def snapshot_at_rest(engine: Engine, *, hold: bool = False) -> Iterator[Connection]:
+def quiesced_snapshot(engine: Engine, *, hold: bool = False) -> Iterator[Connection]:
     """A transaction that sees the books with nothing in flight, however busy the service is.
 
     Settles, rolls up and adjusts what is loaded before, and keeps others from it while the
     snapshot is taken; with ``hold`` until the end. What is written is lost unless the caller
     commits. Raises NotYet when the jobs never come to rest, and ConnectionLost.
     """
-    for _ in range(TRIES):
+    for _ in range(MAX_ATTEMPTS):
         settle(engine)
         with lost_connections(), ExitStack() as stack:
             with engine.begin() as waiting:
@@ -60,8 +60,8 @@ def snapshot_at_rest(engine: Engine, *, hold: bool = False) -> Iterator[Connecti
                 engine.connect().execution_options(isolation_level="REPEATABLE READ")
             )
             # Before the snapshot: what is dropped after it was taken would seem to be lost.
-            comparison.keep_reports(connection)
-            if comparison.in_flight(connection):
+            comparison.lock_reports(connection)
+            if comparison.count_in_flight(connection):
                 continue
             if not hold:
                 holding.rollback()
@@ -70,14 +70,14 @@ def snapshot_at_rest(engine: Engine, *, hold: bool = False) -> Iterator[Connecti
     raise NotYet("settling and the roll-up do not come to rest: try again in a moment")
 
 
-def stage_books(
+def recompute_books(
     connection: Connection,
     rules: Mapping[int, RealmRules],
     cutoff: Cutoff,
     realm_ids: Collection[int],
     on_staged: Callable[[int], None],
     stops: Collection[Stop] = (),
-) -> list[Unsealed]:
+) -> list[FinalizedMismatch]:
     """Recompute everything of those realms from the reports into the scratch tables.
 
     ``on_staged`` receives the number of sessions in each batch.
@@ -85,13 +85,13 @@ def stage_books(
     over the reports, however many they are. What ended with dropped reports is taken as it is
     booked; returns where that was changed since.
     """
-    comparison.stage(connection)
+    comparison.create_recomputed_tables(connection)
     on_the_way, others = in_one_pass(connection, stops)
     told = replay_by(connection, rules, cutoff, realm_ids, on_the_way)
-    while batch := list(islice(told, LIVES_AT_ONCE)):
+    while batch := list(islice(told, SESSIONS_PER_BATCH)):
         now = [(key, session) for key, session, stop in batch if stop is None]
-        comparison.add_lives(connection, now)
-        comparison.add_usage(
+        comparison.add_sessions(connection, now)
+        comparison.add_session_hours(
             connection,
             (
                 row
@@ -103,12 +103,12 @@ def stage_books(
         on_staged(len(now))
     for stop in others:
         alone = replay(connection, rules, stop.cutoff, [stop.realm_id])
-        while some := list(islice(alone, LIVES_AT_ONCE)):
+        while some := list(islice(alone, SESSIONS_PER_BATCH)):
             _stage_hours(connection, rules, ((session, stop) for _, session in some))
-    unsealed = retention_queries.stage_sealed(connection, realm_ids)
+    unsealed = retention_queries.copy_finalized(connection, realm_ids)
     hours: list[RealmHour] = []
     buckets: set[tuple[int, BucketLength, Bucket]] = set()
-    for realm_id, starts_at, is_billed in comparison.staged_hours(connection):
+    for realm_id, starts_at, is_billed in comparison.recomputed_hours(connection):
         calendar = rules[realm_id].calendar
         hour = RealmHour(realm_id, *(calendar.bucket(level, starts_at) for level in BucketLength))
         buckets.add((realm_id, BucketLength.HOUR, hour.hour))
@@ -127,7 +127,7 @@ def _stage_hours(
     sessions: Iterable[tuple[SessionState, Stop]],
 ) -> None:
     """Stage what lives have in the closed periods of their stops."""
-    comparison.add_period_usage(
+    comparison.add_period_hours(
         connection,
         (
             row

@@ -23,7 +23,7 @@ from accounting.domain.text_escaping import escape
 from accounting.errors import UsageError
 from accounting.progress import Progress, no_progress
 
-KEYS_AT_ONCE: Final = 5_000
+KEYS_PER_BATCH: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class LogDifference:
 
 
 @dataclass(slots=True)
-class Reconciled:
+class ReconcileResult:
     """How much was compared.
 
     ``sessions`` of the logs, and how many of them differ; ``strangers`` that nobody is billed for;
@@ -58,7 +58,7 @@ class Reconciled:
 
     sessions: int = 0
     differing: int = 0
-    strangers: int = 0
+    unauthenticated: int = 0
     unlogged: int = 0
 
 
@@ -66,22 +66,22 @@ def reconcile(
     engine: Engine,
     logs: Sequence[Path],
     *,
-    result: Reconciled | None = None,
+    result: ReconcileResult | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[LogDifference]:
     """Every session of the logs that is not in the books with the same figures.
 
     Raises UsageError for a log that can't be read or that holds no session.
     """
-    found = Reconciled() if result is None else result
+    found = ReconcileResult() if result is None else result
     sessions = defaultdict[LoggedKey, list[LoggedSession]](list)
     for session in _read(logs):
         key = LoggedKey(escape(session.realm), escape(session.username), session.allocation_id)
         sessions[key].append(session)
     keys = sorted(sessions)
     with lost_connections(), engine.connect() as connection:
-        for start in range(0, len(keys), KEYS_AT_ONCE):
-            part = keys[start : start + KEYS_AT_ONCE]
+        for start in range(0, len(keys), KEYS_PER_BATCH):
+            part = keys[start : start + KEYS_PER_BATCH]
             booked = _booked(connection, part)
             for key in part:
                 yield from _compare(key, sessions[key], booked[key], found)
@@ -114,7 +114,7 @@ def _compare(
     key: LoggedKey,
     logged: Iterable[LoggedSession],
     booked: list[BookedSession],
-    found: Reconciled,
+    found: ReconcileResult,
 ) -> Iterator[LogDifference]:
     left = list(booked)
     unpaired: list[LoggedSession] = []
@@ -124,7 +124,7 @@ def _compare(
         if same is not None:
             left.remove(same)
         if session.never_authenticated:
-            found.strangers += 1
+            found.unauthenticated += 1
             if same is not None and any(same.counters):
                 found.differing += 1
                 yield _difference(key, session, "unfounded", same)

@@ -17,10 +17,10 @@ from sqlalchemy import Connection, Engine
 
 from accounting.audit import retention_queries
 from accounting.audit.evidence_queries import Cutoff
-from accounting.audit.recompute import condense, replay_by
-from accounting.audit.recompute_books import LIVES_AT_ONCE
-from accounting.audit.retention_queries import FedPeriod, SourceDay
-from accounting.audit.verify import Verdict, verify
+from accounting.audit.recompute import merge_deltas, replay_by
+from accounting.audit.recompute_books import SESSIONS_PER_BATCH
+from accounting.audit.retention_queries import DependentPeriod, SourceDay
+from accounting.audit.verify import VerifyResult, verify
 from accounting.billing.close_period import refresh_periods
 from accounting.db.engine import lost_connections
 from accounting.db.locks import try_lock
@@ -32,17 +32,17 @@ from accounting.sources.source_queries import Watermark
 
 log = structlog.get_logger()
 
-PROOF_HOLDS: Final = timedelta(days=7)
+PROOF_MAX_AGE: Final = timedelta(days=7)
 """A period is verified again where its last proof is older: all reports at most once a week."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Day:
+class ExpiredDay:
     """A day (UTC) older than the setting. ``kept_for``: why its reports stay; empty: dropped."""
 
     day: date
     reports: int
-    kept_for: tuple[str, ...]
+    blockers: tuple[str, ...]
 
 
 def retain(engine: Engine, days: int | None) -> int:
@@ -52,9 +52,9 @@ def retain(engine: Engine, days: int | None) -> int:
     ConnectionLost.
     """
     dropped = 0
-    for found in old_days(engine, days):
-        if found.kept_for:
-            log.info("reports are kept", day=str(found.day), reason="; ".join(found.kept_for))
+    for found in expired_days(engine, days):
+        if found.blockers:
+            log.info("reports are kept", day=str(found.day), reason="; ".join(found.blockers))
             break
         dropped += 1
     return dropped
@@ -66,14 +66,16 @@ def preview(engine: Engine, days: int | None) -> Iterator[str]:
         yield "ACCOUNTING_REPORT_RETENTION_DAYS is not set: all reports are kept"
         return
     found = None
-    for found in old_days(engine, days, dry_run=True):
-        fate = f"kept: {'; '.join(found.kept_for)}" if found.kept_for else "would be dropped"
+    for found in expired_days(engine, days, dry_run=True):
+        fate = f"kept: {'; '.join(found.blockers)}" if found.blockers else "would be dropped"
         yield f"{found.day}  {found.reports:,} reports  {fate}"
     if found is None:
         yield f"no reports are older than {days} days"
 
 
-def old_days(engine: Engine, days: int | None, *, dry_run: bool = False) -> Iterator[Day]:
+def expired_days(
+    engine: Engine, days: int | None, *, dry_run: bool = False
+) -> Iterator[ExpiredDay]:
     """Every day older than the setting, the oldest first: dropped, or with what keeps it.
 
     Verifies all periods where that was not done lately. Raises NotYet and ConnectionLost.
@@ -90,7 +92,7 @@ def old_days(engine: Engine, days: int | None, *, dry_run: bool = False) -> Iter
             is_kept = False
             for day in old:
                 found = _judge(engine, connection, day, after_kept=is_kept)
-                is_kept |= bool(found.kept_for)
+                is_kept |= bool(found.blockers)
                 yield found
             given_up.rollback()
         return
@@ -99,36 +101,36 @@ def old_days(engine: Engine, days: int | None, *, dry_run: bool = False) -> Iter
         with lost_connections(), engine.connect() as connection, connection.begin() as dropping:
             if not try_lock(connection, "retain"):
                 return
-            if day not in retention_queries.days(connection):
+            if day not in retention_queries.report_days(connection):
                 continue  # somebody else was faster
             found = _judge(engine, connection, day, after_kept=is_kept)
-            if not found.kept_for and not retention_queries.drop(connection, day):
-                found = replace(found, kept_for=("its reports are being read now",))
-            if found.kept_for:
+            if not found.blockers and not retention_queries.drop_day(connection, day):
+                found = replace(found, blockers=("its reports are being read now",))
+            if found.blockers:
                 dropping.rollback()
-        is_kept |= bool(found.kept_for)
+        is_kept |= bool(found.blockers)
         yield found
 
 
 def _older(connection: Connection, days: int) -> list[date]:
-    clock = retention_queries.clock(connection)
+    clock = retention_queries.period_clock(connection)
     if clock is None:
         return []
     kept_since = (clock.astimezone(UTC) - timedelta(days=days)).date()
-    return [day for day in retention_queries.days(connection) if day < kept_since]
+    return [day for day in retention_queries.report_days(connection) if day < kept_since]
 
 
-def _judge(engine: Engine, connection: Connection, day: date, *, after_kept: bool) -> Day:
+def _judge(engine: Engine, connection: Connection, day: date, *, after_kept: bool) -> ExpiredDay:
     """Say what keeps a day; where nothing does, write what is to take its reports' place."""
     found = retention_queries.sources_on(connection, day)
     counts = retention_queries.count_reports(connection, day)
     reasons = [*_unsettled(found, day)]
     if counts:
-        retention_queries.drop_scratch(connection)
-        retention_queries.stage_lives(connection, day, found)
-        for source, count in retention_queries.live_sessions(connection).items():
+        retention_queries.drop_staging_tables(connection)
+        retention_queries.stage_day_sessions(connection, day, found)
+        for source, count in retention_queries.count_active_sessions(connection).items():
             reasons.append(f"{count:,} sessions of source '{source}' have not ended")
-        fed = retention_queries.fed_periods(connection, PROOF_HOLDS)
+        fed = retention_queries.dependent_periods(connection, PROOF_MAX_AGE)
         if not reasons and not after_kept and all(one.is_closed for one in fed):
             fed = _proved(engine, connection, fed)
         reasons += _unproved(fed)
@@ -137,12 +139,12 @@ def _judge(engine: Engine, connection: Connection, day: date, *, after_kept: boo
     if counts and not reasons:
         reasons += _seal(connection, day, found)
         if not reasons:
-            retention_queries.note_dropped(connection, day, found, counts)
-    return Day(day=day, reports=sum(counts.values()), kept_for=tuple(reasons))
+            retention_queries.record_dropped(connection, day, found, counts)
+    return ExpiredDay(day=day, reports=sum(counts.values()), blockers=tuple(reasons))
 
 
 def _unsettled(found: Iterable[SourceDay], day: date) -> Iterator[str]:
-    _, ends_at = retention_queries.span_of(day)
+    _, ends_at = retention_queries.day_bounds(day)
     for one in found:
         until = one.settled_until
         if one.is_unsettled:
@@ -158,18 +160,20 @@ def _shown(time: int) -> str:
     return f"{from_micros(time):%Y-%m-%d %H:%M:%SZ}"
 
 
-def _proved(engine: Engine, connection: Connection, fed: list[FedPeriod]) -> list[FedPeriod]:
+def _proved(
+    engine: Engine, connection: Connection, fed: list[DependentPeriod]
+) -> list[DependentPeriod]:
     """Verify, unless every period was lately."""
     if all(one.is_fresh for one in fed):
         return fed
-    verdict = Verdict()
-    for _ in verify(engine, verdict=verdict):
+    verdict = VerifyResult()
+    for _ in verify(engine, result=verdict):
         pass
     log.info("verified", sessions=verdict.sessions, differences=verdict.differences)
-    return retention_queries.fed_periods(connection, PROOF_HOLDS)
+    return retention_queries.dependent_periods(connection, PROOF_MAX_AGE)
 
 
-def _unproved(fed: Sequence[FedPeriod]) -> Iterator[str]:
+def _unproved(fed: Sequence[DependentPeriod]) -> Iterator[str]:
     """What is to be said of them: those that are not closed first, then the proofs."""
     for one in [one for one in fed if not one.is_closed] or fed:
         name = f"period {one.period} of realm '{one.realm}'"
@@ -193,7 +197,7 @@ def _seal(connection: Connection, day: date, found: Iterable[SourceDay]) -> Iter
     """
     rules = realm_queries.all_rules(connection)
     cutoff = Cutoff(
-        marks=tuple(
+        watermarks=tuple(
             Watermark(
                 source_id=one.source_id,
                 epoch=one.last[0],
@@ -206,19 +210,21 @@ def _seal(connection: Connection, day: date, found: Iterable[SourceDay]) -> Iter
             if one.last is not None
         )
     )
-    retention_queries.stage_sealing(connection)
-    told = replay_by(connection, rules, cutoff, list(rules), (), day=retention_queries.span_of(day))
-    while batch := [(key, session) for key, session, _ in islice(told, LIVES_AT_ONCE)]:
+    retention_queries.create_staging_tables(connection)
+    told = replay_by(
+        connection, rules, cutoff, list(rules), (), day=retention_queries.day_bounds(day)
+    )
+    while batch := [(key, session) for key, session, _ in islice(told, SESSIONS_PER_BATCH)]:
         usage: list[SessionHour] = []
         for _, session in batch:
             calendar = rules[session.realm_id].calendar
             if session.phase is Phase.CLOSED:
                 usage += hours_of(session, calendar)
             else:
-                condense(session, calendar)
-        retention_queries.add_lives(connection, batch, usage)
-    wrong = retention_queries.wrongly_booked(connection)
+                merge_deltas(session, calendar)
+        retention_queries.add_day_sessions(connection, batch, usage)
+    wrong = retention_queries.count_mismatches(connection)
     if wrong:
         yield f"{wrong:,} rows of its sessions are not what it says: see `turn-accounting verify`"
         return
-    retention_queries.seal(connection)
+    retention_queries.finalize_day(connection)

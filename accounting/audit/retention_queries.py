@@ -1,8 +1,8 @@
 """Retention, stored: days of reports dropped, and what they leave.
 
 Owns ``carried_sessions``, ``finalized_sessions``, ``dropped_reports`` and ``dropped_positions``.
-Who calls anything that writes here holds the lock ``retain``. When a day may go is the job's decision;
-the database's own function refuses what would lose money.
+Who calls anything that writes here holds the lock ``retain``. When a day may go is the job's
+decision; the database's own function refuses what would lose money.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -68,7 +68,7 @@ class SourceDay:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FedPeriod:
+class DependentPeriod:
     """A period that a day's sessions fed; ``period`` None: it is not drawn yet.
 
     ``differences``: that its last proof found, None without one; ``is_fresh``: made lately, and
@@ -83,18 +83,18 @@ class FedPeriod:
     is_fresh: bool
 
 
-def span_of(day: date) -> tuple[int, int]:
+def day_bounds(day: date) -> tuple[int, int]:
     """A day (UTC) from midnight to midnight, in microseconds."""
     begin = datetime(day.year, day.month, day.day, tzinfo=UTC)
     return to_micros(begin), to_micros(begin + timedelta(days=1))
 
 
-def days(connection: Connection) -> list[date]:
+def report_days(connection: Connection) -> list[date]:
     """The days that have a partition of reports, the oldest first."""
     return list(connection.execute(_QUERIES.text("report_days")).scalars())
 
 
-def clock(connection: Connection) -> datetime | None:
+def period_clock(connection: Connection) -> datetime | None:
     """How far any source is captured; the server's own clock where none is in service."""
     found: datetime | None = connection.execute(select(func.accounting.period_clock())).scalar_one()
     return found
@@ -118,11 +118,11 @@ def sources_on(connection: Connection, day: date) -> list[SourceDay]:
 
 
 def _span(day: date) -> dict[str, datetime]:
-    since, until = span_of(day)
+    since, until = day_bounds(day)
     return {"since": from_micros(since), "until": from_micros(until)}
 
 
-def stage_lives(connection: Connection, day: date, found: Collection[SourceDay]) -> None:
+def stage_day_sessions(connection: Connection, day: date, found: Collection[SourceDay]) -> None:
     """Name the sessions that a day's reports speak of, for the two questions below."""
     ends = {one.source_id: one.last for one in found if one.last is not None}
     connection.execute(
@@ -136,15 +136,15 @@ def stage_lives(connection: Connection, day: date, found: Collection[SourceDay])
     connection.execute(text("ANALYZE day_lives"))
 
 
-def live_sessions(connection: Connection) -> dict[str, int]:
+def count_active_sessions(connection: Connection) -> dict[str, int]:
     """How many of the staged sessions have not ended, by source."""
     return {row.source: row.sessions for row in connection.execute(_QUERIES.text("count_live"))}
 
 
-def fed_periods(connection: Connection, proof_holds: timedelta) -> list[FedPeriod]:
+def dependent_periods(connection: Connection, proof_holds: timedelta) -> list[DependentPeriod]:
     """The periods that the staged sessions fed. A proof is fresh as long as ``proof_holds``."""
     rows = connection.execute(_QUERIES.text("fed_periods"), {"holds": proof_holds})
-    return [FedPeriod(**row) for row in rows.mappings()]
+    return [DependentPeriod(**row) for row in rows.mappings()]
 
 
 def count_reports(connection: Connection, day: date) -> dict[tuple[int, int], int]:
@@ -158,25 +158,25 @@ def count_reports(connection: Connection, day: date) -> dict[tuple[int, int], in
     return {(realm_id, source_id): count for realm_id, source_id, count in rows}
 
 
-def stage_sealing(connection: Connection) -> None:
+def create_staging_tables(connection: Connection) -> None:
     """Make the scratch tables for what a day leaves, empty."""
     psycopg_connection(connection).execute(_QUERIES.driver("stage_sealing"))
 
 
-def drop_scratch(connection: Connection) -> None:
+def drop_staging_tables(connection: Connection) -> None:
     """Drop all scratch tables of a day."""
     psycopg_connection(connection).execute(_QUERIES.driver("drop_sealing"))
 
 
-def add_lives(
+def add_day_sessions(
     connection: Connection,
     sessions: Sequence[tuple[AllocationKey, SessionState]],
     usage: Iterable[SessionHour],
 ) -> None:
     """Stage lives as a day's reports leave them; ``usage``: the hours of those that are past."""
     past = [(key, session) for key, session in sessions if session.phase is Phase.CLOSED]
-    comparison.add_lives(connection, past)
-    comparison.add_usage(connection, usage)
+    comparison.add_sessions(connection, past)
+    comparison.add_session_hours(connection, usage)
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_rows(cursor, "told_keys", KEY_COLUMNS, (key for key, _ in sessions))
         copy_rows(
@@ -191,20 +191,20 @@ def add_lives(
         )
 
 
-def wrongly_booked(connection: Connection) -> int:
+def count_mismatches(connection: Connection) -> int:
     """How many rows of the staged past lives are not booked as they are staged."""
     connection.execute(_QUERIES.text("sealed_by_day"))
     connection.execute(text("ANALYZE proof_sessions, proof_session_usage, sealed"))
     every = list(connection.execute(select(realms.c.realm_id)).scalars())
-    staged = comparison.proof_of(comparison.BOOKS["sessions"])
+    staged = comparison.recomputed_table(comparison.DERIVED_TABLES["sessions"])
     return sum(
         1
         for name in ("sessions", "session_usage")
-        for _ in comparison.mismatches(connection, name, every, sessions=staged)
+        for _ in comparison.find_mismatches(connection, name, every, sessions=staged)
     )
 
 
-def seal(connection: Connection) -> None:
+def finalize_day(connection: Connection) -> None:
     """Keep the digest of the staged past lives, and carry the others on."""
     for (realm_id, day), (sessions, digest) in _digests(connection).items():
         new = upsert(finalized_sessions).values(
@@ -222,11 +222,11 @@ def seal(connection: Connection) -> None:
     key = [carried_sessions.c[name] for name, _ in KEY_COLUMNS]
     told = text("SELECT source_id, database, username_key, allocation_id FROM told_keys")
     connection.execute(delete(carried_sessions).where(tuple_(*key).in_(told)))
-    staged = comparison.proof_of(carried_sessions, "staged_carried")
+    staged = comparison.recomputed_table(carried_sessions, "staged_carried")
     connection.execute(insert(carried_sessions).from_select(list(staged.c.keys()), select(staged)))
 
 
-def note_dropped(
+def record_dropped(
     connection: Connection,
     day: date,
     found: Collection[SourceDay],
@@ -262,7 +262,7 @@ def note_dropped(
         )
 
 
-def drop(connection: Connection, day: date) -> bool:
+def drop_day(connection: Connection, day: date) -> bool:
     """Drop the partition of a day; False where somebody reads the reports all the while."""
     query = text("SELECT accounting.drop_report_partition(:day)")
     wait_at_most(connection, LOCK_SECONDS)
@@ -278,7 +278,7 @@ def drop(connection: Connection, day: date) -> bool:
     return False
 
 
-def dropped_until(connection: Connection) -> dict[int, date]:
+def first_complete_days(connection: Connection) -> dict[int, date]:
     """For each realm of which reports were dropped, the first day that may have all of them."""
     rows = connection.execute(
         select(dropped_reports.c.realm_id, func.max(dropped_reports.c.day)).group_by(
@@ -288,7 +288,7 @@ def dropped_until(connection: Connection) -> dict[int, date]:
     return {realm_id: day + timedelta(days=1) for realm_id, day in rows}
 
 
-def dropped_upto(connection: Connection) -> dict[int, tuple[int, int]]:
+def dropped_positions_by_source(connection: Connection) -> dict[int, tuple[int, int]]:
     """The (epoch, position) of the last report of each source that was dropped."""
     rows = connection.execute(
         select(
@@ -299,18 +299,18 @@ def dropped_upto(connection: Connection) -> dict[int, tuple[int, int]]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unsealed:
+class FinalizedMismatch:
     """Sessions begun on a day whose rows are not those that were sealed."""
 
     realm_id: int
     day: date
-    sealed: int
-    found: int
+    finalized_count: int
+    stored_count: int
 
 
-def stage_sealed(connection: Connection, realm_ids: Collection[int]) -> list[Unsealed]:
+def copy_finalized(connection: Connection, realm_ids: Collection[int]) -> list[FinalizedMismatch]:
     """Stage what ended with the dropped reports as it is booked; returns where it was changed."""
-    if not dropped_upto(connection):
+    if not dropped_positions_by_source(connection):
         return []
     connection.execute(_QUERIES.text("sealed_in_books"), {"realms": list(realm_ids)})
     connection.execute(_QUERIES.text("stage_sealed"))
@@ -322,11 +322,11 @@ def stage_sealed(connection: Connection, realm_ids: Collection[int]) -> list[Uns
     }
     found = _digests(connection)
     return [
-        Unsealed(
+        FinalizedMismatch(
             realm_id=realm_id,
             day=day,
-            sealed=kept.get((realm_id, day), (0, None))[0],
-            found=found.get((realm_id, day), (0, None))[0],
+            finalized_count=kept.get((realm_id, day), (0, None))[0],
+            stored_count=found.get((realm_id, day), (0, None))[0],
         )
         for realm_id, day in sorted({*kept, *found})
         if kept.get((realm_id, day)) != found.get((realm_id, day))
@@ -340,7 +340,7 @@ def _digests(connection: Connection) -> dict[tuple[int, date], tuple[int, Decima
     }
 
 
-def sealed_of(
+def finalized_of_user(
     connection: Connection, period: PeriodRow, user_key: UUID
 ) -> Iterator[tuple[AllocationKey, SessionState, tuple[int, ...]]]:
     """A user's sessions that ended with the dropped reports, and have usage in a period.

@@ -12,8 +12,8 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from accounting.audit import comparison, evidence_queries, proof_records, retention_queries
-from accounting.audit.comparison import Line
-from accounting.audit.differences import Difference, Naming
+from accounting.audit.comparison import LineComparison
+from accounting.audit.differences import Difference, DifferenceFactory
 from accounting.audit.proof_records import Proof
 from accounting.audit.recompute import Stop
 from accounting.billing import period_queries
@@ -23,7 +23,7 @@ from accounting.domain.calendar import to_micros
 from accounting.domain.counters import COUNTERS
 from accounting.domain.statements import line_digest
 
-BALANCED: Final = (*COUNTERS, "session_microseconds")
+ADJUSTED_NUMBERS: Final = (*COUNTERS, "session_microseconds")
 """The numbers that late usage adjusts."""
 
 
@@ -38,13 +38,13 @@ class ClosedPeriod:
 
     row: PeriodRow
     stop: Stop
-    is_told: bool
+    recomputable: bool
     kept_since: date | None
     proof: Proof | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gone:
+class PartlyDroppedPeriod:
     """A closed period of which reports were dropped: all are kept from ``kept_since`` on (UTC).
 
     ``proof``: the last that was made while all were there; None where there was none.
@@ -56,20 +56,20 @@ class Gone:
     proof: Proof | None
 
 
-def find_closed(
+def find_closed_periods(
     connection: Connection, realm_ids: Collection[int], period: date | None
 ) -> list[ClosedPeriod]:
     """The closed periods of those realms, or the one of each that begins on that day."""
-    upto = retention_queries.dropped_upto(connection)
-    kept_since = retention_queries.dropped_until(connection)
-    proved = proof_records.find(connection)
+    upto = retention_queries.dropped_positions_by_source(connection)
+    kept_since = retention_queries.first_complete_days(connection)
+    proved = proof_records.load_proofs(connection)
     found: list[ClosedPeriod] = []
     for realm_id in realm_ids:
         for row in period_queries.realm_periods(connection, realm_id):
             if row.cutoff is None or period not in (None, row.period):
                 continue
-            cutoff = evidence_queries.cutoff_of(connection, row.cutoff)
-            reached = {mark.source_id: (mark.epoch, mark.position) for mark in cutoff.marks}
+            cutoff = evidence_queries.parse_cutoff(connection, row.cutoff)
+            reached = {mark.source_id: (mark.epoch, mark.position) for mark in cutoff.watermarks}
             since = kept_since.get(realm_id)
             found.append(
                 ClosedPeriod(
@@ -80,7 +80,7 @@ def find_closed(
                         ends_at=to_micros(row.ends_at),
                         cutoff=cutoff,
                     ),
-                    is_told=all(reached.get(of, (0, 0)) >= last for of, last in upto.items()),
+                    recomputable=all(reached.get(of, (0, 0)) >= last for of, last in upto.items()),
                     kept_since=since
                     if since and row.starts_at < datetime.combine(since, time(), UTC)
                     else None,
@@ -90,10 +90,12 @@ def find_closed(
     return found
 
 
-def gone(names: Mapping[int, str], closed: Iterable[ClosedPeriod]) -> list[Gone]:
+def partly_dropped(
+    names: Mapping[int, str], closed: Iterable[ClosedPeriod]
+) -> list[PartlyDroppedPeriod]:
     """The periods among them of which reports were dropped, by name of realm."""
     return [
-        Gone(
+        PartlyDroppedPeriod(
             realm=names[one.row.realm_id],
             period=one.row.period,
             kept_since=one.kept_since,
@@ -104,13 +106,13 @@ def gone(names: Mapping[int, str], closed: Iterable[ClosedPeriod]) -> list[Gone]
     ]
 
 
-def digest_of(connection: Connection, row: PeriodRow) -> str:
+def stored_digest(connection: Connection, row: PeriodRow) -> str:
     """The digest over all lines of a period's statement."""
     return statements.statement_digest(comparison.line_digests(connection, row))
 
 
-def wrong_statement(
-    connection: Connection, naming: Naming, closed: ClosedPeriod
+def check_statement(
+    connection: Connection, naming: DifferenceFactory, closed: ClosedPeriod
 ) -> Iterator[Difference]:
     """What is wrong with a closed period: its borders, its lines, its balance."""
     row = closed.row
@@ -120,11 +122,11 @@ def wrong_statement(
     def difference(what: str, kind: str, **rest: Any) -> Difference:
         return naming.difference(row.realm_id, starts_at, what=what, kind=kind, **rest)
 
-    if naming.span(row.realm_id, row.period) != (starts_at, closed.stop.ends_at):
+    if naming.period_bounds(row.realm_id, row.period) != (starts_at, closed.stop.ends_at):
         yield difference("periods", "differs", column="starts_at, ends_at")
-    if not closed.is_told:
+    if not closed.recomputable:
         proved = None if closed.proof is None else closed.proof.digest
-        booked = digest_of(connection, row)
+        booked = stored_digest(connection, row)
         if booked != proved:
             yield difference(
                 "statements",
@@ -133,18 +135,18 @@ def wrong_statement(
                 booked=booked,
                 recomputed=proved or "never proved",
             )
-    lines = comparison.statement_lines if closed.is_told else comparison.kept_lines
+    lines = comparison.compare_statement if closed.recomputable else comparison.stored_lines
     for line in lines(connection, row):
-        if line.booked is None or line.proved is None:
-            kind = "missing" if line.booked is None else "unfounded"
+        if line.stored is None or line.recomputed is None:
+            kind = "missing" if line.stored is None else "unfounded"
             yield difference("statements", kind, user_key=line.user_key)
             continue
         yield from _unequal(difference, "statements", LINE_NUMBERS, line)
         true = line_digest(
-            realm=naming.realm(row.realm_id),
+            realm=naming.realm_name(row.realm_id),
             period=row.period,
             user_key=line.user_key,
-            numbers=line.proved,
+            numbers=line.recomputed,
             cutoff=row.cutoff,
         )
         if line.digest != true:
@@ -156,14 +158,16 @@ def wrong_statement(
                 booked=str(line.digest),
                 recomputed=true,
             )
-    for line in comparison.unbalanced(connection, row):
-        yield from _unequal(difference, "adjustments", BALANCED, line)
+    for line in comparison.unbalanced_adjustments(connection, row):
+        yield from _unequal(difference, "adjustments", ADJUSTED_NUMBERS, line)
 
 
 def _unequal(
-    difference: Callable[..., Difference], what: str, columns: Sequence[str], line: Line
+    difference: Callable[..., Difference], what: str, columns: Sequence[str], line: LineComparison
 ) -> Iterator[Difference]:
-    for column, booked, proved in zip(columns, line.booked or (), line.proved or (), strict=True):
+    for column, booked, proved in zip(
+        columns, line.stored or (), line.recomputed or (), strict=True
+    ):
         if booked != proved:
             yield difference(
                 what,

@@ -18,8 +18,12 @@ from sqlalchemy import Connection, Engine
 
 from accounting.audit import evidence_queries, recompute, retention_queries
 from accounting.audit.evidence_queries import Cutoff
-from accounting.audit.recompute_books import snapshot_at_rest
-from accounting.audit.statement_check import Gone, find_closed, gone
+from accounting.audit.recompute_books import quiesced_snapshot
+from accounting.audit.statement_check import (
+    PartlyDroppedPeriod,
+    find_closed_periods,
+    partly_dropped,
+)
 from accounting.billing import period_queries
 from accounting.billing import statement_queries as billed
 from accounting.billing.close_period import find_period
@@ -66,7 +70,7 @@ class TracedSession:
     source: str
     allocation_id: int
     numbers: Numbers
-    dropped: Numbers | None = None
+    dropped_counters: Numbers | None = None
     reports: list[TracedReport] = field(default_factory=list)
 
 
@@ -74,7 +78,7 @@ class TracedSession:
 class Trace:
     """What was billed for a user's period, and the sessions that it came from.
 
-    ``gone``: where reports of the period were dropped, since when they are kept, and the proof.
+    ``partly_dropped``: set where reports of the period were dropped.
     """
 
     realm: str
@@ -82,7 +86,7 @@ class Trace:
     user_key: UUID
     lines: list[BilledLine]
     sessions: list[TracedSession]
-    gone: Gone | None = None
+    partly_dropped: PartlyDroppedPeriod | None = None
 
     @property
     def billed(self) -> Numbers:
@@ -99,7 +103,10 @@ class Trace:
         """Whether the sessions have what was billed, and their reports brought what they have."""
         return self.billed == self.traced and all(
             session.numbers[:8]
-            == _sum((session.dropped or _NOTHING, *(one.counters for one in session.reports)), 8)
+            == _sum(
+                (session.dropped_counters or _NOTHING, *(one.counters for one in session.reports)),
+                8,
+            )
             for session in self.sessions
         )
 
@@ -112,7 +119,7 @@ def trace(
     ``user``: by name, or ``key``: by key, for one whose name is erased. Raises UsageError for what
     nobody knows, and NotYet for a period that is not closed.
     """
-    with snapshot_at_rest(engine) as connection, lost_connections():
+    with quiesced_snapshot(engine) as connection, lost_connections():
         realm_id = find_realm(connection, realm)
         row = find_period(connection, realm_id, realm, period)
         if row.cutoff is None:
@@ -123,18 +130,20 @@ def trace(
         lines = billed.billed_lines(connection, realm_id, period, found)
         sessions = [
             *_sealed_sessions(connection, row, found),
-            *_sessions(connection, row, evidence_queries.cutoff_of(connection, row.cutoff), found),
+            *_sessions(
+                connection, row, evidence_queries.parse_cutoff(connection, row.cutoff), found
+            ),
         ]
         if key is not None and not lines and not sessions:
             raise UsageError(f"no user_key {key} has usage in period {period} of realm '{realm}'")
-        closed = find_closed(connection, [realm_id], period)
+        closed = find_closed_periods(connection, [realm_id], period)
         return Trace(
             realm=realm,
             period=period,
             user_key=found,
             lines=lines,
             sessions=sessions,
-            gone=next(iter(gone({realm_id: realm}, closed)), None),
+            partly_dropped=next(iter(partly_dropped({realm_id: realm}, closed)), None),
         )
 
 
@@ -154,13 +163,13 @@ def _sealed_sessions(
 ) -> Iterator[TracedSession]:
     """The user's sessions of which no report is left, as they are booked."""
     names = evidence_queries.source_names(connection)
-    for key, session, numbers in retention_queries.sealed_of(connection, period, user_key):
+    for key, session, numbers in retention_queries.finalized_of_user(connection, period, user_key):
         yield TracedSession(
             session=session,
             source=names[key.source_id],
             allocation_id=key.allocation_id,
             numbers=numbers,
-            dropped=numbers[:8],
+            dropped_counters=numbers[:8],
         )
 
 
@@ -168,9 +177,9 @@ def _sessions(
     connection: Connection, period: PeriodRow, cutoff: Cutoff, user_key: UUID
 ) -> Iterator[TracedSession]:
     rules = realm_queries.all_rules(connection)
-    now = evidence_queries.settled_now(connection)
+    now = evidence_queries.settled_cutoff(connection)
     names = evidence_queries.source_names(connection)
-    reached = {mark.source_id: (mark.epoch, mark.position) for mark in cutoff.marks}
+    reached = {mark.source_id: (mark.epoch, mark.position) for mark in cutoff.watermarks}
     borders = to_micros(period.starts_at), to_micros(period.ends_at)
     calendar = rules[period.realm_id].calendar
     for key, session, carried, heard in _told(connection, rules, now, period.realm_id, user_key):
@@ -188,7 +197,7 @@ def _sessions(
             source=names[key.source_id],
             allocation_id=key.allocation_id,
             numbers=(*counters, seconds),
-            dropped=None if carried is None else _brought(carried, borders),
+            dropped_counters=None if carried is None else _brought(carried, borders),
             reports=[
                 TracedReport(
                     source=names[key.source_id],
@@ -216,7 +225,7 @@ def _told(
 
     Before them the entries that dropped reports brought; None where there were none.
     """
-    untils = {mark.source_id: mark.until for mark in cutoff.marks}
+    untils = {mark.source_id: mark.until for mark in cutoff.watermarks}
     usernames = billed.username_keys(connection, user_key)
     evidence = recompute.read_told(connection, cutoff, [realm_id], usernames)
     for key, group in groupby(evidence, key=itemgetter(0)):

@@ -13,11 +13,17 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from accounting.audit import comparison, evidence_queries, proof_records
-from accounting.audit.comparison import BOOKS
-from accounting.audit.differences import Difference, Naming
-from accounting.audit.recompute_books import snapshot_at_rest, stage_books
-from accounting.audit.retention_queries import Unsealed
-from accounting.audit.statement_check import Gone, digest_of, find_closed, gone, wrong_statement
+from accounting.audit.comparison import DERIVED_TABLES
+from accounting.audit.differences import Difference, DifferenceFactory
+from accounting.audit.recompute_books import quiesced_snapshot, recompute_books
+from accounting.audit.retention_queries import FinalizedMismatch
+from accounting.audit.statement_check import (
+    PartlyDroppedPeriod,
+    check_statement,
+    find_closed_periods,
+    partly_dropped,
+    stored_digest,
+)
 from accounting.billing import period_queries
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import BucketLength, from_micros, to_micros
@@ -26,16 +32,16 @@ from accounting.identities import realm_queries
 from accounting.progress import Progress, no_progress
 
 
-class Verdict:
+class VerifyResult:
     """The differences as they are found, and afterwards how much was compared.
 
-    ``gone``: the closed periods that could not be compared with all of their reports.
+    ``partly_dropped``: the closed periods that could not be compared with all of their reports.
     """
 
     def __init__(self) -> None:
         self.sessions = 0
         self.differences = 0
-        self.gone: list[Gone] = []
+        self.partly_dropped: list[PartlyDroppedPeriod] = []
 
 
 def verify(
@@ -43,7 +49,7 @@ def verify(
     realm: str | None = None,
     period: date | None = None,
     *,
-    verdict: Verdict | None = None,
+    result: VerifyResult | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[Difference]:
     """Every difference between the books and the reports, of one realm or period or of all.
@@ -51,37 +57,37 @@ def verify(
     ``verdict`` is filled as they come. Taken to the end, proofs are noted. Raises UsageError for
     what nobody knows, NotYet, and ConnectionLost.
     """
-    found = verdict or Verdict()
+    found = result or VerifyResult()
     differing: Counter[tuple[str, date | None]] = Counter()
 
     def count(sessions: int) -> None:
         found.sessions += sessions
         progress(found.sessions)
 
-    with snapshot_at_rest(engine) as connection, lost_connections():
+    with quiesced_snapshot(engine) as connection, lost_connections():
         names = realm_queries.names(connection)
         chosen = _chosen(names, realm)
         rules = realm_queries.all_rules(connection)
-        closed = find_closed(connection, chosen, period)
-        now = evidence_queries.settled_now(connection)
-        stops = [one.stop for one in closed if one.is_told]
-        unsealed = stage_books(connection, rules, now, chosen, count, stops)
-        naming = Naming(names, rules)
+        closed = find_closed_periods(connection, chosen, period)
+        now = evidence_queries.settled_cutoff(connection)
+        stops = [one.stop for one in closed if one.recomputable]
+        unsealed = recompute_books(connection, rules, now, chosen, count, stops)
+        naming = DifferenceFactory(names, rules)
         for difference in chain(
             lost_reports(connection) if realm is None and period is None else (),
             _differences(connection, naming, chosen, realm, period),
-            changed_since(naming, unsealed),
-            *(wrong_statement(connection, naming, one) for one in closed),
+            finalized_differences(naming, unsealed),
+            *(check_statement(connection, naming, one) for one in closed),
         ):
             found.differences += 1
             differing[difference.realm, difference.period] += 1
             yield difference
-        found.gone = gone(names, closed)
-        noted = [(one, digest_of(connection, one.row)) for one in closed]
+        found.partly_dropped = partly_dropped(names, closed)
+        noted = [(one, stored_digest(connection, one.row)) for one in closed]
         positions = period_queries.current_cutoff(connection).to_text()
     with lost_connections(), engine.begin() as connection:
         for one, digest in noted:
-            proof_records.note(
+            proof_records.record_proof(
                 connection,
                 one.row.realm_id,
                 one.row.period,
@@ -102,7 +108,7 @@ def _chosen(names: Mapping[int, str], realm: str | None) -> list[int]:
 
 def lost_reports(connection: Connection) -> Iterator[Difference]:
     """Sources of which fewer reports are kept than were loaded, and not dropped."""
-    for source, loaded, kept in comparison.lost_reports(connection):
+    for source, loaded, kept in comparison.find_lost_reports(connection):
         yield Difference(
             realm="",
             period=None,
@@ -114,7 +120,9 @@ def lost_reports(connection: Connection) -> Iterator[Difference]:
         )
 
 
-def changed_since(naming: Naming, unsealed: Iterable[Unsealed]) -> Iterator[Difference]:
+def finalized_differences(
+    naming: DifferenceFactory, unsealed: Iterable[FinalizedMismatch]
+) -> Iterator[Difference]:
     """Sessions whose reports were dropped, by the day they began, that were changed afterwards."""
     for one in unsealed:
         yield naming.difference(
@@ -123,49 +131,49 @@ def changed_since(naming: Naming, unsealed: Iterable[Unsealed]) -> Iterator[Diff
             what="sessions",
             kind="differs",
             column="digest of a day whose reports were dropped",
-            booked=f"{one.found} sessions",
-            recomputed=f"{one.sealed} sessions",
+            booked=f"{one.stored_count} sessions",
+            recomputed=f"{one.finalized_count} sessions",
         )
 
 
 def _differences(
     connection: Connection,
-    naming: Naming,
+    naming: DifferenceFactory,
     chosen: Collection[int],
     realm: str | None,
     period: date | None,
 ) -> Iterator[Difference]:
     for realm_id in chosen:
-        span = None if period is None else naming.span(realm_id, period)
+        span = None if period is None else naming.period_bounds(realm_id, period)
         if period is not None and span is None:
             if realm is not None:
                 raise UsageError(f"no period of realm '{realm}' begins on {period}")
             continue
-        yield from wrong_books(connection, naming, realm_id, span)
+        yield from compare_tables(connection, naming, realm_id, span)
 
 
-def wrong_books(
+def compare_tables(
     connection: Connection,
-    naming: Naming,
+    naming: DifferenceFactory,
     realm_id: int,
     span: tuple[int, int] | None = None,
 ) -> Iterator[Difference]:
     """What differs from the staged books of a realm: all tables that follow from the reports."""
-    for name in BOOKS:
-        for mismatch in comparison.mismatches(connection, name, [realm_id], span):
-            yield from naming.name(mismatch)
+    for name in DERIVED_TABLES:
+        for mismatch in comparison.find_mismatches(connection, name, [realm_id], span):
+            yield from naming.from_mismatch(mismatch)
     yield from _wrong_buckets(connection, naming, realm_id, span)
 
 
 def _wrong_buckets(
-    connection: Connection, naming: Naming, realm_id: int, span: tuple[int, int] | None
+    connection: Connection, naming: DifferenceFactory, realm_id: int, span: tuple[int, int] | None
 ) -> Iterator[Difference]:
     calendar = naming.rules[realm_id].calendar
 
     def lies_within(starts_at: int) -> bool:
         return span is None or span[0] <= starts_at < span[1]
 
-    for _, level, starts_at, ends_at, zone in comparison.booked_buckets(connection, [realm_id]):
+    for _, level, starts_at, ends_at, zone in comparison.stored_buckets(connection, [realm_id]):
         bucket = calendar.bucket(BucketLength(level), starts_at)
         for column, booked, true in (
             ("starts_at", starts_at, bucket.starts_at),

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from accounting.audit.rebuild import rebuild
-from accounting.audit.reconcile import Reconciled, reconcile
-from accounting.audit.statement_check import Gone
-from accounting.audit.verify import Verdict, verify
+from accounting.audit.reconcile import ReconcileResult, reconcile
+from accounting.audit.statement_check import PartlyDroppedPeriod
+from accounting.audit.verify import VerifyResult, verify
 from accounting.cli.arguments import Json, PeriodOption, Realm
 from accounting.cli.output import visible, warn, write_record
 from accounting.cli.progress import progress_bar
@@ -25,20 +25,20 @@ def register(app: typer.Typer) -> None:
 
 def verify_books(realm: Realm = None, period: PeriodOption = None, as_json: Json = False) -> None:
     """Recompute everything from the reports and compare; exit 1 on any difference."""
-    verdict = Verdict()
+    result = VerifyResult()
     with (
         writer_engine(command_settings()) as engine,
         progress_bar("verifying", "sessions") as progress,
     ):
-        for difference in verify(engine, realm, period, verdict=verdict, progress=progress):
+        for difference in verify(engine, realm, period, result=result, progress=progress):
             label = f"{difference.what} {difference.kind}"
             write_record(label, asdict(difference), as_json=as_json)
-    for gone in verdict.gone:
-        warn(dropped_notice(gone))
-    if verdict.differences:
-        warn(f"{verdict.differences:,} differences in the books of {verdict.sessions:,} sessions")
+    for dropped in result.partly_dropped:
+        warn(dropped_notice(dropped))
+    if result.differences:
+        warn(f"{result.differences:,} differences in the books of {result.sessions:,} sessions")
         raise typer.Exit(1)
-    warn(f"proved: {verdict.sessions:,} sessions and all figures that follow from them")
+    warn(f"proved: {result.sessions:,} sessions and all figures that follow from them")
 
 
 def rebuild_books(
@@ -50,20 +50,18 @@ def rebuild_books(
     as_json: Json = False,
 ) -> None:
     """Replace sessions and roll-ups by what the reports say; adjusts closed periods."""
-    verdict = Verdict()
+    result = VerifyResult()
     with (
         writer_engine(command_settings()) as engine,
         progress_bar("rebuilding", "sessions") as progress,
     ):
         for difference in rebuild(
-            engine, reason, realm, dry_run=dry_run, verdict=verdict, progress=progress
+            engine, reason, realm, dry_run=dry_run, result=result, progress=progress
         ):
             label = f"{difference.what} {difference.kind}"
             write_record(label, asdict(difference), as_json=as_json)
     done = "would be replaced" if dry_run else "replaced"
-    warn(
-        f"{verdict.differences:,} differences {done} in the books of {verdict.sessions:,} sessions"
-    )
+    warn(f"{result.differences:,} differences {done} in the books of {result.sessions:,} sessions")
 
 
 def reconcile_logs(
@@ -74,7 +72,7 @@ def reconcile_logs(
     as_json: Json = False,
 ) -> None:
     """Compare the books with coturn's own log; exit 1 when any session differs."""
-    result = Reconciled()
+    result = ReconcileResult()
     with (
         writer_engine(command_settings()) as engine,
         progress_bar("reconciling", "sessions") as progress,
@@ -82,8 +80,9 @@ def reconcile_logs(
         for difference in reconcile(engine, logs, result=result, progress=progress):
             label = f"session {difference.kind}"
             write_record(label, asdict(difference), as_json=as_json)
-    if result.strangers:
-        warn(f"{result.strangers:,} logged sessions never authenticated: nobody is billed for them")
+    if result.unauthenticated:
+        count = result.unauthenticated
+        warn(f"{count:,} logged sessions never authenticated: nobody is billed for them")
     if result.unlogged:
         warn(f"{result.unlogged:,} booked sessions with the same names and ids are in no log")
     if result.differing:
@@ -92,15 +91,15 @@ def reconcile_logs(
     warn(f"reconciled: {result.sessions:,} logged sessions, each booked with its own figures")
 
 
-def dropped_notice(gone: Gone) -> str:
+def dropped_notice(period: PartlyDroppedPeriod) -> str:
     """Say since when a period's reports are kept, and when it was last proved from all of them."""
     dropped = (
-        f"period {gone.period} of realm '{visible(gone.realm)}': "
-        f"reports before {gone.kept_since} (UTC) were dropped"
+        f"period {period.period} of realm '{visible(period.realm)}': "
+        f"reports before {period.kept_since} (UTC) were dropped"
     )
-    if gone.proof is None:
+    if period.proof is None:
         return f"{dropped}; nothing of it was billed, and it was never verified"
     return (
-        f"{dropped}; last proved from all of them on {gone.proof.verified_at:%Y-%m-%d}, "
-        f"digest {gone.proof.digest}"
+        f"{dropped}; last proved from all of them on {period.proof.verified_at:%Y-%m-%d}, "
+        f"digest {period.proof.digest}"
     )

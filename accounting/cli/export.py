@@ -70,7 +70,9 @@ def export_usage(
     subject, length = usage_subject(by), bucket_length(per)
     if length == "month" and period is not None:
         raise UsageError("--per month: a period need not be a month: see `export statements`")
-    selection = _selection(ExportKind.USAGE, realm, period, since, until, subject=subject, granularity=length)
+    selection = _selection(
+        ExportKind.USAGE, realm, period, since, until, subject=subject, granularity=length
+    )
     _export(selection, format_, output)
 
 

@@ -58,8 +58,8 @@ def trace_line(
             key = None if user_key is None else _parse_uuid("--user-key", user_key)
             result = trace(engine, realm, period, user=user, key=key)
     _write_trace(result, as_json=as_json)
-    if result.gone is not None:
-        warn(dropped_notice(result.gone))
+    if result.partly_dropped is not None:
+        warn(dropped_notice(result.partly_dropped))
     if not result.adds_up:
         warn("it does not add up: `turn-accounting verify` names what is wrong")
         raise typer.Exit(1)
@@ -99,8 +99,8 @@ def _write_session(traced: TracedSession, *, as_json: bool) -> None:
         **_by_name(traced.numbers),
     }
     write_record("session", record, as_json=as_json)
-    if traced.dropped is not None:
-        dropped = {"line": "dropped", "session_id": session_id, **_by_name(traced.dropped)}
+    if traced.dropped_counters is not None:
+        dropped = {"line": "dropped", "session_id": session_id, **_by_name(traced.dropped_counters)}
         write_record("  dropped reports", dropped, as_json=as_json)
     for report in traced.reports:
         record = _report_record(session_id, report)

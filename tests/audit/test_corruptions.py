@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from accounting.audit.differences import Difference
-from accounting.audit.verify import Verdict, verify
+from accounting.audit.verify import VerifyResult, verify
 from accounting.identities.realm_rules import set_rule
 from tests.support.books import Books
 from tests.support.coturn_messages import FakeAllocation, run_jobs_at
@@ -180,8 +180,8 @@ def test_a_difference_says_what_is_booked_and_what_the_reports_say(right_books: 
         row for row in right_books.rows("sessions") if row["allocation_id"] == f"{1:018d}"
     ]
     corrupt(right_books, CORRUPTIONS["a changed byte count of a session"][0])
-    verdict = Verdict()
-    assert list(verify(right_books.engine, verdict=verdict)) == [
+    verdict = VerifyResult()
+    assert list(verify(right_books.engine, result=verdict)) == [
         Difference(
             realm="example.org",
             period=date(2026, 11, 1),

@@ -2,7 +2,7 @@
 
 from hypothesis import HealthCheck, given, settings
 
-from accounting.audit.verify import Verdict, verify
+from accounting.audit.verify import VerifyResult, verify
 from accounting.db.engine import Engine
 from accounting.simulator import play
 from tests.sessions.test_simulated import hear, scenarios
@@ -25,8 +25,8 @@ def test_every_hard_case_of_a_fleet_is_proved(books: Books) -> None:
         commands, _ = play(scenario)
         hear(books, name, commands)
     books.run_jobs()
-    verdict = Verdict()
-    assert list(verify(books.engine, verdict=verdict)) == []
+    verdict = VerifyResult()
+    assert list(verify(books.engine, result=verdict)) == []
     assert verdict.sessions > 100
 
 

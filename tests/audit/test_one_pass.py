@@ -44,7 +44,7 @@ def cutoff_at(connection: Connection, time: int) -> Cutoff:
                 until=time,
             )
         )
-    return Cutoff(marks=tuple(marks))
+    return Cutoff(watermarks=tuple(marks))
 
 
 def hours(
@@ -86,7 +86,7 @@ def test_each_stop_on_the_way_is_told_as_if_it_were_the_end(
         ]
         on_the_way, others = in_one_pass(connection, stops)
         assert (len(on_the_way), others) == (len(stops), [])
-        now = evidence_queries.settled_now(connection)
+        now = evidence_queries.settled_cutoff(connection)
         told = list(replay_by(connection, rules, now, list(rules), on_the_way))
         assert [(key, session) for key, session, stop in told if stop is None] == list(
             replay(connection, rules, now, list(rules))

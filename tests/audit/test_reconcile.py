@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from accounting.audit.reconcile import LogDifference, Reconciled, reconcile
+from accounting.audit.reconcile import LogDifference, ReconcileResult, reconcile
 from accounting.domain.coturn_log import LogReader, read_line
 from tests.ingest.test_recordings import hear_recording
 from tests.support.books import Books
@@ -42,7 +42,7 @@ def test_a_log_is_read_as_the_independent_count_reads_it(name: str) -> None:
 @pytest.mark.parametrize("name", recordings())
 def test_a_recording_reconciles_with_its_log(books: Books, name: str) -> None:
     hear_recording(books, name)
-    result = Reconciled()
+    result = ReconcileResult()
     assert list(reconcile(books.engine, [DIRECTORY / f"{name}.log"], result=result)) == []
     assert result.sessions > 0
     assert result.differing == 0
@@ -86,7 +86,7 @@ def test_a_session_that_was_never_heard_is_missing(books: Books, tmp_path: Path,
     FakeAllocation(books, allocation=2).new(0)
     run_jobs_at(books, 5000)
     path = write_log(tmp_path, log(form, f"new, {NAME}, lifetime=600", f"delete: {NAME}"))
-    result = Reconciled()
+    result = ReconcileResult()
     (found,) = reconcile(books.engine, [path], result=result)
     assert (found.kind, found.allocation_id) == ("missing", f"{1:018d}")
     assert (result.sessions, result.differing) == (1, 1)
@@ -107,7 +107,7 @@ def test_a_session_goes_on_in_the_next_file_and_an_id_used_again_is_another(
         write_log(tmp_path, log(FORMS[0], new, usage), "turn.log.1"),
         write_log(tmp_path, log(FORMS[0], usage, f"delete: {NAME}", new, again, f"delete: {NAME}")),
     ]
-    result = Reconciled()
+    result = ReconcileResult()
     assert list(reconcile(books.engine, logs, result=result)) == []
     assert (result.sessions, result.unlogged) == (2, 0)
 

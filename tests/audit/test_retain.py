@@ -8,9 +8,9 @@ import pytest
 from psycopg.errors import IntegrityError
 
 from accounting.audit.rebuild import rebuild
-from accounting.audit.retention import old_days, retain
+from accounting.audit.retention import expired_days, retain
 from accounting.audit.trace import trace
-from accounting.audit.verify import Verdict, verify
+from accounting.audit.verify import VerifyResult, verify
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
 from accounting.capture.spool.records import RawKeySighting
@@ -84,7 +84,7 @@ def days_kept(books: Books) -> list[int]:
 
 def reasons(books: Books, days: int = ALL_GO) -> list[tuple[str, ...]]:
     """Why days are kept; none may be dropped."""
-    found = [one.kept_for for one in old_days(books.engine, days, dry_run=True)]
+    found = [one.blockers for one in expired_days(books.engine, days, dry_run=True)]
     assert retain(books.engine, days) == 0
     return found
 
@@ -93,17 +93,17 @@ def test_a_day_is_dropped_when_all_that_it_fed_is_closed_and_proved(books: Books
     tell_of_november(books)
     close(books)
     before = without_reports(books)
-    found = list(old_days(books.engine, ALL_GO))
-    assert [(one.day.day, one.reports, one.kept_for) for one in found] == [
+    found = list(expired_days(books.engine, ALL_GO))
+    assert [(one.day.day, one.reports, one.blockers) for one in found] == [
         (2, 10, ()),
         (3, 10, ()),
         (4, 3, ()),
     ]
     assert days_kept(books) == []
     assert without_reports(books) == before
-    verdict = Verdict()
-    assert list(verify(books.engine, verdict=verdict)) == []
-    (gone,) = verdict.gone
+    verdict = VerifyResult()
+    assert list(verify(books.engine, result=verdict)) == []
+    (gone,) = verdict.partly_dropped
     assert gone.proof is not None
     assert (gone.realm, gone.period, gone.kept_since, gone.proof.differences) == (
         "example.org", NOVEMBER, date(2026, 11, 5), 0,
@@ -114,11 +114,11 @@ def test_a_day_is_dropped_when_all_that_it_fed_is_closed_and_proved(books: Books
 def test_a_dry_run_drops_nothing_and_says_what_would_go(books: Books) -> None:
     tell_of_november(books)
     close(books)
-    found = list(old_days(books.engine, ALL_GO, dry_run=True))
-    assert [one.kept_for for one in found] == [(), (), ()]
+    found = list(expired_days(books.engine, ALL_GO, dry_run=True))
+    assert [one.blockers for one in found] == [(), (), ()]
     assert days_kept(books) == [2, 3, 4]
-    assert list(old_days(books.engine, ALL_GO)) == found
-    assert list(old_days(books.engine, ALL_GO)) == []
+    assert list(expired_days(books.engine, ALL_GO)) == found
+    assert list(expired_days(books.engine, ALL_GO)) == []
 
 
 def test_reports_are_kept_for_ever_unless_told_otherwise(books: Books) -> None:
@@ -208,10 +208,10 @@ def test_a_statement_whose_reports_are_gone_is_proved_by_its_digest(books: Books
 def test_a_trace_shows_what_dropped_reports_brought_in_one_sum(halved: Books) -> None:
     found = trace(halved.engine, "example.org", NOVEMBER, user="alice")
     assert found.adds_up
-    assert found.gone is not None
-    assert found.gone.kept_since == date(2026, 11, 3)
+    assert found.partly_dropped is not None
+    assert found.partly_dropped.kept_since == date(2026, 11, 3)
     shown = {
-        one.allocation_id: (one.dropped, [report.counters[:4] for report in one.reports])
+        one.allocation_id: (one.dropped_counters, [report.counters[:4] for report in one.reports])
         for one in found.sessions
     }
     nothing = (0, 0, 0, 0)
@@ -333,8 +333,8 @@ def test_who_reads_reports_is_not_disturbed(books: Books) -> None:
     assert list(verify(books.engine)) == []
     with psycopg.connect(books.url()) as reader:
         reader.execute("SELECT count(*) FROM accounting.reports")
-        (first, *_) = list(old_days(books.engine, ALL_GO))
-        assert first.kept_for == ("its reports are being read now",)
+        (first, *_) = list(expired_days(books.engine, ALL_GO))
+        assert first.blockers == ("its reports are being read now",)
     assert retain(books.engine, ALL_GO) == 3
 
 

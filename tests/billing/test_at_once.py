@@ -4,8 +4,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
-from accounting.audit.evidence_queries import settled_now
-from accounting.audit.recompute_books import snapshot_at_rest
+from accounting.audit.evidence_queries import settled_cutoff
+from accounting.audit.recompute_books import quiesced_snapshot
 from accounting.audit.verify import verify
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
@@ -75,8 +75,8 @@ def test_a_snapshot_is_read_while_settling_goes_on(books: Books) -> None:
     FakeAllocation(books).new(0)
     books.advance_clock(10)
     books.run_jobs()
-    with snapshot_at_rest(books.engine) as connection:
+    with quiesced_snapshot(books.engine) as connection:
         books.advance_clock(20)
         books.run_jobs()
-        [mark] = settled_now(connection).marks
+        [mark] = settled_cutoff(connection).watermarks
         assert mark.until == books.micros_at(10)
