@@ -7,8 +7,8 @@ import pytest
 
 from accounting.audit.verify import verify
 from accounting.db.engine import Engine, open_engine
-from tests.audit.test_corruptions import fill
 from tests.support.books import WRITER, Books, cloned_database
+from tests.support.corruptions import fill_books
 from tests.support.scenario_player import ScenarioPlayer
 from tests.support.servers import PostgresServer
 
@@ -41,7 +41,7 @@ def right_database(
     """Filled, accounted and proved; nobody is connected to it."""
     with cloned_database(postgres_server) as name:
         books = Books(postgres_server, name, tmp_path_factory.mktemp("right"))
-        fill(books)
+        fill_books(books)
         assert list(verify(books.engine)) == []
         books.close()
         yield name

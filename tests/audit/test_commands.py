@@ -4,13 +4,13 @@ from pathlib import Path
 
 import psycopg
 
-from tests.audit.test_trace import close_with_late_usage
+from tests.support.billing_scenarios import close_and_adjust_november
 from tests.support.books import WRITER, Books
 from tests.support.command import turn_accounting
 
 
 def test_verify_exits_one_and_names_each_difference(books: Books) -> None:
-    close_with_late_usage(books)
+    close_and_adjust_november(books)
     url = books.url(WRITER)
     ran = turn_accounting("verify", "--json", database_url=url)
     assert (ran.code, ran.rows) == (0, [])
@@ -27,7 +27,7 @@ def test_verify_exits_one_and_names_each_difference(books: Books) -> None:
 
 
 def test_trace_shows_line_sessions_and_reports(books: Books) -> None:
-    close_with_late_usage(books)
+    close_and_adjust_november(books)
     url = books.url(WRITER)
     ran = turn_accounting(
         "trace", "example.org", "2026-11-01", "--user", "alice", "--json", database_url=url
@@ -48,7 +48,7 @@ def test_trace_shows_line_sessions_and_reports(books: Books) -> None:
 
 
 def test_reconcile_exits_one_when_a_session_is_missing(books: Books, tmp_path: Path) -> None:
-    close_with_late_usage(books)
+    close_and_adjust_november(books)
     log = tmp_path / "turn.log"
     name = "realm=<example.org>, username=<bob>"
     new = f"1: : session {3:018d}: new, {name}, lifetime=600\n"

@@ -1,178 +1,20 @@
 """Each way in which books can be wrong is found, and named by what is wrong."""
 
 from datetime import date
-from typing import Final
 
-import psycopg
 import pytest
 
 from accounting.audit.differences import Difference
 from accounting.audit.verify import VerifyResult, verify
-from accounting.identities.realm_rules import set_rule
 from tests.support.books import Books
-from tests.support.coturn_messages import FakeAllocation, run_jobs_at
-
-CORRUPTIONS: Final = {
-    "a changed byte count of a session": (
-        (
-            "UPDATE accounting.sessions SET received_bytes = received_bytes + 1"
-            " WHERE allocation_id = 1"
-        ),
-        ("sessions", "differs", "received_bytes"),
-    ),
-    "a session that nobody reported": (
-        (
-            "INSERT INTO accounting.sessions SELECT (e).* FROM ("
-            " SELECT json_populate_record("
-            "  e, json_build_object('session_id', gen_random_uuid())) AS e"
-            " FROM accounting.sessions e LIMIT 1) made"
-        ),
-        ("sessions", "unfounded", ""),
-    ),
-    "a lost session": (
-        "DELETE FROM accounting.sessions WHERE allocation_id = 1",
-        ("sessions", "missing", ""),
-    ),
-    "an end moved by a second": (
-        (
-            "UPDATE accounting.sessions SET ended_at = ended_at + interval '1 second'"
-            " WHERE allocation_id = 1"
-        ),
-        ("sessions", "differs", "ended_at"),
-    ),
-    "a stranger's life that is billed": (
-        "UPDATE accounting.sessions SET confirmed = true WHERE NOT confirmed",
-        ("sessions", "differs", "confirmed"),
-    ),
-    "a session under another user": (
-        "UPDATE accounting.sessions SET user_key = gen_random_uuid() WHERE allocation_id = 1",
-        ("sessions", "unfounded", ""),
-    ),
-    "a changed report": (
-        (
-            "UPDATE accounting.reports SET sent_bytes = sent_bytes + 7 WHERE kind = 4 AND side = 0"
-            " AND allocation_id = 9"
-        ),
-        ("session_usage", "differs", "sent_bytes"),
-    ),
-    "a lost report": (
-        "DELETE FROM accounting.reports WHERE kind = 4 AND allocation_id = 1",
-        ("reports", "missing", "count of source default"),
-    ),
-    "a lost report, in what came of it": (
-        "DELETE FROM accounting.reports WHERE kind = 2",
-        ("sessions", "differs", "last_seen_at"),
-    ),
-    "a doubled report": (
-        (
-            "INSERT INTO accounting.reports SELECT (r).* FROM ("
-            " SELECT json_populate_record(r, json_build_object('position', r.position + 1)) AS r"
-            " FROM accounting.reports r WHERE kind = 4 AND allocation_id = 9) made"
-        ),
-        ("sessions", "differs", "sent_bytes"),
-    ),
-    "a doubled row of an hour": (
-        (
-            "INSERT INTO accounting.session_usage SELECT (h).* FROM ("
-            " SELECT json_populate_record(h, json_build_object("
-            "  'starts_at', h.starts_at - interval '1 day')) AS h"
-            " FROM accounting.session_usage h LIMIT 1) made"
-        ),
-        ("session_usage", "unfounded", ""),
-    ),
-    "a shifted hour": (
-        "UPDATE accounting.session_usage SET starts_at = starts_at - interval '7 hours'",
-        ("session_usage", "missing", ""),
-    ),
-    "a user's hour that was never rolled up": (
-        "DELETE FROM accounting.user_usage_hourly",
-        ("user_usage_hourly", "missing", ""),
-    ),
-    "a second more of a user's day": (
-        "UPDATE accounting.user_usage_daily SET session_microseconds = session_microseconds + 1",
-        ("user_usage_daily", "differs", "session_microseconds"),
-    ),
-    "a month that counted twice": (
-        "UPDATE accounting.user_usage_monthly SET sent_bytes = 2 * sent_bytes WHERE sent_bytes > 0",
-        ("user_usage_monthly", "differs", "sent_bytes"),
-    ),
-    "estimates that are not said": (
-        "UPDATE accounting.realm_usage_monthly SET estimated_bytes = estimated_bytes + 1",
-        ("realm_usage_monthly", "differs", "estimated_bytes"),
-    ),
-    "a realm's day of another realm": (
-        "UPDATE accounting.realm_usage_daily SET realm_id = realm_id + 100",
-        ("realm_usage_daily", "missing", ""),
-    ),
-    "a peak too low": (
-        (
-            "UPDATE accounting.realm_usage_hourly SET peak_sessions = peak_sessions - 1"
-            " WHERE peak_sessions > 1"
-        ),
-        ("realm_usage_hourly", "differs", "peak_sessions"),
-    ),
-    "a bucket that ends early": (
-        "UPDATE accounting.buckets SET ends_at = ends_at - interval '1 hour' WHERE level = 'day'",
-        ("buckets", "differs", "day ends_at"),
-    ),
-    "a bucket of a wrong zone": (
-        "UPDATE accounting.buckets SET time_zone = 'UTC' WHERE time_zone = 'Asia/Kolkata'",
-        ("buckets", "differs", "hour time_zone"),
-    ),
-    "a lost bucket": (
-        "DELETE FROM accounting.buckets WHERE level = 'month'",
-        ("buckets", "missing", "month"),
-    ),
-    "a rule with a wrong zone": (
-        "UPDATE accounting.realm_rules SET time_zone = 'UTC' WHERE time_zone = 'Asia/Kolkata'",
-        ("session_usage", "missing", ""),
-    ),
-}
-
-
-def fill(books: Books) -> None:
-    """Three realms' worth of sessions: ended, estimated, alive, a stranger's."""
-    set_rule(
-        books.engine,
-        "kolkata",
-        {"time_zone": "Asia/Kolkata"},
-        default=books.rule,
-        holds_from=None,
-        now=books.start,
-    )
-    for allocation, realm in ((1, "example.org"), (2, "example.org"), (3, "kolkata")):
-        teller = FakeAllocation(books, allocation=allocation, realm=realm)
-        teller.new(allocation)
-        teller.interim(30 + allocation, 1, 100, 2, 200)
-    for allocation, realm in ((1, "example.org"), (3, "kolkata")):
-        FakeAllocation(books, allocation=allocation, realm=realm).close(
-            60 + allocation, (2, 150, 3, 300), (0, 0, 0, 0)
-        )
-    FakeAllocation(books, allocation=2).refreshed(500)
-    FakeAllocation(books, user="stranger", allocation=5).interim(600, 1, 10, 1, 10)
-    long = FakeAllocation(books, allocation=9)
-    long.new(700, 7200)
-    long.interim(800, 1, 1, 1, 1)
-    books.receive(801, b"turn/realm/nonsense", b"leaves a free position")
-    long.refreshed(810, 7200)
-    long.refreshed(3700, 7200)
-    run_jobs_at(books, 3800)
-
-
-def corrupt(books: Books, statement: str) -> None:
-    with psycopg.connect(books.url()) as connection:
-        assert connection.execute(statement.encode()).rowcount > 0
-
-
-def named(found: Difference) -> tuple[str, str, str]:
-    return found.what, found.kind, found.column
+from tests.support.corruptions import CORRUPTIONS, corrupt, difference_key
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
 def test_a_planted_corruption_is_found_and_named(right_books: Books, corruption: str) -> None:
     statement, expected = CORRUPTIONS[corruption]
     corrupt(right_books, statement)
-    assert expected in {named(one) for one in verify(right_books.engine)}
+    assert expected in {difference_key(one) for one in verify(right_books.engine)}
 
 
 def test_a_difference_says_what_is_booked_and_what_the_reports_say(right_books: Books) -> None:

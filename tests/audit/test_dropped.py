@@ -15,10 +15,16 @@ from accounting.audit.retention import retain
 from accounting.audit.verify import verify
 from accounting.billing.close_period import close_periods
 from accounting.identities.erase import erase
-from tests.audit.test_corruptions import CORRUPTIONS, corrupt
-from tests.audit.test_retain import ALL_GO, close, days_kept, tell_of_november, without_reports
-from tests.sessions.test_killed import CrashInjector, crashing_engine, run_through_crashes
 from tests.support.books import Books, channel, cloned_database
+from tests.support.corruptions import CORRUPTIONS, corrupt
+from tests.support.crash_injection import CrashInjector, crashing_engine, run_through_crashes
+from tests.support.retention_scenario import (
+    DAYS_TO_DROP_ALL,
+    kept_days,
+    receive_two_days,
+    run_jobs_and_close,
+    without_reports,
+)
 from tests.support.scenario_player import SOURCES, STEPS, Step
 from tests.support.servers import PostgresServer
 
@@ -89,15 +95,17 @@ RETAINED: Final = (
 
 
 def test_killed_at_any_moment_of_dropping_and_run_again_nothing_is_lost(books: Books) -> None:
-    tell_of_november(books)
-    close(books)
+    receive_two_days(books)
+    run_jobs_and_close(books)
     before = without_reports(books)
     assert list(verify(books.engine)) == []
     death = CrashInjector()
     with crashing_engine(books, death) as engine:
-        deaths = run_through_crashes(books, death, lambda: retain(engine, ALL_GO), RETAINED, step=7)
+        deaths = run_through_crashes(
+            books, death, lambda: retain(engine, DAYS_TO_DROP_ALL), RETAINED, step=7
+        )
     assert deaths > 10
-    assert days_kept(books) == []
+    assert kept_days(books) == []
     assert without_reports(books) == before
     assert list(verify(books.engine)) == []
     dropped = books.query(

@@ -5,10 +5,10 @@ from hypothesis import HealthCheck, given, settings
 from accounting.audit.verify import VerifyResult, verify
 from accounting.db.engine import Engine
 from accounting.simulator import play
-from tests.sessions.test_simulated import hear, scenarios
 from tests.support.books import Books
 from tests.support.coturn_messages import FakeAllocation
 from tests.support.scenario_player import PLANS, STEPS, JobCall, ScenarioPlayer, Step
+from tests.support.simulated_fleet import hard_case_scenarios, receive_commands
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -21,9 +21,9 @@ def test_any_stream_in_any_order_of_jobs_is_proved(
 
 
 def test_every_hard_case_of_a_fleet_is_proved(books: Books) -> None:
-    for name, scenario in scenarios("4.17"):
+    for name, scenario in hard_case_scenarios("4.17"):
         commands, _ = play(scenario)
-        hear(books, name, commands)
+        receive_commands(books, name, commands)
     books.run_jobs()
     verdict = VerifyResult()
     assert list(verify(books.engine, result=verdict)) == []

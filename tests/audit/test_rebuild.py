@@ -8,10 +8,10 @@ import pytest
 from accounting.audit.rebuild import rebuild
 from accounting.audit.verify import verify
 from accounting.errors import UsageError
-from tests.audit.test_corruptions import CORRUPTIONS, corrupt, fill, named
-from tests.audit.test_trace import close_with_late_usage
+from tests.support.billing_scenarios import close_and_adjust_november
 from tests.support.books import WRITER, Books
 from tests.support.command import turn_accounting
+from tests.support.corruptions import CORRUPTIONS, corrupt, difference_key, fill_books
 from tests.support.scenario_player import all_rows
 
 MENDABLE = [
@@ -26,7 +26,7 @@ def test_every_corruption_of_what_follows_from_the_reports_is_mended(right_books
     for name in MENDABLE:
         statement, expected = CORRUPTIONS[name]
         corrupt(right_books, statement)
-        assert expected in {named(one) for one in rebuild(right_books.engine, "a test")}
+        assert expected in {difference_key(one) for one in rebuild(right_books.engine, "a test")}
         assert list(verify(right_books.engine)) == [], name
         assert all_rows(right_books) == undisturbed, name
     kept = right_books.query("SELECT reason, rows_replaced FROM accounting.rebuilds")
@@ -48,7 +48,7 @@ def test_a_rebuild_of_right_books_changes_nothing(right_books: Books) -> None:
 
 def test_closed_periods_are_adjusted_and_their_statements_kept(books: Books) -> None:
     """The reports are the truth: here one is changed after its period was closed."""
-    close_with_late_usage(books)
+    close_and_adjust_november(books)
     statements = books.rows("statements", order="user_key")
     before = len(books.rows("adjustments"))
     with psycopg.connect(books.url()) as connection:
@@ -67,7 +67,7 @@ def test_a_rebuild_needs_a_reason(books: Books) -> None:
         list(rebuild(books.engine, " "))
     url = books.url(WRITER)
     assert turn_accounting("rebuild", database_url=url).code == 2
-    fill(books)
+    fill_books(books)
     corrupt(books, CORRUPTIONS["a changed byte count of a session"][0])
     ran = turn_accounting("rebuild", "--reason", "x", "--dry-run", "--json", database_url=url)
     assert (ran.code, [row["column"] for row in ran.rows]) == (0, ["received_bytes"] * 2)

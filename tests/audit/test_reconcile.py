@@ -6,11 +6,10 @@ import pytest
 
 from accounting.audit.reconcile import LogDifference, ReconcileResult, reconcile
 from accounting.domain.coturn_log import LogReader, read_line
-from tests.ingest.test_recordings import hear_recording
 from tests.support.books import Books
 from tests.support.coturn_log import coturn_log_usage
 from tests.support.coturn_messages import FakeAllocation, run_jobs_at
-from tests.support.recordings import DIRECTORY, recordings
+from tests.support.recordings import DIRECTORY, receive_recording, recordings
 
 FORMS = ("{}: : ", "2026-11-22T18:38:43.56{}+0000 INFO ")
 NAME = "realm=<example.org>, username=<alice>"
@@ -41,7 +40,7 @@ def test_a_log_is_read_as_the_independent_count_reads_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", recordings())
 def test_a_recording_reconciles_with_its_log(books: Books, name: str) -> None:
-    hear_recording(books, name)
+    receive_recording(books, name)
     result = ReconcileResult()
     assert list(reconcile(books.engine, [DIRECTORY / f"{name}.log"], result=result)) == []
     assert result.sessions > 0

@@ -1,7 +1,7 @@
 """Reports are dropped only when nothing that was billed can be lost with them."""
 
 from datetime import date
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 import pytest
@@ -15,74 +15,28 @@ from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
 from accounting.capture.spool.records import RawKeySighting
 from accounting.errors import AccountingError
-from tests.audit.test_corruptions import corrupt, named
 from tests.support.books import WRITER, Books, channel
 from tests.support.command import turn_accounting
+from tests.support.corruptions import corrupt, difference_key
 from tests.support.coturn_messages import OTHER_SERVER_ADDRESS, FakeAllocation
 from tests.support.invariants import assert_closed_periods_add_up
-from tests.support.scenario_player import all_rows
+from tests.support.retention_scenario import (
+    CLOSING_SECONDS,
+    DAY,
+    DAYS_TO_DROP_ALL,
+    DAYS_TO_DROP_ONE,
+    DECEMBER_SECONDS,
+    MIDNIGHT_SECONDS,
+    kept_days,
+    receive_two_days,
+    run_jobs_and_close,
+    without_reports,
+)
 
-DAY: Final = 86_400
-MIDNIGHT: Final = DAY / 2
-"""The first one, counted from noon of 2 November."""
 NOVEMBER: Final = date(2026, 11, 1)
-DECEMBER: Final = 28.5 * DAY
-"""When December begins."""
-CLOSED: Final = DECEMBER + 10 * DAY
-ONE_DAY_GOES: Final = 38
-"""To keep reports for so many days then leaves those from 3 November on."""
-ALL_GO: Final = 30
 
 
-def tell_of_november(books: Books) -> None:
-    """One session that ends at once, a stranger, one over midnight, one that was thought dead
-    then, and bob's on the day after.
-    """
-    alice = FakeAllocation(books)
-    alice.new(0)
-    alice.interim(10, 1, 100, 2, 200)
-    FakeAllocation(books, user="stranger", allocation=3).interim(40, 9, 9, 9, 9)
-    alice.close(4000, (3, 300, 2, 150), (0, 0, 0, 0))
-    over = FakeAllocation(books, allocation=2)
-    over.new(MIDNIGHT - 300)
-    over.interim(MIDNIGHT - 100, 5, 500, 5, 500)
-    thought_dead = FakeAllocation(books, allocation=4)
-    thought_dead.new(MIDNIGHT - 50)
-    thought_dead.interim(MIDNIGHT - 40, 1, 1, 1, 1)
-    over.interim(MIDNIGHT + 100, 7, 700, 7, 700)
-    over.close(MIDNIGHT + 200, (13, 1300, 12, 1200), (0, 0, 0, 0))
-    thought_dead.interim(MIDNIGHT + 1000, 2, 2, 2, 2)
-    bob = FakeAllocation(books, user="bob", allocation=5)
-    bob.new(DAY)
-    bob.interim(DAY + 10, 1, 10, 1, 10)
-    bob.close(DAY + 20, (1, 10, 1, 10), (0, 0, 0, 0))
-    thought_dead.close(2 * DAY, (4, 4, 3, 3), (0, 0, 0, 0))
-
-
-def close(books: Books, until: float = CLOSED) -> None:
-    books.advance_clock(until)
-    books.run_jobs()
-    close_periods(books.engine)
-
-
-def without_reports(books: Books) -> dict[str, Any]:
-    shown = all_rows(books)
-    return {
-        name: rows
-        for name, rows in shown.items()
-        if name not in {"allocation_events", "traffic_reports"}
-    }
-
-
-def days_kept(books: Books) -> list[int]:
-    rows = books.query(
-        "SELECT DISTINCT extract(day FROM received_at AT TIME ZONE 'UTC') AS day"
-        " FROM accounting.reports ORDER BY 1"
-    )
-    return [int(row["day"]) for row in rows]
-
-
-def reasons(books: Books, days: int = ALL_GO) -> list[tuple[str, ...]]:
+def reasons(books: Books, days: int = DAYS_TO_DROP_ALL) -> list[tuple[str, ...]]:
     """Why days are kept; none may be dropped."""
     found = [one.blockers for one in expired_days(books.engine, days, dry_run=True)]
     assert retain(books.engine, days) == 0
@@ -90,16 +44,16 @@ def reasons(books: Books, days: int = ALL_GO) -> list[tuple[str, ...]]:
 
 
 def test_a_day_is_dropped_when_all_that_it_fed_is_closed_and_proved(books: Books) -> None:
-    tell_of_november(books)
-    close(books)
+    receive_two_days(books)
+    run_jobs_and_close(books)
     before = without_reports(books)
-    found = list(expired_days(books.engine, ALL_GO))
+    found = list(expired_days(books.engine, DAYS_TO_DROP_ALL))
     assert [(one.day.day, one.reports, one.blockers) for one in found] == [
         (2, 10, ()),
         (3, 10, ()),
         (4, 3, ()),
     ]
-    assert days_kept(books) == []
+    assert kept_days(books) == []
     assert without_reports(books) == before
     verdict = VerifyResult()
     assert list(verify(books.engine, result=verdict)) == []
@@ -112,30 +66,30 @@ def test_a_day_is_dropped_when_all_that_it_fed_is_closed_and_proved(books: Books
 
 
 def test_a_dry_run_drops_nothing_and_says_what_would_go(books: Books) -> None:
-    tell_of_november(books)
-    close(books)
-    found = list(expired_days(books.engine, ALL_GO, dry_run=True))
+    receive_two_days(books)
+    run_jobs_and_close(books)
+    found = list(expired_days(books.engine, DAYS_TO_DROP_ALL, dry_run=True))
     assert [one.blockers for one in found] == [(), (), ()]
-    assert days_kept(books) == [2, 3, 4]
-    assert list(expired_days(books.engine, ALL_GO)) == found
-    assert list(expired_days(books.engine, ALL_GO)) == []
+    assert kept_days(books) == [2, 3, 4]
+    assert list(expired_days(books.engine, DAYS_TO_DROP_ALL)) == found
+    assert list(expired_days(books.engine, DAYS_TO_DROP_ALL)) == []
 
 
 def test_reports_are_kept_for_ever_unless_told_otherwise(books: Books) -> None:
-    tell_of_november(books)
-    close(books)
+    receive_two_days(books)
+    run_jobs_and_close(books)
     assert retain(books.engine, None) == 0
     assert retain(books.engine, 365) == 0
-    assert days_kept(books) == [2, 3, 4]
+    assert kept_days(books) == [2, 3, 4]
 
 
 @pytest.fixture
 def halved(books: Books) -> Books:
     """Books of which the first day's reports are dropped, with lives that go on after it."""
-    tell_of_november(books)
-    close(books)
-    assert retain(books.engine, ONE_DAY_GOES) == 1
-    assert days_kept(books) == [3, 4]
+    receive_two_days(books)
+    run_jobs_and_close(books)
+    assert retain(books.engine, DAYS_TO_DROP_ONE) == 1
+    assert kept_days(books) == [3, 4]
     return books
 
 
@@ -143,7 +97,7 @@ def test_sessions_over_the_border_are_proved_by_what_was_carried_over(halved: Bo
     assert list(verify(halved.engine)) == []
     assert list(rebuild(halved.engine, "to be sure")) == []
     corrupt(halved, "UPDATE accounting.reports SET sent_bytes = 1201 WHERE sent_bytes = 1200")
-    assert {named(one) for one in verify(halved.engine)} >= {
+    assert {difference_key(one) for one in verify(halved.engine)} >= {
         ("session_usage", "differs", "sent_bytes"),
         ("statements", "differs", "sent_bytes"),
     }
@@ -178,22 +132,22 @@ def test_what_was_sealed_and_changed_is_found_and_never_rebuilt_from(
 
 def test_a_statement_whose_reports_are_gone_is_proved_by_its_digest(books: Books) -> None:
     """A source that was behind brings reports after the cutoff; those are dropped too."""
-    tell_of_november(books)
+    receive_two_days(books)
     behind = FakeAllocation(books, user="bob", allocation=9, source="behind")
     behind.new(50)
     behind.close(60, (7, 70, 7, 70), (0, 0, 0, 0))
-    books.advance_clock(CLOSED)
+    books.advance_clock(CLOSING_SECONDS)
     books.load()
     books.settle()
     books.rollup()
     close_periods(books.engine)
-    assert retain(books.engine, ALL_GO) == 3
-    books.advance_clock(CLOSED, source="behind")
+    assert retain(books.engine, DAYS_TO_DROP_ALL) == 3
+    books.advance_clock(CLOSING_SECONDS, source="behind")
     books.run_jobs()
     assert adjust(books.engine) == 1
-    assert days_kept(books) == [2]
+    assert kept_days(books) == [2]
     assert list(verify(books.engine)) == []
-    assert retain(books.engine, ALL_GO) == 1
+    assert retain(books.engine, DAYS_TO_DROP_ALL) == 1
     assert list(verify(books.engine)) == []
     assert_closed_periods_add_up(books)
     assert trace(books.engine, "example.org", NOVEMBER, user="bob").adds_up
@@ -202,7 +156,9 @@ def test_a_statement_whose_reports_are_gone_is_proved_by_its_digest(books: Books
         connection.execute(
             "UPDATE accounting.statements SET sessions_started = 9 WHERE sessions_started = 1"
         )
-    assert {named(one) for one in verify(books.engine)} == {("statements", "differs", "digest")}
+    assert {difference_key(one) for one in verify(books.engine)} == {
+        ("statements", "differs", "digest")
+    }
 
 
 def test_a_trace_shows_what_dropped_reports_brought_in_one_sum(halved: Books) -> None:
@@ -251,38 +207,38 @@ def test_usage_that_is_late_for_what_is_gone_becomes_an_adjustment(halved: Books
     late.new(50)
     late.interim(60, 1, 5, 1, 5)
     late.close(70, (2, 10, 1, 5), (0, 0, 0, 0))
-    halved.advance_clock(CLOSED, source="behind")
+    halved.advance_clock(CLOSING_SECONDS, source="behind")
     halved.run_jobs()
     assert adjust(halved.engine) == 1
     assert list(verify(halved.engine)) == []
     assert_closed_periods_add_up(halved)
-    assert retain(halved.engine, ONE_DAY_GOES) == 1
+    assert retain(halved.engine, DAYS_TO_DROP_ONE) == 1
     assert list(verify(halved.engine)) == []
 
 
 def test_a_period_that_is_not_closed_keeps_the_days_that_fed_it(books: Books) -> None:
     """Also the day on which a session began that lived into the next period."""
-    FakeAllocation(books).new(DECEMBER - 100, 3600)
-    FakeAllocation(books).close(DECEMBER + 100, (1, 10, 1, 10), (0, 0, 0, 0))
-    close(books, DECEMBER + 2 * DAY)
+    FakeAllocation(books).new(DECEMBER_SECONDS - 100, 3600)
+    FakeAllocation(books).close(DECEMBER_SECONDS + 100, (1, 10, 1, 10), (0, 0, 0, 0))
+    run_jobs_and_close(books, DECEMBER_SECONDS + 2 * DAY)
     december = "period 2026-12-01 of realm 'example.org' is not closed"
     assert reasons(books, 1) == [(december,), (december, "a day before is kept")]
-    close(books, DECEMBER + 40 * DAY)
+    run_jobs_and_close(books, DECEMBER_SECONDS + 40 * DAY)
     assert retain(books.engine, 30) == 2
     assert list(verify(books.engine)) == []
 
 
 def test_a_period_that_is_not_proved_keeps_its_days(books: Books) -> None:
-    tell_of_november(books)
-    close(books)
+    receive_two_days(books)
+    run_jobs_and_close(books)
     corrupt(books, "UPDATE accounting.user_usage_monthly SET sent_bytes = 1 WHERE sent_bytes = 10")
     first, *_ = reasons(books)
     assert first[0].startswith("period 2026-11-01 of realm 'example.org' has 1 differences")
-    assert days_kept(books) == [2, 3, 4]
+    assert kept_days(books) == [2, 3, 4]
     list(rebuild(books.engine, "a test"))
     assert len(reasons(books)) == 3  # until it is verified again
     assert list(verify(books.engine)) == []
-    assert retain(books.engine, ALL_GO) == 3
+    assert retain(books.engine, DAYS_TO_DROP_ALL) == 3
 
 
 def test_a_session_under_way_or_disputed_keeps_its_first_day(books: Books) -> None:
@@ -290,27 +246,27 @@ def test_a_session_under_way_or_disputed_keeps_its_first_day(books: Books) -> No
     FakeAllocation(books).new(0, 60 * DAY)
     FakeAllocation(books, server_address=OTHER_SERVER_ADDRESS).new(10, 60 * DAY)
     FakeAllocation(books).deleted(20)
-    close(books)
+    run_jobs_and_close(books)
     first, *_ = reasons(books)
     assert first[0] == "1 sessions of source 'default' have not ended"
 
 
 def test_a_source_that_is_not_settled_beyond_a_day_keeps_it(books: Books) -> None:
-    tell_of_november(books)
+    receive_two_days(books)
     books.advance_clock(100, source="slow")
-    close(books)
+    run_jobs_and_close(books)
     assert reasons(books)[0][0] == "source 'slow' is settled until 2026-11-02 12:01:40Z"
-    FakeAllocation(books, allocation=8).new(CLOSED)
+    FakeAllocation(books, allocation=8).new(CLOSING_SECONDS)
     books.load()
-    books.advance_clock(CLOSED + DAY, source="slow")
+    books.advance_clock(CLOSING_SECONDS + DAY, source="slow")
     books.run_jobs()
     close_periods(books.engine)
-    assert retain(books.engine, ALL_GO) == 3
+    assert retain(books.engine, DAYS_TO_DROP_ALL) == 3
 
 
 def test_the_database_refuses_to_drop_what_is_not_carried_over_or_not_proved(books: Books) -> None:
-    tell_of_november(books)
-    close(books)
+    receive_two_days(books)
+    run_jobs_and_close(books)
     drop = "SELECT accounting.drop_report_partition('2026-11-02')"
     with psycopg.connect(books.url(WRITER)) as connection, pytest.raises(IntegrityError):
         connection.execute(drop)
@@ -328,19 +284,19 @@ def test_the_database_refuses_to_drop_what_is_not_carried_over_or_not_proved(boo
 
 
 def test_who_reads_reports_is_not_disturbed(books: Books) -> None:
-    tell_of_november(books)
-    close(books)
+    receive_two_days(books)
+    run_jobs_and_close(books)
     assert list(verify(books.engine)) == []
     with psycopg.connect(books.url()) as reader:
         reader.execute("SELECT count(*) FROM accounting.reports")
-        (first, *_) = list(expired_days(books.engine, ALL_GO))
+        (first, *_) = list(expired_days(books.engine, DAYS_TO_DROP_ALL))
         assert first.blockers == ("its reports are being read now",)
-    assert retain(books.engine, ALL_GO) == 3
+    assert retain(books.engine, DAYS_TO_DROP_ALL) == 3
 
 
 def test_the_command_says_of_each_day_what_becomes_of_it(books: Books) -> None:
-    tell_of_november(books)
-    close(books)
+    receive_two_days(books)
+    run_jobs_and_close(books)
     url = books.url(WRITER)
     ran = turn_accounting("job", "run", "retain", "--dry-run", database_url=url)
     assert (ran.code, ran.out) == (
@@ -362,9 +318,9 @@ def test_the_command_says_of_each_day_what_becomes_of_it(books: Books) -> None:
 def test_a_sighting_at_the_last_dropped_report_is_told_after_it(books: Books) -> None:
     """It kept a session alive whose refresh was lost, late on the day that is dropped."""
     alice = FakeAllocation(books)
-    alice.new(MIDNIGHT - 5000)
+    alice.new(MIDNIGHT_SECONDS - 5000)
     key = channel("status")
-    for seen, idle in ((MIDNIGHT - 4440, 10), (MIDNIGHT - 1500, 100)):
+    for seen, idle in ((MIDNIGHT_SECONDS - 4440, 10), (MIDNIGHT_SECONDS - 1500, 100)):
         books.spool().add_sightings(
             [
                 RawKeySighting(
@@ -377,13 +333,13 @@ def test_a_sighting_at_the_last_dropped_report_is_told_after_it(books: Books) ->
             ]
         )
         books.load()
-    alice.close(MIDNIGHT + 900, (1, 10, 1, 10), (0, 0, 0, 0))
-    close(books)
+    alice.close(MIDNIGHT_SECONDS + 900, (1, 10, 1, 10), (0, 0, 0, 0))
+    run_jobs_and_close(books)
     before = without_reports(books)
     assert len(before["sessions"]) == 1
-    assert retain(books.engine, ONE_DAY_GOES) == 1
+    assert retain(books.engine, DAYS_TO_DROP_ONE) == 1
     assert list(verify(books.engine)) == []
     assert list(rebuild(books.engine, "to be sure")) == []
-    assert retain(books.engine, ALL_GO) == 1
+    assert retain(books.engine, DAYS_TO_DROP_ALL) == 1
     assert list(verify(books.engine)) == []
     assert without_reports(books) == before

@@ -7,48 +7,16 @@ import psycopg
 import pytest
 
 from accounting.audit.trace import trace, trace_adjustment
-from accounting.billing.adjust import adjust
-from accounting.billing.close_period import close_period
 from accounting.errors import NotYet, UsageError
+from tests.support.billing_scenarios import close_and_adjust_november
 from tests.support.books import Books
-from tests.support.coturn_messages import FakeAllocation
 
 DAY = 86_400
 NOVEMBER = date(2026, 11, 1)
 
 
-def close_with_late_usage(books: Books) -> None:
-    """A session with missed interims, one that was thought dead, one that came late, one over
-    two months; and another user's.
-    """
-    FakeAllocation(books).new(0)
-    FakeAllocation(books).interim(10, 1, 100, 2, 200)
-    FakeAllocation(books).close(4000, (3, 300, 2, 150), (0, 0, 0, 0))
-    thought_dead = FakeAllocation(books, allocation=2)
-    thought_dead.new(5000)
-    thought_dead.interim(5010, 1, 1, 1, 1)
-    thought_dead.interim(9000, 5, 500, 5, 500)
-    thought_dead.close(9100, (7, 600, 6, 501), (0, 0, 0, 0))
-    FakeAllocation(books, user="bob", allocation=3).new(9200)
-    over = FakeAllocation(books, allocation=4)
-    over.new(29 * DAY - 100_000, 200_000)
-    over.interim(29 * DAY - 99_000, 9, 9, 9, 9)
-    over.interim(29 * DAY - 1, 7, 7, 7, 7)
-    late = FakeAllocation(books, allocation=5, source="behind")
-    late.new(20)
-    late.interim(30, 4, 40, 4, 40)
-    books.advance_clock(40 * DAY)
-    books.load()
-    books.settle()
-    books.rollup()
-    close_period(books.engine, "example.org", NOVEMBER)
-    books.advance_clock(40 * DAY, source="behind")
-    books.run_jobs()
-    adjust(books.engine)
-
-
 def test_a_line_and_its_adjustments_come_from_reports_that_add_up(books: Books) -> None:
-    close_with_late_usage(books)
+    close_and_adjust_november(books)
     found = trace(books.engine, "example.org", NOVEMBER, user="alice")
     (line,) = [row for row in books.rows("statements") if row["user_id"] == "alice"]
     (adjustment,) = books.rows("adjustments")
@@ -81,14 +49,14 @@ def test_a_line_and_its_adjustments_come_from_reports_that_add_up(books: Books) 
 
 
 def test_a_trace_that_does_not_add_up_says_so(books: Books) -> None:
-    close_with_late_usage(books)
+    close_and_adjust_november(books)
     with_superuser(books, "UPDATE accounting.reports SET sent_bytes = 502 WHERE sent_bytes = 501")
     assert not trace(books.engine, "example.org", NOVEMBER, user="alice").adds_up
     assert trace(books.engine, "example.org", NOVEMBER, user="bob").adds_up
 
 
 def test_what_is_not_closed_or_not_known_is_refused(books: Books) -> None:
-    close_with_late_usage(books)
+    close_and_adjust_november(books)
     with pytest.raises(NotYet):
         trace(books.engine, "example.org", date(2026, 12, 1), user="alice")
     with pytest.raises(UsageError):

@@ -7,7 +7,7 @@ import pytest
 
 from accounting.billing.adjust import post_manual_adjustment
 from accounting.billing.close_period import close_periods
-from tests.billing.test_close import END, NOVEMBER, tell_of_november
+from tests.support.billing_scenarios import NOVEMBER, NOVEMBER_SECONDS, receive_november
 from tests.support.books import Books, cloned_database
 from tests.support.servers import PostgresServer
 
@@ -19,8 +19,8 @@ def adjusted(
     directory: Path = tmp_path_factory.mktemp("adjusted")
     with cloned_database(postgres_server) as name:
         books = Books(postgres_server, name, directory)
-        tell_of_november(books)
-        books.advance_clock(END + 61)
+        receive_november(books)
+        books.advance_clock(NOVEMBER_SECONDS + 61)
         books.run_jobs()
         close_periods(books.engine)
         post_manual_adjustment(

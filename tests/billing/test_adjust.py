@@ -13,49 +13,36 @@ from psycopg.errors import IntegrityConstraintViolation
 from sqlalchemy import Engine
 
 from accounting.billing.adjust import ManualAdjustment, adjust, post_manual_adjustment
-from accounting.billing.close_period import close_period, close_periods
+from accounting.billing.close_period import close_periods
 from accounting.errors import ConnectionLost, NotYet, UsageError
-from tests.billing.test_close import DAY, END, NOVEMBER, closed_november, tell_of_november
-from tests.sessions.test_killed import (
+from tests.support.billing_scenarios import (
+    DAY,
+    DECEMBER,
+    NOVEMBER,
+    NOVEMBER_SECONDS,
+    close_november,
+    close_november_without_late_source,
+    receive_late_source,
+    receive_november,
+)
+from tests.support.books import WRITER, Books, cloned_database
+from tests.support.coturn_messages import FakeAllocation, counters_by_name
+from tests.support.crash_injection import (
     CrashInjector,
     SimulatedCrash,
     crashing_engine,
     run_through_crashes,
 )
-from tests.support.books import WRITER, Books, cloned_database
-from tests.support.coturn_messages import FakeAllocation, counters_by_name
 from tests.support.invariants import assert_closed_periods_add_up
 from tests.support.servers import PostgresServer
 
-DECEMBER: Final = date(2026, 12, 1)
 BILLED: Final = ("periods", "statements", "adjustments", "periods_to_adjust", "feed_outbox")
 
 
-def tell_late(books: Books) -> None:
-    """A second source that November was closed without."""
-    bob = FakeAllocation(books, user="bob", allocation=7, source="late")
-    bob.new(5 * DAY)
-    bob.interim(5 * DAY + 10, 7, 700, 8, 800)
-    bob.close(5 * DAY + 40, (7, 700, 8, 800), (0, 0, 0, 0))
-    FakeAllocation(books, user="carol", allocation=8, source="late").new(6 * DAY)
-    FakeAllocation(books, user="carol", allocation=8, source="late").interim(
-        6 * DAY + 10, 1, 10, 0, 0
-    )
-    books.advance_clock(END + 61, source="late")
-
-
-def closed_without_late(books: Books) -> None:
-    tell_of_november(books)
-    books.advance_clock(0, source="late")
-    books.advance_clock(END + 61)
-    books.run_jobs()
-    close_period(books.engine, "example.org", NOVEMBER, excluded_sources=["late"])
-
-
 def test_late_usage_is_posted_once_in_the_open_period(books: Books) -> None:
-    closed_without_late(books)
+    close_november_without_late_source(books)
     before = books.rows("statements", order="user_id")
-    tell_late(books)
+    receive_late_source(books)
     books.run_jobs()
     assert adjust(books.engine) == 2
     assert adjust(books.engine) == 0
@@ -87,8 +74,8 @@ def test_late_usage_is_posted_once_in_the_open_period(books: Books) -> None:
 
 
 def test_what_is_late_again_is_posted_as_the_difference(books: Books) -> None:
-    closed_without_late(books)
-    tell_late(books)
+    close_november_without_late_source(books)
+    receive_late_source(books)
     books.run_jobs()
     adjust(books.engine)
     again = FakeAllocation(books, user="dave", allocation=9, source="later")
@@ -97,7 +84,7 @@ def test_what_is_late_again_is_posted_as_the_difference(books: Books) -> None:
     bob = FakeAllocation(books, user="bob", allocation=10, source="later")
     bob.new(8 * DAY)
     bob.interim(8 * DAY + 5, 1, 11, 0, 0)
-    books.advance_clock(END + 61, source="later")
+    books.advance_clock(NOVEMBER_SECONDS + 61, source="later")
     books.run_jobs()
     assert adjust(books.engine) == 2
     found = [
@@ -109,7 +96,7 @@ def test_what_is_late_again_is_posted_as_the_difference(books: Books) -> None:
 
 
 def test_replaced_hours_that_are_the_same_post_nothing(books: Books) -> None:
-    closed_november(books)
+    close_november(books)
     books.query(
         "INSERT INTO accounting.usage_deltas"
         " SELECT realm_id, user_key, starts_at FROM accounting.user_usage_hourly RETURNING 1"
@@ -127,8 +114,8 @@ def test_a_session_over_the_end_owes_its_seconds_to_both_periods(books: Books) -
     """Its next sign of life came after the grace: the seconds up to the end are posted then."""
     closed_november_with_a_long_session(books)
     long = FakeAllocation(books, user="long", allocation=5)
-    long.refreshed(END + 200)
-    books.advance_clock(END + 300)
+    long.refreshed(NOVEMBER_SECONDS + 200)
+    books.advance_clock(NOVEMBER_SECONDS + 300)
     books.run_jobs()
     assert adjust(books.engine) == 1
     assert books.rows("adjustments", "user_id", "session_seconds", "received_bytes") == [
@@ -138,9 +125,9 @@ def test_a_session_over_the_end_owes_its_seconds_to_both_periods(books: Books) -
 
 
 def closed_november_with_a_long_session(books: Books) -> None:
-    tell_of_november(books)
-    FakeAllocation(books, user="long", allocation=5).new(END - 100, 3600)
-    books.advance_clock(END + 61)
+    receive_november(books)
+    FakeAllocation(books, user="long", allocation=5).new(NOVEMBER_SECONDS - 100, 3600)
+    books.advance_clock(NOVEMBER_SECONDS + 61)
     books.run_jobs()
     assert close_periods(books.engine) == 1
 
@@ -148,7 +135,7 @@ def closed_november_with_a_long_session(books: Books) -> None:
 def test_a_correction_by_hand_has_reason_and_author_and_no_part_in_the_equation(
     books: Books,
 ) -> None:
-    closed_without_late(books)
+    close_november_without_late_source(books)
     made, _ = post_manual_adjustment(
         books.engine,
         "example.org",
@@ -162,7 +149,7 @@ def test_a_correction_by_hand_has_reason_and_author_and_no_part_in_the_equation(
     assert (row["adjustment_id"], row["author"]) == (made, "carol")
     assert (row["received_bytes"], row["session_seconds"]) == (-500, Decimal("-1.5"))
     assert (row["reason"], row["posted_in"]) == ("agreed on the telephone", DECEMBER)
-    tell_late(books)
+    receive_late_source(books)
     books.run_jobs()
     adjust(books.engine)
     assert_closed_periods_add_up(books)
@@ -219,7 +206,7 @@ def credit(engine: Engine, reason: str = "a test call", **changes: int) -> Manua
 
 
 def test_the_same_correction_is_posted_once_however_often_it_is_asked_for(books: Books) -> None:
-    closed_november(books)
+    close_november(books)
     made = credit(books.engine)
     assert credit(books.engine) == made._replace(is_new=False)
     others = [credit(books.engine, reason="another"), credit(books.engine, sent_packets=1)]
@@ -232,7 +219,7 @@ def test_the_same_correction_is_posted_once_however_often_it_is_asked_for(books:
 def test_a_correction_killed_at_any_moment_and_asked_for_again_is_posted_once(
     books: Books,
 ) -> None:
-    closed_november(books)
+    close_november(books)
     death = CrashInjector()
     at, finished = 0, False
     with crashing_engine(books, death) as engine:
@@ -242,8 +229,8 @@ def test_a_correction_killed_at_any_moment_and_asked_for_again_is_posted_once(
             death.arm(at)
             with suppress(SimulatedCrash, ConnectionLost):
                 credit(engine, reason)
-                finished = death.statements_left > 0
-            death.statements_left = 0
+                finished = death.moments_left > 0
+            death.moments_left = 0
             again = credit(books.engine, reason)
             found = [row for row in books.rows("adjustments") if row["reason"] == reason]
             assert [row["adjustment_id"] for row in found] == [again.adjustment_id]
@@ -288,13 +275,13 @@ def billed(books: Books) -> list[list[dict[str, Any]]]:
 
 def tell_of_two_months(books: Books) -> None:
     closed_november_with_a_long_session(books)
-    FakeAllocation(books, user="long", allocation=5).refreshed(END + 200)
-    tell_late(books)
+    FakeAllocation(books, user="long", allocation=5).refreshed(NOVEMBER_SECONDS + 200)
+    receive_late_source(books)
     dave = FakeAllocation(books, user="dave", allocation=11)
-    dave.new(END + 5 * DAY)
-    dave.close(END + 5 * DAY + 10, (1, 1, 1, 1), (0, 0, 0, 0))
-    books.advance_clock(END + 70 * DAY)
-    books.advance_clock(END + 70 * DAY, source="late")
+    dave.new(NOVEMBER_SECONDS + 5 * DAY)
+    dave.close(NOVEMBER_SECONDS + 5 * DAY + 10, (1, 1, 1, 1), (0, 0, 0, 0))
+    books.advance_clock(NOVEMBER_SECONDS + 70 * DAY)
+    books.advance_clock(NOVEMBER_SECONDS + 70 * DAY, source="late")
     books.run_jobs()
 
 

@@ -12,8 +12,11 @@ from accounting.billing.close_period import close_periods
 from accounting.db.engine import Engine, open_engine
 from accounting.sessions.settle import settle
 from accounting.usage.rollup import rollup
-from tests.billing.test_adjust import closed_without_late
-from tests.billing.test_close import DAY, END
+from tests.support.billing_scenarios import (
+    DAY,
+    NOVEMBER_SECONDS,
+    close_november_without_late_source,
+)
 from tests.support.books import WRITER, Books
 from tests.support.coturn_messages import FakeAllocation
 from tests.support.invariants import assert_closed_periods_add_up
@@ -22,7 +25,7 @@ ROUNDS = 8
 
 
 def test_two_schedulers_and_late_usage_keep_every_closed_period_whole(books: Books) -> None:
-    closed_without_late(books)
+    close_november_without_late_source(books)
     stop = Event()
     jobs: tuple[Callable[[Engine], object], ...] = (settle, rollup, adjust, close_periods)
 
@@ -47,11 +50,11 @@ def test_two_schedulers_and_late_usage_keep_every_closed_period_whole(books: Boo
                 books.load(source="late")
                 # A total that is less than its interims takes back what may be billed by now.
                 late.close(number * 2 * DAY + 20, (1, 90, 1, 100), (0, 0, 0, 0))
-                books.advance_clock(END + (number + 1) * 6 * DAY)
+                books.advance_clock(NOVEMBER_SECONDS + (number + 1) * 6 * DAY)
                 books.advance_clock(number * 2 * DAY + 30, source="late")
                 books.load()
                 books.load(source="late")
-            books.advance_clock(END + 61 + ROUNDS * 6 * DAY, source="late")
+            books.advance_clock(NOVEMBER_SECONDS + 61 + ROUNDS * 6 * DAY, source="late")
             books.load(source="late")
             assert list(verify(books.engine)) == []
         finally:

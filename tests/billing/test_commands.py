@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from accounting.billing.close_period import refresh_periods
-from tests.billing.test_close import END, tell_of_november
-from tests.contract.test_command import view_as_json
-from tests.support.books import READER, WRITER, Books
+from tests.support.billing_scenarios import NOVEMBER_SECONDS, receive_november
+from tests.support.books import READER, WRITER, Books, view_as_json
 from tests.support.command import turn_accounting
 
 
@@ -42,13 +41,13 @@ def test_a_statement_shows_its_lines_what_is_uncertain_and_adjustments_apart(
 
 
 def test_a_statement_names_its_gaps_and_the_sources_it_was_closed_without(books: Books) -> None:
-    tell_of_november(books)
+    receive_november(books)
     spool = books.spool()
     spool.close_gap(
         spool.open_gap(books.micros_at(200), "disconnected", "a cut"), books.micros_at(260)
     )
     books.advance_clock(100, source="late")
-    books.advance_clock(END + 61)
+    books.advance_clock(NOVEMBER_SECONDS + 61)
     books.run_jobs()
     close = ("period", "close", "example.org", "2026-11-01")
     waiting = turn_accounting(*close, database_url=books.url(WRITER))
@@ -69,7 +68,7 @@ def test_a_statement_names_its_gaps_and_the_sources_it_was_closed_without(books:
 
 
 def test_period_list_says_what_each_waits_for(books: Books) -> None:
-    tell_of_november(books)
+    receive_november(books)
     books.advance_clock(100_000)
     books.run_jobs()
     refresh_periods(books.engine)
@@ -85,8 +84,8 @@ def test_period_list_says_what_each_waits_for(books: Books) -> None:
 
 
 def test_adjust_prints_the_id_of_what_it_posted(books: Books) -> None:
-    tell_of_november(books)
-    books.advance_clock(END + 61)
+    receive_november(books)
+    books.advance_clock(NOVEMBER_SECONDS + 61)
     books.run_jobs()
     assert turn_accounting("job", "run", "close", database_url=books.url(WRITER)).code == 0
     ran = turn_accounting(

@@ -11,33 +11,10 @@ import psycopg
 import pytest
 
 from accounting.domain.counters import COUNTERS
-from tests.support.books import READER, WRITER, Books, channel, status_payload
+from tests.support.books import READER, WRITER, Books, channel, status_payload, view_as_json
 from tests.support.command import turn_accounting
 from tests.support.sample_books import BEGIN
 from tests.support.servers import PostgresServer
-
-
-def expected_json(value: object) -> object:
-    """A value of a view as JSON lines have it."""
-    match value:
-        case datetime():
-            return value.isoformat()
-        case bool() | int() | None:
-            return value
-        case str():
-            return value
-        case _:
-            try:
-                return float(value)  # type: ignore[arg-type]
-            except TypeError:
-                return str(value)
-
-
-def view_as_json(books: Books, view: str, order: str) -> list[dict[str, Any]]:
-    return [
-        {name: expected_json(value) for name, value in row.items()}
-        for row in books.rows(view, order=order)
-    ]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@
 
 import ast
 import re
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -21,9 +20,8 @@ from accounting.domain.coturn_messages import (
     WireError,
     parse,
 )
+from tests.support.message_lines import MESSAGE_LINES, unescaped
 
-TEXT: Final = re.sub(r"(?m)^#.*\n", "", (Path(__file__).parent / "lines.txt").read_text())
-LINES: Final = [paragraph.splitlines() for paragraph in re.split(r"\n{2,}", TEXT.strip())]
 ID: Final = b"000000000000000007"
 TRAFFIC: Final = {
     b"traffic": (ReportKind.INTERIM, Side.CLIENT),
@@ -42,11 +40,6 @@ USERS: Final = st.one_of(
 )
 
 
-def unescaped(line: str) -> bytes:
-    raw: bytes = ast.literal_eval(f'b"{line}"')
-    return raw
-
-
 def told(line: str) -> CoturnMessage:
     """An event as the table spells it."""
     kind, _, rest = line.partition(" ")
@@ -56,7 +49,7 @@ def told(line: str) -> CoturnMessage:
     return CoturnMessage(kind=ReportKind[kind], side=side, **values)
 
 
-@pytest.mark.parametrize(("channel", "payload", "outcome"), LINES)
+@pytest.mark.parametrize(("channel", "payload", "outcome"), MESSAGE_LINES)
 def test_a_line_says_what_the_table_says(channel: str, payload: str, outcome: str) -> None:
     if outcome.startswith("refused: "):
         with pytest.raises(WireError, match=f"^{re.escape(outcome[9:])}$"):

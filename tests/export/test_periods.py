@@ -25,11 +25,18 @@ from accounting.export.export import (
     export_to_stream,
 )
 from accounting.export.export_query import ExportKind, Selection
-from tests.billing.test_adjust import DECEMBER, closed_without_late, tell_late
-from tests.billing.test_close import DAY, NOVEMBER, closed_november, tell_of_november
-from tests.sessions.test_killed import CrashInjector, SimulatedCrash, crashing_engine
+from tests.support.billing_scenarios import (
+    DAY,
+    DECEMBER,
+    NOVEMBER,
+    close_november,
+    close_november_without_late_source,
+    receive_late_source,
+    receive_november,
+)
 from tests.support.books import READER, Books
 from tests.support.command import turn_accounting
+from tests.support.crash_injection import CrashInjector, SimulatedCrash, crashing_engine
 
 
 def exported(engine: Engine, kind: ExportKind, period: Any = NOVEMBER) -> list[dict[str, str]]:
@@ -41,7 +48,7 @@ def exported(engine: Engine, kind: ExportKind, period: Any = NOVEMBER) -> list[d
 
 @pytest.mark.parametrize("kind", list(ExportKind))
 def test_a_period_that_is_not_closed_is_not_exported(books: Books, kind: ExportKind) -> None:
-    tell_of_november(books)
+    receive_november(books)
     books.advance_clock(2 * DAY)
     books.run_jobs()
     assert close_periods(books.engine) == 0
@@ -50,7 +57,7 @@ def test_a_period_that_is_not_closed_is_not_exported(books: Books, kind: ExportK
 
 
 def test_a_closed_period_has_its_lines_its_days_and_its_sessions(books: Books) -> None:
-    closed_november(books)
+    close_november(books)
     lines = exported(books.engine, ExportKind.STATEMENTS)
     days = exported(books.engine, ExportKind.USAGE)
     sessions = exported(books.engine, ExportKind.SESSIONS)
@@ -64,7 +71,7 @@ def test_a_closed_period_has_its_lines_its_days_and_its_sessions(books: Books) -
 
 
 def test_statements_stay_the_same_bytes_whatever_comes_later(books: Books, tmp_path: Path) -> None:
-    closed_without_late(books)
+    close_november_without_late_source(books)
     selection = Selection(kind=ExportKind.STATEMENTS, period=NOVEMBER)
 
     def export(into: str) -> list[tuple[str, bytes]]:
@@ -74,7 +81,7 @@ def test_statements_stay_the_same_bytes_whatever_comes_later(books: Books, tmp_p
 
     before = export("before")
     assert len(before) == 6
-    tell_late(books)
+    receive_late_source(books)
     books.run_jobs()
     assert adjust(books.engine) == 2
     assert export("after") == before
@@ -91,7 +98,7 @@ def test_statements_stay_the_same_bytes_whatever_comes_later(books: Books, tmp_p
 def test_the_manifest_of_a_periods_usage_says_what_of_it_is_late(
     books: Books, tmp_path: Path
 ) -> None:
-    closed_without_late(books)
+    close_november_without_late_source(books)
     selection = Selection(kind=ExportKind.USAGE, period=NOVEMBER, granularity="hour")
 
     def export(into: str) -> tuple[dict[str, Any], bytes]:
@@ -101,7 +108,7 @@ def test_the_manifest_of_a_periods_usage_says_what_of_it_is_late(
     before = export("before")
     assert export("again") == before
     assert before[0]["late_usage"]["adjustments"] == 0
-    tell_late(books)
+    receive_late_source(books)
     books.run_jobs()
     assert adjust(books.engine) == 2
     after, _ = export("after")
@@ -138,8 +145,8 @@ def mortal_disk(death: "Disaster") -> Iterator[None]:
 
 class Disaster(CrashInjector):
     def may_strike_disk(self) -> None:
-        self.statements_left -= 1
-        if self.statements_left == 0:
+        self.moments_left -= 1
+        if self.moments_left == 0:
             raise SimulatedCrash
 
 
@@ -148,7 +155,7 @@ def test_killed_at_any_moment_a_manifest_never_speaks_of_another_file(
     books: Books, tmp_path: Path, format_: ExportFormat
 ) -> None:
     """Over the files of an export before, which differed; run again, all is as undisturbed."""
-    closed_november(books)
+    close_november(books)
     selection = Selection(kind=ExportKind.STATEMENTS, period=NOVEMBER)
     whole = export_to_directory(books.engine, selection, format_, tmp_path / "undisturbed")
     expected = {path.name: path.read_bytes() for path in whole.path.parent.iterdir()}
@@ -166,8 +173,8 @@ def test_killed_at_any_moment_a_manifest_never_speaks_of_another_file(
             death.arm(at)
             with suppress(SimulatedCrash, ConnectionLost), mortal_disk(death):
                 export_to_directory(engine, selection, format_, directory)
-                finished = death.statements_left > 0
-            death.statements_left = 0
+                finished = death.moments_left > 0
+            death.moments_left = 0
             if old.manifest_path.exists():
                 assert check_export(old.manifest_path) is None, at
             export_to_directory(books.engine, selection, format_, directory)
@@ -177,7 +184,7 @@ def test_killed_at_any_moment_a_manifest_never_speaks_of_another_file(
 
 def test_really_killed_it_leaves_nothing_that_looks_finished(books: Books, tmp_path: Path) -> None:
     """SIGKILL while the draft is being written: no file, no manifest; and the next run has both."""
-    closed_november(books)
+    close_november(books)
     target = tmp_path / "out"
     program = (
         "import os, signal, sys\n"
@@ -205,7 +212,7 @@ def test_really_killed_it_leaves_nothing_that_looks_finished(books: Books, tmp_p
 
 
 def test_the_command_is_silent_and_says_not_yet_with_3(books: Books, tmp_path: Path) -> None:
-    tell_of_november(books)
+    receive_november(books)
     books.advance_clock(2 * DAY)
     books.run_jobs()
     close_periods(books.engine)
@@ -219,7 +226,7 @@ def test_the_command_is_silent_and_says_not_yet_with_3(books: Books, tmp_path: P
 
 @pytest.mark.parametrize("format_", list(ExportFormat))
 def test_an_output_that_takes_no_more_ends_the_export(books: Books, format_: ExportFormat) -> None:
-    closed_november(books)
+    close_november(books)
     arguments = ("export", "statements", "--period", "2026-11-01", "--format", format_.value)
     full = turn_accounting(*arguments, output="/dev/full", database_url=books.url(READER))
     assert full.code == 1
@@ -227,7 +234,7 @@ def test_an_output_that_takes_no_more_ends_the_export(books: Books, format_: Exp
 
 
 def test_the_command_writes_to_standard_output(books: Books) -> None:
-    closed_november(books)
+    close_november(books)
     database = {"database_url": books.url(READER)}
     ran = turn_accounting(
         "export", "statements", "--period", "2026-11-01", "--format", "jsonl", **database

@@ -9,9 +9,8 @@ import pytest
 
 from accounting.errors import ConfigurationError, NotAllowed
 from accounting.feed.client import ConsumerConflict, Feed
-from accounting.feed.number_feed import number_feed
-from tests.feed.test_numbering import post
 from tests.support.books import READER, WRITER, Books
+from tests.support.feed_events import consumer_cursor, post_and_number
 from tests.support.servers import wait_until
 
 
@@ -21,28 +20,16 @@ def feed(books: Books) -> Iterator[Feed]:
         yield feed
 
 
-def numbered(books: Books, *keys: str) -> None:
-    post(books, *keys)
-    number_feed(books.engine)
-
-
-def cursor(books: Books, consumer: str = "invoicer") -> int:
-    (row,) = books.query(
-        "SELECT seq FROM accounting.feed_consumers WHERE consumer = %s", [consumer]
-    )
-    return int(row["seq"])
-
-
 def handle(feed: Feed, consumer: str = "invoicer") -> list[str]:
     return [event.payload["period"] for event in feed.consume(consumer, follow=False)]
 
 
 def test_a_consumer_gets_each_event_once_in_order(books: Books, feed: Feed) -> None:
     assert handle(feed) == []
-    numbered(books, "a", "b")
+    post_and_number(books, "a", "b")
     assert handle(feed) == ["a", "b"]
     assert handle(feed) == []
-    numbered(books, "c")
+    post_and_number(books, "c")
     assert handle(feed) == ["c"]
     assert handle(feed, "another") == ["a", "b", "c"]
 
@@ -51,7 +38,7 @@ def test_a_consumer_gets_each_event_once_in_order(books: Books, feed: Feed) -> N
 def test_an_event_under_work_when_the_worker_fails_comes_again(
     books: Books, feed: Feed, commit_every: int
 ) -> None:
-    numbered(books, *"abcdefg")
+    post_and_number(books, *"abcdefg")
     seen = []
     events = feed.consume("invoicer", follow=False, commit_every=commit_every)
     with closing(events):
@@ -60,7 +47,7 @@ def test_an_event_under_work_when_the_worker_fails_comes_again(
             if event.seq == 5:
                 break
     # Those before it are handled as far as they were committed.
-    assert cursor(books) == 4 // commit_every * commit_every
+    assert consumer_cursor(books) == 4 // commit_every * commit_every
     again = [event.seq for event in feed.consume("invoicer", follow=False)]
     assert again == list(range(cursor_after(4, commit_every) + 1, 8))
     assert sorted({*seen, *again}) == list(range(1, 8))
@@ -71,13 +58,13 @@ def cursor_after(handled: int, commit_every: int) -> int:
 
 
 def test_events_of_other_types_count_as_handled(books: Books, feed: Feed) -> None:
-    numbered(books, "a", "b")
+    post_and_number(books, "a", "b")
     assert list(feed.consume("invoicer", types=["adjustment.posted"], follow=False)) == []
-    assert cursor(books) == 2
+    assert consumer_cursor(books) == 2
 
 
 def test_two_workers_under_one_name_are_noticed(books: Books, feed: Feed) -> None:
-    numbered(books, "a", "b")
+    post_and_number(books, "a", "b")
     events = feed.consume("invoicer", follow=False)
     next(events)
     with Feed(books.url(READER)) as other:
@@ -88,7 +75,7 @@ def test_two_workers_under_one_name_are_noticed(books: Books, feed: Feed) -> Non
 
 def test_two_workers_in_step_under_one_name_are_noticed(books: Books, feed: Feed) -> None:
     """Both were woken by one event and handled it; the same move by another is no repetition."""
-    numbered(books, "a")
+    post_and_number(books, "a")
     with Feed(books.url(READER)) as other:
         ours, theirs = (one.consume("invoicer", follow=False) for one in (feed, other))
         assert next(ours).seq == next(theirs).seq == 1
@@ -98,7 +85,7 @@ def test_two_workers_in_step_under_one_name_are_noticed(books: Books, feed: Feed
 
 
 def test_a_move_whose_answer_was_lost_is_made_again_without_harm(books: Books, feed: Feed) -> None:
-    numbered(books, "a", "b")
+    post_and_number(books, "a", "b")
     assert handle(feed) == ["a", "b"]
     move = "SELECT reporting.feed_advance('pipe', %s, %s, %s)"
     with psycopg.connect(books.url(READER)) as connection:
@@ -111,12 +98,12 @@ def test_a_move_whose_answer_was_lost_is_made_again_without_harm(books: Books, f
         ):
             row = connection.execute(move, (from_seq, to_seq, worker)).fetchone()
             assert row == (moved,)
-    assert cursor(books, "pipe") == 2
+    assert consumer_cursor(books, "pipe") == 2
 
 
 @pytest.mark.parametrize("move", [(2, 1), (0, 3)])
 def test_a_cursor_moves_forward_and_not_past_the_end(books: Books, move: tuple[int, int]) -> None:
-    numbered(books, "a", "b")
+    post_and_number(books, "a", "b")
     with (
         psycopg.connect(books.url(READER)) as connection,
         pytest.raises(psycopg.errors.InvalidParameterValue),
@@ -147,17 +134,17 @@ def test_a_worker_that_follows_is_woken_and_stops(books: Books) -> None:
         worker = threading.Thread(target=work)
         worker.start()
         for key in ("a", "b", "c"):
-            numbered(books, key)
+            post_and_number(books, key)
             wait_until(lambda key=key: seen[-1:] == [key])  # type: ignore[misc]
         feed.stop()
         worker.join(20)
         assert not worker.is_alive()
     assert seen == ["a", "b", "c"]
-    assert cursor(books) == 3
+    assert consumer_cursor(books) == 3
 
 
 def test_a_worker_goes_on_when_its_connection_was_cut(books: Books, feed: Feed) -> None:
-    numbered(books, *"abcdef")
+    post_and_number(books, *"abcdef")
     seen = []
     for event in feed.consume("invoicer", follow=False):
         seen.append(event.seq)
@@ -166,10 +153,10 @@ def test_a_worker_goes_on_when_its_connection_was_cut(books: Books, feed: Feed) 
             " WHERE application_name = 'turn-accounting feed' AND datname = current_database()"
         )
     assert seen == [1, 2, 3, 4, 5, 6]
-    assert cursor(books) == 6
+    assert consumer_cursor(books) == 6
 
 
 def test_who_keeps_the_cursor_reads_on_from_any_number(books: Books, feed: Feed) -> None:
-    numbered(books, "a", "b", "c")
+    post_and_number(books, "a", "b", "c")
     assert [event.seq for event in feed.read(after=1)] == [2, 3]
     assert books.query("SELECT * FROM accounting.feed_consumers") == []

@@ -2,13 +2,13 @@
 
 import psycopg
 
-from tests.feed.test_client import cursor, numbered
 from tests.support.books import READER, Books
 from tests.support.command import turn_accounting
+from tests.support.feed_events import consumer_cursor, post_and_number
 
 
 def test_without_a_consumer_it_prints_all_of_it_every_time(books: Books) -> None:
-    numbered(books, "a", "b", "c")
+    post_and_number(books, "a", "b", "c")
     for _ in range(2):
         ran = turn_accounting("feed", "--json", "--after", "1", database_url=books.url(READER))
         assert (ran.code, ran.err) == (0, "")
@@ -22,28 +22,28 @@ def test_without_a_consumer_it_prints_all_of_it_every_time(books: Books) -> None
 
 
 def test_a_consumer_gets_each_event_once(books: Books) -> None:
-    numbered(books, "a", "b")
+    post_and_number(books, "a", "b")
     arguments = ("feed", "--json", "--consumer", "invoicer")
     first = turn_accounting(*arguments, database_url=books.url(READER))
     assert [row["seq"] for row in first.rows] == [1, 2]
-    assert cursor(books) == 2
-    numbered(books, "c")
+    assert consumer_cursor(books) == 2
+    post_and_number(books, "c")
     second = turn_accounting(*arguments, database_url=books.url(READER))
     assert [row["seq"] for row in second.rows] == [3]
     assert turn_accounting(*arguments, database_url=books.url(READER)).out == ""
 
 
 def test_what_could_not_be_written_was_not_handled(books: Books) -> None:
-    numbered(books, "a")
+    post_and_number(books, "a")
     ran = turn_accounting(
         "feed", "--consumer", "invoicer", output="/dev/full", database_url=books.url(READER)
     )
     assert ran.code == 1
-    assert cursor(books) == 0
+    assert consumer_cursor(books) == 0
 
 
 def test_a_consumer_may_have_any_name(books: Books) -> None:
-    numbered(books, "a")
+    post_and_number(books, "a")
     for name in ("a b;'\"", "\udcff", "\u00fc\n", "-"):
         ran = turn_accounting("feed", "--consumer", name, database_url=books.url(READER))
         assert (ran.code, ran.err) == (0, "")
@@ -58,7 +58,7 @@ def test_wrong_use_is_said_in_one_line(books: Books) -> None:
 
 
 def test_a_database_of_an_older_version_is_said_in_one_line(books: Books) -> None:
-    numbered(books, "a")
+    post_and_number(books, "a")
     with psycopg.connect(books.url()) as connection:
         connection.execute("DROP FUNCTION reporting.feed_cursor CASCADE")
     ran = turn_accounting("feed", "--consumer", "x", database_url=books.url(READER))

@@ -8,7 +8,7 @@ import psycopg
 
 from accounting.billing.close_period import close_periods
 from accounting.feed.number_feed import number_feed
-from tests.billing.test_close import closed_november
+from tests.support.billing_scenarios import close_november
 from tests.support.books import READER, Books
 
 PAGE: Final = (Path(__file__).resolve().parents[2] / "docs/billing-worker.md").read_text()
@@ -16,7 +16,7 @@ STATEMENTS: Final = re.findall(r"^```sql\n(.*?)^```$", PAGE, re.DOTALL | re.MULT
 
 
 def test_the_statements_of_the_page_do_what_it_says(books: Books) -> None:
-    closed_november(books)
+    close_november(books)
     assert close_periods(books.engine) == 0
     number_feed(books.engine)
     cursor, read, advance, listen, bill = (one.encode() for one in STATEMENTS)

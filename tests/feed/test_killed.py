@@ -2,9 +2,9 @@
 
 from accounting.errors import ConnectionLost
 from accounting.feed.number_feed import number_feed
-from tests.feed.test_numbering import post, told
-from tests.sessions.test_killed import CrashInjector, SimulatedCrash, crashing_engine
 from tests.support.books import Books
+from tests.support.crash_injection import CrashInjector, SimulatedCrash, crashing_engine
+from tests.support.feed_events import numbered_events, post_events
 from tests.support.servers import wait_until
 
 
@@ -20,8 +20,8 @@ def test_numbering_killed_at_any_moment_numbers_everything_once(books: Books) ->
         while True:
             at += 1
             keys = [f"{at}/{number}" for number in range(5)]
-            before = len(told(books))
-            post(books, *keys)
+            before = len(numbered_events(books))
+            post_events(books, *keys)
             death.arm(at)
             try:
                 number_feed(engine, limit=2)
@@ -30,8 +30,8 @@ def test_numbering_killed_at_any_moment_numbers_everything_once(books: Books) ->
             else:
                 break
             finally:
-                death.statements_left = 0
+                death.moments_left = 0
             # The server may take a moment to notice the death, and to free the lock.
             wait_until(lambda: number_feed(books.engine, limit=2) + waiting(books) == 0)
-            assert told(books)[before:] == list(enumerate(keys, start=before + 1))
+            assert numbered_events(books)[before:] == list(enumerate(keys, start=before + 1))
     assert deaths > 10

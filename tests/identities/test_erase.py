@@ -10,7 +10,7 @@ from psycopg.sql import SQL, Identifier
 from accounting.audit.verify import verify
 from accounting.errors import UsageError
 from accounting.identities.erase import erase
-from tests.audit.test_trace import close_with_late_usage
+from tests.support.billing_scenarios import close_and_adjust_november
 from tests.support.books import WRITER, Books, sum_counters
 from tests.support.command import turn_accounting
 from tests.support.coturn_messages import FakeAllocation, run_jobs_at
@@ -46,7 +46,7 @@ def nameless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_no_table_holds_the_name_and_no_figure_changes(books: Books) -> None:
     FakeAllocation(books).publish(1, "status", b"nonsense")
     FakeAllocation(books, user="1999999999:alice", allocation=8).new(2)
-    close_with_late_usage(books)
+    close_and_adjust_november(books)
     views = ("sessions", "user_usage_hourly", "statements", "adjustments", "feed")
     before = {view: nameless(books.rows(view, order="1, 2, 3, 4")) for view in views}
     assert tables_that_hold(books, b"alice") == {"users", "usernames", "rejected_messages"}
@@ -68,7 +68,7 @@ def test_no_table_holds_the_name_and_no_figure_changes(books: Books) -> None:
 
 
 def test_an_erased_users_line_is_traced_by_key(books: Books) -> None:
-    close_with_late_usage(books)
+    close_and_adjust_november(books)
     url = books.url(WRITER)
     assert turn_accounting("erase", "example.org", "alice", database_url=url).code == 0
     keys = {str(row["user_key"]) for row in books.rows("statements") if row["user_id"] == ""}
@@ -80,7 +80,7 @@ def test_an_erased_users_line_is_traced_by_key(books: Books) -> None:
 
 
 def test_the_command_says_what_it_does_not_reach(books: Books) -> None:
-    close_with_late_usage(books)
+    close_and_adjust_november(books)
     ran = turn_accounting(
         "erase", "example.org", "alice", "--dry-run", database_url=books.url(WRITER)
     )
@@ -127,7 +127,7 @@ def test_an_erased_name_comes_back_only_with_what_is_received_afterwards(books: 
 
 
 def test_nobody_is_erased_by_mistake(books: Books) -> None:
-    close_with_late_usage(books)
+    close_and_adjust_november(books)
     for realm, user in (("nosuch", "alice"), ("example.org", "nobody"), ("example.org", "")):
         with pytest.raises(UsageError):
             erase(books.engine, realm, user)

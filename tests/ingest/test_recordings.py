@@ -14,7 +14,13 @@ from accounting.domain.counters import COUNTERS
 from accounting.domain.text_escaping import escape
 from tests.support.books import Books, sum_counters
 from tests.support.coturn_log import LoggedKey, LoggedUsage, coturn_log_usage
-from tests.support.recordings import DIRECTORY, Recorded, recorded, recordings
+from tests.support.recordings import (
+    DIRECTORY,
+    allocation_messages,
+    receive_recording,
+    recorded,
+    recordings,
+)
 
 Eight = tuple[int, ...]
 NOTHING: Final = (0,) * 8
@@ -36,19 +42,10 @@ class Run(NamedTuple):
         return {key: eight for key, eight in self.interims.items() if any(eight)}
 
 
-def published(name: str) -> list[Recorded]:
-    """The messages that a subscriber to allocations would have got."""
-    return [
-        line
-        for line in recorded(name)
-        if line.command == "publish" and line.args[0].startswith(b"turn/")
-    ]
-
-
 def runs(name: str) -> list[Run]:
     """The runs of a recording, cut before the KEYS with which each coturn starts."""
     starts = [line.time_us for line in recorded(name) if line.command == "keys"]
-    messages = published(name)
+    messages = allocation_messages(name)
     found = []
     for start, end in zip([0, *starts], [*starts, 2**63], strict=True):
         run = Run(start, end, {}, set())
@@ -81,18 +78,9 @@ def log_of(run: Run) -> dict[LoggedKey, LoggedUsage] | None:
     return None
 
 
-def hear_recording(books: Books, name: str) -> int:
-    """Put all messages of a recording through the path; returns how many."""
-    messages = [(line.time_us, 0, line.args[0], line.args[1]) for line in published(name)]
-    books.receive_all(messages)
-    books.spool().checkpoint(messages[-1][0] + 1)
-    books.run_jobs()
-    return len(messages)
-
-
 @pytest.mark.parametrize("name", recordings())
 def test_sessions_equal_coturns_log_byte_for_byte(books: Books, name: str) -> None:
-    hear_recording(books, name)
+    receive_recording(books, name)
     sessions = books.rows("sessions")
     logged = [(run, log) for run in runs(name) if (log := log_of(run)) is not None]
     assert any(
@@ -117,7 +105,7 @@ def test_sessions_equal_coturns_log_byte_for_byte(books: Books, name: str) -> No
 
 @pytest.mark.parametrize("name", recordings())
 def test_every_published_byte_is_a_sessions_or_unattributed(books: Books, name: str) -> None:
-    count = hear_recording(books, name)
+    count = receive_recording(books, name)
     reports = len(books.rows("allocation_events")) + len(books.rows("traffic_reports"))
     assert (reports, books.rows("rejected_messages")) == (count, [])
     billed: dict[tuple[str, str], Eight] = {}
@@ -136,7 +124,7 @@ def test_every_published_byte_is_a_sessions_or_unattributed(books: Books, name: 
 
 @pytest.mark.parametrize("name", ["unauthenticated-4.6.1", "unauthenticated-4.17.1"])
 def test_who_never_authenticated_is_unattributed_and_nowhere_else(books: Books, name: str) -> None:
-    hear_recording(books, name)
+    receive_recording(books, name)
     unattributed = books.rows("unattributed_usage")
     victim = sum_counters(row for row in unattributed if row["username"] == "victim")
     assert victim["received_bytes"] >= 108

@@ -23,7 +23,6 @@ from accounting.identities.names import Identities
 from accounting.ingest.loader import Loader
 from accounting.ingest.report_queries import Rejected
 from accounting.ingest.row_encoder import Rows
-from tests.domain.test_coturn_messages import LINES, unescaped
 from tests.support.books import (
     START,
     WRITER,
@@ -33,6 +32,7 @@ from tests.support.books import (
     status_payload,
     traffic_payload,
 )
+from tests.support.message_lines import MESSAGE_LINES, unescaped
 from tests.support.servers import PostgresServer
 
 LATER: Final = 1_000_000
@@ -140,9 +140,9 @@ def expected(event: CoturnMessage, key: bytes) -> tuple[object, ...]:
 
 def test_every_line_is_the_row_that_the_parser_says_or_a_reject(books: Books) -> None:
     """As a first batch, when no realm is known, and once more when all are."""
-    messages = [(unescaped(name), unescaped(payload)) for name, payload, _ in LINES] * 2
+    messages = [(unescaped(name), unescaped(payload)) for name, payload, _ in MESSAGE_LINES] * 2
     books.receive_all([(books.micros_at(number), 2, *one) for number, one in enumerate(messages)])
-    loaded = books.load(limit=len(LINES))
+    loaded = books.load(limit=len(MESSAGE_LINES))
     assert loaded == len(messages)
     with psycopg.connect(books.url()) as connection:
         found = connection.execute(

@@ -3,145 +3,20 @@
 The connection is cut as if the process had died, and the job runs again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import psycopg
-from psycopg.abc import Query
-from psycopg.sql import SQL, Identifier
-from sqlalchemy import Connection, Engine, event
-
-from accounting.db.engine import open_engine
-from accounting.errors import ConnectionLost
 from accounting.sessions.settle import settle
 from accounting.usage.rollup import rollup
-from tests.support.books import WRITER, Books
+from tests.support.books import Books
 from tests.support.coturn_messages import OTHER_SERVER_ADDRESS, FakeAllocation
+from tests.support.crash_injection import CrashInjector, crashing_engine, run_through_crashes
 from tests.support.scenario_player import all_rows, restarted_loader
-from tests.support.servers import wait_until
 from tests.support.truncate import empty_database
 
 NOTHING: Final = (0, 0, 0, 0)
 HALF, WHOLE = (5, 500, 4, 400), (10, 1000, 8, 800)
-
-
-class SimulatedCrash(BaseException):
-    """The process died here. No Exception: nothing may catch it."""
-
-
-class CrashInjector:
-    """Strikes at the n-th moment: a statement, the end of a COPY, either side of a COMMIT."""
-
-    def __init__(self) -> None:
-        self.statements_left = 0
-        self.commits = 0
-        self.backend_pid = 0
-
-    def arm(self, at: int) -> None:
-        self.statements_left, self.commits = at, 0
-
-    def count_down(self, connection: psycopg.Connection[Any]) -> None:
-        self.statements_left -= 1
-        if self.statements_left == 0:
-            self.backend_pid = connection.pgconn.backend_pid
-            connection.pgconn.finish()
-            raise SimulatedCrash
-
-    def cursors(self) -> type[psycopg.Cursor[Any]]:
-        death = self
-
-        class Mortal(psycopg.Cursor[Any]):
-            def execute(self, query: Query, *args: Any, **options: Any) -> Any:
-                death.count_down(self.connection)
-                return super().execute(query, *args, **options)
-
-            def executemany(self, query: Query, *args: Any, **options: Any) -> None:
-                death.count_down(self.connection)
-                super().executemany(query, *args, **options)
-
-            @contextmanager
-            def copy(self, statement: Query, *args: Any, **options: Any) -> Iterator[psycopg.Copy]:
-                death.count_down(self.connection)
-                with super().copy(statement, *args, **options) as copying:
-                    yield copying
-                    death.count_down(self.connection)
-
-        return Mortal
-
-    def commit(self, connection: Connection) -> None:
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, psycopg.Connection)
-        self.count_down(driver)
-        driver.commit()
-        self.commits += 1
-        self.count_down(driver)
-
-
-@contextmanager
-def crashing_engine(books: Books, death: CrashInjector) -> Iterator[Engine]:
-    engine = open_engine(books.url(WRITER))
-    event.listen(engine, "commit", death.commit)
-
-    @event.listens_for(engine, "connect")
-    def _(connection: psycopg.Connection[Any], _record: object) -> None:
-        connection.cursor_factory = death.cursors()
-
-    try:
-        yield engine
-    finally:
-        engine.dispose()
-
-
-SETTLED: Final = ("sources", "settle_watermarks", "sessions", "session_usage", "usage_deltas")
-"""The tables that tell how far the jobs came, and what settling made."""
-
-
-ALIVE: Final = "SELECT FROM pg_stat_activity WHERE pid = %s"
-
-
-def progress(books: Books, tables: Sequence[str]) -> list[object]:
-    """Every row of those tables."""
-    with psycopg.connect(books.url()) as connection:
-        return [
-            connection.execute(
-                SQL("SELECT t::text FROM accounting.{} t ORDER BY 1").format(Identifier(name))
-            ).fetchall()
-            for name in tables
-        ]
-
-
-def run_through_crashes(
-    books: Books,
-    death: CrashInjector,
-    job: Callable[[], object],
-    tables: Sequence[str] = SETTLED,
-    *,
-    step: int = 1,
-) -> int:
-    """Run a job until it ends, killed at every moment on the way; returns how often it was.
-
-    ``step``: only at every so-manieth, where one run of the job takes long.
-
-    A death that came before a COMMIT has changed nothing. Whenever one came after, the next run
-    has other work to do, and dies at each of its moments again.
-    """
-    deaths, at, before = 0, 1, progress(books, tables)
-    while True:
-        death.arm(at)
-        try:
-            job()
-        except (SimulatedCrash, ConnectionLost):
-            assert death.statements_left <= 0
-            deaths += 1
-            # Until the server has seen it the dead one holds its locks, and a job leaves its work
-            # to whoever holds them.
-            wait_until(lambda: not books.query(ALIVE, [death.backend_pid]))
-        else:
-            return deaths
-        after = progress(books, tables) if death.commits else before
-        at, before = (at + step if after == before else 1), after
 
 
 def tell_of_yesterday(books: Books) -> None:

@@ -1,43 +1,14 @@
 """A simulated fleet's own totals are what the books come to, for every version and hard case."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import fields
-from typing import Any, Final
 
 import pytest
 
 from accounting.domain.counters import COUNTERS
 from accounting.domain.text_escaping import escape
-from accounting.simulator import VERSIONS, Command, Expected, Scenario, play
+from accounting.simulator import VERSIONS, Expected, play
 from tests.support.books import Books
-
-SWITCHES: Final = tuple(field.name for field in fields(Scenario) if field.type in {"bool", bool})
-
-
-def scenarios(version: str) -> Iterator[tuple[str, Scenario]]:
-    """Each hard case alone and all of them at once, as far as the version has them."""
-    cases = {"none": {}, **{switch: {switch: True} for switch in SWITCHES}}
-    cases["all"] = dict.fromkeys(SWITCHES, True)
-    if not VERSIONS[version].status_addresses:
-        del cases["same_key"]
-        cases["all"]["same_key"] = False
-    for seed, (name, switches) in enumerate(cases.items()):
-        options: dict[str, Any] = {"version": version, "seed": seed, "sessions": 60, **switches}
-        yield name, Scenario(packets_per_second=3000, **options)
-
-
-def hear(books: Books, source: str, commands: list[Command]) -> None:
-    """What a subscriber would receive."""
-    books.receive_all(
-        [
-            (books.micros_at(0) + command.at_us, command.database, command.args[0], command.args[1])
-            for command in commands
-            if command.name == b"publish" and command.args[0] != b"__XXX__"
-        ],
-        source=source,
-    )
-    books.advance_clock(10_000, source=source)
+from tests.support.simulated_fleet import hard_case_scenarios, receive_commands
 
 
 def figures(expected: Expected) -> dict[tuple[str, str], tuple[int, ...]]:
@@ -80,9 +51,9 @@ def booked(books: Books) -> dict[str, dict[tuple[str, str], tuple[int, ...]]]:
 def test_the_books_come_to_what_the_fleet_knows_of_itself(books: Books, version: str) -> None:
     """Each hard case is a source of its own, and all of them are settled at once."""
     expected = {}
-    for name, scenario in scenarios(version):
+    for name, scenario in hard_case_scenarios(version):
         commands, expected[name] = play(scenario)
-        hear(books, name, commands)
+        receive_commands(books, name, commands)
     books.run_jobs()
     found = booked(books)
     for name, totals in expected.items():

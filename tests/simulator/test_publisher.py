@@ -10,10 +10,11 @@ import redis
 
 from accounting.errors import AccountingError, ConnectionLost
 from accounting.simulator import Command, Expected, Progress, Scenario, play, run
-from tests.simulator.test_fleet import EVERYTHING, figures, naive_figures
+from tests.support.naive_bookkeeper import expected_figures, naive_figures
 from tests.support.servers import ValkeyServer, wait_until
+from tests.support.simulated_fleet import ALL_HARD_CASES
 
-AT_ONCE = replace(EVERYTHING, rate=0.0)
+AT_ONCE = replace(ALL_HARD_CASES, rate=0.0)
 PATTERNS = ("turn/realm/*/user/*/allocation/*", "turn/user/*/allocation/*")
 
 
@@ -74,7 +75,7 @@ def test_the_server_hands_on_exactly_what_was_published(
     commands, same = play(scenario)
     assert expected == same
     assert sorted(c.args for c in heard) == sorted(allocations(commands))
-    assert naive_figures(heard) == figures(expected)
+    assert naive_figures(heard) == expected_figures(expected)
 
 
 def test_each_connection_keeps_its_order(server: ValkeyServer, listener: Listener) -> None:
@@ -132,7 +133,7 @@ def test_a_stopped_run_says_what_was_published_until_then(
     answers: list[Expected] = []
 
     def simulate() -> None:
-        answers.append(run(replace(EVERYTHING, rate=2000.0), server.url, stop=stop))
+        answers.append(run(replace(ALL_HARD_CASES, rate=2000.0), server.url, stop=stop))
 
     thread = threading.Thread(target=simulate)
     thread.start()
@@ -141,8 +142,8 @@ def test_a_stopped_run_says_what_was_published_until_then(
     thread.join(20)
     wait_until(lambda: answers, message="the run did not stop")
     (expected,) = answers
-    assert expected.published < play(EVERYTHING)[1].published
-    assert naive_figures(listener.hear(expected.published)) == figures(expected)
+    assert expected.published < play(ALL_HARD_CASES)[1].published
+    assert naive_figures(listener.hear(expected.published)) == expected_figures(expected)
 
 
 def test_a_server_that_goes_away_is_told_without_the_password() -> None:

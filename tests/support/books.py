@@ -263,3 +263,26 @@ def status_payload(
         else ""
     )
     return f"{word} lifetime={lifetime}{addresses}".encode()
+
+
+def expected_json(value: object) -> object:
+    """A value of a view as JSON lines have it."""
+    match value:
+        case datetime():
+            return value.isoformat()
+        case bool() | int() | None:
+            return value
+        case str():
+            return value
+        case _:
+            try:
+                return float(value)  # type: ignore[arg-type]
+            except TypeError:
+                return str(value)
+
+
+def view_as_json(books: Books, view: str, order: str) -> list[dict[str, Any]]:
+    return [
+        {name: expected_json(value) for name, value in row.items()}
+        for row in books.rows(view, order=order)
+    ]

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from accounting.simulator import Command
+from accounting.simulator import Command, Expected
 
 CHANNEL: Final = re.compile(
     rb"turn/(?:realm/(?P<realm>.*?)/)?user/(?P<user>.*)/allocation/(?P<id>\d{18})"
@@ -110,3 +110,38 @@ def traffic(
         ]
     else:
         session.total = [a + b for a, b in zip(session.total or [0] * 4, counts, strict=True)]
+
+
+def expected_figures(expected: Expected) -> dict[tuple[bytes, bytes], list[int]]:
+    return {
+        (user.realm, user.username): [
+            user.sessions,
+            user.sessions_estimated,
+            user.estimated_bytes,
+            user.sessions_disputed,
+            *user.usage,
+            *user.unattributed,
+        ]
+        for user in expected.users
+    }
+
+
+def naive_figures(commands: list[Command]) -> dict[tuple[bytes, bytes], list[int]]:
+    found: dict[tuple[bytes, bytes], list[int]] = {}
+    for (_, realm, username, _), sessions in naive_lives(commands).items():
+        sums = found.setdefault((realm, username), [0] * 20)
+        for session in sessions:
+            add(sums, session)
+    return found
+
+
+def add(sums: list[int], session: NaiveLife) -> None:
+    usage = session.usage()
+    if not session.confirmed:
+        sums[12:] = [a + b for a, b in zip(sums[12:], usage, strict=True)]
+        return
+    sums[0] += 1
+    sums[1] += session.estimated
+    sums[2] += (usage[1] + usage[3]) if session.estimated else 0
+    sums[3] += session.news > 1
+    sums[4:12] = [a + b for a, b in zip(sums[4:12], usage, strict=True)]

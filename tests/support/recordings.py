@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.support.books import Books
+
 DIRECTORY: Final = Path(__file__).parents[1] / "data" / "recordings"
 
 _LINE: Final = re.compile(rb'(\d+)\.(\d{6}) \[(\d+) ([^]]+)\] (".*")', re.DOTALL)
@@ -85,3 +87,21 @@ def _unescape(escape: re.Match[bytes]) -> bytes:
     if code not in _SHORT:
         raise ValueError(f"Redis prints no escape {escape[0]!r}")
     return _SHORT[code]
+
+
+def allocation_messages(name: str) -> list[Recorded]:
+    """The messages that a subscriber to allocations would have got."""
+    return [
+        line
+        for line in recorded(name)
+        if line.command == "publish" and line.args[0].startswith(b"turn/")
+    ]
+
+
+def receive_recording(books: Books, name: str) -> int:
+    """Put all messages of a recording through the path; returns how many."""
+    messages = [(line.time_us, 0, line.args[0], line.args[1]) for line in allocation_messages(name)]
+    books.receive_all(messages)
+    books.spool().checkpoint(messages[-1][0] + 1)
+    books.run_jobs()
+    return len(messages)

@@ -1,0 +1,76 @@
+"""Two days of November 2026 with sessions across midnight, for the tests of dropped reports."""
+
+from typing import Any, Final
+
+from accounting.billing.close_period import close_periods
+from tests.support.books import Books
+from tests.support.coturn_messages import FakeAllocation
+from tests.support.scenario_player import all_rows
+
+DAY: Final = 86_400
+
+
+MIDNIGHT_SECONDS: Final = DAY / 2
+"""The first one, counted from noon of 2 November."""
+
+
+DECEMBER_SECONDS: Final = 28.5 * DAY
+"""When December begins."""
+
+
+CLOSING_SECONDS: Final = DECEMBER_SECONDS + 10 * DAY
+
+
+DAYS_TO_DROP_ONE: Final = 38
+"""To keep reports for so many days then leaves those from 3 November on."""
+
+
+DAYS_TO_DROP_ALL: Final = 30
+
+
+def receive_two_days(books: Books) -> None:
+    """One session that ends at once, a stranger, one over midnight, one that was thought dead
+    then, and bob's on the day after.
+    """
+    alice = FakeAllocation(books)
+    alice.new(0)
+    alice.interim(10, 1, 100, 2, 200)
+    FakeAllocation(books, user="stranger", allocation=3).interim(40, 9, 9, 9, 9)
+    alice.close(4000, (3, 300, 2, 150), (0, 0, 0, 0))
+    across_midnight = FakeAllocation(books, allocation=2)
+    across_midnight.new(MIDNIGHT_SECONDS - 300)
+    across_midnight.interim(MIDNIGHT_SECONDS - 100, 5, 500, 5, 500)
+    reopened = FakeAllocation(books, allocation=4)
+    reopened.new(MIDNIGHT_SECONDS - 50)
+    reopened.interim(MIDNIGHT_SECONDS - 40, 1, 1, 1, 1)
+    across_midnight.interim(MIDNIGHT_SECONDS + 100, 7, 700, 7, 700)
+    across_midnight.close(MIDNIGHT_SECONDS + 200, (13, 1300, 12, 1200), (0, 0, 0, 0))
+    reopened.interim(MIDNIGHT_SECONDS + 1000, 2, 2, 2, 2)
+    bob = FakeAllocation(books, user="bob", allocation=5)
+    bob.new(DAY)
+    bob.interim(DAY + 10, 1, 10, 1, 10)
+    bob.close(DAY + 20, (1, 10, 1, 10), (0, 0, 0, 0))
+    reopened.close(2 * DAY, (4, 4, 3, 3), (0, 0, 0, 0))
+
+
+def run_jobs_and_close(books: Books, until: float = CLOSING_SECONDS) -> None:
+    books.advance_clock(until)
+    books.run_jobs()
+    close_periods(books.engine)
+
+
+def without_reports(books: Books) -> dict[str, Any]:
+    shown = all_rows(books)
+    return {
+        name: rows
+        for name, rows in shown.items()
+        if name not in {"allocation_events", "traffic_reports"}
+    }
+
+
+def kept_days(books: Books) -> list[int]:
+    rows = books.query(
+        "SELECT DISTINCT extract(day FROM received_at AT TIME ZONE 'UTC') AS day"
+        " FROM accounting.reports ORDER BY 1"
+    )
+    return [int(row["day"]) for row in rows]
