@@ -37,9 +37,9 @@ Output = Annotated[
     typer.Option("--output", "-o", help="Directory for the file and its manifest; - for stdout."),
 ]
 _HELP: Final = {
-    ExportKind.SESSIONS: "Export the sessions that ended in the period or span; each is in one export.",
-    ExportKind.STATEMENTS: "Export the statements of the period, or of periods that begin in the span.",
-    ExportKind.ADJUSTMENTS: "Export the adjustments billed with the period, or posted in the span.",
+    ExportKind.SESSIONS: "Export sessions that ended in the period or span: each in one export.",
+    ExportKind.STATEMENTS: "Export statements of the period, or of periods that begin in the span.",
+    ExportKind.ADJUSTMENTS: "Export adjustments billed with the period, or posted in the span.",
 }
 
 
