@@ -1,7 +1,7 @@
 # The service for an existing Postgres and Redis (ACCOUNTING_DATABASE_URL, ACCOUNTING_REDIS_URL, or
-# the same with _FILE for secrets). The embedded servers are left out: they would double the image,
-# and a database in it would share the container's fate, be out of reach of backups, and keep the
-# image from being replaced while it runs.
+# the same with _FILE for secrets). It contains no embedded servers: they would double its size, and a
+# database inside would share the container's fate, be out of reach of backups, and prevent replacing
+# the container while it runs.
 #
 #   docker build -t turn-accounting .
 #   docker run -v turn-accounting:/data -e ACCOUNTING_DATABASE_URL=... -e ACCOUNTING_REDIS_URL=... turn-accounting
@@ -9,7 +9,7 @@
 FROM python:3.12-slim AS build
 WORKDIR /src
 COPY requirements.lock requirements-build.lock ./
-# Two environments: one that builds, and one without pip that is shipped.
+# Two environments: one for building, and one without pip that is shipped.
 RUN python -m venv /build \
  && /build/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes \
         --requirement requirements-build.lock \
@@ -31,10 +31,10 @@ COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     ACCOUNTING_DATA_DIR=/data
-# By number, so that a cluster can see that it isn't root.
+# Numeric, so that Kubernetes can verify that it is not root.
 USER 10001:10001
 WORKDIR /data
-# The spool: events between Redis and Postgres. Losing it is a gap in the books.
+# The spool: events between Redis and Postgres. Losing it causes a capture gap.
 VOLUME /data
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["python", "-m", "accounting", "health"]
 ENTRYPOINT ["turn-accounting"]
