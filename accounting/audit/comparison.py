@@ -13,7 +13,8 @@ from psycopg import Cursor
 from sqlalchemy import Column, Connection, MetaData, Select, Table, and_, or_, select, text
 from sqlalchemy.sql.expression import ColumnElement
 
-from accounting.billing.period_queries import LINE_NUMBERS, PeriodRow
+from accounting.billing.period_queries import PeriodRow
+from accounting.billing.statement_queries import LINE_NUMBERS
 from accounting.db import schema
 from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import psycopg_connection

@@ -17,7 +17,8 @@ from accounting.audit.differences import Difference, DifferenceFactory
 from accounting.audit.proof_records import Proof
 from accounting.audit.recompute import Stop
 from accounting.billing import period_queries
-from accounting.billing.period_queries import LINE_NUMBERS, PeriodRow
+from accounting.billing.period_queries import PeriodRow
+from accounting.billing.statement_queries import LINE_NUMBERS
 from accounting.domain import statements
 from accounting.domain.calendar import to_micros
 from accounting.domain.counters import COUNTERS

@@ -24,11 +24,9 @@ from accounting.audit.statement_check import (
     find_closed_periods,
     partly_dropped,
 )
-from accounting.billing import period_queries
-from accounting.billing import statement_queries as billed
-from accounting.billing.close_period import find_period
-from accounting.billing.period_queries import PeriodRow
-from accounting.billing.statement_queries import BilledLine
+from accounting.billing.adjustment_queries import adjustment_target
+from accounting.billing.period_queries import PeriodRow, find_period
+from accounting.billing.statement_queries import BilledLine, billed_lines
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import to_micros
 from accounting.domain.realm_rules import RealmRules
@@ -37,6 +35,7 @@ from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet, UsageError
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
+from accounting.identities.user_queries import find_user_key, username_keys
 from accounting.sessions.session_queries import AllocationKey
 
 Numbers = tuple[int, ...]
@@ -124,10 +123,10 @@ def trace(
         row = find_period(connection, realm_id, realm, period)
         if row.cutoff is None:
             raise NotYet(f"period {period} of realm '{realm}' is not closed yet: nothing to trace")
-        found = key or period_queries.find_user_key(connection, realm_id, user or "")
+        found = key or find_user_key(connection, realm_id, user or "")
         if found is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
-        lines = billed.billed_lines(connection, realm_id, period, found)
+        lines = billed_lines(connection, realm_id, period, found)
         sessions = [
             *_sealed_sessions(connection, row, found),
             *_sessions(
@@ -150,7 +149,7 @@ def trace(
 def trace_adjustment(engine: Engine, adjustment_id: UUID) -> Trace:
     """Trace the period of a user that an adjustment names. Raises UsageError."""
     with lost_connections(), engine.connect() as connection:
-        found = billed.adjustment_target(connection, adjustment_id)
+        found = adjustment_target(connection, adjustment_id)
         if found is None:
             raise UsageError(f"no adjustment {adjustment_id} is known")
         realm_id, period, key = found
@@ -226,7 +225,7 @@ def _told(
     Before them the entries that dropped reports brought; None where there were none.
     """
     untils = {mark.source_id: mark.until for mark in cutoff.watermarks}
-    usernames = billed.username_keys(connection, user_key)
+    usernames = username_keys(connection, user_key)
     evidence = recompute.read_told(connection, cutoff, [realm_id], usernames)
     for key, group in groupby(evidence, key=itemgetter(0)):
         gap_positions = evidence_queries.gap_positions(connection, key.source_id, cutoff)

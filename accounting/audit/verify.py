@@ -24,7 +24,7 @@ from accounting.audit.statement_check import (
     partly_dropped,
     stored_digest,
 )
-from accounting.billing import period_queries
+from accounting.billing.statement_queries import current_cutoff
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import BucketLength, from_micros, to_micros
 from accounting.errors import UsageError, unknown_name
@@ -84,7 +84,7 @@ def verify(
             yield difference
         found.partly_dropped = partly_dropped(names, closed)
         noted = [(one, stored_digest(connection, one.row)) for one in closed]
-        positions = period_queries.current_cutoff(connection).to_text()
+        positions = current_cutoff(connection).to_text()
     with lost_connections(), engine.begin() as connection:
         for one, digest in noted:
             proof_records.record_proof(

@@ -1,60 +1,63 @@
-"""Adjust: what changed in closed periods, posted apart from usage and kept for ever.
+"""Post adjustments of closed periods: late usage by the job, manual ones by a person.
 
-Late usage is posted as the difference that is still missing, so that a run that is repeated posts
-nothing twice. A correction by hand has a reason and an author, and stands outside of that sum.
+Late usage is the difference between the hours of a user's period and what is billed for it, so a
+repeated run posts nothing. Manual adjustments don't count in that difference.
 """
 
 from collections.abc import Iterable, Mapping
 from datetime import date
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
-from accounting.billing import period_queries
-from accounting.billing.close_period import find_period
+from accounting.billing import adjustment_queries, period_queries
+from accounting.billing.adjustment_queries import LATE_USAGE_AUTHOR, ManualAdjustment
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, try_lock
 from accounting.domain.counters import COUNTERS
 from accounting.errors import NotYet, UsageError
 from accounting.feed import outbox
 from accounting.identities.realm_queries import find_realm
+from accounting.identities.user_queries import find_user_key
 
 BATCH_SIZE: Final = 1_000
-"""Users' periods that are looked at in one transaction at the most."""
+"""Entries of ``periods_to_adjust`` handled in one transaction at the most."""
 
 
-class ManualAdjustment(NamedTuple):
-    """A correction by hand. ``is_new`` False: the same was posted before, and not again."""
+class PostedAdjustment(NamedTuple):
+    """A manual adjustment. ``is_new`` False: an equal one was posted before, and it is that one."""
 
     adjustment_id: UUID
     is_new: bool
 
 
 def adjust(engine: Engine, *, limit: int = BATCH_SIZE) -> int:
-    """Post the late usage of closed periods; returns how many adjustments that made.
+    """Post the late usage of closed periods; returns how many adjustments.
 
-    Does nothing while somebody rolls up. Raises ConnectionLost.
+    Does nothing while a roll-up runs. Raises ConnectionLost.
     """
-    posted = 0
+    total = 0
     while True:
-        taken, made = _adjust_some(engine, limit)
-        posted += made
-        if not taken:
-            return posted
+        dequeued, posted = _adjust_batch(engine, limit)
+        total += posted
+        if not dequeued:
+            return total
 
 
-def _adjust_some(engine: Engine, limit: int) -> tuple[int, int]:
+def _adjust_batch(engine: Engine, limit: int) -> tuple[int, int]:
+    """(users' periods dequeued, adjustments posted)."""
     with lost_connections(), engine.begin() as connection:
         if not try_lock(connection, "rollup"):
             return 0, 0
-        taken = period_queries.take_touched(connection, limit)
-        if not taken:
+        dequeued = adjustment_queries.dequeue_periods(connection, limit)
+        if not dequeued:
             return 0, 0
-        period_queries.draw(connection)
-        made = period_queries.post_late_usage(connection)
-        _tell(connection, made)
-        return taken, len(made)
+        period_queries.refresh_periods(connection)
+        adjustment_ids = adjustment_queries.post_late_usage(connection)
+        _enqueue_adjustments_posted(connection, adjustment_ids)
+        return dequeued, len(adjustment_ids)
 
 
 def post_manual_adjustment(
@@ -66,66 +69,64 @@ def post_manual_adjustment(
     *,
     reason: str,
     author: str,
-) -> ManualAdjustment:
-    """Post a correction of a closed period, once: the same in every word is not posted again.
+) -> PostedAdjustment:
+    """Post a person's adjustment of a closed period, unless an equal one was posted before.
 
-    ``numbers``: signed, by counter, and ``session_microseconds``. Raises UsageError for a realm,
-    period or user that is not known and for nothing to post, NotYet for a period not closed yet.
+    ``numbers``: signed, by counter, and ``session_microseconds``. Raises UsageError for an unknown
+    realm, period or user and when all numbers are 0, NotYet for a period that is not closed.
     """
     if not reason.strip() or not author.strip():
         raise UsageError("an adjustment needs a reason and an author: they are kept for ever")
-    if author.strip() == period_queries.LATE_USAGE_AUTHOR:
+    if author.strip() == LATE_USAGE_AUTHOR:
         raise UsageError(
-            f"'{period_queries.LATE_USAGE_AUTHOR}' posts late usage: expected who decided this correction"
+            f"'{LATE_USAGE_AUTHOR}' posts late usage: expected who decided this correction"
         )
     if not any(numbers.values()):
         raise UsageError("nothing to adjust: name at least one number that is not 0")
     with lost_connections(), engine.begin() as connection:
         lock(connection, "rollup")
-        period_queries.draw(connection)
+        period_queries.refresh_periods(connection)
         realm_id = find_realm(connection, realm)
-        found = find_period(connection, realm_id, realm, period)
-        if found.closed_at is None:
+        row = period_queries.find_period(connection, realm_id, realm, period)
+        if row.closed_at is None:
             raise NotYet(f"period {period} of realm '{realm}' is not closed yet: nothing to adjust")
-        user_key = period_queries.find_user_key(connection, realm_id, user)
+        user_key = find_user_key(connection, realm_id, user)
         if user_key is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
-        before = period_queries.posted_by_hand(
-            connection, realm_id, period, user_key, numbers, reason, author
+        adjustment = ManualAdjustment(
+            realm_id=realm_id,
+            period=period,
+            user_key=user_key,
+            numbers=numbers,
+            reason=reason,
+            author=author,
         )
-        if before is not None:
-            return ManualAdjustment(before, is_new=False)
+        existing_id = adjustment_queries.find_manual(connection, adjustment)
+        if existing_id is not None:
+            return PostedAdjustment(existing_id, is_new=False)
         posted_in = next(
-            row.period
-            for row in period_queries.realm_periods(connection, realm_id)
-            if row.closed_at is None and row.starts_at > found.starts_at
+            later.period
+            for later in period_queries.realm_periods(connection, realm_id)
+            if later.closed_at is None and later.starts_at > row.starts_at
         )
-        made = period_queries.post_by_hand(
-            connection, realm_id, period, posted_in, user_key, numbers, reason, author
-        )
-        _tell(connection, [made])
-        return ManualAdjustment(made, is_new=True)
+        adjustment_id = adjustment_queries.insert_manual(connection, adjustment, posted_in)
+        _enqueue_adjustments_posted(connection, [adjustment_id])
+        return PostedAdjustment(adjustment_id, is_new=True)
 
 
-def _tell(connection: Connection, ids: Iterable[UUID]) -> None:
-    for row in period_queries.adjustments(connection, ids):
+def _enqueue_adjustments_posted(connection: Connection, ids: Iterable[UUID]) -> None:
+    for row in adjustment_queries.find_adjustments(connection, ids):
         payload: dict[str, Any] = {
             "adjustment_id": str(row.adjustment_id),
             "period": row.period.isoformat(),
             "posted_in": row.posted_in.isoformat(),
             "user_key": str(row.user_key),
             **{name: getattr(row, name) for name in COUNTERS},
-            "session_seconds": _seconds(int(row.session_microseconds)),
+            # Text, because JSON readers may round a fraction.
+            "session_seconds": f"{Decimal(row.session_microseconds).scaleb(-6):.6f}",
             "reason": row.reason,
             "author": row.author,
         }
         outbox.enqueue_event(
             connection, "adjustment.posted", row.realm_id, payload, str(row.adjustment_id)
         )
-
-
-def _seconds(microseconds: int) -> str:
-    """Exact seconds as text: JSON's own numbers may lose digits on the way."""
-    sign = "-" if microseconds < 0 else ""
-    whole, rest = divmod(abs(microseconds), 1_000_000)
-    return f"{sign}{whole}.{rest:06d}"

@@ -1,7 +1,13 @@
-"""Close: billing periods drawn, and closed with their statements when nothing is awaited.
+"""Close billing periods: all of closing is decided here.
 
-One transaction for each period: its lines, the period, and what the feed tells of it. While it
-runs nobody settles or rolls up, so that the lines and their cutoff are of one moment.
+A period goes through three steps:
+
+1. :func:`refresh_periods` derives it from the realm rules; the borders are ``domain.periods``'.
+2. It is open until its end, then closing until ``period_queries.waits_for`` returns None: its
+   grace is over, every source is settled and rolled up beyond it, and the period before is closed.
+3. :func:`_close` writes its statement, its cutoff and its ``period.closed`` event in one
+   transaction. That holds the locks of the roll-up and of settling, so that the lines and their
+   cutoff describe the same moment.
 """
 
 from collections.abc import Collection
@@ -10,7 +16,8 @@ from datetime import UTC, date
 
 from sqlalchemy import Connection, Engine
 
-from accounting.billing import period_queries
+from accounting.billing import period_queries, statement_queries
+from accounting.billing.period_queries import PeriodRow, find_period
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, try_lock
 from accounting.errors import NotYet, UsageError, unknown_name
@@ -22,7 +29,10 @@ from accounting.sources import source_queries
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseResult:
-    """What closing a period made, or would make. ``sums``: over all its lines, by column."""
+    """What a close wrote, or would write. ``sums``: over all lines, by column.
+
+    ``excluded_sources``: those that were behind and not waited for.
+    """
 
     realm: str
     period: date
@@ -32,29 +42,29 @@ class CloseResult:
 
 
 def close_periods(engine: Engine) -> int:
-    """Draw the periods, and close all that wait for nothing; returns how many.
+    """Refresh the periods, and close every one that waits for nothing; returns how many closed.
 
-    Does nothing while somebody rolls up. Raises ConnectionLost.
+    Does nothing while a roll-up runs. Raises ConnectionLost.
     """
     if not refresh_periods(engine):
         return 0
     closed = 0
-    while ready := _ready(engine):
+    while ready := _ready_periods(engine):
         for realm_id, period in ready:
             try:
                 _close(engine, realm_id, period, (), dry_run=False)
             except NotYet:
-                return closed  # Something came in between: the next run looks again.
+                return closed  # Its state changed since it was listed: the next run retries.
             closed += 1
     return closed
 
 
 def refresh_periods(engine: Engine) -> bool:
-    """Draw every realm's periods by its rules; False while somebody rolls up."""
+    """Bring every realm's open periods in line with its rules; False while a roll-up runs."""
     with lost_connections(), engine.begin() as connection:
         if not try_lock(connection, "rollup"):
             return False
-        period_queries.draw(connection)
+        period_queries.refresh_periods(connection)
         return True
 
 
@@ -66,86 +76,82 @@ def close_period(
     excluded_sources: Collection[str] = (),
     dry_run: bool = False,
 ) -> CloseResult:
-    """Close one period now, without waiting for those sources.
+    """Close one period now, without waiting for ``excluded_sources``.
 
-    Raises NotYet with what it waits for, and UsageError for a realm, period or source that is not
-    known, or a period that is closed already.
+    Raises NotYet, with what the period waits for; UsageError for an unknown realm, period or
+    source, and for a period that is already closed.
     """
     with lost_connections(), engine.begin() as connection:
         lock(connection, "rollup")
-        period_queries.draw(connection)
+        period_queries.refresh_periods(connection)
         realm_id = find_realm(connection, realm)
-        known = {one.source for one in source_queries.all_sources(connection)}
+        known = {source.source for source in source_queries.all_sources(connection)}
         for name in excluded_sources:
             if name not in known:
                 raise unknown_name("source", name, known)
-        found = find_period(connection, realm_id, realm, period)
-        if found.closed_at is not None:
+        row = find_period(connection, realm_id, realm, period)
+        if row.closed_at is not None:
             raise UsageError(
                 f"period {period} of realm '{realm}' is closed already, since "
-                f"{found.closed_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+                f"{row.closed_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
             )
     return _close(engine, realm_id, period, excluded_sources, dry_run=dry_run)
 
 
-def find_period(
-    connection: Connection, realm_id: int, realm: str, period: date
-) -> period_queries.PeriodRow:
-    """A period by its first day. Raises UsageError."""
-    rows = period_queries.realm_periods(connection, realm_id)
-    for row in rows:
-        if row.period == period:
-            return row
-    known = ", ".join(str(row.period) for row in rows[-5:])
-    raise UsageError(
-        f"realm '{realm}' has no period that begins on {period}: the last are {known or 'none yet'}"
-    )
-
-
-def _ready(engine: Engine) -> list[tuple[int, date]]:
+def _ready_periods(engine: Engine) -> list[tuple[int, date]]:
     with lost_connections(), engine.connect() as connection:
-        return period_queries.ready(connection)
+        return period_queries.ready_periods(connection)
 
 
 def _close(
     engine: Engine, realm_id: int, period: date, excluded_sources: Collection[str], *, dry_run: bool
 ) -> CloseResult:
     with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
-        # Waited for, in one order: whoever settles or rolls up only ever tries these locks.
-        lock(connection, "rollup")
-        for source in source_queries.all_sources(connection):
-            lock(connection, f"settle.{source.source_id}")
+        _lock_books(connection)
         realm = realm_queries.names(connection)[realm_id]
         row = find_period(connection, realm_id, realm, period)
         if row.closed_at is not None:
             raise NotYet(f"period {period} of realm '{realm}' was closed by somebody else just now")
-        waits = period_queries.waits(connection, realm_id, period, excluded_sources)
-        if waits is not None:
-            raise NotYet(f"period {period} of realm '{realm}' waits for: {waits}")
-        cutoff = period_queries.cutoff(connection, realm_id, period, excluded_sources)
-        lines = period_queries.close(connection, realm_id, period, cutoff)
-        sums = period_queries.statement_sums(connection, realm_id, period)
-        outbox.enqueue_event(
-            connection,
-            "period.closed",
-            realm_id,
-            {
-                "realm": realm,
-                "period": period.isoformat(),
-                "starts_at": row.starts_at.astimezone(UTC).isoformat(),
-                "ends_at": row.ends_at.astimezone(UTC).isoformat(),
-                "time_zone": row.time_zone,
-                "statements": lines,
-                "without": list(cutoff.excluded_sources),
-            },
-            f"{realm_id}/{period}",
-        )
-        if dry_run:
-            transaction.rollback()
-        return CloseResult(
+        waits_for = period_queries.waits_for(connection, realm_id, period, excluded_sources)
+        if waits_for is not None:
+            raise NotYet(f"period {period} of realm '{realm}' waits for: {waits_for}")
+        behind = period_queries.sources_behind(connection, realm_id, period, excluded_sources)
+        cutoff = statement_queries.current_cutoff(connection, behind)
+        line_count = statement_queries.write_statement(connection, realm_id, period, cutoff)
+        period_queries.mark_closed(connection, realm_id, period, cutoff)
+        result = CloseResult(
             realm=realm,
             period=period,
-            line_count=lines,
-            excluded_sources=tuple(cutoff.excluded_sources),
-            sums=sums,
+            line_count=line_count,
+            excluded_sources=tuple(behind),
+            sums=statement_queries.statement_sums(connection, realm_id, period),
         )
+        _enqueue_period_closed(connection, row, result)
+        if dry_run:
+            transaction.rollback()
+        return result
+
+
+def _lock_books(connection: Connection) -> None:
+    """Wait for settling and the roll-up to pause; they only try these locks, so no deadlock."""
+    lock(connection, "rollup")
+    for source in source_queries.all_sources(connection):
+        lock(connection, f"settle.{source.source_id}")
+
+
+def _enqueue_period_closed(connection: Connection, row: PeriodRow, result: CloseResult) -> None:
+    outbox.enqueue_event(
+        connection,
+        "period.closed",
+        row.realm_id,
+        {
+            "realm": result.realm,
+            "period": row.period.isoformat(),
+            "starts_at": row.starts_at.astimezone(UTC).isoformat(),
+            "ends_at": row.ends_at.astimezone(UTC).isoformat(),
+            "time_zone": row.time_zone,
+            "statements": result.line_count,
+            "without": list(result.excluded_sources),
+        },
+        f"{row.realm_id}/{row.period}",
+    )

@@ -1,79 +1,11 @@
 -- name: first_usage
--- Where the usage of each realm begins, along the key of its hours.
+-- The first hour with usage of each realm, read from the start of the table's key.
 SELECT r.realm_id, h.starts_at
 FROM accounting.realms r
 CROSS JOIN LATERAL (
     SELECT starts_at FROM accounting.realm_usage_hourly
     WHERE realm_id = r.realm_id ORDER BY starts_at LIMIT 1
 ) h;
-
--- name: passed_sources
--- The sources that a period closes without, though they were behind its end and grace: those that
--- are retired, and those that it was told not to wait for.
-SELECT s.source
-FROM accounting.sources s
-LEFT JOIN accounting.settle_watermarks t USING (source_id)
-JOIN accounting.periods p ON p.realm_id = :realm_id AND p.period = :period
-WHERE (s.retired_at IS NOT NULL OR s.source = ANY (CAST(:without AS text[])))
-    AND (least(s.captured_until, t.settled_until) > p.due_at) IS NOT TRUE
-ORDER BY s.source;
-
--- name: post_adjustments
--- Posts what the staged users' hours in closed periods hold more, or less, than their statement and
--- the usage adjustments so far. Nothing where nothing differs: run twice, it is posted once.
-INSERT INTO accounting.adjustments (
-    adjustment_id, user_key, realm_id, period, posted_in,
-    received_packets, received_bytes, sent_packets, sent_bytes,
-    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-    session_microseconds,
-    reason, author, manual
-)
-SELECT gen_random_uuid(), m.user_key, m.realm_id, m.period, o.period,
-    h.received_packets - coalesce(l.received_packets, 0) - a.received_packets,
-    h.received_bytes - coalesce(l.received_bytes, 0) - a.received_bytes,
-    h.sent_packets - coalesce(l.sent_packets, 0) - a.sent_packets,
-    h.sent_bytes - coalesce(l.sent_bytes, 0) - a.sent_bytes,
-    h.peer_received_packets - coalesce(l.peer_received_packets, 0) - a.peer_received_packets,
-    h.peer_received_bytes - coalesce(l.peer_received_bytes, 0) - a.peer_received_bytes,
-    h.peer_sent_packets - coalesce(l.peer_sent_packets, 0) - a.peer_sent_packets,
-    h.peer_sent_bytes - coalesce(l.peer_sent_bytes, 0) - a.peer_sent_bytes,
-    h.session_microseconds - coalesce(l.session_microseconds, 0) - a.session_microseconds,
-    'late usage', 'turn-accounting', false
-FROM staged_touched_periods m
-JOIN accounting.periods p ON p.realm_id = m.realm_id AND p.period = m.period
-CROSS JOIN LATERAL (
-    SELECT b.period FROM accounting.periods b
-    WHERE b.realm_id = p.realm_id AND b.starts_at > p.starts_at AND b.closed_at IS NULL
-    ORDER BY b.starts_at LIMIT 1
-) o
-CROSS JOIN LATERAL (
-    SELECT coalesce(sum(received_packets), 0) AS received_packets, coalesce(sum(received_bytes), 0) AS received_bytes,
-        coalesce(sum(sent_packets), 0) AS sent_packets, coalesce(sum(sent_bytes), 0) AS sent_bytes,
-        coalesce(sum(peer_received_packets), 0) AS peer_received_packets, coalesce(sum(peer_received_bytes), 0) AS peer_received_bytes,
-        coalesce(sum(peer_sent_packets), 0) AS peer_sent_packets, coalesce(sum(peer_sent_bytes), 0) AS peer_sent_bytes,
-        coalesce(sum(session_microseconds), 0) AS session_microseconds
-    FROM accounting.user_usage_hourly
-    WHERE user_key = m.user_key AND starts_at >= p.starts_at AND starts_at < p.ends_at
-) h
-LEFT JOIN accounting.statements l
-    ON l.user_key = m.user_key AND l.realm_id = m.realm_id AND l.period = m.period
-CROSS JOIN LATERAL (
-    SELECT coalesce(sum(received_packets), 0) AS received_packets, coalesce(sum(received_bytes), 0) AS received_bytes,
-        coalesce(sum(sent_packets), 0) AS sent_packets, coalesce(sum(sent_bytes), 0) AS sent_bytes,
-        coalesce(sum(peer_received_packets), 0) AS peer_received_packets, coalesce(sum(peer_received_bytes), 0) AS peer_received_bytes,
-        coalesce(sum(peer_sent_packets), 0) AS peer_sent_packets, coalesce(sum(peer_sent_bytes), 0) AS peer_sent_bytes,
-        coalesce(sum(session_microseconds), 0) AS session_microseconds
-    FROM accounting.adjustments
-    WHERE realm_id = m.realm_id AND period = m.period AND user_key = m.user_key AND NOT manual
-) a
-WHERE (h.received_packets, h.received_bytes, h.sent_packets, h.sent_bytes, h.peer_received_packets,
-    h.peer_received_bytes, h.peer_sent_packets, h.peer_sent_bytes, h.session_microseconds) IS DISTINCT FROM (
-    coalesce(l.received_packets, 0) + a.received_packets, coalesce(l.received_bytes, 0) + a.received_bytes,
-    coalesce(l.sent_packets, 0) + a.sent_packets, coalesce(l.sent_bytes, 0) + a.sent_bytes,
-    coalesce(l.peer_received_packets, 0) + a.peer_received_packets, coalesce(l.peer_received_bytes, 0) + a.peer_received_bytes,
-    coalesce(l.peer_sent_packets, 0) + a.peer_sent_packets, coalesce(l.peer_sent_bytes, 0) + a.peer_sent_bytes,
-    coalesce(l.session_microseconds, 0) + a.session_microseconds)
-RETURNING adjustment_id;
 
 -- name: ready_periods
 -- The periods that wait for nothing, the oldest first.
@@ -82,24 +14,20 @@ FROM accounting.periods p
 WHERE p.closed_at IS NULL AND accounting.period_waits(p.realm_id, p.period) IS NULL
 ORDER BY p.starts_at, p.realm_id;
 
--- name: stage_touched_periods
--- A scratch table for the marks of closed periods that one run of adjusting takes.
-CREATE TEMP TABLE IF NOT EXISTS staged_touched_periods (
-    realm_id integer, period date, user_key uuid
-) ON COMMIT DELETE ROWS;
+-- name: sources_behind
+-- The sources that a period closes without: retired or excluded, and not settled beyond its due
+-- time.
+SELECT s.source
+FROM accounting.sources s
+LEFT JOIN accounting.settle_watermarks t USING (source_id)
+JOIN accounting.periods p ON p.realm_id = :realm_id AND p.period = :period
+WHERE (s.retired_at IS NOT NULL OR s.source = ANY (CAST(:excluded AS text[])))
+    AND (least(s.captured_until, t.settled_until) > p.due_at) IS NOT TRUE
+ORDER BY s.source;
 
--- name: take_touched_periods
--- Takes marks of touched closed periods: at most :limit of them, removed here and staged once each.
-WITH taken AS (
-    DELETE FROM accounting.periods_to_adjust
-    WHERE ctid = ANY (ARRAY(SELECT ctid FROM accounting.periods_to_adjust LIMIT :limit))
-    RETURNING realm_id, period, user_key
-)
-INSERT INTO staged_touched_periods SELECT DISTINCT realm_id, period, user_key FROM taken;
-
--- name: write_statements
--- Writes the lines of a closing period: the sums of its hours, each with the digest over realm,
--- period, user_key, all numbers and the cutoff, as model.statements.digest() computes it.
+-- name: write_statement
+-- Writes the statement of a period that is about to close: for each user the sums of its hours, and
+-- the digest that domain.statements.line_digest() computes too.
 INSERT INTO accounting.statements (
     user_key, realm_id, period,
     received_packets, received_bytes, sent_packets, sent_bytes,
@@ -117,12 +45,18 @@ SELECT u.user_key, u.realm_id, u.period,
         CAST(:cutoff AS text), r.realm), 'UTF8')), 'hex')
 FROM (
     SELECT h.user_key, p.realm_id, p.period,
-        sum(h.received_packets)::bigint AS received_packets, sum(h.received_bytes)::bigint AS received_bytes,
-        sum(h.sent_packets)::bigint AS sent_packets, sum(h.sent_bytes)::bigint AS sent_bytes,
-        sum(h.peer_received_packets)::bigint AS peer_received_packets, sum(h.peer_received_bytes)::bigint AS peer_received_bytes,
-        sum(h.peer_sent_packets)::bigint AS peer_sent_packets, sum(h.peer_sent_bytes)::bigint AS peer_sent_bytes,
-        sum(h.sessions_started)::bigint AS sessions_started, sum(h.sessions_ended)::bigint AS sessions_ended,
-        round(sum(h.session_microseconds)) AS session_microseconds, sum(h.estimated_bytes)::bigint AS estimated_bytes
+        sum(h.received_packets)::bigint AS received_packets,
+        sum(h.received_bytes)::bigint AS received_bytes,
+        sum(h.sent_packets)::bigint AS sent_packets,
+        sum(h.sent_bytes)::bigint AS sent_bytes,
+        sum(h.peer_received_packets)::bigint AS peer_received_packets,
+        sum(h.peer_received_bytes)::bigint AS peer_received_bytes,
+        sum(h.peer_sent_packets)::bigint AS peer_sent_packets,
+        sum(h.peer_sent_bytes)::bigint AS peer_sent_bytes,
+        sum(h.sessions_started)::bigint AS sessions_started,
+        sum(h.sessions_ended)::bigint AS sessions_ended,
+        round(sum(h.session_microseconds)) AS session_microseconds,
+        sum(h.estimated_bytes)::bigint AS estimated_bytes
     FROM accounting.periods p
     JOIN accounting.user_usage_hourly h
         ON h.realm_id = p.realm_id AND h.starts_at >= p.starts_at AND h.starts_at < p.ends_at
@@ -130,3 +64,78 @@ FROM (
     GROUP BY h.user_key, p.realm_id, p.period
 ) u
 JOIN accounting.realms r USING (realm_id);
+
+-- name: create_dequeued_periods
+-- The temporary table that dequeue_periods fills; emptied when the transaction ends.
+CREATE TEMP TABLE IF NOT EXISTS dequeued_periods (
+    realm_id integer, period date, user_key uuid
+) ON COMMIT DELETE ROWS;
+
+-- name: dequeue_periods
+-- Moves at most :limit entries of periods_to_adjust to the temporary table, without duplicates.
+WITH dequeued AS (
+    DELETE FROM accounting.periods_to_adjust
+    WHERE ctid = ANY (ARRAY(SELECT ctid FROM accounting.periods_to_adjust LIMIT :limit))
+    RETURNING realm_id, period, user_key
+)
+INSERT INTO dequeued_periods SELECT DISTINCT realm_id, period, user_key FROM dequeued;
+
+-- name: post_late_usage
+-- Posts the late usage of the dequeued periods: a user's hours minus the statement line and the late
+-- usage posted so far, in the first open period afterwards. Where both are equal it posts nothing.
+WITH late AS (
+    SELECT d.realm_id, d.period, d.user_key,
+        sum(u.sign * u.received_packets) AS received_packets,
+        sum(u.sign * u.received_bytes) AS received_bytes,
+        sum(u.sign * u.sent_packets) AS sent_packets,
+        sum(u.sign * u.sent_bytes) AS sent_bytes,
+        sum(u.sign * u.peer_received_packets) AS peer_received_packets,
+        sum(u.sign * u.peer_received_bytes) AS peer_received_bytes,
+        sum(u.sign * u.peer_sent_packets) AS peer_sent_packets,
+        sum(u.sign * u.peer_sent_bytes) AS peer_sent_bytes,
+        sum(u.sign * u.session_microseconds) AS session_microseconds
+    FROM dequeued_periods d
+    JOIN accounting.periods p USING (realm_id, period)
+    CROSS JOIN LATERAL (
+        SELECT 1 AS sign, received_packets, received_bytes, sent_packets, sent_bytes,
+            peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+            session_microseconds
+        FROM accounting.user_usage_hourly
+        WHERE user_key = d.user_key AND starts_at >= p.starts_at AND starts_at < p.ends_at
+        UNION ALL
+        SELECT -1, received_packets, received_bytes, sent_packets, sent_bytes,
+            peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+            session_microseconds
+        FROM accounting.statements
+        WHERE user_key = d.user_key AND realm_id = d.realm_id AND period = d.period
+        UNION ALL
+        SELECT -1, received_packets, received_bytes, sent_packets, sent_bytes,
+            peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+            session_microseconds
+        FROM accounting.adjustments
+        WHERE realm_id = d.realm_id AND period = d.period AND user_key = d.user_key AND NOT manual
+    ) u
+    GROUP BY d.realm_id, d.period, d.user_key
+)
+INSERT INTO accounting.adjustments (
+    adjustment_id, user_key, realm_id, period, posted_in,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    session_microseconds,
+    reason, author, manual
+)
+SELECT gen_random_uuid(), user_key, realm_id, period, (
+        SELECT min(o.period)
+        FROM accounting.periods c
+        JOIN accounting.periods o ON o.realm_id = c.realm_id AND o.starts_at > c.starts_at
+        WHERE c.realm_id = late.realm_id AND c.period = late.period AND o.closed_at IS NULL
+    ),
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    session_microseconds,
+    'late usage', 'turn-accounting', false
+FROM late
+WHERE (received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    session_microseconds) IS DISTINCT FROM (0, 0, 0, 0, 0, 0, 0, 0, 0)
+RETURNING adjustment_id;

@@ -1,20 +1,37 @@
-"""What was billed to one user: reads ``statements`` and ``adjustments``; writes nothing."""
+"""SQL for statements: written once when their period closes, then only read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
-from accounting.db.schema import adjustments, sessions, statements
+from accounting.db import schema
+from accounting.db.queries import Queries
+from accounting.db.schema import adjustments, statements
+from accounting.domain.calendar import to_micros
 from accounting.domain.counters import COUNTERS
+from accounting.domain.statements import SourceCutoff, StatementCutoff
+
+_QUERIES: Final = Queries("accounting.billing")
+
+LINE_NUMBERS: Final = (
+    *COUNTERS,
+    "sessions_started",
+    "sessions_ended",
+    "session_microseconds",
+    "estimated_bytes",
+)
+"""The numeric columns of a statement line, in the order of its digest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BilledLine:
-    """A statement's line, or an adjustment: the eight counters and session microseconds.
+    """A statement line or an adjustment: the eight counters and session microseconds.
 
-    ``adjustment_id`` None for the line; ``manual`` for a correction by a person.
+    ``adjustment_id`` is None for a statement line. ``manual``: posted by a person.
     """
 
     adjustment_id: UUID | None
@@ -23,18 +40,68 @@ class BilledLine:
     numbers: tuple[int, ...]
 
 
+def current_cutoff(connection: Connection, excluded_sources: Sequence[str] = ()) -> StatementCutoff:
+    """How far every source is settled now, and the last gap. ``excluded_sources``: as recorded."""
+    watermarks = schema.settle_watermarks
+    rows = connection.execute(
+        select(schema.sources.c.source, watermarks).join(
+            watermarks, watermarks.c.source_id == schema.sources.c.source_id
+        )
+    )
+    return StatementCutoff(
+        gap=connection.execute(
+            select(func.coalesce(func.max(schema.capture_gaps.c.gap_id), 0))
+        ).scalar_one(),
+        sources={
+            row.source: SourceCutoff(
+                epoch=row.epoch,
+                position=row.position,
+                settled_until=None if row.settled_until is None else to_micros(row.settled_until),
+                last_sighting=(
+                    row.last_sighting_epoch,
+                    row.last_sighting_position,
+                    row.last_sighting,
+                ),
+            )
+            for row in rows
+        },
+        excluded_sources=tuple(excluded_sources),
+    )
+
+
+def write_statement(
+    connection: Connection, realm_id: int, period: date, cutoff: StatementCutoff
+) -> int:
+    """Write the lines of a period's statement; returns how many."""
+    return connection.execute(
+        _QUERIES.text("write_statement"),
+        {"realm_id": realm_id, "period": period, "cutoff": cutoff.to_text()},
+    ).rowcount
+
+
+def statement_sums(connection: Connection, realm_id: int, period: date) -> dict[str, int]:
+    """The sums of a statement's numbers over all its lines."""
+    columns = statements.c
+    sums = connection.execute(
+        select(
+            *(func.coalesce(func.sum(columns[name]), 0).label(name) for name in LINE_NUMBERS)
+        ).where(columns.realm_id == realm_id, columns.period == period)
+    ).mappings()
+    return {name: int(value) for name, value in sums.one().items()}
+
+
 def billed_lines(
     connection: Connection, realm_id: int, period: date, user_key: UUID
 ) -> list[BilledLine]:
-    """The user's line of a period and the adjustments that name it, in order of posting."""
-    found: list[BilledLine] = []
+    """A user's statement line of a period, then its adjustments in order of posting."""
+    lines: list[BilledLine] = []
     for table in (statements, adjustments):
         query = select(table).where(
             table.c.realm_id == realm_id, table.c.period == period, table.c.user_key == user_key
         )
         if table is adjustments:
             query = query.order_by(table.c.posted_at, table.c.adjustment_id)
-        found += [
+        lines += [
             BilledLine(
                 adjustment_id=row.get("adjustment_id"),
                 reason=row.get("reason", "usage"),
@@ -43,21 +110,4 @@ def billed_lines(
             )
             for row in connection.execute(query).mappings()
         ]
-    return found
-
-
-def adjustment_target(connection: Connection, adjustment_id: UUID) -> tuple[int, date, UUID] | None:
-    """(realm_id, period, user_key) that an adjustment names."""
-    columns = adjustments.c.realm_id, adjustments.c.period, adjustments.c.user_key
-    row = connection.execute(
-        select(*columns).where(adjustments.c.adjustment_id == adjustment_id)
-    ).one_or_none()
-    return None if row is None else (row[0], row[1], row[2])
-
-
-def username_keys(connection: Connection, user_key: UUID) -> list[bytes]:
-    """The keys of the usernames under which the user's sessions were reported."""
-    rows = connection.execute(
-        select(sessions.c.username_key).where(sessions.c.user_key == user_key).distinct()
-    )
-    return [key.bytes for key in rows.scalars()]
+    return lines

@@ -75,7 +75,7 @@ class StatementCutoff:
 def line_digest(
     *, realm: str, period: date, user_key: UUID, numbers: Sequence[int], cutoff: str
 ) -> str:
-    """SHA-256, hexadecimal, of a statement's line; ``write_statements.sql`` computes the same.
+    """SHA-256, hexadecimal, of a statement's line; the query ``write_statement`` computes the same.
 
     ``numbers``: the eight counters, sessions started and ended, session microseconds, estimated
     bytes. ``realm`` as the views spell it, last: it alone may hold the character between two.

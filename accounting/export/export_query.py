@@ -15,7 +15,7 @@ import psycopg
 from psycopg.errors import UndefinedFunction, UndefinedTable
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
-from accounting.billing.period_queries import LATE_USAGE_AUTHOR
+from accounting.billing.adjustment_queries import LATE_USAGE_AUTHOR
 from accounting.domain.counters import COUNTERS
 from accounting.errors import AccountingError
 

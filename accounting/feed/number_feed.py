@@ -1,7 +1,7 @@
-"""Number the feed: the one job that says in which order the billing worker hears of things.
+"""Number the feed: the only job that gives events their order.
 
-Under one lock, held until what it numbered is committed: whoever saw a number never misses a
-smaller one.
+It holds the lock ``feed`` until the numbers are committed. So numbers become visible in order, and
+a reader who has seen a number never misses a smaller one.
 """
 
 from typing import Final
@@ -17,14 +17,14 @@ BATCH_SIZE: Final = 10_000
 
 
 def number_feed(engine: Engine, *, limit: int = BATCH_SIZE) -> int:
-    """Number all that was posted, and wake the consumers; returns how many events.
+    """Number all enqueued events and notify the consumers; returns how many were dequeued.
 
     Does nothing while another scheduler numbers. Raises ConnectionLost.
     """
     total = 0
-    while (taken := _number_batch(engine, limit)) == limit:
-        total += taken
-    return total + taken
+    while (dequeued := _number_batch(engine, limit)) == limit:
+        total += dequeued
+    return total + dequeued
 
 
 def _number_batch(engine: Engine, limit: int) -> int:

@@ -1,7 +1,4 @@
-"""The feed, stored: events posted with what they tell, numbered later by one job.
-
-Owns the tables ``feed_outbox`` and ``feed``. Knows no event's meaning.
-"""
+"""SQL for the outbox of the feed: tables ``feed_outbox`` and ``feed``."""
 
 from collections.abc import Mapping
 from typing import Any, Final, Literal
@@ -18,17 +15,21 @@ EventType = Literal["session.ended", "period.closed", "adjustment.posted"]
 
 
 def enqueue_event(
-    connection: Connection, type_: EventType, realm_id: int, payload: Mapping[str, Any], key: str
+    connection: Connection,
+    type_: EventType,
+    realm_id: int,
+    payload: Mapping[str, Any],
+    unique_key: str,
 ) -> None:
-    """Tell the billing worker something, in the transaction of what it tells.
+    """Enqueue an event, in the transaction of its cause.
 
-    ``key`` names the event among those of its type, for ever: the event's id comes from the two,
-    and of events with one id only the first is told. ``payload``: what JSON can hold, times as ISO
-    8601, no name of a user.
+    ``payload``: JSON values, times as ISO 8601, and never a user's name. ``unique_key`` identifies
+    the event among those of its type: ``event_id`` is derived from both, and numbering drops a
+    second event with the same id.
     """
     connection.execute(
         feed_outbox.insert().values(
-            event_id=func.accounting.event_id(type_, key),
+            event_id=func.accounting.event_id(type_, unique_key),
             type=type_,
             realm_id=realm_id,
             payload=dict(payload),
@@ -37,9 +38,11 @@ def enqueue_event(
 
 
 def number_events(connection: Connection, limit: int) -> int:
-    """Move the oldest events of the outbox into the feed; returns how many were taken.
+    """Move the oldest events of the outbox into the feed; returns how many were dequeued.
 
-    The caller holds the lock ``feed``, taken by a statement before.
+    The caller took the lock ``feed`` in an earlier statement.
     """
     with along_keys(connection):
-        return int(connection.execute(_QUERIES.text("number_feed"), {"limit": limit}).scalar_one())
+        return int(
+            connection.execute(_QUERIES.text("number_events"), {"limit": limit}).scalar_one()
+        )

@@ -1,20 +1,20 @@
--- name: number_feed
--- Moves the oldest events of the outbox into the feed, numbered on from its last, and wakes those
--- who wait for it. An event that was told before is told no second time. Only under the lock.
--- What is sorted is an id and a place; the rest goes from table to table.
-WITH waiting AS (
-    SELECT ctid AS place, outbox_id, event_id
+-- name: number_events
+-- Moves the oldest events of the outbox into the feed, numbered from its last number on, and notifies
+-- its consumers. Drops an event whose id is in the feed already. Needs the lock `feed`. Sorts only
+-- row ids, so that payloads are copied once.
+WITH oldest AS (
+    SELECT ctid AS row_id, outbox_id, event_id
     FROM accounting.feed_outbox ORDER BY outbox_id LIMIT :limit
 ),
-fresh AS (
-    SELECT DISTINCT ON (event_id) place, outbox_id FROM waiting w
-    WHERE NOT EXISTS (SELECT FROM accounting.feed f WHERE f.event_id = w.event_id)
+new_events AS (
+    SELECT DISTINCT ON (event_id) row_id, outbox_id FROM oldest o
+    WHERE NOT EXISTS (SELECT FROM accounting.feed f WHERE f.event_id = o.event_id)
     ORDER BY event_id, outbox_id
 ),
 numbered AS (
-    SELECT place, row_number() OVER (ORDER BY outbox_id) AS number FROM fresh
+    SELECT row_id, row_number() OVER (ORDER BY outbox_id) AS number FROM new_events
 ),
-told AS (
+published AS (
     INSERT INTO accounting.feed (
         seq, event_id,
         type, realm_id, payload, created_at, allocation_id, started_at, ended_at, received_packets,
@@ -29,14 +29,14 @@ told AS (
         o.peer_received_packets, o.peer_received_bytes, o.peer_sent_packets, o.peer_sent_bytes,
         o.session_id, o.user_key, o.number, o.database, o.source_id, o.start_known,
         o.total_reported, o.estimated, o.disputed, o.end_cause
-    FROM numbered n JOIN accounting.feed_outbox o ON o.ctid = n.place
+    FROM numbered n JOIN accounting.feed_outbox o ON o.ctid = n.row_id
     RETURNING seq
 ),
-taken AS (
-    DELETE FROM accounting.feed_outbox WHERE ctid = ANY (ARRAY(SELECT place FROM waiting))
+dequeued AS (
+    DELETE FROM accounting.feed_outbox WHERE ctid = ANY (ARRAY(SELECT row_id FROM oldest))
     RETURNING outbox_id
 ),
-woken AS (
-    SELECT pg_notify('accounting_feed', max(seq)::text) FROM told HAVING count(*) > 0
+notified AS (
+    SELECT pg_notify('accounting_feed', max(seq)::text) FROM published HAVING count(*) > 0
 )
-SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM woken);
+SELECT (SELECT count(*) FROM dequeued), (SELECT count(*) FROM notified);

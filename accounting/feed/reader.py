@@ -1,7 +1,4 @@
-"""The feed as its consumers read it: through schema ``reporting`` alone, on one own connection.
-
-Owns the statements of ``docs/billing-worker.md``; what is done with an event is the caller's.
-"""
+"""Read the feed through the schema ``reporting``, with the statements of docs/billing-worker.md."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +21,7 @@ _ADVANCE: Final = "SELECT reporting.feed_advance(%s, %s, %s, %s)"
 
 
 class FeedEvent(NamedTuple):
-    """One event of the feed, as the view has it."""
+    """A row of ``reporting.feed``."""
 
     seq: int
     event_id: UUID
@@ -36,7 +33,7 @@ class FeedEvent(NamedTuple):
 
 @contextmanager
 def _database_errors() -> Iterator[None]:
-    """Say in words that a database is of another version; else as :func:`lost_connections`."""
+    """As :func:`lost_connections`; a missing view or function means another version."""
     try:
         with lost_connections():
             yield
@@ -48,9 +45,9 @@ def _database_errors() -> Iterator[None]:
 
 
 class FeedReader:
-    """A connection that reads the feed and is woken by it. Raises ConnectionLost.
+    """A connection that reads the feed and listens to it. Raises ConnectionLost.
 
-    Statements commit by themselves, so nothing is held open while a caller is at work.
+    It is in autocommit mode, so no transaction stays open while the caller handles an event.
     """
 
     def __init__(self, url: str) -> None:
@@ -73,7 +70,7 @@ class FeedReader:
                 keepalives_count=3,
                 tcp_user_timeout=20_000,
             )
-            # Before the first look: what is numbered after it wakes us.
+            # Before the first read, so that every later event notifies.
             self._connection.execute("LISTEN accounting_feed")
 
     def __enter__(self) -> Self:
@@ -87,19 +84,22 @@ class FeedReader:
         self._connection.close()
 
     def read(self, after: int, limit: int) -> list[FeedEvent]:
-        """The next events after a number, in order."""
+        """At most ``limit`` events after a number, in order."""
         with _database_errors():
             return [FeedEvent._make(row) for row in self._connection.execute(_READ, (after, limit))]
 
     def cursor(self, consumer: str) -> int:
-        """The number up to which a consumer has handled the feed; makes a new one at 0."""
+        """The number up to which a consumer has handled the feed; a new consumer is created at 0."""
         with _database_errors():
             row = self._connection.execute(_CURSOR, (consumer,)).fetchone()
         assert row is not None
         return int(row[0])
 
     def advance(self, consumer: str, from_seq: int, to_seq: int, worker_id: str) -> bool:
-        """Move a consumer on; False when it stood elsewhere and ``worker`` didn't move it so."""
+        """Advance a cursor; False when it was not at ``from_seq``.
+
+        True as well when this worker made the same move before: its answer may have been lost.
+        """
         with _database_errors():
             row = self._connection.execute(
                 _ADVANCE, (consumer, from_seq, to_seq, worker_id)
@@ -108,6 +108,6 @@ class FeedReader:
         return bool(row[0])
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long for something to be numbered; whether it was."""
+        """Wait for a notification; False after ``seconds``."""
         with _database_errors():
             return any(self._connection.notifies(timeout=seconds, stop_after=1))

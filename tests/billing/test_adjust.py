@@ -12,7 +12,7 @@ import pytest
 from psycopg.errors import IntegrityConstraintViolation
 from sqlalchemy import Engine
 
-from accounting.billing.adjust import ManualAdjustment, adjust, post_manual_adjustment
+from accounting.billing.adjust import PostedAdjustment, adjust, post_manual_adjustment
 from accounting.billing.close_period import close_periods
 from accounting.errors import ConnectionLost, NotYet, UsageError
 from tests.support.billing_scenarios import (
@@ -193,7 +193,7 @@ def test_what_can_not_be_corrected_is_refused_in_words(
         post_manual_adjustment(adjusted.engine, **wanted)
 
 
-def credit(engine: Engine, reason: str = "a test call", **changes: int) -> ManualAdjustment:
+def credit(engine: Engine, reason: str = "a test call", **changes: int) -> PostedAdjustment:
     return post_manual_adjustment(
         engine,
         "example.org",

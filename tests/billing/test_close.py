@@ -13,7 +13,7 @@ from psycopg.errors import (
 )
 
 from accounting.billing.close_period import close_period, close_periods, refresh_periods
-from accounting.billing.period_queries import LINE_NUMBERS
+from accounting.billing.statement_queries import LINE_NUMBERS
 from accounting.db.locks import lock
 from accounting.domain.statements import StatementCutoff, line_digest
 from accounting.errors import NotYet, UsageError

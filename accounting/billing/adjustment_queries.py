@@ -1,0 +1,102 @@
+"""SQL for adjustments, and for the queue ``periods_to_adjust``.
+
+A writer holds the lock ``rollup``.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, insert, select
+
+from accounting.db.queries import Queries
+from accounting.db.schema import adjustments
+from accounting.domain.counters import COUNTERS
+
+_QUERIES: Final = Queries("accounting.billing")
+_ADJUSTMENT: Final = adjustments.c
+
+ADJUSTED_NUMBERS: Final = (*COUNTERS, "session_microseconds")
+"""The numeric columns of an adjustment."""
+LATE_USAGE_AUTHOR: Final = "turn-accounting"
+"""The author of late usage, reserved: readers of the view tell the two kinds apart by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManualAdjustment:
+    """An adjustment that a person posts. ``numbers``: signed, by column of ADJUSTED_NUMBERS."""
+
+    realm_id: int
+    period: date
+    user_key: UUID
+    numbers: Mapping[str, int]
+    reason: str
+    author: str
+
+    def columns(self) -> dict[str, Any]:
+        """The values of its columns, but for its id and the period that it is posted in."""
+        return {
+            "realm_id": self.realm_id,
+            "period": self.period,
+            "user_key": self.user_key,
+            "reason": self.reason,
+            "author": self.author,
+            "manual": True,
+            **{name: self.numbers.get(name, 0) for name in ADJUSTED_NUMBERS},
+        }
+
+
+def dequeue_periods(connection: Connection, limit: int) -> int:
+    """Move entries of ``periods_to_adjust`` to a temporary table; returns how many users' periods.
+
+    The temporary table lasts for the transaction.
+    """
+    connection.execute(_QUERIES.text("create_dequeued_periods"))
+    return connection.execute(_QUERIES.text("dequeue_periods"), {"limit": limit}).rowcount
+
+
+def post_late_usage(connection: Connection) -> list[UUID]:
+    """Post the late usage of the dequeued periods; returns the ids of the adjustments."""
+    return list(connection.execute(_QUERIES.text("post_late_usage")).scalars())
+
+
+def insert_manual(connection: Connection, adjustment: ManualAdjustment, posted_in: date) -> UUID:
+    """Insert a manual adjustment; returns its id."""
+    adjustment_id = uuid4()
+    connection.execute(
+        insert(adjustments).values(
+            adjustment_id=adjustment_id, posted_in=posted_in, **adjustment.columns()
+        )
+    )
+    return adjustment_id
+
+
+def find_manual(connection: Connection, adjustment: ManualAdjustment) -> UUID | None:
+    """The id of an equal manual adjustment, if one was posted."""
+    adjustment_id: UUID | None = connection.execute(
+        select(_ADJUSTMENT.adjustment_id).where(
+            *(_ADJUSTMENT[name] == value for name, value in adjustment.columns().items())
+        )
+    ).scalar()
+    return adjustment_id
+
+
+def find_adjustments(connection: Connection, ids: Iterable[UUID]) -> Sequence[Any]:
+    """Rows of adjustments by id, in order of id."""
+    return connection.execute(
+        select(adjustments)
+        .where(_ADJUSTMENT.adjustment_id.in_(list(ids)))
+        .order_by(_ADJUSTMENT.adjustment_id)
+    ).all()
+
+
+def adjustment_target(connection: Connection, adjustment_id: UUID) -> tuple[int, date, UUID] | None:
+    """(realm_id, period, user_key) of the line that an adjustment corrects."""
+    row = connection.execute(
+        select(_ADJUSTMENT.realm_id, _ADJUSTMENT.period, _ADJUSTMENT.user_key).where(
+            _ADJUSTMENT.adjustment_id == adjustment_id
+        )
+    ).one_or_none()
+    return None if row is None else (row[0], row[1], row[2])
