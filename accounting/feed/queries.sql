@@ -1,6 +1,6 @@
 -- name: number_events
--- Moves the oldest events of the outbox into the feed, numbered from its last number on, and notifies
--- its consumers. Drops an event whose id is in the feed already. Needs the lock `feed`. Sorts only
+-- Moves the oldest events of the outbox into the feed, numbered on from its last event, and notifies
+-- its consumers. Drops an event whose id is in the feed already. Needs the lock "feed". Sorts only
 -- row ids, so that payloads are copied once.
 WITH oldest AS (
     SELECT ctid AS row_id, outbox_id, event_id

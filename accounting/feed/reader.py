@@ -89,7 +89,7 @@ class FeedReader:
             return [FeedEvent._make(row) for row in self._connection.execute(_READ, (after, limit))]
 
     def cursor(self, consumer: str) -> int:
-        """The number up to which a consumer has handled the feed; a new consumer is created at 0."""
+        """The number of the last event that a consumer handled; creates a new consumer at 0."""
         with _database_errors():
             row = self._connection.execute(_CURSOR, (consumer,)).fetchone()
         assert row is not None
