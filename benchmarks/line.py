@@ -151,7 +151,7 @@ class Line:
             zip(self._valkeys, self._collectors, strict=True)
         ):
             collector.wait_until_capturing()
-            collector.wait_for_part("load")
+            collector.wait_for_child("load")
             realms = ",".join(realm.decode() for realm in self._realms(number))
             self._publishers.append(
                 self._stack.enter_context(
@@ -260,7 +260,7 @@ class Line:
             "publisher": [one.pid for one in self._publishers],
             "Redis": [one.pid for one in self._valkeys],
             "collector": [one.pid for one in self._collectors],
-            "loader": [one.part("load") for one in self._collectors],
+            "loader": [one.child_pid("load") for one in self._collectors],
             "jobs": [self._schedule.pid],
         }
 

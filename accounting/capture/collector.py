@@ -5,7 +5,6 @@ still have been in Redis when the connection broke. The gap is written at once a
 nothing is captured, also across restarts of this process. It ends when the new stream begins.
 """
 
-import random
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from accounting.capture.spool.records import Gap, RawKeySighting, SpoolState
 from accounting.capture.spool.spool import Spool
 from accounting.config import Settings
 from accounting.errors import ConfigurationError, SpoolDiskError
+from accounting.waiting import Backoff
 
 log = structlog.get_logger()
 
@@ -86,7 +86,7 @@ def capture_loop(
     scanned = False
     disk_failed = last_exit is not None and last_exit.disk_failed
     open_gap_if_needed(spool, "disk_full" if disk_failed else "collector_restarted")
-    delay_seconds = MIN_RETRY_SECONDS
+    backoff = Backoff(MIN_RETRY_SECONDS, MAX_RETRY_SECONDS)
     stored_count = 0
     while not stop.is_set():
         try:
@@ -102,11 +102,10 @@ def capture_loop(
                     store_batch(spool, batch, scan.drain() if scan is not None else ())
                     stored_count += len(batch.messages)
                     if batch.captured_until is not None:
-                        delay_seconds = MIN_RETRY_SECONDS
+                        backoff.reset()
         except SourceLost as lost:
             open_gap_if_needed(spool, lost.cause, str(lost))
-            # Jitter keeps collectors that were disconnected together from reconnecting together.
-            pause_seconds = delay_seconds * random.uniform(0.5, 1.0)  # noqa: S311
+            pause_seconds = backoff.next_pause()
             write_log = log.error if lost.advice else log.warning
             write_log(
                 "not capturing",
@@ -115,7 +114,6 @@ def capture_loop(
                 **({"advice": lost.advice} if lost.advice else {}),
             )
             stop.wait(pause_seconds)
-            delay_seconds = min(2 * delay_seconds, MAX_RETRY_SECONDS)
     log.info("capture stopped", messages=stored_count)
 
 

@@ -49,7 +49,7 @@ def run_job(
     if name not in JOBS:
         raise UsageError(f"no job {name!r}: expected one of {', '.join(JOBS)}")
     settings = command_settings()
-    job = service.jobs(settings)[name]
+    job = service.configured_jobs(settings)[name]
     if dry_run and job.preview is None:
         raise UsageError(f"job {name!r} has no --dry-run: it only adds what is missing")
     with writer_engine(settings) as engine:

@@ -26,10 +26,11 @@ from accounting.embedded import running_valkey
 from accounting.errors import AccountingError, UsageError
 from accounting.logs import configure_logging
 from accounting.ops import service
-from accounting.ops.processes import stop_on_signals, wait_until
+from accounting.ops.processes import stop_on_signals
 from accounting.reporting import view_queries
 from accounting.reporting.reader import Row, read_rows
 from accounting.simulator import Expected, Scenario
+from accounting.waiting import wait_until
 
 MARKER_FILE: Final = "turn-accounting-demo"
 """Marks a directory that an earlier demonstration made, which may be replaced."""
@@ -124,7 +125,7 @@ def _run_fleet(
 
     def serve() -> None:
         try:
-            service.up(settings, stop, lambda _line: announced.set())
+            service.run_all(settings, stop, lambda _line: announced.set())
         except BaseException as error:  # noqa: BLE001  # raised again in the main thread
             failures.append(error)
 

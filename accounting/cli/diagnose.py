@@ -1,14 +1,12 @@
 """The commands that examine the service and change nothing: ``health``, ``doctor``, ``config``."""
 
-from dataclasses import asdict
-
 import typer
 
 from accounting.cli.arguments import Json
 from accounting.cli.output import flush_output, visible, warn, write, write_json
 from accounting.cli.resources import command_settings
 from accounting.cli.rows import write_rows
-from accounting.config import variable
+from accounting.config import environment_variable
 from accounting.ops import service
 from accounting.ops.doctor import Finding, Level, examine
 
@@ -22,10 +20,10 @@ def register(app: typer.Typer) -> None:
 
 def health() -> None:
     """Print what is wrong; exit 1 when anything is."""
-    result = service.health(command_settings())
-    for message in (*result.troubles, *result.suspicions):
+    result = service.check_health(command_settings())
+    for message in (*result.problems, *result.warnings):
         warn(message)
-    raise typer.Exit(1 if result.troubles else 0)
+    raise typer.Exit(1 if result.problems else 0)
 
 
 def doctor(as_json: Json = False) -> None:
@@ -35,11 +33,21 @@ def doctor(as_json: Json = False) -> None:
     for finding in examine(
         settings,
         redis_url=service.redis_url(settings),
-        database_url=service.find_database(settings),
+        database_url=service.configured_database_url(settings),
     ):
         has_errors |= finding.level is Level.ERROR
         if as_json:
-            write_json([asdict(finding)])
+            write_json(
+                [
+                    {
+                        "level": finding.level,
+                        "subject": finding.component,
+                        "check": finding.check,
+                        "seen": finding.observed,
+                        "advice": finding.advice,
+                    }
+                ]
+            )
         else:
             _write_finding(finding)
         flush_output()
@@ -47,8 +55,8 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _write_finding(finding: Finding) -> None:
-    check = f"{finding.subject}: {finding.check}"
-    write(f"{finding.level:<7}  {visible(check):<24}  {visible(finding.seen)}\n")
+    check = f"{finding.component}: {finding.check}"
+    write(f"{finding.level:<7}  {visible(check):<24}  {visible(finding.observed)}\n")
     if finding.advice:
         write(f"{'':<7}  {'':<24}  -> {visible(finding.advice)}\n")
 
@@ -58,7 +66,7 @@ def config(as_json: Json = False) -> None:
     settings = command_settings()
     origins = settings.origins()
     rows = [
-        {"variable": variable(name), "value": value, "origin": origins[name]}
+        {"variable": environment_variable(name), "value": value, "origin": origins[name]}
         for name, value in settings.masked().items()
     ]
     write_rows(rows, {"variable": "variable", "value": "value", "origin": "from"}, as_json=as_json)

@@ -41,7 +41,7 @@ def print_feed(
     if consumer is not None and not consumer:
         raise UsageError("--consumer: expected a name, such as invoicer")
     with (
-        service.database_url(command_settings(), service.READER) as url,
+        service.database_url(command_settings(), service.READER_ROLE) as url,
         Feed(url, reconnect=follow) as feed,
         _stop_on_signals(feed, follow=follow),
     ):

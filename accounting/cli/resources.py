@@ -20,7 +20,7 @@ def command_settings(**arguments: object) -> Settings:
 @contextmanager
 def writer_engine(settings: Settings) -> Iterator[Engine]:
     """The database with the writer's rights. Raises AccountingError for an older schema."""
-    with service.database(settings, service.WRITER) as engine:
+    with service.database(settings, service.WRITER_ROLE) as engine:
         migrations.require_head(engine)
         yield engine
 
@@ -28,5 +28,5 @@ def writer_engine(settings: Settings) -> Iterator[Engine]:
 @contextmanager
 def reader_engine(settings: Settings) -> Iterator[Engine]:
     """The database with the reader's rights: the views of ``reporting``."""
-    with service.database(settings, service.READER) as engine:
+    with service.database(settings, service.READER_ROLE) as engine:
         yield engine

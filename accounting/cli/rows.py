@@ -65,7 +65,7 @@ def write_query(
 def _check_realm(settings: Settings, realm: str) -> None:
     """Raise UsageError for an unknown realm. Only the writer may list realms, so others pass."""
     try:
-        with service.database(settings, service.WRITER) as engine:
+        with service.database(settings, service.WRITER_ROLE) as engine:
             known = realm_names(engine)
     except NotAllowed:
         return

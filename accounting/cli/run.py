@@ -4,7 +4,7 @@ import typer
 
 from accounting.cli.output import flush_output, warn, write
 from accounting.cli.resources import command_settings
-from accounting.config import variable
+from accounting.config import environment_variable
 from accounting.errors import ConfigurationError
 from accounting.ops import service
 from accounting.ops.processes import stop_on_signals
@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 def up() -> None:
     """Run everything: capture, load and all jobs; embedded servers where no URLs are set."""
-    service.up(command_settings(), stop_on_signals(), _announce)
+    service.run_all(command_settings(), stop_on_signals(), _announce)
 
 
 def collect() -> None:
@@ -30,21 +30,22 @@ def collect() -> None:
         redis_url = service.redis_url(settings)
         if redis_url is None:
             raise ConfigurationError(
-                f"{variable('redis_url')} is not set and no `up` runs here: expected the Redis "
+                f"{environment_variable('redis_url')} is not set and no `up` runs here: "
+                "expected the Redis "
                 "that coturn publishes to, as redis://host:6379/0"
             )
         settings = command_settings(redis_url=redis_url)
-    service.collect(settings, stop_on_signals())
+    service.run_collector_process(settings, stop_on_signals())
 
 
 def load() -> None:
     """Load the spool into Postgres: a child process of `collect`."""
-    service.load(command_settings(), stop_on_signals())
+    service.run_loader_process(command_settings(), stop_on_signals())
 
 
 def schedule() -> None:
     """Run the scheduled jobs, such as settle and rollup."""
-    service.schedule(command_settings(), stop_on_signals())
+    service.run_scheduler_process(command_settings(), stop_on_signals())
 
 
 def _announce(line: str) -> None:

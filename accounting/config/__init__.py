@@ -7,15 +7,15 @@ and passes it down; nothing else reads the environment.
 """
 
 from accounting.config.loading import load_settings
-from accounting.config.parsing import listen_address, mask_url
-from accounting.config.settings import SECRETS, Settings, default_data_dir, variable
+from accounting.config.parsing import mask_url, parse_listen_address
+from accounting.config.settings import SECRETS, Settings, default_data_dir, environment_variable
 
 __all__ = [
     "SECRETS",
     "Settings",
     "default_data_dir",
-    "listen_address",
+    "environment_variable",
     "load_settings",
     "mask_url",
-    "variable",
+    "parse_listen_address",
 ]

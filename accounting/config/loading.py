@@ -21,7 +21,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from accounting.config.settings import PREFIX, SECRETS, Settings, variable
+from accounting.config.settings import PREFIX, SECRETS, Settings, environment_variable
 from accounting.errors import ConfigurationError
 
 # A cluster that runs a service named `accounting` gives every pod variables with our prefix.
@@ -62,7 +62,7 @@ def load_settings(**arguments: object) -> Settings:
     Raises ConfigurationError, one line, for anything unknown, ambiguous or wrong: a mistyped
     setting that is silently ignored costs money in a service that bills.
     """
-    _refuse_unknown_variables(os.environ)
+    _check_variables(os.environ)
     given = {name: value for name, value in arguments.items() if value is not None}
     try:
         settings = LoadedSettings(**given)  # type: ignore[arg-type]  # pydantic checks them
@@ -71,29 +71,32 @@ def load_settings(**arguments: object) -> Settings:
         raise ConfigurationError(
             "; ".join(_explain(detail, origins) for detail in error.errors(include_url=False))
         ) from None
-    settings.remember_origins(_origins(given))
+    settings.set_origins(_origins(given))
     return settings
 
 
-def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
-    known = {variable(name) for name in Settings.model_fields}
-    known |= {variable(name) + "_FILE" for name in SECRETS}
+def _check_variables(environ: Mapping[str, str]) -> None:
+    known = {environment_variable(name) for name in Settings.model_fields}
+    known |= {environment_variable(name) + "_FILE" for name in SECRETS}
     for name in sorted(environ):
         if not name.upper().startswith(PREFIX) or name in known:
             continue
         if _SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_VALUE.match(environ[name]):
             continue
         raise ConfigurationError(
-            f"{name} is no setting of turn-accounting: {_nearest(name, known)}"
+            f"{name} is no setting of turn-accounting: {_suggestion(name, known)}"
         )
     for name in SECRETS:
-        if environ.get(variable(name)) and environ.get(variable(name) + "_FILE"):
+        if environ.get(environment_variable(name)) and environ.get(
+            environment_variable(name) + "_FILE"
+        ):
             raise ConfigurationError(
-                f"{variable(name)} and {variable(name)}_FILE are both set: expected one of them"
+                f"{environment_variable(name)} and {environment_variable(name)}_FILE are both "
+                "set: expected one of them"
             )
 
 
-def _nearest(name: str, known: set[str]) -> str:
+def _suggestion(name: str, known: set[str]) -> str:
     near = difflib.get_close_matches(name, sorted(known), n=1)
     return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(known))}"
 
@@ -101,26 +104,27 @@ def _nearest(name: str, known: set[str]) -> str:
 def _read_secret_files(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in SECRETS:
-        path = environ.get(variable(name) + "_FILE")
+        path = environ.get(environment_variable(name) + "_FILE")
         if path:
-            values[name] = _read(Path(path), variable(name) + "_FILE").strip()
+            values[name] = _read(Path(path), environment_variable(name) + "_FILE").strip()
             if not values[name]:
                 raise ConfigurationError(
-                    f"{variable(name)}_FILE={path!r} is empty: expected a file that holds the URL"
+                    f"{environment_variable(name)}_FILE={path!r} is empty: expected a file "
+                    "that holds the URL"
                 )
     return values
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(_read(path, variable("config")))
+        values = tomllib.loads(_read(path, environment_variable("config")))
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is no valid TOML: {error}") from None
     known = set(Settings.model_fields) - {"config"}
     for key in values:
         if key not in known:
             raise ConfigurationError(
-                f"{path}: {key} is no setting of turn-accounting: {_nearest(key, known)}"
+                f"{path}: {key} is no setting of turn-accounting: {_suggestion(key, known)}"
             )
     return values
 
@@ -141,11 +145,13 @@ def _read(path: Path, origin: str) -> str:
 
 def _origins(arguments: Mapping[str, object]) -> dict[str, str]:
     """Where each setting that is no default came from, in the order of LoadedSettings."""
-    path = arguments.get("config") or os.environ.get(variable("config"))
+    path = arguments.get("config") or os.environ.get(environment_variable("config"))
     origins = {name: f"{path}: {name}" for name in (_read_toml(Path(str(path))) if path else ())}
     for name in Settings.model_fields:
-        for candidate in (variable(name) + "_FILE", variable(name)):
-            if os.environ.get(candidate) and (candidate == variable(name) or name in SECRETS):
+        for candidate in (environment_variable(name) + "_FILE", environment_variable(name)):
+            if os.environ.get(candidate) and (
+                candidate == environment_variable(name) or name in SECRETS
+            ):
                 origins[name] = candidate
     return origins | dict.fromkeys(arguments, "argument")
 
@@ -155,10 +161,11 @@ def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
     name = str(detail["loc"][0]) if detail["loc"] else "?"
     if detail["type"] == "extra_forbidden":
         return (
-            f"{name} is no setting of turn-accounting: {_nearest(name, set(Settings.model_fields))}"
+            f"{name} is no setting of turn-accounting: "
+            f"{_suggestion(name, set(Settings.model_fields))}"
         )
-    origin = origins.get(name, variable(name))
-    where = variable(name) if origin == "argument" else origin
+    origin = origins.get(name, environment_variable(name))
+    where = environment_variable(name) if origin == "argument" else origin
     shown = "" if name in SECRETS else f"={detail['input']!r}"[:100]
     message = detail["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:] if message.startswith("Input") else message

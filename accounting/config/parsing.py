@@ -17,7 +17,7 @@ _BYTES = re.compile(r"(\d+)\s*([KMG]i?B?|B)?", re.IGNORECASE)
 _BYTES_FACTOR = {"": 1, "k": 1000, "ki": 2**10, "m": 10**6, "mi": 2**20, "g": 10**9, "gi": 2**30}
 
 
-def byte_count(value: object) -> object:
+def parse_bytes(value: object) -> object:
     """A number of bytes as people write it: 1000, 256MiB, 64 kB."""
     if not isinstance(value, str):
         return value
@@ -54,7 +54,7 @@ def check_database_url(url: str) -> None:
     _check_url(url, ("postgresql", "postgres"), EXPECTED_DATABASE_URL)
 
 
-def checked_redis_url(url: str) -> str:
+def normalize_redis_url(url: str) -> str:
     """The URL of a Redis as redis-py and our sentinels know it; refuses what is none."""
     servers = ("redis", "rediss", "valkey", "valkeys")
     sentinels = tuple(f"{scheme}+sentinel" for scheme in servers)
@@ -73,7 +73,7 @@ def checked_redis_url(url: str) -> str:
     return url
 
 
-def listen_address(value: str) -> tuple[str, int]:
+def parse_listen_address(value: str) -> tuple[str, int]:
     """The host and port of `host:port`, `[address]:port` for IPv6; raises ValueError."""
     expected = "expected an address and a port, such as 127.0.0.1:9464 or [::1]:9464"
     try:

@@ -21,11 +21,11 @@ from pydantic import (
 )
 
 from accounting.config.parsing import (
-    byte_count,
     check_database_url,
-    checked_redis_url,
-    listen_address,
     mask_url,
+    normalize_redis_url,
+    parse_bytes,
+    parse_listen_address,
 )
 from accounting.errors import ConfigurationError
 
@@ -54,7 +54,7 @@ def default_data_dir(environ: Mapping[str, str] | None = None) -> Path:
         ) from None
 
 
-def variable(name: str) -> str:
+def environment_variable(name: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + name.upper()
 
@@ -116,7 +116,7 @@ class Settings(BaseModel):
         description="How many days reports stay in Postgres; older ones are dropped, a day at a "
         "time, once all that they were billed for is closed and verified. Unset: for ever.",
     )
-    spool_queue_bytes: Annotated[int, BeforeValidator(byte_count)] = Field(
+    spool_queue_bytes: Annotated[int, BeforeValidator(parse_bytes)] = Field(
         default=256 * 2**20,
         ge=2**16,
         description="Memory for received messages that are not spooled yet, in bytes or as "
@@ -174,7 +174,7 @@ class Settings(BaseModel):
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
-        return None if value is None else SecretStr(checked_redis_url(value.get_secret_value()))
+        return None if value is None else SecretStr(normalize_redis_url(value.get_secret_value()))
 
     @field_validator("source")
     @classmethod
@@ -188,7 +188,7 @@ class Settings(BaseModel):
     def _check_metrics_listen(cls, value: str | None) -> str | None:
         if value is None or value == "off":
             return None
-        listen_address(value)
+        parse_listen_address(value)
         return value
 
     @field_validator("data_dir", "config")
@@ -225,7 +225,7 @@ class Settings(BaseModel):
                     values[name] = str(value)
         return values
 
-    def remember_origins(self, origins: Mapping[str, str]) -> None:
+    def set_origins(self, origins: Mapping[str, str]) -> None:
         """Note where values came from; for `load_settings` alone."""
         self._origins.update(origins)
 

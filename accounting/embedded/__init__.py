@@ -9,18 +9,18 @@ from accounting.embedded.postgres_server import (
     DATABASE,
     EmbeddedPostgres,
     attach_or_start,
-    postgres,
+    run_postgres,
     running_postgres,
 )
-from accounting.embedded.valkey_server import EmbeddedValkey, running_valkey, valkey
+from accounting.embedded.valkey_server import EmbeddedValkey, run_valkey, running_valkey
 
 __all__ = [
     "DATABASE",
     "EmbeddedPostgres",
     "EmbeddedValkey",
     "attach_or_start",
-    "postgres",
+    "run_postgres",
+    "run_valkey",
     "running_postgres",
     "running_valkey",
-    "valkey",
 ]

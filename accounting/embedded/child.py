@@ -12,7 +12,6 @@ import pwd
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,13 +20,13 @@ from typing import IO, Final, NamedTuple
 import structlog
 
 from accounting.errors import ServerError
+from accounting.waiting import wait_until
 
 PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 log = structlog.get_logger()
 
-POLL_SECONDS: Final = 0.02
 LOG_TAIL_LINES: Final = 15
 # The servers see nothing of our environment: it may hold passwords, and PG* variables would steer
 # the clients among their programs.
@@ -59,11 +58,11 @@ class Account:
             "'nobody' to run them: create one of them, or run as an ordinary user"
         )
 
-    def own(self, path: Path) -> None:
+    def chown(self, path: Path) -> None:
         """Give a file or directory to this user."""
         os.chown(path, self.uid, self.gid)
 
-    def open_way_to(self, *paths: Path) -> None:
+    def allow_traversal_to(self, *paths: Path) -> None:
         """Let this user search (not list) the directories above `paths`; says so in the log."""
         above = dict.fromkeys(parent for path in paths for parent in reversed(path.parents))
         opened = []
@@ -103,7 +102,7 @@ def spawn(
     *,
     account: Account | None,
     output: IO[bytes],
-    end_with_us: signal.Signals,
+    death_signal: signal.Signals,
 ) -> subprocess.Popen[bytes]:
     """Start a server in a process group of its own, so that Ctrl-C reaches us and not it.
 
@@ -118,14 +117,14 @@ def spawn(
         stderr=subprocess.STDOUT,
         env=dict(ENVIRONMENT),
         process_group=0,
-        preexec_fn=tie_to_parent(end_with_us),  # noqa: PLW1509  # one system call, no lock
+        preexec_fn=die_with_parent(death_signal),  # noqa: PLW1509  # one system call, no lock
         user=who.user,
         group=who.group,
         extra_groups=who.extra_groups,
     )
 
 
-def end(
+def stop_process(
     name: str,
     is_alive: Callable[[], bool],
     kill: Callable[[signal.Signals], None],
@@ -139,25 +138,15 @@ def end(
         if number:
             log.warning("server is slow to stop", server=name, signal=step.name)
         kill(step)
-        if wait_for(lambda: not is_alive(), patience):
+        if wait_until(lambda: not is_alive(), patience):
             return
     raise ServerError(f"the embedded {name} does not stop, even when killed")
 
 
-def send(pid: int, step: signal.Signals) -> None:
+def send_signal(pid: int, step: signal.Signals) -> None:
     """Signal a process that may be gone by now."""
     with suppress(ProcessLookupError):
         os.kill(pid, step)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether the condition came true within so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_SECONDS)
-    return True
 
 
 def runs_in(pid: int, directory: Path) -> bool:
@@ -189,7 +178,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 @contextmanager
-def server_errors(doing: str) -> Iterator[None]:
+def os_errors_as_server_error(doing: str) -> Iterator[None]:
     """Turn the operating system's refusals (no space, no permission) into ServerError."""
     try:
         yield
@@ -198,7 +187,7 @@ def server_errors(doing: str) -> Iterator[None]:
         raise ServerError(f"can't {doing}:{where} {error.strerror or error}") from error
 
 
-def make_home(home: Path) -> None:
+def make_server_directory(home: Path) -> None:
     """Make a server's directory, and the data directory above it, readable by nobody else."""
     home.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     home.mkdir(exist_ok=True, mode=0o700)
@@ -221,7 +210,7 @@ def log_tail(path: Path) -> str:
     return "\n".join(lines) or "(its log is empty)"
 
 
-class Ownership:
+class OwnerLock:
     """The lock on a server's directory: whoever holds it may start, stop and repair that server.
 
     It goes with the process that holds it, so a kill leaves nothing to clean up.
@@ -230,7 +219,7 @@ class Ownership:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def owner(self) -> int | None:
+    def owner_pid(self) -> int | None:
         """The pid of the process that holds the lock now, or None (0 when it wrote none yet)."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
@@ -247,8 +236,8 @@ class Ownership:
         return None
 
     @contextmanager
-    def held(
-        self, name: str, patience_seconds: float, give_up: Callable[[], bool]
+    def hold(
+        self, name: str, timeout_seconds: float, cancelled: Callable[[], bool]
     ) -> Iterator[None]:
         """Hold the lock; ServerError names the owner when it isn't free after so many seconds.
 
@@ -256,10 +245,10 @@ class Ownership:
         """
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            if not self._try(descriptor):
+            if not self._try_lock(descriptor):
                 log.info("waiting for the embedded server's owner to end", server=name)
-                wait_for(lambda: give_up() or self._try(descriptor), patience_seconds)
-                if not self._try(descriptor):
+                wait_until(lambda: cancelled() or self._try_lock(descriptor), timeout_seconds)
+                if not self._try_lock(descriptor):
                     owner = int(os.read(descriptor, 32) or b"0")
                     raise ServerError(
                         f"the embedded {name} in {self.path.parent} is run by process {owner}: "
@@ -271,7 +260,7 @@ class Ownership:
         finally:
             os.close(descriptor)
 
-    def _try(self, descriptor: int) -> bool:
+    def _try_lock(self, descriptor: int) -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -281,7 +270,7 @@ class Ownership:
         return True
 
 
-def tie_to_parent(ending: signal.Signals) -> Callable[[], None]:
+def die_with_parent(death_signal: signal.Signals) -> Callable[[], None]:
     """What a child runs before its program: the kernel sends it ``ending`` when its parent ends.
 
     However the parent ends, on Linux; elsewhere nothing is tied. The parent is the *thread* that
@@ -292,7 +281,7 @@ def tie_to_parent(ending: signal.Signals) -> Callable[[], None]:
 
     def tie() -> None:
         if _libc is not None:
-            _libc.prctl(PR_SET_PDEATHSIG, int(ending), 0, 0, 0)
+            _libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
             if os.getppid() != parent:  # the parent ended before the setting held
                 os._exit(1)
 

@@ -8,6 +8,7 @@ outlives a kill, and gives crash recovery ten seconds.
 """
 
 import importlib.util
+import math
 import os
 import shutil
 import signal
@@ -24,19 +25,23 @@ from urllib.parse import quote
 import structlog
 
 from accounting.embedded import child
-from accounting.embedded.child import Account, Ownership
+from accounting.embedded.child import Account, OwnerLock
 from accounting.errors import ConfigurationError, ServerError
+from accounting.waiting import wait_until
 
 log = structlog.get_logger()
 
 DATABASE: Final = "turn_accounting"
 SUPERUSER: Final = "postgres"
 PORT: Final = 5432  # only the name of the socket: nothing listens on a network
-LONGEST_SOCKET_PATH: Final = 107 if os.uname().sysname == "Linux" else 103  # sockaddr_un, less NUL
-SLOW_START_SECONDS: Final = 10.0
+MAX_SOCKET_PATH_BYTES: Final = (
+    107 if os.uname().sysname == "Linux" else 103
+)  # sockaddr_un, less NUL
+RECOVERY_LOG_SECONDS: Final = 10.0
 # Backends outlive a killed postmaster until they notice; until then another one refuses to start.
-STRAGGLERS: Final = "pre-existing shared memory block"
-STRAGGLERS_SECONDS: Final = 60.0
+OLD_BACKENDS_MESSAGE: Final = "pre-existing shared memory block"
+OLD_BACKENDS_TIMEOUT_SECONDS: Final = 60.0
+RESTART_SECONDS: Final = 0.2
 
 # All settings are given at every start: what this file says holds, and nothing in the cluster.
 SETTINGS: Final[Mapping[str, str]] = {
@@ -79,13 +84,13 @@ class EmbeddedPostgres:
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
+class _Layout:
     """Where the embedded Postgres keeps what."""
 
     home: Path
 
     @classmethod
-    def below(cls, data_dir: Path) -> "_Places":
+    def in_data_dir(cls, data_dir: Path) -> "_Layout":
         return cls(data_dir.resolve() / "postgres")
 
     @property
@@ -97,8 +102,8 @@ class _Places:
         return self.home / "server.log"
 
     @property
-    def ownership(self) -> Ownership:
-        return Ownership(self.home / "owner.lock")
+    def owner_lock(self) -> OwnerLock:
+        return OwnerLock(self.home / "owner.lock")
 
     def read_pid_file(self) -> list[str]:
         """Pid, directory, start, port, socket directory, address, memory key, status.
@@ -110,7 +115,7 @@ class _Places:
         except FileNotFoundError:
             return []
 
-    def postmaster(self) -> int | None:
+    def postmaster_pid(self) -> int | None:
         """The pid of the postmaster that runs on this cluster, whoever started it."""
         lines = self.read_pid_file()
         pid = int(lines[0]) if lines and lines[0].isdigit() else 0
@@ -123,12 +128,12 @@ class _Places:
 
 
 @contextmanager
-def postgres(
+def run_postgres(
     data_dir: Path,
     *,
     settings: Mapping[str, str] | None = None,
-    patience_seconds: float = 30.0,
-    give_up: Callable[[], bool] = lambda: False,
+    owner_timeout_seconds: float = 30.0,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[EmbeddedPostgres]:
     """Run the embedded Postgres of a data directory until the block ends.
 
@@ -143,14 +148,14 @@ def postgres(
     """
     binaries = _binaries()
     account = Account.for_servers()
-    places = _Places.below(data_dir)
-    with child.server_errors("prepare the directory of the embedded Postgres"):
-        child.make_home(places.home)
+    places = _Layout.in_data_dir(data_dir)
+    with child.os_errors_as_server_error("prepare the directory of the embedded Postgres"):
+        child.make_server_directory(places.home)
         if account is not None:
-            account.own(places.home)
-            account.open_way_to(places.home, binaries / "postgres")
-    with places.ownership.held("Postgres", patience_seconds, give_up):
-        with child.server_errors("prepare the embedded Postgres"):
+            account.chown(places.home)
+            account.allow_traversal_to(places.home, binaries / "postgres")
+    with places.owner_lock.hold("Postgres", owner_timeout_seconds, cancelled):
+        with child.os_errors_as_server_error("prepare the embedded Postgres"):
             _stop_leftover(places)
             if not places.cluster.exists():
                 _make_cluster(places, binaries, account)
@@ -164,12 +169,12 @@ def postgres(
 
 def running_postgres(data_dir: Path) -> EmbeddedPostgres | None:
     """The embedded Postgres that a process of ours runs on this data directory now, if any."""
-    places = _Places.below(data_dir)
-    with child.server_errors("look for the embedded Postgres"):
-        if places.ownership.owner() is None:
+    places = _Layout.in_data_dir(data_dir)
+    with child.os_errors_as_server_error("look for the embedded Postgres"):
+        if places.owner_lock.owner_pid() is None:
             return None  # what may still run there is a leftover, about to end
         lines = places.read_pid_file()
-        pid = places.postmaster()
+        pid = places.postmaster_pid()
     if pid is None or len(lines) < 8 or lines[7].strip() != "ready":
         return None
     return places.handle(pid, Path(lines[4]))
@@ -181,15 +186,16 @@ def attach_or_start(data_dir: Path) -> Iterator[EmbeddedPostgres]:
 
     Whoever attaches depends on the owner: when that one ends, the connection does.
     """
-    running: EmbeddedPostgres | None = None
-    places = _Places.below(data_dir)
-    while running is None and places.ownership.owner() is not None:  # it is starting, or ending
-        child.wait_for(lambda: running_postgres(data_dir) is not None, child.POLL_SECONDS)
-        running = running_postgres(data_dir)
+    owner_lock = _Layout.in_data_dir(data_dir).owner_lock
+    # Until an owner's server is ready, or the owner has ended.
+    wait_until(
+        lambda: running_postgres(data_dir) is not None or owner_lock.owner_pid() is None, math.inf
+    )
+    running = running_postgres(data_dir)
     if running is not None:
         yield running
         return
-    with postgres(data_dir) as own:
+    with run_postgres(data_dir) as own:
         yield own
 
 
@@ -204,7 +210,7 @@ def _binaries() -> Path:
     return Path(wheel.origin).resolve().parent / "pginstall" / "bin"
 
 
-def _make_cluster(places: _Places, binaries: Path, account: Account | None) -> None:
+def _make_cluster(places: _Layout, binaries: Path, account: Account | None) -> None:
     """Make the cluster aside and move it into place whole: a kill leaves nothing half made."""
     for left in places.home.glob("data.unfinished.*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -260,7 +266,7 @@ def _run(command: list[str | Path], account: Account | None, sent: str = "") -> 
 
 
 @contextmanager
-def _socket_dir(places: _Places, account: Account | None) -> Iterator[Path]:
+def _socket_dir(places: _Layout, account: Account | None) -> Iterator[Path]:
     """A directory for the socket, open to the server's user alone.
 
     It lies below the data directory, or in a short place where that path is too long for a socket,
@@ -268,14 +274,14 @@ def _socket_dir(places: _Places, account: Account | None) -> Iterator[Path]:
     """
     directory = places.home / "run"
     path = os.fsencode(directory / f".s.PGSQL.{PORT}")
-    is_usable = len(path) <= LONGEST_SOCKET_PATH and b"," not in path
-    with child.server_errors("make the directory of the embedded Postgres' socket"):
+    is_usable = len(path) <= MAX_SOCKET_PATH_BYTES and b"," not in path
+    with child.os_errors_as_server_error("make the directory of the embedded Postgres' socket"):
         if is_usable:
             directory.mkdir(mode=0o700, exist_ok=True)
         else:
             directory = Path(tempfile.mkdtemp(prefix="turn-accounting-", dir="/tmp"))
         if account is not None:
-            account.own(directory)
+            account.chown(directory)
     try:
         yield directory
     finally:
@@ -284,7 +290,7 @@ def _socket_dir(places: _Places, account: Account | None) -> Iterator[Path]:
 
 
 def _start(
-    places: _Places,
+    places: _Layout,
     binaries: Path,
     account: Account | None,
     socket_dir: Path,
@@ -294,48 +300,48 @@ def _start(
     quoted = str(socket_dir).replace('"', '""')
     chosen = {**SETTINGS, "unix_socket_directories": f'"{quoted}"', **settings}
     arguments = [part for name, value in chosen.items() for part in ("-c", f"{name}={value}")]
-    deadline = time.monotonic() + STRAGGLERS_SECONDS
+    deadline = time.monotonic() + OLD_BACKENDS_TIMEOUT_SECONDS
     while True:
-        with child.server_errors("start the embedded Postgres"):
+        with child.os_errors_as_server_error("start the embedded Postgres"):
             output = child.open_log(places.log)
             with output:
                 process = child.spawn(
                     [binaries / "postgres", "-D", places.cluster, *arguments],
                     account=account,
                     output=output,
-                    end_with_us=signal.SIGINT,
+                    death_signal=signal.SIGINT,
                 )
         try:
-            if _became_ready(places, process):
+            if _wait_until_ready(places, process):
                 return process
         except BaseException:
             _stop(process)
             raise
         end = child.log_tail(places.log)
-        if STRAGGLERS not in end or time.monotonic() > deadline:
+        if OLD_BACKENDS_MESSAGE not in end or time.monotonic() > deadline:
             raise ServerError(
                 f"the embedded Postgres did not start (code {process.returncode}); "
                 f"its log {places.log} ends:\n{end}"
             )
         log.info("waiting for the processes of a killed Postgres to end")
-        time.sleep(child.POLL_SECONDS * 10)
+        time.sleep(RESTART_SECONDS)
 
 
-def _became_ready(places: _Places, process: subprocess.Popen[bytes]) -> bool:
+def _wait_until_ready(places: _Layout, process: subprocess.Popen[bytes]) -> bool:
     """Wait until it takes connections (true) or has ended (false)."""
 
     def is_ready() -> bool:
         lines = places.read_pid_file()
         return len(lines) > 7 and lines[7].strip() == "ready" and lines[0] == str(process.pid)
 
-    while not child.wait_for(lambda: is_ready() or process.poll() is not None, SLOW_START_SECONDS):
+    while not wait_until(lambda: is_ready() or process.poll() is not None, RECOVERY_LOG_SECONDS):
         log.info("waiting for the embedded Postgres to recover", log=str(places.log))
     return process.poll() is None
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Fast shutdown, with time for its checkpoint; else immediate, which costs a recovery."""
-    child.end(
+    child.stop_process(
         "Postgres",
         lambda: process.poll() is None,
         process.send_signal,
@@ -343,15 +349,15 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     )
 
 
-def _stop_leftover(places: _Places) -> None:
+def _stop_leftover(places: _Layout) -> None:
     """Stop the postmaster of an owner that was killed, before another is started on its cluster."""
-    pid = places.postmaster()
+    pid = places.postmaster_pid()
     if pid is None:
         return
     log.warning("stopping an embedded Postgres whose owner is gone", pid=pid)
-    child.end(
+    child.stop_process(
         "Postgres",
         lambda: child.runs_in(pid, places.cluster),
-        lambda step: child.send(pid, step),
+        lambda step: child.send_signal(pid, step),
         [(signal.SIGINT, 60.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)],
     )

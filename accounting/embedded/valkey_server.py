@@ -17,14 +17,15 @@ import redis
 import structlog
 
 from accounting.embedded import child
-from accounting.embedded.child import Account, Ownership
+from accounting.embedded.child import Account, OwnerLock
 from accounting.errors import ConfigurationError, ServerError
+from accounting.waiting import wait_until
 
 log = structlog.get_logger()
 
 ADDRESS: Final = "127.0.0.1"
 FIRST_PORT: Final = 6379
-START_SECONDS: Final = 30.0
+START_TIMEOUT_SECONDS: Final = 30.0
 
 SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
     ("--bind", ADDRESS),
@@ -71,13 +72,13 @@ class EmbeddedValkey:
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
+class _Layout:
     """Where the embedded Valkey keeps what."""
 
     home: Path
 
     @classmethod
-    def below(cls, data_dir: Path) -> "_Places":
+    def in_data_dir(cls, data_dir: Path) -> "_Layout":
         return cls(data_dir.resolve() / "valkey")
 
     @property
@@ -93,10 +94,10 @@ class _Places:
         return self.home / "pid"
 
     @property
-    def ownership(self) -> Ownership:
-        return Ownership(self.home / "owner.lock")
+    def owner_lock(self) -> OwnerLock:
+        return OwnerLock(self.home / "owner.lock")
 
-    def server(self) -> int | None:
+    def server_pid(self) -> int | None:
         """The pid of the server that runs here, whoever started it."""
         pid = _read_number(self.pid) or 0
         return pid if child.runs_in(pid, self.home) else None
@@ -106,12 +107,12 @@ class _Places:
 
 
 @contextmanager
-def valkey(
+def run_valkey(
     data_dir: Path,
     port: int | None = None,
     *,
-    patience_seconds: float = 30.0,
-    give_up: Callable[[], bool] = lambda: False,
+    owner_timeout_seconds: float = 30.0,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[EmbeddedValkey]:
     """Run the embedded Valkey of a data directory until the block ends.
 
@@ -125,16 +126,16 @@ def valkey(
     """
     binary = _binary()
     account = Account.for_servers()
-    places = _Places.below(data_dir)
-    with child.server_errors("prepare the directory of the embedded Valkey"):
-        child.make_home(places.home)
+    places = _Layout.in_data_dir(data_dir)
+    with child.os_errors_as_server_error("prepare the directory of the embedded Valkey"):
+        child.make_server_directory(places.home)
         if account is not None:
-            account.own(places.home)
-            account.open_way_to(places.home, binary)
-    with places.ownership.held("Valkey", patience_seconds, give_up):
-        with child.server_errors("prepare the embedded Valkey"):
+            account.chown(places.home)
+            account.allow_traversal_to(places.home, binary)
+    with places.owner_lock.hold("Valkey", owner_timeout_seconds, cancelled):
+        with child.os_errors_as_server_error("prepare the embedded Valkey"):
             _stop_leftover(places)
-        process, chosen = _start_on_a_port(places, binary, account, port)
+        process, chosen = _start_on_port(places, binary, account, port)
         try:
             yield places.handle(process.pid, chosen)
         finally:
@@ -144,12 +145,12 @@ def valkey(
 
 def running_valkey(data_dir: Path) -> EmbeddedValkey | None:
     """The embedded Valkey that another process of ours runs on this data directory now, if any."""
-    places = _Places.below(data_dir)
-    with child.server_errors("look for the embedded Valkey"):
-        if places.ownership.owner() is None:
+    places = _Layout.in_data_dir(data_dir)
+    with child.os_errors_as_server_error("look for the embedded Valkey"):
+        if places.owner_lock.owner_pid() is None:
             return None
-        pid, port = places.server(), _read_number(places.port)
-    if pid is None or port is None or not _answers(port, pid):
+        pid, port = places.server_pid(), _read_number(places.port)
+    if pid is None or port is None or not _is_served_by(port, pid):
         return None
     return places.handle(pid, port)
 
@@ -165,11 +166,11 @@ def _binary() -> Path:
     return Path(get_binary_path()).resolve()
 
 
-def _start_on_a_port(
-    places: _Places, binary: Path, account: Account | None, asked: int | None
+def _start_on_port(
+    places: _Layout, binary: Path, account: Account | None, requested_port: int | None
 ) -> tuple[subprocess.Popen[bytes], int]:
     """The server, ready, and its port, which is kept for the next time."""
-    fixed = _read_number(places.port) if asked is None else asked
+    fixed = _read_number(places.port) if requested_port is None else requested_port
     while True:
         port = _first_free_port() if fixed is None else fixed
         if fixed is not None and not _is_free(port):
@@ -179,12 +180,12 @@ def _start_on_a_port(
             )
         process = _start(places, binary, account, port)
         try:
-            ready = _became_ready(process, port)
+            ready = _wait_until_ready(process, port)
         except BaseException:
             _stop(process)
             raise
         if ready:
-            with child.server_errors("keep the port of the embedded Valkey"):
+            with child.os_errors_as_server_error("keep the port of the embedded Valkey"):
                 places.port.write_text(f"{port}\n")
             return process, port
         _stop(process)
@@ -214,31 +215,35 @@ def _is_free(port: int) -> bool:
 
 
 def _start(
-    places: _Places, binary: Path, account: Account | None, port: int
+    places: _Layout, binary: Path, account: Account | None, port: int
 ) -> subprocess.Popen[bytes]:
     arguments = [part for setting in SETTINGS for part in setting]
-    with child.server_errors("start the embedded Valkey"), child.open_log(places.log) as output:
+    with (
+        child.os_errors_as_server_error("start the embedded Valkey"),
+        child.open_log(places.log) as output,
+    ):
         process = child.spawn(
             [binary, "--port", str(port), "--dir", places.home, *arguments],
             account=account,
             output=output,
-            end_with_us=signal.SIGTERM,
+            death_signal=signal.SIGTERM,
         )
         places.pid.write_text(f"{process.pid}\n")
         return process
 
 
-def _became_ready(process: subprocess.Popen[bytes], port: int) -> bool:
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> bool:
     """Wait until it answers (true), or has ended or takes too long (false)."""
     return (
-        child.wait_for(
-            lambda: process.poll() is not None or _answers(port, process.pid), START_SECONDS
+        wait_until(
+            lambda: process.poll() is not None or _is_served_by(port, process.pid),
+            START_TIMEOUT_SECONDS,
         )
         and process.poll() is None
     )
 
 
-def _answers(port: int, pid: int) -> bool:
+def _is_served_by(port: int, pid: int) -> bool:
     """Whether the server on that port is this process, and not another one."""
     client = redis.Redis(host=ADDRESS, port=port, socket_timeout=5.0)
     try:
@@ -250,7 +255,7 @@ def _answers(port: int, pid: int) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    child.end(
+    child.stop_process(
         "Valkey",
         lambda: process.poll() is None,
         process.send_signal,
@@ -258,16 +263,16 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     )
 
 
-def _stop_leftover(places: _Places) -> None:
+def _stop_leftover(places: _Layout) -> None:
     """Stop the server of an owner that was killed, before another takes its port."""
-    pid = places.server()
+    pid = places.server_pid()
     if pid is None:
         return
     log.warning("stopping an embedded Valkey whose owner is gone", pid=pid)
-    child.end(
+    child.stop_process(
         "Valkey",
         lambda: child.runs_in(pid, places.home),
-        lambda step: child.send(pid, step),
+        lambda step: child.send_signal(pid, step),
         [(signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)],
     )
 

@@ -9,7 +9,6 @@ that dies earlier gets the event again, with the same ``event_id``. The login ne
 ``turn_accounting_reader``.
 """
 
-import random
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterator
@@ -18,6 +17,7 @@ from uuid import uuid4
 
 from accounting.errors import AccountingError, ConnectionLost
 from accounting.feed.reader import FeedEvent, FeedReader
+from accounting.waiting import Backoff
 
 __all__ = ["ConsumerConflict", "Feed", "FeedEvent"]
 
@@ -25,7 +25,8 @@ BATCH_SIZE: Final = 500
 """Events read at once."""
 POLL_SECONDS: Final = 5.0
 """Interval of polling, for connections that NOTIFY doesn't reach, such as those of a pooler."""
-MAX_BACKOFF_SECONDS: Final = 30.0
+MIN_RETRY_SECONDS: Final = 0.1
+MAX_RETRY_SECONDS: Final = 30.0
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -144,7 +145,7 @@ class Feed:
         *arguments: *Arguments,
     ) -> Result:
         """Run an operation; when the connection breaks, run it again on a new one, with backoff."""
-        backoff = 0.1
+        backoff = Backoff(MIN_RETRY_SECONDS, MAX_RETRY_SECONDS)
         while True:
             try:
                 if self._reader is None:
@@ -152,6 +153,5 @@ class Feed:
                 return operation(self._reader, *arguments)
             except ConnectionLost:
                 self.close()
-                if not self._reconnect or self._stop.wait(backoff * random.uniform(0.5, 1.0)):  # noqa: S311
+                if not self._reconnect or backoff.wait(self._stop):
                     raise
-                backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)

@@ -6,7 +6,6 @@ twice. Where to load on is ``resume``'s decision, what a message says is
 ``domain.coturn_messages``'s.
 """
 
-import random
 import threading
 import time
 from collections import Counter
@@ -38,6 +37,7 @@ from accounting.ingest.source_lease import check_lease, this_host
 from accounting.sessions.key_sighting_queries import Seen, add_sightings
 from accounting.sources import source_queries
 from accounting.sources.source_queries import SourceRow
+from accounting.waiting import Backoff
 
 log = structlog.get_logger()
 
@@ -46,7 +46,8 @@ BATCH: Final = 100_000
 IDLE_SECONDS: Final = 0.1
 PATIENCE_SECONDS: Final = 0.25
 """Once all is loaded: a transaction by itself costs as much as a thousand messages."""
-LONGEST_BACKOFF_SECONDS: Final = 10.0
+MIN_RETRY_SECONDS: Final = 0.2
+MAX_RETRY_SECONDS: Final = 10.0
 PRUNE_SECONDS: Final = 60
 DRAIN_SECONDS: Final = 20.0
 """How long a loader that should end goes on with what is left."""
@@ -294,7 +295,7 @@ def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -
     Postgres away, or another collector's turn: tries again for ever, with backoff and jitter; the
     spool holds what comes.
     """
-    backoff = IDLE_SECONDS
+    backoff = Backoff(MIN_RETRY_SECONDS, MAX_RETRY_SECONDS)
     ready = False
     pruned_at = 0
     deadline = float("inf")
@@ -308,13 +309,17 @@ def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -
             if stop.is_set():
                 log.warning("what is left stays in the spool", reason=str(error))
                 return
-            backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
-            log.warning("can't load now, trying again", reason=str(error), seconds=backoff)
-            stop.wait(backoff * random.uniform(0.5, 1.0))  # noqa: S311
+            pause_seconds = backoff.next_pause()
+            log.warning(
+                "can't load now, trying again",
+                reason=str(error),
+                retry_seconds=round(pause_seconds, 1),
+            )
+            stop.wait(pause_seconds)
             continue
-        if backoff > IDLE_SECONDS:
+        if backoff.has_failed:
             log.info("loading goes on")
-            backoff = IDLE_SECONDS
+            backoff.reset()
         if stop.is_set():
             if not loaded:
                 return

@@ -22,16 +22,16 @@ from accounting.domain.realm_rules import RealmRule
 from accounting.errors import AccountingError, ConnectionLost, LeaseHeld
 from accounting.ingest.loader import Loader, run_loader
 from accounting.ingest.source_lease import Place, end_turn, is_overtaken, take_over, take_turn
-from accounting.ops.processes import Part, watch
+from accounting.ops.processes import ChildProcess, supervise
 
 log = structlog.get_logger()
 
-ASK_SECONDS: Final = 2.0
+FIRST_ANSWER_TIMEOUT_SECONDS: Final = 2.0
 """How long a collector waits for the database to say whose turn it is, before it begins."""
-LOAD_PATIENCE_SECONDS: Final = 30.0
+LOAD_STOP_TIMEOUT_SECONDS: Final = 30.0
 
 
-class Turn:
+class LeaseKeeper:
     """Whose turn it is, asked again and again in a thread of its own."""
 
     def __init__(self, engine: Engine, spool: Spool, lease_seconds: float) -> None:
@@ -46,7 +46,7 @@ class Turn:
         self._thread = threading.Thread(target=self._keep, name="turn", daemon=True)
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def running(self) -> Iterator[None]:
         """Ask for the turn and renew it for as long as this lasts; give it back then."""
         self._thread.start()
         try:
@@ -57,12 +57,12 @@ class Turn:
             with suppress(ConnectionLost):
                 end_turn(self._engine, self._spool, self._lease_seconds)
 
-    def wait(self, seconds: float) -> None:
+    def wait_for_first_answer(self, timeout_seconds: float) -> None:
         """Wait until it is known whose turn it is, so long at the most."""
-        self._known.wait(seconds)
+        self._known.wait(timeout_seconds)
 
     @property
-    def held_by(self) -> str:
+    def other_holder(self) -> str:
         """Who has it, in words, when it is another collector; '' when it is ours or not known.
 
         Raises what ended the thread: a collector that can't keep its turn must not go on.
@@ -72,7 +72,7 @@ class Turn:
         return self._holder
 
     @property
-    def place(self) -> Place | None:
+    def books_position(self) -> Place | None:
         """Where the books stand, when it is our turn and something was loaded before."""
         return self._place
 
@@ -108,32 +108,34 @@ class Turn:
                 return
 
 
-def collect(settings: Settings, engine: Engine, stop: threading.Event) -> None:
+def run_while_leased(settings: Settings, engine: Engine, stop: threading.Event) -> None:
     """Capture and load whenever it is this collector's turn, until ``stop`` is set; then flush.
 
     Raises what ends capture: ConfigurationError, SpoolError, or a bug.
     """
     standing_by = False
     with Spool.open(spool_path(settings.data_dir, settings.source), settings.source) as spool:
-        turn = Turn(engine, spool, settings.lease_seconds)
-        with turn.kept():
-            turn.wait(ASK_SECONDS)
+        turn = LeaseKeeper(engine, spool, settings.lease_seconds)
+        with turn.running():
+            turn.wait_for_first_answer(FIRST_ANSWER_TIMEOUT_SECONDS)
             while not stop.is_set():
-                if turn.held_by:
+                if turn.other_holder:
                     if not standing_by:
-                        log.warning("standing by", reason=turn.held_by)
+                        log.warning("standing by", reason=turn.other_holder)
                     standing_by = True
                     stop.wait(0.2)
                     continue
-                place = turn.place
+                place = turn.books_position
                 if place is not None and is_overtaken(spool, place):
                     log.warning("taking over where the books stand")
                     take_over(spool, place)
                 standing_by = False
-                _work(settings, stop, spool, turn)
+                _capture_and_load(settings, stop, spool, turn)
 
 
-def _work(settings: Settings, stop: threading.Event, spool: Spool, turn: Turn) -> None:
+def _capture_and_load(
+    settings: Settings, stop: threading.Event, spool: Spool, turn: LeaseKeeper
+) -> None:
     """Capture and load until ``stop`` is set or the turn is another's."""
     failures: list[BaseException] = []
     leave = threading.Event()
@@ -145,19 +147,23 @@ def _work(settings: Settings, stop: threading.Event, spool: Spool, turn: Turn) -
             failures.append(error)
 
     def is_over() -> bool:
-        return not capturing.is_alive() or bool(turn.held_by) or is_overtaken(spool, turn.place)
+        return (
+            not capturing.is_alive()
+            or bool(turn.other_holder)
+            or is_overtaken(spool, turn.books_position)
+        )
 
     # The loader's part is started by this thread, which lives as long as the process.
     capturing = threading.Thread(target=capture, name="capture")
-    loading = Part("load")
+    loading = ChildProcess("load")
     capturing.start()
     try:
         loading.start()
-        watch([loading], stop, until=is_over)
+        supervise([loading], stop, until=is_over)
     finally:
         leave.set()
         capturing.join()
-        loading.stop(LOAD_PATIENCE_SECONDS)
+        loading.stop(LOAD_STOP_TIMEOUT_SECONDS)
     if failures:
         raise failures[0]
 

@@ -6,7 +6,7 @@ from sqlalchemy.dialects.postgresql import insert
 from accounting.db.schema import job_runs
 
 
-def succeeded(connection: Connection, job: str, seconds: float) -> None:
+def record_success(connection: Connection, job: str, seconds: float) -> None:
     """Note that a job ran to its end just now."""
     values = {"last_succeeded_at": func.now(), "last_seconds": seconds, "failures_in_a_row": 0}
     connection.execute(
@@ -18,7 +18,7 @@ def succeeded(connection: Connection, job: str, seconds: float) -> None:
     )
 
 
-def failed(connection: Connection, job: str, error: str) -> None:
+def record_failure(connection: Connection, job: str, error: str) -> None:
     """Note that a job failed just now. ``error``: the kind alone, since texts may hold names."""
     values = {"last_failed_at": func.now(), "last_error": error}
     connection.execute(

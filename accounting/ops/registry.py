@@ -96,7 +96,7 @@ JOBS: Final[Mapping[str, Job]] = {
 }
 
 
-def configured(*, report_retention_days: int | None) -> Mapping[str, Job]:
+def with_settings(*, report_retention_days: int | None) -> Mapping[str, Job]:
     """The jobs as the settings have them. ``report_retention_days`` None: kept for ever."""
     retaining = replace(
         JOBS["retain"],

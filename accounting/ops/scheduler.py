@@ -24,7 +24,7 @@ from accounting.ops.registry import JOBS, Job
 
 log = structlog.get_logger()
 
-LAST_JOBS: Final = ("settle", "rollup")
+SHUTDOWN_JOBS: Final = ("settle", "rollup")
 """Run once more when the scheduler ends, so that what was loaded is in the books."""
 
 
@@ -38,11 +38,11 @@ def run_job(job: Job, engine: Engine) -> int:
     except Exception as error:
         kind = type(getattr(error, "orig", None) or error).__name__
         with suppress(ConnectionLost), lost_connections(), engine.begin() as connection:
-            job_runs.failed(connection, job.name, kind)
+            job_runs.record_failure(connection, job.name, kind)
         raise
     seconds = time.monotonic() - started
     with lost_connections(), engine.begin() as connection:
-        job_runs.succeeded(connection, job.name, seconds)
+        job_runs.record_success(connection, job.name, seconds)
     say = log.info if done else log.debug
     say("job done", job=job.name, seconds=round(seconds, 3), **{job.unit: done})
     return done
@@ -67,7 +67,7 @@ def run_scheduler(
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         timezone="UTC",
     )
-    scheduler.add_listener(_report, EVENT_JOB_ERROR)
+    scheduler.add_listener(_on_job_error, EVENT_JOB_ERROR)
     # It would log each failure a second time, Postgres merely away with a trace at every turn, and
     # a job that takes longer than its interval, which is no fault.
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
@@ -84,26 +84,26 @@ def run_scheduler(
     log.info("scheduling", jobs=list(jobs))
     stop.wait()
     scheduler.shutdown(wait=True)
-    for name in LAST_JOBS:
+    for name in SHUTDOWN_JOBS:
         try:
             run_job(jobs[name], engine)
         except ConnectionLost as error:
             log.warning("what is left is settled at the next start", reason=str(error))
             return
         except Exception as error:
-            _tell(name, error)
+            _log_failure(name, error)
             raise AccountingError(
                 f"job {name} failed at the end ({type(error).__name__}, see the log): what is left "
                 "is settled at the next start"
             ) from error
 
 
-def _report(event: JobExecutionEvent) -> None:
+def _on_job_error(event: JobExecutionEvent) -> None:
     """Log a failed job: with its trace, unless the database was merely away."""
-    _tell(event.job_id, event.exception)
+    _log_failure(event.job_id, event.exception)
 
 
-def _tell(job: str, error: BaseException) -> None:
+def _log_failure(job: str, error: BaseException) -> None:
     if isinstance(error, ConnectionLost):
         log.warning("job can't run now, trying again", job=job, reason=str(error))
     else:

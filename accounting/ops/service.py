@@ -24,22 +24,22 @@ from accounting.db.engine import Engine, open_engine
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import ConnectionLost
 from accounting.ops import collector_process as collecting
-from accounting.ops.monitoring.health import Health, judge
-from accounting.ops.monitoring.server import monitor
-from accounting.ops.monitoring.snapshot import Watcher
-from accounting.ops.processes import Part, watch
-from accounting.ops.registry import Job, configured
+from accounting.ops.monitoring.health import Health, evaluate
+from accounting.ops.monitoring.server import serve
+from accounting.ops.monitoring.snapshot import SnapshotReader
+from accounting.ops.processes import ChildProcess, supervise
+from accounting.ops.registry import Job, with_settings
 from accounting.ops.scheduler import run_scheduler
 
 log = structlog.get_logger()
 
-WRITER: Final = "turn_accounting_writer"
-READER: Final = "turn_accounting_reader"
-ANNOUNCE_SECONDS: Final = 60.0
+WRITER_ROLE: Final = "turn_accounting_writer"
+READER_ROLE: Final = "turn_accounting_reader"
+CAPTURE_START_TIMEOUT_SECONDS: Final = 60.0
 """How long the line for turnserver.conf waits for capture to begin; Redis may be away."""
-COLLECT_PATIENCE_SECONDS: Final = 45.0
-SCHEDULE_PATIENCE_SECONDS: Final = 60.0
-SILENCE_MICROSECONDS: Final = 15_000_000
+COLLECT_STOP_TIMEOUT_SECONDS: Final = 45.0
+SCHEDULE_STOP_TIMEOUT_SECONDS: Final = 60.0
+CHECKPOINT_MAX_AGE_MICROSECONDS: Final = 15_000_000
 """A collector ticks every second; one that has not for so long is not at work."""
 
 
@@ -66,11 +66,11 @@ def database_url(settings: Settings, role: str | None = None) -> Iterator[str]:
             yield settings.database_url.get_secret_value()
         else:
             server = stack.enter_context(embedded.attach_or_start(settings.data_dir))
-            prepare_embedded(server)
+            prepare_embedded_database(server)
             yield server.url(role)
 
 
-def prepare_embedded(server: embedded.EmbeddedPostgres) -> None:
+def prepare_embedded_database(server: embedded.EmbeddedPostgres) -> None:
     """Bring the embedded database to this version, with roles that may connect to it."""
     engine = open_engine(server.url())
     try:
@@ -89,7 +89,7 @@ def redis_url(settings: Settings) -> str | None:
     return None if server is None else server.url
 
 
-def statsdb_line(url: str) -> str:
+def turnserver_conf_line(url: str) -> str:
     """The line for turnserver.conf for an operator's Redis; the password is theirs to fill in."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
@@ -111,7 +111,7 @@ def default_rule(settings: Settings) -> RealmRule:
     return RealmRule(time_zone=settings.time_zone, grace_seconds=settings.grace_seconds)
 
 
-def up(settings: Settings, stop: threading.Event, announce: Callable[[str], None]) -> None:
+def run_all(settings: Settings, stop: threading.Event, announce: Callable[[str], None]) -> None:
     """Run everything until ``stop`` is set, then drain: capture, load, settle, roll up.
 
     ``announce`` gets the line for turnserver.conf once everything runs.
@@ -119,9 +119,11 @@ def up(settings: Settings, stop: threading.Event, announce: Callable[[str], None
     with ExitStack() as stack:
         environment: dict[str, str] = {}
         if settings.database_url is None:
-            server = stack.enter_context(embedded.postgres(settings.data_dir, give_up=stop.is_set))
-            prepare_embedded(server)
-            environment["ACCOUNTING_DATABASE_URL"] = server.url(WRITER)
+            server = stack.enter_context(
+                embedded.run_postgres(settings.data_dir, cancelled=stop.is_set)
+            )
+            prepare_embedded_database(server)
+            environment["ACCOUNTING_DATABASE_URL"] = server.url(WRITER_ROLE)
         else:
             with database(settings) as engine:
                 # Not when there is nothing to do: the writer role may not, and need not.
@@ -129,62 +131,62 @@ def up(settings: Settings, stop: threading.Event, announce: Callable[[str], None
                     migrations.upgrade(engine)
         if settings.redis_url is None:
             valkey = stack.enter_context(
-                embedded.valkey(settings.data_dir, settings.valkey_port, give_up=stop.is_set)
+                embedded.run_valkey(settings.data_dir, settings.valkey_port, cancelled=stop.is_set)
             )
             environment["ACCOUNTING_REDIS_URL"] = valkey.url
             line = valkey.statsdb_line
         else:
-            line = statsdb_line(settings.redis_url.get_secret_value())
-        stack.enter_context(monitored(settings, captures=True))
+            line = turnserver_conf_line(settings.redis_url.get_secret_value())
+        stack.enter_context(serve_metrics(settings, captures=True))
         environment["ACCOUNTING_METRICS_LISTEN"] = "off"
-        collect_part = Part("collect", environment)
-        schedule_part = Part("schedule", environment)
+        collect_part = ChildProcess("collect", environment)
+        schedule_part = ChildProcess("schedule", environment)
         # Ended in this order: what is captured is loaded before the last settling.
-        stack.callback(schedule_part.stop, SCHEDULE_PATIENCE_SECONDS)
-        stack.callback(collect_part.stop, COLLECT_PATIENCE_SECONDS)
+        stack.callback(schedule_part.stop, SCHEDULE_STOP_TIMEOUT_SECONDS)
+        stack.callback(collect_part.stop, COLLECT_STOP_TIMEOUT_SECONDS)
         for part in (collect_part, schedule_part):
             part.start()
         parts = [collect_part, schedule_part]
         # What coturn publishes from the moment that the line is given is to be heard.
-        patience = time.monotonic() + ANNOUNCE_SECONDS
-        watch(parts, stop, until=lambda: is_capturing(settings) or time.monotonic() > patience)
+        patience = time.monotonic() + CAPTURE_START_TIMEOUT_SECONDS
+        supervise(parts, stop, until=lambda: is_capturing(settings) or time.monotonic() > patience)
         if not stop.is_set():
             if not is_capturing(settings):
                 log.error("not capturing yet: what is published before that is not heard")
             announce(line)
-        watch(parts, stop, until=lambda: False)
+        supervise(parts, stop, until=lambda: False)
         log.info("stopping: draining what was captured")
 
 
-def collect(settings: Settings, stop: threading.Event) -> None:
+def run_collector_process(settings: Settings, stop: threading.Event) -> None:
     """Capture, and load what was captured, until ``stop`` is set; then flush both."""
-    with database(settings, WRITER) as engine, monitored(settings, captures=True):
-        collecting.collect(settings, engine, stop)
+    with database(settings, WRITER_ROLE) as engine, serve_metrics(settings, captures=True):
+        collecting.run_while_leased(settings, engine, stop)
 
 
-def load(settings: Settings, stop: threading.Event) -> None:
+def run_loader_process(settings: Settings, stop: threading.Event) -> None:
     """Load the spool of this source until ``stop`` is set, then what is left of it."""
-    with database(settings, WRITER) as engine:
+    with database(settings, WRITER_ROLE) as engine:
         collecting.load(settings, engine, default_rule(settings), stop)
 
 
-def schedule(settings: Settings, stop: threading.Event) -> None:
+def run_scheduler_process(settings: Settings, stop: threading.Event) -> None:
     """Run the jobs until ``stop`` is set."""
     intervals = {
         "settle": settings.settle_interval_seconds,
         "rollup": settings.rollup_interval_seconds,
     }
-    with database(settings, WRITER) as engine:
+    with database(settings, WRITER_ROLE) as engine:
         # With the database away the jobs try again for ever; with the wrong one they never could.
         with suppress(ConnectionLost):
             migrations.require_head(engine)
-        with monitored(settings, captures=False):
-            run_scheduler(engine, intervals, stop, jobs(settings))
+        with serve_metrics(settings, captures=False):
+            run_scheduler(engine, intervals, stop, configured_jobs(settings))
 
 
-def jobs(settings: Settings) -> Mapping[str, Job]:
+def configured_jobs(settings: Settings) -> Mapping[str, Job]:
     """The jobs by name, as the settings have them."""
-    return configured(report_retention_days=settings.report_retention_days)
+    return with_settings(report_retention_days=settings.report_retention_days)
 
 
 def is_capturing(settings: Settings) -> bool:
@@ -194,32 +196,34 @@ def is_capturing(settings: Settings) -> bool:
         return False
     with Spool.open(path, settings.source) as spool:
         until = spool.state().captured_until or 0
-        return wall_clock() - until < SILENCE_MICROSECONDS and spool.current_gap() is None
+        return (
+            wall_clock() - until < CHECKPOINT_MAX_AGE_MICROSECONDS and spool.current_gap() is None
+        )
 
 
-def find_database(settings: Settings) -> str | None:
+def configured_database_url(settings: Settings) -> str | None:
     """The configured Postgres, or the embedded one of a running ``up``; None without either."""
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
     server = embedded.running_postgres(settings.data_dir)
-    return None if server is None else server.url(WRITER)
+    return None if server is None else server.url(WRITER_ROLE)
 
 
-def health(settings: Settings) -> Health:
+def check_health(settings: Settings) -> Health:
     """What is wrong, in words. Starts nothing; looks at capture only where something captures."""
     captures = spool_path(settings.data_dir, settings.source).exists()
-    with Watcher(settings, partial(find_database, settings)) as watcher:
-        return judge(watcher.look(), captures=captures)
+    with SnapshotReader(settings, partial(configured_database_url, settings)) as watcher:
+        return evaluate(watcher.read(), captures=captures)
 
 
 @contextmanager
-def monitored(settings: Settings, *, captures: bool) -> Iterator[None]:
+def serve_metrics(settings: Settings, *, captures: bool) -> Iterator[None]:
     """Serve metrics and health while this lasts, where the settings say so."""
     if settings.metrics_listen is None:
         yield
         return
     with (
-        Watcher(settings, partial(find_database, settings)) as watcher,
-        monitor(settings.metrics_listen, watcher.look, partial(judge, captures=captures)),
+        SnapshotReader(settings, partial(configured_database_url, settings)) as watcher,
+        serve(settings.metrics_listen, watcher.read, partial(evaluate, captures=captures)),
     ):
         yield

@@ -85,7 +85,7 @@ class Machine:
         """The process of that part of it, or of itself; 0 while there is none."""
         if self.service is None or self.service.process.poll() is not None:
             return 0
-        return self.service.part(part) if part else self.service.pid
+        return self.service.child_pid(part) if part else self.service.pid
 
     def end(self) -> None:
         if self.service is not None:

@@ -11,9 +11,9 @@ from accounting.config import (
     SECRETS,
     Settings,
     default_data_dir,
+    environment_variable,
     load_settings,
     mask_url,
-    variable,
 )
 from accounting.errors import ConfigurationError
 
@@ -22,8 +22,8 @@ from accounting.errors import ConfigurationError
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings of the shell that runs the tests are none of theirs."""
     for name in Settings.model_fields:
-        monkeypatch.delenv(variable(name), raising=False)
-        monkeypatch.delenv(variable(name) + "_FILE", raising=False)
+        monkeypatch.delenv(environment_variable(name), raising=False)
+        monkeypatch.delenv(environment_variable(name) + "_FILE", raising=False)
 
 
 def refusal(**arguments: object) -> str:

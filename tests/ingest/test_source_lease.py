@@ -12,16 +12,16 @@ from accounting.db import migrations
 from accounting.db.engine import Engine, open_engine
 from accounting.errors import ConnectionLost
 from accounting.ingest.source_lease import take_turn
-from accounting.ops.collector_process import Turn
+from accounting.ops.collector_process import LeaseKeeper
 from tests.support.books import WRITER, Books, channel, status_payload
 from tests.support.servers import PostgresServer, wait_until
 
 
 @contextmanager
-def turn_kept(books: Books, engine: Engine) -> Iterator[Turn]:
+def turn_kept(books: Books, engine: Engine) -> Iterator[LeaseKeeper]:
     """The turn of the books' collector, asked for often."""
-    turn = Turn(engine, books.spool(), 0.2)
-    with turn.kept():
+    turn = LeaseKeeper(engine, books.spool(), 0.2)
+    with turn.running():
         yield turn
 
 
@@ -63,10 +63,10 @@ def test_a_database_that_only_reads_for_a_while_counts_as_away(books: Books) -> 
 def test_a_turn_is_asked_for_until_the_database_can_tell(books: Books) -> None:
     let_only_read(books, is_so=True)
     with turn_kept(books, books.engine) as turn:
-        turn.wait(0.3)
-        assert (turn.held_by, turn.place) == ("", None)
+        turn.wait_for_first_answer(0.3)
+        assert (turn.other_holder, turn.books_position) == ("", None)
         let_only_read(books, is_so=False)
-        wait_until(lambda: turn.place is not None)
+        wait_until(lambda: turn.books_position is not None)
 
 
 def test_a_turn_waits_for_a_migration_and_capture_does_not(
@@ -76,10 +76,10 @@ def test_a_turn_waits_for_a_migration_and_capture_does_not(
     execute(books, f"CREATE DATABASE {name}")
     engine = open_engine(postgres_server.url(database=name))
     with turn_kept(books, engine) as turn:
-        turn.wait(0.3)
-        assert turn.held_by == ""
+        turn.wait_for_first_answer(0.3)
+        assert turn.other_holder == ""
         migrations.upgrade(engine)
-        wait_until(lambda: turn.place is not None)
+        wait_until(lambda: turn.books_position is not None)
     engine.dispose()
     execute(books, f"DROP DATABASE {name}")
 
@@ -88,9 +88,9 @@ def test_what_ends_the_asking_ends_the_collector(books: Books) -> None:
     """It would go on without a turn, beside the one that takes over."""
     execute(books, "ALTER TABLE accounting.source_leases RENAME holder TO gone")
     with turn_kept(books, books.engine) as turn:
-        turn.wait(20)
+        turn.wait_for_first_answer(20)
         with pytest.raises(ProgrammingError):
-            _ = turn.held_by
+            _ = turn.other_holder
         execute(books, "ALTER TABLE accounting.source_leases RENAME gone TO holder")
 
 

@@ -16,7 +16,7 @@ from tests.support.books import Books, sum_counters
 from tests.support.coturn_log import LoggedKey, LoggedUsage, coturn_log_usage, usage_per_user
 from tests.support.coturn_server import TurnServer, run_client, running_client, wait_until_closed
 from tests.support.servers import RedisServer, ValkeyServer
-from tests.support.service import Service, processes_of
+from tests.support.service import Service, processes_in
 
 pytestmark = pytest.mark.needs_coturn
 
@@ -128,9 +128,9 @@ def test_the_books_equal_coturns_log_byte_for_byte(books: Books, tmp_path: Path)
         log, rest_log = (coturn_log_usage(one.log_bytes()) for one in (server, rest))
         collect.wait_for(lambda: booked(books, server.realm) == logged(log))
         collect.wait_for(lambda: booked(books, rest.realm) == logged(rest_log))
-        assert collect.end() == 0
-        assert schedule.end() == 0
-        assert processes_of(tmp_path / "data") == []
+        assert collect.stop() == 0
+        assert schedule.stop() == 0
+        assert processes_in(tmp_path / "data") == []
     assert strangers(books, server.realm) == logged_strangers(log)
     assert strangers(books, server.realm)["victim"][1] > 0
     by_user = {name: eight for (_, name), eight in usage_per_user(log).items()}
@@ -173,7 +173,7 @@ def test_a_killed_coturn_is_worth_what_it_published_and_its_reused_ids_are_other
         wait_until_closed(server)
         logs = [coturn_log_usage(server.log_bytes(start)) for start in (1, 2)]
         up.wait_for(lambda: booked(books, server.realm) == sessions(logs))
-        assert up.end(signal.SIGINT) == 0
+        assert up.stop(signal.SIGINT) == 0
     assert len(reused(logs)) > 0
     total = [sum(eight) for eight in zip(*(e for *_, e in sessions(logs)), strict=True)]
     assert per_user(books, server.realm) == {"alice": tuple(total)}

@@ -72,7 +72,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                 burst(valkey, "setup", 1)
                 running.await_billed("setup", 1)
                 yield running
-                assert up.end() == 0
+                assert up.stop() == 0
             books.assert_conserved()
             books.close()
 
@@ -84,10 +84,10 @@ def test_a_killed_part_is_started_again_and_nothing_is_lost_or_doubled(
     gaps = [gap["gap_id"] for gap in service.gaps()]
     with Numbers(service.valkey, f"kill-{part}") as numbers:
         numbers.await_more(100)
-        killed = service.up.wait_for_part(part)
+        killed = service.up.wait_for_child(part)
         os.kill(killed, signal.SIGKILL)
         numbers.await_more(100)
-        service.up.wait_for_part(part, other_than=killed)
+        service.up.wait_for_child(part, other_than=killed)
         sent = numbers.stop()
     service.await_billed(f"kill-{part}", sum(sent))
     assert loaded(service.books, f"kill-{part}") == sorted(sent)
@@ -100,9 +100,9 @@ def test_a_killed_collector_is_started_again_and_all_that_was_lost_is_within_its
     gaps = len(service.gaps())
     with Numbers(service.valkey, "kill-collect") as numbers:
         numbers.await_more(100)
-        killed = service.up.wait_for_part("collect")
+        killed = service.up.wait_for_child("collect")
         os.kill(killed, signal.SIGKILL)
-        service.up.wait_for_part("collect", other_than=killed)
+        service.up.wait_for_child("collect", other_than=killed)
         service.up.wait_for(lambda: [gap["to_at"] for gap in service.gaps()[gaps:] if gap["to_at"]])
         numbers.await_more(100)
         sent = numbers.stop()
@@ -160,7 +160,7 @@ def test_while_postgres_is_away_the_spool_grows_and_then_loading_catches_up_by_i
     service: Running,
 ) -> None:
     gaps = service.gaps()
-    parts = {part: service.up.wait_for_part(part) for part in ("collect", "load", "schedule")}
+    parts = {part: service.up.wait_for_child(part) for part in ("collect", "load", "schedule")}
     with Numbers(service.valkey, "no-postgres") as numbers:
         numbers.await_more(100)
         service.postgres.kill()
@@ -173,7 +173,7 @@ def test_while_postgres_is_away_the_spool_grows_and_then_loading_catches_up_by_i
     service.await_billed("no-postgres", sum(sent))
     assert loaded(service.books, "no-postgres") == sorted(sent)
     assert service.gaps() == gaps
-    assert {part: service.up.part(part) for part in parts} == parts
+    assert {part: service.up.child_pid(part) for part in parts} == parts
 
 
 def test_a_job_that_fails_is_logged_with_its_error_tried_again_and_stops_no_other(
@@ -192,11 +192,11 @@ def test_a_job_that_fails_is_logged_with_its_error_tried_again_and_stops_no_othe
     burst(service.valkey, "no-job", 10)
     service.up.wait_for(lambda: settled() == 55)
     service.up.wait_for(lambda: len(failures()) > 2)
-    scheduler = service.up.part("schedule")
+    scheduler = service.up.child_pid("schedule")
     service.execute("ALTER TABLE accounting.gone RENAME TO user_usage_hourly")
     service.await_billed("no-job", 55)
     assert all("UndefinedTable" in event["exception"] for event in failures())
-    assert service.up.part("schedule") == scheduler
+    assert service.up.child_pid("schedule") == scheduler
 
 
 WATCH: Final = """
@@ -250,7 +250,7 @@ def test_two_schedulers_never_run_a_job_twice_at_once(service: Running) -> None:
         second.wait_for(lambda: len({(run["job"], run["scheduler"]) for run in runs()}) == 4)
         sent = numbers.stop()
         service.await_billed("two-schedulers", sum(sent))
-        assert second.end() == 0
+        assert second.stop() == 0
     seen = runs()
     service.execute(UNWATCH)
     for before, after in itertools.pairwise(seen):

@@ -10,7 +10,7 @@ from accounting.capture.spool.spool import Spool
 from accounting.domain.counters import COUNTERS
 from accounting.simulator import Scenario, run
 from tests.support.servers import wait_until
-from tests.support.service import Service, json_rows, processes_of
+from tests.support.service import Service, json_rows, processes_in
 
 LINE: Final = r'redis-statsdb="ip=127\.0\.0\.1 dbname=0 port=(\d+) connect_timeout=\d+"'
 
@@ -21,7 +21,7 @@ def test_up_runs_on_its_defaults_and_drains_when_it_is_told_to_end(tmp_path: Pat
     lines = set()
     for seed, step in enumerate((signal.SIGKILL, signal.SIGTERM)):
         with Service("up", tmp_path) as up:
-            line = up.wait_for_line()
+            line = up.wait_for_conf_line()
             found = re.fullmatch(LINE, line)
             assert found is not None, line
             lines.add(line)
@@ -32,14 +32,14 @@ def test_up_runs_on_its_defaults_and_drains_when_it_is_told_to_end(tmp_path: Pat
             published = [a + b for a, b in zip(published, total, strict=True)]
             if step == signal.SIGKILL:
                 up.wait_for(lambda: captured(tmp_path) == expected.published)  # noqa: B023
-            assert up.end(step) == (-step if step == signal.SIGKILL else 0), up.log_text()
-            wait_until(lambda: not processes_of(tmp_path), 60 if step == signal.SIGKILL else 0)
-            assert up.out() == f"{line}\n"
+            assert up.stop(step) == (-step if step == signal.SIGKILL else 0), up.log_text()
+            wait_until(lambda: not processes_in(tmp_path), 60 if step == signal.SIGKILL else 0)
+            assert up.output() == f"{line}\n"
     assert len(lines) == 1, "the port of the embedded Valkey is not kept"
     for command in (["usage", "--per", "day"], ["sessions"]):
         rows = json_rows(*command, data_dir=tmp_path)
         assert [sum(int(row[name]) for row in rows) for name in COUNTERS] == published
-    assert processes_of(tmp_path) == []
+    assert processes_in(tmp_path) == []
 
 
 def captured(data_dir: Path) -> int:

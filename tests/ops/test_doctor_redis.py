@@ -8,22 +8,22 @@ import pytest
 import redis
 
 from accounting.capture.pubsub.source import CHANNEL_PATTERNS
-from accounting.ops.doctor.clock import Clock, judge_clock
+from accounting.ops.doctor.clock import ClockOffset, check_clock
 from accounting.ops.doctor.findings import Finding, Level
 from accounting.ops.doctor.redis_probe import probe_redis
 from accounting.ops.doctor.redis_server import (
-    Mode,
+    CaptureMode,
     RedisFacts,
     Unreachable,
-    judge_redis,
-    needed_backlog,
+    check_redis,
+    needed_backlog_bytes,
 )
 from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 
 LEAST_RIGHTS: Final = "+psync +replconf +ping +info +client|setname"
 """As docs/operations.md gives them, for replication without the key scan."""
 GOOD: Final = RedisFacts(
-    place="redis://redis.example:6379",
+    address="redis://redis.example:6379",
     version="7.0.15",
     role="master",
     settings={
@@ -45,11 +45,11 @@ def valkey() -> Iterator[ValkeyServer]:
 
 
 def judged(
-    facts: RedisFacts | Unreachable, mode: Mode = "auto", live_sessions: int = 0
+    facts: RedisFacts | Unreachable, mode: CaptureMode = "auto", live_sessions: int = 0
 ) -> dict[str, Finding]:
     return {
         finding.check: finding
-        for finding in judge_redis(facts, mode=mode, live_sessions=live_sessions)
+        for finding in check_redis(facts, mode=mode, live_sessions=live_sessions)
     }
 
 
@@ -57,7 +57,7 @@ def levels(found: dict[str, Finding], but: Level = Level.OK) -> dict[str, Level]
     return {check: finding.level for check, finding in found.items() if finding.level is not but}
 
 
-def examined(server: RedisServer, user: str = "", mode: Mode = "auto") -> dict[str, Finding]:
+def examined(server: RedisServer, user: str = "", mode: CaptureMode = "auto") -> dict[str, Finding]:
     url = server.url.replace("://", f"://{user}@") if user else server.url
     return judged(probe_redis(url, "here")[0], mode)
 
@@ -90,7 +90,7 @@ def test_a_wrong_password_is_one_error_that_says_so(valkey: ValkeyServer) -> Non
     allow(valkey, "one", *LEAST_RIGHTS.split())
     (finding,) = examined(valkey, "one:wrong").values()
     assert finding.level is Level.ERROR
-    assert "refuses the log-in" in finding.seen
+    assert "refuses the log-in" in finding.observed
     assert "ACCOUNTING_REDIS_URL" in finding.advice
 
 
@@ -99,7 +99,7 @@ def test_redis_as_debian_ships_it_keeps_connections_alive_too_seldom() -> None:
     with RedisServer() as server:
         found = examined(server)
     assert levels(found) == {"tcp-keepalive": Level.WARNING, "backlog": Level.WARNING}
-    assert found["version"].seen.startswith("Redis 7.")
+    assert found["version"].observed.startswith("Redis 7.")
     assert "mode" in found
 
 
@@ -137,10 +137,10 @@ def test_the_least_rights_are_enough_for_replication(valkey: ValkeyServer) -> No
     found = examined(valkey, user, "replication")
     assert found["mode"].level is Level.OK
     assert Level.ERROR not in levels(found).values()
-    assert "CONFIG" not in found["rights"].seen
-    assert "SELECT" in found["rights"].seen
+    assert "CONFIG" not in found["rights"].observed
+    assert "SELECT" in found["rights"].observed
     assert found["settings"].level is Level.WARNING
-    assert found["backlog"].seen.startswith("repl-backlog-size 10.5 MB")
+    assert found["backlog"].observed.startswith("repl-backlog-size 10.5 MB")
 
 
 def test_without_psync_auto_falls_back_and_replication_fails(valkey: ValkeyServer) -> None:
@@ -155,7 +155,7 @@ def test_without_psync_auto_falls_back_and_replication_fails(valkey: ValkeyServe
 
 def test_a_user_who_may_do_nothing_is_an_error_in_every_mode(valkey: ValkeyServer) -> None:
     user = allow(valkey, "nobody", "+ping", "+info", "resetchannels")
-    modes: tuple[Mode, ...] = ("auto", "replication", "subscribe")
+    modes: tuple[CaptureMode, ...] = ("auto", "replication", "subscribe")
     assert [examined(valkey, user, mode)["mode"].level for mode in modes] == [Level.ERROR] * 3
 
 
@@ -174,7 +174,7 @@ def test_a_cluster_is_captured_by_subscription() -> None:
     with ValkeyServer({"cluster-enabled": "yes"}) as server:
         found = examined(server)
         assert found["mode"].level is Level.WARNING
-        assert "cluster" in found["mode"].seen
+        assert "cluster" in found["mode"].observed
         assert examined(server, mode="replication")["mode"].level is Level.ERROR
 
 
@@ -197,8 +197,8 @@ def test_lfu_eviction_keeps_the_key_scan_from_working() -> None:
 
 def test_the_backlog_is_judged_by_the_stream_and_the_live_sessions() -> None:
     """Ten minutes of the stream as it goes, and all sessions closing meanwhile."""
-    assert needed_backlog(0, 0) == 8 << 20
-    assert needed_backlog(100_000, 20_000) == 600 * 100_000 + 20_000 * 1300
+    assert needed_backlog_bytes(0, 0) == 8 << 20
+    assert needed_backlog_bytes(100_000, 20_000) == 600 * 100_000 + 20_000 * 1300
     busy = replace(GOOD, stream_bytes_per_second=100_000.0)
     assert judged(busy, live_sessions=20_000)["backlog"].level is Level.WARNING
     assert "repl-backlog-size 128mb" in judged(busy, live_sessions=20_000)["backlog"].advice
@@ -248,14 +248,14 @@ def test_old_servers_are_refused(kind: str, version: str, level: Level) -> None:
 
 def test_clocks_may_differ_by_two_seconds_and_what_the_network_takes() -> None:
     def level(ahead: float, uncertain: float = 0.01) -> Level:
-        clock = Clock(ahead_seconds=ahead, uncertain_seconds=uncertain)
-        return judge_clock("redis", clock).level
+        clock = ClockOffset(ahead_seconds=ahead, uncertain_seconds=uncertain)
+        return check_clock("redis", clock).level
 
     assert level(1.9) is Level.OK
     assert level(2.1) is Level.WARNING
     assert level(-2.1) is Level.WARNING
     assert level(-2.1, uncertain=1.0) is Level.OK
-    assert judge_clock("redis", None).level is Level.OK
+    assert check_clock("redis", None).level is Level.OK
 
 
 def test_the_clock_of_a_server_is_read(valkey: ValkeyServer) -> None:

@@ -12,37 +12,43 @@ from accounting.config import Settings
 from accounting.db.engine import Engine
 from accounting.errors import ConfigurationError
 from accounting.ingest.source_lease import holder
-from accounting.ops.monitoring.health import Health, in_words, judge
-from accounting.ops.monitoring.server import monitor
-from accounting.ops.monitoring.snapshot import Watch
+from accounting.ops.monitoring.health import Health, evaluate, format_duration
+from accounting.ops.monitoring.server import serve
+from accounting.ops.monitoring.snapshot import Snapshot
 from accounting.ops.registry import JOBS
 from accounting.ops.scheduler import run_job
 from accounting.sources import lease_queries
 from tests.support.books import Books, channel, status_payload
-from tests.support.monitoring import look, numbers_in, settings_of, tick, watching
+from tests.support.monitoring import (
+    checkpoint_now,
+    parse_metrics,
+    read_snapshot,
+    settings_for,
+    snapshot_reader,
+)
 from tests.support.servers import free_port
 
 MINUTE = 60_000_000
 
 
 def troubles(books: Books, url: str | None = None, *, captures: bool = True) -> tuple[str, ...]:
-    return judge(look(books, url), captures=captures).troubles
+    return evaluate(read_snapshot(books, url), captures=captures).problems
 
 
 def watched(books: Books) -> None:
     """A service that captures, loads and settles now."""
-    settings_of(books)
-    tick(books)
+    settings_for(books)
+    checkpoint_now(books)
     books.run_jobs()
 
 
 def test_all_is_well(books: Books) -> None:
     watched(books)
-    assert judge(look(books), captures=True) == Health(troubles=())
+    assert evaluate(read_snapshot(books), captures=True) == Health(problems=())
 
 
 def test_nothing_captured_yet_is_wrong_only_where_something_should_be(books: Books) -> None:
-    settings_of(books)
+    settings_for(books)
     assert troubles(books) == (
         "source 'default': nothing was captured yet, Redis was never reached",
     )
@@ -61,7 +67,7 @@ def test_an_open_gap_is_told_with_its_age_and_cause(books: Books) -> None:
 
 
 def test_a_collector_that_hangs_is_wrong_without_a_gap(books: Books) -> None:
-    settings_of(books)
+    settings_for(books)
     books.spool().checkpoint(wall_clock() - 10 * MINUTE)
     books.run_jobs()
     (trouble,) = troubles(books)
@@ -70,16 +76,16 @@ def test_a_collector_that_hangs_is_wrong_without_a_gap(books: Books) -> None:
 
 def test_a_full_disk_is_told_before_and_after_it_stops_capture(books: Books) -> None:
     watched(books)
-    full = replace(look(books), disk_free_bytes=3 * 10**6)
-    (trouble,) = judge(full, captures=True).troubles
+    full = replace(read_snapshot(books), disk_free_bytes=3 * 10**6)
+    (trouble,) = evaluate(full, captures=True).problems
     assert "disk has 3 MB left" in trouble
-    assert judge(full, captures=False).troubles == ()
+    assert evaluate(full, captures=False).problems == ()
 
 
 def test_a_standby_is_well(books: Books) -> None:
     """It captures nothing while another machine does."""
-    settings_of(books)
-    tick(books)
+    settings_for(books)
+    checkpoint_now(books)
     books.run_jobs()
     books.spool().open_gap(wall_clock(), "disconnected")
     with books.engine.begin() as connection:
@@ -89,19 +95,19 @@ def test_a_standby_is_well(books: Books) -> None:
 
 
 def test_settling_that_lags_behind_capture_is_wrong(books: Books) -> None:
-    settings_of(books)
+    settings_for(books)
     books.spool().checkpoint(wall_clock() - 10 * MINUTE)
     books.run_jobs()
-    tick(books)
+    checkpoint_now(books)
     books.load()
     (trouble,) = troubles(books)
     assert trouble == "source 'default': settling is 10 min behind"
 
 
 def test_a_source_that_is_not_captured_is_not_a_lag_of_settling(books: Books) -> None:
-    settings_of(books)
+    settings_for(books)
     books.spool("other").checkpoint(wall_clock() - 10 * MINUTE)
-    tick(books)
+    checkpoint_now(books)
     books.run_jobs()
     assert troubles(books) == ()
 
@@ -138,7 +144,7 @@ def test_a_database_of_another_revision_is_told(books: Books) -> None:
 
 def test_silence_is_a_suspicion_and_no_trouble(books: Books) -> None:
     """Restarting this service would not help: whoever restarts it on 503 must not."""
-    settings_of(books)
+    settings_for(books)
     for number in (1, 2):
         books.receive(
             0,
@@ -147,10 +153,10 @@ def test_silence_is_a_suspicion_and_no_trouble(books: Books) -> None:
         )
     books.advance_clock(1500)
     books.run_jobs()
-    found = look(books)
-    health = judge(found, captures=False)
-    assert health.troubles == ()
-    (suspicion,) = health.suspicions
+    found = read_snapshot(books)
+    health = evaluate(found, captures=False)
+    assert health.problems == ()
+    (suspicion,) = health.warnings
     assert suspicion.startswith(
         "coturn [::1] (source 'default', database 0): relay thread 3 silent for"
     )
@@ -158,7 +164,9 @@ def test_silence_is_a_suspicion_and_no_trouble(books: Books) -> None:
 
 
 def test_lengths_of_time_are_in_their_largest_unit() -> None:
-    said = [in_words(seconds) for seconds in (-1, 0, 119, 120, 7_199, 7_200, 172_799, 172_800)]
+    said = [
+        format_duration(seconds) for seconds in (-1, 0, 119, 120, 7_199, 7_200, 172_799, 172_800)
+    ]
     assert said == ["0 s", "0 s", "119 s", "2 min", "120 min", "2 h", "48 h", "2 d"]
 
 
@@ -169,21 +177,21 @@ def ask(port: int, path: str, method: str = "GET") -> tuple[int, str, str]:
     return answer.status, answer.headers["Content-Type"], answer.read().decode()
 
 
-def well(_watch: Watch) -> Health:
-    return Health(troubles=(), suspicions=("hm",))
+def well(_watch: Snapshot) -> Health:
+    return Health(problems=(), warnings=("hm",))
 
 
-def unwell(_watch: Watch) -> Health:
-    return Health(troubles=("this is wrong", "and that"))
+def unwell(_watch: Snapshot) -> Health:
+    return Health(problems=("this is wrong", "and that"))
 
 
 def test_the_server_answers_for_metrics_and_health(books: Books) -> None:
     watched(books)
     port = free_port()
-    with watching(books) as watcher, monitor(f"127.0.0.1:{port}", watcher.look, well):
+    with snapshot_reader(books) as watcher, serve(f"127.0.0.1:{port}", watcher.read, well):
         code, kind, body = ask(port, "/metrics?x=1")
         assert (code, kind.split(";")[0]) == (200, "text/plain")
-        assert numbers_in(body)["turn_accounting_database_up",] == 1
+        assert parse_metrics(body)["turn_accounting_database_up",] == 1
         code, kind, body = ask(port, "/healthz")
         assert (code, kind) == (200, "application/json")
         assert json.loads(body) == {"status": "ok", "suspicions": ["hm"]}
@@ -194,7 +202,7 @@ def test_the_server_answers_for_metrics_and_health(books: Books) -> None:
 def test_what_is_wrong_is_answered_with_503_and_words(books: Books) -> None:
     watched(books)
     port = free_port()
-    with watching(books) as watcher, monitor(f"127.0.0.1:{port}", watcher.look, unwell):
+    with snapshot_reader(books) as watcher, serve(f"127.0.0.1:{port}", watcher.read, unwell):
         code, _, body = ask(port, "/healthz")
     assert code == 503
     assert json.loads(body) == {"status": "failing", "troubles": ["this is wrong", "and that"]}
@@ -203,10 +211,10 @@ def test_what_is_wrong_is_answered_with_503_and_words(books: Books) -> None:
 def test_an_address_that_is_taken_is_told_by_the_settings_name(books: Books) -> None:
     listen = f"127.0.0.1:{free_port()}"
     with (
-        watching(books) as watcher,
-        monitor(listen, watcher.look, well),
+        snapshot_reader(books) as watcher,
+        serve(listen, watcher.read, well),
         pytest.raises(ConfigurationError, match="ACCOUNTING_METRICS_LISTEN='127"),
-        monitor(listen, watcher.look, well),
+        serve(listen, watcher.read, well),
     ):
         pass
 

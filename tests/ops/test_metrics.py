@@ -20,7 +20,13 @@ from accounting.ops.registry import JOBS
 from accounting.ops.scheduler import run_job
 from accounting.sources import lease_queries
 from tests.support.books import Books, channel, status_payload, traffic_payload
-from tests.support.monitoring import look, numbers, settings_of, tick, watching
+from tests.support.monitoring import (
+    checkpoint_now,
+    metrics_of,
+    read_snapshot,
+    settings_for,
+    snapshot_reader,
+)
 from tests.support.servers import PostgresServer, free_port
 
 RULES: Final = Path(__file__).parents[2] / "deploy" / "prometheus-rules.yaml"
@@ -48,11 +54,11 @@ def hear_usage(books: Books) -> None:
 
 
 def test_metrics_tell_what_is_captured_loaded_settled_and_counted(books: Books) -> None:
-    settings_of(books)
+    settings_for(books)
     hear_usage(books)
-    tick(books)
+    checkpoint_now(books)
     books.run_jobs()
-    found = numbers(look(books))
+    found = metrics_of(read_snapshot(books))
     for stage in ("captured", "loaded", "settled"):
         assert 0 <= found[f"turn_accounting_{stage}_lag_seconds", "default"] < 30
     expected = {
@@ -77,39 +83,41 @@ def test_metrics_tell_what_is_captured_loaded_settled_and_counted(books: Books) 
 
 def test_what_was_never_done_lags_without_end_so_that_an_alert_sees_it(books: Books) -> None:
     """A wrong address of Redis, a scheduler that was never started."""
-    settings_of(books)
+    settings_for(books)
     books.spool()
     books.load()
-    found = numbers(look(books))
+    found = metrics_of(read_snapshot(books))
     assert found["turn_accounting_captured_lag_seconds", "default"] == inf
     assert found["turn_accounting_settled_lag_seconds", "default"] == inf
 
 
 def test_metrics_name_no_user(books: Books) -> None:
-    settings_of(books)
+    settings_for(books)
     hear_usage(books)
-    tick(books)
+    checkpoint_now(books)
     books.run_jobs()
-    names = " ".join(" ".join(name) for name in numbers(look(books)))
+    names = " ".join(" ".join(name) for name in metrics_of(read_snapshot(books)))
     assert not re.search("carol|dave|mallory", names)
 
 
 def test_what_waits_in_the_spool_is_counted(books: Books) -> None:
-    settings_of(books)
+    settings_for(books)
     hear_usage(books)
-    found = numbers(look(books))
+    found = metrics_of(read_snapshot(books))
     assert found["turn_accounting_spool_unloaded_messages", "default"] == 7
     assert found["turn_accounting_spool_unloaded_bytes", "default"] > 7 * 60
     assert found["turn_accounting_spool_oldest_unloaded_seconds", "default"] >= 40
     books.load()
-    assert numbers(look(books))["turn_accounting_spool_unloaded_messages", "default"] == 0
+    assert (
+        metrics_of(read_snapshot(books))["turn_accounting_spool_unloaded_messages", "default"] == 0
+    )
 
 
 def test_without_the_database_the_spool_still_tells(books: Books) -> None:
-    settings_of(books)
+    settings_for(books)
     books.receive(0, channel("status"), status_payload("new"))
-    tick(books)
-    found = numbers(look(books, nowhere()))
+    checkpoint_now(books)
+    found = metrics_of(read_snapshot(books, nowhere()))
     assert found["turn_accounting_database_up",] == 0
     assert 0 <= found["turn_accounting_captured_lag_seconds", "default"] < 30
     assert found["turn_accounting_spool_unloaded_messages", "default"] == 1
@@ -117,34 +125,34 @@ def test_without_the_database_the_spool_still_tells(books: Books) -> None:
 
 
 def test_a_database_that_hangs_is_waited_for_once_and_not_for_long(books: Books) -> None:
-    settings_of(books)
-    tick(books)
+    settings_for(books)
+    checkpoint_now(books)
     with PostgresServer() as server:
         url = server.url()
         os.kill(server.pid, signal.SIGSTOP)
         try:
-            with watching(books, url) as watcher:
-                found = watcher.look()
-                assert found.books_error == "Postgres does not answer within 2 s"
+            with snapshot_reader(books, url) as watcher:
+                found = watcher.read()
+                assert found.database_error == "Postgres does not answer within 2 s"
                 assert found.spool is not None
-                assert numbers(found)["turn_accounting_database_up",] == 0
+                assert metrics_of(found)["turn_accounting_database_up",] == 0
         finally:
             os.kill(server.pid, signal.SIGCONT)
 
 
 def test_a_database_of_another_version_is_not_up(books: Books) -> None:
-    found = numbers(look(books, books.server.url()))
+    found = metrics_of(read_snapshot(books, books.server.url()))
     assert found["turn_accounting_database_up",] == 0
 
 
 def test_gaps_are_counted_by_cause_and_an_open_one_shows(books: Books) -> None:
-    settings_of(books)
+    settings_for(books)
     spool = books.spool()
-    tick(books)
+    checkpoint_now(books)
     spool.close_gap(spool.open_gap(wall_clock() - 9_000_000, "disconnected"), wall_clock())
     spool.open_gap(wall_clock(), "redis_unreachable")
     books.load()
-    found = numbers(look(books))
+    found = metrics_of(read_snapshot(books))
     assert found["turn_accounting_capture_gaps_total", "disconnected", "default"] == 1
     assert found["turn_accounting_capture_gaps_total", "redis_unreachable", "default"] == 1
     assert found["turn_accounting_capture_gap_open", "default"] == 1
@@ -159,7 +167,7 @@ def test_jobs_tell_when_they_succeeded_and_how_often_they_failed(books: Books) -
     assert run_job(good, books.engine) == 3
     with pytest.raises(ZeroDivisionError):
         run_job(bad, books.engine)
-    found = numbers(look(books))
+    found = metrics_of(read_snapshot(books))
     assert found["turn_accounting_job_runs_total", "good"] == 1
     assert found["turn_accounting_job_failures_total", "good"] == 0
     assert found["turn_accounting_job_failures_total", "bad"] == 1
@@ -170,20 +178,23 @@ def test_jobs_tell_when_they_succeeded_and_how_often_they_failed(books: Books) -
 
 
 def test_the_lease_and_its_machine_show(books: Books) -> None:
-    settings_of(books)
-    tick(books)
+    settings_for(books)
+    checkpoint_now(books)
     books.load()
     with books.engine.begin() as connection:
         lease_queries.release(connection, 1, holder(books.spool()))
         lease_queries.take(connection, 1, holder="x", host="one.example", seconds=60)
-    assert numbers(look(books))["turn_accounting_lease_held", "one.example", "default"] == 1
+    assert (
+        metrics_of(read_snapshot(books))["turn_accounting_lease_held", "one.example", "default"]
+        == 1
+    )
 
 
 def test_a_glance_writes_nothing_and_makes_no_spool(books: Books) -> None:
-    settings = settings_of(books)
+    settings = settings_for(books)
     assert read_status(settings.data_dir, "other") is None
     assert not any(books.directory.glob("other*"))
-    tick(books)
+    checkpoint_now(books)
     before = books.spool().state()
     found = read_status(settings.data_dir, "default")
     assert found is not None
@@ -192,11 +203,11 @@ def test_a_glance_writes_nothing_and_makes_no_spool(books: Books) -> None:
 
 def test_every_alert_asks_for_metrics_that_exist(books: Books) -> None:
     """The shape that Prometheus wants, and no misspelled name, which would never fire."""
-    settings_of(books)
+    settings_for(books)
     hear_usage(books)
-    tick(books)
+    checkpoint_now(books)
     books.run_jobs()
-    known = {name for name, *_ in numbers(look(books))}
+    known = {name for name, *_ in metrics_of(read_snapshot(books))}
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
     assert [rule["alert"] for rule in group["rules"]] == [
         "TurnAccountingLags",

@@ -12,9 +12,9 @@ import redis
 
 from accounting.ops.doctor import Level
 from accounting.ops.doctor.redis_probe import probe_redis
-from accounting.ops.doctor.redis_server import Mode, judge_redis
+from accounting.ops.doctor.redis_server import CaptureMode, check_redis
 from tests.support.books import Books, channel, status_payload, traffic_payload
-from tests.support.monitoring import look, numbers, settings_of, tick
+from tests.support.monitoring import checkpoint_now, metrics_of, read_snapshot, settings_for
 from tests.support.servers import RedisServer, ValkeyServer
 
 ROOT: Final = Path(__file__).parents[2]
@@ -57,12 +57,12 @@ def test_every_cause_of_a_gap_is_told_with_what_to_do() -> None:
 
 
 def test_every_metric_is_told_and_no_other(books: Books) -> None:
-    settings_of(books)
+    settings_for(books)
     books.start = datetime.now(UTC)
     books.receive(-2, channel("status"), status_payload("new"))
     books.receive(-1, channel("traffic"), traffic_payload(1, 1, 1, 1))
     books.receive(-1, channel("traffic"), b"nonsense")
-    tick(books)
+    checkpoint_now(books)
     books.run_jobs()
     books.spool().open_gap(books.micros_at(0), "disconnected")
     books.load()
@@ -75,7 +75,9 @@ def test_every_metric_is_told_and_no_other(books: Books) -> None:
             "INSERT INTO accounting.source_leases VALUES (1, 'x', 'y', now(), now() + '1 min')"
             " ON CONFLICT DO NOTHING"
         )
-    served = {name for name, *_ in numbers(look(books)) if not name.startswith("process_")}
+    served = {
+        name for name, *_ in metrics_of(read_snapshot(books)) if not name.startswith("process_")
+    }
     assert sorted(first_column("Metrics")) == sorted(served)
 
 
@@ -89,7 +91,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 
 @pytest.mark.parametrize(("number", "mode"), [(0, "replication"), (1, "subscribe")])
-def test_the_rights_that_are_named_are_enough(server: RedisServer, number: int, mode: Mode) -> None:
+def test_the_rights_that_are_named_are_enough(
+    server: RedisServer, number: int, mode: CaptureMode
+) -> None:
     rules = re.findall(r"```redis\n(ACL SETUSER accounting .*)\n```", PAGE)
     assert len(rules) == 2
     with redis.Redis.from_url(server.url) as client:
@@ -97,7 +101,7 @@ def test_the_rights_that_are_named_are_enough(server: RedisServer, number: int, 
         client.execute_command(*rules[number].replace("PASSWORD", "secret").split())
     url = server.url.replace("://", "://accounting:secret@")
     facts, clock = probe_redis(url, "here")
-    found = {one.check: one for one in judge_redis(facts, mode=mode, live_sessions=0)}
+    found = {one.check: one for one in check_redis(facts, mode=mode, live_sessions=0)}
     assert found["mode"].level is Level.OK, found["mode"]
     assert found["rights"].level is Level.OK, found["rights"]
     assert clock is None

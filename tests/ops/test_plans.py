@@ -16,7 +16,7 @@ from sqlalchemy import event
 
 from accounting.db.engine import Engine, open_engine
 from accounting.feed.number_feed import number_feed
-from accounting.ops.monitoring.status_queries import watch_books
+from accounting.ops.monitoring.status_queries import read_database_status
 from accounting.ops.registry import JOBS
 from accounting.sessions.settle import settle
 from tests.support.books import Books
@@ -181,7 +181,7 @@ def run_every_job(books: Books, plans: Plans) -> None:
     books.load()
     for job in JOBS.values():
         job.run(plans.engine)
-    watch_books(plans.engine)
+    read_database_status(plans.engine)
 
 
 def test_no_scheduled_statement_scans_a_table_that_grows(books: Books, plans: Plans) -> None:

@@ -8,9 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from accounting.ops.processes import wait_until as holds_within
 from tests.support.books import Books, make_template
-from tests.support.servers import PostgresServer, ValkeyServer
+from tests.support.servers import PostgresServer, ValkeyServer, wait_until
 from tests.support.service import ROOT, Service, environment
 from tests.support.turn_traffic import Numbers, billed, loaded
 
@@ -65,17 +64,17 @@ def test_a_restored_backup_is_loaded_again_from_the_spool(tmp_path: Path) -> Non
             with Numbers(valkey, "alice") as numbers:
                 with Service("schedule", tmp_path / "schedule", service):
                     numbers.await_more(100)
-                    assert holds_within(lambda: is_booked(50), 60)
+                    wait_until(lambda: is_booked(50), 60)
                     run("backup", tmp_path, settings)
                     numbers.await_more(100)
                     beyond_the_backup = len(numbers.sent)
-                    assert holds_within(lambda: is_booked(beyond_the_backup), 60)
+                    wait_until(lambda: is_booked(beyond_the_backup), 60)
                 books.disconnect()
                 run("restore", tmp_path, settings)
                 numbers.await_more(100)
                 sent = numbers.stop()
             with Service("schedule", tmp_path / "schedule", service):
-                assert holds_within(lambda: is_booked(max(sent)), 60)
+                wait_until(lambda: is_booked(max(sent)), 60)
             assert loaded(books, "alice") == sorted(sent)
             assert billed(books, "alice") == sum(sent)
             assert "(0 rows)" in run("look", tmp_path, settings)

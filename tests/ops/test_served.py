@@ -10,7 +10,7 @@ from math import inf
 from pathlib import Path
 
 from tests.support.books import Books
-from tests.support.monitoring import Numbers, numbers_in
+from tests.support.monitoring import Samples, parse_metrics
 from tests.support.servers import ValkeyServer, free_port, wait_until
 
 
@@ -48,9 +48,9 @@ def test_up_serves_what_all_its_parts_do(books: Books, tmp_path: Path) -> None:
         )
         try:
 
-            def found() -> Numbers:
+            def found() -> Samples:
                 code, page = ask(port, "/metrics")
-                return numbers_in(page) if code == 200 else {}
+                return parse_metrics(page) if code == 200 else {}
 
             def is_at_work() -> bool:
                 numbers = found()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from accounting.ops.service import statsdb_line
+from accounting.ops.service import turnserver_conf_line
 
 
 @pytest.mark.parametrize(
@@ -19,12 +19,12 @@ from accounting.ops.service import statsdb_line
     ],
 )
 def test_an_address_becomes_a_line_without_the_password(url: str, line: str) -> None:
-    assert statsdb_line(url) == line
+    assert turnserver_conf_line(url) == line
 
 
 @pytest.mark.parametrize(
     "url", ["unix:///run/redis.sock", "redis+sentinel://u:hush@a:26379,b:26379/turn"]
 )
 def test_what_coturn_does_not_know_is_a_remark_that_it_may_be_given(url: str) -> None:
-    assert statsdb_line(url).startswith("# coturn ")
-    assert "hush" not in statsdb_line(url)
+    assert turnserver_conf_line(url).startswith("# coturn ")
+    assert "hush" not in turnserver_conf_line(url)

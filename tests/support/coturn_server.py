@@ -266,7 +266,7 @@ def running_client(
             interval_ms=interval_ms,
         )
         with (server.home / "client.log").open("ab") as output:
-            process = child.spawn(command, account=None, output=output, end_with_us=signal.SIGKILL)
+            process = child.spawn(command, account=None, output=output, death_signal=signal.SIGKILL)
         try:
             yield process
         finally:

@@ -7,14 +7,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from accounting.capture.clock import wall_clock
 from accounting.config import Settings
-from accounting.ops.monitoring.metrics import expose
-from accounting.ops.monitoring.snapshot import Watch, Watcher
+from accounting.ops.monitoring.metrics import render_metrics
+from accounting.ops.monitoring.snapshot import Snapshot, SnapshotReader
 from tests.support.books import WRITER, Books
 
-Numbers = dict[tuple[str, ...], float]
+Samples = dict[tuple[str, ...], float]
 
 
-def settings_of(books: Books, **chosen: object) -> Settings:
+def settings_for(books: Books, **chosen: object) -> Settings:
     """Settings of a service whose data directory has the books' spools."""
     data_dir = books.directory
     if data_dir.name == "spool":
@@ -26,25 +26,25 @@ def settings_of(books: Books, **chosen: object) -> Settings:
 
 
 @contextmanager
-def watching(books: Books, url: str | None = None) -> Iterator[Watcher]:
+def snapshot_reader(books: Books, url: str | None = None) -> Iterator[SnapshotReader]:
     """A watcher of the books, as the service's role."""
     found = books.url(WRITER) if url is None else url
-    with Watcher(settings_of(books), lambda: found, patience_seconds=2) as watcher:
+    with SnapshotReader(settings_for(books), lambda: found, timeout_seconds=2) as watcher:
         yield watcher
 
 
-def look(books: Books, url: str | None = None) -> Watch:
+def read_snapshot(books: Books, url: str | None = None) -> Snapshot:
     """One look."""
-    with watching(books, url) as watcher:
-        return watcher.look()
+    with snapshot_reader(books, url) as watcher:
+        return watcher.read()
 
 
-def tick(books: Books) -> None:
+def checkpoint_now(books: Books) -> None:
     """Capture has come to this very moment."""
     books.spool().checkpoint(wall_clock())
 
 
-def numbers_in(page: str) -> Numbers:
+def parse_metrics(page: str) -> Samples:
     """The samples of a page of metrics, by name and the labels' values in order of their names."""
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
@@ -53,6 +53,6 @@ def numbers_in(page: str) -> Numbers:
     }
 
 
-def numbers(watch: Watch) -> Numbers:
+def metrics_of(watch: Snapshot) -> Samples:
     """What a look says as metrics."""
-    return numbers_in(expose(watch).decode())
+    return parse_metrics(render_metrics(watch).decode())

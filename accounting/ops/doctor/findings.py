@@ -20,28 +20,32 @@ class Finding:
     """
 
     level: Level
-    subject: str
+    component: str
     check: str
-    seen: str
+    observed: str
     advice: str = ""
 
 
-def ok(subject: str, check: str, seen: str) -> Finding:
+def ok(component: str, check: str, observed: str) -> Finding:
     """All is well."""
-    return Finding(level=Level.OK, subject=subject, check=check, seen=seen)
+    return Finding(level=Level.OK, component=component, check=check, observed=observed)
 
 
-def warning(subject: str, check: str, seen: str, advice: str) -> Finding:
+def warning(component: str, check: str, observed: str, advice: str) -> Finding:
     """Works, and may not work well or for long."""
-    return Finding(level=Level.WARNING, subject=subject, check=check, seen=seen, advice=advice)
+    return Finding(
+        level=Level.WARNING, component=component, check=check, observed=observed, advice=advice
+    )
 
 
-def error(subject: str, check: str, seen: str, advice: str) -> Finding:
+def error(component: str, check: str, observed: str, advice: str) -> Finding:
     """Must be mended."""
-    return Finding(level=Level.ERROR, subject=subject, check=check, seen=seen, advice=advice)
+    return Finding(
+        level=Level.ERROR, component=component, check=check, observed=observed, advice=advice
+    )
 
 
-def size(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Bytes for people."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= factor:

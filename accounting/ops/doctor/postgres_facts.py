@@ -14,7 +14,7 @@ from accounting.db.queries import Queries
 _QUERIES: Final = Queries("accounting.ops")
 
 SETTINGS: Final = ("fsync", "full_page_writes", "synchronous_commit")
-DAYS_AHEAD: Final = 2
+PARTITION_DAYS_AHEAD: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +35,12 @@ class PostgresFacts:
     size_bytes: int = 0
     data_directory: str | None = None
     missing_roles: tuple[str, ...] = ()
-    lacking: tuple[str, ...] = ()
-    excess: tuple[str, ...] = ()
-    missing_days: tuple[date, ...] = ()
+    missing_privileges: tuple[str, ...] = ()
+    excess_privileges: tuple[str, ...] = ()
+    days_without_partition: tuple[date, ...] = ()
 
 
-def examine_postgres(engine: Engine, *, head: str) -> PostgresFacts:
+def read_postgres_facts(engine: Engine, *, head: str) -> PostgresFacts:
     """Ask it all. Raises ConnectionLost, NotAllowed."""
     revision = current(engine)
     with lost_connections(), engine.connect() as connection:
@@ -69,7 +69,7 @@ def examine_postgres(engine: Engine, *, head: str) -> PostgresFacts:
 
 def _rights(connection: Connection, today: date) -> dict[str, Any]:
     row = connection.execute(_QUERIES.text("examine_rights")).one()
-    days = [today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD + 1)]
+    days = [today + timedelta(days=ahead) for ahead in range(PARTITION_DAYS_AHEAD + 1)]
     return {
         "lacking": tuple(row.lacking),
         "excess": tuple(row.excess),
@@ -84,7 +84,7 @@ def _rights(connection: Connection, today: date) -> dict[str, Any]:
     }
 
 
-def read_now(engine: Engine) -> float:
+def read_server_clock(engine: Engine) -> float:
     """The server's clock, Unix seconds. Raises ConnectionLost."""
     with lost_connections(), engine.connect() as connection:
         now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()

@@ -6,34 +6,34 @@ Pure: facts in, findings out.
 from collections.abc import Iterator
 from typing import Final
 
-from accounting.ops.doctor.findings import Finding, error, ok, size, warning
+from accounting.ops.doctor.findings import Finding, error, format_bytes, ok, warning
 from accounting.ops.doctor.postgres_facts import PostgresFacts
 
-SUBJECT: Final = "postgres"
-OLDEST_VERSION: Final = 150_000
-LITTLE_DISK_BYTES: Final = 2 * 10**9
-NO_DISK_BYTES: Final = 200 * 10**6
+COMPONENT: Final = "postgres"
+MIN_VERSION: Final = 150_000
+DISK_LOW_BYTES: Final = 2 * 10**9
+DISK_FULL_BYTES: Final = 200 * 10**6
 
 
-def judge_postgres(
+def check_postgres(
     facts: PostgresFacts, *, head: str, disk_free_bytes: int | None
 ) -> Iterator[Finding]:
     """Judge a server that answers. ``disk_free_bytes``: None where its disk can't be seen."""
     number = f"{facts.version // 10_000}.{facts.version % 10_000}"
-    if facts.version < OLDEST_VERSION:
-        yield error(SUBJECT, "version", f"Postgres {number}", "use Postgres 15 or newer")
+    if facts.version < MIN_VERSION:
+        yield error(COMPONENT, "version", f"Postgres {number}", "use Postgres 15 or newer")
     else:
-        yield ok(SUBJECT, "version", f"Postgres {number}")
+        yield ok(COMPONENT, "version", f"Postgres {number}")
     if facts.encoding != "UTF8":
         yield error(
-            SUBJECT,
+            COMPONENT,
             "encoding",
             f"the database is in {facts.encoding}, which lacks names that users have",
             "make one with ENCODING 'UTF8' TEMPLATE template0, and restore into it",
         )
     if facts.in_recovery:
         yield error(
-            SUBJECT,
+            COMPONENT,
             "writable",
             "this server is a standby, which can't be written",
             "let ACCOUNTING_DATABASE_URL name the primary: several hosts, and "
@@ -52,48 +52,48 @@ def _durable(facts: PostgresFacts) -> Iterator[Finding]:
     }
     for name in risky:
         yield error(
-            SUBJECT,
+            COMPONENT,
             "durable",
             f"{name} is off: after a crash the books may lack what the spool has deleted",
             f"set {name} = on, also where a role or database overrides it",
         )
     if not risky:
-        yield ok(SUBJECT, "durable", "what is committed stays")
+        yield ok(COMPONENT, "durable", "what is committed stays")
 
 
 def _schema(facts: PostgresFacts, head: str) -> Iterator[Finding]:
     if facts.revision != head:
         yield error(
-            SUBJECT,
+            COMPONENT,
             "schema",
             f"at revision {facts.revision or 'none'}, this version needs {head}",
             "run `turn-accounting db upgrade`",
         )
         return
-    yield ok(SUBJECT, "schema", f"at revision {head}")
+    yield ok(COMPONENT, "schema", f"at revision {head}")
     if facts.missing_roles:
         yield error(
-            SUBJECT,
+            COMPONENT,
             "roles",
             f"without {', '.join(facts.missing_roles)}",
             "run `turn-accounting db upgrade` as a superuser",
         )
-    for right in facts.lacking:
-        yield error(SUBJECT, "rights", f"lacking: {right}", _grant(right))
-    for right in facts.excess:
-        yield warning(SUBJECT, "rights", f"too many: {right}", "revoke them: nothing needs them")
-    if not (facts.missing_roles or facts.lacking or facts.excess):
-        yield ok(SUBJECT, "rights", "each role has its own, and no more")
-    if facts.missing_days:
-        days = ", ".join(str(day) for day in facts.missing_days)
+    for right in facts.missing_privileges:
+        yield error(COMPONENT, "rights", f"lacking: {right}", _grant(right))
+    for right in facts.excess_privileges:
+        yield warning(COMPONENT, "rights", f"too many: {right}", "revoke them: nothing needs them")
+    if not (facts.missing_roles or facts.missing_privileges or facts.excess_privileges):
+        yield ok(COMPONENT, "rights", "each role has its own, and no more")
+    if facts.days_without_partition:
+        days = ", ".join(str(day) for day in facts.days_without_partition)
         yield warning(
-            SUBJECT,
+            COMPONENT,
             "partitions",
             f"none for {days}",
             "let `turn-accounting schedule` run, or run `turn-accounting job run partitions`",
         )
     else:
-        yield ok(SUBJECT, "partitions", "made for today and the days to come")
+        yield ok(COMPONENT, "partitions", "made for today and the days to come")
 
 
 def _grant(right: str) -> str:
@@ -103,13 +103,13 @@ def _grant(right: str) -> str:
 
 
 def _disk(facts: PostgresFacts, free: int | None) -> Finding:
-    books = f"the books take {size(facts.size_bytes)}"
+    books = f"the books take {format_bytes(facts.size_bytes)}"
     if free is None:
-        return ok(SUBJECT, "disk", f"{books}; what is free can't be seen from here")
-    seen = f"{books}, {size(free)} are free"
+        return ok(COMPONENT, "disk", f"{books}; what is free can't be seen from here")
+    seen = f"{books}, {format_bytes(free)} are free"
     advice = "make room: until then the spool grows instead"
-    if free < NO_DISK_BYTES:
-        return error(SUBJECT, "disk", seen, advice)
-    if free < LITTLE_DISK_BYTES:
-        return warning(SUBJECT, "disk", seen, advice)
-    return ok(SUBJECT, "disk", seen)
+    if free < DISK_FULL_BYTES:
+        return error(COMPONENT, "disk", seen, advice)
+    if free < DISK_LOW_BYTES:
+        return warning(COMPONENT, "disk", seen, advice)
+    return ok(COMPONENT, "disk", seen)

@@ -16,7 +16,7 @@ from accounting.capture.pubsub.source import CHANNEL_PATTERNS
 from accounting.capture.redis.address import Endpoint, parse_address
 from accounting.capture.redis.connection import connect, execute_command, to_source_lost
 from accounting.capture.source import SourceLost
-from accounting.ops.doctor.clock import Clock, read_clock
+from accounting.ops.doctor.clock import ClockOffset, measure_clock
 from accounting.ops.doctor.redis_server import RedisFacts, Unreachable
 
 SETTINGS: Final = (
@@ -26,13 +26,16 @@ SETTINGS: Final = (
     "repl-backlog-ttl",
     "client-output-buffer-limit",
 )
-TOLD: Final = {"repl-backlog-size": "repl_backlog_size", "maxmemory-policy": "maxmemory_policy"}
+INFO_FIELDS: Final = {
+    "repl-backlog-size": "repl_backlog_size",
+    "maxmemory-policy": "maxmemory_policy",
+}
 """What INFO tells of the settings, also where CONFIG is refused."""
 RATE_SECONDS: Final = 1.0
-PENDING: Final = "pending output"
+PENDING_OUTPUT: Final = "pending output"
 
 
-def probe_redis(url: str, place: str) -> tuple[RedisFacts | Unreachable, Clock | None]:
+def probe_redis(url: str, address: str) -> tuple[RedisFacts | Unreachable, ClockOffset | None]:
     """Facts of the server at ``url``, and its clock if it tells. ``place``: its name for people.
 
     Takes a second, to see how fast the stream moves. Raises ConfigurationError for a wrong URL.
@@ -46,7 +49,7 @@ def probe_redis(url: str, place: str) -> tuple[RedisFacts | Unreachable, Clock |
         advice = refusal.advice or "look whether it runs, and at ACCOUNTING_REDIS_URL and firewalls"
         return Unreachable(reason=str(refusal), advice=advice), None
     try:
-        facts, clock = _examine(connection, place)
+        facts, clock = _examine(connection, address)
         refused = {**facts.refused, **_try_capturing(found)}
         return replace(facts, refused=refused), clock
     except (RedisError, OSError, SourceLost) as broken:
@@ -57,7 +60,7 @@ def probe_redis(url: str, place: str) -> tuple[RedisFacts | Unreachable, Clock |
         connection.disconnect()  # type: ignore[no-untyped-call]
 
 
-def _examine(connection: AbstractConnection, place: str) -> tuple[RedisFacts, Clock | None]:
+def _examine(connection: AbstractConnection, place: str) -> tuple[RedisFacts, ClockOffset | None]:
     refused: dict[str, str] = {}
 
     def ask_for(right: str, *words: str) -> object:
@@ -71,7 +74,9 @@ def _examine(connection: AbstractConnection, place: str) -> tuple[RedisFacts, Cl
     before = _info(ask_for("INFO", "INFO", "replication"))
     began = time.monotonic()
     memory = _info(ask_for("INFO", "INFO", "memory"))
-    settings = {name: told for name, key in TOLD.items() if (told := (before | memory).get(key))}
+    settings = {
+        name: told for name, key in INFO_FIELDS.items() if (told := (before | memory).get(key))
+    }
     for name in SETTINGS:
         answer = ask_for("CONFIG", "CONFIG", "GET", name)
         if isinstance(answer, list) and len(answer) == 2:
@@ -80,7 +85,7 @@ def _examine(connection: AbstractConnection, place: str) -> tuple[RedisFacts, Cl
     ask_for("OBJECT", "OBJECT", "IDLETIME", "turn/doctor")
     ask_for("SELECT", "SELECT", "0")
     ask_for("PSYNC", "REPLCONF", "listening-port", "0")
-    clock = read_clock(lambda: _seconds(ask_for("TIME", "TIME")))
+    clock = measure_clock(lambda: _seconds(ask_for("TIME", "TIME")))
     rate = None
     if before.get("repl_backlog_active") == "1":
         time.sleep(max(0.0, RATE_SECONDS - (time.monotonic() - began)))
@@ -91,7 +96,7 @@ def _examine(connection: AbstractConnection, place: str) -> tuple[RedisFacts, Cl
         "Valkey" if info.get("server_name") == "valkey" or "valkey_version" in info else "Redis"
     )
     facts = RedisFacts(
-        place=place,
+        address=place,
         kind=kind,
         version=info.get("valkey_version") or info.get("redis_version", ""),
         role=before.get("role", ""),
@@ -123,7 +128,7 @@ def _try_capturing(place: Endpoint) -> dict[str, str]:
         replicating.read_response()
         replicating.read_response()
     except ResponseError as refusal:
-        if PENDING not in str(refusal):
+        if PENDING_OUTPUT not in str(refusal):
             refused["PSYNC"] = str(refusal)
     finally:
         replicating.disconnect()  # type: ignore[no-untyped-call]

@@ -11,48 +11,48 @@ from pathlib import Path
 from typing import Final
 
 from accounting.capture.spool.status import BACKLOG_COUNT_LIMIT, Backlog
-from accounting.ops.doctor.findings import Finding, error, ok, size, warning
-from accounting.ops.monitoring.health import NO_DISK_BYTES, SECOND, in_words
-from accounting.ops.monitoring.snapshot import Watch
+from accounting.ops.doctor.findings import Finding, error, format_bytes, ok, warning
+from accounting.ops.monitoring.health import DISK_FULL_BYTES, SECOND, format_duration
+from accounting.ops.monitoring.snapshot import Snapshot
 
-SUBJECT: Final = "spool"
-LITTLE_DISK_BYTES: Final = 10**9
-LONG_WAIT_SECONDS: Final = 60
+COMPONENT: Final = "spool"
+DISK_LOW_BYTES: Final = 10**9
+MAX_BACKLOG_AGE_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FileFacts:
+class SpoolFileFacts:
     """Whose the file is, and who may read and write it."""
 
     path: Path
     mode: int
-    owner: int
+    owner_uid: int
     is_writable: bool
 
 
-def probe_spool(watch: Watch) -> FileFacts | None:
+def probe_spool(watch: Snapshot) -> SpoolFileFacts | None:
     """Look at the file of the spool; None where there is none."""
     if watch.spool is None:
         return None
     found = watch.spool.path.stat()
-    return FileFacts(
+    return SpoolFileFacts(
         path=watch.spool.path,
         mode=stat.S_IMODE(found.st_mode),
-        owner=found.st_uid,
+        owner_uid=found.st_uid,
         is_writable=os.access(watch.spool.path, os.W_OK)
         and os.access(watch.spool.path.parent, os.W_OK),
     )
 
 
-def judge_spool(watch: Watch, file: FileFacts | None) -> Iterator[Finding]:
+def check_spool(watch: Snapshot, file: SpoolFileFacts | None) -> Iterator[Finding]:
     """Judge the spool that was seen."""
     if watch.spool_error is not None:
         reason, _, advice = watch.spool_error.rpartition("; ")
-        yield error(SUBJECT, "file", reason or advice, advice)
+        yield error(COMPONENT, "file", reason or advice, advice)
         return
     if watch.spool is None or file is None:
         yield warning(
-            SUBJECT,
+            COMPONENT,
             "file",
             f"source {watch.source!r} has none on this machine",
             "run `turn-accounting collect` (or `up`) here; if it collects elsewhere, run doctor "
@@ -61,47 +61,51 @@ def judge_spool(watch: Watch, file: FileFacts | None) -> Iterator[Finding]:
         return
     if not file.is_writable:
         yield error(
-            SUBJECT,
+            COMPONENT,
             "file",
-            f"{file.path} can't be written by this user (it belongs to user id {file.owner})",
+            f"{file.path} can't be written by this user (it belongs to user id {file.owner_uid})",
             "run the service and doctor as the same user",
         )
     elif file.mode & 0o077:
         yield warning(
-            SUBJECT,
+            COMPONENT,
             "file",
             f"{file.path} has mode {file.mode:o}: others on this machine can read usernames",
             f"chmod 600 {file.path}",
         )
     else:
-        yield ok(SUBJECT, "file", f"{file.path}, {size(watch.spool.size_bytes)}")
+        yield ok(COMPONENT, "file", f"{file.path}, {format_bytes(watch.spool.size_bytes)}")
     if watch.disk_free_bytes is not None:
         yield _disk(watch.disk_free_bytes)
-    yield _backlog(watch.spool.backlog, watch.at)
+    yield _backlog(watch.spool.backlog, watch.taken_at)
 
 
 def _disk(free: int) -> Finding:
-    seen, advice = f"{size(free)} are free", "make room: a full disk stops capture, and is a gap"
-    if free < NO_DISK_BYTES:
-        return error(SUBJECT, "disk", seen, advice)
-    if free < LITTLE_DISK_BYTES:
-        return warning(SUBJECT, "disk", seen, advice)
-    return ok(SUBJECT, "disk", seen)
+    seen, advice = (
+        f"{format_bytes(free)} are free",
+        "make room: a full disk stops capture, and is a gap",
+    )
+    if free < DISK_FULL_BYTES:
+        return error(COMPONENT, "disk", seen, advice)
+    if free < DISK_LOW_BYTES:
+        return warning(COMPONENT, "disk", seen, advice)
+    return ok(COMPONENT, "disk", seen)
 
 
 def _backlog(backlog: Backlog, now: int) -> Finding:
     if backlog.oldest_at is None:
-        return ok(SUBJECT, "backlog", "everything is loaded")
+        return ok(COMPONENT, "backlog", "everything is loaded")
     least = "at least " if backlog.messages == BACKLOG_COUNT_LIMIT else ""
     waits = (now - backlog.oldest_at) / SECOND
     seen = (
-        f"{least}{backlog.messages:,} messages wait to be loaded, the first for {in_words(waits)}"
+        f"{least}{backlog.messages:,} messages wait to be loaded, the first for "
+        f"{format_duration(waits)}"
     )
-    if waits > LONG_WAIT_SECONDS:
+    if waits > MAX_BACKLOG_AGE_SECONDS:
         return warning(
-            SUBJECT,
+            COMPONENT,
             "backlog",
             seen,
             "look at Postgres and at the collector's log; nothing is lost while the disk has room",
         )
-    return ok(SUBJECT, "backlog", seen)
+    return ok(COMPONENT, "backlog", seen)

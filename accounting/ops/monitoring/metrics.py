@@ -13,22 +13,22 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from accounting.ops.monitoring.health import SECOND
-from accounting.ops.monitoring.snapshot import Watch
-from accounting.ops.monitoring.status_queries import BooksWatch
+from accounting.ops.monitoring.snapshot import Snapshot
+from accounting.ops.monitoring.status_queries import DatabaseStatus
 
 PREFIX = "turn_accounting_"
 
 
-def expose(watch: Watch) -> bytes:
+def render_metrics(watch: Snapshot) -> bytes:
     """The page of `/metrics`."""
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
-    registry.register(_Seen(watch))
+    registry.register(_SnapshotCollector(watch))
     return generate_latest(registry)
 
 
-class _Seen(Collector):
-    def __init__(self, watch: Watch) -> None:
+class _SnapshotCollector(Collector):
+    def __init__(self, watch: Snapshot) -> None:
         self._watch = watch
 
     def describe(self) -> Iterable[Metric]:
@@ -36,15 +36,15 @@ class _Seen(Collector):
 
     def collect(self) -> Iterator[Metric]:
         watch = self._watch
-        yield _gauge("database_up", "Whether the database answers and has this schema.").of(
-            (int(watch.books is not None and watch.books.is_at_head),)
-        )
+        yield _gauge(
+            "database_up", "Whether the database answers and has this schema."
+        ).with_samples((int(watch.database is not None and watch.database.is_at_head),))
         yield from _capture(watch)
-        if watch.books is not None and watch.books.is_at_head:
-            yield from _stages(watch.books)
-            yield from _counts(watch.books)
-            yield from _realms(watch.books)
-            yield from _jobs(watch.books)
+        if watch.database is not None and watch.database.is_at_head:
+            yield from _stages(watch.database)
+            yield from _counts(watch.database)
+            yield from _realms(watch.database)
+            yield from _jobs(watch.database)
 
 
 class _Family:
@@ -53,7 +53,7 @@ class _Family:
     def __init__(self, metric: GaugeMetricFamily | CounterMetricFamily) -> None:
         self._metric = metric
 
-    def of(self, *rows: tuple[str | float | None, ...]) -> Metric:
+    def with_samples(self, *rows: tuple[str | float | None, ...]) -> Metric:
         for *labels, value in rows:
             if value is not None:
                 self._metric.add_metric([str(label) for label in labels], float(value))
@@ -73,20 +73,20 @@ def _lag(seconds: float | None) -> float:
     return inf if seconds is None else seconds
 
 
-def _capture(watch: Watch) -> Iterator[Metric]:
+def _capture(watch: Snapshot) -> Iterator[Metric]:
     """What the spool of this machine tells, and of other sources the database."""
     lags: dict[str, float] = {}
     gaps: dict[str, int] = {}
     received: dict[str, float | None] = {}
-    for one in watch.books.sources if watch.books is not None else ():
+    for one in watch.database.sources if watch.database is not None else ():
         lags[one.source] = _lag(one.captured_lag_seconds)
         gaps[one.source] = int(one.gap_from is not None)
         if one.last_received_at is not None:
             received[one.source] = one.last_received_at / SECOND
     spool = watch.spool
-    if spool is not None and watch.standby_of is None:
+    if spool is not None and watch.active_host is None:
         until = spool.state.captured_until
-        lags[watch.source] = _lag(None if until is None else (watch.at - until) / SECOND)
+        lags[watch.source] = _lag(None if until is None else (watch.taken_at - until) / SECOND)
         gaps[watch.source] = int(spool.gap is not None)
         if spool.newest_at is not None:
             received[watch.source] = spool.newest_at / SECOND
@@ -94,12 +94,14 @@ def _capture(watch: Watch) -> Iterator[Metric]:
         "captured_lag_seconds",
         "How long ago the moment is until which everything published is stored, or within a gap.",
         "source",
-    ).of(*lags.items())
-    yield _gauge("capture_gap_open", "Whether nothing is captured now.", "source").of(*gaps.items())
-    yield _gauge("last_received_timestamp_seconds", "When the last event came.", "source").of(
-        *received.items()
+    ).with_samples(*lags.items())
+    yield _gauge("capture_gap_open", "Whether nothing is captured now.", "source").with_samples(
+        *gaps.items()
     )
-    yield _gauge("spool_up", "Whether this machine's spool can be read.", "source").of(
+    yield _gauge(
+        "last_received_timestamp_seconds", "When the last event came.", "source"
+    ).with_samples(*received.items())
+    yield _gauge("spool_up", "Whether this machine's spool can be read.", "source").with_samples(
         (watch.source, int(watch.spool_error is None))
     )
     if spool is None:
@@ -115,56 +117,60 @@ def _capture(watch: Watch) -> Iterator[Metric]:
         (
             "spool_oldest_unloaded_seconds",
             "Age of the first message that waits to be loaded; 0 when none does.",
-            0 if oldest is None else (watch.at - oldest) / SECOND,
+            0 if oldest is None else (watch.taken_at - oldest) / SECOND,
         ),
         ("spool_size_bytes", "What the spool takes on disk.", spool.size_bytes),
         ("spool_disk_free_bytes", "What is free on the spool's disk.", watch.disk_free_bytes),
     ):
-        yield _gauge(name, text, "source").of((watch.source, value))
+        yield _gauge(name, text, "source").with_samples((watch.source, value))
 
 
-def _stages(books: BooksWatch) -> Iterator[Metric]:
+def _stages(books: DatabaseStatus) -> Iterator[Metric]:
     yield _gauge(
         "loaded_lag_seconds",
         "How long ago the moment is until which everything captured is loaded.",
         "source",
-    ).of(*((one.source, _lag(one.loaded_lag_seconds)) for one in books.sources))
+    ).with_samples(*((one.source, _lag(one.loaded_lag_seconds)) for one in books.sources))
     yield _gauge(
         "settled_lag_seconds",
         "How long ago the moment is until which everything loaded is in the sessions.",
         "source",
-    ).of(*((one.source, _lag(one.settled_lag_seconds)) for one in books.sources))
+    ).with_samples(*((one.source, _lag(one.settled_lag_seconds)) for one in books.sources))
     yield _gauge(
         "lease_held", "Whether a collector holds the source; its machine is the label.",
         "source", "host",
-    ).of(
+    ).with_samples(
         *((one.source, one.host, 1) for one in books.sources if one.host is not None)
     )  # fmt: skip
     yield _gauge(
         "silent_relay_threads",
         "Relay threads of coturn that were not heard although allocations of theirs ran out.",
         "source",
-    ).of(
+    ).with_samples(
         *(
             (one.source, sum(each.source == one.source for each in books.silent_threads))
             for one in books.sources
         )
     )
     yield _gauge(
-        "usage_deltas", "Marks of hours that wait for the roll-up, counted up to 100,000."
-    ).of((books.usage_deltas,))
+        "touched_hours", "Usage deltas that wait for the roll-up, counted up to 100,000."
+    ).with_samples((books.usage_deltas,))
 
 
-def _counts(books: BooksWatch) -> Iterator[Metric]:
-    yield _counter("capture_gaps", "Capture gaps recorded.", "source", "cause").of(*books.gaps)
-    yield _counter("loaded_reports", "Reports loaded.", "source").of(
+def _counts(books: DatabaseStatus) -> Iterator[Metric]:
+    yield _counter("capture_gaps", "Capture gaps recorded.", "source", "cause").with_samples(
+        *books.gaps
+    )
+    yield _counter("loaded_reports", "Reports loaded.", "source").with_samples(
         *(
             (source, total)
             for source, counted, _, total in books.message_counts
             if counted == "loaded"
         )
     )
-    yield _counter("rejected_messages", "Messages that were no event.", "source", "reason").of(
+    yield _counter(
+        "rejected_messages", "Messages that were no event.", "source", "reason"
+    ).with_samples(
         *(
             (source, detail, total)
             for source, counted, detail, total in books.message_counts
@@ -173,19 +179,19 @@ def _counts(books: BooksWatch) -> Iterator[Metric]:
     )
 
 
-def _realms(books: BooksWatch) -> Iterator[Metric]:
-    yield _gauge("live_sessions", "Sessions that live now.", "realm").of(
+def _realms(books: DatabaseStatus) -> Iterator[Metric]:
+    yield _gauge("live_sessions", "Sessions that live now.", "realm").with_samples(
         *((one.realm, one.live_sessions) for one in books.realms)
     )
     yield _gauge(
         "day_used_bytes", "Bytes between clients and servers in the last 24 hours.", "realm"
-    ).of(*((one.realm, one.used_bytes) for one in books.realms))
+    ).with_samples(*((one.realm, one.used_bytes) for one in books.realms))
     yield _gauge(
         "day_unattributed_bytes", "Bytes of the last 24 hours that are nobody's.", "realm"
-    ).of(*((one.realm, one.unattributed_bytes) for one in books.realms))
+    ).with_samples(*((one.realm, one.unattributed_bytes) for one in books.realms))
     yield _gauge(
         "day_estimated_ratio", "Share of the last 24 hours' bytes that is estimated.", "realm"
-    ).of(
+    ).with_samples(
         *(
             (one.realm, one.estimated_bytes / one.used_bytes if one.used_bytes else 0)
             for one in books.realms
@@ -193,19 +199,21 @@ def _realms(books: BooksWatch) -> Iterator[Metric]:
     )
 
 
-def _jobs(books: BooksWatch) -> Iterator[Metric]:
-    yield _counter("job_runs", "Runs of a job.", "job").of(
+def _jobs(books: DatabaseStatus) -> Iterator[Metric]:
+    yield _counter("job_runs", "Runs of a job.", "job").with_samples(
         *((one.job, one.runs) for one in books.jobs)
     )
-    yield _counter("job_failures", "Runs of a job that failed.", "job").of(
+    yield _counter("job_failures", "Runs of a job that failed.", "job").with_samples(
         *((one.job, one.failures) for one in books.jobs)
     )
-    yield _gauge("job_last_success_timestamp_seconds", "When a job last succeeded.", "job").of(
+    yield _gauge(
+        "job_last_success_timestamp_seconds", "When a job last succeeded.", "job"
+    ).with_samples(
         *(
             (one.job, None if one.last_succeeded_at is None else one.last_succeeded_at / SECOND)
             for one in books.jobs
         )
     )
-    yield _gauge("job_last_duration_seconds", "How long that took.", "job").of(
+    yield _gauge("job_last_duration_seconds", "How long that took.", "job").with_samples(
         *((one.job, one.last_seconds) for one in books.jobs)
     )

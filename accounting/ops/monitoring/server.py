@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from accounting.config import listen_address, variable
+from accounting.config import environment_variable, parse_listen_address
 from accounting.errors import ConfigurationError
 from accounting.ops.monitoring.health import Health
-from accounting.ops.monitoring.metrics import expose
-from accounting.ops.monitoring.snapshot import Watch
+from accounting.ops.monitoring.metrics import render_metrics
+from accounting.ops.monitoring.snapshot import Snapshot
 
 log = structlog.get_logger()
 
@@ -33,8 +33,8 @@ JSON: Final = "application/json"
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    look: Callable[[], Watch]
-    judge: Callable[[Watch], Health]
+    read_snapshot: Callable[[], Snapshot]
+    evaluate: Callable[[Snapshot], Health]
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
         error = sys.exception()
@@ -48,7 +48,7 @@ class _IPv6Server(_Server):
     address_family = socket.AF_INET6
 
 
-class _Answer(BaseHTTPRequestHandler):
+class _Request(BaseHTTPRequestHandler):
     server: _Server
     timeout = REQUEST_SECONDS
     server_version = "turn-accounting"
@@ -57,17 +57,19 @@ class _Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:  # the library's name
         match urlsplit(self.path).path:
             case "/metrics":
-                self._say(HTTPStatus.OK, CONTENT_TYPE_LATEST, expose(self.server.look()))
+                self._respond(
+                    HTTPStatus.OK, CONTENT_TYPE_LATEST, render_metrics(self.server.read_snapshot())
+                )
             case "/healthz":
-                health = self.server.judge(self.server.look())
-                status = HTTPStatus.SERVICE_UNAVAILABLE if health.troubles else HTTPStatus.OK
-                self._say(status, JSON, json.dumps(describe(health)).encode() + b"\n")
+                health = self.server.evaluate(self.server.read_snapshot())
+                status = HTTPStatus.SERVICE_UNAVAILABLE if health.problems else HTTPStatus.OK
+                self._respond(status, JSON, json.dumps(health_document(health)).encode() + b"\n")
             case _:
-                self._say(HTTPStatus.NOT_FOUND, "text/plain", b"/metrics or /healthz\n")
+                self._respond(HTTPStatus.NOT_FOUND, "text/plain", b"/metrics or /healthz\n")
 
     do_HEAD = do_GET  # noqa: N815
 
-    def _say(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+    def _respond(self, status: HTTPStatus, kind: str, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -79,33 +81,34 @@ class _Answer(BaseHTTPRequestHandler):
         log.debug("metrics asked for", request=format % args)
 
 
-def describe(health: Health) -> dict[str, object]:
+def health_document(health: Health) -> dict[str, object]:
     """The answer of `/healthz` as it is spelled in JSON."""
-    answer: dict[str, object] = {"status": "failing" if health.troubles else "ok"}
-    if health.troubles:
-        answer["troubles"] = list(health.troubles)
-    if health.suspicions:
-        answer["suspicions"] = list(health.suspicions)
+    answer: dict[str, object] = {"status": "failing" if health.problems else "ok"}
+    if health.problems:
+        answer["troubles"] = list(health.problems)
+    if health.warnings:
+        answer["suspicions"] = list(health.warnings)
     return answer
 
 
 @contextmanager
-def monitor(
-    listen: str, look: Callable[[], Watch], judge: Callable[[Watch], Health]
+def serve(
+    listen: str, read_snapshot: Callable[[], Snapshot], evaluate: Callable[[Snapshot], Health]
 ) -> Iterator[None]:
     """Answer at ``listen`` (``address:port``) until the block ends.
 
     Raises ConfigurationError where that address can't be had.
     """
-    host, port = listen_address(listen)
+    host, port = parse_listen_address(listen)
     try:
-        server = (_IPv6Server if ":" in host else _Server)((host, port), _Answer)
+        server = (_IPv6Server if ":" in host else _Server)((host, port), _Request)
     except OSError as error:
         raise ConfigurationError(
-            f"{variable('metrics_listen')}={listen!r} can't be listened at ({error.strerror}): "
+            f"{environment_variable('metrics_listen')}={listen!r} can't be listened at "
+            f"({error.strerror}): "
             "expected an address of this machine and a free port"
         ) from None
-    server.look, server.judge = look, judge
+    server.read_snapshot, server.evaluate = read_snapshot, evaluate
     thread = threading.Thread(target=server.serve_forever, name="monitor", daemon=True)
     thread.start()
     log.info("metrics are served", address=listen)

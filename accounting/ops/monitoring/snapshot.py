@@ -20,67 +20,71 @@ from accounting.config import Settings
 from accounting.db.engine import Engine, open_engine
 from accounting.errors import AccountingError, SpoolError
 from accounting.ingest.source_lease import holder_at
-from accounting.ops.monitoring.status_queries import BooksWatch, SourceWatch, watch_books
+from accounting.ops.monitoring.status_queries import (
+    DatabaseStatus,
+    SourceStatus,
+    read_database_status,
+)
 
-PATIENCE_SECONDS: Final = 5.0
+DATABASE_TIMEOUT_SECONDS: Final = 5.0
 """For the database: less than the 10 s that Prometheus waits for an answer."""
-FRESH_SECONDS: Final = 1.0
+CACHE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watch:
+class Snapshot:
     """What was seen at ``at`` (microseconds), and in words what could not be seen.
 
     ``source`` is the one of this machine; ``spool`` is None where there is none.
     """
 
-    at: int
+    taken_at: int
     source: str
     spool: SpoolStatus | None = None
     spool_error: str | None = None
     disk_free_bytes: int | None = None
-    books: BooksWatch | None = None
-    books_error: str | None = None
+    database: DatabaseStatus | None = None
+    database_error: str | None = None
 
     @property
-    def own(self) -> SourceWatch | None:
+    def own_source(self) -> SourceStatus | None:
         """The books' view of this machine's source."""
-        known = self.books.sources if self.books is not None else ()
+        known = self.database.sources if self.database is not None else ()
         return next((one for one in known if one.source == self.source), None)
 
     @property
-    def standby_of(self) -> str | None:
+    def active_host(self) -> str | None:
         """The machine that collects this source now, when it is another one."""
-        own = self.own
+        own = self.own_source
         if own is None or own.holder is None or self.spool is None:
             return None
         return own.host if own.holder != holder_at(self.spool.path) else None
 
 
-class Watcher:
+class SnapshotReader:
     """Looks when it is asked. ``find_database``: the URL, or None while no database runs here."""
 
     def __init__(
         self,
         settings: Settings,
-        find_database: Callable[[], str | None],
+        find_database_url: Callable[[], str | None],
         *,
-        patience_seconds: float = PATIENCE_SECONDS,
+        timeout_seconds: float = DATABASE_TIMEOUT_SECONDS,
     ) -> None:
         self._settings = settings
-        self._find_database = find_database
-        self._patience_seconds = patience_seconds
+        self._find_database = find_database_url
+        self._patience_seconds = timeout_seconds
         self._lock = threading.Lock()
-        self._watch: Watch | None = None
+        self._watch: Snapshot | None = None
         self._looked = 0.0
-        self._pending: Future[BooksWatch] | None = None
+        self._pending: Future[DatabaseStatus] | None = None
         self._engine: Engine | None = None
         self._url: str | None = None
 
-    def look(self) -> Watch:
+    def read(self) -> Snapshot:
         """What there is to see now."""
         with self._lock:
-            if self._watch is None or time.monotonic() - self._looked > FRESH_SECONDS:
+            if self._watch is None or time.monotonic() - self._looked > CACHE_SECONDS:
                 self._watch = self._look()
                 self._looked = time.monotonic()
             return self._watch
@@ -97,24 +101,24 @@ class Watcher:
         if self._engine is not None:
             self._engine.dispose()
 
-    def _look(self) -> Watch:
+    def _look(self) -> Snapshot:
         spool, spool_error = None, None
         try:
             spool = read_status(self._settings.data_dir, self._settings.source)
         except SpoolError as error:
             spool_error = str(error)
         books, books_error = self._read_books()
-        return Watch(
-            at=wall_clock(),
+        return Snapshot(
+            taken_at=wall_clock(),
             source=self._settings.source,
             spool=spool,
             spool_error=spool_error,
             disk_free_bytes=None if spool is None else shutil.disk_usage(spool.path.parent).free,
-            books=books,
-            books_error=books_error,
+            database=books,
+            database_error=books_error,
         )
 
-    def _read_books(self) -> tuple[BooksWatch | None, str | None]:
+    def _read_books(self) -> tuple[DatabaseStatus | None, str | None]:
         if self._pending is None:
             url = self._find_database()
             if url is None:
@@ -130,17 +134,17 @@ class Watcher:
         except AccountingError as error:
             return None, str(error)
 
-    def _start(self, url: str) -> Future[BooksWatch]:
+    def _start(self, url: str) -> Future[DatabaseStatus]:
         """Read in a thread of its own, which no end of the process waits for."""
         if self._engine is None or url != self._url:
             if self._engine is not None:
                 self._engine.dispose()
             self._engine, self._url = open_engine(url), url
-        engine, pending = self._engine, Future[BooksWatch]()
+        engine, pending = self._engine, Future[DatabaseStatus]()
 
         def read() -> None:
             try:
-                pending.set_result(watch_books(engine))
+                pending.set_result(read_database_status(engine))
             except BaseException as error:  # noqa: BLE001  # raised again for who looks
                 pending.set_exception(error)
 

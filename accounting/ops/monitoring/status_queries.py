@@ -20,12 +20,12 @@ from accounting.sessions.relay_threads import read_statuses
 
 _QUERIES: Final = Queries("accounting.ops")
 
-TIMEOUT: Final = "3s"
-TOUCHED_AT_MOST: Final = 100_000
+STATEMENT_TIMEOUT: Final = "3s"
+USAGE_DELTAS_LIMIT: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceWatch:
+class SourceStatus:
     """A source that is not retired. Lags in seconds behind the database's clock; None: never yet.
 
     ``gap_from``: begin of its open gap, microseconds. ``holder`` and ``host`` have its lease.
@@ -44,7 +44,7 @@ class SourceWatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RealmWatch:
+class RealmStatus:
     """A realm's usage of the last 24 hours, client side, and its sessions that live now."""
 
     realm: str
@@ -62,12 +62,12 @@ class SilentThread:
     database: int
     server: str
     thread: int
-    since: int
-    unheard: int
+    silent_since: int
+    missed_count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobWatch:
+class JobStatus:
     """How a job went. Times in microseconds; ``last_error`` is the kind of the last failure."""
 
     job: str
@@ -80,19 +80,19 @@ class JobWatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BooksWatch:
+class DatabaseStatus:
     """All that the database tells. ``usage_deltas`` counts to TOUCHED_AT_MOST.
 
     With another ``revision`` than this version's nothing else is known.
     """
 
     revision: str | None
-    sources: tuple[SourceWatch, ...] = ()
+    sources: tuple[SourceStatus, ...] = ()
     gaps: tuple[tuple[str, str, int], ...] = ()
     message_counts: tuple[tuple[str, str, str, int], ...] = ()
-    realms: tuple[RealmWatch, ...] = ()
+    realms: tuple[RealmStatus, ...] = ()
     silent_threads: tuple[SilentThread, ...] = ()
-    jobs: tuple[JobWatch, ...] = ()
+    jobs: tuple[JobStatus, ...] = ()
     usage_deltas: int = 0
 
     @property
@@ -101,18 +101,19 @@ class BooksWatch:
         return self.revision == head()
 
 
-def watch_books(engine: Engine) -> BooksWatch:
+def read_database_status(engine: Engine) -> DatabaseStatus:
     """Read it all at one moment. Raises ConnectionLost, also when it takes too long."""
     revision = current(engine)
     if revision != head():
-        return BooksWatch(revision=revision)
+        return DatabaseStatus(revision=revision)
     with lost_connections(), engine.connect() as connection, connection.begin():
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
         connection.execute(
-            text("SELECT set_config('statement_timeout', :timeout, true)"), {"timeout": TIMEOUT}
+            text("SELECT set_config('statement_timeout', :timeout, true)"),
+            {"timeout": STATEMENT_TIMEOUT},
         )
         known = _rows(connection, "watch_sources").all()
-        return BooksWatch(
+        return DatabaseStatus(
             revision=revision,
             sources=tuple(map(_source, known)),
             gaps=tuple(
@@ -120,13 +121,13 @@ def watch_books(engine: Engine) -> BooksWatch:
             ),
             message_counts=_tallies(connection),
             realms=tuple(
-                RealmWatch(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for it
+                RealmStatus(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for it
                 for row in _rows(connection, "watch_realms")
             ),
             silent_threads=tuple(_silent_threads(connection, known)),
             jobs=tuple(map(_job, connection.execute(select(job_runs).order_by("job")))),
             usage_deltas=connection.execute(
-                _QUERIES.text("watch_touched"), {"limit": TOUCHED_AT_MOST}
+                _QUERIES.text("watch_touched"), {"limit": USAGE_DELTAS_LIMIT}
             ).scalar_one(),
         )
 
@@ -139,8 +140,8 @@ def _time(value: Any) -> int | None:
     return None if value is None else to_micros(value)
 
 
-def _source(row: Any) -> SourceWatch:
-    return SourceWatch(
+def _source(row: Any) -> SourceStatus:
+    return SourceStatus(
         source=row.source,
         mode=row.mode,
         captured_lag_seconds=row.captured_lag_seconds,
@@ -176,8 +177,8 @@ def _silent_threads(connection: Connection, known: Sequence[Any]) -> list[Silent
             database=thread.database,
             server=thread.server,
             thread=thread.thread,
-            since=voice.overdue_since or voice.last_report_at,
-            unheard=voice.missed_count,
+            silent_since=voice.overdue_since or voice.last_report_at,
+            missed_count=voice.missed_count,
         )
         for row in known
         if row.settled_until is not None
@@ -186,8 +187,8 @@ def _silent_threads(connection: Connection, known: Sequence[Any]) -> list[Silent
     ]
 
 
-def _job(row: Any) -> JobWatch:
-    return JobWatch(
+def _job(row: Any) -> JobStatus:
+    return JobStatus(
         job=row.job,
         runs=row.runs,
         failures=row.failures,
