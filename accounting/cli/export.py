@@ -23,13 +23,9 @@ from accounting.cli.output import BinaryOutput, warn
 from accounting.cli.progress import progress_bar
 from accounting.cli.resources import command_settings, reader_engine
 from accounting.errors import UsageError
-from accounting.export.export import (
-    ExportFormat,
-    check_export,
-    export_to_directory,
-    export_to_stream,
-)
-from accounting.export.export_query import ExportKind, Selection
+from accounting.export.export import ExportFormat, export_to_directory, export_to_stream
+from accounting.export.manifest import check_export
+from accounting.export.selection import ExportKind, Selection
 
 FormatOption = Annotated[ExportFormat, typer.Option("--format", help="csv, jsonl or parquet.")]
 Output = Annotated[

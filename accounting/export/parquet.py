@@ -1,19 +1,17 @@
-"""Rows as Parquet, in constant memory. Needs pyarrow, the extra ``parquet``; loaded when called.
+"""Write rows as Parquet, in constant memory. Needs pyarrow, of the extra ``parquet``.
 
-Owns the types of its columns: counters int64, exact decimals, times in microseconds UTC.
+Counters become int64, decimals stay exact, times are microseconds UTC.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from accounting.errors import ConfigurationError
-from accounting.export.export_query import Column
+from accounting.export.copy_format import Column
 
 ROW_GROUP_SIZE: Final = 1 << 16
 _BLOCK_BYTES: Final = 1 << 20
-_UUID, _INT4, _INT2, _DATE, _TIMESTAMPTZ = 2950, 23, 21, 1082, 1184
-_BOOL, _BIGINT, _NUMERIC = 16, 20, 1700
-_SCALE_OF_SECONDS: Final = 6
+_SECONDS_SCALE: Final = 6
 
 
 def require_pyarrow() -> None:
@@ -27,26 +25,25 @@ def require_pyarrow() -> None:
 
 
 def write_parquet(columns: Sequence[Column], chunks: Iterator[bytes], out: object) -> int:
-    """Write rows that come as CSV without a header to a binary file; returns how many.
+    """Write chunks of CSV without a header to a binary file; returns the number of rows.
 
-    Row groups have the same number of rows however the chunks fall, so that the same rows are the
-    same bytes.
+    The size of row groups doesn't depend on the chunks, so the same rows give the same bytes.
     """
     import pyarrow as pa  # noqa: PLC0415  # an extra
     import pyarrow.csv  # noqa: PLC0415
     import pyarrow.parquet  # noqa: PLC0415
 
-    types = {one.name: _type(one) for one in columns}
+    types = {column.name: _arrow_type(column) for column in columns}
     schema = pa.schema(list(types.items()))
-    first = next(chunks, b"")
+    first_chunk = next(chunks, b"")
     written = 0
     with pyarrow.parquet.ParquetWriter(
         pa.PythonFile(out, mode="w"), schema, compression="zstd"
     ) as writer:
-        if not first:
+        if not first_chunk:
             return 0
         reader = pyarrow.csv.open_csv(
-            pa.PythonFile(_Chunks(first, chunks), mode="r"),
+            pa.PythonFile(_ChunkFile(first_chunk, chunks), mode="r"),
             read_options=pyarrow.csv.ReadOptions(
                 column_names=list(types), block_size=_BLOCK_BYTES, use_threads=False
             ),
@@ -60,49 +57,49 @@ def write_parquet(columns: Sequence[Column], chunks: Iterator[bytes], out: objec
                 quoted_strings_can_be_null=False,
             ),
         )
-        waiting: list[pa.RecordBatch] = []
-        rows = 0
+        pending: list[pa.RecordBatch] = []
+        pending_rows = 0
         for batch in reader:
-            waiting.append(batch)
-            rows += batch.num_rows
-            while rows >= ROW_GROUP_SIZE:
-                table = pa.Table.from_batches(waiting, schema)
+            pending.append(batch)
+            pending_rows += batch.num_rows
+            while pending_rows >= ROW_GROUP_SIZE:
+                table = pa.Table.from_batches(pending, schema)
                 writer.write_table(table.slice(0, ROW_GROUP_SIZE), row_group_size=ROW_GROUP_SIZE)
-                waiting = table.slice(ROW_GROUP_SIZE).to_batches()
-                rows -= ROW_GROUP_SIZE
+                pending = table.slice(ROW_GROUP_SIZE).to_batches()
+                pending_rows -= ROW_GROUP_SIZE
                 written += ROW_GROUP_SIZE
-        if rows:
-            writer.write_table(pa.Table.from_batches(waiting, schema))
-        return written + rows
+        if pending_rows:
+            writer.write_table(pa.Table.from_batches(pending, schema))
+        return written + pending_rows
 
 
-def _type(column: Column) -> object:
+def _arrow_type(column: Column) -> object:
     import pyarrow as pa  # noqa: PLC0415  # an extra
 
-    match column.type_oid:
-        case t if t == _BOOL:
+    match column.type_name:
+        case "bool":
             return pa.bool_()
-        case t if t == _BIGINT:
+        case "int8":
             return pa.int64()
-        case t if t in {_INT4, _INT2}:
+        case "int4" | "int2":
             return pa.int32()
-        case t if t == _NUMERIC:
-            return pa.decimal128(38, _SCALE_OF_SECONDS)
-        case t if t == _DATE:
+        case "numeric":
+            return pa.decimal128(38, _SECONDS_SCALE)
+        case "date":
             return pa.date32()
-        case t if t == _TIMESTAMPTZ:
+        case "timestamptz":
             return pa.timestamp("us", tz="UTC")
         case _:
             return pa.string()
 
 
-class _Chunks:
-    """Chunks as a file. A read is short at the end alone, so that blocks fall always alike."""
+class _ChunkFile:
+    """Chunks as a file. Only its last read is short, so blocks always have the same borders."""
 
     closed = False
 
-    def __init__(self, first: bytes, chunks: Iterator[bytes]) -> None:
-        self._buffer = bytearray(first)
+    def __init__(self, first_chunk: bytes, chunks: Iterator[bytes]) -> None:
+        self._buffer = bytearray(first_chunk)
         self._chunks = chunks
 
     def read(self, size: int = -1) -> bytes:

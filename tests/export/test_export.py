@@ -15,14 +15,9 @@ import pytest
 from accounting.db.engine import Engine, open_engine
 from accounting.domain.counters import COUNTERS
 from accounting.errors import NotYet, UsageError
-from accounting.export.export import (
-    ExportFormat,
-    check_export,
-    export_to_directory,
-    export_to_stream,
-    file_name,
-)
-from accounting.export.export_query import ExportKind, Selection
+from accounting.export.export import ExportFormat, export_to_directory, export_to_stream
+from accounting.export.manifest import check_export, file_name
+from accounting.export.selection import ExportKind, Selection
 from tests.support.books import READER, Books, sum_counters
 from tests.support.coturn_messages import FakeAllocation
 

@@ -18,13 +18,9 @@ from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
 from accounting.db.engine import Engine
 from accounting.errors import ConnectionLost, NotYet
-from accounting.export.export import (
-    ExportFormat,
-    check_export,
-    export_to_directory,
-    export_to_stream,
-)
-from accounting.export.export_query import ExportKind, Selection
+from accounting.export.export import ExportFormat, export_to_directory, export_to_stream
+from accounting.export.manifest import check_export
+from accounting.export.selection import ExportKind, Selection
 from tests.support.billing_scenarios import (
     DAY,
     DECEMBER,

@@ -1,0 +1,70 @@
+"""How COPY writes rows: CSV for spreadsheets, JSON Lines, and CSV for a program."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
+
+# A spreadsheet runs a cell that begins with one of these as a formula (OWASP, CSV injection). The
+# quote that prevents it is itself escaped: removing one quote gives the text back.
+_FORMULA_STARTS: Final = "=+@\t\r\n'\uff1d\uff0b\uff0d\uff20-"
+# In locales with a decimal comma, a spreadsheet splits cells at these too, quoted or not.
+_CELL_SEPARATORS: Final = ";\t\r\n"
+_FORMULA_AFTER_SEPARATOR: Final = f"([{_CELL_SEPARATORS}])(?=[{_FORMULA_STARTS}])"
+
+
+class CopyFormat(StrEnum):
+    """The bytes of a row. ``RAW_CSV`` has neither a header nor escaped formulas."""
+
+    CSV = "csv"
+    JSON_LINES = "jsonl"
+    RAW_CSV = "raw"
+
+
+class Column(NamedTuple):
+    """A column of a view. ``type_name``: as in ``pg_type``; empty for an unknown type."""
+
+    name: str
+    type_name: str
+
+
+def cell_list(columns: Sequence[Column], copy_format: CopyFormat) -> Composable:
+    """The select list of the columns of the table ``v``."""
+    return SQL(", ").join(_cell(column, copy_format) for column in columns)
+
+
+def _cell(column: Column, copy_format: CopyFormat) -> Composable:
+    cell = Identifier("v", column.name)
+    alias = Identifier(column.name)
+    if copy_format is CopyFormat.CSV and column.type_name == "text":
+        return SQL(
+            "CASE WHEN {0} <> '' AND strpos({1}, left({0}, 1)) > 0 THEN '''' ELSE '' END || "
+            "CASE WHEN translate({0}, {2}, '') <> {0} "
+            "THEN regexp_replace({0}, {3}, E'\\\\1''', 'g') ELSE {0} END AS {4}"
+        ).format(
+            cell,
+            Literal(_FORMULA_STARTS),
+            Literal(_CELL_SEPARATORS),
+            Literal(_FORMULA_AFTER_SEPARATOR),
+            alias,
+        )
+    if copy_format is CopyFormat.CSV and column.type_name == "bool":
+        return SQL("{}::text AS {}").format(cell, alias)
+    return SQL("{} AS {}").format(cell, alias)
+
+
+def copy_statement(query: Composable, copy_format: CopyFormat) -> Composed:
+    """COPY of a query's rows to the client."""
+    match copy_format:
+        case CopyFormat.CSV:
+            return SQL("COPY ({}) TO STDOUT (FORMAT csv, HEADER)").format(query)
+        case CopyFormat.RAW_CSV:
+            return SQL("COPY ({}) TO STDOUT (FORMAT csv)").format(query)
+        case CopyFormat.JSON_LINES:
+            # JSON holds no control characters: with two of them as delimiter and quote, COPY
+            # writes each value unchanged.
+            return SQL(
+                "COPY (SELECT row_to_json(r) FROM ({}) r)"
+                " TO STDOUT (FORMAT csv, DELIMITER E'\\x01', QUOTE E'\\x02')"
+            ).format(query)

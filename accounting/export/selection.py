@@ -1,0 +1,32 @@
+"""Which rows an export holds."""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import StrEnum
+
+
+class ExportKind(StrEnum):
+    """The kind of rows."""
+
+    USAGE = "usage"
+    SESSIONS = "sessions"
+    STATEMENTS = "statements"
+    ADJUSTMENTS = "adjustments"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Rows of one realm or all, of a period or a half-open span of time.
+
+    A session belongs where it ended, usage where its bucket starts, an adjustment where it was
+    posted (so the adjustments of a closed period are final), a statement to its period.
+    ``subject`` ("user" or "realm") and ``granularity`` ("hour", "day" or "month") are for usage.
+    """
+
+    kind: ExportKind
+    realm: str | None = None
+    period: date | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    subject: str = "user"
+    granularity: str = "day"
