@@ -8,7 +8,7 @@ from accounting.cli.output import warn, write
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.db import migrations
 from accounting.errors import UsageError
-from accounting.ops import service
+from accounting.ops import servers, service
 from accounting.ops.registry import JOBS
 
 
@@ -25,13 +25,13 @@ def register(app: typer.Typer) -> None:
 
 def upgrade() -> None:
     """Upgrade the database to this version's schema."""
-    with service.database(command_settings()) as engine:
+    with servers.database(command_settings()) as engine:
         write(f"{migrations.upgrade(engine)}\n")
 
 
 def current() -> None:
     """Print the database's revision; exit 1 when it is not this version's."""
-    with service.database(command_settings()) as engine:
+    with servers.database(command_settings()) as engine:
         revision = migrations.current(engine)
     write(f"{revision or 'none'}\n")
     if revision != migrations.head():

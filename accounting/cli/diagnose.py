@@ -7,7 +7,7 @@ from accounting.cli.output import flush_output, visible, warn, write, write_json
 from accounting.cli.resources import command_settings
 from accounting.cli.rows import write_rows
 from accounting.config import environment_variable
-from accounting.ops import service
+from accounting.ops import servers, service
 from accounting.ops.doctor import Finding, Level, examine
 
 
@@ -32,8 +32,8 @@ def doctor(as_json: Json = False) -> None:
     has_errors = False
     for finding in examine(
         settings,
-        redis_url=service.redis_url(settings),
-        database_url=service.configured_database_url(settings),
+        redis_url=servers.running_redis_url(settings),
+        database_url=servers.running_database_url(settings),
     ):
         has_errors |= finding.level is Level.ERROR
         if as_json:

@@ -12,7 +12,7 @@ from accounting.cli.output import flush_output, visible, write, write_json
 from accounting.cli.resources import command_settings
 from accounting.errors import UsageError
 from accounting.feed.client import Feed
-from accounting.ops import service
+from accounting.ops import servers
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +41,7 @@ def print_feed(
     if consumer is not None and not consumer:
         raise UsageError("--consumer: expected a name, such as invoicer")
     with (
-        service.database_url(command_settings(), service.READER_ROLE) as url,
+        servers.database_url(command_settings(), servers.READER_ROLE) as url,
         Feed(url, reconnect=follow) as feed,
         _stop_on_signals(feed, follow=follow),
     ):

@@ -7,7 +7,7 @@ from accounting.config import Settings, load_settings
 from accounting.db import migrations
 from accounting.db.engine import Engine
 from accounting.logs import configure_logging
-from accounting.ops import service
+from accounting.ops import servers
 
 
 def command_settings(**arguments: object) -> Settings:
@@ -20,7 +20,7 @@ def command_settings(**arguments: object) -> Settings:
 @contextmanager
 def writer_engine(settings: Settings) -> Iterator[Engine]:
     """The database with the writer's rights. Raises AccountingError for an older schema."""
-    with service.database(settings, service.WRITER_ROLE) as engine:
+    with servers.database(settings, servers.WRITER_ROLE) as engine:
         migrations.require_head(engine)
         yield engine
 
@@ -28,5 +28,5 @@ def writer_engine(settings: Settings) -> Iterator[Engine]:
 @contextmanager
 def reader_engine(settings: Settings) -> Iterator[Engine]:
     """The database with the reader's rights: the views of ``reporting``."""
-    with service.database(settings, service.READER_ROLE) as engine:
+    with servers.database(settings, servers.READER_ROLE) as engine:
         yield engine

@@ -12,7 +12,7 @@ from accounting.cli.table import write_table
 from accounting.config import Settings
 from accounting.errors import NotAllowed, unknown_name
 from accounting.identities.realm_rules import realm_names
-from accounting.ops import service
+from accounting.ops import servers
 from accounting.reporting.reader import ViewQuery, open_rows
 
 BYTE_COLUMNS: Final = {
@@ -65,7 +65,7 @@ def write_query(
 def _check_realm(settings: Settings, realm: str) -> None:
     """Raise UsageError for an unknown realm. Only the writer may list realms, so others pass."""
     try:
-        with service.database(settings, service.WRITER_ROLE) as engine:
+        with servers.database(settings, servers.WRITER_ROLE) as engine:
             known = realm_names(engine)
     except NotAllowed:
         return

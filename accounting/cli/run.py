@@ -6,7 +6,7 @@ from accounting.cli.output import flush_output, warn, write
 from accounting.cli.resources import command_settings
 from accounting.config import environment_variable
 from accounting.errors import ConfigurationError
-from accounting.ops import service
+from accounting.ops import servers, service
 from accounting.ops.processes import stop_on_signals
 
 
@@ -27,7 +27,7 @@ def collect() -> None:
     """Capture from Redis into the spool, and load the spool into Postgres."""
     settings = command_settings()
     if settings.redis_url is None:
-        redis_url = service.redis_url(settings)
+        redis_url = servers.running_redis_url(settings)
         if redis_url is None:
             raise ConfigurationError(
                 f"{environment_variable('redis_url')} is not set and no `up` runs here: "

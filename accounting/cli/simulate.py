@@ -13,8 +13,8 @@ from accounting.cli.resources import command_settings
 from accounting.cli.rows import BYTE_COLUMNS
 from accounting.cli.table import write_table
 from accounting.errors import ConfigurationError
-from accounting.ops import service
 from accounting.ops.processes import stop_on_signals
+from accounting.ops.servers import running_redis_url
 from accounting.simulator import VERSIONS, Expected, Scenario, run
 from accounting.simulator import Progress as RunProgress
 
@@ -77,7 +77,7 @@ def simulate(
     ] = False,
 ) -> None:
     """Publish what a coturn fleet would, and print the exact totals that the books must show."""
-    redis_url = service.redis_url(command_settings())
+    redis_url = running_redis_url(command_settings())
     if redis_url is None:
         raise ConfigurationError(
             "ACCOUNTING_REDIS_URL is not set and no `up` runs here: expected the Redis to "

@@ -61,11 +61,6 @@ class EmbeddedValkey:
     def url(self) -> str:
         return f"redis://{ADDRESS}:{self.port}/0"
 
-    @property
-    def statsdb_line(self) -> str:
-        """The line for turnserver.conf that makes coturn publish to this server."""
-        return f'redis-statsdb="ip={ADDRESS} dbname=0 port={self.port} connect_timeout=30"'
-
     def is_running(self) -> bool:
         """Whether its process lives."""
         return child.runs_in(self.pid, self.home)

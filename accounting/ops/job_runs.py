@@ -1,4 +1,4 @@
-"""Runs of jobs: when each last succeeded, how long it took, how often it failed."""
+"""Results of job runs: when each job last succeeded, how long that took, how often it failed."""
 
 from sqlalchemy import Connection, func
 from sqlalchemy.dialects.postgresql import insert
@@ -7,7 +7,7 @@ from accounting.db.schema import job_runs
 
 
 def record_success(connection: Connection, job: str, seconds: float) -> None:
-    """Note that a job ran to its end just now."""
+    """Record that a job succeeded just now."""
     values = {"last_succeeded_at": func.now(), "last_seconds": seconds, "failures_in_a_row": 0}
     connection.execute(
         insert(job_runs)
@@ -19,7 +19,7 @@ def record_success(connection: Connection, job: str, seconds: float) -> None:
 
 
 def record_failure(connection: Connection, job: str, error: str) -> None:
-    """Note that a job failed just now. ``error``: the kind alone, since texts may hold names."""
+    """Record that a job failed just now. ``error``: the type only, as messages may hold names."""
     values = {"last_failed_at": func.now(), "last_error": error}
     connection.execute(
         insert(job_runs)

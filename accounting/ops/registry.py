@@ -1,4 +1,4 @@
-"""The jobs by name: what ``turn-accounting job run NAME`` and the scheduler know."""
+"""The jobs by name, for the scheduler and ``turn-accounting job run NAME``."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,10 +18,10 @@ from accounting.usage.rollup import rollup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A named step. ``run`` is idempotent and returns how much it did, in ``unit``s.
+    """A job. ``run`` is idempotent and returns how many ``unit`` it processed.
 
-    ``every_seconds``: the pause between two runs, where the settings name no other. ``preview``
-    says in lines what ``run`` would do, and changes nothing; None: the job has none.
+    ``every_seconds``: the interval, unless the settings have another one. ``preview`` yields a line
+    of text for each thing that ``run`` would do, and changes nothing; None: the job has no preview.
     """
 
     name: str
@@ -37,56 +37,56 @@ JOBS: Final[Mapping[str, Job]] = {
     for job in (
         Job(
             name="settle",
-            description="Settle what is loaded into sessions, and end those whose time has passed",
+            description="Fold loaded reports into sessions, and end expired sessions",
             unit="reports",
             every_seconds=2.0,
             run=settle,
         ),
         Job(
             name="rollup",
-            description="Add what settling changed to the usage of users and realms",
+            description="Add usage deltas to the hours, days and months of users and realms",
             unit="hours",
             every_seconds=2.0,
             run=rollup,
         ),
         Job(
             name="partitions",
-            description="Make the partitions of the coming days",
+            description="Create the partitions of the coming days",
             unit="partitions",
             every_seconds=3600.0,
             run=make_partitions,
         ),
         Job(
             name="gaps",
-            description="Say of each capture gap what became of the sessions that lived through it",
+            description="Record for each capture gap what became of the sessions open during it",
             unit="gaps",
             every_seconds=60.0,
             run=describe_gaps,
         ),
         Job(
             name="feed",
-            description="Number the events for the billing worker, and wake those who wait",
+            description="Number the events of the feed, and notify its consumers",
             unit="events",
             every_seconds=2.0,
             run=number_feed,
         ),
         Job(
             name="adjust",
-            description="Post what changed in closed periods, once, as adjustments",
+            description="Post late usage of closed periods as adjustments",
             unit="adjustments",
             every_seconds=30.0,
             run=adjust,
         ),
         Job(
             name="close",
-            description="Draw the billing periods, and close those that wait for nothing",
+            description="Create billing periods, and close those that are complete",
             unit="periods",
             every_seconds=60.0,
             run=close_periods,
         ),
         Job(
             name="retain",
-            description="Drop the days of reports that are older than the setting, and proved",
+            description="Drop reports older than the retention setting, once they are verified",
             unit="days",
             every_seconds=3600.0,
             run=lambda engine: retain(engine, None),
@@ -97,10 +97,10 @@ JOBS: Final[Mapping[str, Job]] = {
 
 
 def with_settings(*, report_retention_days: int | None) -> Mapping[str, Job]:
-    """The jobs as the settings have them. ``report_retention_days`` None: kept for ever."""
-    retaining = replace(
+    """The jobs with the settings applied. ``report_retention_days`` None: keep reports for ever."""
+    retain_job = replace(
         JOBS["retain"],
         run=lambda engine: retain(engine, report_retention_days),
         preview=lambda engine: preview(engine, report_retention_days),
     )
-    return {**JOBS, "retain": retaining}
+    return {**JOBS, "retain": retain_job}

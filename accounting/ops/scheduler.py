@@ -1,7 +1,7 @@
-"""The scheduler: runs the jobs at their intervals. Owns when, knows nothing of what.
+"""The scheduler: runs the jobs at their intervals.
 
-Any number of schedulers may run on one database: each job takes a lock of the database for each
-transaction, so none runs twice at once.
+Any number of schedulers may run on one database: each transaction of a job takes that job's lock,
+so that the same job never runs twice at a time.
 """
 
 import logging
@@ -25,27 +25,27 @@ from accounting.ops.registry import JOBS, Job
 log = structlog.get_logger()
 
 SHUTDOWN_JOBS: Final = ("settle", "rollup")
-"""Run once more when the scheduler ends, so that what was loaded is in the books."""
+"""Run once more when the scheduler stops, so that the books have everything loaded."""
 
 
 def run_job(job: Job, engine: Engine) -> int:
-    """Run a job once, log what it did, and note in the database how it went."""
+    """Run a job once, log its result, and record it in the database."""
     started = time.monotonic()
     try:
-        done = job.run(engine)
+        count = job.run(engine)
     except ConnectionLost:
         raise
     except Exception as error:
-        kind = type(getattr(error, "orig", None) or error).__name__
+        error_type = type(getattr(error, "orig", None) or error).__name__
         with suppress(ConnectionLost), lost_connections(), engine.begin() as connection:
-            job_runs.record_failure(connection, job.name, kind)
+            job_runs.record_failure(connection, job.name, error_type)
         raise
     seconds = time.monotonic() - started
     with lost_connections(), engine.begin() as connection:
         job_runs.record_success(connection, job.name, seconds)
-    say = log.info if done else log.debug
-    say("job done", job=job.name, seconds=round(seconds, 3), **{job.unit: done})
-    return done
+    write_log = log.info if count else log.debug
+    write_log("job done", job=job.name, seconds=round(seconds, 3), **{job.unit: count})
+    return count
 
 
 def run_scheduler(
@@ -54,13 +54,11 @@ def run_scheduler(
     stop: threading.Event,
     jobs: Mapping[str, Job] = JOBS,
 ) -> None:
-    """Run the jobs until ``stop`` is set, then let those under way end, and settle once more.
+    """Run the jobs until ``stop`` is set; then finish those that run, and run SHUTDOWN_JOBS.
 
-    Raises AccountingError when that fails otherwise than for a database that is away.
-
-    A job that fails is logged with its error and runs again at its next turn; the others go on.
-    ``intervals_seconds``: by name of job, where it is not the job's own; a job runs first when the
-    scheduler starts.
+    Each job runs at once, then at its interval; ``intervals_seconds`` overrides that by job name. A
+    failed job is logged and runs again at its next interval; the other jobs continue. Raises
+    AccountingError when a shutdown job fails, unless the database is unreachable.
     """
     scheduler = BackgroundScheduler(
         executors={"default": ThreadPoolExecutor(len(jobs))},
@@ -68,8 +66,8 @@ def run_scheduler(
         timezone="UTC",
     )
     scheduler.add_listener(_on_job_error, EVENT_JOB_ERROR)
-    # It would log each failure a second time, Postgres merely away with a trace at every turn, and
-    # a job that takes longer than its interval, which is no fault.
+    # APScheduler would log each failure a second time, an unreachable Postgres with a traceback,
+    # and also a job that takes longer than its interval, which is no error.
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
     for name, job in jobs.items():
         scheduler.add_job(
@@ -88,22 +86,22 @@ def run_scheduler(
         try:
             run_job(jobs[name], engine)
         except ConnectionLost as error:
-            log.warning("what is left is settled at the next start", reason=str(error))
+            log.warning("loaded reports are settled at the next start", reason=str(error))
             return
         except Exception as error:
             _log_failure(name, error)
             raise AccountingError(
-                f"job {name} failed at the end ({type(error).__name__}, see the log): what is left "
-                "is settled at the next start"
+                f"job {name} failed at the end ({type(error).__name__}, see the log): "
+                "loaded reports are settled at the next start"
             ) from error
 
 
 def _on_job_error(event: JobExecutionEvent) -> None:
-    """Log a failed job: with its trace, unless the database was merely away."""
     _log_failure(event.job_id, event.exception)
 
 
 def _log_failure(job: str, error: BaseException) -> None:
+    """Log a failed job: with a traceback, unless the database was unreachable."""
     if isinstance(error, ConnectionLost):
         log.warning("job can't run now, trying again", job=job, reason=str(error))
     else:

@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 from accounting.cli.demo import SCENARIO
 from accounting.cli.main import app
 from accounting.config import SECRETS, Settings, environment_variable
-from accounting.ops.service import turnserver_conf_line
+from accounting.ops.servers import turnserver_conf_line
 from accounting.simulator import play
 
 ROOT: Final = Path(__file__).resolve().parents[2]

@@ -273,8 +273,7 @@ def test_a_missing_wheel_is_told_with_the_two_ways_out(
 def test_valkey_keeps_the_port_that_turnserver_conf_names(data_dir: Path) -> None:
     with run_valkey(data_dir) as server:
         port = server.port
-        line = f'redis-statsdb="ip=127.0.0.1 dbname=0 port={port} connect_timeout=30"'
-        assert server.statsdb_line == line
+        assert server.url == f"redis://127.0.0.1:{port}/0"
         assert running_valkey(data_dir) == server
     assert running_valkey(data_dir) is None
     with run_valkey(data_dir) as server:

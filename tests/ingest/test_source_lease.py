@@ -12,7 +12,7 @@ from accounting.db import migrations
 from accounting.db.engine import Engine, open_engine
 from accounting.errors import ConnectionLost
 from accounting.ingest.source_lease import take_turn
-from accounting.ops.collector_process import LeaseKeeper
+from accounting.ops.lease_keeper import LeaseKeeper
 from tests.support.books import WRITER, Books, channel, status_payload
 from tests.support.servers import PostgresServer, wait_until
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from accounting.ops.service import turnserver_conf_line
+from accounting.ops.servers import turnserver_conf_line
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""The servers of this service: the configured ones, or the embedded ones of the data directory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+from urllib.parse import urlsplit
+
+from accounting import embedded
+from accounting.config import Settings
+from accounting.db import migrations
+from accounting.db.engine import Engine, open_engine
+
+WRITER_ROLE: Final = "turn_accounting_writer"
+READER_ROLE: Final = "turn_accounting_reader"
+
+
+@contextmanager
+def database(settings: Settings, role: str | None = None) -> Iterator[Engine]:
+    """An engine for :func:`database_url`."""
+    with database_url(settings, role) as url:
+        engine = open_engine(url)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+
+
+@contextmanager
+def database_url(settings: Settings, role: str | None = None) -> Iterator[str]:
+    """The URL, with its password, of the configured database; or of the embedded one as ``role``.
+
+    Attaches to the embedded Postgres of a running ``up``, or starts one until the block ends, and
+    migrates it to this version's schema.
+    """
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+    else:
+        with embedded.attach_or_start(settings.data_dir) as server:
+            prepare_embedded_database(server)
+            yield server.url(role)
+
+
+def prepare_embedded_database(server: embedded.EmbeddedPostgres) -> None:
+    """Migrate the embedded database to this version, and let the roles log in."""
+    engine = open_engine(server.url())
+    try:
+        if migrations.current(engine) != migrations.head():
+            migrations.upgrade(engine)
+            migrations.let_roles_log_in(engine)
+    finally:
+        engine.dispose()
+
+
+def running_database_url(settings: Settings) -> str | None:
+    """The configured Postgres, or the embedded one of a running ``up``; None without either."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    server = embedded.running_postgres(settings.data_dir)
+    return None if server is None else server.url(WRITER_ROLE)
+
+
+def running_redis_url(settings: Settings) -> str | None:
+    """The configured Redis, or the embedded Valkey of a running ``up``; None without either."""
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    server = embedded.running_valkey(settings.data_dir)
+    return None if server is None else server.url
+
+
+def turnserver_conf_line(redis_url: str) -> str:
+    """The line for turnserver.conf that makes coturn publish to this Redis.
+
+    It has a placeholder for the password. Where coturn can't use the address, the line is a comment
+    that says why.
+    """
+    parts = urlsplit(redis_url)
+    if parts.scheme == "unix":
+        return "# coturn speaks TCP only: let Redis listen on a port, and name it in redis-statsdb"
+    if parts.scheme.endswith("+sentinel"):
+        return "# coturn asks no sentinels: give redis-statsdb an address that follows the master"
+    fields = [
+        f"ip={parts.hostname or '127.0.0.1'}",
+        f"dbname={parts.path.strip('/') or 0}",
+        *(["password=<password>"] if parts.password else []),
+        f"port={parts.port or 6379}",
+        "connect_timeout=30",
+    ]
+    return f'redis-statsdb="{" ".join(fields)}"'
