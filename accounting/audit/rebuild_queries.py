@@ -50,10 +50,10 @@ def replace_realm(connection: Connection, realm_id: int) -> int:
         rows = select(proof).where(~equal.correlate(proof))
         if table is sessions:
             # As settling does it: the feed is told of each end that is another now.
-            connection.execute(_SESSION_QUERIES.text("stage_sessions"))
+            connection.execute(_SESSION_QUERIES.text("create_staged_sessions"))
             staged = recomputed_table(table, "staged_sessions")
             connection.execute(insert(staged).from_select(list(proof.c.keys()), rows))
-            connection.execute(_SESSION_QUERIES.text("tell_ends"))
+            connection.execute(_SESSION_QUERIES.text("enqueue_session_ended"))
             rows = select(staged)
         query = upsert(table).from_select(list(proof.c.keys()), rows)
         values: dict[str, Any] = {

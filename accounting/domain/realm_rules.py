@@ -1,20 +1,22 @@
-"""A realm's rules, each from the moment from which it holds: zone, anchor day, grace, usernames."""
+"""A realm's rules over time: time zone, anchor day, grace and usernames."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from accounting.domain.calendar import TIME_MIN, Calendar
 from accounting.domain.identity import UsernameRule
 
+_SECOND: Final = 1_000_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealmRule:
-    """What holds for a realm from ``holds_from`` on (microseconds since the epoch).
+    """The rule of a realm from ``holds_from`` on (microseconds since the epoch).
 
-    ``anchor_day``: the day of the month, 1 to 31, on which its billing periods begin; where a
-    month is shorter, on its last day.
-    ``grace_seconds``: how long past its lifetime a session is given before it counts as expired.
+    ``anchor_day``: the day of the month, 1 to 31, on which billing periods begin; the last day of
+    a shorter month. ``grace_seconds``: a session expires this long after its lifetime.
     """
 
     holds_from: int = TIME_MIN
@@ -29,11 +31,18 @@ class RealmRules:
     """The rules of one realm over time."""
 
     def __init__(self, rules: Sequence[RealmRule]) -> None:
-        """``rules`` in order of ``holds_from``; the first holds from BEGINNING."""
+        """``rules`` in order of ``holds_from``; the first holds from TIME_MIN."""
         self.rules = tuple(rules)
+        self._only_grace = rules[0].grace_seconds * _SECOND if len(rules) == 1 else None
         self._starts = [rule.holds_from for rule in self.rules]
         self.calendar = Calendar([(rule.holds_from, rule.time_zone) for rule in self.rules])
 
     def rule_at(self, time: int) -> RealmRule:
         """The rule that holds at ``time`` (microseconds since the epoch)."""
         return self.rules[bisect_right(self._starts, time) - 1]
+
+    def grace_at(self, started_at: int) -> int:
+        """The grace of sessions that started then; microseconds. Called for every report."""
+        if self._only_grace is not None:
+            return self._only_grace
+        return self.rule_at(started_at).grace_seconds * _SECOND

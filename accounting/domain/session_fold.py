@@ -50,6 +50,15 @@ class Phase(IntEnum):
     PENDING = 2
 
 
+class AllocationKey(NamedTuple):
+    """Identifies an allocation in the reports, until coturn reuses its id."""
+
+    source_id: int
+    database: int
+    username_key: bytes
+    allocation_id: int
+
+
 class Report(NamedTuple):
     """One report of one key, as the table ``reports`` has it; counters in wire order."""
 
@@ -103,10 +112,12 @@ class UsageDelta(NamedTuple):
     sent_bytes: int
 
 
-class PriorState(NamedTuple):
-    """What the tables held of a life before this step; ``still`` is what changes seldom.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriorState:
+    """A stored session as it was before the current step.
 
-    ``single_hour``: the start of the hour it lived in; None when it has lived in more than one.
+    ``single_hour``: the start of the only hour that the session was active in; None when it was
+    active in several.
     """
 
     active_until: int
@@ -114,7 +125,6 @@ class PriorState(NamedTuple):
     confirmed: bool
     estimated: bool
     single_hour: int | None = None
-    slow_columns: tuple[object, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)

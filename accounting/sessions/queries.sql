@@ -1,18 +1,5 @@
--- name: absorb_sessions
--- Removes the limbo lives whose usage another life took over: they were never sessions.
-DELETE FROM accounting.sessions e USING staged_absorbed a WHERE e.session_id = a.absorbed_id;
-
--- name: absorb_usage
--- Moves the hours of limbo lives to the lives that took them over, adding where both have one, and
--- marks what that adds. The life's own hours say when it was active.
-WITH moved AS (
-    DELETE FROM accounting.session_usage h USING staged_absorbed a
-    WHERE h.session_id = a.absorbed_id
-    RETURNING a.session_id, h.starts_at, a.user_key, h.realm_id,
-    h.received_packets, h.received_bytes, h.sent_packets, h.sent_bytes,
-        h.peer_received_packets, h.peer_received_bytes, h.peer_sent_packets, h.peer_sent_bytes
-),
-placed AS (
+-- name: add_session_hours
+-- Adds the staged hours to session_usage; flags and active spans replace the stored ones.
 INSERT INTO accounting.session_usage AS h (
     session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended,
     active_from, active_to,
@@ -20,11 +7,18 @@ INSERT INTO accounting.session_usage AS h (
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
 )
 SELECT
-    session_id, starts_at, user_key, realm_id, true, false, false, false, starts_at, starts_at,
+    session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended,
+    active_from, active_to,
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
-FROM moved
+FROM staged_session_hours
 ON CONFLICT (session_id, starts_at, user_key) DO UPDATE SET
+    confirmed = excluded.confirmed,
+    estimated = excluded.estimated,
+    started = excluded.started,
+    ended = excluded.ended,
+    active_from = excluded.active_from,
+    active_to = excluded.active_to,
     received_packets = h.received_packets + excluded.received_packets,
     received_bytes = h.received_bytes + excluded.received_bytes,
     sent_packets = h.sent_packets + excluded.sent_packets,
@@ -32,24 +26,58 @@ ON CONFLICT (session_id, starts_at, user_key) DO UPDATE SET
     peer_received_packets = h.peer_received_packets + excluded.peer_received_packets,
     peer_received_bytes = h.peer_received_bytes + excluded.peer_received_bytes,
     peer_sent_packets = h.peer_sent_packets + excluded.peer_sent_packets,
-    peer_sent_bytes = h.peer_sent_bytes + excluded.peer_sent_bytes
-RETURNING session_id, starts_at, user_key, estimated
-)
-INSERT INTO accounting.usage_deltas (
-    realm_id, user_key, starts_at,
-    received_packets, received_bytes, sent_packets, sent_bytes,
-    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-    estimated_bytes
-)
-SELECT m.realm_id, m.user_key, m.starts_at,
-    m.received_packets, m.received_bytes, m.sent_packets, m.sent_bytes,
-    m.peer_received_packets, m.peer_received_bytes, m.peer_sent_packets, m.peer_sent_bytes,
-    CASE WHEN p.estimated THEN m.received_bytes + m.sent_bytes ELSE 0 END
-FROM moved m JOIN placed p USING (session_id, starts_at, user_key);
+    peer_sent_bytes = h.peer_sent_bytes + excluded.peer_sent_bytes;
+
+-- name: create_staged_flags
+-- Scratch table: the current flags of sessions. Emptied at the end of the transaction, as all here.
+CREATE TEMP TABLE IF NOT EXISTS staged_flags (
+    session_id uuid, confirmed boolean, estimated boolean
+) ON COMMIT DELETE ROWS;
+
+-- name: create_staged_keys
+-- Scratch table: the allocation keys of one batch.
+CREATE TEMP TABLE IF NOT EXISTS staged_keys (
+    source_id smallint, database integer, username_key uuid, allocation_id bigint
+) ON COMMIT DELETE ROWS;
+
+-- name: create_staged_merges
+-- Scratch table: pending sessions of one batch, each with the session that it was merged into.
+CREATE TEMP TABLE IF NOT EXISTS staged_merges (
+    pending_id uuid, session_id uuid, user_key uuid
+) ON COMMIT DELETE ROWS;
+
+-- name: create_staged_rechecks
+-- Scratch table: when to check sessions of one batch again.
+CREATE TEMP TABLE IF NOT EXISTS staged_rechecks (
+    session_id uuid, user_key uuid, recheck_at timestamptz
+) ON COMMIT DELETE ROWS;
+
+-- name: create_staged_refreshes
+-- Scratch table: sessions of one batch that got only new counters and times.
+CREATE TEMP TABLE IF NOT EXISTS staged_refreshes ON COMMIT DELETE ROWS AS
+SELECT * FROM accounting.sessions WITH NO DATA;
+
+-- name: create_staged_session_hours
+-- Scratch table: what one batch adds to hours of sessions.
+CREATE TEMP TABLE IF NOT EXISTS staged_session_hours (LIKE accounting.session_usage)
+ON COMMIT DELETE ROWS;
+
+-- name: create_staged_sessions
+-- Scratch table: the whole sessions of one batch.
+CREATE TEMP TABLE IF NOT EXISTS staged_sessions ON COMMIT DELETE ROWS AS
+SELECT * FROM accounting.sessions WITH NO DATA;
+
+-- name: create_staged_single_hours
+-- Scratch table: sessions of one batch that get a row for their single hour.
+CREATE TEMP TABLE IF NOT EXISTS staged_single_hours (session_id uuid) ON COMMIT DELETE ROWS;
+
+-- name: delete_merged_sessions
+-- Deletes pending sessions that were merged into another.
+DELETE FROM accounting.sessions e USING staged_merges m WHERE e.session_id = m.pending_id;
 
 -- name: describe_gaps
--- Says of each closed gap what became of the sessions that lived through it: again for three hours,
--- longer than any lifetime, and then no more. Only sessions that began within the day before.
+-- Describes what happened to the sessions that were open at each closed gap. Repeats that for three
+-- hours, longer than any lifetime. Counts only sessions that started within the day before the gap.
 UPDATE accounting.capture_gaps g
 SET outcome = o.outcome
 FROM (
@@ -78,7 +106,7 @@ FROM (
             OFFSET 0
         ) s
         WHERE s.source_id = c.source_id AND s.confirmed
-            -- One that expired ended at its last sign of life, and was awaited until its expiry.
+            -- An expired session ended at its last sign of life, but was open until its expiry.
             AND (s.ended_at IS NULL OR s.ended_at >= c.from_at
                 OR (s.end_cause = 'expired' AND s.expires_at >= c.from_at))
     ) e ON true
@@ -87,260 +115,13 @@ FROM (
 ) o
 WHERE o.gap_id = g.gap_id AND o.outcome <> g.outcome;
 
--- name: fetch_due
--- Lives whose time to be looked at has come: those that may have expired.
-SELECT
-    e.source_id, e.database, e.username_key, e.allocation_id, e.session_id,
-    e.user_key, e.realm_id, e.started_at, e.last_seen_at, e.expires_at,
-    e.start_known, e.lifetime_known, e.ended_at, e.end_cause, e.phase,
-    e.confirmed, e.transport, e.client_address, e.server_address, e.received_packets,
-    e.received_bytes, e.sent_packets, e.sent_bytes, e.peer_received_packets, e.peer_received_bytes,
-    e.peer_sent_packets, e.peer_sent_bytes, e.new_count, e.deleted_count, e.client_total_count,
-    e.peer_total_count, CASE WHEN e.client_total_count > 0 THEN e.client_total END,
-    CASE WHEN e.peer_total_count > 0 THEN e.peer_total END, e.estimated, e.disputed, e.single_hour
-FROM accounting.sessions e
-WHERE e.source_id = :source_id AND e.recheck_at < :until
-    AND e.ended_at IS NULL AND e.phase = 1
-ORDER BY e.recheck_at
-LIMIT :limit;
-
--- name: fetch_lives
--- The lives of the staged keys that another report may still belong to.
--- OFFSET 0: key by key along the index, also where statistics were made when no life stood.
-SELECT
-    e.source_id, e.database, e.username_key, e.allocation_id, e.session_id,
-    e.user_key, e.realm_id, e.started_at, e.last_seen_at, e.expires_at,
-    e.start_known, e.lifetime_known, e.ended_at, e.end_cause, e.phase,
-    e.confirmed, e.transport, e.client_address, e.server_address, e.received_packets,
-    e.received_bytes, e.sent_packets, e.sent_bytes, e.peer_received_packets, e.peer_received_bytes,
-    e.peer_sent_packets, e.peer_sent_bytes, e.new_count, e.deleted_count, e.client_total_count,
-    e.peer_total_count, CASE WHEN e.client_total_count > 0 THEN e.client_total END,
-    CASE WHEN e.peer_total_count > 0 THEN e.peer_total END, e.estimated, e.disputed, e.single_hour
-FROM staged_keys k
-CROSS JOIN LATERAL (
-    SELECT * FROM accounting.sessions s
-    WHERE s.username_key = k.username_key AND s.allocation_id = k.allocation_id
-        AND s.source_id = k.source_id AND s.database = k.database AND s.phase > 0
-    OFFSET 0
-) e;
-
--- name: move_sessions
--- Moves the staged lives on, of which nothing else changed: a narrow update that touches no index.
-UPDATE accounting.sessions e SET
-    last_seen_at = m.last_seen_at, expires_at = m.expires_at, recheck_at = least(e.recheck_at, m.recheck_at),
-    received_packets = m.received_packets, received_bytes = m.received_bytes,
-    sent_packets = m.sent_packets, sent_bytes = m.sent_bytes,
-    peer_received_packets = m.peer_received_packets, peer_received_bytes = m.peer_received_bytes,
-    peer_sent_packets = m.peer_sent_packets, peer_sent_bytes = m.peer_sent_bytes
-FROM staged_moves m
-WHERE e.session_id = m.session_id AND e.user_key = m.user_key;
-
--- name: postpone_due
--- Says when the staged lives, which were looked at and still live, must be looked at again.
-UPDATE accounting.sessions e SET recheck_at = d.recheck_at
-FROM staged_due d
-WHERE e.session_id = d.session_id AND e.user_key = d.user_key AND e.ended_at IS NULL;
-
--- name: put_sessions
--- Writes the staged lives: inserts those that began, replaces what changes of the others.
--- recheck_at is only ever brought forward here, so that most refreshes change no indexed column.
--- Nobody else writes sessions of this source meanwhile: MERGE need not wait for, nor lock, anybody.
-MERGE INTO accounting.sessions e
-USING staged_sessions s ON e.session_id = s.session_id AND e.user_key = s.user_key
-WHEN MATCHED THEN UPDATE SET
-    recheck_at = CASE WHEN e.ended_at IS NOT NULL OR s.recheck_at < e.recheck_at
-        THEN s.recheck_at ELSE e.recheck_at END,
-    last_seen_at = s.last_seen_at, expires_at = s.expires_at, lifetime_known = s.lifetime_known,
-    ended_at = s.ended_at, end_cause = s.end_cause, phase = s.phase, confirmed = s.confirmed,
-    transport = s.transport, client_address = s.client_address, server_address = s.server_address,
-    received_packets = s.received_packets, received_bytes = s.received_bytes,
-    sent_packets = s.sent_packets, sent_bytes = s.sent_bytes,
-    peer_received_packets = s.peer_received_packets, peer_received_bytes = s.peer_received_bytes,
-    peer_sent_packets = s.peer_sent_packets, peer_sent_bytes = s.peer_sent_bytes, new_count = s.new_count,
-    deleted_count = s.deleted_count, client_total_count = s.client_total_count, peer_total_count = s.peer_total_count,
-    client_total = coalesce(s.client_total, '{0,0,0,0}'),
-    peer_total = coalesce(s.peer_total, '{0,0,0,0}'),
-    estimated = s.estimated, disputed = s.disputed,
-    end_events = greatest(e.end_events, s.end_events), single_hour = s.single_hour
-WHEN NOT MATCHED THEN INSERT (
-    session_id, user_key, username_key, realm_id, source_id, database, allocation_id, started_at,
-    last_seen_at, expires_at, recheck_at, start_known, lifetime_known, ended_at, end_cause, phase,
-    confirmed, transport, client_address, server_address, received_packets, received_bytes,
-    sent_packets, sent_bytes, peer_received_packets, peer_received_bytes, peer_sent_packets,
-    peer_sent_bytes, new_count, deleted_count, client_total_count, peer_total_count, client_total, peer_total,
-    estimated, disputed, end_events, single_hour
-) VALUES (
-    s.session_id, s.user_key, s.username_key, s.realm_id, s.source_id, s.database, s.allocation_id,
-    s.started_at, s.last_seen_at, s.expires_at, s.recheck_at, s.start_known, s.lifetime_known,
-    s.ended_at, s.end_cause, s.phase, s.confirmed, s.transport, s.client_address,
-    s.server_address, s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes,
-    s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes, s.new_count,
-    s.deleted_count, s.client_total_count, s.peer_total_count, coalesce(s.client_total, '{0,0,0,0}'),
-    coalesce(s.peer_total, '{0,0,0,0}'), s.estimated, s.disputed, coalesce(s.end_events, 0), s.single_hour
-);
-
--- name: put_usage
--- Adds the staged hours to the sessions' hours; flags and active spans replace what stood there.
-INSERT INTO accounting.session_usage AS h (
-    session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended,
-    active_from, active_to,
-    received_packets, received_bytes, sent_packets, sent_bytes,
-    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
-)
-SELECT
-    session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended,
-    active_from, active_to,
-    received_packets, received_bytes, sent_packets, sent_bytes,
-    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
-FROM staged_usage
-ON CONFLICT (session_id, starts_at, user_key) DO UPDATE SET
-    confirmed = excluded.confirmed,
-    estimated = excluded.estimated,
-    started = excluded.started,
-    ended = excluded.ended,
-    active_from = excluded.active_from,
-    active_to = excluded.active_to,
-    received_packets = h.received_packets + excluded.received_packets,
-    received_bytes = h.received_bytes + excluded.received_bytes,
-    sent_packets = h.sent_packets + excluded.sent_packets,
-    sent_bytes = h.sent_bytes + excluded.sent_bytes,
-    peer_received_packets = h.peer_received_packets + excluded.peer_received_packets,
-    peer_received_bytes = h.peer_received_bytes + excluded.peer_received_bytes,
-    peer_sent_packets = h.peer_sent_packets + excluded.peer_sent_packets,
-    peer_sent_bytes = h.peer_sent_bytes + excluded.peer_sent_bytes;
-
--- name: read_reports
--- The next reports of a source in order. :since keeps it to the partitions of the last days.
-SELECT
-    epoch, position, received_at, database, realm_id,
-    username_key, user_key, allocation_id, kind, side,
-    lifetime, transport, server_address, client_address, received_packets,
-    received_bytes, sent_packets, sent_bytes
-FROM accounting.reports
-WHERE source_id = :source_id AND received_at >= :since AND (epoch, position) > (:epoch, :position)
-ORDER BY epoch, position
-LIMIT :limit;
-
--- name: read_sightings
--- The key sightings of a source not taken in yet, in order, as far as reports are settled.
-SELECT
-    epoch, position, sighting, database, realm_id,
-    username_key, user_key, allocation_id, scan_started_at, seen_at, idle_seconds
-FROM accounting.key_sightings
-WHERE source_id = :source_id
-    AND (epoch, position, sighting) > (:epoch, :position, :sighting)
-    AND (epoch, position) <= (:upto_epoch, :upto_position)
-ORDER BY epoch, position, sighting;
-
--- name: reflag_usage
--- Carries what a session is (confirmed for, estimated) to all its hours, and marks what that changes.
--- The only hour of one that lives within it is written with the session itself, after this.
-WITH before AS (
-    SELECT h.*, f.confirmed AS is_vouched, f.estimated AS is_estimated,
-        f.confirmed::integer - h.confirmed::integer AS sign,
-        (f.confirmed AND f.estimated)::integer - (h.confirmed AND h.estimated)::integer AS estimated_sign
-    FROM staged_flags f
-    CROSS JOIN LATERAL (  -- OFFSET 0: along the keys, session by session
-        SELECT * FROM accounting.session_hours h WHERE h.session_id = f.session_id OFFSET 0
-    ) h
-    WHERE (h.confirmed, h.estimated) IS DISTINCT FROM (f.confirmed, f.estimated)
-),
-changed AS (
-    UPDATE accounting.session_usage h
-    SET confirmed = b.is_vouched, estimated = b.is_estimated
-    FROM before b
-    WHERE h.session_id = b.session_id AND h.starts_at = b.starts_at AND h.user_key = b.user_key
-)
-INSERT INTO accounting.usage_deltas (
-    realm_id, user_key, starts_at,
-    received_packets, received_bytes, sent_packets, sent_bytes,
-    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-    sessions_started, sessions_ended, session_microseconds, estimated_bytes,
-    sessions_carried
-)
-SELECT realm_id, user_key, starts_at,
-    sign * received_packets, sign * received_bytes, sign * sent_packets, sign * sent_bytes,
-    sign * peer_received_packets, sign * peer_received_bytes, sign * peer_sent_packets, sign * peer_sent_bytes,
-    sign * started::integer, sign * ended::integer,
-    sign * round(extract(epoch FROM active_to - active_from) * 1000000),
-    estimated_sign * (received_bytes + sent_bytes),
-    sign * (NOT started AND active_to > active_from)::integer
-FROM before
-WHERE sign <> 0 OR estimated_sign <> 0;
-
--- name: spread_sessions
--- Gives the staged sessions rows for the only hour that they had so far, before they have another.
-WITH spread AS (
-    UPDATE accounting.sessions e SET single_hour = NULL
-    FROM staged_spread s WHERE e.session_id = s.session_id AND e.single_hour IS NOT NULL
-)
-INSERT INTO accounting.session_usage (
-    session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended,
-    active_from, active_to,
-    received_packets, received_bytes, sent_packets, sent_bytes,
-    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
-)
-SELECT
-    session_id, single_hour, user_key, realm_id, confirmed, estimated, true, ended_at IS NOT NULL,
-    started_at, coalesce(ended_at, last_seen_at),
-    received_packets, received_bytes, sent_packets, sent_bytes,
-    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
-FROM staged_spread JOIN accounting.sessions USING (session_id)
-WHERE single_hour IS NOT NULL;
-
--- name: stage_absorbed
--- A scratch table for the limbo lives of one batch that join another life.
-CREATE TEMP TABLE IF NOT EXISTS staged_absorbed (
-    absorbed_id uuid, session_id uuid, user_key uuid
-) ON COMMIT DELETE ROWS;
-
--- name: stage_due
--- A scratch table for when lives are looked at again; empty again when the transaction ends.
-CREATE TEMP TABLE IF NOT EXISTS staged_due (
-    session_id uuid, user_key uuid, recheck_at timestamptz
-) ON COMMIT DELETE ROWS;
-
--- name: stage_flags
--- A scratch table for what lives turned out to be; empty again when the transaction ends.
-CREATE TEMP TABLE IF NOT EXISTS staged_flags (
-    session_id uuid, confirmed boolean, estimated boolean
-) ON COMMIT DELETE ROWS;
-
--- name: stage_keys
--- A scratch table for the keys of one batch; empty again when the transaction ends.
-CREATE TEMP TABLE IF NOT EXISTS staged_keys (
-    source_id smallint, database integer, username_key uuid, allocation_id bigint
-) ON COMMIT DELETE ROWS;
-
--- name: stage_moves
--- A scratch table for lives of which only time and counters moved.
-CREATE TEMP TABLE IF NOT EXISTS staged_moves (
-    session_id uuid, user_key uuid, last_seen_at timestamptz, expires_at timestamptz, recheck_at timestamptz,
-    received_packets bigint, received_bytes bigint, sent_packets bigint, sent_bytes bigint,
-    peer_received_packets bigint, peer_received_bytes bigint, peer_sent_packets bigint, peer_sent_bytes bigint
-) ON COMMIT DELETE ROWS;
-
--- name: stage_sessions
--- A scratch table for the lives of one batch; empty again when the transaction ends. Totals are null
--- where none came.
-CREATE TEMP TABLE IF NOT EXISTS staged_sessions ON COMMIT DELETE ROWS AS
-SELECT * FROM accounting.sessions WITH NO DATA;
-
--- name: stage_spread
--- A scratch table for the sessions of one batch that leave their only hour.
-CREATE TEMP TABLE IF NOT EXISTS staged_spread (session_id uuid) ON COMMIT DELETE ROWS;
-
--- name: stage_usage
--- A scratch table for the hours of one batch; empty again when the transaction ends.
-CREATE TEMP TABLE IF NOT EXISTS staged_usage (LIKE accounting.session_usage) ON COMMIT DELETE ROWS;
-
--- name: tell_ends
--- Tells the feed of the staged lives that ended, or whose end or sums are others than were told.
--- Before they are written: the stored row is what was told last.
--- OFFSET 0: each life goes to its stored row by the key, also where statistics, made before the first
--- end, have the planner believe that there is no end to be joined.
+-- name: enqueue_session_ended
+-- Enqueues a feed event for each staged session that ended, unless the stored row, whose end was
+-- enqueued last, has the same end and sums. Runs before the sessions are written.
+-- OFFSET 0: each session goes to its stored row by the key, also where statistics from before the
+-- first end make the planner expect none.
 WITH ended AS (
-    SELECT s.ctid AS place, coalesce(e.end_events, 0) + 1 AS number
+    SELECT s.ctid AS row_id, coalesce(e.end_events, 0) + 1 AS number
     FROM staged_sessions s LEFT JOIN LATERAL (
         SELECT * FROM accounting.sessions e WHERE e.session_id = s.session_id OFFSET 0
     ) e ON e.user_key = s.user_key
@@ -356,8 +137,8 @@ WITH ended AS (
         )
     ) IS NOT TRUE
 ),
-told AS (
-    UPDATE staged_sessions s SET end_events = e.number FROM ended e WHERE s.ctid = e.place
+numbered AS (
+    UPDATE staged_sessions s SET end_events = e.number FROM ended e WHERE s.ctid = e.row_id
     RETURNING s.*
 )
 INSERT INTO accounting.feed_outbox (
@@ -368,10 +149,213 @@ INSERT INTO accounting.feed_outbox (
     disputed, end_cause
 )
 SELECT
-    accounting.event_id('session.ended', s.session_id || ' ' || s.end_events), 'session.ended', s.realm_id,
-    s.allocation_id, s.started_at, s.ended_at, s.received_packets, s.received_bytes,
+    accounting.event_id('session.ended', s.session_id || ' ' || s.end_events), 'session.ended',
+    s.realm_id, s.allocation_id, s.started_at, s.ended_at, s.received_packets, s.received_bytes,
     s.sent_packets, s.sent_bytes, s.peer_received_packets, s.peer_received_bytes,
     s.peer_sent_packets, s.peer_sent_bytes, s.session_id, s.user_key, s.end_events, s.database,
     s.source_id, s.start_known, s.client_total_count > 0, s.estimated, s.disputed, s.end_cause
-FROM told s
+FROM numbered s
 ORDER BY s.ended_at, s.session_id;
+
+-- name: materialize_hours
+-- Gives the staged sessions rows for their single hours, before they get another hour.
+WITH materialized AS (
+    UPDATE accounting.sessions e SET single_hour = NULL
+    FROM staged_single_hours s WHERE e.session_id = s.session_id AND e.single_hour IS NOT NULL
+)
+INSERT INTO accounting.session_usage (
+    session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended,
+    active_from, active_to,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
+)
+SELECT
+    session_id, single_hour, user_key, realm_id, confirmed, estimated, true, ended_at IS NOT NULL,
+    started_at, coalesce(ended_at, last_seen_at),
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
+FROM staged_single_hours JOIN accounting.sessions USING (session_id)
+WHERE single_hour IS NOT NULL;
+
+-- name: merge_pending_hours
+-- Moves the hours of pending sessions to the sessions that they were merged into, and queues what
+-- that adds. Where both have an hour, the session's own row says when it was active.
+WITH moved AS (
+    DELETE FROM accounting.session_usage h USING staged_merges m
+    WHERE h.session_id = m.pending_id
+    RETURNING m.session_id, h.starts_at, m.user_key, h.realm_id,
+        h.received_packets, h.received_bytes, h.sent_packets, h.sent_bytes,
+        h.peer_received_packets, h.peer_received_bytes, h.peer_sent_packets, h.peer_sent_bytes
+),
+written AS (
+    INSERT INTO accounting.session_usage AS h (
+        session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended,
+        active_from, active_to,
+        received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
+    )
+    SELECT
+        session_id, starts_at, user_key, realm_id, true, false, false, false, starts_at, starts_at,
+        received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
+    FROM moved
+    ON CONFLICT (session_id, starts_at, user_key) DO UPDATE SET
+        received_packets = h.received_packets + excluded.received_packets,
+        received_bytes = h.received_bytes + excluded.received_bytes,
+        sent_packets = h.sent_packets + excluded.sent_packets,
+        sent_bytes = h.sent_bytes + excluded.sent_bytes,
+        peer_received_packets = h.peer_received_packets + excluded.peer_received_packets,
+        peer_received_bytes = h.peer_received_bytes + excluded.peer_received_bytes,
+        peer_sent_packets = h.peer_sent_packets + excluded.peer_sent_packets,
+        peer_sent_bytes = h.peer_sent_bytes + excluded.peer_sent_bytes
+    RETURNING session_id, starts_at, user_key, estimated
+)
+INSERT INTO accounting.usage_deltas (
+    realm_id, user_key, starts_at,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    estimated_bytes
+)
+SELECT m.realm_id, m.user_key, m.starts_at,
+    m.received_packets, m.received_bytes, m.sent_packets, m.sent_bytes,
+    m.peer_received_packets, m.peer_received_bytes, m.peer_sent_packets, m.peer_sent_bytes,
+    CASE WHEN w.estimated THEN m.received_bytes + m.sent_bytes ELSE 0 END
+FROM moved m JOIN written w USING (session_id, starts_at, user_key);
+
+-- name: read_due_sessions
+-- Active sessions that may have expired by :until.
+SELECT e.*
+FROM accounting.sessions e
+WHERE e.source_id = :source_id AND e.recheck_at < :until
+    AND e.ended_at IS NULL AND e.phase = 1
+ORDER BY e.recheck_at
+LIMIT :limit;
+
+-- name: read_open_sessions
+-- The sessions of the staged keys that another report may still belong to.
+-- OFFSET 0: key by key along the index, also where statistics say that no session is open.
+SELECT e.*
+FROM staged_keys k
+CROSS JOIN LATERAL (
+    SELECT * FROM accounting.sessions s
+    WHERE s.username_key = k.username_key AND s.allocation_id = k.allocation_id
+        AND s.source_id = k.source_id AND s.database = k.database AND s.phase > 0
+    OFFSET 0
+) e;
+
+-- name: read_reports
+-- The next reports of a source, in order. :since limits it to the partitions of the last days.
+SELECT
+    epoch, position, received_at, database, realm_id,
+    username_key, user_key, allocation_id, kind, side,
+    lifetime, transport, server_address, client_address, received_packets,
+    received_bytes, sent_packets, sent_bytes
+FROM accounting.reports
+WHERE source_id = :source_id AND received_at >= :since AND (epoch, position) > (:epoch, :position)
+ORDER BY epoch, position
+LIMIT :limit;
+
+-- name: read_sightings
+-- The next key sightings of a source, in order, as far as its reports are settled.
+SELECT
+    epoch, position, sighting, database, realm_id,
+    username_key, user_key, allocation_id, scan_started_at, seen_at, idle_seconds
+FROM accounting.key_sightings
+WHERE source_id = :source_id
+    AND (epoch, position, sighting) > (:epoch, :position, :sighting)
+    AND (epoch, position) <= (:upto_epoch, :upto_position)
+ORDER BY epoch, position, sighting;
+
+-- name: refresh_sessions
+-- Updates the staged sessions, which got only new counters and times, and touches no index.
+UPDATE accounting.sessions e SET
+    last_seen_at = r.last_seen_at, expires_at = r.expires_at,
+    recheck_at = least(e.recheck_at, r.recheck_at),
+    received_packets = r.received_packets, received_bytes = r.received_bytes,
+    sent_packets = r.sent_packets, sent_bytes = r.sent_bytes,
+    peer_received_packets = r.peer_received_packets, peer_received_bytes = r.peer_received_bytes,
+    peer_sent_packets = r.peer_sent_packets, peer_sent_bytes = r.peer_sent_bytes
+FROM staged_refreshes r
+WHERE e.session_id = r.session_id AND e.user_key = r.user_key;
+
+-- name: reschedule_sessions
+-- Sets when to check the staged sessions again, which were due and did not expire.
+UPDATE accounting.sessions e SET recheck_at = r.recheck_at
+FROM staged_rechecks r
+WHERE e.session_id = r.session_id AND e.user_key = r.user_key AND e.ended_at IS NULL;
+
+-- name: update_flags
+-- Sets the flags of the staged sessions in all their stored hours, and queues what that changes.
+-- The session itself, and with it its single hour, is written afterwards.
+WITH before AS (
+    SELECT h.*, f.confirmed AS is_confirmed, f.estimated AS is_estimated,
+        f.confirmed::integer - h.confirmed::integer AS sign,
+        (f.confirmed AND f.estimated)::integer - (h.confirmed AND h.estimated)::integer
+            AS estimated_sign
+    FROM staged_flags f
+    CROSS JOIN LATERAL (  -- OFFSET 0: along the keys, session by session
+        SELECT * FROM accounting.session_hours h WHERE h.session_id = f.session_id OFFSET 0
+    ) h
+    WHERE (h.confirmed, h.estimated) IS DISTINCT FROM (f.confirmed, f.estimated)
+),
+changed AS (
+    UPDATE accounting.session_usage h
+    SET confirmed = b.is_confirmed, estimated = b.is_estimated
+    FROM before b
+    WHERE h.session_id = b.session_id AND h.starts_at = b.starts_at AND h.user_key = b.user_key
+)
+INSERT INTO accounting.usage_deltas (
+    realm_id, user_key, starts_at,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes,
+    sessions_carried
+)
+SELECT realm_id, user_key, starts_at,
+    sign * received_packets, sign * received_bytes, sign * sent_packets, sign * sent_bytes,
+    sign * peer_received_packets, sign * peer_received_bytes,
+    sign * peer_sent_packets, sign * peer_sent_bytes,
+    sign * started::integer, sign * ended::integer,
+    sign * round(extract(epoch FROM active_to - active_from) * 1000000),
+    estimated_sign * (received_bytes + sent_bytes),
+    sign * (NOT started AND active_to > active_from)::integer
+FROM before
+WHERE sign <> 0 OR estimated_sign <> 0;
+
+-- name: upsert_sessions
+-- Inserts the staged sessions that are new, and updates the others. recheck_at only becomes earlier
+-- here, unless the session had ended, so that most updates change no indexed column.
+-- Under the settle lock nothing else writes these rows, so MERGE needs no row locks.
+MERGE INTO accounting.sessions e
+USING staged_sessions s ON e.session_id = s.session_id AND e.user_key = s.user_key
+WHEN MATCHED THEN UPDATE SET
+    recheck_at = CASE WHEN e.ended_at IS NOT NULL OR s.recheck_at < e.recheck_at
+        THEN s.recheck_at ELSE e.recheck_at END,
+    last_seen_at = s.last_seen_at, expires_at = s.expires_at, lifetime_known = s.lifetime_known,
+    ended_at = s.ended_at, end_cause = s.end_cause, phase = s.phase, confirmed = s.confirmed,
+    transport = s.transport, client_address = s.client_address, server_address = s.server_address,
+    received_packets = s.received_packets, received_bytes = s.received_bytes,
+    sent_packets = s.sent_packets, sent_bytes = s.sent_bytes,
+    peer_received_packets = s.peer_received_packets, peer_received_bytes = s.peer_received_bytes,
+    peer_sent_packets = s.peer_sent_packets, peer_sent_bytes = s.peer_sent_bytes,
+    new_count = s.new_count, deleted_count = s.deleted_count,
+    client_total_count = s.client_total_count, peer_total_count = s.peer_total_count,
+    client_total = s.client_total, peer_total = s.peer_total,
+    estimated = s.estimated, disputed = s.disputed,
+    end_events = greatest(e.end_events, s.end_events), single_hour = s.single_hour
+WHEN NOT MATCHED THEN INSERT (
+    session_id, user_key, username_key, realm_id, source_id, database, allocation_id, started_at,
+    last_seen_at, expires_at, recheck_at, start_known, lifetime_known, ended_at, end_cause, phase,
+    confirmed, transport, client_address, server_address, received_packets, received_bytes,
+    sent_packets, sent_bytes, peer_received_packets, peer_received_bytes, peer_sent_packets,
+    peer_sent_bytes, new_count, deleted_count, client_total_count, peer_total_count,
+    client_total, peer_total, estimated, disputed, end_events, single_hour
+) VALUES (
+    s.session_id, s.user_key, s.username_key, s.realm_id, s.source_id, s.database, s.allocation_id,
+    s.started_at, s.last_seen_at, s.expires_at, s.recheck_at, s.start_known, s.lifetime_known,
+    s.ended_at, s.end_cause, s.phase, s.confirmed, s.transport, s.client_address,
+    s.server_address, s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes,
+    s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes,
+    s.new_count, s.deleted_count, s.client_total_count, s.peer_total_count,
+    s.client_total, s.peer_total, s.estimated, s.disputed, coalesce(s.end_events, 0), s.single_hour
+);

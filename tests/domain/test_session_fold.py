@@ -619,10 +619,10 @@ class Told:
             if session.phase is not Phase.CLOSED:
                 fetched = replace(session, usage=list(session.usage), deltas=[])
                 fetched.prior = PriorState(
-                    session.active_until,
-                    session.ended_at is not None,
-                    session.confirmed,
-                    session.estimated,
+                    active_until=session.active_until,
+                    ended=session.ended_at is not None,
+                    confirmed=session.confirmed,
+                    estimated=session.estimated,
                 )
                 if session.phase is Phase.PENDING:
                     key_state.pending = fetched
