@@ -21,13 +21,12 @@ from accounting.db.engine import psycopg_connection
 from accounting.db.queries import Queries
 from accounting.db.schema import statements
 from accounting.domain.calendar import Bucket, BucketLength, from_micros
-from accounting.domain.session_fold import SessionState
+from accounting.domain.session_fold import AllocationKey, SessionState
 from accounting.domain.session_hours import SessionHour
 from accounting.sessions.session_hour_queries import SESSION_HOUR_COLUMNS
 from accounting.sessions.session_queries import (
     KEY_COLUMNS,
     SESSION_COLUMNS,
-    AllocationKey,
     session_row,
 )
 from accounting.usage.rollup_queries import RealmHour

@@ -17,8 +17,14 @@ from accounting.db.queries import Queries
 from accounting.db.schema import capture_gaps
 from accounting.domain import statements
 from accounting.domain.calendar import from_micros
-from accounting.domain.session_fold import Report, SessionState, StatusKeySighting, UsageDelta
-from accounting.sessions.session_queries import AllocationKey, session_from_row
+from accounting.domain.session_fold import (
+    AllocationKey,
+    Report,
+    SessionState,
+    StatusKeySighting,
+    UsageDelta,
+)
+from accounting.sessions.session_queries import session_from_row
 from accounting.sources import source_queries
 from accounting.sources.source_queries import Watermark
 

@@ -24,6 +24,7 @@ from accounting.domain import session_fold
 from accounting.domain.calendar import Calendar
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import (
+    AllocationKey,
     KeyState,
     Phase,
     Report,
@@ -31,7 +32,6 @@ from accounting.domain.session_fold import (
     StatusKeySighting,
     UsageDelta,
 )
-from accounting.sessions.session_queries import AllocationKey
 
 Told = SessionState | Report | StatusKeySighting
 """What a key is told by: the lives carried over first, then its evidence in order."""

@@ -33,12 +33,11 @@ from accounting.db.schema import (
     reports,
 )
 from accounting.domain.calendar import from_micros, to_micros
-from accounting.domain.session_fold import Phase, SessionState, session_id
+from accounting.domain.session_fold import AllocationKey, Phase, SessionState, session_id
 from accounting.domain.session_hours import SessionHour
 from accounting.sessions.session_queries import (
     KEY_COLUMNS,
     SESSION_COLUMNS,
-    AllocationKey,
     session_from_row,
     session_row,
 )

@@ -30,13 +30,12 @@ from accounting.billing.statement_queries import BilledLine, billed_lines
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import to_micros
 from accounting.domain.realm_rules import RealmRules
-from accounting.domain.session_fold import KeyState, Report, SessionState, UsageDelta
+from accounting.domain.session_fold import AllocationKey, KeyState, Report, SessionState, UsageDelta
 from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet, UsageError
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
 from accounting.identities.user_queries import find_user_key, username_keys
-from accounting.sessions.session_queries import AllocationKey
 
 Numbers = tuple[int, ...]
 """The eight counters and session microseconds."""

@@ -34,7 +34,14 @@ _TYPE_NAMES: Final[dict[type[Any], str]] = {
     Text: "text",
     ARRAY: "int8[]",
 }
-_FIXED: Final = {"int2": "h", "int4": "i", "int8": "q", "bool": "?", "timestamptz": "q", "uuid": "16s"}
+_FIXED: Final = {
+    "int2": "h",
+    "int4": "i",
+    "int8": "q",
+    "bool": "?",
+    "timestamptz": "q",
+    "uuid": "16s",
+}
 _NULL: Final = b"\xff\xff\xff\xff"
 _LENGTH: Final = Struct("!i")
 _TIME: Final = Struct("!iq")
@@ -72,9 +79,7 @@ class RowPacker:
         for format_ in formats:
             self._row += [Struct(f"!{format_}").size, None]
         self._times = [
-            2 * index + 2
-            for index, name in enumerate(self.fixed)
-            if types[name] == "timestamptz"
+            2 * index + 2 for index, name in enumerate(self.fixed) if types[name] == "timestamptz"
         ]
         self._packers = [_PACKERS[types[name]] for name in self.varying]
 

@@ -27,6 +27,7 @@ from accounting.domain.calendar import from_micros
 from accounting.domain.coturn_messages import parse_channel_prefix, parse_status_key
 from accounting.domain.rate_limit import RateLimit
 from accounting.domain.realm_rules import RealmRule
+from accounting.domain.session_fold import StatusKeySighting
 from accounting.errors import ConnectionLost, LeaseHeld
 from accounting.identities.names import Identities, Identity
 from accounting.ingest import message_counts, report_queries
@@ -34,7 +35,7 @@ from accounting.ingest.load_position import OLDER_SPOOL, resume
 from accounting.ingest.message_counts import CounterKey
 from accounting.ingest.row_encoder import DAY, Rows
 from accounting.ingest.source_lease import check_lease, this_host
-from accounting.sessions.key_sighting_queries import Seen, add_sightings
+from accounting.sessions.key_sighting_queries import add_sightings
 from accounting.sources import source_queries
 from accounting.sources.source_queries import SourceRow
 from accounting.waiting import Backoff
@@ -228,8 +229,8 @@ class Loader:
         connection: Connection,
         sightings: Sequence[RawKeySighting],
         numbers: Mapping[int, int],
-    ) -> list[Seen]:
-        seen: list[Seen] = []
+    ) -> list[StatusKeySighting]:
+        seen: list[StatusKeySighting] = []
         for one in sightings:
             found = parse_status_key(one.key)
             if found is None:
@@ -243,11 +244,12 @@ class Loader:
                 channel_prefix, realm, username, one.seen_at
             )
             seen.append(
-                Seen(
+                StatusKeySighting(
                     epoch=numbers[one.epoch],
                     position=one.position,
+                    sighting=0,  # numbered by add_sightings
                     database=one.database,
-                    identity=Identity.unpacked(identity),
+                    **Identity.unpacked(identity)._asdict(),
                     allocation_id=allocation_id,
                     scan_started_at=one.scan_started_at,
                     seen_at=one.seen_at,

@@ -1,72 +1,57 @@
-"""The table ``key_sightings``, written: what scans of the status keys saw, among the reports.
+"""Writes ``key_sightings``: the status keys that scans found, placed among the reports.
 
-Numbers them in the order in which they are loaded. The numbers of two spools say nothing of each
-other, and settling takes in what has a higher number than it took before.
+Sightings at one position are numbered in the order in which they are loaded. Settling continues
+after the highest (epoch, position, number) that it has applied.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, insert, select
 
 from accounting.db.schema import key_sightings
 from accounting.domain.calendar import from_micros
-from accounting.identities.names import Identity
-
-
-class Seen(NamedTuple):
-    """A key that a scan found, with whose allocation it is; times in microseconds."""
-
-    epoch: int
-    position: int
-    database: int
-    identity: Identity
-    allocation_id: int
-    scan_started_at: int
-    seen_at: int
-    idle_seconds: int
+from accounting.domain.session_fold import StatusKeySighting
 
 
 def add_sightings(
-    connection: Connection, source_id: int, seen: Sequence[Seen], start: tuple[int, int]
+    connection: Connection,
+    source_id: int,
+    sightings: Sequence[StatusKeySighting],
+    start: tuple[int, int],
 ) -> None:
-    """Keep what was seen, in order. Only what lies at ``start`` may be kept already: it stays."""
-    if not seen:
+    """Insert sightings, in order, and number them.
+
+    Only those at the (epoch, position) ``start`` may be stored already; they are not added again.
+    """
+    if not sightings:
         return
     table = key_sightings.c
-    kept = connection.execute(
+    stored = connection.execute(
         select(
             table.database, table.user_key, table.username_key, table.allocation_id, table.seen_at
         ).where(table.source_id == source_id, table.epoch == start[0], table.position == start[1])
     ).all()
-    known = {tuple(row) for row in kept}
-    numbers = Counter({start: len(kept)})
+    known = {tuple(row) for row in stored}
+    numbers = Counter({start: len(stored)})
     rows = []
-    for one in seen:
-        place = one.epoch, one.position
-        row = {
-            "database": one.database,
-            "user_key": UUID(bytes=one.identity.user_key),
-            "username_key": UUID(bytes=one.identity.username_key),
-            "allocation_id": one.allocation_id,
-            "seen_at": from_micros(one.seen_at),
+    for sighting in sightings:
+        position = sighting.epoch, sighting.position
+        row = sighting._asdict() | {
+            "source_id": source_id,
+            "user_key": UUID(bytes=sighting.user_key),
+            "username_key": UUID(bytes=sighting.username_key),
+            "scan_started_at": from_micros(sighting.scan_started_at),
+            "seen_at": from_micros(sighting.seen_at),
         }
-        if place == start and tuple(row.values()) in known:
-            continue
-        numbers[place] += 1
-        rows.append(
-            {
-                **row,
-                "source_id": source_id,
-                "epoch": one.epoch,
-                "position": one.position,
-                "sighting": numbers[place],
-                "realm_id": one.identity.realm_id,
-                "scan_started_at": from_micros(one.scan_started_at),
-                "idle_seconds": one.idle_seconds,
-            }
+        identity = tuple(
+            row[name]
+            for name in ("database", "user_key", "username_key", "allocation_id", "seen_at")
         )
+        if position == start and identity in known:
+            continue
+        numbers[position] += 1
+        rows.append(row | {"sighting": numbers[position]})
     if rows:
         connection.execute(insert(key_sightings), rows)

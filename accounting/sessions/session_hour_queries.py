@@ -1,8 +1,8 @@
 """Writes the hours of sessions, and queues what that changes in the usage of users.
 
 A session that was active within one hour only has no row in ``session_usage``:
-``sessions.single_hour`` names that hour, and the view ``session_hours`` shows both. Whatever changes
-what the view shows queues a usage delta in the same transaction, which the roll-up adds.
+``sessions.single_hour`` names that hour, and the view ``session_hours`` shows both. Whatever
+changes what the view shows queues a usage delta in the same transaction, which the roll-up adds.
 """
 
 from collections.abc import Iterable, Sequence

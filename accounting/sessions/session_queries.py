@@ -220,7 +220,10 @@ def reschedule(connection: Connection, rechecks: Sequence[tuple[SessionState, in
             cursor,
             "staged_rechecks",
             copy_columns(sessions, ("session_id", "user_key", "recheck_at")),
-            [(session.session_id, session.user_key, recheck_at) for session, recheck_at in rechecks],
+            [
+                (session.session_id, session.user_key, recheck_at)
+                for session, recheck_at in rechecks
+            ],
         )
     with along_keys(connection):
         connection.execute(_QUERIES.text("reschedule_sessions"))
@@ -239,9 +242,7 @@ _fixed_before_counters: Final = attrgetter(
 _fixed_after_counters: Final = attrgetter(
     *(name for name in _AFTER if name in _SESSION_PACKER.fixed)
 )
-_varying: Final = attrgetter(
-    *(name for name in _SESSION_PACKER.varying if name != "single_hour")
-)
+_varying: Final = attrgetter(*(name for name in _SESSION_PACKER.varying if name != "single_hour"))
 
 
 def _pack_session(

@@ -183,7 +183,9 @@ def _write(
     if not changed:
         return
     changes = UsageChanges(
-        session_id for pending_id, session in merged for session_id in (pending_id, session.session_id)
+        session_id
+        for pending_id, session in merged
+        for session_id in (pending_id, session.session_id)
     )
     for _, session in changed:
         changes.add_session(session, rules[session.realm_id].calendar)
