@@ -1,9 +1,8 @@
-"""What every test stands on: which servers this machine has.
+"""Servers, databases and temporary files of the tests.
 
-Postgres and Valkey come with the wheels. A test that needs Debian's Redis or coturn says so with a
-mark; where those are missing it is left out, and the header says so. Under CI it stays and fails.
-
-Owns where tests keep their files.
+The wheels bring Postgres and Valkey. A test that needs Debian's Redis or coturn has a marker;
+where the programs are not installed, pytest deselects it and the header says so. In CI it runs and
+fails.
 """
 
 import atexit
@@ -19,61 +18,67 @@ from typing import Final
 import pytest
 from hypothesis import settings
 
-from tests.support.books import Books, cloned_database, make_template
+from accounting.db.engine import Engine, open_engine
+from tests.support.books import WRITER, Books, cloned_database, make_template
+from tests.support.scenario_player import ScenarioPlayer
 from tests.support.servers import PostgresServer
+from tests.support.truncate import empty_database
 
-NEEDS: Final[Mapping[str, Sequence[str]]] = {
+REQUIRED_PROGRAMS: Final[Mapping[str, Sequence[str]]] = {
     "needs_redis": ("redis-server",),
     "needs_coturn": ("turnserver", "turnutils_uclient", "turnutils_peer"),
 }
 
-MEMORY: Final = Path("/dev/shm")  # noqa: S108  # a place for directories with names of their own
-ROOM: Final = 6 << 30
-"""Bytes that must be free there: what several workers' servers need is a third of it."""
-FAILED: Final[list[int]] = []
+MEMORY_DIRECTORY: Final = Path("/dev/shm")  # noqa: S108  # each run makes its own directory there
+MIN_FREE_BYTES: Final = 6 << 30
+"""Three times the space that the servers of several workers use."""
+EXIT_STATUSES: Final[list[int]] = []
+"""The exit status of this session, if it failed."""
 
 
-def in_a_place_of_their_own() -> None:
-    """Let all files of this run lie below one directory; it goes when nothing failed.
+def use_temporary_directory() -> None:
+    """Put all files of this run below one directory, which is removed unless a test fails.
 
-    In memory where there is room: a database is hundreds of files, and cloning one costs thirty
-    times less where no disk has them. Of its own, because another run of the same user would close
-    pytest's directory to the user that the servers run as.
+    It lies in memory where there is room: a database has hundreds of files, and cloning it in
+    memory is thirty times faster than on a disk. It is not pytest's default directory, which
+    another run of the same user would close to the account that the servers run as.
     """
-    has_room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM
-    place = os.environ.get("TMPDIR") or (MEMORY if has_room else None)
-    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="ta-tests-", dir=place)
-    atexit.register(leave_it)  # after what pytest itself does at its end
+    has_room = (
+        MEMORY_DIRECTORY.is_dir() and shutil.disk_usage(MEMORY_DIRECTORY).free > MIN_FREE_BYTES
+    )
+    parent = os.environ.get("TMPDIR") or (MEMORY_DIRECTORY if has_room else None)
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="ta-tests-", dir=parent)
+    atexit.register(remove_temporary_directory)  # runs after pytest's own exit handlers
 
 
-def leave_it() -> None:
-    if not FAILED:
+def remove_temporary_directory() -> None:
+    if not EXIT_STATUSES:
         shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
 
 
 IS_WORKER: Final = "PYTEST_XDIST_WORKER" in os.environ
 if not IS_WORKER:
-    in_a_place_of_their_own()
+    use_temporary_directory()
 
-# The processes that tests start would else compile all their modules, each of them.
+# Without bytecode files each process that a test starts would compile all modules.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# Garbage is looked for again once the tests are known: what importing made stays.
+# pytest_collection_finish() freezes the imported objects and enables the collector.
 gc.disable()
 
-# How long an example takes is the machine's affair: no test fails because others are at work.
+# The time of an example depends on the load of the machine, so it has no deadline.
 settings.register_profile("accounting", deadline=None)
 settings.load_profile("accounting")
 
 
-def missing_needs() -> set[str]:
-    """The marks whose programs aren't all installed; none under CI, which must have them."""
+def unavailable_markers() -> set[str]:
+    """The markers with a program that is not installed; in CI none, so that their tests fail."""
     if os.environ.get("CI"):
         return set()
     return {
         mark
-        for mark, programs in NEEDS.items()
+        for mark, programs in REQUIRED_PROGRAMS.items()
         if not all(shutil.which(program) for program in programs)
     }
 
@@ -81,12 +86,10 @@ def missing_needs() -> set[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     if not IS_WORKER and config.option.basetemp is None:
-        # Short: a socket's path has a hundred characters.
+        # Short, because the path of a socket is limited to about 100 characters.
         config.option.basetemp = Path(os.environ["TMPDIR"], "tests")
-    for mark, programs in NEEDS.items():
-        config.addinivalue_line(
-            "markers", f"{mark}: runs where {', '.join(programs)} are installed"
-        )
+    for mark, programs in REQUIRED_PROGRAMS.items():
+        config.addinivalue_line("markers", f"{mark}: needs {', '.join(programs)}")
 
 
 def pytest_collection_finish() -> None:
@@ -96,29 +99,31 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish(exitstatus: int) -> None:
     if exitstatus:
-        FAILED.append(exitstatus)
+        EXIT_STATUSES.append(exitstatus)
 
 
 def pytest_report_header() -> list[str]:
     return [
-        f"left out: tests marked {mark} ({', '.join(NEEDS[mark])} not installed here)"
-        for mark in sorted(missing_needs())
+        f"deselected: tests marked {mark} ({', '.join(REQUIRED_PROGRAMS[mark])} not installed)"
+        for mark in sorted(unavailable_markers())
     ]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    missing = missing_needs()
-    left_out = [item for item in items if any(item.get_closest_marker(mark) for mark in missing)]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    unavailable = unavailable_markers()
+    deselected = [
+        item for item in items if any(item.get_closest_marker(mark) for mark in unavailable)
+    ]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if item not in deselected]
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """One Postgres for all tests of this worker, with the template database in it.
+    """The Postgres server of this worker, with the template database.
 
-    For tests that leave it running: one that stops or kills a server starts its own.
+    A test that stops or kills a server starts its own.
     """
     with PostgresServer() as server:
         make_template(server)
@@ -127,8 +132,41 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def books(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Books]:
-    """Empty books: a database of their own, cloned from the template."""
+    """Empty books in their own database, cloned from the template."""
     with cloned_database(postgres_server) as name:
-        made = Books(postgres_server, name, tmp_path)
-        yield made
-        made.close()
+        books = Books(postgres_server, name, tmp_path)
+        yield books
+        books.close()
+
+
+@pytest.fixture(scope="session")
+def shared_database(postgres_server: PostgresServer) -> Iterator[str]:
+    """The name of a database that tests empty before they use it."""
+    with cloned_database(postgres_server) as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def shared_engine(postgres_server: PostgresServer, shared_database: str) -> Iterator[Engine]:
+    """One engine for all tests, so that its connections keep their prepared statements."""
+    engine = open_engine(postgres_server.url(WRITER, shared_database))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def shared_books(
+    postgres_server: PostgresServer, shared_database: str, shared_engine: Engine, tmp_path: Path
+) -> Iterator[Books]:
+    """Empty books in the shared database, for tests that need no clone."""
+    empty_database(postgres_server, shared_database)
+    books = Books(postgres_server, shared_database, tmp_path, shared_engine=shared_engine)
+    yield books
+    books.close()
+
+
+@pytest.fixture(scope="session")
+def scenario_player(
+    postgres_server: PostgresServer, shared_database: str, shared_engine: Engine
+) -> ScenarioPlayer:
+    return ScenarioPlayer(postgres_server, shared_database, shared_engine)

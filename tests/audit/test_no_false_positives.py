@@ -14,10 +14,10 @@ from tests.support.simulated_fleet import hard_case_scenarios, receive_commands
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, PLANS)
 def test_any_stream_in_any_order_of_jobs_is_proved(
-    ledger: ScenarioPlayer, proof_engine: Engine, steps: list[Step], plan: list[JobCall]
+    scenario_player: ScenarioPlayer, shared_engine: Engine, steps: list[Step], plan: list[JobCall]
 ) -> None:
-    ledger.play(steps, plan)
-    assert list(verify(proof_engine)) == []
+    scenario_player.play(steps, plan)
+    assert list(verify(shared_engine)) == []
 
 
 def test_every_hard_case_of_a_fleet_is_proved(books: Books) -> None:

@@ -62,16 +62,16 @@ def hours(
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, PLANS, st.lists(st.integers(1, 60), min_size=2, max_size=6, unique=True))
 def test_each_stop_on_the_way_is_told_as_if_it_were_the_end(
-    ledger: ScenarioPlayer,
-    proof_engine: Engine,
+    scenario_player: ScenarioPlayer,
+    shared_engine: Engine,
     steps: list[Step],
     plan: list[JobCall],
     borders: list[int],
 ) -> None:
-    ledger.play(steps, plan)
+    scenario_player.play(steps, plan)
     begin = to_micros(BEGIN - timedelta(minutes=50))
     times = [begin + hours * HOUR for hours in (0, *sorted(borders))]
-    with proof_engine.connect() as connection:
+    with shared_engine.connect() as connection:
         rules = realm_queries.all_rules(connection)
         stops = [
             Stop(

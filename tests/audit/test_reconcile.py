@@ -9,7 +9,7 @@ from accounting.domain.coturn_log import LogReader, read_line
 from tests.support.books import Books
 from tests.support.coturn_log import coturn_log_usage
 from tests.support.coturn_messages import FakeAllocation, run_jobs_at
-from tests.support.recordings import DIRECTORY, receive_recording, recordings
+from tests.support.recordings import DIRECTORY, receive_recording, recording_names
 
 FORMS = ("{}: : ", "2026-11-22T18:38:43.56{}+0000 INFO ")
 NAME = "realm=<example.org>, username=<alice>"
@@ -38,7 +38,7 @@ def test_a_log_is_read_as_the_independent_count_reads_it(name: str) -> None:
     } == {tuple(key): usage.counters() for key, usage in coturn_log_usage(text).items()}
 
 
-@pytest.mark.parametrize("name", recordings())
+@pytest.mark.parametrize("name", recording_names())
 def test_a_recording_reconciles_with_its_log(books: Books, name: str) -> None:
     receive_recording(books, name)
     result = ReconcileResult()

@@ -1,4 +1,4 @@
-"""Books with a closed period and a correction of it, for the tests of what may not change."""
+"""Books with a closed period and an adjustment by hand, for tests that only read them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from accounting.billing.adjust import post_manual_adjustment
 from accounting.billing.close_period import close_periods
-from tests.support.billing_scenarios import NOVEMBER, NOVEMBER_SECONDS, receive_november
+from tests.support.billing_scenarios import NOVEMBER, NOVEMBER_END_SECONDS, receive_november
 from tests.support.books import Books, cloned_database
 from tests.support.servers import PostgresServer
 
@@ -20,7 +20,7 @@ def adjusted(
     with cloned_database(postgres_server) as name:
         books = Books(postgres_server, name, directory)
         receive_november(books)
-        books.advance_clock(NOVEMBER_SECONDS + 61)
+        books.advance_clock(NOVEMBER_END_SECONDS + 61)
         books.run_jobs()
         close_periods(books.engine)
         post_manual_adjustment(

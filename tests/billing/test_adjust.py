@@ -19,7 +19,7 @@ from tests.support.billing_scenarios import (
     DAY,
     DECEMBER,
     NOVEMBER,
-    NOVEMBER_SECONDS,
+    NOVEMBER_END_SECONDS,
     close_november,
     close_november_without_late_source,
     receive_late_source,
@@ -84,7 +84,7 @@ def test_what_is_late_again_is_posted_as_the_difference(books: Books) -> None:
     bob = FakeAllocation(books, user="bob", allocation=10, source="later")
     bob.new(8 * DAY)
     bob.interim(8 * DAY + 5, 1, 11, 0, 0)
-    books.advance_clock(NOVEMBER_SECONDS + 61, source="later")
+    books.advance_clock(NOVEMBER_END_SECONDS + 61, source="later")
     books.run_jobs()
     assert adjust(books.engine) == 2
     found = [
@@ -114,8 +114,8 @@ def test_a_session_over_the_end_owes_its_seconds_to_both_periods(books: Books) -
     """Its next sign of life came after the grace: the seconds up to the end are posted then."""
     closed_november_with_a_long_session(books)
     long = FakeAllocation(books, user="long", allocation=5)
-    long.refreshed(NOVEMBER_SECONDS + 200)
-    books.advance_clock(NOVEMBER_SECONDS + 300)
+    long.refreshed(NOVEMBER_END_SECONDS + 200)
+    books.advance_clock(NOVEMBER_END_SECONDS + 300)
     books.run_jobs()
     assert adjust(books.engine) == 1
     assert books.rows("adjustments", "user_id", "session_seconds", "received_bytes") == [
@@ -126,8 +126,8 @@ def test_a_session_over_the_end_owes_its_seconds_to_both_periods(books: Books) -
 
 def closed_november_with_a_long_session(books: Books) -> None:
     receive_november(books)
-    FakeAllocation(books, user="long", allocation=5).new(NOVEMBER_SECONDS - 100, 3600)
-    books.advance_clock(NOVEMBER_SECONDS + 61)
+    FakeAllocation(books, user="long", allocation=5).new(NOVEMBER_END_SECONDS - 100, 3600)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     assert close_periods(books.engine) == 1
 
@@ -275,13 +275,13 @@ def billed(books: Books) -> list[list[dict[str, Any]]]:
 
 def tell_of_two_months(books: Books) -> None:
     closed_november_with_a_long_session(books)
-    FakeAllocation(books, user="long", allocation=5).refreshed(NOVEMBER_SECONDS + 200)
+    FakeAllocation(books, user="long", allocation=5).refreshed(NOVEMBER_END_SECONDS + 200)
     receive_late_source(books)
     dave = FakeAllocation(books, user="dave", allocation=11)
-    dave.new(NOVEMBER_SECONDS + 5 * DAY)
-    dave.close(NOVEMBER_SECONDS + 5 * DAY + 10, (1, 1, 1, 1), (0, 0, 0, 0))
-    books.advance_clock(NOVEMBER_SECONDS + 70 * DAY)
-    books.advance_clock(NOVEMBER_SECONDS + 70 * DAY, source="late")
+    dave.new(NOVEMBER_END_SECONDS + 5 * DAY)
+    dave.close(NOVEMBER_END_SECONDS + 5 * DAY + 10, (1, 1, 1, 1), (0, 0, 0, 0))
+    books.advance_clock(NOVEMBER_END_SECONDS + 70 * DAY)
+    books.advance_clock(NOVEMBER_END_SECONDS + 70 * DAY, source="late")
     books.run_jobs()
 
 

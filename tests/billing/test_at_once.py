@@ -14,7 +14,7 @@ from accounting.sessions.settle import settle
 from accounting.usage.rollup import rollup
 from tests.support.billing_scenarios import (
     DAY,
-    NOVEMBER_SECONDS,
+    NOVEMBER_END_SECONDS,
     close_november_without_late_source,
 )
 from tests.support.books import WRITER, Books
@@ -50,11 +50,11 @@ def test_two_schedulers_and_late_usage_keep_every_closed_period_whole(books: Boo
                 books.load(source="late")
                 # A total that is less than its interims takes back what may be billed by now.
                 late.close(number * 2 * DAY + 20, (1, 90, 1, 100), (0, 0, 0, 0))
-                books.advance_clock(NOVEMBER_SECONDS + (number + 1) * 6 * DAY)
+                books.advance_clock(NOVEMBER_END_SECONDS + (number + 1) * 6 * DAY)
                 books.advance_clock(number * 2 * DAY + 30, source="late")
                 books.load()
                 books.load(source="late")
-            books.advance_clock(NOVEMBER_SECONDS + 61 + ROUNDS * 6 * DAY, source="late")
+            books.advance_clock(NOVEMBER_END_SECONDS + 61 + ROUNDS * 6 * DAY, source="late")
             books.load(source="late")
             assert list(verify(books.engine)) == []
         finally:

@@ -22,7 +22,7 @@ from accounting.sources.retire import retire_source
 from tests.support.billing_scenarios import (
     DAY,
     NOVEMBER,
-    NOVEMBER_SECONDS,
+    NOVEMBER_END_SECONDS,
     close_november,
     receive_november,
 )
@@ -44,12 +44,12 @@ def test_a_period_is_open_then_closing_then_closed(books: Books) -> None:
     books.run_jobs()
     assert close_periods(books.engine) == 0
     assert states(books) == [(NOVEMBER, "open", "its end")]
-    books.advance_clock(NOVEMBER_SECONDS + 1)
+    books.advance_clock(NOVEMBER_END_SECONDS + 1)
     books.run_jobs()
     assert close_periods(books.engine) == 0
     grace = "its grace; source 'default' captured until 2026-12-01 00:00:01Z"
     assert states(books)[0] == (NOVEMBER, "closing", grace)
-    books.advance_clock(NOVEMBER_SECONDS + 61)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     assert close_periods(books.engine) == 1
     assert states(books) == [(NOVEMBER, "closed", None), (date(2026, 12, 1), "open", "its end")]
@@ -61,7 +61,7 @@ def test_a_statement_has_a_line_for_each_user_with_the_sums_of_the_hours(books: 
     lines = books.rows("statements", order="user_id")
     closed_at = books.rows("periods", order="starts_at")[0]["closed_at"]
     cutoff = StatementCutoff.from_text(lines[0]["cutoff"])
-    assert cutoff.sources["default"].settled_until == books.micros_at(NOVEMBER_SECONDS + 61)
+    assert cutoff.sources["default"].settled_until == books.micros_at(NOVEMBER_END_SECONDS + 61)
     assert (cutoff.gap, cutoff.excluded_sources) == (0, ())
     keys = {row["user_id"]: row["user_key"] for row in books.rows("sessions")}
     for line, user, counts, seconds, estimated in (
@@ -113,9 +113,9 @@ def test_closing_tells_the_feed_once(books: Books) -> None:
 def test_it_waits_for_every_source_to_be_settled(books: Books) -> None:
     receive_november(books)
     books.advance_clock(0, source="second")
-    books.advance_clock(NOVEMBER_SECONDS + 61)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
-    books.advance_clock(NOVEMBER_SECONDS + 61, source="second")
+    books.advance_clock(NOVEMBER_END_SECONDS + 61, source="second")
     books.load(source="second")
     assert close_periods(books.engine) == 0
     assert states(books)[0][2] == "source 'second' settled until 2026-11-02 12:00:00Z"
@@ -128,7 +128,7 @@ def test_it_waits_for_the_roll_up(books: Books) -> None:
     books.advance_clock(2 * DAY)
     books.run_jobs()
     FakeAllocation(books, user="late", allocation=3).new(3 * DAY)
-    books.advance_clock(NOVEMBER_SECONDS + 61)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.load()
     books.settle()
     assert close_periods(books.engine) == 0
@@ -139,7 +139,7 @@ def test_it_waits_for_the_roll_up(books: Books) -> None:
 
 def test_it_waits_for_the_period_before(books: Books) -> None:
     receive_november(books)
-    books.advance_clock(NOVEMBER_SECONDS + 40 * DAY)
+    books.advance_clock(NOVEMBER_END_SECONDS + 40 * DAY)
     books.run_jobs()
     refresh_periods(books.engine)
     with pytest.raises(NotYet, match="waits for: period 2026-11-01"):
@@ -153,7 +153,7 @@ def test_sessions_whose_time_has_passed_end_before_their_period_closes(books: Bo
     FakeAllocation(books).new(0)
     books.advance_clock(100)
     books.run_jobs()
-    books.advance_clock(NOVEMBER_SECONDS + 61)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.load()
     with psycopg.connect(books.url()) as connection:
         connection.execute(
@@ -170,7 +170,7 @@ def test_sessions_whose_time_has_passed_end_before_their_period_closes(books: Bo
 def test_a_retired_source_is_not_waited_for_and_named_as_missing(books: Books) -> None:
     receive_november(books, source="gone")
     books.advance_clock(2 * DAY, source="gone")
-    books.advance_clock(NOVEMBER_SECONDS + 61)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     assert close_periods(books.engine) == 0
     retire_source(books.engine, "gone")
@@ -183,7 +183,7 @@ def test_a_retired_source_is_not_waited_for_and_named_as_missing(books: Books) -
 def test_a_period_can_be_closed_without_a_source(books: Books) -> None:
     receive_november(books)
     books.advance_clock(2 * DAY, source="late")
-    books.advance_clock(NOVEMBER_SECONDS + 61)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     with pytest.raises(NotYet, match="source 'late' captured until 2026-11-04 12:00:00Z"):
         close_period(books.engine, "example.org", NOVEMBER)
@@ -206,7 +206,7 @@ def test_no_period_closes_before_its_end_even_without_any_source(books: Books) -
 
 def test_a_dry_run_tells_and_changes_nothing(books: Books) -> None:
     receive_november(books)
-    books.advance_clock(NOVEMBER_SECONDS + 61)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     made = close_period(books.engine, "example.org", NOVEMBER, dry_run=True)
     assert (made.line_count, made.sums["sent_bytes"]) == (2, 800)
@@ -293,12 +293,12 @@ def test_the_owner_rewrites_no_column_and_drops_no_table_that_a_view_shows(
 
 
 def test_the_books_start_where_this_module_says() -> None:
-    assert START + timedelta(seconds=NOVEMBER_SECONDS) == datetime(2026, 12, 1, tzinfo=UTC)
+    assert START + timedelta(seconds=NOVEMBER_END_SECONDS) == datetime(2026, 12, 1, tzinfo=UTC)
 
 
 def test_nobody_closes_while_somebody_rolls_up(books: Books) -> None:
     receive_november(books)
-    books.advance_clock(NOVEMBER_SECONDS + 61)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     with books.engine.begin() as connection:
         lock(connection, "rollup")
@@ -310,7 +310,7 @@ def test_nobody_closes_while_somebody_rolls_up(books: Books) -> None:
 def test_closing_waits_for_a_settling_that_is_under_way(books: Books) -> None:
     """What it commits is seen, and awaited: no line is of another moment than its cutoff."""
     receive_november(books)
-    books.advance_clock(NOVEMBER_SECONDS + 61)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     refresh_periods(books.engine)
     with ThreadPoolExecutor() as threads, books.engine.connect() as settling:

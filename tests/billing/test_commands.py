@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from accounting.billing.close_period import refresh_periods
-from tests.support.billing_scenarios import NOVEMBER_SECONDS, receive_november
+from tests.support.billing_scenarios import NOVEMBER_END_SECONDS, receive_november
 from tests.support.books import READER, WRITER, Books, view_as_json
 from tests.support.command import turn_accounting
 
@@ -47,7 +47,7 @@ def test_a_statement_names_its_gaps_and_the_sources_it_was_closed_without(books:
         spool.open_gap(books.micros_at(200), "disconnected", "a cut"), books.micros_at(260)
     )
     books.advance_clock(100, source="late")
-    books.advance_clock(NOVEMBER_SECONDS + 61)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     close = ("period", "close", "example.org", "2026-11-01")
     waiting = turn_accounting(*close, database_url=books.url(WRITER))
@@ -85,7 +85,7 @@ def test_period_list_says_what_each_waits_for(books: Books) -> None:
 
 def test_adjust_prints_the_id_of_what_it_posted(books: Books) -> None:
     receive_november(books)
-    books.advance_clock(NOVEMBER_SECONDS + 61)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     assert turn_accounting("job", "run", "close", database_url=books.url(WRITER)).code == 0
     ran = turn_accounting(

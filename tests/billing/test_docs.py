@@ -8,7 +8,7 @@ import psycopg
 
 from accounting.billing.adjust import adjust, post_manual_adjustment
 from accounting.billing.close_period import close_period
-from tests.support.billing_scenarios import DAY, NOVEMBER, NOVEMBER_SECONDS, receive_november
+from tests.support.billing_scenarios import DAY, NOVEMBER, NOVEMBER_END_SECONDS, receive_november
 from tests.support.books import READER, Books
 from tests.support.coturn_messages import FakeAllocation
 
@@ -34,7 +34,7 @@ def test_the_worked_example_is_true(books: Books) -> None:
     (first, billed), (second, corrected), (third, hours) = STEPS
     receive_november(books)
     books.advance_clock(0, source="late")
-    books.advance_clock(NOVEMBER_SECONDS + 61)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     close_period(books.engine, "example.org", NOVEMBER, excluded_sources=["late"])
     assert shown(books, first) == table(billed)
@@ -42,7 +42,7 @@ def test_the_worked_example_is_true(books: Books) -> None:
     bob.new(5 * DAY)
     bob.interim(5 * DAY + 10, 7, 700, 8, 800)
     bob.close(5 * DAY + 40, (7, 700, 8, 800), (0, 0, 0, 0))
-    books.advance_clock(NOVEMBER_SECONDS + 61, source="late")
+    books.advance_clock(NOVEMBER_END_SECONDS + 61, source="late")
     books.run_jobs()
     assert adjust(books.engine) == 1
     post_manual_adjustment(

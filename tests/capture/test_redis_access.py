@@ -64,8 +64,8 @@ def test_without_permission_for_the_channels_the_advice_names_them(
 
 def test_capture_works_over_a_unix_socket(tmp_path: Path) -> None:
     server = ValkeyServer()
-    server.options["unixsocket"] = str(server.home / "s")
-    with server, CollectorThread(f"unix://{server.home}/s", tmp_path) as collector:
+    server.options["unixsocket"] = str(server.directory / "s")
+    with server, CollectorThread(f"unix://{server.directory}/s", tmp_path) as collector:
         collector.await_attached(server)
         publish(server, b"1")
         collector.await_checkpoint()
@@ -162,7 +162,7 @@ def test_sentinels_and_their_master_may_have_different_passwords_over_tls(
     with TlsSentinel(tls_redis) as sentinel, capture_logs() as logs:
         url = (
             f"rediss+sentinel://accounting:hush@127.0.0.1:{sentinel.options['tls-port']}/turn"
-            f"?ssl_ca_certs={tls_redis.home / 'certificate.pem'}&sentinel_password="
+            f"?ssl_ca_certs={tls_redis.directory / 'certificate.pem'}&sentinel_password="
         )
         with replication_collector(f"{url}hush%26more", tmp_path / "one") as collector:
             collector.await_attached(tls_redis)

@@ -25,7 +25,7 @@ from accounting.embedded import (
 )
 from accounting.embedded.postgres_server import _binaries
 from accounting.errors import ConfigurationError, ServerError
-from tests.support.servers import UNSAFE_BUT_FAST, free_port, wait_until
+from tests.support.servers import WITHOUT_FSYNC, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -98,7 +98,7 @@ def test_postgres_is_durable_speaks_utf8_and_sorts_by_code_point(tmp_path: Path)
 
 
 def test_postgres_is_reached_through_its_own_socket_alone(tmp_path: Path) -> None:
-    with run_postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
+    with run_postgres(tmp_path, settings=WITHOUT_FSYNC) as server:
         assert query(server.url(), "SELECT current_setting('listen_addresses')") == ("",)
         assert query(server.url(), "SELECT inet_server_addr()") == (None,)
         assert server.socket_dir.stat().st_mode & 0o077 == 0
@@ -114,7 +114,7 @@ def test_postgres_url_is_not_steered_by_the_variables_of_libpq(
     monkeypatch.setenv("PGHOST", "nowhere.invalid")
     monkeypatch.setenv("PGDATABASE", "nothing")
     monkeypatch.setenv("PGUSER", "nobody")
-    with run_postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
+    with run_postgres(tmp_path, settings=WITHOUT_FSYNC) as server:
         assert query(server.url(), "SELECT 1") == (1,)
 
 
@@ -191,7 +191,7 @@ def test_a_cluster_half_made_by_a_killed_process_is_made_anew(tmp_path: Path) ->
     half = tmp_path / "postgres" / "data.unfinished.1"
     half.mkdir(parents=True)
     (half / "PG_VERSION").write_text("18")
-    with run_postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
+    with run_postgres(tmp_path, settings=WITHOUT_FSYNC) as server:
         assert query(server.url(), "SELECT 1") == (1,)
     assert not half.exists()
 
@@ -208,7 +208,7 @@ def test_a_killed_postgres_recovers_what_was_committed(tmp_path: Path) -> None:
 
 
 def test_a_postgres_that_does_not_start_tells_the_end_of_its_log(tmp_path: Path) -> None:
-    with run_postgres(tmp_path, settings=UNSAFE_BUT_FAST) as server:
+    with run_postgres(tmp_path, settings=WITHOUT_FSYNC) as server:
         version = server.cluster / "PG_VERSION"
     version.write_text("9\n")
     with (
@@ -220,7 +220,7 @@ def test_a_postgres_that_does_not_start_tells_the_end_of_its_log(tmp_path: Path)
 
 def test_a_path_too_long_for_a_socket_gets_a_short_directory_for_it(tmp_path: Path) -> None:
     data_dir = tmp_path / ("long" * 25)
-    with run_postgres(data_dir, settings=UNSAFE_BUT_FAST) as server:
+    with run_postgres(data_dir, settings=WITHOUT_FSYNC) as server:
         assert len(str(server.socket_dir)) < 100
         assert query(server.url(), "SELECT 1") == (1,)
         running = running_postgres(data_dir)
@@ -230,7 +230,7 @@ def test_a_path_too_long_for_a_socket_gets_a_short_directory_for_it(tmp_path: Pa
 
 def test_a_path_with_odd_characters_works(tmp_path: Path) -> None:
     for name in ('a b"c"%d', "a,b"):
-        with run_postgres(tmp_path / name, settings=UNSAFE_BUT_FAST) as server:
+        with run_postgres(tmp_path / name, settings=WITHOUT_FSYNC) as server:
             assert query(server.url(), "SELECT 1") == (1,)
         with run_valkey(tmp_path / name, free_port()) as cache:
             assert running_valkey(tmp_path / name) == cache

@@ -110,7 +110,7 @@ def test_the_manifest_of_a_periods_usage_says_what_of_it_is_late(
     after, _ = export("after")
     late = after["late_usage"]
     assert (late["adjustments"], late["sums"]["received_bytes"]) == (2, 710)
-    billed = books.sums("statements")
+    billed = books.view_sums("statements")
     assert {name: after["sums"][name] - late["sums"][name] for name in billed} == billed
     assert {name: before[0]["sums"][name] for name in billed} == billed
 

@@ -18,8 +18,8 @@ from tests.support.recordings import (
     DIRECTORY,
     allocation_messages,
     receive_recording,
-    recorded,
-    recordings,
+    recorded_commands,
+    recording_names,
 )
 
 Eight = tuple[int, ...]
@@ -44,7 +44,7 @@ class Run(NamedTuple):
 
 def runs(name: str) -> list[Run]:
     """The runs of a recording, cut before the KEYS with which each coturn starts."""
-    starts = [line.time_us for line in recorded(name) if line.command == "keys"]
+    starts = [line.time_us for line in recorded_commands(name) if line.command == "keys"]
     messages = allocation_messages(name)
     found = []
     for start, end in zip([0, *starts], [*starts, 2**63], strict=True):
@@ -78,7 +78,7 @@ def log_of(run: Run) -> dict[LoggedKey, LoggedUsage] | None:
     return None
 
 
-@pytest.mark.parametrize("name", recordings())
+@pytest.mark.parametrize("name", recording_names())
 def test_sessions_equal_coturns_log_byte_for_byte(books: Books, name: str) -> None:
     receive_recording(books, name)
     sessions = books.rows("sessions")
@@ -103,7 +103,7 @@ def test_sessions_equal_coturns_log_byte_for_byte(books: Books, name: str) -> No
                 assert key not in run.confirmed
 
 
-@pytest.mark.parametrize("name", recordings())
+@pytest.mark.parametrize("name", recording_names())
 def test_every_published_byte_is_a_sessions_or_unattributed(books: Books, name: str) -> None:
     count = receive_recording(books, name)
     reports = len(books.rows("allocation_events")) + len(books.rows("traffic_reports"))

@@ -20,7 +20,14 @@ from accounting.simulator import Scenario, run
 from tests.support.books import Books, cloned_database, make_template, sum_counters
 from tests.support.servers import PostgresServer, ValkeyServer
 from tests.support.service import Service
-from tests.support.turn_traffic import Numbers, announce, assert_honest, billed, burst, loaded
+from tests.support.turn_traffic import (
+    NumberPublisher,
+    assert_losses_have_gaps,
+    hourly_received_bytes,
+    loaded_numbers,
+    publish_burst,
+    publish_new,
+)
 
 BURST: Final = 200_000
 
@@ -50,7 +57,7 @@ class Running:
 
     def await_billed(self, user: str, count: int) -> None:
         """Return once a user's hours come to so many received bytes."""
-        self.up.wait_for(lambda: billed(self.books, user) == count)
+        self.up.wait_for(lambda: hourly_received_bytes(self.books, user) == count)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +75,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                 up.wait_until_capturing()
                 running = Running(postgres, valkey, up, books)
                 # Once all of its parts are at work: a part that is starting notices no fault.
-                announce(valkey, "setup")
-                burst(valkey, "setup", 1)
+                publish_new(valkey, "setup")
+                publish_burst(valkey, "setup", 1)
                 running.await_billed("setup", 1)
                 yield running
                 assert up.stop() == 0
@@ -82,15 +89,15 @@ def test_a_killed_part_is_started_again_and_nothing_is_lost_or_doubled(
     service: Running, part: str
 ) -> None:
     gaps = [gap["gap_id"] for gap in service.gaps()]
-    with Numbers(service.valkey, f"kill-{part}") as numbers:
-        numbers.await_more(100)
+    with NumberPublisher(service.valkey, f"kill-{part}") as numbers:
+        numbers.wait_for_more(100)
         killed = service.up.wait_for_child(part)
         os.kill(killed, signal.SIGKILL)
-        numbers.await_more(100)
+        numbers.wait_for_more(100)
         service.up.wait_for_child(part, other_than=killed)
         sent = numbers.stop()
     service.await_billed(f"kill-{part}", sum(sent))
-    assert loaded(service.books, f"kill-{part}") == sorted(sent)
+    assert loaded_numbers(service.books, f"kill-{part}") == sorted(sent)
     assert [gap["gap_id"] for gap in service.gaps()] == gaps
 
 
@@ -98,16 +105,16 @@ def test_a_killed_collector_is_started_again_and_all_that_was_lost_is_within_its
     service: Running,
 ) -> None:
     gaps = len(service.gaps())
-    with Numbers(service.valkey, "kill-collect") as numbers:
-        numbers.await_more(100)
+    with NumberPublisher(service.valkey, "kill-collect") as numbers:
+        numbers.wait_for_more(100)
         killed = service.up.wait_for_child("collect")
         os.kill(killed, signal.SIGKILL)
         service.up.wait_for_child("collect", other_than=killed)
         service.up.wait_for(lambda: [gap["to_at"] for gap in service.gaps()[gaps:] if gap["to_at"]])
-        numbers.await_more(100)
+        numbers.wait_for_more(100)
         sent = numbers.stop()
     kept = loaded_to_the_end(service, "kill-collect", sent)
-    lost = assert_honest(service.books, "kill-collect", sent)
+    lost = assert_losses_have_gaps(service.books, "kill-collect", sent)
     assert lost
     service.await_billed("kill-collect", sum(kept))
     (gap,) = service.gaps()[gaps:]
@@ -119,16 +126,16 @@ def test_a_spool_deleted_in_use_is_a_new_epoch_and_a_gap_with_both_its_ends(
 ) -> None:
     gaps = len(service.gaps())
     path = spool_path(service.up.data_dir, "default")
-    with Numbers(service.valkey, "no-spool") as numbers:
-        service.up.wait_for(lambda: loaded(service.books, "no-spool"))
+    with NumberPublisher(service.valkey, "no-spool") as numbers:
+        service.up.wait_for(lambda: loaded_numbers(service.books, "no-spool"))
         for file in path.parent.glob(f"{path.name}*"):
             if not file.name.endswith(".lock"):
                 file.unlink()
         service.up.wait_for(lambda: [gap["to_at"] for gap in service.gaps()[gaps:] if gap["to_at"]])
-        numbers.await_more(100)
+        numbers.wait_for_more(100)
         sent = numbers.stop()
     kept = loaded_to_the_end(service, "no-spool", sent)
-    assert assert_honest(service.books, "no-spool", sent)
+    assert assert_losses_have_gaps(service.books, "no-spool", sent)
     service.await_billed("no-spool", sum(kept))
     (gap,) = service.gaps()[gaps:]
     assert gap["cause"] == "spool_lost"
@@ -136,21 +143,21 @@ def test_a_spool_deleted_in_use_is_a_new_epoch_and_a_gap_with_both_its_ends(
 
 def loaded_to_the_end(service: Running, user: str, sent: dict[int, tuple[int, int]]) -> list[int]:
     """A user's numbers once the last that was sent is among them."""
-    service.up.wait_for(lambda: loaded(service.books, user)[-1:] == [max(sent)])
-    return loaded(service.books, user)
+    service.up.wait_for(lambda: loaded_numbers(service.books, user)[-1:] == [max(sent)])
+    return loaded_numbers(service.books, user)
 
 
 def test_a_killed_redis_is_a_gap_that_holds_all_that_was_lost(service: Running) -> None:
     gaps = len(service.gaps())
-    with Numbers(service.valkey, "kill-redis") as numbers:
-        numbers.await_more(100)
+    with NumberPublisher(service.valkey, "kill-redis") as numbers:
+        numbers.wait_for_more(100)
         service.valkey.kill()
         service.valkey.start()
         service.up.wait_for(lambda: [gap["to_at"] for gap in service.gaps()[gaps:] if gap["to_at"]])
-        numbers.await_more(100)
+        numbers.wait_for_more(100)
         sent = numbers.stop()
     kept = loaded_to_the_end(service, "kill-redis", sent)
-    assert_honest(service.books, "kill-redis", sent)
+    assert_losses_have_gaps(service.books, "kill-redis", sent)
     service.await_billed("kill-redis", sum(kept))
     (gap,) = service.gaps()[gaps:]
     assert gap["cause"] == "redis_restarted"
@@ -161,17 +168,17 @@ def test_while_postgres_is_away_the_spool_grows_and_then_loading_catches_up_by_i
 ) -> None:
     gaps = service.gaps()
     parts = {part: service.up.wait_for_child(part) for part in ("collect", "load", "schedule")}
-    with Numbers(service.valkey, "no-postgres") as numbers:
-        numbers.await_more(100)
+    with NumberPublisher(service.valkey, "no-postgres") as numbers:
+        numbers.wait_for_more(100)
         service.postgres.kill()
-        numbers.await_more(200)
+        numbers.wait_for_more(200)
         service.up.wait_for(lambda: service.up.events("can't load now, trying again"))
         service.up.wait_for(lambda: service.spooled_and_not_loaded() >= 150)
         service.postgres.start()
-        numbers.await_more(100)
+        numbers.wait_for_more(100)
         sent = numbers.stop()
     service.await_billed("no-postgres", sum(sent))
-    assert loaded(service.books, "no-postgres") == sorted(sent)
+    assert loaded_numbers(service.books, "no-postgres") == sorted(sent)
     assert service.gaps() == gaps
     assert {part: service.up.child_pid(part) for part in parts} == parts
 
@@ -187,9 +194,9 @@ def test_a_job_that_fails_is_logged_with_its_error_tried_again_and_stops_no_othe
         rows = [row for row in service.books.rows("sessions") if row["user_id"] == "no-job"]
         return sum_counters(rows)["received_bytes"]
 
-    announce(service.valkey, "no-job")
+    publish_new(service.valkey, "no-job")
     service.execute("ALTER TABLE accounting.user_usage_hourly RENAME TO gone")
-    burst(service.valkey, "no-job", 10)
+    publish_burst(service.valkey, "no-job", 10)
     service.up.wait_for(lambda: settled() == 55)
     service.up.wait_for(lambda: len(failures()) > 2)
     scheduler = service.up.child_pid("schedule")
@@ -231,7 +238,7 @@ DROP TABLE public.watched;
 
 def test_two_schedulers_never_run_a_job_twice_at_once(service: Running) -> None:
     """Seen by the database itself: the first and the last statement of each run, slowed down."""
-    announce(service.valkey, "two-schedulers")
+    publish_new(service.valkey, "two-schedulers")
     service.execute(WATCH)
     url = f"{service.books.url()}&options=-c%20watched.scheduler%3Dsecond"
     settings = {"ACCOUNTING_DATABASE_URL": url}
@@ -244,7 +251,7 @@ def test_two_schedulers_never_run_a_job_twice_at_once(service: Running) -> None:
 
     with (
         Service("schedule", service.up.data_dir.with_name("second"), settings) as second,
-        Numbers(service.valkey, "two-schedulers") as numbers,
+        NumberPublisher(service.valkey, "two-schedulers") as numbers,
     ):
         # Both have run both jobs.
         second.wait_for(lambda: len({(run["job"], run["scheduler"]) for run in runs()}) == 4)
@@ -256,15 +263,15 @@ def test_two_schedulers_never_run_a_job_twice_at_once(service: Running) -> None:
     for before, after in itertools.pairwise(seen):
         if before["job"] == after["job"]:
             assert before["ended"] < after["began"], (before, after)
-    assert loaded(service.books, "two-schedulers") == sorted(sent)
+    assert loaded_numbers(service.books, "two-schedulers") == sorted(sent)
 
 
 def test_a_burst_is_in_the_reports_whole_and_exact(service: Running) -> None:
     gaps = service.gaps()
-    announce(service.valkey, "burst")
-    burst(service.valkey, "burst", BURST)
+    publish_new(service.valkey, "burst")
+    publish_burst(service.valkey, "burst", BURST)
     service.await_billed("burst", BURST * (BURST + 1) // 2)
-    assert loaded(service.books, "burst") == list(range(1, BURST + 1))
+    assert loaded_numbers(service.books, "burst") == list(range(1, BURST + 1))
     assert service.gaps() == gaps
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.books import Books, cloned_database
 from tests.support.servers import PostgresServer, ValkeyServer, wait_until
 from tests.support.service import Service, descendants
-from tests.support.turn_traffic import Numbers, assert_honest, loaded
+from tests.support.turn_traffic import NumberPublisher, assert_losses_have_gaps, loaded_numbers
 
 LEASE_SECONDS: Final = "2"
 
@@ -40,7 +40,7 @@ class Pair:
 
     def wait_until_loaded(self, user: str, number: int) -> None:
         """Return once a number is in the reports."""
-        wait_until(lambda: number in loaded(self.books, user), 60)
+        wait_until(lambda: number in loaded_numbers(self.books, user), 60)
 
 
 @pytest.fixture
@@ -58,46 +58,46 @@ def pair(
 @pytest.mark.parametrize("pair", ["replication"], indirect=True)
 def test_a_standby_goes_on_where_the_books_stand_when_the_first_dies(pair: Pair) -> None:
     """Nothing is lost that the backlog holds, nothing doubled, and there is no gap."""
-    with Numbers(pair.valkey, "dies") as numbers:
-        numbers.await_more(200)
+    with NumberPublisher(pair.valkey, "dies") as numbers:
+        numbers.wait_for_more(200)
         pair.signal_first(signal.SIGKILL)
-        numbers.await_more(200)
+        numbers.wait_for_more(200)
         pair.wait_until_loaded("dies", len(numbers.sent))
         sent = numbers.stop()
     pair.wait_until_loaded("dies", max(sent))
-    assert loaded(pair.books, "dies") == sorted(sent)
+    assert loaded_numbers(pair.books, "dies") == sorted(sent)
     assert pair.books.rows("capture_gaps") == []
 
 
 @pytest.mark.parametrize("pair", ["replication"], indirect=True)
 def test_what_a_hung_collector_had_is_discarded_when_it_comes_back(pair: Pair) -> None:
     """Both believe for a moment that it is their turn: what counts is decided by positions."""
-    with Numbers(pair.valkey, "hangs") as numbers:
-        numbers.await_more(200)
+    with NumberPublisher(pair.valkey, "hangs") as numbers:
+        numbers.wait_for_more(200)
         pair.signal_first(signal.SIGSTOP)
-        numbers.await_more(200)
+        numbers.wait_for_more(200)
         pair.wait_until_loaded("hangs", len(numbers.sent))
         pair.signal_first(signal.SIGCONT)
-        numbers.await_more(200)
+        numbers.wait_for_more(200)
         pair.first.wait_for(lambda: pair.first.events("standing by"))
         # And back again: the first must go on where the second brought the books.
         os.kill(pair.second.pid, signal.SIGTERM)
         assert pair.second.process.wait(60) == 0
-        numbers.await_more(200)
+        numbers.wait_for_more(200)
         sent = numbers.stop()
     pair.wait_until_loaded("hangs", max(sent))
-    assert loaded(pair.books, "hangs") == sorted(sent)
+    assert loaded_numbers(pair.books, "hangs") == sorted(sent)
     assert pair.books.rows("capture_gaps") == []
 
 
 @pytest.mark.parametrize("pair", ["subscribe"], indirect=True)
 def test_a_subscribers_takeover_is_a_gap_that_holds_all_that_was_lost(pair: Pair) -> None:
-    with Numbers(pair.valkey, "subscriber") as numbers:
-        numbers.await_more(200)
+    with NumberPublisher(pair.valkey, "subscriber") as numbers:
+        numbers.wait_for_more(200)
         pair.signal_first(signal.SIGKILL)
         pair.second.wait_until_capturing()
-        numbers.await_more(200)
+        numbers.wait_for_more(200)
         sent = numbers.stop()
     pair.wait_until_loaded("subscriber", max(sent))
-    assert assert_honest(pair.books, "subscriber", sent)
+    assert assert_losses_have_gaps(pair.books, "subscriber", sent)
     assert all(gap["to_at"] is not None for gap in pair.books.rows("capture_gaps"))

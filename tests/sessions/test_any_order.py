@@ -1,9 +1,7 @@
 """However a stream is cut into batches, and in whatever order the jobs run: the same books."""
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 
-from accounting.db.engine import Engine
 from tests.support.reference_usage import assert_usage_follows_from_sessions_and_reports
 from tests.support.scenario_player import (
     PLANS,
@@ -13,31 +11,23 @@ from tests.support.scenario_player import (
     Step,
     assert_conserved,
 )
-from tests.support.servers import PostgresServer
-
-
-@pytest.fixture(scope="module")
-def ledger(
-    postgres_server: PostgresServer, settling_database: str, settling_engine: Engine
-) -> ScenarioPlayer:
-    return ScenarioPlayer(postgres_server, settling_database, settling_engine)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, PLANS)
 def test_any_batching_repetition_and_order_of_jobs_gives_the_same_books(
-    ledger: ScenarioPlayer, steps: list[Step], plan: list[JobCall]
+    scenario_player: ScenarioPlayer, steps: list[Step], plan: list[JobCall]
 ) -> None:
-    shown = ledger.play(steps)
-    assert ledger.play(steps, plan) == shown
+    shown = scenario_player.play(steps)
+    assert scenario_player.play(steps, plan) == shown
     assert_conserved(shown)
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, PLANS)
 def test_usage_equals_a_naive_sum_over_the_sessions_and_the_reports(
-    ledger: ScenarioPlayer, steps: list[Step], plan: list[JobCall]
+    scenario_player: ScenarioPlayer, steps: list[Step], plan: list[JobCall]
 ) -> None:
-    shown = ledger.play(steps, plan)
+    shown = scenario_player.play(steps, plan)
     assert_conserved(shown)
     assert_usage_follows_from_sessions_and_reports(shown)

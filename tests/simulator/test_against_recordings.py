@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from accounting.simulator import Command, Scenario, play
-from tests.support.recordings import Recorded, recorded
+from tests.support.recordings import RecordedCommand, recorded_commands
 
 LIFE = re.compile(
     r"(set-new pub-new )(set-refreshed pub-refreshed |traffic traffic/peer )*"
@@ -18,21 +18,21 @@ STRANGER = re.compile(r"traffic traffic/peer ")
 SUFFIX = re.compile(rb".*/allocation/\d{18}/(.*)", re.DOTALL)
 
 
-def first_process(name: str) -> list[Recorded]:
+def first_process(name: str) -> list[RecordedCommand]:
     """The first server process of a recording: the one whose version its log names."""
-    run: list[Recorded] = []
-    for command in recorded(name):
+    run: list[RecordedCommand] = []
+    for command in recorded_commands(name):
         if command.command in {"auth", "select", "flushall"} and run and said_something(run):
             break
         run.append(command)
     return run
 
 
-def said_something(run: Iterable[Recorded]) -> bool:
+def said_something(run: Iterable[RecordedCommand]) -> bool:
     return any(command.command == "publish" for command in run)
 
 
-def as_commands(run: Iterable[Recorded]) -> Iterator[Command]:
+def as_commands(run: Iterable[RecordedCommand]) -> Iterator[Command]:
     numbers: dict[str, int] = {}
     for r in run:
         place = numbers.setdefault(r.connection, len(numbers))

@@ -15,7 +15,7 @@ from accounting.simulator.oracle import KINDS
 from tests.support.naive_bookkeeper import (
     expected_figures,
     naive_figures,
-    naive_lives,
+    naive_sessions,
 )
 from tests.support.simulated_fleet import ALL_HARD_CASES, HARD_CASES
 
@@ -95,7 +95,7 @@ def test_events_come_in_order_of_time_and_end_with_the_run() -> None:
 
 def test_deltas_add_up_to_totals_where_nothing_is_lost() -> None:
     commands, expected = play(Scenario(packets_per_second=4000))
-    sessions = [session for sessions in naive_lives(commands).values() for session in sessions]
+    sessions = [session for sessions in naive_sessions(commands).values() for session in sessions]
     assert len(sessions) == 200
     for session in sessions:
         assert [*(session.total or []), *(session.peer_total or [])] == session.interims
@@ -106,7 +106,7 @@ def test_deltas_add_up_to_totals_where_nothing_is_lost() -> None:
 def test_interims_come_at_multiples_of_the_modulus(version: str, modulus: int) -> None:
     commands, _ = play(Scenario(version=version, packets_per_second=4000))
     interims = 0
-    for sessions in naive_lives(commands).values():
+    for sessions in naive_sessions(commands).values():
         for packets in sessions[0].interim_packets[:-1]:
             assert packets % modulus == 0
             interims += 1
@@ -117,7 +117,7 @@ def test_interims_come_at_multiples_of_the_modulus(version: str, modulus: int) -
 def test_peer_totals_wrap_at_32_bits_and_the_deltas_stay_right() -> None:
     commands, expected = play(Scenario(wrap=True))
     wrapped = 0
-    for (session,) in naive_lives(commands).values():
+    for (session,) in naive_sessions(commands).values():
         assert session.peer_total == [count % 2**32 for count in session.interims[4:]]
         wrapped += max(session.interims) >= 2**32
     assert wrapped == 10
@@ -204,7 +204,7 @@ def test_lost_statuses_and_totals_change_no_bill() -> None:
 
 def test_a_tcp_allocation_of_rfc_6062_reports_only_when_it_closes() -> None:
     commands, expected = play(Scenario(rfc6062=True, packets_per_second=4000))
-    sessions = [session for sessions in naive_lives(commands).values() for session in sessions]
+    sessions = [session for sessions in naive_sessions(commands).values() for session in sessions]
     silent = [
         session for session in sessions if len(session.interim_packets) == 1 and session.total
     ]

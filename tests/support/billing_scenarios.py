@@ -9,16 +9,14 @@ from tests.support.books import Books
 from tests.support.coturn_messages import FakeAllocation
 
 DAY: Final = 86_400.0
-
-
 NOVEMBER: Final = date(2026, 11, 1)
-
-
-NOVEMBER_SECONDS: Final = 29 * DAY - 12 * 3600
-"""Where November ends: the books begin on its second day, at noon."""
+NOVEMBER_END_SECONDS: Final = 29 * DAY - 12 * 3600
+"""The books start at noon of 2 November."""
+DECEMBER: Final = date(2026, 12, 1)
 
 
 def receive_november(books: Books, source: str = "default") -> None:
+    """Receive an exact session of alice and, a day later, an estimated one of bob."""
     alice = FakeAllocation(books, source=source)
     alice.new(0)
     alice.interim(10, 1, 100, 2, 200)
@@ -30,43 +28,44 @@ def receive_november(books: Books, source: str = "default") -> None:
 
 
 def close_november(books: Books) -> None:
+    """Receive November, run all jobs and close the period."""
     receive_november(books)
-    books.advance_clock(NOVEMBER_SECONDS + 61)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     assert close_periods(books.engine) == 1
 
 
-DECEMBER: Final = date(2026, 12, 1)
-
-
 def receive_late_source(books: Books) -> None:
-    """A second source that November was closed without."""
+    """Receive sessions of November from a source that the closed period excludes."""
     bob = FakeAllocation(books, user="bob", allocation=7, source="late")
     bob.new(5 * DAY)
     bob.interim(5 * DAY + 10, 7, 700, 8, 800)
     bob.close(5 * DAY + 40, (7, 700, 8, 800), (0, 0, 0, 0))
-    FakeAllocation(books, user="carol", allocation=8, source="late").new(6 * DAY)
-    FakeAllocation(books, user="carol", allocation=8, source="late").interim(
-        6 * DAY + 10, 1, 10, 0, 0
-    )
-    books.advance_clock(NOVEMBER_SECONDS + 61, source="late")
+    carol = FakeAllocation(books, user="carol", allocation=8, source="late")
+    carol.new(6 * DAY)
+    carol.interim(6 * DAY + 10, 1, 10, 0, 0)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61, source="late")
 
 
 def close_november_without_late_source(books: Books) -> None:
+    """Close November while the source ``late`` has captured nothing of it."""
     receive_november(books)
     books.advance_clock(0, source="late")
-    books.advance_clock(NOVEMBER_SECONDS + 61)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     close_period(books.engine, "example.org", NOVEMBER, excluded_sources=["late"])
 
 
 def close_and_adjust_november(books: Books) -> None:
-    """A session with missed interims, one that was thought dead, one that came late, one over
-    two months; and another user's.
+    """Close November, then load a source that was behind, and adjust for it.
+
+    Alice has a session with lost interims, one that expired and reopened, one across the end of
+    the month and one from the source that was behind; bob has one session without traffic.
     """
-    FakeAllocation(books).new(0)
-    FakeAllocation(books).interim(10, 1, 100, 2, 200)
-    FakeAllocation(books).close(4000, (3, 300, 2, 150), (0, 0, 0, 0))
+    estimated = FakeAllocation(books)
+    estimated.new(0)
+    estimated.interim(10, 1, 100, 2, 200)
+    estimated.close(4000, (3, 300, 2, 150), (0, 0, 0, 0))
     reopened = FakeAllocation(books, allocation=2)
     reopened.new(5000)
     reopened.interim(5010, 1, 1, 1, 1)

@@ -1,14 +1,14 @@
-"""Books for tests: a database cloned from one template, a spool, and the jobs by hand.
+"""Books for tests: a database cloned from a template, a spool for each source, and the jobs.
 
-books.hear(12.5, b"turn/realm/r/user/u/allocation/.../status", b"new lifetime=600")
-books.account()
+books.receive(12.5, b"turn/realm/r/user/u/allocation/.../status", b"new lifetime=600")
+books.run_jobs()
 books.rows("sessions")
 """
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -31,14 +31,14 @@ TEMPLATE: Final = "accounting_template"
 WRITER: Final = "turn_accounting_writer"
 READER: Final = "turn_accounting_reader"
 START: Final = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
-"""When the seconds of :meth:`Books.receive` begin to count, unless a test says otherwise."""
+"""The time that tests count seconds from, unless they set ``Books.start``."""
 _NUMBERS: Final = itertools.count(1)
 _ENGINES: Final[list[Engine]] = []
-"""The first one, which the others learn from."""
+"""The first engine of this process; its compiled statements serve all others."""
 
 
 def make_template(server: PostgresServer, name: str = TEMPLATE) -> None:
-    """The database that all others are cloned from: migrated once."""
+    """Create the migrated database that each test clones."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     engine = open_engine(server.url(database=name))
@@ -49,7 +49,7 @@ def make_template(server: PostgresServer, name: str = TEMPLATE) -> None:
 
 @contextmanager
 def cloned_database(server: PostgresServer, template: str = TEMPLATE) -> Iterator[str]:
-    """The name of a fresh clone, dropped afterwards. Nobody may be connected to the template."""
+    """Clone the template and drop the clone at exit; the template must have no connections."""
     name = f"books_{next(_NUMBERS)}"
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
@@ -59,10 +59,10 @@ def cloned_database(server: PostgresServer, template: str = TEMPLATE) -> Iterato
 
 
 def engine_with_shared_cache(url: str) -> Engine:
-    """An engine that has what every other of this process compiled: half a job's own time."""
+    """An engine with the compiled statements of this process; compiling takes half of a job."""
     engine = open_engine(url)
     if not _ENGINES:
-        with engine.connect():  # it learns the server's version
+        with engine.connect():  # the dialect reads the server's version
             _ENGINES.append(engine)
     engine.dialect = engine.pool._dialect = _ENGINES[0].dialect
     engine._compiled_cache = _ENGINES[0]._compiled_cache
@@ -71,35 +71,41 @@ def engine_with_shared_cache(url: str) -> Engine:
 
 @dataclass(slots=True)
 class Books:
-    """One database and the spools that are loaded into it."""
+    """One database and the spools that are loaded into it.
+
+    Its engine connects as the writer, so that every test runs with the grants of the service.
+    A ``shared_engine`` stays open when the books close.
+    """
 
     server: PostgresServer
     name: str
     directory: Path
     start: datetime = START
     rule: RealmRule = field(default_factory=RealmRule)
+    shared_engine: InitVar[Engine | None] = None
     engine: Engine = field(init=False)
+    _owns_engine: bool = field(init=False)
     _spools: dict[str, Spool] = field(init=False, default_factory=dict)
     _loaders: dict[str, Loader] = field(init=False, default_factory=dict)
     _connections: dict[str | None, psycopg.Connection[dict[str, Any]]] = field(
         init=False, default_factory=dict
     )
 
-    def __post_init__(self) -> None:
-        # As the role that the service has, so that its grants are proved by every test.
-        self.engine = engine_with_shared_cache(self.url(WRITER))
+    def __post_init__(self, shared_engine: Engine | None) -> None:
+        self.engine = shared_engine or engine_with_shared_cache(self.url(WRITER))
+        self._owns_engine = shared_engine is None
 
     def url(self, role: str | None = None) -> str:
         return self.server.url(role, self.name)
 
     def spool(self, source: str = "default") -> Spool:
-        """The spool of a source, made when first asked for."""
+        """The spool of a source, created at the first call."""
         if source not in self._spools:
             self._spools[source] = Spool.open(self.directory / f"{source}.sqlite3", source)
         return self._spools[source]
 
     def micros_at(self, seconds: float) -> int:
-        """Microseconds since the epoch of so many seconds after the start."""
+        """The time so many seconds after the start, in microseconds since the epoch."""
         return to_micros(self.start + timedelta(seconds=seconds))
 
     def receive(
@@ -121,11 +127,11 @@ class Books:
         self.spool(source).append(messages)
 
     def advance_clock(self, seconds: float, *, source: str = "default") -> None:
-        """Let the clock of a source reach so many seconds after the start."""
+        """Record that a source captured everything up to so many seconds after the start."""
         self.spool(source).checkpoint(self.micros_at(seconds))
 
     def load(self, *, source: str = "default", limit: int = BATCH) -> int:
-        """Load a source's spool to its end."""
+        """Load a source's spool to its end; returns the number of messages."""
         if source not in self._loaders:
             self._loaders[source] = Loader(self.engine, self.spool(source), self.rule)
         total = 0
@@ -160,7 +166,7 @@ class Books:
     def _query(
         self, role: str | None, query: str, parameters: Sequence[Any] | None = None
     ) -> list[dict[str, Any]]:
-        """The answer, over the connection of the last question; over another where that is gone."""
+        """Query over the role's last connection, or over a new one where the server closed it."""
         connection = self._connections.pop(role, None)
         if connection is not None:
             try:
@@ -191,10 +197,10 @@ class Books:
             connection.close()
             raise
         if self._connections.setdefault(role, connection) is not connection:
-            connection.close()  # another thread asked meanwhile
+            connection.close()  # another thread left its connection meanwhile
         return rows
 
-    def sums(self, view: str) -> dict[str, int]:
+    def view_sums(self, view: str) -> dict[str, int]:
         """The sums of the eight counters over a view."""
         return {
             name: int(value) for name, value in sum_counters(self.rows(view, *COUNTERS)).items()
@@ -202,22 +208,21 @@ class Books:
 
     def assert_conserved(self) -> None:
         """Sessions = hours = days = months, for users and for realms, in all eight counters."""
-        sessions = self.sums("sessions")
+        sessions = self.view_sums("sessions")
         for of in ("user", "realm"):
             for length in ("hourly", "daily", "monthly"):
-                assert self.sums(f"{of}_usage_{length}") == sessions, f"{of}_usage_{length}"
+                assert self.view_sums(f"{of}_usage_{length}") == sessions, f"{of}_usage_{length}"
 
     def disconnect(self) -> None:
-        """Leave no connection open that nobody uses now."""
+        """Close all idle connections."""
         self._close_connections()
         self.engine.dispose()
 
-    def close(self, *, with_engine: bool = True) -> None:
-        """Without its engine where that is others' too, who then need not connect anew."""
+    def close(self) -> None:
         for spool in self._spools.values():
             spool.close()
         self._close_connections()
-        if with_engine:
+        if self._owns_engine:
             self.engine.dispose()
 
     def _close_connections(self) -> None:

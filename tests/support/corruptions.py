@@ -128,7 +128,7 @@ CORRUPTIONS: Final = {
 
 
 def fill_books(books: Books) -> None:
-    """Three realms' worth of sessions: ended, estimated, alive, a stranger's."""
+    """Receive sessions in two realms: exact, estimated, expired, active and unauthenticated."""
     set_rule(
         books.engine,
         "kolkata",

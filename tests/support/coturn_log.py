@@ -1,8 +1,8 @@
-"""coturn's own log as an independent count of usage, to compare the books with.
+"""Usage from coturn's own log, to compare the books with.
 
-With `-v` coturn logs the counters of a session at the moments at which it publishes them. The
-line's prefix differs by version (`533: : session` in 4.6, time and level in 4.17); the rest is the
-same. Owns the reading of these lines; it must share no code with what it checks.
+With ``-v`` coturn logs the counters of a session whenever it publishes them. The prefix of a line
+differs by version (``533: : session`` in 4.6, time and level in 4.17); the rest is the same. This
+module shares no code with the package that it checks.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final, NamedTuple
 
-# A user may be named like the end of such a line, so what follows the name is matched at the end.
+# A username may contain the end of such a line, so the counters are matched at the end.
 _USAGE: Final = re.compile(
     rb"(?:^|\s)session (?P<id>\d+): (?P<peer>peer )?usage: realm=<(?P<realm>.*?)>, "
     rb"username=<(?P<username>.*)>, rp=(\d+), rb=(\d+), sp=(\d+), sb=(\d+)\s*$",
@@ -28,7 +28,7 @@ _DELETION: Final = re.compile(
 
 
 class LoggedKey(NamedTuple):
-    """What tells a session of one server process from another: as its channel does on the wire."""
+    """Identifies a session of one server process, as its channel does on the wire."""
 
     realm: bytes
     username: bytes
@@ -37,9 +37,9 @@ class LoggedKey(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class LoggedUsage:
-    """The sums of one session's log lines; `began` and `deleted` count its lines of that kind.
+    """The sums of a session's log lines; ``began`` and ``deleted`` count its lines of that kind.
 
-    A session that never `began` is a stranger's: it carried requests that were not authenticated.
+    A session with ``began`` = 0 never authenticated.
     """
 
     received_packets: int = 0

@@ -1,7 +1,6 @@
-"""A live coturn for tests, with its own client and an echoing peer.
+"""A real coturn for tests, with coturn's test client and an echoing peer.
 
-Owns their processes and their arguments. Debian's package `coturn` brings all three programs. The
-log is read back by `tests/support/coturn_log.py`.
+Debian's package ``coturn`` has all three programs. ``tests/support/coturn_log.py`` reads the log.
 """
 
 import re
@@ -29,8 +28,9 @@ def is_installed() -> bool:
 class TurnServer(Server):
     """Debian's turnserver on 127.0.0.1, publishing to the Redis at `redis_port`.
 
-    With `secret` it takes TURN REST credentials, else the long-term ones of `users` (name to
-    password). Each start writes a log of its own, for ids begin anew with each process.
+    With ``secret`` it accepts TURN REST credentials, otherwise the long-term credentials of
+    ``users`` (name to password). Each start writes its own log: each process numbers sessions
+    from 1.
     """
 
     def __init__(
@@ -82,30 +82,30 @@ class TurnServer(Server):
             "--no-tls",
             "--no-dtls",
             "--no-rfc5780",
-            # To a file of its own: standard output is buffered, and a kill would lose its end.
+            # A file, because standard output is buffered and a kill would lose its end.
             f"--log-file={self.coturn_log(self.starts)}",
             "--simple-log",
             "--no-stdout-log",
-            f"--pidfile={self.home / 'turnserver.pid'}",
-            f"--userdb={self.home / 'turndb'}",
+            f"--pidfile={self.directory / 'turnserver.pid'}",
+            f"--userdb={self.directory / 'turndb'}",
             *self.options,
         ]
 
     def coturn_log(self, start: int) -> str:
-        return str(self.home / f"coturn-{start}.log")
+        return str(self.directory / f"coturn-{start}.log")
 
     def start(self) -> None:
         self.starts += 1
         super().start()
 
     def is_ready(self) -> bool:
-        # Every relay thread has a TCP listener; the UDP one comes last. Asking it over the network
-        # would use up an id.
+        # Each relay thread opens a TCP listener; the UDP listener opens last. A request over the
+        # network would use up an allocation id.
         text = self.log_bytes()
         return text.count(b"TCP listener opened") >= self.relay_threads and b"UDP listener" in text
 
     def log_bytes(self, start: int | None = None) -> bytes:
-        """The log of one start (1, 2, ...; without a number the last), byte for byte."""
+        """The log of one start (1, 2, ...; the last by default)."""
         try:
             with open(self.coturn_log(start or self.starts), "rb") as log:  # noqa: PTH123
                 return log.read()
@@ -113,7 +113,7 @@ class TurnServer(Server):
             return b""
 
     def log_text(self) -> str:
-        """The logs of all starts, for people."""
+        """The logs of all starts."""
         logs = [self.log_bytes(start) for start in range(1, self.starts + 1)]
         return b"".join(logs).decode(errors="replace")
 
@@ -141,7 +141,7 @@ class EchoPeer(Server):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientRun:
-    """How a client ended: its exit code, what it printed, its own count of messages."""
+    """A finished client: its exit code, its output and its own counts of messages."""
 
     code: int
     output: str
@@ -166,8 +166,8 @@ def client_command(
 ) -> list[str]:
     """The command of turnutils_uclient.
 
-    With a peer each client has one allocation and the peer echoes; without, clients talk to one
-    another in pairs, so their number is made even.
+    With a peer each client has one allocation. Without a peer, clients send to one another in
+    pairs, so their number is rounded up to an even one.
     """
     command = ["turnutils_uclient", "-c", "-p", str(server.port), "-L", ADDRESS]
     command += ["-n", str(messages), "-l", str(size), "-z", str(interval_ms)]
@@ -198,12 +198,12 @@ def run_client(
     peer: bool = True,
     options: Sequence[str] = (),
 ) -> ClientRun:
-    """Run coturn's own client to its end; it has an echoing peer unless `peer` is false.
+    """Run coturn's client to its end, with an echoing peer unless ``peer`` is false.
 
-    A wrong password shows in the code and the output; it raises nothing. `options` are more of
-    turnutils_uclient's. Its allocations close about a second after it ended: see
-    `wait_until_closed`. Over UDP it leaves one more behind, without traffic: it tries the server
-    with an allocation of its own, which nobody closes.
+    A wrong password shows in the exit code and the output; it raises no error. ``options`` are
+    further ones of turnutils_uclient. Its allocations close about a second after its end: see
+    ``wait_until_closed``. Over UDP it leaves one more allocation open, without traffic: the one
+    with which it probes the server.
     """
     with EchoPeer() as echo:
         done = subprocess.run(
@@ -236,14 +236,14 @@ def run_client(
 
 
 def wait_until_closed(server: TurnServer, deadline_seconds: float = 20.0) -> None:
-    """Wait until coturn has closed every session of its last start that a client gave up."""
+    """Wait until coturn has closed every session of its last start that a client released."""
 
     def is_closed() -> bool:
         log = server.log_bytes()
-        given_up = set(re.findall(rb"session (\d+): refreshed, [^\n]*, lifetime=0\s", log))
-        return given_up <= set(re.findall(rb"session (\d+): delete: ", log))
+        released = set(re.findall(rb"session (\d+): refreshed, [^\n]*, lifetime=0\s", log))
+        return released <= set(re.findall(rb"session (\d+): delete: ", log))
 
-    wait_until(is_closed, deadline_seconds, "sessions that clients gave up are still open")
+    wait_until(is_closed, deadline_seconds, "sessions that clients released are still open")
 
 
 @contextmanager
@@ -255,7 +255,7 @@ def running_client(
     interval_ms: int = 1,
     messages: int = 10**6,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A client that keeps sending until the block ends; then it is killed and closes nothing."""
+    """A client that sends until the block ends; it is then killed and closes no allocation."""
     with EchoPeer() as echo:
         command = client_command(
             server,
@@ -265,7 +265,7 @@ def running_client(
             messages=messages,
             interval_ms=interval_ms,
         )
-        with (server.home / "client.log").open("ab") as output:
+        with (server.directory / "client.log").open("ab") as output:
             process = child.spawn(command, account=None, output=output, death_signal=signal.SIGKILL)
         try:
             yield process
@@ -275,5 +275,5 @@ def running_client(
 
 
 def _last_number(pattern: str, text: str) -> int:
-    found = re.findall(pattern, text)
-    return int(found[-1]) if found else 0
+    numbers = re.findall(pattern, text)
+    return int(numbers[-1]) if numbers else 0

@@ -20,19 +20,23 @@ from tests.support.servers import wait_until
 
 
 class SimulatedCrash(BaseException):
-    """The process died here. No Exception: nothing may catch it."""
+    """The process died here. A BaseException, so that the job cannot catch it."""
 
 
 class CrashInjector:
-    """Strikes at the n-th moment: a statement, the end of a COPY, either side of a COMMIT."""
+    """Crashes at the n-th moment: a statement, the end of a COPY, before or after a COMMIT.
+
+    ``commits`` counts the commits since :meth:`arm`; ``backend_pid`` is the server process of the
+    last closed connection.
+    """
 
     def __init__(self) -> None:
         self.moments_left = 0
         self.commits = 0
         self.backend_pid = 0
 
-    def arm(self, at: int) -> None:
-        self.moments_left, self.commits = at, 0
+    def arm(self, moment: int) -> None:
+        self.moments_left, self.commits = moment, 0
 
     def count_down(self, connection: psycopg.Connection[Any]) -> None:
         self.moments_left -= 1
@@ -44,7 +48,7 @@ class CrashInjector:
     def cursor_class(self) -> type[psycopg.Cursor[Any]]:
         injector = self
 
-        class Mortal(psycopg.Cursor[Any]):
+        class CrashingCursor(psycopg.Cursor[Any]):
             def execute(self, query: Query, *args: Any, **options: Any) -> Any:
                 injector.count_down(self.connection)
                 return super().execute(query, *args, **options)
@@ -60,7 +64,7 @@ class CrashInjector:
                     yield copying
                     injector.count_down(self.connection)
 
-        return Mortal
+        return CrashingCursor
 
     def commit(self, connection: Connection) -> None:
         driver = connection.connection.driver_connection
@@ -87,14 +91,12 @@ def crashing_engine(books: Books, injector: CrashInjector) -> Iterator[Engine]:
 
 
 SETTLE_TABLES: Final = ("sources", "settle_watermarks", "sessions", "session_usage", "usage_deltas")
-"""The tables that tell how far the jobs came, and what settling made."""
-
-
+"""The watermarks of the jobs, and the tables that the job ``settle`` writes."""
 BACKEND_IS_ALIVE: Final = "SELECT FROM pg_stat_activity WHERE pid = %s"
 
 
 def table_rows(books: Books, tables: Sequence[str]) -> list[object]:
-    """Every row of those tables."""
+    """All rows of the tables as text."""
     with psycopg.connect(books.url()) as connection:
         return [
             connection.execute(
@@ -112,25 +114,25 @@ def run_through_crashes(
     *,
     step: int = 1,
 ) -> int:
-    """Run a job until it ends, killed at every moment on the way; returns how often it was.
+    """Run a job until it ends, with a crash at every moment; returns the number of crashes.
 
-    ``step``: only at every so-manieth, where one run of the job takes long.
+    ``step``: crash only at every n-th moment, for a job whose run takes long.
 
-    A death that came before a COMMIT has changed nothing. Whenever one came after, the next run
-    has other work to do, and dies at each of its moments again.
+    A crash before a COMMIT changes nothing, so that the next run crashes one moment later. After a
+    COMMIT the next run has other work, and crashes start at its first moment again.
     """
-    crash_count, at, before = 0, 1, table_rows(books, tables)
+    crash_count, moment, before = 0, 1, table_rows(books, tables)
     while True:
-        injector.arm(at)
+        injector.arm(moment)
         try:
             job()
         except (SimulatedCrash, ConnectionLost):
             assert injector.moments_left <= 0
             crash_count += 1
-            # Until the server has seen it the dead one holds its locks, and a job leaves its work
-            # to whoever holds them.
+            # The backend holds its locks until it notices the closed connection, and a job that
+            # cannot get them does nothing.
             wait_until(lambda: not books.query(BACKEND_IS_ALIVE, [injector.backend_pid]))
         else:
             return crash_count
         after = table_rows(books, tables) if injector.commits else before
-        at, before = (at + step if after == before else 1), after
+        moment, before = (moment + step if after == before else 1), after

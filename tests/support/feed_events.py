@@ -8,6 +8,7 @@ from tests.support.books import Books
 
 
 def post_events(books: Books, *keys: str) -> None:
+    """Enqueue an event for each key in one transaction."""
     with books.engine.begin() as connection:
         realm_id = add_realm(connection, b"example.org", RealmRule())
         for key in keys:
@@ -15,6 +16,7 @@ def post_events(books: Books, *keys: str) -> None:
 
 
 def numbered_events(books: Books) -> list[tuple[int, str]]:
+    """Number and key of each event of the feed."""
     return [(row["seq"], row["payload"]["period"]) for row in books.rows("feed")]
 
 

@@ -1,7 +1,8 @@
-"""A naive bookkeeper: reads published messages with its own regular expressions, adds them up.
+"""A second, naive implementation of docs/session-rules.md, to compare the simulator with.
 
-It holds no state of the simulator and none of the service; it applies docs/session-rules.md in the
-plainest way that fits a whole stream in memory. Expiry is left out: it moves no counter here.
+It parses published messages with its own regular expressions, holds the whole stream in memory,
+and shares no code with the simulator or the service. It leaves out expiry, which changes no counter
+of a simulated session.
 """
 
 import re
@@ -21,12 +22,12 @@ LOCAL: Final = re.compile(rb", local=([^,]+)")
 
 
 @dataclass
-class NaiveLife:
-    """One life of one key."""
+class NaiveSession:
+    """One session of one key."""
 
     local: bytes | None = None
-    news: int = 0
-    deletes: int = 0
+    new_count: int = 0
+    deleted_count: int = 0
     confirmed: bool = False
     interims: list[int] = field(default_factory=lambda: [0] * 8)
     total: list[int] | None = None
@@ -53,50 +54,56 @@ class NaiveLife:
 Key = tuple[int, bytes, bytes, bytes]
 
 
-def naive_lives(commands: Iterable[Command]) -> dict[Key, list[NaiveLife]]:
-    """All lives by (database, realm, username, id)."""
-    sessions: dict[Key, list[NaiveLife]] = {}
+def naive_sessions(commands: Iterable[Command]) -> dict[Key, list[NaiveSession]]:
+    """All sessions by (database, realm, username, allocation id)."""
+    sessions: dict[Key, list[NaiveSession]] = {}
     for command in commands:
         if command.name != b"publish" or command.args[0] == b"__XXX__":
             continue
         channel, payload = command.args
-        found = CHANNEL.fullmatch(channel)
-        assert found is not None, channel
-        key = (command.database, found["realm"] or b"", found["user"], found["id"])
-        take(sessions.setdefault(key, []), found["suffix"], payload)
+        match = CHANNEL.fullmatch(channel)
+        assert match is not None, channel
+        key = (command.database, match["realm"] or b"", match["user"], match["id"])
+        _apply_message(sessions.setdefault(key, []), match["suffix"], payload)
     return sessions
 
 
-def take(sessions: list[NaiveLife], suffix: bytes, payload: bytes) -> None:
+def _apply_message(sessions: list[NaiveSession], suffix: bytes, payload: bytes) -> None:
     session = sessions[-1] if sessions else None
     if suffix == b"status" and payload.startswith(b"new "):
         local = LOCAL.search(payload)
         address = local[1] if local else None
-        shared = session is not None and session.news > session.deletes and session.local != address
+        shared = (
+            session is not None
+            and session.new_count > session.deleted_count
+            and session.local != address
+        )
         if session is None or not shared:
-            session = NaiveLife(local=address)
+            session = NaiveSession(local=address)
             sessions.append(session)
-        session.news += 1
+        session.new_count += 1
         session.confirmed = True
     elif suffix == b"status":
         assert session is not None
         session.confirmed = True
-        session.deletes += payload == b"deleted"
+        session.deleted_count += payload == b"deleted"
     else:
-        traffic(sessions, session, suffix, [int(n) for n in COUNTS.fullmatch(payload).groups()])  # type: ignore[union-attr]
+        match = COUNTS.fullmatch(payload)
+        assert match is not None, payload
+        _apply_traffic(sessions, session, suffix, [int(count) for count in match.groups()])
 
 
-def traffic(
-    sessions: list[NaiveLife], session: NaiveLife | None, suffix: bytes, counts: list[int]
+def _apply_traffic(
+    sessions: list[NaiveSession], session: NaiveSession | None, suffix: bytes, counts: list[int]
 ) -> None:
     total = suffix.startswith(b"total_")
-    if session is None or (not total and session.deletes >= max(session.news, 1)):
-        session = NaiveLife()
+    if session is None or (not total and session.deleted_count >= max(session.new_count, 1)):
+        session = NaiveSession()
         sessions.append(session)
     if not total:
         first = 4 if suffix.endswith(b"/peer") else 0
-        for place, count in enumerate(counts, start=first):
-            session.interims[place] += count
+        for index, count in enumerate(counts, start=first):
+            session.interims[index] += count
         packets = counts[0] + counts[2]
         if first and session.interim_packets:
             session.interim_packets[-1] += packets
@@ -113,6 +120,10 @@ def traffic(
 
 
 def expected_figures(expected: Expected) -> dict[tuple[bytes, bytes], list[int]]:
+    """The oracle's figures by (realm, username).
+
+    Sessions, those estimated, their bytes, those disputed, eight counters, eight unattributed.
+    """
     return {
         (user.realm, user.username): [
             user.sessions,
@@ -127,15 +138,16 @@ def expected_figures(expected: Expected) -> dict[tuple[bytes, bytes], list[int]]
 
 
 def naive_figures(commands: list[Command]) -> dict[tuple[bytes, bytes], list[int]]:
-    found: dict[tuple[bytes, bytes], list[int]] = {}
-    for (_, realm, username, _), sessions in naive_lives(commands).items():
-        sums = found.setdefault((realm, username), [0] * 20)
+    """The same figures, computed from the published messages."""
+    figures: dict[tuple[bytes, bytes], list[int]] = {}
+    for (_, realm, username, _), sessions in naive_sessions(commands).items():
+        sums = figures.setdefault((realm, username), [0] * 20)
         for session in sessions:
-            add(sums, session)
-    return found
+            _add_session(sums, session)
+    return figures
 
 
-def add(sums: list[int], session: NaiveLife) -> None:
+def _add_session(sums: list[int], session: NaiveSession) -> None:
     usage = session.usage()
     if not session.confirmed:
         sums[12:] = [a + b for a, b in zip(sums[12:], usage, strict=True)]
@@ -143,5 +155,5 @@ def add(sums: list[int], session: NaiveLife) -> None:
     sums[0] += 1
     sums[1] += session.estimated
     sums[2] += (usage[1] + usage[3]) if session.estimated else 0
-    sums[3] += session.news > 1
+    sums[3] += session.new_count > 1
     sums[4:12] = [a + b for a, b in zip(sums[4:12], usage, strict=True)]

@@ -1,7 +1,7 @@
-r"""What MONITOR printed while real coturn servers ran, read back to the exact bytes.
+r"""Reads ``tests/data/recordings/*.monitor``: the output of MONITOR while real coturn servers ran.
 
-Owns the reading of `tests/data/recordings/*.monitor`: one command a line, with its time, database
-and connection; arguments in Redis' escapes (`sdscatrepr`: \\, \", \n, \r, \t, \a, \b, \xNN).
+Each line has one command with its time, database and connection; its arguments have the escapes of
+Redis' ``sdscatrepr`` (\\, \", \n, \r, \t, \a, \b, \xNN).
 """
 
 import re
@@ -25,12 +25,12 @@ _SHORT: Final = {
     b"a": b"\a",
     b"b": b"\b",
 }
-_CHATTER: Final = (b"OK", b"Error: Server closed the connection")
-"""What redis-cli printed around the commands."""
+_OTHER_OUTPUT: Final = (b"OK", b"Error: Server closed the connection")
+"""Lines of redis-cli that are not commands."""
 
 
-class Recorded(NamedTuple):
-    """One command as the server saw it; `command` in lower case, as coturn's are but for SELECT."""
+class RecordedCommand(NamedTuple):
+    """One command that the server received; ``command`` is in lower case."""
 
     time_us: int
     connection: str
@@ -39,27 +39,29 @@ class Recorded(NamedTuple):
     args: tuple[bytes, ...]
 
 
-def recorded(name: str) -> list[Recorded]:
+def recorded_commands(name: str) -> list[RecordedCommand]:
     """The commands of one recording, such as `lifecycle-4.6.1`, in order."""
-    return list(read((DIRECTORY / f"{name}.monitor").read_bytes()))
+    return list(parse_monitor((DIRECTORY / f"{name}.monitor").read_bytes()))
 
 
-def recordings() -> list[str]:
-    """The names of all recordings."""
-    return sorted(path.stem for path in DIRECTORY.glob("*.monitor"))
+def recording_names() -> list[str]:
+    """The names of all recordings; there must be some."""
+    names = sorted(path.stem for path in DIRECTORY.glob("*.monitor"))
+    assert names, f"{DIRECTORY} has no recordings"
+    return names
 
 
-def read(text: bytes) -> Iterator[Recorded]:
-    """Read what `redis-cli monitor` printed; ValueError at a line that it would not print."""
+def parse_monitor(text: bytes) -> Iterator[RecordedCommand]:
+    """Read what `redis-cli monitor` printed; ValueError at any other line."""
     for number, line in enumerate(text.split(b"\n"), start=1):
-        if not line.strip() or line.strip() in _CHATTER:
+        if not line.strip() or line.strip() in _OTHER_OUTPUT:
             continue
-        found = _LINE.fullmatch(line)
-        if found is None:
+        match = _LINE.fullmatch(line)
+        if match is None:
             raise ValueError(f"line {number} is not a command: {line!r}")
-        seconds, micros, database, connection, words = found.groups()
-        command, *args = arguments(words)
-        yield Recorded(
+        seconds, micros, database, connection, words = match.groups()
+        command, *args = parse_arguments(words)
+        yield RecordedCommand(
             int(seconds) * 1_000_000 + int(micros),
             connection.decode(),
             int(database),
@@ -68,16 +70,16 @@ def read(text: bytes) -> Iterator[Recorded]:
         )
 
 
-def arguments(words: bytes) -> list[bytes]:
-    """Quoted arguments, unescaped; ValueError when anything else stands between them."""
-    found, end = [], 0
+def parse_arguments(words: bytes) -> list[bytes]:
+    """Quoted arguments, unescaped; ValueError for anything else between them."""
+    parsed, end = [], 0
     while end < len(words):
         argument = _ARGUMENT.match(words, end)
         if argument is None:
             raise ValueError(f"not a quoted argument: {words[end:]!r}")
-        found.append(_ESCAPE.sub(_unescape, argument[1]))
+        parsed.append(_ESCAPE.sub(_unescape, argument[1]))
         end = argument.end()
-    return found
+    return parsed
 
 
 def _unescape(escape: re.Match[bytes]) -> bytes:
@@ -89,17 +91,17 @@ def _unescape(escape: re.Match[bytes]) -> bytes:
     return _SHORT[code]
 
 
-def allocation_messages(name: str) -> list[Recorded]:
-    """The messages that a subscriber to allocations would have got."""
+def allocation_messages(name: str) -> list[RecordedCommand]:
+    """The commands that published a message of an allocation."""
     return [
         line
-        for line in recorded(name)
+        for line in recorded_commands(name)
         if line.command == "publish" and line.args[0].startswith(b"turn/")
     ]
 
 
 def receive_recording(books: Books, name: str) -> int:
-    """Put all messages of a recording through the path; returns how many."""
+    """Receive all messages of a recording and run the jobs; returns their number."""
     messages = [(line.time_us, 0, line.args[0], line.args[1]) for line in allocation_messages(name)]
     books.receive_all(messages)
     books.spool().checkpoint(messages[-1][0] + 1)

@@ -8,29 +8,20 @@ from tests.support.coturn_messages import FakeAllocation
 from tests.support.scenario_player import all_rows
 
 DAY: Final = 86_400
-
-
 MIDNIGHT_SECONDS: Final = DAY / 2
-"""The first one, counted from noon of 2 November."""
-
-
+"""The first midnight; the books start at noon of 2 November."""
 DECEMBER_SECONDS: Final = 28.5 * DAY
-"""When December begins."""
-
-
 CLOSING_SECONDS: Final = DECEMBER_SECONDS + 10 * DAY
-
-
 DAYS_TO_DROP_ONE: Final = 38
-"""To keep reports for so many days then leaves those from 3 November on."""
-
-
+"""Retention in days that drops the reports of 2 November and keeps those of 3 November."""
 DAYS_TO_DROP_ALL: Final = 30
 
 
 def receive_two_days(books: Books) -> None:
-    """One session that ends at once, a stranger, one over midnight, one that was thought dead
-    then, and bob's on the day after.
+    """Receive sessions of 2 and 3 November.
+
+    Alice has a session within the first day, one across midnight, and one that expires around
+    midnight and reopens; bob has one on the second day. One user never authenticates.
     """
     alice = FakeAllocation(books)
     alice.new(0)
@@ -60,15 +51,16 @@ def run_jobs_and_close(books: Books, until: float = CLOSING_SECONDS) -> None:
 
 
 def without_reports(books: Books) -> dict[str, Any]:
-    shown = all_rows(books)
+    """All rows of the views that do not show single reports."""
     return {
         name: rows
-        for name, rows in shown.items()
+        for name, rows in all_rows(books).items()
         if name not in {"allocation_events", "traffic_reports"}
     }
 
 
 def kept_days(books: Books) -> list[int]:
+    """The days of the month that have reports."""
     rows = books.query(
         "SELECT DISTINCT extract(day FROM received_at AT TIME ZONE 'UTC') AS day"
         " FROM accounting.reports ORDER BY 1"

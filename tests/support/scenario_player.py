@@ -158,8 +158,13 @@ class ScenarioPlayer:
         """
         empty_database(self._server, self._name)
         with TemporaryDirectory() as directory:
-            books = Books(self._server, self._name, Path(directory), start=BEGIN)
-            books.engine = self._engine
+            books = Books(
+                self._server,
+                self._name,
+                Path(directory),
+                start=BEGIN,
+                shared_engine=self._engine,
+            )
             try:
                 for realm, zone in ZONES.items():
                     set_rule(
@@ -172,7 +177,7 @@ class ScenarioPlayer:
                     )
                 return _played(books, steps, plan)
             finally:
-                books.close(with_engine=False)
+                books.close()
 
 
 def _played(books: Books, steps: Sequence[Step], plan: Sequence[JobCall]) -> dict[str, Any]:

