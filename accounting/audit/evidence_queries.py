@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select
 
-from accounting.db.binary_copy import binary_stream
+from accounting.db.binary_copy import binary_server_cursor
 from accounting.db.engine import psycopg_connection
 from accounting.db.queries import Queries
 from accounting.db.schema import capture_gaps
@@ -25,8 +25,8 @@ from accounting.domain.session_fold import (
     UsageDelta,
 )
 from accounting.sessions.session_queries import session_from_row
-from accounting.sources import source_queries
-from accounting.sources.source_queries import Watermark
+from accounting.sources import source_queries, watermark_queries
+from accounting.sources.watermark_queries import Watermark
 
 _QUERIES: Final = Queries("accounting.audit")
 
@@ -48,7 +48,9 @@ def settled_cutoff(connection: Connection) -> Cutoff:
     """The cutoff that settling has reached."""
     found = source_queries.all_sources(connection)
     return Cutoff(
-        watermarks=tuple(source_queries.watermark(connection, one.source_id) for one in found)
+        watermarks=tuple(
+            watermark_queries.read_watermark(connection, one.source_id) for one in found
+        )
     )
 
 
@@ -63,7 +65,7 @@ def parse_cutoff(connection: Connection, text: str) -> Cutoff:
                 epoch=one.epoch,
                 position=one.position,
                 received_at=None,
-                until=one.settled_until,
+                settled_until=one.settled_until,
                 last_sighting=one.last_sighting,
             )
             for name, one in found.sources.items()
@@ -139,7 +141,7 @@ def read_carried(
     """
     parameters = _parameters(cutoff, realm_ids, usernames, day)
     driver = psycopg_connection(connection)
-    with closing(binary_stream(driver, "carried_sessions", ROWS_AT_ONCE)) as cursor:
+    with closing(binary_server_cursor(driver, "carried_sessions", ROWS_AT_ONCE)) as cursor:
         cursor.execute(_QUERIES.driver("read_carried"), parameters)
         for *fields, flat in cursor:
             key, session = session_from_row(fields)
@@ -162,7 +164,7 @@ def read_evidence(
     """
     parameters = _parameters(cutoff, realm_ids, usernames, day)
     driver = psycopg_connection(connection)
-    with closing(binary_stream(driver, "replayed_evidence", ROWS_AT_ONCE)) as cursor:
+    with closing(binary_server_cursor(driver, "replayed_evidence", ROWS_AT_ONCE)) as cursor:
         cursor.execute(_QUERIES.driver("replay_reports"), parameters)
         for source_id, number, began_at, idle_seconds, *fields in cursor:
             report = Report._make(fields)
@@ -177,7 +179,7 @@ def read_evidence(
                     StatusKeySighting(
                         epoch=report.epoch,
                         position=report.position,
-                        sighting=number,
+                        number=number,
                         database=report.database,
                         realm_id=report.realm_id,
                         username_key=report.username_key,

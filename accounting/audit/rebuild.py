@@ -47,7 +47,7 @@ def rebuild(
         progress(found.sessions)
 
     with lost_connections(), engine.connect() as connection:
-        names = realm_queries.names(connection)
+        names = realm_queries.names_by_id(connection)
         chosen = list(names) if realm is None else [find_realm(connection, realm)]
     for realm_id in sorted(chosen):
         with quiesced_snapshot(engine, hold=True) as connection, lost_connections():
@@ -86,7 +86,7 @@ def _replace(connection: Connection, naming: DifferenceFactory, realm_id: int, r
             != Bucket(starts_at=starts_at, ends_at=ends_at, time_zone=zone)
         ],
     )
-    bucket_queries.put_buckets(
+    bucket_queries.insert_buckets(
         connection,
         [
             (

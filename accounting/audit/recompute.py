@@ -86,7 +86,7 @@ def replay_by(
         mark.source_id: evidence_queries.gap_positions(connection, mark.source_id, cutoff)
         for mark in cutoff.watermarks
     }
-    untils = {mark.source_id: mark.until for mark in cutoff.watermarks}
+    untils = {mark.source_id: mark.settled_until for mark in cutoff.watermarks}
     routes = {
         (realm_id, mark.source_id): _Route(mark.source_id, stops, realm_id)
         for realm_id in {stop.realm_id for stop in stops}
@@ -165,14 +165,14 @@ class _Route:
             (0, 0) if mark is None else (mark.epoch, mark.position) for mark in marks
         ]
         self._sighted = [(0, 0, 0) if mark is None else mark.last_sighting for mark in marks]
-        self.untils = [None if mark is None else mark.until for mark in marks]
+        self.untils = [None if mark is None else mark.settled_until for mark in marks]
         self._starts = [stop.starts_at for stop in self.stops]
         self._ends = [stop.ends_at for stop in self.stops]
 
     def before(self, one: Report | StatusKeySighting) -> int:
         """How many of the stops lie before that evidence."""
         if isinstance(one, StatusKeySighting):
-            return bisect_left(self._sighted, (one.epoch, one.position, one.sighting))
+            return bisect_left(self._sighted, (one.epoch, one.position, one.number))
         return bisect_left(self._positions, one[:2])
 
     def touched_by(self, session: SessionState, first: int, last: int) -> range:

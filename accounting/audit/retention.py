@@ -28,7 +28,7 @@ from accounting.domain.calendar import from_micros
 from accounting.domain.session_fold import Phase
 from accounting.domain.session_hours import SessionHour, hours_of
 from accounting.identities import realm_queries
-from accounting.sources.source_queries import Watermark
+from accounting.sources.watermark_queries import Watermark
 
 log = structlog.get_logger()
 
@@ -203,7 +203,7 @@ def _seal(connection: Connection, day: date, found: Iterable[SourceDay]) -> Iter
                 epoch=one.last[0],
                 position=one.last[1],
                 received_at=one.received_at,
-                until=one.received_at,
+                settled_until=one.received_at,
                 last_sighting=(*one.last, -1),  # a sighting at the last report came after it
             )
             for one in found

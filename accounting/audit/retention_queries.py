@@ -22,7 +22,7 @@ from accounting.audit import comparison
 from accounting.billing.period_queries import PeriodRow
 from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import psycopg_connection
-from accounting.db.locks import wait_at_most
+from accounting.db.locks import set_lock_timeout
 from accounting.db.queries import Queries
 from accounting.db.schema import (
     carried_sessions,
@@ -264,7 +264,7 @@ def record_dropped(
 def drop_day(connection: Connection, day: date) -> bool:
     """Drop the partition of a day; False where somebody reads the reports all the while."""
     query = text("SELECT accounting.drop_report_partition(:day)")
-    wait_at_most(connection, LOCK_SECONDS)
+    set_lock_timeout(connection, LOCK_SECONDS)
     for _ in range(LOCK_TRIES):
         try:
             with connection.begin_nested():

@@ -152,7 +152,7 @@ def trace_adjustment(engine: Engine, adjustment_id: UUID) -> Trace:
         if found is None:
             raise UsageError(f"no adjustment {adjustment_id} is known")
         realm_id, period, key = found
-        realm = realm_queries.names(connection)[realm_id]
+        realm = realm_queries.names_by_id(connection)[realm_id]
     return trace(engine, realm, period, key=key)
 
 
@@ -223,7 +223,7 @@ def _told(
 
     Before them the entries that dropped reports brought; None where there were none.
     """
-    untils = {mark.source_id: mark.until for mark in cutoff.watermarks}
+    untils = {mark.source_id: mark.settled_until for mark in cutoff.watermarks}
     usernames = username_keys(connection, user_key)
     evidence = recompute.read_told(connection, cutoff, [realm_id], usernames)
     for key, group in groupby(evidence, key=itemgetter(0)):

@@ -65,7 +65,7 @@ def verify(
         progress(found.sessions)
 
     with quiesced_snapshot(engine) as connection, lost_connections():
-        names = realm_queries.names(connection)
+        names = realm_queries.names_by_id(connection)
         chosen = _chosen(names, realm)
         rules = realm_queries.all_rules(connection)
         closed = find_closed_periods(connection, chosen, period)

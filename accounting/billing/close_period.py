@@ -108,7 +108,7 @@ def _close(
 ) -> CloseResult:
     with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
         _lock_books(connection)
-        realm = realm_queries.names(connection)[realm_id]
+        realm = realm_queries.names_by_id(connection)[realm_id]
         row = find_period(connection, realm_id, realm, period)
         if row.closed_at is not None:
             raise NotYet(f"period {period} of realm '{realm}' was closed by somebody else just now")

@@ -32,10 +32,10 @@ def upgrade() -> None:
 def current() -> None:
     """Print the database's revision; exit 1 when it is not this version's."""
     with servers.database(command_settings()) as engine:
-        revision = migrations.current(engine)
+        revision = migrations.current_revision(engine)
     write(f"{revision or 'none'}\n")
-    if revision != migrations.head():
-        warn(f"this version needs {migrations.head()}: run `turn-accounting db upgrade`")
+    if revision != migrations.head_revision():
+        warn(f"this version needs {migrations.head_revision()}: run `turn-accounting db upgrade`")
         raise typer.Exit(1)
 
 

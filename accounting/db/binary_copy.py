@@ -1,7 +1,7 @@
-"""Postgres' binary wire formats as plain numbers: the hot paths' way in and out.
+"""Cursors and COPY in Postgres' binary format, with plain numbers instead of objects.
 
-On these cursors a timestamptz is whole microseconds since the Unix epoch, and a uuid 16 bytes.
-Making datetimes and UUID objects of millions of values would cost more than settling them.
+On these cursors a timestamptz is an integer, whole microseconds since the Unix epoch, and a uuid is
+16 bytes. Creating datetime and UUID objects for millions of values would cost more than settling.
 """
 
 import struct
@@ -14,7 +14,7 @@ from psycopg.adapt import Buffer, Dumper, Loader
 from psycopg.pq import Format
 
 POSTGRES_EPOCH: Final = 946_684_800_000_000
-"""Microseconds from the Unix epoch to Postgres', 2000-01-01 UTC."""
+"""Microseconds from the Unix epoch to Postgres' epoch, 2000-01-01 UTC."""
 
 _INT8: Final = struct.Struct("!q")
 
@@ -51,24 +51,26 @@ class _KeyDumper(Dumper):
 
 
 def binary_cursor(connection: Connection[Any]) -> Cursor[Any]:
-    """A cursor on which results are binary, times are integers and keys are bytes."""
+    """A cursor with binary results, integer times and keys as bytes."""
     cursor = connection.cursor(binary=True)
-    _adapt(cursor)
+    _register_adapters(cursor)
     return cursor
 
 
-def binary_stream(connection: Connection[Any], name: str, rows_at_once: int) -> ServerCursor[Any]:
-    """The same, kept by the server under that name: rows come a batch at a time."""
+def binary_server_cursor(
+    connection: Connection[Any], name: str, rows_per_fetch: int
+) -> ServerCursor[Any]:
+    """The same as a server-side cursor, which fetches so many rows at a time."""
     cursor = connection.cursor(name, binary=True)
-    cursor.itersize = rows_at_once
-    _adapt(cursor)
+    cursor.itersize = rows_per_fetch
+    _register_adapters(cursor)
     return cursor
 
 
-def _adapt(cursor: Cursor[Any] | ServerCursor[Any]) -> None:
+def _register_adapters(cursor: Cursor[Any] | ServerCursor[Any]) -> None:
     cursor.adapters.register_loader("timestamptz", _TimeLoader)
     cursor.adapters.register_loader("uuid", _KeyLoader)
-    # For COPY, where set_types() looks a dumper up by the column's type.
+    # For COPY, where set_types() looks up a dumper by the column's type.
     cursor.adapters.register_dumper(None, _TimeDumper)
     cursor.adapters.register_dumper(None, _KeyDumper)
 
@@ -79,7 +81,7 @@ def copy_rows(
     columns: Sequence[tuple[str, str]],
     rows: Iterable[Sequence[Any]],
 ) -> None:
-    """COPY rows into a table. ``columns``: (name, type); names are the program's own."""
+    """COPY rows into a table. ``columns``: (name, type). No name may come from outside."""
     names = ", ".join(name for name, _ in columns)
     with cursor.copy(f"COPY {table} ({names}) FROM STDIN (FORMAT binary)") as copy:
         copy.set_types([type_ for _, type_ in columns])
@@ -89,15 +91,23 @@ def copy_rows(
 
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER: Final = b"\xff\xff"
-_ROWS_AT_ONCE: Final = 1_000
+_ROWS_PER_CHUNK: Final = 1_000
 
 
-def copy_packed(
-    cursor: Cursor[Any], table: str, columns: Iterable[str], rows: Iterator[bytes]
+def copy_packed_chunks(
+    cursor: Cursor[Any], table: str, columns: Iterable[str], chunks: Iterable[bytes]
 ) -> None:
-    """COPY rows that are packed already, as Postgres' binary format has them, into a table."""
+    """COPY into a table chunks of rows that are packed in Postgres' binary format."""
     with cursor.copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN (FORMAT binary)") as copy:
         copy.write(_SIGNATURE)
-        for some in iter(lambda: b"".join(islice(rows, _ROWS_AT_ONCE)), b""):
-            copy.write(some)
+        for chunk in chunks:
+            copy.write(chunk)
         copy.write(_TRAILER)
+
+
+def copy_packed_rows(
+    cursor: Cursor[Any], table: str, columns: Iterable[str], rows: Iterator[bytes]
+) -> None:
+    """The same for single rows, joined into chunks."""
+    chunks = iter(lambda: b"".join(islice(rows, _ROWS_PER_CHUNK)), b"")
+    copy_packed_chunks(cursor, table, columns, chunks)

@@ -13,9 +13,9 @@ from accounting.errors import ConfigurationError, ConnectionLost, NotAllowed
 
 __all__ = [
     "Engine",
-    "along_keys",
     "lost_connections",
     "open_engine",
+    "prefer_index_scans",
     "psycopg_connection",
 ]
 
@@ -98,7 +98,7 @@ def _is_about_server(error: psycopg.Error) -> bool:
 
 
 @contextmanager
-def along_keys(connection: Connection) -> Iterator[None]:
+def prefer_index_scans(connection: Connection) -> Iterator[None]:
     """Within it the planner follows indexes and scans no table to join it.
 
     For statements that go from scratch tables, whose size it can't know, to tables of which only

@@ -20,7 +20,7 @@ def lock(connection: Connection, name: str) -> None:
     )
 
 
-def wait_at_most(connection: Connection, seconds: float) -> None:
+def set_lock_timeout(connection: Connection, seconds: float) -> None:
     """Let no statement of the transaction wait longer than that for a lock."""
     connection.execute(
         text("SELECT set_config('lock_timeout', :milliseconds, true)"),

@@ -54,6 +54,16 @@ def from_micros(time: int) -> datetime:
     return _EPOCH + timedelta(microseconds=time)
 
 
+def micros_or_none(moment: datetime | None) -> int | None:
+    """:func:`to_micros` of a nullable column."""
+    return None if moment is None else to_micros(moment)
+
+
+def time_or_none(time: int | None) -> datetime | None:
+    """:func:`from_micros` for a nullable column."""
+    return None if time is None else from_micros(time)
+
+
 class Calendar:
     """The buckets of one realm: time zones, each from the moment from which it holds.
 

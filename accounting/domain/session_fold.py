@@ -90,7 +90,7 @@ class StatusKeySighting(NamedTuple):
 
     epoch: int
     position: int
-    sighting: int
+    number: int
     database: int
     realm_id: int
     username_key: bytes

@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, func
 
-from accounting.db.engine import along_keys
+from accounting.db.engine import prefer_index_scans
 from accounting.db.queries import Queries
 from accounting.db.schema import feed_outbox
 
@@ -42,7 +42,7 @@ def number_events(connection: Connection, limit: int) -> int:
 
     The caller took the lock ``feed`` in an earlier statement.
     """
-    with along_keys(connection):
+    with prefer_index_scans(connection):
         return int(
             connection.execute(_QUERIES.text("number_events"), {"limit": limit}).scalar_one()
         )

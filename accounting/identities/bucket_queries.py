@@ -9,7 +9,9 @@ from accounting.db.schema import buckets
 from accounting.domain.calendar import Bucket, BucketLength, Calendar, from_micros, to_micros
 
 
-def put_buckets(connection: Connection, rows: Iterable[tuple[int, BucketLength, Bucket]]) -> None:
+def insert_buckets(
+    connection: Connection, rows: Iterable[tuple[int, BucketLength, Bucket]]
+) -> None:
     """Write the borders of buckets that hold usage, once each."""
     distinct = sorted(
         {

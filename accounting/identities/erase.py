@@ -19,7 +19,7 @@ from accounting.identities.realm_queries import find_realm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Erased:
+class ErasureResult:
     """What was erased, or would be: how many names, and messages that were rejected."""
 
     user_key: UUID
@@ -28,7 +28,7 @@ class Erased:
     rejected_messages: int
 
 
-def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> Erased:
+def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> ErasureResult:
     """Forget a user's name: ``billed_user`` and ``username`` are empty afterwards, everywhere.
 
     Run again, it erases what came since. Raises UsageError for a realm or user that nobody knows,
@@ -38,7 +38,7 @@ def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> Er
         raise UsageError("this user has no name: there is nothing to erase")
     with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
         realm_id = find_realm(connection, realm)
-        erasure_queries.wait_for_loaders(connection)
+        erasure_queries.lock_out_loaders(connection)
         user_key = erasure_queries.lock_user(connection, unescape(realm), unescape(user))
         if user_key is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
@@ -48,7 +48,7 @@ def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> Er
         user_ids, usernames = erasure_queries.erase_names(connection, user_key)
         if dry_run:
             transaction.rollback()
-        return Erased(
+        return ErasureResult(
             user_key=user_key,
             user_ids=user_ids,
             usernames=usernames,
@@ -59,7 +59,7 @@ def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> Er
 def _rejected(connection: Connection, realm_id: int, realm: bytes, user: bytes) -> list[bytes]:
     """The channels of rejected messages that name the user, by any rule that the realm ever had."""
     prefix = b"turn/realm/" + realm + b"/user/" if realm else b"turn/user/"
-    rules = realm_queries.rules_of(connection, realm_id).rules
+    rules = realm_queries.read_rules(connection, realm_id).rules
     found: list[bytes] = []
     for channel in erasure_queries.rejected_channels(connection, prefix, user):
         rest = channel.removeprefix(prefix)

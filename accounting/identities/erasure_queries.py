@@ -21,7 +21,7 @@ from accounting.domain.calendar import to_micros
 from accounting.domain.identity import user_key
 
 
-def wait_for_loaders(connection: Connection) -> None:
+def lock_out_loaders(connection: Connection) -> None:
     """Let no loader write names until the transaction ends, and those at work come to theirs."""
     connection.execute(select(sources.c.source_id).order_by(sources.c.source_id).with_for_update())
 
@@ -75,12 +75,12 @@ def erase_rejected(connection: Connection, channel_starts: Sequence[bytes]) -> i
     return int(connection.execute(query).scalar_one())
 
 
-def count(connection: Connection) -> int:
+def erasure_count(connection: Connection) -> int:
     """How many names were erased so far."""
     return connection.execute(select(func.count()).select_from(erasures)).scalar_one()
 
 
-def times(connection: Connection) -> dict[bytes, int]:
+def erasure_times(connection: Connection) -> dict[bytes, int]:
     """When each user's name was erased last, in microseconds, by key."""
     rows = connection.execute(
         select(erasures.c.user_key, func.max(erasures.c.erased_at)).group_by(erasures.c.user_key)

@@ -28,7 +28,7 @@ def all_rules(connection: Connection) -> dict[int, RealmRules]:
     return _rules(connection, None)
 
 
-def rules_of(connection: Connection, realm_id: int) -> RealmRules:
+def read_rules(connection: Connection, realm_id: int) -> RealmRules:
     """The rules of one realm."""
     return _rules(connection, realm_id)[realm_id]
 
@@ -70,11 +70,11 @@ def add_realm(connection: Connection, realm: bytes, rule: RealmRule) -> int:
             select(realms.c.realm_id).where(realms.c.realm_bytes == realm)
         ).scalar_one()
         return known
-    put_rule(connection, made, rule)
+    upsert_rule(connection, made, rule)
     return int(made)
 
 
-def put_rule(connection: Connection, realm_id: int, rule: RealmRule) -> None:
+def upsert_rule(connection: Connection, realm_id: int, rule: RealmRule) -> None:
     """Let a rule hold from its moment on; one from that very moment is replaced."""
     values: Mapping[str, object] = {
         "time_zone": rule.time_zone,
@@ -100,7 +100,7 @@ def has_usage(connection: Connection, realm_id: int) -> bool:
     )
 
 
-def names(connection: Connection) -> dict[int, str]:
+def names_by_id(connection: Connection) -> dict[int, str]:
     """Every realm's name as text, by realm_id."""
     return dict(connection.execute(select(realms.c.realm_id, realms.c.realm)).all())
 
@@ -111,7 +111,7 @@ def _holds_from(time: int) -> datetime | str:
 
 def find_realm(connection: Connection, realm: str) -> int:
     """The id of a realm by the name that the views show. Raises UsageError."""
-    known = {name: realm_id for realm_id, name in names(connection).items()}
+    known = {name: realm_id for realm_id, name in names_by_id(connection).items()}
     if realm not in known:
         raise unknown_name("realm", realm, known)
     return known[realm]

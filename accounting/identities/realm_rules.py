@@ -34,7 +34,7 @@ def set_rule(
     """
     with lost_connections(), engine.begin() as connection:
         # By the name that the views show, which spells bytes that are no text.
-        known = {name: realm_id for realm_id, name in realm_queries.names(connection).items()}
+        known = {name: realm_id for realm_id, name in realm_queries.names_by_id(connection).items()}
         realm_id = known.get(realm)
         if realm_id is None:
             realm_id = realm_queries.add_realm(connection, unescape(realm), default)
@@ -53,7 +53,7 @@ def set_rule(
                 )
             start = to_micros(midnight)
         rule = replace(rules.rule_at(start), **changes, holds_from=start)
-        realm_queries.put_rule(connection, realm_id, rule)
+        realm_queries.upsert_rule(connection, realm_id, rule)
         if start != TIME_MIN:
             # The day and month under way may end there now; no roll-up may write them meanwhile.
             lock(connection, "rollup")
@@ -65,13 +65,13 @@ def set_rule(
 def realm_names(engine: Engine) -> set[str]:
     """Every realm that was ever reported or set up, as the views spell it."""
     with lost_connections(), engine.connect() as connection:
-        return set(realm_queries.names(connection).values())
+        return set(realm_queries.names_by_id(connection).values())
 
 
 def list_rules(engine: Engine, realm: str | None = None) -> Iterator[dict[str, Any]]:
     """Every rule of every realm, in order of realm and time; ``holds_from`` null: always."""
     with lost_connections(), engine.connect() as connection:
-        names = realm_queries.names(connection)
+        names = realm_queries.names_by_id(connection)
         rules = realm_queries.all_rules(connection)
     for realm_id, name in sorted(names.items(), key=lambda pair: pair[1]):
         if realm is not None and name != realm:

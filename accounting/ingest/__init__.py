@@ -1,1 +1,12 @@
-"""TODO room."""
+"""Ingest: messages from a collector's spool to reports in Postgres, each message once.
+
+Comes in: a spool's messages, gaps and key sightings. Goes out: rows of ``reports``,
+``rejected_messages``, ``key_sightings``, ``capture_gaps`` and ``message_counts``. Invariant: the
+rows and the source's position are written in one transaction, so that a message is counted once,
+or lies within a recorded gap.
+
+``loader``: loads one transaction; ``load_loop`` repeats it. ``load_position``: maps the database's
+position to the spool's. ``row_encoder``: messages to rows. ``report_queries``: the rows' binary
+format. ``key_sightings``: status keys that a scan found. ``message_counts``: counts of outcomes.
+``partitions``: creates the reports' partitions ahead. ``source_lease``: which collector works.
+"""

@@ -1,12 +1,12 @@
-"""Where to load on: the database's position in terms of one spool.
+"""Find the position in a spool from which to load: the database's position in the spool's terms.
 
-A spool names its epochs by tokens, the database numbers them. The two agree nearly always; what is
-to be done where they don't, because a spool was lost or set back, or the database was, is decided
-here and nowhere else: nothing may be loaded twice, and nothing lost without a gap.
+A spool names its epochs by tokens, the database numbers them. They disagree when the spool was
+lost or restored from a copy, or when the database was restored from a backup. Every such case is
+resolved here, so that nothing is loaded twice, and nothing is lost without a gap.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from sqlalchemy import Connection
@@ -14,61 +14,63 @@ from sqlalchemy import Connection
 from accounting.capture.spool.records import Epoch
 from accounting.capture.spool.spool import Spool
 from accounting.errors import LeaseHeld
-from accounting.ingest.source_lease import is_overtaken, place_of
-from accounting.sources import source_queries
+from accounting.ingest.source_lease import books_position, is_behind
+from accounting.sources import gap_queries, source_queries
 from accounting.sources.source_queries import SourceRow
 
 log = structlog.get_logger()
 
-OLDER_SPOOL: Final = "spool_older"
-LOST_GAP: Final = 0
-"""The gap that a lost spool left, under the new one's first epoch; the spool's own begin at 1."""
-PRUNED_GAP: Final = -1
+RESTORED_SPOOL: Final = "spool_older"
+"""The cause of an epoch that continues in a spool restored from a copy."""
 
 
-def resume(
-    connection: Connection, spool: Spool, source: SourceRow
-) -> tuple[dict[int, int], tuple[int, int]]:
-    """Where to read on.
+class LoadPosition(NamedTuple):
+    """The database's numbers of the spool's epochs, and the last loaded (epoch, position) there."""
 
-    Returns the database's number of each of the spool's epochs, and the spool's (epoch, position)
-    up to which everything is loaded. Raises LeaseHeld when another collector's spool went further:
-    this one must take over before any of it is loaded.
+    epoch_numbers: dict[int, int]
+    start: tuple[int, int]
+
+
+def find_load_position(connection: Connection, spool: Spool, source: SourceRow) -> LoadPosition:
+    """The position after which to load; adds epochs and gaps that the database lacks.
+
+    Raises LeaseHeld when another collector's spool went further: this spool must take over its
+    position before any of it is loaded.
     """
-    known = source_queries.epoch_tokens(connection, source.source_id)
-    if is_overtaken(spool, place_of(source, known)):
+    known = source_queries.epochs_by_token(connection, source.source_id)
+    if is_behind(spool, books_position(source, known)):
         raise LeaseHeld(f"source {source.source} went on without this spool: it must take over")
     epochs = spool.epochs()
-    here = next((epoch for epoch in epochs if known.get(epoch.token) == source.epoch), None)
-    if here is not None and not _is_another(spool, here, source):
-        start = here.number, source.position
+    current = next((epoch for epoch in epochs if known.get(epoch.token) == source.epoch), None)
+    if current is not None and not _has_diverged(spool, current, source):
+        start = current.number, source.position
     elif not source.epoch:
         start = epochs[0].number, 0
-    elif older := _older(spool, epochs, known, here, source):
-        # One source's receipt times never fall: what is not younger is in the books.
-        start = older, spool.position_at(older, source.last_received_at or 0)
+    elif restored := _relabel_restored_spool(spool, epochs, known, current, source):
+        # Receipt times of a source never decrease: messages that are not later are loaded.
+        start = restored, spool.position_at(restored, source.last_received_at or 0)
         epochs = spool.epochs()
     else:
-        _lost_spool(connection, spool, source, epochs[0])
+        _record_lost_spool(connection, spool, source, epochs[0])
         start = spool.epoch_and_position_at(source.loaded_until or 0)
-    numbers: dict[int, int] = {}
+    epoch_numbers: dict[int, int] = {}
     for epoch in epochs:
-        numbers[epoch.number] = known.get(epoch.token) or source_queries.add_epoch(
+        epoch_numbers[epoch.number] = known.get(epoch.token) or source_queries.add_epoch(
             connection, source.source_id, epoch.token, epoch.started_at, epoch.cause
         )
-    _note_pruned(connection, spool, source, epochs, start)
-    return numbers, start
+    _record_pruned(connection, spool, source, epochs, start)
+    return LoadPosition(epoch_numbers, start)
 
 
-def _is_another(spool: Spool, epoch: Epoch, source: SourceRow) -> bool:
-    """Whether the spool's epoch lacks what the database has of it, or has other messages there.
+def _has_diverged(spool: Spool, epoch: Epoch, source: SourceRow) -> bool:
+    """Whether the spool lacks messages of the epoch that are loaded, or has others in their place.
 
-    It was set back from a copy then, and went on with other messages at the same positions. The
-    positions of a replication stream are the stream's own: there they are never others.
+    This happens when a spool was restored from a copy, and then captured other messages at the same
+    positions. In replication, positions are offsets of the stream and always mean the same message.
     """
     state = spool.state()
     if epoch.number != state.captured_epoch and source.replication_id is not None:
-        # A stream goes on in silence: the books went with the ticks beyond its last message.
+        # The source's position is beyond the last message: offsets advance without messages too.
         return False
     last = (
         state.captured_position
@@ -83,44 +85,46 @@ def _is_another(spool: Spool, epoch: Epoch, source: SourceRow) -> bool:
     return received_at is not None and received_at > (source.last_received_at or 0)
 
 
-def _older(
+def _relabel_restored_spool(
     spool: Spool,
     epochs: Sequence[Epoch],
     known: Mapping[str, int],
-    here: Epoch | None,
+    current: Epoch | None,
     source: SourceRow,
 ) -> int | None:
-    """The epoch of a spool that was set back from a copy; None for a new spool.
+    """Give the last known epoch of a spool that was restored from a copy a new token.
 
-    What its positions stood for in the database was other messages, so that epoch goes on under
-    another token.
+    Under the old token its positions mean other messages in the database. Returns the epoch's
+    number; None for a new spool.
     """
-    relabelled = [
-        epoch.number for epoch in epochs if epoch.cause == OLDER_SPOOL and epoch.token not in known
-    ]
-    if relabelled:  # by a loader that was killed before it came to the database
-        return relabelled[0]
-    last = here or next((one for one in reversed(epochs) if one.token in known), None)
+    for epoch in epochs:
+        if epoch.cause == RESTORED_SPOOL and epoch.token not in known:
+            return epoch.number  # relabelled by a loader that was killed before it committed
+    last = current or next((epoch for epoch in reversed(epochs) if epoch.token in known), None)
     if last is None:
         return None
     log.error("the spool is older than the database", source=source.source)
-    spool.replace_token(last.number, OLDER_SPOOL, source.captured_until or last.started_at)
+    spool.replace_token(last.number, RESTORED_SPOOL, source.captured_until or last.started_at)
     return last.number
 
 
-def _lost_spool(connection: Connection, spool: Spool, source: SourceRow, epoch: Epoch) -> None:
-    """A new spool for a source that was captured before: what lies between is a gap."""
-    # What was captured after that and not loaded is lost with the spool.
+def _record_lost_spool(
+    connection: Connection, spool: Spool, source: SourceRow, epoch: Epoch
+) -> None:
+    """Record a gap before a new spool of a source that was captured earlier.
+
+    It starts where loading ended: messages captured after that were lost with the former spool.
+    """
     from_at = source.loaded_until or source.last_received_at or epoch.started_at
     captured_from = spool.state().captured_from
     if captured_from is not None and captured_from <= from_at:
-        return  # it captured beside the other
+        return  # this spool captured at the same time as the former one
     log.error("a new spool for a known source, a gap is recorded", source=source.source)
-    source_queries.put_gap(
+    gap_queries.upsert_gap(
         connection,
         source.source_id,
         token=epoch.token,
-        gap=LOST_GAP,
+        number=gap_queries.LOST_SPOOL_GAP_NUMBER,
         after=(source.epoch, source.position),
         from_at=min(from_at, epoch.started_at),
         to_at=None,
@@ -129,17 +133,17 @@ def _lost_spool(connection: Connection, spool: Spool, source: SourceRow, epoch: 
     )
 
 
-def _note_pruned(
+def _record_pruned(
     connection: Connection,
     spool: Spool,
     source: SourceRow,
     epochs: Sequence[Epoch],
     start: tuple[int, int],
 ) -> None:
-    """Record as a gap what the database lacks and the spool has deleted.
+    """Record a gap for messages that the database lacks and the spool has pruned.
 
-    Only what is loaded is deleted: so the database was set back, to a backup that is older than
-    the spool's retention, or is another one.
+    The spool only prunes loaded messages. So the database was restored from a backup older than the
+    spool's retention, or is a different one.
     """
     state = spool.state()
     if start >= (state.pruned_epoch, state.pruned_position):
@@ -147,11 +151,11 @@ def _note_pruned(
     log.error("the spool is pruned beyond the database's position", source=source.source)
     to_at = state.pruned_received_at + 1
     from_at = source.loaded_until or source.last_received_at or epochs[0].started_at
-    source_queries.put_gap(
+    gap_queries.upsert_gap(
         connection,
         source.source_id,
-        token=next(one.token for one in epochs if one.number == state.pruned_epoch),
-        gap=PRUNED_GAP,
+        token=next(epoch.token for epoch in epochs if epoch.number == state.pruned_epoch),
+        number=gap_queries.PRUNED_GAP_NUMBER,
         after=(source.epoch, source.position),
         from_at=min(from_at, to_at),
         to_at=to_at,

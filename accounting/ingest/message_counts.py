@@ -1,4 +1,4 @@
-"""Tallies: counts of rows that only grow, kept in the transaction that writes the rows."""
+"""Counts of loaded and rejected messages, updated in the transaction that inserts the messages."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -10,14 +10,14 @@ from accounting.db.schema import message_counts
 
 
 class CounterKey(NamedTuple):
-    """What is counted; ``reason`` parts it (the reason of a rejection), or is empty."""
+    """One counter of a source. ``reason``: of a rejection, else empty."""
 
     outcome: Literal["loaded", "rejected"]
     reason: str = ""
 
 
 def add(connection: Connection, source_id: int, counts: Mapping[CounterKey, int]) -> None:
-    """Add to the message_counts of a source."""
+    """Add to the counters of a source."""
     rows = [
         {"source_id": source_id, **key._asdict(), "total": count}
         for key, count in sorted(counts.items())

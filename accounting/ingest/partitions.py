@@ -1,4 +1,4 @@
-"""Partitions: the reports' days made ahead, so that no loader waits for one."""
+"""Create the daily partitions of the reports ahead of time, so that loading finds them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -13,12 +13,12 @@ DAYS_AHEAD: Final = 7
 
 
 def make_partitions(engine: Engine) -> int:
-    """Make the partitions of today (UTC) and the days ahead; returns how many were missing."""
+    """Create the missing partitions of today (UTC) and the days ahead; returns how many."""
     today = datetime.now(UTC).date()
-    made = 0
+    created = 0
     for days in range(DAYS_AHEAD + 1):
         with lost_connections(), engine.begin() as connection:
             if not try_lock(connection, "partitions"):
-                return made
-            made += ensure_partition(connection, today + timedelta(days=days))
-    return made
+                return created
+            created += ensure_partition(connection, today + timedelta(days=days))
+    return created

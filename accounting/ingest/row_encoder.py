@@ -1,9 +1,8 @@
-"""Messages become rows of the reports, or rejects: what loading does with every single one.
+"""Encode spooled messages as rows of the reports, or reject them.
 
-A report's meaning is ``domain.coturn_messages``'s and ``identities.names``', its bytes are
-``ingest.report_queries``'.
-This is the loop around them, and it runs once for each message that coturn ever publishes: it makes
-no object that it does not hand on. It knows the spool, and no database.
+``domain.coturn_messages`` parses a message, ``identities.identity_resolver`` resolves its names,
+``ingest.report_queries`` packs the row. This module's loop calls them once for every message that
+coturn publishes, so it creates as few objects as it can. It reads the spool, not the database.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,29 +21,34 @@ from accounting.domain.coturn_messages import (
     split_channel,
 )
 from accounting.domain.rate_limit import RateLimit
-from accounting.identities.names import Identities
-from accounting.ingest.report_queries import Rejected, pack_head, pack_status, pack_traffic
+from accounting.identities.identity_resolver import IdentityResolver
+from accounting.ingest.report_queries import (
+    RejectedMessage,
+    pack_header,
+    pack_status,
+    pack_traffic,
+)
 
-PIECE: Final = 500
+CHUNK_MESSAGES: Final = 500
 """Messages that are read and packed together: few enough to stay in the processor's cache."""
-MOST_REJECTED: Final = 2_000
-MOST_NAMES: Final = 20_000
-"""Rejected messages and new names are held in memory until the transaction ends; it ends early
-when there are as many."""
-DAY: Final = 86_400_000_000
-"""Microseconds: reports are parted by days of UTC."""
+MAX_REJECTED: Final = 2_000
+MAX_NEW_NAMES: Final = 20_000
+"""Rejected messages and new names are held in memory until the transaction ends, so it ends early
+at these numbers."""
+DAY_MICROSECONDS: Final = 86_400_000_000
+"""The reports are partitioned by days of UTC."""
 
 
-class _Missing(Exception):
-    """What must be in the database before a row can be; see :attr:`Rows.missing`."""
+class _Needed(Exception):
+    """Raised where a row needs something from the database; see :attr:`RowEncoder.needs`."""
 
-    def __init__(self, what: bytes | int) -> None:
-        super().__init__(what)
-        self.what = what
+    def __init__(self, needed: bytes | int) -> None:
+        super().__init__(needed)
+        self.needed = needed
 
 
-class Last(NamedTuple):
-    """The last message that became a row or a reject."""
+class LastMessage(NamedTuple):
+    """The last message that was encoded or rejected."""
 
     origin: MessageOrigin
     position: int
@@ -52,132 +56,142 @@ class Last(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True)
-class Rows:
-    """The rows of one transaction: of the spool's messages after ``place`` up to ``end``.
+class RowEncoder:
+    """Encodes the messages of one transaction, from after ``reached`` up to ``end``.
 
-    ``numbers``: the database's number of each spooled epoch. ``partitions``: the days (since the
-    Unix epoch, UTC) that have one. ``limit``: messages at the most. ``received_at``: of the
-    source's last message. ``allowance`` is spent by what is reported. As rows are made ``place``
-    moves on, and ``last`` is the message there; it is at ``end`` when nothing is left before that.
+    ``epoch_numbers``: the database's number of each spooled epoch. ``partitions``: the days (since
+    the Unix epoch, UTC) that have one. ``limit``: the most messages. ``received_at``: of the
+    source's last message. ``rate_limit`` bounds the reported traffic. Encoding advances
+    ``reached``, and sets ``last`` to the message there; ``reached`` is ``end`` once no message is
+    left before it.
 
-    ``missing`` is why they end before that: a realm or a day that is not in the database, and
-    can't be put there while a COPY runs. Do so, and go on with :meth:`pieces`.
+    ``needs`` is set when encoding pauses for a realm or a day that the database lacks and that
+    can't be created during a COPY. Create it, then continue with :meth:`encoded_chunks`.
     """
 
     spool: Spool
     source_id: int
-    numbers: Mapping[int, int]
-    identities: Identities
-    allowance: RateLimit
+    epoch_numbers: Mapping[int, int]
+    identities: IdentityResolver
+    rate_limit: RateLimit
     partitions: set[int]
-    place: tuple[int, int]
+    reached: tuple[int, int]
     end: tuple[int, int]
     limit: int
     received_at: int
-    count: int = 0
-    last: Last | None = None
-    missing: bytes | int | None = None
-    rejected: list[Rejected] = field(default_factory=list)
-    _read: Sequence[SpooledRow] = ()
+    message_count: int = 0
+    last: LastMessage | None = None
+    needs: bytes | int | None = None
+    rejected: list[RejectedMessage] = field(default_factory=list)
+    _unread: Sequence[SpooledRow] = ()
 
     def has_more(self) -> bool:
         """Whether there is another message for this transaction."""
-        is_full = len(self.rejected) >= MOST_REJECTED or self.identities.new >= MOST_NAMES
-        room = 0 if is_full else self.limit - self.count
-        if not self._read and room:
-            self._read = self.spool.read_messages(*self.place, min(PIECE, room), self.end)
-            if not self._read:
-                self.place = self.end
-        return bool(self._read)
+        is_full = (
+            len(self.rejected) >= MAX_REJECTED or self.identities.pending_count >= MAX_NEW_NAMES
+        )
+        left = 0 if is_full else self.limit - self.message_count
+        if not self._unread and left:
+            self._unread = self.spool.read_messages(
+                *self.reached, min(CHUNK_MESSAGES, left), self.end
+            )
+            if not self._unread:
+                self.reached = self.end
+        return bool(self._unread)
 
-    def pieces(self) -> Iterator[bytes]:
-        """The next rows, packed."""
-        self.missing = None
-        while self.missing is None and self.has_more():
+    def encoded_chunks(self) -> Iterator[bytes]:
+        """The next rows, until the transaction is full or :attr:`needs` is set."""
+        self.needs = None
+        while self.needs is None and self.has_more():
             rows: list[bytes] = []
-            rejected = len(self.rejected)
+            rejected_before = len(self.rejected)
             try:
-                self._pack(self._read, rows)
-            except _Missing as missing:
-                self.missing = missing.what
-            if done := len(rows) + len(self.rejected) - rejected:
-                origin, position, received_at, _, _ = self._read[done - 1]
-                self.last = Last(MessageOrigin.unpack(origin), position, received_at)
-                self.place = self.last.origin.epoch, position
-                self.count += done
-                self._read = self._read[done:]
+                self._encode(self._unread, rows)
+            except _Needed as error:
+                self.needs = error.needed
+            if done := len(rows) + len(self.rejected) - rejected_before:
+                origin, position, received_at, _, _ = self._unread[done - 1]
+                self.last = LastMessage(MessageOrigin.unpack(origin), position, received_at)
+                self.reached = self.last.origin.epoch, position
+                self.message_count += done
+                self._unread = self._unread[done:]
             yield b"".join(rows)
 
-    def _pack(self, messages: Sequence[SpooledRow], rows: list[bytes]) -> None:
-        """Pack messages: each is a row or a reject more, in order."""
-        known: Mapping[bytes, bytes] = {}
-        heads = _Heads(self.source_id, self.numbers)
-        allow = self.allowance.consume
-        self.allowance.refill(max(self.received_at, messages[-1][2]))
+    def _encode(self, messages: Sequence[SpooledRow], rows: list[bytes]) -> None:
+        """Append a row or a rejected message for each message, in order."""
+        cache: Mapping[bytes, bytes] = {}
+        headers = _HeaderCache(self.source_id, self.epoch_numbers)
+        consume = self.rate_limit.consume
+        self.rate_limit.refill(max(self.received_at, messages[-1][2]))
         last = self.received_at
-        until = TIME_MIN
+        cache_until = TIME_MIN
         for origin, position, received_at, channel, payload in messages:
-            # One source's times never fall, also where another machine's clock goes on.
+            # A source's receipt times never decrease, even if another machine's clock is behind.
             if received_at > last:
                 self.received_at = last = received_at
-            if last >= until:
-                known, until = self._known_at(last)
+            if last >= cache_until:
+                cache, cache_until = self._cache_at(last)
             try:
                 channel_prefix, allocation_id, traffic_kind = split_channel(channel)
-                identity = known.get(channel_prefix)
+                identity = cache.get(channel_prefix)
                 if identity is None:
                     realm, username = parse_channel_prefix(channel_prefix)
                     if not self.identities.has_realm(realm):
-                        self._miss(realm, traffic_kind, payload)
+                        self._require_realm(realm, traffic_kind, payload)
                 if traffic_kind is None:
                     status = parse_status(payload)
                 else:
-                    counters = parse_counters(payload, allow)
+                    counters = parse_counters(payload, consume)
             except WireError as error:
                 epoch, database, _ = MessageOrigin.unpack(origin)
-                number = self.numbers[epoch]
+                number = self.epoch_numbers[epoch]
                 self.rejected.append(
-                    Rejected(number, position, last, database, channel, payload, str(error))
+                    RejectedMessage(number, position, last, database, channel, payload, str(error))
                 )
                 continue
             if identity is None:
                 identity = self.identities.resolve(channel_prefix, realm, username, last)
-            head = heads[origin]
+            header = headers[origin]
             if traffic_kind is None:
-                row = pack_status(head, position, last, identity, allocation_id, status)
+                row = pack_status(header, position, last, identity, allocation_id, status)
             else:
                 row = pack_traffic(
-                    head, position, last, identity, allocation_id, traffic_kind, counters
+                    header, position, last, identity, allocation_id, traffic_kind, counters
                 )
             rows.append(row)
 
-    def _known_at(self, time: int) -> tuple[Mapping[bytes, bytes], int]:
-        """Names that need not be resolved, and until when; within a day that has a partition."""
-        day = time // DAY
-        if day not in self.partitions:
-            raise _Missing(day)
-        known, until = self.identities.known_at(time)
-        return known, min(until, (day + 1) * DAY)
+    def _cache_at(self, time: int) -> tuple[Mapping[bytes, bytes], int]:
+        """The identities cached for that time, and until when they are valid, within one day.
 
-    def _miss(self, realm: bytes, traffic_kind: TrafficKind | None, payload: bytes) -> NoReturn:
-        """Say that a realm is missing, unless the message is no report: that needs none."""
+        Raises _Needed if the day has no partition.
+        """
+        day = time // DAY_MICROSECONDS
+        if day not in self.partitions:
+            raise _Needed(day)
+        cache, valid_until = self.identities.cache_at(time)
+        return cache, min(valid_until, (day + 1) * DAY_MICROSECONDS)
+
+    def _require_realm(
+        self, realm: bytes, traffic_kind: TrafficKind | None, payload: bytes
+    ) -> NoReturn:
+        """Raise _Needed for a realm; WireError for a message that is rejected and needs none."""
         if traffic_kind is None:
             parse_status(payload)
         else:
             parse_counters(payload)
-        raise _Missing(realm)
+        raise _Needed(realm)
 
 
-class _Heads(dict[int, bytes]):
-    """What rows begin with, by their origin."""
+class _HeaderCache(dict[int, bytes]):
+    """The headers of rows, by the packed origin of the message."""
 
-    def __init__(self, source_id: int, numbers: Mapping[int, int]) -> None:
+    def __init__(self, source_id: int, epoch_numbers: Mapping[int, int]) -> None:
         self._source_id = source_id
-        self._numbers = numbers
+        self._epoch_numbers = epoch_numbers
 
-    def __missing__(self, of: int) -> bytes:
-        epoch, database, estimated = MessageOrigin.unpack(of)
-        head = self[of] = pack_head(
-            self._source_id, self._numbers[epoch], database, estimated=estimated
+    def __missing__(self, origin: int) -> bytes:
+        epoch, database, estimated = MessageOrigin.unpack(origin)
+        header = self[origin] = pack_header(
+            self._source_id, self._epoch_numbers[epoch], database, estimated=estimated
         )
-        return head
+        return header

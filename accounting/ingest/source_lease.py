@@ -1,7 +1,7 @@
-"""Standby: which of a source's collectors works, and how another takes over.
+"""The lease of a source: which of its collectors works, and how another one takes over.
 
-Owns the lease and the decision what a collector must do before it captures. A lease is no guard:
-what counts once is decided by positions, however many believe that it is their turn.
+The lease only decides which collector works. The guarded position of the source keeps messages
+from being counted twice, however many collectors believe that they hold the lease.
 """
 
 import socket
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 from accounting.capture.spool.spool import Spool
 from accounting.capture.spool.takeover import take_over_position
 from accounting.db.engine import lost_connections
-from accounting.db.locks import wait_at_most
+from accounting.db.locks import set_lock_timeout
 from accounting.errors import LeaseHeld
 from accounting.sources import lease_queries, source_queries
 from accounting.sources.lease_queries import Lease
@@ -26,10 +26,10 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where the books of a source stand, by the token of the epoch; times in microseconds.
+class BooksPosition:
+    """How far a source is loaded: ``position`` in the epoch named ``token``. Times in microseconds.
 
-    ``loaded_by_host``: the host whose collector brought them there.
+    ``loaded_by_host``: the host whose collector loaded last.
     """
 
     token: str
@@ -42,7 +42,7 @@ class Place:
 
 @cache
 def this_host() -> str:
-    """This machine: its name, and the id that tells machines of one name apart where it has one."""
+    """This machine's name and, where it has one, the id that distinguishes it from namesakes."""
     try:
         machine = Path("/etc/machine-id").read_text().strip()
     except OSError:
@@ -50,76 +50,65 @@ def this_host() -> str:
     return f"{socket.gethostname()} {machine}".strip()
 
 
-def holder(spool: Spool) -> str:
-    """Who a collector is to others: its machine and the place of its spool, not the file there."""
-    return holder_at(spool.path)
-
-
-def holder_at(path: Path) -> str:
-    """The same, from the place of its spool alone."""
-    return f"{this_host()} {path}"
-
-
-def hold_lease(connection: Connection, source: SourceRow, spool: Spool, seconds: float) -> None:
-    """Take or renew the lease of a source. Raises LeaseHeld when another collector has it."""
-    _refuse(
-        source,
-        lease_queries.take(
-            connection,
-            source.source_id,
-            holder=holder(spool),
-            host=socket.gethostname(),
-            seconds=seconds,
-        ),
-    )
+def lease_holder(spool_path: Path) -> str:
+    """Identifies a collector to others: its machine and the path of its spool, not the file."""
+    return f"{this_host()} {spool_path}"
 
 
 def check_lease(connection: Connection, source: SourceRow, spool: Spool) -> None:
-    """Raise LeaseHeld when another collector has the source.
+    """Raise LeaseHeld when another collector has the lease of the source.
 
-    For the loader, which does not renew the lease: it may be at work beside a collector that hangs.
+    Does not renew the lease: the loader may be running although its collector hangs.
     """
-    _refuse(source, lease_queries.held_by_other(connection, source.source_id, holder(spool)))
+    holder = lease_holder(spool.path)
+    _raise_if_held(source, lease_queries.lease_of_other(connection, source.source_id, holder))
 
 
-def _refuse(source: SourceRow, other: Lease | None) -> None:
+def _raise_if_held(source: SourceRow, other: Lease | None) -> None:
     if other is not None:
         raise LeaseHeld(f"source {source.source} is collected by {other.host} now")
 
 
-def take_turn(engine: Engine, spool: Spool, seconds: float) -> Place | None:
-    """Take the lease, and say where the books stand.
+def acquire_lease(engine: Engine, spool: Spool, seconds: float) -> BooksPosition | None:
+    """Acquire or renew the lease of the spool's source, and return how far the source is loaded.
 
-    Raises LeaseHeld when it is another collector's turn, ConnectionLost when nobody can tell.
+    Raises LeaseHeld when another collector has it, ConnectionLost when Postgres can't be asked.
     """
     with lost_connections(), engine.begin() as connection:
-        source = _claim(connection, spool, seconds)
-        hold_lease(connection, source, spool, seconds)
+        source = _lock_source(connection, spool, seconds)
+        other = lease_queries.acquire(
+            connection,
+            source.source_id,
+            holder=lease_holder(spool.path),
+            host=socket.gethostname(),
+            seconds=seconds,
+        )
+        _raise_if_held(source, other)
         if not source.epoch:
-            source = open_books(connection, source, spool)
-        return place_of(source, source_queries.epoch_tokens(connection, source.source_id))
+            source = register_source(connection, source, spool)
+        return books_position(source, source_queries.epochs_by_token(connection, source.source_id))
 
 
-def _claim(connection: Connection, spool: Spool, seconds: float) -> SourceRow:
-    """Lock the row of the source, also where another collector hangs while it has that lock.
+def _lock_source(connection: Connection, spool: Spool, seconds: float) -> SourceRow:
+    """Lock the row of the source, also when a hung collector or loader holds that lock.
 
-    It may have been stopped in the midst of loading, machine and all. Raises, as of a lost
-    connection, when the lock can't be had in that time: its session is ended at the next attempt.
+    Its host may have stopped while it loaded. When the lock is not available within ``seconds``,
+    raises as for a lost connection; the next attempt terminates the hung session.
     """
-    if lease_queries.end_hung(connection, seconds):
+    if lease_queries.terminate_hung_loaders(connection, seconds):
         log.warning("ended a database session that hung while it loaded", source=spool.source)
-    wait_at_most(connection, seconds)
-    return source_queries.open_source(connection, spool.source, "subscribe")
+    set_lock_timeout(connection, seconds)
+    return source_queries.lock_source(connection, spool.source, "subscribe")
 
 
-def open_books(connection: Connection, source: SourceRow, spool: Spool) -> SourceRow:
-    """Note where a source begins, before anything of it is captured.
+def register_source(connection: Connection, source: SourceRow, spool: Spool) -> SourceRow:
+    """Record the first epoch of a source before anything of it is captured.
 
-    Were its first collector lost before anything is loaded, nobody would know that there had been
-    something to lose: so, the next one finds a beginning that it has no messages of.
+    If its first collector is lost before it loads anything, the next one then finds an epoch that
+    it has no messages of, and records a gap.
     """
     first = spool.epochs()[0]
-    opened = source_queries.advance(
+    advanced = source_queries.advance(
         connection,
         source,
         epoch=source_queries.add_epoch(
@@ -134,22 +123,22 @@ def open_books(connection: Connection, source: SourceRow, spool: Spool) -> Sourc
         stream_database=None,
         loaded_by_host=this_host(),
     )
-    assert opened, "the row of the source is locked"
-    return source_queries.source(connection, source.source_id)
+    assert advanced, "the row of the source is locked"
+    return source_queries.read_source(connection, source.source_id)
 
 
-def place_of(source: SourceRow, known: Mapping[str, int]) -> Place | None:
-    """Where the books of a source stand; None when nothing was loaded yet.
-
-    ``known``: the database's number of each epoch, by its token.
-    """
-    token = next((token for token, number in known.items() if number == source.epoch), None)
+def books_position(source: SourceRow, epochs_by_token: Mapping[str, int]) -> BooksPosition | None:
+    """How far a source is loaded; None before its first epoch."""
+    token = next(
+        (token for token, number in epochs_by_token.items() if number == source.epoch), None
+    )
     if token is None:
         return None
-    return Place(
+    return BooksPosition(
         token=token,
         position=source.position,
-        # What was captured after that and not loaded is lost with its spool, or comes again.
+        # Messages that were captured later and not loaded are lost with their spool, or captured
+        # again.
         captured_until=source.loaded_until,
         replication_id=source.replication_id,
         stream_database=source.stream_database,
@@ -157,43 +146,45 @@ def place_of(source: SourceRow, known: Mapping[str, int]) -> Place | None:
     )
 
 
-def end_turn(engine: Engine, spool: Spool, seconds: float) -> None:
-    """Give the lease back: another collector may begin at once."""
+def release_lease(engine: Engine, spool: Spool, seconds: float) -> None:
+    """Release the lease, so that another collector can acquire it at once."""
     with lost_connections(), engine.begin() as connection:
-        source = _claim(connection, spool, seconds)
-        lease_queries.release(connection, source.source_id, holder(spool))
+        source = _lock_source(connection, spool, seconds)
+        lease_queries.release(connection, source.source_id, lease_holder(spool.path))
 
 
-def is_overtaken(spool: Spool, place: Place | None) -> bool:
-    """Whether the books went on without this spool, so that it must :func:`take_over` first.
+def is_behind(spool: Spool, position: BooksPosition | None) -> bool:
+    """Whether the database has messages of the source beyond this spool: see :func:`take_over`.
 
-    In a replication stream positions are the stream's own, and whoever is behind goes on from the
-    books. A subscription's are the spool's: what another machine loaded can't be told from what
-    lies here, as clocks differ, so that is discarded, and is within the gap of the take-over. On
-    one machine receipt times tell: there the loader goes on by them.
+    In replication, positions are offsets of the stream, so that they are comparable between spools.
+    In a subscription each spool counts its own messages. What another machine loaded can't be
+    matched with them, because clocks differ: this spool's messages are then discarded, and lie
+    within the gap of the take-over. What another spool on the same machine loaded is recognized by
+    receipt times, so that the loader itself continues after it.
     """
-    if place is None:
+    if position is None:
         return False
     state = spool.state()
-    ours = {epoch.token: epoch.number for epoch in spool.epochs()}.get(place.token)
-    in_stream = place.replication_id is not None
-    if ours is not None:
-        return in_stream and (ours, place.position) > (
+    epoch = {epoch.token: epoch.number for epoch in spool.epochs()}.get(position.token)
+    in_stream = position.replication_id is not None
+    if epoch is not None:
+        return in_stream and (epoch, position.position) > (
             state.captured_epoch,
             state.captured_position,
         )
-    return in_stream or (place.loaded_by_host != this_host() and state.captured_until is not None)
+    other_host = position.loaded_by_host != this_host()
+    return in_stream or (other_host and state.captured_until is not None)
 
 
-def take_over(spool: Spool, place: Place) -> None:
-    """Let a spool go on where the books stand, instead of where it was itself."""
-    in_stream = place.replication_id is not None
+def take_over(spool: Spool, position: BooksPosition) -> None:
+    """Let a spool continue from the database's position instead of its own."""
+    in_stream = position.replication_id is not None
     take_over_position(
         spool,
-        token=place.token if in_stream else None,
-        position=place.position if in_stream else 0,
-        captured_until=place.captured_until,
-        replication_id=place.replication_id,
-        stream_database=place.stream_database,
+        token=position.token if in_stream else None,
+        position=position.position if in_stream else 0,
+        captured_until=position.captured_until,
+        replication_id=position.replication_id,
+        stream_database=position.stream_database,
         cause="takeover",
     )

@@ -14,7 +14,7 @@ from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
 from accounting.config import Settings
 from accounting.db.engine import Engine
-from accounting.ingest.source_lease import is_overtaken, take_over
+from accounting.ingest.source_lease import is_behind, take_over
 from accounting.ops.lease_keeper import LeaseKeeper
 from accounting.ops.processes import ChildProcess, supervise
 
@@ -44,7 +44,7 @@ def run_while_leased(settings: Settings, engine: Engine, stop: threading.Event) 
                     stop.wait(STANDBY_POLL_SECONDS)
                     continue
                 position = lease.books_position
-                if position is not None and is_overtaken(spool, position):
+                if position is not None and is_behind(spool, position):
                     log.warning("taking over at the loaded position")
                     take_over(spool, position)
                 standing_by = False
@@ -68,7 +68,7 @@ def _capture_and_load(
         return (
             not capture_thread.is_alive()
             or bool(lease.other_holder)
-            or is_overtaken(spool, lease.books_position)
+            or is_behind(spool, lease.books_position)
         )
 
     # A child ends with the thread that starts it: this one, which lives as long as the process.

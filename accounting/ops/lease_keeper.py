@@ -15,7 +15,7 @@ from accounting.capture.spool.spool import Spool
 from accounting.db.engine import Engine
 from accounting.db.migrations import require_head
 from accounting.errors import AccountingError, ConnectionLost, LeaseHeld
-from accounting.ingest.source_lease import Place, end_turn, take_turn
+from accounting.ingest.source_lease import BooksPosition, acquire_lease, release_lease
 
 log = structlog.get_logger()
 
@@ -29,7 +29,7 @@ class LeaseKeeper:
         self._lease_seconds = lease_seconds
         self._answered = threading.Event()
         self._stop = threading.Event()
-        self._books_position: Place | None = None
+        self._books_position: BooksPosition | None = None
         self._other_holder = ""
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
@@ -44,7 +44,7 @@ class LeaseKeeper:
             self._stop.set()
             self._thread.join()
             with suppress(ConnectionLost):
-                end_turn(self._engine, self._spool, self._lease_seconds)
+                release_lease(self._engine, self._spool, self._lease_seconds)
 
     def wait_for_first_answer(self, timeout_seconds: float) -> None:
         """Wait until the database has answered once, or the timeout is over."""
@@ -61,7 +61,7 @@ class LeaseKeeper:
         return self._other_holder
 
     @property
-    def books_position(self) -> Place | None:
+    def books_position(self) -> BooksPosition | None:
         """The loaded position of the source; None without the lease, or before anything is loaded.
 
         Read when the lease was last acquired or renewed.
@@ -82,7 +82,7 @@ class LeaseKeeper:
                 if not schema_checked:
                     require_head(self._engine)
                     schema_checked = True
-                self._books_position = take_turn(self._engine, self._spool, self._lease_seconds)
+                self._books_position = acquire_lease(self._engine, self._spool, self._lease_seconds)
                 self._other_holder = logged_reason = ""
                 self._answered.set()
             except LeaseHeld as held:

@@ -44,9 +44,9 @@ def prepare_embedded_database(server: embedded.EmbeddedPostgres) -> None:
     """Migrate the embedded database to this version, and let the roles log in."""
     engine = open_engine(server.url())
     try:
-        if migrations.current(engine) != migrations.head():
+        if migrations.current_revision(engine) != migrations.head_revision():
             migrations.upgrade(engine)
-            migrations.let_roles_log_in(engine)
+            migrations.allow_role_logins(engine)
     finally:
         engine.dispose()
 

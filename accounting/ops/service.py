@@ -22,7 +22,8 @@ from accounting.config import Settings
 from accounting.db import migrations
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import ConnectionLost
-from accounting.ingest.loader import Loader, run_loader
+from accounting.ingest.load_loop import run_loader
+from accounting.ingest.loader import Loader
 from accounting.ops import servers
 from accounting.ops.collector_process import run_while_leased
 from accounting.ops.monitoring.health import Health, evaluate
@@ -64,7 +65,7 @@ def run_all(settings: Settings, stop: threading.Event, announce: Callable[[str],
         else:
             with servers.database(settings) as engine:
                 # The writer role lacks the right to upgrade, so an upgraded schema is left alone.
-                if migrations.current(engine) != migrations.head():
+                if migrations.current_revision(engine) != migrations.head_revision():
                     migrations.upgrade(engine)
         if settings.redis_url is None:
             valkey = stack.enter_context(

@@ -11,7 +11,7 @@ from accounting.domain import thread_silence
 from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.session_fold import SECOND
 from accounting.domain.thread_silence import LocatedSession, RelayThread, ThreadStatus
-from accounting.sources.source_queries import gap_spans
+from accounting.sources.gap_queries import gap_periods
 
 KEPT_SECONDS: Final = 7 * 86_400
 """A thread missed_count for so long is dropped: machines come and go."""
@@ -49,7 +49,7 @@ def record_expiry(
     if not expired:
         return
     since = min(session.last_seen_at for *_, session in expired)
-    gaps = [(a, until if b is None else b) for a, b in gap_spans(connection, source_id, since)]
+    gaps = [(a, until if b is None else b) for a, b in gap_periods(connection, source_id, since)]
     _put(
         connection,
         source_id,

@@ -10,8 +10,8 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from accounting.db.binary_copy import binary_cursor, copy_packed, copy_rows
-from accounting.db.engine import along_keys, psycopg_connection
+from accounting.db.binary_copy import binary_cursor, copy_packed_rows, copy_rows
+from accounting.db.engine import prefer_index_scans, psycopg_connection
 from accounting.db.queries import Queries
 from accounting.db.row_packer import RowPacker, copy_columns
 from accounting.db.schema import session_usage
@@ -35,7 +35,7 @@ def materialize_hours(connection: Connection, session_ids: Iterable[bytes]) -> N
     connection.execute(_QUERIES.text("create_staged_single_hours"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_rows(cursor, "staged_single_hours", (("session_id", "uuid"),), rows)
-    with along_keys(connection):
+    with prefer_index_scans(connection):
         connection.execute(_QUERIES.text("materialize_hours"))
 
 
@@ -51,7 +51,7 @@ def merge_pending(connection: Connection, merged: Sequence[tuple[bytes, SessionS
             (("pending_id", "uuid"), ("session_id", "uuid"), ("user_key", "uuid")),
             [(pending_id, session.session_id, session.user_key) for pending_id, session in merged],
         )
-    with along_keys(connection):
+    with prefer_index_scans(connection):
         connection.execute(_QUERIES.text("merge_pending_hours"))
         connection.execute(_QUERIES.text("delete_merged_sessions"))
 
@@ -71,7 +71,7 @@ def update_flags(connection: Connection, sessions: Sequence[SessionState]) -> No
             (("session_id", "uuid"), ("confirmed", "bool"), ("estimated", "bool")),
             {(session.session_id, session.confirmed, session.estimated) for session in sessions},
         )
-    with along_keys(connection):
+    with prefer_index_scans(connection):
         connection.execute(_QUERIES.text("update_flags"))
 
 
@@ -82,5 +82,5 @@ def add_hours(connection: Connection, rows: Iterable[SessionHour]) -> None:
         return
     connection.execute(_QUERIES.text("create_staged_session_hours"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
-        copy_packed(cursor, "staged_session_hours", _PACKER.columns, iter(packed))
+        copy_packed_rows(cursor, "staged_session_hours", _PACKER.columns, iter(packed))
     connection.execute(_QUERIES.text("add_session_hours"))

@@ -12,8 +12,8 @@ from typing import Any, Final
 from psycopg import Cursor
 from sqlalchemy import Connection
 
-from accounting.db.binary_copy import binary_cursor, copy_packed, copy_rows
-from accounting.db.engine import along_keys, psycopg_connection
+from accounting.db.binary_copy import binary_cursor, copy_packed_rows, copy_rows
+from accounting.db.engine import prefer_index_scans, psycopg_connection
 from accounting.db.queries import Queries
 from accounting.db.row_packer import RowPacker, copy_columns
 from accounting.db.schema import carried_sessions, sessions
@@ -116,8 +116,8 @@ def read_open_sessions(
     """The sessions of these keys that a report may still belong to."""
     connection.execute(_QUERIES.text("create_staged_keys"))
     with _cursor(connection) as cursor:
-        copy_packed(cursor, "staged_keys", _KEY_PACKER.columns, map(_KEY_PACKER.pack, keys))
-        with along_keys(connection):
+        copy_packed_rows(cursor, "staged_keys", _KEY_PACKER.columns, map(_KEY_PACKER.pack, keys))
+        with prefer_index_scans(connection):
             cursor.execute(_QUERIES.driver("read_open_sessions"))
         yield from _stored_sessions(cursor)
 
@@ -199,14 +199,14 @@ def upsert_sessions(
     with _cursor(connection) as cursor:
         if whole:
             connection.execute(_QUERIES.text("create_staged_sessions"))
-            copy_packed(cursor, "staged_sessions", _SESSION_PACKER.columns, iter(whole))
-            with along_keys(connection):
+            copy_packed_rows(cursor, "staged_sessions", _SESSION_PACKER.columns, iter(whole))
+            with prefer_index_scans(connection):
                 connection.execute(_QUERIES.text("enqueue_session_ended"))
                 connection.execute(_QUERIES.text("upsert_sessions"))
         if refreshed:
             connection.execute(_QUERIES.text("create_staged_refreshes"))
-            copy_packed(cursor, "staged_refreshes", _REFRESH_PACKER.columns, iter(refreshed))
-            with along_keys(connection):
+            copy_packed_rows(cursor, "staged_refreshes", _REFRESH_PACKER.columns, iter(refreshed))
+            with prefer_index_scans(connection):
                 connection.execute(_QUERIES.text("refresh_sessions"))
 
 
@@ -225,7 +225,7 @@ def reschedule(connection: Connection, rechecks: Sequence[tuple[SessionState, in
                 for session, recheck_at in rechecks
             ],
         )
-    with along_keys(connection):
+    with prefer_index_scans(connection):
         connection.execute(_QUERIES.text("reschedule_sessions"))
 
 

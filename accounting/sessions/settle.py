@@ -25,8 +25,8 @@ from accounting.identities import bucket_queries
 from accounting.identities.realm_queries import all_rules
 from accounting.sessions import relay_threads, session_hour_queries, session_queries, usage_deltas
 from accounting.sessions.key_fold import KeyFold
-from accounting.sources import source_queries
-from accounting.sources.source_queries import Watermark
+from accounting.sources import gap_queries, source_queries, watermark_queries
+from accounting.sources.watermark_queries import Watermark
 
 BATCH: Final = 50_000
 """The most reports in one transaction."""
@@ -56,8 +56,8 @@ def _settle_batch(engine: Engine, source_id: int, limit: int) -> int:
         if not try_lock(connection, f"settle.{source_id}"):
             return 0
         # The source is read before its reports: so all up to its position are among those read.
-        loaded = source_queries.source(connection, source_id)
-        watermark = source_queries.watermark(connection, source_id)
+        loaded = source_queries.read_source(connection, source_id)
+        watermark = watermark_queries.read_watermark(connection, source_id)
         reports = session_queries.read_reports(
             connection,
             source_id,
@@ -77,7 +77,7 @@ def _settle_batch(engine: Engine, source_id: int, limit: int) -> int:
         )
         if reports or sightings:
             _fold(connection, source_id, reports, sightings)
-        moved = source_queries.settled(
+        moved = watermark_queries.advance_watermark(
             connection,
             watermark,
             Watermark(
@@ -85,7 +85,7 @@ def _settle_batch(engine: Engine, source_id: int, limit: int) -> int:
                 epoch=reached[0],
                 position=reached[1],
                 received_at=reports[-1].received_at if reports else watermark.received_at,
-                until=loaded.loaded_until if drained else reports[-1].received_at,
+                settled_until=loaded.loaded_until if drained else reports[-1].received_at,
                 last_sighting=sightings[-1][:3] if sightings else watermark.last_sighting,
             ),
         )
@@ -100,7 +100,7 @@ def _fold(
     sightings: list[StatusKeySighting],
 ) -> None:
     rules = all_rules(connection)
-    gap_positions = source_queries.gap_positions(connection, source_id)
+    gap_positions = gap_queries.gap_positions(connection, source_id)
     folds: dict[AllocationKey, KeyFold] = {}
     evidence = []
     for item in _in_order(reports, sightings):
@@ -147,7 +147,7 @@ def _expire_batch(engine: Engine, source_id: int, limit: int) -> int:
     with _gc_paused(), lost_connections(), engine.begin() as connection:
         if not try_lock(connection, f"settle.{source_id}"):
             return 0
-        until = source_queries.watermark(connection, source_id).until
+        until = watermark_queries.read_watermark(connection, source_id).settled_until
         if until is None:
             return 0
         rules = all_rules(connection)
@@ -217,7 +217,7 @@ def _write(
     session_hour_queries.add_hours(connection, changes.hour_rows)
     usage_deltas.queue_usage_deltas(connection, changes.deltas())
     usage_deltas.queue_peak_deltas(connection, changes.peak_slices)
-    bucket_queries.put_buckets(
+    bucket_queries.insert_buckets(
         connection,
         (
             (

@@ -10,7 +10,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from accounting.db.binary_copy import binary_cursor, copy_packed, copy_rows
+from accounting.db.binary_copy import binary_cursor, copy_packed_rows, copy_rows
 from accounting.db.engine import psycopg_connection
 from accounting.db.row_packer import RowPacker, copy_columns
 from accounting.db.schema import peak_deltas, usage_deltas
@@ -25,7 +25,7 @@ def queue_usage_deltas(
 ) -> None:
     """Queue by how much hours of users changed; values as ``UsageChanges.deltas`` has them."""
     with binary_cursor(psycopg_connection(connection)) as cursor:
-        copy_packed(
+        copy_packed_rows(
             cursor,
             "accounting.usage_deltas",
             _PACKER.columns,

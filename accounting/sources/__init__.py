@@ -1,1 +1,9 @@
-"""TODO room."""
+"""Sources: how far each is loaded and settled, what capture missed, and which collector has it.
+
+Comes in: positions that the loader and settling reached, gaps and leases. Goes out: the same rows,
+and the positions from which each stage continues. Invariant: a position or watermark moves only
+from where its writer read it, so that two loaders never count the same message twice.
+
+``source_queries``: sources and their epochs. ``watermark_queries``: how far settling has come.
+``gap_queries``: capture gaps. ``lease_queries``: leases. ``retire``: takes a source out of service.
+"""

@@ -1,6 +1,7 @@
-"""Leases: which collector may load a source now. By the database's clock, renewed while it works.
+"""Rows of ``source_leases``: which collector works on a source, by the database's clock.
 
-A lease decides who works, never what counts: that is the guard on the position's business.
+A lease only decides which collector works. ``source_queries.advance`` keeps a message from being
+counted twice, however many collectors believe that they hold the lease.
 """
 
 from dataclasses import dataclass
@@ -17,20 +18,20 @@ _QUERIES: Final = Queries("accounting.sources")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """Who holds a source: ``holder`` is the id of a spool, ``host`` the name of its machine."""
+    """Which collector holds a source: ``holder`` identifies its spool, ``host`` its machine."""
 
     holder: str
     host: str
 
 
-def take(
+def acquire(
     connection: Connection, source_id: int, *, holder: str, host: str, seconds: float
 ) -> Lease | None:
-    """Take or renew the lease of a source for so long; None when it is ours, else whose it is."""
+    """Acquire or renew the lease of a source; returns the other holder's lease if it is taken."""
     now = func.clock_timestamp()
     expires_at = now + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
     values = {"holder": holder, "host": host, "renewed_at": now, "expires_at": expires_at}
-    taken = connection.execute(
+    acquired = connection.execute(
         insert(source_leases)
         .values(source_id=source_id, **values)
         .on_conflict_do_update(
@@ -40,15 +41,15 @@ def take(
         )
         .returning(source_leases.c.holder)
     ).first()
-    if taken is not None:
+    if acquired is not None:
         return None
     lease = _lease(connection, source_id)
     assert lease is not None, "a lease is released under the lock of its source"
     return lease
 
 
-def held_by_other(connection: Connection, source_id: int, holder: str) -> Lease | None:
-    """The lease of a source when somebody else has it now; takes and renews nothing."""
+def lease_of_other(connection: Connection, source_id: int, holder: str) -> Lease | None:
+    """The lease of a source while another collector holds it. Does not renew the caller's."""
     lease = _lease(connection, source_id, source_leases.c.expires_at >= func.clock_timestamp())
     return None if lease is None or lease.holder == holder else lease
 
@@ -64,17 +65,18 @@ def _lease(
     return None if row is None else Lease(holder=row.holder, host=row.host)
 
 
-def end_hung(connection: Connection, seconds: float) -> int:
-    """End the sessions of collectors and loaders that hang in a transaction; returns how many.
+def terminate_hung_loaders(connection: Connection, seconds: float) -> int:
+    """Terminate sessions of collectors and loaders that hang in a transaction; returns how many.
 
-    The server would wait for such a client for ever, and so would whoever takes over. `seconds`:
-    how long nothing came of it, between two statements or in the midst of its rows.
+    The server waits for such a client without limit, and so would the collector that takes over.
+    ``seconds``: how long the client has sent nothing, between two statements or within a COPY.
     """
-    return len(connection.execute(_QUERIES.text("end_hung_loaders"), {"seconds": seconds}).all())
+    query = _QUERIES.text("terminate_hung_loaders")
+    return len(connection.execute(query, {"seconds": seconds}).all())
 
 
 def release(connection: Connection, source_id: int, holder: str) -> None:
-    """Give a lease back, so that another collector need not wait until it expires."""
+    """Release a lease, so that another collector need not wait until it expires."""
     connection.execute(
         source_leases.delete().where(
             source_leases.c.source_id == source_id, source_leases.c.holder == holder

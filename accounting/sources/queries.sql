@@ -1,5 +1,5 @@
--- name: end_hung_loaders
--- End sessions that hold a source and have waited that long for a client that says nothing.
+-- name: terminate_hung_loaders
+-- Terminates sessions that hold a lock on sources and have waited that long for their client.
 SELECT pg_terminate_backend(a.pid)
 FROM pg_stat_activity a
 WHERE a.usename = current_user AND a.pid <> pg_backend_pid()

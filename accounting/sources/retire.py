@@ -1,4 +1,4 @@
-"""Retiring a source: said once, so that nothing waits for a machine that is gone."""
+"""Take a source out of service, so that nothing waits for a machine that is gone."""
 
 from sqlalchemy import Engine
 
@@ -8,8 +8,8 @@ from accounting.sources import source_queries
 
 
 def retire_source(engine: Engine, name: str) -> None:
-    """Mark a source as gone. Raises UsageError for one that nobody knows."""
+    """Retire a source. Raises UsageError for an unknown name."""
     with lost_connections(), engine.begin() as connection:
         if not source_queries.retire(connection, name):
-            known = [row.source for row in source_queries.all_sources(connection)]
+            known = [source.source for source in source_queries.all_sources(connection)]
             raise unknown_name("source", name, known)

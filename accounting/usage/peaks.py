@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from accounting.db.binary_copy import binary_cursor, copy_rows
-from accounting.db.engine import along_keys, psycopg_connection
+from accounting.db.engine import prefer_index_scans, psycopg_connection
 from accounting.db.queries import Queries
 from accounting.domain.calendar import Bucket, from_micros
 from accounting.domain.session_hours import SLICE_SECONDS, PeakSlice, slice_end
@@ -38,7 +38,7 @@ def recount(
     known = {(realm_id, hour.starts_at): hour for realm_id, hour in hours}
     connection.execute(_QUERIES.text("carry_sessions"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
-        with along_keys(connection):
+        with prefer_index_scans(connection):
             begun = set(cursor.execute(_QUERIES.driver("begin_hours")).fetchall())
         spans = [(*key, known[key].starts_at, known[key].ends_at) for key in begun]
         for realm_id, starts_at, start in slices:
@@ -55,7 +55,7 @@ def recount(
             ),
             spans,
         )
-    with along_keys(connection):
+    with prefer_index_scans(connection):
         connection.execute(_QUERIES.text("empty_slices"))
         connection.execute(_QUERIES.text("count_slices"), {"slice_seconds": SLICE_SECONDS})
         for name in ("peak_hours", "peak_days", "peak_months"):

@@ -49,7 +49,7 @@ def _rollup_some(engine: Engine, limit: int) -> int:
         ]
         # The last one of each realm, as they are in order.
         folds = fold_until(connection, rules, dict(sorted(touched)))
-        bucket_queries.put_buckets(
+        bucket_queries.insert_buckets(
             connection,
             (
                 (hour.realm_id, level, bucket)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.binary_copy import binary_cursor, copy_rows
-from accounting.db.engine import along_keys, psycopg_connection
+from accounting.db.engine import prefer_index_scans, psycopg_connection
 from accounting.db.queries import Queries
 from accounting.db.schema import buckets, fold_watermarks
 from accounting.domain.calendar import Bucket, BucketLength, from_micros, to_micros
@@ -115,7 +115,7 @@ def add_folded_hours(
                 for one in hours
             ),
         )
-    with along_keys(connection):
+    with prefer_index_scans(connection):
         connection.execute(_QUERIES.text("fold_user_daily"))
         connection.execute(_QUERIES.text("fold_user_monthly"))
     put = insert(fold_watermarks)
@@ -161,7 +161,7 @@ def stage_hours(
 
 def add_usage(connection: Connection) -> None:
     """Add what the taken marks say to all usage that they are part of."""
-    with along_keys(connection):
+    with prefer_index_scans(connection):
         for name in _STATEMENTS:
             connection.execute(_QUERIES.text(name))
 

@@ -19,7 +19,7 @@ from accounting.domain.session_fold import SessionState
 from accounting.domain.session_hours import hours_of
 from accounting.identities import realm_queries
 from accounting.sources import source_queries
-from accounting.sources.source_queries import Watermark
+from accounting.sources.watermark_queries import Watermark
 from tests.support.scenario_player import BEGIN, PLANS, STEPS, JobCall, ScenarioPlayer, Step
 
 HOUR = 3600 * 1_000_000
@@ -41,7 +41,7 @@ def cutoff_at(connection: Connection, time: int) -> Cutoff:
                 epoch=reports[0],
                 position=reports[1],
                 received_at=None,
-                until=time,
+                settled_until=time,
             )
         )
     return Cutoff(watermarks=tuple(marks))

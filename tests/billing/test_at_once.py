@@ -82,4 +82,4 @@ def test_a_snapshot_is_read_while_settling_goes_on(books: Books) -> None:
         books.advance_clock(20)
         books.run_jobs()
         [mark] = settled_cutoff(connection).watermarks
-        assert mark.until == books.micros_at(10)
+        assert mark.settled_until == books.micros_at(10)

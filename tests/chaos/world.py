@@ -269,7 +269,7 @@ def running_world(
         postgres = stack.enter_context(PostgresServer(settings=POSTGRES))
         engine = open_engine(postgres.url())
         migrations.upgrade(engine)
-        migrations.let_roles_log_in(engine)
+        migrations.allow_role_logins(engine)
         engine.dispose()
         master = kind(REDIS)
         databases = [0] if capture == "subscribe" else [0, 3]

@@ -129,7 +129,7 @@ def test_tables_and_migrations_agree(sample_books: Books) -> None:
     engine = open_engine(sample_books.url())
     try:
         with engine.begin() as connection:
-            migrations.check(connection)
+            migrations.check_metadata(connection)
     finally:
         engine.dispose()
 
@@ -158,7 +158,7 @@ def fresh_database(postgres_server: PostgresServer) -> Iterator[psycopg.Connecti
 def upgrade(server: PostgresServer, user: str) -> None:
     engine = open_engine(server.url(user, FRESH))
     try:
-        assert migrations.upgrade(engine) == migrations.head()
+        assert migrations.upgrade(engine) == migrations.head_revision()
     finally:
         engine.dispose()
 

@@ -3,7 +3,8 @@
 import threading
 from datetime import timedelta
 
-from accounting.ingest.loader import Loader, run_loader
+from accounting.ingest.load_loop import run_loader
+from accounting.ingest.loader import Loader
 from tests.support.books import Books, channel, status_payload
 from tests.support.servers import wait_until
 

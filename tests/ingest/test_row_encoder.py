@@ -19,10 +19,10 @@ from accounting.domain.identity import UsernameRule, billed_user, pseudonym
 from accounting.domain.rate_limit import RateLimit
 from accounting.domain.realm_rules import RealmRule
 from accounting.identities import realm_queries
-from accounting.identities.names import Identities
+from accounting.identities.identity_resolver import IdentityResolver
 from accounting.ingest.loader import Loader
-from accounting.ingest.report_queries import Rejected
-from accounting.ingest.row_encoder import Rows
+from accounting.ingest.report_queries import RejectedMessage
+from accounting.ingest.row_encoder import RowEncoder
 from tests.support.books import (
     START,
     WRITER,
@@ -49,39 +49,39 @@ def connection(postgres_server: PostgresServer) -> Iterator[Connection]:
             for realm in (b"", b"a", b"b"):
                 realm_queries.add_realm(connection, realm, RealmRule())
             plain = RealmRule(holds_from=LATER, username_rule=UsernameRule.PLAIN)
-            realm_queries.put_rule(connection, realm_queries.realm_ids(connection)[b"b"], plain)
+            realm_queries.upsert_rule(connection, realm_queries.realm_ids(connection)[b"b"], plain)
             yield connection
         engine.dispose()
 
 
 def rows(
-    connection: Connection, spool: Spool, batches: Iterable[int], place: tuple[int, int] = (1, 0)
-) -> tuple[bytes, list[Rejected]]:
+    connection: Connection, spool: Spool, batches: Iterable[int], reached: tuple[int, int] = (1, 0)
+) -> tuple[bytes, list[RejectedMessage]]:
     """What one memory of names makes of a spool, in transactions of so many messages."""
-    identities = Identities(RealmRule())
+    identities = IdentityResolver(RealmRule())
     packed, rejected = b"", []
     for limit in batches:
         identities.begin(connection)
-        made = Rows(
+        encoder = RowEncoder(
             spool=spool,
             source_id=1,
-            numbers={1: 3},
+            epoch_numbers={1: 3},
             identities=identities,
-            allowance=RateLimit(),
+            rate_limit=RateLimit(),
             partitions={0},
-            place=place,
+            reached=reached,
             end=(1, spool.state().captured_position),
             limit=limit,
             received_at=0,
         )
-        while made.has_more():
-            packed += b"".join(made.pieces())
-            if made.missing is not None:
-                assert isinstance(made.missing, bytes)
-                identities.add_realm(connection, made.missing)
+        while encoder.has_more():
+            packed += b"".join(encoder.encoded_chunks())
+            if encoder.needs is not None:
+                assert isinstance(encoder.needs, bytes)
+                identities.add_realm(connection, encoder.needs)
         identities.committed()
-        rejected += made.rejected
-        place = made.place
+        rejected += encoder.rejected
+        reached = encoder.reached
     return packed, rejected
 
 
@@ -200,7 +200,7 @@ def test_reports_of_new_realms_keep_their_places_and_times_among_the_others(book
 def test_a_memory_that_is_full_begins_anew_and_changes_nothing(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accounting.identities.names.REMEMBERED_BYTES", 1_000)
+    monkeypatch.setattr("accounting.identities.identity_resolver.CACHE_BYTES", 1_000)
     for number in range(40):
         name = channel("traffic", user=f"u{number % 7}", allocation=number)
         books.receive(number, name, traffic_payload(1, 1, 1, 1))
@@ -217,8 +217,8 @@ def test_a_memory_that_is_full_begins_anew_and_changes_nothing(
 def test_what_is_rejected_ends_a_transaction_before_it_fills_the_memory(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accounting.ingest.row_encoder.MOST_REJECTED", 2)
-    monkeypatch.setattr("accounting.ingest.row_encoder.PIECE", 3)
+    monkeypatch.setattr("accounting.ingest.row_encoder.MAX_REJECTED", 2)
+    monkeypatch.setattr("accounting.ingest.row_encoder.CHUNK_MESSAGES", 3)
     books.receive_all(
         [(books.micros_at(number), 0, channel("traffic"), b"") for number in range(7)]
     )
@@ -235,7 +235,7 @@ def test_a_loader_knows_whether_anything_was_left_for_another_transaction(books:
         [(books.micros_at(number), 0, channel("traffic"), b"") for number in range(7)]
     )
     loader = Loader(books.engine, books.spool(), books.rule)
-    assert [(loader.load(3), loader.is_at_end) for _ in range(4)] == [
+    assert [(loader.load(3), loader.caught_up) for _ in range(4)] == [
         (3, False),
         (3, False),
         (1, True),

@@ -11,7 +11,7 @@ from accounting.capture.spool.spool import Spool
 from accounting.db import migrations
 from accounting.db.engine import Engine, open_engine
 from accounting.errors import ConnectionLost
-from accounting.ingest.source_lease import take_turn
+from accounting.ingest.source_lease import acquire_lease
 from accounting.ops.lease_keeper import LeaseKeeper
 from tests.support.books import WRITER, Books, channel, status_payload
 from tests.support.servers import PostgresServer, wait_until
@@ -114,7 +114,7 @@ def test_a_loader_that_hangs_in_its_transaction_keeps_nobody_from_taking_over(
 
 def takes_turn(books: Books, spool: Spool) -> bool:
     try:
-        take_turn(books.engine, spool, 0.3)
+        acquire_lease(books.engine, spool, 0.3)
     except ConnectionLost:
         return False
     return True

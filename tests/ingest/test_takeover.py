@@ -9,15 +9,15 @@ from accounting.capture.spool.spool import Spool
 from accounting.domain.calendar import from_micros
 from accounting.errors import LeaseHeld
 from accounting.ingest.loader import Loader
-from accounting.ingest.source_lease import Place, is_overtaken, take_over, take_turn
+from accounting.ingest.source_lease import BooksPosition, acquire_lease, is_behind, take_over
 from tests.support.books import Books, channel, status_payload
 
 
-def place_after_loading(books: Books, limit: int) -> Place:
+def place_after_loading(books: Books, limit: int) -> BooksPosition:
     """Load so many messages, then ask as the collector of the same spool does."""
     spool = books.spool()
     Loader(books.engine, spool, books.rule).load(limit)
-    place = take_turn(books.engine, spool, 60.0)
+    place = acquire_lease(books.engine, spool, 60.0)
     assert place is not None
     return place
 
@@ -71,7 +71,7 @@ def test_a_stream_that_went_on_in_silence_before_redis_restarted_is_no_older_spo
         tokens.append(spool.epochs()[-1].token)
         place = place_after_loading(books, 9)
         assert (place.token, place.position) == (tokens[-1], offset + 100)
-        assert not is_overtaken(spool, place)
+        assert not is_behind(spool, place)
         if history == "a":
             spool.start_epoch("redis_restarted")
     assert [epoch.token for epoch in spool.epochs()] == tokens
@@ -82,10 +82,10 @@ def test_a_stream_that_went_on_in_silence_before_redis_restarted_is_no_older_spo
 def test_what_the_first_collector_captured_and_never_loaded_is_within_a_gap(books: Books) -> None:
     """It had its turn, was cut off from the database at once, and another one took over."""
     spool = books.spool()
-    take_turn(books.engine, spool, 0.0)
+    acquire_lease(books.engine, spool, 0.0)
     books.receive_all([(wall_clock(), 0, channel("status"), status_payload("new"))])
     with Spool.open(books.directory / "elsewhere.sqlite3", "default") as other:
-        take_turn(books.engine, other, 60.0)
+        acquire_lease(books.engine, other, 60.0)
         attached_at = wall_clock()
         other.checkpoint(attached_at)
         Loader(books.engine, other, books.rule).load()
@@ -117,13 +117,13 @@ def test_what_two_collectors_saw_of_the_keys_at_one_place_is_taken_in_and_proved
         spool.append(
             [message], books.micros_at(1), positions=[90 * allocation], resume_point=resume
         )
-    take_turn(books.engine, spool, 0.0)
+    acquire_lease(books.engine, spool, 0.0)
     spool.add_sightings([seen_key(books, 1, at=300), seen_key(books, 1, at=301)])
     first = Loader(books.engine, spool, books.rule)
     assert first.load() == 2
     books.settle()
     with Spool.open(books.directory / "elsewhere.sqlite3", "default") as other:
-        place = take_turn(books.engine, other, 60.0)
+        place = acquire_lease(books.engine, other, 60.0)
         assert place is not None
         take_over(other, place)
         other.add_sightings([seen_key(books, 2, at=400)])
@@ -150,12 +150,12 @@ def seen_key(books: Books, allocation: int, *, at: float) -> RawKeySighting:
 
 def test_a_loader_does_not_keep_the_turn_of_a_collector_that_hangs(books: Books) -> None:
     spool = books.spool()
-    take_turn(books.engine, spool, 0.0)
+    acquire_lease(books.engine, spool, 0.0)
     books.receive(1, channel("status"), status_payload("new"))
     loader = Loader(books.engine, spool, books.rule)
     assert loader.load() == 1
     with Spool.open(books.directory / "elsewhere.sqlite3", "default") as other:
-        assert take_turn(books.engine, other, 60.0) is not None
+        assert acquire_lease(books.engine, other, 60.0) is not None
     books.receive(2, channel("status"), status_payload("refreshed"))
     with pytest.raises(LeaseHeld):
         loader.load()

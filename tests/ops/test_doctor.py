@@ -17,7 +17,7 @@ from accounting.capture.spool.spool import Spool
 from accounting.capture.spool.status import Backlog
 from accounting.db import migrations
 from accounting.db.engine import open_engine
-from accounting.db.migrations import head
+from accounting.db.migrations import head_revision
 from accounting.ingest.partitions import make_partitions
 from accounting.ops.doctor import Level, examine
 from accounting.ops.doctor.findings import Finding
@@ -34,13 +34,13 @@ GOOD: Final = PostgresFacts(
     encoding="UTF8",
     in_recovery=False,
     is_superuser=False,
-    revision=head(),
+    revision=head_revision(),
     settings={"fsync": "on", "full_page_writes": "on", "synchronous_commit": "local"},
 )
 
 
 def judged(facts: PostgresFacts, free: int | None = None) -> dict[str, Finding]:
-    return by_check(check_postgres(facts, head=head(), disk_free_bytes=free))
+    return by_check(check_postgres(facts, head=head_revision(), disk_free_bytes=free))
 
 
 def by_check(found: Iterator[Finding]) -> dict[str, Finding]:
@@ -81,7 +81,7 @@ def test_what_will_need_mending_in_a_database_is_a_warning() -> None:
 
 def test_a_real_database_with_its_grants_lacks_nothing(books: Books) -> None:
     make_partitions(books.engine)
-    facts = read_postgres_facts(books.engine, head=head())
+    facts = read_postgres_facts(books.engine, head=head_revision())
     found = judged(facts)
     # The tests' server has been told not to sync.
     assert levels(found) == {"durable": Level.ERROR}
@@ -98,7 +98,7 @@ def test_lost_and_surplus_grants_and_missing_partitions_are_seen(books: Books) -
             "GRANT SELECT ON accounting.usernames TO turn_accounting_reader",
         ):
             connection.execute(change.encode())
-    facts = read_postgres_facts(books.engine, head=head())
+    facts = read_postgres_facts(books.engine, head=head_revision())
     assert facts.missing_privileges == ("turn_accounting_reader: SELECT on all views of reporting",)
     assert facts.excess_privileges == (
         "turn_accounting_writer: UPDATE or DELETE on reports",
@@ -255,7 +255,7 @@ def test_the_command_ends_with_0_when_nothing_must_be_mended(tmp_path: Path) -> 
     with PostgresServer(fsync=True) as server, ValkeyServer({"tcp-keepalive": "60"}) as valkey:
         engine = open_engine(server.url())
         migrations.upgrade(engine)
-        migrations.let_roles_log_in(engine)
+        migrations.allow_role_logins(engine)
         make_partitions(engine)
         engine.dispose()
         with Spool.open(spool_path(tmp_path, "default"), "default") as spool:

@@ -11,7 +11,7 @@ from accounting.capture.clock import wall_clock
 from accounting.config import Settings
 from accounting.db.engine import Engine
 from accounting.errors import ConfigurationError
-from accounting.ingest.source_lease import holder
+from accounting.ingest.source_lease import lease_holder
 from accounting.ops.monitoring.health import Health, evaluate, format_duration
 from accounting.ops.monitoring.server import serve
 from accounting.ops.monitoring.snapshot import Snapshot
@@ -89,8 +89,8 @@ def test_a_standby_is_well(books: Books) -> None:
     books.run_jobs()
     books.spool().open_gap(wall_clock(), "disconnected")
     with books.engine.begin() as connection:
-        lease_queries.release(connection, 1, holder(books.spool()))
-        lease_queries.take(connection, 1, holder="x", host="one.example", seconds=60)
+        lease_queries.release(connection, 1, lease_holder(books.spool().path))
+        lease_queries.acquire(connection, 1, holder="x", host="one.example", seconds=60)
     assert troubles(books) == ()
 
 

@@ -15,7 +15,7 @@ import yaml
 from accounting.capture.clock import wall_clock
 from accounting.capture.spool.status import read_status
 from accounting.db.engine import Engine
-from accounting.ingest.source_lease import holder
+from accounting.ingest.source_lease import lease_holder
 from accounting.ops.registry import JOBS
 from accounting.ops.scheduler import run_job
 from accounting.sources import lease_queries
@@ -182,8 +182,8 @@ def test_the_lease_and_its_machine_show(books: Books) -> None:
     checkpoint_now(books)
     books.load()
     with books.engine.begin() as connection:
-        lease_queries.release(connection, 1, holder(books.spool()))
-        lease_queries.take(connection, 1, holder="x", host="one.example", seconds=60)
+        lease_queries.release(connection, 1, lease_holder(books.spool().path))
+        lease_queries.acquire(connection, 1, holder="x", host="one.example", seconds=60)
     assert (
         metrics_of(read_snapshot(books))["turn_accounting_lease_held", "one.example", "default"]
         == 1

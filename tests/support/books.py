@@ -43,7 +43,7 @@ def make_template(server: PostgresServer, name: str = TEMPLATE) -> None:
         connection.execute(f"CREATE DATABASE {name}")
     engine = open_engine(server.url(database=name))
     migrations.upgrade(engine)
-    migrations.let_roles_log_in(engine)
+    migrations.allow_role_logins(engine)
     engine.dispose()
 
 

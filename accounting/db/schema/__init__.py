@@ -1,20 +1,28 @@
-"""The private tables, as SQLAlchemy Core sees them. ``alembic check`` holds them to the migrations.
+"""The private tables as SQLAlchemy Core, a module for each room.
 
-Says what stands where, a module for each thing that tables are about; the migrations say it to
-Postgres, with the constraints that matter.
+The migrations create them, with the constraints; ``alembic check`` compares the two.
 """
 
+from accounting.db.schema.audit import (
+    carried_sessions,
+    dropped_positions,
+    dropped_reports,
+    finalized_sessions,
+    proofs,
+    rebuilds,
+)
 from accounting.db.schema.billing import (
     adjustments,
     periods,
     periods_to_adjust,
-    proofs,
-    rebuilds,
     statements,
 )
-from accounting.db.schema.capture import capture_gaps, epochs, source_leases, sources
 from accounting.db.schema.columns import metadata
-from accounting.db.schema.delivery import feed, feed_consumers, feed_outbox
+from accounting.db.schema.feed import (
+    feed,
+    feed_consumers,
+    feed_outbox,
+)
 from accounting.db.schema.identities import (
     erasures,
     installation,
@@ -23,21 +31,27 @@ from accounting.db.schema.identities import (
     usernames,
     users,
 )
-from accounting.db.schema.operations import job_runs, message_counts, relay_threads
-from accounting.db.schema.received import (
-    dropped_positions,
-    dropped_reports,
+from accounting.db.schema.ingest import (
     key_sightings,
+    message_counts,
     rejected_messages,
     reports,
 )
-from accounting.db.schema.settled import (
-    carried_sessions,
-    finalized_sessions,
+from accounting.db.schema.ops import (
+    job_runs,
+)
+from accounting.db.schema.sessions import (
+    relay_threads,
     session_hours,
     session_usage,
     sessions,
     settle_watermarks,
+)
+from accounting.db.schema.sources import (
+    capture_gaps,
+    epochs,
+    source_leases,
+    sources,
 )
 from accounting.db.schema.usage import (
     buckets,

@@ -1,10 +1,6 @@
-"""The tables of accounts that are closed: periods, statements, and what corrects or proves them.
-
-A trigger in Postgres keeps what is final from being changed.
-"""
+"""Billing periods, their statements and adjustments. Triggers keep closed ones unchanged."""
 
 from sqlalchemy import (
-    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -69,26 +65,4 @@ periods_to_adjust = Table(
     Column("realm_id", Integer, nullable=False),
     Column("period", Date, nullable=False),
     Column("user_key", Uuid, nullable=False),
-)
-
-rebuilds = Table(
-    "rebuilds",
-    metadata,
-    Column("rebuild_id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
-    Column("realm_id", Integer, nullable=False),
-    Column("rebuilt_at", timestamp, nullable=False, server_default=text("now()")),
-    Column("reason", Text, nullable=False),
-    Column("rows_replaced", BigInteger, nullable=False),
-)
-
-proofs = Table(
-    "proofs",
-    metadata,
-    Column("realm_id", Integer, primary_key=True, autoincrement=False),
-    Column("period", Date, primary_key=True),
-    Column("digest", Text, nullable=False),
-    Column("positions", Text, nullable=False),
-    Column("verified_at", timestamp, nullable=False),
-    Column("checked_at", timestamp, nullable=False),
-    Column("differences", BigInteger, nullable=False),
 )

@@ -1,7 +1,4 @@
-"""The tables about names: realms and their rules, users, usernames.
-
-Owns the names of people: what is booked has their keys alone, so that a person can be forgotten.
-"""
+"""Realms and their rules, users and usernames; all other tables hold keys instead of names."""
 
 from sqlalchemy import (
     Boolean,

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, text
 
 from accounting.db.engine import lost_connections
-from accounting.db.migrations import current
+from accounting.db.migrations import current_revision
 from accounting.db.queries import Queries
 
 _QUERIES: Final = Queries("accounting.ops")
@@ -42,7 +42,7 @@ class PostgresFacts:
 
 def read_postgres_facts(engine: Engine, *, head: str) -> PostgresFacts:
     """Ask it all. Raises ConnectionLost, NotAllowed."""
-    revision = current(engine)
+    revision = current_revision(engine)
     with lost_connections(), engine.connect() as connection:
         row = connection.execute(_QUERIES.text("examine_server")).one()
         return PostgresFacts(

@@ -10,7 +10,7 @@ from typing import Final
 
 from accounting.config import Settings, environment_variable, mask_url
 from accounting.db.engine import open_engine
-from accounting.db.migrations import head
+from accounting.db.migrations import head_revision
 from accounting.errors import AccountingError
 from accounting.ops.doctor.clock import check_clock, measure_clock
 from accounting.ops.doctor.findings import Finding, error
@@ -66,7 +66,7 @@ def _examine_postgres(settings: Settings, url: str | None) -> Iterator[Finding]:
         return
     engine = open_engine(url)
     try:
-        facts = read_postgres_facts(engine, head=head())
+        facts = read_postgres_facts(engine, head=head_revision())
         clock = measure_clock(lambda: read_server_clock(engine))
     except AccountingError as lost:
         yield error(
@@ -84,5 +84,5 @@ def _examine_postgres(settings: Settings, url: str | None) -> Iterator[Finding]:
         directory = str(settings.data_dir)
     if directory is not None and Path(directory).exists():
         free = shutil.disk_usage(directory).free
-    yield from check_postgres(facts, head=head(), disk_free_bytes=free)
+    yield from check_postgres(facts, head=head_revision(), disk_free_bytes=free)
     yield check_clock("postgres", clock)

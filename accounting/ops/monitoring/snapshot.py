@@ -19,7 +19,7 @@ from accounting.capture.spool.status import SpoolStatus, read_status
 from accounting.config import Settings
 from accounting.db.engine import Engine, open_engine
 from accounting.errors import AccountingError, SpoolError
-from accounting.ingest.source_lease import holder_at
+from accounting.ingest.source_lease import lease_holder
 from accounting.ops.monitoring.status_queries import (
     DatabaseStatus,
     SourceStatus,
@@ -58,7 +58,7 @@ class Snapshot:
         own = self.own_source
         if own is None or own.holder is None or self.spool is None:
             return None
-        return own.host if own.holder != holder_at(self.spool.path) else None
+        return own.host if own.holder != lease_holder(self.spool.path) else None
 
 
 class SnapshotReader:

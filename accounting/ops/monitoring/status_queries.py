@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, select, text
 
 from accounting.db.engine import lost_connections
-from accounting.db.migrations import current, head
+from accounting.db.migrations import current_revision, head_revision
 from accounting.db.queries import Queries
 from accounting.db.schema import job_runs, message_counts, sources
 from accounting.domain.calendar import to_micros
@@ -98,13 +98,13 @@ class DatabaseStatus:
     @property
     def is_at_head(self) -> bool:
         """Whether the database has this version's schema."""
-        return self.revision == head()
+        return self.revision == head_revision()
 
 
 def read_database_status(engine: Engine) -> DatabaseStatus:
     """Read it all at one moment. Raises ConnectionLost, also when it takes too long."""
-    revision = current(engine)
-    if revision != head():
+    revision = current_revision(engine)
+    if revision != head_revision():
         return DatabaseStatus(revision=revision)
     with lost_connections(), engine.connect() as connection, connection.begin():
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))

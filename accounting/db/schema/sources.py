@@ -1,7 +1,4 @@
-"""The tables about sources: how far each is captured and loaded, by whom, and what it may lack.
-
-Must not hold what was captured: that is `received`.
-"""
+"""Sources: how far each is captured and loaded, which collector has it, and its gaps."""
 
 from sqlalchemy import (
     BigInteger,

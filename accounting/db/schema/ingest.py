@@ -1,40 +1,18 @@
-"""The tables of what came: reports, what was no report, what was seen of keys, what was dropped.
-
-Nothing here is computed; all that is right of it can be made anew from it.
-"""
+"""What was received: reports, rejected messages and sightings of status keys."""
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Date,
     Integer,
     LargeBinary,
     SmallInteger,
     Table,
     Text,
     Uuid,
-    text,
 )
 
 from accounting.db.schema.columns import four_counters, metadata, timestamp
-
-key_sightings = Table(
-    "key_sightings",
-    metadata,
-    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
-    Column("epoch", Integer, primary_key=True, autoincrement=False),
-    Column("position", BigInteger, primary_key=True, autoincrement=False),
-    Column("sighting", BigInteger, primary_key=True, autoincrement=False),
-    Column("database", Integer, nullable=False),
-    Column("realm_id", Integer, nullable=False),
-    Column("username_key", Uuid, nullable=False),
-    Column("user_key", Uuid, primary_key=True),
-    Column("allocation_id", BigInteger, nullable=False),
-    Column("scan_started_at", timestamp, nullable=False),
-    Column("seen_at", timestamp, nullable=False),
-    Column("idle_seconds", Integer, nullable=False),
-)
 
 reports = Table(
     "reports",
@@ -72,22 +50,28 @@ rejected_messages = Table(
     Column("reason", Text, nullable=False),
 )
 
-dropped_reports = Table(
-    "dropped_reports",
+key_sightings = Table(
+    "key_sightings",
     metadata,
-    Column("day", Date, primary_key=True),
-    Column("realm_id", Integer, primary_key=True, autoincrement=False),
     Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
-    Column("reports", BigInteger, nullable=False),
-    Column("dropped_at", timestamp, nullable=False, server_default=text("now()")),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("sighting", BigInteger, primary_key=True, autoincrement=False),
+    Column("database", Integer, nullable=False),
+    Column("realm_id", Integer, nullable=False),
+    Column("username_key", Uuid, nullable=False),
+    Column("user_key", Uuid, primary_key=True),
+    Column("allocation_id", BigInteger, nullable=False),
+    Column("scan_started_at", timestamp, nullable=False),
+    Column("seen_at", timestamp, nullable=False),
+    Column("idle_seconds", Integer, nullable=False),
 )
 
-dropped_positions = Table(
-    "dropped_positions",
+message_counts = Table(
+    "message_counts",
     metadata,
     Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
-    Column("epoch", Integer, nullable=False),
-    Column("position", BigInteger, nullable=False),
-    Column("received_at", timestamp, nullable=False),
-    Column("last_session_id", Uuid, nullable=False),
+    Column("outcome", Text, primary_key=True),
+    Column("reason", Text, primary_key=True),
+    Column("total", BigInteger, nullable=False),
 )

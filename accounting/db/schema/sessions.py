@@ -1,7 +1,4 @@
-"""The tables that settling makes of reports: sessions, and the usage of each by the hour.
-
-Must not hold anything that reports don't say, except what stands for reports that were dropped.
-"""
+"""What settling makes of reports: sessions, their usage by the hour, and relay threads."""
 
 from sqlalchemy import (
     ARRAY,
@@ -9,10 +6,8 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    Date,
     Index,
     Integer,
-    Numeric,
     SmallInteger,
     Table,
     Text,
@@ -132,23 +127,21 @@ session_usage = Table(
 # The rows of session_usage, and one for each session that lives within one hour.
 session_hours = view_like(session_usage, "session_hours")
 
-carried_sessions = Table(
-    "carried_sessions",
+relay_threads = Table(
+    "relay_threads",
     metadata,
-    *(
-        Column(column.name, column.type, primary_key=column.primary_key, nullable=column.nullable)
-        for column in sessions.c
-        if column.name not in {"recheck_at", "end_events", "single_hour"}
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("database", Integer, primary_key=True, autoincrement=False),
+    Column("server", Text, primary_key=True),
+    Column("thread", SmallInteger, primary_key=True, autoincrement=False),
+    Column("last_report_at", timestamp, nullable=False),
+    Column("highest_id", BigInteger, nullable=False, server_default=text("0")),
+    Column("highest_at", timestamp),
+    Column("restarted_at", timestamp),
+    Column("missed_count", Integer, nullable=False, server_default=text("0")),
+    Column("not_explained_by_gap", Boolean, nullable=False, server_default=text("false")),
+    Column("overdue_since", timestamp),
+    CheckConstraint(
+        "(missed_count > 0) = (overdue_since IS NOT NULL)", name="missed_reports_have_a_due_time"
     ),
-    Column("deltas", ARRAY(BigInteger), nullable=False),
-    Index("carried_sessions_by_name", "username_key"),
-)
-
-finalized_sessions = Table(
-    "finalized_sessions",
-    metadata,
-    Column("realm_id", Integer, primary_key=True, autoincrement=False),
-    Column("day", Date, primary_key=True),
-    Column("sessions", BigInteger, nullable=False),
-    Column("digest", Numeric, nullable=False),
 )

@@ -23,9 +23,9 @@ from accounting.identities import erasure_queries, realm_queries
 
 _QUERIES: Final = Queries("accounting.identities")
 
-REMEMBERED_BYTES: Final = 96 << 20
+CACHE_BYTES: Final = 96 << 20
 """What names kept in memory may take; then it starts anew."""
-_OVERHEAD_BYTES: Final = 240
+_ENTRY_OVERHEAD_BYTES: Final = 240
 """Of a name in that memory, beside its own bytes."""
 
 # With the length of the field after it, as store.reports wants it.
@@ -41,13 +41,13 @@ class Identity(NamedTuple):
     user_key: bytes
 
     @classmethod
-    def unpacked(cls, fields: bytes) -> Self:
+    def unpack(cls, fields: bytes) -> Self:
         """Out of its fields in a row of binary COPY."""
         _, realm_id, _, username_key, _, user_key, _ = _IDENTITY.unpack(fields)
         return cls(realm_id, username_key, user_key)
 
 
-class Identities:
+class IdentityResolver:
     """Resolves realm and username on the wire, and writes down those that are new.
 
     Identities are packed as fields of a row in binary COPY, and names are asked for as channels
@@ -62,10 +62,10 @@ class Identities:
         self._key = b""
         self._realms: dict[bytes, int] = {}
         self._rules: dict[int, RealmRules] = {}
-        self._span = TIME_MAX, TIME_MAX
-        self._known: dict[bytes, bytes] = {}
-        self._room = REMEMBERED_BYTES
-        self._new: dict[bytes, tuple[int, bytes, bytes, bytes, bytes]] = {}
+        self._cache_period = TIME_MAX, TIME_MAX
+        self._cache: dict[bytes, bytes] = {}
+        self._free_bytes = CACHE_BYTES
+        self._pending: dict[bytes, tuple[int, bytes, bytes, bytes, bytes]] = {}
         self._erasures = 0
         self._erased: Mapping[bytes, int] = {}
 
@@ -78,19 +78,19 @@ class Identities:
         changed = {one: of.rules for one, of in rules.items()} != {
             one: of.rules for one, of in self._rules.items()
         }
-        if self._new or changed:  # the last transaction was lost, or names mean other users now
-            self._forget()
+        if self._pending or changed:  # the last transaction was lost, or names mean other users now
+            self._clear_cache()
         self._rules = rules
-        self._new = {}
-        erasures = erasure_queries.count(connection)
+        self._pending = {}
+        erasures = erasure_queries.erasure_count(connection)
         if erasures != self._erasures:
-            self._erasures, self._erased = erasures, erasure_queries.times(connection)
-            self._forget()
+            self._erasures, self._erased = erasures, erasure_queries.erasure_times(connection)
+            self._clear_cache()
 
     @property
-    def new(self) -> int:
+    def pending_count(self) -> int:
         """How many names were met since :meth:`begin`."""
-        return len(self._new)
+        return len(self._pending)
 
     def has_realm(self, realm: bytes) -> bool:
         """Whether the realm is in the database."""
@@ -101,18 +101,18 @@ class Identities:
         realm_id = self._realms[realm] = realm_queries.add_realm(
             connection, realm, self._default_rule
         )
-        self._rules[realm_id] = realm_queries.rules_of(connection, realm_id)
-        self._forget()
+        self._rules[realm_id] = realm_queries.read_rules(connection, realm_id)
+        self._clear_cache()
 
-    def known_at(self, time: int) -> tuple[Mapping[bytes, bytes], int]:
+    def cache_at(self, time: int) -> tuple[Mapping[bytes, bytes], int]:
         """Owners that need no :meth:`resolve`, as the rules of that time have it; until when."""
-        if not self._span[0] <= time < self._span[1]:
-            self._forget()
+        if not self._cache_period[0] <= time < self._cache_period[1]:
+            self._clear_cache()
             changes = {rule.holds_from for of in self._rules.values() for rule in of.rules}
             borders = sorted({TIME_MIN, TIME_MAX, *changes})
             after = bisect_right(borders, time)
-            self._span = borders[after - 1], borders[after]
-        return self._known, self._span[1]
+            self._cache_period = borders[after - 1], borders[after]
+        return self._cache, self._cache_period[1]
 
     def resolve(
         self, channel_prefix: bytes, realm: bytes, username: bytes, received_at: int
@@ -125,14 +125,14 @@ class Identities:
         known = _IDENTITY.pack(4, realm_id, 16, username_key, 16, user_key, 8)
         if self._is_erased(user_key, received_at):
             nameless = realm_id, username_key, b"", user_key, b""
-            self._new.setdefault(username_key + user_key, nameless)
+            self._pending.setdefault(username_key + user_key, nameless)
             return known
-        self._new[username_key + user_key] = realm_id, username_key, username, user_key, user
-        self._known[channel_prefix] = known
-        self._room -= len(channel_prefix) + _OVERHEAD_BYTES
+        self._pending[username_key + user_key] = realm_id, username_key, username, user_key, user
+        self._cache[channel_prefix] = known
+        self._free_bytes -= len(channel_prefix) + _ENTRY_OVERHEAD_BYTES
         return known
 
-    def names_erased(self, channel: bytes, received_at: int) -> bool:
+    def names_erased_user(self, channel: bytes, received_at: int) -> bool:
         """Whether a channel names a user whose name was erased since."""
         if not self._erased:
             return False
@@ -155,11 +155,11 @@ class Identities:
 
     def write(self, connection: Connection) -> None:
         """Write the names met since :meth:`begin`, in order of key: loaders can't deadlock."""
-        if not self._new:
+        if not self._pending:
             return
         rows = [
             (realm_id, username_key.hex(), escape(username), user_key.hex(), escape(user))
-            for realm_id, username_key, username, user_key, user in self._new.values()
+            for realm_id, username_key, username, user_key, user in self._pending.values()
         ]
         realm_ids, username_keys, names, user_keys, user_ids = map(list, zip(*rows, strict=True))
         connection.execute(
@@ -172,7 +172,7 @@ class Identities:
         )
         back = [
             (user_key.hex(), escape(user), username_key.hex(), escape(username))
-            for _, username_key, username, user_key, user in self._new.values()
+            for _, username_key, username, user_key, user in self._pending.values()
             if user_key in self._erased and user
         ]
         if back:
@@ -189,11 +189,11 @@ class Identities:
 
     def committed(self) -> None:
         """The transaction is in the books: its names may be remembered."""
-        self._new = {}
-        if self._room < 0:
-            self._forget()
+        self._pending = {}
+        if self._free_bytes < 0:
+            self._clear_cache()
 
-    def _forget(self) -> None:
-        self._known = {}
-        self._room = REMEMBERED_BYTES
-        self._span = TIME_MAX, TIME_MAX
+    def _clear_cache(self) -> None:
+        self._cache = {}
+        self._free_bytes = CACHE_BYTES
+        self._cache_period = TIME_MAX, TIME_MAX

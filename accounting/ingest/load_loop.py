@@ -1,0 +1,81 @@
+"""Run a loader until it is stopped: retries, pauses, and pruning of what is loaded."""
+
+import threading
+import time
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from accounting.capture.spool.pruning import prune
+from accounting.capture.spool.spool import Spool
+from accounting.db.migrations import require_head
+from accounting.errors import ConnectionLost, LeaseHeld
+from accounting.ingest.loader import Loader
+from accounting.waiting import Backoff
+
+log = structlog.get_logger()
+
+POLL_SECONDS: Final = 0.1
+"""The pause while there is nothing to load."""
+BATCH_WAIT_SECONDS: Final = 0.25
+"""The pause once all is loaded: a transaction costs as much as a thousand messages in it."""
+MIN_RETRY_SECONDS: Final = 0.2
+MAX_RETRY_SECONDS: Final = 10.0
+PRUNE_SECONDS: Final = 60
+DRAIN_SECONDS: Final = 20.0
+"""How long a loader that was stopped goes on loading what is left."""
+
+
+def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -> None:
+    """Load until ``stop`` is set, then what is left, for at most DRAIN_SECONDS.
+
+    While Postgres can't be reached or another collector has the lease, retries without limit, with
+    backoff and jitter: the spool keeps the messages.
+    """
+    backoff = Backoff(MIN_RETRY_SECONDS, MAX_RETRY_SECONDS)
+    ready = False
+    pruned_at = 0
+    deadline = float("inf")
+    while time.monotonic() <= deadline:
+        try:
+            if not ready:
+                require_head(loader.engine)
+                ready = True
+            loaded = loader.load()
+        except (ConnectionLost, LeaseHeld) as error:
+            if stop.is_set():
+                log.warning("what is left stays in the spool", reason=str(error))
+                return
+            pause_seconds = backoff.next_pause()
+            log.warning(
+                "can't load now, trying again",
+                reason=str(error),
+                retry_seconds=round(pause_seconds, 1),
+            )
+            stop.wait(pause_seconds)
+            continue
+        if backoff.has_failed:
+            log.info("loading again")
+            backoff.reset()
+        if stop.is_set():
+            if not loaded:
+                return
+            deadline = min(deadline, time.monotonic() + DRAIN_SECONDS)
+        elif not loaded:
+            pruned_at = _prune(loader.spool, pruned_at, retention)
+            stop.wait(POLL_SECONDS)
+        elif loader.caught_up:
+            stop.wait(BATCH_WAIT_SECONDS)
+    log.warning("what is left stays in the spool", reason="it takes too long to load")
+
+
+def _prune(spool: Spool, pruned_at: int, retention: timedelta) -> int:
+    """Prune the spool about once a minute of its own time; returns when it was pruned last."""
+    state = spool.state()
+    # captured_until also advances while nothing is published: names must not stay for ever then.
+    newest = max(state.last_received_at, state.captured_until or 0)
+    if newest - pruned_at <= PRUNE_SECONDS * 1_000_000:
+        return pruned_at
+    prune(spool, newest - retention // timedelta(microseconds=1))
+    return newest

@@ -1,0 +1,92 @@
+"""Rows of ``capture_gaps``: when capture may have missed messages, and where in the stream."""
+
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from accounting.db.schema import capture_gaps
+from accounting.domain.calendar import from_micros, micros_or_none, time_or_none, to_micros
+
+LOST_SPOOL_GAP_NUMBER = 0
+"""The gap that a lost spool left, under the first epoch of the new one; a spool counts from 1."""
+PRUNED_GAP_NUMBER = -1
+"""The gap of messages that the database lacks and the spool has pruned."""
+
+
+def upsert_gap(
+    connection: Connection,
+    source_id: int,
+    *,
+    token: str,
+    number: int,
+    after: tuple[int, int],
+    from_at: int,
+    to_at: int | None,
+    cause: str,
+    detail: str,
+) -> None:
+    """Record a gap, or update its end, cause and detail.
+
+    The epoch's ``token`` and ``number`` identify it. It lies after the (epoch, position) ``after``.
+    """
+    updated = connection.execute(
+        update(capture_gaps)
+        .where(
+            capture_gaps.c.source_id == source_id,
+            capture_gaps.c.token == token,
+            capture_gaps.c.gap == number,
+        )
+        .values(to_at=time_or_none(to_at), cause=cause, detail=detail)
+    )
+    if updated.rowcount:
+        return
+    epoch, position = after
+    connection.execute(
+        insert(capture_gaps).values(
+            source_id=source_id,
+            token=token,
+            gap=number,
+            epoch=epoch,
+            position=position,
+            from_at=from_micros(from_at),
+            to_at=time_or_none(to_at),
+            cause=cause,
+            detail=detail,
+        )
+    )
+
+
+def close_lost_spool_gap(connection: Connection, source_id: int, token: str, to_at: int) -> None:
+    """End the gap that a lost spool left, if it is open. ``token``: of the new spool's epoch."""
+    connection.execute(
+        update(capture_gaps)
+        .where(
+            capture_gaps.c.source_id == source_id,
+            capture_gaps.c.token == token,
+            capture_gaps.c.gap == LOST_SPOOL_GAP_NUMBER,
+            capture_gaps.c.to_at.is_(None),
+        )
+        .values(to_at=func.greatest(capture_gaps.c.from_at, from_micros(to_at)))
+    )
+
+
+def gap_positions(connection: Connection, source_id: int) -> list[tuple[int, int]]:
+    """The (epoch, position) after which each of the source's gaps lies, in order."""
+    return [
+        (epoch, position)
+        for epoch, position in connection.execute(
+            select(capture_gaps.c.epoch, capture_gaps.c.position)
+            .where(capture_gaps.c.source_id == source_id)
+            .order_by(capture_gaps.c.epoch, capture_gaps.c.position)
+        )
+    ]
+
+
+def gap_periods(connection: Connection, source_id: int, since: int) -> list[tuple[int, int | None]]:
+    """(from, to) of the source's gaps that end after ``since``; an open gap has no end."""
+    rows = connection.execute(
+        select(capture_gaps.c.from_at, capture_gaps.c.to_at).where(
+            capture_gaps.c.source_id == source_id,
+            capture_gaps.c.to_at.is_(None) | (capture_gaps.c.to_at > from_micros(since)),
+        )
+    )
+    return [(to_micros(from_at), micros_or_none(to_at)) for from_at, to_at in rows]
