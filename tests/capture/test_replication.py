@@ -1,12 +1,12 @@
 """Capture by replication on real servers."""
 
+import time
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.replication.offset_poller import OffsetPoller
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
 from benchmarks.capture_burst import burst
@@ -217,21 +217,24 @@ def test_a_burst_of_two_hundred_thousand_is_captured_completely_and_in_order(
 
 
 def test_a_clock_set_back_as_the_stream_begins_delays_nothing(
-    valkey_master: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    valkey_master: ValkeyServer, tmp_path: Path
 ) -> None:
-    behind = [0]
-    poll_now = OffsetPoller.poll_now
+    """The clock goes back after the stream began, before any poll that started later returns."""
+    set_back = 0
 
-    def set_back(poller: OffsetPoller) -> None:
-        behind[0] = 3600_000_000
-        poll_now(poller)
+    def clock() -> int:
+        return wall_clock() - set_back
 
-    monkeypatch.setattr(OffsetPoller, "poll_now", set_back)
-    clock = lambda: wall_clock() - behind[0]  # noqa: E731
-    with replication_collector(valkey_master.url, tmp_path, clock=clock) as collector:
-        wait_until(lambda: behind[0])
-        publish(valkey_master, b"1", b"2")
-        wait_until(lambda: len(stored_messages(collector.spool)) == 2)
+    with Proxy(valkey_master) as proxy, redis_client(valkey_master) as client:
+        proxy.hold_polls()
+        with replication_collector(proxy.url, tmp_path, clock=clock) as collector:
+            wait_until(
+                lambda: client.info("replication").get("slave0", {}).get("state") == "online"
+            )
+            set_back = 3600_000_000
+            proxy.release_polls()
+            publish(valkey_master, b"1", b"2")
+            wait_until(lambda: len(stored_messages(collector.spool)) == 2)
 
 
 def test_a_stop_does_not_wait_for_a_server_that_hangs(
@@ -242,4 +245,6 @@ def test_a_stop_does_not_wait_for_a_server_that_hangs(
     with replication_collector(valkey_master.url, tmp_path, silence_seconds=120) as collector:
         collector.await_attached(valkey_master)
         valkey_master.pause()
-        collector.stop()  # within the 30 s that it has
+        stopped_at = time.monotonic()
+        collector.stop()
+        assert 0.5 <= time.monotonic() - stopped_at < 2.5

@@ -27,8 +27,9 @@ def execute(books: Books, role: str, statement: str) -> None:
         connection.rollback()
 
 
-def relations(books: Books, schema: str) -> list[str]:
-    return [
+def schema_relations(books: Books, schema: str) -> list[str]:
+    """The tables and views of a schema, which must have some."""
+    relations = [
         row["name"]
         for row in books.query(
             "SELECT relname AS name FROM pg_class"
@@ -36,15 +37,17 @@ def relations(books: Books, schema: str) -> list[str]:
             [schema],
         )
     ]
+    assert relations, f"the schema {schema} has no relations"
+    return relations
 
 
 def test_reader_reads_every_view(sample_books: Books) -> None:
-    for view in relations(sample_books, "reporting"):
+    for view in schema_relations(sample_books, "reporting"):
         execute(sample_books, READER, f"TABLE reporting.{view}")
 
 
 def test_reader_reads_no_table(sample_books: Books) -> None:
-    tables = relations(sample_books, "accounting")
+    tables = schema_relations(sample_books, "accounting")
     assert "installation" in tables
     for table in tables:
         with pytest.raises(InsufficientPrivilege):

@@ -36,6 +36,8 @@ class Proxy:
         self._streams: set[socket.socket] = set()
         self._streams_released = threading.Event()
         self._streams_released.set()
+        self._polls_released = threading.Event()
+        self._polls_released.set()
 
     def inject(self, text: bytes) -> None:
         """Send ``text`` to the last client. Only between whole messages."""
@@ -55,6 +57,13 @@ class Proxy:
         """Hold back what replication streams would receive; other connections continue."""
         self._streams_released.clear()
 
+    def hold_polls(self) -> None:
+        """Hold back what other connections would receive, once a client has sent PSYNC."""
+        self._polls_released.clear()
+
+    def release_polls(self) -> None:
+        self._polls_released.set()
+
     def release_streams(self) -> None:
         self._streams_released.set()
 
@@ -69,6 +78,7 @@ class Proxy:
         trace: TracebackType | None,
     ) -> None:
         self._streams_released.set()
+        self._polls_released.set()
         for sock in (self._listener, *self._sockets):
             close(sock)
         for thread in self._threads:
@@ -107,6 +117,8 @@ class Proxy:
             while data := server.recv(1 << 16):
                 if client in self._streams:
                     self._streams_released.wait(60)
+                elif self._streams:
+                    self._polls_released.wait(60)
                 client.sendall(data)
         close(client)
 
