@@ -1,1 +1,10 @@
-"""TODO room."""
+"""Access to Postgres: connections, locks, binary COPY, named queries, tables and migrations.
+
+Comes in: a libpq URL. Goes out: transactions, in which each room runs the statements of its own
+``queries.sql``. Invariant: a failed connection raises ConnectionLost and nothing else does, so that
+callers know when to retry.
+
+``engine``: connections and their errors. ``locks``: advisory locks. ``queries``: loads named
+statements. ``binary_copy``: cursors and COPY in binary format. ``schema``: the private tables.
+``migrations``: creates and upgrades them.
+"""

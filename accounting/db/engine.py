@@ -1,4 +1,4 @@
-"""Connections to Postgres. Owns how to connect; opens nothing at import."""
+"""Connections to Postgres, and the errors that they raise."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +21,9 @@ __all__ = [
 
 
 def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engine:
-    """An engine for a libpq URL. Connects when first used, never now.
+    """An engine for a libpq URL. It connects when it is first used.
 
-    Without server-side prepared statements, which poolers in transaction mode do not carry over.
+    Does not use server-side prepared statements, which a pooler in transaction mode loses.
     """
     try:
         conninfo_to_dict(url)
@@ -38,7 +38,7 @@ def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engin
             prepare_threshold=None,
             application_name=application_name,
             connect_timeout=10,
-            # A half-dead server is noticed in seconds, not in the kernel's two hours.
+            # Detect a server that does not answer within seconds, not the kernel's two hours.
             keepalives_idle=10,
             keepalives_interval=5,
             keepalives_count=3,
@@ -48,23 +48,24 @@ def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engin
     return create_engine(
         "postgresql+psycopg://",
         creator=connect,
-        pool_size=8,  # a connection for each job that may run now: making one costs a new process
+        pool_size=8,  # one for each job that may run at once: a new one starts a server process
         max_overflow=4,
         pool_pre_ping=True,
-        hide_parameters=True,  # they hold usernames, and errors are logged
+        hide_parameters=True,  # they contain usernames, and errors are logged
     )
 
 
-# While a backup is being restored the database is there and its tables are not, yet. This is the
-# one that collectors ask for first; any other that is missing is an error of its own.
+# While a backup is restored, the database exists before its tables do. Collectors read this table
+# first; any other missing table is a bug.
 _FIRST_TABLE = '"accounting.sources"'
 
 
 @contextmanager
 def lost_connections() -> Iterator[None]:
-    """Turn every form of "the server is away" into :class:`ConnectionLost`.
+    """Raise :class:`ConnectionLost` for every error that says the server is unavailable.
 
-    And a missing right, which is the operator's to mend, into :class:`NotAllowed`; nothing else.
+    Raises :class:`NotAllowed` for a missing privilege, which an operator must grant. Other errors
+    pass unchanged.
     """
     try:
         yield
@@ -80,15 +81,15 @@ def lost_connections() -> Iterator[None]:
                 f"Postgres: {str(cause).splitlines()[0]}: the database is being restored, or was "
                 "never brought to this version by `turn-accounting db upgrade`"
             ) from error
-        lost = isinstance(error, DBAPIError) and error.connection_invalidated
-        if lost or (isinstance(cause, psycopg.Error) and _is_about_server(cause)):
+        invalidated = isinstance(error, DBAPIError) and error.connection_invalidated
+        if invalidated or (isinstance(cause, psycopg.Error) and _is_server_unavailable(cause)):
             raise ConnectionLost(f"Postgres: {str(cause).strip().splitlines()[0]}") from error
         raise
 
 
-def _is_about_server(error: psycopg.Error) -> bool:
+def _is_server_unavailable(error: psycopg.Error) -> bool:
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
-        return True  # a standby, or one that somebody lets only read for now
+        return True  # a standby, or a server that was set to read-only for a while
     if not isinstance(error, psycopg.OperationalError):
         return False
     # No SQLSTATE: the connection broke. 08 connection, 53 resources, 57 operator intervention,
@@ -99,24 +100,25 @@ def _is_about_server(error: psycopg.Error) -> bool:
 
 @contextmanager
 def prefer_index_scans(connection: Connection) -> Iterator[None]:
-    """Within it the planner follows indexes and scans no table to join it.
+    """Make the planner join by index lookups within the block, instead of scanning whole tables.
 
-    For statements that go from scratch tables, whose size it can't know, to tables of which only
-    those rows are wanted: it would hash a table of a gigabyte for a batch of a few thousand rows.
+    For statements that join temporary tables, whose size the planner does not know, to large ones:
+    it would hash a table of a gigabyte for a batch of a few thousand rows.
     """
-    connection.execute(text(_SET.format("off")))
+    connection.execute(_SET_PLANNER, {"value": "off"})
     yield
-    connection.execute(text(_SET.format("on")))
+    connection.execute(_SET_PLANNER, {"value": "on"})
 
 
-_SET: Final = (
-    "SELECT set_config('enable_seqscan', '{0}', true), set_config('enable_hashjoin', '{0}', true),"
-    " set_config('enable_mergejoin', '{0}', true), set_config('jit', 'off', true)"
+_SET_PLANNER: Final = text(
+    "SELECT set_config('enable_seqscan', :value, true),"
+    " set_config('enable_hashjoin', :value, true), set_config('enable_mergejoin', :value, true),"
+    " set_config('jit', 'off', true)"
 )
 
 
 def psycopg_connection(connection: Connection) -> psycopg.Connection:
-    """The psycopg connection below, within the same transaction: for COPY."""
+    """The underlying psycopg connection, in the same transaction: for COPY."""
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     return driver

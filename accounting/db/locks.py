@@ -1,19 +1,19 @@
-"""Advisory locks, always for one transaction, so that a pooler between us does no harm."""
+"""Advisory locks of the transaction, so that they also work through a pooler."""
 
 from sqlalchemy import Connection, text
 
 
 def try_lock(connection: Connection, name: str) -> bool:
-    """Take the lock of that name until the transaction ends; False when somebody else has it."""
-    taken: bool = connection.execute(
+    """Take the named lock until the transaction ends; False when another session has it."""
+    acquired: bool = connection.execute(
         text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))"),
         {"name": f"accounting.{name}"},
     ).scalar_one()
-    return taken
+    return acquired
 
 
 def lock(connection: Connection, name: str) -> None:
-    """Take the lock of that name until the transaction ends, however long somebody has it."""
+    """Take the named lock until the transaction ends; waits while another session has it."""
     connection.execute(
         text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
         {"name": f"accounting.{name}"},
@@ -21,7 +21,7 @@ def lock(connection: Connection, name: str) -> None:
 
 
 def set_lock_timeout(connection: Connection, seconds: float) -> None:
-    """Let no statement of the transaction wait longer than that for a lock."""
+    """Limit how long each statement of the transaction waits for a lock."""
     connection.execute(
         text("SELECT set_config('lock_timeout', :milliseconds, true)"),
         {"milliseconds": str(max(1, round(seconds * 1000)))},

@@ -1,8 +1,8 @@
-r"""Named SQL statements: each room keeps its own in one ``queries.sql`` beside its modules.
+r"""Load named SQL statements: each package keeps its own in one ``queries.sql``.
 
-A statement begins with ``-- name: ...`` and a sentence that says what it does. Parameters are
+A statement starts with ``-- name: ...`` and a sentence that says what it does. Parameters are
 written ``:name``. Identifiers that vary, such as a table of days or months, are written
-``:"name"``, so that the file runs in psql as it is (``\set name user_usage_daily``).
+``:"name"``, so that psql can run the file unchanged (``\set name user_usage_daily``).
 """
 
 import re
@@ -19,7 +19,7 @@ _IDENTIFIER: Final = re.compile(r"[a-z_]+")
 
 
 class Queries:
-    """The statements of one room. ``package``: where its ``queries.sql`` lies."""
+    """The statements of one package."""
 
     def __init__(self, package: str) -> None:
         self._package = package
@@ -29,7 +29,7 @@ class Queries:
         return _text(self._package, name, tuple(sorted(identifiers.items())))
 
     def driver(self, name: str, **identifiers: str) -> bytes:
-        """The same with psycopg's parameter style, for cursors of the driver."""
+        """The same in psycopg's parameter style, for psycopg cursors."""
         return _driver(self._package, name, tuple(sorted(identifiers.items())))
 
 

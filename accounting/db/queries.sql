@@ -1,18 +1,18 @@
 -- name: roles
--- Makes the three roles where they are missing, and lets this user act as the owner.
+-- Creates the missing ones of the three roles, and makes this user a member of the owner.
 DO $$
 DECLARE
-    wanted text;
+    role_name text;
 BEGIN
-    FOREACH wanted IN ARRAY
+    FOREACH role_name IN ARRAY
         ARRAY['turn_accounting_owner', 'turn_accounting_writer', 'turn_accounting_reader']
     LOOP
         BEGIN
-            IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
-                EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
+            IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
             END IF;
         EXCEPTION WHEN duplicate_object OR unique_violation THEN
-            NULL;  -- roles are the cluster's: another database made it just now
+            NULL;  -- roles belong to the cluster: another database's upgrade created it meanwhile
         END;
     END LOOP;
     IF NOT pg_has_role(current_user, 'turn_accounting_owner', 'MEMBER') THEN

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Rows of ``buckets``: the bounds of a realm's hours, days and months."""
 
 from collections.abc import Iterable
 
@@ -12,11 +12,11 @@ from accounting.domain.calendar import Bucket, BucketLength, Calendar, from_micr
 def insert_buckets(
     connection: Connection, rows: Iterable[tuple[int, BucketLength, Bucket]]
 ) -> None:
-    """Write the borders of buckets that hold usage, once each."""
+    """Insert the bounds of buckets that have usage, unless they are stored. Rows may repeat."""
     distinct = sorted(
         {
-            (realm_id, level, bucket.starts_at, bucket.ends_at, bucket.time_zone)
-            for realm_id, level, bucket in rows
+            (realm_id, length, bucket.starts_at, bucket.ends_at, bucket.time_zone)
+            for realm_id, length, bucket in rows
         }
     )
     if distinct:
@@ -25,33 +25,33 @@ def insert_buckets(
             [
                 {
                     "realm_id": realm_id,
-                    "level": level.value,
+                    "level": length.value,
                     "starts_at": from_micros(starts_at),
                     "ends_at": from_micros(ends_at),
                     "time_zone": time_zone,
                 }
-                for realm_id, level, starts_at, ends_at, time_zone in distinct
+                for realm_id, length, starts_at, ends_at, time_zone in distinct
             ],
         )
 
 
 def redraw_buckets(connection: Connection, realm_id: int, calendar: Calendar, since: int) -> None:
-    """Redraw the ends of a realm's buckets that reach up to ``since`` by a calendar changed there.
+    """Update the ends of a realm's buckets that reach ``since``, where its calendar changed.
 
-    ``since`` in microseconds; nothing is accounted beyond it, so that no bucket's start moves.
+    ``since`` in microseconds. There is no usage after it, so that no bucket's start changes.
     """
-    held = connection.execute(
+    stored = connection.execute(
         select(buckets.c.level, buckets.c.starts_at).where(
             buckets.c.realm_id == realm_id, buckets.c.ends_at >= from_micros(since)
         )
     ).all()
-    for level, starts_at in held:
-        bucket = calendar.bucket(BucketLength(level), to_micros(starts_at))
+    for length, starts_at in stored:
+        bucket = calendar.bucket(BucketLength(length), to_micros(starts_at))
         connection.execute(
             update(buckets)
             .where(
                 buckets.c.realm_id == realm_id,
-                buckets.c.level == level,
+                buckets.c.level == length,
                 buckets.c.starts_at == starts_at,
             )
             .values(ends_at=from_micros(bucket.ends_at), time_zone=bucket.time_zone)

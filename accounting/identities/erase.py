@@ -1,8 +1,9 @@
-"""Erase: a person's name goes, the books stay exact.
+"""Erase a user's names, without changing a figure.
 
-Everything is keyed by keys that tell nothing of a name; it stands in two tables, and in messages
-that were rejected. What the spools still hold goes when they are pruned, and brings no name back
-when it is loaded; only what is received afterwards does, so that who comes back can be billed.
+All tables refer to users by keys that don't reveal names. Names are in ``users``, ``usernames`` and
+rejected messages. A spool keeps its messages until they are pruned, but loading them does not
+restore an erased name. Only messages received after the erasure do, so that a returning user can
+be billed.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from accounting.identities.realm_queries import find_realm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErasureResult:
-    """What was erased, or would be: how many names, and messages that were rejected."""
+    """How many names and rejected messages were erased, or would be in a dry run."""
 
     user_key: UUID
     user_ids: int
@@ -29,22 +30,22 @@ class ErasureResult:
 
 
 def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> ErasureResult:
-    """Forget a user's name: ``billed_user`` and ``username`` are empty afterwards, everywhere.
+    """Erase a user's names: its user id and usernames are empty afterwards in every view.
 
-    Run again, it erases what came since. Raises UsageError for a realm or user that nobody knows,
-    and ConnectionLost.
+    A second call erases names that were received since. Raises UsageError for an unknown realm or
+    user, and ConnectionLost.
     """
     if not user:
         raise UsageError("this user has no name: there is nothing to erase")
     with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
         realm_id = find_realm(connection, realm)
+        realm_bytes, user_bytes = unescape(realm), unescape(user)
         erasure_queries.lock_out_loaders(connection)
-        user_key = erasure_queries.lock_user(connection, unescape(realm), unescape(user))
+        user_key = erasure_queries.lock_user(connection, realm_bytes, user_bytes)
         if user_key is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
-        rejected = erasure_queries.erase_rejected(
-            connection, _rejected(connection, realm_id, unescape(realm), unescape(user))
-        )
+        channels = _rejected_channels(connection, realm_id, realm_bytes, user_bytes)
+        rejected = erasure_queries.erase_rejected(connection, channels)
         user_ids, usernames = erasure_queries.erase_names(connection, user_key)
         if dry_run:
             transaction.rollback()
@@ -56,16 +57,19 @@ def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> Er
         )
 
 
-def _rejected(connection: Connection, realm_id: int, realm: bytes, user: bytes) -> list[bytes]:
-    """The channels of rejected messages that name the user, by any rule that the realm ever had."""
+def _rejected_channels(
+    connection: Connection, realm_id: int, realm: bytes, user: bytes
+) -> list[bytes]:
+    """Channels of rejected messages that name the user, by any rule that the realm ever had."""
     prefix = b"turn/realm/" + realm + b"/user/" if realm else b"turn/user/"
     rules = realm_queries.read_rules(connection, realm_id).rules
-    found: list[bytes] = []
+    channels: list[bytes] = []
     for channel in erasure_queries.rejected_channels(connection, prefix, user):
         rest = channel.removeprefix(prefix)
         username = rest.rpartition(b"/allocation/")[0] or rest.partition(b"/")[0]
-        if user in {
-            billed_user(username, one.username_rule, one.separator.encode()) for one in rules
-        }:
-            found.append(channel)
-    return found
+        if any(
+            billed_user(username, rule.username_rule, rule.separator.encode()) == user
+            for rule in rules
+        ):
+            channels.append(channel)
+    return channels

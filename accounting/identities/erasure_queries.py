@@ -1,7 +1,4 @@
-"""Erasing, stored: names emptied where they stand. The keys stay, and with them all figures.
-
-Owns ``erasures``: whose name was erased, by key, and when.
-"""
+"""Empty the names of a user where they are stored, and record when in ``erasures``."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -22,25 +19,25 @@ from accounting.domain.identity import user_key
 
 
 def lock_out_loaders(connection: Connection) -> None:
-    """Let no loader write names until the transaction ends, and those at work come to theirs."""
+    """Wait until no loader writes names, and keep loaders out until the transaction ends."""
     connection.execute(select(sources.c.source_id).order_by(sources.c.source_id).with_for_update())
 
 
 def lock_user(connection: Connection, realm: bytes, user: bytes) -> UUID | None:
-    """The key of a user, locked until the transaction ends; None when nobody was ever so named.
+    """The key of a user, locked until the transaction ends; None for an unknown user.
 
-    Found by the key that the name makes: also where the name is erased already.
+    The key is computed from the name, so that this also finds a user whose name is erased.
     """
     identity_key = connection.execute(select(installation.c.identity_key)).scalar_one()
     key = UUID(bytes=user_key(bytes(identity_key), realm, user))
-    found: UUID | None = connection.execute(
+    locked: UUID | None = connection.execute(
         select(users.c.user_key).where(users.c.user_key == key).with_for_update()
     ).scalar()
-    return found
+    return locked
 
 
 def erase_names(connection: Connection, user_key: UUID) -> tuple[int, int]:
-    """Empty all names of a user; returns how many user_ids and usernames that were."""
+    """Empty all names of a user; returns the numbers of user ids and usernames."""
     ids = connection.execute(
         update(users).where(users.c.user_key == user_key, users.c.user_id != "").values(user_id="")
     )
@@ -54,9 +51,9 @@ def erase_names(connection: Connection, user_key: UUID) -> tuple[int, int]:
 
 
 def rejected_channels(connection: Connection, prefix: bytes, user: bytes) -> list[bytes]:
-    """Channels of rejected messages that begin so and hold the name anywhere."""
+    """Channels of rejected messages that start with ``prefix`` and contain the name."""
     channel = rejected_messages.c.channel
-    found = connection.execute(
+    rows = connection.execute(
         select(channel)
         .distinct()
         .where(
@@ -64,24 +61,24 @@ def rejected_channels(connection: Connection, prefix: bytes, user: bytes) -> lis
             func.strpos(func.encode(channel, "escape"), func.encode(user, "escape")) > 0,
         )
     )
-    return [bytes(one) for one in found.scalars()]
+    return [bytes(channel) for channel in rows.scalars()]
 
 
-def erase_rejected(connection: Connection, channel_starts: Sequence[bytes]) -> int:
-    """Remove the rejected messages on channels that begin so; returns how many."""
-    query = text("SELECT accounting.erase_rejected(:starts)").bindparams(
-        bindparam("starts", list(channel_starts), ARRAY(BYTEA))
+def erase_rejected(connection: Connection, prefixes: Sequence[bytes]) -> int:
+    """Delete the rejected messages whose channel starts with one of these; returns how many."""
+    query = text("SELECT accounting.erase_rejected(:prefixes)").bindparams(
+        bindparam("prefixes", list(prefixes), ARRAY(BYTEA))
     )
     return int(connection.execute(query).scalar_one())
 
 
 def erasure_count(connection: Connection) -> int:
-    """How many names were erased so far."""
+    """The number of erasures so far."""
     return connection.execute(select(func.count()).select_from(erasures)).scalar_one()
 
 
 def erasure_times(connection: Connection) -> dict[bytes, int]:
-    """When each user's name was erased last, in microseconds, by key."""
+    """When each user's names were erased last, in microseconds, by user key."""
     rows = connection.execute(
         select(erasures.c.user_key, func.max(erasures.c.erased_at)).group_by(erasures.c.user_key)
     )

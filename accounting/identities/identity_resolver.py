@@ -1,8 +1,8 @@
-"""Names become keys: realms, usernames and users as the loader meets them.
+"""Resolve realms and usernames to keys, for the loader, and store names that are new.
 
-Owns the tables ``users`` and ``usernames`` and a bounded memory of what is in them. That memory
-may only hold what is committed: :meth:`Identities.begin` and :meth:`Identities.committed` bracket
-each transaction. A name that was erased comes back only with what was received afterwards.
+The resolver caches what is committed in ``users`` and ``usernames``, so that a failed transaction
+must not leave anything in it: :meth:`IdentityResolver.begin` and :meth:`IdentityResolver.committed`
+bracket each transaction. An erased name is only restored by a message received after the erasure.
 """
 
 from bisect import bisect_right
@@ -24,40 +24,43 @@ from accounting.identities import erasure_queries, realm_queries
 _QUERIES: Final = Queries("accounting.identities")
 
 CACHE_BYTES: Final = 96 << 20
-"""What names kept in memory may take; then it starts anew."""
+"""The size at which the cache is cleared."""
 _ENTRY_OVERHEAD_BYTES: Final = 240
-"""Of a name in that memory, beside its own bytes."""
+"""Of an entry in the cache, besides the name."""
 
-# With the length of the field after it, as store.reports wants it.
-_IDENTITY: Final = Struct("!ii i16s i16s i".replace(" ", ""))
+_IDENTITY: Final = Struct(
+    "!ii"  # realm_id
+    "i16s"  # username_key
+    "i16s"  # user_key
+    "i"  # the length of the next field, as ingest.report_queries expects it
+)
 IDENTITY_BYTES: Final = _IDENTITY.size
 
 
 class Identity(NamedTuple):
-    """Who a report speaks of: the realm, the username on the wire, the user to bill."""
+    """Whose allocation it is: the realm, the username that coturn published, the user to bill."""
 
     realm_id: int
     username_key: bytes
     user_key: bytes
 
     @classmethod
-    def unpack(cls, fields: bytes) -> Self:
-        """Out of its fields in a row of binary COPY."""
-        _, realm_id, _, username_key, _, user_key, _ = _IDENTITY.unpack(fields)
+    def unpack(cls, packed: bytes) -> Self:
+        """From the fields of a row in binary COPY format."""
+        _, realm_id, _, username_key, _, user_key, _ = _IDENTITY.unpack(packed)
         return cls(realm_id, username_key, user_key)
 
 
 class IdentityResolver:
-    """Resolves realm and username on the wire, and writes down those that are new.
+    """Resolves realm and username, and stores new names.
 
-    Identities are packed as fields of a row in binary COPY, and names are asked for as channels
-    have them (:func:`accounting.domain.coturn_messages.split_channel`): most reports speak of a
-    known name, and
-    cost one look into a dictionary then.
+    The cache's keys are channel prefixes (:func:`accounting.domain.coturn_messages.split_channel`)
+    and its values identities packed as fields of a binary COPY row. So most messages, which have a
+    known name, cost one lookup.
     """
 
     def __init__(self, default_rule: RealmRule) -> None:
-        """``default_rule``: the first rule of a realm that nobody set up."""
+        """``default_rule``: the first rule of a realm that has none."""
         self._default_rule = default_rule
         self._key = b""
         self._realms: dict[bytes, int] = {}
@@ -66,30 +69,31 @@ class IdentityResolver:
         self._cache: dict[bytes, bytes] = {}
         self._free_bytes = CACHE_BYTES
         self._pending: dict[bytes, tuple[int, bytes, bytes, bytes, bytes]] = {}
-        self._erasures = 0
+        self._erasure_count = 0
         self._erased: Mapping[bytes, int] = {}
 
     def begin(self, connection: Connection) -> None:
-        """Start a transaction: rules as they are now, nothing new yet."""
-        if not self._key:  # the same for as long as the books are
+        """Start a transaction: read the rules and erasures, and drop names of a failed one."""
+        if not self._key:  # never changes
             self._key = bytes(connection.execute(select(installation.c.identity_key)).scalar_one())
         self._realms = realm_queries.realm_ids(connection)
         rules = realm_queries.all_rules(connection)
-        changed = {one: of.rules for one, of in rules.items()} != {
-            one: of.rules for one, of in self._rules.items()
+        rules_changed = {realm_id: of_realm.rules for realm_id, of_realm in rules.items()} != {
+            realm_id: of_realm.rules for realm_id, of_realm in self._rules.items()
         }
-        if self._pending or changed:  # the last transaction was lost, or names mean other users now
+        if self._pending or rules_changed:
             self._clear_cache()
         self._rules = rules
         self._pending = {}
-        erasures = erasure_queries.erasure_count(connection)
-        if erasures != self._erasures:
-            self._erasures, self._erased = erasures, erasure_queries.erasure_times(connection)
+        erasure_count = erasure_queries.erasure_count(connection)
+        if erasure_count != self._erasure_count:
+            self._erasure_count = erasure_count
+            self._erased = erasure_queries.erasure_times(connection)
             self._clear_cache()
 
     @property
     def pending_count(self) -> int:
-        """How many names were met since :meth:`begin`."""
+        """How many names were resolved since :meth:`begin` and have yet to be stored."""
         return len(self._pending)
 
     def has_realm(self, realm: bytes) -> bool:
@@ -97,7 +101,7 @@ class IdentityResolver:
         return realm in self._realms
 
     def add_realm(self, connection: Connection, realm: bytes) -> None:
-        """Make a realm, if nobody did yet."""
+        """Insert a realm, unless it is stored."""
         realm_id = self._realms[realm] = realm_queries.add_realm(
             connection, realm, self._default_rule
         )
@@ -105,35 +109,38 @@ class IdentityResolver:
         self._clear_cache()
 
     def cache_at(self, time: int) -> tuple[Mapping[bytes, bytes], int]:
-        """Owners that need no :meth:`resolve`, as the rules of that time have it; until when."""
+        """The cached identities by the realms' rules of that time, and until when they are valid.
+
+        A channel prefix that is missing needs :meth:`resolve`, which adds it to the cache.
+        """
         if not self._cache_period[0] <= time < self._cache_period[1]:
             self._clear_cache()
-            changes = {rule.holds_from for of in self._rules.values() for rule in of.rules}
-            borders = sorted({TIME_MIN, TIME_MAX, *changes})
-            after = bisect_right(borders, time)
-            self._cache_period = borders[after - 1], borders[after]
+            changes = {rule.holds_from for rules in self._rules.values() for rule in rules.rules}
+            bounds = sorted({TIME_MIN, TIME_MAX, *changes})
+            after = bisect_right(bounds, time)
+            self._cache_period = bounds[after - 1], bounds[after]
         return self._cache, self._cache_period[1]
 
     def resolve(
         self, channel_prefix: bytes, realm: bytes, username: bytes, received_at: int
     ) -> bytes:
-        """The packed identity of an owner who is not known, as the realm's rule then has it."""
+        """The packed identity of a name that is not cached, by the realm's rule of that time."""
         user, user_key = self._user(realm, username, received_at)
-        # The two kinds of key never meet, even where a username is its own user id.
+        # The prefix keeps the key distinct from a user key, even if the username is the user id.
         username_key = pseudonym(self._key, realm, b"username\0" + username)
         realm_id = self._realms[realm]
-        known = _IDENTITY.pack(4, realm_id, 16, username_key, 16, user_key, 8)
+        packed = _IDENTITY.pack(4, realm_id, 16, username_key, 16, user_key, 8)
         if self._is_erased(user_key, received_at):
             nameless = realm_id, username_key, b"", user_key, b""
             self._pending.setdefault(username_key + user_key, nameless)
-            return known
+            return packed
         self._pending[username_key + user_key] = realm_id, username_key, username, user_key, user
-        self._cache[channel_prefix] = known
+        self._cache[channel_prefix] = packed
         self._free_bytes -= len(channel_prefix) + _ENTRY_OVERHEAD_BYTES
-        return known
+        return packed
 
     def names_erased_user(self, channel: bytes, received_at: int) -> bool:
-        """Whether a channel names a user whose name was erased since."""
+        """Whether a channel contains the name of a user that was erased after that time."""
         if not self._erased:
             return False
         try:
@@ -145,7 +152,7 @@ class IdentityResolver:
         return self._is_erased(self._user(realm, username, received_at)[1], received_at)
 
     def _user(self, realm: bytes, username: bytes, received_at: int) -> tuple[bytes, bytes]:
-        """Whom to bill for a username, by the realm's rule of that time: user_id and key."""
+        """The user to bill for a username, by the realm's rule of that time, and the user's key."""
         rule = self._rules[self._realms[realm]].rule_at(received_at)
         user = billed_user(username, rule.username_rule, rule.separator.encode())
         return user, user_key(self._key, realm, user)
@@ -154,7 +161,7 @@ class IdentityResolver:
         return received_at <= self._erased.get(user_key, received_at - 1)
 
     def write(self, connection: Connection) -> None:
-        """Write the names met since :meth:`begin`, in order of key: loaders can't deadlock."""
+        """Store the names resolved since :meth:`begin`, and restore those that were erased."""
         if not self._pending:
             return
         rows = [
@@ -170,25 +177,20 @@ class IdentityResolver:
             _QUERIES.text("add_usernames"),
             {"user_keys": user_keys, "username_keys": username_keys, "usernames": names},
         )
-        back = [
+        restored = [
             (user_key.hex(), escape(user), username_key.hex(), escape(username))
             for _, username_key, username, user_key, user in self._pending.values()
             if user_key in self._erased and user
         ]
-        if back:
-            keys, ids, of_names, their_names = map(list, zip(*back, strict=True))
+        if restored:
+            columns = "user_keys", "user_ids", "username_keys", "usernames"
+            values = map(list, zip(*restored, strict=True))
             connection.execute(
-                _QUERIES.text("name_again"),
-                {
-                    "user_keys": keys,
-                    "user_ids": ids,
-                    "username_keys": of_names,
-                    "usernames": their_names,
-                },
+                _QUERIES.text("restore_names"), dict(zip(columns, values, strict=True))
             )
 
     def committed(self) -> None:
-        """The transaction is in the books: its names may be remembered."""
+        """Note that the transaction is committed: its names may stay in the cache."""
         self._pending = {}
         if self._free_bytes < 0:
             self._clear_cache()

@@ -1,35 +1,35 @@
 -- name: add_usernames
--- Usernames met by the loader; the order keeps two loaders from waiting for each other.
+-- Inserts new usernames, in order of key so that two loaders can't deadlock.
 INSERT INTO accounting.usernames (user_key, username_key, username)
 SELECT user_key, username_key, username
 FROM unnest(
     CAST(:user_keys AS uuid[]), CAST(:username_keys AS uuid[]), CAST(:usernames AS text[])
-) AS met (user_key, username_key, username)
+) AS new (user_key, username_key, username)
 ORDER BY username_key, user_key
 ON CONFLICT DO NOTHING;
 
 -- name: add_users
--- Users met by the loader; the order keeps two loaders from waiting for each other.
+-- Inserts new users, in order of key so that two loaders can't deadlock.
 INSERT INTO accounting.users (user_key, realm_id, user_id)
 SELECT DISTINCT ON (user_key) user_key, realm_id, user_id
 FROM unnest(
     CAST(:user_keys AS uuid[]), CAST(:realm_ids AS integer[]), CAST(:user_ids AS text[])
-) AS met (user_key, realm_id, user_id)
+) AS new (user_key, realm_id, user_id)
 ORDER BY user_key
 ON CONFLICT DO NOTHING;
 
--- name: name_again
--- Gives users whose names were erased the names that they came back with.
-WITH met AS (
+-- name: restore_names
+-- Restores erased names of users who were reported again after the erasure.
+WITH restored AS (
     SELECT * FROM unnest(
         CAST(:user_keys AS uuid[]), CAST(:user_ids AS text[]),
         CAST(:username_keys AS uuid[]), CAST(:usernames AS text[])
-    ) AS m (user_key, user_id, username_key, username)
+    ) AS r (user_key, user_id, username_key, username)
 ),
-named AS (
-    UPDATE accounting.users u SET user_id = met.user_id
-    FROM met WHERE u.user_key = met.user_key AND u.user_id = ''
+restored_users AS (
+    UPDATE accounting.users u SET user_id = r.user_id
+    FROM restored r WHERE u.user_key = r.user_key AND u.user_id = ''
 )
-UPDATE accounting.usernames n SET username = met.username
-FROM met
-WHERE n.user_key = met.user_key AND n.username_key = met.username_key AND n.username = '';
+UPDATE accounting.usernames n SET username = r.username
+FROM restored r
+WHERE n.user_key = r.user_key AND n.username_key = r.username_key AND n.username = '';

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
@@ -15,7 +16,7 @@ from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import escape
 from accounting.errors import unknown_name
 
-_RULES = (
+_RULES: Final = (
     "SELECT realm_id, CASE WHEN isfinite(holds_from) THEN holds_from END, time_zone, anchor_day,"
     " grace_seconds, username_rule, separator"
     " FROM accounting.realm_rules WHERE %(realm_id)s::int IS NULL OR realm_id = %(realm_id)s::int"
@@ -33,12 +34,13 @@ def read_rules(connection: Connection, realm_id: int) -> RealmRules:
     return _rules(connection, realm_id)[realm_id]
 
 
-def _rules(connection: Connection, one: int | None) -> dict[int, RealmRules]:
-    found: dict[int, list[RealmRule]] = {}
+def _rules(connection: Connection, realm_id: int | None) -> dict[int, RealmRules]:
+    """The rules of one realm, or of every realm."""
+    by_realm: dict[int, list[RealmRule]] = {}
     with binary_cursor(psycopg_connection(connection)) as cursor:
-        rows = cursor.execute(_RULES, {"realm_id": one})
-        for realm_id, holds_from, zone, anchor, grace, rule, separator in rows:
-            found.setdefault(realm_id, []).append(
+        rows = cursor.execute(_RULES, {"realm_id": realm_id})
+        for row_realm_id, holds_from, zone, anchor, grace, rule, separator in rows:
+            by_realm.setdefault(row_realm_id, []).append(
                 RealmRule(
                     holds_from=TIME_MIN if holds_from is None else holds_from,
                     time_zone=zone,
@@ -48,34 +50,34 @@ def _rules(connection: Connection, one: int | None) -> dict[int, RealmRules]:
                     separator=separator,
                 )
             )
-    return {realm_id: RealmRules(rules) for realm_id, rules in found.items()}
+    return {realm_id: RealmRules(rules) for realm_id, rules in by_realm.items()}
 
 
 def realm_ids(connection: Connection) -> dict[bytes, int]:
-    """Every realm's id by its name on the wire."""
+    """The id of every realm by its unescaped name."""
     rows = connection.execute(select(realms.c.realm_bytes, realms.c.realm_id))
     return {bytes(name): realm_id for name, realm_id in rows}
 
 
 def add_realm(connection: Connection, realm: bytes, rule: RealmRule) -> int:
-    """The id of a realm, made with that first rule if nobody knew it."""
-    made = connection.execute(
+    """The id of a realm; inserts it with that first rule if it is new."""
+    inserted = connection.execute(
         insert(realms)
         .values(realm=escape(realm), realm_bytes=realm)
         .on_conflict_do_nothing()
         .returning(realms.c.realm_id)
     ).scalar()
-    if made is None:
-        known: int = connection.execute(
+    if inserted is None:
+        realm_id: int = connection.execute(
             select(realms.c.realm_id).where(realms.c.realm_bytes == realm)
         ).scalar_one()
-        return known
-    upsert_rule(connection, made, rule)
-    return int(made)
+        return realm_id
+    upsert_rule(connection, inserted, rule)
+    return int(inserted)
 
 
 def upsert_rule(connection: Connection, realm_id: int, rule: RealmRule) -> None:
-    """Let a rule hold from its moment on; one from that very moment is replaced."""
+    """Insert a rule, or replace the one with the same ``holds_from``."""
     values: Mapping[str, object] = {
         "time_zone": rule.time_zone,
         "anchor_day": rule.anchor_day,
@@ -91,7 +93,7 @@ def upsert_rule(connection: Connection, realm_id: int, rule: RealmRule) -> None:
 
 
 def has_usage(connection: Connection, realm_id: int) -> bool:
-    """Whether anything was ever reported of a realm."""
+    """Whether the realm has a user, and so usage."""
     return (
         connection.execute(
             select(users.c.user_key).where(users.c.realm_id == realm_id).limit(1)
@@ -101,7 +103,7 @@ def has_usage(connection: Connection, realm_id: int) -> bool:
 
 
 def names_by_id(connection: Connection) -> dict[int, str]:
-    """Every realm's name as text, by realm_id."""
+    """The name of every realm as the views show it, by realm_id."""
     return dict(connection.execute(select(realms.c.realm_id, realms.c.realm)).all())
 
 
@@ -110,7 +112,7 @@ def _holds_from(time: int) -> datetime | str:
 
 
 def find_realm(connection: Connection, realm: str) -> int:
-    """The id of a realm by the name that the views show. Raises UsageError."""
+    """The id of a realm by its name in the views. Raises UsageError for an unknown one."""
     known = {name: realm_id for realm_id, name in names_by_id(connection).items()}
     if realm not in known:
         raise unknown_name("realm", realm, known)

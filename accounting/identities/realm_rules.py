@@ -1,4 +1,4 @@
-"""Setting a realm's rules, so that what is accounted already never changes its meaning."""
+"""Change the rules of a realm, only for usage that is not accounted yet."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -29,24 +29,24 @@ def set_rule(
 ) -> RealmRule:
     """Change some of a realm's rules from a day on, at midnight in its time zone.
 
-    Without a day: from the beginning for a realm without usage, else from the next midnight.
-    ``changes``: fields of RealmRule. Raises UsageError for a day that is accounted already.
+    Without a day, they hold from the beginning for a realm without usage, else from the next
+    midnight. ``changes``: fields of RealmRule. Raises UsageError for a day with accounted usage.
     """
     with lost_connections(), engine.begin() as connection:
-        # By the name that the views show, which spells bytes that are no text.
-        known = {name: realm_id for realm_id, name in realm_queries.names_by_id(connection).items()}
-        realm_id = known.get(realm)
+        # By the escaped name, as the views show it.
+        ids = {name: realm_id for realm_id, name in realm_queries.names_by_id(connection).items()}
+        realm_id = ids.get(realm)
         if realm_id is None:
             realm_id = realm_queries.add_realm(connection, unescape(realm), default)
-        rules = realm_queries.all_rules(connection)[realm_id]
-        used = realm_queries.has_usage(connection, realm_id)
+        rules = realm_queries.read_rules(connection, realm_id)
+        has_usage = realm_queries.has_usage(connection, realm_id)
         start = TIME_MIN
-        if holds_from is not None or used:
-            before = rules.rule_at(to_micros(now))
-            zone = ZoneInfo(changes.get("time_zone", before.time_zone))
+        if holds_from is not None or has_usage:
+            current = rules.rule_at(to_micros(now))
+            zone = ZoneInfo(changes.get("time_zone", current.time_zone))
             day = holds_from or now.astimezone(zone).date() + timedelta(days=1)
             midnight = datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
-            if used and midnight <= now:
+            if has_usage and midnight <= now:
                 raise UsageError(
                     f"usage of realm {realm!r} on {day} is accounted already: "
                     f"choose a later day, or none for the next midnight"
@@ -55,21 +55,21 @@ def set_rule(
         rule = replace(rules.rule_at(start), **changes, holds_from=start)
         realm_queries.upsert_rule(connection, realm_id, rule)
         if start != TIME_MIN:
-            # The day and month under way may end there now; no roll-up may write them meanwhile.
+            # The current day and month may end at ``start`` now: no roll-up may write meanwhile.
             lock(connection, "rollup")
-            calendar = realm_queries.all_rules(connection)[realm_id].calendar
+            calendar = realm_queries.read_rules(connection, realm_id).calendar
             redraw_buckets(connection, realm_id, calendar, start)
         return rule
 
 
 def realm_names(engine: Engine) -> set[str]:
-    """Every realm that was ever reported or set up, as the views spell it."""
+    """The names of all realms, as the views show them."""
     with lost_connections(), engine.connect() as connection:
         return set(realm_queries.names_by_id(connection).values())
 
 
 def list_rules(engine: Engine, realm: str | None = None) -> Iterator[dict[str, Any]]:
-    """Every rule of every realm, in order of realm and time; ``holds_from`` null: always."""
+    """The rules of one realm or all, by realm and time. ``holds_from`` None: from the beginning."""
     with lost_connections(), engine.connect() as connection:
         names = realm_queries.names_by_id(connection)
         rules = realm_queries.all_rules(connection)

@@ -1,7 +1,4 @@
-"""What the tables share: one MetaData, and columns that many of them have.
-
-Owns their types: times know their zone, counters are exact. Must not name a table.
-"""
+"""The MetaData of the tables, and columns that many of them have."""
 
 from sqlalchemy import BigInteger, Column, DateTime, MetaData, Numeric, Table, text
 
@@ -13,19 +10,19 @@ timestamp = DateTime(timezone=True)
 
 
 def eight_counters() -> list[Column[int]]:
-    """What a client and its peers moved, both ways."""
+    """The traffic between server and client, and between server and peers."""
     return [Column(name, BigInteger, nullable=False) for name in COUNTERS]
 
 
 def four_counters() -> list[Column[int]]:
-    """What one report says of one side."""
+    """The traffic of one side, as in a report."""
     return [
         Column(name, BigInteger, nullable=False, server_default=text("0")) for name in COUNTERS[:4]
     ]
 
 
 def usage_sums() -> list[Column[int]]:
-    """What sums of usage have, whatever they sum up."""
+    """The columns of a sum of usage."""
     return [
         *eight_counters(),
         Column("sessions_started", BigInteger, nullable=False),
@@ -36,7 +33,7 @@ def usage_sums() -> list[Column[int]]:
 
 
 def view_like(table: Table, name: str) -> Table:
-    """A view with a table's columns. Migrations make it; ``alembic check`` doesn't see it."""
+    """A view with a table's columns. It is not in ``metadata``: ``alembic check`` skips it."""
     return Table(
         name,
         MetaData(schema="accounting"),

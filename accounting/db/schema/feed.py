@@ -1,7 +1,4 @@
-"""The tables of the feed: what is to be told, what is told in order, and who has heard how much.
-
-The books are handed on from here; nothing of them is made from it.
-"""
+"""The feed: unnumbered events, the numbered feed, and the positions of its consumers."""
 
 from typing import Any
 
@@ -24,8 +21,8 @@ from accounting.db.schema.columns import metadata, timestamp
 from accounting.domain.counters import COUNTERS
 
 
-def _end() -> list[Column[Any]]:
-    """What an event has that tells of the end of a session, instead of a payload."""
+def _session_end() -> list[Column[Any]]:
+    """The columns of a session.ended event, which has no payload."""
     return [
         Column("allocation_id", BigInteger),
         Column("started_at", timestamp),
@@ -53,7 +50,7 @@ feed_outbox = Table(
     Column("realm_id", Integer, nullable=False),
     Column("payload", JSONB),
     Column("created_at", timestamp, nullable=False, server_default=text("now()")),
-    *_end(),
+    *_session_end(),
 )
 
 feed = Table(
@@ -65,7 +62,7 @@ feed = Table(
     Column("realm_id", Integer, nullable=False),
     Column("payload", JSONB),
     Column("created_at", timestamp, nullable=False),
-    *_end(),
+    *_session_end(),
     UniqueConstraint("event_id", name="event_is_told_once"),
 )
 

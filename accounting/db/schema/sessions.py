@@ -124,7 +124,7 @@ session_usage = Table(
     ),
 )
 
-# The rows of session_usage, and one for each session that lives within one hour.
+# session_usage, and a row for each session that lies within one hour.
 session_hours = view_like(session_usage, "session_hours")
 
 relay_threads = Table(

@@ -1,6 +1,6 @@
-"""The tables that the roll-up makes of sessions: usage by bucket, and what waits to be rolled up.
+"""Usage by hour, day and month, and the changes that the roll-up has not added yet.
 
-Must not be read for a bill after its period is closed: those are the statements, in `billing`.
+A closed period is billed by its statement (``schema.billing``), not by these tables.
 """
 
 from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text, Uuid, text
@@ -68,7 +68,7 @@ user_usage = {
     for length in ("hourly", "daily", "monthly")
 }
 
-# Users' usage as it is shown: their days and months with the hours that are not folded into them.
+# The views add the hours that are not folded into days and months yet.
 whole_user_usage = {
     "hourly": user_usage["hourly"],
     "daily": view_like(user_usage["daily"], "user_days"),
