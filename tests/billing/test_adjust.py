@@ -1,4 +1,4 @@
-"""What comes for a closed period: posted once, apart from usage; and corrections by hand."""
+"""Adjustments of closed periods: late usage, posted once, and manual ones."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,7 +36,7 @@ from tests.support.crash_injection import (
 from tests.support.invariants import assert_closed_periods_add_up
 from tests.support.servers import PostgresServer
 
-BILLED: Final = ("periods", "statements", "adjustments", "periods_to_adjust", "feed_outbox")
+BILLING_TABLES: Final = ("periods", "statements", "adjustments", "periods_to_adjust", "feed_outbox")
 
 
 def test_late_usage_is_posted_once_in_the_open_period(books: Books) -> None:
@@ -73,46 +73,44 @@ def test_late_usage_is_posted_once_in_the_open_period(books: Books) -> None:
     books.assert_conserved()
 
 
-def test_what_is_late_again_is_posted_as_the_difference(books: Books) -> None:
+def test_more_late_usage_is_posted_as_the_difference(books: Books) -> None:
     close_november_without_late_source(books)
     receive_late_source(books)
     books.run_jobs()
     adjust(books.engine)
-    again = FakeAllocation(books, user="dave", allocation=9, source="later")
-    again.new(7 * DAY)
-    again.interim(7 * DAY + 5, 2, 20, 3, 30)
+    later_source = FakeAllocation(books, user="dave", allocation=9, source="later")
+    later_source.new(7 * DAY)
+    later_source.interim(7 * DAY + 5, 2, 20, 3, 30)
     bob = FakeAllocation(books, user="bob", allocation=10, source="later")
     bob.new(8 * DAY)
     bob.interim(8 * DAY + 5, 1, 11, 0, 0)
     books.advance_clock(NOVEMBER_END_SECONDS + 61, source="later")
     books.run_jobs()
     assert adjust(books.engine) == 2
-    found = [
+    adjustments = [
         (row["user_id"], row["received_bytes"], row["session_seconds"])
         for row in books.rows("adjustments", order="posted_at, user_id")
     ]
-    assert found == [("bob", 700, 40), ("carol", 10, 10), ("bob", 11, 5), ("dave", 20, 5)]
+    assert adjustments == [("bob", 700, 40), ("carol", 10, 10), ("bob", 11, 5), ("dave", 20, 5)]
     assert_closed_periods_add_up(books)
 
 
-def test_replaced_hours_that_are_the_same_post_nothing(books: Books) -> None:
+def test_recomputed_hours_without_a_difference_post_nothing(books: Books) -> None:
     close_november(books)
     books.query(
         "INSERT INTO accounting.usage_deltas"
         " SELECT realm_id, user_key, starts_at FROM accounting.user_usage_hourly RETURNING 1"
     )
     books.rollup()
-    assert books.query("SELECT count(*) AS marks FROM accounting.periods_to_adjust") == [
-        {"marks": 2}
-    ]
+    assert books.query("SELECT count(*) FROM accounting.periods_to_adjust") == [{"count": 2}]
     assert adjust(books.engine) == 0
     assert books.query("SELECT FROM accounting.periods_to_adjust") == []
     assert books.rows("adjustments") == []
 
 
-def test_a_session_over_the_end_owes_its_seconds_to_both_periods(books: Books) -> None:
-    """Its next sign of life came after the grace: the seconds up to the end are posted then."""
-    closed_november_with_a_long_session(books)
+def test_a_session_across_the_end_has_its_seconds_in_both_periods(books: Books) -> None:
+    """Its next report comes after the grace, and the seconds before the end are late usage."""
+    close_november_with_long_session(books)
     long = FakeAllocation(books, user="long", allocation=5)
     long.refreshed(NOVEMBER_END_SECONDS + 200)
     books.advance_clock(NOVEMBER_END_SECONDS + 300)
@@ -124,7 +122,7 @@ def test_a_session_over_the_end_owes_its_seconds_to_both_periods(books: Books) -
     assert_closed_periods_add_up(books)
 
 
-def closed_november_with_a_long_session(books: Books) -> None:
+def close_november_with_long_session(books: Books) -> None:
     receive_november(books)
     FakeAllocation(books, user="long", allocation=5).new(NOVEMBER_END_SECONDS - 100, 3600)
     books.advance_clock(NOVEMBER_END_SECONDS + 61)
@@ -132,11 +130,11 @@ def closed_november_with_a_long_session(books: Books) -> None:
     assert close_periods(books.engine) == 1
 
 
-def test_a_correction_by_hand_has_reason_and_author_and_no_part_in_the_equation(
+def test_a_manual_adjustment_does_not_count_as_late_usage(
     books: Books,
 ) -> None:
     close_november_without_late_source(books)
-    made, _ = post_manual_adjustment(
+    adjustment_id, _ = post_manual_adjustment(
         books.engine,
         "example.org",
         NOVEMBER,
@@ -146,18 +144,18 @@ def test_a_correction_by_hand_has_reason_and_author_and_no_part_in_the_equation(
         author="carol",
     )
     [row] = books.rows("adjustments")
-    assert (row["adjustment_id"], row["author"]) == (made, "carol")
+    assert (row["adjustment_id"], row["author"]) == (adjustment_id, "carol")
     assert (row["received_bytes"], row["session_seconds"]) == (-500, Decimal("-1.5"))
     assert (row["reason"], row["posted_in"]) == ("agreed on the telephone", DECEMBER)
     receive_late_source(books)
     books.run_jobs()
     adjust(books.engine)
     assert_closed_periods_add_up(books)
-    told = books.query(
+    events = books.query(
         "SELECT payload->>'reason' AS reason, payload->>'session_seconds' AS seconds"
         " FROM accounting.feed_outbox WHERE type = 'adjustment.posted' ORDER BY 2"
     )
-    assert [tuple(row.values()) for row in told] == [
+    assert [tuple(row.values()) for row in events] == [
         ("agreed on the telephone", "-1.500000"),
         ("late usage", "10.000000"),
         ("late usage", "40.000000"),
@@ -165,7 +163,7 @@ def test_a_correction_by_hand_has_reason_and_author_and_no_part_in_the_equation(
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "said"),
+    ("changes", "error", "message"),
     [
         ({"realm": "other"}, UsageError, "no realm 'other' is known"),
         ({"period": date(2026, 1, 1)}, UsageError, "no period that begins on 2026-01-01"),
@@ -177,10 +175,10 @@ def test_a_correction_by_hand_has_reason_and_author_and_no_part_in_the_equation(
         ({"numbers": {"sent_bytes": 0}}, UsageError, "nothing to adjust"),
     ],
 )
-def test_what_can_not_be_corrected_is_refused_in_words(
-    adjusted: Books, changes: dict[str, Any], error: type[Exception], said: str
+def test_a_wrong_manual_adjustment_is_refused(
+    adjusted: Books, changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    wanted: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "realm": "example.org",
         "period": NOVEMBER,
         "user": "alice",
@@ -189,8 +187,12 @@ def test_what_can_not_be_corrected_is_refused_in_words(
         "author": "carol",
         **changes,
     }
-    with pytest.raises(error, match=said):
-        post_manual_adjustment(adjusted.engine, **wanted)
+    with pytest.raises(error, match=message):
+        post_manual_adjustment(adjusted.engine, **arguments)
+
+
+def posted_events(books: Books) -> list[dict[str, Any]]:
+    return books.query("SELECT FROM accounting.feed_outbox WHERE type = 'adjustment.posted'")
 
 
 def credit(engine: Engine, reason: str = "a test call", **changes: int) -> PostedAdjustment:
@@ -205,45 +207,41 @@ def credit(engine: Engine, reason: str = "a test call", **changes: int) -> Poste
     )
 
 
-def test_the_same_correction_is_posted_once_however_often_it_is_asked_for(books: Books) -> None:
+def test_an_equal_manual_adjustment_is_posted_once(books: Books) -> None:
     close_november(books)
-    made = credit(books.engine)
-    assert credit(books.engine) == made._replace(is_new=False)
-    others = [credit(books.engine, reason="another"), credit(books.engine, sent_packets=1)]
-    assert [one.is_new for one in (made, *others)] == [True] * 3
-    assert len({made.adjustment_id, *(one.adjustment_id for one in others)}) == 3
-    told = books.query("SELECT FROM accounting.feed_outbox WHERE type = 'adjustment.posted'")
-    assert len(books.rows("adjustments")) == len(told) == 3
+    first = credit(books.engine)
+    assert credit(books.engine) == first._replace(is_new=False)
+    posted = [first, credit(books.engine, reason="another"), credit(books.engine, sent_packets=1)]
+    assert [adjustment.is_new for adjustment in posted] == [True] * 3
+    assert len({adjustment.adjustment_id for adjustment in posted}) == 3
+    assert len(books.rows("adjustments")) == len(posted_events(books)) == 3
 
 
-def test_a_correction_killed_at_any_moment_and_asked_for_again_is_posted_once(
+def test_a_manual_adjustment_retried_after_a_crash_is_posted_once(
     books: Books,
 ) -> None:
     close_november(books)
-    death = CrashInjector()
-    at, finished = 0, False
-    with crashing_engine(books, death) as engine:
+    injector = CrashInjector()
+    moment, finished = 0, False
+    with crashing_engine(books, injector) as engine:
         while not finished:
-            at += 1
-            reason = f"the {at}th"
-            death.arm(at)
+            moment += 1
+            reason = f"attempt {moment}"
+            injector.arm(moment)
             with suppress(SimulatedCrash, ConnectionLost):
                 credit(engine, reason)
-                finished = death.moments_left > 0
-            death.moments_left = 0
-            again = credit(books.engine, reason)
-            found = [row for row in books.rows("adjustments") if row["reason"] == reason]
-            assert [row["adjustment_id"] for row in found] == [again.adjustment_id]
-    assert at > 10
-    told = books.query("SELECT FROM accounting.feed_outbox WHERE type = 'adjustment.posted'")
-    assert len(told) == at
+                finished = injector.moments_left > 0
+            injector.moments_left = 0
+            retried = credit(books.engine, reason)
+            rows = [row for row in books.rows("adjustments") if row["reason"] == reason]
+            assert [row["adjustment_id"] for row in rows] == [retried.adjustment_id]
+    assert moment > 10
+    assert len(posted_events(books)) == moment
 
 
 @pytest.mark.parametrize(("author", "manual"), [("turn-accounting", True), ("carol", False)])
-def test_late_usage_has_one_author_and_no_person_is_called_so(
-    adjusted: Books, author: str, manual: bool
-) -> None:
-    """Whoever reads the view tells one from the other by it."""
+def test_the_author_of_late_usage_is_reserved(adjusted: Books, author: str, manual: bool) -> None:
+    """Readers of the view distinguish late usage from manual adjustments by it."""
     with (
         psycopg.connect(adjusted.url(WRITER)) as connection,
         pytest.raises(IntegrityConstraintViolation),
@@ -255,26 +253,26 @@ def test_late_usage_has_one_author_and_no_person_is_called_so(
         )
 
 
-def billed(books: Books) -> list[list[dict[str, Any]]]:
-    """All that was billed, but for random ids and the times of the server."""
-    leave = {"adjustment_id", "posted_at", "closed_at"}
-    found = [
-        [{name: value for name, value in row.items() if name not in leave} for row in rows]
+def billed_rows(books: Books) -> list[list[dict[str, Any]]]:
+    """All billing rows and events, without random ids and server times."""
+    excluded = {"adjustment_id", "posted_at", "closed_at"}
+    tables = [
+        [{name: value for name, value in row.items() if name not in excluded} for row in rows]
         for rows in (
             books.rows("periods", order="starts_at"),
             books.rows("statements", order="period, user_id"),
             books.rows("adjustments", order="user_id, received_bytes"),
         )
     ]
-    told = books.query(
+    events = books.query(
         "SELECT type, payload - 'adjustment_id' AS payload FROM accounting.feed_outbox"
         " WHERE type <> 'session.ended' ORDER BY 1, 2"
     )
-    return [*found, told]
+    return [*tables, events]
 
 
-def tell_of_two_months(books: Books) -> None:
-    closed_november_with_a_long_session(books)
+def receive_two_months(books: Books) -> None:
+    close_november_with_long_session(books)
     FakeAllocation(books, user="long", allocation=5).refreshed(NOVEMBER_END_SECONDS + 200)
     receive_late_source(books)
     dave = FakeAllocation(books, user="dave", allocation=11)
@@ -285,26 +283,28 @@ def tell_of_two_months(books: Books) -> None:
     books.run_jobs()
 
 
-def test_killed_between_any_two_statements_nothing_is_billed_twice_or_missing(
+def test_jobs_that_crash_at_any_moment_bill_everything_once(
     books: Books, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
-    tell_of_two_months(books)
+    receive_two_months(books)
     adjust(books.engine)
     close_periods(books.engine)
-    undisturbed = billed(books)
-    assert [len(rows) for rows in undisturbed] == [4, 5, 3, 6]
+    expected = billed_rows(books)
+    assert [len(rows) for rows in expected] == [4, 5, 3, 6]
     with cloned_database(postgres_server) as name:
-        again = Books(postgres_server, name, tmp_path / "again")
-        again.directory.mkdir()
-        tell_of_two_months(again)
-        death = CrashInjector()
-        with crashing_engine(again, death) as engine:
+        crashed = Books(postgres_server, name, tmp_path / "crashed")
+        crashed.directory.mkdir()
+        receive_two_months(crashed)
+        injector = CrashInjector()
+        with crashing_engine(crashed, injector) as engine:
             jobs: list[Callable[[], object]] = [
                 lambda: adjust(engine, limit=2),
                 lambda: close_periods(engine),
             ]
-            deaths = [run_through_crashes(again, death, job, BILLED) for job in jobs]
-        assert min(deaths) > 10
-        assert billed(again) == undisturbed
-        assert_closed_periods_add_up(again)
-        again.close()
+            crash_counts = [
+                run_through_crashes(crashed, injector, job, BILLING_TABLES) for job in jobs
+            ]
+        assert min(crash_counts) > 10
+        assert billed_rows(crashed) == expected
+        assert_closed_periods_add_up(crashed)
+        crashed.close()

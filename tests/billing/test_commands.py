@@ -1,4 +1,4 @@
-"""``period``, ``statement`` and ``adjust`` as people and programs use them."""
+"""The commands ``period``, ``statement`` and ``adjust``."""
 
 import json
 from typing import Any
@@ -11,36 +11,36 @@ from tests.support.books import READER, WRITER, Books, view_as_json
 from tests.support.command import turn_accounting
 
 
-def test_json_is_the_view_one_object_a_line_for_the_reader(adjusted: Books) -> None:
+def test_json_has_one_object_for_each_row_of_the_view(adjusted: Books) -> None:
     for arguments, view, order in (
         ("period list", "periods", "realm, starts_at"),
         ("statement example.org 2026-11-01", "statements", "user_id"),
         ("statement example.org 2026-11-01 --adjustments", "adjustments", "posted_at"),
     ):
-        ran = turn_accounting(*arguments.split(), "--json", database_url=adjusted.url(READER))
-        assert (ran.code, ran.err) == (0, "")
-        wanted: list[dict[str, Any]] = json.loads(json.dumps(view_as_json(adjusted, view, order)))
-        assert ran.rows == wanted
+        result = turn_accounting(*arguments.split(), "--json", database_url=adjusted.url(READER))
+        assert (result.code, result.err) == (0, "")
+        expected: list[dict[str, Any]] = json.loads(json.dumps(view_as_json(adjusted, view, order)))
+        assert result.rows == expected
 
 
-def test_a_statement_shows_its_lines_what_is_uncertain_and_adjustments_apart(
+def test_a_statement_shows_lines_estimates_gaps_and_adjustments(
     adjusted: Books,
 ) -> None:
-    ran = turn_accounting("statement", "example.org", "2026-11-01", database_url=adjusted.url())
-    assert ran.code == 0
-    head, lines, uncertain, gaps, corrected, posted = ran.out.split("\n\n")
-    assert head.startswith(
+    result = turn_accounting("statement", "example.org", "2026-11-01", database_url=adjusted.url())
+    assert result.code == 0
+    heading, lines, estimates, gaps, own_adjustments, earlier_adjustments = result.out.split("\n\n")
+    assert heading.startswith(
         "Realm 'example.org', period 2026-11-01: 2026-11-01 00:00 to 2026-12-01 00:00 UTC, closed"
     )
     assert [line.split()[0] for line in lines.splitlines()] == ["user", "alice", "bob"]
-    assert uncertain.startswith("Estimated: 1,100 of 1,400 bytes, of 1 of 2 users")
+    assert estimates.startswith("Estimated: 1,100 of 1,400 bytes, of 1 of 2 users")
     assert gaps == "No gap lies in it."
-    assert corrected.startswith("Adjustments of this period\n")
-    assert "agreed on the telephone" in corrected
-    assert posted == "Nothing of earlier.\n"
+    assert own_adjustments.startswith("Adjustments of this period\n")
+    assert "agreed on the telephone" in own_adjustments
+    assert earlier_adjustments == "Nothing of earlier.\n"
 
 
-def test_a_statement_names_its_gaps_and_the_sources_it_was_closed_without(books: Books) -> None:
+def test_a_statement_names_its_gaps_and_excluded_sources(books: Books) -> None:
     receive_november(books)
     spool = books.spool()
     spool.close_gap(
@@ -55,51 +55,55 @@ def test_a_statement_names_its_gaps_and_the_sources_it_was_closed_without(books:
     assert waiting.error_line.endswith(
         "waits for: source 'late' captured until 2026-11-02 12:01:40Z"
     )
-    dry = turn_accounting(*close, "--without", "late", "--dry-run", database_url=books.url(WRITER))
-    assert dry.error_line == (
+    dry_run = turn_accounting(
+        *close, "--without", "late", "--dry-run", database_url=books.url(WRITER)
+    )
+    assert dry_run.error_line == (
         "period 2026-11-01 of realm 'example.org' would close without 'late': 2 lines, "
         "600 bytes received, 800 sent"
     )
     assert turn_accounting(*close, "--without", "late", database_url=books.url(WRITER)).code == 0
-    ran = turn_accounting("statement", "example.org", "2026-11-01", database_url=books.url(READER))
-    assert "Closed without: late\n" in ran.out
-    assert "disconnected" in ran.out
-    assert "a cut" in ran.out
+    result = turn_accounting(
+        "statement", "example.org", "2026-11-01", database_url=books.url(READER)
+    )
+    assert "Closed without: late\n" in result.out
+    assert "disconnected" in result.out
+    assert "a cut" in result.out
 
 
-def test_period_list_says_what_each_waits_for(books: Books) -> None:
+def test_period_list_shows_what_each_period_waits_for(books: Books) -> None:
     receive_november(books)
     books.advance_clock(100_000)
     books.run_jobs()
     refresh_periods(books.engine)
-    ran = turn_accounting("period", "list", database_url=books.url(READER))
-    heading, row = ran.out.splitlines()
+    result = turn_accounting("period", "list", database_url=books.url(READER))
+    heading, row = result.out.splitlines()
     assert heading.split()[-2:] == ["waits", "for"]
     assert row.split()[-3:] == ["-", "its", "end"]
-    asked = turn_accounting("statement", "example.org", "2026-11-01", database_url=books.url())
-    assert asked.code == 3
-    assert asked.error_line == (
+    early = turn_accounting("statement", "example.org", "2026-11-01", database_url=books.url())
+    assert early.code == 3
+    assert early.error_line == (
         "period 2026-11-01 of realm 'example.org' is not closed yet: it waits for its end"
     )
 
 
-def test_adjust_prints_the_id_of_what_it_posted(books: Books) -> None:
+def test_adjust_prints_the_id_of_the_adjustment(books: Books) -> None:
     receive_november(books)
     books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     assert turn_accounting("job", "run", "close", database_url=books.url(WRITER)).code == 0
-    ran = turn_accounting(
+    result = turn_accounting(
         *("adjust", "example.org", "2026-11-01", "bob", "--sent-bytes", "-600"),
         *("--session-seconds", "-0.5", "--reason", "a test call", "--author", "carol"),
         database_url=books.url(WRITER),
     )
     [row] = books.rows("adjustments")
-    assert (ran.code, ran.out) == (0, f"{row['adjustment_id']}\n")
+    assert (result.code, result.out) == (0, f"{row['adjustment_id']}\n")
     assert (row["sent_bytes"], str(row["session_seconds"])) == (-600, "-0.500000")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         ("period close example.org november", "'november' is no period: expected its first day"),
         ("period list nowhere", "no realm 'nowhere' is known: known are 'example.org'"),
@@ -113,7 +117,7 @@ def test_adjust_prints_the_id_of_what_it_posted(books: Books) -> None:
         ("adjust example.org 2026-11-01 bob --author c --reason r", "nothing to adjust"),
     ],
 )
-def test_wrong_use_is_told_in_one_line(adjusted: Books, arguments: str, complaint: str) -> None:
-    ran = turn_accounting(*arguments.split(), database_url=adjusted.url(WRITER))
-    assert ran.code == 2
-    assert ran.error_line.startswith(complaint)
+def test_a_usage_error_is_one_line(adjusted: Books, arguments: str, message: str) -> None:
+    result = turn_accounting(*arguments.split(), database_url=adjusted.url(WRITER))
+    assert result.code == 2
+    assert result.error_line.startswith(message)

@@ -1,4 +1,4 @@
-"""docs/billing.md: its worked example, lived through, gives the tables that stand there."""
+"""docs/billing.md: its worked example gives the tables on the page."""
 
 import re
 from pathlib import Path
@@ -16,12 +16,12 @@ PAGE: Final = (Path(__file__).resolve().parents[2] / "docs/billing.md").read_tex
 STEPS: Final = re.findall(r"   ```sql\n(.*?)   ```\n\n((?:   \|[^\n]*\n)+)", PAGE, re.DOTALL)
 
 
-def table(rows: str) -> list[list[str]]:
-    lines = [line.strip().strip("|").split("|") for line in rows.splitlines()]
-    return [[cell.strip() for cell in line] for line in lines if not line[0].startswith("---")]
+def markdown_rows(text: str) -> list[list[str]]:
+    rows = [line.strip().strip("|").split("|") for line in text.splitlines()]
+    return [[cell.strip() for cell in row] for row in rows if not row[0].startswith("---")]
 
 
-def shown(books: Books, query: str) -> list[list[str]]:
+def query_rows(books: Books, query: str) -> list[list[str]]:
     with psycopg.connect(books.url(READER)) as connection:
         connection.execute("SET timezone = 'UTC'")
         cursor = connection.execute(query.encode())
@@ -30,14 +30,14 @@ def shown(books: Books, query: str) -> list[list[str]]:
         return [names, *([str(value) for value in row] for row in cursor)]
 
 
-def test_the_worked_example_is_true(books: Books) -> None:
-    (first, billed), (second, corrected), (third, hours) = STEPS
+def test_the_worked_example_gives_its_tables(books: Books) -> None:
+    (lines_query, lines), (adjustments_query, adjustments), (hours_query, hours) = STEPS
     receive_november(books)
     books.advance_clock(0, source="late")
     books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     close_period(books.engine, "example.org", NOVEMBER, excluded_sources=["late"])
-    assert shown(books, first) == table(billed)
+    assert query_rows(books, lines_query) == markdown_rows(lines)
     bob = FakeAllocation(books, user="bob", allocation=7, source="late")
     bob.new(5 * DAY)
     bob.interim(5 * DAY + 10, 7, 700, 8, 800)
@@ -54,6 +54,6 @@ def test_the_worked_example_is_true(books: Books) -> None:
         reason="a test call",
         author="carol",
     )
-    assert shown(books, second) == table(corrected)
-    assert shown(books, third) == table(hours)
-    assert shown(books, first) == table(billed)
+    assert query_rows(books, adjustments_query) == markdown_rows(adjustments)
+    assert query_rows(books, hours_query) == markdown_rows(hours)
+    assert query_rows(books, lines_query) == markdown_rows(lines)

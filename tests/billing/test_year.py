@@ -1,8 +1,8 @@
-"""A year of three realms in three zones, told as it happens, with every statement that it makes.
+"""A year of three realms in three time zones: every period, statement and adjustment.
 
-Berlin bills by the month; New York from the 15th; Lord Howe, whose clock moves by half an hour,
-from the first until August, and from the 10th since. Three sources: one that is in time, one that
-always comes after the books were closed, one that dies in May and is retired in June.
+Berlin bills by the month, New York from the 15th, Lord Howe (whose daylight saving time is half an
+hour) from the first until August and from the 10th afterwards. Of the three sources one is
+punctual, one always arrives after the close, and one stops in May and is retired in June.
 """
 
 from collections import defaultdict
@@ -36,19 +36,19 @@ ZONES: Final = {
     LORD_HOWE: ZoneInfo("Australia/Lord_Howe"),
 }
 MONTHS: Final = [date(2025, month, 1) for month in range(1, 13)] + [date(2026, 1, 1)]
-# Written down, not computed: what the model must find. The last of each stays open.
+# Literal, so that they check the derivation. The last period of each realm stays open.
 FIRST_DAYS: Final = {
     BERLIN: [*MONTHS, date(2026, 2, 1)],
     NEW_YORK: [date(2024, 12, 15)] + [day.replace(day=15) for day in MONTHS] + [date(2026, 2, 15)],
     LORD_HOWE: MONTHS[:8] + [day.replace(day=10) for day in MONTHS[7:]] + [date(2026, 2, 10)],
 }
-IN_TIME, LATE, DYING = "default", "late", "dying"
-LAST_OF_DYING: Final = datetime(2025, 5, 20, tzinfo=UTC)
+PUNCTUAL, LATE, DYING = "default", "late", "dying"
+DYING_UNTIL: Final = datetime(2025, 5, 20, tzinfo=UTC)
 CHECKS: Final = [
     datetime(2025 + month // 12, month % 12 + 1, day, 12, tzinfo=UTC)
     for month, day in sorted([*((m, 15) for m in range(13)), *((m, 1) for m in range(1, 13))])
 ]
-"""At noon UTC of each first and fifteenth somebody looks whether a period can be closed."""
+"""The jobs run at noon UTC of each first and fifteenth."""
 
 Message = tuple[int, int, bytes, bytes]
 Line = tuple[str, date, str]
@@ -61,9 +61,9 @@ def starts_at(realm: str, first_day: date) -> datetime:
     )
 
 
-def period_of(realm: str, moment: datetime) -> date:
+def period_of(realm: str, time: datetime) -> date:
     days = FIRST_DAYS[realm]
-    return max(day for day in days if starts_at(realm, day) <= moment)
+    return max(day for day in days if starts_at(realm, day) <= time)
 
 
 def ends_at(realm: str, period: date) -> datetime:
@@ -71,7 +71,7 @@ def ends_at(realm: str, period: date) -> datetime:
     return starts_at(realm, days[days.index(period) + 1])
 
 
-def closed_at(realm: str, check: datetime) -> list[date]:
+def due_periods(realm: str, check: datetime) -> list[date]:
     """The periods whose end and grace lie before a check."""
     return [
         day
@@ -82,19 +82,21 @@ def closed_at(realm: str, check: datetime) -> list[date]:
 
 @dataclass(slots=True)
 class Year:
-    """What is said, by source, and what must be billed for it, by line."""
+    """The messages by source, and the statement lines and adjustments expected for them."""
 
     messages: dict[str, list[Message]] = field(default_factory=lambda: defaultdict(list))
     statements: dict[Line, tuple[int, ...]] = field(default_factory=dict)
     adjustments: dict[tuple[str, date, date, str], tuple[int, ...]] = field(default_factory=dict)
     _ids: "count[int]" = field(default_factory=lambda: count(1))
 
-    def bill(self, realm: str, user: str, moment: datetime, source: str, *numbers: int) -> None:
-        """Numbers as a statement has them, seconds in microseconds, of one moment."""
-        period = period_of(realm, moment)
-        known = next(check for check in CHECKS if check > moment)
-        if source == LATE and period in closed_at(realm, known):
-            posting = realm, period, period_of(realm, known), user
+    def add_expected(
+        self, realm: str, user: str, time: datetime, source: str, *numbers: int
+    ) -> None:
+        """Add the numbers of a statement line, all of one time, to the expected rows."""
+        period = period_of(realm, time)
+        next_check = next(check for check in CHECKS if check > time)
+        if source == LATE and period in due_periods(realm, next_check):
+            posting = realm, period, period_of(realm, next_check), user
             sums = self.adjustments.get(posting, ZERO)
             self.adjustments[posting] = tuple(map(sum, zip(sums, numbers, strict=True)))
         else:
@@ -102,62 +104,67 @@ class Year:
             sums = self.statements.get(line, ZERO)
             self.statements[line] = tuple(map(sum, zip(sums, numbers, strict=True)))
 
-    def say(self, source: str, moment: datetime, name: bytes, payload: bytes) -> None:
-        self.messages[source].append((to_micros(moment), 0, name, payload))
+    def receive(self, source: str, time: datetime, name: bytes, payload: bytes) -> None:
+        self.messages[source].append((to_micros(time), 0, name, payload))
 
     def session(
         self,
         realm: str,
         user: str,
-        moment: datetime,
+        time: datetime,
         seconds: int,
         counts: tuple[int, int, int, int],
-        source: str = IN_TIME,
-        lost: int = 0,
+        source: str = PUNCTUAL,
+        missed_bytes: int = 0,
     ) -> None:
-        """A session in one hour; ``lost`` bytes of what it received are in no interim."""
+        """A session within one hour; its interims miss ``missed_bytes`` of its received bytes."""
         number = next(self._ids)
         names = {
             suffix: channel(suffix, user=user, realm=realm, allocation=number)
             for suffix in ("status", "traffic", "traffic/peer", "total_traffic")
         }
-        end = moment + timedelta(seconds=seconds)
-        middle = moment + timedelta(seconds=1)
-        total = counts[0], counts[1] + lost, *counts[2:]
-        self.say(source, moment, names["status"], status_payload("new"))
-        self.say(source, middle, names["traffic"], traffic_payload(*counts))
-        self.say(source, middle, names["traffic/peer"], traffic_payload(*counts))
-        self.say(source, end, names["status"], status_payload("deleted"))
-        self.say(source, end, names["total_traffic"], traffic_payload(*total))
-        estimated = total[1] + total[3] if lost else 0
-        self.bill(
-            realm, user, moment, source, *total, *counts, 1, 1, seconds * 1_000_000, estimated
+        end = time + timedelta(seconds=seconds)
+        middle = time + timedelta(seconds=1)
+        total = counts[0], counts[1] + missed_bytes, *counts[2:]
+        self.receive(source, time, names["status"], status_payload("new"))
+        self.receive(source, middle, names["traffic"], traffic_payload(*counts))
+        self.receive(source, middle, names["traffic/peer"], traffic_payload(*counts))
+        self.receive(source, end, names["status"], status_payload("deleted"))
+        self.receive(source, end, names["total_traffic"], traffic_payload(*total))
+        estimated = total[1] + total[3] if missed_bytes else 0
+        self.add_expected(
+            realm, user, time, source, *total, *counts, 1, 1, seconds * 1_000_000, estimated
         )
 
-    def over_the_end(self, realm: str, period: date) -> None:
-        """A minute before the end and forty seconds after it: bytes where they were reported."""
+    def session_across_end(self, realm: str, period: date) -> None:
+        """A session from a minute before a period's end to forty seconds after it.
+
+        Bytes belong to the period in which they were reported.
+        """
         end = ends_at(realm, period)
         name = channel("status", user="owl", realm=realm, allocation=next(self._ids))
-        number = name.removesuffix(b"status")
+        prefix = name.removesuffix(b"status")
         begin, done = end - timedelta(seconds=60), end + timedelta(seconds=40)
-        self.say(IN_TIME, begin, name, status_payload("new"))
-        self.say(
-            IN_TIME, end - timedelta(seconds=1), number + b"traffic", traffic_payload(1, 10, 2, 20)
+        self.receive(PUNCTUAL, begin, name, status_payload("new"))
+        self.receive(
+            PUNCTUAL, end - timedelta(seconds=1), prefix + b"traffic", traffic_payload(1, 10, 2, 20)
         )
-        self.say(IN_TIME, end, number + b"traffic", traffic_payload(3, 30, 4, 40))
-        self.say(IN_TIME, done, name, status_payload("deleted"))
-        self.say(IN_TIME, done, number + b"total_traffic", traffic_payload(4, 40, 6, 60))
-        none = (0, 0, 0, 0)
-        self.bill(realm, "owl", begin, IN_TIME, 1, 10, 2, 20, *none, 1, 0, 60_000_000, 0)
-        self.bill(realm, "owl", end, IN_TIME, 3, 30, 4, 40, *none, 0, 1, 40_000_000, 0)
+        self.receive(PUNCTUAL, end, prefix + b"traffic", traffic_payload(3, 30, 4, 40))
+        self.receive(PUNCTUAL, done, name, status_payload("deleted"))
+        self.receive(PUNCTUAL, done, prefix + b"total_traffic", traffic_payload(4, 40, 6, 60))
+        no_peer = (0, 0, 0, 0)
+        self.add_expected(
+            realm, "owl", begin, PUNCTUAL, 1, 10, 2, 20, *no_peer, 1, 0, 60_000_000, 0
+        )
+        self.add_expected(realm, "owl", end, PUNCTUAL, 3, 30, 4, 40, *no_peer, 0, 1, 40_000_000, 0)
 
 
-def tell() -> Year:
+def make_year() -> Year:
     year = Year()
     for realm, zone in ZONES.items():
         for month in MONTHS[:12]:
             size = month.month
-            twice = 2 if realm == BERLIN else 1
+            repeated_hour = 2 if realm == BERLIN else 1
 
             def local(
                 day: int,
@@ -175,35 +182,39 @@ def tell() -> Year:
             year.session(realm, "alice", local(3, 10), 60, (size, 1_000 * size, 7, 700))
             year.session(realm, "alice", local(27, 23, 30), 90, (2, 200, size, 100 * size))
             year.session(realm, "bob", local(12, 0), 30, (5, 500, 6, 600))
-            # Twice in the hour that comes twice in autumn; in spring once before, once after it.
+            # In autumn in both of the repeated hours; in spring before and after the skipped one.
             for zone_day in (9, 30) if size == 3 else (5, 26) if size == 10 else (2, 6):
                 for fold in (0, 1):
                     year.session(
-                        realm, "night", local(zone_day, twice, 45, fold=fold), 10, (1, 50, 1, 60)
+                        realm,
+                        "night",
+                        local(zone_day, repeated_hour, 45, fold=fold),
+                        10,
+                        (1, 50, 1, 60),
                     )
             for day in (8, 20):
                 year.session(realm, "carol", local(day, 15), 20, (size, 10 * size, 1, 1), LATE)
-            if local(18, 9) < LAST_OF_DYING:
+            if local(18, 9) < DYING_UNTIL:
                 year.session(realm, "dave", local(18, 9), 40, (9, 900, 9, 900), DYING)
         for period in FIRST_DAYS[realm][:-2]:
-            year.over_the_end(realm, period)
-    lost = datetime(2025, 3, 11, 12, tzinfo=UTC)
-    year.session(BERLIN, "erin", lost, 120, (10, 1_000, 10, 2_000), lost=5_000)
-    for said in year.messages.values():
-        said.sort(key=lambda message: message[0])
+            year.session_across_end(realm, period)
+    march_gap = datetime(2025, 3, 11, 12, tzinfo=UTC)
+    year.session(BERLIN, "erin", march_gap, 120, (10, 1_000, 10, 2_000), missed_bytes=5_000)
+    for messages in year.messages.values():
+        messages.sort(key=lambda message: message[0])
     return year
 
 
-def hear_until(books: Books, year: Year, source: str, check: datetime) -> None:
+def receive_until(books: Books, year: Year, source: str, check: datetime) -> None:
     limit = to_micros(check)
     books.receive_all(
         [message for message in year.messages[source] if message[0] < limit], source=source
     )
-    year.messages[source] = [m for m in year.messages[source] if m[0] >= limit]
+    year.messages[source] = [message for message in year.messages[source] if message[0] >= limit]
     books.spool(source).checkpoint(limit)
 
 
-def set_up_realms(books: Books) -> None:
+def set_realm_rules(books: Books) -> None:
     for realm, changes in (
         (BERLIN, {"time_zone": "Europe/Berlin"}),
         (NEW_YORK, {"time_zone": "America/New_York", "anchor_day": 15}),
@@ -219,20 +230,20 @@ def set_up_realms(books: Books) -> None:
         )
 
 
-def close_what_is_due(books: Books, check: datetime, closed: set[tuple[str, date]]) -> None:
+def close_due_periods(books: Books, check: datetime, closed: set[tuple[str, date]]) -> None:
     for realm in ZONES:
-        for period in closed_at(realm, check):
+        for period in due_periods(realm, check):
             if (realm, period) not in closed:
                 close_period(books.engine, realm, period, excluded_sources=[LATE])
                 closed.add((realm, period))
 
 
-def live_through(books: Books, year: Year) -> None:
-    """Every check: what is in time, the close, and what comes too late for it."""
+def run_year(books: Books, year: Year) -> None:
+    """At each check: receive punctual messages, close the due periods, receive late messages."""
     closed: set[tuple[str, date]] = set()
-    set_up_realms(books)
+    set_realm_rules(books)
     for source in (LATE, DYING):
-        hear_until(books, year, source, datetime(2025, 1, 1, tzinfo=UTC))
+        receive_until(books, year, source, datetime(2025, 1, 1, tzinfo=UTC))
     for check in CHECKS:
         if check == datetime(2025, 3, 15, 12, tzinfo=UTC):
             spool = books.spool()
@@ -247,19 +258,19 @@ def live_through(books: Books, year: Year) -> None:
                 holds_from=date(2025, 8, 5),
                 now=check,
             )
-        hear_until(books, year, IN_TIME, check)
-        if check <= LAST_OF_DYING:
-            hear_until(books, year, DYING, check)
+        receive_until(books, year, PUNCTUAL, check)
+        if check <= DYING_UNTIL:
+            receive_until(books, year, DYING, check)
         elif year.messages[DYING]:
-            hear_until(books, year, DYING, LAST_OF_DYING)
+            receive_until(books, year, DYING, DYING_UNTIL)
         books.run_jobs()
         assert close_periods(books.engine) == 0
         if check == datetime(2025, 6, 1, 12, tzinfo=UTC):
             with pytest.raises(NotYet, match="source 'dying' captured until 2025-05-20 00:00:00Z"):
                 close_period(books.engine, BERLIN, date(2025, 5, 1), excluded_sources=[LATE])
             retire_source(books.engine, DYING)
-        close_what_is_due(books, check, closed)
-        hear_until(books, year, LATE, check)
+        close_due_periods(books, check, closed)
+        receive_until(books, year, LATE, check)
         books.run_jobs()
         adjust(books.engine)
         if check == datetime(2025, 7, 15, 12, tzinfo=UTC):
@@ -275,14 +286,13 @@ def live_through(books: Books, year: Year) -> None:
 
 
 def test_a_year_is_billed_to_the_byte(books: Books) -> None:
-    year = tell()
+    year = make_year()
     expected = dict(year.statements)
-    live_through(books, year)
-    last = CHECKS[-1]
-    closed = {(realm, period) for realm in ZONES for period in closed_at(realm, last)}
+    run_year(books, year)
+    closed = {(realm, period) for realm in ZONES for period in due_periods(realm, CHECKS[-1])}
     assert len(closed) == 12 + 13 + 13
 
-    # Every period, with its borders, and the one that is open.
+    # Every period with its borders, and the one that is open.
     assert [
         (row["realm"], row["period"], row["starts_at"], row["ends_at"], row["state"])
         for row in books.rows("periods", order="realm, starts_at")
@@ -298,7 +308,7 @@ def test_a_year_is_billed_to_the_byte(books: Books) -> None:
         for period, after in pairwise(FIRST_DAYS[realm])
     ]
 
-    # Every line of every statement, all numbers, with its digest and what was missing.
+    # Every line of every statement, with its digest and the excluded sources.
     lines = books.rows("statements")
     assert {
         (row["realm"], row["period"], row["user_id"]): (
@@ -319,11 +329,11 @@ def test_a_year_is_billed_to_the_byte(books: Books) -> None:
             numbers=numbers,
             cutoff=row["cutoff"],
         )
-        gone = ends_at(row["realm"], row["period"]) > LAST_OF_DYING
-        missing = (DYING, LATE) if gone else (LATE,)
-        assert StatementCutoff.from_text(row["cutoff"]).excluded_sources == missing
+        is_retired = ends_at(row["realm"], row["period"]) > DYING_UNTIL
+        excluded = (DYING, LATE) if is_retired else (LATE,)
+        assert StatementCutoff.from_text(row["cutoff"]).excluded_sources == excluded
 
-    # Late usage of every period, in the period that was open when it came; one correction by hand.
+    # Late usage of every period, posted in the period then open; and one manual adjustment.
     rows = books.rows("adjustments")
     late = {
         (row["realm"], row["period"], row["posted_in"], row["user_id"]): (
@@ -336,16 +346,18 @@ def test_a_year_is_billed_to_the_byte(books: Books) -> None:
     assert late == {
         posting: (*numbers[:8], numbers[10]) for posting, numbers in year.adjustments.items()
     }
-    told = datetime(2026, 1, 2, tzinfo=UTC)
-    assert {posting[:2] for posting in late} == {one for one in closed if ends_at(*one) < told}
-    [by_hand] = [row for row in rows if row["author"] != "turn-accounting"]
-    assert (by_hand["realm"], by_hand["period"], by_hand["posted_in"], by_hand["user_id"]) == (
+    last_late = datetime(2026, 1, 2, tzinfo=UTC)
+    assert {posting[:2] for posting in late} == {
+        (realm, period) for realm, period in closed if ends_at(realm, period) < last_late
+    }
+    [manual] = [row for row in rows if row["author"] != "turn-accounting"]
+    assert (manual["realm"], manual["period"], manual["posted_in"], manual["user_id"]) == (
         NEW_YORK,
         date(2025, 6, 15),
         date(2025, 7, 15),
         "alice",
     )
-    assert (by_hand["sent_bytes"], by_hand["session_seconds"]) == (-700, Decimal("-0.5"))
+    assert (manual["sent_bytes"], manual["session_seconds"]) == (-700, Decimal("-0.5"))
     assert len(rows) == len(late) + 1
 
     assert_closed_periods_add_up(books)

@@ -1,4 +1,4 @@
-"""Exports: whole, exact, the same bytes for the same books, and harmless to a spreadsheet."""
+"""Exports: complete, exact, reproducible, and safe to open in a spreadsheet."""
 
 import csv
 import io
@@ -21,9 +21,9 @@ from accounting.export.selection import ExportKind, Selection
 from tests.support.books import READER, Books, sum_counters
 from tests.support.coturn_messages import FakeAllocation
 
-BEGIN: Final = datetime(2026, 11, 2, tzinfo=UTC)
-END: Final = datetime(2026, 11, 3, tzinfo=UTC)
-NAMES: Final = (
+DAY_START: Final = datetime(2026, 11, 2, tzinfo=UTC)
+DAY_END: Final = datetime(2026, 11, 3, tzinfo=UTC)
+HOSTILE_NAMES: Final = (
     "alice", "=cmd|' /C calc'!A0", "-2+3", "+1", "@sum", "'quoted", "tab\there", "\tx", "\r\nx",
     'quo"te,comma', "", "null", "\\N", "\\.", "\x01\x02\x7f", "\u00fcn\u00ef", "\uff1d1",
     "a;=1+1", ";;'\t-1", "a\n=1", "\t'", "x;y", "a;'b", "\r\n+1",
@@ -38,23 +38,23 @@ def reader(books: Books) -> Any:
 
 
 @pytest.fixture
-def told(books: Books) -> Books:
-    """Sessions of users with hostile names, all ended, and the day complete."""
-    for number, name in enumerate(NAMES):
-        teller = FakeAllocation(books, user=name.replace("/", "%"), allocation=number + 1)
-        teller.new(number)
-        teller.interim(number + 1, number, 100 * number, 1, 7)
-        teller.close(number + 2, (number, 100 * number, 1, 7), (0, 0, 0, 0))
+def hostile_names(books: Books) -> Books:
+    """Books with ended sessions of users with hostile names, for a complete day."""
+    for number, name in enumerate(HOSTILE_NAMES):
+        allocation = FakeAllocation(books, user=name.replace("/", "%"), allocation=number + 1)
+        allocation.new(number)
+        allocation.interim(number + 1, number, 100 * number, 1, 7)
+        allocation.close(number + 2, (number, 100 * number, 1, 7), (0, 0, 0, 0))
     books.advance_clock(90_000)
     books.run_jobs()
     return books
 
 
-def undefused(cell: str) -> str:
+def unescaped(cell: str) -> str:
     return re.sub(r"(^|[;\t\r\n])'", r"\1", cell)
 
 
-def as_text(value: object) -> str:
+def csv_text(value: object) -> str:
     match value:
         case None:
             return ""
@@ -67,57 +67,60 @@ def as_text(value: object) -> str:
 
 
 @pytest.mark.parametrize("kind", [ExportKind.USAGE, ExportKind.SESSIONS])
-def test_csv_holds_the_rows_of_the_view_to_the_letter(
-    told: Books, reader: Engine, tmp_path: Path, kind: ExportKind
+def test_csv_has_exactly_the_rows_of_the_view(
+    hostile_names: Books, reader: Engine, tmp_path: Path, kind: ExportKind
 ) -> None:
-    selection = Selection(kind=kind, realm="example.org", since=BEGIN, until=END)
+    selection = Selection(kind=kind, realm="example.org", since=DAY_START, until=DAY_END)
     exported = export_to_directory(reader, selection, ExportFormat.CSV, tmp_path / "out")
     view = "user_usage_daily" if kind is ExportKind.USAGE else "sessions"
     order = "starts_at, user_key" if kind is ExportKind.USAGE else "ended_at, session_id"
     expected = [
-        {name: as_text(value) for name, value in row.items()}
-        for row in told.rows(view, order=order)
+        {name: csv_text(value) for name, value in row.items()}
+        for row in hostile_names.rows(view, order=order)
     ]
     with exported.path.open(newline="", encoding="utf-8") as file:
-        found = [
+        exported_rows = [
             {
-                name: undefused(cell) if name in {"username", "user_id"} else cell
+                name: unescaped(cell) if name in {"username", "user_id"} else cell
                 for name, cell in row.items()
             }
             for row in csv.DictReader(file)
         ]
-    assert found == expected
-    assert exported.rows == len(expected) == len(NAMES)
+    assert exported_rows == expected
+    assert exported.rows == len(expected) == len(HOSTILE_NAMES)
 
 
-@pytest.mark.usefixtures("told")
-def test_no_cell_of_a_name_begins_as_a_formula(reader: Engine) -> None:
-    out = io.BytesIO()
-    export_to_stream(
-        reader, Selection(kind=ExportKind.SESSIONS, since=BEGIN, until=END), ExportFormat.CSV, out
-    )
-    rows = list(csv.DictReader(io.StringIO(out.getvalue().decode(), newline="")))
-    assert len(rows) == len(NAMES)
-    assert all(row["username"][:1] not in set("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20") for row in rows)
-    by_name = {row["username"] for row in rows}
-    assert {"'-2+3", "''quoted", "alice", "a;'=1+1", "a\n'=1", "x;y"} <= by_name
-    begun = re.compile(r"[;\t\r\n][=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
-    assert not any(begun.search(row["username"]) for row in rows)
-
-
-def test_json_lines_hold_the_rows_of_the_view_exactly(told: Books, reader: Engine) -> None:
+@pytest.mark.usefixtures("hostile_names")
+def test_no_cell_begins_with_a_formula(reader: Engine) -> None:
     out = io.BytesIO()
     export_to_stream(
         reader,
-        Selection(kind=ExportKind.USAGE, since=BEGIN, until=END),
+        Selection(kind=ExportKind.SESSIONS, since=DAY_START, until=DAY_END),
+        ExportFormat.CSV,
+        out,
+    )
+    rows = list(csv.DictReader(io.StringIO(out.getvalue().decode(), newline="")))
+    assert len(rows) == len(HOSTILE_NAMES)
+    assert all(row["username"][:1] not in set("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20") for row in rows)
+    usernames = {row["username"] for row in rows}
+    assert {"'-2+3", "''quoted", "alice", "a;'=1+1", "a\n'=1", "x;y"} <= usernames
+    formula_after_separator = re.compile(r"[;\t\r\n][=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+    assert not any(formula_after_separator.search(row["username"]) for row in rows)
+
+
+def test_json_lines_have_exactly_the_rows_of_the_view(hostile_names: Books, reader: Engine) -> None:
+    out = io.BytesIO()
+    export_to_stream(
+        reader,
+        Selection(kind=ExportKind.USAGE, since=DAY_START, until=DAY_END),
         ExportFormat.JSON_LINES,
         out,
     )
-    found = [
+    exported_rows = [
         json.loads(line, parse_float=Decimal) for line in out.getvalue().decode().split("\n")[:-1]
     ]
-    expected = told.rows("user_usage_daily", order="starts_at, user_key")
-    assert found == [
+    expected = hostile_names.rows("user_usage_daily", order="starts_at, user_key")
+    assert exported_rows == [
         {
             name: value
             if isinstance(value, int | Decimal | str)
@@ -128,14 +131,14 @@ def test_json_lines_hold_the_rows_of_the_view_exactly(told: Books, reader: Engin
         }
         for row in expected
     ]
-    assert [type(row["session_seconds"]) for row in found] == [Decimal] * len(NAMES)
+    assert [type(row["session_seconds"]) for row in exported_rows] == [Decimal] * len(HOSTILE_NAMES)
 
 
 @pytest.mark.parametrize("kind", [ExportKind.USAGE, ExportKind.SESSIONS])
-def test_parquet_holds_the_rows_of_the_view_with_their_types(
-    told: Books, reader: Engine, tmp_path: Path, kind: ExportKind
+def test_parquet_has_the_rows_of_the_view_with_their_types(
+    hostile_names: Books, reader: Engine, tmp_path: Path, kind: ExportKind
 ) -> None:
-    selection = Selection(kind=kind, since=BEGIN, until=END)
+    selection = Selection(kind=kind, since=DAY_START, until=DAY_END)
     exported = export_to_directory(reader, selection, ExportFormat.PARQUET, tmp_path)
     table = pyarrow.parquet.read_table(exported.path)
     view = "user_usage_daily" if kind is ExportKind.USAGE else "sessions"
@@ -145,57 +148,57 @@ def test_parquet_holds_the_rows_of_the_view_with_their_types(
             name: value if isinstance(value, int | str | Decimal | datetime | None) else str(value)
             for name, value in row.items()
         }
-        for row in told.rows(view, order=order)
+        for row in hostile_names.rows(view, order=order)
     ]
     assert table.to_pylist() == expected
 
 
 @pytest.mark.parametrize("format_", list(ExportFormat))
-def test_the_same_books_give_the_same_bytes_and_the_manifest_says_which(
-    told: Books, reader: Engine, tmp_path: Path, format_: ExportFormat
+def test_the_same_books_give_the_same_bytes_and_manifest(
+    hostile_names: Books, reader: Engine, tmp_path: Path, format_: ExportFormat
 ) -> None:
-    selection = Selection(kind=ExportKind.SESSIONS, realm="example.org", since=BEGIN, until=END)
+    selection = Selection(
+        kind=ExportKind.SESSIONS, realm="example.org", since=DAY_START, until=DAY_END
+    )
     first = export_to_directory(reader, selection, format_, tmp_path / "one")
     second = export_to_directory(reader, selection, format_, tmp_path / "two")
-    again = export_to_directory(reader, selection, format_, tmp_path / "two")
-    assert first.path.read_bytes() == second.path.read_bytes() == again.path.read_bytes()
+    repeated = export_to_directory(reader, selection, format_, tmp_path / "two")
+    assert first.path.read_bytes() == second.path.read_bytes() == repeated.path.read_bytes()
     assert first.manifest_path.read_bytes() == second.manifest_path.read_bytes()
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
-        again.path.name,
-        again.manifest_path.name,
+        repeated.path.name,
+        repeated.manifest_path.name,
     ]
     manifest = json.loads(first.manifest_path.read_text())
-    sums = sum_counters(told.rows("sessions"))
-    assert manifest["rows"] == len(NAMES)
+    sums = sum_counters(hostile_names.rows("sessions"))
+    assert manifest["rows"] == len(HOSTILE_NAMES)
     assert {name: manifest["sums"][name] for name in COUNTERS} == sums
     assert check_export(first.manifest_path) is None
 
 
 @pytest.mark.parametrize("format_", list(ExportFormat))
 def test_a_manifest_catches_a_flipped_bit(
-    told: Books, reader: Engine, tmp_path: Path, format_: ExportFormat
+    hostile_names: Books, reader: Engine, tmp_path: Path, format_: ExportFormat
 ) -> None:
     exported = export_to_directory(
-        reader, Selection(kind=ExportKind.USAGE, since=BEGIN, until=END), format_, tmp_path
+        reader, Selection(kind=ExportKind.USAGE, since=DAY_START, until=DAY_END), format_, tmp_path
     )
     content = bytearray(exported.path.read_bytes())
-    for place in (0, len(content) // 2, len(content) - 1):
-        content[place] ^= 1
+    for offset in (0, len(content) // 2, len(content) - 1):
+        content[offset] ^= 1
         exported.path.write_bytes(content)
-        found = check_export(exported.manifest_path)
-        assert found is not None
-        assert "SHA-256" in found
-        content[place] ^= 1
+        assert "SHA-256" in str(check_export(exported.manifest_path))
+        content[offset] ^= 1
     exported.path.write_bytes(content[:-1])
     assert "bytes, expected" in str(check_export(exported.manifest_path))
     exported.path.unlink()
     assert "missing" in str(check_export(exported.manifest_path))
-    assert told.rows("sessions")
+    assert hostile_names.rows("sessions")
 
 
 @pytest.mark.parametrize("format_", list(ExportFormat))
-def test_no_rows_are_an_empty_export_not_an_error(
-    told: Books, reader: Engine, tmp_path: Path, format_: ExportFormat
+def test_a_selection_without_rows_is_an_empty_export(
+    hostile_names: Books, reader: Engine, tmp_path: Path, format_: ExportFormat
 ) -> None:
     selection = Selection(
         kind=ExportKind.SESSIONS,
@@ -206,11 +209,13 @@ def test_no_rows_are_an_empty_export_not_an_error(
     assert exported.rows == json.loads(exported.manifest_path.read_text())["rows"] == 0
     if format_ is ExportFormat.PARQUET:
         assert pyarrow.parquet.read_table(exported.path).num_rows == 0
-    assert told.rows("sessions")
+    assert hostile_names.rows("sessions")
 
 
-def test_a_span_that_is_not_complete_is_not_exported(books: Books, reader: Engine) -> None:
-    selection = Selection(kind=ExportKind.SESSIONS, realm="example.org", since=BEGIN, until=END)
+def test_an_incomplete_span_is_refused(books: Books, reader: Engine) -> None:
+    selection = Selection(
+        kind=ExportKind.SESSIONS, realm="example.org", since=DAY_START, until=DAY_END
+    )
     alice = FakeAllocation(books)
     alice.new(0, 100_000)
     books.advance_clock(50)
@@ -232,14 +237,14 @@ def test_a_span_that_is_not_complete_is_not_exported(books: Books, reader: Engin
     assert export_to_stream(reader, selection, ExportFormat.CSV, io.BytesIO()) == 0
 
 
-def test_a_realm_and_a_period_that_nobody_knows_are_refused(told: Books, reader: Engine) -> None:
+def test_an_unknown_realm_or_period_is_refused(hostile_names: Books, reader: Engine) -> None:
     for selection in (
         Selection(kind=ExportKind.USAGE, realm="exmaple.org"),
-        Selection(kind=ExportKind.STATEMENTS, period=BEGIN.date()),
+        Selection(kind=ExportKind.STATEMENTS, period=DAY_START.date()),
     ):
         with pytest.raises(UsageError):
             export_to_stream(reader, selection, ExportFormat.CSV, io.BytesIO())
-    assert told.rows("sessions")
+    assert hostile_names.rows("sessions")
 
 
 @pytest.mark.parametrize(
@@ -251,9 +256,7 @@ def test_a_realm_and_a_period_that_nobody_knows_are_refused(told: Books, reader:
         (None, "statements_2026-11-01.csv"),
     ],
 )
-def test_a_file_has_a_name_of_its_own_and_no_realm_leaves_the_directory(
-    realm: str | None, name: str
-) -> None:
+def test_file_names_are_distinct_and_stay_in_the_directory(realm: str | None, name: str) -> None:
     selection = Selection(
         kind=ExportKind.STATEMENTS, realm=realm, period=datetime(2026, 11, 1, tzinfo=UTC).date()
     )

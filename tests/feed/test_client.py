@@ -1,4 +1,4 @@
-"""accounting.feed.client: every event, in order, at least once; the cursor is what was handled."""
+"""The feed client: events in order, at least once; the cursor is the last handled event."""
 
 import threading
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def test_a_consumer_gets_each_event_once_in_order(books: Books, feed: Feed) -> N
 
 
 @pytest.mark.parametrize("commit_every", [1, 3, 100])
-def test_an_event_under_work_when_the_worker_fails_comes_again(
+def test_an_event_that_a_worker_did_not_finish_is_delivered_again(
     books: Books, feed: Feed, commit_every: int
 ) -> None:
     post_and_number(books, *"abcdefg")
@@ -46,15 +46,11 @@ def test_an_event_under_work_when_the_worker_fails_comes_again(
             seen.append(event.seq)
             if event.seq == 5:
                 break
-    # Those before it are handled as far as they were committed.
-    assert consumer_cursor(books) == 4 // commit_every * commit_every
-    again = [event.seq for event in feed.consume("invoicer", follow=False)]
-    assert again == list(range(cursor_after(4, commit_every) + 1, 8))
-    assert sorted({*seen, *again}) == list(range(1, 8))
-
-
-def cursor_after(handled: int, commit_every: int) -> int:
-    return handled // commit_every * commit_every
+    committed = 4 // commit_every * commit_every
+    assert consumer_cursor(books) == committed
+    redelivered = [event.seq for event in feed.consume("invoicer", follow=False)]
+    assert redelivered == list(range(committed + 1, 8))
+    assert sorted({*seen, *redelivered}) == list(range(1, 8))
 
 
 def test_events_of_other_types_count_as_handled(books: Books, feed: Feed) -> None:
@@ -63,7 +59,7 @@ def test_events_of_other_types_count_as_handled(books: Books, feed: Feed) -> Non
     assert consumer_cursor(books) == 2
 
 
-def test_two_workers_under_one_name_are_noticed(books: Books, feed: Feed) -> None:
+def test_a_second_worker_of_a_consumer_is_detected(books: Books, feed: Feed) -> None:
     post_and_number(books, "a", "b")
     events = feed.consume("invoicer", follow=False)
     next(events)
@@ -73,42 +69,42 @@ def test_two_workers_under_one_name_are_noticed(books: Books, feed: Feed) -> Non
         next(events)
 
 
-def test_two_workers_in_step_under_one_name_are_noticed(books: Books, feed: Feed) -> None:
-    """Both were woken by one event and handled it; the same move by another is no repetition."""
+def test_two_workers_of_a_consumer_in_step_are_detected(books: Books, feed: Feed) -> None:
+    """Both handle the same event; an equal advance by another worker is not a retry."""
     post_and_number(books, "a")
     with Feed(books.url(READER)) as other:
-        ours, theirs = (one.consume("invoicer", follow=False) for one in (feed, other))
+        ours, theirs = (worker.consume("invoicer", follow=False) for worker in (feed, other))
         assert next(ours).seq == next(theirs).seq == 1
         assert list(ours) == []
         with pytest.raises(ConsumerConflict):
             next(theirs)
 
 
-def test_a_move_whose_answer_was_lost_is_made_again_without_harm(books: Books, feed: Feed) -> None:
+def test_retrying_an_advance_succeeds_for_the_same_worker(books: Books, feed: Feed) -> None:
     post_and_number(books, "a", "b")
     assert handle(feed) == ["a", "b"]
-    move = "SELECT reporting.feed_advance('pipe', %s, %s, %s)"
+    advance = "SELECT reporting.feed_advance('pipe', %s, %s, %s)"
     with psycopg.connect(books.url(READER)) as connection:
-        for from_seq, to_seq, worker, moved in (
+        for from_seq, to_seq, worker, advanced in (
             (0, 1, "us", True),
             (1, 2, "us", True),
             (1, 2, "us", True),
             (1, 2, "them", False),
             (0, 1, "us", False),
         ):
-            row = connection.execute(move, (from_seq, to_seq, worker)).fetchone()
-            assert row == (moved,)
+            row = connection.execute(advance, (from_seq, to_seq, worker)).fetchone()
+            assert row == (advanced,)
     assert consumer_cursor(books, "pipe") == 2
 
 
-@pytest.mark.parametrize("move", [(2, 1), (0, 3)])
-def test_a_cursor_moves_forward_and_not_past_the_end(books: Books, move: tuple[int, int]) -> None:
+@pytest.mark.parametrize("span", [(2, 1), (0, 3)])
+def test_a_cursor_moves_forward_and_not_past_the_end(books: Books, span: tuple[int, int]) -> None:
     post_and_number(books, "a", "b")
     with (
         psycopg.connect(books.url(READER)) as connection,
         pytest.raises(psycopg.errors.InvalidParameterValue),
     ):
-        connection.execute("SELECT reporting.feed_advance('invoicer', %s, %s)", move)
+        connection.execute("SELECT reporting.feed_advance('invoicer', %s, %s)", span)
 
 
 def test_a_consumer_belongs_to_the_login_that_used_it_first(books: Books, feed: Feed) -> None:
@@ -117,15 +113,15 @@ def test_a_consumer_belongs_to_the_login_that_used_it_first(books: Books, feed: 
         handle(other)
 
 
-def test_a_url_that_is_none_is_refused() -> None:
+def test_a_malformed_url_is_refused() -> None:
     with Feed("nonsense of a url") as feed, pytest.raises(ConfigurationError):
         handle(feed)
 
 
-def test_a_worker_that_follows_is_woken_and_stops(books: Books) -> None:
+def test_a_following_worker_is_notified_and_stops(books: Books) -> None:
     seen: list[str] = []
 
-    # So long a poll that only a NOTIFY can be in time.
+    # The poll is longer than the test: only a NOTIFY can arrive in time.
     with Feed(books.url(READER), poll_seconds=600) as feed:
 
         def work() -> None:
@@ -143,7 +139,7 @@ def test_a_worker_that_follows_is_woken_and_stops(books: Books) -> None:
     assert consumer_cursor(books) == 3
 
 
-def test_a_worker_goes_on_when_its_connection_was_cut(books: Books, feed: Feed) -> None:
+def test_a_worker_continues_after_its_connection_broke(books: Books, feed: Feed) -> None:
     post_and_number(books, *"abcdef")
     seen = []
     for event in feed.consume("invoicer", follow=False):
@@ -156,7 +152,7 @@ def test_a_worker_goes_on_when_its_connection_was_cut(books: Books, feed: Feed) 
     assert consumer_cursor(books) == 6
 
 
-def test_who_keeps_the_cursor_reads_on_from_any_number(books: Books, feed: Feed) -> None:
+def test_a_worker_with_its_own_cursor_reads_from_any_number(books: Books, feed: Feed) -> None:
     post_and_number(books, "a", "b", "c")
     assert [event.seq for event in feed.read(after=1)] == [2, 3]
     assert books.query("SELECT * FROM accounting.feed_consumers") == []

@@ -1,4 +1,4 @@
-"""The command `feed`: what it prints, and what a consumer of it has had."""
+"""The command ``feed``: its output, and the cursor of its consumer."""
 
 import psycopg
 
@@ -7,17 +7,17 @@ from tests.support.command import turn_accounting
 from tests.support.feed_events import consumer_cursor, post_and_number
 
 
-def test_without_a_consumer_it_prints_all_of_it_every_time(books: Books) -> None:
+def test_without_a_consumer_it_prints_all_events_every_time(books: Books) -> None:
     post_and_number(books, "a", "b", "c")
     for _ in range(2):
-        ran = turn_accounting("feed", "--json", "--after", "1", database_url=books.url(READER))
-        assert (ran.code, ran.err) == (0, "")
-        assert [(row["seq"], row["payload"]) for row in ran.rows] == [
+        result = turn_accounting("feed", "--json", "--after", "1", database_url=books.url(READER))
+        assert (result.code, result.err) == (0, "")
+        assert [(row["seq"], row["payload"]) for row in result.rows] == [
             (2, {"period": "b"}),
             (3, {"period": "c"}),
         ]
         names = ["seq", "event_id", "type", "realm", "payload", "created_at"]
-        assert list(ran.rows[0]) == names
+        assert list(result.rows[0]) == names
     assert "period.closed" in turn_accounting("feed", database_url=books.url(READER)).out
 
 
@@ -33,40 +33,40 @@ def test_a_consumer_gets_each_event_once(books: Books) -> None:
     assert turn_accounting(*arguments, database_url=books.url(READER)).out == ""
 
 
-def test_what_could_not_be_written_was_not_handled(books: Books) -> None:
+def test_an_event_that_could_not_be_written_is_not_handled(books: Books) -> None:
     post_and_number(books, "a")
-    ran = turn_accounting(
+    result = turn_accounting(
         "feed", "--consumer", "invoicer", output="/dev/full", database_url=books.url(READER)
     )
-    assert ran.code == 1
+    assert result.code == 1
     assert consumer_cursor(books) == 0
 
 
 def test_a_consumer_may_have_any_name(books: Books) -> None:
     post_and_number(books, "a")
     for name in ("a b;'\"", "\udcff", "\u00fc\n", "-"):
-        ran = turn_accounting("feed", "--consumer", name, database_url=books.url(READER))
-        assert (ran.code, ran.err) == (0, "")
+        result = turn_accounting("feed", "--consumer", name, database_url=books.url(READER))
+        assert (result.code, result.err) == (0, "")
         assert turn_accounting("feed", "--consumer", name, database_url=books.url(READER)).out == ""
 
 
-def test_wrong_use_is_said_in_one_line(books: Books) -> None:
+def test_a_usage_error_is_one_line(books: Books) -> None:
     for arguments in (("--consumer", ""), ("--consumer", "x", "--after", "1")):
-        ran = turn_accounting("feed", *arguments, database_url=books.url(READER))
-        assert ran.code == 2
-        assert ran.error_line
+        result = turn_accounting("feed", *arguments, database_url=books.url(READER))
+        assert result.code == 2
+        assert result.error_line
 
 
-def test_a_database_of_an_older_version_is_said_in_one_line(books: Books) -> None:
+def test_a_database_of_an_older_version_is_a_one_line_error(books: Books) -> None:
     post_and_number(books, "a")
     with psycopg.connect(books.url()) as connection:
         connection.execute("DROP FUNCTION reporting.feed_cursor CASCADE")
-    ran = turn_accounting("feed", "--consumer", "x", database_url=books.url(READER))
-    assert ran.code == 1
-    assert ran.error_line.endswith("bring it to this version with `turn-accounting db upgrade`")
+    result = turn_accounting("feed", "--consumer", "x", database_url=books.url(READER))
+    assert result.code == 1
+    assert result.error_line.endswith("bring it to this version with `turn-accounting db upgrade`")
 
 
-def test_a_database_that_is_away_is_said_at_once() -> None:
-    ran = turn_accounting("feed", database_url="postgresql://127.0.0.1:1/nowhere")
-    assert ran.code == 1
-    assert "127.0.0.1" in ran.error_line
+def test_an_unreachable_database_is_reported_without_a_retry() -> None:
+    result = turn_accounting("feed", database_url="postgresql://127.0.0.1:1/nowhere")
+    assert result.code == 1
+    assert "127.0.0.1" in result.error_line

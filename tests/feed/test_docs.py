@@ -1,4 +1,4 @@
-"""docs/billing-worker.md: its statements, run in order by the reader."""
+"""docs/billing-worker.md: its statements, run in order by the role of a reader."""
 
 import re
 from pathlib import Path
@@ -15,11 +15,11 @@ PAGE: Final = (Path(__file__).resolve().parents[2] / "docs/billing-worker.md").r
 STATEMENTS: Final = re.findall(r"^```sql\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 
-def test_the_statements_of_the_page_do_what_it_says(books: Books) -> None:
+def test_the_statements_of_the_page_work(books: Books) -> None:
     close_november(books)
     assert close_periods(books.engine) == 0
     number_feed(books.engine)
-    cursor, read, advance, listen, bill = (one.encode() for one in STATEMENTS)
+    cursor, read, advance, listen, bill = (statement.encode() for statement in STATEMENTS)
     with psycopg.connect(books.url(READER), autocommit=True) as connection:
         assert connection.execute(cursor).fetchone() == (0,)
         events = connection.execute(read).fetchall()

@@ -1,4 +1,4 @@
-"""examples/invoicer: killed before any of its lines and run again, it bills the same, once."""
+"""examples/invoicer, killed before each of its lines and restarted, bills everything once."""
 
 import sqlite3
 import subprocess
@@ -16,30 +16,30 @@ from tests.support.coturn_messages import FakeAllocation
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 INVOICER: Final = ROOT / "examples/invoicer/invoicer.py"
-KILLER: Final = "tests.support.killed_invoicer"
+KILLER_MODULE: Final = "tests.support.killed_invoicer"
 DAY: Final = 86_400.0
 GIB: Final = 2**30
 NOVEMBER: Final = date(2026, 11, 1)
 
 
-def call(
+def receive_session(
     books: Books, at: float, user: str, allocation: int, received: int, source: str = "default"
 ) -> None:
-    teller = FakeAllocation(books, user=user, allocation=allocation, source=source)
-    teller.new(at)
-    teller.close(at + 100, (1, received, 0, 0), (0, 0, 0, 0))
+    allocation_messages = FakeAllocation(books, user=user, allocation=allocation, source=source)
+    allocation_messages.new(at)
+    allocation_messages.close(at + 100, (1, received, 0, 0), (0, 0, 0, 0))
 
 
-def tell_of_two_months(books: Books) -> None:
-    """November with two users, closed without a source that was away, and December with both."""
-    call(books, 0, "alice", 1, 10 * GIB)
-    call(books, 10, "bob", 2, 3 * GIB)
+def bill_two_months(books: Books) -> None:
+    """November has two users and is closed without a source; its late usage comes in December."""
+    receive_session(books, 0, "alice", 1, 10 * GIB)
+    receive_session(books, 10, "bob", 2, 3 * GIB)
     books.advance_clock(0, source="late")
     books.advance_clock(30 * DAY)
     books.run_jobs()
     close_period(books.engine, "example.org", NOVEMBER, excluded_sources=["late"])
-    call(books, 31 * DAY, "alice", 3, 2 * GIB)
-    call(books, 20, "bob", 4, 4 * GIB, source="late")
+    receive_session(books, 31 * DAY, "alice", 3, 2 * GIB)
+    receive_session(books, 20, "bob", 4, 4 * GIB, source="late")
     for source in ("default", "late"):
         books.advance_clock(62 * DAY, source=source)
     books.run_jobs()
@@ -48,31 +48,40 @@ def tell_of_two_months(books: Books) -> None:
     number_feed(books.engine)
 
 
-def invoices(directory: Path) -> tuple[list[Any], dict[str, str]]:
-    with closing(sqlite3.connect(directory / "books.sqlite3")) as found:
-        rows = found.execute(
+def read_invoices(directory: Path) -> tuple[list[Any], dict[str, str]]:
+    with closing(sqlite3.connect(directory / "books.sqlite3")) as database:
+        rows = database.execute(
             "SELECT number, realm, period, user_id, description, bytes, cents, line"
             " FROM invoices JOIN lines USING (number) ORDER BY number, description"
         ).fetchall()
     return rows, {path.name: path.read_text() for path in sorted(directory.glob("*.txt"))}
 
 
-def test_killed_before_any_line_it_bills_everything_once(books: Books, tmp_path: Path) -> None:
-    tell_of_two_months(books)
-    done = subprocess.run(
-        [sys.executable, "-m", KILLER, str(INVOICER), books.url(READER), str(tmp_path / "runs")],
+def test_an_invoicer_killed_before_any_line_bills_everything_once(
+    books: Books, tmp_path: Path
+) -> None:
+    bill_two_months(books)
+    killer = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            KILLER_MODULE,
+            str(INVOICER),
+            books.url(READER),
+            str(tmp_path / "runs"),
+        ],
         capture_output=True,
         text=True,
         timeout=110,
         check=False,
         cwd=ROOT,
     )
-    assert done.returncode == 0, done.stderr
-    deaths = int(done.stdout)
-    assert deaths > 100
+    assert killer.returncode == 0, killer.stderr
+    kill_count = int(killer.stdout)
+    assert kill_count > 100
     runs = sorted((tmp_path / "runs").iterdir())
-    assert len(runs) == deaths + 1
-    rows, files = invoices(runs[-1])  # the one that nobody disturbed
+    assert len(runs) == kill_count + 1
+    rows, files = read_invoices(runs[-1])  # the run that was not killed
     assert {row[2:4] + row[5:7] for row in rows} == {
         ("2026-11-01", "alice", 10 * GIB, 45),
         ("2026-11-01", "bob", 3 * GIB, 14),
@@ -82,6 +91,6 @@ def test_killed_before_any_line_it_bills_everything_once(books: Books, tmp_path:
     assert [row[0] for row in rows] == [1, 2, 3, 4]
     assert list(files) == ["000001.txt", "000002.txt", "000003.txt", "000004.txt"]
     for run in runs:
-        assert invoices(run) == (rows, files), run.name
+        assert read_invoices(run) == (rows, files), run.name
     cursors = books.query("SELECT DISTINCT seq FROM accounting.feed_consumers")
     assert len(cursors) == 1

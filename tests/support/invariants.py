@@ -1,4 +1,4 @@
-"""What holds for every closed period, always: statement + late usage naming it = its hours."""
+"""The invariant of billing: statement + late usage = hours, for each user of a closed period."""
 
 from collections.abc import Iterable, Mapping
 from datetime import date
@@ -9,19 +9,19 @@ from uuid import UUID
 from accounting.domain.counters import COUNTERS
 from tests.support.books import Books
 
-NUMBERS: Final = (*COUNTERS, "session_seconds")
-Line = tuple[str, date, UUID]
+BILLED_NUMBERS: Final = (*COUNTERS, "session_seconds")
+LineKey = tuple[str, date, UUID]
 
 
-def sums_by_line(rows: Iterable[Mapping[str, Any]]) -> dict[Line, tuple[Decimal, ...]]:
-    """The sums of all numbers by realm, period and user; users with nothing left out."""
-    sums: dict[Line, list[Decimal]] = {}
+def sums_by_line(rows: Iterable[Mapping[str, Any]]) -> dict[LineKey, tuple[Decimal, ...]]:
+    """The sums of all numbers by realm, period and user, without users whose sums are all 0."""
+    sums: dict[LineKey, list[Decimal]] = {}
     for row in rows:
-        line = row["realm"], row["period"], row["user_key"]
-        kept = sums.setdefault(line, [Decimal(0)] * len(NUMBERS))
-        for index, name in enumerate(NUMBERS):
-            kept[index] += Decimal(row[name])
-    return {line: tuple(numbers) for line, numbers in sums.items() if any(numbers)}
+        key = row["realm"], row["period"], row["user_key"]
+        line = sums.setdefault(key, [Decimal(0)] * len(BILLED_NUMBERS))
+        for index, name in enumerate(BILLED_NUMBERS):
+            line[index] += Decimal(row[name])
+    return {key: tuple(line) for key, line in sums.items() if any(line)}
 
 
 def assert_closed_periods_add_up(books: Books) -> None:
@@ -33,5 +33,5 @@ def assert_closed_periods_add_up(books: Books) -> None:
         if hour["realm"] == period["realm"]
         and period["starts_at"] <= hour["starts_at"] < period["ends_at"]
     ]
-    late = [row for row in books.rows("adjustments") if row["author"] == "turn-accounting"]
-    assert sums_by_line([*books.rows("statements"), *late]) == sums_by_line(hours)
+    late_usage = [row for row in books.rows("adjustments") if row["author"] == "turn-accounting"]
+    assert sums_by_line([*books.rows("statements"), *late_usage]) == sums_by_line(hours)

@@ -1,9 +1,9 @@
-"""Run the invoicer in children, each killed one line of code later than the one before.
+"""Run the invoicer many times, killed one line of code later each time, then restarted to its end.
 
     python -m tests.support.killed_invoicer INVOICER URL DIRECTORY
 
-Each in a directory of its own, as a consumer of its own; run again afterwards, to its end. Prints
-how often it was killed. A process of one thread, so that it may fork.
+Each run has its own directory and consumer. Prints the number of kills. This process has one
+thread, so that it can fork.
 """
 
 import importlib.util
@@ -14,15 +14,16 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any
+from typing import Any, Final
 
-KILLED = 9
-MOVES = ("consume", "_advance")
-OFTEN = 2
-"""A line is counted so often: what loops do a third time they do as they did the second."""
+KILLED_EXIT_CODE: Final = 9
+CURSOR_FUNCTIONS: Final = ("consume", "_advance")
+"""Functions of the feed client that move the cursor."""
+MAX_COUNT_PER_LINE: Final = 2
+"""Further passes over a line, in a loop, are like the second."""
 
 
-def load(path: str) -> ModuleType:
+def load_module(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location("invoicer", path)
     assert spec is not None
     assert spec.loader is not None
@@ -31,33 +32,36 @@ def load(path: str) -> ModuleType:
     return module
 
 
-def die_at(line: int, invoicer: str, client: str) -> Callable[[FrameType, str, Any], Any]:
-    """Count the lines of the invoicer, and of the client's that move the cursor.
+def exit_at_line(
+    line_number: int, invoicer_path: str, client_path: str
+) -> Callable[[FrameType, str, Any], Any]:
+    """A trace function that ends the process before the n-th executed line.
 
-    Ends the process before the one of that number.
+    It counts the lines of the invoicer, and of the client's CURSOR_FUNCTIONS.
     """
-    left = line
-    passed = Counter[tuple[str, int]]()
+    lines_left = line_number
+    passes = Counter[tuple[str, int]]()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal left
+        nonlocal lines_left
         code = frame.f_code
-        if code.co_filename != invoicer and (
-            code.co_filename != client or code.co_name not in MOVES
+        if code.co_filename != invoicer_path and (
+            code.co_filename != client_path or code.co_name not in CURSOR_FUNCTIONS
         ):
             return None
-        place = (code.co_filename, frame.f_lineno)
-        if event == "line" and passed[place] < OFTEN:
-            passed[place] += 1
-            left -= 1
-            if left == 0:
-                os._exit(KILLED)
+        location = (code.co_filename, frame.f_lineno)
+        if event == "line" and passes[location] < MAX_COUNT_PER_LINE:
+            passes[location] += 1
+            lines_left -= 1
+            if lines_left == 0:
+                os._exit(KILLED_EXIT_CODE)
         return trace
 
     return trace
 
 
-def in_child(work: Callable[[], None]) -> int:
+def run_in_child(work: Callable[[], None]) -> int:
+    """Run a function in a forked process; returns its exit code."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -73,26 +77,27 @@ def in_child(work: Callable[[], None]) -> int:
 
 
 def main(path: str, url: str, directory: Path) -> None:
-    invoicer = load(path)
-    client = str(sys.modules["accounting.feed.client"].__file__)
-    line = 0
+    invoicer = load_module(path)
+    client_path = str(sys.modules["accounting.feed.client"].__file__)
+    kill_count = 0
     while True:
-        line += 1
-        name = f"{line:05d}"
+        line_number = kill_count + 1
+        name = f"{line_number:05d}"
 
-        def work(name: str = name) -> None:
+        def run(name: str = name) -> None:
             invoicer.run(url, directory / name, consumer=name, follow=False)
 
-        def killed_work(line: int = line, work: Callable[[], None] = work) -> None:
-            sys.settrace(die_at(line, path, client))
-            work()
+        def run_until_line(line_number: int = line_number, run: Callable[[], None] = run) -> None:
+            sys.settrace(exit_at_line(line_number, path, client_path))
+            run()
 
-        code = in_child(killed_work)
+        code = run_in_child(run_until_line)
         if code == 0:
             break
-        assert code == KILLED, code
-        assert in_child(work) == 0
-    sys.stdout.write(f"{line - 1}\n")
+        assert code == KILLED_EXIT_CODE, code
+        assert run_in_child(run) == 0
+        kill_count += 1
+    sys.stdout.write(f"{kill_count}\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The borders of periods: any anchor day, any zone, rules that change, nothing missing between."""
+"""The borders of periods: any anchor day, any zone, rules that change."""
 
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
@@ -31,8 +31,8 @@ def rule(holds_from: int = TIME_MIN, zone: str = "UTC", anchor: int = 1) -> Real
 
 def borders(rules: RealmRules, since: int, until: int) -> list[tuple[str, str, str]]:
     return [
-        (str(one.first_day), f"{from_micros(one.starts_at):%m-%d %H:%M}", one.time_zone)
-        for one in periods(rules, since, until)
+        (str(bounds.first_day), f"{from_micros(bounds.starts_at):%m-%d %H:%M}", bounds.time_zone)
+        for bounds in periods(rules, since, until)
     ]
 
 
@@ -49,11 +49,11 @@ def test_a_period_runs_from_local_midnight_of_the_anchor_day_to_the_next() -> No
     assert (april.first_day, april.starts_at) == (date(2025, 4, 15), march.ends_at)
 
 
-def test_half_open_the_end_of_one_is_the_start_of_the_next() -> None:
+def test_periods_are_half_open() -> None:
     rules = RealmRules([rule()])
     start = at(2025, 3, 1)
-    assert [one.first_day.month for one in periods(rules, start, start)] == [3]
-    assert [one.first_day.month for one in periods(rules, start - 1, start - 1)] == [2]
+    assert [bounds.first_day.month for bounds in periods(rules, start, start)] == [3]
+    assert [bounds.first_day.month for bounds in periods(rules, start - 1, start - 1)] == [2]
 
 
 def test_a_changed_anchor_ends_the_period_under_way_at_its_next_border() -> None:
@@ -74,8 +74,8 @@ def test_a_changed_zone_ends_the_period_under_way_at_its_next_border() -> None:
     ]
 
 
-def test_no_two_periods_have_one_name_where_the_zone_moves_west_on_a_border() -> None:
-    """The first of April begins twice: in Tokyo, then in New York. It names one period."""
+def test_periods_have_distinct_names_when_the_zone_moves_west_on_a_border() -> None:
+    """The first of April begins twice, in Tokyo and in New York. It names one period."""
     new_york = "America/New_York"
     rules = RealmRules(
         [rule(zone="Asia/Tokyo"), rule(at(2025, 4, 1, zone=new_york), zone=new_york)]
@@ -87,7 +87,7 @@ def test_no_two_periods_have_one_name_where_the_zone_moves_west_on_a_border() ->
     ]
 
 
-def test_the_grace_is_the_one_that_holds_when_the_period_ends() -> None:
+def test_the_grace_is_that_of_the_rule_at_the_end_of_the_period() -> None:
     rules = RealmRules(
         [
             RealmRule(grace_seconds=10),
@@ -114,7 +114,7 @@ changes = st.lists(
     since=st.integers(-400, 1200),
     length=st.integers(0, 400),
 )
-def test_periods_cover_all_time_once_and_no_hour_lies_in_two(
+def test_periods_cover_all_time_once_and_split_no_hour(
     first: tuple[str, int], later: list[tuple[int, str, int]], since: int, length: int
 ) -> None:
     origin = date(2024, 1, 1)
@@ -124,35 +124,37 @@ def test_periods_cover_all_time_once_and_no_hour_lies_in_two(
         )
         for day, zone, anchor in later
     ]
-    changed.sort(key=lambda one: one.holds_from)
+    changed.sort(key=lambda rule: rule.holds_from)
     rules = RealmRules([rule(zone=first[0], anchor=first[1]), *changed])
     begin = at(2024, 1, 1) + since * DAY
     end = begin + length * DAY
-    found = list(periods(rules, begin, end))
-    assert found[0].starts_at <= begin < found[0].ends_at
-    assert found[-1].starts_at <= end < found[-1].ends_at
-    for before, after in pairwise(found):
+    derived = list(periods(rules, begin, end))
+    assert derived[0].starts_at <= begin < derived[0].ends_at
+    assert derived[-1].starts_at <= end < derived[-1].ends_at
+    for before, after in pairwise(derived):
         assert before.ends_at == after.starts_at
         assert before.first_day < after.first_day
-    for one in found:
-        assert one.starts_at < one.ends_at <= one.due_at
-        hour = rules.calendar.bucket(BucketLength.HOUR, one.starts_at)
-        assert hour.starts_at == one.starts_at
-        # Wherever the walk begins, it comes by the same borders.
-        assert one in list(periods(rules, begin - 200 * DAY, end + 40 * DAY))
+    for bounds in derived:
+        assert bounds.starts_at < bounds.ends_at <= bounds.due_at
+        hour = rules.calendar.bucket(BucketLength.HOUR, bounds.starts_at)
+        assert hour.starts_at == bounds.starts_at
+        # The borders don't depend on where the derivation starts.
+        assert bounds in list(periods(rules, begin - 200 * DAY, end + 40 * DAY))
 
 
 @pytest.mark.parametrize("anchor", [1, 28])
 def test_every_month_has_its_anchor_day(anchor: int) -> None:
     rules = RealmRules([rule(anchor=anchor)])
-    found = list(periods(rules, at(2024, 1, 28), at(2024, 12, 28)))
-    assert [one.first_day for one in found] == [date(2024, month, anchor) for month in range(1, 13)]
+    derived = list(periods(rules, at(2024, 1, 28), at(2024, 12, 28)))
+    assert [bounds.first_day for bounds in derived] == [
+        date(2024, month, anchor) for month in range(1, 13)
+    ]
 
 
-def test_an_anchor_that_a_month_lacks_is_its_last_day() -> None:
+def test_an_anchor_day_that_a_month_lacks_is_its_last_day() -> None:
     rules = RealmRules([rule(anchor=31)])
-    found = list(periods(rules, at(2024, 1, 31), at(2024, 6, 30) - 1))
-    assert [str(one.first_day)[5:] for one in found] == [
+    derived = list(periods(rules, at(2024, 1, 31), at(2024, 6, 30) - 1))
+    assert [str(bounds.first_day)[5:] for bounds in derived] == [
         "01-31",
         "02-29",
         "03-31",

@@ -1,6 +1,6 @@
-"""session.ended: told whenever a session ends, numbered, and never with other figures than it has.
+"""``session.ended``: an event for each end of a session; the last one has the session's numbers.
 
-However settling's batches fall, the last telling of a session says what the session says.
+That holds for any batches of settling.
 """
 
 from typing import Any, Final
@@ -17,13 +17,13 @@ from tests.support.books import WRITER, Books
 from tests.support.coturn_messages import OTHER_SERVER_ADDRESS, FakeAllocation
 
 HALF, WHOLE, NOTHING = (5, 500, 4, 400), (10, 1000, 8, 800), (0, 0, 0, 0)
-SAME: Final = (
+SHARED_COLUMNS: Final = (
     "source", "database", "user_key", "allocation_id", "started_at", "start_known", "ended_at",
     "end_cause", "total_reported", "estimated", "disputed", *COUNTERS,
 )  # fmt: skip
 
 
-def told(books: Books) -> list[dict[str, Any]]:
+def session_ended_payloads(books: Books) -> list[dict[str, Any]]:
     number_feed(books.engine)
     rows = books.rows("feed")
     assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
@@ -31,42 +31,46 @@ def told(books: Books) -> list[dict[str, Any]]:
     return [row["payload"] for row in rows]
 
 
-def assert_last_is_true(books: Books) -> None:
-    """For each ended session, the last telling is the row of reporting.sessions."""
-    last = {payload["session_id"]: payload for payload in told(books)}
+def assert_last_events_match_sessions(books: Books) -> None:
+    """The last event of each ended session equals its row of ``reporting.sessions``."""
+    last = {payload["session_id"]: payload for payload in session_ended_payloads(books)}
     rows = [row for row in books.rows("sessions") if row["ended_at"] is not None]
     assert rows
     for row in rows:
         shown = {
-            name: value if isinstance(value, int | str) else _spelled(value)
+            name: value if isinstance(value, int | str) else _json_value(value)
             for name, value in row.items()
         }
         payload = last.pop(str(row["session_id"]))
-        assert {name: payload[name] for name in SAME} == {name: shown[name] for name in SAME}
-    alive = {str(row["session_id"]) for row in books.rows("sessions") if row["ended_at"] is None}
-    assert set(last) <= alive
+        assert {name: payload[name] for name in SHARED_COLUMNS} == {
+            name: shown[name] for name in SHARED_COLUMNS
+        }
+    open_sessions = {
+        str(row["session_id"]) for row in books.rows("sessions") if row["ended_at"] is None
+    }
+    assert set(last) <= open_sessions
 
 
-def _spelled(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     return value.isoformat(timespec="microseconds") if hasattr(value, "isoformat") else str(value)
 
 
-def test_an_end_with_its_totals_is_told_once(books: Books) -> None:
+def test_an_end_with_its_totals_is_one_event(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, *WHOLE)
     alice.close(20, WHOLE, NOTHING)
     books.advance_clock(30)
     books.run_jobs()
-    (payload,) = told(books)
+    (payload,) = session_ended_payloads(books)
     assert (payload["number"], payload["ended_at"], payload["received_bytes"]) == (
         1,
         "2026-11-02T12:00:20.000000+00:00",
         1000,
     )
     books.run_jobs()
-    assert len(told(books)) == 1
-    assert_last_is_true(books)
+    assert len(session_ended_payloads(books)) == 1
+    assert_last_events_match_sessions(books)
 
 
 def test_a_reopened_session_ends_again_with_the_next_number(books: Books) -> None:
@@ -80,14 +84,16 @@ def test_a_reopened_session_ends_again_with_the_next_number(books: Books) -> Non
     alice.deleted(800)
     books.advance_clock(801)
     books.run_jobs()
-    assert [(one["number"], one["end_cause"]) for one in told(books)] == [
+    assert [
+        (payload["number"], payload["end_cause"]) for payload in session_ended_payloads(books)
+    ] == [
         (1, "expired"),
         (2, "deleted"),
     ]
-    assert_last_is_true(books)
+    assert_last_events_match_sessions(books)
 
 
-def test_a_total_that_comes_after_the_end_was_told_is_told_with_the_next_number(
+def test_a_total_after_the_event_is_an_event_with_the_next_number(
     books: Books,
 ) -> None:
     alice = FakeAllocation(books)
@@ -98,19 +104,24 @@ def test_a_total_that_comes_after_the_end_was_told_is_told_with_the_next_number(
     alice.total(12, *WHOLE)
     books.advance_clock(13)
     books.run_jobs()
-    assert [(one["number"], one["received_bytes"]) for one in told(books)] == [(1, 0), (2, 1000)]
-    assert_last_is_true(books)
+    assert [
+        (payload["number"], payload["received_bytes"]) for payload in session_ended_payloads(books)
+    ] == [
+        (1, 0),
+        (2, 1000),
+    ]
+    assert_last_events_match_sessions(books)
 
 
-def test_strangers_and_those_who_live_are_not_told(books: Books) -> None:
-    FakeAllocation(books, user="live").new(0, 7200)
-    FakeAllocation(books, user="stranger").interim(5, *HALF)
+def test_unauthenticated_and_open_sessions_have_no_event(books: Books) -> None:
+    FakeAllocation(books, user="open").new(0, 7200)
+    FakeAllocation(books, user="unauthenticated").interim(5, *HALF)
     books.advance_clock(5000)
     books.run_jobs()
-    assert told(books) == []
+    assert session_ended_payloads(books) == []
 
 
-def test_an_event_keeps_its_id(books: Books) -> None:
+def test_the_event_id_is_derived_from_type_and_key(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     alice.deleted(10)
@@ -125,8 +136,8 @@ def test_an_event_keeps_its_id(books: Books) -> None:
     assert row["event_id"] == expected["id"]
 
 
-def test_an_end_that_was_told_as_json_stands_as_it_was_told(books: Books) -> None:
-    """Ends that were told, or waited, before the feed had columns for them."""
+def test_an_event_with_a_json_payload_keeps_it(books: Books) -> None:
+    """The form of ``session.ended`` before the feed had columns for it."""
     alice = FakeAllocation(books)
     alice.new(0)
     alice.close(20, WHOLE, NOTHING)
@@ -137,10 +148,10 @@ def test_an_end_that_was_told_as_json_stands_as_it_was_told(books: Books) -> Non
     with books.engine.begin() as connection:
         realm_id = add_realm(connection, b"example.org", RealmRule())
         outbox.enqueue_event(connection, "session.ended", realm_id, row["payload"], "of old")
-    assert told(books) == [row["payload"], row["payload"]]
+    assert session_ended_payloads(books) == [row["payload"], row["payload"]]
 
 
-def test_an_end_without_all_its_figures_is_refused(books: Books) -> None:
+def test_an_event_without_all_its_columns_is_refused(books: Books) -> None:
     with (
         psycopg.connect(books.url(WRITER)) as connection,
         pytest.raises(psycopg.errors.CheckViolation, match="waits_with_payload_or_end"),
@@ -152,11 +163,11 @@ def test_an_end_without_all_its_figures_is_refused(books: Books) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 1000])
-def test_however_batches_fall_the_last_telling_is_true(books: Books, limit: int) -> None:
+def test_the_last_event_matches_the_session_for_any_batches(books: Books, limit: int) -> None:
     FakeAllocation(books, user="expired").new(0)
     FakeAllocation(books, user="expired").interim(10, *HALF)
     FakeAllocation(books, user="shared").new(20, 7200)
-    FakeAllocation(books, user="stranger").interim(40, *HALF)
+    FakeAllocation(books, user="unauthenticated").interim(40, *HALF)
     books.advance_clock(700)
     books.load()
     books.settle(limit)
@@ -171,4 +182,4 @@ def test_however_batches_fall_the_last_telling_is_true(books: Books, limit: int)
     books.load()
     books.settle(limit)
     books.rollup()
-    assert_last_is_true(books)
+    assert_last_events_match_sessions(books)

@@ -1,4 +1,4 @@
-"""Numbering killed before any statement and either side of a COMMIT: no event twice, none lost."""
+"""Crashes of the job ``feed`` at any moment neither lose nor duplicate an event."""
 
 from accounting.errors import ConnectionLost
 from accounting.feed.number_feed import number_feed
@@ -8,30 +8,30 @@ from tests.support.feed_events import numbered_events, post_events
 from tests.support.servers import wait_until
 
 
-def waiting(books: Books) -> int:
+def outbox_count(books: Books) -> int:
     (row,) = books.query("SELECT count(*) FROM accounting.feed_outbox")
     return int(row["count"])
 
 
-def test_numbering_killed_at_any_moment_numbers_everything_once(books: Books) -> None:
-    death = CrashInjector()
-    deaths, at = 0, 0
-    with crashing_engine(books, death) as engine:
+def test_numbering_that_crashes_at_any_moment_numbers_everything_once(books: Books) -> None:
+    injector = CrashInjector()
+    crash_count, moment = 0, 0
+    with crashing_engine(books, injector) as engine:
         while True:
-            at += 1
-            keys = [f"{at}/{number}" for number in range(5)]
+            moment += 1
+            keys = [f"{moment}/{number}" for number in range(5)]
             before = len(numbered_events(books))
             post_events(books, *keys)
-            death.arm(at)
+            injector.arm(moment)
             try:
                 number_feed(engine, limit=2)
             except (SimulatedCrash, ConnectionLost):
-                deaths += 1
+                crash_count += 1
             else:
                 break
             finally:
-                death.moments_left = 0
-            # The server may take a moment to notice the death, and to free the lock.
-            wait_until(lambda: number_feed(books.engine, limit=2) + waiting(books) == 0)
+                injector.moments_left = 0
+            # The server frees the lock when it notices the closed connection.
+            wait_until(lambda: number_feed(books.engine, limit=2) + outbox_count(books) == 0)
             assert numbered_events(books)[before:] == list(enumerate(keys, start=before + 1))
-    assert deaths > 10
+    assert crash_count > 10

@@ -1,4 +1,4 @@
-"""Two schedulers at work while late usage comes: what is closed adds up at every moment of rest."""
+"""Jobs of two schedulers at once, while late usage arrives."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ from tests.support.invariants import assert_closed_periods_add_up
 ROUNDS = 8
 
 
-def test_two_schedulers_and_late_usage_keep_every_closed_period_whole(books: Books) -> None:
+def test_closed_periods_add_up_under_two_schedulers(books: Books) -> None:
     close_november_without_late_source(books)
     stop = Event()
     jobs: tuple[Callable[[Engine], object], ...] = (settle, rollup, adjust, close_periods)
@@ -41,17 +41,17 @@ def test_two_schedulers_and_late_usage_keep_every_closed_period_whole(books: Boo
     with ThreadPoolExecutor() as threads:
         schedulers = [threads.submit(schedule) for _ in range(2)]
         try:
-            for number in range(ROUNDS):
+            for round_number in range(ROUNDS):
                 late = FakeAllocation(
-                    books, user=f"u{number % 3}", allocation=100 + number, source="late"
+                    books, user=f"u{round_number % 3}", allocation=100 + round_number, source="late"
                 )
-                late.new(number * 2 * DAY)
-                late.interim(number * 2 * DAY + 10, 1, 100, 1, 100)
+                late.new(round_number * 2 * DAY)
+                late.interim(round_number * 2 * DAY + 10, 1, 100, 1, 100)
                 books.load(source="late")
-                # A total that is less than its interims takes back what may be billed by now.
-                late.close(number * 2 * DAY + 20, (1, 90, 1, 100), (0, 0, 0, 0))
-                books.advance_clock(NOVEMBER_END_SECONDS + (number + 1) * 6 * DAY)
-                books.advance_clock(number * 2 * DAY + 30, source="late")
+                # A total below its interims: a correction downwards of what may be billed by now.
+                late.close(round_number * 2 * DAY + 20, (1, 90, 1, 100), (0, 0, 0, 0))
+                books.advance_clock(NOVEMBER_END_SECONDS + (round_number + 1) * 6 * DAY)
+                books.advance_clock(round_number * 2 * DAY + 30, source="late")
                 books.load()
                 books.load(source="late")
             books.advance_clock(NOVEMBER_END_SECONDS + 61 + ROUNDS * 6 * DAY, source="late")
@@ -59,27 +59,27 @@ def test_two_schedulers_and_late_usage_keep_every_closed_period_whole(books: Boo
             assert list(verify(books.engine)) == []
         finally:
             stop.set()
-        for one in schedulers:
-            one.result(timeout=60)
+        for scheduler in schedulers:
+            scheduler.result(timeout=60)
     books.run_jobs()
     adjust(books.engine)
     close_periods(books.engine)
     assert [row["state"] for row in books.rows("periods")].count("closed") == 2
     assert_closed_periods_add_up(books)
     books.assert_conserved()
-    told = books.query(
+    events = books.query(
         "SELECT payload->>'period' AS period FROM accounting.feed_outbox"
         " WHERE type = 'period.closed' ORDER BY 1"
     )
-    assert len(told) == 2
+    assert len(events) == 2
 
 
-def test_a_snapshot_is_read_while_settling_goes_on(books: Books) -> None:
+def test_a_quiesced_snapshot_does_not_block_settling(books: Books) -> None:
     FakeAllocation(books).new(0)
     books.advance_clock(10)
     books.run_jobs()
     with quiesced_snapshot(books.engine) as connection:
         books.advance_clock(20)
         books.run_jobs()
-        [mark] = settled_cutoff(connection).watermarks
-        assert mark.settled_until == books.micros_at(10)
+        [watermark] = settled_cutoff(connection).watermarks
+        assert watermark.settled_until == books.micros_at(10)

@@ -1,4 +1,4 @@
-"""The order of the feed: given once, without a hole, and never seen with one."""
+"""The order of the feed: without holes, also for readers that read while it is numbered."""
 
 import psycopg
 import pytest
@@ -12,7 +12,7 @@ from tests.support.books import READER, WRITER, Books
 from tests.support.feed_events import numbered_events, post_events
 
 
-def test_events_are_numbered_in_the_order_in_which_they_were_posted(books: Books) -> None:
+def test_events_are_numbered_in_the_order_of_the_outbox(books: Books) -> None:
     post_events(books, "a", "b")
     post_events(books, "c")
     assert number_feed(books.engine, limit=2) == 3
@@ -23,7 +23,7 @@ def test_events_are_numbered_in_the_order_in_which_they_were_posted(books: Books
     assert books.query("SELECT count(*) FROM accounting.feed_outbox") == [{"count": 0}]
 
 
-def test_an_event_that_is_posted_again_is_told_once_and_leaves_no_hole(books: Books) -> None:
+def test_a_duplicate_event_is_dropped_and_leaves_no_hole(books: Books) -> None:
     post_events(books, "a", "a", "b")
     number_feed(books.engine)
     post_events(books, "b", "c")
@@ -31,7 +31,7 @@ def test_an_event_that_is_posted_again_is_told_once_and_leaves_no_hole(books: Bo
     assert numbered_events(books) == [(1, "a"), (2, "b"), (3, "c")]
 
 
-def test_an_event_that_is_not_committed_gets_a_later_number_not_a_smaller_one(
+def test_an_event_that_commits_late_gets_a_later_number(
     books: Books,
 ) -> None:
     post_events(books, "a")
@@ -45,7 +45,7 @@ def test_an_event_that_is_not_committed_gets_a_later_number_not_a_smaller_one(
     assert numbered_events(books) == [(1, "a"), (2, "quick"), (3, "slow")]
 
 
-def test_while_one_numbers_another_does_not(books: Books) -> None:
+def test_one_scheduler_numbers_at_a_time(books: Books) -> None:
     post_events(books, "a")
     with books.engine.begin() as connection:
         connection.execute(
@@ -55,13 +55,13 @@ def test_while_one_numbers_another_does_not(books: Books) -> None:
     assert number_feed(books.engine) == 1
 
 
-def test_who_waits_is_woken(books: Books) -> None:
+def test_numbering_notifies_listeners(books: Books) -> None:
     with psycopg.connect(books.url(READER), autocommit=True) as connection:
         connection.execute("LISTEN accounting_feed")
         post_events(books, "a", "b")
         number_feed(books.engine)
-        (notice,) = connection.notifies(timeout=10, stop_after=1)
-        assert notice.payload == "2"
+        (notification,) = connection.notifies(timeout=10, stop_after=1)
+        assert notification.payload == "2"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_who_waits_is_woken(books: Books) -> None:
         "TRUNCATE accounting.feed",
     ],
 )
-def test_nobody_takes_back_what_was_told(books: Books, statement: str) -> None:
+def test_no_role_can_change_the_feed(books: Books, statement: str) -> None:
     post_events(books, "a")
     number_feed(books.engine)
     for role, error in (

@@ -1,4 +1,4 @@
-"""Closing a period: what it waits for, what it writes, and that nothing of it changes again."""
+"""Closing a period: what it waits for, what it writes, and that it never changes afterwards."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
@@ -31,7 +31,7 @@ from tests.support.coturn_messages import FakeAllocation, counters_by_name
 from tests.support.servers import wait_until
 
 
-def states(books: Books) -> list[tuple[Any, ...]]:
+def period_states(books: Books) -> list[tuple[Any, ...]]:
     return [
         (row["period"], row["state"], row["waits_for"])
         for row in books.rows("periods", order="realm, starts_at")
@@ -43,16 +43,19 @@ def test_a_period_is_open_then_closing_then_closed(books: Books) -> None:
     books.advance_clock(2 * DAY)
     books.run_jobs()
     assert close_periods(books.engine) == 0
-    assert states(books) == [(NOVEMBER, "open", "its end")]
+    assert period_states(books) == [(NOVEMBER, "open", "its end")]
     books.advance_clock(NOVEMBER_END_SECONDS + 1)
     books.run_jobs()
     assert close_periods(books.engine) == 0
     grace = "its grace; source 'default' captured until 2026-12-01 00:00:01Z"
-    assert states(books)[0] == (NOVEMBER, "closing", grace)
+    assert period_states(books)[0] == (NOVEMBER, "closing", grace)
     books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     assert close_periods(books.engine) == 1
-    assert states(books) == [(NOVEMBER, "closed", None), (date(2026, 12, 1), "open", "its end")]
+    assert period_states(books) == [
+        (NOVEMBER, "closed", None),
+        (date(2026, 12, 1), "open", "its end"),
+    ]
     assert close_periods(books.engine) == 0
 
 
@@ -93,11 +96,11 @@ def test_a_statement_has_a_line_for_each_user_with_the_sums_of_the_hours(books: 
     assert len(LINE_NUMBERS) == 12
 
 
-def test_closing_tells_the_feed_once(books: Books) -> None:
+def test_closing_enqueues_one_event(books: Books) -> None:
     close_november(books)
     close_periods(books.engine)
-    told = books.query("SELECT payload FROM accounting.feed_outbox WHERE type = 'period.closed'")
-    assert [row["payload"] for row in told] == [
+    events = books.query("SELECT payload FROM accounting.feed_outbox WHERE type = 'period.closed'")
+    assert [row["payload"] for row in events] == [
         {
             "realm": "example.org",
             "period": "2026-11-01",
@@ -110,7 +113,7 @@ def test_closing_tells_the_feed_once(books: Books) -> None:
     ]
 
 
-def test_it_waits_for_every_source_to_be_settled(books: Books) -> None:
+def test_closing_waits_until_every_source_is_settled(books: Books) -> None:
     receive_november(books)
     books.advance_clock(0, source="second")
     books.advance_clock(NOVEMBER_END_SECONDS + 61)
@@ -118,12 +121,12 @@ def test_it_waits_for_every_source_to_be_settled(books: Books) -> None:
     books.advance_clock(NOVEMBER_END_SECONDS + 61, source="second")
     books.load(source="second")
     assert close_periods(books.engine) == 0
-    assert states(books)[0][2] == "source 'second' settled until 2026-11-02 12:00:00Z"
+    assert period_states(books)[0][2] == "source 'second' settled until 2026-11-02 12:00:00Z"
     books.settle()
     assert close_periods(books.engine) == 1
 
 
-def test_it_waits_for_the_roll_up(books: Books) -> None:
+def test_closing_waits_for_the_roll_up(books: Books) -> None:
     receive_november(books)
     books.advance_clock(2 * DAY)
     books.run_jobs()
@@ -132,12 +135,12 @@ def test_it_waits_for_the_roll_up(books: Books) -> None:
     books.load()
     books.settle()
     assert close_periods(books.engine) == 0
-    assert states(books)[0][2] == "the roll-up"
+    assert period_states(books)[0][2] == "the roll-up"
     books.rollup()
     assert close_periods(books.engine) == 1
 
 
-def test_it_waits_for_the_period_before(books: Books) -> None:
+def test_closing_waits_for_the_period_before(books: Books) -> None:
     receive_november(books)
     books.advance_clock(NOVEMBER_END_SECONDS + 40 * DAY)
     books.run_jobs()
@@ -145,11 +148,11 @@ def test_it_waits_for_the_period_before(books: Books) -> None:
     with pytest.raises(NotYet, match="waits for: period 2026-11-01"):
         close_period(books.engine, "example.org", date(2026, 12, 1))
     assert close_periods(books.engine) == 2
-    assert states(books)[2][:2] == (date(2027, 1, 1), "open")
+    assert period_states(books)[2][:2] == (date(2027, 1, 1), "open")
 
 
-def test_sessions_whose_time_has_passed_end_before_their_period_closes(books: Books) -> None:
-    """Else the line, recomputed at its cutoff, would have ended them."""
+def test_closing_waits_until_expired_sessions_have_ended(books: Books) -> None:
+    """Otherwise recomputing the line at its cutoff would end them, and differ."""
     FakeAllocation(books).new(0)
     books.advance_clock(100)
     books.run_jobs()
@@ -161,13 +164,13 @@ def test_sessions_whose_time_has_passed_end_before_their_period_closes(books: Bo
             " SET settled_until = (SELECT loaded_until FROM accounting.sources)"
         )
     assert close_periods(books.engine) == 0
-    assert states(books)[0][2] == "source 'default' has sessions to end"
+    assert period_states(books)[0][2] == "source 'default' has sessions to end"
     books.run_jobs()
     assert close_periods(books.engine) == 1
     assert books.rows("statements", "sessions_ended") == [{"sessions_ended": 1}]
 
 
-def test_a_retired_source_is_not_waited_for_and_named_as_missing(books: Books) -> None:
+def test_closing_excludes_a_retired_source_and_records_it(books: Books) -> None:
     receive_november(books, source="gone")
     books.advance_clock(2 * DAY, source="gone")
     books.advance_clock(NOVEMBER_END_SECONDS + 61)
@@ -180,20 +183,20 @@ def test_a_retired_source_is_not_waited_for_and_named_as_missing(books: Books) -
     assert cutoff.sources["gone"].settled_until == books.micros_at(2 * DAY)
 
 
-def test_a_period_can_be_closed_without_a_source(books: Books) -> None:
+def test_a_period_can_be_closed_with_a_source_excluded(books: Books) -> None:
     receive_november(books)
     books.advance_clock(2 * DAY, source="late")
     books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     with pytest.raises(NotYet, match="source 'late' captured until 2026-11-04 12:00:00Z"):
         close_period(books.engine, "example.org", NOVEMBER)
-    made = close_period(books.engine, "example.org", NOVEMBER, excluded_sources=["late"])
-    assert (made.line_count, made.excluded_sources) == (2, ("late",))
-    assert (made.sums["received_bytes"], made.sums["sessions_ended"]) == (600, 2)
-    assert states(books)[0][:2] == (NOVEMBER, "closed")
+    result = close_period(books.engine, "example.org", NOVEMBER, excluded_sources=["late"])
+    assert (result.line_count, result.excluded_sources) == (2, ("late",))
+    assert (result.sums["received_bytes"], result.sums["sessions_ended"]) == (600, 2)
+    assert period_states(books)[0][:2] == (NOVEMBER, "closed")
 
 
-def test_no_period_closes_before_its_end_even_without_any_source(books: Books) -> None:
+def test_no_period_closes_before_its_end_even_with_all_sources_excluded(books: Books) -> None:
     books.start = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=10)
     FakeAllocation(books).new(0)
     books.advance_clock(60)
@@ -204,19 +207,19 @@ def test_no_period_closes_before_its_end_even_without_any_source(books: Books) -
         close_period(books.engine, "example.org", period, excluded_sources=["default"])
 
 
-def test_a_dry_run_tells_and_changes_nothing(books: Books) -> None:
+def test_a_dry_run_returns_the_result_and_changes_nothing(books: Books) -> None:
     receive_november(books)
     books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
-    made = close_period(books.engine, "example.org", NOVEMBER, dry_run=True)
-    assert (made.line_count, made.sums["sent_bytes"]) == (2, 800)
-    assert states(books)[0] == (NOVEMBER, "closing", None)
+    result = close_period(books.engine, "example.org", NOVEMBER, dry_run=True)
+    assert (result.line_count, result.sums["sent_bytes"]) == (2, 800)
+    assert period_states(books)[0] == (NOVEMBER, "closing", None)
     assert books.rows("statements") == []
     assert books.query("SELECT FROM accounting.feed_outbox WHERE type = 'period.closed'") == []
 
 
 @pytest.mark.parametrize(
-    ("realm", "period", "without", "said"),
+    ("realm", "period", "excluded_sources", "message"),
     [
         ("example.com", NOVEMBER, [], "no realm 'example.com' is known: known are 'example.org'"),
         ("example.org", date(2026, 11, 2), [], "no period that begins on 2026-11-02"),
@@ -224,12 +227,12 @@ def test_a_dry_run_tells_and_changes_nothing(books: Books) -> None:
         ("example.org", NOVEMBER, [], "closed already, since "),
     ],
 )
-def test_what_can_not_be_closed_is_refused_in_words(
-    books: Books, realm: str, period: date, without: list[str], said: str
+def test_a_wrong_close_is_refused(
+    books: Books, realm: str, period: date, excluded_sources: list[str], message: str
 ) -> None:
     close_november(books)
-    with pytest.raises(UsageError, match=said):
-        close_period(books.engine, realm, period, excluded_sources=without)
+    with pytest.raises(UsageError, match=message):
+        close_period(books.engine, realm, period, excluded_sources=excluded_sources)
 
 
 @pytest.mark.parametrize(
@@ -253,19 +256,21 @@ def test_what_can_not_be_closed_is_refused_in_words(
     ],
 )
 @pytest.mark.parametrize("role", [None, "turn_accounting_owner", WRITER])
-def test_what_was_billed_is_refused_to_change_by_anybody(
+def test_no_role_can_change_a_closed_period(
     adjusted: Books, statement: str, role: str | None
 ) -> None:
-    """The superuser and the owner too; the writer has not even the right to try."""
+    """Triggers refuse the superuser and the owner; the writer lacks most privileges as well."""
     refused = (IntegrityConstraintViolation, psycopg.errors.InsufficientPrivilege)
-    with psycopg.connect(adjusted.url(role)) as connection, pytest.raises(refused) as told:
+    with psycopg.connect(adjusted.url(role)) as connection, pytest.raises(refused) as raised:
         connection.execute(statement.encode())
-    assert role == WRITER or isinstance(told.value, IntegrityConstraintViolation)
+    assert role == WRITER or isinstance(raised.value, IntegrityConstraintViolation)
 
 
 @pytest.mark.parametrize("table", ["statements", "adjustments", "periods", "feed"])
 @pytest.mark.parametrize("verb", ["DELETE FROM", "TRUNCATE"])
-def test_a_session_without_triggers_is_refused_too(adjusted: Books, table: str, verb: str) -> None:
+def test_disabling_triggers_for_a_session_does_not_help(
+    adjusted: Books, table: str, verb: str
+) -> None:
     number_feed(adjusted.engine)
     with psycopg.connect(adjusted.url()) as connection:
         connection.execute("SET session_replication_role = replica")
@@ -282,7 +287,7 @@ def test_a_session_without_triggers_is_refused_too(adjusted: Books, table: str, 
         "DROP TABLE accounting.statements",
     ],
 )
-def test_the_owner_rewrites_no_column_and_drops_no_table_that_a_view_shows(
+def test_the_owner_cannot_rewrite_or_drop_what_a_view_shows(
     adjusted: Books, statement: str
 ) -> None:
     with (
@@ -292,11 +297,11 @@ def test_the_owner_rewrites_no_column_and_drops_no_table_that_a_view_shows(
         connection.execute(statement.encode())
 
 
-def test_the_books_start_where_this_module_says() -> None:
+def test_november_end_seconds_is_the_end_of_november() -> None:
     assert START + timedelta(seconds=NOVEMBER_END_SECONDS) == datetime(2026, 12, 1, tzinfo=UTC)
 
 
-def test_nobody_closes_while_somebody_rolls_up(books: Books) -> None:
+def test_closing_does_nothing_while_a_roll_up_runs(books: Books) -> None:
     receive_november(books)
     books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
@@ -307,8 +312,8 @@ def test_nobody_closes_while_somebody_rolls_up(books: Books) -> None:
     assert close_periods(books.engine) == 1
 
 
-def test_closing_waits_for_a_settling_that_is_under_way(books: Books) -> None:
-    """What it commits is seen, and awaited: no line is of another moment than its cutoff."""
+def test_closing_waits_for_a_running_settle_job(books: Books) -> None:
+    """It then sees what the job committed, so lines and cutoff describe the same moment."""
     receive_november(books)
     books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
@@ -320,14 +325,14 @@ def test_closing_waits_for_a_settling_that_is_under_way(books: Books) -> None:
             " SELECT realm_id, user_key, starts_at FROM accounting.user_usage_hourly"
         )
         closing = threads.submit(close_period, books.engine, "example.org", NOVEMBER)
-        wait_until(lambda: waiting_for_locks(books) == 1)
+        wait_until(lambda: waiting_lock_count(books) == 1)
         assert not closing.done()
         settling.commit()
         with pytest.raises(NotYet, match="waits for: the roll-up"):
             closing.result(timeout=30)
 
 
-def waiting_for_locks(books: Books) -> int:
+def waiting_lock_count(books: Books) -> int:
     [row] = books.query(
         "SELECT count(*) AS waiting FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"

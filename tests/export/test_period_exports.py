@@ -1,4 +1,4 @@
-"""Exports of closed periods: exit 3 before, final afterwards; and killed at any moment."""
+"""Exports of closed periods: refused before the close, final afterwards, safe against crashes."""
 
 import csv
 import hashlib
@@ -35,7 +35,7 @@ from tests.support.command import turn_accounting
 from tests.support.crash_injection import CrashInjector, SimulatedCrash, crashing_engine
 
 
-def exported(engine: Engine, kind: ExportKind, period: Any = NOVEMBER) -> list[dict[str, str]]:
+def export_rows(engine: Engine, kind: ExportKind, period: Any = NOVEMBER) -> list[dict[str, str]]:
     out = io.BytesIO()
     selection = Selection(kind=kind, realm="example.org", period=period)
     export_to_stream(engine, selection, ExportFormat.CSV, out)
@@ -49,24 +49,24 @@ def test_a_period_that_is_not_closed_is_not_exported(books: Books, kind: ExportK
     books.run_jobs()
     assert close_periods(books.engine) == 0
     with pytest.raises(NotYet, match="it waits for its end"):
-        exported(books.engine, kind)
+        export_rows(books.engine, kind)
 
 
-def test_a_closed_period_has_its_lines_its_days_and_its_sessions(books: Books) -> None:
+def test_a_closed_period_exports_its_lines_days_and_sessions(books: Books) -> None:
     close_november(books)
-    lines = exported(books.engine, ExportKind.STATEMENTS)
-    days = exported(books.engine, ExportKind.USAGE)
-    sessions = exported(books.engine, ExportKind.SESSIONS)
+    lines = export_rows(books.engine, ExportKind.STATEMENTS)
+    days = export_rows(books.engine, ExportKind.USAGE)
+    sessions = export_rows(books.engine, ExportKind.SESSIONS)
     assert {row["user_id"]: row["received_bytes"] for row in lines} == {
         "alice": "100",
         "bob": "500",
     }
     for rows in (days, sessions):
         assert sum(int(row["received_bytes"]) for row in rows) == 600
-    assert exported(books.engine, ExportKind.ADJUSTMENTS) == []
+    assert export_rows(books.engine, ExportKind.ADJUSTMENTS) == []
 
 
-def test_statements_stay_the_same_bytes_whatever_comes_later(books: Books, tmp_path: Path) -> None:
+def test_late_usage_does_not_change_exported_statements(books: Books, tmp_path: Path) -> None:
     close_november_without_late_source(books)
     selection = Selection(kind=ExportKind.STATEMENTS, period=NOVEMBER)
 
@@ -82,7 +82,7 @@ def test_statements_stay_the_same_bytes_whatever_comes_later(books: Books, tmp_p
     assert adjust(books.engine) == 2
     assert export("after") == before
     with pytest.raises(NotYet):  # they are posted in December, which is open
-        exported(books.engine, ExportKind.ADJUSTMENTS, DECEMBER)
+        export_rows(books.engine, ExportKind.ADJUSTMENTS, DECEMBER)
     everything = io.BytesIO()
     export_to_stream(
         books.engine, Selection(kind=ExportKind.ADJUSTMENTS), ExportFormat.CSV, everything
@@ -91,15 +91,13 @@ def test_statements_stay_the_same_bytes_whatever_comes_later(books: Books, tmp_p
     assert {row["received_bytes"] for row in rows} == {"700", "10"}
 
 
-def test_the_manifest_of_a_periods_usage_says_what_of_it_is_late(
-    books: Books, tmp_path: Path
-) -> None:
+def test_the_manifest_of_a_periods_usage_has_its_late_usage(books: Books, tmp_path: Path) -> None:
     close_november_without_late_source(books)
     selection = Selection(kind=ExportKind.USAGE, period=NOVEMBER, granularity="hour")
 
     def export(into: str) -> tuple[dict[str, Any], bytes]:
-        made = export_to_directory(books.engine, selection, ExportFormat.CSV, tmp_path / into)
-        return json.loads(made.manifest_path.read_text()), made.path.read_bytes()
+        file = export_to_directory(books.engine, selection, ExportFormat.CSV, tmp_path / into)
+        return json.loads(file.manifest_path.read_text()), file.path.read_bytes()
 
     before = export("before")
     assert export("again") == before
@@ -116,70 +114,74 @@ def test_the_manifest_of_a_periods_usage_says_what_of_it_is_late(
 
 
 @contextmanager
-def mortal_disk(death: "Disaster") -> Iterator[None]:
-    """Let death come before any sync and rename, and after each rename."""
+def crashing_disk(injector: "DiskCrashInjector") -> Iterator[None]:
+    """Crash before and after any sync, rename and unlink."""
     names = ("fsync", "rename", "unlink")
-    before = {name: getattr(os, name) for name in names}
+    originals = {name: getattr(os, name) for name in names}
 
-    def mortal(name: str) -> Any:
-        def act(*arguments: Any, **options: Any) -> Any:
-            death.may_strike_disk()
-            done = before[name](*arguments, **options)
-            death.may_strike_disk()
-            return done
+    def crashing(name: str) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            injector.count_down_disk()
+            returned = originals[name](*arguments, **options)
+            injector.count_down_disk()
+            return returned
 
-        return act
+        return call
 
     for name in names:
-        setattr(os, name, mortal(name))
+        setattr(os, name, crashing(name))
     try:
         yield
     finally:
         for name in names:
-            setattr(os, name, before[name])
+            setattr(os, name, originals[name])
 
 
-class Disaster(CrashInjector):
-    def may_strike_disk(self) -> None:
+class DiskCrashInjector(CrashInjector):
+    def count_down_disk(self) -> None:
         self.moments_left -= 1
         if self.moments_left == 0:
             raise SimulatedCrash
 
 
 @pytest.mark.parametrize("format_", list(ExportFormat))
-def test_killed_at_any_moment_a_manifest_never_speaks_of_another_file(
+def test_after_a_crash_at_any_moment_a_manifest_describes_its_file(
     books: Books, tmp_path: Path, format_: ExportFormat
 ) -> None:
-    """Over the files of an export before, which differed; run again, all is as undisturbed."""
+    """A repeated export then gives the files of an uninterrupted one."""
     close_november(books)
     selection = Selection(kind=ExportKind.STATEMENTS, period=NOVEMBER)
-    whole = export_to_directory(books.engine, selection, format_, tmp_path / "undisturbed")
-    expected = {path.name: path.read_bytes() for path in whole.path.parent.iterdir()}
-    death = Disaster()
-    at, finished = 0, False
-    with crashing_engine(books, death) as engine:
+    uninterrupted = export_to_directory(
+        books.engine, selection, format_, tmp_path / "uninterrupted"
+    )
+    expected = {path.name: path.read_bytes() for path in uninterrupted.path.parent.iterdir()}
+    injector = DiskCrashInjector()
+    moment, finished = 0, False
+    with crashing_engine(books, injector) as engine:
         while not finished:
-            at += 1
-            directory = tmp_path / f"{at:03d}"
+            moment += 1
+            directory = tmp_path / f"{moment:03d}"
             old = export_to_directory(books.engine, selection, format_, directory)
             old.path.write_bytes(b"older")
-            told = json.loads(old.manifest_path.read_text())
-            told |= {"bytes": 5, "sha256": hashlib.sha256(b"older").hexdigest()}
-            old.manifest_path.write_text(json.dumps(told))
-            death.arm(at)
-            with suppress(SimulatedCrash, ConnectionLost), mortal_disk(death):
+            manifest = json.loads(old.manifest_path.read_text())
+            manifest |= {"bytes": 5, "sha256": hashlib.sha256(b"older").hexdigest()}
+            old.manifest_path.write_text(json.dumps(manifest))
+            injector.arm(moment)
+            with suppress(SimulatedCrash, ConnectionLost), crashing_disk(injector):
                 export_to_directory(engine, selection, format_, directory)
-                finished = death.moments_left > 0
-            death.moments_left = 0
+                finished = injector.moments_left > 0
+            injector.moments_left = 0
             if old.manifest_path.exists():
-                assert check_export(old.manifest_path) is None, at
+                assert check_export(old.manifest_path) is None, moment
             export_to_directory(books.engine, selection, format_, directory)
-            assert {path.name: path.read_bytes() for path in directory.iterdir()} == expected, at
-    assert at > 15
+            assert {path.name: path.read_bytes() for path in directory.iterdir()} == expected, (
+                moment
+            )
+    assert moment > 15
 
 
-def test_really_killed_it_leaves_nothing_that_looks_finished(books: Books, tmp_path: Path) -> None:
-    """SIGKILL while the draft is being written: no file, no manifest; and the next run has both."""
+def test_a_killed_process_leaves_only_drafts(books: Books, tmp_path: Path) -> None:
+    """SIGKILL before the first sync leaves no file and no manifest; the next run writes both."""
     close_november(books)
     target = tmp_path / "out"
     program = (
@@ -200,14 +202,14 @@ def test_really_killed_it_leaves_nothing_that_looks_finished(books: Books, tmp_p
     assert killed.returncode == -9
     assert [path.name[0] for path in target.iterdir()] != []
     assert all(path.name.startswith(".") for path in target.iterdir())
-    ran = turn_accounting(*arguments, database_url=books.url(READER))
-    assert ran == (0, "", "")
+    result = turn_accounting(*arguments, database_url=books.url(READER))
+    assert result == (0, "", "")
     manifests = [str(path) for path in target.glob("*.manifest.json")]
     assert len(list(target.iterdir())) == 2
     assert turn_accounting("export", "check", *manifests) == (0, "", "")
 
 
-def test_the_command_is_silent_and_says_not_yet_with_3(books: Books, tmp_path: Path) -> None:
+def test_the_command_exits_with_3_before_the_close(books: Books, tmp_path: Path) -> None:
     receive_november(books)
     books.advance_clock(2 * DAY)
     books.run_jobs()
@@ -221,7 +223,7 @@ def test_the_command_is_silent_and_says_not_yet_with_3(books: Books, tmp_path: P
 
 
 @pytest.mark.parametrize("format_", list(ExportFormat))
-def test_an_output_that_takes_no_more_ends_the_export(books: Books, format_: ExportFormat) -> None:
+def test_a_full_output_ends_the_export(books: Books, format_: ExportFormat) -> None:
     close_november(books)
     arguments = ("export", "statements", "--period", "2026-11-01", "--format", format_.value)
     full = turn_accounting(*arguments, output="/dev/full", database_url=books.url(READER))
@@ -232,11 +234,11 @@ def test_an_output_that_takes_no_more_ends_the_export(books: Books, format_: Exp
 def test_the_command_writes_to_standard_output(books: Books) -> None:
     close_november(books)
     database = {"database_url": books.url(READER)}
-    ran = turn_accounting(
+    result = turn_accounting(
         "export", "statements", "--period", "2026-11-01", "--format", "jsonl", **database
     )
-    assert (ran.code, ran.err) == (0, "")
-    assert {row["user_id"]: row["sent_bytes"] for row in ran.rows} == {"alice": 200, "bob": 600}
+    assert (result.code, result.err) == (0, "")
+    assert {row["user_id"]: row["sent_bytes"] for row in result.rows} == {"alice": 200, "bob": 600}
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,7 @@ def test_the_command_writes_to_standard_output(books: Books) -> None:
         ("check", "no-such-manifest.json"),
     ],
 )
-def test_wrong_use_is_said_in_one_line(books: Books, arguments: tuple[str, ...]) -> None:
-    ran = turn_accounting("export", *arguments, database_url=books.url(READER))
-    assert ran.code == 2
-    assert ran.error_line
+def test_a_usage_error_is_one_line(books: Books, arguments: tuple[str, ...]) -> None:
+    result = turn_accounting("export", *arguments, database_url=books.url(READER))
+    assert result.code == 2
+    assert result.error_line
