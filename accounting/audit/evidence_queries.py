@@ -70,7 +70,7 @@ def parse_cutoff(connection: Connection, text: str) -> Cutoff:
             )
             for name, one in found.sources.items()
         ),
-        highest_gap=found.gap,
+        highest_gap=found.highest_gap_id,
     )
 
 

@@ -49,7 +49,7 @@ def current_cutoff(connection: Connection, excluded_sources: Sequence[str] = ())
         )
     )
     return StatementCutoff(
-        gap=connection.execute(
+        highest_gap_id=connection.execute(
             select(func.coalesce(func.max(schema.capture_gaps.c.gap_id), 0))
         ).scalar_one(),
         sources={

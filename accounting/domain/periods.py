@@ -1,9 +1,8 @@
-"""The borders of a realm's billing periods. No other code computes one.
+"""Derive the billing periods of a realm from its rules; no other module computes a border.
 
 A period runs from local midnight of the realm's anchor day (the last day of a month that is too
-short for it) to the next, by the rules in force:
-changed rules end the period under way at their first border after they hold. Periods are
-half-open, contiguous, and named by their first local day.
+short for it) to the next. A changed rule ends the current period at the rule's own first border.
+Periods are half-open, contiguous, and named by their first local day.
 """
 
 from calendar import monthrange
@@ -16,16 +15,17 @@ from zoneinfo import ZoneInfo
 from accounting.domain.calendar import TIME_MAX, TIME_MIN, first_instant, from_micros
 from accounting.domain.realm_rules import RealmRule, RealmRules
 
-_DAY: Final = 86_400_000_000
-_LONGEST: Final = 64 * _DAY
-"""No two borders of one rule are further apart; so far back a walk begins before the one wanted."""
+_DAY_MICROS: Final = 86_400_000_000
+_MAX_PERIOD_MICROS: Final = 64 * _DAY_MICROS
+"""More than the distance of two borders of one rule: enough to go back to find the one before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeriodBounds:
     """A half-open span, ``starts_at <= t < ends_at``, microseconds since the epoch.
 
-    ``due_at``: its end and the grace of the realm then; it closes when all before is settled.
+    ``due_at``: its end plus the realm's grace at that time; it closes when all sources are settled
+    beyond it.
     """
 
     first_day: date
@@ -36,7 +36,7 @@ class PeriodBounds:
 
 
 def periods(rules: RealmRules, since: int, until: int) -> Iterator[PeriodBounds]:
-    """The periods of a realm from the one that ``since`` falls in to that of ``until``, in order.
+    """The periods of a realm from the one that contains ``since`` to that of ``until``, in order.
 
     Times in microseconds since the epoch.
     """
@@ -58,28 +58,28 @@ def periods(rules: RealmRules, since: int, until: int) -> Iterator[PeriodBounds]
 
 
 def _borders(rules: RealmRules, time: int) -> Iterator[tuple[int, date, str]]:
-    """(instant, local day, zone) of the borders in order, from one at or before ``time`` on."""
+    """(instant, local day, time zone) of the borders in order; the first is at or before ``time``."""
     last: date | None = None
     for index, rule in enumerate(rules.rules):
         final = index + 1 == len(rules.rules)
         holds_until = TIME_MAX if final else rules.rules[index + 1].holds_from
         first = rule.holds_from
         if first == TIME_MIN:
-            # Nobody changed the rules before: the walk may begin anywhere.
-            first = min(time, holds_until - 1) - _LONGEST
+            # No rule came before this one: the borders may be derived from any time.
+            first = min(time, holds_until - 1) - _MAX_PERIOD_MICROS
         elif final:
-            # As above, but not further back than where this rule's own borders begin.
-            first = max(first, time - _LONGEST)
-        for instant, day in _anchors(rule, first):
+            # As above, but not before this rule takes effect.
+            first = max(first, time - _MAX_PERIOD_MICROS)
+        for instant, day in _anchor_midnights(rule, first):
             if instant >= holds_until:
                 break
-            # Of two borders on one local day (the zone moved west), the first has its name.
+            # A zone that moves west can repeat a local day: only its first border counts.
             if last is None or day > last:
                 last = day
                 yield instant, day, rule.time_zone
 
 
-def _anchors(rule: RealmRule, since: int) -> Iterator[tuple[int, date]]:
+def _anchor_midnights(rule: RealmRule, since: int) -> Iterator[tuple[int, date]]:
     """Local midnights of the anchor day, by one rule, that are not before ``since``."""
     zone = ZoneInfo(rule.time_zone)
     month = from_micros(since).astimezone(zone).date().replace(day=1)

@@ -1,7 +1,7 @@
-"""What a statement's line is proved by: the cutoff that it was computed at, and its digest.
+"""The cutoff and the digest of a statement line: its proof.
 
-Both are canonical texts: the same facts give the same bytes. No user's name is in either, so that
-erasing a name changes nothing.
+Both are canonical texts: equal facts give equal bytes. Neither contains a user's name, so that
+erasing a name changes neither.
 """
 
 import json
@@ -14,9 +14,9 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceCutoff:
-    """How far one source was settled. ``until`` in microseconds since the epoch.
+    """How far one source was settled. ``settled_until``: microseconds since the epoch.
 
-    ``sighted``: (epoch, position, number) of the last key sighting that was taken in.
+    ``last_sighting``: (epoch, position, number) of the last key sighting that was settled.
     """
 
     epoch: int
@@ -27,47 +27,55 @@ class SourceCutoff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatementCutoff:
-    """What a statement was computed from: each source by name, and the highest gap_id known.
+    """What a statement was computed from: each source by name, and the highest ``gap_id``.
 
-    ``without``: the sources that it did not wait for, though they were behind.
+    ``excluded_sources``: those that were behind and not waited for.
     """
 
     sources: Mapping[str, SourceCutoff]
-    gap: int
+    highest_gap_id: int
     excluded_sources: Sequence[str] = ()
 
     def to_text(self) -> str:
         """Canonical JSON: sorted names, no spaces, ASCII only."""
-        found = {
+        sources = {
             name: {
-                "epoch": one.epoch,
-                "position": one.position,
-                "sighted": list(one.last_sighting),
-                "until": one.settled_until,
+                "epoch": source.epoch,
+                "position": source.position,
+                "sighted": list(source.last_sighting),
+                "until": source.settled_until,
             }
-            for name, one in self.sources.items()
+            for name, source in self.sources.items()
         }
         return json.dumps(
-            {"gap": self.gap, "sources": found, "without": sorted(self.excluded_sources)},
+            {
+                "gap": self.highest_gap_id,
+                "sources": sources,
+                "without": sorted(self.excluded_sources),
+            },
             sort_keys=True,
             separators=(",", ":"),
         )
 
     @classmethod
     def from_text(cls, text: str) -> "StatementCutoff":
-        """The cutoff that :meth:`to_text` wrote."""
-        found = json.loads(text)
+        """Parse what :meth:`to_text` wrote."""
+        fields = json.loads(text)
         return cls(
-            gap=found["gap"],
-            excluded_sources=tuple(found["without"]),
+            highest_gap_id=fields["gap"],
+            excluded_sources=tuple(fields["without"]),
             sources={
                 name: SourceCutoff(
-                    epoch=one["epoch"],
-                    position=one["position"],
-                    settled_until=one["until"],
-                    last_sighting=(one["sighted"][0], one["sighted"][1], one["sighted"][2]),
+                    epoch=source["epoch"],
+                    position=source["position"],
+                    settled_until=source["until"],
+                    last_sighting=(
+                        source["sighted"][0],
+                        source["sighted"][1],
+                        source["sighted"][2],
+                    ),
                 )
-                for name, one in found["sources"].items()
+                for name, source in fields["sources"].items()
             },
         )
 
@@ -75,16 +83,16 @@ class StatementCutoff:
 def line_digest(
     *, realm: str, period: date, user_key: UUID, numbers: Sequence[int], cutoff: str
 ) -> str:
-    """SHA-256, hexadecimal, of a statement's line; the query ``write_statement`` computes the same.
+    """SHA-256, in hexadecimal, of a statement line; the query ``write_statement`` computes it too.
 
     ``numbers``: the eight counters, sessions started and ended, session microseconds, estimated
-    bytes. ``realm`` as the views spell it, last: it alone may hold the character between two.
+    bytes. ``realm``: as in the views; it is last, because only a realm may contain the separator.
     """
     fields = [period.isoformat(), str(user_key), *map(str, numbers), cutoff, realm]
     return sha256("\n".join(fields).encode()).hexdigest()
 
 
 def statement_digest(lines: Iterable[tuple[UUID, str]]) -> str:
-    """SHA-256, hexadecimal, over a whole statement: (user_key, digest) of its lines by key."""
-    told = "\n".join(f"{user_key} {digest}" for user_key, digest in sorted(lines))
-    return sha256(told.encode()).hexdigest()
+    """SHA-256, in hexadecimal, of a statement: (user_key, digest) of its lines, sorted by key."""
+    text = "\n".join(f"{user_key} {digest}" for user_key, digest in sorted(lines))
+    return sha256(text.encode()).hexdigest()

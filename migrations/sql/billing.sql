@@ -1,6 +1,6 @@
 -- What is billed: periods, their statements, and adjustments of closed periods.
 
--- One row for each month of a realm. A change of the realm's rules redraws open periods; a closed
+-- One row for each month of a realm. A change of the realm's rules replaces open periods; a closed
 -- one stays as it is. due_at: the end and the grace.
 CREATE TABLE accounting.periods (
     realm_id integer NOT NULL,

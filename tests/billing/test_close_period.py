@@ -65,7 +65,7 @@ def test_a_statement_has_a_line_for_each_user_with_the_sums_of_the_hours(books: 
     closed_at = books.rows("periods", order="starts_at")[0]["closed_at"]
     cutoff = StatementCutoff.from_text(lines[0]["cutoff"])
     assert cutoff.sources["default"].settled_until == books.micros_at(NOVEMBER_END_SECONDS + 61)
-    assert (cutoff.gap, cutoff.excluded_sources) == (0, ())
+    assert (cutoff.highest_gap_id, cutoff.excluded_sources) == (0, ())
     keys = {row["user_id"]: row["user_key"] for row in books.rows("sessions")}
     for line, user, counts, seconds, estimated in (
         (lines[0], "alice", (1, 100, 2, 200), 100, 0),
