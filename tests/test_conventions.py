@@ -1,4 +1,4 @@
-"""The house rules that no other tool checks: what may not stand in any file of this project."""
+"""The project's own rules, which no other tool checks."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ IGNORED = [
     ".git/",
     *(ROOT / ".gitignore").read_text().splitlines(),
 ]
-# Spelled so that this file does not hold what it looks for.
+# Split so that this file does not match.
 ADDRESSES = re.compile(
     r"pypi" + r"\.(org|python)|python" + r"hosted\.org|file:" + "///"
     r"|(?<!no-emit-)\bindex" + r"-url|\bfind" + r"-links|\btrusted" + "-host"
@@ -24,10 +24,13 @@ PURE = {
     "fractions", "functools", "hashlib", "heapq", "hmac", "itertools", "json", "math", "operator",
     "re", "typing", "unicodedata", "uuid", "zoneinfo",
 }  # fmt: skip
+"""Modules of the standard library that do no I/O; the domain imports only these."""
+ROOMS = sorted(path.parent for path in (ROOT / "accounting").glob("*/__init__.py"))
+QUERY = re.compile(r"^-- name: (\w+)\n((?:--.*\n)*)", re.MULTILINE)
 
 
 def project_files() -> Iterator[Path]:
-    """Every file of the project but what .gitignore names; needs no git."""
+    """Every file of the project except those that .gitignore names; needs no git."""
     yield from _files_below(ROOT)
 
 
@@ -64,7 +67,7 @@ def used_names(tree: ast.Module) -> Iterator[str]:
             yield node.func.id
 
 
-def test_no_file_holds_the_address_of_a_package_index() -> None:
+def test_no_file_contains_the_address_of_a_package_index() -> None:
     found = {
         f"{path.relative_to(ROOT)}: {match[0]}"
         for path in project_files()
@@ -73,10 +76,10 @@ def test_no_file_holds_the_address_of_a_package_index() -> None:
     assert found == set()
 
 
-def test_no_file_names_the_place_where_it_was_made() -> None:
+def test_no_file_names_the_directory_of_this_checkout() -> None:
     here = str(ROOT)
     if len(ROOT.parts) < 3:
-        here = f"{here}/accounting"  # a root as short as /src may well stand in a Dockerfile
+        here = f"{here}/accounting"  # a Dockerfile may contain a root as short as /src
     found = [
         str(path.relative_to(ROOT))
         for path in project_files()
@@ -94,7 +97,7 @@ def test_every_dependency_is_locked_with_a_hash() -> None:
             assert "--hash=sha256:" in block, block
 
 
-def test_every_module_opens_with_what_it_owns() -> None:
+def test_every_module_has_a_docstring() -> None:
     lacking = [
         name
         for name, tree in sources("accounting", "tests", "benchmarks", "migrations")
@@ -103,8 +106,42 @@ def test_every_module_opens_with_what_it_owns() -> None:
     assert lacking == []
 
 
-def test_the_model_imports_nothing_that_reaches_outside() -> None:
-    """Import-linter can only forbid what it is told by name; this allows by name."""
+def test_every_room_describes_itself() -> None:
+    assert len(ROOMS) > 10
+    lacking = [
+        room.name
+        for room in ROOMS
+        if not (docstring := ast.get_docstring(ast.parse((room / "__init__.py").read_bytes())))
+        or docstring.startswith("TODO")
+    ]
+    assert lacking == []
+
+
+def test_every_query_is_described_and_used() -> None:
+    """A query's name stands in a string literal of its own room."""
+    files = [room / "queries.sql" for room in ROOMS if (room / "queries.sql").exists()]
+    assert len(files) > 5
+    undescribed, unused = [], []
+    for file in files:
+        room = file.parent.name
+        literals = {
+            node.value
+            for _, tree in sources(f"accounting/{room}")
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant)
+        }
+        for match in QUERY.finditer(file.read_text()):
+            name, comment = match.groups()
+            if not re.match(r"-- [A-Z].*\w.*\.$", comment.replace("\n-- ", " ").strip()):
+                undescribed.append(f"{room}: {name}")
+            if name not in literals:
+                unused.append(f"{room}: {name}")
+    assert undescribed == []
+    assert unused == []
+
+
+def test_the_domain_imports_only_modules_without_io() -> None:
+    """Import-linter can forbid modules by name; this rule allows them by name."""
     found = {
         f"{name} imports {module}"
         for name, tree in sources("accounting/domain")
@@ -115,7 +152,7 @@ def test_the_model_imports_nothing_that_reaches_outside() -> None:
     assert set(sys.stdlib_module_names) >= PURE
 
 
-def test_names_say_what_a_thing_is() -> None:
+def test_no_name_is_vague() -> None:
     vague = re.compile(r"(^|/)(utils?|helpers?|common|misc)(\.py|/)")
     names = [name for name, _ in sources("accounting", "tests", "benchmarks")]
     assert [name for name in names if vague.search(name)] == []
@@ -134,11 +171,11 @@ def test_names_say_what_a_thing_is() -> None:
     [
         ("no mocks", re.compile(r"(^|\.)((Magic|Async)?Mock|mock|mocker)(\.|$)")),
         ("no skips", re.compile(r"^pytest\.(mark\.)?(skip|skipif|importorskip|xfail)$")),
-        ("no sleeps: wait on a condition", re.compile(r"^((time|asyncio)\.)?sleep$")),
+        ("no sleeps: wait for a condition", re.compile(r"^((time|asyncio)\.)?sleep$")),
     ],
 )
-def test_tests_meet_the_real_thing(rule: str, pattern: re.Pattern[str]) -> None:
-    """`tests.support.servers.wait_until` alone sleeps: between two looks at its condition."""
+def test_tests_use_real_servers_and_conditions(rule: str, pattern: re.Pattern[str]) -> None:
+    """Only ``tests.support.servers.wait_until`` sleeps, between two checks of its condition."""
     found = [
         f"{name}: {used}"
         for name, tree in sources("tests")
@@ -146,3 +183,15 @@ def test_tests_meet_the_real_thing(rule: str, pattern: re.Pattern[str]) -> None:
         if pattern.search(used) and name != "tests/support/servers.py"
     ]
     assert found == [], rule
+
+
+def test_no_test_imports_from_another_test() -> None:
+    """Builders that several tests use are in ``tests/support``."""
+    imported = re.compile(r"^tests\.(?!support\.|chaos\.)|(^|\.)conftest$")
+    found = [
+        f"{name}: {module}"
+        for name, tree in sources("tests", "benchmarks")
+        for module in imported_modules(tree)
+        if imported.search(module) and name != "tests/chaos/__main__.py"
+    ]
+    assert found == []
