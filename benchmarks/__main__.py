@@ -28,11 +28,11 @@ from benchmarks import (
     sources,
     storage,
 )
-from benchmarks.bed import durable_postgres, server_settings
 from benchmarks.figures import Figure, json_line, shown
+from benchmarks.fixture import durable_postgres, server_settings
 from benchmarks.measure import say
-from benchmarks.mix import Mix
 from benchmarks.scale import QUICK, WHOLE, Scale
+from benchmarks.workload import Mix
 from tests.support.servers import PostgresServer
 
 Part = Callable[[PostgresServer, Scale], list[Figure]]

@@ -16,8 +16,8 @@ import psycopg
 from accounting.db.engine import Engine, open_engine
 from accounting.export.export import ExportFormat, export_to_directory, export_to_stream
 from accounting.export.selection import ExportKind, Selection
-from benchmarks.bed import made_bed
 from benchmarks.figures import Figure, Rounds
+from benchmarks.fixture import made_bed
 from benchmarks.measure import forget_peak, peak_bytes, resident_bytes, say, take
 from benchmarks.scale import Scale
 from tests.support.servers import PostgresServer

@@ -17,16 +17,16 @@ import psycopg
 
 from accounting.billing.close_period import close_period
 from accounting.feed.number_feed import number_feed
-from benchmarks.bed import Bed, made_bed
 from benchmarks.figures import Figure, Rounds, number
-from benchmarks.heard import some
+from benchmarks.fixture import Bed, made_bed
 from benchmarks.history import BILLED_REALM, COPIED, History
 from benchmarks.load import STEP_US
 from benchmarks.measure import Span, say, take
-from benchmarks.mix import REALMS, Mix
 from benchmarks.scale import Scale
 from benchmarks.settle import SECONDS_TO_EXPIRY
+from benchmarks.spool_filler import some
 from benchmarks.storage import sizes
+from benchmarks.workload import REALMS, Mix
 from tests.support.books import READER
 from tests.support.servers import PostgresServer
 from tests.support.service import ROOT

@@ -19,11 +19,11 @@ import psycopg
 from accounting.feed.number_feed import number_feed
 from accounting.identities.realm_queries import all_rules
 from accounting.usage.fold_hours import fold_all
-from benchmarks.bed import Bed
-from benchmarks.heard import Heard, some
+from benchmarks.fixture import Bed
 from benchmarks.measure import say
-from benchmarks.mix import MESSAGES_PER_LIFE, Mix
 from benchmarks.scale import Scale
+from benchmarks.spool_filler import Heard, some
+from benchmarks.workload import MESSAGES_PER_LIFE, Mix
 from tests.support.books import Books
 
 LAST_DAY: Final = date(2026, 11, 2)

@@ -9,12 +9,12 @@ from typing import Final
 
 import psycopg
 
-from benchmarks.bed import Bed, in_rounds
 from benchmarks.figures import Figure, Rounds
-from benchmarks.heard import Heard, some
+from benchmarks.fixture import Bed, in_rounds
 from benchmarks.measure import take
-from benchmarks.mix import Mix
 from benchmarks.scale import Scale
+from benchmarks.spool_filler import Heard, some
+from benchmarks.workload import Mix
 from tests.support.servers import PostgresServer
 
 START: Final = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)

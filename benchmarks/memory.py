@@ -7,7 +7,7 @@ more than the first.
 from dataclasses import replace
 
 from benchmarks.figures import Figure, Rounds
-from benchmarks.line import Line, on_a_line
+from benchmarks.pipeline import Line, on_a_line
 from benchmarks.scale import Scale
 from tests.support.servers import PostgresServer
 

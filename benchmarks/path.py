@@ -7,8 +7,8 @@ a gap.
 """
 
 from benchmarks.figures import Figure, Rounds
-from benchmarks.line import Line, Stretch, on_a_line
 from benchmarks.measure import say
+from benchmarks.pipeline import Line, Stretch, on_a_line
 from benchmarks.scale import Scale
 from tests.support.servers import PostgresServer
 

@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self
 
-from benchmarks.mix import Message, Mix
+from benchmarks.workload import Message, Mix
 from tests.support.service import ROOT
 
 TICK_SECONDS: Final = 0.01

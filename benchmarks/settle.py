@@ -7,13 +7,13 @@ CPU time is that of the jobs (this process) and of Postgres with all its process
 
 from accounting.domain.counters import COUNTERS
 from accounting.feed.number_feed import number_feed
-from benchmarks.bed import Bed, in_rounds
 from benchmarks.figures import Figure, Rounds
-from benchmarks.heard import Heard, some
+from benchmarks.fixture import Bed, in_rounds
 from benchmarks.load import START, STEP_US
 from benchmarks.measure import Span, take
-from benchmarks.mix import Mix
 from benchmarks.scale import Scale
+from benchmarks.spool_filler import Heard, some
+from benchmarks.workload import Mix
 from tests.support.servers import PostgresServer
 
 GROUP_BY = """

@@ -7,8 +7,8 @@ sources bring it. Then more machines add up until one Postgres is full.
 from functools import partial
 
 from benchmarks.figures import Figure, Rounds
-from benchmarks.line import Line, on_a_line
 from benchmarks.path import add_cpu
+from benchmarks.pipeline import Line, on_a_line
 from benchmarks.scale import Scale
 from tests.support.servers import PostgresServer
 

@@ -5,8 +5,8 @@ Of a day of whole lives, made by the real path: each user has a few sessions of 
 
 from collections.abc import Iterator
 
-from benchmarks.bed import Bed, made_bed
 from benchmarks.figures import Figure, Rounds
+from benchmarks.fixture import Bed, made_bed
 from benchmarks.history import History
 from benchmarks.scale import Scale
 from tests.support.servers import PostgresServer

@@ -13,13 +13,13 @@ import pytest
 
 from benchmarks import memory, path, sources
 from benchmarks.__main__ import PARTS, arguments, chosen_scale, measure
-from benchmarks.bed import made_bed
 from benchmarks.figures import Figure, json_line, side_by_side, table
-from benchmarks.line import Line
-from benchmarks.mix import GROUP_MESSAGES, Mix
-from benchmarks.page import filled
+from benchmarks.fixture import made_bed
+from benchmarks.pipeline import Line
 from benchmarks.publisher import Timeline
+from benchmarks.report import filled
 from benchmarks.scale import QUICK, WHOLE, Scale
+from benchmarks.workload import GROUP_MESSAGES, Mix
 from tests.support.servers import PostgresServer
 
 TINY: Final[Scale] = replace(

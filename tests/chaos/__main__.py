@@ -8,7 +8,7 @@ import random
 import sys
 
 from tests.chaos.faults import KINDS
-from tests.chaos.running import run, to_stderr
+from tests.chaos.runner import run, to_stderr
 from tests.support.servers import RedisServer
 
 

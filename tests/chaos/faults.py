@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from tests.chaos.wire import Loss
-from tests.chaos.world import BACKLOG_BYTES, REDIS, UNLIMITED, Machine, World, send
+from tests.chaos.deployment import BACKLOG_BYTES, REDIS, UNLIMITED, Machine, World, send
+from tests.chaos.faulty_proxy import Loss
 from tests.support.servers import ADDRESS, RedisServer
 from tests.support.service import arguments, descendants
 

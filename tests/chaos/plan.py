@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from tests.chaos.deployment import Capture
 from tests.chaos.faults import KINDS, Costs, Kind
-from tests.chaos.world import Capture
 
 FAULTS_A_ROUND: Final = (5, 10)
 LOSSY_ROUNDS: Final = 5

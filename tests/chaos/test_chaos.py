@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.running import Figures, run
+from tests.chaos.runner import Figures, run
 
 
 def assert_clean(figures: Figures, faults: int) -> None:

@@ -10,7 +10,7 @@ from itertools import islice
 
 from accounting.capture.spool.spool import Spool
 from accounting.domain.calendar import to_micros
-from benchmarks.mix import GROUP_MESSAGES, Message
+from benchmarks.workload import GROUP_MESSAGES, Message
 
 BATCH: int = 10_000
 

@@ -24,8 +24,8 @@ from accounting.audit.differences import Difference
 from accounting.audit.verify import verify
 from accounting.db import migrations
 from accounting.db.engine import open_engine
-from tests.chaos.publishing import Publisher
-from tests.chaos.wire import Wire
+from tests.chaos.faulty_proxy import Wire
+from tests.chaos.publisher import Publisher
 from tests.support.books import WRITER
 from tests.support.servers import ADDRESS, PostgresServer, RedisServer, ValkeyServer
 from tests.support.service import Service, descendants

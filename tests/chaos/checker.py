@@ -12,7 +12,7 @@ from typing import Any, Final
 from accounting.domain.counters import COUNTERS
 from accounting.domain.text_escaping import escape
 from tests.chaos.allocations import NONE, Bounds, Eight, Fate, Identity, Message, arrive, expected
-from tests.chaos.world import World
+from tests.chaos.deployment import World
 
 SUMS: Final = ", ".join(f"coalesce(sum({name}), 0)::text AS {name}" for name in COUNTERS)
 REPORTS: Final = """

@@ -1,6 +1,6 @@
 """Puts the figures of a run into docs/performance.md and docs/scale.md, between their marks.
 
-    python -m benchmarks.page bench.jsonl
+    python -m benchmarks.report bench.jsonl
 
 A part that the run has no figures of keeps those that stand there. What one core carries is worked
 out from the CPU time of the whole path.

@@ -21,12 +21,12 @@ from typing import Final, Self
 import psycopg
 
 from accounting.domain.counters import COUNTERS
-from benchmarks.bed import Bed, made_bed
 from benchmarks.figures import Figure
+from benchmarks.fixture import Bed, made_bed
 from benchmarks.measure import cpu_seconds, resident_bytes, say
-from benchmarks.mix import REALMS
 from benchmarks.publisher import Publisher, Timeline
 from benchmarks.scale import Scale
+from benchmarks.workload import REALMS
 from tests.support.servers import PostgresServer, ValkeyServer
 from tests.support.service import Service
 

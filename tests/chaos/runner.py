@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from tests.chaos.checking import Checker, Span, Tally
+from tests.chaos.checker import Checker, Span, Tally
+from tests.chaos.deployment import Capture, World, running_world
 from tests.chaos.faults import Step
 from tests.chaos.plan import Planned, Round, may_cost, plan
-from tests.chaos.world import Capture, World, running_world
 
 PACE: Final = threading.Event()
 """Never set: what is waited on between two looks at a world that goes on by itself."""
