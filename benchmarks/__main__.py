@@ -28,11 +28,11 @@ from benchmarks import (
     sources,
     storage,
 )
-from benchmarks.figures import Figure, json_line, shown
+from benchmarks.figures import Figure, format_figures, json_line
 from benchmarks.fixture import durable_postgres, server_settings
-from benchmarks.measure import say
-from benchmarks.scale import QUICK, WHOLE, Scale
-from benchmarks.workload import Mix
+from benchmarks.measure import log_progress
+from benchmarks.scale import FULL, QUICK, Scale
+from benchmarks.workload import Workload
 from tests.support.servers import PostgresServer
 
 Part = Callable[[PostgresServer, Scale], list[Figure]]
@@ -68,9 +68,9 @@ def measure(
     if json_lines:
         json_lines.write_text(json_line(about) + "\n")
     for name in parts:
-        say(f"{name} ...")
+        log_progress(f"{name} ...")
         figures = PARTS[name](server, scale)
-        print(f"\n{name}\n\n{shown(figures)}", flush=True)
+        print(f"\n{name}\n\n{format_figures(figures)}", flush=True)
         if json_lines:
             with json_lines.open("a") as lines:
                 lines.writelines(f"{json_line(figure.as_json())}\n" for figure in figures)
@@ -85,7 +85,7 @@ def describe(server: PostgresServer, scale: Scale) -> dict[str, Any]:
         "memory": f"{memory_bytes / 2**30:.0f} GiB",
         "python": platform.python_version(),
         "postgres": ", ".join(f"{name} {value}" for name, value in server_settings(server).items()),
-        "mix": Mix(scale.open_sessions, scale.users).describe(),
+        "mix": Workload(scale.open_sessions, scale.users).describe(),
         "rounds": scale.rounds,
     }
 
@@ -115,7 +115,7 @@ def arguments() -> argparse.ArgumentParser:
 def chosen_scale(given: argparse.Namespace) -> Scale:
     names = ("rounds", "rate", "seconds", "search_seconds", "reports")
     chosen = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
-    return replace(QUICK if given.quick else WHOLE, **chosen)
+    return replace(QUICK if given.quick else FULL, **chosen)
 
 
 if __name__ == "__main__":

@@ -36,21 +36,23 @@ from accounting.capture.spool.spool import Spool
 from accounting.config import Settings
 from accounting.logs import configure_logging
 from benchmarks.figures import Figure, Rounds, table
-from benchmarks.measure import say
-from benchmarks.scale import WHOLE, Scale
+from benchmarks.measure import log_progress
+from benchmarks.scale import FULL, Scale
 from tests.support.servers import PostgresServer, RedisServer, ValkeyServer, wait_until
 
-end_payload = b"end of burst"
-end_piece = b"*3\r\n$7\r\nPUBLISH\r\n$24\r\nturn/user/u/allocation/1\r\n$12\r\n%b\r\n" % end_payload
-no_limits = "pubsub 0 0 0 replica 0 0 0"
-limits = "pubsub 33554432 8388608 60 replica 268435456 67108864 60"
-queue_bytes = 256 << 20
-options = {"repl-diskless-sync-delay": "0"}
+END_PAYLOAD = b"end of burst"
+END_COMMAND = (
+    b"*3\r\n$7\r\nPUBLISH\r\n$24\r\nturn/user/u/allocation/1\r\n$12\r\n%b\r\n" % END_PAYLOAD
+)
+NO_LIMITS = "pubsub 0 0 0 replica 0 0 0"
+DEFAULT_LIMITS = "pubsub 33554432 8388608 60 replica 268435456 67108864 60"
+QUEUE_BYTES = 256 << 20
+SERVER_OPTIONS = {"repl-diskless-sync-delay": "0"}
 
 Capture = Literal["subscribe", "replication"]
 
 
-def burst(messages: int) -> list[bytes]:
+def burst_commands(messages: int) -> list[bytes]:
     """The PUBLISH commands of total_traffic of many allocations, numbered, in pieces of 64 kB."""
     pieces, piece = [], bytearray()
     for number in range(messages):
@@ -74,7 +76,7 @@ def burst(messages: int) -> list[bytes]:
 def publish(port: int, pieces: list[bytes]) -> None:
     """Send everything as fast as it is taken; answers are read and thrown away."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
-        drain = threading.Thread(target=lambda: drained(connection))
+        drain = threading.Thread(target=lambda: discard_replies(connection))
         drain.start()
         for piece in pieces:
             connection.sendall(piece)
@@ -82,7 +84,7 @@ def publish(port: int, pieces: list[bytes]) -> None:
         drain.join()
 
 
-def drained(connection: socket.socket) -> None:
+def discard_replies(connection: socket.socket) -> None:
     while connection.recv(1 << 16):
         pass
 
@@ -98,7 +100,7 @@ def read_bare(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(PSUBSCRIBE_COMMAND)
         before, tail = cpu_seconds(), b""
-        while end_payload not in tail:
+        while END_PAYLOAD not in tail:
             count = connection.recv_into(buffer)
             if not count:
                 sys.exit("cut off")
@@ -108,7 +110,7 @@ def read_bare(port: int) -> None:
 
 def read_without_spool(port: int, capture: Capture) -> None:
     url = f"redis://127.0.0.1:{port}"
-    source = make_source(capture, url, queue_bytes=queue_bytes, clock=wall_clock)
+    source = make_source(capture, url, queue_bytes=QUEUE_BYTES, clock=wall_clock)
     with (
         tempfile.TemporaryDirectory() as home,
         Spool.open(Path(home) / "spool", "bench") as spool,
@@ -116,7 +118,7 @@ def read_without_spool(port: int, capture: Capture) -> None:
     ):
         before, stop = cpu_seconds(), threading.Event()
         for batch in stream.batches(stop):
-            if batch.messages and batch.messages[-1][3] == end_payload:
+            if batch.messages and batch.messages[-1][3] == END_PAYLOAD:
                 stop.set()
     print(cpu_seconds() - before)
 
@@ -130,65 +132,65 @@ def read_into_spool(port: int, data_dir: Path, capture: Capture) -> None:
         capture=capture,
         source="bench",
         data_dir=data_dir,
-        spool_queue_bytes=queue_bytes,
+        spool_queue_bytes=QUEUE_BYTES,
     )
     before = cpu_seconds()
     run_collector(settings, stop)
     print(cpu_seconds() - before)
 
 
-def is_heard(client: redis.Redis) -> bool:
+def has_reader(client: redis.Redis) -> bool:
     """Whether somebody subscribes to both patterns, or follows the stream."""
     replication = client.info("replication")
     is_followed = replication.get("slave0", {}).get("state") == "online"
     return client.pubsub_numpat() == 2 or is_followed
 
 
-class Burst(NamedTuple):
+class BurstResult(NamedTuple):
     """What one burst took: CPU of its reader by message, seconds to publish, and to read."""
 
-    micro: float
-    published: float
-    took: float
+    cpu_micros: float
+    publish_seconds: float
+    capture_seconds: float
 
 
 def read_burst(
     server: RedisServer, reader: str, capture: Capture, messages: int, home: Path
-) -> Burst:
+) -> BurstResult:
     """One reader, one burst."""
-    pieces = [*burst(messages), end_piece]
+    pieces = [*burst_commands(messages), END_COMMAND]
     command = [sys.executable, "-m", "benchmarks.capture_burst", "--reader", reader]
     command += ["--port", str(server.port), "--home", str(home), "--capture", capture]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         with redis.Redis.from_url(server.url) as client:
             # The limits are what may lose messages: they hold for the one whose losses are counted.
-            limit = limits if reader == "collector" else no_limits
+            limit = DEFAULT_LIMITS if reader == "collector" else NO_LIMITS
             client.config_set("client-output-buffer-limit", limit)
-            wait_until(lambda: is_heard(client), 30, "the reader does not read")
+            wait_until(lambda: has_reader(client), 30, "the reader does not read")
         began = time.monotonic()
         publish(server.port, pieces)
         published = time.monotonic() - began
         if reader == "collector":
             with Spool.open(spool_path(home, "bench"), "bench") as spool:
-                wait_until(lambda: has_come(spool, server.port), 120, "the end never came")
+                wait_until(lambda: is_stored(spool, server.port), 120, "the end never came")
             child.send_signal(signal.SIGTERM)
         cpu = float(child.communicate(timeout=120)[0])
         took = time.monotonic() - began
     finally:
         child.kill()
         child.wait()
-    return Burst(cpu / messages * 1e6, published, took)
+    return BurstResult(cpu / messages * 1e6, published, took)
 
 
-def has_come(spool: Spool, port: int) -> bool:
+def is_stored(spool: Spool, port: int) -> bool:
     """Whether the end is stored, in any epoch; a reader that was cut off is told it once more."""
     for epoch in spool.epochs():
         last = spool.last_position(epoch.number) or 0
-        if [row[-1] for row in spool.read_messages(epoch.number, last - 1, 1)] == [end_payload]:
+        if [row[-1] for row in spool.read_messages(epoch.number, last - 1, 1)] == [END_PAYLOAD]:
             return True
     if len(spool.epochs()) > 1 and spool.current_gap() is None:
-        publish(port, [end_piece])
+        publish(port, [END_COMMAND])
     return False
 
 
@@ -202,7 +204,7 @@ def check_spool(home: Path, messages: int) -> tuple[int, int]:
         while rows := spool.read_messages(*place, 50_000):
             place = MessageOrigin.unpack(rows[-1][0]).epoch, rows[-1][1]
             for *_, payload in rows:
-                if payload != end_payload:
+                if payload != END_PAYLOAD:
                     number = int(payload[5 : payload.index(b",")])
                     assert number > last, f"{number} came after {last}"
                     captured, last = captured + 1, number
@@ -216,10 +218,10 @@ def run(_: PostgresServer, scale: Scale, kind: type[RedisServer] = ValkeyServer)
     rounds = Rounds("capture")
     for number in range(scale.rounds):
         for capture in scale.captures:
-            say(f"capture: {capture}, round {number + 1} of {scale.rounds}")
+            log_progress(f"capture: {capture}, round {number + 1} of {scale.rounds}")
             home = Path(tempfile.mkdtemp(prefix="ta-bench-"))
             try:
-                with kind(options) as server:
+                with kind(SERVER_OPTIONS) as server:
                     bare, source, collector = (
                         read_burst(server, reader, capture, scale.messages, home)
                         for reader in ("bare", "source", "collector")
@@ -229,12 +231,17 @@ def run(_: PostgresServer, scale: Scale, kind: type[RedisServer] = ValkeyServer)
                 shutil.rmtree(home)
             add = partial(_add, rounds, capture)
             add("messages lost", missing, "", target=0)
-            add("limit: bare socket reader, CPU", bare.micro, "us/event")
-            add("CPU over a bare reader", source.micro - bare.micro, "us/event", target=2.0)
-            add("CPU, the spool besides", collector.micro - source.micro, "us/event")
-            add("CPU ratio", source.micro / bare.micro, "", limit="a bare socket reader")
-            add("published in", collector.published, "s")
-            add("all spooled after", collector.took, "s")
+            add("limit: bare socket reader, CPU", bare.cpu_micros, "us/event")
+            add(
+                "CPU over a bare reader",
+                source.cpu_micros - bare.cpu_micros,
+                "us/event",
+                target=2.0,
+            )
+            add("CPU, the spool besides", collector.cpu_micros - source.cpu_micros, "us/event")
+            add("CPU ratio", source.cpu_micros / bare.cpu_micros, "", limit="a bare socket reader")
+            add("published in", collector.publish_seconds, "s")
+            add("all spooled after", collector.capture_seconds, "s")
             add("spool", size / scale.messages, "B/message")
     return rounds.figures()
 
@@ -269,7 +276,7 @@ def main() -> None:
             read_into_spool(given.port, given.home, given.capture)
         case _:
             kind = ValkeyServer if given.server == "valkey" else RedisServer
-            scale = replace(WHOLE, messages=given.messages, rounds=1)
+            scale = replace(FULL, messages=given.messages, rounds=1)
             print(table(run(PostgresServer(), scale, kind)))
 
 

@@ -17,8 +17,8 @@ from accounting.db.engine import Engine, open_engine
 from accounting.export.export import ExportFormat, export_to_directory, export_to_stream
 from accounting.export.selection import ExportKind, Selection
 from benchmarks.figures import Figure, Rounds
-from benchmarks.fixture import made_bed
-from benchmarks.measure import forget_peak, peak_bytes, resident_bytes, say, take
+from benchmarks.fixture import benchmark_database
+from benchmarks.measure import log_progress, measure, peak_bytes, reset_peak, resident_bytes
 from benchmarks.scale import Scale
 from tests.support.servers import PostgresServer
 
@@ -54,7 +54,7 @@ COPY = (
 
 
 @dataclass(slots=True)
-class Told:
+class RowCounter:
     """A work that keeps how many rows it wrote."""
 
     work: Callable[[], int]
@@ -64,7 +64,7 @@ class Told:
         self.rows = self.work()
 
 
-class Nowhere(io.RawIOBase):
+class NullStream(io.RawIOBase):
     """Takes bytes and throws them away."""
 
     def write(self, data: object, /) -> int:
@@ -74,22 +74,22 @@ class Nowhere(io.RawIOBase):
 def run(server: PostgresServer, scale: Scale) -> list[Figure]:
     """Every format beside COPY TO, in turn."""
     rounds = Rounds("export")
-    with made_bed(server) as bed:
+    with benchmark_database(server) as bed:
         bed.query(FILL.format(rows=scale.rows))
-        bed.settle_down()
+        bed.vacuum_and_checkpoint()
         engine = open_engine(bed.url())
         before = resident_bytes(os.getpid()) / 1e6
-        forget_peak()
+        reset_peak()
         works: dict[str, Callable[[], int]] = {"limit: COPY TO": lambda: bare_copy(bed.url())}
         for format_ in ExportFormat:
             works[f"{format_.value}, a stream"] = to_stream(engine, format_)
-            works[f"{format_.value}, a file"] = to_file(engine, format_, bed.home)
+            works[f"{format_.value}, a file"] = to_file(engine, format_, bed.directory)
         for number in range(scale.rounds):
-            say(f"export: round {number + 1} of {scale.rounds}")
+            log_progress(f"export: round {number + 1} of {scale.rounds}")
             limit = 0.0
             for name, work in works.items():
-                told = Told(work)
-                span = take(server.pid, told)
+                told = RowCounter(work)
+                span = measure(server.pid, told)
                 assert told.rows == scale.rows, f"{name}: {told.rows} of {scale.rows} rows"
                 limit = limit or span.wall
                 rounds.add(f"{name}: rate", scale.rows / span.wall, "rows/s")
@@ -121,7 +121,7 @@ def bare_copy(url: str) -> int:
 
 
 def to_stream(engine: Engine, format_: ExportFormat) -> Callable[[], int]:
-    return lambda: export_to_stream(engine, SELECTION, format_, Nowhere())
+    return lambda: export_to_stream(engine, SELECTION, format_, NullStream())
 
 
 def to_file(engine: Engine, format_: ExportFormat, directory: Path) -> Callable[[], int]:

@@ -98,10 +98,10 @@ class Rounds:
 
 def table(figures: Iterable[Figure]) -> str:
     """The figures as a table, which is one in Markdown too."""
-    return _lay_out(HEADINGS, [_cells(figure) for figure in figures], right=range(2, 5))
+    return _format_table(HEADINGS, [_cells(figure) for figure in figures], right=range(2, 5))
 
 
-def shown(figures: Sequence[Figure]) -> str:
+def format_figures(figures: Sequence[Figure]) -> str:
     """The figures as they read best: of one part in rows, of several in columns."""
     one_part = len({figure.part for figure in figures}) == 1
     return table(figures) if one_part else side_by_side(figures)
@@ -114,15 +114,17 @@ def side_by_side(figures: Sequence[Figure]) -> str:
     for figure in figures:
         by_name.setdefault(f"{figure.name}, {figure.unit}", {})[figure.part] = figure
     rows = []
-    for name, found in by_name.items():
-        values = [found[part].median for part in parts]
-        ratio = number(values[-1] / values[0]) if values[0] else ""
-        rows.append((name, *map(number, values), ratio))
+    for name, by_part in by_name.items():
+        values = [by_part[part].median for part in parts]
+        ratio = format_number(values[-1] / values[0]) if values[0] else ""
+        rows.append((name, *map(format_number, values), ratio))
     headings = ("figure", *parts, "last to first")
-    return _lay_out(headings, rows, right=range(1, len(headings)))
+    return _format_table(headings, rows, right=range(1, len(headings)))
 
 
-def _lay_out(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Container[int]) -> str:
+def _format_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], right: Container[int]
+) -> str:
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -140,21 +142,21 @@ def _lay_out(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Cont
 
 def _cells(figure: Figure) -> tuple[str, ...]:
     met = {None: "", True: "yes", False: "NO"}[figure.is_met]
-    target = "" if figure.target is None else f"{figure.bound} {number(figure.target)}"
+    target = "" if figure.target is None else f"{figure.bound} {format_number(figure.target)}"
     name = f"{figure.name}, of {figure.limit}" if figure.limit else figure.name
     return (
         figure.part,
         name,
-        number(figure.median),
-        number(min(figure.values)),
-        number(max(figure.values)),
+        format_number(figure.median),
+        format_number(min(figure.values)),
+        format_number(max(figure.values)),
         figure.unit,
         target,
         met,
     )
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Three digits that matter, and thousands set apart."""
     if value == 0:
         return "0"

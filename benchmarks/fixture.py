@@ -14,12 +14,12 @@ from typing import Any, Final
 import psycopg
 
 from benchmarks.figures import Figure, Rounds
-from benchmarks.measure import say
+from benchmarks.measure import log_progress
 from benchmarks.scale import Scale
 from tests.support.books import WRITER, Books, cloned_database, make_template
 from tests.support.servers import PostgresServer
 
-SHOWN: Final = (
+SHOWN_SETTINGS: Final = (
     "server_version",
     "fsync",
     "synchronous_commit",
@@ -40,16 +40,20 @@ def durable_postgres(settings: Mapping[str, str]) -> Iterator[PostgresServer]:
 def server_settings(server: PostgresServer) -> dict[str, str]:
     """What of the server's settings matters to the figures."""
     with psycopg.connect(server.url()) as connection:
-        return {name: str(connection.execute(f"SHOW {name}").fetchone()[0]) for name in SHOWN}  # type: ignore[index]
+        rows = connection.execute(
+            "SELECT name, current_setting(name) FROM unnest(%s::text[]) name",
+            [list(SHOWN_SETTINGS)],
+        ).fetchall()
+        return {str(name): str(value) for name, value in rows}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bed:
+class BenchmarkDatabase:
     """An empty database of the books, and a directory; gone with the part that asked for it."""
 
     server: PostgresServer
     name: str
-    home: Path
+    directory: Path
 
     def url(self, role: str | None = None) -> str:
         return self.server.url(role, self.name)
@@ -60,7 +64,7 @@ class Bed:
 
     def books(self, spool: Path | None = None) -> Books:
         """The books with their spools in a directory."""
-        return Books(self.server, self.name, spool or self.home)
+        return Books(self.server, self.name, spool or self.directory)
 
     def query(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[Any]:
         """Rows of a query, as the superuser."""
@@ -79,28 +83,28 @@ class Bed:
         (row,) = self.query("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint")
         return int(row[0])
 
-    def settle_down(self) -> None:
+    def vacuum_and_checkpoint(self) -> None:
         """Let what was written before be the past: statistics, and dirty pages on the disk."""
         self.query("VACUUM ANALYZE")
         self.query("CHECKPOINT")
 
 
 @contextmanager
-def made_bed(server: PostgresServer) -> Iterator[Bed]:
+def benchmark_database(server: PostgresServer) -> Iterator[BenchmarkDatabase]:
     with cloned_database(server) as name, tempfile.TemporaryDirectory(prefix="ta-bench-") as home:
-        yield Bed(server=server, name=name, home=Path(home))
+        yield BenchmarkDatabase(server=server, name=name, directory=Path(home))
 
 
-def in_rounds(
+def measure_rounds(
     part: str,
     server: PostgresServer,
     scale: Scale,
-    measure: Callable[[Bed, Scale, Rounds], None],
+    measure: Callable[[BenchmarkDatabase, Scale, Rounds], None],
 ) -> list[Figure]:
     """Measure a part as often as the scale says, each time in an empty database."""
     rounds = Rounds(part)
     for number in range(scale.rounds):
-        say(f"{part}: round {number + 1} of {scale.rounds}")
-        with made_bed(server) as bed:
+        log_progress(f"{part}: round {number + 1} of {scale.rounds}")
+        with benchmark_database(server) as bed:
             measure(bed, scale, rounds)
     return rounds.figures()

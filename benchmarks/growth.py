@@ -17,16 +17,16 @@ import psycopg
 
 from accounting.billing.close_period import close_period
 from accounting.feed.number_feed import number_feed
-from benchmarks.figures import Figure, Rounds, number
-from benchmarks.fixture import Bed, made_bed
+from benchmarks.figures import Figure, Rounds, format_number
+from benchmarks.fixture import BenchmarkDatabase, benchmark_database
 from benchmarks.history import BILLED_REALM, COPIED, History
 from benchmarks.load import STEP_US
-from benchmarks.measure import Span, say, take
+from benchmarks.measure import Cost, log_progress, measure
 from benchmarks.scale import Scale
 from benchmarks.settle import SECONDS_TO_EXPIRY
-from benchmarks.spool_filler import some
+from benchmarks.spool_filler import take_messages
 from benchmarks.storage import sizes
-from benchmarks.workload import REALMS, Mix
+from benchmarks.workload import REALMS, Workload
 from tests.support.books import READER
 from tests.support.servers import PostgresServer
 from tests.support.service import ROOT
@@ -50,17 +50,17 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
             f" {free / 1e9:.0f} GB are free: choose fewer with --reports"
         )
     figures: list[Figure] = []
-    with made_bed(server) as bed:
+    with benchmark_database(server) as bed:
         history = History(bed, scale)
         history.begin()
         size = history.day_reports
         while True:
             history.reach(size)
             began = time.monotonic()
-            rounds = Rounds(f"growth, {number(size / 1e6)} M reports")
+            rounds = Rounds(f"growth, {format_number(size / 1e6)} M reports")
             for name, value, unit in _measure(bed, history, scale):
                 rounds.add(name, value, unit)
-            say(f"growth: {size:,} reports measured in {time.monotonic() - began:.0f} s")
+            log_progress(f"growth: {size:,} reports measured in {time.monotonic() - began:.0f} s")
             figures += rounds.figures()
             if size >= scale.reports:
                 break
@@ -69,35 +69,37 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
     return figures
 
 
-def _measure(bed: Bed, history: History, scale: Scale) -> list[tuple[str, float, str]]:
+def _measure(
+    bed: BenchmarkDatabase, history: History, scale: Scale
+) -> list[tuple[str, float, str]]:
     whole = sum(megabytes for _, _, megabytes in sizes(bed))
     queries = list(_queries(bed))
     close = _close(bed, history)
     work = _work(bed, history, scale)
-    _forget_work(bed)
+    _delete_work(bed)
     return [*work, *close, *queries, ("on disk", whole / 1e3, "GB")]
 
 
-def _work(bed: Bed, history: History, scale: Scale) -> list[tuple[str, float, str]]:
-    books, heard = history.books, history.heard
-    mix = Mix(scale.growth_open_sessions, scale.day_users, WORK_REALMS)
-    heard.hear(mix.open(), STEP_US)
+def _work(bed: BenchmarkDatabase, history: History, scale: Scale) -> list[tuple[str, float, str]]:
+    books, filler = history.books, history.filler
+    mix = Workload(scale.growth_open_sessions, scale.day_users, WORK_REALMS)
+    filler.append(mix.open(), STEP_US)
     books.run_jobs()
     churn, events = mix.churn(), 0
-    loading, settling, rolling = Span(), Span(), Span()
+    loading, settling, rolling = Cost(), Cost(), Cost()
     while events < scale.growth_events:
-        events += heard.hear(some(churn, scale.step_events), STEP_US)
-        with loading.measured(bed.server.pid):
+        events += filler.append(take_messages(churn, scale.step_events), STEP_US)
+        with loading.measuring(bed.server.pid):
             books.load()
-        with settling.measured(bed.server.pid):
+        with settling.measuring(bed.server.pid):
             books.settle()
-        with rolling.measured(bed.server.pid):
+        with rolling.measuring(bed.server.pid):
             books.rollup()
     alive = mix.open_now
-    heard.wait(SECONDS_TO_EXPIRY)
+    filler.advance_clock(SECONDS_TO_EXPIRY)
     books.load()
-    expiring = take(bed.server.pid, books.settle)
-    rolled = take(bed.server.pid, books.rollup)
+    expiring = measure(bed.server.pid, books.settle)
+    rolled = measure(bed.server.pid, books.rollup)
     number_feed(books.engine)
     micro = 1e6 / events
     wall = loading.wall + settling.wall + rolling.wall
@@ -113,7 +115,7 @@ def _work(bed: Bed, history: History, scale: Scale) -> list[tuple[str, float, st
     ]
 
 
-def _forget_work(bed: Bed) -> None:
+def _delete_work(bed: BenchmarkDatabase) -> None:
     """Take what the work made out of the books again: the next size has its history alone."""
     for table in (*COPIED, "user_usage_monthly", "realm_usage_monthly"):
         bed.query(
@@ -123,9 +125,9 @@ def _forget_work(bed: Bed) -> None:
         )
 
 
-def _close(bed: Bed, history: History) -> list[tuple[str, float, str]]:
+def _close(bed: BenchmarkDatabase, history: History) -> list[tuple[str, float, str]]:
     spans = [
-        take(
+        measure(
             bed.server.pid,
             lambda: close_period(history.books.engine, BILLED_REALM.decode(), CLOSED, dry_run=True),
         )
@@ -134,13 +136,13 @@ def _close(bed: Bed, history: History) -> list[tuple[str, float, str]]:
     return [("closing one realm's period: wall", min(span.wall for span in spans) * 1e3, "ms")]
 
 
-def _queries(bed: Bed) -> Iterator[tuple[str, float, str]]:
+def _queries(bed: BenchmarkDatabase) -> Iterator[tuple[str, float, str]]:
     """What each query takes, and how many pages it looks at, which no other process disturbs."""
     page = (ROOT / "docs/sql.md").read_text()
     with psycopg.connect(bed.url(READER), autocommit=True) as connection:
         connection.execute("SET timezone = 'UTC'")
         for heading, query in QUERY.findall(page):
-            asked = _asked_here(query)
+            asked = _adapt_query(query)
             best = float("inf")
             for _ in range(TRIES):
                 began = time.perf_counter()
@@ -155,7 +157,7 @@ def _queries(bed: Bed) -> Iterator[tuple[str, float, str]]:
             yield f"query {heading}: looks at", pages, "pages"
 
 
-def _asked_here(query: str) -> str:
+def _adapt_query(query: str) -> str:
     """A query of the page, about a realm, a user and a time zone that there are."""
     return (
         query.replace("'example.org'", f"'{REALMS[0].decode()}'")

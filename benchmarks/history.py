@@ -19,11 +19,11 @@ import psycopg
 from accounting.feed.number_feed import number_feed
 from accounting.identities.realm_queries import all_rules
 from accounting.usage.fold_hours import fold_all
-from benchmarks.fixture import Bed
-from benchmarks.measure import say
+from benchmarks.fixture import BenchmarkDatabase
+from benchmarks.measure import log_progress
 from benchmarks.scale import Scale
-from benchmarks.spool_filler import Heard, some
-from benchmarks.workload import MESSAGES_PER_LIFE, Mix
+from benchmarks.spool_filler import SpoolFiller, take_messages
+from benchmarks.workload import MESSAGES_PER_SESSION, Workload
 from tests.support.books import Books
 
 LAST_DAY: Final = date(2026, 11, 2)
@@ -34,7 +34,7 @@ BILLED_REALM: Final = b"billed.example.org"
 FIRST_POSITION: Final = 10**12
 POSITIONS_A_DAY: Final = 10**9
 DAY_US: Final = 86_400_000_000
-LIFE_SECONDS: Final = 1_800
+SESSION_SECONDS: Final = 1_800
 COPIED: Final = (
     "sessions",
     "session_usage",
@@ -63,10 +63,10 @@ TIMES: Final = "timestamp with time zone"
 class History:
     """Books with a past that can be made longer. ``days``: how many there are by now."""
 
-    bed: Bed
+    bed: BenchmarkDatabase
     scale: Scale
     books: Books = field(init=False)
-    heard: Heard = field(init=False)
+    filler: SpoolFiller = field(init=False)
     days: int = 0
     day_reports: int = 0
     day_sessions: int = 0
@@ -75,23 +75,23 @@ class History:
         """Make the last day by the real path, and in the month before one day of a small realm."""
         self.books = self.bed.books()
         noon = datetime.combine(BILLED_DAY, datetime.min.time(), UTC) + timedelta(hours=12)
-        self.heard = Heard.since(self.books.spool(), noon, FIRST_POSITION)
-        small = self._day(Mix(50, 500, [BILLED_REALM]), self.scale.day_reports // 20, 3_600)
+        self.filler = SpoolFiller.starting_at(self.books.spool(), noon, FIRST_POSITION)
+        small = self._day(Workload(50, 500, [BILLED_REALM]), self.scale.day_reports // 20, 3_600)
         midnight = datetime.combine(LAST_DAY, datetime.min.time(), UTC)
-        self.heard = Heard.since(self.books.spool(), midnight, self.heard.position)
-        sessions = self.scale.day_reports * 3 // 4 // MESSAGES_PER_LIFE
-        open_sessions = max(10, sessions * LIFE_SECONDS // 86_400)
-        mix = Mix(open_sessions, self.scale.day_users, lifetime_seconds=2 * LIFE_SECONDS)
+        self.filler = SpoolFiller.starting_at(self.books.spool(), midnight, self.filler.position)
+        sessions = self.scale.day_reports * 3 // 4 // MESSAGES_PER_SESSION
+        open_sessions = max(10, sessions * SESSION_SECONDS // 86_400)
+        mix = Workload(open_sessions, self.scale.day_users, lifetime_seconds=2 * SESSION_SECONDS)
         self.day_reports = self._day(mix, self.scale.day_reports, 86_000)
         self.day_sessions = mix.started
         self.days = 1
-        say(f"history: {small + self.day_reports:,} reports by the real path")
+        log_progress(f"history: {small + self.day_reports:,} reports by the real path")
 
-    def _day(self, mix: Mix, reports: int, seconds: int) -> int:
+    def _day(self, mix: Workload, reports: int, seconds: int) -> int:
         step_us = seconds * 1_000_000 // (reports + 10 * mix.open_sessions)
-        self.heard.hear(mix.open(), step_us)
-        self.heard.hear(some(mix.churn(), reports), step_us)
-        self.heard.hear(mix.close(), step_us)
+        self.filler.append(mix.open(), step_us)
+        self.filler.append(take_messages(mix.churn(), reports), step_us)
+        self.filler.append(mix.close(), step_us)
         self.books.run_jobs()
         number_feed(self.books.engine)
         with self.books.engine.begin() as connection:
@@ -112,9 +112,9 @@ class History:
                 self._copy_day(connection, self.days)
                 self.days += 1
                 if self.days % 10 == 0 or self.days == days:
-                    say(f"history: {self.days} of {days} days")
+                    log_progress(f"history: {self.days} of {days} days")
             self._sum_months(connection)
-        say("history: statistics")
+        log_progress("history: statistics")
         # Not the old days of reports: nobody reads them, and vacuuming would write them all again.
         self.bed.query(f"VACUUM ANALYZE {', '.join(f'accounting.{name}' for name in VACUUMED)}")
         self.bed.query("ANALYZE accounting.reports")
@@ -177,7 +177,7 @@ class History:
         ).fetchall()
         names = ", ".join(str(name) for name, _ in columns)
         values = ", ".join(
-            _set_back(str(name), str(kind), shift, positions) for name, kind in columns
+            _shifted(str(name), str(kind), shift, positions) for name, kind in columns
         )
         connection.execute(
             f"INSERT INTO accounting.{table} ({names})"  # noqa: S608
@@ -216,7 +216,7 @@ class History:
         )
 
 
-def _set_back(name: str, kind: str, shift: str, positions: int) -> str:
+def _shifted(name: str, kind: str, shift: str, positions: int) -> str:
     """A column's value so many days earlier."""
     if name == "position":
         return f"position - {positions}"

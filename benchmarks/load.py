@@ -10,11 +10,11 @@ from typing import Final
 import psycopg
 
 from benchmarks.figures import Figure, Rounds
-from benchmarks.fixture import Bed, in_rounds
-from benchmarks.measure import take
+from benchmarks.fixture import BenchmarkDatabase, measure_rounds
+from benchmarks.measure import measure
 from benchmarks.scale import Scale
-from benchmarks.spool_filler import Heard, some
-from benchmarks.workload import Mix
+from benchmarks.spool_filler import SpoolFiller, take_messages
+from benchmarks.workload import Workload
 from tests.support.servers import PostgresServer
 
 START: Final = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
@@ -24,26 +24,26 @@ CHUNK_BYTES: Final = 1 << 18
 
 
 def run(server: PostgresServer, scale: Scale) -> list[Figure]:
-    return in_rounds("load", server, scale, _measure)
+    return measure_rounds("load", server, scale, _measure)
 
 
-def _measure(bed: Bed, scale: Scale, rounds: Rounds) -> None:
+def _measure(bed: BenchmarkDatabase, scale: Scale, rounds: Rounds) -> None:
     books = bed.books()
-    mix = Mix(scale.open_sessions, scale.users)
-    heard = Heard.since(books.spool(), START)
-    heard.hear(mix.open(), STEP_US)
+    mix = Workload(scale.open_sessions, scale.users)
+    filler = SpoolFiller.starting_at(books.spool(), START)
+    filler.append(mix.open(), STEP_US)
     books.load()
     opened = mix.messages
-    events = heard.hear(some(mix.churn(), scale.events), STEP_US)
-    bed.settle_down()
-    loading = take(bed.server.pid, books.load)
+    events = filler.append(take_messages(mix.churn(), scale.events), STEP_US)
+    bed.vacuum_and_checkpoint()
+    loading = measure(bed.server.pid, books.load)
     assert bed.query("SELECT count(*) FROM accounting.reports") == [(opened + events,)]
     books.close()
 
     rows = _rows(bed, opened)
     bed.query("TRUNCATE accounting.reports")
-    bed.settle_down()
-    copying = take(bed.server.pid, lambda: _copy(bed, rows))
+    bed.vacuum_and_checkpoint()
+    copying = measure(bed.server.pid, lambda: _copy(bed, rows))
     assert bed.query("SELECT count(*) FROM accounting.reports") == [(events,)]
 
     micro = 1e6 / events
@@ -63,7 +63,7 @@ def _measure(bed: Bed, scale: Scale, rounds: Rounds) -> None:
     rounds.add("limit: CPU, Postgres at a bare COPY", copying.postgres * micro, "us/event")
 
 
-def _rows(bed: Bed, after: int) -> list[bytes]:
+def _rows(bed: BenchmarkDatabase, after: int) -> list[bytes]:
     """The reports after a position as Postgres' binary COPY has them, in pieces."""
     query = (
         "COPY (SELECT * FROM accounting.reports WHERE position > %s ORDER BY position)"
@@ -78,7 +78,7 @@ def _rows(bed: Bed, after: int) -> list[bytes]:
     return [whole[at : at + CHUNK_BYTES] for at in range(0, len(whole), CHUNK_BYTES)]
 
 
-def _copy(bed: Bed, rows: list[bytes]) -> None:
+def _copy(bed: BenchmarkDatabase, rows: list[bytes]) -> None:
     with (
         psycopg.connect(bed.writer_url) as connection,
         connection.cursor() as cursor,

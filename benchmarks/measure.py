@@ -16,7 +16,7 @@ TICKS: Final = os.sysconf("SC_CLK_TCK")
 MEBIBYTE: Final = 1 << 20
 
 
-def say(text: str) -> None:
+def log_progress(text: str) -> None:
     """Tell a person at the terminal how far it is: on standard error, figures go elsewhere."""
     print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
@@ -28,10 +28,10 @@ def cpu_seconds(pid: int, *, tree: bool = False) -> float:
     """
     ticks = 0
     waiting = [pid]
-    below = _children() if tree else {}
+    below = _child_pids() if tree else {}
     while waiting:
         one = waiting.pop()
-        words = _stat(one)
+        words = _stat_fields(one)
         if words:
             # proc(5): user, system, and the same of children that ended and were waited for. One
             # that ended and was not yet is a zombie, and still tells its own.
@@ -40,16 +40,16 @@ def cpu_seconds(pid: int, *, tree: bool = False) -> float:
     return ticks / TICKS
 
 
-def _children() -> dict[int, list[int]]:
+def _child_pids() -> dict[int, list[int]]:
     below: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
-        words = _stat(int(entry.name)) if entry.name.isdigit() else []
+        words = _stat_fields(int(entry.name)) if entry.name.isdigit() else []
         if words:
             below.setdefault(int(words[1]), []).append(int(entry.name))
     return below
 
 
-def _stat(pid: int) -> list[str]:
+def _stat_fields(pid: int) -> list[str]:
     """What /proc says of a process after its name; nothing when it is gone."""
     try:
         # The name of the program, in parentheses, may hold anything.
@@ -63,13 +63,13 @@ def resident_bytes(pid: int) -> int:
     return _status_bytes(pid, "VmRSS")
 
 
-def forget_peak() -> None:
+def reset_peak() -> None:
     """Let :func:`peak_bytes` begin anew."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_bytes() -> int:
-    """The most memory that this process had since :func:`forget_peak`."""
+    """The most memory that this process had since :func:`reset_peak`."""
     return _status_bytes(os.getpid(), "VmHWM")
 
 
@@ -82,7 +82,7 @@ def _status_bytes(pid: int, name: str) -> int:
 
 
 @dataclass(slots=True)
-class Span:
+class Cost:
     """What a stretch of work took, summed over its parts: seconds of wall and CPU time."""
 
     wall: float = 0.0
@@ -90,7 +90,7 @@ class Span:
     postgres: float = 0.0
 
     @contextmanager
-    def measured(self, postgres_pid: int) -> Iterator[None]:
+    def measuring(self, postgres_pid: int) -> Iterator[None]:
         """Add what the block takes: this process' CPU time, and that of Postgres as a tree."""
         server, client, wall = (
             cpu_seconds(postgres_pid, tree=True),
@@ -105,9 +105,9 @@ class Span:
             self.postgres += cpu_seconds(postgres_pid, tree=True) - server
 
 
-def take(postgres_pid: int, work: Callable[[], object]) -> Span:
+def measure(postgres_pid: int, work: Callable[[], object]) -> Cost:
     """What one piece of work takes."""
-    span = Span()
-    with span.measured(postgres_pid):
+    span = Cost()
+    with span.measuring(postgres_pid):
         work()
     return span

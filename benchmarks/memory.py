@@ -7,7 +7,7 @@ more than the first.
 from dataclasses import replace
 
 from benchmarks.figures import Figure, Rounds
-from benchmarks.pipeline import Line, on_a_line
+from benchmarks.pipeline import Pipeline, measure_pipeline
 from benchmarks.scale import Scale
 from tests.support.servers import PostgresServer
 
@@ -16,10 +16,10 @@ TARGET_MEGABYTES = 300.0
 
 def run(server: PostgresServer, scale: Scale) -> list[Figure]:
     wide = replace(scale, open_sessions=scale.many_sessions, users=scale.many_sessions // 2)
-    return on_a_line(server, wide, lambda line: measure(line, wide))
+    return measure_pipeline(server, wide, lambda line: measure(line, wide))
 
 
-def measure(line: Line, scale: Scale) -> list[Figure]:
+def measure(line: Pipeline, scale: Scale) -> list[Figure]:
     """Memory of a line that is filled, and while it runs on."""
     rounds = Rounds("memory")
     filled = line.memory()

@@ -23,20 +23,20 @@ from tests.support.servers import PostgresServer, RedisServer, ValkeyServer, wai
 from tests.support.service import Service
 from tests.support.turn_traffic import publish_pipelined
 
-users = 20_000
-patience_seconds = 600.0
-servers: dict[str, type[RedisServer]] = {"valkey": ValkeyServer, "redis": RedisServer}
+USERS = 20_000
+TIMEOUT_SECONDS = 600.0
+SERVER_CLASSES: dict[str, type[RedisServer]] = {"valkey": ValkeyServer, "redis": RedisServer}
 
 
 def user_of(number: int) -> str:
-    return f"user{number % users:05d}"
+    return f"user{number % USERS:05d}"
 
 
 def messages(count: int) -> Iterator[tuple[bytes, bytes]]:
     """Interims numbered from 1, dealt to the users in turn; a number is its received bytes."""
-    channels = [channel("traffic", user=user_of(number)) for number in range(users)]
+    channels = [channel("traffic", user=user_of(number)) for number in range(USERS)]
     for number in range(1, count + 1):
-        yield channels[number % users], traffic_payload(1, number, 0, 0)
+        yield channels[number % USERS], traffic_payload(1, number, 0, 0)
 
 
 def expected_bytes(count: int) -> dict[str, int]:
@@ -55,7 +55,7 @@ def measured(what: str) -> Iterator[None]:
 
 def run(count: int, server_name: str, capture: str, home: Path) -> None:
     options = {"repl-diskless-sync-delay": "0", "repl-backlog-size": "512mb"}
-    with PostgresServer(fsync=True) as postgres, servers[server_name](options) as server:
+    with PostgresServer(fsync=True) as postgres, SERVER_CLASSES[server_name](options) as server:
         make_template(postgres, "outage")
         books = Books(postgres, "outage", home)
         settings = {
@@ -72,22 +72,22 @@ def run(count: int, server_name: str, capture: str, home: Path) -> None:
                 server,
                 (
                     (channel("status", user=user_of(number)), status_payload("new", 3600))
-                    for number in range(users)
+                    for number in range(USERS)
                 ),
             )
-            wait_until(lambda: reports(books) == users, patience_seconds)
+            wait_until(lambda: event_count(books) == USERS, TIMEOUT_SECONDS)
             postgres.stop()
             with measured(f"{count:,} messages published, Postgres stopped"):
                 publish_pipelined(server, messages(count))
             with measured("the last of them durable in the spool"):
-                wait_until(lambda: has_come(home / "collect", count), patience_seconds)
+                wait_until(lambda: is_spooled(home / "collect", count), TIMEOUT_SECONDS)
             postgres.start()
             with measured("loaded, settled and rolled up after its return"):
-                wait_until(lambda: packets(books) >= count, patience_seconds)
+                wait_until(lambda: received_packets(books) >= count, TIMEOUT_SECONDS)
             check(books, count)
 
 
-def has_come(data_dir: Path, count: int) -> bool:
+def is_spooled(data_dir: Path, count: int) -> bool:
     """Whether the spool holds so many messages that are not loaded."""
     with Spool.open(spool_path(data_dir, "default"), "default") as spool:
         (unloaded,) = spool.fetch_one(
@@ -97,11 +97,11 @@ def has_come(data_dir: Path, count: int) -> bool:
         return bool(unloaded == count)
 
 
-def reports(books: Books) -> int:
+def event_count(books: Books) -> int:
     return int(books.query("select count(*) as count from reporting.allocation_events")[0]["count"])
 
 
-def packets(books: Books) -> int:
+def received_packets(books: Books) -> int:
     usage = books.query(
         "select coalesce(sum(received_packets), 0) as packets from reporting.realm_usage_hourly"
     )
@@ -125,7 +125,9 @@ def check(books: Books, count: int) -> None:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     arguments.add_argument("--messages", type=int, default=1_000_000)
-    arguments.add_argument("--server", choices=sorted(servers), nargs="+", default=["valkey"])
+    arguments.add_argument(
+        "--server", choices=sorted(SERVER_CLASSES), nargs="+", default=["valkey"]
+    )
     arguments.add_argument("--capture", choices=["subscribe", "replication"], default="replication")
     given = arguments.parse_args()
     for name in given.server:

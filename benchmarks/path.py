@@ -7,76 +7,76 @@ a gap.
 """
 
 from benchmarks.figures import Figure, Rounds
-from benchmarks.measure import say
-from benchmarks.pipeline import Line, Stretch, on_a_line
+from benchmarks.measure import log_progress
+from benchmarks.pipeline import MeasuredRun, Pipeline, measure_pipeline
 from benchmarks.scale import Scale
 from tests.support.servers import PostgresServer
 
 STEP_UP = 1.2
-LEAST_RATE = 1_000
+MIN_RATE = 1_000
 
 
 def run(server: PostgresServer, scale: Scale) -> list[Figure]:
-    return on_a_line(server, scale, lambda line: measure(line, scale))
+    return measure_pipeline(server, scale, lambda line: measure(line, scale))
 
 
-def measure(line: Line, scale: Scale) -> list[Figure]:
+def measure(line: Pipeline, scale: Scale) -> list[Figure]:
     """The wanted rate for the wanted time, and then the highest rate."""
     rounds = Rounds("path")
-    say(f"path: {scale.rate:,.0f} events/s for {scale.seconds:.0f} s")
+    log_progress(f"path: {scale.rate:,.0f} events/s for {scale.seconds:.0f} s")
     stretch = line.run(scale.rate, scale.seconds)
-    add(rounds, stretch, scale)
+    add_figures(rounds, stretch, scale)
     if scale.search_seconds:
         rounds.add("highest rate that it holds", _search(line, scale, stretch), "events/s")
     return rounds.figures()
 
 
-def add(rounds: Rounds, stretch: Stretch, scale: Scale) -> None:
+def add_figures(rounds: Rounds, stretch: MeasuredRun, scale: Scale) -> None:
     """The figures of one stretch."""
     rounds.add(
         "rate, published", stretch.rate, "events/s", target=0.98 * scale.rate, bound="at least"
     )
-    rounds.add("usage behind, most", stretch.most_behind, "s", target=scale.most_behind_seconds)
-    rounds.add("usage behind, usually", stretch.usually_behind, "s")
-    rounds.add("settling behind, most", max(stretch.settled_behind), "s")
+    rounds.add("usage behind, most", stretch.max_lag, "s", target=scale.most_behind_seconds)
+    rounds.add("usage behind, usually", stretch.median_lag, "s")
+    rounds.add("settling behind, most", max(stretch.settle_lags), "s")
     add_cpu(rounds, stretch)
     rounds.add("cores at work", stretch.cores, "")
-    rounds.add("time to catch up afterwards", stretch.catch_up, "s")
+    rounds.add("time to catch up afterwards", stretch.catch_up_seconds, "s")
     rounds.add("Postgres' log", stretch.wal_bytes / max(stretch.sent, 1), "B/event")
     for kind, sizes in stretch.resident.items():
         rounds.add(f"memory, {kind}", max(sizes) / 1e6, "MB")
 
 
-def add_cpu(rounds: Rounds, stretch: Stretch) -> None:
+def add_cpu(rounds: Rounds, stretch: MeasuredRun) -> None:
     """CPU time for each message, by kind of process and in all."""
     for kind in stretch.cpu:
-        rounds.add(f"CPU, {kind}", stretch.micro(kind), "us/event")
-    rounds.add("CPU, all of it", sum(map(stretch.micro, stretch.cpu)), "us/event")
+        rounds.add(f"CPU, {kind}", stretch.cpu_micros(kind), "us/event")
+    rounds.add("CPU, all of it", sum(map(stretch.cpu_micros, stretch.cpu)), "us/event")
 
 
-def holds(stretch: Stretch, scale: Scale) -> bool:
+def holds(stretch: MeasuredRun, scale: Scale) -> bool:
     """Whether the rate was reached and usage was never too far behind."""
     return (
-        stretch.most_behind <= scale.most_behind_seconds and stretch.rate >= 0.97 * stretch.wanted
+        stretch.max_lag <= scale.most_behind_seconds and stretch.rate >= 0.97 * stretch.target_rate
     )
 
 
-def _search(line: Line, scale: Scale, first: Stretch) -> float:
+def _search(line: Pipeline, scale: Scale, first: MeasuredRun) -> float:
     """The highest rate of a ladder of steps that holds; 0.0 when none does."""
-    held = first.wanted if holds(first, scale) else 0.0
-    rate = first.wanted
+    held = first.target_rate if holds(first, scale) else 0.0
+    rate = first.target_rate
     while True:
         rate = rate * STEP_UP if held else rate / STEP_UP
-        if rate < LEAST_RATE:
+        if rate < MIN_RATE:
             return 0.0
         stretch = line.run(rate, scale.search_seconds)
         verdict = "holds" if holds(stretch, scale) else "does not hold"
-        say(
+        log_progress(
             f"path: {rate:,.0f} events/s {verdict}: {stretch.rate:,.0f} published,"
-            f" {stretch.most_behind:.1f} s behind"
+            f" {stretch.max_lag:.1f} s behind"
         )
         if holds(stretch, scale):
-            if not held and rate < first.wanted:
+            if not held and rate < first.target_rate:
                 return rate
             held = rate
         elif held:

@@ -22,8 +22,8 @@ import psycopg
 
 from accounting.domain.counters import COUNTERS
 from benchmarks.figures import Figure
-from benchmarks.fixture import Bed, made_bed
-from benchmarks.measure import cpu_seconds, resident_bytes, say
+from benchmarks.fixture import BenchmarkDatabase, benchmark_database
+from benchmarks.measure import cpu_seconds, log_progress, resident_bytes
 from benchmarks.publisher import Publisher, Timeline
 from benchmarks.scale import Scale
 from benchmarks.workload import REALMS
@@ -32,7 +32,7 @@ from tests.support.service import Service
 
 VALKEY: Final = {"repl-diskless-sync-delay": "0", "repl-backlog-size": "64mb"}
 DRAIN_SECONDS: Final = 1800.0
-HOPELESS_SECONDS: Final = 60.0
+MAX_LAG_SECONDS: Final = 60.0
 PROGRESS: Final = (
     "SELECT realm, sum(sessions_started)::bigint FROM reporting.realm_usage_monthly GROUP BY realm"
 )
@@ -50,7 +50,7 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Stretch:
+class MeasuredRun:
     """What a stretch at one rate came to, until all of it was in the usage.
 
     ``seconds``: of publishing. ``catch_up``: seconds from its end until all was in the usage.
@@ -58,14 +58,14 @@ class Stretch:
     ``wal_bytes``: what Postgres wrote into its log.
     """
 
-    wanted: float
+    target_rate: float
     seconds: float
     sent: int
-    behind: list[float]
-    settled_behind: list[float]
+    usage_lags: list[float]
+    settle_lags: list[float]
     cpu: dict[str, float]
     cores: float
-    catch_up: float
+    catch_up_seconds: float
     wal_bytes: int
     resident: dict[str, list[int]] = field(default_factory=dict)
 
@@ -74,24 +74,24 @@ class Stretch:
         return self.sent / self.seconds
 
     @property
-    def most_behind(self) -> float:
-        return max(self.behind)
+    def max_lag(self) -> float:
+        return max(self.usage_lags)
 
     @property
-    def usually_behind(self) -> float:
-        return median(self.behind)
+    def median_lag(self) -> float:
+        return median(self.usage_lags)
 
-    def micro(self, kind: str) -> float:
+    def cpu_micros(self, kind: str) -> float:
         """Microseconds of CPU time for each message sent."""
         return self.cpu[kind] * 1e6 / max(self.sent, 1)
 
 
-class Line:
+class Pipeline:
     """Everything between coturn's messages and the usage views, for some sources."""
 
     def __init__(
         self,
-        bed: Bed,
+        bed: BenchmarkDatabase,
         scale: Scale,
         *,
         sources: int = 1,
@@ -99,8 +99,8 @@ class Line:
     ) -> None:
         self._bed = bed
         self._scale = scale
-        self._count = sources
-        self._open = scale.open_sessions // sources
+        self._source_count = sources
+        self._open_count = scale.open_sessions // sources
         self._users = max(1, scale.users // sources)
         self._capture = capture
         self._stack = ExitStack()
@@ -132,7 +132,7 @@ class Line:
             "ACCOUNTING_SETTLE_INTERVAL_SECONDS": str(self._scale.job_seconds),
             "ACCOUNTING_ROLLUP_INTERVAL_SECONDS": str(self._scale.job_seconds),
         }
-        for number in range(self._count):
+        for number in range(self._source_count):
             valkey = self._stack.enter_context(ValkeyServer(VALKEY))
             self._valkeys.append(valkey)
             settings = {
@@ -141,11 +141,11 @@ class Line:
                 "ACCOUNTING_CAPTURE": self._capture,
                 "ACCOUNTING_SOURCE": f"source-{number}",
             }
-            home = self._bed.home / f"source-{number}"
+            home = self._bed.directory / f"source-{number}"
             collector = self._stack.enter_context(Service("collect", home, settings))
             self._collectors.append(collector)
         self._schedule = self._stack.enter_context(
-            Service("schedule", self._bed.home / "jobs", common)
+            Service("schedule", self._bed.directory / "jobs", common)
         )
         for number, (valkey, collector) in enumerate(
             zip(self._valkeys, self._collectors, strict=True)
@@ -156,10 +156,10 @@ class Line:
             self._publishers.append(
                 self._stack.enter_context(
                     Publisher(
-                        self._bed.home,
+                        self._bed.directory,
                         str(number),
                         valkey.port,
-                        open_sessions=self._open,
+                        open_sessions=self._open_count,
                         users=self._users,
                         realms=realms,
                     )
@@ -172,43 +172,45 @@ class Line:
 
     # What is done with it
 
-    def fill(self) -> None:
+    def open_sessions(self) -> None:
         """Begin all the sessions that are to be open, and let the books catch up."""
-        self._at_rate(self._scale.fill_rate)
-        self._wait(
-            lambda: all(line.started and line.started[-1] >= self._open for line in self._lines()),
+        self._set_rate(self._scale.fill_rate)
+        self._wait_for(
+            lambda: all(
+                line.started and line.started[-1] >= self._open_count for line in self._timelines()
+            ),
             "filling",
         )
         self.drain()
 
-    def run(self, rate: float, seconds: float) -> Stretch:
+    def run(self, rate: float, seconds: float) -> MeasuredRun:
         """Publish at a rate in all for so long, or until hopelessly behind; then catch up."""
-        first, before, began = len(self._samples), self._cpu(), time.time()
-        log = self._bed.wal_bytes()
-        self._at_rate(rate)
+        first, before, began = len(self._samples), self._cpu_seconds(), time.time()
+        wal_before = self._bed.wal_bytes()
+        self._set_rate(rate)
         deadline = time.monotonic() + seconds
-        told = 0
+        reported = 0
         while time.monotonic() < deadline:
             self._stop.wait(self._scale.sample_seconds / 4)
-            told = self._tell(began, seconds, told)
-            if self.behind() > HOPELESS_SECONDS:
-                say("hopelessly behind: no further")
+            reported = self._report_progress(began, seconds, reported)
+            if self.lag() > MAX_LAG_SECONDS:
+                log_progress("hopelessly behind: no further")
                 break
-        ended, busy = time.time(), self._cpu()
+        ended, busy = time.time(), self._cpu_seconds()
         catch_up = self.drain()
-        after = self._cpu()
+        after = self._cpu_seconds()
         samples = self._samples[first:]
-        lines = self._lines()
-        return Stretch(
-            wanted=rate,
+        lines = self._timelines()
+        return MeasuredRun(
+            target_rate=rate,
             seconds=ended - began,
             sent=sum(line.sent(began, ended) for line in lines),
-            behind=[_behind(lines, sample) for sample in samples],
-            settled_behind=[sample.at - sample.settled_until for sample in samples],
+            usage_lags=[_usage_lag(lines, sample) for sample in samples],
+            settle_lags=[sample.at - sample.settled_until for sample in samples],
             cpu={kind: after[kind] - before[kind] for kind in after},
             cores=(sum(busy.values()) - sum(before.values())) / (ended - began),
-            catch_up=catch_up,
-            wal_bytes=self._bed.wal_bytes() - log,
+            catch_up_seconds=catch_up,
+            wal_bytes=self._bed.wal_bytes() - wal_before,
             resident={
                 kind: [sample.resident[kind] for sample in samples] for kind in samples[0].resident
             },
@@ -217,22 +219,22 @@ class Line:
     def drain(self) -> float:
         """Pause until all that was sent is in the usage; returns how long it took, in seconds."""
         began = time.monotonic()
-        self._at_rate(0)
-        self._wait(lambda: self.behind() == 0.0, "draining")
+        self._set_rate(0)
+        self._wait_for(lambda: self.lag() == 0.0, "draining")
         return time.monotonic() - began
 
-    def behind(self) -> float:
+    def lag(self) -> float:
         """How far usage was behind at the last look, in seconds."""
-        return _behind(self._lines(), self._samples[-1]) if self._samples else 0.0
+        return _usage_lag(self._timelines(), self._samples[-1]) if self._samples else 0.0
 
-    def end(self) -> dict[str, int]:
+    def stop_publishing(self) -> dict[str, int]:
         """End publishing, let the books catch up; returns what they must come to."""
         self.drain()
         wanted: dict[str, int] = defaultdict(int)
         for publisher in self._publishers:
-            for name, value in publisher.end().items():
+            for name, value in publisher.stop().items():
                 wanted[name] += value
-        self._wait(
+        self._wait_for(
             lambda: self._bed.sums("realm_usage_monthly", wanted) == list(wanted.values()),
             f"conservation: the books must come to {dict(wanted)}",
         )
@@ -240,7 +242,7 @@ class Line:
 
     def check(self, wanted: Mapping[str, int]) -> None:
         """Every message once in the reports, sessions = usage, and no gap."""
-        messages = sum(line.messages[-1] for line in self._lines())
+        messages = sum(line.messages[-1] for line in self._timelines())
         assert self._bed.query("SELECT count(*) FROM accounting.reports") == [(messages,)]
         assert self._bed.query("SELECT count(*) FROM reporting.capture_gaps") == [(0,)]
         assert self._bed.sums("sessions", COUNTERS) == [wanted[name] for name in COUNTERS]
@@ -264,7 +266,7 @@ class Line:
             "jobs": [self._schedule.pid],
         }
 
-    def _cpu(self) -> dict[str, float]:
+    def _cpu_seconds(self) -> dict[str, float]:
         taken = {
             kind: sum(cpu_seconds(pid) for pid in pids) for kind, pids in self._processes().items()
         }
@@ -273,12 +275,12 @@ class Line:
     def _sample(self) -> None:
         places = {
             realm.decode(): number
-            for number in range(self._count)
+            for number in range(self._source_count)
             for realm in self._realms(number)
         }
         with psycopg.connect(self._bed.url(), autocommit=True) as connection:
             while not self._stop.wait(self._scale.sample_seconds):
-                started = dict.fromkeys(range(self._count), 0)
+                started = dict.fromkeys(range(self._source_count), 0)
                 at = time.time()
                 for realm, count in connection.execute(PROGRESS):
                     started[places[realm]] += count
@@ -286,14 +288,14 @@ class Line:
                 settled = row[0] if row and row[0] else at
                 self._samples.append(Sample(at, started, settled, self.memory()))
 
-    def _lines(self) -> list[Timeline]:
+    def _timelines(self) -> list[Timeline]:
         return [publisher.timeline() for publisher in self._publishers]
 
-    def _at_rate(self, rate: float) -> None:
+    def _set_rate(self, rate: float) -> None:
         for publisher in self._publishers:
-            publisher.at_rate(rate / self._count)
+            publisher.set_rate(rate / self._source_count)
 
-    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+    def _wait_for(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + DRAIN_SECONDS
         looked = len(self._samples)
         while True:
@@ -303,28 +305,28 @@ class Line:
             assert self._sampler.is_alive(), "the sampler ended"
             self._stop.wait(self._scale.sample_seconds / 4)
 
-    def _tell(self, began: float, seconds: float, told: int) -> int:
+    def _report_progress(self, began: float, seconds: float, reported: int) -> int:
         minutes = int((time.time() - began) // 20)
-        if minutes > told:
-            say(f"{time.time() - began:.0f} of {seconds:.0f} s, {self.behind():.1f} s behind")
-        return max(minutes, told)
+        if minutes > reported:
+            log_progress(f"{time.time() - began:.0f} of {seconds:.0f} s, {self.lag():.1f} s behind")
+        return max(minutes, reported)
 
 
-def _behind(lines: list[Timeline], sample: Sample) -> float:
-    return max(line.behind(sample.at, sample.started[number]) for number, line in enumerate(lines))
+def _usage_lag(lines: list[Timeline], sample: Sample) -> float:
+    return max(line.lag(sample.at, sample.started[number]) for number, line in enumerate(lines))
 
 
-def on_a_line(
+def measure_pipeline(
     server: PostgresServer,
     scale: Scale,
-    measure: Callable[[Line], list[Figure]],
+    measure: Callable[[Pipeline], list[Figure]],
     *,
     sources: int = 1,
 ) -> list[Figure]:
     """Measure on a line whose sessions are open; in the end its books must be exact."""
-    with made_bed(server) as bed, Line(bed, scale, sources=sources) as line:
-        say(f"{sources} source(s), opening {scale.open_sessions:,} sessions")
-        line.fill()
+    with benchmark_database(server) as bed, Pipeline(bed, scale, sources=sources) as line:
+        log_progress(f"{sources} source(s), opening {scale.open_sessions:,} sessions")
+        line.open_sessions()
         figures = measure(line)
-        line.check(line.end())
+        line.check(line.stop_publishing())
     return figures

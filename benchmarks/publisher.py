@@ -23,12 +23,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self
 
-from benchmarks.workload import Message, Mix
+from benchmarks.workload import Message, Workload
 from tests.support.service import ROOT
 
 TICK_SECONDS: Final = 0.01
-TELL_SECONDS: Final = 0.1
-LONGEST_DEBT_SECONDS: Final = 0.2
+REPORT_SECONDS: Final = 0.1
+MAX_DEBT_SECONDS: Final = 0.2
 
 
 def resp(messages: Sequence[Message]) -> bytes:
@@ -59,17 +59,15 @@ class _Pace:
 
     def fill(self) -> None:
         now = time.monotonic()
-        self.due = min(
-            self.due + (now - self.at) * self.rate, self.rate * max(LONGEST_DEBT_SECONDS, 0)
-        )
+        self.due = min(self.due + (now - self.at) * self.rate, self.rate * max(MAX_DEBT_SECONDS, 0))
         self.at = now
 
 
-def publish(port: int, mix: Mix) -> None:
+def publish(port: int, mix: Workload) -> None:
     """Send until standard input ends, at the rate that it says."""
     groups = chain(mix.open(), mix.churn())
     pace = _Pace()
-    told_at = 0.0
+    reported_at = 0.0
     with socket.create_connection(("127.0.0.1", port)) as connection:
         while True:
             if select.select([sys.stdin], [], [], TICK_SECONDS)[0]:
@@ -84,22 +82,22 @@ def publish(port: int, mix: Mix) -> None:
             pace.due -= len(batch)
             if batch:
                 connection.sendall(resp(batch))
-            _read_answers(connection)
-            if time.monotonic() - told_at >= TELL_SECONDS:
-                told_at = time.monotonic()
-                _tell(mix)
+            _read_replies(connection)
+            if time.monotonic() - reported_at >= REPORT_SECONDS:
+                reported_at = time.monotonic()
+                _report(mix)
         connection.shutdown(socket.SHUT_WR)
         while _receive(connection):
             pass
-    _tell(mix, expected=mix.expected())
+    _report(mix, expected=mix.expected())
 
 
-def _tell(mix: Mix, **more: object) -> None:
+def _report(mix: Workload, **more: object) -> None:
     row = {"at": time.time(), "messages": mix.messages, "started": mix.started, **more}
     print(json.dumps(row), flush=True)
 
 
-def _read_answers(connection: socket.socket) -> None:
+def _read_replies(connection: socket.socket) -> None:
     while select.select([connection], [], [], 0)[0]:
         _receive(connection)
 
@@ -117,26 +115,26 @@ class Publisher:
     def __init__(
         self, home: Path, name: str, port: int, *, open_sessions: int, users: int, realms: str = ""
     ) -> None:
-        self._told = home / f"publisher-{name}.jsonl"
+        self._report_path = home / f"publisher-{name}.jsonl"
         command = [sys.executable, "-m", "benchmarks.publisher", "--port", str(port)]
         command += ["--open", str(open_sessions), "--users", str(users), "--realms", realms]
-        with self._told.open("wb") as told:
+        with self._report_path.open("wb") as told:
             self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=told)
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
-    def at_rate(self, messages_a_second: float) -> None:
+    def set_rate(self, messages_a_second: float) -> None:
         """Go on at this rate; 0 pauses."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"%d\n" % messages_a_second)
         self.process.stdin.flush()
 
     def timeline(self) -> "Timeline":
-        return Timeline.read(self._told)
+        return Timeline.read(self._report_path)
 
-    def end(self) -> dict[str, int]:
+    def stop(self) -> dict[str, int]:
         """End it; returns what the books must come to."""
         if self.process.stdin is not None and not self.process.stdin.closed:
             self.process.stdin.close()
@@ -170,7 +168,7 @@ class Timeline:
             rows[-1].get("expected", {}) if rows else {},
         )
 
-    def behind(self, now: float, started: int) -> float:
+    def lag(self, now: float, started: int) -> float:
         """How long ago the first life was sent that is not among so many; 0.0 when all are."""
         place = bisect_right(self.started, started)
         if place == len(self.at):
@@ -196,9 +194,9 @@ def main() -> None:
     arguments.add_argument("--users", type=int, required=True)
     arguments.add_argument("--realms", default="", help="comma-separated; else the mix's own")
     given = arguments.parse_args()
-    mix = Mix(given.open, given.users)
+    mix = Workload(given.open, given.users)
     if given.realms:
-        mix = Mix(given.open, given.users, given.realms.encode().split(b","))
+        mix = Workload(given.open, given.users, given.realms.encode().split(b","))
     publish(given.port, mix)
 
 

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.figures import Figure, shown
+from benchmarks.figures import Figure, format_figures
 from tests.support.service import ROOT
 
 PAGES: Final = (ROOT / "docs/performance.md", ROOT / "docs/scale.md")
 BLOCK: Final = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def filled(page: str, rows: Iterable[dict[str, Any]]) -> str:
+def with_figures(page: str, rows: Iterable[dict[str, Any]]) -> str:
     """The page with the figures of these rows, which are the lines of a run's JSON."""
     about: dict[str, Any] = {}
     parts: dict[str, list[Figure]] = {}
@@ -32,7 +32,7 @@ def filled(page: str, rows: Iterable[dict[str, Any]]) -> str:
         parts.setdefault(figure.part.partition(",")[0], []).append(figure)
 
     if "path" in parts:
-        parts["limits"] = list(_limits(parts["path"]))
+        parts["limits"] = list(_core_limits(parts["path"]))
 
     def block(match: re.Match[str]) -> str:
         opening, name, closing = match.groups()
@@ -40,13 +40,13 @@ def filled(page: str, rows: Iterable[dict[str, Any]]) -> str:
             lines = "\n".join(f"- {key}: {value}" for key, value in about.items())
             return f"{opening}{lines}\n{closing}"
         if name in parts:
-            return f"{opening}{shown(parts[name])}\n{closing}"
+            return f"{opening}{format_figures(parts[name])}\n{closing}"
         return match[0]
 
     return BLOCK.sub(block, page)
 
 
-def _limits(figures: Iterable[Figure]) -> Iterator[Figure]:
+def _core_limits(figures: Iterable[Figure]) -> Iterator[Figure]:
     """What a core carries of each process' work, from the CPU time that an event takes of it."""
     for figure in figures:
         if figure.name.startswith("CPU, ") and figure.median > 0:
@@ -60,7 +60,7 @@ def main() -> None:
     given = arguments.parse_args()
     rows = [json.loads(line) for line in given.lines.read_text().splitlines()]
     for page in PAGES:
-        page.write_text(filled(page.read_text(), rows))
+        page.write_text(with_figures(page.read_text(), rows))
 
 
 if __name__ == "__main__":

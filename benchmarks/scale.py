@@ -45,7 +45,7 @@ class Scale:
     growth_open_sessions: int = 50_000
 
 
-WHOLE: Final = Scale()
+FULL: Final = Scale()
 QUICK: Final = Scale(
     rounds=1,
     job_seconds=0.2,

@@ -8,12 +8,12 @@ CPU time is that of the jobs (this process) and of Postgres with all its process
 from accounting.domain.counters import COUNTERS
 from accounting.feed.number_feed import number_feed
 from benchmarks.figures import Figure, Rounds
-from benchmarks.fixture import Bed, in_rounds
+from benchmarks.fixture import BenchmarkDatabase, measure_rounds
 from benchmarks.load import START, STEP_US
-from benchmarks.measure import Span, take
+from benchmarks.measure import Cost, measure
 from benchmarks.scale import Scale
-from benchmarks.spool_filler import Heard, some
-from benchmarks.workload import Mix
+from benchmarks.spool_filler import SpoolFiller, take_messages
+from benchmarks.workload import Workload
 from tests.support.servers import PostgresServer
 
 GROUP_BY = """
@@ -25,10 +25,10 @@ SECONDS_TO_EXPIRY = 700
 
 
 def run(server: PostgresServer, scale: Scale) -> list[Figure]:
-    return in_rounds("settle", server, scale, _measure)
+    return measure_rounds("settle", server, scale, _measure)
 
 
-def check(bed: Bed, mix: Mix) -> None:
+def check(bed: BenchmarkDatabase, mix: Workload) -> None:
     """All usage that the mix made is in the books, to the byte."""
     wanted = mix.expected()
     for view in ("user_usage_hourly", "user_usage_monthly", "realm_usage_monthly"):
@@ -36,31 +36,31 @@ def check(bed: Bed, mix: Mix) -> None:
     assert bed.sums("sessions", COUNTERS) == [wanted[name] for name in COUNTERS]
 
 
-def _measure(bed: Bed, scale: Scale, rounds: Rounds) -> None:
+def _measure(bed: BenchmarkDatabase, scale: Scale, rounds: Rounds) -> None:
     books = bed.books()
-    mix = Mix(scale.open_sessions, scale.users)
-    heard = Heard.since(books.spool(), START)
-    heard.hear(mix.open(), STEP_US)
+    mix = Workload(scale.open_sessions, scale.users)
+    filler = SpoolFiller.starting_at(books.spool(), START)
+    filler.append(mix.open(), STEP_US)
     books.run_jobs()
     number_feed(books.engine)
     opened, churn, events = mix.messages, mix.churn(), 0
-    bed.settle_down()
-    settling, rolling, feeding = Span(), Span(), Span()
+    bed.vacuum_and_checkpoint()
+    settling, rolling, feeding = Cost(), Cost(), Cost()
     while events < scale.events:
-        events += heard.hear(some(churn, scale.step_events), STEP_US)
+        events += filler.append(take_messages(churn, scale.step_events), STEP_US)
         books.load()
-        with settling.measured(bed.server.pid):
+        with settling.measuring(bed.server.pid):
             books.settle()
-        with rolling.measured(bed.server.pid):
+        with rolling.measuring(bed.server.pid):
             books.rollup()
-        with feeding.measured(bed.server.pid):
+        with feeding.measuring(bed.server.pid):
             number_feed(books.engine)
     check(bed, mix)
-    grouping = take(bed.server.pid, lambda: bed.query(GROUP_BY, {"after": opened}))
+    grouping = measure(bed.server.pid, lambda: bed.query(GROUP_BY, {"after": opened}))
     alive = mix.open_now
-    heard.wait(SECONDS_TO_EXPIRY)
+    filler.advance_clock(SECONDS_TO_EXPIRY)
     books.load()
-    expiring = take(bed.server.pid, books.settle)
+    expiring = measure(bed.server.pid, books.settle)
     (ended,) = bed.query("SELECT count(*) FROM accounting.sessions WHERE end_cause = 'expired'")
     assert ended == (alive,)
     books.close()

@@ -12,11 +12,11 @@ from accounting.capture.spool.spool import Spool
 from accounting.domain.calendar import to_micros
 from benchmarks.workload import GROUP_MESSAGES, Message
 
-BATCH: int = 10_000
+BATCH_MESSAGES: int = 10_000
 
 
 @dataclass(slots=True)
-class Heard:
+class SpoolFiller:
     """A spool that is told messages, each a step after the last.
 
     ``position`` is that of the last message; a spool that begins at a high one leaves room for a
@@ -28,12 +28,12 @@ class Heard:
     position: int = 0
 
     @classmethod
-    def since(cls, spool: Spool, start: datetime, position: int = 0) -> "Heard":
-        heard = cls(spool, to_micros(start), position)
-        spool.checkpoint(heard.now_us)
-        return heard
+    def starting_at(cls, spool: Spool, start: datetime, position: int = 0) -> "SpoolFiller":
+        filler = cls(spool, to_micros(start), position)
+        spool.checkpoint(filler.now_us)
+        return filler
 
-    def hear(self, groups: Iterable[list[Message]], step_us: int) -> int:
+    def append(self, groups: Iterable[list[Message]], step_us: int) -> int:
         """Take the messages in, and let the clock reach the last; returns how many."""
         total = 0
         batch: list[tuple[int, int, bytes, bytes]] = []
@@ -41,11 +41,11 @@ class Heard:
             for channel, payload in group:
                 self.now_us += step_us
                 batch.append((self.now_us, 0, channel, payload))
-            if len(batch) >= BATCH:
+            if len(batch) >= BATCH_MESSAGES:
                 total += self._store(batch)
         return total + self._store(batch)
 
-    def wait(self, seconds: float) -> None:
+    def advance_clock(self, seconds: float) -> None:
         """Let time pass in silence."""
         self.now_us += int(seconds * 1_000_000)
         self.spool.checkpoint(self.now_us)
@@ -60,6 +60,6 @@ class Heard:
         return count
 
 
-def some(churn: Iterator[list[Message]], messages: int) -> Iterator[list[Message]]:
+def take_messages(churn: Iterator[list[Message]], messages: int) -> Iterator[list[Message]]:
     """The next groups of a mix, about so many messages."""
     return islice(churn, max(1, messages // GROUP_MESSAGES))

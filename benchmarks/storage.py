@@ -6,7 +6,7 @@ Of a day of whole lives, made by the real path: each user has a few sessions of 
 from collections.abc import Iterator
 
 from benchmarks.figures import Figure, Rounds
-from benchmarks.fixture import Bed, made_bed
+from benchmarks.fixture import BenchmarkDatabase, benchmark_database
 from benchmarks.history import History
 from benchmarks.scale import Scale
 from tests.support.servers import PostgresServer
@@ -28,22 +28,22 @@ LEFT JOIN pg_inherits ip ON ip.inhrelid = i.indexrelid
 WHERE c.relnamespace = 'accounting'::regnamespace AND c.relkind = 'r'
 GROUP BY 1, 2
 """
-LEAST_MEGABYTES = 0.5
+MIN_MEGABYTES = 0.5
 
 
 def run(server: PostgresServer, scale: Scale) -> list[Figure]:
     rounds = Rounds("storage")
-    with made_bed(server) as bed:
+    with benchmark_database(server) as bed:
         history = History(bed, scale)
         history.begin()
-        bed.settle_down()
+        bed.vacuum_and_checkpoint()
         (counted,) = bed.query("SELECT count(*) FROM accounting.reports")
         million = counted[0] / 1e6
         total = 0.0
         for table, part, megabytes in sizes(bed):
             share = megabytes / million
             total += share
-            if share >= LEAST_MEGABYTES:
+            if share >= MIN_MEGABYTES:
                 rounds.add(f"{table}, {part}", share, "MB per million events")
         rounds.add("all tables and indexes", total, "MB per million events")
         rounds.add(
@@ -53,7 +53,7 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
     return rounds.figures()
 
 
-def sizes(bed: Bed) -> Iterator[tuple[str, str, float]]:
+def sizes(bed: BenchmarkDatabase) -> Iterator[tuple[str, str, float]]:
     """Table, 'table' or its index, megabytes; partitions count with their table."""
     for table, part, size in sorted(bed.query(SIZES)):
         yield table.removeprefix("accounting."), part.removeprefix("accounting."), size / 1e6

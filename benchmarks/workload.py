@@ -17,22 +17,22 @@ REALMS: Final = (b"example.org", b"example.net", b"example.com")
 CLIENT: Final = (2100, 1_890_017, 1996, 1_756_481)
 PEER: Final = (1997, 1_740_513, 2099, 1_873_217)
 """What one report of traffic says: packets and bytes received, packets and bytes sent."""
-MESSAGES_PER_LIFE: Final = 8
-GROUP_LIVES: Final = 3
+MESSAGES_PER_SESSION: Final = 8
+GROUP_SESSIONS: Final = 3
 GROUP_INTERIMS: Final = 4  # pairs: client and peer
-GROUP_MESSAGES: Final = GROUP_LIVES * MESSAGES_PER_LIFE + 2 * GROUP_INTERIMS
+GROUP_MESSAGES: Final = GROUP_SESSIONS * MESSAGES_PER_SESSION + 2 * GROUP_INTERIMS
 RELAY_THREADS: Final = 16
 STRIDE: Final = 7919  # prime: interims visit the open sessions in no order that lives begin in
 
 Message = tuple[bytes, bytes]
 
 
-def counters(once: Sequence[int], times: int) -> bytes:
+def traffic_payload(once: Sequence[int], times: int) -> bytes:
     return b"rcvp=%d, rcvb=%d, sentp=%d, sentb=%d" % tuple(count * times for count in once)
 
 
 @dataclass(slots=True)
-class Mix:
+class Workload:
     """Messages without end, in groups; what was made so far is counted.
 
     ``lifetime_seconds`` is what each new and refresh grants: with the rate at which lives are
@@ -91,7 +91,7 @@ class Mix:
         size, half = self.open_sessions, self.open_sessions // 2
         while True:
             group: list[Message] = []
-            for _ in range(GROUP_LIVES):
+            for _ in range(GROUP_SESSIONS):
                 slot = self._next
                 self._next = (slot + 1) % size
                 group += self._end(slot)
@@ -150,10 +150,10 @@ class Mix:
             (head + b"status", b"refreshed lifetime=0"),
             *traffic,
             (head + b"status", b"deleted"),
-            (head + b"total_traffic", counters(CLIENT, pairs)),
-            (head + b"total_traffic/peer", counters(PEER, pairs)),
+            (head + b"total_traffic", traffic_payload(CLIENT, pairs)),
+            (head + b"total_traffic/peer", traffic_payload(PEER, pairs)),
         ]
 
 
-_CLIENT_ONCE: Final = counters(CLIENT, 1)
-_PEER_ONCE: Final = counters(PEER, 1)
+_CLIENT_ONCE: Final = traffic_payload(CLIENT, 1)
+_PEER_ONCE: Final = traffic_payload(PEER, 1)

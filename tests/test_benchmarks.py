@@ -14,12 +14,12 @@ import pytest
 from benchmarks import memory, path, sources
 from benchmarks.__main__ import PARTS, arguments, chosen_scale, measure
 from benchmarks.figures import Figure, json_line, side_by_side, table
-from benchmarks.fixture import made_bed
-from benchmarks.pipeline import Line
+from benchmarks.fixture import benchmark_database
+from benchmarks.pipeline import Pipeline
 from benchmarks.publisher import Timeline
-from benchmarks.report import filled
-from benchmarks.scale import QUICK, WHOLE, Scale
-from benchmarks.workload import GROUP_MESSAGES, Mix
+from benchmarks.report import with_figures
+from benchmarks.scale import FULL, QUICK, Scale
+from benchmarks.workload import GROUP_MESSAGES, Workload
 from tests.support.servers import PostgresServer
 
 TINY: Final[Scale] = replace(
@@ -54,12 +54,12 @@ def test_part_runs_and_conserves(postgres_server: PostgresServer, part: str) -> 
 
 
 def test_live_parts_run_and_conserve(postgres_server: PostgresServer) -> None:
-    with made_bed(postgres_server) as bed, Line(bed, TINY, sources=2) as line:
-        line.fill()
+    with benchmark_database(postgres_server) as bed, Pipeline(bed, TINY, sources=2) as line:
+        line.open_sessions()
         check(path.measure(line, TINY))
         check(memory.measure(line, TINY))
         check(sources.measure(line, TINY, 2))
-        line.check(line.end())
+        line.check(line.stop_publishing())
 
 
 def check(figures: list[Figure]) -> None:
@@ -90,11 +90,11 @@ def test_sizes_can_be_chosen_on_the_command_line() -> None:
         ["--quick", "--rounds", "2", "--reports", "100000000", "--rate", "50000"]
     )
     assert chosen_scale(given) == replace(QUICK, rounds=2, reports=100_000_000, rate=50_000.0)
-    assert chosen_scale(arguments().parse_args([])) == WHOLE
+    assert chosen_scale(arguments().parse_args([])) == FULL
 
 
 def test_mix_is_whole_lives_and_interims_three_to_one() -> None:
-    mix = Mix(open_sessions=100, users=30)
+    mix = Workload(open_sessions=100, users=30)
     opened = [message for group in mix.open() for message in group]
     groups = list(islice(mix.churn(), 50))
     churned = [message for group in groups for message in group]
@@ -110,7 +110,7 @@ def test_mix_is_whole_lives_and_interims_three_to_one() -> None:
 
 
 def test_mix_ends_every_session_that_it_began() -> None:
-    mix = Mix(open_sessions=20, users=7)
+    mix = Workload(open_sessions=20, users=7)
     messages = [m for group in (*mix.open(), *islice(mix.churn(), 9), *mix.close()) for m in group]
     begun = {c for c, payload in messages if payload.startswith(b"new")}
     assert {c for c, payload in messages if payload == b"deleted"} == begun
@@ -120,10 +120,10 @@ def test_mix_ends_every_session_that_it_began() -> None:
 
 def test_usage_is_as_far_behind_as_the_oldest_life_that_it_lacks() -> None:
     timeline = Timeline([10.0, 11.0, 12.0], [8, 80, 160], [1, 10, 20], {})
-    assert timeline.behind(15.0, 20) == 0.0
-    assert timeline.behind(15.0, 19) == 3.0
-    assert timeline.behind(15.0, 10) == 3.0
-    assert timeline.behind(15.0, 0) == 5.0
+    assert timeline.lag(15.0, 20) == 0.0
+    assert timeline.lag(15.0, 19) == 3.0
+    assert timeline.lag(15.0, 10) == 3.0
+    assert timeline.lag(15.0, 0) == 5.0
 
 
 def test_figure_meets_its_target_by_its_median() -> None:
@@ -153,7 +153,7 @@ def test_figures_of_a_run_stand_on_the_page_and_others_stay() -> None:
     )
     figure = Figure(part="load", name="rate", unit="events/s", values=[5.0, 7.0, 6.0], target=9.0)
     assert Figure.from_json(json.loads(json_line(figure.as_json()))) == figure
-    result = filled(page, [{"cores": 2}, figure.as_json()])
+    result = with_figures(page, [{"cores": 2}, figure.as_json()])
     assert result == (
         "# A\n<!-- figures: about -->\n- cores: 2\n<!-- end -->\n<!-- figures: load -->\n"
         f"{table([figure])}\n<!-- end -->\n"

@@ -15,8 +15,7 @@ from accounting.cli.table import write_table
 from accounting.errors import ConfigurationError
 from accounting.ops.processes import stop_on_signals
 from accounting.ops.servers import running_redis_url
-from accounting.simulator import VERSIONS, Expected, Scenario, run
-from accounting.simulator import Progress as RunProgress
+from accounting.simulator import VERSIONS, Expected, Scenario, SimulationProgress, run
 
 
 def register(app: typer.Typer) -> None:
@@ -128,7 +127,7 @@ def publish(scenario: Scenario, redis_url: str, stop: Event) -> Expected:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("simulating", total=scenario.duration_seconds, published=0, live=0)
 
-        def show(progress: RunProgress) -> None:
+        def show(progress: SimulationProgress) -> None:
             bar.update(
                 task,
                 completed=min(progress.virtual_seconds, progress.duration_seconds),

@@ -12,8 +12,8 @@ counters, the spelling of text and the errors.
 from collections.abc import Iterator
 
 from accounting.simulator.fleet import Burst, Fleet
-from accounting.simulator.oracle import Expected, UserExpected
-from accounting.simulator.publisher import Progress, run
+from accounting.simulator.oracle import Expected, ExpectedUser
+from accounting.simulator.publisher import SimulationProgress, run
 from accounting.simulator.scenario import Scenario
 from accounting.simulator.version import VERSIONS, Version
 from accounting.simulator.wire import Command
@@ -23,10 +23,10 @@ __all__ = [
     "Burst",
     "Command",
     "Expected",
+    "ExpectedUser",
     "Fleet",
-    "Progress",
     "Scenario",
-    "UserExpected",
+    "SimulationProgress",
     "Version",
     "events",
     "play",

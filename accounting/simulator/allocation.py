@@ -11,18 +11,18 @@ from typing import Final
 
 from accounting.domain.counters import PEER_MODULUS
 from accounting.simulator import wire
-from accounting.simulator.oracle import ZERO, Eight, Ledger, plus
-from accounting.simulator.population import Identity
-from accounting.simulator.process import Process
+from accounting.simulator.oracle import ZERO_COUNTERS, Counters, OracleLedger, add_counters
+from accounting.simulator.population import SimulatedUser
+from accounting.simulator.process import ServerProcess
 
 SECOND: Final = 1_000_000
 NEVER: Final = 2**62
 CHANNEL_HEADER_BYTES: Final = 4
 REQUEST_BYTES: Final = 108
-ANSWER_BYTES: Final = 84
+RESPONSE_BYTES: Final = 84
 SETUP_REQUESTS: Final = 4
 """Packets before the first relayed one: Allocate twice, a permission, a channel."""
-SILENT_PACKETS: Final = 50_000
+MAX_SILENT_PACKETS: Final = 50_000
 """A silent life relays no more: coturn's deltas have 32 bits."""
 WRAP_PACKET_BYTES: Final = 58_000
 WRAP_REPORTS: Final = 60
@@ -33,12 +33,12 @@ WRAP_REPORTS: Final = 60
 class Traits:
     """What is special about a life; see the switches of ``Scenario``."""
 
-    wrap: bool = False
-    silent: bool = False
-    lose_first_report: bool = False
-    lose_deleted: bool = False
-    lose_totals: bool = False
-    second_on_key: bool = False
+    wraps_peer_total: bool = False
+    reports_only_at_close: bool = False
+    loses_first_report: bool = False
+    loses_deleted: bool = False
+    loses_totals: bool = False
+    is_second_on_key: bool = False
 
 
 class Allocation:
@@ -47,12 +47,12 @@ class Allocation:
     def __init__(
         self,
         *,
-        process: Process,
-        ledger: Ledger,
+        process: ServerProcess,
+        ledger: OracleLedger,
         random: Random,
         thread: int,
         allocation_id: int,
-        identity: Identity,
+        identity: SimulatedUser,
         transport: str,
         begins_us: int,
         ends_us: int,
@@ -67,37 +67,37 @@ class Allocation:
         self.identity = identity
         self.begins_us = begins_us
         self.ends_us = ends_us
-        self.dead = False
+        self.is_over = False
         self.traits = traits
         self._ledger = ledger
         self._random = random
         self._lifetime_seconds = lifetime_seconds
         # A client that says goodbye does so a second before the close
         # (docs/coturn.md#lifetime-zero); a TCP client may just hang up.
-        self._says_goodbye = transport == "UDP" or random.random() < 0.5
-        self.quiet_us = max(begins_us, ends_us - SECOND) if self._says_goodbye else ends_us
+        self._releases = transport == "UDP" or random.random() < 0.5
+        self.last_report_us = max(begins_us, ends_us - SECOND) if self._releases else ends_us
         self._up_share = 0.3 + 0.4 * random.random()
         self._up_bytes = packet_bytes * (0.5 + 0.4 * random.random())
         self._down_bytes = packet_bytes * (0.5 + 0.4 * random.random())
         self._packets_per_us = packets_per_second / SECOND
-        if traits.wrap:
+        if traits.wraps_peer_total:
             self._up_share = 0.75
             self._up_bytes = self._down_bytes = WRAP_PACKET_BYTES
-            lasts_us = max(self.quiet_us - begins_us, 1)
+            lasts_us = max(self.last_report_us - begins_us, 1)
             self._packets_per_us = 2048 * (WRAP_REPORTS + 0.5) / lasts_us
         self._prefix = wire.channel_prefix(identity.realm, identity.username, allocation_id)
         self._status_key = self._prefix + b"status"
         self._addresses = b""
         if process.version.status_addresses:
             client = f"203.0.113.{random.randrange(1, 255)}:{random.randrange(1024, 65536)}"
-            self._addresses = wire.addresses(transport, process.address, client)
-        self._requests = SETUP_REQUESTS
+            self._addresses = wire.status_addresses(transport, process.address, client)
+        self._uncounted_requests = SETUP_REQUESTS
         self._counted_us = begins_us
         self._first_report = True
-        self.relayed: Eight = ZERO
-        self.reported: Eight = ZERO
+        self.relayed: Counters = ZERO_COUNTERS
+        self.reported: Counters = ZERO_COUNTERS
 
-    def life(self) -> Iterator[int]:
+    def play(self) -> Iterator[int]:
         """Play the life: yields when to be woken next, in virtual microseconds."""
         now = self.begins_us
         self.begin(now)
@@ -105,9 +105,9 @@ class Allocation:
         refresh_at = now + refresh_every
         report_every = self.report_interval()
         report_at = now + report_every
-        while (now := min(refresh_at, report_at)) < self.quiet_us:
+        while (now := min(refresh_at, report_at)) < self.last_report_us:
             yield now
-            if self.dead:
+            if self.is_over:
                 return
             if now == report_at:
                 self.interim(now)
@@ -115,18 +115,18 @@ class Allocation:
             else:
                 self.refresh(now)
                 refresh_at += refresh_every
-        if self._says_goodbye:
-            yield self.quiet_us
-            if self.dead:
+        if self._releases:
+            yield self.last_report_us
+            if self.is_over:
                 return
-            self.say_goodbye(self.quiet_us)
+            self.release(self.last_report_us)
         yield self.ends_us
-        if not self.dead:
+        if not self.is_over:
             self.close(self.ends_us)
 
     def report_interval(self) -> int:
         """Microseconds between two interims at this life's pace."""
-        if self.traits.silent or self._packets_per_us == 0:
+        if self.traits.reports_only_at_close or self._packets_per_us == 0:
             return NEVER
         return max(1, int(2048 / self._packets_per_us))
 
@@ -135,49 +135,49 @@ class Allocation:
         return self._lifetime_seconds * SECOND * 9 // 10
 
     def begin(self, now: int) -> None:
-        self._say_status(now, "new", self._lifetime_seconds)
+        self._publish_status(now, "new", self._lifetime_seconds)
 
     def refresh(self, now: int) -> None:
-        self._requests += 1
-        self._say_status(now, "refreshed", self._lifetime_seconds)
+        self._uncounted_requests += 1
+        self._publish_status(now, "refreshed", self._lifetime_seconds)
 
-    def say_goodbye(self, now: int) -> None:
+    def release(self, now: int) -> None:
         """Refresh 0: the close follows a second later."""
-        self._requests += 1
-        self._say_status(now, "refreshed", 0)
+        self._uncounted_requests += 1
+        self._publish_status(now, "refreshed", 0)
 
     def interim(self, now: int) -> None:
-        self._report(now, self._count(self._full_packets()))
+        self._report(now, self._take_counters(self._packets_per_report()))
 
     def close(self, now: int) -> None:
         """Normal close: traffic, DEL, ``deleted``, totals [recorded]."""
-        self._report(now, self._count(self._pending_packets(now)))
-        if not self.traits.lose_deleted:
-            self.process.say_deleted(now, self.thread, self._status_key)
-        totalled = not self.traits.lose_totals
-        if totalled:
+        self._report(now, self._take_counters(self._pending_packets(now)))
+        if not self.traits.loses_deleted:
+            self.process.publish_deleted(now, self.thread, self._status_key)
+        has_totals = not self.traits.loses_totals
+        if has_totals:
             # 32 bits wide on the peer side alone (docs/coturn.md#peer-total-wraps).
             total = self.relayed[:4] + tuple(count % PEER_MODULUS for count in self.relayed[4:])
-            self.process.say_traffic(now, self.thread, self._prefix, "total_traffic", total)
-        self._settle(totalled=totalled)
+            self.process.publish_traffic(now, self.thread, self._prefix, "total_traffic", total)
+        self._enter_in_ledger(has_totals=has_totals)
 
-    def die(self, now: int) -> None:
+    def lose(self, now: int) -> None:
         """The server was killed: nothing is published, the packets since the last report lost."""
-        pending = self._count(self._pending_packets(now))
-        self.relayed = plus(self.relayed, pending)
-        self._settle(totalled=False)
+        pending = self._take_counters(self._pending_packets(now))
+        self.relayed = add_counters(self.relayed, pending)
+        self._enter_in_ledger(has_totals=False)
 
-    def _settle(self, *, totalled: bool) -> None:
-        self.dead = True
-        self._ledger.settle(
+    def _enter_in_ledger(self, *, has_totals: bool) -> None:
+        self.is_over = True
+        self._ledger.add_session(
             self.identity,
             self.relayed,
             self.reported,
-            totalled=totalled,
-            session=not self.traits.second_on_key,
+            has_totals=has_totals,
+            is_first_on_key=not self.traits.is_second_on_key,
         )
 
-    def _full_packets(self) -> int:
+    def _packets_per_report(self) -> int:
         """Relayed packets after which the counters add up to the modulus.
 
         A relayed packet counts twice over four counters, once over the client's two; a request
@@ -185,17 +185,22 @@ class Allocation:
         """
         version = self.process.version
         if version.peer_traffic:
-            return version.modulus // 2 - self._requests
-        return version.modulus - 2 * self._requests
+            return version.modulus // 2 - self._uncounted_requests
+        return version.modulus - 2 * self._uncounted_requests
 
     def _pending_packets(self, now: int) -> int:
         """Relayed since the last report: less than an interim's worth, but for a silent life."""
-        packets = int((min(now, self.quiet_us) - self._counted_us) * self._packets_per_us)
-        return min(packets, SILENT_PACKETS if self.traits.silent else self._full_packets() - 1)
+        packets = int((min(now, self.last_report_us) - self._counted_us) * self._packets_per_us)
+        return min(
+            packets,
+            MAX_SILENT_PACKETS
+            if self.traits.reports_only_at_close
+            else self._packets_per_report() - 1,
+        )
 
-    def _count(self, packets: int) -> Eight:
+    def _take_counters(self, packets: int) -> Counters:
         """What the eight counters say after relaying so many packets since the last report."""
-        requests, self._requests = self._requests, 0
+        requests, self._uncounted_requests = self._uncounted_requests, 0
         up = int(packets * self._up_share)
         down = packets - up
         spread = 0.9 + 0.2 * self._random.random()
@@ -206,7 +211,7 @@ class Allocation:
             up + requests,
             up_bytes + up_headers + REQUEST_BYTES * requests,
             down + requests,
-            down_bytes + CHANNEL_HEADER_BYTES * down + ANSWER_BYTES * requests,
+            down_bytes + CHANNEL_HEADER_BYTES * down + RESPONSE_BYTES * requests,
         )
         if not self.process.version.peer_traffic:
             return (*client, 0, 0, 0, 0)
@@ -214,15 +219,15 @@ class Allocation:
             up_bytes += up_headers
         return (*client, down, down_bytes, up, up_bytes)
 
-    def _report(self, now: int, delta: Eight) -> None:
+    def _report(self, now: int, delta: Counters) -> None:
         self._counted_us = now
-        self.relayed = plus(self.relayed, delta)
-        lost = self._first_report and self.traits.lose_first_report
+        self.relayed = add_counters(self.relayed, delta)
+        lost = self._first_report and self.traits.loses_first_report
         self._first_report = False
         if not lost:
-            self.reported = plus(self.reported, delta)
-            self.process.say_traffic(now, self.thread, self._prefix, "traffic", delta)
+            self.reported = add_counters(self.reported, delta)
+            self.process.publish_traffic(now, self.thread, self._prefix, "traffic", delta)
 
-    def _say_status(self, now: int, kind: str, lifetime_seconds: int) -> None:
+    def _publish_status(self, now: int, kind: str, lifetime_seconds: int) -> None:
         payload = b"%b lifetime=%d%b" % (kind.encode(), lifetime_seconds, self._addresses)
-        self.process.say_status(now, self.thread, self._status_key, kind, payload)
+        self.process.publish_status(now, self.thread, self._status_key, kind, payload)

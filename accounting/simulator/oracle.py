@@ -10,13 +10,13 @@ from typing import Final
 
 from accounting.domain.counters import COUNTERS
 from accounting.domain.text_escaping import escape
-from accounting.simulator.population import Identity
+from accounting.simulator.population import SimulatedUser
 
-Eight = tuple[int, int, int, int, int, int, int, int]
+Counters = tuple[int, int, int, int, int, int, int, int]
 """The eight counters in the order of :data:`COUNTERS`."""
 
-ZERO: Final[Eight] = (0, 0, 0, 0, 0, 0, 0, 0)
-KINDS: Final = (
+ZERO_COUNTERS: Final[Counters] = (0, 0, 0, 0, 0, 0, 0, 0)
+MESSAGE_KINDS: Final = (
     "new",
     "refreshed",
     "deleted",
@@ -27,14 +27,14 @@ KINDS: Final = (
 )
 
 
-def plus(left: Sequence[int], right: Sequence[int]) -> Eight:
+def add_counters(left: Sequence[int], right: Sequence[int]) -> Counters:
     """Add counter by counter."""
     a, b, c, d, e, f, g, h = (x + y for x, y in zip(left, right, strict=True))
     return (a, b, c, d, e, f, g, h)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UserExpected:
+class ExpectedUser:
     """What one username of one realm must come to."""
 
     realm: bytes
@@ -43,13 +43,13 @@ class UserExpected:
     """Whom to bill (docs/session-rules.md#user-id), under the rule where none was set."""
     sessions: int = 0
     """Lives that a status or a total vouches for."""
-    usage: Eight = ZERO
+    usage: Counters = ZERO_COUNTERS
     """Billed, in the order of :data:`COUNTERS`; packets and bytes."""
     sessions_estimated: int = 0
     estimated_bytes: int = 0
     """Received and sent bytes of the estimated sessions."""
     sessions_disputed: int = 0
-    unattributed: Eight = ZERO
+    unattributed: Counters = ZERO_COUNTERS
     """Published under this name, and never confirmed for."""
 
     def as_dict(self) -> dict[str, object]:
@@ -66,15 +66,15 @@ class UserExpected:
             "unattributed": dict(zip(COUNTERS, self.unattributed, strict=True)),
         }
 
-    def __add__(self, other: "UserExpected") -> "UserExpected":
+    def __add__(self, other: "ExpectedUser") -> "ExpectedUser":
         return replace(
             self,
             sessions=self.sessions + other.sessions,
-            usage=plus(self.usage, other.usage),
+            usage=add_counters(self.usage, other.usage),
             sessions_estimated=self.sessions_estimated + other.sessions_estimated,
             estimated_bytes=self.estimated_bytes + other.estimated_bytes,
             sessions_disputed=self.sessions_disputed + other.sessions_disputed,
-            unattributed=plus(self.unattributed, other.unattributed),
+            unattributed=add_counters(self.unattributed, other.unattributed),
         )
 
 
@@ -83,11 +83,11 @@ class Expected:
     """What a run published and what the books must come to, exactly."""
 
     messages: dict[str, int]
-    """Published messages of allocations by kind, of :data:`KINDS`."""
+    """Published messages of allocations by kind, of :data:`MESSAGE_KINDS`."""
     keepalives: int
-    users: tuple[UserExpected, ...]
+    users: tuple[ExpectedUser, ...]
     """One for each realm and username on the wire, sorted."""
-    never_published: Eight
+    never_published: Counters
     """Relayed, but lost with a killed server or with messages that nothing made good."""
 
     @property
@@ -96,26 +96,26 @@ class Expected:
         return sum(self.messages.values())
 
     @property
-    def total(self) -> UserExpected:
+    def total(self) -> ExpectedUser:
         """The sum over all users, under empty names."""
-        return sum(self.users, start=UserExpected(realm=b"", username=b"", user_id=b""))
+        return sum(self.users, start=ExpectedUser(realm=b"", username=b"", user_id=b""))
 
-    def by_user_id(self) -> dict[tuple[bytes, bytes], UserExpected]:
+    def by_user_id(self) -> dict[tuple[bytes, bytes], ExpectedUser]:
         """By (realm, user_id): the usernames of TURN REST put together under the user."""
-        people: dict[tuple[bytes, bytes], UserExpected] = {}
+        by_user: dict[tuple[bytes, bytes], ExpectedUser] = {}
         for user in self.users:
             key = (user.realm, user.user_id)
-            nobody = UserExpected(realm=user.realm, username=user.user_id, user_id=user.user_id)
-            people[key] = people.get(key, nobody) + user
-        return people
+            empty = ExpectedUser(realm=user.realm, username=user.user_id, user_id=user.user_id)
+            by_user[key] = by_user.get(key, empty) + user
+        return by_user
 
-    def by_realm(self) -> dict[bytes, UserExpected]:
+    def by_realm(self) -> dict[bytes, ExpectedUser]:
         """By realm, under empty usernames."""
-        realms: dict[bytes, UserExpected] = {}
+        by_realm: dict[bytes, ExpectedUser] = {}
         for user in self.users:
-            empty = UserExpected(realm=user.realm, username=b"", user_id=b"")
-            realms[user.realm] = realms.get(user.realm, empty) + user
-        return realms
+            empty = ExpectedUser(realm=user.realm, username=b"", user_id=b"")
+            by_realm[user.realm] = by_realm.get(user.realm, empty) + user
+        return by_realm
 
     def as_dict(self) -> dict[str, object]:
         """JSON-able."""
@@ -133,7 +133,7 @@ class Expected:
 
 
 @dataclass(slots=True)
-class _Line:
+class _UserSums:
     """A user's figures while the run goes on."""
 
     sessions: int = 0
@@ -144,28 +144,28 @@ class _Line:
     unattributed: list[int] = field(default_factory=lambda: [0] * 8)
 
 
-class Ledger:
+class OracleLedger:
     """Collects what was published and what each life is worth."""
 
     def __init__(self) -> None:
-        self.messages = dict.fromkeys(KINDS, 0)
+        self.messages = dict.fromkeys(MESSAGE_KINDS, 0)
         self.keepalives = 0
         self.sessions_started = 0
-        self._lines: dict[Identity, _Line] = {}
+        self._sums: dict[SimulatedUser, _UserSums] = {}
         self._never_published = [0] * 8
 
     @property
     def published(self) -> int:
         return sum(self.messages.values())
 
-    def settle(
+    def add_session(
         self,
-        identity: Identity,
+        identity: SimulatedUser,
         relayed: Sequence[int],
         reported: Sequence[int],
         *,
-        totalled: bool,
-        session: bool = True,
+        has_totals: bool,
+        is_first_on_key: bool = True,
     ) -> None:
         """Enter a life that is over: what it relayed, what its interims said, whether totals came.
 
@@ -173,52 +173,54 @@ class Ledger:
         total only where interims were seen to be missing. ``session`` is false for the second
         half of a life that two servers share.
         """
-        line = self._line(identity)
-        missed = totalled and any(relayed[place] > reported[place] for place in range(4))
+        sums = self._sums_of(identity)
+        is_estimated = has_totals and any(relayed[place] > reported[place] for place in range(4))
         for place in range(8):
-            billed = relayed[place] if missed or (totalled and place < 4) else reported[place]
-            line.usage[place] += billed
+            billed = (
+                relayed[place] if is_estimated or (has_totals and place < 4) else reported[place]
+            )
+            sums.usage[place] += billed
             self._never_published[place] += relayed[place] - billed
-        if missed:
-            line.sessions_estimated += 1
-            line.estimated_bytes += relayed[1] + relayed[3]
-        if session:
-            line.sessions += 1
+        if is_estimated:
+            sums.sessions_estimated += 1
+            sums.estimated_bytes += relayed[1] + relayed[3]
+        if is_first_on_key:
+            sums.sessions += 1
 
-    def dispute(self, identity: Identity) -> None:
+    def add_dispute(self, identity: SimulatedUser) -> None:
         """Two servers were seen on one key of this user."""
-        self._line(identity).sessions_disputed += 1
+        self._sums_of(identity).sessions_disputed += 1
 
-    def stray(self, identity: Identity, reported: Sequence[int]) -> None:
+    def add_unauthenticated(self, identity: SimulatedUser, reported: Sequence[int]) -> None:
         """Enter traffic that nothing vouches for."""
-        line = self._line(identity)
+        sums = self._sums_of(identity)
         for place in range(8):
-            line.unattributed[place] += reported[place]
+            sums.unattributed[place] += reported[place]
 
     def expected(self) -> Expected:
         return Expected(
             messages=dict(self.messages),
             keepalives=self.keepalives,
             users=tuple(self._users()),
-            never_published=plus(self._never_published, ZERO),
+            never_published=add_counters(self._never_published, ZERO_COUNTERS),
         )
 
-    def _line(self, identity: Identity) -> _Line:
-        line = self._lines.get(identity)
-        if line is None:
-            line = self._lines[identity] = _Line()
-        return line
+    def _sums_of(self, identity: SimulatedUser) -> _UserSums:
+        sums = self._sums.get(identity)
+        if sums is None:
+            sums = self._sums[identity] = _UserSums()
+        return sums
 
-    def _users(self) -> Iterator[UserExpected]:
-        for identity, line in sorted(self._lines.items()):
-            yield UserExpected(
+    def _users(self) -> Iterator[ExpectedUser]:
+        for identity, sums in sorted(self._sums.items()):
+            yield ExpectedUser(
                 realm=identity.realm,
                 username=identity.username,
                 user_id=identity.user_id,
-                sessions=line.sessions,
-                usage=plus(line.usage, ZERO),
-                sessions_estimated=line.sessions_estimated,
-                estimated_bytes=line.estimated_bytes,
-                sessions_disputed=line.sessions_disputed,
-                unattributed=plus(line.unattributed, ZERO),
+                sessions=sums.sessions,
+                usage=add_counters(sums.usage, ZERO_COUNTERS),
+                sessions_estimated=sums.sessions_estimated,
+                estimated_bytes=sums.estimated_bytes,
+                sessions_disputed=sums.sessions_disputed,
+                unattributed=add_counters(sums.unattributed, ZERO_COUNTERS),
             )

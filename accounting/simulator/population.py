@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from accounting.simulator.scenario import Scenario
 
-HOSTILE: Final = (
+HOSTILE_USERNAMES: Final = (
     b"x/allocation/000000000000000009/status",
     b"a*b?[x]",
     b"k=v,rcvb=9",
@@ -27,10 +27,10 @@ HOSTILE: Final = (
 ``/user/``, where channel readers may differ; none is all digits, which is billed by a rule of the
 realm; none is empty, since strangers of all servers meet there."""
 
-REST_TIMES: Final = tuple(1_999_999_999 + 3600 * hour for hour in range(4))
+REST_TIMESTAMPS: Final = tuple(1_999_999_999 + 3600 * hour for hour in range(4))
 
 
-class Identity(NamedTuple):
+class SimulatedUser(NamedTuple):
     """A realm, a username as on the wire, and the user to bill for it, known by construction."""
 
     realm: bytes
@@ -38,32 +38,34 @@ class Identity(NamedTuple):
     user_id: bytes
 
 
-def population(scenario: Scenario) -> list[tuple[Identity, ...]]:
+def population(scenario: Scenario) -> list[tuple[SimulatedUser, ...]]:
     """All users; for each the identities that it uses in turn (more than one only with REST)."""
-    people = []
+    identities = []
     for index in range(scenario.users):
-        round_, place = divmod(index, len(scenario.realms))
-        realm = scenario.realms[place].encode()
-        name = _name(round_, hostile=scenario.hostile_usernames)
+        user_index, realm_index = divmod(index, len(scenario.realms))
+        realm = scenario.realms[realm_index].encode()
+        name = _name(user_index, hostile=scenario.hostile_usernames)
         if scenario.rest_usernames:
-            people.append(tuple(Identity(realm, b"%d:%b" % (t, name), name) for t in REST_TIMES))
+            identities.append(
+                tuple(SimulatedUser(realm, b"%d:%b" % (t, name), name) for t in REST_TIMESTAMPS)
+            )
         else:
-            people.append((Identity(realm, name, name),))
-    return people
+            identities.append((SimulatedUser(realm, name, name),))
+    return identities
 
 
-def roaming(scenario: Scenario) -> Identity:
+def shared_key_user(scenario: Scenario) -> SimulatedUser:
     """The user of ``same_key``, who is nobody else's."""
-    return Identity(scenario.realms[0].encode(), b"roaming", b"roaming")
+    return SimulatedUser(scenario.realms[0].encode(), b"roaming", b"roaming")
 
 
-def nobody(scenario: Scenario, place: int) -> Identity:
+def unauthenticated_user(scenario: Scenario, index: int) -> SimulatedUser:
     """The empty user of requests that never authenticated."""
-    return Identity(scenario.realms[place % len(scenario.realms)].encode(), b"", b"")
+    return SimulatedUser(scenario.realms[index % len(scenario.realms)].encode(), b"", b"")
 
 
 def _name(index: int, *, hostile: bool) -> bytes:
     if not hostile:
         return b"user%04d" % index
-    again, place = divmod(index, len(HOSTILE))
-    return HOSTILE[place] + (b"~%d" % again if again else b"")
+    repetition, position = divmod(index, len(HOSTILE_USERNAMES))
+    return HOSTILE_USERNAMES[position] + (b"~%d" % repetition if repetition else b"")

@@ -7,7 +7,7 @@ and in which order; when it says it is the business of lives and fleet.
 from typing import Final
 
 from accounting.simulator import wire
-from accounting.simulator.oracle import Ledger
+from accounting.simulator.oracle import OracleLedger
 from accounting.simulator.version import Version
 from accounting.simulator.wire import Command
 
@@ -15,18 +15,18 @@ THREAD_STRIDE: Final = 10**15
 """An id is ``relay_thread * 10^15 + counter`` (docs/coturn.md#ids-restart)."""
 
 
-class Process:
+class ServerProcess:
     """A running server. Commands go to ``out``, which the fleet empties after every step."""
 
     __slots__ = (
+        "_commands",
         "_ledger",
         "_next_counters",
-        "_out",
         "_status_keys",
         "address",
-        "alive",
         "connections",
         "database",
+        "is_running",
         "server",
         "version",
     )
@@ -40,28 +40,28 @@ class Process:
         database: int,
         connections: range,
         status_keys: dict[bytes, None],
-        ledger: Ledger,
-        out: list[Command],
+        ledger: OracleLedger,
+        commands: list[Command],
     ) -> None:
         self.server = server
         self.version = version
         self.address = address
         self.database = database
-        self.alive = True
+        self.is_running = True
         self.connections = connections
         """The first is the main thread's, one for each relay thread follows [seen in 4.6.1]."""
         self._next_counters = [1] * (len(connections) - 1)
         self._status_keys = status_keys
         self._ledger = ledger
-        self._out = out
+        self._commands = commands
 
-    def peek_id(self, thread: int) -> int:
+    def next_id(self, thread: int) -> int:
         """The id that the next session of a relay thread gets."""
         return thread * THREAD_STRIDE + self._next_counters[thread]
 
     def take_id(self, thread: int) -> int:
         """Give the next id of a relay thread away; requests without authentication take one too."""
-        allocation_id = self.peek_id(thread)
+        allocation_id = self.next_id(thread)
         self._next_counters[thread] += 1
         return allocation_id
 
@@ -75,41 +75,47 @@ class Process:
         Keys of other live servers go too (docs/coturn.md#start-deletes-keys). Only keys that this
         run set: leftovers of another run, or of a real server, are not touched.
         """
-        self._send(at_us, 0, b"keys", (wire.STATUS_KEYS,))
+        self._send(at_us, 0, b"keys", (wire.STATUS_KEYS_PATTERN,))
         for key in self._status_keys:
             self._send(at_us, 0, b"del", (key,))
         self._status_keys.clear()
 
-    def keep_alive(self, at_us: int) -> None:
-        for place in range(len(self.connections)):
-            self._send(at_us, place, b"publish", wire.KEEPALIVE)
+    def publish_keepalives(self, at_us: int) -> None:
+        for index in range(len(self.connections)):
+            self._send(at_us, index, b"publish", wire.KEEPALIVE)
         self._ledger.keepalives += len(self.connections)
 
-    def say_status(self, at_us: int, thread: int, key: bytes, kind: str, payload: bytes) -> None:
+    def publish_status(
+        self, at_us: int, thread: int, key: bytes, kind: str, payload: bytes
+    ) -> None:
         """``new`` or ``refreshed``: SET, then PUBLISH."""
         self._status_keys[key] = None
         self._send(at_us, thread + 1, b"set", (key, payload))
         self._send(at_us, thread + 1, b"publish", (key, payload))
         self._ledger.messages[kind] += 1
 
-    def say_deleted(self, at_us: int, thread: int, key: bytes) -> None:
+    def publish_deleted(self, at_us: int, thread: int, key: bytes) -> None:
         """DEL, then PUBLISH. coturn hands an empty second argument to DEL [recorded]."""
         self._status_keys.pop(key, None)
         self._send(at_us, thread + 1, b"del", (key, b""))
         self._send(at_us, thread + 1, b"publish", (key, wire.DELETED))
         self._ledger.messages["deleted"] += 1
 
-    def say_traffic(
-        self, at_us: int, thread: int, prefix: bytes, kind: str, eight: tuple[int, ...]
+    def publish_traffic(
+        self, at_us: int, thread: int, prefix: bytes, kind: str, counters: tuple[int, ...]
     ) -> None:
         """``traffic`` or ``total_traffic``: the client side, then the peer side."""
         channel = prefix + kind.encode()
-        self._send(at_us, thread + 1, b"publish", (channel, wire.counters(*eight[:4])))
+        self._send(at_us, thread + 1, b"publish", (channel, wire.traffic_payload(*counters[:4])))
         self._ledger.messages[kind] += 1
         if self.version.peer_traffic:
-            payload = wire.counters(*eight[4:])
+            payload = wire.traffic_payload(*counters[4:])
             self._send(at_us, thread + 1, b"publish", (channel + b"/peer", payload))
             self._ledger.messages[kind + "/peer"] += 1
 
-    def _send(self, at_us: int, place: int, name: bytes, args: tuple[bytes, ...]) -> None:
-        self._out.append(Command(at_us, self.connections[place], self.database, name, args))
+    def _send(
+        self, at_us: int, connection_index: int, name: bytes, args: tuple[bytes, ...]
+    ) -> None:
+        self._commands.append(
+            Command(at_us, self.connections[connection_index], self.database, name, args)
+        )

@@ -20,16 +20,16 @@ from accounting.errors import AccountingError, ConnectionLost
 from accounting.simulator.fleet import Burst, Fleet
 from accounting.simulator.oracle import Expected
 from accounting.simulator.scenario import Scenario
-from accounting.simulator.wire import Command, packed
+from accounting.simulator.wire import Command, encode_command
 
 BATCH_COMMANDS: Final = 1000
 PROGRESS_SECONDS: Final = 0.1
-LONGEST_PAUSE_SECONDS: Final = 0.1
+MAX_PAUSE_SECONDS: Final = 0.1
 """A longer pause is made of these, so that progress goes on being told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class SimulationProgress:
     """How far a run has come."""
 
     elapsed_seconds: float
@@ -43,7 +43,7 @@ class Progress:
 def run(
     scenario: Scenario,
     redis_url: str,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[SimulationProgress], None] | None = None,
     stop: Event | None = None,
 ) -> Expected:
     """Publish a scenario and say what the books must come to.
@@ -54,47 +54,49 @@ def run(
     """
     fleet = Fleet(scenario)
     pace = _Pace(scenario.rate)
-    watch = _Watch(fleet, on_progress)
-    with _Links(redis_url, select=bool(scenario.databases)) as links:
+    reporter = _ProgressReporter(fleet, on_progress)
+    with _Connections(redis_url, select=bool(scenario.databases)) as connections:
         for burst in fleet.run():
-            if not pace.due(burst):
-                links.flush()
-            while not pace.due(burst) and not (stop is not None and stop.is_set()):
-                watch.look()
+            if not pace.is_due(burst):
+                connections.flush()
+            while not pace.is_due(burst) and not (stop is not None and stop.is_set()):
+                reporter.report()
                 pace.wait(burst, stop)
-            links.send(burst)
-            watch.look()
+            connections.send(burst)
+            reporter.report()
             if stop is not None and stop.is_set():
                 stop = None
                 fleet.halt()
                 pace = _Pace(0)
-        links.settle()
-    watch.look(last=True)
+        connections.read_replies()
+    reporter.report(is_final=True)
     return fleet.expected()
 
 
-class _Watch:
+class _ProgressReporter:
     """Tells the caller how far the run has come, now and then."""
 
-    def __init__(self, fleet: Fleet, on_progress: Callable[[Progress], None] | None) -> None:
+    def __init__(
+        self, fleet: Fleet, on_progress: Callable[[SimulationProgress], None] | None
+    ) -> None:
         self._fleet = fleet
         self._on_progress = on_progress
-        self._began = time.monotonic()
-        self._next = self._began
+        self._started_at = time.monotonic()
+        self._next_report_at = self._started_at
 
-    def look(self, *, last: bool = False) -> None:
+    def report(self, *, is_final: bool = False) -> None:
         now = time.monotonic()
-        if self._on_progress is None or (now < self._next and not last):
+        if self._on_progress is None or (now < self._next_report_at and not is_final):
             return
-        self._next = now + PROGRESS_SECONDS
+        self._next_report_at = now + PROGRESS_SECONDS
         self._on_progress(
-            Progress(
-                elapsed_seconds=now - self._began,
+            SimulationProgress(
+                elapsed_seconds=now - self._started_at,
                 virtual_seconds=self._fleet.now_us / 1e6,
                 duration_seconds=self._fleet.scenario.duration_seconds,
                 published=self._fleet.ledger.published,
                 sessions_started=self._fleet.ledger.sessions_started,
-                sessions_live=self._fleet.sessions_live,
+                sessions_live=self._fleet.active_sessions,
             )
         )
 
@@ -104,14 +106,14 @@ class _Pace:
 
     def __init__(self, rate: float | None) -> None:
         self._rate = rate
-        self._began = time.monotonic()
+        self._started_at = time.monotonic()
         self._sent = 0
-        self._counted: Burst | None = None
+        self._counted_burst: Burst | None = None
 
     def elapsed_seconds(self) -> float:
-        return time.monotonic() - self._began
+        return time.monotonic() - self._started_at
 
-    def due(self, burst: Burst) -> bool:
+    def is_due(self, burst: Burst) -> bool:
         return self._rate == 0 or self._due_seconds(burst) <= self.elapsed_seconds()
 
     def wait(self, burst: Burst, stop: Event | None) -> None:
@@ -120,69 +122,69 @@ class _Pace:
         if seconds <= 0:
             return
         if stop is None:
-            time.sleep(min(seconds, LONGEST_PAUSE_SECONDS))
+            time.sleep(min(seconds, MAX_PAUSE_SECONDS))
         else:
-            stop.wait(min(seconds, LONGEST_PAUSE_SECONDS))
+            stop.wait(min(seconds, MAX_PAUSE_SECONDS))
 
     def _due_seconds(self, burst: Burst) -> float:
         if not self._rate:
             return burst.at_us / 1e6
-        if burst is not self._counted:
-            self._counted = burst
+        if burst is not self._counted_burst:
+            self._counted_burst = burst
             self._sent += sum(command.name == b"publish" for command in burst.commands)
         return self._sent / self._rate
 
 
-class _Links:
+class _Connections:
     """The fleet's connections, opened when first used."""
 
     def __init__(self, redis_url: str, *, select: bool) -> None:
         self._redis_url = redis_url
         self._select = select
-        self._links: dict[int, _Link] = {}
-        self._waiting = 0
+        self._connections: dict[int, _Connection] = {}
+        self._unsent_count = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for link in self._links.values():
+        for link in self._connections.values():
             link.close()
 
     def send(self, burst: Burst) -> None:
-        if burst.alone:
-            self.settle()
+        if burst.serialized:
+            self.read_replies()
         for command in burst.commands:
-            link = self._links.get(command.connection)
+            link = self._connections.get(command.connection)
             if link is None:
-                link = self._links[command.connection] = self._open(command)
-            link.add(packed(command.name, command.args))
-        self._waiting += len(burst.commands)
-        if burst.alone:
-            self.settle()
-        elif self._waiting >= BATCH_COMMANDS:
+                link = self._connections[command.connection] = self._open(command)
+            link.add(encode_command(command.name, command.args))
+        self._unsent_count += len(burst.commands)
+        if burst.serialized:
+            self.read_replies()
+        elif self._unsent_count >= BATCH_COMMANDS:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits. Answers to it are read at the next flush: Redis works meanwhile."""
-        self._waiting = 0
-        for link in self._links.values():
+        self._unsent_count = 0
+        for link in self._connections.values():
             link.flush()
 
-    def settle(self) -> None:
+    def read_replies(self) -> None:
         """Write what waits and read every answer."""
         self.flush()
-        for link in self._links.values():
-            link.settle()
+        for link in self._connections.values():
+            link.read_replies()
 
-    def _open(self, command: Command) -> "_Link":
+    def _open(self, command: Command) -> "_Connection":
         url = _with_database(self._redis_url, command.database) if self._select else self._redis_url
         try:
             # RESP2: one answer to each command and nothing between, so answers can be counted.
             client = redis.Redis.from_url(url, protocol=2, single_connection_client=True)
         except redis.RedisError as error:
             raise ConnectionLost(f"the simulator can't reach Redis: {error}") from error
-        return _Link(client)
+        return _Connection(client)
 
 
 def _with_database(redis_url: str, database: int) -> str:
@@ -191,7 +193,7 @@ def _with_database(redis_url: str, database: int) -> str:
     return parts._replace(query=f"db={database}&{parts.query}".rstrip("&")).geturl()
 
 
-class _Link:
+class _Connection:
     """One connection: what waits to be written, and how many answers are due."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -202,33 +204,33 @@ class _Link:
         # and a million of them matter here.
         self._socket = cast(socket.socket, client.connection._sock)  # noqa: SLF001
         self._reader = hiredis.Reader()
-        self._parts: list[bytes] = []
-        self._due = 0
+        self._unsent: list[bytes] = []
+        self._unread_replies = 0
 
     def add(self, command: bytes) -> None:
-        self._parts.append(command)
+        self._unsent.append(command)
 
     def flush(self) -> None:
-        if not self._parts:
+        if not self._unsent:
             return
-        self.settle()
-        batch, self._due = b"".join(self._parts), len(self._parts)
-        self._parts.clear()
+        self.read_replies()
+        batch, self._unread_replies = b"".join(self._unsent), len(self._unsent)
+        self._unsent.clear()
         try:
             self._socket.sendall(batch)
         except OSError as error:
             raise ConnectionLost(f"Redis went away from the simulator: {error}") from error
 
-    def settle(self) -> None:
+    def read_replies(self) -> None:
         """Read every answer that is due."""
-        while self._due:
+        while self._unread_replies:
             answer = self._reader.gets()
             if answer is False:
                 self._receive()
                 continue
             if isinstance(answer, hiredis.ReplyError):
                 raise AccountingError(f"Redis refused a command of the simulator: {answer}")
-            self._due -= 1
+            self._unread_replies -= 1
 
     def close(self) -> None:
         self._client.close()

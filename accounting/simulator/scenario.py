@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from accounting.errors import UsageError
 from accounting.simulator.version import VERSIONS, Version
 
-LARGEST_REALM_BYTES = 127
+MAX_REALM_BYTES = 127
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ class Scenario:
         require(bool(self.realms), "realms is empty; name one, or '' for the realm without a name")
         require(len(set(self.realms)) == len(self.realms), "realms names one twice")
         for realm in self.realms:
-            fits = len(realm.encode()) <= LARGEST_REALM_BYTES and "/user/" not in realm
+            fits = len(realm.encode()) <= MAX_REALM_BYTES and "/user/" not in realm
             require(fits, f"realm {realm!r} is longer than 127 bytes or holds '/user/'")
         require(self.sessions >= 0, f"sessions is {self.sessions}, less than 0")
         require(self.concurrency is None or self.concurrency > 0, "concurrency is not above 0")

@@ -11,25 +11,25 @@ from typing import Final
 
 from accounting.simulator.allocation import SECOND, Allocation
 
-SHORTEST_PAIR_US: Final = 3 * SECOND
-BEGINS_AFTER_US: Final = SECOND // 20
+MIN_DURATION_US: Final = 3 * SECOND
+SECOND_START_US: Final = SECOND // 20
 
 
-def two_on_one_key(
-    first: Allocation, second: Allocation, *, alone: Callable[[], None]
+def play_shared_key(
+    first: Allocation, second: Allocation, *, serialize: Callable[[], None]
 ) -> Iterator[int]:
     """Play both lives: yields when to be woken next, in virtual microseconds.
 
     ``alone`` is called at the moments whose order against the other server matters. Lasts at
-    least :data:`SHORTEST_PAIR_US`; does not heed the death of a server.
+    least :data:`MIN_DURATION_US`; does not heed the death of a server.
     """
-    quiet_us = first.quiet_us = second.quiet_us = second.ends_us - SECOND * 3 // 2
+    quiet_us = first.last_report_us = second.last_report_us = second.ends_us - SECOND * 3 // 2
     now = first.begins_us
     first.begin(now)
-    alone()
-    yield (now := now + BEGINS_AFTER_US)
+    serialize()
+    yield (now := now + SECOND_START_US)
     second.begin(now)
-    alone()
+    serialize()
     report_every, refresh_every = first.report_interval(), first.refresh_interval()
     report_at, refresh_at = now + report_every, now + refresh_every
     while (now := min(report_at, refresh_at)) < quiet_us:
@@ -43,11 +43,11 @@ def two_on_one_key(
             second.refresh(now)
             refresh_at += refresh_every
     yield quiet_us
-    first.say_goodbye(quiet_us)
-    second.say_goodbye(quiet_us)
+    first.release(quiet_us)
+    second.release(quiet_us)
     yield quiet_us + SECOND
     first.close(quiet_us + SECOND)
-    alone()
+    serialize()
     yield second.ends_us
     second.close(second.ends_us)
-    alone()
+    serialize()

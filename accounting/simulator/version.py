@@ -20,7 +20,7 @@ class Version:
     """The status says type, local and remote address, ssl and cipher (since 4.6.0)."""
     keepalives: bool
     """``__XXX__`` every five seconds on each connection of the server (up to 4.6.1)."""
-    stun_strangers: bool
+    stun_traffic: bool
     """A plain STUN binding publishes traffic under the empty user (before 4.17)."""
     channel_header_in_peer_sent: bool
     """Peer ``sentb`` counts the four bytes of the ChannelData header too (since 4.11.0)."""
@@ -33,7 +33,7 @@ _RELEASES: Final = (
         modulus=2048,
         status_addresses=False,
         keepalives=True,
-        stun_strangers=True,
+        stun_traffic=True,
         channel_header_in_peer_sent=False,
     ),
     Version(
@@ -42,7 +42,7 @@ _RELEASES: Final = (
         modulus=4096,
         status_addresses=False,
         keepalives=True,
-        stun_strangers=True,
+        stun_traffic=True,
         channel_header_in_peer_sent=False,
     ),
     Version(
@@ -51,7 +51,7 @@ _RELEASES: Final = (
         modulus=4096,
         status_addresses=True,
         keepalives=True,
-        stun_strangers=True,
+        stun_traffic=True,
         channel_header_in_peer_sent=False,
     ),
     Version(
@@ -60,7 +60,7 @@ _RELEASES: Final = (
         modulus=4096,
         status_addresses=True,
         keepalives=False,
-        stun_strangers=False,
+        stun_traffic=False,
         channel_header_in_peer_sent=True,
     ),
 )

@@ -8,7 +8,7 @@ that neither hides a mistake of the other.
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-STATUS_KEYS: Final = b"turn/*/allocation/*/status"
+STATUS_KEYS_PATTERN: Final = b"turn/*/allocation/*/status"
 """What coturn asks KEYS for when it starts, to delete every key that matches."""
 
 KEEPALIVE: Final = (b"__XXX__", b"__YYY__")
@@ -38,7 +38,7 @@ def channel_prefix(realm: bytes, username: bytes, allocation_id: int) -> bytes:
     return b"turn/user/%b/allocation/%018d/" % (username, allocation_id)
 
 
-def counters(
+def traffic_payload(
     received_packets: int, received_bytes: int, sent_packets: int, sent_bytes: int
 ) -> bytes:
     """The payload of every traffic message, interim or total, client side or peer side."""
@@ -50,7 +50,7 @@ def counters(
     )
 
 
-def addresses(transport: str, server_address: str, client_address: str) -> bytes:
+def status_addresses(transport: str, server_address: str, client_address: str) -> bytes:
     """The part of a status payload that came with 4.6.0. Transport: UDP, TCP or TLS/TCP."""
     ssl, cipher = ("NONE", "NONE")
     if transport.startswith("TLS"):
@@ -61,7 +61,7 @@ def addresses(transport: str, server_address: str, client_address: str) -> bytes
     ).encode()
 
 
-def packed(name: bytes, args: Sequence[bytes]) -> bytes:
+def encode_command(name: bytes, args: Sequence[bytes]) -> bytes:
     """One command as Redis reads it (RESP)."""
     if len(args) == 2:
         first, second = args
@@ -73,5 +73,5 @@ def packed(name: bytes, args: Sequence[bytes]) -> bytes:
             len(second),
             second,
         )
-    words = (name, *args)
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words)
+    parts = (name, *args)
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in parts)

@@ -13,7 +13,7 @@ from accounting.capture.pubsub.source import PubSubSource
 from accounting.capture.replication.source import ReplicationSource
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
-from benchmarks.capture_burst import burst
+from benchmarks.capture_burst import burst_commands
 from benchmarks.capture_burst import publish as publish_burst
 from tests.support.collectors import (
     CHANNEL,
@@ -240,7 +240,7 @@ def test_a_burst_of_two_hundred_thousand_is_captured_completely_and_in_order(
     server: RedisServer, tmp_path: Path
 ) -> None:
     messages = 200_000
-    pieces = burst(messages)
+    pieces = burst_commands(messages)
     with CollectorProcess(server.url, tmp_path) as collector:
         await_subscribed(server)
         publish_burst(server.port, pieces)

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from accounting.capture.clock import wall_clock
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
-from benchmarks.capture_burst import burst
+from benchmarks.capture_burst import burst_commands
 from benchmarks.capture_burst import publish as publish_burst
 from tests.support.collectors import (
     CHANNEL,
@@ -207,7 +207,7 @@ def test_a_burst_of_two_hundred_thousand_is_captured_completely_and_in_order(
         wait_until(path.exists)
         with Spool.open(path, "test") as spool:
             wait_until(lambda: spool.state().captured_until)
-        publish_burst(master.port, burst(messages))
+        publish_burst(master.port, burst_commands(messages))
         code, text = collector.terminate()
     assert code == 0, text
     with Spool.open(path, "test") as spool:

@@ -7,7 +7,7 @@ import argparse
 import random
 import sys
 
-from tests.chaos.faults import KINDS
+from tests.chaos.faults import FAULT_KINDS
 from tests.chaos.runner import run, to_stderr
 from tests.support.servers import RedisServer
 
@@ -21,7 +21,9 @@ def main() -> int:
     parser.add_argument("--capture", choices=["replication", "subscribe"], default="replication")
     parser.add_argument("--spare-redis", action="store_true", help="only faults that lose nothing")
     parser.add_argument("--rate", type=float, default=250.0, help="events a second (250)")
-    parser.add_argument("--only", choices=sorted(KINDS), nargs="*", default=[], metavar="KIND")
+    parser.add_argument(
+        "--only", choices=sorted(FAULT_KINDS), nargs="*", default=[], metavar="KIND"
+    )
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(1_000_000) if given.seed is None else given.seed
     try:

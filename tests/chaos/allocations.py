@@ -16,10 +16,10 @@ from typing import Final, NamedTuple
 from accounting.domain.text_escaping import escape
 from accounting.simulator import wire
 
-Eight = tuple[int, ...]
-NOTHING: Final[Eight] = (0,) * 8
+Counters = tuple[int, ...]
+ZERO_COUNTERS: Final[Counters] = (0,) * 8
 WRAP: Final = 1 << 32
-LIVE: Final = 12
+OPEN_ALLOCATIONS: Final = 12
 """Allocations that a server has at a time."""
 USERS: Final = (
     b"ann",
@@ -41,14 +41,14 @@ class Fate(Enum):
     PUBLISHED = auto()
 
 
-class Identity(NamedTuple):
+class MessageKey(NamedTuple):
     """What a report shows of a message. ``values``: a lifetime, or four counters."""
 
     database: int
     realm: str
     username: str
     allocation_id: int
-    word: str
+    event: str
     side: str
     values: tuple[int, ...]
 
@@ -60,11 +60,11 @@ class User:
     realm: bytes
     username: bytes
     user_id: bytes
-    lives: "list[Life]" = field(default_factory=list)
+    sessions: "list[PublishedSession]" = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
-class Life:
+class PublishedSession:
     """One life of an allocation, or a stranger's interims under its name."""
 
     user: User
@@ -72,13 +72,13 @@ class Life:
     database: int
     local: str
     ordinal: int
-    is_stranger: bool = False
-    is_again: bool = False  # its key had a life before
-    true: Eight = NOTHING
-    arrived: Eight = NOTHING
-    made: int = 0
-    came: int = 0
-    is_vouched: bool = False
+    is_unauthenticated: bool = False
+    reuses_key: bool = False  # its key had a life before
+    sent_counters: Counters = ZERO_COUNTERS
+    arrived_counters: Counters = ZERO_COUNTERS
+    sent_count: int = 0
+    arrived_count: int = 0
+    is_confirmed: bool = False
     has_total: bool = False
 
     @property
@@ -86,9 +86,9 @@ class Life:
         return wire.channel_prefix(self.user.realm, self.user.username, self.allocation_id)
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether everything it said arrived."""
-        return self.came == self.made
+        return self.arrived_count == self.sent_count
 
 
 @dataclass(slots=True, eq=False)
@@ -96,11 +96,11 @@ class Message:
     """One PUBLISH about an allocation. Times in microseconds: when it was on its way."""
 
     index: int
-    life: Life
-    identity: Identity
-    eight: Eight
-    before: int = 0
-    after: int = 0
+    session: PublishedSession
+    key: MessageKey
+    counters: Counters
+    sent_after: int = 0
+    sent_before: int = 0
     fate: Fate = Fate.UNSENT
 
 
@@ -120,16 +120,16 @@ class Coturn:
         self._random = Random(seed)
         self._local = f"192.0.2.{database + 1}:3478"
         self._users: list[User] = []
-        self._live: list[Life] = []
+        self._open: list[PublishedSession] = []
         self._next_id = 0
-        self._said = 0
-        self._due = 0
-        self.every_user: list[User] = []
+        self._sent_count = 0
+        self._due_count = 0
+        self.all_users: list[User] = []
 
     def begin_round(self, number: int) -> None:
         """From now on allocations are made by users that nobody knew before."""
         self._users = []
-        for place, name in enumerate(USERS):
+        for index, name in enumerate(USERS):
             stamp, separator, rest = name.partition(b":")
             suffix = b"-%d" % number
             if separator and stamp.isdigit():
@@ -140,25 +140,25 @@ class Coturn:
                 username = user_id + separator + rest
             else:
                 user_id = username = name + suffix
-            self._users.append(User(REALMS[place % len(REALMS)], username, user_id))
-        self.every_user += self._users
+            self._users.append(User(REALMS[index % len(REALMS)], username, user_id))
+        self.all_users += self._users
 
-    def say(self, messages: int) -> Iterator[Command]:
+    def commands(self, messages: int) -> Iterator[Command]:
         """So many messages, a few more or less, and what belongs to them."""
-        self._due += messages
-        while self._said < self._due:
+        self._due_count += messages
+        while self._sent_count < self._due_count:
             yield from self._step()
 
-    def keep_alive(self) -> Command:
+    def keepalive(self) -> Command:
         return Command(b"publish", wire.KEEPALIVE, None)
 
     # -- what happens
 
     def _step(self) -> Iterator[Command]:
-        if len(self._live) < LIVE:
+        if len(self._open) < OPEN_ALLOCATIONS:
             yield from self._begin(self._random.choice(self._users), self._new_id())
             return
-        session = self._random.choice(self._live)
+        session = self._random.choice(self._open)
         match self._random.random():
             case chance if chance < 0.003:
                 yield from self._restart()
@@ -167,7 +167,7 @@ class Coturn:
             case chance if chance < 0.10:
                 yield from self._status(session, "refreshed")
             case chance if chance < 0.12:
-                yield from self._intrude()
+                yield from self._unauthenticated_interim()
             case _:
                 yield from self._interim(session)
 
@@ -176,30 +176,32 @@ class Coturn:
         return self._random.randrange(1, 4) * 10**15 + self._next_id
 
     def _begin(self, user: User, allocation_id: int, ordinal: int = 0) -> Iterator[Command]:
-        session = Life(
-            user, allocation_id, self.database, self._local, ordinal, is_again=ordinal > 0
+        session = PublishedSession(
+            user, allocation_id, self.database, self._local, ordinal, reuses_key=ordinal > 0
         )
-        user.lives.append(session)
-        self._live.append(session)
+        user.sessions.append(session)
+        self._open.append(session)
         yield from self._status(session, "new")
 
     def _restart(self) -> Iterator[Command]:
         """Another process of this server: keys are swept away, and some ids come again."""
-        gone, self._live = self._live, []
-        yield Command(b"keys", (wire.STATUS_KEYS,), None)
+        gone, self._open = self._open, []
+        yield Command(b"keys", (wire.STATUS_KEYS_PATTERN,), None)
         for session in gone:
             yield Command(b"del", (session.prefix + b"status",), None)
         for session in gone[::3]:
             yield from self._begin(session.user, session.allocation_id, session.ordinal)
 
-    def _intrude(self) -> Iterator[Command]:
+    def _unauthenticated_interim(self) -> Iterator[Command]:
         """Interims without a life (docs/coturn.md#unauthenticated-traffic)."""
         user = self._random.choice(self._users)
-        session = Life(user, self._new_id(), self.database, self._local, 0, is_stranger=True)
-        user.lives.append(session)
+        session = PublishedSession(
+            user, self._new_id(), self.database, self._local, 0, is_unauthenticated=True
+        )
+        user.sessions.append(session)
         yield from self._interim(session)
 
-    def _interim(self, session: Life) -> Iterator[Command]:
+    def _interim(self, session: PublishedSession) -> Iterator[Command]:
         session.ordinal += 1
         some = [self._random.randrange(1, 1 << 20) for _ in range(3)]
         client = (session.ordinal, *some)
@@ -208,28 +210,28 @@ class Coturn:
         yield self._traffic(session, "interim", client, ())
         yield self._traffic(session, "interim", (), peer)
 
-    def _close(self, session: Life) -> Iterator[Command]:
-        self._live.remove(session)
+    def _close(self, session: PublishedSession) -> Iterator[Command]:
+        self._open.remove(session)
         yield from self._interim(session)
         key = session.prefix + b"status"
         yield Command(b"del", (key, b""), None)
         yield self._message(session, "deleted", "", (), key, wire.DELETED)
-        client = session.true[:4]
-        received, received_bytes, sent, sent_bytes = session.true[4:]
+        client = session.sent_counters[:4]
+        received, received_bytes, sent, sent_bytes = session.sent_counters[4:]
         peer = (received, received_bytes % WRAP, sent, sent_bytes % WRAP)
         yield self._traffic(session, "total", client, ())
         yield self._traffic(session, "total", (), peer)
 
-    def _status(self, session: Life, word: str) -> Iterator[Command]:
+    def _status(self, session: PublishedSession, word: str) -> Iterator[Command]:
         session.ordinal += 1
         lifetime = 3600 + session.ordinal
-        where = wire.addresses("UDP", session.local, "198.51.100.7:50000")
+        where = wire.status_addresses("UDP", session.local, "198.51.100.7:50000")
         key, payload = session.prefix + b"status", f"{word} lifetime={lifetime}".encode() + where
         yield Command(b"set", (key, payload), None)
         yield self._message(session, word, "", (lifetime,), key, payload)
 
     def _traffic(
-        self, session: Life, word: str, client: Sequence[int], peer: Sequence[int]
+        self, session: PublishedSession, word: str, client: Sequence[int], peer: Sequence[int]
     ) -> Command:
         side, four = ("client", tuple(client)) if client else ("peer", tuple(peer))
         eight = (*four, 0, 0, 0, 0) if client else (0, 0, 0, 0, *four)
@@ -237,24 +239,24 @@ class Coturn:
         if side == "peer":
             channel += b"/peer"
         if word == "interim":
-            session.true = added(session.true, eight)
+            session.sent_counters = add_counters(session.sent_counters, eight)
         else:
-            eight = NOTHING
-        return self._message(session, word, side, four, channel, wire.counters(*four), eight)
+            eight = ZERO_COUNTERS
+        return self._message(session, word, side, four, channel, wire.traffic_payload(*four), eight)
 
     def _message(
         self,
-        session: Life,
+        session: PublishedSession,
         word: str,
         side: str,
         values: tuple[int, ...],
         channel: bytes,
         payload: bytes,
-        eight: Eight = NOTHING,
+        eight: Counters = ZERO_COUNTERS,
     ) -> Command:
-        self._said += 1
-        session.made += 1
-        identity = Identity(
+        self._sent_count += 1
+        session.sent_count += 1
+        identity = MessageKey(
             session.database,
             escape(session.user.realm),
             escape(session.user.username),
@@ -263,37 +265,37 @@ class Coturn:
             side,
             values,
         )
-        message = Message(self._said, session, identity, eight)
+        message = Message(self._sent_count, session, identity, eight)
         return Command(b"publish", (channel, payload), message)
 
 
-def arrive(message: Message) -> None:
+def record_arrival(message: Message) -> None:
     """A message is in the reports."""
-    session, word = message.life, message.identity.word
-    session.came += 1
-    session.arrived = added(session.arrived, message.eight)
-    session.is_vouched |= word != "interim"
-    session.has_total |= word == "total" and message.identity.side == "client"
+    session, word = message.session, message.key.event
+    session.arrived_count += 1
+    session.arrived_counters = add_counters(session.arrived_counters, message.counters)
+    session.is_confirmed |= word != "interim"
+    session.has_total |= word == "total" and message.key.side == "client"
 
 
-def added(one: Eight, other: Eight) -> Eight:
+def add_counters(one: Counters, other: Counters) -> Counters:
     return tuple(a + b for a, b in zip(one, other, strict=True))
 
 
 class Bounds(NamedTuple):
     """Between what and what a sum must lie; the same twice where it is known."""
 
-    least: Eight
-    most: Eight
+    low: Counters
+    high: Counters
 
     def plus(self, other: "Bounds") -> "Bounds":
-        return Bounds(added(self.least, other.least), added(self.most, other.most))
+        return Bounds(add_counters(self.low, other.low), add_counters(self.high, other.high))
 
-    def hold(self, found: Eight) -> bool:
-        return all(a <= b <= c for a, b, c in zip(self.least, found, self.most, strict=True))
+    def contain(self, found: Counters) -> bool:
+        return all(a <= b <= c for a, b, c in zip(self.low, found, self.high, strict=True))
 
 
-NONE: Final = Bounds(NOTHING, NOTHING)
+ZERO_BOUNDS: Final = Bounds(ZERO_COUNTERS, ZERO_COUNTERS)
 
 
 def expected(user: User) -> tuple[Bounds, Bounds]:
@@ -302,26 +304,26 @@ def expected(user: User) -> tuple[Bounds, Bounds]:
     Exact where everything arrived. Where something did not, a total that arrived makes the client
     side exact; the rest lies between what arrived and what was really sent.
     """
-    usage = unattributed = NONE
-    reused = {session.allocation_id for session in user.lives if session.is_again}
-    for session in user.lives:
-        arrived = Bounds(session.arrived, session.arrived)
-        if session.is_stranger:
+    usage = unattributed = ZERO_BOUNDS
+    reused = {session.allocation_id for session in user.sessions if session.reuses_key}
+    for session in user.sessions:
+        arrived = Bounds(session.arrived_counters, session.arrived_counters)
+        if session.is_unauthenticated:
             unattributed = unattributed.plus(arrived)
-        elif session.is_whole and all(
-            one.is_whole for one in user.lives if one.allocation_id == session.allocation_id
+        elif session.is_complete and all(
+            one.is_complete for one in user.sessions if one.allocation_id == session.allocation_id
         ):
             usage = usage.plus(arrived)
         elif session.allocation_id in reused:
             # Where a border between two lives is lost, what is whose can't be told.
-            everything = Bounds(NOTHING, tuple(8 * one for one in session.true))
+            everything = Bounds(ZERO_COUNTERS, tuple(8 * one for one in session.sent_counters))
             usage, unattributed = usage.plus(everything), unattributed.plus(everything)
         elif session.has_total:
-            client, peer = session.true[:4], session.arrived[4:]
-            usage = usage.plus(Bounds((*client, *peer), session.true))
-        elif session.is_vouched:
+            client, peer = session.sent_counters[:4], session.arrived_counters[4:]
+            usage = usage.plus(Bounds((*client, *peer), session.sent_counters))
+        elif session.is_confirmed:
             usage = usage.plus(arrived)
         else:  # a key that was seen may vouch for it
-            usage = usage.plus(Bounds(NOTHING, session.arrived))
-            unattributed = unattributed.plus(Bounds(NOTHING, session.arrived))
+            usage = usage.plus(Bounds(ZERO_COUNTERS, session.arrived_counters))
+            unattributed = unattributed.plus(Bounds(ZERO_COUNTERS, session.arrived_counters))
     return usage, unattributed

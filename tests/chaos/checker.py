@@ -11,8 +11,17 @@ from typing import Any, Final
 
 from accounting.domain.counters import COUNTERS
 from accounting.domain.text_escaping import escape
-from tests.chaos.allocations import NONE, Bounds, Eight, Fate, Identity, Message, arrive, expected
-from tests.chaos.deployment import World
+from tests.chaos.allocations import (
+    ZERO_BOUNDS,
+    Bounds,
+    Counters,
+    Fate,
+    Message,
+    MessageKey,
+    expected,
+    record_arrival,
+)
+from tests.chaos.deployment import Deployment
 
 SUMS: Final = ", ".join(f"coalesce(sum({name}), 0)::text AS {name}" for name in COUNTERS)
 REPORTS: Final = """
@@ -27,10 +36,10 @@ SELECT epoch, position, received_at, time_estimated, database, realm, username,
 FROM reporting.traffic_reports WHERE (epoch, position) > (%s, %s)
 ORDER BY epoch, position
 """
-SHOWN: Final = 5
+SHOWN_PER_KIND: Final = 5
 """How many of one kind of wrong are told."""
 
-Span = tuple[float, float]
+TimeSpan = tuple[float, float]
 
 
 @dataclass(slots=True)
@@ -39,7 +48,7 @@ class Tally:
 
     published: int = 0
     unknown: int = 0
-    kept_back: int = 0
+    unsent: int = 0
     loaded: int = 0
     estimated: int = 0
     lost_within_gaps: int = 0
@@ -47,7 +56,7 @@ class Tally:
     doubled: int = 0
     gaps: int = 0
     gap_seconds: float = 0.0
-    wrong: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     def add(self, other: "Tally") -> None:
         """Take another world's figures in."""
@@ -55,22 +64,24 @@ class Tally:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("lost_within_gaps", "lost", "doubled", "gap_seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.wrong += other.wrong
+        self.errors += other.errors
 
 
 class Checker:
     """Compares one world's books with what was published, round by round."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Deployment) -> None:
         self._world = world
-        self._mark = (0, 0)
-        self._rows = 0
+        self._checked_position = (0, 0)
+        self._checked_rows = 0
         self._gaps: set[int] = set()
-        self._spans: list[Span] = []
-        self._complaints = 0
+        self._spans: list[TimeSpan] = []
+        self._traceback_count = 0
         self.tally = Tally()
 
-    def check(self, messages: Sequence[Message], spans: Sequence[Span], *, may_lose: bool) -> None:
+    def check(
+        self, messages: Sequence[Message], spans: Sequence[TimeSpan], *, may_lose: bool
+    ) -> None:
         """Check what was said since the last check, and all usage.
 
         ``spans``: when events may have got lost, in seconds. A gap may become known later than the
@@ -85,21 +96,23 @@ class Checker:
                 self.tally.lost_within_gaps += 1
             else:
                 self.tally.lost += 1
-                self._wrong("lost without a gap", message.identity, message.before, message.after)
+                self._add_error(
+                    "lost without a gap", message.key, message.sent_after, message.sent_before
+                )
         self._check_usage()
         self._check_sums()
         for difference in self._world.verify():
-            self._wrong("verify cries", difference)
+            self._add_error("verify cries", difference)
         for row in self._world.query("SELECT * FROM reporting.rejected_messages"):
-            self._wrong("rejected", row)
-        complaints = self._world.complaints()
-        for line in complaints[self._complaints :]:
-            self._wrong("an error that nobody foresaw", line)
-        self._complaints = len(complaints)
+            self._add_error("rejected", row)
+        complaints = self._world.tracebacks()
+        for line in complaints[self._traceback_count :]:
+            self._add_error("an error that nobody foresaw", line)
+        self._traceback_count = len(complaints)
 
-    def _wrong(self, what: str, *values: object) -> None:
-        if sum(one.startswith(what) for one in self.tally.wrong) < SHOWN:
-            self.tally.wrong.append(f"{what}: {' '.join(map(str, values))}")
+    def _add_error(self, what: str, *values: object) -> None:
+        if sum(one.startswith(what) for one in self.tally.errors) < SHOWN_PER_KIND:
+            self.tally.errors.append(f"{what}: {' '.join(map(str, values))}")
 
     def _check_gaps(self, gaps: Iterable[Mapping[str, Any]]) -> None:
         """Each is closed, and there is none without a reason."""
@@ -109,45 +122,50 @@ class Checker:
             self._gaps.add(gap["gap_id"])
             self.tally.gaps += 1
             if gap["to_at"] is None:
-                self._wrong("a gap is open", gap)
+                self._add_error("a gap is open", gap)
                 continue
             begins, ends = gap["from_at"].timestamp(), gap["to_at"].timestamp()
             self.tally.gap_seconds += ends - begins
             if not any(begins <= until and ends >= since for since, until in self._spans):
-                self._wrong("a gap without a reason", gap)
+                self._add_error("a gap without a reason", gap)
 
     def _check_reports(self, messages: Sequence[Message]) -> list[Message]:
         """Match reports with messages; returns those that were published and are nowhere."""
-        waiting: defaultdict[Identity, deque[Message]] = defaultdict(deque)
+        waiting: defaultdict[MessageKey, deque[Message]] = defaultdict(deque)
         for message in messages:
             if message.fate in {Fate.PUBLISHED, Fate.UNKNOWN}:
-                waiting[message.identity].append(message)
+                waiting[message.key].append(message)
             self.tally.published += message.fate is Fate.PUBLISHED
             self.tally.unknown += message.fate is Fate.UNKNOWN
-            self.tally.kept_back += message.fate in {Fate.UNSENT, Fate.REFUSED}
+            self.tally.unsent += message.fate in {Fate.UNSENT, Fate.REFUSED}
         last: dict[int, int] = {}
-        for row in self._world.query(REPORTS, (*self._mark, *self._mark)):
-            self._mark = row["epoch"], row["position"]
-            self._rows += 1
+        for row in self._world.query(REPORTS, (*self._checked_position, *self._checked_position)):
+            self._checked_position = row["epoch"], row["position"]
+            self._checked_rows += 1
             self.tally.loaded += 1
             self.tally.estimated += row["time_estimated"]
-            found = waiting.get(identity_of(row))
+            found = waiting.get(row_key(row))
             if not found:
                 self.tally.doubled += 1
-                self._wrong("doubled", row)
+                self._add_error("doubled", row)
                 continue
             message = found.popleft()
-            arrive(message)
+            record_arrival(message)
             if message.index < last.get(row["database"], 0):
-                self._wrong("out of order", row)
+                self._add_error("out of order", row)
             last[row["database"]] = message.index
-            if not row["time_estimated"] and row["received_at"].timestamp() < message.before / 1e6:
-                self._wrong("received before it was sent", row, message.before)
+            if (
+                not row["time_estimated"]
+                and row["received_at"].timestamp() < message.sent_after / 1e6
+            ):
+                self._add_error("received before it was sent", row, message.sent_after)
         (count,) = self._world.query("SELECT count(*) AS rows FROM accounting.reports")
-        if count["rows"] != self._rows:
-            self.tally.doubled += count["rows"] - self._rows
-            self._wrong("reports appeared behind what was checked", count["rows"], self._rows)
-            self._rows = count["rows"]
+        if count["rows"] != self._checked_rows:
+            self.tally.doubled += count["rows"] - self._checked_rows
+            self._add_error(
+                "reports appeared behind what was checked", count["rows"], self._checked_rows
+            )
+            self._checked_rows = count["rows"]
         return [
             message
             for left in waiting.values()
@@ -157,10 +175,10 @@ class Checker:
 
     def _check_usage(self) -> None:
         """Each user's usage, and what is unattributed, are what was published."""
-        usage: defaultdict[tuple[str, str], Bounds] = defaultdict(lambda: NONE)
-        strangers: defaultdict[tuple[str, str], Bounds] = defaultdict(lambda: NONE)
+        usage: defaultdict[tuple[str, str], Bounds] = defaultdict(lambda: ZERO_BOUNDS)
+        strangers: defaultdict[tuple[str, str], Bounds] = defaultdict(lambda: ZERO_BOUNDS)
         for coturn in self._world.publisher.coturns:
-            for user in coturn.every_user:
+            for user in coturn.all_users:
                 of_user, of_strangers = expected(user)
                 realm = escape(user.realm)
                 billed, named = (realm, escape(user.user_id)), (realm, escape(user.username))
@@ -173,11 +191,11 @@ class Checker:
             rows = self._world.query(
                 f"SELECT realm, {name} AS who, {SUMS} FROM reporting.{view} GROUP BY 1, 2"  # noqa: S608
             )
-            found = {(row["realm"], row["who"]): eight_of(row) for row in rows}
+            found = {(row["realm"], row["who"]): row_counters(row) for row in rows}
             for who in found.keys() | bounds.keys():
-                has = found.get(who, NONE.least)
-                if not bounds[who].hold(has):
-                    self._wrong(f"wrong {view}", who, "has", has, "should", bounds[who])
+                has = found.get(who, ZERO_BOUNDS.low)
+                if not bounds[who].contain(has):
+                    self._add_error(f"wrong {view}", who, "has", has, "should", bounds[who])
 
     def _check_sums(self) -> None:
         """Sessions = hours = days = months."""
@@ -187,24 +205,24 @@ class Checker:
             for length in ("hourly", "daily", "monthly")
         ]
         sums = {
-            view: eight_of(self._world.query(f"SELECT {SUMS} FROM reporting.{view}")[0])  # noqa: S608
+            view: row_counters(self._world.query(f"SELECT {SUMS} FROM reporting.{view}")[0])  # noqa: S608
             for view in ("sessions", *views)
         }
         if len(set(sums.values())) != 1:
-            self._wrong("sessions, hours, days and months differ", sums)
+            self._add_error("sessions, hours, days and months differ", sums)
 
 
-def eight_of(row: Mapping[str, Any]) -> Eight:
+def row_counters(row: Mapping[str, Any]) -> Counters:
     return tuple(int(row[name]) for name in COUNTERS)
 
 
-def identity_of(row: Mapping[str, Any]) -> Identity:
+def row_key(row: Mapping[str, Any]) -> MessageKey:
     values: tuple[int, ...] = ()
     if row["side"]:
         values = tuple(row[name] for name in COUNTERS[:4])
     elif row["lifetime"] is not None:
         values = (row["lifetime"],)
-    return Identity(
+    return MessageKey(
         row["database"],
         row["realm"],
         row["username"],
@@ -219,5 +237,5 @@ def is_within(message: Message, gap: Mapping[str, Any]) -> bool:
     """Whether it was on its way at a time that the gap holds."""
     if gap["to_at"] is None:
         return False
-    before, after = message.before / 1e6, message.after / 1e6
+    before, after = message.sent_after / 1e6, message.sent_before / 1e6
     return bool(before <= gap["to_at"].timestamp() and after >= gap["from_at"].timestamp())

@@ -24,7 +24,7 @@ from accounting.audit.differences import Difference
 from accounting.audit.verify import verify
 from accounting.db import migrations
 from accounting.db.engine import open_engine
-from tests.chaos.faulty_proxy import Wire
+from tests.chaos.faulty_proxy import FaultyProxy
 from tests.chaos.publisher import Publisher
 from tests.support.books import WRITER
 from tests.support.servers import ADDRESS, PostgresServer, RedisServer, ValkeyServer
@@ -33,7 +33,10 @@ from tests.support.service import Service, descendants
 Capture = Literal["replication", "subscribe"]
 PACE: Final = threading.Event()
 """Never set: what is waited on between two looks at a world that goes on by itself."""
-KINDS: Final[Mapping[str, type[RedisServer]]] = {"valkey": ValkeyServer, "redis": RedisServer}
+REDIS_CLASSES: Final[Mapping[str, type[RedisServer]]] = {
+    "valkey": ValkeyServer,
+    "redis": RedisServer,
+}
 BACKLOG_BYTES: Final = 32 << 20
 LEASE_SECONDS: Final = 2
 REDIS: Final = {
@@ -48,12 +51,12 @@ SETTINGS: Final = {
     "ACCOUNTING_SETTLE_INTERVAL_SECONDS": "0.3",
     "ACCOUNTING_ROLLUP_INTERVAL_SECONDS": "0.3",
 }
-PLACE: Final[Mapping[Capture, str]] = {
+POSITION_IS_KNOWN: Final[Mapping[Capture, str]] = {
     "replication": "SELECT FROM accounting.sources WHERE replication_id IS NOT NULL",
     "subscribe": "SELECT FROM accounting.sources",
 }
 UNLIMITED: Final = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-LOOK_SECONDS: Final = 0.05
+POLL_SECONDS: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -64,14 +67,14 @@ class Machine:
     command: str
     directory: Path
     settings: Mapping[str, str]
-    database_wire: Wire
-    redis_wire: Wire | None = None
+    database_proxy: FaultyProxy
+    redis_proxy: FaultyProxy | None = None
     service: Service | None = None
     is_held_down: bool = False
     starts: int = 0
     _next: float = 0.0
 
-    def tend(self) -> None:
+    def restart_if_exited(self) -> None:
         """Start what isn't running, as an operator's supervisor would: soon, not at once."""
         if self.service is not None and self.service.process.poll() is None:
             return
@@ -87,14 +90,14 @@ class Machine:
             return 0
         return self.service.child_pid(part) if part else self.service.pid
 
-    def end(self) -> None:
+    def stop(self) -> None:
         if self.service is not None:
             for pid in (self.service.pid, *descendants(self.service.pid)):
-                send(pid, signal.SIGCONT)
+                send_signal(pid, signal.SIGCONT)
             self.service.__exit__(None, None, None)
 
 
-def send(pid: int, step: signal.Signals) -> bool:
+def send_signal(pid: int, step: signal.Signals) -> bool:
     """Signal a process; whether there was one."""
     if not pid:
         return False
@@ -104,20 +107,20 @@ def send(pid: int, step: signal.Signals) -> bool:
     return False
 
 
-class Watch:
+class DatabaseWatcher:
     """Looks at the database again and again, in a thread: how far the books are, who collects."""
 
     def __init__(self, postgres: PostgresServer) -> None:
         self._postgres = postgres
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._lock = threading.Lock()
         self._waiting: list[tuple[str, float]] = []
         self.recoveries: list[tuple[str, float]] = []
         self.settled_until = 0.0
         self.loaded_until = 0.0
-        self.holder = ""
-        self.marks = 0
+        self.lease_holder = ""
+        self.delta_count = 0
 
     def await_recovery(self, kind: str) -> None:
         """From now on count until all that was published before now is settled."""
@@ -131,16 +134,16 @@ class Watch:
         self._stopping.set()
         self._thread.join(30)
 
-    def _look(self) -> None:
+    def _run(self) -> None:
         while not self._stopping.is_set():
             try:
                 with psycopg.connect(self._postgres.url(), autocommit=True) as connection:
-                    while not self._stopping.wait(LOOK_SECONDS):
-                        self._note(connection)
+                    while not self._stopping.wait(POLL_SECONDS):
+                        self._read_status(connection)
             except psycopg.OperationalError:
-                self._stopping.wait(LOOK_SECONDS)
+                self._stopping.wait(POLL_SECONDS)
 
-    def _note(self, connection: "psycopg.Connection[Any]") -> None:
+    def _read_status(self, connection: "psycopg.Connection[Any]") -> None:
         row = connection.execute(
             "SELECT extract(epoch FROM settled_until)::float, extract(epoch FROM loaded_until)"
             "::float, (SELECT holder FROM accounting.source_leases"
@@ -149,9 +152,9 @@ class Watch:
         ).fetchone()
         if row is None:
             return
-        settled, loaded, holder, self.marks = row
+        settled, loaded, holder, self.delta_count = row
         self.settled_until, self.loaded_until = settled or 0.0, loaded or 0.0
-        self.holder = holder or ""
+        self.lease_holder = holder or ""
         now = time.time()
         with self._lock:
             for kind, since in self._waiting:
@@ -161,7 +164,7 @@ class Watch:
 
 
 @dataclass(slots=True)
-class World:
+class Deployment:
     """Everything that runs."""
 
     capture: Capture
@@ -172,7 +175,7 @@ class World:
     collectors: list[Machine]
     scheduler: Machine
     publisher: Publisher
-    watch: Watch
+    watcher: DatabaseWatcher
 
     @property
     def machines(self) -> list[Machine]:
@@ -182,17 +185,17 @@ class World:
     def leader(self) -> Machine:
         """The machine that collects now, as far as the database told last."""
         for machine in self.collectors:
-            if str(machine.directory) in self.watch.holder:
+            if str(machine.directory) in self.watcher.lease_holder:
                 return machine
         return self.collectors[0]
 
     def is_leader(self, machine: Machine) -> bool:
         """Whether the database says that it is that one's turn."""
-        return str(machine.directory) in self.watch.holder
+        return str(machine.directory) in self.watcher.lease_holder
 
-    def tend(self) -> None:
+    def restart_exited(self) -> None:
         for machine in self.machines:
-            machine.tend()
+            machine.restart_if_exited()
 
     def query(self, query: str, values: tuple[object, ...] = ()) -> list[dict[str, Any]]:
         """Rows, as the superuser, past all wires."""
@@ -223,15 +226,15 @@ class World:
         with redis.Redis.from_url(url, socket_timeout=10) as client:
             yield client
 
-    def settle_down(self) -> None:
+    def end_faults(self) -> None:
         """Let everything run and every wire pass."""
         for machine in self.machines:
             machine.is_held_down = False
-            machine.database_wire.mend()
-            if machine.redis_wire is not None:
-                machine.redis_wire.mend()
+            machine.database_proxy.mend()
+            if machine.redis_proxy is not None:
+                machine.redis_proxy.mend()
 
-    def complaints(self) -> list[str]:
+    def tracebacks(self) -> list[str]:
         """What no log may hold: the trace of an error that nobody foresaw."""
         return [
             f"{path.relative_to(self.directory)}: {line[-1500:]}"
@@ -242,11 +245,11 @@ class World:
         ]
 
 
-def reach_tcp(port: int) -> socket.socket:
+def connect_tcp(port: int) -> socket.socket:
     return socket.create_connection((ADDRESS, port), timeout=None)
 
 
-def reach_postgres(postgres: PostgresServer) -> socket.socket:
+def connect_postgres(postgres: PostgresServer) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.connect(str(postgres.running.socket_dir / ".s.PGSQL.5432"))
@@ -260,11 +263,11 @@ def reach_postgres(postgres: PostgresServer) -> socket.socket:
 
 
 @contextmanager
-def running_world(
+def running_deployment(
     directory: Path, *, server: str, capture: Capture, rate: float, seed: int
-) -> Iterator[World]:
+) -> Iterator[Deployment]:
     """A world in which everything runs and is captured; it ends with the block."""
-    kind = KINDS[server]
+    kind = REDIS_CLASSES[server]
     with ExitStack() as stack:
         postgres = stack.enter_context(PostgresServer(settings=POSTGRES))
         engine = open_engine(postgres.url())
@@ -273,10 +276,10 @@ def running_world(
         engine.dispose()
         master = kind(REDIS)
         databases = [0] if capture == "subscribe" else [0, 3]
-        world: World
+        world: Deployment
 
         def machine(name: str, command: str) -> Machine:
-            database = stack.enter_context(Wire(lambda: reach_postgres(postgres)))
+            database = stack.enter_context(FaultyProxy(lambda: connect_postgres(postgres)))
             url = f"postgresql://{WRITER}@{ADDRESS}:{database.port}/turn_accounting"
             settings = {
                 **SETTINGS,
@@ -285,7 +288,7 @@ def running_world(
             }
             wire = None
             if command == "collect":
-                wire = stack.enter_context(Wire(lambda: reach_tcp(world.master.port)))
+                wire = stack.enter_context(FaultyProxy(lambda: connect_tcp(world.master.port)))
                 settings["ACCOUNTING_REDIS_URL"] = f"redis://{ADDRESS}:{wire.port}/0"
             home = directory / name
             return Machine(name, command, home, settings, database, wire)
@@ -293,7 +296,7 @@ def running_world(
         names = ["first", "second"] if capture == "replication" else ["first"]
         collectors = [machine(name, "collect") for name in names]
         publisher = Publisher(lambda: world.master.port, databases, rate, seed)
-        world = World(
+        world = Deployment(
             capture,
             kind,
             master,
@@ -302,22 +305,22 @@ def running_world(
             collectors,
             machine("scheduler", "schedule"),
             publisher,
-            Watch(postgres),
+            DatabaseWatcher(postgres),
         )
         stack.callback(lambda: world.master.__exit__(None, None, None))
         master.start()
         for one in world.machines:
-            stack.callback(one.end)
-        stack.callback(world.settle_down)
-        world.watch.start()
-        stack.callback(world.watch.stop)
-        collectors[0].tend()
+            stack.callback(one.stop)
+        stack.callback(world.end_faults)
+        world.watcher.start()
+        stack.callback(world.watcher.stop)
+        collectors[0].restart_if_exited()
         assert collectors[0].service is not None
         collectors[0].service.wait_until_capturing()
         # Its place in the stream must be known, for another to go on there.
-        while not (world.watch.settled_until and world.query(PLACE[capture])):
-            world.tend()
-            PACE.wait(LOOK_SECONDS)
+        while not (world.watcher.settled_until and world.query(POSITION_IS_KNOWN[capture])):
+            world.restart_exited()
+            PACE.wait(POLL_SECONDS)
         stack.enter_context(publisher)
         publisher.pause()
         yield world

@@ -21,71 +21,71 @@ WRITES: Final = b"FROM STDIN"
 READY: Final = b"Z\x00\x00\x00\x05"
 """ReadyForQuery: the end of each answer of Postgres; one byte follows."""
 
-Loss = Literal["answer", "request"]
+CommitLoss = Literal["answer", "request"]
 
 
-class Link:
+class ProxiedConnection:
     """One connection through the wire."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client = client
         self.server = server
         self.has_written = False
-        self.is_robbed = False
+        self.drops_reply = False
 
-    def end(self) -> None:
+    def close(self) -> None:
         for sock in (self.client, self.server):
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
 
 
-class Wire:
+class FaultyProxy:
     """Listens on 127.0.0.1 and passes everything on to a server that may move meanwhile.
 
     `reach` opens a connection to the server that is meant now.
     """
 
     def __init__(self, reach: Callable[[], socket.socket]) -> None:
-        self._reach = reach
+        self._connect_to_server = reach
         self._listener = socket.create_server((ADDRESS, 0))
         self.port: int = self._listener.getsockname()[1]
-        self._links: set[Link] = set()
+        self._connections: set[ProxiedConnection] = set()
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
-        self._flows = threading.Event()
-        self._flows.set()
+        self._passing = threading.Event()
+        self._passing.set()
         self._is_cut = False
-        self._loss: Loss | None = None
-        self.lost = 0
+        self._commit_loss: CommitLoss | None = None
+        self.lost_count = 0
         """How many answers or requests were lost."""
 
     # -- what can happen to it
 
-    def drop(self) -> None:
+    def disconnect(self) -> None:
         """End every connection; new ones may come at once."""
         with self._lock:
-            for link in self._links:
-                link.end()
+            for link in self._connections:
+                link.close()
 
     def cut(self) -> None:
         """End every connection and refuse new ones."""
         self._is_cut = True
-        self.drop()
+        self.disconnect()
 
     def silence(self) -> None:
         """Pass nothing on, in either direction, and end nothing: packets vanish on the way."""
-        self._flows.clear()
+        self._passing.clear()
 
     def mend(self) -> None:
         """Pass everything on again; what was held goes first, as TCP would send it again."""
         self._is_cut = False
-        self._loss = None
-        self._flows.set()
+        self._commit_loss = None
+        self._passing.set()
 
-    def lose_commit(self, what: Loss) -> None:
+    def lose_commit(self, what: CommitLoss) -> None:
         """Lose the next COMMIT of a transaction that brings rows, or the answer to it."""
-        self._loss = what
+        self._commit_loss = what
 
     # -- passing on
 
@@ -100,11 +100,11 @@ class Wire:
         trace: TracebackType | None,
     ) -> None:
         self._is_cut = True
-        self._flows.set()
+        self._passing.set()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self.drop()
+        self.disconnect()
         for thread in list(self._threads):
             thread.join(10)
 
@@ -128,52 +128,52 @@ class Wire:
             self._start(self._connect, client)
 
     def _connect(self, client: socket.socket) -> None:
-        self._flows.wait()
+        self._passing.wait()
         try:
             if self._is_cut:
                 raise ConnectionRefusedError
-            server = self._reach()
+            server = self._connect_to_server()
         except OSError:
             client.close()
             return
         for sock in (client, server):
             if sock.family == socket.AF_INET:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        link = Link(client, server)
+        link = ProxiedConnection(client, server)
         with self._lock:
-            self._links.add(link)
+            self._connections.add(link)
         if self._is_cut:
-            link.end()
+            link.close()
         self._start(self._to_server, link)
         try:
             self._to_client(link)
         finally:
             with self._lock:
-                self._links.discard(link)
+                self._connections.discard(link)
 
-    def _to_server(self, link: Link) -> None:
+    def _to_server(self, link: ProxiedConnection) -> None:
         with suppress(OSError):
             while data := link.client.recv(CHUNK):
-                self._flows.wait()
+                self._passing.wait()
                 if WRITES in data:
                     link.has_written = True
                 if COMMIT in data:
-                    if self._loss and link.has_written:
-                        loss, self._loss = self._loss, None
-                        self.lost += 1
+                    if self._commit_loss and link.has_written:
+                        loss, self._commit_loss = self._commit_loss, None
+                        self.lost_count += 1
                         if loss == "request":
                             break
-                        link.is_robbed = True
+                        link.drops_reply = True
                     link.has_written = False
                 link.server.sendall(data)
-        link.end()
+        link.close()
 
-    def _to_client(self, link: Link) -> None:
+    def _to_client(self, link: ProxiedConnection) -> None:
         with suppress(OSError):
             while data := link.server.recv(CHUNK):
-                self._flows.wait()
-                if not link.is_robbed:
+                self._passing.wait()
+                if not link.drops_reply:
                     link.client.sendall(data)
                 elif data[-6:-1] == READY:  # it is committed, and nobody will know
                     break
-        link.end()
+        link.close()

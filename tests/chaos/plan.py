@@ -10,20 +10,20 @@ from random import Random
 from typing import Final
 
 from tests.chaos.deployment import Capture
-from tests.chaos.faults import KINDS, Costs, Kind
+from tests.chaos.faults import FAULT_KINDS, Costs, FaultKind
 
-FAULTS_A_ROUND: Final = (5, 10)
+FAULTS_PER_ROUND: Final = (5, 10)
 LOSSY_ROUNDS: Final = 5
 """Of so many rounds one may lose events: the second, and every fifth from there on."""
-LONGEST_PAUSE_SECONDS: Final = 1.2
-LONGEST_FAULT_SECONDS: Final = 4.0
+MAX_PAUSE_SECONDS: Final = 1.2
+MAX_FAULT_SECONDS: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedFault:
     """One fault, so long after the one before began, for so long where that is its own choice."""
 
-    kind: Kind
+    kind: FaultKind
     after_seconds: float
     seconds: float
 
@@ -34,10 +34,10 @@ class Round:
 
     number: int
     may_lose: bool
-    faults: tuple[Planned, ...]
+    faults: tuple[PlannedFault, ...]
 
 
-def plan(
+def plan_rounds(
     faults: int,
     seed: int,
     capture: Capture,
@@ -47,7 +47,7 @@ def plan(
 ) -> Iterator[Round]:
     """The rounds of a run of so many faults; where Redis is spared, none may lose anything."""
     random = Random(seed)
-    kinds = [kind for kind in KINDS.values() if fits(kind, capture, only)]
+    kinds = [kind for kind in FAULT_KINDS.values() if fits(kind, capture, only)]
     harmless = Deck(random, [kind for kind in kinds if not may_cost(kind, capture)])
     costly = Deck(random, [kind for kind in kinds if may_cost(kind, capture)])
     if spare_redis:
@@ -55,7 +55,7 @@ def plan(
     number = 0
     while faults:
         number += 1
-        count = min(faults, random.randint(*FAULTS_A_ROUND))
+        count = min(faults, random.randint(*FAULTS_PER_ROUND))
         faults -= count
         may_lose = not harmless.kinds or (bool(costly.kinds) and number % LOSSY_ROUNDS == 2)
         many = random.randint(1, count) if harmless.kinds else count
@@ -66,10 +66,10 @@ def plan(
             number,
             may_lose,
             tuple(
-                Planned(
+                PlannedFault(
                     kind,
-                    random.random() ** 2 * LONGEST_PAUSE_SECONDS,
-                    0.1 + random.random() ** 2 * LONGEST_FAULT_SECONDS,
+                    random.random() ** 2 * MAX_PAUSE_SECONDS,
+                    0.1 + random.random() ** 2 * MAX_FAULT_SECONDS,
                 )
                 for kind in chosen
             ),
@@ -79,25 +79,23 @@ def plan(
 class Deck:
     """Kinds as cards, as many of each as it weighs: all come before one comes too often."""
 
-    def __init__(self, random: Random, kinds: Sequence[Kind]) -> None:
+    def __init__(self, random: Random, kinds: Sequence[FaultKind]) -> None:
         self.kinds = kinds
         self._random = random
-        self._left: list[Kind] = []
+        self._left: list[FaultKind] = []
 
-    def deal(self) -> Kind:
+    def deal(self) -> FaultKind:
         if not self._left:
             self._left = [kind for kind in self.kinds for _ in range(kind.weight)]
             self._random.shuffle(self._left)
         return self._left.pop()
 
 
-def fits(kind: Kind, capture: Capture, only: Collection[str]) -> bool:
+def fits(kind: FaultKind, capture: Capture, only: Collection[str]) -> bool:
     """Whether it can be played. A subscription has no second machine: a take-over is a gap."""
-    return (not only or kind.name in only) and (
-        capture == "replication" or "turn" not in kind.takes
-    )
+    return (not only or kind.name in only) and (capture == "replication" or "turn" not in kind.uses)
 
 
-def may_cost(kind: Kind, capture: Capture) -> bool:
+def may_cost(kind: FaultKind, capture: Capture) -> bool:
     """Whether events may be lost by it."""
     return kind.costs is Costs.EVENTS or (kind.costs is Costs.CAPTURE and capture == "subscribe")

@@ -21,7 +21,7 @@ from accounting.simulator import wire
 from tests.chaos.allocations import Command, Coturn, Fate, Message
 from tests.support.servers import ADDRESS
 
-BEAT_SECONDS: Final = 0.02
+TICK_SECONDS: Final = 0.02
 SILENCE_SECONDS: Final = 60.0
 
 
@@ -41,16 +41,16 @@ class Connection:
         try:
             sock = self._sock or self._connect()
             fates = [Fate.UNKNOWN] * len(commands)
-            sock.sendall(b"".join(wire.packed(one.name, one.args) for one in commands))
+            sock.sendall(b"".join(wire.encode_command(one.name, one.args) for one in commands))
             for place in range(len(commands)):
-                is_error = isinstance(self._answer(sock), hiredis.ReplyError)
+                is_error = isinstance(self._read_reply(sock), hiredis.ReplyError)
                 fates[place] = Fate.REFUSED if is_error else Fate.PUBLISHED
         except OSError:
             self.close()
         after = wall_clock()
         for command, fate in zip(commands, fates, strict=True):
             if command.message is not None:
-                command.message.before, command.message.after = before, after
+                command.message.sent_after, command.message.sent_before = before, after
                 command.message.fate = fate
 
     def close(self) -> None:
@@ -62,12 +62,12 @@ class Connection:
     def _connect(self) -> socket.socket:
         self._sock = socket.create_connection((ADDRESS, self._port()), timeout=SILENCE_SECONDS)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sock.sendall(wire.packed(b"select", [b"%d" % self._database]))
-        if isinstance(self._answer(self._sock), hiredis.ReplyError):
+        self._sock.sendall(wire.encode_command(b"select", [b"%d" % self._database]))
+        if isinstance(self._read_reply(self._sock), hiredis.ReplyError):
             raise ConnectionError("not ready")  # it loads its snapshot
         return self._sock
 
-    def _answer(self, sock: socket.socket) -> object:
+    def _read_reply(self, sock: socket.socket) -> object:
         while (answer := self._reader.gets()) is False:
             data = sock.recv(1 << 16)
             if not data:
@@ -84,10 +84,10 @@ class Publisher:
     ) -> None:
         self.coturns = [Coturn(number, seed + number) for number in databases]
         self._connections = [Connection(port, number) for number in databases]
-        self._each = rate * BEAT_SECONDS / len(databases)
+        self._messages_per_tick = rate * TICK_SECONDS / len(databases)
         self._stopping = threading.Event()
-        self._go = threading.Event()
-        self._rests = threading.Event()
+        self._running_allowed = threading.Event()
+        self._paused = threading.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._messages: list[Message] = []
         self.bytes = 0
@@ -100,14 +100,14 @@ class Publisher:
 
     def pause(self) -> None:
         """Publish no more; returns once every answer is there."""
-        self._go.clear()
-        self._rests.wait()
+        self._running_allowed.clear()
+        self._paused.wait()
 
     def resume(self) -> None:
-        self._rests.clear()
-        self._go.set()
+        self._paused.clear()
+        self._running_allowed.set()
 
-    def take(self) -> list[Message]:
+    def take_messages(self) -> list[Message]:
         """What was said since the last call; only while it is paused."""
         messages, self._messages = self._messages, []
         return messages
@@ -123,7 +123,7 @@ class Publisher:
         trace: TracebackType | None,
     ) -> None:
         self._stopping.set()
-        self._go.set()
+        self._running_allowed.set()
         self._executor.shutdown()
         for connection in self._connections:
             connection.close()
@@ -133,16 +133,16 @@ class Publisher:
         owed, beats = 0.0, 0
         due = time.monotonic()
         while not self._stopping.is_set():
-            if not self._go.is_set():
-                self._rests.set()
-                self._go.wait()
+            if not self._running_allowed.is_set():
+                self._paused.set()
+                self._running_allowed.wait()
                 due = time.monotonic()
                 continue
-            owed += self._each
+            owed += self._messages_per_tick
             for coturn, connection in zip(self.coturns, self._connections, strict=True):
-                commands = list(coturn.say(int(owed)))
-                if beats % round(wire.KEEPALIVE_SECONDS / BEAT_SECONDS) == 0:
-                    commands.append(coturn.keep_alive())
+                commands = list(coturn.commands(int(owed)))
+                if beats % round(wire.KEEPALIVE_SECONDS / TICK_SECONDS) == 0:
+                    commands.append(coturn.keepalive())
                 if commands:
                     connection.send(commands)
                 self._messages += [one.message for one in commands if one.message is not None]
@@ -150,5 +150,5 @@ class Publisher:
             owed -= int(owed)
             beats += 1
             # A Redis that hung is not made up for: coturn's traffic does not wait.
-            due = max(due + BEAT_SECONDS, time.monotonic() - 1.0)
+            due = max(due + TICK_SECONDS, time.monotonic() - 1.0)
             self._stopping.wait(max(0.0, due - time.monotonic()))

@@ -14,31 +14,31 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from tests.chaos.checker import Checker, Span, Tally
-from tests.chaos.deployment import Capture, World, running_world
+from tests.chaos.checker import Checker, Tally, TimeSpan
+from tests.chaos.deployment import Capture, Deployment, running_deployment
 from tests.chaos.faults import Step
-from tests.chaos.plan import Planned, Round, may_cost, plan
+from tests.chaos.plan import PlannedFault, Round, may_cost, plan_rounds
 
 PACE: Final = threading.Event()
 """Never set: what is waited on between two looks at a world that goes on by itself."""
 STEP_SECONDS: Final = 0.02
-PATIENCE_SECONDS: Final = 90.0
-FAULTS_A_WORLD: Final = 100
+TIMEOUT_SECONDS: Final = 90.0
+FAULTS_PER_DEPLOYMENT: Final = 100
 # A gap begins at the last tick before the fault, and ends with the attachment after it.
 SPAN_BEFORE_SECONDS: Final = 3.0
 
 Say = Callable[[str], object]
 
 
-class Stuck(AssertionError):
+class TimedOut(AssertionError):
     """Something did not come about in time."""
 
 
 @dataclass(slots=True)
-class Active:
+class ActiveFault:
     """A fault under way."""
 
-    planned: Planned
+    planned: PlannedFault
     steps: Iterator[Step]
     began: float
     is_due: Callable[[], object] = lambda: True
@@ -47,8 +47,8 @@ class Active:
     def advance(self) -> bool:
         """Go on if what it waits for is so; whether it is over."""
         if not self.is_due():
-            if time.monotonic() - self.since > PATIENCE_SECONDS:
-                raise Stuck(f"{self.planned.kind.name}: not so in {PATIENCE_SECONDS} s")
+            if time.monotonic() - self.since > TIMEOUT_SECONDS:
+                raise TimedOut(f"{self.planned.kind.name}: not so in {TIMEOUT_SECONDS} s")
             return False
         try:
             step = next(self.steps)
@@ -75,7 +75,7 @@ class Figures:
     faults: Counter[str] = field(default_factory=Counter)
     recoveries: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     rounds: int = 0
-    covered: int = 0
+    lossless_faults: int = 0
     """Faults in rounds that may lose nothing: Redis, and its backlog, hold what happens."""
     seconds: float = 0.0
 
@@ -88,10 +88,10 @@ class Figures:
             low, middle, high = min(found), median(found), max(found)
             yield f"{name:<46}{count:>6}{low:>20.1f}{middle:>8.1f}{high:>6.1f}"
         yield f"faults injected        {self.faults.total()} in {self.rounds} rounds,"
-        yield f"  {self.covered} of them where nothing may be lost, and no gap told of"
+        yield f"  {self.lossless_faults} of them where nothing may be lost, and no gap told of"
         yield f"events published       {tally.published}"
         yield f"  on their way when Redis went, {tally.unknown}; kept back without one,"
-        yield f"  {tally.kept_back}: what coturn can't publish never was"
+        yield f"  {tally.unsent}: what coturn can't publish never was"
         yield f"events loaded          {tally.loaded}, {tally.estimated} of them out of a backlog"
         yield f"lost                   {tally.lost}"
         yield f"lost within gaps       {tally.lost_within_gaps}, with Redis or its backlog"
@@ -122,47 +122,51 @@ def run(
     say(f"seed {seed}, logs below {home}")
     kinds, number = list(servers), 0
     while faults:
-        count = min(faults, FAULTS_A_WORLD)
+        count = min(faults, FAULTS_PER_DEPLOYMENT)
         server = kinds[number % len(kinds)]
         say(f"a world with {server}, {capture}, {count} faults, seed {seed + number}")
-        place = home / f"{number}-{server}"
-        with running_world(
-            place, server=server, capture=capture, rate=rate, seed=seed + number
+        directory_name = home / f"{number}-{server}"
+        with running_deployment(
+            directory_name, server=server, capture=capture, rate=rate, seed=seed + number
         ) as world:
             checker = Checker(world)
             try:
-                for one in plan(count, seed + number, capture, only, spare_redis=spare_redis):
-                    play(world, checker, one, figures, say)
+                for one in plan_rounds(
+                    count, seed + number, capture, only, spare_redis=spare_redis
+                ):
+                    play_round(world, checker, one, figures, say)
             finally:
                 figures.tally.add(checker.tally)
-                for name, seconds in world.watch.recoveries:
+                for name, seconds in world.watcher.recoveries:
                     figures.recoveries[name].append(seconds)
                 figures.seconds = time.monotonic() - began
         faults, number = faults - count, number + 1
     return figures
 
 
-def play(world: World, checker: Checker, one: Round, figures: Figures, say: Say) -> None:
+def play_round(world: Deployment, checker: Checker, one: Round, figures: Figures, say: Say) -> None:
     """One round: faults, drain, check."""
     names = ", ".join(planned.kind.name for planned in one.faults)
     say(f"round {one.number}{' (may lose)' if one.may_lose else ''}: {names}")
     world.publisher.begin_round(one.number)
     world.publisher.resume()
-    spans: list[Span] = []
+    spans: list[TimeSpan] = []
     before = checker.tally.published, checker.tally.lost_within_gaps
     try:
-        inject(world, one, figures, spans)
+        inject_faults(world, one, figures, spans)
         world.publisher.pause()
         drained = drain(world)
-    except Stuck as stuck:
-        raise AssertionError(f"round {one.number} ({names}): {stuck}\n{tails(world)}") from stuck
+    except TimedOut as stuck:
+        raise AssertionError(
+            f"round {one.number} ({names}): {stuck}\n{log_tails(world)}"
+        ) from stuck
     spans = [(since - SPAN_BEFORE_SECONDS, time.time()) for since, _ in spans]
-    checker.check(world.publisher.take(), spans, may_lose=one.may_lose)
+    checker.check(world.publisher.take_messages(), spans, may_lose=one.may_lose)
     figures.rounds += 1
-    figures.covered += 0 if one.may_lose else len(one.faults)
-    if checker.tally.wrong:
-        wrong = "\n".join(checker.tally.wrong)
-        raise AssertionError(f"round {one.number} ({names}):\n{wrong}\n{tails(world)}")
+    figures.lossless_faults += 0 if one.may_lose else len(one.faults)
+    if checker.tally.errors:
+        wrong = "\n".join(checker.tally.errors)
+        raise AssertionError(f"round {one.number} ({names}):\n{wrong}\n{log_tails(world)}")
     published, lost = (
         checker.tally.published - before[0],
         checker.tally.lost_within_gaps - before[1],
@@ -170,45 +174,48 @@ def play(world: World, checker: Checker, one: Round, figures: Figures, say: Say)
     say(f"  {published} published, {lost} lost within gaps, drained in {drained:.1f} s")
 
 
-def inject(world: World, one: Round, figures: Figures, spans: list[Span]) -> None:
+def inject_faults(world: Deployment, one: Round, figures: Figures, spans: list[TimeSpan]) -> None:
     """Let the faults of a round happen, each when its time has come and its things are free."""
     waiting = list(one.faults)
     due = time.monotonic() + 0.3
-    active: list[Active] = []
+    active: list[ActiveFault] = []
     while waiting or active:
-        world.tend()
-        taken = {thing for fault in active for thing in fault.planned.kind.takes}
-        if waiting and time.monotonic() >= due and not taken & waiting[0].kind.takes:
+        world.restart_exited()
+        taken = {thing for fault in active for thing in fault.planned.kind.uses}
+        if waiting and time.monotonic() >= due and not taken & waiting[0].kind.uses:
             planned = waiting.pop(0)
             figures.faults[planned.kind.name] += 1
-            active.append(Active(planned, planned.kind.fault(world, planned.seconds), time.time()))
+            active.append(
+                ActiveFault(planned, planned.kind.fault(world, planned.seconds), time.time())
+            )
             due = time.monotonic() + (waiting[0].after_seconds if waiting else 0.0)
         for fault in list(active):
             if fault.advance():
                 active.remove(fault)
-                world.watch.await_recovery(fault.planned.kind.name)
+                world.watcher.await_recovery(fault.planned.kind.name)
                 if may_cost(fault.planned.kind, world.capture):
                     spans.append((fault.began, time.time()))
         PACE.wait(STEP_SECONDS)
 
 
-def drain(world: World) -> float:
+def drain(world: Deployment) -> float:
     """Wait until all that was published is settled and rolled up; returns how long that took."""
-    world.settle_down()
+    world.end_faults()
     began, paused_at = time.monotonic(), time.time()
-    while world.watch.settled_until <= paused_at or world.watch.marks:
-        world.tend()
-        if time.monotonic() - began > PATIENCE_SECONDS:
-            behind = paused_at - world.watch.settled_until
-            raise Stuck(
-                f"not drained in {PATIENCE_SECONDS} s: settling {behind:.1f} s behind,"
-                f" loading {paused_at - world.watch.loaded_until:.1f} s, {world.watch.marks} marks"
+    while world.watcher.settled_until <= paused_at or world.watcher.delta_count:
+        world.restart_exited()
+        if time.monotonic() - began > TIMEOUT_SECONDS:
+            behind = paused_at - world.watcher.settled_until
+            raise TimedOut(
+                f"not drained in {TIMEOUT_SECONDS} s: settling {behind:.1f} s behind,"
+                f" loading {paused_at - world.watcher.loaded_until:.1f} s,"
+                f" {world.watcher.delta_count} usage deltas"
             )
         PACE.wait(STEP_SECONDS)
     return time.monotonic() - began
 
 
-def tails(world: World) -> str:
+def log_tails(world: Deployment) -> str:
     """The ends of the logs."""
     parts = []
     for machine in world.machines:

@@ -13,7 +13,7 @@ from tests.chaos.runner import Figures, run
 def assert_clean(figures: Figures, faults: int) -> None:
     assert figures.faults.total() == faults
     assert figures.tally.loaded > 0
-    assert (figures.tally.lost, figures.tally.doubled, figures.tally.wrong) == (0, 0, [])
+    assert (figures.tally.lost, figures.tally.doubled, figures.tally.errors) == (0, 0, [])
 
 
 @pytest.mark.timeout(300)

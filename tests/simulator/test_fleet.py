@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from accounting.errors import UsageError
 from accounting.simulator import VERSIONS, Command, Fleet, Scenario, events, play
-from accounting.simulator.oracle import KINDS
+from accounting.simulator.oracle import MESSAGE_KINDS
 from tests.support.naive_bookkeeper import (
     expected_figures,
     naive_figures,
@@ -55,7 +55,7 @@ def published(commands: list[Command]) -> Counter[str]:
 def test_oracle_equals_a_naive_sum_over_the_messages(scenario: Scenario) -> None:
     commands, expected = play(scenario)
     assert expected_figures(expected) == naive_figures(commands)
-    assert expected.messages == dict.fromkeys(KINDS, 0) | published(commands)
+    assert expected.messages == dict.fromkeys(MESSAGE_KINDS, 0) | published(commands)
     assert expected.published == published(commands).total()
 
 
@@ -161,7 +161,7 @@ def test_strangers_are_unattributed_and_bill_nobody(version: str) -> None:
     assert with_strangers.total.unattributed[1] > 0
     assert with_strangers.total.sessions == 200
     empty = [user for user in with_strangers.users if not user.username]
-    assert bool(empty) == VERSIONS[version].stun_strangers
+    assert bool(empty) == VERSIONS[version].stun_traffic
     assert all(user.sessions == 0 and not any(user.usage) for user in empty)
 
 
@@ -236,7 +236,7 @@ def test_a_realm_without_a_name_has_the_short_channel() -> None:
 
 def test_concurrency_keeps_so_many_sessions_alive_and_replaces_what_ends() -> None:
     fleet = Fleet(Scenario(concurrency=50, duration_seconds=30, session_seconds=4))
-    live = [fleet.sessions_live for burst in fleet.run() if 2e6 < burst.at_us < 28e6]
+    live = [fleet.active_sessions for burst in fleet.run() if 2e6 < burst.at_us < 28e6]
     assert 47 <= min(live) <= max(live) == 50
     assert fleet.expected().total.sessions > 200
 

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from accounting.errors import AccountingError, ConnectionLost
-from accounting.simulator import Command, Expected, Progress, Scenario, play, run
+from accounting.simulator import Command, Expected, Scenario, SimulationProgress, play, run
 from tests.support.naive_bookkeeper import expected_figures, naive_figures
 from tests.support.servers import ValkeyServer, wait_until
 from tests.support.simulated_fleet import ALL_HARD_CASES
@@ -114,7 +114,7 @@ def test_a_rate_is_kept(server: ValkeyServer) -> None:
 
 
 def test_real_time_is_kept_and_progress_is_told(server: ValkeyServer) -> None:
-    told: list[Progress] = []
+    told: list[SimulationProgress] = []
     began = time.monotonic()
     scenario = Scenario(sessions=20, duration_seconds=2, session_seconds=1)
     expected = run(scenario, server.url, on_progress=told.append)
