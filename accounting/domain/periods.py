@@ -58,7 +58,7 @@ def periods(rules: RealmRules, since: int, until: int) -> Iterator[PeriodBounds]
 
 
 def _borders(rules: RealmRules, time: int) -> Iterator[tuple[int, date, str]]:
-    """(instant, local day, time zone) of the borders in order, from one at or before ``time`` on."""
+    """(instant, local day, time zone) of the borders in order, the first not after ``time``."""
     last: date | None = None
     for index, rule in enumerate(rules.rules):
         final = index + 1 == len(rules.rules)
