@@ -1,7 +1,7 @@
-"""How Alembic runs here: as the owner role, with a lock timeout, in one transaction.
+"""Run Alembic's migrations with a lock timeout, in one transaction.
 
-The connection comes from ``accounting.db.migrations``; this file imports nothing of the
-application, except for ``alembic check``, which hands over the metadata to compare with.
+``accounting.db.migrations`` passes the connection and the metadata that ``alembic check`` compares
+with, so that this file imports nothing of the application.
 """
 
 from alembic import context
@@ -10,8 +10,8 @@ from sqlalchemy import text
 LOCK_TIMEOUT = "10s"
 
 
-def _ours(name: str | None, type_: str, _parents: object) -> bool:
-    """Partitions of reports are made by day, not by migrations; reporting holds views only."""
+def _is_managed(name: str | None, type_: str, _parents: object) -> bool:
+    """Partitions of reports are not created by migrations; schema reporting only has views."""
     if type_ == "schema":
         return name == "accounting"
     return not (type_ == "table" and (name or "").startswith("reports_"))
@@ -25,7 +25,7 @@ def run() -> None:
         target_metadata=attributes.get("metadata"),
         version_table_schema="accounting",
         include_schemas=True,
-        include_name=_ours,
+        include_name=_is_managed,
         compare_server_default=False,
         transaction_per_migration=False,
     )

@@ -1,6 +1,6 @@
--- Proofs of what was billed, rebuilds, and what takes the place of reports that were dropped.
+-- Proofs of closed periods, rebuilds, and what replaces reports that were dropped.
 
--- Why the books of a realm were rebuilt from the reports: kept for ever.
+-- When and why the sessions and usage of a realm were rebuilt from the reports. Never deleted.
 CREATE TABLE accounting.rebuilds (
     rebuild_id uuid NOT NULL DEFAULT gen_random_uuid(),
     realm_id integer NOT NULL,
@@ -11,9 +11,9 @@ CREATE TABLE accounting.rebuilds (
 );
 GRANT SELECT, INSERT ON accounting.rebuilds TO turn_accounting_writer;
 
--- The last proof of each closed period. verified_at: when all its reports were last there;
--- checked_at: when it was last compared with what was left of them; differences: how many there
--- were.
+-- The last proof of each closed period. verified_at: when it was last compared with all of its
+-- reports; checked_at: when it was last compared with those that were left; differences: how many
+-- the comparison found.
 CREATE TABLE accounting.proofs (
     realm_id integer NOT NULL,
     period date NOT NULL,
@@ -38,8 +38,8 @@ CREATE TABLE accounting.dropped_reports (
 );
 GRANT SELECT, INSERT, UPDATE ON accounting.dropped_reports TO turn_accounting_writer;
 
--- The last report of each source that was dropped. last_session_id: the highest id that a session
--- which began by then can have.
+-- The last dropped report of each source. last_session_id: the highest id that a session which
+-- started by then can have.
 CREATE TABLE accounting.dropped_positions (
     source_id smallint NOT NULL,
     epoch integer NOT NULL,
@@ -50,8 +50,8 @@ CREATE TABLE accounting.dropped_positions (
 );
 GRANT SELECT, INSERT, UPDATE ON accounting.dropped_positions TO turn_accounting_writer;
 
--- Sessions as the dropped reports left them, where a later report may still belong to them.
--- deltas: their usage so far by hour and side, six numbers each.
+-- The state after the dropped reports of sessions to which a later report may still belong. deltas:
+-- their usage until then by hour and side, six numbers each.
 CREATE TABLE accounting.carried_sessions (
     session_id uuid NOT NULL,
     user_key uuid NOT NULL,
@@ -94,8 +94,8 @@ CREATE TABLE accounting.carried_sessions (
 CREATE INDEX carried_sessions_by_name ON accounting.carried_sessions (username_key);
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.carried_sessions TO turn_accounting_writer;
 
--- The sessions whose last report was dropped, by the day (UTC) that they began: how many they were,
--- and the sum of row_hash over them.
+-- The sessions whose last report was dropped, by the day (UTC) of their start: their number, and
+-- the sum of row_hash over them.
 CREATE TABLE accounting.finalized_sessions (
     realm_id integer NOT NULL,
     day date NOT NULL,
@@ -109,16 +109,16 @@ CREATE FUNCTION accounting.row_hash(fields jsonb) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ('x' || left(encode(sha256(convert_to(fields::text, 'UTF8')), 'hex'), 15))::bit(60)::bigint;
 
--- Drops the reports of a day (UTC). Refuses, whoever calls it, where a report lies beyond the
--- position that was carried over, and where a period that the day's realms had usage in is not
--- closed and proved.
+-- Drops the reports of a day (UTC). Raises an error, whoever calls it, if a report lies beyond the
+-- position up to which sessions were carried over, or if a period in which the day's realms had
+-- usage is not closed and proved.
 CREATE FUNCTION accounting.drop_report_partition(day date) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     name text := 'reports_' || to_char(day, 'YYYYMMDD');
     is_beyond boolean;
 BEGIN
-    -- In the order in which a loader takes them; all that follows takes no time.
+    -- Locks in the order in which a loader does. What follows is fast.
     LOCK TABLE ONLY accounting.reports IN ACCESS EXCLUSIVE MODE;
     EXECUTE format(
         'SELECT EXISTS (SELECT FROM accounting.sources s '

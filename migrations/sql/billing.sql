@@ -1,7 +1,7 @@
--- What is billed: periods, their statements, and adjustments of closed periods.
+-- Billing periods, their statements, and adjustments of closed periods.
 
--- One row for each month of a realm. A change of the realm's rules replaces open periods; a closed
--- one stays as it is. due_at: the end and the grace.
+-- One row for each month of a realm. A change of the realm's rules changes the bounds of open
+-- periods, not of closed ones. due_at: the end plus the grace.
 CREATE TABLE accounting.periods (
     realm_id integer NOT NULL,
     period date NOT NULL,
@@ -17,7 +17,7 @@ CREATE TABLE accounting.periods (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.periods TO turn_accounting_writer;
 
--- One line for each user with usage in a closed period. Append only, for the service too.
+-- One line for each user with usage in a closed period. Append only, also for the service.
 CREATE TABLE accounting.statements (
     user_key uuid NOT NULL,
     realm_id integer NOT NULL,
@@ -40,8 +40,8 @@ CREATE TABLE accounting.statements (
 CREATE INDEX statements_by_period ON accounting.statements (realm_id, period);
 GRANT SELECT, INSERT ON accounting.statements TO turn_accounting_writer;
 
--- manual: posted by a person, and not a part of "statement + adjustments = hours". Append only, for
--- the service too.
+-- manual: posted by a person, and not part of "statement + adjustments = hours". Append only, also
+-- for the service. Readers of the view recognize late usage by its author.
 CREATE TABLE accounting.adjustments (
     adjustment_id uuid NOT NULL,
     user_key uuid NOT NULL,
@@ -62,14 +62,14 @@ CREATE TABLE accounting.adjustments (
     manual boolean NOT NULL,
     posted_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT adjustments_pkey PRIMARY KEY (adjustment_id, user_key),
-    CONSTRAINT posted_after_what_it_corrects CHECK (posted_in > period)
+    CONSTRAINT posted_after_what_it_corrects CHECK (posted_in > period),
+    CONSTRAINT late_usage_has_one_author CHECK (manual = (author <> 'turn-accounting'))
 );
 CREATE INDEX adjustments_by_period ON accounting.adjustments (realm_id, period, user_key);
 CREATE INDEX adjustments_by_posting ON accounting.adjustments (realm_id, posted_in);
 GRANT SELECT, INSERT ON accounting.adjustments TO turn_accounting_writer;
 
--- Users whose hours in a closed period changed. Rows are appended and taken, as
--- those of usage_deltas.
+-- Users whose hours in a closed period changed. Rows are inserted and deleted, as in usage_deltas.
 CREATE TABLE accounting.periods_to_adjust (
     realm_id integer NOT NULL,
     period date NOT NULL,
@@ -79,7 +79,8 @@ GRANT SELECT, INSERT, DELETE ON accounting.periods_to_adjust TO turn_accounting_
 
 -- Triggers keep what was billed from being changed. ENABLE ALWAYS: also in a session that turns
 -- triggers off (session_replication_role = replica).
-CREATE FUNCTION accounting.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION accounting.refuse_change() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION '% of accounting.% refused: what was billed is kept as it is',
         TG_OP, TG_TABLE_NAME
@@ -102,7 +103,7 @@ ALTER TABLE accounting.adjustments ENABLE ALWAYS TRIGGER adjustments_are_kept;
 CREATE TRIGGER closed_periods_are_not_deleted BEFORE DELETE ON accounting.periods
     FOR EACH ROW WHEN (OLD.closed_at IS NOT NULL) EXECUTE FUNCTION accounting.refuse_change();
 ALTER TABLE accounting.periods ENABLE ALWAYS TRIGGER closed_periods_are_not_deleted;
--- Column by column: a column that is added later may be written after the close.
+-- Lists the columns: one that a migration adds may be written after the close.
 CREATE TRIGGER closed_periods_are_immutable BEFORE UPDATE ON accounting.periods
     FOR EACH ROW WHEN (OLD.closed_at IS NOT NULL AND (
         (OLD.realm_id, OLD.period, OLD.starts_at, OLD.ends_at, OLD.due_at, OLD.time_zone,
@@ -116,9 +117,9 @@ CREATE TRIGGER periods_are_kept BEFORE TRUNCATE ON accounting.periods
     FOR EACH STATEMENT EXECUTE FUNCTION accounting.refuse_change();
 ALTER TABLE accounting.periods ENABLE ALWAYS TRIGGER periods_are_kept;
 
--- The lines of a statement are written before its period is closed, in the same transaction, and
--- never afterwards.
-CREATE FUNCTION accounting.check_statements() RETURNS trigger LANGUAGE plpgsql AS $$
+-- The lines of a statement are inserted in the transaction that closes its period, before that.
+CREATE FUNCTION accounting.check_statements() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF EXISTS (
         SELECT FROM (SELECT DISTINCT realm_id, period FROM added) a
@@ -135,8 +136,9 @@ CREATE TRIGGER statements_come_before_the_close AFTER INSERT ON accounting.state
     REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION accounting.check_statements();
 
--- An adjustment names a closed period, and is posted in one that is not closed.
-CREATE FUNCTION accounting.check_adjustments() RETURNS trigger LANGUAGE plpgsql AS $$
+-- An adjustment corrects a closed period, and is posted in one that is not closed.
+CREATE FUNCTION accounting.check_adjustments() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF EXISTS (
         SELECT FROM (SELECT DISTINCT realm_id, period, posted_in FROM added) a
@@ -154,35 +156,22 @@ CREATE TRIGGER adjustments_correct_what_is_closed AFTER INSERT ON accounting.adj
     REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION accounting.check_adjustments();
 
--- Readers of the view know late usage by its author.
-CREATE FUNCTION accounting.check_authors() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF EXISTS (SELECT FROM added WHERE manual = (author = 'turn-accounting')) THEN
-        RAISE EXCEPTION 'turn-accounting is the author of late usage, and of nothing else'
-            USING ERRCODE = 'integrity_constraint_violation';
-    END IF;
-    RETURN NULL;
-END
-$$;
-CREATE TRIGGER late_usage_has_one_author AFTER INSERT ON accounting.adjustments
-    REFERENCING NEW TABLE AS added
-    FOR EACH STATEMENT EXECUTE FUNCTION accounting.check_authors();
-
--- The clock by which periods end: how far any source is captured, or the server's own clock while
--- no source is in service. without: sources to leave aside.
-CREATE FUNCTION accounting.period_clock(without text[] DEFAULT '{}') RETURNS timestamptz
+-- The clock by which periods end: the latest time up to which a source is captured, or the server's
+-- clock while no source is in service. Sources in excluded_sources count as not in service.
+CREATE FUNCTION accounting.period_clock(excluded_sources text[] DEFAULT '{}') RETURNS timestamptz
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
         WHEN EXISTS (
-            SELECT FROM accounting.sources WHERE retired_at IS NULL AND source <> ALL (without)
+            SELECT FROM accounting.sources
+            WHERE retired_at IS NULL AND source <> ALL (excluded_sources)
         ) THEN (SELECT max(captured_until) FROM accounting.sources)
         ELSE now()
     END
 $$;
 
--- What a period that is not closed waits for, in words; null when it can be closed now.
+-- What an open period waits for, in words; null when it can be closed.
 CREATE FUNCTION accounting.period_waits(
-    of_realm integer, of_period date, without text[] DEFAULT '{}'
+    of_realm integer, of_period date, excluded_sources text[] DEFAULT '{}'
 ) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
@@ -197,11 +186,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                     'not captured yet')
                 WHEN t.settled_until IS NULL OR t.settled_until <= p.due_at
                 THEN coalesce('settled until ' || to_char(
-                    t.settled_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'), 'not settled yet')
+                    t.settled_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'),
+                    'not settled yet')
                 ELSE 'has sessions to end'
             END)
             FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id)
-            WHERE s.retired_at IS NULL AND s.source <> ALL (without) AND (
+            WHERE s.retired_at IS NULL AND s.source <> ALL (excluded_sources) AND (
                 s.captured_until IS NULL OR s.captured_until <= p.due_at
                 OR t.settled_until IS NULL OR t.settled_until <= p.due_at
                 OR EXISTS (
@@ -220,6 +210,6 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         ) w (rank, wait))
     END
     FROM accounting.periods p
-    CROSS JOIN (SELECT accounting.period_clock(without) AS clock) c
+    CROSS JOIN (SELECT accounting.period_clock(excluded_sources) AS clock) c
     WHERE p.realm_id = of_realm AND p.period = of_period AND p.closed_at IS NULL
 $$;

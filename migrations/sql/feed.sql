@@ -1,8 +1,8 @@
--- The feed: what happened, for billing, in one order that never changes.
+-- The feed: events for billing, in one order that never changes.
 
--- Events, written in the transaction of what they report; one job numbers them later. The end of a
--- session, which is nearly all of the feed, stands in columns: as JSON it takes four times the
--- space, and is written three times on its way. All other events have a payload.
+-- Events that are not numbered yet, inserted in the transaction of the change that they report; one
+-- job numbers them later. session.ended, which is nearly all of the feed, is stored in columns: as
+-- JSON it takes four times the space. All other events have a payload.
 CREATE TABLE accounting.feed_outbox (
     outbox_id bigint GENERATED ALWAYS AS IDENTITY,
     event_id uuid NOT NULL,
@@ -41,9 +41,8 @@ CREATE TABLE accounting.feed_outbox (
 );
 GRANT SELECT, INSERT, DELETE ON accounting.feed_outbox TO turn_accounting_writer;
 
--- The numbered events. seq has no sequence behind it: a number that is taken and not committed yet
--- would be missed by a reader who saw a higher one. Append only. No check of the columns: the
--- outbox checked them.
+-- The numbered events. Append only. seq does not come from a sequence: a reader that has seen a
+-- number would miss a lower one that is committed later. The outbox has checked the columns.
 CREATE TABLE accounting.feed (
     seq bigint NOT NULL,
     event_id uuid NOT NULL,
@@ -73,14 +72,14 @@ CREATE TABLE accounting.feed (
     disputed boolean,
     end_cause text,
     CONSTRAINT feed_pkey PRIMARY KEY (seq),
-    CONSTRAINT event_is_told_once UNIQUE (event_id)
+    CONSTRAINT event_is_numbered_once UNIQUE (event_id)
 );
 GRANT SELECT, INSERT ON accounting.feed TO turn_accounting_writer;
 
 CREATE FUNCTION accounting.refuse_change_of_feed() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RAISE EXCEPTION 'the feed is append only: what was told stays told'
+    RAISE EXCEPTION 'the feed is append only'
         USING ERRCODE = 'integrity_constraint_violation';
 END
 $$;
@@ -93,9 +92,8 @@ CREATE TRIGGER feed_is_not_emptied BEFORE TRUNCATE ON accounting.feed
     FOR EACH STATEMENT EXECUTE FUNCTION accounting.refuse_change_of_feed();
 ALTER TABLE accounting.feed ENABLE ALWAYS TRIGGER feed_is_not_emptied;
 
--- How far each named consumer has come, and the login that it belongs to. worker: the process that
--- moved it last, by a name of its own, so that its repetition of the move is known from the same
--- move by another.
+-- The position of each named consumer, and the login that owns it. worker: the name of the process
+-- that moved it last, which distinguishes a retry of a move from the same move by another process.
 CREATE TABLE accounting.feed_consumers (
     consumer text NOT NULL,
     login text NOT NULL,
@@ -108,48 +106,48 @@ CREATE TABLE accounting.feed_consumers (
 ) WITH (fillfactor = 50);
 GRANT SELECT ON accounting.feed_consumers TO turn_accounting_writer;
 
--- The id of an event, which is the same when the event is written again.
+-- The id of an event: the same if the event is written again.
 CREATE FUNCTION accounting.event_id(type text, key text) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN encode(substring(sha256(convert_to(type || chr(10) || key, 'UTF8')) FOR 16), 'hex')::uuid;
 
--- A time as payloads spell it: ISO 8601, UTC, microseconds.
+-- A time in the format of payloads: ISO 8601, UTC, microseconds.
 CREATE FUNCTION accounting.iso_time(moment timestamptz) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"');
 
--- The position of a consumer; creates it with 0 when it is new.
+-- The position of a consumer; inserts it at 0 if it is new.
 CREATE FUNCTION reporting.feed_cursor(consumer text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    found_login text;
-    found_seq bigint;
+    owner_login text;
+    current_seq bigint;
 BEGIN
     INSERT INTO accounting.feed_consumers AS c (consumer, login)
     VALUES (feed_cursor.consumer, session_user) ON CONFLICT DO NOTHING;
-    SELECT c.login, c.seq INTO found_login, found_seq
+    SELECT c.login, c.seq INTO owner_login, current_seq
     FROM accounting.feed_consumers c WHERE c.consumer = feed_cursor.consumer;
-    IF found_login <> session_user THEN
-        RAISE EXCEPTION 'the consumer % belongs to the login %', quote_literal(consumer), found_login
-            USING ERRCODE = 'insufficient_privilege';
+    IF owner_login <> session_user THEN
+        RAISE EXCEPTION 'the consumer % belongs to the login %',
+            quote_literal(consumer), owner_login USING ERRCODE = 'insufficient_privilege';
     END IF;
-    RETURN found_seq;
+    RETURN current_seq;
 END
 $$;
 COMMENT ON FUNCTION reporting.feed_cursor(text) IS
-    'The number up to which this consumer has handled the feed; 0 when it is new';
+    'The number up to which this consumer has processed the feed; 0 if it is new';
 REVOKE ALL ON FUNCTION reporting.feed_cursor(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.feed_cursor(text)
     TO turn_accounting_reader, turn_accounting_writer;
 
--- Moves a consumer on; false when it stood elsewhere, because another process consumes under the
--- same name. True for a repetition of the same move by the same worker, after a lost answer say.
+-- Moves a consumer; false if it is not at from_seq, because another process consumes under the same
+-- name. True for a retry of the same move by the same worker, for example after a lost answer.
 CREATE FUNCTION reporting.feed_advance(
     consumer text, from_seq bigint, to_seq bigint, worker text DEFAULT ''
 ) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    stands_at bigint;
+    current_seq bigint;
     moved_by text;
 BEGIN
     PERFORM reporting.feed_cursor(consumer);
@@ -157,20 +155,20 @@ BEGIN
         RAISE EXCEPTION 'a cursor moves forward, to a number of the feed: not from % to %',
             from_seq, to_seq USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    SELECT c.seq, c.worker INTO stands_at, moved_by FROM accounting.feed_consumers c
+    SELECT c.seq, c.worker INTO current_seq, moved_by FROM accounting.feed_consumers c
     WHERE c.consumer = feed_advance.consumer FOR UPDATE;
-    IF stands_at = from_seq THEN
+    IF current_seq = from_seq THEN
         UPDATE accounting.feed_consumers c
         SET seq = to_seq, worker = feed_advance.worker, moved_at = now()
         WHERE c.consumer = feed_advance.consumer;
         RETURN true;
     END IF;
-    RETURN stands_at = to_seq AND moved_by = feed_advance.worker;
+    RETURN current_seq = to_seq AND moved_by = feed_advance.worker;
 END
 $$;
 COMMENT ON FUNCTION reporting.feed_advance(text, bigint, bigint, text) IS
-    'Moves a consumer from one number to another; false when it did not stand at the first, '
-    'unless this worker made the same move before';
+    'Moves a consumer from one number to another; false if it is not at the first, unless this '
+    'worker made the same move before';
 REVOKE ALL ON FUNCTION reporting.feed_advance(text, bigint, bigint, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.feed_advance(text, bigint, bigint, text)
     TO turn_accounting_reader, turn_accounting_writer;

@@ -1,7 +1,7 @@
 -- Realms, their rules, and the names of users. All other tables hold keys instead of names, so that
 -- a name can be erased.
 
--- The key of the hash that makes user_key and username_key from names: one row, never changed.
+-- The key of the hash that maps names to user_key and username_key: one row, which never changes.
 CREATE TABLE accounting.installation (
     id boolean NOT NULL DEFAULT true CONSTRAINT installation_has_one_row CHECK (id),
     identity_key bytea NOT NULL CONSTRAINT identity_key_is_long CHECK (length(identity_key) = 32),
@@ -10,7 +10,7 @@ CREATE TABLE accounting.installation (
 GRANT SELECT ON accounting.installation TO turn_accounting_writer;
 
 -- gen_random_uuid() is the only function in core Postgres that reads the server's strong random
--- source. Three of them have 366 random bits, of which the hash makes 32 bytes.
+-- source. Three UUIDs have 366 random bits, which the hash condenses into 32 bytes.
 INSERT INTO accounting.installation (identity_key) VALUES (sha256(
     uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
 ));
@@ -24,7 +24,7 @@ CREATE TABLE accounting.realms (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.realms TO turn_accounting_writer;
 
--- anchor_day: the day of the month on which a period begins; the last day where a month is shorter.
+-- anchor_day: the day of the month on which a period starts; in shorter months, the last day.
 CREATE TABLE accounting.realm_rules (
     realm_id integer NOT NULL,
     holds_from timestamptz NOT NULL,
@@ -56,7 +56,7 @@ CREATE TABLE accounting.usernames (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.usernames TO turn_accounting_writer;
 
--- Whose name was erased, and when: reports that were received before do not restore the name.
+-- When each user's names were erased: reports received before do not restore them.
 CREATE TABLE accounting.erasures (
     user_key uuid NOT NULL,
     erased_at timestamptz NOT NULL DEFAULT now(),

@@ -1,6 +1,5 @@
--- What the service notes of its own work.
+-- The runs of each job of the service.
 
--- How the runs of each job went.
 CREATE TABLE accounting.job_runs (
     job text NOT NULL,
     runs bigint NOT NULL DEFAULT 0,

@@ -1,10 +1,10 @@
 -- Schema reporting: the public contract. Views change only with a major version; the default
--- privileges of the schema let both roles read them. A comment on a column that means the same in
--- several views stands at the end, once.
+-- privileges of the schema let both roles read them. The comment on a column that means the same in
+-- several views is at the end, once.
 --
--- A condition on a name finds the rows of its user along indexes only where the view shows the
--- column as it is: behind coalesce() every session of the realm would be read. None is needed,
--- since the loader writes the names with the first report, and erasing empties them in place.
+-- The views of sessions and usage show names without coalesce(): a condition on a name can then use
+-- the indexes, and would otherwise read every session of the realm. The names are never null, since
+-- the loader inserts them with the first report and erasing empties them in place.
 
 CREATE VIEW reporting.sources AS
 SELECT s.source, s.mode, s.epoch, s.position, s.captured_until, s.loaded_until,
@@ -12,42 +12,42 @@ SELECT s.source, s.mode, s.epoch, s.position, s.captured_until, s.loaded_until,
 FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id);
 COMMENT ON VIEW reporting.sources IS
     'Every source, and how far it is captured, loaded and settled';
-COMMENT ON COLUMN reporting.sources.mode IS 'How it listens: replication or subscribe';
+COMMENT ON COLUMN reporting.sources.mode IS 'How it is captured: replication or subscribe';
 COMMENT ON COLUMN reporting.sources.epoch IS 'Epoch that loading has reached';
 COMMENT ON COLUMN reporting.sources.position IS
     'Position that loading has reached within the epoch';
 COMMENT ON COLUMN reporting.sources.captured_until IS
-    'Everything received before this time is on the collector''s disk';
+    'Every message received before this time is on the collector''s disk';
 COMMENT ON COLUMN reporting.sources.loaded_until IS
-    'Everything received before this time is in the reports';
+    'Every message received before this time is in the reports';
 COMMENT ON COLUMN reporting.sources.settled_until IS
-    'Everything received before this time is in the sessions';
+    'Every message received before this time is in the sessions';
 COMMENT ON COLUMN reporting.sources.retired_at IS
-    'When the source was declared gone; null while in service';
+    'When the source was retired; null while it is in service';
 
 CREATE VIEW reporting.capture_gaps AS
 SELECT g.gap_id, s.source, g.from_at, g.to_at, g.cause,
     concat_ws('; ', nullif(g.detail, ''), nullif(g.outcome, '')) AS detail
 FROM accounting.capture_gaps g JOIN accounting.sources s USING (source_id);
 COMMENT ON VIEW reporting.capture_gaps IS
-    'Every span of time in which events may have been lost between Redis and Postgres';
+    'Periods in which events may have been lost between Redis and Postgres';
 COMMENT ON COLUMN reporting.capture_gaps.gap_id IS 'Number of the gap';
 COMMENT ON COLUMN reporting.capture_gaps.from_at IS
     'From when events may have been lost, inclusive';
 COMMENT ON COLUMN reporting.capture_gaps.to_at IS
     'Until when events may have been lost; null while the gap is open';
-COMMENT ON COLUMN reporting.capture_gaps.cause IS 'What broke the capture, one word';
+COMMENT ON COLUMN reporting.capture_gaps.cause IS 'What interrupted capture, in one word';
 COMMENT ON COLUMN reporting.capture_gaps.detail IS
-    'More on the cause, and what became of the sessions that lived through it';
+    'Details of the cause, and what became of the sessions that were open during the gap';
 
 CREATE VIEW reporting.rejected_messages AS
 SELECT s.source, m.position, m.received_at, m.channel, m.payload, m.reason
 FROM accounting.rejected_messages m JOIN accounting.sources s USING (source_id);
 COMMENT ON VIEW reporting.rejected_messages IS
-    'Messages on allocation channels that could not be understood, as received';
+    'Messages on allocation channels that could not be parsed, as received';
 COMMENT ON COLUMN reporting.rejected_messages.channel IS 'Redis channel, raw bytes';
 COMMENT ON COLUMN reporting.rejected_messages.payload IS 'Message, raw bytes';
-COMMENT ON COLUMN reporting.rejected_messages.reason IS 'Why the message was not understood';
+COMMENT ON COLUMN reporting.rejected_messages.reason IS 'Why the message could not be parsed';
 
 CREATE VIEW reporting.allocation_events AS
 SELECT s.source, r.database, r.epoch, r.position, r.received_at, r.time_estimated,
@@ -62,7 +62,7 @@ LEFT JOIN accounting.users u USING (user_key, realm_id)
 LEFT JOIN accounting.usernames n USING (username_key, user_key)
 WHERE r.kind <= 3;
 COMMENT ON VIEW reporting.allocation_events IS
-    'Every new, refreshed and deleted of an allocation, as reported';
+    'Every event of an allocation (new, refreshed or deleted), as reported';
 COMMENT ON COLUMN reporting.allocation_events.event IS 'new, refreshed or deleted';
 COMMENT ON COLUMN reporting.allocation_events.lifetime IS
     'Lifetime in seconds that the event grants; null for deleted';
@@ -81,7 +81,7 @@ LEFT JOIN accounting.users u USING (user_key, realm_id)
 LEFT JOIN accounting.usernames n USING (username_key, user_key)
 WHERE r.kind >= 4;
 COMMENT ON VIEW reporting.traffic_reports IS
-    'Every count of traffic, interim or total, as reported';
+    'Every traffic report, interim or total, as received';
 COMMENT ON COLUMN reporting.traffic_reports.report IS
     'interim (what was relayed since the last one) or total (of the whole allocation)';
 COMMENT ON COLUMN reporting.traffic_reports.side IS
@@ -111,26 +111,26 @@ LEFT JOIN accounting.users u USING (user_key, realm_id)
 LEFT JOIN accounting.usernames n USING (username_key, user_key)
 WHERE e.confirmed;
 COMMENT ON VIEW reporting.sessions IS
-    'One row for each allocation that coturn confirmed for: the bill''s smallest unit';
+    'One row for each allocation that coturn confirmed: the smallest unit of the bill';
 COMMENT ON COLUMN reporting.sessions.session_id IS
-    'The session; the same again when settled again from the same reports';
+    'Id of the session: the same if it is computed again from the same reports';
 COMMENT ON COLUMN reporting.sessions.started_at IS
-    'When the session began, or its first sign of life when the start is unknown';
-COMMENT ON COLUMN reporting.sessions.start_known IS 'Whether its beginning was heard';
-COMMENT ON COLUMN reporting.sessions.last_seen_at IS 'Its last sign of life';
-COMMENT ON COLUMN reporting.sessions.ended_at IS 'When it ended; null while it lives';
+    'When the session started, or its first report if the start is unknown';
+COMMENT ON COLUMN reporting.sessions.start_known IS 'Whether the report of its start was received';
+COMMENT ON COLUMN reporting.sessions.last_seen_at IS 'When its last report was received';
+COMMENT ON COLUMN reporting.sessions.ended_at IS 'When it ended; null while it is open';
 COMMENT ON COLUMN reporting.sessions.end_cause IS
-    'deleted (coturn said so), expired (its lifetime passed in silence), superseded (its id began '
-    'anew); null while it lives';
+    'deleted (coturn reported it), expired (its lifetime passed without a report), superseded (its '
+    'id was reused); null while it is open';
 COMMENT ON COLUMN reporting.sessions.total_reported IS
-    'Whether coturn''s own total was heard, which is then the truth for the client side';
+    'Whether coturn''s total was received, which then determines the client side';
 COMMENT ON COLUMN reporting.sessions.estimated IS
-    'Whether reports were missed: volumes from the total, in time where the total came';
+    'Whether reports were missed: usage is known from the total, and placed at its time';
 COMMENT ON COLUMN reporting.sessions.disputed IS
     'Whether reports contradict each other, or two servers shared the key';
 
--- The sessions under the column names of FreeRADIUS' table. Octets as RADIUS means them: input
--- comes from the client.
+-- The sessions with the column names of FreeRADIUS' table. Octets as in RADIUS: input is received
+-- from the client.
 CREATE VIEW reporting.radacct AS
 SELECT session_id::text AS radacctid, allocation_id AS acctsessionid,
     session_id::text AS acctuniqueid, user_id AS username, realm,
@@ -151,11 +151,11 @@ SELECT session_id::text AS radacctid, allocation_id AS acctsessionid,
     NULL::inet AS delegatedipv6prefix
 FROM reporting.sessions;
 COMMENT ON VIEW reporting.radacct IS
-    'The sessions under the column names of FreeRADIUS'' table';
+    'The sessions with the column names of FreeRADIUS'' table';
 COMMENT ON COLUMN reporting.radacct.radacctid IS 'session_id';
 COMMENT ON COLUMN reporting.radacct.acctsessionid IS 'allocation_id';
 COMMENT ON COLUMN reporting.radacct.acctuniqueid IS 'session_id';
-COMMENT ON COLUMN reporting.radacct.username IS 'user_id: whom to bill';
+COMMENT ON COLUMN reporting.radacct.username IS 'user_id: the user to bill';
 COMMENT ON COLUMN reporting.radacct.nasipaddress IS
     'Address and port of the server, or the source where it is unknown';
 COMMENT ON COLUMN reporting.radacct.nasportid IS 'allocation_id';
@@ -168,7 +168,7 @@ COMMENT ON COLUMN reporting.radacct.acctinterval IS
 COMMENT ON COLUMN reporting.radacct.acctsessiontime IS
     'Whole seconds from started_at to ended_at or last_seen_at';
 COMMENT ON COLUMN reporting.radacct.acctauthentic IS 'Always Local';
-COMMENT ON COLUMN reporting.radacct.connectinfo_start IS 'username as on the wire';
+COMMENT ON COLUMN reporting.radacct.connectinfo_start IS 'username as published';
 COMMENT ON COLUMN reporting.radacct.connectinfo_stop IS 'Always null';
 COMMENT ON COLUMN reporting.radacct.acctinputoctets IS 'received_bytes';
 COMMENT ON COLUMN reporting.radacct.acctoutputoctets IS 'sent_bytes';
@@ -201,8 +201,8 @@ LEFT JOIN accounting.usernames n USING (username_key, user_key)
 WHERE NOT h.confirmed
 GROUP BY s.source, re.realm, n.username, h.starts_at, b.ends_at;
 COMMENT ON VIEW reporting.unattributed_usage IS
-    'Traffic that coturn published without an allocation that vouches for it: kept, shown, never '
-    'billed';
+    'Traffic that coturn published for an allocation that it never confirmed: stored and shown, '
+    'never billed';
 
 CREATE VIEW reporting.user_usage_hourly AS
 SELECT r.realm, u.user_id, h.user_key, h.starts_at, b.ends_at, b.time_zone,
@@ -275,16 +275,15 @@ CROSS JOIN LATERAL (
         THEN accounting.period_waits(p.realm_id, p.period) END AS waits_for
 ) w;
 COMMENT ON VIEW reporting.periods IS
-    'What is billed at once: each realm''s billing periods, without holes or overlaps';
+    'The billing periods of each realm, without holes or overlaps';
 COMMENT ON COLUMN reporting.periods.period IS 'Name of the period: its first day in its time zone';
 COMMENT ON COLUMN reporting.periods.starts_at IS 'Start of the period, inclusive';
 COMMENT ON COLUMN reporting.periods.ends_at IS 'End of the period, exclusive';
-COMMENT ON COLUMN reporting.periods.time_zone IS 'Time zone that the period begins in';
+COMMENT ON COLUMN reporting.periods.time_zone IS 'Time zone of the period''s start';
 COMMENT ON COLUMN reporting.periods.state IS
-    'open (under way), closing (its end has passed, something is awaited), closed (its statement '
-    'is final)';
+    'open (not over), closing (over, but waiting for something), closed (its statement is final)';
 COMMENT ON COLUMN reporting.periods.closed_at IS 'When it was closed; null until then';
-COMMENT ON COLUMN reporting.periods.waits_for IS 'What it waits for, in words; null when nothing';
+COMMENT ON COLUMN reporting.periods.waits_for IS 'What it waits for, in words; null if nothing';
 
 CREATE VIEW reporting.statements AS
 SELECT r.realm, l.period, coalesce(u.user_id, '') AS user_id, l.user_key,
@@ -301,15 +300,15 @@ COMMENT ON VIEW reporting.statements IS
     'One line for each user with usage in a closed period; never changed, never removed';
 COMMENT ON COLUMN reporting.statements.period IS
     'The closed period: its first day in its time zone';
-COMMENT ON COLUMN reporting.statements.user_id IS 'Whom to bill; empty when absent or erased';
+COMMENT ON COLUMN reporting.statements.user_id IS 'User to bill; empty when absent or erased';
 COMMENT ON COLUMN reporting.statements.sessions_started IS
-    'Sessions whose first sign of life is in the period, as known at the cutoff';
+    'Sessions whose first report is in the period, as known at the cutoff';
 COMMENT ON COLUMN reporting.statements.sessions_ended IS
     'Sessions that ended in the period, as known at the cutoff';
 COMMENT ON COLUMN reporting.statements.session_seconds IS
-    'Seconds that sessions lived in the period, never rounded';
+    'Seconds that sessions were open in the period, never rounded';
 COMMENT ON COLUMN reporting.statements.cutoff IS
-    'What it was computed from: JSON, how far each source was settled';
+    'What it was computed from, as JSON: how far each source was settled';
 COMMENT ON COLUMN reporting.statements.closed_at IS 'When the period was closed';
 COMMENT ON COLUMN reporting.statements.digest IS
     'SHA-256 over realm, period, user_key, all numbers and the cutoff, hexadecimal';
@@ -324,13 +323,13 @@ FROM accounting.adjustments a
 JOIN accounting.realms r USING (realm_id)
 LEFT JOIN accounting.users u USING (user_key);
 COMMENT ON VIEW reporting.adjustments IS
-    'What changed in closed periods since: late usage once, and corrections by hand; never '
+    'Changes of closed periods after the close: late usage, and corrections by a person; never '
     'changed, never removed';
-COMMENT ON COLUMN reporting.adjustments.adjustment_id IS 'The adjustment';
+COMMENT ON COLUMN reporting.adjustments.adjustment_id IS 'Id of the adjustment';
 COMMENT ON COLUMN reporting.adjustments.period IS 'The closed period that it corrects';
 COMMENT ON COLUMN reporting.adjustments.posted_in IS
     'The period that was open when it was posted: bill it with that one';
-COMMENT ON COLUMN reporting.adjustments.user_id IS 'Whom to bill; empty when absent or erased';
+COMMENT ON COLUMN reporting.adjustments.user_id IS 'User to bill; empty when absent or erased';
 COMMENT ON COLUMN reporting.adjustments.received_packets IS
     'Packets that the server received from the client, signed';
 COMMENT ON COLUMN reporting.adjustments.received_bytes IS
@@ -349,8 +348,8 @@ COMMENT ON COLUMN reporting.adjustments.peer_sent_bytes IS
     'Bytes that the server sent to the peers; with the ChannelData header since coturn 4.11, '
     'signed';
 COMMENT ON COLUMN reporting.adjustments.session_seconds IS
-    'Seconds that sessions lived, signed, never rounded';
-COMMENT ON COLUMN reporting.adjustments.reason IS 'Why: late usage, or what a person wrote';
+    'Seconds that sessions were open, signed, never rounded';
+COMMENT ON COLUMN reporting.adjustments.reason IS 'Late usage, or the reason that a person gave';
 COMMENT ON COLUMN reporting.adjustments.author IS
     'Who posted it: turn-accounting for late usage, or a person';
 COMMENT ON COLUMN reporting.adjustments.posted_at IS 'When it was posted';
@@ -373,16 +372,16 @@ SELECT f.seq, f.event_id, f.type, r.realm,
     f.created_at
 FROM accounting.feed f JOIN accounting.realms r USING (realm_id);
 COMMENT ON VIEW reporting.feed IS
-    'What happened, for billing: append only; whoever saw a number never misses a smaller one';
-COMMENT ON COLUMN reporting.feed.seq IS 'Number of the event: 1, 2, 3, without a hole';
-COMMENT ON COLUMN reporting.feed.event_id IS 'Id of the event, by which a repetition is known';
+    'Events for billing. Append only: no event appears below a number that was seen';
+COMMENT ON COLUMN reporting.feed.seq IS 'Number of the event: 1, 2, 3, without gaps';
+COMMENT ON COLUMN reporting.feed.event_id IS 'Id of the event, by which a duplicate is recognized';
 COMMENT ON COLUMN reporting.feed.type IS 'session.ended, period.closed or adjustment.posted';
 COMMENT ON COLUMN reporting.feed.payload IS
-    'What happened: an object whose names are those of the views; no names of users';
+    'Details as an object with the views'' names; it has no names of users';
 COMMENT ON COLUMN reporting.feed.created_at IS
-    'When it happened in the books; not always in the order of seq';
+    'When the event was recorded; not always in the order of seq';
 
--- What the usage and the ended sessions of a span still wait for, in words; null when nothing. For
+-- What the usage and the ended sessions of a span still wait for, in words; null if nothing. For
 -- exports, whose login may not read the private tables.
 CREATE FUNCTION reporting.span_waits_for(realm text, from_at timestamptz, to_at timestamptz)
 RETURNS text
@@ -408,12 +407,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     ) w (rank, wait)
 $$;
 COMMENT ON FUNCTION reporting.span_waits_for(text, timestamptz, timestamptz) IS
-    'What the usage of a span waits for, in words; null when it is complete. realm null: of all';
+    'What the usage of a span waits for, in words; null if it is complete. realm null: all realms';
 REVOKE ALL ON FUNCTION reporting.span_waits_for(text, timestamptz, timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.span_waits_for(text, timestamptz, timestamptz)
     TO turn_accounting_reader, turn_accounting_writer;
 
--- Comments on the columns that have none yet. The migration fails where one is left without.
+-- Comments on the columns that have none yet. The migration fails if a column has none then.
 DO $$
 DECLARE
     entry record;
@@ -423,35 +422,35 @@ BEGIN
         FROM pg_class c
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
         LEFT JOIN (VALUES
-            ('source', 'Name of the source: one Redis that one collector listens to'),
+            ('source', 'Name of the source: a Redis that a collector captures'),
             ('database',
-                'Number of the Redis database the event was published in; 0 where only a '
-                'subscriber listens'),
+                'Number of the Redis database in which the event was published; 0 when captured by '
+                'subscription'),
             ('epoch',
-                'Stretch of unbroken positions of the source; another begins where continuity was '
-                'lost'),
+                'Number of a run of rising positions of the source; a new one starts where '
+                'continuity was lost'),
             ('position', 'Position of the message within its source and epoch; rises'),
-            ('received_at', 'When the collector received it; coturn sends no times'),
+            ('received_at', 'When the collector received it; coturn''s reports have no time'),
             ('time_estimated', 'Whether received_at was interpolated after an outage'),
             ('realm', 'TURN realm, empty when absent; bytes that are not UTF-8 as \xNN'),
             ('username',
-                'Username as on the wire, empty when absent or erased; bytes that are not UTF-8 '
+                'Username as published, empty when absent or erased; bytes that are not UTF-8 '
                 'as \xNN'),
             ('user_id',
-                'Whom to bill: the username less the time of a TURN REST credential; empty when '
+                'User to bill: the username without the time of a TURN REST credential; empty when '
                 'absent or erased'),
-            ('user_key', 'Opaque key of realm and user_id; stays when the name is erased'),
+            ('user_key', 'Opaque key of realm and user_id; unchanged when the name is erased'),
             ('allocation_id',
                 'coturn''s allocation id, 18 digits: relay thread, then a counter that restarts '
                 'with the server'),
             ('transport',
-                'Transport between client and server as coturn says it; null before coturn 4.6'),
+                'Transport between client and server as coturn reports it; null before coturn 4.6'),
             ('client_address', 'Address and port of the client; null before coturn 4.6'),
             ('server_address',
                 'Address and port of the server that the client used; null before coturn 4.6'),
             ('starts_at', 'Start of the bucket, inclusive'),
             ('ends_at', 'End of the bucket, exclusive'),
-            ('time_zone', 'Time zone that the borders of the bucket are in'),
+            ('time_zone', 'Time zone of the bucket''s bounds'),
             ('received_packets', 'Packets that the server received from the client'),
             ('received_bytes', 'Bytes that the server received from the client'),
             ('sent_packets', 'Packets that the server sent to the client'),
@@ -462,14 +461,14 @@ BEGIN
             ('peer_sent_bytes',
                 'Bytes that the server sent to the peers; with the ChannelData header since '
                 'coturn 4.11'),
-            ('sessions_started', 'Sessions whose first sign of life is in the bucket'),
+            ('sessions_started', 'Sessions whose first report is in the bucket'),
             ('sessions_ended', 'Sessions that ended in the bucket'),
             ('session_seconds',
-                'Seconds that sessions lived in the bucket, split at its borders, never rounded; '
-                'a live one counts to last_seen_at'),
-            ('estimated_bytes', 'received_bytes + sent_bytes of the sessions marked estimated'),
+                'Seconds that sessions were open in the bucket, split at its bounds, never '
+                'rounded; an open one counts to last_seen_at'),
+            ('estimated_bytes', 'received_bytes + sent_bytes of sessions that are estimated'),
             ('peak_sessions',
-                'Most sessions alive at one moment of the bucket; for days and months that of the '
+                'Most sessions open at one moment of the bucket; for days and months that of the '
                 'highest hour')
         ) AS shared (column_name, comment) ON shared.column_name = a.attname
         WHERE c.relnamespace = 'reporting'::regnamespace

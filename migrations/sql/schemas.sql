@@ -1,8 +1,8 @@
 -- Who may use the schemas. `turn-accounting db upgrade` creates the roles and both schemas before
 -- any migration runs, because Alembic keeps its version in schema accounting.
 --
--- accounting holds what is private to the service: each file grants the writer what it needs of a
--- table, right after that table. reporting holds the public views: both roles may read them all.
+-- Schema accounting is private to the service: each file grants the writer what it needs of a
+-- table, right after that table. Schema reporting has the public views: both roles may read them.
 
 GRANT USAGE ON SCHEMA accounting TO turn_accounting_writer;
 GRANT SELECT ON accounting.alembic_version TO turn_accounting_writer;

@@ -1,7 +1,7 @@
--- What settling makes of the reports: sessions, and the usage of each by the hour.
+-- The results of settling: sessions, and their usage by the hour.
 
--- How far settling has come. Apart from sources, so that loading and settling do not wait for each
--- other's row lock.
+-- How far settling has come. Not columns of sources, so that loading and settling do not wait for
+-- each other's row lock.
 CREATE TABLE accounting.settle_watermarks (
     source_id smallint NOT NULL,
     epoch integer NOT NULL DEFAULT 0,
@@ -15,12 +15,13 @@ CREATE TABLE accounting.settle_watermarks (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.settle_watermarks TO turn_accounting_writer;
 
--- end_events: how many session.ended events the feed has of it. single_hour: the hour that the session has
--- lived in, as long as it has lived in one alone; session_usage has no row of it then.
+-- end_events: how many session.ended events the feed has of the session. single_hour: the only hour
+-- in which it was active, until it is active in another; session_usage has no row of it meanwhile.
+-- Array columns hold the last totals, in the order of the counters.
 --
--- fillfactor: sessions that began together are refreshed together, so that all rows of a page are
--- updated at once; only with room for that do the updates stay off the indexes (HOT). The updates at
--- their ends, one for each row, fill the rest: the table grows by a tenth, and a refresh costs half.
+-- fillfactor: sessions that started together are refreshed together, so that all rows of a page are
+-- updated at once. With free space on the page, these updates are HOT and change no index. The
+-- updates at the sessions' ends fill that space: the table is a tenth larger, a refresh costs half.
 CREATE TABLE accounting.sessions (
     session_id uuid NOT NULL,
     user_key uuid NOT NULL,
@@ -70,10 +71,10 @@ CREATE INDEX sessions_by_user ON accounting.sessions (user_key, started_at);
 CREATE INDEX sessions_by_realm ON accounting.sessions (realm_id, started_at);
 CREATE INDEX sessions_by_end ON accounting.sessions (realm_id, ended_at)
     WHERE ended_at IS NOT NULL;
--- Those that a next report of their key may belong to: few, however long the history.
+-- Sessions to which the next report of their key may belong: few, however long the history.
 CREATE INDEX sessions_open ON accounting.sessions
     (username_key, allocation_id, source_id, database) WHERE phase > 0;
--- More that are few among all sessions.
+-- These also cover a small part of all sessions.
 CREATE INDEX sessions_recheck ON accounting.sessions (source_id, recheck_at)
     WHERE ended_at IS NULL AND phase = 1;
 CREATE INDEX sessions_live ON accounting.sessions (started_at) WHERE ended_at IS NULL AND confirmed;
@@ -82,8 +83,8 @@ CREATE INDEX sessions_unattributed ON accounting.sessions (realm_id, single_hour
     WHERE NOT confirmed AND single_hour IS NOT NULL;
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.sessions TO turn_accounting_writer;
 
--- The hours of sessions that have lived in more than one. Most live in one hour, whose usage is
--- that of the session itself: without a row here, each of those costs two writes less.
+-- The hours of sessions that were active in more than one. Most are active in a single hour, whose
+-- usage is that of the session itself: not storing it here saves two writes for each of them.
 CREATE TABLE accounting.session_usage (
     session_id uuid NOT NULL,
     starts_at timestamptz NOT NULL,
@@ -106,14 +107,14 @@ CREATE TABLE accounting.session_usage (
     CONSTRAINT session_usage_pkey PRIMARY KEY (session_id, starts_at, user_key),
     CONSTRAINT active_is_not_backwards CHECK (active_to >= active_from)
 ) WITH (fillfactor = 80);
--- Hours of sessions that began before that hour.
+-- Hours of sessions that started before the hour.
 CREATE INDEX session_usage_carried ON accounting.session_usage (realm_id, starts_at)
     WHERE NOT started;
 CREATE INDEX session_usage_unattributed ON accounting.session_usage (realm_id, starts_at)
     WHERE NOT confirmed;
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.session_usage TO turn_accounting_writer;
 
--- The hours of all sessions, in the columns of session_usage.
+-- The hours of all sessions, with the columns of session_usage.
 CREATE VIEW accounting.session_hours AS
 SELECT session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended,
     active_from, active_to,
@@ -121,30 +122,30 @@ SELECT session_id, starts_at, user_key, realm_id, confirmed, estimated, started,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
 FROM accounting.session_usage
 UNION ALL
-SELECT session_id, single_hour, user_key, realm_id, confirmed, estimated, true, ended_at IS NOT NULL,
-    started_at, coalesce(ended_at, last_seen_at),
+SELECT session_id, single_hour, user_key, realm_id, confirmed, estimated, true,
+    ended_at IS NOT NULL, started_at, coalesce(ended_at, last_seen_at),
     received_packets, received_bytes, sent_packets, sent_bytes,
     peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
 FROM accounting.sessions
 WHERE single_hour IS NOT NULL;
 GRANT SELECT ON accounting.session_hours TO turn_accounting_writer;
 
--- One row for each relay thread of coturn that sent a report: when it sent the last one, and how
--- many of its sessions expired since without a report. Settling deleted_count the rows of servers long
--- gone.
+-- Each relay thread of coturn that sent a report: when it sent the last one, and how many of its
+-- sessions have expired since then without a report. Settling deletes rows that are a week old.
 CREATE TABLE accounting.relay_threads (
     source_id smallint NOT NULL,
     database integer NOT NULL,
     server text NOT NULL,
     thread smallint NOT NULL,
     last_report_at timestamptz NOT NULL,
-    highest_id bigint NOT NULL DEFAULT 0,
+    highest_id bigint NOT NULL,
     highest_at timestamptz,
     restarted_at timestamptz,
-    missed_count integer NOT NULL DEFAULT 0,
-    not_explained_by_gap boolean NOT NULL DEFAULT false,
+    missed_count integer NOT NULL,
+    not_explained_by_gap boolean NOT NULL,
     overdue_since timestamptz,
     CONSTRAINT relay_threads_pkey PRIMARY KEY (source_id, database, server, thread),
-    CONSTRAINT missed_reports_have_a_due_time CHECK ((missed_count > 0) = (overdue_since IS NOT NULL))
+    CONSTRAINT missed_reports_have_a_due_time
+        CHECK ((missed_count > 0) = (overdue_since IS NOT NULL))
 ) WITH (fillfactor = 50);
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.relay_threads TO turn_accounting_writer;

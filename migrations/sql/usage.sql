@@ -1,6 +1,6 @@
--- What the roll-up makes of sessions: usage of users and realms by hour, day and month.
+-- The results of the roll-up: usage of users and realms by hour, day and month.
 
--- The borders of the hours, days and months that hold usage, in the time zone of their realm.
+-- The bounds of the hours, days and months that have usage, in the time zone of their realm.
 CREATE TABLE accounting.buckets (
     realm_id integer NOT NULL,
     level text NOT NULL CONSTRAINT level_is_known CHECK (level IN ('hour', 'day', 'month')),
@@ -12,10 +12,9 @@ CREATE TABLE accounting.buckets (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.buckets TO turn_accounting_writer;
 
--- By how much settling changed the hours of users since the last roll-up, which adds the changes to
--- the sums: its cost does not depend on how much the hour, day or month already holds. Rows are
--- appended and taken, never updated: so a roll-up in flight can't take the change of a settling
--- that it doesn't see.
+-- The changes of users' hours since the last roll-up, which adds them to the sums: its cost does
+-- not depend on the usage that an hour, day or month already has. Rows are inserted and deleted,
+-- never updated, so that a roll-up can't consume a change that its snapshot does not include.
 CREATE TABLE accounting.usage_deltas (
     realm_id integer NOT NULL,
     user_key uuid NOT NULL,
@@ -36,8 +35,8 @@ CREATE TABLE accounting.usage_deltas (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.usage_deltas TO turn_accounting_writer;
 
--- Slices of realms' hours in which a session's begin or end changed since the last roll-up.
--- Rows are appended and taken, as those of usage_deltas.
+-- Slices of realms' hours in which a session's start or end changed since the last roll-up.
+-- Rows are inserted and deleted, as in usage_deltas.
 CREATE TABLE accounting.peak_deltas (
     realm_id integer NOT NULL,
     starts_at timestamptz NOT NULL,
@@ -45,10 +44,11 @@ CREATE TABLE accounting.peak_deltas (
 );
 GRANT SELECT, INSERT, DELETE ON accounting.peak_deltas TO turn_accounting_writer;
 
--- For the peak of an hour, counted in slices, of which only the touched ones are read again. net:
--- how many more sessions are live at the end of the slice than at its beginning; session_peak: how many more
--- at most in between. The row at -infinity counts the sessions that the hour began with. An hour
--- without rows is counted as a whole; rows of old hours are deleted.
+-- Slices of an hour, from which its peak is computed: only changed slices are counted again.
+-- session_delta: by how many the open sessions grow from the start of the slice to its end.
+-- session_peak: the most by which they exceed those at its start. The row at -infinity counts the
+-- sessions open at the start of the hour. An hour without rows is counted as a whole; rows of old
+-- hours are deleted.
 CREATE TABLE accounting.realm_peak_slices (
     realm_id integer NOT NULL,
     starts_at timestamptz NOT NULL,
@@ -111,8 +111,8 @@ BEGIN
 END
 $$;
 
--- Up to where the hours of a realm's users are added into their days and months. The hour under way
--- stands in the hourly table alone: a user whose usage changes every other second costs one update
+-- The time up to which the hours of a realm's users are added to their days and months. The current
+-- hour is only in the hourly table: usage that changes every other second then costs one update
 -- each time instead of three.
 CREATE TABLE accounting.fold_watermarks (
     realm_id integer NOT NULL,
@@ -167,8 +167,10 @@ BEGIN
                     sum(session_microseconds) AS session_microseconds,
                     sum(estimated_bytes)::bigint AS estimated_bytes
                 FROM accounting.user_usage_hourly
-                WHERE b.ends_at > f.folded_until AND user_key = d.user_key AND realm_id = d.realm_id
-                    AND starts_at >= f.folded_until AND starts_at >= d.starts_at AND starts_at < b.ends_at
+                WHERE b.ends_at > f.folded_until
+                    AND user_key = d.user_key AND realm_id = d.realm_id
+                    AND starts_at >= f.folded_until
+                    AND starts_at >= d.starts_at AND starts_at < b.ends_at
             ) h;
             GRANT SELECT ON accounting.%1$s TO turn_accounting_writer;
         $view$, view[1], view[2], view[3]);

@@ -15,10 +15,11 @@ depends_on = None
 
 _SQL = Path(__file__).parent.parent / "sql"
 
-# In this order: each file may name what the files before it create.
+# In this order: each file may use what the files before it create.
 _FILES = (
     "schemas.sql",
     "identities.sql",
+    "sources.sql",
     "ingest.sql",
     "sessions.sql",
     "usage.sql",
@@ -32,9 +33,9 @@ _FILES = (
 
 def upgrade() -> None:
     for name in _FILES:
-        # Doubled, since psycopg takes a single % for a parameter. The files themselves run in psql.
+        # psycopg takes a single % for a parameter. The files themselves run in psql.
         op.get_bind().exec_driver_sql((_SQL / name).read_text().replace("%", "%%"))
 
 
 def downgrade() -> None:
-    raise NotImplementedError("books are not taken back: restore a backup instead")
+    raise NotImplementedError("there is no downgrade: restore a backup instead")

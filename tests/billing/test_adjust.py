@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import psycopg
 import pytest
-from psycopg.errors import IntegrityConstraintViolation
+from psycopg.errors import CheckViolation
 from sqlalchemy import Engine
 
 from accounting.billing.adjust import PostedAdjustment, adjust, post_manual_adjustment
@@ -244,7 +244,7 @@ def test_the_author_of_late_usage_is_reserved(adjusted: Books, author: str, manu
     """Readers of the view distinguish late usage from manual adjustments by it."""
     with (
         psycopg.connect(adjusted.url(WRITER)) as connection,
-        pytest.raises(IntegrityConstraintViolation),
+        pytest.raises(CheckViolation),
     ):
         connection.execute(
             "INSERT INTO accounting.adjustments SELECT gen_random_uuid(), user_key, realm_id,"

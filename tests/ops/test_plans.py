@@ -65,9 +65,10 @@ SELECT accounting.ensure_report_partition(day::date) FROM generate_series(
     timestamp '2026-10-29', timestamp '2026-11-06', interval '1 day') day;
 INSERT INTO accounting.reports (
     source_id, epoch, position, received_at, time_estimated, database, realm_id,
-    username_key, user_key, allocation_id, kind, side
+    username_key, user_key, allocation_id, kind, side,
+    received_packets, received_bytes, sent_packets, sent_bytes
 ) SELECT source_id, 1, n, timestamptz '2026-10-29 00:00+00' + n * interval '38 seconds', false, 0,
-    realm_id, user_key, user_key, n, 4, 0
+    realm_id, user_key, user_key, n, 4, 0, 0, 0, 0, 0
 FROM past;
 INSERT INTO accounting.sessions (
     session_id, user_key, username_key, realm_id, source_id, database, allocation_id,

@@ -1,6 +1,6 @@
 """The MetaData of the tables, and columns that many of them have."""
 
-from sqlalchemy import BigInteger, Column, DateTime, MetaData, Numeric, Table, text
+from sqlalchemy import BigInteger, Column, DateTime, MetaData, Numeric, Table
 
 from accounting.domain.counters import COUNTERS
 
@@ -16,9 +16,7 @@ def eight_counters() -> list[Column[int]]:
 
 def four_counters() -> list[Column[int]]:
     """The traffic of one side, as in a report."""
-    return [
-        Column(name, BigInteger, nullable=False, server_default=text("0")) for name in COUNTERS[:4]
-    ]
+    return [Column(name, BigInteger, nullable=False) for name in COUNTERS[:4]]
 
 
 def usage_sums() -> list[Column[int]]:

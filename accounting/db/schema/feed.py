@@ -63,7 +63,7 @@ feed = Table(
     Column("payload", JSONB),
     Column("created_at", timestamp, nullable=False),
     *_session_end(),
-    UniqueConstraint("event_id", name="event_is_told_once"),
+    UniqueConstraint("event_id", name="event_is_numbered_once"),
 )
 
 feed_consumers = Table(

@@ -135,11 +135,11 @@ relay_threads = Table(
     Column("server", Text, primary_key=True),
     Column("thread", SmallInteger, primary_key=True, autoincrement=False),
     Column("last_report_at", timestamp, nullable=False),
-    Column("highest_id", BigInteger, nullable=False, server_default=text("0")),
+    Column("highest_id", BigInteger, nullable=False),
     Column("highest_at", timestamp),
     Column("restarted_at", timestamp),
-    Column("missed_count", Integer, nullable=False, server_default=text("0")),
-    Column("not_explained_by_gap", Boolean, nullable=False, server_default=text("false")),
+    Column("missed_count", Integer, nullable=False),
+    Column("not_explained_by_gap", Boolean, nullable=False),
     Column("overdue_since", timestamp),
     CheckConstraint(
         "(missed_count > 0) = (overdue_since IS NOT NULL)", name="missed_reports_have_a_due_time"

@@ -1,0 +1,63 @@
+-- Sources: how far each is captured and loaded, which collector has it, and what capture missed.
+
+CREATE TABLE accounting.sources (
+    source_id smallint GENERATED ALWAYS AS IDENTITY,
+    source text NOT NULL,
+    mode text NOT NULL CONSTRAINT mode_is_known CHECK (mode IN ('replication', 'subscribe')),
+    epoch integer NOT NULL DEFAULT 0,
+    position bigint NOT NULL DEFAULT 0,
+    captured_until timestamptz,
+    loaded_until timestamptz,
+    last_received_at timestamptz,
+    retired_at timestamptz,
+    replication_id text,
+    stream_database integer,
+    loaded_by_host text,
+    CONSTRAINT sources_pkey PRIMARY KEY (source_id),
+    CONSTRAINT source_is_unique UNIQUE (source)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.sources TO turn_accounting_writer;
+
+-- Which collector may load a source. Times are those of the database's clock. A lease that is not
+-- renewed in time can be taken by another collector.
+CREATE TABLE accounting.source_leases (
+    source_id smallint NOT NULL,
+    holder text NOT NULL,
+    host text NOT NULL,
+    renewed_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    CONSTRAINT source_leases_pkey PRIMARY KEY (source_id)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.source_leases TO turn_accounting_writer;
+
+CREATE TABLE accounting.epochs (
+    source_id smallint NOT NULL,
+    epoch integer NOT NULL,
+    token text NOT NULL,
+    started_at timestamptz NOT NULL,
+    cause text NOT NULL,
+    CONSTRAINT epochs_pkey PRIMARY KEY (source_id, epoch),
+    CONSTRAINT epoch_token_is_unique UNIQUE (source_id, token)
+);
+GRANT SELECT, INSERT ON accounting.epochs TO turn_accounting_writer;
+
+-- epoch, position: the gap lies after this position. outcome: what became of the sessions that were
+-- open during the gap.
+CREATE TABLE accounting.capture_gaps (
+    gap_id bigint GENERATED ALWAYS AS IDENTITY,
+    source_id smallint NOT NULL,
+    token text NOT NULL,
+    gap integer NOT NULL,
+    from_at timestamptz NOT NULL,
+    to_at timestamptz,
+    cause text NOT NULL,
+    detail text NOT NULL,
+    epoch integer NOT NULL,
+    position bigint NOT NULL,
+    outcome text NOT NULL DEFAULT '',
+    CONSTRAINT capture_gaps_pkey PRIMARY KEY (gap_id),
+    CONSTRAINT gap_is_recorded_once UNIQUE (source_id, token, gap),
+    CONSTRAINT gap_is_not_backwards CHECK (to_at >= from_at)
+);
+CREATE INDEX capture_gaps_open ON accounting.capture_gaps (source_id) WHERE to_at IS NULL;
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.capture_gaps TO turn_accounting_writer;
