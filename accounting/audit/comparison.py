@@ -1,35 +1,23 @@
-"""Proof, stored: what the reports come to, staged beside the books and compared with them.
-
-Owns scratch tables that end with their transaction, and the comparison. Reads the books only.
-"""
+"""Compares the stored books with the recomputed ones."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 from uuid import UUID
 
-from psycopg import Cursor
-from sqlalchemy import Column, Connection, MetaData, Select, Table, and_, or_, select, text
+from sqlalchemy import Connection, FromClause, Select, Table, and_, or_, select
 from sqlalchemy.sql.expression import ColumnElement
 
+from accounting.audit.recomputed_tables import recomputed_table
 from accounting.billing.period_queries import PeriodRow
 from accounting.billing.statement_queries import LINE_NUMBERS
 from accounting.db import schema
-from accounting.db.binary_copy import binary_cursor, copy_rows
+from accounting.db.binary_copy import binary_cursor
 from accounting.db.engine import psycopg_connection
 from accounting.db.queries import Queries
 from accounting.db.schema import statements
 from accounting.domain.calendar import Bucket, BucketLength, from_micros
-from accounting.domain.session_fold import AllocationKey, SessionState
-from accounting.domain.session_hours import SessionHour
-from accounting.sessions.session_hour_queries import SESSION_HOUR_COLUMNS
-from accounting.sessions.session_queries import (
-    KEY_COLUMNS,
-    SESSION_COLUMNS,
-    session_row,
-)
-from accounting.usage.rollup_queries import RealmHour
 
 _QUERIES: Final = Queries("accounting.audit")
 
@@ -39,42 +27,17 @@ DERIVED_TABLES: Final[Mapping[str, Table]] = {
     **{schema.user_usage[name].name: table for name, table in schema.whole_user_usage.items()},
     **{table.name: table for table in schema.realm_usage.values()},
 }
-"""What follows from the reports, in order of derivation; wherever it stands."""
+"""The tables that follow from the reports, in order of derivation, each with what is read for it.
 
-_UNPROVED: Final = frozenset({"recheck_at", "end_events", "single_hour"})
-"""Columns of the jobs' own work: when to look again, how often an end was told, and whether hours
-stand in rows of their own."""
-_STATEMENTS: Final = (
-    "prove_user_hourly",
-    "prove_user_daily",
-    "prove_user_monthly",
-    "prove_realm_hourly",
-    "prove_realm_daily",
-    "prove_realm_monthly",
-)
-_HOURS: Final = (
-    ("realm_id", "int4"),
-    ("starts_at", "timestamptz"),
-    ("ends_at", "timestamptz"),
-    ("day_starts_at", "timestamptz"),
-    ("month_starts_at", "timestamptz"),
-)
-
-_BUCKETS: Final = (
-    ("realm_id", "int4"),
-    ("level", "text"),
-    ("starts_at", "timestamptz"),
-    ("ends_at", "timestamptz"),
-    ("time_zone", "text"),
-)
+Of some that is a view, because the table keeps part of its rows elsewhere.
+"""
+_BOOKKEEPING_COLUMNS: Final = frozenset({"recheck_at", "end_events", "single_hour"})
+"""Columns that say how the jobs came to a row, and do not follow from the reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mismatch:
-    """One row of the books against what the reports say; ``booked`` or ``proved`` may be missing.
-
-    Both hold the columns that tell the row, and those that differ.
-    """
+    """A row that differs. ``stored`` or ``recomputed`` is None where that side lacks the row."""
 
     table: str
     stored: Mapping[str, Any] | None
@@ -82,205 +45,112 @@ class Mismatch:
 
     @property
     def known_row(self) -> Mapping[str, Any]:
-        """The row as far as both agree, or as the only one has it."""
-        found = self.stored if self.stored is not None else self.recomputed
-        assert found is not None
-        return found
-
-
-def lock_reports(connection: Connection) -> None:
-    """Let nobody drop reports until the transaction ends. Takes no snapshot yet."""
-    connection.execute(text("LOCK TABLE ONLY accounting.reports IN ACCESS SHARE MODE"))
-
-
-def count_in_flight(connection: Connection) -> int:
-    """How many things wait for settling or the roll-up: marks of hours, and lives due to end."""
-    return int(connection.execute(_QUERIES.text("count_in_flight")).scalar_one())
-
-
-def create_recomputed_tables(connection: Connection) -> None:
-    """Make the scratch tables, empty."""
-    psycopg_connection(connection).execute(_QUERIES.driver("stage_proof"))
-
-
-def add_sessions(
-    connection: Connection, sessions: Iterable[tuple[AllocationKey, SessionState]]
-) -> None:
-    """Stage recomputed lives."""
-    with _cursor(connection) as cursor:
-        copy_rows(
-            cursor,
-            "proof_sessions",
-            (*KEY_COLUMNS, ("recheck_at", "timestamptz"), *SESSION_COLUMNS),
-            (session_row(key, session, session.expires_at) for key, session in sessions),
-        )
-
-
-def add_session_hours(connection: Connection, rows: Iterable[SessionHour]) -> None:
-    """Stage the hours of recomputed lives."""
-    with _cursor(connection) as cursor:
-        copy_rows(
-            cursor,
-            "proof_session_usage",
-            SESSION_HOUR_COLUMNS,
-            ((*row[:10], *row.counters) for row in rows),
-        )
-
-
-def add_period_hours(connection: Connection, rows: Iterable[SessionHour]) -> None:
-    """Stage hours of closed periods as they were at their cutoffs."""
-    with _cursor(connection) as cursor:
-        copy_rows(
-            cursor,
-            "proof_period_usage",
-            SESSION_HOUR_COLUMNS,
-            ((*row[:10], *row.counters) for row in rows),
-        )
-
-
-def recomputed_hours(connection: Connection) -> list[tuple[int, int, bool]]:
-    """(realm_id, start, whether any of it is billed) of the hours that the staged lives touch."""
-    with _cursor(connection) as cursor:
-        return cursor.execute(
-            "SELECT realm_id, starts_at, bool_or(confirmed) FROM proof_session_usage GROUP BY 1, 2"
-        ).fetchall()
-
-
-def add_rollups(connection: Connection, hours: Iterable[RealmHour]) -> None:
-    """Stage the usage of users and realms that follows from the staged hours of sessions."""
-    with _cursor(connection) as cursor:
-        copy_rows(
-            cursor,
-            "proof_hours",
-            _HOURS,
-            (
-                (
-                    one.realm_id,
-                    one.hour.starts_at,
-                    one.hour.ends_at,
-                    one.day.starts_at,
-                    one.month.starts_at,
-                )
-                for one in hours
-            ),
-        )
-        cursor.execute("ANALYZE proof_sessions, proof_session_usage, proof_hours")
-    for name in _STATEMENTS:
-        connection.execute(_QUERIES.text(name))
-    # Closed periods are looked at one by one.
-    with _cursor(connection) as cursor:
-        cursor.execute("CREATE INDEX ON proof_period_usage (realm_id, starts_at)")
-        cursor.execute("CREATE INDEX ON proof_user_usage_hourly (realm_id, starts_at)")
-        cursor.execute("ANALYZE proof_period_usage, proof_user_usage_hourly")
-
-
-def add_buckets(connection: Connection, rows: Iterable[tuple[int, BucketLength, Bucket]]) -> None:
-    """Stage the buckets that the staged hours lie in."""
-    with _cursor(connection) as cursor:
-        copy_rows(
-            cursor,
-            "proof_buckets",
-            _BUCKETS,
-            (
-                (realm_id, level.value, bucket.starts_at, bucket.ends_at, bucket.time_zone)
-                for realm_id, level, bucket in rows
-            ),
-        )
-
-
-def stored_buckets(
-    connection: Connection, realm_ids: Collection[int]
-) -> list[tuple[int, str, int, int, str]]:
-    """(realm_id, level, start, end, zone) of every bucket of those realms, in order."""
-    with _cursor(connection) as cursor:
-        return cursor.execute(
-            "SELECT realm_id, level, starts_at, ends_at, time_zone FROM accounting.buckets"
-            " WHERE realm_id = ANY (%s) ORDER BY realm_id, level, starts_at",
-            (list(realm_ids),),
-        ).fetchall()
-
-
-def missing_buckets(connection: Connection) -> list[tuple[int, str, int, int, str]]:
-    """The staged buckets that the books lack."""
-    with _cursor(connection) as cursor:
-        return cursor.execute(
-            "SELECT realm_id, level, starts_at, ends_at, time_zone FROM proof_buckets p"
-            " WHERE NOT EXISTS (SELECT FROM accounting.buckets b"
-            " WHERE (b.realm_id, b.level, b.starts_at) = (p.realm_id, p.level, p.starts_at))"
-            " ORDER BY realm_id, level, starts_at"
-        ).fetchall()
+        """The stored row, or the recomputed one where there is none."""
+        row = self.stored if self.stored is not None else self.recomputed
+        assert row is not None
+        return row
 
 
 def find_mismatches(
     connection: Connection,
     name: str,
     realm_ids: Collection[int],
-    span: tuple[int, int] | None = None,
+    bounds: tuple[int, int] | None = None,
     *,
     sessions: Table | None = None,
 ) -> Iterator[Mismatch]:
-    """The rows of one of BOOKS that are not what the reports say. ``span``: begun within it.
+    """Find the rows of one of DERIVED_TABLES that differ from the recomputed ones.
 
-    ``sessions``: only those of the sessions in that table.
+    ``bounds``: only rows that start within them. ``sessions``: only rows of the sessions in that
+    table.
     """
     table = DERIVED_TABLES[name]
-    proof = recomputed_table(table, f"proof_{name}")
-    begins = "started_at" if name == "sessions" else "starts_at"
+    starts_at = "started_at" if name == "sessions" else "starts_at"
 
-    def part(of: Table) -> Any:
-        query = select(of).where(of.c.realm_id.in_(realm_ids))
-        if span is not None:
+    def selected(side: Table, alias: str) -> FromClause:
+        query = select(side).where(side.c.realm_id.in_(realm_ids))
+        if bounds is not None:
             query = query.where(
-                of.c[begins] >= from_micros(span[0]), of.c[begins] < from_micros(span[1])
+                side.c[starts_at] >= from_micros(bounds[0]),
+                side.c[starts_at] < from_micros(bounds[1]),
             )
         if sessions is not None:
-            query = query.where(of.c.session_id.in_(select(sessions.c.session_id)))
-        return query
+            query = query.where(side.c.session_id.in_(select(sessions.c.session_id)))
+        return query.subquery(alias)
 
-    booked, proved = part(table).subquery("booked"), part(proof).subquery("proved")
+    stored = selected(table, "stored")
+    recomputed = selected(recomputed_table(table, f"recomputed_{name}"), "recomputed")
     keys = [column.name for column in table.primary_key]
+    same_key = and_(*(stored.c[key] == recomputed.c[key] for key in keys))
     query = (
-        select(booked, proved)
-        .select_from(
-            booked.join(proved, and_(*(booked.c[key] == proved.c[key] for key in keys)), full=True)
-        )
-        .where(or_(*unequal(booked.c, proved.c, derived_columns(table))))
+        select(stored, recomputed)
+        .select_from(stored.join(recomputed, same_key, full=True))
+        .where(or_(*columns_differ(stored.c, recomputed.c, derived_columns(table))))
     )
-    columns = list(booked.c.keys())
+    columns = list(stored.c.keys())
     for row in connection.execute(query):
-        left = dict(zip(columns, row[: len(columns)], strict=True))
-        right = dict(zip(columns, row[len(columns) :], strict=True))
+        stored_row = dict(zip(columns, row[: len(columns)], strict=True))
+        recomputed_row = dict(zip(columns, row[len(columns) :], strict=True))
         yield Mismatch(
             table=name,
-            stored=None if left[keys[0]] is None else left,
-            recomputed=None if right[keys[0]] is None else right,
+            stored=None if stored_row[keys[0]] is None else stored_row,
+            recomputed=None if recomputed_row[keys[0]] is None else recomputed_row,
         )
-
-
-def recomputed_table(table: Table, name: str | None = None) -> Table:
-    """The scratch table with the same columns; of that name, or the one of its proof."""
-    columns = (Column(column.name, column.type) for column in table.c)
-    return Table(name or f"proof_{table.name}", MetaData(), *columns)
 
 
 def derived_columns(table: Table) -> list[str]:
     """The columns of a table that follow from the reports."""
-    return [column.name for column in table.c if column.name not in _UNPROVED]
+    return [column.name for column in table.c if column.name not in _BOOKKEEPING_COLUMNS]
 
 
-def unequal(left: Any, right: Any, columns: Iterable[str]) -> list[ColumnElement[bool]]:
+def columns_differ(left: Any, right: Any, columns: Iterable[str]) -> list[ColumnElement[bool]]:
     """For each column, whether two rows differ in it."""
     return [left[name].is_distinct_from(right[name]) for name in columns]
 
 
+def stored_buckets(connection: Connection, realm_id: int) -> list[tuple[BucketLength, Bucket]]:
+    """The stored buckets of a realm, in order."""
+    return _read_buckets(
+        connection,
+        "SELECT level, starts_at, ends_at, time_zone FROM accounting.buckets"
+        " WHERE realm_id = %s ORDER BY level, starts_at",
+        realm_id,
+    )
+
+
+def missing_buckets(connection: Connection, realm_id: int) -> list[tuple[BucketLength, Bucket]]:
+    """The recomputed buckets of a realm that are not stored, in order."""
+    return _read_buckets(
+        connection,
+        "SELECT level, starts_at, ends_at, time_zone FROM recomputed_buckets r"
+        " WHERE realm_id = %s AND NOT EXISTS (SELECT FROM accounting.buckets b"
+        " WHERE (b.realm_id, b.level, b.starts_at) = (r.realm_id, r.level, r.starts_at))"
+        " ORDER BY level, starts_at",
+        realm_id,
+    )
+
+
+def _read_buckets(
+    connection: Connection, query: LiteralString, realm_id: int
+) -> list[tuple[BucketLength, Bucket]]:
+    with binary_cursor(psycopg_connection(connection)) as cursor:
+        return [
+            (
+                BucketLength(length),
+                Bucket(starts_at=starts_at, ends_at=ends_at, time_zone=time_zone),
+            )
+            for length, starts_at, ends_at, time_zone in cursor.execute(query, (realm_id,))
+        ]
+
+
 def find_lost_reports(connection: Connection) -> list[tuple[str, int, int]]:
-    """(source, loaded, kept) of the sources that have fewer reports than were ever loaded."""
-    return [tuple(row) for row in connection.execute(_QUERIES.text("count_reports"))]
+    """(source, loaded, stored) of the sources with fewer reports than were loaded."""
+    return [tuple(row) for row in connection.execute(_QUERIES.text("find_lost_reports"))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineComparison:
-    """What is booked for a user in a closed period, and what the reports say; None: no line."""
+    """A user's numbers in a closed period; None where that side has none."""
 
     user_key: UUID
     digest: str | None
@@ -289,13 +159,13 @@ class LineComparison:
 
 
 def compare_statement(connection: Connection, period: PeriodRow) -> Iterator[LineComparison]:
-    """A closed period's lines beside the staged hours; numbers in the order of a digest."""
-    return _lines(connection, "prove_statements", period)
+    """A closed period's lines with the recomputed ones; numbers in the order of LINE_NUMBERS."""
+    return _compare_lines(connection, "compare_statement", period)
 
 
 def stored_lines(connection: Connection, period: PeriodRow) -> Iterator[LineComparison]:
-    """A closed period's lines beside themselves, where nothing is left to compute them from."""
-    rows = connection.execute(_of_period(period).with_only_columns(statements)).mappings()
+    """A closed period's lines compared with themselves, where they can't be recomputed."""
+    rows = connection.execute(_lines_of(period)).mappings()
     for row in rows.all():
         numbers = tuple(int(row[name]) for name in LINE_NUMBERS)
         yield LineComparison(
@@ -304,35 +174,32 @@ def stored_lines(connection: Connection, period: PeriodRow) -> Iterator[LineComp
 
 
 def line_digests(connection: Connection, period: PeriodRow) -> list[tuple[UUID, str]]:
-    """The digest of each line of a closed period, by user_key, in its order."""
-    rows = connection.execute(
-        _of_period(period).with_only_columns(statements.c.user_key, statements.c.digest)
-    )
-    return [(user_key, digest) for user_key, digest in rows]
+    """(user_key, digest) of each line of a closed period, in order."""
+    query = _lines_of(period).with_only_columns(statements.c.user_key, statements.c.digest)
+    return [(user_key, digest) for user_key, digest in connection.execute(query)]
 
 
-def _of_period(period: PeriodRow) -> Select[Any]:
+def _lines_of(period: PeriodRow) -> Select[Any]:
     return (
         select(statements)
-        .where(
-            statements.c.realm_id == period.realm_id,
-            statements.c.period == period.period,
-        )
+        .where(statements.c.realm_id == period.realm_id, statements.c.period == period.period)
         .order_by(statements.c.user_key)
     )
 
 
 def unbalanced_adjustments(connection: Connection, period: PeriodRow) -> Iterator[LineComparison]:
-    """Users whose line and adjustments for late usage are not their staged hours of the period.
+    """The users whose line and adjustments for late usage are not their recomputed hours.
 
     Numbers: the eight counters and session microseconds.
     """
-    return _lines(connection, "prove_adjustments", period)
+    return _compare_lines(connection, "find_unbalanced_adjustments", period)
 
 
-def _lines(connection: Connection, name: str, period: PeriodRow) -> Iterator[LineComparison]:
+def _compare_lines(
+    connection: Connection, statement: str, period: PeriodRow
+) -> Iterator[LineComparison]:
     rows = connection.execute(
-        _QUERIES.text(name),
+        _QUERIES.text(statement),
         {
             "realm_id": period.realm_id,
             "period": period.period,
@@ -344,14 +211,10 @@ def _lines(connection: Connection, name: str, period: PeriodRow) -> Iterator[Lin
         yield LineComparison(
             user_key=row["user_key"],
             digest=row.get("digest"),
-            stored=_numbers(row["booked"]),
-            recomputed=_numbers(row["proved"]),
+            stored=_to_integers(row["stored"]),
+            recomputed=_to_integers(row["recomputed"]),
         )
 
 
-def _numbers(values: Iterable[Decimal] | None) -> tuple[int, ...] | None:
-    return None if values is None else tuple(int(value) for value in values)
-
-
-def _cursor(connection: Connection) -> Cursor[Any]:
-    return binary_cursor(psycopg_connection(connection))
+def _to_integers(numbers: Iterable[Decimal] | None) -> tuple[int, ...] | None:
+    return None if numbers is None else tuple(int(number) for number in numbers)

@@ -1,11 +1,13 @@
-"""What was settled, read again: reports and sightings key by key, up to a cutoff.
+"""Reads the evidence: reports, key sightings and carried sessions, key by key, up to a cutoff.
 
-Owns no table: it reads the evidence, and never what settling made of it.
+Reads no table that settling derives from it.
 """
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from heapq import merge
+from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
 
@@ -30,12 +32,15 @@ from accounting.sources.watermark_queries import Watermark
 
 _QUERIES: Final = Queries("accounting.audit")
 
-ROWS_AT_ONCE: Final = 5_000
+_ROWS_PER_FETCH: Final = 5_000
+
+Evidence = SessionState | Report | StatusKeySighting
+"""Of each key first its carried sessions, then its reports and sightings in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cutoff:
-    """How far the evidence is taken: a watermark of each source, and the gaps known by then.
+    """How far the evidence is read: the watermark of each source, and the gaps known by then.
 
     ``highest_gap``: the last gap_id that counts; None for all.
     """
@@ -44,43 +49,71 @@ class Cutoff:
     highest_gap: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceScope:
+    """Which evidence to read: that of some realms, up to a cutoff.
+
+    ``username_keys``: only of these. ``day``: (start, end) in microseconds: only reports received
+    before its end, and only carried sessions whose keys have a report in it, or that may expire.
+    """
+
+    cutoff: Cutoff
+    realm_ids: Collection[int]
+    username_keys: Sequence[bytes] | None = None
+    day: tuple[int, int] | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of the statements that read it."""
+        keys = self.username_keys
+        since, until = (None, None) if self.day is None else map(from_micros, self.day)
+        return {
+            **_cutoff_parameters(self.cutoff),
+            "realms": list(self.realm_ids),
+            "usernames": None if keys is None else [UUID(bytes=key) for key in keys],
+            "since": since,
+            "until": until,
+        }
+
+
 def settled_cutoff(connection: Connection) -> Cutoff:
     """The cutoff that settling has reached."""
-    found = source_queries.all_sources(connection)
     return Cutoff(
         watermarks=tuple(
-            watermark_queries.read_watermark(connection, one.source_id) for one in found
+            watermark_queries.read_watermark(connection, source.source_id)
+            for source in source_queries.all_sources(connection)
         )
     )
 
 
 def parse_cutoff(connection: Connection, text: str) -> Cutoff:
     """The cutoff that a closed period keeps as text."""
-    found = statements.StatementCutoff.from_text(text)
-    ids = {one.source: one.source_id for one in source_queries.all_sources(connection)}
+    parsed = statements.StatementCutoff.from_text(text)
+    source_ids = {
+        source.source: source.source_id for source in source_queries.all_sources(connection)
+    }
     return Cutoff(
         watermarks=tuple(
             Watermark(
-                source_id=ids[name],
-                epoch=one.epoch,
-                position=one.position,
+                source_id=source_ids[name],
+                epoch=source.epoch,
+                position=source.position,
                 received_at=None,
-                settled_until=one.settled_until,
-                last_sighting=one.last_sighting,
+                settled_until=source.settled_until,
+                last_sighting=source.last_sighting,
             )
-            for name, one in found.sources.items()
+            for name, source in parsed.sources.items()
         ),
-        highest_gap=found.highest_gap_id,
+        highest_gap=parsed.highest_gap_id,
     )
 
 
 def source_names(connection: Connection) -> dict[int, str]:
-    """Every source's name, by id."""
-    return {one.source_id: one.source for one in source_queries.all_sources(connection)}
+    """The name of each source, by source_id."""
+    return {source.source_id: source.source for source in source_queries.all_sources(connection)}
 
 
 def gap_positions(connection: Connection, source_id: int, cutoff: Cutoff) -> list[tuple[int, int]]:
-    """The (epoch, position) after which each gap lies that the cutoff knows, in order."""
+    """The (epoch, position) after which each gap within the cutoff lies, in order."""
     query = select(capture_gaps.c.epoch, capture_gaps.c.position).where(
         capture_gaps.c.source_id == source_id
     )
@@ -90,88 +123,67 @@ def gap_positions(connection: Connection, source_id: int, cutoff: Cutoff) -> lis
     return [(epoch, position) for epoch, position in connection.execute(ordered)]
 
 
-def is_entangled(connection: Connection, cutoff: Cutoff) -> bool:
-    """Whether some evidence within the cutoff comes after some without, or a gap came later."""
-    found: bool = connection.execute(
-        _QUERIES.text("find_entangled"), {**_vectors(cutoff), "highest_gap": cutoff.highest_gap}
+def has_out_of_order_evidence(connection: Connection, cutoff: Cutoff) -> bool:
+    """Whether evidence within the cutoff follows some beyond it, or a gap became known later."""
+    parameters = {**_cutoff_parameters(cutoff), "highest_gap": cutoff.highest_gap}
+    result: bool = connection.execute(
+        _QUERIES.text("find_out_of_order_evidence"), parameters
     ).scalar_one()
-    return found
+    return result
 
 
-def _vectors(cutoff: Cutoff) -> dict[str, list[int]]:
-    marks = cutoff.watermarks
+def _cutoff_parameters(cutoff: Cutoff) -> dict[str, list[int]]:
+    watermarks = cutoff.watermarks
     return {
-        "sources": [mark.source_id for mark in marks],
-        "epochs": [mark.epoch for mark in marks],
-        "positions": [mark.position for mark in marks],
-        "last_sighting_epochs": [mark.last_sighting[0] for mark in marks],
-        "last_sighting_positions": [mark.last_sighting[1] for mark in marks],
-        "last_sightings": [mark.last_sighting[2] for mark in marks],
+        "sources": [watermark.source_id for watermark in watermarks],
+        "epochs": [watermark.epoch for watermark in watermarks],
+        "positions": [watermark.position for watermark in watermarks],
+        "last_sighting_epochs": [watermark.last_sighting[0] for watermark in watermarks],
+        "last_sighting_positions": [watermark.last_sighting[1] for watermark in watermarks],
+        "last_sightings": [watermark.last_sighting[2] for watermark in watermarks],
     }
-
-
-def _parameters(
-    cutoff: Cutoff,
-    realm_ids: Collection[int],
-    usernames: Sequence[bytes] | None,
-    day: tuple[int, int] | None,
-) -> dict[str, Any]:
-    since, until = (None, None) if day is None else (from_micros(day[0]), from_micros(day[1]))
-    return {
-        **_vectors(cutoff),
-        "realms": list(realm_ids),
-        "usernames": None if usernames is None else [UUID(bytes=key) for key in usernames],
-        "since": since,
-        "until": until,
-    }
-
-
-def read_carried(
-    connection: Connection,
-    cutoff: Cutoff,
-    realm_ids: Collection[int],
-    usernames: Sequence[bytes] | None = None,
-    *,
-    day: tuple[int, int] | None = None,
-) -> Iterator[tuple[AllocationKey, SessionState]]:
-    """The lives of those realms that the dropped reports left to later ones, by key.
-
-    With all the usage that they had by then in their entries. ``day``: only those of which
-    something was received within it, or that only await their end.
-    """
-    parameters = _parameters(cutoff, realm_ids, usernames, day)
-    driver = psycopg_connection(connection)
-    with closing(binary_server_cursor(driver, "carried_sessions", ROWS_AT_ONCE)) as cursor:
-        cursor.execute(_QUERIES.driver("read_carried"), parameters)
-        for *fields, flat in cursor:
-            key, session = session_from_row(fields)
-            session.deltas = [UsageDelta._make(flat[at : at + 6]) for at in range(0, len(flat), 6)]
-            yield key, session
 
 
 def read_evidence(
-    connection: Connection,
-    cutoff: Cutoff,
-    realm_ids: Collection[int],
-    usernames: Sequence[bytes] | None = None,
-    *,
-    day: tuple[int, int] | None = None,
-) -> Iterator[tuple[AllocationKey, Report | StatusKeySighting]]:
-    """Reports and sightings of those realms up to the cutoff: by key, and within each in order.
+    connection: Connection, scope: EvidenceScope
+) -> Iterator[tuple[AllocationKey, Evidence]]:
+    """All evidence within the scope, in order of key.
 
-    ``usernames``: only of these username keys. ``day``: only what was received before its end.
-    In constant memory here; Postgres sorts on its disk.
+    Memory does not grow with it: Postgres sorts on its disk.
     """
-    parameters = _parameters(cutoff, realm_ids, usernames, day)
+    return merge(
+        _read_carried_sessions(connection, scope),
+        _read_reports_and_sightings(connection, scope),
+        key=itemgetter(0),
+    )
+
+
+def _read_carried_sessions(
+    connection: Connection, scope: EvidenceScope
+) -> Iterator[tuple[AllocationKey, SessionState]]:
     driver = psycopg_connection(connection)
-    with closing(binary_server_cursor(driver, "replayed_evidence", ROWS_AT_ONCE)) as cursor:
-        cursor.execute(_QUERIES.driver("replay_reports"), parameters)
-        for source_id, number, began_at, idle_seconds, *fields in cursor:
+    with closing(binary_server_cursor(driver, "carried_sessions", _ROWS_PER_FETCH)) as cursor:
+        cursor.execute(_QUERIES.driver("read_carried"), scope.parameters())
+        for *fields, numbers in cursor:
+            key, session = session_from_row(fields)
+            session.deltas = [
+                UsageDelta._make(numbers[index : index + 6]) for index in range(0, len(numbers), 6)
+            ]
+            yield key, session
+
+
+def _read_reports_and_sightings(
+    connection: Connection, scope: EvidenceScope
+) -> Iterator[tuple[AllocationKey, Report | StatusKeySighting]]:
+    driver = psycopg_connection(connection)
+    with closing(binary_server_cursor(driver, "evidence", _ROWS_PER_FETCH)) as cursor:
+        cursor.execute(_QUERIES.driver("read_evidence"), scope.parameters())
+        for source_id, sighting, scan_started_at, idle_seconds, *fields in cursor:
             report = Report._make(fields)
             key = AllocationKey(
                 source_id, report.database, report.username_key, report.allocation_id
             )
-            if number is None:
+            if sighting is None:
                 yield key, report
             else:
                 yield (
@@ -179,13 +191,13 @@ def read_evidence(
                     StatusKeySighting(
                         epoch=report.epoch,
                         position=report.position,
-                        number=number,
+                        number=sighting,
                         database=report.database,
                         realm_id=report.realm_id,
                         username_key=report.username_key,
                         user_key=report.user_key,
                         allocation_id=report.allocation_id,
-                        scan_started_at=began_at,
+                        scan_started_at=scan_started_at,
                         seen_at=report.received_at,
                         idle_seconds=idle_seconds,
                     ),

@@ -1,4 +1,4 @@
-"""Sessions by what coturn's log tells of them: realm, username and allocation id."""
+"""Reads billed sessions by what coturn's log names them by: realm, username and allocation id."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -13,15 +13,15 @@ _QUERIES: Final = Queries("accounting.audit")
 
 
 class LoggedKey(NamedTuple):
-    """What tells a session in a log, names as the views spell them."""
+    """Identifies sessions in a log; names are escaped as in the views."""
 
     realm: str
     username: str
     allocation_id: int
 
 
-class BookedSession(NamedTuple):
-    """A billed session, its counters in the order of COUNTERS."""
+class BilledSession(NamedTuple):
+    """A billed session; its counters are in the order of COUNTERS."""
 
     session_id: UUID
     counters: tuple[int, ...]
@@ -29,12 +29,12 @@ class BookedSession(NamedTuple):
     disputed: bool
 
 
-def fetch(
+def fetch_billed_sessions(
     connection: Connection, keys: Sequence[LoggedKey]
-) -> Iterator[tuple[LoggedKey, BookedSession]]:
+) -> Iterator[tuple[LoggedKey, BilledSession]]:
     """The billed sessions of those keys, oldest first."""
     rows = connection.execute(
-        _QUERIES.text("fetch_logged"),
+        _QUERIES.text("fetch_logged_sessions"),
         {
             "realms": [key.realm for key in keys],
             "usernames": [key.username for key in keys],
@@ -44,7 +44,7 @@ def fetch(
     for row in rows.mappings():
         yield (
             LoggedKey(row["realm"], row["username"], row["allocation_id"]),
-            BookedSession(
+            BilledSession(
                 row["session_id"],
                 tuple(row[name] for name in COUNTERS),
                 row["estimated"],

@@ -1,6 +1,6 @@
-"""Proofs, stored: when each closed period was last verified, against what, and how it came out.
+"""Records of proofs: when each closed period was last verified, against what, with which result.
 
-Owns ``proofs``. A proof made while all the reports were there is never replaced by a lesser one.
+A proof from all of a period's reports is never replaced by one from part of them.
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from accounting.db.schema import proofs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """The last proof of a closed period. ``digest``: over its statement, line by line.
+    """The last proof of a closed period.
 
-    ``verified_at``: when its reports were last all there; ``checked_at``: when it was last
-    compared with what is left, which found ``differences``. ``positions``: how far each source
-    was settled at ``verified_at``.
+    ``digest``: over all lines of its statement. ``positions``: how far each source was settled at
+    ``verified_at``, the last time that all reports were there. ``checked_at``: when the period was
+    last compared with the reports that are left, which found ``differences``.
     """
 
     realm_id: int
@@ -44,9 +44,9 @@ def record_proof(
     digest: str,
     positions: str,
     differences: int,
-    is_whole: bool,
+    from_all_reports: bool,
 ) -> None:
-    """Keep that a period was verified now. ``is_whole``: from all of its reports."""
+    """Record that a period was verified now."""
     new = insert(proofs).values(
         realm_id=realm_id,
         period=period,
@@ -57,7 +57,7 @@ def record_proof(
         differences=differences,
     )
     replaced = ["checked_at", "differences"]
-    if is_whole:
+    if from_all_reports:
         replaced += ["digest", "positions", "verified_at"]
     connection.execute(
         new.on_conflict_do_update(

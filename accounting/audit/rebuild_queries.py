@@ -1,7 +1,6 @@
-"""Rebuilding, stored: the books of one realm replaced by what is staged beside them.
+"""Replaces the stored books of one realm by the recomputed ones.
 
-Only rows that differ are written. What is closed is not touched: its users are marked, so that
-adjustments are posted for it.
+Writes only rows that differ. Statements stay: closed periods are queued for adjustment instead.
 """
 
 from collections.abc import Iterable
@@ -10,7 +9,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, delete, exists, func, insert, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from accounting.audit.comparison import derived_columns, recomputed_table, unequal
+from accounting.audit.comparison import columns_differ, derived_columns
+from accounting.audit.recomputed_tables import recomputed_table
 from accounting.db.queries import Queries
 from accounting.db.schema import (
     buckets,
@@ -21,69 +21,66 @@ from accounting.db.schema import (
     sessions,
     user_usage,
 )
-from accounting.domain.calendar import from_micros
+from accounting.domain.calendar import Bucket, BucketLength, from_micros
+from accounting.sessions.session_queries import stage_sessions
 
 _QUERIES: Final = Queries("accounting.audit")
-_SESSION_QUERIES: Final = Queries("accounting.sessions")
 
 
 def replace_realm(connection: Connection, realm_id: int) -> int:
-    """Replace all rows of a realm that differ; returns how many were written or removed.
+    """Replace all rows of a realm that differ; returns how many were written or deleted.
 
-    The caller holds the locks of settling and of the roll-up, and has staged that realm alone.
+    The caller holds the locks of settling and of the roll-up, and has recomputed that realm alone.
     """
-    connection.execute(_QUERIES.text("touch_rebuilt_periods"), {"realm_id": realm_id})
-    connection.execute(_QUERIES.text("prove_single_hours"))
+    connection.execute(_QUERIES.text("queue_rebuilt_periods"), {"realm_id": realm_id})
+    connection.execute(_QUERIES.text("move_single_hours"))
     replaced = 0
     for table in (sessions, session_usage, *user_usage.values(), *realm_usage.values()):
-        proof = recomputed_table(table)
+        recomputed = recomputed_table(table)
         keys = [column.name for column in table.primary_key]
-        same = [proof.c[key] == table.c[key] for key in keys]
-        removed = connection.execute(
-            delete(table).where(table.c.realm_id == realm_id, ~exists().where(*same))
-        )
-        replaced += removed.rowcount
+        same_key = [recomputed.c[key] == table.c[key] for key in keys]
+        replaced += connection.execute(
+            delete(table).where(table.c.realm_id == realm_id, ~exists().where(*same_key))
+        ).rowcount
         compared = derived_columns(table)
         if table is sessions:
             compared.append("single_hour")
-        equal = exists().where(*same, ~or_(*unequal(table.c, proof.c, compared)))
-        rows = select(proof).where(~equal.correlate(proof))
+        equal = exists().where(*same_key, ~or_(*columns_differ(table.c, recomputed.c, compared)))
+        rows = select(recomputed).where(~equal.correlate(recomputed))
         if table is sessions:
-            # As settling does it: the feed is told of each end that is another now.
-            connection.execute(_SESSION_QUERIES.text("create_staged_sessions"))
-            staged = recomputed_table(table, "staged_sessions")
-            connection.execute(insert(staged).from_select(list(proof.c.keys()), rows))
-            connection.execute(_SESSION_QUERIES.text("enqueue_session_ended"))
-            rows = select(staged)
-        query = upsert(table).from_select(list(proof.c.keys()), rows)
+            rows = select(stage_sessions(connection, rows))
+        query = upsert(table).from_select(rows.selected_columns.keys(), rows)
         values: dict[str, Any] = {
             column.name: query.excluded[column.name]
             for column in table.c
             if column.name not in keys
         }
-        if "end_events" in values:
+        if table is sessions:
             values["end_events"] = func.greatest(table.c.end_events, query.excluded.end_events)
-        written = connection.execute(query.on_conflict_do_update(index_elements=keys, set_=values))
-        replaced += written.rowcount
-    # Counted anew from the sessions as they are now, when next touched.
+        replaced += connection.execute(
+            query.on_conflict_do_update(index_elements=keys, set_=values)
+        ).rowcount
+    # The roll-up counts a slice from the sessions when it next needs it.
     connection.execute(delete(realm_peak_slices).where(realm_peak_slices.c.realm_id == realm_id))
     return replaced
 
 
-def delete_buckets(connection: Connection, realm_id: int, wrong: Iterable[tuple[str, int]]) -> None:
-    """Remove buckets, by level and start, whose borders are wrong."""
-    found = [(level, from_micros(starts_at)) for level, starts_at in wrong]
-    if found:
+def delete_buckets(
+    connection: Connection, realm_id: int, wrong: Iterable[tuple[BucketLength, Bucket]]
+) -> None:
+    """Delete buckets of a realm."""
+    keys = [(length.value, from_micros(bucket.starts_at)) for length, bucket in wrong]
+    if keys:
         connection.execute(
             delete(buckets).where(
                 buckets.c.realm_id == realm_id,
-                tuple_(buckets.c.level, buckets.c.starts_at).in_(found),
+                tuple_(buckets.c.level, buckets.c.starts_at).in_(keys),
             )
         )
 
 
 def record_rebuild(connection: Connection, realm_id: int, reason: str, rows_replaced: int) -> None:
-    """Keep why a realm was rebuilt."""
+    """Record why a realm was rebuilt."""
     connection.execute(
         insert(rebuilds).values(realm_id=realm_id, reason=reason, rows_replaced=rows_replaced)
     )

@@ -1,73 +1,21 @@
-"""The books as the reports give them, staged beside those that are kept.
-
-Owns the moment of comparison: a snapshot in which neither settling nor the roll-up is half done.
-"""
+"""Recomputes the books of realms from the reports, into scratch tables beside the stored ones."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Final
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
-from accounting.audit import comparison, retention_queries
-from accounting.audit.evidence_queries import Cutoff
-from accounting.audit.recompute import Stop, in_one_pass, replay, replay_by
-from accounting.audit.retention_queries import FinalizedMismatch
-from accounting.billing.adjust import adjust
-from accounting.db.engine import lost_connections
-from accounting.db.locks import lock, try_lock
-from accounting.domain.calendar import Bucket, BucketLength
+from accounting.audit import finalized_queries, recomputed_tables
+from accounting.audit.checkpoints import Checkpoint, partition_checkpoints
+from accounting.audit.evidence_queries import Cutoff, EvidenceScope
+from accounting.audit.finalized_queries import FinalizedMismatch
+from accounting.audit.recompute import RecomputedSession, recompute_sessions
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import SessionState
-from accounting.domain.session_hours import hours_of
-from accounting.errors import NotYet
-from accounting.sessions.settle import settle
-from accounting.sources import source_queries
-from accounting.usage.rollup import rollup
-from accounting.usage.rollup_queries import RealmHour
+from accounting.domain.session_hours import SessionHour, hours_of
 
 SESSIONS_PER_BATCH: Final = 10_000
-MAX_ATTEMPTS: Final = 20
-
-
-@contextmanager
-def quiesced_snapshot(engine: Engine, *, hold: bool = False) -> Iterator[Connection]:
-    """A transaction that sees the books with nothing in flight, however busy the service is.
-
-    Settles, rolls up and adjusts what is loaded before, and keeps others from it while the
-    snapshot is taken; with ``hold`` until the end. What is written is lost unless the caller
-    commits. Raises NotYet when the jobs never come to rest, and ConnectionLost.
-    """
-    for _ in range(MAX_ATTEMPTS):
-        settle(engine)
-        with lost_connections(), ExitStack() as stack:
-            with engine.begin() as waiting:
-                # In the order in which closing takes them; all that runs now comes to its end.
-                lock(waiting, "rollup")
-                for source in source_queries.all_sources(waiting):
-                    lock(waiting, f"settle.{source.source_id}")
-            holding = stack.enter_context(engine.begin())
-            known = [f"settle.{one.source_id}" for one in source_queries.all_sources(holding)]
-            # Only tried: whoever waits while it holds one of these could wait for us.
-            if not all(try_lock(holding, name) for name in known):
-                continue
-            rollup(engine)
-            adjust(engine)
-            if hold and not try_lock(holding, "rollup"):
-                continue
-            connection = stack.enter_context(
-                engine.connect().execution_options(isolation_level="REPEATABLE READ")
-            )
-            # Before the snapshot: what is dropped after it was taken would seem to be lost.
-            comparison.lock_reports(connection)
-            if comparison.count_in_flight(connection):
-                continue
-            if not hold:
-                holding.rollback()
-            yield connection
-            return
-    raise NotYet("settling and the roll-up do not come to rest: try again in a moment")
 
 
 def recompute_books(
@@ -75,64 +23,53 @@ def recompute_books(
     rules: Mapping[int, RealmRules],
     cutoff: Cutoff,
     realm_ids: Collection[int],
-    on_staged: Callable[[int], None],
-    stops: Collection[Stop] = (),
+    on_batch: Callable[[int], None],
+    checkpoints: Collection[Checkpoint] = (),
 ) -> list[FinalizedMismatch]:
-    """Recompute everything of those realms from the reports into the scratch tables.
+    """Recompute all books of those realms, and the hours of closed periods at their checkpoints.
 
-    ``on_staged`` receives the number of sessions in each batch.
-    ``stops``: also the hours of these closed periods as they were at their cutoffs, in one pass
-    over the reports, however many they are. What ended with dropped reports is taken as it is
-    booked; returns where that was changed since.
+    ``on_batch`` receives the number of sessions of each batch. Sessions that ended with dropped
+    reports are copied from the stored books; returns where those were changed since.
     """
-    comparison.create_recomputed_tables(connection)
-    on_the_way, others = in_one_pass(connection, stops)
-    told = replay_by(connection, rules, cutoff, realm_ids, on_the_way)
-    while batch := list(islice(told, SESSIONS_PER_BATCH)):
-        now = [(key, session) for key, session, stop in batch if stop is None]
-        comparison.add_sessions(connection, now)
-        comparison.add_session_hours(
-            connection,
-            (
-                row
-                for _, session in now
-                for row in hours_of(session, rules[session.realm_id].calendar)
-            ),
+    recomputed_tables.create_tables(connection)
+    shared, separate = partition_checkpoints(connection, checkpoints)
+    scope = EvidenceScope(cutoff=cutoff, realm_ids=realm_ids)
+    for batch in _batches(recompute_sessions(connection, rules, scope, shared)):
+        current = [(key, session) for key, session, checkpoint in batch if checkpoint is None]
+        recomputed_tables.add_sessions(connection, current)
+        recomputed_tables.add_session_hours(
+            connection, (hour for _, session in current for hour in _hours_of(session, rules))
         )
-        _stage_hours(connection, rules, ((session, stop) for _, session, stop in batch if stop))
-        on_staged(len(now))
-    for stop in others:
-        alone = replay(connection, rules, stop.cutoff, [stop.realm_id])
-        while some := list(islice(alone, SESSIONS_PER_BATCH)):
-            _stage_hours(connection, rules, ((session, stop) for _, session in some))
-    unsealed = retention_queries.copy_finalized(connection, realm_ids)
-    hours: list[RealmHour] = []
-    buckets: set[tuple[int, BucketLength, Bucket]] = set()
-    for realm_id, starts_at, is_billed in comparison.recomputed_hours(connection):
-        calendar = rules[realm_id].calendar
-        hour = RealmHour(realm_id, *(calendar.bucket(level, starts_at) for level in BucketLength))
-        buckets.add((realm_id, BucketLength.HOUR, hour.hour))
-        if is_billed:
-            hours.append(hour)
-            buckets.add((realm_id, BucketLength.DAY, hour.day))
-            buckets.add((realm_id, BucketLength.MONTH, hour.month))
-    comparison.add_rollups(connection, hours)
-    comparison.add_buckets(connection, buckets)
-    return unsealed
+        past = ((session, checkpoint) for _, session, checkpoint in batch if checkpoint)
+        recomputed_tables.add_period_hours(connection, _period_hours(past, rules))
+        on_batch(len(current))
+    for checkpoint in separate:
+        scope = EvidenceScope(cutoff=checkpoint.cutoff, realm_ids=[checkpoint.realm_id])
+        for batch in _batches(recompute_sessions(connection, rules, scope)):
+            past = ((session, checkpoint) for _, session, _ in batch)
+            recomputed_tables.add_period_hours(connection, _period_hours(past, rules))
+    mismatches = finalized_queries.copy_finalized(connection, realm_ids)
+    recomputed_tables.recompute_usage(connection, rules)
+    return mismatches
 
 
-def _stage_hours(
-    connection: Connection,
-    rules: Mapping[int, RealmRules],
-    sessions: Iterable[tuple[SessionState, Stop]],
-) -> None:
-    """Stage what lives have in the closed periods of their stops."""
-    comparison.add_period_hours(
-        connection,
-        (
-            row
-            for session, stop in sessions
-            for row in hours_of(session, rules[session.realm_id].calendar)
-            if stop.starts_at <= row.starts_at < stop.ends_at
-        ),
-    )
+def _batches(
+    recomputed: Iterator[RecomputedSession],
+) -> Iterator[list[RecomputedSession]]:
+    """Lists, since the connection can't copy rows while it reads evidence."""
+    while batch := list(islice(recomputed, SESSIONS_PER_BATCH)):
+        yield batch
+
+
+def _hours_of(session: SessionState, rules: Mapping[int, RealmRules]) -> Iterable[SessionHour]:
+    return hours_of(session, rules[session.realm_id].calendar)
+
+
+def _period_hours(
+    sessions: Iterable[tuple[SessionState, Checkpoint]], rules: Mapping[int, RealmRules]
+) -> Iterator[SessionHour]:
+    """The hours of sessions within the periods of their checkpoints."""
+    for session, checkpoint in sessions:
+        for hour in _hours_of(session, rules):
+            if checkpoint.starts_at <= hour.starts_at < checkpoint.ends_at:
+                yield hour

@@ -1,21 +1,24 @@
-"""Reconcile: the books against coturn's own log, session by session.
+"""Reconciles the books with coturn's own log, session by session.
 
-The log is no evidence and nothing is booked from it: this only names what differs. A session is
-told by realm, username and allocation id; where a server used an id again, or another server has
-the same one, sessions of the same figures are paired first and the rest in order.
+Only names differences: the log is not evidence, and nothing is booked from it. Sessions are matched
+by realm, username and allocation id. Where a server used an id again, or another server has the
+same one, sessions with equal counters are paired first and the rest in order.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
-from accounting.audit import log_session_queries as logged
-from accounting.audit.log_session_queries import BookedSession, LoggedKey
+from accounting.audit.log_session_queries import (
+    BilledSession,
+    LoggedKey,
+    fetch_billed_sessions,
+)
 from accounting.db.engine import lost_connections
 from accounting.domain.coturn_log import LoggedSession, LogReader
 from accounting.domain.counters import COUNTERS
@@ -28,10 +31,10 @@ KEYS_PER_BATCH: Final = 5_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogDifference:
-    """A session that log and books don't agree on.
+    """A session on which log and books disagree, as ``reconcile --json`` prints it.
 
-    ``kind``: `missing` from the books, `unfounded` (billed, though the log never saw it begin), or
-    `differs` in ``column``. ``estimated`` and ``disputed`` say what the books know of it already.
+    ``kind``: `missing` from the books, `unfounded` (billed, though never authenticated in the log),
+    or `differs` in ``column``. ``estimated`` and ``disputed``: the books' own flags of the session.
     """
 
     log: str
@@ -50,10 +53,11 @@ class LogDifference:
 
 @dataclass(slots=True)
 class ReconcileResult:
-    """How much was compared.
+    """How much was compared, counted while the differences are yielded.
 
-    ``sessions`` of the logs, and how many of them differ; ``strangers`` that nobody is billed for;
-    ``unlogged``: booked sessions of the same keys that no log speaks of, from other days perhaps.
+    ``sessions``: authenticated ones in the logs; ``differing``: how many logged sessions differ.
+    ``unauthenticated``: logged sessions that must not be billed. ``unlogged``: billed sessions of
+    the same keys that are in no log, perhaps because they are of other days.
     """
 
     sessions: int = 0
@@ -69,26 +73,28 @@ def reconcile(
     result: ReconcileResult | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[LogDifference]:
-    """Every session of the logs that is not in the books with the same figures.
+    """Yield each difference between the sessions of the logs and the billed ones.
 
-    Raises UsageError for a log that can't be read or that holds no session.
+    Fills ``result`` meanwhile. Raises UsageError for a log that can't be read or holds no session.
     """
-    found = ReconcileResult() if result is None else result
-    sessions = defaultdict[LoggedKey, list[LoggedSession]](list)
-    for session in _read(logs):
+    summary = result or ReconcileResult()
+    logged = defaultdict[LoggedKey, list[LoggedSession]](list)
+    for session in _read_logs(logs):
         key = LoggedKey(escape(session.realm), escape(session.username), session.allocation_id)
-        sessions[key].append(session)
-    keys = sorted(sessions)
+        logged[key].append(session)
+    keys = sorted(logged)
     with lost_connections(), engine.connect() as connection:
         for start in range(0, len(keys), KEYS_PER_BATCH):
-            part = keys[start : start + KEYS_PER_BATCH]
-            booked = _booked(connection, part)
-            for key in part:
-                yield from _compare(key, sessions[key], booked[key], found)
-            progress(start + len(part), len(keys))
+            batch = keys[start : start + KEYS_PER_BATCH]
+            billed = defaultdict[LoggedKey, list[BilledSession]](list)
+            for key, billed_session in fetch_billed_sessions(connection, batch):
+                billed[key].append(billed_session)
+            for key in batch:
+                yield from _compare(key, logged[key], billed[key], summary)
+            progress(start + len(batch), len(keys))
 
 
-def _read(logs: Sequence[Path]) -> list[LoggedSession]:
+def _read_logs(logs: Sequence[Path]) -> list[LoggedSession]:
     reader = LogReader()
     for path in logs:
         try:
@@ -101,66 +107,56 @@ def _read(logs: Sequence[Path]) -> list[LoggedSession]:
     return reader.sessions
 
 
-def _booked(
-    connection: Connection, keys: Sequence[LoggedKey]
-) -> defaultdict[LoggedKey, list[BookedSession]]:
-    booked = defaultdict[LoggedKey, list[BookedSession]](list)
-    for key, session in logged.fetch(connection, keys):
-        booked[key].append(session)
-    return booked
-
-
 def _compare(
     key: LoggedKey,
     logged: Iterable[LoggedSession],
-    booked: list[BookedSession],
-    found: ReconcileResult,
+    billed: Sequence[BilledSession],
+    summary: ReconcileResult,
 ) -> Iterator[LogDifference]:
-    left = list(booked)
+    remaining = list(billed)
     unpaired: list[LoggedSession] = []
-    # Strangers last: a session that the log saw begin has the better claim to equal figures.
-    for session in sorted(logged, key=lambda one: one.never_authenticated):
-        same = next((one for one in left if list(one.counters) == session.counters), None)
-        if same is not None:
-            left.remove(same)
+    # Authenticated sessions first: equal counters are more likely to be of one of those.
+    for session in sorted(logged, key=lambda session: session.never_authenticated):
+        equal = next((one for one in remaining if list(one.counters) == session.counters), None)
+        if equal is not None:
+            remaining.remove(equal)
         if session.never_authenticated:
-            found.unauthenticated += 1
-            if same is not None and any(same.counters):
-                found.differing += 1
-                yield _difference(key, session, "unfounded", same)
+            summary.unauthenticated += 1
+            if equal is not None and any(equal.counters):
+                summary.differing += 1
+                yield _difference(key, session, "unfounded", equal)
         else:
-            found.sessions += 1
-            if same is None:
+            summary.sessions += 1
+            if equal is None:
                 unpaired.append(session)
     for session in unpaired:
-        found.differing += 1
-        mate = left.pop(0) if left else None
-        if mate is None:
+        summary.differing += 1
+        if not remaining:
             yield _difference(key, session, "missing")
             continue
-        for column, in_log, in_books in zip(COUNTERS, session.counters, mate.counters, strict=True):
+        counterpart = remaining.pop(0)
+        for column, in_log, in_books in zip(
+            COUNTERS, session.counters, counterpart.counters, strict=True
+        ):
             if in_log != in_books:
                 yield _difference(
                     key,
                     session,
                     "differs",
-                    mate,
+                    counterpart,
                     column=column,
                     logged=in_log,
-                    booked_count=in_books,
+                    booked=in_books,
                 )
-    found.unlogged += len(left)
+    summary.unlogged += len(remaining)
 
 
 def _difference(
     key: LoggedKey,
     session: LoggedSession,
     kind: str,
-    booked: BookedSession | None = None,
-    *,
-    column: str = "",
-    logged: int | None = None,
-    booked_count: int | None = None,
+    billed: BilledSession | None = None,
+    **counts: Any,
 ) -> LogDifference:
     return LogDifference(
         log=session.log,
@@ -169,10 +165,8 @@ def _difference(
         username=key.username,
         allocation_id=f"{key.allocation_id:018d}",
         kind=kind,
-        session_id=booked.session_id if booked else None,
-        column=column,
-        logged=logged,
-        booked=booked_count,
-        estimated=booked.estimated if booked else False,
-        disputed=booked.disputed if booked else False,
+        session_id=billed.session_id if billed else None,
+        estimated=billed.estimated if billed else False,
+        disputed=billed.disputed if billed else False,
+        **counts,
     )

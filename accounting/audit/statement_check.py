@@ -1,7 +1,7 @@
-"""Closed periods, proved: each line at its cutoff, and what came later by its adjustments.
+"""Checks closed periods: each line against its cutoff, and later usage against the adjustments.
 
-From the reports, as long as they are kept. Where they were dropped beyond the cutoff, a statement
-is compared with the digest that it had when it was last proved from them.
+Lines are recomputed from the reports while those are kept. Where reports beyond the cutoff
+were dropped, the stored lines are compared with the digest of the last proof.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -12,17 +12,15 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from accounting.audit import comparison, evidence_queries, proof_records, retention_queries
+from accounting.audit.checkpoints import Checkpoint
 from accounting.audit.comparison import LineComparison
 from accounting.audit.differences import Difference, DifferenceFactory
 from accounting.audit.proof_records import Proof
-from accounting.audit.recompute import Stop
-from accounting.billing import period_queries
-from accounting.billing.period_queries import PeriodRow
+from accounting.billing.period_queries import PeriodRow, realm_periods
 from accounting.billing.statement_queries import LINE_NUMBERS
-from accounting.domain import statements
 from accounting.domain.calendar import to_micros
 from accounting.domain.counters import COUNTERS
-from accounting.domain.statements import line_digest
+from accounting.domain.statements import line_digest, statement_digest
 
 ADJUSTED_NUMBERS: Final = (*COUNTERS, "session_microseconds")
 """The numbers that late usage adjusts."""
@@ -30,15 +28,15 @@ ADJUSTED_NUMBERS: Final = (*COUNTERS, "session_microseconds")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedPeriod:
-    """A closed period, and what there is to prove it by.
+    """A closed period, and what it can be checked against.
 
-    ``stop``: its cutoff. ``is_told``: its lines can be computed again at the cutoff.
-    ``kept_since``: where some of its reports were dropped, the first day (UTC) that has all;
+    ``recomputable``: no report beyond its cutoff was dropped, so its lines can be recomputed.
+    ``kept_since``: where some of its reports were dropped, the first day (UTC) that has all.
     ``proof``: its last proof.
     """
 
     row: PeriodRow
-    stop: Stop
+    checkpoint: Checkpoint
     recomputable: bool
     kept_since: date | None
     proof: Proof | None
@@ -48,7 +46,7 @@ class ClosedPeriod:
 class PartlyDroppedPeriod:
     """A closed period of which reports were dropped: all are kept from ``kept_since`` on (UTC).
 
-    ``proof``: the last that was made while all were there; None where there was none.
+    ``proof``: the last one made while all were there; None where there was none.
     """
 
     realm: str
@@ -61,120 +59,129 @@ def find_closed_periods(
     connection: Connection, realm_ids: Collection[int], period: date | None
 ) -> list[ClosedPeriod]:
     """The closed periods of those realms, or the one of each that begins on that day."""
-    upto = retention_queries.dropped_positions_by_source(connection)
-    kept_since = retention_queries.first_complete_days(connection)
-    proved = proof_records.load_proofs(connection)
-    found: list[ClosedPeriod] = []
+    dropped_positions = retention_queries.dropped_positions_by_source(connection)
+    first_complete_days = retention_queries.first_complete_days(connection)
+    proofs = proof_records.load_proofs(connection)
+    closed: list[ClosedPeriod] = []
     for realm_id in realm_ids:
-        for row in period_queries.realm_periods(connection, realm_id):
+        kept_since = first_complete_days.get(realm_id)
+        for row in realm_periods(connection, realm_id):
             if row.cutoff is None or period not in (None, row.period):
                 continue
             cutoff = evidence_queries.parse_cutoff(connection, row.cutoff)
-            reached = {mark.source_id: (mark.epoch, mark.position) for mark in cutoff.watermarks}
-            since = kept_since.get(realm_id)
-            found.append(
+            positions = {
+                watermark.source_id: (watermark.epoch, watermark.position)
+                for watermark in cutoff.watermarks
+            }
+            is_whole = kept_since is None or row.starts_at >= datetime.combine(
+                kept_since, time(), UTC
+            )
+            closed.append(
                 ClosedPeriod(
                     row=row,
-                    stop=Stop(
+                    checkpoint=Checkpoint(
                         realm_id=realm_id,
                         starts_at=to_micros(row.starts_at),
                         ends_at=to_micros(row.ends_at),
                         cutoff=cutoff,
                     ),
-                    recomputable=all(reached.get(of, (0, 0)) >= last for of, last in upto.items()),
-                    kept_since=since
-                    if since and row.starts_at < datetime.combine(since, time(), UTC)
-                    else None,
-                    proof=proved.get((realm_id, row.period)),
+                    recomputable=all(
+                        positions.get(source_id, (0, 0)) >= dropped
+                        for source_id, dropped in dropped_positions.items()
+                    ),
+                    kept_since=None if is_whole else kept_since,
+                    proof=proofs.get((realm_id, row.period)),
                 )
             )
-    return found
+    return closed
 
 
 def partly_dropped(
     names: Mapping[int, str], closed: Iterable[ClosedPeriod]
 ) -> list[PartlyDroppedPeriod]:
-    """The periods among them of which reports were dropped, by name of realm."""
+    """Those of the periods of which reports were dropped. ``names``: of realms."""
     return [
         PartlyDroppedPeriod(
-            realm=names[one.row.realm_id],
-            period=one.row.period,
-            kept_since=one.kept_since,
-            proof=one.proof,
+            realm=names[period.row.realm_id],
+            period=period.row.period,
+            kept_since=period.kept_since,
+            proof=period.proof,
         )
-        for one in closed
-        if one.kept_since is not None
+        for period in closed
+        if period.kept_since is not None
     ]
 
 
 def stored_digest(connection: Connection, row: PeriodRow) -> str:
-    """The digest over all lines of a period's statement."""
-    return statements.statement_digest(comparison.line_digests(connection, row))
+    """The digest over all stored lines of a period's statement."""
+    return statement_digest(comparison.line_digests(connection, row))
 
 
 def check_statement(
-    connection: Connection, naming: DifferenceFactory, closed: ClosedPeriod
+    connection: Connection, differences: DifferenceFactory, closed: ClosedPeriod
 ) -> Iterator[Difference]:
-    """What is wrong with a closed period: its borders, its lines, its balance."""
-    row = closed.row
+    """Check a closed period: its bounds, its lines, and line + adjustments = usage."""
+    row, checkpoint = closed.row, closed.checkpoint
     assert row.cutoff is not None
-    starts_at = closed.stop.starts_at
 
-    def difference(what: str, kind: str, **rest: Any) -> Difference:
-        return naming.difference(row.realm_id, starts_at, what=what, kind=kind, **rest)
+    def difference(what: str, kind: str, **fields: Any) -> Difference:
+        return differences.difference(
+            row.realm_id, checkpoint.starts_at, what=what, kind=kind, **fields
+        )
 
-    if naming.period_bounds(row.realm_id, row.period) != (starts_at, closed.stop.ends_at):
+    bounds = differences.period_bounds(row.realm_id, row.period)
+    if bounds != (checkpoint.starts_at, checkpoint.ends_at):
         yield difference("periods", "differs", column="starts_at, ends_at")
     if not closed.recomputable:
-        proved = None if closed.proof is None else closed.proof.digest
-        booked = stored_digest(connection, row)
-        if booked != proved:
+        proved_digest = None if closed.proof is None else closed.proof.digest
+        digest = stored_digest(connection, row)
+        if digest != proved_digest:
             yield difference(
                 "statements",
                 "differs",
                 column="digest of all lines",
-                booked=booked,
-                recomputed=proved or "never proved",
+                booked=digest,
+                recomputed=proved_digest or "never proved",
             )
-    lines = comparison.compare_statement if closed.recomputable else comparison.stored_lines
-    for line in lines(connection, row):
+    compare = comparison.compare_statement if closed.recomputable else comparison.stored_lines
+    for line in compare(connection, row):
         if line.stored is None or line.recomputed is None:
             kind = "missing" if line.stored is None else "unfounded"
             yield difference("statements", kind, user_key=line.user_key)
             continue
-        yield from _unequal(difference, "statements", LINE_NUMBERS, line)
-        true = line_digest(
-            realm=naming.realm_name(row.realm_id),
+        yield from _number_differences(difference, "statements", LINE_NUMBERS, line)
+        digest = line_digest(
+            realm=differences.realm_name(row.realm_id),
             period=row.period,
             user_key=line.user_key,
             numbers=line.recomputed,
             cutoff=row.cutoff,
         )
-        if line.digest != true:
+        if line.digest != digest:
             yield difference(
                 "statements",
                 "differs",
                 user_key=line.user_key,
                 column="digest",
                 booked=str(line.digest),
-                recomputed=true,
+                recomputed=digest,
             )
     for line in comparison.unbalanced_adjustments(connection, row):
-        yield from _unequal(difference, "adjustments", ADJUSTED_NUMBERS, line)
+        yield from _number_differences(difference, "adjustments", ADJUSTED_NUMBERS, line)
 
 
-def _unequal(
+def _number_differences(
     difference: Callable[..., Difference], what: str, columns: Sequence[str], line: LineComparison
 ) -> Iterator[Difference]:
-    for column, booked, proved in zip(
+    for column, stored, recomputed in zip(
         columns, line.stored or (), line.recomputed or (), strict=True
     ):
-        if booked != proved:
+        if stored != recomputed:
             yield difference(
                 what,
                 "differs",
                 user_key=line.user_key,
                 column=column,
-                booked=str(booked),
-                recomputed=str(proved),
+                booked=str(stored),
+                recomputed=str(recomputed),
             )

@@ -1,12 +1,11 @@
-"""Trace: from what was billed to a user, by way of the sessions, to coturn's own reports.
+"""Traces what was billed to a user to its sessions, and those to coturn's reports. Writes nothing.
 
-Writes nothing. What a report brought is what the recomputation of its session made of it: an
-interim its own figures, a total what the interims lacked. What dropped reports brought is shown in
-one sum, as it was carried over or, where none of a session are left, as it is booked.
+What a report contributed is what recomputing its session made of it: an interim its own figures, a
+total what the interims lacked. Dropped reports are shown as one sum: as it was carried or, for a
+session without any report left, as it is stored.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import groupby
@@ -16,9 +15,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
-from accounting.audit import evidence_queries, recompute, retention_queries
-from accounting.audit.evidence_queries import Cutoff
-from accounting.audit.recompute_books import quiesced_snapshot
+from accounting.audit import evidence_queries, finalized_queries
+from accounting.audit.evidence_queries import Evidence, EvidenceScope
+from accounting.audit.snapshot import quiesced_snapshot
 from accounting.audit.statement_check import (
     PartlyDroppedPeriod,
     find_closed_periods,
@@ -29,25 +28,25 @@ from accounting.billing.period_queries import PeriodRow, find_period
 from accounting.billing.statement_queries import BilledLine, billed_lines
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import to_micros
-from accounting.domain.realm_rules import RealmRules
-from accounting.domain.session_fold import AllocationKey, KeyState, Report, SessionState, UsageDelta
+from accounting.domain.session_fold import Report, SessionState, UsageDelta
 from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet, UsageError
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
 from accounting.identities.user_queries import find_user_key, username_keys
+from accounting.sessions.key_fold import KeyFold
 
 Numbers = tuple[int, ...]
 """The eight counters and session microseconds."""
-_NOTHING: Final = (0,) * 8
+_NO_COUNTERS: Final = (0,) * 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TracedReport:
-    """A report, and what it brought to the period. ``late``: it came after the statement's cutoff.
+    """A report, and what it contributed to the period.
 
-    ``counters``: the eight, signed; all zero for a status, and for a total that found nothing
-    missing.
+    ``counters``: the eight, signed; all zero for a status, and for a total when nothing was
+    missing. ``late``: it was settled after the statement's cutoff.
     """
 
     source: str
@@ -56,12 +55,11 @@ class TracedReport:
     late: bool
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TracedSession:
     """A session with usage in the period: its numbers there, and all of its reports.
 
-    ``dropped``: the eight counters that reports brought which are not kept any more; None where
-    all are kept.
+    ``dropped_counters``: the eight counters of its dropped reports; None where all are kept.
     """
 
     session: SessionState
@@ -72,7 +70,7 @@ class TracedSession:
     reports: list[TracedReport] = field(default_factory=list)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
     """What was billed for a user's period, and the sessions that it came from.
 
@@ -98,11 +96,14 @@ class Trace:
 
     @property
     def adds_up(self) -> bool:
-        """Whether the sessions have what was billed, and their reports brought what they have."""
+        """Whether the sessions add up to the bill, and the reports of each to the session."""
         return self.billed == self.traced and all(
             session.numbers[:8]
             == _sum(
-                (session.dropped_counters or _NOTHING, *(one.counters for one in session.reports)),
+                (
+                    session.dropped_counters or _NO_COUNTERS,
+                    *(report.counters for report in session.reports),
+                ),
                 8,
             )
             for session in self.sessions
@@ -112,25 +113,23 @@ class Trace:
 def trace(
     engine: Engine, realm: str, period: date, *, user: str | None = None, key: UUID | None = None
 ) -> Trace:
-    """Trace a user's line in a closed period, and all adjustments that name it.
+    """Trace a user's line in a closed period, and all adjustments of it.
 
-    ``user``: by name, or ``key``: by key, for one whose name is erased. Raises UsageError for what
-    nobody knows, and NotYet for a period that is not closed.
+    ``user``: the user_id; or ``key``: the user_key, for a user whose name was erased. Raises
+    UsageError for an unknown name, and NotYet for a period that is not closed.
     """
     with quiesced_snapshot(engine) as connection, lost_connections():
         realm_id = find_realm(connection, realm)
         row = find_period(connection, realm_id, realm, period)
         if row.cutoff is None:
             raise NotYet(f"period {period} of realm '{realm}' is not closed yet: nothing to trace")
-        found = key or find_user_key(connection, realm_id, user or "")
-        if found is None:
+        user_key = key or find_user_key(connection, realm_id, user or "")
+        if user_key is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
-        lines = billed_lines(connection, realm_id, period, found)
+        lines = billed_lines(connection, realm_id, period, user_key)
         sessions = [
-            *_sealed_sessions(connection, row, found),
-            *_sessions(
-                connection, row, evidence_queries.parse_cutoff(connection, row.cutoff), found
-            ),
+            *_trace_finalized_sessions(connection, row, user_key),
+            *_trace_sessions(connection, row, row.cutoff, user_key),
         ]
         if key is not None and not lines and not sessions:
             raise UsageError(f"no user_key {key} has usage in period {period} of realm '{realm}'")
@@ -138,7 +137,7 @@ def trace(
         return Trace(
             realm=realm,
             period=period,
-            user_key=found,
+            user_key=user_key,
             lines=lines,
             sessions=sessions,
             partly_dropped=next(iter(partly_dropped({realm_id: realm}, closed)), None),
@@ -146,22 +145,22 @@ def trace(
 
 
 def trace_adjustment(engine: Engine, adjustment_id: UUID) -> Trace:
-    """Trace the period of a user that an adjustment names. Raises UsageError."""
+    """Trace the period and user of an adjustment. Raises UsageError."""
     with lost_connections(), engine.connect() as connection:
-        found = adjustment_target(connection, adjustment_id)
-        if found is None:
+        target = adjustment_target(connection, adjustment_id)
+        if target is None:
             raise UsageError(f"no adjustment {adjustment_id} is known")
-        realm_id, period, key = found
+        realm_id, period, user_key = target
         realm = realm_queries.names_by_id(connection)[realm_id]
-    return trace(engine, realm, period, key=key)
+    return trace(engine, realm, period, key=user_key)
 
 
-def _sealed_sessions(
+def _trace_finalized_sessions(
     connection: Connection, period: PeriodRow, user_key: UUID
 ) -> Iterator[TracedSession]:
-    """The user's sessions of which no report is left, as they are booked."""
+    """The user's sessions without any report left, as they are stored."""
     names = evidence_queries.source_names(connection)
-    for key, session, numbers in retention_queries.finalized_of_user(connection, period, user_key):
+    for key, session, numbers in finalized_queries.finalized_of_user(connection, period, user_key):
         yield TracedSession(
             session=session,
             source=names[key.source_id],
@@ -171,118 +170,124 @@ def _sealed_sessions(
         )
 
 
-def _sessions(
-    connection: Connection, period: PeriodRow, cutoff: Cutoff, user_key: UUID
+def _trace_sessions(
+    connection: Connection, period: PeriodRow, cutoff: str, user_key: UUID
 ) -> Iterator[TracedSession]:
+    """The user's sessions with usage in a period, recomputed. ``cutoff``: of its statement."""
     rules = realm_queries.all_rules(connection)
-    now = evidence_queries.settled_cutoff(connection)
     names = evidence_queries.source_names(connection)
-    reached = {mark.source_id: (mark.epoch, mark.position) for mark in cutoff.watermarks}
-    borders = to_micros(period.starts_at), to_micros(period.ends_at)
     calendar = rules[period.realm_id].calendar
-    for key, session, carried, heard in _told(connection, rules, now, period.realm_id, user_key):
-        if session.user_key != user_key.bytes or not session.confirmed:
-            continue
-        rows = [
-            row for row in hours_of(session, calendar) if borders[0] <= row.starts_at < borders[1]
-        ]
-        if not rows:
-            continue
-        seconds = sum(row.active_to - row.active_from for row in rows)
-        counters = _sum((tuple(row.counters) for row in rows), 8)
-        yield TracedSession(
-            session=session,
-            source=names[key.source_id],
-            allocation_id=key.allocation_id,
-            numbers=(*counters, seconds),
-            dropped_counters=None if carried is None else _brought(carried, borders),
-            reports=[
-                TracedReport(
-                    source=names[key.source_id],
-                    report=report,
-                    counters=_brought(entries, borders),
-                    late=report[:2] > reached.get(key.source_id, (0, 0)),
-                )
-                for report, entries in heard
-            ],
-        )
-
-
-def _told(
-    connection: Connection,
-    rules: Mapping[int, RealmRules],
-    cutoff: Cutoff,
-    realm_id: int,
-    user_key: UUID,
-) -> Iterator[
-    tuple[
-        AllocationKey, SessionState, list[UsageDelta] | None, list[tuple[Report, list[UsageDelta]]]
-    ]
-]:
-    """Every life of a user's keys, with its reports and the entries that each brought.
-
-    Before them the entries that dropped reports brought; None where there were none.
-    """
-    untils = {mark.source_id: mark.settled_until for mark in cutoff.watermarks}
-    usernames = username_keys(connection, user_key)
-    evidence = recompute.read_told(connection, cutoff, [realm_id], usernames)
+    bounds = to_micros(period.starts_at), to_micros(period.ends_at)
+    statement_positions = {
+        watermark.source_id: (watermark.epoch, watermark.position)
+        for watermark in evidence_queries.parse_cutoff(connection, cutoff).watermarks
+    }
+    now = evidence_queries.settled_cutoff(connection)
+    settled_until = {watermark.source_id: watermark.settled_until for watermark in now.watermarks}
+    scope = EvidenceScope(
+        cutoff=now,
+        realm_ids=[period.realm_id],
+        username_keys=username_keys(connection, user_key),
+    )
+    evidence = evidence_queries.read_evidence(connection, scope)
     for key, group in groupby(evidence, key=itemgetter(0)):
-        gap_positions = evidence_queries.gap_positions(connection, key.source_id, cutoff)
-        key_state = KeyState()
-        # By identity: a life is mutable, and none is forgotten while the key is told.
-        heard: defaultdict[int, list[tuple[Report, list[UsageDelta]]]] = defaultdict(list)
-        seen: defaultdict[int, int] = defaultdict(int)
-        told: dict[int, SessionState] = {}
-        carried: dict[int, list[UsageDelta]] = {}
-        for _, one in group:
-            if isinstance(one, SessionState):
-                recompute.carry_on(key_state, one)
-                told[id(one)] = one
-                carried[id(one)] = one.deltas.copy()
-                seen[id(one)] = len(one.deltas)
+        gap_positions = evidence_queries.gap_positions(connection, key.source_id, now)
+        fold = KeyFold(key, rules, gap_positions)
+        contributions = _attribute_deltas(fold, (item for _, item in group))
+        until = settled_until[key.source_id]
+        if until is not None:
+            fold.expire(until)
+        for contribution in contributions:
+            session = contribution.session
+            if session.user_key != user_key.bytes or not session.confirmed:
                 continue
-            pending = key_state.pending
-            before = key_state.active
-            recompute.take(key_state, one, key, rules[realm_id], gap_positions)
-            told.update((id(session), session) for session in key_state.changed)
-            if pending is not None and all(session is not pending for session in key_state.changed):
-                # The life that it turned out to be a part of has its entries now.
-                assert before is not None
-                heard[id(before)] += heard.pop(id(pending))
-                seen[id(before)] += len(pending.deltas)
-                if id(pending) in carried:
-                    carried[id(before)] += carried.pop(id(pending))
-                del told[id(pending)]
-            if isinstance(one, Report):
-                spoken = _spoken_of(key_state.active or before or key_state.changed[-1], told, seen)
-                heard[id(spoken)].append((one, spoken.deltas[seen[id(spoken)] :]))
-                seen[id(spoken)] = len(spoken.deltas)
-        recompute.finish(key_state, rules, untils[key.source_id])
-        for session in told.values():
-            yield key, session, carried.get(id(session)), heard[id(session)]
+            hours = [
+                hour
+                for hour in hours_of(session, calendar)
+                if bounds[0] <= hour.starts_at < bounds[1]
+            ]
+            if not hours:
+                continue
+            counters = _sum((tuple(hour.counters) for hour in hours), 8)
+            carried = contribution.carried
+            yield TracedSession(
+                session=session,
+                source=names[key.source_id],
+                allocation_id=key.allocation_id,
+                numbers=(*counters, sum(hour.active_to - hour.active_from for hour in hours)),
+                dropped_counters=None if carried is None else _sum_within(carried, bounds),
+                reports=[
+                    TracedReport(
+                        source=names[key.source_id],
+                        report=report,
+                        counters=_sum_within(deltas, bounds),
+                        late=report[:2] > statement_positions.get(key.source_id, (0, 0)),
+                    )
+                    for report, deltas in contribution.reports
+                ],
+            )
 
 
-def _spoken_of(
-    otherwise: SessionState, told: Mapping[int, SessionState], seen: Mapping[int, int]
-) -> SessionState:
-    """The life that the last report belongs to: the one that it brought something, if any."""
-    for session in told.values():
-        if len(session.deltas) > seen[id(session)]:
-            return session
-    return otherwise
+@dataclass(slots=True)
+class _Contributions:
+    """A session's deltas, attributed to the reports that brought them.
+
+    ``carried``: those of dropped reports; None for a session that was not carried. ``attributed``:
+    how many of the session's deltas are attributed so far.
+    """
+
+    session: SessionState
+    carried: list[UsageDelta] | None = None
+    reports: list[tuple[Report, list[UsageDelta]]] = field(default_factory=list)
+    attributed: int = 0
 
 
-def _brought(entries: Sequence[UsageDelta], borders: tuple[int, int]) -> Numbers:
+def _attribute_deltas(fold: KeyFold, evidence: Iterable[Evidence]) -> list[_Contributions]:
+    """Apply a key's evidence report by report; returns every session with what each brought."""
+    state = fold.state
+    # By identity: sessions are mutable, and ``state.changed`` keeps each of them.
+    contributions: dict[int, _Contributions] = {}
+    for item in evidence:
+        if isinstance(item, SessionState):
+            fold.resume(item)
+            contributions[id(item)] = _Contributions(
+                item, item.deltas.copy(), attributed=len(item.deltas)
+            )
+            continue
+        pending, active = state.pending, state.active
+        fold.apply(item)
+        for session in state.changed:
+            contributions.setdefault(id(session), _Contributions(session))
+        if pending is not None and all(session is not pending for session in state.changed):
+            # It was merged into the active session, which has its deltas now.
+            merged, target = contributions.pop(id(pending)), contributions[id(active)]
+            target.reports += merged.reports
+            target.attributed += len(pending.deltas)
+            if merged.carried is not None:
+                target.carried = [*(target.carried or ()), *merged.carried]
+        if isinstance(item, Report):
+            # The session with a new delta, or else the one that the report says something about.
+            named = contributions[id(state.active or active or state.changed[-1])]
+            owner = next(
+                (one for one in contributions.values() if len(one.session.deltas) > one.attributed),
+                named,
+            )
+            owner.reports.append((item, owner.session.deltas[owner.attributed :]))
+            owner.attributed = len(owner.session.deltas)
+    return list(contributions.values())
+
+
+def _sum_within(deltas: Sequence[UsageDelta], bounds: tuple[int, int]) -> Numbers:
     counters = [0] * 8
-    for at, side, *counts in entries:
-        if borders[0] <= at < borders[1]:
-            for place, count in enumerate(counts, start=4 * side):
-                counters[place] += count
+    for at, side, *counts in deltas:
+        if bounds[0] <= at < bounds[1]:
+            for index, count in enumerate(counts, start=4 * side):
+                counters[index] += count
     return tuple(counters)
 
 
-def _sum(numbers: Iterable[Numbers], length: int = 9) -> Numbers:
+def _sum(rows: Iterable[Numbers], length: int = 9) -> Numbers:
     sums = [0] * length
-    for one in numbers:
-        sums = [a + b for a, b in zip(sums, one, strict=True)]
+    for numbers in rows:
+        sums = [a + b for a, b in zip(sums, numbers, strict=True)]
     return tuple(sums)

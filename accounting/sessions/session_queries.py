@@ -10,7 +10,7 @@ from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 from psycopg import Cursor
-from sqlalchemy import Connection
+from sqlalchemy import Column, Connection, MetaData, Select, Table, insert
 
 from accounting.db.binary_copy import binary_cursor, copy_packed_rows, copy_rows
 from accounting.db.engine import prefer_index_scans, psycopg_connection
@@ -208,6 +208,20 @@ def upsert_sessions(
             copy_packed_rows(cursor, "staged_refreshes", _REFRESH_PACKER.columns, iter(refreshed))
             with prefer_index_scans(connection):
                 connection.execute(_QUERIES.text("refresh_sessions"))
+
+
+def stage_sessions(connection: Connection, rows: Select[Any]) -> Table:
+    """Stage rows of ``sessions`` for the caller to write, and enqueue their feed events.
+
+    Returns the scratch table. ``upsert_sessions`` keeps what it never changes of a session; a
+    rebuild replaces whole rows, so it writes them itself.
+    """
+    connection.execute(_QUERIES.text("create_staged_sessions"))
+    columns = (Column(column.name, column.type) for column in sessions.c)
+    staged = Table("staged_sessions", MetaData(), *columns)
+    connection.execute(insert(staged).from_select(rows.selected_columns.keys(), rows))
+    connection.execute(_QUERIES.text("enqueue_session_ended"))
+    return staged
 
 
 def reschedule(connection: Connection, rechecks: Sequence[tuple[SessionState, int]]) -> None:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 from accounting.audit.evidence_queries import settled_cutoff
-from accounting.audit.recompute_books import quiesced_snapshot
+from accounting.audit.snapshot import quiesced_snapshot
 from accounting.audit.verify import verify
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods

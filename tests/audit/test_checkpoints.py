@@ -1,4 +1,4 @@
-"""Closed periods are proved in one pass: at each stop on the way lives are as they were there."""
+"""One pass recomputes sessions as they stood at each checkpoint on its way."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection
 
 from accounting.audit import evidence_queries
-from accounting.audit.evidence_queries import Cutoff
-from accounting.audit.recompute import Stop, in_one_pass, replay, replay_by
+from accounting.audit.checkpoints import Checkpoint, partition_checkpoints
+from accounting.audit.evidence_queries import Cutoff, EvidenceScope
+from accounting.audit.recompute import recompute_sessions
 from accounting.db.engine import Engine
 from accounting.domain.calendar import to_micros
 from accounting.domain.realm_rules import RealmRules
@@ -27,41 +28,42 @@ HOUR = 3600 * 1_000_000
 
 def cutoff_at(connection: Connection, time: int) -> Cutoff:
     """What was settled of each source when its clock stood at that time."""
-    marks = []
+    watermarks = []
     for source in source_queries.all_sources(connection):
-        reports = connection.exec_driver_sql(
+        position = connection.exec_driver_sql(
             "SELECT epoch, position FROM accounting.reports WHERE source_id = %s"
             " AND received_at < timestamptz 'epoch' + %s * interval '1 microsecond'"
             " ORDER BY epoch DESC, position DESC LIMIT 1",
             (source.source_id, time),
         ).one_or_none() or (0, 0)
-        marks.append(
+        watermarks.append(
             Watermark(
                 source_id=source.source_id,
-                epoch=reports[0],
-                position=reports[1],
+                epoch=position[0],
+                position=position[1],
                 received_at=None,
                 settled_until=time,
             )
         )
-    return Cutoff(watermarks=tuple(marks))
+    return Cutoff(watermarks=tuple(watermarks))
 
 
-def hours(
-    sessions: Iterable[SessionState], rules: dict[int, RealmRules], stop: Stop
+def hours_within(
+    sessions: Iterable[SessionState], rules: dict[int, RealmRules], checkpoint: Checkpoint
 ) -> Counter[tuple[object, ...]]:
+    """The hours of confirmed sessions within the checkpoint's period."""
     return Counter(
-        (*row[:10], *row.counters)
+        (*hour[:10], *hour.counters)
         for session in sessions
         if session.confirmed
-        for row in hours_of(session, rules[session.realm_id].calendar)
-        if stop.starts_at <= row.starts_at < stop.ends_at
+        for hour in hours_of(session, rules[session.realm_id].calendar)
+        if checkpoint.starts_at <= hour.starts_at < checkpoint.ends_at
     )
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, PLANS, st.lists(st.integers(1, 60), min_size=2, max_size=6, unique=True))
-def test_each_stop_on_the_way_is_told_as_if_it_were_the_end(
+def test_sessions_at_a_checkpoint_are_those_of_a_pass_that_ends_there(
     scenario_player: ScenarioPlayer,
     shared_engine: Engine,
     steps: list[Step],
@@ -73,8 +75,8 @@ def test_each_stop_on_the_way_is_told_as_if_it_were_the_end(
     times = [begin + hours * HOUR for hours in (0, *sorted(borders))]
     with shared_engine.connect() as connection:
         rules = realm_queries.all_rules(connection)
-        stops = [
-            Stop(
+        checkpoints = [
+            Checkpoint(
                 realm_id=realm_id,
                 starts_at=starts_at,
                 ends_at=ends_at,
@@ -84,16 +86,19 @@ def test_each_stop_on_the_way_is_told_as_if_it_were_the_end(
             # Periods begin with an hour of their realm.
             for starts_at, ends_at in pairwise(rule.calendar.hour(at).starts_at for at in times)
         ]
-        on_the_way, others = in_one_pass(connection, stops)
-        assert (len(on_the_way), others) == (len(stops), [])
-        now = evidence_queries.settled_cutoff(connection)
-        told = list(replay_by(connection, rules, now, list(rules), on_the_way))
-        assert [(key, session) for key, session, stop in told if stop is None] == list(
-            replay(connection, rules, now, list(rules))
+        shared, separate = partition_checkpoints(connection, checkpoints)
+        assert (len(shared), separate) == (len(checkpoints), [])
+        scope = EvidenceScope(
+            cutoff=evidence_queries.settled_cutoff(connection), realm_ids=list(rules)
         )
-        for stop in stops:
-            alone = [
-                session for _, session in replay(connection, rules, stop.cutoff, [stop.realm_id])
-            ]
-            passed = [session for _, session, of in told if of is stop]
-            assert hours(passed, rules, stop) == hours(alone, rules, stop)
+        recomputed = list(recompute_sessions(connection, rules, scope, shared))
+        assert [row for row in recomputed if row[2] is None] == list(
+            recompute_sessions(connection, rules, scope)
+        )
+        for checkpoint in checkpoints:
+            scope = EvidenceScope(cutoff=checkpoint.cutoff, realm_ids=[checkpoint.realm_id])
+            expected = [session for _, session, _ in recompute_sessions(connection, rules, scope)]
+            actual = [session for _, session, at in recomputed if at is checkpoint]
+            assert hours_within(actual, rules, checkpoint) == hours_within(
+                expected, rules, checkpoint
+            )

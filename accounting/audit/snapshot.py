@@ -1,0 +1,64 @@
+"""A snapshot of the books in which no loaded report waits for settling, the roll-up or adjustments.
+
+Stored and recomputed books can be compared only there.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+from sqlalchemy import Connection, Engine, text
+
+from accounting.billing.adjust import adjust
+from accounting.db.engine import lost_connections
+from accounting.db.locks import lock, try_lock
+from accounting.db.queries import Queries
+from accounting.errors import NotYet
+from accounting.sessions.settle import settle
+from accounting.sources import source_queries
+from accounting.usage.rollup import rollup
+
+_QUERIES: Final = Queries("accounting.audit")
+
+MAX_ATTEMPTS: Final = 20
+
+
+@contextmanager
+def quiesced_snapshot(engine: Engine, *, hold_locks: bool = False) -> Iterator[Connection]:
+    """Open a transaction on a snapshot of the books with nothing in flight.
+
+    Settles, rolls up and adjusts what is loaded, and locks other schedulers out of that work while
+    the snapshot is taken; with ``hold_locks`` until the transaction ends. The caller commits what
+    it writes. Raises NotYet when the jobs never come to rest, and ConnectionLost.
+    """
+    for _ in range(MAX_ATTEMPTS):
+        settle(engine)
+        with lost_connections(), ExitStack() as stack:
+            with engine.begin() as waiting:
+                # Wait for the running jobs; the order of the locks is that of closing a period.
+                lock(waiting, "rollup")
+                for source in source_queries.all_sources(waiting):
+                    lock(waiting, f"settle.{source.source_id}")
+            holding = stack.enter_context(engine.begin())
+            lock_names = [
+                f"settle.{source.source_id}" for source in source_queries.all_sources(holding)
+            ]
+            # try_lock, because a job that holds one of them may wait for another.
+            if not all(try_lock(holding, name) for name in lock_names):
+                continue
+            rollup(engine)
+            adjust(engine)
+            if hold_locks and not try_lock(holding, "rollup"):
+                continue
+            connection = stack.enter_context(
+                engine.connect().execution_options(isolation_level="REPEATABLE READ")
+            )
+            # Takes no snapshot. After the snapshot, reports dropped in between would look lost.
+            connection.execute(text("LOCK TABLE ONLY accounting.reports IN ACCESS SHARE MODE"))
+            if connection.execute(_QUERIES.text("count_in_flight")).scalar_one():
+                continue
+            if not hold_locks:
+                holding.rollback()
+            yield connection
+            return
+    raise NotYet("settling and the roll-up do not come to rest: try again in a moment")
