@@ -1,4 +1,4 @@
-"""A person is forgotten by name, and the books stay exact to the last digest."""
+"""Erasing a user's names leaves every figure and digest unchanged."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,10 +19,10 @@ from tests.support.scenario_player import restarted_loader
 NAMES = ("user_id", "username")
 
 
-def tables_that_hold(books: Books, word: bytes) -> set[str]:
-    """Every table with that word anywhere in it, as text or as bytes."""
+def tables_containing(books: Books, word: bytes) -> set[str]:
+    """The tables that contain the word, as text or as bytes."""
     with psycopg.connect(books.url()) as connection:
-        found = connection.execute(
+        tables = connection.execute(
             "SELECT tablename FROM pg_tables WHERE schemaname = 'accounting'"
         ).fetchall()
         query = SQL(
@@ -31,7 +31,7 @@ def tables_that_hold(books: Books, word: bytes) -> set[str]:
         )
         return {
             name
-            for (name,) in found
+            for (name,) in tables
             if connection.execute(
                 query.format(Identifier(name)), (word.decode(), word.hex())
             ).fetchall()
@@ -39,26 +39,26 @@ def tables_that_hold(books: Books, word: bytes) -> set[str]:
         }
 
 
-def nameless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_names(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: row[name] for name in row if name not in NAMES} for row in rows]
 
 
-def test_no_table_holds_the_name_and_no_figure_changes(books: Books) -> None:
+def test_no_table_contains_the_name_and_no_figure_changes(books: Books) -> None:
     FakeAllocation(books).publish(1, "status", b"nonsense")
     FakeAllocation(books, user="1999999999:alice", allocation=8).new(2)
     close_and_adjust_november(books)
     views = ("sessions", "user_usage_hourly", "statements", "adjustments", "feed")
-    before = {view: nameless(books.rows(view, order="1, 2, 3, 4")) for view in views}
-    assert tables_that_hold(books, b"alice") == {"users", "usernames", "rejected_messages"}
+    before = {view: without_names(books.rows(view, order="1, 2, 3, 4")) for view in views}
+    assert tables_containing(books, b"alice") == {"users", "usernames", "rejected_messages"}
     (bob,) = [row for row in books.rows("sessions") if row["username"] == "bob"]
     erased = erase(books.engine, "example.org", "alice", dry_run=True)
     assert (erased.usernames, erased.rejected_messages) == (2, 1)
-    assert tables_that_hold(books, b"alice") == {"users", "usernames", "rejected_messages"}
+    assert tables_containing(books, b"alice") == {"users", "usernames", "rejected_messages"}
     assert erase(books.engine, "example.org", "alice") == erased
-    assert tables_that_hold(books, b"alice") == set()
+    assert tables_containing(books, b"alice") == set()
     for view in views:
         key = repr
-        rows = nameless(books.rows(view, order="1, 2, 3, 4"))
+        rows = without_names(books.rows(view, order="1, 2, 3, 4"))
         assert sorted(rows, key=key) == sorted(before[view], key=key), view
     of_alice = [row for row in books.rows("sessions") if row["user_key"] == erased.user_key]
     assert sum_counters(of_alice)["received_bytes"] > 0
@@ -79,7 +79,7 @@ def test_an_erased_users_line_is_traced_by_key(books: Books) -> None:
     assert (again.code, "erased 0 user_id, 0 usernames" in again.err) == (0, True)
 
 
-def test_the_command_says_what_it_does_not_reach(books: Books) -> None:
+def test_the_command_names_what_it_does_not_erase(books: Books) -> None:
     close_and_adjust_november(books)
     ran = turn_accounting(
         "erase", "example.org", "alice", "--dry-run", database_url=books.url(WRITER)
@@ -90,8 +90,8 @@ def test_the_command_says_what_it_does_not_reach(books: Books) -> None:
     assert "alice" not in ran.err
 
 
-def test_messages_that_were_rejected_are_erased_by_whom_they_name(books: Books) -> None:
-    """Also under a username of which nothing else is known; and nobody else's."""
+def test_rejected_messages_are_erased_by_the_user_that_they_name(books: Books) -> None:
+    """Also by a username that no report had; those of other users are kept."""
     for user in ("alice", "1999999999:alice", "1999999999:bob", "alice/bob", "alicent"):
         FakeAllocation(books, user=user).publish(1, "status", b"nonsense")
     FakeAllocation(books).new(2)
@@ -103,8 +103,8 @@ def test_messages_that_were_rejected_are_erased_by_whom_they_name(books: Books) 
     ] == [b"1999999999:bob", b"alice/bob", b"alicent"]
 
 
-def test_an_erased_name_comes_back_only_with_what_is_received_afterwards(books: Books) -> None:
-    """What a spool still held brings none; who comes back is a customer again, under one key."""
+def test_an_erased_name_is_restored_only_by_messages_received_afterwards(books: Books) -> None:
+    """Messages still in a spool restore none. A returning user is billed under the same key."""
     books.start = datetime.now(UTC) - timedelta(hours=2)
     FakeAllocation(books, user="1999999999:alice").new(0)
     run_jobs_at(books, 10)
@@ -114,7 +114,7 @@ def test_an_erased_name_comes_back_only_with_what_is_received_afterwards(books: 
     held.new(30)
     FakeAllocation(books, user="1999999999:alice").refreshed(40)
     run_jobs_at(books, 50)
-    assert tables_that_hold(books, b"alice") == set()
+    assert tables_containing(books, b"alice") == set()
     assert len(books.rows("sessions")) == 2
     held.new(3 * 3600)
     books.load()
@@ -123,10 +123,10 @@ def test_an_erased_name_comes_back_only_with_what_is_received_afterwards(books: 
     names = {(row["username"], row["user_id"], row["user_key"]) for row in books.rows("sessions")}
     assert names == {("", "alice", key), ("1999999998:alice", "alice", key)}
     assert erase(books.engine, "example.org", "alice").usernames == 1
-    assert tables_that_hold(books, b"alice") == set()
+    assert tables_containing(books, b"alice") == set()
 
 
-def test_nobody_is_erased_by_mistake(books: Books) -> None:
+def test_an_unknown_realm_or_user_is_refused(books: Books) -> None:
     close_and_adjust_november(books)
     for realm, user in (("nosuch", "alice"), ("example.org", "nobody"), ("example.org", "")):
         with pytest.raises(UsageError):

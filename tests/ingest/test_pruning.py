@@ -1,4 +1,4 @@
-"""The spool forgets what was loaded, by its clock: also where nobody publishes any more."""
+"""Pruning: the loader deletes loaded messages from the spool by the spool's own clock."""
 
 import threading
 from datetime import timedelta
@@ -9,7 +9,7 @@ from tests.support.books import Books, channel, status_payload
 from tests.support.servers import wait_until
 
 
-def test_what_was_loaded_long_ago_goes_though_nothing_else_comes(books: Books) -> None:
+def test_loaded_messages_are_pruned_although_nothing_more_is_published(books: Books) -> None:
     books.receive(0, channel("status"), status_payload("new"))
     books.advance_clock(3600)
     stop = threading.Event()

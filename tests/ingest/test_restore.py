@@ -1,4 +1,4 @@
-"""A spool or a database that is not what it was: lost, copied back, or shared by two loaders.
+"""A spool or database that was lost, restored from a copy, or shared by two loaders.
 
 Each message is counted once or lies within a gap that says so.
 """
@@ -15,20 +15,20 @@ from accounting.capture.spool.pruning import prune
 from tests.support.books import Books, channel, status_payload, traffic_payload
 
 
-def hear(books: Books, *numbers: int, user: str = "alice") -> None:
-    """Receive interims whose received bytes are their numbers, a second apart."""
+def receive(books: Books, *numbers: int, user: str = "alice") -> None:
+    """Receive an interim at second n with n received bytes, for each number n."""
     for number in numbers:
         books.receive(number, channel("traffic", user=user), traffic_payload(1, number, 0, 0))
 
 
 def loaded(books: Books) -> list[int]:
-    """The numbers in the reports, in order of epoch and position."""
+    """The numbers of the loaded interims, in order of epoch and position."""
     rows = books.rows("traffic_reports", "received_bytes", order="epoch, position")
     return [row["received_bytes"] for row in rows]
 
 
 def gaps(books: Books) -> list[tuple[str, int, int | None]]:
-    """(cause, from, to) of the gaps, in seconds of the books, in order of time."""
+    """(cause, from, to) of the gaps in seconds, in order of time."""
     rows = books.rows("capture_gaps", order="from_at, cause")
 
     def seconds(at: Any) -> int | None:
@@ -38,35 +38,35 @@ def gaps(books: Books) -> list[tuple[str, int, int | None]]:
 
 
 class Disk:
-    """The spool's files of a test's books: taken away, copied, put back."""
+    """The files of the spool: deleted, copied and restored."""
 
     def __init__(self, books: Books) -> None:
         self.books = books
         self.path = books.spool().path
 
-    def let_go(self) -> None:
-        """End collector and loader: the books open their spool anew when they next use it."""
+    def stop_processes(self) -> None:
+        """Stop collector and loader: the next use of the spool opens its file again."""
         self.books.spool().close()
         self.books._spools.clear()
         self.books._loaders.clear()
 
     def copy(self, to: Path) -> Path:
-        self.let_go()
+        self.stop_processes()
         shutil.copy(self.path, to)
         return to
 
-    def put_back(self, copy: Path) -> None:
-        self.let_go()
+    def restore(self, copy: Path) -> None:
+        self.stop_processes()
         shutil.copy(copy, self.path)
 
     def lose(self) -> None:
-        self.let_go()
+        self.stop_processes()
         for path in self.path.parent.glob(f"{self.path.name}*"):
             path.unlink()
 
 
 def restart_collector(books: Books, at: float) -> None:
-    """What a collector does at its start: the time since its last tick is a gap, ended now."""
+    """Start a collector: it records a gap from its last checkpoint until now."""
     spool = books.spool()
     until = spool.state().captured_until
     if until is not None:
@@ -78,8 +78,8 @@ def restart_collector(books: Books, at: float) -> None:
     spool.checkpoint(books.micros_at(at))
 
 
-def test_a_lost_spool_is_a_new_epoch_and_a_gap_with_both_its_ends(books: Books) -> None:
-    hear(books, 1, 2)
+def test_a_lost_spool_is_a_new_epoch_and_a_gap_that_ends(books: Books) -> None:
+    receive(books, 1, 2)
     books.advance_clock(3)
     books.load()
     Disk(books).lose()
@@ -87,7 +87,7 @@ def test_a_lost_spool_is_a_new_epoch_and_a_gap_with_both_its_ends(books: Books) 
     books.load()
     assert gaps(books) == [("spool_lost", 3, None)]
     restart_collector(books, 10)
-    hear(books, 11, 12)
+    receive(books, 11, 12)
     books.advance_clock(13)
     books.load()
     assert loaded(books) == [1, 2, 11, 12]
@@ -100,7 +100,7 @@ def test_a_spool_lost_twice_is_two_gaps(books: Books) -> None:
     disk = Disk(books)
     for start in (0, 10, 20):
         restart_collector(books, start)
-        hear(books, start + 1)
+        receive(books, start + 1)
         books.advance_clock(start + 2)
         books.load()
         disk.lose()
@@ -108,13 +108,13 @@ def test_a_spool_lost_twice_is_two_gaps(books: Books) -> None:
     assert gaps(books) == [("spool_lost", 2, 10), ("spool_lost", 12, 20)]
 
 
-def test_what_a_lost_spool_held_that_was_not_loaded_is_within_the_gap(books: Books) -> None:
-    hear(books, 1, 2)
+def test_unloaded_messages_of_a_lost_spool_are_within_the_gap(books: Books) -> None:
+    receive(books, 1, 2)
     books.advance_clock(3)
     books.load()
-    hear(books, 4, 5, 6)
+    receive(books, 4, 5, 6)
     books.advance_clock(7)
-    # The disk goes before the rest of a backlog is loaded.
+    # The disk is lost before the rest of the backlog is loaded.
     assert books._loaders["default"].load(1) == 1
     Disk(books).lose()
     restart_collector(books, 20)
@@ -122,11 +122,9 @@ def test_what_a_lost_spool_held_that_was_not_loaded_is_within_the_gap(books: Boo
     assert gaps(books) == [("spool_lost", 4, 20)]
 
 
-def test_a_lost_spool_that_is_found_again_counts_nothing_twice(
-    books: Books, tmp_path: Path
-) -> None:
+def test_a_lost_spool_that_is_restored_counts_nothing_twice(books: Books, tmp_path: Path) -> None:
     disk = Disk(books)
-    hear(books, 1, 2)
+    receive(books, 1, 2)
     books.advance_clock(3)
     books.load()
     copy = disk.copy(tmp_path / "copy")
@@ -134,35 +132,35 @@ def test_a_lost_spool_that_is_found_again_counts_nothing_twice(
     books.spool()
     books.load()
     restart_collector(books, 10)
-    hear(books, 11)
+    receive(books, 11)
     books.advance_clock(12)
     books.load()
-    disk.put_back(copy)
+    disk.restore(copy)
     restart_collector(books, 20)
-    hear(books, 21)
+    receive(books, 21)
     books.advance_clock(22)
     books.load()
     assert loaded(books) == [1, 2, 11, 21]
     assert gaps(books) == [("collector_restarted", 3, 20), ("spool_lost", 3, 10)]
 
 
-def test_a_spool_set_back_to_a_copy_is_a_new_epoch_and_nothing_counts_twice(
+def test_a_restored_copy_of_the_spool_is_a_new_epoch_and_counts_nothing_twice(
     books: Books, tmp_path: Path
 ) -> None:
     disk = Disk(books)
-    hear(books, 1, 2)
+    receive(books, 1, 2)
     books.advance_clock(3)
     books.load()
     copy = disk.copy(tmp_path / "copy")
-    hear(books, 4, 5, 6)
+    receive(books, 4, 5, 6)
     books.advance_clock(7)
     books.load()
-    disk.put_back(copy)
+    disk.restore(copy)
     restart_collector(books, 10)
-    hear(books, 11)
+    receive(books, 11)
     books.advance_clock(12)
     books.load()
-    hear(books, 13, 14, 15, 16)
+    receive(books, 13, 14, 15, 16)
     books.load()
     assert loaded(books) == [1, 2, 4, 5, 6, 11, 13, 14, 15, 16]
     assert gaps(books) == [("collector_restarted", 3, 10)]
@@ -172,42 +170,42 @@ def test_a_spool_set_back_to_a_copy_is_a_new_epoch_and_nothing_counts_twice(
     assert len(loaded(books)) == 10
 
 
-def test_a_copy_of_the_spool_that_ran_ahead_before_it_was_loaded_is_found_out(
+def test_a_restored_copy_beyond_the_loaded_position_is_detected(
     books: Books, tmp_path: Path
 ) -> None:
-    """Its positions have passed those in the database, so that they look like the next ones."""
+    """Its positions are past the database's, so that its messages look like the next ones."""
     disk = Disk(books)
-    hear(books, 1, 2)
+    receive(books, 1, 2)
     books.advance_clock(3)
     books.load()
     copy = disk.copy(tmp_path / "copy")
-    hear(books, 4, 5)
+    receive(books, 4, 5)
     books.advance_clock(6)
     books.load()
-    disk.put_back(copy)
+    disk.restore(copy)
     restart_collector(books, 10)
-    hear(books, 11, 12, 13, 14)
+    receive(books, 11, 12, 13, 14)
     books.advance_clock(15)
     books.load()
     assert loaded(books) == [1, 2, 4, 5, 11, 12, 13, 14]
 
 
-def test_a_copy_of_the_spool_from_before_the_last_epoch_counts_nothing_twice(
+def test_a_restored_copy_from_before_the_last_epoch_counts_nothing_twice(
     books: Books, tmp_path: Path
 ) -> None:
     disk = Disk(books)
-    hear(books, 1, 2)
+    receive(books, 1, 2)
     books.advance_clock(3)
     books.load()
     copy = disk.copy(tmp_path / "copy")
     books.spool().start_epoch("redis_restarted")
-    hear(books, 4, 5)
+    receive(books, 4, 5)
     books.advance_clock(6)
     books.load()
-    disk.put_back(copy)
-    hear(books, 11)
+    disk.restore(copy)
+    receive(books, 11)
     books.spool().start_epoch("redis_restarted")
-    hear(books, 12, 13)
+    receive(books, 12, 13)
     books.advance_clock(14)
     books.load()
     assert loaded(books) == [1, 2, 4, 5, 11, 12, 13]
@@ -215,18 +213,18 @@ def test_a_copy_of_the_spool_from_before_the_last_epoch_counts_nothing_twice(
     assert (source["epoch"], source["position"]) == (4, 2)
 
 
-def test_a_loader_killed_while_it_gives_a_copy_its_new_token_goes_on_with_it(
+def test_a_loader_killed_after_relabelling_a_copy_continues_with_its_new_token(
     books: Books, tmp_path: Path
 ) -> None:
     disk = Disk(books)
-    hear(books, 1, 2)
+    receive(books, 1, 2)
     books.advance_clock(3)
     books.load()
     copy = disk.copy(tmp_path / "copy")
-    hear(books, 4)
+    receive(books, 4)
     books.load()
-    disk.put_back(copy)
-    hear(books, 11, 12)
+    disk.restore(copy)
+    receive(books, 11, 12)
     books.spool().replace_token(1, "spool_older", books.micros_at(4))
     books.load()
     assert loaded(books) == [1, 2, 4, 11, 12]
@@ -234,21 +232,21 @@ def test_a_loader_killed_while_it_gives_a_copy_its_new_token_goes_on_with_it(
     assert (source["epoch"], source["position"]) == (2, 4)
 
 
-def test_a_copy_of_the_spool_records_no_gap_a_second_time(books: Books, tmp_path: Path) -> None:
+def test_a_restored_copy_records_no_gap_twice(books: Books, tmp_path: Path) -> None:
     disk = Disk(books)
-    hear(books, 1)
+    receive(books, 1)
     books.advance_clock(2)
     restart_collector(books, 5)
     books.load()
     copy = disk.copy(tmp_path / "copy")
-    hear(books, 6)
+    receive(books, 6)
     books.advance_clock(7)
     restart_collector(books, 8)
     books.load()
-    disk.put_back(copy)
+    disk.restore(copy)
     restart_collector(books, 10)
     books.load()
-    hear(books, 11)
+    receive(books, 11)
     books.advance_clock(12)
     books.load()
     assert loaded(books) == [1, 6, 11]
@@ -259,66 +257,66 @@ def test_a_copy_of_the_spool_records_no_gap_a_second_time(books: Books, tmp_path
     ]
 
 
-@pytest.mark.parametrize("loader_goes_on", [False, True])
-def test_a_database_set_back_is_loaded_again_from_the_spool(
-    books: Books, loader_goes_on: bool
+@pytest.mark.parametrize("loader_keeps_running", [False, True])
+def test_a_restored_database_is_loaded_again_from_the_spool(
+    books: Books, loader_keeps_running: bool
 ) -> None:
     books.receive(0, channel("status"), status_payload("new"))
-    hear(books, 1, 2)
+    receive(books, 1, 2)
     restart_collector(books, 3)
     books.run_jobs()
-    make_copy(books)
+    back_up(books)
     books.receive(4, channel("status", user="bob"), status_payload("new"))
-    hear(books, 5, 6, user="bob")
+    receive(books, 5, 6, user="bob")
     restart_collector(books, 7)
-    hear(books, 8)
+    receive(books, 8)
     books.advance_clock(9)
     books.run_jobs()
-    before = everything(books)
-    if not loader_goes_on:
-        Disk(books).let_go()
+    before = contents(books)
+    if not loader_keeps_running:
+        Disk(books).stop_processes()
         books.spool()
-    set_back(books)
+    restore_database(books)
     assert loaded(books) == [1, 2]
     books.run_jobs()
-    hear(books, 10)
+    receive(books, 10)
     books.run_jobs()
     assert loaded(books) == [1, 2, 5, 6, 8, 10]
-    after = everything(books)
+    after = contents(books)
     assert [row["username"] for row in after["sessions"]] == ["alice", "bob"]
     assert after["capture_gaps"] == before["capture_gaps"]
     assert len(after["capture_gaps"]) == 1
     books.assert_conserved()
 
 
-def test_messages_that_a_database_set_back_would_need_but_are_pruned_are_a_gap(
+def test_messages_that_a_restored_database_lacks_and_the_spool_pruned_are_a_gap(
     books: Books,
 ) -> None:
-    hear(books, 1, 2)
+    receive(books, 1, 2)
     books.advance_clock(3)
     books.run_jobs()
-    make_copy(books)
-    hear(books, 4, 5, 6, 7)
+    back_up(books)
+    receive(books, 4, 5, 6, 7)
     books.advance_clock(8)
     books.run_jobs()
     assert prune(books.spool(), books.micros_at(6)) == 4
-    set_back(books)
-    Disk(books).let_go()
+    restore_database(books)
+    Disk(books).stop_processes()
     books.load()
-    hear(books, 9)
+    receive(books, 9)
     books.advance_clock(10)
     books.load()
     assert loaded(books) == [1, 2, 6, 7, 9]
     assert gaps(books) == [("spool_pruned", 3, 5)]
 
 
-def everything(books: Books) -> dict[str, list[dict[str, Any]]]:
+def contents(books: Books) -> dict[str, list[dict[str, Any]]]:
     views = ("sessions", "user_usage_hourly", "realm_usage_monthly", "capture_gaps")
     return {view: books.rows(view) for view in views}
 
 
-def make_copy(books: Books) -> None:
-    """Keep the database as it is now: a backup."""
+def back_up(books: Books) -> None:
+    """Copy the database."""
     books.disconnect()
     with psycopg.connect(books.server.url(), autocommit=True) as connection:
         connection.execute(
@@ -326,29 +324,29 @@ def make_copy(books: Books) -> None:
         )
 
 
-def set_back(books: Books) -> None:
-    """Put the backup in the place of the database; connections to it are cut."""
+def restore_database(books: Books) -> None:
+    """Replace the database by its copy; this terminates connections to it."""
     with psycopg.connect(books.server.url(), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {books.name} WITH (FORCE)")
         connection.execute(f"ALTER DATABASE {books.name}_copy RENAME TO {books.name}")
 
 
 def test_two_loaders_on_one_spool_load_nothing_twice_and_lose_nothing(books: Books) -> None:
-    """They race from the first message on, while more are captured."""
+    """They run concurrently from the first message, while more are captured."""
     messages = 3_000
     spool = books.spool()
     counts: list[int] = []
 
     def run() -> None:
-        alike = Books(books.server, books.name, books.directory)
+        other_books = Books(books.server, books.name, books.directory)
         while sum(counts) < messages:
-            counts.append(alike.load(limit=37))
-        alike.close()
+            counts.append(other_books.load(limit=37))
+        other_books.close()
 
     with ThreadPoolExecutor(3) as executor:
         running = [executor.submit(run) for _ in range(3)]
         for first in range(0, messages, 50):
-            # One chunk off the socket has one time of receipt.
+            # Messages of one read from the socket have one receipt time.
             spool.append(
                 [
                     (
@@ -360,8 +358,8 @@ def test_two_loaders_on_one_spool_load_nothing_twice_and_lose_nothing(books: Boo
                     for number in range(first, first + 50)
                 ]
             )
-        for one in running:
-            one.result(timeout=60)
+        for future in running:
+            future.result(timeout=60)
     assert sum(counts) == messages
     assert loaded(books) == list(range(messages))
     (source,) = books.rows("sources")

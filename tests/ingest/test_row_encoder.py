@@ -1,4 +1,4 @@
-"""Messages become rows: what the parser says of each, however many come at once."""
+"""Encoding: a message's row depends on the message alone, not on the batch or the cache."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -35,29 +35,29 @@ from tests.support.books import (
 from tests.support.message_lines import MESSAGE_LINES, unescaped
 from tests.support.servers import PostgresServer
 
-LATER: Final = 1_000_000
-"""From then on (microseconds since the epoch) the realm ``b`` takes usernames as they are."""
-TEXT_OF_KEY: Final = "SELECT identity_key FROM accounting.installation"
+RULE_CHANGE: Final = 1_000_000
+"""From this time (microseconds) the user ids of realm ``b`` are its usernames."""
+IDENTITY_KEY_QUERY: Final = "SELECT identity_key FROM accounting.installation"
 
 
 @pytest.fixture(scope="module")
 def connection(postgres_server: PostgresServer) -> Iterator[Connection]:
-    """Books that know the realms '', 'a' and 'b'."""
+    """A database with the realms '', 'a' and 'b'."""
     with cloned_database(postgres_server) as name:
         engine: Engine = open_engine(postgres_server.url(WRITER, name))
         with engine.begin() as connection:
             for realm in (b"", b"a", b"b"):
                 realm_queries.add_realm(connection, realm, RealmRule())
-            plain = RealmRule(holds_from=LATER, username_rule=UsernameRule.PLAIN)
+            plain = RealmRule(holds_from=RULE_CHANGE, username_rule=UsernameRule.PLAIN)
             realm_queries.upsert_rule(connection, realm_queries.realm_ids(connection)[b"b"], plain)
             yield connection
         engine.dispose()
 
 
-def rows(
+def encode(
     connection: Connection, spool: Spool, batches: Iterable[int], reached: tuple[int, int] = (1, 0)
 ) -> tuple[bytes, list[RejectedMessage]]:
-    """What one memory of names makes of a spool, in transactions of so many messages."""
+    """Encode a spool with one resolver, in transactions of these numbers of messages."""
     identities = IdentityResolver(RealmRule())
     packed, rejected = b"", []
     for limit in batches:
@@ -104,7 +104,10 @@ PAYLOADS: Final = st.sampled_from(
 )
 MESSAGES: Final = st.lists(
     st.tuples(
-        st.sampled_from([LATER - 1, LATER, LATER + 1]), st.sampled_from([0, 5]), CHANNELS, PAYLOADS
+        st.sampled_from([RULE_CHANGE - 1, RULE_CHANGE, RULE_CHANGE + 1]),
+        st.sampled_from([0, 5]),
+        CHANNELS,
+        PAYLOADS,
     ),
     min_size=1,
     max_size=12,
@@ -113,7 +116,7 @@ MESSAGES: Final = st.lists(
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(MESSAGES, st.integers(0, 12), st.integers(0, 12))
-def test_who_is_remembered_gets_the_row_of_who_is_not(
+def test_a_cached_identity_yields_the_same_rows_as_an_uncached_one(
     connection: Connection,
     tmp_path_factory: pytest.TempPathFactory,
     messages: list[Message],
@@ -122,10 +125,12 @@ def test_who_is_remembered_gets_the_row_of_who_is_not(
 ) -> None:
     with Spool.open(tmp_path_factory.mktemp("spool") / "spool", "s") as spool:
         spool.append(messages, estimated_count=estimated)
-        packed, rejected = rows(connection, spool, [cut, len(messages)])
-        alone = [rows(connection, spool, [1], (1, position)) for position in range(len(messages))]
-    assert packed == b"".join(one for one, _ in alone)
-    assert rejected == [refused for _, ones in alone for refused in ones]
+        packed, rejected = encode(connection, spool, [cut, len(messages)])
+        single = [
+            encode(connection, spool, [1], (1, position)) for position in range(len(messages))
+        ]
+    assert packed == b"".join(row for row, _ in single)
+    assert rejected == [message for _, messages in single for message in messages]
 
 
 def expected(event: CoturnMessage, key: bytes) -> tuple[object, ...]:
@@ -138,37 +143,39 @@ def expected(event: CoturnMessage, key: bytes) -> tuple[object, ...]:
     )
 
 
-def test_every_line_is_the_row_that_the_parser_says_or_a_reject(books: Books) -> None:
-    """As a first batch, when no realm is known, and once more when all are."""
+def test_every_line_becomes_the_parsed_row_or_a_rejected_message(books: Books) -> None:
+    """In a first batch, when no realm is known, and in a second, when all are."""
     messages = [(unescaped(name), unescaped(payload)) for name, payload, _ in MESSAGE_LINES] * 2
-    books.receive_all([(books.micros_at(number), 2, *one) for number, one in enumerate(messages)])
+    books.receive_all(
+        [(books.micros_at(number), 2, *message) for number, message in enumerate(messages)]
+    )
     loaded = books.load(limit=len(MESSAGE_LINES))
     assert loaded == len(messages)
     with psycopg.connect(books.url()) as connection:
-        found = connection.execute(
+        stored = connection.execute(
             "SELECT position, received_at, time_estimated, database, realm_bytes, username_key,"
             " user_key, allocation_id, kind, side, lifetime, transport, server_address,"
             " client_address, received_packets, received_bytes, sent_packets, sent_bytes"
             " FROM accounting.reports JOIN accounting.realms USING (realm_id) ORDER BY 1"
         ).fetchall()
-        refused = connection.execute(
+        stored_rejected = connection.execute(
             "SELECT position, reason, channel, payload FROM accounting.rejected_messages ORDER BY 1"
         ).fetchall()
-        key = bytes(connection.execute(TEXT_OF_KEY).fetchall()[0][0])
-    said, reasons = [], []
+        key = bytes(connection.execute(IDENTITY_KEY_QUERY).fetchall()[0][0])
+    parsed, rejected = [], []
     for position, (name, payload) in enumerate(messages, 1):
         try:
             event = parse(name, payload)
         except WireError as error:
-            reasons.append((position, str(error), name, payload))
+            rejected.append((position, str(error), name, payload))
             continue
         at = from_micros(books.micros_at(position - 1))
-        said.append((position, at, False, 2, *expected(event, key)))
-    assert found == said
-    assert refused == reasons
+        parsed.append((position, at, False, 2, *expected(event, key)))
+    assert stored == parsed
+    assert stored_rejected == rejected
 
 
-def test_who_is_only_named_by_what_was_rejected_is_nobody(books: Books) -> None:
+def test_names_in_rejected_messages_are_not_stored(books: Books) -> None:
     books.receive(1, channel("traffic", realm="r", user="alice"), b"rcvp=1")
     books.receive(2, channel("status", realm="r", user="bob"), status_payload("new"))
     books.receive(3, channel("status", realm="s", user="carol"), b"gone")
@@ -177,7 +184,7 @@ def test_who_is_only_named_by_what_was_rejected_is_nobody(books: Books) -> None:
     assert books.query("SELECT realm FROM accounting.realms") == [{"realm": "r"}]
 
 
-def test_reports_of_new_realms_keep_their_places_and_times_among_the_others(books: Books) -> None:
+def test_reports_of_new_realms_keep_their_positions_and_times(books: Books) -> None:
     for number in range(6):
         realm = f"r{number % 3}"
         books.receive(number, channel("traffic", realm=realm), traffic_payload(number, 0, 0, 0))
@@ -186,18 +193,18 @@ def test_reports_of_new_realms_keep_their_places_and_times_among_the_others(book
     books.receive(6, channel("traffic", realm="r9"), traffic_payload(6, 0, 0, 0))
     books.receive(7, channel("traffic", realm="r1"), traffic_payload(7, 0, 0, 0))
     assert books.load() == 5
-    found = books.query(
+    reports = books.query(
         "SELECT realm, extract(epoch FROM received_at - %s)::int AS at, received_packets"
         " FROM accounting.reports JOIN accounting.realms USING (realm_id) ORDER BY position",
         [START],
     )
     order = ["r0", "r1", "r2", "r0", "r1", "r2", "r9", "r1"]
-    assert [(row["realm"], row["at"], int(row["received_packets"])) for row in found] == [
+    assert [(row["realm"], row["at"], int(row["received_packets"])) for row in reports] == [
         (realm, number, number) for number, realm in enumerate(order)
     ]
 
 
-def test_a_memory_that_is_full_begins_anew_and_changes_nothing(
+def test_a_full_cache_is_cleared_and_changes_no_row(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("accounting.identities.identity_resolver.CACHE_BYTES", 1_000)
@@ -214,7 +221,7 @@ def test_a_memory_that_is_full_begins_anew_and_changes_nothing(
     ]
 
 
-def test_what_is_rejected_ends_a_transaction_before_it_fills_the_memory(
+def test_many_rejected_messages_end_the_transaction_early(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("accounting.ingest.row_encoder.MAX_REJECTED", 2)
@@ -229,8 +236,8 @@ def test_what_is_rejected_ends_a_transaction_before_it_fills_the_memory(
     assert len(books.rows("traffic_reports")) == 1
 
 
-def test_a_loader_knows_whether_anything_was_left_for_another_transaction(books: Books) -> None:
-    """While there is, it makes no pause."""
+def test_a_loader_is_caught_up_when_nothing_is_left_for_another_transaction(books: Books) -> None:
+    """Until then it loads without a pause."""
     books.receive_all(
         [(books.micros_at(number), 0, channel("traffic"), b"") for number in range(7)]
     )
@@ -243,14 +250,14 @@ def test_a_loader_knows_whether_anything_was_left_for_another_transaction(books:
     ]
 
 
-def test_names_of_a_transaction_that_failed_are_written_by_the_next(books: Books) -> None:
+def test_names_of_a_failed_transaction_are_stored_by_the_next(books: Books) -> None:
     books.receive(1, channel("status"), status_payload("new"))
     loader = Loader(books.engine, books.spool(), books.rule)
     with psycopg.connect(books.url(), autocommit=True) as other:
         # The last statement of the transaction fails, once.
-        other.execute("ALTER TABLE accounting.message_counts RENAME TO tallied")
+        other.execute("ALTER TABLE accounting.message_counts RENAME TO renamed")
         with pytest.raises(Exception, match="message_counts"):
             loader.load()
-        other.execute("ALTER TABLE accounting.tallied RENAME TO message_counts")
+        other.execute("ALTER TABLE accounting.renamed RENAME TO message_counts")
     assert loader.load() == 1
     assert len(books.query("SELECT FROM accounting.usernames")) == 1

@@ -1,4 +1,4 @@
-"""A collector asks for its turn, whatever the database is like just now."""
+"""Acquiring the lease of a source, also while the database is unavailable or read-only."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +18,11 @@ from tests.support.servers import PostgresServer, wait_until
 
 
 @contextmanager
-def turn_kept(books: Books, engine: Engine) -> Iterator[LeaseKeeper]:
-    """The turn of the books' collector, asked for often."""
-    turn = LeaseKeeper(engine, books.spool(), 0.2)
-    with turn.running():
-        yield turn
+def running_keeper(books: Books, engine: Engine) -> Iterator[LeaseKeeper]:
+    """The lease of the spool, renewed often."""
+    keeper = LeaseKeeper(engine, books.spool(), 0.2)
+    with keeper.running():
+        yield keeper
 
 
 def execute(books: Books, statement: str) -> None:
@@ -30,12 +30,12 @@ def execute(books: Books, statement: str) -> None:
         connection.execute(statement.encode())
 
 
-def let_only_read(books: Books, *, is_so: bool) -> None:
-    """As an operator or a switch-over does; held by every new connection, and all are new then.
+def set_read_only(books: Books, *, read_only: bool) -> None:
+    """Set the database's default, as an operator or a fail-over does, and cut all connections.
 
-    Cut by the server: a pool that is disposed of here never closes what a thread has of it.
+    The server terminates them: disposing of the pool would not close a connection in use.
     """
-    setting = f"SET default_transaction_read_only = {'on' if is_so else 'off'}"
+    setting = f"SET default_transaction_read_only = {'on' if read_only else 'off'}"
     with psycopg.connect(
         books.url(), autocommit=True, options="-c default_transaction_read_only=off"
     ) as connection:
@@ -47,58 +47,58 @@ def let_only_read(books: Books, *, is_so: bool) -> None:
         )
 
 
-def test_a_database_that_only_reads_for_a_while_counts_as_away(books: Books) -> None:
+def test_a_read_only_database_counts_as_a_lost_connection(books: Books) -> None:
     books.receive(1, channel("status"), status_payload("new"))
     books.load()
     books.receive(2, channel("status"), status_payload("refreshed"))
-    let_only_read(books, is_so=True)
+    set_read_only(books, read_only=True)
     for job in (books.load, books.settle, books.rollup):
         with pytest.raises(ConnectionLost):
             job()
-    let_only_read(books, is_so=False)
+    set_read_only(books, read_only=False)
     books.run_jobs()
     assert len(books.rows("sessions")) == 1
 
 
-def test_a_turn_is_asked_for_until_the_database_can_tell(books: Books) -> None:
-    let_only_read(books, is_so=True)
-    with turn_kept(books, books.engine) as turn:
-        turn.wait_for_first_answer(0.3)
-        assert (turn.other_holder, turn.books_position) == ("", None)
-        let_only_read(books, is_so=False)
-        wait_until(lambda: turn.books_position is not None)
+def test_the_lease_is_retried_until_the_database_is_writable(books: Books) -> None:
+    set_read_only(books, read_only=True)
+    with running_keeper(books, books.engine) as keeper:
+        keeper.wait_for_first_answer(0.3)
+        assert (keeper.other_holder, keeper.books_position) == ("", None)
+        set_read_only(books, read_only=False)
+        wait_until(lambda: keeper.books_position is not None)
 
 
-def test_a_turn_waits_for_a_migration_and_capture_does_not(
+def test_the_lease_waits_for_the_migration_and_capture_does_not(
     books: Books, postgres_server: PostgresServer
 ) -> None:
     name = f"{books.name}_bare"
     execute(books, f"CREATE DATABASE {name}")
     engine = open_engine(postgres_server.url(database=name))
-    with turn_kept(books, engine) as turn:
-        turn.wait_for_first_answer(0.3)
-        assert turn.other_holder == ""
+    with running_keeper(books, engine) as keeper:
+        keeper.wait_for_first_answer(0.3)
+        assert keeper.other_holder == ""
         migrations.upgrade(engine)
-        wait_until(lambda: turn.books_position is not None)
+        wait_until(lambda: keeper.books_position is not None)
     engine.dispose()
     execute(books, f"DROP DATABASE {name}")
 
 
-def test_what_ends_the_asking_ends_the_collector(books: Books) -> None:
-    """It would go on without a turn, beside the one that takes over."""
+def test_an_unexpected_error_of_the_lease_ends_the_collector(books: Books) -> None:
+    """Otherwise it would go on without a lease, beside the collector that takes over."""
     execute(books, "ALTER TABLE accounting.source_leases RENAME holder TO gone")
-    with turn_kept(books, books.engine) as turn:
-        turn.wait_for_first_answer(20)
+    with running_keeper(books, books.engine) as keeper:
+        keeper.wait_for_first_answer(20)
         with pytest.raises(ProgrammingError):
-            _ = turn.other_holder
+            _ = keeper.other_holder
         execute(books, "ALTER TABLE accounting.source_leases RENAME gone TO holder")
 
 
 @pytest.mark.parametrize("where", ["between statements", "within its rows"])
-def test_a_loader_that_hangs_in_its_transaction_keeps_nobody_from_taking_over(
+def test_a_loader_that_hangs_in_its_transaction_does_not_prevent_a_takeover(
     books: Books, where: str
 ) -> None:
-    """As one does that is stopped, with its machine or alone: its connection lives on."""
+    """A stopped process or machine: its connection stays open."""
     books.receive(1, channel("status"), status_payload("new"))
     books.load()
     with psycopg.connect(books.url(WRITER)) as hanging, hanging.cursor() as cursor:
@@ -106,13 +106,13 @@ def test_a_loader_that_hangs_in_its_transaction_keeps_nobody_from_taking_over(
         if where == "within its rows":
             hanging.pgconn.send_query(b"COPY accounting.reports FROM STDIN (FORMAT binary)")
         with Spool.open(books.directory / "elsewhere.sqlite3", "default") as other:
-            wait_until(lambda: takes_turn(books, other))
+            wait_until(lambda: can_acquire(books, other))
         with pytest.raises(psycopg.OperationalError):
             cursor.execute("SELECT 1")
         hanging.close()
 
 
-def takes_turn(books: Books, spool: Spool) -> bool:
+def can_acquire(books: Books, spool: Spool) -> bool:
     try:
         acquire_lease(books.engine, spool, 0.3)
     except ConnectionLost:

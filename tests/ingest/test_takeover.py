@@ -1,4 +1,4 @@
-"""Where another collector goes on while the books lag behind the spool of the one that died."""
+"""Take-over: where another collector continues when the loader was behind the lost spool."""
 
 import pytest
 
@@ -13,35 +13,35 @@ from accounting.ingest.source_lease import BooksPosition, acquire_lease, is_behi
 from tests.support.books import Books, channel, status_payload
 
 
-def place_after_loading(books: Books, limit: int) -> BooksPosition:
-    """Load so many messages, then ask as the collector of the same spool does."""
+def position_after_loading(books: Books, limit: int) -> BooksPosition:
+    """Load so many messages; return the position that the spool's collector gets."""
     spool = books.spool()
     Loader(books.engine, spool, books.rule).load(limit)
-    place = acquire_lease(books.engine, spool, 60.0)
-    assert place is not None
-    return place
+    position = acquire_lease(books.engine, spool, 60.0)
+    assert position is not None
+    return position
 
 
-def test_a_takeover_begins_where_loading_had_come_not_capture(books: Books) -> None:
-    """What was captured after that and not loaded is lost with the spool: the gap must hold it."""
+def test_a_takeover_continues_from_the_loaded_not_the_captured_position(books: Books) -> None:
+    """Messages captured after it are lost with the spool: the gap must include them."""
     for second in range(10):
         books.receive(second, channel("status"), status_payload("refreshed"))
     books.advance_clock(20)
-    place = place_after_loading(books, 4)
+    position = position_after_loading(books, 4)
     with books.spool("other") as other:
-        take_over(other, place)
+        take_over(other, position)
         assert other.state().captured_until == books.micros_at(3)
 
 
-def test_all_that_is_loaded_is_no_part_of_the_gap_of_a_takeover(books: Books) -> None:
+def test_the_gap_of_a_takeover_excludes_all_that_is_loaded(books: Books) -> None:
     books.receive(1, channel("status"), status_payload("new"))
     books.advance_clock(20)
-    place = place_after_loading(books, 4)
-    assert place.captured_until == books.micros_at(20)
+    position = position_after_loading(books, 4)
+    assert position.captured_until == books.micros_at(20)
 
 
-def test_a_place_in_an_earlier_stream_is_not_asked_for_in_the_present_one(books: Books) -> None:
-    """Its offsets count the bytes of another history, and may well be in this one's backlog."""
+def test_an_offset_of_an_earlier_stream_is_not_used_in_the_current_one(books: Books) -> None:
+    """It counts the bytes of another history, and may be valid in the current backlog."""
     spool = books.spool()
     spool.set_mode("replication")
     for history, offset in (("a", 5_000), ("b", 9_000)):
@@ -50,28 +50,28 @@ def test_a_place_in_an_earlier_stream_is_not_asked_for_in_the_present_one(books:
         spool.append([message], books.micros_at(offset), positions=[offset], resume_point=resume)
         if history == "a":
             spool.start_epoch("redis_restarted")
-    early = place_after_loading(books, 1)
+    early = position_after_loading(books, 1)
     assert (early.position, early.replication_id, early.stream_database) == (5_000, None, None)
-    late = place_after_loading(books, 9)
+    late = position_after_loading(books, 9)
     assert (late.position, late.replication_id, late.stream_database) == (9_100, "b" * 40, 3)
 
 
-def test_a_stream_that_went_on_in_silence_before_redis_restarted_is_no_older_spool(
+def test_a_stream_that_advanced_without_messages_before_a_restart_is_not_a_restored_spool(
     books: Books,
 ) -> None:
-    """Seen: the epoch was relabelled, so the collector took its own spool over and lost events."""
+    """Regression: the epoch was relabelled, so the collector took over from its own spool."""
     spool = books.spool()
     spool.set_mode("replication")
     tokens = []
     for history, offset in (("a", 5_000), ("b", 90)):
-        # Redis' PINGs count in the stream: the books stand beyond the last message.
+        # Redis' PINGs advance the offset: the loaded position is beyond the last message.
         resume = ResumePoint(replication_id=history * 40, offset=offset + 100, database=3)
         message = books.micros_at(offset), 3, channel("status"), status_payload("refreshed")
         spool.append([message], books.micros_at(offset), positions=[offset], resume_point=resume)
         tokens.append(spool.epochs()[-1].token)
-        place = place_after_loading(books, 9)
-        assert (place.token, place.position) == (tokens[-1], offset + 100)
-        assert not is_behind(spool, place)
+        position = position_after_loading(books, 9)
+        assert (position.token, position.position) == (tokens[-1], offset + 100)
+        assert not is_behind(spool, position)
         if history == "a":
             spool.start_epoch("redis_restarted")
     assert [epoch.token for epoch in spool.epochs()] == tokens
@@ -79,8 +79,8 @@ def test_a_stream_that_went_on_in_silence_before_redis_restarted_is_no_older_spo
     assert books.rows("capture_gaps") == []
 
 
-def test_what_the_first_collector_captured_and_never_loaded_is_within_a_gap(books: Books) -> None:
-    """It had its turn, was cut off from the database at once, and another one took over."""
+def test_messages_that_the_first_collector_never_loaded_are_within_a_gap(books: Books) -> None:
+    """It got the lease, lost its connection at once, and another collector took over."""
     spool = books.spool()
     acquire_lease(books.engine, spool, 0.0)
     books.receive_all([(wall_clock(), 0, channel("status"), status_payload("new"))])
@@ -98,11 +98,12 @@ def test_what_the_first_collector_captured_and_never_loaded_is_within_a_gap(book
     }
 
 
-def test_what_two_collectors_saw_of_the_keys_at_one_place_is_taken_in_and_proved(
+def test_sightings_by_two_collectors_at_one_position_are_all_settled(
     books: Books,
 ) -> None:
-    """The second goes on where the first was before anything more is said, and looks at the keys
-    again: its own numbers begin anew, and are as good.
+    """The second continues at the first's position and scans the keys again.
+
+    Its sightings are numbered from 1 too, and count as well.
     """
     spool = books.spool()
     spool.set_mode("replication")
@@ -118,15 +119,15 @@ def test_what_two_collectors_saw_of_the_keys_at_one_place_is_taken_in_and_proved
             [message], books.micros_at(1), positions=[90 * allocation], resume_point=resume
         )
     acquire_lease(books.engine, spool, 0.0)
-    spool.add_sightings([seen_key(books, 1, at=300), seen_key(books, 1, at=301)])
+    spool.add_sightings([key_sighting(books, 1, at=300), key_sighting(books, 1, at=301)])
     first = Loader(books.engine, spool, books.rule)
     assert first.load() == 2
     books.settle()
     with Spool.open(books.directory / "elsewhere.sqlite3", "default") as other:
-        place = acquire_lease(books.engine, other, 60.0)
-        assert place is not None
-        take_over(other, place)
-        other.add_sightings([seen_key(books, 2, at=400)])
+        position = acquire_lease(books.engine, other, 60.0)
+        assert position is not None
+        take_over(other, position)
+        other.add_sightings([key_sighting(books, 2, at=400)])
         other.checkpoint(books.micros_at(900))
         for _ in range(2):
             Loader(books.engine, other, books.rule).load()
@@ -137,8 +138,8 @@ def test_what_two_collectors_saw_of_the_keys_at_one_place_is_taken_in_and_proved
     assert list(verify(books.engine)) == []
 
 
-def seen_key(books: Books, allocation: int, *, at: float) -> RawKeySighting:
-    """A key that was set a second before a scan came by."""
+def key_sighting(books: Books, allocation: int, *, at: float) -> RawKeySighting:
+    """A key that was set a second before a scan saw it."""
     return RawKeySighting(
         scan_started_at=books.micros_at(at),
         seen_at=books.micros_at(at + 1),
@@ -148,7 +149,7 @@ def seen_key(books: Books, allocation: int, *, at: float) -> RawKeySighting:
     )
 
 
-def test_a_loader_does_not_keep_the_turn_of_a_collector_that_hangs(books: Books) -> None:
+def test_a_loader_does_not_renew_the_lease_of_a_hung_collector(books: Books) -> None:
     spool = books.spool()
     acquire_lease(books.engine, spool, 0.0)
     books.receive(1, channel("status"), status_payload("new"))
