@@ -40,7 +40,7 @@ def said_in(node: ast.AST) -> Iterator[ast.expr | None]:
             yield cause
         case ast.Call(func=ast.Name("open_gap_if_needed"), args=[_, cause, *_]):
             yield cause
-        case ast.Call(func=ast.Attribute(attr="put_gap"), keywords=keywords):
+        case ast.Call(func=ast.Attribute(attr="upsert_gap"), keywords=keywords):
             yield from (keyword.value for keyword in keywords if keyword.arg == "cause")
         case ast.FunctionDef(name="gap_cause"):
             yield from (one.value for one in ast.walk(node) if isinstance(one, ast.Return))
