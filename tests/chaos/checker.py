@@ -6,7 +6,7 @@ only the first of it.
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from accounting.domain.counters import COUNTERS
@@ -59,10 +59,8 @@ class Tally:
     errors: list[str] = field(default_factory=list)
 
     def add(self, other: "Tally") -> None:
-        """Take another world's figures in."""
-        for name in ("published", "unknown", "kept_back", "loaded", "estimated", "gaps"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("lost_within_gaps", "lost", "doubled", "gap_seconds"):
+        """Add another deployment's figures."""
+        for name in (entry.name for entry in fields(self) if entry.name != "errors"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.errors += other.errors
 
