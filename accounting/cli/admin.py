@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from accounting.cli.output import warn, write
+from accounting.cli.output import write, write_message
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.db import migrations
 from accounting.errors import UsageError
@@ -35,7 +35,9 @@ def current() -> None:
         revision = migrations.current_revision(engine)
     write(f"{revision or 'none'}\n")
     if revision != migrations.head_revision():
-        warn(f"this version needs {migrations.head_revision()}: run `turn-accounting db upgrade`")
+        write_message(
+            f"this version needs {migrations.head_revision()}: run `turn-accounting db upgrade`"
+        )
         raise typer.Exit(1)
 
 
@@ -58,4 +60,4 @@ def run_job(
                 write(f"{line}\n")
             return
         count = job.run(engine)
-    warn(f"{name}: {count} {job.unit}")
+    write_message(f"{name}: {count} {job.unit}")

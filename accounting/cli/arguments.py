@@ -79,7 +79,7 @@ def _choice(option: str, value: str, choices: Sequence[Choice]) -> Choice:
     raise UsageError(f"{option} {value!r}: expected {expected}")
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 RealmName = Annotated[
     str, typer.Argument(parser=name_argument, help="The realm; '' for the realm without a name.")
 ]

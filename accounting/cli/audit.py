@@ -10,8 +10,8 @@ from accounting.audit.rebuild import rebuild
 from accounting.audit.reconcile import ReconcileResult, reconcile
 from accounting.audit.statement_check import PartlyDroppedPeriod
 from accounting.audit.verify import VerifyResult, verify
-from accounting.cli.arguments import Json, PeriodOption, Realm
-from accounting.cli.output import visible, warn, write_record
+from accounting.cli.arguments import JsonOption, PeriodOption, Realm
+from accounting.cli.output import visible, write_message, write_record
 from accounting.cli.progress import progress_bar
 from accounting.cli.resources import command_settings, writer_engine
 
@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
     app.command("reconcile")(reconcile_logs)
 
 
-def verify_books(realm: Realm = None, period: PeriodOption = None, as_json: Json = False) -> None:
+def verify_books(
+    realm: Realm = None, period: PeriodOption = None, as_json: JsonOption = False
+) -> None:
     """Recompute everything from the reports and compare; exit 1 on any difference."""
     result = VerifyResult()
     with (
@@ -34,11 +36,13 @@ def verify_books(realm: Realm = None, period: PeriodOption = None, as_json: Json
             label = f"{difference.what} {difference.kind}"
             write_record(label, asdict(difference), as_json=as_json)
     for dropped in result.partly_dropped:
-        warn(dropped_notice(dropped))
+        write_message(dropped_notice(dropped))
     if result.differences:
-        warn(f"{result.differences:,} differences in the books of {result.sessions:,} sessions")
+        write_message(
+            f"{result.differences:,} differences in the books of {result.sessions:,} sessions"
+        )
         raise typer.Exit(1)
-    warn(f"proved: {result.sessions:,} sessions and all figures that follow from them")
+    write_message(f"proved: {result.sessions:,} sessions and all figures that follow from them")
 
 
 def rebuild_books(
@@ -47,7 +51,7 @@ def rebuild_books(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be replaced; change nothing.")
     ] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Replace sessions and roll-ups by what the reports say; adjusts closed periods."""
     result = VerifyResult()
@@ -61,7 +65,9 @@ def rebuild_books(
             label = f"{difference.what} {difference.kind}"
             write_record(label, asdict(difference), as_json=as_json)
     done = "would be replaced" if dry_run else "replaced"
-    warn(f"{result.differences:,} differences {done} in the books of {result.sessions:,} sessions")
+    write_message(
+        f"{result.differences:,} differences {done} in the books of {result.sessions:,} sessions"
+    )
 
 
 def reconcile_logs(
@@ -69,7 +75,7 @@ def reconcile_logs(
         list[Path],
         typer.Argument(metavar="LOGFILE...", help="coturn's logs; rotated ones oldest first."),
     ],
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare the books with coturn's own log; exit 1 when any session differs."""
     result = ReconcileResult()
@@ -82,13 +88,17 @@ def reconcile_logs(
             write_record(label, asdict(difference), as_json=as_json)
     if result.unauthenticated:
         count = result.unauthenticated
-        warn(f"{count:,} logged sessions never authenticated: nobody is billed for them")
+        write_message(f"{count:,} logged sessions never authenticated: nobody is billed for them")
     if result.unlogged:
-        warn(f"{result.unlogged:,} booked sessions with the same names and ids are in no log")
+        write_message(
+            f"{result.unlogged:,} booked sessions with the same names and ids are in no log"
+        )
     if result.differing:
-        warn(f"{result.differing:,} of {result.sessions:,} logged sessions differ")
+        write_message(f"{result.differing:,} of {result.sessions:,} logged sessions differ")
         raise typer.Exit(1)
-    warn(f"reconciled: {result.sessions:,} logged sessions, each booked with its own figures")
+    write_message(
+        f"reconciled: {result.sessions:,} logged sessions, each booked with its own figures"
+    )
 
 
 def dropped_notice(period: PartlyDroppedPeriod) -> str:

@@ -2,8 +2,8 @@
 
 import typer
 
-from accounting.cli.arguments import Json
-from accounting.cli.output import flush_output, visible, warn, write, write_json
+from accounting.cli.arguments import JsonOption
+from accounting.cli.output import flush_output, visible, write, write_json, write_message
 from accounting.cli.resources import command_settings
 from accounting.cli.rows import write_rows
 from accounting.config import environment_variable
@@ -22,11 +22,11 @@ def health() -> None:
     """Print what is wrong; exit 1 when anything is."""
     result = service.check_health(command_settings())
     for message in (*result.problems, *result.warnings):
-        warn(message)
+        write_message(message)
     raise typer.Exit(1 if result.problems else 0)
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(as_json: JsonOption = False) -> None:
     """Examine Redis, Postgres, spool, clocks and events; exit 1 on errors."""
     settings = command_settings()
     has_errors = False
@@ -61,7 +61,7 @@ def _write_finding(finding: Finding) -> None:
         write(f"{'':<7}  {'':<24}  -> {visible(finding.advice)}\n")
 
 
-def config(as_json: Json = False) -> None:
+def config(as_json: JsonOption = False) -> None:
     """Print the settings in force and the origin of each; secrets are masked."""
     settings = command_settings()
     origins = settings.origins()

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from accounting.cli.arguments import name_argument
-from accounting.cli.output import warn
+from accounting.cli.output import write_message
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.identities.erase import erase
 
@@ -27,13 +27,13 @@ def erase_name(
     settings = command_settings()
     with writer_engine(settings) as engine:
         erased = erase(engine, realm, user, dry_run=dry_run)
-    warn(
+    write_message(
         f"{'would erase' if dry_run else 'erased'} {erased.user_ids:,} user_id, "
         f"{erased.usernames:,} usernames and {erased.rejected_messages:,} rejected messages; "
         f"user_key {erased.user_key}"
     )
     pruned_at = datetime.now(UTC) + timedelta(seconds=settings.spool_retention_seconds)
-    warn(
+    write_message(
         "not reached: the spools of the collectors, which delete what is loaded by now at about "
         f"{pruned_at:%Y-%m-%d %H:%MZ}, if their retention is the one configured here; backups, "
         "exports, coturn's own logs and its keys in Redis"

@@ -19,7 +19,7 @@ from accounting.cli.arguments import (
     time_span,
     usage_subject,
 )
-from accounting.cli.output import BinaryOutput, warn
+from accounting.cli.output import BinaryOutput, write_message
 from accounting.cli.progress import progress_bar
 from accounting.cli.resources import command_settings, reader_engine
 from accounting.errors import UsageError
@@ -94,7 +94,7 @@ def check(
     """Check exported files against their manifests; exit 1 when one differs."""
     problems = [problem for path in manifests if (problem := check_export(path))]
     for problem in problems:
-        warn(problem)
+        write_message(problem)
     raise typer.Exit(1 if problems else 0)
 
 
@@ -122,4 +122,4 @@ def _export(selection: Selection, format_: ExportFormat, output: str) -> None:
             return
         exported = export_to_directory(engine, selection, format_, Path(output), progress)
     if sys.stderr.isatty():
-        warn(f"{exported.rows:,} rows in {exported.path}")
+        write_message(f"{exported.rows:,} rows in {exported.path}")

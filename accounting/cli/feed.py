@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from accounting.cli.arguments import Json, name_argument
+from accounting.cli.arguments import JsonOption, name_argument
 from accounting.cli.output import flush_output, visible, write, write_json
 from accounting.cli.resources import command_settings
 from accounting.errors import UsageError
@@ -33,7 +33,7 @@ def print_feed(
         int, typer.Option("--after", min=0, help="Without a consumer: after this number.")
     ] = 0,
     follow: Annotated[bool, typer.Option("--follow", help="Wait for more.")] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Print the billing worker's feed: ended sessions, closed periods, adjustments."""
     if consumer is not None and after:

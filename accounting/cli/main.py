@@ -26,7 +26,7 @@ from accounting.cli import (
     statement,
     trace,
 )
-from accounting.cli.output import flush_output, prepare_output, warn
+from accounting.cli.output import flush_output, prepare_output, write_message
 from accounting.errors import AccountingError, ConfigurationError, NotYet, UsageError
 
 app = typer.Typer(
@@ -64,16 +64,16 @@ def main() -> NoReturn:
         code = app(prog_name="turn-accounting", standalone_mode=False)
         flush_output()
     except typer.TyperException as error:
-        warn(_usage_message(error))
+        write_message(_usage_message(error))
         sys.exit(error.exit_code)
     except (ConfigurationError, UsageError) as error:
-        warn(str(error))
+        write_message(str(error))
         sys.exit(2)
     except NotYet as error:
-        warn(str(error))
+        write_message(str(error))
         sys.exit(3)
     except AccountingError as error:
-        warn(str(error))
+        write_message(str(error))
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -105,7 +105,7 @@ def visible(text: str) -> str:
     )
 
 
-def warn(message: str) -> None:
+def write_message(message: str) -> None:
     """Write a message to standard error."""
     text = "\n".join(visible(line) for line in message.splitlines())
     sys.stderr.write(f"turn-accounting: {text}\n")

@@ -7,8 +7,8 @@ import typer
 
 from accounting.billing.adjust import post_manual_adjustment
 from accounting.billing.close_period import close_period
-from accounting.cli.arguments import Json, PeriodDay, RealmName, name_argument
-from accounting.cli.output import warn, write
+from accounting.cli.arguments import JsonOption, PeriodDay, RealmName, name_argument
+from accounting.cli.output import write, write_message
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.cli.rows import write_query
 from accounting.errors import UsageError
@@ -32,7 +32,7 @@ def list_periods(
     realm: Annotated[
         str | None, typer.Argument(parser=name_argument, help="Only this realm.")
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the billing periods, their state, and what each waits for."""
     columns = {
@@ -71,7 +71,7 @@ def close(
             engine, realm, period, excluded_sources=without or (), dry_run=dry_run
         )
     excluded = ", ".join(f"'{name}'" for name in closed.excluded_sources)
-    warn(
+    write_message(
         f"period {closed.period} of realm '{closed.realm}' "
         f"{'would close' if dry_run else 'is closed'}"
         f"{f' without {excluded}' if excluded else ''}: {closed.line_count} lines, "
@@ -120,7 +120,9 @@ def adjust(
             engine, realm, period, user, numbers, reason=reason, author=author
         )
     if not corrected.is_new:
-        warn("the same adjustment exists: not posted again; use another reason to post another")
+        write_message(
+            "the same adjustment exists: not posted again; use another reason to post another"
+        )
     write(f"{corrected.adjustment_id}\n")
 
 

@@ -7,8 +7,8 @@ from zoneinfo import available_timezones
 
 import typer
 
-from accounting.cli.arguments import MAX_INTEGER, Json, RealmName, name_argument
-from accounting.cli.output import warn
+from accounting.cli.arguments import MAX_INTEGER, JsonOption, RealmName, name_argument
+from accounting.cli.output import write_message
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.cli.rows import in_own_zone, write_rows
 from accounting.domain.identity import UsernameRule
@@ -29,7 +29,7 @@ def list_realms(
     name: Annotated[
         str | None, typer.Argument(parser=name_argument, help="Only this realm.")
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the rules of realms, and from when each rule holds."""
     with writer_engine(command_settings()) as engine:
@@ -112,7 +112,9 @@ def set_realm(
         )
         rows = [in_own_zone(row) for row in list_rules(engine, name)]
     for row in rows:
-        warn(f"realm '{name}': {row['time_zone']} from {row['holds_from'] or 'the beginning'}")
+        write_message(
+            f"realm '{name}': {row['time_zone']} from {row['holds_from'] or 'the beginning'}"
+        )
 
 
 def _parse_day(value: str) -> date:

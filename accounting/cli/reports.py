@@ -7,7 +7,7 @@ import typer
 from accounting.cli.arguments import (
     MAX_INTEGER,
     By,
-    Json,
+    JsonOption,
     Per,
     Realm,
     Since,
@@ -44,7 +44,7 @@ def sessions(
             help="At most this many; 100 by default, all with --json.",
         ),
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the sessions that were open in a span of time, newest first; UTC by default."""
     begin, end = time_span(since, until)
@@ -77,7 +77,7 @@ def usage(
     until: Until = None,
     by: By = "user",
     per: Per = "month",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List usage per user or realm; times without an offset are in the realm's time zone."""
     begin, end = time_span(since, until)

@@ -2,7 +2,7 @@
 
 import typer
 
-from accounting.cli.output import flush_output, warn, write
+from accounting.cli.output import flush_output, write, write_message
 from accounting.cli.resources import command_settings
 from accounting.config import environment_variable
 from accounting.errors import ConfigurationError
@@ -49,6 +49,6 @@ def schedule() -> None:
 
 
 def _announce(line: str) -> None:
-    warn("running; put this line into turnserver.conf and restart coturn:")
+    write_message("running; put this line into turnserver.conf and restart coturn:")
     write(f"{line}\n")
     flush_output()

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from accounting.cli.arguments import Json, name_argument
-from accounting.cli.output import warn
+from accounting.cli.arguments import JsonOption, name_argument
+from accounting.cli.output import write_message
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.cli.rows import write_query
 from accounting.reporting import view_queries
@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="source")
 
 
-def list_sources(as_json: Json = False) -> None:
+def list_sources(as_json: JsonOption = False) -> None:
     """List the sources, and how far each is captured, loaded and settled."""
     columns = {
         "source": "source",
@@ -47,4 +47,4 @@ def retire(
     """Mark a source as gone for good: periods no longer wait for it."""
     with writer_engine(command_settings()) as engine:
         retire_source(engine, name)
-    warn(f"source {name!r} is retired")
+    write_message(f"source {name!r} is retired")

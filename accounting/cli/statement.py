@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from accounting.cli.arguments import Json, PeriodDay, RealmName, User
+from accounting.cli.arguments import JsonOption, PeriodDay, RealmName, User
 from accounting.cli.output import write, write_json
 from accounting.cli.resources import command_settings, reader_engine
 from accounting.cli.rows import BYTE_COLUMNS, in_own_zone, in_zone
@@ -57,7 +57,7 @@ def show_statement(
         bool,
         typer.Option("--adjustments", help="With --json: its adjustments instead of its lines."),
     ] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a closed period: its lines, how much is estimated, its gaps and adjustments."""
     if adjustments and not as_json:

@@ -9,9 +9,9 @@ from uuid import UUID
 import typer
 
 from accounting.audit.trace import Trace, TracedReport, TracedSession, trace, trace_adjustment
-from accounting.cli.arguments import Json, name_argument, period_day
+from accounting.cli.arguments import JsonOption, name_argument, period_day
 from accounting.cli.audit import dropped_notice
-from accounting.cli.output import warn, write_record
+from accounting.cli.output import write_message, write_record
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.domain.calendar import from_micros
 from accounting.domain.coturn_messages import ReportKind, Side
@@ -40,7 +40,7 @@ def trace_line(
     adjustment: Annotated[
         str | None, typer.Option("--adjustment", help="Instead: an adjustment_id.")
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Trace a statement's line or an adjustment to its sessions and their reports."""
     by_line = realm is not None and period is not None and (user is None) != (user_key is None)
@@ -59,11 +59,11 @@ def trace_line(
             result = trace(engine, realm, period, user=user, key=key)
     _write_trace(result, as_json=as_json)
     if result.partly_dropped is not None:
-        warn(dropped_notice(result.partly_dropped))
+        write_message(dropped_notice(result.partly_dropped))
     if not result.adds_up:
-        warn("it does not add up: `turn-accounting verify` names what is wrong")
+        write_message("it does not add up: `turn-accounting verify` names what is wrong")
         raise typer.Exit(1)
-    warn(f"adds up: {len(result.sessions):,} sessions")
+    write_message(f"adds up: {len(result.sessions):,} sessions")
 
 
 def _write_trace(result: Trace, *, as_json: bool) -> None:

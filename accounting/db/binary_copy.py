@@ -19,7 +19,7 @@ POSTGRES_EPOCH: Final = 946_684_800_000_000
 _INT8: Final = struct.Struct("!q")
 
 
-class _TimeLoader(Loader):
+class _TimestamptzLoader(Loader):
     format = Format.BINARY
 
     def load(self, data: Buffer) -> int:
@@ -27,14 +27,14 @@ class _TimeLoader(Loader):
         return value + POSTGRES_EPOCH
 
 
-class _KeyLoader(Loader):
+class _UuidLoader(Loader):
     format = Format.BINARY
 
     def load(self, data: Buffer) -> bytes:
         return bytes(data)
 
 
-class _TimeDumper(Dumper):
+class _TimestamptzDumper(Dumper):
     format = Format.BINARY
     oid = 1184  # timestamptz
 
@@ -42,7 +42,7 @@ class _TimeDumper(Dumper):
         return _INT8.pack(obj - POSTGRES_EPOCH)
 
 
-class _KeyDumper(Dumper):
+class _UuidDumper(Dumper):
     format = Format.BINARY
     oid = 2950  # uuid
 
@@ -68,11 +68,11 @@ def binary_server_cursor(
 
 
 def _register_adapters(cursor: Cursor[Any] | ServerCursor[Any]) -> None:
-    cursor.adapters.register_loader("timestamptz", _TimeLoader)
-    cursor.adapters.register_loader("uuid", _KeyLoader)
+    cursor.adapters.register_loader("timestamptz", _TimestamptzLoader)
+    cursor.adapters.register_loader("uuid", _UuidLoader)
     # For COPY, where set_types() looks up a dumper by the column's type.
-    cursor.adapters.register_dumper(None, _TimeDumper)
-    cursor.adapters.register_dumper(None, _KeyDumper)
+    cursor.adapters.register_dumper(None, _TimestamptzDumper)
+    cursor.adapters.register_dumper(None, _UuidDumper)
 
 
 def copy_rows(
@@ -89,7 +89,7 @@ def copy_rows(
             copy.write_row(row)
 
 
-_SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER: Final = b"\xff\xff"
 _ROWS_PER_CHUNK: Final = 1_000
 
@@ -99,7 +99,7 @@ def copy_packed_chunks(
 ) -> None:
     """COPY into a table chunks of rows that are packed in Postgres' binary format."""
     with cursor.copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN (FORMAT binary)") as copy:
-        copy.write(_SIGNATURE)
+        copy.write(_HEADER)
         for chunk in chunks:
             copy.write(chunk)
         copy.write(_TRAILER)

@@ -1,1 +1,1 @@
-"""The rules, pure: no I/O, no clock, no logging, standard library only."""
+"""The pure rules: without I/O, clock or logging, on the standard library alone."""

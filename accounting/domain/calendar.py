@@ -1,10 +1,9 @@
-"""The borders of hours, days and months in a realm's time zone. No other code computes one.
+"""The bounds of hours, days and months in a realm's time zone; no other module computes them.
 
 Buckets are half-open and contiguous. An hour ends where the local clock shows a full hour, and
-where it jumps; a day and a month end at the first instant of the next local date. So a day may
-have 23, 24 or 25 hours (24.5 h over Lord Howe's half-hour DST), hours nest in days, days in
-months, always. Times are whole microseconds since the Unix epoch, UTC: exact, and cheap to
-compare where millions are.
+where the clock changes; a day and a month end at the first instant of the next local date. So a day
+may have 23, 24 or 25 hours (24.5 with Lord Howe's half-hour DST), and hours always nest in days,
+days in months. Times are whole microseconds since the Unix epoch, UTC: exact, and cheap to compare.
 """
 
 from bisect import bisect_right
@@ -22,7 +21,7 @@ _HOUR: Final = 60 * _MINUTE
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 TIME_MIN: Final = -(2**62)
-"""Before every time that can be received: from where a realm's first rule holds."""
+"""Before every time that occurs: a realm's first rule holds from here."""
 TIME_MAX: Final = 2**62
 
 
@@ -65,15 +64,12 @@ def time_or_none(time: int | None) -> datetime | None:
 
 
 class Calendar:
-    """The buckets of one realm: time zones, each from the moment from which it holds.
-
-    Where one zone takes over from another a border of every level stands.
-    """
+    """The buckets of one realm. Where its time zone changes, an hour, a day and a month end."""
 
     def __init__(self, zones: Sequence[tuple[int, str]]) -> None:
-        """``zones``: (holds from, name of the zone), rising; the first holds from BEGINNING.
+        """``zones``: (holds from, name of the zone), ascending; the first holds from TIME_MIN.
 
-        A zone that follows itself goes on: no border stands there.
+        A zone that follows itself is not a change.
         """
         if not zones or zones[0][0] != TIME_MIN:
             raise ValueError("the first time zone of a calendar holds from the beginning")
@@ -86,27 +82,29 @@ class Calendar:
         self._hour = Bucket(starts_at=0, ends_at=0, time_zone="")
 
     def hour(self, time: int) -> Bucket:
-        """The hour that ``time`` falls in. Cheap for times that come in order."""
+        """The hour that contains ``time``. Cheap for times in ascending order."""
         if not self._hour.starts_at <= time < self._hour.ends_at:
             self._hour = self.bucket(BucketLength.HOUR, time)
         return self._hour
 
     def bucket(self, length: BucketLength, time: int) -> Bucket:
-        """The bucket of ``level`` that ``time`` falls in."""
-        at = bisect_right(self._starts, time) - 1
-        name = self._names[at]
+        """The bucket of that length that contains ``time``."""
+        index = bisect_right(self._starts, time) - 1
+        name = self._names[index]
         starts_at, ends_at = _SPANS[length](ZoneInfo(name), time)
-        until = self._starts[at + 1] if at + 1 < len(self._starts) else TIME_MAX
+        until = self._starts[index + 1] if index + 1 < len(self._starts) else TIME_MAX
         return Bucket(
-            starts_at=max(starts_at, self._starts[at]), ends_at=min(ends_at, until), time_zone=name
+            starts_at=max(starts_at, self._starts[index]),
+            ends_at=min(ends_at, until),
+            time_zone=name,
         )
 
     def hours(self, starts_at: int, ends_at: int) -> list[Bucket]:
-        """The hours that a span touches, in order; the one of its start also when it is empty."""
-        found = [self.bucket(BucketLength.HOUR, starts_at)]
-        while found[-1].ends_at <= ends_at:
-            found.append(self.bucket(BucketLength.HOUR, found[-1].ends_at))
-        return found
+        """The hours that overlap a span, in order; for an empty span, the hour of its start."""
+        hours = [self.bucket(BucketLength.HOUR, starts_at)]
+        while hours[-1].ends_at <= ends_at:
+            hours.append(self.bucket(BucketLength.HOUR, hours[-1].ends_at))
+        return hours
 
 
 def _offset(zone: ZoneInfo, time: int) -> int:
@@ -116,7 +114,7 @@ def _offset(zone: ZoneInfo, time: int) -> int:
 
 
 def _transition(zone: ZoneInfo, before: int, after: int) -> int:
-    """The first instant, within (before, after], at which the offset of ``after`` holds."""
+    """The first instant within (before, after] that has the UTC offset of ``after``."""
     wanted = _offset(zone, after)
     while after - before > _SECOND:
         middle = before + (after - before) // 2 // _SECOND * _SECOND
@@ -148,8 +146,8 @@ def _hour_span(zone: ZoneInfo, time: int) -> tuple[int, int]:
 
 
 def first_instant(zone: ZoneInfo, day: date) -> int:
-    """Where a local day begins, microseconds since the epoch."""
-    # fold=0: the earlier of two midnights; of a midnight that is skipped, the moment of the jump.
+    """The first instant of a local day, in microseconds since the epoch."""
+    # fold=0: the earlier of two midnights; if midnight is skipped, the moment of the change.
     return to_micros(datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC))
 
 
@@ -169,7 +167,7 @@ def _next_month(day: date) -> date:
 
 def _month_span(zone: ZoneInfo, time: int) -> tuple[int, int]:
     starts_at, _ = _day_span(zone, time)
-    # Noon of that local day is far from any jump, so its date is the day's own.
+    # Noon is far from any clock change, so it has the date of that local day.
     first = from_micros(starts_at + 12 * _HOUR).astimezone(zone).date().replace(day=1)
     return first_instant(zone, first), first_instant(zone, _next_month(first))
 

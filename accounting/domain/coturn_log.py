@@ -1,26 +1,29 @@
-"""coturn's own log as a second witness: the usage lines that it writes when it publishes.
+"""Reads coturn's own log: the lines of usage that it writes when it publishes.
 
-Owns the form of those lines, of 4.6 (`533: : session ...`) and of 4.17 (time and level first), and
-the sums of each session. Knows no books.
+Parses the lines of 4.6 (`533: : session ...`) and of 4.17 (time and level first), and sums them by
+session.
 """
 
 import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-# Realm and username are clients' bytes, and may look like the line around them: the id is found
-# at the first, the figures at the last place that has their form.
-_SESSION: Final = re.compile(
+# Clients choose realm and username, which may look like the rest of the line. So the id is matched
+# from the left, and the counters from the right.
+_LINE_START: Final = re.compile(
     rb"\A[^<>]*?\bsession (\d{1,18}): (new, |peer usage: |usage: |delete: )"
 )
-_FIGURES: Final = re.compile(rb">, rp=(\d+), rb=(\d+), sp=(\d+), sb=(\d+)\s*\Z")
+_COUNTERS: Final = re.compile(rb">, rp=(\d+), rb=(\d+), sp=(\d+), sb=(\d+)\s*\Z")
 _LIFETIME: Final = re.compile(rb">, lifetime=\d+\s*\Z")
 _REALM: Final = b"realm=<"
 _USERNAME: Final = b">, username=<"
 
 
 class LogLine(NamedTuple):
-    """One line that counts. ``what``: new, usage, peer usage or delete; four counters, or none."""
+    """A line about a session. ``event``: new, usage, peer usage or delete.
+
+    ``counters``: four for usage and peer usage, else none.
+    """
 
     allocation_id: int
     event: str
@@ -30,7 +33,7 @@ class LogLine(NamedTuple):
 
 
 class LoggedSession:
-    """The sums of one session's lines; ``began`` when its begin was logged too."""
+    """The sums of one session's lines. ``start_logged``: whether they include its `new`."""
 
     __slots__ = (
         "allocation_id",
@@ -55,44 +58,45 @@ class LoggedSession:
 
     @property
     def never_authenticated(self) -> bool:
-        """Whether it only carried requests that nobody authenticated: nobody is billed for it."""
+        """Whether all of its requests were unauthenticated: nobody is billed for it."""
         return not (self.start_logged or self.deleted)
 
 
-def read_line(line: bytes) -> LogLine | None:
-    """What a line of the log counts; None for the many that count nothing."""
+def parse_line(line: bytes) -> LogLine | None:
+    """Parse a line of the log; None for any other line than those of LogLine."""
     if b"session " not in line:
         return None
-    head = _SESSION.match(line)
+    head = _LINE_START.match(line)
     if head is None:
         return None
-    what = head[2].decode().rstrip(":, ")
+    event = head[2].decode().rstrip(":, ")
     rest = line[head.end() :]
     counters: tuple[int, ...] = ()
-    if what in {"usage", "peer usage"}:
-        figures = _FIGURES.search(rest)
-        if figures is None:
+    if event in {"usage", "peer usage"}:
+        counters_match = _COUNTERS.search(rest)
+        if counters_match is None:
             return None
-        counters = tuple(int(number) for number in figures.groups())
-        names = rest[: figures.start()]
-    elif what == "new":
+        counters = tuple(int(number) for number in counters_match.groups())
+        names = rest[: counters_match.start()]
+    elif event == "new":
         lifetime = _LIFETIME.search(rest)
         if lifetime is None:
             return None
         names = rest[: lifetime.start()]
     else:
         names = rest.rstrip().removesuffix(b">")
-    realm, found, username = names.removeprefix(_REALM).partition(_USERNAME)
-    if not names.startswith(_REALM) or not found:
+    realm, separator, username = names.removeprefix(_REALM).partition(_USERNAME)
+    if not names.startswith(_REALM) or not separator:
         return None
-    return LogLine(int(head[1]), what, realm, username, counters)
+    return LogLine(int(head[1]), event, realm, username, counters)
 
 
 class LogReader:
-    """The sessions of logs, strangers among them; files of one server come in order of time.
+    """Collects the sessions of logs, also unauthenticated ones.
 
-    An id that begins anew, after a restart of the server or on another one, is another session.
-    Lines after its `delete` still belong to it, within that file.
+    The files of one server come in order of time. An id with another `new`, after a restart of the
+    server or on another server, is another session. Lines after its `delete` still belong to it,
+    within that file.
     """
 
     def __init__(self) -> None:
@@ -100,11 +104,13 @@ class LogReader:
         self._latest: dict[tuple[bytes, bytes, int], LoggedSession] = {}
 
     def read(self, log: str, lines: Iterable[bytes]) -> int:
-        """Read one file, ``log`` by name; returns how many of its lines counted."""
-        self._latest = {key: one for key, one in self._latest.items() if not one.deleted}
+        """Read the lines of the file named ``log``; returns how many were about a session."""
+        self._latest = {
+            key: session for key, session in self._latest.items() if not session.deleted
+        }
         count = 0
         for number, raw in enumerate(lines, start=1):
-            line = read_line(raw)
+            line = parse_line(raw)
             if line is not None:
                 count += 1
                 self._add_line(log, number, line)
@@ -122,5 +128,5 @@ class LogReader:
             session.deleted = True
         else:
             first = 4 if line.event == "peer usage" else 0
-            for place, count in enumerate(line.counters, start=first):
-                session.counters[place] += count
+            for index, count in enumerate(line.counters, start=first):
+                session.counters[index] += count

@@ -1,7 +1,7 @@
-"""What coturn publishes, parsed: one channel and payload in, one event out.
+"""Parses what coturn publishes: a channel and its payload in, a message out.
 
-Owns coturn's words and translates them once; nothing downstream knows them. Works on bytes,
-because realms and usernames are hostile bytes (docs/coturn.md#hostile-usernames).
+Only this module contains coturn's terms. It works on bytes, because clients choose usernames and
+can put any bytes into them (docs/coturn.md#hostile-usernames).
 """
 
 import re
@@ -11,20 +11,20 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 MAX_COUNTER: Final = 2**53 - 1
-"""9 PB: beyond what an allocation can relay, and so far below 63 bits that no sum reaches them."""
+"""9 PB: more than an allocation can relay, and too little for a sum to reach 63 bits."""
 LARGE_COUNTER: Final = 2**30 - 1
-"""An interim speaks of 4096 packets, a quarter of this; it takes eight thousand million reports
-that are not larger to reach 63 bits."""
+"""Smaller counters are not checked: the 4096 packets of an interim have a quarter of this, and a
+sum reaches 63 bits only after eight thousand million such reports."""
 MAX_LIFETIME_SECONDS: Final = 2**31 - 1
 MAX_CHANNEL_BYTES: Final = 1024
 """coturn's longest has some 700: a realm of 127 and a username of 512
-(docs/coturn.md#hostile-usernames). A longer one could cost the parser the square of its length."""
+(docs/coturn.md#hostile-usernames). Parsing a longer one could take time quadratic in its length."""
 MAX_ADDRESS_CHARACTERS: Final = 128
-"""An address of IPv6 with its scope and port has some 70. The tables have addresses in keys."""
+"""An IPv6 address with its scope and port has some 70. Keys of tables contain addresses."""
 
 
 class ReportKind(IntEnum):
-    """What a report says. The numbers stand in the table ``reports``."""
+    """The kind of a report. The numbers are stored in ``reports``."""
 
     NEW = 1
     REFRESHED = 2
@@ -34,21 +34,21 @@ class ReportKind(IntEnum):
 
 
 class Side(IntEnum):
-    """Whose traffic a report counts: between client and server, or between server and peers."""
+    """Which traffic a report counts: between client and server, or between server and peers."""
 
     CLIENT = 0
     PEER = 1
 
 
-class WireError(ValueError):
-    """A message that coturn would not have published; the text is the reason kept with it."""
+class MessageRejected(ValueError):
+    """A message that coturn would not publish; the text is stored with it as the reason."""
 
 
 class CoturnMessage(NamedTuple):
-    """One message of coturn. A tuple, not a dataclass: a million of them are made in seconds.
+    """One message of coturn. A tuple, which is made faster than a dataclass.
 
-    ``lifetime`` in seconds, for new and refreshed. The addresses are ``ip:port`` as published,
-    None before coturn 4.6. The four counters are for interim (a delta) and total.
+    ``lifetime``: in seconds, of new and refreshed. The addresses are ``ip:port`` as published,
+    None before coturn 4.6. An interim (a delta) and a total have the four counters.
     """
 
     realm: bytes
@@ -67,7 +67,7 @@ class CoturnMessage(NamedTuple):
 
 
 Status = tuple[ReportKind, int | None, bytes | None, bytes | None, bytes | None]
-"""What a payload of a status says: kind, lifetime, transport, server and client address."""
+"""(kind, lifetime, transport, server address, client address) in the payload of a status."""
 
 _KINDS: Final = {b"new": ReportKind.NEW, b"refreshed": ReportKind.REFRESHED}
 _DELETED: Final[Status] = ReportKind.DELETED, None, None, None, None
@@ -75,7 +75,7 @@ _DELETED: Final[Status] = ReportKind.DELETED, None, None, None, None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrafficKind:
-    """What traffic a channel tells of. There are four: equal is who is the same."""
+    """The kind and side of a traffic channel. Its four instances are compared by identity."""
 
     kind: ReportKind
     side: Side
@@ -86,8 +86,8 @@ PEER_INTERIM: Final = TrafficKind(ReportKind.INTERIM, Side.PEER)
 TOTAL: Final = TrafficKind(ReportKind.TOTAL, Side.CLIENT)
 PEER_TOTAL: Final = TrafficKind(ReportKind.TOTAL, Side.PEER)
 
-# The realm is the server's choice, so it ends at the first "/user/".
-_OWNER = re.compile(rb"turn/(?:realm/(.*?)/)?user/(.*)", re.DOTALL)
+# The operator chooses the realm, the client the username: the realm ends at the first "/user/".
+_CHANNEL_PREFIX = re.compile(rb"turn/(?:realm/(.*?)/)?user/(.*)", re.DOTALL)
 _ID_DIGITS: Final = 18
 _TRAFFIC = re.compile(
     rb"rcvp=([0-9]{1,20}), rcvb=([0-9]{1,20}), sentp=([0-9]{1,20}), sentb=([0-9]{1,20})"
@@ -98,7 +98,7 @@ _STATUS = re.compile(
     _LIFETIME + rb"(?:, type=%b, local=%b, remote=%b(?:,.*)?)?" % ((_ADDRESS,) * 3), re.DOTALL
 )
 _IS_ADDRESS: Final = re.compile(_ADDRESS).fullmatch
-# The same with anything for an address: what is neither is no status at all.
+# The same with any text as an address, to tell a wrong address from another kind of payload.
 _ANY_STATUS = re.compile(
     _LIFETIME + rb"(?:, type=([^,]*), local=([^,]*), remote=([^,]*)(?:,.*)?)?", re.DOTALL
 )
@@ -117,15 +117,15 @@ _NOT_AN_ALLOCATION_CHANNEL: Final = "not a channel of an allocation"
 def parse(channel: bytes, payload: bytes) -> CoturnMessage:
     """Parse one published message.
 
-    Any bytes either parse or raise :class:`WireError`, nothing else. Formats as observed in
-    coturn 4.5 to 4.17 (docs/coturn.md#channels). It is made of the parts below,
-    which where millions are parsed are called one by one.
+    Any bytes either parse or raise :class:`MessageRejected`. The formats are those observed in
+    coturn 4.5 to 4.17 (docs/coturn.md#channels). The loader, which parses millions of messages,
+    calls the functions below directly.
     """
     channel_prefix, allocation_id, traffic_kind = split_channel(channel)
     realm, username = parse_channel_prefix(channel_prefix)
     if traffic_kind is None:
-        kind, lifetime, *said = parse_status(payload)
-        transport, server, client = (one if one is None else one.decode() for one in said)
+        kind, lifetime, *fields = parse_status(payload)
+        transport, server, client = (field if field is None else field.decode() for field in fields)
         return CoturnMessage(
             realm, username, allocation_id, kind, None, lifetime, transport, server, client
         )
@@ -147,64 +147,62 @@ def parse(channel: bytes, payload: bytes) -> CoturnMessage:
 def split_channel(channel: bytes) -> tuple[bytes, int, TrafficKind | None]:
     """Split a channel into prefix (see :func:`parse_channel_prefix`), allocation id and kind.
 
-    The kind is None for a status channel.
-
-    What comes after the name has one form, so it is looked for from the right: a username may
+    The kind is None for a status channel. The search starts at the right, because a username may
     itself look like the rest of a channel.
     """
     channel_prefix, _, rest = channel.rpartition(b"/allocation/")
     digits = rest[:_ID_DIGITS]
     traffic_kind = _TRAFFIC_KINDS.get(rest[_ID_DIGITS:], _UNKNOWN_SUFFIX)
     if traffic_kind is _UNKNOWN_SUFFIX or not digits.isdigit() or len(channel) > MAX_CHANNEL_BYTES:
-        raise WireError(_NOT_AN_ALLOCATION_CHANNEL)
+        raise MessageRejected(_NOT_AN_ALLOCATION_CHANNEL)
     return channel_prefix, int(digits), traffic_kind
 
 
 def parse_channel_prefix(channel_prefix: bytes) -> tuple[bytes, bytes]:
-    """Realm and username, out of what :func:`split_channel` found."""
-    names = _OWNER.fullmatch(channel_prefix)
+    """The realm and username in a prefix that :func:`split_channel` returned."""
+    names = _CHANNEL_PREFIX.fullmatch(channel_prefix)
     if names is None:
-        raise WireError(_NOT_AN_ALLOCATION_CHANNEL)
+        raise MessageRejected(_NOT_AN_ALLOCATION_CHANNEL)
     return names[1] or b"", names[2]
 
 
-def check_counter_range(bits: int) -> None:
-    """Refuse counters that no allocation reaches."""
-    if bits > MAX_COUNTER:
-        raise WireError("a traffic counter is beyond 53 bits")
+def check_counter_range(magnitude: int) -> None:
+    """Reject counters that no allocation reaches."""
+    if magnitude > MAX_COUNTER:
+        raise MessageRejected("a traffic counter is beyond 53 bits")
 
 
 def parse_counters(
     payload: bytes, check: Callable[[int], None] = check_counter_range
 ) -> tuple[int, int, int, int]:
-    """Received packets and bytes, sent packets and bytes, out of a payload of traffic.
+    """Received packets and bytes, sent packets and bytes, in a traffic payload.
 
-    Where one is larger than LARGE_COUNTER, ``allow`` gets all their bits in one number, at least as
-    large as the largest and less than twice that, and raises :class:`WireError` to refuse them.
+    If one is larger than LARGE_COUNTER, ``check`` is called with the bitwise OR of all four, which
+    is at least the largest and less than twice that. It raises :class:`MessageRejected`, or not.
     """
     counts = _TRAFFIC.fullmatch(payload)
     if counts is None:
-        raise WireError("not four traffic counters")
+        raise MessageRejected("not four traffic counters")
     received_packets, received_bytes, sent_packets, sent_bytes = map(int, counts.groups())
-    # The limits are all ones: what lies beyond one has a bit that it hasn't.
-    bits = received_packets | received_bytes | sent_packets | sent_bytes
-    if bits > LARGE_COUNTER:
-        check(bits)
+    # In binary the limits are all ones, so the OR is above a limit only if a counter is.
+    magnitude = received_packets | received_bytes | sent_packets | sent_bytes
+    if magnitude > LARGE_COUNTER:
+        check(magnitude)
     return received_packets, received_bytes, sent_packets, sent_bytes
 
 
 def parse_status(payload: bytes) -> Status:
-    """What a payload of a status says."""
+    """Parse the payload of a status."""
     if payload == b"deleted":
         return _DELETED
     status = _STATUS.fullmatch(payload)
     if status is None:
-        raise WireError(_status_error(payload))
-    word, digits, transport, server_address, client_address = status.groups()
+        raise MessageRejected(_status_error(payload))
+    kind, digits, transport, server_address, client_address = status.groups()
     lifetime = int(digits)
     if lifetime > MAX_LIFETIME_SECONDS:
-        raise WireError(_LIFETIME_OUT_OF_RANGE)
-    return _KINDS[word], lifetime, transport, server_address, client_address
+        raise MessageRejected(_LIFETIME_OUT_OF_RANGE)
+    return _KINDS[kind], lifetime, transport, server_address, client_address
 
 
 def _status_error(payload: bytes) -> str:
@@ -213,7 +211,7 @@ def _status_error(payload: bytes) -> str:
         return "not an allocation status"
     if int(status[2]) > MAX_LIFETIME_SECONDS:
         return _LIFETIME_OUT_OF_RANGE
-    address = next(one for one in status.groups()[2:] if not _IS_ADDRESS(one))
+    address = next(text for text in status.groups()[2:] if not _IS_ADDRESS(text))
     if not address.isascii():
         return "an address is not ASCII"
     if len(address) > MAX_ADDRESS_CHARACTERS:
@@ -222,13 +220,13 @@ def _status_error(payload: bytes) -> str:
 
 
 def parse_status_key(key: bytes) -> tuple[bytes, int] | None:
-    """Owner and id of the allocation whose status stands under a Redis key; None for another key.
+    """The channel prefix and allocation id in the name of a status key; None for another key.
 
-    Keys have the names of the status channels.
+    A status key has the name of its status channel.
     """
     try:
         channel_prefix, allocation_id, traffic_kind = split_channel(key)
         parse_channel_prefix(channel_prefix)
-    except WireError:
+    except MessageRejected:
         return None
     return (channel_prefix, allocation_id) if traffic_kind is None else None

@@ -20,4 +20,4 @@ PEER_MODULUS: Final = 2**32
 """coturn keeps the peer side's totals in 32 bits: they wrap (docs/coturn.md#peer-total-wraps)."""
 
 LARGEST_PACKET_BYTES: Final = 65_535
-"""No IP packet is larger: more bytes than this per packet is no count of traffic."""
+"""The largest IP packet. Counters with more bytes per packet can't be real traffic."""

@@ -1,8 +1,7 @@
-"""Whom to bill: from the username on the wire to the user id, and the opaque keys of both.
+"""Finds the user to bill for a username, and derives the opaque keys of both.
 
 TURN REST usernames are ephemeral, ``<unix time>:<user>`` or ``<user>:<unix time>``
 (docs/coturn.md#rest-usernames).
-Owns that rule and the digests; knows nothing of where rules or keys are kept.
 """
 
 from enum import StrEnum
@@ -10,11 +9,11 @@ from hashlib import blake2b
 
 
 class UsernameRule(StrEnum):
-    """How a realm's usernames name users.
+    """How to find the user in a realm's usernames.
 
-    ``auto``: when exactly one side of the first separator is all digits, the user is the other
-    side, else the whole username. ``rest``: the same, and a username that is all digits is a
-    timestamp with no user (``''``). ``plain``: always the whole username.
+    ``auto``: if exactly one side of the first separator is all digits, the user is the other side,
+    else the whole username. ``rest``: the same, but a username that is all digits is a timestamp
+    without a user (``''``). ``plain``: always the whole username.
     """
 
     AUTO = "auto"
@@ -28,14 +27,14 @@ def billed_user(username: bytes, rule: UsernameRule, separator: bytes) -> bytes:
         return username
     if rule is UsernameRule.REST and username.isdigit():
         return b""
-    before, found, after = username.partition(separator)
-    if found and before.isdigit() != after.isdigit():
+    before, has_separator, after = username.partition(separator)
+    if has_separator and before.isdigit() != after.isdigit():
         return after if before.isdigit() else before
     return username
 
 
 def pseudonym(identity_key: bytes, realm: bytes, name: bytes) -> bytes:
-    """16 bytes that stand for a name within a realm and tell nothing of it without the key.
+    """16 bytes that identify a name within a realm and don't reveal it without the key.
 
     Keyed, so that nobody can test a guessed name against the tables once the name is erased.
     """
@@ -46,5 +45,5 @@ def pseudonym(identity_key: bytes, realm: bytes, name: bytes) -> bytes:
 
 
 def user_key(identity_key: bytes, realm: bytes, user: bytes) -> bytes:
-    """The key of a user: what sessions, usage and statements know of whom to bill."""
+    """The key that identifies a user in sessions, usage and statements."""
     return pseudonym(identity_key, realm, b"user\0" + user)

@@ -1,4 +1,4 @@
-"""Derive the billing periods of a realm from its rules; no other module computes a border.
+"""Derive the billing periods of a realm from its rules; no other module computes them.
 
 A period runs from local midnight of the realm's anchor day (the last day of a month that is too
 short for it) to the next. A changed rule ends the current period at the rule's own first border.
@@ -17,7 +17,7 @@ from accounting.domain.realm_rules import RealmRule, RealmRules
 
 _DAY_MICROS: Final = 86_400_000_000
 _MAX_PERIOD_MICROS: Final = 64 * _DAY_MICROS
-"""More than the distance of two borders of one rule: enough to go back to find the one before."""
+"""Longer than any period of one rule: going back this far finds the border before a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,42 +1,42 @@
-"""How much a source may report: more traffic than any line carries is not believed.
+"""The rate limit of a source: reports of more traffic than a network carries are rejected.
 
-Whoever may publish to Redis can write any number, and sums in the books have 63 bits: a thousand
-reports near the largest counter would stop settling and the roll-up, for everybody and for good.
-With this bound no sum of a session, a user or a realm comes near 63 bits, however it was published.
-Pure: times come in, as whole microseconds since the Unix epoch.
+Anyone who may publish to Redis can write any number, and sums in the books have 63 bits: a thousand
+reports near the largest counter would stop settling and the roll-up permanently, for everybody.
+With this limit no sum of a session, a user or a realm comes near 63 bits. Times are whole
+microseconds since the Unix epoch.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
-from accounting.domain.coturn_messages import WireError, check_counter_range
+from accounting.domain.coturn_messages import MessageRejected, check_counter_range
 
 BYTES_PER_SECOND: Final = 2**36
 """550 Gbit/s in each direction, all the time, behind one Redis: 2^58 in a month."""
 BURST_BYTES: Final = 2**55
-"""36 PB: what long sessions may report when they end together."""
+"""36 PB: what long sessions may report when they end at the same time."""
 SECOND: Final = 1_000_000
 
 
 @dataclass(slots=True)
 class RateLimit:
-    """What was reported lately beyond BYTES_PER_SECOND: ``used`` bytes, as of ``at``."""
+    """A leaky bucket that drains at BYTES_PER_SECOND: it holds ``used_bytes`` at ``at``."""
 
     used_bytes: int = 0
     at: int = 0
 
-    def refill(self, now: int) -> None:
-        """Let time pass; a clock that went back changes nothing."""
+    def drain(self, now: int) -> None:
+        """Drain the bucket up to ``now``; a clock that was set back changes nothing."""
         if now > self.at:
             self.used_bytes = max(0, self.used_bytes - (now - self.at) * BYTES_PER_SECOND // SECOND)
             self.at = now
 
-    def consume(self, bits: int) -> None:
-        """Take what a report's counters come to, all their bits in one number, as `wire` has it.
+    def consume(self, magnitude: int) -> None:
+        """Add the traffic of a report. Raises :class:`MessageRejected`, and adds nothing, if full.
 
-        Or raise :class:`WireError`, and take nothing.
+        ``magnitude``: the number that :func:`coturn_messages.parse_counters` gives to ``check``.
         """
-        check_counter_range(bits)
-        if self.used_bytes + bits > BURST_BYTES:
-            raise WireError("more traffic is reported than a source can have")
-        self.used_bytes += bits
+        check_counter_range(magnitude)
+        if self.used_bytes + magnitude > BURST_BYTES:
+            raise MessageRejected("more traffic is reported than a source can have")
+        self.used_bytes += magnitude

@@ -1,13 +1,12 @@
-"""Lives: the reports of one allocation key cut into sessions, and each session's usage summed.
+"""The session fold: cuts the reports of one allocation key into sessions, and sums their usage.
 
-coturn's ids are no session keys: they restart with every process and collide between servers
-(docs/coturn.md#ids-restart). The stream of each key is therefore cut into *lives*; one life is one
-session. Every rule here is a border or a sum over reports in order of position, so neither
-batching nor repetition can change the outcome. Owns the rules of docs/session-rules.md; knows no
-table, no clock and no calendar. Times are whole microseconds since the Unix epoch.
+coturn's ids do not identify sessions: they restart with every server process, and collide between
+servers (docs/coturn.md#ids-restart). Every rule depends only on the reports of a key in order of
+position, so neither batching nor repetition can change the result. docs/session-rules.md describes
+the rules. Times are whole microseconds since the Unix epoch.
 
-A :class:`SessionState` is the one mutable object of the model: it is the accumulator of a fold over
-millions of reports, and copying it for each would cost more than the rule.
+A :class:`SessionState` is mutable: it accumulates millions of reports, and copying it for each
+would cost more than the rules.
 """
 
 from bisect import bisect_left
@@ -21,16 +20,16 @@ from accounting.domain.counters import LARGEST_PACKET_BYTES, PEER_MODULUS
 
 SECOND: Final = 1_000_000
 ASSUMED_LIFETIME: Final = 3600 * SECOND
-"""coturn's longest lifetime by default; for lives of which no status was heard."""
+"""The lifetime of a session without a status: coturn's default maximum."""
 MAX_SERVERS: Final = 2**15 - 1
-"""Nobody runs so many servers on one key; whoever may publish can say so, and more does not fit."""
+"""The limit of ``new_count``, a column of 16 bits: any publisher can send any number of ``new``."""
 
 _CLIENT: Final = slice(0, 4)
 _PEER: Final = slice(4, 8)
 
 
 class EndCause(StrEnum):
-    """Why a session ended: coturn said so, its lifetime passed in silence, or its id began anew."""
+    """Why a session ended: coturn deleted it, it expired, or its allocation id started again."""
 
     DELETED = "deleted"
     EXPIRED = "expired"
@@ -38,11 +37,11 @@ class EndCause(StrEnum):
 
 
 class Phase(IntEnum):
-    """What a life is to its key. The numbers stand in the table ``sessions``.
+    """What a session is to its key. The numbers are stored in ``sessions``.
 
-    ``CURRENT``: the next report may belong to it. ``LIMBO``: interims heard after the current
-    life expired; they join it if it turns out to be alive, and are a stranger's otherwise.
-    ``PAST``: nothing can belong to it any more.
+    ``ACTIVE``: the next report may belong to it. ``PENDING``: interims received after the active
+    session expired; they join it if a later report reopens it, and are unattributed otherwise.
+    ``CLOSED``: no report can belong to it any more.
     """
 
     CLOSED = 0
@@ -60,7 +59,7 @@ class AllocationKey(NamedTuple):
 
 
 class Report(NamedTuple):
-    """One report of one key, as the table ``reports`` has it; counters in wire order."""
+    """A row of the table ``reports``; the counters are in the order of the wire."""
 
     epoch: int
     position: int
@@ -85,7 +84,8 @@ class Report(NamedTuple):
 class StatusKeySighting(NamedTuple):
     """A status key found in Redis by a scan, placed after the report at ``position``.
 
-    The scan began at ``began_at`` and saw the key at ``seen_at``, untouched for ``idle_seconds``.
+    The scan began at ``scan_started_at`` and saw the key at ``seen_at``, when it had been idle for
+    ``idle_seconds``.
     """
 
     epoch: int
@@ -102,7 +102,7 @@ class StatusKeySighting(NamedTuple):
 
 
 class UsageDelta(NamedTuple):
-    """Usage that stands at one moment: a report's, or the correction that a total brings."""
+    """Usage at one moment: that of an interim, or the correction that a total causes."""
 
     at: int
     side: int
@@ -129,11 +129,11 @@ class PriorState:
 
 @dataclass(slots=True, kw_only=True)
 class SessionState:
-    """One session under way or ended, with all that later reports may need of it.
+    """A session, with all that later reports may need of it.
 
-    ``usage`` is the sum so far in the order of COUNTERS; ``entries`` are what this step added to
-    it. ``news`` and ``deletes`` count what was heard: they differ from one only where two servers
-    share a key. ``client_total`` and ``peer_total`` add up the totals heard.
+    ``usage`` is the sum so far, in the order of COUNTERS; ``deltas`` are what this step added to
+    it. ``new_count`` and ``deleted_count`` count those reports: they exceed one only where two
+    servers share a key. ``client_total`` and ``peer_total`` are the sums of the received totals.
     """
 
     session_id: bytes
@@ -165,17 +165,17 @@ class SessionState:
 
     @property
     def active_until(self) -> int:
-        """To where its seconds count: its end, or its last sign of life while it lives."""
+        """The end of its session time: its end, or its last sign of life while it is live."""
         return self.last_seen_at if self.ended_at is None else self.ended_at
 
     @property
     def _server_count(self) -> int:
-        """How many ``deleted`` and totals this life awaits on each side."""
+        """The number of servers on its key: that many ``deleted`` and totals are expected."""
         return max(self.new_count, 1)
 
     @property
     def _has_final_client_totals(self) -> bool:
-        """Whether its totals came: coturn sends them last, so the allocation is gone."""
+        """Whether its client totals came: coturn sends totals last, so the allocation is gone."""
         return self.client_total_count >= self._server_count
 
     @property
@@ -185,9 +185,9 @@ class SessionState:
 
 @dataclass(slots=True)
 class KeyState:
-    """One key's lives that a report can still touch, and those that this step touched.
+    """The sessions of one key that a report can still change, and those that this step changed.
 
-    ``absorbed`` are the session ids of stored limbo lives, each with the life that took it over.
+    ``merged``: the ids of stored pending sessions, each with the session that it was merged into.
     """
 
     active: SessionState | None = None
@@ -197,9 +197,9 @@ class KeyState:
 
 
 def session_id(source_id: int, epoch: int, position: int) -> bytes:
-    """The id of the life that begins with that report: 16 bytes, a version-8 UUID.
+    """The id of the session that begins with that report: 16 bytes, a version-8 UUID.
 
-    Made of the position, so that settling the same reports again gives the same ids. 16 bits of
+    Contains the position, so that settling the same reports again gives the same ids: 16 bits of
     source, 32 of epoch, 62 of position.
     """
     value = source_id << 112 | epoch << 80 | 0x8 << 76 | 0b10 << 62 | position
@@ -220,15 +220,15 @@ def apply_report(
     grace: int,
     gap_positions: Sequence[tuple[int, int]] = (),
 ) -> None:
-    """Take one more report of a key, in order of position.
+    """Apply the next report of a key, in order of position.
 
-    ``grace`` in microseconds. ``gap_positions``: the (epoch, position), in order, after which each
-    of the source's capture gaps lies: an interim of a session around it may have been lost.
+    ``grace``: in microseconds. ``gap_positions``: the (epoch, position), in order, after which each
+    of the source's capture gaps lies. A session around a gap may have lost interims.
     """
     now = report.received_at
     session = key_state.active
     if session is not None and expire(session, now, grace):
-        _mark_changed(key_state, session)
+        _add_changed(key_state, session)
         if session.phase is Phase.CLOSED:
             session = key_state.active = None
     kind = report.kind
@@ -237,12 +237,12 @@ def apply_report(
         return
     if kind == ReportKind.NEW:
         session = _apply_new(key_state, session, report, source_id)
-    elif session is None or not _matches(session, report):
+    elif session is None or not _belongs_to(session, report):
         session = _start_next(key_state, session, report, source_id, start_known=False)
     else:
         if session.end_cause is EndCause.EXPIRED:
             _reopen(key_state, session)
-        _mark_changed(key_state, session)
+        _add_changed(key_state, session)
     session.confirmed = True
     if kind == ReportKind.DELETED:
         _apply_deleted(session, now)
@@ -256,13 +256,13 @@ def apply_report(
 
 
 def apply_sighting(key_state: KeyState, sighting: StatusKeySighting, *, grace: int) -> bool:
-    """Let a key that a scan found speak for the life that its key last had, if it can.
+    """Apply a status key that a scan found to the latest session of its key; True if it counts.
 
-    coturn sets the key at every status and deletes it at the end, so it vouches for a life of
-    which no status was heard, and keeps one alive whose refreshes were lost. It opens nothing, and
-    says nothing when the life was heard of since the scan began, or when the key is older than any
-    lifetime: a server that crashed leaves its keys behind (docs/coturn.md#no-publish-on-stop).
-    True when it counted.
+    coturn sets the status key at every status and deletes it at the end. So a sighting confirms a
+    session whose statuses were lost, and keeps one live whose refreshes were lost. It starts no
+    session. It does not count if the session has a report since the scan began, or if the key is
+    older than any lifetime: a server that crashed leaves its keys behind
+    (docs/coturn.md#no-publish-on-stop).
     """
     session = key_state.active
     set_at = sighting.seen_at - sighting.idle_seconds * SECOND
@@ -277,13 +277,13 @@ def apply_sighting(key_state: KeyState, sighting: StatusKeySighting, *, grace: i
     refreshed = set_at > session.last_seen_at
     if expire(session, sighting.seen_at, grace) and session.phase is Phase.CLOSED:
         key_state.active = None
-        _mark_changed(key_state, session)
+        _add_changed(key_state, session)
         return False
     if session.end_cause is EndCause.EXPIRED:
         if not refreshed:
             return False
         _reopen(key_state, session)
-    _mark_changed(key_state, session)
+    _add_changed(key_state, session)
     session.confirmed = True
     if refreshed:
         session.last_seen_at = set_at
@@ -292,10 +292,10 @@ def apply_sighting(key_state: KeyState, sighting: StatusKeySighting, *, grace: i
 
 
 def expire(session: SessionState, now: int, grace: int) -> bool:
-    """End a life of which nothing was heard until past its expiry and ``grace`` (microseconds).
+    """End a session if its expiry and ``grace`` (microseconds) have passed; True if this ended it.
 
-    It ended at its last sign of life. One that nothing confirmed for is a stranger's, and no later
-    report may adopt it (docs/coturn.md#unauthenticated-traffic). True when this call ended it.
+    It ended at its last sign of life. If it is unconfirmed, its traffic was unauthenticated, and
+    no later report may reopen it (docs/coturn.md#unauthenticated-traffic).
     """
     if session.ended_at is not None or now <= session.expires_at + grace:
         return False
@@ -316,20 +316,20 @@ def _apply_interim(
             key_state.pending = _start(key_state, report, source_id)
             key_state.pending.phase = Phase.PENDING
         session = key_state.pending
-        _mark_changed(key_state, session)
+        _add_changed(key_state, session)
     else:
-        _mark_changed(key_state, session)
-    _mark_seen(session, report.received_at)
+        _add_changed(key_state, session)
+    _extend_last_seen(session, report.received_at)
     _add_delta(session, UsageDelta(report.received_at, report.side or Side.CLIENT, *report[-4:]))
 
 
-def _matches(session: SessionState, report: Report) -> bool:
-    """Whether a ``refreshed``, ``deleted`` or total is of the life that its key last had."""
+def _belongs_to(session: SessionState, report: Report) -> bool:
+    """Whether a ``refreshed``, ``deleted`` or total belongs to the latest session of its key."""
     if report.kind == ReportKind.TOTAL:
-        came = (
+        total_count = (
             session.client_total_count if report.side == Side.CLIENT else session.peer_total_count
         )
-        return came < session._server_count
+        return total_count < session._server_count
     return session.end_cause is not EndCause.DELETED and (
         not session._has_final_client_totals or report.kind == ReportKind.DELETED
     )
@@ -346,10 +346,10 @@ def _apply_new(
         and report.server_address is not None
         and session.server_address != report.server_address
     ):
-        # Another server on the same key at the same time (docs/coturn.md#shared-key): one life.
+        # Another server uses the key at the same time (docs/coturn.md#shared-key): one session.
         session.new_count = min(session._server_count + 1, MAX_SERVERS)
         session.disputed = True
-        _mark_changed(key_state, session)
+        _add_changed(key_state, session)
         return session
     session = _start_next(key_state, session, report, source_id, start_known=True)
     session.new_count = 1
@@ -358,24 +358,24 @@ def _apply_new(
 
 def _start_next(
     key_state: KeyState,
-    before: SessionState | None,
+    previous: SessionState | None,
     report: Report,
     source_id: int,
     *,
     start_known: bool,
 ) -> SessionState:
-    """Begin another life; what came before adopts nothing of it and ends at its last sign."""
-    if before is not None:
-        if before.ended_at is None:
-            before.ended_at = before.last_seen_at
-            before.end_cause = (
+    """Start another session. The previous one is closed; if live, it ended at its last report."""
+    if previous is not None:
+        if previous.ended_at is None:
+            previous.ended_at = previous.last_seen_at
+            previous.end_cause = (
                 EndCause.SUPERSEDED if report.kind == ReportKind.NEW else EndCause.EXPIRED
             )
-        before.phase = Phase.CLOSED
-        _mark_changed(key_state, before)
+        previous.phase = Phase.CLOSED
+        _add_changed(key_state, previous)
     if key_state.pending is not None:
         key_state.pending.phase = Phase.CLOSED
-        _mark_changed(key_state, key_state.pending)
+        _add_changed(key_state, key_state.pending)
         key_state.pending = None
     key_state.active = _start(key_state, report, source_id)
     key_state.active.start_known = start_known
@@ -401,8 +401,8 @@ def _reopen(key_state: KeyState, session: SessionState) -> None:
     pending = key_state.pending
     if pending is None:
         return
-    # What was heard since its supposed end was its own after all.
-    session.usage = [mine + its for mine, its in zip(session.usage, pending.usage, strict=True)]
+    # The interims since its supposed end belong to it.
+    session.usage = [a + b for a, b in zip(session.usage, pending.usage, strict=True)]
     session.deltas.extend(pending.deltas)
     if pending.prior is not None:
         key_state.merged.append((pending.session_id, session))
@@ -410,13 +410,15 @@ def _reopen(key_state: KeyState, session: SessionState) -> None:
     key_state.pending = None
 
 
-def _mark_changed(key_state: KeyState, session: SessionState) -> None:
-    touched = key_state.changed
-    if not touched or (touched[-1] is not session and all(one is not session for one in touched)):
-        touched.append(session)
+def _add_changed(key_state: KeyState, session: SessionState) -> None:
+    changed = key_state.changed
+    if not changed or (
+        changed[-1] is not session and all(other is not session for other in changed)
+    ):
+        changed.append(session)
 
 
-def _mark_seen(session: SessionState, now: int) -> None:
+def _extend_last_seen(session: SessionState, now: int) -> None:
     if session.ended_at is None:
         session.last_seen_at = max(session.last_seen_at, now)
         if not session.lifetime_known:
@@ -434,8 +436,8 @@ def _apply_status(session: SessionState, report: Report) -> None:
             else expires_at
         )
         session.lifetime_known = True
-    # lifetime=0 is only a sign of life: with two address families the other may live on.
-    _mark_seen(session, now)
+    # lifetime=0 is only a sign of life: with two address families, the other one may go on.
+    _extend_last_seen(session, now)
     if session.server_address is None:
         session.transport = report.transport
         session.server_address = report.server_address
@@ -443,7 +445,7 @@ def _apply_status(session: SessionState, report: Report) -> None:
 
 
 def _apply_deleted(session: SessionState, now: int) -> None:
-    _mark_seen(session, now)
+    _extend_last_seen(session, now)
     session.deleted_count += 1
     if session.deleted_count >= session._server_count:
         session.ended_at = now
@@ -455,7 +457,7 @@ def _apply_total(
 ) -> None:
     now = report.received_at
     counts = report[-4:]
-    _mark_seen(session, now)
+    _extend_last_seen(session, now)
     if report.side == Side.CLIENT:
         session.client_total_count += 1
         session.client_total = [a + b for a, b in zip(session.client_total, counts, strict=True)]
@@ -467,7 +469,7 @@ def _apply_total(
         session.disputed |= any(count < 0 for count in missing)
         _add_correction(session, now, Side.CLIENT, missing)
         if session._has_final_client_totals and session.ended_at is None:
-            # Totals are sent when an allocation is deleted: nothing is left of its lifetime.
+            # coturn sends totals when it deletes an allocation, so its lifetime is over.
             session.expires_at = now
             session.lifetime_known = True
     else:
@@ -480,7 +482,10 @@ def _apply_total(
 def _apply_peer_total(
     session: SessionState, report: Report, gap_positions: Sequence[tuple[int, int]]
 ) -> None:
-    """The peer side's total wraps, so it proves the interims right, or bounds what they lack."""
+    """Compare the peer total with the interims, and add what they lack if some may be lost.
+
+    The total wraps, so the difference is a lower bound (docs/coturn.md#peer-total-wraps).
+    """
     missing = [
         (total - sum_) % PEER_MODULUS
         for total, sum_ in zip(session.peer_total, session.usage[_PEER], strict=True)
@@ -490,7 +495,7 @@ def _apply_peer_total(
     interims_missed = (
         session.estimated
         or not session.start_known
-        or _lies_between(gap_positions, first_position(session.session_id), report[:2])
+        or _has_gap_between(gap_positions, first_position(session.session_id), report[:2])
     )
     if interims_missed and _is_plausible_loss(*missing[:2]) and _is_plausible_loss(*missing[2:]):
         session.estimated = True
@@ -499,16 +504,16 @@ def _apply_peer_total(
         session.disputed = True
 
 
-def _lies_between(
+def _has_gap_between(
     gap_positions: Sequence[tuple[int, int]], first: tuple[int, int], last: tuple[int, int]
 ) -> bool:
-    """Whether the stream broke after ``first`` and before ``last``."""
-    at = bisect_left(gap_positions, first)
-    return at < len(gap_positions) and gap_positions[at] < last
+    """Whether a gap lies after ``first`` and before ``last``."""
+    index = bisect_left(gap_positions, first)
+    return index < len(gap_positions) and gap_positions[index] < last
 
 
 def _is_plausible_loss(packets: int, bytes_: int) -> bool:
-    """Whether a difference modulo 2^32 can be a lack of interims, and not a surplus of them."""
+    """Whether a difference modulo 2^32 can be that of lost interims, and not that of extra ones."""
     return packets < PEER_MODULUS // 2 and bytes_ <= packets * LARGEST_PACKET_BYTES
 
 
@@ -517,11 +522,11 @@ def _add_correction(session: SessionState, now: int, side: Side, missing: Sequen
         _add_delta(session, UsageDelta(now, side, *missing))
 
 
-def _add_delta(session: SessionState, entry: UsageDelta) -> None:
-    session.deltas.append(entry)
-    at = 0 if entry.side == Side.CLIENT else 4
+def _add_delta(session: SessionState, delta: UsageDelta) -> None:
+    session.deltas.append(delta)
+    first = 0 if delta.side == Side.CLIENT else 4
     usage = session.usage
-    usage[at] += entry.received_packets
-    usage[at + 1] += entry.received_bytes
-    usage[at + 2] += entry.sent_packets
-    usage[at + 3] += entry.sent_bytes
+    usage[first] += delta.received_packets
+    usage[first + 1] += delta.received_bytes
+    usage[first + 2] += delta.sent_packets
+    usage[first + 3] += delta.sent_bytes

@@ -1,7 +1,6 @@
-"""Hours: what lives come to in the hours of their realm, and by how much that changes usage.
+"""Splits sessions into the hours of their realm, and computes how that changes users' usage.
 
-Bytes stand in the hour of their report; only the time that a life lived is split, exactly. Knows
-no table but the shapes of their rows.
+Bytes count in the hour of their report; only session time is split between hours, exactly.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,17 +15,17 @@ _SENT_BYTES: Final = 3
 
 
 PeakSlice = tuple[int, int, int]
-"""Realm, start of the hour, start of the slice."""
+"""(realm_id, start of the hour, start of the slice)."""
 
 
 UserHour = tuple[int, bytes, int]
-"""An hour of a user: realm, user key, start."""
+"""(realm_id, user_key, start of the hour)."""
 
 
 class SessionHour(NamedTuple):
-    """What one step adds to one hour of a session, and how the session stands in that hour.
+    """What one step changes in one hour of a session.
 
-    The flags and the active span replace what stood there; ``counters`` are added.
+    The flags and the active span replace the stored ones; ``counters`` are added.
     """
 
     session_id: bytes
@@ -49,23 +48,23 @@ _SLICE: Final = SLICE_SECONDS * 1_000_000
 
 
 def slice_start(hour: Bucket, time: int) -> int:
-    """Where the slice begins that ``time`` falls in; microseconds, as all times."""
+    """The start of the slice that contains ``time``; microseconds, as all times."""
     return max(hour.starts_at, time - time % _SLICE)
 
 
 def slice_end(hour: Bucket, start: int) -> int:
-    """Where the slice ends that begins at ``start``."""
+    """The end of the slice that begins at ``start``."""
     return min(hour.ends_at, start - start % _SLICE + _SLICE)
 
 
 def hours_of(session: SessionState, calendar: Calendar) -> Iterable[SessionHour]:
-    """What this step makes of the hours of a session: added usage, and how it stands in each."""
+    """The hours of a session that this step changes."""
     return [row for _, row in _hours(session, calendar)]
 
 
 def _hours(session: SessionState, calendar: Calendar) -> list[tuple[Bucket, SessionHour]]:
-    stored, until = session.prior, session.active_until
-    since = session.started_at if stored is None else min(stored.active_until, until)
+    prior, until = session.prior, session.active_until
+    since = session.started_at if prior is None else min(prior.active_until, until)
     last = calendar.hour(until)
     hours = {last.starts_at: last}
     if since < last.starts_at:
@@ -91,8 +90,8 @@ def _hours(session: SessionState, calendar: Calendar) -> list[tuple[Bucket, Sess
                 session.estimated,
                 starts_at <= session.started_at < hour.ends_at,
                 session.ended_at is not None and starts_at <= session.ended_at < hour.ends_at,
-                _within(session.started_at, hour),
-                _within(until, hour),
+                _clamp(session.started_at, hour),
+                _clamp(until, hour),
                 added.get(starts_at, _NOTHING),
             ),
         )
@@ -100,34 +99,35 @@ def _hours(session: SessionState, calendar: Calendar) -> list[tuple[Bucket, Sess
     ]
 
 
-def _within(time: int, hour: Bucket) -> int:
+def _clamp(time: int, hour: Bucket) -> int:
     return min(max(time, hour.starts_at), hour.ends_at)
 
 
 class UsageChanges:
-    """What one step changes: rows of sessions' hours, and by how much it changes users' hours.
+    """What one step changes: the hours of sessions, and by how much the hours of users.
 
-    A session that has lived in one hour only has no row of it: ``single_hours`` has its start, by
-    session. ``spread`` are those that had none until now and are given one, with those that the
-    caller names: their hours stand in rows whatever they are. ``hours`` are all that were touched,
-    of realms. ``by_hour`` holds for each hour of a user that is billed COUNTERS, sessions started
-    and ended, microseconds, estimated bytes, and sessions that lived on into that hour. ``slices``
-    are those in which sessions began or ended, or do so no more.
+    ``single_hours``: by session_id, the start of the only hour that a session was active in; such a
+    session gets no row in ``hour_rows``. ``sessions_needing_hour_rows``: those that get a row for
+    every hour, because the caller says so or because they reach a second hour in this step.
+    ``realm_hours``: every (realm_id, start) of an hour that changes. ``deltas_by_hour``: for each
+    hour of a billed user COUNTERS, sessions started and ended, microseconds, estimated bytes, and
+    sessions that continued into that hour. ``peak_slices``: those in which the number of starts or
+    ends of sessions changes.
     """
 
-    def __init__(self, spread: Iterable[bytes] = ()) -> None:
+    def __init__(self, sessions_needing_hour_rows: Iterable[bytes] = ()) -> None:
         self.hour_rows: list[SessionHour] = []
         self.single_hours: dict[bytes, int] = {}
-        self.sessions_needing_hour_rows = set(spread)
+        self.sessions_needing_hour_rows = set(sessions_needing_hour_rows)
         self.realm_hours: set[tuple[int, int]] = set()
         self.deltas_by_hour: dict[UserHour, list[int]] = {}
         self.peak_slices: set[PeakSlice] = set()
 
     def add_session(self, session: SessionState, calendar: Calendar) -> None:
-        """Take in what a life came to in this step.
+        """Add what a session changed in this step.
 
-        Where it was not confirmed for before, or not estimated, what its hours held already is the
-        business of ``session_usage.reflag``: here they count as if they had been.
+        If it became confirmed or estimated in this step, its stored hours count here as if they had
+        been so before: ``session_hour_queries.update_flags`` queues what that changes.
         """
         hours = _hours(session, calendar)
         self._add_hour_rows(session, [row for _, row in hours])
@@ -139,56 +139,65 @@ class UsageChanges:
             self.peak_slices.update(_changed_slices(session, calendar))
 
     def _add_hour_rows(self, session: SessionState, rows: list[SessionHour]) -> None:
-        stored, number = session.prior, session.session_id
-        only = rows[0].starts_at if stored is None else stored.single_hour
+        prior, session_id = session.prior, session.session_id
+        single_hour = rows[0].starts_at if prior is None else prior.single_hour
         if (
-            number not in self.sessions_needing_hour_rows
+            session_id not in self.sessions_needing_hour_rows
             and len(rows) == 1
-            and rows[0].starts_at == only
+            and rows[0].starts_at == single_hour
         ):
-            self.single_hours[number] = only
+            self.single_hours[session_id] = single_hour
             return
         self.hour_rows += rows
-        if stored is not None and stored.single_hour is not None:
-            self.sessions_needing_hour_rows.add(number)
+        if prior is not None and prior.single_hour is not None:
+            self.sessions_needing_hour_rows.add(session_id)
 
     def _add_delta(self, session: SessionState, hour: Bucket, row: SessionHour) -> None:
         counters = row.counters
-        stored = session.prior
-        lived = row.active_to - row.active_from
-        if stored is None:
-            started, ended, lived_before = int(row.started), int(row.ended), 0
+        prior = session.prior
+        active_micros = row.active_to - row.active_from
+        if prior is None:
+            started, ended, active_micros_before = int(row.started), int(row.ended), 0
         else:
-            was_ended = stored.ended and hour.starts_at <= stored.active_until < hour.ends_at
+            was_ended = prior.ended and hour.starts_at <= prior.active_until < hour.ends_at
             started, ended = 0, row.ended - was_ended
-            lived_before = max(0, _within(stored.active_until, hour) - row.active_from)
+            active_micros_before = max(0, _clamp(prior.active_until, hour) - row.active_from)
         estimated = counters[_RECEIVED_BYTES] + counters[_SENT_BYTES] if session.estimated else 0
-        carried = 0 if row.started else (lived > 0) - (lived_before > 0)
-        place = row.realm_id, row.user_key, row.starts_at
-        change = (*counters, started, ended, lived - lived_before, estimated, carried)
-        known = self.deltas_by_hour.get(place)
-        if known is None:
-            self.deltas_by_hour[place] = list(change)
+        carried = 0 if row.started else (active_micros > 0) - (active_micros_before > 0)
+        user_hour = row.realm_id, row.user_key, row.starts_at
+        change = (
+            *counters,
+            started,
+            ended,
+            active_micros - active_micros_before,
+            estimated,
+            carried,
+        )
+        sums = self.deltas_by_hour.get(user_hour)
+        if sums is None:
+            self.deltas_by_hour[user_hour] = list(change)
         else:
             for index, number in enumerate(change):
-                known[index] += number
+                sums[index] += number
 
     def deltas(self) -> Iterator[tuple[UserHour, Sequence[int]]]:
-        """The hours of users that changed, each with by how much."""
-        return ((place, change) for place, change in self.deltas_by_hour.items() if any(change))
+        """The hours of users that changed, each with its change."""
+        return (
+            (user_hour, change) for user_hour, change in self.deltas_by_hour.items() if any(change)
+        )
 
 
 def _changed_slices(session: SessionState, calendar: Calendar) -> Iterator[PeakSlice]:
-    stored = session.prior
+    prior = session.prior
     times = []
-    if stored is None or not stored.confirmed:
+    if prior is None or not prior.confirmed:
         times.append(session.started_at)
         if session.ended_at is not None:
             times.append(session.ended_at)
-    elif (stored.active_until if stored.ended else None) != session.ended_at:
+    elif (prior.active_until if prior.ended else None) != session.ended_at:
         times = [
             at
-            for at in (stored.active_until if stored.ended else None, session.ended_at)
+            for at in (prior.active_until if prior.ended else None, session.ended_at)
             if at is not None
         ]
     for at in times:

@@ -1,7 +1,7 @@
-"""The cutoff and the digest of a statement line: its proof.
+"""The cutoff of a statement, and the digest of each of its lines.
 
-Both are canonical texts: equal facts give equal bytes. Neither contains a user's name, so that
-erasing a name changes neither.
+Both are made of canonical text: equal facts give equal bytes. Neither contains a user's name, so
+that erasing a name changes neither.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""How wire bytes become database text.
+"""Converts wire bytes to database text and back.
 
-coturn's realms and usernames are bytes that a client chose; Postgres' text takes neither NUL nor
-invalid UTF-8. This module owns the one spelling used in every table and view, and nothing else.
+coturn's realms and usernames can be any bytes; Postgres' text takes neither NUL nor invalid UTF-8.
+Every table and view uses the escapes of this module.
 """
 
 import re
@@ -12,10 +12,10 @@ _ESCAPE = re.compile(rb"(\\)?\\x([0-9a-fA-F]{2})")
 
 
 def escape(raw: bytes) -> str:
-    r"""Spell wire bytes as text: valid UTF-8 as it is, ``\xNN`` for any other byte and for NUL.
+    r"""Wire bytes as text: valid UTF-8 unchanged, ``\xNN`` for any other byte and for NUL.
 
-    A backslash is doubled only before ``x`` and two hex digits, so that text which merely looks
-    like an escape is told from one (docs/session-rules.md#text-escapes).
+    A backslash is doubled only before ``x`` and two hex digits, so that text that merely looks like
+    an escape differs from one (docs/session-rules.md#text-escapes).
     """
     try:
         text = raw.decode()
@@ -33,9 +33,9 @@ def escape(raw: bytes) -> str:
 
 
 def unescape(text: str) -> bytes:
-    r"""The wire bytes that :func:`escape` spells as ``text``.
+    r"""The wire bytes that :func:`escape` converts to ``text``.
 
-    A backslash before an escaped byte is spelled like a doubled one, and is taken for that.
+    A backslash before an escaped byte looks like a doubled backslash, and is read as one.
     """
     raw = text.encode()
     return _ESCAPE.sub(lambda match: match[0][1:] if match[1] else bytes([int(match[2], 16)]), raw)

@@ -1,23 +1,23 @@
-"""Silence: relay threads of coturn from which nothing is heard although they owe a word.
+"""Silent relay threads of coturn: threads without any report although one is overdue.
 
-Each relay thread of coturn has its own connection to Redis, and one that a stalled Redis cut off
-can stay silent for good while the others go on (docs/coturn.md#silent-connection). The rule:
+Each relay thread has its own connection to Redis. When Redis stalls, one of these connections can
+stay dead for good while the others go on (docs/coturn.md#silent-connection). The rule:
 
-- By the end of its lifetime coturn must say something of an allocation: `refreshed`, or `deleted`
-  when nobody refreshed it. Nothing else is sure: clients refresh as late as a minute before the
-  end, and traffic is reported every 4096 packets only. So a life that ran out without a word (it
-  *ended as expired*) is one that its relay thread owed a word.
-- The thread is silent when nothing at all was heard of it since before that word was due. Heard of
-  since, it lost a word, not its voice.
-- A word that was due within a capture gap is owed by nobody. One whose refresh may have fallen
-  into a gap before is a weak sign: it takes two such lives, where else one is enough.
-- A coturn that was started again owes nothing for the lives of the process before. That is seen by
-  the numbers, which begin anew: a `new` with a number not above another that came more than
-  ORDER_SECONDS before. (Within that time numbers are no order: coturn numbers a client when it
+- By the end of an allocation's lifetime coturn publishes `refreshed`, or `deleted` if the client
+  did not refresh. Nothing else is certain: clients refresh as late as a minute before the end, and
+  interims come every 4096 packets only. So when a session expires, a report of its relay thread is
+  overdue.
+- A thread is silent if it has published nothing since before that report was due. If it has, a
+  message was lost, but the connection works.
+- A report that was due within a capture gap is not overdue. If the session's refresh may have been
+  lost in an earlier gap, two such sessions are needed instead of one.
+- After a restart of coturn, sessions of the former process do not count. A restart shows in the
+  ids, which start again: a `new` has an id below the highest one, which came more than
+  ID_ORDER_SECONDS before. (Within that time ids are not in order: coturn numbers a client when it
   connects, and gives it 60 seconds to allocate.)
-- Nothing is said of a thread any more after FORGOTTEN_SECONDS: that coturn was taken away.
+- A thread is no longer silent after MAX_ALARM_SECONDS: that coturn was removed.
 
-Owns the rule. Knows no table and no clock. Times are whole microseconds since the Unix epoch.
+Times are whole microseconds since the Unix epoch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,13 +26,13 @@ from typing import Final, NamedTuple
 
 from accounting.domain.session_fold import SECOND, SessionState
 
-NUMBERS_PER_THREAD: Final = 10**15
+IDS_PER_THREAD: Final = 10**15
 """An allocation id is its relay thread times this, plus a number that rises
 (docs/coturn.md#ids-restart)."""
-ORDER_SECONDS: Final = 90
-LATENESS_SECONDS: Final = 5
-"""How long after a lifetime's end its `deleted` may come."""
-FORGOTTEN_SECONDS: Final = 86_400
+ID_ORDER_SECONDS: Final = 90
+DELETED_DELAY_SECONDS: Final = 5
+"""How long after the end of a lifetime coturn may publish `deleted`."""
+MAX_ALARM_SECONDS: Final = 86_400
 
 
 class RelayThread(NamedTuple):
@@ -45,12 +45,12 @@ class RelayThread(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadStatus:
-    """What is known of a relay thread.
+    """The status of a relay thread.
 
-    ``highest_id``: of the ``new`` that came at ``highest_at``, within one run of coturn.
-    ``restarted_at``: when its coturn was last seen to have started. ``unheard``: lives that ran out
-    without a word since it was last heard at ``heard_at``; the first word was due at
-    ``overdue_since``; ``certain`` when no gap can explain it.
+    ``highest_id``: of the ``new`` received at ``highest_at``, within one run of coturn.
+    ``restarted_at``: the first ``new`` after the last restart of its coturn. ``missed_count``:
+    sessions that expired since its last report; the first report was due at ``overdue_since``.
+    ``not_explained_by_gap``: a capture gap can't explain at least one of them.
     """
 
     last_report_at: int
@@ -62,14 +62,14 @@ class ThreadStatus:
     overdue_since: int | None = None
 
     def is_silent(self, now: int) -> bool:
-        """Whether its silence is worth an alarm at ``now``, the time until which all is settled."""
-        if self.overdue_since is None or now - self.overdue_since > FORGOTTEN_SECONDS * SECOND:
+        """Whether to raise an alarm at ``now``, up to which everything is settled."""
+        if self.overdue_since is None or now - self.overdue_since > MAX_ALARM_SECONDS * SECOND:
             return False
         return self.not_explained_by_gap or self.missed_count > 1
 
 
 LocatedSession = tuple[int, int, str | None, SessionState]
-"""A life and where it is: database, allocation id, the server's ``ip:port`` if known."""
+"""A session with its database, its allocation id, and its server's ``ip:port`` if known."""
 
 ThreadStatuses = Mapping[RelayThread, ThreadStatus]
 
@@ -77,44 +77,44 @@ ThreadStatuses = Mapping[RelayThread, ThreadStatus]
 def relay_thread(database: int, allocation_id: int, server_address: str | None) -> RelayThread:
     """The relay thread of an allocation on the server that listens at ``ip:port``."""
     server = (server_address or "").rpartition(":")[0]
-    return RelayThread(database, server, allocation_id // NUMBERS_PER_THREAD)
+    return RelayThread(database, server, allocation_id // IDS_PER_THREAD)
 
 
 def record_activity(
     statuses: ThreadStatuses, sessions: Iterable[LocatedSession]
 ) -> dict[RelayThread, ThreadStatus]:
-    """What is known of the relay threads after these lives were heard of: those that changed."""
+    """The statuses that change when these sessions have new reports."""
     last_reports: dict[tuple[int, int, str | None], int] = {}
-    begun: list[tuple[int, int, RelayThread]] = []
+    started: list[tuple[int, int, RelayThread]] = []
     for database, allocation_id, address, session in sessions:
-        place = database, allocation_id // NUMBERS_PER_THREAD, address
-        if last_reports.get(place, 0) < session.last_seen_at:
-            last_reports[place] = session.last_seen_at
+        located_thread = database, allocation_id // IDS_PER_THREAD, address
+        if last_reports.get(located_thread, 0) < session.last_seen_at:
+            last_reports[located_thread] = session.last_seen_at
         if session.start_known and session.prior is None:
             thread = relay_thread(database, allocation_id, address)
-            begun.append((session.started_at, allocation_id, thread))
+            started.append((session.started_at, allocation_id, thread))
     changed: dict[RelayThread, ThreadStatus] = {}
     for (database, number, address), at in last_reports.items():
-        thread = relay_thread(database, number * NUMBERS_PER_THREAD, address)
-        voice = changed.get(thread) or statuses.get(thread)
-        if voice is None:
+        thread = relay_thread(database, number * IDS_PER_THREAD, address)
+        status = changed.get(thread) or statuses.get(thread)
+        if status is None:
             changed[thread] = ThreadStatus(last_report_at=at)
-        elif at > voice.last_report_at:
+        elif at > status.last_report_at:
             changed[thread] = replace(
-                voice,
+                status,
                 last_report_at=at,
                 missed_count=0,
                 not_explained_by_gap=False,
                 overdue_since=None,
             )
-    begun.sort()
-    for at, allocation_id, thread in begun:
-        voice = changed.get(thread) or statuses[thread]
-        if voice.highest_at is None or allocation_id > voice.highest_id:
-            changed[thread] = replace(voice, highest_id=allocation_id, highest_at=at)
-        elif at - voice.highest_at > ORDER_SECONDS * SECOND:
-            voice = replace(voice, highest_id=allocation_id, highest_at=at, restarted_at=at)
-            changed[thread] = voice
+    started.sort()
+    for at, allocation_id, thread in started:
+        status = changed.get(thread) or statuses[thread]
+        if status.highest_at is None or allocation_id > status.highest_id:
+            changed[thread] = replace(status, highest_id=allocation_id, highest_at=at)
+        elif at - status.highest_at > ID_ORDER_SECONDS * SECOND:
+            status = replace(status, highest_id=allocation_id, highest_at=at, restarted_at=at)
+            changed[thread] = status
             changed |= _clear_overdue({**statuses, **changed}, thread)
     return changed
 
@@ -122,46 +122,46 @@ def record_activity(
 def _clear_overdue(
     statuses: ThreadStatuses, restarted: RelayThread
 ) -> dict[RelayThread, ThreadStatus]:
-    """All threads of a server that was started again owe nothing any more."""
+    """The changed statuses of all threads of a restarted server: nothing of theirs is overdue."""
     return {
-        thread: replace(voice, missed_count=0, not_explained_by_gap=False, overdue_since=None)
-        for thread, voice in statuses.items()
-        if thread[:2] == restarted[:2] and voice.overdue_since is not None
+        thread: replace(status, missed_count=0, not_explained_by_gap=False, overdue_since=None)
+        for thread, status in statuses.items()
+        if thread[:2] == restarted[:2] and status.overdue_since is not None
     }
 
 
 def record_expiry(
     statuses: ThreadStatuses, expired: Iterable[LocatedSession], gaps: Sequence[tuple[int, int]]
 ) -> dict[RelayThread, ThreadStatus]:
-    """What is known after these lives ended as expired: the voices that changed.
+    """The statuses that change when these sessions have expired.
 
     ``gaps``: (from, to) of the source's capture gaps.
     """
     changed: dict[RelayThread, ThreadStatus] = {}
-    started: dict[tuple[int, str], int] = {}
-    for thread, known in statuses.items():
-        if known.restarted_at is not None:
+    restarted: dict[tuple[int, str], int] = {}
+    for thread, earlier in statuses.items():
+        if earlier.restarted_at is not None:
             server = thread[:2]
-            started[server] = max(started.get(server, 0), known.restarted_at)
+            restarted[server] = max(restarted.get(server, 0), earlier.restarted_at)
     for database, allocation_id, address, session in expired:
         thread = relay_thread(database, allocation_id, address)
-        voice = changed.get(thread) or statuses.get(thread)
+        status = changed.get(thread) or statuses.get(thread)
         due_at = session.expires_at
         if (
-            voice is None
+            status is None
             or not session.confirmed
-            or voice.last_report_at >= due_at
-            or session.last_seen_at < started.get(thread[:2], 0)
-            or any(f - LATENESS_SECONDS * SECOND <= due_at <= t for f, t in gaps)
+            or status.last_report_at >= due_at
+            or session.last_seen_at < restarted.get(thread[:2], 0)
+            or any(f - DELETED_DELAY_SECONDS * SECOND <= due_at <= t for f, t in gaps)
         ):
             continue
         explained = any(f < due_at and t > session.last_seen_at for f, t in gaps)
         changed[thread] = replace(
-            voice,
-            missed_count=voice.missed_count + 1,
-            not_explained_by_gap=voice.not_explained_by_gap or not explained,
+            status,
+            missed_count=status.missed_count + 1,
+            not_explained_by_gap=status.not_explained_by_gap or not explained,
             overdue_since=due_at
-            if voice.overdue_since is None
-            else min(voice.overdue_since, due_at),
+            if status.overdue_since is None
+            else min(status.overdue_since, due_at),
         )
     return changed

@@ -11,7 +11,7 @@ from accounting.export.copy_format import Column
 
 ROW_GROUP_SIZE: Final = 1 << 16
 _BLOCK_BYTES: Final = 1 << 20
-_SECONDS_SCALE: Final = 6
+_DECIMAL_PLACES: Final = 6
 
 
 def require_pyarrow() -> None:
@@ -24,7 +24,7 @@ def require_pyarrow() -> None:
         ) from None
 
 
-def write_parquet(columns: Sequence[Column], chunks: Iterator[bytes], out: object) -> int:
+def write_parquet(columns: Sequence[Column], csv_chunks: Iterator[bytes], out: object) -> int:
     """Write chunks of CSV without a header to a binary file; returns the number of rows.
 
     The size of row groups doesn't depend on the chunks, so the same rows give the same bytes.
@@ -35,7 +35,7 @@ def write_parquet(columns: Sequence[Column], chunks: Iterator[bytes], out: objec
 
     types = {column.name: _arrow_type(column) for column in columns}
     schema = pa.schema(list(types.items()))
-    first_chunk = next(chunks, b"")
+    first_chunk = next(csv_chunks, b"")
     written = 0
     with pyarrow.parquet.ParquetWriter(
         pa.PythonFile(out, mode="w"), schema, compression="zstd"
@@ -43,7 +43,7 @@ def write_parquet(columns: Sequence[Column], chunks: Iterator[bytes], out: objec
         if not first_chunk:
             return 0
         reader = pyarrow.csv.open_csv(
-            pa.PythonFile(_ChunkFile(first_chunk, chunks), mode="r"),
+            pa.PythonFile(_ChunkFile(first_chunk, csv_chunks), mode="r"),
             read_options=pyarrow.csv.ReadOptions(
                 column_names=list(types), block_size=_BLOCK_BYTES, use_threads=False
             ),
@@ -84,7 +84,7 @@ def _arrow_type(column: Column) -> object:
         case "int4" | "int2":
             return pa.int32()
         case "numeric":
-            return pa.decimal128(38, _SECONDS_SCALE)
+            return pa.decimal128(38, _DECIMAL_PLACES)
         case "date":
             return pa.date32()
         case "timestamptz":

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 from accounting.db.queries import Queries
 from accounting.db.schema import installation
 from accounting.domain.calendar import TIME_MAX, TIME_MIN
-from accounting.domain.coturn_messages import WireError, parse_channel_prefix
+from accounting.domain.coturn_messages import MessageRejected, parse_channel_prefix
 from accounting.domain.identity import billed_user, pseudonym, user_key
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import escape
@@ -145,7 +145,7 @@ class IdentityResolver:
             return False
         try:
             realm, username = parse_channel_prefix(channel.rpartition(b"/allocation/")[0])
-        except WireError:
+        except MessageRejected:
             return False
         if realm not in self._realms:
             return False

@@ -123,8 +123,8 @@ def _record_lost_spool(
     gap_queries.upsert_gap(
         connection,
         source.source_id,
-        token=epoch.token,
-        number=gap_queries.LOST_SPOOL_GAP_NUMBER,
+        epoch_token=epoch.token,
+        gap_number=gap_queries.LOST_SPOOL_GAP_NUMBER,
         after=(source.epoch, source.position),
         from_at=min(from_at, epoch.started_at),
         to_at=None,
@@ -154,8 +154,8 @@ def _record_pruned(
     gap_queries.upsert_gap(
         connection,
         source.source_id,
-        token=next(epoch.token for epoch in epochs if epoch.number == state.pruned_epoch),
-        number=gap_queries.PRUNED_GAP_NUMBER,
+        epoch_token=next(epoch.token for epoch in epochs if epoch.number == state.pruned_epoch),
+        gap_number=gap_queries.PRUNED_GAP_NUMBER,
         after=(source.epoch, source.position),
         from_at=min(from_at, to_at),
         to_at=to_at,

@@ -227,8 +227,8 @@ class Loader:
             gap_queries.upsert_gap(
                 connection,
                 source.source_id,
-                token=epoch.token,
-                number=gap.number,
+                epoch_token=epoch.token,
+                gap_number=gap.number,
                 after=(epoch_numbers[gap.epoch], gap.position),
                 from_at=gap.from_at,
                 to_at=gap.to_at,

@@ -13,8 +13,8 @@ from accounting.capture.spool.records import MessageOrigin, SpooledRow
 from accounting.capture.spool.spool import Spool
 from accounting.domain.calendar import TIME_MIN
 from accounting.domain.coturn_messages import (
+    MessageRejected,
     TrafficKind,
-    WireError,
     parse_channel_prefix,
     parse_counters,
     parse_status,
@@ -122,7 +122,7 @@ class RowEncoder:
         cache: Mapping[bytes, bytes] = {}
         headers = _HeaderCache(self.source_id, self.epoch_numbers)
         consume = self.rate_limit.consume
-        self.rate_limit.refill(max(self.received_at, messages[-1][2]))
+        self.rate_limit.drain(max(self.received_at, messages[-1][2]))
         last = self.received_at
         cache_until = TIME_MIN
         for origin, position, received_at, channel, payload in messages:
@@ -142,7 +142,7 @@ class RowEncoder:
                     status = parse_status(payload)
                 else:
                     counters = parse_counters(payload, consume)
-            except WireError as error:
+            except MessageRejected as error:
                 epoch, database, _ = MessageOrigin.unpack(origin)
                 number = self.epoch_numbers[epoch]
                 self.rejected.append(
@@ -174,7 +174,7 @@ class RowEncoder:
     def _require_realm(
         self, realm: bytes, traffic_kind: TrafficKind | None, payload: bytes
     ) -> NoReturn:
-        """Raise _Needed for a realm; WireError for a message that is rejected and needs none."""
+        """Raise _Needed for a realm. A wrong payload raises MessageRejected: it needs no realm."""
         if traffic_kind is None:
             parse_status(payload)
         else:

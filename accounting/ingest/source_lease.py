@@ -81,7 +81,7 @@ def acquire_lease(engine: Engine, spool: Spool, seconds: float) -> BooksPosition
             source.source_id,
             holder=lease_holder(spool.path),
             host=socket.gethostname(),
-            seconds=seconds,
+            lease_seconds=seconds,
         )
         _raise_if_held(source, other)
         if not source.epoch:

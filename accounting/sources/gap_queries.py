@@ -16,8 +16,8 @@ def upsert_gap(
     connection: Connection,
     source_id: int,
     *,
-    token: str,
-    number: int,
+    epoch_token: str,
+    gap_number: int,
     after: tuple[int, int],
     from_at: int,
     to_at: int | None,
@@ -32,8 +32,8 @@ def upsert_gap(
         update(capture_gaps)
         .where(
             capture_gaps.c.source_id == source_id,
-            capture_gaps.c.token == token,
-            capture_gaps.c.gap == number,
+            capture_gaps.c.token == epoch_token,
+            capture_gaps.c.gap == gap_number,
         )
         .values(to_at=time_or_none(to_at), cause=cause, detail=detail)
     )
@@ -43,8 +43,8 @@ def upsert_gap(
     connection.execute(
         insert(capture_gaps).values(
             source_id=source_id,
-            token=token,
-            gap=number,
+            token=epoch_token,
+            gap=gap_number,
             epoch=epoch,
             position=position,
             from_at=from_micros(from_at),
@@ -55,13 +55,15 @@ def upsert_gap(
     )
 
 
-def close_lost_spool_gap(connection: Connection, source_id: int, token: str, to_at: int) -> None:
+def close_lost_spool_gap(
+    connection: Connection, source_id: int, epoch_token: str, to_at: int
+) -> None:
     """End the gap that a lost spool left, if it is open. ``token``: of the new spool's epoch."""
     connection.execute(
         update(capture_gaps)
         .where(
             capture_gaps.c.source_id == source_id,
-            capture_gaps.c.token == token,
+            capture_gaps.c.token == epoch_token,
             capture_gaps.c.gap == LOST_SPOOL_GAP_NUMBER,
             capture_gaps.c.to_at.is_(None),
         )

@@ -25,11 +25,11 @@ class Lease:
 
 
 def acquire(
-    connection: Connection, source_id: int, *, holder: str, host: str, seconds: float
+    connection: Connection, source_id: int, *, holder: str, host: str, lease_seconds: float
 ) -> Lease | None:
     """Acquire or renew the lease of a source; returns the other holder's lease if it is taken."""
     now = func.clock_timestamp()
-    expires_at = now + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    expires_at = now + func.make_interval(0, 0, 0, 0, 0, 0, lease_seconds)
     values = {"holder": holder, "host": host, "renewed_at": now, "expires_at": expires_at}
     acquired = connection.execute(
         insert(source_leases)
@@ -65,14 +65,14 @@ def _lease(
     return None if row is None else Lease(holder=row.holder, host=row.host)
 
 
-def terminate_hung_loaders(connection: Connection, seconds: float) -> int:
+def terminate_hung_loaders(connection: Connection, silent_seconds: float) -> int:
     """Terminate sessions of collectors and loaders that hang in a transaction; returns how many.
 
     The server waits for such a client without limit, and so would the collector that takes over.
     ``seconds``: how long the client has sent nothing, between two statements or within a COPY.
     """
     query = _QUERIES.text("terminate_hung_loaders")
-    return len(connection.execute(query, {"seconds": seconds}).all())
+    return len(connection.execute(query, {"seconds": silent_seconds}).all())
 
 
 def release(connection: Connection, source_id: int, holder: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from accounting.audit.reconcile import LogDifference, ReconcileResult, reconcile
-from accounting.domain.coturn_log import LogReader, read_line
+from accounting.domain.coturn_log import LogReader, parse_line
 from tests.support.books import Books
 from tests.support.coturn_log import coturn_log_usage
 from tests.support.coturn_messages import FakeAllocation, run_jobs_at
@@ -113,7 +113,7 @@ def test_a_session_goes_on_in_the_next_file_and_an_id_used_again_is_another(
 
 def test_a_username_that_looks_like_the_line_around_it_is_kept_whole() -> None:
     name = b"x>, rp=9, rb=9, sp=9, sb=9 \xff session 7: usage: realm=<q>, username=<y"
-    line = read_line(
+    line = parse_line(
         b"1: : session 000000000000000001: usage: realm=<r>, username=<"
         + name
         + b">, rp=1, rb=2, sp=3, sb=4\n"

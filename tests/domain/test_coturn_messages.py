@@ -15,9 +15,9 @@ from accounting.domain.coturn_messages import (
     MAX_COUNTER,
     MAX_LIFETIME_SECONDS,
     CoturnMessage,
+    MessageRejected,
     ReportKind,
     Side,
-    WireError,
     parse,
 )
 from tests.support.message_lines import MESSAGE_LINES, unescaped
@@ -52,7 +52,7 @@ def told(line: str) -> CoturnMessage:
 @pytest.mark.parametrize(("channel", "payload", "outcome"), MESSAGE_LINES)
 def test_a_line_says_what_the_table_says(channel: str, payload: str, outcome: str) -> None:
     if outcome.startswith("refused: "):
-        with pytest.raises(WireError, match=f"^{re.escape(outcome[9:])}$"):
+        with pytest.raises(MessageRejected, match=f"^{re.escape(outcome[9:])}$"):
             parse(unescaped(channel), unescaped(payload))
     else:
         assert parse(unescaped(channel), unescaped(payload)) == told(outcome)
@@ -103,7 +103,7 @@ CHANNELS: Final = st.one_of(
 def test_any_bytes_parse_or_raise_one_error(channel: bytes, payload: bytes) -> None:
     try:
         event = parse(channel, payload)
-    except WireError:
+    except MessageRejected:
         return
     assert all(0 <= count <= MAX_COUNTER for count in event[-4:])
     assert 0 <= event.allocation_id < 10**18

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting.domain.coturn_messages import MAX_COUNTER, WireError
+from accounting.domain.coturn_messages import MAX_COUNTER, MessageRejected
 from accounting.domain.rate_limit import BURST_BYTES, BYTES_PER_SECOND, SECOND, RateLimit
 
 REPORTS = st.lists(st.tuples(st.integers(-10, 10**6 * SECOND), st.integers(0, MAX_COUNTER)))
@@ -18,9 +18,9 @@ def test_what_is_allowed_is_bounded_by_the_time_that_passed(reports: list[tuple[
         now += step
         latest = max(latest, now)
         try:
-            allowance.refill(now)
+            allowance.drain(now)
             allowance.consume(count)
-        except WireError:
+        except MessageRejected:
             continue
         allowed += count
     assert allowed <= BURST_BYTES + latest * BYTES_PER_SECOND // SECOND + len(reports)
@@ -34,7 +34,7 @@ def test_the_largest_counter_is_allowed_and_what_is_spent_comes_back() -> None:
     allowance = RateLimit()
     for _ in range(4):
         allowance.consume(MAX_COUNTER)
-    with pytest.raises(WireError, match="more traffic"):
+    with pytest.raises(MessageRejected, match="more traffic"):
         allowance.consume(2**40)
-    allowance.refill(60 * SECOND)
+    allowance.drain(60 * SECOND)
     allowance.consume(2**40)

@@ -14,7 +14,7 @@ from accounting.capture.spool.records import Message
 from accounting.capture.spool.spool import Spool
 from accounting.db.engine import Engine, open_engine
 from accounting.domain.calendar import from_micros
-from accounting.domain.coturn_messages import CoturnMessage, WireError, parse
+from accounting.domain.coturn_messages import CoturnMessage, MessageRejected, parse
 from accounting.domain.identity import UsernameRule, billed_user, pseudonym
 from accounting.domain.rate_limit import RateLimit
 from accounting.domain.realm_rules import RealmRule
@@ -166,7 +166,7 @@ def test_every_line_becomes_the_parsed_row_or_a_rejected_message(books: Books) -
     for position, (name, payload) in enumerate(messages, 1):
         try:
             event = parse(name, payload)
-        except WireError as error:
+        except MessageRejected as error:
             rejected.append((position, str(error), name, payload))
             continue
         at = from_micros(books.micros_at(position - 1))

@@ -90,7 +90,7 @@ def test_a_standby_is_well(books: Books) -> None:
     books.spool().open_gap(wall_clock(), "disconnected")
     with books.engine.begin() as connection:
         lease_queries.release(connection, 1, lease_holder(books.spool().path))
-        lease_queries.acquire(connection, 1, holder="x", host="one.example", seconds=60)
+        lease_queries.acquire(connection, 1, holder="x", host="one.example", lease_seconds=60)
     assert troubles(books) == ()
 
 

@@ -183,7 +183,7 @@ def test_the_lease_and_its_machine_show(books: Books) -> None:
     books.load()
     with books.engine.begin() as connection:
         lease_queries.release(connection, 1, lease_holder(books.spool().path))
-        lease_queries.acquire(connection, 1, holder="x", host="one.example", seconds=60)
+        lease_queries.acquire(connection, 1, holder="x", host="one.example", lease_seconds=60)
     assert (
         metrics_of(read_snapshot(books))["turn_accounting_lease_held", "one.example", "default"]
         == 1

@@ -3,7 +3,7 @@
 from typing import Final
 
 from accounting.domain.calendar import to_micros
-from accounting.domain.thread_silence import FORGOTTEN_SECONDS, RelayThread, ThreadStatus
+from accounting.domain.thread_silence import MAX_ALARM_SECONDS, RelayThread, ThreadStatus
 from accounting.sessions.relay_threads import read_statuses
 from tests.support.books import Books, channel, status_payload, traffic_payload
 
@@ -199,8 +199,8 @@ def test_numbers_out_of_order_for_a_minute_are_no_restart(books: Books) -> None:
 def test_silence_is_forgotten_after_a_day(books: Books) -> None:
     hear(books, 0, "new", 1)
     account(books, 700)
-    assert silent(books, 600 + FORGOTTEN_SECONDS) == [(SERVER, 3)]
-    assert silent(books, 601 + FORGOTTEN_SECONDS) == []
+    assert silent(books, 600 + MAX_ALARM_SECONDS) == [(SERVER, 3)]
+    assert silent(books, 601 + MAX_ALARM_SECONDS) == []
 
 
 def test_threads_unheard_for_a_week_are_dropped(books: Books) -> None:

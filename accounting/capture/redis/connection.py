@@ -30,7 +30,7 @@ class ServerInfo:
     ``replication_offset`` is the end of the server's replication stream.
     """
 
-    asked_at: int
+    read_at: int
     run_id: str | None
     started_at: int | None
     role: str
@@ -48,9 +48,9 @@ def connect(connection: AbstractConnection) -> None:
         raise to_source_lost(error) from None
 
 
-def execute_command(connection: AbstractConnection, *words: str | bytes) -> object:
+def execute_command(connection: AbstractConnection, *arguments: str | bytes) -> object:
     """The reply to one command. Raises ResponseError when the server refuses it."""
-    connection.send_command(*words)  # type: ignore[no-untyped-call]
+    connection.send_command(*arguments)  # type: ignore[no-untyped-call]
     return connection.read_response()
 
 
@@ -63,14 +63,14 @@ def execute_pipeline(
     connection stays usable.
     """
     connection.send_packed_command(connection.pack_commands(commands))  # type: ignore[no-untyped-call]
-    replies, refusal = [], None
+    replies, error_reply = [], None
     for _ in commands:
         try:
             replies.append(connection.read_response(disable_decoding=True))
         except ResponseError as error:
-            refusal = error
-    if refusal:
-        raise refusal
+            error_reply = error
+    if error_reply:
+        raise error_reply
     return replies
 
 
@@ -124,18 +124,18 @@ def read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -
         line.split(b":", 1) for reply in replies for line in reply.splitlines() if b":" in line
     )
 
-    def text(name: bytes) -> str:
+    def field_text(name: bytes) -> str:
         value: bytes = info.get(name, b"")
         return value.decode("ascii", "replace")
 
-    uptime = text(b"uptime_in_seconds")
-    offset = text(b"master_repl_offset")
+    uptime = field_text(b"uptime_in_seconds")
+    offset = field_text(b"master_repl_offset")
     return ServerInfo(
-        asked_at=asked_at,
-        run_id=text(b"run_id") or None,
+        read_at=asked_at,
+        run_id=field_text(b"run_id") or None,
         started_at=asked_at - int(uptime) * 1_000_000 if uptime.isdigit() else None,
-        role=text(b"role"),
-        is_cluster="cluster" in (text(b"redis_mode"), text(b"server_mode")),
+        role=field_text(b"role"),
+        is_cluster="cluster" in (field_text(b"redis_mode"), field_text(b"server_mode")),
         replication_offset=int(offset) if offset.isdigit() else 0,
     )
 
@@ -146,7 +146,7 @@ def try_read_server_info(connection: AbstractConnection, clock: Callable[[], int
         return read_server_info(connection, clock)
     except ResponseError:
         return ServerInfo(
-            asked_at=clock(),
+            read_at=clock(),
             run_id=None,
             started_at=None,
             role="",

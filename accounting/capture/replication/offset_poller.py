@@ -79,4 +79,4 @@ class OffsetPoller:
             raise to_source_lost(error) from None
         if server.run_id != self._server_run_id or server.role != "master":
             raise SourceLost("disconnected", "another server is the master now")
-        return OffsetTime(server.asked_at, server.replication_offset)
+        return OffsetTime(server.read_at, server.replication_offset)
