@@ -6,6 +6,7 @@ in ``db.schema``.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import call
 from struct import Struct
 from typing import Any, Final
 
@@ -45,7 +46,6 @@ _FIXED: Final = {
 _NULL: Final = b"\xff\xff\xff\xff"
 _LENGTH: Final = Struct("!i")
 _TIME: Final = Struct("!iq")
-_ARRAY_HEADER: Final = Struct("!6i")
 _INT8_OID: Final = 20
 
 
@@ -92,8 +92,7 @@ class RowPacker:
         packed = self._struct.pack(*row)
         if not self._packers:
             return packed
-        values = zip(self._packers, varying, strict=True)
-        return packed + b"".join([pack(value) for pack, value in values])
+        return b"".join((packed, *map(call, self._packers, varying)))
 
 
 def _pack_time(value: int | None) -> bytes:
@@ -107,16 +106,18 @@ def _pack_text(value: str | None) -> bytes:
     return _LENGTH.pack(len(encoded)) + encoded
 
 
-def _pack_array(value: Sequence[int]) -> bytes:
-    count = len(value)
-    elements = [number for element in value for number in (8, element)]
-    # Bytes, dimensions, whether there are nulls, type, size, and lower bound.
-    header = _ARRAY_HEADER.pack(20 + 12 * count, 1, 0, _INT8_OID, count, 1)
-    return header + Struct("!" + "iq" * count).pack(*elements)
+def _pack_four(value: Sequence[int]) -> bytes:
+    """An array of four numbers; the sessions' totals are the only arrays that are packed."""
+    a, b, c, d = value
+    return _FOUR.pack(*_FOUR_HEADER, 8, a, 8, b, 8, c, 8, d) if a or b or c or d else _FOUR_ZEROS
 
 
+_FOUR: Final = Struct("!6i" + "iq" * 4)
+# Bytes that follow, dimensions, whether there are nulls, type, size, lower bound.
+_FOUR_HEADER: Final = (20 + 4 * 12, 1, 0, _INT8_OID, 4, 1)
+_FOUR_ZEROS: Final = _FOUR.pack(*_FOUR_HEADER, *(8, 0) * 4)
 _PACKERS: Final[dict[str, Callable[[Any], bytes]]] = {
     "timestamptz": _pack_time,
     "text": _pack_text,
-    "int8[]": _pack_array,
+    "int8[]": _pack_four,
 }

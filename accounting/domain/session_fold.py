@@ -112,10 +112,11 @@ class UsageDelta(NamedTuple):
     sent_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class PriorState:
     """A stored session as it was before the current step.
 
+    Not frozen, which would more than double the cost of making one for each session of a batch.
     ``single_hour``: the start of the only hour that the session was active in; None when it was
     active in several.
     """

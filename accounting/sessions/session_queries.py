@@ -4,9 +4,9 @@ Every function works on a whole batch: keys and rows go to scratch tables by COP
 joins them along the primary or partial index. The rules are in ``domain.session_fold``.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any, Final
 
 from psycopg import Cursor
@@ -31,8 +31,8 @@ from accounting.domain.session_fold import (
 
 _QUERIES: Final = Queries("accounting.sessions")
 
-# A session's fields are the columns that it is carried over with; settling's own columns
-# (recheck_at, end_events, single_hour) are not among them.
+# The fields of a session are the columns that it is carried over with, in the order of the table;
+# settling's own columns (recheck_at, end_events, single_hour) are not among them.
 _FIELDS: Final = tuple(
     column.name
     for column in carried_sessions.c
@@ -40,26 +40,18 @@ _FIELDS: Final = tuple(
 )
 KEY_COLUMNS: Final = copy_columns(sessions, AllocationKey._fields)
 SESSION_COLUMNS: Final = copy_columns(sessions, _FIELDS)
-_FIRST_COUNTER: Final = _FIELDS.index(COUNTERS[0])
-_AFTER_COUNTERS: Final = _FIRST_COUNTER + len(COUNTERS)
-_BEFORE: Final = _FIELDS[:_FIRST_COUNTER]
-_AFTER: Final = _FIELDS[_AFTER_COUNTERS:]
-# What a refresh or an interim changes; and what no report changes after the first.
-_QUICK_FIELDS: Final = frozenset({"last_seen_at", "expires_at", *COUNTERS})
-_CONSTANT_FIELDS: Final = frozenset(
-    {"session_id", "user_key", "realm_id", "started_at", "start_known"}
-)
 _PHASES: Final = {int(phase): phase for phase in Phase}
-_slow_columns: Final = attrgetter(
-    *(name for name in _FIELDS if name not in _QUICK_FIELDS | _CONSTANT_FIELDS)
+# Columns that never change, and those that every report changes.
+_CONSTANT: Final = frozenset({"session_id", "user_key", "realm_id", "started_at", "start_known"})
+_FAST: Final = frozenset({"last_seen_at", "expires_at", *COUNTERS})
+_slow_columns: Final = itemgetter(
+    *(index for index, name in enumerate(_FIELDS) if name not in _CONSTANT | _FAST)
 )
-_values_before_counters: Final = attrgetter(*_BEFORE)
-_values_after_counters: Final = attrgetter(*_AFTER)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _StoredState(PriorState):
-    """The prior state of a session that was read here; tells whether a narrow update suffices."""
+    """The prior state of a session that was read here; shows whether a narrow update suffices."""
 
     slow_columns: tuple[object, ...]
 
@@ -117,61 +109,136 @@ def read_open_sessions(
     connection.execute(_QUERIES.text("create_staged_keys"))
     with _cursor(connection) as cursor:
         copy_packed_rows(cursor, "staged_keys", _KEY_PACKER.columns, map(_KEY_PACKER.pack, keys))
-        with prefer_index_scans(connection):
-            cursor.execute(_QUERIES.driver("read_open_sessions"))
-        yield from _stored_sessions(cursor)
+    return _sessions_of_staged_keys(connection)
 
 
 def read_due_sessions(
     connection: Connection, source_id: int, until: int, limit: int
 ) -> Iterator[tuple[AllocationKey, SessionState]]:
-    """Active sessions that may have expired by ``until``, in order of ``recheck_at``."""
-    with _cursor(connection) as cursor:
-        cursor.execute(
-            _QUERIES.driver("read_due_sessions"),
-            {"source_id": source_id, "until": from_micros(until), "limit": limit},
-        )
-        yield from _stored_sessions(cursor)
+    """Active sessions that may have expired by ``until``, those with the lowest ``recheck_at``."""
+    connection.execute(_QUERIES.text("create_staged_keys"))
+    connection.execute(
+        _QUERIES.text("stage_due_keys"),
+        {"source_id": source_id, "until": from_micros(until), "limit": limit},
+    )
+    return _sessions_of_staged_keys(connection)
 
 
-def _stored_sessions(cursor: Cursor[Any]) -> Iterator[tuple[AllocationKey, SessionState]]:
-    """Sessions from whole rows of the table, each with its prior state."""
-    positions = {column.name: index for index, column in enumerate(cursor.description or ())}
-    fields_of = itemgetter(*(positions[name] for name in (*AllocationKey._fields, *_FIELDS)))
-    single_hour = positions["single_hour"]
-    for row in cursor.fetchall():
-        key, session = session_from_row(fields_of(row))
+def _sessions_of_staged_keys(
+    connection: Connection,
+) -> Iterator[tuple[AllocationKey, SessionState]]:
+    """Each session with its prior state."""
+    with prefer_index_scans(connection), _cursor(connection) as cursor:
+        rows = cursor.execute(_QUERIES.driver("read_open_sessions")).fetchall()
+    for *row, single_hour in rows:
+        key, session = session_from_row(row)
         session.prior = _StoredState(
             active_until=session.active_until,
             ended=session.ended_at is not None,
             confirmed=session.confirmed,
             estimated=session.estimated,
-            single_hour=row[single_hour],
-            slow_columns=_slow_columns(session),
+            single_hour=single_hour,
+            slow_columns=_slow_columns(_fields(session)),
         )
         yield key, session
 
 
 def session_from_row(row: Sequence[Any]) -> tuple[AllocationKey, SessionState]:
-    """A session from a row of KEY_COLUMNS and SESSION_COLUMNS, read in binary."""
-    fields = row[len(KEY_COLUMNS) :]
-    values = dict(zip(_BEFORE, fields, strict=False))
-    values.update(zip(_AFTER, fields[_AFTER_COUNTERS:], strict=True))
-    values["phase"] = _PHASES[values["phase"]]
-    if values["end_cause"] is not None:
-        values["end_cause"] = EndCause(values["end_cause"])
-    usage = list(fields[_FIRST_COUNTER:_AFTER_COUNTERS])
-    return AllocationKey._make(row[: len(KEY_COLUMNS)]), SessionState(**values, usage=usage)
+    """A session from a row of KEY_COLUMNS and SESSION_COLUMNS, read in binary.
+
+    A total may be None where none was reported.
+    """
+    (
+        source_id,
+        database,
+        username_key,
+        allocation_id,
+        session_id,
+        user_key,
+        realm_id,
+        started_at,
+        last_seen_at,
+        expires_at,
+        start_known,
+        lifetime_known,
+        ended_at,
+        end_cause,
+        phase,
+        confirmed,
+        transport,
+        client_address,
+        server_address,
+        *usage,
+        new_count,
+        deleted_count,
+        client_total_count,
+        peer_total_count,
+        client_total,
+        peer_total,
+        estimated,
+        disputed,
+    ) = row
+    key = AllocationKey(source_id, database, username_key, allocation_id)
+    return key, SessionState(
+        session_id=session_id,
+        user_key=user_key,
+        realm_id=realm_id,
+        started_at=started_at,
+        last_seen_at=last_seen_at,
+        expires_at=expires_at,
+        start_known=start_known,
+        lifetime_known=lifetime_known,
+        ended_at=ended_at,
+        end_cause=None if end_cause is None else EndCause(end_cause),
+        phase=_PHASES[phase],
+        confirmed=confirmed,
+        transport=transport,
+        client_address=client_address,
+        server_address=server_address,
+        usage=usage,
+        new_count=new_count,
+        deleted_count=deleted_count,
+        client_total_count=client_total_count,
+        peer_total_count=peer_total_count,
+        client_total=client_total or [0] * 4,
+        peer_total=peer_total or [0] * 4,
+        estimated=estimated,
+        disputed=disputed,
+    )
 
 
 def session_row(key: AllocationKey, session: SessionState, recheck_at: int) -> tuple[Any, ...]:
-    """A session as a row of ``sessions``: KEY_COLUMNS, recheck_at, SESSION_COLUMNS."""
+    """A session as a row of KEY_COLUMNS, recheck_at and SESSION_COLUMNS."""
+    return (*key, recheck_at, *_fields(session))
+
+
+def _fields(session: SessionState) -> tuple[Any, ...]:
+    """A session as SESSION_COLUMNS."""
     return (
-        *key,
-        recheck_at,
-        *_values_before_counters(session),
+        session.session_id,
+        session.user_key,
+        session.realm_id,
+        session.started_at,
+        session.last_seen_at,
+        session.expires_at,
+        session.start_known,
+        session.lifetime_known,
+        session.ended_at,
+        session.end_cause,
+        session.phase,
+        session.confirmed,
+        session.transport,
+        session.client_address,
+        session.server_address,
         *session.usage,
-        *_values_after_counters(session),
+        session.new_count,
+        session.deleted_count,
+        session.client_total_count,
+        session.peer_total_count,
+        session.client_total,
+        session.peer_total,
+        session.estimated,
+        session.disputed,
     )
 
 
@@ -187,15 +254,20 @@ def upsert_sessions(
     whole: list[bytes] = []
     refreshed: list[bytes] = []
     for key, session, recheck_at, single_hour in rows:
-        prior = session.prior
+        prior, fields = session.prior, _fields(session)
         if (
             isinstance(prior, _StoredState)
             and not prior.ended
-            and prior.slow_columns == _slow_columns(session)
+            and prior.slow_columns == _slow_columns(fields)
         ):
             refreshed.append(_pack_refresh(session, recheck_at))
         else:
-            whole.append(_pack_session(key, session, recheck_at, single_hour))
+            whole.append(
+                _SESSION_PACKER.pack(
+                    (*key, recheck_at, *_fixed_columns(fields)),
+                    (*_varying_columns(fields), single_hour),
+                )
+            )
     with _cursor(connection) as cursor:
         if whole:
             connection.execute(_QUERIES.text("create_staged_sessions"))
@@ -250,26 +322,15 @@ _REFRESH_PACKER: Final = RowPacker(
 _SESSION_PACKER: Final = RowPacker(
     sessions, (*AllocationKey._fields, "recheck_at", *_FIELDS, "single_hour")
 )
-_fixed_before_counters: Final = attrgetter(
-    *(name for name in _BEFORE if name in _SESSION_PACKER.fixed)
-)
-_fixed_after_counters: Final = attrgetter(
-    *(name for name in _AFTER if name in _SESSION_PACKER.fixed)
-)
-_varying: Final = attrgetter(*(name for name in _SESSION_PACKER.varying if name != "single_hour"))
 
 
-def _pack_session(
-    key: AllocationKey, session: SessionState, recheck_at: int, single_hour: int | None
-) -> bytes:
-    fixed = (
-        *key,
-        recheck_at,
-        *_fixed_before_counters(session),
-        *session.usage,
-        *_fixed_after_counters(session),
-    )
-    return _SESSION_PACKER.pack(fixed, (*_varying(session), single_hour))
+def _pick(names: Iterable[str]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """Picks those of the names that are SESSION_COLUMNS from a tuple of all."""
+    return itemgetter(*(_FIELDS.index(name) for name in names if name in _FIELDS))
+
+
+_fixed_columns: Final = _pick(_SESSION_PACKER.fixed)
+_varying_columns: Final = _pick(_SESSION_PACKER.varying)
 
 
 def _pack_refresh(session: SessionState, recheck_at: int) -> bytes:

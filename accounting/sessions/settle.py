@@ -101,15 +101,17 @@ def _fold(
 ) -> None:
     rules = all_rules(connection)
     gap_positions = gap_queries.gap_positions(connection, source_id)
-    folds: dict[AllocationKey, KeyFold] = {}
+    folds: dict[tuple[int, int, bytes, int], KeyFold] = {}
     evidence = []
     for item in _in_order(reports, sightings):
-        key = AllocationKey(source_id, item.database, item.username_key, item.allocation_id)
+        key = source_id, item.database, item.username_key, item.allocation_id
         fold = folds.get(key)
         if fold is None:
-            fold = folds[key] = KeyFold(key, rules, gap_positions)
+            fold = folds[key] = KeyFold(AllocationKey(*key), rules, gap_positions)
         evidence.append((item, fold))
-    for key, session in session_queries.read_open_sessions(connection, folds):
+    for key, session in session_queries.read_open_sessions(
+        connection, [fold.key for fold in folds.values()]
+    ):
         folds[key].resume(session)
     for item, fold in evidence:
         fold.apply(item)
