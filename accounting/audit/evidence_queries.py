@@ -26,7 +26,7 @@ from accounting.domain.session_fold import (
     StatusKeySighting,
     UsageDelta,
 )
-from accounting.sessions.session_queries import session_from_row
+from accounting.sessions.session_rows import session_from_row
 from accounting.sources import source_queries, watermark_queries
 from accounting.sources.watermark_queries import Watermark
 

@@ -32,7 +32,7 @@ from accounting.db.schema import (
 )
 from accounting.domain.session_fold import AllocationKey, Phase, SessionState
 from accounting.domain.session_hours import SessionHour
-from accounting.sessions.session_queries import (
+from accounting.sessions.session_rows import (
     KEY_COLUMNS,
     SESSION_COLUMNS,
     session_from_row,

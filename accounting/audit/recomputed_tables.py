@@ -17,7 +17,7 @@ from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import AllocationKey, SessionState
 from accounting.domain.session_hours import SessionHour
 from accounting.sessions.session_hour_queries import SESSION_HOUR_COLUMNS
-from accounting.sessions.session_queries import (
+from accounting.sessions.session_rows import (
     KEY_COLUMNS,
     SESSION_COLUMNS,
     session_row,

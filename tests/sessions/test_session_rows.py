@@ -1,0 +1,68 @@
+"""A session as a row: every column is there, in the order of the table, and comes back."""
+
+from dataclasses import fields
+from typing import Any
+
+from accounting.db.schema import sessions
+from accounting.domain.counters import COUNTERS
+from accounting.domain.session_fold import AllocationKey, EndCause, Phase, SessionState
+from accounting.sessions.session_rows import (
+    KEY_COLUMNS,
+    SESSION_COLUMNS,
+    SESSION_PACKER,
+    session_fields,
+    session_from_row,
+    session_row,
+)
+
+KEY = AllocationKey(1, 2, b"n" * 16, 3)
+SESSION = SessionState(
+    session_id=b"s" * 16,
+    user_key=b"u" * 16,
+    realm_id=4,
+    started_at=5,
+    last_seen_at=6,
+    expires_at=7,
+    start_known=True,
+    lifetime_known=True,
+    ended_at=8,
+    end_cause=EndCause.EXPIRED,
+    phase=Phase.PENDING,
+    confirmed=True,
+    transport="UDP",
+    client_address="198.51.100.7:50000",
+    server_address="192.0.2.1:3478",
+    usage=[11, 12, 13, 14, 15, 16, 17, 18],
+    new_count=19,
+    deleted_count=20,
+    client_total_count=21,
+    peer_total_count=22,
+    client_total=[23, 24, 25, 26],
+    peer_total=[27, 28, 29, 30],
+    estimated=True,
+    disputed=True,
+)
+
+
+def test_the_fields_of_a_session_are_the_columns_of_the_table_in_order() -> None:
+    names = [name for name, _ in SESSION_COLUMNS]
+    values: dict[str, Any] = dict(zip(COUNTERS, SESSION.usage, strict=True))
+    for name in names:
+        if name not in COUNTERS:
+            values[name] = getattr(SESSION, name)
+    assert session_fields(SESSION) == tuple(values[name] for name in names)
+    not_stored = {"usage", "deltas", "prior"}
+    assert {field.name for field in fields(SessionState)} - not_stored == {*names} - {*COUNTERS}
+
+
+def test_a_session_comes_back_from_its_row() -> None:
+    row = session_row(KEY, SESSION, recheck_at=9)
+    assert session_from_row((*row[: len(KEY_COLUMNS)], *row[len(KEY_COLUMNS) + 1 :])) == (
+        KEY,
+        SESSION,
+    )
+
+
+def test_a_packed_row_has_all_columns_that_settling_writes() -> None:
+    """Enqueuing a feed event numbers it: ``end_events`` is not packed."""
+    assert {*SESSION_PACKER.columns} == {*sessions.c.keys()} - {"end_events"}
