@@ -1,4 +1,4 @@
-"""Usage accounting for coturn. The journey of an event, and the room (package) of each step:
+"""Usage accounting for coturn. The path of a message, and the package of each step:
 
 coturn -> Redis -> capture     receives messages and appends them, unparsed, to a spool on disk
                 -> ingest      parses the spool and loads reports and position in one transaction
@@ -11,5 +11,5 @@ coturn -> Redis -> capture     receives messages and appends them, unparsed, to 
 ``domain`` has the pure rules of all these. ``identities`` holds users, realms and their rules;
 ``sources`` one row per collector. ``audit`` recomputes the books from the reports. ``ops`` runs the
 processes and jobs and monitors them; ``cli`` has the commands. ``db``, ``config``, ``embedded`` and
-``simulator`` are infrastructure. Imports point from the later rooms to the earlier: pyproject.toml.
+``simulator`` are infrastructure. pyproject.toml lists which package may import which.
 """

@@ -1,10 +1,10 @@
-"""Progress of long work: the callback that audits and exports report to."""
+"""The callback to which long operations, such as an audit or an export, report their progress."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives how many units are done so far, and how many there are where that is known."""
+    """Called with the number of units done so far, and their total if it is known."""
 
     def __call__(self, done: int, total: int | None = None, /) -> None: ...
 

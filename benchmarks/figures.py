@@ -16,8 +16,8 @@ HEADINGS: Final = ("part", "figure", "median", "low", "high", "unit", "target", 
 class Figure:
     """One measured figure: its value in every round.
 
-    ``limit`` says in words what a ratio is a ratio to; that limit is measured in the same run.
-    ``target`` is the issue's, to be reached ``at_most`` or ``at_least``; None where there is none.
+    ``limit``: what the value is a ratio to; it is measured in the same run. ``target``: the value
+    that must be reached, and ``bound`` whether it is an upper or lower one; None without a target.
     """
 
     part: str

@@ -111,7 +111,7 @@ def _close(
         realm = realm_queries.names_by_id(connection)[realm_id]
         row = find_period(connection, realm_id, realm, period)
         if row.closed_at is not None:
-            raise NotYet(f"period {period} of realm '{realm}' was closed by somebody else just now")
+            raise NotYet(f"period {period} of realm '{realm}' was just closed by another process")
         waits_for = period_queries.waits_for(connection, realm_id, period, excluded_sources)
         if waits_for is not None:
             raise NotYet(f"period {period} of realm '{realm}' waits for: {waits_for}")

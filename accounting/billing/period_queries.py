@@ -155,4 +155,4 @@ def mark_closed(
         .where(_PERIOD.realm_id == realm_id, _PERIOD.period == period, _PERIOD.closed_at.is_(None))
         .values(closed_at=func.now(), cutoff=cutoff.to_text())
     )
-    assert closed.rowcount == 1, "the lock of the roll-up does not hold"
+    assert closed.rowcount == 1, "the period changed although the caller holds the lock"

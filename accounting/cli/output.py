@@ -1,4 +1,4 @@
-"""Standard output and standard error of a command.
+"""Write to standard output and standard error.
 
 Standard output carries data: text, JSON lines, or the bytes of an export. When its reader closes
 the pipe the process exits quietly with 0; any other write error is an AccountingError. Standard

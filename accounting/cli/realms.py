@@ -45,7 +45,7 @@ def list_realms(
         "username_rule": "usernames",
         "separator": "separator",
     }
-    write_rows(rows, columns, as_json=as_json, empty="No realm is known yet.")
+    write_rows(rows, columns, as_json=as_json, empty="There are no realms yet.")
 
 
 def set_realm(
@@ -55,7 +55,9 @@ def set_realm(
     ] = None,
     anchor_day: Annotated[
         int | None,
-        typer.Option("--anchor-day", min=1, max=31, help="Day on which billing periods begin."),
+        typer.Option(
+            "--anchor-day", min=1, max=31, help="Day of the month on which billing periods begin."
+        ),
     ] = None,
     grace_seconds: Annotated[
         int | None,
@@ -69,7 +71,9 @@ def set_realm(
     ] = None,
     username_rule: Annotated[
         UsernameRule | None,
-        typer.Option("--username-rule", help="How a username yields the user; rest: TURN REST."),
+        typer.Option(
+            "--username-rule", help="How to find the user in a username; rest: TURN REST."
+        ),
     ] = None,
     separator: Annotated[
         str | None,
@@ -79,10 +83,10 @@ def set_realm(
     ] = None,
     holds_from: Annotated[
         str | None,
-        typer.Option("--from", help="First day of the rules, YYYY-MM-DD, in their time zone."),
+        typer.Option("--from", help="First day, YYYY-MM-DD, in the realm's time zone."),
     ] = None,
 ) -> None:
-    """Set rules of a realm; others stay as they are."""
+    """Set some rules of a realm; its other rules stay."""
     if time_zone is not None:
         _check_time_zone(time_zone)
     if separator is not None and not (separator and separator.isprintable()):

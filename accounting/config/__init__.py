@@ -1,9 +1,10 @@
-"""The settings: what an operator may choose, where a value may come from, and what is refused.
+"""The settings of the service.
 
-`settings` has their names, defaults and checks, `spelling` what their texts mean, `loading` where
-they come from. Must not connect to anything, start anything or log; the one thing it reads from
-disk are the files that the operator named. `cli` makes one frozen `Settings` with `load_settings()`
-and passes it down; nothing else reads the environment.
+In: arguments, environment, secret files and a TOML file. Out: one frozen `Settings`, which `cli`
+loads and passes down. Invariant: nothing else reads the environment, and every value was checked.
+
+- ``settings``: names, defaults and checks; ``parsing``: sizes, addresses and URLs.
+- ``loading``: reads the values, in order of precedence.
 """
 
 from accounting.config.loading import load_settings

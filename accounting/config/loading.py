@@ -1,7 +1,7 @@
-"""Settings from outside: arguments, environment, files of secrets, a TOML file.
+"""Loads the settings from arguments, environment, secret files and a TOML file.
 
-Owns the order of these, what is refused as unknown or ambiguous, and the one line in which an error
-is told. Must not check a value: that is `settings`'.
+Rejects names that are unknown or ambiguous, and turns every error into one line. `settings` checks
+the values.
 """
 
 import difflib
@@ -24,7 +24,7 @@ from pydantic_settings import (
 from accounting.config.settings import PREFIX, SECRETS, Settings, environment_variable
 from accounting.errors import ConfigurationError
 
-# A cluster that runs a service named `accounting` gives every pod variables with our prefix.
+# In Kubernetes, a service named `accounting` gives every pod variables with this prefix.
 _SERVICE_LINK = re.compile(
     rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
@@ -32,7 +32,7 @@ _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
 
 class LoadedSettings(Settings, BaseSettings):
-    """Settings from outside: arguments, environment, files of secrets, TOML, in this order."""
+    """Settings from arguments, environment, secret files and TOML; the first one that has it."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix=PREFIX, env_ignore_empty=True
@@ -57,10 +57,10 @@ class LoadedSettings(Settings, BaseSettings):
 
 
 def load_settings(**arguments: object) -> Settings:
-    """The settings in force, from `arguments` (None means not given) and from outside.
+    """The settings in force. `arguments` precede all other sources; None means not given.
 
-    Raises ConfigurationError, one line, for anything unknown, ambiguous or wrong: a mistyped
-    setting that is silently ignored costs money in a service that bills.
+    Raises ConfigurationError, one line, for anything unknown, ambiguous or wrong: ignoring a
+    mistyped setting would cost money in a service that bills.
     """
     _check_variables(os.environ)
     given = {name: value for name, value in arguments.items() if value is not None}
@@ -144,7 +144,7 @@ def _read(path: Path, origin: str) -> str:
 
 
 def _origins(arguments: Mapping[str, object]) -> dict[str, str]:
-    """Where each setting that is no default came from, in the order of LoadedSettings."""
+    """The origin of each setting that is not the default, in the order of LoadedSettings."""
     path = arguments.get("config") or os.environ.get(environment_variable("config"))
     origins = {name: f"{path}: {name}" for name in (_read_toml(Path(str(path))) if path else ())}
     for name in Settings.model_fields:
@@ -157,7 +157,7 @@ def _origins(arguments: Mapping[str, object]) -> dict[str, str]:
 
 
 def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
-    """One wrong value in one line: its name, the value unless it is secret, what was expected."""
+    """One error in one line: the setting, its value unless it is secret, what was expected."""
     name = str(detail["loc"][0]) if detail["loc"] else "?"
     if detail["type"] == "extra_forbidden":
         return (

@@ -1,7 +1,7 @@
-"""How settings are spelled: amounts of memory, addresses and URLs.
+"""Parses the texts of settings: sizes, addresses and URLs.
 
-Owns what such a text means and how one with a password is shown. What is wrong is a ValueError that
-says what was expected and tells no password; which setting it was, others say.
+A wrong text raises a ValueError that says what was expected, and contains neither the name of the
+setting nor a password.
 """
 
 import re
@@ -18,7 +18,7 @@ _BYTES_FACTOR = {"": 1, "k": 1000, "ki": 2**10, "m": 10**6, "mi": 2**20, "g": 10
 
 
 def parse_bytes(value: object) -> object:
-    """A number of bytes as people write it: 1000, 256MiB, 64 kB."""
+    """Parse a number of bytes, such as 1000, 256MiB or 64 kB."""
     if not isinstance(value, str):
         return value
     match = _BYTES.fullmatch(value.strip())
@@ -29,19 +29,19 @@ def parse_bytes(value: object) -> object:
 
 
 def _check_url(url: str, schemes: tuple[str, ...], expected: str) -> None:
-    """Refuse what is no URL of these schemes. The message holds no part of it but the scheme."""
+    """Check that a text is a URL of these schemes. The error shows only the scheme of it."""
     scheme, separator, _ = url.partition("://")
     if not separator:
-        raise ValueError(f"no URL: expected {expected}")
+        raise ValueError(f"not a URL: expected {expected}")
     if scheme not in schemes:
         shown = f"scheme {scheme!r}" if re.fullmatch(r"[a-z][a-z0-9+]{0,20}", scheme) else "scheme"
         raise ValueError(f"{shown} is not known: expected {expected}")
     try:
         parts = urlsplit(url)
-        for place in parts.netloc.rpartition("@")[2].split(","):  # libpq takes several hosts
-            _ = urlsplit(f"//{place}").port
+        for host in parts.netloc.rpartition("@")[2].split(","):  # libpq takes several hosts
+            _ = urlsplit(f"//{host}").port
     except ValueError:
-        raise ValueError(f"its host or port is no valid one: expected {expected}") from None
+        raise ValueError(f"its host or port is not valid: expected {expected}") from None
     if "@" in parts.path or parts.fragment or "=" not in (parts.query or "="):
         raise ValueError(
             "a special character in its user or password is not percent-encoded: "
@@ -50,12 +50,12 @@ def _check_url(url: str, schemes: tuple[str, ...], expected: str) -> None:
 
 
 def check_database_url(url: str) -> None:
-    """Refuse what is no URL of a Postgres."""
+    """Check that a text is a libpq URL."""
     _check_url(url, ("postgresql", "postgres"), EXPECTED_DATABASE_URL)
 
 
 def normalize_redis_url(url: str) -> str:
-    """The URL of a Redis as redis-py and our sentinels know it; refuses what is none."""
+    """Check the URL of a Redis; returns it with the schemes that redis-py knows."""
     servers = ("redis", "rediss", "valkey", "valkeys")
     sentinels = tuple(f"{scheme}+sentinel" for scheme in servers)
     _check_url(url, (*servers, "unix", *sentinels), EXPECTED_REDIS_URL)
@@ -64,12 +64,12 @@ def normalize_redis_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme == "unix":
         if not parts.path.startswith("/"):
-            raise ValueError(f"it names no socket: expected {EXPECTED_REDIS_URL}")
+            raise ValueError(f"it lacks the path of a socket: expected {EXPECTED_REDIS_URL}")
     elif parts.scheme.endswith("+sentinel"):
         if not re.fullmatch(r"/[^/]+(/\d*)?", parts.path):
-            raise ValueError(f"it names no service: expected {EXPECTED_REDIS_URL}")
+            raise ValueError(f"it lacks the name of a service: expected {EXPECTED_REDIS_URL}")
     elif not re.fullmatch(r"/?\d*", parts.path):
-        raise ValueError(f"its path is no database number: expected {EXPECTED_REDIS_URL}")
+        raise ValueError(f"its path is not a database number: expected {EXPECTED_REDIS_URL}")
     return url
 
 
@@ -87,7 +87,7 @@ def parse_listen_address(value: str) -> tuple[str, int]:
 
 
 def mask_url(url: str) -> str:
-    """The URL with its passwords replaced by `***`, fit for logs and terminals."""
+    """The URL with its passwords replaced by `***`, for logs and terminals."""
     parts = urlsplit(url)
     user, colon, _ = parts.netloc.rpartition("@")[0].partition(":")
     host = parts.netloc.rpartition("@")[2]

@@ -1,7 +1,4 @@
-"""What can be chosen: the names, defaults and checks of every setting.
-
-Must not look where a value comes from: `Settings` made directly reads no environment and no file.
-"""
+"""The settings: their names, defaults and checks. `loading` reads their values."""
 
 import difflib
 import os
@@ -60,10 +57,10 @@ def environment_variable(name: str) -> str:
 
 
 class Settings(BaseModel):
-    """Everything that can be chosen, checked, in one frozen object.
+    """All settings, checked and frozen.
 
-    Made directly it holds its arguments and the defaults and looks at no environment, so that a
-    test cannot reach the database that a shell happens to name. The service uses `load_settings()`.
+    `Settings(...)` reads neither the environment nor a file, so that a test can't reach a database
+    that is configured in its shell. The service uses `load_settings()`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -76,13 +73,13 @@ class Settings(BaseModel):
     redis_url: SecretStr | None = Field(
         default=None,
         description="Redis or Valkey that coturn publishes to, as `redis://`, `rediss://`, "
-        "`valkey://` or `unix://` URL, or by the sentinels that know its address: "
-        "`redis+sentinel://host:26379,host:26379/service`. Unset: `up` serves an embedded Valkey.",
+        "`valkey://` or `unix://` URL, or as its sentinels: "
+        "`redis+sentinel://host:26379,host:26379/service`. Unset: `up` runs an embedded Valkey.",
     )
     capture: Literal["auto", "replication", "subscribe"] = Field(
         default="auto",
-        description="How events are taken from Redis: `replication`, `subscribe`, or `auto` for "
-        "the best that the server allows.",
+        description="How messages are captured from Redis: `replication`, `subscribe`, or `auto` "
+        "for the best that the server allows.",
     )
     source: str = Field(
         default="default",
@@ -97,12 +94,12 @@ class Settings(BaseModel):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
-        description="Least level that is logged: `debug`, `info`, `warning`, `error`.",
+        description="Lowest level that is logged: `debug`, `info`, `warning` or `error`.",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto",
-        description="Form of the log on standard error: `console`, `json`, or `auto`: console on a "
-        "terminal, JSON lines elsewhere.",
+        description="Format of the log on standard error: `console`, `json`, or `auto`: `console` "
+        "on a terminal, else `json`.",
     )
     spool_retention_seconds: int = Field(
         default=86_400,
@@ -114,7 +111,7 @@ class Settings(BaseModel):
         ge=1,
         le=36_500,
         description="How many days reports stay in Postgres; older ones are dropped, a day at a "
-        "time, once all that they were billed for is closed and verified. Unset: for ever.",
+        "time, once the periods that contain their usage are closed and verified. Unset: for ever.",
     )
     spool_queue_bytes: Annotated[int, BeforeValidator(parse_bytes)] = Field(
         default=256 * 2**20,
@@ -125,8 +122,8 @@ class Settings(BaseModel):
     lease_seconds: float = Field(
         default=15.0,
         gt=1,
-        description="How long a source stays this collector's when nothing is heard of it; then "
-        "one that stands by takes over. In seconds.",
+        description="How long a collector keeps its source without renewing its lease, in seconds; "
+        "then a standby collector takes over.",
     )
     settle_interval_seconds: float = Field(
         default=2.0, gt=0, description="Pause between two runs of settling, in seconds."
@@ -154,8 +151,8 @@ class Settings(BaseModel):
     )
     metrics_listen: str | None = Field(
         default=None,
-        description="Address and port at which `/metrics` and `/healthz` are served, such as "
-        "`127.0.0.1:9464`. Unset or `off`: they are not.",
+        description="Address and port that serve `/metrics` and `/healthz`, such as "
+        "`127.0.0.1:9464`. Unset or `off`: not served.",
     )
     config: Path | None = Field(
         default=None,
@@ -226,7 +223,7 @@ class Settings(BaseModel):
         return values
 
     def set_origins(self, origins: Mapping[str, str]) -> None:
-        """Note where values came from; for `load_settings` alone."""
+        """Record where values came from; only `load_settings` calls it."""
         self._origins.update(origins)
 
     def origins(self) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Access to Postgres: connections, locks, binary COPY, named queries, tables and migrations.
 
-Comes in: a libpq URL. Goes out: transactions, in which each room runs the statements of its own
+In: a libpq URL. Out: transactions, in which each room runs the statements of its own
 ``queries.sql``. Invariant: a failed connection raises ConnectionLost and nothing else does, so that
 callers know when to retry.
 

@@ -1,7 +1,7 @@
-"""Cursors and COPY in Postgres' binary format, with plain numbers instead of objects.
+"""Cursors and COPY in Postgres' binary format, without datetime and UUID objects.
 
 On these cursors a timestamptz is an integer, whole microseconds since the Unix epoch, and a uuid is
-16 bytes. Creating datetime and UUID objects for millions of values would cost more than settling.
+16 bytes. Creating objects for millions of values would take longer than computing them.
 """
 
 import struct
@@ -51,7 +51,7 @@ class _UuidDumper(Dumper):
 
 
 def binary_cursor(connection: Connection[Any]) -> Cursor[Any]:
-    """A cursor with binary results, integer times and keys as bytes."""
+    """A cursor with binary results, whose timestamps are integers and whose uuids are bytes."""
     cursor = connection.cursor(binary=True)
     _register_adapters(cursor)
     return cursor
@@ -60,7 +60,7 @@ def binary_cursor(connection: Connection[Any]) -> Cursor[Any]:
 def binary_server_cursor(
     connection: Connection[Any], name: str, rows_per_fetch: int
 ) -> ServerCursor[Any]:
-    """The same as a server-side cursor, which fetches so many rows at a time."""
+    """A server-side :func:`binary_cursor`, which fetches ``rows_per_fetch`` rows at a time."""
     cursor = connection.cursor(name, binary=True)
     cursor.itersize = rows_per_fetch
     _register_adapters(cursor)
@@ -81,7 +81,10 @@ def copy_rows(
     columns: Sequence[tuple[str, str]],
     rows: Iterable[Sequence[Any]],
 ) -> None:
-    """COPY rows into a table. ``columns``: (name, type). No name may come from outside."""
+    """COPY rows into a table. ``columns``: (name, type).
+
+    The names become part of the SQL: they must not come from user input.
+    """
     names = ", ".join(name for name, _ in columns)
     with cursor.copy(f"COPY {table} ({names}) FROM STDIN (FORMAT binary)") as copy:
         copy.set_types([type_ for _, type_ in columns])
@@ -97,7 +100,7 @@ _ROWS_PER_CHUNK: Final = 1_000
 def copy_packed_chunks(
     cursor: Cursor[Any], table: str, columns: Iterable[str], chunks: Iterable[bytes]
 ) -> None:
-    """COPY into a table chunks of rows that are packed in Postgres' binary format."""
+    """COPY chunks of rows that are packed in Postgres' binary format into a table."""
     with cursor.copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN (FORMAT binary)") as copy:
         copy.write(_HEADER)
         for chunk in chunks:
@@ -108,6 +111,6 @@ def copy_packed_chunks(
 def copy_packed_rows(
     cursor: Cursor[Any], table: str, columns: Iterable[str], rows: Iterator[bytes]
 ) -> None:
-    """The same for single rows, joined into chunks."""
+    """COPY single packed rows into a table, joined into chunks."""
     chunks = iter(lambda: b"".join(islice(rows, _ROWS_PER_CHUNK)), b"")
     copy_packed_chunks(cursor, table, columns, chunks)

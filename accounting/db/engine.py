@@ -38,7 +38,7 @@ def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engin
             prepare_threshold=None,
             application_name=application_name,
             connect_timeout=10,
-            # Detect a server that does not answer within seconds, not the kernel's two hours.
+            # Detect a dead server within seconds; the kernel's default is two hours.
             keepalives_idle=10,
             keepalives_interval=5,
             keepalives_count=3,

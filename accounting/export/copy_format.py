@@ -1,4 +1,4 @@
-"""How COPY writes rows: CSV for spreadsheets, JSON Lines, and CSV for a program."""
+"""The formats in which COPY writes rows: CSV for spreadsheets, JSON Lines, and raw CSV."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -15,7 +15,7 @@ _FORMULA_AFTER_SEPARATOR: Final = f"([{_CELL_SEPARATORS}])(?=[{_FORMULA_STARTS}]
 
 
 class CopyFormat(StrEnum):
-    """The bytes of a row. ``RAW_CSV`` has neither a header nor escaped formulas."""
+    """The format of the rows. ``RAW_CSV`` has neither a header nor escaped formulas."""
 
     CSV = "csv"
     JSON_LINES = "jsonl"

@@ -16,7 +16,7 @@ from accounting.export.copy_format import Column, CopyFormat, cell_list, copy_st
 from accounting.export.selection import ExportKind, Selection
 
 CHUNK_BYTES: Final = 1 << 18
-"""COPY sends each row by itself; this many bytes of rows are yielded at once."""
+"""COPY sends a message for each row; chunks of this size are yielded."""
 
 
 class PeriodStatus(NamedTuple):

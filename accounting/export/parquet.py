@@ -1,4 +1,4 @@
-"""Write rows as Parquet, in constant memory. Needs pyarrow, of the extra ``parquet``.
+"""Write rows as Parquet, in constant memory. Needs pyarrow, which the extra ``parquet`` installs.
 
 Counters become int64, decimals stay exact, times are microseconds UTC.
 """
@@ -15,7 +15,7 @@ _DECIMAL_PLACES: Final = 6
 
 
 def require_pyarrow() -> None:
-    """Raise ConfigurationError where pyarrow is not installed."""
+    """Raise ConfigurationError if pyarrow is not installed."""
     try:
         import pyarrow as pa  # noqa: F401, PLC0415  # an extra
     except ImportError:
@@ -25,9 +25,9 @@ def require_pyarrow() -> None:
 
 
 def write_parquet(columns: Sequence[Column], csv_chunks: Iterator[bytes], out: object) -> int:
-    """Write chunks of CSV without a header to a binary file; returns the number of rows.
+    """Write CSV without a header to a binary file as Parquet; returns the number of rows.
 
-    The size of row groups doesn't depend on the chunks, so the same rows give the same bytes.
+    The sizes of row groups don't depend on the chunks, so that the same rows give the same bytes.
     """
     import pyarrow as pa  # noqa: PLC0415  # an extra
     import pyarrow.csv  # noqa: PLC0415
@@ -94,7 +94,7 @@ def _arrow_type(column: Column) -> object:
 
 
 class _ChunkFile:
-    """Chunks as a file. Only its last read is short, so blocks always have the same borders."""
+    """A file of chunks. Only its last read is short, so that pyarrow always reads equal blocks."""
 
     closed = False
 

@@ -1,4 +1,4 @@
-"""Which rows an export holds."""
+"""Which rows an export contains."""
 
 from dataclasses import dataclass
 from datetime import date, datetime

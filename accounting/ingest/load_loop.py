@@ -19,7 +19,7 @@ log = structlog.get_logger()
 POLL_SECONDS: Final = 0.1
 """The pause while there is nothing to load."""
 BATCH_WAIT_SECONDS: Final = 0.25
-"""The pause once all is loaded: a transaction costs as much as a thousand messages in it."""
+"""The pause once all is loaded: a transaction costs as much as loading a thousand messages."""
 MIN_RETRY_SECONDS: Final = 0.2
 MAX_RETRY_SECONDS: Final = 10.0
 PRUNE_SECONDS: Final = 60
@@ -71,7 +71,7 @@ def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -
 
 
 def _prune(spool: Spool, pruned_at: int, retention: timedelta) -> int:
-    """Prune the spool about once a minute of its own time; returns when it was pruned last."""
+    """Prune about once a minute of the spool's time; returns that time of the last pruning."""
     state = spool.state()
     # captured_until also advances while nothing is published: names must not stay for ever then.
     newest = max(state.last_received_at, state.captured_until or 0)

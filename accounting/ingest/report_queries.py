@@ -106,7 +106,7 @@ def copy_reports(cursor: Cursor[Any], chunks: Iterable[bytes]) -> int:
 
 
 def pack_header(source_id: int, epoch: int, database: int, *, estimated: bool) -> bytes:
-    """The start of a row."""
+    """The first fields of a row, which many rows share."""
     return _HEADER.pack(len(_COLUMNS), 2, source_id, 4, epoch, 4, database, 1, estimated, 8)
 
 

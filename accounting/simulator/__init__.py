@@ -1,12 +1,16 @@
-"""A coturn fleet that isn't there: publishes what coturn publishes and knows the exact totals.
+"""Simulates a fleet of coturn servers: publishes its messages and computes the exact totals.
 
-    scenario  what to simulate            version     how coturn releases differ
-    population  who uses it               wire        commands, channels and payloads, written
-    fleet -> process, allocation, pair    the pure core: seed in, timed commands out
-    oracle    what the books must show    publisher   the I/O shell: pace and Redis
+In: a scenario. Out: commands to Redis, and the totals that the books must show.
+Invariant: the same scenario gives the same commands, byte for byte.
 
-It must share nothing with what it tests: of this package's other modules only the names of the
-counters, the spelling of text and the errors.
+- ``scenario``: what to simulate; ``version``: how coturn releases differ.
+- ``population``: the users; ``wire``: encodes commands, channels and payloads.
+- ``fleet``, ``process``, ``allocation``, ``shared_key``: the simulation, without I/O or clock.
+- ``oracle``: computes what the books must show.
+- ``publisher``: sends the commands to Redis, at the chosen pace.
+
+It shares no code with what it tests, except the names of the counters, the escapes of text and the
+errors.
 """
 
 from collections.abc import Iterator
@@ -41,7 +45,7 @@ def events(scenario: Scenario) -> Iterator[Command]:
 
 
 def play(scenario: Scenario) -> tuple[list[Command], Expected]:
-    """All commands of a scenario and what the books must come to, without Redis."""
+    """All commands of a scenario and the totals that the books must show, without Redis."""
     fleet = Fleet(scenario)
     commands = [command for burst in fleet.run() for command in burst.commands]
     return commands, fleet.expected()

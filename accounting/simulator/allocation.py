@@ -1,7 +1,6 @@
-"""The life of one allocation: what it relays, when it reports, how it ends.
+"""Simulates one allocation: what it relays, when it reports, how it ends.
 
-Owns the counters and the order of its messages; the hard cases that concern one life alone are
-its traits. Source: docs/coturn.md#channels and the recordings.
+The messages and their order are those of docs/coturn.md#channels and of the recordings.
 """
 
 from collections.abc import Iterator
@@ -23,15 +22,15 @@ RESPONSE_BYTES: Final = 84
 SETUP_REQUESTS: Final = 4
 """Packets before the first relayed one: Allocate twice, a permission, a channel."""
 MAX_SILENT_PACKETS: Final = 50_000
-"""A silent life relays no more: coturn's deltas have 32 bits."""
+"""Most packets of an allocation that reports only at its close: coturn's deltas have 32 bits."""
 WRAP_PACKET_BYTES: Final = 58_000
 WRAP_REPORTS: Final = 60
-"""So many interims of such packets, three quarters of them upwards, pass 2^32 bytes."""
+"""This many interims of such packets, three quarters of them upwards, exceed 2^32 bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
-    """What is special about a life; see the switches of ``Scenario``."""
+    """The hard cases of one allocation; see the switches of ``Scenario``."""
 
     wraps_peer_total: bool = False
     reports_only_at_close: bool = False
@@ -72,8 +71,8 @@ class Allocation:
         self._ledger = ledger
         self._random = random
         self._lifetime_seconds = lifetime_seconds
-        # A client that says goodbye does so a second before the close
-        # (docs/coturn.md#lifetime-zero); a TCP client may just hang up.
+        # A client refreshes with lifetime 0 a second before the close
+        # (docs/coturn.md#lifetime-zero), or a TCP client just closes its connection.
         self._releases = transport == "UDP" or random.random() < 0.5
         self.last_report_us = max(begins_us, ends_us - SECOND) if self._releases else ends_us
         self._up_share = 0.3 + 0.4 * random.random()
@@ -98,7 +97,7 @@ class Allocation:
         self.reported: Counters = ZERO_COUNTERS
 
     def play(self) -> Iterator[int]:
-        """Play the life: yields when to be woken next, in virtual microseconds."""
+        """Simulate the allocation; yields when to continue, in virtual microseconds."""
         now = self.begins_us
         self.begin(now)
         refresh_every = self.refresh_interval()
@@ -125,13 +124,13 @@ class Allocation:
             self.close(self.ends_us)
 
     def report_interval(self) -> int:
-        """Microseconds between two interims at this life's pace."""
+        """Microseconds between two interims, at this allocation's rate of packets."""
         if self.traits.reports_only_at_close or self._packets_per_us == 0:
             return NEVER
         return max(1, int(2048 / self._packets_per_us))
 
     def refresh_interval(self) -> int:
-        """Microseconds between two refreshes: well before the lifetime is over."""
+        """Microseconds between two refreshes: less than the lifetime."""
         return self._lifetime_seconds * SECOND * 9 // 10
 
     def begin(self, now: int) -> None:
@@ -142,7 +141,7 @@ class Allocation:
         self._publish_status(now, "refreshed", self._lifetime_seconds)
 
     def release(self, now: int) -> None:
-        """Refresh 0: the close follows a second later."""
+        """Refresh with lifetime 0; the close follows a second later."""
         self._uncounted_requests += 1
         self._publish_status(now, "refreshed", 0)
 
@@ -150,19 +149,19 @@ class Allocation:
         self._report(now, self._take_counters(self._packets_per_report()))
 
     def close(self, now: int) -> None:
-        """Normal close: traffic, DEL, ``deleted``, totals [recorded]."""
+        """Close normally: traffic, DEL, ``deleted`` and totals, in the order of the recordings."""
         self._report(now, self._take_counters(self._pending_packets(now)))
         if not self.traits.loses_deleted:
             self.process.publish_deleted(now, self.thread, self._status_key)
         has_totals = not self.traits.loses_totals
         if has_totals:
-            # 32 bits wide on the peer side alone (docs/coturn.md#peer-total-wraps).
+            # Only those of the peer side have 32 bits (docs/coturn.md#peer-total-wraps).
             total = self.relayed[:4] + tuple(count % PEER_MODULUS for count in self.relayed[4:])
             self.process.publish_traffic(now, self.thread, self._prefix, "total_traffic", total)
         self._enter_in_ledger(has_totals=has_totals)
 
     def lose(self, now: int) -> None:
-        """The server was killed: nothing is published, the packets since the last report lost."""
+        """End with a killed server: publishes nothing, loses the packets since the last report."""
         pending = self._take_counters(self._pending_packets(now))
         self.relayed = add_counters(self.relayed, pending)
         self._enter_in_ledger(has_totals=False)
@@ -178,10 +177,10 @@ class Allocation:
         )
 
     def _packets_per_report(self) -> int:
-        """Relayed packets after which the counters add up to the modulus.
+        """The relayed packets between two interims.
 
-        A relayed packet counts twice over four counters, once over the client's two; a request
-        and its answer are two packets in either.
+        coturn reports when the sum of its packet counters reaches the modulus. That sum counts a
+        relayed packet twice with the peer side, else once; and a request with its answer as two.
         """
         version = self.process.version
         if version.peer_traffic:
@@ -189,7 +188,7 @@ class Allocation:
         return version.modulus - 2 * self._uncounted_requests
 
     def _pending_packets(self, now: int) -> int:
-        """Relayed since the last report: less than an interim's worth, but for a silent life."""
+        """The packets relayed since the last report: too few for an interim, if it sends them."""
         packets = int((min(now, self.last_report_us) - self._counted_us) * self._packets_per_us)
         return min(
             packets,
@@ -199,7 +198,7 @@ class Allocation:
         )
 
     def _take_counters(self, packets: int) -> Counters:
-        """What the eight counters say after relaying so many packets since the last report."""
+        """The eight counters after that many packets since the last report; resets them."""
         requests, self._uncounted_requests = self._uncounted_requests, 0
         up = int(packets * self._up_share)
         down = packets - up

@@ -1,8 +1,8 @@
-"""The fleet: servers, arrivals, strangers and accidents on one virtual clock.
+"""Simulates the fleet: its servers, sessions, unauthenticated requests and failures.
 
-Pure: seeded random numbers in, timed commands out, with the oracle's ledger kept on the way. No
-I/O, no clock. Every actor (a life, the arrivals, a server's keepalives, a restart) is a generator
-that yields when to be woken next.
+Seeded random numbers in, timed commands out, without I/O or clock; the ledger of the oracle is
+filled meanwhile. Every actor (an allocation, the arrivals, a server's keepalives, a restart) is a
+generator that yields when to continue, in virtual microseconds.
 """
 
 from collections.abc import Iterator
@@ -35,8 +35,8 @@ REPLACEMENT_DELAY_US: Final = 10_000
 class Burst(NamedTuple):
     """Commands of one moment.
 
-    ``alone``: every command before it is answered before it is sent, and it before any that
-    follows, since its order against other connections matters.
+    ``serialized``: their order against other connections matters. So they are sent after the
+    replies to all earlier commands, and later commands after the replies to them.
     """
 
     at_us: int
@@ -45,7 +45,7 @@ class Burst(NamedTuple):
 
 
 class Fleet:
-    """A scenario, played once: iterate over :meth:`run`, then ask for :meth:`expected`."""
+    """One run of a scenario: iterate over :meth:`run`, then call :meth:`expected`."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
@@ -61,8 +61,8 @@ class Fleet:
         self._connections = 0
         self._status_keys: dict[int, dict[bytes, None]] = {}
         self._active: dict[Allocation, None] = {}
-        # What a key of each server's current or earlier process last stood for, where nothing
-        # ended it: killed lives, lost `deleted`, strays. By (relay thread and counter).
+        # The (user, allocation id) of each server whose session the books do not know to have
+        # ended: its process was killed, or its `deleted` was lost.
         self._leftover_keys: list[set[tuple[SimulatedUser, int]]] = [
             set() for _ in range(scenario.servers)
         ]
@@ -90,11 +90,11 @@ class Fleet:
 
     @property
     def connections(self) -> int:
-        """How many connections were numbered so far."""
+        """The number of connections so far."""
         return self._connections
 
     def run(self) -> Iterator[Burst]:
-        """Play; bursts come in order of time."""
+        """Run the scenario; yields bursts in order of time."""
         while self._wakeups:
             self._now_us, _, actor = heappop(self._wakeups)
             next_us = next(actor, None)
@@ -106,16 +106,16 @@ class Fleet:
                 self._serialized = False
 
     def halt(self) -> None:
-        """End the run early, between two bursts: every server is killed, nothing new begins.
+        """End the run early, between two bursts: kills every server, starts no more sessions.
 
-        A pair of ``same_key`` under way goes on in :meth:`run` until both have closed.
+        :meth:`run` goes on until the two allocations of each shared key (``same_key``) have closed.
         """
         self._halted = True
         for process in self._processes:
             self._kill_process(process)
 
     def expected(self) -> Expected:
-        """What the bursts so far must come to; whole once :meth:`run` is exhausted."""
+        """The totals that the books must show after the bursts so far."""
         return self.ledger.expected()
 
     def _schedule(self, at_us: int, actor: Iterator[int]) -> None:
@@ -141,7 +141,7 @@ class Fleet:
     def _kill_process(self, process: ServerProcess) -> None:
         process.is_running = False
         server = process.server
-        for allocation in [life for life in self._active if life.process is process]:
+        for allocation in [active for active in self._active if active.process is process]:
             allocation.lose(self._now_us)
             del self._active[allocation]
             self._leftover_keys[server].add((allocation.identity, allocation.allocation_id))
@@ -210,12 +210,12 @@ class Fleet:
     # Arrivals
 
     def _begin_session(self) -> None:
-        """One more session begins, and what the hard cases hang on it."""
+        """Start another session, and with it the traffic of the hard cases."""
         scenario, random = self.scenario, self._random
         ordinal, self._ordinal = self._ordinal, self._ordinal + 1
         server = random.randrange(scenario.servers)
         if not self._processes[server].is_running:
-            # Down for a moment: the client takes another server, or tries again.
+            # It is restarting: the client uses another server, or tries again.
             if scenario.servers == 1:
                 self._ordinal = ordinal
                 self._schedule(self._restart_us + self._down_us + 1, self._replacement())
@@ -261,7 +261,7 @@ class Fleet:
             thread = random.randrange(scenario.relay_threads)
         allocation_id = process.take_id(thread)
         if identity is None:
-            # After a restart the user who left an id unfinished meets it again: the hard case.
+            # The hard case of a restart: a user whose session was interrupted gets its id again.
             remembered = self._interrupted_users[process.server].pop(allocation_id, None)
             identity = remembered or self._random_identity(process.server)
         transport = "UDP"
@@ -284,7 +284,7 @@ class Fleet:
         )
 
     def _publish_stolen(self, process: ServerProcess, index: int) -> None:
-        """A wrong password under a user's name; every second time a STUN binding under none."""
+        """Requests with a user's name and a wrong password; every second time a STUN binding."""
         if index % 2 and process.version.stun_traffic:
             self._publish_unauthenticated(
                 process, unauthenticated_user(self.scenario, index), packets=0
@@ -295,11 +295,11 @@ class Fleet:
     def _publish_unauthenticated(
         self, process: ServerProcess, identity: SimulatedUser, *, packets: int
     ) -> None:
-        """Traffic under an id of its own that no status and no total will vouch for."""
+        """Publish traffic under an unused id, which no status and no total confirms."""
         thread = self._random.randrange(self.scenario.relay_threads)
         allocation_id = process.take_id(thread)
         if (identity, allocation_id) in self._leftover_keys[process.server]:
-            # The life under way there would take it in: by the rules, and until it expires.
+            # By the rules the traffic would belong to that session, until it expires.
             return
         requests = 1 + int(self._random.random() * 4)
         data = packets * self.scenario.packet_bytes
@@ -317,7 +317,7 @@ class Fleet:
             self._interrupted_users[process.server][allocation_id] = identity
 
     def _begin_shared_key(self, ends_us: int) -> bool:
-        """One user on two servers under one id; false where there is no room for it now."""
+        """Start one user on two servers under one id; False if that is impossible now."""
         first, second = self._processes[:2]
         if self._now_us < self._restart_us:
             ends_us = min(ends_us, self._restart_us - 1)

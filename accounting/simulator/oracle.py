@@ -1,7 +1,7 @@
-"""What the books must show after a run. Owns the exact totals; never reads a message.
+"""Computes what the books must show after a run, without reading the messages.
 
-The ledger is told what each life truly relayed and which of its reports were published, and
-applies docs/session-rules.md to that; the books come to the same from the messages alone.
+The ledger gets what each allocation relayed and which of its reports were published, and applies
+docs/session-rules.md to them. The books must compute the same totals from the messages alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,25 +35,25 @@ def add_counters(left: Sequence[int], right: Sequence[int]) -> Counters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedUser:
-    """What one username of one realm must come to."""
+    """The totals that the books must show for one username of one realm."""
 
     realm: bytes
     username: bytes
     user_id: bytes
-    """Whom to bill (docs/session-rules.md#user-id), under the rule where none was set."""
+    """The user to bill by the default rule (docs/session-rules.md#user-id)."""
     sessions: int = 0
-    """Lives that a status or a total vouches for."""
+    """Confirmed sessions: those with a status or a total."""
     usage: Counters = ZERO_COUNTERS
-    """Billed, in the order of :data:`COUNTERS`; packets and bytes."""
+    """The billed traffic, in the order of :data:`COUNTERS`."""
     sessions_estimated: int = 0
     estimated_bytes: int = 0
     """Received and sent bytes of the estimated sessions."""
     sessions_disputed: int = 0
     unattributed: Counters = ZERO_COUNTERS
-    """Published under this name, and never confirmed for."""
+    """The traffic published under this username and never confirmed."""
 
     def as_dict(self) -> dict[str, object]:
-        """JSON-able, names spelled as the database spells them."""
+        """As a JSON object, with the names as they are in the database."""
         return {
             "realm": escape(self.realm),
             "username": escape(self.username),
@@ -80,7 +80,7 @@ class ExpectedUser:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What a run published and what the books must come to, exactly."""
+    """What a run published, and the exact totals that the books must show."""
 
     messages: dict[str, int]
     """Published messages of allocations by kind, of :data:`MESSAGE_KINDS`."""
@@ -88,11 +88,11 @@ class Expected:
     users: tuple[ExpectedUser, ...]
     """One for each realm and username on the wire, sorted."""
     never_published: Counters
-    """Relayed, but lost with a killed server or with messages that nothing made good."""
+    """Relayed, but lost with a killed server or with lost messages, and not in any total."""
 
     @property
     def published(self) -> int:
-        """Messages that both channel patterns of capture match together."""
+        """The number of messages that the two channel patterns of capture match."""
         return sum(self.messages.values())
 
     @property
@@ -101,7 +101,7 @@ class Expected:
         return sum(self.users, start=ExpectedUser(realm=b"", username=b"", user_id=b""))
 
     def by_user_id(self) -> dict[tuple[bytes, bytes], ExpectedUser]:
-        """By (realm, user_id): the usernames of TURN REST put together under the user."""
+        """By (realm, user_id): the usernames of TURN REST are added up."""
         by_user: dict[tuple[bytes, bytes], ExpectedUser] = {}
         for user in self.users:
             key = (user.realm, user.user_id)
@@ -118,7 +118,7 @@ class Expected:
         return by_realm
 
     def as_dict(self) -> dict[str, object]:
-        """JSON-able."""
+        """As a JSON object."""
         total = self.total.as_dict()
         for name in ("realm", "username", "user_id"):
             del total[name]
@@ -134,7 +134,7 @@ class Expected:
 
 @dataclass(slots=True)
 class _UserSums:
-    """A user's figures while the run goes on."""
+    """A user's sums so far."""
 
     sessions: int = 0
     usage: list[int] = field(default_factory=lambda: [0] * 8)
@@ -145,7 +145,7 @@ class _UserSums:
 
 
 class OracleLedger:
-    """Collects what was published and what each life is worth."""
+    """Adds up what was published, and what each allocation is billed."""
 
     def __init__(self) -> None:
         self.messages = dict.fromkeys(MESSAGE_KINDS, 0)
@@ -167,11 +167,11 @@ class OracleLedger:
         has_totals: bool,
         is_first_on_key: bool = True,
     ) -> None:
-        """Enter a life that is over: what it relayed, what its interims said, whether totals came.
+        """Add an allocation that has ended.
 
-        Client side: the total where it came, else the interims. Peer side: the interims, and the
-        total only where interims were seen to be missing. ``session`` is false for the second
-        half of a life that two servers share.
+        Billed on the client side: the total if it was published, else the interims. On the peer
+        side: the interims, and the total only if it shows that interims are missing. With
+        ``is_first_on_key`` False it belongs to a session that was added already.
         """
         sums = self._sums_of(identity)
         is_estimated = has_totals and any(relayed[place] > reported[place] for place in range(4))
@@ -188,11 +188,11 @@ class OracleLedger:
             sums.sessions += 1
 
     def add_dispute(self, identity: SimulatedUser) -> None:
-        """Two servers were seen on one key of this user."""
+        """Add a session that is disputed, because two servers use its key."""
         self._sums_of(identity).sessions_disputed += 1
 
     def add_unauthenticated(self, identity: SimulatedUser, reported: Sequence[int]) -> None:
-        """Enter traffic that nothing vouches for."""
+        """Add traffic that no status and no total confirms."""
         sums = self._sums_of(identity)
         for place in range(8):
             sums.unattributed[place] += reported[place]

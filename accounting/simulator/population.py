@@ -1,4 +1,4 @@
-"""Who uses the fleet: realms, usernames, whom to bill for each. Owns the names, nothing else."""
+"""The users of the fleet: realms, usernames, and the user to bill for each."""
 
 from typing import Final, NamedTuple
 
@@ -23,15 +23,15 @@ HOSTILE_USERNAMES: Final = (
     b"\x80/\xc0",
     b"deleted",
 )
-"""Usernames that coturn publishes as they are (docs/coturn.md#hostile-usernames). None holds
-``/user/``, where channel readers may differ; none is all digits, which is billed by a rule of the
-realm; none is empty, since strangers of all servers meet there."""
+"""Usernames that coturn publishes unchanged (docs/coturn.md#hostile-usernames). None contains
+``/user/``, which makes a channel ambiguous; none is all digits, for which the realm's rule matters;
+none is empty, because unauthenticated traffic of all servers has the empty username."""
 
 REST_TIMESTAMPS: Final = tuple(1_999_999_999 + 3600 * hour for hour in range(4))
 
 
 class SimulatedUser(NamedTuple):
-    """A realm, a username as on the wire, and the user to bill for it, known by construction."""
+    """A realm, a username as on the wire, and the user to bill for it."""
 
     realm: bytes
     username: bytes
@@ -39,7 +39,7 @@ class SimulatedUser(NamedTuple):
 
 
 def population(scenario: Scenario) -> list[tuple[SimulatedUser, ...]]:
-    """All users; for each the identities that it uses in turn (more than one only with REST)."""
+    """All users, each with the identities that it uses in turn (several only with TURN REST)."""
     identities = []
     for index in range(scenario.users):
         user_index, realm_index = divmod(index, len(scenario.realms))
@@ -55,7 +55,7 @@ def population(scenario: Scenario) -> list[tuple[SimulatedUser, ...]]:
 
 
 def shared_key_user(scenario: Scenario) -> SimulatedUser:
-    """The user of ``same_key``, who is nobody else's."""
+    """The user of the ``same_key`` sessions, who has no other sessions."""
     return SimulatedUser(scenario.realms[0].encode(), b"roaming", b"roaming")
 
 

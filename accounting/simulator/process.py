@@ -1,7 +1,7 @@
-"""One run of a coturn server: its connections, ids, status keys, and the messages it writes.
+"""One process of a coturn server: its connections, ids and status keys, and what it publishes.
 
-A restart is another process, on other connections, whose ids begin again. Owns what coturn says
-and in which order; when it says it is the business of lives and fleet.
+A restart is another process, with other connections, whose ids start again. This module decides
+what coturn publishes and in which order; allocations and the fleet decide when.
 """
 
 from typing import Final
@@ -16,7 +16,7 @@ THREAD_STRIDE: Final = 10**15
 
 
 class ServerProcess:
-    """A running server. Commands go to ``out``, which the fleet empties after every step."""
+    """A server process. Appends to ``commands``, which the fleet empties after every step."""
 
     __slots__ = (
         "_commands",
@@ -49,7 +49,7 @@ class ServerProcess:
         self.database = database
         self.is_running = True
         self.connections = connections
-        """The first is the main thread's, one for each relay thread follows [seen in 4.6.1]."""
+        """The main thread's, then one for each relay thread, as in the recording of 4.6.1."""
         self._next_counters = [1] * (len(connections) - 1)
         self._status_keys = status_keys
         self._ledger = ledger
@@ -60,13 +60,13 @@ class ServerProcess:
         return thread * THREAD_STRIDE + self._next_counters[thread]
 
     def take_id(self, thread: int) -> int:
-        """Give the next id of a relay thread away; requests without authentication take one too."""
+        """Take the next id of a relay thread; unauthenticated requests take one too."""
         allocation_id = self.next_id(thread)
         self._next_counters[thread] += 1
         return allocation_id
 
     def skip_to(self, thread: int, allocation_id: int) -> None:
-        """Let ids of a thread pass, as clients do that never authenticate and send nothing."""
+        """Skip ids of a thread, as if unauthenticated clients without traffic had taken them."""
         self._next_counters[thread] = allocation_id % THREAD_STRIDE
 
     def clear_status_keys(self, at_us: int) -> None:
@@ -95,7 +95,7 @@ class ServerProcess:
         self._ledger.messages[kind] += 1
 
     def publish_deleted(self, at_us: int, thread: int, key: bytes) -> None:
-        """DEL, then PUBLISH. coturn hands an empty second argument to DEL [recorded]."""
+        """DEL, then PUBLISH. The recordings show an empty second argument of DEL."""
         self._status_keys.pop(key, None)
         self._send(at_us, thread + 1, b"del", (key, b""))
         self._send(at_us, thread + 1, b"publish", (key, wire.DELETED))

@@ -1,8 +1,8 @@
-"""The I/O shell: sends a fleet's commands to Redis or Valkey, paced, and hands back the oracle.
+"""Sends a fleet's commands to Redis or Valkey at the chosen pace.
 
-Owns connections and time. One connection for each connection that coturn would have, so order
-holds within a relay thread and not across threads, as with coturn. Commands are packed here and
-written in batches; every answer is read, and an error among them ends the run.
+It opens a connection for each that coturn would have, so that commands are in order within a relay
+thread but not across threads, as with coturn. It sends commands in batches and reads every reply;
+an error reply ends the run.
 """
 
 import socket
@@ -25,7 +25,7 @@ from accounting.simulator.wire import Command, encode_command
 BATCH_COMMANDS: Final = 1000
 PROGRESS_SECONDS: Final = 0.1
 MAX_PAUSE_SECONDS: Final = 0.1
-"""A longer pause is made of these, so that progress goes on being told."""
+"""A longer pause is split into these, to report progress meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +46,11 @@ def run(
     on_progress: Callable[[SimulationProgress], None] | None = None,
     stop: Event | None = None,
 ) -> Expected:
-    """Publish a scenario and say what the books must come to.
+    """Publish a scenario, and return the totals that the books must show.
 
-    ``stop`` ends it early, as if all servers were killed; the answer then speaks of what was
-    published until then. Raises :class:`ConnectionLost` when Redis can't be reached or goes away,
-    and :class:`AccountingError` when it refuses a command; the oracle is void then.
+    ``stop`` ends it early, as if all servers were killed; the totals are then those of what was
+    published. Raises :class:`ConnectionLost` when Redis can't be reached or closes a connection,
+    and :class:`AccountingError` when it refuses a command.
     """
     fleet = Fleet(scenario)
     pace = _Pace(scenario.rate)
@@ -74,7 +74,7 @@ def run(
 
 
 class _ProgressReporter:
-    """Tells the caller how far the run has come, now and then."""
+    """Calls ``on_progress`` every PROGRESS_SECONDS."""
 
     def __init__(
         self, fleet: Fleet, on_progress: Callable[[SimulationProgress], None] | None
@@ -117,7 +117,7 @@ class _Pace:
         return self._rate == 0 or self._due_seconds(burst) <= self.elapsed_seconds()
 
     def wait(self, burst: Burst, stop: Event | None) -> None:
-        """Sleep until the burst is due, or a moment, or until told to stop."""
+        """Sleep until the burst is due, but at most MAX_PAUSE_SECONDS, or until ``stop`` is set."""
         seconds = self._due_seconds(burst) - self.elapsed_seconds()
         if seconds <= 0:
             return
@@ -166,13 +166,13 @@ class _Connections:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits. Answers to it are read at the next flush: Redis works meanwhile."""
+        """Send the unsent commands. Replies are read at the next flush: Redis works meanwhile."""
         self._unsent_count = 0
         for link in self._connections.values():
             link.flush()
 
     def read_replies(self) -> None:
-        """Write what waits and read every answer."""
+        """Send the unsent commands and read all replies."""
         self.flush()
         for link in self._connections.values():
             link.read_replies()
@@ -180,7 +180,7 @@ class _Connections:
     def _open(self, command: Command) -> "_Connection":
         url = _with_database(self._redis_url, command.database) if self._select else self._redis_url
         try:
-            # RESP2: one answer to each command and nothing between, so answers can be counted.
+            # With RESP2 each command has one reply and nothing comes between, so counting works.
             client = redis.Redis.from_url(url, protocol=2, single_connection_client=True)
         except redis.RedisError as error:
             raise ConnectionLost(f"the simulator can't reach Redis: {error}") from error
@@ -188,20 +188,20 @@ class _Connections:
 
 
 def _with_database(redis_url: str, database: int) -> str:
-    """The URL with another database; in the query it goes before the path, and suits sockets."""
+    """The URL with another database: a ``db`` in the query precedes the path, also for sockets."""
     parts = urlsplit(redis_url)
     return parts._replace(query=f"db={database}&{parts.query}".rstrip("&")).geturl()
 
 
 class _Connection:
-    """One connection: what waits to be written, and how many answers are due."""
+    """One connection: its unsent commands, and the number of unread replies."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         if client.connection is None:
             raise ConnectionLost("the simulator has no connection to Redis")
-        # The bare socket has no public name; redis-py takes microseconds of Python for an answer,
-        # and a million of them matter here.
+        # There is no public name for the socket. redis-py takes microseconds for each reply, too
+        # long for a million of them.
         self._socket = cast(socket.socket, client.connection._sock)  # noqa: SLF001
         self._reader = hiredis.Reader()
         self._unsent: list[bytes] = []
@@ -219,17 +219,17 @@ class _Connection:
         try:
             self._socket.sendall(batch)
         except OSError as error:
-            raise ConnectionLost(f"Redis went away from the simulator: {error}") from error
+            raise ConnectionLost(f"the simulator lost its connection to Redis: {error}") from error
 
     def read_replies(self) -> None:
-        """Read every answer that is due."""
+        """Read all unread replies."""
         while self._unread_replies:
-            answer = self._reader.gets()
-            if answer is False:
+            reply = self._reader.gets()
+            if reply is False:
                 self._receive()
                 continue
-            if isinstance(answer, hiredis.ReplyError):
-                raise AccountingError(f"Redis refused a command of the simulator: {answer}")
+            if isinstance(reply, hiredis.ReplyError):
+                raise AccountingError(f"Redis refused a command of the simulator: {reply}")
             self._unread_replies -= 1
 
     def close(self) -> None:
@@ -239,7 +239,7 @@ class _Connection:
         try:
             received = self._socket.recv(65536)
         except OSError as error:
-            raise ConnectionLost(f"Redis went away from the simulator: {error}") from error
+            raise ConnectionLost(f"the simulator lost its connection to Redis: {error}") from error
         if not received:
             raise ConnectionLost("Redis closed the simulator's connection")
         self._reader.feed(received)

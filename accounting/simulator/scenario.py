@@ -1,4 +1,4 @@
-"""What to simulate. Owns the choices and their limits; knows nothing of how they are played."""
+"""What to simulate: the parameters of a scenario, and their limits."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ MAX_REALM_BYTES = 127
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A fleet of coturn servers, the lives of its allocations, and the hard cases among them.
+    """A fleet of coturn servers, its sessions, and the hard cases among them.
 
-    The same scenario gives the same commands, byte for byte. Raises :class:`UsageError` where its
-    parts don't fit together. Each switch at the end is a hard case, and says what the rules make
-    of it (docs/session-rules.md).
+    The same scenario gives the same commands, byte for byte. Raises :class:`UsageError` if its
+    parameters contradict each other. Each switch at the end is a hard case; its text says how the
+    rules bill it (docs/session-rules.md).
     """
 
     version: str = "4.6"
@@ -23,26 +23,26 @@ class Scenario:
     relay_threads: int = 2
     """Relay threads of each server; each numbers its sessions on its own, from 1."""
     users: int = 20
-    """Users over all realms; each uses one server, so that keys collide only where asked for."""
+    """Users of all realms; each uses one server, so that only ``same_key`` makes keys collide."""
     realms: tuple[str, ...] = ("example.org", "example.net")
-    """The same usernames recur in each. An empty name is the realm that has no name."""
+    """Each has the same usernames. An empty name is the realm without a name."""
     sessions: int = 200
-    """Allocations in all, begun evenly over the first four fifths of the run."""
+    """The number of sessions; they start evenly over the first four fifths of the run."""
     concurrency: int | None = None
-    """Instead of ``sessions``: so many allocations at any time, each replaced when it ends."""
+    """Instead of ``sessions``: the number of sessions at any time; each is replaced at its end."""
     duration_seconds: float = 25.0
-    """Virtual length of the run; what lives at its end closes then."""
+    """Virtual length of the run; all sessions close at its end."""
     session_seconds: float = 8.0
-    """Mean length of a session; lengths are spread from half to one and a half of it."""
+    """Mean length of a session; lengths are uniform between half and one and a half of it."""
     lifetime_seconds: int = 600
     packets_per_second: float = 1000.0
-    """Packets relayed for each session, both directions together; 2048 make one interim."""
+    """Packets relayed for each session, in both directions together; 2048 cause an interim."""
     packet_bytes: int = 900
     """About the largest payload of a relayed packet."""
     tcp_share: float = 0.2
-    """Share of sessions whose client speaks TCP (every second one TLS)."""
+    """Share of sessions whose client uses TCP (half of them TLS)."""
     rate: float | None = None
-    """None: in real time. Above 0: so many messages a second. 0: as fast as Redis takes them."""
+    """None: in real time. Above 0: messages per second. 0: as fast as Redis accepts them."""
     seed: int = 1
     server_addresses: tuple[str, ...] = ()
     """``ip:port`` of each server, as in ``local=``; from 192.0.2.0/24 when not given."""
@@ -50,30 +50,31 @@ class Scenario:
     """Number of each server's Redis database; the URL's when not given."""
 
     restart: bool = False
-    """The first server is killed halfway: nothing is published, its status keys stay. It starts
-    again, deletes every status key, and numbers its sessions from 1; users meet the same ids. A
-    killed session is worth the interims published so far, and is a session of its own."""
+    """The first server is killed halfway: it publishes nothing, and its status keys stay. It starts
+    again, deletes every status key, and numbers its sessions from 1, so that users get the same ids
+    again. A killed session is billed by its interims, apart from the next one with its id."""
     stolen: bool = False
-    """Traffic that nobody authenticated, under a user's name or under the empty one, about one for
-    ten sessions. Never confirmed for: unattributed."""
+    """Unauthenticated traffic, under a user's name or the empty one, once for ten sessions.
+    Nothing confirms it: unattributed."""
     wrap: bool = False
-    """Every twentieth session relays more than 2^32 bytes, so that its peer total wraps. Peer side
-    = sum of the interims; the wrapped total agrees with it modulo 2^32 and changes nothing."""
+    """Every twentieth session relays more than 2^32 bytes, so that its peer total wraps. The peer
+    side is the sum of the interims, which equals the wrapped total modulo 2^32."""
     lost_totals: bool = False
-    """Every fifth session loses its ``deleted``, its totals, or all of them. Worth the interims,
-    which are complete, and so is the total where it comes."""
+    """Every fifth session loses its ``deleted``, its totals, or both. It is billed by its interims,
+    which are complete; a total that is published equals them."""
     lost_interims: bool = False
-    """Every tenth session loses its first traffic report, both sides. Its totals make it good:
-    client side exactly; peer side too, since it stays below 2^32. Estimated (in time)."""
+    """Every tenth session loses its first interim, on both sides. Its totals replace it exactly on
+    the client side; also on the peer side, which stays below 2^32. Estimated: its hour may differ.
+    """
     same_key: bool = False
     """Every twentieth session is two: one user with one allocation id on the first two servers at
-    once, told apart by ``local=`` alone. One session, disputed, worth the sum of both. Both always
-    close: what a total is worth when the other one never comes could be read in two ways."""
+    the same time, which only ``local=`` distinguishes. It is one disputed session, billed by the
+    sum of both. Both always close, because with only one of the totals the sum is ambiguous."""
     rest_usernames: bool = False
-    """TURN REST: ``<unix time>:<user>``, four times for each user. To bill: the user."""
+    """TURN REST usernames, ``<unix time>:<user>``, four for each user. The user is billed."""
     rfc6062: bool = False
-    """Every tenth session is a TCP allocation that reports nothing until it closes; its data
-    connection leaves traffic under an id of its own, which nothing vouches for: unattributed."""
+    """Every tenth session is a TCP allocation that reports nothing until it closes. The traffic of
+    its data connection is published under another id, which nothing confirms: unattributed."""
     hostile_usernames: bool = False
     """Usernames made of separators, patterns, control bytes and invalid UTF-8
     (docs/coturn.md#hostile-usernames)."""
@@ -142,5 +143,5 @@ class Scenario:
         return f"192.0.2.{server + 1}:3478"
 
     def database(self, server: int) -> int:
-        """Number of a server's database; 0 stands for the URL's when none were given."""
+        """The number of a server's database; 0, if none were given, means that of the URL."""
         return self.databases[server] if self.databases else 0

@@ -1,9 +1,7 @@
-"""Two servers on one key: the same user, realm and allocation id at the same time.
+"""Simulates two servers on one key: the same user, realm and allocation id at the same time.
 
-Source: docs/coturn.md#shared-key.
-
-Owns the order in which the two tell of it, which the rules leave no doubt about: both begin before
-either closes, and nothing of one's close comes between the other's.
+See docs/coturn.md#shared-key. The order of their messages is one for which the rules are certain:
+both start before either closes, and the messages of their closes do not interleave.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,10 +16,10 @@ SECOND_START_US: Final = SECOND // 20
 def play_shared_key(
     first: Allocation, second: Allocation, *, serialize: Callable[[], None]
 ) -> Iterator[int]:
-    """Play both lives: yields when to be woken next, in virtual microseconds.
+    """Simulate both allocations; yields when to continue, in virtual microseconds.
 
-    ``alone`` is called at the moments whose order against the other server matters. Lasts at
-    least :data:`MIN_DURATION_US`; does not heed the death of a server.
+    Calls ``serialize`` at the moments whose order against the other server matters. Lasts at least
+    :data:`MIN_DURATION_US`. Goes on after a server is killed.
     """
     quiet_us = first.last_report_us = second.last_report_us = second.ends_us - SECOND * 3 // 2
     now = first.begins_us

@@ -1,6 +1,6 @@
-"""How the coturn versions that are simulated differ on the wire. Owns these facts, decides nothing.
+"""How the simulated coturn versions differ on the wire.
 
-Sources: docs/coturn.md#channels and docs/coturn.md#traps.
+See docs/coturn.md#channels and docs/coturn.md#traps.
 """
 
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """One coturn release, by what it publishes."""
+    """What a coturn release publishes."""
 
     name: str
     peer_traffic: bool
     """``traffic/peer`` and ``total_traffic/peer`` are published (since 4.5.1.2)."""
     modulus: int
-    """Counted packets between two interims: over four counters, before 4.5.1.2 over two."""
+    """The sum of packet counters that causes an interim: of four, before 4.5.1.2 of two."""
     status_addresses: bool
-    """The status says type, local and remote address, ssl and cipher (since 4.6.0)."""
+    """A status contains type, local and remote address, ssl and cipher (since 4.6.0)."""
     keepalives: bool
     """``__XXX__`` every five seconds on each connection of the server (up to 4.6.1)."""
     stun_traffic: bool

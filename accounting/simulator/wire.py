@@ -1,15 +1,14 @@
-"""coturn's wire, written: commands, channels and payloads as the recordings show them.
+"""Encodes coturn's commands, channels and payloads, as the recordings show them.
 
-Owns the writing; the reading lives in ``accounting.domain.coturn_messages`` and shares nothing
-with it, so
-that neither hides a mistake of the other.
+Shares no code with ``accounting.domain.coturn_messages``, which parses them, so that neither hides
+an error of the other.
 """
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 STATUS_KEYS_PATTERN: Final = b"turn/*/allocation/*/status"
-"""What coturn asks KEYS for when it starts, to delete every key that matches."""
+"""The pattern of KEYS when coturn starts; it deletes every key that matches."""
 
 KEEPALIVE: Final = (b"__XXX__", b"__YYY__")
 KEEPALIVE_SECONDS: Final = 5
@@ -17,11 +16,11 @@ DELETED: Final = b"deleted"
 
 
 class Command(NamedTuple):
-    """One command that a coturn server sends to Redis. A tuple: millions are made in seconds.
+    """A command that a coturn server sends to Redis. A tuple, which is made faster than a class.
 
-    ``at_us``: virtual microseconds since the run began. ``connection``: each relay thread of each
-    server process has its own, numbered over the whole run. ``name`` is lower case, as coturn
-    writes it: publish (channel, payload), set (key, value), del (key, ...) and keys (pattern).
+    ``at_us``: virtual microseconds since the run began. ``connection``: each thread of each server
+    process has its own, numbered over the whole run. ``name`` is lower case, as coturn sends it:
+    publish (channel, payload), set (key, value), del (key, ...) and keys (pattern).
     """
 
     at_us: int
@@ -32,7 +31,7 @@ class Command(NamedTuple):
 
 
 def channel_prefix(realm: bytes, username: bytes, allocation_id: int) -> bytes:
-    """What all channels of an allocation begin with. An empty realm has the shorter form."""
+    """The prefix of all channels of an allocation. With an empty realm it has the short form."""
     if realm:
         return b"turn/realm/%b/user/%b/allocation/%018d/" % (realm, username, allocation_id)
     return b"turn/user/%b/allocation/%018d/" % (username, allocation_id)
@@ -51,7 +50,7 @@ def traffic_payload(
 
 
 def status_addresses(transport: str, server_address: str, client_address: str) -> bytes:
-    """The part of a status payload that came with 4.6.0. Transport: UDP, TCP or TLS/TCP."""
+    """The part of a status payload that 4.6.0 added. ``transport``: UDP, TCP or TLS/TCP."""
     ssl, cipher = ("NONE", "NONE")
     if transport.startswith("TLS"):
         ssl, cipher = ("TLSv1.3", "TLS_AES_256_GCM_SHA384")
@@ -62,7 +61,7 @@ def status_addresses(transport: str, server_address: str, client_address: str) -
 
 
 def encode_command(name: bytes, args: Sequence[bytes]) -> bytes:
-    """One command as Redis reads it (RESP)."""
+    """A command in RESP."""
     if len(args) == 2:
         first, second = args
         return b"*3\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (

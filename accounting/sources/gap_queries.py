@@ -7,9 +7,9 @@ from accounting.db.schema import capture_gaps
 from accounting.domain.calendar import from_micros, micros_or_none, time_or_none, to_micros
 
 LOST_SPOOL_GAP_NUMBER = 0
-"""The gap that a lost spool left, under the first epoch of the new one; a spool counts from 1."""
+"""The gap after a lost spool, in the first epoch of the new spool. A spool counts gaps from 1."""
 PRUNED_GAP_NUMBER = -1
-"""The gap of messages that the database lacks and the spool has pruned."""
+"""The gap of messages that the spool has pruned and the database lacks."""
 
 
 def upsert_gap(
@@ -26,7 +26,8 @@ def upsert_gap(
 ) -> None:
     """Record a gap, or update its end, cause and detail.
 
-    The epoch's ``token`` and ``number`` identify it. It lies after the (epoch, position) ``after``.
+    ``epoch_token`` and ``gap_number`` identify it. ``after``: the (epoch, position) of the last
+    message before it. Times are in microseconds.
     """
     updated = connection.execute(
         update(capture_gaps)
@@ -58,7 +59,7 @@ def upsert_gap(
 def close_lost_spool_gap(
     connection: Connection, source_id: int, epoch_token: str, to_at: int
 ) -> None:
-    """End the gap that a lost spool left, if it is open. ``token``: of the new spool's epoch."""
+    """End the gap after a lost spool, if it is open. ``epoch_token``: the new spool's first."""
     connection.execute(
         update(capture_gaps)
         .where(
@@ -72,7 +73,7 @@ def close_lost_spool_gap(
 
 
 def gap_positions(connection: Connection, source_id: int) -> list[tuple[int, int]]:
-    """The (epoch, position) after which each of the source's gaps lies, in order."""
+    """The (epoch, position) of the last message before each gap of the source, in order."""
     return [
         (epoch, position)
         for epoch, position in connection.execute(
@@ -84,7 +85,7 @@ def gap_positions(connection: Connection, source_id: int) -> list[tuple[int, int
 
 
 def gap_periods(connection: Connection, source_id: int, since: int) -> list[tuple[int, int | None]]:
-    """(from, to) of the source's gaps that end after ``since``; an open gap has no end."""
+    """The (from, to) of the source's gaps that end after ``since``; to is None for an open gap."""
     rows = connection.execute(
         select(capture_gaps.c.from_at, capture_gaps.c.to_at).where(
             capture_gaps.c.source_id == source_id,

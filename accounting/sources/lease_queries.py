@@ -18,7 +18,7 @@ _QUERIES: Final = Queries("accounting.sources")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """Which collector holds a source: ``holder`` identifies its spool, ``host`` its machine."""
+    """The collector that has a lease: ``holder`` identifies its spool, ``host`` its machine."""
 
     holder: str
     host: str
@@ -27,7 +27,10 @@ class Lease:
 def acquire(
     connection: Connection, source_id: int, *, holder: str, host: str, lease_seconds: float
 ) -> Lease | None:
-    """Acquire or renew the lease of a source; returns the other holder's lease if it is taken."""
+    """Acquire or renew the lease of a source.
+
+    Returns None on success, or the lease of the other collector that has it.
+    """
     now = func.clock_timestamp()
     expires_at = now + func.make_interval(0, 0, 0, 0, 0, 0, lease_seconds)
     values = {"holder": holder, "host": host, "renewed_at": now, "expires_at": expires_at}
@@ -44,12 +47,12 @@ def acquire(
     if acquired is not None:
         return None
     lease = _lease(connection, source_id)
-    assert lease is not None, "a lease is released under the lock of its source"
+    assert lease is not None, "the caller's lock on the source prevents a release meanwhile"
     return lease
 
 
 def lease_of_other(connection: Connection, source_id: int, holder: str) -> Lease | None:
-    """The lease of a source while another collector holds it. Does not renew the caller's."""
+    """The lease of a source if another collector has it, else None. Renews nothing."""
     lease = _lease(connection, source_id, source_leases.c.expires_at >= func.clock_timestamp())
     return None if lease is None or lease.holder == holder else lease
 
@@ -66,10 +69,11 @@ def _lease(
 
 
 def terminate_hung_loaders(connection: Connection, silent_seconds: float) -> int:
-    """Terminate sessions of collectors and loaders that hang in a transaction; returns how many.
+    """Terminate database sessions of hung collectors and loaders; returns how many.
 
-    The server waits for such a client without limit, and so would the collector that takes over.
-    ``seconds``: how long the client has sent nothing, between two statements or within a COPY.
+    Such a session keeps its transaction and its locks for as long as its connection lasts, and
+    blocks the collector that takes over. It counts as hung when its client has sent nothing for
+    ``silent_seconds``, between two statements or within a COPY.
     """
     query = _QUERIES.text("terminate_hung_loaders")
     return len(connection.execute(query, {"seconds": silent_seconds}).all())

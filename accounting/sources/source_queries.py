@@ -1,6 +1,6 @@
 """Rows of ``sources`` and ``epochs``: how far loading has come, and the guard against double loads.
 
-A spool names its epochs by tokens. The database numbers them, in the order in which it meets them.
+A spool identifies its epochs by tokens. The database numbers them in the order of loading.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from accounting.domain.calendar import from_micros, micros_or_none, time_or_none
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRow:
-    """How far a source is loaded. Times in microseconds; epoch 0 precedes the first one."""
+    """How far a source is loaded. Times in microseconds; epoch 0 means before the first one."""
 
     source_id: int
     source: str

@@ -1,4 +1,4 @@
-"""The rules of settling on one key, one a test and named for it. No table here."""
+"""The rules of the session fold on one key; each test is named after its rule."""
 
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -31,13 +31,13 @@ NONE: Final = (0, 0, 0, 0)
 
 @dataclass(slots=True)
 class Key:
-    """One allocation key that is told what was heard, seconds after zero."""
+    """One allocation key; its methods apply reports, received that many seconds after zero."""
 
     gap_positions: list[tuple[int, int]] = field(default_factory=list)
     key_state: KeyState = field(default_factory=KeyState)
     position: int = 0
 
-    def hear(
+    def report(
         self,
         seconds: float,
         kind: ReportKind,
@@ -74,19 +74,19 @@ class Key:
         )
 
     def new(self, seconds: float, lifetime: int = 600, local: str | None = A) -> None:
-        self.hear(seconds, ReportKind.NEW, lifetime=lifetime, local=local)
+        self.report(seconds, ReportKind.NEW, lifetime=lifetime, local=local)
 
     def refreshed(self, seconds: float, lifetime: int = 600, local: str | None = A) -> None:
-        self.hear(seconds, ReportKind.REFRESHED, lifetime=lifetime, local=local)
+        self.report(seconds, ReportKind.REFRESHED, lifetime=lifetime, local=local)
 
     def deleted(self, seconds: float) -> None:
-        self.hear(seconds, ReportKind.DELETED)
+        self.report(seconds, ReportKind.DELETED)
 
     def interim(self, seconds: float, *counts: int, side: Side = Side.CLIENT) -> None:
-        self.hear(seconds, ReportKind.INTERIM, side, counts)
+        self.report(seconds, ReportKind.INTERIM, side, counts)
 
     def total(self, seconds: float, *counts: int, side: Side = Side.CLIENT) -> None:
-        self.hear(seconds, ReportKind.TOTAL, side, counts)
+        self.report(seconds, ReportKind.TOTAL, side, counts)
 
     @property
     def sessions(self) -> list[SessionState]:
@@ -108,7 +108,7 @@ def ends(key: Key) -> list[tuple[float | None, str | None]]:
 # Borders
 
 
-def test_new_begins_a_life_whose_start_is_known() -> None:
+def test_new_starts_a_session_whose_start_is_known() -> None:
     key = Key()
     key.new(1)
     session = key.only
@@ -125,7 +125,7 @@ def test_new_begins_a_life_whose_start_is_known() -> None:
     )
 
 
-def test_new_supersedes_the_life_under_way_at_its_last_sign_of_life() -> None:
+def test_new_supersedes_a_live_session_at_its_last_sign_of_life() -> None:
     key = Key()
     key.new(0)
     key.interim(10, 1, 2, 3, 4)
@@ -134,7 +134,7 @@ def test_new_supersedes_the_life_under_way_at_its_last_sign_of_life() -> None:
     assert [session.usage[:4] for session in key.sessions] == [[1, 2, 3, 4], [0, 0, 0, 0]]
 
 
-def test_new_past_expiry_and_grace_finds_the_life_expired() -> None:
+def test_new_after_expiry_and_grace_leaves_the_session_expired() -> None:
     key = Key()
     key.new(0)
     key.interim(10, 1, 2, 3, 4)
@@ -142,7 +142,7 @@ def test_new_past_expiry_and_grace_finds_the_life_expired() -> None:
     assert ends(key) == [(10, "expired"), (None, None)]
 
 
-def test_new_adopts_nothing_of_a_stranger() -> None:
+def test_new_takes_over_no_unauthenticated_interims() -> None:
     """A wrong password publishes traffic under the victim's name.
 
     docs/coturn.md#unauthenticated-traffic
@@ -150,8 +150,8 @@ def test_new_adopts_nothing_of_a_stranger() -> None:
     key = Key()
     key.interim(0, 1, 2, 3, 4)
     key.new(1)
-    stranger, session = key.sessions
-    assert (stranger.confirmed, stranger.phase, stranger.usage[:4]) == (
+    unauthenticated, session = key.sessions
+    assert (unauthenticated.confirmed, unauthenticated.phase, unauthenticated.usage[:4]) == (
         False,
         Phase.CLOSED,
         [1, 2, 3, 4],
@@ -159,10 +159,12 @@ def test_new_adopts_nothing_of_a_stranger() -> None:
     assert session.usage == [0] * 8
 
 
-@pytest.mark.parametrize("vouching", [ReportKind.REFRESHED, ReportKind.DELETED, ReportKind.TOTAL])
-def test_any_other_event_without_a_life_begins_one_of_unknown_start(vouching: ReportKind) -> None:
+@pytest.mark.parametrize("confirming", [ReportKind.REFRESHED, ReportKind.DELETED, ReportKind.TOTAL])
+def test_any_other_report_without_a_session_starts_one_of_unknown_start(
+    confirming: ReportKind,
+) -> None:
     key = Key()
-    key.hear(5, vouching, Side.CLIENT if vouching is ReportKind.TOTAL else None, lifetime=600)
+    key.report(5, confirming, Side.CLIENT if confirming is ReportKind.TOTAL else None, lifetime=600)
     assert (key.only.started_at, key.only.start_known, key.only.confirmed) == (
         5 * SECOND,
         False,
@@ -170,25 +172,25 @@ def test_any_other_event_without_a_life_begins_one_of_unknown_start(vouching: Re
     )
 
 
-@pytest.mark.parametrize("vouching", [ReportKind.REFRESHED, ReportKind.DELETED, ReportKind.TOTAL])
-def test_interims_heard_before_anything_vouched_belong_to_the_life_that_is_vouched_for(
-    vouching: ReportKind,
+@pytest.mark.parametrize("confirming", [ReportKind.REFRESHED, ReportKind.DELETED, ReportKind.TOTAL])
+def test_interims_before_the_first_confirming_report_belong_to_its_session(
+    confirming: ReportKind,
 ) -> None:
     """Capture began in the middle of a session."""
     key = Key()
     key.interim(0, 1, 2, 3, 4)
     assert not key.only.confirmed
-    key.hear(
+    key.report(
         9,
-        vouching,
-        Side.CLIENT if vouching is ReportKind.TOTAL else None,
+        confirming,
+        Side.CLIENT if confirming is ReportKind.TOTAL else None,
         (1, 2, 3, 4),
         lifetime=600,
     )
     assert (key.only.confirmed, key.only.started_at, key.only.usage[:4]) == (True, 0, [1, 2, 3, 4])
 
 
-def test_interims_alone_vouch_for_nothing() -> None:
+def test_interims_alone_confirm_nothing() -> None:
     key = Key()
     for second in range(5):
         key.interim(second, 1, 2, 3, 4)
@@ -196,7 +198,7 @@ def test_interims_alone_vouch_for_nothing() -> None:
     assert not key.only.confirmed
 
 
-def test_deleted_ends_the_life_and_its_totals_still_belong_to_it() -> None:
+def test_deleted_ends_the_session_and_its_totals_still_belong_to_it() -> None:
     """The totals come after `deleted` (docs/coturn.md#normal-close)."""
     key = Key()
     key.new(0)
@@ -214,11 +216,11 @@ def test_deleted_ends_the_life_and_its_totals_still_belong_to_it() -> None:
 
 
 @pytest.mark.parametrize("kind", [ReportKind.REFRESHED, ReportKind.INTERIM, ReportKind.DELETED])
-def test_whatever_but_a_total_follows_deleted_begins_another_life(kind: ReportKind) -> None:
+def test_any_report_but_a_total_after_deleted_starts_another_session(kind: ReportKind) -> None:
     key = Key()
     key.new(0)
     key.deleted(10)
-    key.hear(
+    key.report(
         11, kind, Side.CLIENT if kind is ReportKind.INTERIM else None, (1, 2, 3, 4), lifetime=600
     )
     first, second = key.sessions
@@ -226,7 +228,7 @@ def test_whatever_but_a_total_follows_deleted_begins_another_life(kind: ReportKi
     assert (second.started_at, second.start_known) == (11 * SECOND, False)
 
 
-def test_a_third_total_begins_another_life() -> None:
+def test_a_third_total_starts_another_session() -> None:
     key = Key()
     key.new(0)
     key.deleted(10)
@@ -236,7 +238,7 @@ def test_a_third_total_begins_another_life() -> None:
 
 
 def test_refreshed_with_lifetime_0_is_only_a_sign_of_life() -> None:
-    """With two address families the other one lives on."""
+    """With two address families, the other one may go on."""
     key = Key()
     key.new(0)
     key.refreshed(10, 0)
@@ -246,7 +248,7 @@ def test_refreshed_with_lifetime_0_is_only_a_sign_of_life() -> None:
     assert key.only.usage[0] == 1
 
 
-def test_refreshed_prolongs_the_life_and_an_interim_does_not() -> None:
+def test_refreshed_extends_the_expiry_and_an_interim_does_not() -> None:
     key = Key()
     key.new(0)
     key.interim(599, 1, 2, 3, 4)
@@ -255,14 +257,14 @@ def test_refreshed_prolongs_the_life_and_an_interim_does_not() -> None:
     assert key.only.expires_at == 900 * SECOND
 
 
-def test_a_life_of_unknown_lifetime_has_the_longest_from_its_last_sign() -> None:
+def test_an_unknown_lifetime_is_the_longest_from_the_last_sign_of_life() -> None:
     key = Key()
     key.interim(0, 1, 2, 3, 4)
     key.interim(100, 1, 2, 3, 4)
     assert key.only.expires_at == 100 * SECOND + ASSUMED_LIFETIME
 
 
-def test_a_life_expires_past_its_expiry_and_grace_at_its_last_sign_of_life() -> None:
+def test_a_session_expires_after_expiry_and_grace_at_its_last_sign_of_life() -> None:
     key = Key()
     key.new(0)
     key.refreshed(100, 500)
@@ -275,21 +277,21 @@ def test_a_life_expires_past_its_expiry_and_grace_at_its_last_sign_of_life() -> 
 
 
 @pytest.mark.parametrize("kind", [ReportKind.REFRESHED, ReportKind.DELETED, ReportKind.TOTAL])
-def test_an_expired_life_is_reopened_with_the_interims_that_came_since(kind: ReportKind) -> None:
+def test_an_expired_session_is_reopened_with_the_interims_since(kind: ReportKind) -> None:
     key = Key()
     key.new(0)
     key.interim(10, 1, 2, 3, 4)
     key.interim(700, 10, 20, 30, 40)
     key.interim(710, 0, 0, 1, 50, side=Side.PEER)
     side = Side.CLIENT if kind is ReportKind.TOTAL else None
-    key.hear(720, kind, side, (11, 22, 33, 44), lifetime=600)
+    key.report(720, kind, side, (11, 22, 33, 44), lifetime=600)
     assert key.only.usage == [11, 22, 33, 44, 0, 0, 1, 50]
     assert (key.only.last_seen_at, key.only.started_at) == (720 * SECOND, 0)
     assert key.only.end_cause == ("deleted" if kind is ReportKind.DELETED else None)
     assert [entry.at // SECOND for entry in key.only.deltas] == [10, 700, 710]
 
 
-def test_interims_alone_never_reopen_a_life() -> None:
+def test_interims_alone_never_reopen_a_session() -> None:
     key = Key()
     key.new(0)
     for second in (700, 800, 900):
@@ -299,7 +301,7 @@ def test_interims_alone_never_reopen_a_life() -> None:
     assert (pending.confirmed, pending.usage[:4]) == (False, [3, 6, 9, 12])
 
 
-def test_interims_after_an_expiry_are_a_strangers_when_new_follows() -> None:
+def test_interims_after_an_expiry_stay_unattributed_when_new_follows() -> None:
     key = Key()
     key.new(0)
     key.interim(700, 1, 2, 3, 4)
@@ -313,7 +315,7 @@ def test_interims_after_an_expiry_are_a_strangers_when_new_follows() -> None:
     assert ends(key)[0] == (0, "expired")
 
 
-def test_a_life_reopened_twice_takes_both_lots_of_interims() -> None:
+def test_a_session_reopened_twice_takes_over_the_interims_of_both_times() -> None:
     key = Key()
     key.new(0)
     key.interim(700, 1, 1, 1, 1)
@@ -323,17 +325,17 @@ def test_a_life_reopened_twice_takes_both_lots_of_interims() -> None:
     assert (key.only.usage[:4], key.only.ended_at) == ([3, 3, 3, 3], 1410 * SECOND)
 
 
-def test_a_strangers_interims_are_never_adopted_once_their_time_has_passed() -> None:
+def test_unconfirmed_interims_are_never_taken_over_once_they_expired() -> None:
     key = Key()
     key.interim(0, 1, 2, 3, 4)
     key.total(3600 + GRACE + 1, 5, 6, 7, 8)
-    stranger, session = key.sessions
-    assert (stranger.confirmed, stranger.usage[:4]) == (False, [1, 2, 3, 4])
+    unauthenticated, session = key.sessions
+    assert (unauthenticated.confirmed, unauthenticated.usage[:4]) == (False, [1, 2, 3, 4])
     assert (session.confirmed, session.usage[:4]) == (True, [5, 6, 7, 8])
 
 
 def test_a_total_without_its_deleted_ends_the_lifetime() -> None:
-    """Totals are sent when an allocation is gone; when its `deleted` was lost, grace remains."""
+    """Once totals come, the allocation is gone; if `deleted` was lost, only grace remains."""
     key = Key()
     key.new(0)
     key.total(10, 1, 2, 3, 4)
@@ -345,7 +347,7 @@ def test_a_total_without_its_deleted_ends_the_lifetime() -> None:
     assert not other.confirmed
 
 
-def test_a_deleted_that_comes_after_the_totals_ends_their_life() -> None:
+def test_a_deleted_after_the_totals_ends_their_session() -> None:
     key = Key()
     key.new(0)
     key.total(10, 1, 2, 3, 4)
@@ -356,7 +358,7 @@ def test_a_deleted_that_comes_after_the_totals_ends_their_life() -> None:
 # Two servers on one key (docs/coturn.md#shared-key)
 
 
-def test_new_from_another_server_goes_on_with_the_life_for_both_disputed() -> None:
+def test_new_from_another_server_continues_the_session_for_both_as_disputed() -> None:
     key = Key()
     key.new(0, local=A)
     key.interim(1, 1, 1, 1, 1)
@@ -384,15 +386,15 @@ def test_three_servers_on_one_key_need_three_deleted() -> None:
     assert ends(key) == [(12, "deleted")]
 
 
-def test_of_two_servers_the_longer_lifetime_counts() -> None:
+def test_with_two_servers_the_longer_lifetime_counts() -> None:
     key = Key()
     key.new(0, 3600, local=A)
     key.new(10, 600, local=B)
     assert key.only.expires_at == 3600 * SECOND
 
 
-def test_new_from_the_same_server_or_of_one_without_an_address_begins_another_life() -> None:
-    """Before 4.6 the status says no address: then a new is a new."""
+def test_new_from_the_same_server_or_without_an_address_starts_another_session() -> None:
+    """Before 4.6 the status has no address: then every `new` starts a session."""
     for before, after in ((A, A), (None, A), (A, None), (None, None)):
         key = Key()
         key.new(0, local=before)
@@ -401,7 +403,7 @@ def test_new_from_the_same_server_or_of_one_without_an_address_begins_another_li
         assert not any(session.disputed for session in key.sessions)
 
 
-def test_new_from_another_server_after_the_end_begins_another_life() -> None:
+def test_new_from_another_server_after_the_end_starts_another_session() -> None:
     key = Key()
     key.new(0, local=A)
     key.deleted(1)
@@ -413,7 +415,7 @@ def test_new_from_another_server_after_the_end_begins_another_life() -> None:
 
 
 def test_servers_on_one_key_are_counted_to_a_limit() -> None:
-    """The table counts to 2^15 - 1, and what is beyond would come back below zero."""
+    """The column holds up to 2^15 - 1; a larger count would be negative when read back."""
     key = Key()
     key.new(0, local=A)
     for _ in range(MAX_SERVERS + 10):
@@ -421,7 +423,7 @@ def test_servers_on_one_key_are_counted_to_a_limit() -> None:
     assert key.only.new_count == MAX_SERVERS
 
 
-def test_totals_of_a_disputed_life_add_up_and_the_first_is_a_lower_bound() -> None:
+def test_totals_of_two_servers_add_up_and_the_first_is_a_lower_bound() -> None:
     key = Key()
     key.new(0, local=A)
     key.new(0, local=B)
@@ -437,7 +439,7 @@ def test_totals_of_a_disputed_life_add_up_and_the_first_is_a_lower_bound() -> No
 # Sums
 
 
-def test_a_total_that_agrees_changes_nothing() -> None:
+def test_a_total_that_equals_the_interims_changes_nothing() -> None:
     key = Key()
     key.new(0)
     key.interim(1, 1, 2, 3, 4)
@@ -452,7 +454,7 @@ def test_a_total_that_agrees_changes_nothing() -> None:
     )
 
 
-def test_a_larger_total_is_the_truth_and_the_difference_stands_at_its_time_estimated() -> None:
+def test_a_larger_total_adds_the_difference_at_its_time_as_estimated() -> None:
     key = Key()
     key.new(0)
     key.interim(1, 1, 2, 3, 4)
@@ -466,7 +468,7 @@ def test_a_larger_total_is_the_truth_and_the_difference_stands_at_its_time_estim
     )
 
 
-def test_a_smaller_total_is_the_truth_and_the_life_disputed() -> None:
+def test_a_smaller_total_takes_the_difference_away_as_disputed() -> None:
     key = Key()
     key.new(0)
     key.interim(1, 5, 50, 5, 50)
@@ -489,7 +491,7 @@ def test_a_total_may_be_larger_in_one_counter_and_smaller_in_another() -> None:
     assert (key.only.estimated, key.only.disputed) == (True, True)
 
 
-def test_a_session_of_rfc_6062_is_worth_its_only_reports() -> None:
+def test_a_session_of_rfc_6062_is_billed_by_its_only_reports() -> None:
     """It reports no interim until it closes (docs/coturn.md#tcp-no-interims)."""
     key = Key()
     key.new(0)
@@ -510,7 +512,7 @@ def close_with_peer_total(
     return key.sessions[-1]
 
 
-def test_a_peer_total_that_wrapped_agrees_modulo_2_to_the_32() -> None:
+def test_a_peer_total_that_wrapped_is_compared_modulo_2_to_the_32() -> None:
     """It wrapped eight times (docs/coturn.md#peer-total-wraps)."""
     key = Key()
     key.new(0)
@@ -523,7 +525,7 @@ def test_a_peer_total_that_wrapped_agrees_modulo_2_to_the_32() -> None:
     assert (key.only.estimated, key.only.disputed) == (False, False)
 
 
-def test_a_peer_difference_corrects_where_the_client_side_lacked_interims() -> None:
+def test_a_peer_difference_corrects_if_the_client_side_lacked_interims() -> None:
     key = Key()
     key.new(0)
     session = close_with_peer_total(key, (5, 140, 4, 40), client=(5, 140, 4, 40))
@@ -532,7 +534,7 @@ def test_a_peer_difference_corrects_where_the_client_side_lacked_interims() -> N
     assert session.deltas[-1] == UsageDelta(10 * SECOND, Side.PEER, 1, 100, 0, 0)
 
 
-def test_a_peer_difference_corrects_a_life_of_unknown_start() -> None:
+def test_a_peer_difference_corrects_a_session_of_unknown_start() -> None:
     key = Key()
     session = close_with_peer_total(key, (5, 140, 4, 40))
     assert session.usage[4:] == [5, 140, 4, 40]
@@ -542,10 +544,10 @@ def test_a_peer_difference_corrects_a_life_of_unknown_start() -> None:
 @pytest.mark.parametrize(
     ("after", "within"), [(0, False), (1, True), (2, True), (5, True), (6, False), (9, False)]
 )
-def test_a_peer_difference_corrects_where_a_gap_lies_within_the_life(
+def test_a_peer_difference_corrects_if_a_gap_lies_within_the_session(
     after: int, within: bool
 ) -> None:
-    """The life is positions 1 to 6; a gap lies after a position."""
+    """The session has positions 1 to 6; a gap lies after a position."""
     key = Key(gap_positions=[(1, after)])
     key.new(0)
     session = close_with_peer_total(key, (5, 140, 4, 40))
@@ -561,7 +563,7 @@ def test_elsewhere_a_peer_difference_only_disputes() -> None:
 
 
 def test_a_peer_total_below_the_interims_never_corrects() -> None:
-    """Modulo 2^32 a surplus of interims looks like an enormous lack of them."""
+    """Modulo 2^32, extra interims look like an enormous number of lost ones."""
     key = Key(gap_positions=[(1, 2)])
     key.new(0)
     session = close_with_peer_total(key, (3, 30, 4, 40))
@@ -575,7 +577,7 @@ def test_a_client_total_below_the_interims_allows_no_peer_correction() -> None:
     assert (session.usage[4:], session.estimated, session.disputed) == ([4, 40, 4, 40], False, True)
 
 
-def test_peer_totals_of_two_servers_are_judged_together() -> None:
+def test_peer_totals_of_two_servers_are_compared_together() -> None:
     key = Key()
     key.new(0, local=A)
     key.new(0, local=B)
@@ -606,14 +608,14 @@ def test_a_session_id_is_a_uuid_of_version_8_made_of_its_first_position() -> Non
 
 
 @dataclass(slots=True)
-class Told:
-    """What a stream of one key came to, however it was cut: lives and their usage by moment."""
+class SettledKey:
+    """The sessions of one key and their usage by time, after any batching of its reports."""
 
     sessions: dict[bytes, SessionState] = field(default_factory=dict)
     usage: dict[bytes, list[UsageDelta]] = field(default_factory=dict)
 
     def take(self, batch: list[Report], until: int) -> None:
-        """Settle one batch as the job does: fetch what can be touched, settle, store, expire."""
+        """Settle one batch as the job does: read what can change, apply, store, expire."""
         key_state = KeyState()
         for session in self.sessions.values():
             if session.phase is not Phase.CLOSED:
@@ -632,9 +634,9 @@ class Told:
             apply_report(
                 key_state, report, source_id=1, grace=GRACE * SECOND, gap_positions=[(1, 5)]
             )
-        for absorbed, taker in key_state.merged:
-            del self.sessions[absorbed]
-            self.usage.setdefault(taker.session_id, []).extend(self.usage.pop(absorbed))
+        for pending_id, taker in key_state.merged:
+            del self.sessions[pending_id]
+            self.usage.setdefault(taker.session_id, []).extend(self.usage.pop(pending_id))
         for session in key_state.changed:
             self.sessions[session.session_id] = session
             self.usage.setdefault(session.session_id, []).extend(session.deltas)
@@ -668,7 +670,7 @@ EVENTS: Final = st.tuples(
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(EVENTS, max_size=25), st.sets(st.integers(0, 25)))
-def test_any_batching_of_a_stream_gives_the_same_lives(
+def test_any_batching_of_a_stream_gives_the_same_sessions(
     events: list[tuple[int, tuple[ReportKind, Side | None, tuple[int, ...]], int, str | None]],
     cuts: set[int],
 ) -> None:
@@ -695,12 +697,12 @@ def test_any_batching_of_a_stream_gives_the_same_lives(
                 *counts,
             )
         )
-    whole, cut = Told(), Told()
+    whole, cut = SettledKey(), SettledKey()
     end = now + 10_000 * SECOND
     whole.take(reports, end)
-    places = sorted({0, len(reports), *(place for place in cuts if place <= len(reports))})
-    for start, stop in zip(places, [*places[1:], len(reports)], strict=True):
-        # Nothing was received before the next report: so far the clock of expiry may have come.
+    bounds = sorted({0, len(reports), *(cut_at for cut_at in cuts if cut_at <= len(reports))})
+    for start, stop in zip(bounds, [*bounds[1:], len(reports)], strict=True):
+        # The watermark may be as late as the next report: nothing was received before that.
         until = reports[stop].received_at if stop < len(reports) else end
         cut.take(reports[start:stop], until)
     assert cut.summary() == whole.summary()

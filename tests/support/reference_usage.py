@@ -1,6 +1,6 @@
-"""Usage computed anew, in the plainest way, from the sessions and the reports that the views show.
+"""Computes usage in the simplest way from the sessions and the reports that the views show.
 
-The borders come from `model.buckets`, which has proofs of its own; nothing else is shared.
+Shares only `accounting.domain.calendar` with the service, which has its own tests.
 """
 
 from collections import Counter, defaultdict

@@ -1,7 +1,8 @@
-"""Adversarial streams for the books, and the books as one value to compare.
+"""Adversarial streams of messages, and all views as one value to compare.
 
-A stream is a list of steps: what is heard and when, ticks, gaps. `play` runs it through a spool and
-the jobs, all at once or cut into pieces by a plan; `everything` is all that `reporting` then shows.
+A stream is a list of steps: messages with their times, ticks, gaps. `play` runs it through a spool
+and the jobs, all at once or cut into pieces by a plan; `all_rows` then returns all that `reporting`
+shows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,7 +81,7 @@ ALLOCATIONS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """After so many seconds a source hears a message, or loses its connection for a while."""
+    """After some seconds a source receives a message, or loses its connection for a while."""
 
     wait: float
     allocation: Allocation

@@ -107,7 +107,7 @@ class SentinelAddress:
                     raise SourceLost(
                         "redis_unreachable",
                         f"a sentinel refuses the query: {error}",
-                        "correct sentinel_username and sentinel_password in ACCOUNTING_REDIS_URL",
+                        "check sentinel_username and sentinel_password in ACCOUNTING_REDIS_URL",
                     ) from None
                 except (RedisError, OSError):
                     continue

@@ -1,4 +1,4 @@
-"""A connection to Redis or Valkey: redis-py sets it up (TLS, unix sockets, AUTH), we use it.
+"""Connections to Redis or Valkey, which redis-py sets up: TLS, unix sockets, AUTH.
 
 Errors and logs never contain the URL, since it may contain a password.
 """
@@ -24,7 +24,7 @@ from accounting.capture.source import SourceLost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
-    """What INFO says, asked at ``asked_at``; None, empty or 0 where a field is missing.
+    """The fields of INFO, read at ``read_at``; None, empty or 0 where a field is missing.
 
     Times are in microseconds. ``started_at`` comes from the uptime in seconds;
     ``replication_offset`` is the end of the server's replication stream.
@@ -39,7 +39,7 @@ class ServerInfo:
 
 
 def connect(connection: AbstractConnection) -> None:
-    """Connect and authenticate. Raises SourceLost, with advice where a retry can't help."""
+    """Connect and authenticate. Raises SourceLost, with advice if a retry can't help."""
     try:
         connection.connect()  # type: ignore[no-untyped-call]
         with suppress(ResponseError):  # the user may lack the permission
@@ -57,9 +57,9 @@ def execute_command(connection: AbstractConnection, *arguments: str | bytes) -> 
 def execute_pipeline(
     connection: AbstractConnection, commands: Sequence[tuple[str | bytes, ...]]
 ) -> list[Any]:
-    """The replies to several commands, sent at once.
+    """The replies to several commands, which are sent together.
 
-    Raises ResponseError when the server refuses one. All replies are read before that, so that the
+    Raises ResponseError when the server refuses one, after it has read all replies, so that the
     connection stays usable.
     """
     connection.send_packed_command(connection.pack_commands(commands))  # type: ignore[no-untyped-call]
@@ -75,12 +75,12 @@ def execute_pipeline(
 
 
 def to_source_lost(error: Exception) -> SourceLost:
-    """The SourceLost for an error of redis-py."""
+    """Convert an error of redis-py."""
     if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
         return SourceLost(
             "redis_unreachable",
             f"Redis refuses the log-in: {error}",
-            "correct user and password in ACCOUNTING_REDIS_URL",
+            "check the user and password in ACCOUNTING_REDIS_URL",
         )
     advice = ""
     if isinstance(error.__context__, ssl.SSLError):
@@ -89,10 +89,10 @@ def to_source_lost(error: Exception) -> SourceLost:
 
 
 def send_and_take_socket(connection: AbstractConnection, command: bytes) -> socket.socket:
-    """Send a command that starts a stream, and return the socket.
+    """Send a command that starts a stream, and return the socket. Raises SourceLost.
 
-    From here on redis-py only closes the socket: after a disconnect it would silently subscribe
-    again by itself. Raises SourceLost.
+    The caller must read from the socket itself: redis-py would silently reconnect and subscribe
+    again after a disconnect. It still closes the socket.
     """
     sock = connection._get_socket()  # noqa: SLF001
     if sock is None:
@@ -105,10 +105,9 @@ def send_and_take_socket(connection: AbstractConnection, command: bytes) -> sock
 
 
 def shutdown_socket(connection: AbstractConnection) -> None:
-    """End a connection while another thread waits for a reply: that thread gets an error at once.
+    """End a connection while another thread reads from it: that thread gets an error at once.
 
-    ``SSLSocket.shutdown`` would take the TLS session away from the other thread, so this calls the
-    plain method.
+    Does not call ``SSLSocket.shutdown``, which would drop the TLS state that the thread is using.
     """
     sock = connection._get_socket()  # noqa: SLF001
     if sock is not None:
@@ -141,7 +140,7 @@ def read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -
 
 
 def try_read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -> ServerInfo:
-    """Read INFO; everything is missing in the result when the user lacks the permission."""
+    """Read INFO; all fields are empty if the user lacks the permission. Raises SourceLost."""
     try:
         return read_server_info(connection, clock)
     except ResponseError:

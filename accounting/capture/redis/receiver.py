@@ -24,7 +24,7 @@ CHUNK_OVERHEAD_BYTES: Final = 160
 """Memory of a queued chunk besides its bytes: Python objects and an entry of the deque."""
 
 FLOOD_BYTES: Final = 4 << 20
-"""It is a flood when this much is queued and the last read was less than FLOOD_SECONDS ago."""
+"""A flood: this much is queued, and the last read was less than FLOOD_SECONDS ago."""
 FLOOD_SECONDS: Final = 0.01
 FLOOD_QUEUE_SHARE: Final = 7 / 8
 """When this share of the queue is full, the parser no longer yields to the receiver."""
@@ -37,7 +37,7 @@ class OutgoingCommands(Protocol):
     """Commands that a client must send from time to time to keep its stream."""
 
     def due(self, now: float) -> bytes:
-        """What to send at ``now`` of the monotonic clock; mostly nothing."""
+        """What to send at ``now``, a time of the monotonic clock; usually nothing."""
         ...
 
 

@@ -109,11 +109,11 @@ def await_psync_reply(receiver: Receiver, reply: PsyncReply, stop: Event) -> tup
     last_byte_at = time.monotonic()
     while not stop.is_set():
         if time.monotonic() - last_byte_at > MAX_SILENCE_SECONDS:
-            raise NoReply("redis_unreachable", "no answer to PSYNC, and not a byte")
+            raise NoReply("redis_unreachable", "Redis sent nothing after PSYNC")
         try:
             chunk = receiver.next_chunk(0.1)
         except SourceLost as lost:
-            raise NoReply(lost.cause, f"no answer to PSYNC: {lost}") from None
+            raise NoReply(lost.cause, f"no reply to PSYNC: {lost}") from None
         if chunk:
             last_byte_at = time.monotonic()
             received_at, data = chunk

@@ -35,7 +35,7 @@ MAX_NAME_BYTES: Final = 64
 
 
 class StreamError(Exception):
-    """The master sent something else than the replication protocol. Contains no byte of it."""
+    """The master did not send the replication protocol. The text contains none of its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class PsyncReply:
         self._eof_marker = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Parse received bytes; returns those that belong to the stream already."""
+        """Parse received bytes; returns those after the reply, which belong to the stream."""
         if self._snapshot_bytes_left is None and not self._eof_marker:
             chunk = self._unparsed + chunk
             self._unparsed = b""
@@ -83,7 +83,7 @@ class PsyncReply:
                 line, line_end, after = chunk.partition(b"\r\n")
                 if not line_end:
                     if len(chunk) > MAX_LINE_BYTES:
-                        raise StreamError("a line of the answer to PSYNC has no end")
+                        raise StreamError("a line of the reply to PSYNC is too long")
                     self._unparsed = chunk
                     return b""
                 chunk = after
@@ -119,7 +119,7 @@ class PsyncReply:
             case [head] if self.outcome is not None and head[:1] == b"$" and head[1:].isdigit():
                 self._snapshot_bytes_left = int(head[1:])
             case _:
-                raise StreamError("the answer to PSYNC is not understood")
+                raise StreamError("the reply to PSYNC is not understood")
 
 
 class CommandStream:
@@ -214,7 +214,7 @@ class CommandStream:
         header = COMMAND.match(data, at)
         if header is None:
             if data[at : at + 1] != b"*" or len(data) - at > MAX_HEADER_BYTES:
-                raise StreamError("a command of the stream does not begin like one")
+                raise StreamError("a command of the stream begins with unexpected bytes")
             return at
         name_begin, word_count, name_length = header.end(), int(header[1]), int(header[2])
         if name_length > MAX_NAME_BYTES:
@@ -252,7 +252,7 @@ class CommandStream:
                 self._arguments_left -= 1
                 self._bytes_left = int(header[1]) + 2
             elif data[at : at + 1] not in (b"", b"$") or size - at > MAX_HEADER_BYTES:
-                raise StreamError("a part of a command in the stream does not begin like one")
+                raise StreamError("an argument of a command begins with unexpected bytes")
             else:
                 return at
         return at
@@ -283,5 +283,5 @@ def may_be_coturn(data: bytes, at: int) -> bool:
         return False
     payload_header = NEXT_ARGUMENT.match(data, channel_end)
     if payload_header is None and len(data) - channel_end > MAX_HEADER_BYTES:
-        raise StreamError("a PUBLISH of the stream has no second part")
+        raise StreamError("a PUBLISH of the stream has no payload")
     return payload_header is None or int(payload_header[1]) <= MAX_MESSAGE_BYTES

@@ -138,7 +138,7 @@ class ReplicationStream(BatchingStream):
             if self._backlog_to is None and began_at is not None and offset_time.at >= began_at:
                 self._backlog_to = offset_time
         if self._stream_began_at is not None and self._backlog_to is None:
-            # When the clock is set back, buffering must not last until it has caught up.
+            # After the clock was set back, buffering must not last until it has caught up.
             self._stream_began_at = min(self._stream_began_at, self._clock())
         if self._backlog_from is not None and self._backlog_to is not None:
             self._estimate_times(self._backlog_from, self._backlog_to)

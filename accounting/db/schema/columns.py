@@ -1,4 +1,4 @@
-"""The MetaData of the tables, and columns that many of them have."""
+"""The MetaData of the tables, and columns that several of them share."""
 
 from sqlalchemy import BigInteger, Column, DateTime, MetaData, Numeric, Table
 
@@ -10,17 +10,17 @@ timestamp = DateTime(timezone=True)
 
 
 def eight_counters() -> list[Column[int]]:
-    """The traffic between server and client, and between server and peers."""
+    """The counters of both sides of the relay: COUNTERS."""
     return [Column(name, BigInteger, nullable=False) for name in COUNTERS]
 
 
 def four_counters() -> list[Column[int]]:
-    """The traffic of one side, as in a report."""
+    """The counters of one side, which a report has; another column says which side."""
     return [Column(name, BigInteger, nullable=False) for name in COUNTERS[:4]]
 
 
 def usage_sums() -> list[Column[int]]:
-    """The columns of a sum of usage."""
+    """The columns of every table with usage by hour, day or month."""
     return [
         *eight_counters(),
         Column("sessions_started", BigInteger, nullable=False),
@@ -31,7 +31,7 @@ def usage_sums() -> list[Column[int]]:
 
 
 def view_like(table: Table, name: str) -> Table:
-    """A view with a table's columns. It is not in ``metadata``: ``alembic check`` skips it."""
+    """A view with a table's columns. It is not in ``metadata``, so alembic does not check it."""
     return Table(
         name,
         MetaData(schema="accounting"),
