@@ -52,7 +52,7 @@ def source_checkpoints(
     checkpoints: Collection[Checkpoint], realm_id: int, source_id: int
 ) -> list[SourceCheckpoint]:
     """The checkpoints of a realm in the evidence of a source, in order."""
-    found = []
+    result = []
     for checkpoint in checkpoints:
         if checkpoint.realm_id == realm_id:
             position, last_sighting, settled_until = (0, 0), (0, 0, 0), None
@@ -61,8 +61,8 @@ def source_checkpoints(
                     position = watermark.epoch, watermark.position
                     last_sighting = watermark.last_sighting
                     settled_until = watermark.settled_until
-            found.append(SourceCheckpoint(checkpoint, position, last_sighting, settled_until))
-    return sorted(found, key=lambda found: found.checkpoint.starts_at)
+            result.append(SourceCheckpoint(checkpoint, position, last_sighting, settled_until))
+    return sorted(result, key=lambda item: item.checkpoint.starts_at)
 
 
 def partition_checkpoints(
@@ -75,7 +75,7 @@ def partition_checkpoints(
     """
     shared: list[Checkpoint] = []
     separate: list[Checkpoint] = []
-    for checkpoint in sorted(checkpoints, key=lambda one: (one.realm_id, one.starts_at)):
+    for checkpoint in sorted(checkpoints, key=lambda item: (item.realm_id, item.starts_at)):
         previous = shared[-1] if shared and shared[-1].realm_id == checkpoint.realm_id else None
         if (
             previous is None or _follows(checkpoint, previous)

@@ -110,14 +110,16 @@ def _read_logs(logs: Sequence[Path]) -> list[LoggedSession]:
 def _compare(
     key: LoggedKey,
     logged: Iterable[LoggedSession],
-    billed: Sequence[BilledSession],
+    candidates: Sequence[BilledSession],
     summary: ReconcileResult,
 ) -> Iterator[LogDifference]:
-    remaining = list(billed)
+    remaining = list(candidates)
     unpaired: list[LoggedSession] = []
     # Authenticated sessions first: equal counters are more likely to be of one of those.
     for session in sorted(logged, key=lambda session: session.never_authenticated):
-        equal = next((one for one in remaining if list(one.counters) == session.counters), None)
+        equal = next(
+            (billed for billed in remaining if list(billed.counters) == session.counters), None
+        )
         if equal is not None:
             remaining.remove(equal)
         if session.never_authenticated:

@@ -269,7 +269,11 @@ def _attribute_deltas(fold: KeyFold, evidence: Iterable[Evidence]) -> list[_Cont
             # The session with a new delta, or else the one that the report says something about.
             named = contributions[id(state.active or active or state.changed[-1])]
             owner = next(
-                (one for one in contributions.values() if len(one.session.deltas) > one.attributed),
+                (
+                    contribution
+                    for contribution in contributions.values()
+                    if len(contribution.session.deltas) > contribution.attributed
+                ),
                 named,
             )
             owner.reports.append((item, owner.session.deltas[owner.attributed :]))

@@ -1,4 +1,4 @@
-"""The commands of proof as their users run them: what they print, and how they exit."""
+"""The commands verify, trace and reconcile: output and exit codes."""
 
 from pathlib import Path
 
@@ -12,28 +12,28 @@ from tests.support.command import turn_accounting
 def test_verify_exits_one_and_names_each_difference(books: Books) -> None:
     close_and_adjust_november(books)
     url = books.url(WRITER)
-    ran = turn_accounting("verify", "--json", database_url=url)
-    assert (ran.code, ran.rows) == (0, [])
-    assert "proved: 5 sessions" in ran.err
+    result = turn_accounting("verify", "--json", database_url=url)
+    assert (result.code, result.rows) == (0, [])
+    assert "proved: 5 sessions" in result.err
     with psycopg.connect(books.url()) as connection:
         connection.execute("UPDATE accounting.user_usage_daily SET sent_bytes = sent_bytes + 1")
-    ran = turn_accounting("verify", "--json", "--realm", "example.org", database_url=url)
-    assert ran.code == 1
-    assert {(row["what"], row["column"]) for row in ran.rows} == {
+    result = turn_accounting("verify", "--json", "--realm", "example.org", database_url=url)
+    assert result.code == 1
+    assert {(row["what"], row["column"]) for row in result.rows} == {
         ("user_usage_daily", "sent_bytes")
     }
     assert turn_accounting("verify", "--realm", "nosuch", database_url=url).code == 2
     assert turn_accounting("verify", "--period", "May", database_url=url).code == 2
 
 
-def test_trace_shows_line_sessions_and_reports(books: Books) -> None:
+def test_trace_prints_line_sessions_and_reports(books: Books) -> None:
     close_and_adjust_november(books)
     url = books.url(WRITER)
-    ran = turn_accounting(
+    result = turn_accounting(
         "trace", "example.org", "2026-11-01", "--user", "alice", "--json", database_url=url
     )
-    assert ran.code == 0, ran.err
-    kinds = [row["line"] for row in ran.rows]
+    assert result.code == 0, result.err
+    kinds = [row["line"] for row in result.rows]
     assert {kind: kinds.count(kind) for kind in kinds} == {
         "statement": 1,
         "adjustment": 1,
@@ -41,10 +41,10 @@ def test_trace_shows_line_sessions_and_reports(books: Books) -> None:
         "report": 16,
     }
     assert turn_accounting("trace", "example.org", database_url=url).code == 2
-    open_ = turn_accounting(
+    not_closed = turn_accounting(
         "trace", "example.org", "2026-12-01", "--user", "alice", database_url=url
     )
-    assert open_.code == 3
+    assert not_closed.code == 3
 
 
 def test_reconcile_exits_one_when_a_session_is_missing(books: Books, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_reconcile_exits_one_when_a_session_is_missing(books: Books, tmp_path: P
     url = books.url(WRITER)
     assert turn_accounting("reconcile", str(log), database_url=url).code == 0
     log.write_text(new + new.replace("000003", "000033"))
-    ran = turn_accounting("reconcile", str(log), "--json", database_url=url)
-    assert ran.code == 1
-    assert [(row["kind"], row["line"]) for row in ran.rows] == [("missing", 2)]
+    result = turn_accounting("reconcile", str(log), "--json", database_url=url)
+    assert result.code == 1
+    assert [(row["kind"], row["line"]) for row in result.rows] == [("missing", 2)]
     assert turn_accounting("reconcile", str(tmp_path / "none"), database_url=url).code == 2

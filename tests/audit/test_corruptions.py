@@ -1,4 +1,4 @@
-"""Each way in which books can be wrong is found, and named by what is wrong."""
+"""Verify finds each kind of corruption, and names the row and column."""
 
 from datetime import date
 
@@ -11,19 +11,19 @@ from tests.support.corruptions import CORRUPTIONS, corrupt, difference_key
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_a_planted_corruption_is_found_and_named(right_books: Books, corruption: str) -> None:
+def test_verify_names_each_corruption(right_books: Books, corruption: str) -> None:
     statement, expected = CORRUPTIONS[corruption]
     corrupt(right_books, statement)
-    assert expected in {difference_key(one) for one in verify(right_books.engine)}
+    assert expected in {difference_key(difference) for difference in verify(right_books.engine)}
 
 
-def test_a_difference_says_what_is_booked_and_what_the_reports_say(right_books: Books) -> None:
+def test_a_difference_has_the_stored_and_the_recomputed_value(right_books: Books) -> None:
     (session,) = [
         row for row in right_books.rows("sessions") if row["allocation_id"] == f"{1:018d}"
     ]
     corrupt(right_books, CORRUPTIONS["a changed byte count of a session"][0])
-    verdict = VerifyResult()
-    assert list(verify(right_books.engine, result=verdict)) == [
+    result = VerifyResult()
+    assert list(verify(right_books.engine, result=result)) == [
         Difference(
             realm="example.org",
             period=date(2026, 11, 1),
@@ -36,15 +36,15 @@ def test_a_difference_says_what_is_booked_and_what_the_reports_say(right_books: 
             booked="151",
             recomputed="150",
         )
-        for what, starts_at in (  # it lives within one hour
+        for what, starts_at in (  # active within one hour
             ("sessions", session["started_at"]),
             ("session_usage", right_books.start),
         )
     ]
-    assert (verdict.sessions, verdict.differences) == (5, 2)
+    assert (result.sessions, result.differences) == (5, 2)
 
 
-def test_one_realm_or_period_is_verified_alone(right_books: Books) -> None:
+def test_verify_can_be_limited_to_a_realm_or_period(right_books: Books) -> None:
     corrupt(right_books, CORRUPTIONS["a changed byte count of a session"][0])
     assert list(verify(right_books.engine, "kolkata")) == []
     assert list(verify(right_books.engine, "example.org", date(2026, 10, 1))) == []

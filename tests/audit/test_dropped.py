@@ -1,7 +1,4 @@
-"""Whatever was heard, in whatever order: with reports dropped the books go on, and prove true.
-
-And a kill at any moment of dropping, rebuilding or erasing leaves nothing half done.
-"""
+"""Dropped reports change no later result; dropping, rebuilding and erasing survive any crash."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -32,60 +29,67 @@ DAY: Final = 86_400
 LATER: Final = 40 * DAY
 
 
-def hear(books: Books, steps: Sequence[Step], begin: float) -> None:
+def receive_steps(books: Books, steps: Sequence[Step], begin: float) -> None:
     now = begin
     for source in SOURCES:
         books.advance_clock(now, source=source)
     for step in steps:
         now += step.wait
-        of = step.allocation
+        allocation = step.allocation
         if step.gap_seconds:
-            books.advance_clock(now, source=of.source)
-            gap = books.spool(of.source).open_gap(books.micros_at(now), "connection_lost")
+            books.advance_clock(now, source=allocation.source)
+            gap = books.spool(allocation.source).open_gap(books.micros_at(now), "connection_lost")
             now += step.gap_seconds
-            books.spool(of.source).close_gap(gap, books.micros_at(now))
+            books.spool(allocation.source).close_gap(gap, books.micros_at(now))
             now += 0.001
-        name = channel(step.suffix, user=of.user, realm=of.realm, allocation=of.allocation)
-        books.receive(now, name, step.payload, source=of.source, database=of.database)
+        name = channel(
+            step.suffix,
+            user=allocation.user,
+            realm=allocation.realm,
+            allocation=allocation.allocation,
+        )
+        books.receive(
+            now, name, step.payload, source=allocation.source, database=allocation.database
+        )
 
 
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, STEPS, st.integers(1, 45))
-def test_books_with_dropped_reports_go_on_as_if_they_were_there(
+def test_later_evidence_gives_the_same_books_with_and_without_dropped_reports(
     postgres_server: PostgresServer,
     tmp_path_factory: pytest.TempPathFactory,
     early: list[Step],
     later: list[Step],
     days: int,
 ) -> None:
-    """What comes later reopens sessions, adds totals, and takes up ids that are known."""
-    shown = []
-    for drops in (False, True):
+    """The later evidence reopens sessions, adds totals, and uses allocation ids again."""
+    results = []
+    for drop in (False, True):
         with cloned_database(postgres_server) as name:
             books = Books(postgres_server, name, tmp_path_factory.mktemp("books"))
-            hear(books, early, 0)
-            finish(books, LATER)
-            if drops:
+            receive_steps(books, early, 0)
+            run_jobs_and_close_all(books, LATER)
+            if drop:
                 retain(books.engine, days)
-            hear(books, later, LATER)
-            finish(books, LATER + 100 * DAY)
-            if drops:
+            receive_steps(books, later, LATER)
+            run_jobs_and_close_all(books, LATER + 100 * DAY)
+            if drop:
                 assert list(verify(books.engine)) == []
                 retain(books.engine, days)
                 assert list(rebuild(books.engine, "to be sure")) == []
-            shown.append(without_reports(books))
+            results.append(without_reports(books))
             books.close()
-    assert shown[0] == shown[1]
+    assert results[0] == results[1]
 
 
-def finish(books: Books, until: float) -> None:
+def run_jobs_and_close_all(books: Books, until: float) -> None:
     for source in SOURCES:
         books.advance_clock(until, source=source)
     books.run_jobs()
     close_periods(books.engine)
 
 
-RETAINED: Final = (
+RETENTION_TABLES: Final = (
     "carried_sessions",
     "dropped_positions",
     "finalized_sessions",
@@ -94,17 +98,17 @@ RETAINED: Final = (
 )
 
 
-def test_killed_at_any_moment_of_dropping_and_run_again_nothing_is_lost(books: Books) -> None:
+def test_retain_loses_nothing_when_it_crashes_anywhere_and_runs_again(books: Books) -> None:
     receive_two_days(books)
     run_jobs_and_close(books)
     before = without_reports(books)
     assert list(verify(books.engine)) == []
-    death = CrashInjector()
-    with crashing_engine(books, death) as engine:
-        deaths = run_through_crashes(
-            books, death, lambda: retain(engine, DAYS_TO_DROP_ALL), RETAINED, step=7
+    injector = CrashInjector()
+    with crashing_engine(books, injector) as engine:
+        crashes = run_through_crashes(
+            books, injector, lambda: retain(engine, DAYS_TO_DROP_ALL), RETENTION_TABLES, step=7
         )
-    assert deaths > 10
+    assert crashes > 10
     assert kept_days(books) == []
     assert without_reports(books) == before
     assert list(verify(books.engine)) == []
@@ -114,46 +118,48 @@ def test_killed_at_any_moment_of_dropping_and_run_again_nothing_is_lost(books: B
     assert [int(row["reports"]) for row in dropped] == [10, 10, 3]
 
 
-def test_killed_at_any_moment_of_a_rebuild_and_run_again_the_books_are_right(
+def test_rebuild_gives_right_books_when_it_crashes_anywhere_and_runs_again(
     right_books: Books,
 ) -> None:
     before = without_reports(right_books)
     for name in ("a lost session", "a month that counted twice", "a lost bucket"):
         corrupt(right_books, CORRUPTIONS[name][0])
-    death = CrashInjector()
-    with crashing_engine(right_books, death) as engine:
-        deaths = run_through_crashes(
+    injector = CrashInjector()
+    with crashing_engine(right_books, injector) as engine:
+        crashes = run_through_crashes(
             right_books,
-            death,
+            injector,
             lambda: list(rebuild(engine, "a test", "example.org")),
             ("sessions", "session_usage", "user_usage_monthly", "buckets", "rebuilds"),
             step=11,
         )
-    assert deaths > 10
-    assert {one.realm for one in rebuild(right_books.engine, "the other realm")} == {"kolkata"}
+    assert crashes > 10
+    assert {difference.realm for difference in rebuild(right_books.engine, "the other realm")} == {
+        "kolkata"
+    }
     assert without_reports(right_books) == before
     assert list(verify(right_books.engine)) == []
 
 
-def test_killed_at_any_moment_of_an_erasure_a_name_is_there_or_gone(right_books: Books) -> None:
-    death = CrashInjector()
+def test_erase_removes_all_of_a_name_or_nothing_when_it_crashes(right_books: Books) -> None:
+    injector = CrashInjector()
 
     def erase_once(engine: Any) -> None:
         (row,) = right_books.query(
-            "SELECT count(*) AS names FROM accounting.users WHERE user_id = 'alice'"
+            "SELECT count(*) AS users FROM accounting.users WHERE user_id = 'alice'"
             " AND realm_id = (SELECT realm_id FROM accounting.realms WHERE realm = 'example.org')"
         )
-        if row["names"]:
+        if row["users"]:
             erase(engine, "example.org", "alice")
 
-    with crashing_engine(right_books, death) as engine:
-        deaths = run_through_crashes(
+    with crashing_engine(right_books, injector) as engine:
+        crashes = run_through_crashes(
             right_books,
-            death,
+            injector,
             lambda: erase_once(engine),
             ("users", "usernames", "rejected_messages"),
         )
-    assert deaths > 5
+    assert crashes > 5
     assert {
         row["user_id"] for row in right_books.rows("sessions") if row["realm"] == "example.org"
     } == {""}

@@ -1,4 +1,4 @@
-"""Books that the service made are never found wrong, whatever was heard in whatever order."""
+"""Verify finds no difference in books that the service made, from any evidence in any order."""
 
 from hypothesis import HealthCheck, given, settings
 
@@ -13,24 +13,24 @@ from tests.support.simulated_fleet import hard_case_scenarios, receive_commands
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS, PLANS)
-def test_any_stream_in_any_order_of_jobs_is_proved(
+def test_any_evidence_in_any_order_of_jobs_verifies(
     scenario_player: ScenarioPlayer, shared_engine: Engine, steps: list[Step], plan: list[JobCall]
 ) -> None:
     scenario_player.play(steps, plan)
     assert list(verify(shared_engine)) == []
 
 
-def test_every_hard_case_of_a_fleet_is_proved(books: Books) -> None:
+def test_every_hard_case_of_the_simulator_verifies(books: Books) -> None:
     for name, scenario in hard_case_scenarios("4.17"):
         commands, _ = play(scenario)
         receive_commands(books, name, commands)
     books.run_jobs()
-    verdict = VerifyResult()
-    assert list(verify(books.engine, result=verdict)) == []
-    assert verdict.sessions > 100
+    result = VerifyResult()
+    assert list(verify(books.engine, result=result)) == []
+    assert result.sessions > 100
 
 
-def test_what_is_loaded_and_not_yet_accounted_is_accounted_first(books: Books) -> None:
+def test_verify_first_settles_and_rolls_up_what_is_loaded(books: Books) -> None:
     FakeAllocation(books).new(0)
     FakeAllocation(books).interim(10, 1, 100, 2, 200)
     books.advance_clock(5000)

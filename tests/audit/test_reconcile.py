@@ -1,4 +1,4 @@
-"""coturn's own logs against the books: alike where nothing was lost, each difference named."""
+"""Reconcile finds no difference where nothing was lost, and names each one it finds."""
 
 from pathlib import Path
 
@@ -28,13 +28,13 @@ def write_log(tmp_path: Path, text: bytes, name: str = "turn.log") -> Path:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in DIRECTORY.glob("*.log")))
-def test_a_log_is_read_as_the_independent_count_reads_it(name: str) -> None:
+def test_the_log_reader_agrees_with_an_independent_count(name: str) -> None:
     text = (DIRECTORY / f"{name}.log").read_bytes()
     reader = LogReader()
     reader.read(name, text.splitlines(keepends=True))
     assert {
-        (one.realm, one.username, f"{one.allocation_id:018d}"): tuple(one.counters)
-        for one in reader.sessions
+        (session.realm, session.username, f"{session.allocation_id:018d}"): tuple(session.counters)
+        for session in reader.sessions
     } == {tuple(key): usage.counters() for key, usage in coturn_log_usage(text).items()}
 
 
@@ -48,7 +48,7 @@ def test_a_recording_reconciles_with_its_log(books: Books, name: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_each_figure_that_differs_is_named(books: Books, tmp_path: Path, form: str) -> None:
+def test_each_counter_that_differs_is_named(books: Books, tmp_path: Path, form: str) -> None:
     FakeAllocation(books).new(0)
     FakeAllocation(books).interim(5, 1, 100, 2, 200)
     FakeAllocation(books).close(10, (1, 100, 2, 200), (0, 0, 0, 0))
@@ -81,17 +81,19 @@ def test_each_figure_that_differs_is_named(books: Books, tmp_path: Path, form: s
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_session_that_was_never_heard_is_missing(books: Books, tmp_path: Path, form: str) -> None:
+def test_a_logged_session_that_was_never_received_is_missing(
+    books: Books, tmp_path: Path, form: str
+) -> None:
     FakeAllocation(books, allocation=2).new(0)
     run_jobs_at(books, 5000)
     path = write_log(tmp_path, log(form, f"new, {NAME}, lifetime=600", f"delete: {NAME}"))
     result = ReconcileResult()
-    (found,) = reconcile(books.engine, [path], result=result)
-    assert (found.kind, found.allocation_id) == ("missing", f"{1:018d}")
+    (difference,) = reconcile(books.engine, [path], result=result)
+    assert (difference.kind, difference.allocation_id) == ("missing", f"{1:018d}")
     assert (result.sessions, result.differing) == (1, 1)
 
 
-def test_a_session_goes_on_in_the_next_file_and_an_id_used_again_is_another(
+def test_a_session_continues_in_the_next_file_and_a_reused_id_is_another(
     books: Books, tmp_path: Path
 ) -> None:
     for start in (0, 2000):
@@ -111,7 +113,7 @@ def test_a_session_goes_on_in_the_next_file_and_an_id_used_again_is_another(
     assert (result.sessions, result.unlogged) == (2, 0)
 
 
-def test_a_username_that_looks_like_the_line_around_it_is_kept_whole() -> None:
+def test_a_username_that_looks_like_a_log_line_is_parsed_whole() -> None:
     name = b"x>, rp=9, rb=9, sp=9, sb=9 \xff session 7: usage: realm=<q>, username=<y"
     line = parse_line(
         b"1: : session 000000000000000001: usage: realm=<r>, username=<"

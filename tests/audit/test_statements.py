@@ -1,4 +1,4 @@
-"""Closed periods are proved from the reports up to their cutoff, and what came later by its own."""
+"""Verify recomputes statements at their cutoffs, and checks adjustments against later usage."""
 
 from datetime import date
 from typing import Final
@@ -10,6 +10,7 @@ from accounting.audit.verify import verify
 from accounting.billing.adjust import adjust, post_manual_adjustment
 from accounting.billing.close_period import close_period
 from tests.support.books import Books
+from tests.support.corruptions import difference_key
 from tests.support.coturn_messages import FakeAllocation
 
 DAY: Final = 86_400
@@ -59,15 +60,15 @@ CORRUPTIONS: Final = {
 
 @pytest.fixture
 def closed(books: Books) -> Books:
-    """November closed while one source was behind; what it heard came later."""
+    """Books whose source `behind` has received usage of November and not loaded it yet."""
     for source in ("default", "behind"):
-        for allocation in (1, 2):
-            teller = FakeAllocation(
-                books, user=f"user{allocation}", allocation=allocation, source=source
+        for number in (1, 2):
+            allocation = FakeAllocation(
+                books, user=f"user{number}", allocation=number, source=source
             )
-            teller.new(allocation)
-            teller.interim(10, 1, 100, 2, 200)
-            teller.close(20, (2, 200, 4, 400 + allocation - 1), (0, 0, 0, 0))
+            allocation.new(number)
+            allocation.interim(10, 1, 100, 2, 200)
+            allocation.close(20, (2, 200, 4, 400 + number - 1), (0, 0, 0, 0))
     FakeAllocation(books, user="long", allocation=7).new(25 * DAY, 10 * DAY)
     books.advance_clock(40 * DAY)
     books.load()
@@ -76,7 +77,7 @@ def closed(books: Books) -> Books:
     return books
 
 
-def finish(books: Books) -> None:
+def close_and_adjust(books: Books) -> None:
     close_period(books.engine, "example.org", NOVEMBER)
     books.advance_clock(40 * DAY, source="behind")
     books.run_jobs()
@@ -92,8 +93,8 @@ def finish(books: Books) -> None:
     )
 
 
-def test_closed_periods_late_usage_and_corrections_are_proved(closed: Books) -> None:
-    finish(closed)
+def test_closed_periods_with_late_usage_and_manual_adjustments_verify(closed: Books) -> None:
+    close_and_adjust(closed)
     assert len(closed.rows("statements")) == 3
     assert len(closed.rows("adjustments")) == 3
     assert list(verify(closed.engine)) == []
@@ -101,12 +102,11 @@ def test_closed_periods_late_usage_and_corrections_are_proved(closed: Books) -> 
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_a_corruption_of_what_was_billed_is_found_and_named(closed: Books, corruption: str) -> None:
-    finish(closed)
+def test_verify_names_each_corruption_of_a_closed_period(closed: Books, corruption: str) -> None:
+    close_and_adjust(closed)
     statement, expected = CORRUPTIONS[corruption]
     with psycopg.connect(closed.url()) as connection:
         for table in ("periods", "statements", "adjustments"):  # whose triggers refuse it
             connection.execute(f"ALTER TABLE accounting.{table} DISABLE TRIGGER ALL".encode())
         assert connection.execute(statement.encode()).rowcount > 0
-    named = {(one.what, one.kind, one.column) for one in verify(closed.engine)}
-    assert expected <= named
+    assert expected <= {difference_key(difference) for difference in verify(closed.engine)}

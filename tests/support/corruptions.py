@@ -37,7 +37,7 @@ CORRUPTIONS: Final = {
         ),
         ("sessions", "differs", "ended_at"),
     ),
-    "a stranger's life that is billed": (
+    "an unauthenticated session that is billed": (
         "UPDATE accounting.sessions SET confirmed = true WHERE NOT confirmed",
         ("sessions", "differs", "confirmed"),
     ),
@@ -56,7 +56,7 @@ CORRUPTIONS: Final = {
         "DELETE FROM accounting.reports WHERE kind = 4 AND allocation_id = 1",
         ("reports", "missing", "count of source default"),
     ),
-    "a lost report, in what came of it": (
+    "lost reports of one kind": (
         "DELETE FROM accounting.reports WHERE kind = 2",
         ("sessions", "differs", "last_seen_at"),
     ),
@@ -93,7 +93,7 @@ CORRUPTIONS: Final = {
         "UPDATE accounting.user_usage_monthly SET sent_bytes = 2 * sent_bytes WHERE sent_bytes > 0",
         ("user_usage_monthly", "differs", "sent_bytes"),
     ),
-    "estimates that are not said": (
+    "wrong estimated bytes": (
         "UPDATE accounting.realm_usage_monthly SET estimated_bytes = estimated_bytes + 1",
         ("realm_usage_monthly", "differs", "estimated_bytes"),
     ),
