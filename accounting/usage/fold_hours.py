@@ -1,9 +1,8 @@
-"""Folds: hours of users that are over, added to their days and months.
+"""Folding hours: finished hours of users are added to their days and months.
 
-The hour under way changes every other second, its day and its month with it; so those hold the
-hours before a border, the realm's *fold*, and what shows them adds the rest. What comes late for an
-hour before the fold is added to all three. Owns where the fold goes; the sums are
-``usage.rollup_queries``'.
+The current hour changes every other second, and would change its day and month as often. So days
+and months contain the hours before the realm's fold watermark, and the views add the later ones.
+Late usage of a folded hour is added to all three.
 """
 
 from collections.abc import Mapping
@@ -19,9 +18,9 @@ from accounting.usage.rollup_queries import RealmHour
 def fold_until(
     connection: Connection, rules: Mapping[int, RealmRules], untils: Mapping[int, int]
 ) -> dict[int, int]:
-    """Move the folds of realms forward to ``untils``; returns where the folds of all realms are.
+    """Advance the fold watermarks of realms to ``untils``; returns those of all realms.
 
-    Microseconds, on borders of hours. The caller holds the lock of the roll-up.
+    Microseconds, at borders of hours. The caller holds the roll-up lock.
     """
     folds = rollup_queries.read_fold_watermarks(connection)
     moving = {
@@ -40,7 +39,7 @@ def fold_until(
 
 
 def fold_all(connection: Connection, rules: Mapping[int, RealmRules], realm_id: int) -> None:
-    """Fold all the hours that a realm has, the one under way too."""
+    """Fold all hours of a realm, the current one included."""
     fold_until(connection, rules, {realm_id: rollup_queries.last_hour_end(connection, realm_id)})
 
 

@@ -1,8 +1,7 @@
-"""Peaks, stored: how many sessions of a realm were alive at once, counted along slices of hours.
+"""Peaks: the maximum of concurrent sessions of a realm, counted from slices of its hours.
 
-Owns ``peak_deltas``, ``realm_peak_slices`` and the peaks in ``realm_usage_*``. A slice is counted
-anew from the sessions that begin and end in it, so that the cost of a roll-up is that of the
-slices that changed, not of the hour. An hour whose slices are unknown is counted whole, once.
+A slice is recounted from the sessions that start and end in it, so the cost of a roll-up is that
+of the slices that changed. An hour without slices (after a rebuild, or long past) is counted whole.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,35 +16,47 @@ from accounting.domain.calendar import Bucket, from_micros
 from accounting.domain.session_hours import SLICE_SECONDS, PeakSlice, slice_end
 
 _QUERIES: Final = Queries("accounting.usage")
+_DAY: Final = {
+    "usage": "realm_usage_daily",
+    "parts": "realm_usage_hourly",
+    "starts_at": "day_starts_at",
+    "ends_at": "day_ends_at",
+}
+_MONTH: Final = {
+    "usage": "realm_usage_monthly",
+    "parts": "realm_usage_daily",
+    "starts_at": "month_starts_at",
+    "ends_at": "month_ends_at",
+}
 
 KEPT_SECONDS: Final = 3 * 86_400
-"""How long before a new hour slices are kept; sessions seldom end so far back."""
+"""How long slices are kept; sessions seldom change so far back."""
 
 
 def dequeue_slices(connection: Connection) -> list[PeakSlice]:
-    """Take the marks of touched slices, each once."""
+    """Take the queued slices, each once."""
     with binary_cursor(psycopg_connection(connection)) as cursor:
-        return cursor.execute(_QUERIES.driver("take_slices")).fetchall()
+        return cursor.execute(_QUERIES.driver("dequeue_peak_deltas")).fetchall()
 
 
 def recount(
     connection: Connection, hours: Iterable[tuple[int, Bucket]], slices: Iterable[PeakSlice]
 ) -> None:
-    """Count those slices, and set the peaks of all hours that are staged for this roll-up.
+    """Recount slices, and set the peaks of the staged hours, their days and months.
 
-    ``hours`` are the staged ones: (realm_id, hour).
+    ``hours``: the staged ones as (realm_id, hour).
     """
-    known = {(realm_id, hour.starts_at): hour for realm_id, hour in hours}
-    connection.execute(_QUERIES.text("carry_sessions"))
+    hour_by_key = {(realm_id, hour.starts_at): hour for realm_id, hour in hours}
+    connection.execute(_QUERIES.text("add_carried_sessions"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
         with prefer_index_scans(connection):
-            begun = set(cursor.execute(_QUERIES.driver("begin_hours")).fetchall())
-        spans = [(*key, known[key].starts_at, known[key].ends_at) for key in begun]
+            whole = set(cursor.execute(_QUERIES.driver("count_carried_sessions")).fetchall())
+        spans = [(*key, hour_by_key[key].starts_at, hour_by_key[key].ends_at) for key in whole]
         for realm_id, starts_at, start in slices:
-            if (realm_id, starts_at) not in begun:
-                end = slice_end(known[realm_id, starts_at], start)
+            if (realm_id, starts_at) not in whole:
+                end = slice_end(hour_by_key[realm_id, starts_at], start)
                 spans.append((realm_id, starts_at, start, end))
-        connection.execute(_QUERIES.text("stage_slices"))
+        connection.execute(_QUERIES.text("create_staged_slices"))
         copy_rows(
             cursor,
             "staged_slices",
@@ -56,23 +67,24 @@ def recount(
             spans,
         )
     with prefer_index_scans(connection):
-        connection.execute(_QUERIES.text("empty_slices"))
+        connection.execute(_QUERIES.text("delete_staged_slices"))
         connection.execute(_QUERIES.text("count_slices"), {"slice_seconds": SLICE_SECONDS})
-        for name in ("peak_hours", "peak_days", "peak_months"):
-            connection.execute(_QUERIES.text(name))
-    if begun:
-        _drop_old(connection, sorted(begun))
+        connection.execute(_QUERIES.text("set_hour_peaks"))
+        for length in (_DAY, _MONTH):
+            connection.execute(_QUERIES.text("set_bucket_peaks", **length))
+    if whole:
+        _delete_old(connection, sorted(whole))
 
 
-def _drop_old(connection: Connection, begun: Sequence[tuple[int, int]]) -> None:
+def _delete_old(connection: Connection, hours: Sequence[tuple[int, int]]) -> None:
     connection.execute(
-        _QUERIES.text("drop_slices"),
+        _QUERIES.text("delete_old_slices"),
         [
             {
                 "realm_id": realm_id,
                 "starts_at": from_micros(starts_at),
                 "kept_seconds": KEPT_SECONDS,
             }
-            for realm_id, starts_at in begun
+            for realm_id, starts_at in hours
         ],
     )

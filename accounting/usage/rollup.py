@@ -1,9 +1,8 @@
-"""Roll up: sessions' hours into the usage of users and realms by hour, day and month.
+"""The roll-up: adds queued usage deltas to the usage of users and realms.
 
-Settling says by how much it changed an hour of a user; here that is taken and added, in one
-transaction, so that each change counts once however often this runs. The cost is that of what
-changed: not of the hour, the month or the realm that it is part of. Days and months of users get
-an hour when it is over: see ``folds``.
+Deltas are taken and added in one transaction, so each counts once. The cost depends on what
+changed, not on the size of the hour, the month or the realm. Users' days and months get an hour
+when it is over: see ``fold_hours``.
 """
 
 from typing import Final
@@ -19,36 +18,36 @@ from accounting.usage import peaks, rollup_queries
 from accounting.usage.fold_hours import fold_until, realm_hour
 
 BATCH: Final = 200_000
-"""Marks of touched hours taken in one transaction at the most."""
+"""Usage deltas taken in one transaction, at most."""
 
 
 def rollup(engine: Engine, *, limit: int = BATCH) -> int:
-    """Bring all usage up to what is settled; returns how many hours of realms changed.
+    """Add everything that is queued; returns how many hours of realms changed.
 
     Does nothing when another scheduler is rolling up. Raises ConnectionLost.
     """
-    changed = 0
+    total = 0
     while hours := _rollup_some(engine, limit):
-        changed += hours
-    return changed
+        total += hours
+    return total
 
 
 def _rollup_some(engine: Engine, limit: int) -> int:
     with lost_connections(), engine.begin() as connection:
         if not try_lock(connection, "rollup"):
             return 0
-        touched = set(rollup_queries.dequeue_deltas(connection, limit))
+        changed = set(rollup_queries.dequeue_deltas(connection, limit))
         slices = peaks.dequeue_slices(connection)
-        touched.update((realm_id, starts_at) for realm_id, starts_at, _ in slices)
-        if not touched:
+        changed.update((realm_id, starts_at) for realm_id, starts_at, _ in slices)
+        if not changed:
             return 0
         rules = all_rules(connection)
         hours = [
             realm_hour(rules[realm_id], realm_id, starts_at)
-            for realm_id, starts_at in sorted(touched)
+            for realm_id, starts_at in sorted(changed)
         ]
-        # The last one of each realm, as they are in order.
-        folds = fold_until(connection, rules, dict(sorted(touched)))
+        # In order, so that the last hour of each realm remains in the dictionary.
+        folds = fold_until(connection, rules, dict(sorted(changed)))
         bucket_queries.insert_buckets(
             connection,
             (
@@ -59,6 +58,6 @@ def _rollup_some(engine: Engine, limit: int) -> int:
         )
         rollup_queries.stage_hours(connection, hours, folds)
         rollup_queries.add_usage(connection)
-        peaks.recount(connection, [(one.realm_id, one.hour) for one in hours], slices)
+        peaks.recount(connection, [(hour.realm_id, hour.hour) for hour in hours], slices)
         rollup_queries.queue_adjustments(connection)
         return len(hours)

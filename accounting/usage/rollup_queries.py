@@ -1,8 +1,7 @@
-"""Roll-ups, stored: marks taken, buckets written, what changed added to users' and realms' usage.
+"""The usage tables: takes queued deltas, adds them, and folds hours into days and months.
 
-Owns ``user_usage_*``, ``realm_usage_*``, ``folds`` and ``buckets``; the borders are
-``domain.calendar``'. Days and months of users hold the hours before their realm's fold; the views
-``user_days`` and ``user_months`` add the others.
+The days and months of users contain the hours before the realm's fold watermark; the views
+``user_days`` and ``user_months`` add the later hours.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,14 +18,12 @@ from accounting.domain.calendar import Bucket, BucketLength, from_micros, to_mic
 
 _QUERIES: Final = Queries("accounting.usage")
 
-_STATEMENTS: Final = (
-    "begin_buckets",
-    "rollup_user_hourly",
-    "rollup_user_daily",
-    "rollup_user_monthly",
-    "rollup_realm_hourly",
-    "rollup_realm_daily",
-    "rollup_realm_monthly",
+_DAY: Final = {"usage": "user_usage_daily", "starts_at": "day_starts_at"}
+_MONTH: Final = {"usage": "user_usage_monthly", "starts_at": "month_starts_at"}
+_REALM_BUCKETS: Final = (
+    {"usage": "realm_usage_hourly", "starts_at": "starts_at"},
+    {"usage": "realm_usage_daily", "starts_at": "day_starts_at"},
+    {"usage": "realm_usage_monthly", "starts_at": "month_starts_at"},
 )
 _HOURS: Final = (
     ("realm_id", "int4"),
@@ -56,17 +53,17 @@ class RealmHour(NamedTuple):
 
 
 def dequeue_deltas(connection: Connection, limit: int) -> list[tuple[int, int]]:
-    """Take marks off ``usage_deltas``; returns the (realm_id, start) of the hours they name."""
-    connection.execute(_QUERIES.text("stage_touched"))
-    connection.execute(_QUERIES.text("stage_hours"))
-    connection.execute(_QUERIES.text("take_touched"), {"limit": limit})
+    """Take and stage queued deltas; returns the (realm_id, start) of the hours they change."""
+    connection.execute(_QUERIES.text("create_staged_deltas"))
+    connection.execute(_QUERIES.text("create_staged_hours"))
+    connection.execute(_QUERIES.text("dequeue_usage_deltas"), {"limit": limit})
     with binary_cursor(psycopg_connection(connection)) as cursor:
-        cursor.execute("SELECT DISTINCT realm_id, starts_at FROM staged_touched")
+        cursor.execute("SELECT DISTINCT realm_id, starts_at FROM staged_deltas")
         return cursor.fetchall()
 
 
 def read_fold_watermarks(connection: Connection) -> dict[int, int]:
-    """Up to where the hours of each realm are folded; none for a realm without usage."""
+    """Up to where the hours of each realm are folded; realms without usage are absent."""
     return {
         realm_id: to_micros(until)
         for realm_id, until in connection.execute(
@@ -77,7 +74,7 @@ def read_fold_watermarks(connection: Connection) -> dict[int, int]:
 
 def hours_between(connection: Connection, realm_id: int, since: int, until: int) -> list[int]:
     """The starts of a realm's hours with usage from ``since`` to before ``until``, in order."""
-    found = connection.execute(
+    rows = connection.execute(
         select(buckets.c.starts_at)
         .where(
             buckets.c.realm_id == realm_id,
@@ -87,11 +84,11 @@ def hours_between(connection: Connection, realm_id: int, since: int, until: int)
         )
         .order_by(buckets.c.starts_at)
     )
-    return [to_micros(starts_at) for (starts_at,) in found]
+    return [to_micros(starts_at) for (starts_at,) in rows]
 
 
 def last_hour_end(connection: Connection, realm_id: int) -> int:
-    """Where the last hour of a realm with usage ends; 0 where there is none."""
+    """The end of a realm's last hour with usage; 0 without usage."""
     query = select(func.max(buckets.c.ends_at)).where(
         buckets.c.realm_id == realm_id, buckets.c.level == BucketLength.HOUR.value
     )
@@ -102,26 +99,36 @@ def last_hour_end(connection: Connection, realm_id: int) -> int:
 def add_folded_hours(
     connection: Connection, hours: Iterable[RealmHour], untils: Mapping[int, int]
 ) -> None:
-    """Add those hours to their days and months, and move the folds of realms to ``untils``."""
-    connection.execute(_QUERIES.text("stage_folds"))
+    """Add hours to the days and months of users, and set the fold watermarks to ``untils``."""
+    connection.execute(_QUERIES.text("create_staged_folds"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
-        cursor.execute("TRUNCATE staged_folds")  # of an earlier fold in this transaction
+        cursor.execute(
+            "TRUNCATE staged_folds"
+        )  # an earlier fold in this transaction may have left rows
         copy_rows(
             cursor,
             "staged_folds",
             _FOLDS,
             (
-                (one.realm_id, one.hour.starts_at, one.day.starts_at, one.month.starts_at)
-                for one in hours
+                (hour.realm_id, hour.hour.starts_at, hour.day.starts_at, hour.month.starts_at)
+                for hour in hours
             ),
         )
     with prefer_index_scans(connection):
-        connection.execute(_QUERIES.text("fold_user_daily"))
-        connection.execute(_QUERIES.text("fold_user_monthly"))
-    put = insert(fold_watermarks)
+        for length in (_DAY, _MONTH):
+            connection.execute(
+                _QUERIES.text(
+                    "add_user_usage",
+                    **length,
+                    schema="accounting",
+                    table="user_usage_hourly",
+                    hours="staged_folds",
+                )
+            )
+    query = insert(fold_watermarks)
     connection.execute(
-        put.on_conflict_do_update(
-            index_elements=["realm_id"], set_={"folded_until": put.excluded.folded_until}
+        query.on_conflict_do_update(
+            index_elements=["realm_id"], set_={"folded_until": query.excluded.folded_until}
         ),
         [
             {"realm_id": realm_id, "folded_until": from_micros(until)}
@@ -133,9 +140,9 @@ def add_folded_hours(
 def stage_hours(
     connection: Connection, hours: Sequence[RealmHour], untils: Mapping[int, int]
 ) -> None:
-    """Stage the hours that this roll-up is about, with their days and months.
+    """Stage the hours that this roll-up changes, with their days and months.
 
-    ``untils``: up to where the hours of their realms are folded.
+    ``untils``: the fold watermarks of their realms.
     """
     with binary_cursor(psycopg_connection(connection)) as cursor:
         copy_rows(
@@ -144,28 +151,40 @@ def stage_hours(
             _HOURS,
             (
                 (
-                    one.realm_id,
-                    one.hour.starts_at,
-                    one.hour.ends_at,
-                    one.day.starts_at,
-                    one.day.ends_at,
-                    one.month.starts_at,
-                    one.month.ends_at,
-                    one.hour.starts_at < untils[one.realm_id],
+                    hour.realm_id,
+                    hour.hour.starts_at,
+                    hour.hour.ends_at,
+                    hour.day.starts_at,
+                    hour.day.ends_at,
+                    hour.month.starts_at,
+                    hour.month.ends_at,
+                    hour.hour.starts_at < untils[hour.realm_id],
                 )
-                for one in hours
+                for hour in hours
             ),
         )
         cursor.execute("ANALYZE staged_hours")
 
 
 def add_usage(connection: Connection) -> None:
-    """Add what the taken marks say to all usage that they are part of."""
+    """Add the staged deltas to the usage of users and realms."""
     with prefer_index_scans(connection):
-        for name in _STATEMENTS:
-            connection.execute(_QUERIES.text(name))
+        connection.execute(_QUERIES.text("insert_empty_buckets"))
+        connection.execute(_QUERIES.text("add_user_hours"))
+        for length in (_DAY, _MONTH):
+            connection.execute(
+                _QUERIES.text(
+                    "add_user_usage",
+                    **length,
+                    schema="pg_temp",
+                    table="staged_deltas",
+                    hours="staged_hours",
+                )
+            )
+        for length in _REALM_BUCKETS:
+            connection.execute(_QUERIES.text("add_realm_usage", **length))
 
 
 def queue_adjustments(connection: Connection) -> None:
-    """Mark the closed periods that the taken hours lie in, for adjustments to be posted."""
-    connection.execute(_QUERIES.text("touch_closed_periods"))
+    """Queue the closed periods that the staged deltas belong to, for late usage to be posted."""
+    connection.execute(_QUERIES.text("queue_adjustments"))
