@@ -482,7 +482,7 @@ SELECT h.* FROM finalized l
 JOIN accounting.session_hours h ON h.session_id = l.session_id AND h.user_key = l.user_key;
 
 -- name: finalized_of_user
--- Reads a user's finalized sessions with usage in a span, and that usage.
+-- Reads a user's finalized sessions with usage in a span, and its eight counters and microseconds.
 SELECT
     e.source_id, e.database, e.username_key, e.allocation_id, e.session_id,
     e.user_key, e.realm_id, e.started_at, e.last_seen_at, e.expires_at,
@@ -491,22 +491,17 @@ SELECT
     e.received_bytes, e.sent_packets, e.sent_bytes, e.peer_received_packets, e.peer_received_bytes,
     e.peer_sent_packets, e.peer_sent_bytes, e.new_count, e.deleted_count, e.client_total_count,
     e.peer_total_count, e.client_total, e.peer_total, e.estimated, e.disputed,
-    CAST(ARRAY[
-        h.received_packets, h.received_bytes, h.sent_packets, h.sent_bytes,
-        h.peer_received_packets, h.peer_received_bytes, h.peer_sent_packets, h.peer_sent_bytes,
-        h.session_microseconds
-    ] AS numeric[]) AS numbers
+    h.numbers
 FROM accounting.sessions e
 JOIN accounting.dropped_positions z
     ON z.source_id = e.source_id AND e.session_id <= z.last_session_id
 CROSS JOIN LATERAL (
-    SELECT
-        sum(received_packets) AS received_packets, sum(received_bytes) AS received_bytes,
-        sum(sent_packets) AS sent_packets, sum(sent_bytes) AS sent_bytes,
-        sum(peer_received_packets) AS peer_received_packets,
-        sum(peer_received_bytes) AS peer_received_bytes,
-        sum(peer_sent_packets) AS peer_sent_packets, sum(peer_sent_bytes) AS peer_sent_bytes,
-        sum(round(extract(epoch FROM active_to - active_from) * 1000000)) AS session_microseconds
+    SELECT CAST(ARRAY[
+        sum(received_packets), sum(received_bytes), sum(sent_packets), sum(sent_bytes),
+        sum(peer_received_packets), sum(peer_received_bytes),
+        sum(peer_sent_packets), sum(peer_sent_bytes),
+        sum(round(extract(epoch FROM active_to - active_from) * 1000000))
+    ] AS numeric[]) AS numbers
     FROM accounting.session_hours
     WHERE session_id = e.session_id AND user_key = e.user_key AND confirmed
         AND starts_at >= CAST(:starts_at AS timestamptz)
