@@ -1,12 +1,17 @@
-"""The servers that the wheels carry, run as children of this process: Postgres and Valkey.
+"""Embedded servers: the Postgres and Valkey of the wheels, run as child processes.
 
-Owns their processes, their directories below the data directory and the locks that keep one owner
-for each. Must speak no SQL and hold no data of the service: it hands out addresses. Both servers
-stop with the process that started them, even when that one is killed.
+In: the data directory. Out: a running server's address. Invariant: one owner process per server;
+the server stops when its owner ends, even when the owner is killed.
+
+``postgres_server``, ``valkey_server``  start, find and stop the servers
+``postgres_cluster``                    the binaries and the cluster of Postgres
+``child``                               a server as a child process
+``owner_lock``                          the lock of the one owner
+``server_user``                         the user that servers run as when the service is root
 """
 
+from accounting.embedded.postgres_cluster import DATABASE
 from accounting.embedded.postgres_server import (
-    DATABASE,
     EmbeddedPostgres,
     attach_or_start,
     run_postgres,

