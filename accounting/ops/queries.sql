@@ -1,67 +1,18 @@
--- name: examine_rights
--- Rights that the roles and this user lack, and those that they should not have: reports are
--- evidence, and the tables are private.
-WITH views AS (
-    SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = 'reporting' AND c.relkind = 'v'
-), tables AS (
-    SELECT c.oid, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = 'accounting' AND c.relkind IN ('r', 'p')
-)
-SELECT
-    ARRAY(
-        SELECT lacking FROM (VALUES
-            (current_user || ': INSERT on reports',
-                has_table_privilege('accounting.reports', 'INSERT')),
-            ('turn_accounting_writer: INSERT on reports',
-                has_table_privilege('turn_accounting_writer', 'accounting.reports', 'INSERT')),
-            ('turn_accounting_writer: UPDATE on sessions',
-                has_table_privilege('turn_accounting_writer', 'accounting.sessions', 'UPDATE')),
-            ('turn_accounting_reader: SELECT on all views of reporting',
-                NOT EXISTS (SELECT FROM views
-                    WHERE NOT has_table_privilege('turn_accounting_reader', oid, 'SELECT')))
-        ) AS rights (lacking, given) WHERE NOT given
-    ) AS lacking,
-    ARRAY(
-        SELECT excess FROM (VALUES
-            ('turn_accounting_writer: UPDATE or DELETE on reports',
-                has_table_privilege('turn_accounting_writer', 'accounting.reports', 'UPDATE, DELETE')),
-            ('turn_accounting_reader: SELECT on tables of accounting',
-                EXISTS (SELECT FROM tables
-                    WHERE has_table_privilege('turn_accounting_reader', oid, 'SELECT')))
-        ) AS rights (excess, given) WHERE given
-    ) AS excess;
-
--- name: examine_server
--- What the server is. A directory is told only over a local socket, to whom may know it.
-SELECT
-    current_setting('server_version_num')::integer AS version,
-    pg_encoding_to_char(d.encoding) AS encoding,
-    pg_is_in_recovery() AS in_recovery,
-    (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_superuser,
-    pg_database_size(d.oid) AS size_bytes,
-    (clock_timestamp() AT TIME ZONE 'UTC')::date AS today,
-    CASE WHEN inet_server_addr() IS NULL
-        THEN (SELECT setting FROM pg_settings WHERE name = 'data_directory') END AS data_directory,
-    ARRAY(
-        SELECT wanted
-        FROM unnest(ARRAY['turn_accounting_owner', 'turn_accounting_writer',
-            'turn_accounting_reader']) AS wanted
-        WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted)
-    ) AS missing_roles
-FROM pg_database d WHERE d.datname = current_database();
-
--- name: watch_gaps
--- Gaps so far, by source and cause.
+-- name: count_gaps
+-- The gaps so far, by source and cause.
 SELECT s.source, g.cause, count(*) AS gaps
 FROM accounting.capture_gaps g
 JOIN accounting.sources s USING (source_id)
 GROUP BY s.source, g.cause
 ORDER BY s.source, g.cause;
 
--- name: watch_realms
--- Each realm's usage of the last day, how much of it is estimated or nobody's, and its live sessions.
--- Along indexes that hold the last day's hours, and the live sessions, alone.
+-- name: count_usage_deltas
+-- The usage deltas that are not rolled up yet, counted up to :limit.
+SELECT count(*) FROM (SELECT FROM accounting.usage_deltas LIMIT :limit) deltas;
+
+-- name: realm_statuses
+-- Each realm's live sessions, and its usage of the last day with its estimated and unattributed
+-- parts. Uses indexes of live sessions and of hours.
 WITH live AS (
     SELECT realm_id, count(*) AS sessions FROM accounting.sessions
     WHERE ended_at IS NULL AND phase = 1 AND confirmed
@@ -86,15 +37,69 @@ CROSS JOIN LATERAL (
 ) n
 ORDER BY r.realm;
 
--- name: watch_sources
--- How far each source is: seconds behind now, its open gap, and which collector holds it.
+-- name: role_privileges
+-- The privileges that the roles and this user lack, and those that they should not have: reports
+-- are evidence and must not change, and the tables are private.
+WITH views AS (
+    SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'reporting' AND c.relkind = 'v'
+), tables AS (
+    SELECT c.oid, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'accounting' AND c.relkind IN ('r', 'p')
+)
 SELECT
-    s.source_id, s.source, s.mode,
+    ARRAY(
+        SELECT privilege FROM (VALUES
+            (current_user || ': INSERT on reports',
+                has_table_privilege('accounting.reports', 'INSERT')),
+            ('turn_accounting_writer: INSERT on reports',
+                has_table_privilege('turn_accounting_writer', 'accounting.reports', 'INSERT')),
+            ('turn_accounting_writer: UPDATE on sessions',
+                has_table_privilege('turn_accounting_writer', 'accounting.sessions', 'UPDATE')),
+            ('turn_accounting_reader: SELECT on all views of reporting',
+                NOT EXISTS (SELECT FROM views
+                    WHERE NOT has_table_privilege('turn_accounting_reader', oid, 'SELECT')))
+        ) AS required (privilege, is_granted) WHERE NOT is_granted
+    ) AS missing_privileges,
+    ARRAY(
+        SELECT privilege FROM (VALUES
+            ('turn_accounting_writer: UPDATE or DELETE on reports',
+                has_table_privilege('turn_accounting_writer', 'accounting.reports', 'UPDATE, DELETE')),
+            ('turn_accounting_reader: SELECT on tables of accounting',
+                EXISTS (SELECT FROM tables
+                    WHERE has_table_privilege('turn_accounting_reader', oid, 'SELECT')))
+        ) AS forbidden (privilege, is_granted) WHERE is_granted
+    ) AS excess_privileges;
+
+-- name: server_facts
+-- The server and its database. The data directory is shown only over a local socket, and only to a
+-- user who may read that setting.
+SELECT
+    current_setting('server_version_num')::integer AS version,
+    pg_encoding_to_char(d.encoding) AS encoding,
+    pg_is_in_recovery() AS in_recovery,
+    (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_superuser,
+    pg_database_size(d.oid) AS size_bytes,
+    (clock_timestamp() AT TIME ZONE 'UTC')::date AS today,
+    CASE WHEN inet_server_addr() IS NULL
+        THEN (SELECT setting FROM pg_settings WHERE name = 'data_directory') END AS data_directory,
+    ARRAY(
+        SELECT role
+        FROM unnest(ARRAY['turn_accounting_owner', 'turn_accounting_writer',
+            'turn_accounting_reader']) AS role
+        WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role)
+    ) AS missing_roles
+FROM pg_database d WHERE d.datname = current_database();
+
+-- name: source_statuses
+-- How many seconds the stages of each source are behind now, its open gap, and its lease.
+SELECT
+    s.source_id, s.source,
     extract(epoch FROM clock_timestamp() - s.captured_until)::float8 AS captured_lag_seconds,
     extract(epoch FROM clock_timestamp() - s.loaded_until)::float8 AS loaded_lag_seconds,
     extract(epoch FROM clock_timestamp() - t.settled_until)::float8 AS settled_lag_seconds,
     t.settled_until,
-    s.captured_until, s.last_received_at,
+    s.last_received_at,
     g.from_at AS gap_from, g.cause AS gap_cause,
     l.holder, l.host
 FROM accounting.sources s
@@ -108,7 +113,3 @@ LEFT JOIN LATERAL (
 ) g ON true
 WHERE s.retired_at IS NULL
 ORDER BY s.source;
-
--- name: watch_touched
--- Marks of touched hours that wait for the roll-up, counted up to :limit.
-SELECT count(*) FROM (SELECT FROM accounting.usage_deltas LIMIT :limit) waiting;

@@ -1,8 +1,13 @@
-"""Doctor: looks at all that capturing and booking stand on, and says what to do.
+"""Doctor: examines everything that capture and the books depend on, and gives advice.
 
-A probe gathers facts (`redis_probe`, `store.examination`, `monitoring`), a judgement beside it
-turns facts into findings and reaches nothing; `examination` puts them together. Only `redis_probe`
-knows Redis. Nothing here changes anything.
+In: the settings, and the URLs of Redis and Postgres. Out: findings. Invariant: it changes nothing,
+and no finding has a secret or a username.
+
+``run``                                       all probes and checks, in the order of an event's way
+``findings``                                  the result type of every check
+``redis_probe``, ``postgres_facts``           read facts from a server; only the first uses Redis
+``redis_server``, ``postgres_server``         check those facts
+``spool_file``, ``flow``, ``clock``           check the spool, the flow of events, and the clocks
 """
 
 from accounting.ops.doctor.findings import Finding, Level

@@ -1,6 +1,6 @@
-"""The clocks: a receipt time is of this machine's, a lease of the database's.
+"""The clocks of Redis and Postgres, compared with this machine's.
 
-Owns reading another machine's clock over a network, and the judgement on the difference.
+Receipt times are of this machine's clock, leases of the database's.
 """
 
 import time
@@ -15,34 +15,39 @@ MAX_SKEW_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockOffset:
-    """How far a clock is ahead of this machine's, and by how much that may be wrong, seconds."""
+    """How far a clock is ahead of this machine's, give or take ``uncertain_seconds``."""
 
     ahead_seconds: float
     uncertain_seconds: float
 
 
-def measure_clock(ask: Callable[[], float | None]) -> ClockOffset | None:
-    """Compare with a clock that answers in Unix seconds; None when it doesn't answer."""
-    began, before = time.monotonic(), time.time()
-    told = ask()
-    took = time.monotonic() - began
-    if told is None:
+def measure_clock(read_clock: Callable[[], float | None]) -> ClockOffset | None:
+    """Compare with a clock that returns Unix seconds; None when it returns none."""
+    started_at, local_seconds = time.monotonic(), time.time()
+    remote_seconds = read_clock()
+    round_trip_seconds = time.monotonic() - started_at
+    if remote_seconds is None:
         return None
-    return ClockOffset(ahead_seconds=told - (before + took / 2), uncertain_seconds=took / 2)
+    uncertain_seconds = round_trip_seconds / 2
+    return ClockOffset(
+        ahead_seconds=remote_seconds - (local_seconds + uncertain_seconds),
+        uncertain_seconds=uncertain_seconds,
+    )
 
 
-def check_clock(component: str, clock: ClockOffset | None) -> Finding:
-    """Judge the clock of ``redis`` or ``postgres`` beside this machine's."""
-    if clock is None:
+def check_clock(component: str, offset: ClockOffset | None) -> Finding:
+    """Check the clock of ``redis`` or ``postgres`` against this machine's."""
+    if offset is None:
         return ok(component, "clock", "can't be compared with this machine's")
-    ahead = clock.ahead_seconds
-    side = "ahead of" if ahead > 0 else "behind"
-    seen = f"{abs(ahead):.2f} s {side} this machine's"
-    if abs(ahead) - clock.uncertain_seconds > MAX_SKEW_SECONDS:
+    ahead_seconds = offset.ahead_seconds
+    side = "ahead of" if ahead_seconds > 0 else "behind"
+    observed = f"{abs(ahead_seconds):.2f} s {side} this machine's"
+    if abs(ahead_seconds) - offset.uncertain_seconds > MAX_SKEW_SECONDS:
         return warning(
             component,
             "clock",
-            seen,
-            "let NTP keep the clocks of all machines: usage stands in the hour of its receipt",
+            observed,
+            "synchronize the clocks of all machines by NTP: usage counts in the hour of its "
+            "receipt",
         )
-    return ok(component, "clock", seen)
+    return ok(component, "clock", observed)

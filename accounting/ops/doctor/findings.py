@@ -1,11 +1,11 @@
-"""What an examination finds: the one shape that every check answers in."""
+"""The result type of every check."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How bad it is. ``ERROR``: usage is lost, or not counted, until it is mended."""
+    """The severity. ``ERROR``: usage is lost, or not counted, until the cause is fixed."""
 
     OK = "ok"
     WARNING = "warning"
@@ -14,9 +14,9 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at: ``seen``, and what to do (``advice``, empty when all is well).
+    """What one check of a component ``observed``, and the ``advice``; empty when all is well.
 
-    No text holds a secret or a user's name.
+    No text has a secret or a username.
     """
 
     level: Level
@@ -32,21 +32,21 @@ def ok(component: str, check: str, observed: str) -> Finding:
 
 
 def warning(component: str, check: str, observed: str, advice: str) -> Finding:
-    """Works, and may not work well or for long."""
+    """It works now, but perhaps not well or not for long."""
     return Finding(
         level=Level.WARNING, component=component, check=check, observed=observed, advice=advice
     )
 
 
 def error(component: str, check: str, observed: str, advice: str) -> Finding:
-    """Must be mended."""
+    """It must be fixed."""
     return Finding(
         level=Level.ERROR, component=component, check=check, observed=observed, advice=advice
     )
 
 
 def format_bytes(count: float) -> str:
-    """Bytes for people."""
+    """A number of bytes with its unit."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"

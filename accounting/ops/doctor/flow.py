@@ -1,8 +1,6 @@
-"""The judgement on what flows: that events arrive, and come all the way into the books.
+"""The check of the flow of events: whether they arrive, and whether they reach the books."""
 
-Pure: one look at the service in, findings out.
-"""
-
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -24,51 +22,55 @@ REJECTED_SHARE: Final = 0.01
 SOURCE_STALE_SECONDS: Final = 600
 
 
-def check_flow(watch: Snapshot) -> Iterator[Finding]:
-    """Judge what the spool of this machine and the books tell."""
-    if watch.spool is not None:
-        yield from _capture(watch)
-    if watch.database is None or not watch.database.is_at_head:
+def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
+    """Check what the snapshot has of this machine's spool and of the database."""
+    if snapshot.spool is not None:
+        yield from _check_capture(snapshot)
+    database = snapshot.database
+    if database is None or not database.is_at_head:
         return
-    if watch.spool is None and not watch.database.sources:
+    if snapshot.spool is None and not database.sources:
         yield warning(
             COMPONENT,
             "sources",
             "no source was ever captured",
             "run `turn-accounting collect` beside each Redis that coturn publishes to",
         )
-    troubles = list(database_problems(watch.database))
-    for trouble in troubles:
+    problems = list(database_problems(database))
+    for problem in problems:
         yield error(
-            COMPONENT, "books", trouble, "see that `turn-accounting schedule` runs, its log"
+            COMPONENT, "books", problem, "check that `turn-accounting schedule` runs, and its log"
         )
-    if not troubles:
+    if not problems:
         yield ok(COMPONENT, "books", "loading and settling keep up")
-    yield from _other_sources(watch)
-    yield from _rejected(watch.database)
-    for sentence in silence_warnings(watch.database.silent_threads, watch.taken_at):
-        seen, _, advice = sentence.rpartition(": ")
-        yield warning(COMPONENT, "silence", seen, advice)
+    yield from _check_other_sources(snapshot)
+    yield _check_rejected(database)
+    for sentence in silence_warnings(database.silent_threads, snapshot.taken_at):
+        observed, _, advice = sentence.rpartition(": ")
+        yield warning(COMPONENT, "silence", observed, advice)
 
 
-def _capture(watch: Snapshot) -> Iterator[Finding]:
-    assert watch.spool is not None
-    state = watch.spool.state
-    if watch.active_host is not None:
-        yield ok(COMPONENT, "capture", f"stands by: {watch.active_host} collects this source")
+def _check_capture(snapshot: Snapshot) -> Iterator[Finding]:
+    assert snapshot.spool is not None
+    state = snapshot.spool.state
+    if snapshot.active_host is not None:
+        yield ok(COMPONENT, "capture", f"stands by: {snapshot.active_host} collects this source")
         return
-    troubles = list(capture_problems(watch))
-    for trouble in troubles:
+    problems = list(capture_problems(snapshot))
+    for problem in problems:
         yield error(
             COMPONENT,
             "capture",
-            trouble,
-            "see that `turn-accounting collect` (or `up`) runs, its log, and what is said of Redis",
+            problem,
+            "check that `turn-accounting collect` (or `up`) runs, its log, and the findings on "
+            "Redis",
         )
-    if not troubles:
-        lag = max(0, watch.taken_at - (state.captured_until or 0)) / SECOND
-        yield ok(COMPONENT, "capture", f"captured until {lag:.1f} s ago, by {state.mode or '?'}")
-    newest_at = watch.spool.newest_at
+    if not problems:
+        lag_seconds = max(0, snapshot.taken_at - (state.captured_until or 0)) / SECOND
+        yield ok(
+            COMPONENT, "capture", f"captured until {lag_seconds:.1f} s ago, by {state.mode or '?'}"
+        )
+    newest_at = snapshot.spool.newest_at
     if newest_at is None:
         yield warning(
             COMPONENT,
@@ -77,68 +79,68 @@ def _capture(watch: Snapshot) -> Iterator[Finding]:
             "put redis-statsdb into turnserver.conf, restart coturn, and make a call",
         )
         return
-    age = (watch.taken_at - newest_at) / SECOND
-    if age > QUIET_SECONDS:
+    age_seconds = (snapshot.taken_at - newest_at) / SECOND
+    observed = f"the last event arrived {format_duration(age_seconds)} ago"
+    if age_seconds > QUIET_SECONDS:
         yield warning(
             COMPONENT,
             "arrival",
-            f"the last event arrived {format_duration(age)} ago",
+            observed,
             "if there were calls since: look for `redis` in coturn's log, and restart it",
         )
     else:
-        yield ok(COMPONENT, "arrival", f"the last event arrived {format_duration(age)} ago")
+        yield ok(COMPONENT, "arrival", observed)
 
 
-def _other_sources(watch: Snapshot) -> Iterator[Finding]:
-    """Sources that this machine does not capture, as the books know them."""
-    assert watch.database is not None
-    for source in watch.database.sources:
-        if watch.spool is not None and source.source == watch.source and not watch.active_host:
+def _check_other_sources(snapshot: Snapshot) -> Iterator[Finding]:
+    """The sources that this machine does not capture, as the database has them."""
+    assert snapshot.database is not None
+    for source in snapshot.database.sources:
+        is_own = snapshot.spool is not None and source.source == snapshot.source
+        if is_own and not snapshot.active_host:
             continue
-        name, lag = f"source {source.source!r}", source.captured_lag_seconds
+        name, lag_seconds = f"source {source.source!r}", source.captured_lag_seconds
         if source.gap_from is not None:
-            since = format_duration((watch.taken_at - source.gap_from) / SECOND)
+            gap_age = format_duration((snapshot.taken_at - source.gap_from) / SECOND)
             yield error(
                 COMPONENT,
                 "sources",
-                f"{name}: not captured for {since}, a gap is open ({source.gap_cause})",
+                f"{name}: not captured for {gap_age}, a gap is open ({source.gap_cause})",
                 "run doctor where it is collected",
             )
-        elif lag is None or lag > SOURCE_STALE_SECONDS:
-            age = "ever" if lag is None else format_duration(lag)
+        elif lag_seconds is None or lag_seconds > SOURCE_STALE_SECONDS:
+            age = "ever" if lag_seconds is None else format_duration(lag_seconds)
             yield error(
                 COMPONENT,
                 "sources",
                 f"{name}: not captured for {age}",
                 f"start its collector, or `turn-accounting source retire {source.source}`",
             )
-        elif lag > MAX_CAPTURE_LAG_SECONDS:
+        elif lag_seconds > MAX_CAPTURE_LAG_SECONDS:
             yield warning(
                 COMPONENT,
                 "sources",
-                f"{name}: {format_duration(lag)} behind",
+                f"{name}: {format_duration(lag_seconds)} behind",
                 "run doctor where it is collected",
             )
         else:
-            yield ok(COMPONENT, "sources", f"{name}: {format_duration(lag)} behind")
+            yield ok(COMPONENT, "sources", f"{name}: {format_duration(lag_seconds)} behind")
 
 
-def _rejected(books: DatabaseStatus) -> Iterator[Finding]:
-    counted = {"loaded": 0, "rejected": 0}
-    for _, name, _, total in books.message_counts:
-        counted[name] = counted.get(name, 0) + total
-    rejected, all_of_them = counted["rejected"], sum(counted.values())
-    if not rejected:
-        yield ok(COMPONENT, "rejected", "no message was rejected")
-        return
-    seen = f"{rejected:,} of {all_of_them:,} messages were rejected"
-    if rejected > REJECTED_SHARE * all_of_them:
-        yield warning(
-            COMPONENT,
-            "rejected",
-            seen,
-            "SELECT reason, count(*) FROM reporting.rejected_messages GROUP BY 1: something else "
-            "publishes there, or this coturn is newer than this version",
-        )
-    else:
-        yield ok(COMPONENT, "rejected", seen)
+def _check_rejected(database: DatabaseStatus) -> Finding:
+    totals: Counter[str] = Counter()
+    for count in database.message_counts:
+        totals[count.outcome] += count.total
+    rejected_count, message_count = totals["rejected"], totals.total()
+    if not rejected_count:
+        return ok(COMPONENT, "rejected", "no message was rejected")
+    observed = f"{rejected_count:,} of {message_count:,} messages were rejected"
+    if rejected_count <= REJECTED_SHARE * message_count:
+        return ok(COMPONENT, "rejected", observed)
+    return warning(
+        COMPONENT,
+        "rejected",
+        observed,
+        "SELECT reason, count(*) FROM reporting.rejected_messages GROUP BY 1: something else "
+        "publishes there, or this coturn is newer than this version",
+    )

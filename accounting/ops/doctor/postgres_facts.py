@@ -1,9 +1,9 @@
-"""What `doctor` asks a Postgres: its version, settings and roles, and its disk where it tells."""
+"""The facts of a Postgres that ``doctor`` checks: version, settings, roles, data directory."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Connection, Engine, text
 
@@ -19,11 +19,12 @@ PARTITION_DAYS_AHEAD: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresFacts:
-    """What a probe saw.
+    """The facts of a server and its database.
 
-    ``lacking``: rights that a role should have, and ``excess``: rights that it should not, each
-    "role: right". ``missing_days``: of today (UTC) and DAYS_AHEAD days, those without a partition.
-    ``data_directory`` where it lies on this machine and this user may know.
+    ``missing_privileges`` and ``excess_privileges``: those that a role should have and doesn't, and
+    the reverse, each as "role: privilege". ``days_without_partition``: of today (UTC) and the next
+    PARTITION_DAYS_AHEAD days. ``data_directory``: where it is on this machine, and the user may
+    read that setting.
     """
 
     version: int
@@ -41,11 +42,11 @@ class PostgresFacts:
 
 
 def read_postgres_facts(engine: Engine, *, head: str) -> PostgresFacts:
-    """Ask it all. Raises ConnectionLost, NotAllowed."""
+    """Read the facts. Raises ConnectionLost, NotAllowed."""
     revision = current_revision(engine)
     with lost_connections(), engine.connect() as connection:
-        row = connection.execute(_QUERIES.text("examine_server")).one()
-        return PostgresFacts(
+        row = connection.execute(_QUERIES.text("server_facts")).one()
+        facts = PostgresFacts(
             version=row.version,
             encoding=row.encoding,
             in_recovery=row.in_recovery,
@@ -60,28 +61,25 @@ def read_postgres_facts(engine: Engine, *, head: str) -> PostgresFacts:
             size_bytes=row.size_bytes,
             data_directory=row.data_directory,
             missing_roles=tuple(row.missing_roles),
-            # Of the tables nothing can be asked before they are there.
-            **(
-                _rights(connection, row.today) if revision == head and not row.missing_roles else {}
-            ),
+        )
+        if revision != head or facts.missing_roles:
+            return facts  # the privileges of missing tables or roles can't be queried
+        privileges = connection.execute(_QUERIES.text("role_privileges")).one()
+        return replace(
+            facts,
+            missing_privileges=tuple(privileges.missing_privileges),
+            excess_privileges=tuple(privileges.excess_privileges),
+            days_without_partition=tuple(_days_without_partition(connection, row.today)),
         )
 
 
-def _rights(connection: Connection, today: date) -> dict[str, Any]:
-    row = connection.execute(_QUERIES.text("examine_rights")).one()
-    days = [today + timedelta(days=ahead) for ahead in range(PARTITION_DAYS_AHEAD + 1)]
-    return {
-        "lacking": tuple(row.lacking),
-        "excess": tuple(row.excess),
-        "missing_days": tuple(
-            day
-            for day in days
-            if connection.execute(
-                text("SELECT to_regclass(:name)"), {"name": f"accounting.reports_{day:%Y%m%d}"}
-            ).scalar_one()
-            is None
-        ),
-    }
+def _days_without_partition(connection: Connection, today: date) -> Iterator[date]:
+    for days_ahead in range(PARTITION_DAYS_AHEAD + 1):
+        day = today + timedelta(days=days_ahead)
+        table = f"accounting.reports_{day:%Y%m%d}"
+        query = text("SELECT to_regclass(:table)")
+        if connection.execute(query, {"table": table}).scalar_one() is None:
+            yield day
 
 
 def read_server_clock(engine: Engine) -> float:

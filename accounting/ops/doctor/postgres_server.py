@@ -1,7 +1,4 @@
-"""The judgement on a Postgres: whether what is booked there lasts, and who may touch it.
-
-Pure: facts in, findings out.
-"""
+"""The check of a Postgres: whether commits are durable, and whether the privileges are right."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -18,17 +15,17 @@ DISK_FULL_BYTES: Final = 200 * 10**6
 def check_postgres(
     facts: PostgresFacts, *, head: str, disk_free_bytes: int | None
 ) -> Iterator[Finding]:
-    """Judge a server that answers. ``disk_free_bytes``: None where its disk can't be seen."""
-    number = f"{facts.version // 10_000}.{facts.version % 10_000}"
+    """Check a server that answers. ``disk_free_bytes``: None where its disk isn't accessible."""
+    version = f"Postgres {facts.version // 10_000}.{facts.version % 10_000}"
     if facts.version < MIN_VERSION:
-        yield error(COMPONENT, "version", f"Postgres {number}", "use Postgres 15 or newer")
+        yield error(COMPONENT, "version", version, "use Postgres 15 or newer")
     else:
-        yield ok(COMPONENT, "version", f"Postgres {number}")
+        yield ok(COMPONENT, "version", version)
     if facts.encoding != "UTF8":
         yield error(
             COMPONENT,
             "encoding",
-            f"the database is in {facts.encoding}, which lacks names that users have",
+            f"the database is in {facts.encoding}, which can't store all usernames",
             "make one with ENCODING 'UTF8' TEMPLATE template0, and restore into it",
         )
     if facts.in_recovery:
@@ -36,32 +33,28 @@ def check_postgres(
             COMPONENT,
             "writable",
             "this server is a standby, which can't be written",
-            "let ACCOUNTING_DATABASE_URL name the primary: several hosts, and "
+            "set ACCOUNTING_DATABASE_URL to the primary: several hosts, and "
             "target_session_attrs=read-write",
         )
-    yield from _durable(facts)
-    yield from _schema(facts, head)
-    yield _disk(facts, disk_free_bytes)
+    yield from _check_durability(facts)
+    yield from _check_schema(facts, head)
+    yield _check_disk(facts, disk_free_bytes)
 
 
-def _durable(facts: PostgresFacts) -> Iterator[Finding]:
-    risky = {
-        name: value
-        for name, value in facts.settings.items()
-        if value == "off" and name in ("fsync", "full_page_writes", "synchronous_commit")
-    }
-    for name in risky:
+def _check_durability(facts: PostgresFacts) -> Iterator[Finding]:
+    disabled = [name for name, value in facts.settings.items() if value == "off"]
+    for name in disabled:
         yield error(
             COMPONENT,
             "durable",
-            f"{name} is off: after a crash the books may lack what the spool has deleted",
+            f"{name} is off: after a crash the books may lack reports that the spool has deleted",
             f"set {name} = on, also where a role or database overrides it",
         )
-    if not risky:
-        yield ok(COMPONENT, "durable", "what is committed stays")
+    if not disabled:
+        yield ok(COMPONENT, "durable", "commits survive a crash")
 
 
-def _schema(facts: PostgresFacts, head: str) -> Iterator[Finding]:
+def _check_schema(facts: PostgresFacts, head: str) -> Iterator[Finding]:
     if facts.revision != head:
         yield error(
             COMPONENT,
@@ -75,15 +68,17 @@ def _schema(facts: PostgresFacts, head: str) -> Iterator[Finding]:
         yield error(
             COMPONENT,
             "roles",
-            f"without {', '.join(facts.missing_roles)}",
+            f"missing: {', '.join(facts.missing_roles)}",
             "run `turn-accounting db upgrade` as a superuser",
         )
-    for right in facts.missing_privileges:
-        yield error(COMPONENT, "rights", f"lacking: {right}", _grant(right))
-    for right in facts.excess_privileges:
-        yield warning(COMPONENT, "rights", f"too many: {right}", "revoke them: nothing needs them")
+    for privilege in facts.missing_privileges:
+        yield error(COMPONENT, "rights", f"missing: {privilege}", _grant_advice(privilege))
+    for privilege in facts.excess_privileges:
+        yield warning(
+            COMPONENT, "rights", f"too many: {privilege}", "revoke them: nothing needs them"
+        )
     if not (facts.missing_roles or facts.missing_privileges or facts.excess_privileges):
-        yield ok(COMPONENT, "rights", "each role has its own, and no more")
+        yield ok(COMPONENT, "rights", "each role has exactly its own")
     if facts.days_without_partition:
         days = ", ".join(str(day) for day in facts.days_without_partition)
         yield warning(
@@ -93,23 +88,23 @@ def _schema(facts: PostgresFacts, head: str) -> Iterator[Finding]:
             "let `turn-accounting schedule` run, or run `turn-accounting job run partitions`",
         )
     else:
-        yield ok(COMPONENT, "partitions", "made for today and the days to come")
+        yield ok(COMPONENT, "partitions", "exist for today and the coming days")
 
 
-def _grant(right: str) -> str:
-    if right.startswith("turn_accounting_"):
-        return "restore the grants: a restore with --no-privileges, or a GRANT by hand, lost them"
+def _grant_advice(privilege: str) -> str:
+    if privilege.startswith("turn_accounting_"):
+        return "restore the grants: a restore with --no-privileges, or a REVOKE, removed them"
     return "GRANT turn_accounting_writer TO this user"
 
 
-def _disk(facts: PostgresFacts, free: int | None) -> Finding:
-    books = f"the books take {format_bytes(facts.size_bytes)}"
-    if free is None:
-        return ok(COMPONENT, "disk", f"{books}; what is free can't be seen from here")
-    seen = f"{books}, {format_bytes(free)} are free"
+def _check_disk(facts: PostgresFacts, free_bytes: int | None) -> Finding:
+    size = f"the books take {format_bytes(facts.size_bytes)}"
+    if free_bytes is None:
+        return ok(COMPONENT, "disk", f"{size}; the free space can't be seen from here")
+    observed = f"{size}, {format_bytes(free_bytes)} are free"
     advice = "make room: until then the spool grows instead"
-    if free < DISK_FULL_BYTES:
-        return error(COMPONENT, "disk", seen, advice)
-    if free < DISK_LOW_BYTES:
-        return warning(COMPONENT, "disk", seen, advice)
-    return ok(COMPONENT, "disk", seen)
+    if free_bytes < DISK_FULL_BYTES:
+        return error(COMPONENT, "disk", observed, advice)
+    if free_bytes < DISK_LOW_BYTES:
+        return warning(COMPONENT, "disk", observed, advice)
+    return ok(COMPONENT, "disk", observed)

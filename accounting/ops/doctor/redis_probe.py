@@ -1,8 +1,8 @@
-"""The probe of a Redis: asks, and tries what a collector needs, without leaving a trace.
+"""The probe of a Redis: reads its facts, and tries the commands that a collector needs.
 
-Whether PSYNC is allowed is found without a synchronisation: sent in one piece after a PING, it
-meets the PING's answer still waiting to be sent, which Redis refuses once the right to it is
-checked ("PSYNC are invalid with pending output", syncCommand in replication.c).
+It tests the right to PSYNC without a synchronization: the server receives PING and PSYNC in one
+piece, checks the right, and then refuses PSYNC because the reply to PING isn't sent yet ("PSYNC are
+invalid with pending output", syncCommand in replication.c).
 """
 
 import time
@@ -30,73 +30,76 @@ INFO_FIELDS: Final = {
     "repl-backlog-size": "repl_backlog_size",
     "maxmemory-policy": "maxmemory_policy",
 }
-"""What INFO tells of the settings, also where CONFIG is refused."""
+"""Fields of INFO by the setting that they show, for servers that refuse CONFIG."""
 RATE_SECONDS: Final = 1.0
 PENDING_OUTPUT: Final = "pending output"
 
 
 def probe_redis(url: str, address: str) -> tuple[RedisFacts | Unreachable, ClockOffset | None]:
-    """Facts of the server at ``url``, and its clock if it tells. ``place``: its name for people.
+    """The facts of the server at ``url``, and its clock where TIME is allowed.
 
-    Takes a second, to see how fast the stream moves. Raises ConfigurationError for a wrong URL.
+    ``address`` is the URL without its password. Takes a second, to measure the rate of the stream.
+    Raises ConfigurationError for a wrong URL.
     """
-    where = parse_address(url)
+    server_address = parse_address(url)
     try:
-        found = where.resolve()
-        connection = found.new_connection()
+        endpoint = server_address.resolve()
+        connection = endpoint.new_connection()
         connect(connection)
     except SourceLost as refusal:
-        advice = refusal.advice or "look whether it runs, and at ACCOUNTING_REDIS_URL and firewalls"
+        advice = refusal.advice or "check that it runs, ACCOUNTING_REDIS_URL, and firewalls"
         return Unreachable(reason=str(refusal), advice=advice), None
     try:
-        facts, clock = _examine(connection, address)
-        refused = {**facts.refused, **_try_capturing(found)}
-        return replace(facts, refused=refused), clock
-    except (RedisError, OSError, SourceLost) as broken:
-        reason = str(broken if isinstance(broken, SourceLost) else to_source_lost(broken))
-        advice = "it went away while it was examined: run doctor again"
+        facts, clock_offset = _read_facts(connection, address)
+        refused = {**facts.refused, **_try_capturing(endpoint)}
+        return replace(facts, refused=refused), clock_offset
+    except (RedisError, OSError, SourceLost) as failure:
+        reason = str(failure if isinstance(failure, SourceLost) else to_source_lost(failure))
+        advice = "the connection broke during the examination: run doctor again"
         return Unreachable(reason=reason, advice=advice), None
     finally:
         connection.disconnect()  # type: ignore[no-untyped-call]
 
 
-def _examine(connection: AbstractConnection, place: str) -> tuple[RedisFacts, ClockOffset | None]:
+def _read_facts(
+    connection: AbstractConnection, address: str
+) -> tuple[RedisFacts, ClockOffset | None]:
     refused: dict[str, str] = {}
 
-    def ask_for(right: str, *words: str) -> object:
+    def try_command(right: str, *words: str) -> object:
         try:
             return execute_command(connection, *words)
         except ResponseError as refusal:
             refused.setdefault(right, str(refusal))
             return None
 
-    info = _info(ask_for("INFO", "INFO", "server"))
-    before = _info(ask_for("INFO", "INFO", "replication"))
-    began = time.monotonic()
-    memory = _info(ask_for("INFO", "INFO", "memory"))
+    info = _info(try_command("INFO", "INFO", "server"))
+    before = _info(try_command("INFO", "INFO", "replication"))
+    started_at = time.monotonic()
+    memory = _info(try_command("INFO", "INFO", "memory"))
     settings = {
-        name: told for name, key in INFO_FIELDS.items() if (told := (before | memory).get(key))
+        name: value for name, key in INFO_FIELDS.items() if (value := (before | memory).get(key))
     }
     for name in SETTINGS:
-        answer = ask_for("CONFIG", "CONFIG", "GET", name)
-        if isinstance(answer, list) and len(answer) == 2:
-            settings[name] = _text(answer[1])
-    ask_for("SCAN", "SCAN", "0", "COUNT", "1")
-    ask_for("OBJECT", "OBJECT", "IDLETIME", "turn/doctor")
-    ask_for("SELECT", "SELECT", "0")
-    ask_for("PSYNC", "REPLCONF", "listening-port", "0")
-    clock = measure_clock(lambda: _seconds(ask_for("TIME", "TIME")))
+        reply = try_command("CONFIG", "CONFIG", "GET", name)
+        if isinstance(reply, list) and len(reply) == 2:
+            settings[name] = _text(reply[1])
+    try_command("SCAN", "SCAN", "0", "COUNT", "1")
+    try_command("OBJECT", "OBJECT", "IDLETIME", "turn/doctor")
+    try_command("SELECT", "SELECT", "0")
+    try_command("PSYNC", "REPLCONF", "listening-port", "0")
+    clock_offset = measure_clock(lambda: _seconds(try_command("TIME", "TIME")))
     rate = None
     if before.get("repl_backlog_active") == "1":
-        time.sleep(max(0.0, RATE_SECONDS - (time.monotonic() - began)))
-        after = _info(ask_for("INFO", "INFO", "replication"))
-        moved = int(after["master_repl_offset"]) - int(before["master_repl_offset"])
-        rate = moved / (time.monotonic() - began)
+        time.sleep(max(0.0, RATE_SECONDS - (time.monotonic() - started_at)))
+        after = _info(try_command("INFO", "INFO", "replication"))
+        sent_bytes = int(after["master_repl_offset"]) - int(before["master_repl_offset"])
+        rate = sent_bytes / (time.monotonic() - started_at)
     kind: Literal["Redis", "Valkey"] = (
         "Valkey" if info.get("server_name") == "valkey" or "valkey_version" in info else "Redis"
     )
     facts = RedisFacts(
-        address=place,
+        address=address,
         kind=kind,
         version=info.get("valkey_version") or info.get("redis_version", ""),
         role=before.get("role", ""),
@@ -105,13 +108,13 @@ def _examine(connection: AbstractConnection, place: str) -> tuple[RedisFacts, Cl
         settings=settings,
         stream_bytes_per_second=rate,
     )
-    return facts, clock
+    return facts, clock_offset
 
 
-def _try_capturing(place: Endpoint) -> dict[str, str]:
-    """What the server says to PSUBSCRIBE and PSYNC, each on a connection of its own."""
+def _try_capturing(endpoint: Endpoint) -> dict[str, str]:
+    """Try PSUBSCRIBE and PSYNC, each on a new connection; return the errors by command."""
     refused = {}
-    subscribing = place.new_connection()
+    subscribing = endpoint.new_connection()
     try:
         connect(subscribing)
         for pattern in CHANNEL_PATTERNS:
@@ -120,7 +123,7 @@ def _try_capturing(place: Endpoint) -> dict[str, str]:
         refused["PSUBSCRIBE"] = str(refusal)
     finally:
         subscribing.disconnect()  # type: ignore[no-untyped-call]
-    replicating = place.new_connection()
+    replicating = endpoint.new_connection()
     try:
         connect(replicating)
         pieces = replicating.pack_commands([("PING",), ("PSYNC", "?", "-1")])  # type: ignore[no-untyped-call]
@@ -139,13 +142,13 @@ def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _info(answer: object) -> dict[str, str]:
-    lines = _text(answer or b"").splitlines()
+def _info(reply: object) -> dict[str, str]:
+    lines = _text(reply or b"").splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
-def _seconds(answer: object) -> float | None:
-    if not isinstance(answer, list):
+def _seconds(reply: object) -> float | None:
+    if not isinstance(reply, list):
         return None
-    seconds, microseconds = answer
+    seconds, microseconds = reply
     return int(seconds) + int(microseconds) / 1_000_000

@@ -1,6 +1,6 @@
-"""The examination: every probe made, every judgement asked for, in the order of the journey.
+"""All probes and checks, in the order of an event's way: Redis, spool, Postgres, books.
 
-Owns what is looked at when something is missing. Starts no server and changes nothing.
+Starts no server and changes nothing.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from accounting.ops.doctor.flow import check_flow
 from accounting.ops.doctor.postgres_facts import read_postgres_facts, read_server_clock
 from accounting.ops.doctor.postgres_server import check_postgres
 from accounting.ops.doctor.redis_probe import probe_redis
-from accounting.ops.doctor.redis_server import check_redis
+from accounting.ops.doctor.redis_server import Unreachable, check_redis
 from accounting.ops.doctor.spool_file import check_spool, probe_spool
 from accounting.ops.monitoring.snapshot import Snapshot, SnapshotReader
 
@@ -28,16 +28,16 @@ NO_UP_RUNS: Final = "and no `turn-accounting up` runs on this data directory"
 def examine(
     settings: Settings, *, redis_url: str | None, database_url: str | None
 ) -> Iterator[Finding]:
-    """Look at everything; findings come as they are found. The URLs: None where nothing runs."""
-    with SnapshotReader(settings, lambda: database_url) as watcher:
-        watch = watcher.read()
-    yield from _examine_redis(settings, redis_url, watch)
-    yield from check_spool(watch, probe_spool(watch))
+    """Examine everything; yield findings as they come. A URL is None where no server runs."""
+    with SnapshotReader(settings, lambda: database_url) as reader:
+        snapshot = reader.read()
+    yield from _examine_redis(settings, redis_url, snapshot)
+    yield from check_spool(snapshot, probe_spool(snapshot))
     yield from _examine_postgres(settings, database_url)
-    yield from check_flow(watch)
+    yield from check_flow(snapshot)
 
 
-def _examine_redis(settings: Settings, url: str | None, watch: Snapshot) -> Iterator[Finding]:
+def _examine_redis(settings: Settings, url: str | None, snapshot: Snapshot) -> Iterator[Finding]:
     if url is None:
         yield error(
             "redis",
@@ -46,13 +46,12 @@ def _examine_redis(settings: Settings, url: str | None, watch: Snapshot) -> Iter
             "set it to the Redis that coturn publishes to, or run `turn-accounting up`",
         )
         return
-    facts, clock = probe_redis(url, mask_url(url))
-    realms = watch.database.realms if watch.database is not None else ()
-    live = sum(realm.live_sessions for realm in realms)
-    found = list(check_redis(facts, mode=settings.capture, live_sessions=live))
-    yield from found
-    if len(found) > 1:  # it is reachable
-        yield check_clock("redis", clock)
+    facts, clock_offset = probe_redis(url, mask_url(url))
+    realms = snapshot.database.realms if snapshot.database is not None else ()
+    live_sessions = sum(realm.live_sessions for realm in realms)
+    yield from check_redis(facts, mode=settings.capture, live_sessions=live_sessions)
+    if not isinstance(facts, Unreachable):
+        yield check_clock("redis", clock_offset)
 
 
 def _examine_postgres(settings: Settings, url: str | None) -> Iterator[Finding]:
@@ -67,22 +66,22 @@ def _examine_postgres(settings: Settings, url: str | None) -> Iterator[Finding]:
     engine = open_engine(url)
     try:
         facts = read_postgres_facts(engine, head=head_revision())
-        clock = measure_clock(lambda: read_server_clock(engine))
-    except AccountingError as lost:
+        clock_offset = measure_clock(lambda: read_server_clock(engine))
+    except AccountingError as failure:
         yield error(
             "postgres",
             "reachable",
-            str(lost),
-            f"look whether it runs, and at {environment_variable('database_url')} and pg_hba.conf",
+            str(failure),
+            f"check that it runs, {environment_variable('database_url')}, and pg_hba.conf",
         )
         return
     finally:
         engine.dispose()
-    free = None
     directory = facts.data_directory
     if settings.database_url is None:
         directory = str(settings.data_dir)
+    free_bytes = None
     if directory is not None and Path(directory).exists():
-        free = shutil.disk_usage(directory).free
-    yield from check_postgres(facts, head=head_revision(), disk_free_bytes=free)
-    yield check_clock("postgres", clock)
+        free_bytes = shutil.disk_usage(directory).free
+    yield from check_postgres(facts, head=head_revision(), disk_free_bytes=free_bytes)
+    yield check_clock("postgres", clock_offset)

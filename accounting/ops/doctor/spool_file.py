@@ -1,7 +1,4 @@
-"""The judgement on the spool of this machine: its file, its disk, and what waits in it.
-
-Pure: facts in, findings out; `probe_spool` looks at the file.
-"""
+"""The check of this machine's spool: its file, its disk, and its backlog."""
 
 import os
 import stat
@@ -22,7 +19,7 @@ MAX_BACKLOG_AGE_SECONDS: Final = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolFileFacts:
-    """Whose the file is, and who may read and write it."""
+    """The owner and permissions of the spool's file."""
 
     path: Path
     mode: int
@@ -30,33 +27,33 @@ class SpoolFileFacts:
     is_writable: bool
 
 
-def probe_spool(watch: Snapshot) -> SpoolFileFacts | None:
-    """Look at the file of the spool; None where there is none."""
-    if watch.spool is None:
+def probe_spool(snapshot: Snapshot) -> SpoolFileFacts | None:
+    """Read the facts of the spool's file; None where there is no spool."""
+    if snapshot.spool is None:
         return None
-    found = watch.spool.path.stat()
+    path = snapshot.spool.path
+    status = path.stat()
     return SpoolFileFacts(
-        path=watch.spool.path,
-        mode=stat.S_IMODE(found.st_mode),
-        owner_uid=found.st_uid,
-        is_writable=os.access(watch.spool.path, os.W_OK)
-        and os.access(watch.spool.path.parent, os.W_OK),
+        path=path,
+        mode=stat.S_IMODE(status.st_mode),
+        owner_uid=status.st_uid,
+        is_writable=os.access(path, os.W_OK) and os.access(path.parent, os.W_OK),
     )
 
 
-def check_spool(watch: Snapshot, file: SpoolFileFacts | None) -> Iterator[Finding]:
-    """Judge the spool that was seen."""
-    if watch.spool_error is not None:
-        reason, _, advice = watch.spool_error.rpartition("; ")
+def check_spool(snapshot: Snapshot, file: SpoolFileFacts | None) -> Iterator[Finding]:
+    """Check the spool of a snapshot."""
+    if snapshot.spool_error is not None:
+        reason, _, advice = snapshot.spool_error.rpartition("; ")
         yield error(COMPONENT, "file", reason or advice, advice)
         return
-    if watch.spool is None or file is None:
+    if snapshot.spool is None or file is None:
         yield warning(
             COMPONENT,
             "file",
-            f"source {watch.source!r} has none on this machine",
-            "run `turn-accounting collect` (or `up`) here; if it collects elsewhere, run doctor "
-            "there, or set ACCOUNTING_SOURCE and ACCOUNTING_DATA_DIR as it has them",
+            f"source {snapshot.source!r} has none on this machine",
+            "run `turn-accounting collect` (or `up`) here; if another machine collects it, run "
+            "doctor there, or set ACCOUNTING_SOURCE and ACCOUNTING_DATA_DIR as they are there",
         )
         return
     if not file.is_writable:
@@ -74,38 +71,36 @@ def check_spool(watch: Snapshot, file: SpoolFileFacts | None) -> Iterator[Findin
             f"chmod 600 {file.path}",
         )
     else:
-        yield ok(COMPONENT, "file", f"{file.path}, {format_bytes(watch.spool.size_bytes)}")
-    if watch.disk_free_bytes is not None:
-        yield _disk(watch.disk_free_bytes)
-    yield _backlog(watch.spool.backlog, watch.taken_at)
+        yield ok(COMPONENT, "file", f"{file.path}, {format_bytes(snapshot.spool.size_bytes)}")
+    if snapshot.disk_free_bytes is not None:
+        yield _check_disk(snapshot.disk_free_bytes)
+    yield _check_backlog(snapshot.spool.backlog, snapshot.taken_at)
 
 
-def _disk(free: int) -> Finding:
-    seen, advice = (
-        f"{format_bytes(free)} are free",
-        "make room: a full disk stops capture, and is a gap",
-    )
-    if free < DISK_FULL_BYTES:
-        return error(COMPONENT, "disk", seen, advice)
-    if free < DISK_LOW_BYTES:
-        return warning(COMPONENT, "disk", seen, advice)
-    return ok(COMPONENT, "disk", seen)
+def _check_disk(free_bytes: int) -> Finding:
+    observed = f"{format_bytes(free_bytes)} are free"
+    advice = "make room: a full disk stops capture, and is a gap"
+    if free_bytes < DISK_FULL_BYTES:
+        return error(COMPONENT, "disk", observed, advice)
+    if free_bytes < DISK_LOW_BYTES:
+        return warning(COMPONENT, "disk", observed, advice)
+    return ok(COMPONENT, "disk", observed)
 
 
-def _backlog(backlog: Backlog, now: int) -> Finding:
+def _check_backlog(backlog: Backlog, now: int) -> Finding:
     if backlog.oldest_at is None:
         return ok(COMPONENT, "backlog", "everything is loaded")
-    least = "at least " if backlog.messages == BACKLOG_COUNT_LIMIT else ""
-    waits = (now - backlog.oldest_at) / SECOND
-    seen = (
-        f"{least}{backlog.messages:,} messages wait to be loaded, the first for "
-        f"{format_duration(waits)}"
+    at_least = "at least " if backlog.messages == BACKLOG_COUNT_LIMIT else ""
+    age_seconds = (now - backlog.oldest_at) / SECOND
+    observed = (
+        f"{at_least}{backlog.messages:,} messages wait to be loaded, "
+        f"the first for {format_duration(age_seconds)}"
     )
-    if waits > MAX_BACKLOG_AGE_SECONDS:
+    if age_seconds > MAX_BACKLOG_AGE_SECONDS:
         return warning(
             COMPONENT,
             "backlog",
-            seen,
-            "look at Postgres and at the collector's log; nothing is lost while the disk has room",
+            observed,
+            "check Postgres and the collector's log; nothing is lost while the disk has room",
         )
-    return ok(COMPONENT, "backlog", seen)
+    return ok(COMPONENT, "backlog", observed)

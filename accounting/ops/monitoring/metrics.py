@@ -1,11 +1,12 @@
-"""Metrics: what was seen, in the words of Prometheus.
+"""A snapshot as metrics in the format of Prometheus.
 
-Owns the names of the metrics. Labels name sources, realms, jobs and causes, never users. What could
-not be seen is left out, so that no stale number looks alive; `turn_accounting_database_up` says so.
+Labels have sources, realms, jobs and causes, never users. A metric that can't be read is left out,
+so that no alert works on an old value; ``turn_accounting_database_up`` shows that.
 """
 
 from collections.abc import Iterable, Iterator
 from math import inf
+from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,204 +17,236 @@ from accounting.ops.monitoring.health import SECOND
 from accounting.ops.monitoring.snapshot import Snapshot
 from accounting.ops.monitoring.status_queries import DatabaseStatus
 
-PREFIX = "turn_accounting_"
+PREFIX: Final = "turn_accounting_"
+
+Row = tuple[str | float | None, ...]
+"""The values of the labels, then the sample; None leaves the row out."""
 
 
-def render_metrics(watch: Snapshot) -> bytes:
-    """The page of `/metrics`."""
+def render_metrics(snapshot: Snapshot) -> bytes:
+    """The response to ``/metrics``."""
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
-    registry.register(_SnapshotCollector(watch))
+    registry.register(_SnapshotCollector(snapshot))
     return generate_latest(registry)
 
 
 class _SnapshotCollector(Collector):
-    def __init__(self, watch: Snapshot) -> None:
-        self._watch = watch
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
-    def collect(self) -> Iterator[Metric]:
-        watch = self._watch
+    def collect(self) -> Iterator[Metric]:  # the library's name
+        database = self._snapshot.database
+        is_up = database is not None and database.is_at_head
         yield _gauge(
-            "database_up", "Whether the database answers and has this schema."
-        ).with_samples((int(watch.database is not None and watch.database.is_at_head),))
-        yield from _capture(watch)
-        if watch.database is not None and watch.database.is_at_head:
-            yield from _stages(watch.database)
-            yield from _counts(watch.database)
-            yield from _realms(watch.database)
-            yield from _jobs(watch.database)
+            "database_up", "Whether the database answers and has this schema.", [(int(is_up),)]
+        )
+        yield from _capture_metrics(self._snapshot)
+        if database is not None and is_up:
+            yield from _stage_metrics(database)
+            yield from _message_metrics(database)
+            yield from _realm_metrics(database)
+            yield from _job_metrics(database)
 
 
-class _Family:
-    """A metric with its samples given as rows: the labels' values, then the number."""
-
-    def __init__(self, metric: GaugeMetricFamily | CounterMetricFamily) -> None:
-        self._metric = metric
-
-    def with_samples(self, *rows: tuple[str | float | None, ...]) -> Metric:
-        for *labels, value in rows:
-            if value is not None:
-                self._metric.add_metric([str(label) for label in labels], float(value))
-        return self._metric
+def _gauge(name: str, text: str, rows: Iterable[Row], *labels: str) -> Metric:
+    return _with_samples(GaugeMetricFamily(PREFIX + name, text, labels=labels), rows)
 
 
-def _gauge(name: str, text: str, *labels: str) -> _Family:
-    return _Family(GaugeMetricFamily(PREFIX + name, text, labels=labels))
+def _counter(name: str, text: str, rows: Iterable[Row], *labels: str) -> Metric:
+    return _with_samples(CounterMetricFamily(PREFIX + name, text, labels=labels), rows)
 
 
-def _counter(name: str, text: str, *labels: str) -> _Family:
-    return _Family(CounterMetricFamily(PREFIX + name, text, labels=labels))
+def _with_samples(metric: GaugeMetricFamily | CounterMetricFamily, rows: Iterable[Row]) -> Metric:
+    for *labels, value in rows:
+        if value is not None:
+            metric.add_metric([str(label) for label in labels], float(value))
+    return metric
 
 
 def _lag(seconds: float | None) -> float:
-    """Infinite for what was never done, so that an alert on lags sees it too."""
+    """Infinity for a stage that never ran, so that an alert on lags fires."""
     return inf if seconds is None else seconds
 
 
-def _capture(watch: Snapshot) -> Iterator[Metric]:
-    """What the spool of this machine tells, and of other sources the database."""
+def _capture_metrics(snapshot: Snapshot) -> Iterator[Metric]:
+    """Capture, from this machine's spool; for other sources from the database."""
     lags: dict[str, float] = {}
     gaps: dict[str, int] = {}
-    received: dict[str, float | None] = {}
-    for one in watch.database.sources if watch.database is not None else ():
-        lags[one.source] = _lag(one.captured_lag_seconds)
-        gaps[one.source] = int(one.gap_from is not None)
-        if one.last_received_at is not None:
-            received[one.source] = one.last_received_at / SECOND
-    spool = watch.spool
-    if spool is not None and watch.active_host is None:
-        until = spool.state.captured_until
-        lags[watch.source] = _lag(None if until is None else (watch.taken_at - until) / SECOND)
-        gaps[watch.source] = int(spool.gap is not None)
+    received: dict[str, float] = {}
+    for source in snapshot.database.sources if snapshot.database is not None else ():
+        lags[source.source] = _lag(source.captured_lag_seconds)
+        gaps[source.source] = int(source.gap_from is not None)
+        if source.last_received_at is not None:
+            received[source.source] = source.last_received_at / SECOND
+    spool = snapshot.spool
+    if spool is not None and snapshot.active_host is None:
+        captured_until = spool.state.captured_until
+        lags[snapshot.source] = _lag(
+            None if captured_until is None else (snapshot.taken_at - captured_until) / SECOND
+        )
+        gaps[snapshot.source] = int(spool.gap is not None)
         if spool.newest_at is not None:
-            received[watch.source] = spool.newest_at / SECOND
+            received[snapshot.source] = spool.newest_at / SECOND
     yield _gauge(
         "captured_lag_seconds",
-        "How long ago the moment is until which everything published is stored, or within a gap.",
+        "Age of the last checkpoint: what was published before it is stored, or within a gap.",
+        lags.items(),
         "source",
-    ).with_samples(*lags.items())
-    yield _gauge("capture_gap_open", "Whether nothing is captured now.", "source").with_samples(
-        *gaps.items()
+    )
+    yield _gauge("capture_gap_open", "Whether capture is interrupted now.", gaps.items(), "source")
+    yield _gauge(
+        "last_received_timestamp_seconds",
+        "When the last event was received.",
+        received.items(),
+        "source",
     )
     yield _gauge(
-        "last_received_timestamp_seconds", "When the last event came.", "source"
-    ).with_samples(*received.items())
-    yield _gauge("spool_up", "Whether this machine's spool can be read.", "source").with_samples(
-        (watch.source, int(watch.spool_error is None))
+        "spool_up",
+        "Whether this machine's spool can be read.",
+        [(snapshot.source, int(snapshot.spool_error is None))],
+        "source",
     )
     if spool is None:
         return
-    oldest = spool.backlog.oldest_at
+    oldest_at = spool.backlog.oldest_at
     for name, text, value in (
         (
             "spool_unloaded_messages",
-            "Messages that wait to be loaded, counted up to 200,000.",
+            "Messages not loaded yet, counted up to 200,000.",
             spool.backlog.messages,
         ),
-        ("spool_unloaded_bytes", "Bytes of the messages counted so.", spool.backlog.bytes),
+        ("spool_unloaded_bytes", "Bytes of these messages.", spool.backlog.bytes),
         (
             "spool_oldest_unloaded_seconds",
-            "Age of the first message that waits to be loaded; 0 when none does.",
-            0 if oldest is None else (watch.taken_at - oldest) / SECOND,
+            "Age of the oldest message not loaded yet; 0 without one.",
+            0 if oldest_at is None else (snapshot.taken_at - oldest_at) / SECOND,
         ),
-        ("spool_size_bytes", "What the spool takes on disk.", spool.size_bytes),
-        ("spool_disk_free_bytes", "What is free on the spool's disk.", watch.disk_free_bytes),
+        ("spool_size_bytes", "Size of the spool on disk.", spool.size_bytes),
+        ("spool_disk_free_bytes", "Free space on the spool's disk.", snapshot.disk_free_bytes),
     ):
-        yield _gauge(name, text, "source").with_samples((watch.source, value))
+        yield _gauge(name, text, [(snapshot.source, value)], "source")
 
 
-def _stages(books: DatabaseStatus) -> Iterator[Metric]:
+def _stage_metrics(database: DatabaseStatus) -> Iterator[Metric]:
     yield _gauge(
         "loaded_lag_seconds",
-        "How long ago the moment is until which everything captured is loaded.",
+        "How far the loaded reports are behind now.",
+        ((source.source, _lag(source.loaded_lag_seconds)) for source in database.sources),
         "source",
-    ).with_samples(*((one.source, _lag(one.loaded_lag_seconds)) for one in books.sources))
+    )
     yield _gauge(
         "settled_lag_seconds",
-        "How long ago the moment is until which everything loaded is in the sessions.",
+        "How far the sessions are behind now.",
+        ((source.source, _lag(source.settled_lag_seconds)) for source in database.sources),
         "source",
-    ).with_samples(*((one.source, _lag(one.settled_lag_seconds)) for one in books.sources))
+    )
     yield _gauge(
-        "lease_held", "Whether a collector holds the source; its machine is the label.",
-        "source", "host",
-    ).with_samples(
-        *((one.source, one.host, 1) for one in books.sources if one.host is not None)
-    )  # fmt: skip
+        "lease_held",
+        "Whether a collector holds the source's lease; its host is a label.",
+        ((source.source, source.host, 1) for source in database.sources if source.host is not None),
+        "source",
+        "host",
+    )
     yield _gauge(
         "silent_relay_threads",
-        "Relay threads of coturn that were not heard although allocations of theirs ran out.",
+        "Relay threads of coturn without reports although their allocations expired.",
+        (
+            (
+                source.source,
+                sum(thread.source == source.source for thread in database.silent_threads),
+            )
+            for source in database.sources
+        ),
         "source",
-    ).with_samples(
-        *(
-            (one.source, sum(each.source == one.source for each in books.silent_threads))
-            for one in books.sources
-        )
     )
     yield _gauge(
-        "touched_hours", "Usage deltas that wait for the roll-up, counted up to 100,000."
-    ).with_samples((books.usage_deltas,))
-
-
-def _counts(books: DatabaseStatus) -> Iterator[Metric]:
-    yield _counter("capture_gaps", "Capture gaps recorded.", "source", "cause").with_samples(
-        *books.gaps
+        "touched_hours",
+        "Usage deltas not rolled up yet, counted up to 100,000.",
+        [(database.usage_deltas,)],
     )
-    yield _counter("loaded_reports", "Reports loaded.", "source").with_samples(
-        *(
-            (source, total)
-            for source, counted, _, total in books.message_counts
-            if counted == "loaded"
-        )
+
+
+def _message_metrics(database: DatabaseStatus) -> Iterator[Metric]:
+    yield _counter("capture_gaps", "Capture gaps recorded.", database.gaps, "source", "cause")
+    yield _counter(
+        "loaded_reports",
+        "Reports loaded.",
+        (
+            (count.source, count.total)
+            for count in database.message_counts
+            if count.outcome == "loaded"
+        ),
+        "source",
     )
     yield _counter(
-        "rejected_messages", "Messages that were no event.", "source", "reason"
-    ).with_samples(
-        *(
-            (source, detail, total)
-            for source, counted, detail, total in books.message_counts
-            if counted == "rejected"
-        )
+        "rejected_messages",
+        "Messages that were not events of coturn.",
+        (
+            (count.source, count.reason, count.total)
+            for count in database.message_counts
+            if count.outcome == "rejected"
+        ),
+        "source",
+        "reason",
     )
 
 
-def _realms(books: DatabaseStatus) -> Iterator[Metric]:
-    yield _gauge("live_sessions", "Sessions that live now.", "realm").with_samples(
-        *((one.realm, one.live_sessions) for one in books.realms)
+def _realm_metrics(database: DatabaseStatus) -> Iterator[Metric]:
+    realms = database.realms
+    yield _gauge(
+        "live_sessions",
+        "Sessions open now.",
+        ((realm.realm, realm.live_sessions) for realm in realms),
+        "realm",
     )
     yield _gauge(
-        "day_used_bytes", "Bytes between clients and servers in the last 24 hours.", "realm"
-    ).with_samples(*((one.realm, one.used_bytes) for one in books.realms))
+        "day_used_bytes",
+        "Bytes between clients and servers in the last 24 hours.",
+        ((realm.realm, realm.used_bytes) for realm in realms),
+        "realm",
+    )
     yield _gauge(
-        "day_unattributed_bytes", "Bytes of the last 24 hours that are nobody's.", "realm"
-    ).with_samples(*((one.realm, one.unattributed_bytes) for one in books.realms))
+        "day_unattributed_bytes",
+        "Bytes of the last 24 hours that belong to no authenticated user.",
+        ((realm.realm, realm.unattributed_bytes) for realm in realms),
+        "realm",
+    )
     yield _gauge(
-        "day_estimated_ratio", "Share of the last 24 hours' bytes that is estimated.", "realm"
-    ).with_samples(
-        *(
-            (one.realm, one.estimated_bytes / one.used_bytes if one.used_bytes else 0)
-            for one in books.realms
-        )
+        "day_estimated_ratio",
+        "Share of the last 24 hours' bytes that is estimated.",
+        (
+            (realm.realm, realm.estimated_bytes / realm.used_bytes if realm.used_bytes else 0)
+            for realm in realms
+        ),
+        "realm",
     )
 
 
-def _jobs(books: DatabaseStatus) -> Iterator[Metric]:
-    yield _counter("job_runs", "Runs of a job.", "job").with_samples(
-        *((one.job, one.runs) for one in books.jobs)
-    )
-    yield _counter("job_failures", "Runs of a job that failed.", "job").with_samples(
-        *((one.job, one.failures) for one in books.jobs)
+def _job_metrics(database: DatabaseStatus) -> Iterator[Metric]:
+    jobs = database.jobs
+    yield _counter("job_runs", "Runs of a job.", ((job.job, job.runs) for job in jobs), "job")
+    yield _counter(
+        "job_failures",
+        "Runs of a job that failed.",
+        ((job.job, job.failures) for job in jobs),
+        "job",
     )
     yield _gauge(
-        "job_last_success_timestamp_seconds", "When a job last succeeded.", "job"
-    ).with_samples(
-        *(
-            (one.job, None if one.last_succeeded_at is None else one.last_succeeded_at / SECOND)
-            for one in books.jobs
-        )
+        "job_last_success_timestamp_seconds",
+        "When a job last succeeded.",
+        (
+            (job.job, None if job.last_succeeded_at is None else job.last_succeeded_at / SECOND)
+            for job in jobs
+        ),
+        "job",
     )
-    yield _gauge("job_last_duration_seconds", "How long that took.", "job").with_samples(
-        *((one.job, one.last_seconds) for one in books.jobs)
+    yield _gauge(
+        "job_last_duration_seconds",
+        "Duration of that run.",
+        ((job.job, job.last_seconds) for job in jobs),
+        "job",
     )

@@ -1,7 +1,7 @@
-"""The small HTTP server of `/metrics` and `/healthz`.
+"""The HTTP server of ``/metrics`` and ``/healthz``.
 
-Owns the socket and the two answers. It only tells what a look shows; it changes nothing, needs no
-log-in and names no user, and still belongs on an address that the outside can't reach.
+It changes nothing, has no login and returns no username. It still belongs on an address that is
+not reachable from outside.
 """
 
 import json
@@ -26,8 +26,8 @@ from accounting.ops.monitoring.snapshot import Snapshot
 
 log = structlog.get_logger()
 
-REQUEST_SECONDS: Final = 10.0
-"""How long a client may take to say what it wants."""
+REQUEST_TIMEOUT_SECONDS: Final = 10.0
+"""A client must send its request within this time."""
 JSON: Final = "application/json"
 
 
@@ -38,7 +38,7 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
         error = sys.exception()
-        if isinstance(error, OSError):  # who asked went away
+        if isinstance(error, OSError):  # the client disconnected
             log.debug("a request for metrics ended", reason=str(error))
         else:
             log.error("a request for metrics failed", exc_info=error)
@@ -50,16 +50,15 @@ class _IPv6Server(_Server):
 
 class _Request(BaseHTTPRequestHandler):
     server: _Server
-    timeout = REQUEST_SECONDS
+    timeout = REQUEST_TIMEOUT_SECONDS
     server_version = "turn-accounting"
     sys_version = ""
 
     def do_GET(self) -> None:  # the library's name
         match urlsplit(self.path).path:
             case "/metrics":
-                self._respond(
-                    HTTPStatus.OK, CONTENT_TYPE_LATEST, render_metrics(self.server.read_snapshot())
-                )
+                metrics = render_metrics(self.server.read_snapshot())
+                self._respond(HTTPStatus.OK, CONTENT_TYPE_LATEST, metrics)
             case "/healthz":
                 health = self.server.evaluate(self.server.read_snapshot())
                 status = HTTPStatus.SERVICE_UNAVAILABLE if health.problems else HTTPStatus.OK
@@ -69,35 +68,35 @@ class _Request(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815
 
-    def _respond(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+    def _respond(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", kind)
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        log.debug("metrics asked for", request=format % args)
+        log.debug("request for metrics", request=format % args)
 
 
 def health_document(health: Health) -> dict[str, object]:
-    """The answer of `/healthz` as it is spelled in JSON."""
-    answer: dict[str, object] = {"status": "failing" if health.problems else "ok"}
+    """The JSON response to ``/healthz``; its keys are part of the public interface."""
+    document: dict[str, object] = {"status": "failing" if health.problems else "ok"}
     if health.problems:
-        answer["troubles"] = list(health.problems)
+        document["troubles"] = list(health.problems)
     if health.warnings:
-        answer["suspicions"] = list(health.warnings)
-    return answer
+        document["suspicions"] = list(health.warnings)
+    return document
 
 
 @contextmanager
 def serve(
     listen: str, read_snapshot: Callable[[], Snapshot], evaluate: Callable[[Snapshot], Health]
 ) -> Iterator[None]:
-    """Answer at ``listen`` (``address:port``) until the block ends.
+    """Serve at ``listen`` (``address:port``) until the block ends.
 
-    Raises ConfigurationError where that address can't be had.
+    Raises ConfigurationError when it can't listen there.
     """
     host, port = parse_listen_address(listen)
     try:
@@ -105,11 +104,10 @@ def serve(
     except OSError as error:
         raise ConfigurationError(
             f"{environment_variable('metrics_listen')}={listen!r} can't be listened at "
-            f"({error.strerror}): "
-            "expected an address of this machine and a free port"
+            f"({error.strerror}): expected an address of this machine and a free port"
         ) from None
     server.read_snapshot, server.evaluate = read_snapshot, evaluate
-    thread = threading.Thread(target=server.serve_forever, name="monitor", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
     log.info("metrics are served", address=listen)
     try:

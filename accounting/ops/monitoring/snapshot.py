@@ -1,8 +1,7 @@
-"""One look at the whole service: the spool of this machine, and the books.
+"""A snapshot of the whole service: the spool of this machine, and the database.
 
-Owns looking without harm: read only, at most once a second however many ask, and in bounded time,
-so that a database that hangs hides neither the spool nor itself. Judges nothing: that is `health`'s
-and `metrics`' work.
+Reading it is safe at any rate and at any time: it is read-only, is cached for a second, and waits
+only for a limited time, so that a hung database doesn't hide the state of the spool.
 """
 
 import shutil
@@ -27,15 +26,16 @@ from accounting.ops.monitoring.status_queries import (
 )
 
 DATABASE_TIMEOUT_SECONDS: Final = 5.0
-"""For the database: less than the 10 s that Prometheus waits for an answer."""
+"""Less than the 10 s that Prometheus waits for a response."""
 CACHE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What was seen at ``at`` (microseconds), and in words what could not be seen.
+    """The state of the service at ``taken_at`` (microseconds).
 
-    ``source`` is the one of this machine; ``spool`` is None where there is none.
+    ``source`` is the one of this machine; ``spool`` is None where it has none. The errors are
+    messages for the operator.
     """
 
     taken_at: int
@@ -48,13 +48,13 @@ class Snapshot:
 
     @property
     def own_source(self) -> SourceStatus | None:
-        """The books' view of this machine's source."""
-        known = self.database.sources if self.database is not None else ()
-        return next((one for one in known if one.source == self.source), None)
+        """The database's state of this machine's source."""
+        sources = self.database.sources if self.database is not None else ()
+        return next((status for status in sources if status.source == self.source), None)
 
     @property
     def active_host(self) -> str | None:
-        """The machine that collects this source now, when it is another one."""
+        """The host that collects this source while this machine stands by; None otherwise."""
         own = self.own_source
         if own is None or own.holder is None or self.spool is None:
             return None
@@ -62,7 +62,7 @@ class Snapshot:
 
 
 class SnapshotReader:
-    """Looks when it is asked. ``find_database``: the URL, or None while no database runs here."""
+    """Reads snapshots. ``find_database_url`` returns None while no database runs here."""
 
     def __init__(
         self,
@@ -72,22 +72,22 @@ class SnapshotReader:
         timeout_seconds: float = DATABASE_TIMEOUT_SECONDS,
     ) -> None:
         self._settings = settings
-        self._find_database = find_database_url
-        self._patience_seconds = timeout_seconds
+        self._find_database_url = find_database_url
+        self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
-        self._watch: Snapshot | None = None
-        self._looked = 0.0
+        self._cached: Snapshot | None = None
+        self._cached_at = 0.0
         self._pending: Future[DatabaseStatus] | None = None
         self._engine: Engine | None = None
         self._url: str | None = None
 
     def read(self) -> Snapshot:
-        """What there is to see now."""
+        """The state now, or up to CACHE_SECONDS ago."""
         with self._lock:
-            if self._watch is None or time.monotonic() - self._looked > CACHE_SECONDS:
-                self._watch = self._look()
-                self._looked = time.monotonic()
-            return self._watch
+            if self._cached is None or time.monotonic() - self._cached_at > CACHE_SECONDS:
+                self._cached = self._read_uncached()
+                self._cached_at = time.monotonic()
+            return self._cached
 
     def __enter__(self) -> Self:
         return self
@@ -101,41 +101,42 @@ class SnapshotReader:
         if self._engine is not None:
             self._engine.dispose()
 
-    def _look(self) -> Snapshot:
+    def _read_uncached(self) -> Snapshot:
         spool, spool_error = None, None
         try:
             spool = read_status(self._settings.data_dir, self._settings.source)
         except SpoolError as error:
             spool_error = str(error)
-        books, books_error = self._read_books()
+        database, database_error = self._read_database()
         return Snapshot(
             taken_at=wall_clock(),
             source=self._settings.source,
             spool=spool,
             spool_error=spool_error,
             disk_free_bytes=None if spool is None else shutil.disk_usage(spool.path.parent).free,
-            database=books,
-            database_error=books_error,
+            database=database,
+            database_error=database_error,
         )
 
-    def _read_books(self) -> tuple[DatabaseStatus | None, str | None]:
+    def _read_database(self) -> tuple[DatabaseStatus | None, str | None]:
+        """The database's state, or an error message."""
         if self._pending is None:
-            url = self._find_database()
+            url = self._find_database_url()
             if url is None:
                 return None, "Postgres: none is configured, and no `turn-accounting up` runs here"
-            self._pending = self._start(url)
+            self._pending = self._start_reading(url)
         pending = self._pending
-        if not wait([pending], self._patience_seconds).done:
-            # It is asked again when this answer has come, not before: a hung server stays alone.
-            return None, f"Postgres does not answer within {self._patience_seconds:.0f} s"
+        if not wait([pending], self._timeout_seconds).done:
+            # The next snapshot waits for the same query, so that a hung server gets only one.
+            return None, f"Postgres does not answer within {self._timeout_seconds:.0f} s"
         self._pending = None
         try:
             return pending.result(), None
         except AccountingError as error:
             return None, str(error)
 
-    def _start(self, url: str) -> Future[DatabaseStatus]:
-        """Read in a thread of its own, which no end of the process waits for."""
+    def _start_reading(self, url: str) -> Future[DatabaseStatus]:
+        """Read in a daemon thread, so that a hung query doesn't delay the end of the process."""
         if self._engine is None or url != self._url:
             if self._engine is not None:
                 self._engine.dispose()
@@ -145,8 +146,8 @@ class SnapshotReader:
         def read() -> None:
             try:
                 pending.set_result(read_database_status(engine))
-            except BaseException as error:  # noqa: BLE001  # raised again for who looks
+            except BaseException as error:  # noqa: BLE001  # raised again by ``result``
                 pending.set_exception(error)
 
-        threading.Thread(target=read, name="watch", daemon=True).start()
+        threading.Thread(target=read, name="database-status", daemon=True).start()
         return pending

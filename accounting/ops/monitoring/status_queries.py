@@ -1,13 +1,14 @@
-"""What the books tell of themselves while they are written: for metrics, health and `doctor`.
+"""The state of the database, for metrics, health and ``doctor``.
 
-Owns reading it, in a read-only transaction with a time-out. Nothing here scans a table that grows
-with usage: sources, open gaps, live sessions and the last day's hours have indexes of their own.
-Names no user.
+The transaction is read-only and has a time-out. No query scans a table that grows with usage:
+indexes hold just the open gaps, the live sessions and the last day's hours. No query returns a
+username.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine, select, text
 
@@ -26,13 +27,12 @@ USAGE_DELTAS_LIMIT: Final = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceStatus:
-    """A source that is not retired. Lags in seconds behind the database's clock; None: never yet.
+    """A source that is not retired. Lags are seconds behind the database's clock; None for never.
 
-    ``gap_from``: begin of its open gap, microseconds. ``holder`` and ``host`` have its lease.
+    ``gap_from``: start of its open gap, microseconds. ``holder`` and ``host`` have its lease.
     """
 
     source: str
-    mode: str
     captured_lag_seconds: float | None
     loaded_lag_seconds: float | None
     settled_lag_seconds: float | None
@@ -43,9 +43,26 @@ class SourceStatus:
     host: str | None
 
 
+class GapCount(NamedTuple):
+    """How many gaps a source has had for a cause."""
+
+    source: str
+    cause: str
+    gaps: int
+
+
+class MessageCount(NamedTuple):
+    """How many messages of a source had an outcome (``loaded``, ``rejected``) for a reason."""
+
+    source: str
+    outcome: str
+    reason: str
+    total: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealmStatus:
-    """A realm's usage of the last 24 hours, client side, and its sessions that live now."""
+    """A realm's usage of the last 24 hours, client side, and its live sessions."""
 
     realm: str
     live_sessions: int
@@ -56,7 +73,10 @@ class RealmStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SilentThread:
-    """A relay thread that owes a word since ``since`` (microseconds); ``server`` '' if unknown."""
+    """A relay thread without reports since ``silent_since``, microseconds.
+
+    ``server`` is '' if unknown; ``missed_count`` allocations expired without a report.
+    """
 
     source: str
     database: int
@@ -68,7 +88,7 @@ class SilentThread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus:
-    """How a job went. Times in microseconds; ``last_error`` is the kind of the last failure."""
+    """The results of a job. Times in microseconds; ``last_error`` is the last failure's type."""
 
     job: str
     runs: int
@@ -81,15 +101,15 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseStatus:
-    """All that the database tells. ``usage_deltas`` counts to TOUCHED_AT_MOST.
+    """The state of the database. ``usage_deltas`` counts up to USAGE_DELTAS_LIMIT.
 
-    With another ``revision`` than this version's nothing else is known.
+    With another ``revision`` than this version's, all other fields are empty.
     """
 
     revision: str | None
     sources: tuple[SourceStatus, ...] = ()
-    gaps: tuple[tuple[str, str, int], ...] = ()
-    message_counts: tuple[tuple[str, str, str, int], ...] = ()
+    gaps: tuple[GapCount, ...] = ()
+    message_counts: tuple[MessageCount, ...] = ()
     realms: tuple[RealmStatus, ...] = ()
     silent_threads: tuple[SilentThread, ...] = ()
     jobs: tuple[JobStatus, ...] = ()
@@ -101,8 +121,11 @@ class DatabaseStatus:
         return self.revision == head_revision()
 
 
+Status = TypeVar("Status", SourceStatus, RealmStatus, JobStatus)
+
+
 def read_database_status(engine: Engine) -> DatabaseStatus:
-    """Read it all at one moment. Raises ConnectionLost, also when it takes too long."""
+    """Read the state in one database snapshot. Raises ConnectionLost, also after the time-out."""
     revision = current_revision(engine)
     if revision != head_revision():
         return DatabaseStatus(revision=revision)
@@ -112,51 +135,36 @@ def read_database_status(engine: Engine) -> DatabaseStatus:
             text("SELECT set_config('statement_timeout', :timeout, true)"),
             {"timeout": STATEMENT_TIMEOUT},
         )
-        known = _rows(connection, "watch_sources").all()
+        source_rows = connection.execute(_QUERIES.text("source_statuses")).all()
+        realm_rows = connection.execute(_QUERIES.text("realm_statuses"))
+        job_rows = connection.execute(select(job_runs).order_by("job"))
         return DatabaseStatus(
             revision=revision,
-            sources=tuple(map(_source, known)),
-            gaps=tuple(
-                (row.source, row.cause, row.gaps) for row in _rows(connection, "watch_gaps")
-            ),
-            message_counts=_tallies(connection),
-            realms=tuple(
-                RealmStatus(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for it
-                for row in _rows(connection, "watch_realms")
-            ),
-            silent_threads=tuple(_silent_threads(connection, known)),
-            jobs=tuple(map(_job, connection.execute(select(job_runs).order_by("job")))),
+            sources=tuple(_to_status(SourceStatus, row) for row in source_rows),
+            gaps=tuple(GapCount(*row) for row in connection.execute(_QUERIES.text("count_gaps"))),
+            message_counts=_message_counts(connection),
+            realms=tuple(_to_status(RealmStatus, row) for row in realm_rows),
+            silent_threads=tuple(_silent_threads(connection, source_rows)),
+            jobs=tuple(_to_status(JobStatus, row) for row in job_rows),
             usage_deltas=connection.execute(
-                _QUERIES.text("watch_touched"), {"limit": USAGE_DELTAS_LIMIT}
+                _QUERIES.text("count_usage_deltas"), {"limit": USAGE_DELTAS_LIMIT}
             ).scalar_one(),
         )
 
 
-def _rows(connection: Connection, name: str) -> Any:
-    return connection.execute(_QUERIES.text(name))
+def _to_status(status_class: type[Status], row: Any) -> Status:
+    """Make a status from the row's columns of the same names; times become microseconds."""
+    values: dict[str, Any] = {
+        field.name: getattr(row, field.name) for field in fields(status_class)
+    }
+    for name, value in values.items():
+        if isinstance(value, datetime):
+            values[name] = to_micros(value)
+    return status_class(**values)
 
 
-def _time(value: Any) -> int | None:
-    return None if value is None else to_micros(value)
-
-
-def _source(row: Any) -> SourceStatus:
-    return SourceStatus(
-        source=row.source,
-        mode=row.mode,
-        captured_lag_seconds=row.captured_lag_seconds,
-        loaded_lag_seconds=row.loaded_lag_seconds,
-        settled_lag_seconds=row.settled_lag_seconds,
-        last_received_at=_time(row.last_received_at),
-        gap_from=_time(row.gap_from),
-        gap_cause=row.gap_cause,
-        holder=row.holder,
-        host=row.host,
-    )
-
-
-def _tallies(connection: Connection) -> tuple[tuple[str, str, str, int], ...]:
-    """(source, outcome, reason, total), of retired sources too: counters never fall."""
+def _message_counts(connection: Connection) -> tuple[MessageCount, ...]:
+    """The counts of all sources, retired ones too: a Prometheus counter must not decrease."""
     rows = connection.execute(
         select(
             sources.c.source,
@@ -167,33 +175,20 @@ def _tallies(connection: Connection) -> tuple[tuple[str, str, str, int], ...]:
         .join_from(message_counts, sources, sources.c.source_id == message_counts.c.source_id)
         .order_by(sources.c.source, message_counts.c.outcome, message_counts.c.reason)
     )
-    return tuple((row.source, row.outcome, row.reason, row.total) for row in rows)
+    return tuple(MessageCount(*row) for row in rows)
 
 
-def _silent_threads(connection: Connection, known: Sequence[Any]) -> list[SilentThread]:
-    return [
-        SilentThread(
-            source=row.source,
-            database=thread.database,
-            server=thread.server,
-            thread=thread.thread,
-            silent_since=voice.overdue_since or voice.last_report_at,
-            missed_count=voice.missed_count,
-        )
-        for row in known
-        if row.settled_until is not None
-        for thread, voice in sorted(read_statuses(connection, row.source_id).items())
-        if voice.is_silent(to_micros(row.settled_until))
-    ]
-
-
-def _job(row: Any) -> JobStatus:
-    return JobStatus(
-        job=row.job,
-        runs=row.runs,
-        failures=row.failures,
-        failures_in_a_row=row.failures_in_a_row,
-        last_succeeded_at=_time(row.last_succeeded_at),
-        last_seconds=row.last_seconds,
-        last_error=row.last_error,
-    )
+def _silent_threads(connection: Connection, source_rows: Sequence[Any]) -> Iterator[SilentThread]:
+    for row in source_rows:
+        if row.settled_until is None:
+            continue
+        for thread, status in sorted(read_statuses(connection, row.source_id).items()):
+            if status.is_silent(to_micros(row.settled_until)):
+                yield SilentThread(
+                    source=row.source,
+                    database=thread.database,
+                    server=thread.server,
+                    thread=thread.thread,
+                    silent_since=status.overdue_since or status.last_report_at,
+                    missed_count=status.missed_count,
+                )
