@@ -44,11 +44,11 @@ TINY: Final[Scale] = replace(
 )
 
 
-LIVE: Final = ("path", "memory", "sources")
+PIPELINE_PARTS: Final = ("path", "memory", "sources")
 """Parts that need the service's processes: they share one set of them here."""
 
 
-@pytest.mark.parametrize("part", [part for part in PARTS if part not in LIVE])
+@pytest.mark.parametrize("part", [part for part in PARTS if part not in PIPELINE_PARTS])
 def test_part_runs_and_conserves(postgres_server: PostgresServer, part: str) -> None:
     check(PARTS[part](postgres_server, TINY))
 
@@ -93,7 +93,7 @@ def test_sizes_can_be_chosen_on_the_command_line() -> None:
     assert chosen_scale(arguments().parse_args([])) == FULL
 
 
-def test_mix_is_whole_lives_and_interims_three_to_one() -> None:
+def test_workload_has_three_messages_of_sessions_to_one_interim() -> None:
     mix = Workload(open_sessions=100, users=30)
     opened = [message for group in mix.open() for message in group]
     groups = list(islice(mix.churn(), 50))
@@ -109,7 +109,7 @@ def test_mix_is_whole_lives_and_interims_three_to_one() -> None:
     assert mix.messages == len(opened) + len(churned)
 
 
-def test_mix_ends_every_session_that_it_began() -> None:
+def test_workload_ends_every_session_that_it_began() -> None:
     mix = Workload(open_sessions=20, users=7)
     messages = [m for group in (*mix.open(), *islice(mix.churn(), 9), *mix.close()) for m in group]
     begun = {c for c, payload in messages if payload.startswith(b"new")}
@@ -118,7 +118,7 @@ def test_mix_ends_every_session_that_it_began() -> None:
     assert mix.messages == len(messages)
 
 
-def test_usage_is_as_far_behind_as_the_oldest_life_that_it_lacks() -> None:
+def test_the_lag_of_usage_is_the_age_of_its_oldest_missing_session() -> None:
     timeline = Timeline([10.0, 11.0, 12.0], [8, 80, 160], [1, 10, 20], {})
     assert timeline.lag(15.0, 20) == 0.0
     assert timeline.lag(15.0, 19) == 3.0

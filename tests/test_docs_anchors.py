@@ -93,7 +93,7 @@ def test_every_cited_page_and_anchor_exists() -> None:
     assert missing == []
 
 
-def test_the_citations_are_found() -> None:
+def test_the_patterns_find_citations() -> None:
     """Without this, a change of the patterns could turn the test above into one of nothing."""
     found = {(page.name, anchor) for _, page, anchor in references()}
     assert {

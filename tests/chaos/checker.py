@@ -68,8 +68,8 @@ class Tally:
 class Checker:
     """Compares one world's books with what was published, round by round."""
 
-    def __init__(self, world: Deployment) -> None:
-        self._world = world
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
         self._checked_position = (0, 0)
         self._checked_rows = 0
         self._gaps: set[int] = set()
@@ -86,7 +86,7 @@ class Checker:
         round that it is of: in the spool of a machine that was not heard.
         """
         self._spans += spans
-        gaps = self._world.query("SELECT * FROM reporting.capture_gaps ORDER BY gap_id")
+        gaps = self._deployment.query("SELECT * FROM reporting.capture_gaps ORDER BY gap_id")
         self._check_gaps(gaps)
         lost = self._check_reports(messages)
         for message in lost:
@@ -99,11 +99,11 @@ class Checker:
                 )
         self._check_usage()
         self._check_sums()
-        for difference in self._world.verify():
+        for difference in self._deployment.verify():
             self._add_error("verify cries", difference)
-        for row in self._world.query("SELECT * FROM reporting.rejected_messages"):
+        for row in self._deployment.query("SELECT * FROM reporting.rejected_messages"):
             self._add_error("rejected", row)
-        complaints = self._world.tracebacks()
+        complaints = self._deployment.tracebacks()
         for line in complaints[self._traceback_count :]:
             self._add_error("an error that nobody foresaw", line)
         self._traceback_count = len(complaints)
@@ -137,7 +137,9 @@ class Checker:
             self.tally.unknown += message.fate is Fate.UNKNOWN
             self.tally.unsent += message.fate in {Fate.UNSENT, Fate.REFUSED}
         last: dict[int, int] = {}
-        for row in self._world.query(REPORTS, (*self._checked_position, *self._checked_position)):
+        for row in self._deployment.query(
+            REPORTS, (*self._checked_position, *self._checked_position)
+        ):
             self._checked_position = row["epoch"], row["position"]
             self._checked_rows += 1
             self.tally.loaded += 1
@@ -157,7 +159,7 @@ class Checker:
                 and row["received_at"].timestamp() < message.sent_after / 1e6
             ):
                 self._add_error("received before it was sent", row, message.sent_after)
-        (count,) = self._world.query("SELECT count(*) AS rows FROM accounting.reports")
+        (count,) = self._deployment.query("SELECT count(*) AS rows FROM accounting.reports")
         if count["rows"] != self._checked_rows:
             self.tally.doubled += count["rows"] - self._checked_rows
             self._add_error(
@@ -174,19 +176,19 @@ class Checker:
     def _check_usage(self) -> None:
         """Each user's usage, and what is unattributed, are what was published."""
         usage: defaultdict[tuple[str, str], Bounds] = defaultdict(lambda: ZERO_BOUNDS)
-        strangers: defaultdict[tuple[str, str], Bounds] = defaultdict(lambda: ZERO_BOUNDS)
-        for coturn in self._world.publisher.coturns:
+        unattributed: defaultdict[tuple[str, str], Bounds] = defaultdict(lambda: ZERO_BOUNDS)
+        for coturn in self._deployment.publisher.coturns:
             for user in coturn.all_users:
-                of_user, of_strangers = expected(user)
+                user_usage, user_unattributed = expected(user)
                 realm = escape(user.realm)
                 billed, named = (realm, escape(user.user_id)), (realm, escape(user.username))
-                usage[billed] = usage[billed].plus(of_user)
-                strangers[named] = strangers[named].plus(of_strangers)
+                usage[billed] = usage[billed].plus(user_usage)
+                unattributed[named] = unattributed[named].plus(user_unattributed)
         for view, name, bounds in (
             ("user_usage_monthly", "user_id", usage),
-            ("unattributed_usage", "username", strangers),
+            ("unattributed_usage", "username", unattributed),
         ):
-            rows = self._world.query(
+            rows = self._deployment.query(
                 f"SELECT realm, {name} AS who, {SUMS} FROM reporting.{view} GROUP BY 1, 2"  # noqa: S608
             )
             found = {(row["realm"], row["who"]): row_counters(row) for row in rows}
@@ -203,7 +205,7 @@ class Checker:
             for length in ("hourly", "daily", "monthly")
         ]
         sums = {
-            view: row_counters(self._world.query(f"SELECT {SUMS} FROM reporting.{view}")[0])  # noqa: S608
+            view: row_counters(self._deployment.query(f"SELECT {SUMS} FROM reporting.{view}")[0])  # noqa: S608
             for view in ("sessions", *views)
         }
         if len(set(sums.values())) != 1:

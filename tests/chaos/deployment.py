@@ -276,7 +276,7 @@ def running_deployment(
         engine.dispose()
         master = kind(REDIS)
         databases = [0] if capture == "subscribe" else [0, 3]
-        world: Deployment
+        deployment: Deployment
 
         def machine(name: str, command: str) -> Machine:
             database = stack.enter_context(FaultyProxy(lambda: connect_postgres(postgres)))
@@ -288,15 +288,15 @@ def running_deployment(
             }
             wire = None
             if command == "collect":
-                wire = stack.enter_context(FaultyProxy(lambda: connect_tcp(world.master.port)))
+                wire = stack.enter_context(FaultyProxy(lambda: connect_tcp(deployment.master.port)))
                 settings["ACCOUNTING_REDIS_URL"] = f"redis://{ADDRESS}:{wire.port}/0"
             home = directory / name
             return Machine(name, command, home, settings, database, wire)
 
         names = ["first", "second"] if capture == "replication" else ["first"]
         collectors = [machine(name, "collect") for name in names]
-        publisher = Publisher(lambda: world.master.port, databases, rate, seed)
-        world = Deployment(
+        publisher = Publisher(lambda: deployment.master.port, databases, rate, seed)
+        deployment = Deployment(
             capture,
             kind,
             master,
@@ -307,20 +307,22 @@ def running_deployment(
             publisher,
             DatabaseWatcher(postgres),
         )
-        stack.callback(lambda: world.master.__exit__(None, None, None))
+        stack.callback(lambda: deployment.master.__exit__(None, None, None))
         master.start()
-        for one in world.machines:
+        for one in deployment.machines:
             stack.callback(one.stop)
-        stack.callback(world.end_faults)
-        world.watcher.start()
-        stack.callback(world.watcher.stop)
+        stack.callback(deployment.end_faults)
+        deployment.watcher.start()
+        stack.callback(deployment.watcher.stop)
         collectors[0].restart_if_exited()
         assert collectors[0].service is not None
         collectors[0].service.wait_until_capturing()
         # Its place in the stream must be known, for another to go on there.
-        while not (world.watcher.settled_until and world.query(POSITION_IS_KNOWN[capture])):
-            world.restart_exited()
+        while not (
+            deployment.watcher.settled_until and deployment.query(POSITION_IS_KNOWN[capture])
+        ):
+            deployment.restart_exited()
             PACE.wait(POLL_SECONDS)
         stack.enter_context(publisher)
         publisher.pause()
-        yield world
+        yield deployment

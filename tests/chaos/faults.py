@@ -1,4 +1,4 @@
-"""The faults: what each does to the world, and how it is taken back.
+"""The faults: what each does to the deployment, and how it is taken back.
 
 Owns the kinds. A fault is a generator that does its harm, yields what has to come about or how many
 seconds have to pass, and mends what it broke; faults of different things overlap. The run that
@@ -71,68 +71,68 @@ def stop_processes(pids: list[int], seconds: float) -> Iterator[Step]:
 
 
 @fault_kind("collector", costs=Costs.CAPTURE, weight=3)
-def kill_collector(world: Deployment, _seconds: float) -> Iterator[Step]:
-    yield lambda: send_signal(world.leader.pid(), signal.SIGKILL)
+def kill_collector(deployment: Deployment, _seconds: float) -> Iterator[Step]:
+    yield lambda: send_signal(deployment.leader.pid(), signal.SIGKILL)
 
 
 @fault_kind("loader", weight=3)
-def kill_loader(world: Deployment, _seconds: float) -> Iterator[Step]:
-    yield lambda: send_signal(world.leader.pid("load"), signal.SIGKILL)
+def kill_loader(deployment: Deployment, _seconds: float) -> Iterator[Step]:
+    yield lambda: send_signal(deployment.leader.pid("load"), signal.SIGKILL)
 
 
 @fault_kind("scheduler", weight=3)
-def kill_scheduler(world: Deployment, _seconds: float) -> Iterator[Step]:
-    yield lambda: send_signal(world.scheduler.pid(), signal.SIGKILL)
+def kill_scheduler(deployment: Deployment, _seconds: float) -> Iterator[Step]:
+    yield lambda: send_signal(deployment.scheduler.pid(), signal.SIGKILL)
 
 
 @fault_kind("collector", costs=Costs.CAPTURE)
-def hang_collector(world: Deployment, seconds: float) -> Iterator[Step]:
-    yield from stop_processes([world.leader.pid()], seconds)
+def hang_collector(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    yield from stop_processes([deployment.leader.pid()], seconds)
 
 
 @fault_kind("loader")
-def hang_loader(world: Deployment, seconds: float) -> Iterator[Step]:
-    yield from stop_processes([world.leader.pid("load")], seconds)
+def hang_loader(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    yield from stop_processes([deployment.leader.pid("load")], seconds)
 
 
 @fault_kind("scheduler")
-def hang_scheduler(world: Deployment, seconds: float) -> Iterator[Step]:
-    yield from stop_processes([world.scheduler.pid()], seconds)
+def hang_scheduler(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    yield from stop_processes([deployment.scheduler.pid()], seconds)
 
 
 # -- Postgres
 
 
 @fault_kind("postgres", weight=3)
-def kill_postgres(world: Deployment, seconds: float) -> Iterator[Step]:
-    world.postgres.kill()
+def kill_postgres(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    deployment.postgres.kill()
     yield seconds
-    world.postgres.start()
+    deployment.postgres.start()
 
 
 @fault_kind("postgres", weight=1)
-def restart_postgres(world: Deployment, seconds: float) -> Iterator[Step]:
-    world.postgres.stop()
+def restart_postgres(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    deployment.postgres.stop()
     yield seconds
-    world.postgres.start()
+    deployment.postgres.start()
 
 
 @fault_kind("postgres")
-def hang_postgres(world: Deployment, seconds: float) -> Iterator[Step]:
+def hang_postgres(deployment: Deployment, seconds: float) -> Iterator[Step]:
     """The postmaster first, so that it makes no more processes."""
-    server = world.postgres.pid
+    server = deployment.postgres.pid
     send_signal(server, signal.SIGSTOP)
     yield from stop_processes(descendants(server), seconds)
     send_signal(server, signal.SIGCONT)
 
 
 @fault_kind("postgres")
-def let_postgres_only_read(world: Deployment, seconds: float) -> Iterator[Step]:
-    world.configure_postgres(
+def let_postgres_only_read(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    deployment.configure_postgres(
         "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"
     )
     yield seconds
-    world.configure_postgres(
+    deployment.configure_postgres(
         "ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()"
     )
 
@@ -141,8 +141,8 @@ def let_postgres_only_read(world: Deployment, seconds: float) -> Iterator[Step]:
 
 
 @fault_kind("redis wire", costs=Costs.CAPTURE)
-def cut_redis(world: Deployment, seconds: float) -> Iterator[Step]:
-    wire = world.leader.redis_proxy
+def cut_redis(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    wire = deployment.leader.redis_proxy
     assert wire is not None
     wire.cut()
     yield seconds
@@ -150,8 +150,8 @@ def cut_redis(world: Deployment, seconds: float) -> Iterator[Step]:
 
 
 @fault_kind("redis wire", costs=Costs.CAPTURE)
-def silence_redis(world: Deployment, seconds: float) -> Iterator[Step]:
-    wire = world.leader.redis_proxy
+def silence_redis(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    wire = deployment.leader.redis_proxy
     assert wire is not None
     wire.silence()
     yield seconds
@@ -159,34 +159,34 @@ def silence_redis(world: Deployment, seconds: float) -> Iterator[Step]:
 
 
 @fault_kind("redis wire", costs=Costs.CAPTURE)
-def drop_redis_connections(world: Deployment, _seconds: float) -> Iterator[Step]:
-    wire = world.leader.redis_proxy
+def drop_redis_connections(deployment: Deployment, _seconds: float) -> Iterator[Step]:
+    wire = deployment.leader.redis_proxy
     assert wire is not None
     wire.disconnect()
     yield 0.0
 
 
 @fault_kind("database wire")
-def cut_database(world: Deployment, seconds: float) -> Iterator[Step]:
-    wire = world.leader.database_proxy
+def cut_database(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    wire = deployment.leader.database_proxy
     wire.cut()
     yield seconds
     wire.mend()
 
 
 @fault_kind("database wire")
-def silence_database(world: Deployment, seconds: float) -> Iterator[Step]:
-    wire = world.leader.database_proxy
+def silence_database(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    wire = deployment.leader.database_proxy
     wire.silence()
     yield seconds
     wire.mend()
 
 
 @fault_kind("scheduler wire")
-def cut_scheduler_off(world: Deployment, seconds: float) -> Iterator[Step]:
-    world.scheduler.database_proxy.cut()
+def cut_scheduler_off(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    deployment.scheduler.database_proxy.cut()
     yield seconds
-    world.scheduler.database_proxy.mend()
+    deployment.scheduler.database_proxy.mend()
 
 
 def lose_commit(machines: list[Machine], what: CommitLoss) -> Iterator[Step]:
@@ -201,27 +201,27 @@ def lose_commit(machines: list[Machine], what: CommitLoss) -> Iterator[Step]:
 
 
 @fault_kind("database wire", weight=3)
-def lose_answer_to_loaders_commit(world: Deployment, _seconds: float) -> Iterator[Step]:
-    yield from lose_commit(world.collectors, "answer")
+def lose_answer_to_loaders_commit(deployment: Deployment, _seconds: float) -> Iterator[Step]:
+    yield from lose_commit(deployment.collectors, "answer")
 
 
 @fault_kind("database wire", weight=1)
-def lose_loaders_commit(world: Deployment, _seconds: float) -> Iterator[Step]:
-    yield from lose_commit(world.collectors, "request")
+def lose_loaders_commit(deployment: Deployment, _seconds: float) -> Iterator[Step]:
+    yield from lose_commit(deployment.collectors, "request")
 
 
 @fault_kind("scheduler wire")
-def lose_answer_to_schedulers_commit(world: Deployment, _seconds: float) -> Iterator[Step]:
-    yield from lose_commit([world.scheduler], "answer")
+def lose_answer_to_schedulers_commit(deployment: Deployment, _seconds: float) -> Iterator[Step]:
+    yield from lose_commit([deployment.scheduler], "answer")
 
 
 # -- the disk
 
 
-def fill_disk(world: Deployment, part: str, seconds: float) -> Iterator[Step]:
+def fill_disk(deployment: Deployment, part: str, seconds: float) -> Iterator[Step]:
     """No file of that process may grow beyond a little more than its log has now."""
-    yield lambda: world.leader.pid(part)
-    pid, service = world.leader.pid(part), world.leader.service
+    yield lambda: deployment.leader.pid(part)
+    pid, service = deployment.leader.pid(part), deployment.leader.service
     if not pid or service is None:
         return
     room = len(service.log_text()) + (1 << 14)
@@ -238,13 +238,13 @@ def is_alive(pid: int) -> bool:
 
 
 @fault_kind("collector", costs=Costs.CAPTURE)
-def fill_collectors_disk(world: Deployment, seconds: float) -> Iterator[Step]:
-    yield from fill_disk(world, "", seconds)
+def fill_collectors_disk(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    yield from fill_disk(deployment, "", seconds)
 
 
 @fault_kind("loader", weight=1)
-def fill_loaders_disk(world: Deployment, seconds: float) -> Iterator[Step]:
-    yield from fill_disk(world, "load", seconds)
+def fill_loaders_disk(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    yield from fill_disk(deployment, "load", seconds)
 
 
 # -- another machine takes over. Only where there is one.
@@ -252,65 +252,65 @@ def fill_loaders_disk(world: Deployment, seconds: float) -> Iterator[Step]:
 WHOLE_MACHINE: Final = ("turn", "collector", "loader", "redis wire", "database wire", "postgres")
 
 
-def has_other_leader(world: Deployment, machine: Machine) -> Callable[[], object]:
-    return lambda: world.watcher.lease_holder and not world.is_leader(machine)
+def has_other_leader(deployment: Deployment, machine: Machine) -> Callable[[], object]:
+    return lambda: deployment.watcher.lease_holder and not deployment.is_leader(machine)
 
 
 @fault_kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
-def lose_the_collecting_machine(world: Deployment, _seconds: float) -> Iterator[Step]:
+def lose_the_collecting_machine(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     """It dies as a whole, and comes back when the other has taken over."""
-    machine = world.leader
+    machine = deployment.leader
     yield machine.pid
     machine.is_held_down = True
     pid = machine.pid()
     for one in (pid, *descendants(pid)):
         send_signal(one, signal.SIGKILL)
-    yield has_other_leader(world, machine)
+    yield has_other_leader(deployment, machine)
     machine.is_held_down = False
 
 
 @fault_kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
-def hang_the_collecting_machine(world: Deployment, _seconds: float) -> Iterator[Step]:
-    machine = world.leader
+def hang_the_collecting_machine(deployment: Deployment, _seconds: float) -> Iterator[Step]:
+    machine = deployment.leader
     yield machine.pid
     pid = machine.pid()
     stopped = [one for one in (pid, *descendants(pid)) if send_signal(one, signal.SIGSTOP)]
-    yield has_other_leader(world, machine)
+    yield has_other_leader(deployment, machine)
     for one in stopped:
         send_signal(one, signal.SIGCONT)
 
 
 @fault_kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
-def hang_the_collector_for_good(world: Deployment, _seconds: float) -> Iterator[Step]:
+def hang_the_collector_for_good(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     """Only capture hangs: the loader beside it has nothing more to load."""
-    machine = world.leader
+    machine = deployment.leader
     yield machine.pid
     pid = machine.pid()
     send_signal(pid, signal.SIGSTOP)
-    yield has_other_leader(world, machine)
+    yield has_other_leader(deployment, machine)
     send_signal(pid, signal.SIGCONT)
 
 
 @fault_kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
-def cut_the_collecting_machine_off(world: Deployment, _seconds: float) -> Iterator[Step]:
+def cut_the_collecting_machine_off(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     """It goes on believing that it is its turn, until it is heard again."""
-    machine = world.leader
+    machine = deployment.leader
     assert machine.redis_proxy is not None
     machine.redis_proxy.silence()
     machine.database_proxy.silence()
-    yield has_other_leader(world, machine)
+    yield has_other_leader(deployment, machine)
     machine.redis_proxy.mend()
     machine.database_proxy.mend()
 
 
 @fault_kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
 def cut_the_collecting_machine_off_from_postgres(
-    world: Deployment, _seconds: float
+    deployment: Deployment, _seconds: float
 ) -> Iterator[Step]:
     """It goes on capturing into its spool, while another captures and loads the same."""
-    machine = world.leader
+    machine = deployment.leader
     machine.database_proxy.cut()
-    yield has_other_leader(world, machine)
+    yield has_other_leader(deployment, machine)
     machine.database_proxy.mend()
 
 
@@ -318,81 +318,81 @@ def cut_the_collecting_machine_off_from_postgres(
 
 
 @fault_kind("redis", weight=2)
-def hang_redis(world: Deployment, seconds: float) -> Iterator[Step]:
-    world.master.pause()
+def hang_redis(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    deployment.master.pause()
     yield seconds
-    world.master.resume()
+    deployment.master.resume()
 
 
 @fault_kind("redis", costs=Costs.EVENTS)
-def kill_redis(world: Deployment, seconds: float) -> Iterator[Step]:
-    world.master.kill()
+def kill_redis(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    deployment.master.kill()
     yield seconds
-    world.master.start()
+    deployment.master.start()
 
 
 @fault_kind("redis", costs=Costs.EVENTS)
-def restart_redis_with_its_snapshot(world: Deployment, seconds: float) -> Iterator[Step]:
-    with world.client() as client:
+def restart_redis_with_its_snapshot(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    with deployment.client() as client:
         client.config_set("save", "3600 1")
-    world.master.stop()
+    deployment.master.stop()
     yield seconds
-    world.master.start()
+    deployment.master.start()
 
 
-def replica(world: Deployment) -> Generator[Step, None, RedisServer]:
+def replica(deployment: Deployment) -> Generator[Step, None, RedisServer]:
     """A server that has everything that the master has, and follows it."""
-    server = world.redis_kind(REDIS)
+    server = deployment.redis_kind(REDIS)
     server.start()
-    with world.client(server) as client:
-        client.replicaof(ADDRESS, world.master.port)
+    with deployment.client(server) as client:
+        client.replicaof(ADDRESS, deployment.master.port)
         yield lambda: client.info("replication").get("master_link_status") == "up"
     return server
 
 
-def offset(world: Deployment, server: RedisServer) -> int:
-    with world.client(server) as client:
+def offset(deployment: Deployment, server: RedisServer) -> int:
+    with deployment.client(server) as client:
         return int(client.info("replication")["master_repl_offset"])
 
 
-def promote(world: Deployment, server: RedisServer) -> None:
+def promote(deployment: Deployment, server: RedisServer) -> None:
     """Make it the master, for whoever asks from now on; the old one is gone."""
-    old = world.master
-    with world.client(server) as client:
+    old = deployment.master
+    with deployment.client(server) as client:
         client.replicaof("NO", "ONE")
-    world.master = server
+    deployment.master = server
     old.__exit__(None, None, None)
 
 
 @fault_kind("redis", costs=Costs.EVENTS)
-def hand_over_to_a_replica(world: Deployment, _seconds: float) -> Iterator[Step]:
+def hand_over_to_a_replica(deployment: Deployment, _seconds: float) -> Iterator[Step]:
     """As planned work does: nobody publishes until the replica has everything."""
-    server = yield from replica(world)
-    world.publisher.pause()
-    reached = offset(world, world.master)
-    yield lambda: offset(world, server) >= reached
-    promote(world, server)
-    world.publisher.resume()
+    server = yield from replica(deployment)
+    deployment.publisher.pause()
+    reached = offset(deployment, deployment.master)
+    yield lambda: offset(deployment, server) >= reached
+    promote(deployment, server)
+    deployment.publisher.resume()
 
 
 @fault_kind("redis", costs=Costs.EVENTS)
-def lose_the_master_to_a_replica(world: Deployment, _seconds: float) -> Iterator[Step]:
-    server = yield from replica(world)
-    world.master.kill()
-    promote(world, server)
+def lose_the_master_to_a_replica(deployment: Deployment, _seconds: float) -> Iterator[Step]:
+    server = yield from replica(deployment)
+    deployment.master.kill()
+    promote(deployment, server)
 
 
 @fault_kind("redis", "redis wire", "collector", costs=Costs.EVENTS)
-def overrun_the_backlog(world: Deployment, _seconds: float) -> Iterator[Step]:
-    with world.client() as client:
+def overrun_the_backlog(deployment: Deployment, _seconds: float) -> Iterator[Step]:
+    with deployment.client() as client:
         client.config_set("repl-backlog-size", SMALL_BACKLOG_BYTES)
-    for machine in world.collectors:
+    for machine in deployment.collectors:
         if machine.redis_proxy is not None:
             machine.redis_proxy.cut()
-    reached = world.publisher.bytes + OVERRUN_BYTES
-    yield lambda: world.publisher.bytes > reached
-    with world.client() as client:
+    reached = deployment.publisher.bytes + OVERRUN_BYTES
+    yield lambda: deployment.publisher.bytes > reached
+    with deployment.client() as client:
         client.config_set("repl-backlog-size", BACKLOG_BYTES)
-    for machine in world.collectors:
+    for machine in deployment.collectors:
         if machine.redis_proxy is not None:
             machine.redis_proxy.mend()

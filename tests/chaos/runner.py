@@ -128,45 +128,49 @@ def run(
         directory_name = home / f"{number}-{server}"
         with running_deployment(
             directory_name, server=server, capture=capture, rate=rate, seed=seed + number
-        ) as world:
-            checker = Checker(world)
+        ) as deployment:
+            checker = Checker(deployment)
             try:
-                for one in plan_rounds(
+                for fault_round in plan_rounds(
                     count, seed + number, capture, only, spare_redis=spare_redis
                 ):
-                    play_round(world, checker, one, figures, say)
+                    play_round(deployment, checker, fault_round, figures, say)
             finally:
                 figures.tally.add(checker.tally)
-                for name, seconds in world.watcher.recoveries:
+                for name, seconds in deployment.watcher.recoveries:
                     figures.recoveries[name].append(seconds)
                 figures.seconds = time.monotonic() - began
         faults, number = faults - count, number + 1
     return figures
 
 
-def play_round(world: Deployment, checker: Checker, one: Round, figures: Figures, say: Say) -> None:
+def play_round(
+    deployment: Deployment, checker: Checker, fault_round: Round, figures: Figures, say: Say
+) -> None:
     """One round: faults, drain, check."""
-    names = ", ".join(planned.kind.name for planned in one.faults)
-    say(f"round {one.number}{' (may lose)' if one.may_lose else ''}: {names}")
-    world.publisher.begin_round(one.number)
-    world.publisher.resume()
+    names = ", ".join(planned.kind.name for planned in fault_round.faults)
+    say(f"round {fault_round.number}{' (may lose)' if fault_round.may_lose else ''}: {names}")
+    deployment.publisher.begin_round(fault_round.number)
+    deployment.publisher.resume()
     spans: list[TimeSpan] = []
     before = checker.tally.published, checker.tally.lost_within_gaps
     try:
-        inject_faults(world, one, figures, spans)
-        world.publisher.pause()
-        drained = drain(world)
+        inject_faults(deployment, fault_round, figures, spans)
+        deployment.publisher.pause()
+        drained = drain(deployment)
     except TimedOut as stuck:
         raise AssertionError(
-            f"round {one.number} ({names}): {stuck}\n{log_tails(world)}"
+            f"round {fault_round.number} ({names}): {stuck}\n{log_tails(deployment)}"
         ) from stuck
     spans = [(since - SPAN_BEFORE_SECONDS, time.time()) for since, _ in spans]
-    checker.check(world.publisher.take_messages(), spans, may_lose=one.may_lose)
+    checker.check(deployment.publisher.take_messages(), spans, may_lose=fault_round.may_lose)
     figures.rounds += 1
-    figures.lossless_faults += 0 if one.may_lose else len(one.faults)
+    figures.lossless_faults += 0 if fault_round.may_lose else len(fault_round.faults)
     if checker.tally.errors:
         wrong = "\n".join(checker.tally.errors)
-        raise AssertionError(f"round {one.number} ({names}):\n{wrong}\n{log_tails(world)}")
+        raise AssertionError(
+            f"round {fault_round.number} ({names}):\n{wrong}\n{log_tails(deployment)}"
+        )
     published, lost = (
         checker.tally.published - before[0],
         checker.tally.lost_within_gaps - before[1],
@@ -174,51 +178,53 @@ def play_round(world: Deployment, checker: Checker, one: Round, figures: Figures
     say(f"  {published} published, {lost} lost within gaps, drained in {drained:.1f} s")
 
 
-def inject_faults(world: Deployment, one: Round, figures: Figures, spans: list[TimeSpan]) -> None:
+def inject_faults(
+    deployment: Deployment, fault_round: Round, figures: Figures, spans: list[TimeSpan]
+) -> None:
     """Let the faults of a round happen, each when its time has come and its things are free."""
-    waiting = list(one.faults)
+    waiting = list(fault_round.faults)
     due = time.monotonic() + 0.3
     active: list[ActiveFault] = []
     while waiting or active:
-        world.restart_exited()
+        deployment.restart_exited()
         taken = {thing for fault in active for thing in fault.planned.kind.uses}
         if waiting and time.monotonic() >= due and not taken & waiting[0].kind.uses:
             planned = waiting.pop(0)
             figures.faults[planned.kind.name] += 1
             active.append(
-                ActiveFault(planned, planned.kind.fault(world, planned.seconds), time.time())
+                ActiveFault(planned, planned.kind.fault(deployment, planned.seconds), time.time())
             )
             due = time.monotonic() + (waiting[0].after_seconds if waiting else 0.0)
         for fault in list(active):
             if fault.advance():
                 active.remove(fault)
-                world.watcher.await_recovery(fault.planned.kind.name)
-                if may_cost(fault.planned.kind, world.capture):
+                deployment.watcher.await_recovery(fault.planned.kind.name)
+                if may_cost(fault.planned.kind, deployment.capture):
                     spans.append((fault.began, time.time()))
         PACE.wait(STEP_SECONDS)
 
 
-def drain(world: Deployment) -> float:
+def drain(deployment: Deployment) -> float:
     """Wait until all that was published is settled and rolled up; returns how long that took."""
-    world.end_faults()
+    deployment.end_faults()
     began, paused_at = time.monotonic(), time.time()
-    while world.watcher.settled_until <= paused_at or world.watcher.delta_count:
-        world.restart_exited()
+    while deployment.watcher.settled_until <= paused_at or deployment.watcher.delta_count:
+        deployment.restart_exited()
         if time.monotonic() - began > TIMEOUT_SECONDS:
-            behind = paused_at - world.watcher.settled_until
+            behind = paused_at - deployment.watcher.settled_until
             raise TimedOut(
                 f"not drained in {TIMEOUT_SECONDS} s: settling {behind:.1f} s behind,"
-                f" loading {paused_at - world.watcher.loaded_until:.1f} s,"
-                f" {world.watcher.delta_count} usage deltas"
+                f" loading {paused_at - deployment.watcher.loaded_until:.1f} s,"
+                f" {deployment.watcher.delta_count} usage deltas"
             )
         PACE.wait(STEP_SECONDS)
     return time.monotonic() - began
 
 
-def log_tails(world: Deployment) -> str:
+def log_tails(deployment: Deployment) -> str:
     """The ends of the logs."""
     parts = []
-    for machine in world.machines:
+    for machine in deployment.machines:
         logs = sorted(machine.directory.glob("*.log"), key=lambda path: path.stat().st_mtime)
         if logs:
             text = logs[-1].read_text(errors="replace")[-2500:]

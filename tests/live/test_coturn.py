@@ -20,8 +20,8 @@ from tests.support.service import Service, processes_in
 
 pytestmark = pytest.mark.needs_coturn
 
-Eight = tuple[int, ...]
-Session = tuple[str, str, str, Eight]
+Counters = tuple[int, ...]
+Session = tuple[str, str, str, Counters]
 SECRET = "north"
 
 
@@ -34,30 +34,30 @@ def collecting_and_scheduling(
     books: Books, redis: RedisServer, data_dir: Path
 ) -> Iterator[tuple[Service, Service]]:
     """`collect` and `schedule` as two processes of their own."""
-    given = settings(books, redis)
+    service_settings = settings(books, redis)
     with (
-        Service("collect", data_dir, given) as collect,
-        Service("schedule", data_dir.with_name("schedule"), given) as schedule,
+        Service("collect", data_dir, service_settings) as collect,
+        Service("schedule", data_dir.with_name("schedule"), service_settings) as schedule,
     ):
         collect.wait_until_capturing()
         schedule.wait_for(lambda: schedule.events("scheduling"))
         yield collect, schedule
 
 
-def counters(row: Mapping[str, Any]) -> Eight:
+def row_counters(row: Mapping[str, Any]) -> Counters:
     return tuple(int(row[name]) for name in COUNTERS)
 
 
-def booked(books: Books, realm: str) -> list[Session]:
+def booked_sessions(books: Books, realm: str) -> list[Session]:
     """The sessions of a realm: (username, allocation, end, counters)."""
     return sorted(
-        (row["username"], row["allocation_id"], row["end_cause"] or "live", counters(row))
+        (row["username"], row["allocation_id"], row["end_cause"] or "live", row_counters(row))
         for row in books.rows("sessions")
         if row["realm"] == realm
     )
 
 
-def logged(log: Mapping[LoggedKey, LoggedUsage]) -> list[Session]:
+def logged_sessions(log: Mapping[LoggedKey, LoggedUsage]) -> list[Session]:
     """The same from coturn's log."""
     return sorted(
         (
@@ -71,7 +71,7 @@ def logged(log: Mapping[LoggedKey, LoggedUsage]) -> list[Session]:
     )
 
 
-def per_user(books: Books, realm: str, length: str = "monthly") -> dict[str, Eight]:
+def usage_by_user(books: Books, realm: str, length: str = "monthly") -> dict[str, Counters]:
     """The usage of a realm's users."""
     rows = [row for row in books.rows(f"user_usage_{length}") if row["realm"] == realm]
     return {
@@ -80,7 +80,7 @@ def per_user(books: Books, realm: str, length: str = "monthly") -> dict[str, Eig
     }
 
 
-def strangers(books: Books, realm: str) -> dict[str, Eight]:
+def unattributed_usage(books: Books, realm: str) -> dict[str, Counters]:
     """The unattributed usage of a realm, by name."""
     rows = [row for row in books.rows("unattributed_usage") if row["realm"] == realm]
     return {
@@ -89,9 +89,9 @@ def strangers(books: Books, realm: str) -> dict[str, Eight]:
     }
 
 
-def logged_strangers(log: Mapping[LoggedKey, LoggedUsage]) -> dict[str, Eight]:
+def logged_unauthenticated(log: Mapping[LoggedKey, LoggedUsage]) -> dict[str, Counters]:
     """The same from coturn's log: sessions that carried requests and never began."""
-    sums: dict[str, Eight] = {}
+    sums: dict[str, Counters] = {}
     for key, usage in log.items():
         if not usage.began and any(usage.counters()):
             name = escape(key.username)
@@ -126,22 +126,22 @@ def test_the_books_equal_coturns_log_byte_for_byte(books: Books, tmp_path: Path)
         wait_until_closed(server)
         wait_until_closed(rest)
         log, rest_log = (coturn_log_usage(one.log_bytes()) for one in (server, rest))
-        collect.wait_for(lambda: booked(books, server.realm) == logged(log))
-        collect.wait_for(lambda: booked(books, rest.realm) == logged(rest_log))
+        collect.wait_for(lambda: booked_sessions(books, server.realm) == logged_sessions(log))
+        collect.wait_for(lambda: booked_sessions(books, rest.realm) == logged_sessions(rest_log))
         assert collect.stop() == 0
         assert schedule.stop() == 0
         assert processes_in(tmp_path / "data") == []
-    assert strangers(books, server.realm) == logged_strangers(log)
-    assert strangers(books, server.realm)["victim"][1] > 0
+    assert unattributed_usage(books, server.realm) == logged_unauthenticated(log)
+    assert unattributed_usage(books, server.realm)["victim"][1] > 0
     by_user = {name: eight for (_, name), eight in usage_per_user(log).items()}
     for length in ("hourly", "daily", "monthly"):
-        assert per_user(books, server.realm, length) == {
+        assert usage_by_user(books, server.realm, length) == {
             escape(name): eight for name, eight in by_user.items()
         }
     assert sum(eight[1] + eight[3] for eight in by_user.values()) > 40_000_000
     assert set(by_user) == {b"alice", b"bob", b"carol"}
     (dave,) = usage_per_user(rest_log).values()
-    assert per_user(books, rest.realm) == {"dave": dave}
+    assert usage_by_user(books, rest.realm) == {"dave": dave}
     (name,) = {row["username"] for row in books.rows("sessions") if row["user_id"] == "dave"}
     assert re.fullmatch(r"\d+:dave", name)
     assert books.rows("rejected_messages") == []
@@ -151,7 +151,7 @@ def test_the_books_equal_coturns_log_byte_for_byte(books: Books, tmp_path: Path)
 
 
 @pytest.mark.needs_redis
-def test_a_killed_coturn_is_worth_what_it_published_and_its_reused_ids_are_other_sessions(
+def test_a_killed_coturn_counts_what_it_published_and_its_reused_ids_are_other_sessions(
     books: Books, tmp_path: Path
 ) -> None:
     """On Debian's Redis, with the whole of `up`."""
@@ -165,46 +165,48 @@ def test_a_killed_coturn_is_worth_what_it_published_and_its_reused_ids_are_other
             up.wait_for(lambda: server.log_bytes().count(b"username=<alice>, rp=") >= 2)
             # Nothing is on its way when it is killed: log and wire can be held to be equal.
             client.send_signal(signal.SIGSTOP)
-            up.wait_for(lambda: up_to_date(books, server))
+            up.wait_for(lambda: books_equal_log(books, server))
             server.kill()
         server.start()
         done = run_client(server, "alice", "a", messages=200)
         assert done.code == 0
         wait_until_closed(server)
         logs = [coturn_log_usage(server.log_bytes(start)) for start in (1, 2)]
-        up.wait_for(lambda: booked(books, server.realm) == sessions(logs))
+        up.wait_for(lambda: booked_sessions(books, server.realm) == sessions_of_logs(logs))
         assert up.stop(signal.SIGINT) == 0
-    assert len(reused(logs)) > 0
-    total = [sum(eight) for eight in zip(*(e for *_, e in sessions(logs)), strict=True)]
-    assert per_user(books, server.realm) == {"alice": tuple(total)}
+    assert len(reused_keys(logs)) > 0
+    total = [sum(eight) for eight in zip(*(e for *_, e in sessions_of_logs(logs)), strict=True)]
+    assert usage_by_user(books, server.realm) == {"alice": tuple(total)}
     assert not any(row["estimated"] or row["disputed"] for row in books.rows("sessions"))
     assert books.rows("capture_gaps") == []
     books.assert_conserved()
 
 
-def up_to_date(books: Books, server: TurnServer) -> bool:
+def books_equal_log(books: Books, server: TurnServer) -> bool:
     """Whether the books have what the log of this start has."""
     now = {
-        session[1]: session[3] for session in booked(books, server.realm) if session[2] == "live"
+        session[1]: session[3]
+        for session in booked_sessions(books, server.realm)
+        if session[2] == "live"
     }
     return now == {
-        session[1]: session[3] for session in logged(coturn_log_usage(server.log_bytes()))
+        session[1]: session[3] for session in logged_sessions(coturn_log_usage(server.log_bytes()))
     }
 
 
-def reused(logs: Sequence[Mapping[LoggedKey, LoggedUsage]]) -> set[LoggedKey]:
+def reused_keys(logs: Sequence[Mapping[LoggedKey, LoggedUsage]]) -> set[LoggedKey]:
     """The keys that began a session under the first server process and under the last."""
     first, *_, last = ({key for key, usage in log.items() if usage.began} for log in logs)
     return first & last
 
 
-def sessions(logs: Sequence[Mapping[LoggedKey, LoggedUsage]]) -> list[Session]:
+def sessions_of_logs(logs: Sequence[Mapping[LoggedKey, LoggedUsage]]) -> list[Session]:
     """The sessions of server processes that followed one another, as the rules have them end."""
-    found: list[Session] = []
+    expected: list[Session] = []
     for number, log in enumerate(logs):
         begun_again = {key for later in logs[number + 1 :] for key in later if later[key].began}
         ids = {(escape(key.username), key.allocation_id) for key in begun_again}
-        for name, allocation, end, eight in logged(log):
+        for name, allocation, end, eight in logged_sessions(log):
             superseded = end == "live" and (name, allocation) in ids
-            found.append((name, allocation, "superseded" if superseded else end, eight))
-    return sorted(found)
+            expected.append((name, allocation, "superseded" if superseded else end, eight))
+    return sorted(expected)

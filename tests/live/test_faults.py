@@ -33,7 +33,7 @@ BURST: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningService:
     """`up` with the URLs of a Postgres and a Valkey of its own."""
 
     postgres: PostgresServer
@@ -47,7 +47,7 @@ class Running:
             for statement in statements:
                 connection.execute(statement)
 
-    def spooled_and_not_loaded(self) -> int:
+    def backlog_messages(self) -> int:
         status = read_status(self.up.data_dir, "default")
         assert status is not None
         return status.backlog.messages
@@ -55,13 +55,13 @@ class Running:
     def gaps(self) -> list[dict[str, Any]]:
         return self.books.rows("capture_gaps")
 
-    def await_billed(self, user: str, count: int) -> None:
+    def wait_until_billed(self, user: str, count: int) -> None:
         """Return once a user's hours come to so many received bytes."""
         self.up.wait_for(lambda: hourly_received_bytes(self.books, user) == count)
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     with PostgresServer() as postgres, ValkeyServer() as valkey:
         make_template(postgres)
         directory = tmp_path_factory.mktemp("service")
@@ -73,11 +73,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             }
             with Service("up", directory / "data", settings) as up:
                 up.wait_until_capturing()
-                running = Running(postgres, valkey, up, books)
+                running = RunningService(postgres, valkey, up, books)
                 # Once all of its parts are at work: a part that is starting notices no fault.
                 publish_new(valkey, "setup")
                 publish_burst(valkey, "setup", 1)
-                running.await_billed("setup", 1)
+                running.wait_until_billed("setup", 1)
                 yield running
                 assert up.stop() == 0
             books.assert_conserved()
@@ -85,8 +85,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.mark.parametrize("part", ["load", "schedule"])
-def test_a_killed_part_is_started_again_and_nothing_is_lost_or_doubled(
-    service: Running, part: str
+def test_a_killed_child_is_restarted_and_nothing_is_lost_or_doubled(
+    service: RunningService, part: str
 ) -> None:
     gaps = [gap["gap_id"] for gap in service.gaps()]
     with NumberPublisher(service.valkey, f"kill-{part}") as numbers:
@@ -96,13 +96,13 @@ def test_a_killed_part_is_started_again_and_nothing_is_lost_or_doubled(
         numbers.wait_for_more(100)
         service.up.wait_for_child(part, other_than=killed)
         sent = numbers.stop()
-    service.await_billed(f"kill-{part}", sum(sent))
+    service.wait_until_billed(f"kill-{part}", sum(sent))
     assert loaded_numbers(service.books, f"kill-{part}") == sorted(sent)
     assert [gap["gap_id"] for gap in service.gaps()] == gaps
 
 
-def test_a_killed_collector_is_started_again_and_all_that_was_lost_is_within_its_gap(
-    service: Running,
+def test_a_killed_collector_is_restarted_and_its_gap_holds_all_losses(
+    service: RunningService,
 ) -> None:
     gaps = len(service.gaps())
     with NumberPublisher(service.valkey, "kill-collect") as numbers:
@@ -113,16 +113,16 @@ def test_a_killed_collector_is_started_again_and_all_that_was_lost_is_within_its
         service.up.wait_for(lambda: [gap["to_at"] for gap in service.gaps()[gaps:] if gap["to_at"]])
         numbers.wait_for_more(100)
         sent = numbers.stop()
-    kept = loaded_to_the_end(service, "kill-collect", sent)
+    kept = wait_until_loaded(service, "kill-collect", sent)
     lost = assert_losses_have_gaps(service.books, "kill-collect", sent)
     assert lost
-    service.await_billed("kill-collect", sum(kept))
+    service.wait_until_billed("kill-collect", sum(kept))
     (gap,) = service.gaps()[gaps:]
     assert gap["cause"] == "collector_restarted"
 
 
 def test_a_spool_deleted_in_use_is_a_new_epoch_and_a_gap_with_both_its_ends(
-    service: Running,
+    service: RunningService,
 ) -> None:
     gaps = len(service.gaps())
     path = spool_path(service.up.data_dir, "default")
@@ -134,20 +134,22 @@ def test_a_spool_deleted_in_use_is_a_new_epoch_and_a_gap_with_both_its_ends(
         service.up.wait_for(lambda: [gap["to_at"] for gap in service.gaps()[gaps:] if gap["to_at"]])
         numbers.wait_for_more(100)
         sent = numbers.stop()
-    kept = loaded_to_the_end(service, "no-spool", sent)
+    kept = wait_until_loaded(service, "no-spool", sent)
     assert assert_losses_have_gaps(service.books, "no-spool", sent)
-    service.await_billed("no-spool", sum(kept))
+    service.wait_until_billed("no-spool", sum(kept))
     (gap,) = service.gaps()[gaps:]
     assert gap["cause"] == "spool_lost"
 
 
-def loaded_to_the_end(service: Running, user: str, sent: dict[int, tuple[int, int]]) -> list[int]:
+def wait_until_loaded(
+    service: RunningService, user: str, sent: dict[int, tuple[int, int]]
+) -> list[int]:
     """A user's numbers once the last that was sent is among them."""
     service.up.wait_for(lambda: loaded_numbers(service.books, user)[-1:] == [max(sent)])
     return loaded_numbers(service.books, user)
 
 
-def test_a_killed_redis_is_a_gap_that_holds_all_that_was_lost(service: Running) -> None:
+def test_a_killed_redis_is_a_gap_that_holds_all_that_was_lost(service: RunningService) -> None:
     gaps = len(service.gaps())
     with NumberPublisher(service.valkey, "kill-redis") as numbers:
         numbers.wait_for_more(100)
@@ -156,15 +158,15 @@ def test_a_killed_redis_is_a_gap_that_holds_all_that_was_lost(service: Running) 
         service.up.wait_for(lambda: [gap["to_at"] for gap in service.gaps()[gaps:] if gap["to_at"]])
         numbers.wait_for_more(100)
         sent = numbers.stop()
-    kept = loaded_to_the_end(service, "kill-redis", sent)
+    kept = wait_until_loaded(service, "kill-redis", sent)
     assert_losses_have_gaps(service.books, "kill-redis", sent)
-    service.await_billed("kill-redis", sum(kept))
+    service.wait_until_billed("kill-redis", sum(kept))
     (gap,) = service.gaps()[gaps:]
     assert gap["cause"] == "redis_restarted"
 
 
 def test_while_postgres_is_away_the_spool_grows_and_then_loading_catches_up_by_itself(
-    service: Running,
+    service: RunningService,
 ) -> None:
     gaps = service.gaps()
     parts = {part: service.up.wait_for_child(part) for part in ("collect", "load", "schedule")}
@@ -173,18 +175,18 @@ def test_while_postgres_is_away_the_spool_grows_and_then_loading_catches_up_by_i
         service.postgres.kill()
         numbers.wait_for_more(200)
         service.up.wait_for(lambda: service.up.events("can't load now, trying again"))
-        service.up.wait_for(lambda: service.spooled_and_not_loaded() >= 150)
+        service.up.wait_for(lambda: service.backlog_messages() >= 150)
         service.postgres.start()
         numbers.wait_for_more(100)
         sent = numbers.stop()
-    service.await_billed("no-postgres", sum(sent))
+    service.wait_until_billed("no-postgres", sum(sent))
     assert loaded_numbers(service.books, "no-postgres") == sorted(sent)
     assert service.gaps() == gaps
     assert {part: service.up.child_pid(part) for part in parts} == parts
 
 
 def test_a_job_that_fails_is_logged_with_its_error_tried_again_and_stops_no_other(
-    service: Running,
+    service: RunningService,
 ) -> None:
     def failures() -> list[dict[str, Any]]:
         events = service.up.events("job failed, trying again")
@@ -201,12 +203,12 @@ def test_a_job_that_fails_is_logged_with_its_error_tried_again_and_stops_no_othe
     service.up.wait_for(lambda: len(failures()) > 2)
     scheduler = service.up.child_pid("schedule")
     service.execute("ALTER TABLE accounting.gone RENAME TO user_usage_hourly")
-    service.await_billed("no-job", 55)
+    service.wait_until_billed("no-job", 55)
     assert all("UndefinedTable" in event["exception"] for event in failures())
     assert service.up.child_pid("schedule") == scheduler
 
 
-WATCH: Final = """
+CREATE_WATCH: Final = """
 CREATE TABLE public.watched (
     job text,
     transaction bigint DEFAULT txid_current(),
@@ -230,16 +232,16 @@ CREATE TRIGGER watch_first BEFORE DELETE ON accounting.usage_deltas
 CREATE TRIGGER watch_last AFTER INSERT ON accounting.realm_usage_monthly
     FOR EACH STATEMENT EXECUTE FUNCTION public.watch('rollup');
 """
-UNWATCH: Final = """
+DROP_WATCH: Final = """
 DROP FUNCTION public.watch() CASCADE;
 DROP TABLE public.watched;
 """
 
 
-def test_two_schedulers_never_run_a_job_twice_at_once(service: Running) -> None:
+def test_two_schedulers_never_run_a_job_twice_at_once(service: RunningService) -> None:
     """Seen by the database itself: the first and the last statement of each run, slowed down."""
     publish_new(service.valkey, "two-schedulers")
-    service.execute(WATCH)
+    service.execute(CREATE_WATCH)
     url = f"{service.books.url()}&options=-c%20watched.scheduler%3Dsecond"
     settings = {"ACCOUNTING_DATABASE_URL": url}
 
@@ -256,26 +258,26 @@ def test_two_schedulers_never_run_a_job_twice_at_once(service: Running) -> None:
         # Both have run both jobs.
         second.wait_for(lambda: len({(run["job"], run["scheduler"]) for run in runs()}) == 4)
         sent = numbers.stop()
-        service.await_billed("two-schedulers", sum(sent))
+        service.wait_until_billed("two-schedulers", sum(sent))
         assert second.stop() == 0
     seen = runs()
-    service.execute(UNWATCH)
+    service.execute(DROP_WATCH)
     for before, after in itertools.pairwise(seen):
         if before["job"] == after["job"]:
             assert before["ended"] < after["began"], (before, after)
     assert loaded_numbers(service.books, "two-schedulers") == sorted(sent)
 
 
-def test_a_burst_is_in_the_reports_whole_and_exact(service: Running) -> None:
+def test_a_burst_is_loaded_completely_and_in_order(service: RunningService) -> None:
     gaps = service.gaps()
     publish_new(service.valkey, "burst")
     publish_burst(service.valkey, "burst", BURST)
-    service.await_billed("burst", BURST * (BURST + 1) // 2)
+    service.wait_until_billed("burst", BURST * (BURST + 1) // 2)
     assert loaded_numbers(service.books, "burst") == list(range(1, BURST + 1))
     assert service.gaps() == gaps
 
 
-def test_a_simulated_fleet_with_every_hard_case_equals_its_oracle(service: Running) -> None:
+def test_a_simulated_fleet_with_every_hard_case_equals_its_oracle(service: RunningService) -> None:
     realms = ("fleet.example", "")
     scenario = Scenario(
         version="4.6",

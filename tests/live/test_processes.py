@@ -12,17 +12,17 @@ from accounting.simulator import Scenario, run
 from tests.support.servers import wait_until
 from tests.support.service import Service, json_rows, processes_in
 
-LINE: Final = r'redis-statsdb="ip=127\.0\.0\.1 dbname=0 port=(\d+) connect_timeout=\d+"'
+CONF_LINE: Final = r'redis-statsdb="ip=127\.0\.0\.1 dbname=0 port=(\d+) connect_timeout=\d+"'
 
 
-def test_up_runs_on_its_defaults_and_drains_when_it_is_told_to_end(tmp_path: Path) -> None:
+def test_up_runs_on_its_defaults_and_drains_when_it_is_stopped(tmp_path: Path) -> None:
     """What was captured when it was killed is in the books too, once the next start has ended."""
     published = [0] * 8
     lines = set()
     for seed, step in enumerate((signal.SIGKILL, signal.SIGTERM)):
         with Service("up", tmp_path) as up:
             line = up.wait_for_conf_line()
-            found = re.fullmatch(LINE, line)
+            found = re.fullmatch(CONF_LINE, line)
             assert found is not None, line
             lines.add(line)
             up.wait_until_capturing()
@@ -31,7 +31,7 @@ def test_up_runs_on_its_defaults_and_drains_when_it_is_told_to_end(tmp_path: Pat
             total = expected.total.usage
             published = [a + b for a, b in zip(published, total, strict=True)]
             if step == signal.SIGKILL:
-                up.wait_for(lambda: captured(tmp_path) == expected.published)  # noqa: B023
+                up.wait_for(lambda: captured_count(tmp_path) == expected.published)  # noqa: B023
             assert up.stop(step) == (-step if step == signal.SIGKILL else 0), up.log_text()
             wait_until(lambda: not processes_in(tmp_path), 60 if step == signal.SIGKILL else 0)
             assert up.output() == f"{line}\n"
@@ -42,7 +42,7 @@ def test_up_runs_on_its_defaults_and_drains_when_it_is_told_to_end(tmp_path: Pat
     assert processes_in(tmp_path) == []
 
 
-def captured(data_dir: Path) -> int:
+def captured_count(data_dir: Path) -> int:
     """How many messages the spool was given so far."""
     with Spool.open(spool_path(data_dir, "default"), "default") as spool:
         return spool.state().captured_position

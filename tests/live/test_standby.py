@@ -16,7 +16,7 @@ from tests.support.turn_traffic import NumberPublisher, assert_losses_have_gaps,
 LEASE_SECONDS: Final = "2"
 
 
-class Pair:
+class CollectorPair:
     """Two collectors with a spool each; the first has the source's turn."""
 
     def __init__(self, books: Books, valkey: ValkeyServer, directory: Path, capture: str) -> None:
@@ -46,17 +46,19 @@ class Pair:
 @pytest.fixture
 def pair(
     request: pytest.FixtureRequest, postgres_server: PostgresServer, tmp_path: Path
-) -> Iterator[Pair]:
+) -> Iterator[CollectorPair]:
     with cloned_database(postgres_server) as name, ValkeyServer() as valkey:
         books = Books(postgres_server, name, tmp_path)
-        made = Pair(books, valkey, tmp_path, request.param)
+        made = CollectorPair(books, valkey, tmp_path, request.param)
         with made.first, made.second:
             yield made
         books.close()
 
 
 @pytest.mark.parametrize("pair", ["replication"], indirect=True)
-def test_a_standby_goes_on_where_the_books_stand_when_the_first_dies(pair: Pair) -> None:
+def test_a_standby_continues_at_the_position_of_the_books_when_the_first_dies(
+    pair: CollectorPair,
+) -> None:
     """Nothing is lost that the backlog holds, nothing doubled, and there is no gap."""
     with NumberPublisher(pair.valkey, "dies") as numbers:
         numbers.wait_for_more(200)
@@ -70,7 +72,7 @@ def test_a_standby_goes_on_where_the_books_stand_when_the_first_dies(pair: Pair)
 
 
 @pytest.mark.parametrize("pair", ["replication"], indirect=True)
-def test_what_a_hung_collector_had_is_discarded_when_it_comes_back(pair: Pair) -> None:
+def test_the_spool_of_a_hung_collector_is_discarded_when_it_returns(pair: CollectorPair) -> None:
     """Both believe for a moment that it is their turn: what counts is decided by positions."""
     with NumberPublisher(pair.valkey, "hangs") as numbers:
         numbers.wait_for_more(200)
@@ -91,7 +93,7 @@ def test_what_a_hung_collector_had_is_discarded_when_it_comes_back(pair: Pair) -
 
 
 @pytest.mark.parametrize("pair", ["subscribe"], indirect=True)
-def test_a_subscribers_takeover_is_a_gap_that_holds_all_that_was_lost(pair: Pair) -> None:
+def test_a_takeover_of_a_subscription_is_a_gap_that_holds_all_losses(pair: CollectorPair) -> None:
     with NumberPublisher(pair.valkey, "subscriber") as numbers:
         numbers.wait_for_more(200)
         pair.signal_first(signal.SIGKILL)

@@ -9,12 +9,12 @@ import pytest
 from accounting.simulator import Command, Scenario, play
 from tests.support.recordings import RecordedCommand, recorded_commands
 
-LIFE = re.compile(
+SESSION_SHAPE = re.compile(
     r"(set-new pub-new )(set-refreshed pub-refreshed |traffic traffic/peer )*"
     r"(set-refreshed0 pub-refreshed0 )?"
     r"(traffic traffic/peer del deleted total_traffic total_traffic/peer )?"
 )
-STRANGER = re.compile(r"traffic traffic/peer ")
+UNAUTHENTICATED_SHAPE = re.compile(r"traffic traffic/peer ")
 SUFFIX = re.compile(rb".*/allocation/\d{18}/(.*)", re.DOTALL)
 
 
@@ -22,24 +22,26 @@ def first_process(name: str) -> list[RecordedCommand]:
     """The first server process of a recording: the one whose version its log names."""
     run: list[RecordedCommand] = []
     for command in recorded_commands(name):
-        if command.command in {"auth", "select", "flushall"} and run and said_something(run):
+        if command.command in {"auth", "select", "flushall"} and run and has_published(run):
             break
         run.append(command)
     return run
 
 
-def said_something(run: Iterable[RecordedCommand]) -> bool:
+def has_published(run: Iterable[RecordedCommand]) -> bool:
     return any(command.command == "publish" for command in run)
 
 
 def as_commands(run: Iterable[RecordedCommand]) -> Iterator[Command]:
     numbers: dict[str, int] = {}
-    for r in run:
-        place = numbers.setdefault(r.connection, len(numbers))
-        yield Command(r.time_us, place, r.database, r.command.encode(), r.args)
+    for recorded in run:
+        index = numbers.setdefault(recorded.connection, len(numbers))
+        yield Command(
+            recorded.time_us, index, recorded.database, recorded.command.encode(), recorded.args
+        )
 
 
-def word(command: Command) -> str:
+def command_word(command: Command) -> str:
     """A command of an allocation as one word."""
     key, value = command.args
     suffix = SUFFIX.fullmatch(key)
@@ -68,14 +70,14 @@ def by_allocation(commands: Iterable[Command]) -> dict[tuple[int, bytes], list[C
     return sessions
 
 
-def shapes(commands: Iterable[Command]) -> set[tuple[str, str]]:
+def payload_formats(commands: Iterable[Command]) -> set[tuple[str, str]]:
     """Every payload with its numbers blotted out, by the word it stands for."""
-    found = set()
+    formats = set()
     for session in by_allocation(commands).values():
         for command in session:
             payload = re.sub(rb"\d+", b"9", command.args[1]).decode()
-            found.add((word(command).rstrip("0"), payload))
-    return found
+            formats.add((command_word(command).rstrip("0"), payload))
+    return formats
 
 
 def keepalives(commands: Iterable[Command]) -> dict[int, list[int]]:
@@ -101,24 +103,24 @@ def simulated(version: str) -> list[Command]:
 
 
 @pytest.mark.parametrize("version", RECORDINGS)
-def test_commands_of_a_life_come_in_the_recorded_order(version: str) -> None:
+def test_commands_of_a_session_come_in_the_recorded_order(version: str) -> None:
     runs = [list(as_commands(run)) for run in RECORDINGS[version]]
     runs.append(simulated(version))
     for run in runs:
         sessions = by_allocation(run)
         assert sessions
         for session in sessions.values():
-            words = "".join(f"{word(command)} " for command in session)
-            assert LIFE.fullmatch(words) or STRANGER.fullmatch(words), words
+            words = "".join(f"{command_word(command)} " for command in session)
+            assert SESSION_SHAPE.fullmatch(words) or UNAUTHENTICATED_SHAPE.fullmatch(words), words
 
 
 @pytest.mark.parametrize("version", RECORDINGS)
 def test_payloads_have_the_recorded_formats(version: str) -> None:
     scenario = Scenario(version=version, tcp_share=0, lifetime_seconds=5, duration_seconds=30)
-    heard: set[tuple[str, str]] = set()
+    recorded: set[tuple[str, str]] = set()
     for run in RECORDINGS[version]:
-        heard |= shapes(as_commands(run))
-    assert shapes(play(scenario)[0]) == heard
+        recorded |= payload_formats(as_commands(run))
+    assert payload_formats(play(scenario)[0]) == recorded
 
 
 @pytest.mark.parametrize("version", RECORDINGS)
@@ -128,7 +130,7 @@ def test_interims_come_at_the_recorded_modulus(version: str) -> None:
     seen = 0
     for run in runs:
         for session in by_allocation(run).values():
-            words = [word(command) for command in session]
+            words = [command_word(command) for command in session]
             for place, kind in enumerate(words[:-2]):
                 if kind == "traffic" and words[place + 2] != "del":
                     counts = re.findall(rb"[rcvsent]+p=(\d+)", session[place].args[1])
@@ -138,11 +140,11 @@ def test_interims_come_at_the_recorded_modulus(version: str) -> None:
     assert seen > 0
 
 
-def test_goodbye_comes_a_second_before_the_close_as_recorded() -> None:
+def test_a_release_comes_a_second_before_the_close_as_recorded() -> None:
     runs = [list(as_commands(run)) for run in RECORDINGS["4.6"]] + [simulated("4.6")]
     for run in runs:
         for session in by_allocation(run).values():
-            times = {word(command): command.at_us for command in session}
+            times = {command_word(command): command.at_us for command in session}
             if "pub-refreshed0" in times and "deleted" in times:
                 assert 900_000 < times["deleted"] - times["pub-refreshed0"] < 1_100_000
 
@@ -153,15 +155,17 @@ def test_keepalives_come_every_five_seconds_on_as_many_connections_as_recorded()
     for run in RECORDINGS["4.17"]:
         assert not keepalives(as_commands(run))
     scenario = Scenario(version="4.6", servers=1, relay_threads=2, duration_seconds=21)
-    heard = keepalives(play(scenario)[0])
-    assert len(heard) == 3
-    for times in heard.values():
+    by_connection = keepalives(play(scenario)[0])
+    assert len(by_connection) == 3
+    for times in by_connection.values():
         assert times == [5_000_000, 10_000_000, 15_000_000, 20_000_000]
     assert not keepalives(play(Scenario(version="4.17"))[0])
 
 
 @pytest.mark.parametrize("version", RECORDINGS)
-def test_a_server_asks_for_the_recorded_keys_at_start(version: str) -> None:
-    heard = {c.args for run in RECORDINGS[version] for c in as_commands(run) if c.name == b"keys"}
-    asked = {c.args for c in simulated(version) if c.name == b"keys"}
-    assert asked == heard - {(b"*",)}
+def test_a_server_requests_the_recorded_keys_at_its_start(version: str) -> None:
+    recorded = {
+        c.args for run in RECORDINGS[version] for c in as_commands(run) if c.name == b"keys"
+    }
+    requested = {c.args for c in simulated(version) if c.name == b"keys"}
+    assert requested == recorded - {(b"*",)}

@@ -73,11 +73,11 @@ def test_every_hard_case_alone_agrees_with_the_naive_sum(version: str, switch: s
 
 @settings(max_examples=15, deadline=None)
 @given(SCENARIOS, st.integers(0, 500))
-def test_a_run_halted_anywhere_is_worth_what_was_published(scenario: Scenario, after: int) -> None:
+def test_a_run_halted_anywhere_expects_what_was_published(scenario: Scenario, after: int) -> None:
     fleet, commands = Fleet(scenario), []
-    for place, burst in enumerate(fleet.run()):
+    for index, burst in enumerate(fleet.run()):
         commands += burst.commands
-        if place == after:
+        if index == after:
             fleet.halt()
     assert expected_figures(fleet.expected()) == naive_figures(commands)
 
@@ -124,7 +124,7 @@ def test_peer_totals_wrap_at_32_bits_and_the_deltas_stay_right() -> None:
     assert expected.total.usage[7] > wrapped * 2**32
 
 
-def test_a_killed_server_says_nothing_and_leaves_its_status_keys() -> None:
+def test_a_killed_server_publishes_nothing_and_leaves_its_status_keys() -> None:
     scenario = Scenario(servers=1, restart=True)
     commands, expected = play(scenario)
     killed_at, up_at = 12_500_000, 13_500_000
@@ -136,7 +136,7 @@ def test_a_killed_server_says_nothing_and_leaves_its_status_keys() -> None:
     assert expected.never_published[1] > 0
 
 
-def test_a_restarted_server_numbers_from_one_and_its_users_meet_the_same_keys() -> None:
+def test_a_restarted_server_numbers_from_one_and_its_users_get_the_same_keys() -> None:
     commands, _ = play(Scenario(servers=1, restart=True))
     begun = Counter(
         c.args[0] for c in commands if c.name == b"publish" and c.args[1].startswith(b"new ")
@@ -156,16 +156,16 @@ def test_a_starting_server_deletes_the_status_keys_of_the_others() -> None:
 
 
 @pytest.mark.parametrize("version", ["4.6", "4.17"])
-def test_strangers_are_unattributed_and_bill_nobody(version: str) -> None:
-    with_strangers = play(Scenario(version=version, stolen=True))[1]
-    assert with_strangers.total.unattributed[1] > 0
-    assert with_strangers.total.sessions == 200
-    empty = [user for user in with_strangers.users if not user.username]
+def test_unauthenticated_traffic_is_unattributed_and_not_billed(version: str) -> None:
+    expected = play(Scenario(version=version, stolen=True))[1]
+    assert expected.total.unattributed[1] > 0
+    assert expected.total.sessions == 200
+    empty = [user for user in expected.users if not user.username]
     assert bool(empty) == VERSIONS[version].stun_traffic
     assert all(user.sessions == 0 and not any(user.usage) for user in empty)
 
 
-def test_two_servers_on_one_key_are_one_disputed_session_worth_both() -> None:
+def test_two_servers_on_one_key_are_one_disputed_session_with_the_sum_of_both() -> None:
     commands, expected = play(Scenario(same_key=True))
     roaming = [user for user in expected.users if user.username == b"roaming"]
     assert roaming[0].sessions == roaming[0].sessions_disputed > 3
@@ -173,19 +173,19 @@ def test_two_servers_on_one_key_are_one_disputed_session_worth_both() -> None:
     assert len(news) == 4 * roaming[0].sessions  # SET and PUBLISH, on each of two servers
 
 
-def test_every_life_is_refreshed_before_its_lifetime_is_over() -> None:
+def test_every_session_is_refreshed_before_its_lifetime_is_over() -> None:
     """Else a quiet life would expire in the books while it lives at the server."""
     scenario = Scenario(
         lifetime_seconds=3, session_seconds=12, same_key=True, rfc6062=True, packets_per_second=0
     )
-    told: dict[bytes, int] = {}
+    status_times: dict[bytes, int] = {}
     for command in events(scenario):
         if command.name == b"publish" and command.args[0].endswith(b"/status"):
-            since = told.pop(command.args[0], command.at_us)
+            since = status_times.pop(command.args[0], command.at_us)
             assert command.at_us - since <= 3_000_000
             if command.args[1] != b"deleted":
-                told[command.args[0]] = command.at_us
-    assert not told
+                status_times[command.args[0]] = command.at_us
+    assert not status_times
 
 
 def test_a_session_that_lost_a_report_is_estimated_and_billed_in_full() -> None:
@@ -220,7 +220,7 @@ def test_rest_usernames_are_many_names_of_one_user() -> None:
     assert sum(person.sessions for person in people.values()) == 200
 
 
-def test_hostile_usernames_stay_within_coturns_limit_and_tell_users_apart() -> None:
+def test_hostile_usernames_stay_within_coturns_limit_and_are_distinct() -> None:
     expected = play(Scenario(hostile_usernames=True, users=60, realms=("r",), sessions=600))[1]
     names = [user.username for user in expected.users]
     assert len(set(names)) == len(names) == 60
@@ -234,14 +234,14 @@ def test_a_realm_without_a_name_has_the_short_channel() -> None:
     assert all(channel.startswith(b"turn/user/user0") for channel in channels)
 
 
-def test_concurrency_keeps_so_many_sessions_alive_and_replaces_what_ends() -> None:
+def test_concurrency_keeps_the_number_of_active_sessions_constant() -> None:
     fleet = Fleet(Scenario(concurrency=50, duration_seconds=30, session_seconds=4))
     live = [fleet.active_sessions for burst in fleet.run() if 2e6 < burst.at_us < 28e6]
     assert 47 <= min(live) <= max(live) == 50
     assert fleet.expected().total.sessions > 200
 
 
-def test_versions_before_4_6_say_no_addresses_and_before_4_5_1_2_no_peer_side() -> None:
+def test_versions_before_4_6_publish_no_addresses_and_before_4_5_1_2_no_peer_side() -> None:
     payloads = {c.args[1] for c in events(Scenario(version="4.5")) if c.name == b"set"}
     assert payloads == {b"new lifetime=600", b"refreshed lifetime=0"}
     messages = play(Scenario(version="4.5.0"))[1].messages

@@ -24,7 +24,7 @@ def server() -> Iterator[ValkeyServer]:
         yield valkey
 
 
-class Listener:
+class Subscriber:
     """A subscriber of both patterns that keeps all it hears."""
 
     def __init__(self, url: str) -> None:
@@ -33,21 +33,21 @@ class Listener:
         self._subscription.psubscribe(*PATTERNS)
         for _ in PATTERNS:
             assert self._subscription.get_message(timeout=10) is not None
-        self.heard: list[Command] = []
+        self.received: list[Command] = []
 
-    def hear(self, count: int) -> list[Command]:
+    def wait_for(self, count: int) -> list[Command]:
         """Everything heard once `count` messages came; more than that is heard too."""
         deadline = time.monotonic() + 30
-        while len(self.heard) < count and time.monotonic() < deadline:
-            self._take(timeout=1)
-        self._take(timeout=0.05)
-        return self.heard
+        while len(self.received) < count and time.monotonic() < deadline:
+            self._receive(timeout=1)
+        self._receive(timeout=0.05)
+        return self.received
 
-    def _take(self, timeout: float) -> None:
+    def _receive(self, timeout: float) -> None:
         message = self._subscription.get_message(timeout=timeout)
         if message is not None:
             args = (message["channel"], message["data"])
-            self.heard.append(Command(0, 0, 0, b"publish", args))
+            self.received.append(Command(0, 0, 0, b"publish", args))
 
     def close(self) -> None:
         self._subscription.close()
@@ -55,34 +55,34 @@ class Listener:
 
 
 @pytest.fixture
-def listener(server: ValkeyServer) -> Iterator[Listener]:
-    listener = Listener(server.url)
+def subscriber(server: ValkeyServer) -> Iterator[Subscriber]:
+    listener = Subscriber(server.url)
     yield listener
     listener.close()
 
 
-def allocations(commands: list[Command]) -> list[tuple[bytes, ...]]:
+def allocation_messages(commands: list[Command]) -> list[tuple[bytes, ...]]:
     return [c.args for c in commands if c.name == b"publish" and c.args[0] != b"__XXX__"]
 
 
 @pytest.mark.parametrize("version", ["4.6", "4.17"])
-def test_the_server_hands_on_exactly_what_was_published(
-    server: ValkeyServer, listener: Listener, version: str
+def test_subscribers_receive_exactly_what_was_published(
+    server: ValkeyServer, subscriber: Subscriber, version: str
 ) -> None:
     scenario = replace(AT_ONCE, version=version)
     expected = run(scenario, server.url)
-    heard = listener.hear(expected.published)
+    received = subscriber.wait_for(expected.published)
     commands, same = play(scenario)
     assert expected == same
-    assert sorted(c.args for c in heard) == sorted(allocations(commands))
-    assert naive_figures(heard) == expected_figures(expected)
+    assert sorted(c.args for c in received) == sorted(allocation_messages(commands))
+    assert naive_figures(received) == expected_figures(expected)
 
 
-def test_each_connection_keeps_its_order(server: ValkeyServer, listener: Listener) -> None:
+def test_each_connection_keeps_its_order(server: ValkeyServer, subscriber: Subscriber) -> None:
     """One server with one thread has one connection for all allocations."""
     scenario = Scenario(servers=1, relay_threads=1, rate=0)
-    heard = listener.hear(run(scenario, server.url).published)
-    assert [c.args for c in heard] == allocations(play(scenario)[0])
+    received = subscriber.wait_for(run(scenario, server.url).published)
+    assert [c.args for c in received] == allocation_messages(play(scenario)[0])
 
 
 def test_status_keys_of_killed_servers_stay(server: ValkeyServer) -> None:
@@ -113,21 +113,21 @@ def test_a_rate_is_kept(server: ValkeyServer) -> None:
     assert 0.95 * due < time.monotonic() - began < due + 5
 
 
-def test_real_time_is_kept_and_progress_is_told(server: ValkeyServer) -> None:
-    told: list[SimulationProgress] = []
+def test_a_run_takes_its_real_time_and_reports_progress(server: ValkeyServer) -> None:
+    reports: list[SimulationProgress] = []
     began = time.monotonic()
     scenario = Scenario(sessions=20, duration_seconds=2, session_seconds=1)
-    expected = run(scenario, server.url, on_progress=told.append)
+    expected = run(scenario, server.url, on_progress=reports.append)
     assert 1.95 < time.monotonic() - began < 7
-    assert len(told) > 5
-    assert [p.published for p in told] == sorted(p.published for p in told)
-    assert told[-1].published == expected.published
-    assert told[-1].sessions_started == 20
-    assert told[-1].sessions_live == 0
+    assert len(reports) > 5
+    assert [p.published for p in reports] == sorted(p.published for p in reports)
+    assert reports[-1].published == expected.published
+    assert reports[-1].sessions_started == 20
+    assert reports[-1].sessions_live == 0
 
 
-def test_a_stopped_run_says_what_was_published_until_then(
-    server: ValkeyServer, listener: Listener
+def test_a_stopped_run_expects_what_was_published_until_then(
+    server: ValkeyServer, subscriber: Subscriber
 ) -> None:
     stop = threading.Event()
     answers: list[Expected] = []
@@ -137,16 +137,16 @@ def test_a_stopped_run_says_what_was_published_until_then(
 
     thread = threading.Thread(target=simulate)
     thread.start()
-    listener.hear(300)
+    subscriber.wait_for(300)
     stop.set()
     thread.join(20)
     wait_until(lambda: answers, message="the run did not stop")
     (expected,) = answers
     assert expected.published < play(ALL_HARD_CASES)[1].published
-    assert naive_figures(listener.hear(expected.published)) == expected_figures(expected)
+    assert naive_figures(subscriber.wait_for(expected.published)) == expected_figures(expected)
 
 
-def test_a_server_that_goes_away_is_told_without_the_password() -> None:
+def test_the_error_of_a_lost_server_has_no_password() -> None:
     with ValkeyServer({"requirepass": "hunter2"}) as server:
         run(Scenario(sessions=5, rate=0), server.url)
         threading.Timer(0.3, server.kill).start()

@@ -182,10 +182,10 @@ class ScenarioPlayer:
 
 
 def _played(books: Books, steps: Sequence[Step], plan: Sequence[JobCall]) -> dict[str, Any]:
-    heard: dict[str, list[tuple[int, int, bytes, bytes]]] = {source: [] for source in SOURCES}
+    pending: dict[str, list[tuple[int, int, bytes, bytes]]] = {source: [] for source in SOURCES}
 
     def capture() -> None:
-        for source, messages in heard.items():
+        for source, messages in pending.items():
             books.receive_all(messages, source=source)
             messages.clear()
 
@@ -202,7 +202,7 @@ def _played(books: Books, steps: Sequence[Step], plan: Sequence[JobCall]) -> dic
             now = _lose(books, step.allocation.source, now, step.gap_seconds)
         of = step.allocation
         name = channel(step.suffix, user=of.user, realm=of.realm, allocation=of.allocation)
-        heard[of.source].append((books.micros_at(now), of.database, name, step.payload))
+        pending[of.source].append((books.micros_at(now), of.database, name, step.payload))
     capture()
     for source in SOURCES:
         books.advance_clock(now + LONG_AFTER, source=source)
