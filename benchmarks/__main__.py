@@ -1,11 +1,11 @@
-"""`make bench`: measure the parts, print a table, and with --json write every figure down.
+"""``make bench``: measures the parts, prints tables and, with --json, writes every figure.
 
     python -m benchmarks                       everything, as docs/performance.md shows it
     python -m benchmarks --only load settle    some parts
-    python -m benchmarks --quick               tiny sizes: shows that it runs, measures nothing
+    python -m benchmarks --quick               tiny sizes, which only show that it runs
     python -m benchmarks --only growth --reports 100000000
 
-Each part prints its table when it is done; parts that compare sizes or numbers print columns.
+Each part prints its table when it is done; parts that compare sizes print columns.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
 def measure(
     server: PostgresServer, parts: Iterable[str], scale: Scale, json_lines: Path | None
 ) -> None:
-    """Run parts in turn; print each one's table, and append its figures to the file, if any."""
+    """Run the parts; print the table of each and append its figures to the file, if given."""
     about = describe(server, scale)
     for name, value in about.items():
         print(f"{name}: {value}")
@@ -77,7 +77,7 @@ def measure(
 
 
 def describe(server: PostgresServer, scale: Scale) -> dict[str, Any]:
-    """The machine, the server and the mix: without them figures say little."""
+    """The machine, the server and the workload of the figures."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": _processor(),

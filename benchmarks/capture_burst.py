@@ -1,10 +1,10 @@
-"""A burst: messages pipelined as fast as the server takes them, captured whole?
+"""Captures a burst of messages that is published in one pipeline.
 
-Three readers in turn, each in its own process, each with the same burst at a Valkey (or, with
-`--server redis`, Debian's Redis): a bare socket reader that subscribes, the source without a spool,
-and the whole collector; the latter two by subscription and from the replication stream. CPU time a
-message stands beside the bare reader's. The whole collector meets the server's default limits,
-which cut off who does not keep up; a loss without a gap is a failure.
+Three readers in turn get the same burst from a Valkey (or, with ``--server redis``, Debian's
+Redis), each in its own process: a bare socket that subscribes, the source without a spool, and the
+whole collector; the last two by subscription and by replication. The CPU time for each message is
+compared with that of the bare socket. The collector runs with the server's default output limits,
+which disconnect a slow reader; a loss without a gap fails the benchmark.
 
     .venv/bin/python -m benchmarks.capture_burst --server redis --messages 1000000
 """
@@ -53,7 +53,7 @@ Capture = Literal["subscribe", "replication"]
 
 
 def burst_commands(messages: int) -> list[bytes]:
-    """The PUBLISH commands of total_traffic of many allocations, numbered, in pieces of 64 kB."""
+    """Numbered PUBLISH commands of total_traffic for many allocations, in pieces of 64 kB."""
     pieces, piece = [], bytearray()
     for number in range(messages):
         channel = (
@@ -74,7 +74,7 @@ def burst_commands(messages: int) -> list[bytes]:
 
 
 def publish(port: int, pieces: list[bytes]) -> None:
-    """Send everything as fast as it is taken; answers are read and thrown away."""
+    """Send all pieces and discard the replies."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
         drain = threading.Thread(target=lambda: discard_replies(connection))
         drain.start()
@@ -95,7 +95,7 @@ def cpu_seconds() -> float:
 
 
 def read_bare(port: int) -> None:
-    """The limit: receive, count bytes, look at nothing."""
+    """The limit: receive without parsing."""
     buffer = memoryview(bytearray(1 << 20))
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(PSUBSCRIBE_COMMAND)
@@ -140,14 +140,14 @@ def read_into_spool(port: int, data_dir: Path, capture: Capture) -> None:
 
 
 def has_reader(client: redis.Redis) -> bool:
-    """Whether somebody subscribes to both patterns, or follows the stream."""
+    """Whether a client subscribes to both patterns, or replicates."""
     replication = client.info("replication")
     is_followed = replication.get("slave0", {}).get("state") == "online"
     return client.pubsub_numpat() == 2 or is_followed
 
 
 class BurstResult(NamedTuple):
-    """What one burst took: CPU of its reader by message, seconds to publish, and to read."""
+    """CPU microseconds of the reader for each message, seconds to publish, and to read."""
 
     cpu_micros: float
     publish_seconds: float
@@ -157,14 +157,14 @@ class BurstResult(NamedTuple):
 def read_burst(
     server: RedisServer, reader: str, capture: Capture, messages: int, home: Path
 ) -> BurstResult:
-    """One reader, one burst."""
+    """Publish one burst to one reader."""
     pieces = [*burst_commands(messages), END_COMMAND]
     command = [sys.executable, "-m", "benchmarks.capture_burst", "--reader", reader]
     command += ["--port", str(server.port), "--home", str(home), "--capture", capture]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         with redis.Redis.from_url(server.url) as client:
-            # The limits are what may lose messages: they hold for the one whose losses are counted.
+            # The limits may lose messages, so only the collector has them: its losses are counted.
             limit = DEFAULT_LIMITS if reader == "collector" else NO_LIMITS
             client.config_set("client-output-buffer-limit", limit)
             wait_until(lambda: has_reader(client), 30, "the reader does not read")
@@ -184,7 +184,7 @@ def read_burst(
 
 
 def is_stored(spool: Spool, port: int) -> bool:
-    """Whether the end is stored, in any epoch; a reader that was cut off is told it once more."""
+    """Whether an epoch has the end; publishes it again to a reader that was disconnected."""
     for epoch in spool.epochs():
         last = spool.last_position(epoch.number) or 0
         if [row[-1] for row in spool.read_messages(epoch.number, last - 1, 1)] == [END_PAYLOAD]:
@@ -195,9 +195,9 @@ def is_stored(spool: Spool, port: int) -> bool:
 
 
 def check_spool(home: Path, messages: int) -> tuple[int, int]:
-    """Every number once at the most, in order; none missing without a gap.
+    """Check that numbers are in order without duplicates, and that none is missing without a gap.
 
-    Returns how many are missing, and the size of the spool in bytes.
+    Returns the number of missing messages and the size of the spool in bytes.
     """
     with Spool.open(spool_path(home, "bench"), "bench") as spool:
         captured, last, place = 0, -1, (0, 0)
@@ -214,7 +214,7 @@ def check_spool(home: Path, messages: int) -> tuple[int, int]:
 
 
 def run(_: PostgresServer, scale: Scale, kind: type[RedisServer] = ValkeyServer) -> list[Figure]:
-    """Every reader in turn, from each source."""
+    """Measure every reader with each mode of capture."""
     rounds = Rounds("capture")
     for number in range(scale.rounds):
         for capture in scale.captures:

@@ -1,7 +1,7 @@
-"""Exports: rows a second in each format, beside COPY TO of the same rows in the same run.
+"""Rows a second of an export in each format, compared with COPY TO of the same rows.
 
-The rows are days of usage, one for each of many users. COPY TO is the server's own, as CSV and in
-the same order, its bytes thrown away. This process' memory must not grow with the rows.
+The rows are one day of usage for many users. COPY TO writes them as CSV in the same order, and the
+client discards them. The memory of this process must not grow with the number of rows.
 """
 
 import io
@@ -55,7 +55,7 @@ COPY = (
 
 @dataclass(slots=True)
 class RowCounter:
-    """A work that keeps how many rows it wrote."""
+    """Calls an export and keeps its number of rows."""
 
     work: Callable[[], int]
     rows: int = 0
@@ -65,14 +65,14 @@ class RowCounter:
 
 
 class NullStream(io.RawIOBase):
-    """Takes bytes and throws them away."""
+    """A stream that discards all bytes."""
 
     def write(self, data: object, /) -> int:
         return len(data)  # type: ignore[arg-type]
 
 
 def run(server: PostgresServer, scale: Scale) -> list[Figure]:
-    """Every format beside COPY TO, in turn."""
+    """Measure COPY TO, then every format."""
     rounds = Rounds("export")
     with benchmark_database(server) as bed:
         bed.query(FILL.format(rows=scale.rows))

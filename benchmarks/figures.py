@@ -86,7 +86,7 @@ class Rounds:
         target: float | None = None,
         bound: Literal["at most", "at least"] = "at most",
     ) -> None:
-        """Note the value of one figure in the round under way."""
+        """Add the value of a figure in the current round."""
         figure = self._figures.setdefault(
             name, {"unit": unit, "limit": limit, "target": target, "bound": bound, "values": []}
         )
@@ -97,12 +97,12 @@ class Rounds:
 
 
 def table(figures: Iterable[Figure]) -> str:
-    """The figures as a table, which is one in Markdown too."""
+    """The figures as a Markdown table."""
     return _format_table(HEADINGS, [_cells(figure) for figure in figures], right=range(2, 5))
 
 
 def format_figures(figures: Sequence[Figure]) -> str:
-    """The figures as they read best: of one part in rows, of several in columns."""
+    """The figures of one part in rows, of several parts in columns."""
     one_part = len({figure.part for figure in figures}) == 1
     return table(figures) if one_part else side_by_side(figures)
 
@@ -157,7 +157,7 @@ def _cells(figure: Figure) -> tuple[str, ...]:
 
 
 def format_number(value: float) -> str:
-    """Three digits that matter, and thousands set apart."""
+    """Three significant digits, with thousands separators."""
     if value == 0:
         return "0"
     if abs(value) >= 100:

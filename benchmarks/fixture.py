@@ -1,7 +1,7 @@
-"""The bed that parts are measured on: a Postgres that keeps what it says, and databases in it.
+"""A durable Postgres for the benchmarks, and an empty database for each part.
 
-Owns the server of a run and its settings. Everything durable is on: fsync, synchronous_commit and
-full_page_writes; the rest is as the embedded Postgres has it.
+fsync, synchronous_commit and full_page_writes are on; all other settings are those of the embedded
+Postgres.
 """
 
 import tempfile
@@ -31,14 +31,14 @@ SHOWN_SETTINGS: Final = (
 
 @contextmanager
 def durable_postgres(settings: Mapping[str, str]) -> Iterator[PostgresServer]:
-    """A Postgres with the template of the books in it. ``settings`` are added to its own."""
+    """A Postgres with the template database and additional ``settings``."""
     with PostgresServer(fsync=True, settings=settings) as server:
         make_template(server)
         yield server
 
 
 def server_settings(server: PostgresServer) -> dict[str, str]:
-    """What of the server's settings matters to the figures."""
+    """The server settings that affect the figures."""
     with psycopg.connect(server.url()) as connection:
         rows = connection.execute(
             "SELECT name, current_setting(name) FROM unnest(%s::text[]) name",
@@ -49,7 +49,7 @@ def server_settings(server: PostgresServer) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkDatabase:
-    """An empty database of the books, and a directory; gone with the part that asked for it."""
+    """An empty database and a directory, which are removed at the end of the part."""
 
     server: PostgresServer
     name: str
@@ -79,12 +79,12 @@ class BenchmarkDatabase:
         return [int(value) for value in row]
 
     def wal_bytes(self) -> int:
-        """How much Postgres has written into its log so far."""
+        """The bytes that Postgres has written to its WAL so far."""
         (row,) = self.query("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint")
         return int(row[0])
 
     def vacuum_and_checkpoint(self) -> None:
-        """Let what was written before be the past: statistics, and dirty pages on the disk."""
+        """Update the statistics and flush dirty pages, which would affect the next figure."""
         self.query("VACUUM ANALYZE")
         self.query("CHECKPOINT")
 
@@ -101,7 +101,7 @@ def measure_rounds(
     scale: Scale,
     measure: Callable[[BenchmarkDatabase, Scale, Rounds], None],
 ) -> list[Figure]:
-    """Measure a part as often as the scale says, each time in an empty database."""
+    """Measure a part in ``scale.rounds`` rounds, each in an empty database."""
     rounds = Rounds(part)
     for number in range(scale.rounds):
         log_progress(f"{part}: round {number + 1} of {scale.rounds}")

@@ -1,9 +1,9 @@
-"""Growth: the same work with a million reports behind it, with ten millions, and with more.
+"""The cost of the same work with a million reports of history, with ten million, and with more.
 
-At each size: ask each query of docs/sql.md, close a small realm's period (and take that back),
-load, settle and roll up some of the mix, and end its sessions that fell silent. A figure that stays
-what it was at the first size means that history costs nothing. Queries and closing take the best of
-three, so that a first read from the disk isn't taken for growth.
+At each size it runs each query of docs/sql.md, closes a period of a small realm as a dry run,
+loads, settles and rolls up some of the workload, and lets its sessions expire. A figure that does
+not grow means that history has no cost. Queries and closing take the best of three runs, so that
+the first read from disk does not count as growth.
 """
 
 import re
@@ -35,7 +35,7 @@ QUERY: Final = re.compile(
     r"^### (\d+\. [^\n]+)\n(?:(?!^### ).)*?^```sql\n(.*?)^```$", re.DOTALL | re.MULTILINE
 )
 BYTES_A_REPORT: Final = 600
-"""On disk, with all that comes of it: what a history takes, roughly, with room for its log."""
+"""Approximate disk space for a report, with all derived rows and the WAL."""
 CLOSED: Final = date(2026, 10, 1)
 TRIES: Final = 3
 WORK_REALMS: Final = [b"work." + realm for realm in REALMS]
@@ -116,7 +116,7 @@ def _work(bed: BenchmarkDatabase, history: History, scale: Scale) -> list[tuple[
 
 
 def _delete_work(bed: BenchmarkDatabase) -> None:
-    """Take what the work made out of the books again: the next size has its history alone."""
+    """Delete the rows of the measured work, so that the next size has only its history."""
     for table in (*COPIED, "user_usage_monthly", "realm_usage_monthly"):
         bed.query(
             f"DELETE FROM accounting.{table} WHERE realm_id IN (SELECT realm_id"  # noqa: S608
@@ -137,7 +137,7 @@ def _close(bed: BenchmarkDatabase, history: History) -> list[tuple[str, float, s
 
 
 def _queries(bed: BenchmarkDatabase) -> Iterator[tuple[str, float, str]]:
-    """What each query takes, and how many pages it looks at, which no other process disturbs."""
+    """The time of each query, and the pages that it reads, which other processes don't affect."""
     page = (ROOT / "docs/sql.md").read_text()
     with psycopg.connect(bed.url(READER), autocommit=True) as connection:
         connection.execute("SET timezone = 'UTC'")
@@ -158,7 +158,7 @@ def _queries(bed: BenchmarkDatabase) -> Iterator[tuple[str, float, str]]:
 
 
 def _adapt_query(query: str) -> str:
-    """A query of the page, about a realm, a user and a time zone that there are."""
+    """A query of the page with a realm, a user and a time zone of the history."""
     return (
         query.replace("'example.org'", f"'{REALMS[0].decode()}'")
         .replace("'alice'", "'user000000'")

@@ -1,11 +1,9 @@
-"""History: many days of books behind the present, as if the service had run all the time.
+"""Creates many days of history in the books.
 
-The last day is made by the real path (spool, load, settle, roll up); every earlier day is a copy of
-it by SQL, set back by whole days: times, positions, allocations and the ids of sessions. Columns
-are taken from the catalogue, so that a table that changes its shape needs no other history. Users
-are the same every day; their months are summed from their days.
-
-Owns how a past is made. Measures nothing.
+The service itself makes the last day (spool, load, settle, roll up). SQL copies it to every earlier
+day, with shifted times, positions, allocation ids and session ids. The columns come from the
+catalogue, so that a changed table needs no change here. All days have the same users; months are
+summed from the days.
 """
 
 from collections.abc import Iterator
@@ -27,7 +25,7 @@ from benchmarks.workload import MESSAGES_PER_SESSION, Workload
 from tests.support.books import Books
 
 LAST_DAY: Final = date(2026, 11, 2)
-"""The queries of docs/sql.md ask for November 2026: all days that are copied lie before it."""
+"""The queries of docs/sql.md select November 2026; all copied days are before it."""
 FIRST_COPY: Final = 2
 BILLED_DAY: Final = date(2026, 10, 15)
 BILLED_REALM: Final = b"billed.example.org"
@@ -61,7 +59,7 @@ TIMES: Final = "timestamp with time zone"
 
 @dataclass(slots=True)
 class History:
-    """Books with a past that can be made longer. ``days``: how many there are by now."""
+    """Books with a history that can be extended; ``days``: its length so far."""
 
     bed: BenchmarkDatabase
     scale: Scale
@@ -72,7 +70,7 @@ class History:
     day_sessions: int = 0
 
     def begin(self) -> None:
-        """Make the last day by the real path, and in the month before one day of a small realm."""
+        """Create the last day and, in the month before, one day of a small realm."""
         self.books = self.bed.books()
         noon = datetime.combine(BILLED_DAY, datetime.min.time(), UTC) + timedelta(hours=12)
         self.filler = SpoolFiller.starting_at(self.books.spool(), noon, FIRST_POSITION)
@@ -101,7 +99,7 @@ class History:
         return mix.messages
 
     def reach(self, reports: int) -> None:
-        """Copy the last day further back until there are about so many reports."""
+        """Copy the last day to earlier days until there are about so many reports."""
         days = max(1, round(reports / self.day_reports))
         with (
             self._without_page_images(),
@@ -115,14 +113,14 @@ class History:
                     log_progress(f"history: {self.days} of {days} days")
             self._sum_months(connection)
         log_progress("history: statistics")
-        # Not the old days of reports: nobody reads them, and vacuuming would write them all again.
+        # Not the reports: the work does not read old days, and VACUUM would rewrite them.
         self.bed.query(f"VACUUM ANALYZE {', '.join(f'accounting.{name}' for name in VACUUMED)}")
         self.bed.query("ANALYZE accounting.reports")
         self.bed.query("CHECKPOINT")
 
     @contextmanager
     def _without_page_images(self) -> Iterator[None]:
-        """Write no images of whole pages into the log while copying: random keys touch them all."""
+        """Turn full_page_writes off while copying: random keys touch all pages."""
         self.bed.query("ALTER SYSTEM SET full_page_writes = off")
         self.bed.query("SELECT pg_reload_conf()")
         try:
@@ -217,10 +215,10 @@ class History:
 
 
 def _shifted(name: str, kind: str, shift: str, positions: int) -> str:
-    """A column's value so many days earlier."""
+    """The SQL expression of a column, shifted by whole days."""
     if name == "position":
         return f"position - {positions}"
-    if name == "allocation_id":  # as if the servers had counted on from day to day
+    if name == "allocation_id":  # as if the servers counted on from day to day
         return f"allocation_id - {positions // 1000}"
     if name == "session_id":
         # The low 48 bits of the id are its first report's position.

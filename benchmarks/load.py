@@ -1,7 +1,7 @@
-"""Load: the mix from a spool into the reports, beside a bare binary COPY of the same rows.
+"""Load the workload from a spool into the reports, compared with a binary COPY of the same rows.
 
-The limit gets the rows as bytes in memory and copies them into the same table, emptied, in one
-transaction. CPU time is that of the loader (this process) and of Postgres with all its processes.
+The limit copies the rows from memory into the same, emptied table in one transaction. CPU time is
+that of the loader (this process) and of all Postgres processes.
 """
 
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from tests.support.servers import PostgresServer
 
 START: Final = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 STEP_US: Final = 40
-"""Between two messages: 25,000 a second."""
+"""Between two messages; 25,000 messages a second."""
 CHUNK_BYTES: Final = 1 << 18
 
 
@@ -64,7 +64,7 @@ def _measure(bed: BenchmarkDatabase, scale: Scale, rounds: Rounds) -> None:
 
 
 def _rows(bed: BenchmarkDatabase, after: int) -> list[bytes]:
-    """The reports after a position as Postgres' binary COPY has them, in pieces."""
+    """The reports after a position in the format of binary COPY, in chunks."""
     query = (
         "COPY (SELECT * FROM accounting.reports WHERE position > %s ORDER BY position)"
         " TO STDOUT (FORMAT binary)"

@@ -1,7 +1,4 @@
-"""What processes take: CPU time and memory out of /proc, wall time, and how far disks are filled.
-
-Owns the reading of /proc (Linux). Times are seconds, sizes bytes.
-"""
+"""CPU time and memory of processes, from Linux' /proc, and wall time. Seconds and bytes."""
 
 import os
 import sys
@@ -17,14 +14,14 @@ MEBIBYTE: Final = 1 << 20
 
 
 def log_progress(text: str) -> None:
-    """Tell a person at the terminal how far it is: on standard error, figures go elsewhere."""
+    """Print progress with the time on standard error."""
     print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def cpu_seconds(pid: int, *, tree: bool = False) -> float:
-    """CPU time that a process has taken; with ``tree`` also all below it, those ended included.
+    """The CPU time of a process, 0.0 if it has ended.
 
-    0.0 for one that is gone.
+    ``tree``: also of its descendants, including those that have ended.
     """
     ticks = 0
     waiting = [pid]
@@ -33,8 +30,8 @@ def cpu_seconds(pid: int, *, tree: bool = False) -> float:
         one = waiting.pop()
         words = _stat_fields(one)
         if words:
-            # proc(5): user, system, and the same of children that ended and were waited for. One
-            # that ended and was not yet is a zombie, and still tells its own.
+            # proc(5): user and system time, and those of children that were waited for. A zombie
+            # still has its own.
             ticks += sum(int(word) for word in words[11 : 15 if tree else 13])
         waiting += below.get(one, [])
     return ticks / TICKS
@@ -50,26 +47,26 @@ def _child_pids() -> dict[int, list[int]]:
 
 
 def _stat_fields(pid: int) -> list[str]:
-    """What /proc says of a process after its name; nothing when it is gone."""
+    """The fields of /proc/PID/stat after the name; empty if the process has ended."""
     try:
-        # The name of the program, in parentheses, may hold anything.
+        # The program's name, in parentheses, may contain spaces and parentheses.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process that is its own or shared, as the kernel counts it; 0 when it is gone."""
+    """The resident memory of a process, shared memory included; 0 if it has ended."""
     return _status_bytes(pid, "VmRSS")
 
 
 def reset_peak() -> None:
-    """Let :func:`peak_bytes` begin anew."""
+    """Reset the peak that :func:`peak_bytes` returns."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_bytes() -> int:
-    """The most memory that this process had since :func:`reset_peak`."""
+    """The peak memory of this process since :func:`reset_peak`."""
     return _status_bytes(os.getpid(), "VmHWM")
 
 
@@ -83,7 +80,7 @@ def _status_bytes(pid: int, name: str) -> int:
 
 @dataclass(slots=True)
 class Cost:
-    """What a stretch of work took, summed over its parts: seconds of wall and CPU time."""
+    """The cost of some work, summed over its parts: seconds of wall and CPU time."""
 
     wall: float = 0.0
     client: float = 0.0
@@ -91,7 +88,7 @@ class Cost:
 
     @contextmanager
     def measuring(self, postgres_pid: int) -> Iterator[None]:
-        """Add what the block takes: this process' CPU time, and that of Postgres as a tree."""
+        """Add the cost of the block: CPU time of this process and of all Postgres processes."""
         server, client, wall = (
             cpu_seconds(postgres_pid, tree=True),
             time.process_time(),
@@ -106,7 +103,7 @@ class Cost:
 
 
 def measure(postgres_pid: int, work: Callable[[], object]) -> Cost:
-    """What one piece of work takes."""
+    """The cost of one call."""
     span = Cost()
     with span.measuring(postgres_pid):
         work()

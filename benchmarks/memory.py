@@ -1,7 +1,7 @@
-"""Memory: the collector and the loader with very many sessions open, and then with time.
+"""The memory of collector and loader with very many open sessions, and its growth with time.
 
-All sessions begin, then lives are replaced for a while. The second half of that while must need no
-more than the first.
+All sessions start, then new ones replace them for a while. The second half must not need more
+memory than the first.
 """
 
 from dataclasses import replace
@@ -20,7 +20,7 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
 
 
 def measure(line: Pipeline, scale: Scale) -> list[Figure]:
-    """Memory of a line that is filled, and while it runs on."""
+    """The memory of a pipeline with all sessions open, and while it runs."""
     rounds = Rounds("memory")
     filled = line.memory()
     stretch = line.run(scale.sources_rate, scale.memory_seconds)

@@ -1,9 +1,9 @@
-"""A million messages while Postgres is stopped: does every byte come into the books afterwards?
+"""Publishes a million messages while Postgres is stopped, and checks the books afterwards.
 
-`collect` and `schedule` run as an operator runs them, with a Valkey (or, with `--server redis`,
-Debian's Redis). Postgres is stopped, the messages are pipelined as fast as Redis takes them, and
-Postgres starts again. Prints the seconds that each part took; fails when a user's usage is not, to
-the byte, what was published for him, when a report is missing, or when there is a gap.
+``collect`` and ``schedule`` run with a Valkey or, with ``--server redis``, Debian's Redis. The
+messages are published in one pipeline while Postgres is stopped; then it starts again. Prints the
+seconds of each step; fails if the usage of a user differs from what was published, if a report is
+missing, or if there is a gap.
 
     .venv/bin/python -m benchmarks.outage --messages 1000000
 """
@@ -33,7 +33,7 @@ def user_of(number: int) -> str:
 
 
 def messages(count: int) -> Iterator[tuple[bytes, bytes]]:
-    """Interims numbered from 1, dealt to the users in turn; a number is its received bytes."""
+    """Interims numbered from 1, for each user in turn; the number is the received bytes."""
     channels = [channel("traffic", user=user_of(number)) for number in range(USERS)]
     for number in range(1, count + 1):
         yield channels[number % USERS], traffic_payload(1, number, 0, 0)
@@ -88,7 +88,7 @@ def run(count: int, server_name: str, capture: str, home: Path) -> None:
 
 
 def is_spooled(data_dir: Path, count: int) -> bool:
-    """Whether the spool holds so many messages that are not loaded."""
+    """Whether the spool has so many messages that are not loaded."""
     with Spool.open(spool_path(data_dir, "default"), "default") as spool:
         (unloaded,) = spool.fetch_one(
             "SELECT count(*) FROM messages, spool"
@@ -115,7 +115,7 @@ def check(books: Books, count: int) -> None:
     seen = {row["user_id"]: int(row["bytes"]) for row in usage if row["bytes"]}
     loaded = books.query("select count(*) as count from reporting.traffic_reports")[0]["count"]
     gaps = books.rows("capture_gaps")
-    assert seen == expected_bytes(count), "usage is not what was published"
+    assert seen == expected_bytes(count), "the usage differs from what was published"
     assert loaded == count, f"{loaded} reports of {count}"
     assert gaps == [], gaps
     total = sum(seen.values())

@@ -1,9 +1,8 @@
 """The whole path: from PUBLISH to usage, everything on this machine, at a rate and at its limit.
 
 Publisher, Valkey, Postgres and the real processes `collect` and `schedule`, at their usual
-intervals. "Behind" is how long ago the oldest life was published that the usage does not show yet,
-looked at every second. In the end the books must equal what was published, to the byte and without
-a gap.
+intervals. "Behind" is the age of the oldest session that the usage does not have yet, sampled every
+second. At the end the books must equal what was published, to the byte and without a gap.
 """
 
 from benchmarks.figures import Figure, Rounds
@@ -21,7 +20,7 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
 
 
 def measure(line: Pipeline, scale: Scale) -> list[Figure]:
-    """The wanted rate for the wanted time, and then the highest rate."""
+    """Measure the rate of the scale, then search the highest rate."""
     rounds = Rounds("path")
     log_progress(f"path: {scale.rate:,.0f} events/s for {scale.seconds:.0f} s")
     stretch = line.run(scale.rate, scale.seconds)
@@ -32,7 +31,7 @@ def measure(line: Pipeline, scale: Scale) -> list[Figure]:
 
 
 def add_figures(rounds: Rounds, stretch: MeasuredRun, scale: Scale) -> None:
-    """The figures of one stretch."""
+    """Add the figures of one rate."""
     rounds.add(
         "rate, published", stretch.rate, "events/s", target=0.98 * scale.rate, bound="at least"
     )
@@ -48,21 +47,21 @@ def add_figures(rounds: Rounds, stretch: MeasuredRun, scale: Scale) -> None:
 
 
 def add_cpu(rounds: Rounds, stretch: MeasuredRun) -> None:
-    """CPU time for each message, by kind of process and in all."""
+    """Add the CPU time for each message, by kind of process and in total."""
     for kind in stretch.cpu:
         rounds.add(f"CPU, {kind}", stretch.cpu_micros(kind), "us/event")
     rounds.add("CPU, all of it", sum(map(stretch.cpu_micros, stretch.cpu)), "us/event")
 
 
 def holds(stretch: MeasuredRun, scale: Scale) -> bool:
-    """Whether the rate was reached and usage was never too far behind."""
+    """Whether the rate was reached and the lag stayed within its limit."""
     return (
         stretch.max_lag <= scale.most_behind_seconds and stretch.rate >= 0.97 * stretch.target_rate
     )
 
 
 def _search(line: Pipeline, scale: Scale, first: MeasuredRun) -> float:
-    """The highest rate of a ladder of steps that holds; 0.0 when none does."""
+    """The highest rate that holds, in steps of STEP_UP; 0.0 if none does."""
     held = first.target_rate if holds(first, scale) else 0.0
     rate = first.target_rate
     while True:

@@ -1,12 +1,12 @@
-"""The whole service at work on this machine: publishers, Valkeys, collectors, jobs, one Postgres.
+"""The whole service on this machine: publishers, Valkeys, collectors, jobs and one Postgres.
 
     with Line(bed, scale, sources=1) as line:
         line.fill()
         stretch = line.run(rate=25_000, seconds=300)
         line.check(line.end())
 
-Each source has a publisher, a Valkey and a real collector of its own, and realms of its own, so
-that what is behind can be told apart. Owns the processes, and what is sampled of them every second.
+Each source has its own publisher, Valkey, collector process and realms; the realms show the lag of
+each source. A thread samples the lag and the memory of the processes every second.
 """
 
 import threading
@@ -41,7 +41,7 @@ SETTLED: Final = "SELECT extract(epoch FROM min(settled_until))::float8 FROM rep
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look: lives in the usage by source, how far settling is, memory by process."""
+    """One sample: started sessions in the usage by source, the settled time, memory by process."""
 
     at: float
     started: Mapping[int, int]
@@ -51,11 +51,11 @@ class Sample:
 
 @dataclass(slots=True)
 class MeasuredRun:
-    """What a stretch at one rate came to, until all of it was in the usage.
+    """The measurements of one rate, until the usage had everything.
 
-    ``seconds``: of publishing. ``catch_up``: seconds from its end until all was in the usage.
-    ``cpu``: seconds by kind of process, catching up included. ``cores``: at work while publishing.
-    ``wal_bytes``: what Postgres wrote into its log.
+    ``seconds``: of publishing. ``catch_up_seconds``: from its end until the usage had everything.
+    ``cpu``: seconds by kind of process, including the catch-up. ``cores``: in use while publishing.
+    ``wal_bytes``: written by Postgres to its WAL.
     """
 
     target_rate: float
@@ -82,12 +82,12 @@ class MeasuredRun:
         return median(self.usage_lags)
 
     def cpu_micros(self, kind: str) -> float:
-        """Microseconds of CPU time for each message sent."""
+        """Microseconds of CPU time for each message."""
         return self.cpu[kind] * 1e6 / max(self.sent, 1)
 
 
 class Pipeline:
-    """Everything between coturn's messages and the usage views, for some sources."""
+    """Everything between coturn's messages and the usage views, for one or more sources."""
 
     def __init__(
         self,
@@ -170,10 +170,10 @@ class Pipeline:
     def _realms(self, number: int) -> list[bytes]:
         return [b"%d.%b" % (number, realm) for realm in REALMS]
 
-    # What is done with it
+    # Control
 
     def open_sessions(self) -> None:
-        """Begin all the sessions that are to be open, and let the books catch up."""
+        """Start all sessions that are to be open, and wait until the books have them."""
         self._set_rate(self._scale.fill_rate)
         self._wait_for(
             lambda: all(
@@ -184,7 +184,7 @@ class Pipeline:
         self.drain()
 
     def run(self, rate: float, seconds: float) -> MeasuredRun:
-        """Publish at a rate in all for so long, or until hopelessly behind; then catch up."""
+        """Publish at a total rate for so long, or until the lag is too large; then catch up."""
         first, before, began = len(self._samples), self._cpu_seconds(), time.time()
         wal_before = self._bed.wal_bytes()
         self._set_rate(rate)
@@ -194,7 +194,7 @@ class Pipeline:
             self._stop.wait(self._scale.sample_seconds / 4)
             reported = self._report_progress(began, seconds, reported)
             if self.lag() > MAX_LAG_SECONDS:
-                log_progress("hopelessly behind: no further")
+                log_progress("the lag is too large: stopped early")
                 break
         ended, busy = time.time(), self._cpu_seconds()
         catch_up = self.drain()
@@ -217,18 +217,18 @@ class Pipeline:
         )
 
     def drain(self) -> float:
-        """Pause until all that was sent is in the usage; returns how long it took, in seconds."""
+        """Pause until the usage has everything sent; returns the seconds that this took."""
         began = time.monotonic()
         self._set_rate(0)
         self._wait_for(lambda: self.lag() == 0.0, "draining")
         return time.monotonic() - began
 
     def lag(self) -> float:
-        """How far usage was behind at the last look, in seconds."""
+        """The lag of the usage at the last sample, in seconds."""
         return _usage_lag(self._timelines(), self._samples[-1]) if self._samples else 0.0
 
     def stop_publishing(self) -> dict[str, int]:
-        """End publishing, let the books catch up; returns what they must come to."""
+        """Stop publishing, wait until the books have everything, and return the expected sums."""
         self.drain()
         wanted: dict[str, int] = defaultdict(int)
         for publisher in self._publishers:
@@ -236,25 +236,25 @@ class Pipeline:
                 wanted[name] += value
         self._wait_for(
             lambda: self._bed.sums("realm_usage_monthly", wanted) == list(wanted.values()),
-            f"conservation: the books must come to {dict(wanted)}",
+            f"conservation: the books must have {dict(wanted)}",
         )
         return dict(wanted)
 
     def check(self, wanted: Mapping[str, int]) -> None:
-        """Every message once in the reports, sessions = usage, and no gap."""
+        """Check that each message has one report, sessions equal usage, and there is no gap."""
         messages = sum(line.messages[-1] for line in self._timelines())
         assert self._bed.query("SELECT count(*) FROM accounting.reports") == [(messages,)]
         assert self._bed.query("SELECT count(*) FROM reporting.capture_gaps") == [(0,)]
         assert self._bed.sums("sessions", COUNTERS) == [wanted[name] for name in COUNTERS]
 
     def memory(self) -> dict[str, int]:
-        """Memory of each kind of process now, the largest of its kind, in bytes."""
+        """The memory of the largest process of each kind now, in bytes."""
         return {
             kind: max(resident_bytes(pid) for pid in pids)
             for kind, pids in self._processes().items()
         }
 
-    # How it is looked at
+    # Samples
 
     def _processes(self) -> dict[str, list[int]]:
         assert self._schedule is not None
@@ -323,7 +323,7 @@ def measure_pipeline(
     *,
     sources: int = 1,
 ) -> list[Figure]:
-    """Measure on a line whose sessions are open; in the end its books must be exact."""
+    """Measure a pipeline whose sessions are open, and check its books at the end."""
     with benchmark_database(server) as bed, Pipeline(bed, scale, sources=sources) as line:
         log_progress(f"{sources} source(s), opening {scale.open_sessions:,} sessions")
         line.open_sessions()

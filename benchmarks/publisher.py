@@ -1,12 +1,12 @@
-"""The publisher: the mix sent to a Redis at a steady rate, as cheaply as Python can.
+"""Publishes the workload to Redis at a steady rate, in its own process.
 
-A process of its own: ``python -m benchmarks.publisher --port 6379 --open 100000``. A line on its
-standard input sets the rate from now on in messages a second (0 pauses), the end of input ends it.
-Each status is SET or deleted too, as coturn does; only what is published counts as a message.
+``python -m benchmarks.publisher --port 6379 --open 100000 --users 50000``. A line on standard input
+sets the rate in messages a second (0 pauses); the end of input ends it. As coturn does, it also
+sends SET or DEL for each status; only PUBLISH counts as a message.
 
-On standard output it prints one line of JSON ten times a second, and a last one: the time, how many
-messages and lives were sent until then, and at the end what the books must come to. A machine that
-can't keep up is not flooded afterwards: what was due and could not be sent is left out of the rate.
+It prints a line of JSON ten times a second: the time and the number of messages and of started
+sessions. The last line also has the sums that the books must have. Messages that it could not send
+in time are not sent later.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def resp(messages: Sequence[Message]) -> bytes:
 
 @dataclass(slots=True)
 class _Pace:
-    """How many messages are due: a bucket that fills at the rate, and holds little."""
+    """The number of messages due: a token bucket that fills at the rate."""
 
     rate: float = 0.0
     due: float = 0.0
@@ -64,7 +64,7 @@ class _Pace:
 
 
 def publish(port: int, mix: Workload) -> None:
-    """Send until standard input ends, at the rate that it says."""
+    """Send at the rate that standard input sets, until it ends."""
     groups = chain(mix.open(), mix.churn())
     pace = _Pace()
     reported_at = 0.0
@@ -110,7 +110,7 @@ def _receive(connection: socket.socket) -> bytes:
 
 
 class Publisher:
-    """A publisher at work in its own process, and what it told so far."""
+    """A publisher process and its reports so far."""
 
     def __init__(
         self, home: Path, name: str, port: int, *, open_sessions: int, users: int, realms: str = ""
@@ -126,7 +126,7 @@ class Publisher:
         return self.process.pid
 
     def set_rate(self, messages_a_second: float) -> None:
-        """Go on at this rate; 0 pauses."""
+        """Set the rate; 0 pauses."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"%d\n" % messages_a_second)
         self.process.stdin.flush()
@@ -135,7 +135,7 @@ class Publisher:
         return Timeline.read(self._report_path)
 
     def stop(self) -> dict[str, int]:
-        """End it; returns what the books must come to."""
+        """End the process; returns the sums that the books must have."""
         if self.process.stdin is not None and not self.process.stdin.closed:
             self.process.stdin.close()
         assert self.process.wait(60) == 0, "the publisher failed"
@@ -151,7 +151,7 @@ class Publisher:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """How many messages and lives had been sent at which time."""
+    """The number of messages and started sessions over time."""
 
     at: list[float]
     messages: list[int]
@@ -169,7 +169,7 @@ class Timeline:
         )
 
     def lag(self, now: float, started: int) -> float:
-        """How long ago the first life was sent that is not among so many; 0.0 when all are."""
+        """The age of the oldest session that is not among so many; 0.0 when all are."""
         place = bisect_right(self.started, started)
         if place == len(self.at):
             return 0.0
@@ -183,7 +183,7 @@ class Timeline:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):  # the last may be half written
+        if line.endswith("\n"):  # the last line may be incomplete
             yield json.loads(line)
 
 
@@ -192,7 +192,9 @@ def main() -> None:
     arguments.add_argument("--port", type=int, required=True)
     arguments.add_argument("--open", type=int, required=True)
     arguments.add_argument("--users", type=int, required=True)
-    arguments.add_argument("--realms", default="", help="comma-separated; else the mix's own")
+    arguments.add_argument(
+        "--realms", default="", help="comma-separated; by default those of the workload"
+    )
     given = arguments.parse_args()
     mix = Workload(given.open, given.users)
     if given.realms:

@@ -1,9 +1,9 @@
-"""Puts the figures of a run into docs/performance.md and docs/scale.md, between their marks.
+"""Writes the figures of a run into docs/performance.md and docs/scale.md.
 
     python -m benchmarks.report bench.jsonl
 
-A part that the run has no figures of keeps those that stand there. What one core carries is worked
-out from the CPU time of the whole path.
+It replaces the blocks between ``<!-- figures: PART -->`` and ``<!-- end -->`` of the parts in the
+run. The rate that one core carries is computed from the CPU time of the whole path.
 """
 
 import argparse
@@ -21,7 +21,7 @@ BLOCK: Final = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DO
 
 
 def with_figures(page: str, rows: Iterable[dict[str, Any]]) -> str:
-    """The page with the figures of these rows, which are the lines of a run's JSON."""
+    """The page with the figures of the rows, which are the JSON lines of a run."""
     about: dict[str, Any] = {}
     parts: dict[str, list[Figure]] = {}
     for row in rows:
@@ -47,7 +47,7 @@ def with_figures(page: str, rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _core_limits(figures: Iterable[Figure]) -> Iterator[Figure]:
-    """What a core carries of each process' work, from the CPU time that an event takes of it."""
+    """The events a second that one core carries of each process."""
     for figure in figures:
         if figure.name.startswith("CPU, ") and figure.median > 0:
             name = figure.name.removeprefix("CPU, ")
@@ -56,7 +56,7 @@ def _core_limits(figures: Iterable[Figure]) -> Iterator[Figure]:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    arguments.add_argument("lines", type=Path, help="what `python -m benchmarks --json` wrote")
+    arguments.add_argument("lines", type=Path, help="output of `python -m benchmarks --json`")
     given = arguments.parse_args()
     rows = [json.loads(line) for line in given.lines.read_text().splitlines()]
     for page in PAGES:

@@ -1,7 +1,4 @@
-"""How much each part does: the whole run, and a quick form of it that shows that it works.
-
-Owns the sizes, and nothing that happens with them.
-"""
+"""The sizes of each part: of a full run, and of a quick one that only shows that it works."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -11,11 +8,11 @@ from typing import Final, Literal
 class Scale:
     """Sizes of the parts. All rates are messages a second.
 
-    job_seconds: between two runs of settling, and of the roll-up. sample_seconds: between two looks
-    at how far the books are. captures, messages: the ways to capture a burst of so many. events: of
-    the mix, for load and settle, in steps of step_events. rows: of an export. rate, seconds: the
-    whole path; search_seconds: a step of the search for its limit, 0 for none. many_sessions: open
-    ones where memory is measured. day_reports: a day of history; reports: the largest history.
+    job_seconds: between two runs of settle, and of the roll-up. sample_seconds: between two samples
+    of the lag. captures, messages: the modes and the size of the captured burst. events: of the
+    workload for load and settle, in steps of step_events. rows: of an export. rate, seconds: of the
+    whole path; search_seconds: of a step in the search for its limit, 0 for none. many_sessions:
+    open ones for the memory. day_reports: of a day of history; reports: of the largest history.
     """
 
     rounds: int = 3

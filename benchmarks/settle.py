@@ -1,8 +1,8 @@
-"""Settle and roll up: the mix in steps, as the scheduler takes it, beside one GROUP BY of it.
+"""Settle and roll up the workload in steps, compared with one GROUP BY of it.
 
-Each step loads some two seconds' worth, settles and rolls up. The limit sums the same reports by
-realm, user and hour. Then a feed's numbering, and the end of sessions that nobody heard of again.
-CPU time is that of the jobs (this process) and of Postgres with all its processes.
+Each step loads about two seconds of messages, settles, rolls up and numbers the feed. The limit
+sums the same reports by realm, user and hour. Then all open sessions expire. CPU time is that of
+the jobs (this process) and of all Postgres processes.
 """
 
 from accounting.domain.counters import COUNTERS
@@ -29,7 +29,7 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
 
 
 def check(bed: BenchmarkDatabase, mix: Workload) -> None:
-    """All usage that the mix made is in the books, to the byte."""
+    """The books have the usage of the whole workload, to the byte."""
     wanted = mix.expected()
     for view in ("user_usage_hourly", "user_usage_monthly", "realm_usage_monthly"):
         assert bed.sums(view, wanted) == list(wanted.values()), view

@@ -1,7 +1,7 @@
 """Several sources, each with its publisher, Valkey and collector, into one Postgres.
 
-The same rate in all, shared by one, two and four: what an event costs must not depend on how many
-sources bring it. Then more machines add up until one Postgres is full.
+One, two and four sources share the same total rate: the cost of an event must not depend on the
+number of sources, so that more collecting machines help until one Postgres is saturated.
 """
 
 from functools import partial
@@ -23,7 +23,7 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
 
 
 def measure(line: Pipeline, scale: Scale, count: int) -> list[Figure]:
-    """What so many sources cost at the rate that they share."""
+    """Measure so many sources at the shared rate."""
     rounds = Rounds(f"sources, {count}")
     stretch = line.run(scale.sources_rate, scale.sources_seconds)
     rounds.add("rate, published", stretch.rate, "events/s")

@@ -1,7 +1,4 @@
-"""The mix as if it had been captured: messages in a spool, at times of one's own choosing.
-
-For what is measured without a Redis. Owns the clock of such a spool.
-"""
+"""Appends the workload to a spool with chosen times, for benchmarks without Redis."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,10 +14,9 @@ BATCH_MESSAGES: int = 10_000
 
 @dataclass(slots=True)
 class SpoolFiller:
-    """A spool that is told messages, each a step after the last.
+    """Appends messages to a spool, each a step after the last.
 
-    ``position`` is that of the last message; a spool that begins at a high one leaves room for a
-    longer history before it.
+    ``position``: of the last message. A high first position leaves positions for a history before.
     """
 
     spool: Spool
@@ -34,7 +30,7 @@ class SpoolFiller:
         return filler
 
     def append(self, groups: Iterable[list[Message]], step_us: int) -> int:
-        """Take the messages in, and let the clock reach the last; returns how many."""
+        """Append messages ``step_us`` apart, with a checkpoint after them; returns their number."""
         total = 0
         batch: list[tuple[int, int, bytes, bytes]] = []
         for group in groups:
@@ -46,14 +42,14 @@ class SpoolFiller:
         return total + self._store(batch)
 
     def advance_clock(self, seconds: float) -> None:
-        """Let time pass in silence."""
+        """Record that nothing was received for so many seconds."""
         self.now_us += int(seconds * 1_000_000)
         self.spool.checkpoint(self.now_us)
 
     def _store(self, batch: list[tuple[int, int, bytes, bytes]]) -> int:
         count = len(batch)
         positions = range(self.position + 1, self.position + 1 + count)
-        # The last message itself is before the tick.
+        # The checkpoint must be later than the last message.
         self.spool.append(batch, self.now_us + 1, positions=positions)
         self.position += count
         batch.clear()
@@ -61,5 +57,5 @@ class SpoolFiller:
 
 
 def take_messages(churn: Iterator[list[Message]], messages: int) -> Iterator[list[Message]]:
-    """The next groups of a mix, about so many messages."""
+    """The next groups with about so many messages."""
     return islice(churn, max(1, messages // GROUP_MESSAGES))

@@ -1,6 +1,7 @@
-"""Storage: bytes on disk for each table and index, for a million events.
+"""Bytes on disk of each table and index for a million events.
 
-Of a day of whole lives, made by the real path: each user has a few sessions of half an hour.
+The events are those of one day with complete sessions, loaded through the service: each user has a
+few sessions of half an hour.
 """
 
 from collections.abc import Iterator
@@ -54,6 +55,6 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
 
 
 def sizes(bed: BenchmarkDatabase) -> Iterator[tuple[str, str, float]]:
-    """Table, 'table' or its index, megabytes; partitions count with their table."""
+    """Table, ``table`` or the index, megabytes; partitions count for their table."""
     for table, part, size in sorted(bed.query(SIZES)):
         yield table.removeprefix("accounting."), part.removeprefix("accounting."), size / 1e6

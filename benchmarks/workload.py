@@ -1,12 +1,12 @@
-"""The mix that everything is measured with, as coturn would publish it.
+"""The messages that all benchmarks use, in the mix that coturn would publish.
 
-A number of sessions is open. One after the other is replaced: its life ends, and one of the next
-user begins in its place. A life is eight messages (new, refreshed, refreshed lifetime=0, traffic
-and traffic/peer, deleted, total_traffic and total_traffic/peer); for three messages of lives comes
-one interim of some open session, client and peer side in turn.
+A constant number of sessions is open. One after the other ends and a session of the next user
+replaces it. A session has eight messages (new, refreshed, refreshed lifetime=0, traffic and
+traffic/peer, deleted, total_traffic and total_traffic/peer); for three messages of sessions there
+is one interim of an open session, client and peer side in turn.
 
-Pure: the same arguments give the same messages. All counters are the same in every report of a
-side, so that the sums are known by counting.
+The same arguments give the same messages. All reports of a side have the same counters, so that
+the number of reports gives the sums.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,13 +16,13 @@ from typing import Final
 REALMS: Final = (b"example.org", b"example.net", b"example.com")
 CLIENT: Final = (2100, 1_890_017, 1996, 1_756_481)
 PEER: Final = (1997, 1_740_513, 2099, 1_873_217)
-"""What one report of traffic says: packets and bytes received, packets and bytes sent."""
+"""Received packets and bytes, sent packets and bytes of each traffic report."""
 MESSAGES_PER_SESSION: Final = 8
 GROUP_SESSIONS: Final = 3
 GROUP_INTERIMS: Final = 4  # pairs: client and peer
 GROUP_MESSAGES: Final = GROUP_SESSIONS * MESSAGES_PER_SESSION + 2 * GROUP_INTERIMS
 RELAY_THREADS: Final = 16
-STRIDE: Final = 7919  # prime: interims visit the open sessions in no order that lives begin in
+STRIDE: Final = 7919  # prime: interims visit the open sessions in another order than their start
 
 Message = tuple[bytes, bytes]
 
@@ -33,10 +33,10 @@ def traffic_payload(once: Sequence[int], times: int) -> bytes:
 
 @dataclass(slots=True)
 class Workload:
-    """Messages without end, in groups; what was made so far is counted.
+    """Endless messages in groups, with the counts so far.
 
-    ``lifetime_seconds`` is what each new and refresh grants: with the rate at which lives are
-    replaced it must be longer than half a life.
+    ``lifetime_seconds``: of each new and refreshed; it must be longer than half a session lasts at
+    the rate of publishing.
     """
 
     open_sessions: int
@@ -61,7 +61,7 @@ class Workload:
             % (self.realms[user % len(self.realms)], 1_999_999_999, user)
             for user in range(self.users)
         ]
-        self._heads = [b""] * self.open_sessions  # how each open session's channels begin
+        self._heads = [b""] * self.open_sessions  # the channel prefix of each open session
         self._pairs = [0] * self.open_sessions
         addresses = (
             b", type=UDP, local=192.0.2.1:3478, remote=198.51.100.7:50000, ssl=NONE, cipher=NONE"
@@ -77,7 +77,7 @@ class Workload:
         )
 
     def open(self) -> Iterator[list[Message]]:
-        """Begin all sessions that are to be open, some at a time."""
+        """Start all sessions that are to be open."""
         for first in range(0, self.open_sessions, GROUP_MESSAGES):
             group = [
                 self._begin(slot)
@@ -87,7 +87,7 @@ class Workload:
             yield group
 
     def churn(self) -> Iterator[list[Message]]:
-        """Replace sessions, with interims between: groups of GROUP_MESSAGES, without end."""
+        """Replace sessions, with interims between: endless groups of GROUP_MESSAGES."""
         size, half = self.open_sessions, self.open_sessions // 2
         while True:
             group: list[Message] = []
@@ -117,7 +117,7 @@ class Workload:
         return self.started - self.ended
 
     def expected(self) -> dict[str, int]:
-        """What the books must come to: the eight counters, sessions started and ended."""
+        """The sums that the books must have: eight counters, sessions started and ended."""
         names = ("packets", "bytes")
         sums = {
             f"{side}{way}_{name}": once[2 * place + index] * self.reports

@@ -1,6 +1,6 @@
-"""`make bench` in small: every part runs, the books come to what was published, JSON is JSON.
+"""Every part of ``make bench`` runs with tiny sizes, and its books equal what was published.
 
-Nothing is timed here. The parts themselves compare the books with what they published.
+The parts themselves compare the books with the published messages. These tests measure nothing.
 """
 
 import json
@@ -45,7 +45,7 @@ TINY: Final[Scale] = replace(
 
 
 PIPELINE_PARTS: Final = ("path", "memory", "sources")
-"""Parts that need the service's processes: they share one set of them here."""
+"""Parts that need the processes of the service; here they share one pipeline."""
 
 
 @pytest.mark.parametrize("part", [part for part in PARTS if part not in PIPELINE_PARTS])
@@ -104,7 +104,7 @@ def test_workload_has_three_messages_of_sessions_to_one_interim() -> None:
     deleted = sum(payload == b"deleted" for _, payload in churned)
     interims = sum(channel.endswith((b"/traffic", b"/traffic/peer")) for channel, _ in churned)
     assert starts == deleted == mix.ended == mix.started - 100
-    # A life's last two reports of traffic are its own.
+    # The last two traffic reports of a session belong to its own messages.
     assert 8 * starts == 3 * (interims - 2 * starts) == len(churned) * 3 // 4
     assert mix.messages == len(opened) + len(churned)
 

@@ -17,14 +17,14 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 GENERATED: Final = {"__pycache__", "build", "dist"}
 HIDDEN_SOURCES: Final = {".ci"}
 
-# A dot belongs to an anchor only within it: after it, it ends a sentence.
+# A dot after an anchor ends a sentence and does not belong to the anchor.
 _ANCHOR: Final = r"(?:#(?P<anchor>[\w-]+(?:\.[\w-]+)*))?"
 CITATION: Final = re.compile(r"(?<![\w/.-])(?P<page>docs/[\w-]+(?:/[\w-]+)*\.md)" + _ANCHOR)
 LINK: Final = re.compile(r"\]\((?!\w+:)(?P<page>[^()\s#]*)" + _ANCHOR + r"\)")
 EXPLICIT_ANCHOR: Final = re.compile(r'<a id="([^"]+)">')
 HEADING: Final = re.compile(r"^#{1,6} +(.+?)(?: +#+)?$", re.MULTILINE)
 FENCED: Final = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-# Spelled so that this file does not hold what it looks for.
+# Split so that this file does not match.
 UNAVAILABLE: Final = re.compile(r"\b(?:COT" + r"URN|DES" + r"IGN)\b")
 
 
@@ -94,7 +94,7 @@ def test_every_cited_page_and_anchor_exists() -> None:
 
 
 def test_the_patterns_find_citations() -> None:
-    """Without this, a change of the patterns could turn the test above into one of nothing."""
+    """Otherwise the test above would pass when the patterns match nothing."""
     found = {(page.name, anchor) for _, page, anchor in references()}
     assert {
         ("coturn.md", "ids-restart"),

@@ -1,4 +1,4 @@
-"""The recordings are read to the exact bytes that the servers received."""
+"""Recordings are parsed to the exact bytes that the servers received."""
 
 import pytest
 

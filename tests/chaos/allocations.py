@@ -1,10 +1,8 @@
-"""What two coturn servers would say, and what it must come to: the known totals of a fault run.
+"""The messages of the coturn servers of a fault run, and the totals that the books must show.
 
-Owns lives, messages and their sums. Pure: no socket, no clock. The words come from the simulator's
-wire module, which shares nothing with the code under test.
-
-Every interim is unique by its packet count and every status by its lifetime, so each message can be
-found again in the reports, and one that is there twice is seen.
+It has no socket and no clock. The payloads come from the simulator's wire module, which shares no
+code with the code under test. Every interim has a unique packet count and every status a unique
+lifetime, so that the checker finds each message in the reports, and finds duplicates.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +18,7 @@ Counters = tuple[int, ...]
 ZERO_COUNTERS: Final[Counters] = (0,) * 8
 WRAP: Final = 1 << 32
 OPEN_ALLOCATIONS: Final = 12
-"""Allocations that a server has at a time."""
+"""Open allocations of a server."""
 USERS: Final = (
     b"ann",
     b"1900000000:ben",
@@ -33,16 +31,16 @@ REALMS: Final = (b"north.example", b"south.example", b"")
 
 
 class Fate(Enum):
-    """What became of a message on its way to Redis."""
+    """The result of publishing a message."""
 
     UNSENT = auto()
     REFUSED = auto()
-    UNKNOWN = auto()  # it was on its way when the connection ended
+    UNKNOWN = auto()  # sent, but the connection ended before the reply
     PUBLISHED = auto()
 
 
 class MessageKey(NamedTuple):
-    """What a report shows of a message. ``values``: a lifetime, or four counters."""
+    """The columns of a report that identify a message. ``values``: a lifetime, or four counters."""
 
     database: int
     realm: str
@@ -55,7 +53,7 @@ class MessageKey(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class User:
-    """Whom lives belong to: fresh names in each round, so that a loss stays within it."""
+    """A user of one round; each round has new names, so that a loss affects no other round."""
 
     realm: bytes
     username: bytes
@@ -65,7 +63,7 @@ class User:
 
 @dataclass(slots=True, eq=False)
 class PublishedSession:
-    """One life of an allocation, or a stranger's interims under its name."""
+    """One session, or unauthenticated interims under a user's name."""
 
     user: User
     allocation_id: int
@@ -73,7 +71,7 @@ class PublishedSession:
     local: str
     ordinal: int
     is_unauthenticated: bool = False
-    reuses_key: bool = False  # its key had a life before
+    reuses_key: bool = False  # an earlier session had its key
     sent_counters: Counters = ZERO_COUNTERS
     arrived_counters: Counters = ZERO_COUNTERS
     sent_count: int = 0
@@ -87,13 +85,13 @@ class PublishedSession:
 
     @property
     def is_complete(self) -> bool:
-        """Whether everything it said arrived."""
+        """Whether all its messages arrived."""
         return self.arrived_count == self.sent_count
 
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """One PUBLISH about an allocation. Times in microseconds: when it was on its way."""
+    """A PUBLISH of an allocation, with the times (microseconds) between which it was sent."""
 
     index: int
     session: PublishedSession
@@ -105,7 +103,7 @@ class Message:
 
 
 class Command(NamedTuple):
-    """A command for Redis; without a message it is one that nobody accounts for."""
+    """A command for Redis; ``message`` is None where it has no report."""
 
     name: bytes
     args: tuple[bytes, ...]
@@ -113,7 +111,7 @@ class Command(NamedTuple):
 
 
 class Coturn:
-    """One server: its live allocations, and what it says next."""
+    """One server: its open allocations and its next messages."""
 
     def __init__(self, database: int, seed: int) -> None:
         self.database = database
@@ -127,7 +125,7 @@ class Coturn:
         self.all_users: list[User] = []
 
     def begin_round(self, number: int) -> None:
-        """From now on allocations are made by users that nobody knew before."""
+        """Create the users of the next round."""
         self._users = []
         for index, name in enumerate(USERS):
             stamp, separator, rest = name.partition(b":")
@@ -144,7 +142,7 @@ class Coturn:
         self.all_users += self._users
 
     def commands(self, messages: int) -> Iterator[Command]:
-        """So many messages, a few more or less, and what belongs to them."""
+        """About so many messages, with the SET and DEL commands of their statuses."""
         self._due_count += messages
         while self._sent_count < self._due_count:
             yield from self._step()
@@ -184,7 +182,7 @@ class Coturn:
         yield from self._status(session, "new")
 
     def _restart(self) -> Iterator[Command]:
-        """Another process of this server: keys are swept away, and some ids come again."""
+        """Restart the server: it deletes its status keys and uses some ids again."""
         gone, self._open = self._open, []
         yield Command(b"keys", (wire.STATUS_KEYS_PATTERN,), None)
         for session in gone:
@@ -193,7 +191,7 @@ class Coturn:
             yield from self._begin(session.user, session.allocation_id, session.ordinal)
 
     def _unauthenticated_interim(self) -> Iterator[Command]:
-        """Interims without a life (docs/coturn.md#unauthenticated-traffic)."""
+        """Interims without a session (docs/coturn.md#unauthenticated-traffic)."""
         user = self._random.choice(self._users)
         session = PublishedSession(
             user, self._new_id(), self.database, self._local, 0, is_unauthenticated=True
@@ -270,7 +268,7 @@ class Coturn:
 
 
 def record_arrival(message: Message) -> None:
-    """A message is in the reports."""
+    """Add a message that the reports have."""
     session, word = message.session, message.key.event
     session.arrived_count += 1
     session.arrived_counters = add_counters(session.arrived_counters, message.counters)
@@ -283,7 +281,7 @@ def add_counters(one: Counters, other: Counters) -> Counters:
 
 
 class Bounds(NamedTuple):
-    """Between what and what a sum must lie; the same twice where it is known."""
+    """The inclusive bounds of a sum; equal where the sum is known."""
 
     low: Counters
     high: Counters
@@ -299,10 +297,10 @@ ZERO_BOUNDS: Final = Bounds(ZERO_COUNTERS, ZERO_COUNTERS)
 
 
 def expected(user: User) -> tuple[Bounds, Bounds]:
-    """What a user's usage, and what is under the name and unattributed, must come to.
+    """The bounds of a user's usage, and of the unattributed usage under the user's name.
 
-    Exact where everything arrived. Where something did not, a total that arrived makes the client
-    side exact; the rest lies between what arrived and what was really sent.
+    They are exact where every message arrived. Otherwise a total that arrived makes the client side
+    exact, and the other sums lie between what arrived and what was sent.
     """
     usage = unattributed = ZERO_BOUNDS
     reused = {session.allocation_id for session in user.sessions if session.reuses_key}
@@ -315,7 +313,7 @@ def expected(user: User) -> tuple[Bounds, Bounds]:
         ):
             usage = usage.plus(arrived)
         elif session.allocation_id in reused:
-            # Where a border between two lives is lost, what is whose can't be told.
+            # Without the messages between two sessions their usage cannot be separated.
             everything = Bounds(ZERO_COUNTERS, tuple(8 * one for one in session.sent_counters))
             usage, unattributed = usage.plus(everything), unattributed.plus(everything)
         elif session.has_total:
@@ -323,7 +321,7 @@ def expected(user: User) -> tuple[Bounds, Bounds]:
             usage = usage.plus(Bounds((*client, *peer), session.sent_counters))
         elif session.is_confirmed:
             usage = usage.plus(arrived)
-        else:  # a key that was seen may vouch for it
+        else:  # a key sighting may confirm it
             usage = usage.plus(Bounds(ZERO_COUNTERS, session.arrived_counters))
             unattributed = unattributed.plus(Bounds(ZERO_COUNTERS, session.arrived_counters))
     return usage, unattributed

@@ -1,7 +1,6 @@
-"""The check after a round: what was published against what is in the books, to the message.
+"""The check after a round: compares each published message and all usage with the books.
 
-Owns the comparison, and nothing of how things came about. Everything that is wrong is told, not
-only the first of it.
+It collects all errors instead of stopping at the first.
 """
 
 from collections import defaultdict, deque
@@ -37,14 +36,14 @@ FROM reporting.traffic_reports WHERE (epoch, position) > (%s, %s)
 ORDER BY epoch, position
 """
 SHOWN_PER_KIND: Final = 5
-"""How many of one kind of wrong are told."""
+"""The number of errors shown of each kind."""
 
 TimeSpan = tuple[float, float]
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a run came to so far."""
+    """The counts of a run so far."""
 
     published: int = 0
     unknown: int = 0
@@ -66,7 +65,7 @@ class Tally:
 
 
 class Checker:
-    """Compares one world's books with what was published, round by round."""
+    """Compares the books of a deployment with what was published, after each round."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
@@ -80,10 +79,10 @@ class Checker:
     def check(
         self, messages: Sequence[Message], spans: Sequence[TimeSpan], *, may_lose: bool
     ) -> None:
-        """Check what was said since the last check, and all usage.
+        """Check the messages since the last check, and all usage.
 
-        ``spans``: when events may have got lost, in seconds. A gap may become known later than the
-        round that it is of: in the spool of a machine that was not heard.
+        ``spans``: the times, in seconds, in which events may be lost. A gap may become known after
+        its round, when it was in the spool of a machine that was cut off.
         """
         self._spans += spans
         gaps = self._deployment.query("SELECT * FROM reporting.capture_gaps ORDER BY gap_id")
@@ -100,12 +99,12 @@ class Checker:
         self._check_usage()
         self._check_sums()
         for difference in self._deployment.verify():
-            self._add_error("verify cries", difference)
+            self._add_error("verify found a difference", difference)
         for row in self._deployment.query("SELECT * FROM reporting.rejected_messages"):
             self._add_error("rejected", row)
         complaints = self._deployment.tracebacks()
         for line in complaints[self._traceback_count :]:
-            self._add_error("an error that nobody foresaw", line)
+            self._add_error("a traceback in a log", line)
         self._traceback_count = len(complaints)
 
     def _add_error(self, what: str, *values: object) -> None:
@@ -113,7 +112,7 @@ class Checker:
             self.tally.errors.append(f"{what}: {' '.join(map(str, values))}")
 
     def _check_gaps(self, gaps: Iterable[Mapping[str, Any]]) -> None:
-        """Each is closed, and there is none without a reason."""
+        """Each gap is closed and overlaps a time in which events may be lost."""
         for gap in gaps:
             if gap["gap_id"] in self._gaps:
                 continue
@@ -125,10 +124,10 @@ class Checker:
             begins, ends = gap["from_at"].timestamp(), gap["to_at"].timestamp()
             self.tally.gap_seconds += ends - begins
             if not any(begins <= until and ends >= since for since, until in self._spans):
-                self._add_error("a gap without a reason", gap)
+                self._add_error("a gap without a cause", gap)
 
     def _check_reports(self, messages: Sequence[Message]) -> list[Message]:
-        """Match reports with messages; returns those that were published and are nowhere."""
+        """Match reports with messages; returns the published messages without a report."""
         waiting: defaultdict[MessageKey, deque[Message]] = defaultdict(deque)
         for message in messages:
             if message.fate in {Fate.PUBLISHED, Fate.UNKNOWN}:
@@ -163,7 +162,7 @@ class Checker:
         if count["rows"] != self._checked_rows:
             self.tally.doubled += count["rows"] - self._checked_rows
             self._add_error(
-                "reports appeared behind what was checked", count["rows"], self._checked_rows
+                "reports appeared below the checked position", count["rows"], self._checked_rows
             )
             self._checked_rows = count["rows"]
         return [
@@ -174,7 +173,7 @@ class Checker:
         ]
 
     def _check_usage(self) -> None:
-        """Each user's usage, and what is unattributed, are what was published."""
+        """The usage of each user, and the unattributed usage, are within their bounds."""
         usage: defaultdict[tuple[str, str], Bounds] = defaultdict(lambda: ZERO_BOUNDS)
         unattributed: defaultdict[tuple[str, str], Bounds] = defaultdict(lambda: ZERO_BOUNDS)
         for coturn in self._deployment.publisher.coturns:
@@ -234,7 +233,7 @@ def row_key(row: Mapping[str, Any]) -> MessageKey:
 
 
 def is_within(message: Message, gap: Mapping[str, Any]) -> bool:
-    """Whether it was on its way at a time that the gap holds."""
+    """Whether the time in which a message was sent overlaps the gap."""
     if gap["to_at"] is None:
         return False
     before, after = message.sent_after / 1e6, message.sent_before / 1e6

@@ -1,7 +1,7 @@
-"""What a fault run happens to: a Redis, a Postgres, two machines that collect, one that schedules.
+"""The deployment of a fault run: Redis, Postgres, two collecting machines and a scheduling one.
 
-Owns the servers and processes, the wires between them, and starting again what died. Everything is
-made and tended in the main thread: what it starts ends with it.
+It starts the servers and processes with proxies between them, and restarts processes that exited.
+The main thread must start them all, since they end with the thread that started them.
 """
 
 import os
@@ -32,7 +32,7 @@ from tests.support.service import Service, descendants
 
 Capture = Literal["replication", "subscribe"]
 PACE: Final = threading.Event()
-"""Never set: what is waited on between two looks at a world that goes on by itself."""
+"""Never set; its wait is the pause between two checks of a condition."""
 REDIS_CLASSES: Final[Mapping[str, type[RedisServer]]] = {
     "valkey": ValkeyServer,
     "redis": RedisServer,
@@ -44,7 +44,7 @@ REDIS: Final = {
     "repl-backlog-size": str(BACKLOG_BYTES),
     "client-output-buffer-limit": "replica 0 0 0",
 }
-# A killed Postgres must keep what it said is committed; a crash of the machine isn't played here.
+# A killed Postgres must keep its commits; the run simulates no crash of the operating system.
 POSTGRES: Final = {"synchronous_commit": "on"}
 SETTINGS: Final = {
     "ACCOUNTING_LEASE_SECONDS": str(LEASE_SECONDS),
@@ -61,7 +61,7 @@ POLL_SECONDS: Final = 0.05
 
 @dataclass(slots=True)
 class Machine:
-    """A machine that runs one command of the service, over wires of its own."""
+    """A machine that runs one command of the service, behind its own proxies."""
 
     name: str
     command: str
@@ -75,7 +75,7 @@ class Machine:
     _next: float = 0.0
 
     def restart_if_exited(self) -> None:
-        """Start what isn't running, as an operator's supervisor would: soon, not at once."""
+        """Restart the command 0.2 s after its exit, as a process supervisor does."""
         if self.service is not None and self.service.process.poll() is None:
             return
         if self.service is not None:
@@ -85,7 +85,7 @@ class Machine:
             self.starts += 1
 
     def pid(self, part: str = "") -> int:
-        """The process of that part of it, or of itself; 0 while there is none."""
+        """The pid of a child process, or of the command itself; 0 while it does not run."""
         if self.service is None or self.service.process.poll() is not None:
             return 0
         return self.service.child_pid(part) if part else self.service.pid
@@ -98,7 +98,7 @@ class Machine:
 
 
 def send_signal(pid: int, step: signal.Signals) -> bool:
-    """Signal a process; whether there was one."""
+    """Send a signal; returns whether the process exists."""
     if not pid:
         return False
     with suppress(ProcessLookupError):
@@ -108,7 +108,7 @@ def send_signal(pid: int, step: signal.Signals) -> bool:
 
 
 class DatabaseWatcher:
-    """Looks at the database again and again, in a thread: how far the books are, who collects."""
+    """Polls the database in a thread: the watermarks of the books and the holder of the lease."""
 
     def __init__(self, postgres: PostgresServer) -> None:
         self._postgres = postgres
@@ -123,7 +123,7 @@ class DatabaseWatcher:
         self.delta_count = 0
 
     def await_recovery(self, kind: str) -> None:
-        """From now on count until all that was published before now is settled."""
+        """Measure the time until everything published before now is settled."""
         with self._lock:
             self._waiting.append((kind, time.time()))
 
@@ -165,7 +165,7 @@ class DatabaseWatcher:
 
 @dataclass(slots=True)
 class Deployment:
-    """Everything that runs."""
+    """All servers and processes."""
 
     capture: Capture
     redis_kind: type[RedisServer]
@@ -183,14 +183,14 @@ class Deployment:
 
     @property
     def leader(self) -> Machine:
-        """The machine that collects now, as far as the database told last."""
+        """The machine that held the lease at the last poll."""
         for machine in self.collectors:
             if str(machine.directory) in self.watcher.lease_holder:
                 return machine
         return self.collectors[0]
 
     def is_leader(self, machine: Machine) -> bool:
-        """Whether the database says that it is that one's turn."""
+        """Whether the machine held the lease at the last poll."""
         return str(machine.directory) in self.watcher.lease_holder
 
     def restart_exited(self) -> None:
@@ -198,14 +198,14 @@ class Deployment:
             machine.restart_if_exited()
 
     def query(self, query: str, values: tuple[object, ...] = ()) -> list[dict[str, Any]]:
-        """Rows, as the superuser, past all wires."""
+        """Rows, as the superuser, without a proxy."""
         url = self.postgres.url()
         with psycopg.connect(url, row_factory=dict_row) as connection:
             connection.execute("SET timezone = 'UTC'")
             return connection.execute(query, values).fetchall()
 
     def verify(self) -> list[Difference]:
-        """What the books' own proof finds wrong, while the schedulers go on."""
+        """The differences that verify finds while the scheduler runs."""
         engine = open_engine(self.postgres.url())
         try:
             return list(verify(engine))
@@ -213,7 +213,7 @@ class Deployment:
             engine.dispose()
 
     def configure_postgres(self, *statements: str) -> None:
-        """Run statements that no transaction takes, also where all others may only read."""
+        """Run statements outside a transaction, also while the default is read-only."""
         options = "-c default_transaction_read_only=off"
         with psycopg.connect(self.postgres.url(), autocommit=True, options=options) as connection:
             for statement in statements:
@@ -221,13 +221,13 @@ class Deployment:
 
     @contextmanager
     def client(self, server: RedisServer | None = None) -> "Iterator[redis.Redis]":
-        """A client of the master, or of another server."""
+        """A client of the master or of another server."""
         url = (server or self.master).url
         with redis.Redis.from_url(url, socket_timeout=10) as client:
             yield client
 
     def end_faults(self) -> None:
-        """Let everything run and every wire pass."""
+        """Let all machines run and all proxies pass."""
         for machine in self.machines:
             machine.is_held_down = False
             machine.database_proxy.mend()
@@ -235,7 +235,7 @@ class Deployment:
                 machine.redis_proxy.mend()
 
     def tracebacks(self) -> list[str]:
-        """What no log may hold: the trace of an error that nobody foresaw."""
+        """The lines of the logs with a traceback; there must be none."""
         return [
             f"{path.relative_to(self.directory)}: {line[-1500:]}"
             for machine in self.machines
@@ -266,7 +266,7 @@ def connect_postgres(postgres: PostgresServer) -> socket.socket:
 def running_deployment(
     directory: Path, *, server: str, capture: Capture, rate: float, seed: int
 ) -> Iterator[Deployment]:
-    """A world in which everything runs and is captured; it ends with the block."""
+    """A deployment that runs and captures; it ends with the block."""
     kind = REDIS_CLASSES[server]
     with ExitStack() as stack:
         postgres = stack.enter_context(PostgresServer(settings=POSTGRES))
@@ -317,7 +317,7 @@ def running_deployment(
         collectors[0].restart_if_exited()
         assert collectors[0].service is not None
         collectors[0].service.wait_until_capturing()
-        # Its place in the stream must be known, for another to go on there.
+        # The other machine can take over only once the position in the stream is known.
         while not (
             deployment.watcher.settled_until and deployment.query(POSITION_IS_KNOWN[capture])
         ):

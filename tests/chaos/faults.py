@@ -1,8 +1,7 @@
-"""The faults: what each does to the deployment, and how it is taken back.
+"""The faults: each breaks a part of the deployment and repairs it again.
 
-Owns the kinds. A fault is a generator that does its harm, yields what has to come about or how many
-seconds have to pass, and mends what it broke; faults of different things overlap. The run that
-steps them is not their business.
+A fault is a generator. It yields conditions to wait for, or seconds; the runner steps it. Faults
+that use different parts may overlap.
 """
 
 import resource
@@ -26,7 +25,7 @@ OVERRUN_BYTES: Final = 1 << 16
 
 
 class Costs(Enum):
-    """What a fault may cost. CAPTURE: nothing, as long as the stream can be gone on with."""
+    """What a fault may lose. CAPTURE: nothing where capture can resume its stream."""
 
     NOTHING = auto()
     CAPTURE = auto()
@@ -35,7 +34,7 @@ class Costs(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FaultKind:
-    """A kind of fault: what it does, what it takes for itself alone, what it may cost."""
+    """A kind of fault: its generator, the parts that it alone uses, and what it may lose."""
 
     name: str
     fault: Fault
@@ -50,7 +49,7 @@ FAULT_KINDS: Final[dict[str, FaultKind]] = {}
 def fault_kind(
     *takes: str, costs: Costs = Costs.NOTHING, weight: int = 2
 ) -> Callable[[Fault], Fault]:
-    """Enter a fault among the kinds, under its own name in words."""
+    """Register a fault as a kind; its name is that of the function, in words."""
 
     def enter(fault: Fault) -> Fault:
         name = getattr(fault, "__name__", "").replace("_", " ")
@@ -119,7 +118,7 @@ def restart_postgres(deployment: Deployment, seconds: float) -> Iterator[Step]:
 
 @fault_kind("postgres")
 def hang_postgres(deployment: Deployment, seconds: float) -> Iterator[Step]:
-    """The postmaster first, so that it makes no more processes."""
+    """Stop the postmaster first, so that it starts no more processes."""
     server = deployment.postgres.pid
     send_signal(server, signal.SIGSTOP)
     yield from stop_processes(descendants(server), seconds)
@@ -190,7 +189,7 @@ def cut_scheduler_off(deployment: Deployment, seconds: float) -> Iterator[Step]:
 
 
 def lose_commit(machines: list[Machine], what: CommitLoss) -> Iterator[Step]:
-    """Lose one COMMIT, on whichever wire the next one comes."""
+    """Lose the next COMMIT that passes one of the proxies."""
     wires = [machine.database_proxy for machine in machines]
     before = sum(wire.lost_count for wire in wires)
     for wire in wires:
@@ -219,7 +218,7 @@ def lose_answer_to_schedulers_commit(deployment: Deployment, _seconds: float) ->
 
 
 def fill_disk(deployment: Deployment, part: str, seconds: float) -> Iterator[Step]:
-    """No file of that process may grow beyond a little more than its log has now."""
+    """Limit the size of the process' files to a little more than its log has now."""
     yield lambda: deployment.leader.pid(part)
     pid, service = deployment.leader.pid(part), deployment.leader.service
     if not pid or service is None:
@@ -247,7 +246,7 @@ def fill_loaders_disk(deployment: Deployment, seconds: float) -> Iterator[Step]:
     yield from fill_disk(deployment, "load", seconds)
 
 
-# -- another machine takes over. Only where there is one.
+# -- another machine takes over; only with two machines
 
 WHOLE_MACHINE: Final = ("turn", "collector", "loader", "redis wire", "database wire", "postgres")
 
@@ -258,7 +257,7 @@ def has_other_leader(deployment: Deployment, machine: Machine) -> Callable[[], o
 
 @fault_kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
 def lose_the_collecting_machine(deployment: Deployment, _seconds: float) -> Iterator[Step]:
-    """It dies as a whole, and comes back when the other has taken over."""
+    """Kill all processes of the machine; restart them when the other has taken over."""
     machine = deployment.leader
     yield machine.pid
     machine.is_held_down = True
@@ -282,7 +281,7 @@ def hang_the_collecting_machine(deployment: Deployment, _seconds: float) -> Iter
 
 @fault_kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
 def hang_the_collector_for_good(deployment: Deployment, _seconds: float) -> Iterator[Step]:
-    """Only capture hangs: the loader beside it has nothing more to load."""
+    """Stop only the collector: its loader then has nothing more to load."""
     machine = deployment.leader
     yield machine.pid
     pid = machine.pid()
@@ -293,7 +292,7 @@ def hang_the_collector_for_good(deployment: Deployment, _seconds: float) -> Iter
 
 @fault_kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)
 def cut_the_collecting_machine_off(deployment: Deployment, _seconds: float) -> Iterator[Step]:
-    """It goes on believing that it is its turn, until it is heard again."""
+    """The machine assumes that it has the lease until it reaches the servers again."""
     machine = deployment.leader
     assert machine.redis_proxy is not None
     machine.redis_proxy.silence()
@@ -307,14 +306,14 @@ def cut_the_collecting_machine_off(deployment: Deployment, _seconds: float) -> I
 def cut_the_collecting_machine_off_from_postgres(
     deployment: Deployment, _seconds: float
 ) -> Iterator[Step]:
-    """It goes on capturing into its spool, while another captures and loads the same."""
+    """The machine goes on capturing into its spool, while the other captures and loads the same."""
     machine = deployment.leader
     machine.database_proxy.cut()
     yield has_other_leader(deployment, machine)
     machine.database_proxy.mend()
 
 
-# -- Redis itself: what nobody had read yet is gone with it
+# -- Redis itself: it loses what no collector had read
 
 
 @fault_kind("redis", weight=2)
@@ -341,7 +340,7 @@ def restart_redis_with_its_snapshot(deployment: Deployment, seconds: float) -> I
 
 
 def replica(deployment: Deployment) -> Generator[Step, None, RedisServer]:
-    """A server that has everything that the master has, and follows it."""
+    """Start a replica of the master and wait until it is in sync."""
     server = deployment.redis_kind(REDIS)
     server.start()
     with deployment.client(server) as client:
@@ -356,7 +355,7 @@ def offset(deployment: Deployment, server: RedisServer) -> int:
 
 
 def promote(deployment: Deployment, server: RedisServer) -> None:
-    """Make it the master, for whoever asks from now on; the old one is gone."""
+    """Make a replica the master, and end the old one."""
     old = deployment.master
     with deployment.client(server) as client:
         client.replicaof("NO", "ONE")
@@ -366,7 +365,7 @@ def promote(deployment: Deployment, server: RedisServer) -> None:
 
 @fault_kind("redis", costs=Costs.EVENTS)
 def hand_over_to_a_replica(deployment: Deployment, _seconds: float) -> Iterator[Step]:
-    """As planned work does: nobody publishes until the replica has everything."""
+    """A planned failover: publishing pauses until the replica has everything."""
     server = yield from replica(deployment)
     deployment.publisher.pause()
     reached = offset(deployment, deployment.master)

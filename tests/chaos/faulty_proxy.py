@@ -1,7 +1,6 @@
-"""A wire between a part of the service and a server, to be cut, silenced, and robbed of answers.
+"""A TCP proxy between the service and a server: disconnects, holds traffic, loses commits.
 
-Owns listening on a port of its own and passing bytes on. Must know nothing of what they say, but
-for the one pattern after which an answer is to be lost.
+It understands only as much of Postgres' protocol as it needs to find a COMMIT and its reply.
 """
 
 import socket
@@ -17,7 +16,7 @@ CHUNK: Final = 1 << 16
 COMMIT: Final = b"COMMIT\0"
 """How a COMMIT ends on the wire to Postgres, in the simple and in the extended protocol."""
 WRITES: Final = b"FROM STDIN"
-"""What a transaction that brings rows has said before; one that only renews a lease hasn't."""
+"""In a transaction that writes rows with COPY; one that renews a lease has none."""
 READY: Final = b"Z\x00\x00\x00\x05"
 """ReadyForQuery: the end of each answer of Postgres; one byte follows."""
 
@@ -25,7 +24,7 @@ CommitLoss = Literal["answer", "request"]
 
 
 class ProxiedConnection:
-    """One connection through the wire."""
+    """One connection through the proxy."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client = client
@@ -41,9 +40,9 @@ class ProxiedConnection:
 
 
 class FaultyProxy:
-    """Listens on 127.0.0.1 and passes everything on to a server that may move meanwhile.
+    """Listens on 127.0.0.1 and connects each client to a server.
 
-    `reach` opens a connection to the server that is meant now.
+    ``reach`` opens a connection to the current server, which may change.
     """
 
     def __init__(self, reach: Callable[[], socket.socket]) -> None:
@@ -58,33 +57,33 @@ class FaultyProxy:
         self._is_cut = False
         self._commit_loss: CommitLoss | None = None
         self.lost_count = 0
-        """How many answers or requests were lost."""
+        """The number of lost replies or requests."""
 
-    # -- what can happen to it
+    # -- faults
 
     def disconnect(self) -> None:
-        """End every connection; new ones may come at once."""
+        """Close all connections; new ones are accepted."""
         with self._lock:
             for link in self._connections:
                 link.close()
 
     def cut(self) -> None:
-        """End every connection and refuse new ones."""
+        """Close all connections and refuse new ones."""
         self._is_cut = True
         self.disconnect()
 
     def silence(self) -> None:
-        """Pass nothing on, in either direction, and end nothing: packets vanish on the way."""
+        """Hold all bytes in both directions without closing connections."""
         self._passing.clear()
 
     def mend(self) -> None:
-        """Pass everything on again; what was held goes first, as TCP would send it again."""
+        """Pass everything again, first the held bytes, as TCP would retransmit them."""
         self._is_cut = False
         self._commit_loss = None
         self._passing.set()
 
     def lose_commit(self, what: CommitLoss) -> None:
-        """Lose the next COMMIT of a transaction that brings rows, or the answer to it."""
+        """Lose the next COMMIT of a transaction that writes rows, or the reply to it."""
         self._commit_loss = what
 
     # -- passing on
@@ -174,6 +173,6 @@ class FaultyProxy:
                 self._passing.wait()
                 if not link.drops_reply:
                     link.client.sendall(data)
-                elif data[-6:-1] == READY:  # it is committed, and nobody will know
+                elif data[-6:-1] == READY:  # committed, but the client gets no reply
                     break
         link.close()

@@ -1,7 +1,7 @@
-"""The plan of a run: which fault comes when, out of one seed.
+"""The plan of a run: chooses the faults and their times from a seed.
 
-Owns chance. A round is a handful of faults and the check after them; its kind says what they may
-cost, so that a loss which nothing excuses is not hidden behind one that something does.
+A round is some faults and the check after them. Its faults either may lose events or may not, so
+that an allowed loss does not hide one that is not allowed.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -14,14 +14,14 @@ from tests.chaos.faults import FAULT_KINDS, Costs, FaultKind
 
 FAULTS_PER_ROUND: Final = (5, 10)
 LOSSY_ROUNDS: Final = 5
-"""Of so many rounds one may lose events: the second, and every fifth from there on."""
+"""One of so many rounds may lose events: the second, and every fifth from there on."""
 MAX_PAUSE_SECONDS: Final = 1.2
 MAX_FAULT_SECONDS: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedFault:
-    """One fault, so long after the one before began, for so long where that is its own choice."""
+    """One fault: its delay after the start of the previous one, and its duration."""
 
     kind: FaultKind
     after_seconds: float
@@ -30,7 +30,7 @@ class PlannedFault:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Faults that may overlap, and then a check. ``may_lose``: events may be lost, within gaps."""
+    """Faults that may overlap. ``may_lose``: they may lose events, within gaps."""
 
     number: int
     may_lose: bool
@@ -45,7 +45,7 @@ def plan_rounds(
     *,
     spare_redis: bool = False,
 ) -> Iterator[Round]:
-    """The rounds of a run of so many faults; where Redis is spared, none may lose anything."""
+    """The rounds of a run. With ``spare_redis``, none may lose events."""
     random = Random(seed)
     kinds = [kind for kind in FAULT_KINDS.values() if fits(kind, capture, only)]
     harmless = Deck(random, [kind for kind in kinds if not may_cost(kind, capture)])
@@ -77,7 +77,7 @@ def plan_rounds(
 
 
 class Deck:
-    """Kinds as cards, as many of each as it weighs: all come before one comes too often."""
+    """Deals kinds like cards, each ``weight`` times before the deck starts again."""
 
     def __init__(self, random: Random, kinds: Sequence[FaultKind]) -> None:
         self.kinds = kinds
@@ -92,10 +92,10 @@ class Deck:
 
 
 def fits(kind: FaultKind, capture: Capture, only: Collection[str]) -> bool:
-    """Whether it can be played. A subscription has no second machine: a take-over is a gap."""
+    """Whether the kind is possible; with a subscription there is no second machine."""
     return (not only or kind.name in only) and (capture == "replication" or "turn" not in kind.uses)
 
 
 def may_cost(kind: FaultKind, capture: Capture) -> bool:
-    """Whether events may be lost by it."""
+    """Whether the fault may lose events."""
     return kind.costs is Costs.EVENTS or (kind.costs is Costs.CAPTURE and capture == "subscribe")

@@ -1,8 +1,8 @@
-"""The steady publisher: says what the coturns say, to the Redis that is the master now.
+"""Publishes the messages of the simulated servers to the current master at a steady rate.
 
-Owns the connections and what became of each message. As coturn: one connection a server, every
-answer read, nothing said again. What was on its way when a connection ended may have been taken or
-not; nobody can know, so that is what it is called.
+Like coturn it has one connection for each server, reads every reply and sends nothing twice. A
+message that was sent before the connection ended, without a reply, has an unknown fate: Redis may
+have published it or not.
 """
 
 import socket
@@ -35,7 +35,7 @@ class Connection:
         self._reader = hiredis.Reader()
 
     def send(self, commands: Sequence[Command]) -> None:
-        """Send them in one go, and note what became of each message."""
+        """Send commands in one write, and set the fate of each message."""
         before = wall_clock()
         fates = [Fate.UNSENT] * len(commands)
         try:
@@ -64,7 +64,7 @@ class Connection:
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock.sendall(wire.encode_command(b"select", [b"%d" % self._database]))
         if isinstance(self._read_reply(self._sock), hiredis.ReplyError):
-            raise ConnectionError("not ready")  # it loads its snapshot
+            raise ConnectionError("not ready")  # Redis loads its snapshot
         return self._sock
 
     def _read_reply(self, sock: socket.socket) -> object:
@@ -77,7 +77,7 @@ class Connection:
 
 
 class Publisher:
-    """Publishes about `rate` messages a second, in a thread, except while it is paused."""
+    """Publishes about ``rate`` messages a second in a thread, except while it is paused."""
 
     def __init__(
         self, port: Callable[[], int], databases: Sequence[int], rate: float, seed: int
@@ -91,15 +91,15 @@ class Publisher:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._messages: list[Message] = []
         self.bytes = 0
-        """About how much Redis was given so far."""
+        """The approximate number of bytes sent to Redis."""
 
     def begin_round(self, number: int) -> None:
-        """Publish under the names of another round; only while it is paused."""
+        """Use the names of another round; only while it is paused."""
         for coturn in self.coturns:
             coturn.begin_round(number)
 
     def pause(self) -> None:
-        """Publish no more; returns once every answer is there."""
+        """Stop publishing; returns once every reply is read."""
         self._running_allowed.clear()
         self._paused.wait()
 
@@ -108,7 +108,7 @@ class Publisher:
         self._running_allowed.set()
 
     def take_messages(self) -> list[Message]:
-        """What was said since the last call; only while it is paused."""
+        """The messages since the last call; only while it is paused."""
         messages, self._messages = self._messages, []
         return messages
 
@@ -149,6 +149,6 @@ class Publisher:
                 self.bytes += sum(len(word) for one in commands for word in one.args)
             owed -= int(owed)
             beats += 1
-            # A Redis that hung is not made up for: coturn's traffic does not wait.
+            # After a stall the missed messages are not sent: coturn's traffic does not wait.
             due = max(due + TICK_SECONDS, time.monotonic() - 1.0)
             self._stopping.wait(max(0.0, due - time.monotonic()))

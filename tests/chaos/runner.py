@@ -1,6 +1,6 @@
-"""A run: rounds of faults on a world, a check after each, and the figures of all.
+"""A run: rounds of faults on a deployment, a check after each round, and the figures.
 
-Owns the order of things. Everything is stepped from one loop, in the main thread.
+One loop in the main thread steps everything.
 """
 
 import sys
@@ -20,23 +20,23 @@ from tests.chaos.faults import Step
 from tests.chaos.plan import PlannedFault, Round, may_cost, plan_rounds
 
 PACE: Final = threading.Event()
-"""Never set: what is waited on between two looks at a world that goes on by itself."""
+"""Never set; its wait is the pause between two checks of a condition."""
 STEP_SECONDS: Final = 0.02
 TIMEOUT_SECONDS: Final = 90.0
 FAULTS_PER_DEPLOYMENT: Final = 100
-# A gap begins at the last tick before the fault, and ends with the attachment after it.
+# A gap begins at the last checkpoint before the fault and ends with the next attachment.
 SPAN_BEFORE_SECONDS: Final = 3.0
 
 Say = Callable[[str], object]
 
 
 class TimedOut(AssertionError):
-    """Something did not come about in time."""
+    """A condition was not met in time."""
 
 
 @dataclass(slots=True)
 class ActiveFault:
-    """A fault under way."""
+    """A fault that has started."""
 
     planned: PlannedFault
     steps: Iterator[Step]
@@ -45,10 +45,12 @@ class ActiveFault:
     since: float = 0.0
 
     def advance(self) -> bool:
-        """Go on if what it waits for is so; whether it is over."""
+        """Take the next step if its condition is met; returns whether the fault is over."""
         if not self.is_due():
             if time.monotonic() - self.since > TIMEOUT_SECONDS:
-                raise TimedOut(f"{self.planned.kind.name}: not so in {TIMEOUT_SECONDS} s")
+                raise TimedOut(
+                    f"{self.planned.kind.name}: condition not met in {TIMEOUT_SECONDS} s"
+                )
             return False
         try:
             step = next(self.steps)
@@ -66,8 +68,10 @@ def after(seconds: float) -> Callable[[], bool]:
 
 @dataclass(slots=True)
 class Figures:
-    """What a run came to. Recoveries in seconds by kind: from the end of a fault until all that was
-    published before that is settled.
+    """The figures of a run.
+
+    ``recoveries``: by kind of fault, the seconds from its end until everything published before
+    is settled.
     """
 
     seed: int
@@ -76,7 +80,7 @@ class Figures:
     recoveries: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     rounds: int = 0
     lossless_faults: int = 0
-    """Faults in rounds that may lose nothing: Redis, and its backlog, hold what happens."""
+    """Faults in rounds that may lose nothing, because Redis keeps every event in its backlog."""
     seconds: float = 0.0
 
     def lines(self) -> Iterator[str]:
@@ -88,11 +92,10 @@ class Figures:
             low, middle, high = min(found), median(found), max(found)
             yield f"{name:<46}{count:>6}{low:>20.1f}{middle:>8.1f}{high:>6.1f}"
         yield f"faults injected        {self.faults.total()} in {self.rounds} rounds,"
-        yield f"  {self.lossless_faults} of them where nothing may be lost, and no gap told of"
+        yield f"  {self.lossless_faults} of them in rounds that may lose nothing"
         yield f"events published       {tally.published}"
-        yield f"  on their way when Redis went, {tally.unknown}; kept back without one,"
-        yield f"  {tally.unsent}: what coturn can't publish never was"
-        yield f"events loaded          {tally.loaded}, {tally.estimated} of them out of a backlog"
+        yield f"  sent without a reply     {tally.unknown}; not sent, without Redis: {tally.unsent}"
+        yield f"events loaded          {tally.loaded}, {tally.estimated} of them from a backlog"
         yield f"lost                   {tally.lost}"
         yield f"lost within gaps       {tally.lost_within_gaps}, with Redis or its backlog"
         yield f"doubled                {tally.doubled}"
@@ -112,9 +115,9 @@ def run(
     say: Say = lambda _: None,
     directory: Path | None = None,
 ) -> Figures:
-    """Inject so many faults, each hundred into a fresh world on the next of ``servers``.
+    """Inject so many faults, each hundred into a new deployment with the next of ``servers``.
 
-    Raises AssertionError with everything that is wrong after the first round that is.
+    Raises AssertionError with all errors of the first round that has some.
     """
     figures = Figures(seed)
     began = time.monotonic()
@@ -124,7 +127,7 @@ def run(
     while faults:
         count = min(faults, FAULTS_PER_DEPLOYMENT)
         server = kinds[number % len(kinds)]
-        say(f"a world with {server}, {capture}, {count} faults, seed {seed + number}")
+        say(f"a deployment with {server}, {capture}, {count} faults, seed {seed + number}")
         directory_name = home / f"{number}-{server}"
         with running_deployment(
             directory_name, server=server, capture=capture, rate=rate, seed=seed + number
@@ -147,7 +150,7 @@ def run(
 def play_round(
     deployment: Deployment, checker: Checker, fault_round: Round, figures: Figures, say: Say
 ) -> None:
-    """One round: faults, drain, check."""
+    """Run one round: its faults, the drain and the check."""
     names = ", ".join(planned.kind.name for planned in fault_round.faults)
     say(f"round {fault_round.number}{' (may lose)' if fault_round.may_lose else ''}: {names}")
     deployment.publisher.begin_round(fault_round.number)
@@ -181,7 +184,7 @@ def play_round(
 def inject_faults(
     deployment: Deployment, fault_round: Round, figures: Figures, spans: list[TimeSpan]
 ) -> None:
-    """Let the faults of a round happen, each when its time has come and its things are free."""
+    """Inject the faults of a round, each when it is due and no active fault uses the same parts."""
     waiting = list(fault_round.faults)
     due = time.monotonic() + 0.3
     active: list[ActiveFault] = []
@@ -205,7 +208,7 @@ def inject_faults(
 
 
 def drain(deployment: Deployment) -> float:
-    """Wait until all that was published is settled and rolled up; returns how long that took."""
+    """Wait until everything published is settled and rolled up; returns the seconds."""
     deployment.end_faults()
     began, paused_at = time.monotonic(), time.time()
     while deployment.watcher.settled_until <= paused_at or deployment.watcher.delta_count:

@@ -1,4 +1,4 @@
-"""Live coturns through the service: the books equal their logs, byte for byte."""
+"""Real coturn servers: the books equal their logs, byte for byte."""
 
 import re
 import signal
@@ -33,7 +33,7 @@ def settings(books: Books, redis: RedisServer) -> dict[str, str]:
 def collecting_and_scheduling(
     books: Books, redis: RedisServer, data_dir: Path
 ) -> Iterator[tuple[Service, Service]]:
-    """`collect` and `schedule` as two processes of their own."""
+    """``collect`` and ``schedule`` as two processes."""
     service_settings = settings(books, redis)
     with (
         Service("collect", data_dir, service_settings) as collect,
@@ -90,7 +90,7 @@ def unattributed_usage(books: Books, realm: str) -> dict[str, Counters]:
 
 
 def logged_unauthenticated(log: Mapping[LoggedKey, LoggedUsage]) -> dict[str, Counters]:
-    """The same from coturn's log: sessions that carried requests and never began."""
+    """The same from coturn's log: sessions with requests that never authenticated."""
     sums: dict[str, Counters] = {}
     for key, usage in log.items():
         if not usage.began and any(usage.counters()):
@@ -118,7 +118,7 @@ def test_the_books_equal_coturns_log_byte_for_byte(books: Books, tmp_path: Path)
             clients.submit(run_client, server, "carol", "c", messages=500, peer=False),
             clients.submit(run_client, rest, "dave", secret=SECRET, messages=500, size=800),
         ]
-        # Over TCP: what it sent is reported when it hangs up, over UDP only after a minute.
+        # TCP, because coturn reports it at the disconnect, and over UDP only after a minute.
         wrong = clients.submit(run_client, server, "victim", "wrong", tcp=True).result()
         assert wrong.code != 0
         for one in running:
@@ -154,7 +154,7 @@ def test_the_books_equal_coturns_log_byte_for_byte(books: Books, tmp_path: Path)
 def test_a_killed_coturn_counts_what_it_published_and_its_reused_ids_are_other_sessions(
     books: Books, tmp_path: Path
 ) -> None:
-    """On Debian's Redis, with the whole of `up`."""
+    """With Debian's Redis and the command ``up``."""
     with (
         RedisServer() as redis,
         Service("up", tmp_path / "data", settings(books, redis)) as up,
@@ -163,7 +163,7 @@ def test_a_killed_coturn_counts_what_it_published_and_its_reused_ids_are_other_s
         up.wait_until_capturing()
         with running_client(server, "alice", "a") as client:
             up.wait_for(lambda: server.log_bytes().count(b"username=<alice>, rp=") >= 2)
-            # Nothing is on its way when it is killed: log and wire can be held to be equal.
+            # The client is stopped first, so that no message is in flight when coturn is killed.
             client.send_signal(signal.SIGSTOP)
             up.wait_for(lambda: books_equal_log(books, server))
             server.kill()
@@ -183,7 +183,7 @@ def test_a_killed_coturn_counts_what_it_published_and_its_reused_ids_are_other_s
 
 
 def books_equal_log(books: Books, server: TurnServer) -> bool:
-    """Whether the books have what the log of this start has."""
+    """Whether the books equal the log of this start."""
     now = {
         session[1]: session[3]
         for session in booked_sessions(books, server.realm)
@@ -195,13 +195,13 @@ def books_equal_log(books: Books, server: TurnServer) -> bool:
 
 
 def reused_keys(logs: Sequence[Mapping[LoggedKey, LoggedUsage]]) -> set[LoggedKey]:
-    """The keys that began a session under the first server process and under the last."""
+    """The keys with a session in the first server process and in the last."""
     first, *_, last = ({key for key, usage in log.items() if usage.began} for log in logs)
     return first & last
 
 
 def sessions_of_logs(logs: Sequence[Mapping[LoggedKey, LoggedUsage]]) -> list[Session]:
-    """The sessions of server processes that followed one another, as the rules have them end."""
+    """The sessions of consecutive server processes, with their ends by the rules."""
     expected: list[Session] = []
     for number, log in enumerate(logs):
         begun_again = {key for later in logs[number + 1 :] for key in later if later[key].began}

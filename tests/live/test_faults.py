@@ -1,6 +1,6 @@
-"""One running service and what can happen to it: parts killed, Postgres gone, jobs broken, floods.
+"""Faults of a running service: killed processes, a stopped Postgres, failing jobs, bursts.
 
-Each test publishes under a name of its own, and leaves the service as it found it: at work.
+All tests share one service. Each publishes under its own username and leaves the service running.
 """
 
 import itertools
@@ -34,7 +34,7 @@ BURST: Final = 200_000
 
 @dataclass(frozen=True, slots=True)
 class RunningService:
-    """`up` with the URLs of a Postgres and a Valkey of its own."""
+    """``up`` with its own Postgres and Valkey."""
 
     postgres: PostgresServer
     valkey: ValkeyServer
@@ -56,7 +56,7 @@ class RunningService:
         return self.books.rows("capture_gaps")
 
     def wait_until_billed(self, user: str, count: int) -> None:
-        """Return once a user's hours come to so many received bytes."""
+        """Return once the hours of a user have so many received bytes."""
         self.up.wait_for(lambda: hourly_received_bytes(self.books, user) == count)
 
 
@@ -74,7 +74,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
             with Service("up", directory / "data", settings) as up:
                 up.wait_until_capturing()
                 running = RunningService(postgres, valkey, up, books)
-                # Once all of its parts are at work: a part that is starting notices no fault.
+                # Wait for all child processes: one that is starting is not affected by a fault.
                 publish_new(valkey, "setup")
                 publish_burst(valkey, "setup", 1)
                 running.wait_until_billed("setup", 1)
@@ -144,7 +144,7 @@ def test_a_spool_deleted_in_use_is_a_new_epoch_and_a_gap_with_both_its_ends(
 def wait_until_loaded(
     service: RunningService, user: str, sent: dict[int, tuple[int, int]]
 ) -> list[int]:
-    """A user's numbers once the last that was sent is among them."""
+    """A user's numbers, once the last one is loaded."""
     service.up.wait_for(lambda: loaded_numbers(service.books, user)[-1:] == [max(sent)])
     return loaded_numbers(service.books, user)
 
@@ -239,7 +239,7 @@ DROP TABLE public.watched;
 
 
 def test_two_schedulers_never_run_a_job_twice_at_once(service: RunningService) -> None:
-    """Seen by the database itself: the first and the last statement of each run, slowed down."""
+    """Triggers record and slow down the first and the last statement of each run."""
     publish_new(service.valkey, "two-schedulers")
     service.execute(CREATE_WATCH)
     url = f"{service.books.url()}&options=-c%20watched.scheduler%3Dsecond"

@@ -1,4 +1,4 @@
-"""The service as an operator starts and ends it, on nothing but its defaults."""
+"""The service with its defaults, started and stopped as an operator does."""
 
 import re
 import signal
@@ -16,7 +16,7 @@ CONF_LINE: Final = r'redis-statsdb="ip=127\.0\.0\.1 dbname=0 port=(\d+) connect_
 
 
 def test_up_runs_on_its_defaults_and_drains_when_it_is_stopped(tmp_path: Path) -> None:
-    """What was captured when it was killed is in the books too, once the next start has ended."""
+    """The next run also loads what was captured before the kill."""
     published = [0] * 8
     lines = set()
     for seed, step in enumerate((signal.SIGKILL, signal.SIGTERM)):
@@ -43,6 +43,6 @@ def test_up_runs_on_its_defaults_and_drains_when_it_is_stopped(tmp_path: Path) -
 
 
 def captured_count(data_dir: Path) -> int:
-    """How many messages the spool was given so far."""
+    """The number of messages that the spool has received."""
     with Spool.open(spool_path(data_dir, "default"), "default") as spool:
         return spool.state().captured_position

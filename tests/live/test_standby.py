@@ -1,4 +1,4 @@
-"""Two collectors of one source: one works, the other takes over when it dies or hangs."""
+"""Two collectors of one source: the second takes over when the first dies or hangs."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ LEASE_SECONDS: Final = "2"
 
 
 class CollectorPair:
-    """Two collectors with a spool each; the first has the source's turn."""
+    """Two collectors, each with its own spool; the first has the lease."""
 
     def __init__(self, books: Books, valkey: ValkeyServer, directory: Path, capture: str) -> None:
         self.books = books
@@ -39,7 +39,7 @@ class CollectorPair:
             os.kill(pid, step)
 
     def wait_until_loaded(self, user: str, number: int) -> None:
-        """Return once a number is in the reports."""
+        """Return once a number is loaded."""
         wait_until(lambda: number in loaded_numbers(self.books, user), 60)
 
 
@@ -59,7 +59,7 @@ def pair(
 def test_a_standby_continues_at_the_position_of_the_books_when_the_first_dies(
     pair: CollectorPair,
 ) -> None:
-    """Nothing is lost that the backlog holds, nothing doubled, and there is no gap."""
+    """The backlog holds everything: nothing is lost or doubled, and there is no gap."""
     with NumberPublisher(pair.valkey, "dies") as numbers:
         numbers.wait_for_more(200)
         pair.signal_first(signal.SIGKILL)
@@ -73,7 +73,7 @@ def test_a_standby_continues_at_the_position_of_the_books_when_the_first_dies(
 
 @pytest.mark.parametrize("pair", ["replication"], indirect=True)
 def test_the_spool_of_a_hung_collector_is_discarded_when_it_returns(pair: CollectorPair) -> None:
-    """Both believe for a moment that it is their turn: what counts is decided by positions."""
+    """For a moment both act as holders of the lease; positions decide what is loaded."""
     with NumberPublisher(pair.valkey, "hangs") as numbers:
         numbers.wait_for_more(200)
         pair.signal_first(signal.SIGSTOP)
@@ -82,7 +82,7 @@ def test_the_spool_of_a_hung_collector_is_discarded_when_it_returns(pair: Collec
         pair.signal_first(signal.SIGCONT)
         numbers.wait_for_more(200)
         pair.first.wait_for(lambda: pair.first.events("standing by"))
-        # And back again: the first must go on where the second brought the books.
+        # Then the first takes over again at the position of the books.
         os.kill(pair.second.pid, signal.SIGTERM)
         assert pair.second.process.wait(60) == 0
         numbers.wait_for_more(200)

@@ -1,4 +1,4 @@
-"""The simulator says what coturn was recorded saying: the same commands, order and formats."""
+"""The simulator publishes the commands of the recordings, in their order and formats."""
 
 import re
 from collections import defaultdict
@@ -19,7 +19,7 @@ SUFFIX = re.compile(rb".*/allocation/\d{18}/(.*)", re.DOTALL)
 
 
 def first_process(name: str) -> list[RecordedCommand]:
-    """The first server process of a recording: the one whose version its log names."""
+    """The commands of a recording's first server process, which has the version of its name."""
     run: list[RecordedCommand] = []
     for command in recorded_commands(name):
         if command.command in {"auth", "select", "flushall"} and run and has_published(run):
@@ -62,7 +62,7 @@ def command_word(command: Command) -> str:
 def by_allocation(commands: Iterable[Command]) -> dict[tuple[int, bytes], list[Command]]:
     sessions = defaultdict(list)
     for command in commands:
-        # KEYS and the DELs of a starting server have one argument and speak of no life.
+        # KEYS and the DELs of a starting server have one argument and belong to no session.
         if len(command.args) == 2 and b"/allocation/" in command.args[0]:
             prefix = command.args[0].rpartition(b"/allocation/")[0]
             allocation_id = command.args[0].rpartition(b"/allocation/")[2][:18]
@@ -71,7 +71,7 @@ def by_allocation(commands: Iterable[Command]) -> dict[tuple[int, bytes], list[C
 
 
 def payload_formats(commands: Iterable[Command]) -> set[tuple[str, str]]:
-    """Every payload with its numbers blotted out, by the word it stands for."""
+    """Every payload with its numbers replaced, by the word of its command."""
     formats = set()
     for session in by_allocation(commands).values():
         for command in session:

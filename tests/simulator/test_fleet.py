@@ -1,4 +1,4 @@
-"""The fleet's commands and its oracle: one seed, one stream, and totals that anybody can add up."""
+"""The fleet's commands, and its expected totals compared with a naive sum of the messages."""
 
 import json
 import re
@@ -174,7 +174,7 @@ def test_two_servers_on_one_key_are_one_disputed_session_with_the_sum_of_both() 
 
 
 def test_every_session_is_refreshed_before_its_lifetime_is_over() -> None:
-    """Else a quiet life would expire in the books while it lives at the server."""
+    """Otherwise a session without traffic would expire in the books before its end."""
     scenario = Scenario(
         lifetime_seconds=3, session_seconds=12, same_key=True, rfc6062=True, packets_per_second=0
     )

@@ -1,4 +1,4 @@
-"""The shell against a real Valkey: everything arrives, in order, at the asked pace."""
+"""The publisher on a real Valkey: everything arrives, in order, at the configured rate."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ def server() -> Iterator[ValkeyServer]:
 
 
 class Subscriber:
-    """A subscriber of both patterns that keeps all it hears."""
+    """A subscriber of both patterns that keeps all messages."""
 
     def __init__(self, url: str) -> None:
         self._client = redis.Redis.from_url(url)
@@ -36,7 +36,7 @@ class Subscriber:
         self.received: list[Command] = []
 
     def wait_for(self, count: int) -> list[Command]:
-        """Everything heard once `count` messages came; more than that is heard too."""
+        """All messages so far, once there are ``count``."""
         deadline = time.monotonic() + 30
         while len(self.received) < count and time.monotonic() < deadline:
             self._receive(timeout=1)
@@ -95,7 +95,7 @@ def test_status_keys_of_killed_servers_stay(server: ValkeyServer) -> None:
 
 
 def test_servers_publish_from_their_own_databases(server: ValkeyServer) -> None:
-    """MONITOR tells the database of a command; pub/sub does not."""
+    """MONITOR shows the database of a command; pub/sub does not."""
     with redis.Redis.from_url(server.url) as client, client.monitor() as monitor:
         run(Scenario(sessions=20, rate=0, databases=(5, 6)), server.url)
         client.publish("end", "of run")
