@@ -5,16 +5,25 @@ setting nor a password.
 """
 
 import re
+from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-EXPECTED_DATABASE_URL = "postgresql://user@host:5432/database (or ?host=/socket/directory)"
-EXPECTED_REDIS_URL = (
+EXPECTED_DATABASE_URL: Final = "postgresql://user@host:5432/database (or ?host=/socket/directory)"
+EXPECTED_REDIS_URL: Final = (
     "redis://host:6379/0, rediss://, valkey://, unix:///path/of/socket, or "
     "redis+sentinel://host:26379,host:26379/service"
 )
 
-_BYTES = re.compile(r"(\d+)\s*([KMG]i?B?|B)?", re.IGNORECASE)
-_BYTES_FACTOR = {"": 1, "k": 1000, "ki": 2**10, "m": 10**6, "mi": 2**20, "g": 10**9, "gi": 2**30}
+_BYTES: Final = re.compile(r"(\d+)\s*([KMG]i?B?|B)?", re.IGNORECASE)
+_BYTES_FACTOR: Final = {
+    "": 1,
+    "k": 1000,
+    "ki": 2**10,
+    "m": 10**6,
+    "mi": 2**20,
+    "g": 10**9,
+    "gi": 2**30,
+}
 
 
 def parse_bytes(value: object) -> object:
@@ -59,7 +68,7 @@ def normalize_redis_url(url: str) -> str:
     servers = ("redis", "rediss", "valkey", "valkeys")
     sentinels = tuple(f"{scheme}+sentinel" for scheme in servers)
     _check_url(url, (*servers, "unix", *sentinels), EXPECTED_REDIS_URL)
-    if url.startswith("valkey"):  # redis-py knows the protocol under one name only
+    if url.startswith("valkey"):  # redis-py has no scheme for it
         url = "redis" + url.removeprefix("valkey")
     parts = urlsplit(url)
     if parts.scheme == "unix":
@@ -74,7 +83,7 @@ def normalize_redis_url(url: str) -> str:
 
 
 def parse_listen_address(value: str) -> tuple[str, int]:
-    """The host and port of `host:port`, `[address]:port` for IPv6; raises ValueError."""
+    """The host and port of ``host:port`` or ``[address]:port``; raises ValueError."""
     expected = "expected an address and a port, such as 127.0.0.1:9464 or [::1]:9464"
     try:
         parts = urlsplit(f"//{value}")

@@ -4,7 +4,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import (
@@ -26,19 +26,19 @@ from accounting.config.parsing import (
 )
 from accounting.errors import ConfigurationError
 
-PREFIX = "ACCOUNTING_"
-SECRETS = ("database_url", "redis_url")
+PREFIX: Final = "ACCOUNTING_"
+SECRETS: Final = ("database_url", "redis_url")
 
 
 def default_data_dir(environ: Mapping[str, str] | None = None) -> Path:
     """The data directory when none is set.
 
-    `$XDG_STATE_HOME/turn-accounting` where that variable holds an absolute path, else
-    `/var/lib/turn-accounting` for root and `~/.local/state/turn-accounting` for anybody else.
-    Raises ConfigurationError for a user without a home.
+    ``$XDG_STATE_HOME/turn-accounting`` where that variable has an absolute path, else
+    ``/var/lib/turn-accounting`` for root and ``~/.local/state/turn-accounting`` for other users.
+    Raises ConfigurationError for a user without a home directory.
     """
     state_home = (os.environ if environ is None else environ).get("XDG_STATE_HOME", "")
-    if state_home.startswith("/"):  # the XDG specification: a relative path is to be ignored
+    if state_home.startswith("/"):  # XDG: relative paths are to be ignored
         return Path(state_home) / "turn-accounting"
     if os.geteuid() == 0:
         return Path("/var/lib/turn-accounting")
@@ -204,13 +204,13 @@ class Settings(BaseModel):
         try:
             ZoneInfo(value)
         except (KeyError, ValueError, OSError):
-            near = difflib.get_close_matches(value, available_timezones(), n=1)
-            hint = f", such as {near[0]!r}" if near else " such as 'Europe/Berlin'"
+            similar = difflib.get_close_matches(value, available_timezones(), n=1)
+            hint = f", such as {similar[0]!r}" if similar else " such as 'Europe/Berlin'"
             raise ValueError(f"expected the name of a time zone{hint}") from None
         return value
 
     def masked(self) -> dict[str, str]:
-        """Every setting as text by its name, passwords replaced by `***`, unset ones as `''`."""
+        """Every setting as text by its name: passwords as ``***``, unset ones as ``''``."""
         values: dict[str, str] = {}
         for name in type(self).model_fields:
             match getattr(self, name):
@@ -227,7 +227,7 @@ class Settings(BaseModel):
         self._origins.update(origins)
 
     def origins(self) -> dict[str, str]:
-        """Where each setting came from: a variable, `<file>: <key>`, `argument` or `default`."""
+        """Where each setting is from: variable, ``<file>: <key>``, ``argument`` or ``default``."""
         given = self.model_fields_set
         return {
             name: self._origins.get(name, "argument" if name in given else "default")
