@@ -259,10 +259,10 @@ class Pipeline:
     def _processes(self) -> dict[str, list[int]]:
         assert self._schedule is not None
         return {
-            "publisher": [one.pid for one in self._publishers],
-            "Redis": [one.pid for one in self._valkeys],
-            "collector": [one.pid for one in self._collectors],
-            "loader": [one.child_pid("load") for one in self._collectors],
+            "publisher": [publisher.pid for publisher in self._publishers],
+            "Redis": [valkey.pid for valkey in self._valkeys],
+            "collector": [collector.pid for collector in self._collectors],
+            "loader": [collector.child_pid("load") for collector in self._collectors],
             "jobs": [self._schedule.pid],
         }
 

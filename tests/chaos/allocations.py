@@ -309,12 +309,14 @@ def expected(user: User) -> tuple[Bounds, Bounds]:
         if session.is_unauthenticated:
             unattributed = unattributed.plus(arrived)
         elif session.is_complete and all(
-            one.is_complete for one in user.sessions if one.allocation_id == session.allocation_id
+            other.is_complete
+            for other in user.sessions
+            if other.allocation_id == session.allocation_id
         ):
             usage = usage.plus(arrived)
         elif session.allocation_id in reused:
             # Without the messages between two sessions their usage cannot be separated.
-            everything = Bounds(ZERO_COUNTERS, tuple(8 * one for one in session.sent_counters))
+            everything = Bounds(ZERO_COUNTERS, tuple(8 * count for count in session.sent_counters))
             usage, unattributed = usage.plus(everything), unattributed.plus(everything)
         elif session.has_total:
             client, peer = session.sent_counters[:4], session.arrived_counters[4:]

@@ -107,9 +107,9 @@ class Checker:
             self._add_error("a traceback in a log", line)
         self._traceback_count = len(complaints)
 
-    def _add_error(self, what: str, *values: object) -> None:
-        if sum(one.startswith(what) for one in self.tally.errors) < SHOWN_PER_KIND:
-            self.tally.errors.append(f"{what}: {' '.join(map(str, values))}")
+    def _add_error(self, kind: str, *values: object) -> None:
+        if sum(error.startswith(kind) for error in self.tally.errors) < SHOWN_PER_KIND:
+            self.tally.errors.append(f"{kind}: {' '.join(map(str, values))}")
 
     def _check_gaps(self, gaps: Iterable[Mapping[str, Any]]) -> None:
         """Each gap is closed and overlaps a time in which events may be lost."""
@@ -199,8 +199,8 @@ class Checker:
     def _check_sums(self) -> None:
         """Sessions = hours = days = months."""
         views = [
-            f"{of}_usage_{length}"
-            for of in ("user", "realm")
+            f"{subject}_usage_{length}"
+            for subject in ("user", "realm")
             for length in ("hourly", "daily", "monthly")
         ]
         sums = {

@@ -160,7 +160,9 @@ class DatabaseWatcher:
             for kind, since in self._waiting:
                 if self.settled_until >= since:
                     self.recoveries.append((kind, now - since))
-            self._waiting = [one for one in self._waiting if self.settled_until < one[1]]
+            self._waiting = [
+                (kind, since) for kind, since in self._waiting if self.settled_until < since
+            ]
 
 
 @dataclass(slots=True)
@@ -309,8 +311,8 @@ def running_deployment(
         )
         stack.callback(lambda: deployment.master.__exit__(None, None, None))
         master.start()
-        for one in deployment.machines:
-            stack.callback(one.stop)
+        for each in deployment.machines:
+            stack.callback(each.stop)
         stack.callback(deployment.end_faults)
         deployment.watcher.start()
         stack.callback(deployment.watcher.stop)

@@ -262,8 +262,8 @@ def lose_the_collecting_machine(deployment: Deployment, _seconds: float) -> Iter
     yield machine.pid
     machine.is_held_down = True
     pid = machine.pid()
-    for one in (pid, *descendants(pid)):
-        send_signal(one, signal.SIGKILL)
+    for process in (pid, *descendants(pid)):
+        send_signal(process, signal.SIGKILL)
     yield has_other_leader(deployment, machine)
     machine.is_held_down = False
 
@@ -273,10 +273,10 @@ def hang_the_collecting_machine(deployment: Deployment, _seconds: float) -> Iter
     machine = deployment.leader
     yield machine.pid
     pid = machine.pid()
-    stopped = [one for one in (pid, *descendants(pid)) if send_signal(one, signal.SIGSTOP)]
+    stopped = [each for each in (pid, *descendants(pid)) if send_signal(each, signal.SIGSTOP)]
     yield has_other_leader(deployment, machine)
-    for one in stopped:
-        send_signal(one, signal.SIGCONT)
+    for process in stopped:
+        send_signal(process, signal.SIGCONT)
 
 
 @fault_kind(*WHOLE_MACHINE, costs=Costs.CAPTURE)

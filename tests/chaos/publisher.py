@@ -41,7 +41,9 @@ class Connection:
         try:
             sock = self._sock or self._connect()
             fates = [Fate.UNKNOWN] * len(commands)
-            sock.sendall(b"".join(wire.encode_command(one.name, one.args) for one in commands))
+            sock.sendall(
+                b"".join(wire.encode_command(command.name, command.args) for command in commands)
+            )
             for place in range(len(commands)):
                 is_error = isinstance(self._read_reply(sock), hiredis.ReplyError)
                 fates[place] = Fate.REFUSED if is_error else Fate.PUBLISHED
@@ -145,8 +147,10 @@ class Publisher:
                     commands.append(coturn.keepalive())
                 if commands:
                     connection.send(commands)
-                self._messages += [one.message for one in commands if one.message is not None]
-                self.bytes += sum(len(word) for one in commands for word in one.args)
+                self._messages += [
+                    command.message for command in commands if command.message is not None
+                ]
+                self.bytes += sum(len(word) for command in commands for word in command.args)
             owed -= int(owed)
             beats += 1
             # After a stall the missed messages are not sent: coturn's traffic does not wait.

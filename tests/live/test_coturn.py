@@ -121,11 +121,11 @@ def test_the_books_equal_coturns_log_byte_for_byte(books: Books, tmp_path: Path)
         # TCP, because coturn reports it at the disconnect, and over UDP only after a minute.
         wrong = clients.submit(run_client, server, "victim", "wrong", tcp=True).result()
         assert wrong.code != 0
-        for one in running:
-            assert one.result().code == 0, one.result().output
+        for client in running:
+            assert client.result().code == 0, client.result().output
         wait_until_closed(server)
         wait_until_closed(rest)
-        log, rest_log = (coturn_log_usage(one.log_bytes()) for one in (server, rest))
+        log, rest_log = (coturn_log_usage(turn.log_bytes()) for turn in (server, rest))
         collect.wait_for(lambda: booked_sessions(books, server.realm) == logged_sessions(log))
         collect.wait_for(lambda: booked_sessions(books, rest.realm) == logged_sessions(rest_log))
         assert collect.stop() == 0

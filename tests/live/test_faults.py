@@ -308,10 +308,10 @@ def test_a_simulated_fleet_with_every_hard_case_equals_its_oracle(service: Runni
         return [row for row in service.books.rows(view) if row["realm"] in realms]
 
     def sums(view: str, name: str) -> dict[tuple[str, str], tuple[int, ...]]:
-        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for row in rows(view):
-            found.setdefault((row["realm"], row[name]), []).append(row)
-        return {who: tuple(sum_counters(of).values()) for who, of in found.items()}
+            grouped.setdefault((row["realm"], row[name]), []).append(row)
+        return {who: tuple(sum_counters(group).values()) for who, group in grouped.items()}
 
     service.up.wait_for(
         lambda: (

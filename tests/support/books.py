@@ -209,9 +209,11 @@ class Books:
     def assert_conserved(self) -> None:
         """Sessions = hours = days = months, for users and for realms, in all eight counters."""
         sessions = self.view_sums("sessions")
-        for of in ("user", "realm"):
+        for subject in ("user", "realm"):
             for length in ("hourly", "daily", "monthly"):
-                assert self.view_sums(f"{of}_usage_{length}") == sessions, f"{of}_usage_{length}"
+                assert self.view_sums(f"{subject}_usage_{length}") == sessions, (
+                    f"{subject}_usage_{length}"
+                )
 
     def disconnect(self) -> None:
         """Close all idle connections."""

@@ -259,6 +259,8 @@ def all_rows(books: Books) -> dict[str, Any]:
 def assert_conserved(shown: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Sessions = hours = days = months, for users and for realms."""
     sessions = sum_counters(shown["sessions"])
-    for of in ("user", "realm"):
+    for subject in ("user", "realm"):
         for length in ("hourly", "daily", "monthly"):
-            assert sum_counters(shown[f"{of}_usage_{length}"]) == sessions, f"{of}_usage_{length}"
+            assert sum_counters(shown[f"{subject}_usage_{length}"]) == sessions, (
+                f"{subject}_usage_{length}"
+            )
