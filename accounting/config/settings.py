@@ -139,8 +139,8 @@ class Settings(BaseModel):
     grace_seconds: int = Field(
         default=60,
         ge=0,
-        description="How long after its lifetime an allocation without a sign of life counts as "
-        "alive, in seconds, for realms without a rule of their own.",
+        description="How long after its lifetime an allocation without reports counts as open, in "
+        "seconds, for realms without a rule of their own.",
     )
     valkey_port: int | None = Field(
         default=None,

@@ -1,4 +1,4 @@
-"""The settings: where values come from, which of them wins, and what is refused in which words."""
+"""The settings: their sources, the precedence of these, and the errors for wrong values."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from accounting.errors import ConfigurationError
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The settings of the shell that runs the tests are none of theirs."""
+    """Remove the settings of the shell that runs the tests."""
     for name in Settings.model_fields:
         monkeypatch.delenv(environment_variable(name), raising=False)
         monkeypatch.delenv(environment_variable(name) + "_FILE", raising=False)
@@ -95,7 +95,7 @@ def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
     assert (settings.source, settings.redis_url) == ("default", None)
 
 
-def test_mistyped_variable_is_refused_with_the_nearest_name(
+def test_mistyped_variable_is_refused_with_a_similar_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ACCOUNTING_SPOOL_RETENTON_SECONDS", "60")
@@ -110,7 +110,7 @@ def test_variable_in_lower_case_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     assert refusal().startswith("accounting_source is no setting of turn-accounting")
 
 
-def test_variables_of_a_cluster_service_of_our_name_are_not_settings(
+def test_variables_of_a_kubernetes_service_named_accounting_are_ignored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ACCOUNTING_SERVICE_HOST", "10.0.0.1")
@@ -199,7 +199,7 @@ def test_wrong_value_gets_one_line_with_variable_value_and_expectation(
         ("REDIS_URL", "redis://u:hunter2@[::1/0"),
     ],
 )
-def test_wrong_url_is_refused_without_a_word_of_its_secret(
+def test_wrong_url_is_refused_without_showing_its_secret(
     monkeypatch: pytest.MonkeyPatch, name: str, url: str
 ) -> None:
     monkeypatch.setenv(f"ACCOUNTING_{name}", url)
@@ -218,7 +218,7 @@ def test_wrong_url_is_refused_without_a_word_of_its_secret(
         "postgresql://a.example:5432,b.example:5433/usage?target_session_attrs=read-write",
     ],
 )
-def test_every_form_of_libpq_url_is_taken(url: str) -> None:
+def test_every_form_of_libpq_url_is_valid(url: str) -> None:
     settings = load_settings(database_url=url)
     assert settings.database_url == SecretStr(url)
 
@@ -235,7 +235,7 @@ def test_every_form_of_libpq_url_is_taken(url: str) -> None:
         ("valkeys+sentinel://a:1/turn", "rediss+sentinel://a:1/turn"),
     ],
 )
-def test_valkey_urls_are_redis_urls(given_url: str, used: str) -> None:
+def test_valkey_urls_become_redis_urls(given_url: str, used: str) -> None:
     assert load_settings(redis_url=given_url).redis_url == SecretStr(used)
 
 
@@ -243,7 +243,7 @@ def test_valkey_urls_are_redis_urls(given_url: str, used: str) -> None:
     ("text", "size"),
     [("1048576", 2**20), ("64MiB", 64 * 2**20), ("1 GB", 10**9), ("256k", 256_000)],
 )
-def test_sizes_are_taken_as_people_write_them(text: str, size: int) -> None:
+def test_sizes_have_optional_units(text: str, size: int) -> None:
     assert load_settings(spool_queue_bytes=text).spool_queue_bytes == size
 
 
@@ -273,7 +273,7 @@ def test_settings_are_frozen() -> None:
         Settings().source = "other"  # type: ignore[misc]
 
 
-def test_settings_made_directly_look_at_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_made_directly_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test must not reach the database that its shell happens to name."""
     monkeypatch.setenv("ACCOUNTING_DATABASE_URL", "postgresql://production.example/usage")
     assert Settings().database_url is None

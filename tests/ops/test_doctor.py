@@ -1,4 +1,4 @@
-"""What doctor says of Postgres, the spool and the flow of events, and how the command ends."""
+"""The findings of doctor on Postgres, the spool and the events, and the command's exit code."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ from tests.support.books import WRITER, Books, channel, status_payload
 from tests.support.monitoring import checkpoint_now, read_snapshot, settings_for
 from tests.support.servers import PostgresServer, ValkeyServer, free_port
 
-GOOD: Final = PostgresFacts(
+GOOD_FACTS: Final = PostgresFacts(
     version=160_004,
     encoding="UTF8",
     in_recovery=False,
@@ -39,58 +39,62 @@ GOOD: Final = PostgresFacts(
 )
 
 
-def judged(facts: PostgresFacts, free: int | None = None) -> dict[str, Finding]:
-    return by_check(check_postgres(facts, head=head_revision(), disk_free_bytes=free))
+def check(facts: PostgresFacts, free: int | None = None) -> dict[str, Finding]:
+    return findings_by_check(check_postgres(facts, head=head_revision(), disk_free_bytes=free))
 
 
-def by_check(found: Iterator[Finding]) -> dict[str, Finding]:
-    return {finding.check: finding for finding in found}
+def findings_by_check(findings: Iterator[Finding]) -> dict[str, Finding]:
+    return {finding.check: finding for finding in findings}
 
 
-def levels(found: Mapping[str, Finding]) -> dict[str, Level]:
-    return {check: one.level for check, one in found.items() if one.level is not Level.OK}
+def levels_of(findings: Mapping[str, Finding]) -> dict[str, Level]:
+    return {
+        check: finding.level for check, finding in findings.items() if finding.level is not Level.OK
+    }
 
 
-def test_a_database_as_it_should_be_is_well() -> None:
-    assert levels(judged(GOOD, 10**12)) == {}
+def test_a_good_database_has_no_findings() -> None:
+    assert levels_of(check(GOOD_FACTS, 10**12)) == {}
 
 
-def test_what_must_be_mended_in_a_database_is_an_error() -> None:
+def test_a_database_that_loses_data_or_is_unusable_is_an_error() -> None:
     error = Level.ERROR
-    assert levels(judged(replace(GOOD, version=140_010))) == {"version": error}
-    assert levels(judged(replace(GOOD, encoding="LATIN1"))) == {"encoding": error}
-    assert levels(judged(replace(GOOD, in_recovery=True))) == {"writable": error}
-    assert levels(judged(replace(GOOD, revision=None))) == {"schema": error}
-    assert levels(judged(replace(GOOD, missing_roles=("turn_accounting_reader",)))) == {
+    assert levels_of(check(replace(GOOD_FACTS, version=140_010))) == {"version": error}
+    assert levels_of(check(replace(GOOD_FACTS, encoding="LATIN1"))) == {"encoding": error}
+    assert levels_of(check(replace(GOOD_FACTS, in_recovery=True))) == {"writable": error}
+    assert levels_of(check(replace(GOOD_FACTS, revision=None))) == {"schema": error}
+    assert levels_of(check(replace(GOOD_FACTS, missing_roles=("turn_accounting_reader",)))) == {
         "roles": error
     }
-    for name in GOOD.settings:
-        off = replace(GOOD, settings={**GOOD.settings, name: "off"})
-        assert levels(judged(off)) == {"durable": error}, name
-    assert levels(judged(GOOD, 10**8)) == {"disk": error}
+    for name in GOOD_FACTS.settings:
+        off = replace(GOOD_FACTS, settings={**GOOD_FACTS.settings, name: "off"})
+        assert levels_of(check(off)) == {"durable": error}, name
+    assert levels_of(check(GOOD_FACTS, 10**8)) == {"disk": error}
 
 
-def test_what_will_need_mending_in_a_database_is_a_warning() -> None:
+def test_a_database_with_a_future_problem_is_a_warning() -> None:
     warning = Level.WARNING
-    assert levels(judged(GOOD, 10**9)) == {"disk": warning}
-    assert levels(judged(replace(GOOD, days_without_partition=(date(2026, 11, 22),)))) == {
+    assert levels_of(check(GOOD_FACTS, 10**9)) == {"disk": warning}
+    assert levels_of(check(replace(GOOD_FACTS, days_without_partition=(date(2026, 11, 22),)))) == {
         "partitions": warning
     }
-    assert levels(judged(replace(GOOD, excess_privileges=("x: SELECT",)))) == {"rights": warning}
+    assert levels_of(check(replace(GOOD_FACTS, excess_privileges=("x: SELECT",)))) == {
+        "rights": warning
+    }
 
 
-def test_a_real_database_with_its_grants_lacks_nothing(books: Books) -> None:
+def test_a_migrated_database_has_all_privileges_and_partitions(books: Books) -> None:
     make_partitions(books.engine)
     facts = read_postgres_facts(books.engine, head=head_revision())
-    found = judged(facts)
-    # The tests' server has been told not to sync.
-    assert levels(found) == {"durable": Level.ERROR}
+    findings = check(facts)
+    # The tests' server runs without fsync.
+    assert levels_of(findings) == {"durable": Level.ERROR}
     assert facts.version > 150_000
     assert not facts.is_superuser
     assert facts.size_bytes > 10**6
 
 
-def test_lost_and_surplus_grants_and_missing_partitions_are_seen(books: Books) -> None:
+def test_missing_and_excess_privileges_and_missing_partitions_are_found(books: Books) -> None:
     with psycopg.connect(books.url(), autocommit=True) as connection:
         for change in (
             "GRANT DELETE ON accounting.reports TO turn_accounting_writer",
@@ -107,136 +111,140 @@ def test_lost_and_surplus_grants_and_missing_partitions_are_seen(books: Books) -
     assert len(facts.days_without_partition) == 3
 
 
-def spool_of(books: Books) -> dict[str, Finding]:
-    watch = read_snapshot(books)
-    return by_check(check_spool(watch, probe_spool(watch)))
+def spool_findings(books: Books) -> dict[str, Finding]:
+    snapshot = read_snapshot(books)
+    return findings_by_check(check_spool(snapshot, probe_spool(snapshot)))
 
 
-def test_a_spool_that_is_missing_readable_by_others_or_waiting_is_told(books: Books) -> None:
+def test_a_missing_readable_or_unloaded_spool_is_a_warning(books: Books) -> None:
     settings_for(books)
-    assert levels(spool_of(books)) == {"file": Level.WARNING}
+    assert levels_of(spool_findings(books)) == {"file": Level.WARNING}
     books.start = datetime.now(UTC)
     books.receive(-100, channel("status"), status_payload("new"))
     checkpoint_now(books)
-    found = spool_of(books)
-    assert levels(found) == {"backlog": Level.WARNING}
-    assert found["backlog"].observed.startswith("1 messages wait to be loaded, the first for")
+    findings = spool_findings(books)
+    assert levels_of(findings) == {"backlog": Level.WARNING}
+    assert findings["backlog"].observed.startswith("1 messages wait to be loaded, the first for")
     books.load()
-    assert levels(spool_of(books)) == {}
+    assert levels_of(spool_findings(books)) == {}
     books.spool().path.chmod(0o644)
-    assert levels(spool_of(books)) == {"file": Level.WARNING}
+    assert levels_of(spool_findings(books)) == {"file": Level.WARNING}
 
 
-def test_a_disk_that_fills_is_told_before_it_is_full(books: Books) -> None:
+def test_a_disk_low_on_space_is_a_warning_and_a_full_one_an_error(books: Books) -> None:
     settings_for(books)
     checkpoint_now(books)
-    watch = read_snapshot(books)
+    snapshot = read_snapshot(books)
     for free, level in ((10**12, None), (5 * 10**8, Level.WARNING), (10**7, Level.ERROR)):
-        found = by_check(check_spool(replace(watch, disk_free_bytes=free), probe_spool(watch)))
-        assert levels(found).get("disk") == level
+        findings = findings_by_check(
+            check_spool(replace(snapshot, disk_free_bytes=free), probe_spool(snapshot))
+        )
+        assert levels_of(findings).get("disk") == level
 
 
-def test_a_spool_that_is_damaged_is_an_error(books: Books) -> None:
+def test_a_damaged_spool_is_an_error(books: Books) -> None:
     settings_for(books)
     books.directory.joinpath("default.sqlite3").write_bytes(b"no database" * 1000)
-    found = spool_of(books)
-    assert levels(found) == {"file": Level.ERROR}
-    assert found["file"].advice.startswith("the file is damaged")
+    findings = spool_findings(books)
+    assert levels_of(findings) == {"file": Level.ERROR}
+    assert findings["file"].advice.startswith("the file is damaged")
 
 
-def flow_of(books: Books) -> dict[str, Finding]:
-    return by_check(check_flow(read_snapshot(books)))
+def flow_findings(books: Books) -> dict[str, Finding]:
+    return findings_by_check(check_flow(read_snapshot(books)))
 
 
-def test_events_that_arrive_and_reach_the_books_are_well(books: Books) -> None:
+def test_events_that_reach_the_books_have_no_findings(books: Books) -> None:
     settings_for(books)
     books.start = datetime.now(UTC)
     books.receive(-1, channel("status"), status_payload("new"))
     checkpoint_now(books)
     books.run_jobs()
-    assert levels(flow_of(books)) == {}
+    assert levels_of(flow_findings(books)) == {}
 
 
-def test_nothing_that_ever_arrived_comes_with_the_line_for_coturn(books: Books) -> None:
+def test_no_event_ever_is_a_warning_that_advises_redis_statsdb(books: Books) -> None:
     settings_for(books)
     checkpoint_now(books)
     books.run_jobs()
-    found = flow_of(books)
-    assert levels(found) == {"arrival": Level.WARNING}
-    assert "redis-statsdb" in found["arrival"].advice
+    findings = flow_findings(books)
+    assert levels_of(findings) == {"arrival": Level.WARNING}
+    assert "redis-statsdb" in findings["arrival"].advice
 
 
-def test_events_that_stopped_to_arrive_are_told(books: Books) -> None:
+def test_no_event_for_hours_is_a_warning(books: Books) -> None:
     settings_for(books)
     books.start = datetime.now(UTC)
     books.receive(-7_300, channel("status"), status_payload("new"))
     books.receive(-7_300, channel("status"), status_payload("deleted"))
     checkpoint_now(books)
     books.run_jobs()
-    found = flow_of(books)
-    assert levels(found) == {"arrival": Level.WARNING}
-    assert found["arrival"].observed == "the last event arrived 2 h ago"
+    findings = flow_findings(books)
+    assert levels_of(findings) == {"arrival": Level.WARNING}
+    assert findings["arrival"].observed == "the last event arrived 2 h ago"
 
 
-def test_a_share_of_rejected_messages_is_told(books: Books) -> None:
+def test_many_rejected_messages_are_a_warning(books: Books) -> None:
     settings_for(books)
     books.start = datetime.now(UTC)
     books.receive(-2, channel("status"), status_payload("new"))
     books.receive(-1, channel("traffic"), b"nonsense")
     checkpoint_now(books)
     books.run_jobs()
-    found = flow_of(books)
-    assert levels(found) == {"rejected": Level.WARNING}
-    assert found["rejected"].observed == "1 of 2 messages were rejected"
+    findings = flow_findings(books)
+    assert levels_of(findings) == {"rejected": Level.WARNING}
+    assert findings["rejected"].observed == "1 of 2 messages were rejected"
 
 
-def test_a_silent_thread_is_told_with_what_to_do(books: Books) -> None:
+def test_a_silent_thread_is_a_warning_with_advice(books: Books) -> None:
     settings_for(books)
     books.start = datetime.now(UTC)
     books.receive(-1500, channel("status", allocation=3 * 10**15 + 1), status_payload("new"))
     checkpoint_now(books)
     books.run_jobs()
-    found = flow_of(books)
-    assert levels(found) == {"silence": Level.WARNING}
-    assert "relay thread 3" in found["silence"].observed
-    assert "restart it" in found["silence"].advice
+    findings = flow_findings(books)
+    assert levels_of(findings) == {"silence": Level.WARNING}
+    assert "relay thread 3" in findings["silence"].observed
+    assert "restart it" in findings["silence"].advice
 
 
-def test_sources_of_other_machines_are_judged_by_the_books(books: Books) -> None:
+def test_sources_of_other_machines_are_checked_in_the_database(books: Books) -> None:
     settings_for(books)
     checkpoint_now(books)
     books.spool("other").checkpoint(wall_clock() - 3600 * 10**6)
     books.spool("gap").checkpoint(wall_clock())
     books.spool("gap").open_gap(wall_clock(), "disconnected")
     books.run_jobs()
-    found = [one for one in check_flow(read_snapshot(books)) if one.check == "sources"]
-    assert [(one.level, one.observed.split(":")[0]) for one in found] == [
+    findings = [
+        finding for finding in check_flow(read_snapshot(books)) if finding.check == "sources"
+    ]
+    assert [(finding.level, finding.observed.split(":")[0]) for finding in findings] == [
         (Level.ERROR, "source 'gap'"),
         (Level.ERROR, "source 'other'"),
     ]
-    assert "source retire other" in found[1].advice
+    assert "source retire other" in findings[1].advice
 
 
-def test_a_backlog_that_is_too_long_to_count_says_so(books: Books) -> None:
+def test_a_backlog_beyond_the_count_limit_says_at_least(books: Books) -> None:
     settings_for(books)
     checkpoint_now(books)
-    watch = read_snapshot(books)
-    assert watch.spool is not None
-    long = Backlog(messages=200_000, bytes=1, oldest_at=watch.taken_at)
-    watch = replace(watch, spool=replace(watch.spool, backlog=long))
-    found = by_check(check_spool(watch, probe_spool(watch)))
-    assert found["backlog"].observed.startswith("at least 200,000 messages wait")
+    snapshot = read_snapshot(books)
+    assert snapshot.spool is not None
+    long = Backlog(messages=200_000, bytes=1, oldest_at=snapshot.taken_at)
+    snapshot = replace(snapshot, spool=replace(snapshot.spool, backlog=long))
+    findings = findings_by_check(check_spool(snapshot, probe_spool(snapshot)))
+    assert findings["backlog"].observed.startswith("at least 200,000 messages wait")
 
 
-def test_with_nothing_there_each_missing_thing_is_one_error(books: Books) -> None:
+def test_each_missing_server_is_one_error(books: Books) -> None:
     settings = settings_for(books)
-    found = list(examine(settings, redis_url=None, database_url=None))
-    assert [(one.component, one.check, one.level) for one in found] == [
+    findings = list(examine(settings, redis_url=None, database_url=None))
+    assert [(finding.component, finding.check, finding.level) for finding in findings] == [
         ("redis", "reachable", Level.ERROR),
         ("spool", "file", Level.WARNING),
         ("postgres", "reachable", Level.ERROR),
     ]
-    assert all(one.advice for one in found)
+    assert all(finding.advice for finding in findings)
 
 
 def run_doctor(environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -250,8 +258,8 @@ def run_doctor(environment: Mapping[str, str], *arguments: str) -> subprocess.Co
     )
 
 
-def test_the_command_ends_with_0_when_nothing_must_be_mended(tmp_path: Path) -> None:
-    """And gives one object a line, all of them with the same names."""
+def test_the_command_exits_with_0_without_errors(tmp_path: Path) -> None:
+    """With --json it writes one object per line, all with the same keys."""
     with PostgresServer(fsync=True) as server, ValkeyServer({"tcp-keepalive": "60"}) as valkey:
         engine = open_engine(server.url())
         migrations.upgrade(engine)
@@ -265,26 +273,28 @@ def test_the_command_ends_with_0_when_nothing_must_be_mended(tmp_path: Path) -> 
                 "ACCOUNTING_REDIS_URL": valkey.url,
                 "ACCOUNTING_DATA_DIR": str(tmp_path),
             }
-            done = run_doctor(environment, "--json")
-    found: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {tuple(one) for one in found} == {("level", "subject", "check", "seen", "advice")}
-    assert [one["check"] for one in found if one["level"] != "ok"] == ["arrival"]
-    assert done.returncode == 0
-    assert done.stderr == ""
+            result = run_doctor(environment, "--json")
+    findings: list[dict[str, Any]] = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {tuple(finding) for finding in findings} == {
+        ("level", "subject", "check", "seen", "advice")
+    }
+    assert [finding["check"] for finding in findings if finding["level"] != "ok"] == ["arrival"]
+    assert result.returncode == 0
+    assert result.stderr == ""
 
 
-def test_the_command_ends_with_1_and_no_secret_when_something_must(books: Books) -> None:
+def test_the_command_exits_with_1_and_shows_no_secret(books: Books) -> None:
     settings = settings_for(books)
     environment = {
         "ACCOUNTING_DATABASE_URL": f"postgresql://me:hunter2@127.0.0.1:{free_port()}/x",
         "ACCOUNTING_REDIS_URL": f"redis://:hunter2@127.0.0.1:{free_port()}/0",
         "ACCOUNTING_DATA_DIR": str(settings.data_dir),
     }
-    done = run_doctor(environment)
-    assert done.returncode == 1
-    assert "hunter2" not in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    lines = done.stdout.splitlines()
+    result = run_doctor(environment)
+    assert result.returncode == 1
+    assert "hunter2" not in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    lines = result.stdout.splitlines()
     assert lines[0].startswith("error    redis: reachable")
     assert lines[1].lstrip().startswith("-> ")
     assert any(line.startswith("error    postgres: reachable") for line in lines)

@@ -1,4 +1,4 @@
-"""What doctor says of a Redis or Valkey: of real ones set wrongly, and of facts."""
+"""The findings of doctor on Redis and Valkey: on real servers with wrong settings, and on facts."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,9 +20,9 @@ from accounting.ops.doctor.redis_server import (
 )
 from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 
-LEAST_RIGHTS: Final = "+psync +replconf +ping +info +client|setname"
-"""As docs/operations.md gives them, for replication without the key scan."""
-GOOD: Final = RedisFacts(
+MIN_RIGHTS: Final = "+psync +replconf +ping +info +client|setname"
+"""Those of docs/operations.md for replication, without those of the key scan."""
+GOOD_FACTS: Final = RedisFacts(
     address="redis://redis.example:6379",
     version="7.0.15",
     role="master",
@@ -44,7 +44,7 @@ def valkey() -> Iterator[ValkeyServer]:
         yield server
 
 
-def judged(
+def check(
     facts: RedisFacts | Unreachable, mode: CaptureMode = "auto", live_sessions: int = 0
 ) -> dict[str, Finding]:
     return {
@@ -53,54 +53,61 @@ def judged(
     }
 
 
-def levels(found: dict[str, Finding], but: Level = Level.OK) -> dict[str, Level]:
-    return {check: finding.level for check, finding in found.items() if finding.level is not but}
+def levels_of(findings: dict[str, Finding], except_level: Level = Level.OK) -> dict[str, Level]:
+    return {
+        check: finding.level
+        for check, finding in findings.items()
+        if finding.level is not except_level
+    }
 
 
-def examined(server: RedisServer, user: str = "", mode: CaptureMode = "auto") -> dict[str, Finding]:
+def probe(server: RedisServer, user: str = "", mode: CaptureMode = "auto") -> dict[str, Finding]:
     url = server.url.replace("://", f"://{user}@") if user else server.url
-    return judged(probe_redis(url, "here")[0], mode)
+    return check(probe_redis(url, "here")[0], mode)
 
 
-def allow(server: RedisServer, name: str, *rights: str) -> str:
-    """A user with these rights; returns what a URL says of it."""
+def make_user(server: RedisServer, name: str, *rights: str) -> str:
+    """Make a user with these rights; return its part of a URL."""
     with redis.Redis.from_url(server.url) as client:
         client.execute_command("ACL", "SETUSER", name, "reset", "on", ">secret", *rights)
     return f"{name}:secret"
 
 
 def with_settings(**changed: str) -> RedisFacts:
-    settings = {**GOOD.settings, **{name.replace("_", "-"): at for name, at in changed.items()}}
-    return replace(GOOD, settings=settings)
+    settings = {
+        **GOOD_FACTS.settings,
+        **{name.replace("_", "-"): at for name, at in changed.items()},
+    }
+    return replace(GOOD_FACTS, settings=settings)
 
 
-def test_a_server_as_it_should_be_is_well() -> None:
-    assert levels(judged(GOOD, live_sessions=30_000)) == {}
+def test_a_good_server_has_no_findings() -> None:
+    assert levels_of(check(GOOD_FACTS, live_sessions=30_000)) == {}
 
 
-def test_a_server_out_of_reach_is_one_error_without_the_password() -> None:
+def test_an_unreachable_server_is_one_error_without_the_password() -> None:
     facts, clock = probe_redis(f"redis://:hunter2@127.0.0.1:{free_port()}", "there")
     assert clock is None
-    (finding,) = judged(facts).values()
+    (finding,) = check(facts).values()
     assert (finding.level, finding.check) == (Level.ERROR, "reachable")
     assert "hunter2" not in repr(finding)
 
 
-def test_a_wrong_password_is_one_error_that_says_so(valkey: ValkeyServer) -> None:
-    allow(valkey, "one", *LEAST_RIGHTS.split())
-    (finding,) = examined(valkey, "one:wrong").values()
+def test_a_wrong_password_is_one_error_with_the_reason(valkey: ValkeyServer) -> None:
+    make_user(valkey, "one", *MIN_RIGHTS.split())
+    (finding,) = probe(valkey, "one:wrong").values()
     assert finding.level is Level.ERROR
     assert "refuses the log-in" in finding.observed
     assert "ACCOUNTING_REDIS_URL" in finding.advice
 
 
 @pytest.mark.needs_redis
-def test_redis_as_debian_ships_it_keeps_connections_alive_too_seldom() -> None:
+def test_the_default_keepalive_of_redis_is_a_warning() -> None:
     with RedisServer() as server:
-        found = examined(server)
-    assert levels(found) == {"tcp-keepalive": Level.WARNING, "backlog": Level.WARNING}
-    assert found["version"].observed.startswith("Redis 7.")
-    assert "mode" in found
+        findings = probe(server)
+    assert levels_of(findings) == {"tcp-keepalive": Level.WARNING, "backlog": Level.WARNING}
+    assert findings["version"].observed.startswith("Redis 7.")
+    assert "mode" in findings
 
 
 def test_wrong_settings_of_a_real_server_are_found() -> None:
@@ -112,104 +119,104 @@ def test_wrong_settings_of_a_real_server_are_found() -> None:
         "client-output-buffer-limit": "slave 1mb 1mb 10",
     }
     with ValkeyServer(options) as server:
-        found = examined(server)
-    assert levels(found) == {
+        findings = probe(server)
+    assert levels_of(findings) == {
         "timeout": Level.ERROR,
         "tcp-keepalive": Level.WARNING,
         "backlog": Level.WARNING,
         "backlog ttl": Level.WARNING,
         "replica buffer": Level.WARNING,
     }
-    assert found["timeout"].advice == "CONFIG SET timeout 0, and the same in redis.conf"
+    assert findings["timeout"].advice == "CONFIG SET timeout 0, and the same in redis.conf"
 
 
-def test_the_probe_starts_no_synchronisation(valkey: ValkeyServer) -> None:
+def test_the_probe_starts_no_synchronization(valkey: ValkeyServer) -> None:
     """A collector may run, and a snapshot costs a fork."""
     with redis.Redis.from_url(valkey.url) as client:
         before = client.info("stats")["sync_full"], client.info("replication")["connected_slaves"]
-        examined(valkey)
+        probe(valkey)
         after = client.info("stats")["sync_full"], client.info("replication")["connected_slaves"]
     assert before == after == (0, 0)
 
 
-def test_the_least_rights_are_enough_for_replication(valkey: ValkeyServer) -> None:
-    user = allow(valkey, "least", *LEAST_RIGHTS.split())
-    found = examined(valkey, user, "replication")
-    assert found["mode"].level is Level.OK
-    assert Level.ERROR not in levels(found).values()
-    assert "CONFIG" not in found["rights"].observed
-    assert "SELECT" in found["rights"].observed
-    assert found["settings"].level is Level.WARNING
-    assert found["backlog"].observed.startswith("repl-backlog-size 10.5 MB")
+def test_the_minimum_rights_are_sufficient_for_replication(valkey: ValkeyServer) -> None:
+    user = make_user(valkey, "least", *MIN_RIGHTS.split())
+    findings = probe(valkey, user, "replication")
+    assert findings["mode"].level is Level.OK
+    assert Level.ERROR not in levels_of(findings).values()
+    assert "CONFIG" not in findings["rights"].observed
+    assert "SELECT" in findings["rights"].observed
+    assert findings["settings"].level is Level.WARNING
+    assert findings["backlog"].observed.startswith("repl-backlog-size 10.5 MB")
 
 
 def test_without_psync_auto_falls_back_and_replication_fails(valkey: ValkeyServer) -> None:
     channels = [f"&{pattern.decode()}" for pattern in CHANNEL_PATTERNS]
-    user = allow(valkey, "hears", "+psubscribe", "+ping", "+info", *channels)
-    assert examined(valkey, user, "auto")["mode"].level is Level.WARNING
-    refused = examined(valkey, user, "replication")["mode"]
+    user = make_user(valkey, "hears", "+psubscribe", "+ping", "+info", *channels)
+    assert probe(valkey, user, "auto")["mode"].level is Level.WARNING
+    refused = probe(valkey, user, "replication")["mode"]
     assert refused.level is Level.ERROR
     assert "psync" in refused.advice
-    assert examined(valkey, user, "subscribe")["mode"].level is Level.OK
+    assert probe(valkey, user, "subscribe")["mode"].level is Level.OK
 
 
-def test_a_user_who_may_do_nothing_is_an_error_in_every_mode(valkey: ValkeyServer) -> None:
-    user = allow(valkey, "nobody", "+ping", "+info", "resetchannels")
+def test_a_user_without_rights_is_an_error_in_every_mode(valkey: ValkeyServer) -> None:
+    user = make_user(valkey, "nobody", "+ping", "+info", "resetchannels")
     modes: tuple[CaptureMode, ...] = ("auto", "replication", "subscribe")
-    assert [examined(valkey, user, mode)["mode"].level for mode in modes] == [Level.ERROR] * 3
+    assert [probe(valkey, user, mode)["mode"].level for mode in modes] == [Level.ERROR] * 3
 
 
-def test_a_user_who_may_subscribe_to_other_channels_alone_is_refused(
+def test_a_user_who_may_subscribe_only_to_other_channels_is_an_error(
     valkey: ValkeyServer,
 ) -> None:
-    """A wider pattern is another one: Redis compares patterns as texts."""
+    """Redis compares patterns as texts: a wider one doesn't cover a narrower one."""
     for channels in ("&other/*", "&turn/*"):
-        user = allow(valkey, "deaf", "+psubscribe", "+ping", "+info", "resetchannels", channels)
-        found = examined(valkey, user, "subscribe")["mode"]
-        assert found.level is Level.ERROR
-        assert "&turn/user/*/allocation/*" in found.advice
+        user = make_user(valkey, "deaf", "+psubscribe", "+ping", "+info", "resetchannels", channels)
+        findings = probe(valkey, user, "subscribe")["mode"]
+        assert findings.level is Level.ERROR
+        assert "&turn/user/*/allocation/*" in findings.advice
 
 
 def test_a_cluster_is_captured_by_subscription() -> None:
     with ValkeyServer({"cluster-enabled": "yes"}) as server:
-        found = examined(server)
-        assert found["mode"].level is Level.WARNING
-        assert "cluster" in found["mode"].observed
-        assert examined(server, mode="replication")["mode"].level is Level.ERROR
+        findings = probe(server)
+        assert findings["mode"].level is Level.WARNING
+        assert "cluster" in findings["mode"].observed
+        assert probe(server, mode="replication")["mode"].level is Level.ERROR
 
 
-def test_a_replica_is_captured_by_subscription_alone() -> None:
+def test_a_replica_can_only_be_captured_by_subscription() -> None:
     with ValkeyServer({"replicaof": f"127.0.0.1 {free_port()}"}) as replica:
-        found = examined(replica, mode="replication")["mode"]
-        assert found.level is Level.ERROR
-        assert "master" in found.advice
-        assert examined(replica)["mode"].level is Level.WARNING
-        assert "backlog" not in examined(replica)
+        findings = probe(replica, mode="replication")["mode"]
+        assert findings.level is Level.ERROR
+        assert "master" in findings.advice
+        assert probe(replica)["mode"].level is Level.WARNING
+        assert "backlog" not in probe(replica)
 
 
-def test_lfu_eviction_keeps_the_key_scan_from_working() -> None:
+def test_lfu_eviction_prevents_the_key_scan() -> None:
     options = {"maxmemory-policy": "allkeys-lfu", "maxmemory": "100mb"}
     with ValkeyServer(options) as server:
-        found = examined(server)["key scan"]
-    assert found.level is Level.WARNING
-    assert "LFU" in found.advice
+        findings = probe(server)["key scan"]
+    assert findings.level is Level.WARNING
+    assert "LFU" in findings.advice
 
 
-def test_the_backlog_is_judged_by_the_stream_and_the_live_sessions() -> None:
-    """Ten minutes of the stream as it goes, and all sessions closing meanwhile."""
+def test_the_needed_backlog_depends_on_the_stream_and_the_live_sessions() -> None:
+    """Ten minutes of the stream at its rate, in which all sessions close."""
     assert needed_backlog_bytes(0, 0) == 8 << 20
     assert needed_backlog_bytes(100_000, 20_000) == 600 * 100_000 + 20_000 * 1300
-    busy = replace(GOOD, stream_bytes_per_second=100_000.0)
-    assert judged(busy, live_sessions=20_000)["backlog"].level is Level.WARNING
-    assert "repl-backlog-size 128mb" in judged(busy, live_sessions=20_000)["backlog"].advice
-    assert judged(busy, live_sessions=1000)["backlog"].level is Level.OK
+    busy = replace(GOOD_FACTS, stream_bytes_per_second=100_000.0)
+    assert check(busy, live_sessions=20_000)["backlog"].level is Level.WARNING
+    assert "repl-backlog-size 128mb" in check(busy, live_sessions=20_000)["backlog"].advice
+    assert check(busy, live_sessions=1000)["backlog"].level is Level.OK
 
 
-def test_the_rate_of_a_moving_stream_is_seen() -> None:
+def test_the_rate_of_the_stream_is_measured() -> None:
     with ValkeyServer({"repl-diskless-sync-delay": "0"}) as server, ValkeyServer() as copy:
-        with redis.Redis.from_url(copy.url) as follower:
-            follower.execute_command("REPLICAOF", "127.0.0.1", server.port)
-            wait_until(lambda: follower.info("replication")["master_link_status"] == "up")
+        with redis.Redis.from_url(copy.url) as replica_client:
+            replica_client.execute_command("REPLICAOF", "127.0.0.1", server.port)
+            wait_until(lambda: replica_client.info("replication")["master_link_status"] == "up")
         with redis.Redis.from_url(server.url) as client:
             client.publish("turn/realm/r/user/u/allocation/1/status", b"x" * 1000)
         facts, _ = probe_redis(server.url, "here")
@@ -218,17 +225,19 @@ def test_the_rate_of_a_moving_stream_is_seen() -> None:
     assert facts.stream_bytes_per_second >= 0
 
 
-def test_a_subscribers_buffer_is_judged_by_the_live_sessions() -> None:
-    few = judged(GOOD, "subscribe", live_sessions=30_000)
+def test_the_needed_pubsub_buffer_depends_on_the_live_sessions() -> None:
+    few = check(GOOD_FACTS, "subscribe", live_sessions=30_000)
     assert "backlog" not in few
     assert few["pubsub buffer"].level is Level.OK
-    assert judged(GOOD, "subscribe", live_sessions=50_000)["pubsub buffer"].level is Level.WARNING
+    assert (
+        check(GOOD_FACTS, "subscribe", live_sessions=50_000)["pubsub buffer"].level is Level.WARNING
+    )
     unlimited = with_settings(client_output_buffer_limit="pubsub 0 0 0")
-    assert judged(unlimited, "subscribe", 50_000)["pubsub buffer"].level is Level.OK
+    assert check(unlimited, "subscribe", 50_000)["pubsub buffer"].level is Level.OK
 
 
-def test_a_subscription_where_replication_is_possible_is_worth_a_word() -> None:
-    assert judged(GOOD, "subscribe")["mode"].level is Level.WARNING
+def test_a_subscription_where_replication_is_possible_is_a_warning() -> None:
+    assert check(GOOD_FACTS, "subscribe")["mode"].level is Level.WARNING
 
 
 @pytest.mark.parametrize(
@@ -241,12 +250,12 @@ def test_a_subscription_where_replication_is_possible_is_worth_a_word() -> None:
         ("Redis", "", Level.WARNING),
     ],
 )
-def test_old_servers_are_refused(kind: str, version: str, level: Level) -> None:
-    facts = replace(GOOD, kind=kind, version=version)  # type: ignore[arg-type]
-    assert judged(facts)["version"].level is level
+def test_an_old_version_is_an_error(kind: str, version: str, level: Level) -> None:
+    facts = replace(GOOD_FACTS, kind=kind, version=version)  # type: ignore[arg-type]
+    assert check(facts)["version"].level is level
 
 
-def test_clocks_may_differ_by_two_seconds_and_what_the_network_takes() -> None:
+def test_clocks_may_differ_by_two_seconds_and_the_round_trip() -> None:
     def level(ahead: float, uncertain: float = 0.01) -> Level:
         clock = ClockOffset(ahead_seconds=ahead, uncertain_seconds=uncertain)
         return check_clock("redis", clock).level
@@ -258,7 +267,7 @@ def test_clocks_may_differ_by_two_seconds_and_what_the_network_takes() -> None:
     assert check_clock("redis", None).level is Level.OK
 
 
-def test_the_clock_of_a_server_is_read(valkey: ValkeyServer) -> None:
+def test_the_clock_of_a_server_is_measured(valkey: ValkeyServer) -> None:
     _, clock = probe_redis(valkey.url, "here")
     assert clock is not None
     assert abs(clock.ahead_seconds) < 1

@@ -1,4 +1,4 @@
-"""`/healthz` and `turn-accounting health` say in words what is wrong, and nothing else."""
+"""``/healthz`` and ``turn-accounting health`` report every problem, and only problems."""
 
 import http.client
 import json
@@ -31,34 +31,34 @@ from tests.support.servers import free_port
 MINUTE = 60_000_000
 
 
-def troubles(books: Books, url: str | None = None, *, captures: bool = True) -> tuple[str, ...]:
+def problems_of(books: Books, url: str | None = None, *, captures: bool = True) -> tuple[str, ...]:
     return evaluate(read_snapshot(books, url), captures=captures).problems
 
 
-def watched(books: Books) -> None:
-    """A service that captures, loads and settles now."""
+def keep_up(books: Books) -> None:
+    """Capture, load and settle everything until now."""
     settings_for(books)
     checkpoint_now(books)
     books.run_jobs()
 
 
-def test_all_is_well(books: Books) -> None:
-    watched(books)
+def test_a_service_that_keeps_up_is_healthy(books: Books) -> None:
+    keep_up(books)
     assert evaluate(read_snapshot(books), captures=True) == Health(problems=())
 
 
-def test_nothing_captured_yet_is_wrong_only_where_something_should_be(books: Books) -> None:
+def test_nothing_captured_yet_is_a_problem_only_where_this_machine_captures(books: Books) -> None:
     settings_for(books)
-    assert troubles(books) == (
+    assert problems_of(books) == (
         "source 'default': nothing was captured yet, Redis was never reached",
     )
-    assert troubles(books, captures=False) == ()
+    assert problems_of(books, captures=False) == ()
 
 
-def test_an_open_gap_is_told_with_its_age_and_cause(books: Books) -> None:
-    watched(books)
+def test_an_open_gap_is_a_problem_with_its_age_and_cause(books: Books) -> None:
+    keep_up(books)
     books.spool().open_gap(wall_clock() - 5 * MINUTE, "redis_unreachable", "connection refused")
-    assert troubles(books) == (
+    assert problems_of(books) == (
         (
             "source 'default': not capturing for 5 min, a gap is open "
             "(redis_unreachable: connection refused)"
@@ -66,24 +66,24 @@ def test_an_open_gap_is_told_with_its_age_and_cause(books: Books) -> None:
     )
 
 
-def test_a_collector_that_hangs_is_wrong_without_a_gap(books: Books) -> None:
+def test_a_collector_that_hangs_is_a_problem_without_a_gap(books: Books) -> None:
     settings_for(books)
     books.spool().checkpoint(wall_clock() - 10 * MINUTE)
     books.run_jobs()
-    (trouble,) = troubles(books)
-    assert trouble.startswith("source 'default': not capturing for 10 min")
+    (problem,) = problems_of(books)
+    assert problem.startswith("source 'default': not capturing for 10 min")
 
 
-def test_a_full_disk_is_told_before_and_after_it_stops_capture(books: Books) -> None:
-    watched(books)
+def test_an_almost_full_disk_is_a_problem_only_where_this_machine_captures(books: Books) -> None:
+    keep_up(books)
     full = replace(read_snapshot(books), disk_free_bytes=3 * 10**6)
-    (trouble,) = evaluate(full, captures=True).problems
-    assert "disk has 3 MB left" in trouble
+    (problem,) = evaluate(full, captures=True).problems
+    assert "disk has 3 MB left" in problem
     assert evaluate(full, captures=False).problems == ()
 
 
-def test_a_standby_is_well(books: Books) -> None:
-    """It captures nothing while another machine does."""
+def test_a_standby_is_healthy(books: Books) -> None:
+    """It captures nothing while another machine does, and its gap is open."""
     settings_for(books)
     checkpoint_now(books)
     books.run_jobs()
@@ -91,59 +91,59 @@ def test_a_standby_is_well(books: Books) -> None:
     with books.engine.begin() as connection:
         lease_queries.release(connection, 1, lease_holder(books.spool().path))
         lease_queries.acquire(connection, 1, holder="x", host="one.example", lease_seconds=60)
-    assert troubles(books) == ()
+    assert problems_of(books) == ()
 
 
-def test_settling_that_lags_behind_capture_is_wrong(books: Books) -> None:
+def test_settling_far_behind_capture_is_a_problem(books: Books) -> None:
     settings_for(books)
     books.spool().checkpoint(wall_clock() - 10 * MINUTE)
     books.run_jobs()
     checkpoint_now(books)
     books.load()
-    (trouble,) = troubles(books)
-    assert trouble == "source 'default': settling is 10 min behind"
+    (problem,) = problems_of(books)
+    assert problem == "source 'default': settling is 10 min behind"
 
 
-def test_a_source_that_is_not_captured_is_not_a_lag_of_settling(books: Books) -> None:
+def test_a_source_that_is_not_captured_does_not_count_as_lag_of_settling(books: Books) -> None:
     settings_for(books)
     books.spool("other").checkpoint(wall_clock() - 10 * MINUTE)
     checkpoint_now(books)
     books.run_jobs()
-    assert troubles(books) == ()
+    assert problems_of(books) == ()
 
 
-def test_a_job_that_fails_again_and_again_is_wrong(books: Books) -> None:
+def test_a_job_that_fails_three_times_in_a_row_is_a_problem(books: Books) -> None:
     def fail(_engine: Engine) -> int:
         raise ZeroDivisionError("of alice")
 
-    watched(books)
+    keep_up(books)
     job = replace(JOBS["settle"], run=fail)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             run_job(job, books.engine)
-    assert troubles(books) == (
+    assert problems_of(books) == (
         "job settle failed 3 times in a row (ZeroDivisionError): see the scheduler's log",
     )
     run_job(replace(job, run=lambda _: 1), books.engine)
-    assert troubles(books) == ()
+    assert problems_of(books) == ()
 
 
-def test_a_lost_database_is_told_without_its_password(books: Books) -> None:
-    watched(books)
+def test_an_unreachable_database_is_a_problem_without_its_password(books: Books) -> None:
+    keep_up(books)
     url = f"postgresql://nobody:hunter2@127.0.0.1:{free_port()}/none"
-    (trouble,) = troubles(books, url)
-    assert trouble.startswith("Postgres: ")
-    assert "hunter2" not in trouble
+    (problem,) = problems_of(books, url)
+    assert problem.startswith("Postgres: ")
+    assert "hunter2" not in problem
 
 
-def test_a_database_of_another_revision_is_told(books: Books) -> None:
-    watched(books)
-    (trouble,) = troubles(books, books.server.url())
-    assert "run `turn-accounting db upgrade`" in trouble
+def test_a_database_of_another_revision_is_a_problem(books: Books) -> None:
+    keep_up(books)
+    (problem,) = problems_of(books, books.server.url())
+    assert "run `turn-accounting db upgrade`" in problem
 
 
-def test_silence_is_a_suspicion_and_no_trouble(books: Books) -> None:
-    """Restarting this service would not help: whoever restarts it on 503 must not."""
+def test_a_silent_thread_is_a_warning_and_not_a_problem(books: Books) -> None:
+    """A supervisor that restarts the service on 503 would not help: coturn is at fault."""
     settings_for(books)
     for number in (1, 2):
         books.receive(
@@ -153,68 +153,74 @@ def test_silence_is_a_suspicion_and_no_trouble(books: Books) -> None:
         )
     books.advance_clock(1500)
     books.run_jobs()
-    found = read_snapshot(books)
-    health = evaluate(found, captures=False)
+    snapshot = read_snapshot(books)
+    health = evaluate(snapshot, captures=False)
     assert health.problems == ()
-    (suspicion,) = health.warnings
-    assert suspicion.startswith(
+    (warning,) = health.warnings
+    assert warning.startswith(
         "coturn [::1] (source 'default', database 0): relay thread 3 silent for"
     )
-    assert "2 allocations ran out unheard" in suspicion
+    assert "2 allocations ran out unheard" in warning
 
 
-def test_lengths_of_time_are_in_their_largest_unit() -> None:
-    said = [
+def test_durations_are_in_their_largest_unit() -> None:
+    durations = [
         format_duration(seconds) for seconds in (-1, 0, 119, 120, 7_199, 7_200, 172_799, 172_800)
     ]
-    assert said == ["0 s", "0 s", "119 s", "2 min", "120 min", "2 h", "48 h", "2 d"]
+    assert durations == ["0 s", "0 s", "119 s", "2 min", "120 min", "2 h", "48 h", "2 d"]
 
 
-def ask(port: int, path: str, method: str = "GET") -> tuple[int, str, str]:
+def request(port: int, path: str, method: str = "GET") -> tuple[int, str, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     connection.request(method, path)
     answer = connection.getresponse()
     return answer.status, answer.headers["Content-Type"], answer.read().decode()
 
 
-def well(_watch: Snapshot) -> Health:
+def evaluate_healthy(_snapshot: Snapshot) -> Health:
     return Health(problems=(), warnings=("hm",))
 
 
-def unwell(_watch: Snapshot) -> Health:
+def evaluate_unhealthy(_snapshot: Snapshot) -> Health:
     return Health(problems=("this is wrong", "and that"))
 
 
-def test_the_server_answers_for_metrics_and_health(books: Books) -> None:
-    watched(books)
+def test_the_server_serves_metrics_and_health(books: Books) -> None:
+    keep_up(books)
     port = free_port()
-    with snapshot_reader(books) as watcher, serve(f"127.0.0.1:{port}", watcher.read, well):
-        code, kind, body = ask(port, "/metrics?x=1")
+    with (
+        snapshot_reader(books) as reader,
+        serve(f"127.0.0.1:{port}", reader.read, evaluate_healthy),
+    ):
+        code, kind, body = request(port, "/metrics?x=1")
         assert (code, kind.split(";")[0]) == (200, "text/plain")
         assert parse_metrics(body)["turn_accounting_database_up",] == 1
-        code, kind, body = ask(port, "/healthz")
+        code, kind, body = request(port, "/healthz")
         assert (code, kind) == (200, "application/json")
         assert json.loads(body) == {"status": "ok", "suspicions": ["hm"]}
-        assert ask(port, "/healthz", "HEAD")[::2] == (200, "")
-        assert ask(port, "/")[0] == 404
+        assert request(port, "/healthz", "HEAD")[::2] == (200, "")
+        assert request(port, "/")[0] == 404
 
 
-def test_what_is_wrong_is_answered_with_503_and_words(books: Books) -> None:
-    watched(books)
+def test_problems_are_a_503_with_their_texts(books: Books) -> None:
+    keep_up(books)
     port = free_port()
-    with snapshot_reader(books) as watcher, serve(f"127.0.0.1:{port}", watcher.read, unwell):
-        code, _, body = ask(port, "/healthz")
+    with (
+        snapshot_reader(books) as reader,
+        serve(f"127.0.0.1:{port}", reader.read, evaluate_unhealthy),
+    ):
+        code, _, body = request(port, "/healthz")
     assert code == 503
     assert json.loads(body) == {"status": "failing", "troubles": ["this is wrong", "and that"]}
 
 
-def test_an_address_that_is_taken_is_told_by_the_settings_name(books: Books) -> None:
+def test_an_address_in_use_is_an_error_with_the_setting(books: Books) -> None:
     listen = f"127.0.0.1:{free_port()}"
     with (
-        snapshot_reader(books) as watcher,
-        serve(listen, watcher.read, well),
+        snapshot_reader(books) as reader,
+        serve(listen, reader.read, evaluate_healthy),
         pytest.raises(ConfigurationError, match="ACCOUNTING_METRICS_LISTEN='127"),
-        serve(listen, watcher.read, well),
+        serve(listen, reader.read, evaluate_healthy),
     ):
         pass
 
@@ -223,11 +229,11 @@ def test_an_address_that_is_taken_is_told_by_the_settings_name(books: Books) -> 
     ("value", "kept"),
     [("127.0.0.1:9464", "127.0.0.1:9464"), ("[::1]:9464", "[::1]:9464"), ("off", None)],
 )
-def test_an_address_to_listen_at_is_taken(value: str, kept: str | None) -> None:
+def test_a_listen_address_is_valid(value: str, kept: str | None) -> None:
     assert Settings(metrics_listen=value).metrics_listen == kept
 
 
 @pytest.mark.parametrize("value", ["9464", ":9464", "host", "host:0", "host:x", "a:1/x", "::1:2:3"])
-def test_what_is_no_address_to_listen_at_is_refused(value: Any) -> None:
+def test_an_invalid_listen_address_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="expected an address and a port"):
         Settings(metrics_listen=value)

@@ -1,4 +1,4 @@
-"""Whether a collector is at work, as its spool tells it to a health check."""
+"""Whether a collector captures, according to its spool."""
 
 from pathlib import Path
 
@@ -9,7 +9,9 @@ from accounting.config import Settings
 from accounting.ops import service
 
 
-def test_a_collector_is_at_work_while_it_ticks_and_no_gap_is_open(tmp_path: Path) -> None:
+def test_a_collector_captures_while_checkpoints_are_recent_and_no_gap_is_open(
+    tmp_path: Path,
+) -> None:
     settings = Settings(data_dir=tmp_path)
     assert not service.is_capturing(settings)
     with Spool.open(spool_path(tmp_path, "default"), "default") as spool:

@@ -1,4 +1,4 @@
-"""Metrics tell how the service does, cost little, name no user, and survive a lost database."""
+"""Metrics cover all stages, have no username, and work without the database."""
 
 import os
 import re
@@ -33,12 +33,12 @@ RULES: Final = Path(__file__).parents[2] / "deploy" / "prometheus-rules.yaml"
 NOW: Final = datetime.now(UTC)
 
 
-def nowhere() -> str:
+def unreachable_url() -> str:
     return f"postgresql://nobody@127.0.0.1:{free_port()}/none"
 
 
-def hear_usage(books: Books) -> None:
-    """A session with half its bytes from a total alone, a stranger, and nonsense; just now."""
+def receive_usage(books: Books) -> None:
+    """A session, half of it from a total alone; a live one; unauthenticated traffic; nonsense."""
     books.start = NOW
     books.receive(-40, channel("status", user="carol"), status_payload("new"))
     books.receive(-30, channel("traffic", user="carol"), traffic_payload(10, 1_000, 10, 1_000))
@@ -53,14 +53,14 @@ def hear_usage(books: Books) -> None:
     books.receive(-5, channel("traffic", user="mallory", allocation=4), b"nonsense")
 
 
-def test_metrics_tell_what_is_captured_loaded_settled_and_counted(books: Books) -> None:
+def test_metrics_have_lags_counts_and_usage(books: Books) -> None:
     settings_for(books)
-    hear_usage(books)
+    receive_usage(books)
     checkpoint_now(books)
     books.run_jobs()
-    found = metrics_of(read_snapshot(books))
+    samples = metrics_of(read_snapshot(books))
     for stage in ("captured", "loaded", "settled"):
-        assert 0 <= found[f"turn_accounting_{stage}_lag_seconds", "default"] < 30
+        assert 0 <= samples[f"turn_accounting_{stage}_lag_seconds", "default"] < 30
     expected = {
         ("turn_accounting_database_up",): 1,
         ("turn_accounting_spool_up", "default"): 1,
@@ -76,89 +76,89 @@ def test_metrics_tell_what_is_captured_loaded_settled_and_counted(books: Books) 
         ("turn_accounting_spool_unloaded_messages", "default"): 0,
         ("turn_accounting_spool_oldest_unloaded_seconds", "default"): 0,
     }
-    assert {name: found.get(name) for name in expected} == expected
-    received = found["turn_accounting_last_received_timestamp_seconds", "default"]
+    assert {name: samples.get(name) for name in expected} == expected
+    received = samples["turn_accounting_last_received_timestamp_seconds", "default"]
     assert received == pytest.approx(NOW.timestamp() - 5, abs=0.01)
 
 
-def test_what_was_never_done_lags_without_end_so_that_an_alert_sees_it(books: Books) -> None:
-    """A wrong address of Redis, a scheduler that was never started."""
+def test_the_lag_of_a_stage_that_never_ran_is_infinite(books: Books) -> None:
+    """Then an alert fires for a wrong Redis address, or a scheduler that was never started."""
     settings_for(books)
     books.spool()
     books.load()
-    found = metrics_of(read_snapshot(books))
-    assert found["turn_accounting_captured_lag_seconds", "default"] == inf
-    assert found["turn_accounting_settled_lag_seconds", "default"] == inf
+    samples = metrics_of(read_snapshot(books))
+    assert samples["turn_accounting_captured_lag_seconds", "default"] == inf
+    assert samples["turn_accounting_settled_lag_seconds", "default"] == inf
 
 
-def test_metrics_name_no_user(books: Books) -> None:
+def test_metrics_have_no_username(books: Books) -> None:
     settings_for(books)
-    hear_usage(books)
+    receive_usage(books)
     checkpoint_now(books)
     books.run_jobs()
     names = " ".join(" ".join(name) for name in metrics_of(read_snapshot(books)))
     assert not re.search("carol|dave|mallory", names)
 
 
-def test_what_waits_in_the_spool_is_counted(books: Books) -> None:
+def test_unloaded_messages_are_counted(books: Books) -> None:
     settings_for(books)
-    hear_usage(books)
-    found = metrics_of(read_snapshot(books))
-    assert found["turn_accounting_spool_unloaded_messages", "default"] == 7
-    assert found["turn_accounting_spool_unloaded_bytes", "default"] > 7 * 60
-    assert found["turn_accounting_spool_oldest_unloaded_seconds", "default"] >= 40
+    receive_usage(books)
+    samples = metrics_of(read_snapshot(books))
+    assert samples["turn_accounting_spool_unloaded_messages", "default"] == 7
+    assert samples["turn_accounting_spool_unloaded_bytes", "default"] > 7 * 60
+    assert samples["turn_accounting_spool_oldest_unloaded_seconds", "default"] >= 40
     books.load()
     assert (
         metrics_of(read_snapshot(books))["turn_accounting_spool_unloaded_messages", "default"] == 0
     )
 
 
-def test_without_the_database_the_spool_still_tells(books: Books) -> None:
+def test_without_the_database_the_spool_has_metrics(books: Books) -> None:
     settings_for(books)
     books.receive(0, channel("status"), status_payload("new"))
     checkpoint_now(books)
-    found = metrics_of(read_snapshot(books, nowhere()))
-    assert found["turn_accounting_database_up",] == 0
-    assert 0 <= found["turn_accounting_captured_lag_seconds", "default"] < 30
-    assert found["turn_accounting_spool_unloaded_messages", "default"] == 1
-    assert ("turn_accounting_settled_lag_seconds", "default") not in found
+    samples = metrics_of(read_snapshot(books, unreachable_url()))
+    assert samples["turn_accounting_database_up",] == 0
+    assert 0 <= samples["turn_accounting_captured_lag_seconds", "default"] < 30
+    assert samples["turn_accounting_spool_unloaded_messages", "default"] == 1
+    assert ("turn_accounting_settled_lag_seconds", "default") not in samples
 
 
-def test_a_database_that_hangs_is_waited_for_once_and_not_for_long(books: Books) -> None:
+def test_a_hung_database_delays_a_snapshot_only_until_the_timeout(books: Books) -> None:
     settings_for(books)
     checkpoint_now(books)
     with PostgresServer() as server:
         url = server.url()
         os.kill(server.pid, signal.SIGSTOP)
         try:
-            with snapshot_reader(books, url) as watcher:
-                found = watcher.read()
-                assert found.database_error == "Postgres does not answer within 2 s"
-                assert found.spool is not None
-                assert metrics_of(found)["turn_accounting_database_up",] == 0
+            with snapshot_reader(books, url) as reader:
+                snapshot = reader.read()
+                assert snapshot.database_error == "Postgres does not answer within 2 s"
+                assert snapshot.spool is not None
+                assert metrics_of(snapshot)["turn_accounting_database_up",] == 0
         finally:
             os.kill(server.pid, signal.SIGCONT)
 
 
 def test_a_database_of_another_version_is_not_up(books: Books) -> None:
-    found = metrics_of(read_snapshot(books, books.server.url()))
-    assert found["turn_accounting_database_up",] == 0
+    samples = metrics_of(read_snapshot(books, books.server.url()))
+    assert samples["turn_accounting_database_up",] == 0
 
 
-def test_gaps_are_counted_by_cause_and_an_open_one_shows(books: Books) -> None:
+def test_gaps_are_counted_by_cause_and_an_open_one_is_a_gauge(books: Books) -> None:
     settings_for(books)
     spool = books.spool()
     checkpoint_now(books)
     spool.close_gap(spool.open_gap(wall_clock() - 9_000_000, "disconnected"), wall_clock())
     spool.open_gap(wall_clock(), "redis_unreachable")
     books.load()
-    found = metrics_of(read_snapshot(books))
-    assert found["turn_accounting_capture_gaps_total", "disconnected", "default"] == 1
-    assert found["turn_accounting_capture_gaps_total", "redis_unreachable", "default"] == 1
-    assert found["turn_accounting_capture_gap_open", "default"] == 1
+    samples = metrics_of(read_snapshot(books))
+    assert samples["turn_accounting_capture_gaps_total", "disconnected", "default"] == 1
+    assert samples["turn_accounting_capture_gaps_total", "redis_unreachable", "default"] == 1
+    assert samples["turn_accounting_capture_gap_open", "default"] == 1
 
 
-def test_jobs_tell_when_they_succeeded_and_how_often_they_failed(books: Books) -> None:
+def test_job_metrics_have_the_last_success_and_the_failures(books: Books) -> None:
     def fail(_engine: Engine) -> int:
         raise ZeroDivisionError
 
@@ -167,17 +167,17 @@ def test_jobs_tell_when_they_succeeded_and_how_often_they_failed(books: Books) -
     assert run_job(good, books.engine) == 3
     with pytest.raises(ZeroDivisionError):
         run_job(bad, books.engine)
-    found = metrics_of(read_snapshot(books))
-    assert found["turn_accounting_job_runs_total", "good"] == 1
-    assert found["turn_accounting_job_failures_total", "good"] == 0
-    assert found["turn_accounting_job_failures_total", "bad"] == 1
-    success = found["turn_accounting_job_last_success_timestamp_seconds", "good"]
+    samples = metrics_of(read_snapshot(books))
+    assert samples["turn_accounting_job_runs_total", "good"] == 1
+    assert samples["turn_accounting_job_failures_total", "good"] == 0
+    assert samples["turn_accounting_job_failures_total", "bad"] == 1
+    success = samples["turn_accounting_job_last_success_timestamp_seconds", "good"]
     assert success == pytest.approx(wall_clock() / 1e6, abs=60)
-    assert ("turn_accounting_job_last_success_timestamp_seconds", "bad") not in found
-    assert found["turn_accounting_job_last_duration_seconds", "good"] < 1
+    assert ("turn_accounting_job_last_success_timestamp_seconds", "bad") not in samples
+    assert samples["turn_accounting_job_last_duration_seconds", "good"] < 1
 
 
-def test_the_lease_and_its_machine_show(books: Books) -> None:
+def test_the_lease_has_its_host_as_a_label(books: Books) -> None:
     settings_for(books)
     checkpoint_now(books)
     books.load()
@@ -190,21 +190,21 @@ def test_the_lease_and_its_machine_show(books: Books) -> None:
     )
 
 
-def test_a_glance_writes_nothing_and_makes_no_spool(books: Books) -> None:
+def test_reading_the_spool_status_writes_nothing_and_makes_no_spool(books: Books) -> None:
     settings = settings_for(books)
     assert read_status(settings.data_dir, "other") is None
     assert not any(books.directory.glob("other*"))
     checkpoint_now(books)
     before = books.spool().state()
-    found = read_status(settings.data_dir, "default")
-    assert found is not None
-    assert found.state == before
+    status = read_status(settings.data_dir, "default")
+    assert status is not None
+    assert status.state == before
 
 
-def test_every_alert_asks_for_metrics_that_exist(books: Books) -> None:
-    """The shape that Prometheus wants, and no misspelled name, which would never fire."""
+def test_every_alert_uses_existing_metrics(books: Books) -> None:
+    """And the format of Prometheus' rules: an alert with a misspelled metric would never fire."""
     settings_for(books)
-    hear_usage(books)
+    receive_usage(books)
     checkpoint_now(books)
     books.run_jobs()
     known = {name for name, *_ in metrics_of(read_snapshot(books))}

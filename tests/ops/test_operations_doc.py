@@ -1,4 +1,4 @@
-"""docs/operations.md tells of every gap cause and metric that there is, and its rights suffice."""
+"""docs/operations.md has every gap cause and every metric, and the rights in it are sufficient."""
 
 import ast
 import re
@@ -21,20 +21,20 @@ ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = (ROOT / "docs" / "operations.md").read_text()
 
 
-def causes() -> Iterator[str]:
-    """Every cause that the code gives a gap."""
+def gap_causes() -> Iterator[str]:
+    """Every cause of a gap in the code."""
     for path in (ROOT / "accounting").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
-            for said in said_in(node):
-                match said:
+            for expression in cause_expressions(node):
+                match expression:
                     case ast.Constant(value=str(cause)):
                         yield cause
                     case ast.IfExp(body=ast.Constant(value=one), orelse=ast.Constant(value=other)):
                         yield from (str(one), str(other))
 
 
-def said_in(node: ast.AST) -> Iterator[ast.expr | None]:
-    """Where this piece of code names a cause, if it does."""
+def cause_expressions(node: ast.AST) -> Iterator[ast.expr | None]:
+    """The expressions of the causes in a node that records a gap."""
     match node:
         case ast.Call(func=ast.Name("SourceLost" | "SourceRefused" | "NoReply"), args=[cause, *_]):
             yield cause
@@ -47,16 +47,16 @@ def said_in(node: ast.AST) -> Iterator[ast.expr | None]:
 
 
 def first_column(heading: str) -> list[str]:
-    """The first cells of the table under a heading, without what is in braces."""
+    """The first cells of the table under a heading, without the labels in braces."""
     section = PAGE.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
     return re.findall(r"^\| `(\w+)", section, re.MULTILINE)
 
 
-def test_every_cause_of_a_gap_is_told_with_what_to_do() -> None:
-    assert sorted(first_column("Gaps")) == sorted(set(causes()))
+def test_the_doc_has_every_cause_of_a_gap() -> None:
+    assert sorted(first_column("Gaps")) == sorted(set(gap_causes()))
 
 
-def test_every_metric_is_told_and_no_other(books: Books) -> None:
+def test_the_doc_has_exactly_the_served_metrics(books: Books) -> None:
     settings_for(books)
     books.start = datetime.now(UTC)
     books.receive(-2, channel("status"), status_payload("new"))
@@ -85,13 +85,13 @@ def test_every_metric_is_told_and_no_other(books: Books) -> None:
     scope="module", params=["valkey", pytest.param("redis", marks=pytest.mark.needs_redis)]
 )
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    made = ValkeyServer() if request.param == "valkey" else RedisServer()
-    with made as running:
+    new_server = ValkeyServer() if request.param == "valkey" else RedisServer()
+    with new_server as running:
         yield running
 
 
 @pytest.mark.parametrize(("number", "mode"), [(0, "replication"), (1, "subscribe")])
-def test_the_rights_that_are_named_are_enough(
+def test_the_rights_in_the_doc_are_sufficient(
     server: RedisServer, number: int, mode: CaptureMode
 ) -> None:
     rules = re.findall(r"```redis\n(ACL SETUSER accounting .*)\n```", PAGE)
@@ -101,7 +101,7 @@ def test_the_rights_that_are_named_are_enough(
         client.execute_command(*rules[number].replace("PASSWORD", "secret").split())
     url = server.url.replace("://", "://accounting:secret@")
     facts, clock = probe_redis(url, "here")
-    found = {one.check: one for one in check_redis(facts, mode=mode, live_sessions=0)}
-    assert found["mode"].level is Level.OK, found["mode"]
-    assert found["rights"].level is Level.OK, found["rights"]
+    findings = {one.check: one for one in check_redis(facts, mode=mode, live_sessions=0)}
+    assert findings["mode"].level is Level.OK, findings["mode"]
+    assert findings["rights"].level is Level.OK, findings["rights"]
     assert clock is None

@@ -1,8 +1,7 @@
-"""Nothing that runs on a schedule scans a table that grows: seen in the plans that Postgres ran.
+"""No scheduled statement scans a growing table, by the plans that Postgres executed.
 
-The server itself says how it carried out every statement, those within functions too, so that no
-statement can be forgotten here. The tables hold a modest past, enough that a scan of one would be
-the wrong choice, and a right choice here is one at any size.
+auto_explain reports the plan of every statement, also within functions, so that none can be
+forgotten here. The tables have just enough rows that a scan is the wrong plan.
 """
 
 import json
@@ -37,9 +36,9 @@ GROWING: Final = {
     "rejected_messages",
     "key_sightings",
 }
-"""With the partitions of the reports: what has more rows the longer the service runs."""
+"""These tables, and the partitions of the reports, grow as long as the service runs."""
 
-OF_FEW: Final = {"sessions_live", "sessions_disputed", "sessions_unattributed"}
+SMALL_INDEXES: Final = {"sessions_live", "sessions_disputed", "sessions_unattributed"}
 
 EXPLAIN: Final = (
     "-c session_preload_libraries=auto_explain -c auto_explain.log_min_duration=0"
@@ -129,23 +128,22 @@ DROP TABLE past;
 """
 
 
-def scanned(plan: Mapping[str, Any], *, limited: bool = False) -> Iterator[str]:
-    """The tables that a plan reads from end to end, be it along an index.
+def scanned_tables(plan: Mapping[str, Any], *, limited: bool = False) -> Iterator[str]:
+    """The tables that a plan scans completely, also by an index.
 
-    But for indexes of few, which hold what is asked for. ``limited``: whether something above it
-    stops it after some rows.
+    SMALL_INDEXES are exempt. ``limited``: whether a LIMIT above stops the scan after some rows.
     """
     limited = limited or plan["Node Type"] == "Limit"
     index = plan.get("Index Name")
-    along_index = index is not None and index not in OF_FEW and "Index Cond" not in plan
+    along_index = index is not None and index not in SMALL_INDEXES and "Index Cond" not in plan
     if plan["Node Type"] == "Seq Scan" or (along_index and not limited):
-        yield plan.get("Relation Name") or re.sub("_(pkey|by_.*|standing|due)$", "", str(index))
+        yield plan.get("Relation Name") or re.sub("_(pkey|by_.*|open|recheck)$", "", str(index))
     for below in plan.get("Plans", ()):
-        yield from scanned(below, limited=limited)
+        yield from scanned_tables(below, limited=limited)
 
 
 class Plans:
-    """What Postgres says of each statement of an engine: how it was carried out."""
+    """The plan of each statement that an engine executes, as auto_explain reports it."""
 
     def __init__(self, books: Books) -> None:
         self.statements: list[Mapping[str, Any]] = []
@@ -158,33 +156,33 @@ class Plans:
         connection.add_notice_handler(self._noticed)
 
     def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
-        said = notice.message_primary or ""
-        if "plan:" in said:
-            self.statements.append(json.loads(said.partition("plan:")[2]))
+        message = notice.message_primary or ""
+        if "plan:" in message:
+            self.statements.append(json.loads(message.partition("plan:")[2]))
 
-    def growing(self) -> list[str]:
-        """The statements that read a growing table from end to end, each with the table."""
+    def growing_table_scans(self) -> list[str]:
+        """The statements that scan a growing table completely, each with that table."""
         return [
             f"{table}: {statement['Query Text']}"
             for statement in self.statements
-            for table in scanned(statement["Plan"])
+            for table in scanned_tables(statement["Plan"])
             if table in GROWING or table.startswith("reports_")
         ]
 
 
 @pytest.fixture
-def bare(books: Books) -> Iterator[Plans]:
-    found = Plans(books)
-    yield found
-    found.engine.dispose()
+def unfilled_plans(books: Books) -> Iterator[Plans]:
+    plans = Plans(books)
+    yield plans
+    plans.engine.dispose()
 
 
 @pytest.fixture
-def plans(books: Books, bare: Plans) -> Plans:
+def plans(books: Books, unfilled_plans: Plans) -> Plans:
     with psycopg.connect(books.url()) as connection:
         connection.execute(HISTORY)
     analyze(books)
-    return bare
+    return unfilled_plans
 
 
 def analyze(books: Books) -> None:
@@ -192,15 +190,15 @@ def analyze(books: Books) -> None:
         connection.execute("ANALYZE")
 
 
-def tell(books: Books) -> None:
-    """Something for every job: lives of all kinds, one that runs out, a stranger, a gap."""
+def receive_every_kind(books: Books) -> None:
+    """Messages for every job: open, closed and unauthenticated sessions, and a gap."""
     for number in range(20):
-        teller = FakeAllocation(books, user=f"user{number}", allocation=number)
-        teller.new(number)
-        teller.interim(100 + number, 1, 100, 1, 100)
+        allocation = FakeAllocation(books, user=f"user{number}", allocation=number)
+        allocation.new(number)
+        allocation.interim(100 + number, 1, 100, 1, 100)
         if number % 2:
-            teller.close(200 + number, (2, 200, 2, 200), (0, 0, 0, 0))
-    FakeAllocation(books, user="stranger", allocation=99).interim(300, 1, 100, 1, 100)
+            allocation.close(200 + number, (2, 200, 2, 200), (0, 0, 0, 0))
+    FakeAllocation(books, user="mallory", allocation=99).interim(300, 1, 100, 1, 100)
     gap = books.spool().open_gap(books.micros_at(310), "connection_lost")
     books.spool().close_gap(gap, books.micros_at(320))
 
@@ -212,17 +210,17 @@ def run_every_job(books: Books, plans: Plans) -> None:
     read_database_status(plans.engine)
 
 
-def test_no_scheduled_statement_scans_a_table_that_grows(books: Books, plans: Plans) -> None:
-    tell(books)
+def test_no_scheduled_statement_scans_a_growing_table(books: Books, plans: Plans) -> None:
+    receive_every_kind(books)
     books.advance_clock(400)
     run_every_job(books, plans)
-    late = FakeAllocation(books, user="user2", allocation=2)  # was taken for dead, and is not
+    late_allocation = FakeAllocation(books, user="user2", allocation=2)  # expires, then reports
     books.advance_clock(2_000)
     run_every_job(books, plans)
-    late.interim(2_010, 1, 100, 1, 100)
+    late_allocation.interim(2_010, 1, 100, 1, 100)
     books.advance_clock(2_020)
     run_every_job(books, plans)
-    late.refreshed(2_030)
+    late_allocation.refreshed(2_030)
     books.advance_clock(40 * DAY)
     run_every_job(books, plans)
     books.query(
@@ -233,29 +231,29 @@ def test_no_scheduled_statement_scans_a_table_that_grows(books: Books, plans: Pl
     assert [row["state"] for row in periods] == ["closed", "open"]
     assert [row["end_cause"] for row in books.rows("sessions", "end_cause")].count("expired") == 10
     assert len(plans.statements) > 100
-    assert plans.growing() == []
+    assert plans.growing_table_scans() == []
 
 
-def test_statistics_from_before_the_first_end_lead_no_plan_astray(
-    books: Books, bare: Plans
+def test_outdated_statistics_do_not_make_ended_sessions_slow(
+    books: Books, unfilled_plans: Plans
 ) -> None:
-    """They say that nothing is to be joined: all that end were once compared with all that live."""
-    tellers = [
+    """They estimate one row, so that a nested loop looks cheap: ended times live sessions."""
+    allocations = [
         FakeAllocation(books, user=f"user{number}", allocation=number) for number in range(200)
     ]
-    for number, teller in enumerate(tellers):
-        teller.new(number)
+    for number, allocation in enumerate(allocations):
+        allocation.new(number)
     books.advance_clock(300)
     books.run_jobs()
     analyze(books)
-    for number, teller in enumerate(tellers):
-        teller.deleted(400 + number)
+    for number, allocation in enumerate(allocations):
+        allocation.deleted(400 + number)
     books.advance_clock(700)
     books.load()
-    settle(bare.engine)
-    number_feed(bare.engine)
+    settle(unfilled_plans.engine)
+    number_feed(unfilled_plans.engine)
     assert len(books.rows("feed")) == 200
     first_line = Queries("accounting.sessions").text("enqueue_session_ended").text.splitlines()[0]
-    assert any(first_line in statement["Query Text"] for statement in bare.statements)
+    assert any(first_line in statement["Query Text"] for statement in unfilled_plans.statements)
     # Other statements may scan a table of two hundred rows; this one would do so for each end.
-    assert [scan for scan in bare.growing() if first_line in scan] == []
+    assert [scan for scan in unfilled_plans.growing_table_scans() if first_line in scan] == []

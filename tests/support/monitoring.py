@@ -1,4 +1,4 @@
-"""Books that are watched: their spool where the service looks for it, metrics as numbers."""
+"""Snapshots and metrics of books whose spools are in a service's data directory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,38 +14,38 @@ from tests.support.books import WRITER, Books
 Samples = dict[tuple[str, ...], float]
 
 
-def settings_for(books: Books, **chosen: object) -> Settings:
-    """Settings of a service whose data directory has the books' spools."""
+def settings_for(books: Books, **settings: object) -> Settings:
+    """The settings of a service with these books; moves their spools into its data directory."""
     data_dir = books.directory
     if data_dir.name == "spool":
         data_dir = data_dir.parent
     else:
         books.directory = data_dir / "spool"
         books.directory.mkdir()
-    return Settings(data_dir=data_dir, **chosen)
+    return Settings(data_dir=data_dir, **settings)
 
 
 @contextmanager
 def snapshot_reader(books: Books, url: str | None = None) -> Iterator[SnapshotReader]:
-    """A watcher of the books, as the service's role."""
-    found = books.url(WRITER) if url is None else url
-    with SnapshotReader(settings_for(books), lambda: found, timeout_seconds=2) as watcher:
-        yield watcher
+    """A reader of the books' snapshots, with the service's role."""
+    database_url = books.url(WRITER) if url is None else url
+    with SnapshotReader(settings_for(books), lambda: database_url, timeout_seconds=2) as reader:
+        yield reader
 
 
 def read_snapshot(books: Books, url: str | None = None) -> Snapshot:
-    """One look."""
-    with snapshot_reader(books, url) as watcher:
-        return watcher.read()
+    """A new snapshot of the books."""
+    with snapshot_reader(books, url) as reader:
+        return reader.read()
 
 
 def checkpoint_now(books: Books) -> None:
-    """Capture has come to this very moment."""
+    """Write a checkpoint at the current time."""
     books.spool().checkpoint(wall_clock())
 
 
 def parse_metrics(page: str) -> Samples:
-    """The samples of a page of metrics, by name and the labels' values in order of their names."""
+    """The samples of a page, by metric name and the labels' values in order of their names."""
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(page)
@@ -53,6 +53,6 @@ def parse_metrics(page: str) -> Samples:
     }
 
 
-def metrics_of(watch: Snapshot) -> Samples:
-    """What a look says as metrics."""
-    return parse_metrics(render_metrics(watch).decode())
+def metrics_of(snapshot: Snapshot) -> Samples:
+    """The metrics of a snapshot."""
+    return parse_metrics(render_metrics(snapshot).decode())

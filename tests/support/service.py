@@ -1,10 +1,10 @@
-"""The service's own processes for tests: ``python -m accounting ...`` as an operator starts it.
+"""Processes of the service for tests: ``python -m accounting ...``, as an operator runs it.
 
 with Service("up", data_dir, {"ACCOUNTING_REDIS_URL": valkey.url}) as up:
     up.wait_until_capturing()
     assert up.end(signal.SIGTERM) == 0
 
-Owns those processes and what they print. Ends them with the test, however it ends.
+The processes end with the test, however it ends.
 """
 
 import json
@@ -31,13 +31,15 @@ TEST_SETTINGS: Final[Mapping[str, str]] = {
 
 
 def environment(data_dir: Path, settings: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What the service sees: nothing of this shell's settings, and quick jobs."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ACCOUNTING_")}
-    return {**kept, **TEST_SETTINGS, "ACCOUNTING_DATA_DIR": str(data_dir), **(settings or {})}
+    """The environment of the service: short job intervals, and no setting of this shell."""
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith("ACCOUNTING_")
+    }
+    return {**inherited, **TEST_SETTINGS, "ACCOUNTING_DATA_DIR": str(data_dir), **(settings or {})}
 
 
 class Service:
-    """One command of the service; started when made."""
+    """One running command of the service; the constructor starts it."""
 
     def __init__(
         self, command: str, data_dir: Path, settings: Mapping[str, str] | None = None
@@ -65,34 +67,34 @@ class Service:
         return self.process.pid
 
     def output(self) -> str:
-        """What it printed on standard output."""
+        """Its standard output so far."""
         return self._out.read_text()
 
     def log_text(self) -> str:
         return self._log.read_text(errors="replace")
 
     def events(self, *names: str) -> list[dict[str, Any]]:
-        """Events of these names in its log and that of its parts."""
+        """The events of these names in its log, which is also its child processes'."""
         lines = [line for line in self.log_text().splitlines() if line.startswith("{")]
-        found = []
+        events = []
         for line in lines:
             try:
-                found.append(json.loads(line))
-            except ValueError:  # being written
+                events.append(json.loads(line))
+            except ValueError:  # a line that is not written completely yet
                 continue
-        return [one for one in found if one["event"] in names]
+        return [event for event in events if event["event"] in names]
 
     def wait_for_conf_line(self, deadline_seconds: float = 60.0) -> str:
-        """The line for turnserver.conf, once `up` runs."""
+        """The line for turnserver.conf, once ``up`` runs."""
         self.wait_for(lambda: self.output().endswith("\n"), deadline_seconds)
         return self.output().strip()
 
     def wait_until_capturing(self, times: int = 1) -> None:
-        """Return once its collector has attached, for so many times in all."""
+        """Return once its collector has attached ``times`` times in all."""
         self.wait_for(lambda: len(self.events("capturing", "capturing again after a gap")) >= times)
 
     def wait_for(self, condition: Callable[[], object], deadline_seconds: float = 60.0) -> None:
-        """Return once the condition holds; fail with the log when it doesn't, or when it ended."""
+        """Wait until the condition holds; fail with the log at the deadline, or when it exits."""
 
         def holds() -> bool:
             code = self.process.poll()
@@ -105,21 +107,21 @@ class Service:
             raise AssertionError(f"{error}\n{self.log_text()[-3000:]}") from error
 
     def child_pid(self, command: str) -> int:
-        """The pid of its part of that command, now; 0 while there is none."""
+        """The pid of its child process with that command, 0 without one."""
         for pid in descendants(self.pid):
             if arguments(pid)[-3:] == ["-m", "accounting", command]:
                 return pid
         return 0
 
     def wait_for_child(self, command: str, *, other_than: int = 0) -> int:
-        """The pid of a part once it runs, as another process than that one."""
+        """Wait for a child process with a pid other than ``other_than``; return its pid."""
         self.wait_for(lambda: self.child_pid(command) not in {0, other_than}, 30)
         return self.child_pid(command)
 
-    def stop(self, step: signal.Signals = signal.SIGTERM, patience_seconds: float = 60.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout_seconds: float = 60.0) -> int:
         """Signal it and return its exit code."""
-        self.process.send_signal(step)
-        return self.process.wait(patience_seconds)
+        self.process.send_signal(number)
+        return self.process.wait(timeout_seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +144,7 @@ class Service:
 def run_command(
     *words: str, data_dir: Path, settings: Mapping[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
-    """Run one command of the command line to its end."""
+    """Run a command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "accounting", *words],
         cwd=ROOT,
@@ -156,52 +158,52 @@ def run_command(
 
 
 def json_rows(*words: str, data_dir: Path) -> list[dict[str, Any]]:
-    """What a command prints with ``--json``."""
-    done = run_command(*words, "--json", data_dir=data_dir)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    """The objects that a command writes with ``--json``."""
+    result = run_command(*words, "--json", data_dir=data_dir)
+    assert result.returncode == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def processes_in(data_dir: Path) -> list[int]:
-    """Every process that was given this data directory or works in it, the servers too."""
+    """The pids of all processes with this data directory in their environment or as their cwd."""
     name = os.fsencode(data_dir)
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            given = b"ACCOUNTING_DATA_DIR=" + name + b"\0" in (entry / "environ").read_bytes()
-            at_work = os.fsencode((entry / "cwd").readlink()).startswith(name + b"/")
-        except OSError:  # it ended meanwhile, or is a zombie
+            has_setting = b"ACCOUNTING_DATA_DIR=" + name + b"\0" in (entry / "environ").read_bytes()
+            is_inside = os.fsencode((entry / "cwd").readlink()).startswith(name + b"/")
+        except OSError:  # it has ended, or is a zombie
             continue
-        if given or at_work:
-            found.append(int(entry.name))
-    return found
+        if has_setting or is_inside:
+            pids.append(int(entry.name))
+    return pids
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes below one, as they are now."""
-    below: dict[int, list[int]] = {}
+    """The pids of all descendants of a process, now."""
+    children_of: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            # The name of the program, in parentheses, may hold anything.
+            # The program's name, in parentheses, may have spaces and parentheses.
             words = (entry / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if words[0] not in "ZX":
-            below.setdefault(int(words[1]), []).append(int(entry.name))
-    found, waiting = [], [pid]
+            children_of.setdefault(int(words[1]), []).append(int(entry.name))
+    pids, waiting = [], [pid]
     while waiting:
-        children = below.get(waiting.pop(), [])
-        found += children
+        children = children_of.get(waiting.pop(), [])
+        pids += children
         waiting += children
-    return found
+    return pids
 
 
 def arguments(pid: int) -> list[str]:
-    """The arguments of a process; none when it is gone."""
+    """The arguments of a process; none when it has ended."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
     except OSError:

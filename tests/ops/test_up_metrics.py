@@ -1,4 +1,4 @@
-"""The whole service serves its metrics and health, from its first minute to its end."""
+"""``up`` serves the metrics and health of the whole service."""
 
 import http.client
 import json
@@ -14,8 +14,8 @@ from tests.support.monitoring import Samples, parse_metrics
 from tests.support.servers import ValkeyServer, free_port, wait_until
 
 
-def ask(port: int, path: str) -> tuple[int, str]:
-    """The answer, (0, '') while nobody listens."""
+def get(port: int, path: str) -> tuple[int, str]:
+    """The status and body of the response, (0, '') while nothing listens."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
         connection.request("GET", path)
@@ -27,8 +27,8 @@ def ask(port: int, path: str) -> tuple[int, str]:
         connection.close()
 
 
-def test_up_serves_what_all_its_parts_do(books: Books, tmp_path: Path) -> None:
-    """In one process of the tree: its parts don't fight over the port."""
+def test_up_serves_the_metrics_of_all_its_processes(books: Books, tmp_path: Path) -> None:
+    """Only the parent listens: its child processes would need the same port."""
     port = free_port()
     log = tmp_path / "log"
     with ValkeyServer() as valkey, log.open("w") as output:
@@ -48,12 +48,12 @@ def test_up_serves_what_all_its_parts_do(books: Books, tmp_path: Path) -> None:
         )
         try:
 
-            def found() -> Samples:
-                code, page = ask(port, "/metrics")
+            def scrape() -> Samples:
+                code, page = get(port, "/metrics")
                 return parse_metrics(page) if code == 200 else {}
 
             def is_at_work() -> bool:
-                numbers = found()
+                numbers = scrape()
                 lags = [
                     numbers.get((f"turn_accounting_{stage}_lag_seconds", "default"), inf)
                     for stage in ("captured", "loaded", "settled")
@@ -61,8 +61,8 @@ def test_up_serves_what_all_its_parts_do(books: Books, tmp_path: Path) -> None:
                 return max(lags) < 10 and ("turn_accounting_job_runs_total", "rollup") in numbers
 
             wait_until(is_at_work, 60)
-            code, said = ask(port, "/healthz")
-            assert (code, json.loads(said)) == (200, {"status": "ok"})
+            code, body = get(port, "/healthz")
+            assert (code, json.loads(body)) == (200, {"status": "ok"})
         finally:
             service.send_signal(signal.SIGTERM)
             code = service.wait(60)

@@ -1,4 +1,4 @@
-"""The end of a scheduler: what is left is settled, and a failure then is an error of one line."""
+"""The shutdown of a scheduler: it settles loaded reports, and a failure is an error of one line."""
 
 from threading import Event
 
@@ -11,7 +11,7 @@ from accounting.ops.scheduler import run_scheduler
 from tests.support.books import Books, channel, status_payload
 
 
-def test_what_was_loaded_is_settled_before_a_scheduler_ends(books: Books) -> None:
+def test_a_scheduler_settles_loaded_reports_before_it_ends(books: Books) -> None:
     stop = Event()
     stop.set()
     books.receive(0, channel("status"), status_payload("new"))
@@ -20,7 +20,7 @@ def test_what_was_loaded_is_settled_before_a_scheduler_ends(books: Books) -> Non
     assert len(books.rows("sessions")) == 1
 
 
-def test_a_job_that_fails_at_the_end_is_told_by_an_error_of_one_line(books: Books) -> None:
+def test_a_shutdown_job_that_fails_raises_an_error_of_one_line(books: Books) -> None:
     stop = Event()
     stop.set()
     books.receive(0, channel("status"), status_payload("new"))
