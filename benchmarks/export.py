@@ -88,9 +88,9 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
             log_progress(f"export: round {number + 1} of {scale.rounds}")
             limit = 0.0
             for name, work in works.items():
-                told = RowCounter(work)
-                span = measure(server.pid, told)
-                assert told.rows == scale.rows, f"{name}: {told.rows} of {scale.rows} rows"
+                counter = RowCounter(work)
+                span = measure(server.pid, counter)
+                assert counter.rows == scale.rows, f"{name}: {counter.rows} of {scale.rows} rows"
                 limit = limit or span.wall
                 rounds.add(f"{name}: rate", scale.rows / span.wall, "rows/s")
                 if name.startswith("limit"):

@@ -44,7 +44,7 @@ def list_sources(as_json: JsonOption = False) -> None:
 def retire(
     name: Annotated[str, typer.Argument(parser=name_argument, help="The source.")],
 ) -> None:
-    """Mark a source as gone for good: periods no longer wait for it."""
+    """Retire a source whose Redis is gone: periods no longer wait for it."""
     with writer_engine(command_settings()) as engine:
         retire_source(engine, name)
     write_message(f"source {name!r} is retired")

@@ -40,7 +40,7 @@ USERS: Final = st.one_of(
 )
 
 
-def told(line: str) -> CoturnMessage:
+def expected_message(line: str) -> CoturnMessage:
     """An event as the table spells it."""
     kind, _, rest = line.partition(" ")
     fields = dict(re.findall(r"(\w+)=(b\"(?:[^\"\\]|\\.)*\"|'[^']*'|\w+)", rest))
@@ -55,7 +55,7 @@ def test_a_line_says_what_the_table_says(channel: str, payload: str, outcome: st
         with pytest.raises(MessageRejected, match=f"^{re.escape(outcome[9:])}$"):
             parse(unescaped(channel), unescaped(payload))
     else:
-        assert parse(unescaped(channel), unescaped(payload)) == told(outcome)
+        assert parse(unescaped(channel), unescaped(payload)) == expected_message(outcome)
 
 
 PIECES: Final = st.lists(

@@ -32,7 +32,7 @@ def test_valid_utf_8_stays_and_every_other_byte_and_nul_is_escaped(raw: bytes, t
 @pytest.mark.parametrize(
     ("raw", "text"),
     [
-        (rb"\xff", r"\\xff"),  # looks like an escape, and is told from one
+        (rb"\xff", r"\\xff"),  # looks like an escape, and must differ from one
         (rb"\xFF", r"\\xFF"),
         (rb"\\xff", r"\\\xff"),
         (rb"\x4", r"\x4"),

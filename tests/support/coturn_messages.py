@@ -1,6 +1,6 @@
-"""Telling what coturn published, one allocation a teller, and whole rows to compare with.
+"""Publishes the messages of fake allocations, and returns whole rows to compare with.
 
-alice = Teller(books)
+alice = FakeAllocation(books)
 alice.new(0)
 alice.interim(10, 1, 100, 0, 0)
 """
@@ -21,7 +21,7 @@ NO_COUNTS: Final = (0,) * 8
 
 @dataclass(slots=True, kw_only=True)
 class FakeAllocation:
-    """One allocation on one server: what it says, so many seconds after the books' start."""
+    """One allocation on one server. Its methods publish, some seconds after the books' start."""
 
     books: Books = field(kw_only=False)
     user: str = "alice"
@@ -66,7 +66,7 @@ class FakeAllocation:
 
 
 def run_jobs_at(books: Books, until: float, *sources: str) -> None:
-    """Let the clock of the sources come to so many seconds after the start, and run every job."""
+    """Advance the capture clock to that many seconds after the start, and run every job."""
     for source in sources or ("default",):
         books.advance_clock(until, source=source)
     books.run_jobs()
