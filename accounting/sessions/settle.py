@@ -73,7 +73,9 @@ def _settle_batch(engine: Engine, source_id: int, limit: int) -> int:
             connection,
             source_id,
             after=watermark.last_sighting,
-            upto=(loaded.epoch, loaded.position) if drained else reached,
+            # The reports may include a load that was committed after the source was read. Their
+            # sightings belong before the reports that follow.
+            upto=max(reached, (loaded.epoch, loaded.position)) if drained else reached,
         )
         if reports or sightings:
             _fold(connection, source_id, reports, sightings)
