@@ -388,13 +388,11 @@ WHERE s.ended_at IS NULL AND s.phase > 0 AND o.retired_at IS NULL
 GROUP BY o.source ORDER BY o.source;
 
 -- name: dependent_periods
--- Reads the periods that the day's sessions have usage in, each with its last proof. period is null
--- where the period has no row yet.
-SELECT r.realm, p.period, p.closed_at IS NOT NULL AS is_closed, f.differences, f.checked_at,
-    coalesce(
-        f.checked_at > p.closed_at AND f.checked_at > now() - CAST(:max_age AS interval), false
-    ) AS is_fresh
-FROM (
+-- Reads the periods that a day depends on, each with its last proof: those in which its sessions have
+-- usage, and those of its realms that overlap it. The latter are the ones that
+-- drop_report_partition() checks: usage that is not confirmed counts there too. period is null where
+-- the period has no row yet.
+WITH usage AS (
     SELECT h.realm_id, min(h.starts_at) AS first, max(h.starts_at) AS last
     FROM day_sessions d
     CROSS JOIN LATERAL (  -- OFFSET 0: along the keys, session by session
@@ -402,10 +400,28 @@ FROM (
         WHERE h.session_id = d.session_id AND h.user_key = d.user_key OFFSET 0
     ) h
     WHERE h.confirmed GROUP BY h.realm_id
-) usage
+), depends AS (
+    SELECT u.realm_id, p.period
+    FROM usage u
+    LEFT JOIN accounting.periods p
+        ON p.realm_id = u.realm_id AND p.ends_at > u.first AND p.starts_at <= u.last
+    UNION
+    SELECT p.realm_id, p.period
+    FROM accounting.periods p
+    WHERE p.starts_at < CAST(:until AS timestamptz) AND p.ends_at > CAST(:since AS timestamptz)
+        AND p.realm_id IN (
+            SELECT unnest(CAST(:realms AS integer[]))
+            UNION ALL
+            SELECT realm_id FROM accounting.dropped_reports WHERE day = CAST(:day AS date)
+        )
+)
+SELECT r.realm, p.period, p.closed_at IS NOT NULL AS is_closed, f.differences, f.checked_at,
+    coalesce(
+        f.checked_at > p.closed_at AND f.checked_at > now() - CAST(:max_age AS interval), false
+    ) AS is_fresh
+FROM depends d
 JOIN accounting.realms r USING (realm_id)
-LEFT JOIN accounting.periods p
-    ON p.realm_id = usage.realm_id AND p.ends_at > usage.first AND p.starts_at <= usage.last
+LEFT JOIN accounting.periods p ON p.realm_id = d.realm_id AND p.period = d.period
 LEFT JOIN accounting.proofs f ON f.realm_id = p.realm_id AND f.period = p.period
 ORDER BY r.realm, p.period;
 

@@ -1,9 +1,9 @@
 """The job ``retain``: drops reports older than the operator wants to keep, a day at a time.
 
 A day is dropped only when nothing billed can be lost with it: its sessions have ended, and every
-period with usage of them is closed and was verified lately. One transaction a day compares the
-day's sessions with the books once more, finalizes or carries them, and drops the partition; so a
-kill leaves all of that or nothing.
+period with usage of them, and every period of its realms that overlaps the day, is closed and was
+verified lately. One transaction a day compares the day's sessions with the books once more,
+finalizes or carries them, and drops the partition; so a kill leaves all of that or nothing.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -105,8 +105,8 @@ def expired_days(
             if day not in retention_queries.report_days(connection):
                 continue  # another scheduler has dropped it
             expired = _evaluate_day(engine, connection, day, after_blocked=is_blocked)
-            if not expired.blockers and not retention_queries.drop_day(connection, day):
-                expired = replace(expired, blockers=("its reports are being read now",))
+            if not expired.blockers and (reason := retention_queries.drop_day(connection, day)):
+                expired = replace(expired, blockers=(reason,))
             if expired.blockers:
                 transaction.rollback()
         is_blocked |= bool(expired.blockers)
@@ -127,16 +127,19 @@ def _evaluate_day(
     """Find the blockers of a day; without any, write what takes the place of its reports."""
     source_days = retention_queries.sources_on(connection, day)
     counts = retention_queries.count_reports(connection, day)
+    realm_ids = {realm_id for realm_id, _ in counts}
     blockers = [*_blocking_sources(source_days, day)]
-    if counts:
-        retention_queries.drop_day_tables(connection)
-        retention_queries.create_day_sessions(connection, day, source_days)
-        for source, count in retention_queries.count_active_sessions(connection).items():
-            blockers.append(f"{count:,} sessions of source '{source}' have not ended")
-        periods = retention_queries.dependent_periods(connection, PROOF_MAX_AGE)
-        if not blockers and not after_blocked and all(period.is_closed for period in periods):
-            periods = _verified_periods(engine, connection, periods)
-        blockers += _blocking_periods(periods)
+    retention_queries.drop_day_tables(connection)
+    retention_queries.create_day_sessions(connection, day, source_days)
+    for source, count in retention_queries.count_active_sessions(connection).items():
+        blockers.append(f"{count:,} sessions of source '{source}' have not ended")
+    periods = retention_queries.dependent_periods(connection, day, realm_ids, PROOF_MAX_AGE)
+    all_closed = all(period.is_closed for period in periods)
+    all_fresh = all(period.is_fresh for period in periods)
+    if all_closed and not all_fresh and not blockers and not after_blocked:
+        _verify_all(engine)
+        periods = retention_queries.dependent_periods(connection, day, realm_ids, PROOF_MAX_AGE)
+    blockers += _blocking_periods(periods)
     if after_blocked:
         blockers.append("a day before is kept")
     if counts and not blockers:
@@ -163,17 +166,12 @@ def _blocking_sources(source_days: Collection[SourceDay], day: date) -> Iterator
             yield f"reports of source '{source_day.source}' on a later day came before its last"
 
 
-def _verified_periods(
-    engine: Engine, connection: Connection, periods: list[DependentPeriod]
-) -> list[DependentPeriod]:
-    """Verify all periods unless each was verified lately; returns them with their last proofs."""
-    if all(period.is_fresh for period in periods):
-        return periods
+def _verify_all(engine: Engine) -> None:
+    """Verify all periods, which writes their proofs."""
     result = VerifyResult()
     for _ in verify(engine, result=result):
         pass
     log.info("verified", sessions=result.sessions, differences=result.differences)
-    return retention_queries.dependent_periods(connection, PROOF_MAX_AGE)
 
 
 def _blocking_periods(periods: Sequence[DependentPeriod]) -> Iterator[str]:

@@ -10,10 +10,10 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from psycopg.errors import LockNotAvailable
+from psycopg.errors import IntegrityConstraintViolation, LockNotAvailable
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from accounting.db.engine import psycopg_connection
 from accounting.db.locks import set_lock_timeout
@@ -50,7 +50,7 @@ class SourceDay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DependentPeriod:
-    """A period in which a day's sessions have usage. ``period`` None: it has no row yet.
+    """A period that a day depends on. ``period`` None: it has no row yet.
 
     ``differences``: of its last proof, None without one. ``is_fresh``: that proof is recent, and
     later than the close.
@@ -140,9 +140,17 @@ def count_active_sessions(connection: Connection) -> dict[str, int]:
     return {row.source: row.sessions for row in rows}
 
 
-def dependent_periods(connection: Connection, max_age: timedelta) -> list[DependentPeriod]:
-    """The periods in which the day's sessions have usage. ``max_age``: of a fresh proof."""
-    rows = connection.execute(_QUERIES.text("dependent_periods"), {"max_age": max_age})
+def dependent_periods(
+    connection: Connection, day: date, realm_ids: Collection[int], max_age: timedelta
+) -> list[DependentPeriod]:
+    """The periods in which the day's sessions have usage, and those of its realms that overlap it.
+
+    ``realm_ids``: the realms with reports on that day; ``max_age``: of a fresh proof.
+    """
+    rows = connection.execute(
+        _QUERIES.text("dependent_periods"),
+        {"day": day, "realms": list(realm_ids), "max_age": max_age, **_day_parameters(day)},
+    )
     return [DependentPeriod(**row) for row in rows.mappings()]
 
 
@@ -187,8 +195,12 @@ def record_dropped(
         )
 
 
-def drop_day(connection: Connection, day: date) -> bool:
-    """Drop the partition of a day; False where the reports are being read all the time."""
+def drop_day(connection: Connection, day: date) -> str | None:
+    """Drop the partition of a day; returns why the reports stay, None when they are dropped.
+
+    They stay while they are being read, and where the database refuses: reports may have arrived,
+    or a period's proof may have changed, after the day was evaluated.
+    """
     query = text("SELECT accounting.drop_report_partition(:day)")
     set_lock_timeout(connection, _LOCK_SECONDS)
     for _ in range(_LOCK_ATTEMPTS):
@@ -198,9 +210,13 @@ def drop_day(connection: Connection, day: date) -> bool:
         except OperationalError as error:
             if not isinstance(error.orig, LockNotAvailable):
                 raise
+        except IntegrityError as error:
+            if not isinstance(error.orig, IntegrityConstraintViolation):
+                raise
+            return str(error.orig.diag.message_primary)
         else:
-            return True
-    return False
+            return None
+    return "its reports are being read now"
 
 
 def first_complete_days(connection: Connection) -> dict[int, date]:

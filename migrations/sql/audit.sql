@@ -109,9 +109,10 @@ CREATE FUNCTION accounting.row_hash(fields jsonb) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ('x' || left(encode(sha256(convert_to(fields::text, 'UTF8')), 'hex'), 15))::bit(60)::bigint;
 
--- Drops the reports of a day (UTC). Raises an error for every caller if a report lies beyond the
--- position up to which sessions were carried over, or if a period in which the day's realms had
--- usage is not closed and proved.
+-- Drops the reports of a day (UTC). Raises an error, whoever calls it, if a report lies beyond the
+-- position up to which sessions were carried over, or if a period of the day's realms that
+-- overlaps the day is not closed and proved. The job retain checks the same and more before; for
+-- it, this fails only where the state has changed in between.
 CREATE FUNCTION accounting.drop_report_partition(day date) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -298,6 +298,45 @@ def test_the_database_refuses_to_drop_reports_that_are_not_carried_over_or_not_p
             connection.execute(drop)
 
 
+def test_an_open_period_of_the_realm_blocks_a_day_without_usage_that_is_billed(
+    books: Books,
+) -> None:
+    """The sender of the first day never authenticates: nothing of that day is in the hours."""
+    FakeAllocation(books, user="stranger").interim(0, 9, 9, 9, 9)
+    bob = FakeAllocation(books, user="bob", allocation=5)
+    bob.new(DAY)
+    bob.close(DAY + 20, (1, 10, 1, 10), (0, 0, 0, 0))
+    run_jobs_and_close(books, 20 * DAY)
+    november = "period 2026-11-01 of realm 'example.org' is not closed"
+    assert blockers_by_day(books, 10) == [(november,), (november, "a day before is kept")]
+    run_jobs_and_close(books)
+    assert retain(books.engine, DAYS_TO_DROP_ALL) == 2
+    assert list(verify(books.engine)) == []
+
+
+def test_a_day_is_kept_when_the_database_refuses_to_drop_it(books: Books) -> None:
+    """A difference is found after the day was evaluated."""
+    receive_two_days(books)
+    run_jobs_and_close(books)
+    with psycopg.connect(books.url()) as connection:
+        connection.execute(
+            "CREATE FUNCTION public.find_difference() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN UPDATE accounting.proofs SET differences = 1; RETURN NULL; END'"
+        )
+        connection.execute(
+            "CREATE TRIGGER finds_difference AFTER INSERT ON accounting.dropped_reports"
+            " EXECUTE FUNCTION public.find_difference()"
+        )
+    first, *_ = expired_days(books.engine, DAYS_TO_DROP_ALL)
+    assert first.blockers == (
+        "dropping the reports of 2026-11-02 refused: a period is not closed and proved",
+    )
+    assert kept_days(books) == [2, 3, 4]
+    with psycopg.connect(books.url()) as connection:
+        connection.execute("DROP TRIGGER finds_difference ON accounting.dropped_reports")
+    assert retain(books.engine, DAYS_TO_DROP_ALL) == 3
+
+
 def test_a_reader_of_reports_blocks_the_drop(books: Books) -> None:
     receive_two_days(books)
     run_jobs_and_close(books)
