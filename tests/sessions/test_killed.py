@@ -19,7 +19,7 @@ NOTHING: Final = (0, 0, 0, 0)
 HALF, WHOLE = (5, 500, 4, 400), (10, 1000, 8, 800)
 
 
-def tell_of_yesterday(books: Books) -> None:
+def receive_settled_events(books: Books) -> None:
     """What is in the books already: sessions to go on with, one that expired, a stranger."""
     FakeAllocation(books, user="expired").new(0)
     FakeAllocation(books, user="expired").interim(10, *HALF)
@@ -34,7 +34,7 @@ def tell_of_yesterday(books: Books) -> None:
     books.run_jobs()
 
 
-def tell_of_today(books: Books) -> None:
+def receive_unsettled_events(books: Books) -> None:
     """What comes next: ends, an expired session that lives, another server, an id used again."""
     FakeAllocation(books, user="shared", server_address=OTHER_SERVER_ADDRESS).new(730, 600)
     FakeAllocation(books, user="expired").close(740, WHOLE, NOTHING)
@@ -48,17 +48,17 @@ def tell_of_today(books: Books) -> None:
     books.advance_clock(200_000)
 
 
-def test_killed_between_any_two_statements_and_run_again_the_books_are_the_same(
+def test_jobs_killed_at_any_statement_and_run_again_give_the_same_books(
     books: Books, tmp_path: Path
 ) -> None:
-    tell_of_yesterday(books)
-    tell_of_today(books)
+    receive_settled_events(books)
+    receive_unsettled_events(books)
     books.run_jobs()
     undisturbed = all_rows(books)
     empty_database(books.server, books.name)
     again = Books(books.server, books.name, tmp_path / "again")
-    tell_of_yesterday(again)
-    tell_of_today(again)
+    receive_settled_events(again)
+    receive_unsettled_events(again)
     death = CrashInjector()
     with crashing_engine(again, death) as engine:
         jobs: list[Callable[[], object]] = [

@@ -11,7 +11,7 @@ from tests.support.books import Books
 from tests.support.simulated_fleet import hard_case_scenarios, receive_commands
 
 
-def figures(expected: Expected) -> dict[tuple[str, str], tuple[int, ...]]:
+def expected_figures(expected: Expected) -> dict[tuple[str, str], tuple[int, ...]]:
     """By realm and username: sessions, those estimated, their bytes, disputed, usage, strays."""
     return {
         (escape(user.realm), escape(user.username)): (
@@ -26,7 +26,7 @@ def figures(expected: Expected) -> dict[tuple[str, str], tuple[int, ...]]:
     }
 
 
-def booked(books: Books) -> dict[str, dict[tuple[str, str], tuple[int, ...]]]:
+def stored_figures(books: Books) -> dict[str, dict[tuple[str, str], tuple[int, ...]]]:
     """The same, by source, from the views."""
     sums = defaultdict[tuple[str, str, str], list[int]](lambda: [0] * 20)
     for row in books.rows("sessions"):
@@ -41,21 +41,21 @@ def booked(books: Books) -> dict[str, dict[tuple[str, str], tuple[int, ...]]]:
         line = sums[row["source"], row["realm"], row["username"]]
         for place, name in enumerate(COUNTERS, start=12):
             line[place] += int(row[name])
-    found = defaultdict[str, dict[tuple[str, str], tuple[int, ...]]](dict)
+    stored = defaultdict[str, dict[tuple[str, str], tuple[int, ...]]](dict)
     for (source, realm, username), line in sums.items():
-        found[source][realm, username] = tuple(line)
-    return found
+        stored[source][realm, username] = tuple(line)
+    return stored
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_books_come_to_what_the_fleet_knows_of_itself(books: Books, version: str) -> None:
+def test_the_books_equal_the_totals_of_the_simulated_fleet(books: Books, version: str) -> None:
     """Each hard case is a source of its own, and all of them are settled at once."""
     expected = {}
     for name, scenario in hard_case_scenarios(version):
         commands, expected[name] = play(scenario)
         receive_commands(books, name, commands)
     books.run_jobs()
-    found = booked(books)
+    stored = stored_figures(books)
     for name, totals in expected.items():
-        assert found[name] == figures(totals), name
+        assert stored[name] == expected_figures(totals), name
     books.assert_conserved()

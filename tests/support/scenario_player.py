@@ -176,12 +176,12 @@ class ScenarioPlayer:
                         holds_from=None,
                         now=BEGIN,
                     )
-                return _played(books, steps, plan)
+                return _play(books, steps, plan)
             finally:
                 books.close()
 
 
-def _played(books: Books, steps: Sequence[Step], plan: Sequence[JobCall]) -> dict[str, Any]:
+def _play(books: Books, steps: Sequence[Step], plan: Sequence[JobCall]) -> dict[str, Any]:
     pending: dict[str, list[tuple[int, int, bytes, bytes]]] = {source: [] for source in SOURCES}
 
     def capture() -> None:
@@ -192,17 +192,24 @@ def _played(books: Books, steps: Sequence[Step], plan: Sequence[JobCall]) -> dic
     now = 0.0
     for source in SOURCES:
         books.advance_clock(0, source=source)
-    for place, step in enumerate(steps):
-        for act in (act for act in plan if act.before == place):
+    for index, step in enumerate(steps):
+        for act in (act for act in plan if act.before == index):
             capture()
-            _act(books, act, now)
+            _run_job(books, act, now)
         now += step.wait
         if step.gap_seconds:
             capture()
-            now = _lose(books, step.allocation.source, now, step.gap_seconds)
-        of = step.allocation
-        name = channel(step.suffix, user=of.user, realm=of.realm, allocation=of.allocation)
-        pending[of.source].append((books.micros_at(now), of.database, name, step.payload))
+            now = _lose_connection(books, step.allocation.source, now, step.gap_seconds)
+        allocation = step.allocation
+        name = channel(
+            step.suffix,
+            user=allocation.user,
+            realm=allocation.realm,
+            allocation=allocation.allocation,
+        )
+        pending[allocation.source].append(
+            (books.micros_at(now), allocation.database, name, step.payload)
+        )
     capture()
     for source in SOURCES:
         books.advance_clock(now + LONG_AFTER, source=source)
@@ -212,7 +219,7 @@ def _played(books: Books, steps: Sequence[Step], plan: Sequence[JobCall]) -> dic
     return all_rows(books)
 
 
-def _lose(books: Books, source: str, now: float, seconds: float) -> float:
+def _lose_connection(books: Books, source: str, now: float, seconds: float) -> float:
     """Lose the connection for so long, as the collector records it; returns when it is back."""
     books.advance_clock(now, source=source)
     gap = books.spool(source).open_gap(books.micros_at(now), "connection_lost")
@@ -220,7 +227,7 @@ def _lose(books: Books, source: str, now: float, seconds: float) -> float:
     return now + seconds + 0.001
 
 
-def _act(books: Books, act: JobCall, now: float) -> None:
+def _run_job(books: Books, act: JobCall, now: float) -> None:
     match act.job:
         case "tick":
             for source in SOURCES:
