@@ -1,4 +1,4 @@
-"""Borders of hours, days and months: contiguous, half-open, nested, in every zone there is."""
+"""Hours, days and months are contiguous, half-open and nested, in every time zone."""
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -28,7 +28,7 @@ FIRST, LAST = (to_micros(datetime(year, 1, 1, tzinfo=UTC)) for year in (1990, 20
 
 
 def micros(text: str) -> int:
-    """Microseconds of an ISO time; UTC when it names no offset."""
+    """Microseconds of an ISO time; UTC if it has no offset."""
     time = datetime.fromisoformat(text)
     return to_micros(time if time.tzinfo else time.replace(tzinfo=UTC))
 
@@ -48,22 +48,22 @@ def span(zone: str, level: BucketLength, time: str) -> tuple[str, str]:
 
 def borders(zone: str, level: BucketLength, start: str, end: str) -> list[str]:
     """Every border of a level within [start, end], as UTC."""
-    buckets, time = [], micros(start)
+    starts, time = [], micros(start)
     while time <= micros(end):
-        buckets.append(from_micros(time).strftime("%m-%d %H:%M"))
+        starts.append(from_micros(time).strftime("%m-%d %H:%M"))
         time = calendar(zone).bucket(level, time).ends_at
-    return buckets
+    return starts
 
 
 @lru_cache(maxsize=64)
-def jumps(zone: str) -> list[int]:
-    """When the local clock jumps, 1990 to 2040: to the second."""
+def clock_changes(zone: str) -> list[int]:
+    """The changes of the local clock from 1990 to 2040, to the second."""
     info, step = ZoneInfo(zone), 6 * 24 * HOUR
 
     def offset(time: int) -> timedelta | None:
         return from_micros(time).astimezone(info).utcoffset()
 
-    buckets = []
+    changes = []
     for start in range(FIRST, LAST, step):
         before, after = start, start + step
         if offset(before) == offset(after):
@@ -71,17 +71,17 @@ def jumps(zone: str) -> list[int]:
         while after - before > SECOND:
             middle = (before + after) // 2 // SECOND * SECOND
             before, after = (middle, after) if offset(middle) == offset(start) else (before, middle)
-        buckets.append(after)
-    return buckets
+        changes.append(after)
+    return changes
 
 
 @st.composite
 def times(draw: st.DrawFn, zone: str) -> int:
-    """Any time; half of them close to a jump of the zone's clock, where there is one."""
-    buckets = jumps(zone)
-    near_a_jump = draw(st.booleans())
-    if buckets and near_a_jump:
-        near, edges = draw(st.sampled_from(buckets)), [-HOUR, -1, 0, 1, HOUR - 1, HOUR]
+    """Any time; half of them close to a change of the local clock, if the zone has any."""
+    changes = clock_changes(zone)
+    near_a_change = draw(st.booleans())
+    if changes and near_a_change:
+        near, edges = draw(st.sampled_from(changes)), [-HOUR, -1, 0, 1, HOUR - 1, HOUR]
         return near + draw(st.sampled_from(edges) | st.integers(-26 * HOUR, 26 * HOUR))
     return draw(st.integers(FIRST, LAST))
 
@@ -92,17 +92,17 @@ def test_buckets_of_every_zone_are_contiguous_half_open_and_nested(
     data: st.DataObject, zone: str
 ) -> None:
     time = data.draw(times(zone))
-    buckets = calendar(zone)
-    hour, day, month = (buckets.bucket(level, time) for level in BucketLength)
+    zone_calendar = calendar(zone)
+    hour, day, month = (zone_calendar.bucket(level, time) for level in BucketLength)
     for level, bucket in zip(BucketLength, (hour, day, month), strict=True):
         assert bucket.starts_at <= time < bucket.ends_at
-        assert buckets.bucket(level, bucket.starts_at) == bucket
-        assert buckets.bucket(level, bucket.ends_at - 1) == bucket
-        assert buckets.bucket(level, bucket.ends_at).starts_at == bucket.ends_at
-        assert buckets.bucket(level, bucket.starts_at - 1).ends_at == bucket.starts_at
+        assert zone_calendar.bucket(level, bucket.starts_at) == bucket
+        assert zone_calendar.bucket(level, bucket.ends_at - 1) == bucket
+        assert zone_calendar.bucket(level, bucket.ends_at).starts_at == bucket.ends_at
+        assert zone_calendar.bucket(level, bucket.starts_at - 1).ends_at == bucket.starts_at
     assert month.starts_at <= day.starts_at <= hour.starts_at
     assert hour.ends_at <= day.ends_at <= month.ends_at
-    assert buckets.hour(time) == hour
+    assert zone_calendar.hour(time) == hour
 
 
 @settings(max_examples=80, deadline=None)
@@ -228,31 +228,31 @@ def test_odd_midnights_end_a_day_at_the_first_instant_of_the_next_date(
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"])
 def test_the_hours_of_a_year_add_up_to_its_days_and_its_months(zone: str) -> None:
-    buckets = calendar(zone)
+    zone_calendar = calendar(zone)
     start, end = (
-        buckets.bucket(BucketLength.MONTH, micros(f"{year}-01-15T00:00")).starts_at
+        zone_calendar.bucket(BucketLength.MONTH, micros(f"{year}-01-15T00:00")).starts_at
         for year in (2026, 2027)
     )
     for level in BucketLength:
         time = start
         while time < end:
-            time = buckets.bucket(level, time).ends_at
+            time = zone_calendar.bucket(level, time).ends_at
         assert time == end
     assert end - start == 365 * 24 * HOUR
 
 
 def test_a_change_of_zone_ends_the_hour_day_and_month() -> None:
     change = micros("2026-11-09T18:30")  # midnight of the tenth in Kolkata
-    buckets = Calendar([(TIME_MIN, "UTC"), (change, "Asia/Kolkata")])
+    zone_calendar = Calendar([(TIME_MIN, "UTC"), (change, "Asia/Kolkata")])
     for level, start, end in (
         (BucketLength.HOUR, "2026-11-09T18:00", "2026-11-09T19:30"),
         (BucketLength.DAY, "2026-11-09T00:00", "2026-11-10T18:30"),
         (BucketLength.MONTH, "2026-11-01T00:00", "2026-11-30T18:30"),
     ):
-        assert buckets.bucket(level, change - 1) == Bucket(
+        assert zone_calendar.bucket(level, change - 1) == Bucket(
             starts_at=micros(start), ends_at=change, time_zone="UTC"
         )
-        assert buckets.bucket(level, change) == Bucket(
+        assert zone_calendar.bucket(level, change) == Bucket(
             starts_at=change, ends_at=micros(end), time_zone="Asia/Kolkata"
         )
 
@@ -275,13 +275,13 @@ def test_a_rule_that_keeps_the_zone_ends_no_bucket() -> None:
 def test_buckets_stay_contiguous_and_nested_over_a_change_of_zone(
     zones: list[str], change: int, distance: int
 ) -> None:
-    buckets = Calendar([(TIME_MIN, zones[0]), (change, zones[1])])
+    zone_calendar = Calendar([(TIME_MIN, zones[0]), (change, zones[1])])
     time = change + distance
-    hour, day, month = (buckets.bucket(level, time) for level in BucketLength)
+    hour, day, month = (zone_calendar.bucket(level, time) for level in BucketLength)
     for level, bucket in zip(BucketLength, (hour, day, month), strict=True):
         assert bucket.starts_at <= time < bucket.ends_at
-        assert buckets.bucket(level, bucket.ends_at).starts_at == bucket.ends_at
-        assert buckets.bucket(level, bucket.starts_at - 1).ends_at == bucket.starts_at
+        assert zone_calendar.bucket(level, bucket.ends_at).starts_at == bucket.ends_at
+        assert zone_calendar.bucket(level, bucket.starts_at - 1).ends_at == bucket.starts_at
     assert month.starts_at <= day.starts_at <= hour.starts_at
     assert hour.ends_at <= day.ends_at <= month.ends_at
 

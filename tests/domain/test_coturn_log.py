@@ -1,4 +1,4 @@
-"""The independent count itself: coturn's log lines of both forms, added up by session."""
+"""Reading coturn's own log, in both formats, and summing its sessions."""
 
 from tests.support.coturn_log import LoggedKey, LoggedUsage, coturn_log_usage, usage_per_user
 

@@ -1,4 +1,4 @@
-"""coturn's lines with what they say, and anything else with one error.
+"""coturn's messages parse to the expected events; anything else raises one error.
 
 `lines.txt` holds channel, payload and the expected event or reason, a line each.
 """
@@ -41,7 +41,7 @@ USERS: Final = st.one_of(
 
 
 def expected_message(line: str) -> CoturnMessage:
-    """An event as the table spells it."""
+    """The event of a line of the table."""
     kind, _, rest = line.partition(" ")
     fields = dict(re.findall(r"(\w+)=(b\"(?:[^\"\\]|\\.)*\"|'[^']*'|\w+)", rest))
     side = {"client": Side.CLIENT, "peer": Side.PEER, None: None}[fields.pop("side", None)]

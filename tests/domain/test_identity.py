@@ -1,4 +1,4 @@
-"""Whom to bill: the rule of docs/session-rules.md#user-id, a sentence a test."""
+"""The user to bill (docs/session-rules.md#user-id); a test for each sentence."""
 
 import pytest
 from hypothesis import given
@@ -85,7 +85,7 @@ def test_a_rest_username_names_its_user_whatever_the_time(user: bytes, time: int
 def test_keys_differ_where_realm_or_name_differ(
     realm: bytes, name: bytes, other: bytes, data: st.DataObject
 ) -> None:
-    """Also where realm and name put together are the same bytes."""
+    """Also if realm and name, concatenated, are the same bytes."""
     key = bytes(32)
     together = realm + name
     at = data.draw(st.integers(0, len(together)))

@@ -1,4 +1,4 @@
-"""What a source may report: as much as lines carry, and never so much that sums overflow."""
+"""The rate limit of a source: above any real traffic, and below an overflow of sums."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ REPORTS = st.lists(st.tuples(st.integers(-10, 10**6 * SECOND), st.integers(0, MA
 
 @given(reports=REPORTS)
 def test_the_allowed_bytes_are_bounded_by_the_elapsed_time(reports: list[tuple[int, int]]) -> None:
-    """Whatever is reported, and whatever the clock does."""
+    """For any reports and any changes of the clock."""
     allowance, allowed, now, latest = RateLimit(), 0, 0, 0
     for step, count in reports:
         now += step

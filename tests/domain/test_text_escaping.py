@@ -1,4 +1,4 @@
-r"""How bytes from the wire are spelled as text: UTF-8, or ``\xNN``."""
+r"""Bytes from the wire become text: valid UTF-8, or ``\xNN`` escapes."""
 
 import re
 
@@ -22,7 +22,10 @@ from accounting.domain.text_escaping import escape
         (b"\xc0\x80", r"\xc0\x80"),  # an overlong NUL
         (b"\xed\xa0\x80", r"\xed\xa0\x80"),  # a surrogate
         (b"\xf4\x90\x80\x80", r"\xf4\x90\x80\x80"),  # beyond U+10FFFF
-        (b"\x01\x07\x1b[31m", "\x01\x07\x1b[31m"),  # valid UTF-8: whoever prints it takes care
+        (
+            b"\x01\x07\x1b[31m",
+            "\x01\x07\x1b[31m",
+        ),  # valid UTF-8: printing it safely is the reader's task
     ],
 )
 def test_valid_utf_8_stays_and_every_other_byte_and_nul_is_escaped(raw: bytes, text: str) -> None:
@@ -56,7 +59,7 @@ def test_any_bytes_become_text_that_postgres_accepts(raw: bytes) -> None:
 
 @given(st.binary(max_size=40).filter(lambda raw: not re.search(rb"\\[\x00\x80-\xff]", raw)))
 def test_escaped_text_can_be_unescaped(raw: bytes) -> None:
-    r"""But for a backslash right before an escaped byte: `\` + FF and `\xff` are spelled alike."""
+    r"""Except a backslash right before an escaped byte: `\` + FF and `\xff` escape alike."""
 
     def unescape(match: re.Match[str]) -> bytes:
         if match[0].startswith("\\\\"):

@@ -1,4 +1,4 @@
-"""Where a session begins and ends: the rules of docs/session-rules.md#borders, in the books."""
+"""The start and end of sessions in the books (docs/session-rules.md#borders)."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def test_a_new_begins_a_session_whose_start_is_known(books: Books) -> None:
 
 
 def test_a_total_after_deleted_still_belongs_to_the_session(books: Books) -> None:
-    """Also when a job ran in between."""
+    """Also if a job ran in between."""
     alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(9, *ONE)
@@ -147,7 +147,7 @@ def test_a_session_of_unknown_start_starts_at_its_first_interim(books: Books) ->
 
 
 def test_refreshed_with_lifetime_0_does_not_end_the_session(books: Books) -> None:
-    """With two address families the other lives on; else `deleted` follows.
+    """The allocation of the other address family may continue; otherwise `deleted` follows.
 
     docs/coturn.md#lifetime-zero
     """
@@ -188,7 +188,7 @@ def test_the_clock_of_a_source_expires_only_its_own_sessions(books: Books) -> No
 
 
 def test_nothing_expires_while_messages_wait_in_the_spool(books: Books) -> None:
-    """captured_until is far ahead, but what was captured before it is not loaded yet."""
+    """captured_until is far ahead, but earlier messages are not loaded yet."""
     alice = FakeAllocation(books)
     alice.new(0)
     books.load()
@@ -238,7 +238,7 @@ def test_after_a_total_without_deleted_only_the_grace_remains(books: Books) -> N
 
 
 def test_a_new_of_another_server_continues_the_session_as_disputed(books: Books) -> None:
-    """Until as many `deleted` as `new` came, a job between any two events."""
+    """It ends after as many `deleted` as `new`, whenever the jobs run in between."""
     one, two = FakeAllocation(books), FakeAllocation(books, server_address=OTHER_SERVER_ADDRESS)
     one.new(0)
     one.interim(1, *ONE)
@@ -272,7 +272,7 @@ def test_a_new_of_another_server_continues_the_session_as_disputed(books: Books)
 
 
 def test_a_new_without_addresses_is_of_the_same_server(books: Books) -> None:
-    """Before coturn 4.6 the status has none."""
+    """Before coturn 4.6 the status has no addresses."""
     one, two = FakeAllocation(books), FakeAllocation(books, server_address=None)
     one.new(0)
     two.new(1)
@@ -296,7 +296,7 @@ def test_a_new_of_another_server_after_the_end_begins_another_session(books: Boo
 
 
 def test_the_totals_of_a_disputed_session_are_summed(books: Books) -> None:
-    """The first alone is a lower bound, also across batches."""
+    """The first total alone is a lower bound, also in another batch than the second."""
     one, two = FakeAllocation(books), FakeAllocation(books, server_address=OTHER_SERVER_ADDRESS)
     one.new(0)
     two.new(0)
@@ -324,7 +324,7 @@ def test_the_totals_of_a_disputed_session_are_summed(books: Books) -> None:
 
 
 def test_source_database_realm_username_and_id_are_the_key_of_a_session(books: Books) -> None:
-    """One dbname per server tells servers apart; each of the five is part of the key."""
+    """A database for each server keeps the sessions of several servers apart."""
     allocations = [
         FakeAllocation(books),
         FakeAllocation(books, source="other"),

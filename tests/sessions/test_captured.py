@@ -1,4 +1,4 @@
-"""What settling makes of how a message was captured: its day, and the gaps around it."""
+"""Settling messages by their day, by the gaps around them, and with hostile values."""
 
 import random
 import string
@@ -25,9 +25,9 @@ def test_reports_are_loaded_on_a_day_that_began_with_a_rejected_message(books: B
 
 
 def test_a_gap_found_after_settling_does_not_change_earlier_reports(books: Books) -> None:
-    """A collector that died is noticed later: its gap begins at its last tick.
+    """The gap of a collector that died begins at its last checkpoint, and is found later.
 
-    What it had stored after that tick was received without a gap, whenever it is settled.
+    Messages stored after that checkpoint were received without a gap, whenever they are settled.
     """
     outcomes = []
     for user, settled_first in (("early", True), ("late", False)):
@@ -48,7 +48,7 @@ def test_a_gap_found_after_settling_does_not_change_earlier_reports(books: Books
 
 
 def test_huge_counters_do_not_stop_other_realms(books: Books) -> None:
-    """No server counts so far, but whoever may publish can write it."""
+    """No allocation reaches them, but any publisher can write them."""
     for user in ("absurd", "impossible"):
         FakeAllocation(books, user=user).new(0)
         for counts in ((0, 2**63 - 1, 0, 0), (0, 2**53 - 1, 0, 0)):
@@ -62,7 +62,7 @@ def test_huge_counters_do_not_stop_other_realms(books: Books) -> None:
 
 
 def test_a_huge_sum_of_large_reports_does_not_stop_other_realms(books: Books) -> None:
-    """Of one session or of many, they would come to more than 63 bits."""
+    """Of one session or of many, they would sum to more than 63 bits."""
     heavy = traffic_payload(*[2**53 - 1] * 4)
     messages = [
         (channel("total_traffic", realm="new"), heavy),
@@ -80,7 +80,7 @@ def test_a_huge_sum_of_large_reports_does_not_stop_other_realms(books: Books) ->
     reasons = {row["reason"] for row in books.rows("rejected_messages", "reason")}
     assert reasons == {"more traffic is reported than a source can have"}
     absurd = sum(row["received_bytes"] for row in session_rows(books) if row["realm"] != "other")
-    assert absurd == 4 * (2**53 - 1), "the first four, whether their realm is new or not"
+    assert absurd == 4 * (2**53 - 1), "the first four, whether or not their realm is new"
     (other,) = (
         row for row in session_rows(books) if row["realm"] == "other" and row["start_known"]
     )
@@ -89,7 +89,7 @@ def test_a_huge_sum_of_large_reports_does_not_stop_other_realms(books: Books) ->
 
 
 def test_huge_addresses_do_not_stop_other_realms(books: Books) -> None:
-    """They stand in keys of tables, where Postgres takes some thousand bytes."""
+    """Keys of tables contain them, and Postgres limits those to some thousand bytes."""
     noise = random.Random(1).choices(string.ascii_letters, k=20_000)
     FakeAllocation(books, server_address="".join(noise) + ":1").new(0)
     FakeAllocation(books, realm="other").new(1)
@@ -101,16 +101,16 @@ def test_huge_addresses_do_not_stop_other_realms(books: Books) -> None:
 def test_a_new_realm_does_not_read_the_rules_of_all_realms(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seen: two thousand new realms in one batch kept the loader busy for two minutes."""
+    """A batch with two thousand new realms once took two minutes to load."""
     reads = 0
     all_rules = realm_queries.all_rules
 
-    def counted(connection: Connection) -> dict[int, RealmRules]:
+    def counting_all_rules(connection: Connection) -> dict[int, RealmRules]:
         nonlocal reads
         reads += 1
         return all_rules(connection)
 
-    monkeypatch.setattr(realm_queries, "all_rules", counted)
+    monkeypatch.setattr(realm_queries, "all_rules", counting_all_rules)
     for number in range(50):
         FakeAllocation(books, realm=f"realm {number}").new(0)
     run_jobs_at(books, 1)

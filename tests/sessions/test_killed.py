@@ -1,6 +1,6 @@
-"""Killed before any statement, within any COPY, before and after any COMMIT: the same books.
+"""Jobs killed before any statement, within any COPY, and before or after any COMMIT.
 
-The connection is cut as if the process had died, and the job runs again.
+The connection is closed as if the process had died, and the job runs again.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ HALF, WHOLE = (5, 500, 4, 400), (10, 1000, 8, 800)
 
 
 def receive_settled_events(books: Books) -> None:
-    """What is in the books already: sessions to go on with, one that expired, a stranger."""
+    """Settled beforehand: active sessions, an expired one, and unauthenticated traffic."""
     FakeAllocation(books, user="expired").new(0)
     FakeAllocation(books, user="expired").interim(10, *HALF)
     for user in ("closing", "shared"):
         FakeAllocation(books, user=user).new(20, 7200)
         FakeAllocation(books, user=user).interim(30, *HALF)
-    FakeAllocation(books, user="stranger").interim(40, *HALF)
+    FakeAllocation(books, user="unauthenticated").interim(40, *HALF)
     books.advance_clock(700)
     books.run_jobs()
     FakeAllocation(books, user="expired").interim(710, *HALF)
@@ -35,12 +35,12 @@ def receive_settled_events(books: Books) -> None:
 
 
 def receive_unsettled_events(books: Books) -> None:
-    """What comes next: ends, an expired session that lives, another server, an id used again."""
+    """Settled by the killed jobs: ends, a reopened session, another server, a reused id."""
     FakeAllocation(books, user="shared", server_address=OTHER_SERVER_ADDRESS).new(730, 600)
     FakeAllocation(books, user="expired").close(740, WHOLE, NOTHING)
     FakeAllocation(books, user="closing").close(4000, WHOLE, HALF)
     FakeAllocation(books, user="closing").new(4010)
-    FakeAllocation(books, user="stranger").new(4020)
+    FakeAllocation(books, user="unauthenticated").new(4020)
     FakeAllocation(books, user="brandnew", realm="").new(100_000)
     FakeAllocation(books, user="brandnew").publish(100_001, "status", b"nonsense")
     gap = books.spool().open_gap(books.micros_at(100_002), "connection_lost")

@@ -1,4 +1,4 @@
-"""A realm's rules, and the date from which they hold."""
+"""The rules of a realm, and the date from which they hold."""
 
 from datetime import date
 from decimal import Decimal
@@ -44,7 +44,7 @@ def test_a_realm_without_a_rule_has_the_default(books: Books) -> None:
 
 
 def test_the_usernames_of_one_rest_user_are_one_line_of_usage(books: Books) -> None:
-    """The credential's time differs, the user to bill does not (docs/coturn.md#rest-usernames)."""
+    """The time in the username differs, the user does not (docs/coturn.md#rest-usernames)."""
     for index, user in enumerate(("1999999999:alice", "alice:1999999998", "alice")):
         allocation = FakeAllocation(books, user=user)
         allocation.new(index)
@@ -100,7 +100,7 @@ def test_a_user_of_two_realms_is_two_users(books: Books) -> None:
 
 
 def test_a_zone_that_holds_from_a_date_ends_the_hour_day_and_month_there(books: Books) -> None:
-    """Midnight of 3 November in Kolkata is 18:30 of the second, UTC; a session goes on over it."""
+    """Midnight of 3 November in Kolkata is 18:30 UTC of the 2nd; the session continues over it."""
     change = 6.5 * HOUR
     alice = FakeAllocation(books)
     alice.new(0, 100_000)

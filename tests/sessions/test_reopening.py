@@ -1,4 +1,4 @@
-"""Lives that seemed to have expired, and the interims since (docs/session-rules.md#reopening)."""
+"""Expired sessions that are reopened, and pending interims (docs/session-rules.md#reopening)."""
 
 import pytest
 
@@ -18,7 +18,7 @@ BOTH = (14, 1400, 12, 1200)
 
 @pytest.fixture
 def alice(books: Books) -> FakeAllocation:
-    """Alice's life as it expired: heard at 0 and 10, its lifetime of 600 and grace of 60 over."""
+    """An expired session: reports at 0 and 10, a lifetime of 600 and a grace of 60."""
     alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, *FIRST)
@@ -82,16 +82,16 @@ def test_pending_interims_are_unattributed_when_new_follows(
     assert unattributed_rows(books) == [unattributed_row(books, 0, (*SINCE, 0, 0, 0, 0))]
 
 
-@pytest.mark.parametrize("begins_anew", [False, True])
+@pytest.mark.parametrize("starts_again", [False, True])
 def test_a_session_reopened_and_ended_in_one_batch_keeps_earlier_pending_interims(
-    books: Books, alice: FakeAllocation, begins_anew: bool
+    books: Books, alice: FakeAllocation, starts_again: bool
 ) -> None:
-    """Also when its id began anew in that same batch."""
+    """Also if its id starts again in the same batch."""
     alice.interim(700, *SINCE)
     run_jobs_at(books, 701)
     alice.refreshed(710)
     alice.close(720, BOTH, (0, 0, 0, 0))
-    if begins_anew:
+    if starts_again:
         alice.new(730)
     run_jobs_at(books, 731)
     assert unattributed_rows(books) == []

@@ -1,4 +1,4 @@
-"""A simulated fleet's own totals are what the books come to, for every version and hard case."""
+"""The books equal the totals of the simulated fleet, for every version and hard case."""
 
 from collections import defaultdict
 
@@ -12,7 +12,9 @@ from tests.support.simulated_fleet import hard_case_scenarios, receive_commands
 
 
 def expected_figures(expected: Expected) -> dict[tuple[str, str], tuple[int, ...]]:
-    """By realm and username: sessions, those estimated, their bytes, disputed, usage, strays."""
+    """By realm and username: sessions, estimated ones and their bytes, disputed ones, usage, and
+    unattributed usage.
+    """
     return {
         (escape(user.realm), escape(user.username)): (
             user.sessions,
@@ -27,7 +29,7 @@ def expected_figures(expected: Expected) -> dict[tuple[str, str], tuple[int, ...
 
 
 def stored_figures(books: Books) -> dict[str, dict[tuple[str, str], tuple[int, ...]]]:
-    """The same, by source, from the views."""
+    """The same from the views, by source."""
     sums = defaultdict[tuple[str, str, str], list[int]](lambda: [0] * 20)
     for row in books.rows("sessions"):
         line = sums[row["source"], row["realm"], row["username"]]
@@ -49,7 +51,7 @@ def stored_figures(books: Books) -> dict[str, dict[tuple[str, str], tuple[int, .
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_books_equal_the_totals_of_the_simulated_fleet(books: Books, version: str) -> None:
-    """Each hard case is a source of its own, and all of them are settled at once."""
+    """Each hard case is a source, and all sources are settled at once."""
     expected = {}
     for name, scenario in hard_case_scenarios(version):
         commands, expected[name] = play(scenario)

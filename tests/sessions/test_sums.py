@@ -1,4 +1,4 @@
-"""What a session is worth: each rule of docs/session-rules.md#sums, through the books."""
+"""The usage of a session in the books (docs/session-rules.md#sums)."""
 
 import pytest
 
@@ -64,7 +64,7 @@ def test_a_larger_total_corrects_the_sum_and_marks_the_session_estimated(books: 
 
 
 def test_a_smaller_total_corrects_the_sum_and_marks_the_session_disputed(books: Books) -> None:
-    """Its difference, below zero, stands in the hour of the total."""
+    """The negative difference counts in the hour of the total."""
     alice = FakeAllocation(books)
     alice.new(0, 7200)
     alice.interim(10, *WHOLE)
@@ -112,7 +112,7 @@ def test_a_session_without_a_total_has_the_sum_of_its_interims(books: Books) -> 
 
 
 def test_a_wrapped_peer_total_does_not_change_the_sum(books: Books) -> None:
-    """37,371,486,204 B from the client came with a peer total of 3,011,745,496.
+    """Seen: 37,371,486,204 B from the client, with a peer total of 3,011,745,496.
 
     docs/coturn.md#peer-total-wraps
     """
@@ -134,7 +134,7 @@ def test_a_wrapped_peer_total_does_not_change_the_sum(books: Books) -> None:
 
 
 def end_without_a_peer_interim(alice: FakeAllocation, client: tuple[int, ...] = HALF) -> None:
-    """The end of a session that said half of what its peer total knows."""
+    """The end of a session whose peer interims sum to half of its peer total."""
     alice.interim(10, *HALF)
     alice.peer_interim(10, *HALF)
     alice.close(20, client, WHOLE)
@@ -202,7 +202,7 @@ def test_a_peer_total_corrects_a_session_around_a_gap(books: Books) -> None:
 
 @pytest.mark.parametrize("gap_at", [-5, 30])
 def test_any_other_peer_difference_only_disputes_the_session(books: Books, gap_at: int) -> None:
-    """A gap before or after the session explains nothing."""
+    """A gap before or after the session does not explain it."""
     if gap_at < 0:
         gap = books.spool().open_gap(books.micros_at(gap_at), "connection_lost")
         books.spool().close_gap(gap, books.micros_at(gap_at + 1))
@@ -237,7 +237,7 @@ def test_a_gap_of_another_source_does_not_explain_a_peer_difference(books: Books
 
 
 def test_a_peer_total_below_the_interims_does_not_correct(books: Books) -> None:
-    """Modulo 2^32 it would look like four billion bytes that were missed."""
+    """Modulo 2^32 it would look like four billion missed bytes."""
     alice = FakeAllocation(books)
     alice.refreshed(0)
     alice.interim(10, *WHOLE)
@@ -289,7 +289,7 @@ def test_a_version_without_totals_has_the_sum_of_its_interims(
 
 
 def test_a_correction_by_the_first_of_two_totals_stays_in_its_hour(books: Books) -> None:
-    """Two servers on one key: what the first total proves missing stands at the first total."""
+    """Two servers on one key: the correction by the first total counts at the first total."""
     one, two = FakeAllocation(books), FakeAllocation(books, server_address=OTHER_SERVER_ADDRESS)
     one.new(0, 7200)
     two.new(0, 7200)

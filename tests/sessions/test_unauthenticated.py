@@ -1,4 +1,4 @@
-"""Traffic that nobody authenticated is kept and shown, and never billed.
+"""Unauthenticated traffic is kept and shown, and never billed.
 
 Source: docs/coturn.md#unauthenticated-traffic.
 """
@@ -83,7 +83,7 @@ def test_unconfirmed_interims_stay_unattributed_after_they_expired(
 
 
 def test_an_rfc_6062_data_connection_is_unattributed_under_its_own_id(books: Books) -> None:
-    """Its allocation reports nothing until it closes (docs/coturn.md#tcp-no-interims)."""
+    """Its allocation has no reports until it closes (docs/coturn.md#tcp-no-interims)."""
     allocation, connection = FakeAllocation(books), FakeAllocation(books, allocation=2)
     allocation.new(0)
     connection.interim(5, *UNAUTHENTICATED)

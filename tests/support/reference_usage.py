@@ -73,15 +73,15 @@ def assert_sessions_are_counted(sessions: Rows, hours: Usage) -> None:
 
 
 def assert_bytes_count_in_the_hour_of_their_report(shown: Shown, hours: Usage) -> None:
-    """Billed and unattributed together are the interims, but where a total came."""
+    """Billed and unattributed usage equals the interims, except where a total corrected it."""
     users = {(row["realm"], row["username"]): row["user_id"] for row in shown["traffic_reports"]}
     actual = defaultdict[object, Counter[str]](Counter)
     for key, row in hours.items():
         actual[key].update({name: int(row[name]) for name in COUNTERS})
-    for stray in shown["unattributed_usage"]:
-        user = users[stray["realm"], stray["username"]]
-        key = stray["realm"], user, to_micros(stray["starts_at"])
-        actual[key].update({name: int(stray[name]) for name in COUNTERS})
+    for unattributed in shown["unattributed_usage"]:
+        user = users[unattributed["realm"], unattributed["username"]]
+        key = unattributed["realm"], user, to_micros(unattributed["starts_at"])
+        actual[key].update({name: int(unattributed[name]) for name in COUNTERS})
     reported = defaultdict[object, Counter[str]](Counter)
     corrected = set()
     for report in shown["traffic_reports"]:
@@ -92,11 +92,11 @@ def assert_bytes_count_in_the_hour_of_their_report(shown: Shown, hours: Usage) -
             continue
         for name, column in zip(SIDES[report["side"]], COUNTERS[:4], strict=True):
             reported[key][name] += report[column]
-    for place in {*actual, *reported}:
+    for user_hour in {*actual, *reported}:
         for side, names in SIDES.items():
-            if (place, side) not in corrected:
+            if (user_hour, side) not in corrected:
                 for name in names:
-                    assert actual[place][name] == reported[place][name], (place, name)
+                    assert actual[user_hour][name] == reported[user_hour][name], (user_hour, name)
 
 
 def assert_estimates_equal_those_of_the_sessions(shown: Shown) -> None:
@@ -153,7 +153,7 @@ def assert_levels_are_sums(shown: Shown) -> None:
 
 
 def expected_peaks(sessions: Rows) -> dict[tuple[str, int], int]:
-    """The most sessions alive at one of their starts, or at the begin of an hour. Zero is left out.
+    """The maximum of concurrent sessions at a start or at the begin of an hour; without zeros.
 
     All of them have ended.
     """

@@ -1,4 +1,4 @@
-"""Days and months of users hold the hours that are over; what is shown adds the one under way."""
+"""Days and months of users contain the hours that are over; the views add the current one."""
 
 import psycopg
 
@@ -12,7 +12,7 @@ STORED = "SELECT coalesce(sum(received_bytes), 0)::bigint AS bytes FROM accounti
 
 
 def bytes_in_views(books: Books) -> dict[str, int]:
-    """Bytes received as each level shows them, all users and buckets in one."""
+    """The sum of received bytes in each view."""
     return {
         level: int(sum(row["received_bytes"] for row in books.rows(f"user_usage_{level}")))
         for level in ("hourly", "daily", "monthly")
@@ -20,7 +20,7 @@ def bytes_in_views(books: Books) -> dict[str, int]:
 
 
 def bytes_in_tables(books: Books) -> list[int]:
-    """Bytes received as the tables of days and of months hold them."""
+    """The sums of received bytes in the tables of days and months."""
     return [int(books.query(STORED.format(of))[0]["bytes"]) for of in ("daily", "monthly")]
 
 
@@ -95,7 +95,7 @@ def test_realms_folded_in_one_transaction_are_each_folded_once(books: Books) -> 
 
 
 def test_a_user_with_usage_only_in_the_current_hour_has_a_day_and_month(books: Books) -> None:
-    FakeAllocation(books, user="strange").interim(5, 1, 100, 0, 0)
+    FakeAllocation(books, user="unauthenticated").interim(5, 1, 100, 0, 0)
     bob = FakeAllocation(books, user="bob", allocation=2)
     bob.new(10, 3 * HOUR)
     run_jobs_at(books, 20)
@@ -106,5 +106,5 @@ def test_a_user_with_usage_only_in_the_current_hour_has_a_day_and_month(books: B
         connection.execute("DELETE FROM accounting.user_usage_daily")
     bob.interim(HOUR + 1, 1, 7, 0, 0)
     run_jobs_at(books, HOUR + 2)
-    # Even a day that somebody deleted comes back with the hours that are folded into it.
+    # Folding creates even a day that was deleted by hand.
     assert bytes_in_views(books) == same_at_all_levels(7)

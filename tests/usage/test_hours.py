@@ -1,4 +1,4 @@
-"""Rolled-up usage: bytes in the hour of their report, seconds split exactly, in every zone."""
+"""Usage by hour, day and month: bytes, session seconds and peaks, in several time zones."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ def seconds_of(books: Books, length: str) -> list[tuple[str, Any]]:
 
 
 def receive_session(books: Books, started: float, ended: float, realm: str = "example.org") -> None:
-    """A session that reports a byte at its start and its end, and nothing between."""
+    """Receive a session with one byte at its start and one at its end."""
     allocation = FakeAllocation(books, realm=realm)
     allocation.new(started, 1_000_000)
     allocation.interim(started, 0, 1, 0, 0)
@@ -109,7 +109,7 @@ def test_seconds_are_exact_to_the_microsecond(books: Books) -> None:
 
 
 def test_a_session_that_ends_on_a_border_ends_in_the_hour_that_begins(books: Books) -> None:
-    """Hours are half-open: its report at that moment stands there too."""
+    """Hours are half-open: a report at the border counts in the later hour too."""
     receive_session(books, 10, HOUR)
     run_jobs_at(books, 2 * HOUR)
     counts = (0, 1, 0, 0, *NOTHING)
@@ -201,7 +201,7 @@ def test_a_late_total_changes_only_its_own_hour_day_and_month(books: Books, late
 
 
 def test_a_late_correction_counts_in_the_buckets_of_the_total(books: Books) -> None:
-    """What was reported in October stays in October."""
+    """Bytes that were reported in the earlier month stay there."""
     alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(100, *HALF)
@@ -246,7 +246,7 @@ def peaks(books: Books, length: str = "hourly") -> list[int]:
 
 
 def receive_sessions(books: Books, *spans: tuple[float, float]) -> None:
-    """Sessions over these spans, their events told in order of time."""
+    """Receive the events of sessions over these spans, in order of time."""
     events = [
         (time, is_start, index)
         for index, span in enumerate(spans)
@@ -273,7 +273,7 @@ def test_an_end_comes_before_a_start_at_the_same_time(books: Books) -> None:
 
 
 def test_a_session_counts_in_the_peak_of_every_hour_until_its_end(books: Books) -> None:
-    """Also in one in which nothing was heard of it; but not in the one whose border it ends on."""
+    """Also in an hour without reports of it, but not in an hour that starts when it ends."""
     receive_sessions(books, (0, 3 * HOUR), (HOUR + 1, HOUR + 2), (2 * HOUR + 1, 3 * HOUR + 1))
     run_jobs_at(books, 4 * HOUR)
     assert peaks(books) == [1, 2, 2, 1]
@@ -299,7 +299,7 @@ def test_late_totals_and_unauthenticated_traffic_do_not_count_in_the_peak(books:
     alice = FakeAllocation(books)
     alice.new(0)
     alice.deleted(100)
-    FakeAllocation(books, user="stranger").interim(50, *HALF)
+    FakeAllocation(books, user="unauthenticated").interim(50, *HALF)
     alice.total(2 * HOUR, *HALF)
     run_jobs_at(books, 2 * HOUR + 1)
     assert peaks(books) == [1, 0]
@@ -319,7 +319,7 @@ def test_a_live_session_is_in_the_peak_until_the_hour_ends(books: Books) -> None
 @pytest.mark.parametrize(
     ("zone", "start", "hours", "day", "length"),
     [
-        # From the evening before to the evening after, in the local time of the realm.
+        # From one evening to the next, in the local time of the realm.
         (
             "America/New_York",
             datetime(2026, 3, 8, 4, 30, tzinfo=UTC),
@@ -360,7 +360,7 @@ def test_a_live_session_is_in_the_peak_until_the_hour_ends(books: Books) -> None
 def test_a_session_across_a_clock_change_is_split_exactly(
     books: Books, zone: str, start: datetime, hours: list[int], day: list[str], length: list[int]
 ) -> None:
-    """Half an hour before a local midnight to half an hour after the next; so are its realms'."""
+    """From half an hour before a local midnight to half an hour after the next."""
     set_time_zone(books, "example.org", zone)
     books.start = start
     receive_session(books, 0, sum(hours))
