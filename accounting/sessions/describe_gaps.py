@@ -1,4 +1,4 @@
-"""Gaps: what became of the sessions that lived through each, written beside it once it is known."""
+"""The job that writes, beside each closed capture gap, what happened to the sessions in it."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ _QUERIES: Final = Queries("accounting.sessions")
 
 
 def describe_gaps(engine: Engine) -> int:
-    """Describe the closed gaps of the last hours anew; returns how many changed."""
+    """Update the descriptions of recently closed gaps; returns how many changed."""
     with lost_connections(), engine.begin() as connection:
         if not try_lock(connection, "gaps"):
             return 0

@@ -1,4 +1,4 @@
-"""Relay threads, stored: when each was last heard, and what it owes. The rule is in the model."""
+"""Reads and writes the status of relay threads. The rule is in ``domain.thread_silence``."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -14,28 +14,29 @@ from accounting.domain.thread_silence import LocatedSession, RelayThread, Thread
 from accounting.sources.gap_queries import gap_periods
 
 KEPT_SECONDS: Final = 7 * 86_400
-"""A thread missed_count for so long is dropped: machines come and go."""
+"""A thread without a report for this long is deleted: servers come and go."""
 _TIMES: Final = ("last_report_at", "highest_at", "restarted_at", "overdue_since")
 _VALUES: Final = (*_TIMES, "highest_id", "missed_count", "not_explained_by_gap")
 
 
 def read_statuses(connection: Connection, source_id: int) -> dict[RelayThread, ThreadStatus]:
-    """What is known of each relay thread of a source."""
+    """The status of each relay thread of a source."""
     rows = connection.execute(select(relay_threads).where(relay_threads.c.source_id == source_id))
-    found: dict[RelayThread, ThreadStatus] = {}
+    statuses: dict[RelayThread, ThreadStatus] = {}
     for row in rows.mappings():
         values = {name: row[name] for name in _VALUES}
         for name in _TIMES:
             values[name] = None if values[name] is None else to_micros(values[name])
-        found[RelayThread(row["database"], row["server"], row["thread"])] = ThreadStatus(**values)
-    return found
+        thread = RelayThread(row["database"], row["server"], row["thread"])
+        statuses[thread] = ThreadStatus(**values)
+    return statuses
 
 
 def record_activity(
     connection: Connection, source_id: int, sessions: Iterable[LocatedSession]
 ) -> None:
-    """Note that these lives were heard of."""
-    _put(
+    """Record the last reports of these sessions' threads."""
+    _upsert(
         connection,
         source_id,
         thread_silence.record_activity(read_statuses(connection, source_id), sessions),
@@ -45,12 +46,15 @@ def record_activity(
 def record_expiry(
     connection: Connection, source_id: int, expired: list[LocatedSession], until: int
 ) -> None:
-    """Note that these lives ended as expired, with all settled that was received before `until`."""
+    """Record that these sessions expired; ``until``: the settle watermark of their source."""
     if not expired:
         return
     since = min(session.last_seen_at for *_, session in expired)
-    gaps = [(a, until if b is None else b) for a, b in gap_periods(connection, source_id, since)]
-    _put(
+    gaps = [
+        (start, until if end is None else end)
+        for start, end in gap_periods(connection, source_id, since)
+    ]
+    _upsert(
         connection,
         source_id,
         thread_silence.record_expiry(read_statuses(connection, source_id), expired, gaps),
@@ -63,25 +67,25 @@ def record_expiry(
     )
 
 
-def _put(
+def _upsert(
     connection: Connection, source_id: int, changed: Mapping[RelayThread, ThreadStatus]
 ) -> None:
     if not changed:
         return
-    query = insert(relay_threads)
+    upsert = insert(relay_threads)
     connection.execute(
-        query.on_conflict_do_update(
-            constraint="relay_threads_pkey", set_={name: query.excluded[name] for name in _VALUES}
+        upsert.on_conflict_do_update(
+            constraint="relay_threads_pkey", set_={name: upsert.excluded[name] for name in _VALUES}
         ),
         [
-            {"source_id": source_id, **thread._asdict(), **_values(voice)}
-            for thread, voice in sorted(changed.items())
+            {"source_id": source_id, **thread._asdict(), **_row(status)}
+            for thread, status in sorted(changed.items())
         ],
     )
 
 
-def _values(voice: ThreadStatus) -> dict[str, object]:
-    values = {name: getattr(voice, name) for name in _VALUES}
+def _row(status: ThreadStatus) -> dict[str, object]:
+    values = {name: getattr(status, name) for name in _VALUES}
     return values | {
         name: None if values[name] is None else from_micros(values[name]) for name in _TIMES
     }

@@ -3,19 +3,12 @@
 CREATE TEMP TABLE IF NOT EXISTS staged_deltas (LIKE accounting.usage_deltas) ON COMMIT DELETE ROWS;
 
 -- name: create_staged_hours
--- Scratch table for the hours of realms that one roll-up changes, with their days and months.
--- is_folded: the hour is already part of its users' day and month.
+-- Scratch table for the hours of realms that one roll-up folds, and then for those that it changes,
+-- with their days and months. is_folded: usage of the hour also goes to its users' day and month.
 CREATE TEMP TABLE IF NOT EXISTS staged_hours (
     realm_id integer, starts_at timestamptz, ends_at timestamptz,
     day_starts_at timestamptz, day_ends_at timestamptz,
     month_starts_at timestamptz, month_ends_at timestamptz, is_folded boolean
-) ON COMMIT DELETE ROWS;
-
--- name: create_staged_folds
--- Scratch table for the hours that are folded into their users' days and months.
-CREATE TEMP TABLE IF NOT EXISTS staged_folds (
-    realm_id integer, starts_at timestamptz, day_starts_at timestamptz, month_starts_at timestamptz,
-    is_folded boolean NOT NULL DEFAULT true
 ) ON COMMIT DELETE ROWS;
 
 -- name: create_staged_slices
@@ -118,7 +111,7 @@ WHEN NOT MATCHED THEN INSERT (
 
 -- name: add_user_usage
 -- Adds usage of folded hours to the days or months of users. :"usage": the table; :"starts_at": the
--- column of :"hours" with its buckets; :"schema".:"table": the usage by hour.
+-- column of staged_hours with its buckets; :"schema".:"table": the usage by hour.
 MERGE INTO accounting.:"usage" u
 USING (
     SELECT t.user_key, h.:"starts_at" AS starts_at, t.realm_id,
@@ -133,7 +126,7 @@ USING (
         sum(t.sessions_ended)::bigint AS sessions_ended,
         sum(t.session_microseconds) AS session_microseconds,
         sum(t.estimated_bytes)::bigint AS estimated_bytes
-    FROM :"schema".:"table" t JOIN :"hours" h USING (realm_id, starts_at)
+    FROM :"schema".:"table" t JOIN staged_hours h USING (realm_id, starts_at)
     WHERE h.is_folded
     GROUP BY t.user_key, h.:"starts_at", t.realm_id
     ORDER BY t.user_key

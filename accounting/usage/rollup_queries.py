@@ -4,7 +4,7 @@ The days and months of users contain the hours before the realm's fold watermark
 ``user_days`` and ``user_months`` add the later hours.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, func, select
@@ -35,12 +35,6 @@ _HOURS: Final = (
     ("month_ends_at", "timestamptz"),
     ("is_folded", "bool"),
 )
-_FOLDS: Final = (
-    ("realm_id", "int4"),
-    ("starts_at", "timestamptz"),
-    ("day_starts_at", "timestamptz"),
-    ("month_starts_at", "timestamptz"),
-)
 
 
 class RealmHour(NamedTuple):
@@ -55,7 +49,6 @@ class RealmHour(NamedTuple):
 def dequeue_deltas(connection: Connection, limit: int) -> list[tuple[int, int]]:
     """Take and stage queued deltas; returns the (realm_id, start) of the hours they change."""
     connection.execute(_QUERIES.text("create_staged_deltas"))
-    connection.execute(_QUERIES.text("create_staged_hours"))
     connection.execute(_QUERIES.text("dequeue_usage_deltas"), {"limit": limit})
     with binary_cursor(psycopg_connection(connection)) as cursor:
         cursor.execute("SELECT DISTINCT realm_id, starts_at FROM staged_deltas")
@@ -97,34 +90,11 @@ def last_hour_end(connection: Connection, realm_id: int) -> int:
 
 
 def add_folded_hours(
-    connection: Connection, hours: Iterable[RealmHour], untils: Mapping[int, int]
+    connection: Connection, hours: Sequence[RealmHour], untils: Mapping[int, int]
 ) -> None:
     """Add hours to the days and months of users, and set the fold watermarks to ``untils``."""
-    connection.execute(_QUERIES.text("create_staged_folds"))
-    with binary_cursor(psycopg_connection(connection)) as cursor:
-        cursor.execute(
-            "TRUNCATE staged_folds"
-        )  # an earlier fold in this transaction may have left rows
-        copy_rows(
-            cursor,
-            "staged_folds",
-            _FOLDS,
-            (
-                (hour.realm_id, hour.hour.starts_at, hour.day.starts_at, hour.month.starts_at)
-                for hour in hours
-            ),
-        )
-    with prefer_index_scans(connection):
-        for length in (_DAY, _MONTH):
-            connection.execute(
-                _QUERIES.text(
-                    "add_user_usage",
-                    **length,
-                    schema="accounting",
-                    table="user_usage_hourly",
-                    hours="staged_folds",
-                )
-            )
+    stage_hours(connection, hours, untils)
+    _add_to_days_and_months(connection, "accounting", "user_usage_hourly")
     query = insert(fold_watermarks)
     connection.execute(
         query.on_conflict_do_update(
@@ -140,11 +110,13 @@ def add_folded_hours(
 def stage_hours(
     connection: Connection, hours: Sequence[RealmHour], untils: Mapping[int, int]
 ) -> None:
-    """Stage the hours that this roll-up changes, with their days and months.
+    """Stage hours, with their days and months, in place of those staged before.
 
     ``untils``: the fold watermarks of their realms.
     """
+    connection.execute(_QUERIES.text("create_staged_hours"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
+        cursor.execute("DELETE FROM staged_hours")
         copy_rows(
             cursor,
             "staged_hours",
@@ -171,18 +143,18 @@ def add_usage(connection: Connection) -> None:
     with prefer_index_scans(connection):
         connection.execute(_QUERIES.text("insert_empty_buckets"))
         connection.execute(_QUERIES.text("add_user_hours"))
-        for length in (_DAY, _MONTH):
-            connection.execute(
-                _QUERIES.text(
-                    "add_user_usage",
-                    **length,
-                    schema="pg_temp",
-                    table="staged_deltas",
-                    hours="staged_hours",
-                )
-            )
+    _add_to_days_and_months(connection, "pg_temp", "staged_deltas")
+    with prefer_index_scans(connection):
         for length in _REALM_BUCKETS:
             connection.execute(_QUERIES.text("add_realm_usage", **length))
+
+
+def _add_to_days_and_months(connection: Connection, schema: str, table: str) -> None:
+    with prefer_index_scans(connection):
+        for length in (_DAY, _MONTH):
+            connection.execute(
+                _QUERIES.text("add_user_usage", **length, schema=schema, table=table)
+            )
 
 
 def queue_adjustments(connection: Connection) -> None:

@@ -1,4 +1,4 @@
-"""Borders of hours, days and months: contiguous, half-open, nested, in every zone there is."""
+"""Hours, days and months are contiguous, half-open and nested, in every time zone."""
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -27,8 +27,8 @@ ZONES: Final = sorted(available_timezones() - {"localtime"})
 FIRST, LAST = (to_micros(datetime(year, 1, 1, tzinfo=UTC)) for year in (1990, 2040))
 
 
-def at(text: str) -> int:
-    """Microseconds of an ISO time; UTC when it names no offset."""
+def micros(text: str) -> int:
+    """Microseconds of an ISO time; UTC if it has no offset."""
     time = datetime.fromisoformat(text)
     return to_micros(time if time.tzinfo else time.replace(tzinfo=UTC))
 
@@ -39,7 +39,7 @@ def calendar(zone: str) -> Calendar:
 
 def span(zone: str, level: BucketLength, time: str) -> tuple[str, str]:
     """Start and end of the bucket around a time, as UTC."""
-    bucket = calendar(zone).bucket(level, at(time))
+    bucket = calendar(zone).bucket(level, micros(time))
     start, end = (
         from_micros(bound).strftime("%m-%d %H:%M") for bound in (bucket.starts_at, bucket.ends_at)
     )
@@ -48,22 +48,22 @@ def span(zone: str, level: BucketLength, time: str) -> tuple[str, str]:
 
 def borders(zone: str, level: BucketLength, start: str, end: str) -> list[str]:
     """Every border of a level within [start, end], as UTC."""
-    found, time = [], at(start)
-    while time <= at(end):
-        found.append(from_micros(time).strftime("%m-%d %H:%M"))
+    starts, time = [], micros(start)
+    while time <= micros(end):
+        starts.append(from_micros(time).strftime("%m-%d %H:%M"))
         time = calendar(zone).bucket(level, time).ends_at
-    return found
+    return starts
 
 
 @lru_cache(maxsize=64)
-def jumps(zone: str) -> list[int]:
-    """When the local clock jumps, 1990 to 2040: to the second."""
+def clock_changes(zone: str) -> list[int]:
+    """The changes of the local clock from 1990 to 2040, to the second."""
     info, step = ZoneInfo(zone), 6 * 24 * HOUR
 
     def offset(time: int) -> timedelta | None:
         return from_micros(time).astimezone(info).utcoffset()
 
-    found = []
+    changes = []
     for start in range(FIRST, LAST, step):
         before, after = start, start + step
         if offset(before) == offset(after):
@@ -71,17 +71,17 @@ def jumps(zone: str) -> list[int]:
         while after - before > SECOND:
             middle = (before + after) // 2 // SECOND * SECOND
             before, after = (middle, after) if offset(middle) == offset(start) else (before, middle)
-        found.append(after)
-    return found
+        changes.append(after)
+    return changes
 
 
 @st.composite
 def times(draw: st.DrawFn, zone: str) -> int:
-    """Any time; half of them close to a jump of the zone's clock, where there is one."""
-    found = jumps(zone)
-    near_a_jump = draw(st.booleans())
-    if found and near_a_jump:
-        near, edges = draw(st.sampled_from(found)), [-HOUR, -1, 0, 1, HOUR - 1, HOUR]
+    """Any time; half of them close to a change of the local clock, if the zone has any."""
+    changes = clock_changes(zone)
+    near_a_change = draw(st.booleans())
+    if changes and near_a_change:
+        near, edges = draw(st.sampled_from(changes)), [-HOUR, -1, 0, 1, HOUR - 1, HOUR]
         return near + draw(st.sampled_from(edges) | st.integers(-26 * HOUR, 26 * HOUR))
     return draw(st.integers(FIRST, LAST))
 
@@ -92,24 +92,22 @@ def test_buckets_of_every_zone_are_contiguous_half_open_and_nested(
     data: st.DataObject, zone: str
 ) -> None:
     time = data.draw(times(zone))
-    found = calendar(zone)
-    hour, day, month = (found.bucket(level, time) for level in BucketLength)
+    zone_calendar = calendar(zone)
+    hour, day, month = (zone_calendar.bucket(level, time) for level in BucketLength)
     for level, bucket in zip(BucketLength, (hour, day, month), strict=True):
         assert bucket.starts_at <= time < bucket.ends_at
-        assert found.bucket(level, bucket.starts_at) == bucket
-        assert found.bucket(level, bucket.ends_at - 1) == bucket
-        assert found.bucket(level, bucket.ends_at).starts_at == bucket.ends_at
-        assert found.bucket(level, bucket.starts_at - 1).ends_at == bucket.starts_at
+        assert zone_calendar.bucket(level, bucket.starts_at) == bucket
+        assert zone_calendar.bucket(level, bucket.ends_at - 1) == bucket
+        assert zone_calendar.bucket(level, bucket.ends_at).starts_at == bucket.ends_at
+        assert zone_calendar.bucket(level, bucket.starts_at - 1).ends_at == bucket.starts_at
     assert month.starts_at <= day.starts_at <= hour.starts_at
     assert hour.ends_at <= day.ends_at <= month.ends_at
-    assert found.hour(time) == hour
+    assert zone_calendar.hour(time) == hour
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.data(), st.sampled_from(ZONES))
-def test_borders_stand_where_the_local_clock_and_calendar_say(
-    data: st.DataObject, zone: str
-) -> None:
+def test_borders_are_those_of_the_local_clock_and_calendar(data: st.DataObject, zone: str) -> None:
     """An hour ends at a full hour or a jump; a day at the first instant of a later local date."""
     time = data.draw(times(zone))
     info = ZoneInfo(zone)
@@ -138,7 +136,7 @@ def test_borders_stand_where_the_local_clock_and_calendar_say(
 
 @given(st.sampled_from(ZONES), st.integers(FIRST, LAST), st.integers(0, 40 * HOUR))
 @settings(max_examples=100, deadline=None)
-@example("Australia/Lord_Howe", at("2026-04-04T14:00"), 2 * HOUR)
+@example("Australia/Lord_Howe", micros("2026-04-04T14:00"), 2 * HOUR)
 def test_the_hours_of_a_span_cover_it_in_order(zone: str, start: int, length: int) -> None:
     hours = calendar(zone).hours(start, start + length)
     assert hours[0].starts_at <= start < hours[0].ends_at
@@ -148,9 +146,9 @@ def test_the_hours_of_a_span_cover_it_in_order(zone: str, start: int, length: in
 
 
 def test_an_empty_span_has_the_hour_of_its_start_also_on_a_border() -> None:
-    (hour,) = calendar("UTC").hours(at("2026-11-02T12:00"), at("2026-11-02T12:00"))
+    (hour,) = calendar("UTC").hours(micros("2026-11-02T12:00"), micros("2026-11-02T12:00"))
     assert hour == Bucket(
-        starts_at=at("2026-11-02T12:00"), ends_at=at("2026-11-02T13:00"), time_zone="UTC"
+        starts_at=micros("2026-11-02T12:00"), ends_at=micros("2026-11-02T13:00"), time_zone="UTC"
     )
 
 
@@ -230,40 +228,40 @@ def test_odd_midnights_end_a_day_at_the_first_instant_of_the_next_date(
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"])
 def test_the_hours_of_a_year_add_up_to_its_days_and_its_months(zone: str) -> None:
-    found = calendar(zone)
+    zone_calendar = calendar(zone)
     start, end = (
-        found.bucket(BucketLength.MONTH, at(f"{year}-01-15T00:00")).starts_at
+        zone_calendar.bucket(BucketLength.MONTH, micros(f"{year}-01-15T00:00")).starts_at
         for year in (2026, 2027)
     )
     for level in BucketLength:
         time = start
         while time < end:
-            time = found.bucket(level, time).ends_at
+            time = zone_calendar.bucket(level, time).ends_at
         assert time == end
     assert end - start == 365 * 24 * HOUR
 
 
-def test_where_another_zone_takes_over_a_border_of_every_level_stands() -> None:
-    change = at("2026-11-09T18:30")  # midnight of the tenth in Kolkata
-    found = Calendar([(TIME_MIN, "UTC"), (change, "Asia/Kolkata")])
+def test_a_change_of_zone_ends_the_hour_day_and_month() -> None:
+    change = micros("2026-11-09T18:30")  # midnight of the tenth in Kolkata
+    zone_calendar = Calendar([(TIME_MIN, "UTC"), (change, "Asia/Kolkata")])
     for level, start, end in (
         (BucketLength.HOUR, "2026-11-09T18:00", "2026-11-09T19:30"),
         (BucketLength.DAY, "2026-11-09T00:00", "2026-11-10T18:30"),
         (BucketLength.MONTH, "2026-11-01T00:00", "2026-11-30T18:30"),
     ):
-        assert found.bucket(level, change - 1) == Bucket(
-            starts_at=at(start), ends_at=change, time_zone="UTC"
+        assert zone_calendar.bucket(level, change - 1) == Bucket(
+            starts_at=micros(start), ends_at=change, time_zone="UTC"
         )
-        assert found.bucket(level, change) == Bucket(
-            starts_at=change, ends_at=at(end), time_zone="Asia/Kolkata"
+        assert zone_calendar.bucket(level, change) == Bucket(
+            starts_at=change, ends_at=micros(end), time_zone="Asia/Kolkata"
         )
 
 
-def test_a_rule_that_keeps_the_zone_cuts_no_bucket_in_two() -> None:
-    change = at("2026-11-10T00:00")
+def test_a_rule_that_keeps_the_zone_ends_no_bucket() -> None:
+    change = micros("2026-11-10T00:00")
     rules = RealmRules([RealmRule(), RealmRule(holds_from=change, grace_seconds=5)])
     assert rules.calendar.bucket(BucketLength.MONTH, change) == Bucket(
-        starts_at=at("2026-11-01T00:00"), ends_at=at("2026-12-01T00:00"), time_zone="UTC"
+        starts_at=micros("2026-11-01T00:00"), ends_at=micros("2026-12-01T00:00"), time_zone="UTC"
     )
     assert [rules.rule_at(change - 1).grace_seconds, rules.rule_at(change).grace_seconds] == [60, 5]
 
@@ -277,18 +275,18 @@ def test_a_rule_that_keeps_the_zone_cuts_no_bucket_in_two() -> None:
 def test_buckets_stay_contiguous_and_nested_over_a_change_of_zone(
     zones: list[str], change: int, distance: int
 ) -> None:
-    found = Calendar([(TIME_MIN, zones[0]), (change, zones[1])])
+    zone_calendar = Calendar([(TIME_MIN, zones[0]), (change, zones[1])])
     time = change + distance
-    hour, day, month = (found.bucket(level, time) for level in BucketLength)
+    hour, day, month = (zone_calendar.bucket(level, time) for level in BucketLength)
     for level, bucket in zip(BucketLength, (hour, day, month), strict=True):
         assert bucket.starts_at <= time < bucket.ends_at
-        assert found.bucket(level, bucket.ends_at).starts_at == bucket.ends_at
-        assert found.bucket(level, bucket.starts_at - 1).ends_at == bucket.starts_at
+        assert zone_calendar.bucket(level, bucket.ends_at).starts_at == bucket.ends_at
+        assert zone_calendar.bucket(level, bucket.starts_at - 1).ends_at == bucket.starts_at
     assert month.starts_at <= day.starts_at <= hour.starts_at
     assert hour.ends_at <= day.ends_at <= month.ends_at
 
 
-def test_a_calendar_holds_from_the_beginning_and_without_end() -> None:
+def test_a_calendar_covers_all_times() -> None:
     with pytest.raises(ValueError, match="from the beginning"):
         Calendar([(0, "UTC")])
     with pytest.raises(ValueError, match="from the beginning"):

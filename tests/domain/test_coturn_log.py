@@ -1,4 +1,4 @@
-"""The independent count itself: coturn's log lines of both forms, added up by session."""
+"""Reading coturn's own log, in both formats, and summing its sessions."""
 
 from tests.support.coturn_log import LoggedKey, LoggedUsage, coturn_log_usage, usage_per_user
 
@@ -38,7 +38,7 @@ def test_lines_with_time_and_level_are_read_alike() -> None:
     assert coturn_log_usage(log)[ALICE].counters() == (2, 216, 2, 128, 0, 0, 0, 0)
 
 
-def test_a_session_that_never_began_is_nobodys_usage() -> None:
+def test_a_session_without_a_start_was_never_authenticated() -> None:
     log = b"6: : session 1: usage: realm=<r>, username=<victim>, rp=4, rb=328, sp=4, sb=400\n"
     assert len(coturn_log_usage(log)) == 1
     assert usage_per_user(coturn_log_usage(log)) == {}

@@ -1,4 +1,4 @@
-"""coturn's lines with what they say, and anything else with one error.
+"""coturn's messages parse to the expected events; anything else raises one error.
 
 `lines.txt` holds channel, payload and the expected event or reason, a line each.
 """
@@ -41,7 +41,7 @@ USERS: Final = st.one_of(
 
 
 def expected_message(line: str) -> CoturnMessage:
-    """An event as the table spells it."""
+    """The event of a line of the table."""
     kind, _, rest = line.partition(" ")
     fields = dict(re.findall(r"(\w+)=(b\"(?:[^\"\\]|\\.)*\"|'[^']*'|\w+)", rest))
     side = {"client": Side.CLIENT, "peer": Side.PEER, None: None}[fields.pop("side", None)]
@@ -50,7 +50,7 @@ def expected_message(line: str) -> CoturnMessage:
 
 
 @pytest.mark.parametrize(("channel", "payload", "outcome"), MESSAGE_LINES)
-def test_a_line_says_what_the_table_says(channel: str, payload: str, outcome: str) -> None:
+def test_a_line_parses_to_the_expected_message(channel: str, payload: str, outcome: str) -> None:
     if outcome.startswith("refused: "):
         with pytest.raises(MessageRejected, match=f"^{re.escape(outcome[9:])}$"):
             parse(unescaped(channel), unescaped(payload))
@@ -111,7 +111,7 @@ def test_any_bytes_parse_or_raise_one_error(channel: bytes, payload: bytes) -> N
 
 
 @given(REALMS, USERS, st.integers(0, 10**18 - 1), st.sampled_from(list(TRAFFIC)), COUNTS)
-def test_what_coturn_writes_of_traffic_is_read_back(
+def test_traffic_in_coturns_format_is_parsed_back(
     realm: bytes, user: bytes, allocation: int, suffix: bytes, counts: tuple[int, int, int, int]
 ) -> None:
     prefix = b"turn/realm/%b" % realm if realm else b"turn"
@@ -124,7 +124,7 @@ def test_what_coturn_writes_of_traffic_is_read_back(
 
 
 @given(REALMS, USERS, st.booleans(), st.integers(0, MAX_LIFETIME_SECONDS), st.booleans())
-def test_what_coturn_writes_of_a_status_is_read_back(
+def test_a_status_in_coturns_format_is_parsed_back(
     realm: bytes, user: bytes, new: bool, lifetime: int, addresses: bool
 ) -> None:
     """With addresses since 4.6.0, without them before."""

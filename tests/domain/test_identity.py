@@ -1,4 +1,4 @@
-"""Whom to bill: the rule of docs/session-rules.md#user-id, a sentence a test."""
+"""The user to bill (docs/session-rules.md#user-id); a test for each sentence."""
 
 import pytest
 from hypothesis import given
@@ -44,7 +44,7 @@ def test_only_the_first_separator_counts(username: bytes, user: bytes) -> None:
     "username",
     [b"", b"alice", b":", b"alice:bob", b"12:34", b"12a:bob", b"-1:bob", b"1 :bob", b"alice@1"],
 )
-def test_else_the_user_is_the_whole_username(username: bytes, rule: UsernameRule) -> None:
+def test_otherwise_the_user_is_the_whole_username(username: bytes, rule: UsernameRule) -> None:
     assert billed_user(username, rule, b":") == username
 
 
@@ -67,7 +67,7 @@ def test_in_a_plain_realm_the_user_is_always_the_whole_username(username: bytes)
 
 
 @pytest.mark.parametrize("separator", [b"|", b"::", "·".encode()])
-def test_the_separator_is_the_realms(separator: bytes) -> None:
+def test_a_realm_has_its_own_separator(separator: bytes) -> None:
     assert billed_user(b"1999999999" + separator + b"alice", AUTO, separator) == b"alice"
     assert billed_user(b"1999999999:alice", AUTO, separator) == b"1999999999:alice"
 
@@ -85,7 +85,7 @@ def test_a_rest_username_names_its_user_whatever_the_time(user: bytes, time: int
 def test_keys_differ_where_realm_or_name_differ(
     realm: bytes, name: bytes, other: bytes, data: st.DataObject
 ) -> None:
-    """Also where realm and name put together are the same bytes."""
+    """Also if realm and name, concatenated, are the same bytes."""
     key = bytes(32)
     together = realm + name
     at = data.draw(st.integers(0, len(together)))
@@ -94,7 +94,7 @@ def test_keys_differ_where_realm_or_name_differ(
     assert (pseudonym(key, realm, name) == pseudonym(key, realm, other)) == (name == other)
 
 
-def test_keys_of_another_installation_are_others() -> None:
+def test_keys_differ_between_installations() -> None:
     keys = {pseudonym(bytes([number]) * 32, b"example.org", b"alice") for number in range(3)}
     assert len(keys) == 3
     assert {len(key) for key in keys} == {16}

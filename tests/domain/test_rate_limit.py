@@ -1,4 +1,4 @@
-"""What a source may report: as much as lines carry, and never so much that sums overflow."""
+"""The rate limit of a source: above any real traffic, and below an overflow of sums."""
 
 import pytest
 from hypothesis import given
@@ -11,8 +11,8 @@ REPORTS = st.lists(st.tuples(st.integers(-10, 10**6 * SECOND), st.integers(0, MA
 
 
 @given(reports=REPORTS)
-def test_what_is_allowed_is_bounded_by_the_time_that_passed(reports: list[tuple[int, int]]) -> None:
-    """Whatever is reported, and whatever the clock does."""
+def test_the_allowed_bytes_are_bounded_by_the_elapsed_time(reports: list[tuple[int, int]]) -> None:
+    """For any reports and any changes of the clock."""
     allowance, allowed, now, latest = RateLimit(), 0, 0, 0
     for step, count in reports:
         now += step
@@ -26,11 +26,11 @@ def test_what_is_allowed_is_bounded_by_the_time_that_passed(reports: list[tuple[
     assert allowed <= BURST_BYTES + latest * BYTES_PER_SECOND // SECOND + len(reports)
 
 
-def test_a_month_of_it_is_far_from_63_bits() -> None:
+def test_a_month_at_the_limit_is_far_below_63_bits() -> None:
     assert BURST_BYTES + 31 * 86_400 * BYTES_PER_SECOND < 2**59
 
 
-def test_the_largest_counter_is_allowed_and_what_is_spent_comes_back() -> None:
+def test_the_largest_counter_is_allowed_and_the_limit_refills() -> None:
     allowance = RateLimit()
     for _ in range(4):
         allowance.consume(MAX_COUNTER)

@@ -614,7 +614,7 @@ class SettledKey:
     sessions: dict[bytes, SessionState] = field(default_factory=dict)
     usage: dict[bytes, list[UsageDelta]] = field(default_factory=dict)
 
-    def take(self, batch: list[Report], until: int) -> None:
+    def settle(self, batch: list[Report], until: int) -> None:
         """Settle one batch as the job does: read what can change, apply, store, expire."""
         key_state = KeyState()
         for session in self.sessions.values():
@@ -634,9 +634,9 @@ class SettledKey:
             apply_report(
                 key_state, report, source_id=1, grace=GRACE * SECOND, gap_positions=[(1, 5)]
             )
-        for pending_id, taker in key_state.merged:
+        for pending_id, target in key_state.merged:
             del self.sessions[pending_id]
-            self.usage.setdefault(taker.session_id, []).extend(self.usage.pop(pending_id))
+            self.usage.setdefault(target.session_id, []).extend(self.usage.pop(pending_id))
         for session in key_state.changed:
             self.sessions[session.session_id] = session
             self.usage.setdefault(session.session_id, []).extend(session.deltas)
@@ -699,10 +699,10 @@ def test_any_batching_of_a_stream_gives_the_same_sessions(
         )
     whole, cut = SettledKey(), SettledKey()
     end = now + 10_000 * SECOND
-    whole.take(reports, end)
+    whole.settle(reports, end)
     bounds = sorted({0, len(reports), *(cut_at for cut_at in cuts if cut_at <= len(reports))})
     for start, stop in zip(bounds, [*bounds[1:], len(reports)], strict=True):
         # The watermark may be as late as the next report: nothing was received before that.
         until = reports[stop].received_at if stop < len(reports) else end
-        cut.take(reports[start:stop], until)
+        cut.settle(reports[start:stop], until)
     assert cut.summary() == whole.summary()

@@ -1,4 +1,4 @@
-r"""How bytes from the wire are spelled as text: UTF-8, or ``\xNN``."""
+r"""Bytes from the wire become text: valid UTF-8, or ``\xNN`` escapes."""
 
 import re
 
@@ -22,7 +22,10 @@ from accounting.domain.text_escaping import escape
         (b"\xc0\x80", r"\xc0\x80"),  # an overlong NUL
         (b"\xed\xa0\x80", r"\xed\xa0\x80"),  # a surrogate
         (b"\xf4\x90\x80\x80", r"\xf4\x90\x80\x80"),  # beyond U+10FFFF
-        (b"\x01\x07\x1b[31m", "\x01\x07\x1b[31m"),  # valid UTF-8: whoever prints it takes care
+        (
+            b"\x01\x07\x1b[31m",
+            "\x01\x07\x1b[31m",
+        ),  # valid UTF-8: printing it safely is the reader's task
     ],
 )
 def test_valid_utf_8_stays_and_every_other_byte_and_nul_is_escaped(raw: bytes, text: str) -> None:
@@ -48,23 +51,23 @@ def test_a_backslash_is_doubled_only_before_x_and_two_hex_digits(raw: bytes, tex
 
 @given(st.binary(max_size=600))
 @example(b"\xff" * 512)
-def test_any_bytes_become_text_that_postgres_takes(raw: bytes) -> None:
+def test_any_bytes_become_text_that_postgres_accepts(raw: bytes) -> None:
     text = escape(raw)
     assert "\0" not in text
     text.encode()
 
 
 @given(st.binary(max_size=40).filter(lambda raw: not re.search(rb"\\[\x00\x80-\xff]", raw)))
-def test_the_spelling_can_be_read_back(raw: bytes) -> None:
-    r"""But for a backslash right before an escaped byte: `\` + FF and `\xff` are spelled alike."""
+def test_escaped_text_can_be_unescaped(raw: bytes) -> None:
+    r"""Except a backslash right before an escaped byte: `\` + FF and `\xff` escape alike."""
 
-    def unescape(found: re.Match[str]) -> bytes:
-        if found[0].startswith("\\\\"):
-            return b"\\x" + found[1].encode()
-        return bytes([int(found[1], 16)])
+    def unescape(match: re.Match[str]) -> bytes:
+        if match[0].startswith("\\\\"):
+            return b"\\x" + match[1].encode()
+        return bytes([int(match[1], 16)])
 
     text, back, at = escape(raw), b"", 0
-    for found in re.finditer(r"\\\\?x([0-9a-fA-F]{2})", text):
-        back += text[at : found.start()].encode() + unescape(found)
-        at = found.end()
+    for match in re.finditer(r"\\\\?x([0-9a-fA-F]{2})", text):
+        back += text[at : match.start()].encode() + unescape(match)
+        at = match.end()
     assert back + text[at:].encode() == raw

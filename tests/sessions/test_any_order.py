@@ -1,4 +1,4 @@
-"""However a stream is cut into batches, and in whatever order the jobs run: the same books."""
+"""Any batching of the same messages, and any order of the jobs, gives the same books."""
 
 from hypothesis import HealthCheck, given, settings
 

@@ -1,4 +1,4 @@
-"""Where a session begins and ends: the rules of docs/session-rules.md#borders, in the books."""
+"""The start and end of sessions in the books (docs/session-rules.md#borders)."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def test_a_new_begins_a_session_whose_start_is_known(books: Books) -> None:
 
 
 def test_a_total_after_deleted_still_belongs_to_the_session(books: Books) -> None:
-    """Also when a job ran in between."""
+    """Also if a job ran in between."""
     alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(9, *ONE)
@@ -41,7 +41,7 @@ def test_a_total_after_deleted_still_belongs_to_the_session(books: Books) -> Non
     ]
 
 
-def test_a_new_supersedes_the_session_under_way_at_its_last_sign_of_life(books: Books) -> None:
+def test_a_new_supersedes_the_active_session_at_its_last_report(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, *ONE)
@@ -54,7 +54,7 @@ def test_a_new_supersedes_the_session_under_way_at_its_last_sign_of_life(books: 
     ]
 
 
-def test_ids_used_again_after_a_restart_are_other_sessions(books: Books) -> None:
+def test_ids_reused_after_a_restart_are_new_sessions(books: Books) -> None:
     """Nothing is published when coturn is killed, and its ids restart from 1.
 
     docs/coturn.md#no-publish-on-stop, docs/coturn.md#ids-restart
@@ -72,7 +72,7 @@ def test_ids_used_again_after_a_restart_are_other_sessions(books: Books) -> None
     ]
 
 
-def test_a_new_past_expiry_and_grace_finds_the_session_expired(books: Books) -> None:
+def test_a_new_after_expiry_and_grace_expires_the_previous_session(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, *ONE)
@@ -132,7 +132,7 @@ def test_any_event_without_a_session_begins_one_of_unknown_start(books: Books) -
     ]
 
 
-def test_a_session_whose_start_was_not_heard_starts_at_its_first_interim(books: Books) -> None:
+def test_a_session_of_unknown_start_starts_at_its_first_interim(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.interim(5, *ONE)
     run_jobs_at(books, 6)
@@ -146,8 +146,8 @@ def test_a_session_whose_start_was_not_heard_starts_at_its_first_interim(books: 
     ]
 
 
-def test_refreshed_with_lifetime_0_is_only_a_sign_of_life(books: Books) -> None:
-    """With two address families the other lives on; else `deleted` follows.
+def test_refreshed_with_lifetime_0_does_not_end_the_session(books: Books) -> None:
+    """The allocation of the other address family may continue; otherwise `deleted` follows.
 
     docs/coturn.md#lifetime-zero
     """
@@ -176,7 +176,7 @@ def test_a_session_expires_when_captured_until_passes_expiry_and_grace(
     assert session_rows(books) == [session_row(books, 0, 20, 20, "expired", (*ONE, *NOTHING))]
 
 
-def test_the_clock_of_a_source_expires_its_own_sessions_only(books: Books) -> None:
+def test_the_clock_of_a_source_expires_only_its_own_sessions(books: Books) -> None:
     FakeAllocation(books, source="one").new(0)
     FakeAllocation(books, source="two").new(0)
     books.advance_clock(1, source="two")
@@ -188,7 +188,7 @@ def test_the_clock_of_a_source_expires_its_own_sessions_only(books: Books) -> No
 
 
 def test_nothing_expires_while_messages_wait_in_the_spool(books: Books) -> None:
-    """captured_until is far ahead, but what was captured before it is not loaded yet."""
+    """captured_until is far ahead, but earlier messages are not loaded yet."""
     alice = FakeAllocation(books)
     alice.new(0)
     books.load()
@@ -201,7 +201,7 @@ def test_nothing_expires_while_messages_wait_in_the_spool(books: Books) -> None:
     assert session_rows(books) == [session_row(books, 0, 1200, None, None)]
 
 
-def test_refreshes_keep_a_quiet_session_alive(books: Books) -> None:
+def test_refreshes_keep_a_session_without_traffic_active(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     for refresh in range(500, 2500, 500):
@@ -210,7 +210,7 @@ def test_refreshes_keep_a_quiet_session_alive(books: Books) -> None:
     assert session_rows(books) == [session_row(books, 0, 2000, None, None)]
 
 
-def test_a_session_of_unknown_lifetime_lives_an_hour_past_its_last_sign(books: Books) -> None:
+def test_a_session_of_unknown_lifetime_expires_an_hour_after_its_last_report(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.interim(0, *ONE)
     alice.refreshed(10, 0)
@@ -223,7 +223,7 @@ def test_a_session_of_unknown_lifetime_lives_an_hour_past_its_last_sign(books: B
     ]
 
 
-def test_a_total_whose_deleted_was_lost_leaves_only_grace(books: Books) -> None:
+def test_after_a_total_without_deleted_only_the_grace_remains(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0, 3600)
     alice.interim(10, *ONE)
@@ -237,8 +237,8 @@ def test_a_total_whose_deleted_was_lost_leaves_only_grace(books: Books) -> None:
 # Another server on the same key (docs/coturn.md#shared-key)
 
 
-def test_a_new_with_another_local_goes_on_with_the_session_disputed(books: Books) -> None:
-    """Until as many `deleted` as `new` came, a job between any two events."""
+def test_a_new_of_another_server_continues_the_session_as_disputed(books: Books) -> None:
+    """It ends after as many `deleted` as `new`, whenever the jobs run in between."""
     one, two = FakeAllocation(books), FakeAllocation(books, server_address=OTHER_SERVER_ADDRESS)
     one.new(0)
     one.interim(1, *ONE)
@@ -271,8 +271,8 @@ def test_a_new_with_another_local_goes_on_with_the_session_disputed(books: Books
     ]
 
 
-def test_a_new_without_addresses_is_never_another_server(books: Books) -> None:
-    """Before coturn 4.6 the status has none."""
+def test_a_new_without_addresses_is_of_the_same_server(books: Books) -> None:
+    """Before coturn 4.6 the status has no addresses."""
     one, two = FakeAllocation(books), FakeAllocation(books, server_address=None)
     one.new(0)
     two.new(1)
@@ -283,7 +283,7 @@ def test_a_new_without_addresses_is_never_another_server(books: Books) -> None:
     ]
 
 
-def test_a_new_with_another_local_after_the_end_begins_another_session(books: Books) -> None:
+def test_a_new_of_another_server_after_the_end_begins_another_session(books: Books) -> None:
     one, two = FakeAllocation(books), FakeAllocation(books, server_address=OTHER_SERVER_ADDRESS)
     one.new(0)
     one.close(1, NOTHING, NOTHING)
@@ -295,8 +295,8 @@ def test_a_new_with_another_local_after_the_end_begins_another_session(books: Bo
     ]
 
 
-def test_several_totals_of_a_disputed_session_add_up(books: Books) -> None:
-    """The first alone is a lower bound, also across batches."""
+def test_the_totals_of_a_disputed_session_are_summed(books: Books) -> None:
+    """The first total alone is a lower bound, also in another batch than the second."""
     one, two = FakeAllocation(books), FakeAllocation(books, server_address=OTHER_SERVER_ADDRESS)
     one.new(0)
     two.new(0)
@@ -323,9 +323,9 @@ def test_several_totals_of_a_disputed_session_add_up(books: Books) -> None:
 # Keys
 
 
-def test_sources_databases_realms_users_and_ids_are_kept_apart(books: Books) -> None:
-    """One dbname per server tells servers apart; each of the five is part of the key."""
-    tellers = [
+def test_source_database_realm_username_and_id_are_the_key_of_a_session(books: Books) -> None:
+    """A database for each server keeps the sessions of several servers apart."""
+    allocations = [
         FakeAllocation(books),
         FakeAllocation(books, source="other"),
         FakeAllocation(books, database=3),
@@ -333,11 +333,11 @@ def test_sources_databases_realms_users_and_ids_are_kept_apart(books: Books) -> 
         FakeAllocation(books, user="bob"),
         FakeAllocation(books, allocation=2),
     ]
-    for second, teller in enumerate(tellers):
-        teller.new(second)
-        teller.interim(10 + second, 1 + second, 100, 0, 0)
-    for second, teller in enumerate(tellers):
-        teller.close(20 + second, (1 + second, 100, 0, 0), NOTHING)
+    for second, allocation in enumerate(allocations):
+        allocation.new(second)
+        allocation.interim(10 + second, 1 + second, 100, 0, 0)
+    for second, allocation in enumerate(allocations):
+        allocation.close(20 + second, (1 + second, 100, 0, 0), NOTHING)
     run_jobs_at(books, 30, "default", "other")
     rows = session_rows(books)
     assert len(rows) == 6
@@ -345,20 +345,20 @@ def test_sources_databases_realms_users_and_ids_are_kept_apart(books: Books) -> 
     assert {
         (row["source"], row["database"], row["realm"], row["username"], row["allocation_id"])
         for row in rows
-    } == {(t.source, t.database, t.realm, t.user, f"{t.allocation:018d}") for t in tellers}
+    } == {(t.source, t.database, t.realm, t.user, f"{t.allocation:018d}") for t in allocations}
     assert sorted(row["received_packets"] for row in rows) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_username_that_changes_in_mid_session_is_another_key(books: Books) -> None:
+def test_a_username_that_changes_during_an_allocation_is_another_session(books: Books) -> None:
     """With OAuth the username may change; each name is billed for its own reports.
 
     docs/coturn.md#rest-usernames
     """
-    first, then = FakeAllocation(books, user="key-1"), FakeAllocation(books, user="key-2")
+    first, second = FakeAllocation(books, user="key-1"), FakeAllocation(books, user="key-2")
     first.new(0)
     first.interim(10, *ONE)
-    then.interim(20, *TWO)
-    then.close(30, THREE, NOTHING)
+    second.interim(20, *TWO)
+    second.close(30, THREE, NOTHING)
     run_jobs_at(books, 1000)
     one, two = session_rows(books)
     assert one == session_row(

@@ -1,4 +1,4 @@
-"""What settling makes of how a message was captured: its day, and the gaps around it."""
+"""Settling messages by their day, by the gaps around them, and with hostile values."""
 
 import random
 import string
@@ -15,7 +15,7 @@ NOTHING = (0, 0, 0, 0)
 HALF, WHOLE = (5, 500, 4, 400), (10, 1000, 8, 800)
 
 
-def test_a_day_that_began_with_a_rejected_message_takes_reports(books: Books) -> None:
+def test_reports_are_loaded_on_a_day_that_began_with_a_rejected_message(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.publish(0, "status", b"nonsense")
     run_jobs_at(books, 1)
@@ -24,19 +24,19 @@ def test_a_day_that_began_with_a_rejected_message_takes_reports(books: Books) ->
     assert session_rows(books) == [session_row(books, 2, 2, None, None)]
 
 
-def test_a_gap_found_after_settling_judges_nothing_that_came_before_it(books: Books) -> None:
-    """A collector that died is noticed later: its gap begins at its last tick.
+def test_a_gap_found_after_settling_does_not_change_earlier_reports(books: Books) -> None:
+    """The gap of a collector that died begins at its last checkpoint, and is found later.
 
-    What it had stored after that tick was received without a gap, whenever it is settled.
+    Messages stored after that checkpoint were received without a gap, whenever they are settled.
     """
     outcomes = []
     for user, settled_first in (("early", True), ("late", False)):
-        teller = FakeAllocation(books, user=user, source=user)
-        teller.new(0)
+        allocation = FakeAllocation(books, user=user, source=user)
+        allocation.new(0)
         books.advance_clock(1, source=user)
-        teller.interim(2, *HALF)
-        teller.peer_interim(2, *HALF)
-        teller.close(3, HALF, WHOLE)
+        allocation.interim(2, *HALF)
+        allocation.peer_interim(2, *HALF)
+        allocation.close(3, HALF, WHOLE)
         if settled_first:
             books.run_jobs()
         gap = books.spool(user).open_gap(books.micros_at(1), "collector_restarted")
@@ -47,8 +47,8 @@ def test_a_gap_found_after_settling_judges_nothing_that_came_before_it(books: Bo
     assert outcomes[0] == outcomes[1]
 
 
-def test_absurd_counters_stop_nobodys_accounting(books: Books) -> None:
-    """No server counts so far, but whoever may publish can write it."""
+def test_huge_counters_do_not_stop_other_realms(books: Books) -> None:
+    """No allocation reaches them, but any publisher can write them."""
     for user in ("absurd", "impossible"):
         FakeAllocation(books, user=user).new(0)
         for counts in ((0, 2**63 - 1, 0, 0), (0, 2**53 - 1, 0, 0)):
@@ -61,18 +61,18 @@ def test_absurd_counters_stop_nobodys_accounting(books: Books) -> None:
     books.assert_conserved()
 
 
-def test_absurdly_many_large_reports_stop_nobodys_accounting(books: Books) -> None:
-    """Of one session or of many, they would come to more than 63 bits."""
+def test_a_huge_sum_of_large_reports_does_not_stop_other_realms(books: Books) -> None:
+    """Of one session or of many, they would sum to more than 63 bits."""
     heavy = traffic_payload(*[2**53 - 1] * 4)
-    said = [
+    messages = [
         (channel("total_traffic", realm="new"), heavy),
         (channel("status"), status_payload("new")),
     ]
-    said += [(channel("traffic"), heavy)] * 1100
+    messages += [(channel("traffic"), heavy)] * 1100
     for number in range(2, 1102):
-        said.append((channel("status", allocation=number), status_payload("new")))
-        said.append((channel("total_traffic", allocation=number), heavy))
-    books.receive_all([(books.micros_at(0), 0, name, payload) for name, payload in said])
+        messages.append((channel("status", allocation=number), status_payload("new")))
+        messages.append((channel("total_traffic", allocation=number), heavy))
+    books.receive_all([(books.micros_at(0), 0, name, payload) for name, payload in messages])
     FakeAllocation(books, realm="other").new(3)
     FakeAllocation(books, realm="other").interim(4, 1, 100_000_000, 1, 100_000_000)
     FakeAllocation(books, realm="other").interim(90_000, 1, 2**50, 1, 1)
@@ -80,7 +80,7 @@ def test_absurdly_many_large_reports_stop_nobodys_accounting(books: Books) -> No
     reasons = {row["reason"] for row in books.rows("rejected_messages", "reason")}
     assert reasons == {"more traffic is reported than a source can have"}
     absurd = sum(row["received_bytes"] for row in session_rows(books) if row["realm"] != "other")
-    assert absurd == 4 * (2**53 - 1), "the first four, whether their realm is new or not"
+    assert absurd == 4 * (2**53 - 1), "the first four, whether or not their realm is new"
     (other,) = (
         row for row in session_rows(books) if row["realm"] == "other" and row["start_known"]
     )
@@ -88,8 +88,8 @@ def test_absurdly_many_large_reports_stop_nobodys_accounting(books: Books) -> No
     books.assert_conserved()
 
 
-def test_absurd_addresses_stop_nobodys_accounting(books: Books) -> None:
-    """They stand in keys of tables, where Postgres takes some thousand bytes."""
+def test_huge_addresses_do_not_stop_other_realms(books: Books) -> None:
+    """Keys of tables contain them, and Postgres limits those to some thousand bytes."""
     noise = random.Random(1).choices(string.ascii_letters, k=20_000)
     FakeAllocation(books, server_address="".join(noise) + ":1").new(0)
     FakeAllocation(books, realm="other").new(1)
@@ -98,21 +98,21 @@ def test_absurd_addresses_stop_nobodys_accounting(books: Books) -> None:
     assert [row["realm"] for row in session_rows(books)] == ["other"]
 
 
-def test_new_realms_cost_no_look_at_all_realms_each(
+def test_a_new_realm_does_not_read_the_rules_of_all_realms(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seen: two thousand new realms in one batch kept the loader busy for two minutes."""
-    looks = 0
+    """A batch with two thousand new realms once took two minutes to load."""
+    reads = 0
     all_rules = realm_queries.all_rules
 
-    def counted(connection: Connection) -> dict[int, RealmRules]:
-        nonlocal looks
-        looks += 1
+    def counting_all_rules(connection: Connection) -> dict[int, RealmRules]:
+        nonlocal reads
+        reads += 1
         return all_rules(connection)
 
-    monkeypatch.setattr(realm_queries, "all_rules", counted)
+    monkeypatch.setattr(realm_queries, "all_rules", counting_all_rules)
     for number in range(50):
         FakeAllocation(books, realm=f"realm {number}").new(0)
     run_jobs_at(books, 1)
     assert len(session_rows(books)) == 50
-    assert looks < 5
+    assert reads < 5

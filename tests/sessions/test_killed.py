@@ -1,6 +1,6 @@
-"""Killed before any statement, within any COPY, before and after any COMMIT: the same books.
+"""Jobs killed before any statement, within any COPY, and before or after any COMMIT.
 
-The connection is cut as if the process had died, and the job runs again.
+The connection is closed as if the process had died, and the job runs again.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ NOTHING: Final = (0, 0, 0, 0)
 HALF, WHOLE = (5, 500, 4, 400), (10, 1000, 8, 800)
 
 
-def tell_of_yesterday(books: Books) -> None:
-    """What is in the books already: sessions to go on with, one that expired, a stranger."""
+def receive_settled_events(books: Books) -> None:
+    """Settled beforehand: active sessions, an expired one, and unauthenticated traffic."""
     FakeAllocation(books, user="expired").new(0)
     FakeAllocation(books, user="expired").interim(10, *HALF)
     for user in ("closing", "shared"):
         FakeAllocation(books, user=user).new(20, 7200)
         FakeAllocation(books, user=user).interim(30, *HALF)
-    FakeAllocation(books, user="stranger").interim(40, *HALF)
+    FakeAllocation(books, user="unauthenticated").interim(40, *HALF)
     books.advance_clock(700)
     books.run_jobs()
     FakeAllocation(books, user="expired").interim(710, *HALF)
@@ -34,13 +34,13 @@ def tell_of_yesterday(books: Books) -> None:
     books.run_jobs()
 
 
-def tell_of_today(books: Books) -> None:
-    """What comes next: ends, an expired session that lives, another server, an id used again."""
+def receive_unsettled_events(books: Books) -> None:
+    """Settled by the killed jobs: ends, a reopened session, another server, a reused id."""
     FakeAllocation(books, user="shared", server_address=OTHER_SERVER_ADDRESS).new(730, 600)
     FakeAllocation(books, user="expired").close(740, WHOLE, NOTHING)
     FakeAllocation(books, user="closing").close(4000, WHOLE, HALF)
     FakeAllocation(books, user="closing").new(4010)
-    FakeAllocation(books, user="stranger").new(4020)
+    FakeAllocation(books, user="unauthenticated").new(4020)
     FakeAllocation(books, user="brandnew", realm="").new(100_000)
     FakeAllocation(books, user="brandnew").publish(100_001, "status", b"nonsense")
     gap = books.spool().open_gap(books.micros_at(100_002), "connection_lost")
@@ -48,17 +48,17 @@ def tell_of_today(books: Books) -> None:
     books.advance_clock(200_000)
 
 
-def test_killed_between_any_two_statements_and_run_again_the_books_are_the_same(
+def test_jobs_killed_at_any_statement_and_run_again_give_the_same_books(
     books: Books, tmp_path: Path
 ) -> None:
-    tell_of_yesterday(books)
-    tell_of_today(books)
+    receive_settled_events(books)
+    receive_unsettled_events(books)
     books.run_jobs()
     undisturbed = all_rows(books)
     empty_database(books.server, books.name)
     again = Books(books.server, books.name, tmp_path / "again")
-    tell_of_yesterday(again)
-    tell_of_today(again)
+    receive_settled_events(again)
+    receive_unsettled_events(again)
     death = CrashInjector()
     with crashing_engine(again, death) as engine:
         jobs: list[Callable[[], object]] = [

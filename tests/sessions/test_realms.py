@@ -1,4 +1,4 @@
-"""A realm's rules, and the date from which they hold."""
+"""The rules of a realm, and the date from which they hold."""
 
 from datetime import date
 from decimal import Decimal
@@ -26,7 +26,7 @@ NOON = 12 * HOUR
 
 
 @pytest.mark.parametrize("grace", [0, 1, 3600])
-def test_the_grace_of_the_realm_decides_when_a_session_expires(books: Books, grace: int) -> None:
+def test_a_session_expires_after_the_grace_of_its_realm(books: Books, grace: int) -> None:
     set_realm_rule(books, "example.org", grace_seconds=grace)
     FakeAllocation(books).new(0)
     run_jobs_at(books, 600 + grace)
@@ -44,11 +44,11 @@ def test_a_realm_without_a_rule_has_the_default(books: Books) -> None:
 
 
 def test_the_usernames_of_one_rest_user_are_one_line_of_usage(books: Books) -> None:
-    """The credential's time differs, the user to bill does not (docs/coturn.md#rest-usernames)."""
-    for place, user in enumerate(("1999999999:alice", "alice:1999999998", "alice")):
-        teller = FakeAllocation(books, user=user)
-        teller.new(place)
-        teller.interim(10, *HALF)
+    """The time in the username differs, the user does not (docs/coturn.md#rest-usernames)."""
+    for index, user in enumerate(("1999999999:alice", "alice:1999999998", "alice")):
+        allocation = FakeAllocation(books, user=user)
+        allocation.new(index)
+        allocation.interim(10, *HALF)
     run_jobs_at(books, 11)
     assert [(row["username"], row["user_id"]) for row in session_rows(books)] == [
         ("1999999999:alice", "alice"),
@@ -74,7 +74,7 @@ def test_only_a_realm_declared_rest_has_users_without_a_name(books: Books) -> No
     }
 
 
-def test_the_separator_and_the_plain_rule_are_the_realms(books: Books) -> None:
+def test_a_realm_has_its_own_separator_and_username_rule(books: Books) -> None:
     set_realm_rule(books, "pipe", separator="|")
     set_realm_rule(books, "plain", username_rule=UsernameRule.PLAIN)
     for realm in ("pipe", "plain", "auto"):
@@ -99,8 +99,8 @@ def test_a_user_of_two_realms_is_two_users(books: Books) -> None:
     assert len(keys) == 2
 
 
-def test_a_zone_that_holds_from_a_date_cuts_every_level_there(books: Books) -> None:
-    """Midnight of 3 November in Kolkata is 18:30 of the second, UTC; a session goes on over it."""
+def test_a_zone_that_holds_from_a_date_ends_the_hour_day_and_month_there(books: Books) -> None:
+    """Midnight of 3 November in Kolkata is 18:30 UTC of the 2nd; the session continues over it."""
     change = 6.5 * HOUR
     alice = FakeAllocation(books)
     alice.new(0, 100_000)
@@ -135,7 +135,7 @@ def test_a_zone_that_holds_from_a_date_cuts_every_level_there(books: Books) -> N
     ]
 
 
-def test_another_grace_from_a_date_cuts_no_month_in_two(books: Books) -> None:
+def test_another_grace_from_a_date_does_not_end_the_month(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     run_jobs_at(books, 1)
@@ -147,7 +147,7 @@ def test_another_grace_from_a_date_cuts_no_month_in_two(books: Books) -> None:
     assert (month["starts_at"].day, month["ends_at"].day, month["ends_at"].month) == (1, 1, 12)
 
 
-def test_a_session_has_the_grace_that_held_when_it_began(books: Books) -> None:
+def test_a_session_has_the_grace_in_force_at_its_start(books: Books) -> None:
     change = NOON  # midnight of 3 November, UTC
     alice = FakeAllocation(books)
     alice.new(0)
@@ -160,7 +160,7 @@ def test_a_session_has_the_grace_that_held_when_it_began(books: Books) -> None:
     assert [row["end_cause"] for row in session_rows(books)] == ["expired", None, "expired"]
 
 
-def test_another_username_rule_from_a_date_renames_no_session_under_way(books: Books) -> None:
+def test_another_username_rule_from_a_date_does_not_rename_active_sessions(books: Books) -> None:
     change = NOON
     before, after = (
         FakeAllocation(books, user="1999999999:alice", allocation=one) for one in (1, 2)

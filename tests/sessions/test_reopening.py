@@ -1,4 +1,4 @@
-"""Lives that seemed to have expired, and the interims since (docs/session-rules.md#reopening)."""
+"""Expired sessions that are reopened, and pending interims (docs/session-rules.md#reopening)."""
 
 import pytest
 
@@ -18,7 +18,7 @@ BOTH = (14, 1400, 12, 1200)
 
 @pytest.fixture
 def alice(books: Books) -> FakeAllocation:
-    """Alice's life as it expired: heard at 0 and 10, its lifetime of 600 and grace of 60 over."""
+    """An expired session: reports at 0 and 10, a lifetime of 600 and a grace of 60."""
     alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, *FIRST)
@@ -27,7 +27,9 @@ def alice(books: Books) -> FakeAllocation:
     return alice
 
 
-def test_interims_alone_never_reopen_an_expired_life(books: Books, alice: FakeAllocation) -> None:
+def test_interims_alone_do_not_reopen_an_expired_session(
+    books: Books, alice: FakeAllocation
+) -> None:
     alice.interim(700, *SINCE)
     run_jobs_at(books, 701)
     alice.interim(4000, *SINCE)
@@ -39,7 +41,7 @@ def test_interims_alone_never_reopen_an_expired_life(books: Books, alice: FakeAl
     ]
 
 
-def test_a_later_refreshed_reopens_it_with_the_interims_that_came_since(
+def test_a_later_refreshed_reopens_it_with_its_pending_interims(
     books: Books, alice: FakeAllocation
 ) -> None:
     alice.interim(700, *SINCE)
@@ -58,7 +60,7 @@ def test_a_later_deleted_reopens_and_ends_it(books: Books, alice: FakeAllocation
     assert session_rows(books) == [session_row(books, 0, 710, 710, "deleted", (*FIRST, *SINCE))]
 
 
-def test_a_later_total_reopens_it_and_is_the_truth(books: Books, alice: FakeAllocation) -> None:
+def test_a_later_total_reopens_it_and_corrects_its_sum(books: Books, alice: FakeAllocation) -> None:
     alice.interim(700, *SINCE)
     alice.total(710, *BOTH)
     run_jobs_at(books, 771)
@@ -67,7 +69,7 @@ def test_a_later_total_reopens_it_and_is_the_truth(books: Books, alice: FakeAllo
     ]
 
 
-def test_interims_since_an_expiry_are_a_strangers_when_new_follows(
+def test_pending_interims_are_unattributed_when_new_follows(
     books: Books, alice: FakeAllocation
 ) -> None:
     alice.interim(700, *SINCE)
@@ -80,16 +82,16 @@ def test_interims_since_an_expiry_are_a_strangers_when_new_follows(
     assert unattributed_rows(books) == [unattributed_row(books, 0, (*SINCE, 0, 0, 0, 0))]
 
 
-@pytest.mark.parametrize("begins_anew", [False, True])
-def test_a_life_reopened_and_ended_in_one_batch_keeps_the_interims_of_an_earlier_one(
-    books: Books, alice: FakeAllocation, begins_anew: bool
+@pytest.mark.parametrize("starts_again", [False, True])
+def test_a_session_reopened_and_ended_in_one_batch_keeps_earlier_pending_interims(
+    books: Books, alice: FakeAllocation, starts_again: bool
 ) -> None:
-    """Also when its id began anew in that same batch."""
+    """Also if its id starts again in the same batch."""
     alice.interim(700, *SINCE)
     run_jobs_at(books, 701)
     alice.refreshed(710)
     alice.close(720, BOTH, (0, 0, 0, 0))
-    if begins_anew:
+    if starts_again:
         alice.new(730)
     run_jobs_at(books, 731)
     assert unattributed_rows(books) == []

@@ -1,4 +1,4 @@
-"""A simulated fleet's own totals are what the books come to, for every version and hard case."""
+"""The books equal the totals of the simulated fleet, for every version and hard case."""
 
 from collections import defaultdict
 
@@ -11,8 +11,10 @@ from tests.support.books import Books
 from tests.support.simulated_fleet import hard_case_scenarios, receive_commands
 
 
-def figures(expected: Expected) -> dict[tuple[str, str], tuple[int, ...]]:
-    """By realm and username: sessions, those estimated, their bytes, disputed, usage, strays."""
+def expected_figures(expected: Expected) -> dict[tuple[str, str], tuple[int, ...]]:
+    """By realm and username: sessions, estimated ones and their bytes, disputed ones, usage, and
+    unattributed usage.
+    """
     return {
         (escape(user.realm), escape(user.username)): (
             user.sessions,
@@ -26,8 +28,8 @@ def figures(expected: Expected) -> dict[tuple[str, str], tuple[int, ...]]:
     }
 
 
-def booked(books: Books) -> dict[str, dict[tuple[str, str], tuple[int, ...]]]:
-    """The same, by source, from the views."""
+def stored_figures(books: Books) -> dict[str, dict[tuple[str, str], tuple[int, ...]]]:
+    """The same from the views, by source."""
     sums = defaultdict[tuple[str, str, str], list[int]](lambda: [0] * 20)
     for row in books.rows("sessions"):
         line = sums[row["source"], row["realm"], row["username"]]
@@ -41,21 +43,21 @@ def booked(books: Books) -> dict[str, dict[tuple[str, str], tuple[int, ...]]]:
         line = sums[row["source"], row["realm"], row["username"]]
         for place, name in enumerate(COUNTERS, start=12):
             line[place] += int(row[name])
-    found = defaultdict[str, dict[tuple[str, str], tuple[int, ...]]](dict)
+    stored = defaultdict[str, dict[tuple[str, str], tuple[int, ...]]](dict)
     for (source, realm, username), line in sums.items():
-        found[source][realm, username] = tuple(line)
-    return found
+        stored[source][realm, username] = tuple(line)
+    return stored
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_books_come_to_what_the_fleet_knows_of_itself(books: Books, version: str) -> None:
-    """Each hard case is a source of its own, and all of them are settled at once."""
+def test_the_books_equal_the_totals_of_the_simulated_fleet(books: Books, version: str) -> None:
+    """Each hard case is a source, and all sources are settled at once."""
     expected = {}
     for name, scenario in hard_case_scenarios(version):
         commands, expected[name] = play(scenario)
         receive_commands(books, name, commands)
     books.run_jobs()
-    found = booked(books)
+    stored = stored_figures(books)
     for name, totals in expected.items():
-        assert found[name] == figures(totals), name
+        assert stored[name] == expected_figures(totals), name
     books.assert_conserved()

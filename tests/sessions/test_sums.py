@@ -1,4 +1,4 @@
-"""What a session is worth: each rule of docs/session-rules.md#sums, through the books."""
+"""The usage of a session in the books (docs/session-rules.md#sums)."""
 
 import pytest
 
@@ -19,7 +19,7 @@ WHOLE = (10, 1000, 8, 800)
 PEER = (8, 700, 10, 900)
 
 
-def test_interims_are_deltas_and_add_up(books: Books) -> None:
+def test_interims_are_summed(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     for second in (10, 20):
@@ -31,7 +31,7 @@ def test_interims_are_deltas_and_add_up(books: Books) -> None:
     ]
 
 
-def test_a_total_that_agrees_changes_nothing(books: Books) -> None:
+def test_a_total_equal_to_the_interims_changes_nothing(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, *WHOLE)
@@ -43,7 +43,7 @@ def test_a_total_that_agrees_changes_nothing(books: Books) -> None:
     ]
 
 
-def test_a_larger_total_is_the_truth_and_the_session_estimated(books: Books) -> None:
+def test_a_larger_total_corrects_the_sum_and_marks_the_session_estimated(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, *HALF)
@@ -63,8 +63,8 @@ def test_a_larger_total_is_the_truth_and_the_session_estimated(books: Books) -> 
     ]
 
 
-def test_a_smaller_total_is_the_truth_and_the_session_disputed(books: Books) -> None:
-    """Its difference, below zero, stands in the hour of the total."""
+def test_a_smaller_total_corrects_the_sum_and_marks_the_session_disputed(books: Books) -> None:
+    """The negative difference counts in the hour of the total."""
     alice = FakeAllocation(books)
     alice.new(0, 7200)
     alice.interim(10, *WHOLE)
@@ -102,7 +102,7 @@ def test_a_smaller_total_is_the_truth_and_the_session_disputed(books: Books) -> 
     ]
 
 
-def test_a_session_without_its_total_is_worth_its_interims(books: Books) -> None:
+def test_a_session_without_a_total_has_the_sum_of_its_interims(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, *WHOLE)
@@ -111,8 +111,8 @@ def test_a_session_without_its_total_is_worth_its_interims(books: Books) -> None
     assert session_rows(books) == [session_row(books, 0, 10, 10, "deleted", (*WHOLE, *NOTHING))]
 
 
-def test_the_peer_total_wraps_and_the_interims_stay_right(books: Books) -> None:
-    """37,371,486,204 B from the client came with a peer total of 3,011,745,496.
+def test_a_wrapped_peer_total_does_not_change_the_sum(books: Books) -> None:
+    """Seen: 37,371,486,204 B from the client, with a peer total of 3,011,745,496.
 
     docs/coturn.md#peer-total-wraps
     """
@@ -133,17 +133,17 @@ def test_the_peer_total_wraps_and_the_interims_stay_right(books: Books) -> None:
     assert (month["received_bytes"], month["peer_sent_bytes"]) == (received, relayed)
 
 
-def lacking_a_peer_interim(alice: FakeAllocation, client: tuple[int, ...] = HALF) -> None:
-    """The end of a session that said half of what its peer total knows."""
+def end_without_a_peer_interim(alice: FakeAllocation, client: tuple[int, ...] = HALF) -> None:
+    """The end of a session whose peer interims sum to half of its peer total."""
     alice.interim(10, *HALF)
     alice.peer_interim(10, *HALF)
     alice.close(20, client, WHOLE)
 
 
-def test_a_peer_difference_corrects_where_the_client_side_lacked_interims(books: Books) -> None:
+def test_a_peer_total_corrects_a_session_whose_client_side_missed_interims(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
-    lacking_a_peer_interim(alice, client=WHOLE)
+    end_without_a_peer_interim(alice, client=WHOLE)
     run_jobs_at(books, 21)
     assert session_rows(books) == [
         session_row(
@@ -159,10 +159,10 @@ def test_a_peer_difference_corrects_where_the_client_side_lacked_interims(books:
     ]
 
 
-def test_a_peer_difference_corrects_a_session_of_unknown_start(books: Books) -> None:
+def test_a_peer_total_corrects_a_session_of_unknown_start(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.refreshed(0)
-    lacking_a_peer_interim(alice)
+    end_without_a_peer_interim(alice)
     run_jobs_at(books, 21)
     assert session_rows(books) == [
         session_row(
@@ -179,12 +179,12 @@ def test_a_peer_difference_corrects_a_session_of_unknown_start(books: Books) -> 
     ]
 
 
-def test_a_peer_difference_corrects_where_a_gap_lies_within_the_session(books: Books) -> None:
+def test_a_peer_total_corrects_a_session_around_a_gap(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     gap = books.spool().open_gap(books.micros_at(3), "connection_lost")
     books.spool().close_gap(gap, books.micros_at(4))
-    lacking_a_peer_interim(alice)
+    end_without_a_peer_interim(alice)
     run_jobs_at(books, 21)
     assert session_rows(books) == [
         session_row(
@@ -201,14 +201,14 @@ def test_a_peer_difference_corrects_where_a_gap_lies_within_the_session(books: B
 
 
 @pytest.mark.parametrize("gap_at", [-5, 30])
-def test_elsewhere_a_peer_difference_only_disputes(books: Books, gap_at: int) -> None:
-    """A gap before or after the session explains nothing."""
+def test_any_other_peer_difference_only_disputes_the_session(books: Books, gap_at: int) -> None:
+    """A gap before or after the session does not explain it."""
     if gap_at < 0:
         gap = books.spool().open_gap(books.micros_at(gap_at), "connection_lost")
         books.spool().close_gap(gap, books.micros_at(gap_at + 1))
     alice = FakeAllocation(books)
     alice.new(0)
-    lacking_a_peer_interim(alice)
+    end_without_a_peer_interim(alice)
     if gap_at > 0:
         books.spool().open_gap(books.micros_at(gap_at), "connection_lost")
     run_jobs_at(books, 21)
@@ -226,18 +226,18 @@ def test_elsewhere_a_peer_difference_only_disputes(books: Books, gap_at: int) ->
     ]
 
 
-def test_a_gap_of_another_source_explains_nothing(books: Books) -> None:
+def test_a_gap_of_another_source_does_not_explain_a_peer_difference(books: Books) -> None:
     books.spool("other").open_gap(books.micros_at(5), "connection_lost")
     alice = FakeAllocation(books)
     alice.new(0)
-    lacking_a_peer_interim(alice)
+    end_without_a_peer_interim(alice)
     books.advance_clock(1, source="other")
     run_jobs_at(books, 21)
     assert [(row["estimated"], row["disputed"]) for row in session_rows(books)] == [(False, True)]
 
 
-def test_a_peer_total_below_the_interims_never_corrects(books: Books) -> None:
-    """Modulo 2^32 it would look like four billion bytes that were missed."""
+def test_a_peer_total_below_the_interims_does_not_correct(books: Books) -> None:
+    """Modulo 2^32 it would look like four billion missed bytes."""
     alice = FakeAllocation(books)
     alice.refreshed(0)
     alice.interim(10, *WHOLE)
@@ -248,7 +248,7 @@ def test_a_peer_total_below_the_interims_never_corrects(books: Books) -> None:
     assert (row["peer_received_bytes"], row["estimated"], row["disputed"]) == (1000, False, True)
 
 
-def test_versions_without_a_peer_side_have_none(books: Books) -> None:
+def test_versions_without_peer_traffic_have_none(books: Books) -> None:
     """Before 4.5.1.2."""
     alice = FakeAllocation(books, server_address=None)
     alice.new(0)
@@ -272,7 +272,7 @@ def test_versions_without_a_peer_side_have_none(books: Books) -> None:
     ]
 
 
-def test_a_version_without_totals_is_worth_its_interims_and_the_next_life_is_another(
+def test_a_version_without_totals_has_the_sum_of_its_interims(
     books: Books,
 ) -> None:
     """Before 4.5.0.7."""
@@ -288,8 +288,8 @@ def test_a_version_without_totals_is_worth_its_interims_and_the_next_life_is_ano
     ]
 
 
-def test_a_lower_bound_that_corrected_the_client_side_stays_in_its_hour(books: Books) -> None:
-    """Two servers on one key: what the first total proves missing stands at the first total."""
+def test_a_correction_by_the_first_of_two_totals_stays_in_its_hour(books: Books) -> None:
+    """Two servers on one key: the correction by the first total counts at the first total."""
     one, two = FakeAllocation(books), FakeAllocation(books, server_address=OTHER_SERVER_ADDRESS)
     one.new(0, 7200)
     two.new(0, 7200)

@@ -119,7 +119,7 @@ def session_row(
 
 
 def session_rows(books: Books) -> list[dict[str, Any]]:
-    """All rows of reporting.sessions in order of their first report, but for their keys."""
+    """All rows of reporting.sessions in order of their first report, without their keys."""
     return [
         without_columns(row, "session_id", "user_key")
         for row in books.rows("sessions", order="session_id")
@@ -129,7 +129,7 @@ def session_rows(books: Books) -> list[dict[str, Any]]:
 def usage_row(
     books: Books, starts: float, ends: float, counts: Iterable[int] = NO_COUNTS, **others: Any
 ) -> dict[str, Any]:
-    """A whole row of reporting.user_usage_*, but for its key; times in seconds after the start."""
+    """A row of reporting.user_usage_*, without its key; times in seconds after the start."""
     return {
         "realm": "example.org",
         "user_id": "alice",
@@ -146,7 +146,7 @@ def usage_row(
 
 
 def usage_rows(books: Books, length: str, subject: str = "user") -> list[dict[str, Any]]:
-    """All rows of a usage view in order of time, but for the user's key."""
+    """All rows of a usage view in order of time, without the user key."""
     order = "starts_at, realm" + (", user_id" if subject == "user" else "")
     return [
         without_columns(row, "user_key")
@@ -157,7 +157,7 @@ def usage_rows(books: Books, length: str, subject: str = "user") -> list[dict[st
 def unattributed_row(
     books: Books, starts: float, counts: Iterable[int], **others: Any
 ) -> dict[str, Any]:
-    """A whole row of reporting.unattributed_usage, of one UTC hour."""
+    """A whole row of ``reporting.unattributed_usage`` of one UTC hour."""
     return {
         "source": "default",
         "realm": "example.org",

@@ -1,4 +1,4 @@
-"""Setting a realm's rules before the books begin, as `realm set` does."""
+"""Sets the rules of a realm as `realm set` does."""
 
 from datetime import date
 from typing import Any
@@ -10,7 +10,7 @@ from tests.support.books import Books
 def set_realm_rule(
     books: Books, realm: str, *, holds_from: date | None = None, **changes: Any
 ) -> None:
-    """Set some of a realm's rules; the clock shows the start of the books."""
+    """Set some rules of a realm, at the start of the books."""
     set_rule(
         books.engine,
         realm,
@@ -22,5 +22,5 @@ def set_realm_rule(
 
 
 def set_time_zone(books: Books, realm: str, zone: str) -> None:
-    """Let a realm have that time zone from the beginning."""
+    """Set the time zone of a realm for all times."""
     set_realm_rule(books, realm, time_zone=zone)

@@ -25,7 +25,7 @@ def bucket(realm: str, level: BucketLength, moment: datetime) -> int:
     return CALENDARS[realm].bucket(level, to_micros(moment)).starts_at
 
 
-def until(session: Mapping[str, Any]) -> datetime:
+def active_until(session: Mapping[str, Any]) -> datetime:
     end: datetime = session["ended_at"] or session["last_seen_at"]
     return end
 
@@ -33,14 +33,14 @@ def until(session: Mapping[str, Any]) -> datetime:
 def assert_usage_follows_from_sessions_and_reports(shown: Shown) -> None:
     hours = by_bucket(shown["user_usage_hourly"], "realm", "user_id")
     assert_sessions_are_counted(shown["sessions"], hours)
-    assert_every_byte_stands_in_its_hour(shown, hours)
-    assert_estimates_are_those_of_the_sessions(shown)
+    assert_bytes_count_in_the_hour_of_their_report(shown, hours)
+    assert_estimates_equal_those_of_the_sessions(shown)
     assert_levels_are_sums(shown)
     peaks = {
         key: row["peak_sessions"]
         for key, row in by_bucket(shown["realm_usage_hourly"], "realm").items()
     }
-    assert {key: peak for key, peak in peaks.items() if peak} == naive_peaks(shown["sessions"])
+    assert {key: peak for key, peak in peaks.items() if peak} == expected_peaks(shown["sessions"])
 
 
 def by_bucket(rows: Rows, *names: str) -> Usage:
@@ -58,30 +58,30 @@ def assert_sessions_are_counted(sessions: Rows, hours: Usage) -> None:
         started[realm, user, bucket(realm, BucketLength.HOUR, session["started_at"])] += 1
         if session["ended_at"]:
             ended[realm, user, bucket(realm, BucketLength.HOUR, session["ended_at"])] += 1
-        time, end = to_micros(session["started_at"]), to_micros(until(session))
+        time, end = to_micros(session["started_at"]), to_micros(active_until(session))
         while time < end:
             hour = CALENDARS[realm].bucket(BucketLength.HOUR, time)
             lived[realm, user, hour.starts_at] += Decimal(min(end, hour.ends_at) - time) / 10**6
             time = hour.ends_at
-    for name, naive in (
+    for name, expected in (
         ("sessions_started", started),
         ("sessions_ended", ended),
         ("session_seconds", lived),
     ):
-        found = {key: row[name] for key, row in hours.items() if row[name]}
-        assert found == {key: value for key, value in naive.items() if value}, name
+        actual = {key: row[name] for key, row in hours.items() if row[name]}
+        assert actual == {key: value for key, value in expected.items() if value}, name
 
 
-def assert_every_byte_stands_in_its_hour(shown: Shown, hours: Usage) -> None:
-    """Billed and unattributed together are the interims, but where a total came."""
+def assert_bytes_count_in_the_hour_of_their_report(shown: Shown, hours: Usage) -> None:
+    """Billed and unattributed usage equals the interims, except where a total corrected it."""
     users = {(row["realm"], row["username"]): row["user_id"] for row in shown["traffic_reports"]}
-    found = defaultdict[object, Counter[str]](Counter)
+    actual = defaultdict[object, Counter[str]](Counter)
     for key, row in hours.items():
-        found[key].update({name: int(row[name]) for name in COUNTERS})
-    for stray in shown["unattributed_usage"]:
-        user = users[stray["realm"], stray["username"]]
-        key = stray["realm"], user, to_micros(stray["starts_at"])
-        found[key].update({name: int(stray[name]) for name in COUNTERS})
+        actual[key].update({name: int(row[name]) for name in COUNTERS})
+    for unattributed in shown["unattributed_usage"]:
+        user = users[unattributed["realm"], unattributed["username"]]
+        key = unattributed["realm"], user, to_micros(unattributed["starts_at"])
+        actual[key].update({name: int(unattributed[name]) for name in COUNTERS})
     reported = defaultdict[object, Counter[str]](Counter)
     corrected = set()
     for report in shown["traffic_reports"]:
@@ -92,22 +92,24 @@ def assert_every_byte_stands_in_its_hour(shown: Shown, hours: Usage) -> None:
             continue
         for name, column in zip(SIDES[report["side"]], COUNTERS[:4], strict=True):
             reported[key][name] += report[column]
-    for place in {*found, *reported}:
+    for user_hour in {*actual, *reported}:
         for side, names in SIDES.items():
-            if (place, side) not in corrected:
+            if (user_hour, side) not in corrected:
                 for name in names:
-                    assert found[place][name] == reported[place][name], (place, name)
+                    assert actual[user_hour][name] == reported[user_hour][name], (user_hour, name)
 
 
-def assert_estimates_are_those_of_the_sessions(shown: Shown) -> None:
-    naive, found = Counter[object](), Counter[object]()
+def assert_estimates_equal_those_of_the_sessions(shown: Shown) -> None:
+    expected, actual = Counter[object](), Counter[object]()
     for session in shown["sessions"]:
         if session["estimated"]:
             key = session["realm"], session["user_id"]
-            naive[key] += session["received_bytes"] + session["sent_bytes"]
+            expected[key] += session["received_bytes"] + session["sent_bytes"]
     for row in shown["user_usage_monthly"]:
-        found[row["realm"], row["user_id"]] += row["estimated_bytes"]
-    assert {key: n for key, n in found.items() if n} == {key: n for key, n in naive.items() if n}
+        actual[row["realm"], row["user_id"]] += row["estimated_bytes"]
+    assert {key: n for key, n in actual.items() if n} == {
+        key: n for key, n in expected.items() if n
+    }
 
 
 def assert_levels_are_sums(shown: Shown) -> None:
@@ -124,8 +126,8 @@ def assert_levels_are_sums(shown: Shown) -> None:
         ("daily", BucketLength.DAY),
         ("monthly", BucketLength.MONTH),
     ):
-        for of, names in (("user", ("realm", "user_id")), ("realm", ("realm",))):
-            naive = defaultdict[object, Counter[str]](Counter)
+        for subject, names in (("user", ("realm", "user_id")), ("realm", ("realm",))):
+            expected = defaultdict[object, Counter[str]](Counter)
             peaks = defaultdict[object, int](int)
             for row in shown["user_usage_hourly"]:
                 key = (
@@ -133,25 +135,25 @@ def assert_levels_are_sums(shown: Shown) -> None:
                     bucket(row["realm"], level, row["starts_at"]),
                 )
                 for name in summed:
-                    naive[key][name] += row[name]
+                    expected[key][name] += row[name]
             for row in shown["realm_usage_hourly"]:
                 key = row["realm"], bucket(row["realm"], level, row["starts_at"])
                 peaks[key] = max(peaks[key], row["peak_sessions"])
-            found = by_bucket(shown[f"{of}_usage_{length}"], *names)
-            assert {key: {name: row[name] for name in summed} for key, row in found.items()} == {
-                key: {name: sums[name] for name in summed} for key, sums in naive.items()
+            actual = by_bucket(shown[f"{subject}_usage_{length}"], *names)
+            assert {key: {name: row[name] for name in summed} for key, row in actual.items()} == {
+                key: {name: sums[name] for name in summed} for key, sums in expected.items()
             }
-            if of == "realm":
-                assert {key: row["peak_sessions"] for key, row in found.items()} == peaks
-            for key, row in found.items():
+            if subject == "realm":
+                assert {key: row["peak_sessions"] for key, row in actual.items()} == peaks
+            for key, row in actual.items():
                 calendar = CALENDARS[row["realm"]]
                 borders = calendar.bucket(level, to_micros(row["starts_at"]))
                 assert borders.starts_at == key[-1]
                 assert borders.ends_at == to_micros(row["ends_at"])
 
 
-def naive_peaks(sessions: Rows) -> dict[tuple[str, int], int]:
-    """The most sessions alive at one of their starts, or at the begin of an hour. Zero is left out.
+def expected_peaks(sessions: Rows) -> dict[tuple[str, int], int]:
+    """The maximum of concurrent sessions at a start or at the begin of an hour; without zeros.
 
     All of them have ended.
     """
@@ -161,14 +163,14 @@ def naive_peaks(sessions: Rows) -> dict[tuple[str, int], int]:
         spans[session["realm"]].append(
             (to_micros(session["started_at"]), to_micros(session["ended_at"]))
         )
-    found: dict[tuple[str, int], int] = {}
-    for realm, lives in spans.items():
-        moments = {start for start, _ in lives}
-        for start, end in lives:
+    actual: dict[tuple[str, int], int] = {}
+    for realm, spans_of_realm in spans.items():
+        moments = {start for start, _ in spans_of_realm}
+        for start, end in spans_of_realm:
             moments |= {hour.starts_at for hour in CALENDARS[realm].hours(start, end)}
         for moment in moments:
-            alive = sum(start <= moment < end for start, end in lives)
+            concurrent = sum(start <= moment < end for start, end in spans_of_realm)
             key = realm, CALENDARS[realm].bucket(BucketLength.HOUR, moment).starts_at
-            if alive:
-                found[key] = max(found.get(key, 0), alive)
-    return found
+            if concurrent:
+                actual[key] = max(actual.get(key, 0), concurrent)
+    return actual

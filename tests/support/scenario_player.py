@@ -96,7 +96,7 @@ _COUNTS: Final = st.builds(
     st.sampled_from([1, 1, 1000, 2**31]),
 )
 _LOCAL: Final = st.sampled_from(["192.0.2.1:3478", "192.0.2.1:3478", "192.0.2.2:3478", None])
-_SAID: Final = st.one_of(
+_MESSAGES: Final = st.one_of(
     st.tuples(
         st.just("status"),
         st.builds(
@@ -117,7 +117,7 @@ STEPS: Final = st.lists(
         ),
         st.sampled_from([0.0, 0.000001, 1.0, 30.0, 600.0, 700.0, 4000.0, 90_000.0]),
         st.sampled_from(ALLOCATIONS[:1] * 6 + ALLOCATIONS),
-        _SAID,
+        _MESSAGES,
         st.sampled_from([0.0] * 9 + [20.0]),
     ),
     min_size=4,
@@ -126,7 +126,7 @@ STEPS: Final = st.lists(
 
 
 class JobCall(NamedTuple):
-    """What is done before a step: a job with its batch size, or a tick of the clock."""
+    """Runs a job, with its batch size, before a step; ``tick`` advances the clocks instead."""
 
     before: int
     job: str
@@ -145,7 +145,7 @@ PLANS: Final = st.lists(
 
 
 class ScenarioPlayer:
-    """One database for many streams, emptied before each."""
+    """Plays streams, in a database that is emptied before each."""
 
     def __init__(self, server: PostgresServer, name: str, engine: Engine) -> None:
         self._server = server
@@ -153,9 +153,9 @@ class ScenarioPlayer:
         self._engine = engine
 
     def play(self, steps: Sequence[Step], plan: Sequence[JobCall] = ()) -> dict[str, Any]:
-        """Everything that the books show of a stream, long after it.
+        """All rows of all views, long after the stream.
 
-        Without a plan the jobs run once, at the end, over all of it.
+        Without a plan the jobs run once, at the end.
         """
         empty_database(self._server, self._name)
         with TemporaryDirectory() as directory:
@@ -176,12 +176,12 @@ class ScenarioPlayer:
                         holds_from=None,
                         now=BEGIN,
                     )
-                return _played(books, steps, plan)
+                return _play(books, steps, plan)
             finally:
                 books.close()
 
 
-def _played(books: Books, steps: Sequence[Step], plan: Sequence[JobCall]) -> dict[str, Any]:
+def _play(books: Books, steps: Sequence[Step], plan: Sequence[JobCall]) -> dict[str, Any]:
     pending: dict[str, list[tuple[int, int, bytes, bytes]]] = {source: [] for source in SOURCES}
 
     def capture() -> None:
@@ -192,17 +192,24 @@ def _played(books: Books, steps: Sequence[Step], plan: Sequence[JobCall]) -> dic
     now = 0.0
     for source in SOURCES:
         books.advance_clock(0, source=source)
-    for place, step in enumerate(steps):
-        for act in (act for act in plan if act.before == place):
+    for index, step in enumerate(steps):
+        for call in (call for call in plan if call.before == index):
             capture()
-            _act(books, act, now)
+            _run_job(books, call, now)
         now += step.wait
         if step.gap_seconds:
             capture()
-            now = _lose(books, step.allocation.source, now, step.gap_seconds)
-        of = step.allocation
-        name = channel(step.suffix, user=of.user, realm=of.realm, allocation=of.allocation)
-        pending[of.source].append((books.micros_at(now), of.database, name, step.payload))
+            now = _lose_connection(books, step.allocation.source, now, step.gap_seconds)
+        allocation = step.allocation
+        name = channel(
+            step.suffix,
+            user=allocation.user,
+            realm=allocation.realm,
+            allocation=allocation.allocation,
+        )
+        pending[allocation.source].append(
+            (books.micros_at(now), allocation.database, name, step.payload)
+        )
     capture()
     for source in SOURCES:
         books.advance_clock(now + LONG_AFTER, source=source)
@@ -212,37 +219,37 @@ def _played(books: Books, steps: Sequence[Step], plan: Sequence[JobCall]) -> dic
     return all_rows(books)
 
 
-def _lose(books: Books, source: str, now: float, seconds: float) -> float:
-    """Lose the connection for so long, as the collector records it; returns when it is back."""
+def _lose_connection(books: Books, source: str, now: float, seconds: float) -> float:
+    """Record a lost connection as the collector does; returns the time of the reconnect."""
     books.advance_clock(now, source=source)
     gap = books.spool(source).open_gap(books.micros_at(now), "connection_lost")
     books.spool(source).close_gap(gap, books.micros_at(now + seconds))
     return now + seconds + 0.001
 
 
-def _act(books: Books, act: JobCall, now: float) -> None:
-    match act.job:
+def _run_job(books: Books, call: JobCall, now: float) -> None:
+    match call.job:
         case "tick":
             for source in SOURCES:
                 books.advance_clock(now, source=source)
         case "load":
             for source in SOURCES:
-                restarted_loader(books, source).load(act.size)
+                restarted_loader(books, source).load(call.size)
         case "settle":
-            books.settle(act.size)
+            books.settle(call.size)
         case "rollup":
-            rollup(books.engine, limit=act.size)
+            rollup(books.engine, limit=call.size)
 
 
 def restarted_loader(
     books: Books, source: str = "default", *, engine: Engine | None = None
 ) -> Loader:
-    """A loader that remembers nothing."""
+    """A loader as after a restart, with empty caches."""
     return Loader(engine or books.engine, books.spool(source), books.rule)
 
 
 def all_rows(books: Books) -> dict[str, Any]:
-    """All rows of all views of `reporting` but `sources`, which shows how far the jobs came."""
+    """All rows of the views of ``reporting`` except ``sources``, which shows the jobs' progress."""
     with psycopg.connect(books.url(READER)) as connection:
         connection.execute("SET timezone = 'UTC'")
         cursor = connection.cursor(row_factory=dict_row)

@@ -1,4 +1,4 @@
-"""Days and months of users hold the hours that are over; what is shown adds the one under way."""
+"""Days and months of users contain the hours that are over; the views add the current one."""
 
 import psycopg
 
@@ -11,20 +11,20 @@ HOUR = 3600
 STORED = "SELECT coalesce(sum(received_bytes), 0)::bigint AS bytes FROM accounting.user_usage_{}"
 
 
-def shown(books: Books) -> dict[str, int]:
-    """Bytes received as each level shows them, all users and buckets in one."""
+def bytes_in_views(books: Books) -> dict[str, int]:
+    """The sum of received bytes in each view."""
     return {
         level: int(sum(row["received_bytes"] for row in books.rows(f"user_usage_{level}")))
         for level in ("hourly", "daily", "monthly")
     }
 
 
-def stored(books: Books) -> list[int]:
-    """Bytes received as the tables of days and of months hold them."""
+def bytes_in_tables(books: Books) -> list[int]:
+    """The sums of received bytes in the tables of days and months."""
     return [int(books.query(STORED.format(of))[0]["bytes"]) for of in ("daily", "monthly")]
 
 
-def same(count: int) -> dict[str, int]:
+def same_at_all_levels(count: int) -> dict[str, int]:
     return dict.fromkeys(("hourly", "daily", "monthly"), count)
 
 
@@ -33,16 +33,16 @@ def test_an_hour_is_shown_at_once_and_folded_when_the_next_begins(books: Books) 
     alice.new(0, 3 * HOUR)
     alice.interim(10, 1, 100, 0, 0)
     run_jobs_at(books, 20)
-    assert (shown(books), stored(books)) == (same(100), [0, 0])
+    assert (bytes_in_views(books), bytes_in_tables(books)) == (same_at_all_levels(100), [0, 0])
     alice.interim(30, 1, 100, 0, 0)
     run_jobs_at(books, 40)
-    assert (shown(books), stored(books)) == (same(200), [0, 0])
+    assert (bytes_in_views(books), bytes_in_tables(books)) == (same_at_all_levels(200), [0, 0])
     alice.interim(HOUR + 5, 1, 1000, 0, 0)
     run_jobs_at(books, HOUR + 6)
-    assert (shown(books), stored(books)) == (same(1200), [200, 200])
+    assert (bytes_in_views(books), bytes_in_tables(books)) == (same_at_all_levels(1200), [200, 200])
 
 
-def test_what_comes_late_for_a_folded_hour_is_added_to_its_day_and_month(books: Books) -> None:
+def test_late_usage_of_a_folded_hour_is_added_to_its_day_and_month(books: Books) -> None:
     fast, slow = (
         FakeAllocation(books),
         FakeAllocation(books, source="slow", user="bob", allocation=2),
@@ -53,13 +53,13 @@ def test_what_comes_late_for_a_folded_hour_is_added_to_its_day_and_month(books: 
     slow.new(5, 3 * HOUR)
     slow.interim(10, 1, 100, 0, 0)
     run_jobs_at(books, 20, "slow")
-    assert (shown(books), stored(books)) == (same(101), [100, 100])
+    assert (bytes_in_views(books), bytes_in_tables(books)) == (same_at_all_levels(101), [100, 100])
     slow.interim(HOUR + 10, 1, 10, 0, 0)
     run_jobs_at(books, HOUR + 20, "slow")
-    assert (shown(books), stored(books)) == (same(111), [100, 100])
+    assert (bytes_in_views(books), bytes_in_tables(books)) == (same_at_all_levels(111), [100, 100])
 
 
-def test_an_hour_that_was_folded_while_under_way_still_counts_what_comes(books: Books) -> None:
+def test_a_current_hour_that_was_folded_still_counts_new_usage(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0, 3 * HOUR)
     alice.interim(10, 1, 100, 0, 0)
@@ -69,16 +69,19 @@ def test_an_hour_that_was_folded_while_under_way_still_counts_what_comes(books: 
             rules = realm_queries.all_rules(connection)
             for realm_id in rules:
                 fold_all(connection, rules, realm_id)
-        assert (shown(books), stored(books)) == (same(100), [100, 100])
+        assert (bytes_in_views(books), bytes_in_tables(books)) == (
+            same_at_all_levels(100),
+            [100, 100],
+        )
     alice.interim(30, 1, 10, 0, 0)
     run_jobs_at(books, 40)
-    assert (shown(books), stored(books)) == (same(110), [110, 110])
+    assert (bytes_in_views(books), bytes_in_tables(books)) == (same_at_all_levels(110), [110, 110])
     alice.interim(HOUR + 5, 1, 1, 0, 0)
     run_jobs_at(books, HOUR + 6)
-    assert (shown(books), stored(books)) == (same(111), [110, 110])
+    assert (bytes_in_views(books), bytes_in_tables(books)) == (same_at_all_levels(111), [110, 110])
 
 
-def test_realms_that_are_folded_one_after_the_other_are_each_folded_once(books: Books) -> None:
+def test_realms_folded_in_one_transaction_are_each_folded_once(books: Books) -> None:
     for allocation, realm in ((1, "example.org"), (2, "example.net"), (3, "example.com")):
         teller = FakeAllocation(books, realm=realm, allocation=allocation)
         teller.new(0)
@@ -88,11 +91,11 @@ def test_realms_that_are_folded_one_after_the_other_are_each_folded_once(books: 
         rules = realm_queries.all_rules(connection)
         for realm_id in rules:
             fold_all(connection, rules, realm_id)
-    assert (shown(books), stored(books)) == (same(300), [300, 300])
+    assert (bytes_in_views(books), bytes_in_tables(books)) == (same_at_all_levels(300), [300, 300])
 
 
-def test_a_day_is_there_for_a_user_of_whom_only_the_hour_under_way_is_known(books: Books) -> None:
-    FakeAllocation(books, user="strange").interim(5, 1, 100, 0, 0)
+def test_a_user_with_usage_only_in_the_current_hour_has_a_day_and_month(books: Books) -> None:
+    FakeAllocation(books, user="unauthenticated").interim(5, 1, 100, 0, 0)
     bob = FakeAllocation(books, user="bob", allocation=2)
     bob.new(10, 3 * HOUR)
     run_jobs_at(books, 20)
@@ -103,5 +106,5 @@ def test_a_day_is_there_for_a_user_of_whom_only_the_hour_under_way_is_known(book
         connection.execute("DELETE FROM accounting.user_usage_daily")
     bob.interim(HOUR + 1, 1, 7, 0, 0)
     run_jobs_at(books, HOUR + 2)
-    # Even a day that somebody deleted comes back with the hours that are folded into it.
-    assert shown(books) == same(7)
+    # Folding creates even a day that was deleted by hand.
+    assert bytes_in_views(books) == same_at_all_levels(7)

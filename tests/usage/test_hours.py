@@ -1,4 +1,4 @@
-"""Rolled-up usage: bytes in the hour of their report, seconds split exactly, in every zone."""
+"""Usage by hour, day and month: bytes, session seconds and peaks, in several time zones."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -37,16 +37,16 @@ def seconds_of(books: Books, length: str) -> list[tuple[str, Any]]:
     ]
 
 
-def live_through(books: Books, started: float, ended: float, realm: str = "example.org") -> None:
-    """A session that reports a byte at its start and its end, and nothing between."""
-    teller = FakeAllocation(books, realm=realm)
-    teller.new(started, 1_000_000)
-    teller.interim(started, 0, 1, 0, 0)
-    teller.interim(ended, 0, 1, 0, 0)
-    teller.close(ended, (0, 2, 0, 0), NOTHING)
+def receive_session(books: Books, started: float, ended: float, realm: str = "example.org") -> None:
+    """Receive a session with one byte at its start and one at its end."""
+    allocation = FakeAllocation(books, realm=realm)
+    allocation.new(started, 1_000_000)
+    allocation.interim(started, 0, 1, 0, 0)
+    allocation.interim(ended, 0, 1, 0, 0)
+    allocation.close(ended, (0, 2, 0, 0), NOTHING)
 
 
-def test_bytes_stand_in_the_hour_of_their_report_and_seconds_are_split_at_borders(
+def test_bytes_count_in_the_hour_of_their_report_and_seconds_are_split(
     books: Books,
 ) -> None:
     alice = FakeAllocation(books)
@@ -79,13 +79,13 @@ def test_bytes_stand_in_the_hour_of_their_report_and_seconds_are_split_at_border
     assert usage_rows(books, "monthly") == [usage_row(books, *MONTH_SPAN, (*WHOLE, *HALF), **whole)]
 
 
-def test_a_realms_usage_is_that_of_its_users_with_the_peak(books: Books) -> None:
-    tellers = [FakeAllocation(books, user=user) for user in ("alice", "bob")]
-    for place, teller in enumerate(tellers):
-        teller.new(10 + place)
-    for teller in tellers:
-        teller.interim(20, *HALF)
-        teller.close(30, HALF, NOTHING)
+def test_the_usage_of_a_realm_is_the_sum_of_its_users_and_has_a_peak(books: Books) -> None:
+    allocations = [FakeAllocation(books, user=user) for user in ("alice", "bob")]
+    for index, allocation in enumerate(allocations):
+        allocation.new(10 + index)
+    for allocation in allocations:
+        allocation.interim(20, *HALF)
+        allocation.close(30, HALF, NOTHING)
     run_jobs_at(books, 31)
     counts: dict[str, Any] = {
         "sessions_started": 2,
@@ -98,8 +98,8 @@ def test_a_realms_usage_is_that_of_its_users_with_the_peak(books: Books) -> None
         assert usage_rows(books, length, subject="realm") == [row]
 
 
-def test_seconds_are_exact_to_the_microsecond_and_never_rounded(books: Books) -> None:
-    live_through(books, 0.000001, HOUR + 0.000002)
+def test_seconds_are_exact_to_the_microsecond(books: Books) -> None:
+    receive_session(books, 0.000001, HOUR + 0.000002)
     run_jobs_at(books, 2 * HOUR)
     assert seconds_of(books, "hourly") == [
         ("11-02 12:00", Decimal("3599.999999")),
@@ -109,8 +109,8 @@ def test_seconds_are_exact_to_the_microsecond_and_never_rounded(books: Books) ->
 
 
 def test_a_session_that_ends_on_a_border_ends_in_the_hour_that_begins(books: Books) -> None:
-    """Hours are half-open: its report at that moment stands there too."""
-    live_through(books, 10, HOUR)
+    """Hours are half-open: a report at the border counts in the later hour too."""
+    receive_session(books, 10, HOUR)
     run_jobs_at(books, 2 * HOUR)
     counts = (0, 1, 0, 0, *NOTHING)
     assert usage_rows(books, "hourly") == [
@@ -121,14 +121,14 @@ def test_a_session_that_ends_on_a_border_ends_in_the_hour_that_begins(books: Boo
 
 def test_a_session_across_midnight_and_the_end_of_a_month_is_split_there(books: Books) -> None:
     until_december = 29 * DAY - NOON
-    live_through(books, until_december - 100, until_december + 50)
+    receive_session(books, until_december - 100, until_december + 50)
     run_jobs_at(books, until_december + 60)
     for length in ("hourly", "daily", "monthly"):
         assert [row[1] for row in seconds_of(books, length)] == [100, 50]
     assert [row["received_bytes"] for row in usage_rows(books, "monthly")] == [1, 1]
 
 
-def test_a_live_session_counts_to_its_last_sign_of_life(books: Books) -> None:
+def test_a_live_session_counts_until_its_last_report(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0, 7200)
     alice.interim(100, *HALF)
@@ -139,7 +139,7 @@ def test_a_live_session_counts_to_its_last_sign_of_life(books: Books) -> None:
     assert seconds_of(books, "hourly") == [("11-02 12:00", 3600), ("11-02 13:00", 1400)]
 
 
-def test_an_expired_session_counts_to_its_last_sign_of_life(books: Books) -> None:
+def test_an_expired_session_counts_until_its_last_report(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(100, *HALF)
@@ -173,7 +173,7 @@ def test_a_reopened_session_gets_the_seconds_since_its_supposed_end(books: Books
 
 
 @pytest.mark.parametrize("late", [2 * HOUR, 2 * DAY, 40 * DAY])
-def test_a_late_total_touches_only_its_own_hour_day_and_month(books: Books, late: float) -> None:
+def test_a_late_total_changes_only_its_own_hour_day_and_month(books: Books, late: float) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(100, *HALF)
@@ -182,8 +182,8 @@ def test_a_late_total_touches_only_its_own_hour_day_and_month(books: Books, late
     run_jobs_at(books, late - 1)
     lengths = ("hourly", "daily", "monthly")
     before = {
-        (of, length): usage_rows(books, length, of)
-        for of in ("user", "realm")
+        (subject, length): usage_rows(books, length, subject)
+        for subject in ("user", "realm")
         for length in lengths
     }
     alice.total(late, *HALF)
@@ -191,8 +191,8 @@ def test_a_late_total_touches_only_its_own_hour_day_and_month(books: Books, late
     run_jobs_at(books, late + 1)
     (session,) = (row for row in session_rows(books) if row["username"] == "alice")
     assert (session["total_reported"], session["ended_at"]) == (True, datetime_at(books, 200))
-    for (of, length), rows in before.items():
-        after = usage_rows(books, length, of)
+    for (subject, length), rows in before.items():
+        after = usage_rows(books, length, subject)
         assert [row for row in after if row in rows] == rows
         for row in after:
             if row not in rows:
@@ -200,8 +200,8 @@ def test_a_late_total_touches_only_its_own_hour_day_and_month(books: Books, late
                 assert row["sessions_started"] == row["sessions_ended"] == 0
 
 
-def test_a_late_difference_stands_in_the_buckets_of_the_total(books: Books) -> None:
-    """What was reported in October stays in October."""
+def test_a_late_correction_counts_in_the_buckets_of_the_total(books: Books) -> None:
+    """Bytes that were reported in the earlier month stay there."""
     alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(100, *HALF)
@@ -222,16 +222,16 @@ def test_a_late_difference_stands_in_the_buckets_of_the_total(books: Books) -> N
 
 def test_estimated_bytes_are_those_of_estimated_sessions_in_every_hour(books: Books) -> None:
     estimated, exact = FakeAllocation(books), FakeAllocation(books, allocation=2)
-    for teller in (estimated, exact):
-        teller.new(0, 7200)
-        teller.interim(10, *HALF)
+    for allocation in (estimated, exact):
+        allocation.new(0, 7200)
+        allocation.interim(10, *HALF)
     run_jobs_at(books, 20)
     assert [row["estimated_bytes"] for row in usage_rows(books, "hourly")] == [0]
     estimated.close(4000, WHOLE, NOTHING)
     exact.close(4000, HALF, NOTHING)
     run_jobs_at(books, 4001)
-    for of in ("user", "realm"):
-        rows = usage_rows(books, "hourly", of)
+    for subject in ("user", "realm"):
+        rows = usage_rows(books, "hourly", subject)
         assert [(row["received_bytes"], row["estimated_bytes"]) for row in rows] == [
             (1000, 900),
             (500, 900),
@@ -245,42 +245,42 @@ def peaks(books: Books, length: str = "hourly") -> list[int]:
     return [row["peak_sessions"] for row in usage_rows(books, length, subject="realm")]
 
 
-def told_in_order(books: Books, *spans: tuple[float, float]) -> None:
-    """Sessions over these spans, their events told in order of time."""
+def receive_sessions(books: Books, *spans: tuple[float, float]) -> None:
+    """Receive the events of sessions over these spans, in order of time."""
     events = [
-        (time, is_start, place)
-        for place, span in enumerate(spans)
+        (time, is_start, index)
+        for index, span in enumerate(spans)
         for time, is_start in zip(span, (True, False), strict=True)
     ]
-    for time, is_start, place in sorted(events, key=lambda event: (event[0], event[2])):
-        teller = FakeAllocation(books, user=f"user{place}", allocation=place)
+    for time, is_start, index in sorted(events, key=lambda event: (event[0], event[2])):
+        allocation = FakeAllocation(books, user=f"user{index}", allocation=index)
         if is_start:
-            teller.new(time, 1_000_000)
+            allocation.new(time, 1_000_000)
         else:
-            teller.deleted(time)
+            allocation.deleted(time)
 
 
-def test_the_peak_is_the_most_sessions_alive_at_one_moment(books: Books) -> None:
-    told_in_order(books, (0, 100), (50, 150), (99, 200), (120, 130))
+def test_the_peak_is_the_maximum_of_concurrent_sessions(books: Books) -> None:
+    receive_sessions(books, (0, 100), (50, 150), (99, 200), (120, 130))
     run_jobs_at(books, 201)
     assert peaks(books) == peaks(books, "daily") == [3]
 
 
-def test_of_an_end_and_a_start_at_one_moment_the_end_comes_first(books: Books) -> None:
-    told_in_order(books, (0, 100), (100, 200), (200, 300))
+def test_an_end_comes_before_a_start_at_the_same_time(books: Books) -> None:
+    receive_sessions(books, (0, 100), (100, 200), (200, 300))
     run_jobs_at(books, 301)
     assert peaks(books) == [1]
 
 
-def test_a_session_counts_in_the_peak_of_every_hour_that_it_lives_in(books: Books) -> None:
-    """Also in one in which nothing was heard of it; but not in the one whose border it ends on."""
-    told_in_order(books, (0, 3 * HOUR), (HOUR + 1, HOUR + 2), (2 * HOUR + 1, 3 * HOUR + 1))
+def test_a_session_counts_in_the_peak_of_every_hour_until_its_end(books: Books) -> None:
+    """Also in an hour without reports of it, but not in an hour that starts when it ends."""
+    receive_sessions(books, (0, 3 * HOUR), (HOUR + 1, HOUR + 2), (2 * HOUR + 1, 3 * HOUR + 1))
     run_jobs_at(books, 4 * HOUR)
     assert peaks(books) == [1, 2, 2, 1]
 
 
 def test_the_peak_of_a_day_and_a_month_is_that_of_the_highest_hour(books: Books) -> None:
-    told_in_order(books, (0, 10), (5, 15), (HOUR, HOUR + 10), (DAY, DAY + 9))
+    receive_sessions(books, (0, 10), (5, 15), (HOUR, HOUR + 10), (DAY, DAY + 9))
     run_jobs_at(books, 2 * DAY)
     assert (peaks(books), peaks(books, "daily"), peaks(books, "monthly")) == (
         [2, 1, 1],
@@ -289,17 +289,17 @@ def test_the_peak_of_a_day_and_a_month_is_that_of_the_highest_hour(books: Books)
     )
 
 
-def test_a_session_of_no_length_is_in_no_peak(books: Books) -> None:
-    told_in_order(books, (10, 10))
+def test_a_session_of_no_length_does_not_count_in_the_peak(books: Books) -> None:
+    receive_sessions(books, (10, 10))
     run_jobs_at(books, 11)
     assert peaks(books) == [0]
 
 
-def test_a_late_total_is_in_no_peak_and_neither_is_a_stranger(books: Books) -> None:
+def test_late_totals_and_unauthenticated_traffic_do_not_count_in_the_peak(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)
     alice.deleted(100)
-    FakeAllocation(books, user="stranger").interim(50, *HALF)
+    FakeAllocation(books, user="unauthenticated").interim(50, *HALF)
     alice.total(2 * HOUR, *HALF)
     run_jobs_at(books, 2 * HOUR + 1)
     assert peaks(books) == [1, 0]
@@ -319,7 +319,7 @@ def test_a_live_session_is_in_the_peak_until_the_hour_ends(books: Books) -> None
 @pytest.mark.parametrize(
     ("zone", "start", "hours", "day", "length"),
     [
-        # From the evening before to the evening after, in the local time of the realm.
+        # From one evening to the next, in the local time of the realm.
         (
             "America/New_York",
             datetime(2026, 3, 8, 4, 30, tzinfo=UTC),
@@ -357,22 +357,22 @@ def test_a_live_session_is_in_the_peak_until_the_hour_ends(books: Books) -> None
         ),
     ],
 )
-def test_a_session_across_a_change_of_the_clock_is_split_exactly(
+def test_a_session_across_a_clock_change_is_split_exactly(
     books: Books, zone: str, start: datetime, hours: list[int], day: list[str], length: list[int]
 ) -> None:
-    """Half an hour before a local midnight to half an hour after the next; so are its realms'."""
+    """From half an hour before a local midnight to half an hour after the next."""
     set_time_zone(books, "example.org", zone)
     books.start = start
-    live_through(books, 0, sum(hours))
+    receive_session(books, 0, sum(hours))
     run_jobs_at(books, sum(hours) + 1)
     assert [row[1] for row in seconds_of(books, "hourly")] == hours
     assert seconds_of(books, "daily") == list(zip(day, length, strict=True))
     assert sum(row[1] for row in seconds_of(books, "monthly")) == sum(hours)
     assert {row["time_zone"] for row in usage_rows(books, "hourly")} == {zone}
-    for of in ("user", "realm"):
+    for subject in ("user", "realm"):
         for each in ("hourly", "daily"):
-            assert_contiguous(usage_rows(books, each, of))
-        assert sum(row["received_bytes"] for row in usage_rows(books, "daily", of)) == 2
+            assert_contiguous(usage_rows(books, each, subject))
+        assert sum(row["received_bytes"] for row in usage_rows(books, "daily", subject)) == 2
 
 
 def assert_contiguous(rows: list[dict[str, Any]]) -> None:
