@@ -21,6 +21,7 @@ from accounting.capture.source import Source
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.records import Gap, MessageOrigin
 from accounting.capture.spool.spool import Spool
+from tests.support.redis_proxy import Proxy
 from tests.support.servers import RedisServer, wait_until
 
 CHANNEL = b"turn/realm/north/user/ann/allocation/001000000000000001/traffic"
@@ -178,8 +179,8 @@ class CollectorProcess:
 class Publisher:
     """Publishes numbered messages in a thread; ``sent`` has the times before and after each."""
 
-    def __init__(self, server: RedisServer) -> None:
-        self._server = server
+    def __init__(self, server: RedisServer | Proxy) -> None:
+        self._url = server.url
         self._stopping = threading.Event()
         self._executor = ThreadPoolExecutor(1)
         self.sent: dict[int, tuple[int, int]] = {}
@@ -204,7 +205,7 @@ class Publisher:
 
     def _publish(self) -> None:
         number = 0
-        with redis.Redis.from_url(self._server.url) as client:
+        with redis.Redis.from_url(self._url) as client:
             while not self._stopping.wait(0.0005):
                 before = wall_clock()
                 try:

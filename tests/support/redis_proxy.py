@@ -53,6 +53,12 @@ class Proxy:
         """Accept connections again."""
         self._refuses = False
 
+    def retarget(self, server: RedisServer) -> None:
+        """Lead to another server from now on, like an address that moves in a failover."""
+        self._server = server
+        self.cut()
+        self.mend()
+
     def hold_streams(self) -> None:
         """Hold back what replication streams would receive; other connections continue."""
         self._streams_released.clear()

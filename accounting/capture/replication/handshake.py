@@ -17,6 +17,7 @@ from accounting.capture.redis.connection import (
 )
 from accounting.capture.redis.receiver import Receiver
 from accounting.capture.replication.backlog_times import OffsetTime
+from accounting.capture.replication.failover import FailoverGuard
 from accounting.capture.replication.protocol import (
     Continued,
     FullResync,
@@ -40,7 +41,11 @@ ACL_ADVICE: Final = (
 
 
 def check_is_master(
-    connection: AbstractConnection, clock: Callable[[], int], *, by_sentinels: bool
+    connection: AbstractConnection,
+    clock: Callable[[], int],
+    failover_guard: FailoverGuard,
+    *,
+    by_sentinels: bool,
 ) -> ServerInfo:
     """Read INFO and check that the server has a usable stream. Raises SourceRefused, SourceLost.
 
@@ -49,6 +54,8 @@ def check_is_master(
     """
     try:
         server = read_server_info(connection, clock)
+        if failover_guard.abort_if_hopeless(connection, server):
+            server = read_server_info(connection, clock)
     except ResponseError as error:
         raise to_error(str(error)) from None
     except (RedisError, OSError) as error:

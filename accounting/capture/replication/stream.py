@@ -77,7 +77,7 @@ class ReplicationStream(BatchingStream):
         for batch in super().batches(stop):
             yield batch
             # The collector asks for the next batch only after it has stored this one.
-            self._acks.durable_offset = self._stream.offset
+            self._acknowledge()
 
     def _request_final_checkpoint(self) -> None:
         self._final_checkpoint_after = self._clock()
@@ -108,6 +108,7 @@ class ReplicationStream(BatchingStream):
             self._parse(*chunk)
         self._update_backlog()
         self._advance_checkpoint()
+        self._acknowledge()
         self._check_progress()
 
     def _parse(self, received_at: int, data: bytes) -> None:
@@ -121,14 +122,27 @@ class ReplicationStream(BatchingStream):
             self._stream.feed(received_at, data, self._messages, self._positions)
         except StreamError as error:
             raise SourceLost("disconnected", str(error)) from None
-        if self._stream.ack_requested:
-            self._stream.ack_requested, self._acks.is_requested = False, True
 
     def _on_stream_begin(self) -> None:
         self._stream_began_at = self._clock()
         self._acks.durable_offset = self._stream.offset
         self._acks.start()
         self._poller.poll_now()
+
+    def _acknowledge(self) -> None:
+        """Let the master know how far everything is stored, soon when it has asked for that."""
+        if self._messages or not self._reply.is_complete:
+            return
+        shutting_down = self._poller.server_is_shutting_down
+        is_urgent = self._stream.ack_requested or (
+            shutting_down and not self._acks.server_is_shutting_down
+        )
+        self._stream.ack_requested = False
+        # The receiver's thread reads these: the request last.
+        self._acks.server_is_shutting_down = shutting_down
+        self._acks.durable_offset = self._stream.offset
+        if is_urgent:
+            self._acks.is_requested = True
 
     def _update_backlog(self) -> None:
         """Find the end of the backlog in the server's offsets, and estimate times up to it."""
