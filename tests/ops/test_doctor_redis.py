@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 import redis
 
-from accounting.capture.pubsub.source import CHANNEL_PATTERNS
+from accounting.capture.pubsub.protocol import CHANNEL_PATTERNS
 from accounting.ops.doctor.clock import ClockOffset, check_clock
 from accounting.ops.doctor.findings import Finding, Level
 from accounting.ops.doctor.redis_probe import probe_redis

@@ -136,6 +136,7 @@ class CollectorProcess:
         *,
         max_file_bytes: int | None = None,
         capture: str = "subscribe",
+        queue_bytes: int = 64 << 20,
     ) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.collector_process", str(data_dir)]
@@ -144,6 +145,7 @@ class CollectorProcess:
                 "ACCOUNTING_REDIS_URL": url,
                 "ACCOUNTING_SOURCE": "test",
                 "ACCOUNTING_CAPTURE": capture,
+                "ACCOUNTING_SPOOL_QUEUE_BYTES": str(queue_bytes),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -153,6 +155,12 @@ class CollectorProcess:
     def kill(self) -> None:
         self._process.kill()
         self._process.communicate(timeout=30)
+
+    def peak_bytes(self) -> int:
+        """The most memory that the process has had so far."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) << 10
 
     def terminate(self) -> tuple[int, str]:
         self._process.terminate()

@@ -43,6 +43,10 @@ class Proxy:
         """Send ``text`` to the last client. Only between whole messages."""
         self._clients[-1].sendall(text)
 
+    def inject_into_stream(self, data: bytes) -> None:
+        """Send bytes to the last client that subscribed or replicates."""
+        self._last_stream.sendall(data)
+
     def cut(self) -> None:
         """Close every connection and refuse new ones."""
         self._refuses = True
@@ -114,6 +118,8 @@ class Proxy:
                     break
                 if b"PSYNC" in data:
                     self._streams.add(client)
+                if b"PSYNC" in data or b"PSUBSCRIBE" in data:
+                    self._last_stream = client
                 server.sendall(data.replace(*self._alter) if self._alter[0] else data)
         close(server)
         close(client)

@@ -51,6 +51,10 @@ class ServerInfo:
     is_shutting_down: bool = False
 
 
+MAX_FIELD_BYTES: Final = 64
+"""Of a field of INFO that is kept; ids have 40."""
+
+
 def connect(connection: AbstractConnection) -> None:
     """Connect and authenticate. Raises SourceLost, with advice if a retry can't help."""
     try:
@@ -133,12 +137,16 @@ def read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -
     asked_at = clock()
     replies = execute_pipeline(connection, [("INFO", "server"), ("INFO", "replication")])
     info = dict(
-        line.split(b":", 1) for reply in replies for line in reply.splitlines() if b":" in line
+        line.split(b":", 1)
+        for reply in replies
+        if isinstance(reply, bytes)
+        for line in reply.splitlines()
+        if b":" in line
     )
 
     def field_text(name: bytes) -> str:
         value: bytes = info.get(name, b"")
-        return value.decode("ascii", "replace")
+        return value[:MAX_FIELD_BYTES].decode("ascii", "replace")
 
     uptime = field_text(b"uptime_in_seconds")
     offset = field_text(b"master_repl_offset")

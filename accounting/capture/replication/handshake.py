@@ -9,6 +9,7 @@ from typing import Final
 from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
+from accounting.capture.redis.arguments import StreamError
 from accounting.capture.redis.connection import (
     ServerInfo,
     execute_command,
@@ -23,7 +24,6 @@ from accounting.capture.replication.protocol import (
     FullResync,
     PsyncError,
     PsyncReply,
-    StreamError,
 )
 from accounting.capture.source import Attachment, NoReply, SourceLost, SourceRefused
 from accounting.capture.spool.records import ResumePoint, SpoolState

@@ -12,18 +12,23 @@ from collections.abc import Callable, Iterator
 from threading import Event
 from typing import Final
 
+from accounting.capture.redis.arguments import StreamError
 from accounting.capture.redis.batching import BatchingStream
 from accounting.capture.redis.receiver import Receiver
 from accounting.capture.replication.backlog_times import OffsetTime, estimate_times
 from accounting.capture.replication.handshake import MAX_SILENCE_SECONDS, feed_reply
 from accounting.capture.replication.offset_poller import OffsetPoller
-from accounting.capture.replication.protocol import CommandStream, PsyncReply, StreamError
+from accounting.capture.replication.protocol import MAX_KEEPALIVES, CommandStream, PsyncReply
 from accounting.capture.replication.replica_acks import ReplicaAcks
 from accounting.capture.source import Attachment, Batch, SourceLost
 from accounting.capture.spool.records import ResumePoint
 
 MAX_BUFFERED_BYTES: Final = 64 << 20
+MAX_BUFFERED_MESSAGES: Final = 200_000
 """Times of a larger backlog are estimated in parts, by the bytes alone and without keepalives."""
+
+MAX_SERVER_OFFSETS: Final = 10_000
+"""Polled offsets that the stream has not reached: hours of them."""
 
 PROMPT_SNAPSHOT_MICROSECONDS: Final = 1_000_000
 """After a snapshot that took no longer than this, messages keep their times of receipt."""
@@ -147,6 +152,8 @@ class ReplicationStream(BatchingStream):
     def _update_backlog(self) -> None:
         """Find the end of the backlog in the server's offsets, and estimate times up to it."""
         for offset_time in self._poller.drain():
+            if len(self._server_offsets) >= MAX_SERVER_OFFSETS:
+                self._server_offsets.pop()
             self._server_offsets.append(offset_time)
             began_at = self._stream_began_at
             if self._backlog_to is None and began_at is not None and offset_time.at >= began_at:
@@ -154,8 +161,14 @@ class ReplicationStream(BatchingStream):
         if self._stream_began_at is not None and self._backlog_to is None:
             # After the clock was set back, buffering must not last until it has caught up.
             self._stream_began_at = min(self._stream_began_at, self._clock())
-        if self._backlog_from is not None and self._backlog_to is not None:
+        if self._backlog_from is None:
+            self._stream.keepalives.clear()
+        elif self._backlog_to is not None:
             self._estimate_times(self._backlog_from, self._backlog_to)
+        elif self._is_buffer_full():
+            # The poll is not answered yet. What is here was published before now.
+            now = OffsetTime(self._clock(), self._stream.offset + 1)
+            self._estimate_times(self._backlog_from, now)
 
     def _estimate_times(self, begin: OffsetTime, end: OffsetTime) -> None:
         """Replace the times of receipt of messages from the backlog, once all of them are here."""
@@ -165,8 +178,10 @@ class ReplicationStream(BatchingStream):
             return
         if stream.offset >= end.offset:
             count, keepalives = bisect_right(self._positions, end.offset), stream.keepalives
+            if len(keepalives) >= MAX_KEEPALIVES:
+                keepalives = []
             self._backlog_from = None
-        elif stream.offset - self._buffered_from > MAX_BUFFERED_BYTES:
+        elif self._is_buffer_full():
             count, keepalives = len(self._positions), []
             self._buffered_from = stream.offset
         else:
@@ -176,6 +191,12 @@ class ReplicationStream(BatchingStream):
         self._messages[:count] = [(at, *message[1:]) for at, message in backlog]
         self._estimated_count = count
         self._is_buffering = False
+
+    def _is_buffer_full(self) -> bool:
+        return (
+            len(self._messages) >= MAX_BUFFERED_MESSAGES
+            or self._stream.offset - self._buffered_from > MAX_BUFFERED_BYTES
+        )
 
     def _advance_checkpoint(self) -> None:
         """Take the server's offsets that the stream has reached."""

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from accounting.capture.pubsub.source import CHANNEL_PATTERNS
+from accounting.capture.pubsub.protocol import CHANNEL_PATTERNS
 from accounting.capture.redis.address import Endpoint, parse_address
 from accounting.capture.redis.connection import connect, execute_command, to_source_lost
 from accounting.capture.source import SourceLost

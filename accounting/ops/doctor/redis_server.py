@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from accounting.capture.pubsub.source import CHANNEL_PATTERNS
+from accounting.capture.pubsub.protocol import CHANNEL_PATTERNS
 from accounting.ops.doctor.findings import Finding, error, format_bytes, ok, warning
 
 CaptureMode = Literal["auto", "replication", "subscribe"]
