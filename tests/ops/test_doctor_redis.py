@@ -177,6 +177,23 @@ def test_a_user_who_may_subscribe_only_to_other_channels_is_an_error(
         assert "&turn/user/*/allocation/*" in findings.advice
 
 
+def test_a_server_that_waits_for_a_failover_is_an_error(valkey: ValkeyServer) -> None:
+    assert "failover" not in examined(valkey)
+    with ValkeyServer({"replicaof": f"127.0.0.1 {valkey.port}"}) as replica:
+        with (
+            redis.Redis.from_url(valkey.url) as client,
+            redis.Redis.from_url(replica.url) as follower,
+        ):
+            wait_until(lambda: follower.info("replication")["master_link_status"] == "up")
+            replica.pause()
+            client.publish("turn/user/u/allocation/1/status", "new")
+            client.execute_command("FAILOVER")
+            found = examined(valkey)["failover"]
+            client.execute_command("FAILOVER", "ABORT")
+    assert found.level is Level.ERROR
+    assert "FAILOVER ABORT" in found.advice
+
+
 def test_a_cluster_is_captured_by_subscription() -> None:
     with ValkeyServer({"cluster-enabled": "yes"}) as server:
         findings = probe(server)

@@ -103,6 +103,7 @@ def _read_facts(
         kind=kind,
         version=info.get("valkey_version") or info.get("redis_version", ""),
         role=before.get("role", ""),
+        failover_state=before.get("master_failover_state", ""),
         is_cluster="cluster" in (info.get("redis_mode"), info.get("server_mode")),
         refused=refused,
         settings=settings,
