@@ -179,17 +179,17 @@ def test_a_user_who_may_subscribe_only_to_other_channels_is_an_error(
 
 def test_a_server_that_waits_for_a_failover_is_an_error(valkey: ValkeyServer) -> None:
     assert "failover" not in examined(valkey)
-    with ValkeyServer({"replicaof": f"127.0.0.1 {valkey.port}"}) as replica:
-        with (
-            redis.Redis.from_url(valkey.url) as client,
-            redis.Redis.from_url(replica.url) as follower,
-        ):
-            wait_until(lambda: follower.info("replication")["master_link_status"] == "up")
-            replica.pause()
-            client.publish("turn/user/u/allocation/1/status", "new")
-            client.execute_command("FAILOVER")
-            found = examined(valkey)["failover"]
-            client.execute_command("FAILOVER", "ABORT")
+    with (
+        ValkeyServer({"replicaof": f"127.0.0.1 {valkey.port}"}) as replica,
+        redis.Redis.from_url(valkey.url) as client,
+        redis.Redis.from_url(replica.url) as follower,
+    ):
+        wait_until(lambda: follower.info("replication")["master_link_status"] == "up")
+        replica.pause()
+        client.publish("turn/user/u/allocation/1/status", "new")
+        client.execute_command("FAILOVER")
+        found = examined(valkey)["failover"]
+        client.execute_command("FAILOVER", "ABORT")
     assert found.level is Level.ERROR
     assert "FAILOVER ABORT" in found.advice
 
