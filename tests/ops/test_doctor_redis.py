@@ -178,7 +178,7 @@ def test_a_user_who_may_subscribe_only_to_other_channels_is_an_error(
 
 
 def test_a_server_that_waits_for_a_failover_is_an_error(valkey: ValkeyServer) -> None:
-    assert "failover" not in examined(valkey)
+    assert "failover" not in probe(valkey)
     with (
         ValkeyServer({"replicaof": f"127.0.0.1 {valkey.port}"}) as replica,
         redis.Redis.from_url(valkey.url) as client,
@@ -188,7 +188,7 @@ def test_a_server_that_waits_for_a_failover_is_an_error(valkey: ValkeyServer) ->
         replica.pause()
         client.publish("turn/user/u/allocation/1/status", "new")
         client.execute_command("FAILOVER")
-        found = examined(valkey)["failover"]
+        found = probe(valkey)["failover"]
         client.execute_command("FAILOVER", "ABORT")
     assert found.level is Level.ERROR
     assert "FAILOVER ABORT" in found.advice
