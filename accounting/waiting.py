@@ -1,7 +1,6 @@
 """Waiting: retries with exponential backoff, and polling with a deadline."""
 
 import random
-import threading
 import time
 from collections.abc import Callable
 
@@ -25,10 +24,6 @@ class Backoff:
         pause_seconds = self._limit_seconds * random.uniform(0.5, 1.0)  # noqa: S311
         self._limit_seconds = min(2 * self._limit_seconds, self._max_seconds)
         return pause_seconds
-
-    def wait(self, stop: threading.Event) -> bool:
-        """Pause before the next attempt, unless ``stop`` is set; return whether it is."""
-        return stop.wait(self.next_pause())
 
     def reset(self) -> None:
         """Start again with the first pause, after a success."""

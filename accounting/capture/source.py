@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import Event
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from accounting.capture.spool.records import CaptureMode, Message, ResumePoint, SpoolState
 from accounting.errors import ConnectionLost
@@ -28,6 +28,10 @@ class Batch(NamedTuple):
     positions: Sequence[int] | None = None
     resume_point: ResumePoint | None = None
     estimated_count: int = 0
+
+
+MAX_TEXT: Final = 500
+"""Characters of an error: it goes into logs and into ``capture_gaps``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +57,11 @@ class SourceLost(ConnectionLost):
     """The stream ended, or could not begin.
 
     ``cause`` is the word for ``capture_gaps``; ``advice`` says what an operator has to do, and is
-    empty where a retry is enough.
+    empty where a retry is enough. Of ``text``, which may quote the server, MAX_TEXT are kept.
     """
 
     def __init__(self, cause: str, text: str, advice: str = "") -> None:
-        super().__init__(text)
+        super().__init__(text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}...")
         self.cause = cause
         self.advice = advice
 

@@ -26,7 +26,7 @@ from accounting.embedded import running_valkey
 from accounting.errors import AccountingError, UsageError
 from accounting.logs import configure_logging
 from accounting.ops import service
-from accounting.ops.processes import stop_on_signals
+from accounting.ops.stop_signals import stop_on_signals
 from accounting.reporting import view_queries
 from accounting.reporting.reader import Row, read_rows
 from accounting.simulator import Expected, Scenario

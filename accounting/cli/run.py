@@ -7,7 +7,7 @@ from accounting.cli.resources import command_settings
 from accounting.config import environment_variable
 from accounting.errors import ConfigurationError
 from accounting.ops import servers, service
-from accounting.ops.processes import stop_on_signals
+from accounting.ops.stop_signals import stop_on_signals
 
 
 def register(app: typer.Typer) -> None:

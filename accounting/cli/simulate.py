@@ -13,8 +13,8 @@ from accounting.cli.resources import command_settings
 from accounting.cli.rows import BYTE_COLUMNS
 from accounting.cli.table import write_table
 from accounting.errors import ConfigurationError
-from accounting.ops.processes import stop_on_signals
 from accounting.ops.servers import running_redis_url
+from accounting.ops.stop_signals import stop_on_signals
 from accounting.simulator import VERSIONS, Expected, Scenario, SimulationProgress, run
 
 

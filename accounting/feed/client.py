@@ -9,7 +9,6 @@ that dies earlier gets the event again, with the same ``event_id``. The login ne
 ``turn_accounting_reader``.
 """
 
-import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterator
 from typing import Final, Self, TypeVar, TypeVarTuple
@@ -25,6 +24,8 @@ BATCH_SIZE: Final = 500
 """Events read at once."""
 POLL_SECONDS: Final = 5.0
 """Interval of polling, for connections that NOTIFY doesn't reach, such as those of a pooler."""
+STOP_POLL_SECONDS: Final = 0.5
+"""How late a wait notices ``stop``."""
 MIN_RETRY_SECONDS: Final = 0.1
 MAX_RETRY_SECONDS: Final = 30.0
 
@@ -50,7 +51,7 @@ class Feed:
         self._url = url
         self._poll_seconds = poll_seconds
         self._reader: FeedReader | None = None
-        self._stop = threading.Event()
+        self._is_stopped = False
         self._worker_id = uuid4().hex
 
     def __enter__(self) -> Self:
@@ -66,8 +67,11 @@ class Feed:
             reader.close()
 
     def stop(self) -> None:
-        """End :meth:`consume` and :meth:`read` before the next event. Safe in signal handlers."""
-        self._stop.set()
+        """End :meth:`consume` and :meth:`read` before the next event. Safe in signal handlers.
+
+        It takes no lock: the handler runs in the thread that may hold it.
+        """
+        self._is_stopped = True
 
     def consume(
         self,
@@ -108,10 +112,10 @@ class Feed:
 
     def _read_events(self, after: int, *, follow: bool) -> Iterator[FeedEvent | None]:
         """Events in order, and None at the feed's end and before stopping."""
-        while not self._stop.is_set():
+        while not self._is_stopped:
             batch = self._with_connection(FeedReader.read, after, BATCH_SIZE)
             for event in batch:
-                if self._stop.is_set():
+                if self._is_stopped:
                     yield None
                     return
                 yield event
@@ -126,9 +130,15 @@ class Feed:
     def _wait_for_events(self) -> None:
         """Return on a notification, after ``poll_seconds``, and on ``stop``."""
         deadline = time.monotonic() + self._poll_seconds
-        while not self._stop.is_set() and (left := deadline - time.monotonic()) > 0:
-            if self._with_connection(FeedReader.wait, min(left, 0.5)):
+        while not self._is_stopped and (left := deadline - time.monotonic()) > 0:
+            if self._with_connection(FeedReader.wait, min(left, STOP_POLL_SECONDS)):
                 return
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but return soon after ``stop``."""
+        deadline = time.monotonic() + seconds
+        while not self._is_stopped and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, STOP_POLL_SECONDS))
 
     def _advance(self, consumer: str, from_seq: int, to_seq: int) -> None:
         if not self._with_connection(
@@ -153,5 +163,8 @@ class Feed:
                 return operation(self._reader, *arguments)
             except ConnectionLost:
                 self.close()
-                if not self._reconnect or backoff.wait(self._stop):
+                if not self._reconnect:
+                    raise
+                self._pause(backoff.next_pause())
+                if self._is_stopped:
                     raise

@@ -71,9 +71,8 @@ def _capture_and_load(
             or is_behind(spool, lease.books_position)
         )
 
-    # A child ends with the thread that starts it: this one, which lives as long as the process.
     capture_thread = threading.Thread(target=capture, name="capture")
-    loader = ChildProcess("load")
+    loader = ChildProcess("load", stop_timeout_seconds=LOAD_STOP_TIMEOUT_SECONDS)
     capture_thread.start()
     try:
         loader.start()
@@ -81,6 +80,6 @@ def _capture_and_load(
     finally:
         stop_capture.set()
         capture_thread.join()
-        loader.stop(LOAD_STOP_TIMEOUT_SECONDS)
+        loader.stop()
     if failures:
         raise failures[0]

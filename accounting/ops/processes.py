@@ -11,17 +11,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
 from typing import Final
 
 import structlog
 
-from accounting.embedded.child import die_with_parent
+from accounting.ops.stop_signals import STOP_SIGNALS, ParentPipe
 from accounting.waiting import Backoff
 
 log = structlog.get_logger()
 
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 MIN_RESTART_SECONDS: Final = 0.5
 MAX_RESTART_SECONDS: Final = 10.0
 STABLE_SECONDS: Final = 30.0
@@ -29,41 +27,32 @@ STABLE_SECONDS: Final = 30.0
 SUPERVISE_SECONDS: Final = 0.2
 
 
-def child_preexec() -> Callable[[], None]:
-    """The function that a child runs before its program.
+def block_stop_signals() -> None:
+    """What a child runs before its program: blocks the stop signals.
 
-    The kernel sends the child SIGTERM when its parent ends. Until :func:`stop_on_signals`, which a
-    child reaches after a second, the stop signals are blocked: they would end it without a drain.
+    They would end the child without a drain until it reaches :func:`stop_on_signals`, after a
+    second; that unblocks them.
     """
-    set_death_signal = die_with_parent(signal.SIGTERM)
-
-    def prepare() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        set_death_signal()
-
-    return prepare
-
-
-def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set. A second signal ends the process at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    for stop_signal in STOP_SIGNALS:
-        signal.signal(stop_signal, on_signal)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    return stop
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 class ChildProcess:
-    """One child process of the service. For the one thread that makes it."""
+    """One child process of the service. For the one thread that makes it.
 
-    def __init__(self, command: str, environment: Mapping[str, str] | None = None) -> None:
+    It gets ``stop_timeout_seconds`` to drain, and is killed then: by its parent, or by itself when
+    its parent has ended.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        environment: Mapping[str, str] | None = None,
+        *,
+        stop_timeout_seconds: float,
+    ) -> None:
         self.command = command
+        self._stop_timeout_seconds = stop_timeout_seconds
+        self._pipe: ParentPipe | None = None
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
@@ -72,13 +61,18 @@ class ChildProcess:
 
     def start(self) -> None:
         """Start it in a process group of its own, so that Ctrl-C reaches only the parent."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "accounting", self.command],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-            preexec_fn=child_preexec(),  # noqa: PLW1509  # two system calls, no lock
-        )
+        self._pipe = ParentPipe(self._stop_timeout_seconds)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "accounting", self.command],
+                env=self._environment | self._pipe.environment,
+                stdin=subprocess.DEVNULL,
+                process_group=0,
+                pass_fds=[self._pipe.reader],
+                preexec_fn=block_stop_signals,  # noqa: PLW1509  # one system call, no lock
+            )
+        finally:
+            self._pipe.close_reader()
         self._started_at = time.monotonic()
         log.debug("child process started", command=self.command, pid=self._process.pid)
 
@@ -95,25 +89,33 @@ class ChildProcess:
             else:
                 self._restart_at = now + self._backoff.next_pause()
             self._process = None
+            self._close_pipe()
             log.error("child process exited, restarting it", command=self.command, code=code)
         if now >= self._restart_at:
             self.start()
 
-    def stop(self, timeout_seconds: float) -> None:
+    def stop(self) -> None:
         """Send SIGTERM and wait until it has drained and exited; kill it after the timeout."""
         process, self._process = self._process, None
         if process is None:
             return
         process.terminate()
         try:
-            code = process.wait(timeout_seconds)
+            code = process.wait(self._stop_timeout_seconds)
         except subprocess.TimeoutExpired:
             log.error("child process does not exit, killing it", command=self.command)
             process.kill()
             process.wait()
             return
+        finally:
+            self._close_pipe()
         if code:
             log.warning("child process exited with an error", command=self.command, code=code)
+
+    def _close_pipe(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
 
 
 def supervise(

@@ -76,11 +76,15 @@ def run_all(settings: Settings, stop: threading.Event, announce: Callable[[str],
             redis_url = settings.redis_url.get_secret_value()
         stack.enter_context(serve_metrics(settings, captures=True))
         environment["ACCOUNTING_METRICS_LISTEN"] = "off"
-        collect = ChildProcess("collect", environment)
-        schedule = ChildProcess("schedule", environment)
+        collect = ChildProcess(
+            "collect", environment, stop_timeout_seconds=COLLECT_STOP_TIMEOUT_SECONDS
+        )
+        schedule = ChildProcess(
+            "schedule", environment, stop_timeout_seconds=SCHEDULE_STOP_TIMEOUT_SECONDS
+        )
         # The stack stops ``collect`` first, so that ``schedule`` settles everything captured.
-        stack.callback(schedule.stop, SCHEDULE_STOP_TIMEOUT_SECONDS)
-        stack.callback(collect.stop, COLLECT_STOP_TIMEOUT_SECONDS)
+        stack.callback(schedule.stop)
+        stack.callback(collect.stop)
         children = [collect, schedule]
         for child in children:
             child.start()

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from accounting.capture.clock import wall_clock
-from accounting.capture.pubsub import source as subscriber
+from accounting.capture.pubsub.protocol import CHANNEL_PATTERNS
 from accounting.capture.pubsub.source import PubSubSource
 from accounting.capture.replication.source import ReplicationSource
 from accounting.capture.spool.file import spool_path
@@ -154,7 +154,7 @@ def test_a_second_acknowledgement_is_a_resubscription_and_a_gap(
         collector.await_attached(valkey)
         publish(valkey, b"1")
         proven = collector.await_checkpoint()
-        pattern = subscriber.CHANNEL_PATTERNS[0]
+        pattern = CHANNEL_PATTERNS[0]
         proxy.inject(b"*3\r\n$10\r\npsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(pattern), pattern))
         gap = collector.await_gap(1)
         assert gap.cause == "resubscribed"

@@ -6,7 +6,7 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
-from accounting.capture.pubsub import source as subscriber
+from accounting.capture.pubsub.protocol import CHANNEL_PATTERNS
 from tests.support.collectors import (
     PROMPT_SYNC,
     CollectorThread,
@@ -50,12 +50,12 @@ def test_without_permission_for_the_channels_the_advice_names_them(
         with CollectorThread(url, tmp_path) as collector:
             wait_until(lambda: any(entry["log_level"] == "error" for entry in logs))
             advice = next(e for e in logs if e["log_level"] == "error")["advice"]
-            assert all(pattern.decode() in advice for pattern in subscriber.CHANNEL_PATTERNS)
+            assert all(pattern.decode() in advice for pattern in CHANNEL_PATTERNS)
             client.execute_command(
                 *user,
                 "+psubscribe",
                 "+ping",
-                *(f"&{p.decode()}" for p in subscriber.CHANNEL_PATTERNS),
+                *(f"&{p.decode()}" for p in CHANNEL_PATTERNS),
             )
             collector.await_attached(server)
             # Without INFO a restart of Redis looks like a disconnect.

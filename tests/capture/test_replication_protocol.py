@@ -1,28 +1,26 @@
 """The replication protocol as bytes, without a server."""
 
 from contextlib import suppress
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from accounting.capture.redis.arguments import StreamError
 from accounting.capture.replication.protocol import (
+    MAX_KEEPALIVES,
     CommandStream,
     Continued,
     FullResync,
     PsyncError,
     PsyncReply,
-    StreamError,
 )
 from accounting.capture.spool.records import MAX_MESSAGE_BYTES, Message
+from tests.support.wire import array, split_at
 
 CHANNEL = b"turn/realm/r/user/u/allocation/001000000000000001/status"
 HOSTILE_CHANNEL = b"turn/user/\r\n*3\r\n$7\r\nPUBLISH\r\n\x00\xff/allocation/1/status"
-
-
-def command(*words: bytes) -> bytes:
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words)
 
 
 commands = st.lists(
@@ -47,17 +45,12 @@ commands = st.lists(
 )
 
 
-def split_at(data: bytes, cuts: list[int]) -> list[bytes]:
-    places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    return [data[a:b] for a, b in pairwise(places)]
-
-
 def expected_messages(
     words: list[tuple[bytes, ...]], start: int
 ) -> tuple[list[Message], list[int], int]:
     """What a CommandStream must find, computed from whole commands."""
     messages, positions, database = [], [], 0
-    ends = accumulate((len(command(*command_words)) for command_words in words), initial=start)
+    ends = accumulate((len(array(*command_words)) for command_words in words), initial=start)
     next(ends)
     for command_words, end in zip(words, ends, strict=True):
         if command_words[0].upper() == b"SELECT":
@@ -76,7 +69,7 @@ def expected_messages(
 def test_any_split_of_the_bytes_gives_the_same_messages_at_the_same_offsets(
     words: list[tuple[bytes, ...]], cuts: list[int]
 ) -> None:
-    data = b"".join(command(*command_words) for command_words in words)
+    data = b"".join(array(*command_words) for command_words in words)
     stream, messages, positions = CommandStream(100, None), list[Message](), list[int]()
     for piece in split_at(data, cuts):
         stream.feed(7, piece, messages, positions)
@@ -88,7 +81,7 @@ def test_any_split_of_the_bytes_gives_the_same_messages_at_the_same_offsets(
 def test_a_stream_resumes_from_any_offset_that_it_reports(
     words: list[tuple[bytes, ...]], cut: int
 ) -> None:
-    data = b"".join(command(*command_words) for command_words in words)
+    data = b"".join(array(*command_words) for command_words in words)
     first, messages, positions = CommandStream(0, None), list[Message](), list[int]()
     first.feed(7, data[: cut % (len(data) + 1)], messages, positions)
     assert first.offset >= max(positions, default=0)
@@ -114,7 +107,7 @@ def test_a_large_value_of_another_program_is_skipped_without_buffering() -> None
         stream.feed(7, piece, messages, positions)
         assert len(stream._unparsed) == 0
         assert stream.offset == 0, "a stream can't resume in the middle of a command"
-    stream.feed(7, b"\r\n" + command(b"PUBLISH", CHANNEL, b"new"), messages, positions)
+    stream.feed(7, b"\r\n" + array(b"PUBLISH", CHANNEL, b"new"), messages, positions)
     assert [message[3] for message in messages] == [b"new"]
     assert stream.offset == positions[-1]
 
@@ -123,7 +116,7 @@ def test_a_large_value_of_another_program_is_skipped_without_buffering() -> None
 def test_a_publish_too_large_for_coturn_is_skipped(part: str) -> None:
     large = b"x" * (MAX_MESSAGE_BYTES + 1)
     words = (CHANNEL + large, b"p") if part == "channel" else (CHANNEL, large)
-    data = command(b"PUBLISH", *words) + command(b"PUBLISH", CHANNEL, b"new")
+    data = array(b"PUBLISH", *words) + array(b"PUBLISH", CHANNEL, b"new")
     stream, messages, positions = CommandStream(0, 0), list[Message](), list[int]()
     for at in range(0, len(data), 99_991):
         stream.feed(7, data[at : at + 99_991], messages, positions)
@@ -132,9 +125,53 @@ def test_a_publish_too_large_for_coturn_is_skipped(part: str) -> None:
     assert stream.offset == len(data)
 
 
+@pytest.mark.parametrize(
+    ("header", "argument"),
+    [
+        (b"*2147483647\r\n$7\r\nPUBLISH\r\n", b"$99999\r\n" + b"x" * 99_999 + b"\r\n"),
+        (b"*4\r\n$7\r\nPUBLISH\r\n$9999999999\r\n", b"x" * 100_000),
+        (b"*3\r\n$7\r\nPUBLISH\r\n$9999999999\r\n", b"x" * 100_000),
+        (b"*3\r\n$7\r\nPUBLISH\r\n$5\r\nturn/\r\n$9999999999\r\n", b"x" * 100_000),
+        (b"*3\r\n$3\r\nSET\r\n$9999999999\r\n", b"x" * 100_000),
+        (b"*1\r\n$9999999999\r\n", b"x" * 100_000),
+        (b"*2147483647\r\n$4\r\nMSET\r\n", b"$0\r\n\r\n" * 10_000),
+        (b"", array(b"PUBLISH", b"__XXX__", b"__YYY__") * 10_000),
+        (b"", array(b"SELECT", b"2147483647") * 10_000),
+    ],
+)
+def test_what_is_kept_of_a_stream_has_a_bound(header: bytes, argument: bytes) -> None:
+    stream, messages = CommandStream(0, 0), list[Message]()
+    stream.feed(7, header, messages, [])
+    for _ in range(100):
+        stream.feed(7, argument, messages, [])
+        assert len(stream._unparsed) < 3 * MAX_MESSAGE_BYTES
+        assert len(stream.keepalives) <= MAX_KEEPALIVES
+    assert messages == []
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"*3\r\n$07\r\nPUBLISH\r\n" + b"$1\r\nx\r\n" * 9,
+        b"*3\r\n$7\r\nPUBLISH\r\n$9x",
+        b"*2\r\n$6\r\nSELECT\r\n$10\r\n99999",
+        b"*2\r\n$6\r\nSELECT\r\n$10\r\n9999999999\r\n",
+        b"*3\r\n$6\r\nSELECT\r\n$1\r\n1\r\n$1\r\n1\r\n",
+        b"*0\r\n$4\r\nPING\r\n",
+        b"*9999999999\r\n$4\r\nPING\r\n",
+        b"*99999999999",
+        b"$1\r\nx\r\n",
+    ],
+)
+def test_an_impossible_length_count_or_form_ends_the_stream(wire: bytes) -> None:
+    stream = CommandStream(0, 0)
+    with pytest.raises(StreamError):
+        stream.feed(7, wire + b"9" * 100, [], [])
+
+
 def test_keepalives_give_offsets_and_no_messages() -> None:
     stream, messages = CommandStream(10, 0), list[Message]()
-    command_words = command(b"PUBLISH", b"__XXX__", b"__YYY__")
+    command_words = array(b"PUBLISH", b"__XXX__", b"__YYY__")
     stream.feed(7, command_words + command_words, messages, [])
     assert (messages, stream.keepalives) == (
         [],
@@ -143,7 +180,7 @@ def test_keepalives_give_offsets_and_no_messages() -> None:
 
 
 EOF_MARKER = b"0123456789abcdef" * 2 + b"01234567"
-NEXT_COMMAND = command(b"PING")
+NEXT_COMMAND = array(b"PING")
 
 
 @pytest.mark.parametrize(
@@ -178,6 +215,25 @@ def test_the_reply_ends_where_the_stream_begins_for_any_split(
     assert opening.outcome == answer
     assert opening.is_complete
     assert rest == (b"" if isinstance(answer, PsyncError) else NEXT_COMMAND)
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"+FULLRESYNC 4f1644 " + b"9" * 5000 + b"\r\n",
+        b"+FULLRESYNC 4f1644 9999999999999999999\r\n",
+        b"+FULLRESYNC " + b"a" * 65 + b" 1\r\n",
+        b"+CONTINUE " + b"a" * 65 + b"\r\n",
+        b"+FULLRESYNC 4f1644 1\r\n$" + b"9" * 5000 + b"\r\n",
+        b"+FULLRESYNC 4f1644 1\r\n$9999999999999999999\r\n",
+        b"-" + b"x" * 5000,
+        b"-" + b"x" * 5000 + b"\r\n",
+    ],
+)
+def test_a_psync_reply_with_an_impossible_number_is_a_stream_error(wire: bytes) -> None:
+    opening = PsyncReply()
+    with pytest.raises(StreamError):
+        opening.feed(wire)
 
 
 @given(st.binary(max_size=100))

@@ -1,7 +1,5 @@
 """A resumed replication stream on real servers: what the backlog holds is never lost."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +12,6 @@ from accounting.capture.spool.spool import Spool
 from accounting.capture.spool.takeover import take_over_position
 from tests.support.collectors import (
     CHANNEL,
-    PROMPT_SYNC,
     CollectorProcess,
     Publisher,
     kill_replicas,
@@ -25,7 +22,7 @@ from tests.support.collectors import (
     stored_messages,
 )
 from tests.support.redis_proxy import Proxy
-from tests.support.sentinels import Sentinel
+from tests.support.sentinels import replica_of, sentinel_of
 from tests.support.servers import RedisServer, ValkeyServer, wait_until
 
 
@@ -286,25 +283,6 @@ def test_a_failover_continues_with_the_promoted_replica_and_is_a_gap(
                 (2, 2, b"2"),
             ]
             assert len(collector.spool.gaps()) == 1
-
-
-@contextmanager
-def replica_of(master: RedisServer) -> Iterator[RedisServer]:
-    with type(master)({**PROMPT_SYNC, "replicaof": f"127.0.0.1 {master.port}"}) as replica:
-        with redis_client(replica) as client:
-            wait_until(lambda: client.info("replication")["master_link_status"] == "up")
-            # The uptime is in whole seconds: a younger server looks like one that was restarted.
-            wait_until(lambda: client.info("server")["uptime_in_seconds"] > 1)
-        yield replica
-
-
-@contextmanager
-def sentinel_of(master: RedisServer) -> Iterator[RedisServer]:
-    sentinel = Sentinel(master)
-    with sentinel:
-        with redis_client(sentinel) as client:
-            wait_until(lambda: client.info("sentinel")["master0"]["slaves"] == 1)
-        yield sentinel
 
 
 def test_another_collector_continues_after_the_last_loaded_message(

@@ -112,7 +112,7 @@ def test_a_proxy_that_disconnects_at_psync_is_subscribed_to_after_some_attempts(
     tmp_path: Path,
 ) -> None:
     with ValkeyServer(PROMPT_SYNC) as server, Proxy(server, close_at=b"PSYNC") as proxy:
-        assert_falls_back(server, proxy.url, tmp_path, "no answer")
+        assert_falls_back(server, proxy.url, tmp_path, "no reply to PSYNC")
 
 
 def test_replication_once_allowed_stays_selected_when_it_is_refused_later(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 import redis
 
-from accounting.capture.pubsub.source import CHANNEL_PATTERNS
+from accounting.capture.pubsub.protocol import CHANNEL_PATTERNS
 from accounting.ops.doctor.clock import ClockOffset, check_clock
 from accounting.ops.doctor.findings import Finding, Level
 from accounting.ops.doctor.redis_probe import probe_redis
@@ -175,6 +175,23 @@ def test_a_user_who_may_subscribe_only_to_other_channels_is_an_error(
         findings = probe(valkey, user, "subscribe")["mode"]
         assert findings.level is Level.ERROR
         assert "&turn/user/*/allocation/*" in findings.advice
+
+
+def test_a_server_that_waits_for_a_failover_is_an_error() -> None:
+    with (
+        ValkeyServer() as server,
+        ValkeyServer({"replicaof": f"127.0.0.1 {server.port}"}) as replica,
+        redis.Redis.from_url(server.url) as client,
+        redis.Redis.from_url(replica.url) as follower,
+    ):
+        assert "failover" not in probe(server)
+        wait_until(lambda: follower.info("replication")["master_link_status"] == "up")
+        replica.pause()
+        client.publish("turn/user/u/allocation/1/status", "new")
+        client.execute_command("FAILOVER")
+        found = probe(server)["failover"]
+    assert found.level is Level.ERROR
+    assert "FAILOVER ABORT" in found.advice
 
 
 def test_a_cluster_is_captured_by_subscription() -> None:

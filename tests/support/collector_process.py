@@ -4,19 +4,17 @@ Further settings come from the environment.
 """
 
 import resource
-import signal
 import sys
-import threading
 from pathlib import Path
 
 from accounting.capture.collector import run_collector
 from accounting.config import load_settings
 from accounting.errors import AccountingError
+from accounting.ops.stop_signals import stop_on_signals
 
 
 def main() -> None:
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stop = stop_on_signals()
     if len(sys.argv) > 2:
         limit = int(sys.argv[2])
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -21,6 +21,7 @@ from accounting.capture.source import Source
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.records import Gap, MessageOrigin
 from accounting.capture.spool.spool import Spool
+from tests.support.redis_proxy import Proxy
 from tests.support.servers import RedisServer, wait_until
 
 CHANNEL = b"turn/realm/north/user/ann/allocation/001000000000000001/traffic"
@@ -135,6 +136,7 @@ class CollectorProcess:
         *,
         max_file_bytes: int | None = None,
         capture: str = "subscribe",
+        queue_bytes: int = 64 << 20,
     ) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.collector_process", str(data_dir)]
@@ -143,6 +145,7 @@ class CollectorProcess:
                 "ACCOUNTING_REDIS_URL": url,
                 "ACCOUNTING_SOURCE": "test",
                 "ACCOUNTING_CAPTURE": capture,
+                "ACCOUNTING_SPOOL_QUEUE_BYTES": str(queue_bytes),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -152,6 +155,12 @@ class CollectorProcess:
     def kill(self) -> None:
         self._process.kill()
         self._process.communicate(timeout=30)
+
+    def peak_bytes(self) -> int:
+        """The most memory that the process has had so far."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) << 10
 
     def terminate(self) -> tuple[int, str]:
         self._process.terminate()
@@ -178,8 +187,8 @@ class CollectorProcess:
 class Publisher:
     """Publishes numbered messages in a thread; ``sent`` has the times before and after each."""
 
-    def __init__(self, server: RedisServer) -> None:
-        self._server = server
+    def __init__(self, server: RedisServer | Proxy) -> None:
+        self._url = server.url
         self._stopping = threading.Event()
         self._executor = ThreadPoolExecutor(1)
         self.sent: dict[int, tuple[int, int]] = {}
@@ -204,7 +213,7 @@ class Publisher:
 
     def _publish(self) -> None:
         number = 0
-        with redis.Redis.from_url(self._server.url) as client:
+        with redis.Redis.from_url(self._url) as client:
             while not self._stopping.wait(0.0005):
                 before = wall_clock()
                 try:

@@ -43,6 +43,10 @@ class Proxy:
         """Send ``text`` to the last client. Only between whole messages."""
         self._clients[-1].sendall(text)
 
+    def inject_into_stream(self, data: bytes) -> None:
+        """Send bytes to the last client that subscribed or replicates."""
+        self._last_stream.sendall(data)
+
     def cut(self) -> None:
         """Close every connection and refuse new ones."""
         self._refuses = True
@@ -52,6 +56,12 @@ class Proxy:
     def mend(self) -> None:
         """Accept connections again."""
         self._refuses = False
+
+    def retarget(self, server: RedisServer) -> None:
+        """Lead to another server from now on, like an address that moves in a failover."""
+        self._server = server
+        self.cut()
+        self.mend()
 
     def hold_streams(self) -> None:
         """Hold back what replication streams would receive; other connections continue."""
@@ -108,6 +118,8 @@ class Proxy:
                     break
                 if b"PSYNC" in data:
                     self._streams.add(client)
+                if b"PSYNC" in data or b"PSUBSCRIBE" in data:
+                    self._last_stream = client
                 server.sendall(data.replace(*self._alter) if self._alter[0] else data)
         close(server)
         close(client)

@@ -1,9 +1,12 @@
-"""Redis with TLS, and sentinels."""
+"""Redis with TLS, replicas, and sentinels."""
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.servers import RedisServer, free_port
+from tests.support.collectors import PROMPT_SYNC, redis_client
+from tests.support.servers import RedisServer, free_port, wait_until
 
 
 class TlsRedisServer(RedisServer):
@@ -82,3 +85,25 @@ class TlsSentinel(Sentinel):
     @property
     def url(self) -> str:
         return f"redis://:hush%26more@127.0.0.1:{self.port}/0"
+
+
+@contextmanager
+def replica_of(master: RedisServer, **options: str) -> Iterator[RedisServer]:
+    """A replica that is in sync and looks older than a restarted server."""
+    options |= {**PROMPT_SYNC, "replicaof": f"127.0.0.1 {master.port}"}
+    with type(master)(options) as replica:
+        with redis_client(replica) as client:
+            wait_until(lambda: client.info("replication")["master_link_status"] == "up")
+            # The uptime is in whole seconds: a younger server looks like one that was restarted.
+            wait_until(lambda: client.info("server")["uptime_in_seconds"] > 1)
+        yield replica
+
+
+@contextmanager
+def sentinel_of(master: RedisServer, *, replicas: int = 1) -> Iterator[RedisServer]:
+    """A sentinel that knows so many replicas of ``master``; a collector is one of them."""
+    sentinel = Sentinel(master)
+    with sentinel:
+        with redis_client(sentinel) as client:
+            wait_until(lambda: client.info("sentinel")["master0"]["slaves"] == replicas)
+        yield sentinel

@@ -7,7 +7,10 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from threading import Event
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+MAX_IN_FLIGHT: Final = 10_000
+"""PINGs without a reply, hours of them. While messages come in, their replies may be late."""
 
 
 class Ping(NamedTuple):
@@ -40,6 +43,8 @@ class Pings:
         if self._next_due is None:
             self._next_due = now + self._ping_seconds
         if self._final_sent or not (is_final or now >= self._next_due):
+            return b""
+        if len(self._in_flight) >= MAX_IN_FLIGHT:
             return b""
         self._next_due, self._final_sent = now + self._ping_seconds, is_final
         self._sent_count += 1

@@ -1,14 +1,20 @@
 """The source that subscribes: PSUBSCRIBE to the channels of coturn."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event
 from typing import Final
 
-import hiredis
-
 from accounting.capture.pubsub.pings import Pings
+from accounting.capture.pubsub.protocol import (
+    CHANNEL_PATTERNS,
+    ErrorReply,
+    Reply,
+    SubscriptionParser,
+)
 from accounting.capture.redis.address import parse_address
+from accounting.capture.redis.arguments import StreamError
 from accounting.capture.redis.batching import BatchingStream
 from accounting.capture.redis.connection import (
     ServerInfo,
@@ -18,21 +24,15 @@ from accounting.capture.redis.connection import (
 )
 from accounting.capture.redis.receiver import Receiver
 from accounting.capture.source import Attachment, Batch, SourceLost
-from accounting.capture.spool.records import MAX_MESSAGE_BYTES, SpoolState
-
-CHANNEL_PATTERNS: Final = (b"turn/realm/*/user/*/allocation/*", b"turn/user/*/allocation/*")
-"""coturn leaves an empty realm out of the channel. The two patterns never match the same one."""
+from accounting.capture.spool.records import SpoolState
 
 PSUBSCRIBE_COMMAND: Final = b"*3\r\n$10\r\nPSUBSCRIBE\r\n" + b"".join(
     b"$%d\r\n%b\r\n" % (len(pattern), pattern) for pattern in CHANNEL_PATTERNS
 )
 
-DATABASE: Final = 0
-"""Stored with every message: a subscription does not show the publisher's database."""
 
-PARSER_CHUNK_BYTES: Final = 16 << 10
-"""hiredis moves the rest of its buffer after every kilobyte that it has read: with a megabyte at a
-time it takes three times as long."""
+SUBSCRIBE_TIMEOUT_SECONDS: Final = 60.0
+"""A server that sends other replies all the time must confirm within this."""
 
 
 class PubSubSource:
@@ -88,10 +88,13 @@ class PubSubStream(BatchingStream):
     def __init__(self, receiver: Receiver, pings: Pings, server: ServerInfo) -> None:
         super().__init__(receiver)
         self._pings = pings
-        self._parser = hiredis.Reader()
+        self._parser = SubscriptionParser()
         self._subscribed_patterns: set[bytes] = set()
         self._subscribed_at: int | None = None
+        deadline = time.monotonic() + SUBSCRIBE_TIMEOUT_SECONDS
         while self._subscribed_at is None:
+            if time.monotonic() > deadline:
+                raise SourceLost("disconnected", "Redis does not confirm the subscription")
             self._process(receiver.next_chunk(1.0))
         self.attachment = Attachment(
             mode="subscribe",
@@ -114,22 +117,16 @@ class PubSubStream(BatchingStream):
         if chunk is None:
             return
         received_at, data = chunk
-        parser, next_reply, append = self._parser, self._parser.gets, self._messages.append
-        size = len(data)
         try:
-            for offset in range(0, size, PARSER_CHUNK_BYTES):
-                parser.feed(data, offset, min(PARSER_CHUNK_BYTES, size - offset))
-                # False means that no whole reply is there; no RESP2 reply is parsed into it.
-                while (reply := next_reply()) is not False:
-                    if type(reply) is list and len(reply) == 4 and reply[0] == b"pmessage":
-                        if len(reply[2]) + len(reply[3]) <= MAX_MESSAGE_BYTES:
-                            append((received_at, DATABASE, reply[2], reply[3]))
-                    else:
-                        self._handle_reply(received_at, reply)
-        except hiredis.ProtocolError:
+            replies = self._parser.feed(received_at, data, self._messages)
+        except StreamError:
             raise SourceLost("disconnected", "Redis sent bytes that are not RESP") from None
+        for reply in replies:
+            self._handle_reply(received_at, reply)
+        if self._messages and self._subscribed_at is None:
+            raise SourceLost("disconnected", "Redis sent a message before the subscription")
 
-    def _handle_reply(self, received_at: int, reply: object) -> None:
+    def _handle_reply(self, received_at: int, reply: Reply) -> None:
         """Handle a reply that isn't a message. An unexpected one ends the subscription."""
         match reply:
             case [b"pong", bytes(token)] if ping := self._pings.match_reply(token):
@@ -143,10 +140,10 @@ class PubSubStream(BatchingStream):
             case [b"psubscribe" | b"punsubscribe", *_]:
                 # A proxy reconnected to Redis; messages published meanwhile are lost.
                 raise SourceLost("resubscribed", "a proxy renewed the subscription")
-            case hiredis.ReplyError():
+            case ErrorReply(text):
                 raise SourceLost(
                     "redis_unreachable",
-                    f"Redis refuses the subscription: {reply}",
+                    f"Redis refuses the subscription: {text}",
                     # An ACL must list the same patterns: Redis compares them as texts.
                     "give this user the commands psubscribe and ping and the channels "
                     + " ".join(pattern.decode() for pattern in CHANNEL_PATTERNS),

@@ -3,19 +3,25 @@
 Errors never contain the URL, since it may contain a password.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-import redis
 from redis.connection import AbstractConnection, Connection, parse_url
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
+from accounting.capture.redis.connection import execute_command
+from accounting.capture.redis.replies import BoundedParser
 from accounting.capture.source import SourceLost
 from accounting.errors import ConfigurationError
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
+
+HOST: Final = re.compile(rb"[A-Za-z0-9._:%-]{1,255}")
+"""A name or an address, which becomes a part of a URL."""
+MAX_PORT_DIGITS: Final = 5
 
 EXPECTED_URL: Final = (
     "ACCOUNTING_REDIS_URL is not understood: expected redis://[user:password@]host:port,"
@@ -44,6 +50,7 @@ class Endpoint:
             # With RESP2 the reply to a PING comes in order with the messages, as ``pong`` + token.
             options |= {
                 "protocol": 2,
+                "parser_class": BoundedParser,
                 "socket_timeout": timeout_seconds,
                 "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
             }
@@ -93,29 +100,27 @@ class SentinelAddress:
         master = None
         replied = False
         for url in self.urls:
-            with redis.Redis.from_url(
-                url,
-                protocol=2,
-                socket_timeout=CONNECT_TIMEOUT_SECONDS,
-                socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            ) as client:
-                try:
-                    master = client.execute_command(
-                        "SENTINEL GET-MASTER-ADDR-BY-NAME", self.service
-                    )
-                except (AuthenticationError, AuthorizationError, ResponseError) as error:
-                    raise SourceLost(
-                        "redis_unreachable",
-                        f"a sentinel refuses the query: {error}",
-                        "check sentinel_username and sentinel_password in ACCOUNTING_REDIS_URL",
-                    ) from None
-                except (RedisError, OSError):
-                    continue
+            connection = Endpoint(url).new_connection()
+            try:
+                connection.connect()  # type: ignore[no-untyped-call]
+                master = execute_command(
+                    connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service
+                )
+            except (AuthenticationError, AuthorizationError, ResponseError) as error:
+                raise SourceLost(
+                    "redis_unreachable",
+                    f"a sentinel refuses the query: {error}",
+                    "check sentinel_username and sentinel_password in ACCOUNTING_REDIS_URL",
+                ) from None
+            except (RedisError, OSError):
+                continue
+            finally:
+                connection.disconnect()  # type: ignore[no-untyped-call]
             replied = True
-            if master:
+            if master is not None:
                 break
-        if master:
-            host, port = (part.decode() if isinstance(part, bytes) else part for part in master)
+        if master is not None:
+            host, port = parse_master(master)
             url_host = f"[{host}]" if ":" in host else host
             return Endpoint(f"{self.scheme}://{self.login}{url_host}:{port}{self.options}")
         if replied:
@@ -125,6 +130,16 @@ class SentinelAddress:
                 "set the service in ACCOUNTING_REDIS_URL to its name in sentinel.conf",
             )
         raise SourceLost("redis_unreachable", "no sentinel replies")
+
+
+def parse_master(reply: object) -> tuple[str, int]:
+    """Host and port in a sentinel's reply. Raises SourceLost when they can't be that."""
+    match reply:
+        case [bytes(host), bytes(port)] if (
+            HOST.fullmatch(host) and len(port) <= MAX_PORT_DIGITS and port.isdigit()
+        ):
+            return host.decode("ascii"), int(port)
+    raise SourceLost("redis_unreachable", "a sentinel's reply is not an address")
 
 
 def parse_address(url: str) -> Address:

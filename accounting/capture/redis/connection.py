@@ -3,12 +3,13 @@
 Errors and logs never contain the URL, since it may contain a password.
 """
 
+import re
 import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from redis.connection import AbstractConnection
 from redis.exceptions import (
@@ -21,21 +22,37 @@ from redis.exceptions import (
 
 from accounting.capture.source import SourceLost
 
+REPLICA_FIELD: Final = re.compile(rb"slave\d+")
+"""INFO's field for one replica: ``ip=...,port=...,state=...,offset=...,lag=...``"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
     """The fields of INFO, read at ``read_at``; None, empty or 0 where a field is missing.
 
     Times are in microseconds. ``started_at`` comes from the uptime in seconds;
-    ``replication_offset`` is the end of the server's replication stream.
+    ``replication_offset`` is the end of the server's replication stream, in the history
+    ``replication_id``. ``failover_state`` is ``no-failover`` unless the server executes FAILOVER;
+    ``master_port`` is that of its own master. A collector is a replica at port 0, and
+    ``has_real_replica`` says whether there is another one. ``is_shutting_down``: the server waits
+    for its replicas before it exits.
     """
 
     read_at: int
-    run_id: str | None
-    started_at: int | None
-    role: str
-    is_cluster: bool
-    replication_offset: int
+    run_id: str | None = None
+    started_at: int | None = None
+    role: str = ""
+    is_cluster: bool = False
+    replication_id: str | None = None
+    replication_offset: int = 0
+    failover_state: str = ""
+    master_port: str = ""
+    has_real_replica: bool = False
+    is_shutting_down: bool = False
+
+
+MAX_FIELD_BYTES: Final = 64
+"""Of a field of INFO that is kept; ids have 40."""
 
 
 def connect(connection: AbstractConnection) -> None:
@@ -120,12 +137,16 @@ def read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -
     asked_at = clock()
     replies = execute_pipeline(connection, [("INFO", "server"), ("INFO", "replication")])
     info = dict(
-        line.split(b":", 1) for reply in replies for line in reply.splitlines() if b":" in line
+        line.split(b":", 1)
+        for reply in replies
+        if isinstance(reply, bytes)
+        for line in reply.splitlines()
+        if b":" in line
     )
 
     def field_text(name: bytes) -> str:
         value: bytes = info.get(name, b"")
-        return value.decode("ascii", "replace")
+        return value[:MAX_FIELD_BYTES].decode("ascii", "replace")
 
     uptime = field_text(b"uptime_in_seconds")
     offset = field_text(b"master_repl_offset")
@@ -135,7 +156,15 @@ def read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -
         started_at=asked_at - int(uptime) * 1_000_000 if uptime.isdigit() else None,
         role=field_text(b"role"),
         is_cluster="cluster" in (field_text(b"redis_mode"), field_text(b"server_mode")),
+        replication_id=field_text(b"master_replid") or None,
         replication_offset=int(offset) if offset.isdigit() else 0,
+        failover_state=field_text(b"master_failover_state"),
+        master_port=field_text(b"master_port"),
+        has_real_replica=any(
+            REPLICA_FIELD.fullmatch(name) and b",port=0," not in value
+            for name, value in info.items()
+        ),
+        is_shutting_down=b"shutdown_in_milliseconds" in info,
     )
 
 
@@ -144,13 +173,6 @@ def try_read_server_info(connection: AbstractConnection, clock: Callable[[], int
     try:
         return read_server_info(connection, clock)
     except ResponseError:
-        return ServerInfo(
-            read_at=clock(),
-            run_id=None,
-            started_at=None,
-            role="",
-            is_cluster=False,
-            replication_offset=0,
-        )
+        return ServerInfo(read_at=clock())
     except (RedisError, OSError) as error:
         raise to_source_lost(error) from None

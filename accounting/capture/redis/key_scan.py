@@ -25,7 +25,7 @@ from accounting.capture.redis.connection import (
     to_source_lost,
 )
 from accounting.capture.source import SourceLost
-from accounting.capture.spool.records import RawKeySighting
+from accounting.capture.spool.records import MAX_MESSAGE_BYTES, RawKeySighting
 
 log = structlog.get_logger()
 
@@ -37,7 +37,19 @@ SCAN_COUNT: Final = 500
 RETRY_SECONDS: Final = 2.0
 """Delay before a new scan, after the connection was lost in the middle of one."""
 
-KEYSPACE_LINE: Final = re.compile(rb"^db(\d+):keys=", re.MULTILINE)
+MAX_SCANNED_KEYS: Final = 10_000_000
+"""A scan that has found more ends: Redis' own would have ended, and memory and disk are bounded."""
+
+MAX_PAGES: Final = 1_000_000
+"""Of one database: 500 million keys. A server whose scan is longer does not end it."""
+
+MAX_WAITING: Final = 100_000
+"""Sightings that the collector has not stored yet; the scan waits for it."""
+
+MAX_CURSOR_DIGITS: Final = 20
+MAX_IDLE_SECONDS: Final = (1 << 31) - 1
+
+KEYSPACE_LINE: Final = re.compile(rb"^db(\d{1,9}):keys=", re.MULTILINE)
 
 
 class KeyScan:
@@ -101,16 +113,22 @@ class KeyScan:
         self, connection: AbstractConnection, database: int, started_at: int, cancelled: Event
     ) -> int:
         cursor, count = b"0", 0
-        while not cancelled.is_set():
-            reply = execute_command(
-                connection, "SCAN", cursor, "MATCH", STATUS_KEY_PATTERN, "COUNT", str(SCAN_COUNT)
+        for _ in range(MAX_PAGES):
+            while len(self._sightings) > MAX_WAITING and not cancelled.wait(RETRY_SECONDS):
+                pass
+            if cancelled.is_set():
+                break
+            cursor, keys = parse_page(
+                execute_command(
+                    connection,
+                    *("SCAN", cursor, "MATCH", STATUS_KEY_PATTERN, "COUNT", str(SCAN_COUNT)),
+                )
             )
-            assert isinstance(reply, list)
-            cursor, keys = reply
             seen_at = self._clock()
             idle_times = execute_pipeline(connection, [("OBJECT", "IDLETIME", key) for key in keys])
             for key, idle_seconds in zip(keys, idle_times, strict=True):
-                if idle_seconds is not None:  # None: the key was deleted meanwhile
+                # None: the key was deleted meanwhile.
+                if isinstance(idle_seconds, int) and 0 <= idle_seconds <= MAX_IDLE_SECONDS:
                     count += 1
                     self._sightings.append(
                         RawKeySighting(
@@ -121,9 +139,19 @@ class KeyScan:
                             idle_seconds=idle_seconds,
                         )
                     )
-            if cursor == b"0":
+            if cursor == b"0" or count > MAX_SCANNED_KEYS:
                 break
         return count
+
+
+def parse_page(reply: object) -> tuple[bytes, list[bytes]]:
+    """The next cursor of SCAN, and the keys that may be coturn's. Raises SourceLost."""
+    match reply:
+        case [bytes(cursor), [*keys]] if len(cursor) <= MAX_CURSOR_DIGITS and cursor.isdigit():
+            return cursor, [
+                key for key in keys if isinstance(key, bytes) and len(key) <= MAX_MESSAGE_BYTES
+            ]
+    raise SourceLost("redis_unreachable", "the reply to SCAN is not a page of keys")
 
 
 @contextmanager
@@ -144,5 +172,6 @@ def open_connection(endpoint: Endpoint) -> Iterator[AbstractConnection]:
 def non_empty_databases(connection: AbstractConnection) -> list[int]:
     """The numbers of the databases that have keys."""
     reply = execute_command(connection, "INFO", "keyspace")
-    assert isinstance(reply, bytes)
+    if not isinstance(reply, bytes):
+        raise SourceLost("redis_unreachable", "the reply to INFO is no text")
     return [int(number) for number in KEYSPACE_LINE.findall(reply)]

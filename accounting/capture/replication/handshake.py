@@ -9,6 +9,7 @@ from typing import Final
 from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
+from accounting.capture.redis.arguments import StreamError
 from accounting.capture.redis.connection import (
     ServerInfo,
     execute_command,
@@ -17,12 +18,12 @@ from accounting.capture.redis.connection import (
 )
 from accounting.capture.redis.receiver import Receiver
 from accounting.capture.replication.backlog_times import OffsetTime
+from accounting.capture.replication.failover import FailoverGuard
 from accounting.capture.replication.protocol import (
     Continued,
     FullResync,
     PsyncError,
     PsyncReply,
-    StreamError,
 )
 from accounting.capture.source import Attachment, NoReply, SourceLost, SourceRefused
 from accounting.capture.spool.records import ResumePoint, SpoolState
@@ -40,7 +41,11 @@ ACL_ADVICE: Final = (
 
 
 def check_is_master(
-    connection: AbstractConnection, clock: Callable[[], int], *, by_sentinels: bool
+    connection: AbstractConnection,
+    clock: Callable[[], int],
+    failover_guard: FailoverGuard,
+    *,
+    by_sentinels: bool,
 ) -> ServerInfo:
     """Read INFO and check that the server has a usable stream. Raises SourceRefused, SourceLost.
 
@@ -49,6 +54,8 @@ def check_is_master(
     """
     try:
         server = read_server_info(connection, clock)
+        if failover_guard.abort_if_hopeless(connection, server):
+            server = read_server_info(connection, clock)
     except ResponseError as error:
         raise to_error(str(error)) from None
     except (RedisError, OSError) as error:

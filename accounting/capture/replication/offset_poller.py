@@ -14,6 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from accounting.capture.redis.connection import read_server_info, shutdown_socket, to_source_lost
 from accounting.capture.replication.backlog_times import OffsetTime
+from accounting.capture.replication.failover import FailoverGuard
 from accounting.capture.source import SourceLost
 
 
@@ -25,11 +26,16 @@ class OffsetPoller:
         connection: AbstractConnection,
         *,
         server_run_id: str | None,
+        replication_id: str,
+        failover_guard: FailoverGuard,
         poll_seconds: float,
         clock: Callable[[], int],
     ) -> None:
         self._connection = connection
         self._server_run_id = server_run_id
+        self._replication_id = replication_id
+        self._failover_guard = failover_guard
+        self.server_is_shutting_down = False
         self._poll_seconds = poll_seconds
         self._clock = clock
         self._offset_times: deque[OffsetTime] = deque()
@@ -69,6 +75,7 @@ class OffsetPoller:
     def _poll(self) -> OffsetTime:
         try:
             server = read_server_info(self._connection, self._clock)
+            self._failover_guard.abort_if_hopeless(self._connection, server)
         except ResponseError as error:
             raise SourceLost(
                 "redis_unreachable",
@@ -79,4 +86,8 @@ class OffsetPoller:
             raise to_source_lost(error) from None
         if server.run_id != self._server_run_id or server.role != "master":
             raise SourceLost("disconnected", "another server is the master now")
+        if server.replication_id != self._replication_id:
+            # It was a replica for a moment: what was published then is not in the stream.
+            raise SourceLost("disconnected", "the server began another history")
+        self.server_is_shutting_down = server.is_shutting_down
         return OffsetTime(server.read_at, server.replication_offset)

@@ -5,12 +5,21 @@ never copied, and not part of an error.
 
 Offsets count the bytes of the stream; the position of a command is that of its last byte. They are
 exact since Redis writes RESP in only one way (``*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n``).
+
+Every length and count has a bound: what is kept of a command is at most a message of coturn, and
+the rest is skipped as it comes in.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Final
 
+from accounting.capture.redis.arguments import (
+    MAX_HEADER_BYTES,
+    NEXT_ARGUMENT,
+    ArgumentSkipper,
+    StreamError,
+)
 from accounting.capture.spool.records import MAX_MESSAGE_BYTES, Message
 
 KEEPALIVE_CHANNEL: Final = b"__XXX__"
@@ -19,7 +28,6 @@ MAX_LINE_BYTES: Final = 1 << 12
 """Of a reply to PSYNC and of a snapshot's header, which have about sixty bytes."""
 
 PUBLISH: Final = re.compile(rb"\*3\r\n\$7\r\n[Pp][Uu][Bb][Ll][Ii][Ss][Hh]\r\n\$(\d{1,10})\r\n")
-NEXT_ARGUMENT: Final = re.compile(rb"\r\n\$(\d{1,10})\r\n")
 SELECT: Final = re.compile(
     rb"\*2\r\n\$6\r\n[Ss][Ee][Ll][Ee][Cc][Tt]\r\n\$\d{1,2}\r\n(\d{1,10})\r\n"
 )
@@ -28,14 +36,20 @@ STATUS_KEY_COMMAND: Final = re.compile(
 )
 """SET or DEL of one key: coturn sends one of them with each status message."""
 COMMAND: Final = re.compile(rb"\*(\d{1,10})\r\n\$(\d{1,10})\r\n")
-ARGUMENT: Final = re.compile(rb"\$(\d{1,10})\r\n")
-MAX_HEADER_BYTES: Final = 26
-"""Of what COMMAND matches; ARGUMENT matches less."""
+PUBLISH_WORDS: Final = 3
+MAX_PUBLISH_HEADER_BYTES: Final = 40
+"""Of what PUBLISH matches."""
 MAX_NAME_BYTES: Final = 64
-
-
-class StreamError(Exception):
-    """The master did not send the replication protocol. The text contains none of its bytes."""
+MAX_SELECT_BYTES: Final = 40
+MAX_WORDS: Final = (1 << 31) - 1
+"""Of one command: Redis counts them in 32 bits."""
+MAX_DATABASE: Final = (1 << 31) - 1
+MAX_OFFSET: Final = 1 << 62
+"""Offsets have 64 bits; half of them are left for the stream that follows."""
+MAX_REPLICATION_ID_BYTES: Final = 64
+"""Redis' have 40."""
+MAX_KEEPALIVES: Final = 100_000
+"""Of one batch. Times are then estimated without them, by the bytes alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +95,9 @@ class PsyncReply:
                 # Bare newlines keep the connection alive while the snapshot is made.
                 chunk = chunk.lstrip(b"\n")
                 line, line_end, after = chunk.partition(b"\r\n")
+                if len(line) > MAX_LINE_BYTES:
+                    raise StreamError("a line of the reply to PSYNC is too long")
                 if not line_end:
-                    if len(chunk) > MAX_LINE_BYTES:
-                        raise StreamError("a line of the reply to PSYNC is too long")
                     self._unparsed = chunk
                     return b""
                 chunk = after
@@ -106,17 +120,30 @@ class PsyncReply:
 
     def _parse_line(self, line: bytes) -> None:
         match line.split():
-            case [b"+CONTINUE", *words] if self.outcome is None:
-                self.outcome = Continued(words[0].decode("ascii", "replace") if words else None)
+            case [b"+CONTINUE"] if self.outcome is None:
+                self.outcome = Continued(None)
                 self.is_complete = True
-            case [b"+FULLRESYNC", name, offset] if self.outcome is None and offset.isdigit():
-                self.outcome = FullResync(name.decode("ascii", "replace"), int(offset))
+            case [b"+CONTINUE", name, *_] if self.outcome is None and is_replication_id(name):
+                self.outcome = Continued(name.decode("ascii"))
+                self.is_complete = True
+            case [b"+FULLRESYNC", name, offset] if (
+                self.outcome is None
+                and is_replication_id(name)
+                and offset.isdigit()
+                and int(offset) <= MAX_OFFSET
+            ):
+                self.outcome = FullResync(name.decode("ascii"), int(offset))
             case _ if self.outcome is None and line[:1] == b"-":
                 self.outcome = PsyncError(line[1:].decode("utf-8", "replace"))
                 self.is_complete = True
             case [head] if self.outcome is not None and head[:5] == b"$EOF:" and len(head) == 45:
                 self._eof_marker = head[5:]
-            case [head] if self.outcome is not None and head[:1] == b"$" and head[1:].isdigit():
+            case [head] if (
+                self.outcome is not None
+                and head[:1] == b"$"
+                and head[1:].isdigit()
+                and int(head[1:]) <= MAX_OFFSET
+            ):
                 self._snapshot_bytes_left = int(head[1:])
             case _:
                 raise StreamError("the reply to PSYNC is not understood")
@@ -134,10 +161,7 @@ class CommandStream:
         self.keepalives: list[int] = []
         self.ack_requested = False
         self._unparsed = b""
-        # What is still to come of a command that is skipped: arguments, and bytes of the one that
-        # has begun.
-        self._arguments_left = 0
-        self._bytes_left = 0
+        self._skipper = ArgumentSkipper()
 
     def feed(
         self, received_at: int, chunk: bytes, messages: list[Message], positions: list[int]
@@ -149,17 +173,17 @@ class CommandStream:
         data = self._unparsed + chunk if self._unparsed else chunk
         size, at = len(data), 0
         while at < size:
-            if not self._arguments_left and not self._bytes_left:
+            if self._skipper.is_idle:
                 at = self._parse_publishes(data, at, received_at, messages, positions)
                 if at == size or (name_end := self._parse_command_name(data, at)) == at:
                     break
                 self.offset, at = self._parsed_offset + at, name_end
-            at = self._skip(data, at)
-            if self._arguments_left and not self._bytes_left:
+            at = self._skipper.skip(data, at)
+            if not self._skipper.is_idle and at < size:
                 break
         self._unparsed = data[at:]
         self._parsed_offset += at
-        if not self._arguments_left and not self._bytes_left:
+        if self._skipper.is_idle:
             self.offset = self._parsed_offset
 
     def _parse_publishes(
@@ -203,7 +227,10 @@ class CommandStream:
                     payload = data[payload_begin:payload_end]
                     messages.append((received_at, database, channel, payload))
                     positions.append(base + at)
-            elif data[channel_begin:channel_end] == KEEPALIVE_CHANNEL:
+            elif (
+                data[channel_begin:channel_end] == KEEPALIVE_CHANNEL
+                and len(self.keepalives) < MAX_KEEPALIVES
+            ):
                 self.keepalives.append(base + at)
 
     def _parse_command_name(self, data: bytes, at: int) -> int:
@@ -217,45 +244,40 @@ class CommandStream:
                 raise StreamError("a command of the stream begins with unexpected bytes")
             return at
         name_begin, word_count, name_length = header.end(), int(header[1]), int(header[2])
+        if not 0 < word_count <= MAX_WORDS:
+            raise StreamError("a command of the stream has an impossible number of arguments")
         if name_length > MAX_NAME_BYTES:
-            self._arguments_left, self._bytes_left = word_count - 1, name_length + 2
+            self._skipper.begin(word_count - 1, name_length + 2)
             return name_begin
         name_end = name_begin + name_length
         if name_end + 2 > len(data):
             return at
         match data[name_begin:name_end].upper():
-            case b"PUBLISH" if may_be_coturn(data, at):
+            case b"PUBLISH" if word_count == PUBLISH_WORDS and may_be_coturn(data, at):
                 return at
             case b"SELECT":
-                select = SELECT.match(data, at)
-                if select is None:
-                    return at
-                self.database = int(select[1])
-                return select.end()
+                return self._parse_select(data, at)
             case b"REPLCONF":  # a master sends only REPLCONF GETACK
                 self.ack_requested = True
-        self._arguments_left = word_count - 1
+        self._skipper.begin(word_count - 1)
         return name_end + 2
 
-    def _skip(self, data: bytes, at: int) -> int:
-        """Skip what is here of the command's arguments."""
-        size = len(data)
-        while self._arguments_left or self._bytes_left:
-            if self._bytes_left:
-                step = min(self._bytes_left, size - at)
-                self._bytes_left -= step
-                at += step
-                if self._bytes_left:
-                    return at
-            elif header := ARGUMENT.match(data, at):
-                at = header.end()
-                self._arguments_left -= 1
-                self._bytes_left = int(header[1]) + 2
-            elif data[at : at + 1] not in (b"", b"$") or size - at > MAX_HEADER_BYTES:
-                raise StreamError("an argument of a command begins with unexpected bytes")
-            else:
-                return at
-        return at
+    def _parse_select(self, data: bytes, at: int) -> int:
+        """Parse the SELECT at ``at``; returns its end, or ``at`` when more bytes must come."""
+        select = SELECT.match(data, at)
+        if select is None:
+            if len(data) - at > MAX_SELECT_BYTES:
+                raise StreamError("a SELECT of the stream has an unexpected form")
+            return at
+        if int(select[1]) > MAX_DATABASE:
+            raise StreamError("a SELECT of the stream names an impossible database")
+        self.database = int(select[1])
+        return select.end()
+
+
+def is_replication_id(name: bytes) -> bool:
+    """Whether it can be one: letters and digits, not many."""
+    return name.isalnum() and len(name) <= MAX_REPLICATION_ID_BYTES
 
 
 def end_of_key_command(data: bytes, at: int) -> int:
@@ -277,6 +299,8 @@ def may_be_coturn(data: bytes, at: int) -> bool:
     """Whether the incomplete PUBLISH at ``at`` may be coturn's, so that the rest is waited for."""
     header = PUBLISH.match(data, at)
     if header is None:
+        if len(data) - at > MAX_PUBLISH_HEADER_BYTES:
+            raise StreamError("a PUBLISH of the stream has an unexpected form")
         return True
     channel_end = header.end() + int(header[1])
     if int(header[1]) > MAX_MESSAGE_BYTES:

@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event
 
+from redis.connection import AbstractConnection
+
 from accounting.capture.redis.address import SentinelAddress, parse_address
-from accounting.capture.redis.connection import connect, send_and_take_socket
+from accounting.capture.redis.connection import ServerInfo, connect, send_and_take_socket
 from accounting.capture.redis.receiver import Receiver
+from accounting.capture.replication.failover import FailoverGuard
 from accounting.capture.replication.handshake import (
     MAX_SILENCE_SECONDS,
     await_psync_reply,
@@ -46,6 +49,7 @@ class ReplicationSource:
         self._clock = clock
         self._checkpoint_seconds = checkpoint_seconds
         self._silence_seconds = silence_seconds
+        self._failover_guard = FailoverGuard()
 
     @contextmanager
     def attach(self, state: SpoolState, stop: Event, /) -> Iterator[ReplicationStream]:
@@ -56,9 +60,9 @@ class ReplicationSource:
         connection = endpoint.new_connection()
         try:
             connect(poll_connection)
-            server = check_is_master(poll_connection, self._clock, by_sentinels=by_sentinels)
+            server = self._check_is_master(poll_connection, by_sentinels=by_sentinels)
             connect(connection)
-            stream_server = check_is_master(connection, self._clock, by_sentinels=by_sentinels)
+            stream_server = self._check_is_master(connection, by_sentinels=by_sentinels)
             if stream_server.run_id != server.run_id:
                 raise SourceLost("disconnected", "the two connections reached different servers")
             send_replconf(connection)
@@ -76,9 +80,12 @@ class ReplicationSource:
                 reply = PsyncReply()
                 replied_at, stream_bytes = await_psync_reply(receiver, reply, stop)
                 attachment = make_attachment(reply, resume_point, server, replied_at)
+                assert attachment.resume_point is not None
                 poller = OffsetPoller(
                     poll_connection,
                     server_run_id=server.run_id,
+                    replication_id=attachment.resume_point.replication_id,
+                    failover_guard=self._failover_guard,
                     poll_seconds=self._checkpoint_seconds,
                     clock=self._clock,
                 )
@@ -101,3 +108,8 @@ class ReplicationSource:
         finally:
             poll_connection.disconnect()  # type: ignore[no-untyped-call]
             connection.disconnect()  # type: ignore[no-untyped-call]
+
+    def _check_is_master(self, connection: AbstractConnection, *, by_sentinels: bool) -> ServerInfo:
+        return check_is_master(
+            connection, self._clock, self._failover_guard, by_sentinels=by_sentinels
+        )

@@ -12,18 +12,23 @@ from collections.abc import Callable, Iterator
 from threading import Event
 from typing import Final
 
+from accounting.capture.redis.arguments import StreamError
 from accounting.capture.redis.batching import BatchingStream
 from accounting.capture.redis.receiver import Receiver
 from accounting.capture.replication.backlog_times import OffsetTime, estimate_times
 from accounting.capture.replication.handshake import MAX_SILENCE_SECONDS, feed_reply
 from accounting.capture.replication.offset_poller import OffsetPoller
-from accounting.capture.replication.protocol import CommandStream, PsyncReply, StreamError
+from accounting.capture.replication.protocol import MAX_KEEPALIVES, CommandStream, PsyncReply
 from accounting.capture.replication.replica_acks import ReplicaAcks
 from accounting.capture.source import Attachment, Batch, SourceLost
 from accounting.capture.spool.records import ResumePoint
 
 MAX_BUFFERED_BYTES: Final = 64 << 20
+MAX_BUFFERED_MESSAGES: Final = 200_000
 """Times of a larger backlog are estimated in parts, by the bytes alone and without keepalives."""
+
+MAX_SERVER_OFFSETS: Final = 10_000
+"""Polled offsets that the stream has not reached: hours of them."""
 
 PROMPT_SNAPSHOT_MICROSECONDS: Final = 1_000_000
 """After a snapshot that took no longer than this, messages keep their times of receipt."""
@@ -77,7 +82,7 @@ class ReplicationStream(BatchingStream):
         for batch in super().batches(stop):
             yield batch
             # The collector asks for the next batch only after it has stored this one.
-            self._acks.durable_offset = self._stream.offset
+            self._acknowledge()
 
     def _request_final_checkpoint(self) -> None:
         self._final_checkpoint_after = self._clock()
@@ -108,6 +113,7 @@ class ReplicationStream(BatchingStream):
             self._parse(*chunk)
         self._update_backlog()
         self._advance_checkpoint()
+        self._acknowledge()
         self._check_progress()
 
     def _parse(self, received_at: int, data: bytes) -> None:
@@ -121,8 +127,6 @@ class ReplicationStream(BatchingStream):
             self._stream.feed(received_at, data, self._messages, self._positions)
         except StreamError as error:
             raise SourceLost("disconnected", str(error)) from None
-        if self._stream.ack_requested:
-            self._stream.ack_requested, self._acks.is_requested = False, True
 
     def _on_stream_begin(self) -> None:
         self._stream_began_at = self._clock()
@@ -130,9 +134,26 @@ class ReplicationStream(BatchingStream):
         self._acks.start()
         self._poller.poll_now()
 
+    def _acknowledge(self) -> None:
+        """Let the master know how far everything is stored, soon when it has asked for that."""
+        if self._messages or not self._reply.is_complete:
+            return
+        shutting_down = self._poller.server_is_shutting_down
+        is_urgent = self._stream.ack_requested or (
+            shutting_down and not self._acks.server_is_shutting_down
+        )
+        self._stream.ack_requested = False
+        # The receiver's thread reads these: the request last.
+        self._acks.server_is_shutting_down = shutting_down
+        self._acks.durable_offset = self._stream.offset
+        if is_urgent:
+            self._acks.is_requested = True
+
     def _update_backlog(self) -> None:
         """Find the end of the backlog in the server's offsets, and estimate times up to it."""
         for offset_time in self._poller.drain():
+            if len(self._server_offsets) >= MAX_SERVER_OFFSETS:
+                self._server_offsets.pop()
             self._server_offsets.append(offset_time)
             began_at = self._stream_began_at
             if self._backlog_to is None and began_at is not None and offset_time.at >= began_at:
@@ -140,8 +161,14 @@ class ReplicationStream(BatchingStream):
         if self._stream_began_at is not None and self._backlog_to is None:
             # After the clock was set back, buffering must not last until it has caught up.
             self._stream_began_at = min(self._stream_began_at, self._clock())
-        if self._backlog_from is not None and self._backlog_to is not None:
+        if self._backlog_from is None:
+            self._stream.keepalives.clear()
+        elif self._backlog_to is not None:
             self._estimate_times(self._backlog_from, self._backlog_to)
+        elif self._is_buffer_full():
+            # The poll is not answered yet. What is here was published before now.
+            now = OffsetTime(self._clock(), self._stream.offset + 1)
+            self._estimate_times(self._backlog_from, now)
 
     def _estimate_times(self, begin: OffsetTime, end: OffsetTime) -> None:
         """Replace the times of receipt of messages from the backlog, once all of them are here."""
@@ -151,8 +178,10 @@ class ReplicationStream(BatchingStream):
             return
         if stream.offset >= end.offset:
             count, keepalives = bisect_right(self._positions, end.offset), stream.keepalives
+            if len(keepalives) >= MAX_KEEPALIVES:
+                keepalives = []
             self._backlog_from = None
-        elif stream.offset - self._buffered_from > MAX_BUFFERED_BYTES:
+        elif self._is_buffer_full():
             count, keepalives = len(self._positions), []
             self._buffered_from = stream.offset
         else:
@@ -162,6 +191,12 @@ class ReplicationStream(BatchingStream):
         self._messages[:count] = [(at, *message[1:]) for at, message in backlog]
         self._estimated_count = count
         self._is_buffering = False
+
+    def _is_buffer_full(self) -> bool:
+        return (
+            len(self._messages) >= MAX_BUFFERED_MESSAGES
+            or self._stream.offset - self._buffered_from > MAX_BUFFERED_BYTES
+        )
 
     def _advance_checkpoint(self) -> None:
         """Take the server's offsets that the stream has reached."""

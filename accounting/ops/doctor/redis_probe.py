@@ -12,7 +12,7 @@ from typing import Final, Literal
 from redis.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from accounting.capture.pubsub.source import CHANNEL_PATTERNS
+from accounting.capture.pubsub.protocol import CHANNEL_PATTERNS
 from accounting.capture.redis.address import Endpoint, parse_address
 from accounting.capture.redis.connection import connect, execute_command, to_source_lost
 from accounting.capture.source import SourceLost
@@ -103,6 +103,7 @@ def _read_facts(
         kind=kind,
         version=info.get("valkey_version") or info.get("redis_version", ""),
         role=before.get("role", ""),
+        failover_state=before.get("master_failover_state", ""),
         is_cluster="cluster" in (info.get("redis_mode"), info.get("server_mode")),
         refused=refused,
         settings=settings,

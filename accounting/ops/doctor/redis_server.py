@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from accounting.capture.pubsub.source import CHANNEL_PATTERNS
+from accounting.capture.pubsub.protocol import CHANNEL_PATTERNS
 from accounting.ops.doctor.findings import Finding, error, format_bytes, ok, warning
 
 CaptureMode = Literal["auto", "replication", "subscribe"]
@@ -41,6 +41,7 @@ class RedisFacts:
     version: str = ""
     role: str = ""
     is_cluster: bool = False
+    failover_state: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     stream_bytes_per_second: float | None = None
@@ -65,6 +66,13 @@ def check_redis(
     yield _check_version(facts)
     yield _check_mode(facts, mode)
     yield from _check_rights(facts)
+    if facts.failover_state not in ("", "no-failover"):
+        yield error(
+            COMPONENT,
+            "failover",
+            f"the server executes FAILOVER ({facts.failover_state}) and blocks every PUBLISH",
+            "if it does not end by itself: FAILOVER ABORT; a collector can't be promoted",
+        )
     yield from _check_timeout(facts)
     yield from _check_keepalive(facts)
     replicates = mode != "subscribe" and _replication_obstacle(facts)[0] is None
