@@ -22,10 +22,12 @@ from accounting.db.engine import Engine, open_engine
 from tests.support.books import WRITER, Books, cloned_database, make_template
 from tests.support.scenario_player import ScenarioPlayer
 from tests.support.servers import PostgresServer
+from tests.support.system_postgres import find_program
 from tests.support.truncate import empty_database
 
 REQUIRED_PROGRAMS: Final[Mapping[str, Sequence[str]]] = {
     "needs_redis": ("redis-server",),
+    "needs_postgres": ("initdb", "postgres"),
     "needs_coturn": ("turnserver", "turnutils_uclient", "turnutils_peer"),
 }
 
@@ -79,7 +81,7 @@ def unavailable_markers() -> set[str]:
     return {
         mark
         for mark, programs in REQUIRED_PROGRAMS.items()
-        if not all(shutil.which(program) for program in programs)
+        if not all(find_program(program) for program in programs)
     }
 
 

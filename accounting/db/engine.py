@@ -1,14 +1,16 @@
 """Connections to Postgres, and the errors that they raise."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
+from accounting.db.connection_settings import settings_statement
 from accounting.errors import ConfigurationError, ConnectionLost, NotAllowed
 
 __all__ = [
@@ -23,7 +25,8 @@ __all__ = [
 def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engine:
     """An engine for a libpq URL. It connects when it is first used.
 
-    Does not use server-side prepared statements, which a pooler in transaction mode loses.
+    Does not use server-side prepared statements, which a pooler in transaction mode loses. Every
+    transaction begins with the settings of :mod:`accounting.db.connection_settings`.
     """
     try:
         conninfo_to_dict(url)
@@ -37,6 +40,7 @@ def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engin
             url,
             prepare_threshold=None,
             application_name=application_name,
+            client_encoding="utf8",  # SQLAlchemy reads texts before the first transaction
             connect_timeout=10,
             # Detect a dead server within seconds; the kernel's default is two hours.
             keepalives_idle=10,
@@ -45,19 +49,32 @@ def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engin
             tcp_user_timeout=20_000,
         )
 
-    return create_engine(
+    engine = create_engine(
         "postgresql+psycopg://",
         creator=connect,
+        # In BEGIN itself, so that default_transaction_isolation has no effect.
+        isolation_level="READ COMMITTED",
         pool_size=8,  # one for each job that may run at once: a new one starts a server process
         max_overflow=4,
         pool_pre_ping=True,
         hide_parameters=True,  # they contain usernames, and errors are logged
     )
+    event.listen(engine, "begin", _apply_settings)
+    return engine
+
+
+def _apply_settings(connection: Connection) -> None:
+    """Apply the settings to a transaction that has just begun."""
+    statement = settings_statement(psycopg_connection(connection))
+    # Several statements go in one message only without parameters, and without a server-side cursor.
+    options = {"no_parameters": True, "stream_results": False}
+    connection.exec_driver_sql(statement, execution_options=options)
 
 
 # While a backup is restored, the database exists before its tables do. Collectors read this table
-# first; any other missing table is a bug.
-_FIRST_TABLE = '"accounting.sources"'
+# first; any other missing table is a bug. The quotation marks around the name in the message differ
+# by lc_messages.
+_FIRST_TABLE: Final = re.compile(r"\baccounting\.sources\b")
 
 
 @contextmanager
@@ -76,7 +93,9 @@ def lost_connections() -> Iterator[None]:
                 f"Postgres: {str(cause).splitlines()[0]}: expected a user with the role "
                 "turn_accounting_writer, or turn_accounting_reader to read"
             ) from error
-        if isinstance(cause, psycopg.errors.UndefinedTable) and _FIRST_TABLE in str(cause):
+        if isinstance(cause, psycopg.errors.UndefinedTable) and _FIRST_TABLE.search(
+            str(cause)
+        ):
             raise ConnectionLost(
                 f"Postgres: {str(cause).splitlines()[0]}: the database is being restored, or was "
                 "never brought to this version by `turn-accounting db upgrade`"

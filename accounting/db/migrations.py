@@ -60,11 +60,13 @@ def current_revision(engine: Engine) -> str | None:
 def upgrade(engine: Engine) -> str:
     """Upgrade to :func:`head_revision`, in one transaction, as the owner role.
 
-    Raises :class:`AccountingError` if this user may not create the roles or act as the owner.
+    Raises :class:`AccountingError` if the database is not in UTF-8, or if this user may not create
+    the roles or act as the owner.
     """
     from alembic import command  # noqa: PLC0415  # see the module's docstring
 
     with lost_connections(), engine.begin() as connection:
+        _require_utf8(connection)
         # Of two concurrent upgrades, the second waits, and has nothing left to do.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('accounting.migrations'))"))
         try:
@@ -81,6 +83,17 @@ def upgrade(engine: Engine) -> str:
             ) from error
         command.upgrade(_config(connection), "head")
     return head_revision()
+
+
+def _require_utf8(connection: Connection) -> None:
+    """Names of users are UTF-8, and a database can't change its encoding."""
+    database, encoding = connection.execute(_QUERIES.text("database_encoding")).one()
+    if encoding != "UTF8":
+        raise AccountingError(
+            f"the database '{database}' has the encoding {encoding}, which lacks characters that "
+            f"names of users have: make another with CREATE DATABASE ... ENCODING 'UTF8' "
+            "TEMPLATE template0"
+        )
 
 
 def allow_role_logins(engine: Engine) -> None:

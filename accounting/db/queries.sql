@@ -25,3 +25,47 @@ BEGIN
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO turn_accounting_reader', current_database());
 END
 $$;
+
+-- name: database_encoding
+-- The name and the encoding of this database.
+SELECT datname, pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database();
+
+-- name: settings
+-- What every transaction relies on, whatever the database and the login have set.
+-- Texts that are sent and read.
+SET LOCAL client_encoding = 'UTF8';
+SET LOCAL datestyle = 'ISO, YMD';
+SET LOCAL intervalstyle = 'postgres';
+SET LOCAL timezone = 'UTC';
+SET LOCAL timezone_abbreviations = 'Default';
+SET LOCAL bytea_output = 'hex';
+SET LOCAL extra_float_digits = 1;
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL array_nulls = on;
+SET LOCAL transform_null_equals = off;
+SET LOCAL search_path = pg_catalog, pg_temp;
+-- Long work is not an error, and an error does not end the session.
+SET LOCAL statement_timeout = 0;
+SET LOCAL lock_timeout = 0;
+SET LOCAL idle_in_transaction_session_timeout = 0;
+SET LOCAL exit_on_error = off;
+SET LOCAL client_min_messages = 'warning';
+-- Plans that read along indexes and leave partitions out: the tables grow without bound.
+SET LOCAL enable_seqscan = on;
+SET LOCAL enable_indexscan = on;
+SET LOCAL enable_indexonlyscan = on;
+SET LOCAL enable_bitmapscan = on;
+SET LOCAL enable_nestloop = on;
+SET LOCAL enable_hashjoin = on;
+SET LOCAL enable_mergejoin = on;
+SET LOCAL enable_partition_pruning = on;
+SET LOCAL join_collapse_limit = 8;
+SET LOCAL from_collapse_limit = 8;
+
+-- name: settings_restricted_kinds
+-- Allows reading views, which this setting can forbid.
+SET LOCAL restrict_nonsystem_relation_kind = '';
+
+-- name: settings_transaction_timeout
+-- Long transactions are not an error.
+SET LOCAL transaction_timeout = 0;

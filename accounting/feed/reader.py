@@ -9,6 +9,7 @@ from uuid import UUID
 import psycopg
 from psycopg.errors import UndefinedFunction, UndefinedTable
 
+from accounting.db.connection_settings import apply_settings
 from accounting.db.engine import lost_connections
 from accounting.errors import AccountingError, ConfigurationError
 
@@ -47,7 +48,7 @@ def _database_errors() -> Iterator[None]:
 class FeedReader:
     """A connection that reads the feed and listens to it. Raises ConnectionLost.
 
-    It is in autocommit mode, so no transaction stays open while the caller handles an event.
+    Each operation is a transaction of its own: none stays open while the caller handles an event.
     """
 
     def __init__(self, url: str) -> None:
@@ -64,12 +65,14 @@ class FeedReader:
                 autocommit=True,
                 prepare_threshold=None,
                 application_name="turn-accounting feed",
+                client_encoding="utf8",
                 connect_timeout=10,
                 keepalives_idle=10,
                 keepalives_interval=5,
                 keepalives_count=3,
                 tcp_user_timeout=20_000,
             )
+            self._connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
             # Before the first read, so that every later event notifies.
             self._connection.execute("LISTEN accounting_feed")
 
@@ -85,12 +88,12 @@ class FeedReader:
 
     def read(self, after: int, limit: int) -> list[FeedEvent]:
         """At most ``limit`` events after a number, in order."""
-        with _database_errors():
+        with self._transaction():
             return [FeedEvent._make(row) for row in self._connection.execute(_READ, (after, limit))]
 
     def cursor(self, consumer: str) -> int:
         """The number of the last event that a consumer handled; creates a new consumer at 0."""
-        with _database_errors():
+        with self._transaction():
             row = self._connection.execute(_CURSOR, (consumer,)).fetchone()
         assert row is not None
         return int(row[0])
@@ -100,7 +103,7 @@ class FeedReader:
 
         True as well when this worker made the same move before: its answer may have been lost.
         """
-        with _database_errors():
+        with self._transaction():
             row = self._connection.execute(
                 _ADVANCE, (consumer, from_seq, to_seq, worker_id)
             ).fetchone()
@@ -111,3 +114,9 @@ class FeedReader:
         """Wait for a notification; False after ``seconds``."""
         with _database_errors():
             return any(self._connection.notifies(timeout=seconds, stop_after=1))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _database_errors(), self._connection.transaction():
+            apply_settings(self._connection)
+            yield

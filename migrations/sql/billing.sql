@@ -135,6 +135,7 @@ $$;
 CREATE TRIGGER statements_come_before_the_close AFTER INSERT ON accounting.statements
     REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION accounting.check_statements();
+ALTER TABLE accounting.statements ENABLE ALWAYS TRIGGER statements_come_before_the_close;
 
 -- An adjustment corrects a closed period, and is posted in one that is not closed.
 CREATE FUNCTION accounting.check_adjustments() RETURNS trigger
@@ -155,6 +156,7 @@ $$;
 CREATE TRIGGER adjustments_correct_what_is_closed AFTER INSERT ON accounting.adjustments
     REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION accounting.check_adjustments();
+ALTER TABLE accounting.adjustments ENABLE ALWAYS TRIGGER adjustments_correct_what_is_closed;
 
 -- The clock by which periods end: the latest time up to which a source is captured, or the server's
 -- clock while no source is in service. Sources in excluded_sources count as not in service.
@@ -199,7 +201,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                     WHERE e.source_id = s.source_id AND e.recheck_at < t.settled_until
                         AND e.ended_at IS NULL AND e.phase = 1))
             UNION ALL
-            SELECT 3, format('period %s', max(b.period)) FROM accounting.periods b
+            SELECT 3, 'period ' || to_char(max(b.period), 'YYYY-MM-DD') FROM accounting.periods b
             WHERE b.realm_id = p.realm_id AND b.starts_at < p.starts_at AND b.closed_at IS NULL
             HAVING count(*) > 0
             UNION ALL

@@ -30,8 +30,10 @@ GRANT SELECT, INSERT ON accounting.reports TO turn_accounting_writer;
 
 -- Creates the partition of a day of receipt (UTC) unless it exists; true when it was created.
 -- ATTACH takes a weaker lock than CREATE ... PARTITION OF, so that it does not block a loader.
+-- DateStyle and TimeZone are set because the borders are written as text and read again.
 CREATE FUNCTION accounting.ensure_report_partition(day date) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD' SET TimeZone = 'UTC' AS $$
 DECLARE
     name text := 'reports_' || to_char(day, 'YYYYMMDD');
 BEGIN

@@ -1,0 +1,108 @@
+"""The books are the same whatever the database and the login have set.
+
+Every setting of the server is tried, with the values of ``tests.support.postgres_settings``: many at
+once, and one at a time where a group fails, or where EACH_SETTING is set (`make settings`).
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+from sqlalchemy import text
+
+from accounting.db import migrations
+from accounting.db.engine import open_engine
+from accounting.errors import AccountingError, ConnectionLost
+from tests.support.books import READER, WRITER, Books, cloned_database, make_template
+from tests.support.postgres_settings import (
+    SettingValue,
+    awkward_settings,
+    grouped,
+    set_for_database,
+)
+from tests.support.servers import PostgresServer
+from tests.support.settings_probe import Outputs, run_and_read, texts_of_views
+from tests.support.system_postgres import SystemPostgres
+
+ONE_AT_A_TIME: Final = "EACH_SETTING" in os.environ
+GROUP_SIZE: Final = 1 if ONE_AT_A_TIME else 40
+MOST_VALUES: Final = 20 if ONE_AT_A_TIME else 2
+PARTS: Final = 4
+HIDES_VIEWS: Final = "restrict_nonsystem_relation_kind"
+
+Expected = tuple[Outputs, list[str]]
+
+
+@pytest.fixture(
+    scope="module", params=["wheel", pytest.param("system", marks=pytest.mark.needs_postgres)]
+)
+def server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """The Postgres of the wheel, and the system's older one; each with the template."""
+    if request.param == "wheel":
+        yield request.getfixturevalue("postgres_server")
+        return
+    with SystemPostgres() as server:
+        make_template(server)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def expected(server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Expected:
+    """What readers see where nothing is set."""
+    return run_with(server, [], tmp_path_factory.mktemp("expected"))
+
+
+def run_with(
+    server: PostgresServer, settings: Sequence[SettingValue], directory: Path
+) -> Expected:
+    """What readers see, of the books and of the views' own texts, where those are set."""
+    with cloned_database(server) as name:
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            accepted = set_for_database(connection, name, settings)
+        books = Books(server, name, directory)
+        try:
+            outputs = run_and_read(books)
+        finally:
+            books.close()
+        if any(setting.name == HIDES_VIEWS for setting in accepted):
+            return outputs, []
+        return outputs, texts_of_views(server.url(READER, name))
+
+
+def problems(
+    server: PostgresServer,
+    settings: Sequence[SettingValue],
+    expected: Expected,
+    directory: Path,
+) -> list[str]:
+    """What differs under those settings."""
+    directory.mkdir()
+    try:
+        outputs, texts = run_with(server, settings, directory)
+    except Exception as error:  # noqa: BLE001  # any is a finding, and the next setting is tried
+        return [f"{type(error).__name__}: {str(error).splitlines()[0]}"]
+    wrong = [name for name, value in outputs.items() if value != expected[0][name]]
+    return wrong + (["the texts of the views"] if texts not in ([], expected[1]) else [])
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_setting_changes_what_is_booked_or_shown(
+    server: PostgresServer, expected: Expected, part: int, tmp_path: Path
+) -> None:
+    with psycopg.connect(server.url()) as connection:
+        settings = list(awkward_settings(connection))
+    assert len(settings) > 100
+    groups = list(grouped(settings, GROUP_SIZE, MOST_VALUES))[part::PARTS]
+    found = {}
+    for number, group in enumerate(groups):
+        if not (wrong := problems(server, group, expected, tmp_path / f"{number}")):
+            continue
+        found[f"group {part + number * PARTS}"] = wrong
+        for place, setting in enumerate(group):
+            if wrong := problems(server, [setting], expected, tmp_path / f"{number}-{place}"):
+                found[f"{setting.name} = {setting.value}"] = wrong
+    assert found == {}
