@@ -93,9 +93,7 @@ def lost_connections() -> Iterator[None]:
                 f"Postgres: {str(cause).splitlines()[0]}: expected a user with the role "
                 "turn_accounting_writer, or turn_accounting_reader to read"
             ) from error
-        if isinstance(cause, psycopg.errors.UndefinedTable) and _FIRST_TABLE.search(
-            str(cause)
-        ):
+        if isinstance(cause, psycopg.errors.UndefinedTable) and _FIRST_TABLE.search(str(cause)):
             raise ConnectionLost(
                 f"Postgres: {str(cause).splitlines()[0]}: the database is being restored, or was "
                 "never brought to this version by `turn-accounting db upgrade`"

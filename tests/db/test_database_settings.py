@@ -56,9 +56,7 @@ def expected(server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -
     return run_with(server, [], tmp_path_factory.mktemp("expected"))
 
 
-def run_with(
-    server: PostgresServer, settings: Sequence[SettingValue], directory: Path
-) -> Expected:
+def run_with(server: PostgresServer, settings: Sequence[SettingValue], directory: Path) -> Expected:
     """What readers see, of the books and of the views' own texts, where those are set."""
     with cloned_database(server) as name:
         with psycopg.connect(server.url(), autocommit=True) as connection:

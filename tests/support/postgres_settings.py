@@ -16,6 +16,7 @@ EXCLUDED: Final[Mapping[str, str]] = {
 _TEXT_VALUES: Final[Mapping[str, Sequence[str]]] = {
     "DateStyle": ("German, DMY", "SQL, MDY", "Postgres, DMY"),
     "TimeZone": ("Asia/Kolkata", "America/Sao_Paulo", "<-11:30>+11:30"),
+    "dynamic_library_path": ("$libdir:/nonexistent",),
     "client_encoding": ("LATIN1", "SQL_ASCII", "SJIS"),
     "default_tablespace": ("pg_default",),
     "lc_monetary": ("C.UTF-8",),

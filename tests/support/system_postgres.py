@@ -10,6 +10,7 @@ from typing import IO, Final
 import psycopg
 
 from accounting.embedded import DATABASE, child
+from accounting.embedded.server_user import ServerUser
 from tests.support.servers import PostgresServer, wait_until
 
 _SEARCH_PATH: Final = os.pathsep.join(
@@ -41,11 +42,9 @@ class SystemPostgres(PostgresServer):
         return f"postgresql://{role or 'postgres'}@/{database}?host={self.data_dir}&port=5432"
 
     def start(self) -> None:
-        account = child.Account.for_servers()
-        identity = child.Identity.of(account)
-        if account is not None:
-            account.chown(self.data_dir)
-            account.allow_traversal_to(self.data_dir)
+        user = ServerUser.for_servers()
+        user.chown(self.data_dir)
+        user.allow_traversal_to(self.data_dir)
         cluster = self.data_dir / "cluster"
         initdb = ["--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--auth=trust"]
         subprocess.run(
@@ -54,9 +53,9 @@ class SystemPostgres(PostgresServer):
             cwd="/",
             check=True,
             capture_output=True,
-            user=identity.user,
-            group=identity.group,
-            extra_groups=identity.extra_groups,
+            user=user.uid,
+            group=user.gid,
+            extra_groups=user.extra_groups,
         )
         settings = {
             **self.settings,
@@ -67,7 +66,7 @@ class SystemPostgres(PostgresServer):
         self._log = (self.data_dir / "server.log").open("wb")
         self._process = child.spawn(
             [_program("postgres"), "-D", cluster, *options],
-            account=account,
+            user=user,
             output=self._log,
             death_signal=signal.SIGINT,
         )
