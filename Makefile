@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
-.PHONY: demo test check fmt bench chaos lock clean help
+.PHONY: demo test check fmt bench settings chaos lock clean help
 
 demo: $(STAMP) ## See it work: servers, a simulated fleet, the books (half a minute)
 	@$(BIN)/python -m accounting demo
@@ -33,6 +33,9 @@ fmt: $(STAMP) ## Format the code
 BENCH ?= --json bench.jsonl
 bench: $(STAMP) ## Measure, each beside the limit of the machine (an hour; BENCH="--only load")
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+settings: $(STAMP) ## Try every setting of Postgres one at a time (ten minutes)
+	@EACH_SETTING=1 $(BIN)/pytest -n $(WORKERS) tests/db/test_database_settings.py
 
 FAULTS ?= 100
 chaos: $(STAMP) ## Break it at random and count: FAULTS=500, SEED=7 to play a run again

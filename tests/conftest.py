@@ -28,6 +28,7 @@ from tests.support.truncate import empty_database
 REQUIRED_PROGRAMS: Final[Mapping[str, Sequence[str]]] = {
     "needs_redis": ("redis-server",),
     "needs_postgres": ("initdb", "postgres"),
+    "needs_pgbouncer": ("pgbouncer",),
     "needs_coturn": ("turnserver", "turnutils_uclient", "turnutils_peer"),
 }
 

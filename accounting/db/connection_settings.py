@@ -1,7 +1,7 @@
 """The settings of a Postgres session that this package relies on, applied in each transaction.
 
-A database or a login can have any of them set otherwise (``ALTER DATABASE``, ``ALTER ROLE``), and so
-can PGOPTIONS or the URL. They are applied as ``SET LOCAL`` at the start of each transaction:
+A database or a login can set each of them otherwise (``ALTER DATABASE``, ``ALTER ROLE``); so can
+PGOPTIONS or the URL. They are applied as ``SET LOCAL`` at the start of each transaction:
 poolers refuse unknown startup options, and in transaction mode a session setting stays on a server
 connection that another client gets next. All go in one message, for about 0.1 ms. ``SET`` takes no
 snapshot, so that a transaction can still choose its isolation level and take locks before its first

@@ -66,7 +66,7 @@ def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engin
 def _apply_settings(connection: Connection) -> None:
     """Apply the settings to a transaction that has just begun."""
     statement = settings_statement(psycopg_connection(connection))
-    # Several statements go in one message only without parameters, and without a server-side cursor.
+    # Several statements in one message exclude parameters and server-side cursors.
     options = {"no_parameters": True, "stream_results": False}
     connection.exec_driver_sql(statement, execution_options=options)
 

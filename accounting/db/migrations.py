@@ -86,13 +86,13 @@ def upgrade(engine: Engine) -> str:
 
 
 def _require_utf8(connection: Connection) -> None:
-    """Names of users are UTF-8, and a database can't change its encoding."""
+    """Usernames are UTF-8, and the encoding of a database can't change."""
     database, encoding = connection.execute(_QUERIES.text("database_encoding")).one()
     if encoding != "UTF8":
         raise AccountingError(
-            f"the database '{database}' has the encoding {encoding}, which lacks characters that "
-            f"names of users have: make another with CREATE DATABASE ... ENCODING 'UTF8' "
-            "TEMPLATE template0"
+            f"the database '{database}' has the encoding {encoding}, which can't store all "
+            "usernames: make another one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE "
+            "template0"
         )
 
 

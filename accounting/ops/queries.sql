@@ -78,6 +78,7 @@ SELECT
     current_setting('server_version_num')::integer AS version,
     pg_encoding_to_char(d.encoding) AS encoding,
     pg_is_in_recovery() AS in_recovery,
+    current_setting('transaction_read_only')::boolean AS read_only,
     (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_superuser,
     pg_database_size(d.oid) AS size_bytes,
     (clock_timestamp() AT TIME ZONE 'UTC')::date AS today,

@@ -1,7 +1,7 @@
 """The books are the same whatever the database and the login have set.
 
-Every setting of the server is tried, with the values of ``tests.support.postgres_settings``: many at
-once, and one at a time where a group fails, or where EACH_SETTING is set (`make settings`).
+Every setting of the server is tried, with the values of ``tests.support.postgres_settings``: many
+at once, and one at a time where a group fails, or where EACH_SETTING is set (`make settings`).
 """
 
 import os
@@ -11,13 +11,8 @@ from typing import Final
 
 import psycopg
 import pytest
-from psycopg.sql import SQL, Identifier
-from sqlalchemy import text
 
-from accounting.db import migrations
-from accounting.db.engine import open_engine
-from accounting.errors import AccountingError, ConnectionLost
-from tests.support.books import READER, WRITER, Books, cloned_database, make_template
+from tests.support.books import READER, Books, cloned_database, make_template
 from tests.support.postgres_settings import (
     SettingValue,
     awkward_settings,

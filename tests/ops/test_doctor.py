@@ -62,6 +62,7 @@ def test_a_database_that_loses_data_or_is_unusable_is_an_error() -> None:
     assert levels_of(check(replace(GOOD_FACTS, version=140_010))) == {"version": error}
     assert levels_of(check(replace(GOOD_FACTS, encoding="LATIN1"))) == {"encoding": error}
     assert levels_of(check(replace(GOOD_FACTS, in_recovery=True))) == {"writable": error}
+    assert levels_of(check(replace(GOOD_FACTS, read_only=True))) == {"writable": error}
     assert levels_of(check(replace(GOOD_FACTS, revision=None))) == {"schema": error}
     assert levels_of(check(replace(GOOD_FACTS, missing_roles=("turn_accounting_reader",)))) == {
         "roles": error

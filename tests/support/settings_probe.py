@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import psycopg
@@ -55,7 +54,7 @@ def run_and_read(books: Books) -> Outputs:
     number_feed(books.engine)
     reader = open_engine(books.url(READER))
     try:
-        outputs = {
+        outputs: Outputs = {
             **{view: _rows(reader, view) for view in _VIEWS},
             **_exports(reader),
             "feed": _feed(books.url(READER)),

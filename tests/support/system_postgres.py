@@ -48,7 +48,7 @@ class SystemPostgres(PostgresServer):
         cluster = self.data_dir / "cluster"
         initdb = ["--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--auth=trust"]
         subprocess.run(
-            [_program("initdb"), "--pgdata", cluster, "--no-sync", *initdb],
+            [program_path("initdb"), "--pgdata", cluster, "--no-sync", *initdb],
             env=dict(child.ENVIRONMENT),
             cwd="/",
             check=True,
@@ -65,7 +65,7 @@ class SystemPostgres(PostgresServer):
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         self._log = (self.data_dir / "server.log").open("wb")
         self._process = child.spawn(
-            [_program("postgres"), "-D", cluster, *options],
+            [program_path("postgres"), "-D", cluster, *options],
             user=user,
             output=self._log,
             death_signal=signal.SIGINT,
@@ -89,7 +89,8 @@ class SystemPostgres(PostgresServer):
             self._log.close()
 
 
-def _program(name: str) -> str:
+def program_path(name: str) -> str:
+    """The path of an installed program; fails the test without it."""
     path = find_program(name)
     assert path is not None, f"{name} is not installed"
     return path

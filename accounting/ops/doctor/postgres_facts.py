@@ -23,8 +23,8 @@ class PostgresFacts:
 
     ``missing_privileges`` and ``excess_privileges``: those that a role should have and doesn't, and
     the reverse, each as "role: privilege". ``days_without_partition``: of today (UTC) and the next
-    PARTITION_DAYS_AHEAD days. ``data_directory``: where it is on this machine, and the user may
-    read that setting.
+    PARTITION_DAYS_AHEAD days. ``read_only``: transactions can't write. ``data_directory``: where it
+    is on this machine, and the user may read that setting.
     """
 
     version: int
@@ -32,6 +32,7 @@ class PostgresFacts:
     in_recovery: bool
     is_superuser: bool
     revision: str | None
+    read_only: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
     size_bytes: int = 0
     data_directory: str | None = None
@@ -50,6 +51,7 @@ def read_postgres_facts(engine: Engine, *, head: str) -> PostgresFacts:
             version=row.version,
             encoding=row.encoding,
             in_recovery=row.in_recovery,
+            read_only=row.read_only,
             is_superuser=row.is_superuser,
             revision=revision,
             settings={

@@ -36,6 +36,14 @@ def check_postgres(
             "set ACCOUNTING_DATABASE_URL to the primary: several hosts, and "
             "target_session_attrs=read-write",
         )
+    elif facts.read_only:
+        yield error(
+            COMPONENT,
+            "writable",
+            "default_transaction_read_only is on: the loader and the jobs wait until it is off",
+            "find what set it (the server, this database or this user): some providers set it "
+            "when a disk is full",
+        )
     yield from _check_durability(facts)
     yield from _check_schema(facts, head)
     yield _check_disk(facts, disk_free_bytes)
