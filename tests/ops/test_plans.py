@@ -43,7 +43,7 @@ SMALL_INDEXES: Final = {"sessions_live", "sessions_disputed", "sessions_unattrib
 EXPLAIN: Final = (
     "-c session_preload_libraries=auto_explain -c auto_explain.log_min_duration=0"
     " -c auto_explain.log_nested_statements=on -c auto_explain.log_format=json"
-    " -c auto_explain.log_level=notice"
+    " -c auto_explain.log_level=warning"
 )
 DAY: Final = 86_400
 
