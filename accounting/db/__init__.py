@@ -4,7 +4,7 @@ In: a libpq URL. Out: transactions, in which each room runs the statements of it
 ``queries.sql``. Invariant: a failed connection raises ConnectionLost and nothing else does, so that
 callers know when to retry.
 
-``engine``: connections and their errors. ``locks``: advisory locks. ``queries``: loads named
-statements. ``binary_copy``: cursors and COPY in binary format. ``schema``: the private tables.
-``migrations``: creates and upgrades them.
+``engine``: connections and their errors. ``clock``: the time that business rules use. ``locks``:
+advisory locks. ``queries``: loads named statements. ``binary_copy``: cursors and COPY in binary
+format. ``schema``: the private tables. ``migrations``: creates and upgrades them.
 """

@@ -10,3 +10,8 @@ GRANT SELECT ON accounting.alembic_version TO turn_accounting_writer;
 GRANT USAGE ON SCHEMA reporting TO turn_accounting_reader, turn_accounting_writer;
 ALTER DEFAULT PRIVILEGES IN SCHEMA reporting
     GRANT SELECT ON TABLES TO turn_accounting_reader, turn_accounting_writer;
+
+-- The database's clock, which judges all other clocks: business rules take now from here, in SQL and
+-- through accounting.db.clock. A test replaces this function to set the clock of its database.
+CREATE FUNCTION accounting.database_now() RETURNS timestamptz
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS 'SELECT clock_timestamp()';

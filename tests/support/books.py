@@ -7,7 +7,7 @@ books.rows("sessions")
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 from accounting.capture.spool.spool import Spool
 from accounting.db import migrations
 from accounting.db.engine import Engine, open_engine
-from accounting.domain.calendar import to_micros
+from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.counters import COUNTERS
 from accounting.domain.realm_rules import RealmRule
 from accounting.ingest.loader import BATCH, Loader
@@ -45,6 +45,30 @@ def make_template(server: PostgresServer, name: str = TEMPLATE) -> None:
     migrations.upgrade(engine)
     migrations.allow_role_logins(engine)
     engine.dispose()
+    install_settable_clock(server, name)
+
+
+def install_settable_clock(server: PostgresServer, name: str) -> None:
+    """Make the clock of a database follow what its books capture, or what a test sets.
+
+    A database whose books have not loaded anything has the server's clock.
+    """
+    with psycopg.connect(server.url(database=name)) as connection:
+        connection.execute(_SETTABLE_CLOCK)
+
+
+_SETTABLE_CLOCK: Final = """
+CREATE SCHEMA test_clock;
+CREATE TABLE test_clock.clock (captured_until timestamptz, fixed_at timestamptz, ahead interval);
+INSERT INTO test_clock.clock VALUES (NULL, NULL, NULL);
+GRANT USAGE ON SCHEMA test_clock TO PUBLIC;
+GRANT SELECT, UPDATE ON test_clock.clock TO PUBLIC;
+CREATE OR REPLACE FUNCTION accounting.database_now() RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(fixed_at, clock_timestamp() + ahead, captured_until, clock_timestamp())
+    FROM test_clock.clock
+$$
+"""
 
 
 @contextmanager
@@ -134,10 +158,34 @@ class Books:
         """Load a source's spool to its end; returns the number of messages."""
         if source not in self._loaders:
             self._loaders[source] = Loader(self.engine, self.spool(source), self.rule)
+        self.follow_capture(source)
         total = 0
         while loaded := self._loaders[source].load(limit):
             total += loaded
         return total
+
+    def follow_capture(self, source: str = "default") -> None:
+        """Move the database's clock to what a source captured; :meth:`load` does so by itself."""
+        state = self.spool(source).state()
+        newest = max(state.captured_until or 0, state.last_received_at)
+        if newest:
+            with suppress(psycopg.OperationalError):  # of a test that stopped the server
+                self.query(
+                    "UPDATE test_clock.clock SET captured_until = greatest(captured_until, %s)"
+                    " RETURNING captured_until",
+                    [from_micros(newest)],
+                )
+
+    def set_database_clock(
+        self, at: datetime | None = None, *, ahead: timedelta | None = None
+    ) -> None:
+        """Stop the database's clock at a time, or let it run ``ahead`` of the server's.
+
+        Without either it follows what the books capture again.
+        """
+        self.query(
+            "UPDATE test_clock.clock SET fixed_at = %s, ahead = %s RETURNING fixed_at", [at, ahead]
+        )
 
     def settle(self, limit: int = 50_000) -> int:
         return settle(self.engine, limit=limit)

@@ -245,6 +245,7 @@ def restarted_loader(
     books: Books, source: str = "default", *, engine: Engine | None = None
 ) -> Loader:
     """A loader as after a restart, with empty caches."""
+    books.follow_capture(source)
     return Loader(engine or books.engine, books.spool(source), books.rule)
 
 
