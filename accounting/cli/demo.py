@@ -125,7 +125,7 @@ def _run_fleet(
 
     def serve() -> None:
         try:
-            service.run_all(settings, stop, lambda _line: announced.set())
+            service.run_all(settings, stop, lambda _url, _valkey: announced.set())
         except BaseException as error:  # noqa: BLE001  # raised again in the main thread
             failures.append(error)
 

@@ -1,10 +1,13 @@
 """The commands that run the service: ``up``, ``collect``, ``load``, ``schedule``."""
 
+import sys
+
 import typer
 
 from accounting.cli.output import flush_output, write, write_message
 from accounting.cli.resources import command_settings
 from accounting.config import environment_variable
+from accounting.embedded import EmbeddedValkey
 from accounting.errors import ConfigurationError
 from accounting.ops import servers, service
 from accounting.ops.stop_signals import stop_on_signals
@@ -48,7 +51,15 @@ def schedule() -> None:
     service.run_scheduler_process(command_settings(), stop_on_signals())
 
 
-def _announce(line: str) -> None:
+def _announce(redis_url: str, valkey: EmbeddedValkey | None) -> None:
+    """Write the line for turnserver.conf.
+
+    The generated password of the embedded Valkey is in it only on a terminal: elsewhere the output
+    becomes a log.
+    """
     write_message("running; put this line into turnserver.conf and restart coturn:")
-    write(f"{line}\n")
+    show_password = valkey is not None and sys.stdout.isatty()
+    write(f"{servers.turnserver_conf_line(redis_url, show_password=show_password)}\n")
     flush_output()
+    if valkey is not None and not show_password:
+        write_message(f"its password is in {valkey.coturn_password_file}")

@@ -32,15 +32,19 @@ def spawn(
     output: IO[bytes],
     death_signal: signal.Signals,
     user: ServerUser = THIS_USER,
+    configuration: str = "",
 ) -> subprocess.Popen[bytes]:
     """Start a server in a process group of its own, so that Ctrl-C doesn't reach it.
+
+    ``configuration`` is its standard input: secrets go there, since everyone on the machine can
+    read the arguments of a process.
 
     On Linux the kernel sends it ``death_signal`` when the thread that called this ends, however it
     ends: call it from a thread that lives as long as the server should (the main thread).
     """
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [os.fspath(word) for word in command],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT,
         env=dict(ENVIRONMENT),
@@ -50,6 +54,10 @@ def spawn(
         group=user.gid,
         extra_groups=user.extra_groups,
     )
+    assert process.stdin is not None  # it is a pipe
+    with suppress(BrokenPipeError), process.stdin as standard_input:  # a server that ended at once
+        standard_input.write(configuration.encode())
+    return process
 
 
 def die_with_parent(death_signal: signal.Signals) -> Callable[[], None]:

@@ -1,15 +1,21 @@
 """The embedded Valkey: coturn publishes to it when no Redis is configured.
 
-It listens only on 127.0.0.1 and saves nothing on disk: the spool keeps the messages. Its port stays
-the same from run to run, since turnserver.conf has it.
+It listens only on 127.0.0.1 and saves nothing on disk: the spool keeps the messages. Its port and
+passwords stay the same from run to run, since turnserver.conf has them.
+
+It has two users. coturn can give a password but no user name, so it is ``default``, which may do
+what coturn does: publish events, and set, delete and list status keys. The service is
+``accounting``, which may do everything.
 """
 
+import os
+import secrets
 import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +34,14 @@ ADDRESS: Final = "127.0.0.1"
 FIRST_PORT: Final = 6379
 START_TIMEOUT_SECONDS: Final = 30.0
 STOP_STEPS: Final = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
+SERVICE_USER: Final = "accounting"
+PASSWORD_BYTES: Final = 24
+USERS: Final = (
+    "user default on >{coturn_password} resetkeys ~turn/* ~ resetchannels &turn/* &__XXX__"
+    " -@all +auth +select +ping +keys +set +del +publish\n"
+    f"user {SERVICE_USER} on >{{service_password}} ~* &* +@all\n"
+)
+"""docs/coturn.md#redis-commands has the commands of coturn. A lone ``~`` allows the empty key."""
 
 SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
     ("--bind", ADDRESS),
@@ -58,10 +72,19 @@ class EmbeddedValkey:
     port: int
     home: Path
     log_path: Path
+    coturn_password_file: Path
+    coturn_password: str = field(repr=False)
+    service_password: str = field(repr=False)
 
     @property
     def url(self) -> str:
-        return f"redis://{ADDRESS}:{self.port}/0"
+        """Its address with the password of the service, which may do everything."""
+        return f"redis://{SERVICE_USER}:{self.service_password}@{ADDRESS}:{self.port}/0"
+
+    @property
+    def coturn_url(self) -> str:
+        """Its address with the password of coturn."""
+        return f"redis://:{self.coturn_password}@{ADDRESS}:{self.port}/0"
 
     def is_running(self) -> bool:
         """Whether its process runs."""
@@ -94,13 +117,30 @@ class _Layout:
     def owner_lock(self) -> OwnerLock:
         return OwnerLock(self.home / "owner.lock")
 
+    @property
+    def coturn_password_file(self) -> Path:
+        # Not in the home, which belongs to the user of the server.
+        return self.home.parent / "valkey-coturn-password"
+
+    @property
+    def service_password_file(self) -> Path:
+        return self.home.parent / "valkey-service-password"
+
     def server_pid(self) -> int | None:
         """The pid of the server that runs here, whoever started it."""
         pid = _read_int(self.pid_file) or 0
         return pid if child.runs_in(pid, self.home) else None
 
     def handle(self, pid: int, port: int) -> EmbeddedValkey:
-        return EmbeddedValkey(pid=pid, port=port, home=self.home, log_path=self.log_file)
+        return EmbeddedValkey(
+            pid=pid,
+            port=port,
+            home=self.home,
+            log_path=self.log_file,
+            coturn_password_file=self.coturn_password_file,
+            coturn_password=_read_text(self.coturn_password_file),
+            service_password=_read_text(self.service_password_file),
+        )
 
 
 @contextmanager
@@ -129,6 +169,8 @@ def run_valkey(
     with layout.owner_lock.hold("Valkey", owner_timeout_seconds, cancelled):
         with child.os_errors_as_server_error("prepare the embedded Valkey"):
             _stop_leftover(layout)
+            _prepare_password(layout.coturn_password_file)
+            _prepare_password(layout.service_password_file)
         process, used_port = _start_on_port(layout, binary, user, port)
         try:
             yield layout.handle(process.pid, used_port)
@@ -144,9 +186,25 @@ def running_valkey(data_dir: Path) -> EmbeddedValkey | None:
         if layout.owner_lock.owner_pid() is None:
             return None
         pid, port = layout.server_pid(), _read_int(layout.port_file)
-    if pid is None or port is None or not _is_served_by(port, pid):
-        return None
-    return layout.handle(pid, port)
+        if pid is None or port is None:
+            return None
+        server = layout.handle(pid, port)
+    return server if _is_served(server) else None
+
+
+def _prepare_password(path: Path) -> None:
+    """Generate a password unless the file has one; only the user of this process may read it."""
+    if _read_text(path):
+        path.chmod(0o600)
+        return
+    draft = path.with_name(f"{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"{secrets.token_hex(PASSWORD_BYTES)}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
 
 
 def _find_binary() -> Path:
@@ -174,7 +232,7 @@ def _start_on_port(
             )
         process = _start(layout, binary, user, port)
         try:
-            ready = _wait_until_ready(process, port)
+            ready = _wait_until_ready(process, layout.handle(process.pid, port))
         except BaseException:
             _stop(process)
             raise
@@ -216,31 +274,35 @@ def _start(layout: _Layout, binary: Path, user: ServerUser, port: int) -> subpro
         child.open_log(layout.log_file) as output,
     ):
         process = child.spawn(
-            [binary, "--port", str(port), "--dir", layout.home, *arguments],
+            [binary, "--port", str(port), "--dir", layout.home, *arguments, "-"],
             user=user,
             output=output,
             death_signal=signal.SIGTERM,
+            configuration=USERS.format(
+                coturn_password=_read_text(layout.coturn_password_file),
+                service_password=_read_text(layout.service_password_file),
+            ),
         )
         layout.pid_file.write_text(f"{process.pid}\n")
         return process
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> bool:
+def _wait_until_ready(process: subprocess.Popen[bytes], server: EmbeddedValkey) -> bool:
     """Wait until it answers (true), has ended, or takes too long (false)."""
     return (
         wait_until(
-            lambda: process.poll() is not None or _is_served_by(port, process.pid),
+            lambda: process.poll() is not None or _is_served(server),
             START_TIMEOUT_SECONDS,
         )
         and process.poll() is None
     )
 
 
-def _is_served_by(port: int, pid: int) -> bool:
+def _is_served(server: EmbeddedValkey) -> bool:
     """Whether the server on that port is this process, and not another one."""
-    client = redis.Redis(host=ADDRESS, port=port, socket_timeout=5.0)
+    client = redis.Redis.from_url(server.url, socket_timeout=5.0)
     try:
-        return bool(client.info("server")["process_id"] == pid)
+        return bool(client.info("server")["process_id"] == server.pid)
     except (redis.RedisError, OSError):
         return False
     finally:
@@ -265,9 +327,14 @@ def _stop_leftover(layout: _Layout) -> None:
     )
 
 
-def _read_int(path: Path) -> int | None:
+def _read_text(path: Path) -> str:
+    """The text of a file without the line's end; empty without a file."""
     try:
-        text = path.read_text().strip()
+        return path.read_text().strip()
     except FileNotFoundError:
-        return None
+        return ""
+
+
+def _read_int(path: Path) -> int | None:
+    text = _read_text(path)
     return int(text) if text.isdigit() else None

@@ -67,21 +67,22 @@ def running_redis_url(settings: Settings) -> str | None:
     return None if server is None else server.url
 
 
-def turnserver_conf_line(redis_url: str) -> str:
+def turnserver_conf_line(redis_url: str, *, show_password: bool = False) -> str:
     """The line for turnserver.conf that makes coturn publish to this Redis.
 
-    It has a placeholder for the password. Where coturn can't use the address, the line is a comment
-    that says why.
+    It has a placeholder for the password unless ``show_password``. Where coturn can't use the
+    address, the line is a comment that says why.
     """
     parts = urlsplit(redis_url)
     if parts.scheme == "unix":
         return "# coturn speaks TCP only: let Redis listen on a port, and name it in redis-statsdb"
     if parts.scheme.endswith("+sentinel"):
         return "# coturn asks no sentinels: give redis-statsdb an address that follows the master"
+    password = parts.password if show_password else "<password>"
     fields = [
         f"ip={parts.hostname or '127.0.0.1'}",
         f"dbname={parts.path.strip('/') or 0}",
-        *(["password=<password>"] if parts.password else []),
+        *([f"password={password}"] if parts.password else []),
         f"port={parts.port or 6379}",
         "connect_timeout=30",
     ]

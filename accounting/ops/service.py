@@ -21,6 +21,7 @@ from accounting.capture.spool.spool import Spool
 from accounting.config import Settings
 from accounting.db import migrations
 from accounting.domain.realm_rules import RealmRule
+from accounting.embedded import EmbeddedValkey
 from accounting.errors import ConnectionLost
 from accounting.ingest.load_loop import run_loader
 from accounting.ingest.loader import Loader
@@ -49,10 +50,15 @@ def default_rule(settings: Settings) -> RealmRule:
     return RealmRule(time_zone=settings.time_zone, grace_seconds=settings.grace_seconds)
 
 
-def run_all(settings: Settings, stop: threading.Event, announce: Callable[[str], None]) -> None:
+def run_all(
+    settings: Settings,
+    stop: threading.Event,
+    announce: Callable[[str, EmbeddedValkey | None], None],
+) -> None:
     """Run everything until ``stop`` is set, then drain: capture, load, settle, roll up.
 
-    ``announce`` receives the line for turnserver.conf once everything runs.
+    Once everything runs, ``announce`` receives the URL by which coturn reaches Redis, and the
+    embedded Valkey where that is it.
     """
     with ExitStack() as stack:
         environment: dict[str, str] = {}
@@ -67,11 +73,13 @@ def run_all(settings: Settings, stop: threading.Event, announce: Callable[[str],
                 # The writer role lacks the right to upgrade, so an upgraded schema is left alone.
                 if migrations.current_revision(engine) != migrations.head_revision():
                     migrations.upgrade(engine)
+        valkey: EmbeddedValkey | None = None
         if settings.redis_url is None:
             valkey = stack.enter_context(
                 embedded.run_valkey(settings.data_dir, settings.valkey_port, cancelled=stop.is_set)
             )
-            redis_url = environment["ACCOUNTING_REDIS_URL"] = valkey.url
+            environment["ACCOUNTING_REDIS_URL"] = valkey.url
+            redis_url = valkey.coturn_url
         else:
             redis_url = settings.redis_url.get_secret_value()
         stack.enter_context(serve_metrics(settings, captures=True))
@@ -96,7 +104,7 @@ def run_all(settings: Settings, stop: threading.Event, announce: Callable[[str],
         if not stop.is_set():
             if not is_capturing(settings):
                 log.error("not capturing yet: messages published before capture starts are lost")
-            announce(servers.turnserver_conf_line(redis_url))
+            announce(redis_url, valkey)
         supervise(children, stop)
         log.info("stopping: draining what was captured")
 

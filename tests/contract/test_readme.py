@@ -64,7 +64,7 @@ def test_the_readme_shows_the_output_of_the_demonstration() -> None:
 
 
 def test_the_readme_has_the_printed_line_for_turnserver_conf() -> None:
-    assert turnserver_conf_line("redis://127.0.0.1:6379/0") in README
+    assert turnserver_conf_line("redis://:x@127.0.0.1:6379/0") in README
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -26,9 +26,11 @@ from accounting.embedded import (
 from accounting.embedded.postgres_cluster import find_binaries
 from accounting.embedded.server_user import ServerUser
 from accounting.errors import ConfigurationError, ServerError
+from tests.support.coturn_server import TurnServer, run_client, wait_until_closed
 from tests.support.servers import WITHOUT_FSYNC, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
+CHANNEL = "turn/realm/example.org/user/alice/allocation/000000000000000001/status"
 
 STARTERS: dict[str, Callable[..., AbstractContextManager[EmbeddedPostgres | EmbeddedValkey]]] = {
     "postgres": run_postgres,
@@ -274,11 +276,114 @@ def test_a_missing_wheel_raises_an_error_with_both_remedies(
 def test_valkey_keeps_its_port_from_run_to_run(data_dir: Path) -> None:
     with run_valkey(data_dir) as server:
         port = server.port
-        assert server.url == f"redis://127.0.0.1:{port}/0"
+        assert server.url.endswith(f"@127.0.0.1:{port}/0")
         assert running_valkey(data_dir) == server
+        passwords = server.coturn_password, server.service_password
     assert running_valkey(data_dir) is None
     with run_valkey(data_dir) as server:
         assert server.port == port
+        assert (server.coturn_password, server.service_password) == passwords
+
+
+def test_valkey_lets_nobody_in_without_a_password(tmp_path: Path) -> None:
+    commands = f"AUTH wrong\r\nPUBLISH {CHANNEL} deleted\r\nPING\r\nINFO\r\nPSYNC ? -1\r\n"
+    with (
+        run_valkey(tmp_path, free_port()) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection,
+        connection.makefile("rb") as answers,
+    ):
+        connection.sendall(commands.encode())
+        errors = [answers.readline().split()[0] for _ in commands.splitlines()]
+        assert errors == [b"-WRONGPASS"] + [b"-NOAUTH"] * 4
+
+
+def test_valkey_lets_coturn_publish_and_nothing_more(tmp_path: Path) -> None:
+    """Its password stands in turnserver.conf, and in coturn's log."""
+    with (
+        run_valkey(tmp_path, free_port()) as server,
+        redis.Redis.from_url(server.coturn_url) as client,
+    ):
+        client.set(CHANNEL, "new lifetime=600")
+        assert client.keys("turn/*/allocation/*/status") == [CHANNEL.encode()]
+        client.delete(CHANNEL)
+        client.publish(CHANNEL, "new lifetime=600")
+        client.publish("__XXX__", "__YYY__")
+        for command in (
+            ["PUBLISH", "other", "x"],
+            ["SET", "other", "x"],
+            ["GET", CHANNEL],
+            ["SUBSCRIBE", CHANNEL],
+            ["PSYNC", "?", "-1"],
+            ["CONFIG", "GET", "dir"],
+            ["ACL", "LIST"],
+            ["REPLICAOF", "127.0.0.1", "1"],
+            ["MONITOR"],
+            ["FLUSHALL"],
+            ["SHUTDOWN"],
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*command)
+
+
+def test_passwords_are_in_files_of_this_user_and_in_no_argument(tmp_path: Path) -> None:
+    previous = os.umask(0)
+    try:
+        with run_valkey(tmp_path, free_port()) as server:
+            passwords = server.coturn_password, server.service_password
+            arguments = Path(f"/proc/{server.pid}/cmdline").read_bytes()
+            assert server.coturn_password_file.stat().st_uid == os.geteuid()
+            written = {
+                path: path.stat().st_mode & 0o777
+                for path in tmp_path.rglob("*")
+                if path.is_file() and any(p in path.read_text() for p in passwords)
+            }
+    finally:
+        os.umask(previous)
+    assert len(set(passwords)) == 2
+    assert all(len(password) == 48 for password in passwords)
+    assert not any(password in arguments.decode() + repr(server) for password in passwords)
+    assert written == {
+        tmp_path / "valkey-coturn-password": 0o600,
+        tmp_path / "valkey-service-password": 0o600,
+    }
+    server.coturn_password_file.chmod(0o644)  # as a restored backup may be
+    with run_valkey(tmp_path, free_port()):
+        assert server.coturn_password_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_kill_before_the_password_was_written_leaves_no_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "valkey-coturn-password").touch()
+    (tmp_path / "valkey-service-password.draft").touch()
+    with run_valkey(tmp_path, free_port()) as server:
+        assert len(server.coturn_password) == len(server.service_password) == 48
+
+
+@pytest.mark.needs_coturn
+def test_coturn_works_with_its_password_and_no_other_right(tmp_path: Path) -> None:
+    with (
+        run_valkey(tmp_path, free_port()) as server,
+        redis.Redis.from_url(server.url, decode_responses=True) as client,
+        client.pubsub() as subscription,
+    ):
+        subscription.psubscribe("turn/*")
+        assert subscription.get_message(timeout=20)["type"] == "psubscribe"
+        client.set("turn/realm/left/user/over/allocation/000000000000000001/status", "new")
+        with TurnServer(
+            server.port, users={"alice": "secret"}, redis_password=server.coturn_password
+        ) as turn:
+            assert run_client(turn, "alice", "secret", messages=5).code == 0
+            wait_until_closed(turn)
+            log = turn.log_text()
+        suffixes = set()
+        while message := subscription.get_message():
+            suffixes.add(message["channel"].partition("/allocation/")[2].partition("/")[2])
+        assert suffixes == {
+            "status", "traffic", "traffic/peer", "total_traffic", "total_traffic/peer"
+        }  # fmt: skip
+        assert client.acl_log() == []  # the server has refused nothing
+        assert not any("left" in key for key in client.scan_iter())  # coturn deletes such keys
+        # docs/coturn.md#redis-commands
+        assert f"password={server.coturn_password}" in log
 
 
 def test_valkey_does_not_change_its_port_when_that_is_taken(tmp_path: Path) -> None:

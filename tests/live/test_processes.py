@@ -12,11 +12,16 @@ from accounting.simulator import Scenario, run
 from tests.support.servers import wait_until
 from tests.support.service import Service, json_rows, processes_in
 
-CONF_LINE: Final = r'redis-statsdb="ip=127\.0\.0\.1 dbname=0 port=(\d+) connect_timeout=\d+"'
+CONF_LINE: Final = (
+    r'redis-statsdb="ip=127\.0\.0\.1 dbname=0 password=<password> port=(\d+) connect_timeout=\d+"'
+)
 
 
 def test_up_runs_on_its_defaults_and_drains_when_it_is_stopped(tmp_path: Path) -> None:
-    """The next run also loads what was captured before the kill."""
+    """The next run also loads what was captured before the kill.
+
+    The passwords are not in its output, and other users can read none of its files.
+    """
     published = [0] * 8
     lines = set()
     for seed, step in enumerate((signal.SIGKILL, signal.SIGTERM)):
@@ -27,7 +32,8 @@ def test_up_runs_on_its_defaults_and_drains_when_it_is_stopped(tmp_path: Path) -
             lines.add(line)
             up.wait_until_capturing()
             scenario = Scenario(sessions=60, users=6, duration_seconds=20.0, rate=0, seed=seed)
-            expected = run(scenario, f"redis://127.0.0.1:{found[1]}/0")
+            password = (tmp_path / "valkey-coturn-password").read_text().strip()
+            expected = run(scenario, f"redis://:{password}@127.0.0.1:{found[1]}/0")
             total = expected.total.usage
             published = [a + b for a, b in zip(published, total, strict=True)]
             if step == signal.SIGKILL:
@@ -35,11 +41,26 @@ def test_up_runs_on_its_defaults_and_drains_when_it_is_stopped(tmp_path: Path) -
             assert up.stop(step) == (-step if step == signal.SIGKILL else 0), up.log_text()
             wait_until(lambda: not processes_in(tmp_path), 60 if step == signal.SIGKILL else 0)
             assert up.output() == f"{line}\n"
+            assert f"its password is in {tmp_path / 'valkey-coturn-password'}" in up.log_text()
+            assert password not in up.log_text()
+    assert readable_by_others(tmp_path) == []
     assert len(lines) == 1, "the port of the embedded Valkey is not kept"
     for command in (["usage", "--per", "day"], ["sessions"]):
         rows = json_rows(*command, data_dir=tmp_path)
         assert [sum(int(row[name]) for row in rows) for name in COUNTERS] == published
     assert processes_in(tmp_path) == []
+
+
+def readable_by_others(directory: Path) -> list[Path]:
+    """The files that other users can read if they can enter the directory, but the test's own."""
+    readable = []
+    for entry in directory.iterdir():
+        mode = entry.stat().st_mode
+        if entry.is_dir():
+            readable += readable_by_others(entry) if mode & 0o011 else []
+        elif mode & 0o044 and not re.fullmatch(r"up-\d\.(out|log)", entry.name):
+            readable.append(entry)
+    return readable
 
 
 def captured_count(data_dir: Path) -> int:

@@ -41,6 +41,7 @@ class TurnServer(Server):
         secret: str | None = None,
         realm: str = REALM,
         database: int = 0,
+        redis_password: str = "",
         relay_threads: int = 2,
         options: Sequence[str] = (),
     ) -> None:
@@ -50,6 +51,7 @@ class TurnServer(Server):
         self.secret = secret
         self.realm = realm
         self.database = database
+        self.redis_password = redis_password
         self.relay_threads = relay_threads
         self.options = list(options)
         self.port = free_port()
@@ -58,6 +60,8 @@ class TurnServer(Server):
 
     def command(self) -> list[str]:
         statsdb = f"ip={ADDRESS} dbname={self.database} port={self.redis_port} connect_timeout=2"
+        if self.redis_password:
+            statsdb += f" password={self.redis_password}"
         if self.secret is not None:
             authentication = ["--use-auth-secret", f"--static-auth-secret={self.secret}"]
         else:
