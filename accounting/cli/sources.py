@@ -1,4 +1,4 @@
-"""The commands for sources: ``source list|retire``."""
+"""The commands for sources: ``source list|retire|reopen``."""
 
 from typing import Annotated
 
@@ -6,22 +6,28 @@ import typer
 
 from accounting.cli.arguments import JsonOption, name_argument
 from accounting.cli.output import write_message
-from accounting.cli.resources import command_settings, writer_engine
+from accounting.cli.resources import command_settings, reader_engine, writer_engine
 from accounting.cli.rows import write_query
 from accounting.reporting import view_queries
-from accounting.sources.retire import retire_source
+from accounting.reporting.reader import read_rows
+from accounting.sources.retire import reopen_source, retire_source
 
 
 def register(app: typer.Typer) -> None:
     """Add the group ``source``."""
-    group = typer.Typer(help="List and retire sources: a Redis each.", no_args_is_help=True)
+    group = typer.Typer(help="Sources: a Redis each.", no_args_is_help=True)
     group.command("list")(list_sources)
     group.command("retire")(retire)
+    group.command("reopen")(reopen)
     app.add_typer(group, name="source")
 
 
 def list_sources(as_json: JsonOption = False) -> None:
-    """List the sources, and how far each is captured, loaded and settled."""
+    """List the sources, and how far each is captured, loaded and settled.
+
+    What needs attention goes to standard error, a line each.
+    """
+    settings = command_settings()
     columns = {
         "source": "source",
         "mode": "mode",
@@ -33,12 +39,16 @@ def list_sources(as_json: JsonOption = False) -> None:
         "retired_at": "retired",
     }
     write_query(
-        command_settings(),
+        settings,
         view_queries.sources(),
         columns,
         as_json=as_json,
         empty="No source is known yet.",
     )
+    with reader_engine(settings) as engine:
+        notices = read_rows(engine, view_queries.source_notices())
+    for row in notices:
+        write_message(f"source {row['source']!r} {row['notice']}")
 
 
 def retire(
@@ -48,3 +58,15 @@ def retire(
     with writer_engine(command_settings()) as engine:
         retire_source(engine, name)
     write_message(f"source {name!r} is retired")
+
+
+def reopen(
+    name: Annotated[str, typer.Argument(parser=name_argument, help="The source.")],
+) -> None:
+    """Return a retired source to service: periods wait for it again.
+
+    Closed periods stay closed. A retired source also returns by itself, with its next message.
+    """
+    with writer_engine(command_settings()) as engine:
+        was_retired = reopen_source(engine, name)
+    write_message(f"source {name!r} is {'back' if was_retired else 'already'} in service")

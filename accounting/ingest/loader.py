@@ -27,6 +27,7 @@ from accounting.ingest.message_counts import CounterKey
 from accounting.ingest.row_encoder import DAY_MICROSECONDS, RowEncoder
 from accounting.ingest.source_lease import check_lease, this_host
 from accounting.sources import gap_queries, source_queries
+from accounting.sources.retire import reopen_if_retired
 from accounting.sources.source_queries import SourceRow
 
 BATCH: Final = 100_000
@@ -163,6 +164,7 @@ class Loader:
             raise ConnectionLost(
                 f"source {source.source} moved while loading: another loader is at work"
             )
+        reopen_if_retired(connection, source, last_received_at)
         return epoch, position
 
     def _write(self, connection: Connection, encoder: RowEncoder, start: tuple[int, int]) -> int:

@@ -118,5 +118,11 @@ def sources() -> Select[Any]:
     return view("sources").order_by(column("source"))
 
 
+def source_notices() -> Select[Any]:
+    """What an operator should know of sources: ``source``, ``is_error`` and ``notice``."""
+    notices = func.reporting.source_notices().table_valued("source", "is_error", "notice")
+    return select(notices).order_by(notices.c.source, notices.c.notice)
+
+
 def _aware(time: datetime) -> datetime:
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)

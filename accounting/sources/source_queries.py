@@ -27,6 +27,7 @@ class SourceRow:
     replication_id: str | None
     stream_database: int | None
     loaded_by_host: str | None
+    retired_at: int | None
 
 
 def _source(row: Any) -> SourceRow:
@@ -41,6 +42,7 @@ def _source(row: Any) -> SourceRow:
         replication_id=row.replication_id,
         stream_database=row.stream_database,
         loaded_by_host=row.loaded_by_host,
+        retired_at=micros_or_none(row.retired_at),
     )
 
 
@@ -142,6 +144,19 @@ def retire(connection: Connection, name: str) -> bool:
     result = connection.execute(
         update(sources)
         .where(sources.c.source == name)
-        .values(retired_at=func.coalesce(sources.c.retired_at, func.now()))
+        .values(
+            retired_at=func.coalesce(sources.c.retired_at, func.accounting.database_now()),
+            reopened_at=None,
+        )
+    )
+    return result.rowcount == 1
+
+
+def reopen(connection: Connection, source_id: int) -> bool:
+    """Return a retired source to service; False for a source that is in service."""
+    result = connection.execute(
+        update(sources)
+        .where(sources.c.source_id == source_id, sources.c.retired_at.is_not(None))
+        .values(retired_at=None, reopened_at=func.accounting.database_now())
     )
     return result.rowcount == 1

@@ -381,6 +381,21 @@ COMMENT ON COLUMN reporting.feed.payload IS
 COMMENT ON COLUMN reporting.feed.created_at IS
     'When the event was recorded; not always in the order of seq';
 
+-- What an operator should know of the sources beyond their row in reporting.sources.
+CREATE FUNCTION reporting.source_notices()
+RETURNS TABLE (source text, is_error boolean, notice text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT s.source, false, format('returned to service at %s, after it was retired',
+        to_char(s.reopened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'))
+    FROM accounting.sources s
+    WHERE s.reopened_at > accounting.database_now() - interval '7 days'
+$$;
+COMMENT ON FUNCTION reporting.source_notices() IS
+    'What needs attention of the sources; is_error: usage is lost or not captured';
+REVOKE ALL ON FUNCTION reporting.source_notices() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.source_notices()
+    TO turn_accounting_reader, turn_accounting_writer;
+
 -- What the usage and the ended sessions of a span still wait for, in words; null if nothing. For
 -- exports, whose login may not read the private tables.
 CREATE FUNCTION reporting.span_waits_for(realm text, from_at timestamptz, to_at timestamptz)

@@ -1,5 +1,7 @@
 -- Sources: how far each is captured and loaded, which collector has it, and what capture missed.
 
+-- retired_at: null while the source is in service. reopened_at: when it returned to service after it
+-- was retired.
 CREATE TABLE accounting.sources (
     source_id smallint GENERATED ALWAYS AS IDENTITY,
     source text NOT NULL,
@@ -10,6 +12,7 @@ CREATE TABLE accounting.sources (
     loaded_until timestamptz,
     last_received_at timestamptz,
     retired_at timestamptz,
+    reopened_at timestamptz,
     replication_id text,
     stream_database integer,
     loaded_by_host text,

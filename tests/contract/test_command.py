@@ -292,7 +292,7 @@ def test_help_names_every_command(arguments: str) -> None:
         "db": "upgrade current",
         "job": "run",
         "realm": "list set",
-        "source": "list retire",
+        "source": "list retire reopen",
     }
     for command in commands[arguments].split():
         assert re.search(rf"\b{command}\b", result.out)

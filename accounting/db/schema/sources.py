@@ -27,6 +27,7 @@ sources = Table(
     Column("loaded_until", timestamp),
     Column("last_received_at", timestamp),
     Column("retired_at", timestamp),
+    Column("reopened_at", timestamp),
     Column("replication_id", Text),
     Column("stream_database", Integer),
     Column("loaded_by_host", Text),

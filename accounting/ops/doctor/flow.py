@@ -44,6 +44,7 @@ def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
     if not problems:
         yield ok(COMPONENT, "books", "loading and settling keep up")
     yield from _check_other_sources(snapshot)
+    yield from _check_notices(database)
     yield _check_rejected(database)
     for sentence in silence_warnings(database.silent_threads, snapshot.taken_at):
         observed, _, advice = sentence.rpartition(": ")
@@ -125,6 +126,15 @@ def _check_other_sources(snapshot: Snapshot) -> Iterator[Finding]:
             )
         else:
             yield ok(COMPONENT, "sources", f"{name}: {format_duration(lag_seconds)} behind")
+
+
+def _check_notices(database: DatabaseStatus) -> Iterator[Finding]:
+    for source, is_error, notice in database.notices:
+        if is_error:
+            observed, _, advice = f"source {source!r}: {notice}".rpartition(": ")
+            yield error(COMPONENT, "sources", observed, advice)
+        else:
+            yield ok(COMPONENT, "sources", f"source {source!r} {notice}")
 
 
 def _check_rejected(database: DatabaseStatus) -> Finding:

@@ -17,6 +17,7 @@ from accounting.db.migrations import current_revision, head_revision
 from accounting.db.queries import Queries
 from accounting.db.schema import job_runs, message_counts, sources
 from accounting.domain.calendar import to_micros
+from accounting.reporting import view_queries
 from accounting.sessions.relay_threads import read_statuses
 
 _QUERIES: Final = Queries("accounting.ops")
@@ -41,6 +42,14 @@ class SourceStatus:
     gap_cause: str | None
     holder: str | None
     host: str | None
+
+
+class SourceNotice(NamedTuple):
+    """What an operator should know of a source. ``is_error``: usage is lost or not captured."""
+
+    source: str
+    is_error: bool
+    notice: str
 
 
 class GapCount(NamedTuple):
@@ -108,6 +117,7 @@ class DatabaseStatus:
 
     revision: str | None
     sources: tuple[SourceStatus, ...] = ()
+    notices: tuple[SourceNotice, ...] = ()
     gaps: tuple[GapCount, ...] = ()
     message_counts: tuple[MessageCount, ...] = ()
     realms: tuple[RealmStatus, ...] = ()
@@ -141,6 +151,9 @@ def read_database_status(engine: Engine) -> DatabaseStatus:
         return DatabaseStatus(
             revision=revision,
             sources=tuple(_to_status(SourceStatus, row) for row in source_rows),
+            notices=tuple(
+                SourceNotice(*row) for row in connection.execute(view_queries.source_notices())
+            ),
             gaps=tuple(GapCount(*row) for row in connection.execute(_QUERIES.text("count_gaps"))),
             message_counts=_message_counts(connection),
             realms=tuple(_to_status(RealmStatus, row) for row in realm_rows),
