@@ -10,6 +10,7 @@ A period goes through three steps:
    cutoff describe the same moment.
 """
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date
@@ -126,7 +127,8 @@ def _close(
             excluded_sources=tuple(behind),
             sums=statement_queries.statement_sums(connection, realm_id, period),
         )
-        _enqueue_period_closed(connection, row, result)
+        figures = statement_queries.statement_figures(connection, realm_id, period)
+        _enqueue_period_closed(connection, row, result, figures)
         if dry_run:
             transaction.rollback()
         return result
@@ -139,19 +141,32 @@ def _lock_books(connection: Connection) -> None:
         lock(connection, f"settle.{source.source_id}")
 
 
-def _enqueue_period_closed(connection: Connection, row: PeriodRow, result: CloseResult) -> None:
+def _enqueue_period_closed(
+    connection: Connection, row: PeriodRow, result: CloseResult, figures: str
+) -> None:
+    """Enqueue the event, under an id made of the period's borders and ``figures``.
+
+    A period that is closed again after a restore is the same event as long as those are the same.
+    The cutoff is another then, and the sources that it did not wait for may be others.
+    """
+    period, starts_at, ends_at = (
+        row.period.isoformat(),
+        row.starts_at.astimezone(UTC).isoformat(),
+        row.ends_at.astimezone(UTC).isoformat(),
+    )
     outbox.enqueue_event(
         connection,
         "period.closed",
         row.realm_id,
         {
             "realm": result.realm,
-            "period": row.period.isoformat(),
-            "starts_at": row.starts_at.astimezone(UTC).isoformat(),
-            "ends_at": row.ends_at.astimezone(UTC).isoformat(),
+            "period": period,
+            "starts_at": starts_at,
+            "ends_at": ends_at,
             "time_zone": row.time_zone,
             "statements": result.line_count,
             "without": list(result.excluded_sources),
+            "figures": figures,
         },
-        f"{row.realm_id}/{row.period}",
+        json.dumps([result.realm, period, starts_at, ends_at, figures]),
     )

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import psycopg
@@ -109,8 +110,21 @@ def test_closing_enqueues_one_event(books: Books) -> None:
             "time_zone": "UTC",
             "statements": 2,
             "without": [],
+            "figures": statement_figures(books),
         }
     ]
+
+
+def statement_figures(books: Books) -> str:
+    """As ``domain.statements`` would hash the lines, but without their cutoffs."""
+    columns = (*LINE_NUMBERS[:-2], "session_seconds", LINE_NUMBERS[-1])
+    lines = b""
+    for row in sorted(books.rows("statements"), key=lambda row: str(row["user_key"])):
+        numbers = [
+            int(row[name] * 10**6) if name == "session_seconds" else row[name] for name in columns
+        ]
+        lines += sha256(" ".join(map(str, [row["user_key"], *numbers])).encode()).digest()
+    return sha256(lines).hexdigest()
 
 
 def test_closing_waits_until_every_source_is_settled(books: Books) -> None:
@@ -319,7 +333,8 @@ def test_closing_waits_for_a_running_settle_job(books: Books) -> None:
     books.run_jobs()
     refresh_periods(books.engine)
     with ThreadPoolExecutor() as threads, books.engine.connect() as settling:
-        lock(settling, "settle.1")
+        [source] = books.query("SELECT source_id FROM accounting.sources")
+        lock(settling, f"settle.{source['source_id']}")
         settling.exec_driver_sql(
             "INSERT INTO accounting.usage_deltas"
             " SELECT realm_id, user_key, starts_at FROM accounting.user_usage_hourly"

@@ -20,6 +20,7 @@ from accounting.db.schema.billing import (
 from accounting.db.schema.columns import metadata
 from accounting.db.schema.feed import (
     feed,
+    feed_batches,
     feed_consumers,
     feed_outbox,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "epochs",
     "erasures",
     "feed",
+    "feed_batches",
     "feed_consumers",
     "feed_outbox",
     "finalized_sessions",
