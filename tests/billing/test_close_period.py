@@ -333,8 +333,7 @@ def test_closing_waits_for_a_running_settle_job(books: Books) -> None:
     books.run_jobs()
     refresh_periods(books.engine)
     with ThreadPoolExecutor() as threads, books.engine.connect() as settling:
-        [source] = books.query("SELECT source_id FROM accounting.sources")
-        lock(settling, f"settle.{source['source_id']}")
+        lock(settling, f"settle.{books.source_id()}")
         settling.exec_driver_sql(
             "INSERT INTO accounting.usage_deltas"
             " SELECT realm_id, user_key, starts_at FROM accounting.user_usage_hourly"

@@ -89,8 +89,11 @@ def test_a_standby_is_healthy(books: Books) -> None:
     books.run_jobs()
     books.spool().open_gap(wall_clock(), "disconnected")
     with books.engine.begin() as connection:
-        lease_queries.release(connection, 1, lease_holder(books.spool().path))
-        lease_queries.acquire(connection, 1, holder="x", host="one.example", lease_seconds=60)
+        source_id = books.source_id()
+        lease_queries.release(connection, source_id, lease_holder(books.spool().path))
+        lease_queries.acquire(
+            connection, source_id, holder="x", host="one.example", lease_seconds=60
+        )
     assert problems_of(books) == ()
 
 

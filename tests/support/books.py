@@ -248,6 +248,11 @@ class Books:
             connection.close()  # another thread left its connection meanwhile
         return rows
 
+    def source_id(self, source: str = "default") -> int:
+        """The number of a source in the database."""
+        (row,) = self.query("SELECT source_id FROM accounting.sources WHERE source = %s", [source])
+        return int(row["source_id"])
+
     def view_sums(self, view: str) -> dict[str, int]:
         """The sums of the eight counters over a view."""
         return {
