@@ -136,7 +136,7 @@ def test_after_a_restore_a_worker_gets_each_event_once_by_id(
     assert adjust(books.engine) == 2
     assert turn_accounting(*correction, *words, database_url=books.url()).code == 0
     assert sorted(read_feed(books)) == sorted(handled)
-    assert run("compare", tmp_path, settings) == ""
+    assert run("compare", tmp_path, settings).strip() == ""
     books.close()
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
         for database in (DATABASE, f"{DATABASE}_broken"):
