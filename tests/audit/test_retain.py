@@ -117,7 +117,7 @@ def test_rebuild_keeps_sessions_whose_reports_were_dropped(half_dropped: Books) 
 @pytest.mark.parametrize(
     "corruption",
     [
-        "UPDATE accounting.sessions SET client_address = 'x' WHERE allocation_id = 1",
+        "UPDATE accounting.sessions SET server_address = 'x' WHERE allocation_id = 1",
         "DELETE FROM accounting.sessions WHERE allocation_id = 1",
         "UPDATE accounting.session_usage SET active_to = active_to + interval '1 second'",
     ],
