@@ -15,9 +15,9 @@ from sqlalchemy import Connection, Engine
 from accounting.billing import adjustment_queries, period_queries
 from accounting.billing.adjustment_queries import LATE_USAGE_AUTHOR, ManualAdjustment
 from accounting.db.engine import lost_connections
-from accounting.db.locks import lock, try_lock
+from accounting.db.locks import lock, require_lock
 from accounting.domain.counters import COUNTERS
-from accounting.errors import NotYet, UsageError
+from accounting.errors import LockHeld, NotYet, UsageError
 from accounting.feed import outbox
 from accounting.identities.realm_queries import find_realm
 from accounting.identities.user_queries import find_user_key
@@ -36,11 +36,16 @@ class PostedAdjustment(NamedTuple):
 def adjust(engine: Engine, *, limit: int = BATCH_SIZE) -> int:
     """Post the late usage of closed periods; returns how many adjustments.
 
-    Does nothing while a roll-up runs. Raises ConnectionLost.
+    Raises LockHeld if a roll-up runs from the beginning, and ConnectionLost.
     """
     total = 0
     while True:
-        dequeued, posted = _adjust_batch(engine, limit)
+        try:
+            dequeued, posted = _adjust_batch(engine, limit)
+        except LockHeld:
+            if not total:
+                raise
+            return total
         total += posted
         if not dequeued:
             return total
@@ -49,8 +54,7 @@ def adjust(engine: Engine, *, limit: int = BATCH_SIZE) -> int:
 def _adjust_batch(engine: Engine, limit: int) -> tuple[int, int]:
     """(users' periods dequeued, adjustments posted)."""
     with lost_connections(), engine.begin() as connection:
-        if not try_lock(connection, "rollup"):
-            return 0, 0
+        require_lock(connection, "rollup")
         dequeued = adjustment_queries.dequeue_periods(connection, limit)
         if not dequeued:
             return 0, 0

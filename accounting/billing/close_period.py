@@ -20,8 +20,8 @@ from sqlalchemy import Connection, Engine
 from accounting.billing import period_queries, statement_queries
 from accounting.billing.period_queries import PeriodRow, find_period
 from accounting.db.engine import lost_connections
-from accounting.db.locks import lock, try_lock
-from accounting.errors import NotYet, UsageError, unknown_name
+from accounting.db.locks import lock
+from accounting.errors import LockHeld, NotYet, UsageError, unknown_name
 from accounting.feed import outbox
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
@@ -45,28 +45,27 @@ class CloseResult:
 def close_periods(engine: Engine) -> int:
     """Refresh the periods, and close every one that waits for nothing; returns how many closed.
 
-    Does nothing while a roll-up runs. Raises ConnectionLost.
+    Raises LockHeld when settling or the roll-up keep their locks, and ConnectionLost.
     """
-    if not refresh_periods(engine):
-        return 0
+    refresh_periods(engine)
     closed = 0
     while ready := _ready_periods(engine):
         for realm_id, period in ready:
             try:
                 _close(engine, realm_id, period, (), dry_run=False)
+            except LockHeld:
+                raise
             except NotYet:
                 return closed  # Its state changed since it was listed: the next run retries.
             closed += 1
     return closed
 
 
-def refresh_periods(engine: Engine) -> bool:
-    """Bring every realm's open periods in line with its rules; False while a roll-up runs."""
+def refresh_periods(engine: Engine) -> None:
+    """Bring every realm's open periods in line with its rules. Raises LockHeld."""
     with lost_connections(), engine.begin() as connection:
-        if not try_lock(connection, "rollup"):
-            return False
+        lock(connection, "rollup")
         period_queries.refresh_periods(connection)
-        return True
 
 
 def close_period(
@@ -79,8 +78,8 @@ def close_period(
 ) -> CloseResult:
     """Close one period now, without waiting for ``excluded_sources``.
 
-    Raises NotYet, with what the period waits for; UsageError for an unknown realm, period or
-    source, and for a period that is already closed.
+    Raises NotYet, with what the period waits for, or LockHeld; UsageError for an unknown realm,
+    period or source, and for a period that is already closed.
     """
     with lost_connections(), engine.begin() as connection:
         lock(connection, "rollup")
@@ -135,7 +134,10 @@ def _close(
 
 
 def _lock_books(connection: Connection) -> None:
-    """Wait for settling and the roll-up to pause; they only try these locks, so no deadlock."""
+    """Wait for settling and the roll-up to pause; they only try these locks, so no deadlock.
+
+    Raises LockHeld when one of them does not pause.
+    """
     lock(connection, "rollup")
     for source in source_queries.all_sources(connection):
         lock(connection, f"settle.{source.source_id}")

@@ -38,7 +38,7 @@ SET DateStyle = 'ISO, YMD' SET TimeZone = 'UTC' AS $$
 DECLARE
     name text := 'reports_' || to_char(day, 'YYYYMMDD');
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('accounting.ensure_report_partition'));
+    PERFORM FROM accounting.locks l WHERE l.name = 'report_partition' FOR UPDATE;
     IF to_regclass('accounting.' || quote_ident(name)) IS NOT NULL THEN
         RETURN false;
     END IF;

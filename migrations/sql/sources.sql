@@ -40,6 +40,19 @@ REVOKE ALL ON FUNCTION accounting.number_source() FROM PUBLIC;
 CREATE TRIGGER sources_are_numbered_by_name BEFORE INSERT ON accounting.sources
     FOR EACH ROW WHEN (NEW.source_id IS NULL) EXECUTE FUNCTION accounting.number_source();
 
+-- The lock of settling a source exists before anybody can settle it: two sessions that insert the
+-- same name would wait for one another.
+CREATE FUNCTION accounting.insert_source_lock() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO accounting.locks (name) VALUES ('settle.' || NEW.source_id) ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END
+$$;
+REVOKE ALL ON FUNCTION accounting.insert_source_lock() FROM PUBLIC;
+CREATE TRIGGER source_has_a_lock AFTER INSERT ON accounting.sources
+    FOR EACH ROW EXECUTE FUNCTION accounting.insert_source_lock();
+
 -- Which collector may load a source. Times are those of the database's clock. A lease that is not
 -- renewed in time can be taken by another collector.
 CREATE TABLE accounting.source_leases (

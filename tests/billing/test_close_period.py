@@ -315,15 +315,17 @@ def test_november_end_seconds_is_the_end_of_november() -> None:
     assert START + timedelta(seconds=NOVEMBER_END_SECONDS) == datetime(2026, 12, 1, tzinfo=UTC)
 
 
-def test_closing_does_nothing_while_a_roll_up_runs(books: Books) -> None:
+def test_closing_waits_for_a_running_roll_up(books: Books) -> None:
     receive_november(books)
     books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
-    with books.engine.begin() as connection:
-        lock(connection, "rollup")
-        assert close_periods(books.engine) == 0
+    with ThreadPoolExecutor() as threads, books.engine.connect() as rolling_up:
+        lock(rolling_up, "rollup")
+        closing = threads.submit(close_periods, books.engine)
+        wait_until(lambda: waiting_lock_count(books) == 1)
         assert books.rows("periods") == []
-    assert close_periods(books.engine) == 1
+        rolling_up.rollback()
+        assert closing.result(timeout=30) == 1
 
 
 def test_closing_waits_for_a_running_settle_job(books: Books) -> None:
@@ -348,7 +350,7 @@ def test_closing_waits_for_a_running_settle_job(books: Books) -> None:
 
 def waiting_lock_count(books: Books) -> int:
     [row] = books.query(
-        "SELECT count(*) AS waiting FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        "SELECT count(*) AS waiting FROM pg_locks JOIN pg_stat_activity USING (pid)"
+        " WHERE locktype = 'transactionid' AND NOT granted AND datname = current_database()"
     )
     return int(row["waiting"])

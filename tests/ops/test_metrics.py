@@ -210,12 +210,14 @@ def test_every_alert_uses_existing_metrics(books: Books) -> None:
     receive_usage(books)
     checkpoint_now(books)
     books.run_jobs()
+    run_job(JOBS["settle"], books.engine)
     known = {name for name, *_ in metrics_of(read_snapshot(books))}
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
     assert [rule["alert"] for rule in group["rules"]] == [
         "TurnAccountingLags",
         "TurnAccountingCaptureGap",
         "TurnAccountingRelayThreadSilent",
+        "TurnAccountingJobBlocked",
     ]
     for rule in group["rules"]:
         assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}

@@ -38,6 +38,9 @@ from accounting.db.schema.ingest import (
     rejected_messages,
     reports,
 )
+from accounting.db.schema.locks import (
+    locks,
+)
 from accounting.db.schema.ops import (
     job_runs,
 )
@@ -83,6 +86,7 @@ __all__ = [
     "installation",
     "job_runs",
     "key_sightings",
+    "locks",
     "message_counts",
     "metadata",
     "peak_deltas",
