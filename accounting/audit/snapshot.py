@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, text
 
 from accounting.billing.adjust import adjust
 from accounting.db.engine import lost_connections
-from accounting.db.locks import lock, require_lock, try_lock
+from accounting.db.locks import lock, try_lock
 from accounting.db.queries import Queries
 from accounting.errors import LockHeld, NotYet
 from accounting.sessions.settle import settle
@@ -48,12 +48,10 @@ def quiesced_snapshot(engine: Engine, *, hold_locks: bool = False) -> Iterator[C
             # try_lock, because a job that holds one of them may wait for another.
             if not all(try_lock(holding, name, max_idle_seconds=0) for name in lock_names):
                 continue
-            try:
+            with suppress(LockHeld):
                 rollup(engine)
                 adjust(engine)
-                if hold_locks:
-                    require_lock(holding, "rollup", max_idle_seconds=0)
-            except LockHeld:
+            if hold_locks and not try_lock(holding, "rollup", max_idle_seconds=0):
                 continue
             connection = stack.enter_context(
                 engine.connect().execution_options(isolation_level="REPEATABLE READ")
