@@ -20,7 +20,7 @@ from accounting.usage.rollup import rollup
 
 _QUERIES: Final = Queries("accounting.audit")
 
-MAX_ATTEMPTS: Final = 20
+MAX_ATTEMPTS: Final = 60
 
 
 @contextmanager
