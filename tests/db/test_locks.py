@@ -56,9 +56,10 @@ def views(connection: psycopg.Connection) -> list[sql.Identifier]:
     return [sql.Identifier("reporting", name) for (name,) in rows]
 
 
-def hold_everything(connection: psycopg.Connection) -> None:
+def hold_everything(books: Books, connection: psycopg.Connection) -> None:
     """Take every lock that a reader can take, and keep the transaction open."""
-    names = [*JOB_LOCKS, "settle.1", "migrations", "ensure_report_partition"]
+    source = f"settle.{books.source_id()}"
+    names = [*JOB_LOCKS, source, "migrations", "ensure_report_partition"]
     connection.execute(
         "SELECT pg_advisory_xact_lock(hashtextextended('accounting.' || name, 0)),"
         " pg_advisory_xact_lock(hashtext('accounting.' || name)) FROM unnest(%s::text[]) AS name",
@@ -73,9 +74,9 @@ def hold_everything(connection: psycopg.Connection) -> None:
 def test_a_reader_that_locks_all_it_can_stops_no_job(
     books: Books, stranger: psycopg.Connection
 ) -> None:
-    hold_everything(stranger)
     receive_session(books)
     books.load()
+    hold_everything(books, stranger)
     done = {name: job.run(books.engine) for name, job in JOBS.items()}
     assert (done["settle"], done["rollup"], done["partitions"], done["feed"]) == (3, 1, 8, 1)
     assert books.rows("user_usage_monthly", "received_bytes") == [{"received_bytes": 2}]
@@ -198,9 +199,10 @@ def test_a_settling_source_does_not_stop_the_others(books: Books) -> None:
     for source in ("default", "other"):
         books.receive(0, channel("status"), status_payload("new"), source=source)
         books.load(source=source)
+    name = f"settle.{books.source_id()}"
     with books.engine.begin() as connection:
-        lock(connection, "settle.1")
-        with pytest.raises(LockHeld, match=r"'settle\.1'"):
+        lock(connection, name)
+        with pytest.raises(LockHeld, match=name):
             books.settle()
     assert books.settle() == 1
     assert len(books.rows("sessions")) == 2

@@ -196,7 +196,7 @@ def test_an_erasure_waits_for_the_settling_that_has_read_an_address(books: Books
     )
     with ThreadPoolExecutor() as pool, psycopg.connect(books.url(), autocommit=True) as observer:
         with books.engine.begin() as connection:
-            lock(connection, "settle.1")
+            lock(connection, f"settle.{books.source_id()}")
             erasing = pool.submit(erase, books.engine, "example.org", "alice")
             wait_until(lambda: observer.execute(waiting).fetchone() is not None)
             assert not erasing.done()
