@@ -154,12 +154,8 @@ def pack_status(
     )
     if lifetime is None:
         return start + _NO_LIFETIME
-    if transport is None or server is None:
+    if transport is None or server is None or client is None:
         return start + _LIFETIME.pack(4, lifetime) + _NO_ADDRESSES
-    if client is None:
-        client_length, client = _NULL, b""
-    else:
-        client_length = _LENGTHS[len(client)]
     return b"".join(
         (
             start,
@@ -168,17 +164,11 @@ def pack_status(
             transport,
             _LENGTHS[len(server)],
             server,
-            client_length,
+            _LENGTHS[len(client)],
             client,
             _ZERO_COUNTERS,
         )
     )
-
-
-def without_client_address(status: Status) -> Status:
-    """The status of a person who is erased."""
-    kind, lifetime, transport, server, _ = status
-    return kind, lifetime, transport, server, None
 
 
 def add_rejected(

@@ -15,12 +15,10 @@ READER_ROLE: Final = "turn_accounting_reader"
 
 
 @contextmanager
-def database(
-    settings: Settings, role: str | None = None, *, program: str = "turn-accounting"
-) -> Iterator[Engine]:
-    """An engine for :func:`database_url`. Postgres shows ``program`` as the application's name."""
+def database(settings: Settings, role: str | None = None) -> Iterator[Engine]:
+    """An engine for :func:`database_url`."""
     with database_url(settings, role) as url:
-        engine = open_engine(url, application_name=program)
+        engine = open_engine(url)
         try:
             yield engine
         finally:

@@ -14,8 +14,7 @@ DECLARE
 BEGIN
     FOR table_name IN
         SELECT format('%I.%I', schemaname, tablename)::regclass FROM pg_tables
-        WHERE schemaname = 'accounting'
-            AND tablename NOT IN ('installation', 'alembic_version', 'locks')
+        WHERE schemaname = 'accounting' AND tablename NOT IN ('installation', 'alembic_version')
     LOOP
         EXECUTE format('DELETE FROM %s', table_name);
     END LOOP;

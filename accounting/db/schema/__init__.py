@@ -20,7 +20,6 @@ from accounting.db.schema.billing import (
 from accounting.db.schema.columns import metadata
 from accounting.db.schema.feed import (
     feed,
-    feed_batches,
     feed_consumers,
     feed_outbox,
 )
@@ -37,9 +36,6 @@ from accounting.db.schema.ingest import (
     message_counts,
     rejected_messages,
     reports,
-)
-from accounting.db.schema.locks import (
-    locks,
 )
 from accounting.db.schema.ops import (
     job_runs,
@@ -78,7 +74,6 @@ __all__ = [
     "epochs",
     "erasures",
     "feed",
-    "feed_batches",
     "feed_consumers",
     "feed_outbox",
     "finalized_sessions",
@@ -86,7 +81,6 @@ __all__ = [
     "installation",
     "job_runs",
     "key_sightings",
-    "locks",
     "message_counts",
     "metadata",
     "peak_deltas",

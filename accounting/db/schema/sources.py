@@ -3,7 +3,6 @@
 from sqlalchemy import (
     BigInteger,
     Column,
-    FetchedValue,
     Identity,
     Index,
     Integer,
@@ -19,8 +18,7 @@ from accounting.db.schema.columns import metadata, timestamp
 sources = Table(
     "sources",
     metadata,
-    # Numbered by a trigger.
-    Column("source_id", SmallInteger, FetchedValue(), primary_key=True, autoincrement=False),
+    Column("source_id", SmallInteger, Identity(always=True), primary_key=True),
     Column("source", Text, nullable=False),
     Column("mode", Text, nullable=False),
     Column("epoch", Integer, nullable=False, server_default=text("0")),

@@ -39,11 +39,7 @@ def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
     problems = list(database_problems(database))
     for problem in problems:
         yield error(
-            COMPONENT,
-            "books",
-            problem,
-            "check that `turn-accounting schedule` runs, and its log; end a session that keeps a "
-            "lock with pg_terminate_backend(), or its program",
+            COMPONENT, "books", problem, "check that `turn-accounting schedule` runs, and its log"
         )
     if not problems:
         yield ok(COMPONENT, "books", "loading and settling keep up")
