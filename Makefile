@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
-.PHONY: demo test check fmt bench settings chaos lock clean help
+.PHONY: demo test check fmt bench settings chaos histories lock clean help
 
 demo: $(STAMP) ## See it work: servers, a simulated fleet, the books (half a minute)
 	@$(BIN)/python -m accounting demo
@@ -41,6 +41,10 @@ FAULTS ?= 100
 chaos: $(STAMP) ## Break it at random and count: FAULTS=500, SEED=7 to play a run again
 	@$(BIN)/python -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
+SEEDS ?= 1-10
+histories: $(STAMP) ## Play random months and compare every figure with an oracle: SEEDS=1-50
+	@$(BIN)/python -m tests.histories --seeds $(SEEDS)
+
 # Without --upgrade versions stay as they are; `make lock UPGRADE=--upgrade` takes the newest.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	--python-version 3.11 --custom-compile-command "make lock" $(UPGRADE)
@@ -56,7 +60,7 @@ clean: ## Remove the environment, caches and the demo's data
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
-		printf '  make %-6s %s\n' "$$name" "$$what"; done
+		printf '  make %-9s %s\n' "$$name" "$$what"; done
 
 $(STAMP): pyproject.toml requirements-dev.lock
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv found: install one" \

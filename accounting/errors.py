@@ -29,6 +29,10 @@ class NotYet(AccountingError):
     """The requested data is not complete yet, but will be. Exit code 3."""
 
 
+class LockHeld(NotYet):
+    """Another session holds the lock of a job, so nothing was done; the text says which one."""
+
+
 class SpoolError(AccountingError):
     """The spool can't be written or read: disk full, file damaged, or of another source."""
 

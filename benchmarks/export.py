@@ -24,7 +24,8 @@ from tests.support.servers import PostgresServer
 
 FILL = """
 INSERT INTO accounting.sources (source, mode) VALUES ('default', 'subscribe');
-INSERT INTO accounting.settle_watermarks (source_id, settled_until) VALUES (1, '2027-01-01');
+INSERT INTO accounting.settle_watermarks (source_id, settled_until)
+    SELECT source_id, '2027-01-01' FROM accounting.sources;
 INSERT INTO accounting.realms (realm, realm_bytes) VALUES ('example.org', 'example.org');
 INSERT INTO accounting.buckets VALUES
     (1, 'day', '2026-11-02 00:00+00', '2026-11-03 00:00+00', 'UTC'),

@@ -347,15 +347,6 @@ LEFT JOIN LATERAL (
 ) l ON true
 ORDER BY s.source;
 
--- name: retention_clock
--- The time that the age of reports is counted from: the database's now, but not later than the sources
--- in service have captured, so that no clock that is ahead makes reports old.
-SELECT CASE
-    WHEN EXISTS (SELECT FROM accounting.sources WHERE retired_at IS NULL)
-    THEN (SELECT least(max(captured_until), accounting.database_now()) FROM accounting.sources)
-    ELSE accounting.database_now()
-END;
-
 -- name: report_days
 -- Reads the days (UTC) that have a partition of reports, the oldest first.
 SELECT to_date(substr(c.relname, 9), 'YYYYMMDD') AS day
@@ -462,6 +453,7 @@ WHERE s.realm_id = ANY (CAST(:realms AS integer[])) AND NOT EXISTS (
 -- name: finalized_digests
 -- Computes for each realm and day the number of finalized sessions and a sum of hashes over their
 -- rows and hours. Times are in seconds, so that no setting of the connection changes a digest.
+-- Without client_address, which erasing a person empties.
 SELECT realm_id, day, count(*) FILTER (WHERE is_session) AS sessions, sum(hash) AS digest
 FROM (
     SELECT l.realm_id, l.day, true AS is_session, accounting.row_hash(jsonb_build_array(
@@ -469,10 +461,10 @@ FROM (
         s.allocation_id, extract(epoch FROM s.started_at), extract(epoch FROM s.last_seen_at),
         extract(epoch FROM s.expires_at), s.start_known, s.lifetime_known,
         extract(epoch FROM s.ended_at), s.end_cause, s.phase, s.confirmed, s.transport,
-        s.client_address, s.server_address, s.received_packets, s.received_bytes, s.sent_packets,
-        s.sent_bytes, s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets,
-        s.peer_sent_bytes, s.new_count, s.deleted_count, s.client_total_count, s.peer_total_count,
-        s.client_total, s.peer_total, s.estimated, s.disputed
+        s.server_address, s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes,
+        s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes,
+        s.new_count, s.deleted_count, s.client_total_count, s.peer_total_count, s.client_total,
+        s.peer_total, s.estimated, s.disputed
     )) AS hash
     FROM finalized l
     JOIN accounting.sessions s ON s.session_id = l.session_id AND s.user_key = l.user_key

@@ -23,7 +23,7 @@ from accounting.audit.retention_queries import DependentPeriod, SourceDay
 from accounting.audit.verify import VerifyResult, verify
 from accounting.billing.close_period import refresh_periods
 from accounting.db.engine import lost_connections
-from accounting.db.locks import try_lock
+from accounting.db.locks import require_lock
 from accounting.domain.calendar import from_micros
 from accounting.domain.session_fold import Phase
 from accounting.domain.session_hours import SessionHour, hours_of
@@ -50,8 +50,8 @@ class ExpiredDay:
 def retain(engine: Engine, days: int | None) -> int:
     """Drop the days that may go; returns how many. ``days``: how long to keep; None: for ever.
 
-    Stops at the first day with a blocker. Does nothing while another scheduler runs it. Raises
-    NotYet and ConnectionLost.
+    Stops at the first day with a blocker. Raises NotYet, ConnectionLost, and LockHeld while another
+    scheduler runs it.
     """
     dropped = 0
     for expired in expired_days(engine, days):
@@ -82,16 +82,17 @@ def expired_days(
 
     Verifies all periods where that was not done lately. Raises NotYet and ConnectionLost.
     """
-    if days is None or not refresh_periods(engine):
+    if days is None:
         return
+    refresh_periods(engine)
     with lost_connections(), engine.connect() as connection:
         candidates = _days_before_retention(connection, days)
     is_blocked = False
     if dry_run:
         # One transaction, rolled back: each day is evaluated as if those before were dropped.
         with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
-            if not try_lock(connection, "retain"):
-                return
+            # Between two statements it may verify all periods.
+            require_lock(connection, "retain", max_idle_seconds=0)
             for day in candidates:
                 expired = _evaluate_day(engine, connection, day, after_blocked=is_blocked)
                 is_blocked |= bool(expired.blockers)
@@ -100,8 +101,8 @@ def expired_days(
         return
     for day in candidates:
         with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
-            if not try_lock(connection, "retain"):
-                return
+            # Between two statements it may verify all periods.
+            require_lock(connection, "retain", max_idle_seconds=0)
             if day not in retention_queries.report_days(connection):
                 continue  # another scheduler has dropped it
             expired = _evaluate_day(engine, connection, day, after_blocked=is_blocked)
@@ -114,7 +115,7 @@ def expired_days(
 
 
 def _days_before_retention(connection: Connection, days: int) -> list[date]:
-    clock = retention_queries.retention_clock(connection)
+    clock = retention_queries.period_clock(connection)
     if clock is None:
         return []
     kept_since = (clock.astimezone(UTC) - timedelta(days=days)).date()

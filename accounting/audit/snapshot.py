@@ -4,7 +4,7 @@ Stored and recomputed books can be compared only there.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 from sqlalchemy import Connection, Engine, text
@@ -13,14 +13,14 @@ from accounting.billing.adjust import adjust
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, try_lock
 from accounting.db.queries import Queries
-from accounting.errors import NotYet
+from accounting.errors import LockHeld, NotYet
 from accounting.sessions.settle import settle
 from accounting.sources import source_queries
 from accounting.usage.rollup import rollup
 
 _QUERIES: Final = Queries("accounting.audit")
 
-MAX_ATTEMPTS: Final = 20
+MAX_ATTEMPTS: Final = 60
 
 
 @contextmanager
@@ -29,10 +29,12 @@ def quiesced_snapshot(engine: Engine, *, hold_locks: bool = False) -> Iterator[C
 
     Settles, rolls up and adjusts what is loaded, and locks other schedulers out of that work while
     the snapshot is taken; with ``hold_locks`` until the transaction ends. The caller commits what
-    it writes. Raises NotYet when the jobs never come to rest, and ConnectionLost.
+    it writes. Raises NotYet when the jobs never come to rest, LockHeld when one of them keeps its
+    lock, and ConnectionLost.
     """
     for _ in range(MAX_ATTEMPTS):
-        settle(engine)
+        with suppress(LockHeld):  # waits for the holder below
+            settle(engine)
         with lost_connections(), ExitStack() as stack:
             with engine.begin() as waiting:
                 # Wait for the running jobs; the order of the locks is that of closing a period.
@@ -44,11 +46,12 @@ def quiesced_snapshot(engine: Engine, *, hold_locks: bool = False) -> Iterator[C
                 f"settle.{source.source_id}" for source in source_queries.all_sources(holding)
             ]
             # try_lock, because a job that holds one of them may wait for another.
-            if not all(try_lock(holding, name) for name in lock_names):
+            if not all(try_lock(holding, name, max_idle_seconds=0) for name in lock_names):
                 continue
-            rollup(engine)
-            adjust(engine)
-            if hold_locks and not try_lock(holding, "rollup"):
+            with suppress(LockHeld):
+                rollup(engine)
+                adjust(engine)
+            if hold_locks and not try_lock(holding, "rollup", max_idle_seconds=0):
                 continue
             connection = stack.enter_context(
                 engine.connect().execution_options(isolation_level="REPEATABLE READ")

@@ -9,5 +9,5 @@ and adjustment. Invariant, for each user of a closed period: statement + adjustm
 - ``adjust``: posts late usage (the job ``adjust``) and manual adjustments.
 - ``period_queries``, ``statement_queries``, ``adjustment_queries``: SQL, by noun.
 
-Every writer here holds the advisory lock ``rollup``.
+Every writer here holds the lock ``rollup``.
 """

@@ -15,9 +15,9 @@ from sqlalchemy import Connection, Engine
 from accounting.billing import adjustment_queries, period_queries
 from accounting.billing.adjustment_queries import LATE_USAGE_AUTHOR, ManualAdjustment
 from accounting.db.engine import lost_connections
-from accounting.db.locks import lock, try_lock
+from accounting.db.locks import lock, require_lock
 from accounting.domain.counters import COUNTERS
-from accounting.errors import NotYet, UsageError
+from accounting.errors import LockHeld, NotYet, UsageError
 from accounting.feed import outbox
 from accounting.identities.realm_queries import find_realm
 from accounting.identities.user_queries import find_user_key
@@ -36,11 +36,16 @@ class PostedAdjustment(NamedTuple):
 def adjust(engine: Engine, *, limit: int = BATCH_SIZE) -> int:
     """Post the late usage of closed periods; returns how many adjustments.
 
-    Does nothing while a roll-up runs. Raises ConnectionLost.
+    Raises LockHeld if a roll-up runs from the beginning, and ConnectionLost.
     """
     total = 0
     while True:
-        dequeued, posted = _adjust_batch(engine, limit)
+        try:
+            dequeued, posted = _adjust_batch(engine, limit)
+        except LockHeld:
+            if not total:
+                raise
+            return total
         total += posted
         if not dequeued:
             return total
@@ -49,8 +54,7 @@ def adjust(engine: Engine, *, limit: int = BATCH_SIZE) -> int:
 def _adjust_batch(engine: Engine, limit: int) -> tuple[int, int]:
     """(users' periods dequeued, adjustments posted)."""
     with lost_connections(), engine.begin() as connection:
-        if not try_lock(connection, "rollup"):
-            return 0, 0
+        require_lock(connection, "rollup")
         dequeued = adjustment_queries.dequeue_periods(connection, limit)
         if not dequeued:
             return 0, 0
@@ -94,6 +98,7 @@ def post_manual_adjustment(
         if user_key is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
         adjustment = ManualAdjustment(
+            realm=realm,
             realm_id=realm_id,
             period=period,
             user_key=user_key,
@@ -101,32 +106,44 @@ def post_manual_adjustment(
             reason=reason,
             author=author,
         )
-        existing_id = adjustment_queries.find_manual(connection, adjustment)
-        if existing_id is not None:
-            return PostedAdjustment(existing_id, is_new=False)
         posted_in = next(
             later.period
             for later in period_queries.realm_periods(connection, realm_id)
             if later.closed_at is None and later.starts_at > row.starts_at
         )
-        adjustment_id = adjustment_queries.insert_manual(connection, adjustment, posted_in)
-        _enqueue_adjustments_posted(connection, [adjustment_id])
-        return PostedAdjustment(adjustment_id, is_new=True)
+        adjustment_id = adjustment_queries.manual_adjustment_id(connection, adjustment)
+        is_new = adjustment_queries.insert_manual(connection, adjustment_id, adjustment, posted_in)
+        if is_new:
+            _enqueue_adjustments_posted(connection, [adjustment_id])
+        return PostedAdjustment(adjustment_id, is_new)
 
 
 def _enqueue_adjustments_posted(connection: Connection, ids: Iterable[UUID]) -> None:
-    for row in adjustment_queries.find_adjustments(connection, ids):
+    for row in adjustment_queries.fetch_adjustments(connection, ids):
         payload: dict[str, Any] = {
             "adjustment_id": str(row.adjustment_id),
             "period": row.period.isoformat(),
             "posted_in": row.posted_in.isoformat(),
             "user_key": str(row.user_key),
             **{name: getattr(row, name) for name in COUNTERS},
-            # Text, because JSON readers may round a fraction.
-            "session_seconds": f"{Decimal(row.session_microseconds).scaleb(-6):.6f}",
+            "session_seconds": _seconds(row.session_microseconds),
+            "before": None if row.manual else _billed_before(row),
             "reason": row.reason,
             "author": row.author,
         }
         outbox.enqueue_event(
             connection, "adjustment.posted", row.realm_id, payload, str(row.adjustment_id)
         )
+
+
+def _billed_before(row: Any) -> dict[str, Any]:
+    """What was billed of the line before, in the names of the payload."""
+    return {
+        **{name: int(getattr(row, f"before_{name}")) for name in COUNTERS},
+        "session_seconds": _seconds(row.before_session_microseconds),
+    }
+
+
+def _seconds(microseconds: Decimal) -> str:
+    """Seconds as text, because JSON readers may round a fraction."""
+    return f"{Decimal(microseconds).scaleb(-6):.6f}"

@@ -3,13 +3,15 @@
 A writer holds the lock ``rollup``.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Uuid, func, select
+from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.queries import Queries
 from accounting.db.schema import adjustments
@@ -28,12 +30,30 @@ LATE_USAGE_AUTHOR: Final = "turn-accounting"
 class ManualAdjustment:
     """An adjustment that a person posts. ``numbers``: signed, by column of ADJUSTED_NUMBERS."""
 
+    realm: str
     realm_id: int
     period: date
     user_key: UUID
     numbers: Mapping[str, int]
     reason: str
     author: str
+
+    def key(self) -> str:
+        """Its content as canonical text.
+
+        Not the period that it is posted in: when it is posted again after a restore, that may be a
+        later one.
+        """
+        return json.dumps(
+            [
+                self.realm,
+                self.period.isoformat(),
+                str(self.user_key),
+                [self.numbers.get(name, 0) for name in ADJUSTED_NUMBERS],
+                self.reason,
+                self.author,
+            ]
+        )
 
     def columns(self) -> dict[str, Any]:
         """The values of its columns, but for its id and the period that it is posted in."""
@@ -62,34 +82,33 @@ def post_late_usage(connection: Connection) -> list[UUID]:
     return list(connection.execute(_QUERIES.text("post_late_usage")).scalars())
 
 
-def insert_manual(connection: Connection, adjustment: ManualAdjustment, posted_in: date) -> UUID:
-    """Insert a manual adjustment; returns its id."""
-    adjustment_id = uuid4()
-    connection.execute(
-        insert(adjustments).values(
-            adjustment_id=adjustment_id, posted_in=posted_in, **adjustment.columns()
-        )
+def manual_adjustment_id(connection: Connection, adjustment: ManualAdjustment) -> UUID:
+    """The id of a manual adjustment: a function of its content, so equal ones are the same."""
+    adjustment_id: UUID = connection.execute(
+        select(func.accounting.event_id("manual adjustment", adjustment.key(), type_=Uuid))
+    ).scalar_one()
+    return adjustment_id
+
+
+def insert_manual(
+    connection: Connection, adjustment_id: UUID, adjustment: ManualAdjustment, posted_in: date
+) -> bool:
+    """Insert a manual adjustment; False if it was posted before."""
+    inserted = connection.execute(
+        insert(adjustments)
+        .values(adjustment_id=adjustment_id, posted_in=posted_in, **adjustment.columns())
+        .on_conflict_do_nothing(constraint="adjustments_pkey")
+        .returning(_ADJUSTMENT.adjustment_id)
     )
-    return adjustment_id
+    return inserted.scalar() is not None
 
 
-def find_manual(connection: Connection, adjustment: ManualAdjustment) -> UUID | None:
-    """The id of an equal manual adjustment, if one was posted."""
-    adjustment_id: UUID | None = connection.execute(
-        select(_ADJUSTMENT.adjustment_id).where(
-            *(_ADJUSTMENT[name] == value for name, value in adjustment.columns().items())
-        )
-    ).scalar()
-    return adjustment_id
+def fetch_adjustments(connection: Connection, ids: Iterable[UUID]) -> Sequence[Any]:
+    """Rows of adjustments by id, in order of id; ``before_*``: what was billed of the line before.
 
-
-def find_adjustments(connection: Connection, ids: Iterable[UUID]) -> Sequence[Any]:
-    """Rows of adjustments by id, in order of id."""
-    return connection.execute(
-        select(adjustments)
-        .where(_ADJUSTMENT.adjustment_id.in_(list(ids)))
-        .order_by(_ADJUSTMENT.adjustment_id)
-    ).all()
+    That is of late usage; for manual adjustments it is 0.
+    """
+    return connection.execute(_QUERIES.text("fetch_adjustments"), {"ids": list(ids)}).all()
 
 
 def adjustment_target(connection: Connection, adjustment_id: UUID) -> tuple[int, date, UUID] | None:

@@ -10,6 +10,7 @@ A period goes through three steps:
    cutoff describe the same moment.
 """
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date
@@ -19,8 +20,8 @@ from sqlalchemy import Connection, Engine
 from accounting.billing import period_queries, statement_queries
 from accounting.billing.period_queries import PeriodRow, find_period
 from accounting.db.engine import lost_connections
-from accounting.db.locks import lock, try_lock
-from accounting.errors import NotYet, UsageError, unknown_name
+from accounting.db.locks import lock
+from accounting.errors import LockHeld, NotYet, UsageError, unknown_name
 from accounting.feed import outbox
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
@@ -44,28 +45,27 @@ class CloseResult:
 def close_periods(engine: Engine) -> int:
     """Refresh the periods, and close every one that waits for nothing; returns how many closed.
 
-    Does nothing while a roll-up runs. Raises ConnectionLost.
+    Raises LockHeld when settling or the roll-up keep their locks, and ConnectionLost.
     """
-    if not refresh_periods(engine):
-        return 0
+    refresh_periods(engine)
     closed = 0
     while ready := _ready_periods(engine):
         for realm_id, period in ready:
             try:
                 _close(engine, realm_id, period, (), dry_run=False)
+            except LockHeld:
+                raise
             except NotYet:
                 return closed  # Its state changed since it was listed: the next run retries.
             closed += 1
     return closed
 
 
-def refresh_periods(engine: Engine) -> bool:
-    """Bring every realm's open periods in line with its rules; False while a roll-up runs."""
+def refresh_periods(engine: Engine) -> None:
+    """Bring every realm's open periods in line with its rules. Raises LockHeld."""
     with lost_connections(), engine.begin() as connection:
-        if not try_lock(connection, "rollup"):
-            return False
+        lock(connection, "rollup")
         period_queries.refresh_periods(connection)
-        return True
 
 
 def close_period(
@@ -78,8 +78,8 @@ def close_period(
 ) -> CloseResult:
     """Close one period now, without waiting for ``excluded_sources``.
 
-    Raises NotYet, with what the period waits for; UsageError for an unknown realm, period or
-    source, and for a period that is already closed.
+    Raises NotYet, with what the period waits for, or LockHeld; UsageError for an unknown realm,
+    period or source, and for a period that is already closed.
     """
     with lost_connections(), engine.begin() as connection:
         lock(connection, "rollup")
@@ -126,32 +126,49 @@ def _close(
             excluded_sources=tuple(behind),
             sums=statement_queries.statement_sums(connection, realm_id, period),
         )
-        _enqueue_period_closed(connection, row, result)
+        figures = statement_queries.statement_figures(connection, realm_id, period)
+        _enqueue_period_closed(connection, row, result, figures)
         if dry_run:
             transaction.rollback()
         return result
 
 
 def _lock_books(connection: Connection) -> None:
-    """Wait for settling and the roll-up to pause; they only try these locks, so no deadlock."""
+    """Wait for settling and the roll-up to pause; they only try these locks, so no deadlock.
+
+    Raises LockHeld when one of them does not pause.
+    """
     lock(connection, "rollup")
     for source in source_queries.all_sources(connection):
         lock(connection, f"settle.{source.source_id}")
 
 
-def _enqueue_period_closed(connection: Connection, row: PeriodRow, result: CloseResult) -> None:
+def _enqueue_period_closed(
+    connection: Connection, row: PeriodRow, result: CloseResult, figures: str
+) -> None:
+    """Enqueue the event, under an id made of the period's borders and ``figures``.
+
+    A period that is closed again after a restore is the same event as long as those are the same.
+    The cutoff is another then, and the sources that it did not wait for may be others.
+    """
+    period, starts_at, ends_at = (
+        row.period.isoformat(),
+        row.starts_at.astimezone(UTC).isoformat(),
+        row.ends_at.astimezone(UTC).isoformat(),
+    )
     outbox.enqueue_event(
         connection,
         "period.closed",
         row.realm_id,
         {
             "realm": result.realm,
-            "period": row.period.isoformat(),
-            "starts_at": row.starts_at.astimezone(UTC).isoformat(),
-            "ends_at": row.ends_at.astimezone(UTC).isoformat(),
+            "period": period,
+            "starts_at": starts_at,
+            "ends_at": ends_at,
             "time_zone": row.time_zone,
             "statements": result.line_count,
             "without": list(result.excluded_sources),
+            "figures": figures,
         },
-        f"{row.realm_id}/{row.period}",
+        json.dumps([result.realm, period, starts_at, ends_at, figures]),
     )

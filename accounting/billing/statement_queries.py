@@ -79,6 +79,14 @@ def write_statement(
     ).rowcount
 
 
+def statement_figures(connection: Connection, realm_id: int, period: date) -> str:
+    """SHA-256, in hexadecimal, of a statement's figures: equal ones are equal bills."""
+    figures: str = connection.execute(
+        _QUERIES.text("statement_figures"), {"realm_id": realm_id, "period": period}
+    ).scalar_one()
+    return figures
+
+
 def statement_sums(connection: Connection, realm_id: int, period: date) -> dict[str, int]:
     """The sums of a statement's numbers over all its lines."""
     columns = statements.c

@@ -7,7 +7,7 @@ import typer
 from accounting.cli.output import write, write_message
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.db import migrations
-from accounting.errors import UsageError
+from accounting.errors import LockHeld, UsageError
 from accounting.ops import servers, service
 from accounting.ops.registry import JOBS
 
@@ -47,7 +47,7 @@ def run_job(
         bool, typer.Option("--dry-run", help="Print what the job would do; only for retain.")
     ] = False,
 ) -> None:
-    """Run one job now, to its end."""
+    """Run one job now, to its end; exit 3 while another session holds its lock."""
     if name not in JOBS:
         raise UsageError(f"no job {name!r}: expected one of {', '.join(JOBS)}")
     settings = command_settings()
@@ -59,5 +59,8 @@ def run_job(
             for line in job.preview(engine):
                 write(f"{line}\n")
             return
-        count = job.run(engine)
+        try:
+            count = job.run(engine)
+        except LockHeld as held:
+            raise LockHeld(f"job {name} can't run now: {held}") from held
     write_message(f"{name}: {count} {job.unit}")

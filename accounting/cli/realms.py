@@ -1,7 +1,7 @@
 """The commands for the rules of realms: ``realm list|set``."""
 
 import difflib
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Annotated
 from zoneinfo import available_timezones
 
@@ -112,6 +112,7 @@ def set_realm(
             changes,
             default=service.default_rule(settings),
             holds_from=None if holds_from is None else _parse_day(holds_from),
+            now=datetime.now(UTC),
         )
         rows = [in_own_zone(row) for row in list_rules(engine, name)]
     for row in rows:

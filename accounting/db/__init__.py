@@ -5,6 +5,6 @@ In: a libpq URL. Out: transactions, in which each room runs the statements of it
 callers know when to retry.
 
 ``engine``: connections and their errors. ``clock``: the time that business rules use. ``locks``:
-advisory locks. ``queries``: loads named statements. ``binary_copy``: cursors and COPY in binary
+locks of the jobs. ``queries``: loads named statements. ``binary_copy``: cursors and COPY in binary
 format. ``schema``: the private tables. ``migrations``: creates and upgrades them.
 """

@@ -8,10 +8,12 @@ functions that need it import it: every process checks the revision, which doesn
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import psycopg
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from accounting.db.engine import lost_connections
+from accounting.db.locks import lock
 from accounting.db.queries import Queries
 from accounting.db.schema import metadata
 from accounting.errors import AccountingError
@@ -21,6 +23,18 @@ if TYPE_CHECKING:
 
 _QUERIES: Final = Queries("accounting.db")
 OWNER: Final = "turn_accounting_owner"
+MAX_UPGRADE_SECONDS: Final = 3600.0
+"""How long an upgrade waits for another one."""
+PREPARE_ATTEMPTS: Final = 5
+
+# The last one is "tuple concurrently updated", for two that grant the same.
+_CREATED_MEANWHILE: Final = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DuplicateObject,
+    psycopg.errors.DuplicateSchema,
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.InternalError_,
+)
 
 
 def _directory() -> Path:
@@ -65,24 +79,48 @@ def upgrade(engine: Engine) -> str:
     """
     from alembic import command  # noqa: PLC0415  # see the module's docstring
 
+    _prepare(engine)
     with lost_connections(), engine.begin() as connection:
-        _require_utf8(connection)
+        connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
         # Of two concurrent upgrades, the second waits, and has nothing left to do.
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('accounting.migrations'))"))
-        try:
-            connection.execute(_QUERIES.text("roles"))
-            connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
-            connection.execute(text("CREATE SCHEMA IF NOT EXISTS accounting"))
-            connection.execute(text("CREATE SCHEMA IF NOT EXISTS reporting"))
-        except ProgrammingError as error:
-            raise AccountingError(
-                f"this user may not set up the roles ({str(error.orig).splitlines()[0]}): "
-                "let a superuser run `turn-accounting db upgrade` once, or create the roles "
-                "turn_accounting_owner, turn_accounting_writer and turn_accounting_reader, "
-                "grant CREATE on the database to the first, and the first to this user"
-            ) from error
+        lock(connection, "migrations", wait_seconds=MAX_UPGRADE_SECONDS)
         command.upgrade(_config(connection), "head")
     return head_revision()
+
+
+def _prepare(engine: Engine) -> None:
+    """Create what the first upgrade needs: the roles, the schemas and the table of the locks.
+
+    Nothing locks out another first upgrade yet, which may create the same at the same moment.
+    """
+    for attempt in range(1, PREPARE_ATTEMPTS + 1):
+        try:
+            with lost_connections(), engine.begin() as connection:
+                _require_utf8(connection)
+                _create_roles_and_schemas(connection)
+        except DBAPIError as error:
+            if attempt == PREPARE_ATTEMPTS or not isinstance(error.orig, _CREATED_MEANWHILE):
+                raise
+        else:
+            return
+
+
+def _create_roles_and_schemas(connection: Connection) -> None:
+    try:
+        connection.execute(_QUERIES.text("roles"))
+        connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
+        connection.execute(text("CREATE SCHEMA IF NOT EXISTS accounting"))
+        connection.execute(text("CREATE SCHEMA IF NOT EXISTS reporting"))
+        connection.execute(_QUERIES.text("locks"))
+    except ProgrammingError as error:
+        if isinstance(error.orig, _CREATED_MEANWHILE):
+            raise
+        raise AccountingError(
+            f"this user may not set up the roles ({str(error.orig).splitlines()[0]}): "
+            "let a superuser run `turn-accounting db upgrade` once, or create the roles "
+            "turn_accounting_owner, turn_accounting_writer and turn_accounting_reader, "
+            "grant CREATE on the database to the first, and the first to this user"
+        ) from error
 
 
 def _require_utf8(connection: Connection) -> None:

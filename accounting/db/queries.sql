@@ -26,6 +26,24 @@ BEGIN
 END
 $$;
 
+-- name: locks
+-- The locks, before any migration runs: an upgrade takes one of them.
+CREATE TABLE IF NOT EXISTS accounting.locks (
+    name text NOT NULL,
+    CONSTRAINT locks_pkey PRIMARY KEY (name)
+);
+INSERT INTO accounting.locks (name) VALUES ('migrations') ON CONFLICT DO NOTHING;
+
+-- name: lock_holder
+-- The session that holds a lock: the owner of the transaction that locked its row last.
+SELECT
+    l.pid, coalesce(a.usename, '?') AS role, coalesce(a.application_name, '?') AS application,
+    extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds
+FROM accounting.locks k
+JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = k.xmax AND l.granted
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE k.name = :name AND l.pid IS NOT NULL;
+
 -- name: database_encoding
 -- The name and the encoding of this database.
 SELECT datname, pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database();

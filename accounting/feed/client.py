@@ -12,13 +12,13 @@ that dies earlier gets the event again, with the same ``event_id``. The login ne
 import time
 from collections.abc import Callable, Collection, Generator, Iterator
 from typing import Final, Self, TypeVar, TypeVarTuple
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from accounting.errors import AccountingError, ConnectionLost
-from accounting.feed.reader import FeedEvent, FeedReader
+from accounting.feed.reader import CursorMove, FeedEvent, FeedReader
 from accounting.waiting import Backoff
 
-__all__ = ["ConsumerConflict", "Feed", "FeedEvent"]
+__all__ = ["ConsumerConflict", "Feed", "FeedEvent", "FeedRestored"]
 
 BATCH_SIZE: Final = 500
 """Events read at once."""
@@ -37,6 +37,22 @@ class ConsumerConflict(AccountingError):
     """Another worker moved the consumer's cursor: both would bill the same events."""
 
 
+class FeedRestored(AccountingError):
+    """The feed up to a number is not what it was: the database was restored from a backup.
+
+    Other events may have numbers that were read before. ``after``: the number.
+    """
+
+    def __init__(self, after: int) -> None:
+        """``after``: the number up to which the feed was read."""
+        super().__init__(
+            f"the feed up to {after} is not the one that was read: its database was restored from "
+            "a backup. Read again from a number that the backup has, or from 0, and skip the "
+            "event ids that were handled"
+        )
+        self.after = after
+
+
 class Feed:
     """The feed of one database. Not thread-safe; only ``stop`` may be called from anywhere."""
 
@@ -53,6 +69,7 @@ class Feed:
         self._reader: FeedReader | None = None
         self._is_stopped = False
         self._worker_id = uuid4().hex
+        self._read_up_to: tuple[int, UUID | None] = 0, None
 
     def __enter__(self) -> Self:
         return self
@@ -86,12 +103,25 @@ class Feed:
         ``types``: yield only these; the others count as handled. ``follow=False``: end at the
         feed's end. ``commit_every``: events per commit of the cursor; a higher number is faster,
         and a worker that dies gets up to that many events again. An event that is left by an
-        exception or ``break`` counts as not handled. Raises ConsumerConflict, and NotAllowed for a
-        consumer of another login.
+        exception or ``break`` counts as not handled. When the database was restored from a backup,
+        so was the cursor: the events after it come again, under the same ids where they say the
+        same. Raises ConsumerConflict, and NotAllowed for a consumer of another login.
         """
+        while True:
+            try:
+                yield from self._consume(consumer, types, follow, commit_every)
+            except FeedRestored as error:
+                if self._with_connection(FeedReader.cursor, consumer) >= error.after:
+                    raise  # not a restore, which takes the cursor back with the feed
+            else:
+                return
+
+    def _consume(
+        self, consumer: str, types: Collection[str] | None, follow: bool, commit_every: int
+    ) -> Generator[FeedEvent]:
         cursor = handled = self._with_connection(FeedReader.cursor, consumer)
         uncommitted = 0
-        for event in self._read_events(cursor, follow=follow):
+        for event in self._read_events(cursor, None, follow=follow):
             if event is None:
                 if handled > cursor:
                     self._advance(consumer, cursor, handled)
@@ -106,21 +136,48 @@ class Feed:
                 self._advance(consumer, cursor, handled)
                 cursor, uncommitted = handled, 0
 
-    def read(self, after: int = 0, *, follow: bool = False) -> Iterator[FeedEvent]:
-        """The events after a number, for workers that store the cursor with their own data."""
-        return (event for event in self._read_events(after, follow=follow) if event is not None)
+    def read(
+        self, after: int = 0, *, history: UUID | None = None, follow: bool = False
+    ) -> Iterator[FeedEvent]:
+        """The events after a number, for workers that store the cursor with their own data.
 
-    def _read_events(self, after: int, *, follow: bool) -> Iterator[FeedEvent | None]:
+        ``history``: what :meth:`history` returned for the number when it was stored. Raises
+        FeedRestored if the feed up to there is another one now, or ends before the number.
+        """
+        events = self._read_events(after, history, follow=follow)
+        return (event for event in events if event is not None)
+
+    def history(self, seq: int) -> UUID:
+        """What identifies the events up to a number, to be stored with the number as a cursor.
+
+        Raises FeedRestored if the events were read before a restore.
+        """
+        history = self._with_connection(FeedReader.history, seq)
+        read_seq, read_history = self._read_up_to
+        if history is None or (
+            read_history is not None
+            and self._with_connection(FeedReader.history, read_seq) != read_history
+        ):
+            raise FeedRestored(seq)
+        return history
+
+    def _read_events(
+        self, after: int, history: UUID | None, *, follow: bool
+    ) -> Iterator[FeedEvent | None]:
         """Events in order, and None at the feed's end and before stopping."""
         while not self._is_stopped:
             batch = self._with_connection(FeedReader.read, after, BATCH_SIZE)
-            for event in batch:
+            if batch.before is None or history not in (None, batch.before):
+                raise FeedRestored(after)
+            history = batch.after
+            self._read_up_to = batch.events[-1].seq if batch.events else after, history
+            for event in batch.events:
                 if self._is_stopped:
                     yield None
                     return
                 yield event
                 after = event.seq
-            if len(batch) == BATCH_SIZE:
+            if len(batch.events) == BATCH_SIZE:
                 continue
             yield None
             if not follow:
@@ -141,9 +198,14 @@ class Feed:
             time.sleep(min(left, STOP_POLL_SECONDS))
 
     def _advance(self, consumer: str, from_seq: int, to_seq: int) -> None:
-        if not self._with_connection(
-            FeedReader.advance, consumer, from_seq, to_seq, self._worker_id
-        ):
+        read_seq, history = self._read_up_to
+        assert history is not None
+        move = CursorMove(from_seq, to_seq, read_seq, history)
+        advanced = self._with_connection(FeedReader.advance, consumer, move, self._worker_id)
+        if not advanced:
+            # Only a restore moves a cursor back.
+            if advanced is None or self._with_connection(FeedReader.cursor, consumer) < from_seq:
+                raise FeedRestored(to_seq)
             raise ConsumerConflict(
                 f"consumer {consumer!r} is not at {from_seq} any more: "
                 "another worker consumes under that name"

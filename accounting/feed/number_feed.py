@@ -9,7 +9,8 @@ from typing import Final
 from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections
-from accounting.db.locks import try_lock
+from accounting.db.locks import require_lock
+from accounting.errors import LockHeld
 from accounting.feed import outbox
 
 BATCH_SIZE: Final = 10_000
@@ -19,17 +20,21 @@ BATCH_SIZE: Final = 10_000
 def number_feed(engine: Engine, *, limit: int = BATCH_SIZE) -> int:
     """Number all enqueued events and notify the consumers; returns how many were dequeued.
 
-    Does nothing while another scheduler numbers. Raises ConnectionLost.
+    Raises LockHeld if another scheduler numbers from the beginning, and ConnectionLost.
     """
     total = 0
-    while (dequeued := _number_batch(engine, limit)) == limit:
-        total += dequeued
+    try:
+        while (dequeued := _number_batch(engine, limit)) == limit:
+            total += dequeued
+    except LockHeld:
+        if not total:
+            raise
+        return total
     return total + dequeued
 
 
 def _number_batch(engine: Engine, limit: int) -> int:
     with lost_connections(), engine.begin() as connection:
         # A statement of its own: the next one sees all that the last holder committed.
-        if not try_lock(connection, "feed"):
-            return 0
+        require_lock(connection, "feed")
         return outbox.number_events(connection, limit)

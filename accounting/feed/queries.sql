@@ -1,7 +1,8 @@
 -- name: number_events
 -- Moves the oldest events of the outbox into the feed, numbered on from its last event, and notifies
 -- its consumers. Drops an event whose id is in the feed already. Needs the lock "feed". Sorts only
--- row ids, so that payloads are copied once.
+-- row ids, so that payloads are copied once. The batch's history is a hash of that of the batch
+-- before and of the new event ids in order.
 WITH oldest AS (
     SELECT ctid AS row_id, outbox_id, event_id
     FROM accounting.feed_outbox ORDER BY outbox_id LIMIT :limit
@@ -30,7 +31,14 @@ published AS (
         o.session_id, o.user_key, o.number, o.database, o.source_id, o.start_known,
         o.total_reported, o.estimated, o.disputed, o.end_cause
     FROM numbered n JOIN accounting.feed_outbox o ON o.ctid = n.row_id
-    RETURNING seq
+    RETURNING seq, event_id
+),
+batch AS (
+    INSERT INTO accounting.feed_batches (last_seq, history)
+    SELECT max(seq), encode(substring(sha256(coalesce(
+        (SELECT uuid_send(history) FROM accounting.feed_batches ORDER BY last_seq DESC LIMIT 1), ''
+    ) || string_agg(uuid_send(event_id), '' ORDER BY seq)) FOR 16), 'hex')::uuid
+    FROM published HAVING count(*) > 0
 ),
 dequeued AS (
     DELETE FROM accounting.feed_outbox WHERE ctid = ANY (ARRAY(SELECT row_id FROM oldest))

@@ -18,7 +18,10 @@ SELECT seq, event_id, type, realm, payload, created_at
 FROM reporting.feed WHERE seq > %s ORDER BY seq LIMIT %s
 """
 _CURSOR: Final = "SELECT reporting.feed_cursor(%s)"
-_ADVANCE: Final = "SELECT reporting.feed_advance(%s, %s, %s, %s)"
+_HISTORY: Final = "SELECT reporting.feed_history(%s)"
+_ADVANCE: Final = """
+SELECT CASE WHEN reporting.feed_history(%s) = %s THEN reporting.feed_advance(%s, %s, %s, %s) END
+"""
 
 
 class FeedEvent(NamedTuple):
@@ -30,6 +33,23 @@ class FeedEvent(NamedTuple):
     realm: str
     payload: Mapping[str, Any]
     created_at: datetime
+
+
+class FeedBatch(NamedTuple):
+    """Events after a number. ``before``, ``after``: the history up to there, and to the last."""
+
+    before: UUID | None
+    events: list[FeedEvent]
+    after: UUID | None
+
+
+class CursorMove(NamedTuple):
+    """A move of a cursor. ``history``: what the feed was up to ``read_seq``, which is not less."""
+
+    from_seq: int
+    to_seq: int
+    read_seq: int
+    history: UUID
 
 
 @contextmanager
@@ -86,10 +106,24 @@ class FeedReader:
         """Close the connection."""
         self._connection.close()
 
-    def read(self, after: int, limit: int) -> list[FeedEvent]:
+    def read(self, after: int, limit: int) -> FeedBatch:
         """At most ``limit`` events after a number, in order."""
         with self._transaction():
-            return [FeedEvent._make(row) for row in self._connection.execute(_READ, (after, limit))]
+            before = self._history(after)
+            rows = self._connection.execute(_READ, (after, limit)).fetchall()
+            events = [FeedEvent._make(row) for row in rows]
+            return FeedBatch(before, events, self._history(events[-1].seq) if events else before)
+
+    def history(self, seq: int) -> UUID | None:
+        """What identifies the events up to a number; None beyond the feed's end."""
+        with self._transaction():
+            return self._history(seq)
+
+    def _history(self, seq: int) -> UUID | None:
+        row = self._connection.execute(_HISTORY, (seq,)).fetchone()
+        assert row is not None
+        history: UUID | None = row[0]
+        return history
 
     def cursor(self, consumer: str) -> int:
         """The number of the last event that a consumer handled; creates a new consumer at 0."""
@@ -98,17 +132,19 @@ class FeedReader:
         assert row is not None
         return int(row[0])
 
-    def advance(self, consumer: str, from_seq: int, to_seq: int, worker_id: str) -> bool:
-        """Advance a cursor; False when it was not at ``from_seq``.
+    def advance(self, consumer: str, move: CursorMove, worker_id: str) -> bool | None:
+        """Advance a cursor; False when it was not at ``from_seq``, None when the history differs.
 
         True as well when this worker made the same move before: its answer may have been lost.
         """
         with self._transaction():
             row = self._connection.execute(
-                _ADVANCE, (consumer, from_seq, to_seq, worker_id)
+                _ADVANCE,
+                (move.read_seq, move.history, consumer, move.from_seq, move.to_seq, worker_id),
             ).fetchone()
         assert row is not None
-        return bool(row[0])
+        advanced: bool | None = row[0]
+        return advanced
 
     def wait(self, seconds: float) -> bool:
         """Wait for a notification; False after ``seconds``."""

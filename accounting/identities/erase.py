@@ -1,18 +1,17 @@
-"""Erase a user's names, without changing a figure.
+"""Erase a user's names and addresses, without changing a figure.
 
 All tables refer to users by keys that don't reveal names. Names are in ``users``, ``usernames`` and
-rejected messages. A spool keeps its messages until they are pruned, but loading them does not
-restore an erased name. Only messages received after the erasure do, so that a returning user can
-be billed.
+rejected messages, client addresses in reports and sessions. A spool keeps its messages until they
+are pruned, but loading them does not restore an erased name or address. Only messages received
+after the erasure do, so that a returning user can be billed.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
-from accounting.db.clock import database_now
 from accounting.db.engine import lost_connections
 from accounting.domain.identity import billed_user
 from accounting.domain.text_escaping import unescape
@@ -20,25 +19,44 @@ from accounting.errors import UsageError
 from accounting.identities import erasure_queries, realm_queries
 from accounting.identities.realm_queries import find_realm
 
+NOT_REACHED: Final = """\
+- The spools of the collectors: messages as received, until ACCOUNTING_SPOOL_RETENTION_SECONDS
+  after they were loaded. Loading them restores neither names nor addresses.
+- coturn's logs, and its status keys in Redis while an allocation lives, with Redis' snapshots,
+  append-only files and replicas.
+- Exported files, what consumers of the feed and readers of the database copied, printed output.
+- Backups of the database, archives of its write-ahead log, delayed replicas. Erase again after you
+  have restored one.
+- Traces in Postgres itself: old versions of rows until VACUUM, column statistics until ANALYZE, and
+  its log, or that of a pooler, where it logs statements.
+- The log of this service where its level is debug.
+- Texts that people wrote: reasons and authors of adjustments, reasons of rebuilds.
+- The same person under another user_id or in another realm: erase each.
+- The address of your server that the person used. Figures and times, under the user_key: whoever
+  has the identity key of the installation can compare it with a guessed name.
+"""
+"""What an erasure leaves, as docs/billing.md has it too."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErasureResult:
-    """How many names and rejected messages were erased, or would be in a dry run.
+    """How much was erased, or would be in a dry run.
 
-    ``erased_at``: by the database's clock; only messages received afterwards restore the name.
+    ``sessions`` and ``reports`` count those with a client address.
     """
 
     user_key: UUID
-    erased_at: datetime
     user_ids: int
     usernames: int
+    sessions: int
+    reports: int
     rejected_messages: int
 
 
 def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> ErasureResult:
-    """Erase a user's names: its user id and usernames are empty afterwards in every view.
+    """Erase a user: its user id, usernames and client addresses are empty afterwards in every view.
 
-    A second call erases names that were received since. Raises UsageError for an unknown realm or
+    A second call erases what was received since. Raises UsageError for an unknown realm or
     user, and ConnectionLost.
     """
     if not user:
@@ -46,21 +64,22 @@ def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> Er
     with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
         realm_id = find_realm(connection, realm)
         realm_bytes, user_bytes = unescape(realm), unescape(user)
-        realm_queries.lock_out_loaders(connection)
+        erasure_queries.lock_out_writers(connection)
         user_key = erasure_queries.lock_user(connection, realm_bytes, user_bytes)
         if user_key is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")
         channels = _rejected_channels(connection, realm_id, realm_bytes, user_bytes)
         rejected = erasure_queries.erase_rejected(connection, channels)
-        erased_at = database_now(connection)
-        user_ids, usernames = erasure_queries.erase_names(connection, user_key, erased_at)
+        sessions, reports = erasure_queries.erase_addresses(connection, user_key)
+        user_ids, usernames = erasure_queries.erase_names(connection, user_key)
         if dry_run:
             transaction.rollback()
         return ErasureResult(
             user_key=user_key,
-            erased_at=erased_at,
             user_ids=user_ids,
             usernames=usernames,
+            sessions=sessions,
+            reports=reports,
             rejected_messages=rejected,
         )
 

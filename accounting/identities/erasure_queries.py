@@ -1,21 +1,38 @@
-"""Empty the names of a user where they are stored, and record when in ``erasures``."""
+"""Empty a user's names and addresses where they are stored, and record when in ``erasures``."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Connection, bindparam, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
+from accounting.db.locks import lock
 from accounting.db.schema import (
+    carried_sessions,
     erasures,
     installation,
     rejected_messages,
+    sessions,
+    sources,
     usernames,
     users,
 )
 from accounting.domain.calendar import to_micros
 from accounting.domain.identity import user_key
+
+
+def lock_out_writers(connection: Connection) -> None:
+    """Wait for all that writes names and addresses, and keep it out until the transaction ends.
+
+    These are settling, retention, which copies sessions, and loaders: those last, since meanwhile
+    nothing is loaded.
+    """
+    source_ids = select(sources.c.source_id).order_by(sources.c.source_id)
+    lock(connection, "retain")
+    for source_id in connection.execute(source_ids).scalars().all():
+        lock(connection, f"settle.{source_id}")
+    connection.execute(source_ids.with_for_update())
 
 
 def lock_user(connection: Connection, realm: bytes, user: bytes) -> UUID | None:
@@ -31,7 +48,7 @@ def lock_user(connection: Connection, realm: bytes, user: bytes) -> UUID | None:
     return locked
 
 
-def erase_names(connection: Connection, user_key: UUID, erased_at: datetime) -> tuple[int, int]:
+def erase_names(connection: Connection, user_key: UUID) -> tuple[int, int]:
     """Empty all names of a user; returns the numbers of user ids and usernames."""
     ids = connection.execute(
         update(users).where(users.c.user_key == user_key, users.c.user_id != "").values(user_id="")
@@ -41,8 +58,37 @@ def erase_names(connection: Connection, user_key: UUID, erased_at: datetime) -> 
         .where(usernames.c.user_key == user_key, usernames.c.username != "")
         .values(username="")
     )
-    connection.execute(insert(erasures).values(user_key=user_key, erased_at=erased_at))
+    connection.execute(insert(erasures).values(user_key=user_key, erased_at=func.clock_timestamp()))
     return ids.rowcount, names.rowcount
+
+
+def erase_addresses(connection: Connection, user_key: UUID) -> tuple[int, int]:
+    """Empty the client addresses of a user; returns the numbers of sessions and reports.
+
+    By username, because recomputing must find them in none of a session's reports: after a change
+    of the realm's rules a session can have reports of two users. The server's address stays. It is
+    the operator's, and tells apart two servers that share a key (docs/coturn.md#shared-key).
+    """
+    of_user = select(usernames.c.username_key).where(usernames.c.user_key == user_key)
+    username_keys = connection.execute(of_user.distinct()).scalars().all()
+    user_keys = select(usernames.c.user_key).where(usernames.c.username_key.in_(username_keys))
+    query = text("SELECT accounting.erase_client_addresses(:username_keys)").bindparams(
+        bindparam("username_keys", username_keys, ARRAY(PG_UUID))
+    )
+    report_count = int(connection.execute(query).scalar_one())
+    session_count, _ = (
+        connection.execute(
+            update(table)
+            .where(
+                table.c.user_key.in_(user_keys),
+                table.c.username_key.in_(username_keys),
+                table.c.client_address.is_not(None),
+            )
+            .values(client_address=None)
+        ).rowcount
+        for table in (sessions, carried_sessions)
+    )
+    return session_count, report_count
 
 
 def rejected_channels(connection: Connection, prefix: bytes, user: bytes) -> list[bytes]:

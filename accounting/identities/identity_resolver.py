@@ -139,6 +139,12 @@ class IdentityResolver:
         self._free_bytes -= len(channel_prefix) + _ENTRY_OVERHEAD_BYTES
         return packed
 
+    def is_erased(self, identity: bytes, received_at: int) -> bool:
+        """Whether a packed identity is of a user that was erased after that time."""
+        return bool(self._erased) and self._is_erased(
+            Identity.unpack(identity).user_key, received_at
+        )
+
     def names_erased_user(self, channel: bytes, received_at: int) -> bool:
         """Whether a channel contains the name of a user that was erased after that time."""
         if not self._erased:

@@ -154,8 +154,12 @@ def pack_status(
     )
     if lifetime is None:
         return start + _NO_LIFETIME
-    if transport is None or server is None or client is None:
+    if transport is None or server is None:
         return start + _LIFETIME.pack(4, lifetime) + _NO_ADDRESSES
+    if client is None:
+        client_length, client = _NULL, b""
+    else:
+        client_length = _LENGTHS[len(client)]
     return b"".join(
         (
             start,
@@ -164,11 +168,17 @@ def pack_status(
             transport,
             _LENGTHS[len(server)],
             server,
-            _LENGTHS[len(client)],
+            client_length,
             client,
             _ZERO_COUNTERS,
         )
     )
+
+
+def without_client_address(status: Status) -> Status:
+    """The status of a person who is erased."""
+    kind, lifetime, transport, server, _ = status
+    return kind, lifetime, transport, server, None
 
 
 def add_rejected(

@@ -27,6 +27,7 @@ from accounting.ingest.report_queries import (
     pack_header,
     pack_status,
     pack_traffic,
+    without_client_address,
 )
 
 CHUNK_MESSAGES: Final = 500
@@ -117,7 +118,9 @@ class RowEncoder:
                 self._unread = self._unread[done:]
             yield b"".join(rows)
 
-    def _encode(self, messages: Sequence[SpooledRow], rows: list[bytes]) -> None:
+    def _encode(  # noqa: C901  # one loop without calls of its own: it runs for every message
+        self, messages: Sequence[SpooledRow], rows: list[bytes]
+    ) -> None:
         """Append a row or a rejected message for each message, in order."""
         cache: Mapping[bytes, bytes] = {}
         headers = _HeaderCache(self.source_id, self.epoch_numbers)
@@ -151,6 +154,9 @@ class RowEncoder:
                 continue
             if identity is None:
                 identity = self.identities.resolve(channel_prefix, realm, username, last)
+                # An erased user is never in the cache.
+                if traffic_kind is None and self.identities.is_erased(identity, last):
+                    status = without_client_address(status)
             header = headers[origin]
             if traffic_kind is None:
                 row = pack_status(header, position, last, identity, allocation_id, status)

@@ -18,25 +18,33 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from accounting.db.engine import Engine, lost_connections
-from accounting.errors import AccountingError, ConnectionLost
+from accounting.errors import AccountingError, ConnectionLost, LockHeld
 from accounting.ops import job_runs
 from accounting.ops.registry import JOBS, Job
 
 log = structlog.get_logger()
 
+BLOCKED_WARNING_SECONDS: Final = 60.0
+"""With several schedulers a job often finds its lock taken, but not for so long."""
 SHUTDOWN_JOBS: Final = ("settle", "rollup")
 """Run once more when the scheduler stops, so that the books have everything loaded."""
 
 
 def run_job(job: Job, engine: Engine) -> int:
-    """Run a job once, log its result, and record it in the database."""
+    """Run a job once, log its result, and record it in the database.
+
+    Raises what the job raises; LockHeld means that another session does its work, or hangs.
+    """
     started = time.monotonic()
     try:
         count = job.run(engine)
-    except ConnectionLost:
+    except LockHeld as held:
+        _record_blocked(job, engine, str(held))
         raise
     except Exception as error:
-        error_type = type(getattr(error, "orig", None) or error).__name__
+        cause = error.__cause__ if isinstance(error, ConnectionLost) else error
+        error_type = type(getattr(cause, "orig", None) or cause).__name__
+        # Without a database there is no record. With one that refuses locks or memory, there is.
         with suppress(ConnectionLost), lost_connections(), engine.begin() as connection:
             job_runs.record_failure(connection, job.name, error_type)
         raise
@@ -46,6 +54,13 @@ def run_job(job: Job, engine: Engine) -> int:
     write_log = log.info if count else log.debug
     write_log("job done", job=job.name, seconds=round(seconds, 3), **{job.unit: count})
     return count
+
+
+def _record_blocked(job: Job, engine: Engine, reason: str) -> None:
+    with suppress(ConnectionLost), lost_connections(), engine.begin() as connection:
+        seconds = job_runs.record_blocked(connection, job.name, reason)
+        write_log = log.warning if seconds >= BLOCKED_WARNING_SECONDS else log.debug
+        write_log("job can't run now", job=job.name, reason=reason, seconds=round(seconds))
 
 
 def run_scheduler(
@@ -85,6 +100,8 @@ def run_scheduler(
     for name in SHUTDOWN_JOBS:
         try:
             run_job(jobs[name], engine)
+        except LockHeld as error:
+            log.info("loaded reports are settled by another scheduler", reason=str(error))
         except ConnectionLost as error:
             log.warning("loaded reports are settled at the next start", reason=str(error))
             return
@@ -102,6 +119,8 @@ def _on_job_error(event: JobExecutionEvent) -> None:
 
 def _log_failure(job: str, error: BaseException) -> None:
     """Log a failed job: with a traceback, unless the database was unreachable."""
+    if isinstance(error, LockHeld):
+        return  # logged when it was recorded
     if isinstance(error, ConnectionLost):
         log.warning("job can't run now, trying again", job=job, reason=str(error))
     else:

@@ -15,10 +15,12 @@ READER_ROLE: Final = "turn_accounting_reader"
 
 
 @contextmanager
-def database(settings: Settings, role: str | None = None) -> Iterator[Engine]:
-    """An engine for :func:`database_url`."""
+def database(
+    settings: Settings, role: str | None = None, *, program: str = "turn-accounting"
+) -> Iterator[Engine]:
+    """An engine for :func:`database_url`. Postgres shows ``program`` as the application's name."""
     with database_url(settings, role) as url:
-        engine = open_engine(url)
+        engine = open_engine(url, application_name=program)
         try:
             yield engine
         finally:

@@ -112,7 +112,7 @@ def run_all(
 def run_collector_process(settings: Settings, stop: threading.Event) -> None:
     """Capture, and load what was captured, until ``stop`` is set; then flush both."""
     with (
-        servers.database(settings, WRITER_ROLE) as engine,
+        servers.database(settings, WRITER_ROLE, program="turn-accounting collect") as engine,
         serve_metrics(settings, captures=True),
     ):
         run_while_leased(settings, engine, stop)
@@ -122,7 +122,7 @@ def run_loader_process(settings: Settings, stop: threading.Event) -> None:
     """Load the spool of this source until ``stop`` is set, then the rest of it."""
     path = spool_path(settings.data_dir, settings.source)
     with (
-        servers.database(settings, WRITER_ROLE) as engine,
+        servers.database(settings, WRITER_ROLE, program="turn-accounting load") as engine,
         Spool.open(path, settings.source) as spool,
     ):
         loader = Loader(engine, spool, default_rule(settings), settings.lease_seconds)
@@ -135,7 +135,7 @@ def run_scheduler_process(settings: Settings, stop: threading.Event) -> None:
         "settle": settings.settle_interval_seconds,
         "rollup": settings.rollup_interval_seconds,
     }
-    with servers.database(settings, WRITER_ROLE) as engine:
+    with servers.database(settings, WRITER_ROLE, program="turn-accounting schedule") as engine:
         # A job can wait for an unreachable database, but never succeeds with another schema.
         with suppress(ConnectionLost):
             migrations.require_head(engine)

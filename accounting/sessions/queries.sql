@@ -117,7 +117,9 @@ WHERE o.gap_id = g.gap_id AND o.outcome <> g.outcome;
 
 -- name: enqueue_session_ended
 -- Enqueues a feed event for each staged session that ended, unless the stored row, whose end was
--- enqueued last, has the same end and sums. Runs before the sessions are written.
+-- enqueued last, has the same end and sums. Runs before the sessions are written. Number and id are
+-- functions of what the event says, not of how often the session was settled: after a restore the
+-- same reports may come in other batches.
 -- OFFSET 0: each session goes to its stored row by the key, also where statistics from before the
 -- first end make the planner expect none.
 WITH ended AS (
@@ -139,7 +141,7 @@ WITH ended AS (
 ),
 numbered AS (
     UPDATE staged_sessions s SET end_events = e.number FROM ended e WHERE s.ctid = e.row_id
-    RETURNING s.*
+    RETURNING s.*, 1 + s.deleted_count + s.client_total_count + s.peer_total_count AS number
 )
 INSERT INTO accounting.feed_outbox (
     event_id, type, realm_id,
@@ -149,10 +151,15 @@ INSERT INTO accounting.feed_outbox (
     disputed, end_cause
 )
 SELECT
-    accounting.event_id('session.ended', s.session_id || ' ' || s.end_events), 'session.ended',
+    accounting.event_id('session.ended', concat_ws(
+        ' ', s.session_id, s.user_key, extract(epoch FROM s.ended_at), s.end_cause, s.number,
+        s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes,
+        s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes,
+        s.client_total_count > 0, s.estimated, s.disputed
+    )), 'session.ended',
     s.realm_id, s.allocation_id, s.started_at, s.ended_at, s.received_packets, s.received_bytes,
     s.sent_packets, s.sent_bytes, s.peer_received_packets, s.peer_received_bytes,
-    s.peer_sent_packets, s.peer_sent_bytes, s.session_id, s.user_key, s.end_events, s.database,
+    s.peer_sent_packets, s.peer_sent_bytes, s.session_id, s.user_key, s.number, s.database,
     s.source_id, s.start_known, s.client_total_count > 0, s.estimated, s.disputed, s.end_cause
 FROM numbered s
 ORDER BY s.ended_at, s.session_id;

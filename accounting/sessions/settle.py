@@ -14,13 +14,14 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 
 from accounting.db.engine import lost_connections
-from accounting.db.locks import try_lock
+from accounting.db.locks import require_lock
 from accounting.domain import session_fold
 from accounting.domain.calendar import BucketLength
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import AllocationKey, Report, SessionState, StatusKeySighting
 from accounting.domain.session_hours import UsageChanges
 from accounting.domain.thread_silence import LocatedSession
+from accounting.errors import LockHeld
 from accounting.identities import bucket_queries
 from accounting.identities.realm_queries import all_rules
 from accounting.sessions import relay_threads, session_hour_queries, session_queries, usage_deltas
@@ -37,24 +38,33 @@ DUE_BATCH: Final = 20_000
 def settle(engine: Engine, *, limit: int = BATCH) -> int:
     """Settle all loaded reports of every source, then expire sessions; returns the report count.
 
-    Skips a source that another scheduler is settling. Raises ConnectionLost.
+    Raises LockHeld if another session has the lock of a source, after settling all others, and
+    ConnectionLost.
     """
     with lost_connections(), engine.connect() as connection:
         source_ids = [source.source_id for source in source_queries.all_sources(connection)]
     total = 0
+    held: LockHeld | None = None
     for source_id in source_ids:
-        while (count := _settle_batch(engine, source_id, limit)) == limit:
-            total += count
-        total += count
-        while _expire_batch(engine, source_id, DUE_BATCH) == DUE_BATCH:
-            pass
+        settled = 0
+        try:
+            while (count := _settle_batch(engine, source_id, limit)) == limit:
+                settled += count
+            settled += count
+            while _expire_batch(engine, source_id, DUE_BATCH) == DUE_BATCH:
+                pass
+        except LockHeld as error:
+            if not settled:
+                held = error
+        total += settled
+    if held is not None:
+        raise held
     return total
 
 
 def _settle_batch(engine: Engine, source_id: int, limit: int) -> int:
     with _gc_paused(), lost_connections(), engine.begin() as connection:
-        if not try_lock(connection, f"settle.{source_id}"):
-            return 0
+        require_lock(connection, f"settle.{source_id}")
         # The source is read before its reports: so all up to its position are among those read.
         loaded = source_queries.read_source(connection, source_id)
         watermark = watermark_queries.read_watermark(connection, source_id)
@@ -149,8 +159,7 @@ def _in_order(
 
 def _expire_batch(engine: Engine, source_id: int, limit: int) -> int:
     with _gc_paused(), lost_connections(), engine.begin() as connection:
-        if not try_lock(connection, f"settle.{source_id}"):
-            return 0
+        require_lock(connection, f"settle.{source_id}")
         until = watermark_queries.read_watermark(connection, source_id).settled_until
         if until is None:
             return 0

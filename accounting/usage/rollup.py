@@ -10,8 +10,9 @@ from typing import Final
 from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections
-from accounting.db.locks import try_lock
+from accounting.db.locks import require_lock
 from accounting.domain.calendar import BucketLength
+from accounting.errors import LockHeld
 from accounting.identities import bucket_queries
 from accounting.identities.realm_queries import all_rules
 from accounting.usage import peaks, rollup_queries
@@ -24,18 +25,21 @@ BATCH: Final = 200_000
 def rollup(engine: Engine, *, limit: int = BATCH) -> int:
     """Add everything that is queued; returns how many hours of realms changed.
 
-    Does nothing when another scheduler is rolling up. Raises ConnectionLost.
+    Raises LockHeld if another session has the lock from the beginning, and ConnectionLost.
     """
     total = 0
-    while hours := _rollup_some(engine, limit):
-        total += hours
+    try:
+        while hours := _rollup_some(engine, limit):
+            total += hours
+    except LockHeld:
+        if not total:
+            raise
     return total
 
 
 def _rollup_some(engine: Engine, limit: int) -> int:
     with lost_connections(), engine.begin() as connection:
-        if not try_lock(connection, "rollup"):
-            return 0
+        require_lock(connection, "rollup")
         changed = set(rollup_queries.dequeue_deltas(connection, limit))
         slices = peaks.dequeue_slices(connection)
         changed.update((realm_id, starts_at) for realm_id, starts_at, _ in slices)

@@ -92,6 +92,15 @@ CREATE TRIGGER feed_is_not_emptied BEFORE TRUNCATE ON accounting.feed
     FOR EACH STATEMENT EXECUTE FUNCTION accounting.refuse_change_of_feed();
 ALTER TABLE accounting.feed ENABLE ALWAYS TRIGGER feed_is_not_emptied;
 
+-- What the feed is up to a number: a hash of all event ids up to the end of the batch that was
+-- numbered with it. After a restore the same number may be another event; then the hash differs.
+CREATE TABLE accounting.feed_batches (
+    last_seq bigint NOT NULL,
+    history uuid NOT NULL,
+    CONSTRAINT feed_batches_pkey PRIMARY KEY (last_seq)
+);
+GRANT SELECT, INSERT ON accounting.feed_batches TO turn_accounting_writer;
+
 -- The position of each named consumer, and the login that owns it. worker: the name of the process
 -- that moved it last, which distinguishes a retry of a move from the same move by another process.
 CREATE TABLE accounting.feed_consumers (
@@ -106,7 +115,8 @@ CREATE TABLE accounting.feed_consumers (
 ) WITH (fillfactor = 50);
 GRANT SELECT ON accounting.feed_consumers TO turn_accounting_writer;
 
--- The id of an event: the same if the event is written again.
+-- The id of an event: a function of its type and of what it says, so that it is the same when the
+-- event is written again, also from the spool after a restore.
 CREATE FUNCTION accounting.event_id(type text, key text) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN encode(substring(sha256(convert_to(type || chr(10) || key, 'UTF8')) FOR 16), 'hex')::uuid;
@@ -115,6 +125,21 @@ RETURN encode(substring(sha256(convert_to(type || chr(10) || key, 'UTF8')) FOR 1
 CREATE FUNCTION accounting.iso_time(moment timestamptz) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"');
+
+-- For workers that store their cursor themselves: stored beside the number, it shows whether the
+-- feed up to there is still the same.
+CREATE FUNCTION reporting.feed_history(seq bigint) RETURNS uuid
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN seq = 0 THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE (
+    SELECT b.history FROM accounting.feed_batches b
+    WHERE b.last_seq >= feed_history.seq ORDER BY b.last_seq LIMIT 1
+) END;
+COMMENT ON FUNCTION reporting.feed_history(bigint) IS
+    'Identifies the events up to a number: if it changes, the feed was restored from a backup. '
+    'Null beyond the end of the feed';
+REVOKE ALL ON FUNCTION reporting.feed_history(bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.feed_history(bigint)
+    TO turn_accounting_reader, turn_accounting_writer;
 
 -- The position of a consumer; inserts it at 0 if it is new.
 CREATE FUNCTION reporting.feed_cursor(consumer text) RETURNS bigint

@@ -1,4 +1,5 @@
--- What was received. Reports are evidence: the service may insert them, but not change them.
+-- What was received. Reports are evidence: the service may insert them, but not change them, except
+-- that it may empty the client addresses of a person whom it forgets.
 --
 -- Tables that grow have user_key in their primary key, and no foreign key, sequence or unique key
 -- across users, so that they can be distributed by user_key.
@@ -37,7 +38,7 @@ SET DateStyle = 'ISO, YMD' SET TimeZone = 'UTC' AS $$
 DECLARE
     name text := 'reports_' || to_char(day, 'YYYYMMDD');
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('accounting.ensure_report_partition'));
+    PERFORM FROM accounting.locks l WHERE l.name = 'report_partition' FOR UPDATE;
     IF to_regclass('accounting.' || quote_ident(name)) IS NOT NULL THEN
         RETURN false;
     END IF;
@@ -87,6 +88,44 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 REVOKE ALL ON FUNCTION accounting.erase_rejected(bytea[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION accounting.erase_rejected(bytea[]) TO turn_accounting_writer;
+
+-- Empties the client addresses in the reports of these usernames; returns in how many. The service
+-- can't change reports otherwise. A report with an address lies within a session of its username,
+-- or is not settled yet: so this reads only days with such sessions, and what is not settled.
+CREATE FUNCTION accounting.erase_client_addresses(username_keys uuid[]) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    day timestamptz;
+    erased bigint;
+    total bigint;
+BEGIN
+    UPDATE accounting.reports r SET client_address = NULL
+    FROM accounting.sources s LEFT JOIN accounting.settle_watermarks w USING (source_id)
+    WHERE r.source_id = s.source_id
+        AND (r.epoch, r.position) > (coalesce(w.epoch, 0), coalesce(w.position, 0))
+        AND r.username_key = ANY (username_keys) AND r.client_address IS NOT NULL;
+    GET DIAGNOSTICS total = ROW_COUNT;
+    FOR day IN
+        SELECT DISTINCT d.day AT TIME ZONE 'UTC'
+        FROM accounting.sessions s
+        CROSS JOIN LATERAL generate_series(
+            date_trunc('day', s.started_at AT TIME ZONE 'UTC'), s.last_seen_at AT TIME ZONE 'UTC',
+            interval '1 day') AS d (day)
+        WHERE s.username_key = ANY (username_keys) AND s.user_key IN (
+            SELECT n.user_key FROM accounting.usernames n WHERE n.username_key = ANY (username_keys)
+        )
+    LOOP
+        UPDATE accounting.reports r SET client_address = NULL
+        WHERE r.received_at >= day AND r.received_at < day + interval '1 day'
+            AND r.username_key = ANY (username_keys) AND r.client_address IS NOT NULL;
+        GET DIAGNOSTICS erased = ROW_COUNT;
+        total := total + erased;
+    END LOOP;
+    RETURN total;
+END
+$$;
+REVOKE ALL ON FUNCTION accounting.erase_client_addresses(uuid[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION accounting.erase_client_addresses(uuid[]) TO turn_accounting_writer;
 
 -- Status keys found in Redis after a gap: evidence, like reports. Each lies after the report at its
 -- position; sighting numbers those at one position.

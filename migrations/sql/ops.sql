@@ -9,6 +9,9 @@ CREATE TABLE accounting.job_runs (
     last_seconds double precision,
     last_failed_at timestamptz,
     last_error text,
+    blocked_since timestamptz,
+    blocked_at timestamptz,
+    blocked_by text,
     CONSTRAINT job_runs_pkey PRIMARY KEY (job)
 ) WITH (fillfactor = 50);
 GRANT SELECT, INSERT, UPDATE ON accounting.job_runs TO turn_accounting_writer;

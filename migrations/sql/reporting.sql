@@ -483,8 +483,8 @@ BEGIN
                 'rounded; an open one counts to last_seen_at'),
             ('estimated_bytes', 'received_bytes + sent_bytes of sessions that are estimated'),
             ('peak_sessions',
-                'Most sessions open at one moment of the bucket; for days and months that of the '
-                'highest hour')
+                'Most sessions open at one moment of the bucket; one that has not ended counts to '
+                'the end of the hour of last_seen_at. For days and months that of the highest hour')
         ) AS shared (column_name, comment) ON shared.column_name = a.attname
         WHERE c.relnamespace = 'reporting'::regnamespace
             AND col_description(c.oid, a.attnum) IS NULL

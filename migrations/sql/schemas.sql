@@ -7,6 +7,13 @@
 GRANT USAGE ON SCHEMA accounting TO turn_accounting_writer;
 GRANT SELECT ON accounting.alembic_version TO turn_accounting_writer;
 
+-- One row for each lock of the jobs; `turn-accounting db upgrade` has created the table. A
+-- source's lock is inserted with the source. Nothing is ever written to a row: FOR UPDATE needs the
+-- right to do so.
+GRANT SELECT, INSERT, UPDATE ON accounting.locks TO turn_accounting_writer;
+INSERT INTO accounting.locks (name)
+VALUES ('feed'), ('gaps'), ('partitions'), ('report_partition'), ('retain'), ('rollup');
+
 GRANT USAGE ON SCHEMA reporting TO turn_accounting_reader, turn_accounting_writer;
 ALTER DEFAULT PRIVILEGES IN SCHEMA reporting
     GRANT SELECT ON TABLES TO turn_accounting_reader, turn_accounting_writer;

@@ -3,7 +3,7 @@
 -- retired_at: null while the source is in service. reopened_at: when it returned to service after it
 -- was retired.
 CREATE TABLE accounting.sources (
-    source_id smallint GENERATED ALWAYS AS IDENTITY,
+    source_id smallint NOT NULL,
     source text NOT NULL,
     mode text NOT NULL CONSTRAINT mode_is_known CHECK (mode IN ('replication', 'subscribe')),
     epoch integer NOT NULL DEFAULT 0,
@@ -20,6 +20,38 @@ CREATE TABLE accounting.sources (
     CONSTRAINT source_is_unique UNIQUE (source)
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.sources TO turn_accounting_writer;
+
+-- Numbers a source by its name, so that session ids, which contain the number, are the same when
+-- sources come in another order after a restore. A taken number is skipped.
+CREATE FUNCTION accounting.number_source() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    hash bytea := sha256(convert_to(NEW.source, 'UTF8'));
+    number integer := (get_byte(hash, 0) * 256 + get_byte(hash, 1)) % 32767;
+BEGIN
+    WHILE EXISTS (SELECT FROM accounting.sources s WHERE s.source_id = number + 1) LOOP
+        number := (number + 1) % 32767;
+    END LOOP;
+    NEW.source_id := number + 1;
+    RETURN NEW;
+END
+$$;
+REVOKE ALL ON FUNCTION accounting.number_source() FROM PUBLIC;
+CREATE TRIGGER sources_are_numbered_by_name BEFORE INSERT ON accounting.sources
+    FOR EACH ROW WHEN (NEW.source_id IS NULL) EXECUTE FUNCTION accounting.number_source();
+
+-- The lock of settling a source exists before anybody can settle it: two sessions that insert the
+-- same name would wait for one another.
+CREATE FUNCTION accounting.insert_source_lock() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO accounting.locks (name) VALUES ('settle.' || NEW.source_id) ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END
+$$;
+REVOKE ALL ON FUNCTION accounting.insert_source_lock() FROM PUBLIC;
+CREATE TRIGGER source_has_a_lock AFTER INSERT ON accounting.sources
+    FOR EACH ROW EXECUTE FUNCTION accounting.insert_source_lock();
 
 -- Which collector may load a source. Times are those of the database's clock. A lease that is not
 -- renewed in time can be taken by another collector.

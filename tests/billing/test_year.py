@@ -226,6 +226,7 @@ def set_realm_rules(books: Books) -> None:
             changes,
             default=RealmRule(),
             holds_from=None,
+            now=datetime(2025, 1, 1, tzinfo=UTC),
         )
 
 
@@ -255,6 +256,7 @@ def run_year(books: Books, year: Year) -> None:
                 {"anchor_day": 10},
                 default=RealmRule(),
                 holds_from=date(2025, 8, 5),
+                now=check,
             )
         receive_until(books, year, PUNCTUAL, check)
         if check <= DYING_UNTIL:

@@ -45,7 +45,7 @@ EXPECTED: Final[dict[str, list[tuple[Any, ...]]]] = {
         ("example.org", 287_200, 33_000, Decimal("11.49")),
     ],
     "5. Sessions whose totals disagree": [
-        (UUID("00010000-0001-8000-8000-00000000000e"), "example.org", "bob",
+        (UUID("37a90000-0001-8000-8000-00000000000e"), "example.org", "bob",
          at(2, 22, 3, 20), 40_000, 500, True),
     ],
     "6. Live sessions now": [

@@ -18,7 +18,7 @@ from accounting.db.connection_settings import settings_statement
 from accounting.db.engine import Engine, lost_connections, open_engine, psycopg_connection
 from accounting.errors import ConnectionLost, NotYet
 from accounting.feed.number_feed import number_feed
-from accounting.feed.reader import FeedReader
+from accounting.feed.reader import CursorMove, FeedReader
 from accounting.ops.doctor import Level
 from accounting.ops.doctor.postgres_facts import read_postgres_facts
 from accounting.ops.doctor.postgres_server import check_postgres
@@ -137,13 +137,14 @@ def test_a_reader_of_the_feed_has_the_same_settings(books: Books) -> None:
     number_feed(books.engine)
     with FeedReader(books.url(READER)) as reader:
         assert reader.cursor("invoicer") == 0
-        events = reader.read(0, 10)
+        _, events, history = reader.read(0, 10)
+        assert history is not None
         assert [event.payload["started_at"] for event in events] == [
             "2026-11-02T12:00:01.000000+00:00",
             "2026-11-02T12:00:03.000000+00:00",
         ]
         assert all(event.created_at.tzinfo is not None for event in events)
-        assert reader.advance("invoicer", 0, 2, "worker")
+        assert reader.advance("invoicer", CursorMove(0, 2, 2, history), "worker")
 
 
 def test_a_database_is_migrated_whatever_it_has_set(

@@ -13,6 +13,8 @@ from accounting.billing.close_period import close_period, close_periods
 from accounting.feed.number_feed import number_feed
 from tests.support.books import READER, Books
 from tests.support.coturn_messages import FakeAllocation
+from tests.support.killed_invoicer import load_module
+from tests.support.restored_database import back_up, restore_database
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 INVOICER: Final = ROOT / "examples/invoicer/invoicer.py"
@@ -94,3 +96,42 @@ def test_an_invoicer_killed_before_any_line_bills_everything_once(
         assert read_invoices(run) == (rows, files), run.name
     cursors = books.query("SELECT DISTINCT seq FROM accounting.feed_consumers")
     assert len(cursors) == 1
+
+
+def test_an_invoicer_bills_the_difference_when_a_restored_period_closes_otherwise(
+    books: Books, tmp_path: Path
+) -> None:
+    """November was billed without bob's late usage; from the spool it closes with it."""
+
+    def bill() -> list[Any]:
+        number_feed(books.engine)
+        load_module(str(INVOICER)).run(books.url(READER), tmp_path, follow=False)
+        return [row[2:6] for row in read_invoices(tmp_path)[0]]
+
+    receive_session(books, 0, "alice", 1, 10 * GIB)
+    receive_session(books, 10, "bob", 2, 3 * GIB)
+    books.advance_clock(0, source="late")
+    books.advance_clock(30 * DAY)
+    books.run_jobs()
+    back_up(books)
+    close_period(books.engine, "example.org", NOVEMBER, excluded_sources=["late"])
+    first = [
+        ("2026-11-01", "alice", "usage of 2026-11-01", 10 * GIB),
+        ("2026-11-01", "bob", "usage of 2026-11-01", 3 * GIB),
+    ]
+    assert sorted(bill()) == first
+    restore_database(books)
+    receive_session(books, 20, "bob", 4, 4 * GIB, source="late")
+    books.advance_clock(30 * DAY, source="late")
+    books.run_jobs()
+    assert close_periods(books.engine) == 1
+    billed = [*first, ("2026-11-01", "bob", "usage of 2026-11-01", 4 * GIB)]
+    assert sorted(bill()) == sorted(billed)
+    receive_session(books, 31 * DAY, "alice", 3, 2 * GIB)
+    for source in ("default", "late"):
+        books.advance_clock(62 * DAY, source=source)
+    books.run_jobs()
+    assert close_periods(books.engine) == 1
+    assert sorted(bill()) == sorted(
+        [*billed, ("2026-12-01", "alice", "usage of 2026-12-01", 2 * GIB)]
+    )

@@ -2,9 +2,10 @@
 
 import psycopg
 import pytest
-from sqlalchemy import text
 
+from accounting.db.locks import try_lock
 from accounting.domain.realm_rules import RealmRule
+from accounting.errors import LockHeld
 from accounting.feed import outbox
 from accounting.feed.number_feed import number_feed
 from accounting.identities.realm_queries import add_realm
@@ -48,10 +49,9 @@ def test_an_event_that_commits_late_gets_a_later_number(
 def test_one_scheduler_numbers_at_a_time(books: Books) -> None:
     post_events(books, "a")
     with books.engine.begin() as connection:
-        connection.execute(
-            text("SELECT pg_advisory_xact_lock(hashtextextended('accounting.feed', 0))")
-        )
-        assert number_feed(books.engine) == 0
+        assert try_lock(connection, "feed")
+        with pytest.raises(LockHeld, match="'feed'"):
+            number_feed(books.engine)
     assert number_feed(books.engine) == 1
 
 

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from accounting.capture.spool.pruning import prune
 from tests.support.books import Books, channel, status_payload, traffic_payload
+from tests.support.restored_database import back_up, restore_database
 
 
 def receive(books: Books, *numbers: int, user: str = "alice") -> None:
@@ -313,22 +313,6 @@ def test_messages_that_a_restored_database_lacks_and_the_spool_pruned_are_a_gap(
 def contents(books: Books) -> dict[str, list[dict[str, Any]]]:
     views = ("sessions", "user_usage_hourly", "realm_usage_monthly", "capture_gaps")
     return {view: books.rows(view) for view in views}
-
-
-def back_up(books: Books) -> None:
-    """Copy the database."""
-    books.disconnect()
-    with psycopg.connect(books.server.url(), autocommit=True) as connection:
-        connection.execute(
-            f"CREATE DATABASE {books.name}_copy TEMPLATE {books.name} STRATEGY file_copy"
-        )
-
-
-def restore_database(books: Books) -> None:
-    """Replace the database by its copy; this terminates connections to it."""
-    with psycopg.connect(books.server.url(), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {books.name} WITH (FORCE)")
-        connection.execute(f"ALTER DATABASE {books.name}_copy RENAME TO {books.name}")
 
 
 def test_two_loaders_on_one_spool_load_nothing_twice_and_lose_nothing(books: Books) -> None:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 
 from accounting.capture.clock import wall_clock
 from accounting.config import Settings
-from accounting.db.engine import Engine
-from accounting.errors import ConfigurationError
+from accounting.db.engine import Engine, lost_connections
+from accounting.db.locks import lock
+from accounting.errors import ConfigurationError, ConnectionLost, LockHeld
 from accounting.ingest.source_lease import lease_holder
+from accounting.ops.doctor.findings import Level
+from accounting.ops.doctor.flow import check_flow
 from accounting.ops.monitoring.health import Health, evaluate, format_duration
 from accounting.ops.monitoring.server import serve
 from accounting.ops.monitoring.snapshot import Snapshot
@@ -21,6 +25,7 @@ from accounting.sources import lease_queries
 from tests.support.books import Books, channel, status_payload
 from tests.support.monitoring import (
     checkpoint_now,
+    metrics_of,
     parse_metrics,
     read_snapshot,
     settings_for,
@@ -89,8 +94,11 @@ def test_a_standby_is_healthy(books: Books) -> None:
     books.run_jobs()
     books.spool().open_gap(wall_clock(), "disconnected")
     with books.engine.begin() as connection:
-        lease_queries.release(connection, 1, lease_holder(books.spool().path))
-        lease_queries.acquire(connection, 1, holder="x", host="one.example", lease_seconds=60)
+        source_id = books.source_id()
+        lease_queries.release(connection, source_id, lease_holder(books.spool().path))
+        lease_queries.acquire(
+            connection, source_id, holder="x", host="one.example", lease_seconds=60
+        )
     assert problems_of(books) == ()
 
 
@@ -126,6 +134,55 @@ def test_a_job_that_fails_three_times_in_a_row_is_a_problem(books: Books) -> Non
     )
     run_job(replace(job, run=lambda _: 1), books.engine)
     assert problems_of(books) == ()
+
+
+def test_a_job_that_has_not_got_its_lock_for_minutes_is_a_problem(books: Books) -> None:
+    keep_up(books)
+    with books.engine.begin() as holder:
+        lock(holder, "rollup")
+        with pytest.raises(LockHeld):
+            run_job(JOBS["rollup"], books.engine)
+        assert problems_of(books) == ()  # another scheduler may be at work
+        holder.exec_driver_sql(
+            "UPDATE accounting.job_runs SET blocked_since = blocked_since - interval '6 min'"
+        )
+    with books.engine.begin() as holder:
+        lock(holder, "rollup")
+        with pytest.raises(LockHeld):
+            run_job(JOBS["rollup"], books.engine)
+        snapshot = read_snapshot(books)
+        (problem,) = evaluate(snapshot, captures=True).problems
+        assert re.match(
+            r"job rollup has not run for 6 min: the lock 'rollup' is held for \d+ s by the "
+            r"database session \d+ \(role turn_accounting_writer, ",
+            problem,
+        )
+        (finding,) = [one for one in check_flow(snapshot) if one.check == "books"]
+        assert (finding.level, finding.observed) == (Level.ERROR, problem)
+        assert metrics_of(snapshot)["turn_accounting_job_blocked_seconds", "rollup"] > 300
+    run_job(JOBS["rollup"], books.engine)
+    assert problems_of(books) == ()
+    assert metrics_of(read_snapshot(books))["turn_accounting_job_blocked_seconds", "rollup"] == 0
+
+
+def test_a_job_that_the_server_refuses_memory_for_locks_is_a_problem(books: Books) -> None:
+    """Any login can fill that memory, with advisory locks for example."""
+
+    def refuse(engine: Engine) -> int:
+        with lost_connections(), engine.begin() as connection:
+            connection.exec_driver_sql(
+                "DO $$ BEGIN RAISE 'out of shared memory' USING ERRCODE = '53200'; END $$"
+            )
+        return 0
+
+    keep_up(books)
+    job = replace(JOBS["settle"], run=refuse)
+    for _ in range(3):
+        with pytest.raises(ConnectionLost):
+            run_job(job, books.engine)
+    assert problems_of(books) == (
+        "job settle failed 3 times in a row (OutOfMemory): see the scheduler's log",
+    )
 
 
 def test_an_unreachable_database_is_a_problem_without_its_password(books: Books) -> None:

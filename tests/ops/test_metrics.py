@@ -182,8 +182,11 @@ def test_the_lease_has_its_host_as_a_label(books: Books) -> None:
     checkpoint_now(books)
     books.load()
     with books.engine.begin() as connection:
-        lease_queries.release(connection, 1, lease_holder(books.spool().path))
-        lease_queries.acquire(connection, 1, holder="x", host="one.example", lease_seconds=60)
+        source_id = books.source_id()
+        lease_queries.release(connection, source_id, lease_holder(books.spool().path))
+        lease_queries.acquire(
+            connection, source_id, holder="x", host="one.example", lease_seconds=60
+        )
     assert (
         metrics_of(read_snapshot(books))["turn_accounting_lease_held", "one.example", "default"]
         == 1
@@ -207,12 +210,14 @@ def test_every_alert_uses_existing_metrics(books: Books) -> None:
     receive_usage(books)
     checkpoint_now(books)
     books.run_jobs()
+    run_job(JOBS["settle"], books.engine)
     known = {name for name, *_ in metrics_of(read_snapshot(books))}
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
     assert [rule["alert"] for rule in group["rules"]] == [
         "TurnAccountingLags",
         "TurnAccountingCaptureGap",
         "TurnAccountingRelayThreadSilent",
+        "TurnAccountingJobBlocked",
     ]
     for rule in group["rules"]:
         assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}

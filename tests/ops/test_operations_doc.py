@@ -72,7 +72,8 @@ def test_the_doc_has_exactly_the_served_metrics(books: Books) -> None:
             " VALUES ('settle', 1, now(), 1)"
         )
         connection.exec_driver_sql(
-            "INSERT INTO accounting.source_leases VALUES (1, 'x', 'y', now(), now() + '1 min')"
+            "INSERT INTO accounting.source_leases"
+            " SELECT source_id, 'x', 'y', now(), now() + '1 min' FROM accounting.sources"
             " ON CONFLICT DO NOTHING"
         )
     served = {

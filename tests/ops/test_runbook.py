@@ -8,7 +8,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from tests.support.books import Books, make_template
+import psycopg
+from psycopg import sql
+
+from accounting.billing.adjust import adjust
+from accounting.feed.number_feed import number_feed
+from tests.support.billing_scenarios import (
+    close_november_without_late_source,
+    receive_late_source,
+)
+from tests.support.books import READER, TEMPLATE, Books, make_template
+from tests.support.command import turn_accounting
 from tests.support.servers import PostgresServer, ValkeyServer, wait_until
 from tests.support.service import ROOT, Service, environment
 from tests.support.turn_traffic import NumberPublisher, hourly_received_bytes, loaded_numbers
@@ -80,3 +90,56 @@ def test_a_restored_backup_is_loaded_again_from_the_spool(tmp_path: Path) -> Non
             assert "(0 rows)" in run("look", tmp_path, settings)
         books.assert_conserved()
         books.close()
+
+
+def read_feed(books: Books) -> list[str]:
+    """The event ids that a worker gets, which starts at 0 every time."""
+    number_feed(books.engine)
+    result = turn_accounting("feed", "--json", database_url=books.url(READER))
+    assert result.code == 0
+    return [row["event_id"] for row in result.rows]
+
+
+def test_after_a_restore_a_worker_gets_each_event_once_by_id(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    """Dump, late usage and a correction, the worker's list, restore, the spool again, compare."""
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        name = sql.Identifier(DATABASE)
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, sql.Identifier(TEMPLATE))
+        )
+    books = Books(postgres_server, DATABASE, tmp_path)
+    settings = {
+        "ACCOUNTING_DATABASE_URL": books.url(),
+        "ADMIN_URL": postgres_server.url(database="postgres"),
+        "BILLING_URL": books.url(READER),
+    }
+    correction = ("adjust", "example.org", "2026-11-01", "bob", "--sent-bytes=-600")
+    words = ("--reason", "a test call", "--author", "carol")
+    close_november_without_late_source(books)
+    read_feed(books)
+    books.disconnect()
+    run("backup", tmp_path, settings)
+    receive_late_source(books)
+    books.run_jobs()
+    assert adjust(books.engine) == 2
+    assert turn_accounting(*correction, *words, database_url=books.url()).code == 0
+    handled = read_feed(books)
+    assert len(handled) == len(set(handled)) == 8
+    (tmp_path / "handled.txt").write_text("".join(f"{event_id}\n" for event_id in handled))
+    books.disconnect()
+    run("restore", tmp_path, settings)
+    assert handled[-1] in run("compare", tmp_path, settings)
+    books._loaders.clear()
+    books.run_jobs()
+    assert adjust(books.engine) == 2
+    assert turn_accounting(*correction, *words, database_url=books.url()).code == 0
+    assert sorted(read_feed(books)) == sorted(handled)
+    assert run("compare", tmp_path, settings).strip() == ""
+    books.close()
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        for database in (DATABASE, f"{DATABASE}_broken"):
+            connection.execute(
+                sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database))
+            )

@@ -181,10 +181,10 @@ def test_the_clock_of_a_source_expires_only_its_own_sessions(books: Books) -> No
     FakeAllocation(books, source="two").new(0)
     books.advance_clock(1, source="two")
     run_jobs_at(books, 1000, "one")
-    assert [(row["source"], row["end_cause"]) for row in session_rows(books)] == [
-        ("one", "expired"),
-        ("two", None),
-    ]
+    assert {row["source"]: row["end_cause"] for row in session_rows(books)} == {
+        "one": "expired",
+        "two": None,
+    }
 
 
 def test_nothing_expires_while_messages_wait_in_the_spool(books: Books) -> None:

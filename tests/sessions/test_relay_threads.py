@@ -39,7 +39,7 @@ def run_jobs_at(books: Books, seconds: float) -> None:
 
 def thread_statuses(books: Books) -> dict[RelayThread, ThreadStatus]:
     with books.engine.connect() as connection:
-        return read_statuses(connection, 1)
+        return read_statuses(connection, books.source_id())
 
 
 def silent_threads(books: Books, seconds: float) -> list[tuple[str, int]]:

@@ -6,6 +6,7 @@ the time, and the contract tests run many.
 
 import json
 import multiprocessing
+import multiprocessing.context
 import os
 import sys
 import tempfile
@@ -47,14 +48,20 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
     return inherited | {f"{PREFIX}{name.upper()}": value for name, value in settings.items()}
 
 
+def start_turn_accounting(
+    *arguments: str, out: Path, err: Path, settings: Mapping[str, str]
+) -> multiprocessing.context.ForkServerProcess:
+    """Start the command; ``out`` and ``err`` get its standard output and standard error."""
+    process = FORK_SERVER.Process(target=_run, args=(arguments, environment(settings), out, err))
+    process.start()
+    return process
+
+
 def turn_accounting(*arguments: str, output: str = "", **settings: str) -> CommandResult:
     """Run the command to its end. ``output``: a path that replaces standard output."""
     with tempfile.TemporaryDirectory(prefix="ta-test-") as directory:
         out, err = Path(output or Path(directory, "out")), Path(directory, "err")
-        process = FORK_SERVER.Process(
-            target=_run, args=(arguments, environment(settings), out, err)
-        )
-        process.start()
+        process = start_turn_accounting(*arguments, out=out, err=err, settings=settings)
         process.join(TIMEOUT_SECONDS)
         if process.exitcode is None:
             process.kill()

@@ -17,7 +17,7 @@ from types import FrameType, ModuleType
 from typing import Any, Final
 
 KILLED_EXIT_CODE: Final = 9
-CURSOR_FUNCTIONS: Final = ("consume", "_advance")
+CURSOR_FUNCTIONS: Final = ("consume", "_consume", "_advance")
 """Functions of the feed client that move the cursor."""
 MAX_COUNT_PER_LINE: Final = 2
 """Further passes over a line, in a loop, are like the second."""

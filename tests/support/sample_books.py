@@ -47,6 +47,7 @@ def _fill(books: Books) -> None:
         {"time_zone": "Europe/Berlin"},
         default=RealmRule(),
         holds_from=None,
+        now=BEGIN,
     )
     spool = books.spool()
     spool.close_gap(

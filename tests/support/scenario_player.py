@@ -174,6 +174,7 @@ class ScenarioPlayer:
                         {"time_zone": zone},
                         default=books.rule,
                         holds_from=None,
+                        now=BEGIN,
                     )
                 return _play(books, steps, plan)
             finally:

@@ -14,7 +14,8 @@ DECLARE
 BEGIN
     FOR table_name IN
         SELECT format('%I.%I', schemaname, tablename)::regclass FROM pg_tables
-        WHERE schemaname = 'accounting' AND tablename NOT IN ('installation', 'alembic_version')
+        WHERE schemaname = 'accounting'
+            AND tablename NOT IN ('installation', 'alembic_version', 'locks')
     LOOP
         EXECUTE format('DELETE FROM %s', table_name);
     END LOOP;

@@ -20,6 +20,7 @@ from accounting.db.schema.billing import (
 from accounting.db.schema.columns import metadata
 from accounting.db.schema.feed import (
     feed,
+    feed_batches,
     feed_consumers,
     feed_outbox,
 )
@@ -36,6 +37,9 @@ from accounting.db.schema.ingest import (
     message_counts,
     rejected_messages,
     reports,
+)
+from accounting.db.schema.locks import (
+    locks,
 )
 from accounting.db.schema.ops import (
     job_runs,
@@ -74,6 +78,7 @@ __all__ = [
     "epochs",
     "erasures",
     "feed",
+    "feed_batches",
     "feed_consumers",
     "feed_outbox",
     "finalized_sessions",
@@ -81,6 +86,7 @@ __all__ = [
     "installation",
     "job_runs",
     "key_sightings",
+    "locks",
     "message_counts",
     "metadata",
     "peak_deltas",

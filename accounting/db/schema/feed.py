@@ -66,6 +66,13 @@ feed = Table(
     UniqueConstraint("event_id", name="event_is_numbered_once"),
 )
 
+feed_batches = Table(
+    "feed_batches",
+    metadata,
+    Column("last_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("history", Uuid, nullable=False),
+)
+
 feed_consumers = Table(
     "feed_consumers",
     metadata,

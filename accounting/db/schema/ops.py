@@ -23,4 +23,7 @@ job_runs = Table(
     Column("last_seconds", Double),
     Column("last_failed_at", timestamp),
     Column("last_error", Text),
+    Column("blocked_since", timestamp),
+    Column("blocked_at", timestamp),
+    Column("blocked_by", Text),
 )

@@ -3,6 +3,7 @@
 from sqlalchemy import (
     BigInteger,
     Column,
+    FetchedValue,
     Identity,
     Index,
     Integer,
@@ -18,7 +19,8 @@ from accounting.db.schema.columns import metadata, timestamp
 sources = Table(
     "sources",
     metadata,
-    Column("source_id", SmallInteger, Identity(always=True), primary_key=True),
+    # Numbered by a trigger.
+    Column("source_id", SmallInteger, FetchedValue(), primary_key=True, autoincrement=False),
     Column("source", Text, nullable=False),
     Column("mode", Text, nullable=False),
     Column("epoch", Integer, nullable=False, server_default=text("0")),

@@ -39,7 +39,11 @@ def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
     problems = list(database_problems(database))
     for problem in problems:
         yield error(
-            COMPONENT, "books", problem, "check that `turn-accounting schedule` runs, and its log"
+            COMPONENT,
+            "books",
+            problem,
+            "check that `turn-accounting schedule` runs, and its log; end a session that keeps a "
+            "lock with pg_terminate_backend(), or its program",
         )
     if not problems:
         yield ok(COMPONENT, "books", "loading and settling keep up")

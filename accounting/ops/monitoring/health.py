@@ -16,6 +16,8 @@ MAX_CAPTURE_LAG_SECONDS: Final = 60
 MAX_STAGE_LAG_SECONDS: Final = 300
 """Loading and settling may be this far behind capture: after an outage they have to catch up."""
 JOB_FAILURES_LIMIT: Final = 3
+MAX_BLOCKED_SECONDS: Final = 300
+"""Jobs share their locks, and other schedulers run them too, but each gets its turn."""
 DISK_FULL_BYTES: Final = 100 * 10**6
 SECOND: Final = 1_000_000
 
@@ -101,6 +103,11 @@ def database_problems(database: DatabaseStatus) -> Iterator[str]:
             yield (
                 f"job {job.job} failed {job.failures_in_a_row} times in a row ({job.last_error}): "
                 "see the scheduler's log"
+            )
+        if job.blocked_seconds > MAX_BLOCKED_SECONDS:
+            yield (
+                f"job {job.job} has not run for {format_duration(job.blocked_seconds)}: "
+                f"{job.blocked_by}"
             )
 
 

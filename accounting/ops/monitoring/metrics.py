@@ -245,6 +245,12 @@ def _job_metrics(database: DatabaseStatus) -> Iterator[Metric]:
         "job",
     )
     yield _gauge(
+        "job_blocked_seconds",
+        "For how long a job could not take its lock; 0 since it last ran.",
+        ((job.job, job.blocked_seconds) for job in jobs),
+        "job",
+    )
+    yield _gauge(
         "job_last_duration_seconds",
         "Duration of that run.",
         ((job.job, job.last_seconds) for job in jobs),

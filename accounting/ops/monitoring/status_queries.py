@@ -23,6 +23,7 @@ from accounting.sessions.relay_threads import read_statuses
 _QUERIES: Final = Queries("accounting.ops")
 
 STATEMENT_TIMEOUT: Final = "3s"
+MICROSECONDS: Final = 1_000_000
 USAGE_DELTAS_LIMIT: Final = 100_000
 
 
@@ -97,7 +98,11 @@ class SilentThread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus:
-    """The results of a job. Times in microseconds; ``last_error`` is the last failure's type."""
+    """The results of a job. Times in microseconds; ``last_error`` is the last failure's type.
+
+    ``blocked_since``, ``blocked_at``: the first and the last run since the last success that could
+    not take its lock, and ``blocked_by`` who held it. None: none.
+    """
 
     job: str
     runs: int
@@ -106,6 +111,16 @@ class JobStatus:
     last_succeeded_at: int | None
     last_seconds: float | None
     last_error: str | None
+    blocked_since: int | None
+    blocked_at: int | None
+    blocked_by: str | None
+
+    @property
+    def blocked_seconds(self) -> float:
+        """For how long the job could not take its lock; 0 since it last did."""
+        if self.blocked_since is None or self.blocked_at is None:
+            return 0.0
+        return (self.blocked_at - self.blocked_since) / MICROSECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

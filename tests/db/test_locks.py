@@ -1,0 +1,228 @@
+"""The locks of the jobs: only the writer reaches them, and their holder is always known."""
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.errors import InsufficientPrivilege
+
+from accounting.db import migrations
+from accounting.db.engine import open_engine
+from accounting.db.locks import find_holder, lock, require_lock, try_lock
+from accounting.errors import LockHeld
+from accounting.ops.registry import JOBS
+from tests.support.books import WRITER, Books, channel, status_payload, traffic_payload
+from tests.support.command import turn_accounting
+from tests.support.servers import PostgresServer
+
+ROOT: Final = Path(__file__).parents[2]
+STRANGER: Final = "reports_reader"
+JOB_LOCKS: Final = ("feed", "gaps", "partitions", "report_partition", "retain", "rollup")
+
+
+@pytest.fixture
+def stranger(postgres_server: PostgresServer, books: Books) -> Iterator[psycopg.Connection]:
+    """A login with the role of the reader and nothing else, in an open transaction."""
+    role = sql.Identifier(STRANGER)
+    with psycopg.connect(postgres_server.url(), autocommit=True) as superuser:
+        superuser.execute(
+            sql.SQL("CREATE ROLE {} LOGIN IN ROLE turn_accounting_reader").format(role)
+        )
+        try:
+            with psycopg.connect(books.url(STRANGER)) as connection:
+                yield connection
+        finally:
+            superuser.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+def receive_session(books: Books) -> None:
+    books.receive(0, channel("status"), status_payload("new"))
+    books.receive(1, channel("traffic"), traffic_payload(1, 2, 3, 4))
+    books.receive(2, channel("status"), status_payload("deleted"))
+    books.advance_clock(5_000)
+
+
+def views(connection: psycopg.Connection) -> list[sql.Identifier]:
+    rows = connection.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'reporting'::regnamespace"
+        " AND relkind = 'v' ORDER BY 1"
+    ).fetchall()
+    assert rows
+    return [sql.Identifier("reporting", name) for (name,) in rows]
+
+
+def hold_everything(books: Books, connection: psycopg.Connection) -> None:
+    """Take every lock that a reader can take, and keep the transaction open."""
+    source = f"settle.{books.source_id()}"
+    names = [*JOB_LOCKS, source, "migrations", "ensure_report_partition"]
+    connection.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended('accounting.' || name, 0)),"
+        " pg_advisory_xact_lock(hashtext('accounting.' || name)) FROM unnest(%s::text[]) AS name",
+        [names],
+    )
+    for view in views(connection):
+        connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(view))
+        connection.execute(sql.SQL("SELECT * FROM {} LIMIT 1").format(view))
+    connection.execute("NOTIFY accounting_feed, 'nonsense'")
+
+
+def test_a_reader_that_locks_all_it_can_stops_no_job(
+    books: Books, stranger: psycopg.Connection
+) -> None:
+    receive_session(books)
+    books.load()
+    hold_everything(books, stranger)
+    done = {name: job.run(books.engine) for name, job in JOBS.items()}
+    assert (done["settle"], done["rollup"], done["partitions"], done["feed"]) == (3, 1, 8, 1)
+    assert books.rows("user_usage_monthly", "received_bytes") == [{"received_bytes": 2}]
+    assert turn_accounting("db", "upgrade", database_url=books.url()).code == 0
+
+
+@pytest.mark.parametrize("mode", ["ROW SHARE", "SHARE UPDATE EXCLUSIVE", "ACCESS EXCLUSIVE"])
+def test_a_reader_can_lock_views_only_for_reading(stranger: psycopg.Connection, mode: str) -> None:
+    statement = sql.SQL("LOCK TABLE {} IN " + mode + " MODE")
+    for view in views(stranger):
+        with pytest.raises(InsufficientPrivilege), stranger.transaction():
+            stranger.execute(statement.format(view))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT name FROM accounting.locks FOR UPDATE",
+        "SELECT name FROM accounting.locks FOR KEY SHARE",
+        "LOCK TABLE accounting.locks IN ACCESS SHARE MODE",
+        "SELECT realm FROM reporting.sessions FOR UPDATE",
+        "SELECT realm FROM reporting.sessions FOR KEY SHARE",
+    ],
+)
+def test_a_reader_locks_no_row(stranger: psycopg.Connection, statement: str) -> None:
+    with pytest.raises(psycopg.Error) as raised:
+        stranger.execute(statement.encode())
+    # A view of joins can't be locked by row at all.
+    assert raised.value.sqlstate in {"42501", "0A000"}
+
+
+def test_no_statement_takes_an_advisory_lock() -> None:
+    """Any login can take the same one."""
+    calls = re.compile(r"pg_(try_)?advisory_\w+\(")
+    paths = [
+        path
+        for directory in ("accounting", "migrations", "benchmarks")
+        for path in (ROOT / directory).rglob("*")
+        if path.suffix in {".py", ".sql"}
+    ]
+    assert ROOT / "accounting" / "db" / "locks.py" in paths
+    assert [str(path) for path in paths if calls.search(path.read_text())] == []
+
+
+def test_one_session_has_a_lock_until_its_transaction_ends(books: Books) -> None:
+    name = "rollup"
+    with books.engine.connect() as one, books.engine.connect() as other:
+        assert try_lock(one, name)
+        one.commit()
+        assert try_lock(one, name)
+        assert try_lock(one, name)
+        assert not try_lock(other, name)
+        assert try_lock(other, "gaps")
+        one.rollback()
+        assert try_lock(other, name)
+        with pytest.raises(KeyError):
+            try_lock(one, "rolup")
+
+
+def test_a_lock_leaves_no_dead_row(books: Books) -> None:
+    before = books.query("SELECT ctid, name FROM accounting.locks ORDER BY name")
+    for _ in range(3):
+        with books.engine.begin() as connection:
+            lock(connection, "rollup")
+    assert books.query("SELECT ctid, name FROM accounting.locks ORDER BY name") == before
+
+
+def test_a_lock_that_is_held_names_its_holder(books: Books) -> None:
+    engine = open_engine(books.url(WRITER), application_name="the other scheduler")
+    try:
+        with engine.connect() as holder, books.engine.connect() as waiting:
+            assert find_holder(waiting, "rollup") is None
+            lock(holder, "rollup")
+            found = find_holder(waiting, "rollup")
+            assert found is not None
+            pid = holder.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+            assert found[:3] == (pid, WRITER, "the other scheduler")
+            expected = (
+                rf"^the lock 'rollup' is held for \d+ s by the database session {pid} "
+                rf"\(role {WRITER}, application 'the other scheduler'\)$"
+            )
+            with pytest.raises(LockHeld, match=expected):
+                require_lock(waiting, "rollup")
+            with pytest.raises(LockHeld, match=expected):
+                lock(waiting, "rollup", wait_seconds=0.1)
+            waiting.rollback()
+            result = turn_accounting("job", "run", "rollup", database_url=books.url(WRITER))
+            assert (result.code, result.out) == (3, "")
+            assert re.search(r"job rollup can't run now: the lock 'rollup' is held", result.err)
+            assert str(pid) in result.err
+    finally:
+        engine.dispose()
+
+
+def test_a_login_that_may_not_see_the_holder_still_gets_its_name(
+    postgres_server: PostgresServer, books: Books
+) -> None:
+    with psycopg.connect(postgres_server.url(), autocommit=True) as superuser:
+        superuser.execute("CREATE ROLE other_service LOGIN IN ROLE turn_accounting_writer")
+        try:
+            engine = open_engine(books.url("other_service"))
+            with books.engine.connect() as holder, engine.connect() as waiting:
+                lock(holder, "rollup")
+                found = find_holder(waiting, "rollup")
+            engine.dispose()
+        finally:
+            superuser.execute("DROP ROLE other_service")
+    assert found is not None
+    assert (found.role, found.application) == (WRITER, "turn-accounting")
+
+
+def test_a_holder_that_hangs_loses_its_session_and_the_lock(books: Books) -> None:
+    with books.engine.connect() as hung, books.engine.connect() as other:
+        assert try_lock(hung, "rollup", max_idle_seconds=0.05)
+        lock(other, "rollup")
+        hung.invalidate()
+
+
+def test_a_settling_source_does_not_stop_the_others(books: Books) -> None:
+    for source in ("default", "other"):
+        books.receive(0, channel("status"), status_payload("new"), source=source)
+        books.load(source=source)
+    name = f"settle.{books.source_id()}"
+    with books.engine.begin() as connection:
+        lock(connection, name)
+        with pytest.raises(LockHeld, match=name):
+            books.settle()
+    assert books.settle() == 1
+    assert len(books.rows("sessions")) == 2
+
+
+def test_two_first_upgrades_at_once_both_succeed(postgres_server: PostgresServer) -> None:
+    with psycopg.connect(postgres_server.url(), autocommit=True) as superuser:
+        superuser.execute("CREATE DATABASE upgraded_twice")
+        try:
+
+            def upgrade() -> str:
+                engine = open_engine(postgres_server.url(database="upgraded_twice"))
+                try:
+                    return migrations.upgrade(engine)
+                finally:
+                    engine.dispose()
+
+            with ThreadPoolExecutor() as threads:
+                upgrades = [threads.submit(upgrade) for _ in range(3)]
+                revisions = {one.result(timeout=60) for one in upgrades}
+        finally:
+            superuser.execute("DROP DATABASE upgraded_twice WITH (FORCE)")
+    assert revisions == {migrations.head_revision()}

@@ -1,0 +1,68 @@
+"""``python -m tests.histories --seeds 1-50``: plays random histories, and compares every figure.
+
+Prints the plan of each history and what was found. Exit 1 when a history failed; the data directory
+of the first failed one is kept.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.histories.plan import make_plan
+from tests.histories.player import HistoryFailed, Player
+from tests.support.books import cloned_database, make_template
+from tests.support.servers import PostgresServer
+
+
+def parse_seeds(text: str) -> list[int]:
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        seeds += range(int(first), int(last or first) + 1)
+    return seeds
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.histories", description=__doc__)
+    parser.add_argument("--seeds", type=parse_seeds, default=[1], help="such as 1-50 or 3,7")
+    parser.add_argument("--short", action="store_true", help="as in `make test`")
+    given = parser.parse_args()
+    failed = []
+    with PostgresServer() as server:
+        make_template(server)
+        for seed in given.seeds:
+            plan = make_plan(seed, short=given.short)
+            say(f"seed {seed}")
+            for line in plan.lines():
+                say(f"  {line}")
+            directory = Path(tempfile.mkdtemp(prefix=f"ta-history-{seed}-"))
+            started = time.monotonic()
+            with cloned_database(server) as database:
+                player = Player(plan, server, database, directory)
+                try:
+                    player.play()
+                except HistoryFailed as error:
+                    say(str(error))
+                    say(f"seed {seed} FAILED; its data is in {directory}")
+                    failed.append(seed)
+                else:
+                    shutil.rmtree(directory)
+                    messages = sum(len(s.stream.messages) for s in player.sources)
+                    say(
+                        f"seed {seed} ok: {messages} messages, {player.runs} processes,"
+                        f" {player.killed} killed, {time.monotonic() - started:.1f} s"
+                    )
+    say(f"{len(given.seeds)} histories, {len(failed)} failed: {failed}")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,594 @@
+"""Compares what the views show with the oracle's books, to the byte."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Final
+
+from tests.histories.oracle import (
+    NO_USAGE,
+    SECOND,
+    Books,
+    Bucket,
+    Calendar,
+    Period,
+    Stream,
+    Usage,
+    micros,
+    shown,
+    statement_digest,
+)
+
+EIGHT: Final = (
+    "received_packets",
+    "received_bytes",
+    "sent_packets",
+    "sent_bytes",
+    "peer_received_packets",
+    "peer_received_bytes",
+    "peer_sent_packets",
+    "peer_sent_bytes",
+)
+VIEWS: Final[Mapping[str, str]] = {
+    "sessions": "source, database, realm, username, allocation_id, started_at, session_id",
+    "user_usage_hourly": "realm, user_id, starts_at",
+    "user_usage_daily": "realm, user_id, starts_at",
+    "user_usage_monthly": "realm, user_id, starts_at",
+    "realm_usage_hourly": "realm, starts_at",
+    "realm_usage_daily": "realm, starts_at",
+    "realm_usage_monthly": "realm, starts_at",
+    "unattributed_usage": "source, realm, username, starts_at",
+    "allocation_events": "source, received_at, position",
+    "traffic_reports": "source, received_at, position",
+    "rejected_messages": "source, received_at, position",
+    "capture_gaps": "source, from_at",
+    "sources": "source",
+    "periods": "realm, period",
+    "statements": "realm, period, user_key",
+    "adjustments": "realm, period, user_key, posted_at, adjustment_id",
+    "feed": "seq",
+}
+LATE_USAGE: Final = "turn-accounting"
+MAX_DIFFERENCES: Final = 12
+"""Differences that are printed for each view."""
+
+Row = Mapping[str, Any]
+Views = Mapping[str, Sequence[Row]]
+
+
+@dataclass(slots=True)
+class Expectation:
+    """What the player knows besides the messages.
+
+    ``corrections``: rows of manual adjustments, as far as they are known. ``closed_without``: the
+    periods that were closed without a source. ``reports_kept``: whether no report was dropped.
+    """
+
+    calendars: Mapping[bytes, Calendar]
+    streams: Mapping[str, Stream]
+    corrections: list[tuple[Any, ...]] = field(default_factory=list)
+    closed_without: set[tuple[str, str]] = field(default_factory=set)
+    reports_kept: bool = True
+
+
+@dataclass(slots=True)
+class Identities:
+    """Ids that were seen in one dump and must be the same in the next ones."""
+
+    user_keys: dict[tuple[str, str], str] = field(default_factory=dict)
+    session_ids: dict[object, str] = field(default_factory=dict)
+    events: dict[str, object] = field(default_factory=dict)
+
+
+def differences(expected: Expectation, views: Views, identities: Identities) -> list[str]:
+    """What the views show otherwise than the oracle; empty when they agree."""
+    return list(_Comparison(expected, views, identities).run())
+
+
+def time_of(value: Any) -> int | None:
+    return None if value is None else micros(value)
+
+
+def usage_of(row: Row) -> Usage:
+    return Usage(
+        tuple(int(row[name]) for name in EIGHT),
+        row["sessions_started"],
+        row["sessions_ended"],
+        seconds_to_micros(row["session_seconds"]),
+        int(row["estimated_bytes"]),
+    )
+
+
+def seconds_to_micros(seconds: Decimal) -> int:
+    exact = seconds * SECOND
+    assert exact == int(exact), f"{seconds} is no number of microseconds"
+    return int(exact)
+
+
+@dataclass(slots=True)
+class _Comparison:
+    expected: Expectation
+    views: Views
+    identities: Identities
+    books: Books = field(init=False)
+
+    def run(self) -> Iterator[str]:
+        self.books = Books(self.expected.streams, self.expected.calendars)
+        yield from self._sessions()
+        yield from self._usage()
+        yield from self._unattributed()
+        yield from self._evidence()
+        yield from self._periods()
+        yield from self._statements()
+        yield from self._adjustments()
+        yield from self._feed()
+        yield from self._user_keys()
+
+    # -- sessions
+
+    def _sessions(self) -> Iterator[str]:
+        expected = []
+        for session in self.books.confirmed:
+            first = session.first
+            client, server, transport = None, None, None
+            if session.addresses is not None:
+                transport, server, client = session.addresses
+            expected.append(
+                (
+                    session.source,
+                    first.database,
+                    shown(first.realm),
+                    shown(first.username),
+                    first.allocation,
+                    first.at,
+                    shown(self.books.user(session)),
+                    session.start_known,
+                    session.last_seen_at,
+                    session.ended_at,
+                    session.end_cause,
+                    transport,
+                    client,
+                    server,
+                    *session.counters(),
+                    bool(session.client_totals),
+                    session.estimated,
+                    session.disputed,
+                )
+            )
+        actual = [
+            (
+                row["source"],
+                row["database"],
+                row["realm"],
+                row["username"],
+                row["allocation_id"],
+                micros(row["started_at"]),
+                row["user_id"],
+                row["start_known"],
+                micros(row["last_seen_at"]),
+                time_of(row["ended_at"]),
+                row["end_cause"],
+                row["transport"],
+                row["client_address"],
+                row["server_address"],
+                *[int(row[name]) for name in EIGHT],
+                row["total_reported"],
+                row["estimated"],
+                row["disputed"],
+            )
+            for row in self.views["sessions"]
+        ]
+        yield from compare_rows("sessions", expected, actual)
+        starts = Counter(row[:6] for row in actual)
+        for row, values in zip(self.views["sessions"], actual, strict=True):
+            if starts[values[:6]] == 1:
+                known = self.identities.session_ids.setdefault(values[:6], str(row["session_id"]))
+                if known != str(row["session_id"]):
+                    yield f"session {values[:6]}: its id was {known}, is {row['session_id']}"
+
+    # -- usage
+
+    def _usage(self) -> Iterator[str]:
+        for view, level in (("hourly", "hour"), ("daily", "day"), ("monthly", "month")):
+            yield from compare_rows(
+                f"user_usage_{view}",
+                [
+                    (shown(realm), shown(user), *bucket, usage)
+                    for (realm, user, bucket), usage in self.books.by_user(level).items()
+                    if usage != NO_USAGE
+                ],
+                [
+                    (row["realm"], row["user_id"], *bucket_of(row), usage_of(row))
+                    for row in self.views[f"user_usage_{view}"]
+                    if usage_of(row) != NO_USAGE
+                ],
+            )
+            peaks = self.books.peaks(level)
+            yield from compare_rows(
+                f"realm_usage_{view}",
+                [
+                    (shown(realm), *bucket, usage, peaks.get((realm, bucket), 0))
+                    for (realm, bucket), usage in self.books.by_realm(level).items()
+                    if usage != NO_USAGE
+                ],
+                [
+                    (row["realm"], *bucket_of(row), usage_of(row), row["peak_sessions"])
+                    for row in self.views[f"realm_usage_{view}"]
+                    if usage_of(row) != NO_USAGE
+                ],
+            )
+
+    def _unattributed(self) -> Iterator[str]:
+        yield from compare_rows(
+            "unattributed_usage",
+            [
+                (source, shown(realm), shown(username), hour.starts_at, hour.ends_at, counters)
+                for (source, realm, username, hour), counters in self.books.unattributed().items()
+                if any(counters)
+            ],
+            [
+                (
+                    row["source"],
+                    row["realm"],
+                    row["username"],
+                    micros(row["starts_at"]),
+                    micros(row["ends_at"]),
+                    tuple(int(row[name]) for name in EIGHT),
+                )
+                for row in self.views["unattributed_usage"]
+                if any(row[name] for name in EIGHT)
+            ],
+        )
+
+    # -- evidence
+
+    def _evidence(self) -> Iterator[str]:
+        if self.expected.reports_kept:
+            yield from self._reports()
+        yield from compare_rows(
+            "rejected_messages",
+            [
+                (source, *message[1:3], message.channel, message.payload)
+                for source, message in self.books.rejected
+            ],
+            [
+                (
+                    row["source"],
+                    row["position"],
+                    micros(row["received_at"]),
+                    row["channel"],
+                    row["payload"],
+                )
+                for row in self.views["rejected_messages"]
+            ],
+        )
+        yield from compare_rows(
+            "capture_gaps",
+            [
+                (source, gap.from_at, gap.to_at, gap.cause)
+                for source, stream in self.expected.streams.items()
+                for gap in stream.gaps
+            ],
+            [
+                (row["source"], micros(row["from_at"]), time_of(row["to_at"]), row["cause"])
+                for row in self.views["capture_gaps"]
+            ],
+        )
+        yield from compare_rows(
+            "sources",
+            [
+                (source, stream.until, stream.until, stream.until)
+                for source, stream in self.expected.streams.items()
+            ],
+            [
+                (
+                    row["source"],
+                    *[time_of(row[f"{name}_until"]) for name in ("captured", "loaded", "settled")],
+                )
+                for row in self.views["sources"]
+            ],
+        )
+
+    def _reports(self) -> Iterator[str]:
+        events, traffic = [], []
+        for source, report in self.books.reports:
+            head = (
+                source,
+                report.place[1],
+                report.at,
+                report.estimated,
+                report.database,
+                shown(report.realm),
+                shown(report.username),
+                report.allocation,
+            )
+            if report.side:
+                traffic.append((*head, report.kind, report.side, *report.counts))
+            else:
+                transport, server, client = report.addresses or (None, None, None)
+                events.append((*head, report.kind, report.lifetime, transport, client, server))
+        head_names = (
+            "source",
+            "position",
+            "received_at",
+            "time_estimated",
+            "database",
+            "realm",
+            "username",
+            "allocation_id",
+        )
+        for view, expected, names in (
+            (
+                "allocation_events",
+                events,
+                ("event", "lifetime", "transport", "client_address", "server_address"),
+            ),
+            ("traffic_reports", traffic, ("report", "side", *EIGHT[:4])),
+        ):
+            actual = [
+                tuple(
+                    micros(row[name]) if name == "received_at" else row[name]
+                    for name in (*head_names, *names)
+                )
+                for row in self.views[view]
+            ]
+            yield from compare_rows(view, expected, actual)
+
+    # -- billing
+
+    def _expected_periods(self) -> dict[tuple[str, str], tuple[bytes, Period]]:
+        """The periods of all realms from their first usage to now, by realm and first day."""
+        clocks = [stream.until for stream in self.expected.streams.values()]
+        found = {}
+        for realm, calendar in self.expected.calendars.items():
+            hours = [bucket.starts_at for of, _, bucket in self.books.hours if of == realm]
+            if hours:
+                for period in calendar.periods(min(hours), max(clocks)):
+                    found[shown(realm), period.first_day.isoformat()] = (realm, period)
+        return found
+
+    def _periods(self) -> Iterator[str]:
+        expected = self._expected_periods()
+        settled = min(stream.until for stream in self.expected.streams.values())
+        last = max(stream.until for stream in self.expected.streams.values())
+        rows = {(row["realm"], row["period"].isoformat()): row for row in self.views["periods"]}
+        earlier_open: dict[str, bool] = defaultdict(bool)
+        for (realm, name), (_, period) in sorted(expected.items()):
+            row = rows.get((realm, name))
+            if row is None:
+                if period.starts_at <= settled:
+                    yield f"period {name} of {realm!r} is missing"
+                continue
+            bounds = (micros(row["starts_at"]), micros(row["ends_at"]), row["time_zone"])
+            if bounds != period[1:4]:
+                yield f"period {name} of {realm!r}: {bounds}, expected {period[1:4]}"
+            may_close = period.due_at < settled and not earlier_open[realm]
+            if may_close or (realm, name) in self.expected.closed_without:
+                state = {"closed"}
+            else:
+                state = {"closing", "open"} if period.ends_at <= last else {"open"}
+                earlier_open[realm] = True
+            if row["state"] not in state:
+                yield (
+                    f"period {name} of {realm!r} is {row['state']}, expected {state}:"
+                    f" {row['waits_for']}"
+                )
+        for realm, name in rows.keys() - expected.keys():
+            yield f"period {name} of {realm!r} is unexpected"
+
+    def _statements(self) -> Iterator[str]:
+        periods = self._expected_periods()
+        lines: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        for row in self.views["statements"]:
+            lines[row["realm"], row["period"].isoformat()].append(row)
+        for key, rows in lines.items():
+            if key not in periods:
+                yield f"statement {key}: there is no such period"
+                continue
+            realm, period = periods[key]
+            cutoffs = {row["cutoff"] for row in rows}
+            if len(cutoffs) != 1:
+                yield f"statement {key} has the cutoffs {cutoffs}"
+            cutoff = min(cutoffs)
+            yield from self._cutoff(key, period, json.loads(cutoff))
+            books = Books(self._at_cutoff(json.loads(cutoff)), self.expected.calendars)
+            usages = books.in_period(realm, period)
+            for row in rows:
+                user_key = str(row["user_key"])
+                usage = next(
+                    (usage for user, usage in usages.items() if shown(user) == row["user_id"]),
+                    NO_USAGE,
+                )
+                digest = statement_digest(key[0], period.first_day, user_key, usage, cutoff)
+                if usage_of(row) == usage and row["digest"] != digest:
+                    yield f"statement {key} {row['user_id']!r}: another digest than {digest}"
+            expected = [(shown(u), usage) for u, usage in usages.items() if usage != NO_USAGE]
+            actual = [(r["user_id"], usage_of(r)) for r in rows if usage_of(r) != NO_USAGE]
+            yield from compare_rows(f"statement {key}", expected, actual)
+
+    def _cutoff(self, key: object, period: Period, cutoff: Any) -> Iterator[str]:
+        for source in self.expected.streams:
+            until = (cutoff["sources"].get(source) or {"until": None})["until"]
+            is_behind = until is None or until <= period.due_at
+            if is_behind != (source in cutoff["without"]):
+                yield f"statement {key}: {source!r} settled until {until}, cutoff {cutoff}"
+
+    def _at_cutoff(self, cutoff: Any) -> dict[str, Stream]:
+        ids = {
+            row["gap_id"]: (row["source"], micros(row["from_at"]))
+            for row in self.views["capture_gaps"]
+        }
+        known = {ids[number] for number in ids if number <= cutoff["gap"]}
+        streams = {}
+        for source, stream in self.expected.streams.items():
+            at = cutoff["sources"].get(source)
+            if at is None or at["until"] is None:
+                streams[source] = Stream()
+                continue
+            place = at["epoch"], at["position"]
+            streams[source] = Stream(
+                [m for m in stream.messages if (m.epoch, m.position) <= place],
+                [gap for gap in stream.gaps if (source, gap.from_at) in known],
+                at["until"],
+            )
+        return streams
+
+    def _adjustments(self) -> Iterator[str]:
+        """Statement + late usage = the hours, for each user of a closed period."""
+        periods = self._expected_periods()
+        states = {(r["realm"], r["period"].isoformat()): r for r in self.views["periods"]}
+        billed: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0] * 9)
+        for row in self.views["statements"]:
+            add_to(billed, row)
+        corrections = []
+        for row in self.views["adjustments"]:
+            key = row["realm"], row["period"].isoformat()
+            posted_in = states.get((row["realm"], row["posted_in"].isoformat()))
+            if posted_in is None or (
+                posted_in["closed_at"] is not None and posted_in["closed_at"] < row["posted_at"]
+            ):
+                yield f"adjustment of {key} was posted in {row['posted_in']}: {posted_in}"
+            if states[key]["closed_at"] is None or states[key]["closed_at"] > row["posted_at"]:
+                yield f"adjustment of {key}, which was not closed then"
+            if row["author"] == LATE_USAGE:
+                add_to(billed, row)
+                if row["reason"] != "late usage":
+                    yield f"adjustment of {key} with the reason {row['reason']!r}"
+            else:
+                corrections.append(
+                    (
+                        *key,
+                        row["user_id"],
+                        tuple(int(row[name]) for name in EIGHT),
+                        seconds_to_micros(row["session_seconds"]),
+                        row["reason"],
+                        row["author"],
+                    )
+                )
+        yield from compare_rows("corrections", self.expected.corrections, corrections)
+        hours: dict[tuple[str, str, str], list[int]] = {}
+        for (name, first_day), (realm, period) in periods.items():
+            state = states.get((name, first_day))
+            if state is not None and state["closed_at"] is not None:
+                for user, usage in self.books.in_period(realm, period).items():
+                    hours[name, first_day, shown(user)] = [*usage.counters, usage.micros]
+        yield from compare_rows(
+            "statements + late usage",
+            [(*key, tuple(sums)) for key, sums in hours.items() if any(sums)],
+            [(*key, tuple(sums)) for key, sums in billed.items() if any(sums)],
+        )
+
+    # -- feed
+
+    def _feed(self) -> Iterator[str]:
+        rows = self.views["feed"]
+        if [row["seq"] for row in rows] != list(range(1, len(rows) + 1)):
+            yield f"feed: seq {[row['seq'] for row in rows][:50]}"
+        if len({row["event_id"] for row in rows}) != len(rows):
+            yield "feed: an event_id occurs twice"
+        by_type: dict[str, list[Row]] = defaultdict(list)
+        for row in rows:
+            by_type[row["type"]].append(row)
+        latest: dict[str, Row] = {}
+        for row in by_type["session.ended"]:
+            session = row["payload"]["session_id"]
+            if session in latest and latest[session]["number"] >= row["payload"]["number"]:
+                yield f"feed: {session} has number {row['payload']['number']} twice or late"
+            latest[session] = row["payload"]
+        ended = {str(row["session_id"]): row for row in self.views["sessions"] if row["ended_at"]}
+        columns = (
+            "source", "database", "allocation_id", "start_known", "end_cause", *EIGHT,
+            "total_reported", "estimated", "disputed",
+        )  # fmt: skip
+        yield from compare_rows(
+            "feed: session.ended",
+            [
+                (name, str(row["user_key"]), *[row[column] for column in columns])
+                for name, row in ended.items()
+            ],
+            [
+                (name, payload["user_key"], *[payload[column] for column in columns])
+                for name, payload in latest.items()
+                if name in ended
+            ],
+        )
+        lines = Counter((r["realm"], r["period"].isoformat()) for r in self.views["statements"])
+        yield from compare_rows(
+            "feed: period.closed",
+            [
+                (row["realm"], row["period"].isoformat(), lines[row["realm"], str(row["period"])])
+                for row in self.views["periods"]
+                if row["state"] == "closed"
+            ],
+            [
+                (row["realm"], row["payload"]["period"], row["payload"]["statements"])
+                for row in by_type["period.closed"]
+            ],
+        )
+        yield from compare_rows(
+            "feed: adjustment.posted",
+            [
+                (
+                    str(row["adjustment_id"]),
+                    row["realm"],
+                    row["period"].isoformat(),
+                    row["posted_in"].isoformat(),
+                    str(row["user_key"]),
+                    tuple(int(row[name]) for name in EIGHT),
+                    row["reason"],
+                    row["author"],
+                )
+                for row in self.views["adjustments"]
+            ],
+            [
+                (
+                    row["payload"]["adjustment_id"],
+                    row["realm"],
+                    row["payload"]["period"],
+                    row["payload"]["posted_in"],
+                    row["payload"]["user_key"],
+                    tuple(int(row["payload"][name]) for name in EIGHT),
+                    row["payload"]["reason"],
+                    row["payload"]["author"],
+                )
+                for row in by_type["adjustment.posted"]
+            ],
+        )
+
+    def _user_keys(self) -> Iterator[str]:
+        """A user has one key, everywhere and for ever, and no key has two users."""
+        users: dict[str, tuple[str, str]] = {}
+        for view in ("sessions", "user_usage_monthly", "statements", "adjustments"):
+            for row in self.views[view]:
+                user, key = (row["realm"], row["user_id"]), str(row["user_key"])
+                if self.identities.user_keys.setdefault(user, key) != key:
+                    yield f"{view}: {user} has the keys {self.identities.user_keys[user]}, {key}"
+                if users.setdefault(key, user) != user:
+                    yield f"{view}: {key} is the key of {users[key]} and {user}"
+
+
+def bucket_of(row: Row) -> Bucket:
+    return Bucket(micros(row["starts_at"]), micros(row["ends_at"]), row["time_zone"])
+
+
+def add_to(sums: dict[tuple[str, str, str], list[int]], row: Row) -> None:
+    entry = sums[row["realm"], row["period"].isoformat(), row["user_id"]]
+    for index, name in enumerate(EIGHT):
+        entry[index] += int(row[name])
+    entry[8] += seconds_to_micros(row["session_seconds"])
+
+
+def compare_rows(
+    what: str, expected: Iterable[tuple[Any, ...]], actual: Iterable[tuple[Any, ...]]
+) -> Iterator[str]:
+    """Each row that only one of both has, as often as it has it more often."""
+    first, second = Counter(expected), Counter(actual)
+    wrong = [("-", row) for row in (first - second).elements()]
+    wrong += [("+", row) for row in (second - first).elements()]
+    wrong.sort(key=lambda entry: [repr(value) for value in entry[1]])
+    if wrong:
+        yield f"{what}: {len(wrong)} differences (- expected, + shown)"
+    for sign, row in wrong[:MAX_DIFFERENCES]:
+        yield f"  {sign} {row}"
