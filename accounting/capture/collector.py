@@ -7,12 +7,13 @@ nothing is captured, also across restarts of this process. It ends when the new 
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
 
-from accounting.capture.clock import wall_clock
+from accounting.capture.clock import CaptureClock
+from accounting.capture.clock_correction import ClockCorrection
 from accounting.capture.redis.address import parse_address
 from accounting.capture.redis.key_scan import KeyScan
 from accounting.capture.source import Attachment, Batch, Source, SourceLost
@@ -38,9 +39,11 @@ UPTIME_RESOLUTION_MICROSECONDS: Final = 1_000_000
 
 
 def run_collector(
-    settings: Settings, stop: threading.Event, *, clock: Callable[[], int] = wall_clock
+    settings: Settings, stop: threading.Event, *, clock: CaptureClock | None = None
 ) -> None:
     """Capture until ``stop`` is set, then store everything received and return.
+
+    ``clock`` times what is received; another thread feeds it readings of the database's clock.
 
     Raises ConfigurationError for settings that can't work, SpoolError when the disk is full or the
     spool is damaged or in use; the next start then records a gap.
@@ -50,6 +53,7 @@ def run_collector(
             "ACCOUNTING_REDIS_URL is not set: expected the Redis that coturn publishes to"
         )
     url = settings.redis_url.get_secret_value()
+    clock = clock or CaptureClock()
     source = make_source(
         settings.capture,
         url,
@@ -57,12 +61,14 @@ def run_collector(
         clock=clock,
     )
     path = spool_path(settings.data_dir, settings.source)
-    with lock_spool(path) as last_exit, Spool.open(path, settings.source, clock=clock) as spool:
+    with lock_spool(path) as last_exit, Spool.open(path, settings.source, clock=clock.now) as spool:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         scan = KeyScan(parse_address(url), clock=clock)
+        times = ClockCorrection(clock, spool)
         try:
-            capture_loop(source, spool, stop, scan, last_exit)
+            times.start()
+            capture_loop(source, spool, stop, scan, last_exit, times)
         except SpoolDiskError:
             last_exit.record_disk_failure()
             raise
@@ -77,21 +83,25 @@ def capture_loop(
     stop: threading.Event,
     scan: KeyScan | None = None,
     last_exit: LastExit | None = None,
+    times: ClockCorrection | None = None,
 ) -> None:
     """Run ``source`` into ``spool`` until ``stop`` is set; attach again after every disconnect.
 
     ``scan`` runs after the first attachment and after every gap. ``last_exit`` says how the
-    previous collector ended.
+    previous collector ended. ``times`` corrects the clock's times before they are stored.
     """
+    times = times or ClockCorrection(CaptureClock(), spool)
     scanned = False
     disk_failed = last_exit is not None and last_exit.disk_failed
     open_gap_if_needed(spool, "disk_full" if disk_failed else "collector_restarted")
     backoff = Backoff(MIN_RETRY_SECONDS, MAX_RETRY_SECONDS)
     stored_count = 0
     while not stop.is_set():
+        times.follow_database()
         try:
-            with source.attach(spool.state(), stop) as stream:
-                had_gap = on_attached(spool, stream.attachment, disk_failed=disk_failed)
+            with source.attach(times.to_timeline(spool.state()), stop) as stream:
+                attachment = times.corrected(stream.attachment)
+                had_gap = on_attached(spool, attachment, disk_failed=disk_failed)
                 disk_failed = False
                 if last_exit is not None:
                     last_exit.clear()
@@ -99,7 +109,8 @@ def capture_loop(
                     scan.start()
                     scanned = True
                 for batch in stream.batches(stop):
-                    store_batch(spool, batch, scan.drain() if scan is not None else ())
+                    times.follow_database()
+                    store_batch(spool, batch, scan.drain() if scan is not None else (), times)
                     stored_count += len(batch.messages)
                     if batch.captured_until is not None:
                         backoff.reset()
@@ -117,7 +128,9 @@ def capture_loop(
     log.info("capture stopped", messages=stored_count)
 
 
-def store_batch(spool: Spool, batch: Batch, sightings: Sequence[RawKeySighting]) -> None:
+def store_batch(
+    spool: Spool, batch: Batch, sightings: Sequence[RawKeySighting], times: ClockCorrection
+) -> None:
     """Store a batch, and after it the sightings of the key scan, in one transaction."""
     with spool.transaction():
         spool.append(
@@ -126,9 +139,10 @@ def store_batch(spool: Spool, batch: Batch, sightings: Sequence[RawKeySighting])
             positions=batch.positions,
             resume_point=batch.resume_point,
             estimated_count=batch.estimated_count,
+            correction=times.correction,
         )
         if sightings:
-            spool.add_sightings(sightings)
+            spool.add_sightings([times.corrected_sighting(sighting) for sighting in sightings])
 
 
 def on_attached(spool: Spool, attachment: Attachment, *, disk_failed: bool = False) -> bool:

@@ -5,8 +5,12 @@ border of the books. Within a transaction the clock goes on: it is not the trans
 """
 
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Connection, func, select
+
+CLOCK_TOLERANCE_SECONDS: Final = 5
+"""No time later than the database's now by more than this enters the books."""
 
 
 def database_now(connection: Connection) -> datetime:

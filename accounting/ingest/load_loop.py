@@ -74,7 +74,7 @@ def _prune(spool: Spool, pruned_at: int, retention: timedelta) -> int:
     """Prune about once a minute of the spool's time; returns that time of the last pruning."""
     state = spool.state()
     # captured_until also advances while nothing is published: names must not stay for ever then.
-    newest = max(state.last_received_at, state.captured_until or 0)
+    newest = state.confirmed_until
     if newest - pruned_at <= PRUNE_SECONDS * 1_000_000:
         return pruned_at
     prune(spool, newest - retention // timedelta(microseconds=1))

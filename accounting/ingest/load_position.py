@@ -6,6 +6,7 @@ resolved here, so that nothing is loaded twice, and nothing is lost without a ga
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import structlog
@@ -31,8 +32,12 @@ class LoadPosition(NamedTuple):
     start: tuple[int, int]
 
 
-def find_load_position(connection: Connection, spool: Spool, source: SourceRow) -> LoadPosition:
+def find_load_position(
+    connection: Connection, spool: Spool, source: SourceRow, now: int
+) -> LoadPosition:
     """The position after which to load; adds epochs and gaps that the database lacks.
+
+    ``now``: by the database's clock, in microseconds. No epoch is added with a later time.
 
     Raises LeaseHeld when another collector's spool went further: this spool must take over its
     position before any of it is loaded.
@@ -40,7 +45,7 @@ def find_load_position(connection: Connection, spool: Spool, source: SourceRow) 
     known = source_queries.epochs_by_token(connection, source.source_id)
     if is_behind(spool, books_position(source, known)):
         raise LeaseHeld(f"source {source.source} went on without this spool: it must take over")
-    epochs = spool.epochs()
+    epochs = _epochs_until(spool, now)
     current = next((epoch for epoch in epochs if known.get(epoch.token) == source.epoch), None)
     if current is not None and not _has_diverged(spool, current, source):
         start = current.number, source.position
@@ -49,7 +54,7 @@ def find_load_position(connection: Connection, spool: Spool, source: SourceRow) 
     elif restored := _relabel_restored_spool(spool, epochs, known, current, source):
         # Receipt times of a source never decrease: messages that are not later are loaded.
         start = restored, spool.position_at(restored, source.last_received_at or 0)
-        epochs = spool.epochs()
+        epochs = _epochs_until(spool, now)
     else:
         _record_lost_spool(connection, spool, source, epochs[0])
         start = spool.epoch_and_position_at(source.loaded_until or 0)
@@ -60,6 +65,10 @@ def find_load_position(connection: Connection, spool: Spool, source: SourceRow) 
         )
     _record_pruned(connection, spool, source, epochs, start)
     return LoadPosition(epoch_numbers, start)
+
+
+def _epochs_until(spool: Spool, now: int) -> list[Epoch]:
+    return [replace(epoch, started_at=min(epoch.started_at, now)) for epoch in spool.epochs()]
 
 
 def _has_diverged(spool: Spool, epoch: Epoch, source: SourceRow) -> bool:

@@ -15,8 +15,9 @@ from sqlalchemy import Connection, Engine
 from accounting.capture.spool.records import Gap, SpoolState
 from accounting.capture.spool.spool import Spool
 from accounting.db.binary_copy import binary_cursor
+from accounting.db.clock import CLOCK_TOLERANCE_SECONDS, database_now
 from accounting.db.engine import lost_connections, psycopg_connection
-from accounting.domain.calendar import from_micros
+from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.rate_limit import RateLimit
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import ConnectionLost
@@ -32,6 +33,9 @@ from accounting.sources.source_queries import SourceRow
 
 BATCH: Final = 100_000
 """The most messages that one transaction loads."""
+
+CORRECTION_TIMEOUT_SECONDS: Final = 60.0
+"""How long times that are unconfirmed or later than now wait for the collector's correction."""
 
 
 @dataclass(slots=True)
@@ -57,6 +61,7 @@ class Loader:
     _checked_at: float = field(init=False, default=float("-inf"))
     _lost_spool_gap_open: bool = field(init=False, default=True)
     _rate_limit: RateLimit = field(init=False, default_factory=RateLimit)
+    _held_back_since: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._identities = IdentityResolver(self.default_rule)
@@ -79,14 +84,15 @@ class Loader:
             return 0
         with lost_connections(), self.engine.begin() as connection:
             source = source_queries.lock_source(connection, state.source, state.mode or "subscribe")
-            check_lease(connection, source, self.spool)
+            collector_lives = check_lease(connection, source, self.spool)
             if (source.epoch, source.position) != self._expected_position:
                 self._clear_caches()
             # Read under the lock of the source, when no other loader works on the spool, and before
             # the messages, so that these include everything that the state counts as captured.
-            state = self.spool.state()
-            gaps = self._new_gaps()
-            epoch_numbers, start = find_load_position(connection, self.spool, source)
+            now = to_micros(database_now(connection))
+            state, latest = self._confirm_times(now, collector_lives=collector_lives)
+            gaps = self._new_gaps(latest)
+            epoch_numbers, start = find_load_position(connection, self.spool, source, now)
             encoder = RowEncoder(
                 spool=self.spool,
                 source_id=source.source_id,
@@ -98,27 +104,60 @@ class Loader:
                 end=max(start, (state.captured_epoch, state.captured_position)),
                 limit=limit,
                 received_at=source.last_received_at or 0,
+                latest=latest,
             )
             last_sighting = self._write(connection, encoder, start)
             position = self._advance_source(connection, source, encoder, state)
-            self._write_gaps(connection, source, epoch_numbers, gaps, state)
+            self._write_gaps(connection, source, epoch_numbers, gaps)
+            if state.captured_from is not None and state.captured_from <= latest:
+                self._close_lost_spool_gap(connection, source, state.captured_from)
         self._expected_position, self._rate_limit = position, encoder.rate_limit
         self._caught_up = encoder.reached >= encoder.end
         self._checked_at = time.monotonic()
         self._last_sighting = last_sighting
         self._identities.committed()
         self._gaps.update({gap.number: gap for gap in gaps})
-        self._lost_spool_gap_open &= state.captured_from is None
+        self._lost_spool_gap_open &= state.captured_from is None or state.captured_from > latest
         self._partitions = encoder.partitions
         if encoder.last is None:
-            self._loaded_state = state
+            self._loaded_state = state if state.newest_at <= latest else None
             return 0
         self.spool.mark_loaded(encoder.last.origin.epoch, encoder.last.position)
         return encoder.message_count
 
-    def _new_gaps(self) -> list[Gap]:
-        """The spool's gaps that changed since they were written to the database."""
-        return [gap for gap in self.spool.gaps() if self._gaps.get(gap.number) != gap]
+    def _confirm_times(self, now: int, *, collector_lives: bool) -> tuple[SpoolState, int]:
+        """The spool's state, and the latest time that may be loaded now. Times in microseconds.
+
+        Times that are not confirmed, or later than the database's now, wait for the collector. What
+        it doesn't correct in time, or can't because it has ended, becomes an estimate, at the
+        latest now.
+        """
+        state, latest = self.spool.state(), now + CLOCK_TOLERANCE_SECONDS * 1_000_000
+        if state.unconfirmed_from is None and state.newest_at <= latest:
+            self._held_back_since = None
+            return state, latest
+        if self._held_back_since is None:
+            self._held_back_since = time.monotonic()
+        waited_seconds = time.monotonic() - self._held_back_since
+        confirmed_until = latest if state.unconfirmed_from is None else state.unconfirmed_from
+        if collector_lives and waited_seconds < CORRECTION_TIMEOUT_SECONDS:
+            return state, min(latest, confirmed_until)
+        self.spool.shift_times(0, after=min(now, confirmed_until), latest=now)
+        return self.spool.state(), latest
+
+    def _new_gaps(self, latest: int | None = None) -> list[Gap]:
+        """The spool's gaps that changed since they were written to the database.
+
+        Without those that begin after ``latest``; one that ends later is still open.
+        """
+        gaps = self.spool.gaps()
+        if latest is not None:
+            gaps = [
+                replace(gap, to_at=None) if gap.to_at and gap.to_at > latest else gap
+                for gap in gaps
+                if gap.from_at <= latest
+            ]
+        return [gap for gap in gaps if self._gaps.get(gap.number) != gap]
 
     def _clear_caches(self) -> None:
         """Forget the database's contents: another loader wrote to it, or a backup was restored."""
@@ -141,6 +180,9 @@ class Loader:
         """
         last_received_at = None if encoder.last is None else encoder.last.received_at
         caught_up = encoder.reached >= (state.captured_epoch, state.captured_position)
+        captured_until = state.captured_until
+        if captured_until is not None and captured_until > encoder.latest:
+            captured_until = None
         database = state.stream_database
         if encoder.last is not None and not caught_up:
             database = encoder.last.origin.database
@@ -152,8 +194,8 @@ class Loader:
             source,
             epoch=epoch,
             position=position,
-            captured_until=state.captured_until,
-            loaded_until=state.captured_until if caught_up else last_received_at,
+            captured_until=captured_until,
+            loaded_until=captured_until if caught_up and captured_until else last_received_at,
             last_received_at=last_received_at,
             mode=state.mode or "subscribe",
             replication_id=state.replication_id if in_stream else None,
@@ -179,6 +221,7 @@ class Loader:
             sighting
             for sighting in sightings
             if start <= (sighting.epoch, sighting.position) <= encoder.reached
+            and sighting.seen_at <= encoder.latest
         ]
         identified = key_sightings.identify(
             connection, self._identities, sightings, encoder.epoch_numbers
@@ -219,7 +262,6 @@ class Loader:
         source: SourceRow,
         epoch_numbers: Mapping[int, int],
         gaps: list[Gap],
-        state: SpoolState,
     ) -> None:
         epochs = {epoch.number: epoch for epoch in self.spool.epochs()}
         for gap in gaps:
@@ -237,8 +279,12 @@ class Loader:
                 cause=gap.cause,
                 detail=gap.detail,
             )
-        if self._lost_spool_gap_open and state.captured_from is not None:
-            first_epoch = next(iter(epochs.values()))
+
+    def _close_lost_spool_gap(
+        self, connection: Connection, source: SourceRow, captured_from: int
+    ) -> None:
+        if self._lost_spool_gap_open:
+            first_epoch = self.spool.epochs()[0]
             gap_queries.close_lost_spool_gap(
-                connection, source.source_id, first_epoch.token, state.captured_from
+                connection, source.source_id, first_epoch.token, captured_from
             )

@@ -5,8 +5,10 @@
 coturn publishes, so it creates as few objects as it can. It reads the spool, not the database.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final, NamedTuple, NoReturn
 
 from accounting.capture.spool.records import MessageOrigin, SpooledRow
@@ -62,7 +64,8 @@ class RowEncoder:
 
     ``epoch_numbers``: the database's number of each spooled epoch. ``partitions``: the days (since
     the Unix epoch, UTC) that have one. ``limit``: the most messages. ``received_at``: of the
-    source's last message. ``rate_limit`` bounds the reported traffic. Encoding advances
+    source's last message. ``latest``: a message that was received later ends the transaction, which
+    is then ``held_back``. ``rate_limit`` bounds the reported traffic. Encoding advances
     ``reached``, and sets ``last`` to the message there; ``reached`` is ``end`` once no message is
     left before it.
 
@@ -80,6 +83,8 @@ class RowEncoder:
     end: tuple[int, int]
     limit: int
     received_at: int
+    latest: int
+    held_back: bool = False
     message_count: int = 0
     last: LastMessage | None = None
     needs: bytes | int | None = None
@@ -91,13 +96,18 @@ class RowEncoder:
         is_full = (
             len(self.rejected) >= MAX_REJECTED or self.identities.pending_count >= MAX_NEW_NAMES
         )
-        left = 0 if is_full else self.limit - self.message_count
+        left = 0 if is_full or self.held_back else self.limit - self.message_count
         if not self._unread and left:
             self._unread = self.spool.read_messages(
                 *self.reached, min(CHUNK_MESSAGES, left), self.end
             )
             if not self._unread:
                 self.reached = self.end
+            elif self._unread[-1][2] > self.latest:
+                # Receipt times rise with positions.
+                self.held_back = True
+                count = bisect_right(self._unread, self.latest, key=itemgetter(2))
+                self._unread = self._unread[:count]
         return bool(self._unread)
 
     def encoded_chunks(self) -> Iterator[bytes]:

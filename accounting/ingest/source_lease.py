@@ -13,10 +13,13 @@ from pathlib import Path
 import structlog
 from sqlalchemy import Connection, Engine
 
+from accounting.capture.clock import CaptureClock, ClockReading
 from accounting.capture.spool.spool import Spool
 from accounting.capture.spool.takeover import take_over_position
+from accounting.db.clock import database_now
 from accounting.db.engine import lost_connections
 from accounting.db.locks import set_lock_timeout
+from accounting.domain.calendar import to_micros
 from accounting.errors import LeaseHeld
 from accounting.sources import lease_queries, source_queries
 from accounting.sources.lease_queries import Lease
@@ -55,13 +58,15 @@ def lease_holder(spool_path: Path) -> str:
     return f"{this_host()} {spool_path}"
 
 
-def check_lease(connection: Connection, source: SourceRow, spool: Spool) -> None:
-    """Raise LeaseHeld when another collector has the lease of the source.
+def check_lease(connection: Connection, source: SourceRow, spool: Spool) -> bool:
+    """Whether the spool's collector has the lease. Raises LeaseHeld when another one has it.
 
     Does not renew the lease: the loader may be running although its collector hangs.
     """
-    holder = lease_holder(spool.path)
-    _raise_if_held(source, lease_queries.lease_of_other(connection, source.source_id, holder))
+    lease = lease_queries.valid_lease(connection, source.source_id)
+    if lease is not None and lease.holder != lease_holder(spool.path):
+        _raise_if_held(source, lease)
+    return lease is not None
 
 
 def _raise_if_held(source: SourceRow, other: Lease | None) -> None:
@@ -69,19 +74,44 @@ def _raise_if_held(source: SourceRow, other: Lease | None) -> None:
         raise LeaseHeld(f"source {source.source} is collected by {other.host} now")
 
 
-def acquire_lease(engine: Engine, spool: Spool, seconds: float) -> BooksPosition | None:
+def compare_clocks(connection: Connection, clock: CaptureClock) -> None:
+    """Read the database's clock for the collector's clock: the better one of two readings."""
+    readings = [_read_clock(connection, clock) for _ in range(2)]
+    clock.observe(min(readings, key=lambda reading: reading.uncertainty))
+
+
+def _read_clock(connection: Connection, clock: CaptureClock) -> ClockReading:
+    asked_at, wall = clock.steady(), clock.wall()
+    now = to_micros(database_now(connection))
+    uncertainty = (clock.steady() - asked_at + 1) // 2
+    middle = asked_at + uncertainty
+    return ClockReading(
+        steady=middle,
+        offset=now - middle,
+        uncertainty=uncertainty,
+        wall_ahead=wall + uncertainty - now,
+    )
+
+
+def acquire_lease(
+    engine: Engine, spool: Spool, seconds: float, clock: CaptureClock | None = None
+) -> BooksPosition | None:
     """Acquire or renew the lease of the spool's source, and return how far the source is loaded.
 
+    ``clock``: compared with the database's clock.
     Raises LeaseHeld when another collector has it, ConnectionLost when Postgres can't be asked.
     """
     with lost_connections(), engine.begin() as connection:
         source = _lock_source(connection, spool, seconds)
+        if clock is not None:
+            compare_clocks(connection, clock)
         other = lease_queries.acquire(
             connection,
             source.source_id,
             holder=lease_holder(spool.path),
             host=socket.gethostname(),
             lease_seconds=seconds,
+            clock_ahead_seconds=None if clock is None else clock.wall_ahead / 1e6,
         )
         _raise_if_held(source, other)
         if not source.epoch:
@@ -108,15 +138,17 @@ def register_source(connection: Connection, source: SourceRow, spool: Spool) -> 
     it has no messages of, and records a gap.
     """
     first = spool.epochs()[0]
+    # The spool may have been created under a wrong clock, and times of a source never fall.
+    started_at = min(first.started_at, to_micros(database_now(connection)))
     advanced = source_queries.advance(
         connection,
         source,
         epoch=source_queries.add_epoch(
-            connection, source.source_id, first.token, first.started_at, first.cause
+            connection, source.source_id, first.token, started_at, first.cause
         ),
         position=0,
         captured_until=None,
-        loaded_until=first.started_at,
+        loaded_until=started_at,
         last_received_at=None,
         mode="subscribe",
         replication_id=None,

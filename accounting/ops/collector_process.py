@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from accounting.capture.clock import CaptureClock
 from accounting.capture.collector import run_collector
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
@@ -26,14 +27,23 @@ STANDBY_POLL_SECONDS: Final = 0.2
 LOAD_STOP_TIMEOUT_SECONDS: Final = 30.0
 
 
-def run_while_leased(settings: Settings, engine: Engine, stop: threading.Event) -> None:
+def run_while_leased(
+    settings: Settings,
+    engine: Engine,
+    stop: threading.Event,
+    *,
+    clock: CaptureClock | None = None,
+) -> None:
     """Capture and load while no other collector has the lease, until ``stop`` is set; then flush.
+
+    ``clock`` times what is received. The database's clock corrects it.
 
     Raises whatever ends capture: ConfigurationError, SpoolError, or a bug.
     """
     standing_by = False
+    clock = clock or CaptureClock()
     with Spool.open(spool_path(settings.data_dir, settings.source), settings.source) as spool:
-        lease = LeaseKeeper(engine, spool, settings.lease_seconds)
+        lease = LeaseKeeper(engine, spool, settings.lease_seconds, clock)
         with lease.running():
             lease.wait_for_first_answer(FIRST_ANSWER_TIMEOUT_SECONDS)
             while not stop.is_set():
@@ -48,11 +58,15 @@ def run_while_leased(settings: Settings, engine: Engine, stop: threading.Event) 
                     log.warning("taking over at the loaded position")
                     take_over(spool, position)
                 standing_by = False
-                _capture_and_load(settings, stop, spool, lease)
+                _capture_and_load(settings, stop, spool, lease, clock)
 
 
 def _capture_and_load(
-    settings: Settings, stop: threading.Event, spool: Spool, lease: LeaseKeeper
+    settings: Settings,
+    stop: threading.Event,
+    spool: Spool,
+    lease: LeaseKeeper,
+    clock: CaptureClock,
 ) -> None:
     """Capture and load until ``stop`` is set, capture ends, or another collector takes over."""
     failures: list[BaseException] = []
@@ -60,7 +74,7 @@ def _capture_and_load(
 
     def capture() -> None:
         try:
-            run_collector(settings, stop_capture)
+            run_collector(settings, stop_capture, clock=clock)
         except BaseException as error:  # noqa: BLE001  # raised again below, in the main thread
             failures.append(error)
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 import structlog
 
+from accounting.capture.clock import MAX_CLOCK_ERROR, CaptureClock
 from accounting.capture.spool.spool import Spool
 from accounting.db.engine import Engine
 from accounting.db.migrations import require_head
@@ -23,7 +24,15 @@ log = structlog.get_logger()
 class LeaseKeeper:
     """Tries to acquire the lease, and renews it, four times per ``lease_seconds``."""
 
-    def __init__(self, engine: Engine, spool: Spool, lease_seconds: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        spool: Spool,
+        lease_seconds: float,
+        clock: CaptureClock | None = None,
+    ) -> None:
+        self._clock = clock or CaptureClock()
+        self._logged_ahead_seconds = 0.0
         self._engine = engine
         self._spool = spool
         self._lease_seconds = lease_seconds
@@ -82,7 +91,9 @@ class LeaseKeeper:
                 if not schema_checked:
                     require_head(self._engine)
                     schema_checked = True
-                self._books_position = acquire_lease(self._engine, self._spool, self._lease_seconds)
+                self._books_position = acquire_lease(
+                    self._engine, self._spool, self._lease_seconds, self._clock
+                )
                 self._other_holder = logged_reason = ""
                 self._answered.set()
             except LeaseHeld as held:
@@ -94,5 +105,21 @@ class LeaseKeeper:
                 if not isinstance(error, ConnectionLost) and str(error) != logged_reason:
                     logged_reason = str(error)
                     log.error("can't acquire the lease, capturing without it", reason=logged_reason)
+            self._log_clock()
             if self._stop.wait(self._lease_seconds / 4):
                 return
+
+    def _log_clock(self) -> None:
+        """Log when this machine's clock begins or ceases to be wrong, or steps while it is."""
+        ahead_seconds = self._clock.wall_ahead / 1e6
+        if not self._clock.wall_is_off:
+            if self._logged_ahead_seconds:
+                log.info("this machine's clock is right again")
+            self._logged_ahead_seconds = 0.0
+        elif abs(ahead_seconds - self._logged_ahead_seconds) > MAX_CLOCK_ERROR / 1e6:
+            log.warning(
+                "this machine's clock is off: the database's clock corrects receipt times",
+                ahead_seconds=round(ahead_seconds, 3),
+                advice="synchronize the clocks of all machines by NTP",
+            )
+            self._logged_ahead_seconds = ahead_seconds

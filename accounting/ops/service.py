@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from accounting import embedded
-from accounting.capture.clock import wall_clock
+from accounting.capture.clock import CaptureClock, capture_time
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
 from accounting.config import Settings
@@ -109,13 +109,15 @@ def run_all(
         log.info("stopping: draining what was captured")
 
 
-def run_collector_process(settings: Settings, stop: threading.Event) -> None:
+def run_collector_process(
+    settings: Settings, stop: threading.Event, *, clock: CaptureClock | None = None
+) -> None:
     """Capture, and load what was captured, until ``stop`` is set; then flush both."""
     with (
         servers.database(settings, WRITER_ROLE, program="turn-accounting collect") as engine,
         serve_metrics(settings, captures=True),
     ):
-        run_while_leased(settings, engine, stop)
+        run_while_leased(settings, engine, stop, clock=clock)
 
 
 def run_loader_process(settings: Settings, stop: threading.Event) -> None:
@@ -154,7 +156,8 @@ def is_capturing(settings: Settings) -> bool:
     if not path.exists():
         return False
     with Spool.open(path, settings.source) as spool:
-        age = wall_clock() - (spool.state().captured_until or 0)
+        state = spool.state()
+        age = capture_time(state) - (state.captured_until or 0)
         return age < CHECKPOINT_MAX_AGE_MICROSECONDS and spool.current_gap() is None
 
 

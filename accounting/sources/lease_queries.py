@@ -25,7 +25,13 @@ class Lease:
 
 
 def acquire(
-    connection: Connection, source_id: int, *, holder: str, host: str, lease_seconds: float
+    connection: Connection,
+    source_id: int,
+    *,
+    holder: str,
+    host: str,
+    lease_seconds: float,
+    clock_ahead_seconds: float | None = None,
 ) -> Lease | None:
     """Acquire or renew the lease of a source.
 
@@ -33,7 +39,13 @@ def acquire(
     """
     now = func.clock_timestamp()
     expires_at = now + func.make_interval(0, 0, 0, 0, 0, 0, lease_seconds)
-    values = {"holder": holder, "host": host, "renewed_at": now, "expires_at": expires_at}
+    values = {
+        "holder": holder,
+        "host": host,
+        "renewed_at": now,
+        "expires_at": expires_at,
+        "clock_ahead_seconds": clock_ahead_seconds,
+    }
     acquired = connection.execute(
         insert(source_leases)
         .values(source_id=source_id, **values)
@@ -51,10 +63,9 @@ def acquire(
     return lease
 
 
-def lease_of_other(connection: Connection, source_id: int, holder: str) -> Lease | None:
-    """The lease of a source if another collector has it, else None. Renews nothing."""
-    lease = _lease(connection, source_id, source_leases.c.expires_at >= func.clock_timestamp())
-    return None if lease is None or lease.holder == holder else lease
+def valid_lease(connection: Connection, source_id: int) -> Lease | None:
+    """The lease of a source; None when it has expired or was released. Renews nothing."""
+    return _lease(connection, source_id, source_leases.c.expires_at >= func.clock_timestamp())
 
 
 def _lease(

@@ -54,13 +54,15 @@ CREATE TRIGGER source_has_a_lock AFTER INSERT ON accounting.sources
     FOR EACH ROW EXECUTE FUNCTION accounting.insert_source_lock();
 
 -- Which collector may load a source. Times are those of the database's clock. A lease that is not
--- renewed in time can be taken by another collector.
+-- renewed in time can be taken by another collector. clock_ahead_seconds: how far the clock of the
+-- collector's machine is ahead of the database's.
 CREATE TABLE accounting.source_leases (
     source_id smallint NOT NULL,
     holder text NOT NULL,
     host text NOT NULL,
     renewed_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
+    clock_ahead_seconds double precision,
     CONSTRAINT source_leases_pkey PRIMARY KEY (source_id)
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.source_leases TO turn_accounting_writer;

@@ -73,6 +73,7 @@ def encode(
             end=(1, spool.state().captured_position),
             limit=limit,
             received_at=0,
+            latest=1 << 62,
         )
         while encoder.has_more():
             packed += b"".join(encoder.encoded_chunks())

@@ -169,7 +169,8 @@ class Books:
         state = self.spool(source).state()
         newest = max(state.captured_until or 0, state.last_received_at)
         if newest:
-            with suppress(psycopg.OperationalError):  # of a test that stopped the server
+            # Of a test that stopped the server, or that made the database read-only.
+            with suppress(psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction):
                 self.query(
                     "UPDATE test_clock.clock SET captured_until = greatest(captured_until, %s)"
                     " RETURNING captured_until",

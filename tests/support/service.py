@@ -42,7 +42,12 @@ class Service:
     """One running command of the service; the constructor starts it."""
 
     def __init__(
-        self, command: str, data_dir: Path, settings: Mapping[str, str] | None = None
+        self,
+        command: str,
+        data_dir: Path,
+        settings: Mapping[str, str] | None = None,
+        *,
+        module: str = "accounting",
     ) -> None:
         self.command = command
         self.data_dir = data_dir
@@ -52,7 +57,7 @@ class Service:
         self._log = data_dir / f"{command}-{number}.log"
         with self._out.open("wb") as out, self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "accounting", command],
+                [sys.executable, "-m", module, command],
                 cwd=ROOT,
                 env=environment(data_dir, settings),
                 stdin=subprocess.DEVNULL,

@@ -7,7 +7,7 @@ messages, and the loader, which reads and prunes them.
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from accounting.errors import SpoolDiskError, SpoolError
 
 APPLICATION_ID: Final = 0x7475726E
 """``turn``: SQLite's application_id tells a spool from another program's database."""
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 LOCK_TIMEOUT_SECONDS: Final = 30.0
 """How long one process waits for the other's transaction, which takes milliseconds."""
@@ -48,7 +48,10 @@ CREATE TABLE spool (
     server_run TEXT,
     mode TEXT,
     holder TEXT NOT NULL,
-    next_gap INTEGER NOT NULL
+    next_gap INTEGER NOT NULL,
+    boot TEXT,
+    clock_offset INTEGER,
+    unconfirmed_from INTEGER
 );
 CREATE TABLE epochs (
     epoch INTEGER PRIMARY KEY,
@@ -183,7 +186,9 @@ class SpoolFile:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def execute(self, query: str, values: Sequence[Value] = ()) -> sqlite3.Cursor:
+    def execute(
+        self, query: str, values: Sequence[Value] | Mapping[str, Value] = ()
+    ) -> sqlite3.Cursor:
         """Run a writing statement, within a transaction."""
         return self._connection.execute(query, values)
 
@@ -272,7 +277,8 @@ class SpoolFile:
         )
         run(
             "INSERT INTO spool VALUES"
-            " (1, ?, NULL, NULL, 1, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, ?, 1)",
+            " (1, ?, NULL, NULL, 1, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, ?, 1, NULL, NULL,"
+            " NULL)",
             (self.source, secrets.token_hex(16)),
         )
 

@@ -108,6 +108,10 @@ class SpoolState:
     three are 0 before that. ``server_run_id`` is that of the Redis last captured from. In
     replication, positions are offsets, and ``replication_id`` and ``stream_database`` belong to
     ``captured_position``. ``holder`` is the random name of this file.
+
+    The clock of the times is ``clock_offset`` ahead of the steady clock of the machine, in the
+    start of the machine that ``boot`` names. Times after ``unconfirmed_from`` are of a clock that
+    was not compared with the database's; None when every time is confirmed.
     """
 
     source: str
@@ -126,6 +130,21 @@ class SpoolState:
     server_run_id: str | None
     mode: CaptureMode | None
     holder: str
+    boot: str | None
+    clock_offset: int | None
+    unconfirmed_from: int | None
+
+    @property
+    def newest_at(self) -> int:
+        """The last time that is stored: of a message or of a checkpoint."""
+        return max(self.last_received_at, self.captured_until or 0)
+
+    @property
+    def confirmed_until(self) -> int:
+        """The last stored time of a clock that was compared with the database's."""
+        if self.unconfirmed_from is None:
+            return self.newest_at
+        return min(self.newest_at, self.unconfirmed_from)
 
     @property
     def resume_point(self) -> ResumePoint | None:

@@ -23,6 +23,44 @@ from accounting.capture.spool.records import (
 MAX_PLACE: Final = (1 << 62, 0)
 """An (epoch, position) after all others."""
 
+MAX_TIME: Final = 1 << 62
+"""Microseconds after all times."""
+
+SHIFT_OTHER_TIMES: Final = (
+    """
+    UPDATE spool SET
+        captured_from = CASE WHEN captured_from > :after
+            THEN min(max(captured_from + :by, :after), :latest) ELSE captured_from END,
+        captured_until = CASE WHEN captured_until > :after
+            THEN min(max(captured_until + :by, :after), :latest) ELSE captured_until END,
+        last_received_at = CASE WHEN last_received_at > :after
+            THEN min(max(last_received_at + :by, :after), :latest) ELSE last_received_at END
+    """,
+    """
+    UPDATE epochs SET began_at = min(max(began_at + :by, :after), :latest) WHERE began_at > :after
+    """,
+    """
+    UPDATE sightings SET
+        began_at = CASE WHEN began_at > :after
+            THEN min(max(began_at + :by, :after), :latest) ELSE began_at END,
+        seen_at = min(max(seen_at + :by, :after), :latest)
+    WHERE seen_at > :after
+    """,
+    # A gap does not end before its beginning.
+    """
+    UPDATE gaps SET
+        from_at = CASE WHEN from_at > :after
+            THEN min(max(from_at + :by, :after), :latest) ELSE from_at END,
+        to_at = CASE WHEN to_at > :after THEN max(
+            min(max(to_at + :by, :after), :latest),
+            1 + CASE WHEN from_at > :after
+                THEN min(max(from_at + :by, :after), :latest) ELSE from_at END
+        ) ELSE to_at END
+    WHERE from_at > :after OR to_at > :after
+    """,
+)
+"""Everything but messages, for :meth:`Spool.shift_times`."""
+
 INSERT_MESSAGES: Final = BulkInsert(
     "INSERT INTO messages (epoch, position, received_at, estimated, database, channel, payload)"
     " VALUES ",
@@ -43,13 +81,14 @@ class Spool(SpoolFile):
         positions: Sequence[int] | None = None,
         resume_point: ResumePoint | None = None,
         estimated_count: int = 0,
+        correction: int = 0,
     ) -> None:
         """Store messages in one transaction, with a checkpoint at ``captured_until`` if given.
 
         Positions are counted, unless ``positions`` gives them. ``resume_point`` is where the
         replication stream resumes after them. The times of the first ``estimated_count`` are
-        estimates. Receipt times never fall, even when the clock does: one before the last stored
-        message or checkpoint is raised to that.
+        estimates. ``correction`` is added to every time. Receipt times never fall: one before the
+        last stored message or checkpoint is raised to that.
         """
         with self.transaction():
             epoch, last_position, last_received_at = self.fetch_one(
@@ -65,8 +104,8 @@ class Spool(SpoolFile):
             for position, estimated, (received_at, database, channel, payload) in zip(
                 positions, flags, messages, strict=True
             ):
-                if received_at > last_received_at:
-                    last_received_at = received_at
+                if (corrected_at := received_at + correction) > last_received_at:
+                    last_received_at = corrected_at
                 add((epoch, position, last_received_at, estimated, database, channel, payload))
             self.insert(INSERT_MESSAGES, values)
             if positions:
@@ -82,7 +121,7 @@ class Spool(SpoolFile):
                     (resume_point.offset, resume_point.replication_id, resume_point.database),
                 )
             if captured_until is not None:
-                self.checkpoint(captured_until)
+                self.checkpoint(captured_until + correction)
 
     def add_sightings(self, sightings: Sequence[RawKeySighting]) -> None:
         """Store the sightings of a key scan, after the messages that are here now."""
@@ -124,6 +163,36 @@ class Spool(SpoolFile):
                 (token, max(self._clock(), last_received_at), cause),
             )
         return int(cursor.lastrowid or 0)
+
+    def set_clock(self, boot: str, offset: int, unconfirmed_from: int | None) -> None:
+        """Record the clock of the times: see :class:`SpoolState`."""
+        with self.transaction():
+            self.execute(
+                "UPDATE spool SET boot = ?, clock_offset = ?, unconfirmed_from = ?",
+                (boot, offset, unconfirmed_from),
+            )
+
+    def shift_times(self, by: int, *, after: int, latest: int = MAX_TIME) -> int:
+        """Shift all times later than ``after`` that are not loaded; they stay within both bounds.
+
+        The messages' times become estimates. Returns the number of these messages.
+        """
+        with self.transaction():
+            (loaded_at,) = self.fetch_one(
+                "SELECT coalesce(max(m.received_at), 0) FROM spool s JOIN messages m"
+                " ON (m.epoch, m.position) = (s.loaded_epoch, s.loaded_position)"
+            )
+            values = {"by": by, "after": max(after, loaded_at), "latest": latest}
+            cursor = self.execute(
+                "UPDATE messages SET estimated = 1,"
+                " received_at = min(max(received_at + :by, :after), :latest)"
+                " WHERE (epoch, position) > (SELECT loaded_epoch, loaded_position FROM spool)"
+                " AND received_at > :after",
+                values,
+            )
+            for statement in SHIFT_OTHER_TIMES:
+                self.execute(statement, values)
+        return cursor.rowcount
 
     def set_server_run_id(self, run_id: str) -> None:
         """Record the run id of the Redis that is captured from."""
@@ -246,8 +315,8 @@ class Spool(SpoolFile):
         row = self.fetch_one(
             "SELECT source, captured_from, captured_until, captured_epoch, captured_position,"
             " last_received_at, loaded_epoch, loaded_position, pruned_epoch, pruned_position,"
-            " pruned_received_at, replication_id, stream_database, server_run, mode, holder"
-            " FROM spool"
+            " pruned_received_at, replication_id, stream_database, server_run, mode, holder,"
+            " boot, clock_offset, unconfirmed_from FROM spool"
         )
         return SpoolState(**dict(zip(names, row, strict=True)))
 

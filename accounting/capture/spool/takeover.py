@@ -47,7 +47,9 @@ def take_over_position(
             " last_received_at = coalesce(?3, last_received_at),"
             " captured_from = coalesce(captured_from, ?3), captured_until = ?3,"
             " replication_id = ?4, stream_database = ?5, server_run = NULL, mode = ?6,"
-            " next_gap = max(next_gap, ?7)",
+            " next_gap = max(next_gap, ?7),"
+            " unconfirmed_from = CASE WHEN unconfirmed_from IS NOT NULL"
+            " THEN coalesce(?3, unconfirmed_from) END",
             (
                 epoch,
                 position,

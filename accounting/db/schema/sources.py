@@ -3,6 +3,7 @@
 from sqlalchemy import (
     BigInteger,
     Column,
+    Double,
     FetchedValue,
     Identity,
     Index,
@@ -44,6 +45,7 @@ source_leases = Table(
     Column("host", Text, nullable=False),
     Column("renewed_at", timestamp, nullable=False),
     Column("expires_at", timestamp, nullable=False),
+    Column("clock_ahead_seconds", Double),
 )
 
 epochs = Table(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from accounting.capture.clock import wall_clock
+from accounting.capture.clock import capture_time, wall_clock
 from accounting.capture.spool.status import SpoolStatus, read_status
 from accounting.config import Settings
 from accounting.db.engine import Engine, open_engine
@@ -32,7 +32,7 @@ CACHE_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The state of the service at ``taken_at`` (microseconds).
+    """The state of the service at ``taken_at``: microseconds, by the spool's clock if there is one.
 
     ``source`` is the one of this machine; ``spool`` is None where it has none. The errors are
     messages for the operator.
@@ -109,7 +109,7 @@ class SnapshotReader:
             spool_error = str(error)
         database, database_error = self._read_database()
         return Snapshot(
-            taken_at=wall_clock(),
+            taken_at=wall_clock() if spool is None else capture_time(spool.state),
             source=self._settings.source,
             spool=spool,
             spool_error=spool_error,
