@@ -62,14 +62,16 @@ Views = Mapping[str, Sequence[Row]]
 class Expectation:
     """What the player knows besides the messages.
 
-    ``corrections``: rows of manual adjustments, as far as they are known. ``closed_without``: the
-    periods that were closed without a source. ``reports_kept``: whether no report was dropped.
+    ``corrections``: rows of manual adjustments, as far as they are known. ``closed``: the
+    periods that are closed although a source is behind them: without it, or while it was retired.
+    ``reports_kept``: whether no report was dropped.
     """
 
     calendars: Mapping[bytes, Calendar]
     streams: Mapping[str, Stream]
     corrections: list[tuple[Any, ...]] = field(default_factory=list)
-    closed_without: set[tuple[str, str]] = field(default_factory=set)
+    closed: set[tuple[str, str]] = field(default_factory=set)
+    retired: set[str] = field(default_factory=set)
     reports_kept: bool = True
 
 
@@ -79,7 +81,8 @@ class Identities:
 
     user_keys: dict[tuple[str, str], str] = field(default_factory=dict)
     session_ids: dict[object, str] = field(default_factory=dict)
-    events: dict[str, object] = field(default_factory=dict)
+    books_at: dict[str, Books] = field(default_factory=dict)
+    """The oracle's books by the cutoff of a statement; they never change."""
 
 
 def differences(expected: Expectation, views: Views, identities: Identities) -> list[str]:
@@ -279,13 +282,14 @@ class _Comparison:
         yield from compare_rows(
             "sources",
             [
-                (source, stream.until, stream.until, stream.until)
+                (source, stream.until, stream.until, stream.until, source in self.expected.retired)
                 for source, stream in self.expected.streams.items()
             ],
             [
                 (
                     row["source"],
                     *[time_of(row[f"{name}_until"]) for name in ("captured", "loaded", "settled")],
+                    row["retired_at"] is not None,
                 )
                 for row in self.views["sources"]
             ],
@@ -351,7 +355,11 @@ class _Comparison:
 
     def _periods(self) -> Iterator[str]:
         expected = self._expected_periods()
-        settled = min(stream.until for stream in self.expected.streams.values())
+        settled = min(
+            stream.until
+            for source, stream in self.expected.streams.items()
+            if source not in self.expected.retired
+        )
         last = max(stream.until for stream in self.expected.streams.values())
         rows = {(row["realm"], row["period"].isoformat()): row for row in self.views["periods"]}
         earlier_open: dict[str, bool] = defaultdict(bool)
@@ -365,7 +373,9 @@ class _Comparison:
             if bounds != period[1:4]:
                 yield f"period {name} of {realm!r}: {bounds}, expected {period[1:4]}"
             may_close = period.due_at < settled and not earlier_open[realm]
-            if may_close or (realm, name) in self.expected.closed_without:
+            if may_close:
+                self.expected.closed.add((realm, name))
+            if (realm, name) in self.expected.closed:
                 state = {"closed"}
             else:
                 state = {"closing", "open"} if period.ends_at <= last else {"open"}
@@ -393,7 +403,7 @@ class _Comparison:
                 yield f"statement {key} has the cutoffs {cutoffs}"
             cutoff = min(cutoffs)
             yield from self._cutoff(key, period, json.loads(cutoff))
-            books = Books(self._at_cutoff(json.loads(cutoff)), self.expected.calendars)
+            books = self._books_at(cutoff)
             usages = books.in_period(realm, period)
             for row in rows:
                 user_key = str(row["user_key"])
@@ -415,6 +425,13 @@ class _Comparison:
             if is_behind != (source in cutoff["without"]):
                 yield f"statement {key}: {source!r} settled until {until}, cutoff {cutoff}"
 
+    def _books_at(self, cutoff: str) -> Books:
+        books = self.identities.books_at.get(cutoff)
+        if books is None:
+            books = Books(self._at_cutoff(json.loads(cutoff)), self.expected.calendars)
+            self.identities.books_at[cutoff] = books
+        return books
+
     def _at_cutoff(self, cutoff: Any) -> dict[str, Stream]:
         ids = {
             row["gap_id"]: (row["source"], micros(row["from_at"]))
@@ -431,6 +448,7 @@ class _Comparison:
             streams[source] = Stream(
                 [m for m in stream.messages if (m.epoch, m.position) <= place],
                 [gap for gap in stream.gaps if (source, gap.from_at) in known],
+                [sighting for sighting in stream.sightings if sighting[:3] <= tuple(at["sighted"])],
                 at["until"],
             )
         return streams

@@ -77,12 +77,30 @@ class Gap(NamedTuple):
     cause: str
 
 
+class Sighting(NamedTuple):
+    """A status key that a scan found, after the message at (epoch, position).
+
+    ``number``: 1, 2, 3 among those at the same place. The scan began at ``scan_began_at`` and saw
+    the key at ``seen_at``, when it had been idle for ``idle_seconds``.
+    """
+
+    epoch: int
+    position: int
+    number: int
+    scan_began_at: int
+    seen_at: int
+    database: int
+    key: bytes
+    idle_seconds: int
+
+
 @dataclass(slots=True)
 class Stream:
     """What a source has received so far."""
 
     messages: list[Message] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
+    sightings: list[Sighting] = field(default_factory=list)
     until: int = 0
 
 
@@ -174,6 +192,15 @@ def read(message: Message) -> Report | None:
         addresses,
         counts,
     )
+
+
+def status_key(key: bytes) -> tuple[bytes, bytes, str] | None:
+    """Realm, username and allocation in the name of a status key; None for another key."""
+    before, _, after = key.rpartition(b"/allocation/")
+    names = _names(before)
+    if names is None or after[18:] != b"/status" or not after[:18].isdigit():
+        return None
+    return *names, after[:18].decode()
 
 
 def _names(before: bytes) -> tuple[bytes, bytes] | None:
@@ -269,10 +296,16 @@ class Calendar:
     def rule(self, time: int) -> Rule:
         return [rule for rule in self.rules if (rule.holds_from or 0) <= time][-1]
 
-    def _within_rule(self, time: int, start: int, end: int) -> Bucket:
-        rule = self.rule(time)
-        later = [r.holds_from for r in self.rules if r.holds_from and r.holds_from > time]
-        return Bucket(max(start, rule.holds_from or 0), min([end, *later]), rule.time_zone)
+    def _in_zone(self, time: int, start: int, end: int) -> Bucket:
+        """Buckets of every length end where the zone of the realm changes."""
+        zone = self.rule(time).time_zone
+        for before, after in pairwise(self.rules):
+            if before.time_zone != after.time_zone and after.holds_from is not None:
+                if after.holds_from <= time:
+                    start = max(start, after.holds_from)
+                else:
+                    end = min(end, after.holds_from)
+        return Bucket(start, end, zone)
 
     def hour(self, time: int) -> Bucket:
         zone = self.rule(time).time_zone
@@ -282,19 +315,19 @@ class Calendar:
             start = change
         if (change := clock_change(zone, time, end - 1)) is not None:
             end = change
-        return self._within_rule(time, start, end)
+        return self._in_zone(time, start, end)
 
     def day(self, time: int) -> Bucket:
         zone = self.rule(time).time_zone
         today = moment(time).astimezone(ZoneInfo(zone)).date()
         start, end = day_begins(zone, today), day_begins(zone, today + timedelta(days=1))
-        return self._within_rule(time, start, end)
+        return self._in_zone(time, start, end)
 
     def month(self, time: int) -> Bucket:
         zone = self.rule(time).time_zone
         first = moment(time).astimezone(ZoneInfo(zone)).date().replace(day=1)
         following = (first + timedelta(days=31)).replace(day=1)
-        return self._within_rule(time, day_begins(zone, first), day_begins(zone, following))
+        return self._in_zone(time, day_begins(zone, first), day_begins(zone, following))
 
     def hours_between(self, start: int, end: int) -> Iterator[Bucket]:
         """The hours from that of ``start`` to that of ``end``."""
@@ -404,8 +437,19 @@ class KeyHistory:
         self.pending: Session | None = None
         """The interims since the current session expired."""
 
-    def run(self, reports: Iterable[Report], until: int) -> list[Session]:
-        for report in reports:
+    def run(
+        self, reports: Iterable[Report], sightings: Iterable[Sighting], until: int
+    ) -> list[Session]:
+        """A sighting comes after the report at its place and before the next."""
+        in_order: list[tuple[tuple[int, int, int], Report | Sighting]] = [
+            *[((*report.place, 0), report) for report in reports],
+            *[((*sighting[:2], sighting.number), sighting) for sighting in sightings],
+        ]
+        in_order.sort(key=lambda entry: entry[0])
+        for _, report in in_order:
+            if isinstance(report, Sighting):
+                self._sighting(report)
+                continue
             self._expire(report.at)
             if report.kind == "interim":
                 self._interim(report)
@@ -425,6 +469,37 @@ class KeyHistory:
             session.ended_at, session.end_cause = session.last_seen_at, "expired"
             if not session.confirmed:
                 self.current = None
+
+    def _sighting(self, sighting: Sighting) -> None:
+        """A status key confirms a known session, or keeps it from expiring."""
+        session = self.current
+        if session is None or session.end_cause == "deleted" or session.is_totalled:
+            return
+        grace_seconds = self.calendar.rule(session.first.at).grace_seconds
+        is_outdated = session.last_seen_at >= sighting.scan_began_at
+        if is_outdated or sighting.idle_seconds > DEFAULT_LIFETIME_SECONDS + grace_seconds:
+            return
+        self._expire(sighting.seen_at)
+        written_at = sighting.seen_at - sighting.idle_seconds * SECOND
+        is_news = written_at > session.last_seen_at
+        if self.current is None or (session.end_cause == "expired" and not is_news):
+            return
+        self._reopen(session)
+        session.confirmed = True
+        if is_news:
+            session.last_seen_at = written_at
+            session.lifetime_ends_at = max(
+                session.lifetime_ends_at, written_at + DEFAULT_LIFETIME_SECONDS * SECOND
+            )
+
+    def _reopen(self, session: Session) -> None:
+        if session.end_cause != "expired":
+            return
+        session.ended_at = session.end_cause = None
+        if self.pending is not None:
+            self.sessions.remove(self.pending)
+            session.counted += self.pending.counted
+            self.pending = None
 
     def _begin(self, report: Report, *, start_known: bool) -> Session:
         session = Session(self.source, report, start_known)
@@ -481,12 +556,8 @@ class KeyHistory:
         session = self.current
         if session is None or not self._belongs(session, report):
             session = self._next(report, start_known=False)
-        elif session.end_cause == "expired":
-            session.ended_at = session.end_cause = None
-            if self.pending is not None:
-                self.sessions.remove(self.pending)
-                session.counted += self.pending.counted
-                self.pending = None
+        else:
+            self._reopen(session)
         session.confirmed = True
         if report.kind == "refreshed":
             self._status(session, report)
@@ -589,6 +660,8 @@ def _added(a: Usage, b: Usage) -> Usage:
     )
 
 
+Key = tuple[str, int, bytes, bytes, str]
+"""Source, database, realm, username, allocation."""
 UserHours = dict[tuple[bytes, bytes, Bucket], Usage]
 
 
@@ -604,7 +677,8 @@ class Books:
     hours: UserHours = field(init=False)
 
     def __post_init__(self) -> None:
-        keys: dict[tuple[str, int, bytes, bytes, str], list[Report]] = defaultdict(list)
+        keys: dict[Key, list[Report]] = defaultdict(list)
+        sightings: dict[Key, list[Sighting]] = defaultdict(list)
         for source, stream in self.streams.items():
             for message in stream.messages:
                 report = read(message)
@@ -614,11 +688,14 @@ class Books:
                 self.reports.append((source, report))
                 key = source, report.database, report.realm, report.username, report.allocation
                 keys[key].append(report)
+            for sighting in stream.sightings:
+                if (allocation := status_key(sighting.key)) is not None:
+                    sightings[source, sighting.database, *allocation].append(sighting)
         self.sessions = []
-        for (source, _, realm, _, _), reports in keys.items():
-            stream = self.streams[source]
-            history = KeyHistory(source, self.calendars[realm], stream.gaps)
-            self.sessions += history.run(reports, stream.until)
+        for key, reports in keys.items():
+            stream = self.streams[key[0]]
+            history = KeyHistory(key[0], self.calendars[key[2]], stream.gaps)
+            self.sessions += history.run(reports, sightings[key], stream.until)
         self.hours = self._hours()
 
     def user(self, session: Session) -> bytes:

@@ -101,11 +101,15 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureGap:
-    """What was published in [from_at, to_at) is lost. ``new_epoch``: positions start again."""
+    """What was published in [from_at, to_at) is lost. ``new_epoch``: positions start again.
+
+    ``scanned``: whether a scan of the status keys follows.
+    """
 
     from_at: int
     to_at: int
     new_epoch: bool
+    scanned: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +243,7 @@ class _Planner:
     def _source(self, name: str, mode: str) -> SourcePlan:
         chance = self.chance
         published: list[Published] = []
-        for _ in range(14 if self.short else chance.randint(90, 160)):
+        for _ in range(14 if self.short else chance.randint(60, 120)):
             published += self._allocation()
         for _ in range(2 if self.short else 8):
             published += self._mess()
@@ -249,11 +253,15 @@ class _Planner:
         published.sort(key=lambda message: message.at)
         gaps = []
         time = self.start
-        for _ in range(chance.randint(0, 3)):
-            time = chance.randint(time, self.end)
+        for _ in range(chance.randint(0, 5)):
+            later = [message.at for message in published if message.at >= time]
+            if not later:
+                break
+            time = chance.choice(later) - chance.randrange(HOUR)
             to_at = time + chance.choice((SECOND, 5 * MINUTE, HOUR, 5 * HOUR))
             new_epoch = mode == "subscribe" or chance.random() < 0.5
-            gaps.append(CaptureGap(from_at=time, to_at=to_at, new_epoch=new_epoch))
+            scanned = chance.random() < 0.7
+            gaps.append(CaptureGap(from_at=time, to_at=to_at, new_epoch=new_epoch, scanned=scanned))
             time = to_at + HOUR
         steps = []
         for _ in range(chance.choice((0, 0, 1, 3))):
@@ -432,7 +440,7 @@ class _Planner:
 
     def _stages(self, sources: Sequence[SourcePlan]) -> list[Stage]:
         chance = self.chance
-        count = 2 if self.short else chance.randint(4, 7)
+        count = 2 if self.short else chance.randint(3, 5)
         times = [message.at for source in sources for message in source.published]
         ends = sorted(chance.sample(times, count - 1))
         last = self.end + chance.choice((2 * HOUR, 3 * DAY, 70 * DAY))
@@ -463,6 +471,8 @@ class _Planner:
             action
             for action, probability in {
                 "close without the late source": 0.4,
+                "retire the late source": 0.25,
+                "reopen the source": 0.15,
                 "correct": 0.5,
                 "correct again": 0.2,
                 "refused rule": 0.3,
