@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.pruning import prune
-from accounting.capture.spool.records import Message, MessageOrigin
+from accounting.capture.spool.records import CaptureMode, Message, MessageOrigin, RawKeySighting
 from accounting.capture.spool.spool import Spool
 from accounting.errors import SpoolError
 from tests.support.collectors import stored_messages
@@ -45,6 +45,18 @@ def test_messages_are_read_back_in_order_after_a_position(path: Path) -> None:
         assert [row[1:] for row in spool.read_messages(1, 1, 10)] == [second[3:]]
         assert [row[1:] for row in spool.read_messages(0, 0, 1)] == [first[3:]]
         assert spool.state().captured_until == 7
+
+
+@pytest.mark.parametrize(("mode", "database"), [("replication", 3), ("subscribe", 0)])
+def test_status_keys_have_the_database_of_their_messages(
+    path: Path, mode: CaptureMode, database: int
+) -> None:
+    """A subscription shows none: with another one, a key would confirm no session."""
+    with Spool.open(path, "test") as spool:
+        spool.set_mode(mode)
+        spool.append([message(10)])
+        spool.add_sightings([RawKeySighting(11, 12, 3, b"key", 4)])
+        assert spool.sightings() == [RawKeySighting(11, 12, database, b"key", 4, 1, 1, 1)]
 
 
 @pytest.mark.parametrize("count", [99, 100, 101, 250])

@@ -124,13 +124,20 @@ class Spool(SpoolFile):
                 self.checkpoint(captured_until + correction)
 
     def add_sightings(self, sightings: Sequence[RawKeySighting]) -> None:
-        """Store the sightings of a key scan, after the messages that are here now."""
+        """Store the sightings of a key scan, after the messages that are here now.
+
+        A subscription does not show databases: its messages have 0, and so must the keys.
+        """
         with self.transaction():
-            place = self.fetch_one("SELECT captured_epoch, captured_position FROM spool")
+            epoch, position, mode = self.fetch_one(
+                "SELECT captured_epoch, captured_position, mode FROM spool"
+            )
+            if mode == "subscribe":
+                sightings = [sighting._replace(database=0) for sighting in sightings]
             self.execute_many(
                 "INSERT INTO sightings (began_at, seen_at, database, key, idle_seconds,"
                 " epoch, position) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(*sighting[:5], *place) for sighting in sightings],
+                [(*sighting[:5], epoch, position) for sighting in sightings],
             )
 
     def checkpoint(self, captured_until: int) -> None:
