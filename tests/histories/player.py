@@ -8,6 +8,7 @@ loaders, jobs and schedulers, which are killed and run again, and the commands o
 import os
 import random
 import signal
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -22,12 +23,14 @@ from psycopg.rows import dict_row
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.records import RawKeySighting
 from accounting.capture.spool.spool import Spool
+from tests.histories.billing_worker import BillingWorker, figures
 from tests.histories.comparison import (
     EIGHT,
     VIEWS,
     Expectation,
     Identities,
     Views,
+    compare_rows,
     differences,
 )
 from tests.histories.oracle import SECOND, Calendar, Gap, Message, Sighting, Stream, moment, shown
@@ -197,7 +200,11 @@ class Player:
     expected: Expectation = field(init=False)
     identities: Identities = field(init=False, default_factory=Identities)
     backup: Expectation | None = field(init=False, default=None)
-    last_correction: list[str] = field(init=False, default_factory=list)
+    worker: BillingWorker = field(init=False, default_factory=BillingWorker)
+    since_backup: list[tuple[str, ...]] = field(init=False, default_factory=list)
+    """What operators did since the backup, and must do again after a restore."""
+    corrections: dict[tuple[str, ...], tuple[Any, ...]] = field(init=False, default_factory=dict)
+    """The rows of the corrections by command."""
     runs: int = field(init=False, default=0)
     killed: int = field(init=False, default=0)
 
@@ -391,8 +398,9 @@ class Player:
             case "correct":
                 self._correct(chance)
             case "correct again":
-                if self.last_correction:
-                    self.run(*self.last_correction)
+                if self.expected.corrections:
+                    again = chance.choice(self.expected.corrections)
+                    self.run(*next(c for c, row in self.corrections.items() if row == again))
             case "refused rule":
                 self._refuse_rule(chance)
             case _:
@@ -405,6 +413,7 @@ class Player:
     def _back_up(self) -> None:
         self._copy_database(self.database, f"{self.database}_backup")
         self.backup = deepcopy(self.expected)
+        self.since_backup.clear()
 
     def _copy_database(self, source: str, target: str) -> None:
         with psycopg.connect(self.server.url(), autocommit=True) as connection:
@@ -412,7 +421,10 @@ class Player:
             connection.execute(f"CREATE DATABASE {target} TEMPLATE {source} STRATEGY file_copy")
 
     def _restore(self) -> None:
-        """Postgres is lost; the backup takes its place, and the spools have what came since."""
+        """Postgres is lost; the backup takes its place, and the spools have what came since.
+
+        Then operators repeat what they did; a period may be closed already, or not yet.
+        """
         if self.backup is None:
             return
         self._copy_database(f"{self.database}_backup", self.database)
@@ -420,8 +432,29 @@ class Player:
         self.expected.closed = set(self.backup.closed)
         self.expected.retired = set(self.backup.retired)
         self.expected.reports_kept = self.backup.reports_kept
-        self.last_correction = []
+        self.identities.books_at.clear()
         self._finish_jobs()
+        for command in self.since_backup:
+            if self.run(*command, codes=(0, 2, 3)).code == 0:
+                self._note(command)
+        self._run_all("close", "adjust", "feed")
+
+    def _note(self, command: tuple[str, ...]) -> None:
+        """Note what a command of an operator changed."""
+        match command:
+            case ("adjust", *_):
+                self.expected.corrections.append(self.corrections[command])
+            case ("period", "close", realm, period, *_):
+                self.expected.closed.add((realm, period))
+            case ("source", "retire", name):
+                self.expected.retired.add(name)
+            case ("source", "reopen", name):
+                self.expected.retired.discard(name)
+
+    def _operate(self, *command: str, codes: Sequence[int] = (0,)) -> None:
+        if self.run(*command, codes=codes).code == 0:
+            self._note(command)
+            self.since_backup.append(command)
 
     def _close_without(self, stage: Stage, chance: random.Random) -> None:
         late = min(stage.until, key=lambda name: stage.until[name])
@@ -430,9 +463,10 @@ class Player:
         )
         for row in sorted(rows, key=lambda row: (row["realm"], row["period"])):
             if chance.random() < 0.6:
-                command = ("period", "close", row["realm"], str(row["period"]), "--without", late)
-                if self.run(*command, codes=(0, 3)).code == 0:
-                    self.expected.closed.add((row["realm"], str(row["period"])))
+                self._operate(
+                    "period", "close", row["realm"], str(row["period"]), "--without", late,
+                    codes=(0, 3),
+                )  # fmt: skip
         self.run("job", "run", "feed")
 
     def _retire(self, stage: Stage) -> None:
@@ -442,14 +476,12 @@ class Player:
         """
         if not self.expected.retired:
             name = min(stage.until, key=lambda name: stage.until[name])
-            self.run("source", "retire", name)
-            self.expected.retired.add(name)
+            self._operate("source", "retire", name)
             self._run_all("close", "feed")
 
     def _reopen(self) -> None:
-        for name in self.expected.retired:
-            self.run("source", "reopen", name)
-        self.expected.retired.clear()
+        for name in list(self.expected.retired):
+            self._operate("source", "reopen", name)
 
     def _correct(self, chance: random.Random) -> None:
         lines = self.query(
@@ -461,24 +493,22 @@ class Player:
         name = chance.choice(EIGHT)
         amount, seconds = chance.randint(-(10**12), 10**12), chance.randint(-(10**7), 10**7)
         reason = chance.choice(("goodwill", "a test call", "\u00fc '; -- %s"))
-        self.last_correction = [
+        command = (
             "adjust", line["realm"], str(line["period"]), line["user_id"],
             f"--{name.replace('_', '-')}={amount}", f"--session-seconds={seconds / 1000:.3f}",
             "--reason", reason, "--author", "carol",
-        ]  # fmt: skip
-        self.run(*self.last_correction)
-        self.run("job", "run", "feed")
-        self.expected.corrections.append(
-            (
-                line["realm"],
-                str(line["period"]),
-                line["user_id"],
-                tuple(amount if counter == name else 0 for counter in EIGHT),
-                seconds * 1000,
-                reason,
-                "carol",
-            )
+        )  # fmt: skip
+        self.corrections[command] = (
+            line["realm"],
+            str(line["period"]),
+            line["user_id"],
+            tuple(amount if counter == name else 0 for counter in EIGHT),
+            seconds * 1000,
+            reason,
+            "carol",
         )
+        self._operate(*command)
+        self.run("job", "run", "feed")
 
     def _refuse_rule(self, chance: random.Random) -> None:
         """A rule can't begin on a day with accounted usage."""
@@ -513,9 +543,44 @@ class Player:
             }
 
     def check(self, when: str) -> None:
-        found = differences(self.expected, self.views(), self.identities)
+        views = self.views()
+        found = differences(self.expected, views, self.identities)
+        found += self.worker.work(views["feed"], views["statements"])
+        if not found:
+            found += self._billed(views)
         if found:
             raise HistoryFailed("\n".join([f"seed {self.plan.seed}, {when}:", *found]))
+
+    def _billed(self, views: Views) -> Iterator[str]:
+        """A worker has billed what the hours say, for each closed period, and each correction."""
+        keys = {str(row["user_key"]): row["user_id"] for row in views["user_usage_monthly"]}
+        billed: list[tuple[Any, ...]] = []
+        hours = []
+        for row in views["periods"]:
+            if row["closed_at"] is None:
+                continue
+            key = row["realm"], row["period"].isoformat()
+            billed += [
+                (*key, keys.get(user_key, user_key), usage)
+                for user_key, usage in self.worker.usage[key].items()
+                if any(usage)
+            ]
+            sums: dict[str, list[int]] = defaultdict(lambda: [0] * 9)
+            for hour in views["user_usage_hourly"]:
+                if hour["realm"] == key[0] and (
+                    row["starts_at"] <= hour["starts_at"] < row["ends_at"]
+                ):
+                    figures_of_hour = figures(hour)
+                    sums[hour["user_id"]] = [
+                        a + b for a, b in zip(sums[hour["user_id"]], figures_of_hour, strict=True)
+                    ]
+            hours += [(*key, user, tuple(usage)) for user, usage in sums.items() if any(usage)]
+        yield from compare_rows("what the worker billed", hours, billed)
+        known = {(row[0], row[1], row[3], row[4]) for row in self.worker.credits.values()}
+        for correction in self.expected.corrections:
+            realm, period, _, counters, micros, reason, _ = correction
+            if (realm, period, (*counters, micros), reason) not in known:
+                yield f"the worker has not got the correction {correction}"
 
 
 def local_day(time: int, zone: str) -> str:

@@ -1,0 +1,85 @@
+"""A billing worker as docs/billing-worker.md describes it: bills each event once, by its id.
+
+It outlives the database: after a restore it keeps what it billed, and reads the feed again.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+Row = Mapping[str, Any]
+Usage = tuple[Any, ...]
+"""The eight counters and the session seconds."""
+
+COLUMNS: Final = (
+    "received_packets",
+    "received_bytes",
+    "sent_packets",
+    "sent_bytes",
+    "peer_received_packets",
+    "peer_received_bytes",
+    "peer_sent_packets",
+    "peer_sent_bytes",
+    "session_seconds",
+)
+
+
+def figures(row: Row) -> Usage:
+    return tuple(
+        round(float(row[name]) * 10**6) if name == "session_seconds" else int(row[name])
+        for name in COLUMNS
+    )
+
+
+@dataclass(slots=True)
+class BillingWorker:
+    """What was billed so far. ``usage``: by realm, period and user; ``credits``: by event."""
+
+    events: dict[str, str] = field(default_factory=dict)
+    usage: dict[tuple[str, str], dict[str, Usage]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    credits: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def work(self, feed: Sequence[Row], statements: Sequence[Row]) -> Iterator[str]:
+        """Bill the events that are new; yields what must not be."""
+        for event in feed:
+            event_id = str(event["event_id"])
+            content = json.dumps([event["type"], event["realm"], event["payload"]], sort_keys=True)
+            if event_id in self.events:
+                if self.events[event_id] != content:
+                    yield f"event {event_id} was {self.events[event_id]}, is {content}"
+                continue
+            self.events[event_id] = content
+            self._bill(event_id, event, statements)
+        contents = list(self.credits.values())
+        if len(contents) != len(set(contents)):
+            yield f"the worker has one correction under two ids: {self.credits}"
+
+    def _bill(self, event_id: str, event: Row, statements: Sequence[Row]) -> None:
+        payload = event["payload"]
+        if event["type"] == "period.closed":
+            key = event["realm"], payload["period"]
+            # What was billed of users who are not in the statement is given back.
+            self.usage[key] = {
+                str(line["user_key"]): figures(line)
+                for line in statements
+                if (line["realm"], line["period"].isoformat()) == key
+            }
+        elif event["type"] == "adjustment.posted":
+            key = event["realm"], payload["period"]
+            if payload["before"] is None:
+                self.credits[event_id] = (
+                    *key,
+                    payload["user_key"],
+                    figures(payload),
+                    payload["reason"],
+                    payload["author"],
+                )
+            else:
+                before = figures(payload["before"])
+                self.usage[key][payload["user_key"]] = tuple(
+                    a + b for a, b in zip(before, figures(payload), strict=True)
+                )
