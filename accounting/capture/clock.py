@@ -58,6 +58,16 @@ def capture_time(state: SpoolState) -> int:
     return steady_clock() + state.clock_offset
 
 
+def clock_ahead(state: SpoolState) -> int | None:
+    """How far the machine's time of day is ahead of the clock of a spool, in microseconds.
+
+    None while that was not compared with the database's clock since the machine started.
+    """
+    if state.clock_offset is None or state.boot != this_boot() or not state.boot:
+        return None
+    return None if state.unconfirmed_from is not None else wall_clock() - capture_time(state)
+
+
 class ClockReading(NamedTuple):
     """The database's clock was ``offset`` ahead of the steady clock when that was at ``steady``.
 

@@ -102,7 +102,7 @@ SELECT
     t.settled_until,
     s.last_received_at,
     g.from_at AS gap_from, g.cause AS gap_cause,
-    l.holder, l.host
+    l.holder, l.host, l.clock_ahead_seconds
 FROM accounting.sources s
 LEFT JOIN accounting.settle_watermarks t USING (source_id)
 LEFT JOIN accounting.source_leases l

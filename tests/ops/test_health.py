@@ -16,6 +16,7 @@ from accounting.errors import ConfigurationError, ConnectionLost, LockHeld
 from accounting.ingest.source_lease import lease_holder
 from accounting.ops.doctor.findings import Level
 from accounting.ops.doctor.flow import check_flow
+from accounting.ops.doctor.spool_file import check_spool, probe_spool
 from accounting.ops.monitoring.health import Health, evaluate, format_duration
 from accounting.ops.monitoring.server import serve
 from accounting.ops.monitoring.snapshot import Snapshot
@@ -28,6 +29,7 @@ from tests.support.monitoring import (
     metrics_of,
     parse_metrics,
     read_snapshot,
+    set_clock_offset,
     settings_for,
     snapshot_reader,
 )
@@ -218,6 +220,42 @@ def test_a_silent_thread_is_a_warning_and_not_a_problem(books: Books) -> None:
         "coturn [::1] (source 'default', database 0): relay thread 3 silent for"
     )
     assert "2 allocations ran out unheard" in warning
+
+
+@pytest.mark.parametrize(
+    ("ahead_seconds", "text"),
+    [(32 * 86_400.0, "32 d ahead of"), (-3.25, "3.25 s behind"), (2.5, "2.50 s ahead of")],
+)
+def test_a_wrong_clock_of_a_collector_is_a_warning_and_a_finding(
+    books: Books, ahead_seconds: float, text: str
+) -> None:
+    """Its times are corrected, so that a restart of the service would not help."""
+    keep_up(books)
+    set_clock_offset(books, ahead_seconds)
+    snapshot = read_snapshot(books)
+    health = evaluate(snapshot, captures=True)
+    assert health.problems == ()
+    sentence = f"source 'default': the clock of its collector's machine is {text} the database's"
+    assert health.warnings == (f"{sentence}: set it by NTP",)
+    finding = next(finding for finding in check_flow(snapshot) if finding.check == "clock")
+    assert (finding.level, finding.observed) == (Level.WARNING, sentence)
+
+
+def test_a_small_offset_of_a_collectors_clock_is_no_warning(books: Books) -> None:
+    keep_up(books)
+    set_clock_offset(books, 1.5)
+    snapshot = read_snapshot(books)
+    assert evaluate(snapshot, captures=True) == Health(problems=())
+    finding = next(finding for finding in check_flow(snapshot) if finding.check == "clock")
+    assert finding.level is Level.OK
+
+
+def test_times_that_were_not_compared_with_the_databases_clock_are_a_finding(books: Books) -> None:
+    keep_up(books)
+    books.spool().set_clock("boot", 0, books.spool().state().newest_at)
+    snapshot = read_snapshot(books)
+    findings = check_spool(snapshot, probe_spool(snapshot))
+    assert [finding.level for finding in findings if finding.check == "clock"] == [Level.WARNING]
 
 
 def test_durations_are_in_their_largest_unit() -> None:

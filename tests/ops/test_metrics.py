@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 import yaml
 
-from accounting.capture.clock import wall_clock
+from accounting.capture.clock import steady_clock, this_boot, wall_clock
 from accounting.capture.spool.status import read_status
 from accounting.db.engine import Engine
 from accounting.ingest.source_lease import lease_holder
@@ -24,6 +24,7 @@ from tests.support.monitoring import (
     checkpoint_now,
     metrics_of,
     read_snapshot,
+    set_clock_offset,
     settings_for,
     snapshot_reader,
 )
@@ -89,6 +90,32 @@ def test_the_lag_of_a_stage_that_never_ran_is_infinite(books: Books) -> None:
     samples = metrics_of(read_snapshot(books))
     assert samples["turn_accounting_captured_lag_seconds", "default"] == inf
     assert samples["turn_accounting_settled_lag_seconds", "default"] == inf
+
+
+def test_the_clock_of_a_collectors_machine_has_a_metric(books: Books) -> None:
+    settings_for(books)
+    books.spool("other").checkpoint(books.micros_at(0))
+    checkpoint_now(books)
+    books.run_jobs()
+    set_clock_offset(books, -3600.5, source="other")
+    set_clock_offset(books, 32 * 86_400.0)
+    name = "turn_accounting_clock_offset_seconds"
+    samples = metrics_of(read_snapshot(books))
+    assert (samples[name, "default"], samples[name, "other"]) == (32 * 86_400, -3600.5)
+
+
+def test_the_clock_of_this_machine_is_compared_without_the_database(books: Books) -> None:
+    """With the spool's clock, which goes on as it was when the database was there."""
+    settings_for(books)
+    checkpoint_now(books)
+    ahead = 3600 * 10**6
+    offset = wall_clock() - ahead - steady_clock()
+    books.spool().set_clock(this_boot(), offset, None)
+    name = "turn_accounting_clock_offset_seconds"
+    samples = metrics_of(read_snapshot(books, unreachable_url()))
+    assert samples[name, "default"] == pytest.approx(3600, abs=1)
+    books.spool().set_clock(this_boot(), offset, 1)
+    assert (name, "default") not in metrics_of(read_snapshot(books, unreachable_url()))
 
 
 def test_metrics_have_no_username(books: Books) -> None:
@@ -211,12 +238,14 @@ def test_every_alert_uses_existing_metrics(books: Books) -> None:
     checkpoint_now(books)
     books.run_jobs()
     run_job(JOBS["settle"], books.engine)
+    set_clock_offset(books, 0.0)
     known = {name for name, *_ in metrics_of(read_snapshot(books))}
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
     assert [rule["alert"] for rule in group["rules"]] == [
         "TurnAccountingLags",
         "TurnAccountingCaptureGap",
         "TurnAccountingRelayThreadSilent",
+        "TurnAccountingClockOff",
         "TurnAccountingJobBlocked",
     ]
     for rule in group["rules"]:

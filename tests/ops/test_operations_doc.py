@@ -73,7 +73,7 @@ def test_the_doc_has_exactly_the_served_metrics(books: Books) -> None:
         )
         connection.exec_driver_sql(
             "INSERT INTO accounting.source_leases"
-            " SELECT source_id, 'x', 'y', now(), now() + '1 min' FROM accounting.sources"
+            " SELECT source_id, 'x', 'y', now(), now() + '1 min', 0 FROM accounting.sources"
             " ON CONFLICT DO NOTHING"
         )
     served = {

@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from accounting.capture.clock import wall_clock
 from accounting.config import Settings
+from accounting.ingest.source_lease import lease_holder
 from accounting.ops.monitoring.metrics import render_metrics
 from accounting.ops.monitoring.snapshot import Snapshot, SnapshotReader
 from tests.support.books import WRITER, Books
@@ -42,6 +43,16 @@ def read_snapshot(books: Books, url: str | None = None) -> Snapshot:
 def checkpoint_now(books: Books) -> None:
     """Write a checkpoint at the current time."""
     books.spool().checkpoint(wall_clock())
+
+
+def set_clock_offset(books: Books, ahead_seconds: float, *, source: str = "default") -> None:
+    """Let a source have a collector on a machine whose clock is so far ahead."""
+    books.query(
+        "INSERT INTO accounting.source_leases (source_id, holder, host, renewed_at, expires_at,"
+        " clock_ahead_seconds) SELECT source_id, %s, 'here', now(), now() + '1 min', %s"
+        " FROM accounting.sources WHERE source = %s RETURNING source_id",
+        [lease_holder(books.spool(source).path), ahead_seconds, source],
+    )
 
 
 def parse_metrics(page: str) -> Samples:

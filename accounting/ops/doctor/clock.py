@@ -1,6 +1,6 @@
 """The clocks of Redis and Postgres, compared with this machine's.
 
-Receipt times are of this machine's clock, leases of the database's.
+The database's clock judges all others: it corrects receipt times, and closes periods.
 """
 
 import time

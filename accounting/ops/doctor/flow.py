@@ -7,9 +7,12 @@ from typing import Final
 from accounting.ops.doctor.findings import Finding, error, ok, warning
 from accounting.ops.monitoring.health import (
     MAX_CAPTURE_LAG_SECONDS,
+    MAX_CLOCK_ERROR_SECONDS,
     SECOND,
     capture_problems,
+    clock_offsets,
     database_problems,
+    describe_offset,
     format_duration,
     silence_warnings,
 )
@@ -48,6 +51,7 @@ def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
     if not problems:
         yield ok(COMPONENT, "books", "loading and settling keep up")
     yield from _check_other_sources(snapshot)
+    yield from _check_clocks(snapshot)
     yield from _check_notices(database)
     yield _check_rejected(database)
     for sentence in silence_warnings(database.silent_threads, snapshot.taken_at):
@@ -139,6 +143,22 @@ def _check_notices(database: DatabaseStatus) -> Iterator[Finding]:
             yield error(COMPONENT, "sources", observed, advice)
         else:
             yield ok(COMPONENT, "sources", f"source {source!r} {notice}")
+
+
+def _check_clocks(snapshot: Snapshot) -> Iterator[Finding]:
+    """The clocks of the machines that collect."""
+    for source, ahead_seconds in clock_offsets(snapshot).items():
+        observed = f"source {source!r}: {describe_offset(ahead_seconds)}"
+        if abs(ahead_seconds) > MAX_CLOCK_ERROR_SECONDS:
+            yield warning(
+                COMPONENT,
+                "clock",
+                observed,
+                "set it by NTP: until then every time of receipt is corrected by the database's "
+                "clock",
+            )
+        else:
+            yield ok(COMPONENT, "clock", observed)
 
 
 def _check_rejected(database: DatabaseStatus) -> Finding:

@@ -75,6 +75,14 @@ def check_spool(snapshot: Snapshot, file: SpoolFileFacts | None) -> Iterator[Fin
     if snapshot.disk_free_bytes is not None:
         yield _check_disk(snapshot.disk_free_bytes)
     yield _check_backlog(snapshot.spool.backlog, snapshot.taken_at)
+    if snapshot.spool.state.unconfirmed_from is not None:
+        yield warning(
+            COMPONENT,
+            "clock",
+            "its newest times were not compared with the database's clock yet",
+            "nothing is lost: they are loaded, and corrected where they are wrong, once the "
+            "collector reaches Postgres",
+        )
 
 
 def _check_disk(free_bytes: int) -> Finding:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
+from accounting.capture.clock import MAX_CLOCK_ERROR
 from accounting.ops.monitoring.snapshot import Snapshot
 from accounting.ops.monitoring.status_queries import DatabaseStatus, SilentThread
 
@@ -20,6 +21,7 @@ MAX_BLOCKED_SECONDS: Final = 300
 """Jobs share their locks, and other schedulers run them too, but each gets its turn."""
 DISK_FULL_BYTES: Final = 100 * 10**6
 SECOND: Final = 1_000_000
+MAX_CLOCK_ERROR_SECONDS: Final = MAX_CLOCK_ERROR / SECOND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ def evaluate(snapshot: Snapshot, *, captures: bool) -> Health:
             )
     if snapshot.database_error is not None:
         problems.append(snapshot.database_error)
-    warnings: list[str] = []
+    warnings = list(clock_warnings(snapshot))
     if snapshot.database is not None:
         problems += database_problems(snapshot.database)
         warnings += silence_warnings(snapshot.database.silent_threads, snapshot.taken_at)
@@ -109,6 +111,37 @@ def database_problems(database: DatabaseStatus) -> Iterator[str]:
                 f"job {job.job} has not run for {format_duration(job.blocked_seconds)}: "
                 f"{job.blocked_by}"
             )
+
+
+def clock_offsets(snapshot: Snapshot) -> dict[str, float]:
+    """How many seconds the clock of each source's collector is ahead of the database's.
+
+    For this machine's source also without the database.
+    """
+    sources = snapshot.database.sources if snapshot.database is not None else ()
+    offsets = {
+        source.source: source.clock_ahead_seconds
+        for source in sources
+        if source.clock_ahead_seconds is not None
+    }
+    if snapshot.clock_ahead_seconds is not None and snapshot.active_host is None:
+        offsets[snapshot.source] = snapshot.clock_ahead_seconds
+    return offsets
+
+
+def clock_warnings(snapshot: Snapshot) -> Iterator[str]:
+    """A sentence for each collector whose machine has a wrong clock."""
+    for source, ahead_seconds in clock_offsets(snapshot).items():
+        if abs(ahead_seconds) > MAX_CLOCK_ERROR_SECONDS:
+            yield f"source {source!r}: {describe_offset(ahead_seconds)}: set it by NTP"
+
+
+def describe_offset(ahead_seconds: float) -> str:
+    """How far the clock of a collector's machine is off."""
+    side = "ahead of" if ahead_seconds > 0 else "behind"
+    size = abs(ahead_seconds)
+    text = f"{size:.2f} s" if size < 120 else format_duration(size)
+    return f"the clock of its collector's machine is {text} {side} the database's"
 
 
 def silence_warnings(silent_threads: Sequence[SilentThread], now: int) -> Iterator[str]:

@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from accounting.ops.monitoring.health import SECOND
+from accounting.ops.monitoring.health import SECOND, clock_offsets
 from accounting.ops.monitoring.snapshot import Snapshot
 from accounting.ops.monitoring.status_queries import DatabaseStatus
 
@@ -102,6 +102,12 @@ def _capture_metrics(snapshot: Snapshot) -> Iterator[Metric]:
         "last_received_timestamp_seconds",
         "When the last event was received.",
         received.items(),
+        "source",
+    )
+    yield _gauge(
+        "clock_offset_seconds",
+        "How far the clock of the source's collector is ahead of the database's.",
+        clock_offsets(snapshot).items(),
         "source",
     )
     yield _gauge(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from accounting.capture.clock import capture_time, wall_clock
+from accounting.capture.clock import capture_time, clock_ahead, wall_clock
 from accounting.capture.spool.status import SpoolStatus, read_status
 from accounting.config import Settings
 from accounting.db.engine import Engine, open_engine
@@ -34,14 +34,16 @@ CACHE_SECONDS: Final = 1.0
 class Snapshot:
     """The state of the service at ``taken_at``: microseconds, by the spool's clock if there is one.
 
-    ``source`` is the one of this machine; ``spool`` is None where it has none. The errors are
-    messages for the operator.
+    ``source`` is the one of this machine; ``spool`` is None where it has none. This machine's clock
+    is ``clock_ahead_seconds`` ahead of the spool's, which follows the database's; None where the
+    two were not compared. The errors are messages for the operator.
     """
 
     taken_at: int
     source: str
     spool: SpoolStatus | None = None
     spool_error: str | None = None
+    clock_ahead_seconds: float | None = None
     disk_free_bytes: int | None = None
     database: DatabaseStatus | None = None
     database_error: str | None = None
@@ -108,8 +110,11 @@ class SnapshotReader:
         except SpoolError as error:
             spool_error = str(error)
         database, database_error = self._read_database()
+        state = None if spool is None else spool.state
+        ahead = None if state is None else clock_ahead(state)
         return Snapshot(
-            taken_at=wall_clock() if spool is None else capture_time(spool.state),
+            taken_at=wall_clock() if state is None else capture_time(state),
+            clock_ahead_seconds=None if ahead is None else ahead / 1e6,
             source=self._settings.source,
             spool=spool,
             spool_error=spool_error,

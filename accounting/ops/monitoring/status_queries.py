@@ -31,7 +31,8 @@ USAGE_DELTAS_LIMIT: Final = 100_000
 class SourceStatus:
     """A source that is not retired. Lags are seconds behind the database's clock; None for never.
 
-    ``gap_from``: start of its open gap, microseconds. ``holder`` and ``host`` have its lease.
+    ``gap_from``: start of its open gap, microseconds. ``holder`` and ``host`` have its lease; the
+    clock of that machine is ``clock_ahead_seconds`` ahead of the database's.
     """
 
     source: str
@@ -43,6 +44,7 @@ class SourceStatus:
     gap_cause: str | None
     holder: str | None
     host: str | None
+    clock_ahead_seconds: float | None
 
 
 class SourceNotice(NamedTuple):
