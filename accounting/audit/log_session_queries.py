@@ -1,10 +1,10 @@
 """Reads billed sessions by what coturn's log names them by: realm, username and allocation id."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, CursorResult
 
 from accounting.db.queries import Queries
 from accounting.domain.counters import COUNTERS
@@ -41,6 +41,20 @@ def fetch_billed_sessions(
             "allocations": [key.allocation_id for key in keys],
         },
     )
+    return _sessions(rows)
+
+
+def fetch_sessions_by_allocation(
+    connection: Connection, allocation_ids: Sequence[int]
+) -> Iterator[tuple[LoggedKey, BilledSession]]:
+    """The billed sessions of those allocation ids, whatever their names. Scans the sessions."""
+    rows = connection.execute(
+        _QUERIES.text("fetch_sessions_by_allocation"), {"allocations": list(allocation_ids)}
+    )
+    return _sessions(rows)
+
+
+def _sessions(rows: CursorResult[Any]) -> Iterator[tuple[LoggedKey, BilledSession]]:
     for row in rows.mappings():
         yield (
             LoggedKey(row["realm"], row["username"], row["allocation_id"]),

@@ -554,3 +554,15 @@ JOIN accounting.sessions e
     AND e.allocation_id = k.allocation_id
 WHERE n.username = k.username AND e.confirmed
 ORDER BY e.started_at, e.session_id;
+
+-- name: fetch_sessions_by_allocation
+-- Reads the billed sessions of some allocation ids with all names, oldest first.
+SELECT
+    r.realm, n.username, e.allocation_id, e.session_id, e.estimated, e.disputed,
+    e.received_packets, e.received_bytes, e.sent_packets, e.sent_bytes,
+    e.peer_received_packets, e.peer_received_bytes, e.peer_sent_packets, e.peer_sent_bytes
+FROM accounting.sessions e
+JOIN accounting.realms r USING (realm_id)
+JOIN accounting.usernames n USING (username_key, user_key)
+WHERE e.allocation_id = ANY (CAST(:allocations AS bigint[])) AND e.confirmed
+ORDER BY e.started_at, e.session_id;

@@ -73,7 +73,9 @@ def rebuild_books(
 def reconcile_logs(
     logs: Annotated[
         list[Path],
-        typer.Argument(metavar="LOGFILE...", help="coturn's logs; rotated ones oldest first."),
+        typer.Argument(
+            metavar="LOGFILE...", help="coturn's logs, compressed or not, in any order."
+        ),
     ],
     as_json: JsonOption = False,
 ) -> None:
@@ -89,6 +91,12 @@ def reconcile_logs(
     if result.unauthenticated:
         count = result.unauthenticated
         write_message(f"{count:,} logged sessions never authenticated: nobody is billed for them")
+    if result.partial:
+        write_message(
+            f"{result.partial:,} sessions are not complete in the logs: compared as far as they are"
+        )
+    if result.repeated_lines:
+        write_message(f"{result.repeated_lines:,} lines are in several logs: counted once")
     if result.unlogged:
         write_message(
             f"{result.unlogged:,} booked sessions with the same names and ids are in no log"

@@ -1,18 +1,20 @@
 """Reads coturn's own log: the lines of usage that it writes when it publishes.
 
 Parses the lines of 4.6 (`533: : session ...`) and of 4.17 (time and level first), and sums them by
-session.
+session (docs/coturn.md#reconcile-log-lines).
 """
 
 import re
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
+
+from accounting.domain.thread_silence import IDS_PER_THREAD
 
 # Clients choose realm and username, which may look like the rest of the line. So the id is matched
 # from the left, and the counters from the right.
-_LINE_START: Final = re.compile(
-    rb"\A[^<>]*?\bsession (\d{1,18}): (new, |peer usage: |usage: |delete: )"
-)
+_HEAD: Final = re.compile(rb"\bsession (\d{1,18}): (new, |peer usage: |usage: |delete: )")
+_PREFIX: Final = re.compile(rb"(?:[^<>]|<[\w.]{1,20}>)*")
 _COUNTERS: Final = re.compile(rb">, rp=(\d+), rb=(\d+), sp=(\d+), sb=(\d+)\s*\Z")
 _LIFETIME: Final = re.compile(rb">, lifetime=\d+\s*\Z")
 _REALM: Final = b"realm=<"
@@ -32,43 +34,97 @@ class LogLine(NamedTuple):
     counters: tuple[int, ...]
 
 
+class LogMessage(NamedTuple):
+    """A line about a session, by its number in the file. ``line`` is None if it is cut off.
+
+    ``server``: which one wrote it, as far as the log says so.
+    """
+
+    number: int
+    server: bytes
+    allocation_id: int
+    line: LogLine | None
+
+
 class LoggedSession:
-    """The sums of one session's lines. ``start_logged``: whether they include its `new`."""
+    """The sums of one session's lines, or of several that the log doesn't keep apart.
+
+    ``file`` and ``line``: where the first line is. ``starts`` and ``deletes`` count its `new` and
+    `delete`. ``start_is_covered``: whether the log has what came before its first line, so that it
+    would have its `new`. ``is_partial``: whether lines of it may be missing or of another session.
+    """
 
     __slots__ = (
-        "allocation_id",
         "counters",
-        "deleted",
+        "deletes",
+        "file",
+        "first",
+        "is_partial",
         "line",
-        "log",
-        "realm",
-        "start_logged",
-        "username",
+        "start_is_covered",
+        "starts",
     )
 
-    def __init__(self, first: LogLine, log: str, line: int) -> None:
-        self.allocation_id = first.allocation_id
-        self.realm = first.realm
-        self.username = first.username
-        self.log = log
+    def __init__(self, first: LogLine, file: int, line: int, *, start_is_covered: bool) -> None:
+        self.first = first
+        self.file = file
         self.line = line
-        self.start_logged = False
-        self.deleted = False
+        self.start_is_covered = start_is_covered
+        self.is_partial = False
+        self.starts = 0
+        self.deletes = 0
         self.counters = [0] * 8
 
     @property
     def never_authenticated(self) -> bool:
         """Whether all of its requests were unauthenticated: nobody is billed for it."""
-        return not (self.start_logged or self.deleted)
+        return not (self.starts or self.deletes)
+
+    @property
+    def count(self) -> int:
+        """How many sessions these are at least."""
+        return max(self.starts, self.deletes, 1)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether each of them was deleted: another `new` is another session."""
+        return self.deletes >= max(self.starts, 1)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the log has the whole session, so that its sums are exact."""
+        return self.starts == self.deletes == 1 and not self.is_partial
+
+    def merge(self, other: "LoggedSession") -> None:
+        """Add another part; how the parts belong together is not known."""
+        self.starts += other.starts
+        self.deletes += other.deletes
+        self.start_is_covered |= other.start_is_covered
+        self.is_partial = True
+        self.counters = [a + b for a, b in zip(self.counters, other.counters, strict=True)]
+
+
+def read_message(number: int, server: bytes, text: bytes) -> LogMessage | None:
+    """Read a line of the log; None for any other line than those of LogLine."""
+    head = _match_head(text)
+    if head is None:
+        return None
+    return LogMessage(number, server, int(head[1]), _parse_rest(text, head))
 
 
 def parse_line(line: bytes) -> LogLine | None:
     """Parse a line of the log; None for any other line than those of LogLine."""
-    if b"session " not in line:
-        return None
-    head = _LINE_START.match(line)
-    if head is None:
-        return None
+    head = _match_head(line)
+    return None if head is None else _parse_rest(line, head)
+
+
+def _match_head(line: bytes) -> re.Match[bytes] | None:
+    """The start of coturn's text. What comes before it may not have names, which clients choose."""
+    head = _HEAD.search(line)
+    return None if head is None or not _PREFIX.fullmatch(line, 0, head.start()) else head
+
+
+def _parse_rest(line: bytes, head: re.Match[bytes]) -> LogLine | None:
     event = head[2].decode().rstrip(":, ")
     rest = line[head.end() :]
     counters: tuple[int, ...] = ()
@@ -84,7 +140,10 @@ def parse_line(line: bytes) -> LogLine | None:
             return None
         names = rest[: lifetime.start()]
     else:
-        names = rest.rstrip().removesuffix(b">")
+        names = rest.rstrip()
+        if not names.endswith(b">"):
+            return None
+        names = names[:-1]
     realm, separator, username = names.removeprefix(_REALM).partition(_USERNAME)
     if not names.startswith(_REALM) or not separator:
         return None
@@ -94,39 +153,67 @@ def parse_line(line: bytes) -> LogLine | None:
 class LogReader:
     """Collects the sessions of logs, also unauthenticated ones.
 
-    The files of one server come in order of time. An id with another `new`, after a restart of the
-    server or on another server, is another session. Lines after its `delete` still belong to it,
-    within that file.
+    The lines of a file come in order of time, the files in any order. An id with another `new`
+    after its `delete` is another session; without the `delete` it may be that of another server,
+    and the two are kept as one. Lines after the `delete` still belong to it. What is of one session
+    in several files is put together, as a lower bound: a file between them may be missing.
     """
 
     def __init__(self) -> None:
-        self.sessions: list[LoggedSession] = []
-        self._latest: dict[tuple[bytes, bytes, int], LoggedSession] = {}
+        self._parts = defaultdict[tuple[bytes, bytes, bytes, int], list[LoggedSession]](list)
 
-    def read(self, log: str, lines: Iterable[bytes]) -> int:
-        """Read the lines of the file named ``log``; returns how many were about a session."""
-        self._latest = {
-            key: session for key, session in self._latest.items() if not session.deleted
-        }
-        count = 0
-        for number, raw in enumerate(lines, start=1):
-            line = parse_line(raw)
-            if line is not None:
-                count += 1
-                self._add_line(log, number, line)
-        return count
+    def read(self, file: int, messages: Iterable[LogMessage]) -> None:
+        """Read the lines of a file."""
+        latest: dict[tuple[bytes, bytes, bytes, int], LoggedSession] = {}
+        lowest_new: dict[tuple[bytes, int], int] = {}
+        cut: set[tuple[bytes, int]] = set()
+        begun: list[tuple[bytes, LoggedSession]] = []
+        for message in messages:
+            line = message.line
+            if line is None:
+                cut.add((message.server, message.allocation_id))
+                continue
+            key = message.server, line.realm, line.username, line.allocation_id
+            thread = message.server, line.allocation_id // IDS_PER_THREAD
+            session = latest.get(key)
+            if session is None or (line.event == "new" and session.is_over):
+                # A relay thread counts its ids up: this one was given out after that `new`.
+                covered = lowest_new.get(thread, line.allocation_id) < line.allocation_id
+                session = LoggedSession(line, file, message.number, start_is_covered=covered)
+                latest[key] = session
+                self._parts[key].append(session)
+                begun.append((message.server, session))
+            _add_line(session, line)
+            if line.event == "new":
+                lowest_new[thread] = min(
+                    lowest_new.get(thread, line.allocation_id), line.allocation_id
+                )
+        for server, session in begun:
+            session.is_partial |= (server, session.first.allocation_id) in cut
 
-    def _add_line(self, log: str, number: int, line: LogLine) -> None:
-        key = line.realm, line.username, line.allocation_id
-        session = self._latest.get(key)
-        if session is None or (line.event == "new" and (session.start_logged or session.deleted)):
-            session = self._latest[key] = LoggedSession(line, log, number)
-            self.sessions.append(session)
-        if line.event == "new":
-            session.start_logged = True
-        elif line.event == "delete":
-            session.deleted = True
-        else:
-            first = 4 if line.event == "peer usage" else 0
-            for index, count in enumerate(line.counters, start=first):
-                session.counters[index] += count
+    def sessions(self) -> Iterator[LoggedSession]:
+        """All sessions, those of several files put together."""
+        for parts in self._parts.values():
+            whole: LoggedSession | None = None
+            for part in parts:
+                if part.is_complete or (part.never_authenticated and part.start_is_covered):
+                    yield part
+                elif whole is None:
+                    whole = part
+                else:
+                    whole.merge(part)
+            if whole is not None:
+                yield whole
+
+
+def _add_line(session: LoggedSession, line: LogLine) -> None:
+    if line.event == "new":
+        # Usage before it may be of an earlier session, whose start the log doesn't have.
+        session.is_partial |= any(session.counters) and not session.start_is_covered
+        session.starts += 1
+    elif line.event == "delete":
+        session.deletes += 1
+    else:
+        first = 4 if line.event == "peer usage" else 0
+        for index, count in enumerate(line.counters, start=first):
+            session.counters[index] += count

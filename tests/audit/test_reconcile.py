@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from accounting.audit.reconcile import LogDifference, ReconcileResult, reconcile
-from accounting.domain.coturn_log import LogReader, parse_line
+from accounting.domain.coturn_log import LogReader, parse_line, read_message
 from tests.support.books import Books
 from tests.support.coturn_log import coturn_log_usage
 from tests.support.coturn_messages import FakeAllocation, run_jobs_at
@@ -31,10 +31,12 @@ def write_log(tmp_path: Path, text: bytes, name: str = "turn.log") -> Path:
 def test_the_log_reader_agrees_with_an_independent_count(name: str) -> None:
     text = (DIRECTORY / f"{name}.log").read_bytes()
     reader = LogReader()
-    reader.read(name, text.splitlines(keepends=True))
+    messages = (read_message(number, b"", line) for number, line in enumerate(text.split(b"\n"), 1))
+    reader.read(0, filter(None, messages))
     assert {
-        (session.realm, session.username, f"{session.allocation_id:018d}"): tuple(session.counters)
-        for session in reader.sessions
+        (first.realm, first.username, f"{first.allocation_id:018d}"): tuple(session.counters)
+        for session in reader.sessions()
+        for first in [session.first]
     } == {tuple(key): usage.counters() for key, usage in coturn_log_usage(text).items()}
 
 
