@@ -10,11 +10,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Final
 
 from tests.histories.plan import make_plan
-from tests.histories.player import HistoryFailed, Player
+from tests.histories.player import Player
 from tests.support.books import cloned_database, make_template
-from tests.support.servers import PostgresServer
+from tests.support.servers import PostgresServer, RedisServer, ValkeyServer
+
+BACKLOG: Final = {"repl-backlog-size": "64mb"}
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -36,7 +39,8 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="as in `make test`")
     given = parser.parse_args()
     failed = []
-    with PostgresServer() as server:
+    second = RedisServer if RedisServer.is_installed() else ValkeyServer
+    with PostgresServer() as server, ValkeyServer(BACKLOG) as valkey, second(BACKLOG) as other:
         make_template(server)
         for seed in given.seeds:
             plan = make_plan(seed, short=given.short)
@@ -46,10 +50,12 @@ def main() -> int:
             directory = Path(tempfile.mkdtemp(prefix=f"ta-history-{seed}-"))
             started = time.monotonic()
             with cloned_database(server) as database:
-                player = Player(plan, server, database, directory)
+                player = Player(
+                    plan, server, database, directory, () if given.short else (valkey, other)
+                )
                 try:
                     player.play()
-                except HistoryFailed as error:
+                except AssertionError as error:
                     say(str(error))
                     say(f"seed {seed} FAILED; its data is in {directory}")
                     failed.append(seed)

@@ -343,13 +343,21 @@ class _Comparison:
     # -- billing
 
     def _expected_periods(self) -> dict[tuple[str, str], tuple[bytes, Period]]:
-        """The periods of all realms from their first usage to now, by realm and first day."""
-        clocks = [stream.until for stream in self.expected.streams.values()]
+        """The periods of all realms, by realm and first day.
+
+        From the first usage to now, or to the one that begins where the last closed one ends.
+        """
+        now = max(stream.until for stream in self.expected.streams.values())
+        closed_until: dict[str, int] = defaultdict(int)
+        for row in self.views["periods"]:
+            if row["closed_at"] is not None:
+                closed_until[row["realm"]] = max(closed_until[row["realm"]], micros(row["ends_at"]))
         found = {}
         for realm, calendar in self.expected.calendars.items():
             hours = [bucket.starts_at for of, _, bucket in self.books.hours if of == realm]
             if hours:
-                for period in calendar.periods(min(hours), max(clocks)):
+                until = max(now, closed_until[shown(realm)])
+                for period in calendar.periods(min(hours), until):
                     found[shown(realm), period.first_day.isoformat()] = (realm, period)
         return found
 

@@ -1,6 +1,6 @@
 """Plays a history: real processes against a real Postgres, and the oracle after each stage.
 
-The harness stands in for the collector's clock: it appends to the spools what a source received up
+The harness stands in for the collector's clock: it appends to the spools what a source captured up
 to a stage, at the times of the plan. Everything behind the spool is the service's own processes:
 loaders, jobs and schedulers, which are killed and run again, and the commands of operators.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -24,6 +25,7 @@ from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.records import RawKeySighting
 from accounting.capture.spool.spool import Spool
 from tests.histories.billing_worker import BillingWorker, figures
+from tests.histories.capture import Place, capture
 from tests.histories.comparison import (
     EIGHT,
     VIEWS,
@@ -34,10 +36,10 @@ from tests.histories.comparison import (
     differences,
 )
 from tests.histories.oracle import SECOND, Calendar, Gap, Message, Sighting, Stream, moment, shown
-from tests.histories.plan import CaptureGap, Plan, Published, SourcePlan, Stage
+from tests.histories.plan import CaptureGap, Plan, SourcePlan, Stage
 from tests.support.books import READER, WRITER
 from tests.support.command import start_turn_accounting
-from tests.support.servers import PostgresServer, wait_until
+from tests.support.servers import PostgresServer, RedisServer, wait_until
 
 JOBS: Final = ("settle", "rollup", "gaps", "close", "adjust", "feed")
 """In an order in which one run of each is enough."""
@@ -64,34 +66,40 @@ class Source:
     position: int = 0
     open_gap: tuple[int, int] | None = None
     """Its number in the spool, and its index in the stream."""
-    events: Sequence[tuple[int, int, Published | CaptureGap]] = ()
+    events: Sequence[tuple[int, int, int, CaptureGap | None]] = ()
+    """Time, order, index of the published message, gap."""
+    places: Sequence[Place] | None = None
 
     @classmethod
-    def open(cls, plan: SourcePlan, directory: Path) -> "Source":
+    def open(
+        cls, plan: SourcePlan, directory: Path, places: Sequence[Place] | None = None
+    ) -> "Source":
+        """``places``: where a collector stored the messages; None: they get invented ones."""
         data_dir = directory / f"collector-{plan.mode}-{ord(plan.name[0])}"
         started_at = plan.wall_clock(plan.published[0].at) - 60 * SECOND
         spool = Spool.open(spool_path(data_dir, plan.name), plan.name, clock=lambda: started_at)
         spool.set_mode("replication" if plan.mode == "replication" else "subscribe")
         spool.checkpoint(started_at)
-        events: list[tuple[int, int, Published | CaptureGap]] = []
+        events: list[tuple[int, int, int, CaptureGap | None]] = []
         for gap in plan.gaps:
-            events += [(gap.from_at, 0, gap), (gap.to_at, 1, gap)]
-        for message in plan.published:
+            events += [(gap.from_at, 0, 0, gap), (gap.to_at, 1, 0, gap)]
+        for index, message in enumerate(plan.published):
             if not any(gap.from_at <= message.at < gap.to_at for gap in plan.gaps):
-                events.append((message.at, 2, message))
-        events.sort(key=lambda event: event[:2])
-        return cls(
-            plan, data_dir, spool, Stream(until=started_at), last_at=started_at, events=events
-        )
+                events.append((message.at, 2, index, None))
+        events.sort(key=lambda event: event[:3])
+        stream = Stream(until=started_at)
+        source = cls(plan, data_dir, spool, stream, last_at=started_at, events=events)
+        source.places = places
+        return source
 
     def receive_until(self, until: int, chance: random.Random) -> None:
         """Append everything up to that time to the spool, as a collector does."""
-        batch: list[Published] = []
+        batch: list[int] = []
         while self.cursor < len(self.events) and self.events[self.cursor][0] <= until:
-            at, kind, event = self.events[self.cursor]
+            at, kind, index, event = self.events[self.cursor]
             self.cursor += 1
-            if isinstance(event, Published):
-                batch.append(event)
+            if event is None:
+                batch.append(index)
                 if chance.random() < 0.02:
                     self._append(batch, chance)
                 continue
@@ -107,14 +115,18 @@ class Source:
         self.spool.checkpoint(self.last_at)
         self.stream.until = self.last_at
 
-    def _append(self, batch: list[Published], chance: random.Random) -> None:
+    def _append(self, batch: list[int], chance: random.Random) -> None:
         if not batch:
             return
         estimated_count = chance.choice((0, 0, 0, len(batch) // 2))
         messages, positions = [], []
-        for index, event in enumerate(batch):
-            self.position += 1 if self.plan.mode == "subscribe" else chance.randint(40, 900)
-            database = 0 if self.plan.mode == "subscribe" else event.database
+        for number, index in enumerate(batch):
+            event = self.plan.published[index]
+            if self.places is not None:
+                self.position, database = self.places[index]
+            else:
+                self.position += 1 if self.plan.mode == "subscribe" else chance.randint(40, 900)
+                database = 0 if self.plan.mode == "subscribe" else event.database
             wall = self.plan.wall_clock(event.at)
             self.last_at = max(self.last_at, wall)
             messages.append((wall, database, event.channel, event.payload))
@@ -124,7 +136,7 @@ class Source:
                     self.epoch,
                     self.position,
                     self.last_at,
-                    index < estimated_count,
+                    number < estimated_count,
                     database,
                     event.channel,
                     event.payload,
@@ -196,6 +208,8 @@ class Player:
     server: PostgresServer
     database: str
     directory: Path
+    redis_servers: Sequence[RedisServer] = ()
+    """One for each source; none: nothing is captured, and the messages get invented positions."""
     sources: list[Source] = field(init=False)
     expected: Expectation = field(init=False)
     identities: Identities = field(init=False, default_factory=Identities)
@@ -209,7 +223,17 @@ class Player:
     killed: int = field(init=False, default=0)
 
     def play(self) -> None:
-        self.sources = [Source.open(plan, self.directory) for plan in self.plan.sources]
+        chance = random.Random(self.plan.seed)
+        places: list[Sequence[Place] | None] = [
+            capture(plan, server, self.directory / f"captured-{index}", chance)
+            for index, (plan, server) in enumerate(
+                zip(self.plan.sources, self.redis_servers, strict=False)
+            )
+        ]
+        self.sources = [
+            Source.open(plan, self.directory, of_plan)
+            for plan, of_plan in zip_longest(self.plan.sources, places)
+        ]
         self.expected = Expectation(
             {realm: Calendar(rules) for realm, rules in self.plan.rules.items()},
             {source.plan.name: source.stream for source in self.sources},
