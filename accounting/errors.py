@@ -25,6 +25,10 @@ class NotAllowed(ConfigurationError):
     """The database denies this user a right; the text names the role that has it. Exit code 2."""
 
 
+class LoginRefused(ConfigurationError):
+    """A server refuses the login, or has no such database. A retry can't help. Exit code 2."""
+
+
 class NotYet(AccountingError):
     """The requested data is not complete yet, but will be. Exit code 3."""
 

@@ -14,7 +14,7 @@ import structlog
 
 from accounting.capture.clock import CaptureClock
 from accounting.capture.clock_correction import ClockCorrection
-from accounting.capture.redis.address import parse_address
+from accounting.capture.redis.address import ReloadedAddress
 from accounting.capture.redis.key_scan import KeyScan
 from accounting.capture.source import Attachment, Batch, Source, SourceLost
 from accounting.capture.source_selection import make_source
@@ -22,7 +22,7 @@ from accounting.capture.spool.collector_lock import LastExit, lock_spool
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.records import Gap, RawKeySighting, SpoolState
 from accounting.capture.spool.spool import Spool
-from accounting.config import Settings
+from accounting.config import Settings, reload_secret
 from accounting.errors import ConfigurationError, SpoolDiskError
 from accounting.waiting import Backoff
 
@@ -52,11 +52,12 @@ def run_collector(
         raise ConfigurationError(
             "ACCOUNTING_REDIS_URL is not set: expected the Redis that coturn publishes to"
         )
-    url = settings.redis_url.get_secret_value()
     clock = clock or CaptureClock()
+    loaded_url = settings.redis_url.get_secret_value()
+    address = ReloadedAddress(lambda: reload_secret(settings, "redis_url") or loaded_url)
     source = make_source(
         settings.capture,
-        url,
+        address,
         queue_bytes=settings.spool_queue_bytes,
         clock=clock,
     )
@@ -64,7 +65,7 @@ def run_collector(
     with lock_spool(path) as last_exit, Spool.open(path, settings.source, clock=clock.now) as spool:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-        scan = KeyScan(parse_address(url), clock=clock)
+        scan = KeyScan(address, clock=clock)
         times = ClockCorrection(clock, spool)
         try:
             times.start()

@@ -11,6 +11,7 @@ from typing import Final, Literal
 import structlog
 
 from accounting.capture.pubsub.source import PubSubSource
+from accounting.capture.redis.address import Address
 from accounting.capture.replication.source import ReplicationSource
 from accounting.capture.source import NoReply, Source, SourceLost, SourceRefused, Stream
 from accounting.capture.spool.records import SpoolState
@@ -23,7 +24,7 @@ MAX_MISSING_REPLIES: Final = 3
 
 def make_source(
     capture: Literal["auto", "replication", "subscribe"],
-    url: str,
+    url: str | Address,
     *,
     queue_bytes: int,
     clock: Callable[[], int],

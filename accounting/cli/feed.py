@@ -40,9 +40,14 @@ def print_feed(
         raise UsageError("--after goes without --consumer, which has a cursor of its own")
     if consumer is not None and not consumer:
         raise UsageError("--consumer: expected a name, such as invoicer")
+    settings = command_settings()
     with (
-        servers.database_url(command_settings(), servers.READER_ROLE) as url,
-        Feed(url, reconnect=follow) as feed,
+        servers.database_url(settings, servers.READER_ROLE) as url,
+        Feed(
+            url,
+            reconnect=follow,
+            reload_url=lambda: servers.configured_database_url(settings) or url,
+        ) as feed,
         _stop_on_signals(feed, follow=follow),
     ):
         events = (

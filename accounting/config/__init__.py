@@ -7,7 +7,7 @@ loads and passes down. Invariant: nothing else reads the environment, and every 
 - ``loading``: reads the values, in order of precedence.
 """
 
-from accounting.config.loading import load_settings
+from accounting.config.loading import load_settings, reload_secret
 from accounting.config.parsing import mask_url, parse_listen_address
 from accounting.config.settings import SECRETS, Settings, default_data_dir, environment_variable
 
@@ -19,4 +19,5 @@ __all__ = [
     "load_settings",
     "mask_url",
     "parse_listen_address",
+    "reload_secret",
 ]

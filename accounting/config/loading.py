@@ -9,10 +9,11 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from accounting.config.settings import PREFIX, SECRETS, Settings, environment_variable
@@ -57,6 +58,19 @@ def load_settings(**arguments: object) -> Settings:
         ) from None
     settings.set_origins(origins)
     return settings
+
+
+def reload_secret(settings: Settings, name: str) -> str | None:
+    """A secret setting as its file, or the TOML file, has it now: secrets are rotated.
+
+    What was loaded, where it came from elsewhere, or where the files can't be read right now.
+    """
+    loaded: SecretStr | None = getattr(settings, name)
+    current = loaded
+    if settings.origins()[name] not in ("argument", "default", environment_variable(name)):
+        with suppress(ConfigurationError):
+            current = getattr(load_settings(config=settings.config), name)
+    return None if current is None else current.get_secret_value()
 
 
 def _file_variable(name: str) -> str:

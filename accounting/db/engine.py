@@ -1,7 +1,7 @@
 """Connections to Postgres, and the errors that they raise."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -22,8 +22,16 @@ __all__ = [
 ]
 
 
-def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engine:
+def open_engine(
+    url: str,
+    *,
+    application_name: str = "turn-accounting",
+    reload_url: Callable[[], str] | None = None,
+) -> Engine:
     """An engine for a libpq URL. It connects when it is first used.
+
+    ``reload_url`` is called when a connection is refused: another URL is tried at once, such as one
+    with a new password.
 
     Does not use server-side prepared statements, which a pooler in transaction mode loses. Every
     transaction begins with the settings of :mod:`accounting.db.connection_settings`.
@@ -35,7 +43,20 @@ def open_engine(url: str, *, application_name: str = "turn-accounting") -> Engin
             "ACCOUNTING_DATABASE_URL: not a libpq URL: expected postgresql://user@host/database"
         ) from None
 
+    current_url = url
+
     def connect() -> psycopg.Connection:
+        nonlocal current_url
+        try:
+            return connect_to(current_url)
+        except psycopg.OperationalError:
+            reloaded_url = current_url if reload_url is None else reload_url()
+            if reloaded_url == current_url:
+                raise
+            current_url = reloaded_url
+            return connect_to(current_url)
+
+    def connect_to(url: str) -> psycopg.Connection:
         return psycopg.connect(
             url,
             prepare_threshold=None,

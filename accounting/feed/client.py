@@ -9,16 +9,19 @@ that dies earlier gets the event again, with the same ``event_id``. The login ne
 ``turn_accounting_reader``.
 """
 
+import logging
 import time
 from collections.abc import Callable, Collection, Generator, Iterator
 from typing import Final, Self, TypeVar, TypeVarTuple
 from uuid import UUID, uuid4
 
-from accounting.errors import AccountingError, ConnectionLost
+from accounting.errors import AccountingError, ConnectionLost, LoginRefused
 from accounting.feed.reader import CursorMove, FeedEvent, FeedReader
 from accounting.waiting import Backoff
 
 __all__ = ["ConsumerConflict", "Feed", "FeedEvent", "FeedRestored"]
+
+log = logging.getLogger(__name__)  # a worker has its own log; structlog would print to its output
 
 BATCH_SIZE: Final = 500
 """Events read at once."""
@@ -57,14 +60,25 @@ class Feed:
     """The feed of one database. Not thread-safe; only ``stop`` may be called from anywhere."""
 
     def __init__(
-        self, url: str, *, poll_seconds: float = POLL_SECONDS, reconnect: bool = True
+        self,
+        url: str,
+        *,
+        poll_seconds: float = POLL_SECONDS,
+        reconnect: bool = True,
+        reload_url: Callable[[], str] | None = None,
     ) -> None:
         """``url``: a libpq URL. Connects when first used.
 
-        ``reconnect``: retry for ever while the server is away, instead of raising ConnectionLost.
+        ``reconnect``: retry for ever while the server is away, instead of raising ConnectionLost;
+        each reason is logged once. What a retry can't mend is raised in any case: LoginRefused for
+        a wrong password, user or database, NotAllowed for a missing right, AccountingError for a
+        database that is not of this service or of another version. ``reload_url`` is called when a
+        connection is refused: another URL is tried at once, such as one with a new password.
         """
         self._reconnect = reconnect
         self._url = url
+        self._reload_url = reload_url
+        self._outage = ""
         self._poll_seconds = poll_seconds
         self._reader: FeedReader | None = None
         self._is_stopped = False
@@ -222,11 +236,35 @@ class Feed:
             try:
                 if self._reader is None:
                     self._reader = FeedReader(self._url)
-                return operation(self._reader, *arguments)
-            except ConnectionLost:
+                result = operation(self._reader, *arguments)
+            except LoginRefused:
+                if not self._has_new_url():
+                    raise
+            except ConnectionLost as lost:
                 self.close()
+                self._log_outage(str(lost))
                 if not self._reconnect:
                     raise
+                self._has_new_url()
                 self._pause(backoff.next_pause())
                 if self._is_stopped:
                     raise
+            else:
+                self._log_outage("")
+                return result
+
+    def _log_outage(self, reason: str) -> None:
+        """Log each new reason of an outage, and its end, which is ''."""
+        if self._reconnect and reason != self._outage:
+            if reason:
+                log.warning("the feed can't be reached, trying again: %s", reason)
+            else:
+                log.warning("the feed is reached again")
+        self._outage = reason
+
+    def _has_new_url(self) -> bool:
+        """Reload the URL; whether it has changed."""
+        old_url = self._url
+        if self._reload_url is not None:
+            self._url = self._reload_url()
+        return self._url != old_url

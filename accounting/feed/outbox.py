@@ -1,7 +1,7 @@
 """SQL for the outbox of the feed: tables ``feed_outbox`` and ``feed``."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from sqlalchemy import Connection, func
 
@@ -37,12 +37,23 @@ def enqueue_event(
     )
 
 
-def number_events(connection: Connection, limit: int) -> int:
-    """Move the oldest events of the outbox into the feed; returns how many were dequeued.
+class NumberedEvents(NamedTuple):
+    """How many events left the outbox, and the last one's number; None: none is new."""
+
+    dequeued: int
+    last_seq: int | None
+
+
+def number_events(connection: Connection, limit: int) -> NumberedEvents:
+    """Move the oldest events of the outbox into the feed.
 
     The caller took the lock ``feed`` in an earlier statement.
     """
     with prefer_index_scans(connection):
-        return int(
-            connection.execute(_QUERIES.text("number_events"), {"limit": limit}).scalar_one()
-        )
+        row = connection.execute(_QUERIES.text("number_events"), {"limit": limit}).one()
+        return NumberedEvents(row.dequeued, row.last_seq)
+
+
+def notify_consumers(connection: Connection, last_seq: int) -> None:
+    """Wake the consumers that wait for events, at the end of the transaction."""
+    connection.execute(_QUERIES.text("notify_consumers"), {"last_seq": str(last_seq)})

@@ -1,8 +1,8 @@
 -- name: number_events
--- Moves the oldest events of the outbox into the feed, numbered on from its last event, and notifies
--- its consumers. Drops an event whose id is in the feed already. Needs the lock "feed". Sorts only
--- row ids, so that payloads are copied once. The batch's history is a hash of that of the batch
--- before and of the new event ids in order.
+-- Moves the oldest events of the outbox into the feed, numbered on from its last event. Drops an
+-- event whose id is in the feed already. Needs the lock "feed". Sorts only row ids, so that payloads
+-- are copied once. The batch's history is a hash of that of the batch before and of the new event
+-- ids in order.
 WITH oldest AS (
     SELECT ctid AS row_id, outbox_id, event_id
     FROM accounting.feed_outbox ORDER BY outbox_id LIMIT :limit
@@ -43,8 +43,9 @@ batch AS (
 dequeued AS (
     DELETE FROM accounting.feed_outbox WHERE ctid = ANY (ARRAY(SELECT row_id FROM oldest))
     RETURNING outbox_id
-),
-notified AS (
-    SELECT pg_notify('accounting_feed', max(seq)::text) FROM published HAVING count(*) > 0
 )
-SELECT (SELECT count(*) FROM dequeued), (SELECT count(*) FROM notified);
+SELECT (SELECT count(*) FROM dequeued) AS dequeued, (SELECT max(seq) FROM published) AS last_seq;
+
+-- name: notify_consumers
+-- Wakes the consumers that wait for events up to this number.
+SELECT pg_notify('accounting_feed', :last_seq);

@@ -1,5 +1,6 @@
 """Read the feed through the schema ``reporting``, with the statements of docs/billing-worker.md."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -7,11 +8,23 @@ from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
 
 import psycopg
-from psycopg.errors import UndefinedFunction, UndefinedTable
+from psycopg.errors import (
+    CheckViolation,
+    InvalidSchemaName,
+    UndefinedColumn,
+    UndefinedFunction,
+    UndefinedTable,
+)
 
 from accounting.db.connection_settings import apply_settings
 from accounting.db.engine import lost_connections
-from accounting.errors import AccountingError, ConfigurationError
+from accounting.errors import (
+    AccountingError,
+    ConfigurationError,
+    LoginRefused,
+    NotAllowed,
+    UsageError,
+)
 
 _READ: Final = """
 SELECT seq, event_id, type, realm, payload, created_at
@@ -22,6 +35,15 @@ _HISTORY: Final = "SELECT reporting.feed_history(%s)"
 _ADVANCE: Final = """
 SELECT CASE WHEN reporting.feed_history(%s) = %s THEN reporting.feed_advance(%s, %s, %s, %s) END
 """
+
+
+_REFUSAL: Final = re.compile(
+    r"authentication failed|no password supplied|pg_hba\.conf"
+    r"|role \S+ (does not exist|is not permitted to log in)"
+    r"|database \S+ (does not exist|is not currently accepting connections)"
+    r"|permission denied for database|no such (user|database)"
+    r"|certificate verify failed|server does not support SSL"
+)
 
 
 class FeedEvent(NamedTuple):
@@ -58,11 +80,47 @@ def _database_errors() -> Iterator[None]:
     try:
         with lost_connections():
             yield
-    except (UndefinedFunction, UndefinedTable) as error:
+    except NotAllowed as error:
+        raise NotAllowed(
+            f"Postgres: {str(error.__cause__).splitlines()[0]}: expected a login with the role "
+            "turn_accounting_reader, and a consumer that it used first"
+        ) from error
+    except (UndefinedFunction, UndefinedTable, UndefinedColumn, InvalidSchemaName) as error:
         raise AccountingError(
-            f"Postgres: {str(error).splitlines()[0]}: "
+            f"Postgres: {str(error).splitlines()[0]}: expected a database of this service; "
             "bring it to this version with `turn-accounting db upgrade`"
         ) from error
+    except CheckViolation as error:
+        raise UsageError(f"not a name of a consumer: {error.diag.message_primary}") from error
+
+
+def _is_refused(error: psycopg.OperationalError) -> bool:
+    """Whether every server that was tried refused the login, by its message in English.
+
+    libpq gives no code for it. In another language the login is tried again, and logged.
+    """
+    attempts = str(error).split("connection to server")[1:] or [str(error)]
+    return all(_REFUSAL.search(attempt) for attempt in attempts)
+
+
+def _connect(url: str) -> psycopg.Connection:
+    try:
+        return psycopg.connect(
+            url,
+            autocommit=True,
+            prepare_threshold=None,
+            application_name="turn-accounting feed",
+            client_encoding="utf8",
+            connect_timeout=10,
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+            tcp_user_timeout=20_000,
+        )
+    except psycopg.OperationalError as error:
+        if _is_refused(error):
+            raise LoginRefused(f"Postgres: {str(error).strip().splitlines()[0]}") from error
+        raise
 
 
 class FeedReader:
@@ -72,7 +130,7 @@ class FeedReader:
     """
 
     def __init__(self, url: str) -> None:
-        """Connect to a libpq URL."""
+        """Connect to a libpq URL. Raises LoginRefused, ConnectionLost, ConfigurationError."""
         try:
             psycopg.conninfo.conninfo_to_dict(url)
         except psycopg.ProgrammingError:
@@ -80,18 +138,7 @@ class FeedReader:
                 "not a libpq URL: expected postgresql://user@host/database"
             ) from None
         with lost_connections():
-            self._connection = psycopg.connect(
-                url,
-                autocommit=True,
-                prepare_threshold=None,
-                application_name="turn-accounting feed",
-                client_encoding="utf8",
-                connect_timeout=10,
-                keepalives_idle=10,
-                keepalives_interval=5,
-                keepalives_count=3,
-                tcp_user_timeout=20_000,
-            )
+            self._connection = _connect(url)
             self._connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
             # Before the first read, so that every later event notifies.
             self._connection.execute("LISTEN accounting_feed")

@@ -6,7 +6,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from accounting import embedded
-from accounting.config import Settings
+from accounting.config import Settings, reload_secret
 from accounting.db import migrations
 from accounting.db.engine import Engine, open_engine
 
@@ -20,7 +20,11 @@ def database(
 ) -> Iterator[Engine]:
     """An engine for :func:`database_url`. Postgres shows ``program`` as the application's name."""
     with database_url(settings, role) as url:
-        engine = open_engine(url, application_name=program)
+        engine = open_engine(
+            url,
+            application_name=program,
+            reload_url=lambda: configured_database_url(settings) or url,
+        )
         try:
             yield engine
         finally:
@@ -34,12 +38,17 @@ def database_url(settings: Settings, role: str | None = None) -> Iterator[str]:
     Attaches to the embedded Postgres of a running ``up``, or starts one until the block ends, and
     migrates it to this version's schema.
     """
-    if settings.database_url is not None:
-        yield settings.database_url.get_secret_value()
+    if (configured := configured_database_url(settings)) is not None:
+        yield configured
     else:
         with embedded.attach_or_start(settings.data_dir) as server:
             prepare_embedded_database(server)
             yield server.url(role)
+
+
+def configured_database_url(settings: Settings) -> str | None:
+    """The URL of the configured Postgres, as the file that has it has it now."""
+    return reload_secret(settings, "database_url")
 
 
 def prepare_embedded_database(server: embedded.EmbeddedPostgres) -> None:
@@ -55,16 +64,16 @@ def prepare_embedded_database(server: embedded.EmbeddedPostgres) -> None:
 
 def running_database_url(settings: Settings) -> str | None:
     """The configured Postgres, or the embedded one of a running ``up``; None without either."""
-    if settings.database_url is not None:
-        return settings.database_url.get_secret_value()
+    if (configured := configured_database_url(settings)) is not None:
+        return configured
     server = embedded.running_postgres(settings.data_dir)
     return None if server is None else server.url(WRITER_ROLE)
 
 
 def running_redis_url(settings: Settings) -> str | None:
     """The configured Redis, or the embedded Valkey of a running ``up``; None without either."""
-    if settings.redis_url is not None:
-        return settings.redis_url.get_secret_value()
+    if (configured := reload_secret(settings, "redis_url")) is not None:
+        return configured
     server = embedded.running_valkey(settings.data_dir)
     return None if server is None else server.url
 

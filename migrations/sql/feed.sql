@@ -142,8 +142,9 @@ GRANT EXECUTE ON FUNCTION reporting.feed_history(bigint)
     TO turn_accounting_reader, turn_accounting_writer;
 
 -- The position of a consumer; inserts it at 0 if it is new.
+-- lock_timeout: another login may have inserted the same name in a transaction that does not end.
 CREATE FUNCTION reporting.feed_cursor(consumer text) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
     owner_login text;
     current_seq bigint;

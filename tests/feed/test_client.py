@@ -2,16 +2,25 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import psycopg
 import pytest
 
-from accounting.errors import ConfigurationError, NotAllowed
+from accounting.errors import (
+    AccountingError,
+    ConfigurationError,
+    ConnectionLost,
+    LoginRefused,
+    NotAllowed,
+    UsageError,
+)
 from accounting.feed.client import ConsumerConflict, Feed
 from tests.support.books import READER, WRITER, Books
 from tests.support.feed_events import consumer_cursor, post_and_number
-from tests.support.servers import wait_until
+from tests.support.password_logins import PasswordLogin, password_login
+from tests.support.servers import PostgresServer, wait_until
 
 
 @pytest.fixture
@@ -156,3 +165,127 @@ def test_a_worker_with_its_own_cursor_reads_from_any_number(books: Books, feed: 
     post_and_number(books, "a", "b", "c")
     assert [event.seq for event in feed.read(after=1)] == [2, 3]
     assert books.query("SELECT * FROM accounting.feed_consumers") == []
+
+
+@pytest.fixture
+def login(postgres_server: PostgresServer) -> Iterator[PasswordLogin]:
+    with password_login(postgres_server, READER, "right") as login:
+        yield login
+
+
+def test_what_a_retry_can_not_mend_is_raised(
+    postgres_server: PostgresServer, books: Books, login: PasswordLogin
+) -> None:
+    no_role = postgres_server.url("nobody_known", books.name)
+    for url, expected in (
+        (login.url("wrong", books.name), "password authentication failed"),
+        (books.url(READER).replace(books.name, "no_such_books"), "does not exist"),
+        (no_role, "does not exist"),
+    ):
+        with Feed(url) as feed, pytest.raises(LoginRefused, match=expected):
+            handle(feed)
+    with Feed(login.url("right", books.name)) as feed:
+        assert handle(feed) == []
+        login.set_password("changed")
+        login.end_sessions()
+        with pytest.raises(LoginRefused):
+            handle(feed)
+
+
+def test_a_database_without_the_schema_or_the_right_is_raised(
+    postgres_server: PostgresServer, books: Books
+) -> None:
+    with Feed(postgres_server.url()) as feed, pytest.raises(AccountingError, match="schema"):
+        handle(feed)
+    with psycopg.connect(postgres_server.url(), autocommit=True) as superuser:
+        superuser.execute("CREATE ROLE stranger LOGIN")
+        try:
+            with Feed(books.url("stranger")) as feed, pytest.raises(NotAllowed, match="schema"):
+                handle(feed)
+        finally:
+            superuser.execute("DROP ROLE stranger")
+    with Feed(books.url(READER)) as feed, pytest.raises(UsageError):
+        handle(feed, "")
+
+
+def test_a_rotated_password_is_reloaded(books: Books, login: PasswordLogin) -> None:
+    post_and_number(books, "a")
+    urls = [login.url("second", books.name)]
+    with Feed(login.url("right", books.name), reload_url=lambda: urls[0]) as feed:
+        assert handle(feed) == ["a"]
+        login.set_password("second")
+        login.end_sessions()
+        post_and_number(books, "b")
+        assert handle(feed) == ["b"]
+        login.set_password("third")
+        login.end_sessions()
+        with pytest.raises(LoginRefused):
+            handle(feed)
+
+
+def test_a_server_that_is_away_is_logged_once_and_waited_for(
+    books: Books, caplog: pytest.LogCaptureFixture
+) -> None:
+    post_and_number(books, "a")
+    urls = ["postgresql://nobody@127.0.0.1:1/none"]
+    with Feed(urls[0], reload_url=lambda: urls[0]) as feed, ThreadPoolExecutor() as threads:
+        handled = threads.submit(handle, feed)
+        wait_until(lambda: len(caplog.messages) == 1)
+        assert caplog.messages[0].startswith("the feed can't be reached, trying again: Postgres: ")
+        assert not handled.done()
+        urls[0] = books.url(READER)
+        assert handled.result(30) == ["a"]
+    assert caplog.messages[1:] == ["the feed is reached again"]
+
+
+def test_notifications_of_a_stranger_change_nothing(books: Books, feed: Feed) -> None:
+    """Any login may notify any channel, also with numbers that the feed does not have."""
+    post_and_number(books, "a", "b")
+    events = feed.consume("invoicer")
+    assert next(events).seq == 1
+    with psycopg.connect(books.url(READER), autocommit=True) as stranger:
+        for payload in ("", "nonsense", "99999999999999999999", "-1", "1"):
+            stranger.execute("SELECT pg_notify('accounting_feed', %s)", [payload])
+        assert next(events).seq == 2
+        stranger.execute(
+            "SELECT pg_notify('accounting_feed', n::text) FROM generate_series(1, 500) n"
+        )
+    post_and_number(books, "c")
+    assert next(events).seq == 3
+    events.close()
+    assert consumer_cursor(books) == 2
+
+
+def test_a_consumer_is_not_claimed_by_a_transaction_that_does_not_end(books: Books) -> None:
+    """A name is nobody's until its first transaction is committed."""
+    with psycopg.connect(books.url(WRITER)) as stranger:
+        stranger.execute("SELECT reporting.feed_cursor('invoicer')")
+        with (
+            Feed(books.url(READER), reconnect=False) as feed,
+            pytest.raises(ConnectionLost, match="lock timeout"),
+        ):
+            handle(feed)
+        stranger.rollback()
+    with Feed(books.url(READER)) as feed:
+        assert handle(feed) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT reporting.feed_cursor('invoicer')",
+        "SELECT reporting.feed_advance('invoicer', 0, 1, '')",
+        "SELECT reporting.feed_advance('invoicer', 2, 0, '')",
+        "UPDATE accounting.feed_consumers SET seq = 0",
+    ],
+)
+def test_another_login_can_not_read_or_move_a_cursor(books: Books, statement: str) -> None:
+    post_and_number(books, "a", "b")
+    with Feed(books.url(WRITER)) as feed:
+        handle(feed)
+    with (
+        psycopg.connect(books.url(READER)) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute(statement.encode())
+    assert consumer_cursor(books) == 2

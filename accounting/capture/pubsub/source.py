@@ -13,7 +13,7 @@ from accounting.capture.pubsub.protocol import (
     Reply,
     SubscriptionParser,
 )
-from accounting.capture.redis.address import parse_address
+from accounting.capture.redis.address import Address, parse_address
 from accounting.capture.redis.arguments import StreamError
 from accounting.capture.redis.batching import BatchingStream
 from accounting.capture.redis.connection import (
@@ -45,14 +45,14 @@ class PubSubSource:
 
     def __init__(
         self,
-        url: str,
+        url: str | Address,
         *,
         queue_bytes: int,
         clock: Callable[[], int],
         checkpoint_seconds: float = 1.0,
         silence_seconds: float = 10.0,
     ) -> None:
-        self._address = parse_address(url)
+        self._address = parse_address(url) if isinstance(url, str) else url
         self._queue_bytes = queue_bytes
         self._clock = clock
         self._checkpoint_seconds = checkpoint_seconds

@@ -4,7 +4,8 @@ Errors never contain the URL, since it may contain a password.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
@@ -32,9 +33,13 @@ EXPECTED_URL: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One server; ``url`` holds the login and the options of redis-py."""
+    """One server; ``url`` holds the login and the options of redis-py.
+
+    ``by_sentinels``: sentinels named it.
+    """
 
     url: str = field(repr=False)
+    by_sentinels: bool = False
 
     def new_connection(
         self, *, timeout_seconds: float = CONNECT_TIMEOUT_SECONDS
@@ -122,7 +127,8 @@ class SentinelAddress:
         if master is not None:
             host, port = parse_master(master)
             url_host = f"[{host}]" if ":" in host else host
-            return Endpoint(f"{self.scheme}://{self.login}{url_host}:{port}{self.options}")
+            url = f"{self.scheme}://{self.login}{url_host}:{port}{self.options}"
+            return Endpoint(url, by_sentinels=True)
         if replied:
             raise SourceLost(
                 "redis_unreachable",
@@ -130,6 +136,25 @@ class SentinelAddress:
                 "set the service in ACCOUNTING_REDIS_URL to its name in sentinel.conf",
             )
         raise SourceLost("redis_unreachable", "no sentinel replies")
+
+
+class ReloadedAddress:
+    """The address in a URL that may change, such as its password; read at each ``resolve``."""
+
+    def __init__(self, read_url: Callable[[], str]) -> None:
+        """Raises ConfigurationError when the first URL is malformed."""
+        self._read_url = read_url
+        self._url = read_url()
+        self._address = parse_address(self._url)
+
+    def resolve(self) -> Endpoint:
+        """Where the server is, by the URL that is set now; by the one before if it is malformed."""
+        url = self._read_url()
+        if url != self._url:
+            self._url = url
+            with suppress(ConfigurationError):
+                self._address = parse_address(url)
+        return self._address.resolve()
 
 
 def parse_master(reply: object) -> tuple[str, int]:

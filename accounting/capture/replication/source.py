@@ -6,7 +6,7 @@ from threading import Event
 
 from redis.connection import AbstractConnection
 
-from accounting.capture.redis.address import SentinelAddress, parse_address
+from accounting.capture.redis.address import Address, parse_address
 from accounting.capture.redis.connection import ServerInfo, connect, send_and_take_socket
 from accounting.capture.redis.receiver import Receiver
 from accounting.capture.replication.failover import FailoverGuard
@@ -37,14 +37,14 @@ class ReplicationSource:
 
     def __init__(
         self,
-        url: str,
+        url: str | Address,
         *,
         queue_bytes: int,
         clock: Callable[[], int],
         checkpoint_seconds: float = 1.0,
         silence_seconds: float = 10.0,
     ) -> None:
-        self._address = parse_address(url)
+        self._address = parse_address(url) if isinstance(url, str) else url
         self._queue_bytes = queue_bytes
         self._clock = clock
         self._checkpoint_seconds = checkpoint_seconds
@@ -55,7 +55,7 @@ class ReplicationSource:
     def attach(self, state: SpoolState, stop: Event, /) -> Iterator[ReplicationStream]:
         """Connect and start the stream. Raises SourceLost or SourceRefused when that fails."""
         endpoint = self._address.resolve()
-        by_sentinels = isinstance(self._address, SentinelAddress)
+        by_sentinels = endpoint.by_sentinels
         poll_connection = endpoint.new_connection(timeout_seconds=self._silence_seconds)
         connection = endpoint.new_connection()
         try:
