@@ -11,6 +11,7 @@ import psycopg
 from psycopg.errors import (
     CheckViolation,
     InvalidSchemaName,
+    ProgramLimitExceeded,
     UndefinedColumn,
     UndefinedFunction,
     UndefinedTable,
@@ -91,7 +92,9 @@ def _database_errors() -> Iterator[None]:
             "bring it to this version with `turn-accounting db upgrade`"
         ) from error
     except CheckViolation as error:
-        raise UsageError(f"not a name of a consumer: {error.diag.message_primary}") from error
+        raise UsageError("a consumer has a name of 1 to 200 characters") from error
+    except ProgramLimitExceeded as error:
+        raise UsageError(f"Postgres: {error.diag.message_primary}") from error
 
 
 def _is_refused(error: psycopg.OperationalError) -> bool:

@@ -110,7 +110,8 @@ CREATE TABLE accounting.feed_consumers (
     moved_at timestamptz NOT NULL DEFAULT now(),
     worker text NOT NULL DEFAULT '',
     CONSTRAINT feed_consumers_pkey PRIMARY KEY (consumer),
-    CONSTRAINT consumer_has_a_name CHECK (consumer <> ''),
+    CONSTRAINT consumer_has_a_name CHECK (length(consumer) BETWEEN 1 AND 200),
+    CONSTRAINT worker_is_short CHECK (length(worker) <= 200),
     CONSTRAINT cursor_is_not_negative CHECK (seq >= 0)
 ) WITH (fillfactor = 50);
 GRANT SELECT ON accounting.feed_consumers TO turn_accounting_writer;
@@ -141,7 +142,8 @@ REVOKE ALL ON FUNCTION reporting.feed_history(bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.feed_history(bigint)
     TO turn_accounting_reader, turn_accounting_writer;
 
--- The position of a consumer; inserts it at 0 if it is new.
+-- The position of a consumer; inserts it at 0 if it is new. Nothing deletes consumers, so that a
+-- login may have only so many.
 -- lock_timeout: another login may have inserted the same name in a transaction that does not end.
 CREATE FUNCTION reporting.feed_cursor(consumer text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
@@ -149,10 +151,18 @@ DECLARE
     owner_login text;
     current_seq bigint;
 BEGIN
-    INSERT INTO accounting.feed_consumers AS c (consumer, login)
-    VALUES (feed_cursor.consumer, session_user) ON CONFLICT DO NOTHING;
     SELECT c.login, c.seq INTO owner_login, current_seq
     FROM accounting.feed_consumers c WHERE c.consumer = feed_cursor.consumer;
+    IF NOT FOUND THEN
+        IF (SELECT count(*) FROM accounting.feed_consumers c WHERE c.login = session_user) >= 100 THEN
+            RAISE EXCEPTION 'the login % has 100 consumers of the feed already', session_user
+                USING ERRCODE = 'program_limit_exceeded';
+        END IF;
+        INSERT INTO accounting.feed_consumers AS c (consumer, login)
+        VALUES (feed_cursor.consumer, session_user) ON CONFLICT DO NOTHING;
+        SELECT c.login, c.seq INTO owner_login, current_seq
+        FROM accounting.feed_consumers c WHERE c.consumer = feed_cursor.consumer;
+    END IF;
     IF owner_login <> session_user THEN
         RAISE EXCEPTION 'the consumer % belongs to the login %',
             quote_literal(consumer), owner_login USING ERRCODE = 'insufficient_privilege';

@@ -208,6 +208,22 @@ def test_a_database_without_the_schema_or_the_right_is_raised(
         handle(feed, "")
 
 
+def test_a_login_has_a_limited_number_of_consumers_with_short_names(
+    books: Books, feed: Feed
+) -> None:
+    with psycopg.connect(books.url(READER)) as connection:
+        connection.execute(
+            "SELECT reporting.feed_cursor('c' || number) FROM generate_series(1, 100) number"
+        )
+    assert handle(feed, "c100") == []
+    with pytest.raises(UsageError, match="100 consumers"):
+        handle(feed, "c101")
+    with pytest.raises(UsageError, match="1 to 200"), Feed(books.url(WRITER)) as other:
+        handle(other, "c" * 201)
+    with Feed(books.url(WRITER)) as other:
+        assert handle(other, "c101") == []
+
+
 def test_a_rotated_password_is_reloaded(books: Books, login: PasswordLogin) -> None:
     post_and_number(books, "a")
     urls = [login.url("second", books.name)]
