@@ -55,16 +55,18 @@ class ReadLogs(NamedTuple):
 class _File:
     """A log, and what the first pass found. ``hashes``: of its lines about sessions, oldest first.
 
-    ``usage_hashes``: of those with usage, without what they are wrapped in.
+    ``usage_hashes``: of those with usage, without what they are wrapped in. ``distinct_hashes``: of
+    those that no other start or server is expected to write just so.
     """
 
     path: Path
     stream: IO[bytes]
     forms: set[str] = field(default_factory=set)
-    is_newest_first: bool = False
+    is_newest_first: bool | None = None
     hashes: "array[int]" = field(default_factory=lambda: array("q"))
     usage_hashes: set[int] = field(default_factory=set)
     border_hashes: set[int] = field(default_factory=set)
+    distinct_hashes: set[int] = field(default_factory=set)
 
 
 def read_logs(paths: Sequence[Path]) -> ReadLogs:
@@ -161,7 +163,8 @@ def _look_through(file: _File) -> None:
         times.direction * sessions.direction < 0 and sessions.count >= SEVERAL
     ):
         raise UsageError(f"{file.path}: its lines are not in one order of time")
-    file.is_newest_first = (times.direction or sessions.direction) < 0
+    direction = times.direction or sessions.direction
+    file.is_newest_first = direction < 0 if direction else None
     if file.is_newest_first:
         file.hashes.reverse()
     _require_once(file)
@@ -172,8 +175,13 @@ def _add_hashes(file: _File, server: bytes, line: LogLine, unwrapped: Unwrapped)
     file.hashes.append(hash((server, unwrapped.time, unwrapped.text)))
     if any(line.counters):
         file.usage_hashes.add(hash(line))
-    if line.event in {"new", "delete"} and unwrapped.form != "bare":
+    if line.event in {"new", "delete"}:
         file.border_hashes.add(file.hashes[-1])
+    # Seconds since the start may be the same after another start, then with other usage.
+    if unwrapped.form not in {"bare", "uptime"} or (
+        unwrapped.form == "uptime" and any(line.counters)
+    ):
+        file.distinct_hashes.add(file.hashes[-1])
 
 
 class _Order:
@@ -217,19 +225,31 @@ def _require_once(file: _File) -> None:
 
 
 def _repeated_places(file: _File, earlier: Sequence[_File]) -> set[int]:
-    """The places of lines that earlier files have too, at one end or as a whole."""
+    """The places of lines that earlier files have too, at one end or as a whole.
+
+    Where neither times nor sessions show which way a file goes, both ways are tried.
+    """
     skipped: set[int] = set()
     for other in earlier:
-        ours, theirs = file.hashes, other.hashes
-        for start in _places_of(ours[0], theirs):
-            length = min(len(ours), len(theirs) - start)
-            if theirs[start : start + length] == ours[:length]:
-                skipped.update(_credible(file, 0, length))
-        for start in _places_of(theirs[0], ours):
-            length = min(len(theirs), len(ours) - start)
-            if ours[start : start + length] == theirs[:length]:
-                skipped.update(_credible(file, start, length))
+        places = _shared_places(file, file.hashes, other.hashes)
+        if None in (file.is_newest_first, other.is_newest_first):
+            backwards = _shared_places(file, file.hashes, other.hashes[::-1])
+            places = max(places, backwards, key=len)
+        skipped |= places
     return skipped
+
+
+def _shared_places(file: _File, ours: "array[int]", theirs: "array[int]") -> set[int]:
+    shared: set[int] = set()
+    for start in _places_of(ours[0], theirs):
+        length = min(len(ours), len(theirs) - start)
+        if theirs[start : start + length] == ours[:length]:
+            shared.update(_credible(file, 0, length))
+    for start in _places_of(theirs[0], ours):
+        length = min(len(theirs), len(ours) - start)
+        if ours[start : start + length] == theirs[:length]:
+            shared.update(_credible(file, start, length))
+    return shared
 
 
 def _credible(file: _File, start: int, length: int) -> range:
@@ -247,10 +267,7 @@ def _require_apart(file: _File, earlier: Sequence[_File], skipped: set[int]) -> 
     """Refuse what has lines of an earlier file, but is neither its continuation nor a copy."""
     kept = {hash_ for place, hash_ in enumerate(file.hashes) if place not in skipped}
     for other in earlier:
-        # Seconds since the start may be the same after another start.
-        if not {"uptime", "bare"} & (file.forms | other.forms) and not kept.isdisjoint(
-            other.border_hashes
-        ):
+        if not kept.isdisjoint(other.distinct_hashes):
             raise UsageError(
                 f"{file.path}: has lines of {other.path}, and neither goes on where the other "
                 "ends: expected whole logs"

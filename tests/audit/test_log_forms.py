@@ -7,6 +7,7 @@ import json
 import lzma
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Final
 
 import pytest
@@ -76,8 +77,8 @@ def docker(lines: Sequence[str]) -> bytes:
 
 def each(form: str) -> Wrap:
     return lambda lines: "".join(
-        form.format(at=at, line=line) + "\n" for at, line in enumerate(lines)
-    ).encode()
+        form.format(at=at % 60, line=line) + "\n" for at, line in enumerate(lines)
+    ).encode(errors="surrogateescape")
 
 
 FORMS: Final[dict[str, Wrap]] = {
@@ -310,3 +311,63 @@ def test_a_recording_reconciles_in_every_form(
 )
 def test_names_that_a_log_writes_alike_have_one_form(sent: bytes, logged: bytes) -> None:
     assert name_as_logged(escape(sent)) == name_as_logged(escape(logged))
+
+
+def damaged(random: Random, lines: list[str], wrap: Wrap) -> list[bytes]:
+    """The files of a log as somebody may have kept them: some cut, copied, missing or reversed."""
+    content = wrap(lines).splitlines(keepends=True)
+    places = sorted(random.sample(range(1, len(content)), random.randrange(4)))
+    files = []
+    for start, end in itertools.pairwise([0, *places, len(content)]):
+        first = max(0, start - random.choice((0, 0, 3)))
+        part = content[first : end + random.choice((0, 0, 5))]
+        if random.random() < 0.3:
+            part.reverse()
+        files.append(b"".join(part))
+        if random.random() < 0.2:
+            files.append(gzip.compress(files[-1]))
+    if random.random() < 0.5:
+        random.shuffle(files)
+    if len(files) > 1 and random.random() < 0.3:
+        files.pop(random.randrange(len(files)))
+    if random.random() < 0.1:
+        files[0] = files[0][: -random.randrange(1, 100)]
+    return files
+
+
+@pytest.mark.parametrize("name", ["usernames-4.17.1", "lifecycle-4.6.1", "unauthenticated-4.17.1"])
+def test_no_way_of_keeping_a_log_gives_a_difference(
+    books: Books, tmp_path: Path, name: str
+) -> None:
+    receive_recording(books, name)
+    text = (DIRECTORY / f"{name}.log").read_text(errors="surrogateescape")
+    lines = [line for line in text.split("\n") if "session " in line]
+    random = Random(7)
+    read = refused = 0
+    for _ in range(25):
+        wrap = random.choice([plain_lines, json_lines, FORMS["syslog priority"]])
+        try:
+            result = ReconcileResult()
+            paths = write(tmp_path, *damaged(random, lines, wrap))
+            assert list(reconcile(books.engine, paths, result=result)) == []
+            read += 1
+        except UsageError:
+            refused += 1
+    assert read > refused
+
+
+def plain_lines(lines: Sequence[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")
+
+
+def json_lines(lines: Sequence[str]) -> bytes:
+    return b"".join(
+        json.dumps(
+            {
+                "MESSAGE": list(line.encode(errors="surrogateescape")),
+                "__REALTIME_TIMESTAMP": f"{at:016}",
+            }
+        ).encode()
+        + b"\n"
+        for at, line in enumerate(lines)
+    )
