@@ -28,8 +28,8 @@ INSERT INTO accounting.settle_watermarks (source_id, settled_until)
     SELECT source_id, '2027-01-01' FROM accounting.sources;
 INSERT INTO accounting.realms (realm, realm_bytes) VALUES ('example.org', 'example.org');
 INSERT INTO accounting.buckets VALUES
-    (1, 'day', '2026-11-02 00:00+00', '2026-11-03 00:00+00', 'UTC'),
-    (1, 'month', '2026-11-01 00:00+00', '2026-12-01 00:00+00', 'UTC');
+    (1, 'day', '2026-11-02 00:00+00', '2026-11-03 00:00+00', 'UTC', ''),
+    (1, 'month', '2026-11-01 00:00+00', '2026-12-01 00:00+00', 'UTC', '');
 INSERT INTO accounting.realm_usage_monthly
 VALUES (1, '2026-11-01 00:00+00', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
 INSERT INTO accounting.fold_watermarks VALUES (1, '2026-11-03 00:00+00');

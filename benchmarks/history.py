@@ -209,7 +209,8 @@ class History:
         connection.execute(
             "INSERT INTO accounting.buckets SELECT DISTINCT realm_id, 'month',"
             " date_trunc('month', starts_at, 'UTC'), date_trunc('month', starts_at, 'UTC')"
-            " + interval '1 month', time_zone FROM accounting.buckets WHERE level = 'day'"
+            " + interval '1 month', time_zone, tzdata_version"
+            " FROM accounting.buckets WHERE level = 'day'"
             " ON CONFLICT DO NOTHING"
         )
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import zoneinfo
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,8 @@ from tests.support.scenario_player import ScenarioPlayer
 from tests.support.servers import PostgresServer
 from tests.support.system_postgres import find_program
 from tests.support.truncate import empty_database
+
+zoneinfo.reset_tzpath(to=())  # the data of the package tzdata, as the service
 
 REQUIRED_PROGRAMS: Final[Mapping[str, Sequence[str]]] = {
     "needs_redis": ("redis-server",),

@@ -16,6 +16,7 @@ from accounting.domain.calendar import Bucket, BucketLength
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import AllocationKey, SessionState
 from accounting.domain.session_hours import SessionHour
+from accounting.domain.time_zones import tzdata_version
 from accounting.sessions.session_hour_queries import SESSION_HOUR_COLUMNS
 from accounting.sessions.session_rows import (
     KEY_COLUMNS,
@@ -39,6 +40,7 @@ _BUCKET_COLUMNS: Final = (
     ("starts_at", "timestamptz"),
     ("ends_at", "timestamptz"),
     ("time_zone", "text"),
+    ("tzdata_version", "text"),
 )
 _BUCKET_STATEMENTS: Final = (
     ("recompute_user_buckets", "recomputed_user_usage_daily", "day_starts_at"),
@@ -133,7 +135,14 @@ def recompute_usage(connection: Connection, rules: Mapping[int, RealmRules]) -> 
             "recomputed_buckets",
             _BUCKET_COLUMNS,
             (
-                (realm_id, length.value, bucket.starts_at, bucket.ends_at, bucket.time_zone)
+                (
+                    realm_id,
+                    length.value,
+                    bucket.starts_at,
+                    bucket.ends_at,
+                    bucket.time_zone,
+                    tzdata_version(),
+                )
                 for realm_id, length, bucket in buckets
             ),
         )

@@ -1,9 +1,7 @@
 """The commands for the rules of realms: ``realm list|set``."""
 
-import difflib
 from datetime import UTC, date, datetime
 from typing import Annotated
-from zoneinfo import available_timezones
 
 import typer
 
@@ -12,6 +10,7 @@ from accounting.cli.output import write_message
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.cli.rows import in_own_zone, write_rows
 from accounting.domain.identity import UsernameRule
+from accounting.domain.time_zones import time_zone as find_time_zone
 from accounting.errors import UsageError, unknown_name
 from accounting.identities.realm_rules import list_rules, realm_names, set_rule
 from accounting.ops import service
@@ -132,9 +131,7 @@ def _parse_day(value: str) -> date:
 
 
 def _check_time_zone(name: str) -> None:
-    if name not in available_timezones():
-        similar = difflib.get_close_matches(name, available_timezones(), n=1)
-        raise UsageError(
-            f"--time-zone {name!r} is not known: "
-            f"expected a name such as {similar[0] if similar else 'Europe/Berlin'}"
-        )
+    try:
+        find_time_zone(name)
+    except ValueError as error:
+        raise UsageError(f"--time-zone: {error}") from None

@@ -10,6 +10,7 @@ from accounting.cli.output import write_json
 from accounting.cli.resources import reader_engine
 from accounting.cli.table import write_table
 from accounting.config import Settings
+from accounting.domain.time_zones import time_zone
 from accounting.errors import NotAllowed, unknown_name
 from accounting.identities.realm_rules import realm_names
 from accounting.ops import servers
@@ -75,7 +76,7 @@ def _check_realm(settings: Settings, realm: str) -> None:
 
 def in_own_zone(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """A bucket, period or rule with its times in its own ``time_zone``; other rows as they are."""
-    return in_zone(row, ZoneInfo(row["time_zone"])) if "time_zone" in row else row
+    return in_zone(row, time_zone(row["time_zone"])) if "time_zone" in row else row
 
 
 def in_zone(row: Mapping[str, Any], zone: ZoneInfo) -> Mapping[str, Any]:

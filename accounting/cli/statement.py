@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date
 from typing import Annotated, Any, Final
-from zoneinfo import ZoneInfo
 
 import typer
 
@@ -13,6 +12,7 @@ from accounting.cli.resources import command_settings, reader_engine
 from accounting.cli.rows import BYTE_COLUMNS, in_own_zone, in_zone
 from accounting.cli.table import write_table
 from accounting.domain.statements import StatementCutoff
+from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
 from accounting.reporting.reader import open_rows
@@ -89,7 +89,7 @@ def _write_statement(realm: str, day: date, statement: Statement) -> None:
     excluded = StatementCutoff.from_text(lines[0]["cutoff"]).excluded_sources if lines else ()
     if excluded:
         write(f"Closed without: {', '.join(excluded)}\n")
-    zone = ZoneInfo(period["time_zone"])
+    zone = time_zone(period["time_zone"])
     _write_section(
         "Gaps", [in_zone(row, zone) for row in statement.gaps], _GAP_COLUMNS, "No gap lies in it."
     )

@@ -1,11 +1,9 @@
 """The settings: their names, defaults and checks. `loading` reads their values."""
 
-import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
-from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import (
     BaseModel,
@@ -24,6 +22,7 @@ from accounting.config.parsing import (
     parse_bytes,
     parse_listen_address,
 )
+from accounting.domain.time_zones import time_zone
 from accounting.errors import ConfigurationError
 
 PREFIX: Final = "ACCOUNTING_"
@@ -201,12 +200,7 @@ class Settings(BaseModel):
     @field_validator("time_zone")
     @classmethod
     def _check_time_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError):
-            similar = difflib.get_close_matches(value, available_timezones(), n=1)
-            hint = f", such as {similar[0]!r}" if similar else " such as 'Europe/Berlin'"
-            raise ValueError(f"expected the name of a time zone{hint}") from None
+        time_zone(value)
         return value
 
     def masked(self) -> dict[str, str]:

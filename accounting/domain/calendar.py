@@ -15,6 +15,8 @@ from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from accounting.domain.time_zones import time_zone
+
 _SECOND: Final = 1_000_000
 _MINUTE: Final = 60 * _SECOND
 _HOUR: Final = 60 * _MINUTE
@@ -91,7 +93,7 @@ class Calendar:
         """The bucket of that length that contains ``time``."""
         index = bisect_right(self._starts, time) - 1
         name = self._names[index]
-        starts_at, ends_at = _SPANS[length](ZoneInfo(name), time)
+        starts_at, ends_at = _SPANS[length](time_zone(name), time)
         until = self._starts[index + 1] if index + 1 < len(self._starts) else TIME_MAX
         return Bucket(
             starts_at=max(starts_at, self._starts[index]),

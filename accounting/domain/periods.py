@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final
-from zoneinfo import ZoneInfo
 
 from accounting.domain.calendar import TIME_MAX, TIME_MIN, first_instant, from_micros
 from accounting.domain.realm_rules import RealmRule, RealmRules
+from accounting.domain.time_zones import time_zone
 
 _DAY_MICROS: Final = 86_400_000_000
 _MAX_PERIOD_MICROS: Final = 64 * _DAY_MICROS
@@ -81,7 +81,7 @@ def _borders(rules: RealmRules, time: int) -> Iterator[tuple[int, date, str]]:
 
 def _anchor_midnights(rule: RealmRule, since: int) -> Iterator[tuple[int, date]]:
     """Local midnights of the anchor day, by one rule, that are not before ``since``."""
-    zone = ZoneInfo(rule.time_zone)
+    zone = time_zone(rule.time_zone)
     month = from_micros(since).astimezone(zone).date().replace(day=1)
     while True:
         day = month.replace(day=min(rule.anchor_day, monthrange(month.year, month.month)[1]))

@@ -1,12 +1,26 @@
 """Rows of ``buckets``: the bounds of a realm's hours, days and months."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from accounting.db.queries import Queries
 from accounting.db.schema import buckets
-from accounting.domain.calendar import Bucket, BucketLength, Calendar, from_micros, to_micros
+from accounting.domain.calendar import (
+    TIME_MIN,
+    Bucket,
+    BucketLength,
+    Calendar,
+    from_micros,
+    to_micros,
+)
+from accounting.domain.time_zones import tzdata_version
+
+_QUERIES: Final = Queries("accounting.identities")
 
 
 def insert_buckets(
@@ -29,6 +43,7 @@ def insert_buckets(
                     "starts_at": from_micros(starts_at),
                     "ends_at": from_micros(ends_at),
                     "time_zone": time_zone,
+                    "tzdata_version": tzdata_version(),
                 }
                 for realm_id, length, starts_at, ends_at, time_zone in distinct
             ],
@@ -54,5 +69,52 @@ def redraw_buckets(connection: Connection, realm_id: int, calendar: Calendar, si
                 buckets.c.level == length,
                 buckets.c.starts_at == starts_at,
             )
-            .values(ends_at=from_micros(bucket.ends_at), time_zone=bucket.time_zone)
+            .values(
+                ends_at=from_micros(bucket.ends_at),
+                time_zone=bucket.time_zone,
+                tzdata_version=tzdata_version(),
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovedBuckets:
+    """Buckets of a realm that are elsewhere by the present data about time zones.
+
+    ``since``: the start of the first. ``versions``: of the data that they were computed with.
+    """
+
+    realm_id: int
+    since: datetime
+    count: int
+    versions: tuple[str, ...]
+
+
+def moved_buckets(
+    connection: Connection, calendars: Mapping[int, Calendar]
+) -> Iterator[MovedBuckets]:
+    """The realms with stored hours, days or months that the present data would put elsewhere.
+
+    Most realms share a time zone and so their buckets, which are computed once for each zone.
+    """
+    zones: dict[str, Calendar] = {}
+    moved: dict[int, list[tuple[datetime, str]]] = {}
+    for row in connection.execute(_QUERIES.text("earlier_buckets"), {"version": tzdata_version()}):
+        length, starts_at = BucketLength(row.level), to_micros(row.starts_at)
+        stored = Bucket(
+            starts_at=starts_at, ends_at=to_micros(row.ends_at), time_zone=row.time_zone
+        )
+        if row.time_zone not in zones:
+            zones[row.time_zone] = Calendar([(TIME_MIN, row.time_zone)])
+        if zones[row.time_zone].bucket(length, starts_at) == stored:
+            continue
+        for realm_id in row.realm_ids:  # its rules may have ended the bucket
+            if calendars[realm_id].bucket(length, starts_at) != stored:
+                moved.setdefault(realm_id, []).append((row.starts_at, row.tzdata_version))
+    for realm_id, borders in sorted(moved.items()):
+        yield MovedBuckets(
+            realm_id=realm_id,
+            since=min(border for border, _ in borders),
+            count=len(borders),
+            versions=tuple(sorted({version for _, version in borders})),
         )

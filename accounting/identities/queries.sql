@@ -18,6 +18,18 @@ FROM unnest(
 ORDER BY user_key
 ON CONFLICT DO NOTHING;
 
+-- name: earlier_buckets
+-- The buckets that other data about time zones drew than that of :version, each once for all realms
+-- that share it.
+SELECT level, starts_at, ends_at, time_zone, tzdata_version, array_agg(realm_id) AS realm_ids
+FROM accounting.buckets
+WHERE tzdata_version <> :version
+GROUP BY level, starts_at, ends_at, time_zone, tzdata_version;
+
+-- name: knows_time_zone
+-- Whether the server has a time zone of this name, in this spelling.
+SELECT EXISTS (SELECT FROM pg_timezone_names WHERE name = :name);
+
 -- name: restore_names
 -- Restores erased names of users who were reported again after the erasure.
 WITH restored AS (
@@ -33,3 +45,12 @@ restored_users AS (
 UPDATE accounting.usernames n SET username = r.username
 FROM restored r
 WHERE n.user_key = r.user_key AND n.username_key = r.username_key AND n.username = '';
+
+-- name: time_zone_offsets
+-- The offset in seconds of a time zone from UTC at each of the times (Unix seconds), in their order.
+-- AT TIME ZONE, as readers use it, takes an abbreviation such as CET before a zone of that name.
+SELECT CAST(extract(epoch FROM
+    (to_timestamp(t.second) AT TIME ZONE :name) - (to_timestamp(t.second) AT TIME ZONE 'UTC')
+) AS integer)
+FROM unnest(CAST(:seconds AS bigint[])) WITH ORDINALITY AS t (second, place)
+ORDER BY t.place;

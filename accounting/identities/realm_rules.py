@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine
 
@@ -13,9 +12,11 @@ from accounting.db.locks import lock
 from accounting.domain.calendar import TIME_MIN, from_micros, to_micros
 from accounting.domain.realm_rules import RealmRule
 from accounting.domain.text_escaping import unescape
+from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
 from accounting.identities import realm_queries
 from accounting.identities.bucket_queries import redraw_buckets
+from accounting.identities.time_zone_check import check_time_zone
 
 
 def set_rule(
@@ -33,6 +34,8 @@ def set_rule(
     midnight. ``changes``: fields of RealmRule. Raises UsageError for a day with accounted usage.
     """
     with lost_connections(), engine.begin() as connection:
+        if "time_zone" in changes:
+            check_time_zone(connection, changes["time_zone"])
         # By the escaped name, as the views show it.
         ids = {name: realm_id for realm_id, name in realm_queries.names_by_id(connection).items()}
         realm_id = ids.get(realm)
@@ -43,7 +46,7 @@ def set_rule(
         start = TIME_MIN
         if holds_from is not None or has_usage:
             current = rules.rule_at(to_micros(now))
-            zone = ZoneInfo(changes.get("time_zone", current.time_zone))
+            zone = time_zone(changes.get("time_zone", current.time_zone))
             day = holds_from or now.astimezone(zone).date() + timedelta(days=1)
             midnight = datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
             if has_usage and midnight <= now:

@@ -18,11 +18,13 @@ from accounting import embedded
 from accounting.capture.clock import CaptureClock, capture_time
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
-from accounting.config import Settings
+from accounting.config import Settings, environment_variable
 from accounting.db import migrations
+from accounting.db.engine import Engine, lost_connections
 from accounting.domain.realm_rules import RealmRule
 from accounting.embedded import EmbeddedValkey
-from accounting.errors import ConnectionLost
+from accounting.errors import ConfigurationError, ConnectionLost, UsageError
+from accounting.identities import time_zone_check
 from accounting.ingest.load_loop import run_loader
 from accounting.ingest.loader import Loader
 from accounting.ops import servers
@@ -73,6 +75,8 @@ def run_all(
                 # The writer role lacks the right to upgrade, so an upgraded schema is left alone.
                 if migrations.current_revision(engine) != migrations.head_revision():
                     migrations.upgrade(engine)
+        with servers.database(settings, WRITER_ROLE) as engine:
+            check_default_time_zone(engine, settings)
         valkey: EmbeddedValkey | None = None
         if settings.redis_url is None:
             valkey = stack.enter_context(
@@ -127,6 +131,9 @@ def run_loader_process(settings: Settings, stop: threading.Event) -> None:
         servers.database(settings, WRITER_ROLE, program="turn-accounting load") as engine,
         Spool.open(path, settings.source) as spool,
     ):
+        with suppress(ConnectionLost):
+            migrations.require_head(engine)
+            check_default_time_zone(engine, settings)
         loader = Loader(engine, spool, default_rule(settings), settings.lease_seconds)
         run_loader(loader, stop, retention=timedelta(seconds=settings.spool_retention_seconds))
 
@@ -143,6 +150,15 @@ def run_scheduler_process(settings: Settings, stop: threading.Event) -> None:
             migrations.require_head(engine)
         with serve_metrics(settings, captures=False):
             run_scheduler(engine, intervals_seconds, stop, configured_jobs(settings))
+
+
+def check_default_time_zone(engine: Engine, settings: Settings) -> None:
+    """Raise ConfigurationError when Postgres does not agree on the time zone of new realms."""
+    try:
+        with lost_connections(), engine.connect() as connection:
+            time_zone_check.check_default_time_zone(connection, settings.time_zone)
+    except UsageError as error:
+        raise ConfigurationError(f"{environment_variable('time_zone')}: {error}") from error
 
 
 def configured_jobs(settings: Settings) -> Mapping[str, Job]:

@@ -1,12 +1,14 @@
 -- The results of the roll-up: usage of users and realms by hour, day and month.
 
 -- The bounds of the hours, days and months that have usage, in the time zone of their realm.
+-- tzdata_version: of the data about time zones that they were computed with.
 CREATE TABLE accounting.buckets (
     realm_id integer NOT NULL,
     level text NOT NULL CONSTRAINT level_is_known CHECK (level IN ('hour', 'day', 'month')),
     starts_at timestamptz NOT NULL,
     ends_at timestamptz NOT NULL,
     time_zone text NOT NULL,
+    tzdata_version text NOT NULL,
     CONSTRAINT buckets_pkey PRIMARY KEY (realm_id, level, starts_at),
     CONSTRAINT bucket_is_not_empty CHECK (ends_at > starts_at)
 );

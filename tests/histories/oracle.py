@@ -14,8 +14,9 @@ from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from itertools import pairwise
 from typing import Final, NamedTuple
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, reset_tzpath
 
+reset_tzpath(to=())  # the data of the package tzdata, not the machine's
 SECOND: Final = 1_000_000
 HOUR: Final = 3600 * SECOND
 START_OF_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)

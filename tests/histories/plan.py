@@ -24,7 +24,6 @@ ZONES: Final = (
     "America/Santiago",  # days that begin at one o'clock
     "Asia/Beirut",  # the same, and days with 23:00 twice
     "Africa/Cairo",
-    "America/Havana",
     "Pacific/Chatham",  # UTC+12:45, and summer time at 2:45
     "Pacific/Kiritimati",  # UTC+14
     "Africa/Casablanca",  # winter time in Ramadan

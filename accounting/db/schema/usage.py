@@ -53,6 +53,7 @@ buckets = Table(
     Column("starts_at", timestamp, primary_key=True),
     Column("ends_at", timestamp, nullable=False),
     Column("time_zone", Text, nullable=False),
+    Column("tzdata_version", Text, nullable=False),
 )
 
 user_usage = {

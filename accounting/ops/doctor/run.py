@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from accounting.config import Settings, environment_variable, mask_url
-from accounting.db.engine import open_engine
+from accounting.db.engine import Engine, open_engine
 from accounting.db.migrations import head_revision
-from accounting.errors import AccountingError
+from accounting.errors import AccountingError, NotAllowed
 from accounting.ops.doctor.clock import check_clock, measure_clock
 from accounting.ops.doctor.findings import Finding, error
 from accounting.ops.doctor.flow import check_flow
@@ -20,6 +20,7 @@ from accounting.ops.doctor.postgres_server import check_postgres
 from accounting.ops.doctor.redis_probe import probe_redis
 from accounting.ops.doctor.redis_server import Unreachable, check_redis
 from accounting.ops.doctor.spool_file import check_spool, probe_spool
+from accounting.ops.doctor.time_zones import check_time_zones
 from accounting.ops.monitoring.snapshot import Snapshot, SnapshotReader
 
 NO_UP_RUNS: Final = "and no `turn-accounting up` runs on this data directory"
@@ -54,6 +55,13 @@ def _examine_redis(settings: Settings, url: str | None, snapshot: Snapshot) -> I
         yield check_clock("redis", clock_offset)
 
 
+def _examine_time_zones(engine: Engine, settings: Settings) -> list[Finding]:
+    try:
+        return list(check_time_zones(engine, settings.time_zone))
+    except NotAllowed:
+        return []  # the check of the privileges says what this user lacks
+
+
 def _examine_postgres(settings: Settings, url: str | None) -> Iterator[Finding]:
     if url is None:
         yield error(
@@ -67,6 +75,7 @@ def _examine_postgres(settings: Settings, url: str | None) -> Iterator[Finding]:
     try:
         facts = read_postgres_facts(engine, head=head_revision())
         clock_offset = measure_clock(lambda: read_server_clock(engine))
+        zones = _examine_time_zones(engine, settings) if facts.revision == head_revision() else []
     except AccountingError as failure:
         yield error(
             "postgres",
@@ -85,3 +94,4 @@ def _examine_postgres(settings: Settings, url: str | None) -> Iterator[Finding]:
         free_bytes = shutil.disk_usage(directory).free
     yield from check_postgres(facts, head=head_revision(), disk_free_bytes=free_bytes)
     yield check_clock("postgres", clock_offset)
+    yield from zones
