@@ -21,6 +21,23 @@ class UsageError(AccountingError):
     """A command was called wrongly (an unknown realm, a bad date). Exit code 2."""
 
 
+class SourceConflict(ConfigurationError):
+    """Two source names are used for one Redis, or one name for two. Exit code 2.
+
+    ``source_id`` is the source that keeps the history, or the name. ``loses_messages``: nobody
+    captures what the refused collector saw. The server is as text, from
+    :class:`~accounting.domain.server_identity.ServerIdentity`.
+    """
+
+    def __init__(
+        self, text: str, *, source_id: int, server: str = "", loses_messages: bool = False
+    ) -> None:
+        super().__init__(text)
+        self.source_id = source_id
+        self.server = server
+        self.loses_messages = loses_messages
+
+
 class NotAllowed(ConfigurationError):
     """The database denies this user a right; the text names the role that has it. Exit code 2."""
 
@@ -50,7 +67,14 @@ class ServerError(AccountingError):
 
 
 class LeaseHeld(AccountingError):
-    """Another collector holds the lease of this source. Retry: leases expire."""
+    """Another collector holds the lease of this source. Retry: leases expire.
+
+    ``suspected``: what is wrong if this collector goes on to see another Redis than that one.
+    """
+
+    def __init__(self, text: str, suspected: SourceConflict | None = None) -> None:
+        super().__init__(text)
+        self.suspected = suspected
 
 
 class ConnectionLost(AccountingError):

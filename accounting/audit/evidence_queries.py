@@ -28,6 +28,7 @@ from accounting.domain.session_fold import (
 )
 from accounting.sessions.session_rows import session_from_row
 from accounting.sources import source_queries, watermark_queries
+from accounting.sources.rename import ids_by_former_name
 from accounting.sources.watermark_queries import Watermark
 
 _QUERIES: Final = Queries("accounting.audit")
@@ -88,7 +89,7 @@ def settled_cutoff(connection: Connection) -> Cutoff:
 def parse_cutoff(connection: Connection, text: str) -> Cutoff:
     """The cutoff that a closed period keeps as text."""
     parsed = statements.StatementCutoff.from_text(text)
-    source_ids = {
+    source_ids = ids_by_former_name(connection) | {
         source.source: source.source_id for source in source_queries.all_sources(connection)
     }
     return Cutoff(

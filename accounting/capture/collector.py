@@ -23,6 +23,11 @@ from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.records import Gap, RawKeySighting, SpoolState
 from accounting.capture.spool.spool import Spool
 from accounting.config import Settings, reload_secret
+from accounting.domain.server_identity import (
+    UNKNOWN_SERVER,
+    ServerIdentity,
+    is_other_history,
+)
 from accounting.errors import ConfigurationError, SpoolDiskError
 from accounting.waiting import Backoff
 
@@ -48,13 +53,8 @@ def run_collector(
     Raises ConfigurationError for settings that can't work, SpoolError when the disk is full or the
     spool is damaged or in use; the next start then records a gap.
     """
-    if settings.redis_url is None:
-        raise ConfigurationError(
-            "ACCOUNTING_REDIS_URL is not set: expected the Redis that coturn publishes to"
-        )
     clock = clock or CaptureClock()
-    loaded_url = settings.redis_url.get_secret_value()
-    address = ReloadedAddress(lambda: reload_secret(settings, "redis_url") or loaded_url)
+    address = redis_address(settings)
     source = make_source(
         settings.capture,
         address,
@@ -76,6 +76,16 @@ def run_collector(
         finally:
             scan.stop()
             sys.setswitchinterval(interval)
+
+
+def redis_address(settings: Settings) -> ReloadedAddress:
+    """The Redis to capture from; its secret is read again. Raises ConfigurationError without one."""
+    if settings.redis_url is None:
+        raise ConfigurationError(
+            "ACCOUNTING_REDIS_URL is not set: expected the Redis that coturn publishes to"
+        )
+    loaded_url = settings.redis_url.get_secret_value()
+    return ReloadedAddress(lambda: reload_secret(settings, "redis_url") or loaded_url)
 
 
 def capture_loop(
@@ -157,13 +167,17 @@ def on_attached(spool: Spool, attachment: Attachment, *, disk_failed: bool = Fal
     """
     with spool.transaction():
         state = spool.state()
-        cause = gap_cause(state, attachment, disk_failed=disk_failed)
+        cause = gap_cause(
+            state, attachment, disk_failed=disk_failed, last_server=spool.epochs()[-1].server
+        )
         gap = resolve_gap(spool, state.captured_until, cause)
         if cause is not None:
             spool.start_epoch(cause)
         if gap is not None:
             spool.close_gap(gap.number, attachment.captured_from)
         spool.set_mode(attachment.mode)
+        if attachment.server.histories:
+            spool.set_server(attachment.server)
         if attachment.server_run_id is not None:
             spool.set_server_run_id(attachment.server_run_id)
         if attachment.resume_point is not None:
@@ -196,12 +210,17 @@ def resolve_gap(spool: Spool, captured_until: int | None, cause: str | None) -> 
 
 
 def gap_cause(
-    state: SpoolState, attachment: Attachment, *, disk_failed: bool = False
+    state: SpoolState,
+    attachment: Attachment,
+    *,
+    disk_failed: bool = False,
+    last_server: ServerIdentity = UNKNOWN_SERVER,
 ) -> str | None:
     """Why messages may be missing, by how the stream began; None when none can be.
 
     Another replication id or run id means another server, or the same one after a restart: messages
-    that coturn published between the two are lost, even when the stream resumes.
+    that coturn published between the two are lost, even when the stream resumes. ``last_server``:
+    the one of the last epoch, by which a subscription sees another history of the same server.
     """
     if state.captured_until is None:
         return None
@@ -220,6 +239,8 @@ def gap_cause(
         return "failover" if ran_before else "redis_restarted"
     if attachment.mode == "replication" and not attachment.continued:
         return "disk_full" if disk_failed else "backlog_overrun"
+    if attachment.mode == "subscribe" and is_other_history(last_server, attachment.server):
+        return "failover"
     return None
 
 

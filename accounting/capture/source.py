@@ -11,6 +11,7 @@ from threading import Event
 from typing import Final, NamedTuple, Protocol
 
 from accounting.capture.spool.records import CaptureMode, Message, ResumePoint, SpoolState
+from accounting.domain.server_identity import UNKNOWN_SERVER, ServerIdentity
 from accounting.errors import ConnectionLost
 
 
@@ -40,6 +41,7 @@ class Attachment:
 
     captured_from: everything published from this time on (microseconds) is in the stream.
     server_run_id: changes with every start of the server; None when INFO doesn't give it.
+    server: what tells the server from others; empty when INFO doesn't give it.
     server_started_at: microseconds; None when INFO doesn't give it.
     resume_point: where the stream begins; None for a subscription.
     continued: the stream begins where the last one ended, so nothing of this server was missed.
@@ -51,6 +53,7 @@ class Attachment:
     server_started_at: int | None
     resume_point: ResumePoint | None = None
     continued: bool = False
+    server: ServerIdentity = UNKNOWN_SERVER
 
 
 class SourceLost(ConnectionLost):

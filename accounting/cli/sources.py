@@ -1,15 +1,20 @@
-"""The commands for sources: ``source list|retire|reopen``."""
+"""The commands for sources: ``source list|retire|reopen|rename``."""
 
 from typing import Annotated
 
 import typer
 
+from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.rename import rename_spool
 from accounting.cli.arguments import JsonOption, name_argument
 from accounting.cli.output import write_message
 from accounting.cli.resources import command_settings, reader_engine, writer_engine
 from accounting.cli.rows import write_query
+from accounting.config import check_source_name
+from accounting.errors import UsageError
 from accounting.reporting import view_queries
 from accounting.reporting.reader import read_rows
+from accounting.sources.rename import rename_source
 from accounting.sources.retire import reopen_source, retire_source
 
 
@@ -19,6 +24,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_sources)
     group.command("retire")(retire)
     group.command("reopen")(reopen)
+    group.command("rename")(rename)
     app.add_typer(group, name="source")
 
 
@@ -70,3 +76,25 @@ def reopen(
     with writer_engine(command_settings()) as engine:
         was_retired = reopen_source(engine, name)
     write_message(f"source {name!r} is {'back' if was_retired else 'already'} in service")
+
+
+def rename(
+    old_name: Annotated[str, typer.Argument(parser=name_argument, help="Its name until now.")],
+    new_name: Annotated[str, typer.Argument(parser=name_argument, help="Its name from now on.")],
+) -> None:
+    """Give a source another name, while its collector is stopped.
+
+    Its usage, its positions and its spool in this data directory go with it. Set ACCOUNTING_SOURCE
+    to the new name before you start its collector again.
+    """
+    try:
+        check_source_name(new_name)
+    except ValueError as error:
+        raise UsageError(f"{new_name!r} can't be the name of a source: {error}") from None
+    settings = command_settings()
+    with writer_engine(settings) as engine:
+        rename_source(engine, old_name, new_name)
+        rename_spool(settings.data_dir, old_name, new_name)
+    if spool_path(settings.data_dir, old_name).exists():
+        write_message("the spool stays under the old name: the new name has captured here already")
+    write_message(f"source {old_name!r} is {new_name!r} now: set ACCOUNTING_SOURCE={new_name}")

@@ -8,12 +8,13 @@ loads and passes down. Invariant: nothing else reads the environment, and every 
 """
 
 from accounting.config.loading import load_settings, reload_secret
-from accounting.config.parsing import mask_url, parse_listen_address
+from accounting.config.parsing import check_source_name, mask_url, parse_listen_address
 from accounting.config.settings import SECRETS, Settings, default_data_dir, environment_variable
 
 __all__ = [
     "SECRETS",
     "Settings",
+    "check_source_name",
     "default_data_dir",
     "environment_variable",
     "load_settings",

@@ -95,6 +95,13 @@ def parse_listen_address(value: str) -> tuple[str, int]:
     return host, port
 
 
+def check_source_name(name: str) -> str:
+    """Check the name of a source, and return it."""
+    if not 1 <= len(name) <= 63 or not name.isprintable() or "/" in name:
+        raise ValueError("expected 1 to 63 printable characters without '/'")
+    return name
+
+
 def mask_url(url: str) -> str:
     """The URL with its passwords replaced by `***`, for logs and terminals."""
     parts = urlsplit(url)

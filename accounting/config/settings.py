@@ -17,6 +17,7 @@ from pydantic import (
 
 from accounting.config.parsing import (
     check_database_url,
+    check_source_name,
     mask_url,
     normalize_redis_url,
     parse_bytes,
@@ -175,9 +176,7 @@ class Settings(BaseModel):
     @field_validator("source")
     @classmethod
     def _check_source(cls, value: str) -> str:
-        if not 1 <= len(value) <= 63 or not value.isprintable() or "/" in value:
-            raise ValueError("expected 1 to 63 printable characters without '/'")
-        return value
+        return check_source_name(value)
 
     @field_validator("metrics_listen")
     @classmethod

@@ -10,7 +10,7 @@ import structlog
 from accounting.capture.spool.pruning import prune
 from accounting.capture.spool.spool import Spool
 from accounting.db.migrations import require_head
-from accounting.errors import ConnectionLost, LeaseHeld
+from accounting.errors import ConnectionLost, LeaseHeld, SourceConflict
 from accounting.ingest.loader import Loader
 from accounting.waiting import Backoff
 
@@ -30,8 +30,9 @@ DRAIN_SECONDS: Final = 20.0
 def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -> None:
     """Load until ``stop`` is set, then what is left, for at most DRAIN_SECONDS.
 
-    While Postgres can't be reached or another collector has the lease, retries without limit, with
-    backoff and jitter: the spool keeps the messages.
+    While Postgres can't be reached, another collector has the lease, or the spool was captured from
+    a Redis of another source, retries without limit, with backoff and jitter: the spool keeps the
+    messages.
     """
     backoff = Backoff(MIN_RETRY_SECONDS, MAX_RETRY_SECONDS)
     ready = False
@@ -43,7 +44,7 @@ def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -
                 require_head(loader.engine)
                 ready = True
             loaded = loader.load()
-        except (ConnectionLost, LeaseHeld) as error:
+        except (ConnectionLost, LeaseHeld, SourceConflict) as error:
             if stop.is_set():
                 log.warning("what is left stays in the spool", reason=str(error))
                 return

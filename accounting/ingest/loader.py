@@ -20,11 +20,13 @@ from accounting.db.engine import lost_connections, psycopg_connection
 from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.rate_limit import RateLimit
 from accounting.domain.realm_rules import RealmRule
+from accounting.domain.server_identity import ServerIdentity
 from accounting.errors import ConnectionLost
 from accounting.identities.identity_resolver import IdentityResolver
 from accounting.ingest import key_sightings, message_counts, report_queries
 from accounting.ingest.load_position import RESTORED_SPOOL, find_load_position
 from accounting.ingest.message_counts import CounterKey
+from accounting.ingest.refused_epochs import record_refused_epoch, refused_epoch
 from accounting.ingest.row_encoder import DAY_MICROSECONDS, RowEncoder
 from accounting.ingest.source_lease import check_lease, this_host
 from accounting.sources import gap_queries, source_queries
@@ -58,6 +60,7 @@ class Loader:
     _loaded_state: SpoolState | None = field(init=False, default=None)
     _expected_position: tuple[int, int] | None = field(init=False, default=None)
     _last_sighting: int = field(init=False, default=0)
+    _claimed: set[ServerIdentity] = field(init=False, default_factory=set)
     _checked_at: float = field(init=False, default=float("-inf"))
     _lost_spool_gap_open: bool = field(init=False, default=True)
     _rate_limit: RateLimit = field(init=False, default_factory=RateLimit)
@@ -76,7 +79,8 @@ class Loader:
 
         Raises :class:`ConnectionLost` when the connection to Postgres fails: the transaction is
         committed or rolled back as a whole. Raises :class:`LeaseHeld` when another collector has
-        this source.
+        this source, and :class:`SourceConflict` when all that is left was captured from a Redis of
+        another source.
         """
         state = self.spool.state()
         lease_check_due = time.monotonic() >= self._checked_at + self.lease_seconds / 4
@@ -92,7 +96,11 @@ class Loader:
             now = to_micros(database_now(connection))
             state, latest = self._confirm_times(now, collector_lives=collector_lives)
             gaps = self._new_gaps(latest)
+            refused = refused_epoch(connection, self.spool, source, state, self._claimed)
             epoch_numbers, start = find_load_position(connection, self.spool, source, now)
+            end = state.captured_epoch, state.captured_position
+            if refused is not None:
+                end = min(end, (refused.epoch.number, 0))
             encoder = RowEncoder(
                 spool=self.spool,
                 source_id=source.source_id,
@@ -101,16 +109,26 @@ class Loader:
                 rate_limit=replace(self._rate_limit),
                 partitions=set(self._partitions),
                 reached=start,
-                end=max(start, (state.captured_epoch, state.captured_position)),
+                end=max(start, end),
                 limit=limit,
                 received_at=source.last_received_at or 0,
                 latest=latest,
             )
+            if refused is not None and not encoder.has_more():
+                if refused.epoch.number == state.captured_epoch:
+                    raise refused.conflict
+                record_refused_epoch(connection, self.spool, source, refused, latest)
             last_sighting = self._write(connection, encoder, start)
-            position = self._advance_source(connection, source, encoder, state)
+            position = self._advance_source(
+                connection, source, encoder, state, is_own=refused is None
+            )
             self._write_gaps(connection, source, epoch_numbers, gaps)
             if state.captured_from is not None and state.captured_from <= latest:
                 self._close_lost_spool_gap(connection, source, state.captured_from)
+        if refused is None:
+            self._claimed = {epoch.server for epoch in self.spool.epochs()}
+        elif encoder.last is None:
+            self.spool.discard_epoch(refused.epoch.number)
         self._expected_position, self._rate_limit = position, encoder.rate_limit
         self._caught_up = encoder.reached >= encoder.end
         self._checked_at = time.monotonic()
@@ -120,7 +138,8 @@ class Loader:
         self._lost_spool_gap_open &= state.captured_from is None or state.captured_from > latest
         self._partitions = encoder.partitions
         if encoder.last is None:
-            self._loaded_state = state if state.newest_at <= latest else None
+            is_done = state.newest_at <= latest and refused is None
+            self._loaded_state = state if is_done else None
             return 0
         self.spool.mark_loaded(encoder.last.origin.epoch, encoder.last.position)
         return encoder.message_count
@@ -173,15 +192,18 @@ class Loader:
         source: SourceRow,
         encoder: RowEncoder,
         state: SpoolState,
+        *,
+        is_own: bool,
     ) -> tuple[int, int]:
         """Move the source to the reached position, and return it as the database numbers it.
 
+        ``is_own``: the spool's checkpoints are the source's, not those of another one's Redis.
         Raises :class:`ConnectionLost` when another loader moved the source.
         """
         last_received_at = None if encoder.last is None else encoder.last.received_at
         caught_up = encoder.reached >= (state.captured_epoch, state.captured_position)
         captured_until = state.captured_until
-        if captured_until is not None and captured_until > encoder.latest:
+        if not is_own or (captured_until is not None and captured_until > encoder.latest):
             captured_until = None
         database = state.stream_database
         if encoder.last is not None and not caught_up:

@@ -5,23 +5,27 @@ from being counted twice, however many collectors believe that they hold the lea
 """
 
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, func, select
 
 from accounting.capture.clock import CaptureClock, ClockReading
+from accounting.capture.redis.server_watch import WatchedServer
 from accounting.capture.spool.spool import Spool
 from accounting.capture.spool.takeover import take_over_position
 from accounting.db.clock import database_now
 from accounting.db.engine import lost_connections
 from accounting.db.locks import set_lock_timeout
 from accounting.domain.calendar import to_micros
-from accounting.errors import LeaseHeld
-from accounting.sources import lease_queries, source_queries
+from accounting.domain.server_identity import UNKNOWN_SERVER
+from accounting.errors import LeaseHeld, SourceConflict
+from accounting.sources import identity, lease_queries, source_queries
 from accounting.sources.lease_queries import Lease
 from accounting.sources.source_queries import SourceRow
 
@@ -69,9 +73,11 @@ def check_lease(connection: Connection, source: SourceRow, spool: Spool) -> bool
     return lease is not None
 
 
-def _raise_if_held(source: SourceRow, other: Lease | None) -> None:
+def _raise_if_held(
+    source: SourceRow, other: Lease | None, suspected: SourceConflict | None = None
+) -> None:
     if other is not None:
-        raise LeaseHeld(f"source {source.source} is collected by {other.host} now")
+        raise LeaseHeld(f"source {source.source} is collected by {other.host} now", suspected)
 
 
 def compare_clocks(connection: Connection, clock: CaptureClock) -> None:
@@ -94,15 +100,23 @@ def _read_clock(connection: Connection, clock: CaptureClock) -> ClockReading:
 
 
 def acquire_lease(
-    engine: Engine, spool: Spool, seconds: float, clock: CaptureClock | None = None
+    engine: Engine,
+    spool: Spool,
+    seconds: float,
+    clock: CaptureClock | None = None,
+    watched: WatchedServer | None = None,
 ) -> BooksPosition | None:
     """Acquire or renew the lease of the spool's source, and return how far the source is loaded.
 
     ``clock``: compared with the database's clock.
-    Raises LeaseHeld when another collector has it, ConnectionLost when Postgres can't be asked.
+    ``watched``: the Redis of this collector, whose histories it claims for the source. Raises
+    SourceConflict when another source has them, LeaseHeld when another collector has the lease,
+    ConnectionLost when Postgres can't be asked.
     """
+    server = UNKNOWN_SERVER if watched is None else watched.identity
     with lost_connections(), engine.begin() as connection:
-        source = _lock_source(connection, spool, seconds)
+        _prepare_lock(connection, spool, seconds)
+        source = source_queries.lock_source(connection, spool.source, "subscribe")
         if clock is not None:
             compare_clocks(connection, clock)
         other = lease_queries.acquire(
@@ -112,15 +126,26 @@ def acquire_lease(
             host=socket.gethostname(),
             lease_seconds=seconds,
             clock_ahead_seconds=None if clock is None else clock.wall_ahead / 1e6,
+            server=server,
+            server_age_seconds=None if watched is None else time.monotonic() - watched.asked_at,
         )
-        _raise_if_held(source, other)
+        if other is not None:
+            suspected = None
+            if watched is not None:
+                first_seen_at = connection.execute(
+                    select(func.clock_timestamp())
+                ).scalar_one() - timedelta(seconds=time.monotonic() - watched.first_seen_at)
+                suspected = identity.suspected_conflict(source, other, server, first_seen_at)
+            _raise_if_held(source, other, suspected)
+        identity.claim(connection, source, server)
+        identity.resolve_conflicts(connection, source.source_id, server, lease_holder(spool.path))
         if not source.epoch:
             source = register_source(connection, source, spool)
         return books_position(source, source_queries.epochs_by_token(connection, source.source_id))
 
 
-def _lock_source(connection: Connection, spool: Spool, seconds: float) -> SourceRow:
-    """Lock the row of the source, also when a hung collector or loader holds that lock.
+def _prepare_lock(connection: Connection, spool: Spool, seconds: float) -> None:
+    """Prepare to lock the row of the source, also when a hung collector or loader has locked it.
 
     Its host may have stopped while it loaded. When the lock is not available within ``seconds``,
     raises as for a lost connection; the next attempt terminates the hung session.
@@ -128,7 +153,6 @@ def _lock_source(connection: Connection, spool: Spool, seconds: float) -> Source
     if lease_queries.terminate_hung_loaders(connection, seconds):
         log.warning("ended a database session that hung while it loaded", source=spool.source)
     set_lock_timeout(connection, seconds)
-    return source_queries.lock_source(connection, spool.source, "subscribe")
 
 
 def register_source(connection: Connection, source: SourceRow, spool: Spool) -> SourceRow:
@@ -181,8 +205,10 @@ def books_position(source: SourceRow, epochs_by_token: Mapping[str, int]) -> Boo
 def release_lease(engine: Engine, spool: Spool, seconds: float) -> None:
     """Release the lease, so that another collector can acquire it at once."""
     with lost_connections(), engine.begin() as connection:
-        source = _lock_source(connection, spool, seconds)
-        lease_queries.release(connection, source.source_id, lease_holder(spool.path))
+        _prepare_lock(connection, spool, seconds)
+        source = source_queries.find_and_lock(connection, spool.source)
+        if source is not None:
+            lease_queries.release(connection, source.source_id, lease_holder(spool.path))
 
 
 def is_behind(spool: Spool, position: BooksPosition | None) -> bool:

@@ -5,23 +5,29 @@ lease continues at the loaded position.
 """
 
 import threading
+from contextlib import suppress
 from typing import Final
 
 import structlog
 
-from accounting.capture.clock import CaptureClock
-from accounting.capture.collector import run_collector
+from accounting.capture.clock import CaptureClock, wall_clock
+from accounting.capture.collector import redis_address, run_collector
+from accounting.capture.redis.server_watch import ServerWatch
 from accounting.capture.spool.file import spool_path
+from accounting.capture.spool.rename import rename_spool
 from accounting.capture.spool.spool import Spool
+from accounting.capture.spool.status import read_status
 from accounting.config import Settings
 from accounting.db.engine import Engine
+from accounting.errors import ConnectionLost
 from accounting.ingest.source_lease import is_behind, take_over
 from accounting.ops.lease_keeper import LeaseKeeper
 from accounting.ops.processes import ChildProcess, supervise
+from accounting.sources.rename import former_names
 
 log = structlog.get_logger()
 
-FIRST_ANSWER_TIMEOUT_SECONDS: Final = 2.0
+FIRST_ANSWER_TIMEOUT_SECONDS: Final = 4.0
 """A collector captures without the lease when the database does not answer within this time."""
 STANDBY_POLL_SECONDS: Final = 0.2
 LOAD_STOP_TIMEOUT_SECONDS: Final = 30.0
@@ -38,12 +44,22 @@ def run_while_leased(
 
     ``clock`` times what is received. The database's clock corrects it.
 
-    Raises whatever ends capture: ConfigurationError, SpoolError, or a bug.
+    Raises whatever ends capture: ConfigurationError, SpoolError, or a bug. A SourceConflict is one
+    of the first: this collector would count messages twice, or can't count what it sees.
     """
     standing_by = False
     clock = clock or CaptureClock()
-    with Spool.open(spool_path(settings.data_dir, settings.source), settings.source) as spool:
-        lease = LeaseKeeper(engine, spool, settings.lease_seconds, clock)
+    _adopt_renamed_spool(settings, engine)
+    watch = ServerWatch(
+        redis_address(settings),
+        poll_seconds=settings.lease_seconds / 4,
+        clock=wall_clock,
+    )
+    with (
+        Spool.open(spool_path(settings.data_dir, settings.source), settings.source) as spool,
+        watch.running(),
+    ):
+        lease = LeaseKeeper(engine, spool, settings.lease_seconds, clock, watch)
         with lease.running():
             lease.wait_for_first_answer(FIRST_ANSWER_TIMEOUT_SECONDS)
             while not stop.is_set():
@@ -59,6 +75,20 @@ def run_while_leased(
                     take_over(spool, position)
                 standing_by = False
                 _capture_and_load(settings, stop, spool, lease, clock)
+
+
+def _adopt_renamed_spool(settings: Settings, engine: Engine) -> None:
+    """Continue the spool of a source that was renamed while its collector was stopped."""
+    path = spool_path(settings.data_dir, settings.source)
+    others = [other for other in path.parent.glob("*.sqlite3") if other != path]
+    status = read_status(settings.data_dir, settings.source)
+    if not others or (status is not None and status.state.captured_from is not None):
+        return
+    with suppress(ConnectionLost):  # a spool is lost then at worst, which is a gap
+        for name in former_names(engine, settings.source):
+            if rename_spool(settings.data_dir, name, settings.source):
+                log.info("continuing the spool of the renamed source", former_name=name)
+                return
 
 
 def _capture_and_load(

@@ -6,23 +6,40 @@ spool is loaded later.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Final
 
 import structlog
 
 from accounting.capture.clock import MAX_CLOCK_ERROR, CaptureClock
+from accounting.capture.redis.server_watch import ServerWatch, WatchedServer
 from accounting.capture.spool.spool import Spool
 from accounting.db.engine import Engine
 from accounting.db.migrations import require_head
-from accounting.errors import AccountingError, ConnectionLost, LeaseHeld
-from accounting.ingest.source_lease import BooksPosition, acquire_lease, release_lease
+from accounting.errors import AccountingError, ConnectionLost, LeaseHeld, SourceConflict
+from accounting.ingest.source_lease import (
+    BooksPosition,
+    acquire_lease,
+    lease_holder,
+    release_lease,
+)
+from accounting.sources.identity import record_conflict
 
 log = structlog.get_logger()
 
+FIRST_POLL_TIMEOUT_SECONDS: Final = 2.0
+"""The first attempt waits so long for the collector's Redis to identify itself."""
+
 
 class LeaseKeeper:
-    """Tries to acquire the lease, and renews it, four times per ``lease_seconds``."""
+    """Tries to acquire the lease, and renews it, four times per ``lease_seconds``.
+
+    ``clock`` is compared with the database's. ``watch`` sees the collector's Redis: the keeper
+    claims its histories for the source, and ends with SourceConflict when they are another
+    source's, or when the lease's holder sees another Redis.
+    """
 
     def __init__(
         self,
@@ -30,12 +47,16 @@ class LeaseKeeper:
         spool: Spool,
         lease_seconds: float,
         clock: CaptureClock | None = None,
+        watch: ServerWatch | None = None,
     ) -> None:
         self._clock = clock or CaptureClock()
         self._logged_ahead_seconds = 0.0
         self._engine = engine
         self._spool = spool
         self._lease_seconds = lease_seconds
+        self._watch = watch
+        self._suspected_at: float | None = None
+        self._started_at = time.monotonic()
         self._answered = threading.Event()
         self._stop = threading.Event()
         self._books_position: BooksPosition | None = None
@@ -86,19 +107,31 @@ class LeaseKeeper:
 
     def _renew_until_stopped(self) -> None:
         schema_checked, logged_reason = False, ""
+        if self._watch is not None:
+            self._watch.wait_for_first_poll(FIRST_POLL_TIMEOUT_SECONDS)
         while True:
+            watched = None if self._watch is None else self._watch.latest
             try:
                 if not schema_checked:
                     require_head(self._engine)
                     schema_checked = True
                 self._books_position = acquire_lease(
-                    self._engine, self._spool, self._lease_seconds, self._clock
+                    self._engine,
+                    self._spool,
+                    self._lease_seconds,
+                    clock=self._clock,
+                    watched=watched,
                 )
+                self._suspected_at = None
                 self._other_holder = logged_reason = ""
                 self._answered.set()
             except LeaseHeld as held:
+                self._check_suspicion(held.suspected, watched)
                 self._other_holder, self._books_position = str(held), None
                 self._answered.set()
+            except SourceConflict as conflict:
+                self._record(conflict, watched)
+                raise
             except AccountingError as error:
                 # Capture goes on even where an operator has to repair the database: the spool can
                 # be loaded then, but what isn't captured now is lost.
@@ -123,3 +156,28 @@ class LeaseKeeper:
                 advice="synchronize the clocks of all machines by NTP",
             )
             self._logged_ahead_seconds = ahead_seconds
+
+    def _check_suspicion(
+        self, suspected: SourceConflict | None, watched: WatchedServer | None
+    ) -> None:
+        """Raise a suspected conflict when this collector sees the same server before and after it.
+
+        The holder looked in between, and saw another one: neither was just late.
+        """
+        if suspected is None or watched is None:
+            self._suspected_at = None
+        elif self._suspected_at is None or watched.first_seen_at > self._suspected_at:
+            self._suspected_at = time.monotonic()
+        elif watched.asked_at > self._suspected_at:
+            self._record(suspected, watched)
+            raise suspected
+
+    def _record(self, conflict: SourceConflict, watched: WatchedServer | None) -> None:
+        since = self._started_at if watched is None else watched.first_seen_at
+        with suppress(ConnectionLost):
+            record_conflict(
+                self._engine,
+                conflict,
+                holder=lease_holder(self._spool.path),
+                since_seconds=time.monotonic() - since,
+            )

@@ -51,6 +51,8 @@ class ChildProcess:
         stop_timeout_seconds: float,
     ) -> None:
         self.command = command
+        self.exit_code: int | None = None
+        """Of its last run that ended by itself; None before."""
         self._stop_timeout_seconds = stop_timeout_seconds
         self._pipe: ParentPipe | None = None
         self._environment = {**os.environ, **(environment or {})}
@@ -88,7 +90,7 @@ class ChildProcess:
                 self._restart_at = now
             else:
                 self._restart_at = now + self._backoff.next_pause()
-            self._process = None
+            self._process, self.exit_code = None, code
             self._close_pipe()
             log.error("child process exited, restarting it", command=self.command, code=code)
         if now >= self._restart_at:

@@ -41,6 +41,8 @@ log = structlog.get_logger()
 
 CAPTURE_START_TIMEOUT_SECONDS: Final = 60.0
 """The line for turnserver.conf waits at most this long for capture to begin; Redis may be away."""
+CONFIGURATION_EXIT_CODE: Final = 2
+"""A child process exits so when a setting can't work, and would again."""
 COLLECT_STOP_TIMEOUT_SECONDS: Final = 45.0
 SCHEDULE_STOP_TIMEOUT_SECONDS: Final = 60.0
 CHECKPOINT_MAX_AGE_MICROSECONDS: Final = 15_000_000
@@ -103,8 +105,16 @@ def run_all(
         # An operator who has the line starts coturn: from then on capture must run.
         deadline = time.monotonic() + CAPTURE_START_TIMEOUT_SECONDS
         supervise(
-            children, stop, until=lambda: is_capturing(settings) or time.monotonic() > deadline
+            children,
+            stop,
+            until=lambda: (
+                is_capturing(settings)
+                or time.monotonic() > deadline
+                or collect.exit_code == CONFIGURATION_EXIT_CODE
+            ),
         )
+        if collect.exit_code == CONFIGURATION_EXIT_CODE:
+            raise ConfigurationError("capture was refused, for the reason above")
         if not stop.is_set():
             if not is_capturing(settings):
                 log.error("not capturing yet: messages published before capture starts are lost")

@@ -5,5 +5,6 @@ and the positions from which each stage continues. Invariant: a position or wate
 from where its writer read it, so that two loaders never count the same message twice.
 
 ``source_queries``: sources and their epochs. ``watermark_queries``: how far settling has come.
+``identity``: which histories of which Redis are a source's. ``rename``: gives it another name.
 ``gap_queries``: capture gaps. ``lease_queries``: leases. ``retire``: takes a source out of service.
 """

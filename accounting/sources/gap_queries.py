@@ -56,6 +56,19 @@ def upsert_gap(
     )
 
 
+def extend_gap(connection: Connection, source_id: int, epoch_token: str, gap_number: int) -> None:
+    """Let a gap that is closed last until now, by the database's clock."""
+    connection.execute(
+        update(capture_gaps)
+        .where(
+            capture_gaps.c.source_id == source_id,
+            capture_gaps.c.token == epoch_token,
+            capture_gaps.c.gap == gap_number,
+        )
+        .values(to_at=func.greatest(capture_gaps.c.to_at, func.clock_timestamp()))
+    )
+
+
 def close_lost_spool_gap(
     connection: Connection, source_id: int, epoch_token: str, to_at: int
 ) -> None:

@@ -5,6 +5,7 @@ counted twice, however many collectors believe that they hold the lease.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, func, select
@@ -12,16 +13,22 @@ from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.queries import Queries
 from accounting.db.schema import source_leases
+from accounting.domain.server_identity import UNKNOWN_SERVER, ServerIdentity
 
 _QUERIES: Final = Queries("accounting.sources")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """The collector that has a lease: ``holder`` identifies its spool, ``host`` its machine."""
+    """The collector that has a lease: ``holder`` identifies its spool, ``host`` its machine.
+
+    It saw ``server`` at ``server_seen_at``, None for never.
+    """
 
     holder: str
     host: str
+    server: ServerIdentity
+    server_seen_at: datetime | None
 
 
 def acquire(
@@ -32,19 +39,26 @@ def acquire(
     host: str,
     lease_seconds: float,
     clock_ahead_seconds: float | None = None,
+    server: ServerIdentity = UNKNOWN_SERVER,
+    server_age_seconds: float | None = None,
 ) -> Lease | None:
-    """Acquire or renew the lease of a source.
+    """Acquire or renew the lease of a source; the collector saw ``server`` so long ago.
 
     Returns None on success, or the lease of the other collector that has it.
     """
     now = func.clock_timestamp()
     expires_at = now + func.make_interval(0, 0, 0, 0, 0, 0, lease_seconds)
+    seen_at = None
+    if server_age_seconds is not None:
+        seen_at = now - func.make_interval(0, 0, 0, 0, 0, 0, server_age_seconds)
     values = {
         "holder": holder,
         "host": host,
         "renewed_at": now,
         "expires_at": expires_at,
         "clock_ahead_seconds": clock_ahead_seconds,
+        "server": server.to_text(),
+        "server_seen_at": seen_at,
     }
     acquired = connection.execute(
         insert(source_leases)
@@ -72,11 +86,16 @@ def _lease(
     connection: Connection, source_id: int, *conditions: ColumnElement[bool]
 ) -> Lease | None:
     row = connection.execute(
-        select(source_leases.c.holder, source_leases.c.host).where(
-            source_leases.c.source_id == source_id, *conditions
-        )
+        select(source_leases).where(source_leases.c.source_id == source_id, *conditions)
     ).one_or_none()
-    return None if row is None else Lease(holder=row.holder, host=row.host)
+    if row is None:
+        return None
+    return Lease(
+        holder=row.holder,
+        host=row.host,
+        server=ServerIdentity.from_text(row.server),
+        server_seen_at=row.server_seen_at,
+    )
 
 
 def terminate_hung_loaders(connection: Connection, silent_seconds: float) -> int:

@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from accounting.db.schema import epochs, sources
+from accounting.db.schema import epochs, former_source_names, sources
 from accounting.domain.calendar import from_micros, micros_or_none, time_or_none
+from accounting.errors import SourceConflict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +48,46 @@ def _source(row: Any) -> SourceRow:
 
 
 def lock_source(connection: Connection, name: str, mode: str) -> SourceRow:
-    """Lock the row of a source, inserting it if missing: its loaders run one at a time."""
+    """Lock the row of a source, inserting it if missing: its loaders run one at a time.
+
+    Raises SourceConflict for the former name of a source that was renamed.
+    """
+    source = find_and_lock(connection, name)
+    if source is None:
+        renamed = renamed_source(connection, name)
+        if renamed is not None:
+            raise SourceConflict(
+                f"source '{name}' was renamed to '{renamed.source}': "
+                f"set ACCOUNTING_SOURCE={renamed.source}",
+                source_id=renamed.source_id,
+            )
+        connection.execute(insert(sources).values(source=name, mode=mode).on_conflict_do_nothing())
+        source = find_and_lock(connection, name)
+    assert source is not None, "nothing deletes sources"
+    return source
+
+
+def find_and_lock(connection: Connection, name: str) -> SourceRow | None:
+    """Lock the row of a source, if there is one."""
     query = select(sources).where(sources.c.source == name).with_for_update()
     row = connection.execute(query).one_or_none()
-    if row is None:
-        connection.execute(insert(sources).values(source=name, mode=mode).on_conflict_do_nothing())
-        row = connection.execute(query).one()
-    return _source(row)
+    return None if row is None else _source(row)
+
+
+def lock_source_by_id(connection: Connection, source_id: int) -> SourceRow:
+    """Lock the row of an existing source."""
+    query = select(sources).where(sources.c.source_id == source_id).with_for_update()
+    return _source(connection.execute(query).one())
+
+
+def renamed_source(connection: Connection, former_name: str) -> SourceRow | None:
+    """The source that had a name before it was renamed."""
+    row = connection.execute(
+        select(sources)
+        .join(former_source_names, former_source_names.c.source_id == sources.c.source_id)
+        .where(former_source_names.c.former_name == former_name)
+    ).one_or_none()
+    return None if row is None else _source(row)
 
 
 def all_sources(connection: Connection) -> list[SourceRow]:

@@ -389,6 +389,11 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         to_char(s.reopened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'))
     FROM accounting.sources s
     WHERE s.reopened_at > accounting.database_now() - interval '7 days'
+    UNION ALL
+    SELECT s.source, true, format('since %s, %s', to_char(
+        c.from_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'), c.message)
+    FROM accounting.source_conflicts c JOIN accounting.sources s USING (source_id)
+    WHERE c.last_seen_at > clock_timestamp() - interval '1 day'
 $$;
 COMMENT ON FUNCTION reporting.source_notices() IS
     'What needs attention of the sources; is_error: usage is lost or not captured';

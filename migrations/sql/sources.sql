@@ -53,9 +53,47 @@ REVOKE ALL ON FUNCTION accounting.insert_source_lock() FROM PUBLIC;
 CREATE TRIGGER source_has_a_lock AFTER INSERT ON accounting.sources
     FOR EACH ROW EXECUTE FUNCTION accounting.insert_source_lock();
 
+-- Names that a source had before it was renamed: statements' cutoffs have them, so they are not given
+-- to another source.
+CREATE TABLE accounting.former_source_names (
+    former_name text NOT NULL,
+    source_id smallint NOT NULL,
+    renamed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT former_source_names_pkey PRIMARY KEY (former_name)
+);
+GRANT SELECT, INSERT, DELETE ON accounting.former_source_names TO turn_accounting_writer;
+
+-- The histories that belong to a source: 'run ' and a server's run id, 'history ' and a replication
+-- id, 'node ' and the id of a node of a cluster. A history belongs to one source for good.
+CREATE TABLE accounting.source_histories (
+    history text NOT NULL,
+    source_id smallint NOT NULL,
+    claimed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT source_histories_pkey PRIMARY KEY (history)
+);
+CREATE INDEX source_histories_by_source ON accounting.source_histories (source_id, claimed_at);
+GRANT SELECT, INSERT, DELETE ON accounting.source_histories TO turn_accounting_writer;
+
+-- Collectors that were refused: a second name on the history of a source, or a second Redis under
+-- its name. holder: the collector, as in source_leases. from_at: since when it could not capture.
+-- server: the Redis that it saw.
+CREATE TABLE accounting.source_conflicts (
+    conflict_id bigint GENERATED ALWAYS AS IDENTITY,
+    source_id smallint NOT NULL,
+    holder text NOT NULL,
+    server text NOT NULL,
+    message text NOT NULL,
+    from_at timestamptz NOT NULL,
+    last_seen_at timestamptz NOT NULL,
+    CONSTRAINT source_conflicts_pkey PRIMARY KEY (conflict_id),
+    CONSTRAINT conflict_is_recorded_once UNIQUE (source_id, holder)
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.source_conflicts TO turn_accounting_writer;
+
 -- Which collector may load a source. Times are those of the database's clock. A lease that is not
 -- renewed in time can be taken by another collector. clock_ahead_seconds: how far the clock of the
--- collector's machine is ahead of the database's.
+-- collector's machine is ahead of the database's. server: the Redis that it saw at server_seen_at;
+-- '' while it does not know.
 CREATE TABLE accounting.source_leases (
     source_id smallint NOT NULL,
     holder text NOT NULL,
@@ -63,6 +101,8 @@ CREATE TABLE accounting.source_leases (
     renewed_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
     clock_ahead_seconds double precision,
+    server text NOT NULL DEFAULT '',
+    server_seen_at timestamptz,
     CONSTRAINT source_leases_pkey PRIMARY KEY (source_id)
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.source_leases TO turn_accounting_writer;

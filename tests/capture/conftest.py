@@ -8,12 +8,7 @@ import pytest
 
 from tests.support.collectors import PROMPT_SYNC
 from tests.support.sentinels import TlsRedisServer
-from tests.support.servers import RedisServer, ValkeyServer
-
-# In CI Redis must be installed: RedisServer fails without it.
-SERVER_CLASSES: list[type[RedisServer]] = [ValkeyServer]
-if RedisServer.is_installed() or os.environ.get("CI"):
-    SERVER_CLASSES.append(RedisServer)
+from tests.support.servers import SERVER_CLASSES, RedisServer, ValkeyServer
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from benchmarks.capture_burst import publish as publish_burst
 from tests.support.collectors import (
     CHANNEL,
     HOSTILE_USERS,
+    PROMPT_SYNC,
     CollectorProcess,
     CollectorThread,
     Publisher,
@@ -27,6 +28,7 @@ from tests.support.collectors import (
 )
 from tests.support.redis_proxy import Proxy
 from tests.support.servers import RedisServer, ValkeyServer, wait_until
+from tests.support.source_identity import follow, watch_once
 
 
 def test_hostile_channels_and_payloads_arrive_byte_for_byte(
@@ -155,7 +157,9 @@ def test_a_second_acknowledgement_is_a_resubscription_and_a_gap(
         publish(valkey, b"1")
         proven = collector.await_checkpoint()
         pattern = CHANNEL_PATTERNS[0]
-        proxy.inject(b"*3\r\n$10\r\npsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(pattern), pattern))
+        proxy.inject_into_stream(
+            b"*3\r\n$10\r\npsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(pattern), pattern)
+        )
         gap = collector.await_gap(1)
         assert gap.cause == "resubscribed"
         assert gap.from_at >= proven
@@ -171,7 +175,7 @@ def test_an_unexpected_reply_ends_the_connection(valkey: ValkeyServer, tmp_path:
         ):
             collector.await_attached(valkey)
             collector.await_checkpoint()
-            proxy.inject(nonsense)
+            proxy.inject_into_stream(nonsense)
             assert collector.await_gap(number).cause == "disconnected"
 
 
@@ -250,3 +254,33 @@ def test_a_burst_of_two_hundred_thousand_is_captured_completely_and_in_order(
         numbers = [int(row.payload[5 : row.payload.index(b",")]) for row in stored_messages(spool)]
         assert numbers == list(range(messages))
         assert spool.gaps() == []
+
+
+def test_a_server_that_becomes_a_replica_ends_the_subscription_and_begins_an_epoch(
+    master: RedisServer, tmp_path: Path
+) -> None:
+    """From then on it also has what is published at its master, which may be another source's."""
+    with type(master)(PROMPT_SYNC) as other, CollectorThread(other.url, tmp_path) as collector:
+        collector.await_attached(other)
+        before = collector.spool.epochs()[-1].server
+        follow(other, master)
+        gap = collector.await_gap(1)
+        assert gap.cause == "failover"
+        wait_until(lambda: collector.spool.epochs()[-1].server.is_replica)
+        wait_until(
+            lambda: watch_once(master).identity.shares_history(collector.spool.epochs()[-1].server)
+        )
+        assert collector.spool.epochs()[0].server.histories & before.histories
+
+
+def test_the_first_replica_of_a_server_does_not_disturb_a_subscription(
+    master: RedisServer, tmp_path: Path
+) -> None:
+    """It gives the server another replication id."""
+    with CollectorThread(master.url, tmp_path) as collector:
+        collector.await_attached(master)
+        with type(master)(PROMPT_SYNC) as replica:
+            follow(replica, master)
+            collector.await_checkpoint()
+            collector.await_checkpoint()
+        assert collector.spool.gaps() == []

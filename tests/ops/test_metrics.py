@@ -244,6 +244,7 @@ def test_every_alert_uses_existing_metrics(books: Books) -> None:
     assert [rule["alert"] for rule in group["rules"]] == [
         "TurnAccountingLags",
         "TurnAccountingCaptureGap",
+        "TurnAccountingSourceConflict",
         "TurnAccountingRelayThreadSilent",
         "TurnAccountingClockOff",
         "TurnAccountingJobBlocked",

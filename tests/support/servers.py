@@ -216,6 +216,12 @@ class ValkeyServer(RedisServer):
         return str(get_binary_path())
 
 
+# In CI Redis must be installed: RedisServer fails without it.
+SERVER_CLASSES: Final[list[type[RedisServer]]] = [ValkeyServer]
+if RedisServer.is_installed() or os.environ.get("CI"):
+    SERVER_CLASSES.append(RedisServer)
+
+
 # Fast, and unsafe for a database that must survive a crash of the machine.
 WITHOUT_FSYNC: Final[Mapping[str, str]] = {
     "fsync": "off",

@@ -13,7 +13,7 @@ from accounting.capture.pubsub.protocol import (
     Reply,
     SubscriptionParser,
 )
-from accounting.capture.redis.address import Address, parse_address
+from accounting.capture.redis.address import Address, StaticAddress, parse_address
 from accounting.capture.redis.arguments import StreamError
 from accounting.capture.redis.batching import BatchingStream
 from accounting.capture.redis.connection import (
@@ -23,8 +23,10 @@ from accounting.capture.redis.connection import (
     try_read_server_info,
 )
 from accounting.capture.redis.receiver import Receiver
+from accounting.capture.redis.server_watch import ServerWatch
 from accounting.capture.source import Attachment, Batch, SourceLost
 from accounting.capture.spool.records import SpoolState
+from accounting.domain.server_identity import ServerIdentity, is_other_history
 
 PSUBSCRIBE_COMMAND: Final = b"*3\r\n$10\r\nPSUBSCRIBE\r\n" + b"".join(
     b"$%d\r\n%b\r\n" % (len(pattern), pattern) for pattern in CHANNEL_PATTERNS
@@ -61,7 +63,8 @@ class PubSubSource:
     @contextmanager
     def attach(self, _state: SpoolState, _stop: Event, /) -> Iterator["PubSubStream"]:
         """Connect and subscribe. Raises SourceLost when that fails."""
-        connection = self._address.resolve().new_connection()
+        endpoint = self._address.resolve()
+        connection = endpoint.new_connection()
         try:
             connect(connection)
             server = try_read_server_info(connection, self._clock)
@@ -74,8 +77,14 @@ class PubSubSource:
                 silence_seconds=self._silence_seconds,
                 clock=self._clock,
             )
+            watch = ServerWatch(
+                StaticAddress(endpoint), poll_seconds=self._checkpoint_seconds, clock=self._clock
+            )
             try:
-                yield PubSubStream(receiver, pings, server)
+                with watch.running():
+                    yield PubSubStream(
+                        receiver, pings, server, server.identity(endpoint.shown_address), watch
+                    )
             finally:
                 receiver.stop()
         finally:
@@ -83,10 +92,23 @@ class PubSubSource:
 
 
 class PubSubStream(BatchingStream):
-    """A connection that is subscribed to both patterns. Construction waits for that."""
+    """A connection that is subscribed to both patterns. Construction waits for that.
 
-    def __init__(self, receiver: Receiver, pings: Pings, server: ServerInfo) -> None:
+    A subscription goes on when its server becomes the replica of another, and then has what is
+    published there. ``watch`` finds that, and ends the stream.
+    """
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        pings: Pings,
+        server: ServerInfo,
+        identity: ServerIdentity,
+        watch: ServerWatch,
+    ) -> None:
         super().__init__(receiver)
+        self._identity = identity
+        self._watch = watch
         self._pings = pings
         self._parser = SubscriptionParser()
         self._subscribed_patterns: set[bytes] = set()
@@ -101,6 +123,7 @@ class PubSubStream(BatchingStream):
             captured_from=self._subscribed_at,
             server_run_id=server.run_id,
             server_started_at=server.started_at,
+            server=identity,
         )
 
     def _request_final_checkpoint(self) -> None:
@@ -114,6 +137,8 @@ class PubSubStream(BatchingStream):
         return batch
 
     def _process(self, chunk: tuple[int, bytes] | None) -> None:
+        if self._subscribed_at is not None:
+            self._check_history()
         if chunk is None:
             return
         received_at, data = chunk
@@ -125,6 +150,14 @@ class PubSubStream(BatchingStream):
             self._handle_reply(received_at, reply)
         if self._messages and self._subscribed_at is None:
             raise SourceLost("disconnected", "Redis sent a message before the subscription")
+
+    def _check_history(self) -> None:
+        """Raise SourceLost when the server has become a replica, or begun another history."""
+        watched = self._watch.latest
+        if watched is None or watched.identity.run_id != self._identity.run_id:
+            return
+        if is_other_history(self._identity, watched.identity):
+            raise SourceLost("failover", "the server began another history")
 
     def _handle_reply(self, received_at: int, reply: Reply) -> None:
         """Handle a reply that isn't a message. An unexpected one ends the subscription."""

@@ -41,6 +41,12 @@ class Endpoint:
     url: str = field(repr=False)
     by_sentinels: bool = False
 
+    @property
+    def shown_address(self) -> str:
+        """Host and port, or the path of the socket: for messages, without the login."""
+        parts = urlsplit(self.url)
+        return parts.netloc.rpartition("@")[2] or parts.path
+
     def new_connection(
         self, *, timeout_seconds: float = CONNECT_TIMEOUT_SECONDS
     ) -> AbstractConnection:

@@ -21,6 +21,7 @@ from redis.exceptions import (
 )
 
 from accounting.capture.source import SourceLost
+from accounting.domain.server_identity import ServerIdentity, cluster_node_ids, valid_id
 
 REPLICA_FIELD: Final = re.compile(rb"slave\d+")
 """INFO's field for one replica: ``ip=...,port=...,state=...,offset=...,lag=...``"""
@@ -35,7 +36,8 @@ class ServerInfo:
     ``replication_id``. ``failover_state`` is ``no-failover`` unless the server executes FAILOVER;
     ``master_port`` is that of its own master. A collector is a replica at port 0, and
     ``has_real_replica`` says whether there is another one. ``is_shutting_down``: the server waits
-    for its replicas before it exits.
+    for its replicas before it exits. ``previous_replication_id``: of the history that its own one
+    continues. ``node_ids``: of the nodes of its cluster, where this user may ask for them.
     """
 
     read_at: int
@@ -49,6 +51,19 @@ class ServerInfo:
     master_port: str = ""
     has_real_replica: bool = False
     is_shutting_down: bool = False
+    previous_replication_id: str = ""
+    node_ids: tuple[str, ...] = ()
+
+    def identity(self, address: str = "") -> ServerIdentity:
+        """What tells this server from others."""
+        return ServerIdentity(
+            address=address,
+            run_id=valid_id(self.run_id or ""),
+            replication_id=valid_id(self.replication_id or ""),
+            previous_replication_id=valid_id(self.previous_replication_id),
+            node_ids=self.node_ids,
+            is_replica=self.role == "slave",
+        )
 
 
 MAX_FIELD_BYTES: Final = 64
@@ -148,6 +163,7 @@ def read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -
         value: bytes = info.get(name, b"")
         return value[:MAX_FIELD_BYTES].decode("ascii", "replace")
 
+    is_cluster = "cluster" in (field_text(b"redis_mode"), field_text(b"server_mode"))
     uptime = field_text(b"uptime_in_seconds")
     offset = field_text(b"master_repl_offset")
     return ServerInfo(
@@ -155,7 +171,7 @@ def read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -
         run_id=field_text(b"run_id") or None,
         started_at=asked_at - int(uptime) * 1_000_000 if uptime.isdigit() else None,
         role=field_text(b"role"),
-        is_cluster="cluster" in (field_text(b"redis_mode"), field_text(b"server_mode")),
+        is_cluster=is_cluster,
         replication_id=field_text(b"master_replid") or None,
         replication_offset=int(offset) if offset.isdigit() else 0,
         failover_state=field_text(b"master_failover_state"),
@@ -165,7 +181,17 @@ def read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -
             for name, value in info.items()
         ),
         is_shutting_down=b"shutdown_in_milliseconds" in info,
+        previous_replication_id=field_text(b"master_replid2"),
+        node_ids=_read_node_ids(connection) if is_cluster else (),
     )
+
+
+def _read_node_ids(connection: AbstractConnection) -> tuple[str, ...]:
+    with suppress(ResponseError):
+        reply = execute_command(connection, "CLUSTER", "NODES")
+        if isinstance(reply, bytes):
+            return cluster_node_ids(reply.decode("ascii", "replace").splitlines())
+    return ()
 
 
 def try_read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -> ServerInfo:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from threading import Event
 from typing import Final
 
@@ -27,6 +28,7 @@ from accounting.capture.replication.protocol import (
 )
 from accounting.capture.source import Attachment, NoReply, SourceLost, SourceRefused
 from accounting.capture.spool.records import ResumePoint, SpoolState
+from accounting.domain.server_identity import valid_id
 
 MAX_SILENCE_SECONDS: Final = 60.0
 """Redis sends a newline every second while it makes a snapshot, later a PING every ten seconds."""
@@ -139,9 +141,13 @@ def feed_reply(reply: PsyncReply, data: bytes) -> bytes:
 
 
 def make_attachment(
-    reply: PsyncReply, requested: ResumePoint | None, server: ServerInfo, replied_at: int
+    reply: PsyncReply,
+    requested: ResumePoint | None,
+    server: ServerInfo,
+    replied_at: int,
+    address: str,
 ) -> Attachment:
-    """Where the stream begins, by the reply to PSYNC."""
+    """Where the stream begins, by the reply to PSYNC. ``address`` is the server's, to be shown."""
     continued = False
     match reply.outcome:
         case Continued(replication_id) if requested is not None:
@@ -164,6 +170,10 @@ def make_attachment(
         server_started_at=server.started_at,
         resume_point=resume_point,
         continued=continued,
+        # INFO was read before PSYNC: the first replica of a server gives it a history of its own.
+        server=replace(
+            server.identity(address), replication_id=valid_id(resume_point.replication_id)
+        ),
     )
 
 

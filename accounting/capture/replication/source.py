@@ -79,7 +79,9 @@ class ReplicationSource:
             try:
                 reply = PsyncReply()
                 replied_at, stream_bytes = await_psync_reply(receiver, reply, stop)
-                attachment = make_attachment(reply, resume_point, server, replied_at)
+                attachment = make_attachment(
+                    reply, resume_point, server, replied_at, endpoint.shown_address
+                )
                 assert attachment.resume_point is not None
                 poller = OffsetPoller(
                     poll_connection,

@@ -57,7 +57,8 @@ CREATE TABLE epochs (
     epoch INTEGER PRIMARY KEY,
     token TEXT NOT NULL UNIQUE,
     began_at INTEGER NOT NULL,
-    cause TEXT NOT NULL
+    cause TEXT NOT NULL,
+    server TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE messages (
     epoch INTEGER NOT NULL,
@@ -272,7 +273,7 @@ class SpoolFile:
         run(f"PRAGMA application_id = {APPLICATION_ID}")
         run(f"PRAGMA user_version = {FORMAT_VERSION}")
         run(
-            "INSERT INTO epochs VALUES (1, ?, ?, 'first')",
+            "INSERT INTO epochs (epoch, token, began_at, cause) VALUES (1, ?, ?, 'first')",
             (secrets.token_hex(16), self._clock()),
         )
         run(

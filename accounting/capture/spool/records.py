@@ -6,6 +6,8 @@ All times are whole microseconds since the Unix epoch, UTC.
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Self
 
+from accounting.domain.server_identity import UNKNOWN_SERVER, ServerIdentity
+
 Message = tuple[int, int, bytes, bytes]
 """received_at, database, channel, payload"""
 
@@ -72,12 +74,16 @@ class RawKeySighting(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """A run of rising positions; ``token`` names it outside this file."""
+    """A run of rising positions; ``token`` names it outside this file.
+
+    ``server``: the one that it was captured from, empty when that is not known.
+    """
 
     number: int
     token: str
     started_at: int
     cause: str
+    server: ServerIdentity = UNKNOWN_SERVER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

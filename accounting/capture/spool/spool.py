@@ -19,6 +19,7 @@ from accounting.capture.spool.records import (
     SpooledRow,
     SpoolState,
 )
+from accounting.domain.server_identity import ServerIdentity
 
 MAX_PLACE: Final = (1 << 62, 0)
 """An (epoch, position) after all others."""
@@ -201,6 +202,19 @@ class Spool(SpoolFile):
                 self.execute(statement, values)
         return cursor.rowcount
 
+    def set_server(self, server: ServerIdentity) -> None:
+        """Record the server that the current epoch is captured from."""
+        with self.transaction():
+            self.execute(
+                "UPDATE epochs SET server = ? WHERE epoch = (SELECT captured_epoch FROM spool)",
+                (server.to_text(),),
+            )
+
+    def set_source(self, source: str) -> None:
+        """Record the new name of a source that was renamed."""
+        with self.transaction():
+            self.execute("UPDATE spool SET source = ?", (source,))
+
     def set_server_run_id(self, run_id: str) -> None:
         """Record the run id of the Redis that is captured from."""
         with self.transaction():
@@ -285,6 +299,13 @@ class Spool(SpoolFile):
             )
         return token
 
+    def discard_epoch(self, epoch: int) -> None:
+        """Delete the messages and sightings of an epoch that must not be loaded."""
+        with self.transaction():
+            self.execute("DELETE FROM messages WHERE epoch = ?", (epoch,))
+            self.execute("DELETE FROM sightings WHERE epoch = ?", (epoch,))
+            self.execute("UPDATE epochs SET server = '' WHERE epoch = ?", (epoch,))
+
     def position_at(self, epoch: int, received_at: int) -> int:
         """The last position of an epoch that was received at that time or before; 0 for none."""
         (position,) = self.fetch_one(
@@ -329,10 +350,18 @@ class Spool(SpoolFile):
 
     def epochs(self) -> list[Epoch]:
         """All epochs of this file, in order."""
-        rows = self.fetch_all("SELECT epoch, token, began_at, cause FROM epochs ORDER BY epoch")
+        rows = self.fetch_all(
+            "SELECT epoch, token, began_at, cause, server FROM epochs ORDER BY epoch"
+        )
         return [
-            Epoch(number=number, token=token, started_at=started_at, cause=cause)
-            for number, token, started_at, cause in rows
+            Epoch(
+                number=number,
+                token=token,
+                started_at=started_at,
+                cause=cause,
+                server=ServerIdentity.from_text(server),
+            )
+            for number, token, started_at, cause, server in rows
         ]
 
     def gaps(self, after: int = 0) -> list[Gap]:

@@ -54,6 +54,9 @@ from accounting.db.schema.sessions import (
 from accounting.db.schema.sources import (
     capture_gaps,
     epochs,
+    former_source_names,
+    source_conflicts,
+    source_histories,
     source_leases,
     sources,
 )
@@ -83,6 +86,7 @@ __all__ = [
     "feed_outbox",
     "finalized_sessions",
     "fold_watermarks",
+    "former_source_names",
     "installation",
     "job_runs",
     "key_sightings",
@@ -105,6 +109,8 @@ __all__ = [
     "session_usage",
     "sessions",
     "settle_watermarks",
+    "source_conflicts",
+    "source_histories",
     "source_leases",
     "sources",
     "statements",

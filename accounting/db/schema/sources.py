@@ -46,6 +46,38 @@ source_leases = Table(
     Column("renewed_at", timestamp, nullable=False),
     Column("expires_at", timestamp, nullable=False),
     Column("clock_ahead_seconds", Double),
+    Column("server", Text, nullable=False, server_default=text("''")),
+    Column("server_seen_at", timestamp),
+)
+
+former_source_names = Table(
+    "former_source_names",
+    metadata,
+    Column("former_name", Text, primary_key=True),
+    Column("source_id", SmallInteger, nullable=False),
+    Column("renamed_at", timestamp, nullable=False, server_default=text("clock_timestamp()")),
+)
+
+source_histories = Table(
+    "source_histories",
+    metadata,
+    Column("history", Text, primary_key=True),
+    Column("source_id", SmallInteger, nullable=False),
+    Column("claimed_at", timestamp, nullable=False, server_default=text("clock_timestamp()")),
+    Index("source_histories_by_source", "source_id", "claimed_at"),
+)
+
+source_conflicts = Table(
+    "source_conflicts",
+    metadata,
+    Column("conflict_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("source_id", SmallInteger, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("server", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("from_at", timestamp, nullable=False),
+    Column("last_seen_at", timestamp, nullable=False),
+    UniqueConstraint("source_id", "holder", name="conflict_is_recorded_once"),
 )
 
 epochs = Table(

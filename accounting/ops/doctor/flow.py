@@ -14,6 +14,7 @@ from accounting.ops.monitoring.health import (
     database_problems,
     describe_offset,
     format_duration,
+    identity_problems,
     silence_warnings,
 )
 from accounting.ops.monitoring.snapshot import Snapshot
@@ -137,11 +138,11 @@ def _check_other_sources(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _check_notices(database: DatabaseStatus) -> Iterator[Finding]:
+    for problem in identity_problems(database):
+        observed, _, advice = problem.rpartition(": ")
+        yield error(COMPONENT, "identity", observed, advice)
     for source, is_error, notice in database.notices:
-        if is_error:
-            observed, _, advice = f"source {source!r}: {notice}".rpartition(": ")
-            yield error(COMPONENT, "sources", observed, advice)
-        else:
+        if not is_error:
             yield ok(COMPONENT, "sources", f"source {source!r} {notice}")
 
 

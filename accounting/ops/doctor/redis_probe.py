@@ -16,6 +16,7 @@ from accounting.capture.pubsub.protocol import CHANNEL_PATTERNS
 from accounting.capture.redis.address import Endpoint, parse_address
 from accounting.capture.redis.connection import connect, execute_command, to_source_lost
 from accounting.capture.source import SourceLost
+from accounting.domain.server_identity import ServerIdentity, valid_id
 from accounting.ops.doctor.clock import ClockOffset, measure_clock
 from accounting.ops.doctor.redis_server import RedisFacts, Unreachable
 
@@ -108,6 +109,12 @@ def _read_facts(
         refused=refused,
         settings=settings,
         stream_bytes_per_second=rate,
+        identity=ServerIdentity(
+            address=address.rpartition("@")[2].rpartition("//")[2],
+            run_id=valid_id(info.get("run_id", "")),
+            replication_id=valid_id(before.get("master_replid", "")),
+            previous_replication_id=valid_id(before.get("master_replid2", "")),
+        ),
     )
     return facts, clock_offset
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from accounting.capture.pubsub.protocol import CHANNEL_PATTERNS
+from accounting.domain.server_identity import UNKNOWN_SERVER, ServerIdentity
 from accounting.ops.doctor.findings import Finding, error, format_bytes, ok, warning
 
 CaptureMode = Literal["auto", "replication", "subscribe"]
@@ -45,6 +46,7 @@ class RedisFacts:
     refused: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     stream_bytes_per_second: float | None = None
+    identity: ServerIdentity = UNKNOWN_SERVER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +163,7 @@ def _check_mode(facts: RedisFacts, mode: CaptureMode) -> Finding:
 
 def _check_rights(facts: RedisFacts) -> Iterator[Finding]:
     consequences = {
-        "INFO": "a restart of Redis can't be seen",
+        "INFO": "a restart of Redis can't be seen, nor a second source name for this Redis",
         "SCAN": "after a gap no status key can confirm a session",
         "OBJECT": "after a gap no status key can confirm a session",
         "SELECT": "after a gap no status key in another database than 0 can confirm a session",

@@ -19,6 +19,7 @@ from accounting.ops.doctor.postgres_facts import read_postgres_facts, read_serve
 from accounting.ops.doctor.postgres_server import check_postgres
 from accounting.ops.doctor.redis_probe import probe_redis
 from accounting.ops.doctor.redis_server import Unreachable, check_redis
+from accounting.ops.doctor.source_identity import check_identity
 from accounting.ops.doctor.spool_file import check_spool, probe_spool
 from accounting.ops.doctor.time_zones import check_time_zones
 from accounting.ops.monitoring.snapshot import Snapshot, SnapshotReader
@@ -32,13 +33,15 @@ def examine(
     """Examine everything; yield findings as they come. A URL is None where no server runs."""
     with SnapshotReader(settings, lambda: database_url) as reader:
         snapshot = reader.read()
-    yield from _examine_redis(settings, redis_url, snapshot)
+    yield from _examine_redis(settings, redis_url, snapshot, database_url)
     yield from check_spool(snapshot, probe_spool(snapshot))
     yield from _examine_postgres(settings, database_url)
     yield from check_flow(snapshot)
 
 
-def _examine_redis(settings: Settings, url: str | None, snapshot: Snapshot) -> Iterator[Finding]:
+def _examine_redis(
+    settings: Settings, url: str | None, snapshot: Snapshot, database_url: str | None
+) -> Iterator[Finding]:
     if url is None:
         yield error(
             "redis",
@@ -53,6 +56,8 @@ def _examine_redis(settings: Settings, url: str | None, snapshot: Snapshot) -> I
     yield from check_redis(facts, mode=settings.capture, live_sessions=live_sessions)
     if not isinstance(facts, Unreachable):
         yield check_clock("redis", clock_offset)
+        if snapshot.database is not None and snapshot.database.is_at_head and database_url:
+            yield from check_identity(database_url, settings.source, facts.identity)
 
 
 def _examine_time_zones(engine: Engine, settings: Settings) -> list[Finding]:

@@ -48,6 +48,8 @@ def evaluate(snapshot: Snapshot, *, captures: bool) -> Health:
     warnings = list(clock_warnings(snapshot))
     if snapshot.database is not None:
         problems += database_problems(snapshot.database)
+        if snapshot.database.is_at_head:
+            problems += identity_problems(snapshot.database)
         warnings += silence_warnings(snapshot.database.silent_threads, snapshot.taken_at)
     return Health(problems=tuple(problems), warnings=tuple(warnings))
 
@@ -142,6 +144,13 @@ def describe_offset(ahead_seconds: float) -> str:
     size = abs(ahead_seconds)
     text = f"{size:.2f} s" if size < 120 else format_duration(size)
     return f"the clock of its collector's machine is {text} {side} the database's"
+
+
+def identity_problems(database: DatabaseStatus) -> Iterator[str]:
+    """A sentence for each collector that was refused: two names for one Redis, or the reverse."""
+    for name, is_error, notice in database.notices:
+        if is_error:
+            yield f"source {name!r}: {notice}"
 
 
 def silence_warnings(silent_threads: Sequence[SilentThread], now: int) -> Iterator[str]:

@@ -158,6 +158,21 @@ def _stage_metrics(database: DatabaseStatus) -> Iterator[Metric]:
         "host",
     )
     yield _gauge(
+        "source_conflicts",
+        "Collectors that were refused: a second name on this source's Redis, or a second Redis.",
+        (
+            (
+                source.source,
+                sum(
+                    notice.is_error and notice.source == source.source
+                    for notice in database.notices
+                ),
+            )
+            for source in database.sources
+        ),
+        "source",
+    )
+    yield _gauge(
         "silent_relay_threads",
         "Relay threads of coturn without reports although their allocations expired.",
         (
