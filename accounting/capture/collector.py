@@ -79,7 +79,7 @@ def run_collector(
 
 
 def redis_address(settings: Settings) -> ReloadedAddress:
-    """The Redis to capture from; its secret is read again. Raises ConfigurationError without one."""
+    """The Redis to capture from, with its secret read again. Raises ConfigurationError."""
     if settings.redis_url is None:
         raise ConfigurationError(
             "ACCOUNTING_REDIS_URL is not set: expected the Redis that coturn publishes to"
