@@ -146,7 +146,8 @@ GRANT EXECUTE ON FUNCTION reporting.feed_history(bigint)
 -- login may have only so many.
 -- lock_timeout: another login may have inserted the same name in a transaction that does not end.
 CREATE FUNCTION reporting.feed_cursor(consumer text) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
+AS $$
 DECLARE
     owner_login text;
     current_seq bigint;
@@ -154,8 +155,10 @@ BEGIN
     SELECT c.login, c.seq INTO owner_login, current_seq
     FROM accounting.feed_consumers c WHERE c.consumer = feed_cursor.consumer;
     IF NOT FOUND THEN
-        IF (SELECT count(*) FROM accounting.feed_consumers c WHERE c.login = session_user) >= 100 THEN
-            RAISE EXCEPTION 'the login % has 100 consumers of the feed already', session_user
+        IF 1000 <= (
+            SELECT count(*) FROM accounting.feed_consumers c WHERE c.login = session_user
+        ) THEN
+            RAISE EXCEPTION 'the login % has 1000 consumers of the feed already', session_user
                 USING ERRCODE = 'program_limit_exceeded';
         END IF;
         INSERT INTO accounting.feed_consumers AS c (consumer, login)

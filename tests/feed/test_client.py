@@ -213,15 +213,15 @@ def test_a_login_has_a_limited_number_of_consumers_with_short_names(
 ) -> None:
     with psycopg.connect(books.url(READER)) as connection:
         connection.execute(
-            "SELECT reporting.feed_cursor('c' || number) FROM generate_series(1, 100) number"
+            "SELECT reporting.feed_cursor('c' || number) FROM generate_series(1, 1000) number"
         )
-    assert handle(feed, "c100") == []
-    with pytest.raises(UsageError, match="100 consumers"):
-        handle(feed, "c101")
+    assert handle(feed, "c1000") == []
+    with pytest.raises(UsageError, match="1000 consumers"):
+        handle(feed, "c1001")
     with pytest.raises(UsageError, match="1 to 200"), Feed(books.url(WRITER)) as other:
         handle(other, "c" * 201)
     with Feed(books.url(WRITER)) as other:
-        assert handle(other, "c101") == []
+        assert handle(other, "c1001") == []
 
 
 def test_a_rotated_password_is_reloaded(books: Books, login: PasswordLogin) -> None:
