@@ -1,9 +1,9 @@
 """Run the invoicer many times, killed one line of code later each time, then restarted to its end.
 
-    python -m tests.support.killed_invoicer INVOICER URL DIRECTORY
+    python -m tests.support.killed_invoicer INVOICER URL DIRECTORY OWNER_URL
 
-Each run has its own directory and consumer. Prints the number of kills. This process has one
-thread, so that it can fork.
+Each run has its own directory, and a consumer that is removed afterwards. Prints the number of
+kills, and how far the consumers came. This process has one thread, so that it can fork.
 """
 
 import importlib.util
@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, Final
+
+import psycopg
 
 KILLED_EXIT_CODE: Final = 9
 CURSOR_FUNCTIONS: Final = ("consume", "_consume", "_advance")
@@ -76,10 +78,22 @@ def run_in_child(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def main(path: str, url: str, directory: Path) -> None:
+def remove_consumer(connection: psycopg.Connection, name: str) -> int:
+    """Remove a consumer; returns its cursor."""
+    row = connection.execute(
+        "DELETE FROM accounting.feed_consumers WHERE consumer = %s RETURNING seq", [name]
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def main(path: str, url: str, directory: Path, owner_url: str) -> None:
     invoicer = load_module(path)
     client_path = str(sys.modules["accounting.feed.client"].__file__)
     kill_count = 0
+    cursors = set[int]()
+    # The children inherit the connection and don't touch it.
+    connection = psycopg.connect(owner_url, autocommit=True)
     while True:
         line_number = kill_count + 1
         name = f"{line_number:05d}"
@@ -92,13 +106,16 @@ def main(path: str, url: str, directory: Path) -> None:
             run()
 
         code = run_in_child(run_until_line)
+        if code != 0:
+            assert code == KILLED_EXIT_CODE, code
+            assert run_in_child(run) == 0
+            kill_count += 1
+        cursors.add(remove_consumer(connection, name))
         if code == 0:
             break
-        assert code == KILLED_EXIT_CODE, code
-        assert run_in_child(run) == 0
-        kill_count += 1
-    sys.stdout.write(f"{kill_count}\n")
+    connection.close()
+    sys.stdout.write(f"{kill_count} {cursors}\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4])
