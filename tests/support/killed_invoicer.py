@@ -19,10 +19,11 @@ from typing import Any, Final
 import psycopg
 
 KILLED_EXIT_CODE: Final = 9
-CURSOR_FUNCTIONS: Final = ("consume", "_consume", "_advance")
+CURSOR_FUNCTIONS: Final = ("_consume", "_advance")
 """Functions of the feed client that move the cursor."""
 MAX_COUNT_PER_LINE: Final = 2
-"""Further passes over a line, in a loop, are like the second."""
+"""Further passes over a line of the invoicer, in a loop, are like the second."""
+MAX_COUNT_PER_CLIENT_LINE: Final = 1
 
 
 def load_module(path: str) -> ModuleType:
@@ -52,7 +53,9 @@ def exit_at_line(
         ):
             return None
         location = (code.co_filename, frame.f_lineno)
-        if event == "line" and passes[location] < MAX_COUNT_PER_LINE:
+        is_client = code.co_filename == client_path
+        max_count = MAX_COUNT_PER_CLIENT_LINE if is_client else MAX_COUNT_PER_LINE
+        if event == "line" and passes[location] < max_count:
             passes[location] += 1
             lines_left -= 1
             if lines_left == 0:
