@@ -37,7 +37,9 @@ BATCH: Final = 100_000
 """The most messages that one transaction loads."""
 
 CORRECTION_TIMEOUT_SECONDS: Final = 60.0
-"""How long times that are unconfirmed or later than now wait for the collector's correction."""
+"""How long times that are unconfirmed or later than now wait for the collector's correction.
+
+Or twice the lease, which has time for several comparisons of the clocks, if that is longer."""
 
 
 @dataclass(slots=True)
@@ -88,13 +90,13 @@ class Loader:
             return 0
         with lost_connections(), self.engine.begin() as connection:
             source = source_queries.lock_source(connection, state.source, state.mode or "subscribe")
-            collector_lives = check_lease(connection, source, self.spool)
+            check_lease(connection, source, self.spool)
             if (source.epoch, source.position) != self._expected_position:
                 self._clear_caches()
             # Read under the lock of the source, when no other loader works on the spool, and before
             # the messages, so that these include everything that the state counts as captured.
             now = to_micros(database_now(connection))
-            state, latest = self._confirm_times(now, collector_lives=collector_lives)
+            state, latest = self._confirm_times(now)
             gaps = self._new_gaps(latest)
             refused = refused_epoch(connection, self.spool, source, state, self._claimed)
             epoch_numbers, start = find_load_position(connection, self.spool, source, now)
@@ -144,12 +146,11 @@ class Loader:
         self.spool.mark_loaded(encoder.last.origin.epoch, encoder.last.position)
         return encoder.message_count
 
-    def _confirm_times(self, now: int, *, collector_lives: bool) -> tuple[SpoolState, int]:
+    def _confirm_times(self, now: int) -> tuple[SpoolState, int]:
         """The spool's state, and the latest time that may be loaded now. Times in microseconds.
 
         Times that are not confirmed, or later than the database's now, wait for the collector. What
-        it doesn't correct in time, or can't because it has ended, becomes an estimate, at the
-        latest now.
+        it doesn't correct in time becomes an estimate, at the latest now.
         """
         state, latest = self.spool.state(), now + CLOCK_TOLERANCE_SECONDS * 1_000_000
         if state.unconfirmed_from is None and state.newest_at <= latest:
@@ -158,8 +159,9 @@ class Loader:
         if self._held_back_since is None:
             self._held_back_since = time.monotonic()
         waited_seconds = time.monotonic() - self._held_back_since
+        timeout_seconds = max(CORRECTION_TIMEOUT_SECONDS, 2 * self.lease_seconds)
         confirmed_until = latest if state.unconfirmed_from is None else state.unconfirmed_from
-        if collector_lives and waited_seconds < CORRECTION_TIMEOUT_SECONDS:
+        if waited_seconds < timeout_seconds:
             return state, min(latest, confirmed_until)
         self.spool.shift_times(0, after=min(now, confirmed_until), latest=now)
         return self.spool.state(), latest

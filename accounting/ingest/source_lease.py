@@ -62,15 +62,13 @@ def lease_holder(spool_path: Path) -> str:
     return f"{this_host()} {spool_path}"
 
 
-def check_lease(connection: Connection, source: SourceRow, spool: Spool) -> bool:
-    """Whether the spool's collector has the lease. Raises LeaseHeld when another one has it.
+def check_lease(connection: Connection, source: SourceRow, spool: Spool) -> None:
+    """Raise LeaseHeld when another collector has the lease of the source.
 
     Does not renew the lease: the loader may be running although its collector hangs.
     """
-    lease = lease_queries.valid_lease(connection, source.source_id)
-    if lease is not None and lease.holder != lease_holder(spool.path):
-        _raise_if_held(source, lease)
-    return lease is not None
+    holder = lease_holder(spool.path)
+    _raise_if_held(source, lease_queries.lease_of_other(connection, source.source_id, holder))
 
 
 def _raise_if_held(

@@ -12,6 +12,7 @@ import redis
 from accounting.capture.clock import wall_clock
 from accounting.capture.spool.status import read_status
 from accounting.domain.calendar import to_micros
+from tests.support import clocked_collector
 from tests.support.books import Books, channel, cloned_database, status_payload
 from tests.support.collectors import PROMPT_SYNC
 from tests.support.servers import PostgresServer, ValkeyServer
@@ -42,15 +43,12 @@ class Site:
             "ACCOUNTING_REDIS_URL": self.valkey.url,
             "ACCOUNTING_CAPTURE": capture,
             "ACCOUNTING_LEASE_SECONDS": "1.2",
+            "FIRST_ANSWER_TIMEOUT_SECONDS": "0.2",
         }
-        module = "tests.support.clocked_collector"
-        return Service("collect", self.directory, settings, module=module)
+        return Service("collect", self.directory, settings, module=clocked_collector.MODULE)
 
     def set_clock(self, error: int) -> None:
-        self.directory.mkdir(exist_ok=True)
-        partial = self.directory / "clock.partial"
-        partial.write_text(str(error))
-        partial.rename(self.directory / "clock")
+        clocked_collector.set_clock(self.directory, error)
 
     def publish(self, word: str) -> None:
         before = wall_clock()
@@ -114,12 +112,13 @@ def test_what_a_killed_collector_stored_under_a_wrong_clock_is_corrected_by_the_
         site.publish("new")
         killed.wait_for(lambda: is_spooled(site, 1))
         killed.stop(signal.SIGKILL)
-    set_allowed(site.books, connections=True)
     with site.collector(0, "replication") as collector:
         collector.wait_for(lambda: collector.events("capturing again where it had stopped"))
         site.publish("refreshed")
+        collector.wait_for(lambda: is_spooled(site, 2))
+        set_allowed(site.books, connections=True)
         collector.wait_for(lambda: len(site.events()) == 2)
-    assert site.events()[0]["time_estimated"]
+    assert [row["time_estimated"] for row in site.events()] == [True, True]
     site.assert_times_are_true()
     assert site.books.rows("capture_gaps") == []
 
