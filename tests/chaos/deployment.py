@@ -26,6 +26,7 @@ from accounting.db import migrations
 from accounting.db.engine import open_engine
 from tests.chaos.faulty_proxy import FaultyProxy
 from tests.chaos.publisher import Publisher
+from tests.support import clocked_collector
 from tests.support.books import WRITER
 from tests.support.servers import ADDRESS, PostgresServer, RedisServer, ValkeyServer
 from tests.support.service import Service, descendants
@@ -72,6 +73,7 @@ class Machine:
     service: Service | None = None
     is_held_down: bool = False
     starts: int = 0
+    module: str = "accounting"
     _next: float = 0.0
 
     def restart_if_exited(self) -> None:
@@ -81,7 +83,7 @@ class Machine:
         if self.service is not None:
             self.service, self._next = None, time.monotonic() + 0.2
         if not self.is_held_down and time.monotonic() >= self._next:
-            self.service = Service(self.command, self.directory, self.settings)
+            self.service = Service(self.command, self.directory, self.settings, module=self.module)
             self.starts += 1
 
     def pid(self, part: str = "") -> int:
@@ -293,7 +295,11 @@ def running_deployment(
                 wire = stack.enter_context(FaultyProxy(lambda: connect_tcp(deployment.master.port)))
                 settings["ACCOUNTING_REDIS_URL"] = f"redis://{ADDRESS}:{wire.port}/0"
             home = directory / name
-            return Machine(name, command, home, settings, database, wire)
+            made = Machine(name, command, home, settings, database, wire)
+            if command == "collect":
+                made.module = clocked_collector.MODULE
+                clocked_collector.set_clock(home, 0)
+            return made
 
         names = ["first", "second"] if capture == "replication" else ["first"]
         collectors = [machine(name, "collect") for name in names]

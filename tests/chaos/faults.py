@@ -15,6 +15,7 @@ from typing import Final
 
 from tests.chaos.deployment import BACKLOG_BYTES, REDIS, UNLIMITED, Deployment, Machine, send_signal
 from tests.chaos.faulty_proxy import CommitLoss
+from tests.support import clocked_collector
 from tests.support.servers import ADDRESS, RedisServer
 from tests.support.service import arguments, descendants
 
@@ -22,6 +23,8 @@ Step = float | Callable[[], object]
 Fault = Callable[[Deployment, float], Iterator[Step]]
 SMALL_BACKLOG_BYTES: Final = 1 << 14
 OVERRUN_BYTES: Final = 1 << 16
+WRONG_CLOCKS: Final = (32 * 86_400_000_000, -3_600_000_000, 3_600_000_000, 10_000_000)
+"""Microseconds."""
 
 
 class Costs(Enum):
@@ -97,6 +100,19 @@ def hang_loader(deployment: Deployment, seconds: float) -> Iterator[Step]:
 @fault_kind("scheduler")
 def hang_scheduler(deployment: Deployment, seconds: float) -> Iterator[Step]:
     yield from stop_processes([deployment.scheduler.pid()], seconds)
+
+
+# -- clocks
+
+
+@fault_kind("clock", weight=3)
+def set_a_wrong_clock(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    """On the machine that collects; a collector that starts meanwhile finds it wrong."""
+    machine = deployment.leader
+    error = WRONG_CLOCKS[int(seconds * 1000) % len(WRONG_CLOCKS)]
+    clocked_collector.set_clock(machine.directory, error)
+    yield seconds
+    clocked_collector.set_clock(machine.directory, 0)
 
 
 # -- Postgres
