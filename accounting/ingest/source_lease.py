@@ -67,8 +67,9 @@ def check_lease(connection: Connection, source: SourceRow, spool: Spool) -> None
 
     Does not renew the lease: the loader may be running although its collector hangs.
     """
-    holder = lease_holder(spool.path)
-    _raise_if_held(source, lease_queries.lease_of_other(connection, source.source_id, holder))
+    lease = lease_queries.valid_lease(connection, source.source_id)
+    if lease is not None and lease.holder != lease_holder(spool.path):
+        _raise_if_held(source, lease)
 
 
 def _raise_if_held(

@@ -77,10 +77,9 @@ def acquire(
     return lease
 
 
-def lease_of_other(connection: Connection, source_id: int, holder: str) -> Lease | None:
-    """The lease of a source if another collector has it, else None. Renews nothing."""
-    lease = _lease(connection, source_id, source_leases.c.expires_at >= func.clock_timestamp())
-    return None if lease is None or lease.holder == holder else lease
+def valid_lease(connection: Connection, source_id: int) -> Lease | None:
+    """The lease of a source; None when it has expired or was released. Renews nothing."""
+    return _lease(connection, source_id, source_leases.c.expires_at >= func.clock_timestamp())
 
 
 def _lease(
