@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,16 @@ def _files_below(directory: Path) -> Iterator[Path]:
 
 def sources(*packages: str) -> Iterator[tuple[str, ast.Module]]:
     for package in packages:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            yield str(path.relative_to(ROOT)), ast.parse(path.read_bytes())
+        yield from parsed_package(package)
+
+
+@cache
+def parsed_package(package: str) -> list[tuple[str, ast.Module]]:
+    """The modules of a directory: most tests read the same ones."""
+    return [
+        (str(path.relative_to(ROOT)), ast.parse(path.read_bytes()))
+        for path in sorted((ROOT / package).rglob("*.py"))
+    ]
 
 
 def imported_modules(tree: ast.Module) -> Iterator[str]:
@@ -187,12 +196,20 @@ def test_tests_use_real_servers_and_conditions(rule: str, pattern: re.Pattern[st
 
 
 def test_no_test_imports_from_another_test() -> None:
-    """Builders that several tests use are in ``tests/support``."""
-    imported = re.compile(r"^tests\.(?!support\.|chaos\.)|(^|\.)conftest$")
+    """Builders that several tests use are in ``tests/support``.
+
+    The faults and the histories are programs of their own with a test beside them.
+    """
+    test = re.compile(r"(^|\.)(conftest|test_\w+)$")
+    program = re.compile(r"^tests\.(chaos|histories)(\.|$)")
     found = [
         f"{name}: {module}"
         for name, tree in sources("tests", "benchmarks")
         for module in imported_modules(tree)
-        if imported.search(module) and name != "tests/chaos/__main__.py"
+        if test.search(module)
+        or (
+            re.match(r"tests\.(?!support\.)", module)
+            and not ((match := program.match(module)) and name.startswith(f"tests/{match[1]}/"))
+        )
     ]
     assert found == []
