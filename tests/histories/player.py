@@ -268,6 +268,7 @@ class Player:
         chance = random.Random(stage.order)
         for source in self.sources:
             source.receive_until(stage.until[source.plan.name], chance)
+        self._set_database_clock()
         if stage.runs == "services":
             self._run_services(stage.kills)
             # The schedulers ran these too, but maybe before all was settled.
@@ -279,6 +280,14 @@ class Player:
         for action in stage.actions:
             self._act(action, stage, chance)
             self.check(f"stage {number}, after {action!r}")
+
+    def _set_database_clock(self) -> None:
+        """The database's now is the latest time that a source has captured."""
+        self.query(
+            None,
+            "UPDATE test_clock.clock SET fixed_at = %s RETURNING fixed_at",
+            [moment(max(source.stream.until for source in self.sources))],
+        )
 
     # -- processes
 
@@ -452,6 +461,7 @@ class Player:
         if self.backup is None:
             return
         self._copy_database(f"{self.database}_backup", self.database)
+        self._set_database_clock()
         self.expected.corrections = list(self.backup.corrections)
         self.expected.closed = set(self.backup.closed)
         self.expected.retired = set(self.backup.retired)
