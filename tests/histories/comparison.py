@@ -62,16 +62,17 @@ Views = Mapping[str, Sequence[Row]]
 class Expectation:
     """What the player knows besides the messages.
 
-    ``corrections``: rows of manual adjustments, as far as they are known. ``closed``: the
-    periods that are closed although a source is behind them: without it, or while it was retired.
-    ``reports_kept``: whether no report was dropped.
+    ``now``: of the database. ``corrections``: rows of manual adjustments, as far as they are known.
+    ``closed``: the periods that are closed although a source is behind them: without it, or while
+    it was retired. ``retired``: when, by source. ``reports_kept``: whether no report was dropped.
     """
 
-    calendars: Mapping[bytes, Calendar]
+    calendars: dict[bytes, Calendar]
     streams: Mapping[str, Stream]
+    now: int = 0
     corrections: list[tuple[Any, ...]] = field(default_factory=list)
     closed: set[tuple[str, str]] = field(default_factory=set)
-    retired: set[str] = field(default_factory=set)
+    retired: dict[str, int] = field(default_factory=dict)
     reports_kept: bool = True
 
 
@@ -347,7 +348,6 @@ class _Comparison:
 
         From the first usage to now, or to the one that begins where the last closed one ends.
         """
-        now = max(stream.until for stream in self.expected.streams.values())
         closed_until: dict[str, int] = defaultdict(int)
         for row in self.views["periods"]:
             if row["closed_at"] is not None:
@@ -356,19 +356,17 @@ class _Comparison:
         for realm, calendar in self.expected.calendars.items():
             hours = [bucket.starts_at for of, _, bucket in self.books.hours if of == realm]
             if hours:
-                until = max(now, closed_until[shown(realm)])
+                until = max(self.expected.now, closed_until[shown(realm)])
                 for period in calendar.periods(min(hours), until):
                     found[shown(realm), period.first_day.isoformat()] = (realm, period)
         return found
 
     def _periods(self) -> Iterator[str]:
         expected = self._expected_periods()
+        in_service = self.expected.streams.keys() - self.expected.retired
         settled = min(
-            stream.until
-            for source, stream in self.expected.streams.items()
-            if source not in self.expected.retired
+            [self.expected.now, *(self.expected.streams[source].until for source in in_service)]
         )
-        last = max(stream.until for stream in self.expected.streams.values())
         rows = {(row["realm"], row["period"].isoformat()): row for row in self.views["periods"]}
         earlier_open: dict[str, bool] = defaultdict(bool)
         for (realm, name), (_, period) in sorted(expected.items()):
@@ -386,7 +384,7 @@ class _Comparison:
             if (realm, name) in self.expected.closed:
                 state = {"closed"}
             else:
-                state = {"closing", "open"} if period.ends_at <= last else {"open"}
+                state = {"closing"} if period.ends_at <= self.expected.now else {"open"}
                 earlier_open[realm] = True
             if row["state"] not in state:
                 yield (

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,7 @@ from tests.histories.comparison import (
 )
 from tests.histories.oracle import SECOND, Calendar, Gap, Message, Sighting, Stream, moment, shown
 from tests.histories.plan import CaptureGap, Plan, SourcePlan, Stage
+from tests.histories.rules import changed_rules, random_changes, rule_fields, rule_options
 from tests.support.books import READER, WRITER
 from tests.support.command import start_turn_accounting
 from tests.support.servers import PostgresServer, RedisServer, wait_until
@@ -215,6 +217,8 @@ class Player:
     identities: Identities = field(init=False, default_factory=Identities)
     backup: Expectation | None = field(init=False, default=None)
     worker: BillingWorker = field(init=False, default_factory=BillingWorker)
+    backed_up: dict[str, int] = field(init=False, default_factory=dict)
+    """The messages of each source that are in the backup."""
     since_backup: list[tuple[str, ...]] = field(init=False, default_factory=list)
     """What operators did since the backup, and must do again after a restore."""
     corrections: dict[tuple[str, ...], tuple[Any, ...]] = field(init=False, default_factory=dict)
@@ -238,6 +242,7 @@ class Player:
             {realm: Calendar(rules) for realm, rules in self.plan.rules.items()},
             {source.plan.name: source.stream for source in self.sources},
         )
+        self._set_database_clock()
         self._set_rules()
         try:
             for number, stage in enumerate(self.plan.stages):
@@ -254,21 +259,16 @@ class Player:
                 since = []
                 if rule.holds_from is not None:
                     since = ["--from", local_day(rule.holds_from, rule.time_zone)]
-                self.run(
-                    "realm", "set", shown(realm),
-                    "--time-zone", rule.time_zone,
-                    "--anchor-day", str(rule.anchor_day),
-                    "--grace-seconds", str(rule.grace_seconds),
-                    "--username-rule", rule.username_rule,
-                    "--separator", rule.separator.decode(),
-                    *since,
-                )  # fmt: skip
+                fields = dict(rule_fields(rule))
+                self.run("realm", "set", shown(realm), *rule_options(fields), *since)
 
     def _play_stage(self, number: int, stage: Stage) -> None:
         chance = random.Random(stage.order)
+        loaded = self._message_counts()
         for source in self.sources:
             source.receive_until(stage.until[source.plan.name], chance)
         self._set_database_clock()
+        self._reopen_by_messages(loaded)
         if stage.runs == "services":
             self._run_services(stage.kills)
             # The schedulers ran these too, but maybe before all was settled.
@@ -281,12 +281,24 @@ class Player:
             self._act(action, stage, chance)
             self.check(f"stage {number}, after {action!r}")
 
+    def _message_counts(self) -> dict[str, int]:
+        return {source.plan.name: len(source.stream.messages) for source in self.sources}
+
+    def _reopen_by_messages(self, loaded: Mapping[str, int]) -> None:
+        """A message that is younger than the retirement of its source puts that back in service."""
+        for source in self.sources:
+            retired_at = self.expected.retired.get(source.plan.name)
+            new = source.stream.messages[loaded[source.plan.name] :]
+            if retired_at is not None and new and new[-1].received_at > retired_at:
+                del self.expected.retired[source.plan.name]
+
     def _set_database_clock(self) -> None:
         """The database's now is the latest time that a source has captured."""
+        self.expected.now = max(source.stream.until for source in self.sources)
         self.query(
             None,
             "UPDATE test_clock.clock SET fixed_at = %s RETURNING fixed_at",
-            [moment(max(source.stream.until for source in self.sources))],
+            [moment(self.expected.now)],
         )
 
     # -- processes
@@ -412,7 +424,7 @@ class Player:
             case "rebuild":
                 self.run("rebuild", "--reason", "a history")
             case "retain":
-                self._retain()
+                self._retain(chance)
             case "back up":
                 self._back_up()
             case "restore":
@@ -436,16 +448,19 @@ class Player:
                     self.run(*next(c for c, row in self.corrections.items() if row == again))
             case "refused rule":
                 self._refuse_rule(chance)
+            case "change a rule":
+                self._change_rule(chance)
             case _:
                 raise AssertionError(action)
 
-    def _retain(self) -> None:
-        self.run("job", "run", "retain", report_retention_days="1")
+    def _retain(self, chance: random.Random) -> None:
+        self.run("job", "run", "retain", report_retention_days=str(chance.choice((1, 10, 30))))
         self.expected.reports_kept = False
 
     def _back_up(self) -> None:
         self._copy_database(self.database, f"{self.database}_backup")
         self.backup = deepcopy(self.expected)
+        self.backed_up = self._message_counts()
         self.since_backup.clear()
 
     def _copy_database(self, source: str, target: str) -> None:
@@ -464,7 +479,8 @@ class Player:
         self._set_database_clock()
         self.expected.corrections = list(self.backup.corrections)
         self.expected.closed = set(self.backup.closed)
-        self.expected.retired = set(self.backup.retired)
+        self.expected.retired = dict(self.backup.retired)
+        self._reopen_by_messages(self.backed_up)
         self.expected.reports_kept = self.backup.reports_kept
         self.identities.books_at.clear()
         self._finish_jobs()
@@ -481,9 +497,9 @@ class Player:
             case ("period", "close", realm, period, *_):
                 self.expected.closed.add((realm, period))
             case ("source", "retire", name):
-                self.expected.retired.add(name)
+                self.expected.retired[name] = self.expected.now
             case ("source", "reopen", name):
-                self.expected.retired.discard(name)
+                self.expected.retired.pop(name, None)
 
     def _operate(self, *command: str, codes: Sequence[int] = (0,)) -> None:
         if self.run(*command, codes=codes).code == 0:
@@ -504,10 +520,7 @@ class Player:
         self.run("job", "run", "feed")
 
     def _retire(self, stage: Stage) -> None:
-        """The source that is behind; a source must be left, and periods close without this one.
-
-        Its messages of these histories are older than that, so they leave it retired.
-        """
+        """The source that is behind; a source must be left, and periods close without this one."""
         if not self.expected.retired:
             name = min(stage.until, key=lambda name: stage.until[name])
             self._operate("source", "retire", name)
@@ -554,6 +567,32 @@ class Player:
                 "realm", "set", realm, "--time-zone", "Asia/Tokyo",
                 "--from", str(day.replace(day=1)), codes=(2,),
             )  # fmt: skip
+
+    def _change_rule(self, chance: random.Random) -> None:
+        """A rule begins after all that is accounted, from the next midnight or a later day on.
+
+        A backup follows: a rule that is set again after a restore begins later.
+        """
+        rows = self.query(None, "SELECT DISTINCT realm FROM reporting.realm_usage_daily ORDER BY 1")
+        if not rows:
+            return
+        name = chance.choice(rows)["realm"]
+        realm = next(realm for realm in self.plan.rules if shown(realm) == name)
+        changes = random_changes(chance)
+        day = None
+        if chance.random() < 0.5:
+            day = moment(self.expected.now).date() + timedelta(days=chance.randint(2, 20))
+        rules = self.expected.calendars[realm].rules
+        self.expected.calendars[realm] = Calendar(
+            changed_rules(rules, changes, self.expected.now, day)
+        )
+        self.run(
+            *("realm", "set", name, *rule_options(changes)),
+            *(() if day is None else ("--from", str(day))),
+        )
+        self.identities.books_at.clear()
+        self._run_all("close", "feed")
+        self._back_up()
 
     # -- the books
 
