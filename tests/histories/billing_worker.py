@@ -47,7 +47,11 @@ class BillingWorker:
         """Bill the events that are new; yields what must not be."""
         for event in feed:
             event_id = str(event["event_id"])
-            content = json.dumps([event["type"], event["realm"], event["payload"]], sort_keys=True)
+            payload = dict(event["payload"])
+            if event["type"] == "adjustment.posted" and payload["before"] is None:
+                # One that is repeated after a restore is billed already, with the period of then.
+                del payload["posted_in"]
+            content = json.dumps([event["type"], event["realm"], payload], sort_keys=True)
             if event_id in self.events:
                 if self.events[event_id] != content:
                     yield f"event {event_id} was {self.events[event_id]}, is {content}"

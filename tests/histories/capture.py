@@ -5,6 +5,7 @@ The messages get the times of the plan afterwards: a collector's own clock shows
 
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -53,15 +54,23 @@ def capture(
                 if number + 1 < len(parts):
                     collector.kill()  # with what it holds in memory
                 else:
-                    wait_until(lambda: len(stored_messages(spool)) >= count, DEADLINE_SECONDS)  # noqa: B023
-                    collector.terminate()
+                    with suppress(AssertionError):
+                        wait_until(
+                            lambda: len(stored_messages(spool)) >= count,  # noqa: B023
+                            DEADLINE_SECONDS,
+                        )
+                    output = collector.terminate()
                     stored = stored_messages(spool)
     shows_databases = plan.mode == "replication"
     expected = [
         (message.database if shows_databases else 0, message.channel, message.payload)
         for message in plan.published
     ]
-    assert [(row.database, row.channel, row.payload) for row in stored] == expected
+    found = [(row.database, row.channel, row.payload) for row in stored]
+    assert found == expected, (
+        f"{plan.name}: {len(found)} messages are stored, {len(expected)} were published;"
+        f" the collector: {output}"
+    )
     assert {row.epoch for row in stored} == {1}
     return [Place(row.position, row.database) for row in stored]
 

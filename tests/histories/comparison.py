@@ -4,6 +4,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
@@ -515,12 +516,15 @@ class _Comparison:
         by_type: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             by_type[row["type"]].append(row)
-        latest: dict[str, Row] = {}
+        latest: dict[str, tuple[tuple[datetime, int], Row]] = {}
         for row in by_type["session.ended"]:
-            session = row["payload"]["session_id"]
-            if session in latest and latest[session]["number"] >= row["payload"]["number"]:
-                yield f"feed: {session} has number {row['payload']['number']} twice or late"
-            latest[session] = row["payload"]
+            payload = row["payload"]
+            session = payload["session_id"]
+            order = datetime.fromisoformat(payload["ended_at"]), payload["number"]
+            if session in latest and latest[session][0] == order:
+                yield f"feed: two events of {session} are number {order}"
+            if session not in latest or latest[session][0] < order:
+                latest[session] = order, payload
         ended = {str(row["session_id"]): row for row in self.views["sessions"] if row["ended_at"]}
         columns = (
             "source", "database", "allocation_id", "start_known", "end_cause", *EIGHT,
@@ -534,7 +538,7 @@ class _Comparison:
             ],
             [
                 (name, payload["user_key"], *[payload[column] for column in columns])
-                for name, payload in latest.items()
+                for name, (_, payload) in latest.items()
                 if name in ended
             ],
         )
