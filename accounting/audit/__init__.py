@@ -7,7 +7,8 @@ are dropped only when nothing billed depends on them any more, or can be recompu
 
 - ``verify``, ``rebuild``, ``trace``: the commands; ``snapshot``: the moment they compare at.
 - ``reconcile``: compares sessions with coturn's log; ``log_session_queries``.
-- ``retention``: the job ``retain``; ``retention_queries``, ``finalized_queries``.
+- ``retention``: drops reports, a part of the job ``retain``; ``retention_queries``,
+  ``finalized_queries``. ``pruning``: the other part, deletes what was never billed.
 - ``evidence_queries``: reads the evidence, key by key, up to a cutoff.
 - ``recompute``: folds evidence into sessions, also as they stood at ``checkpoints``.
 - ``recompute_books``: fills the ``recomputed_tables``.

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, exists, insert, select, text, tuple_
+from sqlalchemy import Connection, delete, exists, insert, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from accounting.audit import comparison, recomputed_tables
@@ -141,6 +141,22 @@ def copy_finalized(connection: Connection, realm_ids: Collection[int]) -> list[F
         for realm_id, day in sorted({*finalized, *stored})
         if finalized.get((realm_id, day)) != stored.get((realm_id, day))
     ]
+
+
+def subtract_pruned(connection: Connection) -> None:
+    """Take the sessions in the scratch table ``finalized``, which are about to go, off the digests.
+
+    A digest is a sum over sessions, so that of the others is left.
+    """
+    table = finalized_sessions.c
+    for (realm_id, day), (count, digest) in _digests(connection).items():
+        of_day = table.realm_id == realm_id, table.day == day
+        connection.execute(
+            update(finalized_sessions)
+            .where(*of_day)
+            .values(sessions=table.sessions - count, digest=table.digest - digest)
+        )
+        connection.execute(delete(finalized_sessions).where(*of_day, table.sessions == 0))
 
 
 def _digests(connection: Connection) -> dict[tuple[int, date], tuple[int, Decimal]]:

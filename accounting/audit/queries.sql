@@ -219,8 +219,8 @@ JOIN recomputed_hours h USING (realm_id, starts_at)
 GROUP BY u.realm_id, h.:"bucket_starts_at";
 
 -- name: find_lost_reports
--- Finds the sources that have fewer reports than were loaded and not dropped.
-SELECT s.source, t.total - coalesce(d.dropped, 0) AS loaded, coalesce(r.stored, 0) AS stored
+-- Finds the sources that have fewer reports than were loaded and neither dropped nor pruned.
+SELECT s.source, t.total - coalesce(d.dropped, 0) - coalesce(p.reports, 0) AS loaded, coalesce(r.stored, 0) AS stored
 FROM accounting.message_counts t
 JOIN accounting.sources s USING (source_id)
 LEFT JOIN (
@@ -229,7 +229,9 @@ LEFT JOIN (
 LEFT JOIN (
     SELECT source_id, sum(reports) AS dropped FROM accounting.dropped_reports GROUP BY source_id
 ) d USING (source_id)
-WHERE t.outcome = 'loaded' AND coalesce(r.stored, 0) < t.total - coalesce(d.dropped, 0)
+LEFT JOIN accounting.pruned_counts p USING (source_id)
+WHERE t.outcome = 'loaded'
+    AND coalesce(r.stored, 0) < t.total - coalesce(d.dropped, 0) - coalesce(p.reports, 0)
 ORDER BY s.source;
 
 -- name: compare_statement
@@ -566,3 +568,218 @@ JOIN accounting.realms r USING (realm_id)
 JOIN accounting.usernames n USING (username_key, user_key)
 WHERE e.allocation_id = ANY (CAST(:allocations AS bigint[])) AND e.confirmed
 ORDER BY e.started_at, e.session_id;
+
+-- name: newest_unconfirmed
+-- Finds the newest session of a source that is over, was never confirmed, and is not one of the
+-- :kept newest.
+SELECT session_id FROM accounting.sessions
+WHERE NOT confirmed AND phase = 0
+    AND session_id > CAST(:after AS uuid) AND session_id < CAST(:source_end AS uuid)
+ORDER BY session_id DESC OFFSET :kept LIMIT 1;
+
+-- name: create_pruned_sessions
+-- Collects sessions of a source that are over and were never confirmed: those last seen before
+-- :seen_before, and those up to :newest.
+CREATE TEMP TABLE pruned_sessions ON COMMIT DROP AS
+SELECT session_id, user_key, username_key, realm_id, source_id, database, allocation_id,
+    started_at, last_seen_at
+FROM accounting.sessions
+WHERE NOT confirmed AND phase = 0
+    AND session_id > CAST(:after AS uuid) AND session_id < CAST(:source_end AS uuid)
+    AND (last_seen_at < CAST(:seen_before AS timestamptz) OR session_id <= CAST(:newest AS uuid))
+ORDER BY session_id LIMIT :limit;
+
+-- name: keep_related_sessions
+-- Keeps the sessions that others depend on: those with a key that also had a confirmed session, as
+-- the fold of that one would change, and those that dropped reports left open. A user without usage
+-- has no confirmed session; a username may have had several users.
+WITH names AS MATERIALIZED (
+    SELECT DISTINCT n.username_key, n.user_key
+    FROM (SELECT DISTINCT username_key FROM pruned_sessions) p
+    CROSS JOIN LATERAL (  -- OFFSET 0: name by name along the index
+        SELECT * FROM accounting.usernames n WHERE n.username_key = p.username_key OFFSET 0
+    ) n
+    WHERE coalesce(
+        (SELECT user_key FROM accounting.user_usage_monthly WHERE user_key = n.user_key LIMIT 1),
+        (SELECT user_key FROM accounting.usage_deltas WHERE user_key = n.user_key LIMIT 1)
+    ) IS NOT NULL
+), confirmed_keys AS MATERIALIZED (
+    SELECT s.source_id, s.database, s.username_key, s.allocation_id
+    FROM (SELECT DISTINCT user_key FROM names) n
+    CROSS JOIN LATERAL (  -- OFFSET 0: user by user along the index
+        SELECT * FROM accounting.sessions s
+        WHERE s.user_key = n.user_key AND s.confirmed OFFSET 0
+    ) s
+)
+DELETE FROM pruned_sessions p
+WHERE (p.source_id, p.database, p.username_key, p.allocation_id)
+        IN (SELECT * FROM confirmed_keys)
+    OR p.session_id IN (SELECT session_id FROM accounting.carried_sessions);
+
+-- name: create_finalized_from_pruned
+-- Collects those of the pruned sessions that ended with the dropped reports.
+CREATE TEMP TABLE finalized ON COMMIT DROP AS
+SELECT p.session_id, p.user_key, p.realm_id,
+    CAST(p.started_at AT TIME ZONE 'UTC' AS date) AS day
+FROM pruned_sessions p JOIN accounting.dropped_positions z USING (source_id)
+WHERE p.session_id <= z.last_session_id;
+
+-- name: read_pruned_with_reports
+-- Reads the pruned sessions whose reports are kept, and the last time at which one was seen.
+SELECT session_id, max(last_seen_at) OVER () AS last_seen_at FROM pruned_sessions
+WHERE session_id NOT IN (SELECT session_id FROM finalized)
+ORDER BY session_id;
+
+-- name: first_session_after
+-- Finds the first session of a source that started after a time, among those after :after.
+SELECT session_id FROM accounting.sessions
+WHERE session_id > CAST(:after AS uuid) AND session_id < CAST(:source_end AS uuid)
+    AND started_at > CAST(:started_after AS timestamptz)
+ORDER BY session_id LIMIT 1;
+
+-- name: add_pruned_usage
+-- Adds the hours of the pruned sessions to the sums by realm and hour.
+INSERT INTO accounting.pruned_usage AS u (
+    source_id, realm_id, starts_at, sessions_started,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
+)
+SELECT p.source_id, h.realm_id, h.starts_at, count(*) FILTER (WHERE h.started),
+    sum(h.received_packets), sum(h.received_bytes), sum(h.sent_packets), sum(h.sent_bytes),
+    sum(h.peer_received_packets), sum(h.peer_received_bytes),
+    sum(h.peer_sent_packets), sum(h.peer_sent_bytes)
+FROM pruned_sessions p
+CROSS JOIN LATERAL (  -- OFFSET 0: along the keys, session by session
+    SELECT * FROM accounting.session_hours h WHERE h.session_id = p.session_id OFFSET 0
+) h
+GROUP BY p.source_id, h.realm_id, h.starts_at
+ON CONFLICT (source_id, realm_id, starts_at) DO UPDATE SET
+    sessions_started = u.sessions_started + excluded.sessions_started,
+    received_packets = u.received_packets + excluded.received_packets,
+    received_bytes = u.received_bytes + excluded.received_bytes,
+    sent_packets = u.sent_packets + excluded.sent_packets,
+    sent_bytes = u.sent_bytes + excluded.sent_bytes,
+    peer_received_packets = u.peer_received_packets + excluded.peer_received_packets,
+    peer_received_bytes = u.peer_received_bytes + excluded.peer_received_bytes,
+    peer_sent_packets = u.peer_sent_packets + excluded.peer_sent_packets,
+    peer_sent_bytes = u.peer_sent_bytes + excluded.peer_sent_bytes;
+
+-- name: delete_pruned_sessions
+-- Deletes the pruned sessions and their hours; returns how many sessions.
+WITH hours AS (
+    DELETE FROM accounting.session_usage h USING pruned_sessions p
+    WHERE h.session_id = p.session_id AND h.user_key = p.user_key
+), deleted AS (
+    DELETE FROM accounting.sessions s USING pruned_sessions p
+    WHERE s.session_id = p.session_id AND s.user_key = p.user_key
+    RETURNING 1
+)
+SELECT count(*) FROM deleted;
+
+-- name: create_names_of_pruned_sessions
+-- Collects the names of the pruned sessions. A username may have had several users.
+CREATE TEMP TABLE pruned_names ON COMMIT DROP AS
+SELECT n.user_key, n.username_key
+FROM (SELECT DISTINCT username_key FROM pruned_sessions OFFSET 0) p
+CROSS JOIN LATERAL (
+    SELECT * FROM accounting.usernames n WHERE n.username_key = p.username_key OFFSET 0
+) n;
+
+-- name: prune_sightings
+-- Deletes sightings of a source that no report can need, and collects their names.
+CREATE TEMP TABLE pruned_names ON COMMIT DROP AS
+SELECT user_key, username_key
+FROM accounting.prune_sightings(
+    CAST(:source_id AS smallint), CAST(:since AS timestamptz), CAST(:before AS timestamptz),
+    '{}', CAST(:most AS integer));
+
+-- name: prune_sightings_of_names
+-- Deletes the sightings of the pruned names whose users have no session; returns how many.
+SELECT count(*) FROM accounting.prune_sightings(
+    CAST(:source_id AS smallint), NULL, NULL,
+    ARRAY(SELECT DISTINCT user_key FROM pruned_names), 0);
+
+-- name: next_sighting
+-- Finds the first sighting of a source within the time that was not considered yet.
+SELECT k.seen_at FROM accounting.key_sightings k
+WHERE k.source_id = :source_id AND k.seen_at < CAST(:before AS timestamptz)
+    AND k.seen_at >= coalesce((
+        SELECT c.sightings_until FROM accounting.pruned_counts c WHERE c.source_id = :source_id
+    ), '-infinity')
+ORDER BY k.seen_at LIMIT 1;
+
+-- name: create_names_in_use
+-- Collects the names in pruned_names that something still refers to: another session, a key
+-- sighting, or a report that is not settled yet.
+CREATE TEMP TABLE names_in_use ON COMMIT DROP AS
+WITH candidates AS MATERIALIZED (SELECT DISTINCT user_key FROM pruned_names)
+SELECT s.user_key, s.username_key
+FROM candidates c
+CROSS JOIN LATERAL (  -- OFFSET 0: user by user along the index
+    SELECT * FROM accounting.sessions s WHERE s.user_key = c.user_key OFFSET 0
+) s
+UNION
+SELECT k.user_key, k.username_key
+FROM candidates c
+CROSS JOIN LATERAL (
+    SELECT * FROM accounting.key_sightings k WHERE k.user_key = c.user_key OFFSET 0
+) k
+UNION
+SELECT k.user_key, k.username_key FROM accounting.carried_sessions k JOIN candidates USING (user_key)
+UNION
+SELECT r.user_key, r.username_key
+FROM accounting.sources o LEFT JOIN accounting.settle_watermarks t USING (source_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM accounting.reports r
+    WHERE r.source_id = o.source_id AND r.received_at >= coalesce(t.received_at, '-infinity')
+        AND (r.epoch, r.position) > (coalesce(t.epoch, 0), coalesce(t.position, 0))
+) r
+JOIN candidates USING (user_key);
+
+-- name: delete_unused_usernames
+-- Deletes the pruned usernames that nothing refers to; returns how many.
+WITH deleted AS (
+    DELETE FROM accounting.usernames n
+    USING pruned_names p
+    WHERE n.user_key = p.user_key AND n.username_key = p.username_key
+        AND (n.user_key, n.username_key) NOT IN (SELECT user_key, username_key FROM names_in_use)
+    RETURNING 1
+)
+SELECT count(*) FROM deleted;
+
+-- name: delete_unused_users
+-- Deletes the pruned users that nothing refers to.
+-- Each subquery finds one row along an index; NOT EXISTS may be planned as a hash of a whole table.
+DELETE FROM accounting.users u
+USING (SELECT DISTINCT user_key FROM pruned_names) p
+WHERE u.user_key = p.user_key
+    AND u.user_key NOT IN (SELECT user_key FROM names_in_use)
+    AND coalesce(
+        (SELECT user_key FROM accounting.user_usage_monthly WHERE user_key = u.user_key LIMIT 1),
+        (SELECT user_key FROM accounting.usage_deltas WHERE user_key = u.user_key LIMIT 1),
+        (SELECT user_key FROM accounting.statements WHERE user_key = u.user_key LIMIT 1),
+        (SELECT user_key FROM accounting.adjustments WHERE user_key = u.user_key LIMIT 1)
+    ) IS NULL;
+
+-- name: drop_pruned_tables
+-- Drops the scratch tables of a batch, so that the transaction can go on.
+DROP TABLE IF EXISTS pruned_sessions, pruned_names, finalized, names_in_use;
+
+-- name: add_pruned_counts
+-- Adds to the counts of what was pruned of a source.
+INSERT INTO accounting.pruned_counts AS c (
+    source_id, sessions, reports, usernames, sightings, sightings_until
+)
+VALUES (:source_id, :sessions, :reports, :usernames, :sightings,
+    CAST(:sightings_until AS timestamptz))
+ON CONFLICT (source_id) DO UPDATE SET
+    sessions = c.sessions + excluded.sessions, reports = c.reports + excluded.reports,
+    usernames = c.usernames + excluded.usernames, sightings = c.sightings + excluded.sightings,
+    sightings_until = greatest(c.sightings_until, excluded.sightings_until);
+
+-- name: delete_oldest_relay_threads
+-- Deletes the relay threads of a source, except the :kept with the latest reports.
+DELETE FROM accounting.relay_threads WHERE source_id = :source_id AND last_report_at <= (
+    SELECT last_report_at FROM accounting.relay_threads WHERE source_id = :source_id
+    ORDER BY last_report_at DESC OFFSET :kept LIMIT 1
+);

@@ -113,6 +113,33 @@ class Settings(BaseModel):
         description="How many days reports stay in Postgres; older ones are dropped, a day at a "
         "time, once the periods that contain their usage are closed and verified. Unset: for ever.",
     )
+    rejected_messages_per_hour: int = Field(
+        default=100,
+        ge=0,
+        le=1_000_000,
+        description="How many messages that can't be parsed are stored of each source and hour; "
+        "the others are only counted.",
+    )
+    rejected_retention_days: int = Field(
+        default=30,
+        ge=1,
+        le=36_500,
+        description="How many days messages that can't be parsed stay in Postgres; their counts "
+        "stay for ever.",
+    )
+    unattributed_retention_days: int = Field(
+        default=7,
+        ge=1,
+        le=36_500,
+        description="How many days sessions that coturn never confirmed stay in Postgres, with "
+        "their reports and names; their usage by realm and hour stays for ever.",
+    )
+    unattributed_sessions: int = Field(
+        default=100_000,
+        ge=0,
+        description="How many sessions that coturn never confirmed, and that are over, stay of "
+        "each source; the newest stay.",
+    )
     spool_queue_bytes: Annotated[int, BeforeValidator(parse_bytes)] = Field(
         default=256 * 2**20,
         ge=2**16,

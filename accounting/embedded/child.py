@@ -2,9 +2,11 @@
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +24,8 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 log = structlog.get_logger()
 
 LOG_TAIL_LINES: Final = 15
+MAX_LOG_BYTES: Final = 16 << 20
+LOG_CHECK_SECONDS: Final = 60.0
 ENVIRONMENT: Final[Mapping[str, str]] = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 """The servers inherit nothing else: passwords, and PG* variables that their tools would read."""
 
@@ -158,6 +162,44 @@ def open_log(path: Path) -> IO[bytes]:
         path.replace(path.with_name(path.name + ".1"))
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     return os.fdopen(descriptor, "ab", buffering=0)
+
+
+@contextmanager
+def bounded_log(path: Path, max_bytes: int = MAX_LOG_BYTES) -> Iterator[None]:
+    """Keep the log of a running server below ``max_bytes``, with the part before as ``<name>.1``.
+
+    The server goes on appending to the emptied file; lines that it writes in between may be lost.
+    """
+    ended = threading.Event()
+
+    def check() -> None:
+        while not ended.wait(LOG_CHECK_SECONDS):
+            limit_log(path, max_bytes)
+
+    thread = threading.Thread(target=check, name=f"log of {path.parent.name}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def limit_log(path: Path, max_bytes: int) -> None:
+    """Move a log that is longer aside, by copying it: the server has the file open."""
+    # No links: the directory belongs to the user of the server, this process may be root.
+    with (
+        suppress(OSError),  # a full disk, for example; the next check tries again
+        os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW), "r+b") as source,
+    ):
+        if os.fstat(source.fileno()).st_size <= max_bytes:
+            return
+        former = path.with_name(path.name + ".1")
+        former.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with os.fdopen(os.open(former, flags, 0o600), "wb") as copy:
+            shutil.copyfileobj(source, copy)
+        source.truncate(0)
 
 
 def log_tail(path: Path) -> str:

@@ -156,7 +156,8 @@ def run_postgres(
         with _socket_dir(layout, user) as socket_dir:
             process = _start(layout, binaries, user, socket_dir, settings or {})
             try:
-                yield layout.handle(process.pid, socket_dir)
+                with child.bounded_log(layout.log_file):
+                    yield layout.handle(process.pid, socket_dir)
             finally:
                 _stop(process)
 

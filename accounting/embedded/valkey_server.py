@@ -173,7 +173,8 @@ def run_valkey(
             _prepare_password(layout.service_password_file)
         process, used_port = _start_on_port(layout, binary, user, port)
         try:
-            yield layout.handle(process.pid, used_port)
+            with child.bounded_log(layout.log_file):
+                yield layout.handle(process.pid, used_port)
         finally:
             _stop(process)
             layout.pid_file.unlink(missing_ok=True)

@@ -32,7 +32,12 @@ def lock_out_writers(connection: Connection) -> None:
     lock(connection, "retain")
     for source_id in connection.execute(source_ids).scalars().all():
         lock(connection, f"settle.{source_id}")
-    connection.execute(source_ids.with_for_update())
+    lock_out_loaders(connection)
+
+
+def lock_out_loaders(connection: Connection) -> None:
+    """Wait until no loader writes names, and keep loaders out until the transaction ends."""
+    connection.execute(select(sources.c.source_id).order_by(sources.c.source_id).with_for_update())
 
 
 def lock_user(connection: Connection, realm: bytes, user: bytes) -> UUID | None:

@@ -19,7 +19,7 @@ from accounting.domain.coturn_messages import MessageRejected, parse_channel_pre
 from accounting.domain.identity import billed_user, pseudonym, user_key
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import escape
-from accounting.identities import erasure_queries, realm_queries
+from accounting.identities import erasure_queries, realm_queries, user_queries
 
 _QUERIES: Final = Queries("accounting.identities")
 
@@ -27,6 +27,10 @@ CACHE_BYTES: Final = 96 << 20
 """The size at which the cache is cleared."""
 _ENTRY_OVERHEAD_BYTES: Final = 240
 """Of an entry in the cache, besides the name."""
+
+MAX_REALMS: Final = 10_000
+"""A message that would add another realm is rejected: any publisher can name one, and each has
+rules, periods and hours of its own."""
 
 _IDENTITY: Final = Struct(
     "!ii"  # realm_id
@@ -59,9 +63,10 @@ class IdentityResolver:
     known name, cost one lookup.
     """
 
-    def __init__(self, default_rule: RealmRule) -> None:
+    def __init__(self, default_rule: RealmRule, max_realms: int = MAX_REALMS) -> None:
         """``default_rule``: the first rule of a realm that has none."""
         self._default_rule = default_rule
+        self._max_realms = max_realms
         self._key = b""
         self._realms: dict[bytes, int] = {}
         self._rules: dict[int, RealmRules] = {}
@@ -70,10 +75,14 @@ class IdentityResolver:
         self._free_bytes = CACHE_BYTES
         self._pending: dict[bytes, tuple[int, bytes, bytes, bytes, bytes]] = {}
         self._erasure_count = 0
+        self._pruned_count = 0
         self._erased: Mapping[bytes, int] = {}
 
     def begin(self, connection: Connection) -> None:
-        """Start a transaction: read the rules and erasures, and drop names of a failed one."""
+        """Start a transaction: read what changed, and drop names of a failed one.
+
+        The caller holds the lock of its source: names are only pruned while nobody holds one.
+        """
         if not self._key:  # never changes
             self._key = bytes(connection.execute(select(installation.c.identity_key)).scalar_one())
         self._realms = realm_queries.realm_ids(connection)
@@ -85,6 +94,10 @@ class IdentityResolver:
             self._clear_cache()
         self._rules = rules
         self._pending = {}
+        pruned_count = user_queries.pruned_username_count(connection)
+        if pruned_count != self._pruned_count:
+            self._pruned_count = pruned_count
+            self._clear_cache()
         erasure_count = erasure_queries.erasure_count(connection)
         if erasure_count != self._erasure_count:
             self._erasure_count = erasure_count
@@ -99,6 +112,11 @@ class IdentityResolver:
     def has_realm(self, realm: bytes) -> bool:
         """Whether the realm is in the database."""
         return realm in self._realms
+
+    @property
+    def has_room_for_realm(self) -> bool:
+        """Whether another realm may be added."""
+        return len(self._realms) < self._max_realms
 
     def add_realm(self, connection: Connection, realm: bytes) -> None:
         """Insert a realm, unless it is stored."""

@@ -2,9 +2,9 @@
 
 from uuid import UUID
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
-from accounting.db.schema import sessions, users
+from accounting.db.schema import pruned_counts, sessions, users
 
 
 def find_user_key(connection: Connection, realm_id: int, user_id: str) -> UUID | None:
@@ -13,6 +13,15 @@ def find_user_key(connection: Connection, realm_id: int, user_id: str) -> UUID |
         select(users.c.user_key).where(users.c.realm_id == realm_id, users.c.user_id == user_id)
     ).scalar()
     return user_key
+
+
+def pruned_username_count(connection: Connection) -> int:
+    """The number of usernames that were pruned so far."""
+    return int(
+        connection.execute(
+            select(func.coalesce(func.sum(pruned_counts.c.usernames), 0))
+        ).scalar_one()
+    )
 
 
 def username_keys(connection: Connection, user_key: UUID) -> list[bytes]:

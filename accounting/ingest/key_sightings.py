@@ -25,7 +25,10 @@ def identify(
     sightings: Sequence[RawKeySighting],
     epoch_numbers: Mapping[int, int],
 ) -> list[StatusKeySighting]:
-    """Parse the keys and resolve their names; drops keys that are not an allocation's status."""
+    """Parse the keys and resolve their names; drops keys that are not an allocation's status.
+
+    Also drops keys that would add too many realms.
+    """
     identified: list[StatusKeySighting] = []
     for sighting in sightings:
         allocation = parse_status_key(sighting.key)
@@ -34,6 +37,8 @@ def identify(
         channel_prefix, allocation_id = allocation
         realm, username = parse_channel_prefix(channel_prefix)
         if not identities.has_realm(realm):
+            if not identities.has_room_for_realm:
+                continue
             identities.add_realm(connection, realm)
         cache, _ = identities.cache_at(sighting.seen_at)
         packed = cache.get(channel_prefix) or identities.resolve(

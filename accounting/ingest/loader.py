@@ -22,8 +22,13 @@ from accounting.domain.rate_limit import RateLimit
 from accounting.domain.realm_rules import RealmRule
 from accounting.domain.server_identity import ServerIdentity
 from accounting.errors import ConnectionLost
-from accounting.identities.identity_resolver import IdentityResolver
-from accounting.ingest import key_sightings, message_counts, report_queries
+from accounting.identities.identity_resolver import MAX_REALMS, IdentityResolver
+from accounting.ingest import (
+    key_sightings,
+    message_counts,
+    rejected_messages,
+    report_queries,
+)
 from accounting.ingest.load_position import RESTORED_SPOOL, find_load_position
 from accounting.ingest.message_counts import CounterKey
 from accounting.ingest.refused_epochs import record_refused_epoch, refused_epoch
@@ -47,7 +52,8 @@ class Loader:
     """Loads one spool, unless another collector has the lease of its source.
 
     ``default_rule``: the first rule of a realm that has none. With nothing to load, the loader
-    checks the lease four times within ``lease_seconds``. What it caches of the database is valid
+    checks the lease four times within ``lease_seconds``. ``rejected_per_hour``: how many rejected
+    messages of each hour are stored; all are counted. What it caches of the database is valid
     while the source is at ``_expected_position``, where this loader left it.
     """
 
@@ -55,6 +61,8 @@ class Loader:
     spool: Spool
     default_rule: RealmRule
     lease_seconds: float = 15.0
+    rejected_per_hour: int = rejected_messages.PER_HOUR
+    max_realms: int = MAX_REALMS
     _identities: IdentityResolver = field(init=False)
     _partitions: set[int] = field(init=False, default_factory=set)
     _gaps: dict[int, Gap] = field(init=False, default_factory=dict)
@@ -69,7 +77,7 @@ class Loader:
     _held_back_since: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self._identities = IdentityResolver(self.default_rule)
+        self._identities = IdentityResolver(self.default_rule, self.max_realms)
 
     @property
     def caught_up(self) -> bool:
@@ -182,7 +190,7 @@ class Loader:
 
     def _clear_caches(self) -> None:
         """Forget the database's contents: another loader wrote to it, or a backup was restored."""
-        self._identities = IdentityResolver(self.default_rule)
+        self._identities = IdentityResolver(self.default_rule, self.max_realms)
         self._partitions = set()
         self._gaps = {}
         self._lost_spool_gap_open = True
@@ -251,12 +259,15 @@ class Loader:
             connection, self._identities, sightings, encoder.epoch_numbers
         )
         self._identities.write(connection)
-        rejected = [
-            message
-            for message in encoder.rejected
-            if not self._identities.names_erased_user(message.channel, message.received_at)
-        ]
-        report_queries.add_rejected(connection, encoder.source_id, rejected)
+        rejected_messages.add(
+            connection,
+            encoder.source_id,
+            encoder.rejected,
+            per_hour=self.rejected_per_hour,
+            may_be_stored=lambda message: (
+                not self._identities.names_erased_user(message.channel, message.received_at)
+            ),
+        )
         key_sightings.add_sightings(
             connection, encoder.source_id, identified, (encoder.epoch_numbers[start[0]], start[1])
         )

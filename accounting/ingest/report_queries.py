@@ -1,4 +1,4 @@
-"""Insert reports by binary COPY, and rejected messages.
+"""Insert reports by binary COPY.
 
 Rows are packed here, field by field in Postgres' binary COPY format, and not by psycopg: at tens
 of thousands of rows a second, packing is most of the loader's work.
@@ -7,14 +7,12 @@ of thousands of rows a second, packing is most of the loader's work.
 from collections.abc import Iterable
 from datetime import date
 from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from psycopg import Cursor
-from sqlalchemy import Connection, insert, text
+from sqlalchemy import Connection, text
 
 from accounting.db.binary_copy import POSTGRES_EPOCH, copy_packed_chunks
-from accounting.db.schema import rejected_messages
-from accounting.domain.calendar import from_micros
 from accounting.domain.coturn_messages import (
     INTERIM,
     MAX_ADDRESS_CHARACTERS,
@@ -85,18 +83,6 @@ _TRAFFIC_KINDS: Final[dict[TrafficKind, bytes]] = {
     kind: _KIND_AND_SIDE.pack(2, kind.kind, 2, kind.side, -1, -1, -1, -1, 8)
     for kind in (INTERIM, PEER_INTERIM, TOTAL, PEER_TOTAL)
 }
-
-
-class RejectedMessage(NamedTuple):
-    """A message that could not be parsed; ``received_at`` in microseconds."""
-
-    epoch: int
-    position: int
-    received_at: int
-    database: int
-    channel: bytes
-    payload: bytes
-    reason: str
 
 
 def copy_reports(cursor: Cursor[Any], chunks: Iterable[bytes]) -> int:
@@ -179,19 +165,6 @@ def without_client_address(status: Status) -> Status:
     """The status of a person who is erased."""
     kind, lifetime, transport, server, _ = status
     return kind, lifetime, transport, server, None
-
-
-def add_rejected(
-    connection: Connection, source_id: int, messages: Iterable[RejectedMessage]
-) -> None:
-    """Insert rejected messages as received."""
-    rows = [
-        message._asdict()
-        | {"source_id": source_id, "received_at": from_micros(message.received_at)}
-        for message in messages
-    ]
-    if rows:
-        connection.execute(insert(rejected_messages), rows)
 
 
 def ensure_partition(connection: Connection, day: date) -> bool:

@@ -24,8 +24,8 @@ from accounting.domain.coturn_messages import (
 )
 from accounting.domain.rate_limit import RateLimit
 from accounting.identities.identity_resolver import IdentityResolver
+from accounting.ingest.rejected_messages import RejectedMessage
 from accounting.ingest.report_queries import (
-    RejectedMessage,
     pack_header,
     pack_status,
     pack_traffic,
@@ -190,11 +190,13 @@ class RowEncoder:
     def _require_realm(
         self, realm: bytes, traffic_kind: TrafficKind | None, payload: bytes
     ) -> NoReturn:
-        """Raise _Needed for a realm. A wrong payload raises MessageRejected: it needs no realm."""
+        """Raise _Needed for a realm, or MessageRejected for a wrong payload or too many realms."""
         if traffic_kind is None:
             parse_status(payload)
         else:
             parse_counters(payload)
+        if not self.identities.has_room_for_realm:
+            raise MessageRejected("too many realms")
         raise _Needed(realm)
 
 

@@ -31,9 +31,15 @@ CROSS JOIN LATERAL (
     WHERE h.realm_id = r.realm_id AND h.starts_at > now() - interval '24 hours'
 ) u
 CROSS JOIN LATERAL (
-    SELECT sum(received_bytes + sent_bytes) AS unattributed_bytes
-    FROM accounting.session_hours h
-    WHERE h.realm_id = r.realm_id AND h.starts_at > now() - interval '24 hours' AND NOT h.confirmed
+    SELECT sum(bytes) AS unattributed_bytes FROM (
+        SELECT received_bytes + sent_bytes AS bytes FROM accounting.session_hours h
+        WHERE h.realm_id = r.realm_id AND h.starts_at > now() - interval '24 hours'
+            AND NOT h.confirmed
+        UNION ALL
+        SELECT p.received_bytes + p.sent_bytes
+        FROM accounting.sources s JOIN accounting.pruned_usage p USING (source_id)
+        WHERE p.realm_id = r.realm_id AND p.starts_at > now() - interval '24 hours'
+    ) unattributed
 ) n
 ORDER BY r.realm;
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from sqlalchemy import Engine
 
+from accounting.audit.pruning import PruneLimits, prune
 from accounting.audit.retention import preview, retain
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
@@ -86,21 +87,24 @@ JOBS: Final[Mapping[str, Job]] = {
         ),
         Job(
             name="retain",
-            description="Drop reports older than the retention setting, once they are verified",
-            unit="days",
+            description="Delete details that are older than the settings keep them: of what was "
+            "never billed, and verified reports, whole days at a time",
+            unit="sessions, messages and days",
             every_seconds=3600.0,
-            run=lambda engine: retain(engine, None),
+            run=lambda engine: prune(engine, PruneLimits()) + retain(engine, None),
             preview=lambda engine: preview(engine, None),
         ),
     )
 }
 
 
-def with_settings(*, report_retention_days: int | None) -> Mapping[str, Job]:
+def with_settings(
+    *, report_retention_days: int | None, prune_limits: PruneLimits
+) -> Mapping[str, Job]:
     """The jobs with the settings applied. ``report_retention_days`` None: keep reports for ever."""
     retain_job = replace(
         JOBS["retain"],
-        run=lambda engine: retain(engine, report_retention_days),
+        run=lambda engine: prune(engine, prune_limits) + retain(engine, report_retention_days),
         preview=lambda engine: preview(engine, report_retention_days),
     )
     return {**JOBS, "retain": retain_job}

@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from accounting import embedded
+from accounting.audit.pruning import PruneLimits
 from accounting.capture.clock import CaptureClock, capture_time
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
@@ -144,7 +145,13 @@ def run_loader_process(settings: Settings, stop: threading.Event) -> None:
         with suppress(ConnectionLost):
             migrations.require_head(engine)
             check_default_time_zone(engine, settings)
-        loader = Loader(engine, spool, default_rule(settings), settings.lease_seconds)
+        loader = Loader(
+            engine,
+            spool,
+            default_rule(settings),
+            settings.lease_seconds,
+            settings.rejected_messages_per_hour,
+        )
         run_loader(loader, stop, retention=timedelta(seconds=settings.spool_retention_seconds))
 
 
@@ -173,7 +180,14 @@ def check_default_time_zone(engine: Engine, settings: Settings) -> None:
 
 def configured_jobs(settings: Settings) -> Mapping[str, Job]:
     """The jobs by name, as the settings have them."""
-    return with_settings(report_retention_days=settings.report_retention_days)
+    return with_settings(
+        report_retention_days=settings.report_retention_days,
+        prune_limits=PruneLimits(
+            unattributed_days=settings.unattributed_retention_days,
+            unattributed_sessions=settings.unattributed_sessions,
+            rejected_days=settings.rejected_retention_days,
+        ),
+    )
 
 
 def is_capturing(settings: Settings) -> bool:

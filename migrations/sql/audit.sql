@@ -103,7 +103,7 @@ CREATE TABLE accounting.finalized_sessions (
     digest numeric NOT NULL,
     CONSTRAINT finalized_sessions_pkey PRIMARY KEY (realm_id, day)
 );
-GRANT SELECT, INSERT, UPDATE ON accounting.finalized_sessions TO turn_accounting_writer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.finalized_sessions TO turn_accounting_writer;
 
 CREATE FUNCTION accounting.row_hash(fields jsonb) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -149,3 +149,139 @@ END
 $$;
 REVOKE ALL ON FUNCTION accounting.drop_report_partition(date) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION accounting.drop_report_partition(date) TO turn_accounting_writer;
+
+-- Pruning: what is left of sessions that were never confirmed, which the job retain deletes.
+
+-- Their usage by realm and hour.
+CREATE TABLE accounting.pruned_usage (
+    source_id smallint NOT NULL,
+    realm_id integer NOT NULL,
+    starts_at timestamptz NOT NULL,
+    sessions_started bigint NOT NULL,
+    received_packets numeric NOT NULL,
+    received_bytes numeric NOT NULL,
+    sent_packets numeric NOT NULL,
+    sent_bytes numeric NOT NULL,
+    peer_received_packets numeric NOT NULL,
+    peer_received_bytes numeric NOT NULL,
+    peer_sent_packets numeric NOT NULL,
+    peer_sent_bytes numeric NOT NULL,
+    CONSTRAINT pruned_usage_pkey PRIMARY KEY (source_id, realm_id, starts_at)
+);
+GRANT SELECT, INSERT, UPDATE ON accounting.pruned_usage TO turn_accounting_writer;
+
+-- How many sessions, reports, usernames and key sightings were pruned, and the time up to which
+-- sightings were considered. A loader that finds another
+-- number of usernames than before forgets which names are stored.
+CREATE TABLE accounting.pruned_counts (
+    source_id smallint NOT NULL,
+    sessions bigint NOT NULL,
+    reports bigint NOT NULL,
+    usernames bigint NOT NULL,
+    sightings bigint NOT NULL,
+    sightings_until timestamptz,
+    CONSTRAINT pruned_counts_pkey PRIMARY KEY (source_id)
+) WITH (fillfactor = 50);
+GRANT SELECT, INSERT, UPDATE ON accounting.pruned_counts TO turn_accounting_writer;
+
+-- Deletes the reports of some sessions of a source, which were never confirmed and are over, and
+-- returns how many. They lie between two positions. Raises an error, whoever calls it, unless what
+-- it deletes is exactly the usage of those sessions: so it can't delete a report that was billed.
+CREATE FUNCTION accounting.delete_unattributed_reports(
+    of_source smallint, session_ids uuid[],
+    from_epoch integer, from_position bigint, to_epoch integer, to_position bigint
+) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    since timestamptz;
+    until timestamptz;
+    deleted_count bigint;
+    is_exact boolean;
+BEGIN
+    SELECT min(s.started_at), max(s.last_seen_at) INTO since, until
+    FROM accounting.sessions s WHERE s.session_id = ANY (session_ids);
+    WITH pruned AS MATERIALIZED (
+        SELECT s.* FROM accounting.sessions s
+        WHERE s.session_id = ANY (session_ids) AND s.source_id = of_source
+            AND NOT s.confirmed AND s.phase = 0
+    ), deleted AS (
+        DELETE FROM accounting.reports r USING pruned p
+        WHERE r.source_id = of_source AND r.kind = 4
+            AND (r.epoch, r.position) >= (from_epoch, from_position)
+            AND (r.epoch, r.position) <= (to_epoch, to_position)
+            AND r.received_at >= since AND r.received_at <= until
+            AND r.username_key = p.username_key AND r.allocation_id = p.allocation_id
+            AND r.database = p.database
+            AND r.received_at >= p.started_at AND r.received_at <= p.last_seen_at
+        RETURNING p.session_id, r.side,
+            r.received_packets, r.received_bytes, r.sent_packets, r.sent_bytes
+    ), sums AS (
+        SELECT session_id, count(*) AS reports,
+            sum(received_packets) FILTER (WHERE side = 0) AS received_packets,
+            sum(received_bytes) FILTER (WHERE side = 0) AS received_bytes,
+            sum(sent_packets) FILTER (WHERE side = 0) AS sent_packets,
+            sum(sent_bytes) FILTER (WHERE side = 0) AS sent_bytes,
+            sum(received_packets) FILTER (WHERE side = 1) AS peer_received_packets,
+            sum(received_bytes) FILTER (WHERE side = 1) AS peer_received_bytes,
+            sum(sent_packets) FILTER (WHERE side = 1) AS peer_sent_packets,
+            sum(sent_bytes) FILTER (WHERE side = 1) AS peer_sent_bytes
+        FROM deleted GROUP BY session_id
+    )
+    SELECT coalesce(sum(d.reports), 0),
+        count(*) = cardinality(session_ids) AND bool_and(
+            (p.received_packets, p.received_bytes, p.sent_packets, p.sent_bytes,
+            p.peer_received_packets, p.peer_received_bytes,
+            p.peer_sent_packets, p.peer_sent_bytes)
+            = (coalesce(d.received_packets, 0), coalesce(d.received_bytes, 0),
+            coalesce(d.sent_packets, 0), coalesce(d.sent_bytes, 0),
+            coalesce(d.peer_received_packets, 0), coalesce(d.peer_received_bytes, 0),
+            coalesce(d.peer_sent_packets, 0), coalesce(d.peer_sent_bytes, 0)))
+    INTO deleted_count, is_exact
+    FROM pruned p LEFT JOIN sums d USING (session_id);
+    IF NOT is_exact THEN
+        RAISE EXCEPTION 'deleting reports refused: they are not the usage of those sessions'
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN deleted_count;
+END
+$$;
+REVOKE ALL ON FUNCTION accounting.delete_unattributed_reports(
+    smallint, uuid[], integer, bigint, integer, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION accounting.delete_unattributed_reports(
+    smallint, uuid[], integer, bigint, integer, bigint) TO turn_accounting_writer;
+
+-- Deletes sightings of a source that no report can need, and returns their names: of users without
+-- any session, among those seen in a span and those of some users; and at most so many from before
+-- the dropped reports. Sightings that are not settled stay.
+CREATE FUNCTION accounting.prune_sightings(
+    of_source smallint, since timestamptz, before timestamptz, user_keys uuid[], most integer
+) RETURNS TABLE (user_key uuid, username_key uuid)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM accounting.key_sightings d
+    USING accounting.settle_watermarks t
+    WHERE t.source_id = of_source AND d.source_id = of_source
+        AND (d.epoch, d.position) < (t.epoch, t.position)
+        AND (d.epoch, d.position, d.sighting) <= (
+            t.last_sighting_epoch, t.last_sighting_position, t.last_sighting)
+        AND d.ctid = ANY (ARRAY(
+            SELECT ctid FROM accounting.key_sightings k
+            WHERE k.source_id = of_source AND k.seen_at >= since AND k.seen_at < before
+                AND (SELECT s.session_id FROM accounting.sessions s
+                    WHERE s.user_key = k.user_key LIMIT 1) IS NULL
+        ) || ARRAY(
+            SELECT ctid FROM accounting.key_sightings k
+            WHERE k.source_id = of_source AND k.user_key = ANY (user_keys)
+                AND (SELECT s.session_id FROM accounting.sessions s
+                    WHERE s.user_key = k.user_key LIMIT 1) IS NULL
+        ) || ARRAY(
+            SELECT k.ctid FROM accounting.dropped_positions z
+            JOIN accounting.key_sightings k ON k.source_id = z.source_id
+                AND (k.epoch, k.position) < (z.epoch, z.position)
+            WHERE z.source_id = of_source LIMIT most
+        ))
+    RETURNING d.user_key, d.username_key
+$$;
+REVOKE ALL ON FUNCTION accounting.prune_sightings(
+    smallint, timestamptz, timestamptz, uuid[], integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION accounting.prune_sightings(
+    smallint, timestamptz, timestamptz, uuid[], integer) TO turn_accounting_writer;

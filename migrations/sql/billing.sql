@@ -66,6 +66,7 @@ CREATE TABLE accounting.adjustments (
     CONSTRAINT late_usage_has_one_author CHECK (manual = (author <> 'turn-accounting'))
 );
 CREATE INDEX adjustments_by_period ON accounting.adjustments (realm_id, period, user_key);
+CREATE INDEX adjustments_by_user ON accounting.adjustments (user_key);
 CREATE INDEX adjustments_by_posting ON accounting.adjustments (realm_id, posted_in);
 GRANT SELECT, INSERT ON accounting.adjustments TO turn_accounting_writer;
 

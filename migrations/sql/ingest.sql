@@ -70,7 +70,40 @@ CREATE TABLE accounting.rejected_messages (
     reason text NOT NULL,
     CONSTRAINT rejected_messages_pkey PRIMARY KEY (source_id, epoch, position)
 );
+CREATE INDEX rejected_messages_by_time ON accounting.rejected_messages (received_at);
 GRANT SELECT, INSERT ON accounting.rejected_messages TO turn_accounting_writer;
+
+-- How many messages of each hour (UTC) were rejected, and how many of them rejected_messages got:
+-- the loader stores at most a set number of each hour.
+CREATE TABLE accounting.rejected_counts (
+    source_id smallint NOT NULL,
+    starts_at timestamptz NOT NULL,
+    reason text NOT NULL,
+    messages bigint NOT NULL,
+    stored bigint NOT NULL,
+    CONSTRAINT rejected_counts_pkey PRIMARY KEY (source_id, starts_at, reason),
+    CONSTRAINT stored_messages_are_counted CHECK (stored BETWEEN 0 AND messages)
+);
+GRANT SELECT, INSERT, UPDATE ON accounting.rejected_counts TO turn_accounting_writer;
+
+-- Deletes at most so many rejected messages received before that time, and never those of the last
+-- day; returns how many. They stay counted.
+CREATE FUNCTION accounting.prune_rejected(before timestamptz, most integer) RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH pruned AS (
+        DELETE FROM accounting.rejected_messages
+        WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM accounting.rejected_messages
+            WHERE received_at < least(before, accounting.database_now() - interval '1 day')
+            ORDER BY received_at LIMIT most
+        ))
+        RETURNING 1
+    )
+    SELECT count(*) FROM pruned
+$$;
+REVOKE ALL ON FUNCTION accounting.prune_rejected(timestamptz, integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION accounting.prune_rejected(timestamptz, integer)
+    TO turn_accounting_writer;
 
 -- Deletes the rejected messages whose channel starts with one of the prefixes, since they may
 -- contain the name of a person; returns how many. The service can't delete them otherwise.
@@ -144,6 +177,8 @@ CREATE TABLE accounting.key_sightings (
     idle_seconds integer NOT NULL CONSTRAINT idle_is_not_negative CHECK (idle_seconds >= 0),
     CONSTRAINT key_sightings_pkey PRIMARY KEY (source_id, epoch, position, sighting, user_key)
 );
+CREATE INDEX key_sightings_by_time ON accounting.key_sightings (source_id, seen_at);
+CREATE INDEX key_sightings_by_user ON accounting.key_sightings (user_key);
 GRANT SELECT, INSERT ON accounting.key_sightings TO turn_accounting_writer;
 
 -- Counts of loaded and rejected messages, which never decrease: counting the rows would take longer

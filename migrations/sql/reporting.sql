@@ -4,7 +4,8 @@
 --
 -- The views of sessions and usage show names without coalesce(): a condition on a name can then use
 -- the indexes, and would otherwise read every session of the realm. The names are never null, since
--- the loader inserts them with the first report and erasing empties them in place.
+-- the loader inserts them with the first report, erasing empties them in place, and pruning deletes
+-- them only with the last session.
 
 CREATE VIEW reporting.sources AS
 SELECT s.source, s.mode, s.epoch, s.position, s.captured_until, s.loaded_until,
@@ -44,10 +45,27 @@ CREATE VIEW reporting.rejected_messages AS
 SELECT s.source, m.position, m.received_at, m.channel, m.payload, m.reason
 FROM accounting.rejected_messages m JOIN accounting.sources s USING (source_id);
 COMMENT ON VIEW reporting.rejected_messages IS
-    'Messages on allocation channels that could not be parsed, as received';
-COMMENT ON COLUMN reporting.rejected_messages.channel IS 'Redis channel, raw bytes';
-COMMENT ON COLUMN reporting.rejected_messages.payload IS 'Message, raw bytes';
+    'Messages on allocation channels that could not be parsed; of each hour and source only the '
+    'first ones, for a limited time';
+COMMENT ON COLUMN reporting.rejected_messages.channel IS
+    'Redis channel, the first 1,024 raw bytes';
+COMMENT ON COLUMN reporting.rejected_messages.payload IS 'Message, the first 1,024 raw bytes';
 COMMENT ON COLUMN reporting.rejected_messages.reason IS 'Why the message could not be parsed';
+
+CREATE VIEW reporting.rejected_message_counts AS
+SELECT s.source, c.starts_at, c.starts_at + interval '1 hour' AS ends_at, c.reason,
+    c.messages, c.stored
+FROM accounting.rejected_counts c JOIN accounting.sources s USING (source_id);
+COMMENT ON VIEW reporting.rejected_message_counts IS
+    'How many messages could not be parsed, by hour (UTC) and reason; never deleted';
+COMMENT ON COLUMN reporting.rejected_message_counts.starts_at IS 'Start of the hour, inclusive';
+COMMENT ON COLUMN reporting.rejected_message_counts.ends_at IS 'End of the hour, exclusive';
+COMMENT ON COLUMN reporting.rejected_message_counts.reason IS
+    'Why the messages could not be parsed';
+COMMENT ON COLUMN reporting.rejected_message_counts.messages IS
+    'Messages rejected for that reason';
+COMMENT ON COLUMN reporting.rejected_message_counts.stored IS
+    'Those that were stored in rejected_messages at first';
 
 CREATE VIEW reporting.allocation_events AS
 SELECT s.source, r.database, r.epoch, r.position, r.received_at, r.time_estimated,
@@ -185,24 +203,40 @@ COMMENT ON COLUMN reporting.radacct.framedinterfaceid IS 'Always null';
 COMMENT ON COLUMN reporting.radacct.delegatedipv6prefix IS 'Always null';
 
 CREATE VIEW reporting.unattributed_usage AS
-SELECT s.source, re.realm, coalesce(n.username, '') AS username, h.starts_at, b.ends_at,
-    sum(h.received_packets) AS received_packets, sum(h.received_bytes) AS received_bytes,
-    sum(h.sent_packets) AS sent_packets, sum(h.sent_bytes) AS sent_bytes,
-    sum(h.peer_received_packets) AS peer_received_packets,
-    sum(h.peer_received_bytes) AS peer_received_bytes,
-    sum(h.peer_sent_packets) AS peer_sent_packets, sum(h.peer_sent_bytes) AS peer_sent_bytes
-FROM accounting.session_hours h
-JOIN accounting.sessions e USING (session_id, user_key)
+SELECT s.source, re.realm, u.username, u.starts_at, b.ends_at,
+    sum(u.received_packets) AS received_packets,
+    sum(u.received_bytes) AS received_bytes,
+    sum(u.sent_packets) AS sent_packets,
+    sum(u.sent_bytes) AS sent_bytes,
+    sum(u.peer_received_packets) AS peer_received_packets,
+    sum(u.peer_received_bytes) AS peer_received_bytes,
+    sum(u.peer_sent_packets) AS peer_sent_packets,
+    sum(u.peer_sent_bytes) AS peer_sent_bytes
+FROM (
+    SELECT e.source_id, h.realm_id, coalesce(n.username, '') AS username, h.starts_at,
+        h.received_packets, h.received_bytes, h.sent_packets, h.sent_bytes,
+        h.peer_received_packets, h.peer_received_bytes, h.peer_sent_packets, h.peer_sent_bytes
+    FROM accounting.session_hours h
+    JOIN accounting.sessions e USING (session_id, user_key)
+    LEFT JOIN accounting.usernames n USING (username_key, user_key)
+    WHERE NOT h.confirmed
+    UNION ALL
+    SELECT source_id, realm_id, '', starts_at,
+        received_packets, received_bytes, sent_packets, sent_bytes,
+        peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
+    FROM accounting.pruned_usage
+) u
 JOIN accounting.sources s USING (source_id)
-JOIN accounting.realms re ON re.realm_id = h.realm_id
+JOIN accounting.realms re USING (realm_id)
 JOIN accounting.buckets b
-    ON b.realm_id = h.realm_id AND b.level = 'hour' AND b.starts_at = h.starts_at
-LEFT JOIN accounting.usernames n USING (username_key, user_key)
-WHERE NOT h.confirmed
-GROUP BY s.source, re.realm, n.username, h.starts_at, b.ends_at;
+    ON b.realm_id = u.realm_id AND b.level = 'hour' AND b.starts_at = u.starts_at
+GROUP BY s.source, re.realm, u.username, u.starts_at, b.ends_at;
 COMMENT ON VIEW reporting.unattributed_usage IS
     'Traffic that coturn published for an allocation that it never confirmed: stored and shown, '
     'never billed';
+COMMENT ON COLUMN reporting.unattributed_usage.username IS
+    'Username as published; empty when absent or erased, and for all usage that is older than the '
+    'retention of such names';
 
 CREATE VIEW reporting.user_usage_hourly AS
 SELECT r.realm, u.user_id, h.user_key, h.starts_at, b.ends_at, b.time_zone,

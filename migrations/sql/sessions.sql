@@ -81,6 +81,9 @@ CREATE INDEX sessions_live ON accounting.sessions (started_at) WHERE ended_at IS
 CREATE INDEX sessions_disputed ON accounting.sessions (started_at) WHERE disputed AND confirmed;
 CREATE INDEX sessions_unattributed ON accounting.sessions (realm_id, single_hour)
     WHERE NOT confirmed AND single_hour IS NOT NULL;
+-- Sessions that were never confirmed and are over, by age: those that the job retain deletes.
+CREATE INDEX sessions_unconfirmed ON accounting.sessions (session_id)
+    WHERE NOT confirmed AND phase = 0;
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.sessions TO turn_accounting_writer;
 
 -- The hours of sessions that were active in more than one. Most are active in a single hour, whose

@@ -365,7 +365,10 @@ def test_the_dry_run_command_prints_a_line_for_each_day(books: Books) -> None:
         "2026-11-04  3 reports  would be dropped",
     ]
     result = turn_accounting("job", "run", "retain", database_url=url, **setting)
-    assert (result.code, result.err.splitlines()[-1]) == (0, "turn-accounting: retain: 3 days")
+    assert (result.code, result.err.splitlines()[-1]) == (
+        0,
+        "turn-accounting: retain: 4 sessions, messages and days",
+    )
     assert turn_accounting("job", "run", "settle", "--dry-run", database_url=url).code == 2
 
 

@@ -44,6 +44,8 @@ VIEWS: Final = {
     "capture_gaps": "gap_id:bigint source:text from_at:time to_at:time cause:text detail:text",
     "rejected_messages": "source:text position:bigint received_at:time channel:bytea"
     " payload:bytea reason:text",
+    "rejected_message_counts": "source:text starts_at:time ends_at:time reason:text"
+    " messages:bigint stored:bigint",
     "sources": "source:text mode:text epoch:integer position:bigint captured_until:time"
     " loaded_until:time settled_until:time retired_at:time",
     "periods": "realm:text period:date starts_at:time ends_at:time time_zone:text state:text"

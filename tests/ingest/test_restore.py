@@ -252,7 +252,8 @@ def test_a_restored_copy_records_no_gap_twice(books: Books, tmp_path: Path) -> N
     assert loaded(books) == [1, 6, 11]
     assert gaps(books) == [
         ("collector_restarted", 2, 5),
-        ("collector_restarted", 5, 10),
+        # To the restored copy the two gaps have no message between them.
+        ("collector_restarted", 2, 10),
         ("collector_restarted", 7, 8),
     ]
 

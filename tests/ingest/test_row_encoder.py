@@ -21,7 +21,7 @@ from accounting.domain.realm_rules import RealmRule
 from accounting.identities import realm_queries
 from accounting.identities.identity_resolver import IdentityResolver
 from accounting.ingest.loader import Loader
-from accounting.ingest.report_queries import RejectedMessage
+from accounting.ingest.rejected_messages import RejectedMessage
 from accounting.ingest.row_encoder import RowEncoder
 from tests.support.books import (
     START,

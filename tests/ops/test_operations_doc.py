@@ -56,6 +56,17 @@ def test_the_doc_has_every_cause_of_a_gap() -> None:
     assert sorted(first_column("Gaps")) == sorted(set(gap_causes()))
 
 
+def test_the_doc_has_a_bound_for_every_table(books: Books) -> None:
+    tables = books.query(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'accounting'::regnamespace"
+        " AND relkind IN ('r', 'p') AND NOT relispartition ORDER BY relname"
+    )
+    section = PAGE.split("\n## What grows\n", 1)[1].split("\nFiles of the data directory", 1)[0]
+    assert re.findall(r"^\| `(\w+)` \| \S", section, re.MULTILINE) == [
+        row["relname"] for row in tables
+    ]
+
+
 def test_the_doc_has_exactly_the_served_metrics(books: Books) -> None:
     settings_for(books)
     books.start = datetime.now(UTC)

@@ -124,6 +124,17 @@ INSERT INTO accounting.statements (
 ) SELECT user_key, realm_id, '2026-10-01', 1, 2, 3, 4, 5, 6, 7, 8, 1, 1, 1, 1, repeat('0', 64)
 FROM past WHERE n < 4000;
 UPDATE accounting.periods SET closed_at = now(), cutoff = '{}';
+INSERT INTO accounting.periods (realm_id, period, starts_at, ends_at, due_at, time_zone)
+SELECT realm_id, '2026-11-01', '2026-11-01+00', '2026-12-01+00', '2026-12-01 00:01+00', 'UTC'
+FROM accounting.realms;
+INSERT INTO accounting.adjustments (
+    adjustment_id, user_key, realm_id, period, posted_in,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    session_microseconds, reason, author, manual
+) SELECT id, user_key, realm_id, '2026-10-01', '2026-11-01', 1, 2, 3, 4, 5, 6, 7, 8, 1,
+    'reason', 'author', true
+FROM past;
 DROP TABLE past;
 """
 

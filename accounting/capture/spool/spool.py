@@ -62,6 +62,9 @@ SHIFT_OTHER_TIMES: Final = (
 )
 """Everything but messages, for :meth:`Spool.shift_times`."""
 
+GAP_FOLD_MICROSECONDS: Final = 60_000_000
+"""Of the time between two gaps of one cause that are recorded as one."""
+
 INSERT_MESSAGES: Final = BulkInsert(
     "INSERT INTO messages (epoch, position, received_at, estimated, database, channel, payload)"
     " VALUES ",
@@ -228,8 +231,24 @@ class Spool(SpoolFile):
                 self.execute("UPDATE spool SET replication_id = NULL, stream_database = NULL")
 
     def open_gap(self, from_at: int, cause: str, detail: str = "") -> int:
-        """Record that messages from ``from_at`` on may be lost. Returns the gap's number."""
+        """Record that messages from ``from_at`` on may be lost. Returns the gap's number.
+
+        A connection that breaks again and again, while nothing is published, is one gap: it opens
+        again if it has the same cause, ended less than GAP_FOLD_MICROSECONDS before, and no message
+        came since.
+        """
         with self.transaction():
+            former = self.execute(
+                "UPDATE gaps SET to_at = NULL, detail = ?"
+                " WHERE gap = (SELECT max(gap) FROM gaps) AND cause = ? AND to_at > ?"
+                " AND to_at >= (SELECT last_received_at FROM spool)"
+                " AND NOT EXISTS (SELECT 1 FROM messages"
+                "  WHERE (messages.epoch, messages.position) > (gaps.epoch, gaps.position))"
+                " RETURNING gap",
+                (detail, cause, from_at - GAP_FOLD_MICROSECONDS),
+            ).fetchall()
+            if former:
+                return int(former[0][0])
             cursor = self.execute(
                 "INSERT INTO gaps (gap, epoch, position, from_at, cause, detail)"
                 " SELECT next_gap, captured_epoch, captured_position, ?, ?, ? FROM spool",

@@ -9,6 +9,8 @@ from accounting.db.schema.audit import (
     dropped_reports,
     finalized_sessions,
     proofs,
+    pruned_counts,
+    pruned_usage,
     rebuilds,
 )
 from accounting.db.schema.billing import (
@@ -35,6 +37,7 @@ from accounting.db.schema.identities import (
 from accounting.db.schema.ingest import (
     key_sightings,
     message_counts,
+    rejected_counts,
     rejected_messages,
     reports,
 )
@@ -97,11 +100,14 @@ __all__ = [
     "periods",
     "periods_to_adjust",
     "proofs",
+    "pruned_counts",
+    "pruned_usage",
     "realm_peak_slices",
     "realm_rules",
     "realm_usage",
     "realms",
     "rebuilds",
+    "rejected_counts",
     "rejected_messages",
     "relay_threads",
     "reports",

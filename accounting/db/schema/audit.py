@@ -17,6 +17,7 @@ from sqlalchemy import (
 
 from accounting.db.schema.columns import metadata, timestamp
 from accounting.db.schema.sessions import sessions
+from accounting.domain.counters import COUNTERS
 
 rebuilds = Table(
     "rebuilds",
@@ -79,4 +80,25 @@ finalized_sessions = Table(
     Column("day", Date, primary_key=True),
     Column("sessions", BigInteger, nullable=False),
     Column("digest", Numeric, nullable=False),
+)
+
+pruned_usage = Table(
+    "pruned_usage",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("realm_id", Integer, primary_key=True, autoincrement=False),
+    Column("starts_at", timestamp, primary_key=True),
+    Column("sessions_started", BigInteger, nullable=False),
+    *(Column(name, Numeric, nullable=False) for name in COUNTERS),
+)
+
+pruned_counts = Table(
+    "pruned_counts",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("sessions", BigInteger, nullable=False),
+    Column("reports", BigInteger, nullable=False),
+    Column("usernames", BigInteger, nullable=False),
+    Column("sightings", BigInteger, nullable=False),
+    Column("sightings_until", timestamp),
 )

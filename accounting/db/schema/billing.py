@@ -57,6 +57,7 @@ adjustments = Table(
     CheckConstraint("posted_in > period", name="posted_after_what_it_corrects"),
     CheckConstraint("manual = (author <> 'turn-accounting')", name="late_usage_has_one_author"),
     Index("adjustments_by_period", "realm_id", "period", "user_key"),
+    Index("adjustments_by_user", "user_key"),
     Index("adjustments_by_posting", "realm_id", "posted_in"),
 )
 

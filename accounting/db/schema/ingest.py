@@ -3,7 +3,9 @@
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
+    Index,
     Integer,
     LargeBinary,
     SmallInteger,
@@ -48,6 +50,18 @@ rejected_messages = Table(
     Column("channel", LargeBinary, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     Column("reason", Text, nullable=False),
+    Index("rejected_messages_by_time", "received_at"),
+)
+
+rejected_counts = Table(
+    "rejected_counts",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("starts_at", timestamp, primary_key=True),
+    Column("reason", Text, primary_key=True),
+    Column("messages", BigInteger, nullable=False),
+    Column("stored", BigInteger, nullable=False),
+    CheckConstraint("stored BETWEEN 0 AND messages", name="stored_messages_are_counted"),
 )
 
 key_sightings = Table(
@@ -65,6 +79,8 @@ key_sightings = Table(
     Column("scan_started_at", timestamp, nullable=False),
     Column("seen_at", timestamp, nullable=False),
     Column("idle_seconds", Integer, nullable=False),
+    Index("key_sightings_by_time", "source_id", "seen_at"),
+    Index("key_sightings_by_user", "user_key"),
 )
 
 message_counts = Table(

@@ -98,6 +98,11 @@ sessions = Table(
         "single_hour",
         postgresql_where=text("NOT confirmed AND single_hour IS NOT NULL"),
     ),
+    Index(
+        "sessions_unconfirmed",
+        "session_id",
+        postgresql_where=text("NOT confirmed AND phase = 0"),
+    ),
 )
 
 session_usage = Table(
