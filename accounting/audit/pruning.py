@@ -33,7 +33,6 @@ BATCH: Final = 5_000
 NO_SESSION: Final = UUID(int=0)
 SIGHTING_DAYS: Final = 1
 """How long key sightings of users without a session are kept."""
-SIGHTING_SLICE: Final = timedelta(minutes=10)
 RELAY_THREADS_PER_SOURCE: Final = 10_000
 
 
@@ -203,33 +202,34 @@ def _delete_reports(connection: Connection, source_id: int, last: UUID) -> int:
 
 
 def _prune_sightings(engine: Engine, source_id: int, before: datetime) -> int:
-    """Prune sightings, a slice of time in each transaction. Users of new ones get sessions soon."""
+    """Prune sightings in order of time. New ones are left: their users may get sessions soon."""
     pruned = 0
     while True:
         with lost_connections(), engine.begin() as connection:
-            parameters = {"source_id": source_id, "before": before}
-            first: datetime | None = connection.execute(
-                _QUERIES.text("next_sighting"), parameters
-            ).scalar()
-            since = before if first is None else first
-            until = min(before, since + SIGHTING_SLICE)
+            span = connection.execute(
+                _QUERIES.text("next_sightings"),
+                {"source_id": source_id, "before": before, "most": BATCH},
+            ).one()
             connection.execute(_QUERIES.text("drop_pruned_tables"))
             count = connection.execute(
                 _QUERIES.text("prune_sightings"),
-                {"source_id": source_id, "since": since, "before": until, "most": BATCH},
+                {
+                    "source_id": source_id,
+                    "since": span.since,
+                    "before": span.before,
+                    "most": BATCH,
+                },
             ).rowcount
-            if count or first is not None:
-                usernames = _delete_unused_names(connection) if count else 0
-                _count(
-                    connection,
-                    source_id,
-                    sightings=count,
-                    usernames=usernames,
-                    sightings_until=until,
-                )
+            if not count and span.since is None:
+                return pruned
+            _count(
+                connection,
+                source_id,
+                sightings=count,
+                usernames=_delete_unused_names(connection) if count else 0,
+                sightings_until=span.before,
+            )
         pruned += count
-        if not count and first is None:
-            return pruned
 
 
 def _delete_unused_names(connection: Connection) -> int:

@@ -699,14 +699,18 @@ SELECT count(*) FROM accounting.prune_sightings(
     CAST(:source_id AS smallint), NULL, NULL,
     ARRAY(SELECT DISTINCT user_key FROM pruned_names), 0);
 
--- name: next_sighting
--- Finds the first sighting of a source within the time that was not considered yet.
-SELECT k.seen_at FROM accounting.key_sightings k
-WHERE k.source_id = :source_id AND k.seen_at < CAST(:before AS timestamptz)
-    AND k.seen_at >= coalesce((
-        SELECT c.sightings_until FROM accounting.pruned_counts c WHERE c.source_id = :source_id
-    ), '-infinity')
-ORDER BY k.seen_at LIMIT 1;
+-- name: next_sightings
+-- Finds the span of the next sightings of a source that were not considered yet; null: there are none.
+SELECT min(seen_at) AS since, max(seen_at) + interval '1 microsecond' AS before
+FROM (
+    SELECT k.seen_at FROM accounting.key_sightings k
+    WHERE k.source_id = :source_id AND k.seen_at < CAST(:before AS timestamptz)
+        AND k.seen_at >= coalesce((
+            SELECT c.sightings_until FROM accounting.pruned_counts c
+            WHERE c.source_id = :source_id
+        ), '-infinity')
+    ORDER BY k.seen_at LIMIT :most
+) next;
 
 -- name: create_names_in_use
 -- Collects the names in pruned_names that something still refers to: another session, a key
