@@ -257,28 +257,41 @@ CREATE FUNCTION accounting.prune_sightings(
     of_source smallint, since timestamptz, before timestamptz, user_keys uuid[], most integer
 ) RETURNS TABLE (user_key uuid, username_key uuid)
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH settled AS MATERIALIZED (
+        SELECT * FROM accounting.settle_watermarks t WHERE t.source_id = of_source
+    ), candidates AS (
+        (SELECT k.* FROM accounting.key_sightings k
+        WHERE k.source_id = of_source AND k.seen_at >= since AND k.seen_at < before
+        ORDER BY k.seen_at LIMIT 2 * most)
+        UNION ALL
+        SELECT k.* FROM unnest(user_keys) AS u (user_key) CROSS JOIN LATERAL (
+            SELECT * FROM accounting.key_sightings k WHERE k.user_key = u.user_key OFFSET 0
+        ) k
+        WHERE k.source_id = of_source
+    ), unneeded AS (
+        SELECT k.* FROM candidates k
+        WHERE (SELECT s.session_id FROM accounting.sessions s
+            WHERE s.user_key = k.user_key LIMIT 1) IS NULL
+        UNION ALL
+        SELECT k.* FROM accounting.dropped_positions z CROSS JOIN LATERAL (
+            SELECT * FROM accounting.key_sightings k
+            WHERE k.source_id = of_source AND (k.epoch, k.position) < (z.epoch, z.position)
+            ORDER BY k.epoch, k.position, k.sighting LIMIT most
+        ) k
+        WHERE z.source_id = of_source
+    )
     DELETE FROM accounting.key_sightings d
-    USING accounting.settle_watermarks t
-    WHERE t.source_id = of_source AND d.source_id = of_source
-        AND (d.epoch, d.position) < (t.epoch, t.position)
-        AND (d.epoch, d.position, d.sighting) <= (
-            t.last_sighting_epoch, t.last_sighting_position, t.last_sighting)
-        AND d.ctid = ANY (ARRAY(
-            SELECT ctid FROM accounting.key_sightings k
-            WHERE k.source_id = of_source AND k.seen_at >= since AND k.seen_at < before
-                AND (SELECT s.session_id FROM accounting.sessions s
-                    WHERE s.user_key = k.user_key LIMIT 1) IS NULL
-        ) || ARRAY(
-            SELECT ctid FROM accounting.key_sightings k
-            WHERE k.source_id = of_source AND k.user_key = ANY (user_keys)
-                AND (SELECT s.session_id FROM accounting.sessions s
-                    WHERE s.user_key = k.user_key LIMIT 1) IS NULL
-        ) || ARRAY(
-            SELECT k.ctid FROM accounting.dropped_positions z
-            JOIN accounting.key_sightings k ON k.source_id = z.source_id
-                AND (k.epoch, k.position) < (z.epoch, z.position)
-            WHERE z.source_id = of_source LIMIT most
-        ))
+    WHERE d.ctid = ANY (ARRAY(
+        SELECT k.ctid FROM unneeded u JOIN settled t USING (source_id)
+        CROSS JOIN LATERAL (
+            SELECT k.ctid FROM accounting.key_sightings k
+            WHERE k.source_id = u.source_id AND k.epoch = u.epoch AND k.position = u.position
+                AND k.sighting = u.sighting AND k.user_key = u.user_key OFFSET 0
+        ) k
+        WHERE (u.epoch, u.position) < (t.epoch, t.position)
+            AND (u.epoch, u.position, u.sighting) <= (
+                t.last_sighting_epoch, t.last_sighting_position, t.last_sighting)
+    ))
     RETURNING d.user_key, d.username_key
 $$;
 REVOKE ALL ON FUNCTION accounting.prune_sightings(
