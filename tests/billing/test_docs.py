@@ -6,9 +6,13 @@ from typing import Final
 
 import psycopg
 
-from accounting.billing.adjust import adjust, post_manual_adjustment
-from accounting.billing.close_period import close_period
-from tests.support.billing_scenarios import DAY, NOVEMBER, NOVEMBER_END_SECONDS, receive_november
+from accounting.billing.adjust import adjust
+from tests.support.billing_scenarios import (
+    DAY,
+    NOVEMBER_END_SECONDS,
+    close_november_without_late_source,
+    credit_test_call,
+)
 from tests.support.books import READER, Books
 from tests.support.coturn_messages import FakeAllocation
 
@@ -32,11 +36,7 @@ def query_rows(books: Books, query: str) -> list[list[str]]:
 
 def test_the_worked_example_gives_its_tables(books: Books) -> None:
     (lines_query, lines), (adjustments_query, adjustments), (hours_query, hours) = STEPS
-    receive_november(books)
-    books.advance_clock(0, source="late")
-    books.advance_clock(NOVEMBER_END_SECONDS + 61)
-    books.run_jobs()
-    close_period(books.engine, "example.org", NOVEMBER, excluded_sources=["late"])
+    close_november_without_late_source(books)
     assert query_rows(books, lines_query) == markdown_rows(lines)
     bob = FakeAllocation(books, user="bob", allocation=7, source="late")
     bob.new(5 * DAY)
@@ -45,15 +45,7 @@ def test_the_worked_example_gives_its_tables(books: Books) -> None:
     books.advance_clock(NOVEMBER_END_SECONDS + 61, source="late")
     books.run_jobs()
     assert adjust(books.engine) == 1
-    post_manual_adjustment(
-        books.engine,
-        "example.org",
-        NOVEMBER,
-        "bob",
-        {"sent_bytes": -600},
-        reason="a test call",
-        author="carol",
-    )
+    credit_test_call(books)
     assert query_rows(books, adjustments_query) == markdown_rows(adjustments)
     assert query_rows(books, hours_query) == markdown_rows(hours)
     assert query_rows(books, lines_query) == markdown_rows(lines)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from accounting.billing.adjust import adjust, post_manual_adjustment
+from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_period, close_periods
 from accounting.feed.client import Feed, FeedEvent, FeedRestored
 from accounting.feed.number_feed import number_feed
@@ -19,6 +19,7 @@ from tests.support.billing_scenarios import (
     NOVEMBER,
     NOVEMBER_END_SECONDS,
     close_november_without_late_source,
+    credit_test_call,
     receive_late_source,
     receive_november,
 )
@@ -83,18 +84,6 @@ def feed_ids(books: Books) -> set[UUID]:
     return {row["event_id"] for row in books.rows("feed")}
 
 
-def credit(books: Books) -> None:
-    post_manual_adjustment(
-        books.engine,
-        "example.org",
-        NOVEMBER,
-        "bob",
-        {"sent_bytes": -600},
-        reason="a test call",
-        author="carol",
-    )
-
-
 def test_late_usage_and_corrections_have_the_same_ids_after_a_restore(books: Books) -> None:
     close_november_without_late_source(books)
     worker = Worker(books)
@@ -102,12 +91,12 @@ def test_late_usage_and_corrections_have_the_same_ids_after_a_restore(books: Boo
     back_up(books)
     receive_late_source(books)
     run_jobs(books)
-    credit(books)
+    credit_test_call(books)
     posted = [event for event in worker.work() if event.type == "adjustment.posted"]
     assert [event.payload["before"] is None for event in posted] == [False, False, True]
     restore(books)
     run_jobs(books)
-    credit(books)
+    credit_test_call(books)
     assert worker.work() == []
     assert feed_ids(books) == worker.events.keys()
 

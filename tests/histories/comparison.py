@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from tests.histories.oracle import (
+    COUNTERS,
     NO_USAGE,
     SECOND,
     Books,
@@ -22,16 +23,6 @@ from tests.histories.oracle import (
     statement_digest,
 )
 
-EIGHT: Final = (
-    "received_packets",
-    "received_bytes",
-    "sent_packets",
-    "sent_bytes",
-    "peer_received_packets",
-    "peer_received_bytes",
-    "peer_sent_packets",
-    "peer_sent_bytes",
-)
 VIEWS: Final[Mapping[str, str]] = {
     "sessions": "source, database, realm, username, allocation_id, started_at, session_id",
     "user_usage_hourly": "realm, user_id, starts_at",
@@ -98,7 +89,7 @@ def time_of(value: Any) -> int | None:
 
 def usage_of(row: Row) -> Usage:
     return Usage(
-        tuple(int(row[name]) for name in EIGHT),
+        tuple(int(row[name]) for name in COUNTERS),
         row["sessions_started"],
         row["sessions_ended"],
         seconds_to_micros(row["session_seconds"]),
@@ -178,7 +169,7 @@ class _Comparison:
                 row["transport"],
                 row["client_address"],
                 row["server_address"],
-                *[int(row[name]) for name in EIGHT],
+                *[int(row[name]) for name in COUNTERS],
                 row["total_reported"],
                 row["estimated"],
                 row["disputed"],
@@ -240,10 +231,10 @@ class _Comparison:
                     row["username"],
                     micros(row["starts_at"]),
                     micros(row["ends_at"]),
-                    tuple(int(row[name]) for name in EIGHT),
+                    tuple(int(row[name]) for name in COUNTERS),
                 )
                 for row in self.views["unattributed_usage"]
-                if any(row[name] for name in EIGHT)
+                if any(row[name] for name in COUNTERS)
             ],
         )
 
@@ -331,7 +322,7 @@ class _Comparison:
                 events,
                 ("event", "lifetime", "transport", "client_address", "server_address"),
             ),
-            ("traffic_reports", traffic, ("report", "side", *EIGHT[:4])),
+            ("traffic_reports", traffic, ("report", "side", *COUNTERS[:4])),
         ):
             actual = [
                 tuple(
@@ -486,7 +477,7 @@ class _Comparison:
                     (
                         *key,
                         row["user_id"],
-                        tuple(int(row[name]) for name in EIGHT),
+                        tuple(int(row[name]) for name in COUNTERS),
                         seconds_to_micros(row["session_seconds"]),
                         row["reason"],
                         row["author"],
@@ -527,7 +518,7 @@ class _Comparison:
                 latest[session] = order, payload
         ended = {str(row["session_id"]): row for row in self.views["sessions"] if row["ended_at"]}
         columns = (
-            "source", "database", "allocation_id", "start_known", "end_cause", *EIGHT,
+            "source", "database", "allocation_id", "start_known", "end_cause", *COUNTERS,
             "total_reported", "estimated", "disputed",
         )  # fmt: skip
         yield from compare_rows(
@@ -564,7 +555,7 @@ class _Comparison:
                     row["period"].isoformat(),
                     row["posted_in"].isoformat(),
                     str(row["user_key"]),
-                    tuple(int(row[name]) for name in EIGHT),
+                    tuple(int(row[name]) for name in COUNTERS),
                     row["reason"],
                     row["author"],
                 )
@@ -577,7 +568,7 @@ class _Comparison:
                     row["payload"]["period"],
                     row["payload"]["posted_in"],
                     row["payload"]["user_key"],
-                    tuple(int(row["payload"][name]) for name in EIGHT),
+                    tuple(int(row["payload"][name]) for name in COUNTERS),
                     row["payload"]["reason"],
                     row["payload"]["author"],
                 )
@@ -603,7 +594,7 @@ def bucket_of(row: Row) -> Bucket:
 
 def add_to(sums: dict[tuple[str, str, str], list[int]], row: Row) -> None:
     entry = sums[row["realm"], row["period"].isoformat(), row["user_id"]]
-    for index, name in enumerate(EIGHT):
+    for index, name in enumerate(COUNTERS):
         entry[index] += int(row[name])
     entry[8] += seconds_to_micros(row["session_seconds"])
 

@@ -29,6 +29,16 @@ SUFFIXES: Final = {
     b"/total_traffic": ("total", "client"),
     b"/total_traffic/peer": ("total", "peer"),
 }
+COUNTERS: Final = (
+    "received_packets",
+    "received_bytes",
+    "sent_packets",
+    "sent_bytes",
+    "peer_received_packets",
+    "peer_received_bytes",
+    "peer_sent_packets",
+    "peer_sent_bytes",
+)
 Counts = tuple[int, int, int, int]
 NOTHING: Final[Counts] = (0, 0, 0, 0)
 

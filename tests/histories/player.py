@@ -28,7 +28,6 @@ from accounting.capture.spool.spool import Spool
 from tests.histories.billing_worker import BillingWorker, figures
 from tests.histories.capture import Place, capture
 from tests.histories.comparison import (
-    EIGHT,
     VIEWS,
     Expectation,
     Identities,
@@ -36,7 +35,17 @@ from tests.histories.comparison import (
     compare_rows,
     differences,
 )
-from tests.histories.oracle import SECOND, Calendar, Gap, Message, Sighting, Stream, moment, shown
+from tests.histories.oracle import (
+    COUNTERS,
+    SECOND,
+    Calendar,
+    Gap,
+    Message,
+    Sighting,
+    Stream,
+    moment,
+    shown,
+)
 from tests.histories.plan import CaptureGap, Plan, SourcePlan, Stage
 from tests.histories.rules import changed_rules, random_changes, rule_fields, rule_options
 from tests.support.books import READER, WRITER
@@ -537,7 +546,7 @@ class Player:
         if not lines:
             return
         line = chance.choice(lines)
-        name = chance.choice(EIGHT)
+        name = chance.choice(COUNTERS)
         amount, seconds = chance.randint(-(10**12), 10**12), chance.randint(-(10**7), 10**7)
         reason = chance.choice(("goodwill", "a test call", "\u00fc '; -- %s"))
         command = (
@@ -549,7 +558,7 @@ class Player:
             line["realm"],
             str(line["period"]),
             line["user_id"],
-            tuple(amount if counter == name else 0 for counter in EIGHT),
+            tuple(amount if counter == name else 0 for counter in COUNTERS),
             seconds * 1000,
             reason,
             "carol",

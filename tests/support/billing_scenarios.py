@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Final
 
-from accounting.billing.adjust import adjust
+from accounting.billing.adjust import adjust, post_manual_adjustment
 from accounting.billing.close_period import close_period, close_periods
 from tests.support.books import Books
 from tests.support.coturn_messages import FakeAllocation
@@ -54,6 +54,19 @@ def close_november_without_late_source(books: Books) -> None:
     books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     close_period(books.engine, "example.org", NOVEMBER, excluded_sources=["late"])
+
+
+def credit_test_call(books: Books) -> None:
+    """Credit bob for a test call of November."""
+    post_manual_adjustment(
+        books.engine,
+        "example.org",
+        NOVEMBER,
+        "bob",
+        {"sent_bytes": -600},
+        reason="a test call",
+        author="carol",
+    )
 
 
 def close_and_adjust_november(books: Books) -> None:
