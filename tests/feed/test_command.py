@@ -70,3 +70,12 @@ def test_an_unreachable_database_is_reported_without_a_retry() -> None:
     result = turn_accounting("feed", database_url="postgresql://127.0.0.1:1/nowhere")
     assert result.code == 1
     assert "127.0.0.1" in result.error_line
+
+
+def test_a_number_beyond_the_end_is_of_a_feed_before_a_restore(books: Books) -> None:
+    post_and_number(books, "a")
+    at_end = turn_accounting("feed", "--after", "1", database_url=books.url(READER))
+    assert (at_end.code, at_end.out) == (0, "")
+    beyond = turn_accounting("feed", "--after", "2", database_url=books.url(READER))
+    assert beyond.code == 1
+    assert "restored from a backup" in beyond.error_line
