@@ -163,7 +163,9 @@ def _look_through(file: _File) -> None:
         times.direction * sessions.direction < 0 and sessions.count >= SEVERAL
     ):
         raise UsageError(f"{file.path}: its lines are not in one order of time")
-    direction = times.direction or sessions.direction
+    # A single step back may be another start.
+    direction = times.direction if times.count > 1 else 0
+    direction = direction or sessions.direction
     file.is_newest_first = direction < 0 if direction else None
     if file.is_newest_first:
         file.hashes.reverse()
@@ -178,9 +180,7 @@ def _add_hashes(file: _File, server: bytes, line: LogLine, unwrapped: Unwrapped)
     if line.event in {"new", "delete"}:
         file.border_hashes.add(file.hashes[-1])
     # Seconds since the start may be the same after another start, then with other usage.
-    if unwrapped.form not in {"bare", "uptime"} or (
-        unwrapped.form == "uptime" and any(line.counters)
-    ):
+    if unwrapped.form not in {"bare", "uptime"} or any(line.counters):
         file.distinct_hashes.add(file.hashes[-1])
 
 
@@ -281,13 +281,9 @@ def _require_apart(file: _File, earlier: Sequence[_File], skipped: set[int]) -> 
 
 
 def _kept_messages(file: _File, skipped: set[int]) -> Iterator[LogMessage]:
-    """The second pass: the lines that no earlier file has, oldest first."""
+    """The second pass: the lines oldest first, without text where an earlier file has them."""
     oldest_first = (message for message, _ in _messages(file))
     place = 0
     for message in [*oldest_first][::-1] if file.is_newest_first else oldest_first:
-        if message.line is None:
-            yield message
-            continue
-        if place not in skipped:
-            yield message
-        place += 1
+        yield message._replace(line=None) if place in skipped else message
+        place += message.line is not None

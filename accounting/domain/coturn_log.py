@@ -35,7 +35,8 @@ class LogLine(NamedTuple):
 
 
 class LogMessage(NamedTuple):
-    """A line about a session, by its number in the file. ``line`` is None if it is cut off.
+    """A line about a session, by its number in the file. ``line`` is None if it is cut off or left
+    out, so that the session is not complete.
 
     ``server``: which one wrote it, as far as the log says so.
     """
@@ -52,6 +53,7 @@ class LoggedSession:
     ``file`` and ``line``: where the first line is. ``starts`` and ``deletes`` count its `new` and
     `delete`. ``start_is_covered``: whether the log has what came before its first line, so that it
     would have its `new`. ``is_partial``: whether lines of it may be missing or of another session.
+    ``is_cut_short``: whether it is usage beside a whole session, so that no file goes on with it.
     """
 
     __slots__ = (
@@ -59,6 +61,7 @@ class LoggedSession:
         "deletes",
         "file",
         "first",
+        "is_cut_short",
         "is_partial",
         "line",
         "start_is_covered",
@@ -70,6 +73,7 @@ class LoggedSession:
         self.file = file
         self.line = line
         self.start_is_covered = start_is_covered
+        self.is_cut_short = False
         self.is_partial = False
         self.starts = 0
         self.deletes = 0
@@ -79,6 +83,11 @@ class LoggedSession:
     def never_authenticated(self) -> bool:
         """Whether all of its requests were unauthenticated: nobody is billed for it."""
         return not (self.starts or self.deletes)
+
+    @property
+    def has_only_usage(self) -> bool:
+        """Whether there is usage, and no `new` or `delete`."""
+        return self.never_authenticated and any(self.counters)
 
     @property
     def count(self) -> int:
@@ -155,8 +164,8 @@ class LogReader:
 
     The lines of a file come in order of time, the files in any order. An id with another `new`
     after its `delete` is another session; without the `delete` it may be that of another server,
-    and the two are kept as one. Lines after the `delete` still belong to it. What is of one session
-    in several files is put together, as a lower bound: a file between them may be missing.
+    and the two are kept as one. What several files have of a session is put together, as a lower
+    bound: a file between them may be missing.
     """
 
     def __init__(self) -> None:
@@ -176,11 +185,13 @@ class LogReader:
             key = message.server, line.realm, line.username, line.allocation_id
             thread = message.server, line.allocation_id // IDS_PER_THREAD
             session = latest.get(key)
-            if session is None or (line.event == "new" and session.is_over):
+            if session is None or _begins_another(session, line):
                 # A relay thread counts its ids up: this one was given out after that `new`.
                 covered = lowest_new.get(thread, line.allocation_id) < line.allocation_id
-                session = LoggedSession(line, file, message.number, start_is_covered=covered)
-                latest[key] = session
+                following = LoggedSession(line, file, message.number, start_is_covered=covered)
+                if session is not None:
+                    _separate(session, following)
+                session = latest[key] = following
                 self._parts[key].append(session)
                 begun.append((message.server, session))
             _add_line(session, line)
@@ -196,7 +207,9 @@ class LogReader:
         for parts in self._parts.values():
             whole: LoggedSession | None = None
             for part in parts:
-                if part.is_complete or (part.never_authenticated and part.start_is_covered):
+                if part.is_complete or (
+                    part.never_authenticated and (part.start_is_covered or part.is_cut_short)
+                ):
                     yield part
                 elif whole is None:
                     whole = part
@@ -206,10 +219,26 @@ class LogReader:
                 yield whole
 
 
+def _begins_another(session: LoggedSession, line: LogLine) -> bool:
+    if line.event == "new":
+        return session.is_over or session.has_only_usage
+    return session.is_over and line.event != "delete"
+
+
+def _separate(session: LoggedSession, following: LoggedSession) -> None:
+    """Keep usage before a `new`, or after the `delete`, apart from the session itself.
+
+    It may be of that session, which is then a lower bound, or of another start of the server, which
+    gave out the same id.
+    """
+    if session.has_only_usage:
+        session.is_cut_short = following.is_partial = True
+    elif following.first.counters:
+        following.is_cut_short = session.is_partial = True
+
+
 def _add_line(session: LoggedSession, line: LogLine) -> None:
     if line.event == "new":
-        # Usage before it may be of an earlier session, whose start the log doesn't have.
-        session.is_partial |= any(session.counters) and not session.start_is_covered
         session.starts += 1
     elif line.event == "delete":
         session.deletes += 1

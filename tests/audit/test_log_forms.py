@@ -313,6 +313,21 @@ def test_names_that_a_log_writes_alike_have_one_form(sent: bytes, logged: bytes)
     assert name_as_logged(escape(sent)) == name_as_logged(escape(logged))
 
 
+def test_usage_beside_a_session_of_another_start_is_kept_apart(tmp_path: Path) -> None:
+    """Unauthenticated requests, before and after a restart, had the id and name of a session."""
+    stranger = LINES[1]
+    before, after = [stranger, *LINES], [*LINES, stranger]
+    for lines in (before, after):
+        read = sums(*write(tmp_path, timed(lines)))
+        assert sorted(read) == [([2, 300, 4, 500], False), (WHOLE, False)]
+
+
+def test_a_session_around_lines_of_another_file_is_a_lower_bound(tmp_path: Path) -> None:
+    middle = cut(timed(LINES), 1, 4)[1]
+    paths = write(tmp_path, middle, timed(LINES))
+    assert all(not is_complete for _, is_complete in sums(*paths))
+
+
 def damaged(random: Random, lines: list[str], wrap: Wrap) -> list[bytes]:
     """The files of a log as somebody may have kept them: some cut, copied, missing or reversed."""
     content = wrap(lines).splitlines(keepends=True)
