@@ -34,9 +34,13 @@ def refused_epoch(
 ) -> RefusedEpoch | None:
     """Claim the histories of the epochs that are left to load; the first that is another source's.
 
-    The caller holds the lock of the source, which has ``claimed`` some of them already.
+    Raises SourceConflict when all of the spool is. The caller holds the lock of the source, which
+    has ``claimed`` some of them already.
     """
-    for epoch in spool.epochs():
+    spool_epochs = spool.epochs()
+    if not source.epoch:
+        identity.check_spool_is_new(connection, source, [epoch.token for epoch in spool_epochs])
+    for epoch in spool_epochs:
         if epoch.number < state.loaded_epoch or epoch.server in claimed:
             continue
         try:

@@ -139,6 +139,8 @@ def acquire_lease(
         identity.claim(connection, source, server)
         identity.resolve_conflicts(connection, source.source_id, server, lease_holder(spool.path))
         if not source.epoch:
+            tokens = [epoch.token for epoch in spool.epochs()]
+            identity.check_spool_is_new(connection, source, tokens)
             source = register_source(connection, source, spool)
         return books_position(source, source_queries.epochs_by_token(connection, source.source_id))
 

@@ -11,6 +11,7 @@ messages would be in no source. Who is refused is recorded (:func:`record_confli
 what nobody captures, until that collector captures under another name.
 """
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -19,6 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.engine import lost_connections
 from accounting.db.schema import (
+    epochs,
     source_conflicts,
     source_histories,
     sources,
@@ -140,6 +142,27 @@ def claim(connection: Connection, source: SourceRow, server: ServerIdentity) -> 
 def _raise_if(conflict: SourceConflict | None) -> None:
     if conflict is not None:
         raise conflict
+
+
+def check_spool_is_new(
+    connection: Connection, source: SourceRow, epoch_tokens: Collection[str]
+) -> None:
+    """Raise SourceConflict when a new source's spool was loaded as another source.
+
+    That source was renamed, and the database was restored from a backup of before.
+    """
+    former = connection.execute(
+        select(sources.c.source_id, sources.c.source)
+        .join(epochs, epochs.c.source_id == sources.c.source_id)
+        .where(epochs.c.token.in_(epoch_tokens), sources.c.source_id != source.source_id)
+        .limit(1)
+    ).first()
+    if former is not None:
+        raise SourceConflict(
+            f"the spool of source '{source.source}' was loaded as source '{former.source}': "
+            f"run `turn-accounting source rename {former.source} {source.source}` first",
+            source_id=former.source_id,
+        )
 
 
 def suspected_conflict(

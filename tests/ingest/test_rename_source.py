@@ -10,6 +10,7 @@ from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.rename import rename_spool
 from accounting.capture.spool.spool import Spool
 from accounting.errors import SourceConflict, SpoolError, UsageError
+from accounting.ingest.loader import Loader
 from accounting.ingest.source_lease import acquire_lease
 from accounting.sources.rename import rename_source
 from tests.support.billing_scenarios import close_november, receive_november
@@ -120,4 +121,25 @@ def test_a_collector_with_the_former_name_is_refused(books: Books) -> None:
     FakeAllocation(books, source="old").new(10)
     with pytest.raises(SourceConflict, match="was renamed to 'new'"):
         books.load(source="old")
+    assert [row["source"] for row in books.rows("sources")] == ["new"]
+
+
+def test_after_a_restore_from_before_the_rename_nothing_is_loaded_twice(books: Books) -> None:
+    """The collector has the new name, the restored database only the old one."""
+    data_dir = books.directory
+    with Spool.open(spool_path(data_dir, "old"), "old") as spool:
+        books._spools["old"] = spool
+        receive_november(books, source="old")
+        books.load(source="old")
+        del books._spools["old"]
+    assert rename_spool(data_dir, "old", "new")
+    with Spool.open(spool_path(data_dir, "new"), "new") as spool:
+        loader = Loader(books.engine, spool, books.rule)
+        hint = "was loaded as source 'old': run `turn-accounting source rename old new` first"
+        with pytest.raises(SourceConflict, match=hint):
+            loader.load()
+        with pytest.raises(SourceConflict, match=hint):
+            acquire_lease(books.engine, spool, 60.0)
+        assert rename(books, "old", "new").code == 0
+        assert loader.load() == 0
     assert [row["source"] for row in books.rows("sources")] == ["new"]
