@@ -115,7 +115,7 @@ def test_two_sources_that_a_failover_merges_are_refused_until_they_are_apart_aga
 ) -> None:
     with (
         servers_like(first_server, 1) as (second,),
-        keeper_of(books, "a", first_server),
+        keeper_of(books, "a", first_server, lease_seconds=4),
         keeper_of(books, "b", second) as keeper,
     ):
         assert keeper.other_holder == ""
