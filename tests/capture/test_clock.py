@@ -3,13 +3,15 @@
 A machine's clocks are simulated; the spool is real.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from accounting.capture.clock import (
     MAX_CLOCK_ERROR,
@@ -361,3 +363,49 @@ def test_a_clock_that_steps_back_before_a_restart_does_not_pin_times(
     collector.read_database(STEP_READINGS)
     collector.receive()
     assert errors(spool) == [0] * len(errors(spool))
+
+
+ACTIONS: Final = st.lists(
+    st.one_of(
+        st.tuples(st.just("set the clock"), st.sampled_from([0, HOUR, -HOUR, 32 * DAY, -DAY])),
+        st.tuples(st.just("receive"), st.integers(0, 2 * HOUR)),
+        st.tuples(st.just("read the database's clock"), st.integers(1, STEP_READINGS)),
+        st.tuples(st.just("restart the collector"), st.integers(0, HOUR)),
+        st.tuples(st.just("restart the machine"), st.integers(1, HOUR)),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=25)
+@given(actions=ACTIONS)
+def test_any_history_ends_with_true_times(
+    tmp_path_factory: pytest.TempPathFactory, actions: Sequence[tuple[str, int]]
+) -> None:
+    """Once the database is reached. Only how long a machine was off can be unknown."""
+    machine = Machine()
+    path = tmp_path_factory.mktemp("history") / "test.sqlite3"
+    with Spool.open(path, "test", clock=machine.clock().now) as spool:
+        collector = Collector(machine, spool)
+        for action, amount in actions:
+            match action:
+                case "set the clock":
+                    machine.wall_error = amount
+                case "receive":
+                    collector.receive(after=amount)
+                case "read the database's clock":
+                    collector.read_database(amount)
+                case _:
+                    machine.now += amount
+                    if action == "restart the machine":
+                        machine.reboot()
+                    collector = Collector(machine, spool)
+        collector.read_database(STEP_READINGS)
+        collector.receive()
+        times = [message.received_at for message in stored_messages(spool)]
+        assert times == sorted(times)
+        assert spool.state().newest_at == times[-1]
+        assert abs(times[-1] - machine.now) <= MAX_CLOCK_ERROR
+        assert spool.state().unconfirmed_from is None
+        if "restart the machine" not in dict(actions):
+            assert errors(spool) == [0] * len(times)
