@@ -48,6 +48,18 @@ class ServerIdentity:
         return frozenset(f"{kind} {value}" for kind, value in named if value)
 
     @property
+    def claims(self) -> frozenset[str]:
+        """The histories that a source claims, of those that it must not share.
+
+        A replica's collector does not claim the history of the master for itself, so that the
+        master's collector is never the one that is refused.
+        """
+        if not self.is_replica:
+            return self.histories
+        own = self.histories - {f"history {self.replication_id}"}
+        return own | ({f"following {self.replication_id}"} if self.replication_id else frozenset())
+
+    @property
     def previous_history(self) -> str:
         """The history that the server's own one continues, as in ``histories``; '' without one."""
         return f"history {self.previous_replication_id}" if self.previous_replication_id else ""

@@ -46,12 +46,13 @@ def find_conflict(
 
     ``name`` may be new.
     """
+    checked = server.histories | server.claims | {server.previous_history}
     owners = {
         row.history: row
         for row in connection.execute(
             select(source_histories.c.history, sources.c.source_id, sources.c.source)
             .join(sources, sources.c.source_id == source_histories.c.source_id)
-            .where(source_histories.c.history.in_([*server.histories, server.previous_history]))
+            .where(source_histories.c.history.in_(checked))
             .order_by(source_histories.c.history)
         )
     }
@@ -115,7 +116,7 @@ def claim(connection: Connection, source: SourceRow, server: ServerIdentity) -> 
         .values(
             [
                 {"history": history, "source_id": source.source_id}
-                for history in sorted(server.histories)
+                for history in sorted(server.claims)
             ]
         )
         .on_conflict_do_nothing()

@@ -64,7 +64,8 @@ CREATE TABLE accounting.former_source_names (
 GRANT SELECT, INSERT, DELETE ON accounting.former_source_names TO turn_accounting_writer;
 
 -- The histories that belong to a source: 'run ' and a server's run id, 'history ' and a replication
--- id, 'node ' and the id of a node of a cluster. A history belongs to one source for good.
+-- id, 'following ' and that of a replica's master, 'node ' and the id of a node of a cluster. A history
+-- belongs to one source for good.
 CREATE TABLE accounting.source_histories (
     history text NOT NULL,
     source_id smallint NOT NULL,
