@@ -132,12 +132,15 @@ class Stage:
     """A part of the history: how far each source gets, how jobs run, and what happens then.
 
     ``until``: by source. ``kills``: how long processes run until they are killed, in seconds.
+    ``clock_ahead``: the source whose collector's clock is ahead of all others in the last part of
+    the stage, until it is corrected; '' for none.
     """
 
     until: dict[str, int]
     runs: str
     kills: Sequence[float]
     actions: Sequence[str]
+    clock_ahead: str
     order: int
 
 
@@ -174,6 +177,7 @@ class Plan:
             yield (
                 f"stage {number}: {until}; {stage.runs}, {len(stage.kills)} kills;"
                 f" then {', '.join(stage.actions) or 'nothing'}"
+                + (f"; the clock of {stage.clock_ahead!r} is ahead" if stage.clock_ahead else "")
             )
 
 
@@ -459,6 +463,9 @@ class _Planner:
                     actions=self._short_actions(number)
                     if self.short
                     else self._actions(number, is_last=end == last),
+                    clock_ahead=chance.choice((sources[0].name, "", ""))
+                    if self.short
+                    else chance.choice((late, sources[0].name, sources[1].name, "", "", "")),
                     order=chance.randrange(2**30),
                 )
             )

@@ -46,7 +46,7 @@ from tests.histories.oracle import (
     moment,
     shown,
 )
-from tests.histories.plan import CaptureGap, Plan, SourcePlan, Stage
+from tests.histories.plan import MINUTE, CaptureGap, Plan, SourcePlan, Stage
 from tests.histories.rules import changed_rules, random_changes, rule_fields, rule_options
 from tests.support.books import READER, WRITER
 from tests.support.command import start_turn_accounting
@@ -75,6 +75,10 @@ class Source:
     last_at: int = 0
     epoch: int = 1
     position: int = 0
+    ahead: int = 0
+    """By how much its clock is ahead now, which was not noticed yet."""
+    ahead_after: int = 0
+    """The last time before that."""
     open_gap: tuple[int, int] | None = None
     """Its number in the spool, and its index in the stream."""
     events: Sequence[tuple[int, int, int, CaptureGap | None]] = ()
@@ -103,6 +107,17 @@ class Source:
         source.places = places
         return source
 
+    def put_clock_ahead(self, until: int, chance: random.Random) -> None:
+        """Put the clock so far ahead that all times from now on are later than ``until``."""
+        self.ahead_after = self.last_at
+        self.ahead = self.plan.wall_clock(until) - self.last_at + chance.randint(1, 40) * MINUTE
+
+    def correct_clock(self) -> None:
+        """Correct the times that were stored, as a collector does when it has noticed."""
+        if self.ahead:
+            self.spool.shift_times(-self.ahead, after=self.ahead_after)
+            self.ahead = 0
+
     def receive_until(self, until: int, chance: random.Random) -> None:
         """Append everything up to that time to the spool, as a collector does."""
         batch: list[int] = []
@@ -123,7 +138,7 @@ class Source:
                     self._scan_keys(at, chance)
         self._append(batch, chance)
         self.last_at = max(self.last_at, self.plan.wall_clock(until))
-        self.spool.checkpoint(self.last_at)
+        self.spool.checkpoint(self.last_at + self.ahead)
         self.stream.until = self.last_at
 
     def _append(self, batch: list[int], chance: random.Random) -> None:
@@ -140,14 +155,14 @@ class Source:
                 database = 0 if self.plan.mode == "subscribe" else event.database
             wall = self.plan.wall_clock(event.at)
             self.last_at = max(self.last_at, wall)
-            messages.append((wall, database, event.channel, event.payload))
+            messages.append((wall + self.ahead, database, event.channel, event.payload))
             positions.append(self.position)
             self.stream.messages.append(
                 Message(
                     self.epoch,
                     self.position,
                     self.last_at,
-                    number < estimated_count,
+                    number < estimated_count or self.ahead > 0,
                     database,
                     event.channel,
                     event.payload,
@@ -159,7 +174,7 @@ class Source:
     def _begin_gap(self, wall: int, *, new_epoch: bool) -> None:
         from_at = max(wall, self.last_at)
         cause = "disconnected" if self.plan.mode == "subscribe" else "backlog_overrun"
-        number = self.spool.open_gap(from_at, cause, "by the plan")
+        number = self.spool.open_gap(from_at + self.ahead, cause, "by the plan")
         self.stream.gaps.append(Gap(self.epoch, self.position, from_at, None, cause))
         self.open_gap = number, len(self.stream.gaps) - 1
         if new_epoch:
@@ -172,10 +187,10 @@ class Source:
         gap = self.stream.gaps[index]
         last_received_at = self.stream.messages[-1].received_at if self.stream.messages else 0
         to_at = max(wall, gap.from_at + 1, last_received_at)
-        self.spool.close_gap(number, wall)
+        self.spool.close_gap(number, wall + self.ahead)
         self.stream.gaps[index] = gap._replace(to_at=to_at)
         self.last_at = max(self.last_at, to_at)
-        self.spool.checkpoint(to_at)
+        self.spool.checkpoint(to_at + self.ahead)
         self.open_gap = None
 
     def _scan_keys(self, at: int, chance: random.Random) -> None:
@@ -190,7 +205,13 @@ class Source:
         began_at = self.last_at
         seen_at = began_at + chance.randrange(2 * SECOND)
         found = [
-            RawKeySighting(began_at, seen_at, database, key, (at - written_at) // SECOND)
+            RawKeySighting(
+                began_at + self.ahead,
+                seen_at + self.ahead,
+                database,
+                key,
+                (at - written_at) // SECOND,
+            )
             for (database, key), written_at in sorted(keys.items())
         ]
         chance.shuffle(found)
@@ -275,7 +296,12 @@ class Player:
         chance = random.Random(stage.order)
         loaded = self._message_counts()
         for source in self.sources:
-            source.receive_until(stage.until[source.plan.name], chance)
+            until = stage.until[source.plan.name]
+            if source.plan.name == stage.clock_ahead:
+                middle = (source.last_at + until) // 2
+                source.receive_until(min(middle, until), chance)
+                source.put_clock_ahead(max(stage.until.values()), chance)
+            source.receive_until(until, chance)
         self._set_database_clock()
         self._reopen_by_messages(loaded)
         if stage.runs == "services":
@@ -375,6 +401,11 @@ class Player:
             with self._running(*arguments, source=source) as process:
                 process.kill_after(seconds)
                 self.killed += 1
+        self._correct_clocks()
+
+    def _correct_clocks(self) -> None:
+        for source in self.sources:
+            source.correct_clock()
 
     def _run_services(self, kills: Sequence[float]) -> None:
         """Run a loader for each source and two schedulers, all at once; kill and restart some."""
@@ -390,6 +421,7 @@ class Player:
                 running[victim].kill_after(seconds)
                 running[victim] = self._start(*services[victim])
                 self.killed += 1
+            self._correct_clocks()
             wait_until(self._all_settled, DEADLINE_SECONDS)
             codes = [process.stop() for process in running]
         finally:
