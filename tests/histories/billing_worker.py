@@ -40,8 +40,8 @@ class BillingWorker:
         for event in feed:
             event_id = str(event["event_id"])
             payload = dict(event["payload"])
-            if event["type"] == "adjustment.posted" and payload["before"] is None:
-                # One that is repeated after a restore is billed already, with the period of then.
+            if event["type"] == "adjustment.posted":
+                # One that comes again after a restore is billed already, with the period of then.
                 del payload["posted_in"]
             content = json.dumps([event["type"], event["realm"], payload], sort_keys=True)
             if event_id in self.events:
