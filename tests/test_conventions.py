@@ -208,7 +208,7 @@ def test_no_test_imports_from_another_test() -> None:
         for module in imported_modules(tree)
         if test.search(module)
         or (
-            re.match(r"tests\.(?!support\.)", module)
+            re.match(r"tests\.(?!support\b)", module)
             and not ((match := program.match(module)) and name.startswith(f"tests/{match[1]}/"))
         )
     ]
