@@ -23,7 +23,7 @@ from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, require_lock
 from accounting.db.queries import Queries
 from accounting.domain.session_fold import first_position
-from accounting.identities import erasure_queries
+from accounting.identities import writer_locks
 from accounting.sources import source_queries, watermark_queries
 
 _QUERIES: Final = Queries("accounting.audit")
@@ -238,7 +238,7 @@ def _delete_unused_names(connection: Connection) -> int:
     A loader has names in its cache that it then does not insert: none may be at work, and it
     forgets them when it finds that usernames were pruned.
     """
-    erasure_queries.lock_out_loaders(connection)
+    writer_locks.lock_out_loaders(connection)
     connection.execute(text("ANALYZE pruned_names"))
     connection.execute(_QUERIES.text("create_names_in_use"))
     usernames: int = connection.execute(_QUERIES.text("delete_unused_usernames")).scalar_one()

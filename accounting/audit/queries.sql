@@ -349,6 +349,15 @@ LEFT JOIN LATERAL (
 ) l ON true
 ORDER BY s.source;
 
+-- name: retention_clock
+-- The time that the age of reports is counted from: the database's now, but not later than the sources
+-- in service have captured, so that no clock that is ahead makes reports old.
+SELECT CASE
+    WHEN EXISTS (SELECT FROM accounting.sources WHERE retired_at IS NULL)
+    THEN (SELECT least(max(captured_until), accounting.database_now()) FROM accounting.sources)
+    ELSE accounting.database_now()
+END;
+
 -- name: report_days
 -- Reads the days (UTC) that have a partition of reports, the oldest first.
 SELECT to_date(substr(c.relname, 9), 'YYYYMMDD') AS day

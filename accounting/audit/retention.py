@@ -115,7 +115,7 @@ def expired_days(
 
 
 def _days_before_retention(connection: Connection, days: int) -> list[date]:
-    clock = retention_queries.period_clock(connection)
+    clock = retention_queries.retention_clock(connection)
     if clock is None:
         return []
     kept_since = (clock.astimezone(UTC) - timedelta(days=days)).date()

@@ -80,9 +80,9 @@ def report_days(connection: Connection) -> list[date]:
     return list(connection.execute(_QUERIES.text("report_days")).scalars())
 
 
-def period_clock(connection: Connection) -> datetime | None:
-    """Up to when any source is captured; the server's time where none is in service."""
-    clock: datetime | None = connection.execute(select(func.accounting.period_clock())).scalar_one()
+def retention_clock(connection: Connection) -> datetime | None:
+    """The time that the age of reports is counted from; None before anything was captured."""
+    clock: datetime | None = connection.execute(_QUERIES.text("retention_clock")).scalar_one()
     return clock
 
 

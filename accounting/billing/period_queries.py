@@ -11,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 
 from accounting.db import schema
+from accounting.db.clock import database_now
 from accounting.db.queries import Queries
 from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.periods import PeriodBounds, periods
@@ -58,25 +59,23 @@ def find_period(connection: Connection, realm_id: int, realm: str, period: date)
 
 
 def refresh_periods(connection: Connection) -> None:
-    """Derive every realm's periods from its rules, from its first usage to the capture clock.
+    """Derive every realm's periods from its rules, from its first usage to the database's now.
 
     Open periods are replaced where the rules have changed; closed ones stay.
     """
-    clock = connection.execute(select(func.accounting.period_clock())).scalar_one()
-    if clock is None:
-        return
+    now = database_now(connection)
     rules = all_rules(connection)
     for realm_id, first_usage in connection.execute(_QUERIES.text("first_usage")).all():
-        _refresh_realm(connection, realm_id, rules[realm_id], first_usage, clock)
+        _refresh_realm(connection, realm_id, rules[realm_id], first_usage, now)
 
 
 def _refresh_realm(
-    connection: Connection, realm_id: int, rules: RealmRules, first_usage: datetime, clock: datetime
+    connection: Connection, realm_id: int, rules: RealmRules, first_usage: datetime, now: datetime
 ) -> None:
     stored = {row.period: row for row in realm_periods(connection, realm_id)}
     closed_ends = [row.ends_at for row in stored.values() if row.closed_at is not None]
     # Up to the last closed end, which begins an open period: adjustments need one to be posted in.
-    until = max([first_usage, clock, *closed_ends])
+    until = max([first_usage, now, *closed_ends])
     derived = {
         bounds.first_day: _period_values(realm_id, bounds)
         for bounds in periods(rules, to_micros(first_usage), to_micros(until))
@@ -153,6 +152,6 @@ def mark_closed(
     closed = connection.execute(
         update(schema.periods)
         .where(_PERIOD.realm_id == realm_id, _PERIOD.period == period, _PERIOD.closed_at.is_(None))
-        .values(closed_at=func.now(), cutoff=cutoff.to_text())
+        .values(closed_at=func.clock_timestamp(), cutoff=cutoff.to_text())
     )
     assert closed.rowcount == 1, "the period changed although the caller holds the lock"

@@ -1,6 +1,6 @@
 """The commands for the rules of realms: ``realm list|set``."""
 
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Annotated
 
 import typer
@@ -111,7 +111,6 @@ def set_realm(
             changes,
             default=service.default_rule(settings),
             holds_from=None if holds_from is None else _parse_day(holds_from),
-            now=datetime.now(UTC),
         )
         rows = [in_own_zone(row) for row in list_rules(engine, name)]
     for row in rows:

@@ -1,9 +1,9 @@
 """A realm's rules over time: time zone, anchor day, grace and usernames."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from accounting.domain.calendar import TIME_MIN, Calendar
 from accounting.domain.identity import UsernameRule
@@ -46,3 +46,43 @@ class RealmRules:
         if self._only_grace is not None:
             return self._only_grace
         return self.rule_at(started_at).grace_seconds * _SECOND
+
+    def with_change(
+        self,
+        changes: Mapping[str, Any],
+        start: int,
+        is_replaced: Callable[[RealmRule], bool],
+    ) -> list[RealmRule]:
+        """The rules after ``changes``, fields of RealmRule, that hold from ``start`` on.
+
+        Other fields keep what they have at each time. Where a rule ``is_replaced``, the fields of
+        ``changes`` no longer change there; a rule that then changes nothing is left out.
+        """
+        differences = {
+            rule.holds_from: _differences(before, rule)
+            for before, rule in zip((None, *self.rules), self.rules, strict=False)
+        }
+        for rule in self.rules[1:]:
+            if is_replaced(rule):
+                for field in changes:
+                    differences[rule.holds_from].pop(field, None)
+        differences.setdefault(start, {}).update(changes)
+        rules = [self.rules[0]]
+        for time in sorted(differences):
+            rule = replace(rules[-1], **differences[time], holds_from=time)
+            if time == TIME_MIN:
+                rules = [rule]
+            elif _differences(rules[-1], rule):
+                rules.append(rule)
+        return rules
+
+
+def _differences(before: RealmRule | None, rule: RealmRule) -> dict[str, Any]:
+    """The fields in which a rule differs from the one before; ``holds_from`` is not one of them."""
+    if before is None:
+        return {}
+    return {
+        field: getattr(rule, field)
+        for field in RealmRule.__dataclass_fields__
+        if field != "holds_from" and getattr(rule, field) != getattr(before, field)
+    }

@@ -7,5 +7,5 @@ Comes in: realm and username of each message. Goes out: ``realm_id``, ``username
 ``identity_resolver``: names to keys, for the loader. ``realm_queries``: realms and their rules.
 ``realm_rules``: changes the rules of a realm. ``bucket_queries``: the bounds of hours, days and
 months by those rules. ``user_queries``: finds users. ``erase`` and ``erasure_queries``: erase a
-user's names.
+user's names. ``writer_locks``: locks out what reads rules and names.
 """

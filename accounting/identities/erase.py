@@ -13,11 +13,13 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine
 
 from accounting.db.engine import lost_connections
+from accounting.db.locks import lock
 from accounting.domain.identity import billed_user
 from accounting.domain.text_escaping import unescape
 from accounting.errors import UsageError
 from accounting.identities import erasure_queries, realm_queries
 from accounting.identities.realm_queries import find_realm
+from accounting.identities.writer_locks import lock_out_settling_and_loaders
 
 NOT_REACHED: Final = """\
 - The spools of the collectors: messages as received, until ACCOUNTING_SPOOL_RETENTION_SECONDS
@@ -64,7 +66,8 @@ def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> Er
     with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
         realm_id = find_realm(connection, realm)
         realm_bytes, user_bytes = unescape(realm), unescape(user)
-        erasure_queries.lock_out_writers(connection)
+        lock(connection, "retain")  # which copies sessions
+        lock_out_settling_and_loaders(connection)
         user_key = erasure_queries.lock_user(connection, realm_bytes, user_bytes)
         if user_key is None:
             raise UsageError(f"no user '{user}' is known in realm '{realm}'")

@@ -7,37 +7,17 @@ from sqlalchemy import Connection, bindparam, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
-from accounting.db.locks import lock
 from accounting.db.schema import (
     carried_sessions,
     erasures,
     installation,
     rejected_messages,
     sessions,
-    sources,
     usernames,
     users,
 )
 from accounting.domain.calendar import to_micros
 from accounting.domain.identity import user_key
-
-
-def lock_out_writers(connection: Connection) -> None:
-    """Wait for all that writes names and addresses, and keep it out until the transaction ends.
-
-    These are settling, retention, which copies sessions, and loaders: those last, since meanwhile
-    nothing is loaded.
-    """
-    source_ids = select(sources.c.source_id).order_by(sources.c.source_id)
-    lock(connection, "retain")
-    for source_id in connection.execute(source_ids).scalars().all():
-        lock(connection, f"settle.{source_id}")
-    lock_out_loaders(connection)
-
-
-def lock_out_loaders(connection: Connection) -> None:
-    """Wait until no loader writes names, and keep loaders out until the transaction ends."""
-    connection.execute(select(sources.c.source_id).order_by(sources.c.source_id).with_for_update())
 
 
 def lock_user(connection: Connection, realm: bytes, user: bytes) -> UUID | None:
@@ -63,7 +43,9 @@ def erase_names(connection: Connection, user_key: UUID) -> tuple[int, int]:
         .where(usernames.c.user_key == user_key, usernames.c.username != "")
         .values(username="")
     )
-    connection.execute(insert(erasures).values(user_key=user_key, erased_at=func.clock_timestamp()))
+    connection.execute(
+        insert(erasures).values(user_key=user_key, erased_at=func.accounting.database_now())
+    )
     return ids.rowcount, names.rowcount
 
 

@@ -54,3 +54,28 @@ SELECT CAST(extract(epoch FROM
 ) AS integer)
 FROM unnest(CAST(:seconds AS bigint[])) WITH ORDINALITY AS t (second, place)
 ORDER BY t.place;
+
+-- name: lock_out_loaders
+-- Waits for the transactions of all loaders, which lock the row of their source, and keeps loaders out,
+-- also those of new sources. Does not block readers.
+LOCK TABLE accounting.sources IN EXCLUSIVE MODE;
+
+-- name: accounted_until
+-- Up to when usage of a realm may be accounted: the latest time that was received, settled or billed, or
+-- the database's now. Null for a realm without usage.
+SELECT CASE
+    WHEN EXISTS (SELECT FROM accounting.users WHERE realm_id = :realm_id)
+        OR EXISTS (SELECT FROM accounting.buckets WHERE realm_id = :realm_id)
+        OR EXISTS (SELECT FROM accounting.periods WHERE realm_id = :realm_id)
+    THEN greatest(
+        accounting.database_now(),
+        (SELECT max(greatest(captured_until, loaded_until, last_received_at))
+            FROM accounting.sources),
+        (SELECT max(greatest(settled_until, received_at)) FROM accounting.settle_watermarks),
+        (SELECT max(starts_at) FROM accounting.buckets
+            WHERE realm_id = :realm_id AND level = 'hour'),
+        (SELECT folded_until FROM accounting.fold_watermarks WHERE realm_id = :realm_id),
+        (SELECT max(ends_at) FROM accounting.periods
+            WHERE realm_id = :realm_id AND closed_at IS NOT NULL)
+    )
+END;

@@ -1,20 +1,21 @@
 """Realms and their rules: rows of ``realms`` and ``realm_rules``."""
 
-from collections.abc import Mapping
-from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.binary_copy import binary_cursor
 from accounting.db.engine import psycopg_connection
-from accounting.db.schema import realm_rules, realms, users
-from accounting.domain.calendar import TIME_MIN, from_micros
+from accounting.db.queries import Queries
+from accounting.db.schema import realm_rules, realms
+from accounting.domain.calendar import TIME_MIN, from_micros, micros_or_none
 from accounting.domain.identity import UsernameRule
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import escape
 from accounting.errors import unknown_name
+
+_QUERIES: Final = Queries("accounting.identities")
 
 _RULES: Final = (
     "SELECT realm_id, CASE WHEN isfinite(holds_from) THEN holds_from END, time_zone, anchor_day,"
@@ -72,43 +73,46 @@ def add_realm(connection: Connection, realm: bytes, rule: RealmRule) -> int:
             select(realms.c.realm_id).where(realms.c.realm_bytes == realm)
         ).scalar_one()
         return realm_id
-    upsert_rule(connection, inserted, rule)
+    insert_rule(connection, inserted, rule)
     return int(inserted)
 
 
-def upsert_rule(connection: Connection, realm_id: int, rule: RealmRule) -> None:
-    """Insert a rule, or replace the one with the same ``holds_from``."""
-    values: Mapping[str, object] = {
-        "time_zone": rule.time_zone,
-        "anchor_day": rule.anchor_day,
-        "grace_seconds": rule.grace_seconds,
-        "username_rule": rule.username_rule.value,
-        "separator": rule.separator,
-    }
+def insert_rule(connection: Connection, realm_id: int, rule: RealmRule) -> None:
+    """Insert a rule."""
     connection.execute(
-        insert(realm_rules)
-        .values(realm_id=realm_id, holds_from=_holds_from(rule.holds_from), **values)
-        .on_conflict_do_update(constraint="realm_rules_pkey", set_=values)
+        insert(realm_rules).values(
+            realm_id=realm_id,
+            holds_from="-infinity" if rule.holds_from == TIME_MIN else from_micros(rule.holds_from),
+            time_zone=rule.time_zone,
+            anchor_day=rule.anchor_day,
+            grace_seconds=rule.grace_seconds,
+            username_rule=rule.username_rule.value,
+            separator=rule.separator,
+        )
     )
 
 
-def has_usage(connection: Connection, realm_id: int) -> bool:
-    """Whether the realm has a user, and so usage."""
-    return (
-        connection.execute(
-            select(users.c.user_key).where(users.c.realm_id == realm_id).limit(1)
-        ).first()
-        is not None
+def replace_rules(connection: Connection, realm_id: int, rules: RealmRules) -> None:
+    """Replace all rules of a realm."""
+    connection.execute(delete(realm_rules).where(realm_rules.c.realm_id == realm_id))
+    for rule in rules.rules:
+        insert_rule(connection, realm_id, rule)
+
+
+def accounted_until(connection: Connection, realm_id: int) -> int | None:
+    """Up to when usage of a realm may be accounted, in microseconds; None without usage.
+
+    The latest time that was received, settled or billed anywhere, or the database's now. The caller
+    has locked out the loaders, settling and the roll-up.
+    """
+    return micros_or_none(
+        connection.execute(_QUERIES.text("accounted_until"), {"realm_id": realm_id}).scalar_one()
     )
 
 
 def names_by_id(connection: Connection) -> dict[int, str]:
     """The name of every realm as the views show it, by realm_id."""
     return dict(connection.execute(select(realms.c.realm_id, realms.c.realm)).all())
-
-
-def _holds_from(time: int) -> datetime | str:
-    return "-infinity" if time == TIME_MIN else from_micros(time)
 
 
 def find_realm(connection: Connection, realm: str) -> int:

@@ -1,22 +1,26 @@
-"""Change the rules of a realm, only for usage that is not accounted yet."""
+"""Change the rules of a realm, only for usage that is not accounted yet.
+
+A rule begins after everything that was received, settled or billed, and after the database's now.
+So each report, session and hour has the same rule whenever it is computed.
+"""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
-from accounting.domain.calendar import TIME_MIN, from_micros, to_micros
-from accounting.domain.realm_rules import RealmRule
+from accounting.domain.calendar import TIME_MIN, first_instant, from_micros
+from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import unescape
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
 from accounting.identities import realm_queries
 from accounting.identities.bucket_queries import redraw_buckets
 from accounting.identities.time_zone_check import check_time_zone
+from accounting.identities.writer_locks import lock_out_settling_and_loaders
 
 
 def set_rule(
@@ -26,43 +30,79 @@ def set_rule(
     *,
     default: RealmRule,
     holds_from: date | None,
-    now: datetime,
 ) -> RealmRule:
     """Change some of a realm's rules from a day on, at midnight in its time zone.
 
-    Without a day, they hold from the beginning for a realm without usage, else from the next
-    midnight. ``changes``: fields of RealmRule. Raises UsageError for a day with accounted usage.
+    Without a day, they hold from the beginning for a realm without usage, else from the first
+    midnight after all that is accounted. ``changes``: fields of RealmRule. They replace changes of
+    the same fields that have not begun, from that day on; without a day, all of those. Waits until
+    no loader, settling or roll-up runs. Raises UsageError for a day that is accounted already.
     """
     with lost_connections(), engine.begin() as connection:
         if "time_zone" in changes:
             check_time_zone(connection, changes["time_zone"])
+        # Everything that reads rules stands still until the commit, in the order of closing.
+        lock(connection, "rollup")
+        lock_out_settling_and_loaders(connection)
         # By the escaped name, as the views show it.
         ids = {name: realm_id for realm_id, name in realm_queries.names_by_id(connection).items()}
         realm_id = ids.get(realm)
         if realm_id is None:
             realm_id = realm_queries.add_realm(connection, unescape(realm), default)
         rules = realm_queries.read_rules(connection, realm_id)
-        has_usage = realm_queries.has_usage(connection, realm_id)
-        start = TIME_MIN
-        if holds_from is not None or has_usage:
-            current = rules.rule_at(to_micros(now))
-            zone = time_zone(changes.get("time_zone", current.time_zone))
-            day = holds_from or now.astimezone(zone).date() + timedelta(days=1)
-            midnight = datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
-            if has_usage and midnight <= now:
-                raise UsageError(
-                    f"usage of realm {realm!r} on {day} is accounted already: "
-                    f"choose a later day, or none for the next midnight"
-                )
-            start = to_micros(midnight)
-        rule = replace(rules.rule_at(start), **changes, holds_from=start)
-        realm_queries.upsert_rule(connection, realm_id, rule)
-        if start != TIME_MIN:
-            # The current day and month may end at ``start`` now: no roll-up may write meanwhile.
-            lock(connection, "rollup")
-            calendar = realm_queries.read_rules(connection, realm_id).calendar
-            redraw_buckets(connection, realm_id, calendar, start)
-        return rule
+        accounted_until = realm_queries.accounted_until(connection, realm_id)
+        start = _start(realm, rules, changes, holds_from, accounted_until)
+
+        def is_replaced(rule: RealmRule) -> bool:
+            if accounted_until is not None and rule.holds_from <= accounted_until:
+                return False
+            first_day = from_micros(rule.holds_from).astimezone(time_zone(rule.time_zone)).date()
+            return holds_from is None or first_day >= holds_from
+
+        changed = RealmRules(rules.with_change(changes, start, is_replaced))
+        realm_queries.replace_rules(connection, realm_id, changed)
+        if accounted_until is not None:
+            # The current day and month may end elsewhere now.
+            redraw_buckets(connection, realm_id, changed.calendar, accounted_until)
+        return changed.rule_at(start)
+
+
+def _start(
+    realm: str,
+    rules: RealmRules,
+    changes: Mapping[str, Any],
+    day: date | None,
+    accounted_until: int | None,
+) -> int:
+    """When the changes begin to hold. Raises UsageError for a day that is accounted already."""
+    if day is None and accounted_until is None:
+        return TIME_MIN
+    if accounted_until is not None:
+        earliest = _local_day(rules, changes, accounted_until)
+        while _midnight(rules, changes, earliest) <= accounted_until:
+            earliest += timedelta(days=1)
+        day = day or earliest
+        if day < earliest:
+            raise UsageError(
+                f"usage of realm {realm!r} on {day} is accounted already, up to "
+                f"{from_micros(accounted_until):%Y-%m-%d %H:%M:%SZ}: "
+                f"the earliest day that works is {earliest}, also without --from"
+            )
+    assert day is not None
+    return _midnight(rules, changes, day)
+
+
+def _local_day(rules: RealmRules, changes: Mapping[str, Any], time: int) -> date:
+    zone = changes.get("time_zone", rules.rule_at(time).time_zone)
+    return from_micros(time).astimezone(time_zone(zone)).date()
+
+
+def _midnight(rules: RealmRules, changes: Mapping[str, Any], day: date) -> int:
+    """The first instant of a day in the time zone that then holds."""
+    midnight_utc = first_instant(time_zone("UTC"), day)
+    return first_instant(
+        time_zone(changes.get("time_zone", rules.rule_at(midnight_utc).time_zone)), day
+    )
 
 
 def realm_names(engine: Engine) -> set[str]:

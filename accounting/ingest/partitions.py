@@ -1,10 +1,11 @@
 """Create the daily partitions of the reports ahead of time, so that loading finds them."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from typing import Final
 
 from sqlalchemy import Engine
 
+from accounting.db.clock import database_now
 from accounting.db.engine import lost_connections
 from accounting.db.locks import require_lock
 from accounting.ingest.report_queries import ensure_partition
@@ -17,7 +18,8 @@ def make_partitions(engine: Engine) -> int:
 
     Raises LockHeld while another scheduler does, and ConnectionLost.
     """
-    today = datetime.now(UTC).date()
+    with lost_connections(), engine.connect() as connection:
+        today = database_now(connection).astimezone(UTC).date()
     created = 0
     for days in range(DAYS_AHEAD + 1):
         with lost_connections(), engine.begin() as connection:

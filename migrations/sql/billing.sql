@@ -159,28 +159,16 @@ CREATE TRIGGER adjustments_correct_what_is_closed AFTER INSERT ON accounting.adj
     FOR EACH STATEMENT EXECUTE FUNCTION accounting.check_adjustments();
 ALTER TABLE accounting.adjustments ENABLE ALWAYS TRIGGER adjustments_correct_what_is_closed;
 
--- The clock by which periods end: the latest time up to which a source is captured, or the server's
--- clock while no source is in service. Sources in excluded_sources count as not in service.
-CREATE FUNCTION accounting.period_clock(excluded_sources text[] DEFAULT '{}') RETURNS timestamptz
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE
-        WHEN EXISTS (
-            SELECT FROM accounting.sources
-            WHERE retired_at IS NULL AND source <> ALL (excluded_sources)
-        ) THEN (SELECT max(captured_until) FROM accounting.sources)
-        ELSE now()
-    END
-$$;
-
--- What an open period waits for, in words; null when it can be closed.
+-- What an open period waits for, in words; null when it can be closed. Its end and its grace pass on
+-- the database's clock, whatever a collector's clock says; excluding a source does not change that.
 CREATE FUNCTION accounting.period_waits(
     of_realm integer, of_period date, excluded_sources text[] DEFAULT '{}'
 ) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
-        WHEN c.clock IS NULL OR c.clock < p.ends_at THEN 'its end'
+        WHEN c.database_now < p.ends_at THEN 'its end'
         ELSE (SELECT string_agg(w.wait, '; ' ORDER BY w.rank, w.wait) FROM (
-            SELECT 1, 'its grace' WHERE c.clock <= p.due_at
+            SELECT 1, 'its grace' WHERE c.database_now <= p.due_at
             UNION ALL
             SELECT 2, format('source ''%s'' %s', s.source, CASE
                 WHEN s.captured_until IS NULL OR s.captured_until <= p.due_at
@@ -213,6 +201,6 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         ) w (rank, wait))
     END
     FROM accounting.periods p
-    CROSS JOIN (SELECT accounting.period_clock(excluded_sources) AS clock) c
+    CROSS JOIN (SELECT accounting.database_now() AS database_now) c
     WHERE p.realm_id = of_realm AND p.period = of_period AND p.closed_at IS NULL
 $$;

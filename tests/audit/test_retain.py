@@ -1,6 +1,6 @@
 """Retain drops reports only when nothing billed can be lost with them."""
 
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Final
 
 import psycopg
@@ -79,6 +79,19 @@ def test_reports_are_kept_for_ever_without_a_setting(books: Books) -> None:
     receive_two_days(books)
     run_jobs_and_close(books)
     assert retain(books.engine, None) == 0
+    assert retain(books.engine, 365) == 0
+    assert kept_days(books) == [2, 3, 4]
+
+
+def test_the_age_of_reports_counts_by_the_clock_that_is_behind(books: Books) -> None:
+    """The database's, or what is captured: a clock that is ahead makes no report old."""
+    receive_two_days(books)
+    run_jobs_and_close(books)
+    books.set_database_clock(datetime(2036, 11, 28, tzinfo=UTC))
+    assert retain(books.engine, 365) == 0
+    with psycopg.connect(books.url()) as connection:
+        connection.execute("UPDATE accounting.sources SET captured_until = '2036-11-28'")
+    books.set_database_clock()
     assert retain(books.engine, 365) == 0
     assert kept_days(books) == [2, 3, 4]
 

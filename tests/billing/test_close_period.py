@@ -221,6 +221,71 @@ def test_no_period_closes_before_its_end_even_with_all_sources_excluded(books: B
         close_period(books.engine, "example.org", period, excluded_sources=["default"])
 
 
+def capture_far_ahead(books: Books, until: str) -> None:
+    """Everything captured and settled up to a time, as by a collector whose clock is ahead."""
+    with psycopg.connect(books.url()) as connection:
+        connection.execute(
+            "UPDATE accounting.sources SET captured_until = %(until)s, loaded_until = %(until)s",
+            {"until": until},
+        )
+        connection.execute("UPDATE accounting.settle_watermarks SET settled_until = %s", (until,))
+
+
+@pytest.mark.parametrize("until", ["2026-12-30", "2036-11-28", "9999-12-01"])
+def test_no_period_closes_before_its_end_has_passed_on_the_databases_clock(
+    books: Books, until: str
+) -> None:
+    receive_november(books)
+    books.advance_clock(2 * DAY)
+    books.run_jobs()
+    capture_far_ahead(books, until)
+    end = datetime(2026, 12, 1, tzinfo=UTC)
+    for now, state, waits in (
+        (datetime(2026, 11, 28, tzinfo=UTC), "open", "its end"),
+        (end - timedelta(microseconds=1), "open", "its end"),
+        (end, "closing", "its grace"),
+        (end + timedelta(seconds=60), "closing", "its grace"),
+    ):
+        books.set_database_clock(now)
+        assert close_periods(books.engine) == 0
+        assert period_states(books)[0] == (NOVEMBER, state, waits)
+        for excluded_sources in ((), ("default",)):
+            with pytest.raises(NotYet, match=f"waits for: {waits}"):
+                close_period(
+                    books.engine, "example.org", NOVEMBER, excluded_sources=excluded_sources
+                )
+    books.set_database_clock(end + timedelta(seconds=61))
+    assert close_periods(books.engine) == 1
+    assert [row["period"] for row in books.rows("periods", order="period")] == [
+        NOVEMBER,
+        date(2026, 12, 1),
+    ]
+
+
+def test_no_period_closes_early_when_no_source_is_in_service(books: Books) -> None:
+    receive_november(books)
+    books.advance_clock(2 * DAY)
+    books.run_jobs()
+    capture_far_ahead(books, "2036-11-28")
+    retire_source(books.engine, "default")
+    books.set_database_clock(datetime(2026, 11, 28, tzinfo=UTC))
+    assert close_periods(books.engine) == 0
+    assert period_states(books) == [(NOVEMBER, "open", "its end")]
+
+
+def test_a_database_clock_that_is_ahead_closes_nothing_that_is_not_captured(books: Books) -> None:
+    receive_november(books)
+    books.advance_clock(2 * DAY)
+    books.run_jobs()
+    books.set_database_clock(datetime(2036, 11, 28, tzinfo=UTC))
+    assert close_periods(books.engine) == 0
+    waits = "source 'default' captured until 2026-11-04 12:00:00Z"
+    assert period_states(books)[0] == (NOVEMBER, "closing", waits)
+    books.set_database_clock()
+    assert close_periods(books.engine) == 0
+    assert period_states(books) == [(NOVEMBER, "open", "its end")]
+
+
 def test_a_dry_run_returns_the_result_and_changes_nothing(books: Books) -> None:
     receive_november(books)
     books.advance_clock(NOVEMBER_END_SECONDS + 61)

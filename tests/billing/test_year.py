@@ -226,7 +226,6 @@ def set_realm_rules(books: Books) -> None:
             changes,
             default=RealmRule(),
             holds_from=None,
-            now=datetime(2025, 1, 1, tzinfo=UTC),
         )
 
 
@@ -256,7 +255,6 @@ def run_year(books: Books, year: Year) -> None:
                 {"anchor_day": 10},
                 default=RealmRule(),
                 holds_from=date(2025, 8, 5),
-                now=check,
             )
         receive_until(books, year, PUNCTUAL, check)
         if check <= DYING_UNTIL:

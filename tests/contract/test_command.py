@@ -159,7 +159,7 @@ def test_jobs_run_by_hand_do_what_the_scheduler_does(books: Books) -> None:
     for name, done in (
         ("settle", "1 reports"),
         ("rollup", "1 hours"),
-        ("partitions", "8 partitions"),
+        ("partitions", "7 partitions"),
     ):
         result = turn_accounting("job", "run", name, database_url=writer)
         assert (result.code, result.out) == (0, "")
@@ -229,7 +229,7 @@ def test_rules_of_a_realm_with_usage_hold_from_the_next_midnight_of_its_zone(boo
     assert second[1:] == ("America/New_York", 60)
     midnight = datetime.fromisoformat(second[0])
     assert midnight.astimezone(UTC).hour in {4, 5}
-    assert 0 < (midnight - datetime.now(UTC)).total_seconds() <= 25 * 3600
+    assert 0 < (midnight - books.start).total_seconds() <= 25 * 3600
     books.run_jobs()
     assert books.rows("user_usage_monthly", *columns) == before
     assert books.rows("user_usage_monthly", "ends_at") == [{"ends_at": midnight}]

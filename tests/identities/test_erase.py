@@ -211,7 +211,7 @@ def test_a_username_with_two_users_by_its_realms_rules_leaves_no_address(books: 
     with books.engine.begin() as connection:
         realm_id = realm_queries.find_realm(connection, "example.org")
         rule = RealmRule(holds_from=books.micros_at(5), username_rule=UsernameRule.PLAIN)
-        realm_queries.upsert_rule(connection, realm_id, rule)
+        realm_queries.insert_rule(connection, realm_id, rule)
     user.status(10, "refreshed")
     run_jobs_at(books, 20)
     (row,) = books.rows("sessions")
@@ -240,6 +240,7 @@ def test_an_erased_name_is_restored_only_by_messages_received_afterwards(books: 
     books.start = datetime.now(UTC) - timedelta(hours=2)
     FakeAllocation(books, user="1999999999:alice").new(0)
     run_jobs_at(books, 10)
+    books.set_database_clock(ahead=timedelta(0))
     key = erase(books.engine, "example.org", "alice").user_key
     held = FakeAllocation(books, user="1999999998:alice", allocation=2)
     held.publish(20, "status", b"nonsense")

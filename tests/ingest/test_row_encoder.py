@@ -49,7 +49,7 @@ def connection(postgres_server: PostgresServer) -> Iterator[Connection]:
             for realm in (b"", b"a", b"b"):
                 realm_queries.add_realm(connection, realm, RealmRule())
             plain = RealmRule(holds_from=RULE_CHANGE, username_rule=UsernameRule.PLAIN)
-            realm_queries.upsert_rule(connection, realm_queries.realm_ids(connection)[b"b"], plain)
+            realm_queries.insert_rule(connection, realm_queries.realm_ids(connection)[b"b"], plain)
             yield connection
         engine.dispose()
 

@@ -51,7 +51,7 @@ def make_template(server: PostgresServer, name: str = TEMPLATE) -> None:
 def install_settable_clock(server: PostgresServer, name: str) -> None:
     """Make the clock of a database follow what its books capture, or what a test sets.
 
-    A database whose books have not loaded anything has the server's clock.
+    It goes on from there. A database whose books have not loaded anything has the server's clock.
     """
     with psycopg.connect(server.url(database=name)) as connection:
         connection.execute(_SETTABLE_CLOCK)
@@ -59,13 +59,18 @@ def install_settable_clock(server: PostgresServer, name: str) -> None:
 
 _SETTABLE_CLOCK: Final = """
 CREATE SCHEMA test_clock;
-CREATE TABLE test_clock.clock (captured_until timestamptz, fixed_at timestamptz, ahead interval);
-INSERT INTO test_clock.clock VALUES (NULL, NULL, NULL);
+CREATE TABLE test_clock.clock (
+    captured_until timestamptz, loaded_at timestamptz, fixed_at timestamptz, ahead interval
+);
+INSERT INTO test_clock.clock DEFAULT VALUES;
 GRANT USAGE ON SCHEMA test_clock TO PUBLIC;
 GRANT SELECT, UPDATE ON test_clock.clock TO PUBLIC;
 CREATE OR REPLACE FUNCTION accounting.database_now() RETURNS timestamptz
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(fixed_at, clock_timestamp() + ahead, captured_until, clock_timestamp())
+    SELECT coalesce(
+        fixed_at, clock_timestamp() + ahead,
+        captured_until + (clock_timestamp() - loaded_at), clock_timestamp()
+    )
     FROM test_clock.clock
 $$
 """
@@ -172,8 +177,9 @@ class Books:
             # Of a test that stopped the server, or that made the database read-only.
             with suppress(psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction):
                 self.query(
-                    "UPDATE test_clock.clock SET captured_until = greatest(captured_until, %s)"
-                    " RETURNING captured_until",
+                    "UPDATE test_clock.clock SET captured_until = greatest(%s,"
+                    " captured_until + (clock_timestamp() - loaded_at)),"
+                    " loaded_at = clock_timestamp() RETURNING captured_until",
                     [from_micros(newest)],
                 )
 

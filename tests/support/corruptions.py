@@ -135,7 +135,6 @@ def fill_books(books: Books) -> None:
         {"time_zone": "Asia/Kolkata"},
         default=books.rule,
         holds_from=None,
-        now=books.start,
     )
     for allocation, realm in ((1, "example.org"), (2, "example.org"), (3, "kolkata")):
         fake = FakeAllocation(books, allocation=allocation, realm=realm)

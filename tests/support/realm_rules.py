@@ -10,14 +10,13 @@ from tests.support.books import Books
 def set_realm_rule(
     books: Books, realm: str, *, holds_from: date | None = None, **changes: Any
 ) -> None:
-    """Set some rules of a realm, at the start of the books."""
+    """Set some rules of a realm."""
     set_rule(
         books.engine,
         realm,
         changes,
         default=books.rule,
         holds_from=holds_from,
-        now=books.start,
     )
 
 

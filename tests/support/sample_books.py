@@ -47,7 +47,6 @@ def _fill(books: Books) -> None:
         {"time_zone": "Europe/Berlin"},
         default=RealmRule(),
         holds_from=None,
-        now=BEGIN,
     )
     spool = books.spool()
     spool.close_gap(

@@ -174,7 +174,6 @@ class ScenarioPlayer:
                         {"time_zone": zone},
                         default=books.rule,
                         holds_from=None,
-                        now=BEGIN,
                     )
                 return _play(books, steps, plan)
             finally:

@@ -19,7 +19,8 @@ BEGIN
     LOOP
         EXECUTE format('DELETE FROM %s', table_name);
     END LOOP;
-    UPDATE test_clock.clock SET captured_until = NULL, fixed_at = NULL, ahead = NULL;
+    UPDATE test_clock.clock
+        SET captured_until = NULL, loaded_at = NULL, fixed_at = NULL, ahead = NULL;
     FOR sequence_name IN SELECT format('%I.%I', schemaname, sequencename) FROM pg_sequences
         WHERE schemaname = 'accounting'
     LOOP
