@@ -77,6 +77,18 @@ SELECT
         ) AS forbidden (privilege, is_granted) WHERE is_granted
     ) AS excess_privileges;
 
+-- name: database_clock
+-- The database's now, and the latest time of rows that were written by its clock.
+SELECT accounting.database_now() AS now, greatest(
+    (SELECT max(captured_until) FROM accounting.sources),
+    (SELECT max(renewed_at) FROM accounting.source_leases),
+    (SELECT max(greatest(last_succeeded_at, last_failed_at)) FROM accounting.job_runs),
+    (SELECT max(closed_at) FROM accounting.periods),
+    (SELECT max(posted_at) FROM accounting.adjustments),
+    (SELECT max(erased_at) FROM accounting.erasures),
+    (SELECT created_at FROM accounting.feed ORDER BY seq DESC LIMIT 1)
+) AS newest_row_at;
+
 -- name: server_facts
 -- The server and its database. The data directory is shown only over a local socket, and only to a
 -- user who may read that setting.

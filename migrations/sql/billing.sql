@@ -161,6 +161,7 @@ ALTER TABLE accounting.adjustments ENABLE ALWAYS TRIGGER adjustments_correct_wha
 
 -- What an open period waits for, in words; null when it can be closed. Its end and its grace pass on
 -- the database's clock, whatever a collector's clock says; excluding a source does not change that.
+-- Where the clocks of all collectors' machines are before that, the database's may be the wrong one.
 CREATE FUNCTION accounting.period_waits(
     of_realm integer, of_period date, excluded_sources text[] DEFAULT '{}'
 ) RETURNS text
@@ -169,6 +170,15 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         WHEN c.database_now < p.ends_at THEN 'its end'
         ELSE (SELECT string_agg(w.wait, '; ' ORDER BY w.rank, w.wait) FROM (
             SELECT 1, 'its grace' WHERE c.database_now <= p.due_at
+            UNION ALL
+            SELECT 1, format('the clocks: its grace is over on the database''s, but not on any '
+                'collector''s, of which the furthest is at %s', to_char(
+                    max(c.database_now + make_interval(secs => l.clock_ahead_seconds))
+                    AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"'))
+            FROM accounting.sources s JOIN accounting.source_leases l USING (source_id)
+            WHERE s.retired_at IS NULL AND s.source <> ALL (excluded_sources)
+            HAVING max(c.database_now + make_interval(secs => l.clock_ahead_seconds)) <= p.due_at
+                AND c.database_now > p.due_at
             UNION ALL
             SELECT 2, format('source ''%s'' %s', s.source, CASE
                 WHEN s.captured_until IS NULL OR s.captured_until <= p.due_at

@@ -286,6 +286,36 @@ def test_a_database_clock_that_is_ahead_closes_nothing_that_is_not_captured(book
     assert period_states(books) == [(NOVEMBER, "open", "its end")]
 
 
+def record_clocks(books: Books, **ahead: str) -> None:
+    """How far the clocks of the sources' collectors are ahead of the database's."""
+    with psycopg.connect(books.url()) as connection:
+        for source, interval in ahead.items():
+            connection.execute(
+                "INSERT INTO accounting.source_leases SELECT source_id, 'h', 'h', now(), now(),"
+                " extract(epoch FROM %s::interval) FROM accounting.sources WHERE source = %s"
+                " ON CONFLICT (source_id) DO UPDATE"
+                " SET clock_ahead_seconds = excluded.clock_ahead_seconds",
+                (interval, source),
+            )
+
+
+def test_closing_waits_while_the_databases_clock_is_ahead_of_every_collectors(
+    books: Books,
+) -> None:
+    """Else a clock that is wrong there would close periods as surely as a collector's did."""
+    receive_november(books)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61, source="second")
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
+    books.run_jobs()
+    record_clocks(books, default="-32 days", second="-32 days 1 second")
+    assert close_periods(books.engine) == 0
+    [(_, state, waits)] = [row for row in period_states(books) if row[0] == NOVEMBER]
+    assert state == "closing"
+    assert waits.startswith("the clocks: its grace is over on the database's, but not on any coll")
+    record_clocks(books, second="1 second")
+    assert close_periods(books.engine) == 1
+
+
 def test_a_dry_run_returns_the_result_and_changes_nothing(books: Books) -> None:
     receive_november(books)
     books.advance_clock(NOVEMBER_END_SECONDS + 61)

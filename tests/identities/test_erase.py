@@ -169,6 +169,7 @@ def test_addresses_received_after_an_erasure_are_erased_by_the_next(books: Books
     unsettled.status(10, "new")
     books.load()
     unloaded.status(20, "new")
+    books.set_database_clock(ahead=timedelta(0))
     erased = erase(books.engine, "example.org", "alice")
     assert (erased.sessions, erased.reports) == (1, 2)
     run_jobs_at(books, 30)

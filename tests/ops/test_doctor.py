@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +20,14 @@ from accounting.db.engine import open_engine
 from accounting.db.migrations import head_revision
 from accounting.ingest.partitions import make_partitions
 from accounting.ops.doctor import Level, examine
+from accounting.ops.doctor.clock import check_database_clock
 from accounting.ops.doctor.findings import Finding
 from accounting.ops.doctor.flow import check_flow
-from accounting.ops.doctor.postgres_facts import PostgresFacts, read_postgres_facts
+from accounting.ops.doctor.postgres_facts import (
+    PostgresFacts,
+    read_database_clock,
+    read_postgres_facts,
+)
 from accounting.ops.doctor.postgres_server import check_postgres
 from accounting.ops.doctor.spool_file import check_spool, probe_spool
 from tests.support.books import WRITER, Books, channel, status_payload
@@ -299,3 +304,39 @@ def test_the_command_exits_with_1_and_shows_no_secret(books: Books) -> None:
     assert lines[0].startswith("error    redis: reachable")
     assert lines[1].lstrip().startswith("-> ")
     assert any(line.startswith("error    postgres: reachable") for line in lines)
+
+
+def clock_findings(books: Books, *collectors_ahead_seconds: float) -> list[tuple[Level, str]]:
+    clock = read_database_clock(books.engine)
+    return [
+        (finding.level, finding.observed)
+        for finding in check_database_clock(clock, collectors_ahead_seconds)
+    ]
+
+
+def test_a_database_clock_that_stepped_is_found_by_the_rows_it_wrote(books: Books) -> None:
+    assert clock_findings(books) == []
+    books.receive(0, channel("status"), status_payload("new"))
+    books.advance_clock(60)
+    books.load()
+    assert clock_findings(books) == []
+    books.set_database_clock(books.start - timedelta(days=3))
+    [(level, observed)] = clock_findings(books)
+    assert level == Level.ERROR
+    assert observed == (
+        "it stepped back by 3 d: it shows 2026-10-30 12:00:00Z, "
+        "the newest row is of 2026-11-02 12:01:00Z"
+    )
+    books.set_database_clock(books.start + timedelta(days=32))
+    [(level, observed)] = clock_findings(books)
+    assert level == Level.WARNING
+    assert observed.endswith("the newest row is of 2026-11-02 12:01:00Z, 32 d before")
+
+
+def test_a_database_clock_that_differs_from_all_collectors_is_wrong(books: Books) -> None:
+    assert clock_findings(books, -3600.0, -3600.5) == [
+        (Level.ERROR, "it is 60 min ahead of the clocks of all 2 collectors, which agree")
+    ]
+    assert clock_findings(books, 90.0, 90.5, 91.0)[0][1].startswith("it is 90 s behind")
+    for collectors in ((), (-3600.0,), (-3600.0, 0.0), (-3600.0, 3600.0), (1.0, 1.0)):
+        assert clock_findings(books, *collectors) == []

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, text
 from accounting.db.engine import lost_connections
 from accounting.db.migrations import current_revision
 from accounting.db.queries import Queries
+from accounting.ops.doctor.clock import DatabaseClock
 
 _QUERIES: Final = Queries("accounting.ops")
 
@@ -89,3 +90,10 @@ def read_server_clock(engine: Engine) -> float:
     with lost_connections(), engine.connect() as connection:
         now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
         return now.timestamp()
+
+
+def read_database_clock(engine: Engine) -> DatabaseClock:
+    """The clock of a database that has this version's schema. Raises ConnectionLost, NotAllowed."""
+    with lost_connections(), engine.connect() as connection:
+        row = connection.execute(_QUERIES.text("database_clock")).one()
+        return DatabaseClock(now=row.now, newest_row_at=row.newest_row_at)

@@ -12,16 +12,21 @@ from accounting.config import Settings, environment_variable, mask_url
 from accounting.db.engine import Engine, open_engine
 from accounting.db.migrations import head_revision
 from accounting.errors import AccountingError, NotAllowed
-from accounting.ops.doctor.clock import check_clock, measure_clock
+from accounting.ops.doctor.clock import check_clock, check_database_clock, measure_clock
 from accounting.ops.doctor.findings import Finding, error
 from accounting.ops.doctor.flow import check_flow
-from accounting.ops.doctor.postgres_facts import read_postgres_facts, read_server_clock
+from accounting.ops.doctor.postgres_facts import (
+    read_database_clock,
+    read_postgres_facts,
+    read_server_clock,
+)
 from accounting.ops.doctor.postgres_server import check_postgres
 from accounting.ops.doctor.redis_probe import probe_redis
 from accounting.ops.doctor.redis_server import Unreachable, check_redis
 from accounting.ops.doctor.source_identity import check_identity
 from accounting.ops.doctor.spool_file import check_spool, probe_spool
 from accounting.ops.doctor.time_zones import check_time_zones
+from accounting.ops.monitoring.health import clock_offsets
 from accounting.ops.monitoring.snapshot import Snapshot, SnapshotReader
 
 NO_UP_RUNS: Final = "and no `turn-accounting up` runs on this data directory"
@@ -35,7 +40,7 @@ def examine(
         snapshot = reader.read()
     yield from _examine_redis(settings, redis_url, snapshot, database_url)
     yield from check_spool(snapshot, probe_spool(snapshot))
-    yield from _examine_postgres(settings, database_url)
+    yield from _examine_postgres(settings, database_url, snapshot)
     yield from check_flow(snapshot)
 
 
@@ -67,7 +72,15 @@ def _examine_time_zones(engine: Engine, settings: Settings) -> list[Finding]:
         return []  # the check of the privileges says what this user lacks
 
 
-def _examine_postgres(settings: Settings, url: str | None) -> Iterator[Finding]:
+def _examine_database_clock(engine: Engine, snapshot: Snapshot) -> list[Finding]:
+    try:
+        clock = read_database_clock(engine)
+    except NotAllowed:
+        return []  # as above
+    return list(check_database_clock(clock, clock_offsets(snapshot).values()))
+
+
+def _examine_postgres(settings: Settings, url: str | None, snapshot: Snapshot) -> Iterator[Finding]:
     if url is None:
         yield error(
             "postgres",
@@ -81,6 +94,9 @@ def _examine_postgres(settings: Settings, url: str | None) -> Iterator[Finding]:
         facts = read_postgres_facts(engine, head=head_revision())
         clock_offset = measure_clock(lambda: read_server_clock(engine))
         zones = _examine_time_zones(engine, settings) if facts.revision == head_revision() else []
+        clocks = (
+            _examine_database_clock(engine, snapshot) if facts.revision == head_revision() else []
+        )
     except AccountingError as failure:
         yield error(
             "postgres",
@@ -100,3 +116,4 @@ def _examine_postgres(settings: Settings, url: str | None) -> Iterator[Finding]:
     yield from check_postgres(facts, head=head_revision(), disk_free_bytes=free_bytes)
     yield check_clock("postgres", clock_offset)
     yield from zones
+    yield from clocks
