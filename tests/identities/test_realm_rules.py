@@ -100,7 +100,7 @@ def test_a_rule_begins_after_the_databases_now_whatever_is_received(
         "UPDATE accounting.settle_watermarks SET received_at = '2026-11-20 23:30+00'",
         (
             "INSERT INTO accounting.buckets SELECT realm_id, 'hour', '2026-11-20 23:30+00',"
-            " '2026-11-21 00:00+00', 'UTC' FROM accounting.realms"
+            " '2026-11-21 00:00+00', 'UTC', '2026a' FROM accounting.realms"
         ),
         "UPDATE accounting.fold_watermarks SET folded_until = '2026-11-20 23:30+00'",
     ],
