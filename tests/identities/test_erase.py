@@ -171,6 +171,7 @@ def test_addresses_received_after_an_erasure_are_erased_by_the_next(books: Books
     unloaded.status(20, "new")
     books.set_database_clock(ahead=timedelta(0))
     erased = erase(books.engine, "example.org", "alice")
+    books.set_database_clock()
     assert (erased.sessions, erased.reports) == (1, 2)
     run_jobs_at(books, 30)
     settled.status(40, "refreshed")
@@ -243,6 +244,7 @@ def test_an_erased_name_is_restored_only_by_messages_received_afterwards(books: 
     run_jobs_at(books, 10)
     books.set_database_clock(ahead=timedelta(0))
     key = erase(books.engine, "example.org", "alice").user_key
+    books.set_database_clock()
     held = FakeAllocation(books, user="1999999998:alice", allocation=2)
     held.publish(20, "status", b"nonsense")
     held.new(30)
