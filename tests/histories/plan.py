@@ -482,7 +482,7 @@ class _Planner:
                 "correct": 0.5,
                 "correct again": 0.2,
                 "refused rule": 0.3,
-                "change a rule": 0.0,
+                "change a rule": 0.25,
                 "rebuild": 0.3,
                 "retain": 0.3,
                 "verify": 0.2,
