@@ -16,7 +16,7 @@ DAYS_AHEAD: Final = 7
 def make_partitions(engine: Engine) -> int:
     """Create the missing partitions of today (UTC) and the days ahead; returns how many.
 
-    Raises LockHeld while another scheduler does, and ConnectionLost.
+    Today is the database's. Raises LockHeld while another scheduler does, and ConnectionLost.
     """
     with lost_connections(), engine.connect() as connection:
         today = database_now(connection).astimezone(UTC).date()

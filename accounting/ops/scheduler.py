@@ -1,21 +1,17 @@
 """The scheduler: runs the jobs at their intervals.
 
 Any number of schedulers may run on one database: each transaction of a job takes that job's lock,
-so that the same job never runs twice at a time.
+so that the same job never runs twice at a time. No interval is measured by the machine's time of
+day, which may be wrong, and step.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Final
 
 import structlog
-from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
-from apscheduler.executors.pool import ThreadPoolExecutor
-from apscheduler.schedulers.background import BackgroundScheduler
 
 from accounting.db.engine import Engine, lost_connections
 from accounting.errors import AccountingError, ConnectionLost, LockHeld
@@ -75,28 +71,19 @@ def run_scheduler(
     failed job is logged and runs again at its next interval; the other jobs continue. Raises
     AccountingError when a shutdown job fails, unless the database is unreachable.
     """
-    scheduler = BackgroundScheduler(
-        executors={"default": ThreadPoolExecutor(len(jobs))},
-        job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
-        timezone="UTC",
-    )
-    scheduler.add_listener(_on_job_error, EVENT_JOB_ERROR)
-    # APScheduler would log each failure a second time, an unreachable Postgres with a traceback,
-    # and also a job that takes longer than its interval, which is no error.
-    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
-    for name, job in jobs.items():
-        scheduler.add_job(
-            run_job,
-            "interval",
-            args=(job, engine),
-            id=name,
-            seconds=intervals_seconds.get(name, job.every_seconds),
-            next_run_time=datetime.now(UTC),
+    threads = [
+        threading.Thread(
+            target=_run_at_intervals,
+            args=(job, engine, intervals_seconds.get(name, job.every_seconds), stop),
+            name=f"job {name}",
         )
-    scheduler.start()
+        for name, job in jobs.items()
+    ]
+    for thread in threads:
+        thread.start()
     log.info("scheduling", jobs=list(jobs))
-    stop.wait()
-    scheduler.shutdown(wait=True)
+    for thread in threads:
+        thread.join()
     for name in SHUTDOWN_JOBS:
         try:
             run_job(jobs[name], engine)
@@ -113,8 +100,20 @@ def run_scheduler(
             ) from error
 
 
-def _on_job_error(event: JobExecutionEvent) -> None:
-    _log_failure(event.job_id, event.exception)
+def _run_at_intervals(
+    job: Job, engine: Engine, interval_seconds: float, stop: threading.Event
+) -> None:
+    """Run a job until ``stop`` is set: at once, and at its interval by the steady clock.
+
+    A run that takes longer than the interval is followed by the next one at once.
+    """
+    due = time.monotonic()
+    while not stop.wait(max(0.0, due - time.monotonic())):
+        try:
+            run_job(job, engine)
+        except Exception as error:  # noqa: BLE001  # any is logged, and the job tried again
+            _log_failure(job.name, error)
+        due = max(due + interval_seconds, time.monotonic())
 
 
 def _log_failure(job: str, error: BaseException) -> None:

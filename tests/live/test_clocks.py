@@ -12,7 +12,7 @@ import redis
 from accounting.capture.clock import wall_clock
 from accounting.capture.spool.status import read_status
 from accounting.domain.calendar import to_micros
-from tests.support import clocked_collector
+from tests.support import clocked_collector, faulty_libc
 from tests.support.books import Books, channel, cloned_database, status_payload
 from tests.support.collectors import PROMPT_SYNC
 from tests.support.servers import PostgresServer, ValkeyServer
@@ -134,3 +134,27 @@ def set_allowed(books: Books, *, connections: bool) -> None:
         connection.execute(
             f"ALTER DATABASE {books.name} ALLOW_CONNECTIONS {str(connections).lower()}".encode()
         )
+
+
+@pytest.mark.skipif(faulty_libc.compiler() is None, reason="no C compiler")
+@pytest.mark.parametrize("error", [-HOUR, 3653 * DAY])
+def test_the_jobs_go_on_when_the_schedulers_clock_steps(
+    books: Books, tmp_path: Path, error: int
+) -> None:
+    machine = faulty_libc.FaultyMachine(tmp_path / "machine")
+    settings = {
+        "ACCOUNTING_DATABASE_URL": books.url(),
+        **machine.environment(faulty_libc.build(tmp_path)),
+    }
+
+    def runs(job: str) -> int:
+        rows = books.query("SELECT runs FROM accounting.job_runs WHERE job = %s", [job])
+        return sum(row["runs"] for row in rows)
+
+    with Service("schedule", tmp_path / "schedule", settings) as scheduler:
+        scheduler.wait_for(lambda: runs("settle") and runs("rollup"))
+        for clock in (error, 0):
+            machine.set_clock(clock)
+            for job in ("settle", "rollup"):
+                before = runs(job)
+                scheduler.wait_for(lambda: runs(job) > before + 1, 10)  # noqa: B023
