@@ -102,6 +102,11 @@ class Checker:
             self._add_error("verify found a difference", difference)
         for row in self._deployment.query("SELECT * FROM reporting.rejected_messages"):
             self._add_error("rejected", row)
+        sources = [
+            row["source"] for row in self._deployment.query("SELECT * FROM reporting.sources")
+        ]
+        if sources != ["default"]:
+            self._add_error("sources", sources)
         complaints = self._deployment.tracebacks()
         for line in complaints[self._traceback_count :]:
             self._add_error("a traceback in a log", line)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,14 +25,21 @@ from accounting.audit.differences import Difference
 from accounting.audit.verify import verify
 from accounting.db import migrations
 from accounting.db.engine import open_engine
+from accounting.embedded import DATABASE
 from tests.chaos.faulty_proxy import FaultyProxy
 from tests.chaos.publisher import Publisher
-from tests.support import clocked_collector
+from tests.support import faulty_libc
 from tests.support.books import WRITER
-from tests.support.servers import ADDRESS, PostgresServer, RedisServer, ValkeyServer
+from tests.support.certificates import CertificateAuthority, can_issue
+from tests.support.faulty_libc import POSTGRES_NAME, REDIS_NAME, FaultyMachine
+from tests.support.pgbouncer import PgBouncer
+from tests.support.servers import ADDRESS, PostgresServer, RedisServer, ValkeyServer, free_port
 from tests.support.service import Service, descendants
+from tests.support.system_postgres import find_program
 
 Capture = Literal["replication", "subscribe"]
+Ability = Literal["libc", "tls", "pooler"]
+"""What a fault needs: a C compiler, a Redis with TLS, PgBouncer."""
 PACE: Final = threading.Event()
 """Never set; its wait is the pause between two checks of a condition."""
 REDIS_CLASSES: Final[Mapping[str, type[RedisServer]]] = {
@@ -56,6 +64,12 @@ POSITION_IS_KNOWN: Final[Mapping[Capture, str]] = {
     "replication": "SELECT FROM accounting.sources WHERE replication_id IS NOT NULL",
     "subscribe": "SELECT FROM accounting.sources",
 }
+OWN_SETTINGS: Final[Mapping[str, Any]] = {
+    "client_encoding": "utf8",
+    "options": "-c extra_float_digits=1 -c statement_timeout=0 -c default_transaction_read_only=off"
+    " -c datestyle=ISO -c search_path=pg_catalog",
+}
+"""Whatever the database is set to."""
 UNLIMITED: Final = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 POLL_SECONDS: Final = 0.05
 
@@ -73,7 +87,7 @@ class Machine:
     service: Service | None = None
     is_held_down: bool = False
     starts: int = 0
-    module: str = "accounting"
+    faulty: FaultyMachine | None = None
     _next: float = 0.0
 
     def restart_if_exited(self) -> None:
@@ -83,7 +97,7 @@ class Machine:
         if self.service is not None:
             self.service, self._next = None, time.monotonic() + 0.2
         if not self.is_held_down and time.monotonic() >= self._next:
-            self.service = Service(self.command, self.directory, self.settings, module=self.module)
+            self.service = Service(self.command, self.directory, self.settings)
             self.starts += 1
 
     def pid(self, part: str = "") -> int:
@@ -139,10 +153,11 @@ class DatabaseWatcher:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                with psycopg.connect(self._postgres.url(), autocommit=True) as connection:
+                url = self._postgres.url()
+                with psycopg.connect(url, autocommit=True, **OWN_SETTINGS) as connection:
                     while not self._stopping.wait(POLL_SECONDS):
                         self._read_status(connection)
-            except psycopg.OperationalError:
+            except psycopg.Error:  # also while its tables are being restored
                 self._stopping.wait(POLL_SECONDS)
 
     def _read_status(self, connection: "psycopg.Connection[Any]") -> None:
@@ -180,6 +195,23 @@ class Deployment:
     scheduler: Machine
     publisher: Publisher
     watcher: DatabaseWatcher
+    authority: CertificateAuthority | None = None
+    pooler: PgBouncer | None = None
+    intruders: int = 0
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """What this deployment has for the faults that need it."""
+        found: dict[Ability, bool] = {
+            "libc": self.scheduler.faulty is not None,
+            "tls": self.authority is not None,
+            "pooler": self.pooler is not None,
+        }
+        return frozenset(ability for ability, has in found.items() if has)
+
+    def new_redis(self) -> RedisServer:
+        """Another server, as the master is configured; not started."""
+        return new_redis(self.redis_kind, self.authority)
 
     @property
     def machines(self) -> list[Machine]:
@@ -218,10 +250,15 @@ class Deployment:
 
     def configure_postgres(self, *statements: str) -> None:
         """Run statements outside a transaction, also while the default is read-only."""
-        options = "-c default_transaction_read_only=off"
-        with psycopg.connect(self.postgres.url(), autocommit=True, options=options) as connection:
+        with self.superuser() as connection:
             for statement in statements:
                 connection.execute(statement)
+
+    def superuser(self, database: str = DATABASE) -> "psycopg.Connection[Any]":
+        """A connection without a proxy, outside a transaction."""
+        return psycopg.connect(
+            self.postgres.url(database=database), autocommit=True, **OWN_SETTINGS
+        )
 
     @contextmanager
     def client(self, server: RedisServer | None = None) -> "Iterator[redis.Redis]":
@@ -234,6 +271,8 @@ class Deployment:
         """Let all machines run and all proxies pass."""
         for machine in self.machines:
             machine.is_held_down = False
+            if machine.faulty is not None:
+                machine.faulty.set_right()
             machine.database_proxy.mend()
             if machine.redis_proxy is not None:
                 machine.redis_proxy.mend()
@@ -242,8 +281,7 @@ class Deployment:
         """The lines of the logs with a traceback; there must be none."""
         return [
             f"{path.relative_to(self.directory)}: {line[-1500:]}"
-            for machine in self.machines
-            for path in sorted(machine.directory.glob("*.log"))
+            for path in sorted(self.directory.glob("*/*.log"))
             for line in path.read_text(errors="replace").splitlines()
             if "Traceback" in line
         ]
@@ -266,6 +304,25 @@ def connect_postgres(postgres: PostgresServer) -> socket.socket:
     return sock
 
 
+def new_redis(redis_kind: type[RedisServer], authority: CertificateAuthority | None) -> RedisServer:
+    """A server that is not started; with TLS on a port of its own if there is an authority."""
+    if authority is None:
+        return redis_kind(REDIS)
+    files = {
+        "tls-port": str(free_port()),
+        "tls-auth-clients": "no",
+        "tls-ca-cert-file": str(authority.certificate),
+        "tls-key-file": str(authority.key),
+        "tls-cert-file": str(authority.issue(timedelta(days=1))),
+    }
+    return redis_kind({**REDIS, **files})
+
+
+def collectors_port(server: RedisServer) -> int:
+    """The port for collectors: that of TLS, if the server has one."""
+    return int(server.options.get("tls-port", server.port))
+
+
 @contextmanager
 def running_deployment(
     directory: Path, *, server: str, capture: Capture, rate: float, seed: int
@@ -273,33 +330,58 @@ def running_deployment(
     """A deployment that runs and captures; it ends with the block."""
     kind = REDIS_CLASSES[server]
     with ExitStack() as stack:
+        directory.mkdir(parents=True, exist_ok=True)
         postgres = stack.enter_context(PostgresServer(settings=POSTGRES))
         engine = open_engine(postgres.url())
         migrations.upgrade(engine)
         migrations.allow_role_logins(engine)
         engine.dispose()
-        master = kind(REDIS)
+        authority = None
+        if server == "redis" and can_issue():
+            authority = CertificateAuthority(
+                directory / "authority", hosts=[REDIS_NAME], addresses=[*faulty_libc.ADDRESSES]
+            )
+        master = new_redis(kind, authority)
+        pooler = None
+        if find_program("pgbouncer") is not None:
+            pooler = stack.enter_context(PgBouncer(postgres, pool_size=20))
+        library = faulty_libc.build(directory) if faulty_libc.compiler() else None
         databases = [0] if capture == "subscribe" else [0, 3]
         deployment: Deployment
 
+        def connect_pooled() -> socket.socket:
+            return connect_postgres(postgres) if pooler is None else connect_tcp(pooler.pooled.port)
+
         def machine(name: str, command: str) -> Machine:
-            database = stack.enter_context(FaultyProxy(lambda: connect_postgres(postgres)))
-            url = f"postgresql://{WRITER}@{ADDRESS}:{database.port}/turn_accounting"
+            is_pooled = name != "first"
+            database = stack.enter_context(
+                FaultyProxy(connect_pooled if is_pooled else lambda: connect_postgres(postgres))
+            )
+            home = directory / name
+            faulty = FaultyMachine(home / "machine") if library is not None else None
+            redis_host, postgres_host = (
+                (REDIS_NAME, POSTGRES_NAME) if faulty is not None else (ADDRESS, ADDRESS)
+            )
+            url = f"postgresql://{WRITER}@{postgres_host}:{database.port}/{DATABASE}"
             settings = {
                 **SETTINGS,
                 "ACCOUNTING_CAPTURE": capture,
                 "ACCOUNTING_DATABASE_URL": f"{url}?sslmode=disable&gssencmode=disable",
             }
+            if faulty is not None and library is not None:
+                settings |= faulty.environment(library)
             wire = None
             if command == "collect":
-                wire = stack.enter_context(FaultyProxy(lambda: connect_tcp(deployment.master.port)))
-                settings["ACCOUNTING_REDIS_URL"] = f"redis://{ADDRESS}:{wire.port}/0"
-            home = directory / name
-            made = Machine(name, command, home, settings, database, wire)
-            if command == "collect":
-                made.module = clocked_collector.MODULE
-                clocked_collector.set_clock(home, 0)
-            return made
+                wire = stack.enter_context(
+                    FaultyProxy(lambda: connect_tcp(collectors_port(deployment.master)))
+                )
+                location = f"{redis_host}:{wire.port}/0"
+                settings["ACCOUNTING_REDIS_URL"] = (
+                    f"redis://{location}"
+                    if authority is None
+                    else f"rediss://{location}?ssl_ca_certs={authority.certificate}"
+                )
+            return Machine(name, command, home, settings, database, wire, faulty=faulty)
 
         names = ["first", "second"] if capture == "replication" else ["first"]
         collectors = [machine(name, "collect") for name in names]
@@ -314,6 +396,8 @@ def running_deployment(
             machine("scheduler", "schedule"),
             publisher,
             DatabaseWatcher(postgres),
+            authority,
+            pooler,
         )
         stack.callback(lambda: deployment.master.__exit__(None, None, None))
         master.start()

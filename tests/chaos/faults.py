@@ -4,20 +4,40 @@ A fault is a generator. It yields conditions to wait for, or seconds; the runner
 that use different parts may overlap.
 """
 
+import math
 import resource
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum, auto
+from random import Random
 from typing import Final
 
-from tests.chaos.deployment import BACKLOG_BYTES, REDIS, UNLIMITED, Deployment, Machine, send_signal
-from tests.chaos.faulty_proxy import CommitLoss
-from tests.support import clocked_collector
+import psycopg
+from psycopg import sql
+
+from accounting.embedded import DATABASE
+from tests.chaos.deployment import (
+    BACKLOG_BYTES,
+    OWN_SETTINGS,
+    SETTINGS,
+    UNLIMITED,
+    Ability,
+    Deployment,
+    Machine,
+    send_signal,
+)
+from tests.chaos.faulty_proxy import CommitLoss, FaultyProxy
+from tests.support.books import READER, WRITER
+from tests.support.faulty_libc import ADDRESSES, POSTGRES_NAME, REDIS_NAME, Disk
+from tests.support.postgres_programs import start_program
+from tests.support.postgres_settings import awkward_settings, set_for_database
+from tests.support.readers_locks import hold_readers_locks
 from tests.support.servers import ADDRESS, RedisServer
-from tests.support.service import arguments, descendants
+from tests.support.service import Service, arguments, descendants
 
 Step = float | Callable[[], object]
 Fault = Callable[[Deployment, float], Iterator[Step]]
@@ -25,6 +45,25 @@ SMALL_BACKLOG_BYTES: Final = 1 << 14
 OVERRUN_BYTES: Final = 1 << 16
 WRONG_CLOCKS: Final = (32 * 86_400_000_000, -3_600_000_000, 3_600_000_000, 10_000_000)
 """Microseconds."""
+CLOCK_STEPS: Final = 8
+SETTINGS_AT_ONCE: Final = 12
+
+
+WHOLE_MACHINE: Final = ("turn", "collector", "loader", "redis wire", "database wire", "postgres")
+CONFIGURATION_ERROR: Final = 2
+"""The exit code of a collector that is refused."""
+STRANGE: Final = "strange.example"
+END_SESSIONS: Final = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = %s AND pid <> pg_backend_pid()"
+)
+_DATABASE: Final = sql.Identifier(DATABASE)
+RESET_SETTINGS: Final = sql.SQL("ALTER DATABASE {} RESET ALL").format(_DATABASE)
+REFUSE_CONNECTIONS: Final = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(
+    _DATABASE
+)
+DROP_DATABASE: Final = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(_DATABASE)
+CREATE_DATABASE: Final = sql.SQL("CREATE DATABASE {}").format(_DATABASE)
 
 
 class Costs(Enum):
@@ -44,19 +83,28 @@ class FaultKind:
     uses: frozenset[str]
     costs: Costs
     weight: int = 2
+    needs: frozenset[Ability] = frozenset()
+    leaves_gap: bool = False
+    """A gap says what a refused collector did not capture; nothing else may be missing."""
 
 
 FAULT_KINDS: Final[dict[str, FaultKind]] = {}
 
 
 def fault_kind(
-    *takes: str, costs: Costs = Costs.NOTHING, weight: int = 2
+    *takes: str,
+    costs: Costs = Costs.NOTHING,
+    weight: int = 2,
+    needs: Collection[Ability] = (),
+    leaves_gap: bool = False,
 ) -> Callable[[Fault], Fault]:
     """Register a fault as a kind; its name is that of the function, in words."""
 
     def enter(fault: Fault) -> Fault:
         name = getattr(fault, "__name__", "").replace("_", " ")
-        FAULT_KINDS[name] = FaultKind(name, fault, frozenset(takes), costs, weight)
+        FAULT_KINDS[name] = FaultKind(
+            name, fault, frozenset(takes), costs, weight, frozenset(needs), leaves_gap
+        )
         return fault
 
     return enter
@@ -105,14 +153,38 @@ def hang_scheduler(deployment: Deployment, seconds: float) -> Iterator[Step]:
 # -- clocks
 
 
-@fault_kind("clock", weight=3)
-def set_a_wrong_clock(deployment: Deployment, seconds: float) -> Iterator[Step]:
-    """On the machine that collects; a collector that starts meanwhile finds it wrong."""
-    machine = deployment.leader
-    error = WRONG_CLOCKS[int(seconds * 1000) % len(WRONG_CLOCKS)]
-    clocked_collector.set_clock(machine.directory, error)
+def wrong_clock(machine: Machine, seconds: float) -> Iterator[Step]:
+    """A wrong clock for all processes of a machine, also those that start meanwhile."""
+    assert machine.faulty is not None
+    machine.faulty.set_clock(WRONG_CLOCKS[number_of(seconds) % len(WRONG_CLOCKS)])
     yield seconds
-    clocked_collector.set_clock(machine.directory, 0)
+    machine.faulty.set_clock(0)
+
+
+@fault_kind("clock", needs=["libc"], weight=3)
+def set_a_wrong_clock(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    """On the machine that collects."""
+    yield from wrong_clock(deployment.leader, seconds)
+
+
+@fault_kind("scheduler clock", needs=["libc"])
+def set_the_schedulers_clock_wrong(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    yield from wrong_clock(deployment.scheduler, seconds)
+
+
+@fault_kind("clock", needs=["libc"])
+def step_the_clock_to_and_fro(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    faulty = deployment.leader.faulty
+    assert faulty is not None
+    for step in range(CLOCK_STEPS):
+        faulty.set_clock(WRONG_CLOCKS[step % len(WRONG_CLOCKS)] * (step % 2))
+        yield seconds / CLOCK_STEPS
+    faulty.set_clock(0)
+
+
+def number_of(seconds: float) -> int:
+    """A number that the plan's seed decides, for choices within a fault."""
+    return int(seconds * 1_000_000)
 
 
 # -- Postgres
@@ -152,6 +224,144 @@ def let_postgres_only_read(deployment: Deployment, seconds: float) -> Iterator[S
     )
 
 
+@fault_kind("postgres")
+def change_the_databases_settings(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    """Some of all settings that a database can have, for the sessions that begin from now on."""
+    with deployment.superuser() as connection:
+        every = list(awkward_settings(connection))
+        random = Random(number_of(seconds))
+        some = [
+            random.choice(values) for values in random.sample(every, SETTINGS_AT_ONCE) if values
+        ]
+        set_for_database(connection, DATABASE, some)
+        connection.execute(END_SESSIONS, [DATABASE])
+    yield seconds
+    with deployment.superuser() as connection:
+        connection.execute(RESET_SETTINGS)
+        connection.execute(END_SESSIONS, [DATABASE])
+
+
+@fault_kind("postgres")
+def hold_a_readers_locks(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    """All locks that a reader can take; usage must be settled while they are held."""
+    with closing(psycopg.connect(deployment.postgres.url(READER), **OWN_SETTINGS)) as connection:
+        hold_readers_locks(connection)
+        held_at = time.time()
+        yield seconds
+        yield lambda: deployment.watcher.settled_until > held_at
+
+
+@fault_kind("pooler", needs=["pooler"], weight=3)
+def restart_the_pooler(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    """The scheduler and the second collecting machine reach Postgres through it."""
+    pooler = deployment.pooler
+    assert pooler is not None
+    if number_of(seconds) % 2:
+        pooler.kill()
+    else:
+        pooler.stop()
+    yield seconds / 2
+    pooler.start()
+
+
+RESTORES: Final = (
+    "postgres",
+    "scheduler",
+    "database wire",
+    "scheduler wire",
+    "collector",
+    "loader",
+    "turn",
+    "redis",
+    "redis wire",
+)
+
+
+@fault_kind(*RESTORES, costs=Costs.CAPTURE, weight=3)
+def restore_postgres_from_a_dump(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    """As docs/operations.md says: the collectors go on, the scheduler stops."""
+    path = deployment.directory / f"{number_of(seconds)}.dump"
+    dump = start_program("pg_dump", "--format=custom", f"--file={path}", deployment.postgres.url())
+    yield lambda: dump.poll() is not None
+    assert dump.returncode == 0, dump.communicate()[0]
+    yield seconds
+    scheduler = deployment.scheduler
+    scheduler.is_held_down = True
+    if scheduler.service is not None:
+        send_signal(scheduler.service.pid, signal.SIGTERM)
+    yield lambda: not scheduler.pid()
+    with deployment.superuser("postgres") as connection:
+        connection.execute(REFUSE_CONNECTIONS)
+        connection.execute(END_SESSIONS, [DATABASE])
+        connection.execute(DROP_DATABASE)
+        connection.execute(CREATE_DATABASE)
+    url = deployment.postgres.url()
+    restore = start_program("pg_restore", "--single-transaction", f"--dbname={url}", str(path))
+    yield lambda: restore.poll() is not None
+    assert restore.returncode == 0, restore.communicate()[0]
+    scheduler.is_held_down = False
+
+
+# -- wrong names: a collector that must be refused
+
+
+def intrude(
+    deployment: Deployment, source: str, server: RedisServer, said: str
+) -> Generator[Step, None, None]:
+    """Start a collector, and wait until it has exited with the error."""
+    deployment.intruders += 1
+    settings = {
+        **SETTINGS,
+        "ACCOUNTING_CAPTURE": deployment.capture,
+        "ACCOUNTING_DATABASE_URL": deployment.postgres.url(WRITER),
+        "ACCOUNTING_REDIS_URL": server.url,
+        "ACCOUNTING_SOURCE": source,
+    }
+    home = deployment.directory / f"intruder-{deployment.intruders}"
+    with Service("collect", home, settings) as intruder:
+        yield lambda: intruder.process.poll() is not None
+    assert intruder.process.returncode == CONFIGURATION_ERROR, intruder.log_text()
+    assert said in intruder.log_text(), intruder.log_text()
+
+
+@fault_kind("redis", "intruder")
+def collect_under_a_second_name(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    """Two names on one Redis."""
+    name = f"second-{number_of(seconds)}"
+    yield from intrude(deployment, name, deployment.master, "has the history of source 'default'")
+
+
+@fault_kind("redis", "intruder")
+def collect_a_replica_under_a_second_name(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    """Two names on one history."""
+    server = yield from replica(deployment)
+    name = f"replica-{number_of(seconds)}"
+    yield from intrude(deployment, name, server, "has the history of source 'default'")
+    server.__exit__(None, None, None)
+
+
+@fault_kind(*WHOLE_MACHINE, "redis", "pooler", "intruder", "clock", leaves_gap=True)
+def collect_another_redis_under_the_same_name(
+    deployment: Deployment, _seconds: float
+) -> Iterator[Step]:
+    """One name on two Redis servers. What is published on the other one enters no books."""
+    server = deployment.new_redis()
+    server.start()
+    with deployment.client(server) as client:
+        steps = intrude(deployment, "default", server, "from another Redis")
+        for step in steps:
+            assert callable(step)
+
+            def is_over(is_due: Callable[[], object] = step) -> object:
+                client.publish(
+                    f"turn/realm/{STRANGE}/user/a/allocation/1/status", "new lifetime=600"
+                )
+                return is_due()
+
+            yield is_over
+    server.__exit__(None, None, None)
+
+
 # -- the wires
 
 
@@ -179,6 +389,56 @@ def drop_redis_connections(deployment: Deployment, _seconds: float) -> Iterator[
     assert wire is not None
     wire.disconnect()
     yield 0.0
+
+
+def move_server(machine: Machine, wire: FaultyProxy, name: str, seconds: float) -> Iterator[Step]:
+    """The name is unknown for a while, and then leads to the server's new address."""
+    assert machine.faulty is not None
+    address = next(each for each in ADDRESSES if each != wire.address)
+    machine.faulty.set_address(name, "")
+    wire.move(address)
+    yield seconds
+    machine.faulty.set_address(name, address)
+
+
+@fault_kind("redis wire", needs=["libc"], costs=Costs.CAPTURE)
+def move_redis_to_another_address(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    wire = deployment.leader.redis_proxy
+    assert wire is not None
+    yield from move_server(deployment.leader, wire, REDIS_NAME, seconds)
+
+
+@fault_kind("database wire", needs=["libc"])
+def move_postgres_to_another_address(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    machine = deployment.leader
+    yield from move_server(machine, machine.database_proxy, POSTGRES_NAME, seconds)
+
+
+@fault_kind("scheduler wire", needs=["libc"])
+def move_the_schedulers_postgres(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    machine = deployment.scheduler
+    yield from move_server(machine, machine.database_proxy, POSTGRES_NAME, seconds)
+
+
+@fault_kind("redis", "redis wire", needs=["tls"], costs=Costs.CAPTURE, weight=3)
+def let_the_certificate_expire(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    """Of Redis, under way: connections go on, and no new one succeeds until it is renewed."""
+    authority = deployment.authority
+    assert authority is not None
+    whole_seconds = math.ceil(seconds)
+    with deployment.client() as client:
+        client.config_set("tls-cert-file", str(authority.issue(timedelta(seconds=whole_seconds))))
+        drop_connections(deployment)
+        yield whole_seconds + 1.0
+        drop_connections(deployment)
+        yield seconds
+        client.config_set("tls-cert-file", str(authority.issue(timedelta(days=1))))
+
+
+def drop_connections(deployment: Deployment) -> None:
+    for machine in deployment.collectors:
+        assert machine.redis_proxy is not None
+        machine.redis_proxy.disconnect()
 
 
 @fault_kind("database wire")
@@ -248,6 +508,26 @@ def fill_disk(deployment: Deployment, part: str, seconds: float) -> Iterator[Ste
         resource.prlimit(pid, resource.RLIMIT_FSIZE, UNLIMITED)
 
 
+def fail_disk(deployment: Deployment, disk: Disk, seconds: float) -> Iterator[Step]:
+    """The disk of the collecting machine: its spool is written by the collector and the loader."""
+    faulty = deployment.leader.faulty
+    assert faulty is not None
+    faulty.set_disk(disk)
+    yield seconds
+    faulty.set_disk(Disk.HAS_ROOM)
+
+
+@fault_kind("collector", "loader", needs=["libc"], costs=Costs.CAPTURE)
+def fill_disk_amid_a_write(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    yield from fail_disk(deployment, Disk.IS_FULL, seconds)
+
+
+@fault_kind("collector", "loader", needs=["libc"], costs=Costs.CAPTURE)
+def lie_about_free_space(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    """Writes succeed, and the disk is full when they are synced."""
+    yield from fail_disk(deployment, Disk.IS_FULL_LATE, seconds)
+
+
 def is_alive(pid: int) -> bool:
     return bool(arguments(pid))
 
@@ -263,8 +543,6 @@ def fill_loaders_disk(deployment: Deployment, seconds: float) -> Iterator[Step]:
 
 
 # -- another machine takes over; only with two machines
-
-WHOLE_MACHINE: Final = ("turn", "collector", "loader", "redis wire", "database wire", "postgres")
 
 
 def has_other_leader(deployment: Deployment, machine: Machine) -> Callable[[], object]:
@@ -357,7 +635,7 @@ def restart_redis_with_its_snapshot(deployment: Deployment, seconds: float) -> I
 
 def replica(deployment: Deployment) -> Generator[Step, None, RedisServer]:
     """Start a replica of the master and wait until it is in sync."""
-    server = deployment.redis_kind(REDIS)
+    server = deployment.new_redis()
     server.start()
     with deployment.client(server) as client:
         client.replicaof(ADDRESS, deployment.master.port)

@@ -40,13 +40,14 @@ class ProxiedConnection:
 
 
 class FaultyProxy:
-    """Listens on 127.0.0.1 and connects each client to a server.
+    """Listens on ``address`` and connects each client to a server.
 
     ``reach`` opens a connection to the current server, which may change.
     """
 
     def __init__(self, reach: Callable[[], socket.socket]) -> None:
         self._connect_to_server = reach
+        self.address = ADDRESS
         self._listener = socket.create_server((ADDRESS, 0))
         self.port: int = self._listener.getsockname()[1]
         self._connections: set[ProxiedConnection] = set()
@@ -82,6 +83,14 @@ class FaultyProxy:
         self._commit_loss = None
         self._passing.set()
 
+    def move(self, address: str) -> None:
+        """Listen on another address of this machine instead, and close all connections."""
+        listener = socket.create_server((address, self.port))
+        self._close_listener()
+        self._listener, self.address = listener, address
+        self._start(self._accept, listener)
+        self.disconnect()
+
     def lose_commit(self, what: CommitLoss) -> None:
         """Lose the next COMMIT of a transaction that writes rows, or the reply to it."""
         self._commit_loss = what
@@ -89,7 +98,7 @@ class FaultyProxy:
     # -- passing on
 
     def __enter__(self) -> Self:
-        self._start(self._accept)
+        self._start(self._accept, self._listener)
         return self
 
     def __exit__(
@@ -100,12 +109,15 @@ class FaultyProxy:
     ) -> None:
         self._is_cut = True
         self._passing.set()
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self._close_listener()
         self.disconnect()
         for thread in list(self._threads):
             thread.join(10)
+
+    def _close_listener(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     def _start(self, work: Callable[..., None], *given: object) -> None:
         def run() -> None:
@@ -118,10 +130,10 @@ class FaultyProxy:
         self._threads.add(thread)
         thread.start()
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                client = self._listener.accept()[0]
+                client = listener.accept()[0]
             except OSError:
                 return
             self._start(self._connect, client)

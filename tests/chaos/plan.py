@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from tests.chaos.deployment import Capture
+from tests.chaos.deployment import Ability, Capture
 from tests.chaos.faults import FAULT_KINDS, Costs, FaultKind
 
 FAULTS_PER_ROUND: Final = (5, 10)
@@ -44,10 +44,11 @@ def plan_rounds(
     only: Collection[str] = (),
     *,
     spare_redis: bool = False,
+    abilities: Collection[Ability] = (),
 ) -> Iterator[Round]:
     """The rounds of a run. With ``spare_redis``, none may lose events."""
     random = Random(seed)
-    kinds = [kind for kind in FAULT_KINDS.values() if fits(kind, capture, only)]
+    kinds = [kind for kind in FAULT_KINDS.values() if fits(kind, capture, only, abilities)]
     harmless = Deck(random, [kind for kind in kinds if not may_cost(kind, capture)])
     costly = Deck(random, [kind for kind in kinds if may_cost(kind, capture)])
     if spare_redis:
@@ -91,9 +92,15 @@ class Deck:
         return self._left.pop()
 
 
-def fits(kind: FaultKind, capture: Capture, only: Collection[str]) -> bool:
+def fits(
+    kind: FaultKind, capture: Capture, only: Collection[str], abilities: Collection[Ability]
+) -> bool:
     """Whether the kind is possible; with a subscription there is no second machine."""
-    return (not only or kind.name in only) and (capture == "replication" or "turn" not in kind.uses)
+    return (
+        (not only or kind.name in only)
+        and (capture == "replication" or "turn" not in kind.uses)
+        and kind.needs <= set(abilities)
+    )
 
 
 def may_cost(kind: FaultKind, capture: Capture) -> bool:

@@ -135,7 +135,12 @@ def run(
             checker = Checker(deployment)
             try:
                 for fault_round in plan_rounds(
-                    count, seed + number, capture, only, spare_redis=spare_redis
+                    count,
+                    seed + number,
+                    capture,
+                    only,
+                    spare_redis=spare_redis,
+                    abilities=deployment.abilities,
                 ):
                     play_round(deployment, checker, fault_round, figures, say)
             finally:
@@ -202,7 +207,9 @@ def inject_faults(
             if fault.advance():
                 active.remove(fault)
                 deployment.watcher.await_recovery(fault.planned.kind.name)
-                if may_cost(fault.planned.kind, deployment.capture):
+                if fault.planned.kind.leaves_gap or may_cost(
+                    fault.planned.kind, deployment.capture
+                ):
                     spans.append((fault.began, time.time()))
         PACE.wait(STEP_SECONDS)
 

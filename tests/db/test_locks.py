@@ -18,11 +18,11 @@ from accounting.errors import LockHeld
 from accounting.ops.registry import JOBS
 from tests.support.books import WRITER, Books, channel, status_payload, traffic_payload
 from tests.support.command import turn_accounting
+from tests.support.readers_locks import hold_readers_locks, views
 from tests.support.servers import PostgresServer
 
 ROOT: Final = Path(__file__).parents[2]
 STRANGER: Final = "reports_reader"
-JOB_LOCKS: Final = ("feed", "gaps", "partitions", "report_partition", "retain", "rollup")
 
 
 @pytest.fixture
@@ -47,36 +47,12 @@ def receive_session(books: Books) -> None:
     books.advance_clock(5_000)
 
 
-def views(connection: psycopg.Connection) -> list[sql.Identifier]:
-    rows = connection.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = 'reporting'::regnamespace"
-        " AND relkind = 'v' ORDER BY 1"
-    ).fetchall()
-    assert rows
-    return [sql.Identifier("reporting", name) for (name,) in rows]
-
-
-def hold_everything(books: Books, connection: psycopg.Connection) -> None:
-    """Take every lock that a reader can take, and keep the transaction open."""
-    source = f"settle.{books.source_id()}"
-    names = [*JOB_LOCKS, source, "migrations", "ensure_report_partition"]
-    connection.execute(
-        "SELECT pg_advisory_xact_lock(hashtextextended('accounting.' || name, 0)),"
-        " pg_advisory_xact_lock(hashtext('accounting.' || name)) FROM unnest(%s::text[]) AS name",
-        [names],
-    )
-    for view in views(connection):
-        connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(view))
-        connection.execute(sql.SQL("SELECT * FROM {} LIMIT 1").format(view))
-    connection.execute("NOTIFY accounting_feed, 'nonsense'")
-
-
 def test_a_reader_that_locks_all_it_can_stops_no_job(
     books: Books, stranger: psycopg.Connection
 ) -> None:
     receive_session(books)
     books.load()
-    hold_everything(books, stranger)
+    hold_readers_locks(stranger)
     done = {name: job.run(books.engine) for name, job in JOBS.items()}
     assert (done["settle"], done["rollup"], done["partitions"], done["feed"]) == (3, 1, 7, 1)
     assert books.rows("user_usage_monthly", "received_bytes") == [{"received_bytes": 2}]

