@@ -32,6 +32,7 @@ REQUIRED_PROGRAMS: Final[Mapping[str, Sequence[str]]] = {
     "needs_redis": ("redis-server",),
     "needs_postgres": ("initdb", "postgres"),
     "needs_pgbouncer": ("pgbouncer",),
+    "needs_compiler": ("cc",),
     "needs_coturn": ("turnserver", "turnutils_uclient", "turnutils_peer"),
 }
 

@@ -136,7 +136,7 @@ def set_allowed(books: Books, *, connections: bool) -> None:
         )
 
 
-@pytest.mark.skipif(faulty_libc.compiler() is None, reason="no C compiler")
+@pytest.mark.needs_compiler
 @pytest.mark.parametrize("error", [-HOUR, 3653 * DAY])
 def test_the_jobs_go_on_when_the_schedulers_clock_steps(
     books: Books, tmp_path: Path, error: int
