@@ -39,6 +39,8 @@ $$;
 REVOKE ALL ON FUNCTION accounting.number_source() FROM PUBLIC;
 CREATE TRIGGER sources_are_numbered_by_name BEFORE INSERT ON accounting.sources
     FOR EACH ROW WHEN (NEW.source_id IS NULL) EXECUTE FUNCTION accounting.number_source();
+-- ENABLE ALWAYS: also where a database turns triggers off (session_replication_role = replica).
+ALTER TABLE accounting.sources ENABLE ALWAYS TRIGGER sources_are_numbered_by_name;
 
 -- The lock of settling a source exists before anybody can settle it: two sessions that insert the
 -- same name would wait for one another.
@@ -52,6 +54,7 @@ $$;
 REVOKE ALL ON FUNCTION accounting.insert_source_lock() FROM PUBLIC;
 CREATE TRIGGER source_has_a_lock AFTER INSERT ON accounting.sources
     FOR EACH ROW EXECUTE FUNCTION accounting.insert_source_lock();
+ALTER TABLE accounting.sources ENABLE ALWAYS TRIGGER source_has_a_lock;
 
 -- Names that a source had before it was renamed: statements' cutoffs have them, so they are not given
 -- to another source.

@@ -30,6 +30,7 @@ from tests.support.books import (
     Books,
     channel,
     cloned_database,
+    install_settable_clock,
     status_payload,
 )
 from tests.support.command import turn_accounting
@@ -161,6 +162,7 @@ def test_a_database_is_migrated_whatever_it_has_set(
                 migrations.check_metadata(connection)
         finally:
             engine.dispose()
+        install_settable_clock(postgres_server, name)
         books = Books(postgres_server, name, tmp_path)
         run_and_read(books)
         books.close()
@@ -187,9 +189,20 @@ def empty_database(server: PostgresServer, options: str) -> Iterator[str]:
             f"CREATE DATABASE {name} {options} LOCALE_PROVIDER libc LOCALE 'C'"
             " TEMPLATE template0".encode()
         )
-    yield name
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    try:
+        yield name
+    finally:
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def test_every_trigger_fires_where_a_database_turns_triggers_off(books: Books) -> None:
+    triggers = books.query(
+        "SELECT tgname, tgenabled = 'A' AS is_always_enabled FROM pg_trigger"
+        " WHERE NOT tgisinternal AND tgrelid::regclass::text LIKE 'accounting.%'"
+    )
+    assert len(triggers) > 10
+    assert [row["tgname"] for row in triggers if not row["is_always_enabled"]] == []
 
 
 def test_a_partition_has_its_borders_whatever_its_caller_has_set(books: Books) -> None:

@@ -236,7 +236,7 @@ class Books:
             autocommit=True,
             prepare_threshold=None,
             row_factory=dict_row,
-            options="-c timezone=UTC",
+            options="-c timezone=UTC -c datestyle=ISO",
         )
 
     def _query_over(

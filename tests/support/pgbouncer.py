@@ -9,6 +9,7 @@ import psycopg
 
 from accounting.embedded import DATABASE, child
 from accounting.embedded.server_user import ServerUser
+from tests.support.books import READER
 from tests.support.servers import PostgresServer, Server, free_port, wait_until
 from tests.support.system_postgres import program_path
 
@@ -28,13 +29,16 @@ server_login_retry = 1
 
 
 class PooledPostgres(PostgresServer):
-    """A server that is reached through a pooler."""
+    """A server that the logins of the service reach through a pooler, and its owner directly."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, server: PostgresServer, port: int) -> None:
+        self.server = server
         self.port = port
 
     def url(self, role: str | None = None, database: str = DATABASE) -> str:
-        return f"postgresql://{role or 'postgres'}@127.0.0.1:{self.port}/{database}"
+        if role is None:
+            return self.server.url(None, database)
+        return f"postgresql://{role}@127.0.0.1:{self.port}/{database}"
 
 
 class PgBouncer(Server):
@@ -44,7 +48,7 @@ class PgBouncer(Server):
         super().__init__()
         self._server = server
         self._pool_size = pool_size
-        self.pooled = PooledPostgres(free_port())
+        self.pooled = PooledPostgres(server, free_port())
 
     def start(self) -> None:
         assert self.process is None, "the pooler runs already"
@@ -80,7 +84,7 @@ class PgBouncer(Server):
 
     def is_ready(self) -> bool:
         try:
-            psycopg.connect(self.pooled.url()).close()
+            psycopg.connect(self.pooled.url(READER)).close()
         except psycopg.OperationalError:
             return False
         return True
