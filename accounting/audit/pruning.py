@@ -1,4 +1,4 @@
-"""Prune what anybody who reaches Redis or coturn can make grow; part of the job ``retain``.
+"""Prune what unauthenticated clients can make grow; part of the job ``retain``.
 
 A client that never authenticates has interims, and so reports, a session, and a name. A session
 that is over and was never confirmed can't be billed any more: after the retention, or when there

@@ -44,7 +44,7 @@ def steady_clock() -> int:
 
 @cache
 def this_boot() -> str:
-    """Identifies the start of this machine; '' where the system does not tell."""
+    """The id of this machine's start; '' where the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -41,7 +41,7 @@ class Attachment:
 
     captured_from: everything published from this time on (microseconds) is in the stream.
     server_run_id: changes with every start of the server; None when INFO doesn't give it.
-    server: what tells the server from others; empty when INFO doesn't give it.
+    server: the ids of the server; empty when INFO doesn't give them.
     server_started_at: microseconds; None when INFO doesn't give it.
     resume_point: where the stream begins; None for a subscription.
     continued: the stream begins where the last one ended, so nothing of this server was missed.

@@ -33,7 +33,7 @@ def period_day(value: str) -> date:
     try:
         return date.fromisoformat(value)
     except ValueError:
-        raise UsageError(f"{value!r} is no period: expected its first day, YYYY-MM-DD") from None
+        raise UsageError(f"{value!r} is not a period: expected its first day, YYYY-MM-DD") from None
 
 
 def time_span(
@@ -58,7 +58,9 @@ def _parse_time(value: str | None, zone: tzinfo | None) -> datetime | None:
             return time
         return (time if time.tzinfo else time.replace(tzinfo=zone)).astimezone(zone)
     except (ValueError, OverflowError):
-        raise UsageError(f"{value!r} is no time: expected ISO 8601, such as 2026-11-22") from None
+        raise UsageError(
+            f"{value!r} is not a time: expected ISO 8601, such as 2026-11-22"
+        ) from None
 
 
 def usage_subject(by: str) -> Literal["user", "realm"]:

@@ -10,7 +10,6 @@ from accounting.cli.output import write_message
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.cli.rows import in_own_zone, write_rows
 from accounting.domain.identity import UsernameRule
-from accounting.domain.time_zones import time_zone as find_time_zone
 from accounting.errors import UsageError, unknown_name
 from accounting.identities.realm_rules import list_rules, realm_names, set_rule
 from accounting.ops import service
@@ -82,12 +81,14 @@ def set_realm(
     ] = None,
     holds_from: Annotated[
         str | None,
-        typer.Option("--from", help="First day, YYYY-MM-DD, in the realm's time zone."),
+        typer.Option("--from", help="First day, YYYY-MM-DD; the first possible one by default."),
     ] = None,
 ) -> None:
-    """Set some rules of a realm; its other rules stay."""
-    if time_zone is not None:
-        _check_time_zone(time_zone)
+    """Set some rules of a realm; its other rules stay.
+
+    The new rules hold from the first midnight after all usage that is accounted, or from a later
+    day.
+    """
     if separator is not None and not (separator and separator.isprintable()):
         raise UsageError(f"--separator {separator!r}: expected printable characters, such as ':'")
     changes = {
@@ -123,14 +124,7 @@ def _parse_day(value: str) -> date:
     try:
         day = date.fromisoformat(value)
     except ValueError:
-        raise UsageError(f"{value!r} is no day: expected YYYY-MM-DD") from None
+        raise UsageError(f"{value!r} is not a day: expected YYYY-MM-DD") from None
     if not 1970 <= day.year < 9999:
-        raise UsageError(f"{value!r} is no day of an account: expected one since 1970")
+        raise UsageError(f"{value!r} is out of range: expected a day since 1970")
     return day
-
-
-def _check_time_zone(name: str) -> None:
-    try:
-        find_time_zone(name)
-    except ValueError as error:
-        raise UsageError(f"--time-zone: {error}") from None

@@ -20,7 +20,7 @@ from accounting.sources.retire import reopen_source, retire_source
 
 def register(app: typer.Typer) -> None:
     """Add the group ``source``."""
-    group = typer.Typer(help="Sources: a Redis each.", no_args_is_help=True)
+    group = typer.Typer(help="List, rename, retire and reopen sources.", no_args_is_help=True)
     group.command("list")(list_sources)
     group.command("retire")(retire)
     group.command("reopen")(reopen)
@@ -84,8 +84,9 @@ def rename(
 ) -> None:
     """Give a source another name, while its collector is stopped.
 
-    Its usage, its positions and its spool in this data directory go with it. Set ACCOUNTING_SOURCE
-    to the new name before you start its collector again.
+    Its usage, its positions and its spool in this data directory stay as they are. Set
+    ACCOUNTING_SOURCE to the new name before you start its collector again; on another machine it
+    renames its spool itself. The old name stays reserved.
     """
     try:
         check_source_name(new_name)
@@ -96,5 +97,7 @@ def rename(
         rename_source(engine, old_name, new_name)
         rename_spool(settings.data_dir, old_name, new_name)
     if spool_path(settings.data_dir, old_name).exists():
-        write_message("the spool stays under the old name: the new name has captured here already")
-    write_message(f"source {old_name!r} is {new_name!r} now: set ACCOUNTING_SOURCE={new_name}")
+        write_message(
+            f"the spool of {old_name!r} is not renamed: {new_name!r} has a spool here already"
+        )
+    write_message(f"renamed source {old_name!r} to {new_name!r}: set ACCOUNTING_SOURCE={new_name}")

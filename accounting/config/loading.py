@@ -88,7 +88,7 @@ def _check_variables(environ: Mapping[str, str]) -> None:
         if _SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_VALUE.match(environ[name]):
             continue
         raise ConfigurationError(
-            f"{name} is no setting of turn-accounting: {_suggestion(name, known)}"
+            f"{name} is not a setting of turn-accounting: {_suggestion(name, known)}"
         )
     for name in SECRETS:
         variable, file_variable = environment_variable(name), _file_variable(name)
@@ -118,12 +118,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(_read(path, environment_variable("config")))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{path} is no valid TOML: {error}") from None
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
     known = set(Settings.model_fields) - {"config"}
     for key in values:
         if key not in known:
             raise ConfigurationError(
-                f"{path}: {key} is no setting of turn-accounting: {_suggestion(key, known)}"
+                f"{path}: {key} is not a setting of turn-accounting: {_suggestion(key, known)}"
             )
     return values
 
@@ -139,7 +139,7 @@ def _read(path: Path, variable: str) -> str:
         ) from None
     except UnicodeDecodeError:
         raise ConfigurationError(
-            f"{variable}={str(path)!r} is no text in UTF-8: expected a readable text file"
+            f"{variable}={str(path)!r} is not text in UTF-8: expected a readable text file"
         ) from None
 
 
@@ -148,7 +148,7 @@ def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
     name = str(detail["loc"][0]) if detail["loc"] else "?"
     if detail["type"] == "extra_forbidden":
         return (
-            f"{name} is no setting of turn-accounting: "
+            f"{name} is not a setting of turn-accounting: "
             f"{_suggestion(name, set(Settings.model_fields))}"
         )
     origin = origins.get(name, environment_variable(name))

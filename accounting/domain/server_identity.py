@@ -1,4 +1,4 @@
-"""What tells one Redis from another: its run id, its replication history, its cluster.
+"""The identity of a Redis: its run id, its replication history, its cluster.
 
 A server's run id changes with every start. All servers of one replication group have the same
 replication id, and what is published on the master reaches every one of them. After a failover the

@@ -70,10 +70,11 @@ class Feed:
         """``url``: a libpq URL. Connects when first used.
 
         ``reconnect``: retry for ever while the server is away, instead of raising ConnectionLost;
-        each reason is logged once. What a retry can't mend is raised in any case: LoginRefused for
-        a wrong password, user or database, NotAllowed for a missing right, AccountingError for a
-        database that is not of this service or of another version. ``reload_url`` is called when a
-        connection is refused: another URL is tried at once, such as one with a new password.
+        each reason is logged once. Errors that a retry can't solve are raised in any case:
+        LoginRefused for a wrong password, user or database, NotAllowed for a missing right,
+        AccountingError for a database that is not of this service or of another version.
+        ``reload_url`` is called when a connection is refused: another URL is tried at once, such as
+        one with a new password.
         """
         self._reconnect = reconnect
         self._url = url

@@ -105,7 +105,7 @@ def test_adjust_prints_the_id_of_the_adjustment(books: Books) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("period close example.org november", "'november' is no period: expected its first day"),
+        ("period close example.org november", "'november' is not a period: expected its first day"),
         ("period list nowhere", "no realm 'nowhere' is known: known are 'example.org'"),
         ("statement nowhere 2026-11-01", "realm 'nowhere' has no period that begins on 2026-11-01"),
         ("statement example.org 2026-11-01 --adjustments", "--adjustments goes with --json"),

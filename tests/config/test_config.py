@@ -100,14 +100,14 @@ def test_mistyped_variable_is_refused_with_a_similar_name(
 ) -> None:
     monkeypatch.setenv("ACCOUNTING_SPOOL_RETENTON_SECONDS", "60")
     assert refusal() == (
-        "ACCOUNTING_SPOOL_RETENTON_SECONDS is no setting of turn-accounting: "
+        "ACCOUNTING_SPOOL_RETENTON_SECONDS is not a setting of turn-accounting: "
         "did you mean ACCOUNTING_SPOOL_RETENTION_SECONDS?"
     )
 
 
 def test_variable_in_lower_case_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("accounting_source", "x")
-    assert refusal().startswith("accounting_source is no setting of turn-accounting")
+    assert refusal().startswith("accounting_source is not a setting of turn-accounting")
 
 
 def test_variables_of_a_kubernetes_service_named_accounting_are_ignored(
@@ -124,7 +124,7 @@ def test_unknown_key_in_toml_is_refused(tmp_path: Path) -> None:
     toml = tmp_path / "settings.toml"
     toml.write_text("grace_second = 5\n")
     assert refusal(config=toml) == (
-        f"{toml}: grace_second is no setting of turn-accounting: did you mean grace_seconds?"
+        f"{toml}: grace_second is not a setting of turn-accounting: did you mean grace_seconds?"
     )
 
 
@@ -139,7 +139,7 @@ def test_wrong_value_in_toml_names_file_and_key(tmp_path: Path) -> None:
 def test_damaged_toml_is_refused(tmp_path: Path) -> None:
     toml = tmp_path / "settings.toml"
     toml.write_text("log_level: debug\n")
-    assert refusal(config=toml).startswith(f"{toml} is no valid TOML: ")
+    assert refusal(config=toml).startswith(f"{toml} is not valid TOML: ")
 
 
 def test_missing_files_are_refused_by_their_variable(

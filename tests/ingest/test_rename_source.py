@@ -55,7 +55,7 @@ def test_the_spool_goes_with_the_name_and_loads_on_where_it_was(books: Books) ->
     spool_path(books.directory, "new").touch()  # a collector was started with the new name before
     result = rename(books, "old", "new")
     assert (result.code, result.err) == (
-        0, "turn-accounting: source 'old' is 'new' now: set ACCOUNTING_SOURCE=new\n",
+        0, "turn-accounting: renamed source 'old' to 'new': set ACCOUNTING_SOURCE=new\n",
     )  # fmt: skip
     assert not path.exists()
     with Spool.open(spool_path(books.directory, "new"), "new") as spool:

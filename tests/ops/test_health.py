@@ -219,7 +219,7 @@ def test_a_silent_thread_is_a_warning_and_not_a_problem(books: Books) -> None:
     assert warning.startswith(
         "coturn [::1] (source 'default', database 0): relay thread 3 silent for"
     )
-    assert "2 allocations ran out unheard" in warning
+    assert "2 allocations expired without a report" in warning
 
 
 @pytest.mark.parametrize(

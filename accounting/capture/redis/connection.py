@@ -55,7 +55,7 @@ class ServerInfo:
     node_ids: tuple[str, ...] = ()
 
     def identity(self, address: str = "") -> ServerIdentity:
-        """What tells this server from others."""
+        """The ids of this server."""
         return ServerIdentity(
             address=address,
             run_id=valid_id(self.run_id or ""),

@@ -173,5 +173,5 @@ def non_empty_databases(connection: AbstractConnection) -> list[int]:
     """The numbers of the databases that have keys."""
     reply = execute_command(connection, "INFO", "keyspace")
     if not isinstance(reply, bytes):
-        raise SourceLost("redis_unreachable", "the reply to INFO is no text")
+        raise SourceLost("redis_unreachable", "the reply to INFO is not text")
     return [int(number) for number in KEYSPACE_LINE.findall(reply)]

@@ -70,7 +70,9 @@ def check_is_master(
         )
     if server.role != "master":
         if by_sentinels:
-            raise SourceLost("redis_unreachable", "the sentinels name a server that is no master")
+            raise SourceLost(
+                "redis_unreachable", "the sentinels name a server that is not a master"
+            )
         raise SourceRefused(
             "redis_unreachable",
             "this Redis is a replica: what coturn publishes is in the stream of its master",

@@ -165,8 +165,8 @@ def silence_warnings(silent_threads: Sequence[SilentThread], now: int) -> Iterat
         yield (
             f"coturn {server or 'of unknown address'} (source {source!r}, database {database}): "
             f"relay thread{'s' if len(threads) > 1 else ''} {numbers} silent for {age} while "
-            f"{missed_count} allocation{'s' if missed_count > 1 else ''} ran out unheard: unless "
-            "it was stopped, its connection to Redis is dead; restart it"
+            f"{missed_count} allocation{'s' if missed_count > 1 else ''} expired without a report: "
+            "unless it was stopped, its connection to Redis is dead; restart it"
         )
 
 
