@@ -79,6 +79,8 @@ SET LOCAL enable_mergejoin = on;
 SET LOCAL enable_partition_pruning = on;
 SET LOCAL join_collapse_limit = 8;
 SET LOCAL from_collapse_limit = 8;
+-- Compiling takes seconds where statistics or costs mislead; statements here are short.
+SET LOCAL jit = off;
 
 -- name: settings_restricted_kinds
 -- Allows reading views, which this setting can forbid.

@@ -30,12 +30,12 @@ _TEXT_VALUES: Final[Mapping[str, Sequence[str]]] = {
 }
 """Texts without an entry here are tried with the empty text."""
 _NUMBERS: Final[Mapping[str, Sequence[str]]] = {
-    # Shorter ones end the transaction before its first statement.
-    "idle_in_transaction_session_timeout": ("100ms",),
-    "idle_session_timeout": ("100ms",),
-    "lock_timeout": ("100ms",),
-    "statement_timeout": ("100ms",),
-    "transaction_timeout": ("100ms",),
+    # Shorter ones end the transaction before its first statement, on a busy machine.
+    "idle_in_transaction_session_timeout": ("1s",),
+    "idle_session_timeout": ("1s",),
+    "lock_timeout": ("1s",),
+    "statement_timeout": ("1s",),
+    "transaction_timeout": ("1s",),
     # More is allocated at the first use of a temporary table.
     "temp_buffers": ("800kB",),
 }
