@@ -8,8 +8,9 @@ Where the logs lack a part of a session, or have the lines of several under one 
 lower bounds: a difference is what the books have less of.
 """
 
+import operator
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -185,14 +186,7 @@ class _KeyComparison:
         if not self._remaining:
             yield self._difference(session, "missing")
             return
-        billed = self._remaining.pop(0)
-        for column, in_log, in_books in zip(
-            COUNTERS, session.counters, billed.counters, strict=True
-        ):
-            if in_log != in_books:
-                yield self._difference(
-                    session, "differs", billed, column=column, logged=in_log, booked=in_books
-                )
+        yield from self._differing_counters(session, self._remaining.pop(0), operator.ne)
 
     def _check_partial(self, session: LoggedSession, *, is_only: bool) -> Iterator[LogDifference]:
         """Compare with the smallest session that is enough; several servers' with all of them."""
@@ -216,10 +210,19 @@ class _KeyComparison:
         billed = candidates[-1]
         self._take(session, billed)
         self._summary.differing += 1
+        yield from self._differing_counters(session, billed, operator.gt)
+
+    def _differing_counters(
+        self,
+        session: LoggedSession,
+        billed: BilledSession,
+        differs: Callable[[int, int], bool],
+    ) -> Iterator[LogDifference]:
+        """A difference for each counter that differs, given that of the log and of the books."""
         for column, in_log, in_books in zip(
             COUNTERS, session.counters, billed.counters, strict=True
         ):
-            if in_log > in_books:
+            if differs(in_log, in_books):
                 yield self._difference(
                     session, "differs", billed, column=column, logged=in_log, booked=in_books
                 )
@@ -254,6 +257,5 @@ class _KeyComparison:
 def _sum_of(sessions: Iterable[BilledSession]) -> BilledSession:
     """Several sessions as one, under the id of the first."""
     first, *rest = sessions
-    return first._replace(
-        counters=tuple(map(sum, zip(first.counters, *(one.counters for one in rest), strict=True)))
-    )
+    counters = zip(first.counters, *(session.counters for session in rest), strict=True)
+    return first._replace(counters=tuple(map(sum, counters)))

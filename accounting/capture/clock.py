@@ -53,9 +53,8 @@ def this_boot() -> str:
 
 def capture_time(state: SpoolState) -> int:
     """The time now by the clock that times the messages of a spool, for ages of what it stores."""
-    if state.clock_offset is None or state.boot != this_boot() or not state.boot:
-        return wall_clock()
-    return steady_clock() + state.clock_offset
+    offset = _valid_offset(state)
+    return wall_clock() if offset is None else steady_clock() + offset
 
 
 def clock_ahead(state: SpoolState) -> int | None:
@@ -63,9 +62,15 @@ def clock_ahead(state: SpoolState) -> int | None:
 
     None while that was not compared with the database's clock since the machine started.
     """
-    if state.clock_offset is None or state.boot != this_boot() or not state.boot:
+    offset = _valid_offset(state)
+    if offset is None or state.unconfirmed_from is not None:
         return None
-    return None if state.unconfirmed_from is not None else wall_clock() - capture_time(state)
+    return wall_clock() - (steady_clock() + offset)
+
+
+def _valid_offset(state: SpoolState) -> int | None:
+    """The offset from the steady clock in a spool; None if the machine was started again since."""
+    return state.clock_offset if state.boot == this_boot() != "" else None
 
 
 class ClockReading(NamedTuple):

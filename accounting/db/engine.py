@@ -15,6 +15,7 @@ from accounting.errors import ConfigurationError, ConnectionLost, NotAllowed
 
 __all__ = [
     "Engine",
+    "connect",
     "lost_connections",
     "open_engine",
     "prefer_index_scans",
@@ -43,36 +44,9 @@ def open_engine(
             "ACCOUNTING_DATABASE_URL: not a libpq URL: expected postgresql://user@host/database"
         ) from None
 
-    current_url = url
-
-    def connect() -> psycopg.Connection:
-        nonlocal current_url
-        try:
-            return connect_to(current_url)
-        except psycopg.OperationalError:
-            reloaded_url = current_url if reload_url is None else reload_url()
-            if reloaded_url == current_url:
-                raise
-            current_url = reloaded_url
-            return connect_to(current_url)
-
-    def connect_to(url: str) -> psycopg.Connection:
-        return psycopg.connect(
-            url,
-            prepare_threshold=None,
-            application_name=application_name,
-            client_encoding="utf8",  # SQLAlchemy reads texts before the first transaction
-            connect_timeout=10,
-            # Detect a dead server within seconds; the kernel's default is two hours.
-            keepalives_idle=10,
-            keepalives_interval=5,
-            keepalives_count=3,
-            tcp_user_timeout=20_000,
-        )
-
     engine = create_engine(
         "postgresql+psycopg://",
-        creator=connect,
+        creator=_Connector(url, application_name, reload_url),
         # In BEGIN itself, so that default_transaction_isolation has no effect.
         isolation_level="READ COMMITTED",
         pool_size=8,  # one for each job that may run at once: a new one starts a server process
@@ -82,6 +56,44 @@ def open_engine(
     )
     event.listen(engine, "begin", _apply_settings)
     return engine
+
+
+class _Connector:
+    """Opens the connections of an engine."""
+
+    def __init__(
+        self, url: str, application_name: str, reload_url: Callable[[], str] | None
+    ) -> None:
+        self._url = url
+        self._application_name = application_name
+        self._reload_url = reload_url
+
+    def __call__(self) -> psycopg.Connection:
+        try:
+            return connect(self._url, application_name=self._application_name)
+        except psycopg.OperationalError:
+            reloaded_url = self._url if self._reload_url is None else self._reload_url()
+            if reloaded_url == self._url:
+                raise
+            self._url = reloaded_url
+            return connect(self._url, application_name=self._application_name)
+
+
+def connect(url: str, *, application_name: str, autocommit: bool = False) -> psycopg.Connection:
+    """Connect to a libpq URL as every part of this package does. Raises psycopg.Error."""
+    return psycopg.connect(
+        url,
+        autocommit=autocommit,
+        prepare_threshold=None,
+        application_name=application_name,
+        client_encoding="utf8",  # SQLAlchemy reads texts before the first transaction
+        connect_timeout=10,
+        # Detect a dead server within seconds; the kernel's default is two hours.
+        keepalives_idle=10,
+        keepalives_interval=5,
+        keepalives_count=3,
+        tcp_user_timeout=20_000,
+    )
 
 
 def _apply_settings(connection: Connection) -> None:

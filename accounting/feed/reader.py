@@ -18,7 +18,7 @@ from psycopg.errors import (
 )
 
 from accounting.db.connection_settings import apply_settings
-from accounting.db.engine import lost_connections
+from accounting.db.engine import connect, lost_connections
 from accounting.errors import (
     AccountingError,
     ConfigurationError,
@@ -36,7 +36,6 @@ _HISTORY: Final = "SELECT reporting.feed_history(%s)"
 _ADVANCE: Final = """
 SELECT CASE WHEN reporting.feed_history(%s) = %s THEN reporting.feed_advance(%s, %s, %s, %s) END
 """
-
 
 _REFUSAL: Final = re.compile(
     r"authentication failed|no password supplied|pg_hba\.conf"
@@ -108,18 +107,7 @@ def _is_refused(error: psycopg.OperationalError) -> bool:
 
 def _connect(url: str) -> psycopg.Connection:
     try:
-        return psycopg.connect(
-            url,
-            autocommit=True,
-            prepare_threshold=None,
-            application_name="turn-accounting feed",
-            client_encoding="utf8",
-            connect_timeout=10,
-            keepalives_idle=10,
-            keepalives_interval=5,
-            keepalives_count=3,
-            tcp_user_timeout=20_000,
-        )
+        return connect(url, application_name="turn-accounting feed", autocommit=True)
     except psycopg.OperationalError as error:
         if _is_refused(error):
             raise LoginRefused(f"Postgres: {str(error).strip().splitlines()[0]}") from error

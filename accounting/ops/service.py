@@ -6,7 +6,7 @@ captures in its own process and has ``load`` as a child, so that parsing never d
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -103,25 +103,37 @@ def run_all(
         children = [collect, schedule]
         for child in children:
             child.start()
-        # An operator who has the line starts coturn: from then on capture must run.
-        deadline = time.monotonic() + CAPTURE_START_TIMEOUT_SECONDS
-        supervise(
-            children,
-            stop,
-            until=lambda: (
-                is_capturing(settings)
-                or time.monotonic() > deadline
-                or collect.exit_code == CONFIGURATION_EXIT_CODE
-            ),
-        )
-        if collect.exit_code == CONFIGURATION_EXIT_CODE:
-            raise ConfigurationError("capture was refused, for the reason above")
+        _wait_for_capture(settings, children, collect, stop)
         if not stop.is_set():
-            if not is_capturing(settings):
-                log.error("not capturing yet: messages published before capture starts are lost")
             announce(redis_url, valkey)
         supervise(children, stop)
         log.info("stopping: draining what was captured")
+
+
+def _wait_for_capture(
+    settings: Settings,
+    children: Sequence[ChildProcess],
+    collect: ChildProcess,
+    stop: threading.Event,
+) -> None:
+    """Return when capture runs, or has not begun in time. Raises ConfigurationError if it can't.
+
+    An operator who has the line for turnserver.conf starts coturn: from then on capture must run.
+    """
+    deadline = time.monotonic() + CAPTURE_START_TIMEOUT_SECONDS
+    supervise(
+        children,
+        stop,
+        until=lambda: (
+            is_capturing(settings)
+            or time.monotonic() > deadline
+            or collect.exit_code == CONFIGURATION_EXIT_CODE
+        ),
+    )
+    if collect.exit_code == CONFIGURATION_EXIT_CODE:
+        raise ConfigurationError("capture was refused, for the reason above")
+    if not stop.is_set() and not is_capturing(settings):
+        log.error("not capturing yet: messages published before capture starts are lost")
 
 
 def run_collector_process(

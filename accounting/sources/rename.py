@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.engine import lost_connections
 from accounting.db.schema import former_source_names, sources
-from accounting.errors import UsageError, unknown_name
+from accounting.errors import UsageError
 from accounting.sources import lease_queries, source_queries
 
 
@@ -20,10 +20,7 @@ def rename_source(engine: Engine, old_name: str, new_name: str) -> None:
     while a collector of the source runs.
     """
     with lost_connections(), engine.begin() as connection:
-        source = source_queries.find_and_lock(connection, old_name)
-        if source is None:
-            known = [row.source for row in source_queries.all_sources(connection)]
-            raise unknown_name("source", old_name, known)
+        source = source_queries.lock_known_source(connection, old_name)
         if any(row.source == new_name for row in source_queries.all_sources(connection)):
             raise UsageError(f"source '{new_name}' exists already: two sources can't be one")
         former_owner = ids_by_former_name(connection).get(new_name, source.source_id)

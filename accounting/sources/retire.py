@@ -8,7 +8,6 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from accounting.db.engine import lost_connections
-from accounting.errors import unknown_name
 from accounting.sources import source_queries
 from accounting.sources.source_queries import SourceRow
 
@@ -18,17 +17,15 @@ log = structlog.get_logger()
 def retire_source(engine: Engine, name: str) -> None:
     """Retire a source. Raises UsageError for an unknown name."""
     with lost_connections(), engine.begin() as connection:
-        if not source_queries.retire(connection, name):
-            raise _unknown_source(connection, name)
+        source = source_queries.lock_known_source(connection, name)
+        source_queries.retire(connection, source.source_id)
 
 
 def reopen_source(engine: Engine, name: str) -> bool:
     """Return a retired source to service; False if it is in service. UsageError if unknown."""
     with lost_connections(), engine.begin() as connection:
-        for source in source_queries.all_sources(connection):
-            if source.source == name:
-                return source_queries.reopen(connection, source.source_id)
-        raise _unknown_source(connection, name)
+        source = source_queries.lock_known_source(connection, name)
+        return source_queries.reopen(connection, source.source_id)
 
 
 def reopen_if_retired(
@@ -44,8 +41,3 @@ def reopen_if_retired(
         log.warning(
             "a retired source is back in service: its messages arrive again", source=source.source
         )
-
-
-def _unknown_source(connection: Connection, name: str) -> Exception:
-    known = [source.source for source in source_queries.all_sources(connection)]
-    return unknown_name("source", name, known)

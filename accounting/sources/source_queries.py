@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.schema import epochs, former_source_names, sources
 from accounting.domain.calendar import from_micros, micros_or_none, time_or_none
-from accounting.errors import SourceConflict
+from accounting.errors import SourceConflict, unknown_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +72,14 @@ def find_and_lock(connection: Connection, name: str) -> SourceRow | None:
     query = select(sources).where(sources.c.source == name).with_for_update()
     row = connection.execute(query).one_or_none()
     return None if row is None else _source(row)
+
+
+def lock_known_source(connection: Connection, name: str) -> SourceRow:
+    """Lock the row of a source. Raises UsageError for an unknown name."""
+    source = find_and_lock(connection, name)
+    if source is None:
+        raise unknown_name("source", name, [row.source for row in all_sources(connection)])
+    return source
 
 
 def lock_source_by_id(connection: Connection, source_id: int) -> SourceRow:
@@ -173,17 +181,16 @@ def advance(
     return result.rowcount == 1
 
 
-def retire(connection: Connection, name: str) -> bool:
-    """Set the time at which a source was retired; False for an unknown name."""
-    result = connection.execute(
+def retire(connection: Connection, source_id: int) -> None:
+    """Set the time at which a source was retired, unless it is retired already."""
+    connection.execute(
         update(sources)
-        .where(sources.c.source == name)
+        .where(sources.c.source_id == source_id)
         .values(
             retired_at=func.coalesce(sources.c.retired_at, func.accounting.database_now()),
             reopened_at=None,
         )
     )
-    return result.rowcount == 1
 
 
 def reopen(connection: Connection, source_id: int) -> bool:

@@ -5,6 +5,7 @@ Starts no server and changes nothing.
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -65,19 +66,14 @@ def _examine_redis(
             yield from check_identity(database_url, settings.source, facts.identity)
 
 
-def _examine_time_zones(engine: Engine, settings: Settings) -> list[Finding]:
-    try:
-        return list(check_time_zones(engine, settings.time_zone))
-    except NotAllowed:
-        return []  # the check of the privileges says what this user lacks
-
-
-def _examine_database_clock(engine: Engine, snapshot: Snapshot) -> list[Finding]:
-    try:
-        clock = read_database_clock(engine)
-    except NotAllowed:
-        return []  # as above
-    return list(check_database_clock(clock, clock_offsets(snapshot).values()))
+def _examine_books(engine: Engine, settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
+    """The checks that read this version's tables. The check of privileges reports missing ones."""
+    with suppress(NotAllowed):
+        yield from check_time_zones(engine, settings.time_zone)
+    with suppress(NotAllowed):
+        yield from check_database_clock(
+            read_database_clock(engine), clock_offsets(snapshot).values()
+        )
 
 
 def _examine_postgres(settings: Settings, url: str | None, snapshot: Snapshot) -> Iterator[Finding]:
@@ -93,10 +89,8 @@ def _examine_postgres(settings: Settings, url: str | None, snapshot: Snapshot) -
     try:
         facts = read_postgres_facts(engine, head=head_revision())
         clock_offset = measure_clock(lambda: read_server_clock(engine))
-        zones = _examine_time_zones(engine, settings) if facts.revision == head_revision() else []
-        clocks = (
-            _examine_database_clock(engine, snapshot) if facts.revision == head_revision() else []
-        )
+        is_at_head = facts.revision == head_revision()
+        of_books = list(_examine_books(engine, settings, snapshot)) if is_at_head else []
     except AccountingError as failure:
         yield error(
             "postgres",
@@ -115,5 +109,4 @@ def _examine_postgres(settings: Settings, url: str | None, snapshot: Snapshot) -
         free_bytes = shutil.disk_usage(directory).free
     yield from check_postgres(facts, head=head_revision(), disk_free_bytes=free_bytes)
     yield check_clock("postgres", clock_offset)
-    yield from zones
-    yield from clocks
+    yield from of_books

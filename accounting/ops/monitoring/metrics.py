@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from accounting.capture.spool.status import SpoolStatus
 from accounting.ops.monitoring.health import SECOND, clock_offsets
 from accounting.ops.monitoring.snapshot import Snapshot
 from accounting.ops.monitoring.status_queries import DatabaseStatus
@@ -116,8 +117,11 @@ def _capture_metrics(snapshot: Snapshot) -> Iterator[Metric]:
         [(snapshot.source, int(snapshot.spool_error is None))],
         "source",
     )
-    if spool is None:
-        return
+    if spool is not None:
+        yield from _spool_metrics(snapshot, spool)
+
+
+def _spool_metrics(snapshot: Snapshot, spool: SpoolStatus) -> Iterator[Metric]:
     oldest_at = spool.backlog.oldest_at
     for name, text, value in (
         (
