@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from accounting.billing import adjustment_queries, period_queries
 from accounting.billing.adjustment_queries import LATE_USAGE_AUTHOR, ManualAdjustment
 from accounting.db.engine import lost_connections
-from accounting.db.locks import lock, require_lock
+from accounting.db.locks import lock
 from accounting.domain.counters import COUNTERS
 from accounting.errors import LockHeld, NotYet, UsageError
 from accounting.feed import outbox
@@ -24,6 +24,9 @@ from accounting.identities.user_queries import find_user_key
 
 BATCH_SIZE: Final = 1_000
 """Entries of ``periods_to_adjust`` handled in one transaction at the most."""
+WAIT_SECONDS: Final = 10.0
+"""How long the job waits for the roll-up. Their intervals begin together, so that without waiting
+it would find the lock taken nearly always where the roll-up is busy."""
 
 
 class PostedAdjustment(NamedTuple):
@@ -36,7 +39,7 @@ class PostedAdjustment(NamedTuple):
 def adjust(engine: Engine, *, limit: int = BATCH_SIZE) -> int:
     """Post the late usage of closed periods; returns how many adjustments.
 
-    Raises LockHeld if a roll-up runs from the beginning, and ConnectionLost.
+    Raises LockHeld when the roll-up keeps its lock, and ConnectionLost.
     """
     total = 0
     while True:
@@ -54,7 +57,7 @@ def adjust(engine: Engine, *, limit: int = BATCH_SIZE) -> int:
 def _adjust_batch(engine: Engine, limit: int) -> tuple[int, int]:
     """(users' periods dequeued, adjustments posted)."""
     with lost_connections(), engine.begin() as connection:
-        require_lock(connection, "rollup")
+        lock(connection, "rollup", wait_seconds=WAIT_SECONDS)
         dequeued = adjustment_queries.dequeue_periods(connection, limit)
         if not dequeued:
             return 0, 0

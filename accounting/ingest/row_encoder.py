@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final, NamedTuple, NoReturn
 
+from accounting.capture.clock import MAX_CLOCK_ERROR
 from accounting.capture.spool.records import MessageOrigin, SpooledRow
 from accounting.capture.spool.spool import Spool
 from accounting.domain.calendar import TIME_MIN
@@ -133,15 +134,19 @@ class RowEncoder:
     ) -> None:
         """Append a row or a rejected message for each message, in order."""
         cache: Mapping[bytes, bytes] = {}
-        headers = _HeaderCache(self.source_id, self.epoch_numbers)
+        own_headers = _HeaderCache(self.source_id, self.epoch_numbers)
+        estimated_headers = _HeaderCache(self.source_id, self.epoch_numbers, estimated=True)
         consume = self.rate_limit.consume
         self.rate_limit.drain(max(self.received_at, messages[-1][2]))
         last = self.received_at
         cache_until = TIME_MIN
         for origin, position, received_at, channel, payload in messages:
             # A source's receipt times never decrease, even if another machine's clock is behind.
+            headers = own_headers
             if received_at > last:
                 self.received_at = last = received_at
+            elif last - received_at > MAX_CLOCK_ERROR:
+                headers = estimated_headers
             if last >= cache_until:
                 cache, cache_until = self._cache_at(last)
             try:
@@ -201,15 +206,24 @@ class RowEncoder:
 
 
 class _HeaderCache(dict[int, bytes]):
-    """The headers of rows, by the packed origin of the message."""
+    """The headers of rows, by the packed origin of the message.
 
-    def __init__(self, source_id: int, epoch_numbers: Mapping[int, int]) -> None:
+    ``estimated``: the times of all of them are, as their own could not enter the books.
+    """
+
+    def __init__(
+        self, source_id: int, epoch_numbers: Mapping[int, int], *, estimated: bool = False
+    ) -> None:
         self._source_id = source_id
         self._epoch_numbers = epoch_numbers
+        self._estimated = estimated
 
     def __missing__(self, origin: int) -> bytes:
         epoch, database, estimated = MessageOrigin.unpack(origin)
         header = self[origin] = pack_header(
-            self._source_id, self._epoch_numbers[epoch], database, estimated=estimated
+            self._source_id,
+            self._epoch_numbers[epoch],
+            database,
+            estimated=estimated or self._estimated,
         )
         return header

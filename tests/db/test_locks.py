@@ -11,6 +11,7 @@ import pytest
 from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
+from accounting.billing.adjust import adjust
 from accounting.db import migrations
 from accounting.db.engine import open_engine
 from accounting.db.locks import find_holder, lock, require_lock, try_lock
@@ -169,6 +170,14 @@ def test_a_holder_that_hangs_loses_its_session_and_the_lock(books: Books) -> Non
         assert try_lock(hung, "rollup", max_idle_seconds=0.05)
         lock(other, "rollup")
         hung.invalidate()
+
+
+def test_adjusting_waits_for_the_roll_up(books: Books) -> None:
+    """Both start at the same instants: their intervals are multiples of one another."""
+    with books.engine.connect() as rollup:
+        assert try_lock(rollup, "rollup", max_idle_seconds=0.05)
+        assert adjust(books.engine) == 0
+        rollup.invalidate()
 
 
 def test_a_settling_source_does_not_stop_the_others(books: Books) -> None:

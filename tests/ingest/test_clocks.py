@@ -144,6 +144,21 @@ def test_the_books_go_on_in_real_time_after_late_times_were_capped(
     assert loaded_times(books) == [(NOW, True), (NOW + 10, False), (NOW + 30, False)]
 
 
+def test_what_stands_still_after_the_databases_clock_was_ahead_is_marked(
+    books: Books, impatient_loader: Loader
+) -> None:
+    """A source's times never decrease: they wait at the time that the database once had."""
+    books.set_database_clock(at(books, DAY))
+    receive(books, 0, DAY)
+    impatient_loader.load()
+    books.set_database_clock(at(books, NOW))
+    receive(books, NOW - 1)
+    impatient_loader.load()
+    receive(books, NOW + 1)
+    impatient_loader.load()
+    assert loaded_times(books) == [(0, False), (DAY, False), (DAY, True), (DAY, True)]
+
+
 def sighting(books: Books, seconds: float) -> RawKeySighting:
     return RawKeySighting(
         books.micros_at(seconds), books.micros_at(seconds), 0, channel("status"), 1

@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -79,6 +80,19 @@ def test_a_collector_that_hangs_is_a_problem_without_a_gap(books: Books) -> None
     books.run_jobs()
     (problem,) = problems_of(books)
     assert problem.startswith("source 'default': not capturing for 10 min")
+
+
+def test_a_database_whose_clock_stepped_back_is_a_problem(books: Books) -> None:
+    """Until it is there again, all that is received stands at one time."""
+    keep_up(books)
+    books.set_database_clock(ahead=timedelta(hours=3))
+    books.spool().checkpoint(wall_clock() + 180 * MINUTE)
+    books.run_jobs()
+    (problem,) = problems_of(books)
+    assert problem == (
+        "Postgres: its clock stepped back by 3 h, and times stand still until it is there again: "
+        "run `turn-accounting doctor`"
+    )
 
 
 def test_an_almost_full_disk_is_a_problem_only_where_this_machine_captures(books: Books) -> None:

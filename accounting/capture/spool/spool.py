@@ -193,7 +193,8 @@ class Spool(SpoolFile):
                 "SELECT coalesce(max(m.received_at), 0) FROM spool s JOIN messages m"
                 " ON (m.epoch, m.position) = (s.loaded_epoch, s.loaded_position)"
             )
-            values = {"by": by, "after": max(after, loaded_at), "latest": latest}
+            # What is loaded may be later than ``latest``, after the database's clock was ahead.
+            values = {"by": by, "after": min(max(after, loaded_at), latest), "latest": latest}
             cursor = self.execute(
                 "UPDATE messages SET estimated = 1,"
                 " received_at = min(max(received_at + :by, :after), :latest)"

@@ -86,6 +86,12 @@ def database_problems(database: DatabaseStatus) -> Iterator[str]:
             "version's: run `turn-accounting db upgrade`"
         )
         return
+    lags = [source.captured_lag_seconds or 0.0 for source in database.sources]
+    if min(lags, default=0.0) < -MAX_CAPTURE_LAG_SECONDS:
+        yield (
+            f"Postgres: its clock stepped back by {format_duration(-min(lags))}, and times stand "
+            "still until it is there again: run `turn-accounting doctor`"
+        )
     for source in database.sources:
         captured_lag = source.captured_lag_seconds
         if captured_lag is None:
