@@ -1,4 +1,4 @@
-"""Strangers can't fill the database: what was never billed goes, and only its sums stay."""
+"""Unauthenticated clients can't fill the database: only sums stay of what was never billed."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +13,9 @@ from accounting.audit.retention import retain
 from accounting.audit.verify import verify
 from accounting.billing.close_period import close_periods
 from accounting.capture.spool.records import RawKeySighting
+from accounting.config import Settings
 from accounting.domain.counters import COUNTERS
+from accounting.ingest import rejected_messages
 from accounting.ingest.loader import Loader
 from tests.support.books import Books, channel, traffic_payload
 from tests.support.coturn_messages import FakeAllocation, run_jobs_at
@@ -323,3 +325,14 @@ def test_a_flood_of_relay_threads_ends_at_a_bound(books: Books) -> None:
     assert [row["server"] for row in rows] == [
         f"192.0.2.{number}" for number in range(9 * KEPT, 10 * KEPT)
     ]
+
+
+def test_jobs_without_settings_have_the_defaults_of_the_settings() -> None:
+    """Jobs and loaders that are called from Python have the limits that README states."""
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    assert PruneLimits() == PruneLimits(
+        unattributed_days=defaults["unattributed_retention_days"],
+        unattributed_sessions=defaults["unattributed_sessions"],
+        rejected_days=defaults["rejected_retention_days"],
+    )
+    assert defaults["rejected_messages_per_hour"] == rejected_messages.PER_HOUR
