@@ -1,7 +1,7 @@
 """Reads coturn's logs as they are kept: compressed, wrapped, newest first, in overlapping copies.
 
-Each file is read twice: first for the order of its lines and for hashes of them, by which lines
-that several files have are counted once. What can't be read rightly is refused in one line.
+Each file is read twice: first for the order of its lines and for the lines that other files have
+too, which are counted once. What can't be read rightly is refused in one line.
 """
 
 import bz2
@@ -10,16 +10,19 @@ import lzma
 import shutil
 import tempfile
 import zlib
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 
+from accounting.audit.log_overlaps import (
+    LineHashes,
+    has_lines_of,
+    is_in_another_form,
+    repeated_places,
+)
 from accounting.domain.coturn_log import (
     LoggedSession,
-    LogLine,
     LogMessage,
     LogReader,
     read_message,
@@ -51,22 +54,12 @@ class ReadLogs(NamedTuple):
     repeated_lines: int
 
 
-@dataclass(slots=True)
-class _File:
-    """A log, and what the first pass found. ``hashes``: of its lines about sessions, oldest first.
-
-    ``usage_hashes``: of those with usage, without what they are wrapped in. ``distinct_hashes``: of
-    those that no other start or server is expected to write just so.
-    """
+class _File(NamedTuple):
+    """A log, and what the first pass found."""
 
     path: Path
     stream: IO[bytes]
-    forms: set[str] = field(default_factory=set)
-    is_newest_first: bool | None = None
-    hashes: "array[int]" = field(default_factory=lambda: array("q"))
-    usage_hashes: set[int] = field(default_factory=set)
-    border_hashes: set[int] = field(default_factory=set)
-    distinct_hashes: set[int] = field(default_factory=set)
+    hashes: LineHashes
 
 
 def read_logs(paths: Sequence[Path]) -> ReadLogs:
@@ -76,10 +69,11 @@ def read_logs(paths: Sequence[Path]) -> ReadLogs:
     repeated_lines = 0
     with ExitStack() as opened:
         for path in paths:
-            files.append(_File(path, opened.enter_context(_open_seekable(path))))
-            _look_through(files[-1])
+            file = _File(path, opened.enter_context(_open_seekable(path)), LineHashes())
+            _look_through(file)
+            files.append(file)
         for index, file in enumerate(files):
-            skipped = _repeated_places(file, files[:index])
+            skipped = repeated_places(file.hashes, [other.hashes for other in files[:index]])
             _require_apart(file, files[:index], skipped)
             repeated_lines += len(skipped)
             reader.read(index, _kept_messages(file, skipped))
@@ -144,7 +138,7 @@ def _look_through(file: _File) -> None:
         if message.line is None:
             unreadable += 1
             continue
-        _add_hashes(file, message.server, message.line, unwrapped)
+        file.hashes.add(message.server, message.line, unwrapped)
         if unwrapped.time:
             before = last_time.get(unwrapped.form, unwrapped.time)
             times.add((before < unwrapped.time) - (before > unwrapped.time))
@@ -155,9 +149,9 @@ def _look_through(file: _File) -> None:
             events[key] = events.get(key, (event, ""))[0], event
     for first, last in events.values():
         sessions.add((last == "delete") - (first == "delete"))
-    if unreadable > len(file.hashes):
+    if unreadable > len(file.hashes.lines):
         raise UsageError(f"{file.path}: {unreadable:,} of its lines about sessions are cut off")
-    if not file.hashes:
+    if not file.hashes.lines:
         raise UsageError(f"{file.path}: holds no session's usage: expected a log of coturn with -v")
     if sessions.is_mixed or (
         times.direction * sessions.direction < 0 and sessions.count >= SEVERAL
@@ -166,22 +160,9 @@ def _look_through(file: _File) -> None:
     # A single step back may be another start.
     direction = times.direction if times.count > 1 else 0
     direction = direction or sessions.direction
-    file.is_newest_first = direction < 0 if direction else None
-    if file.is_newest_first:
-        file.hashes.reverse()
-    _require_once(file)
-
-
-def _add_hashes(file: _File, server: bytes, line: LogLine, unwrapped: Unwrapped) -> None:
-    file.forms.add(unwrapped.form)
-    file.hashes.append(hash((server, unwrapped.time, unwrapped.text)))
-    if any(line.counters):
-        file.usage_hashes.add(hash(line))
-    if line.event in {"new", "delete"}:
-        file.border_hashes.add(file.hashes[-1])
-    # Seconds since the start may be the same after another start, then with other usage.
-    if unwrapped.form not in {"bare", "uptime"} or any(line.counters):
-        file.distinct_hashes.add(file.hashes[-1])
+    file.hashes.set_order(is_newest_first=direction < 0 if direction else None)
+    if file.hashes.is_repeated:
+        raise UsageError(f"{file.path}: repeats itself: expected each line once")
 
 
 class _Order:
@@ -212,68 +193,15 @@ class _Order:
         return low >= SEVERAL and low * 3 > high
 
 
-def _require_once(file: _File) -> None:
-    """Refuse a file that is a log twice."""
-    hashes, length = file.hashes, len(file.hashes)
-    for start in _places_of(hashes[0], hashes[: length // 2 + 1]):
-        if (
-            start
-            and hashes[start:] == hashes[: length - start]
-            and not file.border_hashes.isdisjoint(hashes[:start])
-        ):
-            raise UsageError(f"{file.path}: repeats itself: expected each line once")
-
-
-def _repeated_places(file: _File, earlier: Sequence[_File]) -> set[int]:
-    """The places of lines that earlier files have too, at one end or as a whole.
-
-    Where neither times nor sessions show which way a file goes, both ways are tried.
-    """
-    skipped: set[int] = set()
-    for other in earlier:
-        places = _shared_places(file, file.hashes, other.hashes)
-        if None in (file.is_newest_first, other.is_newest_first):
-            backwards = _shared_places(file, file.hashes, other.hashes[::-1])
-            places = max(places, backwards, key=len)
-        skipped |= places
-    return skipped
-
-
-def _shared_places(file: _File, ours: "array[int]", theirs: "array[int]") -> set[int]:
-    shared: set[int] = set()
-    for start in _places_of(ours[0], theirs):
-        length = min(len(ours), len(theirs) - start)
-        if theirs[start : start + length] == ours[:length]:
-            shared.update(_credible(file, 0, length))
-    for start in _places_of(theirs[0], ours):
-        length = min(len(theirs), len(ours) - start)
-        if ours[start : start + length] == theirs[:length]:
-            shared.update(_credible(file, start, length))
-    return shared
-
-
-def _credible(file: _File, start: int, length: int) -> range:
-    """Those places, unless they are lines without a time that may be alike by chance."""
-    if file.forms == {"bare"} and length < len(file.hashes):
-        return range(0)
-    return range(start, start + length)
-
-
-def _places_of(hash_: int, hashes: "array[int]") -> Iterator[int]:
-    return (place for place, other in enumerate(hashes) if other == hash_)
-
-
 def _require_apart(file: _File, earlier: Sequence[_File], skipped: set[int]) -> None:
     """Refuse what has lines of an earlier file, but is neither its continuation nor a copy."""
-    kept = {hash_ for place, hash_ in enumerate(file.hashes) if place not in skipped}
     for other in earlier:
-        if not kept.isdisjoint(other.distinct_hashes):
+        if has_lines_of(file.hashes, other.hashes, skipped):
             raise UsageError(
                 f"{file.path}: has lines of {other.path}, and neither goes on where the other "
                 "ends: expected whole logs"
             )
-        smaller, larger = sorted((file.usage_hashes, other.usage_hashes), key=len)
-        if file.forms != other.forms and len(smaller & larger) * 2 > len(smaller):
+        if is_in_another_form(file.hashes, other.hashes):
             raise UsageError(
                 f"{file.path}: has the lines of {other.path} in another form: expected each log "
                 "once"
@@ -284,6 +212,6 @@ def _kept_messages(file: _File, skipped: set[int]) -> Iterator[LogMessage]:
     """The second pass: the lines oldest first, without text where an earlier file has them."""
     oldest_first = (message for message, _ in _messages(file))
     place = 0
-    for message in [*oldest_first][::-1] if file.is_newest_first else oldest_first:
+    for message in [*oldest_first][::-1] if file.hashes.is_newest_first else oldest_first:
         yield message._replace(line=None) if place in skipped else message
         place += message.line is not None

@@ -26,13 +26,16 @@ def print_feed(
         typer.Option(
             "--consumer",
             parser=name_argument,
-            help="Only events that this consumer has not had; moves its cursor.",
+            help="Only events that this consumer has not handled yet; moves its cursor.",
         ),
     ] = None,
     after: Annotated[
-        int, typer.Option("--after", min=0, help="Without a consumer: after this number.")
+        int,
+        typer.Option("--after", min=0, help="Start after this event number; not with --consumer."),
     ] = 0,
-    follow: Annotated[bool, typer.Option("--follow", help="Wait for more.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Keep running, and print new events as they come.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print the billing worker's feed: ended sessions, closed periods, adjustments."""

@@ -58,7 +58,7 @@ def list_sources(as_json: JsonOption = False) -> None:
 
 
 def retire(
-    name: Annotated[str, typer.Argument(parser=name_argument, help="The source.")],
+    name: Annotated[str, typer.Argument(parser=name_argument, help="Name of the source.")],
 ) -> None:
     """Retire a source whose Redis is gone: periods no longer wait for it."""
     with writer_engine(command_settings()) as engine:
@@ -67,7 +67,7 @@ def retire(
 
 
 def reopen(
-    name: Annotated[str, typer.Argument(parser=name_argument, help="The source.")],
+    name: Annotated[str, typer.Argument(parser=name_argument, help="Name of the source.")],
 ) -> None:
     """Return a retired source to service: periods wait for it again.
 
@@ -79,8 +79,8 @@ def reopen(
 
 
 def rename(
-    old_name: Annotated[str, typer.Argument(parser=name_argument, help="Its name until now.")],
-    new_name: Annotated[str, typer.Argument(parser=name_argument, help="Its name from now on.")],
+    old_name: Annotated[str, typer.Argument(parser=name_argument, help="The present name.")],
+    new_name: Annotated[str, typer.Argument(parser=name_argument, help="The new name.")],
 ) -> None:
     """Give a source another name, while its collector is stopped.
 
