@@ -1,9 +1,9 @@
 """Keep the times in a spool on the database's clock.
 
-A spool's times after ``unconfirmed_from`` were stored before the database's clock was compared with
-the one that they are of. They are corrected together once it is known by how much they are off, and
-the loader waits for that. The offset from the machine's steady clock is kept with the name of the
-machine's start: while the machine runs, a collector that starts again continues the same timeline.
+A spool's times after ``unconfirmed_from`` come from a clock that was not yet compared with the
+database's. When its error is known, they are corrected together; the loader waits for that. The
+spool keeps the offset from the machine's steady clock, with the id of the machine's start. Until
+the machine is started again, a new collector continues the same timeline.
 """
 
 from dataclasses import replace

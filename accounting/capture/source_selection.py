@@ -1,6 +1,6 @@
 """Selects the source: the configured one, or with ``auto`` the best one that the server allows.
 
-The selection is made once in the life of a process, and a log line says when it is the weaker one.
+The selection is made once in a process, and a log line says when it is the weaker one.
 """
 
 from collections.abc import Callable, Iterator

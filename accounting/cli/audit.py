@@ -74,7 +74,8 @@ def reconcile_logs(
     logs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="LOGFILE...", help="coturn's logs, compressed or not, in any order."
+            metavar="LOGFILE...",
+            help="coturn's logs, also compressed or from journalctl or Docker, in any order.",
         ),
     ],
     as_json: JsonOption = False,
@@ -93,7 +94,7 @@ def reconcile_logs(
         write_message(f"{count:,} logged sessions never authenticated: nobody is billed for them")
     if result.partial:
         write_message(
-            f"{result.partial:,} sessions are not complete in the logs: compared as far as they are"
+            f"{result.partial:,} sessions are incomplete in the logs: checked as lower bounds"
         )
     if result.repeated_lines:
         write_message(f"{result.repeated_lines:,} lines are in several logs: counted once")

@@ -59,8 +59,8 @@ def offset_seconds(zone: ZoneInfo, second: int) -> int:
 def sample_seconds(zone: ZoneInfo) -> Iterator[int]:
     """Times at which to compare a zone with another: each day of SPAN, and around each change.
 
-    In seconds since the Unix epoch. Who has the same offsets at all of them has the same changes,
-    but for two within one day that cancel each other.
+    In seconds since the Unix epoch. Two zones with the same offsets at all of them have the same
+    changes, except for two changes within one day that cancel each other.
     """
     since, until = (int(moment.timestamp()) for moment in SPAN)
     offset = offset_seconds(zone, since)

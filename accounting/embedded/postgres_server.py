@@ -113,7 +113,7 @@ class _Layout:
             return []
 
     def postmaster_pid(self) -> int | None:
-        """The pid of the postmaster that runs on this cluster, whoever started it."""
+        """The pid of the postmaster on this cluster, also of one that another process started."""
         lines = self.read_pid_file()
         pid = int(lines[0]) if lines and lines[0].isdigit() else 0
         return pid if child.runs_in(pid, self.cluster) else None

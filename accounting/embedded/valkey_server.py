@@ -127,7 +127,7 @@ class _Layout:
         return self.home.parent / "valkey-service-password"
 
     def server_pid(self) -> int | None:
-        """The pid of the server that runs here, whoever started it."""
+        """The pid of the server that runs here, also of one that another process started."""
         pid = _read_int(self.pid_file) or 0
         return pid if child.runs_in(pid, self.home) else None
 

@@ -1,7 +1,7 @@
 """Compare the time zones of rules with those of the database's server.
 
-Hours, days and periods are drawn here, by the data of ``domain.time_zones``; who reads the views
-compares them with ``AT TIME ZONE`` of Postgres, which has data of its own.
+This package computes hours, days and periods from the data of ``domain.time_zones``. Readers of the
+views compare them with ``AT TIME ZONE``, for which Postgres has data of its own.
 """
 
 from datetime import UTC, datetime

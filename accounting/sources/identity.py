@@ -7,8 +7,8 @@ So two names on one Redis would count its messages twice, at once or later, and 
 refused (:class:`~accounting.errors.SourceConflict`). ``source rename`` renames the source.
 
 A standby must see the server of the lease's holder (:func:`suspected_conflict`), otherwise its
-messages would be in no source. Who is refused is recorded (:func:`record_conflict`), with a gap for
-what nobody captures, until that collector captures under another name.
+messages would be in no source. A refused collector is recorded (:func:`record_conflict`), with a
+gap for its uncaptured messages, until it captures under another name.
 """
 
 from collections.abc import Collection
@@ -196,7 +196,7 @@ def suspected_conflict(
 def record_conflict(
     engine: Engine, conflict: SourceConflict, *, holder: str, since_seconds: float
 ) -> None:
-    """Record that a collector was refused, and a gap if nobody captures what it saw.
+    """Record that a collector was refused, and a gap if its messages are not captured.
 
     ``holder`` identifies the collector, as in a lease. It saw its server ``since_seconds`` ago for
     the first time. Each attempt extends the gap.

@@ -42,7 +42,7 @@ CREATE TRIGGER sources_are_numbered_by_name BEFORE INSERT ON accounting.sources
 -- ENABLE ALWAYS: also where a database turns triggers off (session_replication_role = replica).
 ALTER TABLE accounting.sources ENABLE ALWAYS TRIGGER sources_are_numbered_by_name;
 
--- The lock of settling a source exists before anybody can settle it: two sessions that insert the
+-- The lock of settling a source exists before the source can be settled: two sessions that insert the
 -- same name would wait for one another.
 CREATE FUNCTION accounting.insert_source_lock() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
