@@ -1,11 +1,12 @@
 """The books are the same whatever the database and the login have set.
 
 Every setting of the server is tried, with the values of ``tests.support.postgres_settings``: many
-at once, and one at a time where a group fails, or where EACH_SETTING is set (`make settings`).
+at once, by halves where a group fails; one at a time where EACH_SETTING is set (`make settings`).
 """
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -70,32 +71,44 @@ def problems(
     server: PostgresServer,
     settings: Sequence[SettingValue],
     expected: Expected,
-    directory: Path,
+    directories: Iterator[Path],
 ) -> list[str]:
     """What differs under those settings."""
-    directory.mkdir()
     try:
-        outputs, texts = run_with(server, settings, directory)
+        outputs, texts = run_with(server, settings, next(directories))
     except Exception as error:  # noqa: BLE001  # any is a finding, and the next setting is tried
         return [f"{type(error).__name__}: {str(error).splitlines()[0]}"]
     wrong = [name for name, value in outputs.items() if value != expected[0][name]]
     return wrong + (["the texts of the views"] if texts not in ([], expected[1]) else [])
 
 
+def problems_by_setting(
+    server: PostgresServer,
+    settings: Sequence[SettingValue],
+    expected: Expected,
+    directories: Iterator[Path],
+) -> dict[str, list[str]]:
+    """What differs under each of those settings, or under some that do so only together."""
+    if not (wrong := problems(server, settings, expected, directories)):
+        return {}
+    found: dict[str, list[str]] = {}
+    if len(settings) > 1:
+        middle = len(settings) // 2
+        for half in (settings[:middle], settings[middle:]):
+            found |= problems_by_setting(server, half, expected, directories)
+    names = ", ".join(f"{setting.name} = {setting.value}" for setting in settings)
+    return found or {names: wrong}
+
+
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_setting_changes_what_is_booked_or_shown(
-    server: PostgresServer, expected: Expected, part: int, tmp_path: Path
+    server: PostgresServer, expected: Expected, part: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with psycopg.connect(server.url()) as connection:
         settings = list(awkward_settings(connection))
     assert len(settings) > 100
-    groups = list(grouped(settings, GROUP_SIZE, MOST_VALUES))[part::PARTS]
-    found = {}
-    for number, group in enumerate(groups):
-        if not (wrong := problems(server, group, expected, tmp_path / f"{number}")):
-            continue
-        found[f"group {part + number * PARTS}"] = wrong
-        for place, setting in enumerate(group):
-            if wrong := problems(server, [setting], expected, tmp_path / f"{number}-{place}"):
-                found[f"{setting.name} = {setting.value}"] = wrong
+    directories = (tmp_path_factory.mktemp("settings") for _ in count())
+    found: dict[str, list[str]] = {}
+    for group in list(grouped(settings, GROUP_SIZE, MOST_VALUES))[part::PARTS]:
+        found |= problems_by_setting(server, group, expected, directories)
     assert found == {}
