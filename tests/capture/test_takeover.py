@@ -135,9 +135,9 @@ def test_gaps_of_files_that_share_a_token_have_distinct_numbers(tmp_path: Path) 
     numbers = []
     for name in ("one", "two", "three"):
         with Spool.open(tmp_path / name, "test") as spool:
-            for _ in range(2):
+            for cause in ("why", "another"):  # gaps of one cause would be one
                 take_over(spool, "same")
-                numbers += [spool.open_gap(300, "why")]
+                numbers += [spool.open_gap(300, cause)]
                 spool.close_gap(numbers[-1], 400)
     assert len(set(numbers)) == len(numbers)
     assert max(numbers) < 1 << 31

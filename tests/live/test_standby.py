@@ -61,6 +61,7 @@ def test_a_standby_continues_at_the_position_of_the_books_when_the_first_dies(
 ) -> None:
     """The backlog holds everything: nothing is lost or doubled, and there is no gap."""
     with NumberPublisher(pair.valkey, "dies") as numbers:
+        pair.wait_until_loaded("dies", 1)  # the books have a position from which to continue
         numbers.wait_for_more(200)
         pair.signal_first(signal.SIGKILL)
         numbers.wait_for_more(200)
@@ -75,6 +76,7 @@ def test_a_standby_continues_at_the_position_of_the_books_when_the_first_dies(
 def test_the_spool_of_a_hung_collector_is_discarded_when_it_returns(pair: CollectorPair) -> None:
     """For a moment both act as holders of the lease; positions decide what is loaded."""
     with NumberPublisher(pair.valkey, "hangs") as numbers:
+        pair.wait_until_loaded("hangs", 1)  # the books have a position from which to continue
         numbers.wait_for_more(200)
         pair.signal_first(signal.SIGSTOP)
         numbers.wait_for_more(200)

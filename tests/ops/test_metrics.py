@@ -31,7 +31,6 @@ from tests.support.monitoring import (
 from tests.support.servers import PostgresServer, free_port
 
 RULES: Final = Path(__file__).parents[2] / "deploy" / "prometheus-rules.yaml"
-NOW: Final = datetime.now(UTC)
 
 
 def unreachable_url() -> str:
@@ -40,7 +39,7 @@ def unreachable_url() -> str:
 
 def receive_usage(books: Books) -> None:
     """A session, half of it from a total alone; a live one; unauthenticated traffic; nonsense."""
-    books.start = NOW
+    books.start = datetime.now(UTC)
     books.receive(-40, channel("status", user="carol"), status_payload("new"))
     books.receive(-30, channel("traffic", user="carol"), traffic_payload(10, 1_000, 10, 1_000))
     books.receive(-20, channel("status", user="carol"), status_payload("deleted"))
@@ -79,7 +78,7 @@ def test_metrics_have_lags_counts_and_usage(books: Books) -> None:
     }
     assert {name: samples.get(name) for name in expected} == expected
     received = samples["turn_accounting_last_received_timestamp_seconds", "default"]
-    assert received == pytest.approx(NOW.timestamp() - 5, abs=0.01)
+    assert received == pytest.approx(books.start.timestamp() - 5, abs=0.01)
 
 
 def test_the_lag_of_a_stage_that_never_ran_is_infinite(books: Books) -> None:
