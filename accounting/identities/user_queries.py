@@ -4,15 +4,25 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, select
 
-from accounting.db.schema import pruned_counts, sessions, users
+from accounting.db.schema import installation, pruned_counts, realms, sessions, users
+from accounting.domain.identity import user_key
+from accounting.domain.text_escaping import unescape
 
 
 def find_user_key(connection: Connection, realm_id: int, user_id: str) -> UUID | None:
-    """The key of a user by name; None when the realm has no such user."""
-    user_key: UUID | None = connection.execute(
-        select(users.c.user_key).where(users.c.realm_id == realm_id, users.c.user_id == user_id)
+    """The key of a user by name, also of one that was erased; None when the realm has no such user.
+
+    It is computed from the name: in the table an erased user has the name of the user without one.
+    """
+    identity_key = connection.execute(select(installation.c.identity_key)).scalar_one()
+    realm = connection.execute(
+        select(realms.c.realm_bytes).where(realms.c.realm_id == realm_id)
+    ).scalar_one()
+    key = UUID(bytes=user_key(bytes(identity_key), bytes(realm), unescape(user_id)))
+    found: UUID | None = connection.execute(
+        select(users.c.user_key).where(users.c.user_key == key)
     ).scalar()
-    return user_key
+    return found
 
 
 def pruned_username_count(connection: Connection) -> int:
@@ -24,9 +34,9 @@ def pruned_username_count(connection: Connection) -> int:
     )
 
 
-def username_keys(connection: Connection, user_key: UUID) -> list[bytes]:
+def username_keys(connection: Connection, of_user: UUID) -> list[bytes]:
     """The keys of the usernames under which the user's sessions were reported."""
     rows = connection.execute(
-        select(sessions.c.username_key).where(sessions.c.user_key == user_key).distinct()
+        select(sessions.c.username_key).where(sessions.c.user_key == of_user).distinct()
     )
     return [key.bytes for key in rows.scalars()]

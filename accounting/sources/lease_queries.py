@@ -5,12 +5,13 @@ counted twice, however many collectors believe that they hold the lease.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, not_, select
 from sqlalchemy.dialects.postgresql import insert
 
+from accounting.db.clock import CLOCK_TOLERANCE_SECONDS
 from accounting.db.queries import Queries
 from accounting.db.schema import source_leases
 from accounting.domain.server_identity import UNKNOWN_SERVER, ServerIdentity
@@ -66,7 +67,7 @@ def acquire(
         .on_conflict_do_update(
             constraint="source_leases_pkey",
             set_=values,
-            where=(source_leases.c.holder == holder) | (source_leases.c.expires_at < now),
+            where=(source_leases.c.holder == holder) | not_(_is_valid()),
         )
         .returning(source_leases.c.holder)
     ).first()
@@ -79,7 +80,18 @@ def acquire(
 
 def valid_lease(connection: Connection, source_id: int) -> Lease | None:
     """The lease of a source; None when it has expired or was released. Renews nothing."""
-    return _lease(connection, source_id, source_leases.c.expires_at >= func.clock_timestamp())
+    return _lease(connection, source_id, _is_valid())
+
+
+def _is_valid() -> ColumnElement[bool]:
+    """Whether a lease has not expired.
+
+    One that was renewed later than now is of a clock that was ahead and stepped back. Its holder,
+    if it works, renews it soon; if it died, nobody must wait until that time.
+    """
+    now = func.clock_timestamp()
+    tolerance = timedelta(seconds=CLOCK_TOLERANCE_SECONDS)
+    return and_(source_leases.c.expires_at >= now, source_leases.c.renewed_at <= now + tolerance)
 
 
 def _lease(

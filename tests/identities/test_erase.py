@@ -12,13 +12,14 @@ from psycopg.sql import SQL, Identifier
 from accounting.audit.rebuild import rebuild
 from accounting.audit.retention import retain
 from accounting.audit.verify import verify
+from accounting.billing.adjust import post_manual_adjustment
 from accounting.db.locks import lock
 from accounting.domain.identity import UsernameRule
 from accounting.domain.realm_rules import RealmRule
 from accounting.errors import UsageError
 from accounting.identities import realm_queries
 from accounting.identities.erase import NOT_REACHED, erase
-from tests.support.billing_scenarios import close_and_adjust_november
+from tests.support.billing_scenarios import NOVEMBER, close_and_adjust_november
 from tests.support.books import WRITER, Books, status_payload, sum_counters
 from tests.support.command import turn_accounting
 from tests.support.coturn_messages import (
@@ -98,6 +99,27 @@ def test_an_erased_users_line_is_traced_by_key(books: Books) -> None:
     assert turn_accounting(*arguments, database_url=url).code == 0
     again = turn_accounting("erase", "example.org", "alice", database_url=url)
     assert (again.code, "erased 0 user_id, 0 usernames" in again.err) == (0, True)
+
+
+def test_a_correction_after_an_erasure_finds_its_user(books: Books) -> None:
+    """And never one of those whose names were erased for the user without a name."""
+    close_and_adjust_november(books)
+    key = erase(books.engine, "example.org", "alice").user_key
+
+    def credit(user: str) -> None:
+        numbers = {"received_bytes": -1}
+        post_manual_adjustment(
+            books.engine, "example.org", NOVEMBER, user, numbers, reason="x", author="y"
+        )
+
+    with pytest.raises(UsageError, match="no user '' is known"):
+        credit("")
+    credit("alice")
+    rows = books.rows("adjustments", "user_key", "user_id", "author")
+    assert [row for row in rows if row["author"] == "y"] == [
+        {"user_key": key, "user_id": "", "author": "y"}
+    ]
+    assert tables_containing(books, b"alice") == set()
 
 
 def test_the_command_names_what_it_does_not_erase(books: Books) -> None:

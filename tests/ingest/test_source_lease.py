@@ -10,7 +10,7 @@ from sqlalchemy.exc import ProgrammingError
 from accounting.capture.spool.spool import Spool
 from accounting.db import migrations
 from accounting.db.engine import Engine, open_engine
-from accounting.errors import ConnectionLost
+from accounting.errors import ConnectionLost, LeaseHeld
 from accounting.ingest.source_lease import acquire_lease
 from accounting.ops.lease_keeper import LeaseKeeper
 from tests.support.books import WRITER, Books, channel, status_payload
@@ -118,3 +118,18 @@ def can_acquire(books: Books, spool: Spool) -> bool:
     except ConnectionLost:
         return False
     return True
+
+
+def test_a_lease_of_a_clock_that_was_ahead_does_not_outlive_its_holder(books: Books) -> None:
+    """The holder died, and then the clock of the database was set back."""
+    with Spool.open(books.directory / "other.sqlite3", "default") as other:
+        acquire_lease(books.engine, other, 60.0)
+        with pytest.raises(LeaseHeld):
+            acquire_lease(books.engine, books.spool(), 60.0)
+        books.query(
+            "UPDATE accounting.source_leases SET renewed_at = renewed_at + interval '32 days',"
+            " expires_at = expires_at + interval '32 days' RETURNING holder"
+        )
+        acquire_lease(books.engine, books.spool(), 60.0)
+        with pytest.raises(LeaseHeld):
+            acquire_lease(books.engine, other, 60.0)
