@@ -69,7 +69,7 @@ def run_collector(
         times = ClockCorrection(clock, spool)
         try:
             times.start()
-            capture_loop(source, spool, stop, scan, last_exit, times)
+            capture_loop(source, spool, stop, times, scan, last_exit)
         except SpoolDiskError:
             last_exit.record_disk_failure()
             raise
@@ -92,16 +92,15 @@ def capture_loop(
     source: Source,
     spool: Spool,
     stop: threading.Event,
+    times: ClockCorrection,
     scan: KeyScan | None = None,
     last_exit: LastExit | None = None,
-    times: ClockCorrection | None = None,
 ) -> None:
     """Run ``source`` into ``spool`` until ``stop`` is set; attach again after every disconnect.
 
-    ``scan`` runs after the first attachment and after every gap. ``last_exit`` says how the
-    previous collector ended. ``times`` corrects the clock's times before they are stored.
+    ``times`` corrects the clock's times before they are stored. ``scan`` runs after the first
+    attachment and after every gap. ``last_exit`` says how the previous collector ended.
     """
-    times = times or ClockCorrection(CaptureClock(), spool)
     scanned = False
     disk_failed = last_exit is not None and last_exit.disk_failed
     open_gap_if_needed(spool, "disk_full" if disk_failed else "collector_restarted")

@@ -86,8 +86,8 @@ def set_realm(
 ) -> None:
     """Set some rules of a realm; its other rules stay.
 
-    The new rules hold from the first midnight after all usage that is accounted, or from a later
-    day.
+    The new rules hold from the first midnight after all usage that is
+    accounted, or from a later day.
     """
     if separator is not None and not (separator and separator.isprintable()):
         raise UsageError(f"--separator {separator!r}: expected printable characters, such as ':'")

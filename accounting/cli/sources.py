@@ -71,7 +71,8 @@ def reopen(
 ) -> None:
     """Return a retired source to service: periods wait for it again.
 
-    Closed periods stay closed. A retired source also returns by itself, with its next message.
+    Closed periods stay closed. A retired source also returns by itself, with
+    its next message.
     """
     with writer_engine(command_settings()) as engine:
         was_retired = reopen_source(engine, name)
@@ -84,9 +85,10 @@ def rename(
 ) -> None:
     """Give a source another name, while its collector is stopped.
 
-    Its usage, its positions and its spool in this data directory stay as they are. Set
-    ACCOUNTING_SOURCE to the new name before you start its collector again; on another machine it
-    renames its spool itself. The old name stays reserved.
+    Usage and positions stay as they are; the spool in this data directory is
+    renamed too. Set ACCOUNTING_SOURCE to the new name before you start the
+    collector again; on another machine it renames its spool itself. The old
+    name stays reserved.
     """
     try:
         check_source_name(new_name)

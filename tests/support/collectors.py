@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Self
 
 import redis
 
-from accounting.capture.clock import wall_clock
+from accounting.capture.clock import CaptureClock, wall_clock
+from accounting.capture.clock_correction import ClockCorrection
 from accounting.capture.collector import capture_loop
 from accounting.capture.pubsub.source import PubSubSource
 from accounting.capture.redis.address import parse_address
@@ -72,7 +73,12 @@ class CollectorThread:
         self.spool = Spool.open(self.path, "test")
         self._executor = ThreadPoolExecutor(1)
         self._running = self._executor.submit(
-            capture_loop, self._source, self._collector_spool, self.stopping, self._scan
+            capture_loop,
+            self._source,
+            self._collector_spool,
+            self.stopping,
+            ClockCorrection(CaptureClock(), self._collector_spool),
+            self._scan,
         )
         return self
 
