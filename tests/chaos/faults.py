@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, auto
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -277,14 +278,19 @@ RESTORES: Final = (
 )
 
 
-@fault_kind(*RESTORES, costs=Costs.CAPTURE, weight=3)
-def restore_postgres_from_a_dump(deployment: Deployment, seconds: float) -> Iterator[Step]:
+def dump(deployment: Deployment, name: str) -> Generator[Step, None, Path]:
+    """Take a dump, and wait for it."""
+    path = deployment.directory / f"{name}.dump"
+    program = start_program(
+        "pg_dump", "--format=custom", f"--file={path}", deployment.postgres.url()
+    )
+    yield lambda: program.poll() is not None
+    assert program.returncode == 0, program.communicate()[0]
+    return path
+
+
+def restore(deployment: Deployment, path: Path) -> Iterator[Step]:
     """As docs/operations.md says: the collectors go on, the scheduler stops."""
-    path = deployment.directory / f"{number_of(seconds)}.dump"
-    dump = start_program("pg_dump", "--format=custom", f"--file={path}", deployment.postgres.url())
-    yield lambda: dump.poll() is not None
-    assert dump.returncode == 0, dump.communicate()[0]
-    yield seconds
     scheduler = deployment.scheduler
     scheduler.is_held_down = True
     if scheduler.service is not None:
@@ -296,10 +302,17 @@ def restore_postgres_from_a_dump(deployment: Deployment, seconds: float) -> Iter
         connection.execute(DROP_DATABASE)
         connection.execute(CREATE_DATABASE)
     url = deployment.postgres.url()
-    restore = start_program("pg_restore", "--single-transaction", f"--dbname={url}", str(path))
-    yield lambda: restore.poll() is not None
-    assert restore.returncode == 0, restore.communicate()[0]
+    program = start_program("pg_restore", "--single-transaction", f"--dbname={url}", str(path))
+    yield lambda: program.poll() is not None
+    assert program.returncode == 0, program.communicate()[0]
     scheduler.is_held_down = False
+
+
+@fault_kind(*RESTORES, costs=Costs.CAPTURE, weight=3)
+def restore_postgres_from_a_dump(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    path = yield from dump(deployment, str(number_of(seconds)))
+    yield seconds
+    yield from restore(deployment, path)
 
 
 # -- wrong names: a collector that must be refused
@@ -631,6 +644,38 @@ def restart_redis_with_its_snapshot(deployment: Deployment, seconds: float) -> I
     deployment.master.stop()
     yield seconds
     deployment.master.start()
+
+
+@fault_kind(*RESTORES, costs=Costs.CAPTURE)
+def restore_after_a_takeover(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    """The spool of the machine that collects now may not reach back to the dump."""
+    path = yield from dump(deployment, str(number_of(seconds)))
+    yield seconds / 2
+    yield from lose_the_collecting_machine(deployment, seconds)
+    yield seconds / 2
+    yield from restore(deployment, path)
+
+
+@fault_kind(*RESTORES, costs=Costs.EVENTS)
+def restore_after_redis_was_lost(deployment: Deployment, seconds: float) -> Iterator[Step]:
+    path = yield from dump(deployment, str(number_of(seconds)))
+    yield seconds / 2
+    yield from kill_redis(deployment, seconds / 2)
+    yield seconds / 2
+    yield from restore(deployment, path)
+
+
+@fault_kind(*RESTORES, costs=Costs.EVENTS)
+def restore_after_redis_was_lost_and_a_takeover(
+    deployment: Deployment, seconds: float
+) -> Iterator[Step]:
+    path = yield from dump(deployment, str(number_of(seconds)))
+    yield seconds / 2
+    yield from kill_redis(deployment, seconds / 2)
+    yield seconds / 2
+    yield from lose_the_collecting_machine(deployment, seconds)
+    yield seconds / 2
+    yield from restore(deployment, path)
 
 
 def replica(deployment: Deployment) -> Generator[Step, None, RedisServer]:
