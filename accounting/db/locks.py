@@ -4,6 +4,8 @@ Any login can take an advisory lock, and so stop the jobs. ``FOR UPDATE`` on a r
 to update the table. It leaves no dead row, and ends with its transaction, also through a pooler.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 import psycopg
@@ -73,6 +75,26 @@ def lock(connection: Connection, name: str, *, wait_seconds: float = MAX_WAIT_SE
     )
 
 
+@contextmanager
+def waiting_for_loaders(connection: Connection) -> Iterator[None]:
+    """Limit how long the block waits for loaders, each of which locks the row of its source.
+
+    Raises LockHeld after MAX_WAIT_SECONDS, since one may hang.
+    """
+    waiting = connection.execute(select(func.pg_backend_pid())).scalar_one()
+    set_lock_timeout(connection, MAX_WAIT_SECONDS)
+    try:
+        yield
+    except DBAPIError as error:
+        if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            raise
+        with connection.engine.begin() as other:
+            row = other.execute(_QUERIES.text("source_holder"), {"waiting": waiting}).first()
+        held = _held("a source", None if row is None else LockHolder(*row))
+        raise held from error
+    connection.execute(select(func.set_config("lock_timeout", "0", True)))
+
+
 def find_holder(connection: Connection, name: str) -> LockHolder | None:
     """The session that holds a lock; None when it is free. Waits for nothing."""
     row = connection.execute(_QUERIES.text("lock_holder"), {"name": name}).first()
@@ -98,11 +120,14 @@ def _limit_idleness(seconds: float) -> ColumnElement[str]:
 
 
 def _lock_held(connection: Connection, name: str) -> LockHeld:
-    holder = find_holder(connection, name)
+    return _held(f"the lock '{name}'", find_holder(connection, name))
+
+
+def _held(what: str, holder: LockHolder | None) -> LockHeld:
     if holder is None:
-        return LockHeld(f"the lock '{name}' was held by another session until a moment ago")
+        return LockHeld(f"{what} was held by another session until a moment ago")
     since = "" if holder.seconds is None else f" for {holder.seconds:.0f} s"
     return LockHeld(
-        f"the lock '{name}' is held{since} by the database session {holder.pid} "
+        f"{what} is held{since} by the database session {holder.pid} "
         f"(role {holder.role}, application '{holder.application}')"
     )

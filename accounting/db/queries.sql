@@ -44,6 +44,17 @@ JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = k.xmax AND
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE k.name = :name AND l.pid IS NOT NULL;
 
+-- name: source_holder
+-- The session that has locked sources for the longest time, as loaders do, but not :waiting.
+SELECT
+    l.pid, coalesce(a.usename, '?') AS role, coalesce(a.application_name, '?') AS application,
+    extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds
+FROM pg_locks l
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.relation = 'accounting.sources'::regclass AND l.granted AND l.pid <> :waiting
+    AND l.mode IN ('RowShareLock', 'RowExclusiveLock', 'ExclusiveLock')
+ORDER BY a.xact_start LIMIT 1;
+
 -- name: database_encoding
 -- The name and the encoding of this database.
 SELECT datname, pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database();

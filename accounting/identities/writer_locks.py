@@ -4,7 +4,7 @@ from typing import Final
 
 from sqlalchemy import Connection, select
 
-from accounting.db.locks import MAX_WAIT_SECONDS, lock, set_lock_timeout
+from accounting.db.locks import lock, waiting_for_loaders
 from accounting.db.queries import Queries
 from accounting.db.schema import sources
 
@@ -25,10 +25,10 @@ def lock_out_settling_and_loaders(connection: Connection) -> None:
 def lock_out_loaders(connection: Connection) -> None:
     """Wait for all loaders, and keep them out until the transaction ends, those of new sources too.
 
-    Readers of ``sources`` are not blocked.
+    Readers of ``sources`` are not blocked. Raises LockHeld when one of them hangs.
     """
-    set_lock_timeout(connection, MAX_WAIT_SECONDS)
-    connection.execute(_QUERIES.text("lock_out_loaders"))
+    with waiting_for_loaders(connection):
+        connection.execute(_QUERIES.text("lock_out_loaders"))
 
 
 def _lock_settling(connection: Connection) -> None:

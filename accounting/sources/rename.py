@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.engine import lost_connections
+from accounting.db.locks import waiting_for_loaders
 from accounting.db.schema import former_source_names, sources
 from accounting.errors import UsageError
 from accounting.sources import lease_queries, source_queries
@@ -17,9 +18,9 @@ def rename_source(engine: Engine, old_name: str, new_name: str) -> None:
     """Rename a source.
 
     Raises UsageError for an unknown source, for a new name that is or was another source's, and
-    while a collector of the source runs.
+    while a collector of the source runs, and LockHeld while its loader hangs.
     """
-    with lost_connections(), engine.begin() as connection:
+    with lost_connections(), engine.begin() as connection, waiting_for_loaders(connection):
         source = source_queries.lock_known_source(connection, old_name)
         if any(row.source == new_name for row in source_queries.all_sources(connection)):
             raise UsageError(f"source '{new_name}' exists already: two sources can't be one")

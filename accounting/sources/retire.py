@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from accounting.db.engine import lost_connections
+from accounting.db.locks import waiting_for_loaders
 from accounting.sources import source_queries
 from accounting.sources.source_queries import SourceRow
 
@@ -16,14 +17,17 @@ log = structlog.get_logger()
 
 def retire_source(engine: Engine, name: str) -> None:
     """Retire a source. Raises UsageError for an unknown name."""
-    with lost_connections(), engine.begin() as connection:
+    with lost_connections(), engine.begin() as connection, waiting_for_loaders(connection):
         source = source_queries.lock_known_source(connection, name)
         source_queries.retire(connection, source.source_id)
 
 
 def reopen_source(engine: Engine, name: str) -> bool:
-    """Return a retired source to service; False if it is in service. UsageError if unknown."""
-    with lost_connections(), engine.begin() as connection:
+    """Return a retired source to service; False if it is in service. UsageError if unknown.
+
+    Raises LockHeld while its loader hangs.
+    """
+    with lost_connections(), engine.begin() as connection, waiting_for_loaders(connection):
         source = source_queries.lock_known_source(connection, name)
         return source_queries.reopen(connection, source.source_id)
 

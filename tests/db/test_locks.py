@@ -1,7 +1,7 @@
 """The locks of the jobs: only the writer reaches them, and their holder is always known."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,12 @@ from accounting.db import migrations
 from accounting.db.engine import open_engine
 from accounting.db.locks import find_holder, lock, require_lock, try_lock
 from accounting.errors import LockHeld
+from accounting.identities.erase import erase
+from accounting.identities.realm_rules import set_rule
 from accounting.ops.registry import JOBS
+from accounting.sources.rename import rename_source
+from accounting.sources.retire import reopen_source, retire_source
+from accounting.sources.source_queries import lock_source
 from tests.support.books import WRITER, Books, channel, status_payload, traffic_payload
 from tests.support.command import turn_accounting
 from tests.support.readers_locks import hold_readers_locks, views
@@ -178,6 +183,31 @@ def test_adjusting_waits_for_the_roll_up(books: Books) -> None:
         assert try_lock(rollup, "rollup", max_idle_seconds=0.05)
         assert adjust(books.engine) == 0
         rollup.invalidate()
+
+
+def test_commands_that_wait_for_a_hung_loader_name_its_session(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounting.db.locks.MAX_WAIT_SECONDS", 0.05)
+    books.receive(0, channel("status"), status_payload("new"))
+    books.run_jobs()
+    engine = books.engine
+    with engine.connect() as hung:
+        lock_source(hung, "default", "subscribe")
+        pid = hung.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        commands: tuple[Callable[[], object], ...] = (
+            lambda: erase(engine, "example.org", "alice"),
+            lambda: set_rule(
+                engine, "example.org", {"anchor_day": 9}, default=books.rule, holds_from=None
+            ),
+            lambda: rename_source(engine, "default", "other"),
+            lambda: reopen_source(engine, "default"),
+            lambda: retire_source(engine, "default"),
+        )
+        for command in commands:
+            with pytest.raises(LockHeld, match=rf"^a source is held for 0 s by .* session {pid} "):
+                command()
+    assert [row["retired_at"] for row in books.rows("sources")] == [None]
 
 
 def test_a_settling_source_does_not_stop_the_others(books: Books) -> None:
