@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Collection
+from datetime import datetime
 from typing import Final
 
 SIMILARITY: Final = 0.85
@@ -70,11 +71,18 @@ class LeaseHeld(AccountingError):
     """Another collector holds the lease of this source. Retry: leases expire.
 
     ``suspected``: what is wrong if this collector goes on to see another Redis than that one.
+    ``renewed_at``: when the holder renewed it.
     """
 
-    def __init__(self, text: str, suspected: SourceConflict | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        suspected: SourceConflict | None = None,
+        renewed_at: datetime | None = None,
+    ) -> None:
         super().__init__(text)
         self.suspected = suspected
+        self.renewed_at = renewed_at
 
 
 class ConnectionLost(AccountingError):

@@ -76,7 +76,9 @@ def _raise_if_held(
     source: SourceRow, other: Lease | None, suspected: SourceConflict | None = None
 ) -> None:
     if other is not None:
-        raise LeaseHeld(f"source {source.source} is collected by {other.host} now", suspected)
+        raise LeaseHeld(
+            f"source {source.source} is collected by {other.host} now", suspected, other.renewed_at
+        )
 
 
 def compare_clocks(connection: Connection, clock: CaptureClock) -> None:
@@ -104,10 +106,13 @@ def acquire_lease(
     seconds: float,
     clock: CaptureClock | None = None,
     watched: WatchedServer | None = None,
+    *,
+    takes_expired: bool = True,
 ) -> BooksPosition | None:
     """Acquire or renew the lease of the spool's source, and return how far the source is loaded.
 
     ``clock``: compared with the database's clock.
+    ``takes_expired``: also when the lease of another collector has expired.
     ``watched``: the Redis of this collector, whose histories it claims for the source. Raises
     SourceConflict when another source has them, LeaseHeld when another collector has the lease,
     ConnectionLost when Postgres can't be asked.
@@ -127,6 +132,7 @@ def acquire_lease(
             clock_ahead_seconds=None if clock is None else clock.wall_ahead / 1e6,
             server=server,
             server_age_seconds=None if watched is None else time.monotonic() - watched.asked_at,
+            takes_expired=takes_expired,
         )
         if other is not None:
             suspected = None

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Final
 
 import structlog
@@ -39,6 +40,10 @@ class LeaseKeeper:
     ``clock`` is compared with the database's. ``watch`` sees the collector's Redis: the keeper
     claims its histories for the source, and ends with SourceConflict when they are another
     source's, or when the lease's holder sees another Redis.
+
+    Another collector's lease is left to it until this keeper has seen for ``lease_seconds``, from a
+    database that answers, that it is not renewed. During an outage, and in a backup, a lease
+    expires whose holder lives, and the holder's spool has what is not loaded.
     """
 
     def __init__(
@@ -56,6 +61,9 @@ class LeaseKeeper:
         self._lease_seconds = lease_seconds
         self._watch = watch
         self._suspected_at: float | None = None
+        self._database_is_away = False
+        self._spares_until = 0.0
+        self._renewed_at: datetime | None = None
         self._started_at = time.monotonic()
         self._answered = threading.Event()
         self._stop = threading.Event()
@@ -121,11 +129,14 @@ class LeaseKeeper:
                     self._lease_seconds,
                     clock=self._clock,
                     watched=watched,
+                    takes_expired=not self._spares_holder(),
                 )
+                self._database_is_away = False
                 self._suspected_at = None
                 self._other_holder = logged_reason = ""
                 self._answered.set()
             except LeaseHeld as held:
+                self._spare(held)
                 self._check_suspicion(held.suspected, watched)
                 self._other_holder, self._books_position = str(held), None
                 self._answered.set()
@@ -135,12 +146,21 @@ class LeaseKeeper:
             except AccountingError as error:
                 # Capture goes on even where an operator has to repair the database: the spool can
                 # be loaded then, but what isn't captured now is lost.
+                self._database_is_away = True
                 if not isinstance(error, ConnectionLost) and str(error) != logged_reason:
                     logged_reason = str(error)
                     log.error("can't acquire the lease, capturing without it", reason=logged_reason)
             self._log_clock()
             if self._stop.wait(self._lease_seconds / 4):
                 return
+
+    def _spares_holder(self) -> bool:
+        return self._database_is_away or time.monotonic() < self._spares_until
+
+    def _spare(self, held: LeaseHeld) -> None:
+        if self._database_is_away or held.renewed_at != self._renewed_at:
+            self._database_is_away, self._renewed_at = False, held.renewed_at
+            self._spares_until = time.monotonic() + self._lease_seconds
 
     def _log_clock(self) -> None:
         """Log when this machine's clock begins or ceases to be wrong, or steps while it is."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, and_, func, not_, select
+from sqlalchemy import ColumnElement, Connection, and_, false, func, not_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.clock import CLOCK_TOLERANCE_SECONDS
@@ -28,6 +28,7 @@ class Lease:
 
     holder: str
     host: str
+    renewed_at: datetime
     server: ServerIdentity
     server_seen_at: datetime | None
 
@@ -42,9 +43,11 @@ def acquire(
     clock_ahead_seconds: float | None = None,
     server: ServerIdentity = UNKNOWN_SERVER,
     server_age_seconds: float | None = None,
+    takes_expired: bool = True,
 ) -> Lease | None:
     """Acquire or renew the lease of a source; the collector saw ``server`` so long ago.
 
+    ``takes_expired``: also when the lease of another collector has expired.
     Returns None on success, or the lease of the other collector that has it.
     """
     now = func.clock_timestamp()
@@ -67,7 +70,8 @@ def acquire(
         .on_conflict_do_update(
             constraint="source_leases_pkey",
             set_=values,
-            where=(source_leases.c.holder == holder) | not_(_is_valid()),
+            where=(source_leases.c.holder == holder)
+            | (not_(_is_valid()) if takes_expired else false()),
         )
         .returning(source_leases.c.holder)
     ).first()
@@ -105,6 +109,7 @@ def _lease(
     return Lease(
         holder=row.holder,
         host=row.host,
+        renewed_at=row.renewed_at,
         server=ServerIdentity.from_text(row.server),
         server_seen_at=row.server_seen_at,
     )

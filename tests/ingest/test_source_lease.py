@@ -69,6 +69,44 @@ def test_the_lease_is_retried_until_the_database_is_writable(books: Books) -> No
         wait_until(lambda: keeper.books_position is not None)
 
 
+def test_after_an_outage_an_expired_lease_is_left_to_its_holder_for_a_while(
+    books: Books,
+) -> None:
+    """Also after a restore: what is not loaded, or not any more, is in the holder's spool."""
+    engine = open_engine(books.url(), application_name="standby")
+    lease_seconds = 2.0
+    with Spool.open(books.directory / "standby.sqlite3", "default") as spool:
+        acquire_lease(books.engine, books.spool(), lease_seconds)
+        keeper = LeaseKeeper(engine, spool, lease_seconds)
+        with keeper.running():
+            wait_until(lambda: keeper.other_holder)
+            set_read_only(books, read_only=True)
+            wait_until(lambda: has_expired(books))
+            set_read_only(books, read_only=False)
+            # It asked, and its transaction is over.
+            wait_until(lambda: standbys_statement(books).startswith("ROLLBACK"))
+            acquire_lease(books.engine, books.spool(), lease_seconds)
+            assert keeper.other_holder
+            wait_until(lambda: not keeper.other_holder)  # the holder is gone, and says no more
+    engine.dispose()
+
+
+def has_expired(books: Books) -> bool:
+    (row,) = books.query(
+        "SELECT expires_at < clock_timestamp() AS expired FROM accounting.source_leases"
+    )
+    return bool(row["expired"])
+
+
+def standbys_statement(books: Books) -> str:
+    """The last statement of the standby's session; '' while it has none, or works."""
+    rows = books.query(
+        "SELECT query FROM pg_stat_activity WHERE application_name = 'standby' AND state = 'idle'"
+        " AND datname = current_database()"
+    )
+    return str(rows[0]["query"]) if rows else ""
+
+
 def test_the_lease_waits_for_the_migration_and_capture_does_not(
     books: Books, postgres_server: PostgresServer
 ) -> None:
