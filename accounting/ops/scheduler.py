@@ -1,17 +1,29 @@
 """The scheduler: runs the jobs at their intervals.
 
 Any number of schedulers may run on one database: each transaction of a job takes that job's lock,
-so that the same job never runs twice at a time. No interval is measured by the machine's time of
-day, which may be wrong, and step.
+so that the same job never runs twice at a time. APScheduler plans by the machine's time of day,
+which may be wrong and step; the steady clock shows which job it has not started in time.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Final
 
 import structlog
+from apscheduler.events import (
+    EVENT_JOB_ERROR,
+    EVENT_JOB_MAX_INSTANCES,
+    EVENT_JOB_SUBMITTED,
+    JobExecutionEvent,
+    JobSubmissionEvent,
+)
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.interval import IntervalTrigger
 
 from accounting.db.engine import Engine, lost_connections
 from accounting.errors import AccountingError, ConnectionLost, LockHeld
@@ -22,6 +34,8 @@ log = structlog.get_logger()
 
 BLOCKED_WARNING_SECONDS: Final = 60.0
 """With several schedulers a job often finds its lock taken, but not for so long."""
+OVERDUE_SECONDS: Final = 1.0
+"""A job that is later than this by the steady clock is started; so often is that checked."""
 SHUTDOWN_JOBS: Final = ("settle", "rollup")
 """Run once more when the scheduler stops, so that the books have everything loaded."""
 
@@ -71,19 +85,39 @@ def run_scheduler(
     failed job is logged and runs again at its next interval; the other jobs continue. Raises
     AccountingError when a shutdown job fails, unless the database is unreachable.
     """
-    threads = [
-        threading.Thread(
-            target=_run_at_intervals,
-            args=(job, engine, intervals_seconds.get(name, job.every_seconds), stop),
-            name=f"job {name}",
+    intervals = {name: intervals_seconds.get(name, job.every_seconds) for name, job in jobs.items()}
+    due = dict.fromkeys(jobs, time.monotonic())
+
+    def on_start(event: JobSubmissionEvent) -> None:
+        due[event.job_id] = time.monotonic() + intervals[event.job_id]
+
+    scheduler = BackgroundScheduler(
+        executors={"default": ThreadPoolExecutor(len(jobs))},
+        job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        timezone=UTC,
+    )
+    # A job that still runs when it is due again counts as started.
+    scheduler.add_listener(on_start, EVENT_JOB_SUBMITTED | EVENT_JOB_MAX_INSTANCES)
+    scheduler.add_listener(_on_job_error, EVENT_JOB_ERROR)
+    # APScheduler would log each failure a second time, an unreachable Postgres with a traceback,
+    # and also a job that takes longer than its interval, which is no error.
+    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
+    for name, job in jobs.items():
+        scheduler.add_job(
+            run_job,
+            NextInterval(seconds=intervals[name], timezone=UTC),
+            args=(job, engine),
+            id=name,
+            next_run_time=datetime.now(UTC),
         )
-        for name, job in jobs.items()
-    ]
-    for thread in threads:
-        thread.start()
+    scheduler.start()
     log.info("scheduling", jobs=list(jobs))
-    for thread in threads:
-        thread.join()
+    while not stop.wait(OVERDUE_SECONDS):
+        for name in jobs:
+            # The machine's clock has stepped back: the planned time is too far ahead.
+            if time.monotonic() > due[name] + OVERDUE_SECONDS:
+                scheduler.modify_job(name, next_run_time=datetime.now(UTC))
+    scheduler.shutdown(wait=True)
     for name in SHUTDOWN_JOBS:
         try:
             run_job(jobs[name], engine)
@@ -100,20 +134,21 @@ def run_scheduler(
             ) from error
 
 
-def _run_at_intervals(
-    job: Job, engine: Engine, interval_seconds: float, stop: threading.Event
-) -> None:
-    """Run a job until ``stop`` is set: at once, and at its interval by the steady clock.
+class NextInterval(IntervalTrigger):  # type: ignore[misc]  # APScheduler carries no types
+    """An interval whose next time is never past.
 
-    A run that takes longer than the interval is followed by the next one at once.
+    APScheduler's own lists each run that was missed before it drops all but one. After a step of
+    the machine's clock by years it would list runs until memory is full.
     """
-    due = time.monotonic()
-    while not stop.wait(max(0.0, due - time.monotonic())):
-        try:
-            run_job(job, engine)
-        except Exception as error:  # noqa: BLE001  # any is logged, and the job tried again
-            _log_failure(job.name, error)
-        due = max(due + interval_seconds, time.monotonic())
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """The next run after the previous one, one interval from now if that time has passed."""
+        following: datetime = super().get_next_fire_time(previous_fire_time, now)
+        return following if following > now else now + self.interval
+
+
+def _on_job_error(event: JobExecutionEvent) -> None:
+    _log_failure(event.job_id, event.exception)
 
 
 def _log_failure(job: str, error: BaseException) -> None:
