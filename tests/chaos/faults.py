@@ -278,14 +278,19 @@ RESTORES: Final = (
 )
 
 
+def run_program(name: str, *words: str) -> Iterator[Step]:
+    """Run a program of Postgres, and wait for it."""
+    with start_program(name, *words) as program:
+        yield lambda: program.poll() is not None
+        output, _ = program.communicate()
+        assert program.returncode == 0, output
+
+
 def dump(deployment: Deployment, name: str) -> Generator[Step, None, Path]:
-    """Take a dump, and wait for it."""
+    """Take a dump."""
     path = deployment.directory / f"{name}.dump"
-    program = start_program(
-        "pg_dump", "--format=custom", f"--file={path}", deployment.postgres.url()
-    )
-    yield lambda: program.poll() is not None
-    assert program.returncode == 0, program.communicate()[0]
+    url = deployment.postgres.url()
+    yield from run_program("pg_dump", "--format=custom", f"--file={path}", url)
     return path
 
 
@@ -302,9 +307,7 @@ def restore(deployment: Deployment, path: Path) -> Iterator[Step]:
         connection.execute(DROP_DATABASE)
         connection.execute(CREATE_DATABASE)
     url = deployment.postgres.url()
-    program = start_program("pg_restore", "--single-transaction", f"--dbname={url}", str(path))
-    yield lambda: program.poll() is not None
-    assert program.returncode == 0, program.communicate()[0]
+    yield from run_program("pg_restore", "--single-transaction", f"--dbname={url}", str(path))
     scheduler.is_held_down = False
 
 
