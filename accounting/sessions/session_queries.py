@@ -46,9 +46,15 @@ class _StoredState(PriorState):
 
 
 def read_reports(
-    connection: Connection, source_id: int, *, since: int, after: tuple[int, int], limit: int
+    connection: Connection,
+    source_id: int,
+    *,
+    since: int,
+    after: tuple[int, int],
+    upto: tuple[int, int],
+    limit: int,
 ) -> list[Report]:
-    """The next reports of a source after (epoch, position), in order.
+    """The next reports of a source after (epoch, position) and up to another, in order.
 
     ``since``: no report after that position was received earlier (microseconds); it limits the
     query to the partitions of the last days.
@@ -62,6 +68,8 @@ def read_reports(
                 "since": from_micros(since),
                 "epoch": epoch,
                 "position": position,
+                "upto_epoch": upto[0],
+                "upto_position": upto[1],
                 "limit": limit,
             },
         )

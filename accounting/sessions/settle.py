@@ -65,7 +65,9 @@ def settle(engine: Engine, *, limit: int = BATCH) -> int:
 def _settle_batch(engine: Engine, source_id: int, limit: int) -> int:
     with _gc_paused(), lost_connections(), engine.begin() as connection:
         require_lock(connection, f"settle.{source_id}")
-        # The source is read before its reports: so all up to its position are among those read.
+        # The source is read before its reports, and only those up to its position are read: of a
+        # load that is committed while the query is planned, Postgres may show the rows in some
+        # partitions, and not those in a partition that the load created.
         loaded = source_queries.read_source(connection, source_id)
         watermark = watermark_queries.read_watermark(connection, source_id)
         reports = session_queries.read_reports(
@@ -73,6 +75,7 @@ def _settle_batch(engine: Engine, source_id: int, limit: int) -> int:
             source_id,
             since=watermark.received_at or 0,
             after=(watermark.epoch, watermark.position),
+            upto=(loaded.epoch, loaded.position),
             limit=limit,
         )
         reached = watermark.epoch, watermark.position
@@ -83,9 +86,7 @@ def _settle_batch(engine: Engine, source_id: int, limit: int) -> int:
             connection,
             source_id,
             after=watermark.last_sighting,
-            # The reports may include a load that was committed after the source was read. Their
-            # sightings belong before the reports that follow.
-            upto=max(reached, (loaded.epoch, loaded.position)) if drained else reached,
+            upto=(loaded.epoch, loaded.position) if drained else reached,
         )
         if reports or sightings:
             _fold(connection, source_id, reports, sightings)
