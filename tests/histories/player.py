@@ -79,6 +79,8 @@ class Source:
     """By how much its clock is ahead now, which was not noticed yet."""
     ahead_after: int = 0
     """The last time before that."""
+    ahead_passed: bool = False
+    """Whether it has passed that time: a clock that is ahead can step back as well."""
     open_gap: tuple[int, int] | None = None
     """Its number in the spool, and its index in the stream."""
     events: Sequence[tuple[int, int, int, CaptureGap | None]] = ()
@@ -109,7 +111,7 @@ class Source:
 
     def put_clock_ahead(self, until: int, chance: random.Random) -> None:
         """Put the clock so far ahead that all times from now on are later than ``until``."""
-        self.ahead_after = self.last_at
+        self.ahead_after, self.ahead_passed = self.last_at, False
         self.ahead = self.plan.wall_clock(until) - self.last_at + chance.randint(1, 40) * MINUTE
 
     def correct_clock(self) -> None:
@@ -141,6 +143,11 @@ class Source:
         self.spool.checkpoint(self.last_at + self.ahead)
         self.stream.until = self.last_at
 
+    def _is_to_be_corrected(self, wall: int) -> bool:
+        """Whether a message that is received now gets a time that is ahead."""
+        self.ahead_passed |= self.ahead > 0 and wall + self.ahead > self.ahead_after
+        return self.ahead > 0 and self.ahead_passed
+
     def _append(self, batch: list[int], chance: random.Random) -> None:
         if not batch:
             return
@@ -162,7 +169,7 @@ class Source:
                     self.epoch,
                     self.position,
                     self.last_at,
-                    number < estimated_count or self.ahead > 0,
+                    number < estimated_count or self._is_to_be_corrected(wall),
                     database,
                     event.channel,
                     event.payload,
