@@ -34,8 +34,8 @@ NOT_REACHED: Final = """\
 - The log of this service where its level is debug.
 - Texts that people wrote: reasons and authors of adjustments, reasons of rebuilds.
 - The same person under another user_id or in another realm: erase each.
-- The address of your server that the person used. Figures and times, under the user_key: whoever
-  has the identity key of the installation can compare it with a guessed name.
+- The address of your server that the person used. Figures and times, under the user_key: with
+  the identity key of the installation it can be compared with a guessed name.
 """
 """What an erasure leaves, as docs/billing.md has it too."""
 

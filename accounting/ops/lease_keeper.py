@@ -43,7 +43,7 @@ class LeaseKeeper:
 
     Another collector's lease is left to it until this keeper has seen for ``lease_seconds``, from a
     database that answers, that it is not renewed. During an outage, and in a backup, a lease
-    expires whose holder lives, and the holder's spool has what is not loaded.
+    expires whose holder is running, and the holder's spool has what is not loaded.
     """
 
     def __init__(

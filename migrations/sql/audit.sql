@@ -109,7 +109,7 @@ CREATE FUNCTION accounting.row_hash(fields jsonb) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ('x' || left(encode(sha256(convert_to(fields::text, 'UTF8')), 'hex'), 15))::bit(60)::bigint;
 
--- Drops the reports of a day (UTC). Raises an error, whoever calls it, if a report lies beyond the
+-- Drops the reports of a day (UTC). Raises an error if a report lies beyond the
 -- position up to which sessions were carried over, or if a period of the day's realms that
 -- overlaps the day is not closed and proved. The job retain checks the same and more before; for
 -- it, this fails only where the state has changed in between.
@@ -185,7 +185,7 @@ CREATE TABLE accounting.pruned_counts (
 GRANT SELECT, INSERT, UPDATE ON accounting.pruned_counts TO turn_accounting_writer;
 
 -- Deletes the reports of some sessions of a source, which were never confirmed and are over, and
--- returns how many. They lie between two positions. Raises an error, whoever calls it, unless what
+-- returns how many. They lie between two positions. Raises an error unless what
 -- it deletes is exactly the usage of those sessions: so it can't delete a report that was billed.
 CREATE FUNCTION accounting.delete_unattributed_reports(
     of_source smallint, session_ids uuid[],
