@@ -8,13 +8,14 @@ from alembic import context
 from sqlalchemy import text
 
 LOCK_TIMEOUT = "10s"
+PARTITIONS = ("reports_", "sessions_")
 
 
 def _is_managed(name: str | None, type_: str, _parents: object) -> bool:
-    """Partitions of reports are not created by migrations; schema reporting only has views."""
+    """Partitions have the columns of their tables; schema reporting only has views."""
     if type_ == "schema":
         return name == "accounting"
-    return not (type_ == "table" and (name or "").startswith("reports_"))
+    return not (type_ == "table" and (name or "").startswith(PARTITIONS))
 
 
 def run() -> None:

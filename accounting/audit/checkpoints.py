@@ -43,8 +43,8 @@ class SourceCheckpoint(NamedTuple):
     def may_have_usage_of(self, session: SessionState) -> bool:
         """Whether a session was active, or has usage, within the checkpoint's period."""
         last = session.active_until
-        if session.deltas:
-            last = max(last, session.deltas[-1].at)
+        if session.hourly_usage:
+            last = max(last, *session.hourly_usage)
         return session.started_at < self.checkpoint.ends_at and self.checkpoint.starts_at <= last
 
 

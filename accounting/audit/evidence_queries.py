@@ -24,7 +24,6 @@ from accounting.domain.session_fold import (
     Report,
     SessionState,
     StatusKeySighting,
-    UsageDelta,
 )
 from accounting.sessions.session_rows import session_from_row
 from accounting.sources import source_queries, watermark_queries
@@ -167,9 +166,10 @@ def _read_carried_sessions(
         cursor.execute(_QUERIES.driver("read_carried"), scope.parameters())
         for *fields, numbers in cursor:
             key, session = session_from_row(fields)
-            session.deltas = [
-                UsageDelta._make(numbers[index : index + 6]) for index in range(0, len(numbers), 6)
-            ]
+            session.hourly_usage = {
+                numbers[index]: list(numbers[index + 1 : index + 9])
+                for index in range(0, len(numbers), 9)
+            }
             yield key, session
 
 

@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from itertools import chain
 from typing import Final
 from uuid import UUID
 
@@ -62,9 +61,17 @@ def add_sessions(
         copy_rows(
             cursor,
             "recomputed_carried_sessions",
-            (*KEY_COLUMNS, *SESSION_COLUMNS, ("deltas", "int8[]")),
+            (*KEY_COLUMNS, *SESSION_COLUMNS, ("hourly_usage", "int8[]")),
             (
-                (*key, *session_row(key, session, 0)[5:], list(chain.from_iterable(session.deltas)))
+                (
+                    *key,
+                    *session_row(key, session, 0)[5:],
+                    [
+                        number
+                        for hour, counters in session.hourly_usage.items()
+                        for number in (hour, *counters)
+                    ],
+                )
                 for key, session in day_sessions
                 if session.phase is not Phase.CLOSED
             ),

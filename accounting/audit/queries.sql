@@ -20,7 +20,7 @@ SELECT
     c.confirmed, c.transport, c.client_address, c.server_address, c.received_packets,
     c.received_bytes, c.sent_packets, c.sent_bytes, c.peer_received_packets, c.peer_received_bytes,
     c.peer_sent_packets, c.peer_sent_bytes, c.new_count, c.deleted_count, c.client_total_count,
-    c.peer_total_count, c.client_total, c.peer_total, c.estimated, c.disputed, c.deltas
+    c.peer_total_count, c.client_total, c.peer_total, c.estimated, c.disputed, c.hourly_usage
 FROM accounting.carried_sessions c
 WHERE c.source_id = ANY (CAST(:sources AS smallint[]))
     AND c.realm_id = ANY (CAST(:realms AS integer[]))

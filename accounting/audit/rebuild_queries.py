@@ -6,7 +6,7 @@ Writes only rows that differ. Statements stay: closed periods are queued for adj
 from collections.abc import Iterable
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, exists, func, insert, or_, select, tuple_
+from sqlalchemy import Connection, delete, exists, insert, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from accounting.audit.comparison import columns_differ, derived_columns
@@ -23,6 +23,7 @@ from accounting.db.schema import (
 )
 from accounting.domain.calendar import Bucket, BucketLength, from_micros
 from accounting.sessions.session_queries import stage_sessions
+from accounting.sources import source_queries, watermark_queries
 
 _QUERIES: Final = Queries("accounting.audit")
 
@@ -48,18 +49,25 @@ def replace_realm(connection: Connection, realm_id: int) -> int:
         equal = exists().where(*same_key, ~or_(*columns_differ(table.c, recomputed.c, compared)))
         rows = select(recomputed).where(~equal.correlate(recomputed))
         if table is sessions:
-            rows = select(stage_sessions(connection, rows))
+            # No unique constraint spans the partitions, so that an upsert is impossible.
+            staged = stage_sessions(connection, rows)
+            same_id = [staged.c[key] == sessions.c[key] for key in keys]
+            connection.execute(delete(sessions).where(exists().where(*same_id)))
+            replaced += connection.execute(
+                insert(sessions).from_select(staged.c.keys(), select(staged))
+            ).rowcount
+            continue
         query = upsert(table).from_select(rows.selected_columns.keys(), rows)
         values: dict[str, Any] = {
             column.name: query.excluded[column.name]
             for column in table.c
             if column.name not in keys
         }
-        if table is sessions:
-            values["end_events"] = func.greatest(table.c.end_events, query.excluded.end_events)
         replaced += connection.execute(
             query.on_conflict_do_update(index_elements=keys, set_=values)
         ).rowcount
+    sources = [source.source_id for source in source_queries.all_sources(connection)]
+    watermark_queries.open_sessions_changed(connection, sources)
     # The roll-up counts a slice from the sessions when it next needs it.
     connection.execute(delete(realm_peak_slices).where(realm_peak_slices.c.realm_id == realm_id))
     return replaced

@@ -5,11 +5,9 @@ same. Where reports were dropped, the fold begins with the carried sessions. Wri
 """
 
 import copy
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from operator import itemgetter
-from typing import Final
 
 from sqlalchemy import Connection
 
@@ -17,13 +15,10 @@ from accounting.audit import evidence_queries
 from accounting.audit.checkpoints import Checkpoint, SourceCheckpoint, source_checkpoints
 from accounting.audit.evidence_queries import Evidence, EvidenceScope
 from accounting.domain import session_fold
-from accounting.domain.calendar import Calendar
 from accounting.domain.realm_rules import RealmRules
-from accounting.domain.session_fold import AllocationKey, Phase, SessionState, UsageDelta
+from accounting.domain.session_fold import AllocationKey, Phase, SessionState
 from accounting.sessions.key_fold import KeyFold
 
-MAX_DELTAS: Final = 1_000
-"""Whenever a session has gathered so many deltas, those of one hour and side are merged."""
 RecomputedSession = tuple[AllocationKey, SessionState, Checkpoint | None]
 
 
@@ -37,7 +32,7 @@ def recompute_sessions(
 
     Each session comes once without a checkpoint. A confirmed one also comes with each checkpoint in
     whose period it may have usage; ``checkpoints`` must be some that one pass can serve. Sessions
-    that ended with the dropped reports do not come. Deltas of one hour may be merged. The
+    that ended with the dropped reports do not come. The
     connection should be in REPEATABLE READ. Memory does not grow with the reports.
     """
     watermarks = {watermark.source_id: watermark for watermark in scope.cutoff.watermarks}
@@ -89,9 +84,6 @@ class _KeyRecomputation:
             self._fold.apply(item)
             if any(session.phase is Phase.CLOSED for session in state.changed):
                 yield from self._take_closed_sessions()
-            for session in state.changed:
-                if session.deltas and len(session.deltas) % MAX_DELTAS == 0:
-                    merge_deltas(session, self._rules.calendar)
         while self._passed < len(checkpoints):
             yield from self._pass_checkpoint()
         if settled_until is not None:
@@ -106,7 +98,9 @@ class _KeyRecomputation:
         for session in self._fold.state.changed:
             if session.confirmed and checkpoint.may_have_usage_of(session):
                 snapshot = copy.copy(session)
-                snapshot.deltas = session.deltas.copy()
+                snapshot.hourly_usage = {
+                    hour: counters.copy() for hour, counters in session.hourly_usage.items()
+                }
                 if session is self._fold.state.active and checkpoint.settled_until is not None:
                     grace = self._rules.grace_at(session.started_at)
                     session_fold.expire(snapshot, checkpoint.settled_until, grace)
@@ -122,12 +116,3 @@ class _KeyRecomputation:
                     if checkpoint.may_have_usage_of(session):
                         yield session, checkpoint.checkpoint
         state.changed = [session for session in state.changed if session.phase is not Phase.CLOSED]
-
-
-def merge_deltas(session: SessionState, calendar: Calendar) -> None:
-    """Merge the deltas of a session that lie in one hour and on one side."""
-    sums: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * 4)
-    for at, side, *counts in session.deltas:
-        hour_and_side = calendar.hour(at).starts_at, side
-        sums[hour_and_side] = [a + b for a, b in zip(sums[hour_and_side], counts, strict=True)]
-    session.deltas = [UsageDelta(at, side, *counts) for (at, side), counts in sums.items()]

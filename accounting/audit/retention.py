@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine
 
 from accounting.audit import finalized_queries, retention_queries
 from accounting.audit.evidence_queries import Cutoff, EvidenceScope
-from accounting.audit.recompute import merge_deltas, recompute_sessions
+from accounting.audit.recompute import recompute_sessions
 from accounting.audit.recompute_books import SESSIONS_PER_BATCH
 from accounting.audit.retention_queries import DependentPeriod, SourceDay
 from accounting.audit.verify import VerifyResult, verify
@@ -224,11 +224,8 @@ def _finalize_day(
     while batch := [(key, session) for key, session, _ in islice(recomputed, SESSIONS_PER_BATCH)]:
         hours: list[SessionHour] = []
         for _, session in batch:
-            calendar = rules[session.realm_id].calendar
             if session.phase is Phase.CLOSED:
-                hours += hours_of(session, calendar)
-            else:
-                merge_deltas(session, calendar)
+                hours += hours_of(session, rules[session.realm_id].calendar)
         finalized_queries.add_sessions(connection, batch, hours)
     mismatches = finalized_queries.count_mismatches(connection)
     if mismatches:

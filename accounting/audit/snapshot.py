@@ -36,18 +36,10 @@ def quiesced_snapshot(engine: Engine, *, hold_locks: bool = False) -> Iterator[C
         with suppress(LockHeld):  # waits for the holder below
             settle(engine)
         with lost_connections(), ExitStack() as stack:
-            with engine.begin() as waiting:
-                # Wait for the running jobs; the order of the locks is that of closing a period.
-                lock(waiting, "rollup")
-                for source in source_queries.all_sources(waiting):
-                    lock(waiting, f"settle.{source.source_id}")
             holding = stack.enter_context(engine.begin())
-            lock_names = [
-                f"settle.{source.source_id}" for source in source_queries.all_sources(holding)
-            ]
-            # try_lock, because a job that holds one of them may wait for another.
-            if not all(try_lock(holding, name, max_idle_seconds=0) for name in lock_names):
-                continue
+            # In the order in which closing a period takes them.
+            for source in source_queries.all_sources(holding):
+                lock(holding, f"settle.{source.source_id}", max_idle_seconds=0)
             with suppress(LockHeld):
                 rollup(engine)
                 adjust(engine)

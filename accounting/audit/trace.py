@@ -5,7 +5,7 @@ total what the interims lacked. Dropped reports are shown as one sum: as it was 
 session without any report left, as it is stored.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import groupby
@@ -28,7 +28,7 @@ from accounting.billing.period_queries import PeriodRow, find_period
 from accounting.billing.statement_queries import BilledLine, billed_lines
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import to_micros
-from accounting.domain.session_fold import Report, SessionState, UsageDelta
+from accounting.domain.session_fold import Report, SessionState
 from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet, UsageError
 from accounting.identities import realm_queries
@@ -193,7 +193,7 @@ def _trace_sessions(
     for key, group in groupby(evidence, key=itemgetter(0)):
         gap_positions = evidence_queries.gap_positions(connection, key.source_id, now)
         fold = KeyFold(key, rules, gap_positions)
-        contributions = _attribute_deltas(fold, (item for _, item in group))
+        contributions = _attribute_usage(fold, (item for _, item in group))
         until = settled_until[key.source_id]
         if until is not None:
             fold.expire(until)
@@ -215,34 +215,45 @@ def _trace_sessions(
                 source=names[key.source_id],
                 allocation_id=key.allocation_id,
                 numbers=(*counters, sum(hour.active_to - hour.active_from for hour in hours)),
-                dropped_counters=None if carried is None else _sum_within(carried, bounds),
+                dropped_counters=None
+                if carried is None
+                else _sum((added for hour, added in carried if bounds[0] <= hour < bounds[1]), 8),
                 reports=[
                     TracedReport(
                         source=names[key.source_id],
                         report=report,
-                        counters=_sum_within(deltas, bounds),
+                        counters=counters
+                        if bounds[0] <= report.received_at < bounds[1]
+                        else _NO_COUNTERS,
                         late=report[:2] > statement_positions.get(key.source_id, (0, 0)),
                     )
-                    for report, deltas in contribution.reports
+                    for report, counters in contribution.reports
                 ],
             )
 
 
 @dataclass(slots=True)
 class _Contributions:
-    """A session's deltas, attributed to the reports that brought them.
+    """A session's usage, attributed to the reports that brought it.
 
-    ``carried``: those of dropped reports; None for a session that was not carried. ``attributed``:
-    how many of the session's deltas are attributed so far.
+    ``carried``: that of dropped reports, by hour; None for a session that was not carried.
+    ``attributed``: the usage that is attributed so far.
     """
 
     session: SessionState
-    carried: list[UsageDelta] | None = None
-    reports: list[tuple[Report, list[UsageDelta]]] = field(default_factory=list)
-    attributed: int = 0
+    carried: list[tuple[int, Numbers]] | None = None
+    reports: list[tuple[Report, Numbers]] = field(default_factory=list)
+    attributed: Numbers = _NO_COUNTERS
+
+    def take(self) -> Numbers:
+        """The usage that is not attributed yet; afterwards it is."""
+        usage = tuple(self.session.usage)
+        new = tuple(a - b for a, b in zip(usage, self.attributed, strict=True))
+        self.attributed = usage
+        return new
 
 
-def _attribute_deltas(fold: KeyFold, evidence: Iterable[Evidence]) -> list[_Contributions]:
+def _attribute_usage(fold: KeyFold, evidence: Iterable[Evidence]) -> list[_Contributions]:
     """Apply a key's evidence report by report; returns every session with what each brought."""
     state = fold.state
     # By identity: sessions are mutable, and ``state.changed`` keeps each of them.
@@ -250,44 +261,33 @@ def _attribute_deltas(fold: KeyFold, evidence: Iterable[Evidence]) -> list[_Cont
     for item in evidence:
         if isinstance(item, SessionState):
             fold.resume(item)
-            contributions[id(item)] = _Contributions(
-                item, item.deltas.copy(), attributed=len(item.deltas)
-            )
+            carried = [(hour, tuple(added)) for hour, added in item.hourly_usage.items()]
+            contributions[id(item)] = _Contributions(item, carried, attributed=tuple(item.usage))
             continue
         pending, active = state.pending, state.active
         fold.apply(item)
         for session in state.changed:
             contributions.setdefault(id(session), _Contributions(session))
         if pending is not None and all(session is not pending for session in state.changed):
-            # It was merged into the active session, which has its deltas now.
+            # It was merged into the active session, which has its usage now.
             merged, target = contributions.pop(id(pending)), contributions[id(active)]
             target.reports += merged.reports
-            target.attributed += len(pending.deltas)
+            target.attributed = _sum((target.attributed, merged.attributed), 8)
             if merged.carried is not None:
                 target.carried = [*(target.carried or ()), *merged.carried]
         if isinstance(item, Report):
-            # The session with a new delta, or else the one that the report says something about.
+            # The session with new usage, or else the one that the report says something about.
             named = contributions[id(state.active or active or state.changed[-1])]
             owner = next(
                 (
                     contribution
                     for contribution in contributions.values()
-                    if len(contribution.session.deltas) > contribution.attributed
+                    if tuple(contribution.session.usage) != contribution.attributed
                 ),
                 named,
             )
-            owner.reports.append((item, owner.session.deltas[owner.attributed :]))
-            owner.attributed = len(owner.session.deltas)
+            owner.reports.append((item, owner.take()))
     return list(contributions.values())
-
-
-def _sum_within(deltas: Sequence[UsageDelta], bounds: tuple[int, int]) -> Numbers:
-    counters = [0] * 8
-    for at, side, *counts in deltas:
-        if bounds[0] <= at < bounds[1]:
-            for index, count in enumerate(counts, start=4 * side):
-                counters[index] += count
-    return tuple(counters)
 
 
 def _sum(rows: Iterable[Numbers], length: int = 9) -> Numbers:

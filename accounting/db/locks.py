@@ -56,10 +56,17 @@ def require_lock(
         raise _lock_held(connection, name)
 
 
-def lock(connection: Connection, name: str, *, wait_seconds: float = MAX_WAIT_SECONDS) -> None:
+def lock(
+    connection: Connection,
+    name: str,
+    *,
+    wait_seconds: float = MAX_WAIT_SECONDS,
+    max_idle_seconds: float = MAX_IDLE_SECONDS,
+) -> None:
     """Take the named lock until the transaction ends; waits while another session has it.
 
     Raises LockHeld after ``wait_seconds``; the transaction can only be rolled back then.
+    ``max_idle_seconds``: as in :func:`try_lock`.
     """
     set_lock_timeout(connection, wait_seconds)
     try:
@@ -71,7 +78,7 @@ def lock(connection: Connection, name: str, *, wait_seconds: float = MAX_WAIT_SE
             held = _lock_held(other, name)
         raise held from error
     connection.execute(
-        select(func.set_config("lock_timeout", "0", True), _limit_idleness(MAX_IDLE_SECONDS))
+        select(func.set_config("lock_timeout", "0", True), _limit_idleness(max_idle_seconds))
     )
 
 

@@ -101,17 +101,6 @@ class StatusKeySighting(NamedTuple):
     idle_seconds: int
 
 
-class UsageDelta(NamedTuple):
-    """Usage at one moment: that of an interim, or the correction that a total causes."""
-
-    at: int
-    side: int
-    received_packets: int
-    received_bytes: int
-    sent_packets: int
-    sent_bytes: int
-
-
 @dataclass(slots=True, kw_only=True)
 class PriorState:
     """A stored session as it was before the current step.
@@ -125,6 +114,7 @@ class PriorState:
     ended: bool
     confirmed: bool
     estimated: bool
+    usage: Sequence[int]
     single_hour: int | None = None
 
 
@@ -132,9 +122,10 @@ class PriorState:
 class SessionState:
     """A session, with all that later reports may need of it.
 
-    ``usage`` is the sum so far, in the order of COUNTERS; ``deltas`` are what this step added to
-    it. ``new_count`` and ``deleted_count`` count those reports: they exceed one only where two
-    servers share a key. ``client_total`` and ``peer_total`` are the sums of the received totals.
+    ``usage`` is the sum so far, in the order of COUNTERS; ``hourly_usage`` is what this step added
+    to it, by the start of the hour. ``new_count`` and ``deleted_count`` count those reports: they
+    exceed one only where two servers share a key. ``client_total`` and ``peer_total`` are the sums
+    of the received totals.
     """
 
     session_id: bytes
@@ -161,7 +152,7 @@ class SessionState:
     peer_total: list[int] = field(default_factory=lambda: [0] * 4)
     estimated: bool = False
     disputed: bool = False
-    deltas: list[UsageDelta] = field(default_factory=list)
+    hourly_usage: dict[int, list[int]] = field(default_factory=dict)
     prior: PriorState | None = None
 
     @property
@@ -188,13 +179,13 @@ class SessionState:
 class KeyState:
     """The sessions of one key that a report can still change, and those that this step changed.
 
-    ``merged``: the ids of stored pending sessions, each with the session that it was merged into.
+    ``merged``: stored pending sessions, each with the session that it was merged into.
     """
 
     active: SessionState | None = None
     pending: SessionState | None = None
     changed: list[SessionState] = field(default_factory=list)
-    merged: list[tuple[bytes, SessionState]] = field(default_factory=list)
+    merged: list[tuple[SessionState, SessionState]] = field(default_factory=list)
 
 
 def session_id(source_id: int, epoch: int, position: int) -> bytes:
@@ -219,22 +210,24 @@ def apply_report(
     *,
     source_id: int,
     grace: int,
+    hour: int,
     gap_positions: Sequence[tuple[int, int]] = (),
 ) -> None:
     """Apply the next report of a key, in order of position.
 
-    ``grace``: in microseconds. ``gap_positions``: the (epoch, position), in order, after which each
+    ``grace``: in microseconds. ``hour``: the start of the hour of its receipt, in its realm's
+    calendar. ``gap_positions``: the (epoch, position), in order, after which each
     of the source's capture gaps lies. A session around a gap may have lost interims.
     """
     now = report.received_at
     session = key_state.active
     if session is not None and expire(session, now, grace):
-        _add_changed(key_state, session)
+        add_changed(key_state, session)
         if session.phase is Phase.CLOSED:
             session = key_state.active = None
     kind = report.kind
     if kind == ReportKind.INTERIM:
-        _apply_interim(key_state, session, report, source_id)
+        _apply_interim(key_state, session, report, source_id, hour)
         return
     if kind == ReportKind.NEW:
         session = _apply_new(key_state, session, report, source_id)
@@ -243,12 +236,12 @@ def apply_report(
     else:
         if session.end_cause is EndCause.EXPIRED:
             _reopen(key_state, session)
-        _add_changed(key_state, session)
+        add_changed(key_state, session)
     session.confirmed = True
     if kind == ReportKind.DELETED:
         _apply_deleted(session, now)
     elif kind == ReportKind.TOTAL:
-        _apply_total(session, report, gap_positions)
+        _apply_total(session, report, hour, gap_positions)
     else:
         _apply_status(session, report)
     if session.end_cause is EndCause.DELETED and session._has_all_totals:
@@ -278,13 +271,13 @@ def apply_sighting(key_state: KeyState, sighting: StatusKeySighting, *, grace: i
     refreshed = set_at > session.last_seen_at
     if expire(session, sighting.seen_at, grace) and session.phase is Phase.CLOSED:
         key_state.active = None
-        _add_changed(key_state, session)
+        add_changed(key_state, session)
         return False
     if session.end_cause is EndCause.EXPIRED:
         if not refreshed:
             return False
         _reopen(key_state, session)
-    _add_changed(key_state, session)
+    add_changed(key_state, session)
     session.confirmed = True
     if refreshed:
         session.last_seen_at = set_at
@@ -308,7 +301,7 @@ def expire(session: SessionState, now: int, grace: int) -> bool:
 
 
 def _apply_interim(
-    key_state: KeyState, session: SessionState | None, report: Report, source_id: int
+    key_state: KeyState, session: SessionState | None, report: Report, source_id: int, hour: int
 ) -> None:
     if session is None or session.end_cause is EndCause.DELETED or session._has_final_client_totals:
         session = _start_next(key_state, session, report, source_id, start_known=False)
@@ -317,11 +310,11 @@ def _apply_interim(
             key_state.pending = _start(key_state, report, source_id)
             key_state.pending.phase = Phase.PENDING
         session = key_state.pending
-        _add_changed(key_state, session)
+        add_changed(key_state, session)
     else:
-        _add_changed(key_state, session)
+        add_changed(key_state, session)
     _extend_last_seen(session, report.received_at)
-    _add_delta(session, UsageDelta(report.received_at, report.side or Side.CLIENT, *report[-4:]))
+    _add_usage(session, hour, report.side == Side.PEER, report[-4:])
 
 
 def _belongs_to(session: SessionState, report: Report) -> bool:
@@ -350,7 +343,7 @@ def _apply_new(
         # Another server uses the key at the same time (docs/coturn.md#shared-key): one session.
         session.new_count = min(session._server_count + 1, MAX_SERVERS)
         session.disputed = True
-        _add_changed(key_state, session)
+        add_changed(key_state, session)
         return session
     session = _start_next(key_state, session, report, source_id, start_known=True)
     session.new_count = 1
@@ -373,10 +366,10 @@ def _start_next(
                 EndCause.SUPERSEDED if report.kind == ReportKind.NEW else EndCause.EXPIRED
             )
         previous.phase = Phase.CLOSED
-        _add_changed(key_state, previous)
+        add_changed(key_state, previous)
     if key_state.pending is not None:
         key_state.pending.phase = Phase.CLOSED
-        _add_changed(key_state, key_state.pending)
+        add_changed(key_state, key_state.pending)
         key_state.pending = None
     key_state.active = _start(key_state, report, source_id)
     key_state.active.start_known = start_known
@@ -404,14 +397,18 @@ def _reopen(key_state: KeyState, session: SessionState) -> None:
         return
     # The interims since its supposed end belong to it.
     session.usage = [a + b for a, b in zip(session.usage, pending.usage, strict=True)]
-    session.deltas.extend(pending.deltas)
+    for hour, added in pending.hourly_usage.items():
+        _add_to_hour(session, hour, added)
     if pending.prior is not None:
-        key_state.merged.append((pending.session_id, session))
+        key_state.merged.append((pending, session))
+        if pending.prior.single_hour is not None:
+            _add_to_hour(session, pending.prior.single_hour, pending.prior.usage)
     key_state.changed = [touched for touched in key_state.changed if touched is not pending]
     key_state.pending = None
 
 
-def _add_changed(key_state: KeyState, session: SessionState) -> None:
+def add_changed(key_state: KeyState, session: SessionState) -> None:
+    """Note that a session changed in this step."""
     changed = key_state.changed
     if not changed or (
         changed[-1] is not session and all(other is not session for other in changed)
@@ -454,7 +451,7 @@ def _apply_deleted(session: SessionState, now: int) -> None:
 
 
 def _apply_total(
-    session: SessionState, report: Report, gap_positions: Sequence[tuple[int, int]]
+    session: SessionState, report: Report, hour: int, gap_positions: Sequence[tuple[int, int]]
 ) -> None:
     now = report.received_at
     counts = report[-4:]
@@ -468,7 +465,8 @@ def _apply_total(
             missing = [max(0, count) for count in missing]
         session.estimated |= any(count > 0 for count in missing)
         session.disputed |= any(count < 0 for count in missing)
-        _add_correction(session, now, Side.CLIENT, missing)
+        if any(missing):
+            _add_usage(session, hour, False, missing)
         if session._has_final_client_totals and session.ended_at is None:
             # coturn sends totals when it deletes an allocation, so its lifetime is over.
             session.expires_at = now
@@ -477,11 +475,11 @@ def _apply_total(
         session.peer_total_count += 1
         session.peer_total = [a + b for a, b in zip(session.peer_total, counts, strict=True)]
         if session.peer_total_count >= session._server_count:
-            _apply_peer_total(session, report, gap_positions)
+            _apply_peer_total(session, report, hour, gap_positions)
 
 
 def _apply_peer_total(
-    session: SessionState, report: Report, gap_positions: Sequence[tuple[int, int]]
+    session: SessionState, report: Report, hour: int, gap_positions: Sequence[tuple[int, int]]
 ) -> None:
     """Compare the peer total with the interims, and add what they lack if some may be lost.
 
@@ -500,7 +498,7 @@ def _apply_peer_total(
     )
     if interims_missed and _is_plausible_loss(*missing[:2]) and _is_plausible_loss(*missing[2:]):
         session.estimated = True
-        _add_correction(session, report.received_at, Side.PEER, missing)
+        _add_usage(session, hour, True, missing)
     else:
         session.disputed = True
 
@@ -518,16 +516,19 @@ def _is_plausible_loss(packets: int, bytes_: int) -> bool:
     return packets < PEER_MODULUS // 2 and bytes_ <= packets * LARGEST_PACKET_BYTES
 
 
-def _add_correction(session: SessionState, now: int, side: Side, missing: Sequence[int]) -> None:
-    if any(missing):
-        _add_delta(session, UsageDelta(now, side, *missing))
+def _add_to_hour(session: SessionState, hour: int, counters: Sequence[int]) -> None:
+    before = session.hourly_usage.get(hour, [0] * 8)
+    session.hourly_usage[hour] = [a + b for a, b in zip(before, counters, strict=True)]
 
 
-def _add_delta(session: SessionState, delta: UsageDelta) -> None:
-    session.deltas.append(delta)
-    first = 0 if delta.side == Side.CLIENT else 4
-    usage = session.usage
-    usage[first] += delta.received_packets
-    usage[first + 1] += delta.received_bytes
-    usage[first + 2] += delta.sent_packets
-    usage[first + 3] += delta.sent_bytes
+def _add_usage(session: SessionState, hour: int, of_peer: bool, counts: Sequence[int]) -> None:
+    received_packets, received_bytes, sent_packets, sent_bytes = counts
+    first = 4 if of_peer else 0
+    sums = session.hourly_usage.get(hour)
+    if sums is None:
+        sums = session.hourly_usage[hour] = [0] * 8
+    for numbers in (session.usage, sums):
+        numbers[first] += received_packets
+        numbers[first + 1] += received_bytes
+        numbers[first + 2] += sent_packets
+        numbers[first + 3] += sent_bytes

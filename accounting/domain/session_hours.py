@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from accounting.domain.calendar import Bucket, Calendar
-from accounting.domain.session_fold import SessionState
+from accounting.domain.session_fold import PriorState, SessionState
 
 _NOTHING: Final = (0,) * 8
 _RECEIVED_BYTES: Final = 1
@@ -69,34 +69,30 @@ def _hours(session: SessionState, calendar: Calendar) -> list[tuple[Bucket, Sess
     hours = {last.starts_at: last}
     if since < last.starts_at:
         hours = {hour.starts_at: hour for hour in calendar.hours(since, until)}
-    added: dict[int, list[int]] = {}
-    for at, side, *counts in session.deltas:
-        hour = last if last.starts_at <= at < last.ends_at else calendar.hour(at)
-        sums = added.get(hour.starts_at)
-        if sums is None:
-            hours[hour.starts_at] = hour
-            sums = added[hour.starts_at] = [0] * 8
-        for index, count in enumerate(counts, start=4 * side):
-            sums[index] += count
+    for starts_at in session.hourly_usage:
+        if starts_at not in hours:
+            hours[starts_at] = calendar.hour(starts_at)
     return [
-        (
-            hour,
-            SessionHour(
-                session.session_id,
-                starts_at,
-                session.user_key,
-                session.realm_id,
-                session.confirmed,
-                session.estimated,
-                starts_at <= session.started_at < hour.ends_at,
-                session.ended_at is not None and starts_at <= session.ended_at < hour.ends_at,
-                _clamp(session.started_at, hour),
-                _clamp(until, hour),
-                added.get(starts_at, _NOTHING),
-            ),
-        )
+        (hour, _session_hour(session, hour, session.hourly_usage.get(starts_at, _NOTHING)))
         for starts_at, hour in hours.items()
     ]
+
+
+def _session_hour(session: SessionState, hour: Bucket, counters: Sequence[int]) -> SessionHour:
+    starts_at, ends_at, until = hour.starts_at, hour.ends_at, session.active_until
+    return SessionHour(
+        session.session_id,
+        starts_at,
+        session.user_key,
+        session.realm_id,
+        session.confirmed,
+        session.estimated,
+        starts_at <= session.started_at < ends_at,
+        session.ended_at is not None and starts_at <= session.ended_at < ends_at,
+        _clamp(session.started_at, hour),
+        _clamp(until, hour),
+        counters,
+    )
 
 
 def _clamp(time: int, hour: Bucket) -> int:
@@ -106,51 +102,77 @@ def _clamp(time: int, hour: Bucket) -> int:
 class UsageChanges:
     """What one step changes: the hours of sessions, and by how much the hours of users.
 
-    ``single_hours``: by session_id, the start of the only hour that a session was active in; such a
-    session gets no row in ``hour_rows``. ``sessions_needing_hour_rows``: those that get a row for
-    every hour, because the caller says so or because they reach a second hour in this step.
     ``realm_hours``: every (realm_id, start) of an hour that changes. ``deltas_by_hour``: for each
     hour of a billed user COUNTERS, sessions started and ended, microseconds, estimated bytes, and
     sessions that continued into that hour. ``peak_slices``: those in which the number of starts or
-    ends of sessions changes.
+    ends of sessions changes. ``flag_changes``: sessions whose rows of hours need other flags;
+    ``session_hour_queries.update_flags`` queues what that changes in the usage of users.
     """
 
-    def __init__(self, sessions_needing_hour_rows: Iterable[bytes] = ()) -> None:
+    def __init__(self, merged: Iterable[tuple[SessionState, SessionState]] = ()) -> None:
+        """``merged``: pending sessions, each with the session that it was merged into."""
         self.hour_rows: list[SessionHour] = []
-        self.single_hours: dict[bytes, int] = {}
-        self.sessions_needing_hour_rows = set(sessions_needing_hour_rows)
         self.realm_hours: set[tuple[int, int]] = set()
         self.deltas_by_hour: dict[UserHour, list[int]] = {}
         self.peak_slices: set[PeakSlice] = set()
+        self.flag_changes: list[SessionState] = []
+        self._with_hour_rows: set[bytes] = set()
+        for pending, session in merged:
+            if pending.prior is not None and pending.prior.single_hour is None:
+                # Its rows of hours become the session's, which therefore needs such rows too.
+                self._with_hour_rows.add(session.session_id)
+                self.flag_changes.append(session)
 
-    def add_session(self, session: SessionState, calendar: Calendar) -> None:
+    def add_session(self, session: SessionState, calendar: Calendar) -> int | None:
         """Add what a session changed in this step.
 
-        If it became confirmed or estimated in this step, its stored hours count here as if they had
-        been so before: ``session_hour_queries.update_flags`` queues what that changes.
+        Returns the start of the only hour that it was active in; a session that was active in
+        several has a row for each.
         """
+        prior = session.prior
+        if prior is not None:
+            self._add_flag_changes(session, prior)
         hours = _hours(session, calendar)
-        self._add_hour_rows(session, [row for _, row in hours])
+        realm_id = session.realm_id
         for hour, row in hours:
-            self.realm_hours.add((session.realm_id, row.starts_at))
+            self.realm_hours.add((realm_id, row.starts_at))
             if session.confirmed:
                 self._add_delta(session, hour, row)
         if session.confirmed:
             self.peak_slices.update(_changed_slices(session, calendar))
-
-    def _add_hour_rows(self, session: SessionState, rows: list[SessionHour]) -> None:
-        prior, session_id = session.prior, session.session_id
-        single_hour = rows[0].starts_at if prior is None else prior.single_hour
-        if (
-            session_id not in self.sessions_needing_hour_rows
-            and len(rows) == 1
-            and rows[0].starts_at == single_hour
-        ):
-            self.single_hours[session_id] = single_hour
-            return
-        self.hour_rows += rows
+        only = hours[0][1].starts_at
+        stored = only if prior is None else prior.single_hour
+        if len(hours) == 1 and only == stored and session.session_id not in self._with_hour_rows:
+            return only
+        rows = [row for _, row in hours]
         if prior is not None and prior.single_hour is not None:
-            self.sessions_needing_hour_rows.add(session_id)
+            rows = _with_stored_hour(session, prior, rows, calendar)
+        self.hour_rows += rows
+        return None
+
+    def _add_flag_changes(self, session: SessionState, prior: PriorState) -> None:
+        """Count the stored hours of a session that became confirmed or estimated as if before."""
+        if (prior.confirmed, prior.estimated) == (session.confirmed, session.estimated):
+            return
+        if prior.single_hour is None:
+            self.flag_changes.append(session)
+            return
+        sign = session.confirmed - prior.confirmed
+        estimated_sign = (session.confirmed and session.estimated) - (
+            prior.confirmed and prior.estimated
+        )
+        usage = prior.usage
+        self._add(
+            (session.realm_id, session.user_key, prior.single_hour),
+            (
+                *(sign * count for count in usage),
+                sign,
+                sign * prior.ended,
+                sign * (prior.active_until - session.started_at),
+                estimated_sign * (usage[_RECEIVED_BYTES] + usage[_SENT_BYTES]),
+                0,
+            ),
+        )
 
     def _add_delta(self, session: SessionState, hour: Bucket, row: SessionHour) -> None:
         counters = row.counters
@@ -164,27 +186,43 @@ class UsageChanges:
             active_micros_before = max(0, _clamp(prior.active_until, hour) - row.active_from)
         estimated = counters[_RECEIVED_BYTES] + counters[_SENT_BYTES] if session.estimated else 0
         carried = 0 if row.started else (active_micros > 0) - (active_micros_before > 0)
-        user_hour = row.realm_id, row.user_key, row.starts_at
-        change = (
-            *counters,
-            started,
-            ended,
-            active_micros - active_micros_before,
-            estimated,
-            carried,
+        self._add(
+            (row.realm_id, row.user_key, row.starts_at),
+            (
+                *counters,
+                started,
+                ended,
+                active_micros - active_micros_before,
+                estimated,
+                carried,
+            ),
         )
+
+    def _add(self, user_hour: UserHour, change: Sequence[int]) -> None:
         sums = self.deltas_by_hour.get(user_hour)
-        if sums is None:
-            self.deltas_by_hour[user_hour] = list(change)
-        else:
-            for index, number in enumerate(change):
-                sums[index] += number
+        self.deltas_by_hour[user_hour] = (
+            list(change) if sums is None else list(map(int.__add__, sums, change))
+        )
 
     def deltas(self) -> Iterator[tuple[UserHour, Sequence[int]]]:
         """The hours of users that changed, each with its change."""
         return (
             (user_hour, change) for user_hour, change in self.deltas_by_hour.items() if any(change)
         )
+
+
+def _with_stored_hour(
+    session: SessionState, prior: PriorState, rows: list[SessionHour], calendar: Calendar
+) -> list[SessionHour]:
+    """The rows, and with them the only hour that the session had before this step."""
+    for index, row in enumerate(rows):
+        if row.starts_at == prior.single_hour:
+            counters = [a + b for a, b in zip(row.counters, prior.usage, strict=True)]
+            rows[index] = row._replace(counters=counters)
+            return rows
+    assert prior.single_hour is not None
+    hour = calendar.hour(prior.single_hour)
+    return [_session_hour(session, hour, prior.usage), *rows]
 
 
 def _changed_slices(session: SessionState, calendar: Calendar) -> Iterator[PeakSlice]:

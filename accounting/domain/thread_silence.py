@@ -71,6 +71,21 @@ class ThreadStatus:
 LocatedSession = tuple[int, int, str | None, SessionState]
 """A session with its database, its allocation id, and its server's ``ip:port`` if known."""
 
+
+class ThreadActivity(NamedTuple):
+    """What a session with new reports says of its relay thread.
+
+    ``server_address``: ``ip:port`` if known. ``started_at``: of a session that began with a
+    ``new`` among these reports.
+    """
+
+    database: int
+    allocation_id: int
+    server_address: str | None
+    last_seen_at: int
+    started_at: int | None
+
+
 ThreadStatuses = Mapping[RelayThread, ThreadStatus]
 
 
@@ -81,18 +96,18 @@ def relay_thread(database: int, allocation_id: int, server_address: str | None) 
 
 
 def record_activity(
-    statuses: ThreadStatuses, sessions: Iterable[LocatedSession]
+    statuses: ThreadStatuses, activity: Iterable[ThreadActivity]
 ) -> dict[RelayThread, ThreadStatus]:
-    """The statuses that change when these sessions have new reports."""
+    """The statuses that change when sessions have new reports."""
     last_reports: dict[tuple[int, int, str | None], int] = {}
     started: list[tuple[int, int, RelayThread]] = []
-    for database, allocation_id, address, session in sessions:
+    for database, allocation_id, address, last_seen_at, started_at in activity:
         located_thread = database, allocation_id // IDS_PER_THREAD, address
-        if last_reports.get(located_thread, 0) < session.last_seen_at:
-            last_reports[located_thread] = session.last_seen_at
-        if session.start_known and session.prior is None:
+        if last_reports.get(located_thread, 0) < last_seen_at:
+            last_reports[located_thread] = last_seen_at
+        if started_at is not None:
             thread = relay_thread(database, allocation_id, address)
-            started.append((session.started_at, allocation_id, thread))
+            started.append((started_at, allocation_id, thread))
     changed: dict[RelayThread, ThreadStatus] = {}
     for (database, number, address), at in last_reports.items():
         thread = relay_thread(database, number * IDS_PER_THREAD, address)

@@ -68,10 +68,10 @@ def add_sightings(
     source_id: int,
     sightings: Sequence[StatusKeySighting],
     start: tuple[int, int],
-) -> None:
-    """Insert sightings in order, renumbered. Those at ``start`` that are stored are skipped."""
+) -> list[StatusKeySighting]:
+    """Insert sightings in order, renumbered; returns them. Skips those stored at ``start``."""
     if not sightings:
-        return
+        return []
     table = key_sightings.c
     stored_at_start = connection.execute(
         select(
@@ -81,6 +81,7 @@ def add_sightings(
     stored = {tuple(row) for row in stored_at_start}
     numbers = Counter({start: len(stored_at_start)})
     rows = []
+    added = []
     for sighting in sightings:
         position = sighting.epoch, sighting.position
         identifying = {
@@ -93,6 +94,7 @@ def add_sightings(
         if position == start and tuple(identifying.values()) in stored:
             continue
         numbers[position] += 1
+        added.append(sighting._replace(number=numbers[position]))
         rows.append(
             {
                 **identifying,
@@ -107,3 +109,4 @@ def add_sightings(
         )
     if rows:
         connection.execute(insert(key_sightings), rows)
+    return added

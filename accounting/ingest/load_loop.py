@@ -10,7 +10,7 @@ import structlog
 from accounting.capture.spool.pruning import prune
 from accounting.capture.spool.spool import Spool
 from accounting.db.migrations import require_head
-from accounting.errors import ConnectionLost, LeaseHeld, SourceConflict
+from accounting.errors import ConnectionLost, LeaseHeld, LockHeld, SourceConflict
 from accounting.ingest.loader import Loader
 from accounting.waiting import Backoff
 
@@ -44,7 +44,7 @@ def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -
                 require_head(loader.engine)
                 ready = True
             loaded = loader.load()
-        except (ConnectionLost, LeaseHeld, SourceConflict) as error:
+        except (ConnectionLost, LeaseHeld, LockHeld, SourceConflict) as error:
             if stop.is_set():
                 log.warning("what is left stays in the spool", reason=str(error))
                 return

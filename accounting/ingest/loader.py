@@ -21,6 +21,7 @@ from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.rate_limit import RateLimit
 from accounting.domain.realm_rules import RealmRule
 from accounting.domain.server_identity import ServerIdentity
+from accounting.domain.session_fold import StatusKeySighting
 from accounting.errors import ConnectionLost
 from accounting.identities.identity_resolver import MAX_REALMS, IdentityResolver
 from accounting.ingest import (
@@ -34,17 +35,30 @@ from accounting.ingest.message_counts import CounterKey
 from accounting.ingest.refused_epochs import record_refused_epoch, refused_epoch
 from accounting.ingest.row_encoder import DAY_MICROSECONDS, RowEncoder
 from accounting.ingest.source_lease import check_lease, this_host
+from accounting.sessions.settle import gc_paused, in_order, settle_source
+from accounting.sessions.settler import DUE_BATCH, Settler
 from accounting.sources import gap_queries, source_queries
 from accounting.sources.retire import reopen_if_retired
 from accounting.sources.source_queries import SourceRow
+from accounting.sources.watermark_queries import Watermark
 
-BATCH: Final = 100_000
+BATCH: Final = 50_000
 """The most messages that one transaction loads."""
+MEMORY_LIMIT: Final = 130_000
+"""How many keys with open sessions stay in memory, at 1.2 kB each."""
 
 CORRECTION_TIMEOUT_SECONDS: Final = 60.0
 """How long times that are unconfirmed or later than now wait for the collector's correction.
 
 Or twice the lease, which has time for several comparisons of the clocks, if that is longer."""
+
+
+class _UnsettledReports(Exception):
+    """Raised where the source has reports that were loaded without being settled."""
+
+    def __init__(self, source_id: int) -> None:
+        super().__init__(source_id)
+        self.source_id = source_id
 
 
 @dataclass(slots=True)
@@ -63,6 +77,8 @@ class Loader:
     lease_seconds: float = 15.0
     rejected_per_hour: int = rejected_messages.PER_HOUR
     max_realms: int = MAX_REALMS
+    memory_limit: int = MEMORY_LIMIT
+    _settler: Settler | None = field(init=False, default=None)
     _identities: IdentityResolver = field(init=False)
     _partitions: set[int] = field(init=False, default_factory=set)
     _gaps: dict[int, Gap] = field(init=False, default_factory=dict)
@@ -77,6 +93,7 @@ class Loader:
     _held_back_since: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        self._settler = None
         self._identities = IdentityResolver(self.default_rule, self.max_realms)
 
     @property
@@ -92,15 +109,23 @@ class Loader:
         this source, and :class:`SourceConflict` when all that is left was captured from a Redis of
         another source.
         """
+        try:
+            return self._load(limit)
+        except _UnsettledReports as error:
+            settle_source(self.engine, error.source_id, wait=True)
+            return self._load(limit)
+
+    def _load(self, limit: int) -> int:
         state = self.spool.state()
         lease_check_due = time.monotonic() >= self._checked_at + self.lease_seconds / 4
         if state == self._loaded_state and not self._new_gaps() and not lease_check_due:
             return 0
-        with lost_connections(), self.engine.begin() as connection:
-            source = source_queries.lock_source(connection, state.source, state.mode or "subscribe")
-            check_lease(connection, source, self.spool)
-            if (source.epoch, source.position) != self._expected_position:
-                self._clear_caches()
+        with gc_paused(), lost_connections(), self.engine.begin() as connection:
+            source = self._lock_source(connection, state)
+            settler = self._settler or Settler(source.source_id, memory_limit=self.memory_limit)
+            watermark = settler.begin(connection)
+            if (watermark.epoch, watermark.position) != (source.epoch, source.position):
+                raise _UnsettledReports(source.source_id)
             # Read under the lock of the source, when no other loader works on the spool, and before
             # the messages, so that these include everything that the state counts as captured.
             now = to_micros(database_now(connection))
@@ -128,18 +153,30 @@ class Loader:
                 if refused.epoch.number == state.captured_epoch:
                     raise refused.conflict
                 record_refused_epoch(connection, self.spool, source, refused, latest)
-            last_sighting = self._write(connection, encoder, start)
-            position = self._advance_source(
+            sightings, last_sighting = self._write(connection, encoder, start)
+            self._write_gaps(connection, source, epoch_numbers, gaps)
+            reached = self._advance_source(
                 connection, source, encoder, state, is_own=refused is None
             )
-            self._write_gaps(connection, source, epoch_numbers, gaps)
+            due = settler.settle(
+                connection,
+                watermark,
+                replace(
+                    reached,
+                    last_sighting=sightings[-1][:3] if sightings else watermark.last_sighting,
+                ),
+                in_order(encoder.reports, sightings),
+            )
             if state.captured_from is not None and state.captured_from <= latest:
                 self._close_lost_spool_gap(connection, source, state.captured_from)
+        settler.committed()
+        self._settler = settler
         if refused is None:
             self._claimed = {epoch.server for epoch in self.spool.epochs()}
         elif encoder.last is None:
             self.spool.discard_epoch(refused.epoch.number)
-        self._expected_position, self._rate_limit = position, encoder.rate_limit
+        self._expected_position = reached.epoch, reached.position
+        self._rate_limit = encoder.rate_limit
         self._caught_up = encoder.reached >= encoder.end
         self._checked_at = time.monotonic()
         self._last_sighting = last_sighting
@@ -148,11 +185,22 @@ class Loader:
         self._lost_spool_gap_open &= state.captured_from is None or state.captured_from > latest
         self._partitions = encoder.partitions
         if encoder.last is None:
-            is_done = state.newest_at <= latest and refused is None
-            self._loaded_state = state if is_done else None
+            is_idle = state.newest_at <= latest and refused is None and due < DUE_BATCH
+            self._loaded_state = state if is_idle else None
             return 0
         self.spool.mark_loaded(encoder.last.origin.epoch, encoder.last.position)
         return encoder.message_count
+
+    def _lock_source(self, connection: Connection, state: SpoolState) -> SourceRow:
+        """Lock settling and the source, while this collector has the lease."""
+        if self._settler is not None:
+            # Before the source, in the order of all that takes both locks.
+            self._settler.lock(connection)
+        source = source_queries.lock_source(connection, state.source, state.mode or "subscribe")
+        check_lease(connection, source, self.spool)
+        if (source.epoch, source.position) != self._expected_position:
+            self._clear_caches()
+        return source
 
     def _confirm_times(self, now: int) -> tuple[SpoolState, int]:
         """The spool's state, and the latest time that may be loaded now. Times in microseconds.
@@ -190,6 +238,7 @@ class Loader:
 
     def _clear_caches(self) -> None:
         """Forget the database's contents: another loader wrote to it, or a backup was restored."""
+        self._settler = None
         self._identities = IdentityResolver(self.default_rule, self.max_realms)
         self._partitions = set()
         self._gaps = {}
@@ -204,7 +253,7 @@ class Loader:
         state: SpoolState,
         *,
         is_own: bool,
-    ) -> tuple[int, int]:
+    ) -> Watermark:
         """Move the source to the reached position, and return it as the database numbers it.
 
         ``is_own``: the spool's checkpoints are the source's, not those of another one's Redis.
@@ -221,13 +270,14 @@ class Loader:
         # An offset only counts within the replication history that it was captured from.
         in_stream = state.resume_point is not None and encoder.reached[0] == state.captured_epoch
         epoch, position = encoder.epoch_numbers[encoder.reached[0]], encoder.reached[1]
+        loaded_until = captured_until if caught_up and captured_until else last_received_at
         advanced = source_queries.advance(
             connection,
             source,
             epoch=epoch,
             position=position,
             captured_until=captured_until,
-            loaded_until=captured_until if caught_up and captured_until else last_received_at,
+            loaded_until=loaded_until,
             last_received_at=last_received_at,
             mode=state.mode or "subscribe",
             replication_id=state.replication_id if in_stream else None,
@@ -239,13 +289,24 @@ class Loader:
                 f"source {source.source} moved while loading: another loader is at work"
             )
         reopen_if_retired(connection, source, last_received_at)
-        return epoch, position
+        return Watermark(
+            source_id=source.source_id,
+            epoch=epoch,
+            position=position,
+            received_at=source.last_received_at if last_received_at is None else last_received_at,
+            settled_until=loaded_until,
+        )
 
-    def _write(self, connection: Connection, encoder: RowEncoder, start: tuple[int, int]) -> int:
-        """Insert messages and key sightings; returns the number of the last sighting."""
+    def _write(
+        self, connection: Connection, encoder: RowEncoder, start: tuple[int, int]
+    ) -> tuple[list[StatusKeySighting], int]:
+        """Insert messages and key sightings.
+
+        Returns the sightings, and the number of the last one in the spool.
+        """
         sightings = self.spool.sightings(self._last_sighting)
         if not encoder.has_more() and not sightings:
-            return self._last_sighting
+            return [], self._last_sighting
         self._identities.begin(connection)
         loaded = self._copy(connection, encoder)
         # Sightings before the start are loaded, or were discarded when another collector took over.
@@ -268,13 +329,13 @@ class Loader:
                 not self._identities.names_erased_user(message.channel, message.received_at)
             ),
         )
-        key_sightings.add_sightings(
+        identified = key_sightings.add_sightings(
             connection, encoder.source_id, identified, (encoder.epoch_numbers[start[0]], start[1])
         )
         counts = Counter(CounterKey("rejected", message.reason) for message in encoder.rejected)
         counts[CounterKey("loaded")] = loaded
         message_counts.add(connection, encoder.source_id, counts)
-        return sightings[-1].number if sightings else self._last_sighting
+        return identified, sightings[-1].number if sightings else self._last_sighting
 
     def _copy(self, connection: Connection, encoder: RowEncoder) -> int:
         """Insert reports; returns how many. Postgres reads rows while the next ones are encoded."""

@@ -24,7 +24,8 @@ from accounting.domain.coturn_messages import (
     split_channel,
 )
 from accounting.domain.rate_limit import RateLimit
-from accounting.identities.identity_resolver import IdentityResolver
+from accounting.domain.session_fold import Report
+from accounting.identities.identity_resolver import Identity, IdentityResolver
 from accounting.ingest.rejected_messages import RejectedMessage
 from accounting.ingest.report_queries import (
     pack_header,
@@ -41,6 +42,8 @@ MAX_NEW_NAMES: Final = 20_000
 at these numbers."""
 DAY_MICROSECONDS: Final = 86_400_000_000
 """The reports are partitioned by days of UTC."""
+_NO_COUNTERS: Final = (0, 0, 0, 0)
+_NO_ADDRESSES: Final = (None, None, None)
 
 
 class _Needed(Exception):
@@ -70,6 +73,8 @@ class RowEncoder:
     ``reached``, and sets ``last`` to the message there; ``reached`` is ``end`` once no message is
     left before it.
 
+    ``reports`` gets what the rows say, for settling.
+
     ``needs`` is set when encoding pauses for a realm or a day that the database lacks and that
     can't be created during a COPY. Create it, then continue with :meth:`encoded_chunks`.
     """
@@ -90,6 +95,7 @@ class RowEncoder:
     last: LastMessage | None = None
     needs: bytes | int | None = None
     rejected: list[RejectedMessage] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
     _unread: Sequence[SpooledRow] = ()
 
     def has_more(self) -> bool:
@@ -136,6 +142,8 @@ class RowEncoder:
         cache: Mapping[bytes, bytes] = {}
         own_headers = _HeaderCache(self.source_id, self.epoch_numbers)
         estimated_headers = _HeaderCache(self.source_id, self.epoch_numbers, estimated=True)
+        names = _NamesCache()
+        reports = self.reports
         consume = self.rate_limit.consume
         self.rate_limit.drain(max(self.received_at, messages[-1][2]))
         last = self.received_at
@@ -172,14 +180,35 @@ class RowEncoder:
                 # An erased user is never in the cache.
                 if traffic_kind is None and self.identities.is_erased(identity, last):
                     status = without_client_address(status)
-            header = headers[origin]
+            header, number, database = headers[origin]
+            side: int | None
             if traffic_kind is None:
                 row = pack_status(header, position, last, identity, allocation_id, status)
+                kind, lifetime, transport, server, client = status
+                addresses = _decoded(transport), _decoded(server), _decoded(client)
+                side, counters = None, _NO_COUNTERS
             else:
                 row = pack_traffic(
                     header, position, last, identity, allocation_id, traffic_kind, counters
                 )
+                kind, side, lifetime = traffic_kind.kind, traffic_kind.side, None
+                addresses = _NO_ADDRESSES
             rows.append(row)
+            reports.append(
+                Report(
+                    number,
+                    position,
+                    last,
+                    database,
+                    *names[identity],
+                    allocation_id,
+                    kind,
+                    side,
+                    lifetime,
+                    *addresses,
+                    *counters,
+                )
+            )
 
     def _cache_at(self, time: int) -> tuple[Mapping[bytes, bytes], int]:
         """The identities cached for that time, and until when they are valid, within one day.
@@ -205,8 +234,21 @@ class RowEncoder:
         raise _Needed(realm)
 
 
-class _HeaderCache(dict[int, bytes]):
-    """The headers of rows, by the packed origin of the message.
+def _decoded(text: bytes | None) -> str | None:
+    return None if text is None else text.decode()
+
+
+class _NamesCache(dict[bytes, Identity]):
+    """Identities, by their packed form."""
+
+    def __missing__(self, packed: bytes) -> Identity:
+        identity = self[packed] = Identity.unpack(packed)
+        return identity
+
+
+class _HeaderCache(dict[int, tuple[bytes, int, int]]):
+    """The headers of rows, the numbers of epochs and databases, by the origin of the message.
+
 
     ``estimated``: the times of all of them are, as their own could not enter the books.
     """
@@ -218,12 +260,9 @@ class _HeaderCache(dict[int, bytes]):
         self._epoch_numbers = epoch_numbers
         self._estimated = estimated
 
-    def __missing__(self, origin: int) -> bytes:
+    def __missing__(self, origin: int) -> tuple[bytes, int, int]:
         epoch, database, estimated = MessageOrigin.unpack(origin)
-        header = self[origin] = pack_header(
-            self._source_id,
-            self._epoch_numbers[epoch],
-            database,
-            estimated=estimated or self._estimated,
-        )
-        return header
+        number = self._epoch_numbers[epoch]
+        header = pack_header(self._source_id, number, database, estimated=estimated or self._estimated)
+        result = self[origin] = header, number, database
+        return result

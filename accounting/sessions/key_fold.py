@@ -62,6 +62,7 @@ class KeyFold:
             evidence,
             source_id=self.key.source_id,
             grace=rules.grace_at(evidence.received_at if active is None else active.started_at),
+            hour=rules.calendar.hour(evidence.received_at).starts_at,
             gap_positions=self._gap_positions,
         )
 
@@ -71,4 +72,9 @@ class KeyFold:
         if session is None:
             return False
         grace = self._rules[session.realm_id].grace_at(session.started_at)
-        return session_fold.expire(session, until, grace)
+        if not session_fold.expire(session, until, grace):
+            return False
+        session_fold.add_changed(self.state, session)
+        if session.phase is Phase.CLOSED:
+            self.state.active = None
+        return True

@@ -28,6 +28,11 @@ ON CONFLICT (session_id, starts_at, user_key) DO UPDATE SET
     peer_sent_packets = h.peer_sent_packets + excluded.peer_sent_packets,
     peer_sent_bytes = h.peer_sent_bytes + excluded.peer_sent_bytes;
 
+-- name: create_staged_ends
+-- Scratch table: sessions whose end the feed announces.
+CREATE TEMP TABLE IF NOT EXISTS staged_ends ON COMMIT DELETE ROWS AS
+SELECT * FROM accounting.sessions WITH NO DATA;
+
 -- name: create_staged_flags
 -- Scratch table: the current flags of sessions. Emptied at the end of the transaction, as all here.
 CREATE TEMP TABLE IF NOT EXISTS staged_flags (
@@ -57,23 +62,20 @@ CREATE TEMP TABLE IF NOT EXISTS staged_rechecks (
 CREATE TEMP TABLE IF NOT EXISTS staged_refreshes ON COMMIT DELETE ROWS AS
 SELECT * FROM accounting.sessions WITH NO DATA;
 
+-- name: create_staged_removals
+-- Scratch table: open sessions that one batch removes or writes anew.
+CREATE TEMP TABLE IF NOT EXISTS staged_removals (session_id uuid, user_key uuid)
+ON COMMIT DELETE ROWS;
+
 -- name: create_staged_session_hours
 -- Scratch table: what one batch adds to hours of sessions.
 CREATE TEMP TABLE IF NOT EXISTS staged_session_hours (LIKE accounting.session_usage)
 ON COMMIT DELETE ROWS;
 
 -- name: create_staged_sessions
--- Scratch table: the whole sessions of one batch.
+-- Scratch table: the sessions that a rebuild replaces.
 CREATE TEMP TABLE IF NOT EXISTS staged_sessions ON COMMIT DELETE ROWS AS
 SELECT * FROM accounting.sessions WITH NO DATA;
-
--- name: create_staged_single_hours
--- Scratch table: sessions of one batch that get a row for their single hour.
-CREATE TEMP TABLE IF NOT EXISTS staged_single_hours (session_id uuid) ON COMMIT DELETE ROWS;
-
--- name: delete_merged_sessions
--- Deletes pending sessions that were merged into another.
-DELETE FROM accounting.sessions e USING staged_merges m WHERE e.session_id = m.pending_id;
 
 -- name: describe_gaps
 -- Describes what happened to the sessions that were open at each closed gap. Repeats that for three
@@ -115,34 +117,13 @@ FROM (
 ) o
 WHERE o.gap_id = g.gap_id AND o.outcome <> g.outcome;
 
+-- name: empty_staged_keys
+-- Empties the scratch table before its next use within the transaction.
+DELETE FROM staged_keys;
+
 -- name: enqueue_session_ended
--- Enqueues a feed event for each staged session that ended, unless the stored row, whose end was
--- enqueued last, has the same end and sums. Runs before the sessions are written. Number and id are
--- functions of what the event says, not of how often the session was settled: after a restore the
--- same reports may come in other batches.
--- OFFSET 0: each session goes to its stored row by the key, also where statistics from before the
--- first end make the planner expect none.
-WITH ended AS (
-    SELECT s.ctid AS row_id, coalesce(e.end_events, 0) + 1 AS number
-    FROM staged_sessions s LEFT JOIN LATERAL (
-        SELECT * FROM accounting.sessions e WHERE e.session_id = s.session_id OFFSET 0
-    ) e ON e.user_key = s.user_key
-    WHERE s.ended_at IS NOT NULL AND s.confirmed AND (
-        e.end_events > 0 AND e.confirmed AND (
-            e.ended_at, e.end_cause, e.client_total_count > 0, e.estimated, e.disputed,
-            e.received_packets, e.received_bytes, e.sent_packets, e.sent_bytes,
-            e.peer_received_packets, e.peer_received_bytes, e.peer_sent_packets, e.peer_sent_bytes
-        ) IS NOT DISTINCT FROM (
-            s.ended_at, s.end_cause, s.client_total_count > 0, s.estimated, s.disputed,
-            s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes,
-            s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes
-        )
-    ) IS NOT TRUE
-),
-numbered AS (
-    UPDATE staged_sessions s SET end_events = e.number FROM ended e WHERE s.ctid = e.row_id
-    RETURNING s.*, 1 + s.deleted_count + s.client_total_count + s.peer_total_count AS number
-)
+-- Enqueues a feed event for each staged end. Number and id are functions of what the event says, not
+-- of how often the session was written: after a restore the same reports may come in other batches.
 INSERT INTO accounting.feed_outbox (
     event_id, type, realm_id,
     allocation_id, started_at, ended_at, received_packets, received_bytes, sent_packets,
@@ -161,28 +142,11 @@ SELECT
     s.sent_packets, s.sent_bytes, s.peer_received_packets, s.peer_received_bytes,
     s.peer_sent_packets, s.peer_sent_bytes, s.session_id, s.user_key, s.number, s.database,
     s.source_id, s.start_known, s.client_total_count > 0, s.estimated, s.disputed, s.end_cause
-FROM numbered s
+FROM (
+    SELECT *, 1 + deleted_count + client_total_count + peer_total_count AS number
+    FROM staged_ends
+) s
 ORDER BY s.ended_at, s.session_id;
-
--- name: materialize_hours
--- Gives the staged sessions rows for their single hours, before they get another hour.
-WITH materialized AS (
-    UPDATE accounting.sessions e SET single_hour = NULL
-    FROM staged_single_hours s WHERE e.session_id = s.session_id AND e.single_hour IS NOT NULL
-)
-INSERT INTO accounting.session_usage (
-    session_id, starts_at, user_key, realm_id, confirmed, estimated, started, ended,
-    active_from, active_to,
-    received_packets, received_bytes, sent_packets, sent_bytes,
-    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
-)
-SELECT
-    session_id, single_hour, user_key, realm_id, confirmed, estimated, true, ended_at IS NOT NULL,
-    started_at, coalesce(ended_at, last_seen_at),
-    received_packets, received_bytes, sent_packets, sent_bytes,
-    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
-FROM staged_single_hours JOIN accounting.sessions USING (session_id)
-WHERE single_hour IS NOT NULL;
 
 -- name: merge_pending_hours
 -- Moves the hours of pending sessions to the sessions that they were merged into, and queues what
@@ -229,6 +193,18 @@ SELECT m.realm_id, m.user_key, m.starts_at,
     CASE WHEN w.estimated THEN m.received_bytes + m.sent_bytes ELSE 0 END
 FROM moved m JOIN written w USING (session_id, starts_at, user_key);
 
+-- name: read_due_keys
+-- Reads the keys of active sessions that may have expired by :until, in that order.
+SELECT source_id, database, username_key, allocation_id FROM accounting.sessions_open
+WHERE source_id = :source_id AND recheck_at < :until AND ended_at IS NULL AND phase = 1
+ORDER BY recheck_at
+LIMIT :limit;
+
+-- name: read_open_keys
+-- Reads the key of each open session of a source.
+SELECT source_id, database, username_key, allocation_id FROM accounting.sessions_open
+WHERE source_id = :source_id;
+
 -- name: read_open_sessions
 -- The sessions of the staged keys that another report may still belong to. Totals are null where
 -- none was reported: most have none, and reading an array costs as much as ten columns.
@@ -242,12 +218,12 @@ SELECT
     e.client_total_count, e.peer_total_count,
     CASE WHEN e.client_total_count > 0 THEN e.client_total END,
     CASE WHEN e.peer_total_count > 0 THEN e.peer_total END,
-    e.estimated, e.disputed, e.single_hour
+    e.estimated, e.disputed, e.recheck_at, e.end_events, e.single_hour
 FROM staged_keys k
 CROSS JOIN LATERAL (
-    SELECT * FROM accounting.sessions s
+    SELECT * FROM accounting.sessions_open s
     WHERE s.username_key = k.username_key AND s.allocation_id = k.allocation_id
-        AND s.source_id = k.source_id AND s.database = k.database AND s.phase > 0
+        AND s.source_id = k.source_id AND s.database = k.database
     OFFSET 0
 ) e;
 
@@ -279,9 +255,8 @@ ORDER BY epoch, position, sighting;
 
 -- name: refresh_sessions
 -- Updates the staged sessions, which got only new counters and times, and touches no index.
-UPDATE accounting.sessions e SET
-    last_seen_at = r.last_seen_at, expires_at = r.expires_at,
-    recheck_at = least(e.recheck_at, r.recheck_at),
+UPDATE accounting.sessions_open e SET
+    last_seen_at = r.last_seen_at, expires_at = r.expires_at, recheck_at = r.recheck_at,
     received_packets = r.received_packets, received_bytes = r.received_bytes,
     sent_packets = r.sent_packets, sent_bytes = r.sent_bytes,
     peer_received_packets = r.peer_received_packets, peer_received_bytes = r.peer_received_bytes,
@@ -289,24 +264,57 @@ UPDATE accounting.sessions e SET
 FROM staged_refreshes r
 WHERE e.session_id = r.session_id AND e.user_key = r.user_key;
 
+-- name: remove_open_sessions
+-- Removes the staged sessions from the open ones.
+DELETE FROM accounting.sessions_open e USING staged_removals r
+WHERE e.session_id = r.session_id AND e.user_key = r.user_key;
+
 -- name: reschedule_sessions
 -- Sets when to check the staged sessions again, which were due and did not expire.
-UPDATE accounting.sessions e SET recheck_at = r.recheck_at
+UPDATE accounting.sessions_open e SET recheck_at = r.recheck_at
 FROM staged_rechecks r
 WHERE e.session_id = r.session_id AND e.user_key = r.user_key AND e.ended_at IS NULL;
 
--- name: stage_due_keys
--- Stages the keys of active sessions that may have expired by :until, in that order. A key with an
--- active session that has not ended has no other open session.
+-- name: stage_replaced_ends
+-- Stages each replaced session that ended, unless the stored row, whose end was announced last, has
+-- the same end and sums. Runs before the sessions are written.
+-- OFFSET 0: each session goes to its stored row by the key, also where statistics from before the
+-- first end make the planner expect none.
+WITH compared AS (
+    SELECT s.ctid AS row_id, coalesce(e.end_events, 0) AS end_events,
+        s.ended_at IS NOT NULL AND s.confirmed AND (
+            e.end_events > 0 AND e.confirmed AND (
+                e.ended_at, e.end_cause, e.client_total_count > 0, e.estimated, e.disputed,
+                e.received_packets, e.received_bytes, e.sent_packets, e.sent_bytes,
+                e.peer_received_packets, e.peer_received_bytes, e.peer_sent_packets, e.peer_sent_bytes
+            ) IS NOT DISTINCT FROM (
+                s.ended_at, s.end_cause, s.client_total_count > 0, s.estimated, s.disputed,
+                s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes,
+                s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes
+            )
+        ) IS NOT TRUE AS is_announced
+    FROM staged_sessions s LEFT JOIN LATERAL (
+        SELECT * FROM accounting.sessions e WHERE e.session_id = s.session_id OFFSET 0
+    ) e ON e.user_key = s.user_key
+),
+numbered AS (
+    UPDATE staged_sessions s SET end_events = c.end_events + c.is_announced::integer
+    FROM compared c WHERE s.ctid = c.row_id
+)
+INSERT INTO staged_ends
+SELECT s.* FROM staged_sessions s JOIN compared c ON s.ctid = c.row_id WHERE c.is_announced;
+
+-- name: stage_latest_keys
+-- Stages the keys of a source whose open sessions had the latest reports.
 INSERT INTO staged_keys (source_id, database, username_key, allocation_id)
-SELECT source_id, database, username_key, allocation_id FROM accounting.sessions
-WHERE source_id = :source_id AND recheck_at < :until AND ended_at IS NULL AND phase = 1
-ORDER BY recheck_at
+SELECT source_id, database, username_key, allocation_id FROM accounting.sessions_open
+WHERE source_id = :source_id
+GROUP BY source_id, database, username_key, allocation_id
+ORDER BY max(last_seen_at) DESC
 LIMIT :limit;
 
 -- name: update_flags
--- Sets the flags of the staged sessions in all their stored hours, and queues what that changes.
--- The session itself, and with it its single hour, is written afterwards.
+-- Sets the flags of the staged sessions in their rows of hours, and queues what that changes.
 WITH before AS (
     SELECT h.*, f.confirmed AS is_confirmed, f.estimated AS is_estimated,
         f.confirmed::integer - h.confirmed::integer AS sign,
@@ -314,7 +322,7 @@ WITH before AS (
             AS estimated_sign
     FROM staged_flags f
     CROSS JOIN LATERAL (  -- OFFSET 0: along the keys, session by session
-        SELECT * FROM accounting.session_hours h WHERE h.session_id = f.session_id OFFSET 0
+        SELECT * FROM accounting.session_usage h WHERE h.session_id = f.session_id OFFSET 0
     ) h
     WHERE (h.confirmed, h.estimated) IS DISTINCT FROM (f.confirmed, f.estimated)
 ),
@@ -341,41 +349,3 @@ SELECT realm_id, user_key, starts_at,
     sign * (NOT started AND active_to > active_from)::integer
 FROM before
 WHERE sign <> 0 OR estimated_sign <> 0;
-
--- name: upsert_sessions
--- Inserts the staged sessions that are new, and updates the others. recheck_at only becomes earlier
--- here, unless the session had ended, so that most updates change no indexed column.
--- Under the settle lock nothing else writes these rows, so MERGE needs no row locks.
-MERGE INTO accounting.sessions e
-USING staged_sessions s ON e.session_id = s.session_id AND e.user_key = s.user_key
-WHEN MATCHED THEN UPDATE SET
-    recheck_at = CASE WHEN e.ended_at IS NOT NULL OR s.recheck_at < e.recheck_at
-        THEN s.recheck_at ELSE e.recheck_at END,
-    last_seen_at = s.last_seen_at, expires_at = s.expires_at, lifetime_known = s.lifetime_known,
-    ended_at = s.ended_at, end_cause = s.end_cause, phase = s.phase, confirmed = s.confirmed,
-    transport = s.transport, client_address = s.client_address, server_address = s.server_address,
-    received_packets = s.received_packets, received_bytes = s.received_bytes,
-    sent_packets = s.sent_packets, sent_bytes = s.sent_bytes,
-    peer_received_packets = s.peer_received_packets, peer_received_bytes = s.peer_received_bytes,
-    peer_sent_packets = s.peer_sent_packets, peer_sent_bytes = s.peer_sent_bytes,
-    new_count = s.new_count, deleted_count = s.deleted_count,
-    client_total_count = s.client_total_count, peer_total_count = s.peer_total_count,
-    client_total = s.client_total, peer_total = s.peer_total,
-    estimated = s.estimated, disputed = s.disputed,
-    end_events = greatest(e.end_events, s.end_events), single_hour = s.single_hour
-WHEN NOT MATCHED THEN INSERT (
-    session_id, user_key, username_key, realm_id, source_id, database, allocation_id, started_at,
-    last_seen_at, expires_at, recheck_at, start_known, lifetime_known, ended_at, end_cause, phase,
-    confirmed, transport, client_address, server_address, received_packets, received_bytes,
-    sent_packets, sent_bytes, peer_received_packets, peer_received_bytes, peer_sent_packets,
-    peer_sent_bytes, new_count, deleted_count, client_total_count, peer_total_count,
-    client_total, peer_total, estimated, disputed, end_events, single_hour
-) VALUES (
-    s.session_id, s.user_key, s.username_key, s.realm_id, s.source_id, s.database, s.allocation_id,
-    s.started_at, s.last_seen_at, s.expires_at, s.recheck_at, s.start_known, s.lifetime_known,
-    s.ended_at, s.end_cause, s.phase, s.confirmed, s.transport, s.client_address,
-    s.server_address, s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes,
-    s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes,
-    s.new_count, s.deleted_count, s.client_total_count, s.peer_total_count,
-    s.client_total, s.peer_total, s.estimated, s.disputed, coalesce(s.end_events, 0), s.single_hour
-);

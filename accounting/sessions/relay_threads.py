@@ -10,7 +10,12 @@ from accounting.db.schema import relay_threads
 from accounting.domain import thread_silence
 from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.session_fold import SECOND
-from accounting.domain.thread_silence import LocatedSession, RelayThread, ThreadStatus
+from accounting.domain.thread_silence import (
+    LocatedSession,
+    RelayThread,
+    ThreadActivity,
+    ThreadStatus,
+)
 from accounting.sources.gap_queries import gap_periods
 
 KEPT_SECONDS: Final = 7 * 86_400
@@ -33,13 +38,13 @@ def read_statuses(connection: Connection, source_id: int) -> dict[RelayThread, T
 
 
 def record_activity(
-    connection: Connection, source_id: int, sessions: Iterable[LocatedSession]
+    connection: Connection, source_id: int, activity: Iterable[ThreadActivity]
 ) -> None:
-    """Record the last reports of these sessions' threads."""
+    """Record the last reports of relay threads."""
     _upsert(
         connection,
         source_id,
-        thread_silence.record_activity(read_statuses(connection, source_id), sessions),
+        thread_silence.record_activity(read_statuses(connection, source_id), activity),
     )
 
 

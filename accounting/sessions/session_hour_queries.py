@@ -24,23 +24,15 @@ SESSION_HOUR_COLUMNS: Final = copy_columns(session_usage, session_usage.c.keys()
 _PACKER: Final = RowPacker(session_usage, session_usage.c.keys())
 
 
-def materialize_hours(connection: Connection, session_ids: Iterable[bytes]) -> None:
-    """Give a row to the single hour of each of these sessions that has one.
-
-    Called before anything else is written of them.
-    """
-    rows = [(session_id,) for session_id in session_ids]
-    if not rows:
-        return
-    connection.execute(_QUERIES.text("create_staged_single_hours"))
-    with binary_cursor(psycopg_connection(connection)) as cursor:
-        copy_rows(cursor, "staged_single_hours", (("session_id", "uuid"),), rows)
-    with prefer_index_scans(connection):
-        connection.execute(_QUERIES.text("materialize_hours"))
-
-
-def merge_pending(connection: Connection, merged: Sequence[tuple[bytes, SessionState]]) -> None:
-    """Move the stored hours of pending sessions to the sessions that they were merged into."""
+def merge_pending(
+    connection: Connection, merged: Sequence[tuple[SessionState, SessionState]]
+) -> None:
+    """Move the rows of pending sessions' hours to the sessions that they were merged into."""
+    merged = [
+        (pending, session)
+        for pending, session in merged
+        if pending.prior is not None and pending.prior.single_hour is None
+    ]
     if not merged:
         return
     connection.execute(_QUERIES.text("create_staged_merges"))
@@ -49,17 +41,19 @@ def merge_pending(connection: Connection, merged: Sequence[tuple[bytes, SessionS
             cursor,
             "staged_merges",
             (("pending_id", "uuid"), ("session_id", "uuid"), ("user_key", "uuid")),
-            [(pending_id, session.session_id, session.user_key) for pending_id, session in merged],
+            [
+                (pending.session_id, session.session_id, session.user_key)
+                for pending, session in merged
+            ],
         )
     with prefer_index_scans(connection):
         connection.execute(_QUERIES.text("merge_pending_hours"))
-        connection.execute(_QUERIES.text("delete_merged_sessions"))
 
 
 def update_flags(connection: Connection, sessions: Sequence[SessionState]) -> None:
-    """Set ``confirmed`` and ``estimated`` in all stored hours of sessions; queue what that changes.
+    """Set ``confirmed`` and ``estimated`` in the rows of sessions' hours; queue what that changes.
 
-    Called before the sessions are written, and before this step's usage is added to their hours.
+    Called before this step's usage is added to them.
     """
     if not sessions:
         return

@@ -5,44 +5,47 @@ joins them along the primary or partial index. The rules are in ``domain.session
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from typing import Any, Final
 
 from psycopg import Cursor
 from sqlalchemy import Column, Connection, MetaData, Select, Table, insert
 
-from accounting.db.binary_copy import binary_cursor, copy_packed_rows, copy_rows
+from accounting.db.binary_copy import (
+    binary_cursor,
+    binary_server_cursor,
+    copy_packed_rows,
+    copy_rows,
+)
 from accounting.db.engine import prefer_index_scans, psycopg_connection
 from accounting.db.queries import Queries
-from accounting.db.row_packer import copy_columns
+from accounting.db.row_packer import RowPacker, copy_columns
 from accounting.db.schema import sessions
 from accounting.domain.calendar import from_micros
 from accounting.domain.session_fold import (
     AllocationKey,
-    PriorState,
     Report,
     SessionState,
     StatusKeySighting,
 )
+from accounting.sessions.session_changes import (
+    SessionChanges,
+    StoredState,
+    end_of,
+    stored_state,
+)
 from accounting.sessions.session_rows import (
+    ID_PACKER,
     KEY_PACKER,
     REFRESH_PACKER,
     SESSION_PACKER,
-    pack_refresh,
-    pack_session,
     session_fields,
     session_from_row,
     slow_columns,
 )
 
 _QUERIES: Final = Queries("accounting.sessions")
-
-
-@dataclass(slots=True, kw_only=True)
-class _StoredState(PriorState):
-    """The prior state of a session that was read here; shows whether a narrow update suffices."""
-
-    slow_columns: tuple[object, ...]
+_KEYS_PER_FETCH: Final = 10_000
 
 
 def read_reports(
@@ -109,89 +112,103 @@ def read_open_sessions(
     return _sessions_of_staged_keys(connection)
 
 
-def read_due_sessions(
-    connection: Connection, source_id: int, until: int, limit: int
+def read_open_keys(connection: Connection, source_id: int) -> Iterator[AllocationKey]:
+    """The keys of a source's open sessions, in no order; some twice. Reads a part at a time."""
+    driver = psycopg_connection(connection)
+    with closing(binary_server_cursor(driver, "open_keys", _KEYS_PER_FETCH)) as cursor:
+        cursor.execute(_QUERIES.driver("read_open_keys"), {"source_id": source_id})
+        yield from map(AllocationKey._make, cursor)
+
+
+def read_latest_sessions(
+    connection: Connection, source_id: int, limit: int
 ) -> Iterator[tuple[AllocationKey, SessionState]]:
-    """Active sessions that may have expired by ``until``, those with the lowest ``recheck_at``."""
+    """The open sessions of the ``limit`` keys of a source that had the latest reports."""
     connection.execute(_QUERIES.text("create_staged_keys"))
-    connection.execute(
-        _QUERIES.text("stage_due_keys"),
-        {"source_id": source_id, "until": from_micros(until), "limit": limit},
-    )
+    connection.execute(_QUERIES.text("stage_latest_keys"), {"source_id": source_id, "limit": limit})
     return _sessions_of_staged_keys(connection)
+
+
+def read_due_keys(
+    connection: Connection, source_id: int, until: int, limit: int
+) -> list[AllocationKey]:
+    """The keys of sessions that may have expired by ``until``, those with the lowest recheck_at."""
+    with _cursor(connection) as cursor:
+        cursor.execute(
+            _QUERIES.driver("read_due_keys"),
+            {"source_id": source_id, "until": from_micros(until), "limit": limit},
+        )
+        return list(map(AllocationKey._make, cursor))
 
 
 def _sessions_of_staged_keys(
     connection: Connection,
 ) -> Iterator[tuple[AllocationKey, SessionState]]:
-    """Each session with its prior state."""
+    """Each session with its stored state."""
     with prefer_index_scans(connection), _cursor(connection) as cursor:
         rows = cursor.execute(_QUERIES.driver("read_open_sessions")).fetchall()
-    for *row, single_hour in rows:
+        cursor.execute(_QUERIES.driver("empty_staged_keys"))
+    for *row, recheck_at, end_events, single_hour in rows:
         key, session = session_from_row(row)
-        session.prior = _StoredState(
-            active_until=session.active_until,
-            ended=session.ended_at is not None,
-            confirmed=session.confirmed,
-            estimated=session.estimated,
+        session.prior = stored_state(
+            session,
+            slow_columns(session_fields(session)),
             single_hour=single_hour,
-            slow_columns=slow_columns(session_fields(session)),
+            recheck_at=recheck_at,
+            end_events=end_events,
+            announced_end=end_of(session) if end_events else None,
         )
         yield key, session
 
 
-def upsert_sessions(
-    connection: Connection,
-    rows: Iterable[tuple[AllocationKey, SessionState, int, int | None]],
-) -> None:
-    """Write sessions as they are now: (key, session, recheck_at, single_hour).
-
-    Enqueues a feed event for each that ended, or whose end differs from the last event. Most
-    sessions got only new counters and times: those take a narrow update.
-    """
-    whole: list[bytes] = []
-    refreshed: list[bytes] = []
-    for key, session, recheck_at, single_hour in rows:
-        prior, fields = session.prior, session_fields(session)
-        if (
-            isinstance(prior, _StoredState)
-            and not prior.ended
-            and prior.slow_columns == slow_columns(fields)
-        ):
-            refreshed.append(pack_refresh(session, recheck_at))
-        else:
-            whole.append(pack_session(key, fields, recheck_at, single_hour))
-    with _cursor(connection) as cursor:
-        if whole:
-            connection.execute(_QUERIES.text("create_staged_sessions"))
-            copy_packed_rows(cursor, "staged_sessions", SESSION_PACKER.columns, iter(whole))
-            with prefer_index_scans(connection):
-                connection.execute(_QUERIES.text("enqueue_session_ended"))
-                connection.execute(_QUERIES.text("upsert_sessions"))
-        if refreshed:
+def write_sessions(connection: Connection, changes: SessionChanges) -> None:
+    """Write sessions as they are now, and enqueue a feed event for each end to announce."""
+    with _cursor(connection) as cursor, prefer_index_scans(connection):
+        if changes.removed:
+            connection.execute(_QUERIES.text("create_staged_removals"))
+            _copy(cursor, "staged_removals", ID_PACKER, changes.removed)
+            connection.execute(_QUERIES.text("remove_open_sessions"))
+        if changes.refreshed:
             connection.execute(_QUERIES.text("create_staged_refreshes"))
-            copy_packed_rows(cursor, "staged_refreshes", REFRESH_PACKER.columns, iter(refreshed))
-            with prefer_index_scans(connection):
-                connection.execute(_QUERIES.text("refresh_sessions"))
+            _copy(cursor, "staged_refreshes", REFRESH_PACKER, changes.refreshed)
+            connection.execute(_QUERIES.text("refresh_sessions"))
+        if changes.opened:
+            _copy(cursor, "accounting.sessions_open", SESSION_PACKER, changes.opened)
+        if changes.closed:
+            _copy(cursor, "accounting.sessions_closed", SESSION_PACKER, changes.closed)
+        if changes.ended:
+            connection.execute(_QUERIES.text("create_staged_ends"))
+            _copy(cursor, "staged_ends", SESSION_PACKER, changes.ended)
+            connection.execute(_QUERIES.text("enqueue_session_ended"))
+
+
+def _copy(cursor: Cursor[Any], table: str, packer: RowPacker, rows: Sequence[bytes]) -> None:
+    copy_packed_rows(cursor, table, packer.columns, iter(rows))
 
 
 def stage_sessions(connection: Connection, rows: Select[Any]) -> Table:
     """Stage rows of ``sessions`` for the caller to write, and enqueue their feed events.
 
-    Returns the scratch table. ``upsert_sessions`` keeps what it never changes of a session; a
-    rebuild replaces whole rows, so it writes them itself.
+    Returns the scratch table.
     """
     connection.execute(_QUERIES.text("create_staged_sessions"))
     columns = (Column(column.name, column.type) for column in sessions.c)
     staged = Table("staged_sessions", MetaData(), *columns)
     connection.execute(insert(staged).from_select(rows.selected_columns.keys(), rows))
+    connection.execute(_QUERIES.text("create_staged_ends"))
+    connection.execute(_QUERIES.text("stage_replaced_ends"))
     connection.execute(_QUERIES.text("enqueue_session_ended"))
     return staged
 
 
-def reschedule(connection: Connection, rechecks: Sequence[tuple[SessionState, int]]) -> None:
-    """Set when to check sessions again that were due and did not expire."""
-    if not rechecks:
+def reschedule(connection: Connection, sessions_due: Iterable[SessionState]) -> None:
+    """Store when to check sessions again that were due and did not expire."""
+    rows = [
+        (session.session_id, session.user_key, session.prior.recheck_at)
+        for session in sessions_due
+        if isinstance(session.prior, StoredState)
+    ]
+    if not rows:
         return
     connection.execute(_QUERIES.text("create_staged_rechecks"))
     with _cursor(connection) as cursor:
@@ -199,10 +216,7 @@ def reschedule(connection: Connection, rechecks: Sequence[tuple[SessionState, in
             cursor,
             "staged_rechecks",
             copy_columns(sessions, ("session_id", "user_key", "recheck_at")),
-            [
-                (session.session_id, session.user_key, recheck_at)
-                for session, recheck_at in rechecks
-            ],
+            rows,
         )
     with prefer_index_scans(connection):
         connection.execute(_QUERIES.text("reschedule_sessions"))

@@ -15,11 +15,11 @@ from accounting.domain.counters import COUNTERS
 from accounting.domain.session_fold import AllocationKey, EndCause, Phase, SessionState
 
 # The fields of a session are the columns that it is carried over with, in the order of the table;
-# settling's own columns (recheck_at, end_events, single_hour) are not among them.
+# columns of the stored state (recheck_at, end_events, single_hour) are not among them.
 _FIELDS: Final = tuple(
     column.name
     for column in carried_sessions.c
-    if column.name != "deltas" and column.name not in AllocationKey._fields
+    if column.name != "hourly_usage" and column.name not in AllocationKey._fields
 )
 KEY_COLUMNS: Final = copy_columns(sessions, AllocationKey._fields)
 SESSION_COLUMNS: Final = copy_columns(sessions, _FIELDS)
@@ -137,8 +137,9 @@ REFRESH_PACKER: Final = RowPacker(
     sessions, ("session_id", "user_key", "last_seen_at", "expires_at", "recheck_at", *COUNTERS)
 )
 SESSION_PACKER: Final = RowPacker(
-    sessions, (*AllocationKey._fields, "recheck_at", *_FIELDS, "single_hour")
+    sessions, (*AllocationKey._fields, "recheck_at", *_FIELDS, "end_events", "single_hour")
 )
+ID_PACKER: Final = RowPacker(sessions, ("session_id", "user_key"))
 
 
 def _pick(names: Iterable[str]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
@@ -165,9 +166,19 @@ def pack_refresh(session: SessionState, recheck_at: int) -> bytes:
 
 
 def pack_session(
-    key: AllocationKey, fields: Sequence[Any], recheck_at: int, single_hour: int | None
+    key: AllocationKey,
+    fields: Sequence[Any],
+    recheck_at: int,
+    end_events: int,
+    single_hour: int | None,
 ) -> bytes:
     """A session, by its :func:`session_fields`, as a row for COPY."""
     return SESSION_PACKER.pack(
-        (*key, recheck_at, *_fixed_columns(fields)), (*_varying_columns(fields), single_hour)
+        (*key, recheck_at, *_fixed_columns(fields), end_events),
+        (*_varying_columns(fields), single_hour),
     )
+
+
+def pack_id(session: SessionState) -> bytes:
+    """The id of a session as a row for COPY."""
+    return ID_PACKER.pack((session.session_id, session.user_key))

@@ -1,5 +1,6 @@
 """Rows of ``settle_watermarks``: how far settling has come in each source."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select, update
@@ -15,6 +16,7 @@ class Watermark:
 
     ``received_at``: of the last settled report. ``settled_until``: every report received before it
     is settled. ``last_sighting``: (epoch, position, number) of the last settled key sighting.
+    ``version`` counts changes of the open sessions by others than their loader.
     """
 
     source_id: int
@@ -23,6 +25,7 @@ class Watermark:
     received_at: int | None
     settled_until: int | None
     last_sighting: tuple[int, int, int] = (0, 0, 0)
+    version: int = 0
 
 
 def read_watermark(connection: Connection, source_id: int) -> Watermark:
@@ -43,6 +46,7 @@ def read_watermark(connection: Connection, source_id: int) -> Watermark:
         received_at=micros_or_none(row.received_at),
         settled_until=micros_or_none(row.settled_until),
         last_sighting=(row.last_sighting_epoch, row.last_sighting_position, row.last_sighting),
+        version=row.version,
     )
 
 
@@ -69,3 +73,12 @@ def advance_watermark(connection: Connection, expected: Watermark, reached: Wate
         )
     )
     return result.rowcount == 1
+
+
+def open_sessions_changed(connection: Connection, source_ids: Iterable[int]) -> None:
+    """Tell the loaders of those sources that another changed their open sessions."""
+    connection.execute(
+        update(settle_watermarks)
+        .where(settle_watermarks.c.source_id.in_(list(source_ids)))
+        .values(version=settle_watermarks.c.version + 1)
+    )

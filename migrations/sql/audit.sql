@@ -50,8 +50,8 @@ CREATE TABLE accounting.dropped_positions (
 );
 GRANT SELECT, INSERT, UPDATE ON accounting.dropped_positions TO turn_accounting_writer;
 
--- The state after the dropped reports of sessions to which a later report may still belong. deltas:
--- their usage until then by hour and side, six numbers each.
+-- The state after the dropped reports of sessions to which a later report may still belong.
+-- hourly_usage: their usage until then, nine numbers for each hour: its start, and the counters.
 CREATE TABLE accounting.carried_sessions (
     session_id uuid NOT NULL,
     user_key uuid NOT NULL,
@@ -88,7 +88,7 @@ CREATE TABLE accounting.carried_sessions (
     peer_total bigint[] NOT NULL,
     estimated boolean NOT NULL,
     disputed boolean NOT NULL,
-    deltas bigint[] NOT NULL,
+    hourly_usage bigint[] NOT NULL,
     CONSTRAINT carried_sessions_pkey PRIMARY KEY (session_id, user_key)
 );
 CREATE INDEX carried_sessions_by_name ON accounting.carried_sessions (username_key);

@@ -1,7 +1,6 @@
 -- The results of settling: sessions, and their usage by the hour.
 
--- How far settling has come. Not columns of sources, so that loading and settling do not wait for
--- each other's row lock.
+-- How far settling has come. version counts changes of open sessions by others than their loader.
 CREATE TABLE accounting.settle_watermarks (
     source_id smallint NOT NULL,
     epoch integer NOT NULL DEFAULT 0,
@@ -11,6 +10,7 @@ CREATE TABLE accounting.settle_watermarks (
     last_sighting_epoch integer NOT NULL DEFAULT 0,
     last_sighting_position bigint NOT NULL DEFAULT 0,
     last_sighting bigint NOT NULL DEFAULT 0,
+    version integer NOT NULL DEFAULT 0,
     CONSTRAINT settle_watermarks_pkey PRIMARY KEY (source_id)
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.settle_watermarks TO turn_accounting_writer;
@@ -19,9 +19,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.settle_watermarks TO turn_acc
 -- in which it was active, until it is active in another; session_usage has no row of it meanwhile.
 -- Array columns hold the last totals, in the order of the counters.
 --
--- fillfactor: sessions that started together are refreshed together, so that all rows of a page are
--- updated at once. With free space on the page, these updates are HOT and change no index. The
--- updates at the sessions' ends fill that space: the table is a tenth larger, a refresh costs half.
+-- By phase: a report can still change the open sessions, which are few and written again and again;
+-- the closed ones are only inserted.
 CREATE TABLE accounting.sessions (
     session_id uuid NOT NULL,
     user_key uuid NOT NULL,
@@ -62,29 +61,61 @@ CREATE TABLE accounting.sessions (
     disputed boolean NOT NULL,
     end_events integer NOT NULL DEFAULT 0,
     single_hour timestamptz,
-    CONSTRAINT sessions_pkey PRIMARY KEY (session_id, user_key),
     CONSTRAINT end_has_time_and_cause CHECK ((ended_at IS NULL) = (end_cause IS NULL)),
     CONSTRAINT session_is_not_backwards
         CHECK (last_seen_at >= started_at AND ended_at >= started_at)
-) WITH (fillfactor = 50);
+) PARTITION BY LIST (phase);
+-- fillfactor: sessions that started together are refreshed together, so that all rows of a page are
+-- updated at once. With free space on the page, these updates are HOT and change no index.
+CREATE TABLE accounting.sessions_open PARTITION OF accounting.sessions (
+    CONSTRAINT sessions_open_pkey PRIMARY KEY (session_id, user_key)
+) FOR VALUES IN (1, 2) WITH (fillfactor = 50);
+CREATE TABLE accounting.sessions_closed PARTITION OF accounting.sessions (
+    CONSTRAINT sessions_closed_pkey PRIMARY KEY (session_id, user_key)
+) FOR VALUES IN (0);
+-- Each index of the whole table takes over those of the partitions, which get their names here.
+-- live, disputed and unattributed cover a small part of all sessions.
+CREATE INDEX sessions_open_by_user ON accounting.sessions_open (user_key, started_at);
+CREATE INDEX sessions_closed_by_user ON accounting.sessions_closed (user_key, started_at);
 CREATE INDEX sessions_by_user ON accounting.sessions (user_key, started_at);
+CREATE INDEX sessions_open_by_realm ON accounting.sessions_open (realm_id, started_at);
+CREATE INDEX sessions_closed_by_realm ON accounting.sessions_closed (realm_id, started_at);
 CREATE INDEX sessions_by_realm ON accounting.sessions (realm_id, started_at);
+CREATE INDEX sessions_open_by_end ON accounting.sessions_open (realm_id, ended_at)
+    WHERE ended_at IS NOT NULL;
+CREATE INDEX sessions_closed_by_end ON accounting.sessions_closed (realm_id, ended_at)
+    WHERE ended_at IS NOT NULL;
 CREATE INDEX sessions_by_end ON accounting.sessions (realm_id, ended_at)
     WHERE ended_at IS NOT NULL;
--- Sessions to which the next report of their key may belong: few, however long the history.
-CREATE INDEX sessions_open ON accounting.sessions
-    (username_key, allocation_id, source_id, database) WHERE phase > 0;
--- These also cover a small part of all sessions.
-CREATE INDEX sessions_recheck ON accounting.sessions (source_id, recheck_at)
-    WHERE ended_at IS NULL AND phase = 1;
-CREATE INDEX sessions_live ON accounting.sessions (started_at) WHERE ended_at IS NULL AND confirmed;
-CREATE INDEX sessions_disputed ON accounting.sessions (started_at) WHERE disputed AND confirmed;
+CREATE INDEX sessions_open_live ON accounting.sessions_open (started_at)
+    WHERE ended_at IS NULL AND confirmed;
+CREATE INDEX sessions_closed_live ON accounting.sessions_closed (started_at)
+    WHERE ended_at IS NULL AND confirmed;
+CREATE INDEX sessions_live ON accounting.sessions (started_at)
+    WHERE ended_at IS NULL AND confirmed;
+CREATE INDEX sessions_open_disputed ON accounting.sessions_open (started_at)
+    WHERE disputed AND confirmed;
+CREATE INDEX sessions_closed_disputed ON accounting.sessions_closed (started_at)
+    WHERE disputed AND confirmed;
+CREATE INDEX sessions_disputed ON accounting.sessions (started_at)
+    WHERE disputed AND confirmed;
+CREATE INDEX sessions_open_unattributed ON accounting.sessions_open (realm_id, single_hour)
+    WHERE NOT confirmed AND single_hour IS NOT NULL;
+CREATE INDEX sessions_closed_unattributed ON accounting.sessions_closed (realm_id, single_hour)
+    WHERE NOT confirmed AND single_hour IS NOT NULL;
 CREATE INDEX sessions_unattributed ON accounting.sessions (realm_id, single_hour)
     WHERE NOT confirmed AND single_hour IS NOT NULL;
+-- The sessions to which the next report of a key may belong.
+CREATE INDEX sessions_open_by_key ON accounting.sessions_open
+    (username_key, allocation_id, source_id, database);
+CREATE INDEX sessions_open_recheck ON accounting.sessions_open (source_id, recheck_at)
+    WHERE ended_at IS NULL AND phase = 1;
 -- Sessions that were never confirmed and are over, by age: those that the job retain deletes.
-CREATE INDEX sessions_unconfirmed ON accounting.sessions (session_id)
-    WHERE NOT confirmed AND phase = 0;
-GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.sessions TO turn_accounting_writer;
+CREATE INDEX sessions_closed_unconfirmed ON accounting.sessions_closed (session_id)
+    WHERE NOT confirmed;
+GRANT SELECT, INSERT, UPDATE, DELETE
+    ON accounting.sessions, accounting.sessions_open, accounting.sessions_closed
+    TO turn_accounting_writer;
 
 -- The hours of sessions that were active in more than one. Most are active in a single hour, whose
 -- usage is that of the session itself: not storing it here saves two writes for each of them.

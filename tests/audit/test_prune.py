@@ -125,17 +125,6 @@ def test_a_stranger_that_returns_has_a_name_again(books: Books) -> None:
     assert list(verify(books.engine)) == []
 
 
-def test_a_report_that_is_not_settled_yet_keeps_its_name(books: Books) -> None:
-    stranger = FakeAllocation(books, user="stranger")
-    stranger.interim(0, 1, 10, 1, 10)
-    run_jobs_at(books, 2 * HOUR)
-    stranger.new(2 * HOUR)
-    books.load()
-    assert prune(books.engine, ALL) == 1
-    run_jobs_at(books, 2 * HOUR + 1)
-    assert [row["username"] for row in books.rows("sessions")] == ["stranger"]
-
-
 def test_what_may_still_be_confirmed_stays(books: Books) -> None:
     """A live unconfirmed session, and interims after the expiry of a confirmed one."""
     FakeAllocation(books, user="stranger").interim(HOUR, 1, 10, 1, 10)

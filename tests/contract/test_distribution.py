@@ -44,7 +44,9 @@ def test_primary_keys_of_tables_of_users_hold_the_user(books: Books) -> None:
     of_users = growing_user_tables(books)
     assert {"reports", "sessions", "session_usage", "statements"} <= of_users
     assert {name for name in of_users & set(keys) if "user_key" not in keys[name]} == set()
-    assert of_users - set(keys) == {"usage_deltas", "periods_to_adjust"}
+    assert of_users - set(keys) == {"usage_deltas", "periods_to_adjust", "sessions"}
+    for partition in ("sessions_open", "sessions_closed"):
+        assert "user_key" in keys[partition]
 
 
 def test_no_table_of_users_is_unique_or_numbered_across_them(books: Books) -> None:

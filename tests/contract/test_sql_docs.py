@@ -128,7 +128,7 @@ def test_query_for_few_sessions_reads_no_more_than_those(
         connection.execute(MORE_USERS)
         rows = connection.execute(f"EXPLAIN {QUERIES[heading]}".encode()).fetchall()
         connection.rollback()
-    plan = "\n".join(line for (line,) in rows)
+    plan = re.sub("sessions_(open|closed)_", "sessions_", "\n".join(line for (line,) in rows))
     for index in indexes:
         assert f"{index} on" in plan or f"on {index}" in plan, plan
-    assert "Seq Scan on sessions" not in plan
+    assert "Seq Scan on sessions_closed" not in plan

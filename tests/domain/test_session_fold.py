@@ -1,5 +1,6 @@
 """The rules of the session fold on one key; each test is named after its rule."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 from uuid import UUID
@@ -18,7 +19,6 @@ from accounting.domain.session_fold import (
     PriorState,
     Report,
     SessionState,
-    UsageDelta,
     apply_report,
     expire,
     session_id,
@@ -70,6 +70,7 @@ class Key:
             report,
             source_id=1,
             grace=GRACE * SECOND,
+            hour=report.received_at,
             gap_positions=self.gap_positions,
         )
 
@@ -288,7 +289,7 @@ def test_an_expired_session_is_reopened_with_the_interims_since(kind: ReportKind
     assert key.only.usage == [11, 22, 33, 44, 0, 0, 1, 50]
     assert (key.only.last_seen_at, key.only.started_at) == (720 * SECOND, 0)
     assert key.only.end_cause == ("deleted" if kind is ReportKind.DELETED else None)
-    assert [entry.at // SECOND for entry in key.only.deltas] == [10, 700, 710]
+    assert [hour // SECOND for hour in key.only.hourly_usage] == [10, 700, 710]
 
 
 def test_interims_alone_never_reopen_a_session() -> None:
@@ -446,7 +447,7 @@ def test_a_total_that_equals_the_interims_changes_nothing() -> None:
     key.interim(2, 1, 2, 3, 4)
     key.deleted(3)
     key.total(3, 2, 4, 6, 8)
-    assert [entry.at // SECOND for entry in key.only.deltas] == [1, 2]
+    assert [hour // SECOND for hour in key.only.hourly_usage] == [1, 2]
     assert (key.only.usage[:4], key.only.estimated, key.only.disputed) == (
         [2, 4, 6, 8],
         False,
@@ -460,7 +461,7 @@ def test_a_larger_total_adds_the_difference_at_its_time_as_estimated() -> None:
     key.interim(1, 1, 2, 3, 4)
     key.deleted(9)
     key.total(10, 2, 4, 3, 4)
-    assert key.only.deltas[-1] == UsageDelta(10 * SECOND, Side.CLIENT, 1, 2, 0, 0)
+    assert key.only.hourly_usage[10 * SECOND] == [1, 2, 0, 0, 0, 0, 0, 0]
     assert (key.only.usage[:4], key.only.estimated, key.only.disputed) == (
         [2, 4, 3, 4],
         True,
@@ -474,7 +475,7 @@ def test_a_smaller_total_takes_the_difference_away_as_disputed() -> None:
     key.interim(1, 5, 50, 5, 50)
     key.deleted(9)
     key.total(10, 5, 40, 5, 50)
-    assert key.only.deltas[-1] == UsageDelta(10 * SECOND, Side.CLIENT, 0, -10, 0, 0)
+    assert key.only.hourly_usage[10 * SECOND] == [0, -10, 0, 0, 0, 0, 0, 0]
     assert (key.only.usage[:4], key.only.estimated, key.only.disputed) == (
         [5, 40, 5, 50],
         False,
@@ -531,7 +532,7 @@ def test_a_peer_difference_corrects_if_the_client_side_lacked_interims() -> None
     session = close_with_peer_total(key, (5, 140, 4, 40), client=(5, 140, 4, 40))
     assert session.usage == [5, 140, 4, 40, 5, 140, 4, 40]
     assert (session.estimated, session.disputed) == (True, False)
-    assert session.deltas[-1] == UsageDelta(10 * SECOND, Side.PEER, 1, 100, 0, 0)
+    assert session.hourly_usage[10 * SECOND] == [1, 100, 0, 0, 1, 100, 0, 0]
 
 
 def test_a_peer_difference_corrects_a_session_of_unknown_start() -> None:
@@ -612,19 +613,20 @@ class SettledKey:
     """The sessions of one key and their usage by time, after any batching of its reports."""
 
     sessions: dict[bytes, SessionState] = field(default_factory=dict)
-    usage: dict[bytes, list[UsageDelta]] = field(default_factory=dict)
+    usage: dict[bytes, dict[int, list[int]]] = field(default_factory=dict)
 
     def settle(self, batch: list[Report], until: int) -> None:
         """Settle one batch as the job does: read what can change, apply, store, expire."""
         key_state = KeyState()
         for session in self.sessions.values():
             if session.phase is not Phase.CLOSED:
-                fetched = replace(session, usage=list(session.usage), deltas=[])
+                fetched = replace(session, usage=list(session.usage), hourly_usage={})
                 fetched.prior = PriorState(
                     active_until=session.active_until,
                     ended=session.ended_at is not None,
                     confirmed=session.confirmed,
                     estimated=session.estimated,
+                    usage=tuple(session.usage),
                 )
                 if session.phase is Phase.PENDING:
                     key_state.pending = fetched
@@ -632,21 +634,35 @@ class SettledKey:
                     key_state.active = fetched
         for report in batch:
             apply_report(
-                key_state, report, source_id=1, grace=GRACE * SECOND, gap_positions=[(1, 5)]
+                key_state,
+                report,
+                source_id=1,
+                grace=GRACE * SECOND,
+                hour=report.received_at,
+                gap_positions=[(1, 5)],
             )
-        for pending_id, target in key_state.merged:
-            del self.sessions[pending_id]
-            self.usage.setdefault(target.session_id, []).extend(self.usage.pop(pending_id))
+        for pending, target in key_state.merged:
+            del self.sessions[pending.session_id]
+            self._add_usage(target.session_id, self.usage.pop(pending.session_id))
         for session in key_state.changed:
             self.sessions[session.session_id] = session
-            self.usage.setdefault(session.session_id, []).extend(session.deltas)
+            self._add_usage(session.session_id, session.hourly_usage)
         for session in self.sessions.values():
             if session.phase is Phase.ACTIVE:
                 expire(session, until, GRACE * SECOND)
 
+    def _add_usage(self, session_id: bytes, usage: Mapping[int, Sequence[int]]) -> None:
+        hours = self.usage.setdefault(session_id, {})
+        for hour, counters in usage.items():
+            before = hours.get(hour, [0] * 8)
+            hours[hour] = [a + b for a, b in zip(before, counters, strict=True)]
+
     def summary(self) -> list[object]:
         return [
-            (replace(session, deltas=[], prior=None), sorted(self.usage[number]))
+            (
+                replace(session, hourly_usage={}, prior=None),
+                sorted(self.usage.get(number, {}).items()),
+            )
             for number, session in sorted(self.sessions.items())
         ]
 

@@ -1,8 +1,5 @@
 """Gaps and key sightings: what became of the sessions that were open during a gap."""
 
-from sqlalchemy import event
-
-from accounting.audit.verify import verify
 from accounting.capture.spool.records import RawKeySighting
 from accounting.sessions.describe_gaps import describe_gaps
 from tests.support.books import Books, channel, status_payload, traffic_payload
@@ -109,31 +106,3 @@ def test_a_sighting_confirms_a_session_known_only_by_its_traffic(books: Books) -
     assert (session["start_known"], session["received_bytes"]) == (False, 900)
     assert books.rows("unattributed_usage") == []
     books.assert_conserved()
-
-
-def test_a_sighting_loaded_while_settling_reads_is_applied_before_later_reports(
-    books: Books,
-) -> None:
-    """Settling reads the source first; a load may commit before it reads the reports.
-
-    It settles none of that load: of a partition that the load created, it might see no rows.
-    """
-    books.receive(0, channel("status"), status_payload("new", 100))
-    books.load()
-    books.receive(9, channel("status", allocation=2), status_payload("new", 100))
-    see_key(books, 10, 20, channel("status"), 5)
-    books.receive(30, channel("traffic"), traffic_payload(9, 900, 9, 900))
-    loads = iter([books.load])
-
-    def load_once(*arguments: object) -> None:
-        if "settle_watermarks" in str(arguments[2]):
-            for load in loads:
-                load()
-
-    event.listen(books.engine, "before_cursor_execute", load_once)
-    assert books.settle() == 1
-    event.remove(books.engine, "before_cursor_execute", load_once)
-    books.advance_clock(40)
-    books.run_jobs()
-    assert books.query("SELECT count(*) AS n FROM accounting.reports") == [{"n": 3}]
-    assert list(verify(books.engine)) == []

@@ -98,7 +98,7 @@ def test_a_session_reopened_and_ended_in_one_batch_keeps_earlier_pending_interim
     ended = session_row(books, 0, 720, 720, "deleted", (*BOTH, 0, 0, 0, 0), total_reported=True)
     assert session_rows(books)[0] == ended
     moved = books.query(
-        "SELECT sum(h.received_bytes) FROM accounting.session_usage h"
+        "SELECT sum(h.received_bytes) FROM accounting.session_hours h"
         " JOIN accounting.sessions e USING (session_id) WHERE e.ended_at IS NOT NULL"
     )
     assert moved == [{"sum": BOTH[1]}]

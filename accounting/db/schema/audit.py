@@ -69,7 +69,7 @@ carried_sessions = Table(
         for column in sessions.c
         if column.name not in {"recheck_at", "end_events", "single_hour"}
     ),
-    Column("deltas", ARRAY(BigInteger), nullable=False),
+    Column("hourly_usage", ARRAY(BigInteger), nullable=False),
     Index("carried_sessions_by_name", "username_key"),
 )
 

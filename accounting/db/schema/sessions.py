@@ -28,6 +28,7 @@ settle_watermarks = Table(
     Column("last_sighting_epoch", Integer, nullable=False, server_default=text("0")),
     Column("last_sighting_position", BigInteger, nullable=False, server_default=text("0")),
     Column("last_sighting", BigInteger, nullable=False, server_default=text("0")),
+    Column("version", Integer, nullable=False, server_default=text("0")),
 )
 
 sessions = Table(
@@ -65,20 +66,6 @@ sessions = Table(
     Column("end_events", Integer, nullable=False, server_default=text("0")),
     Column("single_hour", timestamp),
     Index(
-        "sessions_open",
-        "username_key",
-        "allocation_id",
-        "source_id",
-        "database",
-        postgresql_where=text("phase > 0"),
-    ),
-    Index(
-        "sessions_recheck",
-        "source_id",
-        "recheck_at",
-        postgresql_where=text("ended_at IS NULL AND phase = 1"),
-    ),
-    Index(
         "sessions_live",
         "started_at",
         postgresql_where=text("ended_at IS NULL AND confirmed"),
@@ -97,11 +84,6 @@ sessions = Table(
         "realm_id",
         "single_hour",
         postgresql_where=text("NOT confirmed AND single_hour IS NOT NULL"),
-    ),
-    Index(
-        "sessions_unconfirmed",
-        "session_id",
-        postgresql_where=text("NOT confirmed AND phase = 0"),
     ),
 )
 

@@ -1,0 +1,166 @@
+"""What a batch of evidence changes: its sessions and all that follows from them, packed for COPY.
+
+A value: the folds go on with the next batch while it is written. Packing takes a snapshot of each
+session, so that the next batch knows what is stored without reading it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from accounting.domain.realm_rules import RealmRules
+from accounting.domain.session_fold import AllocationKey, Phase, PriorState, SessionState
+from accounting.domain.session_hours import UsageChanges
+from accounting.domain.thread_silence import ThreadActivity
+from accounting.sessions.key_fold import KeyFold
+from accounting.sessions.session_rows import (
+    pack_id,
+    pack_refresh,
+    pack_session,
+    session_fields,
+    slow_columns,
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class StoredState(PriorState):
+    """A session as it is stored: what decides how its next change is written.
+
+    ``slow_columns``: what few reports change. ``recheck_at``: when it may have expired; stored as
+    the earliest so far, because a later one would change an index at each refresh.
+    ``announced_end``: what its last session.ended event says; None before the first.
+    """
+
+    slow_columns: tuple[object, ...]
+    recheck_at: int
+    end_events: int
+    announced_end: tuple[object, ...] | None
+
+
+@dataclass(slots=True)
+class SessionChanges:
+    """The rows that a batch writes.
+
+    ``removed``: ids of open sessions that are written anew, were closed, or were merged into
+    another. ``opened`` and ``closed``: whole rows, by partition. ``refreshed``: rows of sessions
+    that got only new counters and times. ``ended``: rows of sessions that the feed announces.
+    """
+
+    usage: UsageChanges
+    removed: list[bytes] = field(default_factory=list)
+    opened: list[bytes] = field(default_factory=list)
+    closed: list[bytes] = field(default_factory=list)
+    refreshed: list[bytes] = field(default_factory=list)
+    ended: list[bytes] = field(default_factory=list)
+    merged: list[tuple[SessionState, SessionState]] = field(default_factory=list)
+    activity: list[ThreadActivity] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.opened or self.closed or self.refreshed or self.removed)
+
+
+def pack_changes(folds: Iterable[KeyFold], rules: Mapping[int, RealmRules]) -> SessionChanges:
+    """Pack what the folds changed, and make that their stored state. ``rules``: by realm_id."""
+    changed = [fold for fold in folds if fold.state.changed]
+    merged = [pair for fold in changed for pair in fold.state.merged]
+    changes = SessionChanges(UsageChanges(merged), merged=merged)
+    changes.removed.extend(pack_id(pending) for pending, _ in merged)
+    for fold in changed:
+        key, active = fold.key, fold.state.active
+        for session in fold.state.changed:
+            # A session without an address is on the server of the key's active session.
+            address = session.server_address
+            if address is None and active is not None:
+                address = active.server_address
+            changes.activity.append(
+                ThreadActivity(
+                    key.database,
+                    key.allocation_id,
+                    address,
+                    session.last_seen_at,
+                    session.started_at if session.start_known and session.prior is None else None,
+                )
+            )
+            _pack_session(changes, key, session, rules[session.realm_id])
+        fold.state.changed, fold.state.merged = [], []
+    return changes
+
+
+def stored_state(
+    session: SessionState,
+    slow: tuple[object, ...],
+    *,
+    single_hour: int | None,
+    recheck_at: int,
+    end_events: int,
+    announced_end: tuple[object, ...] | None,
+) -> StoredState:
+    """The stored state of a session that is stored as it is now."""
+    return StoredState(
+        active_until=session.active_until,
+        ended=session.ended_at is not None,
+        confirmed=session.confirmed,
+        estimated=session.estimated,
+        usage=tuple(session.usage),
+        single_hour=single_hour,
+        slow_columns=slow,
+        recheck_at=recheck_at,
+        end_events=end_events,
+        announced_end=announced_end,
+    )
+
+
+def end_of(session: SessionState) -> tuple[object, ...] | None:
+    """What a session.ended event says of a session; None if it says nothing."""
+    if session.ended_at is None or not session.confirmed:
+        return None
+    return (
+        session.ended_at,
+        session.end_cause,
+        session.client_total_count > 0,
+        session.estimated,
+        session.disputed,
+        *session.usage,
+    )
+
+
+def _pack_session(
+    changes: SessionChanges, key: AllocationKey, session: SessionState, rules: RealmRules
+) -> None:
+    prior = session.prior
+    assert prior is None or isinstance(prior, StoredState)
+    single_hour = changes.usage.add_session(session, rules.calendar)
+    recheck_at = session.expires_at + rules.grace_at(session.started_at)
+    fields = session_fields(session)
+    slow = slow_columns(fields)
+    end_events, announced_end = (
+        (0, None) if prior is None else (prior.end_events, prior.announced_end)
+    )
+    end = end_of(session)
+    is_announced = end is not None and end != announced_end
+    if is_announced:
+        end_events, announced_end = end_events + 1, end
+    if prior is not None and not prior.ended:
+        recheck_at = min(recheck_at, prior.recheck_at)
+    if (
+        prior is not None
+        and not prior.ended
+        and prior.slow_columns == slow
+        and prior.single_hour == single_hour
+    ):
+        changes.refreshed.append(pack_refresh(session, recheck_at))
+    else:
+        row = pack_session(key, fields, recheck_at, end_events, single_hour)
+        if prior is not None:
+            changes.removed.append(pack_id(session))
+        (changes.closed if session.phase is Phase.CLOSED else changes.opened).append(row)
+        if is_announced:
+            changes.ended.append(row)
+    session.hourly_usage = {}
+    session.prior = stored_state(
+        session,
+        slow,
+        single_hour=single_hour,
+        recheck_at=recheck_at,
+        end_events=end_events,
+        announced_end=announced_end,
+    )
