@@ -123,6 +123,7 @@ class Loader:
         with gc_paused(), lost_connections(), self.engine.begin() as connection:
             source = self._lock_source(connection, state)
             settler = self._settler or Settler(source.source_id, memory_limit=self.memory_limit)
+            settler.lock(connection)
             watermark = settler.begin(connection)
             if (watermark.epoch, watermark.position) != (source.epoch, source.position):
                 raise _UnsettledReports(source.source_id)
