@@ -38,6 +38,16 @@ class _KeyFilter:
         return value & mask, value >> _FILTER_BITS & mask
 
 
+class _AllKeys:
+    """Any key may be in the database: of a memory that keeps none."""
+
+    def add(self, key: AllocationKey) -> None:
+        pass
+
+    def __contains__(self, key: AllocationKey) -> bool:
+        return True
+
+
 class OpenSessions:
     """Folds by key, for one source. ``limit``: how many keys stay between batches."""
 
@@ -45,7 +55,7 @@ class OpenSessions:
         self._limit = limit
         self._folds: dict[AllocationKey, KeyFold] = {}
         # Keys that may have open sessions in the database which are not here; None: not known yet.
-        self._elsewhere: _KeyFilter | None = None
+        self._elsewhere: _KeyFilter | _AllKeys | None = None
         # Shared by the folds, and updated in place.
         self._rules: dict[int, RealmRules] = {}
         self._gap_positions: list[tuple[int, int]] = []
@@ -75,7 +85,9 @@ class OpenSessions:
             if realm_id not in self._rules
         }
         self._gap_positions[:] = gap_positions
-        if self._elsewhere is None:
+        if not self._limit:
+            self._elsewhere = _AllKeys()
+        elif self._elsewhere is None:
             self._elsewhere = _KeyFilter()
             for key in session_queries.read_open_keys(connection, source_id):
                 self._elsewhere.add(key)

@@ -94,6 +94,17 @@ def _settle_batch(engine: Engine, source_id: int, limit: int, *, wait: bool) -> 
             after=watermark.last_sighting,
             upto=position,
         )
+        until = loaded.loaded_until
+        is_current = (*position, until) == (
+            watermark.epoch,
+            watermark.position,
+            watermark.settled_until,
+        )
+        if is_current and not (
+            sightings
+            or (until and session_queries.read_due_keys(connection, source_id, until, limit=1))
+        ):
+            return 0, False
         reached = replace(
             watermark,
             epoch=position[0],
