@@ -249,7 +249,6 @@ class _NamesCache(dict[bytes, Identity]):
 class _HeaderCache(dict[int, tuple[bytes, int, int]]):
     """The headers of rows, the numbers of epochs and databases, by the origin of the message.
 
-
     ``estimated``: the times of all of them are, as their own could not enter the books.
     """
 
@@ -263,6 +262,8 @@ class _HeaderCache(dict[int, tuple[bytes, int, int]]):
     def __missing__(self, origin: int) -> tuple[bytes, int, int]:
         epoch, database, estimated = MessageOrigin.unpack(origin)
         number = self._epoch_numbers[epoch]
-        header = pack_header(self._source_id, number, database, estimated=estimated or self._estimated)
+        header = pack_header(
+            self._source_id, number, database, estimated=estimated or self._estimated
+        )
         result = self[origin] = header, number, database
         return result
