@@ -1,9 +1,9 @@
-"""Ingest: messages from a collector's spool to reports in Postgres, each message once.
+"""Ingest: messages from a collector's spool to reports and sessions in Postgres, each once.
 
 Comes in: a spool's messages, gaps and key sightings. Goes out: rows of ``reports``,
 ``rejected_messages``, ``key_sightings``, ``capture_gaps`` and ``message_counts``. Invariant: the
-rows and the source's position are written in one transaction, so that a message is counted once,
-or lies within a recorded gap.
+rows, what settling makes of them, and the source's position are written in one transaction, so that
+a message is counted once, or lies within a recorded gap.
 
 ``loader``: loads one transaction; ``load_loop`` repeats it. ``load_position``: maps the database's
 position to the spool's. ``row_encoder``: messages to rows. ``report_queries``: the rows' binary
