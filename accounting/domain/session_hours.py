@@ -130,6 +130,15 @@ class UsageChanges:
         several has a row for each.
         """
         prior = session.prior
+        only = calendar.hour(session.active_until).starts_at
+        if (
+            session.started_at >= only
+            and session.hourly_usage.keys() <= {only}
+            and (prior is None or prior.single_hour == only)
+            and session.session_id not in self._with_hour_rows
+        ):
+            self._add_within_hour(session, calendar, only)
+            return only
         if prior is not None:
             self._add_flag_changes(session, prior)
         hours = _hours(session, calendar)
@@ -149,6 +158,37 @@ class UsageChanges:
             rows = _with_stored_hour(session, prior, rows, calendar)
         self.hour_rows += rows
         return None
+
+    def _add_within_hour(self, session: SessionState, calendar: Calendar, hour: int) -> None:
+        """Add what a session changed that was only ever active in one hour: most sessions."""
+        self.realm_hours.add((session.realm_id, hour))
+        if not session.confirmed:
+            return
+        prior, until, ended = session.prior, session.active_until, session.ended_at is not None
+        if prior is not None and prior.confirmed and prior.estimated == session.estimated:
+            counters: Sequence[int] = session.hourly_usage.get(hour, _NOTHING)
+            started, ended_change, micros = 0, ended - prior.ended, until - prior.active_until
+            estimated_of = counters
+            has_slices = ended or prior.ended
+        else:
+            # Its usage before this step counts from now on, or counts as estimated.
+            was_counted = prior is not None and prior.confirmed
+            counters = session.hourly_usage.get(hour, _NOTHING) if was_counted else session.usage
+            started = int(not was_counted)
+            ended_change = ended - (was_counted and prior is not None and prior.ended)
+            before = prior.active_until if prior is not None and was_counted else session.started_at
+            micros = until - before
+            estimated_of = session.usage
+            has_slices = True
+        estimated = 0
+        if session.estimated:
+            estimated = estimated_of[_RECEIVED_BYTES] + estimated_of[_SENT_BYTES]
+        self._add(
+            (session.realm_id, session.user_key, hour),
+            (*counters, started, ended_change, micros, estimated, 0),
+        )
+        if has_slices:
+            self.peak_slices.update(_changed_slices(session, calendar))
 
     def _add_flag_changes(self, session: SessionState, prior: PriorState) -> None:
         """Count the stored hours of a session that became confirmed or estimated as if before."""

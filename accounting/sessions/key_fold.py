@@ -24,7 +24,7 @@ class KeyFold:
     ``rules``: by realm_id. ``gap_positions``: as :func:`session_fold.apply_report` takes them.
     """
 
-    __slots__ = ("_gap_positions", "_rules", "key", "state")
+    __slots__ = ("_gap_positions", "_realm", "_rules", "key", "state")
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class KeyFold:
         self.key = key
         self.state = KeyState()
         self._rules = rules
+        self._realm: RealmRules | None = None  # a key is of one realm
         self._gap_positions = gap_positions
 
     def resume(self, session: SessionState) -> None:
@@ -51,7 +52,10 @@ class KeyFold:
 
     def apply(self, evidence: Report | StatusKeySighting) -> None:
         """Apply the next report or sighting, with the grace of the session that it finds."""
-        state, rules = self.state, self._rules[evidence.realm_id]
+        rules = self._realm
+        if rules is None:
+            rules = self._realm = self._rules[evidence.realm_id]
+        state = self.state
         active = state.active
         if isinstance(evidence, StatusKeySighting):
             grace = rules.grace_at(evidence.seen_at if active is None else active.started_at)

@@ -49,11 +49,11 @@ class _AllKeys:
 
 
 class OpenSessions:
-    """Folds by key, for one source. ``limit``: how many keys stay between batches."""
+    """``folds``: by key, of one source. ``limit``: how many keys stay between batches."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._folds: dict[AllocationKey, KeyFold] = {}
+        self.folds: dict[tuple[int, int, bytes, int], KeyFold] = {}
         # Keys that may have open sessions in the database which are not here; None: not known yet.
         self._elsewhere: _KeyFilter | _AllKeys | None = None
         # Shared by the folds, and updated in place.
@@ -62,7 +62,7 @@ class OpenSessions:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._folds = {}
+        self.folds = {}
         self._elsewhere = None
         self._rules = {}
 
@@ -96,19 +96,17 @@ class OpenSessions:
             ):
                 self._fold(key).resume(session)
 
-    def require(self, connection: Connection, keys: Iterable[AllocationKey]) -> None:
-        """Read the open sessions of those keys that are not here."""
+    def require(self, connection: Connection, keys: Iterable[tuple[int, int, bytes, int]]) -> None:
+        """Read the open sessions of those keys that are not in ``folds``. Keys as AllocationKey."""
         assert self._elsewhere is not None
-        missing = {key for key in keys if key not in self._folds}
+        folds = self.folds
+        missing = {AllocationKey._make(key) for key in keys if key not in folds}
         for key in missing:
             self._fold(key)
         stored = [key for key in missing if key in self._elsewhere]
         if stored:
             for key, session in session_queries.read_open_sessions(connection, stored):
-                self._folds[key].resume(session)
-
-    def __getitem__(self, key: AllocationKey) -> KeyFold:
-        return self._folds[key]
+                self.folds[key].resume(session)
 
     def end(self, changed: Iterable[KeyFold]) -> None:
         """End a batch: drop keys without open sessions, and the oldest ones beyond the limit.
@@ -116,17 +114,17 @@ class OpenSessions:
         ``changed``: the folds that the batch changed.
         """
         assert self._elsewhere is not None
-        folds = self._folds
+        folds = self.folds
         for fold in changed:
             if fold.state.active is None and fold.state.pending is None:
                 folds.pop(fold.key, None)
         while len(folds) > self._limit:
             key = next(iter(folds))
             del folds[key]
-            self._elsewhere.add(key)
+            self._elsewhere.add(AllocationKey._make(key))
 
     def _fold(self, key: AllocationKey) -> KeyFold:
-        fold = self._folds.get(key)
+        fold = self.folds.get(key)
         if fold is None:
-            fold = self._folds[key] = KeyFold(key, self._rules, self._gap_positions)
+            fold = self.folds[key] = KeyFold(key, self._rules, self._gap_positions)
         return fold

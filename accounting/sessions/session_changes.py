@@ -130,8 +130,7 @@ def _pack_session(
     assert prior is None or isinstance(prior, StoredState)
     single_hour = changes.usage.add_session(session, rules.calendar)
     recheck_at = session.expires_at + rules.grace_at(session.started_at)
-    fields = session_fields(session)
-    slow = slow_columns(fields)
+    slow = slow_columns(session)
     end_events, announced_end = (
         (0, None) if prior is None else (prior.end_events, prior.announced_end)
     )
@@ -149,6 +148,7 @@ def _pack_session(
     ):
         changes.refreshed.append(pack_refresh(session, recheck_at))
     else:
+        fields = session_fields(session)
         row = pack_session(key, fields, recheck_at, end_events, single_hour)
         if prior is not None:
             changes.removed.append(pack_id(session))

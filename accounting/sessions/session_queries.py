@@ -39,7 +39,6 @@ from accounting.sessions.session_rows import (
     KEY_PACKER,
     REFRESH_PACKER,
     SESSION_PACKER,
-    session_fields,
     session_from_row,
     slow_columns,
 )
@@ -152,7 +151,7 @@ def _sessions_of_staged_keys(
         key, session = session_from_row(row)
         session.prior = stored_state(
             session,
-            slow_columns(session_fields(session)),
+            slow_columns(session),
             single_hour=single_hour,
             recheck_at=recheck_at,
             end_events=end_events,

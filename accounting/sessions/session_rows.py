@@ -24,13 +24,26 @@ _FIELDS: Final = tuple(
 KEY_COLUMNS: Final = copy_columns(sessions, AllocationKey._fields)
 SESSION_COLUMNS: Final = copy_columns(sessions, _FIELDS)
 _PHASES: Final = {int(phase): phase for phase in Phase}
-# Columns that never change, and those that every report changes.
-_CONSTANT: Final = frozenset({"session_id", "user_key", "realm_id", "started_at", "start_known"})
-_FAST: Final = frozenset({"last_seen_at", "expires_at", *COUNTERS})
-slow_columns: Final = itemgetter(
-    *(index for index, name in enumerate(_FIELDS) if name not in _CONSTANT | _FAST)
-)
-"""Picks from :func:`session_fields` what seldom changes."""
+
+
+def slow_columns(session: SessionState) -> tuple[object, ...]:
+    """What seldom changes of a session. Columns that change together with one of them are left out.
+
+    The others are constant, or in REFRESH_PACKER, whose columns every report changes.
+    """
+    return (
+        session.ended_at,  # and end_cause
+        session.phase,
+        session.lifetime_known,
+        session.confirmed,
+        session.server_address,  # and transport, client_address
+        session.new_count,
+        session.deleted_count,
+        session.client_total_count,  # and client_total
+        session.peer_total_count,  # and peer_total
+        session.estimated,
+        session.disputed,
+    )
 
 
 def session_from_row(row: Sequence[Any]) -> tuple[AllocationKey, SessionState]:

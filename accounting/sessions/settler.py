@@ -80,14 +80,17 @@ class Settler:
         rules = all_rules(connection)
         gap_positions = gap_queries.gap_positions(connection, source_id)
         memory.begin(connection, source_id, rules, gap_positions)
+        # Plain tuples: they equal AllocationKey, and are made in a third of the time.
         keys = [
-            AllocationKey(source_id, item.database, item.username_key, item.allocation_id)
-            for item in evidence
+            (source_id, item.database, item.username_key, item.allocation_id) for item in evidence
         ]
         memory.require(connection, keys)
+        folds = memory.folds
         changed: dict[AllocationKey, KeyFold] = {}
         for key, item in zip(keys, evidence, strict=True):
-            fold = changed[key] = memory[key]
+            fold = folds[key]
+            if not fold.state.changed:
+                changed[fold.key] = fold
             fold.apply(item)
         due: list[AllocationKey] = []
         expired: list[LocatedSession] = []
@@ -98,7 +101,7 @@ class Settler:
             memory.require(connection, due)
             # Also those that this batch changed: they are not stored yet as they are now.
             for key in dict.fromkeys([*due, *changed]):
-                fold = memory[key]
+                fold = folds[key]
                 session = fold.state.active
                 if session is None or session.ended_at is not None:
                     continue
