@@ -24,6 +24,7 @@ ASSUMED_LIFETIME: Final = 3600 * SECOND
 MAX_SERVERS: Final = 2**15 - 1
 """The limit of ``new_count``, a column of 16 bits: any publisher can send any number of ``new``."""
 
+_NO_TOTAL: Final = (0, 0, 0, 0)
 _CLIENT: Final = slice(0, 4)
 _PEER: Final = slice(4, 8)
 
@@ -148,8 +149,8 @@ class SessionState:
     deleted_count: int = 0
     client_total_count: int = 0
     peer_total_count: int = 0
-    client_total: list[int] = field(default_factory=lambda: [0] * 4)
-    peer_total: list[int] = field(default_factory=lambda: [0] * 4)
+    client_total: Sequence[int] = _NO_TOTAL
+    peer_total: Sequence[int] = _NO_TOTAL
     estimated: bool = False
     disputed: bool = False
     hourly_usage: dict[int, list[int]] = field(default_factory=dict)

@@ -1,5 +1,6 @@
 """Run a loader until it is stopped: retries, pauses, and pruning of what is loaded."""
 
+import gc
 import threading
 import time
 from datetime import timedelta
@@ -18,8 +19,9 @@ log = structlog.get_logger()
 
 POLL_SECONDS: Final = 0.1
 """The pause while there is nothing to load."""
-BATCH_WAIT_SECONDS: Final = 0.25
-"""The pause once all is loaded: a transaction costs as much as loading a thousand messages."""
+BATCH_WAIT_SECONDS: Final = 1.0
+"""The pause once all is loaded: a transaction has a cost of its own, and writes each open session
+once that got a report since the last."""
 MIN_RETRY_SECONDS: Final = 0.2
 MAX_RETRY_SECONDS: Final = 10.0
 PRUNE_SECONDS: Final = 60
@@ -35,6 +37,8 @@ def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -
     messages.
     """
     backoff = Backoff(MIN_RETRY_SECONDS, MAX_RETRY_SECONDS)
+    # A collection would traverse all sessions in memory; what is freed here makes no cycles.
+    gc.disable()
     ready = False
     pruned_at = 0
     deadline = float("inf")
@@ -48,6 +52,7 @@ def run_loader(loader: Loader, stop: threading.Event, *, retention: timedelta) -
             if stop.is_set():
                 log.warning("what is left stays in the spool", reason=str(error))
                 return
+            gc.collect()  # an error and its frames can be a cycle
             pause_seconds = backoff.next_pause()
             log.warning(
                 "can't load now, trying again",

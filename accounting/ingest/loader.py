@@ -44,8 +44,8 @@ from accounting.sources.watermark_queries import Watermark
 
 BATCH: Final = 50_000
 """The most messages that one transaction loads."""
-MEMORY_LIMIT: Final = 130_000
-"""How many keys with open sessions stay in memory, at 1.2 kB each."""
+MEMORY_LIMIT: Final = 80_000
+"""How many keys with open sessions stay in memory, at two kilobytes each."""
 
 CORRECTION_TIMEOUT_SECONDS: Final = 60.0
 """How long times that are unconfirmed or later than now wait for the collector's correction.

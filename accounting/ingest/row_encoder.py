@@ -8,6 +8,7 @@ coturn publishes, so it creates as few objects as it can. It reads the spool, no
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from operator import itemgetter
 from typing import Final, NamedTuple, NoReturn
 
@@ -185,7 +186,7 @@ class RowEncoder:
             if traffic_kind is None:
                 row = pack_status(header, position, last, identity, allocation_id, status)
                 kind, lifetime, transport, server, client = status
-                addresses = _decoded(transport), _decoded(server), _decoded(client)
+                addresses = _shared(transport), _shared(server), _decoded(client)
                 side, counters = None, _NO_COUNTERS
             else:
                 row = pack_traffic(
@@ -236,6 +237,10 @@ class RowEncoder:
 
 def _decoded(text: bytes | None) -> str | None:
     return None if text is None else text.decode()
+
+
+_shared = lru_cache(maxsize=1024)(_decoded)
+"""For what many sessions have in common, and keep in memory."""
 
 
 class _NamesCache(dict[bytes, Identity]):

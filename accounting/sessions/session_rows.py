@@ -103,8 +103,8 @@ def session_from_row(row: Sequence[Any]) -> tuple[AllocationKey, SessionState]:
         deleted_count=deleted_count,
         client_total_count=client_total_count,
         peer_total_count=peer_total_count,
-        client_total=client_total or [0] * 4,
-        peer_total=peer_total or [0] * 4,
+        client_total=client_total or (0, 0, 0, 0),
+        peer_total=peer_total or (0, 0, 0, 0),
         estimated=estimated,
         disputed=disputed,
     )
