@@ -63,6 +63,17 @@ class SpoolDiskError(SpoolError):
     """The disk refuses a write to the spool: full, over quota, or failing."""
 
 
+class DamagedChunk(SpoolError):
+    """Messages in the spool are not what was written. Retry after a gap was recorded for them.
+
+    ``number`` is that of their chunk.
+    """
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.number = number
+
+
 class ServerError(AccountingError):
     """An embedded server did not start or stop; the text holds the end of its log."""
 

@@ -22,7 +22,7 @@ from accounting.domain.rate_limit import RateLimit
 from accounting.domain.realm_rules import RealmRule
 from accounting.domain.server_identity import ServerIdentity
 from accounting.domain.session_fold import StatusKeySighting
-from accounting.errors import ConnectionLost
+from accounting.errors import ConnectionLost, DamagedChunk
 from accounting.identities.identity_resolver import MAX_REALMS, IdentityResolver
 from accounting.ingest import (
     key_sightings,
@@ -109,11 +109,14 @@ class Loader:
         this source, and :class:`SourceConflict` when all that is left was captured from a Redis of
         another source.
         """
-        try:
-            return self._load(limit)
-        except _UnsettledReports as error:
-            settle_source(self.engine, error.source_id, wait=True)
-            return self._load(limit)
+        while True:
+            try:
+                return self._load(limit)
+            except DamagedChunk as damage:
+                # The transaction is rolled back; the next one has the gap, and then what follows.
+                self.spool.replace_by_gap(damage)
+            except _UnsettledReports as error:
+                settle_source(self.engine, error.source_id, wait=True)
 
     def _load(self, limit: int) -> int:
         state = self.spool.state()

@@ -170,7 +170,7 @@ def test_a_gap_is_never_empty_even_when_the_clock_steps_back(path: Path) -> None
 def test_pruning_deletes_only_old_loaded_messages(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accounting.capture.spool.pruning.BATCH_MESSAGES", 3)
+    monkeypatch.setattr("accounting.capture.spool.pruning.BATCH_CHUNKS", 1)
     with Spool.open(path, "test") as spool:
         spool.append([message(at) for at in range(1, 11)])
         assert prune(spool, 100) == 0

@@ -14,18 +14,21 @@ from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote
 
+import structlog
+
 from accounting.capture.clock import wall_clock
+from accounting.capture.spool import upgrade
+from accounting.capture.spool.chunks import CHUNKS_SCHEMA
 from accounting.errors import SpoolDiskError, SpoolError
+
+log = structlog.get_logger()
 
 APPLICATION_ID: Final = 0x7475726E
 """``turn``: SQLite's application_id tells a spool from another program's database."""
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 
 LOCK_TIMEOUT_SECONDS: Final = 30.0
 """How long one process waits for the other's transaction, which takes milliseconds."""
-
-ROWS_PER_INSERT: Final = 100
-"""Rows per statement. SQLite before 3.32 allows 999 values."""
 
 Value = int | str | bytes | None
 
@@ -60,16 +63,6 @@ CREATE TABLE epochs (
     cause TEXT NOT NULL,
     server TEXT NOT NULL DEFAULT ''
 );
-CREATE TABLE messages (
-    epoch INTEGER NOT NULL,
-    position INTEGER NOT NULL,
-    received_at INTEGER NOT NULL,
-    estimated INTEGER NOT NULL,
-    database INTEGER NOT NULL,
-    channel BLOB NOT NULL,
-    payload BLOB NOT NULL,
-    PRIMARY KEY (epoch, position)
-) WITHOUT ROWID;
 CREATE TABLE gaps (
     gap INTEGER PRIMARY KEY,
     epoch INTEGER NOT NULL,
@@ -95,20 +88,6 @@ CREATE TABLE sightings (
 def spool_path(data_dir: Path, source: str) -> Path:
     """The file of a source. Its name is percent-encoded, since it may contain any character."""
     return data_dir / "spool" / f"{quote(source, safe='')}.sqlite3"
-
-
-class BulkInsert:
-    """An INSERT of one row, and of ROWS_PER_INSERT rows in one statement.
-
-    One statement per row takes half as long again.
-    """
-
-    def __init__(self, head: str, *, columns: int) -> None:
-        row = f"({', '.join('?' * columns)})"
-        self.columns = columns
-        self.values_per_statement = columns * ROWS_PER_INSERT
-        self.single_row_sql = head + row
-        self.many_rows_sql = head + ", ".join([row] * ROWS_PER_INSERT)
 
 
 class SpoolFile:
@@ -197,15 +176,6 @@ class SpoolFile:
         """Run a writing statement for each row, within a transaction."""
         self._connection.executemany(query, rows)
 
-    def insert(self, insert: BulkInsert, values: Sequence[Value]) -> None:
-        """Insert rows, given as one flat sequence of values, within a transaction."""
-        step, width = insert.values_per_statement, insert.columns
-        bulk_end = len(values) - len(values) % step
-        for begin in range(0, bulk_end, step):
-            self.execute(insert.many_rows_sql, values[begin : begin + step])
-        rest = range(bulk_end, len(values), width)
-        self.execute_many(insert.single_row_sql, [values[begin : begin + width] for begin in rest])
-
     def fetch_all(self, query: str, values: Sequence[Value] = ()) -> list[Any]:
         """The rows of a query."""
         with translate_errors(self.path, "read"):
@@ -218,6 +188,15 @@ class SpoolFile:
         if row is None:
             raise SpoolError(f"the spool {self.path} is damaged: it has lost its state")
         return row
+
+    def check_format(self) -> None:
+        """Raise SpoolError for a file of another format, or one that is being converted."""
+        (version,) = self.fetch_one("PRAGMA user_version")
+        if version != FORMAT_VERSION or not upgrade.is_complete(self._connection):
+            raise SpoolError(
+                f"the spool {self.path} is not of format {FORMAT_VERSION}: an older one is"
+                " converted when the collector starts"
+            )
 
     def check_not_moved(self) -> None:
         """Raise SpoolError when the file was moved or deleted.
@@ -237,7 +216,7 @@ class SpoolFile:
 
     def _initialize(self) -> None:
         run = self._connection.execute
-        # Effective only before the first write; messages have some 200 bytes.
+        # Effective only before the first write; a chunk has some 30 kB.
         run("PRAGMA page_size = 8192")
         if run("PRAGMA journal_mode").fetchone() != ("wal",):
             run("PRAGMA journal_mode = WAL")
@@ -254,6 +233,10 @@ class SpoolFile:
                 self._create()
             elif application_id != APPLICATION_ID:
                 raise SpoolError(f"{self.path} is a database, but not a spool: move it away")
+            elif version in upgrade.CONVERTIBLE:
+                log.info("the spool gets a new format", path=str(self.path), format=FORMAT_VERSION)
+                upgrade.begin(self._connection, version)
+                run(f"PRAGMA user_version = {FORMAT_VERSION}")
             elif version != FORMAT_VERSION:
                 raise SpoolError(
                     f"the spool {self.path} has format {version}, this version knows"
@@ -265,10 +248,14 @@ class SpoolFile:
                 f"the spool {self.path} belongs to source {owner!r}, not {self.source!r}:"
                 " correct ACCOUNTING_SOURCE or ACCOUNTING_DATA_DIR"
             )
+        while not upgrade.is_complete(self._connection):
+            with self.transaction():
+                upgrade.convert_step(self._connection)
 
     def _create(self) -> None:
         run = self._connection.execute
-        for statement in SCHEMA.split(";")[:-1]:  # executescript() would commit the transaction
+        # executescript() would commit the transaction.
+        for statement in (*SCHEMA.split(";")[:-1], *CHUNKS_SCHEMA):
             run(statement)
         run(f"PRAGMA application_id = {APPLICATION_ID}")
         run(f"PRAGMA user_version = {FORMAT_VERSION}")

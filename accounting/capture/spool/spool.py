@@ -5,10 +5,11 @@ It stores messages without parsing them, and gaps and epochs without deciding wh
 
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
-from typing import Final
+from typing import Any, Final
 
-from accounting.capture.spool.file import BulkInsert, SpoolFile, Value
+from accounting.capture.spool.messages import MessageStore
 from accounting.capture.spool.records import (
     CaptureMode,
     Epoch,
@@ -16,13 +17,10 @@ from accounting.capture.spool.records import (
     Message,
     RawKeySighting,
     ResumePoint,
-    SpooledRow,
     SpoolState,
 )
 from accounting.domain.server_identity import ServerIdentity
-
-MAX_PLACE: Final = (1 << 62, 0)
-"""An (epoch, position) after all others."""
+from accounting.errors import DamagedChunk
 
 MAX_TIME: Final = 1 << 62
 """Microseconds after all times."""
@@ -65,14 +63,8 @@ SHIFT_OTHER_TIMES: Final = (
 GAP_FOLD_MICROSECONDS: Final = 60_000_000
 """Of the time between two gaps of one cause that are recorded as one."""
 
-INSERT_MESSAGES: Final = BulkInsert(
-    "INSERT INTO messages (epoch, position, received_at, estimated, database, channel, payload)"
-    " VALUES ",
-    columns=7,
-)
 
-
-class Spool(SpoolFile):
+class Spool(MessageStore):
     """An open spool."""
 
     # -- for the collector
@@ -101,17 +93,16 @@ class Spool(SpoolFile):
             )
             if positions is None:
                 positions = range(last_position + 1, last_position + 1 + len(messages))
-            values: list[Value] = []
-            add = values.extend
-            estimated_count = min(estimated_count, len(messages))
-            flags = [1] * estimated_count + [0] * (len(messages) - estimated_count)
-            for position, estimated, (received_at, database, channel, payload) in zip(
-                positions, flags, messages, strict=True
-            ):
-                if (corrected_at := received_at + correction) > last_received_at:
-                    last_received_at = corrected_at
-                add((epoch, position, last_received_at, estimated, database, channel, payload))
-            self.insert(INSERT_MESSAGES, values)
+            elif positions and positions[0] <= last_position:
+                raise ValueError(f"position {positions[0]} does not follow {last_position}")
+            last_received_at = self.add_messages(
+                epoch,
+                positions,
+                messages,
+                not_before=last_received_at,
+                estimated_count=estimated_count,
+                correction=correction,
+            )
             if positions:
                 last_position = positions[-1]
             self.execute(
@@ -189,22 +180,16 @@ class Spool(SpoolFile):
         The messages' times become estimates. Returns the number of these messages.
         """
         with self.transaction():
-            (loaded_at,) = self.fetch_one(
-                "SELECT coalesce(max(m.received_at), 0) FROM spool s JOIN messages m"
-                " ON (m.epoch, m.position) = (s.loaded_epoch, s.loaded_position)"
-            )
+            loaded: Any = self.fetch_one("SELECT loaded_epoch, loaded_position FROM spool")
+            with suppress(DamagedChunk):
+                after = max(after, self.received_at(*loaded) or 0)
             # What is loaded may be later than ``latest``, after the database's clock was ahead.
-            values = {"by": by, "after": min(max(after, loaded_at), latest), "latest": latest}
-            cursor = self.execute(
-                "UPDATE messages SET estimated = 1,"
-                " received_at = min(max(received_at + :by, :after), :latest)"
-                " WHERE (epoch, position) > (SELECT loaded_epoch, loaded_position FROM spool)"
-                " AND received_at > :after",
-                values,
-            )
+            after = min(after, latest)
+            shifted = self.shift_messages(by, loaded=loaded, after=after, latest=latest)
+            values = {"by": by, "after": after, "latest": latest}
             for statement in SHIFT_OTHER_TIMES:
                 self.execute(statement, values)
-        return cursor.rowcount
+        return shifted
 
     def set_server(self, server: ServerIdentity) -> None:
         """Record the server that the current epoch is captured from."""
@@ -243,8 +228,8 @@ class Spool(SpoolFile):
                 "UPDATE gaps SET to_at = NULL, detail = ?"
                 " WHERE gap = (SELECT max(gap) FROM gaps) AND cause = ? AND to_at > ?"
                 " AND to_at >= (SELECT last_received_at FROM spool)"
-                " AND NOT EXISTS (SELECT 1 FROM messages"
-                "  WHERE (messages.epoch, messages.position) > (gaps.epoch, gaps.position))"
+                " AND NOT EXISTS (SELECT 1 FROM chunks"
+                "  WHERE (chunks.epoch, chunks.last_position) > (gaps.epoch, gaps.position))"
                 " RETURNING gap",
                 (detail, cause, from_at - GAP_FOLD_MICROSECONDS),
             ).fetchall()
@@ -286,18 +271,6 @@ class Spool(SpoolFile):
 
     # -- for the loader
 
-    def read_messages(
-        self, epoch: int, position: int, limit: int, end: tuple[int, int] = MAX_PLACE
-    ) -> list[SpooledRow]:
-        """Up to ``limit`` messages after that position and up to ``end``, in order."""
-        return self.fetch_all(
-            "SELECT (epoch << 35) | (database << 1) | estimated, position, received_at, channel,"
-            " payload FROM messages"
-            " WHERE (epoch, position) > (?, ?) AND (epoch, position) <= (?, ?)"
-            " ORDER BY epoch, position LIMIT ?",
-            (epoch, position, *end, limit),
-        )
-
     def mark_loaded(self, epoch: int, position: int) -> None:
         """Record that everything up to that position is committed in Postgres."""
         with self.transaction():
@@ -322,17 +295,9 @@ class Spool(SpoolFile):
     def discard_epoch(self, epoch: int) -> None:
         """Delete the messages and sightings of an epoch that must not be loaded."""
         with self.transaction():
-            self.execute("DELETE FROM messages WHERE epoch = ?", (epoch,))
+            self.delete_epoch_messages(epoch)
             self.execute("DELETE FROM sightings WHERE epoch = ?", (epoch,))
             self.execute("UPDATE epochs SET server = '' WHERE epoch = ?", (epoch,))
-
-    def position_at(self, epoch: int, received_at: int) -> int:
-        """The last position of an epoch that was received at that time or before; 0 for none."""
-        (position,) = self.fetch_one(
-            "SELECT coalesce(max(position), 0) FROM messages WHERE epoch = ? AND received_at <= ?",
-            (epoch, received_at),
-        )
-        return int(position)
 
     def epoch_and_position_at(self, received_at: int) -> tuple[int, int]:
         """The last (epoch, position) received at that time or before; else before all messages."""
@@ -341,19 +306,6 @@ class Spool(SpoolFile):
             if position := self.position_at(epoch, received_at):
                 return epoch, position
         return epochs[0], 0
-
-    def last_position(self, epoch: int) -> int | None:
-        """The last stored position of an epoch; None when it has no message here."""
-        (position,) = self.fetch_one("SELECT max(position) FROM messages WHERE epoch = ?", (epoch,))
-        return None if position is None else int(position)
-
-    def received_at(self, epoch: int, position: int) -> int | None:
-        """When the message at that position was received; None when it isn't here."""
-        (received_at,) = self.fetch_one(
-            "SELECT max(received_at) FROM messages WHERE epoch = ? AND position = ?",
-            (epoch, position),
-        )
-        return None if received_at is None else int(received_at)
 
     # -- for both
 

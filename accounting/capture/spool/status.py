@@ -18,16 +18,9 @@ from accounting.capture.spool.spool import Spool
 BACKLOG_COUNT_LIMIT: Final = 200_000
 """Messages that are counted, which takes about 0.1 s; of more only the age of the oldest counts."""
 
-_BACKLOG: Final = """
-SELECT count(*), coalesce(sum(size), 0), min(received_at) FROM (
-    SELECT length(channel) + length(payload) AS size, received_at FROM messages
-    WHERE (epoch, position) > (?, ?) ORDER BY epoch, position LIMIT ?
-)
-"""
-
 _LAST_RECEIVED_AT: Final = """
 SELECT coalesce(
-    (SELECT received_at FROM messages ORDER BY epoch DESC, position DESC LIMIT 1),
+    (SELECT last_received_at FROM chunks ORDER BY epoch DESC, last_position DESC LIMIT 1),
     nullif(pruned_received_at, 0)
 ) FROM spool
 """
@@ -69,9 +62,11 @@ def read_status(data_dir: Path, source: str) -> SpoolStatus | None:
         uri = f"file:{quote(str(path))}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=2.0)) as connection:
             spool = Spool(path, source, connection, wall_clock)
+            spool.check_format()
             state = spool.state()
-            loaded = state.loaded_epoch, state.loaded_position
-            messages, size, oldest_at = spool.fetch_one(_BACKLOG, (*loaded, BACKLOG_COUNT_LIMIT))
+            messages, size, oldest_at = spool.count_after(
+                state.loaded_epoch, state.loaded_position, BACKLOG_COUNT_LIMIT
+            )
             (newest_at,) = spool.fetch_one(_LAST_RECEIVED_AT)
             return SpoolStatus(
                 path=path,

@@ -65,6 +65,6 @@ def take_over_position(
 def _delete_after(spool: Spool, epoch: int, position: int) -> None:
     """Delete everything after that position, and an open gap."""
     place = (epoch, position)
-    spool.execute("DELETE FROM messages WHERE (epoch, position) > (?, ?)", place)
+    spool.delete_messages_after(epoch, position)
     spool.execute("DELETE FROM sightings WHERE (epoch, position) > (?, ?)", place)
     spool.execute("DELETE FROM gaps WHERE to_at IS NULL OR (epoch, position) > (?, ?)", place)
