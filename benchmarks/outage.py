@@ -90,11 +90,9 @@ def run(count: int, server_name: str, capture: str, home: Path) -> None:
 def is_spooled(data_dir: Path, count: int) -> bool:
     """Whether the spool has so many messages that are not loaded."""
     with Spool.open(spool_path(data_dir, "default"), "default") as spool:
-        (unloaded,) = spool.fetch_one(
-            "SELECT count(*) FROM messages, spool"
-            " WHERE (epoch, position) > (loaded_epoch, loaded_position)"
-        )
-        return bool(unloaded == count)
+        state = spool.state()
+        unloaded, _, _ = spool.count_after(state.loaded_epoch, state.loaded_position, count + 1)
+        return unloaded == count
 
 
 def event_count(books: Books) -> int:

@@ -1,6 +1,7 @@
 """Gaps and key sightings: what became of the sessions that were open during a gap."""
 
 from accounting.capture.spool.records import RawKeySighting
+from accounting.domain.calendar import from_micros
 from accounting.sessions.describe_gaps import describe_gaps
 from tests.support.books import Books, channel, status_payload, traffic_payload
 
@@ -55,6 +56,25 @@ def test_a_gap_describes_what_became_of_the_sessions_open_during_it(books: Books
     ends = {row["allocation_id"][-1]: row["end_cause"] for row in books.rows("sessions")}
     assert ends == {"1": "deleted", "2": "expired", "3": None, "4": "expired", "5": None}
     assert describe_gaps(books.engine) == 0
+
+
+def test_damaged_messages_of_the_spool_are_a_gap_and_the_others_are_loaded(books: Books) -> None:
+    for number in (1, 2, 3):
+        books.receive(10 * number, channel("status", allocation=number), status_payload("new"))
+    spool = books.spool()
+    with spool.transaction():
+        spool.execute("UPDATE chunks SET content = zeroblob(length(content)) WHERE number = 2")
+    books.advance_clock(40)
+    assert books.load() == 2
+    books.run_jobs()
+    (gap,) = books.rows("capture_gaps")
+    assert gap["cause"] == "spool_damaged"
+    assert gap["detail"].startswith("no session lived") or "1 messages" in gap["detail"]
+    assert gap["from_at"] == from_micros(books.micros_at(10))
+    assert gap["to_at"] == from_micros(books.micros_at(30) + 1)
+    assert [row["allocation_id"][-1] for row in books.rows("sessions")] == ["1", "3"]
+    assert books.load() == 0
+    assert list(verify(books.engine)) == []
 
 
 def test_a_gap_without_open_sessions_is_described_as_such(books: Books) -> None:

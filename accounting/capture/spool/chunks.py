@@ -12,10 +12,11 @@ Before compression it has, in little-endian order:
 The separator is a byte that none of them contains; a chunk of one message needs none.
 """
 
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby, repeat, starmap
-from struct import Struct, pack, unpack_from
+from struct import Struct
 from typing import Final, NamedTuple
 
 import lz4.block
@@ -48,6 +49,13 @@ INSERT INTO chunks (
     epoch, first_position, last_position, first_received_at, last_received_at, messages, size,
     checksum, content
 ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+UPDATE_CHUNK: Final = """
+UPDATE chunks SET
+    epoch = ?, first_position = ?, last_position = ?, first_received_at = ?, last_received_at = ?,
+    messages = ?, size = ?, checksum = ?, content = ?
+WHERE number = ?
 """
 
 PREFERRED_SEPARATOR: Final = b"\n"
@@ -84,7 +92,10 @@ class Chunk(NamedTuple):
 
     def is_intact(self) -> bool:
         """Whether all values are those that were written."""
-        return self.checksum == _checksum(self[1:8], self.content)
+        try:
+            return self.checksum == _checksum(self[1:8], self.content)
+        except (TypeError, struct.error):  # a damaged row has values of other types
+            return False
 
 
 def encode(
@@ -128,7 +139,7 @@ def encode(
         (
             HEADER.pack(len(runs), len(joined_channels), separator),
             *starmap(RUN.pack, runs),
-            pack(f"<{2 * count}q", *positions, *received_at),
+            struct.pack(f"<{2 * count}q", *positions, *received_at),
             joined_channels,
             joined_payloads,
         )
@@ -140,7 +151,7 @@ def encode(
 
 
 def encode_rows(rows: Sequence[SpooledRow]) -> Iterator[Chunk]:
-    """Encode the messages of one chunk again, after a change."""
+    """Encode messages of one epoch. A part of a chunk is one chunk again."""
     if rows:
         yield from encode(rows[0][0] >> ORIGIN_BITS, *zip(*rows, strict=True))
 
@@ -158,7 +169,7 @@ def decode(chunk: Chunk) -> list[SpooledRow]:
         repeat(base | origin, length)
         for origin, length in RUN.iter_unpack(raw[HEADER.size : positions_at])
     ]
-    numbers = unpack_from(f"<{2 * count}q", raw, positions_at)
+    numbers = struct.unpack_from(f"<{2 * count}q", raw, positions_at)
     channels_at = positions_at + 16 * count
     payloads_at = channels_at + channels_length
     channels, payloads = raw[channels_at:payloads_at], raw[payloads_at:]

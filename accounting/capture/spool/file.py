@@ -30,6 +30,8 @@ FORMAT_VERSION: Final = 4
 LOCK_TIMEOUT_SECONDS: Final = 30.0
 """How long one process waits for the other's transaction, which takes milliseconds."""
 
+DAMAGED_ADVICE: Final = "the file is damaged: move it away, and a new one begins a new epoch"
+
 Value = int | str | bytes | None
 
 SCHEMA: Final = """
@@ -285,6 +287,9 @@ def translate_errors(path: Path, participle: str) -> Iterator[None]:
     """Turn SQLite's errors into a SpoolError of one line, with advice."""
     try:
         yield
+    except UnicodeDecodeError:
+        # SQLite's message names a part of the schema, which is damaged.
+        raise SpoolError(f"the spool {path} can't be {participle}: {DAMAGED_ADVICE}") from None
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         match code:
@@ -293,7 +298,7 @@ def translate_errors(path: Path, participle: str) -> Iterator[None]:
             case sqlite3.SQLITE_IOERR:
                 advice = "look for a full disk, a quota or a failing disk, then start again"
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-                advice = "the file is damaged: move it away, and a new one begins a new epoch"
+                advice = DAMAGED_ADVICE
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
                 advice = "check the permissions of the file and its directory"
             case sqlite3.SQLITE_BUSY:

@@ -13,15 +13,16 @@ import structlog
 from accounting.capture.spool.chunks import (
     CHUNK_MESSAGES,
     INSERT_CHUNK,
+    UPDATE_CHUNK,
     Chunk,
     DamagedContent,
     decode,
     encode,
     encode_rows,
 )
-from accounting.capture.spool.file import SpoolFile, translate_errors
+from accounting.capture.spool.file import DAMAGED_ADVICE, SpoolFile, translate_errors
 from accounting.capture.spool.records import Message, SpooledRow
-from accounting.errors import DamagedChunk
+from accounting.errors import DamagedChunk, SpoolError
 
 log = structlog.get_logger()
 
@@ -31,6 +32,9 @@ Place = tuple[int, int]
 MIN_PLACE: Final = (0, 0)
 MAX_PLACE: Final = (1 << 62, 0)
 """Before and after all others."""
+
+MAX_NUMBER: Final = 1 << 62
+"""After those of all chunks."""
 
 DAMAGED_SPOOL: Final = "spool_damaged"
 """The cause of a gap in place of messages that can't be read."""
@@ -49,6 +53,9 @@ ORDER BY first_received_at DESC, last_position DESC LIMIT 1
 SIZES_AFTER: Final = """
 SELECT number, messages, size, first_received_at, (epoch, first_position) <= (?1, ?2) FROM chunks
 WHERE (epoch, last_position) > (?1, ?2) ORDER BY epoch, last_position
+"""
+PLACE_BEFORE: Final = """
+SELECT epoch, last_position FROM chunks WHERE number < ? ORDER BY number DESC LIMIT 1
 """
 NUMBERS_AFTER: Final = """
 SELECT number FROM chunks WHERE (epoch, last_position) > (?, ?) AND last_received_at > ?
@@ -90,7 +97,9 @@ class MessageStore(SpoolFile):
             times, databases, channels, payloads = zip(*messages[part], strict=True)
             if correction:
                 times = [time + correction for time in times]
-            received_at = list(accumulate(chain((last_received_at,), times), max))[1:]
+            received_at = sorted(times)
+            if received_at[0] < last_received_at or received_at != list(times):
+                received_at = list(accumulate(chain((last_received_at,), times), max))[1:]
             last_received_at = received_at[-1]
             origins = [database << 1 for database in databases]
             if begin < estimated_count:
@@ -126,15 +135,14 @@ class MessageStore(SpoolFile):
 
     def delete_messages_after(self, epoch: int, position: int) -> None:
         """Delete all messages after that position."""
-        place, kept = (epoch, position), list[SpooledRow]()
+        place = epoch, position
         chunk = self._first(CHUNKS_AFTER, place)
         try:
             if chunk and (chunk.epoch, chunk.first_position) <= place:
-                kept = _cut(self._decode(chunk), epoch, end=place)
+                self._replace(chunk, _cut(self._decode(chunk), epoch, end=place))
         except DamagedChunk as damage:
             log.error("messages can't be read and are deleted", reason=str(damage))
         self.execute("DELETE FROM chunks WHERE (epoch, last_position) > (?, ?)", place)
-        self._insert(encode_rows(kept))
 
     def delete_epoch_messages(self, epoch: int) -> None:
         """Delete all messages of an epoch."""
@@ -164,14 +172,16 @@ class MessageStore(SpoolFile):
             if chunk is None or chunk.is_intact():
                 return
             self.execute("DELETE FROM chunks WHERE number = ?", (damage.number,))
-            from_at, to_at, last, *place = self.fetch_one(
+            from_at, to_at, *place = self.fetch_one(
                 "SELECT coalesce(nullif(pruned_received_at, 0), captured_from, min(began_at)),"
-                " NULL, last_received_at, max(pruned_epoch, min(epoch)), pruned_position"
+                " last_received_at, max(pruned_epoch, min(epoch)), pruned_position"
                 " FROM spool, epochs"
             )
-            if before := self._first(LAST_CHUNK_BEFORE, (chunk.epoch, chunk.last_position)):
+            before = self._first(LAST_CHUNK_BEFORE, (chunk.epoch, chunk.last_position))
+            if before and before.is_intact():
                 from_at, place = before.last_received_at, [before.epoch, before.last_position]
-            if following := self._first(CHUNKS_AFTER, (chunk.epoch, chunk.last_position)):
+            following = self._first(CHUNKS_AFTER, (chunk.epoch, chunk.last_position))
+            if following and following.is_intact():
                 to_at = following.first_received_at
             self.execute(
                 "INSERT INTO gaps (gap, epoch, position, from_at, to_at, cause, detail)"
@@ -179,7 +189,7 @@ class MessageStore(SpoolFile):
                 (
                     *place,
                     from_at,
-                    max(last if to_at is None else to_at, from_at) + 1,
+                    max(from_at, to_at) + 1,
                     DAMAGED_SPOOL,
                     str(damage),
                 ),
@@ -197,13 +207,18 @@ class MessageStore(SpoolFile):
         At most ``limit``; fewer where otherwise a chunk would be decoded twice.
         """
         after, rows = (epoch, position), list[SpooledRow]()
+        reached = after
         for chunk in self._chunks(CHUNKS_AFTER, after):
             decoded = self._decode(chunk)  # also if it is not returned: it could be damaged
+            self._check_index(reached, before=chunk.number)
             if rows and len(rows) + len(decoded) > limit:
                 break
             rows += _cut(decoded, chunk.epoch, after=after, end=end)
-            if len(rows) >= limit or (chunk.epoch, chunk.last_position) >= end:
+            reached = chunk.epoch, chunk.last_position
+            if len(rows) >= limit or reached >= end:
                 break
+        else:
+            self._check_index(reached)
         return rows[:limit]
 
     def position_at(self, epoch: int, received_at: int) -> int:
@@ -275,6 +290,18 @@ class MessageStore(SpoolFile):
         covers = chunk is not None and (chunk.epoch, chunk.first_position) <= (epoch, position)
         return chunk if covers else None
 
+    def _check_index(self, place: Place, *, before: int = MAX_NUMBER) -> None:
+        """Raise SpoolError if a chunk after ``place`` has a number below ``before``.
+
+        The index of places does not have it then: one of its pages is damaged.
+        """
+        last = self.fetch_all(PLACE_BEFORE, (before,))
+        if last and last[0] > place:
+            # Another process may have stored it since the index was read.
+            if before == MAX_NUMBER and self._first(CHUNKS_AFTER, place):
+                return
+            raise SpoolError(f"the spool {self.path} can't be read: {DAMAGED_ADVICE}")
+
     def _decode(self, chunk: Chunk) -> list[SpooledRow]:
         try:
             return decode(chunk)
@@ -289,8 +316,12 @@ class MessageStore(SpoolFile):
         self.execute_many(INSERT_CHUNK, [chunk[1:] for chunk in chunks])
 
     def _replace(self, chunk: Chunk, rows: Sequence[SpooledRow]) -> None:
-        self.execute("DELETE FROM chunks WHERE number = ?", (chunk.number,))
-        self._insert(encode_rows(rows))
+        """Give a chunk other messages. Numbers must rise with places, so it keeps its own."""
+        if rows:
+            (changed,) = encode_rows(rows)
+            self.execute(UPDATE_CHUNK, (*changed[1:], chunk.number))
+        else:
+            self.execute("DELETE FROM chunks WHERE number = ?", (chunk.number,))
 
 
 def _cut(
