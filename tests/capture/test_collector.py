@@ -3,6 +3,7 @@
 import threading
 from itertools import pairwise
 from pathlib import Path
+from random import randbytes
 
 import pytest
 import redis
@@ -244,7 +245,7 @@ def test_a_full_disk_ends_the_collector_and_the_next_start_records_the_gap(
         valkey.url, tmp_path, max_file_bytes=3 << 20, capture=capture
     ) as collector:
         wait_until(lambda: path.exists() and read_captured_until(path) is not None)
-        publish(valkey, *[b"%d %s" % (number, b"x" * 1000) for number in range(20_000)])
+        publish(valkey, *[b"%d %s" % (number, randbytes(999)) for number in range(20_000)])
         code, text = collector.wait()
     assert code == 1
     assert "SpoolDiskError: the spool" in text

@@ -42,6 +42,8 @@ def cause_expressions(node: ast.AST) -> Iterator[ast.expr | None]:
             yield cause
         case ast.Call(func=ast.Attribute(attr="upsert_gap"), keywords=keywords):
             yield from (keyword.value for keyword in keywords if keyword.arg == "cause")
+        case ast.AnnAssign(target=ast.Name("DAMAGED_SPOOL"), value=cause):
+            yield cause
         case ast.FunctionDef(name="gap_cause"):
             yield from (one.value for one in ast.walk(node) if isinstance(one, ast.Return))
 
