@@ -6,6 +6,9 @@ fall along both. All times are whole microseconds since the Unix epoch, UTC.
 
 - ``spool`` is what both processes call
 - ``file`` is the SQLite database below it: format, transactions, errors
+- ``messages`` stores and finds messages there, in chunks
+- ``chunks`` encodes messages as a chunk, with a checksum
+- ``upgrade`` takes over files of earlier formats
 - ``records`` has the values that go in and come out
 - ``pruning`` deletes old loaded messages
 - ``takeover`` prepares a spool to continue for another collector
