@@ -1,5 +1,6 @@
 """Gaps and key sightings: what became of the sessions that were open during a gap."""
 
+from accounting.audit.verify import verify
 from accounting.capture.spool.records import RawKeySighting
 from accounting.domain.calendar import from_micros
 from accounting.sessions.describe_gaps import describe_gaps
