@@ -24,7 +24,8 @@ ASSUMED_LIFETIME: Final = 3600 * SECOND
 MAX_SERVERS: Final = 2**15 - 1
 """The limit of ``new_count``, a column of 16 bits: any publisher can send any number of ``new``."""
 
-_NO_TOTAL: Final = (0, 0, 0, 0)
+NO_TOTAL: Final = [0, 0, 0, 0]
+"""Shared by all sessions without a total: a total replaces it, nothing changes it."""
 _CLIENT: Final = slice(0, 4)
 _PEER: Final = slice(4, 8)
 
@@ -149,8 +150,8 @@ class SessionState:
     deleted_count: int = 0
     client_total_count: int = 0
     peer_total_count: int = 0
-    client_total: Sequence[int] = _NO_TOTAL
-    peer_total: Sequence[int] = _NO_TOTAL
+    client_total: list[int] = field(default_factory=lambda: NO_TOTAL)
+    peer_total: list[int] = field(default_factory=lambda: NO_TOTAL)
     estimated: bool = False
     disputed: bool = False
     hourly_usage: dict[int, list[int]] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from accounting.db.row_packer import RowPacker, copy_columns
 from accounting.db.schema import carried_sessions, sessions
 from accounting.domain.counters import COUNTERS
-from accounting.domain.session_fold import AllocationKey, EndCause, Phase, SessionState
+from accounting.domain.session_fold import NO_TOTAL, AllocationKey, EndCause, Phase, SessionState
 
 # The fields of a session are the columns that it is carried over with, in the order of the table;
 # columns of the stored state (recheck_at, end_events, single_hour) are not among them.
@@ -103,8 +103,8 @@ def session_from_row(row: Sequence[Any]) -> tuple[AllocationKey, SessionState]:
         deleted_count=deleted_count,
         client_total_count=client_total_count,
         peer_total_count=peer_total_count,
-        client_total=client_total or (0, 0, 0, 0),
-        peer_total=peer_total or (0, 0, 0, 0),
+        client_total=client_total or NO_TOTAL,
+        peer_total=peer_total or NO_TOTAL,
         estimated=estimated,
         disputed=disputed,
     )
