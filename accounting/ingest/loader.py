@@ -17,6 +17,7 @@ from accounting.capture.spool.spool import Spool
 from accounting.db.binary_copy import binary_cursor
 from accounting.db.clock import CLOCK_TOLERANCE_SECONDS, database_now
 from accounting.db.engine import lost_connections, psycopg_connection
+from accounting.db.locks import lock
 from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.rate_limit import RateLimit
 from accounting.domain.realm_rules import RealmRule
@@ -197,9 +198,10 @@ class Loader:
 
     def _lock_source(self, connection: Connection, state: SpoolState) -> SourceRow:
         """Lock settling and the source, while this collector has the lease."""
-        if self._settler is not None:
+        source_id = source_queries.find_source_id(connection, state.source)
+        if source_id is not None:
             # Before the source, in the order of all that takes both locks.
-            self._settler.lock(connection)
+            lock(connection, f"settle.{source_id}")
         source = source_queries.lock_source(connection, state.source, state.mode or "subscribe")
         check_lease(connection, source, self.spool)
         if (source.epoch, source.position) != self._expected_position:

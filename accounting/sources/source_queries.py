@@ -67,6 +67,13 @@ def lock_source(connection: Connection, name: str, mode: str) -> SourceRow:
     return source
 
 
+def find_source_id(connection: Connection, name: str) -> int | None:
+    """The id of a source, if there is one. Locks nothing."""
+    return connection.execute(
+        select(sources.c.source_id).where(sources.c.source == name)
+    ).scalar_one_or_none()
+
+
 def find_and_lock(connection: Connection, name: str) -> SourceRow | None:
     """Lock the row of a source, if there is one."""
     query = select(sources).where(sources.c.source == name).with_for_update()
