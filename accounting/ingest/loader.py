@@ -54,6 +54,10 @@ CORRECTION_TIMEOUT_SECONDS: Final = 60.0
 Or twice the lease, which has time for several comparisons of the clocks, if that is longer."""
 
 
+class _SourceAdded(Exception):
+    """Raised where another loader added the source: its lock was not taken in the common order."""
+
+
 class _UnsettledReports(Exception):
     """Raised where the source has reports that were loaded without being settled."""
 
@@ -116,6 +120,8 @@ class Loader:
             except DamagedChunk as damage:
                 # The transaction is rolled back; the next one has the gap, and then what follows.
                 self.spool.replace_by_gap(damage)
+            except _SourceAdded:
+                continue
             except _UnsettledReports as error:
                 settle_source(self.engine, error.source_id, wait=True)
 
@@ -202,7 +208,9 @@ class Loader:
         if source_id is not None:
             # Before the source, in the order of all that takes both locks.
             lock(connection, f"settle.{source_id}")
-        source = source_queries.lock_source(connection, state.source, state.mode or "subscribe")
+        elif not source_queries.add_source(connection, state.source, state.mode or "subscribe"):
+            raise _SourceAdded
+        source = source_queries.lock_known_source(connection, state.source)
         check_lease(connection, source, self.spool)
         if (source.epoch, source.position) != self._expected_position:
             self._clear_caches()

@@ -54,17 +54,27 @@ def lock_source(connection: Connection, name: str, mode: str) -> SourceRow:
     """
     source = find_and_lock(connection, name)
     if source is None:
-        renamed = renamed_source(connection, name)
-        if renamed is not None:
-            raise SourceConflict(
-                f"source '{name}' was renamed to '{renamed.source}': "
-                f"set ACCOUNTING_SOURCE={renamed.source}",
-                source_id=renamed.source_id,
-            )
-        connection.execute(insert(sources).values(source=name, mode=mode).on_conflict_do_nothing())
+        add_source(connection, name, mode)
         source = find_and_lock(connection, name)
     assert source is not None, "nothing deletes sources"
     return source
+
+
+def add_source(connection: Connection, name: str, mode: str) -> bool:
+    """Insert a source, locked until the transaction ends; False if there is one of that name.
+
+    Raises SourceConflict for the former name of a source that was renamed.
+    """
+    renamed = renamed_source(connection, name)
+    if renamed is not None:
+        raise SourceConflict(
+            f"source '{name}' was renamed to '{renamed.source}': "
+            f"set ACCOUNTING_SOURCE={renamed.source}",
+            source_id=renamed.source_id,
+        )
+    values = insert(sources).values(source=name, mode=mode)
+    added = connection.execute(values.on_conflict_do_nothing().returning(sources.c.source_id))
+    return added.one_or_none() is not None
 
 
 def find_source_id(connection: Connection, name: str) -> int | None:
