@@ -16,8 +16,7 @@ from accounting.audit.checkpoints import Checkpoint, SourceCheckpoint, source_ch
 from accounting.audit.evidence_queries import Evidence, EvidenceScope
 from accounting.domain import session_fold
 from accounting.domain.realm_rules import RealmRules
-from accounting.domain.session_fold import AllocationKey, Phase, SessionState
-from accounting.sessions.key_fold import KeyFold
+from accounting.domain.session_fold import AllocationKey, KeyFold, Phase, SessionState
 
 RecomputedSession = tuple[AllocationKey, SessionState, Checkpoint | None]
 
@@ -48,10 +47,10 @@ def recompute_sessions(
     evidence = evidence_queries.read_evidence(connection, scope)
     for key, group in groupby(evidence, key=itemgetter(0)):
         _, first = next(group)
+        realm_id = first.realm_id
         recomputation = _KeyRecomputation(
-            KeyFold(key, rules, gap_positions[key.source_id]),
-            rules[first.realm_id],
-            checkpoints_by_source.get((first.realm_id, key.source_id), []),
+            KeyFold(key, realm_id, rules[realm_id], gap_positions[key.source_id]),
+            checkpoints_by_source.get((realm_id, key.source_id), []),
         )
         for session, checkpoint in recomputation.run(
             chain([first], (item for _, item in group)), watermarks[key.source_id].settled_until
@@ -62,11 +61,8 @@ def recompute_sessions(
 class _KeyRecomputation:
     """The fold of one key, and the checkpoints that lie in its evidence, in order."""
 
-    def __init__(
-        self, fold: KeyFold, rules: RealmRules, checkpoints: Sequence[SourceCheckpoint]
-    ) -> None:
+    def __init__(self, fold: KeyFold, checkpoints: Sequence[SourceCheckpoint]) -> None:
         self._fold = fold
-        self._rules = rules
         self._checkpoints = checkpoints
         self._passed = 0
 
@@ -74,45 +70,45 @@ class _KeyRecomputation:
         self, evidence: Iterable[Evidence], settled_until: int | None
     ) -> Iterator[tuple[SessionState, Checkpoint | None]]:
         """Apply all evidence of the key; yield its sessions as soon as they are final."""
-        state, checkpoints = self._fold.state, self._checkpoints
+        fold, checkpoints = self._fold, self._checkpoints
         for item in evidence:
             if isinstance(item, SessionState):
-                self._fold.resume(item)
+                fold.resume(item)
                 continue
             while self._passed < len(checkpoints) and checkpoints[self._passed].precedes(item):
                 yield from self._pass_checkpoint()
-            self._fold.apply(item)
-            if any(session.phase is Phase.CLOSED for session in state.changed):
+            fold.apply(item)
+            if any(session.phase is Phase.CLOSED for session in fold.changed):
                 yield from self._take_closed_sessions()
         while self._passed < len(checkpoints):
             yield from self._pass_checkpoint()
         if settled_until is not None:
-            self._fold.expire(settled_until)
-        for session in state.changed:
+            fold.expire(settled_until)
+        for session in fold.changed:
             yield session, None
 
     def _pass_checkpoint(self) -> Iterator[tuple[SessionState, Checkpoint]]:
         """Yield copies of the open sessions as they stand at the next checkpoint."""
         checkpoint = self._checkpoints[self._passed]
         self._passed += 1
-        for session in self._fold.state.changed:
+        for session in self._fold.changed:
             if session.confirmed and checkpoint.may_have_usage_of(session):
                 snapshot = copy.copy(session)
                 snapshot.hourly_usage = {
                     hour: counters.copy() for hour, counters in session.hourly_usage.items()
                 }
-                if session is self._fold.state.active and checkpoint.settled_until is not None:
-                    grace = self._rules.grace_at(session.started_at)
+                if session is self._fold.active and checkpoint.settled_until is not None:
+                    grace = self._fold.rules.grace_at(session.started_at)
                     session_fold.expire(snapshot, checkpoint.settled_until, grace)
                 yield snapshot, checkpoint.checkpoint
 
     def _take_closed_sessions(self) -> Iterator[tuple[SessionState, Checkpoint | None]]:
         """Yield the closed sessions: as they are now, they stand at all checkpoints to come."""
-        state = self._fold.state
-        for session in state.changed:
+        fold = self._fold
+        for session in fold.changed:
             if session.phase is Phase.CLOSED:
                 yield session, None
                 for checkpoint in self._checkpoints[self._passed :] if session.confirmed else ():
                     if checkpoint.may_have_usage_of(session):
                         yield session, checkpoint.checkpoint
-        state.changed = [session for session in state.changed if session.phase is not Phase.CLOSED]
+        fold.changed = [session for session in fold.changed if session.phase is not Phase.CLOSED]

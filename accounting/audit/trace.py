@@ -28,13 +28,12 @@ from accounting.billing.period_queries import PeriodRow, find_period
 from accounting.billing.statement_queries import BilledLine, billed_lines
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import to_micros
-from accounting.domain.session_fold import Report, SessionState
+from accounting.domain.session_fold import KeyFold, Report, SessionState
 from accounting.domain.session_hours import hours_of
 from accounting.errors import NotYet, UsageError
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
 from accounting.identities.user_queries import find_user_key, username_keys
-from accounting.sessions.key_fold import KeyFold
 
 Numbers = tuple[int, ...]
 """The eight counters and session microseconds."""
@@ -174,9 +173,9 @@ def _trace_sessions(
     connection: Connection, period: PeriodRow, cutoff: str, user_key: UUID
 ) -> Iterator[TracedSession]:
     """The user's sessions with usage in a period, recomputed. ``cutoff``: of its statement."""
-    rules = realm_queries.all_rules(connection)
+    rules = realm_queries.all_rules(connection)[period.realm_id]
     names = evidence_queries.source_names(connection)
-    calendar = rules[period.realm_id].calendar
+    calendar = rules.calendar
     bounds = to_micros(period.starts_at), to_micros(period.ends_at)
     statement_positions = {
         watermark.source_id: (watermark.epoch, watermark.position)
@@ -192,7 +191,7 @@ def _trace_sessions(
     evidence = evidence_queries.read_evidence(connection, scope)
     for key, group in groupby(evidence, key=itemgetter(0)):
         gap_positions = evidence_queries.gap_positions(connection, key.source_id, now)
-        fold = KeyFold(key, rules, gap_positions)
+        fold = KeyFold(key, period.realm_id, rules, gap_positions)
         contributions = _attribute_usage(fold, (item for _, item in group))
         until = settled_until[key.source_id]
         if until is not None:
@@ -255,8 +254,7 @@ class _Contributions:
 
 def _attribute_usage(fold: KeyFold, evidence: Iterable[Evidence]) -> list[_Contributions]:
     """Apply a key's evidence report by report; returns every session with what each brought."""
-    state = fold.state
-    # By identity: sessions are mutable, and ``state.changed`` keeps each of them.
+    # By identity: sessions are mutable, and ``fold.changed`` keeps each of them.
     contributions: dict[int, _Contributions] = {}
     for item in evidence:
         if isinstance(item, SessionState):
@@ -264,11 +262,11 @@ def _attribute_usage(fold: KeyFold, evidence: Iterable[Evidence]) -> list[_Contr
             carried = [(hour, tuple(added)) for hour, added in item.hourly_usage.items()]
             contributions[id(item)] = _Contributions(item, carried, attributed=tuple(item.usage))
             continue
-        pending, active = state.pending, state.active
+        pending, active = fold.pending, fold.active
         fold.apply(item)
-        for session in state.changed:
+        for session in fold.changed:
             contributions.setdefault(id(session), _Contributions(session))
-        if pending is not None and all(session is not pending for session in state.changed):
+        if pending is not None and all(session is not pending for session in fold.changed):
             # It was merged into the active session, which has its usage now.
             merged, target = contributions.pop(id(pending)), contributions[id(active)]
             target.reports += merged.reports
@@ -277,7 +275,7 @@ def _attribute_usage(fold: KeyFold, evidence: Iterable[Evidence]) -> list[_Contr
                 target.carried = [*(target.carried or ()), *merged.carried]
         if isinstance(item, Report):
             # The session with new usage, or else the one that the report says something about.
-            named = contributions[id(state.active or active or state.changed[-1])]
+            named = contributions[id(fold.active or active or fold.changed[-1])]
             owner = next(
                 (
                     contribution

@@ -89,6 +89,8 @@ PEER_TOTAL: Final = TrafficKind(ReportKind.TOTAL, Side.PEER)
 # The operator chooses the realm, the client the username: the realm ends at the first "/user/".
 _CHANNEL_PREFIX = re.compile(rb"turn/(?:realm/(.*?)/)?user/(.*)", re.DOTALL)
 _ID_DIGITS: Final = 18
+_ID_END: Final = len(b"/allocation/") + _ID_DIGITS
+_REMOTE: Final = b", remote="
 _TRAFFIC = re.compile(
     rb"rcvp=([0-9]{1,20}), rcvb=([0-9]{1,20}), sentp=([0-9]{1,20}), sentb=([0-9]{1,20})"
 )
@@ -109,7 +111,7 @@ _TRAFFIC_KINDS: Final[dict[bytes, TrafficKind | None]] = {
     b"/total_traffic": TOTAL,
     b"/total_traffic/peer": PEER_TOTAL,
 }
-_UNKNOWN_SUFFIX: Final = TrafficKind(ReportKind.TOTAL, Side.PEER)
+UNKNOWN_SUFFIX: Final = TrafficKind(ReportKind.TOTAL, Side.PEER)
 _LIFETIME_OUT_OF_RANGE: Final = "a lifetime is beyond 31 bits"
 _NOT_AN_ALLOCATION_CHANNEL: Final = "not a channel of an allocation"
 
@@ -152,10 +154,20 @@ def split_channel(channel: bytes) -> tuple[bytes, int, TrafficKind | None]:
     """
     channel_prefix, _, rest = channel.rpartition(b"/allocation/")
     digits = rest[:_ID_DIGITS]
-    traffic_kind = _TRAFFIC_KINDS.get(rest[_ID_DIGITS:], _UNKNOWN_SUFFIX)
-    if traffic_kind is _UNKNOWN_SUFFIX or not digits.isdigit() or len(channel) > MAX_CHANNEL_BYTES:
+    traffic_kind = _TRAFFIC_KINDS.get(rest[_ID_DIGITS:], UNKNOWN_SUFFIX)
+    if traffic_kind is UNKNOWN_SUFFIX or not digits.isdigit() or len(channel) > MAX_CHANNEL_BYTES:
         raise MessageRejected(_NOT_AN_ALLOCATION_CHANNEL)
     return channel_prefix, int(digits), traffic_kind
+
+
+def split_suffix(channel: bytes) -> tuple[bytes, TrafficKind | None]:
+    """Split a channel into what the channels of an allocation have in common, and its kind.
+
+    Checks neither: the first part is to be looked up among those of channels that
+    :func:`split_channel` accepted, and the second may be UNKNOWN_SUFFIX.
+    """
+    end = channel.rfind(b"/allocation/") + _ID_END
+    return channel[:end], _TRAFFIC_KINDS.get(channel[end:], UNKNOWN_SUFFIX)
 
 
 def parse_channel_prefix(channel_prefix: bytes) -> tuple[bytes, bytes]:
@@ -180,10 +192,12 @@ def parse_counters(
     If one is larger than LARGE_COUNTER, ``check`` is called with the bitwise OR of all four, which
     is at least the largest and less than twice that. It raises :class:`MessageRejected`, or not.
     """
-    counts = _TRAFFIC.fullmatch(payload)
-    if counts is None:
+    match = _TRAFFIC.fullmatch(payload)
+    if match is None:
         raise MessageRejected("not four traffic counters")
-    received_packets, received_bytes, sent_packets, sent_bytes = map(int, counts.groups())
+    digits = match.groups()
+    received_packets, received_bytes = int(digits[0]), int(digits[1])
+    sent_packets, sent_bytes = int(digits[2]), int(digits[3])
     # In binary the limits are all ones, so the OR is above a limit only if a counter is.
     magnitude = received_packets | received_bytes | sent_packets | sent_bytes
     if magnitude > LARGE_COUNTER:
@@ -203,6 +217,20 @@ def parse_status(payload: bytes) -> Status:
     if lifetime > MAX_LIFETIME_SECONDS:
         raise MessageRejected(_LIFETIME_OUT_OF_RANGE)
     return _KINDS[kind], lifetime, transport, server_address, client_address
+
+
+def split_status(payload: bytes) -> tuple[bytes, bytes | None]:
+    """Split the payload of a status into what many of them share, and the client's address.
+
+    Of two payloads with the same first part, :func:`parse_status` accepts both or none, and only
+    the client's address differs. The address is None where there is none.
+    """
+    start = payload.find(_REMOTE)
+    if start < 0:
+        return payload, None
+    start += len(_REMOTE)
+    client = payload[start:].partition(b",")[0]
+    return (payload[:start], client) if _IS_ADDRESS(client) else (payload, None)
 
 
 def _status_error(payload: bytes) -> str:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from accounting.domain.coturn_messages import ReportKind, Side
 from accounting.domain.counters import LARGEST_PACKET_BYTES, PEER_MODULUS
+from accounting.domain.realm_rules import RealmRules
 
 SECOND: Final = 1_000_000
 ASSUMED_LIFETIME: Final = 3600 * SECOND
@@ -49,6 +50,10 @@ class Phase(IntEnum):
     CLOSED = 0
     ACTIVE = 1
     PENDING = 2
+
+
+Counters = Sequence[int]
+"""Received packets and bytes, sent packets and bytes: of one side, in the order of the wire."""
 
 
 class AllocationKey(NamedTuple):
@@ -165,7 +170,7 @@ class SessionState:
     @property
     def _server_count(self) -> int:
         """The number of servers on its key: that many ``deleted`` and totals are expected."""
-        return max(self.new_count, 1)
+        return self.new_count or 1
 
     @property
     def _has_final_client_totals(self) -> bool:
@@ -175,19 +180,6 @@ class SessionState:
     @property
     def _has_all_totals(self) -> bool:
         return self._has_final_client_totals and self.peer_total_count >= self._server_count
-
-
-@dataclass(slots=True)
-class KeyState:
-    """The sessions of one key that a report can still change, and those that this step changed.
-
-    ``merged``: stored pending sessions, each with the session that it was merged into.
-    """
-
-    active: SessionState | None = None
-    pending: SessionState | None = None
-    changed: list[SessionState] = field(default_factory=list)
-    merged: list[tuple[SessionState, SessionState]] = field(default_factory=list)
 
 
 def session_id(source_id: int, epoch: int, position: int) -> bytes:
@@ -206,85 +198,377 @@ def first_position(session_id: bytes) -> tuple[int, int]:
     return value >> 80 & 0xFFFF_FFFF, value & 0x3FFF_FFFF_FFFF_FFFF
 
 
-def apply_report(
-    key_state: KeyState,
-    report: Report,
-    *,
-    source_id: int,
-    grace: int,
-    hour: int,
-    gap_positions: Sequence[tuple[int, int]] = (),
-) -> None:
-    """Apply the next report of a key, in order of position.
+class KeyFold:
+    """The sessions of one key while its evidence is applied, in order of position.
 
-    ``grace``: in microseconds. ``hour``: the start of the hour of its receipt, in its realm's
-    calendar. ``gap_positions``: the (epoch, position), in order, after which each
-    of the source's capture gaps lies. A session around a gap may have lost interims.
+    ``active`` and ``pending`` are what a report can still change, ``changed`` what this step
+    changed. ``merged``: stored pending sessions, each with the session that it was merged into.
+    ``rules``: of its realm. ``gap_positions``: the (epoch, position), in order, after which each of
+    the source's capture gaps lies. ``user_key``: the user of the next report, as names are resolved
+    by the rule of its time. ``channel``: what the channels of the key begin with, if that is known.
+
+    Times and ``now``, when a report was received, are in microseconds. The loader calls
+    :meth:`apply_interim`, :meth:`apply_total` and :meth:`apply_status` for every message, with
+    values in place of a Report, which takes as long to make as to apply.
     """
-    now = report.received_at
-    session = key_state.active
-    if session is not None and expire(session, now, grace):
-        add_changed(key_state, session)
-        if session.phase is Phase.CLOSED:
-            session = key_state.active = None
-    kind = report.kind
-    if kind == ReportKind.INTERIM:
-        _apply_interim(key_state, session, report, source_id, hour)
-        return
-    if kind == ReportKind.NEW:
-        session = _apply_new(key_state, session, report, source_id)
-    elif session is None or not _belongs_to(session, report):
-        session = _start_next(key_state, session, report, source_id, start_known=False)
-    else:
-        if session.end_cause is EndCause.EXPIRED:
-            _reopen(key_state, session)
-        add_changed(key_state, session)
-    session.confirmed = True
-    if kind == ReportKind.DELETED:
-        _apply_deleted(session, now)
-    elif kind == ReportKind.TOTAL:
-        _apply_total(session, report, hour, gap_positions)
-    else:
-        _apply_status(session, report)
-    if session.end_cause is EndCause.DELETED and session._has_all_totals:
-        session.phase = Phase.CLOSED
-        key_state.active = None
 
+    __slots__ = (
+        "active",
+        "changed",
+        "channel",
+        "gap_positions",
+        "key",
+        "merged",
+        "pending",
+        "realm_id",
+        "rules",
+        "user_key",
+    )
 
-def apply_sighting(key_state: KeyState, sighting: StatusKeySighting, *, grace: int) -> bool:
-    """Apply a status key that a scan found to the latest session of its key; True if it counts.
+    def __init__(
+        self,
+        key: AllocationKey,
+        realm_id: int,
+        rules: RealmRules,
+        gap_positions: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        self.key = key
+        self.realm_id = realm_id
+        self.rules = rules
+        self.gap_positions = gap_positions
+        self.user_key = b""
+        self.channel = b""
+        self.active: SessionState | None = None
+        self.pending: SessionState | None = None
+        self.changed: list[SessionState] = []
+        self.merged: list[tuple[SessionState, SessionState]] = []
 
-    coturn sets the status key at every status and deletes it at the end. So a sighting confirms a
-    session whose statuses were lost, and keeps one live whose refreshes were lost. It starts no
-    session. It does not count if the session has a report since the scan began, or if the key is
-    older than any lifetime: a server that crashed leaves its keys behind
-    (docs/coturn.md#no-publish-on-stop).
-    """
-    session = key_state.active
-    set_at = sighting.seen_at - sighting.idle_seconds * SECOND
-    if (
-        session is None
-        or session.end_cause is EndCause.DELETED
-        or session._has_final_client_totals
-        or session.last_seen_at >= sighting.scan_started_at
-        or sighting.seen_at - set_at > ASSUMED_LIFETIME + grace
-    ):
-        return False
-    refreshed = set_at > session.last_seen_at
-    if expire(session, sighting.seen_at, grace) and session.phase is Phase.CLOSED:
-        key_state.active = None
-        add_changed(key_state, session)
-        return False
-    if session.end_cause is EndCause.EXPIRED:
-        if not refreshed:
+    @property
+    def state(self) -> "KeyFold":
+        return self
+
+    def resume(self, session: SessionState) -> None:
+        """Continue a session that earlier evidence left open.
+
+        A session without a prior state, such as one that dropped reports left, counts as changed.
+        """
+        if session.phase is Phase.PENDING:
+            self.pending = session
+        else:
+            self.active = session
+        if session.prior is None:
+            self.changed.append(session)
+
+    def apply(self, evidence: Report | StatusKeySighting) -> None:
+        """Apply the next report or sighting, as it is stored."""
+        if isinstance(evidence, StatusKeySighting):
+            self.apply_sighting(evidence)
+            return
+        self.user_key = evidence.user_key
+        place, now, kind = evidence[:2], evidence.received_at, evidence.kind
+        if kind == ReportKind.INTERIM:
+            self.apply_interim(*place, now, evidence.side == Side.PEER, evidence[-4:])
+        elif kind == ReportKind.TOTAL:
+            self.apply_total(*place, now, evidence.side == Side.PEER, evidence[-4:])
+        else:
+            self.apply_status(
+                *place,
+                now,
+                kind,
+                evidence.lifetime,
+                evidence.transport,
+                evidence.server_address,
+                evidence.client_address,
+            )
+
+    def apply_interim(
+        self, epoch: int, position: int, now: int, of_peer: bool, counters: Counters
+    ) -> None:
+        """Apply an interim: usage since the one before."""
+        session = self.active
+        if session is not None and now > session.expires_at:
+            session = self._expire_active(now)
+        if session is None or session.ended_at is not None or session.client_total_count:
+            session = self._session_of_late_interim(session, epoch, position, now)
+        elif not self.changed or self.changed[-1] is not session:
+            self._add_changed(session)
+        _extend_last_seen(session, now)
+        _add_usage(session, self.rules.calendar.hour(now).starts_at, of_peer, counters)
+
+    def apply_total(
+        self, epoch: int, position: int, now: int, of_peer: bool, counters: Counters
+    ) -> None:
+        """Apply a total: all usage of an allocation that is gone."""
+        session = self.active
+        if session is not None and now > session.expires_at:
+            session = self._expire_active(now)
+        if session is None or session._server_count <= (
+            session.peer_total_count if of_peer else session.client_total_count
+        ):
+            session = self._start_next(session, epoch, position, now)
+        else:
+            self._continue(session)
+        session.confirmed = True
+        _extend_last_seen(session, now)
+        hour = self.rules.calendar.hour(now).starts_at
+        if of_peer:
+            self._apply_peer_total(session, epoch, position, hour, counters)
+        else:
+            _apply_client_total(session, now, hour, counters)
+        self._close_if_complete(session)
+
+    def apply_status(
+        self,
+        epoch: int,
+        position: int,
+        now: int,
+        kind: int,
+        lifetime: int | None,
+        transport: str | None,
+        server_address: str | None,
+        client_address: str | None,
+    ) -> None:
+        """Apply a ``new``, ``refreshed`` or ``deleted``."""
+        session = self.active
+        if session is not None and now > session.expires_at:
+            session = self._expire_active(now)
+        if kind == ReportKind.NEW:
+            session = self._apply_new(session, epoch, position, now, server_address)
+        elif (
+            session is None
+            or session.end_cause is EndCause.DELETED
+            or (kind != ReportKind.DELETED and session._has_final_client_totals)
+        ):
+            session = self._start_next(session, epoch, position, now)
+        else:
+            self._continue(session)
+        session.confirmed = True
+        if kind == ReportKind.DELETED:
+            _apply_deleted(session, now)
+            self._close_if_complete(session)
+            return
+        if lifetime:
+            expires_at = now + lifetime * SECOND
+            # Two servers: the longer of their lifetimes.
+            session.expires_at = (
+                max(session.expires_at, expires_at)
+                if session.new_count > 1 and session.lifetime_known
+                else expires_at
+            )
+            session.lifetime_known = True
+        # lifetime=0 is only a sign of life: with two address families, the other one may go on.
+        _extend_last_seen(session, now)
+        if session.server_address is None:
+            session.transport = transport
+            session.server_address = server_address
+            session.client_address = client_address
+
+    def apply_sighting(self, sighting: StatusKeySighting) -> bool:
+        """Apply a status key that a scan found to the latest session of its key; True if it counts.
+
+        coturn sets the status key at every status and deletes it at the end. So a sighting confirms
+        a session whose statuses were lost, and keeps one live whose refreshes were lost. It starts
+        no session. It does not count if the session has a report since the scan began, or if the
+        key is older than any lifetime: a server that crashed leaves its keys behind
+        (docs/coturn.md#no-publish-on-stop).
+        """
+        session = self.active
+        if session is None:
             return False
-        _reopen(key_state, session)
-    add_changed(key_state, session)
-    session.confirmed = True
-    if refreshed:
-        session.last_seen_at = set_at
-        session.expires_at = max(session.expires_at, set_at + ASSUMED_LIFETIME)
-    return True
+        grace = self.rules.grace_at(session.started_at)
+        set_at = sighting.seen_at - sighting.idle_seconds * SECOND
+        if (
+            session.end_cause is EndCause.DELETED
+            or session._has_final_client_totals
+            or session.last_seen_at >= sighting.scan_started_at
+            or sighting.seen_at - set_at > ASSUMED_LIFETIME + grace
+        ):
+            return False
+        refreshed = set_at > session.last_seen_at
+        if expire(session, sighting.seen_at, grace):
+            self._add_changed(session)
+            if session.phase is Phase.CLOSED:
+                self.active = None
+                return False
+        if session.end_cause is EndCause.EXPIRED and not refreshed:
+            return False
+        self._continue(session)
+        session.confirmed = True
+        if refreshed:
+            session.last_seen_at = set_at
+            session.expires_at = max(session.expires_at, set_at + ASSUMED_LIFETIME)
+        return True
+
+    def expire(self, until: int) -> bool:
+        """End the active session if it expired before ``until``, a watermark; True if it did."""
+        session = self.active
+        if session is None or session.ended_at is not None or until <= session.expires_at:
+            return False
+        self._expire_active(until)
+        return session.ended_at is not None
+
+    def _expire_active(self, now: int) -> SessionState | None:
+        """End the active session if it expired before ``now``; returns it if it is still active."""
+        session = self.active
+        assert session is not None
+        if expire(session, now, self.rules.grace_at(session.started_at)):
+            self._add_changed(session)
+            if session.phase is Phase.CLOSED:
+                self.active = None
+                return None
+        return session
+
+    def _session_of_late_interim(
+        self, session: SessionState | None, epoch: int, position: int, now: int
+    ) -> SessionState:
+        """The session of an interim when the active one is missing, has ended or has totals."""
+        if (
+            session is None
+            or session.end_cause is EndCause.DELETED
+            or session._has_final_client_totals
+        ):
+            return self._start_next(session, epoch, position, now)
+        if session.end_cause is EndCause.EXPIRED:
+            if self.pending is None:
+                self.pending = self._start(epoch, position, now)
+                self.pending.phase = Phase.PENDING
+            session = self.pending
+        self._add_changed(session)
+        return session
+
+    def _apply_new(
+        self,
+        session: SessionState | None,
+        epoch: int,
+        position: int,
+        now: int,
+        server_address: str | None,
+    ) -> SessionState:
+        if (
+            session is not None
+            and session.ended_at is None
+            and not session._has_final_client_totals
+            and session.server_address is not None
+            and server_address is not None
+            and session.server_address != server_address
+        ):
+            # Another server uses the key at the same time (docs/coturn.md#shared-key): one session.
+            session.new_count = min(session._server_count + 1, MAX_SERVERS)
+            session.disputed = True
+            self._add_changed(session)
+            return session
+        session = self._start_next(session, epoch, position, now, EndCause.SUPERSEDED)
+        session.start_known = True
+        session.new_count = 1
+        return session
+
+    def _start_next(
+        self,
+        previous: SessionState | None,
+        epoch: int,
+        position: int,
+        now: int,
+        end_cause: EndCause = EndCause.EXPIRED,
+    ) -> SessionState:
+        """Start another session. The previous one is closed; if live, it ended at its last report.
+
+        ``end_cause``: of a live one.
+        """
+        if previous is not None:
+            if previous.ended_at is None:
+                previous.ended_at = previous.last_seen_at
+                previous.end_cause = end_cause
+            previous.phase = Phase.CLOSED
+            self._add_changed(previous)
+        if self.pending is not None:
+            self.pending.phase = Phase.CLOSED
+            self._add_changed(self.pending)
+            self.pending = None
+        self.active = self._start(epoch, position, now)
+        return self.active
+
+    def _start(self, epoch: int, position: int, now: int) -> SessionState:
+        session = SessionState(
+            session_id=session_id(self.key.source_id, epoch, position),
+            user_key=self.user_key,
+            realm_id=self.realm_id,
+            started_at=now,
+            last_seen_at=now,
+            expires_at=now + ASSUMED_LIFETIME,
+        )
+        self.changed.append(session)
+        return session
+
+    def _continue(self, session: SessionState) -> None:
+        """Note a change of a session. If it is supposed to have expired, it has not."""
+        if session.end_cause is EndCause.EXPIRED:
+            self._reopen(session)
+        if not self.changed or self.changed[-1] is not session:
+            self._add_changed(session)
+
+    def _reopen(self, session: SessionState) -> None:
+        session.ended_at = session.end_cause = None
+        pending = self.pending
+        if pending is None:
+            return
+        # The interims since its supposed end belong to it.
+        session.usage = [a + b for a, b in zip(session.usage, pending.usage, strict=True)]
+        for hour, added in pending.hourly_usage.items():
+            _add_to_hour(session, hour, added)
+        if pending.prior is not None:
+            self.merged.append((pending, session))
+            if pending.prior.single_hour is not None:
+                _add_to_hour(session, pending.prior.single_hour, pending.prior.usage)
+        self.changed = [touched for touched in self.changed if touched is not pending]
+        self.pending = None
+
+    def _apply_peer_total(
+        self, session: SessionState, epoch: int, position: int, hour: int, counters: Counters
+    ) -> None:
+        """Compare the peer total with the interims, and add what they lack if some may be lost.
+
+        The total wraps, so the difference is a lower bound (docs/coturn.md#peer-total-wraps).
+        """
+        session.peer_total_count += 1
+        session.peer_total = _sum(session.peer_total, counters)
+        if session.peer_total_count < session._server_count:
+            return
+        usage = session.usage[_PEER]
+        if session.peer_total == usage:
+            return
+        missing = [
+            (total - sum_) % PEER_MODULUS
+            for total, sum_ in zip(session.peer_total, usage, strict=True)
+        ]
+        if not any(missing):
+            return
+        interims_missed = (
+            session.estimated
+            or not session.start_known
+            or _has_gap_between(
+                self.gap_positions, first_position(session.session_id), (epoch, position)
+            )
+        )
+        if (
+            interims_missed
+            and _is_plausible_loss(*missing[:2])
+            and _is_plausible_loss(*missing[2:])
+        ):
+            session.estimated = True
+            _add_usage(session, hour, True, missing)
+        else:
+            session.disputed = True
+
+    def _close_if_complete(self, session: SessionState) -> None:
+        """Close a session that coturn deleted and that has all totals: nothing can follow."""
+        if session.end_cause is EndCause.DELETED and session._has_all_totals:
+            session.phase = Phase.CLOSED
+            self.active = None
+
+    def _add_changed(self, session: SessionState) -> None:
+        """Note that a session changed in this step."""
+        if all(other is not session for other in self.changed):
+            self.changed.append(session)
 
 
 def expire(session: SessionState, now: int, grace: int) -> bool:
@@ -302,146 +586,12 @@ def expire(session: SessionState, now: int, grace: int) -> bool:
     return True
 
 
-def _apply_interim(
-    key_state: KeyState, session: SessionState | None, report: Report, source_id: int, hour: int
-) -> None:
-    if session is None or session.end_cause is EndCause.DELETED or session._has_final_client_totals:
-        session = _start_next(key_state, session, report, source_id, start_known=False)
-    elif session.end_cause is EndCause.EXPIRED:
-        if key_state.pending is None:
-            key_state.pending = _start(key_state, report, source_id)
-            key_state.pending.phase = Phase.PENDING
-        session = key_state.pending
-        add_changed(key_state, session)
-    else:
-        add_changed(key_state, session)
-    _extend_last_seen(session, report.received_at)
-    _add_usage(session, hour, report.side == Side.PEER, report[-4:])
-
-
-def _belongs_to(session: SessionState, report: Report) -> bool:
-    """Whether a ``refreshed``, ``deleted`` or total belongs to the latest session of its key."""
-    if report.kind == ReportKind.TOTAL:
-        total_count = (
-            session.client_total_count if report.side == Side.CLIENT else session.peer_total_count
-        )
-        return total_count < session._server_count
-    return session.end_cause is not EndCause.DELETED and (
-        not session._has_final_client_totals or report.kind == ReportKind.DELETED
-    )
-
-
-def _apply_new(
-    key_state: KeyState, session: SessionState | None, report: Report, source_id: int
-) -> SessionState:
-    if (
-        session is not None
-        and session.ended_at is None
-        and not session._has_final_client_totals
-        and session.server_address is not None
-        and report.server_address is not None
-        and session.server_address != report.server_address
-    ):
-        # Another server uses the key at the same time (docs/coturn.md#shared-key): one session.
-        session.new_count = min(session._server_count + 1, MAX_SERVERS)
-        session.disputed = True
-        add_changed(key_state, session)
-        return session
-    session = _start_next(key_state, session, report, source_id, start_known=True)
-    session.new_count = 1
-    return session
-
-
-def _start_next(
-    key_state: KeyState,
-    previous: SessionState | None,
-    report: Report,
-    source_id: int,
-    *,
-    start_known: bool,
-) -> SessionState:
-    """Start another session. The previous one is closed; if live, it ended at its last report."""
-    if previous is not None:
-        if previous.ended_at is None:
-            previous.ended_at = previous.last_seen_at
-            previous.end_cause = (
-                EndCause.SUPERSEDED if report.kind == ReportKind.NEW else EndCause.EXPIRED
-            )
-        previous.phase = Phase.CLOSED
-        add_changed(key_state, previous)
-    if key_state.pending is not None:
-        key_state.pending.phase = Phase.CLOSED
-        add_changed(key_state, key_state.pending)
-        key_state.pending = None
-    key_state.active = _start(key_state, report, source_id)
-    key_state.active.start_known = start_known
-    return key_state.active
-
-
-def _start(key_state: KeyState, report: Report, source_id: int) -> SessionState:
-    now = report.received_at
-    session = SessionState(
-        session_id=session_id(source_id, report.epoch, report.position),
-        user_key=report.user_key,
-        realm_id=report.realm_id,
-        started_at=now,
-        last_seen_at=now,
-        expires_at=now + ASSUMED_LIFETIME,
-    )
-    key_state.changed.append(session)
-    return session
-
-
-def _reopen(key_state: KeyState, session: SessionState) -> None:
-    session.ended_at = session.end_cause = None
-    pending = key_state.pending
-    if pending is None:
-        return
-    # The interims since its supposed end belong to it.
-    session.usage = [a + b for a, b in zip(session.usage, pending.usage, strict=True)]
-    for hour, added in pending.hourly_usage.items():
-        _add_to_hour(session, hour, added)
-    if pending.prior is not None:
-        key_state.merged.append((pending, session))
-        if pending.prior.single_hour is not None:
-            _add_to_hour(session, pending.prior.single_hour, pending.prior.usage)
-    key_state.changed = [touched for touched in key_state.changed if touched is not pending]
-    key_state.pending = None
-
-
-def add_changed(key_state: KeyState, session: SessionState) -> None:
-    """Note that a session changed in this step."""
-    changed = key_state.changed
-    if not changed or (
-        changed[-1] is not session and all(other is not session for other in changed)
-    ):
-        changed.append(session)
-
-
 def _extend_last_seen(session: SessionState, now: int) -> None:
     if session.ended_at is None:
-        session.last_seen_at = max(session.last_seen_at, now)
+        if now > session.last_seen_at:
+            session.last_seen_at = now
         if not session.lifetime_known:
             session.expires_at = now + ASSUMED_LIFETIME
-
-
-def _apply_status(session: SessionState, report: Report) -> None:
-    now = report.received_at
-    if report.lifetime:
-        expires_at = now + report.lifetime * SECOND
-        # Two servers: the longer of their lifetimes.
-        session.expires_at = (
-            max(session.expires_at, expires_at)
-            if session.new_count > 1 and session.lifetime_known
-            else expires_at
-        )
-        session.lifetime_known = True
-    # lifetime=0 is only a sign of life: with two address families, the other one may go on.
-    _extend_last_seen(session, now)
-    if session.server_address is None:
-        session.transport = report.transport
-        session.server_address = report.server_address
-        session.client_address = report.client_address
 
 
 def _apply_deleted(session: SessionState, now: int) -> None:
@@ -452,16 +602,13 @@ def _apply_deleted(session: SessionState, now: int) -> None:
         session.end_cause = EndCause.DELETED
 
 
-def _apply_total(
-    session: SessionState, report: Report, hour: int, gap_positions: Sequence[tuple[int, int]]
-) -> None:
-    now = report.received_at
-    counts = report[-4:]
-    _extend_last_seen(session, now)
-    if report.side == Side.CLIENT:
-        session.client_total_count += 1
-        session.client_total = [a + b for a, b in zip(session.client_total, counts, strict=True)]
-        missing = [a - b for a, b in zip(session.client_total, session.usage[_CLIENT], strict=True)]
+def _apply_client_total(session: SessionState, now: int, hour: int, counters: Counters) -> None:
+    """Compare the client total with the interims, and add what they lack."""
+    session.client_total_count += 1
+    session.client_total = _sum(session.client_total, counters)
+    usage = session.usage[_CLIENT]
+    if session.client_total != usage:
+        missing = [a - b for a, b in zip(session.client_total, usage, strict=True)]
         if not session._has_final_client_totals:
             # The other server's total is still to come: until then this is a lower bound.
             missing = [max(0, count) for count in missing]
@@ -469,40 +616,17 @@ def _apply_total(
         session.disputed |= any(count < 0 for count in missing)
         if any(missing):
             _add_usage(session, hour, False, missing)
-        if session._has_final_client_totals and session.ended_at is None:
-            # coturn sends totals when it deletes an allocation, so its lifetime is over.
-            session.expires_at = now
-            session.lifetime_known = True
-    else:
-        session.peer_total_count += 1
-        session.peer_total = [a + b for a, b in zip(session.peer_total, counts, strict=True)]
-        if session.peer_total_count >= session._server_count:
-            _apply_peer_total(session, report, hour, gap_positions)
+    if session._has_final_client_totals and session.ended_at is None:
+        # coturn sends totals when it deletes an allocation, so its lifetime is over.
+        session.expires_at = now
+        session.lifetime_known = True
 
 
-def _apply_peer_total(
-    session: SessionState, report: Report, hour: int, gap_positions: Sequence[tuple[int, int]]
-) -> None:
-    """Compare the peer total with the interims, and add what they lack if some may be lost.
-
-    The total wraps, so the difference is a lower bound (docs/coturn.md#peer-total-wraps).
-    """
-    missing = [
-        (total - sum_) % PEER_MODULUS
-        for total, sum_ in zip(session.peer_total, session.usage[_PEER], strict=True)
-    ]
-    if not any(missing):
-        return
-    interims_missed = (
-        session.estimated
-        or not session.start_known
-        or _has_gap_between(gap_positions, first_position(session.session_id), report[:2])
-    )
-    if interims_missed and _is_plausible_loss(*missing[:2]) and _is_plausible_loss(*missing[2:]):
-        session.estimated = True
-        _add_usage(session, hour, True, missing)
-    else:
-        session.disputed = True
+def _sum(total: list[int], counters: Counters) -> list[int]:
+    """A total of several servers; mostly of one."""
+    if total is NO_TOTAL:
+        return list(counters)
+    return [a + b for a, b in zip(total, counters, strict=True)]
 
 
 def _has_gap_between(
@@ -523,8 +647,8 @@ def _add_to_hour(session: SessionState, hour: int, counters: Sequence[int]) -> N
     session.hourly_usage[hour] = [a + b for a, b in zip(before, counters, strict=True)]
 
 
-def _add_usage(session: SessionState, hour: int, of_peer: bool, counts: Sequence[int]) -> None:
-    received_packets, received_bytes, sent_packets, sent_bytes = counts
+def _add_usage(session: SessionState, hour: int, of_peer: bool, counters: Counters) -> None:
+    received_packets, received_bytes, sent_packets, sent_bytes = counters
     first = 4 if of_peer else 0
     sums = session.hourly_usage.get(hour)
     if sums is None:

@@ -114,6 +114,11 @@ class IdentityResolver:
         return realm in self._realms
 
     @property
+    def rules(self) -> Mapping[int, RealmRules]:
+        """The rules of the realms, by realm_id."""
+        return self._rules
+
+    @property
     def has_room_for_realm(self) -> bool:
         """Whether another realm may be added."""
         return len(self._realms) < self._max_realms
@@ -144,9 +149,7 @@ class IdentityResolver:
     ) -> bytes:
         """The packed identity of a name that is not cached, by the realm's rule of that time."""
         user, user_key = self._user(realm, username, received_at)
-        # The prefix keeps the key distinct from a user key, even if the username is the user id.
-        username_key = pseudonym(self._key, realm, b"username\0" + username)
-        realm_id = self._realms[realm]
+        realm_id, username_key = self.username_key(realm, username)
         packed = _IDENTITY.pack(4, realm_id, 16, username_key, 16, user_key, 8)
         if self._is_erased(user_key, received_at):
             nameless = realm_id, username_key, b"", user_key, b""
@@ -156,6 +159,11 @@ class IdentityResolver:
         self._cache[channel_prefix] = packed
         self._free_bytes -= len(channel_prefix) + _ENTRY_OVERHEAD_BYTES
         return packed
+
+    def username_key(self, realm: bytes, username: bytes) -> tuple[int, bytes]:
+        """The realm_id and the username_key of a name in a known realm, which is not stored."""
+        # The prefix keeps the key distinct from a user key, even if the username is the user id.
+        return self._realms[realm], pseudonym(self._key, realm, b"username\0" + username)
 
     def is_erased(self, identity: bytes, received_at: int) -> bool:
         """Whether a packed identity is of a user that was erased after that time."""

@@ -34,9 +34,16 @@ from accounting.ingest import (
 from accounting.ingest.load_position import RESTORED_SPOOL, find_load_position
 from accounting.ingest.message_counts import CounterKey
 from accounting.ingest.refused_epochs import record_refused_epoch, refused_epoch
-from accounting.ingest.row_encoder import DAY_MICROSECONDS, RowEncoder
+from accounting.ingest.row_encoder import (
+    DAY_MICROSECONDS,
+    DueSightings,
+    NewDay,
+    NewRealm,
+    RowEncoder,
+    UnreadKeys,
+)
 from accounting.ingest.source_lease import check_lease, this_host
-from accounting.sessions.settle import gc_paused, in_order, settle_source
+from accounting.sessions.settle import gc_paused, settle_source
 from accounting.sessions.settler import DUE_BATCH, Settler
 from accounting.sources import gap_queries, source_queries
 from accounting.sources.retire import reopen_if_retired
@@ -147,11 +154,13 @@ class Loader:
             end = state.captured_epoch, state.captured_position
             if refused is not None:
                 end = min(end, (refused.epoch.number, 0))
+            self._write_gaps(connection, source, epoch_numbers, gaps)
             encoder = RowEncoder(
                 spool=self.spool,
                 source_id=source.source_id,
                 epoch_numbers=epoch_numbers,
                 identities=self._identities,
+                memory=settler.open(connection),
                 rate_limit=replace(self._rate_limit),
                 partitions=set(self._partitions),
                 reached=start,
@@ -164,19 +173,14 @@ class Loader:
                 if refused.epoch.number == state.captured_epoch:
                     raise refused.conflict
                 record_refused_epoch(connection, self.spool, source, refused, latest)
-            sightings, last_sighting = self._write(connection, encoder, start)
-            self._write_gaps(connection, source, epoch_numbers, gaps)
+            added = self._write(connection, encoder, settler, start)
             reached = self._advance_source(
                 connection, source, encoder, state, is_own=refused is None
             )
-            due = settler.settle(
+            due = settler.finish(
                 connection,
                 watermark,
-                replace(
-                    reached,
-                    last_sighting=sightings[-1][:3] if sightings else watermark.last_sighting,
-                ),
-                in_order(encoder.reports, sightings),
+                replace(reached, last_sighting=added[-1][:3] if added else watermark.last_sighting),
             )
             if state.captured_from is not None and state.captured_from <= latest:
                 self._close_lost_spool_gap(connection, source, state.captured_from)
@@ -190,7 +194,7 @@ class Loader:
         self._rate_limit = encoder.rate_limit
         self._caught_up = encoder.reached >= encoder.end
         self._checked_at = time.monotonic()
-        self._last_sighting = last_sighting
+        self._last_sighting = max(self._last_sighting, encoder.last_sighting)
         self._identities.committed()
         self._gaps.update({gap.number: gap for gap in gaps})
         self._lost_spool_gap_open &= state.captured_from is None or state.captured_from > latest
@@ -312,27 +316,52 @@ class Loader:
         )
 
     def _write(
-        self, connection: Connection, encoder: RowEncoder, start: tuple[int, int]
-    ) -> tuple[list[StatusKeySighting], int]:
-        """Insert messages and key sightings.
-
-        Returns the sightings, and the number of the last one in the spool.
-        """
+        self,
+        connection: Connection,
+        encoder: RowEncoder,
+        settler: Settler,
+        start: tuple[int, int],
+    ) -> list[StatusKeySighting]:
+        """Insert messages and key sightings, and fold them; returns the sightings."""
         sightings = self.spool.sightings(self._last_sighting)
         if not encoder.has_more() and not sightings:
-            return [], self._last_sighting
+            return []
         self._identities.begin(connection)
-        loaded = self._copy(connection, encoder)
         # Sightings before the start are loaded, or were discarded when another collector took over.
-        sightings = [
+        encoder.sightings = [
             sighting
             for sighting in sightings
-            if start <= (sighting.epoch, sighting.position) <= encoder.reached
-            and sighting.seen_at <= encoder.latest
+            if start <= (sighting.epoch, sighting.position) and sighting.seen_at <= encoder.latest
         ]
-        identified = key_sightings.identify(
-            connection, self._identities, sightings, encoder.epoch_numbers
-        )
+        first = encoder.epoch_numbers[start[0]], start[1]
+        added: list[StatusKeySighting] = []
+        loaded = 0
+        while True:
+            with binary_cursor(psycopg_connection(connection)) as cursor:
+                # Postgres reads rows while the next ones are encoded.
+                loaded += report_queries.copy_reports(cursor, encoder.encoded_chunks())
+            match encoder.needs:
+                case None:
+                    break
+                case NewRealm(realm):
+                    self._identities.add_realm(connection, realm)
+                    encoder.memory.add_rules(self._identities.rules)
+                case NewDay(day):
+                    date = from_micros(day * DAY_MICROSECONDS).date()
+                    report_queries.ensure_partition(connection, date)
+                    encoder.partitions.add(day)
+                case UnreadKeys(realm_ids):
+                    encoder.memory.require(connection, realm_ids)
+                case DueSightings(due):
+                    identified = key_sightings.identify(
+                        connection, self._identities, due, encoder.epoch_numbers
+                    )
+                    encoder.memory.add_rules(self._identities.rules)
+                    due_added = key_sightings.add_sightings(
+                        connection, encoder.source_id, identified, first
+                    )
+                    settler.apply(connection, due_added)
+                    added += due_added
         self._identities.write(connection)
         rejected_messages.add(
             connection,
@@ -343,28 +372,10 @@ class Loader:
                 not self._identities.names_erased_user(message.channel, message.received_at)
             ),
         )
-        identified = key_sightings.add_sightings(
-            connection, encoder.source_id, identified, (encoder.epoch_numbers[start[0]], start[1])
-        )
         counts = Counter(CounterKey("rejected", message.reason) for message in encoder.rejected)
         counts[CounterKey("loaded")] = loaded
         message_counts.add(connection, encoder.source_id, counts)
-        return identified, sightings[-1].number if sightings else self._last_sighting
-
-    def _copy(self, connection: Connection, encoder: RowEncoder) -> int:
-        """Insert reports; returns how many. Postgres reads rows while the next ones are encoded."""
-        loaded = 0
-        while encoder.has_more():
-            with binary_cursor(psycopg_connection(connection)) as cursor:
-                loaded += report_queries.copy_reports(cursor, encoder.encoded_chunks())
-            match encoder.needs:
-                case bytes(realm):
-                    self._identities.add_realm(connection, realm)
-                case int(day):
-                    date = from_micros(day * DAY_MICROSECONDS).date()
-                    report_queries.ensure_partition(connection, date)
-                    encoder.partitions.add(day)
-        return loaded
+        return added
 
     def _write_gaps(
         self,

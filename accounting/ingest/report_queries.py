@@ -63,15 +63,21 @@ _KIND_AND_SIDE: Final = Struct(
     "iiii"  # null: lifetime, transport and both addresses
     "i"  # the length of the first counter
 )
-_UP_TO_ALLOCATION: Final = (
+_OWNER: Final = Struct(
+    f"!{IDENTITY_BYTES}sq"  # allocation_id
+)
+_UP_TO_OWNER: Final = (
     f"!{_HEADER.size}s"
     "q"  # position
     "iq"  # received_at
-    f"{IDENTITY_BYTES}s"
-    "q"  # allocation_id
+    f"{_OWNER.size}s"
 )
-_TRAFFIC: Final = Struct(f"{_UP_TO_ALLOCATION}{_KIND_AND_SIDE.size}sqiqiqiq")
-_STATUS: Final = Struct(f"{_UP_TO_ALLOCATION}ihi")
+_TRAFFIC: Final = Struct(f"{_UP_TO_OWNER}{_KIND_AND_SIDE.size}sqiqiqiq")
+_STATUS: Final = Struct(_UP_TO_OWNER)
+_STATUS_KIND: Final = Struct(
+    "!ih"  # kind
+    "i"  # null: side
+)
 _LIFETIME: Final = Struct("!ii")
 _LENGTH: Final = Struct("!i")
 _LENGTHS: Final = [_LENGTH.pack(length) for length in range(MAX_ADDRESS_CHARACTERS + 1)]
@@ -96,12 +102,16 @@ def pack_header(source_id: int, epoch: int, database: int, *, estimated: bool) -
     return _HEADER.pack(len(_COLUMNS), 2, source_id, 4, epoch, 4, database, 1, estimated, 8)
 
 
+def pack_owner(identity: bytes, allocation_id: int) -> bytes:
+    """The fields that the rows of an allocation have in common."""
+    return _OWNER.pack(identity, allocation_id)
+
+
 def pack_traffic(
     header: bytes,
     position: int,
     received_at: int,
-    identity: bytes,
-    allocation_id: int,
+    owner: bytes,
     traffic_kind: TrafficKind,
     counters: tuple[int, int, int, int],
 ) -> bytes:
@@ -112,8 +122,7 @@ def pack_traffic(
         position,
         8,
         received_at - POSTGRES_EPOCH,
-        identity,
-        allocation_id,
+        owner,
         _TRAFFIC_KINDS[traffic_kind],
         received_packets,
         8,
@@ -125,46 +134,46 @@ def pack_traffic(
     )
 
 
-def pack_status(
-    header: bytes,
-    position: int,
-    received_at: int,
-    identity: bytes,
-    allocation_id: int,
-    status: Status,
-) -> bytes:
-    """The row of a new, refreshed or deleted; ``received_at`` in microseconds."""
-    kind, lifetime, transport, server, client = status
-    start = _STATUS.pack(
-        header, position, 8, received_at - POSTGRES_EPOCH, identity, allocation_id, 2, kind, -1
-    )
-    if lifetime is None:
-        return start + _NO_LIFETIME
-    if transport is None or server is None:
-        return start + _LIFETIME.pack(4, lifetime) + _NO_ADDRESSES
-    if client is None:
-        client_length, client = _NULL, b""
-    else:
-        client_length = _LENGTHS[len(client)]
-    return b"".join(
-        (
-            start,
-            _LIFETIME.pack(4, lifetime),
-            _LENGTHS[len(transport)],
-            transport,
-            _LENGTHS[len(server)],
-            server,
-            client_length,
-            client,
-            _ZERO_COUNTERS,
-        )
-    )
+class StatusFields:
+    """What many statuses have in common, and the fields of their rows."""
 
+    __slots__ = ("_fields", "_has_addresses", "kind", "lifetime", "server_address", "transport")
 
-def without_client_address(status: Status) -> Status:
-    """The status of a person who is erased."""
-    kind, lifetime, transport, server, _ = status
-    return kind, lifetime, transport, server, None
+    def __init__(self, status: Status) -> None:
+        kind, lifetime, transport, server, _ = status
+        self.kind = kind
+        self.lifetime = lifetime
+        self.transport = None if transport is None else transport.decode()
+        self.server_address = None if server is None else server.decode()
+        self._has_addresses = False
+        fields = _STATUS_KIND.pack(2, kind, -1)
+        if lifetime is None:
+            fields += _NO_LIFETIME
+        elif transport is None or server is None:
+            fields += _LIFETIME.pack(4, lifetime) + _NO_ADDRESSES
+        else:
+            self._has_addresses = True
+            fields += b"".join(
+                (
+                    _LIFETIME.pack(4, lifetime),
+                    _LENGTHS[len(transport)],
+                    transport,
+                    _LENGTHS[len(server)],
+                    server,
+                )
+            )
+        self._fields = fields
+
+    def pack(
+        self, header: bytes, position: int, received_at: int, owner: bytes, client: bytes | None
+    ) -> bytes:
+        """The row of a status; ``received_at`` in microseconds, ``client``: its address."""
+        start = _STATUS.pack(header, position, 8, received_at - POSTGRES_EPOCH, owner)
+        if not self._has_addresses:
+            return start + self._fields
+        if client is None:
+            return b"".join((start, self._fields, _NULL, _ZERO_COUNTERS))
+        return b"".join((start, self._fields, _LENGTHS[len(client)], client, _ZERO_COUNTERS))
 
 
 def ensure_partition(connection: Connection, day: date) -> bool:

@@ -1,39 +1,47 @@
-"""Encode spooled messages as rows of the reports, or reject them.
+"""Encode spooled messages as rows of the reports and fold them into sessions, or reject them.
 
 ``domain.coturn_messages`` parses a message, ``identities.identity_resolver`` resolves its names,
-``ingest.report_queries`` packs the row. This module's loop calls them once for every message that
-coturn publishes, so it creates as few objects as it can. It reads the spool, not the database.
+``ingest.report_queries`` packs the row, ``domain.session_fold`` applies it. This module's loop
+calls them once for every message that coturn publishes, so it creates as few objects as it can. It
+reads the spool, not the database.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from operator import itemgetter
 from typing import Final, NamedTuple, NoReturn
 
 from accounting.capture.clock import MAX_CLOCK_ERROR
-from accounting.capture.spool.records import MessageOrigin, SpooledRow
+from accounting.capture.spool.records import (
+    ESTIMATED_ORIGIN,
+    MessageOrigin,
+    RawKeySighting,
+    SpooledRow,
+)
 from accounting.capture.spool.spool import Spool
 from accounting.domain.calendar import TIME_MIN
 from accounting.domain.coturn_messages import (
+    INTERIM,
+    MAX_CHANNEL_BYTES,
+    PEER_INTERIM,
+    PEER_TOTAL,
+    UNKNOWN_SUFFIX,
     MessageRejected,
     TrafficKind,
     parse_channel_prefix,
     parse_counters,
     parse_status,
     split_channel,
+    split_status,
+    split_suffix,
 )
 from accounting.domain.rate_limit import RateLimit
-from accounting.domain.session_fold import Report
+from accounting.domain.session_fold import KeyFold
 from accounting.identities.identity_resolver import Identity, IdentityResolver
 from accounting.ingest.rejected_messages import RejectedMessage
-from accounting.ingest.report_queries import (
-    pack_header,
-    pack_status,
-    pack_traffic,
-    without_client_address,
-)
+from accounting.ingest.report_queries import StatusFields, pack_header, pack_owner, pack_traffic
+from accounting.sessions.open_sessions import Key, OpenSessions
 
 CHUNK_MESSAGES: Final = 500
 """Messages that are read and packed together: few enough to stay in the processor's cache."""
@@ -43,16 +51,57 @@ MAX_NEW_NAMES: Final = 20_000
 at these numbers."""
 DAY_MICROSECONDS: Final = 86_400_000_000
 """The reports are partitioned by days of UTC."""
-_NO_COUNTERS: Final = (0, 0, 0, 0)
-_NO_ADDRESSES: Final = (None, None, None)
+MAX_STATUS_FIELDS: Final = 1_000
+"""Of the cache of them. It has few, unless somebody publishes many addresses of servers."""
+LONGEST_SUFFIX: Final = len(b"/total_traffic/peer")
+
+Place = tuple[int, int]
+"""(epoch, position) in the spool."""
+
+
+class NewRealm(NamedTuple):
+    """A realm that the database lacks."""
+
+    name: bytes
+
+
+class NewDay(NamedTuple):
+    """A day without a partition, in days since the Unix epoch (UTC)."""
+
+    day: int
+
+
+class UnreadKeys(NamedTuple):
+    """Keys whose sessions have to be read from the database, each with its realm_id."""
+
+    realm_ids: dict[Key, int]
+
+
+class DueSightings(NamedTuple):
+    """Key sightings to apply before the next message."""
+
+    sightings: Sequence[RawKeySighting]
+
+
+Need = NewRealm | NewDay | UnreadKeys | DueSightings
 
 
 class _Needed(Exception):
     """Raised where a row needs something from the database; see :attr:`RowEncoder.needs`."""
 
-    def __init__(self, needed: bytes | int) -> None:
-        super().__init__(needed)
-        self.needed = needed
+    def __init__(self, need: Need) -> None:
+        super().__init__(need)
+        self.need = need
+
+
+class _NewChannel(NamedTuple):
+    """The names in a channel that is not known, and its identity if that is."""
+
+    channel_prefix: bytes
+    allocation_id: int
+    realm: bytes
+    username: bytes
+    identity: bytes | None
 
 
 class LastMessage(NamedTuple):
@@ -74,16 +123,18 @@ class RowEncoder:
     ``reached``, and sets ``last`` to the message there; ``reached`` is ``end`` once no message is
     left before it.
 
-    ``reports`` gets what the rows say, for settling.
+    The messages are folded into ``memory``. ``sightings``, by position, are due after the message
+    at their position; ``last_sighting`` is the number of the last one that was.
 
-    ``needs`` is set when encoding pauses for a realm or a day that the database lacks and that
-    can't be created during a COPY. Create it, then continue with :meth:`encoded_chunks`.
+    ``needs`` is set when encoding pauses for something that is not possible during a COPY. Provide
+    it, then continue with :meth:`encoded_chunks`.
     """
 
     spool: Spool
     source_id: int
     epoch_numbers: Mapping[int, int]
     identities: IdentityResolver
+    memory: OpenSessions
     rate_limit: RateLimit
     partitions: set[int]
     reached: tuple[int, int]
@@ -94,10 +145,13 @@ class RowEncoder:
     held_back: bool = False
     message_count: int = 0
     last: LastMessage | None = None
-    needs: bytes | int | None = None
+    needs: Need | None = None
     rejected: list[RejectedMessage] = field(default_factory=list)
-    reports: list[Report] = field(default_factory=list)
+    sightings: Sequence[RawKeySighting] = ()
+    last_sighting: int = 0
     _unread: Sequence[SpooledRow] = ()
+    _names: Mapping[bytes, bytes] = field(default_factory=dict)
+    _statuses: dict[bytes, StatusFields] = field(default_factory=dict)
 
     def has_more(self) -> bool:
         """Whether there is another message for this transaction."""
@@ -121,106 +175,194 @@ class RowEncoder:
     def encoded_chunks(self) -> Iterator[bytes]:
         """The next rows, until the transaction is full or :attr:`needs` is set."""
         self.needs = None
-        while self.needs is None and self.has_more():
-            rows: list[bytes] = []
-            rejected_before = len(self.rejected)
-            try:
-                self._encode(self._unread, rows)
-            except _Needed as error:
-                self.needs = error.needed
-            if done := len(rows) + len(self.rejected) - rejected_before:
-                origin, position, received_at, _, _ = self._unread[done - 1]
-                self.last = LastMessage(MessageOrigin.unpack(origin), position, received_at)
-                self.reached = self.last.origin.epoch, position
-                self.message_count += done
-                self._unread = self._unread[done:]
-            yield b"".join(rows)
+        while self.needs is None:
+            has_more = self.has_more()
+            if due := self._take_due_sightings():
+                self.needs = DueSightings(due)
+            elif not has_more:
+                return
+            else:
+                yield self._encode_unread()
 
-    def _encode(  # noqa: C901  # one loop without calls of its own: it runs for every message
+    def _take_due_sightings(self) -> Sequence[RawKeySighting]:
+        """Those before the next message, which are not due a second time."""
+        if self._unread:
+            count = bisect_left(
+                self.sightings, _place_of_message(self._unread[0]), key=_place_of_sighting
+            )
+        else:
+            count = bisect_right(self.sightings, self.reached, key=_place_of_sighting)
+        due, self.sightings = self.sightings[:count], self.sightings[count:]
+        if due:
+            self.last_sighting = due[-1].number
+        return due
+
+    def _encode_unread(self) -> bytes:
+        """Encode what was read, up to the next sighting."""
+        messages = self._unread
+        if self.sightings:
+            until = _place_of_sighting(self.sightings[0])
+            messages = messages[: bisect_right(messages, until, key=_place_of_message)]
+        rows: list[bytes] = []
+        rejected_before = len(self.rejected)
+        try:
+            self._encode(messages, rows)
+        except _Needed as error:
+            self.needs = error.need
+        if done := len(rows) + len(self.rejected) - rejected_before:
+            origin, position, received_at, _, _ = self._unread[done - 1]
+            self.last = LastMessage(MessageOrigin.unpack(origin), position, received_at)
+            self.reached = self.last.origin.epoch, position
+            self.message_count += done
+            self._unread = self._unread[done:]
+        return b"".join(rows)
+
+    def _encode(  # noqa: C901  # one loop: it runs for every message
         self, messages: Sequence[SpooledRow], rows: list[bytes]
     ) -> None:
-        """Append a row or a rejected message for each message, in order."""
-        cache: Mapping[bytes, bytes] = {}
-        own_headers = _HeaderCache(self.source_id, self.epoch_numbers)
-        estimated_headers = _HeaderCache(self.source_id, self.epoch_numbers, estimated=True)
-        names = _NamesCache()
-        reports = self.reports
+        """Append a row or a rejected message for each message, in order, and fold it."""
+        memory, statuses, changed = self.memory, self._statuses, self.memory.changed
+        headers = _HeaderCache(self.source_id, self.epoch_numbers)
+        channels: Mapping[bytes, tuple[KeyFold, bytes]] = {}
         consume = self.rate_limit.consume
         self.rate_limit.drain(max(self.received_at, messages[-1][2]))
         last = self.received_at
-        cache_until = TIME_MIN
+        names_until = TIME_MIN
+        known_origin = -1
         for origin, position, received_at, channel, payload in messages:
             # A source's receipt times never decrease, even if another machine's clock is behind.
-            headers = own_headers
             if received_at > last:
                 self.received_at = last = received_at
             elif last - received_at > MAX_CLOCK_ERROR:
-                headers = estimated_headers
-            if last >= cache_until:
-                cache, cache_until = self._cache_at(last)
+                origin |= ESTIMATED_ORIGIN  # noqa: PLW2901
+            if last >= names_until:
+                names_until = self._load_names(last)
+                known_origin = -1
+            if origin != known_origin:
+                header, number, database = headers[origin]
+                channels = memory.by_channel(database, self._names)
+                known_origin = origin
+            channel_start, traffic_kind = split_suffix(channel)
+            known = channels.get(channel_start)
             try:
-                channel_prefix, allocation_id, traffic_kind = split_channel(channel)
-                identity = cache.get(channel_prefix)
-                if identity is None:
-                    realm, username = parse_channel_prefix(channel_prefix)
-                    if not self.identities.has_realm(realm):
-                        self._require_realm(realm, traffic_kind, payload)
+                if known is None or traffic_kind is UNKNOWN_SUFFIX:
+                    new_channel = self._check_channel(channel, payload, database)
                 if traffic_kind is None:
-                    status = parse_status(payload)
+                    shared, client = split_status(payload)
+                    fields = statuses.get(shared) or self._add_status_fields(shared, payload)
                 else:
                     counters = parse_counters(payload, consume)
             except MessageRejected as error:
-                epoch, database, _ = MessageOrigin.unpack(origin)
-                number = self.epoch_numbers[epoch]
                 self.rejected.append(
                     RejectedMessage(number, position, last, database, channel, payload, str(error))
                 )
                 continue
-            if identity is None:
-                identity = self.identities.resolve(channel_prefix, realm, username, last)
-                # An erased user is never in the cache.
-                if traffic_kind is None and self.identities.is_erased(identity, last):
-                    status = without_client_address(status)
-            header, number, database = headers[origin]
-            side: int | None
-            if traffic_kind is None:
-                row = pack_status(header, position, last, identity, allocation_id, status)
-                kind, lifetime, transport, server, client = status
-                addresses = _shared(transport), _shared(server), _decoded(client)
-                side, counters = None, _NO_COUNTERS
+            if known is None:
+                fold, owner, is_erased = self._add_channel(channel_start, new_channel, database)
+                if is_erased:
+                    client = None
             else:
-                row = pack_traffic(
-                    header, position, last, identity, allocation_id, traffic_kind, counters
-                )
-                kind, side, lifetime = traffic_kind.kind, traffic_kind.side, None
-                addresses = _NO_ADDRESSES
-            rows.append(row)
-            reports.append(
-                Report(
+                fold, owner = known
+            if not fold.changed:
+                changed.append(fold)
+            if traffic_kind is None:
+                rows.append(fields.pack(header, position, last, owner, client))
+                fold.apply_status(
                     number,
                     position,
                     last,
-                    database,
-                    *names[identity],
-                    allocation_id,
-                    kind,
-                    side,
-                    lifetime,
-                    *addresses,
-                    *counters,
+                    fields.kind,
+                    fields.lifetime,
+                    fields.transport,
+                    fields.server_address,
+                    None if client is None else client.decode(),
                 )
-            )
+                continue
+            rows.append(pack_traffic(header, position, last, owner, traffic_kind, counters))
+            if traffic_kind is INTERIM:
+                fold.apply_interim(number, position, last, False, counters)
+            elif traffic_kind is PEER_INTERIM:
+                fold.apply_interim(number, position, last, True, counters)
+            else:
+                fold.apply_total(number, position, last, traffic_kind is PEER_TOTAL, counters)
 
-    def _cache_at(self, time: int) -> tuple[Mapping[bytes, bytes], int]:
-        """The identities cached for that time, and until when they are valid, within one day.
+    def _load_names(self, time: int) -> int:
+        """Load the identities that are known at that time; until when they are valid, in its day.
 
         Raises _Needed if the day has no partition.
         """
         day = time // DAY_MICROSECONDS
         if day not in self.partitions:
-            raise _Needed(day)
-        cache, valid_until = self.identities.cache_at(time)
-        return cache, min(valid_until, (day + 1) * DAY_MICROSECONDS)
+            raise _Needed(NewDay(day))
+        self._names, valid_until = self.identities.cache_at(time)
+        return min(valid_until, (day + 1) * DAY_MICROSECONDS)
+
+    def _check_channel(self, channel: bytes, payload: bytes, database: int) -> _NewChannel:
+        """The names in a channel. Raises _Needed, or MessageRejected."""
+        channel_prefix, allocation_id, traffic_kind = split_channel(channel)
+        realm, username = parse_channel_prefix(channel_prefix)
+        identity = self._names.get(channel_prefix)
+        if identity is None and not self.identities.has_realm(realm):
+            self._require_realm(realm, traffic_kind, payload)
+        new_channel = _NewChannel(channel_prefix, allocation_id, realm, username, identity)
+        if not self.memory.is_complete:
+            key, _ = self._key(new_channel, database)
+            if self.memory.may_be_stored(key):
+                self._require_unread_keys()
+        return new_channel
+
+    def _key(self, channel: _NewChannel, database: int) -> tuple[Key, int]:
+        """The key of an allocation and its realm_id."""
+        if channel.identity is None:
+            realm_id, username_key = self.identities.username_key(channel.realm, channel.username)
+        else:
+            realm_id, username_key, _ = Identity.unpack(channel.identity)
+        return (self.source_id, database, username_key, channel.allocation_id), realm_id
+
+    def _add_channel(
+        self, channel_start: bytes, channel: _NewChannel, database: int
+    ) -> tuple[KeyFold, bytes, bool]:
+        """The fold of a channel, the owner of its rows, and whether the owner was erased since."""
+        time = self.received_at
+        identity = channel.identity or self.identities.resolve(
+            channel.channel_prefix, channel.realm, channel.username, time
+        )
+        realm_id, username_key, user_key = Identity.unpack(identity)
+        key = self.source_id, database, username_key, channel.allocation_id
+        fold = self.memory.fold(key, realm_id)
+        fold.user_key = user_key
+        owner = pack_owner(identity, channel.allocation_id)
+        is_erased = channel.identity is None and self.identities.is_erased(identity, time)
+        # An erased user is never in the caches.
+        if not is_erased and len(channel_start) + LONGEST_SUFFIX <= MAX_CHANNEL_BYTES:
+            self.memory.set_channel(fold, channel_start, owner)
+        return fold, owner, is_erased
+
+    def _add_status_fields(self, shared: bytes, payload: bytes) -> StatusFields:
+        fields = StatusFields(parse_status(payload))
+        if len(self._statuses) >= MAX_STATUS_FIELDS:
+            self._statuses.clear()
+        self._statuses[shared] = fields
+        return fields
+
+    def _require_unread_keys(self) -> NoReturn:
+        """Raise _Needed for all keys among the messages to come that are not in memory."""
+        realm_ids: dict[Key, int] = {}
+        for origin, _, _, channel, _ in self._unread:
+            database = MessageOrigin.unpack(origin).database
+            try:
+                channel_prefix, allocation_id, _ = split_channel(channel)
+                realm, username = parse_channel_prefix(channel_prefix)
+            except MessageRejected:
+                continue
+            if self.identities.has_realm(realm):
+                identity = self._names.get(channel_prefix)
+                key, realm_id = self._key(
+                    _NewChannel(channel_prefix, allocation_id, realm, username, identity), database
+                )
+                if self.memory.may_be_stored(key):
+                    realm_ids[key] = realm_id
+        raise _Needed(UnreadKeys(realm_ids))
 
     def _require_realm(
         self, realm: bytes, traffic_kind: TrafficKind | None, payload: bytes
@@ -232,43 +374,27 @@ class RowEncoder:
             parse_counters(payload)
         if not self.identities.has_room_for_realm:
             raise MessageRejected("too many realms")
-        raise _Needed(realm)
+        raise _Needed(NewRealm(realm))
 
 
-def _decoded(text: bytes | None) -> str | None:
-    return None if text is None else text.decode()
+def _place_of_sighting(sighting: RawKeySighting) -> Place:
+    return sighting.epoch, sighting.position
 
 
-_shared = lru_cache(maxsize=1024)(_decoded)
-"""For what many sessions have in common, and keep in memory."""
-
-
-class _NamesCache(dict[bytes, Identity]):
-    """Identities, by their packed form."""
-
-    def __missing__(self, packed: bytes) -> Identity:
-        identity = self[packed] = Identity.unpack(packed)
-        return identity
+def _place_of_message(message: SpooledRow) -> Place:
+    return MessageOrigin.unpack(message[0]).epoch, message[1]
 
 
 class _HeaderCache(dict[int, tuple[bytes, int, int]]):
-    """The headers of rows, the numbers of epochs and databases, by the origin of the message.
+    """The headers of rows, the numbers of epochs and databases, by the origin of the message."""
 
-    ``estimated``: the times of all of them are, as their own could not enter the books.
-    """
-
-    def __init__(
-        self, source_id: int, epoch_numbers: Mapping[int, int], *, estimated: bool = False
-    ) -> None:
+    def __init__(self, source_id: int, epoch_numbers: Mapping[int, int]) -> None:
         self._source_id = source_id
         self._epoch_numbers = epoch_numbers
-        self._estimated = estimated
 
     def __missing__(self, origin: int) -> tuple[bytes, int, int]:
         epoch, database, estimated = MessageOrigin.unpack(origin)
         number = self._epoch_numbers[epoch]
-        header = pack_header(
-            self._source_id, number, database, estimated=estimated or self._estimated
-        )
+        header = pack_header(self._source_id, number, database, estimated=estimated)
         result = self[origin] = header, number, database
         return result

@@ -6,8 +6,8 @@ Invariant: any batching of the same reports gives the same rows, and the settle 
 the transaction that writes them.
 
 ``settler`` folds evidence and expires sessions, for the loader and for the job ``settle``;
-``open_sessions`` keeps them in memory, ``key_fold`` applies the evidence of one key,
-``session_changes`` packs what a batch changed and ``write_changes`` writes it. ``session_rows`` and
+``open_sessions`` keeps them in memory, ``session_changes`` packs what a batch changed and
+``write_changes`` writes it. ``session_rows`` and
 ``session_queries`` read and write sessions, ``session_hour_queries`` their hours, ``usage_deltas``
 queues changes, ``relay_threads`` records the last report of each relay thread, ``describe_gaps``
 says what became of the sessions that span a gap.

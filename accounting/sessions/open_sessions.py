@@ -11,9 +11,11 @@ from typing import Final
 from sqlalchemy import Connection
 
 from accounting.domain.realm_rules import RealmRules
-from accounting.domain.session_fold import AllocationKey
+from accounting.domain.session_fold import AllocationKey, KeyFold, Report, StatusKeySighting
 from accounting.sessions import session_queries
-from accounting.sessions.key_fold import KeyFold
+
+Key = tuple[int, int, bytes, int]
+"""As AllocationKey, which takes three times as long to make."""
 
 _FILTER_BITS: Final = 24
 
@@ -24,15 +26,15 @@ class _KeyFilter:
     def __init__(self) -> None:
         self._bits = bytearray(1 << _FILTER_BITS - 3)
 
-    def add(self, key: AllocationKey) -> None:
+    def add(self, key: Key) -> None:
         for bit in self._bits_of(key):
             self._bits[bit >> 3] |= 1 << (bit & 7)
 
-    def __contains__(self, key: AllocationKey) -> bool:
+    def __contains__(self, key: Key) -> bool:
         return all(self._bits[bit >> 3] >> (bit & 7) & 1 for bit in self._bits_of(key))
 
     @staticmethod
-    def _bits_of(key: AllocationKey) -> tuple[int, int]:
+    def _bits_of(key: Key) -> tuple[int, int]:
         value = hash(key)
         mask = (1 << _FILTER_BITS) - 1
         return value & mask, value >> _FILTER_BITS & mask
@@ -41,30 +43,40 @@ class _KeyFilter:
 class _AllKeys:
     """Any key may be in the database: of a memory that keeps none."""
 
-    def add(self, key: AllocationKey) -> None:
+    def add(self, key: Key) -> None:
         pass
 
-    def __contains__(self, key: AllocationKey) -> bool:
+    def __contains__(self, key: Key) -> bool:
         return True
 
 
 class OpenSessions:
-    """``folds``: by key, of one source. ``limit``: how many keys stay between batches."""
+    """``folds``: by key, of one source. ``limit``: how many keys stay between batches.
+
+    ``changed``: what the batch changed. ``rules``: by realm_id.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self.folds: dict[tuple[int, int, bytes, int], KeyFold] = {}
-        # Keys that may have open sessions in the database which are not here; None: not known yet.
-        self._elsewhere: _KeyFilter | _AllKeys | None = None
+        self.folds: dict[Key, KeyFold] = {}
+        self.changed: list[KeyFold] = []
         # Shared by the folds, and updated in place.
-        self._rules: dict[int, RealmRules] = {}
+        self.rules: dict[int, RealmRules] = {}
         self._gap_positions: list[tuple[int, int]] = []
+        # Keys that may have open sessions in the database which are not here; None: there are none.
+        self._elsewhere: _KeyFilter | _AllKeys | None = None
+        self._is_filled = False
+        self._by_channel: dict[int, dict[bytes, tuple[KeyFold, bytes]]] = {}
+        self._names: Mapping[bytes, bytes] = {}
 
     def clear(self) -> None:
         """Forget everything."""
         self.folds = {}
+        self.changed = []
+        self.rules = {}
         self._elsewhere = None
-        self._rules = {}
+        self._is_filled = False
+        self._by_channel = {}
 
     def begin(
         self,
@@ -75,56 +87,107 @@ class OpenSessions:
     ) -> None:
         """Begin a batch of evidence. A changed rule of a realm clears the memory.
 
-        ``rules``: by realm_id. ``gap_positions``: as ``session_fold.apply_report`` takes them.
+        ``rules``: by realm_id. ``gap_positions``: as KeyFold takes them.
         """
-        if any(rules[realm_id].rules != known.rules for realm_id, known in self._rules.items()):
+        if any(rules[realm_id].rules != known.rules for realm_id, known in self.rules.items()):
             self.clear()
-        self._rules |= {
-            realm_id: of_realm
-            for realm_id, of_realm in rules.items()
-            if realm_id not in self._rules
-        }
+        self.add_rules(rules)
         self._gap_positions[:] = gap_positions
+        if self._is_filled:
+            return
+        self._is_filled = True
         if not self._limit:
             self._elsewhere = _AllKeys()
-        elif self._elsewhere is None:
-            self._elsewhere = _KeyFilter()
-            for key in session_queries.read_open_keys(connection, source_id):
-                self._elsewhere.add(key)
-            for key, session in session_queries.read_latest_sessions(
-                connection, source_id, self._limit
-            ):
-                self._fold(key).resume(session)
+            return
+        for key, session in session_queries.read_latest_sessions(
+            connection, source_id, self._limit
+        ):
+            self.fold(key, session.realm_id).resume(session)
+        for key in session_queries.read_open_keys(connection, source_id):
+            if key not in self.folds:
+                self._add_elsewhere(key)
 
-    def require(self, connection: Connection, keys: Iterable[tuple[int, int, bytes, int]]) -> None:
-        """Read the open sessions of those keys that are not in ``folds``. Keys as AllocationKey."""
-        assert self._elsewhere is not None
-        folds = self.folds
-        missing = {AllocationKey._make(key) for key in keys if key not in folds}
-        for key in missing:
-            self._fold(key)
-        stored = [key for key in missing if key in self._elsewhere]
-        if stored:
-            for key, session in session_queries.read_open_sessions(connection, stored):
-                self.folds[key].resume(session)
+    @property
+    def is_complete(self) -> bool:
+        """Whether all open sessions of the source are here."""
+        return self._elsewhere is None
 
-    def end(self, changed: Iterable[KeyFold]) -> None:
-        """End a batch: drop keys without open sessions, and the oldest ones beyond the limit.
+    def add_rules(self, rules: Mapping[int, RealmRules]) -> None:
+        """Add the rules of new realms."""
+        for realm_id, of_realm in rules.items():
+            self.rules.setdefault(realm_id, of_realm)
 
-        ``changed``: the folds that the batch changed.
-        """
-        assert self._elsewhere is not None
-        folds = self.folds
-        for fold in changed:
-            if fold.state.active is None and fold.state.pending is None:
-                folds.pop(fold.key, None)
-        while len(folds) > self._limit:
-            key = next(iter(folds))
-            del folds[key]
-            self._elsewhere.add(AllocationKey._make(key))
-
-    def _fold(self, key: AllocationKey) -> KeyFold:
+    def fold(self, key: Key, realm_id: int) -> KeyFold:
+        """The fold of a key. A key that :meth:`may_be_stored` has to be read before."""
         fold = self.folds.get(key)
         if fold is None:
-            fold = self.folds[key] = KeyFold(key, self._rules, self._gap_positions)
+            key = AllocationKey._make(key)
+            fold = KeyFold(key, realm_id, self.rules[realm_id], self._gap_positions)
+            self.folds[key] = fold
         return fold
+
+    def may_be_stored(self, key: Key) -> bool:
+        """Whether the database may have open sessions of a key that are not here."""
+        return self._elsewhere is not None and key not in self.folds and key in self._elsewhere
+
+    def read(self, connection: Connection, keys: Iterable[Key]) -> None:
+        """Read the open sessions of those keys that may have some which are not here."""
+        stored = {AllocationKey._make(key) for key in keys if self.may_be_stored(key)}
+        if stored:
+            for key, session in session_queries.read_open_sessions(connection, stored):
+                self.fold(key, session.realm_id).resume(session)
+
+    def require(self, connection: Connection, keys: Mapping[Key, int]) -> None:
+        """Have a fold for each of those keys of evidence, with the realm_id of each."""
+        self.read(connection, keys)
+        for key, realm_id in keys.items():
+            self.fold(key, realm_id)
+
+    def apply(self, fold: KeyFold, evidence: Report | StatusKeySighting) -> None:
+        """Apply stored evidence to its key."""
+        was_changed = bool(fold.changed)
+        fold.apply(evidence)
+        if fold.changed and not was_changed:
+            self.changed.append(fold)
+
+    def by_channel(
+        self, database: int, names: Mapping[bytes, bytes]
+    ) -> Mapping[bytes, tuple[KeyFold, bytes]]:
+        """The folds whose channels are known, each with the identity and id that its rows have.
+
+        By what the channels of a key begin with. ``names``: the identities that this is valid for.
+        """
+        if names is not self._names:
+            self._names, self._by_channel = names, {}
+        return self._by_channel.setdefault(database, {})
+
+    def set_channel(self, fold: KeyFold, channel: bytes, identity: bytes) -> None:
+        """Add a fold to :meth:`by_channel`, with the identity of its rows from now on."""
+        channels = self._by_channel[fold.key.database]
+        if fold.channel != channel:
+            # Two ways to write the empty realm: each fold has one channel, to be dropped with it.
+            channels.pop(fold.channel, None)
+            fold.channel = channel
+        channels[channel] = fold, identity
+
+    def end(self) -> None:
+        """End a batch: drop keys without open sessions, and the oldest ones beyond the limit."""
+        folds = self.folds
+        for fold in self.changed:
+            if fold.active is None and fold.pending is None:
+                self._drop(fold)
+        self.changed = []
+        while len(folds) > self._limit:
+            fold = next(iter(folds.values()))
+            self._drop(fold)
+            self._add_elsewhere(fold.key)
+
+    def _drop(self, fold: KeyFold) -> None:
+        self.folds.pop(fold.key, None)
+        if fold.channel and (channels := self._by_channel.get(fold.key.database)):
+            channels.pop(fold.channel, None)
+
+    def _add_elsewhere(self, key: Key) -> None:
+        if self._elsewhere is None:
+            self._elsewhere = _KeyFilter()
+        self._elsewhere.add(key)

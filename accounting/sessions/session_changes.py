@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from accounting.domain.realm_rules import RealmRules
-from accounting.domain.session_fold import AllocationKey, Phase, PriorState, SessionState
+from accounting.domain.session_fold import AllocationKey, KeyFold, Phase, PriorState, SessionState
 from accounting.domain.session_hours import UsageChanges
 from accounting.domain.thread_silence import ThreadActivity
-from accounting.sessions.key_fold import KeyFold
 from accounting.sessions.session_rows import (
     pack_id,
     pack_refresh,

@@ -113,7 +113,9 @@ def _settle_batch(engine: Engine, source_id: int, limit: int, *, wait: bool) -> 
             settled_until=loaded.loaded_until if drained else reports[-1].received_at,
             last_sighting=sightings[-1][:3] if sightings else watermark.last_sighting,
         )
-        due = settler.settle(connection, watermark, reached, in_order(reports, sightings))
+        settler.open(connection)
+        settler.apply(connection, in_order(reports, sightings))
+        due = settler.finish(connection, watermark, reached)
         if reports or sightings or due:
             watermark_queries.open_sessions_changed(connection, [source_id])
         return len(reports), not drained or due == DUE_BATCH

@@ -11,12 +11,11 @@ from typing import Final
 from sqlalchemy import Connection
 
 from accounting.db.locks import lock, require_lock
-from accounting.domain.session_fold import AllocationKey, Report, SessionState, StatusKeySighting
+from accounting.domain.session_fold import Report, SessionState, StatusKeySighting
 from accounting.domain.thread_silence import LocatedSession
 from accounting.identities import erasure_queries
 from accounting.identities.realm_queries import all_rules
 from accounting.sessions import relay_threads, session_queries
-from accounting.sessions.key_fold import KeyFold
 from accounting.sessions.open_sessions import OpenSessions
 from accounting.sessions.session_changes import StoredState, pack_changes
 from accounting.sessions.write_changes import write_changes
@@ -64,62 +63,71 @@ class Settler:
         """Note that the transaction of :meth:`begin` was committed; otherwise it failed."""
         self._in_transaction = False
 
-    def settle(
-        self,
-        connection: Connection,
-        watermark: Watermark,
-        reached: Watermark,
-        evidence: Sequence[Evidence],
-    ) -> int:
-        """Settle evidence in order of position, expire sessions, and move the watermark.
+    def open(self, connection: Connection) -> OpenSessions:
+        """Make the memory ready for evidence, which is then applied in order of position.
 
-        A session expires by ``reached.settled_until``. Returns how many may be due: if DUE_BATCH,
-        there may be more.
+        All gaps up to the end of the evidence must be stored.
         """
-        source_id, memory = self._source_id, self._memory
         rules = all_rules(connection)
-        gap_positions = gap_queries.gap_positions(connection, source_id)
-        memory.begin(connection, source_id, rules, gap_positions)
-        # Plain tuples: they equal AllocationKey, and are made in a third of the time.
+        gap_positions = gap_queries.gap_positions(connection, self._source_id)
+        self._memory.begin(connection, self._source_id, rules, gap_positions)
+        return self._memory
+
+    def apply(self, connection: Connection, evidence: Sequence[Evidence]) -> None:
+        """Apply stored evidence, in order of position."""
+        source_id, memory = self._source_id, self._memory
         keys = [
             (source_id, item.database, item.username_key, item.allocation_id) for item in evidence
         ]
-        memory.require(connection, keys)
-        folds = memory.folds
-        changed: dict[AllocationKey, KeyFold] = {}
+        realms = (item.realm_id for item in evidence)
+        memory.require(connection, dict(zip(keys, realms, strict=True)))
         for key, item in zip(keys, evidence, strict=True):
-            fold = folds[key]
-            if not fold.state.changed:
-                changed[fold.key] = fold
-            fold.apply(item)
-        due: list[AllocationKey] = []
+            memory.apply(memory.folds[key], item)
+
+    def finish(self, connection: Connection, watermark: Watermark, reached: Watermark) -> int:
+        """Expire sessions by ``reached.settled_until``, write all changes, move the watermark.
+
+        Returns how many sessions may be due: if DUE_BATCH, there may be more.
+        """
+        memory, until = self._memory, reached.settled_until
+        due_count = 0
         expired: list[LocatedSession] = []
         rechecks: list[SessionState] = []
-        until = reached.settled_until
         if until is not None:
-            due = session_queries.read_due_keys(connection, source_id, until, DUE_BATCH)
-            memory.require(connection, due)
-            # Also those that this batch changed: they are not stored yet as they are now.
-            for key in dict.fromkeys([*due, *changed]):
-                fold = folds[key]
-                session = fold.state.active
-                if session is None or session.ended_at is not None:
-                    continue
-                if fold.expire(until):
-                    changed[key] = fold
-                    address = session.server_address
-                    expired.append((key.database, key.allocation_id, address, session))
-                elif isinstance(session.prior, StoredState) and session.prior.recheck_at < until:
-                    grace = rules[session.realm_id].grace_at(session.started_at)
-                    session.prior.recheck_at = session.expires_at + grace
-                    rechecks.append(session)
-        changes = pack_changes(changed.values(), rules)
-        write_changes(connection, changes, rules)
-        relay_threads.record_activity(connection, source_id, changes.activity)
+            due_count = self._expire(connection, until, expired, rechecks)
+        changes = pack_changes(memory.changed, memory.rules)
+        write_changes(connection, changes, memory.rules)
+        relay_threads.record_activity(connection, self._source_id, changes.activity)
         if until is not None:
-            relay_threads.record_expiry(connection, source_id, expired, until)
+            relay_threads.record_expiry(connection, self._source_id, expired, until)
         session_queries.reschedule(connection, rechecks)
-        memory.end(changed.values())
+        memory.end()
         moved = watermark_queries.advance_watermark(connection, watermark, reached)
         assert moved, "another process moved the watermark in spite of the lock"
+        return due_count
+
+    def _expire(
+        self,
+        connection: Connection,
+        until: int,
+        expired: list[LocatedSession],
+        rechecks: list[SessionState],
+    ) -> int:
+        """Expire the sessions that are due, and those of this batch, which are not stored yet."""
+        memory = self._memory
+        due = session_queries.read_due_keys(connection, self._source_id, until, DUE_BATCH)
+        memory.read(connection, due)
+        unchanged = [memory.folds[key] for key in due if not memory.folds[key].changed]
+        for fold in [*memory.changed, *unchanged]:
+            session = fold.active
+            if session is None or session.ended_at is not None:
+                continue
+            if fold.expire(until):
+                key = fold.key
+                expired.append((key.database, key.allocation_id, session.server_address, session))
+            elif isinstance(session.prior, StoredState) and session.prior.recheck_at < until:
+                grace = fold.rules.grace_at(session.started_at)
+                session.prior.recheck_at = session.expires_at + grace
+                rechecks.append(session)
+        memory.changed += [fold for fold in unchanged if fold.changed]
         return len(due)

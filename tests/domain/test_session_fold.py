@@ -10,16 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accounting.domain.coturn_messages import ReportKind, Side
+from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.session_fold import (
     ASSUMED_LIFETIME,
     MAX_SERVERS,
     SECOND,
-    KeyState,
+    AllocationKey,
+    KeyFold,
     Phase,
     PriorState,
     Report,
     SessionState,
-    apply_report,
     expire,
     session_id,
 )
@@ -27,6 +28,12 @@ from accounting.domain.session_fold import (
 GRACE: Final = 60
 A, B, C = "192.0.2.1:3478", "192.0.2.2:3478", "192.0.2.3:3478"
 NONE: Final = (0, 0, 0, 0)
+HOUR: Final = 3600
+RULES: Final = RealmRules([RealmRule(grace_seconds=GRACE)])
+
+
+def key_fold(gap_positions: Sequence[tuple[int, int]]) -> KeyFold:
+    return KeyFold(AllocationKey(1, 0, b"username", 7), 1, RULES, gap_positions)
 
 
 @dataclass(slots=True)
@@ -34,8 +41,11 @@ class Key:
     """One allocation key; its methods apply reports, received that many seconds after zero."""
 
     gap_positions: list[tuple[int, int]] = field(default_factory=list)
-    key_state: KeyState = field(default_factory=KeyState)
+    fold: KeyFold = field(init=False)
     position: int = 0
+
+    def __post_init__(self) -> None:
+        self.fold = key_fold(self.gap_positions)
 
     def report(
         self,
@@ -65,14 +75,7 @@ class Key:
             "198.51.100.7:5" if status and local else None,
             *counts,
         )
-        apply_report(
-            self.key_state,
-            report,
-            source_id=1,
-            grace=GRACE * SECOND,
-            hour=report.received_at,
-            gap_positions=self.gap_positions,
-        )
+        self.fold.apply(report)
 
     def new(self, seconds: float, lifetime: int = 600, local: str | None = A) -> None:
         self.report(seconds, ReportKind.NEW, lifetime=lifetime, local=local)
@@ -91,7 +94,7 @@ class Key:
 
     @property
     def sessions(self) -> list[SessionState]:
-        return sorted(self.key_state.changed, key=lambda session: session.session_id)
+        return sorted(self.fold.changed, key=lambda session: session.session_id)
 
     @property
     def only(self) -> SessionState:
@@ -280,16 +283,19 @@ def test_a_session_expires_after_expiry_and_grace_at_its_last_sign_of_life() -> 
 @pytest.mark.parametrize("kind", [ReportKind.REFRESHED, ReportKind.DELETED, ReportKind.TOTAL])
 def test_an_expired_session_is_reopened_with_the_interims_since(kind: ReportKind) -> None:
     key = Key()
-    key.new(0)
-    key.interim(10, 1, 2, 3, 4)
-    key.interim(700, 10, 20, 30, 40)
-    key.interim(710, 0, 0, 1, 50, side=Side.PEER)
+    key.new(3000)
+    key.interim(3010, 1, 2, 3, 4)
+    key.interim(3700, 10, 20, 30, 40)
+    key.interim(3710, 0, 0, 1, 50, side=Side.PEER)
     side = Side.CLIENT if kind is ReportKind.TOTAL else None
-    key.report(720, kind, side, (11, 22, 33, 44), lifetime=600)
+    key.report(3720, kind, side, (11, 22, 33, 44), lifetime=600)
     assert key.only.usage == [11, 22, 33, 44, 0, 0, 1, 50]
-    assert (key.only.last_seen_at, key.only.started_at) == (720 * SECOND, 0)
+    assert (key.only.last_seen_at, key.only.started_at) == (3720 * SECOND, 3000 * SECOND)
     assert key.only.end_cause == ("deleted" if kind is ReportKind.DELETED else None)
-    assert [hour // SECOND for hour in key.only.hourly_usage] == [10, 700, 710]
+    assert key.only.hourly_usage == {
+        0: [1, 2, 3, 4, 0, 0, 0, 0],
+        HOUR * SECOND: [10, 20, 30, 40, 0, 0, 1, 50],
+    }
 
 
 def test_interims_alone_never_reopen_a_session() -> None:
@@ -446,8 +452,8 @@ def test_a_total_that_equals_the_interims_changes_nothing() -> None:
     key.interim(1, 1, 2, 3, 4)
     key.interim(2, 1, 2, 3, 4)
     key.deleted(3)
-    key.total(3, 2, 4, 6, 8)
-    assert [hour // SECOND for hour in key.only.hourly_usage] == [1, 2]
+    key.total(HOUR, 2, 4, 6, 8)
+    assert key.only.hourly_usage == {0: [2, 4, 6, 8, 0, 0, 0, 0]}
     assert (key.only.usage[:4], key.only.estimated, key.only.disputed) == (
         [2, 4, 6, 8],
         False,
@@ -460,8 +466,8 @@ def test_a_larger_total_adds_the_difference_at_its_time_as_estimated() -> None:
     key.new(0)
     key.interim(1, 1, 2, 3, 4)
     key.deleted(9)
-    key.total(10, 2, 4, 3, 4)
-    assert key.only.hourly_usage[10 * SECOND] == [1, 2, 0, 0, 0, 0, 0, 0]
+    key.total(HOUR, 2, 4, 3, 4)
+    assert key.only.hourly_usage[HOUR * SECOND] == [1, 2, 0, 0, 0, 0, 0, 0]
     assert (key.only.usage[:4], key.only.estimated, key.only.disputed) == (
         [2, 4, 3, 4],
         True,
@@ -474,8 +480,8 @@ def test_a_smaller_total_takes_the_difference_away_as_disputed() -> None:
     key.new(0)
     key.interim(1, 5, 50, 5, 50)
     key.deleted(9)
-    key.total(10, 5, 40, 5, 50)
-    assert key.only.hourly_usage[10 * SECOND] == [0, -10, 0, 0, 0, 0, 0, 0]
+    key.total(HOUR, 5, 40, 5, 50)
+    assert key.only.hourly_usage[HOUR * SECOND] == [0, -10, 0, 0, 0, 0, 0, 0]
     assert (key.only.usage[:4], key.only.estimated, key.only.disputed) == (
         [5, 40, 5, 50],
         False,
@@ -508,8 +514,8 @@ def close_with_peer_total(
     key.interim(1, 4, 40, 4, 40)
     key.interim(1, 4, 40, 4, 40, side=Side.PEER)
     key.deleted(9)
-    key.total(10, *client)
-    key.total(10, *peer, side=Side.PEER)
+    key.total(HOUR, *client)
+    key.total(HOUR, *peer, side=Side.PEER)
     return key.sessions[-1]
 
 
@@ -532,7 +538,7 @@ def test_a_peer_difference_corrects_if_the_client_side_lacked_interims() -> None
     session = close_with_peer_total(key, (5, 140, 4, 40), client=(5, 140, 4, 40))
     assert session.usage == [5, 140, 4, 40, 5, 140, 4, 40]
     assert (session.estimated, session.disputed) == (True, False)
-    assert session.hourly_usage[10 * SECOND] == [1, 100, 0, 0, 1, 100, 0, 0]
+    assert session.hourly_usage[HOUR * SECOND] == [1, 100, 0, 0, 1, 100, 0, 0]
 
 
 def test_a_peer_difference_corrects_a_session_of_unknown_start() -> None:
@@ -617,7 +623,7 @@ class SettledKey:
 
     def settle(self, batch: list[Report], until: int) -> None:
         """Settle one batch as the job does: read what can change, apply, store, expire."""
-        key_state = KeyState()
+        fold = key_fold([(1, 5)])
         for session in self.sessions.values():
             if session.phase is not Phase.CLOSED:
                 fetched = replace(session, usage=list(session.usage), hourly_usage={})
@@ -628,23 +634,13 @@ class SettledKey:
                     estimated=session.estimated,
                     usage=tuple(session.usage),
                 )
-                if session.phase is Phase.PENDING:
-                    key_state.pending = fetched
-                else:
-                    key_state.active = fetched
+                fold.resume(fetched)
         for report in batch:
-            apply_report(
-                key_state,
-                report,
-                source_id=1,
-                grace=GRACE * SECOND,
-                hour=report.received_at,
-                gap_positions=[(1, 5)],
-            )
-        for pending, target in key_state.merged:
+            fold.apply(report)
+        for pending, target in fold.merged:
             del self.sessions[pending.session_id]
             self._add_usage(target.session_id, self.usage.pop(pending.session_id))
-        for session in key_state.changed:
+        for session in fold.changed:
             self.sessions[session.session_id] = session
             self._add_usage(session.session_id, session.hourly_usage)
         for session in self.sessions.values():

@@ -22,7 +22,8 @@ from accounting.identities import realm_queries
 from accounting.identities.identity_resolver import IdentityResolver
 from accounting.ingest.loader import Loader
 from accounting.ingest.rejected_messages import RejectedMessage
-from accounting.ingest.row_encoder import RowEncoder
+from accounting.ingest.row_encoder import NewRealm, RowEncoder
+from accounting.sessions.open_sessions import OpenSessions
 from tests.support.books import (
     START,
     WRITER,
@@ -59,6 +60,8 @@ def encode(
 ) -> tuple[bytes, list[RejectedMessage]]:
     """Encode a spool with one resolver, in transactions of these numbers of messages."""
     identities = IdentityResolver(RealmRule())
+    memory = OpenSessions(10)
+    memory.begin(connection, 1, realm_queries.all_rules(connection), [])
     packed, rejected = b"", []
     for limit in batches:
         identities.begin(connection)
@@ -67,6 +70,7 @@ def encode(
             source_id=1,
             epoch_numbers={1: 3},
             identities=identities,
+            memory=memory,
             rate_limit=RateLimit(),
             partitions={0},
             reached=reached,
@@ -78,8 +82,10 @@ def encode(
         while encoder.has_more():
             packed += b"".join(encoder.encoded_chunks())
             if encoder.needs is not None:
-                assert isinstance(encoder.needs, bytes)
-                identities.add_realm(connection, encoder.needs)
+                assert isinstance(encoder.needs, NewRealm)
+                identities.add_realm(connection, encoder.needs.name)
+                memory.add_rules(identities.rules)
+        memory.end()
         identities.committed()
         rejected += encoder.rejected
         reached = encoder.reached

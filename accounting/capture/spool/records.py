@@ -18,6 +18,10 @@ As SQLite returns it: a class would double the cost of reading, and each value i
 """
 
 
+ESTIMATED_ORIGIN: Final = 1
+"""In the packed origin of a message whose time of receipt is an estimate."""
+
+
 class MessageOrigin(NamedTuple):
     """Where a spooled message is from; mostly the same as of the message before it."""
 
@@ -28,7 +32,7 @@ class MessageOrigin(NamedTuple):
     @classmethod
     def unpack(cls, packed: int) -> Self:
         """Unpack the first value of a SpooledRow."""
-        return cls(packed >> 35, packed >> 1 & (1 << 34) - 1, bool(packed & 1))
+        return cls(packed >> 35, packed >> 1 & (1 << 34) - 1, bool(packed & ESTIMATED_ORIGIN))
 
 
 CaptureMode = Literal["replication", "subscribe"]
