@@ -63,11 +63,13 @@ def lease_holder(spool_path: Path) -> str:
 
 
 def check_lease(connection: Connection, source: SourceRow, spool: Spool) -> None:
-    """Raise LeaseHeld when another collector has the lease of the source.
+    """Raise LeaseHeld when the lease of the source is another collector's, also an expired one.
 
-    Does not renew the lease: the loader may be running although its collector hangs.
+    A backup has one that expired long ago, and what follows its position is in that collector's
+    spool. This one's collector takes the lease if nobody else renews it. The loader itself does not
+    renew it: it may be running although its collector hangs.
     """
-    lease = lease_queries.valid_lease(connection, source.source_id)
+    lease = lease_queries.last_lease(connection, source.source_id)
     if lease is not None and lease.holder != lease_holder(spool.path):
         _raise_if_held(source, lease)
 

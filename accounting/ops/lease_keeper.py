@@ -43,7 +43,8 @@ class LeaseKeeper:
 
     Another collector's lease is left to it until this keeper has seen for ``lease_seconds``, from a
     database that answers, that it is not renewed. During an outage, and in a backup, a lease
-    expires whose holder is running, and the holder's spool has what is not loaded.
+    expires whose holder is running, and the holder's spool has what is not loaded. A restore can be
+    so short that this keeper, which had the lease, only sees that it is another's again.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class LeaseKeeper:
         self._lease_seconds = lease_seconds
         self._watch = watch
         self._suspected_at: float | None = None
-        self._database_is_away = False
+        self._spares_expired = False
         self._spares_until = 0.0
         self._renewed_at: datetime | None = None
         self._started_at = time.monotonic()
@@ -131,7 +132,7 @@ class LeaseKeeper:
                     watched=watched,
                     takes_expired=not self._spares_holder(),
                 )
-                self._database_is_away = False
+                self._spares_expired = True
                 self._suspected_at = None
                 self._other_holder = logged_reason = ""
                 self._answered.set()
@@ -146,7 +147,7 @@ class LeaseKeeper:
             except AccountingError as error:
                 # Capture goes on even where an operator has to repair the database: the spool can
                 # be loaded then, but what isn't captured now is lost.
-                self._database_is_away = True
+                self._spares_expired = True
                 if not isinstance(error, ConnectionLost) and str(error) != logged_reason:
                     logged_reason = str(error)
                     log.error("can't acquire the lease, capturing without it", reason=logged_reason)
@@ -155,11 +156,11 @@ class LeaseKeeper:
                 return
 
     def _spares_holder(self) -> bool:
-        return self._database_is_away or time.monotonic() < self._spares_until
+        return self._spares_expired or time.monotonic() < self._spares_until
 
     def _spare(self, held: LeaseHeld) -> None:
-        if self._database_is_away or held.renewed_at != self._renewed_at:
-            self._database_is_away, self._renewed_at = False, held.renewed_at
+        if self._spares_expired or held.renewed_at != self._renewed_at:
+            self._spares_expired, self._renewed_at = False, held.renewed_at
             self._spares_until = time.monotonic() + self._lease_seconds
 
     def _log_clock(self) -> None:

@@ -77,9 +77,14 @@ def acquire(
     ).first()
     if acquired is not None:
         return None
-    lease = _lease(connection, source_id)
+    lease = last_lease(connection, source_id)
     assert lease is not None, "the caller's lock on the source prevents a release meanwhile"
     return lease
+
+
+def last_lease(connection: Connection, source_id: int) -> Lease | None:
+    """The lease of a source, also an expired one; None when it was released. Renews nothing."""
+    return _lease(connection, source_id)
 
 
 def valid_lease(connection: Connection, source_id: int) -> Lease | None:

@@ -11,6 +11,11 @@ from typing import Any
 import pytest
 
 from accounting.capture.spool.pruning import prune
+from accounting.capture.spool.records import ResumePoint
+from accounting.capture.spool.spool import Spool
+from accounting.errors import LeaseHeld
+from accounting.ingest.loader import Loader
+from accounting.ingest.source_lease import acquire_lease, take_over
 from tests.support.books import Books, channel, status_payload, traffic_payload
 from tests.support.restored_database import back_up, restore_database
 
@@ -309,6 +314,51 @@ def test_messages_that_a_restored_database_lacks_and_the_spool_pruned_are_a_gap(
     books.load()
     assert loaded(books) == [1, 2, 6, 7, 9]
     assert gaps(books) == [("spool_pruned", 3, 5)]
+
+
+def test_after_a_restore_a_loader_leaves_the_source_to_the_lease_of_the_backup(
+    books: Books,
+) -> None:
+    """Found by `make chaos`: another collector had taken over since the backup.
+
+    Its spool does not reach back to the backup. That of the lease's holder does.
+    """
+    holder = books.spool()
+    holder.set_mode("replication")
+    receive_in_stream(books, holder, 1, 2)
+    books.load()
+    acquire_lease(books.engine, holder, 0.0)
+    back_up(books)
+    receive_in_stream(books, holder, 3, 4)
+    books.load()
+    receive_in_stream(books, holder, 5)
+    books.follow_capture()
+    with Spool.open(books.directory / "elsewhere.sqlite3", "default") as other:
+        position = acquire_lease(books.engine, other, 60.0)
+        assert position is not None
+        take_over(other, position)
+        receive_in_stream(books, other, 5)
+        loader = Loader(books.engine, other, books.rule)
+        assert loader.load() == 1
+        restore_database(books)
+        with pytest.raises(LeaseHeld):
+            loader.load()
+        receive_in_stream(books, holder, 6)
+        acquire_lease(books.engine, holder, 60.0)
+        books.load()
+    assert loaded(books) == [1, 2, 3, 4, 5, 6]
+    assert gaps(books) == []
+
+
+def receive_in_stream(books: Books, spool: Spool, *numbers: int) -> None:
+    """Receive interims by replication: number n at offset 100 n and second n."""
+    for number in numbers:
+        spool.append(
+            [(books.micros_at(number), 0, channel("traffic"), traffic_payload(1, number, 0, 0))],
+            books.micros_at(number),
+            positions=[100 * number],
+            resume_point=ResumePoint(replication_id="a" * 40, offset=100 * number, database=0),
+        )
 
 
 def contents(books: Books) -> dict[str, list[dict[str, Any]]]:

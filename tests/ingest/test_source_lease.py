@@ -11,7 +11,7 @@ from accounting.capture.spool.spool import Spool
 from accounting.db import migrations
 from accounting.db.engine import Engine, open_engine
 from accounting.errors import ConnectionLost, LeaseHeld
-from accounting.ingest.source_lease import acquire_lease
+from accounting.ingest.source_lease import acquire_lease, lease_holder
 from accounting.ops.lease_keeper import LeaseKeeper
 from tests.support.books import WRITER, Books, channel, status_payload
 from tests.support.servers import PostgresServer, wait_until
@@ -87,6 +87,27 @@ def test_after_an_outage_an_expired_lease_is_left_to_its_holder_for_a_while(
             wait_until(lambda: standbys_statement(books).startswith("ROLLBACK"))
             acquire_lease(books.engine, books.spool(), lease_seconds)
             assert keeper.other_holder
+            wait_until(lambda: not keeper.other_holder)  # the holder is gone, and says no more
+    engine.dispose()
+
+
+def test_a_holder_that_finds_the_lease_to_be_anothers_again_leaves_it_for_a_while(
+    books: Books,
+) -> None:
+    """A restore by renaming takes no time: the keeper need not have seen the database away."""
+    lease_seconds = 1.0
+    engine = open_engine(books.url())
+    with Spool.open(books.directory / "former.sqlite3", "default") as former:
+        keeper = LeaseKeeper(engine, books.spool(), lease_seconds)
+        with keeper.running():
+            wait_until(lambda: keeper.books_position is not None)
+            execute(
+                books,
+                "UPDATE accounting.source_leases SET holder ="  # noqa: S608
+                f" '{lease_holder(former.path)}', renewed_at = renewed_at - interval '1 day',"
+                " expires_at = expires_at - interval '1 day'",
+            )
+            wait_until(lambda: keeper.other_holder)
             wait_until(lambda: not keeper.other_holder)  # the holder is gone, and says no more
     engine.dispose()
 
