@@ -80,7 +80,8 @@ class Loader:
     ``default_rule``: the first rule of a realm that has none. With nothing to load, the loader
     checks the lease four times within ``lease_seconds``. ``rejected_per_hour``: how many rejected
     messages of each hour are stored; all are counted. What it caches of the database is valid
-    while the source is at ``_expected_position``, where this loader left it.
+    while the row of the source is the one that this loader wrote last, ``_expected_version``. Its
+    position is not enough: a backup of the same one may lack gaps, and have sessions that expired.
     """
 
     engine: Engine
@@ -96,7 +97,7 @@ class Loader:
     _gaps: dict[int, Gap] = field(init=False, default_factory=dict)
     _caught_up: bool = field(init=False, default=False)
     _loaded_state: SpoolState | None = field(init=False, default=None)
-    _expected_position: tuple[int, int] | None = field(init=False, default=None)
+    _expected_version: int | None = field(init=False, default=None)
     _last_sighting: int = field(init=False, default=0)
     _claimed: set[ServerIdentity] = field(init=False, default_factory=set)
     _checked_at: float = field(init=False, default=float("-inf"))
@@ -174,7 +175,7 @@ class Loader:
                     raise refused.conflict
                 record_refused_epoch(connection, self.spool, source, refused, latest)
             added = self._write(connection, encoder, settler, start)
-            reached = self._advance_source(
+            reached, version = self._advance_source(
                 connection, source, encoder, state, is_own=refused is None
             )
             due = settler.finish(
@@ -190,7 +191,7 @@ class Loader:
             self._claimed = {epoch.server for epoch in self.spool.epochs()}
         elif encoder.last is None:
             self.spool.discard_epoch(refused.epoch.number)
-        self._expected_position = reached.epoch, reached.position
+        self._expected_version = version
         self._rate_limit = encoder.rate_limit
         self._caught_up = encoder.reached >= encoder.end
         self._checked_at = time.monotonic()
@@ -216,7 +217,7 @@ class Loader:
             raise _SourceAdded
         source = source_queries.lock_known_source(connection, state.source)
         check_lease(connection, source, self.spool)
-        if (source.epoch, source.position) != self._expected_position:
+        if source.version != self._expected_version:
             self._clear_caches()
         return source
 
@@ -271,9 +272,10 @@ class Loader:
         state: SpoolState,
         *,
         is_own: bool,
-    ) -> Watermark:
-        """Move the source to the reached position, and return it as the database numbers it.
+    ) -> tuple[Watermark, int]:
+        """Move the source to the reached position.
 
+        Returns the position as the database numbers it, and the version of the source's row.
         ``is_own``: the spool's checkpoints are the source's, not those of another one's Redis.
         Raises :class:`ConnectionLost` when another loader moved the source.
         """
@@ -289,7 +291,7 @@ class Loader:
         in_stream = state.resume_point is not None and encoder.reached[0] == state.captured_epoch
         epoch, position = encoder.epoch_numbers[encoder.reached[0]], encoder.reached[1]
         loaded_until = captured_until if caught_up and captured_until else last_received_at
-        advanced = source_queries.advance(
+        version = source_queries.advance(
             connection,
             source,
             epoch=epoch,
@@ -302,18 +304,19 @@ class Loader:
             stream_database=database if in_stream else None,
             loaded_by_host=this_host(),
         )
-        if not advanced:
+        if version is None:
             raise ConnectionLost(
                 f"source {source.source} moved while loading: another loader is at work"
             )
         reopen_if_retired(connection, source, last_received_at)
-        return Watermark(
+        reached = Watermark(
             source_id=source.source_id,
             epoch=epoch,
             position=position,
             received_at=source.last_received_at if last_received_at is None else last_received_at,
             settled_until=loaded_until,
         )
+        return reached, version
 
     def _write(
         self,

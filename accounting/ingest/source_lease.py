@@ -36,12 +36,14 @@ log = structlog.get_logger()
 class BooksPosition:
     """How far a source is loaded: ``position`` in the epoch named ``token``. Times in microseconds.
 
-    ``loaded_by_host``: the host whose collector loaded last.
+    ``captured_until``: what was published before is loaded. ``last_received_at``: of the last
+    message that is; it may be later. ``loaded_by_host``: the host whose collector loaded last.
     """
 
     token: str
     position: int
     captured_until: int | None
+    last_received_at: int | None
     replication_id: str | None
     stream_database: int | None
     loaded_by_host: str | None
@@ -188,7 +190,7 @@ def register_source(connection: Connection, source: SourceRow, spool: Spool) -> 
         stream_database=None,
         loaded_by_host=this_host(),
     )
-    assert advanced, "the row of the source is locked"
+    assert advanced is not None, "the row of the source is locked"
     return source_queries.read_source(connection, source.source_id)
 
 
@@ -205,6 +207,7 @@ def books_position(source: SourceRow, epochs_by_token: Mapping[str, int]) -> Boo
         # Messages that were captured later and not loaded are lost with their spool, or captured
         # again.
         captured_until=source.loaded_until,
+        last_received_at=source.last_received_at,
         replication_id=source.replication_id,
         stream_database=source.stream_database,
         loaded_by_host=source.loaded_by_host,
@@ -251,6 +254,7 @@ def take_over(spool: Spool, position: BooksPosition) -> None:
         token=position.token if in_stream else None,
         position=position.position if in_stream else 0,
         captured_until=position.captured_until,
+        last_received_at=position.last_received_at,
         replication_id=position.replication_id,
         stream_database=position.stream_database,
         cause="takeover",

@@ -4,9 +4,9 @@ A spool identifies its epochs by tokens. The database numbers them in the order 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import BigInteger, Connection, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from accounting.db.schema import epochs, former_source_names, sources
@@ -29,6 +29,13 @@ class SourceRow:
     stream_database: int | None
     loaded_by_host: str | None
     retired_at: int | None
+    version: int
+    """Differs after each change of the row, and where a backup was restored."""
+
+
+_VERSION: Final = literal_column("sources.xmin::text::bigint", BigInteger).label("version")
+"""The transaction that wrote the row."""
+_COLUMNS: Final = (*sources.c, _VERSION)
 
 
 def _source(row: Any) -> SourceRow:
@@ -44,6 +51,7 @@ def _source(row: Any) -> SourceRow:
         stream_database=row.stream_database,
         loaded_by_host=row.loaded_by_host,
         retired_at=micros_or_none(row.retired_at),
+        version=row.version,
     )
 
 
@@ -86,7 +94,7 @@ def find_source_id(connection: Connection, name: str) -> int | None:
 
 def find_and_lock(connection: Connection, name: str) -> SourceRow | None:
     """Lock the row of a source, if there is one."""
-    query = select(sources).where(sources.c.source == name).with_for_update()
+    query = select(*_COLUMNS).where(sources.c.source == name).with_for_update()
     row = connection.execute(query).one_or_none()
     return None if row is None else _source(row)
 
@@ -101,14 +109,14 @@ def lock_known_source(connection: Connection, name: str) -> SourceRow:
 
 def lock_source_by_id(connection: Connection, source_id: int) -> SourceRow:
     """Lock the row of an existing source."""
-    query = select(sources).where(sources.c.source_id == source_id).with_for_update()
+    query = select(*_COLUMNS).where(sources.c.source_id == source_id).with_for_update()
     return _source(connection.execute(query).one())
 
 
 def renamed_source(connection: Connection, former_name: str) -> SourceRow | None:
     """The source that had a name before it was renamed."""
     row = connection.execute(
-        select(sources)
+        select(*_COLUMNS)
         .join(former_source_names, former_source_names.c.source_id == sources.c.source_id)
         .where(former_source_names.c.former_name == former_name)
     ).one_or_none()
@@ -117,13 +125,13 @@ def renamed_source(connection: Connection, former_name: str) -> SourceRow | None
 
 def all_sources(connection: Connection) -> list[SourceRow]:
     """Every source, by id."""
-    return [_source(row) for row in connection.execute(select(sources).order_by("source_id"))]
+    return [_source(row) for row in connection.execute(select(*_COLUMNS).order_by("source_id"))]
 
 
 def read_source(connection: Connection, source_id: int) -> SourceRow:
     """The row of an existing source."""
     return _source(
-        connection.execute(select(sources).where(sources.c.source_id == source_id)).one()
+        connection.execute(select(*_COLUMNS).where(sources.c.source_id == source_id)).one()
     )
 
 
@@ -169,12 +177,13 @@ def advance(
     replication_id: str | None,
     stream_database: int | None,
     loaded_by_host: str,
-) -> bool:
+) -> int | None:
     """Move a source's position, unless its row is no longer at the position of ``expected``.
 
-    False: another loader moved it, and the caller must roll back. Times never decrease.
+    Returns the row's version. None: another loader moved it, and the caller must roll back. Times
+    never decrease.
     """
-    result = connection.execute(
+    version: int | None = connection.execute(
         update(sources)
         .where(
             sources.c.source_id == expected.source_id,
@@ -194,8 +203,9 @@ def advance(
                 sources.c.last_received_at, time_or_none(last_received_at)
             ),
         )
-    )
-    return result.rowcount == 1
+        .returning(_VERSION)
+    ).scalar_one_or_none()
+    return version
 
 
 def retire(connection: Connection, source_id: int) -> None:

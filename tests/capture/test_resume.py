@@ -303,6 +303,7 @@ def test_another_collector_continues_after_the_last_loaded_message(
             token=epoch.token,
             position=loaded.position,
             captured_until=captured_until,
+            last_received_at=None,
             replication_id=state.replication_id,
             stream_database=loaded.database,
             cause="taken_over",

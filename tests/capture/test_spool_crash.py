@@ -66,6 +66,7 @@ def set_back(spool: Spool) -> None:
         token=spool.epochs()[0].token,
         position=700,
         captured_until=None,
+        last_received_at=None,
         replication_id=None,
         stream_database=None,
         cause="taken_over",

@@ -46,6 +46,7 @@ def take_over(spool: Spool, token: str | None, position: int = 200) -> None:
         token=token,
         position=position,
         captured_until=250,
+        last_received_at=None,
         replication_id="b" * 40 if token else None,
         stream_database=7 if token else None,
         cause="taken_over",

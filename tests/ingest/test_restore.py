@@ -361,6 +361,68 @@ def receive_in_stream(books: Books, spool: Spool, *numbers: int) -> None:
         )
 
 
+def test_the_gap_of_a_spool_that_took_over_holds_all_that_was_loaded_before(
+    books: Books,
+) -> None:
+    """The last message was loaded before a checkpoint proved that it was the last one."""
+    holder = books.spool()
+    holder.set_mode("replication")
+    receive_in_stream(books, holder, 1, 2)
+    books.load()
+    back_up(books)
+    receive_in_stream(books, holder, 3)
+    holder.append(
+        [(books.micros_at(5), 0, channel("traffic"), traffic_payload(1, 5, 0, 0))], positions=[500]
+    )
+    books.load()
+    with Spool.open(books.directory / "elsewhere.sqlite3", "default") as other:
+        position = acquire_lease(books.engine, other, 60.0)
+        assert position is not None
+        take_over(other, position)
+        assert other.state().captured_until == books.micros_at(3)
+        restore_database(books)
+        acquire_lease(books.engine, other, 60.0)
+        receive_in_stream(books, other, 6)
+        books.follow_capture()
+        Loader(books.engine, other, books.rule).load()
+    assert loaded(books) == [1, 2, 6]
+    assert gaps(books) == [("spool_pruned", 2, 5)]
+
+
+def test_a_gap_without_messages_after_it_returns_after_a_restore(books: Books) -> None:
+    """The source's position is that of the backup. The loader had written the gap since."""
+    receive(books, 1, 2)
+    books.advance_clock(3)
+    books.load()
+    back_up(books)
+    restart_collector(books, 5)
+    books.load()
+    assert gaps(books) == [("collector_restarted", 3, 5)]
+    restore_database(books)
+    books._loaders["default"].lease_seconds = 0.0  # it looks at the database at once
+    books.load()
+    assert gaps(books) == [("collector_restarted", 3, 5)]
+
+
+def test_a_session_that_expired_without_messages_after_it_expires_after_a_restore(
+    books: Books,
+) -> None:
+    """The source's position is that of the backup. To the loader the session had ended since."""
+    books.receive(0, channel("status"), status_payload("new", 600))
+    receive(books, 1)
+    books.advance_clock(3)
+    books.run_jobs()
+    back_up(books)
+    books.advance_clock(20_000)
+    books.run_jobs()
+    before = contents(books)["sessions"]
+    assert before[0]["ended_at"] is not None
+    restore_database(books)
+    books.advance_clock(20_001)
+    books.run_jobs()
+    assert contents(books)["sessions"] == before
+
+
 def contents(books: Books) -> dict[str, list[dict[str, Any]]]:
     views = ("sessions", "user_usage_hourly", "realm_usage_monthly", "capture_gaps")
     return {view: books.rows(view) for view in views}

@@ -16,6 +16,7 @@ def take_over_position(
     token: str | None,
     position: int,
     captured_until: int | None,
+    last_received_at: int | None,
     replication_id: str | None,
     stream_database: int | None,
     cause: str,
@@ -25,7 +26,10 @@ def take_over_position(
     With ``token`` the spool continues in that epoch after ``position``. Without one, after a
     subscription, which can't resume, it starts an epoch for ``cause``. Messages beyond that
     position, or not loaded, are deleted: the other collector has them, or a gap covers them.
+    The last message that it loaded was received at ``last_received_at``; a checkpoint that proved
+    that all before is loaded, ``captured_until``, may be older.
     """
+    received_until = max(captured_until or 0, last_received_at or 0) or None
     with spool.transaction():
         (known_epoch,) = spool.fetch_one("SELECT max(epoch) FROM epochs WHERE token = ?", (token,))
         if known_epoch is None:
@@ -43,13 +47,13 @@ def take_over_position(
         spool.execute(
             "UPDATE spool SET captured_epoch = ?1, captured_position = ?2, loaded_epoch = ?1,"
             " loaded_position = ?2, pruned_epoch = ?1, pruned_position = ?2,"
-            " pruned_received_at = coalesce(?3, pruned_received_at),"
-            " last_received_at = coalesce(?3, last_received_at),"
+            " pruned_received_at = coalesce(?8, pruned_received_at),"
+            " last_received_at = coalesce(?8, last_received_at),"
             " captured_from = coalesce(captured_from, ?3), captured_until = ?3,"
             " replication_id = ?4, stream_database = ?5, server_run = NULL, mode = ?6,"
             " next_gap = max(next_gap, ?7),"
             " unconfirmed_from = CASE WHEN unconfirmed_from IS NOT NULL"
-            " THEN coalesce(?3, unconfirmed_from) END",
+            " THEN coalesce(?8, unconfirmed_from) END",
             (
                 epoch,
                 position,
@@ -58,6 +62,7 @@ def take_over_position(
                 stream_database,
                 "subscribe" if token is None else "replication",
                 secrets.randbelow(MAX_FIRST_GAP),
+                received_until,
             ),
         )
 
