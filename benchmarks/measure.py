@@ -60,6 +60,15 @@ def resident_bytes(pid: int) -> int:
     return _status_bytes(pid, "VmRSS")
 
 
+def proportional_bytes(pid: int) -> int:
+    """The memory of a process, its share of what it shares with others; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
 def reset_peak() -> None:
     """Reset the peak that :func:`peak_bytes` returns."""
     Path("/proc/self/clear_refs").write_text("5")

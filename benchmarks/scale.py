@@ -12,7 +12,9 @@ class Scale:
     of the lag. captures, messages: the modes and the size of the captured burst. events: of the
     workload for load and settle, in steps of step_events. rows: of an export. rate, seconds: of the
     whole path; search_seconds: of a step in the search for its limit, 0 for none. many_sessions:
-    open ones for the memory. day_reports: of a day of history; reports: of the largest history.
+    open ones for the memory. idle_seconds: measured of a service at rest, which rests for
+    settle_down_seconds before, and before each of the lag_messages. day_reports: of a day of
+    history; reports: of the largest history.
     """
 
     rounds: int = 3
@@ -32,6 +34,9 @@ class Scale:
     most_behind_seconds: float = 10.0
     many_sessions: int = 1_000_000
     memory_seconds: float = 60.0
+    idle_seconds: float = 60.0
+    settle_down_seconds: float = 20.0
+    lag_messages: int = 5
     sources: tuple[int, ...] = (1, 2, 4)
     sources_rate: float = 8_000
     sources_seconds: float = 40.0
@@ -59,6 +64,9 @@ QUICK: Final = Scale(
     search_seconds=0.0,
     many_sessions=2_000,
     memory_seconds=2.0,
+    idle_seconds=2.0,
+    settle_down_seconds=1.0,
+    lag_messages=1,
     sources=(1, 2),
     sources_rate=500,
     sources_seconds=2.0,

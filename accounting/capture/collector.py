@@ -22,6 +22,7 @@ from accounting.capture.spool.collector_lock import LastExit, lock_spool
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.records import Gap, RawKeySighting, SpoolState
 from accounting.capture.spool.spool import Spool
+from accounting.capture.wake_up import WakeUpSender
 from accounting.config import Settings, reload_secret
 from accounting.domain.server_identity import (
     UNKNOWN_SERVER,
@@ -67,14 +68,16 @@ def run_collector(
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         scan = KeyScan(address, clock=clock)
         times = ClockCorrection(clock, spool)
+        wake_up = WakeUpSender(path)
         try:
             times.start()
-            capture_loop(source, spool, stop, times, scan, last_exit)
+            capture_loop(source, spool, stop, times, scan, last_exit, wake_up)
         except SpoolDiskError:
             last_exit.record_disk_failure()
             raise
         finally:
             scan.stop()
+            wake_up.close()
             sys.setswitchinterval(interval)
 
 
@@ -95,11 +98,13 @@ def capture_loop(
     times: ClockCorrection,
     scan: KeyScan | None = None,
     last_exit: LastExit | None = None,
+    wake_up: WakeUpSender | None = None,
 ) -> None:
     """Run ``source`` into ``spool`` until ``stop`` is set; attach again after every disconnect.
 
     ``times`` corrects the clock's times before they are stored. ``scan`` runs after the first
     attachment and after every gap. ``last_exit`` says how the previous collector ended.
+    ``wake_up`` wakes the loader after each batch with messages.
     """
     scanned = False
     disk_failed = last_exit is not None and last_exit.disk_failed
@@ -121,6 +126,8 @@ def capture_loop(
                 for batch in stream.batches(stop):
                     times.follow_database()
                     store_batch(spool, batch, scan.drain() if scan is not None else (), times)
+                    if wake_up is not None and batch.messages:
+                        wake_up.send()
                     stored_count += len(batch.messages)
                     if batch.captured_until is not None:
                         backoff.reset()

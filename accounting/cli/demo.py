@@ -18,6 +18,7 @@ from rich.console import Console
 from accounting.cli.output import write
 from accounting.cli.resources import reader_engine
 from accounting.cli.rows import BYTE_COLUMNS
+from accounting.cli.run import run_process
 from accounting.cli.simulate import publish
 from accounting.cli.table import write_table
 from accounting.config import Settings
@@ -26,6 +27,7 @@ from accounting.embedded import running_valkey
 from accounting.errors import AccountingError, UsageError
 from accounting.logs import configure_logging
 from accounting.ops import service
+from accounting.ops.fork_server import ProcessStarter, fork_server
 from accounting.ops.stop_signals import stop_on_signals
 from accounting.reporting import view_queries
 from accounting.reporting.reader import Row, read_rows
@@ -91,8 +93,9 @@ def _run(directory: Path) -> int:
     settings = Settings(data_dir=directory, source="demo")
     say = Console(stderr=True, highlight=False).print
     say("1/4  starting Postgres, Valkey, the collector and the scheduler")
-    interrupted = stop_on_signals()
-    expected = _run_fleet(settings, say, interrupted)
+    with fork_server(run_process) as starter:
+        interrupted = stop_on_signals()
+        expected = _run_fleet(settings, say, interrupted, starter)
     if interrupted.is_set():
         say("interrupted: the service is stopped, and nothing is left behind")
         return INTERRUPTED
@@ -117,7 +120,10 @@ def _run(directory: Path) -> int:
 
 
 def _run_fleet(
-    settings: Settings, say: Callable[[str], None], interrupted: threading.Event
+    settings: Settings,
+    say: Callable[[str], None],
+    interrupted: threading.Event,
+    starter: ProcessStarter,
 ) -> Expected:
     """Run the service, publish the fleet, drain; return the expected totals."""
     stop, announced = threading.Event(), threading.Event()
@@ -125,7 +131,7 @@ def _run_fleet(
 
     def serve() -> None:
         try:
-            service.run_all(settings, stop, lambda _url, _valkey: announced.set())
+            service.run_all(settings, stop, lambda _url, _valkey: announced.set(), starter)
         except BaseException as error:  # noqa: BLE001  # raised again in the main thread
             failures.append(error)
 

@@ -1,4 +1,4 @@
-"""The commands that run the service: ``up``, ``collect``, ``load``, ``schedule``."""
+"""The commands that run the service: ``up``, ``collect`` and ``schedule``."""
 
 import sys
 
@@ -10,6 +10,7 @@ from accounting.config import environment_variable
 from accounting.embedded import EmbeddedValkey
 from accounting.errors import ConfigurationError
 from accounting.ops import servers, service
+from accounting.ops.fork_server import ProcessStarter, fork_server
 from accounting.ops.stop_signals import stop_on_signals
 
 
@@ -17,17 +18,41 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("up")(up)
     app.command("collect")(collect)
-    app.command("load", hidden=True)(load)
     app.command("schedule")(schedule)
 
 
 def up() -> None:
     """Run everything: capture, load and all jobs; embedded servers where no URLs are set."""
-    service.run_all(command_settings(), stop_on_signals(), _announce)
+    settings = command_settings()
+    with fork_server(run_process) as starter:
+        service.run_all(settings, stop_on_signals(), _announce, starter)
 
 
 def collect() -> None:
     """Capture from Redis into the spool, and load the spool into Postgres."""
+    with fork_server(run_process) as starter:
+        _collect(starter)
+
+
+def schedule() -> None:
+    """Run the scheduled jobs, such as settle and rollup."""
+    service.run_scheduler_process(command_settings(), stop_on_signals())
+
+
+def run_process(command: str, starter: ProcessStarter) -> None:
+    """Run a process of the service that the fork server has started, to its end."""
+    match command:
+        case "collect":
+            _collect(starter)
+        case "load":
+            service.run_loader_process(command_settings(), stop_on_signals())
+        case "schedule":
+            schedule()
+        case "prepare" | "prepare-embedded":
+            service.prepare_database(command_settings(), is_embedded=command == "prepare-embedded")
+
+
+def _collect(starter: ProcessStarter) -> None:
     settings = command_settings()
     if settings.redis_url is None:
         redis_url = servers.running_redis_url(settings)
@@ -38,17 +63,7 @@ def collect() -> None:
                 "that coturn publishes to, as redis://host:6379/0"
             )
         settings = command_settings(redis_url=redis_url)
-    service.run_collector_process(settings, stop_on_signals())
-
-
-def load() -> None:
-    """Load the spool into Postgres: a child process of `collect`."""
-    service.run_loader_process(command_settings(), stop_on_signals())
-
-
-def schedule() -> None:
-    """Run the scheduled jobs, such as settle and rollup."""
-    service.run_scheduler_process(command_settings(), stop_on_signals())
+    service.run_collector_process(settings, stop_on_signals(), starter)
 
 
 def _announce(redis_url: str, valkey: EmbeddedValkey | None) -> None:

@@ -28,8 +28,12 @@ def open_engine(
     *,
     application_name: str = "turn-accounting",
     reload_url: Callable[[], str] | None = None,
+    idle_connections: int = 1,
 ) -> Engine:
     """An engine for a libpq URL. It connects when it is first used.
+
+    ``idle_connections`` stay open, and each costs the server 5 MB. More are opened where they are
+    used at once, and closed afterwards.
 
     ``reload_url`` is called when a connection is refused: another URL is tried at once, such as one
     with a new password.
@@ -49,8 +53,8 @@ def open_engine(
         creator=_Connector(url, application_name, reload_url),
         # In BEGIN itself, so that default_transaction_isolation has no effect.
         isolation_level="READ COMMITTED",
-        pool_size=8,  # one for each job that may run at once: a new one starts a server process
-        max_overflow=4,
+        pool_size=idle_connections,
+        max_overflow=11,
         pool_pre_ping=True,
         hide_parameters=True,  # they contain usernames, and errors are logged
     )

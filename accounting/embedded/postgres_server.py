@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from urllib.parse import quote
 import structlog
 
 from accounting.embedded import child
+from accounting.embedded.machine_memory import machine_memory_bytes
 from accounting.embedded.owner_lock import OwnerLock
 from accounting.embedded.postgres_cluster import DATABASE, SUPERUSER, find_binaries, make_cluster
 from accounting.embedded.server_user import ServerUser
@@ -47,9 +48,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "fsync": "on",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # The settle and roll-up jobs rewrite the same pages every other second.
-    "shared_buffers": "256MB",
-    "max_wal_size": "4GB",
+    "max_logical_replication_workers": "0",  # and no launcher of them
     # Rows hold usernames: the log has errors, but neither statements nor values.
     "log_min_messages": "warning",
     "log_min_error_statement": "panic",
@@ -58,6 +57,52 @@ SETTINGS: Final[Mapping[str, str]] = {
     "log_autovacuum_min_duration": "-1",
 }
 """Passed at every start, so that they override the cluster's own configuration."""
+
+MEBIBYTE: Final = 1 << 20
+MEMORY_SETTINGS: Final[Sequence[tuple[int, Mapping[str, str]]]] = (
+    (
+        768 * MEBIBYTE,
+        {
+            "shared_buffers": "32MB",
+            "wal_buffers": "1MB",
+            "max_wal_size": "256MB",
+            "min_wal_size": "32MB",
+            "work_mem": "2MB",
+            "maintenance_work_mem": "16MB",
+            "autovacuum_max_workers": "1",
+            "max_connections": "30",
+            "max_parallel_workers_per_gather": "0",
+        },
+    ),
+    (
+        1536 * MEBIBYTE,
+        {
+            "shared_buffers": "64MB",
+            "wal_buffers": "2MB",
+            "max_wal_size": "1GB",
+            "maintenance_work_mem": "32MB",
+            "autovacuum_max_workers": "2",
+            "max_connections": "50",
+        },
+    ),
+)
+"""By memory of the machine, up to so many bytes: docs/operations.md#a-small-machine."""
+
+LARGE_SETTINGS: Final[Mapping[str, str]] = {
+    # The settle and roll-up jobs rewrite the same pages every other second.
+    "shared_buffers": "256MB",
+    "max_wal_size": "4GB",
+    "wal_buffers": "2MB",  # a thirty-second of shared_buffers else, all of it in memory at once
+}
+"""With more memory than that."""
+
+
+def settings_for(memory_bytes: int) -> Mapping[str, str]:
+    """The settings on a machine with so much memory."""
+    for most_bytes, settings in MEMORY_SETTINGS:
+        if memory_bytes <= most_bytes:
+            return {**SETTINGS, **settings}
+    return {**SETTINGS, **LARGE_SETTINGS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +271,11 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     """Start the postmaster; return once it accepts connections, however long recovery takes."""
     quoted_dir = str(socket_dir).replace('"', '""')
-    settings = {**SETTINGS, "unix_socket_directories": f'"{quoted_dir}"', **overrides}
+    settings = {
+        **settings_for(machine_memory_bytes()),
+        "unix_socket_directories": f'"{quoted_dir}"',
+        **overrides,
+    }
     arguments = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     deadline = time.monotonic() + OLD_BACKENDS_TIMEOUT_SECONDS
     while True:

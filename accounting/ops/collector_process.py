@@ -21,6 +21,7 @@ from accounting.config import Settings
 from accounting.db.engine import Engine
 from accounting.errors import ConnectionLost
 from accounting.ingest.source_lease import is_behind, take_over
+from accounting.ops.fork_server import ProcessStarter
 from accounting.ops.lease_keeper import LeaseKeeper
 from accounting.ops.processes import ChildProcess, supervise
 from accounting.sources.rename import former_names
@@ -37,6 +38,7 @@ def run_while_leased(
     settings: Settings,
     engine: Engine,
     stop: threading.Event,
+    starter: ProcessStarter,
     *,
     clock: CaptureClock | None = None,
 ) -> None:
@@ -74,7 +76,7 @@ def run_while_leased(
                     log.warning("taking over at the loaded position")
                     take_over(spool, position)
                 standing_by = False
-                _capture_and_load(settings, stop, spool, lease, clock)
+                _capture_and_load(settings, stop, starter, spool, lease, clock)
 
 
 def _adopt_renamed_spool(settings: Settings, engine: Engine) -> None:
@@ -94,6 +96,7 @@ def _adopt_renamed_spool(settings: Settings, engine: Engine) -> None:
 def _capture_and_load(
     settings: Settings,
     stop: threading.Event,
+    starter: ProcessStarter,
     spool: Spool,
     lease: LeaseKeeper,
     clock: CaptureClock,
@@ -116,7 +119,7 @@ def _capture_and_load(
         )
 
     capture_thread = threading.Thread(target=capture, name="capture")
-    loader = ChildProcess("load", stop_timeout_seconds=LOAD_STOP_TIMEOUT_SECONDS)
+    loader = ChildProcess(starter, "load", stop_timeout_seconds=LOAD_STOP_TIMEOUT_SECONDS)
     capture_thread.start()
     try:
         loader.start()

@@ -23,6 +23,8 @@ class Job:
 
     ``every_seconds``: the interval, unless the settings have another one. ``preview`` yields a line
     of text for each thing that ``run`` would do, and changes nothing; None: the job has no preview.
+    ``follows_reports``: all that it does follows from loaded reports, so that it runs more rarely
+    while there are none, and at once when some come.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Job:
     every_seconds: float
     run: Callable[[Engine], int]
     preview: Callable[[Engine], Iterable[str]] | None = None
+    follows_reports: bool = False
 
 
 JOBS: Final[Mapping[str, Job]] = {
@@ -42,6 +45,7 @@ JOBS: Final[Mapping[str, Job]] = {
             unit="reports",
             every_seconds=2.0,
             run=settle,
+            follows_reports=True,
         ),
         Job(
             name="rollup",
@@ -49,6 +53,7 @@ JOBS: Final[Mapping[str, Job]] = {
             unit="hours",
             every_seconds=2.0,
             run=rollup,
+            follows_reports=True,
         ),
         Job(
             name="partitions",
@@ -70,6 +75,7 @@ JOBS: Final[Mapping[str, Job]] = {
             unit="events",
             every_seconds=2.0,
             run=number_feed,
+            follows_reports=True,
         ),
         Job(
             name="adjust",

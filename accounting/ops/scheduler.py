@@ -1,31 +1,28 @@
 """The scheduler: runs the jobs at their intervals.
 
 Any number of schedulers may run on one database: each transaction of a job takes that job's lock,
-so that the same job never runs twice at a time. APScheduler plans by the machine's time of day,
-which may be wrong and step; the steady clock shows which job it has not started in time.
+so that the same job never runs twice at a time. The jobs of one scheduler run in turn in two
+threads: those that follow reports in one, the others, which may take long, in the other.
+
+APScheduler plans by the machine's time of day, which may be wrong and step; the steady clock shows
+which job it has not started in time. Only the scheduler's process imports this, which takes 4 MB.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import structlog
-from apscheduler.events import (
-    EVENT_JOB_ERROR,
-    EVENT_JOB_MAX_INSTANCES,
-    EVENT_JOB_SUBMITTED,
-    JobExecutionEvent,
-    JobSubmissionEvent,
-)
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from accounting.db.engine import Engine, lost_connections
+from accounting.db.notification import NEW_REPORTS, Listener
 from accounting.errors import AccountingError, ConnectionLost, LockHeld
 from accounting.ops import job_runs
 from accounting.ops.registry import JOBS, Job
@@ -36,6 +33,10 @@ BLOCKED_WARNING_SECONDS: Final = 60.0
 """With several schedulers a job often finds its lock taken, but not for so long."""
 OVERDUE_SECONDS: Final = 1.0
 """A job that is later than this by the steady clock is started; so often is that checked."""
+IDLE_INTERVALS: Final = 5
+"""How many intervals a job that follows reports waits while none come."""
+IDLE_SPACING: Final = 1 / 8
+"""Of an interval: the least between a run that found nothing and one for new reports."""
 SHUTDOWN_JOBS: Final = ("settle", "rollup")
 """Run once more when the scheduler stops, so that the books have everything loaded."""
 
@@ -85,39 +86,13 @@ def run_scheduler(
     failed job is logged and runs again at its next interval; the other jobs continue. Raises
     AccountingError when a shutdown job fails, unless the database is unreachable.
     """
-    intervals = {name: intervals_seconds.get(name, job.every_seconds) for name, job in jobs.items()}
-    due = dict.fromkeys(jobs, time.monotonic())
-
-    def on_start(event: JobSubmissionEvent) -> None:
-        due[event.job_id] = time.monotonic() + intervals[event.job_id]
-
-    scheduler = BackgroundScheduler(
-        executors={"default": ThreadPoolExecutor(len(jobs))},
-        job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
-        timezone=UTC,
-    )
-    # A job that still runs when it is due again counts as started.
-    scheduler.add_listener(on_start, EVENT_JOB_SUBMITTED | EVENT_JOB_MAX_INSTANCES)
-    scheduler.add_listener(_on_job_error, EVENT_JOB_ERROR)
-    # APScheduler would log each failure a second time, an unreachable Postgres with a traceback,
-    # and also a job that takes longer than its interval, which is no error.
+    # APScheduler would log a job that takes longer than its interval, which is no error.
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
-    for name, job in jobs.items():
-        scheduler.add_job(
-            run_job,
-            NextInterval(seconds=intervals[name], timezone=UTC),
-            args=(job, engine),
-            id=name,
-            next_run_time=datetime.now(UTC),
-        )
-    scheduler.start()
-    log.info("scheduling", jobs=list(jobs))
-    while not stop.wait(OVERDUE_SECONDS):
-        for name in jobs:
-            # The machine's clock has stepped back: the planned time is too far ahead.
-            if time.monotonic() > due[name] + OVERDUE_SECONDS:
-                scheduler.modify_job(name, next_run_time=datetime.now(UTC))
-    scheduler.shutdown(wait=True)
+    schedule = _Schedule(engine, intervals_seconds, jobs)
+    with schedule.running():
+        log.info("scheduling", jobs=list(jobs))
+        while not stop.wait(OVERDUE_SECONDS):
+            schedule.start_overdue()
     for name in SHUTDOWN_JOBS:
         try:
             run_job(jobs[name], engine)
@@ -147,8 +122,135 @@ class NextInterval(IntervalTrigger):  # type: ignore[misc]  # APScheduler carrie
         return following if following > now else now + self.interval
 
 
-def _on_job_error(event: JobExecutionEvent) -> None:
-    _log_failure(event.job_id, event.exception)
+class _JobTrigger(NextInterval):
+    """When one job runs, and what that follows from. Times are the steady clock's.
+
+    A job that follows reports runs at every IDLE_INTERVALS of its intervals only, once it has found
+    nothing and ``is_listening`` says that notifications of new reports would come.
+    """
+
+    def __init__(self, job: Job, seconds: float, is_listening: Callable[[], bool]) -> None:
+        super().__init__(seconds=seconds, timezone=UTC)
+        self._job = job
+        self._is_listening = is_listening
+        self._spacing_seconds = 0.0
+        self._started_at = float("-inf")
+        self._found_nothing = False
+        self._has_new_reports = False
+        """Since the job began to run last."""
+        self.due = time.monotonic()
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """Called whenever the job is started, or still runs when it is due: its next run."""
+        rests = self._found_nothing and self._job.follows_reports and self._is_listening()
+        pause = (IDLE_INTERVALS if rests else 1) * self.interval
+        self.due = time.monotonic() + pause.total_seconds()
+        return super().get_next_fire_time(previous_fire_time, now) + pause - self.interval
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the machine's clock has stepped back: the planned time is too far ahead."""
+        return time.monotonic() > self.due + OVERDUE_SECONDS
+
+    def begin(self) -> None:
+        self._started_at = time.monotonic()
+        self._has_new_reports = False
+
+    def end(self, *, found_nothing: bool) -> None:
+        self._found_nothing = found_nothing
+        self._spacing_seconds = self.interval_length * (IDLE_SPACING if found_nothing else 1)
+
+    @property
+    def missed_reports(self) -> bool:
+        """Whether reports came while the job ran, which found nothing."""
+        return self._found_nothing and self._has_new_reports
+
+    def earlier_run(self) -> datetime | None:
+        """For new reports: when the job runs now; None when its planned time stays."""
+        self._has_new_reports = True
+        now = time.monotonic()
+        due = max(now, self._started_at + self._spacing_seconds)
+        if due >= self.due:
+            return None
+        self.due = due
+        return datetime.now(UTC) + timedelta(seconds=due - now)
+
+
+class _Schedule:
+    """The jobs in APScheduler, at most two at a time."""
+
+    def __init__(
+        self, engine: Engine, intervals_seconds: Mapping[str, float], jobs: Mapping[str, Job]
+    ) -> None:
+        self._engine = engine
+        self._jobs = jobs
+        self._listener = Listener(engine, NEW_REPORTS, self._run_for_new_reports)
+        self._triggers = {
+            name: _JobTrigger(
+                job,
+                intervals_seconds.get(name, job.every_seconds),
+                lambda: self._listener.is_listening,
+            )
+            for name, job in jobs.items()
+        }
+        self._lock = threading.Lock()
+        self._is_ending = False
+        self._scheduler = BackgroundScheduler(
+            executors={"default": ThreadPoolExecutor(1), "reports": ThreadPoolExecutor(1)},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+            timezone=UTC,
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the jobs until the block ends; then finish those that run."""
+        for name, job in self._jobs.items():
+            self._scheduler.add_job(
+                self._run,
+                self._triggers[name],
+                args=(name,),
+                id=name,
+                executor="reports" if job.follows_reports else "default",
+                next_run_time=datetime.now(UTC),
+            )
+        self._scheduler.start()
+        try:
+            with self._listener.running():
+                yield
+        finally:
+            # APScheduler holds the lock of its plan while it waits for the jobs that run.
+            with self._lock:
+                self._is_ending = True
+            self._scheduler.shutdown(wait=True)
+
+    def start_overdue(self) -> None:
+        """Start the jobs that the steady clock says should have started."""
+        for name, trigger in self._triggers.items():
+            if trigger.is_overdue:
+                self._scheduler.modify_job(name, next_run_time=datetime.now(UTC))
+
+    def _run(self, name: str) -> None:
+        if self._is_ending:
+            return
+        trigger = self._triggers[name]
+        trigger.begin()
+        count = None
+        try:
+            count = run_job(self._jobs[name], self._engine)
+        except Exception as error:  # noqa: BLE001  # any is logged, and the job tried again
+            _log_failure(name, error)
+        trigger.end(found_nothing=count == 0)
+        if count or trigger.missed_reports:
+            self._run_for_new_reports()
+
+    def _run_for_new_reports(self) -> None:
+        """Bring the jobs forward that follow reports, or what another one made of them."""
+        with self._lock:
+            for name, job in self._jobs.items():
+                if job.follows_reports and not self._is_ending:
+                    run_time = self._triggers[name].earlier_run()
+                    if run_time is not None:
+                        self._scheduler.modify_job(name, next_run_time=run_time)
 
 
 def _log_failure(job: str, error: BaseException) -> None:

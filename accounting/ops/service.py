@@ -4,6 +4,7 @@
 captures in its own process and has ``load`` as a child, so that parsing never delays the receiver.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from accounting.audit.pruning import PruneLimits
 from accounting.capture.clock import CaptureClock, capture_time
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
+from accounting.capture.wake_up import WakeUpReceiver
 from accounting.config import Settings, environment_variable
 from accounting.db import migrations
 from accounting.db.engine import Engine, lost_connections
@@ -30,18 +32,18 @@ from accounting.ingest.load_loop import run_loader
 from accounting.ingest.loader import Loader
 from accounting.ops import servers
 from accounting.ops.collector_process import run_while_leased
+from accounting.ops.fork_server import ProcessStarter
 from accounting.ops.monitoring.health import Health, evaluate
-from accounting.ops.monitoring.server import serve
 from accounting.ops.monitoring.snapshot import SnapshotReader
 from accounting.ops.processes import ChildProcess, supervise
 from accounting.ops.registry import Job, with_settings
-from accounting.ops.scheduler import run_scheduler
 from accounting.ops.servers import WRITER_ROLE
 
 log = structlog.get_logger()
 
 CAPTURE_START_TIMEOUT_SECONDS: Final = 60.0
 """The line for turnserver.conf waits at most this long for capture to begin; Redis may be away."""
+DATABASE_VARIABLE: Final = environment_variable("database_url")
 CONFIGURATION_EXIT_CODE: Final = 2
 """A child process exits so when a setting can't work, and would again."""
 COLLECT_STOP_TIMEOUT_SECONDS: Final = 45.0
@@ -59,6 +61,7 @@ def run_all(
     settings: Settings,
     stop: threading.Event,
     announce: Callable[[str, EmbeddedValkey | None], None],
+    starter: ProcessStarter,
 ) -> None:
     """Run everything until ``stop`` is set, then drain: capture, load, settle, roll up.
 
@@ -71,15 +74,10 @@ def run_all(
             postgres = stack.enter_context(
                 embedded.run_postgres(settings.data_dir, cancelled=stop.is_set)
             )
-            servers.prepare_embedded_database(postgres)
-            environment["ACCOUNTING_DATABASE_URL"] = postgres.url(WRITER_ROLE)
+            run_to_end(starter, "prepare-embedded", {DATABASE_VARIABLE: postgres.url()})
+            environment[DATABASE_VARIABLE] = postgres.url(WRITER_ROLE)
         else:
-            with servers.database(settings) as engine:
-                # The writer role lacks the right to upgrade, so an upgraded schema is left alone.
-                if migrations.current_revision(engine) != migrations.head_revision():
-                    migrations.upgrade(engine)
-        with servers.database(settings, WRITER_ROLE) as engine:
-            check_default_time_zone(engine, settings)
+            run_to_end(starter, "prepare", {})
         valkey: EmbeddedValkey | None = None
         if settings.redis_url is None:
             valkey = stack.enter_context(
@@ -92,10 +90,10 @@ def run_all(
         stack.enter_context(serve_metrics(settings, captures=True))
         environment["ACCOUNTING_METRICS_LISTEN"] = "off"
         collect = ChildProcess(
-            "collect", environment, stop_timeout_seconds=COLLECT_STOP_TIMEOUT_SECONDS
+            starter, "collect", environment, stop_timeout_seconds=COLLECT_STOP_TIMEOUT_SECONDS
         )
         schedule = ChildProcess(
-            "schedule", environment, stop_timeout_seconds=SCHEDULE_STOP_TIMEOUT_SECONDS
+            starter, "schedule", environment, stop_timeout_seconds=SCHEDULE_STOP_TIMEOUT_SECONDS
         )
         # The stack stops ``collect`` first, so that ``schedule`` settles everything captured.
         stack.callback(schedule.stop)
@@ -136,15 +134,40 @@ def _wait_for_capture(
         log.error("not capturing yet: messages published before capture starts are lost")
 
 
+def run_to_end(starter: ProcessStarter, command: str, environment: Mapping[str, str]) -> None:
+    """Run a command in a process of its own, whose memory goes with it.
+
+    Raises SystemExit with its exit code when it fails; it has written why.
+    """
+    code = starter.wait(starter.start(command, {**os.environ, **environment}, 0.0))
+    if code:
+        raise SystemExit(code if code > 0 else 1)
+
+
+def prepare_database(settings: Settings, *, is_embedded: bool) -> None:
+    """Upgrade the database to this version, and check that it can account in the time zone."""
+    with servers.database(settings) as engine:
+        # The writer role lacks the right to upgrade, so an upgraded schema is left alone.
+        if migrations.current_revision(engine) != migrations.head_revision():
+            migrations.upgrade(engine)
+            if is_embedded:
+                migrations.allow_role_logins(engine)
+        check_default_time_zone(engine, settings)
+
+
 def run_collector_process(
-    settings: Settings, stop: threading.Event, *, clock: CaptureClock | None = None
+    settings: Settings,
+    stop: threading.Event,
+    starter: ProcessStarter,
+    *,
+    clock: CaptureClock | None = None,
 ) -> None:
     """Capture, and load what was captured, until ``stop`` is set; then flush both."""
     with (
         servers.database(settings, WRITER_ROLE, program="turn-accounting collect") as engine,
         serve_metrics(settings, captures=True),
     ):
-        run_while_leased(settings, engine, stop, clock=clock)
+        run_while_leased(settings, engine, stop, starter, clock=clock)
 
 
 def run_loader_process(settings: Settings, stop: threading.Event) -> None:
@@ -164,7 +187,12 @@ def run_loader_process(settings: Settings, stop: threading.Event) -> None:
             settings.lease_seconds,
             settings.rejected_messages_per_hour,
         )
-        run_loader(loader, stop, retention=timedelta(seconds=settings.spool_retention_seconds))
+        run_loader(
+            loader,
+            stop,
+            retention=timedelta(seconds=settings.spool_retention_seconds),
+            wake_up=WakeUpReceiver(path, stop),
+        )
 
 
 def run_scheduler_process(settings: Settings, stop: threading.Event) -> None:
@@ -178,6 +206,9 @@ def run_scheduler_process(settings: Settings, stop: threading.Event) -> None:
         with suppress(ConnectionLost):
             migrations.require_head(engine)
         with serve_metrics(settings, captures=False):
+            # APScheduler is imported only here, as no other process needs its memory.
+            from accounting.ops.scheduler import run_scheduler  # noqa: PLC0415
+
             run_scheduler(engine, intervals_seconds, stop, configured_jobs(settings))
 
 
@@ -226,6 +257,9 @@ def serve_metrics(settings: Settings, *, captures: bool) -> Iterator[None]:
     if settings.metrics_listen is None:
         yield
         return
+    # Not before it is needed: with the libraries of HTTP and metrics it takes 4 MB.
+    from accounting.ops.monitoring.server import serve  # noqa: PLC0415
+
     with (
         _snapshot_reader(settings) as reader,
         serve(settings.metrics_listen, reader.read, partial(evaluate, captures=captures)),

@@ -5,8 +5,8 @@ which may hold the event's lock at that moment: a handler that sets the event wo
 So the handlers do nothing. Python's own handler, in C, writes the number of the signal into a pipe
 (``signal.set_wakeup_fd``), and the thread reads it there.
 
-A child process of the service inherits the reading end of another pipe, whose writing end only its
-parent has. Its end is the end of the parent, however that came about.
+A child process of the service inherits the reading end of another pipe, whose writing end only the
+fork server has, which closes it when the parent has ended, however that came about.
 """
 
 import atexit
@@ -15,6 +15,7 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from types import FrameType
 from typing import Final
 
@@ -50,20 +51,9 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
-class ParentPipe:
-    """The parent's side of the pipe to one child. The child drains when this is closed."""
-
-    def __init__(self, drain_seconds: float) -> None:
-        self.reader, self._writer = os.pipe()
-        self.environment = {PARENT_VARIABLE: f"{self.reader}:{drain_seconds:g}"}
-
-    def close_reader(self) -> None:
-        """Close the end that the child has inherited."""
-        os.close(self.reader)
-
-    def close(self) -> None:
-        """Close the writing end."""
-        os.close(self._writer)
+def parent_variable(reader: int, drain_seconds: float) -> Mapping[str, str]:
+    """The variable that gives a child its end of the pipe, and how long it may drain."""
+    return {PARENT_VARIABLE: f"{reader}:{drain_seconds:g}"}
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:

@@ -23,7 +23,9 @@ from accounting.embedded import (
     running_postgres,
     running_valkey,
 )
+from accounting.embedded.machine_memory import machine_memory_bytes
 from accounting.embedded.postgres_cluster import find_binaries
+from accounting.embedded.postgres_server import settings_for
 from accounting.embedded.server_user import ServerUser
 from accounting.errors import ConfigurationError, ServerError
 from tests.support.coturn_server import TurnServer, run_client, wait_until_closed
@@ -50,6 +52,8 @@ OWNER = """
 import sys
 from pathlib import Path
 from accounting.embedded import run_postgres, run_valkey
+from accounting.embedded.postgres_server import settings_for
+from accounting.embedded.machine_memory import machine_memory_bytes
 from accounting.logs import configure_logging
 configure_logging()
 with run_{server}(Path(sys.argv[1])) as server:
@@ -423,3 +427,13 @@ def test_valkey_has_the_settings_that_coturn_and_a_slow_collector_need(tmp_path:
         }
         limits = client.config_get("client-output-buffer-limit")["client-output-buffer-limit"]
         assert "pubsub 1073741824 536870912 60" in limits
+
+
+def test_the_settings_of_postgres_follow_the_memory_of_the_machine() -> None:
+    """The table of docs/operations.md has the same values."""
+    page = (Path(__file__).resolve().parents[2] / "docs/operations.md").read_text()
+    sizes = (512 << 20, 1 << 30, 24 << 30)
+    for name in ("shared_buffers", "wal_buffers", "max_wal_size"):
+        values = [settings_for(size)[name] for size in sizes]
+        assert f"| `{name}` | {' | '.join(values)} |" in page
+    assert machine_memory_bytes() > 0

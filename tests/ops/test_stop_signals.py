@@ -19,7 +19,15 @@ from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
 from tests.support.books import Books, channel, status_payload
 from tests.support.servers import PostgresServer, ValkeyServer, wait_until
-from tests.support.service import ROOT, Service, descendants, environment, processes_in, run_command
+from tests.support.service import (
+    ROOT,
+    Service,
+    descendants,
+    environment,
+    processes_in,
+    run_command,
+    title,
+)
 
 MAX_SPACING_SECONDS = 0.002
 
@@ -111,10 +119,13 @@ def test_a_second_ctrl_c_ends_a_process_at_once() -> None:
 
 PARENT = """
     import threading
+    from accounting.cli.run import run_process
+    from accounting.ops.fork_server import fork_server
     from accounting.ops.processes import ChildProcess
-    child = ChildProcess("load", stop_timeout_seconds=2)
-    child.start()
-    threading.Event().wait()
+    with fork_server(run_process) as starter:
+        child = ChildProcess(starter, "load", stop_timeout_seconds=2)
+        child.start()
+        threading.Event().wait()
 """
 
 
@@ -139,7 +150,7 @@ def log_of(data_dir: Path) -> str:
 def test_a_loader_whose_parent_was_killed_ends(books: Books, tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     parent = start_parent(data_dir, books.url("turn_accounting_writer"))
-    wait_until(lambda: len(processes_in(data_dir)) == 2)
+    wait_until(lambda: "accounting load" in map(title, processes_in(data_dir)))
     parent.kill()
     parent.wait()
     wait_until(lambda: not processes_in(data_dir), 30, "the orphan goes on")

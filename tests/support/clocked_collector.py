@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from accounting.capture.clock import CaptureClock, wall_clock
+from accounting.cli.run import run_process
 from accounting.config import load_settings
 from accounting.logs import configure_logging
 from accounting.ops import collector_process
+from accounting.ops.fork_server import ProcessStarter, fork_server
 from accounting.ops.service import run_collector_process
 from accounting.ops.stop_signals import stop_on_signals
 
@@ -27,6 +29,11 @@ def set_clock(data_dir: Path, error: int) -> None:
 
 
 def main() -> None:
+    with fork_server(run_process) as starter:
+        run(starter)
+
+
+def run(starter: ProcessStarter) -> None:
     stop = stop_on_signals()
     if seconds := os.environ.get("FIRST_ANSWER_TIMEOUT_SECONDS"):
         collector_process.FIRST_ANSWER_TIMEOUT_SECONDS = float(seconds)  # type: ignore[misc]
@@ -34,7 +41,7 @@ def main() -> None:
     configure_logging(settings.log_level, settings.log_format)
     error = settings.data_dir / "clock"
     clock = CaptureClock(wall=lambda: wall_clock() + int(error.read_text()))
-    run_collector_process(settings, stop, clock=clock)
+    run_collector_process(settings, stop, starter, clock=clock)
 
 
 if __name__ == "__main__":

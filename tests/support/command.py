@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from accounting.cli.main import main
+from accounting.cli.main import COMMANDS, main
 
 TIMEOUT_SECONDS: Final = 60
 PREFIX: Final = "ACCOUNTING_"
 FORK_SERVER: Final = multiprocessing.get_context("forkserver")
-FORK_SERVER.set_forkserver_preload(["accounting.__main__"])
+FORK_SERVER.set_forkserver_preload(
+    ["accounting.__main__", *(f"accounting.cli.{entry.module}" for entry in COMMANDS.values())]
+)
 
 
 class CommandResult(NamedTuple):

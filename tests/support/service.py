@@ -114,7 +114,7 @@ class Service:
     def child_pid(self, command: str) -> int:
         """The pid of its child process with that command, 0 without one."""
         for pid in descendants(self.pid):
-            if arguments(pid)[-3:] == ["-m", "accounting", command]:
+            if title(pid) == f"accounting {command}":
                 return pid
         return 0
 
@@ -205,6 +205,11 @@ def descendants(pid: int) -> list[int]:
         pids += children
         waiting += children
     return pids
+
+
+def title(pid: int) -> str:
+    """What `ps` shows of a process that the fork server has started."""
+    return " ".join(arguments(pid)).strip()
 
 
 def arguments(pid: int) -> list[str]:

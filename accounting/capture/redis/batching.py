@@ -16,6 +16,9 @@ BATCH_MESSAGES: Final = 10_000
 BATCH_SECONDS: Final = 0.05
 """How long a message waits for others before it is stored."""
 
+IDLE_SECONDS: Final = 0.5
+"""How long it waits for the first message, and so how late it notices that it should stop."""
+
 STOP_TIMEOUT_SECONDS: Final = 3.0
 """How long a stop waits for the last checkpoint."""
 
@@ -60,7 +63,7 @@ class BatchingStream(ABC):
 
     def _fill(self) -> None:
         """Read chunks until the batch is full or old enough, or has a checkpoint."""
-        wait_seconds, deadline = BATCH_SECONDS, None
+        wait_seconds, deadline = IDLE_SECONDS, None
         while wait_seconds > 0:
             self._receiver.yield_to_receiver()
             self._process(self._receiver.next_chunk(wait_seconds))

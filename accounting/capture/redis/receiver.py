@@ -29,7 +29,7 @@ FLOOD_SECONDS: Final = 0.01
 FLOOD_QUEUE_SHARE: Final = 7 / 8
 """When this share of the queue is full, the parser no longer yields to the receiver."""
 
-READ_TIMEOUT_SECONDS: Final = 0.1
+READ_TIMEOUT_SECONDS: Final = 0.5
 """How long one read waits, and so how late the thread notices that it should stop."""
 
 
