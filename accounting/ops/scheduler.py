@@ -143,9 +143,9 @@ class _JobTrigger(NextInterval):
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """Called whenever the job is started, or still runs when it is due: its next run."""
         rests = self._found_nothing and self._job.follows_reports and self._is_listening()
-        pause = (IDLE_INTERVALS if rests else 1) * self.interval
-        self.due = time.monotonic() + pause.total_seconds()
-        return super().get_next_fire_time(previous_fire_time, now) + pause - self.interval
+        extra: timedelta = (IDLE_INTERVALS - 1) * self.interval if rests else timedelta(0)
+        self.due = time.monotonic() + self.interval_length + extra.total_seconds()
+        return super().get_next_fire_time(previous_fire_time, now) + extra
 
     @property
     def is_overdue(self) -> bool:

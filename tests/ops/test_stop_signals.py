@@ -179,7 +179,7 @@ def test_an_orphan_whose_database_hangs_ends_too(tmp_path: Path) -> None:
             wait_until(lambda: not processes_in(data_dir), 30, "the orphan goes on")
         finally:
             parent.kill()
-            for pid in paused:
+            for pid in reversed(paused):  # the server last: it waits for those that have ended
                 os.kill(pid, signal.SIGCONT)
     assert "does not end in time" in log_of(data_dir)
 
