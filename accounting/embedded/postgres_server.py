@@ -49,6 +49,12 @@ SETTINGS: Final[Mapping[str, str]] = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "max_logical_replication_workers": "0",  # and no launcher of them
+    # Their tables are in memory from the start, a kilobyte and more for each.
+    "max_connections": "50",
+    "max_pred_locks_per_transaction": "10",
+    "max_wal_senders": "2",
+    "max_worker_processes": "4",
+    "io_max_concurrency": "16",
     # Rows hold usernames: the log has errors, but neither statements nor values.
     "log_min_messages": "warning",
     "log_min_error_statement": "panic",
@@ -72,6 +78,9 @@ MEMORY_SETTINGS: Final[Sequence[tuple[int, Mapping[str, str]]]] = (
             "autovacuum_max_workers": "1",
             "max_connections": "30",
             "max_parallel_workers_per_gather": "0",
+            "max_worker_processes": "2",
+            "io_max_concurrency": "8",
+            "io_workers": "1",
         },
     ),
     (
@@ -82,7 +91,7 @@ MEMORY_SETTINGS: Final[Sequence[tuple[int, Mapping[str, str]]]] = (
             "max_wal_size": "1GB",
             "maintenance_work_mem": "32MB",
             "autovacuum_max_workers": "2",
-            "max_connections": "50",
+            "io_workers": "1",
         },
     ),
 )

@@ -48,6 +48,7 @@ USERS: Final = (
 SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
     ("--bind", ADDRESS),
     ("--daemonize", "no"),
+    ("--hz", "2"),  # how often it wakes up to look after its clients; replication has its own clock
     # coturn's connections are idle for hours, and must not be closed for that.
     ("--timeout", "0"),
     ("--tcp-keepalive", "60"),

@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 POLL_SECONDS: Final = 0.1
 """The pause while there is nothing to load, where the collector wakes nobody."""
-IDLE_SECONDS: Final = 3.0
+IDLE_SECONDS: Final = 5.0
 """The pause while there is nothing to load, unless the collector ends it."""
 BATCH_WAIT_SECONDS: Final = 1.0
 """The pause once all is loaded: a transaction has a cost of its own, and writes each open session
