@@ -30,6 +30,7 @@ from typing import Any, Final
 import structlog
 
 from accounting.errors import AccountingError
+from accounting.ops.library_pages import release_library_pages
 from accounting.ops.process_title import set_process_title
 from accounting.ops.stop_signals import STOP_SIGNALS, parent_variable
 
@@ -118,6 +119,7 @@ def fork_server(run: Callable[[str, ProcessStarter], None]) -> Iterator[ProcessS
         _libc.mallopt(M_ARENA_MAX, MALLOC_ARENAS)
     # The collector writes to each object that it examines: no page with one would stay shared.
     gc.freeze()
+    release_library_pages()
     sys.stdout.flush()
     sys.stderr.flush()
     channel, server_channel = socket.socketpair()
