@@ -588,12 +588,12 @@ ORDER BY session_id DESC OFFSET :kept LIMIT 1;
 
 -- name: create_pruned_sessions
 -- Collects sessions of a source that are over and were never confirmed: those last seen before
--- :seen_before, and those up to :newest.
+-- :seen_before, and those up to :newest. Of a disputed one some reports may be set aside.
 CREATE TEMP TABLE pruned_sessions ON COMMIT DROP AS
 SELECT session_id, user_key, username_key, realm_id, source_id, database, allocation_id,
     started_at, last_seen_at
 FROM accounting.sessions
-WHERE NOT confirmed AND phase = 0
+WHERE NOT confirmed AND phase = 0 AND NOT disputed
     AND session_id > CAST(:after AS uuid) AND session_id < CAST(:source_end AS uuid)
     AND (last_seen_at < CAST(:seen_before AS timestamptz) OR session_id <= CAST(:newest AS uuid))
 ORDER BY session_id LIMIT :limit;

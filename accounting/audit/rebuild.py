@@ -21,6 +21,7 @@ from accounting.errors import AccountingError, LockHeld, UsageError
 from accounting.identities import bucket_queries, realm_queries
 from accounting.identities.realm_queries import find_realm
 from accounting.progress import Progress, no_progress
+from accounting.sessions import set_aside_reports
 from accounting.usage.fold_hours import fold_all
 
 
@@ -36,8 +37,9 @@ def rebuild(
     """Rebuild one realm or all; yields each difference before it is replaced.
 
     Settling waits meanwhile; capture and loading go on. A realm is replaced once the caller has
-    taken all of its differences. Raises UsageError, NotYet and ConnectionLost; and AccountingError
-    for finalized sessions that were changed, whose reports are gone.
+    taken all of its differences. Takes in the reports that were set aside, unless folding them
+    still raises an error. Raises UsageError, NotYet and ConnectionLost; and AccountingError for
+    finalized sessions that were changed, whose reports are gone.
     """
     if not reason.strip():
         raise UsageError("a rebuild needs a reason: it is kept for ever")
@@ -54,7 +56,8 @@ def rebuild(
         with quiesced_snapshot(engine, hold_locks=True) as connection, lost_connections():
             rules = realm_queries.all_rules(connection)
             cutoff = evidence_queries.settled_cutoff(connection)
-            if recompute_books(connection, rules, cutoff, [realm_id], on_batch):
+            recomputed = recompute_books(connection, rules, cutoff, [realm_id], on_batch)
+            if recomputed.mismatches:
                 raise AccountingError(
                     f"sessions of realm '{names[realm_id]}' were changed after their reports were "
                     "dropped: see `turn-accounting verify`, and restore them from a backup first"
@@ -64,8 +67,11 @@ def rebuild(
                 differences += 1
                 yield difference
             summary.differences += differences
-            if differences and not dry_run:
-                _replace(connection, rules, realm_id, reason)
+            if not dry_run:
+                if differences:
+                    _replace(connection, rules, realm_id, reason)
+                set_aside_reports.replace(connection, realm_id, recomputed.set_aside)
+                connection.commit()
     if summary.differences and not dry_run:
         with suppress(LockHeld):  # the job of a scheduler posts them
             adjust(engine)
@@ -94,4 +100,3 @@ def _replace(
         ],
     )
     rebuild_queries.record_rebuild(connection, realm_id, reason, replaced)
-    connection.commit()

@@ -26,8 +26,8 @@ from accounting.db.engine import lost_connections
 from accounting.db.locks import require_lock
 from accounting.domain.calendar import from_micros
 from accounting.domain.session_fold import Phase
-from accounting.domain.session_hours import SessionHour, hours_of
 from accounting.identities import realm_queries
+from accounting.sessions.careful_fold import SetAside
 from accounting.sources.watermark_queries import Watermark
 
 log = structlog.get_logger()
@@ -220,13 +220,17 @@ def _finalize_day(
         cutoff=cutoff, realm_ids=list(rules), day=retention_queries.day_bounds(day)
     )
     finalized_queries.create_tables(connection)
-    recomputed = recompute_sessions(connection, rules, scope)
-    while batch := [(key, session) for key, session, _ in islice(recomputed, SESSIONS_PER_BATCH)]:
-        hours: list[SessionHour] = []
-        for _, session in batch:
-            if session.phase is Phase.CLOSED:
-                hours += hours_of(session, rules[session.realm_id].calendar)
-        finalized_queries.add_sessions(connection, batch, hours)
+    set_aside: list[SetAside] = []
+    recomputed = recompute_sessions(connection, rules, scope, on_set_aside=set_aside.append)
+    while batch := list(islice(recomputed, SESSIONS_PER_BATCH)):
+        hours = [
+            hour for item in batch if item.session.phase is Phase.CLOSED for hour in item.hours
+        ]
+        sessions = [(item.key, item.session) for item in batch]
+        finalized_queries.add_sessions(connection, sessions, hours)
+    if set_aside:
+        yield f"{len(set_aside):,} of its reports are set aside: see `turn-accounting verify`"
+        return
     mismatches = finalized_queries.count_mismatches(connection)
     if mismatches:
         yield f"{mismatches:,} rows of its sessions are wrong: see `turn-accounting verify`"

@@ -5,6 +5,7 @@ total what the interims lacked. Dropped reports are shown as one sum: as it was 
 session without any report left, as it is stored.
 """
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -28,12 +29,14 @@ from accounting.billing.period_queries import PeriodRow, find_period
 from accounting.billing.statement_queries import BilledLine, billed_lines
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import to_micros
-from accounting.domain.session_fold import KeyFold, Report, SessionState
-from accounting.domain.session_hours import hours_of
+from accounting.domain.session_fold import KeyFold, Report, SessionState, StatusKeySighting
+from accounting.domain.session_hours import SessionHour, hours_of
 from accounting.errors import NotYet, UsageError
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
 from accounting.identities.user_queries import find_user_key, username_keys
+from accounting.sessions.careful_fold import CarefulFold
+from accounting.sessions.fold_failure import FoldFailed
 
 Numbers = tuple[int, ...]
 """The eight counters and session microseconds."""
@@ -175,7 +178,6 @@ def _trace_sessions(
     """The user's sessions with usage in a period, recomputed. ``cutoff``: of its statement."""
     rules = realm_queries.all_rules(connection)[period.realm_id]
     names = evidence_queries.source_names(connection)
-    calendar = rules.calendar
     bounds = to_micros(period.starts_at), to_micros(period.ends_at)
     statement_positions = {
         watermark.source_id: (watermark.epoch, watermark.position)
@@ -191,20 +193,21 @@ def _trace_sessions(
     evidence = evidence_queries.read_evidence(connection, scope)
     for key, group in groupby(evidence, key=itemgetter(0)):
         gap_positions = evidence_queries.gap_positions(connection, key.source_id, now)
-        fold = KeyFold(key, period.realm_id, rules, gap_positions)
-        contributions = _attribute_usage(fold, (item for _, item in group))
+        items = [item for _, item in group]
         until = settled_until[key.source_id]
-        if until is not None:
-            fold.expire(until)
+        try:
+            fold = KeyFold(key, period.realm_id, rules, gap_positions)
+            contributions = _attribute_usage(fold, map(_copied, items), until)
+        except FoldFailed:
+            fold = CarefulFold(
+                key, period.realm_id, rules, gap_positions, on_set_aside=lambda _: None
+            )
+            contributions = _attribute_usage(fold, items, until)
         for contribution in contributions:
             session = contribution.session
             if session.user_key != user_key.bytes or not session.confirmed:
                 continue
-            hours = [
-                hour
-                for hour in hours_of(session, calendar)
-                if bounds[0] <= hour.starts_at < bounds[1]
-            ]
+            hours = [hour for hour in contribution.hours if bounds[0] <= hour.starts_at < bounds[1]]
             if not hours:
                 continue
             counters = _sum((tuple(hour.counters) for hour in hours), 8)
@@ -236,13 +239,14 @@ class _Contributions:
     """A session's usage, attributed to the reports that brought it.
 
     ``carried``: that of dropped reports, by hour; None for a session that was not carried.
-    ``attributed``: the usage that is attributed so far.
+    ``attributed``: the usage that is attributed so far. ``hours``: of the session at the end.
     """
 
     session: SessionState
     carried: list[tuple[int, Numbers]] | None = None
     reports: list[tuple[Report, Numbers]] = field(default_factory=list)
     attributed: Numbers = _NO_COUNTERS
+    hours: Iterable[SessionHour] = ()
 
     def take(self) -> Numbers:
         """The usage that is not attributed yet; afterwards it is."""
@@ -252,8 +256,25 @@ class _Contributions:
         return new
 
 
-def _attribute_usage(fold: KeyFold, evidence: Iterable[Evidence]) -> list[_Contributions]:
-    """Apply a key's evidence report by report; returns every session with what each brought."""
+def _copied(item: Evidence) -> Evidence:
+    """A carried session is changed in its place, and may be needed once more."""
+    return copy.deepcopy(item) if isinstance(item, SessionState) else item
+
+
+def _apply(fold: KeyFold, item: Report | StatusKeySighting) -> None:
+    try:
+        fold.apply(item)
+    except Exception as error:
+        raise FoldFailed([fold.key]) from error
+
+
+def _attribute_usage(
+    fold: KeyFold, evidence: Iterable[Evidence], until: int | None
+) -> list[_Contributions]:
+    """Apply a key's evidence report by report; returns every session with what each brought.
+
+    Expires by ``until``. Raises FoldFailed.
+    """
     # By identity: sessions are mutable, and ``fold.changed`` keeps each of them.
     contributions: dict[int, _Contributions] = {}
     for item in evidence:
@@ -263,7 +284,7 @@ def _attribute_usage(fold: KeyFold, evidence: Iterable[Evidence]) -> list[_Contr
             contributions[id(item)] = _Contributions(item, carried, attributed=tuple(item.usage))
             continue
         pending, active = fold.pending, fold.active
-        fold.apply(item)
+        _apply(fold, item)
         for session in fold.changed:
             contributions.setdefault(id(session), _Contributions(session))
         if pending is not None and all(session is not pending for session in fold.changed):
@@ -273,7 +294,7 @@ def _attribute_usage(fold: KeyFold, evidence: Iterable[Evidence]) -> list[_Contr
             target.attributed = _sum((target.attributed, merged.attributed), 8)
             if merged.carried is not None:
                 target.carried = [*(target.carried or ()), *merged.carried]
-        if isinstance(item, Report):
+        if isinstance(item, Report) and fold.changed:
             # The session with new usage, or else the one that the report says something about.
             named = contributions[id(fold.active or active or fold.changed[-1])]
             owner = next(
@@ -285,6 +306,13 @@ def _attribute_usage(fold: KeyFold, evidence: Iterable[Evidence]) -> list[_Contr
                 named,
             )
             owner.reports.append((item, owner.take()))
+    try:
+        if until is not None:
+            fold.expire(until)
+        for contribution in contributions.values():
+            contribution.hours = hours_of(contribution.session, fold.rules.calendar)
+    except Exception as error:
+        raise FoldFailed([fold.key]) from error
     return list(contributions.values())
 
 

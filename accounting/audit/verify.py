@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine
 from accounting.audit import comparison, evidence_queries, proof_records
 from accounting.audit.comparison import DERIVED_TABLES
 from accounting.audit.differences import Difference, DifferenceFactory
+from accounting.audit.evidence_queries import source_names
 from accounting.audit.finalized_queries import FinalizedMismatch
 from accounting.audit.recompute_books import recompute_books
 from accounting.audit.snapshot import quiesced_snapshot
@@ -30,6 +31,8 @@ from accounting.domain.calendar import from_micros, to_micros
 from accounting.errors import UsageError, unknown_name
 from accounting.identities import realm_queries
 from accounting.progress import Progress, no_progress
+from accounting.sessions import set_aside_reports
+from accounting.sessions.careful_fold import SetAside
 
 
 @dataclass(slots=True)
@@ -69,7 +72,7 @@ def verify(
         realm_ids = _realm_ids(names, realm)
         rules = realm_queries.all_rules(connection)
         closed_periods = find_closed_periods(connection, realm_ids, period)
-        finalized_mismatches = recompute_books(
+        recomputed = recompute_books(
             connection,
             rules,
             evidence_queries.settled_cutoff(connection),
@@ -81,7 +84,15 @@ def verify(
         for difference in chain(
             lost_reports(connection) if realm is None and period is None else (),
             _table_differences(connection, differences, realm_ids, realm, period),
-            finalized_differences(differences, finalized_mismatches),
+            finalized_differences(differences, recomputed.mismatches),
+            _set_aside_differences(
+                differences,
+                source_names(connection),
+                dict.fromkeys(
+                    [*set_aside_reports.read(connection, realm_ids), *recomputed.set_aside]
+                ),
+                period,
+            ),
             *(check_statement(connection, differences, closed) for closed in closed_periods),
         ):
             summary.differences += 1
@@ -123,6 +134,29 @@ def lost_reports(connection: Connection) -> Iterator[Difference]:
             booked=str(stored),
             recomputed=str(loaded),
         )
+
+
+def _set_aside_differences(
+    differences: DifferenceFactory,
+    source_names: Mapping[int, str],
+    reports: Iterable[SetAside],
+    period: date | None,
+) -> Iterator[Difference]:
+    """The reports that are in no session, because folding them raised or raises an error."""
+    by_position: dict[tuple[int, ...], SetAside] = {}
+    for report in reports:
+        by_position[report[:4]] = report
+    for report in by_position.values():
+        difference = differences.difference(
+            report.realm_id,
+            report.received_at,
+            what="reports",
+            kind="missing",
+            column=f"{source_names[report.source_id]} {report.epoch}/{report.position}",
+            recomputed=f"set aside: {report.reason}",
+        )
+        if period is None or difference.period == period:
+            yield difference
 
 
 def finalized_differences(

@@ -22,7 +22,7 @@ from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.rate_limit import RateLimit
 from accounting.domain.realm_rules import RealmRule
 from accounting.domain.server_identity import ServerIdentity
-from accounting.domain.session_fold import StatusKeySighting
+from accounting.domain.session_fold import AllocationKey, StatusKeySighting
 from accounting.errors import ConnectionLost, DamagedChunk
 from accounting.identities.identity_resolver import MAX_REALMS, IdentityResolver
 from accounting.ingest import (
@@ -43,8 +43,9 @@ from accounting.ingest.row_encoder import (
     UnreadKeys,
 )
 from accounting.ingest.source_lease import check_lease, this_host
+from accounting.sessions.fold_failure import FoldFailed
 from accounting.sessions.settle import gc_paused, settle_source
-from accounting.sessions.settler import DUE_BATCH, Settler
+from accounting.sessions.settler import DUE_BATCH, Settler, take_care
 from accounting.sources import gap_queries, source_queries
 from accounting.sources.retire import reopen_if_retired
 from accounting.sources.source_queries import SourceRow
@@ -92,6 +93,7 @@ class Loader:
     max_realms: int = MAX_REALMS
     memory_limit: int = MEMORY_LIMIT
     _settler: Settler | None = field(init=False, default=None)
+    _failed_keys: set[AllocationKey] = field(init=False, default_factory=set)
     _identities: IdentityResolver = field(init=False)
     _partitions: set[int] = field(init=False, default_factory=set)
     _gaps: dict[int, Gap] = field(init=False, default_factory=dict)
@@ -130,6 +132,8 @@ class Loader:
                 self.spool.replace_by_gap(damage)
             except _SourceAdded:
                 continue
+            except FoldFailed as failure:
+                take_care(self._failed_keys, failure)
             except _UnsettledReports as error:
                 settle_source(self.engine, error.source_id, wait=True)
 
@@ -140,7 +144,9 @@ class Loader:
             return 0
         with gc_paused(), lost_connections(), self.engine.begin() as connection:
             source = self._lock_source(connection, state)
-            settler = self._settler or Settler(source.source_id, memory_limit=self.memory_limit)
+            settler = self._settler or Settler(
+                source.source_id, memory_limit=self.memory_limit, failed_keys=self._failed_keys
+            )
             settler.lock(connection)
             watermark = settler.begin(connection)
             if (watermark.epoch, watermark.position) != (source.epoch, source.position):

@@ -267,24 +267,28 @@ class RowEncoder:
                 changed.append(fold)
             if traffic_kind is None:
                 rows.append(fields.pack(header, position, last, owner, client))
-                fold.apply_status(
-                    number,
-                    position,
-                    last,
-                    fields.kind,
-                    fields.lifetime,
-                    fields.transport,
-                    fields.server_address,
-                    None if client is None else client.decode(),
-                )
-                continue
-            rows.append(pack_traffic(header, position, last, owner, traffic_kind, counters))
-            if traffic_kind is INTERIM:
-                fold.apply_interim(number, position, last, False, counters)
-            elif traffic_kind is PEER_INTERIM:
-                fold.apply_interim(number, position, last, True, counters)
             else:
-                fold.apply_total(number, position, last, traffic_kind is PEER_TOTAL, counters)
+                rows.append(pack_traffic(header, position, last, owner, traffic_kind, counters))
+            try:
+                if traffic_kind is None:
+                    fold.apply_status(
+                        number,
+                        position,
+                        last,
+                        fields.kind,
+                        fields.lifetime,
+                        fields.transport,
+                        fields.server_address,
+                        None if client is None else client.decode(),
+                    )
+                elif traffic_kind is INTERIM:
+                    fold.apply_interim(number, position, last, False, counters)
+                elif traffic_kind is PEER_INTERIM:
+                    fold.apply_interim(number, position, last, True, counters)
+                else:
+                    fold.apply_total(number, position, last, traffic_kind is PEER_TOTAL, counters)
+            except Exception as error:  # noqa: BLE001  # a bug may raise anything
+                memory.failures[fold.key] = error
 
     def _load_names(self, time: int) -> int:
         """Load the identities that are known at that time; until when they are valid, in its day.

@@ -6,6 +6,20 @@ JOIN accounting.sources s USING (source_id)
 GROUP BY s.source, g.cause
 ORDER BY s.source, g.cause;
 
+-- name: count_set_aside
+-- How many reports of each source are set aside, counted up to :limit, and why the last one is.
+SELECT s.source, a.reports, a.reason
+FROM accounting.sources s
+CROSS JOIN LATERAL (
+    SELECT count(*) AS reports, (array_agg(reason ORDER BY epoch DESC, position DESC))[1] AS reason
+    FROM (
+        SELECT epoch, position, reason FROM accounting.set_aside_reports
+        WHERE source_id = s.source_id
+        ORDER BY epoch DESC, position DESC LIMIT :limit
+    ) latest
+) a
+ORDER BY s.source;
+
 -- name: count_usage_deltas
 -- The usage deltas that are not rolled up yet, counted up to :limit.
 SELECT count(*) FROM (SELECT FROM accounting.usage_deltas LIMIT :limit) deltas;

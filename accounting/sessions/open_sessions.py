@@ -5,7 +5,7 @@ A cache and nothing more: it is valid while only its owner changes the source's 
 limit gives the same books: a key that is not here is read from the database.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import Connection
@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import AllocationKey, KeyFold, Report, StatusKeySighting
 from accounting.sessions import session_queries
+from accounting.sessions.careful_fold import CarefulFold, SetAside
 
 Key = tuple[int, int, bytes, int]
 """As AllocationKey, which takes three times as long to make."""
@@ -53,13 +54,18 @@ class _AllKeys:
 class OpenSessions:
     """``folds``: by key, of one source. ``limit``: how many keys stay between batches.
 
-    ``changed``: what the batch changed. ``rules``: by realm_id.
+    ``changed``: what the batch changed. ``rules``: by realm_id. ``failures``: what a fold raised:
+    the batch must be rolled back. ``failed_keys``: folded with care; what raises there is added to
+    ``set_aside``.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, failed_keys: Collection[AllocationKey] = ()) -> None:
         self._limit = limit
+        self._failed_keys = failed_keys
         self.folds: dict[Key, KeyFold] = {}
         self.changed: list[KeyFold] = []
+        self.failures: dict[AllocationKey, Exception] = {}
+        self.set_aside: list[SetAside] = []
         # Shared by the folds, and updated in place.
         self.rules: dict[int, RealmRules] = {}
         self._gap_positions: list[tuple[int, int]] = []
@@ -73,6 +79,8 @@ class OpenSessions:
         """Forget everything."""
         self.folds = {}
         self.changed = []
+        self.failures = {}
+        self.set_aside.clear()
         self.rules = {}
         self._elsewhere = None
         self._is_filled = False
@@ -122,7 +130,12 @@ class OpenSessions:
         fold = self.folds.get(key)
         if fold is None:
             key = AllocationKey._make(key)
-            fold = KeyFold(key, realm_id, self.rules[realm_id], self._gap_positions)
+            rules, gap_positions = self.rules[realm_id], self._gap_positions
+            fold = (
+                CarefulFold(key, realm_id, rules, gap_positions, self.set_aside.append)
+                if key in self._failed_keys
+                else KeyFold(key, realm_id, rules, gap_positions)
+            )
             self.folds[key] = fold
         return fold
 
@@ -146,7 +159,10 @@ class OpenSessions:
     def apply(self, fold: KeyFold, evidence: Report | StatusKeySighting) -> None:
         """Apply stored evidence to its key."""
         was_changed = bool(fold.changed)
-        fold.apply(evidence)
+        try:
+            fold.apply(evidence)
+        except Exception as error:  # noqa: BLE001  # a bug may raise anything
+            self.failures[fold.key] = error
         if fold.changed and not was_changed:
             self.changed.append(fold)
 
@@ -177,6 +193,7 @@ class OpenSessions:
             if fold.active is None and fold.pending is None:
                 self._drop(fold)
         self.changed = []
+        self.set_aside.clear()
         while len(folds) > self._limit:
             fold = next(iter(folds.values()))
             self._drop(fold)

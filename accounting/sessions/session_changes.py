@@ -11,6 +11,7 @@ from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import AllocationKey, KeyFold, Phase, PriorState, SessionState
 from accounting.domain.session_hours import UsageChanges
 from accounting.domain.thread_silence import ThreadActivity
+from accounting.sessions.fold_failure import FoldFailed
 from accounting.sessions.session_rows import (
     pack_id,
     pack_refresh,
@@ -58,30 +59,45 @@ class SessionChanges:
 
 
 def pack_changes(folds: Iterable[KeyFold], rules: Mapping[int, RealmRules]) -> SessionChanges:
-    """Pack what the folds changed, and make that their stored state. ``rules``: by realm_id."""
+    """Pack what the folds changed, and make that their stored state. ``rules``: by realm_id.
+
+    Raises FoldFailed with the keys whose changes can't be packed.
+    """
     changed = [fold for fold in folds if fold.state.changed]
     merged = [pair for fold in changed for pair in fold.state.merged]
     changes = SessionChanges(UsageChanges(merged), merged=merged)
     changes.removed.extend(pack_id(pending) for pending, _ in merged)
+    failed: list[AllocationKey] = []
+    cause: Exception | None = None
     for fold in changed:
-        key, active = fold.key, fold.state.active
-        for session in fold.state.changed:
-            # A session without an address is on the server of the key's active session.
-            address = session.server_address
-            if address is None and active is not None:
-                address = active.server_address
-            changes.activity.append(
-                ThreadActivity(
-                    key.database,
-                    key.allocation_id,
-                    address,
-                    session.last_seen_at,
-                    session.started_at if session.start_known and session.prior is None else None,
-                )
-            )
-            _pack_session(changes, key, session, rules[session.realm_id])
-        fold.state.changed, fold.state.merged = [], []
+        try:
+            _pack_fold(changes, fold, rules)
+        except Exception as error:  # noqa: BLE001  # a bug may raise anything
+            failed.append(fold.key)
+            cause = error
+    if failed:
+        raise FoldFailed(failed) from cause
     return changes
+
+
+def _pack_fold(changes: SessionChanges, fold: KeyFold, rules: Mapping[int, RealmRules]) -> None:
+    key, active = fold.key, fold.state.active
+    for session in fold.state.changed:
+        # A session without an address is on the server of the key's active session.
+        address = session.server_address
+        if address is None and active is not None:
+            address = active.server_address
+        changes.activity.append(
+            ThreadActivity(
+                key.database,
+                key.allocation_id,
+                address,
+                session.last_seen_at,
+                session.started_at if session.start_known and session.prior is None else None,
+            )
+        )
+        _pack_session(changes, key, session, rules[session.realm_id])
+    fold.state.changed, fold.state.merged = [], []
 
 
 def stored_state(

@@ -15,10 +15,11 @@ from typing import Final
 from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections
-from accounting.domain.session_fold import Report, StatusKeySighting
+from accounting.domain.session_fold import AllocationKey, Report, StatusKeySighting
 from accounting.errors import LockHeld
 from accounting.sessions import session_queries
-from accounting.sessions.settler import DUE_BATCH, Evidence, Settler
+from accounting.sessions.fold_failure import FoldFailed
+from accounting.sessions.settler import DUE_BATCH, Evidence, Settler, take_care
 from accounting.sources import source_queries, watermark_queries
 
 BATCH: Final = 50_000
@@ -53,9 +54,14 @@ def settle_source(engine: Engine, source_id: int, *, limit: int = BATCH, wait: b
     """
     settled = 0
     more = True
+    failed_keys: set[AllocationKey] = set()
+    settler = Settler(source_id, memory_limit=0, failed_keys=failed_keys)
     while more:
         try:
-            count, more = _settle_batch(engine, source_id, limit, wait=wait)
+            count, more = _settle_batch(engine, settler, source_id, limit, wait=wait)
+        except FoldFailed as failure:
+            take_care(failed_keys, failure)
+            continue
         except LockHeld:
             if not settled:
                 raise
@@ -64,9 +70,10 @@ def settle_source(engine: Engine, source_id: int, *, limit: int = BATCH, wait: b
     return settled
 
 
-def _settle_batch(engine: Engine, source_id: int, limit: int, *, wait: bool) -> tuple[int, bool]:
+def _settle_batch(
+    engine: Engine, settler: Settler, source_id: int, limit: int, *, wait: bool
+) -> tuple[int, bool]:
     """Settle the next reports; returns how many, and whether there may be more to do."""
-    settler = Settler(source_id, memory_limit=0)
     with gc_paused(), lost_connections(), engine.begin() as connection:
         settler.lock(connection, wait=wait)
         watermark = settler.begin(connection)
@@ -118,7 +125,8 @@ def _settle_batch(engine: Engine, source_id: int, limit: int, *, wait: bool) -> 
         due = settler.finish(connection, watermark, reached)
         if reports or sightings or due:
             watermark_queries.open_sessions_changed(connection, [source_id])
-        return len(reports), not drained or due == DUE_BATCH
+    settler.committed()
+    return len(reports), not drained or due == DUE_BATCH
 
 
 def in_order(

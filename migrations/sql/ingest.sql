@@ -123,8 +123,8 @@ REVOKE ALL ON FUNCTION accounting.erase_rejected(bytea[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION accounting.erase_rejected(bytea[]) TO turn_accounting_writer;
 
 -- Empties the client addresses in the reports of these usernames; returns in how many. The service
--- can't change reports otherwise. A report with an address lies within a session of its username,
--- or is not settled yet: so this reads only days with such sessions, and what is not settled.
+-- can't change reports otherwise. A report with an address lies within a session of its username, or
+-- is set aside or not settled yet: so this reads only days with such sessions, and these reports.
 CREATE FUNCTION accounting.erase_client_addresses(username_keys uuid[]) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -138,6 +138,13 @@ BEGIN
         AND (r.epoch, r.position) > (coalesce(w.epoch, 0), coalesce(w.position, 0))
         AND r.username_key = ANY (username_keys) AND r.client_address IS NOT NULL;
     GET DIAGNOSTICS total = ROW_COUNT;
+    UPDATE accounting.reports r SET client_address = NULL
+    FROM accounting.set_aside_reports a
+    WHERE (r.source_id, r.epoch, r.position, r.received_at)
+            = (a.source_id, a.epoch, a.position, a.received_at)
+        AND r.username_key = ANY (username_keys) AND r.client_address IS NOT NULL;
+    GET DIAGNOSTICS erased = ROW_COUNT;
+    total := total + erased;
     FOR day IN
         SELECT DISTINCT d.day AT TIME ZONE 'UTC'
         FROM accounting.sessions s

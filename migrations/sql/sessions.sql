@@ -164,6 +164,22 @@ FROM accounting.sessions
 WHERE single_hour IS NOT NULL;
 GRANT SELECT ON accounting.session_hours TO turn_accounting_writer;
 
+-- Reports that are in no session, because folding them raised an error: a bug. sighting: the number of
+-- a sighting of a status key, else 0. reason: the error. A rebuild takes them in after the fix.
+CREATE TABLE accounting.set_aside_reports (
+    source_id smallint NOT NULL,
+    epoch integer NOT NULL,
+    position bigint NOT NULL,
+    sighting bigint NOT NULL,
+    realm_id integer NOT NULL,
+    received_at timestamptz NOT NULL,
+    reason text NOT NULL,
+    set_aside_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT set_aside_reports_pkey PRIMARY KEY (source_id, epoch, position, sighting)
+);
+CREATE INDEX set_aside_reports_by_realm ON accounting.set_aside_reports (realm_id);
+GRANT SELECT, INSERT, DELETE ON accounting.set_aside_reports TO turn_accounting_writer;
+
 -- Each relay thread of coturn that sent a report: when it sent the last one, and how many of its
 -- sessions have expired since then without a report. Settling deletes rows that are a week old.
 CREATE TABLE accounting.relay_threads (

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
+from functools import partial
 from itertools import pairwise
 
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +20,7 @@ from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import SessionState
 from accounting.domain.session_hours import hours_of
 from accounting.identities import realm_queries
+from accounting.sessions.careful_fold import SetAside
 from accounting.sources import source_queries
 from accounting.sources.watermark_queries import Watermark
 from tests.support.scenario_player import BEGIN, PLANS, STEPS, JobCall, ScenarioPlayer, Step
@@ -91,14 +93,14 @@ def test_sessions_at_a_checkpoint_are_those_of_a_pass_that_ends_there(
         scope = EvidenceScope(
             cutoff=evidence_queries.settled_cutoff(connection), realm_ids=list(rules)
         )
-        recomputed = list(recompute_sessions(connection, rules, scope, shared))
-        assert [row for row in recomputed if row[2] is None] == list(
-            recompute_sessions(connection, rules, scope)
-        )
+        set_aside: list[SetAside] = []
+        recompute = partial(recompute_sessions, connection, rules, on_set_aside=set_aside.append)
+        recomputed = list(recompute(scope, shared))
+        assert [row for row in recomputed if row.checkpoint is None] == list(recompute(scope))
         for checkpoint in checkpoints:
             scope = EvidenceScope(cutoff=checkpoint.cutoff, realm_ids=[checkpoint.realm_id])
-            expected = [session for _, session, _ in recompute_sessions(connection, rules, scope)]
-            actual = [session for _, session, at in recomputed if at is checkpoint]
+            expected = [row.session for row in recompute(scope)]
+            actual = [row.session for row in recomputed if row.checkpoint is checkpoint]
             assert hours_within(actual, rules, checkpoint) == hours_within(
                 expected, rules, checkpoint
             )

@@ -1,11 +1,13 @@
 """Trace leads from a statement line to sessions and reports that add up to it."""
 
 from datetime import date
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from accounting.audit.trace import trace, trace_adjustment
+from accounting.domain.session_fold import KeyFold
 from accounting.errors import NotYet, UsageError
 from tests.support.billing_scenarios import close_and_adjust_november
 from tests.support.books import Books
@@ -67,3 +69,26 @@ def test_an_open_period_or_an_unknown_user_is_refused(books: Books) -> None:
         trace(books.engine, "example.org", NOVEMBER, user="nobody")
     with pytest.raises(UsageError, match="has usage in period"):
         trace(books.engine, "example.org", NOVEMBER, key=UUID(int=1))
+
+
+def test_a_trace_leaves_out_what_the_fold_raises_for(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close_and_adjust_november(books)
+    whole = trace(books.engine, "example.org", NOVEMBER, user="alice")
+    apply_interim = KeyFold.apply_interim
+
+    def faulty(fold: KeyFold, *report: Any) -> None:
+        apply_interim(fold, *report)
+        if report[-1][1] == 500:
+            raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeyFold, "apply_interim", faulty)
+        traced = trace(books.engine, "example.org", NOVEMBER, user="alice")
+    assert (whole.adds_up, traced.adds_up) == (True, True)
+    assert len(traced.sessions) == len(whole.sessions)
+    kept = next(session for session in traced.sessions if session.allocation_id == 2)
+    assert [report.counters[1] for report in kept.reports] == [0, 1, 0, 0, 599, 0]
+    assert kept.session.disputed
+    assert trace(books.engine, "example.org", NOVEMBER, user="alice") == whole

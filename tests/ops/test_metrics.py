@@ -247,6 +247,7 @@ def test_every_alert_uses_existing_metrics(books: Books) -> None:
         "TurnAccountingRelayThreadSilent",
         "TurnAccountingClockOff",
         "TurnAccountingJobBlocked",
+        "TurnAccountingReportsSetAside",
     ]
     for rule in group["rules"]:
         assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}

@@ -52,6 +52,7 @@ from accounting.db.schema.sessions import (
     session_hours,
     session_usage,
     sessions,
+    set_aside_reports,
     settle_watermarks,
 )
 from accounting.db.schema.sources import (
@@ -114,6 +115,7 @@ __all__ = [
     "session_hours",
     "session_usage",
     "sessions",
+    "set_aside_reports",
     "settle_watermarks",
     "source_conflicts",
     "source_histories",

@@ -114,6 +114,20 @@ session_usage = Table(
 # session_usage, and a row for each session that lies within one hour.
 session_hours = view_like(session_usage, "session_hours")
 
+set_aside_reports = Table(
+    "set_aside_reports",
+    metadata,
+    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("sighting", BigInteger, primary_key=True, autoincrement=False),
+    Column("realm_id", Integer, nullable=False),
+    Column("received_at", timestamp, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("set_aside_at", timestamp, nullable=False, server_default=text("now()")),
+    Index("set_aside_reports_by_realm", "realm_id"),
+)
+
 relay_threads = Table(
     "relay_threads",
     metadata,

@@ -15,6 +15,7 @@ from accounting.ops.monitoring.health import (
     describe_offset,
     format_duration,
     identity_problems,
+    set_aside_problems,
     silence_warnings,
 )
 from accounting.ops.monitoring.snapshot import Snapshot
@@ -51,6 +52,9 @@ def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
         )
     if not problems:
         yield ok(COMPONENT, "books", "loading and settling keep up")
+    for problem in set_aside_problems(database):
+        observed, _, advice = problem.rpartition(": ")
+        yield error(COMPONENT, "set-aside", observed, advice)
     yield from _check_other_sources(snapshot)
     yield from _check_clocks(snapshot)
     yield from _check_notices(database)

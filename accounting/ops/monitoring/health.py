@@ -50,6 +50,7 @@ def evaluate(snapshot: Snapshot, *, captures: bool) -> Health:
         problems += database_problems(snapshot.database)
         if snapshot.database.is_at_head:
             problems += identity_problems(snapshot.database)
+            problems += set_aside_problems(snapshot.database)
         warnings += silence_warnings(snapshot.database.silent_threads, snapshot.taken_at)
     return Health(problems=tuple(problems), warnings=tuple(warnings))
 
@@ -118,6 +119,17 @@ def database_problems(database: DatabaseStatus) -> Iterator[str]:
             yield (
                 f"job {job.job} has not run for {format_duration(job.blocked_seconds)}: "
                 f"{job.blocked_by}"
+            )
+
+
+def set_aside_problems(database: DatabaseStatus) -> Iterator[str]:
+    """A sentence for each source of which a bug in the fold keeps reports out of the sessions."""
+    for source, reports, reason in database.set_aside:
+        if reports:
+            yield (
+                f"source {source!r}: {reports:,} reports are set aside, folding them raised "
+                f"{reason}: report this bug, and run `turn-accounting rebuild` with the version "
+                "that fixes it"
             )
 
 

@@ -189,6 +189,12 @@ def _stage_metrics(database: DatabaseStatus) -> Iterator[Metric]:
         "source",
     )
     yield _gauge(
+        "set_aside_reports",
+        "Reports that are in no session because of a bug, counted up to 10,000.",
+        ((source, reports) for source, reports, _ in database.set_aside),
+        "source",
+    )
+    yield _gauge(
         "touched_hours",
         "Usage deltas not rolled up yet, counted up to 100,000.",
         [(database.usage_deltas,)],

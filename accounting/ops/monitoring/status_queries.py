@@ -25,6 +25,7 @@ _QUERIES: Final = Queries("accounting.ops")
 STATEMENT_TIMEOUT: Final = "3s"
 MICROSECONDS: Final = 1_000_000
 USAGE_DELTAS_LIMIT: Final = 100_000
+SET_ASIDE_LIMIT: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,14 @@ class SourceNotice(NamedTuple):
     source: str
     is_error: bool
     notice: str
+
+
+class SetAsideCount(NamedTuple):
+    """How many reports of a source are set aside, up to SET_ASIDE_LIMIT, and the last reason."""
+
+    source: str
+    reports: int
+    reason: str | None
 
 
 class GapCount(NamedTuple):
@@ -141,6 +150,7 @@ class DatabaseStatus:
     silent_threads: tuple[SilentThread, ...] = ()
     jobs: tuple[JobStatus, ...] = ()
     usage_deltas: int = 0
+    set_aside: tuple[SetAsideCount, ...] = ()
 
     @property
     def is_at_head(self) -> bool:
@@ -175,6 +185,12 @@ def read_database_status(engine: Engine) -> DatabaseStatus:
             message_counts=_message_counts(connection),
             realms=tuple(_to_status(RealmStatus, row) for row in realm_rows),
             silent_threads=tuple(_silent_threads(connection, source_rows)),
+            set_aside=tuple(
+                SetAsideCount(*row)
+                for row in connection.execute(
+                    _QUERIES.text("count_set_aside"), {"limit": SET_ASIDE_LIMIT}
+                )
+            ),
             jobs=tuple(_to_status(JobStatus, row) for row in job_rows),
             usage_deltas=connection.execute(
                 _QUERIES.text("count_usage_deltas"), {"limit": USAGE_DELTAS_LIMIT}

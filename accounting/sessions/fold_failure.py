@@ -1,0 +1,16 @@
+"""The error of a fold that raised: a bug."""
+
+from collections.abc import Collection
+
+from accounting.domain.session_fold import AllocationKey
+
+
+class FoldFailed(Exception):
+    """Folding these keys, or packing what that changed, raised: their sessions are half changed.
+
+    ``CarefulFold`` folds them without it, and sets aside the reports that raise.
+    """
+
+    def __init__(self, keys: Collection[AllocationKey]) -> None:
+        super().__init__(f"folding {len(keys)} keys failed")
+        self.keys = keys
