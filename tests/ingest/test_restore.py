@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from accounting.audit.verify import verify
 from accounting.capture.spool.pruning import prune
 from accounting.capture.spool.records import ResumePoint
 from accounting.capture.spool.spool import Spool
@@ -459,6 +460,8 @@ def test_two_loaders_on_one_spool_load_nothing_twice_and_lose_nothing(books: Boo
             future.result(timeout=60)
     assert sum(counts) == messages
     assert loaded(books) == list(range(messages))
+    assert books.view_sums("unattributed_usage")["received_bytes"] == sum(range(messages))
+    assert list(verify(books.engine)) == []
     (source,) = books.rows("sources")
     assert (source["epoch"], source["position"]) == (1, messages)
     assert gaps(books) == []

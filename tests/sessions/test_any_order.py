@@ -1,6 +1,7 @@
 """Any batching of the same messages, and any order of the jobs, gives the same books."""
 
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.support.reference_usage import assert_usage_follows_from_sessions_and_reports
 from tests.support.scenario_player import (
@@ -14,12 +15,12 @@ from tests.support.scenario_player import (
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(STEPS, PLANS)
-def test_any_batching_repetition_and_order_of_jobs_gives_the_same_books(
-    scenario_player: ScenarioPlayer, steps: list[Step], plan: list[JobCall]
+@given(STEPS, PLANS, st.sampled_from([None, 0, 2, 10**6]))
+def test_any_batching_repetition_order_of_jobs_and_memory_gives_the_same_books(
+    scenario_player: ScenarioPlayer, steps: list[Step], plan: list[JobCall], memory_limit: int
 ) -> None:
     shown = scenario_player.play(steps)
-    assert scenario_player.play(steps, plan) == shown
+    assert scenario_player.play(steps, plan, memory_limit=memory_limit) == shown
     assert_conserved(shown)
 
 

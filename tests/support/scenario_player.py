@@ -152,10 +152,17 @@ class ScenarioPlayer:
         self._name = name
         self._engine = engine
 
-    def play(self, steps: Sequence[Step], plan: Sequence[JobCall] = ()) -> dict[str, Any]:
+    def play(
+        self,
+        steps: Sequence[Step],
+        plan: Sequence[JobCall] = (),
+        *,
+        memory_limit: int | None = None,
+    ) -> dict[str, Any]:
         """All rows of all views, long after the stream.
 
-        Without a plan the jobs run once, at the end.
+        Without a plan the jobs run once, at the end. ``memory_limit``: of loaders that live through
+        the plan; None: each load is by a new one.
         """
         empty_database(self._server, self._name)
         with TemporaryDirectory() as directory:
@@ -175,6 +182,11 @@ class ScenarioPlayer:
                         default=books.rule,
                         holds_from=None,
                     )
+                if memory_limit is not None:
+                    for source in SOURCES:
+                        books._loaders[source] = Loader(
+                            books.engine, books.spool(source), books.rule, memory_limit=memory_limit
+                        )
                 return _play(books, steps, plan)
             finally:
                 books.close()
@@ -233,7 +245,9 @@ def _run_job(books: Books, call: JobCall, now: float) -> None:
                 books.advance_clock(now, source=source)
         case "load":
             for source in SOURCES:
-                restarted_loader(books, source).load(call.size)
+                loader = books._loaders.get(source) or restarted_loader(books, source)
+                books.follow_capture(source)
+                loader.load(call.size)
         case "settle":
             books.settle(call.size)
         case "rollup":
