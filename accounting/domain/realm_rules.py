@@ -35,7 +35,15 @@ class RealmRules:
         self.rules = tuple(rules)
         self._only_grace = rules[0].grace_seconds * _SECOND if len(rules) == 1 else None
         self._starts = [rule.holds_from for rule in self.rules]
+        self._hour_starts_at = self._hour_ends_at = 0
         self.calendar = Calendar([(rule.holds_from, rule.time_zone) for rule in self.rules])
+
+    def hour_at(self, time: int) -> int:
+        """The start of the hour that contains ``time``. Cheap for times in ascending order."""
+        if not self._hour_starts_at <= time < self._hour_ends_at:
+            hour = self.calendar.hour(time)
+            self._hour_starts_at, self._hour_ends_at = hour.starts_at, hour.ends_at
+        return self._hour_starts_at
 
     def rule_at(self, time: int) -> RealmRule:
         """The rule that holds at ``time`` (microseconds since the epoch)."""

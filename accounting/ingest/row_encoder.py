@@ -304,10 +304,11 @@ class RowEncoder:
     def _check_channel(self, channel: bytes, payload: bytes, database: int) -> _NewChannel:
         """The names in a channel. Raises _Needed, or MessageRejected."""
         channel_prefix, allocation_id, traffic_kind = split_channel(channel)
-        realm, username = parse_channel_prefix(channel_prefix)
-        identity = self._names.get(channel_prefix)
-        if identity is None and not self.identities.has_realm(realm):
-            self._require_realm(realm, traffic_kind, payload)
+        identity, realm, username = self._names.get(channel_prefix), b"", b""
+        if identity is None:
+            realm, username = parse_channel_prefix(channel_prefix)
+            if not self.identities.has_realm(realm):
+                self._require_realm(realm, traffic_kind, payload)
         new_channel = _NewChannel(channel_prefix, allocation_id, realm, username, identity)
         if not self.memory.is_complete:
             key, _ = self._key(new_channel, database)
