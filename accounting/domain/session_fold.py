@@ -437,11 +437,7 @@ class KeyFold:
         self, session: SessionState | None, epoch: int, position: int, now: int
     ) -> SessionState:
         """The session of an interim when the active one is missing, has ended or has totals."""
-        if (
-            session is None
-            or session.end_cause is _DELETED
-            or session._has_final_client_totals
-        ):
+        if session is None or session.end_cause is _DELETED or session._has_final_client_totals:
             return self._start_next(session, epoch, position, now)
         if session.end_cause is _EXPIRED:
             if self.pending is None:

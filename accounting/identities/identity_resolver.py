@@ -8,7 +8,7 @@ bracket each transaction. An erased name is only restored by a message received 
 from bisect import bisect_right
 from collections.abc import Mapping
 from struct import Struct
-from typing import Final, NamedTuple, Self
+from typing import Final
 
 from sqlalchemy import Connection, select
 
@@ -41,18 +41,13 @@ _IDENTITY: Final = Struct(
 IDENTITY_BYTES: Final = _IDENTITY.size
 
 
-class Identity(NamedTuple):
-    """Whose allocation it is: the realm, the username that coturn published, the user to bill."""
+_IDENTITY_VALUES: Final = Struct("!4xi4x16s4x16s4x")
 
-    realm_id: int
-    username_key: bytes
-    user_key: bytes
 
-    @classmethod
-    def unpack(cls, packed: bytes) -> Self:
-        """From the fields of a row in binary COPY format."""
-        _, realm_id, _, username_key, _, user_key, _ = _IDENTITY.unpack(packed)
-        return cls(realm_id, username_key, user_key)
+def unpack_identity(identity: bytes) -> tuple[int, bytes, bytes]:
+    """The realm_id, username_key and user_key in a packed identity."""
+    realm_id, username_key, user_key = _IDENTITY_VALUES.unpack(identity)
+    return realm_id, username_key, user_key
 
 
 class IdentityResolver:
@@ -167,9 +162,7 @@ class IdentityResolver:
 
     def is_erased(self, identity: bytes, received_at: int) -> bool:
         """Whether a packed identity is of a user that was erased after that time."""
-        return bool(self._erased) and self._is_erased(
-            Identity.unpack(identity).user_key, received_at
-        )
+        return bool(self._erased) and self._is_erased(unpack_identity(identity)[2], received_at)
 
     def names_erased_user(self, channel: bytes, received_at: int) -> bool:
         """Whether a channel contains the name of a user that was erased after that time."""

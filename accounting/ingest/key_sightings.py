@@ -16,7 +16,7 @@ from accounting.db.schema import key_sightings
 from accounting.domain.calendar import from_micros
 from accounting.domain.coturn_messages import parse_channel_prefix, parse_status_key
 from accounting.domain.session_fold import StatusKeySighting
-from accounting.identities.identity_resolver import Identity, IdentityResolver
+from accounting.identities.identity_resolver import IdentityResolver, unpack_identity
 
 
 def identify(
@@ -44,16 +44,16 @@ def identify(
         packed = cache.get(channel_prefix) or identities.resolve(
             channel_prefix, realm, username, sighting.seen_at
         )
-        identity = Identity.unpack(packed)
+        realm_id, username_key, user_key = unpack_identity(packed)
         identified.append(
             StatusKeySighting(
                 epoch=epoch_numbers[sighting.epoch],
                 position=sighting.position,
                 number=sighting.number,
                 database=sighting.database,
-                realm_id=identity.realm_id,
-                username_key=identity.username_key,
-                user_key=identity.user_key,
+                realm_id=realm_id,
+                username_key=username_key,
+                user_key=user_key,
                 allocation_id=allocation_id,
                 scan_started_at=sighting.scan_started_at,
                 seen_at=sighting.seen_at,

@@ -38,7 +38,7 @@ from accounting.domain.coturn_messages import (
 )
 from accounting.domain.rate_limit import RateLimit
 from accounting.domain.session_fold import KeyFold
-from accounting.identities.identity_resolver import Identity, IdentityResolver
+from accounting.identities.identity_resolver import IdentityResolver, unpack_identity
 from accounting.ingest.rejected_messages import RejectedMessage
 from accounting.ingest.report_queries import StatusFields, pack_header, pack_owner, pack_traffic
 from accounting.sessions.open_sessions import Key, OpenSessions
@@ -94,14 +94,9 @@ class _Needed(Exception):
         self.need = need
 
 
-class _NewChannel(NamedTuple):
-    """The names in a channel that is not known, and its identity if that is."""
-
-    channel_prefix: bytes
-    allocation_id: int
-    realm: bytes
-    username: bytes
-    identity: bytes | None
+_NewChannel = tuple[bytes, int, bytes | None, bytes, bytes]
+"""The prefix and the allocation id of a channel that is not known, its identity, or else its names.
+"""
 
 
 class LastMessage(NamedTuple):
@@ -309,39 +304,40 @@ class RowEncoder:
             realm, username = parse_channel_prefix(channel_prefix)
             if not self.identities.has_realm(realm):
                 self._require_realm(realm, traffic_kind, payload)
-        new_channel = _NewChannel(channel_prefix, allocation_id, realm, username, identity)
+        new_channel = channel_prefix, allocation_id, identity, realm, username
         if not self.memory.is_complete:
             key, _ = self._key(new_channel, database)
             if self.memory.may_be_stored(key):
                 self._require_unread_keys()
         return new_channel
 
-    def _key(self, channel: _NewChannel, database: int) -> tuple[Key, int]:
-        """The key of an allocation and its realm_id."""
-        if channel.identity is None:
-            realm_id, username_key = self.identities.username_key(channel.realm, channel.username)
-        else:
-            realm_id, username_key, _ = Identity.unpack(channel.identity)
-        return (self.source_id, database, username_key, channel.allocation_id), realm_id
-
     def _add_channel(
-        self, channel_start: bytes, channel: _NewChannel, database: int
+        self, channel_start: bytes, new_channel: _NewChannel, database: int
     ) -> tuple[KeyFold, bytes, bool]:
         """The fold of a channel, the owner of its rows, and whether the owner was erased since."""
-        time = self.received_at
-        identity = channel.identity or self.identities.resolve(
-            channel.channel_prefix, channel.realm, channel.username, time
-        )
-        realm_id, username_key, user_key = Identity.unpack(identity)
-        key = self.source_id, database, username_key, channel.allocation_id
-        fold = self.memory.fold(key, realm_id)
+        channel_prefix, allocation_id, identity, realm, username = new_channel
+        is_erased = False
+        if identity is None:
+            time = self.received_at
+            identity = self.identities.resolve(channel_prefix, realm, username, time)
+            is_erased = self.identities.is_erased(identity, time)
+        realm_id, username_key, user_key = unpack_identity(identity)
+        fold = self.memory.fold((self.source_id, database, username_key, allocation_id), realm_id)
         fold.user_key = user_key
-        owner = pack_owner(identity, channel.allocation_id)
-        is_erased = channel.identity is None and self.identities.is_erased(identity, time)
+        owner = pack_owner(identity, allocation_id)
         # An erased user is never in the caches.
         if not is_erased and len(channel_start) + LONGEST_SUFFIX <= MAX_CHANNEL_BYTES:
             self.memory.set_channel(fold, channel_start, owner)
         return fold, owner, is_erased
+
+    def _key(self, new_channel: _NewChannel, database: int) -> tuple[Key, int]:
+        """The key of an allocation and its realm_id."""
+        _, allocation_id, identity, realm, username = new_channel
+        if identity is None:
+            realm_id, username_key = self.identities.username_key(realm, username)
+        else:
+            realm_id, username_key, _ = unpack_identity(identity)
+        return (self.source_id, database, username_key, allocation_id), realm_id
 
     def _add_status_fields(self, shared: bytes, payload: bytes) -> StatusFields:
         fields = StatusFields(parse_status(payload))
@@ -362,9 +358,8 @@ class RowEncoder:
                 continue
             if self.identities.has_realm(realm):
                 identity = self._names.get(channel_prefix)
-                key, realm_id = self._key(
-                    _NewChannel(channel_prefix, allocation_id, realm, username, identity), database
-                )
+                new_channel = channel_prefix, allocation_id, identity, realm, username
+                key, realm_id = self._key(new_channel, database)
                 if self.memory.may_be_stored(key):
                     realm_ids[key] = realm_id
         raise _Needed(UnreadKeys(realm_ids))
