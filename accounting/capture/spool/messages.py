@@ -209,10 +209,11 @@ class MessageStore(SpoolFile):
         after, rows = (epoch, position), list[SpooledRow]()
         reached = after
         for chunk in self._chunks(CHUNKS_AFTER, after):
-            decoded = self._decode(chunk)  # also if it is not returned: it could be damaged
-            self._check_index(reached, before=chunk.number)
-            if rows and len(rows) + len(decoded) > limit:
+            if rows and chunk.is_intact() and len(rows) + chunk.messages > limit:
+                self._check_index(reached, before=chunk.number)
                 break
+            decoded = self._decode(chunk)
+            self._check_index(reached, before=chunk.number)
             rows += _cut(decoded, chunk.epoch, after=after, end=end)
             reached = chunk.epoch, chunk.last_position
             if len(rows) >= limit or reached >= end:
