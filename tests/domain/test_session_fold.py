@@ -21,6 +21,7 @@ from accounting.domain.session_fold import (
     PriorState,
     Report,
     SessionState,
+    StatusKeySighting,
     expire,
     session_id,
 )
@@ -296,6 +297,20 @@ def test_an_expired_session_is_reopened_with_the_interims_since(kind: ReportKind
         0: [1, 2, 3, 4, 0, 0, 0, 0],
         HOUR * SECOND: [10, 20, 30, 40, 0, 0, 1, 50],
     }
+
+
+def test_a_sighting_of_an_old_key_ends_a_session_that_expired() -> None:
+    key = Key()
+    key.new(0)
+    key.refreshed(100, 500)
+    session, key.fold.changed = key.only, []
+    assert not key.fold.apply_sighting(
+        StatusKeySighting(
+            1, 2, 1, 0, 1, b"username", b"user", 7, 700 * SECOND, 701 * SECOND, idle_seconds=690
+        )
+    )
+    assert key.fold.changed == [session]
+    assert ends(key) == [(100, "expired")]
 
 
 def test_interims_alone_never_reopen_a_session() -> None:

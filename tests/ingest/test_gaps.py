@@ -1,5 +1,7 @@
 """Gaps and key sightings: what became of the sessions that were open during a gap."""
 
+import pytest
+
 from accounting.audit.verify import verify
 from accounting.capture.spool.records import RawKeySighting
 from accounting.domain.calendar import from_micros
@@ -116,6 +118,40 @@ def test_a_key_left_by_a_crashed_server_does_not_keep_its_session_open(books: Bo
     books.run_jobs()
     (session,) = books.rows("sessions")
     assert session["end_cause"] == "expired"
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_a_sighting_counts_between_the_reports_before_and_after_the_scan(
+    books: Books, limit: int
+) -> None:
+    """Without it, or with it later, the session would be expired when the interim comes."""
+    books.receive(0, channel("status"), status_payload("new", 100))
+    see_key(books, 80, 90, channel("status"), 5)
+    see_key(books, 80, 90, channel("status", allocation=2), 5)
+    books.receive(3_000, channel("traffic"), traffic_payload(9, 900, 9, 900))
+    books.receive(3_001, channel("status", allocation=2), status_payload("new", 100))
+    books.load(limit=limit)
+    first, second = books.rows("sessions", "end_cause", "received_bytes", "last_seen_at")
+    assert first == {
+        "end_cause": None,
+        "received_bytes": 900,
+        "last_seen_at": from_micros(books.micros_at(3_000)),
+    }
+    assert second["last_seen_at"] == from_micros(books.micros_at(3_001))
+    assert len(books.query("SELECT FROM accounting.key_sightings")) == 2
+    assert list(verify(books.engine)) == []
+
+
+def test_an_old_key_does_not_keep_a_session_from_expiring(books: Books) -> None:
+    books.receive(0, channel("status"), status_payload("new", 100))
+    books.receive(50, channel("status"), status_payload("refreshed", 100))
+    assert books.load() == 2
+    see_key(books, 400, 401, channel("status"), 380)
+    books.advance_clock(500)
+    books.load()
+    (session,) = books.rows("sessions")
+    assert session["end_cause"] == "expired"
+    assert list(verify(books.engine)) == []
 
 
 def test_a_sighting_confirms_a_session_known_only_by_its_traffic(books: Books) -> None:

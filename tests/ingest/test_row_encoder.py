@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
+from accounting.audit.verify import verify
 from accounting.capture.spool.records import Message
 from accounting.capture.spool.spool import Spool
 from accounting.db.engine import Engine, open_engine
@@ -226,6 +227,24 @@ def test_a_full_cache_is_cleared_and_changes_no_row(
     assert [(row["username"], row["count"]) for row in counts] == [
         (f"u{number}", 6 if number < 5 else 5) for number in range(7)
     ]
+
+
+def test_both_forms_of_the_empty_realm_are_of_one_allocation(books: Books) -> None:
+    forms = [b"turn/user/u/allocation/", b"turn/realm//user/u/allocation/"]
+    channels = [b"%b%018d/" % (form, 1) for form in forms]
+    loader = Loader(books.engine, books.spool(), books.rule)
+    for number in range(2):
+        payloads = [status_payload("new"), status_payload("refreshed"), b"deleted"]
+        for step, payload in enumerate(payloads):
+            name = channels[(number + step) % 2] + b"status"
+            books.receive(20 * number + step, name, payload)
+        for side, suffix in enumerate([b"total_traffic", b"total_traffic/peer"]):
+            name = channels[(number + side) % 2] + suffix
+            books.receive(20 * number + 9, name, traffic_payload(1, 1, 1, 1))
+        assert loader.load() == 5
+    sessions = books.rows("sessions", "received_packets", "end_cause")
+    assert sessions == [{"received_packets": 1, "end_cause": "deleted"}] * 2
+    assert list(verify(books.engine)) == []
 
 
 def test_many_rejected_messages_end_the_transaction_early(
