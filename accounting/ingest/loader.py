@@ -267,6 +267,7 @@ class Loader:
         self._identities = IdentityResolver(self.default_rule, self.max_realms)
         self._partitions = set()
         self._gaps = {}
+        self._claimed = set()
         self._lost_spool_gap_open = True
         self._last_sighting = 0
 

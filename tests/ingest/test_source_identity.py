@@ -21,6 +21,7 @@ from tests.support.books import READER, WRITER, Books, channel, status_payload
 from tests.support.collectors import PROMPT_SYNC, redis_client, replication_collector
 from tests.support.command import turn_accounting
 from tests.support.monitoring import metrics_of, read_snapshot, settings_for
+from tests.support.restored_database import back_up, restore_database
 from tests.support.servers import SERVER_CLASSES, RedisServer, ValkeyServer, wait_until
 from tests.support.source_identity import (
     LEASE_SECONDS,
@@ -226,6 +227,20 @@ def test_messages_from_another_sources_redis_are_not_loaded_and_that_time_is_a_g
     assert "history of source 'a'" in gap["detail"]
     assert books.spool("b").last_position(2) is None
     assert list(verify(books.engine)) == []
+
+
+def test_a_loader_claims_the_histories_of_its_source_again_after_a_restore(books: Books) -> None:
+    books.advance_clock(0, source="a")
+    books.load(source="a")
+    back_up(books)
+    capture_into(books, "a", server_text(1), 1)
+    books.load(source="a")
+    restore_database(books)
+    capture_into(books, "a", server_text(1), 2)
+    books.load(source="a")
+    capture_into(books, "b", server_text(1), 3)
+    with pytest.raises(SourceConflict):
+        books.load(source="b")
 
 
 def test_a_new_name_that_captured_before_it_could_ask_loads_nothing(books: Books) -> None:
