@@ -96,6 +96,10 @@ class LeaseHeld(AccountingError):
         self.renewed_at = renewed_at
 
 
+class SpoolLacksMessages(LeaseHeld):
+    """The spool lacks messages after the loaded position. Retry: its collector may go back."""
+
+
 class ConnectionLost(AccountingError):
     """A server can't be reached or closed the connection. Retry for ever, with backoff."""
 

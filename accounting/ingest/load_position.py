@@ -14,8 +14,8 @@ from sqlalchemy import Connection
 
 from accounting.capture.spool.records import Epoch
 from accounting.capture.spool.spool import Spool
-from accounting.errors import LeaseHeld
-from accounting.ingest.source_lease import books_position, is_behind
+from accounting.errors import LeaseHeld, SpoolLacksMessages
+from accounting.ingest.source_lease import books_position, is_behind, lacks_after
 from accounting.sources import gap_queries, source_queries
 from accounting.sources.source_queries import SourceRow
 
@@ -33,14 +33,15 @@ class LoadPosition(NamedTuple):
 
 
 def find_load_position(
-    connection: Connection, spool: Spool, source: SourceRow, now: int
+    connection: Connection, spool: Spool, source: SourceRow, now: int, *, waits: bool = False
 ) -> LoadPosition:
     """The position after which to load; adds epochs and gaps that the database lacks.
 
     ``now``: by the database's clock, in microseconds. No epoch is added with a later time.
 
     Raises LeaseHeld when another collector's spool went further: this spool must take over its
-    position before any of it is loaded.
+    position before any of it is loaded. ``waits``: raises SpoolLacksMessages instead of recording
+    a gap where this spool lacks messages that may be in the backlog of Redis.
     """
     known = source_queries.epochs_by_token(connection, source.source_id)
     if is_behind(spool, books_position(source, known)):
@@ -62,6 +63,12 @@ def find_load_position(
     for epoch in epochs:
         epoch_numbers[epoch.number] = known.get(epoch.token) or source_queries.add_epoch(
             connection, source.source_id, epoch.token, epoch.started_at, epoch.cause
+        )
+    in_stream = source.replication_id is not None
+    if waits and in_stream and current is not None and lacks_after(spool, current.token, start[1]):
+        raise SpoolLacksMessages(
+            f"the spool of source {source.source} lacks messages after the loaded position: "
+            "its collector must get them again from the backlog of Redis"
         )
     _record_pruned(connection, spool, source, epochs, start)
     return LoadPosition(epoch_numbers, start)

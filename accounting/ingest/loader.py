@@ -23,7 +23,7 @@ from accounting.domain.rate_limit import RateLimit
 from accounting.domain.realm_rules import RealmRule
 from accounting.domain.server_identity import ServerIdentity
 from accounting.domain.session_fold import AllocationKey, StatusKeySighting
-from accounting.errors import ConnectionLost, DamagedChunk
+from accounting.errors import ConnectionLost, DamagedChunk, SpoolLacksMessages
 from accounting.identities.identity_resolver import MAX_REALMS, IdentityResolver
 from accounting.ingest import (
     key_sightings,
@@ -31,7 +31,7 @@ from accounting.ingest import (
     rejected_messages,
     report_queries,
 )
-from accounting.ingest.load_position import RESTORED_SPOOL, find_load_position
+from accounting.ingest.load_position import RESTORED_SPOOL, LoadPosition, find_load_position
 from accounting.ingest.message_counts import CounterKey
 from accounting.ingest.refused_epochs import record_refused_epoch, refused_epoch
 from accounting.ingest.row_encoder import (
@@ -60,6 +60,11 @@ CORRECTION_TIMEOUT_SECONDS: Final = 60.0
 """How long times that are unconfirmed or later than now wait for the collector's correction.
 
 Or twice the lease, which has time for several comparisons of the clocks, if that is longer."""
+
+
+GO_BACK_TIMEOUT_SECONDS: Final = 60.0
+"""How long messages that the spool lacks are awaited from the backlog of Redis. Or four times the
+lease, if that is shorter: the collector looks four times in one."""
 
 
 class _SourceAdded(Exception):
@@ -106,6 +111,7 @@ class Loader:
     _lost_spool_gap_open: bool = field(init=False, default=True)
     _rate_limit: RateLimit = field(init=False, default_factory=RateLimit)
     _held_back_since: float | None = field(init=False, default=None)
+    _lacks_messages_since: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._settler = None
@@ -157,7 +163,7 @@ class Loader:
             state, latest = self._confirm_times(now)
             gaps = self._new_gaps(latest)
             refused = refused_epoch(connection, self.spool, source, state, self._claimed)
-            epoch_numbers, start = find_load_position(connection, self.spool, source, now)
+            epoch_numbers, start = self._find_load_position(connection, source, now)
             end = state.captured_epoch, state.captured_position
             if refused is not None:
                 end = min(end, (refused.epoch.number, 0))
@@ -226,6 +232,20 @@ class Loader:
         if source.version != self._expected_version:
             self._clear_caches()
         return source
+
+    def _find_load_position(
+        self, connection: Connection, source: SourceRow, now: int
+    ) -> LoadPosition:
+        since = self._lacks_messages_since or time.monotonic()
+        waited_seconds = time.monotonic() - since
+        waits = waited_seconds < min(GO_BACK_TIMEOUT_SECONDS, 4 * self.lease_seconds)
+        try:
+            found = find_load_position(connection, self.spool, source, now, waits=waits)
+        except SpoolLacksMessages:
+            self._lacks_messages_since = since
+            raise
+        self._lacks_messages_since = None
+        return found
 
     def _confirm_times(self, now: int) -> tuple[SpoolState, int]:
         """The spool's state, and the latest time that may be loaded now. Times in microseconds.

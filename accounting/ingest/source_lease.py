@@ -246,6 +246,38 @@ def is_behind(spool: Spool, position: BooksPosition | None) -> bool:
     return in_stream or (other_host and state.captured_until is not None)
 
 
+def must_take_over(
+    spool: Spool, position: BooksPosition | None, watched: WatchedServer | None
+) -> bool:
+    """Whether a spool must continue from the database's position: see :func:`take_over`.
+
+    Also where it lacks messages after that position which the backlog of Redis still has: it took
+    over later, and the database was restored from a backup. All that it has is in the backlog too.
+    """
+    if position is None or watched is None or watched.backlog_from is None:
+        return is_behind(spool, position)
+    state = spool.state()
+    goes_back = (
+        lacks_after(spool, position.token, position.position)
+        and state.resume_point is not None
+        and watched.identity.replication_id
+        == position.replication_id
+        == state.resume_point.replication_id
+        and watched.backlog_from <= position.position
+    )
+    return goes_back or is_behind(spool, position)
+
+
+def lacks_after(spool: Spool, token: str, position: int) -> bool:
+    """Whether the spool has the current epoch by that token, but not all after that position."""
+    state = spool.state()
+    epoch = {epoch.token: epoch.number for epoch in spool.epochs()}.get(token)
+    return epoch == state.captured_epoch and (epoch, position) < (
+        state.pruned_epoch,
+        state.pruned_position,
+    )
+
+
 def take_over(spool: Spool, position: BooksPosition) -> None:
     """Let a spool continue from the database's position instead of its own."""
     in_stream = position.replication_id is not None

@@ -20,7 +20,7 @@ from accounting.capture.spool.status import read_status
 from accounting.config import Settings
 from accounting.db.engine import Engine
 from accounting.errors import ConnectionLost
-from accounting.ingest.source_lease import is_behind, take_over
+from accounting.ingest.source_lease import must_take_over, take_over
 from accounting.ops.fork_server import ProcessStarter
 from accounting.ops.lease_keeper import LeaseKeeper
 from accounting.ops.processes import ChildProcess, supervise
@@ -72,11 +72,11 @@ def run_while_leased(
                     stop.wait(STANDBY_POLL_SECONDS)
                     continue
                 position = lease.books_position
-                if position is not None and is_behind(spool, position):
+                if position is not None and must_take_over(spool, position, watch.latest):
                     log.warning("taking over at the loaded position")
                     take_over(spool, position)
                 standing_by = False
-                _capture_and_load(settings, stop, starter, spool, lease, clock)
+                _capture_and_load(settings, stop, starter, spool, lease, watch, clock)
 
 
 def _adopt_renamed_spool(settings: Settings, engine: Engine) -> None:
@@ -99,6 +99,7 @@ def _capture_and_load(
     starter: ProcessStarter,
     spool: Spool,
     lease: LeaseKeeper,
+    watch: ServerWatch,
     clock: CaptureClock,
 ) -> None:
     """Capture and load until ``stop`` is set, capture ends, or another collector takes over."""
@@ -115,7 +116,7 @@ def _capture_and_load(
         return (
             not capture_thread.is_alive()
             or bool(lease.other_holder)
-            or is_behind(spool, lease.books_position)
+            or must_take_over(spool, lease.books_position, watch.latest)
         )
 
     capture_thread = threading.Thread(target=capture, name="capture")

@@ -5,6 +5,7 @@ Each message is counted once or lies within a gap that says so.
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,25 @@ from accounting.audit.verify import verify
 from accounting.capture.spool.pruning import prune
 from accounting.capture.spool.records import ResumePoint
 from accounting.capture.spool.spool import Spool
-from accounting.errors import LeaseHeld
+from accounting.errors import LeaseHeld, SpoolLacksMessages
 from accounting.ingest.loader import Loader
-from accounting.ingest.source_lease import acquire_lease, take_over
+from accounting.ingest.source_lease import (
+    acquire_lease,
+    is_behind,
+    must_take_over,
+    release_lease,
+    take_over,
+)
 from tests.support.books import Books, channel, status_payload, traffic_payload
+from tests.support.collectors import (
+    PROMPT_SYNC,
+    CollectorThread,
+    publish,
+    replication_collector,
+)
 from tests.support.restored_database import back_up, restore_database
+from tests.support.servers import ValkeyServer
+from tests.support.source_identity import watch_once
 
 
 def receive(books: Books, *numbers: int, user: str = "alice") -> None:
@@ -385,9 +400,66 @@ def test_the_gap_of_a_spool_that_took_over_holds_all_that_was_loaded_before(
         acquire_lease(books.engine, other, 60.0)
         receive_in_stream(books, other, 6)
         books.follow_capture()
-        Loader(books.engine, other, books.rule).load()
+        Loader(books.engine, other, books.rule, lease_seconds=0.0).load()
     assert loaded(books) == [1, 2, 6]
     assert gaps(books) == [("spool_pruned", 2, 5)]
+
+
+def test_what_a_spool_lacks_after_a_restore_comes_from_the_backlog_again(
+    books: Books, tmp_path: Path
+) -> None:
+    """Its former holder's spool has it too, but that collector is gone."""
+    books.set_database_clock(ahead=timedelta())
+    with ValkeyServer(PROMPT_SYNC) as server:
+
+        def capture(collector: CollectorThread, *numbers: int) -> None:
+            """Capture and load."""
+            with collector:
+                collector.await_attached(server)
+                for number in numbers:
+                    payload = traffic_payload(1, number, 0, 0)
+                    publish(server, payload, to=channel("traffic"))
+                collector.await_checkpoint()
+                load(collector)
+
+        def load(collector: CollectorThread) -> None:
+            with Spool.open(collector.path, "test") as spool:
+                acquire_lease(books.engine, spool, 60.0)
+                Loader(books.engine, spool, books.rule).load()
+                release_lease(books.engine, spool, 60.0)
+
+        def goes_on(collector: CollectorThread) -> bool:
+            """Take over, as the collector's process does; returns whether it was necessary."""
+            with Spool.open(collector.path, "test") as spool:
+                position = acquire_lease(books.engine, spool, 60.0)
+                assert position is not None
+                watched = watch_once(server)
+                is_necessary = must_take_over(spool, position, watched)
+                if is_necessary:
+                    if not is_behind(spool, position):
+                        shorter = watched._replace(backlog_from=position.position + 1)
+                        assert not must_take_over(spool, position, shorter)
+                    take_over(spool, position)
+                return is_necessary
+
+        first = replication_collector(server.url, tmp_path / "first")
+        second = replication_collector(server.url, tmp_path / "second")
+        capture(first, 1, 2)
+        back_up(books)
+        capture(replication_collector(server.url, tmp_path / "first"), 3, 4)
+        assert goes_on(second)
+        capture(second, 5)
+        assert loaded(books) == [1, 2, 3, 4, 5]
+        restore_database(books)
+        second = replication_collector(server.url, tmp_path / "second")
+        with pytest.raises(SpoolLacksMessages):
+            load(second)
+        assert loaded(books) == [1, 2]
+        assert goes_on(second)
+        assert not goes_on(second)
+        capture(second, 6)
+    assert loaded(books) == [1, 2, 3, 4, 5, 6]
+    assert gaps(books) == []
 
 
 def test_a_gap_without_messages_after_it_returns_after_a_restore(books: Books) -> None:

@@ -37,7 +37,8 @@ class ServerInfo:
     ``master_port`` is that of its own master. A collector is a replica at port 0, and
     ``has_real_replica`` says whether there is another one. ``is_shutting_down``: the server waits
     for its replicas before it exits. ``previous_replication_id``: of the history that its own one
-    continues. ``node_ids``: of the nodes of its cluster, where this user may ask for them.
+    continues. ``node_ids``: of the nodes of its cluster, where this user may ask for them. The
+    stream can be resumed after offset ``backlog_from``, and it will be possible for a while.
     """
 
     read_at: int
@@ -53,6 +54,7 @@ class ServerInfo:
     is_shutting_down: bool = False
     previous_replication_id: str = ""
     node_ids: tuple[str, ...] = ()
+    backlog_from: int | None = None
 
     def identity(self, address: str = "") -> ServerIdentity:
         """The ids of this server."""
@@ -65,6 +67,13 @@ class ServerInfo:
             is_replica=self.role == "slave",
         )
 
+
+BACKLOG_FIELDS: Final = (
+    b"repl_backlog_active",
+    b"repl_backlog_size",
+    b"repl_backlog_first_byte_offset",
+    b"repl_backlog_histlen",
+)
 
 MAX_FIELD_BYTES: Final = 64
 """Of a field of INFO that is kept; ids have 40."""
@@ -183,7 +192,16 @@ def read_server_info(connection: AbstractConnection, clock: Callable[[], int]) -
         is_shutting_down=b"shutdown_in_milliseconds" in info,
         previous_replication_id=field_text(b"master_replid2"),
         node_ids=_read_node_ids(connection) if is_cluster else (),
+        backlog_from=_backlog_from(*map(field_text, BACKLOG_FIELDS)),
     )
+
+
+def _backlog_from(is_active: str, size: str, first: str, length: str) -> int | None:
+    """Without what the next eighth of the backlog's size would overwrite."""
+    if is_active != "1" or not (size.isdigit() and first.isdigit() and length.isdigit()):
+        return None
+    free = int(size) - int(length)
+    return int(first) - 1 + max(0, int(size) // 8 - free)
 
 
 def _read_node_ids(connection: AbstractConnection) -> tuple[str, ...]:

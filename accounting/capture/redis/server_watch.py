@@ -28,12 +28,13 @@ class WatchedServer(NamedTuple):
     """What the last poll found. Times of the monotonic clock.
 
     It was asked for at ``asked_at``, and every poll since ``first_seen_at`` found the same server
-    in the same history.
+    in the same history. Its stream can be resumed after offset ``backlog_from``.
     """
 
     identity: ServerIdentity
     first_seen_at: float
     asked_at: float
+    backlog_from: int | None = None
 
 
 class ServerWatch:
@@ -97,7 +98,7 @@ class ServerWatch:
         last = self._latest
         is_same = last is not None and last.identity == identity
         first_seen_at = last.first_seen_at if last is not None and is_same else time.monotonic()
-        self._latest = WatchedServer(identity, first_seen_at, asked_at)
+        self._latest = WatchedServer(identity, first_seen_at, asked_at, server.backlog_from)
 
     def _read(self) -> ServerInfo:
         if self._connection is None:
