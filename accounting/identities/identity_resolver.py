@@ -36,7 +36,7 @@ _IDENTITY: Final = Struct(
     "!ii"  # realm_id
     "i16s"  # username_key
     "i16s"  # user_key
-    "i"  # the length of the next field, as ingest.report_queries expects it
+    "i"  # the length of the next field, as ingest.report_rows expects it
 )
 IDENTITY_BYTES: Final = _IDENTITY.size
 

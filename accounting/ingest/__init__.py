@@ -6,7 +6,8 @@ rows, what settling makes of them, and the source's position are written in one 
 a message is counted once, or lies within a recorded gap.
 
 ``loader``: loads one transaction; ``load_loop`` repeats it. ``load_position``: maps the database's
-position to the spool's. ``row_encoder``: messages to rows. ``report_queries``: the rows' binary
-format. ``key_sightings``: status keys that a scan found. ``message_counts``: counts of outcomes.
-``partitions``: creates the reports' partitions ahead. ``source_lease``: which collector works.
+position to the spool's. ``row_encoder``: messages to rows and sessions. ``report_rows``: the rows'
+binary format. ``report_queries``: inserts them. ``key_sightings``: status keys that a scan found.
+``message_counts``: counts of outcomes. ``partitions``: creates the reports' partitions ahead.
+``source_lease``: which collector works.
 """

@@ -1,7 +1,7 @@
 """Encode spooled messages as rows of the reports and fold them into sessions, or reject them.
 
 ``domain.coturn_messages`` parses a message, ``identities.identity_resolver`` resolves its names,
-``ingest.report_queries`` packs the row, ``domain.session_fold`` applies it. This module's loop
+``ingest.report_rows`` packs the row, ``domain.session_fold`` applies it. This module's loop
 calls them once for every message that coturn publishes, so it creates as few objects as it can. It
 reads the spool, not the database.
 """
@@ -40,7 +40,7 @@ from accounting.domain.rate_limit import RateLimit
 from accounting.domain.session_fold import KeyFold
 from accounting.identities.identity_resolver import IdentityResolver, unpack_identity
 from accounting.ingest.rejected_messages import RejectedMessage
-from accounting.ingest.report_queries import StatusFields, pack_header, pack_owner, pack_traffic
+from accounting.ingest.report_rows import StatusFields, pack_header, pack_owner, pack_traffic
 from accounting.sessions.open_sessions import Key, OpenSessions
 
 CHUNK_MESSAGES: Final = 500

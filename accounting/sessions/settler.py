@@ -137,7 +137,7 @@ class Settler:
             if session is None or session.ended_at is not None:
                 continue
             try:
-                is_expired = fold.expire(until)
+                is_expired = until > session.expires_at and fold.expire(until)
             except Exception as error:  # noqa: BLE001  # a bug may raise anything
                 memory.failures[fold.key] = error
                 continue
