@@ -105,8 +105,9 @@ class UsageChanges:
     ``realm_hours``: every (realm_id, start) of an hour that changes. ``deltas_by_hour``: for each
     hour of a billed user COUNTERS, sessions started and ended, microseconds, estimated bytes, and
     sessions that continued into that hour. ``peak_slices``: those in which the number of starts or
-    ends of sessions changes. ``flag_changes``: sessions whose rows of hours need other flags;
-    ``session_hour_queries.update_flags`` queues what that changes in the usage of users.
+    ends of sessions changes. ``flag_changes``: (id, confirmed, estimated) of sessions whose rows of
+    hours need these flags; ``session_hour_queries.update_flags`` queues what that changes in the
+    usage of users.
     """
 
     def __init__(self, merged: Iterable[tuple[SessionState, SessionState]] = ()) -> None:
@@ -115,13 +116,13 @@ class UsageChanges:
         self.realm_hours: set[tuple[int, int]] = set()
         self.deltas_by_hour: dict[UserHour, list[int]] = {}
         self.peak_slices: set[PeakSlice] = set()
-        self.flag_changes: list[SessionState] = []
+        self.flag_changes: list[tuple[bytes, bool, bool]] = []
         self._with_hour_rows: set[bytes] = set()
         for pending, session in merged:
             if pending.prior is not None and pending.prior.single_hour is None:
                 # Its rows of hours become the session's, which therefore needs such rows too.
                 self._with_hour_rows.add(session.session_id)
-                self.flag_changes.append(session)
+                self._add_flags(session)
 
     def add_session(self, session: SessionState, calendar: Calendar) -> int | None:
         """Add what a session changed in this step.
@@ -195,7 +196,7 @@ class UsageChanges:
         if (prior.confirmed, prior.estimated) == (session.confirmed, session.estimated):
             return
         if prior.single_hour is None:
-            self.flag_changes.append(session)
+            self._add_flags(session)
             return
         sign = session.confirmed - prior.confirmed
         estimated_sign = (session.confirmed and session.estimated) - (
@@ -213,6 +214,9 @@ class UsageChanges:
                 0,
             ),
         )
+
+    def _add_flags(self, session: SessionState) -> None:
+        self.flag_changes.append((session.session_id, session.confirmed, session.estimated))
 
     def _add_delta(self, session: SessionState, hour: Bucket, row: SessionHour) -> None:
         counters = row.counters

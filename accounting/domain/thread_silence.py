@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from accounting.domain.session_fold import SECOND, SessionState
+from accounting.domain.session_fold import SECOND
 
 IDS_PER_THREAD: Final = 10**15
 """An allocation id is its relay thread times this, plus a number that rises
@@ -68,8 +68,18 @@ class ThreadStatus:
         return self.not_explained_by_gap or self.missed_count > 1
 
 
-LocatedSession = tuple[int, int, str | None, SessionState]
-"""A session with its database, its allocation id, and its server's ``ip:port`` if known."""
+class ExpiredSession(NamedTuple):
+    """What a session that expired says of its relay thread.
+
+    ``server_address``: ``ip:port`` if known.
+    """
+
+    database: int
+    allocation_id: int
+    server_address: str | None
+    last_seen_at: int
+    expires_at: int
+    confirmed: bool
 
 
 class ThreadActivity(NamedTuple):
@@ -146,7 +156,7 @@ def _clear_overdue(
 
 
 def record_expiry(
-    statuses: ThreadStatuses, expired: Iterable[LocatedSession], gaps: Sequence[tuple[int, int]]
+    statuses: ThreadStatuses, expired: Iterable[ExpiredSession], gaps: Sequence[tuple[int, int]]
 ) -> dict[RelayThread, ThreadStatus]:
     """The statuses that change when these sessions have expired.
 
@@ -158,8 +168,8 @@ def record_expiry(
         if earlier.restarted_at is not None:
             server = thread[:2]
             restarted[server] = max(restarted.get(server, 0), earlier.restarted_at)
-    for database, allocation_id, address, session in expired:
-        thread = relay_thread(database, allocation_id, address)
+    for session in expired:
+        thread = relay_thread(session.database, session.allocation_id, session.server_address)
         status = changed.get(thread) or statuses.get(thread)
         due_at = session.expires_at
         if (

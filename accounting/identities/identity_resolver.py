@@ -1,12 +1,13 @@
 """Resolve realms and usernames to keys, for the loader, and store names that are new.
 
-The resolver caches what is committed in ``users`` and ``usernames``, so that a failed transaction
-must not leave anything in it: :meth:`IdentityResolver.begin` and :meth:`IdentityResolver.committed`
-bracket each transaction. An erased name is only restored by a message received after the erasure.
+The resolver caches what is in ``users`` and ``usernames`` once the batches that resolved it are
+committed: whoever fails to commit one drops the resolver. An erased name is only restored by a
+message received after the erasure.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
@@ -50,8 +51,21 @@ def unpack_identity(identity: bytes) -> tuple[int, bytes, bytes]:
     return realm_id, username_key, user_key
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewNames:
+    """The names that a batch adds: (realm_id, username_key, username, user_key, user_id).
+
+    ``restored``: those of erased users. ``pruned_count``: how many usernames were pruned when they
+    were resolved; names of the cache that were pruned since then are missing here.
+    """
+
+    added: Sequence[tuple[int, bytes, bytes, bytes, bytes]]
+    restored: Sequence[tuple[int, bytes, bytes, bytes, bytes]]
+    pruned_count: int
+
+
 class IdentityResolver:
-    """Resolves realm and username, and stores new names.
+    """Resolves realm and username, and collects new names.
 
     The cache's keys are channel prefixes (:func:`accounting.domain.coturn_messages.split_channel`)
     and its values identities packed as fields of a binary COPY row. So most messages, which have a
@@ -74,7 +88,7 @@ class IdentityResolver:
         self._erased: Mapping[bytes, int] = {}
 
     def begin(self, connection: Connection) -> None:
-        """Start a transaction: read what changed, and drop names of a failed one.
+        """Read what changed.
 
         The caller holds the lock of its source: names are only pruned while nobody holds one.
         """
@@ -85,10 +99,9 @@ class IdentityResolver:
         rules_changed = {realm_id: of_realm.rules for realm_id, of_realm in rules.items()} != {
             realm_id: of_realm.rules for realm_id, of_realm in self._rules.items()
         }
-        if self._pending or rules_changed:
+        if rules_changed:
             self._clear_cache()
         self._rules = rules
-        self._pending = {}
         pruned_count = user_queries.pruned_username_count(connection)
         if pruned_count != self._pruned_count:
             self._pruned_count = pruned_count
@@ -101,7 +114,7 @@ class IdentityResolver:
 
     @property
     def pending_count(self) -> int:
-        """How many names were resolved since :meth:`begin` and have yet to be stored."""
+        """How many names were resolved since :meth:`take_names`."""
         return len(self._pending)
 
     def has_realm(self, realm: bytes) -> bool:
@@ -185,42 +198,50 @@ class IdentityResolver:
     def _is_erased(self, user_key: bytes, received_at: int) -> bool:
         return received_at <= self._erased.get(user_key, received_at - 1)
 
-    def write(self, connection: Connection) -> None:
-        """Store the names resolved since :meth:`begin`, and restore those that were erased."""
-        if not self._pending:
-            return
-        rows = [
-            (realm_id, username_key.hex(), escape(username), user_key.hex(), escape(user))
-            for realm_id, username_key, username, user_key, user in self._pending.values()
-        ]
-        realm_ids, username_keys, names, user_keys, user_ids = map(list, zip(*rows, strict=True))
-        connection.execute(
-            _QUERIES.text("add_users"),
-            {"realm_ids": realm_ids, "user_keys": user_keys, "user_ids": user_ids},
-        )
-        connection.execute(
-            _QUERIES.text("add_usernames"),
-            {"user_keys": user_keys, "username_keys": username_keys, "usernames": names},
-        )
-        restored = [
-            (user_key.hex(), escape(user), username_key.hex(), escape(username))
-            for _, username_key, username, user_key, user in self._pending.values()
-            if user_key in self._erased and user
-        ]
-        if restored:
-            columns = "user_keys", "user_ids", "username_keys", "usernames"
-            values = map(list, zip(*restored, strict=True))
-            connection.execute(
-                _QUERIES.text("restore_names"), dict(zip(columns, values, strict=True))
-            )
-
-    def committed(self) -> None:
-        """Note that the transaction is committed: its names may stay in the cache."""
+    def take_names(self) -> NewNames:
+        """The names resolved since the last call, and those of erased users to restore."""
+        names = list(self._pending.values())
         self._pending = {}
         if self._free_bytes < 0:
             self._clear_cache()
+        restored = [name for name in names if name[3] in self._erased and name[4]]
+        return NewNames(added=names, restored=restored, pruned_count=self._pruned_count)
 
     def _clear_cache(self) -> None:
         self._cache = {}
         self._free_bytes = CACHE_BYTES
         self._cache_period = TIME_MAX, TIME_MAX
+
+
+def write_names(connection: Connection, names: NewNames) -> None:
+    """Store the names of a batch."""
+    if not names.added:
+        return
+    realm_ids, username_keys, usernames, user_keys, user_ids = _columns(names.added)
+    connection.execute(
+        _QUERIES.text("add_users"),
+        {"realm_ids": realm_ids, "user_keys": user_keys, "user_ids": user_ids},
+    )
+    connection.execute(
+        _QUERIES.text("add_usernames"),
+        {"user_keys": user_keys, "username_keys": username_keys, "usernames": usernames},
+    )
+    if names.restored:
+        _, username_keys, usernames, user_keys, user_ids = _columns(names.restored)
+        connection.execute(
+            _QUERIES.text("restore_names"),
+            {
+                "user_keys": user_keys,
+                "user_ids": user_ids,
+                "username_keys": username_keys,
+                "usernames": usernames,
+            },
+        )
+
+
+def _columns(names: Sequence[tuple[int, bytes, bytes, bytes, bytes]]) -> Iterable[list[object]]:
+    rows = (
+        (realm_id, username_key.hex(), escape(username), user_key.hex(), escape(user))
+        for realm_id, username_key, username, user_key, user in names
+    )
+    return map(list, zip(*rows, strict=True))

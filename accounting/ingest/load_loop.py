@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -47,7 +48,8 @@ def run_loader(
 
     While Postgres can't be reached, another collector has the lease, or the spool was captured from
     a Redis of another source, retries without limit, with backoff and jitter: the spool keeps the
-    messages. ``wake_up`` ends the pause when there is nothing to load.
+    messages. ``wake_up`` ends the pause when there is nothing to load. Notifies the schedulers of
+    new reports.
     """
     backoff = Backoff(MIN_RETRY_SECONDS, MAX_RETRY_SECONDS)
     # A collection would traverse all sessions in memory; what is freed here makes no cycles.
@@ -55,12 +57,13 @@ def run_loader(
     ready = False
     pruned_at = 0
     deadline = float("inf")
+    on_commit = partial(notify, loader.engine, NEW_REPORTS)
     while time.monotonic() <= deadline:
         try:
             if not ready:
                 require_head(loader.engine)
                 ready = True
-            loaded = _load(loader)
+            loaded = loader.load_ahead(is_stopped=stop.is_set, on_commit=on_commit)
         except (ConnectionLost, LeaseHeld, LockHeld, SourceConflict) as error:
             if stop.is_set():
                 log.warning("what is left stays in the spool", reason=str(error))
@@ -88,14 +91,6 @@ def run_loader(
             is_small = loaded <= SMALL_BATCH_MESSAGES
             stop.wait(SMALL_BATCH_WAIT_SECONDS if is_small else BATCH_WAIT_SECONDS)
     log.warning("what is left stays in the spool", reason="it takes too long to load")
-
-
-def _load(loader: Loader) -> int:
-    """Load, and notify the schedulers of new reports; returns how many messages."""
-    loaded = loader.load()
-    if loaded:
-        notify(loader.engine, NEW_REPORTS)
-    return loaded
 
 
 def _wait_for_messages(stop: threading.Event, wake_up: WakeUpReceiver | None) -> None:

@@ -5,54 +5,57 @@ loader, a retry after a lost answer to COMMIT, or a replayed spool therefore cou
 """
 
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import structlog
 from sqlalchemy import Connection, Engine
 
 from accounting.capture.spool.records import Gap, SpoolState
 from accounting.capture.spool.spool import Spool
-from accounting.db.binary_copy import binary_cursor
 from accounting.db.clock import CLOCK_TOLERANCE_SECONDS, database_now
-from accounting.db.engine import lost_connections, psycopg_connection
-from accounting.db.locks import lock
+from accounting.db.engine import lost_connections
 from accounting.domain.calendar import from_micros, to_micros
-from accounting.domain.rate_limit import RateLimit
 from accounting.domain.realm_rules import RealmRule
 from accounting.domain.server_identity import ServerIdentity
 from accounting.domain.session_fold import AllocationKey, StatusKeySighting
-from accounting.errors import ConnectionLost, DamagedChunk, SpoolLacksMessages
+from accounting.errors import DamagedChunk, SpoolLacksMessages
 from accounting.identities.identity_resolver import MAX_REALMS, IdentityResolver
-from accounting.ingest import (
-    key_sightings,
-    message_counts,
-    rejected_messages,
-    report_queries,
+from accounting.ingest import key_sightings, rejected_messages, report_queries
+from accounting.ingest.batch import (
+    Batch,
+    BatchEnd,
+    StaleBatch,
+    commit_batch,
+    lock_for_loading,
+    write_batch,
 )
 from accounting.ingest.load_position import RESTORED_SPOOL, LoadPosition, find_load_position
-from accounting.ingest.message_counts import CounterKey
 from accounting.ingest.refused_epochs import record_refused_epoch, refused_epoch
 from accounting.ingest.row_encoder import (
     DAY_MICROSECONDS,
     DueSightings,
+    Need,
     NewDay,
     NewRealm,
     RowEncoder,
     UnreadKeys,
 )
-from accounting.ingest.source_lease import check_lease, this_host
 from accounting.sessions.fold_failure import FoldFailed
 from accounting.sessions.settle import gc_paused, settle_source
 from accounting.sessions.settler import DUE_BATCH, Settler, take_care
-from accounting.sources import gap_queries, source_queries
-from accounting.sources.retire import reopen_if_retired
+from accounting.sources import gap_queries
 from accounting.sources.source_queries import SourceRow
 from accounting.sources.watermark_queries import Watermark
 
+log = structlog.get_logger()
+
 BATCH: Final = 50_000
 """The most messages that one transaction loads."""
+AHEAD_BATCHES: Final = 50
+"""How many batches in a row are prepared ahead; then one is loaded in turn."""
 MEMORY_LIMIT: Final = 80_000
 """How many keys with open sessions stay in memory, at two kilobytes each."""
 
@@ -67,16 +70,17 @@ GO_BACK_TIMEOUT_SECONDS: Final = 60.0
 lease, if that is shorter: the collector looks four times in one."""
 
 
-class _SourceAdded(Exception):
-    """Raised where another loader added the source: its lock was not taken in the common order."""
-
-
 class _UnsettledReports(Exception):
     """Raised where the source has reports that were loaded without being settled."""
 
     def __init__(self, source_id: int) -> None:
         super().__init__(source_id)
         self.source_id = source_id
+
+
+def _latest(now: int) -> int:
+    """The latest time that may be loaded now; microseconds."""
+    return now + CLOCK_TOLERANCE_SECONDS * 1_000_000
 
 
 @dataclass(slots=True)
@@ -97,30 +101,45 @@ class Loader:
     rejected_per_hour: int = rejected_messages.PER_HOUR
     max_realms: int = MAX_REALMS
     memory_limit: int = MEMORY_LIMIT
-    _settler: Settler | None = field(init=False, default=None)
+    _settler: Settler = field(init=False)
     _failed_keys: set[AllocationKey] = field(init=False, default_factory=set)
     _identities: IdentityResolver = field(init=False)
     _partitions: set[int] = field(init=False, default_factory=set)
+    _epoch_numbers: Mapping[int, int] = field(init=False, default_factory=dict)
     _gaps: dict[int, Gap] = field(init=False, default_factory=dict)
-    _caught_up: bool = field(init=False, default=False)
+    _end: BatchEnd = field(init=False, default=BatchEnd())
     _loaded_state: SpoolState | None = field(init=False, default=None)
     _expected_version: int | None = field(init=False, default=None)
     _last_sighting: int = field(init=False, default=0)
     _claimed: set[ServerIdentity] = field(init=False, default_factory=set)
     _checked_at: float = field(init=False, default=float("-inf"))
     _lost_spool_gap_open: bool = field(init=False, default=True)
-    _rate_limit: RateLimit = field(init=False, default_factory=RateLimit)
     _held_back_since: float | None = field(init=False, default=None)
     _lacks_messages_since: float | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        self._settler = None
-        self._identities = IdentityResolver(self.default_rule, self.max_realms)
 
     @property
     def caught_up(self) -> bool:
         """Whether the last transaction loaded everything that was in the spool at its start."""
-        return self._caught_up
+        return self._end.is_last
+
+    def load_ahead(
+        self,
+        limit: int = BATCH,
+        *,
+        is_stopped: Callable[[], bool] = lambda: False,
+        on_commit: Callable[[], object] = lambda: None,
+    ) -> int:
+        """As :meth:`load`; loads on if more is left, and prepares each batch while it commits one.
+
+        Returns how many messages were loaded until something is to be done in turn, nothing is
+        left, ``is_stopped()``, or after AHEAD_BATCHES. Calls ``on_commit`` after each batch.
+        """
+        loaded = self.load(limit)
+        if loaded:
+            on_commit()
+            if not self.caught_up and not is_stopped():
+                loaded += self._run_ahead(limit, is_stopped, on_commit)
+        return loaded
 
     def load(self, limit: int = BATCH) -> int:
         """Load the next messages; returns how many, 0 when there are none.
@@ -132,106 +151,66 @@ class Loader:
         """
         while True:
             try:
-                return self._load(limit)
+                return self._load_in_turn(limit)
             except DamagedChunk as damage:
                 # The transaction is rolled back; the next one has the gap, and then what follows.
                 self.spool.replace_by_gap(damage)
-            except _SourceAdded:
-                continue
             except FoldFailed as failure:
                 take_care(self._failed_keys, failure)
             except _UnsettledReports as error:
                 settle_source(self.engine, error.source_id, wait=True)
 
-    def _load(self, limit: int) -> int:
+    def _load_in_turn(self, limit: int) -> int:
+        """Load a batch in one transaction, under the locks, whatever it needs of the database."""
         state = self.spool.state()
         lease_check_due = time.monotonic() >= self._checked_at + self.lease_seconds / 4
         if state == self._loaded_state and not self._new_gaps() and not lease_check_due:
             return 0
+        version, self._expected_version, self._loaded_state = self._expected_version, None, None
         with gc_paused(), lost_connections(), self.engine.begin() as connection:
-            source = self._lock_source(connection, state)
-            settler = self._settler or Settler(
-                source.source_id, memory_limit=self.memory_limit, failed_keys=self._failed_keys
-            )
-            settler.lock(connection)
-            watermark = settler.begin(connection)
-            if (watermark.epoch, watermark.position) != (source.epoch, source.position):
-                raise _UnsettledReports(source.source_id)
+            source = lock_for_loading(connection, self.spool, state)
+            if source.version != version:
+                self._clear_caches(source)
             # Read under the lock of the source, when no other loader works on the spool, and before
             # the messages, so that these include everything that the state counts as captured.
             now = to_micros(database_now(connection))
             state, latest = self._confirm_times(now)
-            gaps = self._new_gaps(latest)
+            servers = {epoch.server for epoch in self.spool.epochs()}
             refused = refused_epoch(connection, self.spool, source, state, self._claimed)
-            epoch_numbers, start = self._find_load_position(connection, source, now)
+            self._epoch_numbers, start = self._find_load_position(connection, source, now)
             end = state.captured_epoch, state.captured_position
             if refused is not None:
                 end = min(end, (refused.epoch.number, 0))
-            self._write_gaps(connection, source, epoch_numbers, gaps)
-            encoder = RowEncoder(
-                spool=self.spool,
-                source_id=source.source_id,
-                epoch_numbers=epoch_numbers,
-                identities=self._identities,
-                memory=settler.open(connection),
-                rate_limit=replace(self._rate_limit),
-                partitions=set(self._partitions),
-                reached=start,
-                end=max(start, end),
-                limit=limit,
-                received_at=source.last_received_at or 0,
-                latest=latest,
+            self._write_gaps(connection, source, latest)
+            if self._settler.begin(connection).place != (source.epoch, source.position):
+                raise _UnsettledReports(source.source_id)
+            encoder = self._encoder(
+                self._end._replace(place=start, received_at=source.last_received_at or 0),
+                end,
+                limit,
+                latest,
             )
             if refused is not None and not encoder.has_more():
                 if refused.epoch.number == state.captured_epoch:
                     raise refused.conflict
                 record_refused_epoch(connection, self.spool, source, refused, latest)
-            added = self._write(connection, encoder, settler, start)
-            reached, version = self._advance_source(
-                connection, source, encoder, state, is_own=refused is None
+            rows: list[bytes] = []
+            sightings = self._encode_in_turn(connection, encoder, rows)
+            batch = self._pack(connection, encoder, rows, state, sightings, is_own=refused is None)
+            version = write_batch(
+                connection, source, batch, rejected_per_hour=self.rejected_per_hour
             )
-            due = settler.finish(
-                connection,
-                watermark,
-                replace(reached, last_sighting=added[-1][:3] if added else watermark.last_sighting),
-            )
-            if state.captured_from is not None and state.captured_from <= latest:
-                self._close_lost_spool_gap(connection, source, state.captured_from)
-        settler.committed()
-        self._settler = settler
-        if refused is None:
-            self._claimed = {epoch.server for epoch in self.spool.epochs()}
-        elif encoder.last is None:
-            self.spool.discard_epoch(refused.epoch.number)
+            self._close_lost_spool_gap(connection, source, state.captured_from, latest)
+        self._note_committed(batch)
         self._expected_version = version
-        self._rate_limit = encoder.rate_limit
-        self._caught_up = encoder.reached >= encoder.end
-        self._checked_at = time.monotonic()
-        self._last_sighting = max(self._last_sighting, encoder.last_sighting)
-        self._identities.committed()
-        self._gaps.update({gap.number: gap for gap in gaps})
-        self._lost_spool_gap_open &= state.captured_from is None or state.captured_from > latest
-        self._partitions = encoder.partitions
-        if encoder.last is None:
-            is_idle = state.newest_at <= latest and refused is None and due < DUE_BATCH
-            self._loaded_state = state if is_idle else None
-            return 0
-        self.spool.mark_loaded(encoder.last.origin.epoch, encoder.last.position)
-        return encoder.message_count
-
-    def _lock_source(self, connection: Connection, state: SpoolState) -> SourceRow:
-        """Lock settling and the source, while this collector has the lease."""
-        source_id = source_queries.find_source_id(connection, state.source)
-        if source_id is not None:
-            # Before the source, in the order of all that takes both locks.
-            lock(connection, f"settle.{source_id}")
-        elif not source_queries.add_source(connection, state.source, state.mode or "subscribe"):
-            raise _SourceAdded
-        source = source_queries.lock_known_source(connection, state.source)
-        check_lease(connection, source, self.spool)
-        if source.version != self._expected_version:
-            self._clear_caches()
-        return source
+        if refused is None:
+            self._claimed = servers
+        elif batch.last is None:
+            self.spool.discard_epoch(refused.epoch.number)
+        is_drained = batch.last is None and batch.settled.due_count < DUE_BATCH
+        if is_drained and refused is None and state.newest_at <= latest:
+            self._loaded_state = state
+        return batch.message_count
 
     def _find_load_position(
         self, connection: Connection, source: SourceRow, now: int
@@ -253,7 +232,7 @@ class Loader:
         Times that are not confirmed, or later than the database's now, wait for the collector. What
         it doesn't correct in time becomes an estimate, at the latest now.
         """
-        state, latest = self.spool.state(), now + CLOCK_TOLERANCE_SECONDS * 1_000_000
+        state, latest = self.spool.state(), _latest(now)
         if state.unconfirmed_from is None and state.newest_at <= latest:
             self._held_back_since = None
             return state, latest
@@ -281,9 +260,11 @@ class Loader:
             ]
         return [gap for gap in gaps if self._gaps.get(gap.number) != gap]
 
-    def _clear_caches(self) -> None:
+    def _clear_caches(self, source: SourceRow) -> None:
         """Forget the database's contents: another loader wrote to it, or a backup was restored."""
-        self._settler = None
+        self._settler = Settler(
+            source.source_id, memory_limit=self.memory_limit, failed_keys=self._failed_keys
+        )
         self._identities = IdentityResolver(self.default_rule, self.max_realms)
         self._partitions = set()
         self._gaps = {}
@@ -291,131 +272,215 @@ class Loader:
         self._lost_spool_gap_open = True
         self._last_sighting = 0
 
-    def _advance_source(
-        self,
-        connection: Connection,
-        source: SourceRow,
-        encoder: RowEncoder,
-        state: SpoolState,
-        *,
-        is_own: bool,
-    ) -> tuple[Watermark, int]:
-        """Move the source to the reached position.
+    def _run_ahead(
+        self, limit: int, is_stopped: Callable[[], bool], on_commit: Callable[[], object]
+    ) -> int:
+        """Load batches, each prepared while the one before is committed; returns how many messages.
 
-        Returns the position as the database numbers it, and the version of the source's row.
-        ``is_own``: the spool's checkpoints are the source's, not those of another one's Redis.
-        Raises :class:`ConnectionLost` when another loader moved the source.
+        The thread that commits uses neither the file of the spool nor what is in memory.
         """
-        last_received_at = None if encoder.last is None else encoder.last.received_at
-        caught_up = encoder.reached >= (state.captured_epoch, state.captured_position)
-        captured_until = state.captured_until
-        if not is_own or (captured_until is not None and captured_until > encoder.latest):
-            captured_until = None
-        database = state.stream_database
-        if encoder.last is not None and not caught_up:
-            database = encoder.last.origin.database
-        # An offset only counts within the replication history that it was captured from.
-        in_stream = state.resume_point is not None and encoder.reached[0] == state.captured_epoch
-        epoch, position = encoder.epoch_numbers[encoder.reached[0]], encoder.reached[1]
-        loaded_until = captured_until if caught_up and captured_until else last_received_at
-        version = source_queries.advance(
-            connection,
-            source,
-            epoch=epoch,
-            position=position,
-            captured_until=captured_until,
-            loaded_until=loaded_until,
-            last_received_at=last_received_at,
-            mode=state.mode or "subscribe",
-            replication_id=state.replication_id if in_stream else None,
-            stream_database=database if in_stream else None,
-            loaded_by_host=this_host(),
-        )
-        if version is None:
-            raise ConnectionLost(
-                f"source {source.source} moved while loading: another loader is at work"
-            )
-        reopen_if_retired(connection, source, last_received_at)
-        reached = Watermark(
-            source_id=source.source_id,
-            epoch=epoch,
-            position=position,
-            received_at=source.last_received_at if last_received_at is None else last_received_at,
-            settled_until=loaded_until,
-        )
-        return reached, version
+        version, self._expected_version = self._expected_version, None
+        loaded = 0
+        try:
+            with (
+                gc_paused(),
+                lost_connections(),
+                self.engine.connect() as connection,
+                ThreadPoolExecutor(1, "commit") as thread,
+            ):
+                batch = self._prepare_ahead(connection, self._end, limit)
+                for left in reversed(range(AHEAD_BATCHES)):
+                    if batch is None:
+                        break
+                    following = None
+                    commit = thread.submit(self._commit, batch, version)
+                    try:
+                        if left and not is_stopped():
+                            following = self._prepare_ahead(connection, batch.end, limit)
+                    finally:
+                        version = commit.result()
+                        loaded += batch.message_count
+                        self._note_committed(batch, following)
+                    on_commit()
+                    batch = following
+        except (StaleBatch, DamagedChunk, FoldFailed) as error:
+            log.info("loads again from the position of the database", reason=repr(error))
+        else:
+            # All that was prepared is committed. Otherwise what is in memory goes too far.
+            self._expected_version = version
+        return loaded
 
-    def _write(
-        self,
-        connection: Connection,
-        encoder: RowEncoder,
-        settler: Settler,
-        start: tuple[int, int],
-    ) -> list[StatusKeySighting]:
-        """Insert messages and key sightings, and fold them; returns the sightings."""
+    def _commit(self, batch: Batch, version: int | None) -> int:
+        return commit_batch(
+            self.engine, self.spool, batch, version, rejected_per_hour=self.rejected_per_hour
+        )
+
+    def _prepare_ahead(self, connection: Connection, end: BatchEnd, limit: int) -> Batch | None:
+        """The batch after ``end``, which may not be committed yet; None if none can be prepared.
+
+        Only messages, of which the database needs no more than that they are written: whatever else
+        there is to do is done in turn.
+        """
+        state = self.spool.state()
+        if any(
+            epoch.number not in self._epoch_numbers or epoch.server not in self._claimed
+            for epoch in self.spool.epochs()
+        ):
+            return None
+        with connection.begin():
+            latest = _latest(to_micros(database_now(connection)))
+            if state.unconfirmed_from is not None or state.newest_at > latest:
+                return None
+            if self._new_gaps(latest):
+                return None
+            until = state.captured_epoch, state.captured_position
+            sighting = self.spool.next_sighting(self._last_sighting, end.place)
+            if sighting is not None:
+                until = min(until, sighting)
+            encoder = self._encoder(end, until, limit, latest)
+            rows: list[bytes] = []
+            self._encode(connection, encoder, rows)
+            return None if encoder.last is None else self._pack(connection, encoder, rows, state)
+
+    def _encoder(
+        self, start: BatchEnd, end: tuple[int, int], limit: int, latest: int
+    ) -> RowEncoder:
+        return RowEncoder(
+            spool=self.spool,
+            source_id=self._settler.source_id,
+            epoch_numbers=self._epoch_numbers,
+            identities=self._identities,
+            memory=self._settler.memory,
+            rate_limit=replace(start.rate_limit),
+            partitions=self._partitions,
+            reached=start.place,
+            end=max(start.place, end),
+            limit=limit,
+            received_at=start.received_at,
+            latest=latest,
+        )
+
+    def _encode_in_turn(
+        self, connection: Connection, encoder: RowEncoder, rows: list[bytes]
+    ) -> Sequence[StatusKeySighting]:
+        """Encode and fold a batch, and provide what it needs; returns the key sightings added."""
         sightings = self.spool.sightings(self._last_sighting)
+        added: list[StatusKeySighting] = []
         if not encoder.has_more() and not sightings:
-            return []
+            return added
         self._identities.begin(connection)
+        start = encoder.reached
         # Sightings before the start are loaded, or were discarded when another collector took over.
         encoder.sightings = [
             sighting
             for sighting in sightings
             if start <= (sighting.epoch, sighting.position) and sighting.seen_at <= encoder.latest
         ]
-        first = encoder.epoch_numbers[start[0]], start[1]
-        added: list[StatusKeySighting] = []
-        loaded = 0
-        while True:
-            with binary_cursor(psycopg_connection(connection)) as cursor:
-                # Postgres reads rows while the next ones are encoded.
-                loaded += report_queries.copy_reports(cursor, encoder.encoded_chunks())
-            match encoder.needs:
-                case None:
-                    break
+        while need := self._encode(connection, encoder, rows):
+            match need:
                 case NewRealm(realm):
                     self._identities.add_realm(connection, realm)
-                    encoder.memory.add_rules(self._identities.rules)
+                    self._settler.memory.add_rules(self._identities.rules)
                 case NewDay(day):
                     date = from_micros(day * DAY_MICROSECONDS).date()
                     report_queries.ensure_partition(connection, date)
-                    encoder.partitions.add(day)
-                case UnreadKeys(realm_ids):
-                    encoder.memory.require(connection, realm_ids)
+                    self._partitions.add(day)
                 case DueSightings(due):
                     identified = key_sightings.identify(
-                        connection, self._identities, due, encoder.epoch_numbers
+                        connection, self._identities, due, self._epoch_numbers
                     )
-                    encoder.memory.add_rules(self._identities.rules)
                     due_added = key_sightings.add_sightings(
-                        connection, encoder.source_id, identified, first
+                        connection,
+                        encoder.source_id,
+                        identified,
+                        (self._epoch_numbers[start[0]], start[1]),
                     )
-                    settler.apply(connection, due_added)
+                    self._settler.memory.add_rules(self._identities.rules)
+                    self._settler.apply(connection, due_added)
                     added += due_added
-        self._identities.write(connection)
-        rejected_messages.add(
-            connection,
-            encoder.source_id,
-            encoder.rejected,
-            per_hour=self.rejected_per_hour,
-            may_be_stored=lambda message: (
-                not self._identities.names_erased_user(message.channel, message.received_at)
-            ),
-        )
-        counts = Counter(CounterKey("rejected", message.reason) for message in encoder.rejected)
-        counts[CounterKey("loaded")] = loaded
-        message_counts.add(connection, encoder.source_id, counts)
+        self._last_sighting = max(self._last_sighting, encoder.last_sighting)
         return added
 
-    def _write_gaps(
+    def _encode(
+        self, connection: Connection, encoder: RowEncoder, rows: list[bytes]
+    ) -> Need | None:
+        """Encode and fold the next messages; returns what is needed first, unless none is left."""
+        while True:
+            rows += encoder.encoded_chunks()
+            if not isinstance(encoder.needs, UnreadKeys):
+                return encoder.needs
+            self._settler.memory.require(connection, encoder.needs.realm_ids)
+
+    def _pack(
         self,
         connection: Connection,
-        source: SourceRow,
-        epoch_numbers: Mapping[int, int],
-        gaps: list[Gap],
-    ) -> None:
+        encoder: RowEncoder,
+        rows: Sequence[bytes],
+        state: SpoolState,
+        sightings: Sequence[StatusKeySighting] = (),
+        *,
+        is_own: bool = True,
+    ) -> Batch:
+        """Put what was encoded and folded into a batch.
+
+        ``is_own``: the spool's checkpoints are the source's, not those of another one's Redis.
+        """
+        before, last = self._settler.watermark, encoder.last
+        captured = state.captured_epoch, state.captured_position
+        is_caught_up = encoder.reached >= captured
+        captured_until = state.captured_until if is_own else None
+        if captured_until is not None and captured_until > encoder.latest:
+            captured_until = None
+        database = state.stream_database
+        if last is not None and not is_caught_up:
+            database = last.origin.database
+        # An offset only counts within the replication history that it was captured from.
+        in_stream = state.resume_point is not None and encoder.reached[0] == state.captured_epoch
+        last_received_at = None if last is None else last.received_at
+        reached = Watermark(
+            source_id=encoder.source_id,
+            epoch=self._epoch_numbers[encoder.reached[0]],
+            position=encoder.reached[1],
+            received_at=before.received_at if last is None else last.received_at,
+            settled_until=captured_until if is_caught_up and captured_until else last_received_at,
+            last_sighting=sightings[-1][:3] if sightings else before.last_sighting,
+        )
+        return Batch(
+            state=state,
+            rows=rows,
+            names=self._identities.take_names(),
+            rejected=encoder.rejected,
+            unstorable={
+                index
+                for index, message in enumerate(encoder.rejected)
+                if self._identities.names_erased_user(message.channel, message.received_at)
+            },
+            settled=self._settler.finish(connection, reached),
+            captured_until=captured_until,
+            replication_id=state.replication_id if in_stream else None,
+            stream_database=database if in_stream else None,
+            message_count=encoder.message_count,
+            last=last,
+            end=BatchEnd(
+                place=encoder.reached,
+                is_last=is_caught_up or (not is_own and encoder.reached >= encoder.end),
+                received_at=encoder.received_at,
+                rate_limit=encoder.rate_limit,
+            ),
+        )
+
+    def _note_committed(self, batch: Batch, following: Batch | None = None) -> None:
+        """Note that a batch is committed; ``following``: what was prepared since."""
+        self._settler.written(batch.settled, None if following is None else following.settled)
+        self._end = batch.end
+        self._checked_at = time.monotonic()
+        if batch.last is not None:
+            self.spool.mark_loaded(batch.last.origin.epoch, batch.last.position)
+
+    def _write_gaps(self, connection: Connection, source: SourceRow, latest: int) -> None:
         epochs = {epoch.number: epoch for epoch in self.spool.epochs()}
-        for gap in gaps:
+        for gap in self._new_gaps(latest):
+            self._gaps[gap.number] = gap
             epoch = epochs[gap.epoch]
             if epoch.cause == RESTORED_SPOOL and gap.to_at and gap.to_at <= epoch.started_at:
                 continue  # the database has this gap under the epoch's former token
@@ -424,7 +489,7 @@ class Loader:
                 source.source_id,
                 epoch_token=epoch.token,
                 gap_number=gap.number,
-                after=(epoch_numbers[gap.epoch], gap.position),
+                after=(self._epoch_numbers[gap.epoch], gap.position),
                 from_at=gap.from_at,
                 to_at=gap.to_at,
                 cause=gap.cause,
@@ -432,10 +497,11 @@ class Loader:
             )
 
     def _close_lost_spool_gap(
-        self, connection: Connection, source: SourceRow, captured_from: int
+        self, connection: Connection, source: SourceRow, captured_from: int | None, latest: int
     ) -> None:
-        if self._lost_spool_gap_open:
+        if self._lost_spool_gap_open and captured_from is not None and captured_from <= latest:
             first_epoch = self.spool.epochs()[0]
             gap_queries.close_lost_spool_gap(
                 connection, source.source_id, first_epoch.token, captured_from
             )
+            self._lost_spool_gap_open = False

@@ -5,7 +5,7 @@ source and hour is stored, cut to a length, until the job ``retain`` deletes the
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Sequence
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, func, insert, select
@@ -39,9 +39,12 @@ def add(
     messages: Sequence[RejectedMessage],
     *,
     per_hour: int,
-    may_be_stored: Callable[[RejectedMessage], bool],
+    unstorable: Container[int] = (),
 ) -> None:
-    """Count rejected messages by hour and reason, and store those that their hour has room for."""
+    """Count rejected messages by hour and reason, and store those that their hour has room for.
+
+    ``unstorable``: the indexes of those that are only counted.
+    """
     if not messages:
         return
     hours = {_hour(message) for message in messages}
@@ -49,9 +52,9 @@ def add(
     counts = Counter((_hour(message), message.reason) for message in messages)
     stored_counts = Counter[tuple[int, str]]()
     rows = []
-    for message in messages:
+    for index, message in enumerate(messages):
         hour = _hour(message)
-        if stored[hour] < per_hour and may_be_stored(message):
+        if stored[hour] < per_hour and index not in unstorable:
             stored[hour] += 1
             stored_counts[hour, message.reason] += 1
             rows.append(_row(source_id, message))

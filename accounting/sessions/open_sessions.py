@@ -6,6 +6,7 @@ limit gives the same books: a key that is not here is read from the database.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 from sqlalchemy import Connection
@@ -93,12 +94,10 @@ class OpenSessions:
         rules: Mapping[int, RealmRules],
         gap_positions: Sequence[tuple[int, int]],
     ) -> None:
-        """Begin a batch of evidence. A changed rule of a realm clears the memory.
+        """Begin a batch of evidence; fill the memory if it is empty.
 
         ``rules``: by realm_id. ``gap_positions``: as KeyFold takes them.
         """
-        if any(rules[realm_id].rules != known.rules for realm_id, known in self.rules.items()):
-            self.clear()
         self.add_rules(rules)
         self._gap_positions[:] = gap_positions
         if self._is_filled:
@@ -186,18 +185,30 @@ class OpenSessions:
             fold.channel = channel
         channels[channel] = fold, identity
 
-    def end(self) -> None:
-        """End a batch: drop keys without open sessions, and the oldest ones beyond the limit."""
-        folds = self.folds
-        for fold in self.changed:
-            if fold.active is None and fold.pending is None:
-                self._drop(fold)
+    def take_changed(self) -> tuple[list[KeyFold], list[SetAside]]:
+        """What the batch changed and set aside; the next one begins."""
+        # A careful fold that restored its sessions may be there twice.
+        changed, set_aside = list(dict.fromkeys(self.changed)), self.set_aside.copy()
         self.changed = []
         self.set_aside.clear()
-        while len(folds) > self._limit:
-            fold = next(iter(folds.values()))
-            self._drop(fold)
-            self._add_elsewhere(fold.key)
+        return changed, set_aside
+
+    def end(self, changed: Iterable[KeyFold], unwritten: Iterable[KeyFold] = ()) -> None:
+        """End a batch: drop keys without open sessions, and the oldest ones beyond the limit.
+
+        ``changed``: what it changed. The ``unwritten`` folds stay: the database has what they were
+        before.
+        """
+        folds, kept = self.folds, set(unwritten)
+        for fold in changed:
+            if fold.active is None and fold.pending is None and fold not in kept:
+                self._drop(fold)
+        excess = len(folds) - self._limit
+        if excess > 0:
+            written = (fold for fold in folds.values() if fold not in kept)
+            for fold in list(islice(written, excess)):
+                self._drop(fold)
+                self._add_elsewhere(fold.key)
 
     def _drop(self, fold: KeyFold) -> None:
         self.folds.pop(fold.key, None)

@@ -1,6 +1,6 @@
 """Reads and writes the status of relay threads. The rule is in ``domain.thread_silence``."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import Connection, delete, select
@@ -11,7 +11,7 @@ from accounting.domain import thread_silence
 from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.session_fold import SECOND
 from accounting.domain.thread_silence import (
-    LocatedSession,
+    ExpiredSession,
     RelayThread,
     ThreadActivity,
     ThreadStatus,
@@ -49,12 +49,12 @@ def record_activity(
 
 
 def record_expiry(
-    connection: Connection, source_id: int, expired: list[LocatedSession], until: int
+    connection: Connection, source_id: int, expired: Sequence[ExpiredSession], until: int
 ) -> None:
     """Record that these sessions expired; ``until``: the settle watermark of their source."""
     if not expired:
         return
-    since = min(session.last_seen_at for *_, session in expired)
+    since = min(session.last_seen_at for session in expired)
     gaps = [
         (start, until if end is None else end)
         for start, end in gap_periods(connection, source_id, since)

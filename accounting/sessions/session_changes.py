@@ -43,6 +43,7 @@ class SessionChanges:
     ``removed``: ids of open sessions that are written anew, were closed, or were merged into
     another. ``opened`` and ``closed``: whole rows, by partition. ``refreshed``: rows of sessions
     that got only new counters and times. ``ended``: rows of sessions that the feed announces.
+    ``merged``: as ``session_hour_queries.merge_pending`` takes them.
     """
 
     usage: UsageChanges
@@ -51,7 +52,7 @@ class SessionChanges:
     closed: list[bytes] = field(default_factory=list)
     refreshed: list[bytes] = field(default_factory=list)
     ended: list[bytes] = field(default_factory=list)
-    merged: list[tuple[SessionState, SessionState]] = field(default_factory=list)
+    merged: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
     activity: list[ThreadActivity] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -65,7 +66,14 @@ def pack_changes(folds: Iterable[KeyFold], rules: Mapping[int, RealmRules]) -> S
     """
     changed = [fold for fold in folds if fold.state.changed]
     merged = [pair for fold in changed for pair in fold.state.merged]
-    changes = SessionChanges(UsageChanges(merged), merged=merged)
+    changes = SessionChanges(
+        UsageChanges(merged),
+        merged=[
+            (pending.session_id, session.session_id, session.user_key)
+            for pending, session in merged
+            if pending.prior is not None and pending.prior.single_hour is None
+        ],
+    )
     changes.removed.extend(pack_id(pending) for pending, _ in merged)
     failed: list[AllocationKey] = []
     cause: Exception | None = None

@@ -15,7 +15,6 @@ from accounting.db.engine import prefer_index_scans, psycopg_connection
 from accounting.db.queries import Queries
 from accounting.db.row_packer import RowPacker, copy_columns
 from accounting.db.schema import session_usage
-from accounting.domain.session_fold import SessionState
 from accounting.domain.session_hours import SessionHour
 
 _QUERIES: Final = Queries("accounting.sessions")
@@ -24,15 +23,11 @@ SESSION_HOUR_COLUMNS: Final = copy_columns(session_usage, session_usage.c.keys()
 _PACKER: Final = RowPacker(session_usage, session_usage.c.keys())
 
 
-def merge_pending(
-    connection: Connection, merged: Sequence[tuple[SessionState, SessionState]]
-) -> None:
-    """Move the rows of pending sessions' hours to the sessions that they were merged into."""
-    merged = [
-        (pending, session)
-        for pending, session in merged
-        if pending.prior is not None and pending.prior.single_hour is None
-    ]
+def merge_pending(connection: Connection, merged: Sequence[tuple[bytes, bytes, bytes]]) -> None:
+    """Move the rows of pending sessions' hours to the sessions that they were merged into.
+
+    ``merged``: (pending id, session id, user key).
+    """
     if not merged:
         return
     connection.execute(_QUERIES.text("create_staged_merges"))
@@ -41,21 +36,18 @@ def merge_pending(
             cursor,
             "staged_merges",
             (("pending_id", "uuid"), ("session_id", "uuid"), ("user_key", "uuid")),
-            [
-                (pending.session_id, session.session_id, session.user_key)
-                for pending, session in merged
-            ],
+            merged,
         )
     with prefer_index_scans(connection):
         connection.execute(_QUERIES.text("merge_pending_hours"))
 
 
-def update_flags(connection: Connection, sessions: Sequence[SessionState]) -> None:
+def update_flags(connection: Connection, flags: Sequence[tuple[bytes, bool, bool]]) -> None:
     """Set ``confirmed`` and ``estimated`` in the rows of sessions' hours; queue what that changes.
 
-    Called before this step's usage is added to them.
+    ``flags``: (session id, confirmed, estimated). Called before this step's usage is added.
     """
-    if not sessions:
+    if not flags:
         return
     connection.execute(_QUERIES.text("create_staged_flags"))
     with binary_cursor(psycopg_connection(connection)) as cursor:
@@ -63,7 +55,7 @@ def update_flags(connection: Connection, sessions: Sequence[SessionState]) -> No
             cursor,
             "staged_flags",
             (("session_id", "uuid"), ("confirmed", "bool"), ("estimated", "bool")),
-            {(session.session_id, session.confirmed, session.estimated) for session in sessions},
+            set(flags),
         )
     with prefer_index_scans(connection):
         connection.execute(_QUERIES.text("update_flags"))

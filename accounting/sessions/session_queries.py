@@ -30,7 +30,6 @@ from accounting.domain.session_fold import (
 )
 from accounting.sessions.session_changes import (
     SessionChanges,
-    StoredState,
     end_of,
     stored_state,
 )
@@ -200,13 +199,11 @@ def stage_sessions(connection: Connection, rows: Select[Any]) -> Table:
     return staged
 
 
-def reschedule(connection: Connection, sessions_due: Iterable[SessionState]) -> None:
-    """Store when to check sessions again that were due and did not expire."""
-    rows = [
-        (session.session_id, session.user_key, session.prior.recheck_at)
-        for session in sessions_due
-        if isinstance(session.prior, StoredState)
-    ]
+def reschedule(connection: Connection, rows: Sequence[tuple[bytes, bytes, int]]) -> None:
+    """Store when to check sessions again that were due and did not expire.
+
+    ``rows``: (session id, user key, recheck_at).
+    """
     if not rows:
         return
     connection.execute(_QUERIES.text("create_staged_rechecks"))

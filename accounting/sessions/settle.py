@@ -6,7 +6,7 @@ books as they were, and running it again gives the same rows.
 """
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from heapq import merge
@@ -17,9 +17,9 @@ from sqlalchemy import Engine
 from accounting.db.engine import lost_connections
 from accounting.domain.session_fold import AllocationKey, Report, StatusKeySighting
 from accounting.errors import LockHeld
-from accounting.sessions import session_queries
+from accounting.sessions import session_queries, settler
 from accounting.sessions.fold_failure import FoldFailed
-from accounting.sessions.settler import DUE_BATCH, Evidence, Settler, take_care
+from accounting.sessions.settler import DUE_BATCH, Evidence, Settler, lock_settling, take_care
 from accounting.sources import source_queries, watermark_queries
 
 BATCH: Final = 50_000
@@ -55,10 +55,9 @@ def settle_source(engine: Engine, source_id: int, *, limit: int = BATCH, wait: b
     settled = 0
     more = True
     failed_keys: set[AllocationKey] = set()
-    settler = Settler(source_id, memory_limit=0, failed_keys=failed_keys)
     while more:
         try:
-            count, more = _settle_batch(engine, settler, source_id, limit, wait=wait)
+            count, more = _settle_batch(engine, failed_keys, source_id, limit, wait=wait)
         except FoldFailed as failure:
             take_care(failed_keys, failure)
             continue
@@ -71,12 +70,18 @@ def settle_source(engine: Engine, source_id: int, *, limit: int = BATCH, wait: b
 
 
 def _settle_batch(
-    engine: Engine, settler: Settler, source_id: int, limit: int, *, wait: bool
+    engine: Engine,
+    failed_keys: Collection[AllocationKey],
+    source_id: int,
+    limit: int,
+    *,
+    wait: bool,
 ) -> tuple[int, bool]:
     """Settle the next reports; returns how many, and whether there may be more to do."""
+    settling = Settler(source_id, memory_limit=0, failed_keys=failed_keys)
     with gc_paused(), lost_connections(), engine.begin() as connection:
-        settler.lock(connection, wait=wait)
-        watermark = settler.begin(connection)
+        lock_settling(connection, source_id, wait=wait)
+        watermark = settling.begin(connection)
         # The source is read before its reports, and only those up to its position are read: of a
         # load that is committed while the query is planned, Postgres may show the rows in some
         # partitions, and not those in a partition that the load created.
@@ -120,13 +125,12 @@ def _settle_batch(
             settled_until=loaded.loaded_until if drained else reports[-1].received_at,
             last_sighting=sightings[-1][:3] if sightings else watermark.last_sighting,
         )
-        settler.open(connection)
-        settler.apply(connection, in_order(reports, sightings))
-        due = settler.finish(connection, watermark, reached)
-        if reports or sightings or due:
+        settling.apply(connection, in_order(reports, sightings))
+        batch = settling.finish(connection, reached)
+        settler.write(connection, batch)
+        if reports or sightings or batch.due_count:
             watermark_queries.open_sessions_changed(connection, [source_id])
-    settler.committed()
-    return len(reports), not drained or due == DUE_BATCH
+        return len(reports), not drained or batch.due_count == DUE_BATCH
 
 
 def in_order(

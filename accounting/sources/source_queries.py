@@ -68,8 +68,8 @@ def lock_source(connection: Connection, name: str, mode: str) -> SourceRow:
     return source
 
 
-def add_source(connection: Connection, name: str, mode: str) -> bool:
-    """Insert a source, locked until the transaction ends; False if there is one of that name.
+def add_source(connection: Connection, name: str, mode: str) -> int:
+    """The id of a source; inserts it if it is missing. Does not lock the row of another loader.
 
     Raises SourceConflict for the former name of a source that was renamed.
     """
@@ -80,9 +80,10 @@ def add_source(connection: Connection, name: str, mode: str) -> bool:
             f"set ACCOUNTING_SOURCE={renamed.source}",
             source_id=renamed.source_id,
         )
-    values = insert(sources).values(source=name, mode=mode)
-    added = connection.execute(values.on_conflict_do_nothing().returning(sources.c.source_id))
-    return added.one_or_none() is not None
+    connection.execute(insert(sources).values(source=name, mode=mode).on_conflict_do_nothing())
+    source_id = find_source_id(connection, name)
+    assert source_id is not None, "nothing deletes sources"
+    return source_id
 
 
 def find_source_id(connection: Connection, name: str) -> int | None:

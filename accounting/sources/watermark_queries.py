@@ -27,6 +27,11 @@ class Watermark:
     last_sighting: tuple[int, int, int] = (0, 0, 0)
     version: int = 0
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """(epoch, position)"""
+        return self.epoch, self.position
+
 
 def read_watermark(connection: Connection, source_id: int) -> Watermark:
     """The watermark of a source; a missing row is inserted, before the first report."""

@@ -86,8 +86,8 @@ def encode(
                 assert isinstance(encoder.needs, NewRealm)
                 identities.add_realm(connection, encoder.needs.name)
                 memory.add_rules(identities.rules)
-        memory.end()
-        identities.committed()
+        memory.end(memory.take_changed()[0])
+        identities.take_names()
         rejected += encoder.rejected
         reached = encoder.reached
     return packed, rejected

@@ -24,7 +24,7 @@ def test_any_memory_limit_gives_the_same_books(books: Books, memory_limit: int) 
         receive_commands(books, name, commands)
         loader = Loader(books.engine, books.spool(name), books.rule, memory_limit=memory_limit)
         books.follow_capture(name)
-        while loader.load(limit=97):
+        while loader.load_ahead(limit=97):
             pass
     books.rollup()
     stored = stored_figures(books)

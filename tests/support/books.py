@@ -165,7 +165,7 @@ class Books:
             self._loaders[source] = Loader(self.engine, self.spool(source), self.rule)
         self.follow_capture(source)
         total = 0
-        while loaded := self._loaders[source].load(limit):
+        while loaded := self._loaders[source].load_ahead(limit):
             total += loaded
         return total
 

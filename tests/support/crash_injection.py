@@ -26,22 +26,22 @@ class SimulatedCrash(BaseException):
 class CrashInjector:
     """Crashes at the n-th moment: a statement, the end of a COPY, before or after a COMMIT.
 
-    ``commits`` counts the commits since :meth:`arm`; ``backend_pid`` is the server process of the
-    last closed connection.
+    From then on every other thread crashes at its next moment. ``commits`` counts the commits since
+    :meth:`arm`; ``backend_pids`` are the server processes of the connections closed since then.
     """
 
     def __init__(self) -> None:
         self.moments_left = 0
         self.commits = 0
-        self.backend_pid = 0
+        self.backend_pids: list[int] = []
 
     def arm(self, moment: int) -> None:
-        self.moments_left, self.commits = moment, 0
+        self.moments_left, self.commits, self.backend_pids = moment, 0, []
 
     def count_down(self, connection: psycopg.Connection[Any]) -> None:
         self.moments_left -= 1
-        if self.moments_left == 0:
-            self.backend_pid = connection.pgconn.backend_pid
+        if self.moments_left == 0 or self.backend_pids:
+            self.backend_pids.append(connection.pgconn.backend_pid)
             connection.pgconn.finish()
             raise SimulatedCrash
 
@@ -92,7 +92,7 @@ def crashing_engine(books: Books, injector: CrashInjector) -> Iterator[Engine]:
 
 SETTLE_TABLES: Final = ("sources", "settle_watermarks", "sessions", "session_usage", "usage_deltas")
 """The watermarks of the jobs, and the tables that the job ``settle`` writes."""
-BACKEND_IS_ALIVE: Final = "SELECT FROM pg_stat_activity WHERE pid = %s"
+BACKEND_IS_ALIVE: Final = "SELECT FROM pg_stat_activity WHERE pid = ANY(%s)"
 
 
 def table_rows(books: Books, tables: Sequence[str]) -> list[object]:
@@ -131,7 +131,7 @@ def run_through_crashes(
             crash_count += 1
             # The backend holds its locks until it notices the closed connection, and a job that
             # cannot get them does nothing.
-            wait_until(lambda: not books.query(BACKEND_IS_ALIVE, [injector.backend_pid]))
+            wait_until(lambda: not books.query(BACKEND_IS_ALIVE, [injector.backend_pids]))
         else:
             return crash_count
         after = table_rows(books, tables) if injector.commits else before

@@ -349,6 +349,15 @@ class Spool(MessageStore):
         )
         return [RawKeySighting(*row) for row in rows]
 
+    def next_sighting(self, after: int, place: tuple[int, int]) -> tuple[int, int] | None:
+        """The (epoch, position) of the first sighting above a number and not before a place."""
+        rows = self.fetch_all(
+            "SELECT epoch, position FROM sightings WHERE sighting > ?"
+            " AND (epoch, position) >= (?, ?) ORDER BY sighting LIMIT 1",
+            (after, *place),
+        )
+        return rows[0] if rows else None
+
     def _gaps(self, query: str, values: tuple[int, ...]) -> list[Gap]:
         names = [field.name for field in fields(Gap)]
         rows = self.fetch_all(query, values)
