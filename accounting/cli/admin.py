@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def upgrade() -> None:
     """Upgrade the database to this version's schema."""
-    with servers.database(command_settings()) as engine:
+    with servers.database(command_settings(), may_create=True) as engine:
         write(f"{migrations.upgrade(engine)}\n")
 
 

@@ -29,6 +29,7 @@ def health() -> None:
 def doctor(as_json: JsonOption = False) -> None:
     """Examine Redis, Postgres, spool, clocks and events; exit 1 on errors."""
     settings = command_settings()
+    servers.check_data_dir(settings.data_dir)
     has_errors = False
     for finding in examine(
         settings,

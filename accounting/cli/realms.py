@@ -105,7 +105,7 @@ def set_realm(
     if not changes:
         raise UsageError("nothing to set: name at least one rule, such as --time-zone")
     settings = command_settings()
-    with writer_engine(settings) as engine:
+    with writer_engine(settings, may_create=True) as engine:  # rules precede the first usage
         set_rule(
             engine,
             name,

@@ -18,9 +18,12 @@ def command_settings(**arguments: object) -> Settings:
 
 
 @contextmanager
-def writer_engine(settings: Settings) -> Iterator[Engine]:
-    """The database with the writer's rights. Raises AccountingError for an older schema."""
-    with servers.database(settings, servers.WRITER_ROLE) as engine:
+def writer_engine(settings: Settings, *, may_create: bool = False) -> Iterator[Engine]:
+    """The database with the writer's rights. Raises AccountingError for an older schema.
+
+    ``may_create``: the embedded database, where neither a URL nor that database exists.
+    """
+    with servers.database(settings, servers.WRITER_ROLE, may_create=may_create) as engine:
         migrations.require_head(engine)
         yield engine
 

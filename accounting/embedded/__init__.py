@@ -14,6 +14,7 @@ from accounting.embedded.postgres_cluster import DATABASE
 from accounting.embedded.postgres_server import (
     EmbeddedPostgres,
     attach_or_start,
+    has_postgres,
     run_postgres,
     running_postgres,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "EmbeddedPostgres",
     "EmbeddedValkey",
     "attach_or_start",
+    "has_postgres",
     "run_postgres",
     "run_valkey",
     "running_postgres",

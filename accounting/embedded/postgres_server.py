@@ -216,6 +216,13 @@ def run_postgres(
                 _stop(process)
 
 
+def has_postgres(data_dir: Path) -> bool:
+    """Whether the data directory has an embedded Postgres, or a process is about to make one."""
+    layout = _Layout.in_data_dir(data_dir)
+    with child.os_errors_as_server_error("look for the embedded Postgres"):
+        return layout.cluster.exists() or layout.owner_lock.owner_pid() is not None
+
+
 def running_postgres(data_dir: Path) -> EmbeddedPostgres | None:
     """The embedded Postgres that a process of the service runs on this data directory, if any."""
     layout = _Layout.in_data_dir(data_dir)
@@ -237,9 +244,11 @@ def attach_or_start(data_dir: Path) -> Iterator[EmbeddedPostgres]:
     """
     owner_lock = _Layout.in_data_dir(data_dir).owner_lock
     # An owner may be starting its server, or ending.
-    wait_until(
-        lambda: owner_lock.owner_pid() is None or running_postgres(data_dir) is not None, math.inf
-    )
+    with child.os_errors_as_server_error("look for the embedded Postgres"):
+        wait_until(
+            lambda: owner_lock.owner_pid() is None or running_postgres(data_dir) is not None,
+            math.inf,
+        )
     running = running_postgres(data_dir)
     if running is not None:
         yield running

@@ -1,14 +1,17 @@
 """The servers of this service: the configured ones, or the embedded ones of the data directory."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from accounting import embedded
-from accounting.config import Settings, reload_secret
+from accounting.config import Settings, environment_variable, reload_secret
 from accounting.db import migrations
 from accounting.db.engine import Engine, open_engine
+from accounting.errors import ConfigurationError
 
 WRITER_ROLE: Final = "turn_accounting_writer"
 READER_ROLE: Final = "turn_accounting_reader"
@@ -16,10 +19,14 @@ READER_ROLE: Final = "turn_accounting_reader"
 
 @contextmanager
 def database(
-    settings: Settings, role: str | None = None, *, program: str = "turn-accounting"
+    settings: Settings,
+    role: str | None = None,
+    *,
+    program: str = "turn-accounting",
+    may_create: bool = False,
 ) -> Iterator[Engine]:
     """An engine for :func:`database_url`. Postgres shows ``program`` as the application's name."""
-    with database_url(settings, role) as url:
+    with database_url(settings, role, may_create=may_create) as url:
         engine = open_engine(
             url,
             application_name=program,
@@ -32,15 +39,25 @@ def database(
 
 
 @contextmanager
-def database_url(settings: Settings, role: str | None = None) -> Iterator[str]:
+def database_url(
+    settings: Settings, role: str | None = None, *, may_create: bool = False
+) -> Iterator[str]:
     """The URL, with its password, of the configured database; or of the embedded one as ``role``.
 
     Attaches to the embedded Postgres of a running ``up``, or starts one until the block ends, and
-    migrates it to this version's schema.
+    migrates it to this version's schema. Raises ConfigurationError where the data directory has
+    none, unless this ``may_create`` it.
     """
     if (configured := configured_database_url(settings)) is not None:
         yield configured
     else:
+        check_data_dir(settings.data_dir)
+        if not may_create and not embedded.has_postgres(settings.data_dir):
+            raise ConfigurationError(
+                f"there are no books: {environment_variable('database_url')} is not set, and "
+                f"{settings.data_dir} has no database; set it, or "
+                f"{environment_variable('data_dir')} to the data directory of `turn-accounting up`"
+            )
         with embedded.attach_or_start(settings.data_dir) as server:
             prepare_embedded_database(server)
             yield server.url(role)
@@ -62,10 +79,25 @@ def prepare_embedded_database(server: embedded.EmbeddedPostgres) -> None:
         engine.dispose()
 
 
+def check_data_dir(data_dir: Path) -> None:
+    """Raise ConfigurationError where this user can't enter the data directory, which may lack."""
+    try:
+        # The dot takes the right to enter.
+        os.stat(f"{data_dir}/.")  # noqa: PTH116  # pathlib drops the dot
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't enter the data directory {data_dir}: {error.strerror}: set "
+            f"{environment_variable('data_dir')}, or run this as the user of the service"
+        ) from None
+
+
 def running_database_url(settings: Settings) -> str | None:
     """The configured Postgres, or the embedded one of a running ``up``; None without either."""
     if (configured := configured_database_url(settings)) is not None:
         return configured
+    check_data_dir(settings.data_dir)
     server = embedded.running_postgres(settings.data_dir)
     return None if server is None else server.url(WRITER_ROLE)
 
@@ -74,6 +106,7 @@ def running_redis_url(settings: Settings) -> str | None:
     """The configured Redis, or the embedded Valkey of a running ``up``; None without either."""
     if (configured := reload_secret(settings, "redis_url")) is not None:
         return configured
+    check_data_dir(settings.data_dir)
     server = embedded.running_valkey(settings.data_dir)
     return None if server is None else server.url
 

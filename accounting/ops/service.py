@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -68,6 +68,7 @@ def run_all(
     Once everything runs, ``announce`` receives the URL by which coturn reaches Redis, and the
     embedded Valkey where that is it.
     """
+    servers.check_data_dir(settings.data_dir)
     with ExitStack() as stack:
         environment: dict[str, str] = {}
         if settings.database_url is None:
@@ -144,9 +145,15 @@ def run_to_end(starter: ProcessStarter, command: str, environment: Mapping[str, 
         raise SystemExit(code if code > 0 else 1)
 
 
+def _database(settings: Settings, command: str) -> AbstractContextManager[Engine]:
+    return servers.database(
+        settings, WRITER_ROLE, program=f"turn-accounting {command}", may_create=True
+    )
+
+
 def prepare_database(settings: Settings, *, is_embedded: bool) -> None:
     """Upgrade the database to this version, and check that it can account in the time zone."""
-    with servers.database(settings) as engine:
+    with servers.database(settings, may_create=True) as engine:
         # The writer role lacks the right to upgrade, so an upgraded schema is left alone.
         if migrations.current_revision(engine) != migrations.head_revision():
             migrations.upgrade(engine)
@@ -164,7 +171,7 @@ def run_collector_process(
 ) -> None:
     """Capture, and load what was captured, until ``stop`` is set; then flush both."""
     with (
-        servers.database(settings, WRITER_ROLE, program="turn-accounting collect") as engine,
+        _database(settings, "collect") as engine,
         serve_metrics(settings, captures=True),
     ):
         run_while_leased(settings, engine, stop, starter, clock=clock)
@@ -174,7 +181,7 @@ def run_loader_process(settings: Settings, stop: threading.Event) -> None:
     """Load the spool of this source until ``stop`` is set, then the rest of it."""
     path = spool_path(settings.data_dir, settings.source)
     with (
-        servers.database(settings, WRITER_ROLE, program="turn-accounting load") as engine,
+        _database(settings, "load") as engine,
         Spool.open(path, settings.source) as spool,
     ):
         with suppress(ConnectionLost):
@@ -201,7 +208,7 @@ def run_scheduler_process(settings: Settings, stop: threading.Event) -> None:
         "settle": settings.settle_interval_seconds,
         "rollup": settings.rollup_interval_seconds,
     }
-    with servers.database(settings, WRITER_ROLE, program="turn-accounting schedule") as engine:
+    with _database(settings, "schedule") as engine:
         # A job can wait for an unreachable database, but never succeeds with another schema.
         with suppress(ConnectionLost):
             migrations.require_head(engine)
@@ -246,9 +253,11 @@ def is_capturing(settings: Settings) -> bool:
 
 def check_health(settings: Settings) -> Health:
     """Evaluate the service's health. Starts nothing; checks capture only where a spool is."""
-    captures = spool_path(settings.data_dir, settings.source).exists()
+    servers.check_data_dir(settings.data_dir)
     with _snapshot_reader(settings) as reader:
-        return evaluate(reader.read(), captures=captures)
+        snapshot = reader.read()
+    has_spool = snapshot.spool is not None or snapshot.spool_error is not None
+    return evaluate(snapshot, captures=has_spool)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -119,8 +120,62 @@ def test_an_impossible_data_directory_is_named(tmp_path: Path) -> None:
     path.touch()
     for command in ("sessions", "up"):
         result = turn_accounting(command, data_dir=str(path))
-        assert result.code == 1
-        assert str(path) in result.error_line
+        assert result.code == 2
+        assert result.error_line == (
+            f"can't enter the data directory {path}: Not a directory: set ACCOUNTING_DATA_DIR, or "
+            "run this as the user of the service"
+        )
+
+
+@pytest.mark.parametrize("command", ["up", "doctor", "health", "usage", "source list"])
+def test_a_data_directory_that_this_user_may_not_enter_is_named(
+    tmp_path: Path, command: str
+) -> None:
+    data_dir = tmp_path / "books"
+    data_dir.mkdir(mode=0)
+    # Root enters every directory, until it gives up the capabilities for that.
+    unprivileged = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    process = subprocess.run(
+        [
+            *(unprivileged if os.geteuid() == 0 else []),
+            *(sys.executable, "-m", "accounting", *command.split()),
+        ],
+        env=environment({"data_dir": str(data_dir)}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr == (
+        f"turn-accounting: can't enter the data directory {data_dir}: Permission denied: set "
+        "ACCOUNTING_DATA_DIR, or run this as the user of the service\n"
+    )
+
+
+READING_COMMANDS: Final = [
+    "sessions", "usage --json", "statement r 2026-11-01", "source list", "period list",
+    "realm list", "export usage", "feed", "verify", "trace r 2026-11-01 --user u",
+    "rebuild --reason x", "erase r u", "reconcile /dev/null", "db current", "job run settle",
+    "source retire s", "period close r 2026-11-01",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", READING_COMMANDS)
+def test_without_books_a_command_says_so_and_creates_nothing(
+    tmp_path: Path, arguments: str
+) -> None:
+    data_dir = tmp_path / "nothing"
+    result = turn_accounting(*arguments.split(), data_dir=str(data_dir))
+    assert result.code == 2
+    assert result.error_line == (
+        f"there are no books: ACCOUNTING_DATABASE_URL is not set, and {data_dir} has no database; "
+        "set it, or ACCOUNTING_DATA_DIR to the data directory of `turn-accounting up`"
+    )
+    assert not data_dir.exists()
+    data_dir.mkdir()
+    assert turn_accounting(*arguments.split(), data_dir=str(data_dir)).code == 2
+    assert list(data_dir.iterdir()) == []
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])

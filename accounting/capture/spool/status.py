@@ -14,6 +14,7 @@ from accounting.capture.clock import wall_clock
 from accounting.capture.spool.file import spool_path, translate_errors
 from accounting.capture.spool.records import Gap, SpoolState
 from accounting.capture.spool.spool import Spool
+from accounting.errors import SpoolError
 
 BACKLOG_COUNT_LIMIT: Final = 200_000
 """Messages that are counted, which takes about 0.1 s; of more only the age of the oldest counts."""
@@ -56,8 +57,13 @@ class SpoolStatus:
 def read_status(data_dir: Path, source: str) -> SpoolStatus | None:
     """The status of a source's spool; None when there is no file. Raises SpoolError."""
     path = spool_path(data_dir, source)
-    if not path.exists():
-        return None
+    try:
+        if not path.exists():
+            return None
+    except OSError as error:
+        raise SpoolError(
+            f"can't read {path}: {error.strerror}; run this as the user of the service"
+        ) from None
     with translate_errors(path, "read"):
         uri = f"file:{quote(str(path))}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=2.0)) as connection:
