@@ -138,9 +138,11 @@ class PriorState:
     single_hour: int | None = None
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class SessionState:
     """A session, with all that later reports may need of it.
+
+    Not keyword-only, which would double the cost of making one.
 
     ``usage`` is the sum so far, in the order of COUNTERS; ``hourly_usage`` is what this step added
     to it, by the start of the hour. ``new_count`` and ``deleted_count`` count those reports: they
@@ -188,7 +190,7 @@ class SessionState:
     @property
     def _has_final_client_totals(self) -> bool:
         """Whether its client totals came: coturn sends totals last, so the allocation is gone."""
-        return self.client_total_count >= self._server_count
+        return self.client_total_count >= (self.new_count or 1)
 
     @property
     def _has_all_totals(self) -> bool:
@@ -500,12 +502,12 @@ class KeyFold:
 
     def _start(self, epoch: int, position: int, now: int) -> SessionState:
         session = SessionState(
-            session_id=session_id(self.key.source_id, epoch, position),
-            user_key=self.user_key,
-            realm_id=self.realm_id,
-            started_at=now,
-            last_seen_at=now,
-            expires_at=now + ASSUMED_LIFETIME,
+            session_id(self.key.source_id, epoch, position),
+            self.user_key,
+            self.realm_id,
+            now,  # started_at
+            now,  # last_seen_at
+            now + ASSUMED_LIFETIME,
         )
         self.changed.append(session)
         return session
@@ -662,12 +664,15 @@ def _add_to_hour(session: SessionState, hour: int, counters: Sequence[int]) -> N
 
 def _add_usage(session: SessionState, hour: int, of_peer: bool, counters: Counters) -> None:
     received_packets, received_bytes, sent_packets, sent_bytes = counters
-    first = 4 if of_peer else 0
-    sums = session.hourly_usage.get(hour)
+    first, second, third, fourth = (4, 5, 6, 7) if of_peer else (0, 1, 2, 3)
+    usage, sums = session.usage, session.hourly_usage.get(hour)
     if sums is None:
         sums = session.hourly_usage[hour] = [0] * 8
-    for numbers in (session.usage, sums):
-        numbers[first] += received_packets
-        numbers[first + 1] += received_bytes
-        numbers[first + 2] += sent_packets
-        numbers[first + 3] += sent_bytes
+    usage[first] += received_packets
+    usage[second] += received_bytes
+    usage[third] += sent_packets
+    usage[fourth] += sent_bytes
+    sums[first] += received_packets
+    sums[second] += received_bytes
+    sums[third] += sent_packets
+    sums[fourth] += sent_bytes

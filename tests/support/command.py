@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from accounting.cli.main import COMMANDS, main
+from accounting.cli.resources import command_settings
+from accounting.ops import service
+from accounting.ops.stop_signals import stop_on_signals
 
 TIMEOUT_SECONDS: Final = 60
 PREFIX: Final = "ACCOUNTING_"
@@ -83,5 +86,9 @@ def _run(arguments: tuple[str, ...], environ: dict[str, str], out: Path, err: Pa
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
     os.environ.clear()
     os.environ.update(environ)
+    if arguments == ("load",):
+        # A process of the service, which its fork server starts: it has no command.
+        service.run_loader_process(command_settings(), stop_on_signals())
+        return
     sys.argv = ["turn-accounting", *arguments]
     main()
