@@ -8,6 +8,7 @@ from typing import Final
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 
 from accounting.db.connection_settings import settings_statement
@@ -59,6 +60,7 @@ def open_engine(
         hide_parameters=True,  # they contain usernames, and errors are logged
     )
     event.listen(engine, "begin", _apply_settings)
+    event.listen(engine, "handle_error", _close_if_broken)
     return engine
 
 
@@ -106,6 +108,17 @@ def _apply_settings(connection: Connection) -> None:
     # Several statements in one message exclude parameters and server-side cursors.
     options = {"no_parameters": True, "stream_results": False}
     connection.exec_driver_sql(statement, execution_options=options)
+
+
+def _close_if_broken(context: ExceptionContext) -> None:
+    """Close a connection that the server ended, without a ROLLBACK.
+
+    Behind a pooler it still looks open, and fails where psycopg was sending many rows.
+    """
+    error = context.original_exception
+    if isinstance(error, psycopg.OperationalError):
+        state = error.sqlstate
+        context.is_disconnect |= state is None or state.startswith(("08", "57P"))
 
 
 # While a backup is restored, the database exists before its tables do. Collectors read this table

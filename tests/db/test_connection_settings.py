@@ -281,3 +281,21 @@ def test_the_books_are_the_same_through_a_pooler_which_keeps_no_setting(
         assert {name for name in expected if outputs[name] != expected[name]} == set()
         assert other.execute(query, [names]).fetchall() == before
         other.close()
+
+
+@pytest.mark.needs_pgbouncer
+def test_a_server_that_ends_behind_a_pooler_while_rows_are_sent_is_one_lost_connection(
+    books: Books, postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Found by `make chaos`: a rollback failed too, which the pool logged with a traceback."""
+    rows = [{"number": number} for number in range(5)]
+    ends = text("SELECT pg_terminate_backend(pg_backend_pid()) WHERE :number = 3")
+    with run_pgbouncer(postgres_server, pool_size=2) as pooler:
+        engine = open_engine(pooler.url(WRITER, books.name))
+        for _ in range(5):
+            with pytest.raises(ConnectionLost), lost_connections(), engine.begin() as connection:
+                connection.execute(ends, rows)
+        engine.dispose()
+    assert [
+        record.message for record in caplog.records if record.name.startswith("sqlalchemy")
+    ] == []
