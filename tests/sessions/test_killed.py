@@ -3,16 +3,26 @@
 The connection is closed as if the process had died, and the job runs again.
 """
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from accounting.audit.verify import verify
+from accounting.errors import ConnectionLost
+from accounting.ingest.loader import Loader
 from accounting.sessions.settle import settle
 from accounting.usage.rollup import rollup
 from tests.support.books import Books
 from tests.support.coturn_messages import OTHER_SERVER_ADDRESS, FakeAllocation
-from tests.support.crash_injection import CrashInjector, crashing_engine, run_through_crashes
+from tests.support.crash_injection import (
+    BACKEND_IS_ALIVE,
+    CrashInjector,
+    crashing_engine,
+    run_through_crashes,
+)
 from tests.support.scenario_player import all_rows, restarted_loader
+from tests.support.servers import wait_until
 from tests.support.truncate import empty_database
 
 NOTHING: Final = (0, 0, 0, 0)
@@ -46,6 +56,44 @@ def receive_unsettled_events(books: Books) -> None:
     gap = books.spool().open_gap(books.micros_at(100_002), "connection_lost")
     books.spool().close_gap(gap, books.micros_at(100_003))
     books.advance_clock(200_000)
+
+
+def test_a_loader_whose_connection_is_cut_at_any_statement_goes_on_with_its_memory(
+    books: Books, tmp_path: Path
+) -> None:
+    """It drops what it remembers of a transaction that failed, or whose COMMIT was not answered."""
+    receive_settled_events(books)
+    receive_unsettled_events(books)
+    books.run_jobs()
+    undisturbed = all_rows(books)
+    empty_database(books.server, books.name)
+    again = Books(books.server, books.name, tmp_path / "again")
+    receive_settled_events(again)
+    cut = CrashInjector(survives=True)
+    with crashing_engine(again, cut) as engine:
+        loader = Loader(engine, again.spool(), again.rule)
+        while loader.load():
+            pass
+        receive_unsettled_events(again)
+        again.follow_capture()
+        cuts = 0
+        # The first moment is the pool's, which opens another connection then.
+        for moment in itertools.count(2):
+            cut.arm(moment)
+            try:
+                loader.load(1000)
+            except ConnectionLost:
+                cuts += 1
+                wait_until(lambda: not again.query(BACKEND_IS_ALIVE, [cut.backend_pids]))
+            if cut.commits:
+                break
+        assert cuts == moment - 1  # the last one after the COMMIT
+        while loader.load():
+            pass
+    again.run_jobs()
+    assert all_rows(again) == undisturbed
+    assert list(verify(again.engine)) == []
+    again.close()
 
 
 def test_jobs_killed_at_any_statement_and_run_again_give_the_same_books(

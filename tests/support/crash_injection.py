@@ -28,9 +28,11 @@ class CrashInjector:
 
     From then on every other thread crashes at its next moment. ``commits`` counts the commits since
     :meth:`arm`; ``backend_pids`` are the server processes of the connections closed since then.
+    ``survives``: only connections end, and the process goes on with what it remembers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, survives: bool = False) -> None:
+        self._survives = survives
         self.moments_left = 0
         self.commits = 0
         self.backend_pids: list[int] = []
@@ -43,6 +45,8 @@ class CrashInjector:
         if self.moments_left == 0 or self.backend_pids:
             self.backend_pids.append(connection.pgconn.backend_pid)
             connection.pgconn.finish()
+            if self._survives:
+                raise psycopg.OperationalError("the connection was cut")
             raise SimulatedCrash
 
     def cursor_class(self) -> type[psycopg.Cursor[Any]]:
