@@ -16,7 +16,6 @@ from sqlalchemy import Connection
 from accounting.audit import evidence_queries
 from accounting.audit.checkpoints import Checkpoint, SourceCheckpoint, source_checkpoints
 from accounting.audit.evidence_queries import Evidence, EvidenceScope
-from accounting.domain import session_fold
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import AllocationKey, KeyFold, Phase, SessionState
 from accounting.domain.session_hours import SessionHour, hours_of
@@ -158,8 +157,9 @@ class _KeyRecomputation:
                     hour: counters.copy() for hour, counters in session.hourly_usage.items()
                 }
                 if session is self._fold.active and checkpoint.settled_until is not None:
-                    grace = self._fold.rules.grace_at(session.started_at)
-                    session_fold.expire(snapshot, checkpoint.settled_until, grace)
+                    expiring = KeyFold(self._fold.key, self._fold.realm_id, self._fold.rules)
+                    expiring.resume(snapshot)
+                    expiring.expire(checkpoint.settled_until)
                 yield from self._result(snapshot, checkpoint.checkpoint)
 
     def _take_closed_sessions(self) -> Iterator[RecomputedSession]:

@@ -145,7 +145,7 @@ COMMENT ON COLUMN reporting.sessions.total_reported IS
 COMMENT ON COLUMN reporting.sessions.estimated IS
     'Whether reports were missed: usage is known from the total, and placed at its time';
 COMMENT ON COLUMN reporting.sessions.disputed IS
-    'Whether reports contradict each other, or two servers shared the key';
+    'Whether reports contradict each other or are set aside, or two servers shared the key';
 
 -- The sessions with the column names of FreeRADIUS' table. Octets as in RADIUS: input is received
 -- from the client.
