@@ -97,10 +97,10 @@ def set_aside(books: Books) -> list[dict[str, Any]]:
     )
 
 
-def load(books: Books, memory_limit: int, limit: int) -> None:
+def load(books: Books, memory_limit: int, limit: int, *, ahead: bool) -> None:
     loader = Loader(books.engine, books.spool(), books.rule, memory_limit=memory_limit)
     books.follow_capture()
-    while loader.load(limit):
+    while (loader.load_ahead if ahead else loader.load)(limit):
         pass
 
 
@@ -111,13 +111,13 @@ def logs() -> Iterator[list[MutableMapping[str, Any]]]:
 
 
 @pytest.mark.parametrize(
-    ("put", "memory_limit", "limit"),
+    ("put", "memory_limit", "limit", "ahead"),
     [
-        (raise_before_a_report, 3, 1),
-        (raise_after_half_of_a_report, 0, 3),
-        (raise_after_half_of_a_report, 10**6, 100),
-        (raise_while_packing, 0, 3),
-        (raise_while_packing, 10**6, 100),
+        (raise_before_a_report, 3, 1, False),
+        (raise_after_half_of_a_report, 0, 3, True),
+        (raise_after_half_of_a_report, 10**6, 1, True),
+        (raise_while_packing, 0, 3, False),
+        (raise_while_packing, 10**6, 2, True),
     ],
 )
 def test_only_the_report_that_raises_is_missing_until_a_rebuild(
@@ -127,6 +127,7 @@ def test_only_the_report_that_raises_is_missing_until_a_rebuild(
     put: Fault,
     memory_limit: int,
     limit: int,
+    ahead: bool,
 ) -> None:
     receive(books)
     receive_ends(books)
@@ -137,9 +138,9 @@ def test_only_the_report_that_raises_is_missing_until_a_rebuild(
     with monkeypatch.context() as patch:
         put(patch)
         receive(books)
-        load(books, memory_limit, limit)
+        load(books, memory_limit, limit, ahead=ahead)
         receive_ends(books)
-        load(books, memory_limit, limit)
+        load(books, memory_limit, limit, ahead=ahead)
         assert settle(books.engine) == 0
         books.rollup()
         assert [(row["epoch"], row["reason"].split()[0]) for row in set_aside(books)] == [
