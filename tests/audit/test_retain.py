@@ -1,7 +1,7 @@
 """Retain drops reports only when nothing billed can be lost with them."""
 
 from datetime import UTC, date, datetime
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 import pytest
@@ -14,6 +14,7 @@ from accounting.audit.verify import VerifyResult, verify
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
 from accounting.capture.spool.records import RawKeySighting
+from accounting.domain.session_fold import KeyFold
 from accounting.errors import AccountingError
 from tests.support.books import WRITER, Books, channel
 from tests.support.command import turn_accounting
@@ -413,3 +414,25 @@ def test_a_sighting_at_the_last_dropped_report_is_applied_after_it(books: Books)
     assert retain(books.engine, DAYS_TO_DROP_ALL) == 1
     assert list(verify(books.engine)) == []
     assert without_reports(books) == before
+
+
+def test_a_day_whose_reports_are_set_aside_is_kept_until_a_rebuild(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply_interim = KeyFold.apply_interim
+
+    def faulty(fold: KeyFold, *report: Any) -> None:
+        if report[-1][1] == 700:
+            raise ZeroDivisionError
+        apply_interim(fold, *report)
+
+    receive_two_days(books)
+    with monkeypatch.context() as patch:
+        patch.setattr(KeyFold, "apply_interim", faulty)
+        run_jobs_and_close(books)
+        assert retain(books.engine, DAYS_TO_DROP_ALL) == 0
+    assert retain(books.engine, DAYS_TO_DROP_ALL) == 0
+    assert kept_days(books) == [2, 3, 4]
+    assert list(rebuild(books.engine, "a fixed version"))
+    assert list(verify(books.engine)) == []
+    assert retain(books.engine, DAYS_TO_DROP_ALL) == 3
