@@ -17,6 +17,7 @@ from accounting.capture.spool.records import RawKeySighting
 from accounting.domain import session_fold
 from accounting.domain.session_fold import KeyFold
 from accounting.domain.session_hours import UsageChanges
+from accounting.identities.erase import erase
 from accounting.ingest.loader import Loader
 from accounting.ops.doctor import Level
 from accounting.ops.doctor.flow import check_flow
@@ -320,3 +321,23 @@ def test_a_disputed_stranger_is_not_pruned(books: Books, monkeypatch: pytest.Mon
     prune(books.engine, PruneLimits(unattributed_sessions=0))
     assert books.rows("traffic_reports") == []
     assert list(verify(books.engine)) == []
+
+
+def test_an_erasure_reaches_the_address_in_a_report_that_is_set_aside(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No session has its username, by which the reports with addresses are found."""
+
+    def faulty(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    FakeAllocation(books).new(0)
+    FakeAllocation(books, user="bob").interim(1, 1, 100, 0, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(KeyFold, "apply_status", faulty)
+        books.advance_clock(100_000)
+        books.run_jobs()
+    assert books.rows("sessions") == []
+    assert [row["client_address"] for row in books.rows("allocation_events")] != [None]
+    erase(books.engine, "example.org", "alice")
+    assert [row["client_address"] for row in books.rows("allocation_events")] == [None]
