@@ -1,3 +1,7 @@
+-- name: count_staged_deltas
+-- Counts the staged deltas.
+SELECT count(*) FROM staged_deltas;
+
 -- name: create_staged_deltas
 -- Scratch table for the usage deltas of one roll-up, summed by user and hour.
 CREATE TEMP TABLE IF NOT EXISTS staged_deltas (LIKE accounting.usage_deltas) ON COMMIT DELETE ROWS;
@@ -10,6 +14,16 @@ CREATE TEMP TABLE IF NOT EXISTS staged_hours (
     day_starts_at timestamptz, day_ends_at timestamptz,
     month_starts_at timestamptz, month_ends_at timestamptz, is_folded boolean
 ) ON COMMIT DELETE ROWS;
+
+-- name: create_staged_realm_deltas
+-- Scratch table for the usage deltas of one roll-up, summed by realm and hour.
+CREATE TEMP TABLE IF NOT EXISTS staged_realm_deltas ON COMMIT DELETE ROWS AS
+SELECT realm_id, starts_at,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes,
+    sessions_carried
+FROM accounting.usage_deltas WITH NO DATA;
 
 -- name: create_staged_slices
 -- Scratch table for the slices, or whole hours, of realms to be counted.
@@ -32,12 +46,36 @@ INSERT INTO staged_deltas (
     sessions_carried
 )
 SELECT realm_id, user_key, starts_at,
-    sum(received_packets), sum(received_bytes), sum(sent_packets), sum(sent_bytes),
-    sum(peer_received_packets), sum(peer_received_bytes), sum(peer_sent_packets), sum(peer_sent_bytes),
-    sum(sessions_started), sum(sessions_ended), sum(session_microseconds), sum(estimated_bytes),
-    sum(sessions_carried)
+    accounting.bigint_sum(received_packets), accounting.bigint_sum(received_bytes),
+    accounting.bigint_sum(sent_packets), accounting.bigint_sum(sent_bytes),
+    accounting.bigint_sum(peer_received_packets), accounting.bigint_sum(peer_received_bytes),
+    accounting.bigint_sum(peer_sent_packets), accounting.bigint_sum(peer_sent_bytes),
+    accounting.bigint_sum(sessions_started), accounting.bigint_sum(sessions_ended),
+    accounting.bigint_sum(session_microseconds), accounting.bigint_sum(estimated_bytes),
+    accounting.bigint_sum(sessions_carried)
 FROM taken
 GROUP BY realm_id, user_key, starts_at;
+
+-- name: stage_realm_deltas
+-- Sums the staged deltas by realm and hour; returns those hours.
+INSERT INTO staged_realm_deltas (
+    realm_id, starts_at,
+    received_packets, received_bytes, sent_packets, sent_bytes,
+    peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
+    sessions_started, sessions_ended, session_microseconds, estimated_bytes,
+    sessions_carried
+)
+SELECT realm_id, starts_at,
+    accounting.bigint_sum(received_packets), accounting.bigint_sum(received_bytes),
+    accounting.bigint_sum(sent_packets), accounting.bigint_sum(sent_bytes),
+    accounting.bigint_sum(peer_received_packets), accounting.bigint_sum(peer_received_bytes),
+    accounting.bigint_sum(peer_sent_packets), accounting.bigint_sum(peer_sent_bytes),
+    accounting.bigint_sum(sessions_started), accounting.bigint_sum(sessions_ended),
+    accounting.bigint_sum(session_microseconds), accounting.bigint_sum(estimated_bytes),
+    accounting.bigint_sum(sessions_carried)
+FROM staged_deltas
+GROUP BY realm_id, starts_at
+RETURNING realm_id, starts_at;
 
 -- name: dequeue_peak_deltas
 -- Deletes the queued slices and returns each once.
@@ -46,46 +84,9 @@ WITH taken AS (
 )
 SELECT DISTINCT realm_id, starts_at, slice_at FROM taken;
 
--- name: insert_empty_buckets
--- Creates an empty day and month for users with their first usage in an hour that is not folded yet:
--- the views start from existing rows and add the hour. Runs before the hours are written.
-WITH fresh AS (
-    SELECT DISTINCT t.user_key, t.realm_id, h.day_starts_at, h.month_starts_at
-    FROM staged_deltas t JOIN staged_hours h USING (realm_id, starts_at)
-    WHERE NOT h.is_folded AND NOT EXISTS (
-        SELECT FROM accounting.user_usage_hourly u
-        WHERE u.user_key = t.user_key AND u.starts_at = t.starts_at
-    )
-),
-days AS (
-    INSERT INTO accounting.user_usage_daily (
-        user_key, starts_at, realm_id,
-        received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
-        peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
-        session_microseconds, estimated_bytes
-    )
-    SELECT DISTINCT user_key, day_starts_at, realm_id, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
-    FROM fresh ORDER BY user_key
-    ON CONFLICT DO NOTHING
-)
-INSERT INTO accounting.user_usage_monthly (
-    user_key, starts_at, realm_id,
-    received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
-    peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
-    session_microseconds, estimated_bytes
-)
-SELECT DISTINCT user_key, month_starts_at, realm_id, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
-FROM fresh ORDER BY user_key
-ON CONFLICT DO NOTHING;
-
 -- name: add_user_hours
--- Adds the staged deltas to the hours of users.
-MERGE INTO accounting.user_usage_hourly u
-USING (
-    SELECT * FROM staged_deltas ORDER BY user_key, starts_at
-) t
-ON u.user_key = t.user_key AND u.starts_at = t.starts_at
-WHEN MATCHED THEN UPDATE SET
+-- Adds the staged deltas to the hours that their users have.
+UPDATE accounting.user_usage_hourly u SET
     received_packets = u.received_packets + t.received_packets,
     received_bytes = u.received_bytes + t.received_bytes,
     sent_packets = u.sent_packets + t.sent_packets, sent_bytes = u.sent_bytes + t.sent_bytes,
@@ -97,17 +98,60 @@ WHEN MATCHED THEN UPDATE SET
     sessions_ended = u.sessions_ended + t.sessions_ended,
     session_microseconds = u.session_microseconds + t.session_microseconds,
     estimated_bytes = u.estimated_bytes + t.estimated_bytes
-WHEN NOT MATCHED THEN INSERT (
+FROM (
+    SELECT * FROM staged_deltas ORDER BY user_key, starts_at
+) t
+WHERE u.user_key = t.user_key AND u.starts_at = t.starts_at;
+
+-- name: insert_user_hours
+-- Inserts the hours of users that the staged deltas begin. An hour that is not folded yet also gets
+-- an empty day and month unless its user has them: the views start from existing rows and add it.
+WITH fresh AS MATERIALIZED (
+    SELECT * FROM staged_deltas t WHERE NOT EXISTS (
+        SELECT FROM accounting.user_usage_hourly u
+        WHERE u.user_key = t.user_key AND u.starts_at = t.starts_at
+    )
+    ORDER BY user_key, starts_at
+),
+hours AS (
+    INSERT INTO accounting.user_usage_hourly (
+        user_key, starts_at, realm_id,
+        received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
+        peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
+        session_microseconds, estimated_bytes
+    )
+    SELECT
+        user_key, starts_at, realm_id,
+        received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
+        peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
+        session_microseconds, estimated_bytes
+    FROM fresh
+),
+begun AS MATERIALIZED (
+    SELECT t.user_key, t.realm_id, h.day_starts_at, h.month_starts_at
+    FROM fresh t JOIN staged_hours h USING (realm_id, starts_at)
+    WHERE NOT h.is_folded
+),
+days AS (
+    INSERT INTO accounting.user_usage_daily (
+        user_key, starts_at, realm_id,
+        received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
+        peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
+        session_microseconds, estimated_bytes
+    )
+    SELECT DISTINCT user_key, day_starts_at, realm_id, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+    FROM begun ORDER BY user_key
+    ON CONFLICT DO NOTHING
+)
+INSERT INTO accounting.user_usage_monthly (
     user_key, starts_at, realm_id,
     received_packets, received_bytes, sent_packets, sent_bytes, peer_received_packets,
     peer_received_bytes, peer_sent_packets, peer_sent_bytes, sessions_started, sessions_ended,
     session_microseconds, estimated_bytes
-) VALUES (
-    t.user_key, t.starts_at, t.realm_id,
-    t.received_packets, t.received_bytes, t.sent_packets, t.sent_bytes, t.peer_received_packets,
-    t.peer_received_bytes, t.peer_sent_packets, t.peer_sent_bytes, t.sessions_started,
-    t.sessions_ended, t.session_microseconds, t.estimated_bytes
-);
+)
+SELECT DISTINCT user_key, month_starts_at, realm_id, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+FROM begun ORDER BY user_key
+ON CONFLICT DO NOTHING;
 
 -- name: add_user_usage
 -- Adds usage of folded hours to the days or months of users. :"usage": the table; :"starts_at": the
@@ -172,7 +216,7 @@ SELECT t.realm_id, h.:"starts_at",
     sum(t.peer_sent_packets), sum(t.peer_sent_bytes), sum(t.sessions_started),
     sum(t.sessions_ended), sum(t.session_microseconds), sum(t.estimated_bytes),
     0
-FROM staged_deltas t JOIN staged_hours h USING (realm_id, starts_at)
+FROM staged_realm_deltas t JOIN staged_hours h USING (realm_id, starts_at)
 GROUP BY t.realm_id, h.:"starts_at"
 ON CONFLICT (realm_id, starts_at) DO UPDATE SET
     received_packets = u.received_packets + excluded.received_packets,
@@ -193,8 +237,8 @@ ON CONFLICT (realm_id, starts_at) DO UPDATE SET
 UPDATE accounting.realm_peak_slices s SET
     session_delta = s.session_delta + t.carried, session_peak = s.session_peak + t.carried
 FROM (
-    SELECT realm_id, starts_at, sum(sessions_carried) AS carried FROM staged_deltas
-    WHERE sessions_carried <> 0 GROUP BY realm_id, starts_at
+    SELECT realm_id, starts_at, sessions_carried AS carried FROM staged_realm_deltas
+    WHERE sessions_carried <> 0
 ) t
 WHERE s.realm_id = t.realm_id AND s.starts_at = t.starts_at AND s.slice_at = '-infinity';
 
@@ -235,7 +279,7 @@ WITH steps AS (
     SELECT t.realm_id, t.starts_at, e.started_at AS at, 1 AS step
     FROM staged_slices t
     CROSS JOIN LATERAL (
-        SELECT * FROM accounting.sessions s
+        SELECT s.started_at, s.ended_at, s.confirmed FROM accounting.sessions s
         WHERE s.realm_id = t.realm_id AND s.started_at >= t.from_at AND s.started_at < t.to_at
         OFFSET 0
     ) e
@@ -244,7 +288,7 @@ WITH steps AS (
     SELECT t.realm_id, t.starts_at, e.ended_at, -1
     FROM staged_slices t
     CROSS JOIN LATERAL (
-        SELECT * FROM accounting.sessions s
+        SELECT s.started_at, s.ended_at, s.confirmed FROM accounting.sessions s
         WHERE s.realm_id = t.realm_id AND s.ended_at >= t.from_at AND s.ended_at < t.to_at
         OFFSET 0
     ) e

@@ -49,10 +49,10 @@ class RealmHour(NamedTuple):
 def dequeue_deltas(connection: Connection, limit: int) -> list[tuple[int, int]]:
     """Take and stage queued deltas; returns the (realm_id, start) of the hours they change."""
     connection.execute(_QUERIES.text("create_staged_deltas"))
+    connection.execute(_QUERIES.text("create_staged_realm_deltas"))
     connection.execute(_QUERIES.text("dequeue_usage_deltas"), {"limit": limit})
     with binary_cursor(psycopg_connection(connection)) as cursor:
-        cursor.execute("SELECT DISTINCT realm_id, starts_at FROM staged_deltas")
-        return cursor.fetchall()
+        return cursor.execute(_QUERIES.driver("stage_realm_deltas")).fetchall()
 
 
 def read_fold_watermarks(connection: Connection) -> dict[int, int]:
@@ -141,8 +141,9 @@ def stage_hours(
 def add_usage(connection: Connection) -> None:
     """Add the staged deltas to the usage of users and realms."""
     with prefer_index_scans(connection):
-        connection.execute(_QUERIES.text("insert_empty_buckets"))
-        connection.execute(_QUERIES.text("add_user_hours"))
+        staged = connection.execute(_QUERIES.text("count_staged_deltas")).scalar_one()
+        if connection.execute(_QUERIES.text("add_user_hours")).rowcount < staged:
+            connection.execute(_QUERIES.text("insert_user_hours"))
     _add_to_days_and_months(connection, "pg_temp", "staged_deltas")
     with prefer_index_scans(connection):
         for length in _REALM_BUCKETS:
