@@ -95,19 +95,21 @@ class RowPacker:
         return b"".join((packed, *map(call, self._packers, varying)))
 
 
-def _pack_time(value: int | None) -> bytes:
+def pack_time(value: int | None) -> bytes:
+    """A nullable time with its length, in microseconds since the Unix epoch."""
     return _NULL if value is None else _TIME.pack(8, value - POSTGRES_EPOCH)
 
 
-def _pack_text(value: str | None) -> bytes:
+def pack_text(value: str | None) -> bytes:
+    """A nullable text with its length."""
     if value is None:
         return _NULL
     encoded = value.encode()
     return _LENGTH.pack(len(encoded)) + encoded
 
 
-def _pack_four(value: Sequence[int]) -> bytes:
-    """An array of four numbers; the sessions' totals are the only arrays that are packed."""
+def pack_four(value: Sequence[int]) -> bytes:
+    """An array of four numbers with its length; the sessions' totals are the only arrays."""
     a, b, c, d = value
     return _FOUR.pack(*_FOUR_HEADER, 8, a, 8, b, 8, c, 8, d) if a or b or c or d else _FOUR_ZEROS
 
@@ -117,7 +119,7 @@ _FOUR: Final = Struct("!6i" + "iq" * 4)
 _FOUR_HEADER: Final = (20 + 4 * 12, 1, 0, _INT8_OID, 4, 1)
 _FOUR_ZEROS: Final = _FOUR.pack(*_FOUR_HEADER, *(8, 0) * 4)
 _PACKERS: Final[dict[str, Callable[[Any], bytes]]] = {
-    "timestamptz": _pack_time,
-    "text": _pack_text,
-    "int8[]": _pack_four,
+    "timestamptz": pack_time,
+    "text": pack_text,
+    "int8[]": pack_four,
 }

@@ -4,6 +4,7 @@ Bytes count in the hour of their report; only session time is split between hour
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import add
 from typing import Final, NamedTuple
 
 from accounting.domain.calendar import Bucket, Calendar
@@ -12,6 +13,11 @@ from accounting.domain.session_fold import PriorState, SessionState
 _NOTHING: Final = (0,) * 8
 _RECEIVED_BYTES: Final = 1
 _SENT_BYTES: Final = 3
+# Of the hour of a user, after the counters.
+_STARTED: Final = 8
+_ENDED: Final = 9
+_MICROSECONDS: Final = 10
+_ESTIMATED: Final = 11
 
 
 PeakSlice = tuple[int, int, int]
@@ -132,9 +138,10 @@ class UsageChanges:
         """
         prior = session.prior
         only = calendar.hour(session.active_until).starts_at
+        added = session.hourly_usage
         if (
             session.started_at >= only
-            and session.hourly_usage.keys() <= {only}
+            and (not added or (only in added and len(added) == 1))
             and (prior is None or prior.single_hour == only)
             and session.session_id not in self._with_hour_rows
         ):
@@ -166,28 +173,29 @@ class UsageChanges:
         if not session.confirmed:
             return
         prior, until, ended = session.prior, session.active_until, session.ended_at is not None
+        counters = session.hourly_usage.get(hour)
+        sums = self._sums((session.realm_id, session.user_key, hour))
         if prior is not None and prior.confirmed and prior.estimated == session.estimated:
-            counters: Sequence[int] = session.hourly_usage.get(hour, _NOTHING)
-            started, ended_change, micros = 0, ended - prior.ended, until - prior.active_until
             estimated_of = counters
+            sums[_ENDED] += ended - prior.ended
+            sums[_MICROSECONDS] += until - prior.active_until
             has_slices = ended or prior.ended
         else:
             # Its usage before this step counts from now on, or counts as estimated.
-            was_counted = prior is not None and prior.confirmed
-            counters = session.hourly_usage.get(hour, _NOTHING) if was_counted else session.usage
-            started = int(not was_counted)
-            ended_change = ended - (was_counted and prior is not None and prior.ended)
-            before = prior.active_until if prior is not None and was_counted else session.started_at
-            micros = until - before
             estimated_of = session.usage
+            if prior is not None and prior.confirmed:
+                sums[_ENDED] += ended - prior.ended
+                sums[_MICROSECONDS] += until - prior.active_until
+            else:
+                counters = session.usage
+                sums[_STARTED] += 1
+                sums[_ENDED] += ended
+                sums[_MICROSECONDS] += until - session.started_at
             has_slices = True
-        estimated = 0
-        if session.estimated:
-            estimated = estimated_of[_RECEIVED_BYTES] + estimated_of[_SENT_BYTES]
-        self._add(
-            (session.realm_id, session.user_key, hour),
-            (*counters, started, ended_change, micros, estimated, 0),
-        )
+        if counters is not None:
+            sums[:8] = map(add, sums, counters)
+        if session.estimated and estimated_of is not None:
+            sums[_ESTIMATED] += estimated_of[_RECEIVED_BYTES] + estimated_of[_SENT_BYTES]
         if has_slices:
             self.peak_slices.update(_changed_slices(session, calendar))
 
@@ -242,11 +250,16 @@ class UsageChanges:
             ),
         )
 
-    def _add(self, user_hour: UserHour, change: Sequence[int]) -> None:
+    def _sums(self, user_hour: UserHour) -> list[int]:
+        """What is added to an hour of a user."""
         sums = self.deltas_by_hour.get(user_hour)
-        self.deltas_by_hour[user_hour] = (
-            list(change) if sums is None else list(map(int.__add__, sums, change))
-        )
+        if sums is None:
+            sums = self.deltas_by_hour[user_hour] = [0] * 13
+        return sums
+
+    def _add(self, user_hour: UserHour, change: Iterable[int]) -> None:
+        sums = self._sums(user_hour)
+        sums[:] = map(add, sums, change)
 
     def deltas(self) -> Iterator[tuple[UserHour, Sequence[int]]]:
         """The hours of users that changed, each with its change."""

@@ -22,6 +22,7 @@ Times are whole microseconds since the Unix epoch.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from accounting.domain.session_fold import SECOND
@@ -82,45 +83,50 @@ class ExpiredSession(NamedTuple):
     confirmed: bool
 
 
-class ThreadActivity(NamedTuple):
-    """What a session with new reports says of its relay thread.
+class ThreadActivity:
+    """What the sessions with new reports of one batch say of their relay threads.
 
-    ``server_address``: ``ip:port`` if known. ``started_at``: of a session that began with a
-    ``new`` among these reports.
+    A thread is (database, number, its server's ``ip:port`` if known), as sessions have them.
+    ``last_reports``: the time of each thread's last report. ``started``: when each session began
+    whose ``new`` is among the reports, with its allocation id and its thread.
     """
 
-    database: int
-    allocation_id: int
-    server_address: str | None
-    last_seen_at: int
-    started_at: int | None
+    def __init__(self) -> None:
+        self.last_reports: dict[tuple[int, int, str | None], int] = {}
+        self.started: list[tuple[int, int, tuple[int, int, str | None]]] = []
+
+    def add(
+        self,
+        database: int,
+        allocation_id: int,
+        server_address: str | None,
+        last_seen_at: int,
+        started_at: int | None,
+    ) -> None:
+        """Add a session. ``started_at``: if it began with a ``new`` among the reports."""
+        thread = database, allocation_id // IDS_PER_THREAD, server_address
+        if self.last_reports.get(thread, 0) < last_seen_at:
+            self.last_reports[thread] = last_seen_at
+        if started_at is not None:
+            self.started.append((started_at, allocation_id, thread))
 
 
 ThreadStatuses = Mapping[RelayThread, ThreadStatus]
 
 
-def relay_thread(database: int, allocation_id: int, server_address: str | None) -> RelayThread:
-    """The relay thread of an allocation on the server that listens at ``ip:port``."""
+def relay_thread(database: int, number: int, server_address: str | None) -> RelayThread:
+    """A relay thread of the server that listens at ``ip:port``."""
     server = (server_address or "").rpartition(":")[0]
-    return RelayThread(database, server, allocation_id // IDS_PER_THREAD)
+    return RelayThread(database, server, number)
 
 
 def record_activity(
-    statuses: ThreadStatuses, activity: Iterable[ThreadActivity]
+    statuses: ThreadStatuses, activity: ThreadActivity
 ) -> dict[RelayThread, ThreadStatus]:
     """The statuses that change when sessions have new reports."""
-    last_reports: dict[tuple[int, int, str | None], int] = {}
-    started: list[tuple[int, int, RelayThread]] = []
-    for database, allocation_id, address, last_seen_at, started_at in activity:
-        located_thread = database, allocation_id // IDS_PER_THREAD, address
-        if last_reports.get(located_thread, 0) < last_seen_at:
-            last_reports[located_thread] = last_seen_at
-        if started_at is not None:
-            thread = relay_thread(database, allocation_id, address)
-            started.append((started_at, allocation_id, thread))
     changed: dict[RelayThread, ThreadStatus] = {}
-    for (database, number, address), at in last_reports.items():
-        thread = relay_thread(database, number * IDS_PER_THREAD, address)
+    for located, at in activity.last_reports.items():
+        thread = relay_thread(*located)
         status = changed.get(thread) or statuses.get(thread)
         if status is None:
             changed[thread] = ThreadStatus(last_report_at=at)
@@ -132,8 +138,8 @@ def record_activity(
                 not_explained_by_gap=False,
                 overdue_since=None,
             )
-    started.sort()
-    for at, allocation_id, thread in started:
+    for at, allocation_id, located in sorted(activity.started, key=itemgetter(0, 1)):
+        thread = relay_thread(*located)
         status = changed.get(thread) or statuses[thread]
         if status.highest_at is None or allocation_id > status.highest_id:
             changed[thread] = replace(status, highest_id=allocation_id, highest_at=at)
@@ -169,7 +175,8 @@ def record_expiry(
             server = thread[:2]
             restarted[server] = max(restarted.get(server, 0), earlier.restarted_at)
     for session in expired:
-        thread = relay_thread(session.database, session.allocation_id, session.server_address)
+        number = session.allocation_id // IDS_PER_THREAD
+        thread = relay_thread(session.database, number, session.server_address)
         status = changed.get(thread) or statuses.get(thread)
         due_at = session.expires_at
         if (

@@ -28,11 +28,6 @@ ON CONFLICT (session_id, starts_at, user_key) DO UPDATE SET
     peer_sent_packets = h.peer_sent_packets + excluded.peer_sent_packets,
     peer_sent_bytes = h.peer_sent_bytes + excluded.peer_sent_bytes;
 
--- name: create_staged_ends
--- Scratch table: sessions whose end the feed announces.
-CREATE TEMP TABLE IF NOT EXISTS staged_ends ON COMMIT DELETE ROWS AS
-SELECT * FROM accounting.sessions WITH NO DATA;
-
 -- name: create_staged_flags
 -- Scratch table: the current flags of sessions. Emptied at the end of the transaction, as all here.
 CREATE TEMP TABLE IF NOT EXISTS staged_flags (
@@ -121,33 +116,6 @@ WHERE o.gap_id = g.gap_id AND o.outcome <> g.outcome;
 -- Empties the scratch table before its next use within the transaction.
 DELETE FROM staged_keys;
 
--- name: enqueue_session_ended
--- Enqueues a feed event for each staged end. Number and id are functions of what the event says, not
--- of how often the session was written: after a restore the same reports may come in other batches.
-INSERT INTO accounting.feed_outbox (
-    event_id, type, realm_id,
-    allocation_id, started_at, ended_at, received_packets, received_bytes, sent_packets,
-    sent_bytes, peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes,
-    session_id, user_key, number, database, source_id, start_known, total_reported, estimated,
-    disputed, end_cause
-)
-SELECT
-    accounting.event_id('session.ended', concat_ws(
-        ' ', s.session_id, s.user_key, extract(epoch FROM s.ended_at), s.end_cause, s.number,
-        s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes,
-        s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes,
-        s.client_total_count > 0, s.estimated, s.disputed
-    )), 'session.ended',
-    s.realm_id, s.allocation_id, s.started_at, s.ended_at, s.received_packets, s.received_bytes,
-    s.sent_packets, s.sent_bytes, s.peer_received_packets, s.peer_received_bytes,
-    s.peer_sent_packets, s.peer_sent_bytes, s.session_id, s.user_key, s.number, s.database,
-    s.source_id, s.start_known, s.client_total_count > 0, s.estimated, s.disputed, s.end_cause
-FROM (
-    SELECT *, 1 + deleted_count + client_total_count + peer_total_count AS number
-    FROM staged_ends
-) s
-ORDER BY s.ended_at, s.session_id;
-
 -- name: merge_pending_hours
 -- Moves the hours of pending sessions to the sessions that they were merged into, and queues what
 -- that adds. Where both have an hour, the session's own row says when it was active.
@@ -192,6 +160,42 @@ SELECT m.realm_id, m.user_key, m.starts_at,
     m.peer_received_packets, m.peer_received_bytes, m.peer_sent_packets, m.peer_sent_bytes,
     CASE WHEN w.estimated THEN m.received_bytes + m.sent_bytes ELSE 0 END
 FROM moved m JOIN written w USING (session_id, starts_at, user_key);
+
+-- name: number_replaced_ends
+-- Returns each staged session that ended, unless the stored row, whose end was announced last, has
+-- the same end and sums, and counts its events. Runs before the sessions are written.
+-- OFFSET 0: each session goes to its stored row by the key, also where statistics from before the
+-- first end make the planner expect none.
+WITH compared AS (
+    SELECT s.ctid AS row_id, coalesce(e.end_events, 0) AS end_events,
+        s.ended_at IS NOT NULL AND s.confirmed AND (
+            e.end_events > 0 AND e.confirmed AND (
+                e.ended_at, e.end_cause, e.client_total_count > 0, e.estimated, e.disputed,
+                e.received_packets, e.received_bytes, e.sent_packets, e.sent_bytes,
+                e.peer_received_packets, e.peer_received_bytes, e.peer_sent_packets, e.peer_sent_bytes
+            ) IS NOT DISTINCT FROM (
+                s.ended_at, s.end_cause, s.client_total_count > 0, s.estimated, s.disputed,
+                s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes,
+                s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes
+            )
+        ) IS NOT TRUE AS is_announced
+    FROM staged_sessions s LEFT JOIN LATERAL (
+        SELECT * FROM accounting.sessions e WHERE e.session_id = s.session_id OFFSET 0
+    ) e ON e.user_key = s.user_key
+),
+numbered AS (
+    UPDATE staged_sessions s SET end_events = c.end_events + c.is_announced::integer
+    FROM compared c WHERE s.ctid = c.row_id
+)
+SELECT
+    s.source_id, s.database, s.username_key, s.allocation_id, s.session_id, s.user_key,
+    s.realm_id, s.started_at, s.last_seen_at, s.expires_at, s.start_known, s.lifetime_known,
+    s.ended_at, s.end_cause, s.phase, s.confirmed, s.transport, s.client_address, s.server_address,
+    s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes, s.peer_received_packets,
+    s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes, s.new_count, s.deleted_count,
+    s.client_total_count, s.peer_total_count, s.client_total, s.peer_total,
+    s.estimated, s.disputed
+FROM staged_sessions s JOIN compared c ON s.ctid = c.row_id WHERE c.is_announced;
 
 -- name: read_due_keys
 -- Reads the keys of active sessions that may have expired by :until, in that order.
@@ -274,35 +278,6 @@ WHERE e.session_id = r.session_id AND e.user_key = r.user_key;
 UPDATE accounting.sessions_open e SET recheck_at = r.recheck_at
 FROM staged_rechecks r
 WHERE e.session_id = r.session_id AND e.user_key = r.user_key AND e.ended_at IS NULL;
-
--- name: stage_replaced_ends
--- Stages each replaced session that ended, unless the stored row, whose end was announced last, has
--- the same end and sums. Runs before the sessions are written.
--- OFFSET 0: each session goes to its stored row by the key, also where statistics from before the
--- first end make the planner expect none.
-WITH compared AS (
-    SELECT s.ctid AS row_id, coalesce(e.end_events, 0) AS end_events,
-        s.ended_at IS NOT NULL AND s.confirmed AND (
-            e.end_events > 0 AND e.confirmed AND (
-                e.ended_at, e.end_cause, e.client_total_count > 0, e.estimated, e.disputed,
-                e.received_packets, e.received_bytes, e.sent_packets, e.sent_bytes,
-                e.peer_received_packets, e.peer_received_bytes, e.peer_sent_packets, e.peer_sent_bytes
-            ) IS NOT DISTINCT FROM (
-                s.ended_at, s.end_cause, s.client_total_count > 0, s.estimated, s.disputed,
-                s.received_packets, s.received_bytes, s.sent_packets, s.sent_bytes,
-                s.peer_received_packets, s.peer_received_bytes, s.peer_sent_packets, s.peer_sent_bytes
-            )
-        ) IS NOT TRUE AS is_announced
-    FROM staged_sessions s LEFT JOIN LATERAL (
-        SELECT * FROM accounting.sessions e WHERE e.session_id = s.session_id OFFSET 0
-    ) e ON e.user_key = s.user_key
-),
-numbered AS (
-    UPDATE staged_sessions s SET end_events = c.end_events + c.is_announced::integer
-    FROM compared c WHERE s.ctid = c.row_id
-)
-INSERT INTO staged_ends
-SELECT s.* FROM staged_sessions s JOIN compared c ON s.ctid = c.row_id WHERE c.is_announced;
 
 -- name: stage_latest_keys
 -- Stages the keys of a source whose open sessions had the latest reports.

@@ -1,6 +1,6 @@
 """Reads and writes the status of relay threads. The rule is in ``domain.thread_silence``."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import Connection, delete, select
@@ -37,9 +37,7 @@ def read_statuses(connection: Connection, source_id: int) -> dict[RelayThread, T
     return statuses
 
 
-def record_activity(
-    connection: Connection, source_id: int, activity: Iterable[ThreadActivity]
-) -> None:
+def record_activity(connection: Connection, source_id: int, activity: ThreadActivity) -> None:
     """Record the last reports of relay threads."""
     _upsert(
         connection,

@@ -11,14 +11,9 @@ from accounting.domain.realm_rules import RealmRules
 from accounting.domain.session_fold import AllocationKey, KeyFold, Phase, PriorState, SessionState
 from accounting.domain.session_hours import UsageChanges
 from accounting.domain.thread_silence import ThreadActivity
+from accounting.feed import session_ended
 from accounting.sessions.fold_failure import FoldFailed
-from accounting.sessions.session_rows import (
-    pack_id,
-    pack_refresh,
-    pack_session,
-    session_fields,
-    slow_columns,
-)
+from accounting.sessions.session_rows import pack_id, pack_refresh, pack_session, slow_columns
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +37,7 @@ class SessionChanges:
 
     ``removed``: ids of open sessions that are written anew, were closed, or were merged into
     another. ``opened`` and ``closed``: whole rows, by partition. ``refreshed``: rows of sessions
-    that got only new counters and times. ``ended``: rows of sessions that the feed announces.
+    that got only new counters and times. ``ended``: the events of sessions that the feed announces.
     ``merged``: as ``session_hour_queries.merge_pending`` takes them.
     """
 
@@ -51,9 +46,9 @@ class SessionChanges:
     opened: list[bytes] = field(default_factory=list)
     closed: list[bytes] = field(default_factory=list)
     refreshed: list[bytes] = field(default_factory=list)
-    ended: list[bytes] = field(default_factory=list)
+    ended: list[session_ended.Event] = field(default_factory=list)
     merged: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
-    activity: list[ThreadActivity] = field(default_factory=list)
+    activity: ThreadActivity = field(default_factory=ThreadActivity)
 
     def __bool__(self) -> bool:
         return bool(self.opened or self.closed or self.refreshed or self.removed)
@@ -95,14 +90,12 @@ def _pack_fold(changes: SessionChanges, fold: KeyFold, rules: Mapping[int, Realm
         address = session.server_address
         if address is None and active is not None:
             address = active.server_address
-        changes.activity.append(
-            ThreadActivity(
-                key.database,
-                key.allocation_id,
-                address,
-                session.last_seen_at,
-                session.started_at if session.start_known and session.prior is None else None,
-            )
+        changes.activity.add(
+            key.database,
+            key.allocation_id,
+            address,
+            session.last_seen_at,
+            session.started_at if session.start_known and session.prior is None else None,
         )
         _pack_session(changes, key, session, rules[session.realm_id])
     fold.state.changed, fold.state.merged = [], []
@@ -152,33 +145,31 @@ def _pack_session(
     prior = session.prior
     assert prior is None or isinstance(prior, StoredState)
     single_hour = changes.usage.add_session(session, rules.calendar)
+    session.hourly_usage = {}
     recheck_at = session.expires_at + rules.grace_at(session.started_at)
     slow = slow_columns(session)
+    if prior is not None:
+        if not prior.ended:
+            recheck_at = min(recheck_at, prior.recheck_at)
+            if prior.slow_columns == slow and prior.single_hour == single_hour:
+                changes.refreshed.append(pack_refresh(session, recheck_at))
+                prior.active_until = session.last_seen_at
+                prior.usage = session.usage.copy()
+                prior.recheck_at = recheck_at
+                return
+        changes.removed.append(pack_id(session))
     end_events, announced_end = (
         (0, None) if prior is None else (prior.end_events, prior.announced_end)
     )
     end = end_of(session)
-    is_announced = end is not None and end != announced_end
-    if is_announced:
+    if end is not None and end != announced_end:
         end_events, announced_end = end_events + 1, end
-    if prior is not None and not prior.ended:
-        recheck_at = min(recheck_at, prior.recheck_at)
-    if (
-        prior is not None
-        and not prior.ended
-        and prior.slow_columns == slow
-        and prior.single_hour == single_hour
-    ):
-        changes.refreshed.append(pack_refresh(session, recheck_at))
-    else:
-        fields = session_fields(session)
-        row = pack_session(key, fields, recheck_at, end_events, single_hour)
-        if prior is not None:
-            changes.removed.append(pack_id(session))
-        (changes.closed if session.phase is Phase.CLOSED else changes.opened).append(row)
-        if is_announced:
-            changes.ended.append(row)
-    session.hourly_usage = {}
+        changes.ended.append(session_ended.pack_event(key, session))
+    row = pack_session(key, session, recheck_at, end_events, single_hour)
+    if session.phase is Phase.CLOSED:  # nothing changes it any more
+        changes.closed.append(row)
+        return
+    changes.opened.append(row)
     session.prior = stored_state(
         session,
         slow,

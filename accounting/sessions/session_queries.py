@@ -19,7 +19,7 @@ from accounting.db.binary_copy import (
 )
 from accounting.db.engine import prefer_index_scans, psycopg_connection
 from accounting.db.queries import Queries
-from accounting.db.row_packer import RowPacker, copy_columns
+from accounting.db.row_packer import copy_columns
 from accounting.db.schema import sessions
 from accounting.domain.calendar import from_micros
 from accounting.domain.session_fold import (
@@ -28,16 +28,17 @@ from accounting.domain.session_fold import (
     SessionState,
     StatusKeySighting,
 )
+from accounting.feed import session_ended
 from accounting.sessions.session_changes import (
     SessionChanges,
     end_of,
     stored_state,
 )
 from accounting.sessions.session_rows import (
-    ID_PACKER,
+    ID_COLUMNS,
     KEY_PACKER,
-    REFRESH_PACKER,
-    SESSION_PACKER,
+    PACKED_COLUMNS,
+    REFRESH_COLUMNS,
     session_from_row,
     slow_columns,
 )
@@ -164,24 +165,22 @@ def write_sessions(connection: Connection, changes: SessionChanges) -> None:
     with _cursor(connection) as cursor, prefer_index_scans(connection):
         if changes.removed:
             connection.execute(_QUERIES.text("create_staged_removals"))
-            _copy(cursor, "staged_removals", ID_PACKER, changes.removed)
+            _copy(cursor, "staged_removals", ID_COLUMNS, changes.removed)
             connection.execute(_QUERIES.text("remove_open_sessions"))
         if changes.refreshed:
             connection.execute(_QUERIES.text("create_staged_refreshes"))
-            _copy(cursor, "staged_refreshes", REFRESH_PACKER, changes.refreshed)
+            _copy(cursor, "staged_refreshes", REFRESH_COLUMNS, changes.refreshed)
             connection.execute(_QUERIES.text("refresh_sessions"))
         if changes.opened:
-            _copy(cursor, "accounting.sessions_open", SESSION_PACKER, changes.opened)
+            _copy(cursor, "accounting.sessions_open", PACKED_COLUMNS, changes.opened)
         if changes.closed:
-            _copy(cursor, "accounting.sessions_closed", SESSION_PACKER, changes.closed)
+            _copy(cursor, "accounting.sessions_closed", PACKED_COLUMNS, changes.closed)
         if changes.ended:
-            connection.execute(_QUERIES.text("create_staged_ends"))
-            _copy(cursor, "staged_ends", SESSION_PACKER, changes.ended)
-            connection.execute(_QUERIES.text("enqueue_session_ended"))
+            session_ended.enqueue(cursor, changes.ended)
 
 
-def _copy(cursor: Cursor[Any], table: str, packer: RowPacker, rows: Sequence[bytes]) -> None:
-    copy_packed_rows(cursor, table, packer.columns, iter(rows))
+def _copy(cursor: Cursor[Any], table: str, names: Iterable[str], rows: Sequence[bytes]) -> None:
+    copy_packed_rows(cursor, table, names, iter(rows))
 
 
 def stage_sessions(connection: Connection, rows: Select[Any]) -> Table:
@@ -193,9 +192,10 @@ def stage_sessions(connection: Connection, rows: Select[Any]) -> Table:
     columns = (Column(column.name, column.type) for column in sessions.c)
     staged = Table("staged_sessions", MetaData(), *columns)
     connection.execute(insert(staged).from_select(rows.selected_columns.keys(), rows))
-    connection.execute(_QUERIES.text("create_staged_ends"))
-    connection.execute(_QUERIES.text("stage_replaced_ends"))
-    connection.execute(_QUERIES.text("enqueue_session_ended"))
+    with _cursor(connection) as cursor:
+        ended = cursor.execute(_QUERIES.driver("number_replaced_ends")).fetchall()
+        events = [session_ended.pack_event(*session_from_row(row)) for row in ended]
+        session_ended.enqueue(cursor, events)
     return staged
 
 

@@ -1,15 +1,16 @@
 """Sessions as rows: which columns they have, and how a session becomes a row and back.
 
-The columns come from ``db.schema.sessions``, the only list of them. ``session_from_row`` and
-``session_fields`` spell them out again, because ``attrgetter`` and keywords from a dict take three
-times as long; ``tests/sessions/test_session_rows.py`` holds them to the table.
+The columns come from ``db.schema.sessions``. ``session_from_row``, ``session_fields`` and the
+packers spell them out again, because ``attrgetter`` and keywords from a dict take three times as
+long; ``tests/sessions/test_session_rows.py`` holds them to the table.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
+from collections.abc import Sequence
+from struct import Struct
 from typing import Any, Final
 
-from accounting.db.row_packer import RowPacker, copy_columns
+from accounting.db.binary_copy import POSTGRES_EPOCH
+from accounting.db.row_packer import RowPacker, copy_columns, pack_four, pack_text, pack_time
 from accounting.db.schema import carried_sessions, sessions
 from accounting.domain.counters import COUNTERS
 from accounting.domain.session_fold import NO_TOTAL, AllocationKey, EndCause, Phase, SessionState
@@ -29,7 +30,7 @@ _PHASES: Final = {int(phase): phase for phase in Phase}
 def slow_columns(session: SessionState) -> tuple[object, ...]:
     """What seldom changes of a session. Columns that change together with one of them are left out.
 
-    The others are constant, or in REFRESH_PACKER, whose columns every report changes.
+    The others are constant, or in REFRESH_COLUMNS, which every report changes.
     """
     return (
         session.ended_at,  # and end_cause
@@ -146,52 +147,81 @@ def session_fields(session: SessionState) -> tuple[Any, ...]:
 
 
 KEY_PACKER: Final = RowPacker(sessions, AllocationKey._fields)
-REFRESH_PACKER: Final = RowPacker(
-    sessions, ("session_id", "user_key", "last_seen_at", "expires_at", "recheck_at", *COUNTERS)
+
+REFRESH_COLUMNS: Final = (
+    "session_id", "user_key", "last_seen_at", "expires_at", "recheck_at", *COUNTERS,
+)  # fmt: skip
+PACKED_COLUMNS: Final = (
+    *AllocationKey._fields, "session_id", "user_key", "realm_id", "started_at", "last_seen_at",
+    "expires_at", "recheck_at", "start_known", "lifetime_known", "phase", "confirmed", *COUNTERS,
+    "new_count", "deleted_count", "client_total_count", "peer_total_count", "estimated",
+    "disputed", "end_events",
+    # These are null or of no fixed width.
+    "client_total", "peer_total", "ended_at", "end_cause", "transport", "client_address",
+    "server_address", "single_hour",
+)  # fmt: skip
+ID_COLUMNS: Final = ("session_id", "user_key")
+
+_COUNTERS: Final = "iq" * len(COUNTERS)
+_REFRESH: Final = Struct(f"!h i16s i16s iqiqiq {_COUNTERS}")
+_SESSION: Final = Struct(
+    f"!h ih ii i16s iq i16s i16s ii iqiqiqiq i? i? ih i? {_COUNTERS} ihihihih i? i? ii"
 )
-SESSION_PACKER: Final = RowPacker(
-    sessions, (*AllocationKey._fields, "recheck_at", *_FIELDS, "end_events", "single_hour")
-)
-ID_PACKER: Final = RowPacker(sessions, ("session_id", "user_key"))
-
-
-def _pick(names: Iterable[str]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    """Picks those of the names that are SESSION_COLUMNS from a tuple of all."""
-    return itemgetter(*(_FIELDS.index(name) for name in names if name in _FIELDS))
-
-
-_fixed_columns: Final = _pick(SESSION_PACKER.fixed)
-_varying_columns: Final = _pick(SESSION_PACKER.varying)
+_ID: Final = Struct("!h i16s i16s")
 
 
 def pack_refresh(session: SessionState, recheck_at: int) -> bytes:
-    """A session that got only new counters and times, as a row for COPY."""
-    return REFRESH_PACKER.pack(
-        (
-            session.session_id,
-            session.user_key,
-            session.last_seen_at,
-            session.expires_at,
-            recheck_at,
-            *session.usage,
-        )
-    )
+    """A session that got only new counters and times, as a row of REFRESH_COLUMNS for COPY."""
+    a, b, c, d, e, f, g, h = session.usage
+    return _REFRESH.pack(
+        len(REFRESH_COLUMNS),
+        16, session.session_id, 16, session.user_key,
+        8, session.last_seen_at - POSTGRES_EPOCH,
+        8, session.expires_at - POSTGRES_EPOCH,
+        8, recheck_at - POSTGRES_EPOCH,
+        8, a, 8, b, 8, c, 8, d, 8, e, 8, f, 8, g, 8, h,
+    )  # fmt: skip
 
 
 def pack_session(
     key: AllocationKey,
-    fields: Sequence[Any],
+    session: SessionState,
     recheck_at: int,
     end_events: int,
     single_hour: int | None,
 ) -> bytes:
-    """A session, by its :func:`session_fields`, as a row for COPY."""
-    return SESSION_PACKER.pack(
-        (*key, recheck_at, *_fixed_columns(fields), end_events),
-        (*_varying_columns(fields), single_hour),
+    """A session as a row of PACKED_COLUMNS for COPY."""
+    a, b, c, d, e, f, g, h = session.usage
+    fixed = _SESSION.pack(
+        len(PACKED_COLUMNS),
+        2, key.source_id, 4, key.database, 16, key.username_key, 8, key.allocation_id,
+        16, session.session_id, 16, session.user_key, 4, session.realm_id,
+        8, session.started_at - POSTGRES_EPOCH,
+        8, session.last_seen_at - POSTGRES_EPOCH,
+        8, session.expires_at - POSTGRES_EPOCH,
+        8, recheck_at - POSTGRES_EPOCH,
+        1, session.start_known, 1, session.lifetime_known,
+        2, session.phase, 1, session.confirmed,
+        8, a, 8, b, 8, c, 8, d, 8, e, 8, f, 8, g, 8, h,
+        2, session.new_count, 2, session.deleted_count,
+        2, session.client_total_count, 2, session.peer_total_count,
+        1, session.estimated, 1, session.disputed, 4, end_events,
+    )  # fmt: skip
+    return b"".join(
+        (
+            fixed,
+            pack_four(session.client_total),
+            pack_four(session.peer_total),
+            pack_time(session.ended_at),
+            pack_text(session.end_cause),
+            pack_text(session.transport),
+            pack_text(session.client_address),
+            pack_text(session.server_address),
+            pack_time(single_hour),
+        )
     )
 
 
 def pack_id(session: SessionState) -> bytes:
-    """The id of a session as a row for COPY."""
-    return ID_PACKER.pack((session.session_id, session.user_key))
+    """The id of a session as a row of ID_COLUMNS for COPY."""
+    return _ID.pack(len(ID_COLUMNS), 16, session.session_id, 16, session.user_key)

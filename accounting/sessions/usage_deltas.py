@@ -6,17 +6,24 @@ transaction that adds it to the usage, so each counts once. The roll-up is in ``
 """
 
 from collections.abc import Iterable, Sequence
+from struct import Struct
 from typing import Final
 
 from sqlalchemy import Connection
 
-from accounting.db.binary_copy import binary_cursor, copy_packed_rows, copy_rows
+from accounting.db.binary_copy import (
+    POSTGRES_EPOCH,
+    binary_cursor,
+    copy_packed_rows,
+    copy_rows,
+)
 from accounting.db.engine import psycopg_connection
-from accounting.db.row_packer import RowPacker, copy_columns
+from accounting.db.row_packer import copy_columns
 from accounting.db.schema import peak_deltas, usage_deltas
 from accounting.domain.session_hours import PeakSlice, UserHour
 
-_PACKER: Final = RowPacker(usage_deltas, usage_deltas.c.keys())
+_COLUMNS: Final = tuple(usage_deltas.c.keys())
+_ROW: Final = Struct(f"!h ii i16s iq {'iq' * 13}")
 _PEAK_COLUMNS: Final = copy_columns(peak_deltas, peak_deltas.c.keys())
 
 
@@ -28,9 +35,19 @@ def queue_usage_deltas(
         copy_packed_rows(
             cursor,
             "accounting.usage_deltas",
-            _PACKER.columns,
-            (_PACKER.pack((*user_hour, *values)) for user_hour, values in deltas),
+            _COLUMNS,
+            (_pack(user_hour, values) for user_hour, values in deltas),
         )
+
+
+def _pack(user_hour: UserHour, values: Sequence[int]) -> bytes:
+    realm_id, user_key, starts_at = user_hour
+    a, b, c, d, e, f, g, h, started, ended, micros, estimated, carried = values
+    return _ROW.pack(
+        len(_COLUMNS), 4, realm_id, 16, user_key, 8, starts_at - POSTGRES_EPOCH,
+        8, a, 8, b, 8, c, 8, d, 8, e, 8, f, 8, g, 8, h,
+        8, started, 8, ended, 8, micros, 8, estimated, 8, carried,
+    )  # fmt: skip
 
 
 def queue_peak_deltas(connection: Connection, slices: Iterable[PeakSlice]) -> None:

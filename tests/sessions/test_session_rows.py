@@ -3,13 +3,19 @@
 from dataclasses import fields
 from typing import Any
 
+from accounting.db.row_packer import RowPacker
 from accounting.db.schema import sessions
 from accounting.domain.counters import COUNTERS
 from accounting.domain.session_fold import AllocationKey, EndCause, Phase, SessionState
 from accounting.sessions.session_rows import (
+    ID_COLUMNS,
     KEY_COLUMNS,
+    PACKED_COLUMNS,
+    REFRESH_COLUMNS,
     SESSION_COLUMNS,
-    SESSION_PACKER,
+    pack_id,
+    pack_refresh,
+    pack_session,
     session_fields,
     session_from_row,
     session_row,
@@ -63,5 +69,19 @@ def test_a_session_comes_back_from_its_row() -> None:
     )
 
 
-def test_a_packed_row_has_all_columns() -> None:
-    assert {*SESSION_PACKER.columns} == {*sessions.c.keys()}
+def test_a_packed_row_has_each_value_in_its_column() -> None:
+    values: dict[str, Any] = dict(zip(COUNTERS, SESSION.usage, strict=True))
+    values |= KEY._asdict() | {"recheck_at": 9, "end_events": 31, "single_hour": 32}
+    for name in {*sessions.c.keys()} - {*values}:
+        values[name] = getattr(SESSION, name)
+    packers = (
+        (PACKED_COLUMNS, pack_session(KEY, SESSION, 9, 31, 32)),
+        (REFRESH_COLUMNS, pack_refresh(SESSION, 9)),
+        (ID_COLUMNS, pack_id(SESSION)),
+    )
+    assert {*PACKED_COLUMNS} == {*values}
+    for names, packed in packers:
+        packer = RowPacker(sessions, names)
+        assert packer.columns == names
+        fixed = [values[name] for name in packer.fixed]
+        assert packed == packer.pack(fixed, [values[name] for name in packer.varying])
