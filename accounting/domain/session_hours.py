@@ -136,8 +136,8 @@ class UsageChanges:
         Returns the start of the only hour that it was active in; a session that was active in
         several has a row for each.
         """
-        prior = session.prior
-        only = calendar.hour(session.active_until).starts_at
+        prior, until = session.prior, session.active_until
+        only = calendar.hour(until).starts_at
         added = session.hourly_usage
         if (
             session.started_at >= only
@@ -145,7 +145,7 @@ class UsageChanges:
             and (prior is None or prior.single_hour == only)
             and session.session_id not in self._with_hour_rows
         ):
-            self._add_within_hour(session, calendar, only)
+            self._add_within_hour(session, calendar, only, until)
             return only
         if prior is not None:
             self._add_flag_changes(session, prior)
@@ -156,7 +156,7 @@ class UsageChanges:
             if session.confirmed:
                 self._add_delta(session, hour, row)
         if session.confirmed:
-            self.peak_slices.update(_changed_slices(session, calendar))
+            self._add_changed_slices(session, calendar)
         only = hours[0][1].starts_at
         stored = only if prior is None else prior.single_hour
         if len(hours) == 1 and only == stored and session.session_id not in self._with_hour_rows:
@@ -167,12 +167,14 @@ class UsageChanges:
         self.hour_rows += rows
         return None
 
-    def _add_within_hour(self, session: SessionState, calendar: Calendar, hour: int) -> None:
+    def _add_within_hour(
+        self, session: SessionState, calendar: Calendar, hour: int, until: int
+    ) -> None:
         """Add what a session changed that was only ever active in one hour: most sessions."""
         self.realm_hours.add((session.realm_id, hour))
         if not session.confirmed:
             return
-        prior, until, ended = session.prior, session.active_until, session.ended_at is not None
+        prior, ended = session.prior, session.ended_at is not None
         counters = session.hourly_usage.get(hour)
         sums = self._sums((session.realm_id, session.user_key, hour))
         if prior is not None and prior.confirmed and prior.estimated == session.estimated:
@@ -197,7 +199,7 @@ class UsageChanges:
         if session.estimated and estimated_of is not None:
             sums[_ESTIMATED] += estimated_of[_RECEIVED_BYTES] + estimated_of[_SENT_BYTES]
         if has_slices:
-            self.peak_slices.update(_changed_slices(session, calendar))
+            self._add_changed_slices(session, calendar)
 
     def _add_flag_changes(self, session: SessionState, prior: PriorState) -> None:
         """Count the stored hours of a session that became confirmed or estimated as if before."""
@@ -250,6 +252,22 @@ class UsageChanges:
             ),
         )
 
+    def _add_changed_slices(self, session: SessionState, calendar: Calendar) -> None:
+        prior, ended_at = session.prior, session.ended_at
+        ended_before = prior.active_until if prior is not None and prior.ended else None
+        if prior is None or not prior.confirmed:
+            self._add_slice(session.realm_id, session.started_at, calendar)
+        elif ended_before == ended_at:
+            return
+        elif ended_before is not None:
+            self._add_slice(session.realm_id, ended_before, calendar)
+        if ended_at is not None:
+            self._add_slice(session.realm_id, ended_at, calendar)
+
+    def _add_slice(self, realm_id: int, at: int, calendar: Calendar) -> None:
+        hour = calendar.hour(at)
+        self.peak_slices.add((realm_id, hour.starts_at, slice_start(hour, at)))
+
     def _sums(self, user_hour: UserHour) -> list[int]:
         """What is added to an hour of a user."""
         sums = self.deltas_by_hour.get(user_hour)
@@ -280,21 +298,3 @@ def _with_stored_hour(
     assert prior.single_hour is not None
     hour = calendar.hour(prior.single_hour)
     return [_session_hour(session, hour, prior.usage), *rows]
-
-
-def _changed_slices(session: SessionState, calendar: Calendar) -> Iterator[PeakSlice]:
-    prior = session.prior
-    times = []
-    if prior is None or not prior.confirmed:
-        times.append(session.started_at)
-        if session.ended_at is not None:
-            times.append(session.ended_at)
-    elif (prior.active_until if prior.ended else None) != session.ended_at:
-        times = [
-            at
-            for at in (prior.active_until if prior.ended else None, session.ended_at)
-            if at is not None
-        ]
-    for at in times:
-        hour = calendar.hour(at)
-        yield session.realm_id, hour.starts_at, slice_start(hour, at)
