@@ -17,7 +17,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.settle_watermarks TO turn_acc
 
 -- end_events: how many session.ended events the feed has of the session. single_hour: the only hour
 -- in which it was active, until it is active in another; session_usage has no row of it meanwhile.
--- Array columns hold the last totals, in the order of the counters.
+-- Array columns hold the last totals, in the order of the counters. What every report changes is in
+-- one place: an update within a page logs only the bytes from the first to the last that changed.
 --
 -- By phase: a report can still change the open sessions, which are few and written again and again;
 -- the closed ones are only inserted.
@@ -26,23 +27,12 @@ CREATE TABLE accounting.sessions (
     user_key uuid NOT NULL,
     username_key uuid NOT NULL,
     realm_id integer NOT NULL,
-    source_id smallint NOT NULL,
     database integer NOT NULL,
     allocation_id bigint NOT NULL,
     started_at timestamptz NOT NULL,
     last_seen_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
     recheck_at timestamptz NOT NULL,
-    start_known boolean NOT NULL,
-    lifetime_known boolean NOT NULL,
-    ended_at timestamptz,
-    end_cause text
-        CONSTRAINT end_cause_is_known CHECK (end_cause IN ('deleted', 'expired', 'superseded')),
-    phase smallint NOT NULL,
-    confirmed boolean NOT NULL,
-    transport text,
-    client_address text,
-    server_address text,
     received_packets bigint NOT NULL,
     received_bytes bigint NOT NULL,
     sent_packets bigint NOT NULL,
@@ -51,16 +41,27 @@ CREATE TABLE accounting.sessions (
     peer_received_bytes bigint NOT NULL,
     peer_sent_packets bigint NOT NULL,
     peer_sent_bytes bigint NOT NULL,
+    end_events integer NOT NULL DEFAULT 0,
+    source_id smallint NOT NULL,
     new_count smallint NOT NULL,
     deleted_count smallint NOT NULL,
     client_total_count smallint NOT NULL,
     peer_total_count smallint NOT NULL,
-    client_total bigint[] NOT NULL,
-    peer_total bigint[] NOT NULL,
+    phase smallint NOT NULL,
+    start_known boolean NOT NULL,
+    lifetime_known boolean NOT NULL,
+    confirmed boolean NOT NULL,
     estimated boolean NOT NULL,
     disputed boolean NOT NULL,
-    end_events integer NOT NULL DEFAULT 0,
+    ended_at timestamptz,
     single_hour timestamptz,
+    end_cause text
+        CONSTRAINT end_cause_is_known CHECK (end_cause IN ('deleted', 'expired', 'superseded')),
+    transport text,
+    client_address text,
+    server_address text,
+    client_total bigint[] NOT NULL,
+    peer_total bigint[] NOT NULL,
     CONSTRAINT end_has_time_and_cause CHECK ((ended_at IS NULL) = (end_cause IS NULL)),
     CONSTRAINT session_is_not_backwards
         CHECK (last_seen_at >= started_at AND ended_at >= started_at)
