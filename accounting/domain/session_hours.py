@@ -47,7 +47,7 @@ class SessionHour(NamedTuple):
     counters: Sequence[int]
 
 
-SLICE_SECONDS: Final = 5
+SLICE_SECONDS: Final = 2
 
 
 _SLICE: Final = SLICE_SECONDS * 1_000_000
