@@ -109,15 +109,18 @@ def pack_text(value: str | None) -> bytes:
 
 
 def pack_four(value: Sequence[int]) -> bytes:
-    """An array of four numbers with its length; the sessions' totals are the only arrays."""
+    """An array of four numbers with its length, an empty one for four zeros.
+
+    The sessions' totals are the only arrays, and most have none.
+    """
     a, b, c, d = value
-    return _FOUR.pack(*_FOUR_HEADER, 8, a, 8, b, 8, c, 8, d) if a or b or c or d else _FOUR_ZEROS
+    return _FOUR.pack(*_FOUR_HEADER, 8, a, 8, b, 8, c, 8, d) if a or b or c or d else _NO_NUMBERS
 
 
 _FOUR: Final = Struct("!6i" + "iq" * 4)
 # Bytes that follow, dimensions, whether there are nulls, type, size, lower bound.
 _FOUR_HEADER: Final = (20 + 4 * 12, 1, 0, _INT8_OID, 4, 1)
-_FOUR_ZEROS: Final = _FOUR.pack(*_FOUR_HEADER, *(8, 0) * 4)
+_NO_NUMBERS: Final = Struct("!4i").pack(12, 0, 0, _INT8_OID)
 _PACKERS: Final[dict[str, Callable[[Any], bytes]]] = {
     "timestamptz": pack_time,
     "text": pack_text,

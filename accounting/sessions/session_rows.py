@@ -50,7 +50,7 @@ def slow_columns(session: SessionState) -> tuple[object, ...]:
 def session_from_row(row: Sequence[Any]) -> tuple[AllocationKey, SessionState]:
     """A session from a row of KEY_COLUMNS and SESSION_COLUMNS, read in binary.
 
-    A total may be None where none was reported.
+    A total is None or empty where none was reported.
     """
     (
         source_id,
@@ -117,7 +117,7 @@ def session_row(key: AllocationKey, session: SessionState, recheck_at: int) -> t
 
 
 def session_fields(session: SessionState) -> tuple[Any, ...]:
-    """The values of SESSION_COLUMNS."""
+    """The values of SESSION_COLUMNS. A total of four zeros is stored as an empty array."""
     return (
         session.session_id,
         session.user_key,
@@ -139,8 +139,8 @@ def session_fields(session: SessionState) -> tuple[Any, ...]:
         session.deleted_count,
         session.client_total_count,
         session.peer_total_count,
-        session.client_total,
-        session.peer_total,
+        session.client_total if any(session.client_total) else [],
+        session.peer_total if any(session.peer_total) else [],
         session.estimated,
         session.disputed,
     )

@@ -17,8 +17,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.settle_watermarks TO turn_acc
 
 -- end_events: how many session.ended events the feed has of the session. single_hour: the only hour
 -- in which it was active, until it is active in another; session_usage has no row of it meanwhile.
--- Array columns hold the last totals, in the order of the counters. What every report changes is in
--- one place: an update within a page logs only the bytes from the first to the last that changed.
+-- Array columns hold the sums of the totals, in the order of the counters; empty if these are zero.
+-- What every report changes is in one place: an update within a page logs only the bytes from the
+-- first to the last that changed.
 --
 -- By phase: a report can still change the open sessions, which are few and written again and again;
 -- the closed ones are only inserted.

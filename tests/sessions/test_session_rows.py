@@ -1,12 +1,12 @@
 """A session as a row: every column is there, in the order of the table, and comes back."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from accounting.db.row_packer import RowPacker
 from accounting.db.schema import sessions
 from accounting.domain.counters import COUNTERS
-from accounting.domain.session_fold import AllocationKey, EndCause, Phase, SessionState
+from accounting.domain.session_fold import NO_TOTAL, AllocationKey, EndCause, Phase, SessionState
 from accounting.sessions.session_rows import (
     ID_COLUMNS,
     KEY_COLUMNS,
@@ -66,6 +66,16 @@ def test_a_session_comes_back_from_its_row() -> None:
     assert session_from_row((*row[: len(KEY_COLUMNS)], *row[len(KEY_COLUMNS) + 1 :])) == (
         KEY,
         SESSION,
+    )
+
+
+def test_a_session_without_totals_stores_empty_ones() -> None:
+    session = replace(SESSION, client_total=NO_TOTAL, peer_total=[0, 0, 0, 0])
+    row = session_row(KEY, session, recheck_at=9)
+    assert row[-4:-2] == ([], [])
+    assert session_from_row((*row[: len(KEY_COLUMNS)], *row[len(KEY_COLUMNS) + 1 :])) == (
+        KEY,
+        session,
     )
 
 
