@@ -1,8 +1,7 @@
 """Sessions as rows: which columns they have, and how a session becomes a row and back.
 
-The columns come from ``db.schema.sessions``. ``session_from_row``, ``session_fields`` and the
-packers spell them out again, because ``attrgetter`` and keywords from a dict take three times as
-long; ``tests/sessions/test_session_rows.py`` holds them to the table.
+Columns are spelled out, because ``attrgetter`` and keywords from a dict take three times as long;
+``tests/sessions/test_session_rows.py`` holds them to the table in ``db.schema.sessions``.
 """
 
 from collections.abc import Sequence
@@ -11,17 +10,18 @@ from typing import Any, Final
 
 from accounting.db.binary_copy import POSTGRES_EPOCH
 from accounting.db.row_packer import RowPacker, copy_columns, pack_four, pack_text, pack_time
-from accounting.db.schema import carried_sessions, sessions
+from accounting.db.schema import sessions
 from accounting.domain.counters import COUNTERS
 from accounting.domain.session_fold import NO_TOTAL, AllocationKey, EndCause, Phase, SessionState
 
-# The fields of a session are the columns that it is carried over with, in the order of the table;
-# columns of the stored state (recheck_at, end_events, single_hour) are not among them.
-_FIELDS: Final = tuple(
-    column.name
-    for column in carried_sessions.c
-    if column.name != "hourly_usage" and column.name not in AllocationKey._fields
-)
+# Columns of the stored state (recheck_at, end_events, single_hour) are not among them.
+_FIELDS: Final = (
+    "session_id", "user_key", "realm_id", "started_at", "last_seen_at", "expires_at",
+    "start_known", "lifetime_known", "ended_at", "end_cause", "phase", "confirmed", "transport",
+    "client_address", "server_address", *COUNTERS, "new_count", "deleted_count",
+    "client_total_count", "peer_total_count", "client_total", "peer_total", "estimated",
+    "disputed",
+)  # fmt: skip
 KEY_COLUMNS: Final = copy_columns(sessions, AllocationKey._fields)
 SESSION_COLUMNS: Final = copy_columns(sessions, _FIELDS)
 _PHASES: Final = {int(phase): phase for phase in Phase}
