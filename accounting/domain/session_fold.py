@@ -258,10 +258,6 @@ class KeyFold:
         self.changed: list[SessionState] = []
         self.merged: list[tuple[SessionState, SessionState]] = []
 
-    @property
-    def state(self) -> "KeyFold":
-        return self
-
     def resume(self, session: SessionState) -> None:
         """Continue a session that earlier evidence left open.
 
