@@ -16,10 +16,13 @@ RUN python -m venv /build \
  && python -m venv --without-pip /venv \
  && /build/bin/pip --python /venv/bin/python install --no-cache-dir --disable-pip-version-check \
         --require-hashes --requirement requirements.lock
-COPY pyproject.toml README.md LICENSE ./
+# For compiling what runs for every event (hatch_build.py).
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends gcc libc6-dev
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY accounting accounting
 COPY migrations migrations
-RUN /build/bin/pip wheel --no-cache-dir --disable-pip-version-check --no-deps \
+RUN ACCOUNTING_COMPILE=1 /build/bin/pip wheel --no-cache-dir --disable-pip-version-check --no-deps \
         --no-build-isolation --wheel-dir /dist . \
  && /build/bin/pip --python /venv/bin/python install --no-cache-dir --disable-pip-version-check \
         --no-deps /dist/*.whl

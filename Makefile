@@ -12,13 +12,16 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
-.PHONY: demo test check fmt bench settings chaos histories lock clean help
+.PHONY: demo test wheel-test check fmt bench settings chaos histories lock clean help
 
 demo: $(STAMP) ## See it work: servers, a simulated fleet, the books (half a minute)
 	@$(BIN)/python -m accounting demo
 
 test: $(STAMP) ## Run the tests (real Postgres and Valkey; Redis and coturn where installed)
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+wheel-test: $(STAMP) ## Build the wheel, compiled and not, and test the compiled one (two minutes)
+	@PYTEST_ADDOPTS="-n $(WORKERS)" $(BIN)/python -m tests.wheel
 
 check: $(STAMP) ## Check style, types and the walls between packages
 	$(BIN)/ruff check .
@@ -59,8 +62,8 @@ clean: ## Remove the environment, caches and the demo's data
 	find accounting migrations tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
-		printf '  make %-9s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
+		printf '  make %-10s %s\n' "$$name" "$$what"; done
 
 $(STAMP): pyproject.toml requirements-dev.lock
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv found: install one" \

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from accounting.domain import session_fold
 from accounting.logs import configure_logging
 from benchmarks import (
     capture_burst,
@@ -85,11 +86,17 @@ def describe(server: PostgresServer, scale: Scale) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory": f"{memory_bytes / 2**30:.0f} GiB",
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()}, {_compiled()}",
         "postgres": ", ".join(f"{name} {value}" for name, value in server_settings(server).items()),
         "mix": Workload(scale.open_sessions, scale.users).describe(),
         "rounds": scale.rounds,
     }
+
+
+def _compiled() -> str:
+    """Whether the modules that run for every event are compiled (hatch_build.py)."""
+    is_python = Path(str(session_fold.__file__)).suffix == ".py"
+    return "without compiled modules" if is_python else "with compiled modules"
 
 
 def _processor() -> str:

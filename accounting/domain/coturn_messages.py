@@ -126,10 +126,17 @@ def parse(channel: bytes, payload: bytes) -> CoturnMessage:
     channel_prefix, allocation_id, traffic_kind = split_channel(channel)
     realm, username = parse_channel_prefix(channel_prefix)
     if traffic_kind is None:
-        kind, lifetime, *fields = parse_status(payload)
-        transport, server, client = (field if field is None else field.decode() for field in fields)
+        kind, lifetime, transport, server, client = parse_status(payload)
         return CoturnMessage(
-            realm, username, allocation_id, kind, None, lifetime, transport, server, client
+            realm,
+            username,
+            allocation_id,
+            kind,
+            None,
+            lifetime,
+            _decoded(transport),
+            _decoded(server),
+            _decoded(client),
         )
     counters = parse_counters(payload)
     return CoturnMessage(
@@ -144,6 +151,10 @@ def parse(channel: bytes, payload: bytes) -> CoturnMessage:
         None,
         *counters,
     )
+
+
+def _decoded(text: bytes | None) -> str | None:
+    return None if text is None else text.decode()
 
 
 def split_channel(channel: bytes) -> tuple[bytes, int, TrafficKind | None]:

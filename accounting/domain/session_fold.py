@@ -258,6 +258,10 @@ class KeyFold:
         self.changed: list[SessionState] = []
         self.merged: list[tuple[SessionState, SessionState]] = []
 
+    @property
+    def state(self) -> "KeyFold":
+        return self
+
     def resume(self, session: SessionState) -> None:
         """Continue a session that earlier evidence left open.
 
@@ -418,7 +422,8 @@ class KeyFold:
         if session is None or session.ended_at is not None or until <= session.expires_at:
             return False
         self._expire_active(until)
-        return session.ended_at is not None
+        # Not by ended_at, which is None to mypyc, as it was above.
+        return session.end_cause is _EXPIRED
 
     def _expire_active(self, now: int) -> SessionState | None:
         """End the active session if it expired before ``now``; returns it if it is still active."""

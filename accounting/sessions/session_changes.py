@@ -59,8 +59,8 @@ def pack_changes(folds: Iterable[KeyFold], rules: Mapping[int, RealmRules]) -> S
 
     Raises FoldFailed with the keys whose changes can't be packed.
     """
-    changed = [fold for fold in folds if fold.changed]
-    merged = [pair for fold in changed for pair in fold.merged]
+    changed = [fold for fold in folds if fold.state.changed]
+    merged = [pair for fold in changed for pair in fold.state.merged]
     changes = SessionChanges(
         UsageChanges(merged),
         merged=[
@@ -84,8 +84,8 @@ def pack_changes(folds: Iterable[KeyFold], rules: Mapping[int, RealmRules]) -> S
 
 
 def _pack_fold(changes: SessionChanges, fold: KeyFold, rules: Mapping[int, RealmRules]) -> None:
-    key, active = fold.key, fold.active
-    for session in fold.changed:
+    key, active = fold.key, fold.state.active
+    for session in fold.state.changed:
         # A session without an address is on the server of the key's active session.
         address = session.server_address
         if address is None and active is not None:
@@ -98,7 +98,7 @@ def _pack_fold(changes: SessionChanges, fold: KeyFold, rules: Mapping[int, Realm
             session.started_at if session.start_known and session.prior is None else None,
         )
         _pack_session(changes, key, session, rules[session.realm_id])
-    fold.changed, fold.merged = [], []
+    fold.state.changed, fold.state.merged = [], []
 
 
 def stored_state(
