@@ -137,7 +137,7 @@ PLANS: Final = st.lists(
     st.builds(
         JobCall,
         st.integers(0, 24),
-        st.sampled_from(["load", "load", "settle", "settle", "rollup", "tick"]),
+        st.sampled_from(["load", "load ahead", "settle", "settle", "rollup", "tick"]),
         st.integers(1, 4),
     ),
     max_size=24,
@@ -243,11 +243,11 @@ def _run_job(books: Books, call: JobCall, now: float) -> None:
         case "tick":
             for source in SOURCES:
                 books.advance_clock(now, source=source)
-        case "load":
+        case "load" | "load ahead":
             for source in SOURCES:
                 loader = books._loaders.get(source) or restarted_loader(books, source)
                 books.follow_capture(source)
-                loader.load(call.size)
+                (loader.load if call.job == "load" else loader.load_ahead)(call.size)
         case "settle":
             books.settle(call.size)
         case "rollup":
