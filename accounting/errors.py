@@ -2,11 +2,14 @@
 
 import difflib
 from collections.abc import Collection
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final
 
 SIMILARITY: Final = 0.85
 """A misspelled name is this similar to the right one; ``example.com`` is not to ``example.org``."""
+USER_SIMILARITY: Final = 0.75
+"""Of users, whose names are shorter: ``alise`` is similar to ``alice``."""
+SUGGESTED_NAMES: Final = 3
 LISTED_NAMES: Final = 5
 
 
@@ -106,10 +109,30 @@ class ConnectionLost(AccountingError):
 
 def unknown_name(kind: str, name: str, known: Collection[str]) -> UsageError:
     """The error for an unknown realm, source, ...: suggests a similar name, or lists some."""
-    if similar := difflib.get_close_matches(name, known, n=1, cutoff=SIMILARITY):
-        return UsageError(f"no {kind} '{name}' is known: did you mean '{similar[0]}'?")
+    if suggestion := _suggestion(name, known, SIMILARITY):
+        return UsageError(f"no {kind} '{name}' is known{suggestion}")
     listed = sorted(known)[:LISTED_NAMES]
     rest = len(known) - len(listed)
     names = ", ".join(f"'{known_name}'" for known_name in listed) or "none yet"
     more = f" and {rest} more" if rest else ""
     return UsageError(f"no {kind} '{name}' is known: known are {names}{more}")
+
+
+def unknown_user(realm: str | None, name: str, known: Collection[str]) -> UsageError:
+    """The error for an unknown user, of a realm or of all: suggests similar names of ``known``."""
+    where = "" if realm is None else f" in realm '{realm}'"
+    suggestion = _suggestion(name, known, USER_SIMILARITY)
+    return UsageError(f"no user '{name}' is known{where}{suggestion}")
+
+
+def unknown_period(realm: str, period: date, known: Collection[date]) -> UsageError:
+    """The error for an unknown period: names the nearest ones."""
+    nearest = sorted(sorted(known, key=lambda day: abs(day - period))[:SUGGESTED_NAMES])
+    names = f"the nearest begin on {', '.join(map(str, nearest))}" if nearest else "it has none yet"
+    return UsageError(f"realm '{realm}' has no period that begins on {period}: {names}")
+
+
+def _suggestion(name: str, known: Collection[str], similarity: float) -> str:
+    similar = difflib.get_close_matches(name, known, n=SUGGESTED_NAMES, cutoff=similarity)
+    names = " or ".join(f"'{similar_name}'" for similar_name in similar)
+    return f": did you mean {names}?" if names else ""

@@ -34,7 +34,7 @@ from accounting.domain.session_hours import SessionHour, hours_of
 from accounting.errors import NotYet, UsageError
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
-from accounting.identities.user_queries import find_user_key, username_keys
+from accounting.identities.user_queries import find_user_key, unknown_user_error, username_keys
 from accounting.sessions.careful_fold import CarefulFold
 from accounting.sessions.fold_failure import FoldFailed
 
@@ -127,7 +127,7 @@ def trace(
             raise NotYet(f"period {period} of realm '{realm}' is not closed yet: nothing to trace")
         user_key = key or find_user_key(connection, realm_id, user or "")
         if user_key is None:
-            raise UsageError(f"no user '{user}' is known in realm '{realm}'")
+            raise unknown_user_error(connection, realm, user or "")
         lines = billed_lines(connection, realm_id, period, user_key)
         sessions = [
             *_trace_finalized_sessions(connection, row, user_key),

@@ -20,7 +20,7 @@ from accounting.domain.counters import COUNTERS
 from accounting.errors import LockHeld, NotYet, UsageError
 from accounting.feed import outbox
 from accounting.identities.realm_queries import find_realm
-from accounting.identities.user_queries import find_user_key
+from accounting.identities.user_queries import find_user_key, unknown_user_error
 
 BATCH_SIZE: Final = 1_000
 """Entries of ``periods_to_adjust`` handled in one transaction at the most."""
@@ -99,7 +99,7 @@ def post_manual_adjustment(
             raise NotYet(f"period {period} of realm '{realm}' is not closed yet: nothing to adjust")
         user_key = find_user_key(connection, realm_id, user)
         if user_key is None:
-            raise UsageError(f"no user '{user}' is known in realm '{realm}'")
+            raise unknown_user_error(connection, realm, user)
         adjustment = ManualAdjustment(
             realm=realm,
             realm_id=realm_id,

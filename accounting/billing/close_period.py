@@ -49,15 +49,18 @@ def close_periods(engine: Engine) -> int:
     """
     refresh_periods(engine)
     closed = 0
-    while ready := _ready_periods(engine):
+    passed_over: set[int] = set()
+    while ready := [row for row in _ready_periods(engine) if row[0] not in passed_over]:
         for realm_id, period in ready:
             try:
                 _close(engine, realm_id, period, (), dry_run=False)
             except LockHeld:
                 raise
             except NotYet:
-                return closed  # Its state changed since it was listed: the next run retries.
-            closed += 1
+                # Its state changed since it was listed. The next run retries this realm.
+                passed_over.add(realm_id)
+            else:
+                closed += 1
     return closed
 
 

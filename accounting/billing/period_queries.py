@@ -17,7 +17,7 @@ from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.periods import PeriodBounds, periods
 from accounting.domain.realm_rules import RealmRules
 from accounting.domain.statements import StatementCutoff
-from accounting.errors import UsageError
+from accounting.errors import unknown_period
 from accounting.identities.realm_queries import all_rules
 
 _QUERIES: Final = Queries("accounting.billing")
@@ -52,10 +52,7 @@ def find_period(connection: Connection, realm_id: int, realm: str, period: date)
     for row in rows:
         if row.period == period:
             return row
-    known = ", ".join(str(row.period) for row in rows[-5:])
-    raise UsageError(
-        f"realm '{realm}' has no period that begins on {period}: the last are {known or 'none yet'}"
-    )
+    raise unknown_period(realm, period, [row.period for row in rows])
 
 
 def refresh_periods(connection: Connection) -> None:

@@ -66,7 +66,13 @@ def sessions(
         "disputed": "disputed",
     }
     write_query(
-        command_settings(), query, columns, as_json=as_json, empty="No sessions.", realm=realm
+        command_settings(),
+        query,
+        columns,
+        as_json=as_json,
+        empty="No sessions.",
+        realm=realm,
+        user=user,
     )
 
 
@@ -98,4 +104,12 @@ def usage(
         "peak_sessions": "peak",
     }
     del columns["peak_sessions" if subject == "user" else "user_id"]
-    write_query(command_settings(), query, columns, as_json=as_json, empty="No usage.", realm=realm)
+    write_query(
+        command_settings(),
+        query,
+        columns,
+        as_json=as_json,
+        empty="No usage.",
+        realm=realm,
+        user=user,
+    )

@@ -11,9 +11,7 @@ from accounting.cli.resources import reader_engine
 from accounting.cli.table import write_table
 from accounting.config import Settings
 from accounting.domain.time_zones import time_zone
-from accounting.errors import NotAllowed, unknown_name
-from accounting.identities.realm_rules import realm_names
-from accounting.ops import servers
+from accounting.reporting.known_names import check_names
 from accounting.reporting.reader import ViewQuery, open_rows
 
 BYTE_COLUMNS: Final = {
@@ -47,8 +45,12 @@ def write_query(
     as_json: bool,
     empty: str,
     realm: str | None = None,
+    user: str | None = None,
 ) -> None:
-    """Write the rows of a query. Raises UsageError if there are none and ``realm`` is unknown."""
+    """Write the rows of a query.
+
+    Raises UsageError if there are none and ``realm`` or ``user`` is unknown.
+    """
     with reader_engine(settings) as engine, open_rows(engine, query) as rows:
         first = next(rows, None)
         if first is not None:
@@ -58,20 +60,8 @@ def write_query(
             else:
                 write_table("", [in_own_zone(row) for row in all_rows], columns, empty=empty)
             return
-    if realm is not None:
-        _check_realm(settings, realm)
+        check_names(engine, realm=realm, user=user)
     write_rows([], columns, as_json=as_json, empty=empty)
-
-
-def _check_realm(settings: Settings, realm: str) -> None:
-    """Raise UsageError for an unknown realm. Only the writer may list realms, so others pass."""
-    try:
-        with servers.database(settings, servers.WRITER_ROLE) as engine:
-            known = realm_names(engine)
-    except NotAllowed:
-        return
-    if realm not in known:
-        raise unknown_name("realm", realm, known)
 
 
 def in_own_zone(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -64,7 +64,7 @@ def show_statement(
         raise UsageError("--adjustments goes with --json: else a statement shows them anyway")
     with reader_engine(command_settings()) as engine:
         if as_json:
-            closed_period(engine, realm, period)
+            closed_period(engine, realm, period, user)
             query = (
                 view_queries.adjustments(realm, period, user, by="period")
                 if adjustments

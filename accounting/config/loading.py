@@ -8,10 +8,10 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
@@ -24,6 +24,10 @@ _SERVICE_LINK = re.compile(
     rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
+
+
+SIMILARITY: Final = 0.7
+"""A misspelled setting is this similar to the right one, without their prefix."""
 
 
 def load_settings(**arguments: object) -> Settings:
@@ -87,9 +91,7 @@ def _check_variables(environ: Mapping[str, str]) -> None:
             continue
         if _SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_VALUE.match(environ[name]):
             continue
-        raise ConfigurationError(
-            f"{name} is not a setting of turn-accounting: {_suggestion(name, known)}"
-        )
+        raise ConfigurationError(_not_a_setting(name, known))
     for name in SECRETS:
         variable, file_variable = environment_variable(name), _file_variable(name)
         if environ.get(variable) and environ.get(file_variable):
@@ -98,11 +100,16 @@ def _check_variables(environ: Mapping[str, str]) -> None:
             )
 
 
-def _suggestion(name: str, known: set[str]) -> str:
-    similar = difflib.get_close_matches(name, sorted(known), n=1)
-    if similar:
-        return f"did you mean {similar[0]}?"
-    return f"expected one of {', '.join(sorted(known))}"
+def _not_a_setting(name: str, known: Iterable[str]) -> str:
+    """The message for an unknown setting, with the most similar known one if there is any.
+
+    The prefix, which all variables have, makes none similar.
+    """
+    stems = {setting.upper().removeprefix(PREFIX): setting for setting in sorted(known)}
+    stem = name.upper().removeprefix(PREFIX)
+    similar = difflib.get_close_matches(stem, stems, n=1, cutoff=SIMILARITY)
+    suggestion = f": did you mean {stems[similar[0]]}?" if similar else ""
+    return f"{name} is not a setting of turn-accounting{suggestion}"
 
 
 def _read_secret(path: Path, variable: str) -> str:
@@ -122,9 +129,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     known = set(Settings.model_fields) - {"config"}
     for key in values:
         if key not in known:
-            raise ConfigurationError(
-                f"{path}: {key} is not a setting of turn-accounting: {_suggestion(key, known)}"
-            )
+            raise ConfigurationError(f"{path}: {_not_a_setting(key, known)}")
     return values
 
 
@@ -147,10 +152,7 @@ def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
     """One error in one line: the setting, its value unless it is secret, what was expected."""
     name = str(detail["loc"][0]) if detail["loc"] else "?"
     if detail["type"] == "extra_forbidden":
-        return (
-            f"{name} is not a setting of turn-accounting: "
-            f"{_suggestion(name, set(Settings.model_fields))}"
-        )
+        return _not_a_setting(name, Settings.model_fields)
     origin = origins.get(name, environment_variable(name))
     label = environment_variable(name) if origin == "argument" else origin
     shown_value = "" if name in SECRETS else f"={detail['input']!r}"[:100]

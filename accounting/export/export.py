@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections, psycopg_connection
-from accounting.errors import NotYet, UsageError
+from accounting.errors import NotYet, UsageError, unknown_name
 from accounting.export import parquet
 from accounting.export.atomic_file import (
     ByteSink,
@@ -132,8 +132,8 @@ def _open_query(engine: Engine, selection: Selection) -> Iterator[ExportQuery]:
 
 def _require_complete(query: ExportQuery, selection: Selection) -> None:
     """Raise NotYet where rows of the selection may still be added or change."""
-    if selection.realm is not None and not query.realm_exists():
-        raise UsageError(f"no realm '{selection.realm}' is known, or nothing was used in it")
+    if selection.realm is not None and selection.realm not in (known := query.known_realms()):
+        raise unknown_name("realm", selection.realm, known)
     if selection.period is not None or selection.kind is ExportKind.STATEMENTS:
         periods = query.periods()
         if selection.period is not None and not periods:

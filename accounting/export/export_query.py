@@ -60,15 +60,9 @@ class ExportQuery:
             for type_info in [psycopg.adapters.types.get(column.type_code)]
         ]
 
-    def realm_exists(self) -> bool:
-        """Whether the realm of the selection has a period or any usage."""
-        row = self._connection.execute(
-            "SELECT EXISTS (SELECT FROM reporting.periods WHERE realm = %(realm)s)"
-            " OR EXISTS (SELECT FROM reporting.realm_usage_monthly WHERE realm = %(realm)s)",
-            {"realm": self._selection.realm},
-        ).fetchone()
-        assert row is not None
-        return bool(row[0])
+    def known_realms(self) -> set[str]:
+        """The names of all realms."""
+        return {name for (name,) in self._connection.execute("SELECT reporting.known_realms()")}
 
     def periods(self) -> list[PeriodStatus]:
         """The periods that the selection names, or that overlap its span."""

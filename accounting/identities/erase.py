@@ -19,6 +19,7 @@ from accounting.domain.text_escaping import unescape
 from accounting.errors import UsageError
 from accounting.identities import erasure_queries, realm_queries
 from accounting.identities.realm_queries import find_realm
+from accounting.identities.user_queries import unknown_user_error
 from accounting.identities.writer_locks import lock_out_settling_and_loaders
 
 NOT_REACHED: Final = """\
@@ -70,7 +71,7 @@ def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> Er
         lock_out_settling_and_loaders(connection)
         user_key = erasure_queries.lock_user(connection, realm_bytes, user_bytes)
         if user_key is None:
-            raise UsageError(f"no user '{user}' is known in realm '{realm}'")
+            raise unknown_user_error(connection, realm, user)
         channels = _rejected_channels(connection, realm_id, realm_bytes, user_bytes)
         rejected = erasure_queries.erase_rejected(connection, channels)
         sessions, reports = erasure_queries.erase_addresses(connection, user_key)

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, func, select
 from accounting.db.schema import installation, pruned_counts, realms, sessions, users
 from accounting.domain.identity import user_key
 from accounting.domain.text_escaping import unescape
+from accounting.errors import UsageError, unknown_user
 
 
 def find_user_key(connection: Connection, realm_id: int, user_id: str) -> UUID | None:
@@ -23,6 +24,12 @@ def find_user_key(connection: Connection, realm_id: int, user_id: str) -> UUID |
         select(users.c.user_key).where(users.c.user_key == key)
     ).scalar()
     return found
+
+
+def unknown_user_error(connection: Connection, realm: str, user_id: str) -> UsageError:
+    """The error for a user that a realm does not have: suggests similar names."""
+    names = func.reporting.known_users(realm, user_id).table_valued("name")
+    return unknown_user(realm, user_id, connection.execute(select(names)).scalars().all())
 
 
 def pruned_username_count(connection: Connection) -> int:

@@ -77,7 +77,7 @@ def lock_for_loading(connection: Connection, spool: Spool, state: SpoolState) ->
 
     Settling first, in the order of all that take both locks.
     """
-    mode = state.mode or "subscribe"
+    mode = state.mode or "auto"
     source_id = source_queries.find_source_id(connection, state.source)
     if source_id is None:
         source_id = source_queries.add_source(connection, state.source, mode)
@@ -137,7 +137,7 @@ def write_batch(
         captured_until=batch.captured_until,
         loaded_until=reached.settled_until,
         last_received_at=last_received_at,
-        mode=batch.state.mode or "subscribe",
+        mode=batch.state.mode,
         replication_id=batch.replication_id,
         stream_database=batch.stream_database,
         loaded_by_host=this_host(),

@@ -112,10 +112,12 @@ def acquire_lease(
     watched: WatchedServer | None = None,
     *,
     takes_expired: bool = True,
+    mode: str = "auto",
 ) -> BooksPosition | None:
     """Acquire or renew the lease of the spool's source, and return how far the source is loaded.
 
     ``clock``: compared with the database's clock.
+    ``mode``: how to capture it, shown until it is captured.
     ``takes_expired``: also when the lease of another collector has expired.
     ``watched``: the Redis of this collector, whose histories it claims for the source. Raises
     SourceConflict when another source has them, LeaseHeld when another collector has the lease,
@@ -124,7 +126,7 @@ def acquire_lease(
     server = UNKNOWN_SERVER if watched is None else watched.identity
     with lost_connections(), engine.begin() as connection:
         _prepare_lock(connection, spool, seconds)
-        source = source_queries.lock_source(connection, spool.source, "subscribe")
+        source = source_queries.lock_source(connection, spool.source, mode)
         if clock is not None:
             compare_clocks(connection, clock)
         other = lease_queries.acquire(
@@ -151,7 +153,7 @@ def acquire_lease(
         if not source.epoch:
             tokens = [epoch.token for epoch in spool.epochs()]
             identity.check_spool_is_new(connection, source, tokens)
-            source = register_source(connection, source, spool)
+            source = register_source(connection, source, spool, mode)
         return books_position(source, source_queries.epochs_by_token(connection, source.source_id))
 
 
@@ -166,7 +168,9 @@ def _prepare_lock(connection: Connection, spool: Spool, seconds: float) -> None:
     set_lock_timeout(connection, seconds)
 
 
-def register_source(connection: Connection, source: SourceRow, spool: Spool) -> SourceRow:
+def register_source(
+    connection: Connection, source: SourceRow, spool: Spool, mode: str
+) -> SourceRow:
     """Record the first epoch of a source before anything of it is captured.
 
     If its first collector is lost before it loads anything, the next one then finds an epoch that
@@ -185,7 +189,7 @@ def register_source(connection: Connection, source: SourceRow, spool: Spool) -> 
         captured_until=None,
         loaded_until=started_at,
         last_received_at=None,
-        mode="subscribe",
+        mode=mode,
         replication_id=None,
         stream_database=None,
         loaded_by_host=this_host(),

@@ -61,7 +61,9 @@ def run_while_leased(
         Spool.open(spool_path(settings.data_dir, settings.source), settings.source) as spool,
         watch.running(),
     ):
-        lease = LeaseKeeper(engine, spool, settings.lease_seconds, clock, watch)
+        lease = LeaseKeeper(
+            engine, spool, settings.lease_seconds, clock, watch, mode=settings.capture
+        )
         with lease.running():
             lease.wait_for_first_answer(FIRST_ANSWER_TIMEOUT_SECONDS)
             while not stop.is_set():

@@ -37,9 +37,9 @@ FIRST_POLL_TIMEOUT_SECONDS: Final = 2.0
 class LeaseKeeper:
     """Tries to acquire the lease, and renews it, four times per ``lease_seconds``.
 
-    ``clock`` is compared with the database's. ``watch`` sees the collector's Redis: the keeper
-    claims its histories for the source, and ends with SourceConflict when they are another
-    source's, or when the lease's holder sees another Redis.
+    ``mode`` is the setting of how to capture. ``clock`` is compared with the database's. ``watch``
+    sees the collector's Redis: the keeper claims its histories for the source, and ends
+    with SourceConflict when they are another source's, or when the lease's holder sees another Redis.
 
     Another collector's lease is left to it until this keeper has seen for ``lease_seconds``, from a
     database that answers, that it is not renewed. During an outage, and in a backup, a lease
@@ -54,7 +54,9 @@ class LeaseKeeper:
         lease_seconds: float,
         clock: CaptureClock | None = None,
         watch: ServerWatch | None = None,
+        mode: str = "auto",
     ) -> None:
+        self._mode = mode
         self._clock = clock or CaptureClock()
         self._logged_ahead_seconds = 0.0
         self._engine = engine
@@ -131,6 +133,7 @@ class LeaseKeeper:
                     clock=self._clock,
                     watched=watched,
                     takes_expired=not self._spares_holder(),
+                    mode=self._mode,
                 )
                 self._spares_expired = True
                 self._suspected_at = None

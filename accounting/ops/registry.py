@@ -1,6 +1,6 @@
 """The jobs by name, for the scheduler and ``turn-accounting job run NAME``."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,7 +24,8 @@ class Job:
     ``every_seconds``: the interval, unless the settings have another one. ``preview`` yields a line
     of text for each thing that ``run`` would do, and changes nothing; None: the job has no preview.
     ``follows_reports``: all that it does follows from loaded reports, so that it runs more rarely
-    while there are none, and at once when some come.
+    while there are none, and at once when some come. ``after``: the jobs without whose first run
+    this one would find nothing to do.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Job:
     run: Callable[[Engine], int]
     preview: Callable[[Engine], Iterable[str]] | None = None
     follows_reports: bool = False
+    after: Collection[str] = ()
 
 
 JOBS: Final[Mapping[str, Job]] = {
@@ -83,6 +85,7 @@ JOBS: Final[Mapping[str, Job]] = {
             unit="adjustments",
             every_seconds=30.0,
             run=adjust,
+            after=("settle", "rollup"),
         ),
         Job(
             name="close",
@@ -90,6 +93,7 @@ JOBS: Final[Mapping[str, Job]] = {
             unit="periods",
             every_seconds=60.0,
             run=close_periods,
+            after=("settle", "rollup"),
         ),
         Job(
             name="retain",

@@ -37,6 +37,8 @@ IDLE_INTERVALS: Final = 5
 """How many intervals a job that follows reports waits while none come."""
 IDLE_SPACING: Final = 1 / 8
 """Of an interval: the least between a run that found nothing and one for new reports."""
+RETRY_SECONDS: Final = 2.0
+"""After this a job runs again that found a lock taken, of another job that started with it."""
 SHUTDOWN_JOBS: Final = ("settle", "rollup")
 """Run once more when the scheduler stops, so that the books have everything loaded."""
 
@@ -82,9 +84,9 @@ def run_scheduler(
 ) -> None:
     """Run the jobs until ``stop`` is set; then finish those that run, and run SHUTDOWN_JOBS.
 
-    Each job runs at once, then at its interval; ``intervals_seconds`` overrides that by job name. A
-    failed job is logged and runs again at its next interval; the other jobs continue. Raises
-    AccountingError when a shutdown job fails, unless the database is unreachable.
+    Each job runs at once, or after those that it follows, then at its interval;
+    ``intervals_seconds`` overrides that by job name. A failed job is logged
+    and runs again at its next interval; the other jobs continue. Raises AccountingError when a shutdown job fails, unless the database is unreachable.
     """
     # APScheduler would log a job that takes longer than its interval, which is no error.
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
@@ -138,7 +140,7 @@ class _JobTrigger(NextInterval):
         self._found_nothing = False
         self._has_new_reports = False
         """Since the job began to run last."""
-        self.due = time.monotonic()
+        self.due = time.monotonic() + (self.interval_length if job.after else 0.0)
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """Called whenever the job is started, or still runs when it is due: its next run."""
@@ -168,12 +170,25 @@ class _JobTrigger(NextInterval):
     def earlier_run(self) -> datetime | None:
         """For new reports: when the job runs now; None when its planned time stays."""
         self._has_new_reports = True
-        now = time.monotonic()
-        due = max(now, self._started_at + self._spacing_seconds)
+        return self._bring_forward(max(time.monotonic(), self._started_at + self._spacing_seconds))
+
+    def retry(self) -> datetime | None:
+        """After a run that found a lock taken: when the job runs again; None as above."""
+        return self._bring_forward(time.monotonic() + RETRY_SECONDS)
+
+    def first_run(self) -> datetime | None:
+        """Once the jobs have run that it follows: now, unless it has run already; None as above."""
+        return None if self.has_run else self._bring_forward(time.monotonic())
+
+    def _bring_forward(self, due: float) -> datetime | None:
         if due >= self.due:
             return None
         self.due = due
-        return datetime.now(UTC) + timedelta(seconds=due - now)
+        return datetime.now(UTC) + timedelta(seconds=due - time.monotonic())
+
+    @property
+    def has_run(self) -> bool:
+        return self._started_at > float("-inf")
 
 
 class _Schedule:
@@ -194,6 +209,7 @@ class _Schedule:
             for name, job in jobs.items()
         }
         self._lock = threading.Lock()
+        self._succeeded: set[str] = set()
         self._is_ending = False
         self._scheduler = BackgroundScheduler(
             executors={"default": ThreadPoolExecutor(1), "reports": ThreadPoolExecutor(1)},
@@ -205,13 +221,15 @@ class _Schedule:
     def running(self) -> Iterator[None]:
         """Run the jobs until the block ends; then finish those that run."""
         for name, job in self._jobs.items():
+            trigger = self._triggers[name]
+            delay_seconds = trigger.interval_length if job.after else 0.0
             self._scheduler.add_job(
                 self._run,
-                self._triggers[name],
+                trigger,
                 args=(name,),
                 id=name,
                 executor="reports" if job.follows_reports else "default",
-                next_run_time=datetime.now(UTC),
+                next_run_time=datetime.now(UTC) + timedelta(seconds=delay_seconds),
             )
         self._scheduler.start()
         try:
@@ -237,26 +255,34 @@ class _Schedule:
         count = None
         try:
             count = run_job(self._jobs[name], self._engine)
+        except LockHeld:  # logged when it was recorded
+            self._bring_forward(name, trigger.retry)
         except Exception as error:  # noqa: BLE001  # any is logged, and the job tried again
             _log_failure(name, error)
         trigger.end(found_nothing=count == 0)
         if count or trigger.missed_reports:
             self._run_for_new_reports()
+        if count is not None and name not in self._succeeded:
+            self._succeeded.add(name)
+            for other, job in self._jobs.items():
+                if name in job.after and self._succeeded.issuperset(job.after):
+                    self._bring_forward(other, self._triggers[other].first_run)
 
     def _run_for_new_reports(self) -> None:
         """Bring the jobs forward that follow reports, or what another one made of them."""
+        for name, job in self._jobs.items():
+            if job.follows_reports:
+                self._bring_forward(name, self._triggers[name].earlier_run)
+
+    def _bring_forward(self, name: str, plan: Callable[[], datetime | None]) -> None:
+        """Run a job at the time that ``plan`` returns, unless that is None."""
         with self._lock:
-            for name, job in self._jobs.items():
-                if job.follows_reports and not self._is_ending:
-                    run_time = self._triggers[name].earlier_run()
-                    if run_time is not None:
-                        self._scheduler.modify_job(name, next_run_time=run_time)
+            if not self._is_ending and (run_time := plan()) is not None:
+                self._scheduler.modify_job(name, next_run_time=run_time)
 
 
 def _log_failure(job: str, error: BaseException) -> None:
     """Log a failed job: with a traceback, unless the database was unreachable."""
-    if isinstance(error, LockHeld):
-        return  # logged when it was recorded
     if isinstance(error, ConnectionLost):
         log.warning("job can't run now, trying again", job=job, reason=str(error))
     else:

@@ -5,8 +5,9 @@ from datetime import date
 
 from sqlalchemy import Engine
 
-from accounting.errors import NotYet, UsageError
+from accounting.errors import NotYet, unknown_period
 from accounting.reporting import view_queries
+from accounting.reporting.known_names import check_names
 from accounting.reporting.reader import Row, read_rows
 
 
@@ -21,15 +22,16 @@ class Statement:
     gaps: list[Row]
 
 
-def closed_period(engine: Engine, realm: str, period: date) -> Row:
-    """Return the row of a closed period. Raises UsageError without it, NotYet while it is open."""
+def closed_period(engine: Engine, realm: str, period: date, user: str | None = None) -> Row:
+    """Return the row of a closed period. Raises NotYet while it is open.
+
+    Raises UsageError for an unknown realm, period or user.
+    """
+    check_names(engine, realm=realm, user=user)
     periods = read_rows(engine, view_queries.periods(realm))
     row = next((row for row in periods if row["period"] == period), None)
     if row is None:
-        last = ", ".join(str(known["period"]) for known in periods[-5:]) or "none yet"
-        raise UsageError(
-            f"realm '{realm}' has no period that begins on {period}: the last are {last}"
-        )
+        raise unknown_period(realm, period, [known["period"] for known in periods])
     if row["state"] != "closed":
         raise NotYet(
             f"period {period} of realm '{realm}' is not closed yet: "
@@ -40,7 +42,7 @@ def closed_period(engine: Engine, realm: str, period: date) -> Row:
 
 def read_statement(engine: Engine, realm: str, period: date, user: str | None) -> Statement:
     """Read a closed period, of one user or all. Raises as :func:`closed_period`."""
-    row = closed_period(engine, realm, period)
+    row = closed_period(engine, realm, period, user)
     return Statement(
         period=row,
         lines=read_rows(engine, view_queries.statements(realm, period, user)),

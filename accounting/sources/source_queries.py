@@ -174,15 +174,15 @@ def advance(
     captured_until: int | None,
     loaded_until: int | None,
     last_received_at: int | None,
-    mode: str,
+    mode: str | None,
     replication_id: str | None,
     stream_database: int | None,
     loaded_by_host: str,
 ) -> int | None:
     """Move a source's position, unless its row is no longer at the position of ``expected``.
 
-    Returns the row's version. None: another loader moved it, and the caller must roll back. Times
-    never decrease.
+    ``mode`` None: not known yet. Times never decrease. Returns the row's version. None: another
+    loader moved it, and the caller must roll back.
     """
     version: int | None = connection.execute(
         update(sources)
@@ -192,7 +192,7 @@ def advance(
             sources.c.position == expected.position,
         )
         .values(
-            mode=mode,
+            mode=sources.c.mode if mode is None else mode,
             epoch=epoch,
             position=position,
             replication_id=replication_id,

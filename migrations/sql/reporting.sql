@@ -13,7 +13,8 @@ SELECT s.source, s.mode, s.epoch, s.position, s.captured_until, s.loaded_until,
 FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id);
 COMMENT ON VIEW reporting.sources IS
     'Every source, and how far it is captured, loaded and settled';
-COMMENT ON COLUMN reporting.sources.mode IS 'How it is captured: replication or subscribe';
+COMMENT ON COLUMN reporting.sources.mode IS
+    'How it is captured: replication or subscribe; before it first is, as asked for, also auto';
 COMMENT ON COLUMN reporting.sources.epoch IS 'Epoch that loading has reached';
 COMMENT ON COLUMN reporting.sources.position IS
     'Position that loading has reached within the epoch';
@@ -433,6 +434,39 @@ COMMENT ON FUNCTION reporting.source_notices() IS
     'What needs attention of the sources; is_error: usage is lost or not captured';
 REVOKE ALL ON FUNCTION reporting.source_notices() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.source_notices()
+    TO turn_accounting_reader, turn_accounting_writer;
+
+-- Names for the check of a command's arguments, and for the message about an unknown one.
+CREATE FUNCTION reporting.known_realms() RETURNS SETOF text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT realm FROM accounting.realms ORDER BY realm
+$$;
+COMMENT ON FUNCTION reporting.known_realms() IS 'Every realm, also without usage';
+REVOKE ALL ON FUNCTION reporting.known_realms() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.known_realms()
+    TO turn_accounting_reader, turn_accounting_writer;
+
+CREATE FUNCTION reporting.known_users(of_realm text, of_user text) RETURNS SETOF text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT n.name FROM (
+        SELECT u.user_id AS name
+        FROM accounting.users u JOIN accounting.realms r USING (realm_id)
+        WHERE (of_realm IS NULL OR r.realm = of_realm) AND (u.user_id = of_user
+            OR left(u.user_id, 2) = left(of_user, 2) OR right(u.user_id, 2) = right(of_user, 2))
+        UNION
+        SELECT n.username
+        FROM accounting.usernames n
+        JOIN accounting.users u USING (user_key) JOIN accounting.realms r USING (realm_id)
+        WHERE n.username = of_user AND (of_realm IS NULL OR r.realm = of_realm)
+    ) n
+    ORDER BY n.name <> of_user, abs(length(n.name) - length(of_user)), n.name
+    LIMIT 2000
+$$;
+COMMENT ON FUNCTION reporting.known_users(text, text) IS
+    'A user_id or username if it is known, and user_ids that begin or end like it. of_realm null: '
+    'in all realms';
+REVOKE ALL ON FUNCTION reporting.known_users(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.known_users(text, text)
     TO turn_accounting_reader, turn_accounting_writer;
 
 -- What the usage and the ended sessions of a span still wait for, in words; null if nothing. For

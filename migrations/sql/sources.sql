@@ -5,7 +5,8 @@
 CREATE TABLE accounting.sources (
     source_id smallint NOT NULL,
     source text NOT NULL,
-    mode text NOT NULL CONSTRAINT mode_is_known CHECK (mode IN ('replication', 'subscribe')),
+    mode text NOT NULL CONSTRAINT mode_is_known CHECK (
+        mode IN ('auto', 'replication', 'subscribe')),
     epoch integer NOT NULL DEFAULT 0,
     position bigint NOT NULL DEFAULT 0,
     captured_until timestamptz,

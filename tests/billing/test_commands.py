@@ -107,7 +107,12 @@ def test_adjust_prints_the_id_of_the_adjustment(books: Books) -> None:
     [
         ("period close example.org november", "'november' is not a period: expected its first day"),
         ("period list nowhere", "no realm 'nowhere' is known: known are 'example.org'"),
-        ("statement nowhere 2026-11-01", "realm 'nowhere' has no period that begins on 2026-11-01"),
+        ("statement nowhere 2026-11-01", "no realm 'nowhere' is known: known are 'example.org'"),
+        (
+            "statement example.org 2026-11-05",
+            "realm 'example.org' has no period that begins on 2026-11-05: the nearest begin on "
+            "2026-11-01, 2026-12-01",
+        ),
         ("statement example.org 2026-11-01 --adjustments", "--adjustments goes with --json"),
         ("adjust example.org 2026-11-01 bob --author c", "Missing option '--reason'"),
         (

@@ -105,6 +105,17 @@ def test_mistyped_variable_is_refused_with_a_similar_name(
     )
 
 
+@pytest.mark.parametrize("name", ["ACCOUNTING_LOGO", "ACCOUNTING_DATABASE", "ACCOUNTING_X"])
+def test_a_setting_that_resembles_none_gets_no_suggestion(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    text = refusal()
+    assert text.startswith(f"{name} is not a setting of turn-accounting")
+    suggestion = text.partition("did you mean ")[2]
+    assert suggestion in ("", "ACCOUNTING_DATABASE_URL?")
+
+
 def test_variable_in_lower_case_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("accounting_source", "x")
     assert refusal().startswith("accounting_source is not a setting of turn-accounting")

@@ -109,10 +109,39 @@ def test_a_reader_that_would_write_gets_the_name_of_the_role(
     assert "turn_accounting_writer" in result.error_line
 
 
-def test_a_reader_may_ask_for_any_realm(sample_books: Books) -> None:
-    """It may not list the known realms, so no name counts as misspelled."""
-    result = turn_accounting("usage", "--realm", "nowhere", database_url=sample_books.url(READER))
-    assert (result.code, result.out, result.err) == (0, "No usage.\n", "")
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("usage --realm exampel.org",
+         "no realm 'exampel.org' is known: did you mean 'example.org'?"),
+        ("usage --realm nowhere",
+         "no realm 'nowhere' is known: known are 'example.net', 'example.org'"),
+        ("usage --user alcie", "no user 'alcie' is known: did you mean 'alice'?"),
+        ("usage --user alise --realm example.org --json",
+         "no user 'alise' is known in realm 'example.org': did you mean 'alice'?"),
+        ("sessions --user zzz", "no user 'zzz' is known"),
+        ("period list exampel.org",
+         "no realm 'exampel.org' is known: did you mean 'example.org'?"),
+        ("statement exampel.org 2026-11-01",
+         "no realm 'exampel.org' is known: did you mean 'example.org'?"),
+        ("export sessions --realm exampel.org",
+         "no realm 'exampel.org' is known: did you mean 'example.org'?"),
+    ],
+)  # fmt: skip
+def test_an_unknown_name_is_not_an_empty_result(
+    sample_books: Books, arguments: str, complaint: str
+) -> None:
+    result = turn_accounting(*arguments.split(), database_url=sample_books.url(READER))
+    assert (result.code, result.error_line) == (2, complaint)
+
+
+def test_a_name_that_is_known_may_have_an_empty_result(sample_books: Books) -> None:
+    for arguments in ("--realm example.org", "--user alice", "--user bob --realm example.org"):
+        result = turn_accounting(
+            "usage", "--since", "2030-01-01", *arguments.split(),
+            database_url=sample_books.url(READER),
+        )  # fmt: skip
+        assert (result.code, result.out, result.err) == (0, "No usage.\n", "")
 
 
 def test_an_impossible_data_directory_is_named(tmp_path: Path) -> None:

@@ -192,3 +192,12 @@ def test_a_lease_of_a_clock_that_was_ahead_does_not_outlive_its_holder(books: Bo
         acquire_lease(books.engine, books.spool(), 60.0)
         with pytest.raises(LeaseHeld):
             acquire_lease(books.engine, other, 60.0)
+
+
+def test_a_source_shows_the_mode_that_was_asked_for_until_it_is_captured(books: Books) -> None:
+    acquire_lease(books.engine, books.spool(), 5.0, mode="auto")
+    assert [row["mode"] for row in books.rows("sources")] == ["auto"]
+    books.receive(1, channel("status"), status_payload("new"))
+    books.spool().set_mode("replication")
+    books.load()
+    assert [row["mode"] for row in books.rows("sources")] == ["replication"]

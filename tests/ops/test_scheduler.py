@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
+from accounting.db.locks import lock
 from accounting.db.notification import NEW_REPORTS, notify
 from accounting.errors import AccountingError
 from accounting.ops.registry import JOBS, Job
@@ -100,3 +101,36 @@ def running(
 def runs(books: Books, job: str) -> int:
     rows = books.query("SELECT runs FROM accounting.job_runs WHERE job = %s", [job])
     return sum(row["runs"] for row in rows)
+
+
+def test_a_job_runs_first_when_those_that_it_follows_have_run(books: Books) -> None:
+    """A period that waits only for them closes at the start, not at the next interval."""
+    rolled_up = Event()
+    jobs = {
+        **JOBS,
+        "rollup": replace(JOBS["rollup"], run=lambda _: int(rolled_up.wait())),
+        "close": replace(JOBS["close"], run=lambda _: int(rolled_up.is_set())),
+    }
+    with running(books, dict.fromkeys(JOBS, 600.0), jobs):
+        try:
+            wait_until(lambda: runs(books, "settle") == runs(books, "gaps") == 1)
+            assert runs(books, "close") == 0
+        finally:
+            rolled_up.set()
+        wait_until(lambda: runs(books, "close") == 1)
+
+
+def test_a_job_that_finds_a_lock_taken_runs_again_soon(books: Books) -> None:
+    with books.engine.connect() as other:
+        lock(other, "rollup")
+        with running(books, dict.fromkeys(JOBS, 600.0)):
+            try:
+                wait_until(lambda: blocked(books, "rollup"))
+            finally:
+                other.rollback()
+            wait_until(lambda: runs(books, "rollup") == 1, 12)
+
+
+def blocked(books: Books, job: str) -> bool:
+    query = "SELECT 1 FROM accounting.job_runs WHERE job = %s AND blocked_since IS NOT NULL"
+    return bool(books.query(query, [job]))
