@@ -39,7 +39,8 @@ class LeaseKeeper:
 
     ``mode`` is the setting of how to capture. ``clock`` is compared with the database's. ``watch``
     sees the collector's Redis: the keeper claims its histories for the source, and ends
-    with SourceConflict when they are another source's, or when the lease's holder sees another Redis.
+    with SourceConflict when they are another source's, or when the lease's holder sees another
+    Redis.
 
     Another collector's lease is left to it until this keeper has seen for ``lease_seconds``, from a
     database that answers, that it is not renewed. During an outage, and in a backup, a lease

@@ -86,7 +86,8 @@ def run_scheduler(
 
     Each job runs at once, or after those that it follows, then at its interval;
     ``intervals_seconds`` overrides that by job name. A failed job is logged
-    and runs again at its next interval; the other jobs continue. Raises AccountingError when a shutdown job fails, unless the database is unreachable.
+    and runs again at its next interval; the other jobs continue. Raises AccountingError when a
+    shutdown job fails, unless the database is unreachable.
     """
     # APScheduler would log a job that takes longer than its interval, which is no error.
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
