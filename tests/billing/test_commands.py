@@ -110,7 +110,7 @@ def test_adjust_prints_the_id_of_the_adjustment(books: Books) -> None:
         ("statement nowhere 2026-11-01", "no realm 'nowhere' is known: known are 'example.org'"),
         (
             "statement example.org 2026-11-05",
-            "realm 'example.org' has no period that begins on 2026-11-05: the nearest begin on 2026",
+            "realm 'example.org' has no period that begins on 2026-11-05: the nearest begin on",
         ),
         ("statement example.org 2026-11-01 --adjustments", "--adjustments goes with --json"),
         ("adjust example.org 2026-11-01 bob --author c", "Missing option '--reason'"),
