@@ -11,9 +11,10 @@ from accounting.audit.reconcile import ReconcileResult, reconcile
 from accounting.audit.statement_check import PartlyDroppedPeriod
 from accounting.audit.verify import VerifyResult, verify
 from accounting.cli.arguments import JsonOption, PeriodOption, Realm
-from accounting.cli.output import visible, write_message, write_record
+from accounting.cli.output import write_message, write_record
 from accounting.cli.progress import progress_bar
 from accounting.cli.resources import command_settings, writer_engine
+from accounting.cli.terminal_text import visible
 
 
 def register(app: typer.Typer) -> None:

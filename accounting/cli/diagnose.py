@@ -3,9 +3,10 @@
 import typer
 
 from accounting.cli.arguments import JsonOption
-from accounting.cli.output import flush_output, visible, write, write_json, write_message
+from accounting.cli.output import flush_output, write, write_json, write_message
 from accounting.cli.resources import command_settings
 from accounting.cli.rows import write_rows
+from accounting.cli.terminal_text import visible
 from accounting.config import environment_variable
 from accounting.ops import servers, service
 from accounting.ops.doctor import Finding, Level, examine

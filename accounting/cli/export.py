@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Callable
-from datetime import UTC, date
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -26,6 +27,8 @@ from accounting.errors import UsageError
 from accounting.export.export import ExportFormat, export_to_directory, export_to_stream
 from accounting.export.manifest import check_export
 from accounting.export.selection import ExportKind, Selection
+from accounting.reporting import view_queries
+from accounting.reporting.reader import read_rows
 
 FormatOption = Annotated[ExportFormat, typer.Option("--format", help="csv, jsonl or parquet.")]
 Output = Annotated[
@@ -69,7 +72,7 @@ def export_usage(
     selection = _selection(
         ExportKind.USAGE, realm, period, since, until, subject=subject, granularity=length
     )
-    _export(selection, format_, output)
+    _export(selection, since, until, format_, output)
 
 
 def _export_command(kind: ExportKind) -> Callable[..., None]:
@@ -83,7 +86,8 @@ def _export_command(kind: ExportKind) -> Callable[..., None]:
         format_: FormatOption = ExportFormat.CSV,
         output: Output = "-",
     ) -> None:
-        _export(_selection(kind, realm, period, since, until), format_, output)
+        selection = _selection(kind, realm, period, since, until)
+        _export(selection, since, until, format_, output)
 
     return export
 
@@ -108,13 +112,24 @@ def _selection(
 ) -> Selection:
     if period is not None and (since is not None or until is not None):
         raise UsageError("--period goes without --since and --until")
-    begin, end = time_span(since, until, zone=UTC)
-    return Selection(kind=kind, realm=realm, period=period, since=begin, until=end, **others)
+    return Selection(kind=kind, realm=realm, period=period, **others)
 
 
-def _export(selection: Selection, format_: ExportFormat, output: str) -> None:
+def _export(
+    selection: Selection, since: str | None, until: str | None, format_: ExportFormat, output: str
+) -> None:
+    begin, end = time_span(since, until)
     settings = command_settings()
     with reader_engine(settings) as engine, progress_bar("exporting", "rows") as progress:
+        if begin is not None or end is not None:
+            [clock] = read_rows(engine, view_queries.database_now())
+            selection = replace(
+                selection,
+                since=None if begin is None else view_queries.utc_time(begin, clock["now"]),
+                until=None if end is None else view_queries.utc_time(end, clock["now"]),
+            )
+            if selection.since and selection.until and selection.since >= selection.until:
+                raise UsageError(f"--since {since} is not before --until {until}")
         if output == "-":
             if format_ is ExportFormat.PARQUET and sys.stdout.isatty():
                 raise UsageError("Parquet is binary: name a directory with --output, or a pipe")

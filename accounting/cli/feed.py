@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from accounting.cli.arguments import JsonOption, name_argument
-from accounting.cli.output import flush_output, visible, write, write_json
+from accounting.cli.output import flush_output, write, write_json
 from accounting.cli.resources import command_settings
+from accounting.cli.terminal_text import visible
 from accounting.errors import UsageError
 from accounting.feed.client import Feed
 from accounting.ops import servers

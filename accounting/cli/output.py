@@ -9,13 +9,15 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from accounting.cli.terminal_text import visible
 from accounting.errors import AccountingError
+from accounting.export.copy_format import escape_formulas
 
 
 def prepare_output() -> None:
@@ -70,6 +72,35 @@ def write_json(rows: Iterable[Mapping[str, Any]]) -> None:
         write("{" + ", ".join(fields) + "}\n")
 
 
+def write_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write CSV with a heading, as ``export`` does; times as in JSON.
+
+    Formulas are escaped, and on a terminal control characters too.
+    """
+    shown = visible if sys.stdout.isatty() else str
+    write(",".join(columns) + "\n")
+    for row in rows:
+        write(",".join([_csv(row[name], shown) for name in columns]) + "\n")
+
+
+def _csv(value: object, shown: Callable[[str], str]) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case Decimal():
+            return format(value, "f")
+        case datetime():
+            return value.astimezone(UTC).isoformat()
+        case str():
+            text = shown(escape_formulas(value))
+            is_plain = text and text.strip() == text and not any(char in text for char in ',"\r\n')
+            return text if is_plain else '"' + text.replace('"', '""') + '"'
+        case _:
+            return str(value)
+
+
 def _json(value: object) -> str:
     match value:
         case Decimal():
@@ -96,13 +127,6 @@ def write_record(label: str, fields: Mapping[str, Any], *, as_json: bool) -> Non
         )
         write(f"{label}: {shown}\n")
     flush_output()
-
-
-def visible(text: str) -> str:
-    """Escape control characters, so that a username can't control the terminal."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 def write_message(message: str) -> None:

@@ -7,15 +7,41 @@ import typer
 
 from accounting.billing.adjust import post_manual_adjustment
 from accounting.billing.close_period import close_period
-from accounting.cli.arguments import JsonOption, PeriodDay, RealmName, name_argument
+from accounting.cli.arguments import PeriodDay, RealmName, list_options, name_argument
 from accounting.cli.output import write, write_message
 from accounting.cli.resources import command_settings, writer_engine
-from accounting.cli.rows import write_query
+from accounting.cli.rows import ListForm, Listing, write_query
+from accounting.cli.table import Column, Kind
+from accounting.cli.terminal_text import GREEN, YELLOW, minute
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
 
 MAX_COUNT: Final = 2**63 - 1
 MAX_SECONDS: Final = 10**12
+_STATE_STYLES: Final = {"open": GREEN, "closing": YELLOW, "closed": ""}
+_PERIODS: Final = Listing(
+    plain={
+        "realm": "realm",
+        "period": "period",
+        "starts_at": "starts",
+        "ends_at": "ends",
+        "state": "state",
+        "closed_at": "closed",
+        "waits_for": "waits for",
+    },
+    columns=(
+        Column(field="realm", heading="realm", kind=Kind.NAME),
+        Column(field="period", heading="period"),
+        Column(field="ends_at", heading="ends", kind=Kind.TIME),
+        Column(field="time_zone", heading="time zone", rank=2),
+        Column(field="state", heading="state", style=lambda period: _STATE_STYLES[period["state"]]),
+        Column(field="closed_at", heading="closed", text=minute, rank=1, optional=True),
+        Column(field="waits", heading="waits for", kind=Kind.WORDS, optional=True),
+    ),
+    rank="starts_at",
+    empty="No periods yet.",
+    fields={"waits": lambda period: "" if period["closed_at"] else _waits(period["waits_for"])},
+)
 _Signed = Annotated[int, typer.Option(min=-MAX_COUNT, max=MAX_COUNT, help="Signed.")]
 
 
@@ -28,30 +54,26 @@ def register(app: typer.Typer) -> None:
     app.command("adjust")(adjust)
 
 
+@list_options
 def list_periods(
     realm: Annotated[
         str | None, typer.Argument(parser=name_argument, help="Only this realm.")
     ] = None,
-    as_json: JsonOption = False,
+    *,
+    form: ListForm,
 ) -> None:
     """List the billing periods, their state, and what each waits for."""
-    columns = {
-        "realm": "realm",
-        "period": "period",
-        "starts_at": "starts",
-        "ends_at": "ends",
-        "state": "state",
-        "closed_at": "closed",
-        "waits_for": "waits for",
-    }
     write_query(
         command_settings(),
-        view_queries.periods(realm),
-        columns,
-        as_json=as_json,
-        empty="No periods yet.",
+        lambda arrangement: view_queries.periods(realm, arrangement),
+        _PERIODS,
+        form,
         realm=realm,
     )
+
+
+def _waits(waits_for: str | None) -> str:
+    return "nothing: the job that closes periods closes it next" if waits_for is None else waits_for
 
 
 def close(

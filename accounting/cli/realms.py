@@ -1,14 +1,16 @@
 """The commands for the rules of realms: ``realm list|set``."""
 
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from accounting.cli.arguments import MAX_INTEGER, JsonOption, RealmName, name_argument
+from accounting.cli.arguments import MAX_INTEGER, RealmName, list_options, name_argument
 from accounting.cli.output import write_message
 from accounting.cli.resources import command_settings, writer_engine
-from accounting.cli.rows import in_own_zone, write_rows
+from accounting.cli.rows import ListForm, Listing, arranged, in_own_zone, write_list
+from accounting.cli.table import Column, Kind
+from accounting.cli.terminal_text import short_time
 from accounting.domain.identity import UsernameRule
 from accounting.errors import UsageError, unknown_name
 from accounting.identities.realm_rules import list_rules, realm_names, set_rule
@@ -23,18 +25,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="realm")
 
 
-def list_realms(
-    name: Annotated[
-        str | None, typer.Argument(parser=name_argument, help="Only this realm.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the rules of realms, and from when each rule holds."""
-    with writer_engine(command_settings()) as engine:
-        rows = list(list_rules(engine, name))
-        if name is not None and not rows:
-            raise unknown_name("realm", name, realm_names(engine))
-    columns = {
+_REALMS: Final = Listing(
+    plain={
         "realm": "realm",
         "holds_from": "from",
         "time_zone": "time zone",
@@ -42,8 +34,39 @@ def list_realms(
         "grace_seconds": "grace s",
         "username_rule": "usernames",
         "separator": "separator",
-    }
-    write_rows(rows, columns, as_json=as_json, empty="There are no realms yet.")
+    },
+    columns=(
+        Column(field="realm", heading="realm", kind=Kind.NAME),
+        Column(field="from", heading="from"),
+        Column(field="time_zone", heading="time zone"),
+        Column(field="anchor_day", heading="anchor day", kind=Kind.COUNT),
+        Column(field="grace_seconds", heading="grace", kind=Kind.SECONDS),
+        Column(field="username_rule", heading="usernames"),
+        Column(field="separator", heading="separator"),
+    ),
+    rank="holds_from",
+    empty="There are no realms yet.",
+    fields={
+        "from": lambda rule: "always" if not rule["holds_from"] else short_time(rule["holds_from"])
+    },
+)
+
+
+@list_options
+def list_realms(
+    name: Annotated[
+        str | None, typer.Argument(parser=name_argument, help="Only this realm.")
+    ] = None,
+    *,
+    form: ListForm,
+) -> None:
+    """List the rules of realms, and from when each rule holds."""
+    arrangement = _REALMS.arrangement(form)
+    with writer_engine(command_settings()) as engine:
+        rows = list(list_rules(engine, name))
+        if name is not None and not rows:
+            raise unknown_name("realm", name, realm_names(engine))
+    write_list(arranged(rows, arrangement), _REALMS, form, arrangement)
 
 
 def set_realm(

@@ -1,26 +1,33 @@
 """The commands that list the books: ``sessions`` and ``usage``."""
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Final
 
 import typer
 
 from accounting.cli.arguments import (
-    MAX_INTEGER,
     By,
-    JsonOption,
     Per,
     Realm,
     Since,
     Until,
     User,
     bucket_length,
+    list_options,
     time_span,
     usage_subject,
 )
 from accounting.cli.resources import command_settings
-from accounting.cli.rows import BYTE_COLUMNS, write_query
+from accounting.cli.rows import BYTE_COLUMNS, ListForm, Listing, write_query
+from accounting.cli.table import Column, Kind
+from accounting.cli.terminal_text import GREEN, YELLOW, bucket_start, minute
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
+from accounting.reporting.view_queries import TRAFFIC
+
+ESTIMATED_MARK: Final = "~"
+DISPUTED_MARK: Final = "!"
 
 
 def register(app: typer.Typer) -> None:
@@ -29,31 +36,174 @@ def register(app: typer.Typer) -> None:
     app.command("usage")(usage)
 
 
+@list_options
 def sessions(
     realm: Realm = None,
     user: User = None,
     since: Since = None,
     until: Until = None,
     live: Annotated[bool, typer.Option("--live", help="Only open sessions.")] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            "--limit",
-            min=1,
-            max=MAX_INTEGER,
-            help="At most this many; 100 by default, all with --json.",
-        ),
-    ] = None,
-    as_json: JsonOption = False,
+    *,
+    form: ListForm,
 ) -> None:
-    """List the sessions that were open in a span of time, newest first; UTC by default."""
+    """List the sessions that were open in a span of time, newest first; UTC by default.
+
+    People get 100 of them, or --limit; programs get all.
+    """
     begin, end = time_span(since, until)
-    if limit is None and not as_json:
-        limit = 100
-    query = view_queries.sessions(
-        realm=realm, user=user, since=begin, until=end, live=live, limit=limit
+    write_query(
+        command_settings(),
+        lambda arrangement: view_queries.sessions(
+            realm=realm, user=user, since=begin, until=end, live=live, arrangement=arrangement
+        ),
+        _SESSIONS,
+        form,
+        realm=realm,
+        user=user,
     )
-    columns = {
+
+
+@list_options
+def usage(
+    realm: Realm = None,
+    user: User = None,
+    since: Since = None,
+    until: Until = None,
+    by: By = "user",
+    per: Per = "month",
+    *,
+    form: ListForm,
+) -> None:
+    """List usage per user or realm; times without an offset are in the realm's time zone.
+
+    A month or day that --since or --until cuts counts from there on, or up to there.
+    """
+    begin, end = time_span(since, until)
+    subject, length = usage_subject(by), bucket_length(per)
+    if subject == "realm" and user is not None:
+        raise UsageError("--user goes with --by user")
+    write_query(
+        command_settings(),
+        lambda arrangement: view_queries.usage(
+            by=subject,
+            per=length,
+            realm=realm,
+            user=user,
+            since=begin,
+            until=end,
+            arrangement=arrangement,
+        ),
+        usage_listing(subject, length),
+        form,
+        realm=realm,
+        user=user,
+    )
+
+
+def usage_listing(subject: str, length: str) -> Listing:
+    """The list of usage per user or realm, in buckets of that length."""
+    plain = {
+        "starts_at": length,
+        "realm": "realm",
+        "user_id": "user",
+        "sessions_started": "sessions",
+        "session_seconds": "seconds",
+        **BYTE_COLUMNS,
+        "estimated_bytes": "estimated B",
+        "peak_sessions": "peak",
+    }
+    del plain["peak_sessions" if subject == "user" else "user_id"]
+    columns = (
+        Column(field="starts_at", heading=length, text=bucket_start(length)),
+        Column(field="realm", heading="realm", kind=Kind.NAME),
+        Column(field="user_id", heading="user", kind=Kind.NAME),
+        Column(field="sessions_started", heading="sessions", kind=Kind.COUNT, rank=1),
+        Column(field="peak_sessions", heading="peak", kind=Kind.COUNT, rank=2),
+        Column(field="session_seconds", heading="time", kind=Kind.SECONDS, rank=3),
+        *TRAFFIC_COLUMNS,
+    )
+    return Listing(
+        plain=plain,
+        columns=[
+            column
+            for column in columns
+            if column.field != ("peak_sessions" if subject == "user" else "user_id")
+        ],
+        rank=TRAFFIC,
+        empty="No usage.",
+        summed=USAGE_SUMS,
+        sum_fields=USAGE_FIELDS,
+    )
+
+
+def _estimated_share(row: Mapping[str, Any]) -> str:
+    """How much of the traffic is estimated, in percent: never 0 or 100 unless exactly so."""
+    traffic, estimated = row["received_bytes"] + row["sent_bytes"], row["estimated_bytes"]
+    if not estimated:
+        return ""
+    percent = 100 * estimated / traffic if traffic else 100
+    if percent < 1:
+        return "<1%"
+    return ">99%" if 99 < percent < 100 else f"{percent:.0f}%"
+
+
+def _end(session: Mapping[str, Any]) -> str:
+    """How a session ended, and what is uncertain about it."""
+    marks = ESTIMATED_MARK * session["estimated"] + DISPUTED_MARK * session["disputed"]
+    return f"{session['end_cause'] or 'live'} {marks}".rstrip()
+
+
+def _open_seconds(session: Mapping[str, Any]) -> int:
+    """How long a session was open; a live one until it was last seen."""
+    started_at: datetime = session["started_at"]
+    until: datetime = session["ended_at"] or session["last_seen_at"]
+    return round((until - started_at).total_seconds())
+
+
+def _end_style(session: Mapping[str, Any]) -> str:
+    if session["estimated"] or session["disputed"]:
+        return YELLOW
+    return GREEN if session["end_cause"] is None else ""
+
+
+def _legend(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the marks mean that are in these rows."""
+    meanings = (
+        (ESTIMATED_MARK, "estimated", "reports were lost, restored from the total"),
+        (DISPUTED_MARK, "disputed", "reports contradict each other"),
+    )
+    return "\n".join(
+        f"{mark} {flag}: {meaning}"
+        for mark, flag, meaning in meanings
+        if any(row[flag] for row in rows)
+    )
+
+
+USAGE_SUMS: Final = (
+    "sessions_started",
+    "session_seconds",
+    "received_bytes",
+    "sent_bytes",
+    "estimated_bytes",
+)
+USAGE_FIELDS: Final = {
+    TRAFFIC: lambda row: row["received_bytes"] + row["sent_bytes"],
+    "estimated_share": _estimated_share,
+}
+TRAFFIC_COLUMNS: Final = (
+    Column(field="received_bytes", heading="received", kind=Kind.BYTES),
+    Column(field="sent_bytes", heading="sent", kind=Kind.BYTES),
+    Column(field=TRAFFIC, heading="total", kind=Kind.BYTES),
+    Column(
+        field="estimated_share",
+        heading="est.",
+        kind=Kind.COUNT,
+        optional=True,
+        style=lambda _row: YELLOW,
+    ),
+)
+_SESSIONS: Final = Listing(
+    plain={
         "realm": "realm",
         "user_id": "user",
         "allocation_id": "allocation",
@@ -64,52 +214,23 @@ def sessions(
         **BYTE_COLUMNS,
         "estimated": "estimated",
         "disputed": "disputed",
-    }
-    write_query(
-        command_settings(),
-        query,
-        columns,
-        as_json=as_json,
-        empty="No sessions.",
-        realm=realm,
-        user=user,
-    )
-
-
-def usage(
-    realm: Realm = None,
-    user: User = None,
-    since: Since = None,
-    until: Until = None,
-    by: By = "user",
-    per: Per = "month",
-    as_json: JsonOption = False,
-) -> None:
-    """List usage per user or realm; times without an offset are in the realm's time zone."""
-    begin, end = time_span(since, until)
-    subject, length = usage_subject(by), bucket_length(per)
-    if subject == "realm" and user is not None:
-        raise UsageError("--user goes with --by user")
-    query = view_queries.usage(
-        by=subject, per=length, realm=realm, user=user, since=begin, until=end
-    )
-    columns = {
-        "starts_at": length,
-        "realm": "realm",
-        "user_id": "user",
-        "sessions_started": "sessions",
-        "session_seconds": "seconds",
-        **BYTE_COLUMNS,
-        "estimated_bytes": "estimated B",
-        "peak_sessions": "peak",
-    }
-    del columns["peak_sessions" if subject == "user" else "user_id"]
-    write_query(
-        command_settings(),
-        query,
-        columns,
-        as_json=as_json,
-        empty="No usage.",
-        realm=realm,
-        user=user,
-    )
+    },
+    columns=(
+        Column(field="started_at", heading="started (UTC)", text=minute),
+        Column(field="realm", heading="realm", kind=Kind.NAME),
+        Column(field="user_id", heading="user", kind=Kind.NAME),
+        Column(field="source", heading="source", kind=Kind.TEXT, rank=3),
+        Column(field="transport", heading="transport", rank=2),
+        Column(field="open_seconds", heading="time", kind=Kind.SECONDS, rank=1),
+        Column(field="received_bytes", heading="received", kind=Kind.BYTES),
+        Column(field="sent_bytes", heading="sent", kind=Kind.BYTES),
+        Column(field="end", heading="end", style=_end_style),
+    ),
+    rank=TRAFFIC,
+    empty="No sessions.",
+    fields={"end": _end, "open_seconds": _open_seconds},
+    summed=("received_bytes", "sent_bytes"),
+    noun="sessions",
+    default_limit=100,
+    legend=_legend,
+)

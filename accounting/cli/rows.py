@@ -1,18 +1,24 @@
 """Rows of the views on standard output: as a table for people, as JSON for programs."""
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from itertools import chain
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from accounting.cli.output import write_json
+from accounting.cli.output import write, write_csv, write_json
 from accounting.cli.resources import reader_engine
-from accounting.cli.table import write_table
+from accounting.cli.table import Column, Kind, Row, Total, write_table, write_terminal_table
 from accounting.config import Settings
+from accounting.domain.counters import COUNTERS
 from accounting.domain.time_zones import time_zone
+from accounting.errors import UsageError
 from accounting.reporting.known_names import check_names
-from accounting.reporting.reader import ViewQuery, open_rows
+from accounting.reporting.reader import ViewQuery, open_rows, open_rows_and_sums
+from accounting.reporting.view_queries import TRAFFIC, Arrangement, sums
 
 BYTE_COLUMNS: Final = {
     "received_bytes": "received B",
@@ -23,27 +29,97 @@ BYTE_COLUMNS: Final = {
 """The byte counters and their headings in tables."""
 
 
-def write_rows(
-    rows: Sequence[Mapping[str, Any]],
-    columns: Mapping[str, str],
-    *,
-    as_json: bool,
-    empty: str = "Nothing.",
-) -> None:
-    """Write rows. ``columns``: heading by field name, for the table."""
+def write_rows(rows: Sequence[Row], columns: Mapping[str, str], *, as_json: bool) -> None:
+    """Write rows that are not a list of the books. ``columns``: heading by field name."""
     if as_json:
         write_json(rows)
     else:
-        write_table("", rows, columns, empty=empty)
+        write_table("", rows, columns, empty="Nothing.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListForm:
+    """How a list was asked for: the options that all lists have."""
+
+    as_json: bool = False
+    as_csv: bool = False
+    wide: bool = False
+    in_bytes: bool = False
+    top: int | None = None
+    sort: str | None = None
+    limit: int | None = None
+
+    @property
+    def for_programs(self) -> bool:
+        """Whether the columns are those of the view, uncut and without a total."""
+        return self.as_json or self.as_csv
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What a list shows of the rows of a view.
+
+    ``plain``: headings by column, outside of terminals. ``columns``: on a terminal; their fields
+    are those of the view, and ``fields`` and ``sum_fields``, which are computed from a row.
+    ``rank``: what ``--top`` goes by. ``summed``: columns with a total, from which ``sum_fields``
+    are computed too; without any there is no last row. ``default_limit``: how many rows people get.
+    """
+
+    plain: Mapping[str, str]
+    columns: Sequence[Column]
+    rank: str
+    empty: str
+    fields: Mapping[str, Callable[[Row], Any]] = field(default_factory=dict)
+    summed: Sequence[str] = ()
+    sum_fields: Mapping[str, Callable[[Row], Any]] = field(default_factory=dict)
+    noun: str = "rows"
+    default_limit: int | None = None
+    legend: Callable[[Sequence[Row]], str] = lambda _rows: ""
+
+    def arrangement(self, form: ListForm) -> Arrangement:
+        """The order and the limit that were asked for. Raises UsageError for an unknown column."""
+        if form.as_json and form.as_csv:
+            raise UsageError("--json or --csv: not both")
+        if form.top is not None and form.limit is not None:
+            raise UsageError("--top goes without --limit: it is one")
+        limit = form.top if form.top is not None else form.limit
+        if limit is None and not form.for_programs:
+            limit = self.default_limit
+        if form.sort is None:
+            if form.top is None:
+                return Arrangement(limit=limit)
+            return Arrangement(by=self.rank, descending=True, limit=limit)
+        name = form.sort.removeprefix("-")
+        names = self._sort_names()
+        if name not in names:
+            raise UsageError(f"--sort {form.sort!r}: expected one of {', '.join(names)}")
+        by, descending = names[name]
+        return Arrangement(by=by, descending=descending != form.sort.startswith("-"), limit=limit)
+
+    def _sort_names(self) -> dict[str, tuple[str, bool]]:
+        """The columns to sort by under their headings and names; whether the largest come first."""
+        names = {
+            column.heading.split(" (")[0]: (column.field, column.kind not in {Kind.NAME, Kind.TEXT})
+            for column in self.columns
+            if column.field in self.plain
+        }
+        if self.rank == TRAFFIC:
+            names["total"] = (TRAFFIC, True)
+        numeric = {*COUNTERS, *self.summed}
+        return names | {
+            field: next(
+                (entry for entry in names.values() if entry[0] == field), (field, field in numeric)
+            )
+            for field in (*self.plain, *(COUNTERS if self.summed else ()))
+        }
 
 
 def write_query(
     settings: Settings,
-    query: ViewQuery,
-    columns: Mapping[str, str],
+    query: Callable[[Arrangement], ViewQuery],
+    listing: Listing,
+    form: ListForm,
     *,
-    as_json: bool,
-    empty: str,
     realm: str | None = None,
     user: str | None = None,
 ) -> None:
@@ -51,17 +127,127 @@ def write_query(
 
     Raises UsageError if there are none and ``realm`` or ``user`` is unknown.
     """
-    with reader_engine(settings) as engine, open_rows(engine, query) as rows:
-        first = next(rows, None)
-        if first is not None:
-            all_rows = chain([first], rows)
-            if as_json:
-                write_json(all_rows)
-            else:
-                write_table("", [in_own_zone(row) for row in all_rows], columns, empty=empty)
-            return
-        check_names(engine, realm=realm, user=user)
-    write_rows([], columns, as_json=as_json, empty=empty)
+    arrangement = listing.arrangement(form)
+    view_query = query(arrangement)
+    with reader_engine(settings) as engine:
+        if form.top is not None and not form.for_programs and listing.summed:
+            wanted = sums(view_query, listing.summed)
+            with open_rows_and_sums(engine, view_query, wanted) as (all_sums, rows):
+                has_rows = write_list(rows, listing, form, arrangement, all_sums=all_sums)
+        else:
+            with open_rows(engine, view_query) as rows:
+                has_rows = write_list(rows, listing, form, arrangement)
+        if not has_rows:
+            check_names(engine, realm=realm, user=user)
+            if not form.for_programs:
+                write(f"{listing.empty}\n")
+
+
+def write_list(
+    rows: Iterable[Row],
+    listing: Listing,
+    form: ListForm,
+    arrangement: Arrangement,
+    *,
+    all_sums: Row | None = None,
+) -> bool:
+    """Write rows that are in order already; return whether there are any, else write nothing."""
+    rows = iter(rows)
+    first = next(rows, None)
+    if first is None:
+        return False
+    rows = chain([first], rows)
+    if form.as_json:
+        write_json(rows)
+    elif form.as_csv:
+        write_csv(rows, list(first))
+    else:
+        _write_for_people([in_own_zone(row) for row in rows], listing, form, arrangement, all_sums)
+    return True
+
+
+def _write_for_people(
+    rows: Sequence[Row],
+    listing: Listing,
+    form: ListForm,
+    arrangement: Arrangement,
+    all_sums: Row | None,
+) -> None:
+    if not sys.stdout.isatty():
+        names = rows[0] if form.wide else listing.plain
+        headings = {name: listing.plain.get(name, name) for name in names}
+        write_table("", rows, headings, empty=listing.empty)
+        return
+    computed = {**listing.fields, **listing.sum_fields}
+    described = [
+        {**row, **{name: compute(row) for name, compute in computed.items()}} for row in rows
+    ]
+    columns = [_wide_column(name, rows) for name in rows[0]] if form.wide else listing.columns
+    totals = _totals(described, listing, arrangement, all_sums)
+    write_terminal_table(described, columns, totals=totals, exact=form.in_bytes, fit=not form.wide)
+    if legend := listing.legend(rows):
+        write(f"\n{legend}\n")
+
+
+def _totals(
+    rows: Sequence[Row], listing: Listing, arrangement: Arrangement, all_sums: Row | None
+) -> list[Total]:
+    """The last rows: what ``--top`` leaves out, and the total of everything."""
+    if not listing.summed:
+        return []
+
+    def total(label: str, sums: Row) -> Total:
+        computed = {name: compute(sums) for name, compute in listing.sum_fields.items()}
+        return Total(label=label, sums={**sums, **computed})
+
+    shown = {name: sum(row[name] for row in rows) for name in listing.summed}
+    if all_sums is None:
+        is_cut = len(rows) == arrangement.limit
+        return [total(f"these {len(rows):,} {listing.noun}" if is_cut else "total", shown)]
+    others = all_sums["row_count"] - len(rows)
+    rest = {name: all_sums[name] - shown[name] for name in listing.summed}
+    everything = {name: all_sums[name] for name in listing.summed}
+    totals = [total(f"{others:,} others", rest)] if others else []
+    return [*totals, total("total", everything)]
+
+
+def _wide_column(name: str, rows: Sequence[Row]) -> Column:
+    """A column of the view as it is, in the units of people."""
+    value = next((row[name] for row in rows if row[name] is not None), None)
+    match value:
+        case int() | Decimal() if value is not True and value is not False:
+            kind = (
+                Kind.BYTES
+                if name.endswith("_bytes")
+                else Kind.SECONDS
+                if name.endswith("_seconds")
+                else Kind.COUNT
+            )
+        case _:
+            kind = Kind.NAME if name in {"realm", "user_id", "username", "source"} else Kind.TEXT
+    return Column(field=name, heading=name, kind=kind)
+
+
+def arranged(rows: Iterable[Row], arrangement: Arrangement) -> list[Row]:
+    """Rows that no query has put in order."""
+    ordered = list(rows)
+    if arrangement.by is not None:
+        name = arrangement.by
+        is_traffic = name == TRAFFIC
+
+        def rank(row: Row) -> Any:
+            return row["received_bytes"] + row["sent_bytes"] if is_traffic else row[name]
+
+        known = [row for row in ordered if rank(row) is not None]
+        unknown = [row for row in ordered if rank(row) is None]
+        known.sort(key=rank, reverse=arrangement.descending)
+        ordered = known + unknown
+    return ordered[: arrangement.limit]
+
+
+def sum_rows(rows: Sequence[Row], columns: Iterable[str]) -> Row:
+    """The sums that :func:`write_list` takes: of all rows, also of those that are not shown."""
+    return {"row_count": len(rows), **{name: sum(row[name] for row in rows) for name in columns}}
 
 
 def in_own_zone(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,21 +1,54 @@
 """The commands for sources: ``source list|retire|reopen|rename``."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Final
 
 import typer
 
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.rename import rename_spool
-from accounting.cli.arguments import JsonOption, name_argument
+from accounting.cli.arguments import list_options, name_argument
 from accounting.cli.output import write_message
 from accounting.cli.resources import command_settings, reader_engine, writer_engine
-from accounting.cli.rows import write_query
+from accounting.cli.rows import ListForm, Listing, write_query
+from accounting.cli.table import Column, Kind
+from accounting.cli.terminal_text import minute, second
 from accounting.config import check_source_name
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
 from accounting.reporting.reader import read_rows
 from accounting.sources.rename import rename_source
 from accounting.sources.retire import reopen_source, retire_source
+
+_SOURCES: Final = Listing(
+    plain={
+        "source": "source",
+        "mode": "mode",
+        "epoch": "epoch",
+        "position": "position",
+        "captured_until": "captured until",
+        "loaded_until": "loaded until",
+        "settled_until": "settled until",
+        "retired_at": "retired",
+    },
+    columns=(
+        Column(field="source", heading="source", kind=Kind.NAME),
+        Column(field="mode", heading="mode"),
+        Column(field="captured_until", heading="captured until (UTC)", text=second),
+        Column(field="behind", heading="to load", kind=Kind.SECONDS),
+        Column(field="unsettled", heading="to settle", kind=Kind.SECONDS),
+        Column(field="retired_at", heading="retired", text=minute, optional=True),
+        Column(field="epoch", heading="epoch", kind=Kind.COUNT, rank=2),
+        Column(field="position", heading="position", kind=Kind.COUNT, rank=1),
+    ),
+    rank="captured_until",
+    empty="No source is known yet.",
+    fields={
+        "behind": lambda source: _seconds_behind(source, "loaded_until"),
+        "unsettled": lambda source: _seconds_behind(source, "settled_until"),
+    },
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -28,33 +61,27 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="source")
 
 
-def list_sources(as_json: JsonOption = False) -> None:
+@list_options
+def list_sources(*, form: ListForm) -> None:
     """List the sources, and how far each is captured, loaded and settled.
 
     What needs attention goes to standard error, a line each.
     """
     settings = command_settings()
-    columns = {
-        "source": "source",
-        "mode": "mode",
-        "epoch": "epoch",
-        "position": "position",
-        "captured_until": "captured until",
-        "loaded_until": "loaded until",
-        "settled_until": "settled until",
-        "retired_at": "retired",
-    }
-    write_query(
-        settings,
-        view_queries.sources(),
-        columns,
-        as_json=as_json,
-        empty="No source is known yet.",
-    )
+    write_query(settings, view_queries.sources, _SOURCES, form)
     with reader_engine(settings) as engine:
         notices = read_rows(engine, view_queries.source_notices())
     for row in notices:
         write_message(f"source {row['source']!r} {row['notice']}")
+
+
+def _seconds_behind(source: Mapping[str, Any], name: str) -> int | None:
+    """How much of what is captured has not come that far yet, in seconds."""
+    captured_until: datetime | None = source["captured_until"]
+    reached: datetime | None = source[name]
+    if captured_until is None or reached is None:
+        return None
+    return max(0, round((captured_until - reached).total_seconds()))
 
 
 def retire(

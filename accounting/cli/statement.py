@@ -1,47 +1,100 @@
 """The command ``statement``: a closed period as its bill."""
 
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date
 from typing import Annotated, Any, Final
 
 import typer
 
-from accounting.cli.arguments import JsonOption, PeriodDay, RealmName, User
-from accounting.cli.output import write, write_json
+from accounting.cli.arguments import PeriodDay, RealmName, User, list_options
+from accounting.cli.output import write
+from accounting.cli.reports import TRAFFIC_COLUMNS, USAGE_FIELDS, USAGE_SUMS
 from accounting.cli.resources import command_settings, reader_engine
-from accounting.cli.rows import BYTE_COLUMNS, in_own_zone, in_zone
-from accounting.cli.table import write_table
+from accounting.cli.rows import (
+    BYTE_COLUMNS,
+    ListForm,
+    Listing,
+    arranged,
+    in_own_zone,
+    in_zone,
+    sum_rows,
+    write_list,
+)
+from accounting.cli.table import Column, Kind
+from accounting.cli.terminal_text import minute, visible_name
 from accounting.domain.statements import StatementCutoff
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
 from accounting.reporting.reader import open_rows
 from accounting.reporting.statement import Statement, closed_period, read_statement
+from accounting.reporting.view_queries import AS_IT_IS, TRAFFIC, Arrangement
 
-_LINE_COLUMNS: Final = {
-    "user_id": "user",
-    "sessions_started": "sessions",
-    "session_seconds": "seconds",
-    **BYTE_COLUMNS,
-    "estimated_bytes": "estimated B",
-}
-_ADJUSTMENT_COLUMNS: Final = {
-    "period": "corrects",
-    "posted_in": "posted in",
-    "user_id": "user",
-    "session_seconds": "seconds",
-    **BYTE_COLUMNS,
-    "reason": "reason",
-    "author": "author",
-}
-_GAP_COLUMNS: Final = {
-    "gap_id": "gap",
-    "source": "source",
-    "from_at": "from",
-    "to_at": "to",
-    "cause": "cause",
-    "detail": "detail",
-}
+_LINES: Final = Listing(
+    plain={
+        "user_id": "user",
+        "sessions_started": "sessions",
+        "session_seconds": "seconds",
+        **BYTE_COLUMNS,
+        "estimated_bytes": "estimated B",
+    },
+    columns=(
+        Column(field="user_id", heading="user", kind=Kind.NAME),
+        Column(field="sessions_started", heading="sessions", kind=Kind.COUNT),
+        Column(field="session_seconds", heading="time", kind=Kind.SECONDS),
+        *TRAFFIC_COLUMNS,
+    ),
+    rank=TRAFFIC,
+    empty="No usage.",
+    summed=USAGE_SUMS,
+    sum_fields=USAGE_FIELDS,
+)
+_ADJUSTMENTS: Final = Listing(
+    plain={
+        "period": "corrects",
+        "posted_in": "posted in",
+        "user_id": "user",
+        "session_seconds": "seconds",
+        **BYTE_COLUMNS,
+        "reason": "reason",
+        "author": "author",
+    },
+    columns=(
+        Column(field="period", heading="corrects"),
+        Column(field="posted_in", heading="posted in", rank=2),
+        Column(field="user_id", heading="user", kind=Kind.NAME),
+        Column(field="session_seconds", heading="time", kind=Kind.SECONDS, rank=1),
+        Column(field="received_bytes", heading="received", kind=Kind.BYTES),
+        Column(field="sent_bytes", heading="sent", kind=Kind.BYTES),
+        Column(field="author", heading="author", kind=Kind.NAME, rank=3),
+        Column(field="reason", heading="reason", kind=Kind.WORDS),
+    ),
+    rank=TRAFFIC,
+    empty="",
+    summed=("session_seconds", "received_bytes", "sent_bytes"),
+)
+_GAPS: Final = Listing(
+    plain={
+        "gap_id": "gap",
+        "source": "source",
+        "from_at": "from",
+        "to_at": "to",
+        "cause": "cause",
+        "detail": "detail",
+    },
+    columns=(
+        Column(field="gap_id", heading="gap", kind=Kind.COUNT),
+        Column(field="source", heading="source", kind=Kind.NAME),
+        Column(field="from_at", heading="from", text=minute),
+        Column(field="to_at", heading="to", text=minute),
+        Column(field="cause", heading="cause"),
+        Column(field="detail", heading="detail", kind=Kind.WORDS),
+    ),
+    rank="from_at",
+    empty="",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -49,69 +102,85 @@ def register(app: typer.Typer) -> None:
     app.command("statement")(show_statement)
 
 
+@list_options
 def show_statement(
     realm: RealmName,
     period: PeriodDay,
     user: User = None,
     adjustments: Annotated[
         bool,
-        typer.Option("--adjustments", help="With --json: its adjustments instead of its lines."),
+        typer.Option(
+            "--adjustments", help="With --json or --csv: its adjustments instead of its lines."
+        ),
     ] = False,
-    as_json: JsonOption = False,
+    *,
+    form: ListForm,
 ) -> None:
     """Show a closed period: its lines, how much is estimated, its gaps and adjustments."""
-    if adjustments and not as_json:
+    if adjustments and not form.for_programs:
         raise UsageError("--adjustments goes with --json: else a statement shows them anyway")
+    listing = _ADJUSTMENTS if adjustments else _LINES
+    arrangement = listing.arrangement(form)
     with reader_engine(command_settings()) as engine:
-        if as_json:
+        if form.for_programs:
             closed_period(engine, realm, period, user)
             query = (
-                view_queries.adjustments(realm, period, user, by="period")
+                view_queries.adjustments(realm, period, user, by="period", arrangement=arrangement)
                 if adjustments
-                else view_queries.statements(realm, period, user)
+                else view_queries.statements(realm, period, user, arrangement)
             )
             with open_rows(engine, query) as rows:
-                write_json(rows)
+                write_list(rows, listing, form, arrangement)
             return
         statement = read_statement(engine, realm, period, user)
-    _write_statement(realm, period, statement)
+    _write_statement(realm, period, statement, form, arrangement)
 
 
-def _write_statement(realm: str, day: date, statement: Statement) -> None:
+def _write_statement(
+    realm: str, day: date, statement: Statement, form: ListForm, arrangement: Arrangement
+) -> None:
     period, lines = in_own_zone(statement.period), statement.lines
-    write(
-        f"Realm '{realm}', period {day}: {period['starts_at']:%Y-%m-%d %H:%M} to "
-        f"{period['ends_at']:%Y-%m-%d %H:%M} {period['time_zone']}, closed "
-        f"{period['closed_at'].astimezone(UTC):%Y-%m-%d %H:%M:%SZ}\n\n"
+    closed_at = f"closed {period['closed_at'].astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+    span = (
+        f"{period['starts_at']:%Y-%m-%d %H:%M} to {period['ends_at']:%Y-%m-%d %H:%M} "
+        f"{period['time_zone']}"
     )
-    write_table("", lines, _LINE_COLUMNS, empty="No usage.")
+    if sys.stdout.isatty():
+        write(f"Realm {visible_name(realm)}, period {day}, {closed_at}\n{span}\n\n")
+    else:
+        write(f"Realm '{realm}', period {day}: {span}, {closed_at}\n\n")
+    all_sums = sum_rows(lines, _LINES.summed) if form.top is not None else None
+    if not write_list(arranged(lines, arrangement), _LINES, form, arrangement, all_sums=all_sums):
+        write(f"{_LINES.empty}\n")
     write(f"\n{_estimated(lines)}\n")
     excluded = StatementCutoff.from_text(lines[0]["cutoff"]).excluded_sources if lines else ()
     if excluded:
         write(f"Closed without: {', '.join(excluded)}\n")
     zone = time_zone(period["time_zone"])
-    _write_section(
-        "Gaps", [in_zone(row, zone) for row in statement.gaps], _GAP_COLUMNS, "No gap lies in it."
-    )
+    whole = replace(form, top=None, sort=None, limit=None)
+    gaps = [in_zone(row, zone) for row in statement.gaps]
+    _write_section("Gaps", gaps, _GAPS, whole, "No gap lies in it.")
     _write_section(
         "Adjustments of this period",
         statement.adjustments,
-        _ADJUSTMENT_COLUMNS,
+        _ADJUSTMENTS,
+        whole,
         "Nothing corrects it.",
     )
     _write_section(
         "Adjustments of earlier periods, billed with this one",
         statement.posted,
-        _ADJUSTMENT_COLUMNS,
+        _ADJUSTMENTS,
+        whole,
         "Nothing of earlier.",
     )
 
 
 def _write_section(
-    title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str
+    title: str, rows: Sequence[Mapping[str, Any]], listing: Listing, form: ListForm, empty: str
 ) -> None:
-    write("\n")
-    write_table(title, rows, columns, empty=empty)
+    write(f"\n{title}\n" if rows else f"\n{empty}\n")
+    write_list(rows, listing, form, AS_IT_IS)
 
 
 def _estimated(lines: Sequence[Mapping[str, Any]]) -> str:

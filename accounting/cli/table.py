@@ -1,28 +1,86 @@
 """Tables on standard output, for people.
 
-Numbers and times are never shortened. On a terminal the widest texts are, until the table fits.
+On a terminal a table fits its width: columns are left out, least important first, and a name that
+is too long takes a line of its own. Names are never cut. Elsewhere, such as in a pipe, the table
+has all its columns at full width.
 """
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from enum import Enum, auto
 from typing import Any, Final
 
-from rich.cells import cell_len, set_cell_size
+from accounting.cli.output import write
+from accounting.cli.terminal_text import (
+    BOLD,
+    Style,
+    encodable,
+    exact_text,
+    human_bytes,
+    human_seconds,
+    isolate_direction,
+    short_time,
+    split_text,
+    text_width,
+    visible_name,
+)
 
-from accounting.cli.output import visible, write
+Row = Mapping[str, Any]
+GAP: Final = "  "
+PREFERRED_NAME_WIDTH: Final = 24
+"""No column is left out to give names more than this, or more than nine in ten names need."""
+MAX_NAME_WIDTH: Final = 64
+UNLIMITED: Final = 10**9
+MIN_WRAP_WIDTH: Final = 24
+MIN_NAME_WIDTH: Final = 7
 
-MAX_TEXT_WIDTH: Final = 48
-"""Columns of the terminal for one text; usernames have up to 512 bytes."""
-MIN_TEXT_WIDTH: Final = 8
+
+class Kind(Enum):
+    """What a column holds. It decides the units, the alignment, and what gives way."""
+
+    NAME = auto()  # never cut
+    TEXT = auto()  # short
+    WORDS = auto()  # wrapped; only as the last column
+    COUNT = auto()
+    BYTES = auto()
+    SECONDS = auto()
+    TIME = auto()
 
 
-def write_table(
-    title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, empty: str
-) -> None:
-    """Write rows as a table, or ``empty`` without rows. ``columns``: heading by field name."""
+NUMBERS: Final = frozenset({Kind.COUNT, Kind.BYTES, Kind.SECONDS})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a table on a terminal: the ``field`` of a row, and how it is shown.
+
+    ``rank``: columns of higher rank are left out first; those of 0 always stay. ``optional``: left
+    out where no row has anything in it.
+    """
+
+    field: str
+    heading: str
+    kind: Kind = Kind.TEXT
+    rank: int = 0
+    optional: bool = False
+    text: Callable[[Any], str] | None = None
+    style: Callable[[Row], str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """A last row: a label, and sums by field."""
+
+    label: str
+    sums: Row
+
+
+def write_table(title: str, rows: Sequence[Row], columns: Mapping[str, str], *, empty: str) -> None:
+    """Write rows as a table at full width, or ``empty``. ``columns``: heading by field name."""
     if not rows:
         write(f"{empty}\n")
         return
@@ -31,50 +89,245 @@ def write_table(
         for name in columns
         if any(isinstance(row[name], int | Decimal) and row[name] is not True for row in rows)
     }
-    texts = [name for name in columns if any(isinstance(row[name], str) for row in rows)]
-    cells = [{name: visible(_cell(row[name])) for name in columns} for row in rows]
-    lines = [dict(columns), *cells]
-    widths = {name: max(cell_len(line[name]) for line in lines) for name in columns}
-    widths |= {name: min(widths[name], MAX_TEXT_WIDTH) for name in texts}
-    if sys.stdout.isatty():
-        _fit_terminal(widths, {name: max(MIN_TEXT_WIDTH, len(columns[name])) for name in texts})
+    encoding = sys.stdout.encoding
+    cells = [[encodable(exact_text(row[name]), encoding) for name in columns] for row in rows]
+    lines = [list(columns.values()), *cells]
+    widths = [max(map(text_width, texts)) for texts in zip(*lines, strict=True)]
+    aligned = [name in numbers for name in columns]
     if title:
         write(f"{title}\n")
+    write("".join(_plain_lines(lines, widths, aligned)))
+
+
+def _plain_lines(
+    lines: Iterable[Sequence[str]], widths: Sequence[int], aligned: Sequence[bool]
+) -> Iterator[str]:
     for line in lines:
-        fields = (_pad(line[name], widths[name], name in numbers) for name in columns)
-        write("  ".join(fields).rstrip() + "\n")
+        fields = map(_pad, line, widths, aligned)
+        yield GAP.join(fields).rstrip() + "\n"
 
 
-def _fit_terminal(widths: dict[str, int], min_widths: Mapping[str, int]) -> None:
-    """Narrow the widest texts until the table fits, down to their minimum widths."""
-    excess = sum(widths.values()) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
-    while excess > 0:
-        widest = max(min_widths, key=lambda name: widths[name] - min_widths[name], default=None)
-        if widest is None or widths[widest] <= min_widths[widest]:
-            return
-        widths[widest] -= 1
-        excess -= 1
+def write_terminal_table(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    *,
+    totals: Sequence[Total] = (),
+    exact: bool = False,
+    fit: bool = True,
+) -> None:
+    """Write rows as a table that fits the terminal.
+
+    ``exact``: numbers with all their digits. ``fit``: false for all columns, however wide.
+    """
+    width = shutil.get_terminal_size().columns if fit else UNLIMITED
+    table = _TerminalTable(rows, columns, totals, exact=exact, width=width)
+    write("".join(f"{line}\n" for line in table.lines()))
 
 
-def _pad(text: str, width: int, is_number: bool) -> str:
-    space = width - cell_len(text)
-    if space < 0:
-        return set_cell_size(text, width - 1) + "\N{HORIZONTAL ELLIPSIS}"
-    return " " * space + text if is_number else text + " " * space
+class _TerminalTable:
+    """Cells as texts, their widths, and the lines that they make."""
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        columns: Sequence[Column],
+        totals: Sequence[Total],
+        *,
+        exact: bool,
+        width: int,
+    ) -> None:
+        columns = [
+            column
+            for column in columns
+            if not column.optional or any(row[column.field] for row in rows)
+        ]
+        self._rows = rows
+        self._totals = totals
+        self._width = width
+        self._style = Style()
+        self._encoding = sys.stdout.encoding
+        self._isolates = self._encoding.lower().replace("-", "") == "utf8"
+        self._texts = {
+            column.field: [self._cell(column, row[column.field], exact=exact) for row in rows]
+            for column in columns
+        }
+        self._sums = {
+            column.field: [
+                self._cell(column, total.sums[column.field], exact=exact)
+                if column.field in total.sums
+                else ""
+                for total in totals
+            ]
+            for column in columns
+        }
+        self._natural = {
+            column.field: max(
+                len(column.heading),
+                max(map(text_width, self._texts[column.field]), default=0),
+                max(map(text_width, self._sums[column.field]), default=0),
+            )
+            for column in columns
+        }
+        self._preferred = {column.field: self._preferred_width(column) for column in columns}
+        self._columns = self._chosen(columns)
+        self._widths = self._fitted()
+
+    def _cell(self, column: Column, value: object, *, exact: bool) -> str:
+        text = _cell_text(column, value, exact=exact)
+        return text if text.isascii() else encodable(text, self._encoding)
+
+    def _chosen(self, columns: Sequence[Column]) -> list[Column]:
+        """The columns that fit beside names of moderate length."""
+        chosen = list(columns)
+        while self._wanted(chosen) > self._width:
+            rank = max(column.rank for column in chosen)
+            if rank == 0:
+                break
+            chosen = [column for column in chosen if column.rank != rank]
+        return chosen
+
+    def _wanted(self, columns: Sequence[Column]) -> int:
+        widths = sum(self._preferred[column.field] for column in columns)
+        return widths + len(GAP) * (len(columns) - 1)
+
+    def _preferred_width(self, column: Column) -> int:
+        natural = self._natural[column.field]
+        match column.kind:
+            case Kind.NAME:
+                widths = sorted(map(text_width, self._texts[column.field]))
+                most = max(len(column.heading), widths[len(widths) * 9 // 10 - 1])
+                return min(natural, most, PREFERRED_NAME_WIDTH)
+            case Kind.WORDS:
+                return min(natural, MIN_WRAP_WIDTH)
+            case _:
+                return natural
+
+    def _fitted(self) -> dict[str, int]:
+        """The width of each column: names get what the others leave."""
+        widths = {column.field: self._preferred[column.field] for column in self._columns}
+        flexible = [
+            column.field for column in self._columns if column.kind in {Kind.NAME, Kind.WORDS}
+        ]
+        spare = self._width - self._wanted(self._columns)
+        for field in flexible:
+            if spare < 0:
+                break
+            limit = min(widths[field] + spare, max(MAX_NAME_WIDTH, widths[field]))
+            if self._natural[field] <= limit or self._width >= UNLIMITED:
+                wider = self._natural[field]
+            else:  # no wider than the widest name that fits
+                wider = max(
+                    (width for width in map(text_width, self._texts[field]) if width <= limit),
+                    default=0,
+                )
+            more = max(0, wider - widths[field])
+            widths[field] += more
+            spare -= more
+        while spare < 0:
+            widest = max(flexible, key=lambda field: widths[field], default=None)
+            if widest is None or widths[widest] <= MIN_NAME_WIDTH:
+                break
+            widths[widest] -= 1
+            spare += 1
+        return widths
+
+    def lines(self) -> Iterator[str]:
+        headings = [
+            _pad(column.heading, self._widths[column.field], column.kind in NUMBERS)
+            for column in self._columns
+        ]
+        yield self._style(GAP.join(headings).rstrip(), BOLD)
+        texts = [self._texts[column.field] for column in self._columns]
+        for index, row in enumerate(self._rows):
+            yield from self._row_lines(row, [column_texts[index] for column_texts in texts])
+        for index, total in enumerate(self._totals):
+            yield self._style(self._total_line(index, total), BOLD)
+
+    def _row_lines(self, row: Row, cells: Sequence[str]) -> Iterator[str]:
+        """A row: one line, and another one after each name that is too long for its column."""
+        line, used = "", 0  # used: columns of the terminal
+        start = 0
+        for column, cell in zip(self._columns, cells, strict=True):
+            width = self._widths[column.field]
+            if start > used:
+                line += " " * (start - used)
+                used = start
+            cell_width = text_width(cell)
+            if cell_width <= width or column.kind in NUMBERS:
+                space = " " * max(0, width - cell_width)
+                is_right = column.kind in NUMBERS
+                line += f"{space if is_right else ''}{self._shown(column, row, cell)}"
+                used = start + (max(width, cell_width) if is_right else cell_width)
+            else:
+                room = max(1, (width if column.kind is Kind.WORDS else self._width - start))
+                pieces = (
+                    split_words(cell, room) if column.kind is Kind.WORDS else split_text(cell, room)
+                )
+                for piece in pieces[:-1]:
+                    yield line + self._shown(column, row, piece)
+                    line = " " * start
+                line += self._shown(column, row, pieces[-1])
+                used = start + text_width(pieces[-1])
+                if column is not self._columns[-1]:
+                    yield line
+                    line, used = "", 0
+            start += width + len(GAP)
+        yield line.rstrip()
+
+    def _shown(self, column: Column, row: Row, text: str) -> str:
+        if column.style is not None:
+            return self._style(text, column.style(row))
+        return isolate_direction(text) if self._isolates else text
+
+    def _total_line(self, index: int, total: Total) -> str:
+        """The label over the columns before the first sum, then the sums."""
+        summed = next(
+            (n for n, column in enumerate(self._columns) if column.field in total.sums),
+            len(self._columns),
+        )
+        before = [self._widths[column.field] for column in self._columns[:summed]]
+        label_width = sum(before) + len(GAP) * max(0, len(before) - 1)
+        cells = [_pad(total.label, label_width, is_right=False)]
+        cells += [
+            _pad(self._sums[column.field][index], self._widths[column.field], is_right=True)
+            for column in self._columns[summed:]
+        ]
+        return GAP.join(cells).rstrip()
 
 
-def _cell(value: object) -> str:
-    match value:
-        case None:
-            return "-"
-        case bool():
-            return "yes" if value else "no"
-        case int():
-            return f"{value:,}"
-        case Decimal():
-            return f"{value:,.0f}" if value == value.to_integral_value() else f"{value:,.1f}"
-        case datetime():
-            # As Postgres: the minutes of the offset only where they are not zero.
-            return value.isoformat(" ", "seconds").removesuffix(":00" if value.tzinfo else "")
+def _cell_text(column: Column, value: object, *, exact: bool) -> str:
+    if value is None:
+        return ""
+    if column.text is not None:
+        return column.text(value)
+    match column.kind:
+        case Kind.NAME:
+            return visible_name(str(value))
+        case Kind.BYTES if not exact and isinstance(value, int | Decimal):
+            return human_bytes(value)
+        case Kind.SECONDS if not exact and isinstance(value, int | Decimal):
+            return human_seconds(value)
+        case Kind.TIME if isinstance(value, datetime):
+            return short_time(value)
         case _:
-            return str(value)
+            return exact_text(value)
+
+
+def split_words(text: str, width: int) -> list[str]:
+    """Wrap words at spaces; a longer word is cut into pieces."""
+    lines, line = [], ""
+    for word in text.split(" "):
+        extended = f"{line} {word}" if line else word
+        if text_width(extended) <= width:
+            line = extended
+            continue
+        if line:
+            lines.append(line)
+        *full, line = split_text(word, width)
+        lines += full
+    return [*lines, line]
+
+
+def _pad(text: str, width: int, is_right: bool) -> str:
+    space = " " * (width - text_width(text))
+    return space + text if is_right else text + space

@@ -1,5 +1,6 @@
 """The formats in which COPY writes rows: CSV for spreadsheets, JSON Lines, and raw CSV."""
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -12,6 +13,8 @@ _FORMULA_STARTS: Final = "=+@\t\r\n'\uff1d\uff0b\uff0d\uff20-"
 # In locales with a decimal comma, a spreadsheet splits cells at these too, quoted or not.
 _CELL_SEPARATORS: Final = ";\t\r\n"
 _FORMULA_AFTER_SEPARATOR: Final = f"([{_CELL_SEPARATORS}])(?=[{_FORMULA_STARTS}])"
+
+_FORMULA_IN_TEXT: Final = re.compile(_FORMULA_AFTER_SEPARATOR)
 
 
 class CopyFormat(StrEnum):
@@ -52,6 +55,12 @@ def _cell(column: Column, copy_format: CopyFormat) -> Composable:
     if copy_format is CopyFormat.CSV and column.type_name == "bool":
         return SQL("{}::text AS {}").format(cell, alias)
     return SQL("{} AS {}").format(cell, alias)
+
+
+def escape_formulas(text: str) -> str:
+    """A text as the CSV format writes it: no spreadsheet runs a part of it as a formula."""
+    escaped = _FORMULA_IN_TEXT.sub(r"\1'", text)
+    return f"'{escaped}" if text and text[0] in _FORMULA_STARTS else escaped
 
 
 def copy_statement(query: Composable, copy_format: CopyFormat) -> Composed:

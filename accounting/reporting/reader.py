@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from psycopg.errors import UndefinedColumn, UndefinedTable
+from psycopg.errors import UndefinedColumn, UndefinedFunction, UndefinedTable
 from sqlalchemy import Connection, Engine, Select
 from sqlalchemy.exc import ProgrammingError
 
@@ -26,6 +26,17 @@ def open_rows(engine: Engine, query: ViewQuery) -> Iterator[Iterator[Row]]:
         yield _stream(connection, query)
 
 
+@contextmanager
+def open_rows_and_sums(
+    engine: Engine, query: ViewQuery, sums_query: ViewQuery
+) -> Iterator[tuple[Row, Iterator[Row]]]:
+    """As :func:`open_rows`, with the one row of another query on the same snapshot."""
+    with lost_connections(), engine.connect() as connection:
+        snapshot = connection.execution_options(isolation_level="REPEATABLE READ")
+        [sums] = _stream(snapshot, sums_query)
+        yield sums, _stream(snapshot, query)
+
+
 def read_rows(engine: Engine, query: ViewQuery) -> list[Row]:
     """Return all rows of a query. Raises as :func:`open_rows`."""
     with open_rows(engine, query) as rows:
@@ -36,7 +47,7 @@ def _stream(connection: Connection, query: ViewQuery) -> Iterator[Row]:
     try:
         result = connection.execution_options(stream_results=True).execute(query)
     except ProgrammingError as error:
-        if isinstance(error.orig, UndefinedTable | UndefinedColumn):
+        if isinstance(error.orig, UndefinedTable | UndefinedColumn | UndefinedFunction):
             raise AccountingError(
                 f"Postgres: {str(error.orig).splitlines()[0]}: "
                 "bring it to this version with `turn-accounting db upgrade`"

@@ -1,21 +1,68 @@
 """Queries on the views of schema ``reporting``: filters, and an order that is always the same."""
 
-from datetime import UTC, date, datetime
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final, Literal
 
-from sqlalchemy import Select, column, func, select, table
+from sqlalchemy import Select, column, func, literal, select, table
+
+from accounting.domain.counters import COUNTERS
 
 _VIEW_SUFFIXES: Final = {"hour": "hourly", "day": "daily", "month": "monthly"}
+_LENGTHS: Final = tuple(_VIEW_SUFFIXES)
+TRAFFIC: Final = "traffic"
+"""A rank: received and sent bytes together."""
+_TRAFFIC_COLUMNS: Final = ("received_bytes", "sent_bytes")
+_SUMS: Final = (
+    *COUNTERS,
+    "sessions_started",
+    "sessions_ended",
+    "session_seconds",
+    "estimated_bytes",
+)
+_MAX_OFFSET: Final = timedelta(hours=16)
+"""No time zone is further from UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaysAgo:
+    """The midnight that began today (0) or an earlier day, by the database's clock."""
+
+    days: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoursAgo:
+    """So many hours before now, by the database's clock."""
+
+    hours: int
+
+
+Bound = datetime | DaysAgo | HoursAgo
+"""A border of a span of time. A naive time and a midnight are in the time zone of each row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrangement:
+    """The order of a list, and how much of it. ``by``: a column, or TRAFFIC."""
+
+    by: str | None = None
+    descending: bool = False
+    limit: int | None = None
+
+
+AS_IT_IS: Final = Arrangement()
 
 
 def sessions(
     *,
     realm: str | None = None,
     user: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    since: Bound | None = None,
+    until: Bound | None = None,
     live: bool = False,
-    limit: int | None = None,
+    arrangement: Arrangement = AS_IT_IS,
 ) -> Select[Any]:
     """Sessions that were open at some time in [since, until), newest first.
 
@@ -27,18 +74,18 @@ def sessions(
     if user is not None:
         query = query.where((column("user_id") == user) | (column("username") == user))
     if until is not None:
-        query = query.where(column("started_at") < _aware(until))
+        query = query.where(column("started_at") < _instant(until, literal("UTC")))
     if since is not None:
         ended_at: Any = column("ended_at")
-        begin = _aware(since)
+        begin = _instant(since, literal("UTC"))
         # Half-open; a session that began and ended in one instant counts at that instant.
         query = query.where(
             ended_at.is_(None) | (ended_at > begin) | (column("started_at") >= begin)
         )
     if live:
         query = query.where(column("ended_at").is_(None))
-    query = query.order_by(column("started_at").desc(), column("session_id").desc())
-    return query if limit is None else query.limit(limit)
+    order: list[Any] = [column("started_at").desc(), column("session_id").desc()]
+    return _arranged(query, arrangement, order)
 
 
 def usage(
@@ -47,54 +94,118 @@ def usage(
     per: Literal["hour", "day", "month"],
     realm: str | None = None,
     user: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    since: Bound | None = None,
+    until: Bound | None = None,
+    arrangement: Arrangement = AS_IT_IS,
 ) -> Select[Any]:
-    """Usage in the buckets that start in [since, until), oldest first.
+    """Usage in [since, until) by bucket, oldest first.
 
-    Naive times are in the time zone of each bucket.
+    A bucket that the span cuts counts from its hours, or days, that start in the span, and shows
+    where it is cut.
     """
-    query = view(f"{by}_usage_{_VIEW_SUFFIXES[per]}")
-    starts_at: Any = column("starts_at")
+    resolution = min(
+        (per, *(_resolution(bound) for bound in (since, until) if bound is not None)),
+        key=_LENGTHS.index,
+    )
+    query = view(f"{by}_usage_{_VIEW_SUFFIXES[resolution]}")
     if realm is not None:
         query = query.where(column("realm") == realm)
     if user is not None:
         query = query.where(column("user_id") == user)
-    for bound, compare in ((since, "__ge__"), (until, "__lt__")):
-        if bound is None:
-            continue
-        value: Any = bound
-        if bound.tzinfo is None:
-            value = func.timezone(column("time_zone"), bound)
-        query = query.where(getattr(starts_at, compare)(value))
-    order = [starts_at, column("realm")]
-    return query.order_by(*order, *([column("user_id")] if by == "user" else []))
+    starts_at: Any = column("starts_at")
+    zone: Any = column("time_zone")
+    if since is not None:
+        query = query.where(starts_at >= _instant(since, zone))
+        query = query.where(starts_at >= _instant(since, literal("UTC")) - _MAX_OFFSET)
+    if until is not None:
+        query = query.where(starts_at < _instant(until, zone))
+        query = query.where(starts_at < _instant(until, literal("UTC")) + _MAX_OFFSET)
+    if resolution != per:
+        query = _cut_buckets(query, by, per, since, until)
+    order: list[Any] = [
+        column("starts_at"),
+        column("realm"),
+        *([column("user_id")] if by == "user" else []),
+    ]
+    return _arranged(query, arrangement, order)
 
 
-def periods(realm: str | None = None) -> Select[Any]:
+def _cut_buckets(
+    fine: Select[Any],
+    by: Literal["user", "realm"],
+    per: Literal["hour", "day", "month"],
+    since: Bound | None,
+    until: Bound | None,
+) -> Select[Any]:
+    """Sum hours or days into the buckets that contain them, each cut to the span."""
+    peak = ["peak_sessions"] if by == "realm" else []
+    names = ["realm"] if by == "realm" else ["realm", "user_id", "user_key"]
+    fields = (*names, "starts_at", *_SUMS, *peak)
+    f = fine.with_only_columns(*map(column, fields)).subquery("f").c
+    bucket_view = table(
+        f"realm_usage_{_VIEW_SUFFIXES[per]}",
+        *map(column, ("realm", "starts_at", "ends_at", "time_zone")),
+        schema="reporting",
+    ).alias("b")
+    b = bucket_view.c
+    begins: Any = b.starts_at
+    ends: Any = b.ends_at
+    if since is not None:
+        begins = func.greatest(begins, _instant(since, b.time_zone))
+    if until is not None:
+        ends = func.least(ends, _instant(until, b.time_zone))
+    subject = [f[name] for name in names]
+    cut = (
+        select(
+            *subject,
+            begins.label("starts_at"),
+            ends.label("ends_at"),
+            b.time_zone,
+            *(func.sum(f[name]).label(name) for name in _SUMS),
+            *(func.max(f[name]).label(name) for name in peak),
+        )
+        .join_from(
+            f.starts_at.table,
+            bucket_view,
+            (b.realm == f.realm) & (f.starts_at >= b.starts_at) & (f.starts_at < b.ends_at),
+        )
+        .group_by(*subject, b.starts_at, b.ends_at, b.time_zone)
+    )
+    return select(column("*", is_literal=True)).select_from(cut.subquery("u"))
+
+
+def periods(realm: str | None = None, arrangement: Arrangement = AS_IT_IS) -> Select[Any]:
     """Billing periods by realm, oldest first."""
     query = view("periods")
     if realm is not None:
         query = query.where(column("realm") == realm)
-    return query.order_by(column("realm"), column("starts_at"))
+    return _arranged(query, arrangement, [column("realm"), column("starts_at")])
 
 
-def statements(realm: str, period: date, user: str | None = None) -> Select[Any]:
+def statements(
+    realm: str, period: date, user: str | None = None, arrangement: Arrangement = AS_IT_IS
+) -> Select[Any]:
     """The lines of a statement, by user."""
     query = view("statements").where(column("realm") == realm, column("period") == period)
     if user is not None:
         query = query.where(column("user_id") == user)
-    return query.order_by(column("user_id"), column("user_key"))
+    return _arranged(query, arrangement, [column("user_id"), column("user_key")])
 
 
 def adjustments(
-    realm: str, period: date, user: str | None = None, *, by: Literal["period", "posted_in"]
+    realm: str,
+    period: date,
+    user: str | None = None,
+    *,
+    by: Literal["period", "posted_in"],
+    arrangement: Arrangement = AS_IT_IS,
 ) -> Select[Any]:
     """The adjustments that correct a period, or that are posted in it, oldest first."""
     query = view("adjustments").where(column("realm") == realm, column(by) == period)
     if user is not None:
         query = query.where(column("user_id") == user)
-    return query.order_by(column("posted_at"), column("user_id"), column("adjustment_id"))
+    order: list[Any] = [column("posted_at"), column("user_id"), column("adjustment_id")]
+    return _arranged(query, arrangement, order)
 
 
 def gaps(since: datetime, until: datetime) -> Select[Any]:
@@ -113,9 +224,21 @@ def view(name: str) -> Select[Any]:
     return select(column("*", is_literal=True)).select_from(table(name, schema="reporting"))
 
 
-def sources() -> Select[Any]:
+def sources(arrangement: Arrangement = AS_IT_IS) -> Select[Any]:
     """All sources by name."""
-    return view("sources").order_by(column("source"))
+    return _arranged(view("sources"), arrangement, [column("source")])
+
+
+def sums(query: Select[Any], columns: Iterable[str]) -> Select[Any]:
+    """The number of rows of a query without its limit, as ``row_count``, and sums of columns."""
+    rows = query.order_by(None).limit(None).subquery("r")
+    fields: list[Any] = [func.sum(column(name)).label(name) for name in columns]
+    return select(func.count().label("row_count"), *fields).select_from(rows)
+
+
+def database_now() -> Select[Any]:
+    """The database's clock, as ``now``."""
+    return select(func.reporting.database_now().label("now"))
 
 
 def source_notices() -> Select[Any]:
@@ -124,5 +247,49 @@ def source_notices() -> Select[Any]:
     return select(notices).order_by(notices.c.source, notices.c.notice)
 
 
-def _aware(time: datetime) -> datetime:
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+def utc_time(bound: Bound, now: datetime) -> datetime:
+    """A bound as a time, where naive times and midnights are those of UTC."""
+    match bound:
+        case HoursAgo():
+            return now - timedelta(hours=bound.hours)
+        case DaysAgo():
+            midnight = datetime.combine(now.astimezone(UTC), time(), UTC)
+            return midnight - timedelta(days=bound.days)
+        case _:
+            return bound if bound.tzinfo else bound.replace(tzinfo=UTC)
+
+
+def _arranged(query: Select[Any], arrangement: Arrangement, order: list[Any]) -> Select[Any]:
+    """A query in the order that was asked for; ``order`` is its usual one, and settles ties."""
+    if arrangement.by is not None:
+        names = _TRAFFIC_COLUMNS if arrangement.by == TRAFFIC else (arrangement.by,)
+        rank: Any = sum((column(name) for name in names[1:]), start=column(names[0]))
+        order = [rank.desc().nulls_last() if arrangement.descending else rank, *order]
+    query = query.order_by(*order)
+    return query if arrangement.limit is None else query.limit(arrangement.limit)
+
+
+def _resolution(bound: Bound) -> Literal["hour", "day", "month"]:
+    """The longest buckets that this bound does not cut."""
+    match bound:
+        case DaysAgo():
+            return "day"
+        case datetime(tzinfo=None) if bound.time() == time():
+            return "month" if bound.day == 1 else "day"
+        case _:
+            return "hour"
+
+
+def _instant(bound: Bound, zone: Any) -> Any:
+    """A bound as a time in SQL. ``zone``: the time zone that it is in if it has no offset."""
+    now = func.reporting.database_now()
+    match bound:
+        case HoursAgo():
+            return now - timedelta(hours=bound.hours)
+        case DaysAgo():
+            midnight = func.date_trunc("day", func.timezone(zone, now))
+            return func.timezone(zone, midnight - timedelta(days=bound.days))
+        case datetime(tzinfo=None):
+            return func.timezone(zone, bound)
+        case _:
+            return literal(bound)

@@ -416,6 +416,16 @@ COMMENT ON COLUMN reporting.feed.payload IS
 COMMENT ON COLUMN reporting.feed.created_at IS
     'When the event was recorded; not always in the order of seq';
 
+-- Now, for readers: what `--since today` means is decided here.
+CREATE FUNCTION reporting.database_now() RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT accounting.database_now()
+$$;
+COMMENT ON FUNCTION reporting.database_now() IS 'The clock that the books follow';
+REVOKE ALL ON FUNCTION reporting.database_now() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.database_now()
+    TO turn_accounting_reader, turn_accounting_writer;
+
 -- What an operator should know of the sources beyond their row in reporting.sources.
 CREATE FUNCTION reporting.source_notices()
 RETURNS TABLE (source text, is_error boolean, notice text)

@@ -4,13 +4,19 @@ The processes are forked from a server that has imported everything. A command t
 the time, and the contract tests run many.
 """
 
+import fcntl
 import json
 import multiprocessing
 import multiprocessing.context
 import os
+import pty
+import struct
 import sys
 import tempfile
+import termios
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -49,7 +55,11 @@ class CommandResult(NamedTuple):
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """This process's environment, with these settings (in lower case) as the only ones of ours."""
-    inherited = {name: value for name, value in os.environ.items() if PREFIX not in name}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if PREFIX not in name and name not in {"COLUMNS", "LINES"}
+    }
     return inherited | {f"{PREFIX}{name.upper()}": value for name, value in settings.items()}
 
 
@@ -81,9 +91,51 @@ def turn_accounting(*arguments: str, output: str = "", **settings: str) -> Comma
     return result
 
 
+def turn_accounting_on_terminal(
+    *arguments: str, columns: int = 80, variables: Mapping[str, str] | None = None, **settings: str
+) -> str:
+    """Run the command with a terminal as standard output; return what it shows.
+
+    ``variables``: of the environment, beside the settings.
+    """
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    shown = bytearray()
+    reader = threading.Thread(target=_read_terminal, args=(master, shown))
+    reader.start()
+    with tempfile.TemporaryDirectory(prefix="ta-test-") as directory:
+        err = Path(directory, "err")
+        process = FORK_SERVER.Process(
+            target=_run,
+            args=(
+                arguments,
+                {**environment(settings), "TERM": "xterm", "NO_COLOR": "1", **(variables or {})},
+                Path(os.ttyname(slave)),
+                err,
+            ),
+        )
+        process.start()
+        process.join(TIMEOUT_SECONDS)
+        os.close(slave)
+        reader.join()
+        os.close(master)
+        assert process.exitcode == 0, err.read_text()
+        process.close()
+    return shown.decode().replace("\r\n", "\n")
+
+
+def _read_terminal(master: int, shown: bytearray) -> None:
+    """Read until the last process has closed the terminal."""
+    with suppress(OSError):  # EIO: it is closed
+        while data := os.read(master, 65536):
+            shown += data
+
+
 def _run(arguments: tuple[str, ...], environ: dict[str, str], out: Path, err: Path) -> None:
     for descriptor, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
+    # The server's own object may hold another kind of file.
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(environ)
     if arguments == ("load",):
