@@ -103,6 +103,17 @@ SELECT accounting.database_now() AS now, greatest(
     (SELECT created_at FROM accounting.feed ORDER BY seq DESC LIMIT 1)
 ) AS newest_row_at;
 
+-- name: login
+-- Which of the roles this login has the rights of. A superuser has those of every role.
+SELECT current_user::text AS name,
+    (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_superuser,
+    coalesce((SELECT pg_has_role(oid, 'USAGE') FROM pg_roles
+        WHERE rolname = 'turn_accounting_owner'), false) AS is_owner,
+    coalesce((SELECT pg_has_role(oid, 'USAGE') FROM pg_roles
+        WHERE rolname = 'turn_accounting_writer'), false) AS is_writer,
+    coalesce((SELECT pg_has_role(oid, 'USAGE') FROM pg_roles
+        WHERE rolname = 'turn_accounting_reader'), false) AS is_reader;
+
 -- name: server_facts
 -- The server and its database. The data directory is shown only over a local socket, and only to a
 -- user who may read that setting.
@@ -111,7 +122,6 @@ SELECT
     pg_encoding_to_char(d.encoding) AS encoding,
     pg_is_in_recovery() AS in_recovery,
     current_setting('transaction_read_only')::boolean AS read_only,
-    (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_superuser,
     pg_database_size(d.oid) AS size_bytes,
     (clock_timestamp() AT TIME ZONE 'UTC')::date AS today,
     CASE WHEN inet_server_addr() IS NULL

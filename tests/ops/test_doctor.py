@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
+import pytest
 
 from accounting.capture.clock import wall_clock
 from accounting.capture.spool.file import spool_path
@@ -24,13 +25,14 @@ from accounting.ops.doctor.clock import check_database_clock
 from accounting.ops.doctor.findings import Finding
 from accounting.ops.doctor.flow import check_flow
 from accounting.ops.doctor.postgres_facts import (
+    Login,
     PostgresFacts,
     read_database_clock,
     read_postgres_facts,
 )
 from accounting.ops.doctor.postgres_server import check_postgres
 from accounting.ops.doctor.spool_file import check_spool, probe_spool
-from tests.support.books import WRITER, Books, channel, status_payload
+from tests.support.books import READER, WRITER, Books, channel, status_payload
 from tests.support.monitoring import checkpoint_now, read_snapshot, settings_for
 from tests.support.servers import PostgresServer, ValkeyServer, free_port
 
@@ -38,7 +40,7 @@ GOOD_FACTS: Final = PostgresFacts(
     version=160_004,
     encoding="UTF8",
     in_recovery=False,
-    is_superuser=False,
+    login=Login(name="service"),
     revision=head_revision(),
     settings={"fsync": "on", "full_page_writes": "on", "synchronous_commit": "local"},
 )
@@ -96,8 +98,65 @@ def test_a_migrated_database_has_all_privileges_and_partitions(books: Books) -> 
     # The tests' server runs without fsync.
     assert levels_of(findings) == {"durable": Level.ERROR}
     assert facts.version > 150_000
-    assert not facts.is_superuser
+    assert facts.login.is_writer
+    assert not facts.login.is_superuser
     assert facts.size_bytes > 10**6
+
+
+STRANGER: Final = "doctor_stranger"
+ONLY_THE_WRITER: Final = (
+    "which is right for reports; schema, grants, jobs and sources can only be checked by a login "
+    "with the role turn_accounting_writer"
+)
+OWNER_ADVICE: Final = (
+    "for the service, set ACCOUNTING_DATABASE_URL to a login with the role turn_accounting_writer; "
+    "it needs no more. Keep this one for `turn-accounting db upgrade`"
+)
+
+
+def drop_role(books: Books, name: str) -> None:
+    with psycopg.connect(books.url(), autocommit=True) as connection:
+        connection.execute(f"DROP ROLE {name}".encode())
+
+
+def test_doctor_says_what_is_true_of_its_login(
+    books: Books, request: pytest.FixtureRequest
+) -> None:
+    make_partitions(books.engine)
+    settings = settings_for(books)
+    with psycopg.connect(books.url(), autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {STRANGER} LOGIN".encode())
+    request.addfinalizer(lambda: drop_role(books, STRANGER))
+    findings = {
+        role: [
+            finding
+            for finding in examine(settings, redis_url=None, database_url=books.url(role))
+            if finding.component == "postgres" and finding.check in ("login", "rights", "schema")
+        ]
+        for role in (WRITER, READER, "postgres", STRANGER)
+    }
+    assert [finding.observed for finding in findings[WRITER]] == [
+        "turn_accounting_writer has the rights of the service",
+        f"at revision {head_revision()}",
+        "each role has exactly its own",
+    ]
+    assert [(finding.level, finding.observed) for finding in findings[READER]] == [
+        (
+            Level.OK,
+            f"turn_accounting_reader reads the views and nothing else, {ONLY_THE_WRITER}",
+        )
+    ]
+    superuser, *others = findings["postgres"]
+    assert (superuser.level, superuser.advice) == (Level.WARNING, OWNER_ADVICE)
+    assert superuser.observed == (
+        "postgres is a superuser, which may change reports and the schema"
+    )
+    assert [finding.level for finding in others] == [Level.OK, Level.OK]
+    [stranger] = findings[STRANGER]
+    assert (stranger.level, stranger.observed) == (
+        Level.ERROR,
+        f"{STRANGER} has none of the roles",
+    )
 
 
 def test_missing_and_excess_privileges_and_missing_partitions_are_found(books: Books) -> None:

@@ -8,6 +8,9 @@ import pytest
 import redis
 
 from accounting.capture.pubsub.protocol import CHANNEL_PATTERNS
+from accounting.capture.redis.address import Endpoint
+from accounting.capture.redis.connection import connect
+from accounting.capture.source import SourceLost
 from accounting.ops.doctor.clock import ClockOffset, check_clock
 from accounting.ops.doctor.findings import Finding, Level
 from accounting.ops.doctor.redis_probe import probe_redis
@@ -18,6 +21,8 @@ from accounting.ops.doctor.redis_server import (
     check_redis,
     needed_backlog_bytes,
 )
+from tests.support.coturn_server import TurnServer
+from tests.support.sentinels import TlsRedisServer
 from tests.support.servers import RedisServer, ValkeyServer, free_port, wait_until
 
 MIN_RIGHTS: Final = "+psync +replconf +ping +info +client|setname"
@@ -288,3 +293,43 @@ def test_the_clock_of_a_server_is_measured(valkey: ValkeyServer) -> None:
     _, clock = probe_redis(valkey.url, "here")
     assert clock is not None
     assert abs(clock.ahead_seconds) < 1
+
+
+@pytest.mark.needs_redis
+def test_a_scheme_that_does_not_fit_the_port_is_named() -> None:
+    with TlsRedisServer() as server:
+        tls_address = server.tls_url.partition("://")[2].partition("?")[0]
+        for url, reason in (
+            (f"rediss://127.0.0.1:{server.port}", "Redis speaks no TLS at this port"),
+            (f"redis://{tls_address}", "Redis expects TLS at this port"),
+        ):
+            with pytest.raises(SourceLost, match=reason) as raised:
+                connect(Endpoint(url).new_connection(timeout_seconds=0.2))
+            assert "ACCOUNTING_REDIS_URL" in raised.value.advice
+
+
+@pytest.mark.needs_coturn
+@pytest.mark.parametrize("password", ["wrong", ""])
+def test_a_coturn_that_fails_to_log_in_is_found(password: str) -> None:
+    """With a wrong password by ACL LOG, or without that right by the counts of INFO."""
+    with ValkeyServer({"requirepass": "right"}) as server:
+        user = make_user(server, "plain", *MIN_RIGHTS.split())
+        with (
+            TurnServer(server.port, users={"alice": "secret"}, redis_password=password),
+            redis.Redis.from_url(server.url) as client,
+        ):
+            wait_until(lambda: client.info("errorstats"))
+            facts, _ = probe_redis(server.url, "here")
+            without_log, _ = probe_redis(server.url.replace("://:right@", f"://{user}@"), "here")
+    for probed in (facts, without_log):
+        [finding] = [
+            finding
+            for finding in check_redis(probed, mode="auto", live_sessions=0, has_events=False)
+            if finding.check == "coturn"
+        ]
+        assert finding.level is not Level.OK
+        assert "password=" in finding.advice
+    assert isinstance(facts, RedisFacts)
+    if password:
+        [entry] = facts.refusals.log or ()
+        assert (entry.user, entry.reason, entry.address) == ("default", "auth", "127.0.0.1")

@@ -20,6 +20,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from accounting.capture.redis.tls_mismatch import describe_tls_mismatch
 from accounting.capture.source import SourceLost
 from accounting.domain.server_identity import ServerIdentity, cluster_node_ids, valid_id
 
@@ -86,7 +87,10 @@ def connect(connection: AbstractConnection) -> None:
         with suppress(ResponseError):  # the user may lack the permission
             execute_command(connection, "CLIENT", "SETNAME", "turn-accounting")
     except (RedisError, OSError) as error:
-        raise to_source_lost(error) from None
+        lost = to_source_lost(error)
+        if not lost.advice and (mismatch := describe_tls_mismatch(connection)) is not None:
+            lost = SourceLost("redis_unreachable", *mismatch)
+        raise lost from None
 
 
 def execute_command(connection: AbstractConnection, *arguments: str | bytes) -> object:

@@ -19,6 +19,22 @@ PARTITION_DAYS_AHEAD: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """The user of the database URL, and the roles whose rights it has."""
+
+    name: str
+    is_superuser: bool = False
+    is_owner: bool = False
+    is_writer: bool = True
+    is_reader: bool = False
+
+    @property
+    def sees_tables(self) -> bool:
+        """Whether it may read the private tables, by which most is checked."""
+        return self.is_superuser or self.is_owner or self.is_writer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresFacts:
     """The facts of a server and its database.
 
@@ -31,7 +47,7 @@ class PostgresFacts:
     version: int
     encoding: str
     in_recovery: bool
-    is_superuser: bool
+    login: Login
     revision: str | None
     read_only: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -45,7 +61,9 @@ class PostgresFacts:
 
 def read_postgres_facts(engine: Engine, *, head: str) -> PostgresFacts:
     """Read the facts. Raises ConnectionLost, NotAllowed."""
-    revision = current_revision(engine)
+    with lost_connections(), engine.connect() as connection:
+        login = Login(**connection.execute(_QUERIES.text("login")).mappings().one())
+    revision = current_revision(engine) if login.sees_tables else None
     with lost_connections(), engine.connect() as connection:
         row = connection.execute(_QUERIES.text("server_facts")).one()
         facts = PostgresFacts(
@@ -53,7 +71,7 @@ def read_postgres_facts(engine: Engine, *, head: str) -> PostgresFacts:
             encoding=row.encoding,
             in_recovery=row.in_recovery,
             read_only=row.read_only,
-            is_superuser=row.is_superuser,
+            login=login,
             revision=revision,
             settings={
                 name: connection.execute(

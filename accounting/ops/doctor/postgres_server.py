@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from accounting.ops.doctor.findings import Finding, error, format_bytes, ok, warning
-from accounting.ops.doctor.postgres_facts import PostgresFacts
+from accounting.ops.doctor.postgres_facts import Login, PostgresFacts
 
 COMPONENT: Final = "postgres"
 MIN_VERSION: Final = 150_000
@@ -45,8 +45,40 @@ def check_postgres(
             "when a disk is full",
         )
     yield from _check_durability(facts)
-    yield from _check_schema(facts, head)
+    yield _check_login(facts.login)
+    if facts.login.sees_tables:
+        yield from _check_schema(facts, head)
     yield _check_disk(facts, disk_free_bytes)
+
+
+def _check_login(login: Login) -> Finding:
+    """What is true of the user of the URL; whether each role has its rights is another check."""
+    check, service = "login", "a login with the role turn_accounting_writer"
+    if login.is_superuser or login.is_owner:
+        rights = "a superuser" if login.is_superuser else "the owner of the books"
+        return warning(
+            COMPONENT,
+            check,
+            f"{login.name} is {rights}, which may change reports and the schema",
+            f"for the service, set ACCOUNTING_DATABASE_URL to {service}; it needs no more. Keep "
+            f"this one for `turn-accounting db upgrade`",
+        )
+    if login.is_writer:
+        return ok(COMPONENT, check, f"{login.name} has the rights of the service")
+    if login.is_reader:
+        return ok(
+            COMPONENT,
+            check,
+            f"{login.name} reads the views and nothing else, which is right for reports; schema, "
+            f"grants, jobs and sources can only be checked by {service}",
+        )
+    return error(
+        COMPONENT,
+        check,
+        f"{login.name} has none of the roles",
+        f"GRANT turn_accounting_writer TO {login.name} for the service, or turn_accounting_reader "
+        "for reports",
+    )
 
 
 def _check_durability(facts: PostgresFacts) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from accounting.capture.redis.connection import connect, execute_command, to_sou
 from accounting.capture.source import SourceLost
 from accounting.domain.server_identity import ServerIdentity, valid_id
 from accounting.ops.doctor.clock import ClockOffset, measure_clock
+from accounting.ops.doctor.coturn_login import REFUSALS, RefusalFacts, RefusedClient
 from accounting.ops.doctor.redis_server import RedisFacts, Unreachable
 
 SETTINGS: Final = (
@@ -75,6 +76,7 @@ def _read_facts(
             return None
 
     info = _info(try_command("INFO", "INFO", "server"))
+    refusals = _refusal_counts(try_command("INFO", "INFO", "errorstats"))
     before = _info(try_command("INFO", "INFO", "replication"))
     started_at = time.monotonic()
     memory = _info(try_command("INFO", "INFO", "memory"))
@@ -96,6 +98,9 @@ def _read_facts(
         after = _info(try_command("INFO", "INFO", "replication"))
         sent_bytes = int(after["master_repl_offset"]) - int(before["master_repl_offset"])
         rate = sent_bytes / (time.monotonic() - started_at)
+    refusals_after = _refusal_counts(try_command("INFO", "INFO", "errorstats"))
+    # Not among the rights that doctor asks for: it shows names of users and clients.
+    acl_log = _refused_clients(try_command("ACL LOG", "ACL", "LOG"))
     kind: Literal["Redis", "Valkey"] = (
         "Valkey" if info.get("server_name") == "valkey" or "valkey_version" in info else "Redis"
     )
@@ -109,6 +114,11 @@ def _read_facts(
         refused=refused,
         settings=settings,
         stream_bytes_per_second=rate,
+        refusals=RefusalFacts(
+            log=acl_log,
+            totals=refusals_after,
+            recent={name: count - refusals.get(name, 0) for name, count in refusals_after.items()},
+        ),
         identity=ServerIdentity(
             address=address.rpartition("@")[2].rpartition("//")[2],
             run_id=valid_id(info.get("run_id", "")),
@@ -144,6 +154,37 @@ def _try_capturing(endpoint: Endpoint) -> dict[str, str]:
     finally:
         replicating.disconnect()  # type: ignore[no-untyped-call]
     return refused
+
+
+def _refusal_counts(reply: object) -> dict[str, int]:
+    """The counts of REFUSALS in INFO errorstats, which Redis has since 6.2."""
+    info = _info(reply)
+    counts = {name: info.get(f"errorstat_{name}", "").partition("count=")[2] for name in REFUSALS}
+    return {name: int(count) for name, count in counts.items() if count.isdigit()}
+
+
+def _refused_clients(reply: object) -> list[RefusedClient] | None:
+    """The entries of ACL LOG; None where it was refused."""
+    if not isinstance(reply, list):
+        return None
+    entries = []
+    for row in reply:
+        texts = [_text(value) for value in row]
+        fields = dict(zip(texts[0::2], texts[1::2], strict=True))
+        client = dict(
+            word.split("=", 1) for word in fields.get("client-info", "").split() if "=" in word
+        )
+        entries.append(
+            RefusedClient(
+                user=fields.get("username", ""),
+                reason=fields.get("reason", ""),
+                denied=fields.get("object", ""),
+                address=client.get("addr", "?").rpartition(":")[0] or "?",
+                count=int(fields.get("count", 1)),
+                age_seconds=float(fields.get("age-seconds", 0)),
+            )
+        )
+    return entries
 
 
 def _text(value: object) -> str:

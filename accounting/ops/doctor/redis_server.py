@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from accounting.capture.pubsub.protocol import CHANNEL_PATTERNS
 from accounting.domain.server_identity import UNKNOWN_SERVER, ServerIdentity
+from accounting.ops.doctor.coturn_login import NO_REFUSALS, RefusalFacts, check_coturn_login
 from accounting.ops.doctor.findings import Finding, error, format_bytes, ok, warning
 
 CaptureMode = Literal["auto", "replication", "subscribe"]
@@ -47,6 +48,7 @@ class RedisFacts:
     settings: Mapping[str, str] = field(default_factory=dict)
     stream_bytes_per_second: float | None = None
     identity: ServerIdentity = UNKNOWN_SERVER
+    refusals: RefusalFacts = NO_REFUSALS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +60,16 @@ class Unreachable:
 
 
 def check_redis(
-    facts: RedisFacts | Unreachable, *, mode: CaptureMode, live_sessions: int
+    facts: RedisFacts | Unreachable,
+    *,
+    mode: CaptureMode,
+    live_sessions: int,
+    has_events: bool = True,
 ) -> Iterator[Finding]:
-    """Check a server for capture in ``mode``, with so many sessions open at a time."""
+    """Check a server for capture in ``mode``, with so many sessions open at a time.
+
+    ``has_events``: whether an event of coturn has ever arrived.
+    """
     if isinstance(facts, Unreachable):
         yield error(COMPONENT, "reachable", facts.reason, facts.advice)
         return
@@ -68,6 +77,7 @@ def check_redis(
     yield _check_version(facts)
     yield _check_mode(facts, mode)
     yield from _check_rights(facts)
+    yield from check_coturn_login(COMPONENT, facts.refusals, has_events=has_events)
     if facts.failover_state not in ("", "no-failover"):
         yield error(
             COMPONENT,

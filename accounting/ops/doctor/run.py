@@ -59,7 +59,10 @@ def _examine_redis(
     facts, clock_offset = probe_redis(url, mask_url(url))
     realms = snapshot.database.realms if snapshot.database is not None else ()
     live_sessions = sum(realm.live_sessions for realm in realms)
-    yield from check_redis(facts, mode=settings.capture, live_sessions=live_sessions)
+    has_events = snapshot.spool is not None and snapshot.spool.newest_at is not None
+    yield from check_redis(
+        facts, mode=settings.capture, live_sessions=live_sessions, has_events=has_events
+    )
     if not isinstance(facts, Unreachable):
         yield check_clock("redis", clock_offset)
         if snapshot.database is not None and snapshot.database.is_at_head and database_url:
