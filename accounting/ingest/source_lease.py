@@ -7,7 +7,7 @@ from being counted twice, however many collectors believe that they hold the lea
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -38,6 +38,7 @@ class BooksPosition:
 
     ``captured_until``: what was published before is loaded. ``last_received_at``: of the last
     message that is; it may be later. ``loaded_by_host``: the host whose collector loaded last.
+    ``spool_lacks``: the asking collector's spool lacked messages after it then.
     """
 
     token: str
@@ -47,6 +48,7 @@ class BooksPosition:
     replication_id: str | None
     stream_database: int | None
     loaded_by_host: str | None
+    spool_lacks: bool = False
 
 
 @cache
@@ -154,7 +156,13 @@ def acquire_lease(
             tokens = [epoch.token for epoch in spool.epochs()]
             identity.check_spool_is_new(connection, source, tokens)
             source = register_source(connection, source, spool, mode)
-        return books_position(source, source_queries.epochs_by_token(connection, source.source_id))
+        position = books_position(
+            source, source_queries.epochs_by_token(connection, source.source_id)
+        )
+        if position is None:
+            return None
+        # Under the lock of the source: later the loader moves it, and messages are pruned.
+        return replace(position, spool_lacks=lacks_after(spool, position.token, position.position))
 
 
 def _prepare_lock(connection: Connection, spool: Spool, seconds: float) -> None:
@@ -262,7 +270,8 @@ def must_take_over(
         return is_behind(spool, position)
     state = spool.state()
     goes_back = (
-        lacks_after(spool, position.token, position.position)
+        position.spool_lacks
+        and lacks_after(spool, position.token, position.position)  # not since it took over
         and state.resume_point is not None
         and watched.identity.replication_id
         == position.replication_id

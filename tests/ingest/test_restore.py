@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from accounting.audit.verify import verify
+from accounting.capture.redis.server_watch import WatchedServer
 from accounting.capture.spool.pruning import prune
 from accounting.capture.spool.records import ResumePoint
 from accounting.capture.spool.spool import Spool
+from accounting.domain.server_identity import ServerIdentity
 from accounting.errors import LeaseHeld, SpoolLacksMessages
 from accounting.ingest.loader import Loader
 from accounting.ingest.source_lease import (
@@ -460,6 +462,23 @@ def test_what_a_spool_lacks_after_a_restore_comes_from_the_backlog_again(
         capture(second, 6)
     assert loaded(books) == [1, 2, 3, 4, 5, 6]
     assert gaps(books) == []
+
+
+def test_a_spool_that_pruned_what_was_loaded_since_the_lease_was_renewed_goes_on(
+    books: Books,
+) -> None:
+    spool = books.spool()
+    spool.set_mode("replication")
+    receive_in_stream(books, spool, 1)
+    books.load()
+    position = acquire_lease(books.engine, spool, 60.0)
+    assert position is not None
+    receive_in_stream(books, spool, 2, 3)
+    books.load()
+    assert prune(spool, books.micros_at(4)) == 3
+    watched = WatchedServer(ServerIdentity(replication_id="a" * 40), 0.0, 0.0, backlog_from=0)
+    assert not must_take_over(spool, position, watched)
+    assert not must_take_over(spool, acquire_lease(books.engine, spool, 60.0), watched)
 
 
 def test_a_gap_without_messages_after_it_returns_after_a_restore(books: Books) -> None:
