@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any, Final, LiteralString
 from uuid import UUID
 
-from sqlalchemy import Connection, FromClause, Select, Table, and_, or_, select
+from sqlalchemy import Connection, FromClause, Select, Table, and_, func, or_, select
 from sqlalchemy.sql.expression import ColumnElement
 
 from accounting.audit.recomputed_tables import recomputed_table
@@ -33,6 +33,13 @@ Of some that is a view, because the table keeps part of its rows elsewhere.
 """
 _BOOKKEEPING_COLUMNS: Final = frozenset({"recheck_at", "end_events", "single_hour"})
 """Columns that say how the jobs came to a row, and do not follow from the reports."""
+
+
+def session_count(connection: Connection, realm_ids: Collection[int]) -> int:
+    """How many sessions those realms have."""
+    table = schema.sessions
+    query = select(func.count()).select_from(table).where(table.c.realm_id.in_(realm_ids))
+    return connection.execute(query).scalar_one()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

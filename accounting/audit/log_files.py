@@ -29,6 +29,7 @@ from accounting.domain.coturn_log import (
 )
 from accounting.domain.log_envelope import Unwrapped, unwrap
 from accounting.errors import UsageError
+from accounting.progress import Progress, no_progress
 
 MAX_LINE_BYTES: Final = 1 << 20
 SEVERAL: Final = 3
@@ -62,17 +63,21 @@ class _File(NamedTuple):
     hashes: LineHashes
 
 
-def read_logs(paths: Sequence[Path]) -> ReadLogs:
+def read_logs(paths: Sequence[Path], progress: Progress = no_progress) -> ReadLogs:
     """Read logs, in any order. Raises UsageError for one that can't be read or has no session."""
     reader = LogReader()
     files: list[_File] = []
     repeated_lines = 0
     with ExitStack() as opened:
-        for path in paths:
+        for number, path in enumerate(paths):
+            progress(number, 2 * len(paths), doing="reading logs", detail=path.name)
             file = _File(path, opened.enter_context(_open_seekable(path)), LineHashes())
             _look_through(file)
             files.append(file)
         for index, file in enumerate(files):
+            progress(
+                len(files) + index, 2 * len(paths), doing="reading logs", detail=file.path.name
+            )
             skipped = repeated_places(file.hashes, [other.hashes for other in files[:index]])
             _require_apart(file, files[:index], skipped)
             repeated_lines += len(skipped)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine
 
 from accounting.audit import comparison, evidence_queries, rebuild_queries
 from accounting.audit.differences import Difference, DifferenceFactory
-from accounting.audit.recompute_books import recompute_books
+from accounting.audit.recompute_books import RECOMPUTING, recompute_books
 from accounting.audit.snapshot import quiesced_snapshot
 from accounting.audit.verify import VerifyResult, compare_tables
 from accounting.billing.adjust import adjust
@@ -45,16 +45,22 @@ def rebuild(
         raise UsageError("a rebuild needs a reason: it is kept for ever")
     summary = result or VerifyResult()
 
+    total: int | None = None
+
     def on_batch(sessions: int) -> None:
         summary.sessions += sessions
-        progress(summary.sessions)
+        progress(summary.sessions, total, doing=RECOMPUTING)
 
     with lost_connections(), engine.connect() as connection:
         names = realm_queries.names_by_id(connection)
         realm_ids = list(names) if realm is None else [find_realm(connection, realm)]
+        if progress is not no_progress:  # counting takes a while
+            total = comparison.session_count(connection, realm_ids)
     for realm_id in sorted(realm_ids):
+        progress(summary.sessions, doing="waiting for the jobs to rest")
         with quiesced_snapshot(engine, hold_locks=True) as connection, lost_connections():
             rules = realm_queries.all_rules(connection)
+            progress(summary.sessions, total, doing=RECOMPUTING)
             cutoff = evidence_queries.settled_cutoff(connection)
             recomputed = recompute_books(connection, rules, cutoff, [realm_id], on_batch)
             if recomputed.mismatches:
@@ -63,12 +69,14 @@ def rebuild(
                     "dropped: see `turn-accounting verify`, and restore them from a backup first"
                 )
             differences = 0
+            progress(0, doing=f"comparing the books of realm '{names[realm_id]}'")
             for difference in compare_tables(connection, DifferenceFactory(names, rules), realm_id):
                 differences += 1
                 yield difference
             summary.differences += differences
             if not dry_run:
                 if differences:
+                    progress(0, doing=f"replacing the books of realm '{names[realm_id]}'")
                     _replace(connection, rules, realm_id, reason)
                 set_aside_reports.replace(connection, realm_id, recomputed.set_aside)
                 connection.commit()

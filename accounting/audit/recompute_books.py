@@ -16,6 +16,8 @@ from accounting.domain.session_hours import SessionHour
 from accounting.sessions.careful_fold import SetAside
 
 SESSIONS_PER_BATCH: Final = 10_000
+RECOMPUTING: Final = "recomputing sessions"
+"""The step in reports of progress."""
 
 
 class RecomputedBooks(NamedTuple):

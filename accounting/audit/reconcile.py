@@ -87,7 +87,7 @@ def reconcile(
     Fills ``result`` meanwhile. Raises UsageError for a log that can't be read or holds no session.
     """
     summary = result or ReconcileResult()
-    read = read_logs(logs)
+    read = read_logs(logs, progress)
     summary.repeated_lines = read.repeated_lines
     names = [str(path) for path in logs]
     logged = defaultdict[LoggedKey, list[LoggedSession]](list)
@@ -102,7 +102,7 @@ def reconcile(
             billed = _billed_sessions(connection, batch)
             for key in batch:
                 yield from _KeyComparison(key, names, billed[key], summary).compare(logged[key])
-            progress(start + len(batch), len(keys))
+            progress(start + len(batch), len(keys), doing="comparing names and ids")
 
 
 def _billed_sessions(

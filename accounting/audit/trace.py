@@ -34,7 +34,13 @@ from accounting.domain.session_hours import SessionHour, hours_of
 from accounting.errors import NotYet, UsageError
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
-from accounting.identities.user_queries import find_user_key, unknown_user_error, username_keys
+from accounting.identities.user_queries import (
+    count_sessions,
+    find_user_key,
+    unknown_user_error,
+    username_keys,
+)
+from accounting.progress import Progress, no_progress
 from accounting.sessions.careful_fold import CarefulFold
 from accounting.sessions.fold_failure import FoldFailed
 
@@ -113,13 +119,20 @@ class Trace:
 
 
 def trace(
-    engine: Engine, realm: str, period: date, *, user: str | None = None, key: UUID | None = None
+    engine: Engine,
+    realm: str,
+    period: date,
+    *,
+    user: str | None = None,
+    key: UUID | None = None,
+    progress: Progress = no_progress,
 ) -> Trace:
     """Trace a user's line in a closed period, and all adjustments of it.
 
     ``user``: the user_id; or ``key``: the user_key, for a user whose name was erased. Raises
     UsageError for an unknown name, and NotYet for a period that is not closed.
     """
+    progress(0, doing="waiting for the jobs to rest")
     with quiesced_snapshot(engine) as connection, lost_connections():
         realm_id = find_realm(connection, realm)
         row = find_period(connection, realm_id, realm, period)
@@ -131,7 +144,7 @@ def trace(
         lines = billed_lines(connection, realm_id, period, user_key)
         sessions = [
             *_trace_finalized_sessions(connection, row, user_key),
-            *_trace_sessions(connection, row, row.cutoff, user_key),
+            *_trace_sessions(connection, row, row.cutoff, user_key, progress),
         ]
         if key is not None and not lines and not sessions:
             raise UsageError(f"no user_key {key} has usage in period {period} of realm '{realm}'")
@@ -146,7 +159,9 @@ def trace(
         )
 
 
-def trace_adjustment(engine: Engine, adjustment_id: UUID) -> Trace:
+def trace_adjustment(
+    engine: Engine, adjustment_id: UUID, *, progress: Progress = no_progress
+) -> Trace:
     """Trace the period and user of an adjustment. Raises UsageError."""
     with lost_connections(), engine.connect() as connection:
         target = adjustment_target(connection, adjustment_id)
@@ -154,7 +169,7 @@ def trace_adjustment(engine: Engine, adjustment_id: UUID) -> Trace:
             raise UsageError(f"no adjustment {adjustment_id} is known")
         realm_id, period, user_key = target
         realm = realm_queries.names_by_id(connection)[realm_id]
-    return trace(engine, realm, period, key=user_key)
+    return trace(engine, realm, period, key=user_key, progress=progress)
 
 
 def _trace_finalized_sessions(
@@ -173,9 +188,15 @@ def _trace_finalized_sessions(
 
 
 def _trace_sessions(
-    connection: Connection, period: PeriodRow, cutoff: str, user_key: UUID
+    connection: Connection,
+    period: PeriodRow,
+    cutoff: str,
+    user_key: UUID,
+    progress: Progress,
 ) -> Iterator[TracedSession]:
     """The user's sessions with usage in a period, recomputed. ``cutoff``: of its statement."""
+    recomputed = 0
+    progress(0, doing="recomputing the user's sessions")
     rules = realm_queries.all_rules(connection)[period.realm_id]
     names = evidence_queries.source_names(connection)
     bounds = to_micros(period.starts_at), to_micros(period.ends_at)
@@ -190,6 +211,9 @@ def _trace_sessions(
         realm_ids=[period.realm_id],
         username_keys=username_keys(connection, user_key),
     )
+    total = None
+    if progress is not no_progress:
+        total = count_sessions(connection, user_key)
     evidence = evidence_queries.read_evidence(connection, scope)
     for key, group in groupby(evidence, key=itemgetter(0)):
         gap_positions = evidence_queries.gap_positions(connection, key.source_id, now)
@@ -203,6 +227,8 @@ def _trace_sessions(
                 key, period.realm_id, rules, gap_positions, on_set_aside=lambda _: None
             )
             contributions = _attribute_usage(fold, items, until)
+        recomputed += len(contributions)
+        progress(recomputed, total, doing="recomputing the user's sessions")
         for contribution in contributions:
             session = contribution.session
             if session.user_key != user_key.bytes or not session.confirmed:

@@ -16,7 +16,7 @@ from accounting.audit.comparison import DERIVED_TABLES
 from accounting.audit.differences import Difference, DifferenceFactory
 from accounting.audit.evidence_queries import source_names
 from accounting.audit.finalized_queries import FinalizedMismatch
-from accounting.audit.recompute_books import recompute_books
+from accounting.audit.recompute_books import RECOMPUTING, recompute_books
 from accounting.audit.snapshot import quiesced_snapshot
 from accounting.audit.statement_check import (
     PartlyDroppedPeriod,
@@ -63,15 +63,22 @@ def verify(
     summary = result or VerifyResult()
     counts: Counter[tuple[str, date | None]] = Counter()
 
+    total: int | None = None
+
     def on_batch(sessions: int) -> None:
         summary.sessions += sessions
-        progress(summary.sessions)
+        progress(summary.sessions, total, doing=RECOMPUTING)
 
+    progress(0, doing="waiting for the jobs to rest")
     with quiesced_snapshot(engine) as connection, lost_connections():
         names = realm_queries.names_by_id(connection)
         realm_ids = _realm_ids(names, realm)
         rules = realm_queries.all_rules(connection)
         closed_periods = find_closed_periods(connection, realm_ids, period)
+        if progress is not no_progress:  # counting takes a while
+            total = comparison.session_count(connection, realm_ids)
+        progress(0, total, doing=RECOMPUTING)
+        closed_count = len(closed_periods)
         recomputed = recompute_books(
             connection,
             rules,
@@ -81,6 +88,7 @@ def verify(
             [closed.checkpoint for closed in closed_periods if closed.recomputable],
         )
         differences = DifferenceFactory(names, rules)
+        progress(0, doing="comparing the books")
         for difference in chain(
             lost_reports(connection) if realm is None and period is None else (),
             _table_differences(connection, differences, realm_ids, realm, period),
@@ -93,7 +101,12 @@ def verify(
                 ),
                 period,
             ),
-            *(check_statement(connection, differences, closed) for closed in closed_periods),
+            *(
+                _with_progress(
+                    check_statement(connection, differences, closed), progress, number, closed_count
+                )
+                for number, closed in enumerate(closed_periods)
+            ),
         ):
             summary.differences += 1
             counts[difference.realm, difference.period] += 1
@@ -113,6 +126,13 @@ def verify(
                 differences=counts[names[row.realm_id], row.period] + counts["", None],
                 from_all_reports=closed.kept_since is None,
             )
+
+
+def _with_progress(
+    differences: Iterator[Difference], progress: Progress, done: int, total: int
+) -> Iterator[Difference]:
+    progress(done, total, doing="checking statements")
+    yield from differences
 
 
 def _realm_ids(names: Mapping[int, str], realm: str | None) -> list[int]:

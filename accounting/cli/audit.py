@@ -12,7 +12,7 @@ from accounting.audit.statement_check import PartlyDroppedPeriod
 from accounting.audit.verify import VerifyResult, verify
 from accounting.cli.arguments import JsonOption, PeriodOption, Realm
 from accounting.cli.output import write_message, write_record
-from accounting.cli.progress import progress_bar
+from accounting.cli.progress import progress_line
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.cli.terminal_text import visible
 
@@ -31,7 +31,7 @@ def verify_books(
     result = VerifyResult()
     with (
         writer_engine(command_settings()) as engine,
-        progress_bar("verifying", "sessions") as progress,
+        progress_line("verifying") as progress,
     ):
         for difference in verify(engine, realm, period, result=result, progress=progress):
             label = f"{difference.what} {difference.kind}"
@@ -58,7 +58,7 @@ def rebuild_books(
     result = VerifyResult()
     with (
         writer_engine(command_settings()) as engine,
-        progress_bar("rebuilding", "sessions") as progress,
+        progress_line("rebuilding") as progress,
     ):
         for difference in rebuild(
             engine, reason, realm, dry_run=dry_run, result=result, progress=progress
@@ -85,7 +85,7 @@ def reconcile_logs(
     result = ReconcileResult()
     with (
         writer_engine(command_settings()) as engine,
-        progress_bar("reconciling", "sessions") as progress,
+        progress_line("reading logs") as progress,
     ):
         for difference in reconcile(engine, logs, result=result, progress=progress):
             label = f"session {difference.kind}"

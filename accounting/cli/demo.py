@@ -7,15 +7,17 @@ Then it compares the books with the totals that the simulator expects.
 import os
 import shlex
 import shutil
+import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
 
 from accounting.cli.output import write
+from accounting.cli.progress import progress_line
 from accounting.cli.resources import reader_engine
 from accounting.cli.rows import BYTE_COLUMNS
 from accounting.cli.run import run_process
@@ -29,6 +31,7 @@ from accounting.logs import configure_logging
 from accounting.ops import service
 from accounting.ops.fork_server import ProcessStarter, fork_server
 from accounting.ops.stop_signals import stop_on_signals
+from accounting.progress import Progress
 from accounting.reporting import view_queries
 from accounting.reporting.reader import Row, read_rows
 from accounting.simulator import Expected, Scenario
@@ -36,6 +39,7 @@ from accounting.waiting import wait_until
 
 MARKER_FILE: Final = "turn-accounting-demo"
 """Marks a directory that an earlier demonstration made, which may be replaced."""
+PLAIN_PROGRESS_SECONDS: Final = 6
 INTERRUPTED: Final = 130
 """Exit code after Ctrl-C."""
 SCENARIO: Final = Scenario(
@@ -86,20 +90,18 @@ def _run(directory: Path) -> int:
         del os.environ[name]
     os.environ |= {
         "ACCOUNTING_DATA_DIR": str(directory),
-        "ACCOUNTING_SOURCE": "demo",
         "ACCOUNTING_LOG_LEVEL": "error",
     }
     configure_logging("error")
-    settings = Settings(data_dir=directory, source="demo")
-    say = Console(stderr=True, highlight=False).print
-    say("1/4  starting Postgres, Valkey, the collector and the scheduler")
+    settings = Settings(data_dir=directory)
+    _say("1/4  starting Postgres, Valkey, the collector and the scheduler")
     with fork_server(run_process) as starter:
         interrupted = stop_on_signals()
-        expected = _run_fleet(settings, say, interrupted, starter)
+        expected = _run_fleet(settings, interrupted, starter)
     if interrupted.is_set():
-        say("interrupted: the service is stopped, and nothing is left behind")
+        _say("interrupted: the service is stopped, and nothing is left behind")
         return INTERRUPTED
-    say("4/4  reading the books")
+    _say("4/4  reading the books")
     queries = {
         "sessions": view_queries.sessions(),
         "unattributed": view_queries.view("unattributed_usage"),
@@ -121,7 +123,6 @@ def _run(directory: Path) -> int:
 
 def _run_fleet(
     settings: Settings,
-    say: Callable[[str], None],
     interrupted: threading.Event,
     starter: ProcessStarter,
 ) -> Expected:
@@ -138,22 +139,51 @@ def _run_fleet(
     serving = threading.Thread(target=serve, name="service")
     serving.start()
     try:
-        wait_until(
-            lambda: bool(failures) or (announced.is_set() and service.is_capturing(settings)), 60
-        )
+        with progress_line("waiting for the servers"):
+            wait_until(
+                lambda: bool(failures) or (announced.is_set() and service.is_capturing(settings)),
+                60,
+            )
         valkey = running_valkey(settings.data_dir)
         if failures or valkey is None:
             raise failures[0] if failures else AccountingError("the service did not start")
         seconds = SCENARIO.duration_seconds
-        say(f"2/4  a fleet of {SCENARIO.servers} simulated coturn servers, {seconds:.0f} seconds")
-        expected = publish(SCENARIO, valkey.url, interrupted)
-        say("3/4  draining: what is captured is loaded, settled and rolled up")
+        _say(f"2/4  a fleet of {SCENARIO.servers} simulated coturn servers, {seconds:.0f} seconds")
+        with _fleet_progress() as progress:
+            expected = publish(SCENARIO, valkey.url, interrupted, progress)
+        _say("3/4  draining: what is captured is loaded, settled and rolled up")
     finally:
         stop.set()
-        serving.join()
+        with progress_line("stopping"):
+            serving.join()
     if failures:
         raise failures[0]
     return expected
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def _fleet_progress() -> Iterator[Progress]:
+    """Progress on a terminal; elsewhere a line from time to time, as the fleet takes a while."""
+    if sys.stderr.isatty():
+        with progress_line("starting the fleet") as progress:
+            yield progress
+        return
+    next_line = PLAIN_PROGRESS_SECONDS
+
+    def write_line(
+        done: float, total: int | None = None, /, *, doing: str = "", detail: str = ""
+    ) -> None:
+        nonlocal next_line
+        if doing and done >= next_line:
+            next_line += PLAIN_PROGRESS_SECONDS
+            _say(f"     {done:.0f} of {total} s: {detail}")
+
+    yield write_line
 
 
 def _write_usage(usage: list[Row]) -> None:
@@ -208,4 +238,5 @@ def _write_next_steps(directory: Path) -> None:
         "  turn-accounting usage --by realm --per hour\n"
         "  turn-accounting sessions --limit 10\n"
         "  turn-accounting up            # the service; prints the line for turnserver.conf\n"
+        "  turn-accounting doctor        # meanwhile, in another terminal: is all well?\n"
     )

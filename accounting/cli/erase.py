@@ -6,6 +6,7 @@ import typer
 
 from accounting.cli.arguments import name_argument
 from accounting.cli.output import write_message
+from accounting.cli.progress import progress_line
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.identities.erase import NOT_REACHED, erase
 
@@ -24,8 +25,8 @@ def erase_name(
 ) -> None:
     """Erase a person's names and addresses; all figures stay, under a key that hides the name."""
     settings = command_settings()
-    with writer_engine(settings) as engine:
-        erased = erase(engine, realm, user, dry_run=dry_run)
+    with writer_engine(settings) as engine, progress_line("erasing") as progress:
+        erased = erase(engine, realm, user, dry_run=dry_run, progress=progress)
     write_message(
         f"{'would erase' if dry_run else 'erased'} {erased.user_ids:,} user_id, "
         f"{erased.usernames:,} usernames, the client address of {erased.sessions:,} sessions and "

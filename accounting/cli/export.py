@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -21,12 +22,13 @@ from accounting.cli.arguments import (
     usage_subject,
 )
 from accounting.cli.output import BinaryOutput, write_message
-from accounting.cli.progress import progress_bar
+from accounting.cli.progress import progress_line
 from accounting.cli.resources import command_settings, reader_engine
 from accounting.errors import UsageError
 from accounting.export.export import ExportFormat, export_to_directory, export_to_stream
 from accounting.export.manifest import check_export
 from accounting.export.selection import ExportKind, Selection
+from accounting.progress import no_progress
 from accounting.reporting import view_queries
 from accounting.reporting.reader import read_rows
 
@@ -120,7 +122,12 @@ def _export(
 ) -> None:
     begin, end = time_span(since, until)
     settings = command_settings()
-    with reader_engine(settings) as engine, progress_bar("exporting", "rows") as progress:
+    # On a terminal the rows themselves show how far it is.
+    is_shown = output == "-" and sys.stdout.isatty()
+    with (
+        reader_engine(settings) as engine,
+        nullcontext(no_progress) if is_shown else progress_line("exporting") as progress,
+    ):
         if begin is not None or end is not None:
             [clock] = read_rows(engine, view_queries.database_now())
             selection = replace(

@@ -26,8 +26,23 @@ def prepare_output() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+_make_way: list[Callable[[], None]] = []
+
+
+@contextmanager
+def making_way(hide: Callable[[], None]) -> Iterator[None]:
+    """Call ``hide`` before each output within the block: it removes what is on the terminal."""
+    _make_way.append(hide)
+    try:
+        yield
+    finally:
+        _make_way.remove(hide)
+
+
 def write(text: str) -> None:
     """Write text to standard output."""
+    for hide in _make_way:
+        hide()
     with _output_errors():
         sys.stdout.write(text)
 
@@ -131,6 +146,8 @@ def write_record(label: str, fields: Mapping[str, Any], *, as_json: bool) -> Non
 
 def write_message(message: str) -> None:
     """Write a message to standard error."""
+    for hide in _make_way:
+        hide()
     text = "\n".join(visible(line) for line in message.splitlines())
     sys.stderr.write(f"turn-accounting: {text}\n")
     sys.stderr.flush()

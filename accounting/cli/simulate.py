@@ -5,16 +5,16 @@ from threading import Event
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from accounting.cli.output import write
+from accounting.cli.progress import progress_line
 from accounting.cli.resources import command_settings
 from accounting.cli.rows import BYTE_COLUMNS
 from accounting.cli.table import write_table
 from accounting.errors import ConfigurationError
 from accounting.ops.servers import running_redis_url
 from accounting.ops.stop_signals import stop_on_signals
+from accounting.progress import Progress
 from accounting.simulator import VERSIONS, Expected, Scenario, SimulationProgress, run
 
 
@@ -108,34 +108,26 @@ def simulate(
         rfc6062=rfc6062,
         hostile_usernames=hostile_usernames,
     )
-    expected = publish(scenario, redis_url, stop_on_signals())
+    with progress_line("simulating") as progress:
+        expected = publish(scenario, redis_url, stop_on_signals(), progress)
     if as_json:
         write(json.dumps(expected.as_dict()) + "\n")
     else:
         write_expected(expected)
 
 
-def publish(scenario: Scenario, redis_url: str, stop: Event) -> Expected:
-    """Publish a scenario until ``stop`` is set, with a progress bar on a terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[published]:>9,} messages, {task.fields[live]:>5,} live"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("simulating", total=scenario.duration_seconds, published=0, live=0)
+def publish(scenario: Scenario, redis_url: str, stop: Event, progress: Progress) -> Expected:
+    """Publish a scenario until ``stop`` is set. The units of ``progress`` are seconds."""
 
-        def show(progress: SimulationProgress) -> None:
-            bar.update(
-                task,
-                completed=min(progress.virtual_seconds, progress.duration_seconds),
-                published=progress.published,
-                live=progress.sessions_live,
-            )
+    def show(state: SimulationProgress) -> None:
+        progress(
+            min(state.virtual_seconds, state.duration_seconds),
+            round(state.duration_seconds),
+            doing="simulating seconds",
+            detail=f"{state.published:,} messages, {state.sessions_live:,} live",
+        )
 
-        return run(scenario, redis_url, on_progress=show, stop=stop)
+    return run(scenario, redis_url, on_progress=show, stop=stop)
 
 
 def write_expected(expected: Expected) -> None:

@@ -90,6 +90,15 @@ def encodable(text: str, encoding: str) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def can_encode(text: str) -> bool:
+    """Whether standard output's encoding has all these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def human_bytes(count: int | Decimal) -> str:
     """Bytes in decimal units, such as ``27.2 GB``."""
     size = abs(int(count))

@@ -1,23 +1,41 @@
 """The command ``trace``: a statement's line or an adjustment, its sessions and their reports."""
 
-from collections.abc import Sequence
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
 from datetime import date
 from decimal import Decimal
+from itertools import chain
 from typing import Annotated, Any, Final
 from uuid import UUID
 
 import typer
 
 from accounting.audit.trace import Trace, TracedReport, TracedSession, trace, trace_adjustment
+from accounting.billing.statement_queries import BilledLine
 from accounting.cli.arguments import JsonOption, name_argument, period_day
 from accounting.cli.audit import dropped_notice
-from accounting.cli.output import write_message, write_record
+from accounting.cli.output import flush_output, write, write_json, write_message
+from accounting.cli.progress import progress_line
 from accounting.cli.resources import command_settings, writer_engine
+from accounting.cli.terminal_text import (
+    can_encode,
+    exact_text,
+    human_bytes,
+    human_seconds,
+    second,
+    text_width,
+    visible,
+    visible_name,
+)
 from accounting.domain.calendar import from_micros
 from accounting.domain.coturn_messages import ReportKind, Side
 from accounting.domain.counters import COUNTERS
 from accounting.errors import UsageError
 
+_MARKS: Final = (("\u251c\u2500 ", "\u2502  "), ("\u2514\u2500 ", "   "))
+_ASCII_MARKS: Final = (("|- ", "|  "), ("`- ", "   "))
+"""Before a branch and before what is below it: of any branch, and of the last one."""
 _NUMBERS: Final = (*COUNTERS, "session_seconds")
 
 
@@ -49,15 +67,20 @@ def trace_line(
     )
     if not by_line and not by_adjustment:
         raise UsageError("expected REALM PERIOD and --user or --user-key, or --adjustment")
-    with writer_engine(command_settings()) as engine:
+    with writer_engine(command_settings()) as engine, progress_line("tracing") as progress:
         if adjustment is not None:
-            result = trace_adjustment(engine, _parse_uuid("--adjustment", adjustment))
+            result = trace_adjustment(
+                engine, _parse_uuid("--adjustment", adjustment), progress=progress
+            )
         else:
             assert realm is not None
             assert period is not None
             key = None if user_key is None else _parse_uuid("--user-key", user_key)
-            result = trace(engine, realm, period, user=user, key=key)
-    _write_trace(result, as_json=as_json)
+            result = trace(engine, realm, period, user=user, key=key, progress=progress)
+    if as_json:
+        _write_records(result)
+    else:
+        _write_tree(result, user)
     if result.partly_dropped is not None:
         write_message(dropped_notice(result.partly_dropped))
     if not result.adds_up:
@@ -66,7 +89,8 @@ def trace_line(
     write_message(f"adds up: {len(result.sessions):,} sessions")
 
 
-def _write_trace(result: Trace, *, as_json: bool) -> None:
+def _write_records(result: Trace) -> None:
+    """One JSON object for each line, session and report."""
     for line in result.lines:
         label = "statement" if line.adjustment_id is None else "adjustment"
         record = {
@@ -79,15 +103,16 @@ def _write_trace(result: Trace, *, as_json: bool) -> None:
             "manual": line.manual,
             **_by_name(line.numbers),
         }
-        write_record(label, record, as_json=as_json)
+        write_json([record])
     for session in result.sessions:
-        _write_session(session, as_json=as_json)
+        write_json(_session_records(session))
+    flush_output()
 
 
-def _write_session(traced: TracedSession, *, as_json: bool) -> None:
+def _session_records(traced: TracedSession) -> Iterator[dict[str, Any]]:
     session = traced.session
     session_id = UUID(bytes=session.session_id)
-    record = {
+    yield {
         "line": "session",
         "session_id": session_id,
         "source": traced.source,
@@ -98,13 +123,10 @@ def _write_session(traced: TracedSession, *, as_json: bool) -> None:
         "disputed": session.disputed,
         **_by_name(traced.numbers),
     }
-    write_record("session", record, as_json=as_json)
     if traced.dropped_counters is not None:
-        dropped = {"line": "dropped", "session_id": session_id, **_by_name(traced.dropped_counters)}
-        write_record("  dropped reports", dropped, as_json=as_json)
+        yield {"line": "dropped", "session_id": session_id, **_by_name(traced.dropped_counters)}
     for report in traced.reports:
-        record = _report_record(session_id, report)
-        write_record(f"  {record['kind']}", record, as_json=as_json)
+        yield _report_record(session_id, report)
 
 
 def _report_record(session_id: UUID, traced: TracedReport) -> dict[str, Any]:
@@ -121,6 +143,114 @@ def _report_record(session_id: UUID, traced: TracedReport) -> dict[str, Any]:
         "late": traced.late,
         **_by_name(traced.counters),
     }
+
+
+def _write_tree(result: Trace, user: str | None) -> None:
+    """The billed lines, the sessions, and the reports of each with their positions."""
+    shown_user = f"user {visible_name(user)}" if user is not None else f"user_key {result.user_key}"
+    write(
+        f"realm {visible_name(result.realm)}, period {result.period}, {shown_user}; times in UTC, "
+        "positions as epoch/position\n"
+    )
+    count = len(result.sessions)
+    summary = f"{count:,} session{'' if count == 1 else 's'}  {_figures(result.traced)}"
+    sessions = [(_session_text(traced), _report_texts(traced)) for traced in result.sessions]
+    _write_branches([*((_line_text(line), ()) for line in result.lines), (summary, sessions)])
+    flush_output()
+
+
+Branch = tuple[str, Sequence[Any]]
+"""A line of text, and the branches below it."""
+
+
+def _write_branches(branches: Sequence[Branch], indent: str = "") -> None:
+    marks = _MARKS if can_encode("".join(chain(*_MARKS))) else _ASCII_MARKS
+    for number, (text, below) in enumerate(branches):
+        mark, below_mark = marks[number == len(branches) - 1]
+        continued = indent + below_mark + (marks[0][1] if below else "   ")
+        for line in _fitting_lines(text.split("  "), indent + mark, continued):
+            write(f"{line}\n")
+        _write_branches(below, indent + below_mark)
+
+
+def _fitting_lines(parts: Sequence[str], indent: str, continued: str) -> Iterator[str]:
+    """The parts on as many lines as the terminal needs; elsewhere on one."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    line = indent + parts[0]
+    for part in parts[1:]:
+        if text_width(f"{line}  {part}") > width:
+            yield line
+            line = continued + part
+        else:
+            line = f"{line}  {part}"
+    yield line
+
+
+def _line_text(line: BilledLine) -> str:
+    if line.adjustment_id is None:
+        return f"statement  {_figures(line.numbers)}"
+    kind = "adjustment by hand, not of sessions" if line.manual else "adjustment"
+    return f"{kind} {line.adjustment_id}  {visible(line.reason or '')}  {_figures(line.numbers)}"
+
+
+def _session_text(traced: TracedSession) -> str:
+    session = traced.session
+    started_at = from_micros(session.started_at)
+    ended_at = None if session.ended_at is None else from_micros(session.ended_at)
+    if ended_at is None:
+        ended = "live"
+    elif ended_at.date() == started_at.date():
+        ended = f"{ended_at:%H:%M:%S}"
+    else:
+        ended = second(ended_at)
+    flags = [name for name in ("estimated", "disputed") if getattr(session, name)]
+    return "  ".join(
+        [
+            f"session {traced.allocation_id:018d}",
+            f"source {visible(traced.source)}",
+            f"{second(started_at)} - {ended}",
+            *flags,
+            _figures(traced.numbers),
+        ]
+    )
+
+
+def _report_texts(traced: TracedSession) -> list[Branch]:
+    dropped = traced.dropped_counters
+    texts = [] if dropped is None else [f"reports that were dropped  {_figures(dropped)}"]
+    for item in traced.reports:
+        report = item.report
+        side = "" if report.side is None else f" {Side(report.side).name.lower()}"
+        texts.append(
+            "  ".join(
+                [
+                    f"{ReportKind(report.kind).name.lower()}{side}",
+                    second(from_micros(report.received_at)),
+                    f"position {report.epoch}/{report.position}",
+                    *(["late"] if item.late else []),
+                    _figures(item.counters),
+                ]
+            ).rstrip()
+        )
+    return [(text, ()) for text in texts]
+
+
+def _figures(numbers: Sequence[int]) -> str:
+    """The numbers that are not zero: bytes, packets where there are no bytes, and the time."""
+    is_short = sys.stdout.isatty()
+    named = _by_name(numbers)
+    texts = []
+    for name in ("received", "sent", "peer_received", "peer_sent"):
+        size, packets = int(named[f"{name}_bytes"]), int(named[f"{name}_packets"])
+        label = name.replace("_", " ")
+        if size:
+            texts.append(f"{label} {human_bytes(size) if is_short else f'{size:,} B'}")
+        elif packets:
+            texts.append(f"{label} {packets:,} packets")
+    seconds = named.get("session_seconds", 0)
+    if seconds:
+        texts.append(human_seconds(seconds) if is_short else f"{exact_text(seconds)} s")
+    return ", ".join(texts)
 
 
 def _by_name(numbers: Sequence[int]) -> dict[str, int | Decimal]:

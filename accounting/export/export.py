@@ -72,6 +72,7 @@ def export_to_directory(
     path = directory / file_name(selection, format_)
     with disk_errors(path), _open_query(engine, selection) as query:
         directory.mkdir(parents=True, exist_ok=True)
+        progress(0, doing="counting rows")
         totals = query.totals()
         with locked_draft(path) as (draft, file):
             writer = HashingWriter(file)
@@ -118,6 +119,7 @@ def export_to_stream(
     if format_ is ExportFormat.PARQUET:
         parquet.require_pyarrow()
     with _open_query(engine, selection) as query:
+        progress(0, doing="counting rows")
         total = None if progress is no_progress else query.totals().rows  # counting takes long
         return _write(query, format_, HashingWriter(stream), progress, total)
 
@@ -177,5 +179,5 @@ def _with_progress(
     lines = 0
     for chunk in chunks:
         lines += chunk.count(b"\n")
-        progress(lines if total is None else min(lines, total), total)
+        progress(lines if total is None else min(lines, total), total, doing="writing rows")
         yield chunk

@@ -21,6 +21,7 @@ from accounting.identities import erasure_queries, realm_queries
 from accounting.identities.realm_queries import find_realm
 from accounting.identities.user_queries import unknown_user_error
 from accounting.identities.writer_locks import lock_out_settling_and_loaders
+from accounting.progress import Progress, no_progress
 
 NOT_REACHED: Final = """\
 - The spools of the collectors: messages as received, until ACCOUNTING_SPOOL_RETENTION_SECONDS
@@ -41,6 +42,9 @@ NOT_REACHED: Final = """\
 """What an erasure leaves, as docs/billing.md has it too."""
 
 
+STEPS: Final = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErasureResult:
     """How much was erased, or would be in a dry run.
@@ -56,7 +60,14 @@ class ErasureResult:
     rejected_messages: int
 
 
-def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> ErasureResult:
+def erase(
+    engine: Engine,
+    realm: str,
+    user: str,
+    *,
+    dry_run: bool = False,
+    progress: Progress = no_progress,
+) -> ErasureResult:
     """Erase a user: its user id, usernames and client addresses are empty afterwards in every view.
 
     A second call erases what was received since. Raises UsageError for an unknown realm or
@@ -64,6 +75,7 @@ def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> Er
     """
     if not user:
         raise UsageError("this user has no name: there is nothing to erase")
+    progress(0, STEPS, doing="waiting for loaders and jobs")
     with lost_connections(), engine.connect() as connection, connection.begin() as transaction:
         realm_id = find_realm(connection, realm)
         realm_bytes, user_bytes = unescape(realm), unescape(user)
@@ -72,9 +84,12 @@ def erase(engine: Engine, realm: str, user: str, *, dry_run: bool = False) -> Er
         user_key = erasure_queries.lock_user(connection, realm_bytes, user_bytes)
         if user_key is None:
             raise unknown_user_error(connection, realm, user)
+        progress(1, STEPS, doing="erasing rejected messages")
         channels = _rejected_channels(connection, realm_id, realm_bytes, user_bytes)
         rejected = erasure_queries.erase_rejected(connection, channels)
+        progress(2, STEPS, doing="erasing client addresses")
         sessions, reports = erasure_queries.erase_addresses(connection, user_key)
+        progress(3, STEPS, doing="erasing names")
         user_ids, usernames = erasure_queries.erase_names(connection, user_key)
         if dry_run:
             transaction.rollback()

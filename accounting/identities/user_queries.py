@@ -47,3 +47,9 @@ def username_keys(connection: Connection, of_user: UUID) -> list[bytes]:
         select(sessions.c.username_key).where(sessions.c.user_key == of_user).distinct()
     )
     return [key.bytes for key in rows.scalars()]
+
+
+def count_sessions(connection: Connection, of_user: UUID) -> int:
+    """How many sessions a user has."""
+    query = select(func.count()).select_from(sessions).where(sessions.c.user_key == of_user)
+    return connection.execute(query).scalar_one()

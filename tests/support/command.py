@@ -92,10 +92,15 @@ def turn_accounting(*arguments: str, output: str = "", **settings: str) -> Comma
 
 
 def turn_accounting_on_terminal(
-    *arguments: str, columns: int = 80, variables: Mapping[str, str] | None = None, **settings: str
+    *arguments: str,
+    columns: int = 80,
+    variables: Mapping[str, str] | None = None,
+    with_errors: bool = False,
+    **settings: str,
 ) -> str:
     """Run the command with a terminal as standard output; return what it shows.
 
+    ``with_errors``: standard error is the same terminal, on which progress is shown.
     ``variables``: of the environment, beside the settings.
     """
     master, slave = pty.openpty()
@@ -111,7 +116,7 @@ def turn_accounting_on_terminal(
                 arguments,
                 {**environment(settings), "TERM": "xterm", "NO_COLOR": "1", **(variables or {})},
                 Path(os.ttyname(slave)),
-                err,
+                Path(os.ttyname(slave)) if with_errors else err,
             ),
         )
         process.start()
@@ -119,7 +124,7 @@ def turn_accounting_on_terminal(
         os.close(slave)
         reader.join()
         os.close(master)
-        assert process.exitcode == 0, err.read_text()
+        assert process.exitcode == 0, bytes(shown) + (b"" if with_errors else err.read_bytes())
         process.close()
     return shown.decode().replace("\r\n", "\n")
 
@@ -136,6 +141,7 @@ def _run(arguments: tuple[str, ...], environ: dict[str, str], out: Path, err: Pa
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
     # The server's own object may hold another kind of file.
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(environ)
     if arguments == ("load",):
