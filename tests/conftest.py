@@ -33,6 +33,8 @@ REQUIRED_PROGRAMS: Final[Mapping[str, Sequence[str]]] = {
     "needs_postgres": ("initdb", "postgres"),
     "needs_pgbouncer": ("pgbouncer",),
     "needs_compiler": ("cc",),
+    "needs_zsh": ("zsh",),
+    "needs_fish": ("fish",),
     "needs_coturn": ("turnserver", "turnutils_uclient", "turnutils_peer"),
 }
 

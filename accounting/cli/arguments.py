@@ -127,7 +127,10 @@ def list_options(command: Command) -> Command:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 RealmName = Annotated[
-    str, typer.Argument(parser=name_argument, help="The realm; '' for the realm without a name.")
+    str,
+    typer.Argument(
+        parser=name_argument, metavar="REALM", help="The realm; '' for the realm without a name."
+    ),
 ]
 Realm = Annotated[
     str | None, typer.Option("--realm", parser=name_argument, help="Only this realm.")
@@ -147,8 +150,8 @@ Since = Annotated[
 Until = Annotated[
     str | None, typer.Option("--until", "--to", metavar="TIME", help="Before then; as --since.")
 ]
-By = Annotated[str, typer.Option("--by", help="user or realm.")]
-Per = Annotated[str, typer.Option("--per", help="hour, day or month.")]
+By = Annotated[str, typer.Option("--by", metavar="user|realm", help="What a row is of.")]
+Per = Annotated[str, typer.Option("--per", metavar="hour|day|month", help="What a row spans.")]
 PeriodDay = Annotated[date, typer.Argument(parser=period_day, help="Its first day, YYYY-MM-DD.")]
 PeriodOption = Annotated[
     date | None,

@@ -27,7 +27,10 @@ def register(app: typer.Typer) -> None:
 def verify_books(
     realm: Realm = None, period: PeriodOption = None, as_json: JsonOption = False
 ) -> None:
-    """Recompute everything from the reports and compare; exit 1 on any difference."""
+    """Recompute everything from the reports; exit 1 on a difference.
+
+    Sessions, roll-ups and statements are compared.
+    """
     result = VerifyResult()
     with (
         writer_engine(command_settings()) as engine,
@@ -54,7 +57,10 @@ def rebuild_books(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Replace sessions and roll-ups by what the reports say; adjusts closed periods."""
+    """Replace sessions and roll-ups by what the reports say.
+
+    Closed periods get adjustments.
+    """
     result = VerifyResult()
     with (
         writer_engine(command_settings()) as engine,
@@ -81,7 +87,7 @@ def reconcile_logs(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the books with coturn's own log; exit 1 when any session differs."""
+    """Compare with coturn's own log; exit 1 when a session differs."""
     result = ReconcileResult()
     with (
         writer_engine(command_settings()) as engine,

@@ -62,7 +62,7 @@ SCENARIO: Final = Scenario(
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("demo", hidden=True)(demo)
+    app.command("demo")(demo)
 
 
 def demo(

@@ -14,7 +14,7 @@ from accounting.ops.doctor import Finding, Level, examine
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("health", hidden=True)(health)
+    app.command("health")(health)
     app.command("doctor")(doctor)
     app.command("config")(config)
 
@@ -28,7 +28,7 @@ def health() -> None:
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Examine Redis, Postgres, spool, clocks and events; exit 1 on errors."""
+    """Examine servers, spool, clocks and events; exit 1 on errors."""
     settings = command_settings()
     servers.check_data_dir(settings.data_dir)
     has_errors = False
@@ -64,7 +64,10 @@ def _write_finding(finding: Finding) -> None:
 
 
 def config(as_json: JsonOption = False) -> None:
-    """Print the settings in force and the origin of each; secrets are masked."""
+    """Print the settings in force and where each comes from.
+
+    Secrets are masked.
+    """
     settings = command_settings()
     origins = settings.origins()
     rows = [

@@ -23,7 +23,10 @@ def erase_name(
         bool, typer.Option("--dry-run", help="Print what would be erased; change nothing.")
     ] = False,
 ) -> None:
-    """Erase a person's names and addresses; all figures stay, under a key that hides the name."""
+    """Erase a person's names and addresses; all figures stay.
+
+    The figures stay under a key that hides the name.
+    """
     settings = command_settings()
     with writer_engine(settings) as engine, progress_line("erasing") as progress:
         erased = erase(engine, realm, user, dry_run=dry_run, progress=progress)

@@ -32,7 +32,9 @@ from accounting.progress import no_progress
 from accounting.reporting import view_queries
 from accounting.reporting.reader import read_rows
 
-FormatOption = Annotated[ExportFormat, typer.Option("--format", help="csv, jsonl or parquet.")]
+FormatOption = Annotated[
+    ExportFormat, typer.Option("--format", metavar="csv|jsonl|parquet", help="Format of the rows.")
+]
 Output = Annotated[
     str,
     typer.Option("--output", "-o", help="Directory for the file and its manifest; - for stdout."),

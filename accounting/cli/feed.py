@@ -39,7 +39,10 @@ def print_feed(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the billing worker's feed: ended sessions, closed periods, adjustments."""
+    """Print the billing worker's events.
+
+    Sessions that ended, periods that closed, and adjustments, each once and in order.
+    """
     if consumer is not None and after:
         raise UsageError("--after goes without --consumer, which has a cursor of its own")
     if consumer is not None and not consumer:

@@ -8,15 +8,17 @@ A command's module is imported when the command runs: all of them together take 
 """
 
 import gc
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from accounting.cli.completion import SCRIPTS, VARIABLE, candidates, completion_lines
+from accounting.cli.help import install_help, write_root_page
 from accounting.cli.output import flush_output, prepare_output, write, write_message
 from accounting.errors import AccountingError, ConfigurationError, NotYet, UsageError
 
@@ -26,73 +28,58 @@ class CommandEntry(NamedTuple):
 
     module: str
     summary: str
-    is_hidden: bool = False
 
 
-COMMANDS: Final[Mapping[str, CommandEntry]] = {  # in the order of the help text
-    "up": CommandEntry(
-        "run", "Run everything: capture, load and all jobs; embedded servers where no URLs are set."
-    ),
-    "collect": CommandEntry(
-        "run", "Capture from Redis into the spool, and load the spool into Postgres."
-    ),
-    "schedule": CommandEntry("run", "Run the scheduled jobs, such as settle and rollup."),
-    "simulate": CommandEntry(
-        "simulate",
-        "Publish what a coturn fleet would, and print the exact totals that the books must show.",
-    ),
-    "feed": CommandEntry(
-        "feed", "Print the billing worker's feed: ended sessions, closed periods, adjustments."
-    ),
-    "adjust": CommandEntry(
-        "periods", "Correct a closed period by hand: posted in the open period, apart from usage."
-    ),
-    "statement": CommandEntry(
-        "statement",
-        "Show a closed period: its lines, how much is estimated, its gaps and adjustments.",
-    ),
-    "verify": CommandEntry(
-        "audit", "Recompute everything from the reports and compare; exit 1 on any difference."
-    ),
-    "rebuild": CommandEntry(
-        "audit", "Replace sessions and roll-ups by what the reports say; adjusts closed periods."
-    ),
-    "reconcile": CommandEntry(
-        "audit", "Compare the books with coturn's own log; exit 1 when any session differs."
-    ),
-    "trace": CommandEntry(
-        "trace", "Trace a statement's line or an adjustment to its sessions and their reports."
-    ),
-    "erase": CommandEntry(
-        "erase",
-        "Erase a person's names and addresses; all figures stay, under a key that hides the name.",
-    ),
-    "health": CommandEntry(
-        "diagnose", "Print what is wrong; exit 1 when anything is.", is_hidden=True
-    ),
-    "doctor": CommandEntry(
-        "diagnose", "Examine Redis, Postgres, spool, clocks and events; exit 1 on errors."
-    ),
-    "config": CommandEntry(
-        "diagnose", "Print the settings in force and the origin of each; secrets are masked."
-    ),
-    "sessions": CommandEntry(
-        "reports",
-        "List the sessions that were open in a span of time, newest first; UTC by default.",
-    ),
-    "usage": CommandEntry(
-        "reports",
-        "List usage per user or realm; times without an offset are in the realm's time zone.",
-    ),
-    "demo": CommandEntry(
-        "demo", "See it work: servers, a simulated fleet, the books.", is_hidden=True
-    ),
-    "db": CommandEntry("admin", "Upgrade and check the database's schema."),
-    "job": CommandEntry("admin", "Run scheduled jobs by hand."),
-    "realm": CommandEntry("realms", "List and set the rules of realms."),
-    "source": CommandEntry("sources", "List, rename, retire and reopen sources."),
-    "export": CommandEntry("export", "Export usage, sessions, statements or adjustments."),
-    "period": CommandEntry("periods", "List and close billing periods."),
+COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the help shows them
+    "Run": {
+        "up": CommandEntry("run", "Run everything; embedded servers where no URLs are set."),
+        "collect": CommandEntry("run", "Capture from Redis and load into Postgres."),
+        "schedule": CommandEntry("run", "Run the scheduled jobs, such as settle and rollup."),
+        "simulate": CommandEntry(
+            "simulate", "Publish what a coturn fleet would, and print the exact totals."
+        ),
+        "demo": CommandEntry("demo", "See it work: servers, a simulated fleet, the books."),
+    },
+    "Read": {
+        "usage": CommandEntry("reports", "List usage per user or realm, by hour, day or month."),
+        "sessions": CommandEntry("reports", "List sessions, newest first."),
+        "export": CommandEntry("export", "Export usage, sessions, statements or adjustments."),
+    },
+    "Bill": {
+        "period": CommandEntry("periods", "List and close billing periods."),
+        "statement": CommandEntry(
+            "statement", "Show a closed period: lines, total, gaps and adjustments."
+        ),
+        "adjust": CommandEntry("periods", "Correct a closed period by hand."),
+        "feed": CommandEntry("feed", "Print the billing worker's events."),
+    },
+    "Audit": {
+        "verify": CommandEntry(
+            "audit", "Recompute everything from the reports; exit 1 on a difference."
+        ),
+        "reconcile": CommandEntry(
+            "audit", "Compare with coturn's own log; exit 1 when a session differs."
+        ),
+        "trace": CommandEntry("trace", "Trace a statement's line or an adjustment to its reports."),
+        "rebuild": CommandEntry("audit", "Replace sessions and roll-ups by what the reports say."),
+        "doctor": CommandEntry(
+            "diagnose", "Examine servers, spool, clocks and events; exit 1 on errors."
+        ),
+        "health": CommandEntry("diagnose", "Print what is wrong; exit 1 when anything is."),
+    },
+    "Administer": {
+        "realm": CommandEntry("realms", "List and set the rules of realms."),
+        "source": CommandEntry("sources", "List, rename, retire and reopen sources."),
+        "config": CommandEntry(
+            "diagnose", "Print the settings in force and where each comes from."
+        ),
+        "erase": CommandEntry("erase", "Erase a person's names and addresses; all figures stay."),
+        "db": CommandEntry("admin", "Upgrade and check the database's schema."),
+        "job": CommandEntry("admin", "Run scheduled jobs by hand."),
+    },
+}
+COMMANDS: Final[Mapping[str, CommandEntry]] = {
+    name: entry for group in COMMAND_GROUPS.values() for name, entry in group.items()
 }
 
 
@@ -108,6 +95,7 @@ class _LazyCommands(Mapping[str, "TyperCommand | TyperGroup"]):
         assert isinstance(group, TyperGroup)
         command = group.commands[name]
         assert isinstance(command, TyperCommand | TyperGroup)
+        install_help(command, name)
         return command
 
     def __iter__(self) -> Iterator[str]:
@@ -141,11 +129,8 @@ class _Commands(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, entry.summary) for name, entry in COMMANDS.items() if not entry.is_hidden]
-            )
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        write_root_page(self, ctx, formatter, COMMAND_GROUPS)
 
 
 app = typer.Typer(
@@ -156,11 +141,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_completion(shell: str | None) -> None:
+    if shell is None:
+        return
+    if shell not in SCRIPTS:
+        raise UsageError(f"--completion {shell!r}: expected {', '.join(SCRIPTS)}")
+    write(SCRIPTS[shell])
+    raise typer.Exit
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version  # noqa: PLC0415  # --help does not need it
+
         write(f"turn-accounting {version('turn-accounting')}\n")
         raise typer.Exit
 
@@ -174,6 +171,16 @@ def all_commands(
             "--version", callback=_print_version, is_eager=True, help="Print the version."
         ),
     ] = False,
+    _completion: Annotated[
+        str | None,
+        typer.Option(
+            "--completion",
+            metavar="SHELL",
+            callback=_print_completion,
+            is_eager=True,
+            help="Print a script for completion in bash, zsh or fish.",
+        ),
+    ] = None,
 ) -> None:
     """Usage accounting for coturn: every byte that coturn reports, counted once, in SQL."""
 
@@ -181,6 +188,8 @@ def all_commands(
 def main() -> NoReturn:
     """Run the command line and exit."""
     prepare_output()
+    if shell := os.environ.get(VARIABLE):
+        _complete(shell)
     try:
         code = app(prog_name="turn-accounting", standalone_mode=False)
         flush_output()
@@ -197,6 +206,16 @@ def main() -> NoReturn:
         write_message(str(error))
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complete(shell: str) -> NoReturn:
+    """Print what could stand for the last argument."""
+    summaries = {name: entry.summary for name, entry in COMMANDS.items()}
+    found = candidates(typer.main.get_command(app), summaries, sys.argv[1:])
+    for line in completion_lines(shell, found):
+        write(f"{line}\n")
+    flush_output()
+    sys.exit(0)
 
 
 def _usage_message(error: typer.TyperException) -> str:

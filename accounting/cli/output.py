@@ -16,8 +16,8 @@ from decimal import Decimal
 from typing import Any
 
 from accounting.cli.terminal_text import visible
+from accounting.domain.spreadsheet_text import escape_formulas
 from accounting.errors import AccountingError
-from accounting.export.copy_format import escape_formulas
 
 
 def prepare_output() -> None:

@@ -122,10 +122,13 @@ def adjust(
     peer_sent_packets: _Signed = 0,
     peer_sent_bytes: _Signed = 0,
     session_seconds: Annotated[
-        str, typer.Option("--session-seconds", help="Signed, to the microsecond.")
+        str, typer.Option("--session-seconds", metavar="N", help="Signed, to the microsecond.")
     ] = "0",
 ) -> None:
-    """Correct a closed period by hand: posted in the open period, apart from usage."""
+    """Correct a closed period by hand.
+
+    The correction is posted in the open period, apart from usage.
+    """
     numbers = {
         "received_packets": received_packets,
         "received_bytes": received_bytes,

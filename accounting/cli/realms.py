@@ -93,7 +93,9 @@ def set_realm(
     username_rule: Annotated[
         UsernameRule | None,
         typer.Option(
-            "--username-rule", help="How to find the user in a username; rest: TURN REST."
+            "--username-rule",
+            metavar="auto|rest|plain",
+            help="How to find the user in a username; rest: TURN REST.",
         ),
     ] = None,
     separator: Annotated[

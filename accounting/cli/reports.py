@@ -46,9 +46,10 @@ def sessions(
     *,
     form: ListForm,
 ) -> None:
-    """List the sessions that were open in a span of time, newest first; UTC by default.
+    """List sessions, newest first.
 
-    People get 100 of them, or --limit; programs get all.
+    Those that were open in a span of time; times without an offset are UTC. People get
+    100 of them, or --limit; programs get all.
     """
     begin, end = time_span(since, until)
     write_query(
@@ -74,9 +75,10 @@ def usage(
     *,
     form: ListForm,
 ) -> None:
-    """List usage per user or realm; times without an offset are in the realm's time zone.
+    """List usage per user or realm, by hour, day or month.
 
-    A month or day that --since or --until cuts counts from there on, or up to there.
+    Times without an offset are in the realm's time zone. A month or day that --since
+    or --until cuts counts from there on, or up to there.
     """
     begin, end = time_span(since, until)
     subject, length = usage_subject(by), bucket_length(per)

@@ -22,14 +22,20 @@ def register(app: typer.Typer) -> None:
 
 
 def up() -> None:
-    """Run everything: capture, load and all jobs; embedded servers where no URLs are set."""
+    """Run everything; embedded servers where no URLs are set.
+
+    Captures, loads and runs all jobs, and prints the line for turnserver.conf.
+    """
     settings = command_settings()
     with fork_server(run_process) as starter:
         service.run_all(settings, stop_on_signals(), _announce, starter)
 
 
 def collect() -> None:
-    """Capture from Redis into the spool, and load the spool into Postgres."""
+    """Capture from Redis and load into Postgres.
+
+    Messages are spooled to disk first, and loaded by a process of their own.
+    """
     with fork_server(run_process) as starter:
         _collect(starter)
 

@@ -31,7 +31,7 @@ def simulate(
     realm: Annotated[list[str] | None, typer.Option(help="A realm; repeat for several.")] = None,
     sessions: Annotated[int, typer.Option(help="Allocations in total.")] = 200,
     concurrency: Annotated[
-        int | None, typer.Option(help="Instead of --sessions: open at any time.")
+        int | None, typer.Option(metavar="N", help="Instead of --sessions: open at any time.")
     ] = None,
     duration: Annotated[float, typer.Option(help="Seconds that the fleet runs.")] = 25.0,
     session_seconds: Annotated[float, typer.Option(help="Mean duration of a session.")] = 8.0,
@@ -39,12 +39,15 @@ def simulate(
     packets_per_second: Annotated[float, typer.Option(help="Of each session.")] = 1000.0,
     rate: Annotated[
         float | None,
-        typer.Option(help="Messages per second; 0: as fast as Redis can. Default: real time."),
+        typer.Option(
+            metavar="N", help="Messages per second; 0: as fast as Redis can. Default: real time."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed publishes the same messages.")] = 1,
     tcp_share: Annotated[float, typer.Option(help="Share of TCP clients, 0 to 1.")] = 0.2,
     database: Annotated[
-        list[int] | None, typer.Option(help="Redis database of a server; repeat for each.")
+        list[int] | None,
+        typer.Option(metavar="N", help="Redis database of a server; repeat for each."),
     ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="A server is killed halfway; ids are reused.")
@@ -75,7 +78,10 @@ def simulate(
         bool, typer.Option("--json", help="The expected totals as one JSON object.")
     ] = False,
 ) -> None:
-    """Publish what a coturn fleet would, and print the exact totals that the books must show."""
+    """Publish what a coturn fleet would, and print the exact totals.
+
+    The books must show these totals in the end.
+    """
     redis_url = running_redis_url(command_settings())
     if redis_url is None:
         raise ConfigurationError(

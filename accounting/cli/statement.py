@@ -116,7 +116,10 @@ def show_statement(
     *,
     form: ListForm,
 ) -> None:
-    """Show a closed period: its lines, how much is estimated, its gaps and adjustments."""
+    """Show a closed period: lines, total, gaps and adjustments.
+
+    Also says how much of it is estimated.
+    """
     if adjustments and not form.for_programs:
         raise UsageError("--adjustments goes with --json: else a statement shows them anyway")
     listing = _ADJUSTMENTS if adjustments else _LINES

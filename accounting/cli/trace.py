@@ -60,7 +60,10 @@ def trace_line(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Trace a statement's line or an adjustment to its sessions and their reports."""
+    """Trace a statement's line or an adjustment to its reports.
+
+    Shows the sessions that it consists of, and each report of theirs.
+    """
     by_line = realm is not None and period is not None and (user is None) != (user_key is None)
     by_adjustment = adjustment is not None and all(
         value is None for value in (realm, period, user, user_key)

@@ -1,20 +1,16 @@
 """The formats in which COPY writes rows: CSV for spreadsheets, JSON Lines, and raw CSV."""
 
-import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
-# A spreadsheet runs a cell that begins with one of these as a formula (OWASP, CSV injection). The
-# quote that prevents it is itself escaped: removing one quote gives the text back.
-_FORMULA_STARTS: Final = "=+@\t\r\n'\uff1d\uff0b\uff0d\uff20-"
-# In locales with a decimal comma, a spreadsheet splits cells at these too, quoted or not.
-_CELL_SEPARATORS: Final = ";\t\r\n"
-_FORMULA_AFTER_SEPARATOR: Final = f"([{_CELL_SEPARATORS}])(?=[{_FORMULA_STARTS}])"
-
-_FORMULA_IN_TEXT: Final = re.compile(_FORMULA_AFTER_SEPARATOR)
+from accounting.domain.spreadsheet_text import (
+    CELL_SEPARATORS,
+    FORMULA_AFTER_SEPARATOR,
+    FORMULA_STARTS,
+)
 
 
 class CopyFormat(StrEnum):
@@ -47,20 +43,14 @@ def _cell(column: Column, copy_format: CopyFormat) -> Composable:
             "THEN regexp_replace({0}, {3}, E'\\\\1''', 'g') ELSE {0} END AS {4}"
         ).format(
             cell,
-            Literal(_FORMULA_STARTS),
-            Literal(_CELL_SEPARATORS),
-            Literal(_FORMULA_AFTER_SEPARATOR),
+            Literal(FORMULA_STARTS),
+            Literal(CELL_SEPARATORS),
+            Literal(FORMULA_AFTER_SEPARATOR),
             alias,
         )
     if copy_format is CopyFormat.CSV and column.type_name == "bool":
         return SQL("{}::text AS {}").format(cell, alias)
     return SQL("{} AS {}").format(cell, alias)
-
-
-def escape_formulas(text: str) -> str:
-    """A text as the CSV format writes it: no spreadsheet runs a part of it as a formula."""
-    escaped = _FORMULA_IN_TEXT.sub(r"\1'", text)
-    return f"'{escaped}" if text and text[0] in _FORMULA_STARTS else escaped
 
 
 def copy_statement(query: Composable, copy_format: CopyFormat) -> Composed:

@@ -1,0 +1,157 @@
+"""Two examples for each command, as its help shows them. A test runs every one.
+
+They are of books with the realms ``example.org`` and ``example.net``, from the sources
+``default`` and ``berlin``.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
+    "": (
+        "turn-accounting usage --top 10 --since 2026-11",
+        "turn-accounting doctor",
+    ),
+    "up": (
+        "turn-accounting up",
+        "ACCOUNTING_REDIS_URL=redis://127.0.0.1:6379/0 turn-accounting up",
+    ),
+    "collect": (
+        "ACCOUNTING_REDIS_URL=redis://127.0.0.1:6379/0 turn-accounting collect",
+        "ACCOUNTING_SOURCE=berlin turn-accounting collect",
+    ),
+    "schedule": (
+        "turn-accounting schedule",
+        "ACCOUNTING_LOG_LEVEL=warning turn-accounting schedule",
+    ),
+    "simulate": (
+        "turn-accounting simulate --users 5 --sessions 20 --rate 0",
+        "turn-accounting simulate --hostile-usernames --sessions 10 --rate 0 --json",
+    ),
+    "demo": (
+        "turn-accounting demo",
+        "turn-accounting demo --directory demo-books",
+    ),
+    "usage": (
+        "turn-accounting usage --top 10 --since 2026-11",
+        "turn-accounting usage --realm example.org --since 7d --per day --json",
+    ),
+    "sessions": (
+        "turn-accounting sessions --live --sort -started",
+        "turn-accounting sessions --user alice --since 2026-11 --csv",
+    ),
+    "export usage": (
+        "turn-accounting export usage --since 2026-11 --per hour --format jsonl",
+        "turn-accounting export usage --realm example.org --period 2026-10-01 --output exports",
+    ),
+    "export sessions": (
+        "turn-accounting export sessions --since 2026-10 --until 2026-11",
+        "turn-accounting export sessions --realm example.org --period 2026-10-01 --output exports",
+    ),
+    "export statements": (
+        "turn-accounting export statements --period 2026-10-01",
+        "turn-accounting export statements --realm example.org --period 2026-10-01 --format jsonl",
+    ),
+    "export adjustments": (
+        "turn-accounting export adjustments --since 2026-10 --until 2026-11",
+        "turn-accounting export adjustments --realm example.org --period 2026-10-01",
+    ),
+    "export check": (
+        "turn-accounting export check exports/*.manifest.json",
+        "turn-accounting export check exports/usage-*.manifest.json",
+    ),
+    "period list": (
+        "turn-accounting period list",
+        "turn-accounting period list example.org --sort -ends --csv",
+    ),
+    "period close": (
+        "turn-accounting period close example.org 2026-11-01 --dry-run",
+        "turn-accounting period close example.org 2026-11-01 --without berlin",
+    ),
+    "statement": (
+        "turn-accounting statement example.org 2026-10-01",
+        "turn-accounting statement example.org 2026-10-01 --user alice --bytes",
+    ),
+    "adjust": (
+        (
+            "turn-accounting adjust example.org 2026-10-01 alice --sent-bytes -5000"
+            " --reason 'a test call of ours' --author carol"
+        ),
+        (
+            "turn-accounting adjust example.org 2026-10-01 alice --session-seconds -90"
+            " --reason 'outage of 3 October' --author carol"
+        ),
+    ),
+    "feed": (
+        "turn-accounting feed --after 3",
+        "turn-accounting feed --consumer invoicer --json",
+    ),
+    "verify": (
+        "turn-accounting verify",
+        "turn-accounting verify --realm example.org --period 2026-10-01",
+    ),
+    "reconcile": (
+        "turn-accounting reconcile turn_*.log",
+        "turn-accounting reconcile --json turn_2026-11-04.log",
+    ),
+    "trace": (
+        "turn-accounting trace example.org 2026-10-01 --user alice",
+        "turn-accounting trace example.org 2026-10-01 --user alice --json",
+    ),
+    "rebuild": (
+        "turn-accounting rebuild --reason 'a lost disk' --dry-run",
+        "turn-accounting rebuild --reason 'a lost disk' --realm example.org",
+    ),
+    "doctor": (
+        "turn-accounting doctor",
+        "turn-accounting doctor --json",
+    ),
+    "health": (
+        "turn-accounting health",
+        "ACCOUNTING_SOURCE=berlin turn-accounting health",
+    ),
+    "realm list": (
+        "turn-accounting realm list",
+        "turn-accounting realm list example.org --json",
+    ),
+    "realm set": (
+        "turn-accounting realm set example.com --time-zone Europe/Berlin --anchor-day 15",
+        "turn-accounting realm set example.com --username-rule rest --separator :",
+    ),
+    "source list": (
+        "turn-accounting source list",
+        "turn-accounting source list --json",
+    ),
+    "source retire": (
+        "turn-accounting source retire berlin",
+        "turn-accounting source retire default",
+    ),
+    "source reopen": (
+        "turn-accounting source reopen berlin",
+        "turn-accounting source reopen default",
+    ),
+    "source rename": (
+        "turn-accounting source rename berlin frankfurt",
+        "turn-accounting source rename default munich",
+    ),
+    "config": (
+        "turn-accounting config",
+        "turn-accounting config --json",
+    ),
+    "erase": (
+        "turn-accounting erase example.net carol --dry-run",
+        "turn-accounting erase example.net carol",
+    ),
+    "db upgrade": (
+        "turn-accounting db upgrade",
+        "ACCOUNTING_DATABASE_URL_FILE=database-url turn-accounting db upgrade",
+    ),
+    "db current": (
+        "turn-accounting db current",
+        "ACCOUNTING_DATABASE_URL_FILE=database-url turn-accounting db current",
+    ),
+    "job run": (
+        "turn-accounting job run settle",
+        "turn-accounting job run retain --dry-run",
+    ),
+}

@@ -1,0 +1,126 @@
+"""The help pages: every command, in groups, in plain words, with two examples that work."""
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import typer
+
+from accounting.cli.examples import EXAMPLES
+from accounting.cli.main import COMMAND_GROUPS, COMMANDS, app
+from accounting.sources.rename import rename_source
+from tests.support.books import WRITER, Books
+from tests.support.command import turn_accounting
+from tests.support.sample_books import open_sample_books
+from tests.support.servers import PostgresServer, ValkeyServer
+
+INTERNAL_WORDS: Final = re.compile(
+    r"<|>|\b(str|int|float|bool|INTEGER|FLOAT|PATH|None)\b|_argument"
+)
+
+
+def paths(command: Any = None, path: str = "") -> Iterator[str]:
+    """Every command that can be run, such as ``usage`` and ``realm set``."""
+    root = typer.main.get_command(app) if command is None else command
+    children = getattr(root, "commands", None)
+    if children is None:
+        yield path
+        return
+    for name in children:
+        yield from paths(children[name], f"{path} {name}".strip())
+
+
+PATHS: Final = list(paths())
+
+
+def test_every_command_has_two_examples() -> None:
+    assert set(EXAMPLES) == {"", *PATHS}
+    for path, examples in EXAMPLES.items():
+        assert len(set(examples)) == 2
+        for example in examples:
+            assert f"turn-accounting {path}".rstrip() in example
+
+
+def test_the_first_page_lists_every_command_in_its_group_on_one_line() -> None:
+    page = turn_accounting("--help").out
+    for title, group in COMMAND_GROUPS.items():
+        section = page.split(f"\n{title}:\n")[1].split("\n\n")[0]
+        assert section.splitlines() == [
+            f"  {name:<10}  {entry.summary}" for name, entry in group.items()
+        ]
+    assert all(len(line) <= 80 for line in page.splitlines())
+    assert "turn-accounting demo" not in page
+    assert len(COMMANDS) == sum(map(len, COMMAND_GROUPS.values()))
+
+
+@pytest.mark.parametrize("path", ["", "realm", *PATHS])
+def test_a_page_has_plain_words_and_its_examples(path: str) -> None:
+    page = turn_accounting(*path.split(), "--help").out
+    assert turn_accounting(*path.split(), "-h").out == page
+    body, _, examples = page.partition("\nExamples:\n")
+    words = re.sub(r"(?s)`.*?`", "", body)
+    assert not INTERNAL_WORDS.search(words.replace("bash", "")), INTERNAL_WORDS.search(words)
+    assert all(len(line) <= 80 for line in body.splitlines())
+    for example in EXAMPLES.get(path, ()):
+        assert f"  {example}\n" in examples
+
+
+def test_version() -> None:
+    result = turn_accounting("--version")
+    assert (result.code, result.err) == (0, "")
+    assert re.fullmatch(r"turn-accounting \d+\.\d+\.\d+\n", result.out)
+
+
+SERVICES: Final = {"up", "collect", "schedule", "demo"}
+"""They run until they are stopped: test_service_examples.py."""
+EXIT_CODES: Final = {"period close": 3, "doctor": 1, "reconcile": 1}
+"""November is not over, no collector runs in this test, and the logs are of other books."""
+RECORDINGS: Final = Path(__file__).parents[1] / "data" / "recordings"
+
+
+def test_the_examples_work(
+    postgres_server: PostgresServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each is run as it stands, in the order of the help, on books that have what it names."""
+    monkeypatch.chdir(tmp_path)
+    for day, recording in ((3, "unauthenticated"), (4, "usernames")):
+        shutil.copy(RECORDINGS / f"{recording}-4.17.1.log", f"turn_2026-11-0{day}.log")
+    with ValkeyServer() as valkey, open_sample_books(postgres_server, tmp_path / "books") as books:
+        rename_source(books.engine, "second", "berlin")
+        Path("database-url").write_text(postgres_server.url(database=books.name))
+        for path, examples in EXAMPLES.items():
+            if path.split(" ")[0] not in SERVICES:
+                for example in examples:
+                    run_example(example, books, valkey)
+
+
+def run_example(example: str, books: Books, valkey: ValkeyServer) -> None:
+    words = shlex.split(example)
+    settings = {
+        "database_url": books.url(WRITER),
+        "redis_url": valkey.url,
+        "data_dir": str(Path.cwd() / "data"),
+        "log_level": "error",
+    }
+    while "=" in words[0]:
+        name, value = words.pop(0).split("=", 1)
+        settings[name.removeprefix("ACCOUNTING_").lower()] = value
+    if "database_url_file" in settings:
+        del settings["database_url"]
+    elif words[1] == "db":
+        settings["database_url"] = books.url()
+    arguments = [
+        path
+        for word in words[1:]
+        for path in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
+    ]
+    result = turn_accounting(*arguments, **settings)
+    codes = [code for path, code in EXIT_CODES.items() if f"turn-accounting {path}" in example]
+    assert result.code == (codes or [0])[0], (example, result.out[-500:], result.err)
+    assert not set(example) & set("|;&<>$`"), example
