@@ -125,11 +125,14 @@ def unknown_user(realm: str | None, name: str, known: Collection[str]) -> UsageE
     return UsageError(f"no user '{name}' is known{where}{suggestion}")
 
 
-def unknown_period(realm: str, period: date, known: Collection[date]) -> UsageError:
-    """The error for an unknown period: names the nearest ones."""
+def unknown_period(realm: str | None, period: date, known: Collection[date]) -> UsageError:
+    """The error for an unknown period, of a realm or of all: names the nearest ones."""
     nearest = sorted(sorted(known, key=lambda day: abs(day - period))[:SUGGESTED_NAMES])
-    names = f"the nearest begin on {', '.join(map(str, nearest))}" if nearest else "it has none yet"
-    return UsageError(f"realm '{realm}' has no period that begins on {period}: {names}")
+    names = (
+        f"the nearest begin on {', '.join(map(str, nearest))}" if nearest else "there is none yet"
+    )
+    owner = "no realm has a" if realm is None else f"realm '{realm}' has no"
+    return UsageError(f"{owner} period that begins on {period}: {names}")
 
 
 def _suggestion(name: str, known: Collection[str], similarity: float) -> str:

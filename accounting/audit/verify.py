@@ -25,10 +25,11 @@ from accounting.audit.statement_check import (
     partly_dropped,
     stored_digest,
 )
+from accounting.billing.period_queries import realm_periods
 from accounting.billing.statement_queries import current_cutoff
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import from_micros, to_micros
-from accounting.errors import UsageError, unknown_name
+from accounting.errors import unknown_name, unknown_period
 from accounting.identities import realm_queries
 from accounting.progress import Progress, no_progress
 from accounting.sessions import set_aside_reports
@@ -74,6 +75,9 @@ def verify(
         names = realm_queries.names_by_id(connection)
         realm_ids = _realm_ids(names, realm)
         rules = realm_queries.all_rules(connection)
+        differences = DifferenceFactory(names, rules)
+        if period is not None:
+            _check_period(connection, differences, realm_ids, realm, period)
         closed_periods = find_closed_periods(connection, realm_ids, period)
         if progress is not no_progress:  # counting takes a while
             total = comparison.session_count(connection, realm_ids)
@@ -87,11 +91,10 @@ def verify(
             on_batch,
             [closed.checkpoint for closed in closed_periods if closed.recomputable],
         )
-        differences = DifferenceFactory(names, rules)
         progress(0, doing="comparing the books")
         for difference in chain(
             lost_reports(connection) if realm is None and period is None else (),
-            _table_differences(connection, differences, realm_ids, realm, period),
+            _table_differences(connection, differences, realm_ids, period),
             finalized_differences(differences, recomputed.mismatches),
             _set_aside_differences(
                 differences,
@@ -140,6 +143,20 @@ def _realm_ids(names: Mapping[int, str], realm: str | None) -> list[int]:
     if realm is not None and not realm_ids:
         raise unknown_name("realm", realm, names.values())
     return realm_ids
+
+
+def _check_period(
+    connection: Connection,
+    differences: DifferenceFactory,
+    realm_ids: Collection[int],
+    realm: str | None,
+    period: date,
+) -> None:
+    """Raise UsageError for a period that no realm has, though a row may be missing."""
+    known = {row.period for realm_id in realm_ids for row in realm_periods(connection, realm_id)}
+    is_possible = any(differences.period_bounds(realm_id, period) for realm_id in realm_ids)
+    if not (known and min(known) <= period <= max(known) and is_possible):
+        raise unknown_period(realm, period, known)
 
 
 def lost_reports(connection: Connection) -> Iterator[Difference]:
@@ -199,14 +216,11 @@ def _table_differences(
     connection: Connection,
     differences: DifferenceFactory,
     realm_ids: Collection[int],
-    realm: str | None,
     period: date | None,
 ) -> Iterator[Difference]:
     for realm_id in realm_ids:
         bounds = None if period is None else differences.period_bounds(realm_id, period)
         if period is not None and bounds is None:
-            if realm is not None:
-                raise UsageError(f"no period of realm '{realm}' begins on {period}")
             continue
         yield from compare_tables(connection, differences, realm_id, bounds)
 

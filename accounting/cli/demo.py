@@ -77,14 +77,17 @@ def demo(
 def _run(directory: Path) -> int:
     """Run the demonstration in ``directory``; return the exit code, 0 when the books are right."""
     directory = directory.absolute()
-    if directory.exists():
-        if not (directory / MARKER_FILE).exists():
-            raise UsageError(
-                f"{directory} exists and is not an earlier demonstration: name another"
-            )
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True)
-    (directory / MARKER_FILE).touch()
+    try:
+        if directory.exists():
+            if not (directory / MARKER_FILE).exists():
+                raise UsageError(
+                    f"{directory} exists and is not an earlier demonstration: name another"
+                )
+            shutil.rmtree(directory)
+        directory.mkdir(parents=True)
+        (directory / MARKER_FILE).touch()
+    except OSError as error:
+        raise UsageError(f"can't make {directory}: {error.strerror}: name another") from None
     # The child processes read their settings from the environment: remove those of the shell.
     for name in [name for name in os.environ if name.startswith("ACCOUNTING_")]:
         del os.environ[name]

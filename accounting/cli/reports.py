@@ -133,6 +133,7 @@ def usage_listing(subject: str, length: str) -> Listing:
         ],
         rank=TRAFFIC,
         empty="No usage.",
+        is_counted=True,
         summed=USAGE_SUMS,
         sum_fields=USAGE_FIELDS,
     )
@@ -230,6 +231,7 @@ _SESSIONS: Final = Listing(
     ),
     rank=TRAFFIC,
     empty="No sessions.",
+    is_counted=True,
     fields={"end": _end, "open_seconds": _open_seconds},
     summed=("received_bytes", "sent_bytes"),
     noun="sessions",

@@ -16,6 +16,7 @@ from accounting.config import Settings
 from accounting.domain.counters import COUNTERS
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
+from accounting.reporting.completeness import usage_waits_for
 from accounting.reporting.known_names import check_names
 from accounting.reporting.reader import ViewQuery, open_rows, open_rows_and_sums
 from accounting.reporting.view_queries import TRAFFIC, Arrangement, sums
@@ -63,6 +64,7 @@ class Listing:
     are those of the view, and ``fields`` and ``sum_fields``, which are computed from a row.
     ``rank``: what ``--top`` goes by. ``summed``: columns with a total, from which ``sum_fields``
     are computed too; without any there is no last row. ``default_limit``: how many rows people get.
+    ``is_counted``: the rows follow from reports, of which some may not be counted yet.
     """
 
     plain: Mapping[str, str]
@@ -73,6 +75,7 @@ class Listing:
     summed: Sequence[str] = ()
     sum_fields: Mapping[str, Callable[[Row], Any]] = field(default_factory=dict)
     noun: str = "rows"
+    is_counted: bool = False
     default_limit: int | None = None
     legend: Callable[[Sequence[Row]], str] = lambda _rows: ""
 
@@ -140,7 +143,13 @@ def write_query(
         if not has_rows:
             check_names(engine, realm=realm, user=user)
             if not form.for_programs:
-                write(f"{listing.empty}\n")
+                reason = usage_waits_for(engine, realm) if listing.is_counted else None
+                empty = listing.empty
+                write(
+                    f"{empty}\n"
+                    if reason is None
+                    else f"{empty.rstrip('.')} yet: it waits for {reason}.\n"
+                )
 
 
 def write_list(

@@ -16,6 +16,7 @@ from accounting.cli.table import Column, Kind
 from accounting.cli.terminal_text import minute, second
 from accounting.config import check_source_name
 from accounting.errors import UsageError
+from accounting.ops import servers
 from accounting.reporting import view_queries
 from accounting.reporting.reader import read_rows
 from accounting.sources.rename import rename_source
@@ -122,6 +123,7 @@ def rename(
     except ValueError as error:
         raise UsageError(f"{new_name!r} can't be the name of a source: {error}") from None
     settings = command_settings()
+    servers.check_data_dir(settings.data_dir)
     with writer_engine(settings) as engine:
         rename_source(engine, old_name, new_name)
         rename_spool(settings.data_dir, old_name, new_name)

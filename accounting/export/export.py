@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections, psycopg_connection
-from accounting.errors import NotYet, UsageError, unknown_name
+from accounting.errors import NotYet, unknown_name, unknown_period
 from accounting.export import parquet
 from accounting.export.atomic_file import (
     ByteSink,
@@ -139,10 +139,7 @@ def _require_complete(query: ExportQuery, selection: Selection) -> None:
     if selection.period is not None or selection.kind is ExportKind.STATEMENTS:
         periods = query.periods()
         if selection.period is not None and not periods:
-            realm = "any realm" if selection.realm is None else f"realm '{selection.realm}'"
-            raise UsageError(
-                f"no period {selection.period} of {realm}: `turn-accounting period list` names them"
-            )
+            raise unknown_period(selection.realm, selection.period, query.known_periods())
         bounded = selection.period is not None or selection.until is not None
         for row in periods:
             if bounded and row.state != "closed":

@@ -64,6 +64,12 @@ class ExportQuery:
         """The names of all realms."""
         return {name for (name,) in self._connection.execute("SELECT reporting.known_realms()")}
 
+    def known_periods(self) -> set[date]:
+        """The first days of all periods of the selected realm, or of all realms."""
+        conditions = _conjunction([*_equal(Identifier("realm"), self._selection.realm)])
+        query = SQL("SELECT period FROM reporting.periods WHERE {}").format(conditions)
+        return {period for (period,) in self._connection.execute(query)}
+
     def periods(self) -> list[PeriodStatus]:
         """The periods that the selection names, or that overlap its span."""
         selection = self._selection

@@ -170,6 +170,7 @@ def run_collector_process(
     clock: CaptureClock | None = None,
 ) -> None:
     """Capture, and load what was captured, until ``stop`` is set; then flush both."""
+    servers.check_data_dir(settings.data_dir)
     with (
         _database(settings, "collect") as engine,
         serve_metrics(settings, captures=True),

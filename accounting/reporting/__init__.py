@@ -7,5 +7,6 @@ role ``turn_accounting_reader``.
     view_queries   one function per view: filters to a query
     reader         runs a query and streams its rows
     known_names    checks realms and users that a command names
+    completeness   says what the books do not have yet
     statement      a closed period with its lines, adjustments and gaps
 """

@@ -510,6 +510,29 @@ REVOKE ALL ON FUNCTION reporting.span_waits_for(text, timestamptz, timestamptz) 
 GRANT EXECUTE ON FUNCTION reporting.span_waits_for(text, timestamptz, timestamptz)
     TO turn_accounting_reader, turn_accounting_writer;
 
+CREATE FUNCTION reporting.usage_waits_for(realm text) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN NOT EXISTS (SELECT FROM accounting.sources) THEN 'any source to be captured'
+        ELSE (SELECT string_agg(w.wait, '; ' ORDER BY w.rank, w.wait) FROM (
+            SELECT 1, format('source ''%s'' to be settled', s.source)
+            FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id)
+            WHERE s.last_received_at IS NOT NULL
+                AND (t.settled_until IS NULL OR t.settled_until < s.last_received_at)
+            UNION ALL
+            SELECT 2, 'the roll-up' WHERE EXISTS (
+                SELECT FROM accounting.usage_deltas t JOIN accounting.realms r USING (realm_id)
+                WHERE usage_waits_for.realm IS NULL OR r.realm = usage_waits_for.realm)
+        ) w (rank, wait))
+    END
+$$;
+COMMENT ON FUNCTION reporting.usage_waits_for(text) IS
+    'What the usage waits for to have all that was loaded, in words; null if nothing. realm null: '
+    'all realms';
+REVOKE ALL ON FUNCTION reporting.usage_waits_for(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.usage_waits_for(text)
+    TO turn_accounting_reader, turn_accounting_writer;
+
 -- Comments on the columns that have none yet. The migration fails if a column has none then.
 DO $$
 DECLARE

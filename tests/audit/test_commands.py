@@ -27,6 +27,12 @@ def test_verify_exits_one_and_names_each_difference(books: Books) -> None:
     }
     assert turn_accounting("verify", "--realm", "nosuch", database_url=url).code == 2
     assert turn_accounting("verify", "--period", "May", database_url=url).code == 2
+    unknown = turn_accounting("verify", "--period", "1999-01-01", database_url=url)
+    assert unknown.code == 2
+    assert unknown.error_line == (
+        "no realm has a period that begins on 1999-01-01: the nearest begin on 2026-11-01, "
+        "2026-12-01"
+    )
 
 
 def test_trace_prints_line_sessions_and_reports(books: Books) -> None:

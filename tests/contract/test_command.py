@@ -11,7 +11,15 @@ import psycopg
 import pytest
 
 from accounting.domain.counters import COUNTERS
-from tests.support.books import READER, WRITER, Books, channel, status_payload, view_as_json
+from tests.support.books import (
+    READER,
+    WRITER,
+    Books,
+    channel,
+    status_payload,
+    traffic_payload,
+    view_as_json,
+)
 from tests.support.command import turn_accounting
 from tests.support.sample_books import BEGIN
 from tests.support.servers import PostgresServer
@@ -190,7 +198,9 @@ def test_an_empty_database_is_upgraded_to_this_version(
         upgraded = turn_accounting("db", "upgrade", database_url=url)
         current = turn_accounting("db", "current", database_url=url)
         assert (upgraded.code, upgraded.out) == (current.code, current.out)
-        assert turn_accounting("sessions", database_url=url).out == "No sessions.\n"
+        assert turn_accounting("sessions", database_url=url).out == (
+            "No sessions yet: it waits for any source to be captured.\n"
+        )
         connection.execute("DROP DATABASE unborn WITH (FORCE)")
 
 
@@ -283,7 +293,7 @@ def test_everything_works_on_the_embedded_database(tmp_path: Path) -> None:
     assert [row["realm"] for row in listed.rows] == ["r"]
     # The realm is known, although it has no usage.
     usage = turn_accounting("usage", "--realm", "r", data_dir=str(tmp_path), log_level="error")
-    assert (usage.code, usage.out) == (0, "No usage.\n")
+    assert (usage.code, usage.out) == (0, "No usage yet: it waits for any source to be captured.\n")
     assert not list((tmp_path / "postgres" / "data").glob("postmaster.pid"))
 
 
@@ -317,3 +327,16 @@ def test_times_in_json_are_utc_and_complete(sample_books: Books) -> None:
     )
     assert result.rows[-1]["started_at"] == BEGIN.isoformat()
     assert json.loads(result.out.splitlines()[0])
+
+
+def test_an_empty_result_says_what_is_not_counted_yet(books: Books) -> None:
+    books.receive(0, channel("status"), status_payload("new"))
+    books.receive(1, channel("traffic"), traffic_payload(1, 100, 2, 200))
+    books.advance_clock(300)
+    books.load()
+    books.settle()
+    reader = {"database_url": books.url(READER)}
+    assert turn_accounting("usage", **reader).out == "No usage yet: it waits for the roll-up.\n"
+    assert turn_accounting("usage", "--json", **reader).out == ""
+    books.rollup()
+    assert "No usage" not in turn_accounting("usage", **reader).out

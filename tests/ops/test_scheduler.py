@@ -17,6 +17,7 @@ from accounting.db.notification import NEW_REPORTS, notify
 from accounting.errors import AccountingError
 from accounting.ops.registry import JOBS, Job
 from accounting.ops.scheduler import run_scheduler
+from tests.support.billing_scenarios import NOVEMBER_END_SECONDS, receive_november
 from tests.support.books import Books, channel, status_payload
 from tests.support.servers import wait_until
 
@@ -103,21 +104,14 @@ def runs(books: Books, job: str) -> int:
     return sum(row["runs"] for row in rows)
 
 
-def test_a_job_runs_first_when_those_that_it_follows_have_run(books: Books) -> None:
-    """A period that waits only for them closes at the start, not at the next interval."""
-    rolled_up = Event()
-    jobs = {
-        **JOBS,
-        "rollup": replace(JOBS["rollup"], run=lambda _: int(rolled_up.wait())),
-        "close": replace(JOBS["close"], run=lambda _: int(rolled_up.is_set())),
-    }
-    with running(books, dict.fromkeys(JOBS, 600.0), jobs):
-        try:
-            wait_until(lambda: runs(books, "settle") == runs(books, "gaps") == 1)
-            assert runs(books, "close") == 0
-        finally:
-            rolled_up.set()
-        wait_until(lambda: runs(books, "close") == 1)
+def test_a_period_that_waits_for_nothing_closes_when_the_scheduler_starts(books: Books) -> None:
+    """Not at the next interval: the job follows those whose work it waits for."""
+    receive_november(books)
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
+    books.load()
+    assert books.rows("periods") == []
+    with running(books, dict.fromkeys(JOBS, 600.0)):
+        wait_until(lambda: "closed" in {row["state"] for row in books.rows("periods")})
 
 
 def test_a_job_that_finds_a_lock_taken_runs_again_soon(books: Books) -> None:
