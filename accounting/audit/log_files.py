@@ -12,6 +12,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from os import SEEK_END
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 
@@ -32,6 +33,8 @@ from accounting.errors import UsageError
 from accounting.progress import Progress, no_progress
 
 MAX_LINE_BYTES: Final = 1 << 20
+LINES_PER_REPORT: Final = 10_000
+"""Of progress."""
 SEVERAL: Final = 3
 """That few sessions in the other order can be those of an earlier start, whose ids they have."""
 _OPENERS: Final[Mapping[bytes, Callable[[IO[bytes]], Any]]] = {
@@ -61,6 +64,8 @@ class _File(NamedTuple):
     path: Path
     stream: IO[bytes]
     hashes: LineHashes
+    on_read: Callable[[int], None]
+    """Called from time to time with the position in the stream."""
 
 
 def read_logs(paths: Sequence[Path], progress: Progress = no_progress) -> ReadLogs:
@@ -69,20 +74,44 @@ def read_logs(paths: Sequence[Path], progress: Progress = no_progress) -> ReadLo
     files: list[_File] = []
     repeated_lines = 0
     with ExitStack() as opened:
-        for number, path in enumerate(paths):
-            progress(number, 2 * len(paths), doing="reading logs", detail=path.name)
-            file = _File(path, opened.enter_context(_open_seekable(path)), LineHashes())
+        streams = [opened.enter_context(_open_seekable(path)) for path in paths]
+        shown = _ReadProgress([stream.seek(0, SEEK_END) for stream in streams], progress)
+        for path, stream in zip(paths, streams, strict=True):
+            file = _File(path, stream, LineHashes(), shown.start(path))
             _look_through(file)
             files.append(file)
-        for index, file in enumerate(files):
-            progress(
-                len(files) + index, 2 * len(paths), doing="reading logs", detail=file.path.name
-            )
+        for index, first_pass in enumerate(files):
+            file = first_pass._replace(on_read=shown.start(first_pass.path))
             skipped = repeated_places(file.hashes, [other.hashes for other in files[:index]])
             _require_apart(file, files[:index], skipped)
             repeated_lines += len(skipped)
             reader.read(index, _kept_messages(file, skipped))
     return ReadLogs(list(reader.sessions()), repeated_lines)
+
+
+class _ReadProgress:
+    """Reports how much of the files is read; every one is read twice."""
+
+    def __init__(self, sizes: Sequence[int], progress: Progress) -> None:
+        self._sizes = [0, *sizes, *sizes]
+        self._total_kilobytes = max(1, 2 * sum(sizes) // 1000)
+        self._progress = progress
+        self._before = 0
+
+    def start(self, path: Path) -> Callable[[int], None]:
+        """The callback for the next file, which takes a position in it."""
+        self._before = before = self._before + self._sizes.pop(0)
+
+        def report(position: int) -> None:
+            self._progress(
+                (before + position) / 1000,
+                self._total_kilobytes,
+                doing="reading kilobytes of logs",
+                detail=path.name,
+            )
+
+        report(0)
+        return report
 
 
 def _open_seekable(path: Path) -> IO[bytes]:
@@ -124,6 +153,8 @@ def _messages(file: _File) -> Iterator[tuple[LogMessage, Unwrapped]]:
         number = 0
         while line := stream.readline(MAX_LINE_BYTES):
             number += 1
+            if number % LINES_PER_REPORT == 0:
+                file.on_read(file.stream.tell())
             # A message that journald writes as a list of numbers is not legible yet.
             if b"session " not in line and b'":[' not in line and b'": [' not in line:
                 continue

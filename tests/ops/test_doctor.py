@@ -103,6 +103,8 @@ def test_a_migrated_database_has_all_privileges_and_partitions(books: Books) -> 
     assert facts.size_bytes > 10**6
 
 
+OWNER: Final = "doctor_owner"
+MAY_CHANGE: Final = "may change reports and the schema"
 STRANGER: Final = "doctor_stranger"
 ONLY_THE_WRITER: Final = (
     "which is right for reports; schema, grants, jobs and sources can only be checked by a login "
@@ -114,9 +116,10 @@ OWNER_ADVICE: Final = (
 )
 
 
-def drop_role(books: Books, name: str) -> None:
+def drop_roles(books: Books, *names: str) -> None:
     with psycopg.connect(books.url(), autocommit=True) as connection:
-        connection.execute(f"DROP ROLE {name}".encode())
+        for name in names:
+            connection.execute(f"DROP ROLE {name}".encode())
 
 
 def test_doctor_says_what_is_true_of_its_login(
@@ -126,14 +129,15 @@ def test_doctor_says_what_is_true_of_its_login(
     settings = settings_for(books)
     with psycopg.connect(books.url(), autocommit=True) as connection:
         connection.execute(f"CREATE ROLE {STRANGER} LOGIN".encode())
-    request.addfinalizer(lambda: drop_role(books, STRANGER))
+        connection.execute(f"CREATE ROLE {OWNER} LOGIN IN ROLE turn_accounting_owner".encode())
+    request.addfinalizer(lambda: drop_roles(books, STRANGER, OWNER))
     findings = {
         role: [
             finding
             for finding in examine(settings, redis_url=None, database_url=books.url(role))
             if finding.component == "postgres" and finding.check in ("login", "rights", "schema")
         ]
-        for role in (WRITER, READER, "postgres", STRANGER)
+        for role in (WRITER, READER, "postgres", OWNER, STRANGER)
     }
     assert [finding.observed for finding in findings[WRITER]] == [
         "turn_accounting_writer has the rights of the service",
@@ -148,9 +152,11 @@ def test_doctor_says_what_is_true_of_its_login(
     ]
     superuser, *others = findings["postgres"]
     assert (superuser.level, superuser.advice) == (Level.WARNING, OWNER_ADVICE)
-    assert superuser.observed == (
-        "postgres is a superuser, which may change reports and the schema"
-    )
+    assert superuser.observed == f"postgres is a superuser, which {MAY_CHANGE}"
+    assert [finding.level for finding in others] == [Level.OK, Level.OK]
+    owner, *others = findings[OWNER]
+    assert (owner.level, owner.advice) == (Level.WARNING, OWNER_ADVICE)
+    assert owner.observed == f"{OWNER} is the owner of the books, which {MAY_CHANGE}"
     assert [finding.level for finding in others] == [Level.OK, Level.OK]
     [stranger] = findings[STRANGER]
     assert (stranger.level, stranger.observed) == (
