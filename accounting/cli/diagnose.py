@@ -1,15 +1,32 @@
 """The commands that examine the service and change nothing: ``health``, ``doctor``, ``config``."""
 
+from typing import Final
+
 import typer
 
-from accounting.cli.arguments import JsonOption
+from accounting.cli.arguments import JsonOption, list_options
 from accounting.cli.output import flush_output, write, write_json, write_message
 from accounting.cli.resources import command_settings
-from accounting.cli.rows import write_rows
+from accounting.cli.rows import ListForm, Listing, arranged, write_list
+from accounting.cli.table import Column, Kind
 from accounting.cli.terminal_text import visible
 from accounting.config import environment_variable
 from accounting.ops import servers, service
 from accounting.ops.doctor import Finding, Level, examine
+
+_CONFIG: Final = Listing(
+    plain={"variable": "variable", "value": "value", "origin": "from"},
+    columns=(
+        Column(field="variable", heading="variable"),
+        Column(field="from", heading="from", kind=Kind.NAME),
+        Column(field="value", heading="value", kind=Kind.WORDS),
+    ),
+    rank="variable",
+    empty="",
+    fields={
+        "from": lambda row: "environment" if row["origin"] == row["variable"] else row["origin"]
+    },
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -63,7 +80,8 @@ def _write_finding(finding: Finding) -> None:
         write(f"{'':<7}  {'':<24}  -> {visible(finding.advice)}\n")
 
 
-def config(as_json: JsonOption = False) -> None:
+@list_options
+def config(*, form: ListForm) -> None:
     """Print the settings in force and where each comes from.
 
     Secrets are masked.
@@ -74,4 +92,5 @@ def config(as_json: JsonOption = False) -> None:
         {"variable": environment_variable(name), "value": value, "origin": origins[name]}
         for name, value in settings.masked().items()
     ]
-    write_rows(rows, {"variable": "variable", "value": "value", "origin": "from"}, as_json=as_json)
+    arrangement = _CONFIG.arrangement(form)
+    write_list(arranged(rows, arrangement), _CONFIG, form, arrangement)

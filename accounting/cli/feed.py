@@ -1,19 +1,35 @@
 """The command ``feed``: the events for a billing worker."""
 
+import json
+import shutil
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
 
 import typer
 
 from accounting.cli.arguments import JsonOption, name_argument
 from accounting.cli.output import flush_output, write, write_json
 from accounting.cli.resources import command_settings
-from accounting.cli.terminal_text import visible
+from accounting.cli.terminal_text import (
+    encodable,
+    human_bytes,
+    human_seconds,
+    minute,
+    split_text,
+    text_width,
+    visible,
+    visible_name,
+)
 from accounting.errors import UsageError
 from accounting.feed.client import Feed
 from accounting.ops import servers
+
+_CUT: Final = "..."
+"""Ends what is too long for its line, such as a reason."""
 
 
 def register(app: typer.Typer) -> None:
@@ -71,12 +87,62 @@ def _write_event(event: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         write_json([event])
         return
+    if sys.stdout.isatty():
+        write(f"{_line(event, shutil.get_terminal_size().columns)}\n")
+        return
     payload = "  ".join(
         f"{name}={visible(str(value))}"
         for name, value in event["payload"].items()
         if value is not None
     )
     write(f"{event['seq']:>8}  {event['type']:<17}  {visible(event['realm'])}  {payload}\n")
+
+
+def _line(event: Mapping[str, Any], columns: int) -> str:
+    """One line for people: when, what, and the figures; ``--json`` has the rest."""
+    payload = event["payload"]
+    time = minute(_time(event))
+    kind = event["type"].split(".")[0]
+    head = f"{event['seq']:>4}  {time}  {kind:<10}  {visible_name(event['realm'])}  "
+    room = columns - text_width(head)
+    match event["type"]:
+        case "session.ended":
+            began, ended = map(datetime.fromisoformat, (payload["started_at"], payload["ended_at"]))
+            open_for = human_seconds(round((ended - began).total_seconds()))
+            cause = payload["end_cause"]
+            marks = [cause if cause != "deleted" else ""]
+            marks += [mark if payload[mark] else "" for mark in ("estimated", "disputed")]
+            rest = ", ".join([open_for, _traffic(payload), *filter(None, marks)])
+            if text_width(rest) > room:
+                rest = ", ".join([open_for, _total(payload), *filter(None, marks)])
+        case "period.closed":
+            rest = f"closed {payload['period']}, {payload['statements']:,} lines"
+            if payload["without"]:
+                rest += f", without {', '.join(map(visible, payload['without']))}"
+        case "adjustment.posted":
+            reason = visible(f"{payload['author']}: {payload['reason']}")
+            rest = f"{payload['period']}, {_total(payload)}, {reason}"
+        case _:
+            rest = visible(json.dumps(payload))
+    if text_width(rest) > room > len(_CUT):
+        rest = split_text(rest, room - len(_CUT))[0] + _CUT
+    return encodable(head + rest, sys.stdout.encoding)
+
+
+def _time(event: Mapping[str, Any]) -> datetime:
+    """When it happened, in UTC: a session's end, else when the event was recorded."""
+    ended_at = event["payload"].get("ended_at")
+    created_at: datetime = event["created_at"]
+    time = datetime.fromisoformat(ended_at) if ended_at else created_at
+    return time.astimezone(UTC)
+
+
+def _traffic(payload: Mapping[str, Any]) -> str:
+    return f"{human_bytes(payload['received_bytes'])} in, {human_bytes(payload['sent_bytes'])} out"
+
+
+def _total(payload: Mapping[str, Any]) -> str:
+    return human_bytes(payload["received_bytes"] + payload["sent_bytes"])
 
 
 @contextmanager

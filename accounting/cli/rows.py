@@ -30,14 +30,6 @@ BYTE_COLUMNS: Final = {
 """The byte counters and their headings in tables."""
 
 
-def write_rows(rows: Sequence[Row], columns: Mapping[str, str], *, as_json: bool) -> None:
-    """Write rows that are not a list of the books. ``columns``: heading by field name."""
-    if as_json:
-        write_json(rows)
-    else:
-        write_table("", rows, columns, empty="Nothing.")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListForm:
     """How a list was asked for: the options that all lists have."""

@@ -209,19 +209,12 @@ class _TerminalTable:
             column.field for column in self._columns if column.kind in {Kind.NAME, Kind.WORDS}
         ]
         spare = self._width - self._wanted(self._columns)
-        for field in flexible:
-            if spare < 0:
-                break
-            limit = min(widths[field] + spare, max(MAX_NAME_WIDTH, widths[field]))
-            if self._natural[field] <= limit or self._width >= UNLIMITED:
-                wider = self._natural[field]
-            else:  # no wider than the widest name that fits
-                wider = max(
-                    (width for width in map(text_width, self._texts[field]) if width <= limit),
-                    default=0,
-                )
-            more = max(0, wider - widths[field])
-            widths[field] += more
+        for column in self._columns:
+            if spare < 0 or column.kind not in {Kind.NAME, Kind.WORDS}:
+                continue
+            wider = self._wider(column, widths[column.field] + spare)
+            more = max(0, wider - widths[column.field])
+            widths[column.field] += more
             spare -= more
         while spare < 0:
             widest = max(flexible, key=lambda field: widths[field], default=None)
@@ -230,6 +223,18 @@ class _TerminalTable:
             widths[widest] -= 1
             spare += 1
         return widths
+
+    def _wider(self, column: Column, limit: int) -> int:
+        """How much of that width a column can use."""
+        natural = self._natural[column.field]
+        if column.kind is Kind.WORDS or self._width == UNLIMITED:
+            return min(natural, limit)
+        limit = min(limit, MAX_NAME_WIDTH)
+        if natural <= limit:
+            return natural
+        # No wider than the widest name that fits.
+        fitting = (width for width in map(text_width, self._texts[column.field]) if width <= limit)
+        return max(fitting, default=0)
 
     def lines(self) -> Iterator[str]:
         headings = [

@@ -10,7 +10,7 @@ from sqlalchemy import Select, column, func, literal, select, table
 from accounting.domain.counters import COUNTERS
 
 _VIEW_SUFFIXES: Final = {"hour": "hourly", "day": "daily", "month": "monthly"}
-_LENGTHS: Final = tuple(_VIEW_SUFFIXES)
+LENGTHS: Final[tuple[Literal["hour", "day", "month"], ...]] = ("hour", "day", "month")
 TRAFFIC: Final = "traffic"
 """A rank: received and sent bytes together."""
 _TRAFFIC_COLUMNS: Final = ("received_bytes", "sent_bytes")
@@ -21,8 +21,8 @@ _SUMS: Final = (
     "session_seconds",
     "estimated_bytes",
 )
-_MAX_OFFSET: Final = timedelta(hours=16)
-"""No time zone is further from UTC."""
+_MAX_OFFSET: Final = timedelta(hours=40)
+"""A midnight of no time zone is further from that of UTC, even where it is another day there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def usage(
     """
     resolution = min(
         (per, *(_resolution(bound) for bound in (since, until) if bound is not None)),
-        key=_LENGTHS.index,
+        key=LENGTHS.index,
     )
     query = view(f"{by}_usage_{_VIEW_SUFFIXES[resolution]}")
     if realm is not None:

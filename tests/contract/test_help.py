@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from accounting.cli.examples import EXAMPLES
 from accounting.cli.main import COMMAND_GROUPS, COMMANDS, app
@@ -59,8 +60,9 @@ def test_the_first_page_lists_every_command_in_its_group_on_one_line() -> None:
 
 @pytest.mark.parametrize("path", ["", "realm", *PATHS])
 def test_a_page_has_plain_words_and_its_examples(path: str) -> None:
-    page = turn_accounting(*path.split(), "--help").out
-    assert turn_accounting(*path.split(), "-h").out == page
+    runner = CliRunner()
+    page = runner.invoke(app, [*path.split(), "--help"], prog_name="turn-accounting").output
+    assert runner.invoke(app, [*path.split(), "-h"], prog_name="turn-accounting").output == page
     body, _, examples = page.partition("\nExamples:\n")
     words = re.sub(r"(?s)`.*?`", "", body)
     assert not INTERNAL_WORDS.search(words.replace("bash", "")), INTERNAL_WORDS.search(words)
