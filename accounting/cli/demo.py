@@ -18,8 +18,9 @@ import typer
 
 from accounting.cli.output import write
 from accounting.cli.progress import progress_line
+from accounting.cli.reports import usage_listing
 from accounting.cli.resources import reader_engine
-from accounting.cli.rows import BYTE_COLUMNS
+from accounting.cli.rows import BYTE_COLUMNS, ListForm, write_list
 from accounting.cli.run import run_process
 from accounting.cli.simulate import publish
 from accounting.cli.table import write_table
@@ -34,6 +35,7 @@ from accounting.ops.stop_signals import stop_on_signals
 from accounting.progress import Progress
 from accounting.reporting import view_queries
 from accounting.reporting.reader import Row, read_rows
+from accounting.reporting.view_queries import AS_IT_IS
 from accounting.simulator import Expected, Scenario
 from accounting.waiting import wait_until
 
@@ -190,6 +192,10 @@ def _fleet_progress() -> Iterator[Progress]:
 
 
 def _write_usage(usage: list[Row]) -> None:
+    if sys.stdout.isatty():
+        write("\nUsage this month\n")
+        write_list(usage, usage_listing("user", "month"), ListForm(), AS_IT_IS)
+        return
     columns = {
         "realm": "realm",
         "user_id": "user",
