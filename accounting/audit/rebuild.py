@@ -62,15 +62,23 @@ def rebuild(
             rules = realm_queries.all_rules(connection)
             progress(summary.sessions, total, doing=RECOMPUTING)
             cutoff = evidence_queries.settled_cutoff(connection)
-            recomputed = recompute_books(connection, rules, cutoff, [realm_id], on_batch)
+            recomputed = recompute_books(
+                connection,
+                rules,
+                cutoff,
+                [realm_id],
+                on_batch,
+                lambda: progress(0, doing="rolling up the recomputed sessions"),
+            )
             if recomputed.mismatches:
                 raise AccountingError(
                     f"sessions of realm '{names[realm_id]}' were changed after their reports were "
                     "dropped: see `turn-accounting verify`, and restore them from a backup first"
                 )
             differences = 0
-            progress(0, doing=f"comparing the books of realm '{names[realm_id]}'")
-            for difference in compare_tables(connection, DifferenceFactory(names, rules), realm_id):
+            for difference in compare_tables(
+                connection, DifferenceFactory(names, rules), realm_id, progress=progress
+            ):
                 differences += 1
                 yield difference
             summary.differences += differences

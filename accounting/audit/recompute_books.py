@@ -33,12 +33,13 @@ def recompute_books(
     cutoff: Cutoff,
     realm_ids: Collection[int],
     on_batch: Callable[[int], None],
+    on_roll_up: Callable[[], None],
     checkpoints: Collection[Checkpoint] = (),
 ) -> RecomputedBooks:
     """Recompute all books of those realms, and the hours of closed periods at their checkpoints.
 
-    ``on_batch`` receives the number of sessions of each batch. Sessions that ended with dropped
-    reports are copied from the stored books.
+    ``on_batch`` receives the number of sessions of each batch, and ``on_roll_up`` is called when
+    all are recomputed. Sessions that ended with dropped reports are copied from the stored books.
     """
     set_aside: dict[SetAside, None] = {}
     recomputed_tables.create_tables(connection)
@@ -68,6 +69,7 @@ def recompute_books(
         ):
             past = ((item.hours, checkpoint) for item in batch)
             recomputed_tables.add_period_hours(connection, _period_hours(past))
+    on_roll_up()
     mismatches = finalized_queries.copy_finalized(connection, realm_ids)
     recomputed_tables.recompute_usage(connection, rules)
     return RecomputedBooks(mismatches, list(set_aside))

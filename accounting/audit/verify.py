@@ -89,12 +89,12 @@ def verify(
             evidence_queries.settled_cutoff(connection),
             realm_ids,
             on_batch,
+            lambda: progress(0, doing="rolling up the recomputed sessions"),
             [closed.checkpoint for closed in closed_periods if closed.recomputable],
         )
-        progress(0, doing="comparing the books")
         for difference in chain(
             lost_reports(connection) if realm is None and period is None else (),
-            _table_differences(connection, differences, realm_ids, period),
+            _table_differences(connection, differences, realm_ids, period, progress),
             finalized_differences(differences, recomputed.mismatches),
             _set_aside_differences(
                 differences,
@@ -217,12 +217,13 @@ def _table_differences(
     differences: DifferenceFactory,
     realm_ids: Collection[int],
     period: date | None,
+    progress: Progress,
 ) -> Iterator[Difference]:
     for realm_id in realm_ids:
         bounds = None if period is None else differences.period_bounds(realm_id, period)
         if period is not None and bounds is None:
             continue
-        yield from compare_tables(connection, differences, realm_id, bounds)
+        yield from compare_tables(connection, differences, realm_id, bounds, progress=progress)
 
 
 def compare_tables(
@@ -230,9 +231,16 @@ def compare_tables(
     differences: DifferenceFactory,
     realm_id: int,
     bounds: tuple[int, int] | None = None,
+    *,
+    progress: Progress = no_progress,
 ) -> Iterator[Difference]:
     """Compare all derived tables of a realm, and its buckets, with the recomputed ones."""
-    for table in DERIVED_TABLES:
+    for number, table in enumerate(DERIVED_TABLES):
+        progress(
+            number,
+            len(DERIVED_TABLES),
+            doing=f"comparing tables of realm '{differences.realm_name(realm_id)}'",
+        )
         for mismatch in comparison.find_mismatches(connection, table, [realm_id], bounds):
             yield from differences.from_mismatch(mismatch)
     for difference in _bucket_differences(connection, differences, realm_id):

@@ -1,5 +1,6 @@
 """Progress of long commands: a line on a terminal, which makes way for all output; else nothing."""
 
+import json
 import re
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,7 @@ import pytest
 from tests.support.billing_scenarios import close_and_adjust_november
 from tests.support.books import WRITER, Books
 from tests.support.command import turn_accounting, turn_accounting_on_terminal
+from tests.support.corruptions import corrupt
 from tests.support.servers import ValkeyServer
 
 LOG: Final = (
@@ -25,9 +27,10 @@ def frames(shown: str) -> list[str]:
     ("arguments", "steps"),
     [
         ("verify", ["waiting for the jobs to rest", "recomputing sessions",
-                    "comparing the books", "checking statements"]),
+                    "rolling up the recomputed sessions",
+                    "comparing tables of realm 'example.org'", "checking statements"]),
         ("rebuild --reason test", ["waiting for the jobs to rest", "recomputing sessions",
-                                   "comparing the books of realm 'example.org'"]),
+                                   "comparing tables of realm 'example.org'"]),
         ("trace example.org 2026-11-01 --user alice",
          ["waiting for the jobs to rest", "recomputing the user's sessions"]),
         ("export usage --output {directory}", ["counting rows", "writing rows"]),
@@ -68,3 +71,16 @@ def test_a_simulation_shows_how_far_it_is() -> None:
     [*_, last, result] = frames(shown)
     assert re.match(r"simulating seconds  \[=+ *\]  [0-9]+/25  .*, 0 live$", last)
     assert result.startswith("{")
+
+
+def test_data_go_to_their_file_while_progress_is_shown(books: Books, tmp_path: Path) -> None:
+    close_and_adjust_november(books)
+    corrupt(books, "UPDATE accounting.user_usage_daily SET sent_bytes = sent_bytes + 1")
+    out = tmp_path / "differences.jsonl"
+    shown = turn_accounting_on_terminal(
+        "verify", "--json", output=str(out), code=1, database_url=books.url(WRITER)
+    )
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {row["what"] for row in rows} == {"user_usage_daily"}
+    assert "recomputing sessions" in shown
+    assert "user_usage_daily" not in shown

@@ -96,11 +96,15 @@ def turn_accounting_on_terminal(
     columns: int = 80,
     variables: Mapping[str, str] | None = None,
     with_errors: bool = False,
+    output: str = "",
+    code: int = 0,
     **settings: str,
 ) -> str:
     """Run the command with a terminal as standard output; return what it shows.
 
-    ``with_errors``: standard error is the same terminal, on which progress is shown.
+    ``with_errors``: standard error is the same terminal, on which progress is shown. ``output``: a
+    path that replaces standard output, so that the terminal is standard error alone. ``code``: the
+    exit code.
     ``variables``: of the environment, beside the settings.
     """
     master, slave = pty.openpty()
@@ -115,8 +119,8 @@ def turn_accounting_on_terminal(
             args=(
                 arguments,
                 {**environment(settings), "TERM": "xterm", "NO_COLOR": "1", **(variables or {})},
-                Path(os.ttyname(slave)),
-                Path(os.ttyname(slave)) if with_errors else err,
+                Path(output or os.ttyname(slave)),
+                Path(os.ttyname(slave)) if with_errors or output else err,
             ),
         )
         process.start()
@@ -124,7 +128,9 @@ def turn_accounting_on_terminal(
         os.close(slave)
         reader.join()
         os.close(master)
-        assert process.exitcode == 0, bytes(shown) + (b"" if with_errors else err.read_bytes())
+        assert process.exitcode == code, bytes(shown) + (
+            b"" if with_errors or output else err.read_bytes()
+        )
         process.close()
     return shown.decode().replace("\r\n", "\n")
 
