@@ -12,6 +12,7 @@ from accounting.capture.redis.address import Endpoint
 from accounting.capture.redis.connection import connect
 from accounting.capture.source import SourceLost
 from accounting.ops.doctor.clock import ClockOffset, check_clock
+from accounting.ops.doctor.coturn_login import RefusalFacts, check_coturn_login
 from accounting.ops.doctor.findings import Finding, Level
 from accounting.ops.doctor.redis_probe import probe_redis
 from accounting.ops.doctor.redis_server import (
@@ -333,3 +334,26 @@ def test_a_coturn_that_fails_to_log_in_is_found(password: str) -> None:
     if password:
         [entry] = facts.refusals.log or ()
         assert (entry.user, entry.reason, entry.address) == ("default", "auth", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("facts", "observed"),
+    [
+        (RefusalFacts(log=[]), "no client is refused"),
+        (RefusalFacts(), "no client is refused"),
+        (
+            RefusalFacts(has_counts=False),
+            "whether clients are refused can't be seen without the right to acl|log",
+        ),
+        (
+            RefusalFacts(totals={"NOAUTH": 7, "WRONGPASS": 0}, recent={"NOAUTH": 2}),
+            "clients are being refused: 2 NOAUTH within a second",
+        ),
+    ],
+)
+def test_doctor_claims_no_more_than_it_sees_of_refused_clients(
+    facts: RefusalFacts, observed: str
+) -> None:
+    [finding] = check_coturn_login("redis", facts, has_events=True)
+    assert finding.observed == observed
+    assert (finding.level is Level.OK) == (not facts.recent)

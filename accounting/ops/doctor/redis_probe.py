@@ -19,7 +19,7 @@ from accounting.capture.source import SourceLost
 from accounting.domain.server_identity import ServerIdentity, valid_id
 from accounting.ops.doctor.clock import ClockOffset, measure_clock
 from accounting.ops.doctor.coturn_login import REFUSALS, RefusalFacts, RefusedClient
-from accounting.ops.doctor.redis_server import RedisFacts, Unreachable
+from accounting.ops.doctor.redis_server import RedisFacts, Unreachable, version_numbers
 
 SETTINGS: Final = (
     "timeout",
@@ -33,6 +33,8 @@ INFO_FIELDS: Final = {
     "maxmemory-policy": "maxmemory_policy",
 }
 """Fields of INFO by the setting that they show, for servers that refuse CONFIG."""
+ERRORSTATS_VERSION: Final = (6, 2)
+"""Of Redis: the first with INFO errorstats."""
 RATE_SECONDS: Final = 1.0
 PENDING_OUTPUT: Final = "pending output"
 
@@ -104,10 +106,11 @@ def _read_facts(
     kind: Literal["Redis", "Valkey"] = (
         "Valkey" if info.get("server_name") == "valkey" or "valkey_version" in info else "Redis"
     )
+    version = info.get("valkey_version") or info.get("redis_version", "")
     facts = RedisFacts(
         address=address,
         kind=kind,
-        version=info.get("valkey_version") or info.get("redis_version", ""),
+        version=version,
         role=before.get("role", ""),
         failover_state=before.get("master_failover_state", ""),
         is_cluster="cluster" in (info.get("redis_mode"), info.get("server_mode")),
@@ -116,6 +119,8 @@ def _read_facts(
         stream_bytes_per_second=rate,
         refusals=RefusalFacts(
             log=acl_log,
+            has_counts="INFO" not in refused
+            and (kind == "Valkey" or version_numbers(version) >= ERRORSTATS_VERSION),
             totals=refusals_after,
             recent={name: count - refusals.get(name, 0) for name, count in refusals_after.items()},
         ),

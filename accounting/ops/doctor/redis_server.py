@@ -103,10 +103,15 @@ def check_redis(
         )
 
 
+def version_numbers(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version; empty for an unknown one."""
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
 def _check_version(facts: RedisFacts) -> Finding:
     min_version = MIN_VERSIONS[facts.kind]
     observed = f"{facts.kind} {facts.version or 'of unknown version'}"
-    version = tuple(int(part) for part in facts.version.split(".")[:2] if part.isdigit())
+    version = version_numbers(facts.version)
     if not version:
         return warning(COMPONENT, "version", observed, "grant +info to this user")
     if version < min_version:
