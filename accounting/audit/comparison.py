@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, FromClause, Select, Table, and_, func, or_, select
@@ -150,9 +150,24 @@ def _read_buckets(
         ]
 
 
-def find_lost_reports(connection: Connection) -> list[tuple[str, int, int]]:
-    """(source, loaded, stored) of the sources with fewer reports than were loaded."""
-    return [tuple(row) for row in connection.execute(_QUERIES.text("find_lost_reports"))]
+class ReportCounts(NamedTuple):
+    """How many reports of a source were loaded, and are stored.
+
+    ``repeated``: how many have the position of another. ``out_of_order``: how many were received
+    earlier than the one before them.
+    """
+
+    source: str
+    loaded: int
+    stored: int
+    repeated: int
+    out_of_order: int
+
+
+def count_wrong_reports(connection: Connection) -> list[ReportCounts]:
+    """The sources that lack reports, or have some twice or out of order."""
+    rows = connection.execute(_QUERIES.text("count_wrong_reports"))
+    return [ReportCounts._make(row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,9 @@ def delete_unused_names(connection: Connection) -> int:
     writer_locks.lock_out_loaders(connection)
     connection.execute(text("ANALYZE pruned_names"))
     connection.execute(_QUERIES.text("create_names_in_use"))
+    # Values, not a join: Postgres then knows that it is only the end of the reports.
+    for source in connection.execute(_QUERIES.text("read_unsettled_sources")).all():
+        connection.execute(_QUERIES.text("add_unsettled_names"), source._asdict())
     usernames: int = connection.execute(_QUERIES.text("delete_unused_usernames")).scalar_one()
     connection.execute(_QUERIES.text("delete_unused_users"))
     return usernames

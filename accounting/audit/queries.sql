@@ -218,20 +218,36 @@ FROM recomputed_realm_usage_hourly u
 JOIN recomputed_hours h USING (realm_id, starts_at)
 GROUP BY u.realm_id, h.:"bucket_starts_at";
 
--- name: find_lost_reports
--- Finds the sources that have fewer reports than were loaded and neither dropped nor pruned.
-SELECT s.source, t.total - coalesce(d.dropped, 0) - coalesce(p.reports, 0) AS loaded, coalesce(r.stored, 0) AS stored
-FROM accounting.message_counts t
-JOIN accounting.sources s USING (source_id)
+-- name: count_wrong_reports
+-- Finds the sources that have fewer reports than were loaded and neither dropped nor pruned, several
+-- at one position, or one that was received earlier than a report before it.
+SELECT s.source,
+    coalesce(t.total, 0) - coalesce(d.dropped, 0) - coalesce(p.reports, 0) AS loaded,
+    coalesce(r.stored, 0) AS stored, coalesce(r.repeated, 0) AS repeated,
+    coalesce(r.out_of_order, 0) AS out_of_order
+FROM accounting.sources s
+LEFT JOIN accounting.message_counts t ON t.source_id = s.source_id AND t.outcome = 'loaded'
 LEFT JOIN (
-    SELECT source_id, count(*) AS stored FROM accounting.reports GROUP BY source_id
-) r USING (source_id)
+    SELECT source_id, count(*) AS stored,
+        count(*) FILTER (WHERE epoch = epoch_before AND position = position_before) AS repeated,
+        count(*) FILTER (WHERE received_at < received_before) AS out_of_order
+    FROM (
+        SELECT source_id, epoch, position, received_at,
+            lag(epoch) OVER in_order AS epoch_before,
+            lag(position) OVER in_order AS position_before,
+            lag(received_at) OVER in_order AS received_before
+        FROM accounting.reports
+        WINDOW in_order AS (PARTITION BY source_id ORDER BY epoch, position)
+    ) pairs
+    GROUP BY source_id
+) r ON r.source_id = s.source_id
 LEFT JOIN (
     SELECT source_id, sum(reports) AS dropped FROM accounting.dropped_reports GROUP BY source_id
-) d USING (source_id)
-LEFT JOIN accounting.pruned_counts p USING (source_id)
-WHERE t.outcome = 'loaded'
-    AND coalesce(r.stored, 0) < t.total - coalesce(d.dropped, 0) - coalesce(p.reports, 0)
+) d ON d.source_id = s.source_id
+LEFT JOIN accounting.pruned_counts p ON p.source_id = s.source_id
+WHERE coalesce(r.stored, 0)
+        < coalesce(t.total, 0) - coalesce(d.dropped, 0) - coalesce(p.reports, 0)
+    OR r.repeated > 0 OR r.out_of_order > 0
 ORDER BY s.source;
 
 -- name: compare_statement
@@ -332,21 +348,19 @@ WHERE p.closed_at IS NOT NULL;
 -- Reads how far each source is settled, and its last report in a span of time.
 SELECT s.source_id, s.source, s.retired_at IS NOT NULL AS is_retired, t.settled_until,
     l.epoch, l.position, l.received_at,
-    coalesce((l.epoch, l.position) > (t.epoch, t.position), false) AS is_unsettled,
-    l.epoch IS NOT NULL AND EXISTS (
-        SELECT FROM accounting.reports r
-        WHERE r.source_id = s.source_id AND r.received_at >= CAST(:until AS timestamptz)
-            AND (r.epoch, r.position) < (l.epoch, l.position)
-    ) AS is_out_of_order
+    coalesce((l.epoch, l.position) > (t.epoch, t.position), false) AS is_unsettled
 FROM accounting.sources s
 LEFT JOIN accounting.settle_watermarks t USING (source_id)
-LEFT JOIN LATERAL (
-    SELECT r.epoch, r.position, r.received_at FROM accounting.reports r
-    WHERE r.source_id = s.source_id
-        AND r.received_at >= CAST(:since AS timestamptz)
-        AND r.received_at < CAST(:until AS timestamptz)
-    ORDER BY r.epoch DESC, r.position DESC LIMIT 1
-) l ON true
+LEFT JOIN (
+    SELECT source_id, CAST(last[1] AS integer) AS epoch, last[2] AS position, received_at
+    FROM (
+        SELECT source_id, max(ARRAY[epoch, position]) AS last, max(received_at) AS received_at
+        FROM accounting.reports
+        WHERE received_at >= CAST(:since AS timestamptz)
+            AND received_at < CAST(:until AS timestamptz)
+        GROUP BY source_id
+    ) r
+) l USING (source_id)
 ORDER BY s.source;
 
 -- name: retention_clock
@@ -722,8 +736,7 @@ FROM (
 ) next;
 
 -- name: create_names_in_use
--- Collects the names in pruned_names that something still refers to: another session, a key
--- sighting, or a report that is not settled yet.
+-- Collects the names in pruned_names that another session or a key sighting still refers to.
 CREATE TEMP TABLE names_in_use ON COMMIT DROP AS
 WITH candidates AS MATERIALIZED (SELECT DISTINCT user_key FROM pruned_names)
 SELECT s.user_key, s.username_key
@@ -738,16 +751,23 @@ CROSS JOIN LATERAL (
     SELECT * FROM accounting.key_sightings k WHERE k.user_key = c.user_key OFFSET 0
 ) k
 UNION
-SELECT k.user_key, k.username_key FROM accounting.carried_sessions k JOIN candidates USING (user_key)
-UNION
+SELECT k.user_key, k.username_key FROM accounting.carried_sessions k JOIN candidates USING (user_key);
+
+-- name: read_unsettled_sources
+-- Reads from where on the reports of a source are not settled yet, of sources that have such reports.
+SELECT s.source_id, coalesce(t.epoch, 0) AS epoch, coalesce(t.position, 0) AS position,
+    coalesce(t.received_at, to_timestamp(0)) AS since
+FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id)
+WHERE (s.epoch, s.position) > (coalesce(t.epoch, 0), coalesce(t.position, 0));
+
+-- name: add_unsettled_names
+-- Adds the names in pruned_names that a report of a source refers to which is not settled yet.
+INSERT INTO names_in_use (user_key, username_key)
 SELECT r.user_key, r.username_key
-FROM accounting.sources o LEFT JOIN accounting.settle_watermarks t USING (source_id)
-CROSS JOIN LATERAL (
-    SELECT * FROM accounting.reports r
-    WHERE r.source_id = o.source_id AND r.received_at >= coalesce(t.received_at, '-infinity')
-        AND (r.epoch, r.position) > (coalesce(t.epoch, 0), coalesce(t.position, 0))
-) r
-JOIN candidates USING (user_key);
+FROM accounting.reports r
+WHERE r.source_id = :source_id AND r.received_at >= CAST(:since AS timestamptz)
+    AND (r.epoch, r.position) > (:epoch, :position)
+    AND r.user_key IN (SELECT user_key FROM pruned_names);
 
 -- name: delete_unused_usernames
 -- Deletes the pruned usernames that nothing refers to; returns how many.

@@ -34,8 +34,7 @@ class SourceDay:
     """A source on a day: how far it is settled, and its last report of that day.
 
     Times in microseconds. ``last``: (epoch, position); None without a report on that day.
-    ``is_unsettled``: some report of the day is not settled. ``is_out_of_order``: some report
-    received later comes before ``last``.
+    ``is_unsettled``: some report of the day is not settled.
     """
 
     source_id: int
@@ -45,7 +44,6 @@ class SourceDay:
     last: tuple[int, int] | None
     received_at: int | None
     is_unsettled: bool
-    is_out_of_order: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +95,6 @@ def sources_on(connection: Connection, day: date) -> list[SourceDay]:
             last=None if row.epoch is None else (row.epoch, row.position),
             received_at=micros_or_none(row.received_at),
             is_unsettled=row.is_unsettled,
-            is_out_of_order=row.is_out_of_order,
         )
         for row in connection.execute(_QUERIES.text("day_sources"), _day_parameters(day))
     ]

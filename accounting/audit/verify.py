@@ -93,7 +93,7 @@ def verify(
             [closed.checkpoint for closed in closed_periods if closed.recomputable],
         )
         for difference in chain(
-            lost_reports(connection) if realm is None and period is None else (),
+            wrong_reports(connection) if realm is None and period is None else (),
             _table_differences(connection, differences, realm_ids, period, progress),
             finalized_differences(differences, recomputed.mismatches),
             _set_aside_differences(
@@ -159,18 +159,24 @@ def _check_period(
         raise unknown_period(realm, period, known)
 
 
-def lost_reports(connection: Connection) -> Iterator[Difference]:
-    """The sources with fewer reports than were loaded and not dropped."""
-    for source, loaded, stored in comparison.find_lost_reports(connection):
-        yield Difference(
-            realm="",
-            period=None,
-            what="reports",
-            kind="missing",
-            column=f"count of source {source}",
-            booked=str(stored),
-            recomputed=str(loaded),
-        )
+def wrong_reports(connection: Connection) -> Iterator[Difference]:
+    """The sources with fewer reports than were loaded, or with some twice or out of order."""
+    for counts in comparison.count_wrong_reports(connection):
+        for kind, column, booked, expected in (
+            ("missing", f"count of source {counts.source}", counts.stored, counts.loaded),
+            ("unfounded", f"repeated positions of source {counts.source}", counts.repeated, 0),
+            ("differs", f"receipt out of order of source {counts.source}", counts.out_of_order, 0),
+        ):
+            if booked < expected if kind == "missing" else booked > expected:
+                yield Difference(
+                    realm="",
+                    period=None,
+                    what="reports",
+                    kind=kind,
+                    column=column,
+                    booked=str(booked),
+                    recomputed=str(expected),
+                )
 
 
 def _set_aside_differences(

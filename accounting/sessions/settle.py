@@ -86,13 +86,17 @@ def _settle_batch(
         # load that is committed while the query is planned, Postgres may show the rows in some
         # partitions, and not those in a partition that the load created.
         loaded = source_queries.read_source(connection, source_id)
-        reports = session_queries.read_reports(
-            connection,
-            source_id,
-            since=watermark.received_at or 0,
-            after=(watermark.epoch, watermark.position),
-            upto=(loaded.epoch, loaded.position),
-            limit=limit,
+        reports = (
+            session_queries.read_reports(
+                connection,
+                source_id,
+                since=watermark.received_at or 0,
+                after=watermark.place,
+                upto=(loaded.epoch, loaded.position),
+                limit=limit,
+            )
+            if (loaded.epoch, loaded.position) > watermark.place
+            else []
         )
         position = watermark.epoch, watermark.position
         if reports:

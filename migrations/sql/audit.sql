@@ -119,14 +119,12 @@ DECLARE
     name text := 'reports_' || to_char(day, 'YYYYMMDD');
     is_beyond boolean;
 BEGIN
-    -- Locks in the order in which a loader does. What follows is fast.
-    LOCK TABLE ONLY accounting.reports IN ACCESS EXCLUSIVE MODE;
+    -- A scan: so it only keeps loaders out of this day. Waits are short, by the caller's lock_timeout.
+    EXECUTE format('LOCK TABLE accounting.%I IN SHARE MODE', name);
     EXECUTE format(
-        'SELECT EXISTS (SELECT FROM accounting.sources s '
+        'SELECT EXISTS (SELECT FROM accounting.%I r '
         'LEFT JOIN accounting.dropped_positions z USING (source_id) '
-        'CROSS JOIN LATERAL (SELECT r.epoch, r.position FROM accounting.%I r '
-        'WHERE r.source_id = s.source_id ORDER BY r.epoch DESC, r.position DESC LIMIT 1) last '
-        'WHERE ((last.epoch, last.position) <= (z.epoch, z.position)) IS NOT TRUE)', name)
+        'WHERE ((r.epoch, r.position) <= (z.epoch, z.position)) IS NOT TRUE)', name)
     INTO is_beyond;
     IF is_beyond THEN
         RAISE EXCEPTION 'dropping the reports of % refused: some were not carried over', day
@@ -144,6 +142,7 @@ BEGIN
         RAISE EXCEPTION 'dropping the reports of % refused: a period is not closed and proved', day
             USING ERRCODE = 'integrity_constraint_violation';
     END IF;
+    LOCK TABLE ONLY accounting.reports IN ACCESS EXCLUSIVE MODE;
     EXECUTE format('DROP TABLE accounting.%I', name);
 END
 $$;

@@ -24,9 +24,13 @@ CREATE TABLE accounting.reports (
     received_packets bigint NOT NULL,
     received_bytes bigint NOT NULL,
     sent_packets bigint NOT NULL,
-    sent_bytes bigint NOT NULL,
-    CONSTRAINT reports_pkey PRIMARY KEY (source_id, epoch, position, user_key, received_at)
+    sent_bytes bigint NOT NULL
 ) PARTITION BY RANGE (received_at);
+-- In place of a key. The times of a source rise with its positions, so a query for reports
+-- bounds the time. The loader moves the source from the position before in the same transaction, so
+-- no report comes twice; verify checks both.
+CREATE INDEX reports_by_time ON accounting.reports USING brin (received_at)
+    WITH (pages_per_range = 512, autosummarize = on);
 GRANT SELECT, INSERT ON accounting.reports TO turn_accounting_writer;
 
 -- Creates the partition of a day of receipt (UTC) unless it exists; true when it was created.
@@ -124,39 +128,39 @@ GRANT EXECUTE ON FUNCTION accounting.erase_rejected(bytea[]) TO turn_accounting_
 
 -- Empties the client addresses in the reports of these usernames; returns in how many. The service
 -- can't change reports otherwise. A report with an address lies within a session of its username, or
--- is set aside or not settled yet: so this reads only days with such sessions, and these reports.
+-- is set aside or not settled yet: so this reads only the days of such sessions, the hours of
+-- reports that are set aside, and what is not settled.
 CREATE FUNCTION accounting.erase_client_addresses(username_keys uuid[]) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    day timestamptz;
+    span tstzrange;
     erased bigint;
-    total bigint;
+    total bigint := 0;
 BEGIN
-    UPDATE accounting.reports r SET client_address = NULL
-    FROM accounting.sources s LEFT JOIN accounting.settle_watermarks w USING (source_id)
-    WHERE r.source_id = s.source_id
-        AND (r.epoch, r.position) > (coalesce(w.epoch, 0), coalesce(w.position, 0))
-        AND r.username_key = ANY (username_keys) AND r.client_address IS NOT NULL;
-    GET DIAGNOSTICS total = ROW_COUNT;
-    UPDATE accounting.reports r SET client_address = NULL
-    FROM accounting.set_aside_reports a
-    WHERE (r.source_id, r.epoch, r.position, r.received_at)
-            = (a.source_id, a.epoch, a.position, a.received_at)
-        AND r.username_key = ANY (username_keys) AND r.client_address IS NOT NULL;
-    GET DIAGNOSTICS erased = ROW_COUNT;
-    total := total + erased;
-    FOR day IN
-        SELECT DISTINCT d.day AT TIME ZONE 'UTC'
-        FROM accounting.sessions s
-        CROSS JOIN LATERAL generate_series(
-            date_trunc('day', s.started_at AT TIME ZONE 'UTC'), s.last_seen_at AT TIME ZONE 'UTC',
-            interval '1 day') AS d (day)
-        WHERE s.username_key = ANY (username_keys) AND s.user_key IN (
-            SELECT n.user_key FROM accounting.usernames n WHERE n.username_key = ANY (username_keys)
-        )
+    FOR span IN
+        SELECT unnest(range_agg(times)) FROM (
+            SELECT tstzrange(
+                date_trunc('day', s.started_at, 'UTC'),
+                date_trunc('day', s.last_seen_at, 'UTC') + interval '1 day', '[]') AS times
+            FROM accounting.sessions s
+            WHERE s.username_key = ANY (username_keys) AND s.user_key IN (
+                SELECT n.user_key FROM accounting.usernames n
+                WHERE n.username_key = ANY (username_keys)
+            )
+            UNION ALL
+            SELECT tstzrange(
+                date_trunc('hour', a.received_at, 'UTC'),
+                date_trunc('hour', a.received_at, 'UTC') + interval '1 hour', '[]')
+            FROM accounting.set_aside_reports a
+            UNION ALL
+            SELECT tstzrange(w.received_at, NULL)
+            FROM accounting.sources s LEFT JOIN accounting.settle_watermarks w USING (source_id)
+            WHERE (s.epoch, s.position) > (coalesce(w.epoch, 0), coalesce(w.position, 0))
+        ) spans
     LOOP
         UPDATE accounting.reports r SET client_address = NULL
-        WHERE r.received_at >= day AND r.received_at < day + interval '1 day'
+        WHERE r.received_at >= coalesce(lower(span), '-infinity')
+            AND r.received_at <= coalesce(upper(span), 'infinity')
             AND r.username_key = ANY (username_keys) AND r.client_address IS NOT NULL;
         GET DIAGNOSTICS erased = ROW_COUNT;
         total := total + erased;

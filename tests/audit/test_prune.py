@@ -6,7 +6,9 @@ from datetime import date, timedelta
 from typing import Any, Final
 
 import pytest
+from sqlalchemy import text
 
+from accounting.audit import name_pruning
 from accounting.audit.pruning import PruneLimits, prune, prune_relay_threads
 from accounting.audit.rebuild import rebuild
 from accounting.audit.retention import retain
@@ -288,6 +290,24 @@ def test_the_service_can_not_delete_billed_reports(books: Books) -> None:
             (ids,),
         )
     assert row_counts(books)["reports WHERE kind = 4"] == 2
+
+
+def test_the_name_of_a_report_that_is_not_settled_stays(books: Books) -> None:
+    FakeAllocation(books, user="stranger").interim(0, 1, 10, 1, 10)
+    books.load()
+    for statement in (
+        "DELETE FROM accounting.sessions RETURNING 1",
+        "UPDATE accounting.settle_watermarks SET position = position - 1 RETURNING 1",
+    ):
+        assert len(books.query(statement)) == 1
+    deleted = []
+    for _ in range(2):
+        with books.engine.begin() as connection:
+            connection.execute(text("CREATE TEMP TABLE pruned_names AS TABLE accounting.usernames"))
+            deleted.append(name_pruning.delete_unused_names(connection))
+            connection.execute(text("DROP TABLE pruned_names, names_in_use"))
+        books.query("UPDATE accounting.settle_watermarks SET position = position + 1 RETURNING 1")
+    assert deleted == [0, 1]
 
 
 def test_a_flood_of_realms_ends_at_a_bound(books: Books) -> None:

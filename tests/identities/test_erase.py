@@ -211,6 +211,20 @@ def test_addresses_received_after_an_erasure_are_erased_by_the_next(books: Books
     assert list(verify(books.engine)) == []
 
 
+def test_the_address_of_a_report_that_is_not_settled_is_erased(books: Books) -> None:
+    FakeAllocation(books).new(0)
+    FakeAllocation(books, user="bob", allocation=2).new(1)
+    books.load()
+    assert len(books.query("DELETE FROM accounting.sessions RETURNING 1")) == 2
+    books.query(
+        "UPDATE accounting.settle_watermarks SET epoch = 0, position = 0, received_at = NULL"
+        " RETURNING 1"
+    )
+    assert erase(books.engine, "example.org", "alice").reports == 1
+    addresses = books.rows("allocation_events", "client_address", order="received_at")
+    assert [row["client_address"] is None for row in addresses] == [True, False]
+
+
 def test_an_erasure_waits_for_the_settling_that_has_read_an_address(books: Books) -> None:
     Allocation(books).status(0, "new")
     run_jobs_at(books, 1)

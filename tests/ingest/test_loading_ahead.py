@@ -246,6 +246,27 @@ def test_a_stale_batch_is_loaded_again(books: Books) -> None:
     assert list(verify(books.engine)) == []
 
 
+def test_reports_are_not_loaded_where_another_loader_has_moved_the_source(books: Books) -> None:
+    """No key prevents a report from being there twice: the source's position does."""
+    FakeAllocation(books).new(0)
+    with psycopg.connect(books.url(), autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION public.move_source() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN UPDATE accounting.sources SET position = position + 1; RETURN NULL; END'"
+        )
+        connection.execute(
+            "CREATE TRIGGER moves AFTER INSERT ON accounting.reports"
+            " EXECUTE FUNCTION public.move_source()"
+        )
+        with pytest.raises(ConnectionLost, match="moved while loading"):
+            restarted_loader(books).load()
+        connection.execute("DROP TRIGGER moves ON accounting.reports")
+    assert books.rows("allocation_events") == []
+    load_all(restarted_loader(books))
+    load_all(restarted_loader(books))
+    assert len(books.rows("allocation_events")) == 1
+
+
 def test_a_chunk_that_is_damaged_when_it_is_read_ahead_is_a_gap(books: Books) -> None:
     alice = FakeAllocation(books)
     alice.new(0)

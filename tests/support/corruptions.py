@@ -68,6 +68,24 @@ CORRUPTIONS: Final = {
         ),
         ("sessions", "differs", "sent_bytes"),
     ),
+    "a report that is stored twice": (
+        "INSERT INTO accounting.reports SELECT * FROM accounting.reports WHERE kind = 2",
+        ("reports", "unfounded", "repeated positions of source default"),
+    ),
+    "a report with the position of another": (
+        (
+            "UPDATE accounting.reports SET position ="
+            " (SELECT max(position) FROM accounting.reports) WHERE kind = 4 AND allocation_id = 1"
+        ),
+        ("reports", "unfounded", "repeated positions of source default"),
+    ),
+    "a report that came too early": (
+        (
+            "UPDATE accounting.reports SET received_at = received_at - interval '10 minutes'"
+            " WHERE kind = 4 AND allocation_id = 9"
+        ),
+        ("reports", "differs", "receipt out of order of source default"),
+    ),
     "a doubled row of an hour": (
         (
             "INSERT INTO accounting.session_usage SELECT (h).* FROM ("

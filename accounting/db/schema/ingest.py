@@ -19,15 +19,15 @@ from accounting.db.schema.columns import four_counters, metadata, timestamp
 reports = Table(
     "reports",
     metadata,
-    Column("source_id", SmallInteger, primary_key=True, autoincrement=False),
-    Column("epoch", Integer, primary_key=True, autoincrement=False),
-    Column("position", BigInteger, primary_key=True, autoincrement=False),
-    Column("received_at", timestamp, primary_key=True),
+    Column("source_id", SmallInteger, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("received_at", timestamp, nullable=False),
     Column("time_estimated", Boolean, nullable=False),
     Column("database", Integer, nullable=False),
     Column("realm_id", Integer, nullable=False),
     Column("username_key", Uuid, nullable=False),
-    Column("user_key", Uuid, primary_key=True),
+    Column("user_key", Uuid, nullable=False),
     Column("allocation_id", BigInteger, nullable=False),
     Column("kind", SmallInteger, nullable=False),
     Column("side", SmallInteger),
@@ -36,6 +36,12 @@ reports = Table(
     Column("server_address", Text),
     Column("client_address", Text),
     *four_counters(),
+    Index(
+        "reports_by_time",
+        "received_at",
+        postgresql_using="brin",
+        postgresql_with={"pages_per_range": 512, "autosummarize": "on"},
+    ),
     postgresql_partition_by="RANGE (received_at)",
 )
 
