@@ -174,7 +174,7 @@ class SessionState:
     peer_total: list[int] = field(default_factory=lambda: NO_TOTAL)
     estimated: bool = False
     disputed: bool = False
-    hourly_usage: dict[int, list[int]] = field(default_factory=dict)
+    hourly_usage: dict[int, list[int]] = field(default_factory=lambda: NO_HOURS)
     prior: PriorState | None = None
 
     @property
@@ -211,6 +211,12 @@ def first_position(session_id: bytes) -> tuple[int, int]:
     """The (epoch, position) of the report that a session began with."""
     value = int.from_bytes(session_id)
     return value >> 80 & 0xFFFF_FFFF, value & 0x3FFF_FFFF_FFFF_FFFF
+
+
+NO_HOURS: Final[dict[int, list[int]]] = {}
+NO_SESSIONS: Final[list[SessionState]] = []
+NO_MERGES: Final[list[tuple[SessionState, SessionState]]] = []
+"""Shared by all that changed nothing, as most in a loader's memory: replaced, never changed."""
 
 
 class KeyFold:
@@ -255,12 +261,8 @@ class KeyFold:
         self.channel = b""
         self.active: SessionState | None = None
         self.pending: SessionState | None = None
-        self.changed: list[SessionState] = []
-        self.merged: list[tuple[SessionState, SessionState]] = []
-
-    @property
-    def state(self) -> "KeyFold":
-        return self
+        self.changed: list[SessionState] = NO_SESSIONS
+        self.merged: list[tuple[SessionState, SessionState]] = NO_MERGES
 
     def resume(self, session: SessionState) -> None:
         """Continue a session that earlier evidence left open.
@@ -272,7 +274,7 @@ class KeyFold:
         else:
             self.active = session
         if session.prior is None:
-            self.changed.append(session)
+            self._add_changed(session)
 
     def apply(self, evidence: Report | StatusKeySighting) -> None:
         """Apply the next report or sighting, as it is stored."""
@@ -306,7 +308,7 @@ class KeyFold:
         if session is None or session.ended_at is not None or session.client_total_count:
             session = self._session_of_late_interim(session, epoch, position, now)
         elif not (changed := self.changed):
-            changed.append(session)
+            self.changed = [session]
         elif changed[-1] is not session:
             self._add_changed(session)
         _extend_last_seen(session, now)
@@ -510,7 +512,7 @@ class KeyFold:
             now,  # last_seen_at
             now + ASSUMED_LIFETIME,
         )
-        self.changed.append(session)
+        self._add_changed(session)
         return session
 
     def _continue(self, session: SessionState) -> None:
@@ -518,7 +520,7 @@ class KeyFold:
         if session.end_cause is _EXPIRED:
             self._reopen(session)
         if not (changed := self.changed):
-            changed.append(session)
+            self.changed = [session]
         elif changed[-1] is not session:
             self._add_changed(session)
 
@@ -532,7 +534,7 @@ class KeyFold:
         for hour, added in pending.hourly_usage.items():
             _add_to_hour(session, hour, added)
         if pending.prior is not None:
-            self.merged.append((pending, session))
+            self.merged = [*self.merged, (pending, session)]
             if pending.prior.single_hour is not None:
                 _add_to_hour(session, pending.prior.single_hour, pending.prior.usage)
         self.changed = [touched for touched in self.changed if touched is not pending]
@@ -583,7 +585,9 @@ class KeyFold:
 
     def _add_changed(self, session: SessionState) -> None:
         """Note that a session changed in this step."""
-        if all(other is not session for other in self.changed):
+        if not self.changed:
+            self.changed = [session]
+        elif all(other is not session for other in self.changed):
             self.changed.append(session)
 
 
@@ -660,7 +664,14 @@ def _is_plausible_loss(packets: int, bytes_: int) -> bool:
 
 def _add_to_hour(session: SessionState, hour: int, counters: Sequence[int]) -> None:
     before = session.hourly_usage.get(hour, [0] * 8)
-    session.hourly_usage[hour] = [a + b for a, b in zip(before, counters, strict=True)]
+    _set_hour(session, hour, [a + b for a, b in zip(before, counters, strict=True)])
+
+
+def _set_hour(session: SessionState, hour: int, counters: list[int]) -> None:
+    if session.hourly_usage:
+        session.hourly_usage[hour] = counters
+    else:
+        session.hourly_usage = {hour: counters}
 
 
 def _add_usage(session: SessionState, hour: int, of_peer: bool, counters: Counters) -> None:
@@ -668,7 +679,8 @@ def _add_usage(session: SessionState, hour: int, of_peer: bool, counters: Counte
     first, second, third, fourth = (4, 5, 6, 7) if of_peer else (0, 1, 2, 3)
     usage, sums = session.usage, session.hourly_usage.get(hour)
     if sums is None:
-        sums = session.hourly_usage[hour] = [0] * 8
+        sums = [0] * 8
+        _set_hour(session, hour, sums)
     usage[first] += received_packets
     usage[second] += received_bytes
     usage[third] += sent_packets

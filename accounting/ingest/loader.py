@@ -52,12 +52,12 @@ from accounting.sources.watermark_queries import Watermark
 
 log = structlog.get_logger()
 
-BATCH: Final = 50_000
+BATCH: Final = 25_000
 """The most messages that one transaction loads."""
 AHEAD_BATCHES: Final = 50
 """How many batches in a row are prepared ahead; then one is loaded in turn."""
-MEMORY_LIMIT: Final = 80_000
-"""How many keys with open sessions stay in memory, at two kilobytes each."""
+MEMORY_LIMIT: Final = 120_000
+"""How many keys with open sessions stay in memory, at one and a half kilobytes each."""
 
 CORRECTION_TIMEOUT_SECONDS: Final = 60.0
 """How long times that are unconfirmed or later than now wait for the collector's correction.

@@ -6,14 +6,27 @@ session, so that the next batch knows what is stored without reading it.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from accounting.domain.realm_rules import RealmRules
-from accounting.domain.session_fold import AllocationKey, KeyFold, Phase, PriorState, SessionState
+from accounting.domain.session_fold import (
+    NO_HOURS,
+    NO_MERGES,
+    NO_SESSIONS,
+    AllocationKey,
+    KeyFold,
+    Phase,
+    PriorState,
+    SessionState,
+)
 from accounting.domain.session_hours import UsageChanges
 from accounting.domain.thread_silence import ThreadActivity
 from accounting.feed import session_ended
 from accounting.sessions.fold_failure import FoldFailed
 from accounting.sessions.session_rows import pack_id, pack_refresh, pack_session, slow_columns
+
+MAX_SLOW_COLUMNS: Final = 10_000
+_SLOW_COLUMNS: Final[dict[tuple[object, ...], tuple[object, ...]]] = {}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,8 +72,8 @@ def pack_changes(folds: Iterable[KeyFold], rules: Mapping[int, RealmRules]) -> S
 
     Raises FoldFailed with the keys whose changes can't be packed.
     """
-    changed = [fold for fold in folds if fold.state.changed]
-    merged = [pair for fold in changed for pair in fold.state.merged]
+    changed = [fold for fold in folds if fold.changed]
+    merged = [pair for fold in changed for pair in fold.merged]
     changes = SessionChanges(
         UsageChanges(merged),
         merged=[
@@ -84,8 +97,8 @@ def pack_changes(folds: Iterable[KeyFold], rules: Mapping[int, RealmRules]) -> S
 
 
 def _pack_fold(changes: SessionChanges, fold: KeyFold, rules: Mapping[int, RealmRules]) -> None:
-    key, active = fold.key, fold.state.active
-    for session in fold.state.changed:
+    key, active = fold.key, fold.active
+    for session in fold.changed:
         # A session without an address is on the server of the key's active session.
         address = session.server_address
         if address is None and active is not None:
@@ -98,7 +111,7 @@ def _pack_fold(changes: SessionChanges, fold: KeyFold, rules: Mapping[int, Realm
             session.started_at if session.start_known and session.prior is None else None,
         )
         _pack_session(changes, key, session, rules[session.realm_id])
-    fold.state.changed, fold.state.merged = [], []
+    fold.changed, fold.merged = NO_SESSIONS, NO_MERGES
 
 
 def stored_state(
@@ -118,11 +131,18 @@ def stored_state(
         estimated=session.estimated,
         usage=tuple(session.usage),
         single_hour=single_hour,
-        slow_columns=slow,
+        slow_columns=_shared(slow),
         recheck_at=recheck_at,
         end_events=end_events,
         announced_end=announced_end,
     )
+
+
+def _shared(slow: tuple[object, ...]) -> tuple[object, ...]:
+    """An equal tuple, if one is stored: most open sessions of a server have equal ones."""
+    if len(_SLOW_COLUMNS) >= MAX_SLOW_COLUMNS:
+        _SLOW_COLUMNS.clear()
+    return _SLOW_COLUMNS.setdefault(slow, slow)
 
 
 def end_of(session: SessionState) -> tuple[object, ...] | None:
@@ -145,7 +165,7 @@ def _pack_session(
     prior = session.prior
     assert prior is None or isinstance(prior, StoredState)
     single_hour = changes.usage.add_session(session, rules.calendar)
-    session.hourly_usage = {}
+    session.hourly_usage = NO_HOURS
     recheck_at = session.expires_at + rules.grace_at(session.started_at)
     slow = slow_columns(session)
     if prior is not None:
@@ -154,7 +174,7 @@ def _pack_session(
             if prior.slow_columns == slow and prior.single_hour == single_hour:
                 changes.refreshed.append(pack_refresh(session, recheck_at))
                 prior.active_until = session.last_seen_at
-                prior.usage = session.usage.copy()
+                prior.usage = tuple(session.usage)
                 prior.recheck_at = recheck_at
                 return
         changes.removed.append(pack_id(session))
