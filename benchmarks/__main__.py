@@ -20,6 +20,7 @@ from accounting.domain import session_fold
 from accounting.logs import configure_logging
 from benchmarks import (
     capture_burst,
+    commands,
     export,
     growth,
     idle,
@@ -46,6 +47,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "storage": storage.run,
     "memory": memory.run,
     "idle": idle.run,
+    "commands": commands.run,
     "sources": sources.run,
     "growth": growth.run,
     "path": path.run,

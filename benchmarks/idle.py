@@ -4,9 +4,6 @@ Memory is the proportional share (PSS): a page that several processes share coun
 lag at rest is the time from PUBLISH until a view shows it, for one message after a pause.
 """
 
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -23,7 +20,7 @@ from benchmarks.figures import Figure, Rounds
 from benchmarks.measure import cpu_seconds, log_progress, proportional_bytes
 from benchmarks.scale import Scale
 from tests.support.servers import PostgresServer
-from tests.support.service import ROOT, Service, descendants, title
+from tests.support.service import Service, descendants, title
 
 SETTINGS: Final = {
     "ACCOUNTING_CAPTURE": "auto",
@@ -34,7 +31,6 @@ MAX_PSS_MEGABYTES: Final = 150.0
 MAX_CPU_PERCENT: Final = 1.0
 MAX_SESSIONS_LAG_SECONDS: Final = 0.5
 MAX_USAGE_LAG_SECONDS: Final = 1.0
-MAX_HELP_SECONDS: Final = 0.25
 CHANNEL: Final = "turn/realm/example.org/user/idle/allocation/{:018d}/status"
 WAIT_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.005
@@ -49,7 +45,6 @@ def run(_server: PostgresServer, scale: Scale) -> list[Figure]:
             with Service("up", directory, SETTINGS) as up:
                 up.wait_for_conf_line()
                 measure(up, scale, rounds)
-        rounds.add("CPU, --help", help_seconds(), "s", target=MAX_HELP_SECONDS)
     return rounds.figures()
 
 
@@ -132,16 +127,3 @@ def wait_until(condition: Callable[[], bool]) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError("a message does not reach the views")
         time.sleep(POLL_SECONDS)
-
-
-def help_seconds() -> float:
-    """The CPU time of ``turn-accounting --help``."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
-        [sys.executable, "-m", "accounting", "--help"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        check=True,
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -10,7 +10,8 @@ class Scale:
 
     job_seconds: between two runs of settle, and of the roll-up. sample_seconds: between two samples
     of the lag. captures, messages: the modes and the size of the captured burst. events: of the
-    workload for load and settle, in steps of step_events. rows: of an export. rate, seconds: of the
+    workload for load and settle, in steps of step_events. rows: of an export.
+    listed_users: in a list that a command prints. rate, seconds: of the
     whole path; search_seconds: of a step in the search for its limit, 0 for none. many_sessions:
     open ones for the memory. idle_seconds: measured of a service at rest, which rests for
     settle_down_seconds before, and before each of the lag_messages. day_reports: of a day of
@@ -27,6 +28,7 @@ class Scale:
     events: int = 500_000
     step_events: int = 50_000
     rows: int = 500_000
+    listed_users: int = 8_000
     rate: float = 25_000
     fill_rate: float = 20_000
     seconds: float = 300.0
@@ -58,6 +60,7 @@ QUICK: Final = Scale(
     events=6_400,
     step_events=3_200,
     rows=5_000,
+    listed_users=500,
     rate=1_000,
     fill_rate=2_000,
     seconds=3.0,

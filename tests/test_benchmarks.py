@@ -31,6 +31,7 @@ TINY: Final[Scale] = replace(
     events=640,
     step_events=320,
     rows=100,
+    listed_users=20,
     seconds=0.5,
     many_sessions=200,
     memory_seconds=0.5,
