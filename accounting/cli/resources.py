@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from accounting.config import Settings, load_settings
-from accounting.db import migrations
 from accounting.db.engine import Engine
 from accounting.logs import configure_logging
 from accounting.ops import servers
@@ -24,6 +23,8 @@ def writer_engine(settings: Settings, *, may_create: bool = False) -> Iterator[E
     ``may_create``: the embedded database, where neither a URL nor that database exists.
     """
     with servers.database(settings, servers.WRITER_ROLE, may_create=may_create) as engine:
+        from accounting.db import migrations  # noqa: PLC0415  # readers do not need it
+
         migrations.require_head(engine)
         yield engine
 
