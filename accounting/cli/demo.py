@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -71,12 +72,15 @@ def demo(
     directory: Annotated[Path, typer.Option(help="Where the demonstration keeps its data.")] = Path(
         ".demo"
     ),
+    seconds: Annotated[
+        float, typer.Option(min=1, max=3600, help="How long the fleet runs.")
+    ] = SCENARIO.duration_seconds,
 ) -> None:
     """See it work: servers, a simulated fleet, the books. Ignores the settings in force."""
-    raise typer.Exit(_run(directory))
+    raise typer.Exit(_run(directory, replace(SCENARIO, duration_seconds=seconds)))
 
 
-def _run(directory: Path) -> int:
+def _run(directory: Path, scenario: Scenario) -> int:
     """Run the demonstration in ``directory``; return the exit code, 0 when the books are right."""
     directory = directory.absolute()
     try:
@@ -102,7 +106,7 @@ def _run(directory: Path) -> int:
     _say("1/4  starting Postgres, Valkey, the collector and the scheduler")
     with fork_server(run_process) as starter:
         interrupted = stop_on_signals()
-        expected = _run_fleet(settings, interrupted, starter)
+        expected = _run_fleet(settings, scenario, interrupted, starter)
     if interrupted.is_set():
         _say("interrupted: the service is stopped, and nothing is left behind")
         return INTERRUPTED
@@ -128,6 +132,7 @@ def _run(directory: Path) -> int:
 
 def _run_fleet(
     settings: Settings,
+    scenario: Scenario,
     interrupted: threading.Event,
     starter: ProcessStarter,
 ) -> Expected:
@@ -152,10 +157,10 @@ def _run_fleet(
         valkey = running_valkey(settings.data_dir)
         if failures or valkey is None:
             raise failures[0] if failures else AccountingError("the service did not start")
-        seconds = SCENARIO.duration_seconds
-        _say(f"2/4  a fleet of {SCENARIO.servers} simulated coturn servers, {seconds:.0f} seconds")
+        seconds = scenario.duration_seconds
+        _say(f"2/4  a fleet of {scenario.servers} simulated coturn servers, {seconds:.0f} seconds")
         with _fleet_progress() as progress:
-            expected = publish(SCENARIO, valkey.url, interrupted, progress)
+            expected = publish(scenario, valkey.url, interrupted, progress)
         _say("3/4  draining: what is captured is loaded, settled and rolled up")
     finally:
         stop.set()

@@ -18,19 +18,19 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "collect": (
         "ACCOUNTING_REDIS_URL=redis://127.0.0.1:6379/0 turn-accounting collect",
-        "ACCOUNTING_SOURCE=berlin turn-accounting collect",
+        "ACCOUNTING_SOURCE=hamburg turn-accounting collect",
     ),
     "schedule": (
         "turn-accounting schedule",
-        "ACCOUNTING_LOG_LEVEL=warning turn-accounting schedule",
+        "ACCOUNTING_LOG_FORMAT=json turn-accounting schedule",
     ),
     "simulate": (
         "turn-accounting simulate --users 5 --sessions 20 --rate 0",
         "turn-accounting simulate --hostile-usernames --sessions 10 --rate 0 --json",
     ),
     "demo": (
-        "turn-accounting demo",
-        "turn-accounting demo --directory demo-books",
+        "turn-accounting demo --seconds 3",
+        "turn-accounting demo --directory demo-books --seconds 2",
     ),
     "usage": (
         "turn-accounting usage --top 10 --since 2026-11",

@@ -23,6 +23,7 @@ _WORDS: Final = {
     "output": "DIRECTORY",
     "version": "VERSION",
     "without": "SOURCE",
+    "seconds": "N",
     "anchor_day": "DAY",
     "grace_seconds": "SECONDS",
 }
