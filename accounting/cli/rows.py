@@ -175,8 +175,7 @@ def _write_for_people(
     all_sums: Row | None,
 ) -> None:
     if not sys.stdout.isatty():
-        names = rows[0] if form.wide else listing.plain
-        headings = {name: listing.plain.get(name, name) for name in names}
+        headings = {name: name for name in rows[0]} if form.wide else listing.plain
         write_table("", rows, headings, empty=listing.empty)
         return
     computed = {**listing.fields, **listing.sum_fields}
@@ -208,7 +207,7 @@ def _totals(
     others = all_sums["row_count"] - len(rows)
     rest = {name: all_sums[name] - shown[name] for name in listing.summed}
     everything = {name: all_sums[name] for name in listing.summed}
-    totals = [total(f"{others:,} others", rest)] if others else []
+    totals = [total(f"{others:,} other{'s' if others > 1 else ''}", rest)] if others else []
     return [*totals, total("total", everything)]
 
 

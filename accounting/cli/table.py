@@ -33,6 +33,8 @@ Row = Mapping[str, Any]
 GAP: Final = "  "
 PREFERRED_NAME_WIDTH: Final = 24
 """No column is left out to give names more than this, or more than nine in ten names need."""
+USUAL_NAME_WIDTH: Final = 16
+"""A name of up to this width always has its room."""
 MAX_NAME_WIDTH: Final = 64
 UNLIMITED: Final = 10**9
 MIN_WRAP_WIDTH: Final = 24
@@ -195,7 +197,8 @@ class _TerminalTable:
         match column.kind:
             case Kind.NAME:
                 widths = sorted(map(text_width, self._texts[column.field]))
-                most = max(len(column.heading), widths[len(widths) * 9 // 10 - 1])
+                usual = max((width for width in widths if width <= USUAL_NAME_WIDTH), default=0)
+                most = max(len(column.heading), usual, widths[len(widths) * 9 // 10 - 1])
                 return min(natural, most, PREFERRED_NAME_WIDTH)
             case Kind.WORDS:
                 return min(natural, MIN_WRAP_WIDTH)
@@ -264,7 +267,9 @@ class _TerminalTable:
                 line += f"{space if is_right else ''}{self._shown(column, row, cell)}"
                 used = start + (max(width, cell_width) if is_right else cell_width)
             else:
-                room = max(1, (width if column.kind is Kind.WORDS else self._width - start))
+                room = max(
+                    MIN_NAME_WIDTH, (width if column.kind is Kind.WORDS else self._width - start)
+                )
                 pieces = (
                     split_words(cell, room) if column.kind is Kind.WORDS else split_text(cell, room)
                 )

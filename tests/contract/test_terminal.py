@@ -49,6 +49,7 @@ def test_wide_has_every_column_of_the_view(sample_books: Books) -> None:
         [row, *_] = turn_accounting(*command.split(), "--json", database_url=url).rows
         for shown in (
             turn_accounting_on_terminal(*command.split(), "--wide", database_url=url),
+            turn_accounting(*command.split(), "--wide", database_url=url).out,
             turn_accounting(*command.split(), "--csv", database_url=url).out.replace(",", " "),
         ):
             assert shown.splitlines()[0].split() == list(row)
