@@ -152,10 +152,14 @@ def _check_period(
     realm: str | None,
     period: date,
 ) -> None:
-    """Raise UsageError for a period that no realm has, though a row may be missing."""
+    """Raise UsageError for a period that no realm has, though rows may be missing.
+
+    All of them are until the closing job has run once.
+    """
     known = {row.period for realm_id in realm_ids for row in realm_periods(connection, realm_id)}
     is_possible = any(differences.period_bounds(realm_id, period) for realm_id in realm_ids)
-    if not (known and min(known) <= period <= max(known) and is_possible):
+    is_far = known and not min(known) <= period <= max(known)
+    if is_far or not is_possible:
         raise unknown_period(realm, period, known)
 
 
