@@ -40,6 +40,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
         "turn-accounting sessions --live --sort -started",
         "turn-accounting sessions --user alice --since 2026-11 --csv",
     ),
+    "top": (
+        "turn-accounting top --by session --sort bytes",
+        "turn-accounting top --once",
+    ),
     "export usage": (
         "turn-accounting export usage --since 2026-11 --per hour --format jsonl",
         "turn-accounting export usage --realm example.org --period 2026-10-01 --output exports",

@@ -126,6 +126,18 @@ def write_terminal_table(
     write("".join(f"{line}\n" for line in table.lines()))
 
 
+def terminal_lines(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    *,
+    width: int,
+    totals: Sequence[Total] = (),
+    exact: bool = False,
+) -> list[str]:
+    """The lines of such a table in a terminal of that width."""
+    return list(_TerminalTable(rows, columns, totals, exact=exact, width=width).lines())
+
+
 class _TerminalTable:
     """Cells as texts, their widths, and the lines that they make."""
 
@@ -148,7 +160,8 @@ class _TerminalTable:
         self._width = width
         self._style = Style()
         self._encoding = sys.stdout.encoding
-        self._isolates = self._encoding.lower().replace("-", "") == "utf8"
+        is_utf8 = self._encoding.lower().replace("-", "") == "utf8"
+        self._isolates = is_utf8 and sys.stdout.isatty()
         self._texts = {
             column.field: [self._cell(column, row[column.field], exact=exact) for row in rows]
             for column in columns

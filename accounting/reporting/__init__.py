@@ -8,5 +8,7 @@ role ``turn_accounting_reader``.
     reader         runs a query and streams its rows
     known_names    checks realms and users that a command names
     completeness   says what the books do not have yet
+    live           what happens now: live sessions, and the rates of users and realms
+    traffic_rates  rates from what was reported within a span
     statement      a closed period with its lines, adjustments and gaps
 """

@@ -1,11 +1,12 @@
 """Queries on the views of schema ``reporting``: filters, and an order that is always the same."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final, Literal
+from uuid import UUID
 
-from sqlalchemy import Select, column, func, literal, select, table
+from sqlalchemy import BigInteger, Integer, Select, Uuid, column, func, literal, select, table
 
 from accounting.domain.counters import COUNTERS
 
@@ -239,6 +240,68 @@ def sums(query: Select[Any], columns: Iterable[str]) -> Select[Any]:
 def database_now() -> Select[Any]:
     """The database's clock, as ``now``."""
     return select(func.reporting.database_now().label("now"))
+
+
+def sessions_by_id(session_ids: Sequence[UUID]) -> Select[Any]:
+    """These sessions, in no order."""
+    return view("sessions").where(column("session_id", Uuid).in_(session_ids))
+
+
+def live_sessions_by_realm() -> Select[Any]:
+    """The open sessions of each realm: ``realm`` and ``live``.
+
+    They are those that ever started less those that ended, so that no session is read.
+    """
+    live: Any = func.sum(column("sessions_started", Integer) - column("sessions_ended", Integer))
+    months = table("realm_usage_monthly", schema="reporting")
+    realm: Any = column("realm")
+    return select(realm, live.label("live")).select_from(months).group_by(realm).order_by(realm)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportPosition:
+    """A position of a source."""
+
+    epoch: int
+    position: int
+
+
+def recent_traffic(
+    source: str,
+    since: datetime,
+    *,
+    after: ReportPosition,
+    to: ReportPosition,
+    most: int,
+) -> Select[Any]:
+    """Traffic that was reported after one position and up to another, and received since then.
+
+    At most the newest ``most`` reports are read. By allocation and second: ``realm``, ``user_id``,
+    ``user_key``, ``session_id`` (null if it ended), ``confirmed``, ``received_at``,
+    ``received_bytes``, ``sent_bytes``; and ``covered_from``, in each row the time since when all
+    reports are in them.
+    """
+    arguments = (
+        literal(source),
+        literal(since),
+        after.epoch,
+        literal(after.position, BigInteger),
+        to.epoch,
+        literal(to.position, BigInteger),
+        most,
+    )
+    rows = func.reporting.recent_traffic(*arguments).table_valued(
+        "realm",
+        "user_id",
+        "user_key",
+        "session_id",
+        "confirmed",
+        "received_at",
+        "received_bytes",
+        "sent_bytes",
+        "covered_from",
+    )
+    return select(rows)
 
 
 def source_notices() -> Select[Any]:

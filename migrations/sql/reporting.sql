@@ -533,6 +533,80 @@ REVOKE ALL ON FUNCTION reporting.usage_waits_for(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.usage_waits_for(text)
     TO turn_accounting_reader, turn_accounting_writer;
 
+-- The traffic that a source reported lately, for `turn-accounting top`: by allocation and second. It
+-- reads the reports after one position up to another, at most so many and the newest of them, and
+-- sums those received since then. Its cost grows with the reports that it reads, not with the
+-- sessions: names and open sessions are looked up one by one, by their keys. day: a variable, with
+-- which Postgres plans for two partitions instead of all.
+CREATE FUNCTION reporting.recent_traffic(
+    of_source text, since timestamptz,
+    after_epoch integer, after_position bigint, to_epoch integer, to_position bigint, most integer
+)
+RETURNS TABLE (
+    realm text, user_id text, user_key uuid, session_id uuid, confirmed boolean,
+    received_at timestamptz, received_bytes bigint, sent_bytes bigint, covered_from timestamptz
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    source_number smallint;
+    day timestamptz := date_trunc('day', since, 'UTC');
+BEGIN
+    SELECT s.source_id INTO source_number FROM accounting.sources s WHERE s.source = of_source;
+    RETURN QUERY
+    WITH newest AS (
+        SELECT r.database, r.realm_id, r.user_key, r.username_key, r.allocation_id, r.received_at,
+            r.kind, r.side, r.received_bytes, r.sent_bytes
+        FROM accounting.reports r
+        WHERE r.source_id = source_number AND r.received_at >= day
+            AND (r.epoch, r.position) > (after_epoch, after_position)
+            AND (r.epoch, r.position) <= (to_epoch, to_position)
+        ORDER BY r.epoch DESC, r.position DESC
+        LIMIT most
+    ), seconds AS (
+        SELECT n.database, n.realm_id, n.user_key, n.username_key, n.allocation_id,
+            max(n.received_at) AS received_at, bool_or(n.kind <> 4) AS has_status,
+            coalesce(sum(n.received_bytes) FILTER (WHERE n.kind = 4), 0)::bigint
+                AS received_bytes,
+            coalesce(sum(n.sent_bytes) FILTER (WHERE n.kind = 4), 0)::bigint AS sent_bytes
+        FROM newest n
+        WHERE n.received_at >= since AND (n.kind <> 4 OR n.side = 0)
+        GROUP BY n.database, n.realm_id, n.user_key, n.username_key, n.allocation_id,
+            date_bin('1 second', n.received_at, since)
+    )
+    SELECT
+        (SELECT re.realm FROM accounting.realms re WHERE re.realm_id = t.realm_id),
+        (SELECT u.user_id FROM accounting.users u
+            WHERE u.user_key = t.user_key AND u.realm_id = t.realm_id),
+        t.user_key, e.session_id,
+        coalesce(e.confirmed, false) OR bool_or(t.has_status) OVER (
+            PARTITION BY t.database, t.username_key, t.allocation_id),
+        t.received_at, t.received_bytes, t.sent_bytes,
+        (SELECT CASE WHEN count(*) < most THEN since ELSE greatest(since, min(n.received_at)) END
+            FROM newest n)
+    FROM seconds t
+    LEFT JOIN LATERAL (
+        SELECT o.session_id, o.confirmed
+        FROM accounting.sessions_open o
+        WHERE o.username_key = t.username_key AND o.allocation_id = t.allocation_id
+            AND o.source_id = source_number AND o.database = t.database AND o.phase = 1
+            AND o.ended_at IS NULL
+        LIMIT 1
+    ) e ON true;
+END
+$$;
+COMMENT ON FUNCTION reporting.recent_traffic(
+    text, timestamptz, integer, bigint, integer, bigint, integer
+) IS
+    'Interims of a source by allocation and second, and whether coturn confirmed the allocation. '
+    'session_id: the open session, null if it ended. covered_from: after since if more reports were '
+    'received than it reads';
+REVOKE ALL ON FUNCTION reporting.recent_traffic(
+    text, timestamptz, integer, bigint, integer, bigint, integer
+) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.recent_traffic(
+    text, timestamptz, integer, bigint, integer, bigint, integer
+) TO turn_accounting_reader, turn_accounting_writer;
+
 -- Comments on the columns that have none yet. The migration fails if a column has none then.
 DO $$
 DECLARE

@@ -19,6 +19,9 @@ from tests.support.servers import free_port
         ("bogus", "No such command 'bogus': see `turn-accounting --help`"),
         ("sessions --bogus", "No such option: --bogus"),
         ("job run", "Missing argument 'name': see `turn-accounting job run --help`"),
+        ("top --by realm", "--by 'realm': expected user or session"),
+        ("top --sort bytes", "--sort 'bytes': expected one of rate, minutes, active, name with"),
+        ("top --every 0", "Invalid value for '--every'"),
         ("sessions --limit 0", "Invalid value for '--limit'"),
         ("sessions --limit many", "Invalid value for '--limit'"),
         ("sessions --limit 99999999999999999999", "Invalid value for '--limit'"),
@@ -187,7 +190,7 @@ def test_a_data_directory_that_this_user_may_not_enter_is_named(
 
 READING_COMMANDS: Final = [
     "sessions", "usage --json", "statement r 2026-11-01", "source list", "period list",
-    "realm list", "export usage", "feed", "verify", "trace r 2026-11-01 --user u",
+    "realm list", "top", "export usage", "feed", "verify", "trace r 2026-11-01 --user u",
     "rebuild --reason x", "erase r u", "reconcile /dev/null", "db current", "job run settle",
     "source retire s", "period close r 2026-11-01",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ is one day, since a BRIN index is a gain only where it leaves out many pages.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from sqlalchemy import event
 from accounting.db.engine import Engine, open_engine
 from accounting.ops.monitoring.status_queries import read_database_status
 from accounting.ops.registry import JOBS
+from accounting.reporting.live import MOST_REPORTS, LiveReader
 from tests.support.books import Books
 from tests.support.coturn_messages import FakeAllocation
 
@@ -48,6 +50,31 @@ EXPLAIN: Final = (
     " -c auto_explain.log_level=warning"
 )
 DAY: Final = 86_400
+
+LIVE: Final = """
+INSERT INTO accounting.users (user_key, realm_id, user_id)
+SELECT md5(n::text)::uuid, realm_id, 'user' || n
+FROM accounting.realms, generate_series(1, 100000) n;
+CREATE TEMP TABLE live AS SELECT e.*, n FROM accounting.sessions e, generate_series(1, 100000) n;
+UPDATE live SET session_id = md5(n::text)::uuid, user_key = md5(n::text)::uuid,
+    username_key = md5(n::text)::uuid, allocation_id = n + 1000,
+    started_at = started_at - n * interval '10 ms';
+ALTER TABLE live DROP COLUMN n;
+INSERT INTO accounting.sessions SELECT * FROM live;
+CREATE TEMP TABLE report AS
+SELECT r.*, n FROM accounting.reports r, generate_series(1, 20000) n WHERE r.kind = 4;
+UPDATE report SET position = position + n, received_at = received_at + n * interval '1 ms',
+    user_key = md5(n::text)::uuid, username_key = md5(n::text)::uuid, allocation_id = n + 1000;
+ALTER TABLE report DROP COLUMN n;
+INSERT INTO accounting.reports SELECT * FROM report;
+DROP TABLE live, report;
+"""
+"""Sessions of as many users, a fifth of which report within 20 seconds."""
+LOADED: Final = """
+UPDATE accounting.sources SET (position, loaded_until) = (
+    SELECT position, received_at FROM accounting.reports ORDER BY position DESC OFFSET %s LIMIT 1
+) RETURNING position
+"""
 
 HISTORY: Final = """
 INSERT INTO accounting.realms (realm, realm_bytes) VALUES ('past', 'past');
@@ -149,6 +176,15 @@ DROP TABLE past;
 """
 
 
+def read_rows(plan: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """How many rows of each table a plan read, also those that a filter removed."""
+    if "Relation Name" in plan:
+        rows = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
+        yield plan["Relation Name"], round(rows * plan["Actual Loops"])
+    for below in plan.get("Plans", ()):
+        yield from read_rows(below)
+
+
 def scanned_tables(plan: Mapping[str, Any], *, limited: bool = False) -> Iterator[str]:
     """The tables that a plan scans completely, also by an index.
 
@@ -166,10 +202,10 @@ def scanned_tables(plan: Mapping[str, Any], *, limited: bool = False) -> Iterato
 class Plans:
     """The plan of each statement that an engine executes, as auto_explain reports it."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: Books, explain: str = EXPLAIN) -> None:
         self.statements: list[Mapping[str, Any]] = []
         separator = "&" if "?" in books.url() else "?"
-        options = EXPLAIN.replace(" ", "%20").replace("=", "%3D")
+        options = explain.replace(" ", "%20").replace("=", "%3D")
         self.engine: Engine = open_engine(f"{books.url()}{separator}options={options}")
         event.listen(self.engine, "connect", self._connected)
 
@@ -253,3 +289,31 @@ def test_no_scheduled_statement_scans_a_growing_table(books: Books, plans: Plans
     assert [row["end_cause"] for row in books.rows("sessions", "end_cause")].count("expired") == 10
     assert len(plans.statements) > 100
     assert plans.growing_table_scans() == []
+
+
+def test_top_reads_few_of_a_hundred_thousand_live_sessions(books: Books) -> None:
+    """A frame reads what was reported since the last one, and no other sessions."""
+    allocation = FakeAllocation(books)
+    allocation.new(0)
+    allocation.interim(1, 1, 100, 1, 100)
+    books.advance_clock(2)
+    books.run_jobs()
+    with psycopg.connect(books.url()) as connection:
+        connection.execute(LIVE)
+    analyze(books)
+    plans = Plans(books, f"{EXPLAIN} -c auto_explain.log_analyze=on")
+    reader = LiveReader(plans.engine)
+    for not_loaded, reports, sessions in ((500, MOST_REPORTS, MOST_REPORTS), (0, 500, 500)):
+        books.query(LOADED, [not_loaded])
+        plans.statements.clear()
+        state = reader.read()
+        assert state.everything.short.received == pytest.approx(100_000, rel=0.01)
+        rows: Counter[str] = Counter()
+        for statement in plans.statements:
+            for table, count in read_rows(statement["Plan"]):
+                rows[table] += count
+        assert rows["reports_20261102"] == reports
+        assert rows["users"] <= sessions + 1_000
+        assert rows["sessions_open"] <= sessions + 1_000
+    assert len(state.sessions) >= 100
+    plans.engine.dispose()

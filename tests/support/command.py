@@ -142,6 +142,15 @@ def _read_terminal(master: int, shown: bytearray) -> None:
             shown += data
 
 
+def run_in_terminal(
+    arguments: tuple[str, ...], environ: dict[str, str], terminal: Path, err: Path
+) -> None:
+    """Run the command as the leader of a session whose controlling terminal this is."""
+    os.setsid()
+    os.dup2(os.open(terminal, os.O_RDWR), 0)
+    _run(arguments, environ, terminal, err)
+
+
 def _run(arguments: tuple[str, ...], environ: dict[str, str], out: Path, err: Path) -> None:
     for descriptor, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)

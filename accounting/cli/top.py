@@ -1,0 +1,403 @@
+"""The command ``top``: what happens now, refreshed until a key ends it."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import typer
+
+from accounting.cli.output import flush_output, write
+from accounting.cli.resources import command_settings, reader_engine
+from accounting.cli.screen import TerminalLost, open_screen, screen_size
+from accounting.cli.table import UNLIMITED, Column, Kind, Row, Total, terminal_lines
+from accounting.cli.terminal_text import (
+    BOLD,
+    DIM,
+    RED,
+    YELLOW,
+    Style,
+    encodable,
+    human_bytes,
+    human_seconds,
+    isolate_direction,
+    second,
+    visible_name,
+)
+from accounting.errors import ConnectionLost, UsageError
+from accounting.reporting.live import LONG_SECONDS, SHORT_SECONDS, Activity, LiveReader, LiveState
+
+LATE_SECONDS: Final = 10
+VERY_LATE_SECONDS: Final = 60
+QUERY_SHARE: Final = 4
+"""The pause is at least so many times as long as the queries took."""
+SHOWN_SOURCES: Final = 3
+BLOCKS: Final = "·▁▂▃▄▅▆▇█"
+ASCII_BLOCKS: Final = ".:-=+*#%@"
+SUBJECTS: Final = ("users", "sessions")
+_SHORT: Final = f"{SHORT_SECONDS} s"
+_LONG: Final = f"{LONG_SECONDS // 60} min"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A way to sort: its key on the keyboard, its title, and what it goes by."""
+
+    key: str
+    title: str
+    rank: Callable[[Activity], Any]
+
+
+def _name(activity: Activity) -> tuple[str, str]:
+    return activity.row["realm"], activity.row["user_id"]
+
+
+ORDERS: Final[Mapping[str, Mapping[str, Order]]] = {
+    "users": {
+        "rate": Order("r", f"traffic over {_SHORT}", lambda user: -user.short.total),
+        "minutes": Order("m", f"traffic over {_LONG}", lambda user: -user.long.total),
+        "active": Order("a", "active sessions", lambda user: -user.row["active"]),
+        "name": Order("n", "name", _name),
+    },
+    "sessions": {
+        "rate": Order("r", f"traffic over {_SHORT}", lambda session: -session.short.total),
+        "minutes": Order("m", f"traffic over {_LONG}", lambda session: -session.long.total),
+        "bytes": Order("b", "bytes", lambda session: -_bytes(session.row)),
+        "time": Order("t", "time", lambda session: session.row["started_at"]),
+        "name": Order("n", "name", _name),
+    },
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("top")(top)
+
+
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
+    by: Annotated[
+        str, typer.Option("--by", metavar="user|session", help="What is listed.")
+    ] = "user",
+    sort: Annotated[
+        str,
+        typer.Option(
+            "--sort",
+            metavar="ORDER",
+            help="rate, minutes, name; of users active, of sessions bytes, time.",
+        ),
+    ] = "rate",
+    every: Annotated[
+        float,
+        typer.Option(
+            "--every", metavar="SECONDS", min=0.5, max=3600, help="How often it is refreshed."
+        ),
+    ] = 2.0,
+) -> None:
+    """Show live sessions, users and realms with rates, refreshed.
+
+    Rates are of the last 10 seconds and 2 minutes that are loaded. coturn
+    reports a session's traffic after every 4,095 packets and when it ends: a
+    call of 100 packets a second reports every 41 seconds, and TCP allocations
+    only at their end. So the 2 minutes say more of a single session, and the
+    10 seconds more of a realm. The last column of realms is the traffic of 24
+    hours, each realm to its own scale. Users have no more sessions "active"
+    than those that reported in 2 minutes, and the 50 oldest and newest.
+
+    Keys: u users, s sessions, r m n a b t sort, space refreshes, q ends. In a
+    pipe it prints one frame, with plain numbers.
+    """
+    view = TopView(subject=f"{by}s", order=sort)
+    with reader_engine(command_settings()) as engine:
+        reader = LiveReader(engine)
+        state = reader.read()
+        if once or not sys.stdout.isatty():
+            size = screen_size()
+            is_terminal = sys.stdout.isatty()
+            frame = view.frame(
+                state,
+                columns=size.columns if is_terminal else UNLIMITED,
+                lines=size.lines - 1 if is_terminal else UNLIMITED,
+                exact=not is_terminal,
+            )
+            write("".join(f"{line}\n" for line in frame))
+            flush_output()
+            return
+        with suppress(KeyboardInterrupt, TerminalLost):
+            _run(reader, view, state, every)
+
+
+def _run(reader: LiveReader, view: "TopView", state: LiveState, every: float) -> None:
+    """Show frames and obey keys until one of them ends it."""
+    problem = ""
+    due_at = time.monotonic() + every
+    with open_screen() as screen:
+        while True:
+            size = screen_size()
+            screen.show(
+                view.frame(
+                    state,
+                    columns=size.columns,
+                    lines=size.lines,
+                    problem=problem,
+                    with_keys=screen.replaces_frames,
+                )
+            )
+            while (keys := screen.wait(due_at - time.monotonic())) == "":
+                if screen.replaces_frames:
+                    break
+            if keys is not None:
+                if "q" in keys or "Q" in keys:
+                    return
+                for key in keys:
+                    view.press(key)
+                if " " not in keys:
+                    continue
+            started_at = time.monotonic()
+            try:
+                state, problem = reader.read(), ""
+            except ConnectionLost as error:
+                problem = str(error)
+            took = time.monotonic() - started_at
+            due_at = started_at + took + max(every - took, QUERY_SHARE * took)
+
+
+class TopView:
+    """What is shown, and how it is sorted. Raises UsageError for what can't be."""
+
+    def __init__(self, *, subject: str, order: str) -> None:
+        if subject not in SUBJECTS:
+            raise UsageError(f"--by {subject.removesuffix('s')!r}: expected user or session")
+        if order not in ORDERS[subject]:
+            raise UsageError(
+                f"--sort {order!r}: expected one of {', '.join(ORDERS[subject])} with --by "
+                f"{subject.removesuffix('s')}"
+            )
+        self._subject = subject
+        self._orders = dict.fromkeys(SUBJECTS, "rate") | {subject: order}
+        self._style = Style()
+        encoding = sys.stdout.encoding
+        self._encoding = encoding
+        self._has_blocks = encodable(BLOCKS, encoding) == BLOCKS
+
+    def press(self, key: str) -> None:
+        """Obey a key; others do nothing."""
+        for subject in SUBJECTS:
+            if key == subject[0]:
+                self._subject = subject
+        for name, order in ORDERS[self._subject].items():
+            if key == order.key:
+                self._orders[self._subject] = name
+
+    def frame(
+        self,
+        state: LiveState,
+        *,
+        columns: int,
+        lines: int,
+        exact: bool = False,
+        problem: str = "",
+        with_keys: bool = False,
+    ) -> list[str]:
+        """The lines of a frame, at most ``lines``. ``exact``: plain numbers, for programs."""
+        head = [*self._head(state, problem), ""]
+        order = ORDERS[self._subject][self._orders[self._subject]]
+        listed = sorted(
+            state.users if self._subject == "users" else state.sessions,
+            key=lambda activity: (order.rank(activity), _name(activity)),
+        )
+        room = lines - len(head) - 5 - with_keys  # headings, total, an empty line, the title
+        realms = self._realms(state, columns, max(1, room // 3), exact=exact)
+        shown = [*head, *realms, "", self._style(f"{self._subject} by {order.title}", BOLD)]
+        room = max(0, lines - len(shown) - with_keys)
+        rows = [_row(activity, state.now) for activity in listed[:room]]
+        if rows:
+            kinds = _user_columns(exact) if self._subject == "users" else _session_columns(exact)
+            shown += terminal_lines(rows, kinds, width=columns, exact=exact)[:room]
+        else:
+            shown += [f"No {self._subject}."][:room]
+        if with_keys:
+            shown += [""] * (lines - 1 - len(shown))
+            shown = [*shown[: lines - 1], self._style(self._keys(), DIM)]
+        return shown[:lines]
+
+    def _keys(self) -> str:
+        other = next(subject for subject in SUBJECTS if subject != self._subject)
+        sorts = "  ".join(f"{order.key} {name}" for name, order in ORDERS[self._subject].items())
+        return f"q quit  {other[0]} {other}  sort: {sorts}"
+
+    def _head(self, state: LiveState, problem: str) -> list[str]:
+        live = sum(realm.row["live"] for realm in state.realms)
+        lines = [
+            self._style(
+                f"{second(state.now.astimezone(UTC))} UTC  {_count(live, 'live session')} in "
+                f"{_count(len(state.realms), 'realm')}",
+                BOLD,
+            )
+        ]
+        if problem:
+            lines.append(self._style(f"not refreshed: {problem}", RED))
+        sources = sorted(state.sources, key=lambda source: -_lag_seconds(source, state.now))
+        lines += [self._source(source, state) for source in sources[:SHOWN_SOURCES]]
+        if len(sources) > SHOWN_SOURCES:
+            others = _count(len(sources) - SHOWN_SOURCES, "source")
+            lines.append(f"and {others} less far behind")
+        if not sources:
+            lines.append("No source is known yet.")
+        return [*lines, self._gaps(state)]
+
+    def _source(self, source: Row, state: LiveState) -> str:
+        """How far a source is behind; coloured where that is long."""
+        name = self._shown_name(source["source"])
+        captured_until: datetime | None = source["captured_until"]
+        if captured_until is None:
+            return self._style(f"{name}: not captured yet", YELLOW)
+        lag = _lag_seconds(source, state.now)
+        parts = [f"captured {_ago(state.now, captured_until)} ago"]
+        for label, reached in (
+            ("to load", source["loaded_until"]),
+            ("to settle", source["settled_until"]),
+        ):
+            behind = "all" if reached is None else _ago(captured_until, reached)
+            parts.append(f"{label} {behind}")
+        colour = RED if lag >= VERY_LATE_SECONDS else YELLOW if lag >= LATE_SECONDS else ""
+        return self._style(f"{name}: {', '.join(parts)}", colour)
+
+    def _gaps(self, state: LiveState) -> str:
+        if not state.gaps:
+            return "no gaps in 24 h"
+        open_gaps = [gap for gap in state.gaps if gap["to_at"] is None]
+        newest = (open_gaps or state.gaps)[-1]
+        text = (
+            f"{_count(len(state.gaps), 'gap')} in 24 h, "
+            f"{'open since' if open_gaps else 'the last one from'} "
+            f"{second(newest['from_at'].astimezone(UTC))} UTC: {newest['cause']}, "
+            f"{self._shown_name(newest['source'])}"
+        )
+        return self._style(text, RED if open_gaps else YELLOW)
+
+    def _realms(self, state: LiveState, width: int, most: int, *, exact: bool) -> list[str]:
+        """The busiest realms, what the others have together, and the total."""
+        ordered = sorted(
+            state.realms,
+            key=lambda realm: (-realm.long.total, -realm.row["live"], realm.row["realm"]),
+        )
+        hour_count = 24 if width >= 96 else 12
+        rows = []
+        for realm in ordered[:most]:
+            row = _row(realm, state.now)
+            rows.append({**row, "hours": self._sparkline(realm.row["hours"][-hour_count:])})
+        columns = [
+            Column(field="realm", heading="realm", kind=Kind.NAME),
+            Column(field="live", heading="live", kind=Kind.COUNT),
+            *_rate_columns(exact),
+            Column(field="hours", heading=f"{hour_count} h", rank=1),
+        ]
+        totals = []
+        if len(ordered) > most:
+            others = ordered[most:]
+            totals.append(
+                Total(
+                    label=f"{len(others):,} others",
+                    sums={
+                        "live": sum(realm.row["live"] for realm in others),
+                        "received": sum(realm.short.received for realm in others),
+                        "sent": sum(realm.short.sent for realm in others),
+                        "long": sum(realm.long.total for realm in others),
+                    },
+                )
+            )
+        sums = _row(state.everything, state.now)
+        sums["live"] = sum(realm.row["live"] for realm in ordered)
+        totals.append(Total(label="total", sums=sums))
+        return terminal_lines(rows, columns, width=width, totals=totals, exact=exact)
+
+    def _sparkline(self, rates: Sequence[float]) -> str:
+        """A character for each rate; the highest rate is the highest one."""
+        blocks = BLOCKS if self._has_blocks else ASCII_BLOCKS
+        highest = max(rates)
+        return "".join(
+            blocks[max(1, round(rate / highest * (len(blocks) - 1)))] if rate > 0 else blocks[0]
+            for rate in rates
+        )
+
+    def _shown_name(self, name: str) -> str:
+        text = encodable(visible_name(name), self._encoding)
+        return isolate_direction(text) if sys.stdout.isatty() else text
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _rate_text(rate: float) -> str:
+    return f"{human_bytes(round(rate))}/s" if rate else ""
+
+
+def _rate_columns(exact: bool) -> list[Column]:
+    if exact:
+        return [
+            Column(field="received", heading=f"received B/s {_SHORT}", kind=Kind.COUNT),
+            Column(field="sent", heading=f"sent B/s {_SHORT}", kind=Kind.COUNT),
+            Column(field="long", heading=f"B/s {_LONG}", kind=Kind.COUNT),
+        ]
+    return [
+        Column(field="received", heading="received", kind=Kind.BYTES, text=_rate_text),
+        Column(field="sent", heading=f"sent ({_SHORT})", kind=Kind.BYTES, text=_rate_text),
+        Column(field="long", heading=f"total ({_LONG})", kind=Kind.BYTES, text=_rate_text),
+    ]
+
+
+def _user_columns(exact: bool) -> list[Column]:
+    return [
+        Column(field="realm", heading="realm", kind=Kind.NAME),
+        Column(field="user_id", heading="user", kind=Kind.NAME),
+        Column(field="active", heading="active", kind=Kind.COUNT),
+        *_rate_columns(exact),
+    ]
+
+
+def _session_columns(exact: bool) -> list[Column]:
+    return [
+        Column(field="realm", heading="realm", kind=Kind.NAME),
+        Column(field="user_id", heading="user", kind=Kind.NAME),
+        Column(field="source", heading="source", kind=Kind.TEXT, rank=3),
+        Column(field="transport", heading="transport", rank=2),
+        Column(field="open_seconds", heading="time", kind=Kind.SECONDS),
+        *_rate_columns(exact),
+        Column(field="bytes", heading="bytes", kind=Kind.BYTES, rank=1),
+    ]
+
+
+def _row(activity: Activity, now: datetime) -> dict[str, Any]:
+    """The fields of a realm, user or session in the tables."""
+    row = {
+        **activity.row,
+        "received": round(activity.short.received),
+        "sent": round(activity.short.sent),
+        "long": round(activity.long.total),
+    }
+    if "started_at" in row:
+        row["open_seconds"] = max(0, round((now - row["started_at"]).total_seconds()))
+        row["bytes"] = _bytes(row)
+    return row
+
+
+def _bytes(session: Mapping[str, Any]) -> int:
+    total: int = session["received_bytes"] + session["sent_bytes"]
+    return total
+
+
+def _lag_seconds(source: Row, now: datetime) -> float:
+    """How long ago everything was received that is in the sessions; 0 before the first capture."""
+    captured_until: datetime | None = source["captured_until"]
+    if captured_until is None:
+        return 0.0
+    return (now - (source["settled_until"] or captured_until)).total_seconds()
+
+
+def _ago(now: datetime, then: datetime) -> str:
+    return human_seconds(max(0, round((now - then).total_seconds())))

@@ -1,0 +1,211 @@
+"""What happens now: live sessions, the rates of sessions, users and realms, lag and gaps.
+
+A rate is the traffic that was reported within a span, which ends where the source is loaded, over
+its length. Each reading asks for the reports since the last one; the first one for the newest. So
+the cost depends on how much is reported, and not on how many sessions live: none of the queries
+reads all of them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Engine
+
+from accounting.reporting import view_queries
+from accounting.reporting.reader import Row, ViewQuery, read_rows
+from accounting.reporting.traffic_rates import Key, Rate, TrafficRates
+from accounting.reporting.view_queries import Arrangement, HoursAgo, ReportPosition
+
+SHORT_SECONDS: Final = 10
+LONG_SECONDS: Final = 120
+GAP_HOURS: Final = 24
+USAGE_HOURS: Final = 24
+MOST_REPORTS: Final = 10_000
+"""No more reports are read of a source at once: where more came, the rates are of the newest."""
+NOWHERE: Final = ReportPosition(0, 0)
+LISTED: Final = 50
+"""So many sessions of each kind are read: oldest, newest, and with most traffic in either span."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """A realm, user or session with its rates. ``row``: its other columns."""
+
+    row: Mapping[str, Any]
+    short: Rate
+    long: Rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveState:
+    """The state at ``now``, by the database's clock.
+
+    ``sources``: those in service. ``gaps``: of the last day, oldest first. ``realms``: with
+    ``realm``, ``live`` and ``hours``, the bytes per second of each of the last hours. ``users``:
+    with ``realm``, ``user_id`` and ``active``, how many of its live sessions reported lately or are
+    in ``sessions``, which has rows of the view.
+    """
+
+    now: datetime
+    sources: Sequence[Row]
+    gaps: Sequence[Row]
+    everything: Activity
+    realms: Sequence[Activity]
+    users: Sequence[Activity]
+    sessions: Sequence[Activity]
+
+
+@dataclass(slots=True)
+class _SourceTraffic:
+    """What a source reported lately, and how far it was read."""
+
+    read_to: ReportPosition = NOWHERE
+    covered_from: datetime | None = None
+    short: TrafficRates = field(default_factory=lambda: TrafficRates(SHORT_SECONDS))
+    long: TrafficRates = field(default_factory=lambda: TrafficRates(LONG_SECONDS))
+
+
+class LiveReader:
+    """Reads the state again and again, and remembers the traffic of the last minutes."""
+
+    def __init__(self, engine: Engine, *, most_reports: int = MOST_REPORTS) -> None:
+        self._engine = engine
+        self._most_reports = most_reports
+        self._traffic: dict[str, _SourceTraffic] = {}
+        self._users: dict[UUID, Mapping[str, Any]] = {}
+        self._session_users: dict[UUID, UUID] = {}
+
+    def read(self) -> LiveState:
+        """Read the state. Raises as :func:`read_rows`."""
+        [clock] = self._rows(view_queries.database_now())
+        now: datetime = clock["now"]
+        sources = [row for row in self._rows(view_queries.sources()) if row["retired_at"] is None]
+        for name in self._traffic.keys() - {row["source"] for row in sources}:
+            del self._traffic[name]
+        for row in sources:
+            self._read_traffic(row)
+        self._forget_idle()
+        sessions = self._sessions()
+        return LiveState(
+            now=now,
+            sources=sources,
+            gaps=self._rows(view_queries.gaps(now - timedelta(hours=GAP_HOURS), now)),
+            everything=self._activity(None, {}),
+            realms=self._realms(now),
+            users=self._active_users(sessions),
+            sessions=sessions,
+        )
+
+    def _rows(self, query: ViewQuery) -> list[Row]:
+        return read_rows(self._engine, query)
+
+    def _read_traffic(self, source: Row) -> None:
+        """Add what a source reported since it was read the last time."""
+        traffic = self._traffic.setdefault(source["source"], _SourceTraffic())
+        until: datetime | None = source["loaded_until"]
+        if until is None:
+            return
+        to = ReportPosition(source["epoch"], source["position"])
+        since = until - timedelta(seconds=LONG_SECONDS)
+        rows = self._rows(
+            view_queries.recent_traffic(
+                source["source"], since, after=traffic.read_to, to=to, most=self._most_reports
+            )
+        )
+        traffic.read_to = to
+        covered_from = max([since, *(row["covered_from"] for row in rows[:1])])
+        traffic.covered_from = max(covered_from, traffic.covered_from or covered_from)
+        for row in sorted(rows, key=lambda row: row["received_at"]):
+            if row["confirmed"]:
+                self._add(traffic, row)
+        traffic.short.move_to(until, traffic.covered_from)
+        traffic.long.move_to(until, traffic.covered_from)
+
+    def _add(self, traffic: _SourceTraffic, row: Row) -> None:
+        keys: list[Key] = [None, row["realm"], row["user_key"]]
+        self._users[row["user_key"]] = {"realm": row["realm"], "user_id": row["user_id"]}
+        if row["session_id"] is not None:
+            keys.append(row["session_id"])
+            self._session_users[row["session_id"]] = row["user_key"]
+        for rates in (traffic.short, traffic.long):
+            rates.add(row["received_at"], keys, row["received_bytes"], row["sent_bytes"])
+
+    def _forget_idle(self) -> None:
+        active: set[Key] = set()
+        for traffic in self._traffic.values():
+            active.update(traffic.long.keys())
+        for names in (self._users, self._session_users):
+            for key in names.keys() - active:
+                del names[key]
+
+    def _short(self, key: Key) -> Rate:
+        return _sum(traffic.short.rate(key) for traffic in self._traffic.values())
+
+    def _long(self, key: Key) -> Rate:
+        return _sum(traffic.long.rate(key) for traffic in self._traffic.values())
+
+    def _activity(self, key: Key, row: Mapping[str, Any]) -> Activity:
+        return Activity(row=row, short=self._short(key), long=self._long(key))
+
+    def _busiest(self, among: Mapping[UUID, Any]) -> set[UUID]:
+        """The keys with most traffic in either span, of each source."""
+        busiest: set[Key] = set()
+        for traffic in self._traffic.values():
+            for rates in (traffic.short, traffic.long):
+                busiest.update(rates.busiest(LISTED, among))
+        return {key for key in busiest if isinstance(key, UUID)}
+
+    def _sessions(self) -> list[Activity]:
+        """Live sessions: the busiest ones, the oldest and the newest."""
+        rows = self._rows(view_queries.sessions_by_id(list(self._busiest(self._session_users))))
+        oldest = Arrangement(by="started_at", limit=LISTED)
+        for arrangement in (Arrangement(limit=LISTED), oldest):
+            rows += self._rows(view_queries.sessions(live=True, arrangement=arrangement))
+        by_id = {row["session_id"]: row for row in rows if row["ended_at"] is None}
+        return [self._activity(session_id, row) for session_id, row in by_id.items()]
+
+    def _active_users(self, sessions: Sequence[Activity]) -> list[Activity]:
+        users = dict(self._users)
+        session_users = dict(self._session_users)
+        for session in sessions:
+            users[session.row["user_key"]] = {
+                "realm": session.row["realm"],
+                "user_id": session.row["user_id"],
+            }
+            session_users[session.row["session_id"]] = session.row["user_key"]
+        active = Counter(session_users.values())
+        listed = {*self._busiest(self._users), *(session.row["user_key"] for session in sessions)}
+        return [self._activity(key, {**users[key], "active": active[key]}) for key in listed]
+
+    def _realms(self, now: datetime) -> list[Activity]:
+        """Every realm that has live sessions, or had usage in the last hours."""
+        hours: dict[str, list[float]] = {}
+        for row in self._rows(
+            view_queries.usage(by="realm", per="hour", since=HoursAgo(USAGE_HOURS))
+        ):
+            number = USAGE_HOURS - 1 - (now - row["starts_at"]) // timedelta(hours=1)
+            if 0 <= number < USAGE_HOURS:
+                seconds = (min(row["ends_at"], now) - row["starts_at"]).total_seconds()
+                rates = hours.setdefault(row["realm"], [0.0] * USAGE_HOURS)
+                rates[number] = (row["received_bytes"] + row["sent_bytes"]) / max(seconds, 60.0)
+        realms = [
+            {
+                "realm": row["realm"],
+                "live": int(row["live"]),
+                "hours": hours.get(row["realm"], [0.0] * USAGE_HOURS),
+            }
+            for row in self._rows(view_queries.live_sessions_by_realm())
+            if row["live"] or row["realm"] in hours
+        ]
+        return [self._activity(row["realm"], row) for row in realms]
+
+
+def _sum(rates: Iterable[Rate]) -> Rate:
+    total = Rate()
+    for rate in rates:
+        total = total.plus(rate)
+    return total
