@@ -238,7 +238,16 @@ class _TerminalTable:
                 break
             widths[widest] -= 1
             spare += 1
+        for column in self._columns:
+            if column.kind is Kind.NAME:
+                width = self._widest_name(column.field, widths[column.field])
+                widths[column.field] = max(len(column.heading), width)
         return widths
+
+    def _widest_name(self, field: str, limit: int) -> int:
+        """The width of the widest cell of a column that is not wider than ``limit``."""
+        widths = (width for width in map(text_width, self._texts[field]) if width <= limit)
+        return max(widths, default=0)
 
     def _wider(self, column: Column, limit: int) -> int:
         """How much of that width a column can use."""
@@ -246,11 +255,7 @@ class _TerminalTable:
         if column.kind is Kind.WORDS or self._width == UNLIMITED:
             return min(natural, limit)
         limit = min(limit, MAX_NAME_WIDTH)
-        if natural <= limit:
-            return natural
-        # No wider than the widest name that fits.
-        fitting = (width for width in map(text_width, self._texts[column.field]) if width <= limit)
-        return max(fitting, default=0)
+        return natural if natural <= limit else self._widest_name(column.field, limit)
 
     def lines(self) -> Iterator[str]:
         headings = [
