@@ -78,7 +78,8 @@ def usage(
     """List usage per user or realm, by hour, day or month.
 
     Times without an offset are in the realm's time zone. A month or day that --since
-    or --until cuts counts from there on, or up to there.
+    or --until cuts counts from there on, or up to there. A time with an offset
+    cuts none: buckets are listed whole that begin in the span.
     """
     begin, end = time_span(since, until)
     subject, length = usage_subject(by), bucket_length(per)

@@ -102,7 +102,7 @@ def usage(
     """Usage in [since, until) by bucket, oldest first.
 
     A bucket that the span cuts counts from its hours, or days, that start in the span, and shows
-    where it is cut.
+    where it is cut. A time with an offset cuts none: programs compare it with ``starts_at``.
     """
     resolution = min(
         (per, *(_resolution(bound) for bound in (since, until) if bound is not None)),
@@ -335,6 +335,8 @@ def _arranged(query: Select[Any], arrangement: Arrangement, order: list[Any]) ->
 def _resolution(bound: Bound) -> Literal["hour", "day", "month"]:
     """The longest buckets that this bound does not cut."""
     match bound:
+        case datetime(tzinfo=tzinfo) if tzinfo is not None:
+            return "month"
         case DaysAgo():
             return "day"
         case datetime(tzinfo=None) if bound.time() == time():

@@ -59,7 +59,7 @@ def test_words_are_times_of_the_database_in_the_zone_of_each_realm(
 def test_the_parts_of_a_cut_bucket_add_up(
     sample_books: Books, by: Literal["user", "realm"]
 ) -> None:
-    """Whatever cuts it: a day, an hour, or an instant of another zone."""
+    """A day or an hour cuts it; an instant of another zone selects whole buckets."""
     columns = (
         "received_bytes", "sent_packets", "sessions_started", "session_seconds", "estimated_bytes",
     )  # fmt: skip
