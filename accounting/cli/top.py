@@ -101,11 +101,11 @@ def top(
 
     Rates are of the last 10 seconds and 2 minutes that are loaded. coturn
     reports a session's traffic after every 4,095 packets and when it ends: a
-    call of 100 packets a second reports every 41 seconds, and TCP allocations
-    only at their end. So the 2 minutes say more of a single session, and the
-    10 seconds more of a realm. The last column of realms is the traffic of 24
-    hours, each realm to its own scale. Users have no more sessions "active"
-    than those that reported in 2 minutes, and the 50 oldest and newest.
+    call of 100 packets a second reports every 41 seconds. So the 10 seconds
+    say something of a realm, and the 2 minutes of a session. The traffic of
+    TCP allocations is in no rate. The last column of a realm is its traffic
+    of 12 or 24 hours, to its own scale. "active" are a user's live sessions
+    that reported within 2 minutes.
 
     Keys: u users, s sessions, r m n a b t sort, space refreshes, q ends. In a
     pipe it prints one frame, with plain numbers.

@@ -64,6 +64,7 @@ class _SourceTraffic:
     """What a source reported lately, and how far it was read."""
 
     read_to: ReportPosition = NOWHERE
+    read_until: datetime | None = None
     covered_from: datetime | None = None
     short: TrafficRates = field(default_factory=lambda: TrafficRates(SHORT_SECONDS))
     long: TrafficRates = field(default_factory=lambda: TrafficRates(LONG_SECONDS))
@@ -110,15 +111,17 @@ class LiveReader:
         if until is None:
             return
         to = ReportPosition(source["epoch"], source["position"])
-        since = until - timedelta(seconds=LONG_SECONDS)
+        begin = until - timedelta(seconds=LONG_SECONDS)
+        since = max(begin, traffic.read_until or begin)
         rows = self._rows(
             view_queries.recent_traffic(
                 source["source"], since, after=traffic.read_to, to=to, most=self._most_reports
             )
         )
-        traffic.read_to = to
+        traffic.read_to, traffic.read_until = to, until
         covered_from = max([since, *(row["covered_from"] for row in rows[:1])])
-        traffic.covered_from = max(covered_from, traffic.covered_from or covered_from)
+        if traffic.covered_from is None or covered_from > since:
+            traffic.covered_from = covered_from
         for row in sorted(rows, key=lambda row: row["received_at"]):
             if row["confirmed"]:
                 self._add(traffic, row)

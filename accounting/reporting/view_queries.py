@@ -276,10 +276,10 @@ def recent_traffic(
 ) -> Select[Any]:
     """Traffic that was reported after one position and up to another, and received since then.
 
-    At most the newest ``most`` reports are read. By allocation and second: ``realm``, ``user_id``,
-    ``user_key``, ``session_id`` (null if it ended), ``confirmed``, ``received_at``,
+    At most the newest ``most`` reports are summed. By allocation and second: ``realm``,
+    ``user_id``, ``user_key``, ``session_id`` (null if it ended), ``confirmed``, ``received_at``,
     ``received_bytes``, ``sent_bytes``; and ``covered_from``, in each row the time since when all
-    reports are in them.
+    reports are in the sums.
     """
     arguments = (
         literal(source),

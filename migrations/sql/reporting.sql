@@ -534,10 +534,10 @@ GRANT EXECUTE ON FUNCTION reporting.usage_waits_for(text)
     TO turn_accounting_reader, turn_accounting_writer;
 
 -- The traffic that a source reported lately, for `turn-accounting top`: by allocation and second. It
--- reads the reports after one position up to another, at most so many and the newest of them, and
--- sums those received since then. Its cost grows with the reports that it reads, not with the
--- sessions: names and open sessions are looked up one by one, by their keys. day: a variable, with
--- which Postgres plans for two partitions instead of all.
+-- reads the reports after one position up to another that were received since a time, and sums the
+-- newest of them, at most so many. Its cost grows with what is reported, not with the sessions: names
+-- and open sessions are looked up one by one, by their keys. enable_seqscan: a new partition has no
+-- statistics, by which Postgres would use its index.
 CREATE FUNCTION reporting.recent_traffic(
     of_source text, since timestamptz,
     after_epoch integer, after_position bigint, to_epoch integer, to_position bigint, most integer
@@ -546,10 +546,10 @@ RETURNS TABLE (
     realm text, user_id text, user_key uuid, session_id uuid, confirmed boolean,
     received_at timestamptz, received_bytes bigint, sent_bytes bigint, covered_from timestamptz
 )
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off AS $$
 DECLARE
     source_number smallint;
-    day timestamptz := date_trunc('day', since, 'UTC');
 BEGIN
     SELECT s.source_id INTO source_number FROM accounting.sources s WHERE s.source = of_source;
     RETURN QUERY
@@ -557,7 +557,7 @@ BEGIN
         SELECT r.database, r.realm_id, r.user_key, r.username_key, r.allocation_id, r.received_at,
             r.kind, r.side, r.received_bytes, r.sent_bytes
         FROM accounting.reports r
-        WHERE r.source_id = source_number AND r.received_at >= day
+        WHERE r.source_id = source_number AND r.received_at >= since
             AND (r.epoch, r.position) > (after_epoch, after_position)
             AND (r.epoch, r.position) <= (to_epoch, to_position)
         ORDER BY r.epoch DESC, r.position DESC
@@ -569,7 +569,7 @@ BEGIN
                 AS received_bytes,
             coalesce(sum(n.sent_bytes) FILTER (WHERE n.kind = 4), 0)::bigint AS sent_bytes
         FROM newest n
-        WHERE n.received_at >= since AND (n.kind <> 4 OR n.side = 0)
+        WHERE n.kind <> 4 OR n.side = 0
         GROUP BY n.database, n.realm_id, n.user_key, n.username_key, n.allocation_id,
             date_bin('1 second', n.received_at, since)
     )
@@ -581,8 +581,7 @@ BEGIN
         coalesce(e.confirmed, false) OR bool_or(t.has_status) OVER (
             PARTITION BY t.database, t.username_key, t.allocation_id),
         t.received_at, t.received_bytes, t.sent_bytes,
-        (SELECT CASE WHEN count(*) < most THEN since ELSE greatest(since, min(n.received_at)) END
-            FROM newest n)
+        (SELECT CASE WHEN count(*) < most THEN since ELSE min(n.received_at) END FROM newest n)
     FROM seconds t
     LEFT JOIN LATERAL (
         SELECT o.session_id, o.confirmed
@@ -598,8 +597,8 @@ COMMENT ON FUNCTION reporting.recent_traffic(
     text, timestamptz, integer, bigint, integer, bigint, integer
 ) IS
     'Interims of a source by allocation and second, and whether coturn confirmed the allocation. '
-    'session_id: the open session, null if it ended. covered_from: after since if more reports were '
-    'received than it reads';
+    'session_id: the open session, null if it ended. covered_from: later than since where more '
+    'reports were received than it sums';
 REVOKE ALL ON FUNCTION reporting.recent_traffic(
     text, timestamptz, integer, bigint, integer, bigint, integer
 ) FROM PUBLIC;

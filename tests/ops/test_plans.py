@@ -62,14 +62,18 @@ UPDATE live SET session_id = md5(n::text)::uuid, user_key = md5(n::text)::uuid,
 ALTER TABLE live DROP COLUMN n;
 INSERT INTO accounting.sessions SELECT * FROM live;
 CREATE TEMP TABLE report AS
-SELECT r.*, n FROM accounting.reports r, generate_series(1, 20000) n WHERE r.kind = 4;
-UPDATE report SET position = position + n, received_at = received_at + n * interval '1 ms',
+SELECT r.*, n FROM accounting.reports r, generate_series(1, 60000) n WHERE r.kind = 4;
+UPDATE report SET position = position + n, received_at = received_at + n * interval '5 ms',
     user_key = md5(n::text)::uuid, username_key = md5(n::text)::uuid, allocation_id = n + 1000;
 ALTER TABLE report DROP COLUMN n;
 INSERT INTO accounting.reports SELECT * FROM report;
 DROP TABLE live, report;
 """
-"""Sessions of as many users, a fifth of which report within 20 seconds."""
+"""Sessions of as many users, and five minutes of reports."""
+TWO_MINUTES: Final = 24_000
+"""So many of these reports come in the time that a first frame covers."""
+REPORTS_IN_A_RANGE: Final = 30_000
+"""No more reports than these are in one range of the index on their time."""
 LOADED: Final = """
 UPDATE accounting.sources SET (position, loaded_until) = (
     SELECT position, received_at FROM accounting.reports ORDER BY position DESC OFFSET %s LIMIT 1
@@ -179,7 +183,8 @@ DROP TABLE past;
 def read_rows(plan: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     """How many rows of each table a plan read, also those that a filter removed."""
     if "Relation Name" in plan:
-        rows = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
+        removed = ("Rows Removed by Filter", "Rows Removed by Index Recheck")
+        rows = plan["Actual Rows"] + sum(plan.get(name, 0) for name in removed)
         yield plan["Relation Name"], round(rows * plan["Actual Loops"])
     for below in plan.get("Plans", ()):
         yield from read_rows(below)
@@ -300,20 +305,25 @@ def test_top_reads_few_of_a_hundred_thousand_live_sessions(books: Books) -> None
     books.run_jobs()
     with psycopg.connect(books.url()) as connection:
         connection.execute(LIVE)
+    books.query("SELECT brin_summarize_new_values('accounting.reports_20261102_received_at_idx')")
     analyze(books)
     plans = Plans(books, f"{EXPLAIN} -c auto_explain.log_analyze=on")
     reader = LiveReader(plans.engine)
-    for not_loaded, reports, sessions in ((500, MOST_REPORTS, MOST_REPORTS), (0, 500, 500)):
+    first = TWO_MINUTES + REPORTS_IN_A_RANGE
+    for not_loaded, reports, summed in (
+        (500, first, MOST_REPORTS),
+        (0, REPORTS_IN_A_RANGE, 500),
+    ):
         books.query(LOADED, [not_loaded])
         plans.statements.clear()
         state = reader.read()
-        assert state.everything.short.received == pytest.approx(100_000, rel=0.01)
+        assert state.everything.short.received == pytest.approx(20_000, rel=0.01)
         rows: Counter[str] = Counter()
         for statement in plans.statements:
             for table, count in read_rows(statement["Plan"]):
                 rows[table] += count
-        assert rows["reports_20261102"] == reports
-        assert rows["users"] <= sessions + 1_000
-        assert rows["sessions_open"] <= sessions + 1_000
+        assert 500 <= rows["reports_20261102"] <= reports
+        assert rows["users"] <= summed + 1_000
+        assert rows["sessions_open"] <= summed + 1_000
     assert len(state.sessions) >= 100
     plans.engine.dispose()
