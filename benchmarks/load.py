@@ -54,10 +54,10 @@ def _measure(bed: BenchmarkDatabase, scale: Scale, rounds: Rounds) -> None:
         copying.wall / loading.wall,
         "",
         limit="a bare binary COPY",
-        target=0.5,
+        target=0.3,
         bound="at least",
     )
-    rounds.add("CPU, loader", loading.client * micro, "us/event", target=5.0)
+    rounds.add("CPU, loader", loading.client * micro, "us/event", target=11.0)
     rounds.add("CPU, Postgres", loading.postgres * micro, "us/event")
     rounds.add("limit: CPU, bare COPY's client", copying.client * micro, "us/event")
     rounds.add("limit: CPU, Postgres at a bare COPY", copying.postgres * micro, "us/event")

@@ -13,6 +13,9 @@ from tests.support.servers import PostgresServer
 
 STEP_UP = 1.2
 MIN_RATE = 1_000
+OURS = ("collector", "loader", "jobs", "Postgres")
+MAX_MICROS = 24.0
+MAX_LOG_BYTES = 500.0
 
 
 def run(server: PostgresServer, scale: Scale) -> list[Figure]:
@@ -39,9 +42,16 @@ def add_figures(rounds: Rounds, stretch: MeasuredRun, scale: Scale) -> None:
     rounds.add("usage behind, usually", stretch.median_lag, "s")
     rounds.add("settling behind, most", max(stretch.settle_lags), "s")
     add_cpu(rounds, stretch)
+    ours = sum(map(stretch.cpu_micros, OURS))
+    rounds.add("CPU, without publisher and Redis", ours, "us/event", target=MAX_MICROS)
     rounds.add("cores at work", stretch.cores, "")
     rounds.add("time to catch up afterwards", stretch.catch_up_seconds, "s")
-    rounds.add("Postgres' log", stretch.wal_bytes / max(stretch.sent, 1), "B/event")
+    rounds.add(
+        "Postgres' log",
+        stretch.wal_bytes / max(stretch.sent, 1),
+        "B/event",
+        target=MAX_LOG_BYTES,
+    )
     for kind, sizes in stretch.resident.items():
         rounds.add(f"memory, {kind}", max(sizes) / 1e6, "MB")
 

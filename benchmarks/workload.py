@@ -72,7 +72,7 @@ class Workload:
     def describe(self) -> str:
         return (
             f"{self.open_sessions:,} open sessions of {self.users:,} users in"
-            f" {len(self.realms)} realms; whole lives (new, refresh, refresh 0, traffic x2,"
+            f" {len(self.realms)} realms; whole sessions (new, refresh, refresh 0, traffic x2,"
             " deleted, total x2) and interims of open sessions, three to one"
         )
 
