@@ -335,8 +335,9 @@ class Loader:
                 return None
             until = state.captured_epoch, state.captured_position
             sighting = self.spool.next_sighting(self._last_sighting, end.place)
-            if sighting is not None:
-                until = min(until, sighting)
+            if sighting is not None and sighting <= until:
+                # It comes before what follows, and also before sessions expire.
+                until, state = sighting, replace(state, captured_until=None)
             encoder = self._encoder(end, until, limit, latest)
             rows: list[bytes] = []
             self._encode(connection, encoder, rows)
@@ -369,6 +370,8 @@ class Loader:
         if not encoder.has_more() and not sightings:
             return added
         self._identities.begin(connection)
+        # Also those that another source's loader added since settling began.
+        self._settler.memory.add_rules(self._identities.rules)
         start = encoder.reached
         # Sightings before the start are loaded, or were discarded when another collector took over.
         encoder.sightings = [

@@ -106,8 +106,11 @@ class Settler:
         Under the lock of settling. All gaps up to the end of the evidence must be stored.
         """
         watermark, basis = _read_basis(connection, self.source_id)
-        if self._basis is not None and not basis.is_like(
-            self._basis._replace(gap_positions=basis.gap_positions, rules=self.memory.rules)
+        if self._basis is not None and not (
+            self.watermark.place == watermark.place
+            and basis.is_like(
+                self._basis._replace(gap_positions=basis.gap_positions, rules=self.memory.rules)
+            )
         ):
             self.memory.clear()
         self._watermark, self._basis = watermark, basis
@@ -164,7 +167,9 @@ class Settler:
         memory = self.memory
         due = session_queries.read_due_keys(connection, self.source_id, until, DUE_BATCH)
         memory.read(connection, due)
-        unchanged = [memory.folds[key] for key in due if not memory.folds[key].changed]
+        # A rebuild may have stored other sessions since: then the batch is stale.
+        folds = [memory.folds[key] for key in due if key in memory.folds]
+        unchanged = [fold for fold in folds if not fold.changed]
         for fold in [*memory.changed, *unchanged]:
             session = fold.active
             if session is None or session.ended_at is not None:

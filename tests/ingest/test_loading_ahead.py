@@ -103,6 +103,33 @@ def test_batches_prepared_ahead_give_the_same_books(
     assert all_rows(again) == undisturbed
 
 
+def test_a_sighting_at_the_end_of_the_stream_is_applied_before_sessions_expire(
+    books: Books,
+) -> None:
+    FakeAllocation(books, user="carol", allocation=3).interim(0, *HALF)
+    other = FakeAllocation(books)
+    other.new(1)
+    for second in range(2, 12):
+        other.interim(second, *HALF)
+    books.spool().add_sightings(
+        [
+            RawKeySighting(
+                scan_started_at=books.micros_at(3000),
+                seen_at=books.micros_at(3001),
+                database=0,
+                key=channel("status", user="carol", allocation=3),
+                idle_seconds=1,
+            )
+        ]
+    )
+    books.advance_clock(3 * 3600)
+    load_all(restarted_loader(books))
+    books.run_jobs()
+    assert list(verify(books.engine)) == []
+    assert books.rows("unattributed_usage") == []
+    assert {row["user_id"] for row in books.rows("sessions")} == {"alice", "carol"}
+
+
 def test_a_loader_killed_in_either_thread_leaves_whole_batches(
     undisturbed: dict[str, object], again: Books
 ) -> None:
