@@ -27,7 +27,7 @@ from accounting.cli.simulate import publish
 from accounting.cli.table import write_table
 from accounting.config import Settings
 from accounting.domain.counters import COUNTERS
-from accounting.embedded import running_valkey
+from accounting.embedded import running_postgres, running_valkey
 from accounting.errors import AccountingError, UsageError
 from accounting.logs import configure_logging
 from accounting.ops import service
@@ -89,6 +89,8 @@ def _run(directory: Path, scenario: Scenario) -> int:
                 raise UsageError(
                     f"{directory} exists and is not an earlier demonstration: name another"
                 )
+            if running_postgres(directory) is not None:
+                raise UsageError(f"{directory} is in use: stop what runs there, or name another")
             shutil.rmtree(directory)
         directory.mkdir(parents=True)
         (directory / MARKER_FILE).touch()

@@ -51,6 +51,7 @@ def test_capture_continues_with_a_password_that_was_rotated(
                     set_password(client, "second")
                     end_connections(client)
                     wait_until(lambda: any("refuses the log-in" in str(entry) for entry in logs))
+                    wait_until(spool.current_gap)
                     secret.write_text(url.format("second"))
                     wait_until(lambda: not spool.current_gap())
                     publish(server, b"1")

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from accounting.cli.demo import MARKER_FILE
 from accounting.cli.examples import EXAMPLES
+from accounting.embedded import run_postgres
 from tests.support.books import WRITER, Books
 from tests.support.command import turn_accounting
 from tests.support.servers import ValkeyServer
@@ -50,3 +52,14 @@ def test_the_examples_of_the_demonstration_show_right_books(
         assert run.result().code == 0, run.result().err
         assert "FAIL" not in run.result().out
         assert "  ok    no capture gaps" in run.result().out
+
+
+def test_the_demonstration_replaces_no_books_that_are_in_use(tmp_path: Path) -> None:
+    directory = tmp_path / "demo"
+    directory.mkdir()
+    (directory / MARKER_FILE).touch()
+    with run_postgres(directory):
+        refused = turn_accounting("demo", "--directory", str(directory))
+        assert (refused.code, refused.out) == (2, "")
+        assert f"{directory} is in use" in refused.err
+        assert (directory / "postgres").exists()
