@@ -424,8 +424,11 @@ class Player:
             (("schedule",), None),
             (("schedule",), None),
         ]
-        running = [self._start(*service) for service in services]
+        running = [self._start(*service) for service in services[: len(self.sources)]]
         try:
+            # A period waits for the sources that the books know, so all have to be known.
+            wait_until(self._all_known, DEADLINE_SECONDS)
+            running += [self._start(*service) for service in services[len(self.sources) :]]
             for index, seconds in enumerate(kills):
                 victim = (index * 2 + 1) % len(services)
                 running[victim].kill_after(seconds)
@@ -445,6 +448,10 @@ class Player:
         self.runs += 1
         path = self.directory / f"{self.runs:04}"
         return Process(arguments, path, self.settings(source) | settings)
+
+    def _all_known(self) -> bool:
+        rows = self.query(None, "SELECT source FROM reporting.sources")
+        return len(rows) == len(self.sources)
 
     def _all_settled(self) -> bool:
         rows = self.query(
