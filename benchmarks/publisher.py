@@ -118,8 +118,8 @@ class Publisher:
         self._report_path = home / f"publisher-{name}.jsonl"
         command = [sys.executable, "-m", "benchmarks.publisher", "--port", str(port)]
         command += ["--open", str(open_sessions), "--users", str(users), "--realms", realms]
-        with self._report_path.open("wb") as told:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=told)
+        with self._report_path.open("wb") as report:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=report)
 
     @property
     def pid(self) -> int:

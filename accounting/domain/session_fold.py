@@ -307,9 +307,7 @@ class KeyFold:
             session = self._expire_active(now)
         if session is None or session.ended_at is not None or session.client_total_count:
             session = self._session_of_late_interim(session, epoch, position, now)
-        elif not (changed := self.changed):
-            self.changed = [session]
-        elif changed[-1] is not session:
+        elif not self.changed or self.changed[-1] is not session:
             self._add_changed(session)
         _extend_last_seen(session, now)
         _add_usage(session, self.rules.hour_at(now), of_peer, counters)
@@ -519,10 +517,7 @@ class KeyFold:
         """Note a change of a session. If it is supposed to have expired, it has not."""
         if session.end_cause is _EXPIRED:
             self._reopen(session)
-        if not (changed := self.changed):
-            self.changed = [session]
-        elif changed[-1] is not session:
-            self._add_changed(session)
+        self._add_changed(session)
 
     def _reopen(self, session: SessionState) -> None:
         session.ended_at = session.end_cause = None

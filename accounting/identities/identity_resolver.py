@@ -1,8 +1,8 @@
 """Resolve realms and usernames to keys, for the loader, and store names that are new.
 
 The resolver caches what is in ``users`` and ``usernames`` once the batches that resolved it are
-committed: whoever fails to commit one drops the resolver. An erased name is only restored by a
-message received after the erasure.
+committed: a caller that fails to commit one drops the resolver. An erased name is only restored by
+a message received after the erasure.
 """
 
 from bisect import bisect_right

@@ -63,8 +63,6 @@ CORRECTION_TIMEOUT_SECONDS: Final = 60.0
 """How long times that are unconfirmed or later than now wait for the collector's correction.
 
 Or twice the lease, which has time for several comparisons of the clocks, if that is longer."""
-
-
 GO_BACK_TIMEOUT_SECONDS: Final = 60.0
 """How long messages that the spool lacks are awaited from the backlog of Redis. Or four times the
 lease, if that is shorter: the collector looks four times in one."""

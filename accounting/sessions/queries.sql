@@ -58,7 +58,7 @@ CREATE TEMP TABLE IF NOT EXISTS staged_refreshes ON COMMIT DELETE ROWS AS
 SELECT * FROM accounting.sessions WITH NO DATA;
 
 -- name: create_staged_removals
--- Scratch table: open sessions that one batch removes or writes anew.
+-- Scratch table: open sessions that one batch removes or writes again.
 CREATE TEMP TABLE IF NOT EXISTS staged_removals (session_id uuid, user_key uuid)
 ON COMMIT DELETE ROWS;
 

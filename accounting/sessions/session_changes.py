@@ -48,7 +48,7 @@ class StoredState(PriorState):
 class SessionChanges:
     """The rows that a batch writes.
 
-    ``removed``: ids of open sessions that are written anew, were closed, or were merged into
+    ``removed``: ids of open sessions that are written again, were closed, or were merged into
     another. ``opened`` and ``closed``: whole rows, by partition. ``refreshed``: rows of sessions
     that got only new counters and times. ``ended``: the events of sessions that the feed announces.
     ``merged``: as ``session_hour_queries.merge_pending`` takes them.

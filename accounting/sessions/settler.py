@@ -82,7 +82,7 @@ class Settler:
     """Folds the evidence of one source, batch by batch, and keeps its open sessions in between.
 
     ``memory_limit``: how many keys stay in memory. They are valid while every batch was written,
-    and nobody else changed their sessions; whoever finds otherwise drops the settler.
+    and nobody else changed their sessions; otherwise the caller drops the settler.
     ``failed_keys``: of :func:`take_care`.
     """
 
