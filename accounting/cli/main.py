@@ -38,6 +38,7 @@ COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the he
         "simulate": CommandEntry(
             "simulate", "Publish what a coturn fleet would, and print the exact totals."
         ),
+        "serve": CommandEntry("serve", "Serve the page and the HTTP API."),
         "demo": CommandEntry("demo", "See it work: servers, a simulated fleet, the books."),
     },
     "Read": {

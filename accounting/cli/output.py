@@ -6,18 +6,15 @@ error carries messages, with control characters escaped: usernames are hostile.
 """
 
 import io
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 from accounting.cli.terminal_text import visible
-from accounting.domain.spreadsheet_text import escape_formulas
 from accounting.errors import AccountingError
+from accounting.reporting.row_text import csv_line, json_object
 
 
 def prepare_output() -> None:
@@ -83,8 +80,7 @@ def _output_errors() -> Iterator[None]:
 def write_json(rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one object per line: times in ISO 8601 and UTC, numbers with all their digits."""
     for row in rows:
-        fields = (f"{json.dumps(name)}: {_json(value)}" for name, value in row.items())
-        write("{" + ", ".join(fields) + "}\n")
+        write(json_object(row) + "\n")
 
 
 def write_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -95,39 +91,7 @@ def write_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None
     shown = visible if sys.stdout.isatty() else str
     write(",".join(columns) + "\n")
     for row in rows:
-        write(",".join([_csv(row[name], shown) for name in columns]) + "\n")
-
-
-def _csv(value: object, shown: Callable[[str], str]) -> str:
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "true" if value else "false"
-        case Decimal():
-            return format(value, "f")
-        case datetime():
-            return value.astimezone(UTC).isoformat()
-        case str():
-            text = shown(escape_formulas(value))
-            is_plain = text and text.strip() == text and not any(char in text for char in ',"\r\n')
-            return text if is_plain else '"' + text.replace('"', '""') + '"'
-        case _:
-            return str(value)
-
-
-def _json(value: object) -> str:
-    match value:
-        case Decimal():
-            return format(value, "f")  # str() may give 1E-6
-        case datetime():
-            return json.dumps(value.astimezone(UTC).isoformat())
-        case bytes() | memoryview():
-            return json.dumps(bytes(value).hex())
-        case None | bool() | int() | float() | str() | dict() | list():
-            return json.dumps(value).replace("\x7f", "\\u007f")
-        case _:
-            return json.dumps(str(value))
+        write(csv_line(row, columns, shown) + "\n")
 
 
 def write_record(label: str, fields: Mapping[str, Any], *, as_json: bool) -> None:

@@ -181,6 +181,11 @@ class Settings(BaseModel):
         description="Address and port that serve `/metrics` and `/healthz`, such as "
         "`127.0.0.1:9464`. Unset or `off`: not served.",
     )
+    web_listen: str | None = Field(
+        default=None,
+        description="Address and port of the page and the API, such as `127.0.0.1:8400`; `off`: "
+        "`up` serves none. Unset: 127.0.0.1:8400.",
+    )
     config: Path | None = Field(
         default=None,
         description="Path of a TOML file with the same settings under their names in lower case.",
@@ -211,6 +216,13 @@ class Settings(BaseModel):
         if value is None or value == "off":
             return None
         parse_listen_address(value)
+        return value
+
+    @field_validator("web_listen")
+    @classmethod
+    def _check_web_listen(cls, value: str | None) -> str | None:
+        if value is not None and value != "off":
+            parse_listen_address(value)
         return value
 
     @field_validator("data_dir", "config")

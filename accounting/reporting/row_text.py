@@ -1,0 +1,55 @@
+"""Rows as text for programs: JSON and CSV. All digits of a number, times in RFC 3339 and UTC."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from accounting.domain.spreadsheet_text import escape_formulas
+
+
+def json_object(row: Mapping[str, Any]) -> str:
+    """One JSON object in one line."""
+    fields = (f"{json.dumps(name)}: {json_value(value)}" for name, value in row.items())
+    return "{" + ", ".join(fields) + "}"
+
+
+def json_value(value: object) -> str:
+    """One value of a JSON object."""
+    match value:
+        case Decimal():
+            return format(value, "f")  # str() may give 1E-6
+        case datetime():
+            return json.dumps(value.astimezone(UTC).isoformat())
+        case bytes() | memoryview():
+            return json.dumps(bytes(value).hex())
+        case None | bool() | int() | float() | str() | dict() | list():
+            return json.dumps(value).replace("\x7f", "\\u007f")
+        case _:
+            return json.dumps(str(value))
+
+
+def csv_line(
+    row: Mapping[str, Any], columns: Sequence[str], shown: Callable[[str], str] = str
+) -> str:
+    """One line of CSV, without its end. Formulas are escaped; ``shown`` is applied to texts."""
+    return ",".join([_csv(row[name], shown) for name in columns])
+
+
+def _csv(value: object, shown: Callable[[str], str]) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case Decimal():
+            return format(value, "f")
+        case datetime():
+            return value.astimezone(UTC).isoformat()
+        case str():
+            text = shown(escape_formulas(value))
+            is_plain = text and text.strip() == text and not any(char in text for char in ',"\r\n')
+            return text if is_plain else '"' + text.replace('"', '""') + '"'
+        case _:
+            return str(value)

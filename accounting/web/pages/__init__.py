@@ -1,0 +1,11 @@
+"""The HTML pages, one module each. They show what the API has, and link to it as JSON and CSV."""
+
+from fastapi import FastAPI
+
+from accounting.web.pages import overview
+
+
+def add_routes(app: FastAPI) -> None:
+    """Add all pages."""
+    for module in (overview,):
+        app.include_router(module.router, include_in_schema=False)

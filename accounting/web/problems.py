@@ -1,0 +1,52 @@
+"""Errors as problem details (RFC 9457), and as a page for people."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from accounting.errors import (
+    AccountingError,
+    ConfigurationError,
+    ConnectionLost,
+    NotYet,
+    UsageError,
+)
+
+JSON_TYPE: Final = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem(Exception):  # RFC 9457 calls it so
+    """An answer that is an error. ``title``: of its kind; ``detail``: of this one."""
+
+    status: int
+    title: str
+    detail: str = ""
+
+    def fields(self) -> dict[str, object]:
+        """The members of the JSON object."""
+        return {
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
+
+
+def not_found(what: str) -> Problem:
+    """What is not there, or not for this reader: the answer is the same."""
+    return Problem(404, "Not Found", what)
+
+
+def problem_of(error: AccountingError) -> Problem:
+    """The answer to an error that was raised on purpose."""
+    match error:
+        case UsageError():
+            return Problem(400, "Bad Request", str(error))
+        case NotYet():
+            return Problem(409, "Not Yet", str(error))
+        case ConnectionLost():
+            return Problem(503, "Service Unavailable", str(error))
+        case ConfigurationError():
+            return Problem(500, "Wrong Configuration", "the server's log says what is wrong")
+        case _:
+            return Problem(500, "Internal Server Error", "the server's log says what is wrong")

@@ -1,0 +1,57 @@
+"""Answers: rows as JSON and CSV, and pages from templates."""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from accounting.reporting.row_text import json_object, json_value
+from accounting.web.problems import JSON_TYPE, Problem
+
+
+def json_response(
+    text: str, *, status: int = 200, media_type: str = "application/json"
+) -> Response:
+    """JSON that is already text."""
+    return Response(text + "\n", status_code=status, media_type=media_type)
+
+
+def items_response(rows: Iterable[Mapping[str, Any]], cursor: str | None) -> Response:
+    """A page of rows, and the cursor of the next one."""
+    items = ",\n".join(map(json_object, rows))
+    return json_response(f'{{"items": [\n{items}\n], "next": {json_value(cursor)}}}')
+
+
+def problem_response(problem: Problem) -> Response:
+    """A problem document."""
+    return json_response(json_object(problem.fields()), status=problem.status, media_type=JSON_TYPE)
+
+
+@cache
+def _templates() -> Environment:
+    """Undefined names are errors; everything is escaped."""
+    return Environment(
+        loader=PackageLoader("accounting.web", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def page(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
+    """A page from a template, which also gets ``request``, ``reader`` and ``root``."""
+    text = (
+        _templates()
+        .get_template(template)
+        .render(
+            request=request,
+            reader=request.state.reader,
+            root=request.scope.get("root_path", ""),
+            **values,
+        )
+    )
+    return HTMLResponse(text, status_code=status)
