@@ -14,7 +14,7 @@ from accounting.cli.arguments import JsonOption, PeriodOption, Realm
 from accounting.cli.output import write_message, write_record
 from accounting.cli.progress import progress_line
 from accounting.cli.resources import command_settings, writer_engine
-from accounting.cli.terminal_text import visible
+from accounting.domain.human_text import visible
 
 
 def register(app: typer.Typer) -> None:

@@ -9,8 +9,8 @@ from accounting.cli.output import flush_output, write, write_json, write_message
 from accounting.cli.resources import command_settings
 from accounting.cli.rows import ListForm, Listing, arranged, write_list
 from accounting.cli.table import Column, Kind
-from accounting.cli.terminal_text import visible
 from accounting.config import environment_variable
+from accounting.domain.human_text import visible
 from accounting.ops import servers, service
 from accounting.ops.doctor import Finding, Level, examine
 

@@ -14,16 +14,8 @@ import typer
 from accounting.cli.arguments import JsonOption, name_argument
 from accounting.cli.output import flush_output, write, write_json
 from accounting.cli.resources import command_settings
-from accounting.cli.terminal_text import (
-    encodable,
-    human_bytes,
-    human_seconds,
-    minute,
-    split_text,
-    text_width,
-    visible,
-    visible_name,
-)
+from accounting.cli.terminal_text import encodable, split_text, text_width
+from accounting.domain.human_text import human_bytes, human_seconds, minute, visible, visible_name
 from accounting.errors import UsageError
 from accounting.feed.client import Feed
 from accounting.ops import servers

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from accounting.cli.terminal_text import visible
+from accounting.domain.human_text import visible
 from accounting.errors import AccountingError
 from accounting.reporting.row_text import csv_line, json_object
 

@@ -12,7 +12,8 @@ from accounting.cli.output import write, write_message
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.cli.rows import ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
-from accounting.cli.terminal_text import GREEN, YELLOW, minute
+from accounting.cli.terminal_text import GREEN, YELLOW
+from accounting.domain.human_text import minute
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from accounting.cli import output
-from accounting.cli.terminal_text import human_seconds, split_text, text_width, visible
+from accounting.cli.terminal_text import split_text, text_width
+from accounting.domain.human_text import human_seconds, visible
 from accounting.progress import Progress, no_progress
 
 TICK_SECONDS: Final = 0.5

@@ -10,7 +10,7 @@ from accounting.cli.output import write_message
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.cli.rows import ListForm, Listing, arranged, in_own_zone, write_list
 from accounting.cli.table import Column, Kind
-from accounting.cli.terminal_text import short_time
+from accounting.domain.human_text import short_time
 from accounting.domain.identity import UsernameRule
 from accounting.errors import UsageError, unknown_name
 from accounting.identities.realm_rules import list_rules, realm_names, set_rule

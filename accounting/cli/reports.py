@@ -21,7 +21,8 @@ from accounting.cli.arguments import (
 from accounting.cli.resources import command_settings
 from accounting.cli.rows import BYTE_COLUMNS, ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
-from accounting.cli.terminal_text import GREEN, YELLOW, bucket_start, minute
+from accounting.cli.terminal_text import GREEN, YELLOW
+from accounting.domain.human_text import bucket_start, minute, percent_text
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
 from accounting.reporting.view_queries import TRAFFIC
@@ -141,14 +142,8 @@ def usage_listing(subject: str, length: str) -> Listing:
 
 
 def _estimated_share(row: Mapping[str, Any]) -> str:
-    """How much of the traffic is estimated, in percent: never 0 or 100 unless exactly so."""
-    traffic, estimated = row["received_bytes"] + row["sent_bytes"], row["estimated_bytes"]
-    if not estimated:
-        return ""
-    percent = 100 * estimated / traffic if traffic else 100
-    if percent < 1:
-        return "<1%"
-    return ">99%" if 99 < percent < 100 else f"{percent:.0f}%"
+    """How much of the traffic is estimated."""
+    return percent_text(row["estimated_bytes"], row["received_bytes"] + row["sent_bytes"])
 
 
 def _end(session: Mapping[str, Any]) -> str:

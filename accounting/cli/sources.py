@@ -13,8 +13,8 @@ from accounting.cli.output import write_message
 from accounting.cli.resources import command_settings, reader_engine, writer_engine
 from accounting.cli.rows import ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
-from accounting.cli.terminal_text import minute, second
 from accounting.config import check_source_name
+from accounting.domain.human_text import minute, second
 from accounting.errors import UsageError
 from accounting.ops import servers
 from accounting.reporting import view_queries

@@ -23,7 +23,7 @@ from accounting.cli.rows import (
     write_list,
 )
 from accounting.cli.table import Column, Kind
-from accounting.cli.terminal_text import minute, visible_name
+from accounting.domain.human_text import minute, visible_name
 from accounting.domain.statements import StatementCutoff
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError

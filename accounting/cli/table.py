@@ -19,13 +19,15 @@ from accounting.cli.terminal_text import (
     BOLD,
     Style,
     encodable,
+    isolate_direction,
+    split_text,
+    text_width,
+)
+from accounting.domain.human_text import (
     exact_text,
     human_bytes,
     human_seconds,
-    isolate_direction,
     short_time,
-    split_text,
-    text_width,
     visible_name,
 )
 

@@ -14,19 +14,8 @@ from accounting.cli.output import flush_output, write
 from accounting.cli.resources import command_settings, reader_engine
 from accounting.cli.screen import TerminalLost, open_screen, screen_size
 from accounting.cli.table import UNLIMITED, Column, Kind, Row, Total, terminal_lines
-from accounting.cli.terminal_text import (
-    BOLD,
-    DIM,
-    RED,
-    YELLOW,
-    Style,
-    encodable,
-    human_bytes,
-    human_seconds,
-    isolate_direction,
-    second,
-    visible_name,
-)
+from accounting.cli.terminal_text import BOLD, DIM, RED, YELLOW, Style, encodable, isolate_direction
+from accounting.domain.human_text import human_bytes, human_seconds, second, visible_name
 from accounting.errors import ConnectionLost, UsageError
 from accounting.reporting.live import LONG_SECONDS, SHORT_SECONDS, Activity, LiveReader, LiveState
 

@@ -18,19 +18,18 @@ from accounting.cli.audit import dropped_notice
 from accounting.cli.output import flush_output, write, write_json, write_message
 from accounting.cli.progress import progress_line
 from accounting.cli.resources import command_settings, writer_engine
-from accounting.cli.terminal_text import (
-    can_encode,
+from accounting.cli.terminal_text import can_encode, text_width
+from accounting.domain.calendar import from_micros
+from accounting.domain.coturn_messages import ReportKind, Side
+from accounting.domain.counters import COUNTERS
+from accounting.domain.human_text import (
     exact_text,
     human_bytes,
     human_seconds,
     second,
-    text_width,
     visible,
     visible_name,
 )
-from accounting.domain.calendar import from_micros
-from accounting.domain.coturn_messages import ReportKind, Side
-from accounting.domain.counters import COUNTERS
 from accounting.errors import UsageError
 
 _MARKS: Final = (("\u251c\u2500 ", "\u2502  "), ("\u2514\u2500 ", "   "))
