@@ -15,7 +15,7 @@ LENGTHS: Final[tuple[Literal["hour", "day", "month"], ...]] = ("hour", "day", "m
 TRAFFIC: Final = "traffic"
 """A rank: received and sent bytes together."""
 _TRAFFIC_COLUMNS: Final = ("received_bytes", "sent_bytes")
-_SUMS: Final = (
+USAGE_SUMS: Final = (
     *COUNTERS,
     "sessions_started",
     "sessions_ended",
@@ -141,7 +141,7 @@ def _cut_buckets(
     """Sum hours or days into the buckets that contain them, each cut to the span."""
     peak = ["peak_sessions"] if by == "realm" else []
     names = ["realm"] if by == "realm" else ["realm", "user_id", "user_key"]
-    fields = (*names, "starts_at", *_SUMS, *peak)
+    fields = (*names, "starts_at", *USAGE_SUMS, *peak)
     f = fine.with_only_columns(*map(column, fields)).subquery("f").c
     bucket_view = table(
         f"realm_usage_{_VIEW_SUFFIXES[per]}",
@@ -162,7 +162,7 @@ def _cut_buckets(
             begins.label("starts_at"),
             ends.label("ends_at"),
             b.time_zone,
-            *(func.sum(f[name]).label(name) for name in _SUMS),
+            *(func.sum(f[name]).label(name) for name in USAGE_SUMS),
             *(func.max(f[name]).label(name) for name in peak),
         )
         .join_from(

@@ -1,12 +1,14 @@
 """What routes read with: the engine and the reader of the request."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from sqlalchemy import Select
 
 from accounting.db.engine import Engine
+from accounting.reporting import view_queries
 from accounting.reporting.reader import read_rows
 from accounting.web.access.reader import Reader
 
@@ -21,6 +23,19 @@ class Books:
     def rows(self, query: Select[Any], *, by_user: bool = False) -> list[Mapping[str, Any]]:
         """The rows of a query on a view. ``by_user``: see :meth:`Reader.restrict`."""
         return read_rows(self.engine, self.reader.restrict(query, by_user=by_user))
+
+    def service_rows(self, query: Select[Any]) -> list[Mapping[str, Any]]:
+        """Rows about the service and not about a realm: sources, gaps, notices.
+
+        Only a reader of all gets any.
+        """
+        return read_rows(self.engine, query) if self.reader.reads_all else []
+
+    def now(self) -> datetime:
+        """The database's clock."""
+        [clock] = read_rows(self.engine, view_queries.database_now())
+        now: datetime = clock["now"]
+        return now
 
 
 def _books(request: Request) -> Books:

@@ -1,7 +1,7 @@
 """Answers: rows as JSON and CSV, and pages from templates."""
 
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -9,6 +9,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from accounting.reporting.row_text import json_object, json_value
+from accounting.web import html
+from accounting.web.access.reader import Reader
 from accounting.web.problems import JSON_TYPE, Problem
 
 
@@ -33,25 +35,47 @@ def problem_response(problem: Problem) -> Response:
 @cache
 def _templates() -> Environment:
     """Undefined names are errors; everything is escaped."""
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("accounting.web", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["html"] = html
+    return environment
 
 
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
-    """A page from a template, which also gets ``request``, ``reader`` and ``root``."""
+    """A page from a template, which also gets ``request``, ``reader``, ``root`` and ``url``."""
+    root = request.scope.get("root_path", "")
     text = (
         _templates()
         .get_template(template)
         .render(
             request=request,
             reader=request.state.reader,
-            root=request.scope.get("root_path", ""),
+            root=root,
+            url=partial(html.url, root),
+            reader_pages=_pages_of(request.state.reader),
+            reader_label=_label(request.state.reader),
             **values,
         )
     )
     return HTMLResponse(text, status_code=status)
+
+
+def _pages_of(reader: Reader) -> list[tuple[str, str]]:
+    """What the navigation offers: addresses and labels."""
+    if reader.user_key is not None:
+        return [(f"/user/{reader.user_key}", "Usage"), ("/sessions", "Sessions")]
+    pages = [("/", "Overview"), ("/sessions", "Sessions"), ("/periods", "Periods")]
+    return [*pages, ("/gaps", "Gaps")] if reader.reads_all else pages
+
+
+def _label(reader: Reader) -> str:
+    if reader.user_key is not None:
+        return "reads one user"
+    if reader.realm is None:
+        return "reads all"
+    return f"reads realm {html.plain_name(reader.realm)}"
