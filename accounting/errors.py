@@ -109,20 +109,25 @@ class ConnectionLost(AccountingError):
 
 def unknown_name(kind: str, name: str, known: Collection[str]) -> UsageError:
     """The error for an unknown realm, source, ...: suggests a similar name, or lists some."""
+    return UsageError(f"no {kind} '{name}' is known: {nearest_names(name, known)}")
+
+
+def nearest_names(name: str, known: Collection[str]) -> str:
+    """A question after the names that are similar to this one, else a list of some."""
     if suggestion := _suggestion(name, known, SIMILARITY):
-        return UsageError(f"no {kind} '{name}' is known{suggestion}")
+        return suggestion
     listed = sorted(known)[:LISTED_NAMES]
     rest = len(known) - len(listed)
     names = ", ".join(f"'{known_name}'" for known_name in listed) or "none yet"
     more = f" and {rest} more" if rest else ""
-    return UsageError(f"no {kind} '{name}' is known: known are {names}{more}")
+    return f"known are {names}{more}"
 
 
 def unknown_user(realm: str | None, name: str, known: Collection[str]) -> UsageError:
     """The error for an unknown user, of a realm or of all: suggests similar names of ``known``."""
     where = "" if realm is None else f" in realm '{realm}'"
     suggestion = _suggestion(name, known, USER_SIMILARITY)
-    return UsageError(f"no user '{name}' is known{where}{suggestion}")
+    return UsageError(f"no user '{name}' is known{where}{suggestion and f': {suggestion}'}")
 
 
 def unknown_period(realm: str | None, period: date, known: Collection[date]) -> UsageError:
@@ -138,4 +143,4 @@ def unknown_period(realm: str | None, period: date, known: Collection[date]) -> 
 def _suggestion(name: str, known: Collection[str], similarity: float) -> str:
     similar = difflib.get_close_matches(name, known, n=SUGGESTED_NAMES, cutoff=similarity)
     names = " or ".join(f"'{similar_name}'" for similar_name in similar)
-    return f": did you mean {names}?" if names else ""
+    return f"did you mean {names}?" if names else ""

@@ -212,13 +212,25 @@ def set_realm(books: Books, realm: str, *arguments: str) -> tuple[int, str]:
 
 
 def test_rules_of_a_realm_without_usage_hold_from_the_beginning(books: Books) -> None:
-    assert set_realm(books, "new.example", "--time-zone", "Asia/Kolkata")[0] == 0
+    code, message = set_realm(books, "new.example", "--time-zone", "Asia/Kolkata")
+    assert code == 0
+    assert message == (
+        "turn-accounting: new realm 'new.example', of which no session has come yet\n"
+        "turn-accounting: realm 'new.example' always: time zone Asia/Kolkata, billing periods from "
+        "day 1 of a month, grace 60 s, usernames auto with separator ':'\n"
+    )
     assert set_realm(books, "new.example", "--grace", "5")[0] == 0
     assert listed_rules(books, "new.example") == [(None, "Asia/Kolkata", 5)]
     # Any day, also in the past: the realm has no usage yet.
     code, message = set_realm(books, "new.example", "--grace", "7", "--from", "2020-02-03")
     assert code == 0
-    assert "'new.example': Asia/Kolkata from 2020-02-03 00:00:00+05:30" in message
+    assert message.split("turn-accounting: realm 'new.example' ", 1)[1] == (
+        "until 2020-02-03 00:00:00+05:30: time zone Asia/Kolkata, billing periods from day 1 of a "
+        "month, grace 5 s, usernames auto with separator ':'\n"
+        "turn-accounting: realm 'new.example' from 2020-02-03 00:00:00+05:30 on: time zone "
+        "Asia/Kolkata, billing periods from day 1 of a month, grace 7 s, usernames auto with "
+        "separator ':'\n"
+    )
     assert listed_rules(books, "new.example") == [
         (None, "Asia/Kolkata", 5),
         ("2020-02-02T18:30:00+00:00", "Asia/Kolkata", 7),
@@ -233,7 +245,10 @@ def test_rules_of_a_realm_with_usage_hold_from_the_next_midnight_of_its_zone(boo
     before = books.rows("user_usage_monthly", *columns)
     code, message = set_realm(books, "example.org", "--time-zone", "America/New_York")
     assert code == 0
-    assert "'example.org': America/New_York from 20" in message
+    assert "new realm" not in message
+    assert re.search(
+        "'example.org' from 20[-0-9:+ ]+ on: time zone America/New_York, billing", message
+    )
     first, second = listed_rules(books, "example.org")
     assert first == (None, "UTC", 60)
     assert second[1:] == ("America/New_York", 60)
@@ -254,6 +269,17 @@ def test_rules_are_refused_for_a_past_day_with_usage(books: Books) -> None:
     assert message.count("\n") == 1
     assert "2026-01-01 is accounted already" in message
     assert listed_rules(books, "example.org") == [(None, "UTC", 60)]
+
+
+def test_a_realm_that_may_be_misspelt_is_named_as_new(books: Books) -> None:
+    assert "known are" not in set_realm(books, "example.org", "--grace", "1")[1]
+    for _ in range(2):
+        code, message = set_realm(books, "exampel.org", "--grace", "1")
+        assert code == 0
+        assert message.splitlines()[0] == (
+            "turn-accounting: new realm 'exampel.org', of which no session has come yet: did you "
+            "mean 'example.org'?"
+        )
 
 
 def test_the_realm_without_a_name_has_rules_too(books: Books) -> None:
