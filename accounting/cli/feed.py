@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from accounting.cli.arguments import JsonOption, name_argument
+from accounting.cli.arguments import MAX_INTEGER, JsonOption, name_argument
 from accounting.cli.output import flush_output, write, write_json
 from accounting.cli.resources import command_settings
 from accounting.cli.terminal_text import (
@@ -25,7 +25,7 @@ from accounting.cli.terminal_text import (
     visible_name,
 )
 from accounting.errors import UsageError
-from accounting.feed.client import Feed
+from accounting.feed.client import Feed, NumberBeyondEnd
 from accounting.ops import servers
 
 _CUT: Final = "..."
@@ -53,6 +53,10 @@ def print_feed(
     follow: Annotated[
         bool, typer.Option("--follow", help="Keep running, and print new events as they come.")
     ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", min=1, max=MAX_INTEGER, help="At most N events."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the billing worker's events.
@@ -78,9 +82,20 @@ def print_feed(
             if consumer is None
             else feed.consume(consumer, follow=follow)
         )
-        for event in events:
-            _write_event(event._asdict(), as_json=as_json)
-            flush_output()  # an event counts as handled when the next one is requested
+        try:
+            for number, event in enumerate(events, start=1):
+                _write_event(event._asdict(), as_json=as_json)
+                flush_output()  # an event counts as handled when the next one is requested
+                if number == limit:
+                    feed.stop()  # the next request counts the event as handled, and gets no other
+        except NumberBeyondEnd as beyond:
+            if consumer is not None:
+                raise
+            raise UsageError(
+                f"--after {after}: the feed ends at {beyond.last_seq}. If you have read up to "
+                f"{after}, the database was restored from a backup since: read again from a number "
+                "that the backup has, or from 0, and skip the event ids that were handled"
+            ) from None
 
 
 def _write_event(event: Mapping[str, Any], *, as_json: bool) -> None:
