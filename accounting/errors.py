@@ -1,6 +1,7 @@
 """The errors that this package raises on purpose: one base class, and one class per reaction."""
 
 import difflib
+import shlex
 from collections.abc import Collection
 from datetime import date, datetime
 from typing import Final
@@ -134,10 +135,24 @@ def unknown_period(realm: str | None, period: date, known: Collection[date]) -> 
     """The error for an unknown period, of a realm or of all: names the nearest ones."""
     nearest = sorted(sorted(known, key=lambda day: abs(day - period))[:SUGGESTED_NAMES])
     names = (
-        f"the nearest begin on {', '.join(map(str, nearest))}" if nearest else "there is none yet"
+        f"the nearest begin on {', '.join(map(str, nearest))}"
+        if nearest
+        else "there is none yet; `turn-accounting job run close` makes those that have usage"
     )
     owner = "no realm has a" if realm is None else f"realm '{realm}' has no"
     return UsageError(f"{owner} period that begins on {period}: {names}")
+
+
+def not_closed(realm: str, period: date, waits: str, next_step: str) -> NotYet:
+    """The error for a period that is not closed. ``waits``: from domain.periods.describe_wait()."""
+    return NotYet(
+        f"period {period} of realm '{realm}' is not closed yet: it waits for {waits}; {next_step}"
+    )
+
+
+def preview_command(realm: str, period: date) -> str:
+    """The command that shows a period before it is closed."""
+    return f"turn-accounting statement {shlex.quote(realm)} {period} --preview"
 
 
 def _suggestion(name: str, known: Collection[str], similarity: float) -> str:

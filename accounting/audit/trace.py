@@ -24,14 +24,16 @@ from accounting.audit.statement_check import (
     find_closed_periods,
     partly_dropped,
 )
+from accounting.billing import period_queries
 from accounting.billing.adjustment_queries import adjustment_target
 from accounting.billing.period_queries import PeriodRow, find_period
 from accounting.billing.statement_queries import BilledLine, billed_lines
 from accounting.db.engine import lost_connections
 from accounting.domain.calendar import to_micros
+from accounting.domain.periods import describe_wait
 from accounting.domain.session_fold import KeyFold, Report, SessionState, StatusKeySighting
 from accounting.domain.session_hours import SessionHour, hours_of
-from accounting.errors import NotYet, UsageError
+from accounting.errors import UsageError, not_closed
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
 from accounting.identities.user_queries import (
@@ -137,7 +139,17 @@ def trace(
         realm_id = find_realm(connection, realm)
         row = find_period(connection, realm_id, realm, period)
         if row.cutoff is None:
-            raise NotYet(f"period {period} of realm '{realm}' is not closed yet: nothing to trace")
+            waits = describe_wait(
+                period_queries.waits_for(connection, realm_id, period, ()),
+                row.ends_at,
+                row.time_zone,
+            )
+            raise not_closed(
+                realm,
+                period,
+                waits,
+                "its sessions: `turn-accounting sessions`, then `turn-accounting trace --session`",
+            )
         user_key = key or find_user_key(connection, realm_id, user or "")
         if user_key is None:
             raise unknown_user_error(connection, realm, user or "")

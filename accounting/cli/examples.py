@@ -74,7 +74,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "statement": (
         "turn-accounting statement example.org 2026-10-01",
-        "turn-accounting statement example.org 2026-10-01 --user alice --bytes",
+        "turn-accounting statement example.org 2026-11-01 --preview --user alice",
     ),
     "adjust": (
         (

@@ -13,6 +13,7 @@ from accounting.cli.resources import command_settings, writer_engine
 from accounting.cli.rows import ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
 from accounting.cli.terminal_text import GREEN, YELLOW, minute
+from accounting.domain.periods import NOTHING
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
 
@@ -40,7 +41,7 @@ _PERIODS: Final = Listing(
     ),
     rank="starts_at",
     empty="No periods yet.",
-    fields={"waits": lambda period: "" if period["closed_at"] else _waits(period["waits_for"])},
+    fields={"waits": lambda period: "" if period["closed_at"] else period["waits_for"] or NOTHING},
 )
 _Signed = Annotated[int, typer.Option(min=-MAX_COUNT, max=MAX_COUNT, help="Signed.")]
 
@@ -72,10 +73,6 @@ def list_periods(
     )
 
 
-def _waits(waits_for: str | None) -> str:
-    return "nothing: the job that closes periods closes it next" if waits_for is None else waits_for
-
-
 def close(
     realm: RealmName,
     period: PeriodDay,
@@ -96,8 +93,7 @@ def close(
     write_message(
         f"period {closed.period} of realm '{closed.realm}' "
         f"{'would close' if dry_run else 'is closed'}"
-        f"{f' without {excluded}' if excluded else ''}: {closed.line_count} lines, "
-        f"{closed.sums['received_bytes']} bytes received, {closed.sums['sent_bytes']} sent"
+        f"{f' without {excluded}' if excluded else ''}: {closed.summary()}"
     )
 
 

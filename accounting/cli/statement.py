@@ -1,4 +1,4 @@
-"""The command ``statement``: a closed period as its bill."""
+"""The command ``statement``: a closed period as its bill, or what the bill would be now."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,14 @@ from accounting.cli.rows import (
 )
 from accounting.cli.table import Column, Kind
 from accounting.cli.terminal_text import minute, visible_name
+from accounting.domain.periods import describe_wait
 from accounting.domain.statements import StatementCutoff
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
+from accounting.reporting.completeness import usage_waits_for
 from accounting.reporting.reader import open_rows
-from accounting.reporting.statement import Statement, closed_period, read_statement
+from accounting.reporting.statement import Statement, find_period, lines_query, read_statement
 from accounting.reporting.view_queries import AS_IT_IS, TRAFFIC, Arrangement
 
 _LINES: Final = Listing(
@@ -113,12 +115,19 @@ def show_statement(
             "--adjustments", help="With --json or --csv: its adjustments instead of its lines."
         ),
     ] = False,
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview", help="Also a period that is not closed, as it would be now: it may change."
+        ),
+    ] = False,
     *,
     form: ListForm,
 ) -> None:
     """Show a closed period: lines, total, gaps and adjustments.
 
-    Also says how much of it is estimated.
+    Also says how much of it is estimated. With --preview also what the invoice of an
+    open period would be now; in JSON its lines have no closed_at and no digest.
     """
     if adjustments and not form.for_programs:
         raise UsageError("--adjustments goes with --json: else a statement shows them anyway")
@@ -126,24 +135,31 @@ def show_statement(
     arrangement = listing.arrangement(form)
     with reader_engine(command_settings()) as engine:
         if form.for_programs:
-            closed_period(engine, realm, period, user)
+            row = find_period(engine, realm, period, user, preview=preview)
             query = (
                 view_queries.adjustments(realm, period, user, by="period", arrangement=arrangement)
                 if adjustments
-                else view_queries.statements(realm, period, user, arrangement)
+                else lines_query(row, user, arrangement)
             )
             with open_rows(engine, query) as rows:
                 write_list(rows, listing, form, arrangement)
             return
-        statement = read_statement(engine, realm, period, user)
+        statement = read_statement(engine, realm, period, user, preview=preview)
+        is_closed = statement.period["closed_at"] is not None
+        not_counted = None if is_closed else usage_waits_for(engine, realm)
     _write_statement(realm, period, statement, form, arrangement)
+    if not_counted is not None:
+        write(f"\nNot counted yet: it waits for {not_counted}.\n")
 
 
 def _write_statement(
     realm: str, day: date, statement: Statement, form: ListForm, arrangement: Arrangement
 ) -> None:
     period, lines = in_own_zone(statement.period), statement.lines
-    closed_at = f"closed {period['closed_at'].astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+    if period["closed_at"] is None:
+        closed_at = "a preview: not closed, may change"
+    else:
+        closed_at = f"closed {period['closed_at'].astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
     span = (
         f"{period['starts_at']:%Y-%m-%d %H:%M} to {period['ends_at']:%Y-%m-%d %H:%M} "
         f"{period['time_zone']}"
@@ -156,7 +172,11 @@ def _write_statement(
     if not write_list(arranged(lines, arrangement), _LINES, form, arrangement, all_sums=all_sums):
         write(f"{_LINES.empty}\n")
     write(f"\n{_estimated(lines)}\n")
-    excluded = StatementCutoff.from_text(lines[0]["cutoff"]).excluded_sources if lines else ()
+    if period["closed_at"] is None:
+        waits = describe_wait(period["waits_for"], period["ends_at"], period["time_zone"])
+        write(f"Waits for: {waits}\n")
+    cutoff = lines[0]["cutoff"] if lines else None
+    excluded = StatementCutoff.from_text(cutoff).excluded_sources if cutoff else ()
     if excluded:
         write(f"Closed without: {', '.join(excluded)}\n")
     zone = time_zone(period["time_zone"])

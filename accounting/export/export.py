@@ -14,7 +14,14 @@ from typing import Final
 from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections, psycopg_connection
-from accounting.errors import NotYet, unknown_name, unknown_period
+from accounting.domain.periods import describe_wait
+from accounting.errors import (
+    NotYet,
+    not_closed,
+    preview_command,
+    unknown_name,
+    unknown_period,
+)
 from accounting.export import parquet
 from accounting.export.atomic_file import (
     ByteSink,
@@ -143,12 +150,16 @@ def _require_complete(query: ExportQuery, selection: Selection) -> None:
         bounded = selection.period is not None or selection.until is not None
         for row in periods:
             if bounded and row.state != "closed":
-                waits = f": it waits for {row.waits_for}" if row.waits_for else ""
-                raise NotYet(f"period {row.period} of realm '{row.realm}' is {row.state}{waits}")
+                waits = describe_wait(row.waits_for, row.ends_at, row.time_zone)
+                preview = preview_command(row.realm, row.period)
+                raise not_closed(row.realm, row.period, waits, f"as it is now: `{preview}`")
     elif selection.until is not None:
         waits_for = query.span_waits_for()
         if waits_for is not None:
-            raise NotYet(f"not all before {selection.until.isoformat()} is there yet: {waits_for}")
+            raise NotYet(
+                f"not all before {selection.until.isoformat()} is there yet: {waits_for}; "
+                "without --until it exports what is there"
+            )
 
 
 def _write(

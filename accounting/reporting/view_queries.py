@@ -184,10 +184,16 @@ def periods(realm: str | None = None, arrangement: Arrangement = AS_IT_IS) -> Se
 
 
 def statements(
-    realm: str, period: date, user: str | None = None, arrangement: Arrangement = AS_IT_IS
+    realm: str,
+    period: date,
+    user: str | None = None,
+    *,
+    preview: bool = False,
+    arrangement: Arrangement = AS_IT_IS,
 ) -> Select[Any]:
-    """The lines of a statement, by user."""
-    query = view("statements").where(column("realm") == realm, column("period") == period)
+    """The lines of a statement, or of one that is not closed, by user."""
+    name = "statement_previews" if preview else "statements"
+    query = view(name).where(column("realm") == realm, column("period") == period)
     if user is not None:
         query = query.where(column("user_id") == user)
     return _arranged(query, arrangement, [column("user_id"), column("user_key")])

@@ -348,6 +348,32 @@ COMMENT ON COLUMN reporting.statements.closed_at IS 'When the period was closed'
 COMMENT ON COLUMN reporting.statements.digest IS
     'SHA-256 over realm, period, user_key, all numbers and the cutoff, hexadecimal';
 
+CREATE VIEW reporting.statement_previews AS
+SELECT l.realm, l.period, coalesce(u.user_id, '') AS user_id, l.user_key,
+    l.received_packets, l.received_bytes, l.sent_packets, l.sent_bytes,
+    l.peer_received_packets, l.peer_received_bytes, l.peer_sent_packets, l.peer_sent_bytes,
+    l.sessions_started, l.sessions_ended,
+    l.session_microseconds * 0.000001 AS session_seconds, l.estimated_bytes,
+    NULL::text AS cutoff, NULL::timestamptz AS closed_at, NULL::text AS digest
+FROM accounting.open_period_lines l
+LEFT JOIN accounting.users u USING (user_key);
+COMMENT ON VIEW reporting.statement_previews IS
+    'The lines that the statement of each period that is not closed would have now; they still '
+    'change. The columns are those of statements';
+COMMENT ON COLUMN reporting.statement_previews.period IS
+    'The period, which is not closed: its first day in its time zone';
+COMMENT ON COLUMN reporting.statement_previews.user_id IS
+    'User to bill; empty when absent or erased';
+COMMENT ON COLUMN reporting.statement_previews.sessions_started IS
+    'Sessions whose first report is in the period, as known now';
+COMMENT ON COLUMN reporting.statement_previews.sessions_ended IS
+    'Sessions that ended in the period, as known now';
+COMMENT ON COLUMN reporting.statement_previews.session_seconds IS
+    'Seconds that sessions were open in the period, never rounded';
+COMMENT ON COLUMN reporting.statement_previews.cutoff IS 'Null: there is none before the close';
+COMMENT ON COLUMN reporting.statement_previews.closed_at IS 'Null: the period is not closed';
+COMMENT ON COLUMN reporting.statement_previews.digest IS 'Null: there is none before the close';
+
 CREATE VIEW reporting.adjustments AS
 SELECT a.adjustment_id, r.realm, a.period, a.posted_in, coalesce(u.user_id, '') AS user_id,
     a.user_key,

@@ -218,7 +218,8 @@ def test_the_command_exits_with_3_before_the_close(books: Books, tmp_path: Path)
     arguments = ("export", "statements", "--realm", "example.org", "--period", "2026-11-01")
     early = turn_accounting(*arguments, "--output", str(target), database_url=books.url(READER))
     assert early.code == 3
-    assert "period 2026-11-01 of realm 'example.org' is open" in early.error_line
+    assert "period 2026-11-01 of realm 'example.org' is not closed yet" in early.error_line
+    assert early.error_line.endswith("statement example.org 2026-11-01 --preview`")
     assert not target.exists()
 
 
