@@ -21,7 +21,7 @@ from accounting.cli.arguments import (
 from accounting.cli.resources import command_settings
 from accounting.cli.rows import BYTE_COLUMNS, ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
-from accounting.cli.terminal_text import GREEN, YELLOW, bucket_start, minute
+from accounting.cli.terminal_text import GREEN, YELLOW, bucket_start, minute, short_time
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
 from accounting.reporting.view_queries import TRAFFIC
@@ -96,17 +96,21 @@ def usage(
             until=end,
             arrangement=arrangement,
         ),
-        usage_listing(subject, length),
+        usage_listing(subject, length, is_cut=view_queries.cuts_buckets(length, begin, end)),
         form,
         realm=realm,
         user=user,
     )
 
 
-def usage_listing(subject: str, length: str) -> Listing:
-    """The list of usage per user or realm, in buckets of that length."""
+def usage_listing(subject: str, length: str, *, is_cut: bool = False) -> Listing:
+    """The list of usage per user or realm, in buckets of that length.
+
+    ``is_cut``: some may be parts of buckets, so that each row says what it spans.
+    """
+    span = {"starts_at": "from", "ends_at": "to"} if is_cut else {"starts_at": length}
     plain = {
-        "starts_at": length,
+        **span,
         "realm": "realm",
         "user_id": "user",
         "sessions_started": "sessions",
@@ -117,7 +121,15 @@ def usage_listing(subject: str, length: str) -> Listing:
     }
     del plain["peak_sessions" if subject == "user" else "user_id"]
     columns = (
-        Column(field="starts_at", heading=length, text=bucket_start(length)),
+        *(
+            Column(
+                field=field,
+                heading=heading,
+                rank=4 if field == "ends_at" else 0,
+                text=short_time if is_cut else bucket_start(length),
+            )
+            for field, heading in span.items()
+        ),
         Column(field="realm", heading="realm", kind=Kind.NAME),
         Column(field="user_id", heading="user", kind=Kind.NAME),
         Column(field="sessions_started", heading="sessions", kind=Kind.COUNT, rank=1),
@@ -135,6 +147,7 @@ def usage_listing(subject: str, length: str) -> Listing:
         rank=TRAFFIC,
         empty="No usage.",
         is_counted=True,
+        aliases={length: "starts_at"},
         summed=USAGE_SUMS,
         sum_fields=USAGE_FIELDS,
     )

@@ -56,7 +56,8 @@ class Listing:
     are those of the view, and ``fields`` and ``sum_fields``, which are computed from a row.
     ``rank``: what ``--top`` goes by. ``summed``: columns with a total, from which ``sum_fields``
     are computed too; without any there is no last row. ``default_limit``: how many rows people get.
-    ``is_counted``: the rows follow from reports, of which some may not be counted yet.
+    ``is_counted``: the rows follow from reports, of which some may not be counted yet. ``aliases``:
+    more names of columns for ``--sort``.
     """
 
     plain: Mapping[str, str]
@@ -68,6 +69,7 @@ class Listing:
     sum_fields: Mapping[str, Callable[[Row], Any]] = field(default_factory=dict)
     noun: str = "rows"
     is_counted: bool = False
+    aliases: Mapping[str, str] = field(default_factory=dict)
     default_limit: int | None = None
     legend: Callable[[Sequence[Row]], str] = lambda _rows: ""
 
@@ -85,6 +87,7 @@ class Listing:
                 return Arrangement(limit=limit)
             return Arrangement(by=self.rank, descending=True, limit=limit)
         name = form.sort.removeprefix("-")
+        name = self.aliases.get(name, name)
         names = self._sort_names()
         if name not in names:
             raise UsageError(f"--sort {form.sort!r}: expected one of {', '.join(names)}")

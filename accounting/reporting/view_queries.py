@@ -104,10 +104,7 @@ def usage(
     A bucket that the span cuts counts from its hours, or days, that start in the span, and shows
     where it is cut. A time with an offset cuts none: programs compare it with ``starts_at``.
     """
-    resolution = min(
-        (per, *(_resolution(bound) for bound in (since, until) if bound is not None)),
-        key=LENGTHS.index,
-    )
+    resolution = _usage_resolution(per, since, until)
     query = view(f"{by}_usage_{_VIEW_SUFFIXES[resolution]}")
     if realm is not None:
         query = query.where(column("realm") == realm)
@@ -129,6 +126,21 @@ def usage(
         *([column("user_id")] if by == "user" else []),
     ]
     return _arranged(query, arrangement, order)
+
+
+def cuts_buckets(
+    per: Literal["hour", "day", "month"], since: Bound | None, until: Bound | None
+) -> bool:
+    """Whether such a span may begin or end within a bucket."""
+    return _usage_resolution(per, since, until) != per
+
+
+def _usage_resolution(
+    per: Literal["hour", "day", "month"], since: Bound | None, until: Bound | None
+) -> Literal["hour", "day", "month"]:
+    """The longest buckets, up to ``per``, that this span does not cut."""
+    bounds = (_resolution(bound) for bound in (since, until) if bound is not None)
+    return min((per, *bounds), key=LENGTHS.index)
 
 
 def _cut_buckets(
