@@ -21,7 +21,7 @@ from accounting.cli.arguments import (
     time_span,
     usage_subject,
 )
-from accounting.cli.output import BinaryOutput, write_message
+from accounting.cli.output import BinaryOutput, write, write_message
 from accounting.cli.progress import progress_line
 from accounting.cli.resources import command_settings, reader_engine
 from accounting.errors import UsageError
@@ -49,7 +49,10 @@ _HELP: Final = {
 def register(app: typer.Typer) -> None:
     """Add the group ``export``."""
     group = typer.Typer(
-        help="Export usage, sessions, statements or adjustments. Exit 3: not complete yet.",
+        help=(
+            "Export usage, sessions, statements or adjustments. Exit 3: not complete yet. Without "
+            "--until or --period: what there is so far."
+        ),
         no_args_is_help=True,
     )
     group.command(ExportKind.USAGE)(export_usage)
@@ -143,7 +146,10 @@ def _export(
             if format_ is ExportFormat.PARQUET and sys.stdout.isatty():
                 raise UsageError("Parquet is binary: name a directory with --output, or a pipe")
             export_to_stream(engine, selection, format_, BinaryOutput(), progress)
-            return
-        exported = export_to_directory(engine, selection, format_, Path(output), progress)
-    if sys.stderr.isatty():
-        write_message(f"{exported.rows:,} rows in {exported.path}")
+        else:
+            exported = export_to_directory(engine, selection, format_, Path(output), progress)
+            write(f"{exported.path}\n{exported.manifest_path}\n")
+            if sys.stderr.isatty():
+                write_message(f"{exported.rows:,} rows in {exported.path}")
+    if not selection.has_end:
+        write_message("incomplete: rows may be added or change, since the span has no --until")

@@ -147,9 +147,8 @@ def _require_complete(query: ExportQuery, selection: Selection) -> None:
         periods = query.periods()
         if selection.period is not None and not periods:
             raise unknown_period(selection.realm, selection.period, query.known_periods())
-        bounded = selection.period is not None or selection.until is not None
         for row in periods:
-            if bounded and row.state != "closed":
+            if selection.has_end and row.state != "closed":
                 waits = describe_wait(row.waits_for, row.ends_at, row.time_zone)
                 preview = preview_command(row.realm, row.period)
                 raise not_closed(row.realm, row.period, waits, f"as it is now: `{preview}`")

@@ -30,3 +30,8 @@ class Selection:
     until: datetime | None = None
     subject: str = "user"
     granularity: str = "day"
+
+    @property
+    def has_end(self) -> bool:
+        """Whether its rows can be final: those of an open span are added to and change."""
+        return self.period is not None or self.until is not None

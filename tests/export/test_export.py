@@ -61,7 +61,7 @@ def csv_text(value: object) -> str:
         case bool():
             return str(value).lower()
         case datetime():
-            return str(value).removesuffix(":00")
+            return value.isoformat()
         case _:
             return str(value)
 
@@ -261,5 +261,14 @@ def test_file_names_are_distinct_and_stay_in_the_directory(realm: str | None, na
         kind=ExportKind.STATEMENTS, realm=realm, period=datetime(2026, 11, 1, tzinfo=UTC).date()
     )
     assert file_name(selection, ExportFormat.CSV) == name
+    spans = {
+        (DAY_START, DAY_END): "sessions_2026-11-02--2026-11-03.csv",
+        (DAY_START, None): "sessions_since-2026-11-02.csv",
+        (None, DAY_END.replace(hour=1)): "sessions_until-20261103T010000Z.csv",
+        (DAY_START.replace(microsecond=1), None): "sessions_since-20261102T000000.000001Z.csv",
+    }
+    for (since, until), name_of_span in spans.items():
+        span = Selection(kind=ExportKind.SESSIONS, since=since, until=until)
+        assert file_name(span, ExportFormat.CSV) == name_of_span
     long = Selection(kind=ExportKind.SESSIONS, realm="\u00fc" * 127)
     assert len(file_name(long, ExportFormat.CSV)) < 200

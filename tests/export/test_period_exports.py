@@ -203,10 +203,29 @@ def test_a_killed_process_leaves_only_drafts(books: Books, tmp_path: Path) -> No
     assert [path.name[0] for path in target.iterdir()] != []
     assert all(path.name.startswith(".") for path in target.iterdir())
     result = turn_accounting(*arguments, database_url=books.url(READER))
-    assert result == (0, "", "")
-    manifests = [str(path) for path in target.glob("*.manifest.json")]
-    assert len(list(target.iterdir())) == 2
-    assert turn_accounting("export", "check", *manifests) == (0, "", "")
+    paths = sorted(map(str, target.iterdir()))
+    assert result == (0, "".join(f"{path}\n" for path in paths), "")
+    assert paths == [
+        str(target / f"statements_2026-11-01.csv{suffix}") for suffix in ("", ".manifest.json")
+    ]
+    assert turn_accounting("export", "check", paths[1]) == (0, "", "")
+
+
+def test_a_span_without_an_end_is_marked_as_incomplete(books: Books, tmp_path: Path) -> None:
+    close_november(books)
+    since, url = ("usage", "--since", "2026-11"), books.url(READER)
+    streamed = turn_accounting("export", *since, database_url=url)
+    listed = turn_accounting("usage", "--per", "day", "--csv", database_url=url)
+    assert (streamed.code, streamed.out.splitlines()[0]) == (0, listed.out.splitlines()[0])
+    assert sorted(streamed.out.splitlines()) == sorted(listed.out.splitlines())
+    assert streamed.err == (
+        "turn-accounting: incomplete: rows may be added or change, since the span has no --until\n"
+    )
+    written = turn_accounting("export", *since, "--output", str(tmp_path), database_url=url)
+    assert (written.code, written.err) == (0, streamed.err)
+    assert "usage-user-day_since-2026-11-01.csv\n" in written.out
+    manifest = json.loads(Path(written.out.splitlines()[1]).read_text())
+    assert manifest["complete"] is False
 
 
 def test_the_command_exits_with_3_before_the_close(books: Books, tmp_path: Path) -> None:
