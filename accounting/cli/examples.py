@@ -90,6 +90,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
         "turn-accounting feed --after 3",
         "turn-accounting feed --consumer invoicer --json",
     ),
+    "gaps": (
+        "turn-accounting gaps --since 7d",
+        "turn-accounting gaps --source default --since 2026-11 --top 3",
+    ),
     "verify": (
         "turn-accounting verify",
         "turn-accounting verify --realm example.org --period 2026-10-01",

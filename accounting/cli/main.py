@@ -55,6 +55,7 @@ COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the he
         "feed": CommandEntry("feed", "Print the billing worker's events."),
     },
     "Audit": {
+        "gaps": CommandEntry("gaps", "List when messages may have been lost, and why."),
         "verify": CommandEntry(
             "audit", "Recompute everything from the reports; exit 1 on a difference."
         ),

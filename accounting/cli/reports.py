@@ -19,7 +19,7 @@ from accounting.cli.arguments import (
     usage_subject,
 )
 from accounting.cli.resources import command_settings
-from accounting.cli.rows import BYTE_COLUMNS, ListForm, Listing, write_query
+from accounting.cli.rows import BYTE_COLUMNS, NOW, ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
 from accounting.cli.terminal_text import GREEN, YELLOW, bucket_start, minute, short_time
 from accounting.errors import UsageError
@@ -171,10 +171,10 @@ def _end(session: Mapping[str, Any]) -> str:
 
 
 def _open_seconds(session: Mapping[str, Any]) -> int:
-    """How long a session was open; a live one until it was last seen."""
+    """How long a session was open; a live one until now."""
     started_at: datetime = session["started_at"]
-    until: datetime = session["ended_at"] or session["last_seen_at"]
-    return round((until - started_at).total_seconds())
+    until: datetime = session["ended_at"] or session[NOW] or session["last_seen_at"]
+    return max(0, round((until - started_at).total_seconds()))
 
 
 def _end_style(session: Mapping[str, Any]) -> str:

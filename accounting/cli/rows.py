@@ -18,8 +18,8 @@ from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
 from accounting.reporting.completeness import usage_waits_for
 from accounting.reporting.known_names import check_names
-from accounting.reporting.reader import ViewQuery, open_rows, open_rows_and_sums
-from accounting.reporting.view_queries import TRAFFIC, Arrangement, sums
+from accounting.reporting.reader import ViewQuery, open_rows, open_rows_and_sums, read_rows
+from accounting.reporting.view_queries import LENGTH, TRAFFIC, Arrangement, database_now, sums
 
 BYTE_COLUMNS: Final = {
     "received_bytes": "received B",
@@ -28,6 +28,8 @@ BYTE_COLUMNS: Final = {
     "peer_sent_bytes": "peer sent B",
 }
 """The byte counters and their headings in tables."""
+NOW: Final = "now"
+"""The field in which ``Listing.fields`` find the database's clock; None where it was not read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,8 @@ class Listing:
         }
         if self.rank == TRAFFIC:
             names["total"] = (TRAFFIC, True)
+        if self.rank == LENGTH:
+            names["time"] = (LENGTH, True)
         numeric = {*COUNTERS, *self.summed}
         return names | {
             field: next(
@@ -120,23 +124,28 @@ def write_query(
     *,
     realm: str | None = None,
     user: str | None = None,
+    source: str | None = None,
 ) -> None:
     """Write the rows of a query.
 
-    Raises UsageError if there are none and ``realm`` or ``user`` is unknown.
+    Raises UsageError if there are none and ``realm``, ``user`` or ``source`` is unknown.
     """
     arrangement = listing.arrangement(form)
     view_query = query(arrangement)
     with reader_engine(settings) as engine:
+        now = None
+        if not form.for_programs:
+            [clock] = read_rows(engine, database_now())
+            now = clock["now"]
         if form.top is not None and not form.for_programs and listing.summed:
             wanted = sums(view_query, listing.summed)
             with open_rows_and_sums(engine, view_query, wanted) as (all_sums, rows):
-                has_rows = write_list(rows, listing, form, arrangement, all_sums=all_sums)
+                has_rows = write_list(rows, listing, form, arrangement, all_sums=all_sums, now=now)
         else:
             with open_rows(engine, view_query) as rows:
-                has_rows = write_list(rows, listing, form, arrangement)
+                has_rows = write_list(rows, listing, form, arrangement, now=now)
         if not has_rows:
-            check_names(engine, realm=realm, user=user)
+            check_names(engine, realm=realm, user=user, source=source)
             if not form.for_programs:
                 reason = usage_waits_for(engine, realm) if listing.is_counted else None
                 empty = listing.empty
@@ -154,8 +163,12 @@ def write_list(
     arrangement: Arrangement,
     *,
     all_sums: Row | None = None,
+    now: datetime | None = None,
 ) -> bool:
-    """Write rows that are in order already; return whether there are any, else write nothing."""
+    """Write rows that are in order already; return whether there are any, else write nothing.
+
+    ``now``: the database's clock.
+    """
     rows = iter(rows)
     first = next(rows, None)
     if first is None:
@@ -166,7 +179,8 @@ def write_list(
     elif form.as_csv:
         write_csv(rows, list(first))
     else:
-        _write_for_people([in_own_zone(row) for row in rows], listing, form, arrangement, all_sums)
+        shown = [in_own_zone(row) for row in rows]
+        _write_for_people(shown, listing, form, arrangement, all_sums, now)
     return True
 
 
@@ -176,6 +190,7 @@ def _write_for_people(
     form: ListForm,
     arrangement: Arrangement,
     all_sums: Row | None,
+    now: datetime | None,
 ) -> None:
     if not sys.stdout.isatty():
         headings = {name: name for name in rows[0]} if form.wide else listing.plain
@@ -183,7 +198,8 @@ def _write_for_people(
         return
     computed = {**listing.fields, **listing.sum_fields}
     described = [
-        {**row, **{name: compute(row) for name, compute in computed.items()}} for row in rows
+        {**row, **{name: compute({**row, NOW: now}) for name, compute in computed.items()}}
+        for row in rows
     ]
     columns = [_wide_column(name, rows) for name in rows[0]] if form.wide else listing.columns
     totals = _totals(described, listing, arrangement, all_sums)

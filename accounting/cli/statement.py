@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, date
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final
 
 import typer
 
 from accounting.cli.arguments import PeriodDay, RealmName, User, list_options
+from accounting.cli.gaps import gap_listing
 from accounting.cli.output import write
 from accounting.cli.reports import TRAFFIC_COLUMNS, USAGE_FIELDS, USAGE_SUMS
 from accounting.cli.resources import command_settings, reader_engine
@@ -23,7 +24,7 @@ from accounting.cli.rows import (
     write_list,
 )
 from accounting.cli.table import Column, Kind
-from accounting.cli.terminal_text import minute, visible_name
+from accounting.cli.terminal_text import visible_name
 from accounting.domain.periods import describe_wait
 from accounting.domain.statements import StatementCutoff
 from accounting.domain.time_zones import time_zone
@@ -77,26 +78,7 @@ _ADJUSTMENTS: Final = Listing(
     empty="",
     summed=("session_seconds", "received_bytes", "sent_bytes"),
 )
-_GAPS: Final = Listing(
-    plain={
-        "gap_id": "gap",
-        "source": "source",
-        "from_at": "from",
-        "to_at": "to",
-        "cause": "cause",
-        "detail": "detail",
-    },
-    columns=(
-        Column(field="gap_id", heading="gap", kind=Kind.COUNT),
-        Column(field="source", heading="source", kind=Kind.NAME),
-        Column(field="from_at", heading="from", text=minute),
-        Column(field="to_at", heading="to", text=minute),
-        Column(field="cause", heading="cause"),
-        Column(field="detail", heading="detail", kind=Kind.WORDS),
-    ),
-    rank="from_at",
-    empty="",
-)
+_GAPS: Final = gap_listing()
 
 
 def register(app: typer.Typer) -> None:
@@ -182,7 +164,7 @@ def _write_statement(
     zone = time_zone(period["time_zone"])
     whole = replace(form, top=None, sort=None, limit=None)
     gaps = [in_zone(row, zone) for row in statement.gaps]
-    _write_section("Gaps", gaps, _GAPS, whole, "No gap lies in it.")
+    _write_section("Gaps", gaps, _GAPS, whole, "No gap lies in it.", statement.now)
     _write_section(
         "Adjustments of this period",
         statement.adjustments,
@@ -200,10 +182,15 @@ def _write_statement(
 
 
 def _write_section(
-    title: str, rows: Sequence[Mapping[str, Any]], listing: Listing, form: ListForm, empty: str
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    listing: Listing,
+    form: ListForm,
+    empty: str,
+    now: datetime | None = None,
 ) -> None:
     write(f"\n{title}\n" if rows else f"\n{empty}\n")
-    write_list(rows, listing, form, AS_IT_IS)
+    write_list(rows, listing, form, AS_IT_IS, now=now)
 
 
 def _estimated(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
 import typer
@@ -27,14 +27,23 @@ from accounting.cli.terminal_text import (
     second,
     visible_name,
 )
+from accounting.domain.gap_causes import cause_in_words
 from accounting.errors import ConnectionLost, UsageError
-from accounting.reporting.live import LONG_SECONDS, SHORT_SECONDS, Activity, LiveReader, LiveState
+from accounting.reporting.live import (
+    GAP_HOURS,
+    LONG_SECONDS,
+    SHORT_SECONDS,
+    Activity,
+    LiveReader,
+    LiveState,
+)
 
 LATE_SECONDS: Final = 10
 VERY_LATE_SECONDS: Final = 60
 QUERY_SHARE: Final = 4
 """The pause is at least so many times as long as the queries took."""
 SHOWN_SOURCES: Final = 3
+SHOWN_GAPS: Final = 3
 BLOCKS: Final = "·▁▂▃▄▅▆▇█"
 ASCII_BLOCKS: Final = ".:-=+*#%@"
 SUBJECTS: Final = ("users", "sessions")
@@ -247,7 +256,7 @@ class TopView:
             lines.append(f"and {others} less far behind")
         if not sources:
             lines.append("No source is known yet.")
-        return [*lines, self._gaps(state)]
+        return [*lines, *self._gaps(state)]
 
     def _source(self, source: Row, state: LiveState) -> str:
         """How far a source is behind; coloured where that is long."""
@@ -266,18 +275,37 @@ class TopView:
         colour = RED if lag >= VERY_LATE_SECONDS else YELLOW if lag >= LATE_SECONDS else ""
         return self._style(f"{name}: {', '.join(parts)}", colour)
 
-    def _gaps(self, state: LiveState) -> str:
+    def _gaps(self, state: LiveState) -> list[str]:
+        """The open gaps, and those that ended within a day: a line each, the newest ones."""
         if not state.gaps:
-            return "no gaps in 24 h"
+            return [f"no gaps in {GAP_HOURS} h"]
         open_gaps = [gap for gap in state.gaps if gap["to_at"] is None]
-        newest = (open_gaps or state.gaps)[-1]
-        text = (
-            f"{_count(len(state.gaps), 'gap')} in 24 h, "
-            f"{'open since' if open_gaps else 'the last one from'} "
-            f"{second(newest['from_at'].astimezone(UTC))} UTC: {newest['cause']}, "
-            f"{self._shown_name(newest['source'])}"
+        ended = [gap for gap in state.gaps if gap["to_at"] is not None]
+        lines = [
+            self._style(f"gap open for {self._gap(gap, state.now)}", RED)
+            for gap in open_gaps[:SHOWN_GAPS]
+        ]
+        if len(open_gaps) > SHOWN_GAPS:
+            lines.append(self._style(f"and {len(open_gaps) - SHOWN_GAPS:,} more open", RED))
+        count = f"{_count(len(ended), 'gap')} in {GAP_HOURS} h"
+        if len(ended) == 1:
+            lines.append(self._style(f"{count}, {self._gap(ended[0], state.now)}", YELLOW))
+        elif ended:
+            day = timedelta(hours=GAP_HOURS)
+            lengths = (gap["to_at"] - max(gap["from_at"], state.now - day) for gap in ended)
+            seconds = round(sum(lengths, timedelta()).total_seconds())
+            shown = ended[: max(1, SHOWN_GAPS - len(open_gaps))]
+            more = " see turn-accounting gaps" if len(ended) > len(shown) else ""
+            lines.append(self._style(f"{count}, {human_seconds(seconds)} in all:{more}", YELLOW))
+            lines += [self._style(f"  {self._gap(gap, state.now)}", YELLOW) for gap in shown]
+        return lines
+
+    def _gap(self, gap: Row, now: datetime) -> str:
+        return (
+            f"{_ago(gap['to_at'] or now, gap['from_at'])} from "
+            f"{second(gap['from_at'].astimezone(UTC))} UTC: {cause_in_words(gap['cause'])}, "
+            f"{self._shown_name(gap['source'])}"
         )
-        return self._style(text, RED if open_gaps else YELLOW)
 
     def _realms(self, state: LiveState, width: int, most: int, *, exact: bool) -> list[str]:
         """The busiest realms, what the others have together, and the total."""

@@ -3,11 +3,14 @@
 from sqlalchemy import Engine, func, select
 
 from accounting.errors import unknown_name, unknown_user
+from accounting.reporting import view_queries
 from accounting.reporting.reader import read_rows
 
 
-def check_names(engine: Engine, *, realm: str | None = None, user: str | None = None) -> None:
-    """Raise UsageError for an unknown realm, or a user unknown there; None for any.
+def check_names(
+    engine: Engine, *, realm: str | None = None, user: str | None = None, source: str | None = None
+) -> None:
+    """Raise UsageError for an unknown realm or source, or a user unknown there; None for any.
 
     ``user``: a user_id or a username. An erased user is unknown.
     """
@@ -21,3 +24,7 @@ def check_names(engine: Engine, *, realm: str | None = None, user: str | None = 
         known = [row["name"] for row in read_rows(engine, select(users))]
         if user not in known:
             raise unknown_user(realm, user, known)
+    if source is not None:
+        known = [row["source"] for row in read_rows(engine, view_queries.sources())]
+        if source not in known:
+            raise unknown_name("source", source, known)

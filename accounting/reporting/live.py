@@ -7,7 +7,7 @@ reads all of them.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -44,7 +44,8 @@ class Activity:
 class LiveState:
     """The state at ``now``, by the database's clock.
 
-    ``sources``: those in service. ``gaps``: of the last day, oldest first. ``realms``: with
+    ``sources``: those in service. ``gaps``: of the last day, open ones of
+    these sources first, then the newest. ``realms``: with
     ``realm``, ``live`` and ``hours``, the bytes per second of each of the last hours. ``users``:
     with ``realm``, ``user_id`` and ``active``, how many of its live sessions reported lately or are
     in ``sessions``, which has rows of the view.
@@ -94,7 +95,7 @@ class LiveReader:
         return LiveState(
             now=now,
             sources=sources,
-            gaps=self._rows(view_queries.gaps(now - timedelta(hours=GAP_HOURS), now)),
+            gaps=self._gaps({row["source"] for row in sources}),
             everything=self._activity(None, {}),
             realms=self._realms(now),
             users=self._active_users(sessions),
@@ -103,6 +104,11 @@ class LiveReader:
 
     def _rows(self, query: ViewQuery) -> list[Row]:
         return read_rows(self._engine, query)
+
+    def _gaps(self, sources_in_service: Collection[str]) -> list[Row]:
+        """The gaps of the last day. One of a retired source may never end."""
+        rows = self._rows(view_queries.gaps(since=HoursAgo(GAP_HOURS)))
+        return [gap for gap in rows if gap["to_at"] or gap["source"] in sources_in_service]
 
     def _read_traffic(self, source: Row) -> None:
         """Add what a source reported since it was read the last time."""

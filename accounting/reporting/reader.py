@@ -2,9 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
-from psycopg.errors import UndefinedColumn, UndefinedFunction, UndefinedTable
+from psycopg.errors import (
+    InvalidSchemaName,
+    UndefinedColumn,
+    UndefinedFunction,
+    UndefinedTable,
+)
 from sqlalchemy import Connection, Engine, Select
 from sqlalchemy.exc import ProgrammingError
 
@@ -13,6 +18,7 @@ from accounting.errors import AccountingError
 
 Row = Mapping[str, Any]
 ViewQuery = Select[Any]
+_LACKING: Final = (InvalidSchemaName, UndefinedTable, UndefinedColumn, UndefinedFunction)
 
 
 @contextmanager
@@ -47,7 +53,7 @@ def _stream(connection: Connection, query: ViewQuery) -> Iterator[Row]:
     try:
         result = connection.execution_options(stream_results=True).execute(query)
     except ProgrammingError as error:
-        if isinstance(error.orig, UndefinedTable | UndefinedColumn | UndefinedFunction):
+        if isinstance(error.orig, _LACKING):
             raise AccountingError(
                 f"Postgres: {str(error.orig).splitlines()[0]}: "
                 "bring it to this version with `turn-accounting db upgrade`"

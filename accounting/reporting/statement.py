@@ -4,7 +4,7 @@ The lines of a period that is not closed are a preview: as they would be if it c
 """
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 from sqlalchemy import Engine
 
@@ -20,9 +20,11 @@ from accounting.reporting.view_queries import AS_IT_IS, Arrangement
 class Statement:
     """Rows of the views. ``adjustments`` correct this period; ``posted`` are billed with it.
 
-    ``closed_at`` of the period is None where the lines are a preview.
+    ``closed_at`` of the period is None where the lines are a preview. They are read at ``now``, by
+    the database's clock.
     """
 
+    now: datetime
     period: Row
     lines: list[Row]
     adjustments: list[Row]
@@ -66,10 +68,19 @@ def read_statement(
 ) -> Statement:
     """Read a period, of one user or all. Raises as :func:`find_period`."""
     row = find_period(engine, realm, period, user, preview=preview)
+    [clock] = read_rows(engine, view_queries.database_now())
     return Statement(
+        now=clock["now"],
         period=row,
         lines=read_rows(engine, lines_query(row, user)),
         adjustments=read_rows(engine, view_queries.adjustments(realm, period, user, by="period")),
         posted=read_rows(engine, view_queries.adjustments(realm, period, user, by="posted_in")),
-        gaps=read_rows(engine, view_queries.gaps(row["starts_at"], row["ends_at"])),
+        gaps=read_rows(
+            engine,
+            view_queries.gaps(
+                since=row["starts_at"],
+                until=row["ends_at"],
+                arrangement=Arrangement(by="from_at"),
+            ),
+        ),
     )

@@ -14,7 +14,8 @@ _VIEW_SUFFIXES: Final = {"hour": "hourly", "day": "daily", "month": "monthly"}
 LENGTHS: Final[tuple[Literal["hour", "day", "month"], ...]] = ("hour", "day", "month")
 TRAFFIC: Final = "traffic"
 """A rank: received and sent bytes together."""
-_TRAFFIC_COLUMNS: Final = ("received_bytes", "sent_bytes")
+LENGTH: Final = "length"
+"""A rank: how long a gap lasts, an open one until now."""
 _SUMS: Final = (
     *COUNTERS,
     "sessions_started",
@@ -46,7 +47,7 @@ Bound = datetime | DaysAgo | HoursAgo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrangement:
-    """The order of a list, and how much of it. ``by``: a column, or TRAFFIC."""
+    """The order of a list, and how much of it. ``by``: a column, TRAFFIC or LENGTH."""
 
     by: str | None = None
     descending: bool = False
@@ -227,15 +228,28 @@ def adjustments(
     return _arranged(query, arrangement, order)
 
 
-def gaps(since: datetime, until: datetime) -> Select[Any]:
-    """The capture gaps that overlap [since, until), oldest first."""
+def gaps(
+    *,
+    source: str | None = None,
+    since: Bound | None = None,
+    until: Bound | None = None,
+    arrangement: Arrangement = AS_IT_IS,
+) -> Select[Any]:
+    """The capture gaps that overlap [since, until): open ones, then the newest.
+
+    Naive times are UTC.
+    """
     from_at: Any = column("from_at")
     to_at: Any = column("to_at")
-    return (
-        view("capture_gaps")
-        .where(from_at < until, to_at.is_(None) | (to_at > since))
-        .order_by(from_at, column("gap_id"))
-    )
+    query = view("capture_gaps")
+    if source is not None:
+        query = query.where(column("source") == source)
+    if until is not None:
+        query = query.where(from_at < _instant(until, literal("UTC")))
+    if since is not None:
+        query = query.where(to_at.is_(None) | (to_at > _instant(since, literal("UTC"))))
+    order = [to_at.is_not(None), from_at.desc(), column("gap_id").desc()]
+    return _arranged(query, arrangement, order)
 
 
 def view(name: str) -> Select[Any]:
@@ -343,11 +357,20 @@ def utc_time(bound: Bound, now: datetime) -> datetime:
 def _arranged(query: Select[Any], arrangement: Arrangement, order: list[Any]) -> Select[Any]:
     """A query in the order that was asked for; ``order`` is its usual one, and settles ties."""
     if arrangement.by is not None:
-        names = _TRAFFIC_COLUMNS if arrangement.by == TRAFFIC else (arrangement.by,)
-        rank: Any = sum((column(name) for name in names[1:]), start=column(names[0]))
+        rank = _rank(arrangement.by)
         order = [rank.desc().nulls_last() if arrangement.descending else rank, *order]
     query = query.order_by(*order)
     return query if arrangement.limit is None else query.limit(arrangement.limit)
+
+
+def _rank(by: str) -> Any:
+    """What a column, TRAFFIC or LENGTH is in SQL."""
+    if by == TRAFFIC:
+        return column("received_bytes") + column("sent_bytes")
+    if by == LENGTH:
+        now = func.reporting.database_now()
+        return func.coalesce(column("to_at"), now) - column("from_at")
+    return column(by)
 
 
 def _resolution(bound: Bound) -> Literal["hour", "day", "month"]:

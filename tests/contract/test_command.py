@@ -36,6 +36,7 @@ from tests.support.servers import PostgresServer
         ("usage --by realm --per day", "realm_usage_daily", "starts_at, realm"),
         ("usage --by realm --per hour", "realm_usage_hourly", "starts_at, realm"),
         ("source list", "sources", "source"),
+        ("gaps", "capture_gaps", "to_at IS NULL DESC, from_at DESC"),
     ],
 )
 def test_json_is_the_view_one_object_a_line_for_the_reader(
@@ -95,6 +96,27 @@ def test_sessions_are_found_by_realm_user_and_time(
     result = turn_accounting(*arguments.split(), "--json", database_url=sample_books.url(READER))
     assert (result.code, result.err) == (0, "")
     assert {row["allocation_id"].lstrip("0") for row in result.rows} == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ("--source second", []),
+        ("--since 2026-11-01 --until 2026-11-02", [2]),
+        ("--since 2026-11-01T01:00", [3]),  # half-open
+        ("--until 2026-11-01", [2, 1]),
+        ("--top 2", [1, 2]),  # the longest: the open one lasts for seconds
+        ("--sort -time --limit 1", [3]),
+    ],
+)
+def test_gaps_are_found_by_source_time_and_length(
+    sample_books: Books, arguments: str, found: list[int]
+) -> None:
+    result = turn_accounting(
+        "gaps", *arguments.split(), "--json", database_url=sample_books.url(READER)
+    )
+    assert (result.code, result.err) == (0, "")
+    assert [row["gap_id"] for row in result.rows] == found
 
 
 def test_bounds_of_usage_are_in_the_time_of_each_realm(sample_books: Books) -> None:
@@ -186,7 +208,7 @@ def test_an_empty_database_is_upgraded_to_this_version(
         assert "turn-accounting db upgrade" in before.err
         for arguments in (
             "sessions", "usage", "realm list", "realm set x --grace 1", "job run settle",
-            "source list", "source retire x", "schedule",
+            "source list", "source retire x", "schedule", "gaps", "top",
         ):  # fmt: skip
             result = turn_accounting(*arguments.split(), database_url=url)
             assert result.code == 1

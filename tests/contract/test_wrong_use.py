@@ -126,6 +126,8 @@ def test_a_reader_that_would_write_gets_the_name_of_the_role(
         ("usage --user alise --realm example.org --json",
          "no user 'alise' is known in realm 'example.org': did you mean 'alice'?"),
         ("sessions --user zzz", "no user 'zzz' is known"),
+        ("gaps --source secnd --since today",
+         "no source 'secnd' is known: did you mean 'second'?"),
         ("period list exampel.org",
          "no realm 'exampel.org' is known: did you mean 'example.org'?"),
         ("statement exampel.org 2026-11-01",
