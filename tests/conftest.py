@@ -128,6 +128,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in deselected]
 
 
+SHORT_WAITS: Final[Mapping[str, float]] = {
+    "accounting.capture.redis.receiver.READ_TIMEOUT_SECONDS": 0.02,
+    "accounting.capture.redis.batching.IDLE_SECONDS": 0.02,
+    "accounting.capture.collector.MIN_RETRY_SECONDS": 0.02,
+}
+"""How long a read waits on an idle connection, a stop is not noticed, a first retry waits."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_waits() -> Iterator[None]:
+    """Shorten waits of capture in this process; a process that a test starts has its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, seconds in SHORT_WAITS.items():
+            patch.setattr(name, seconds)
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """The Postgres server of this worker, with the template database.
