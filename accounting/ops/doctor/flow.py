@@ -12,8 +12,10 @@ from accounting.ops.monitoring.health import (
     capture_problems,
     clock_offsets,
     database_problems,
+    describe_gaps,
     describe_offset,
     format_duration,
+    has_new_gaps,
     identity_problems,
     set_aside_problems,
     silence_warnings,
@@ -56,6 +58,7 @@ def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
         observed, _, advice = problem.rpartition(": ")
         yield error(COMPONENT, "set-aside", observed, advice)
     yield from _check_other_sources(snapshot)
+    yield _check_gaps(database)
     yield from _check_clocks(snapshot)
     yield from _check_notices(database)
     yield _check_rejected(database)
@@ -139,6 +142,19 @@ def _check_other_sources(snapshot: Snapshot) -> Iterator[Finding]:
             )
         else:
             yield ok(COMPONENT, "sources", f"{name}: {format_duration(lag_seconds)} behind")
+
+
+def _check_gaps(database: DatabaseStatus) -> Finding:
+    """A warning for a day. An open gap is an error of its source besides."""
+    observed = describe_gaps(database)
+    if not has_new_gaps(database):
+        return ok(COMPONENT, "gaps", observed)
+    return warning(
+        COMPONENT,
+        "gaps",
+        observed,
+        "run `turn-accounting gaps`: docs/operations.md#gaps has causes",
+    )
 
 
 def _check_notices(database: DatabaseStatus) -> Iterator[Finding]:
