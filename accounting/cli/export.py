@@ -137,8 +137,8 @@ def _export(
             [clock] = read_rows(engine, view_queries.database_now())
             selection = replace(
                 selection,
-                since=None if begin is None else view_queries.utc_time(begin, clock["now"]),
-                until=None if end is None else view_queries.utc_time(end, clock["now"]),
+                since=None if begin is None else view_queries.instant(begin, clock["now"]),
+                until=None if end is None else view_queries.instant(end, clock["now"]),
             )
             if selection.since and selection.until and selection.since >= selection.until:
                 raise UsageError(f"--since {since} is not before --until {until}")

@@ -1,6 +1,7 @@
 """The commands that list the books: ``sessions`` and ``usage``."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -24,6 +25,7 @@ from accounting.cli.table import Column, Kind
 from accounting.cli.terminal_text import GREEN, YELLOW, bucket_start, minute, short_time
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
+from accounting.reporting.completeness import Counted
 from accounting.reporting.view_queries import TRAFFIC
 
 ESTIMATED_MARK: Final = "~"
@@ -57,10 +59,12 @@ def sessions(
         lambda arrangement: view_queries.sessions(
             realm=realm, user=user, since=begin, until=end, live=live, arrangement=arrangement
         ),
-        _SESSIONS,
+        replace(_SESSIONS, empty="No live sessions.") if live else _SESSIONS,
         form,
         realm=realm,
         user=user,
+        since=begin,
+        until=end,
     )
 
 
@@ -100,6 +104,8 @@ def usage(
         form,
         realm=realm,
         user=user,
+        since=begin,
+        until=end,
     )
 
 
@@ -146,7 +152,7 @@ def usage_listing(subject: str, length: str, *, is_cut: bool = False) -> Listing
         ],
         rank=TRAFFIC,
         empty="No usage.",
-        is_counted=True,
+        counted=Counted.USAGE,
         aliases={length: "starts_at"},
         summed=USAGE_SUMS,
         sum_fields=USAGE_FIELDS,
@@ -245,7 +251,7 @@ _SESSIONS: Final = Listing(
     ),
     rank=TRAFFIC,
     empty="No sessions.",
-    is_counted=True,
+    counted=Counted.SESSIONS,
     fields={"end": _end, "open_seconds": _open_seconds},
     summed=("received_bytes", "sent_bytes"),
     noun="sessions",

@@ -16,10 +16,17 @@ from accounting.config import Settings
 from accounting.domain.counters import COUNTERS
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
-from accounting.reporting.completeness import usage_waits_for
+from accounting.reporting.completeness import Counted, explain_empty
 from accounting.reporting.known_names import check_names
 from accounting.reporting.reader import ViewQuery, open_rows, open_rows_and_sums, read_rows
-from accounting.reporting.view_queries import LENGTH, TRAFFIC, Arrangement, database_now, sums
+from accounting.reporting.view_queries import (
+    LENGTH,
+    TRAFFIC,
+    Arrangement,
+    Bound,
+    database_now,
+    sums,
+)
 
 BYTE_COLUMNS: Final = {
     "received_bytes": "received B",
@@ -58,8 +65,8 @@ class Listing:
     are those of the view, and ``fields`` and ``sum_fields``, which are computed from a row.
     ``rank``: what ``--top`` goes by. ``summed``: columns with a total, from which ``sum_fields``
     are computed too; without any there is no last row. ``default_limit``: how many rows people get.
-    ``is_counted``: the rows follow from reports, of which some may not be counted yet. ``aliases``:
-    more names of columns for ``--sort``.
+    ``counted``: for rows that follow from reports, of which some may not be counted yet.
+    ``aliases``: more names of columns for ``--sort``.
     """
 
     plain: Mapping[str, str]
@@ -70,7 +77,7 @@ class Listing:
     summed: Sequence[str] = ()
     sum_fields: Mapping[str, Callable[[Row], Any]] = field(default_factory=dict)
     noun: str = "rows"
-    is_counted: bool = False
+    counted: Counted | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     default_limit: int | None = None
     legend: Callable[[Sequence[Row]], str] = lambda _rows: ""
@@ -125,8 +132,10 @@ def write_query(
     realm: str | None = None,
     user: str | None = None,
     source: str | None = None,
+    since: Bound | None = None,
+    until: Bound | None = None,
 ) -> None:
-    """Write the rows of a query.
+    """Write the rows of a query, or why there are none: what was asked for decides.
 
     Raises UsageError if there are none and ``realm``, ``user`` or ``source`` is unknown.
     """
@@ -147,13 +156,12 @@ def write_query(
         if not has_rows:
             check_names(engine, realm=realm, user=user, source=source)
             if not form.for_programs:
-                reason = usage_waits_for(engine, realm) if listing.is_counted else None
-                empty = listing.empty
-                write(
-                    f"{empty}\n"
-                    if reason is None
-                    else f"{empty.rstrip('.')} yet: it waits for {reason}.\n"
+                explained = (
+                    listing.empty
+                    if listing.counted is None
+                    else explain_empty(engine, listing.empty, listing.counted, realm, since, until)
                 )
+                write(f"{explained}\n")
 
 
 def write_list(

@@ -30,7 +30,7 @@ from accounting.domain.statements import StatementCutoff
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
-from accounting.reporting.completeness import usage_waits_for
+from accounting.reporting.completeness import Counted, span_waits_for
 from accounting.reporting.reader import open_rows
 from accounting.reporting.statement import Statement, find_period, lines_query, read_statement
 from accounting.reporting.view_queries import AS_IT_IS, TRAFFIC, Arrangement
@@ -128,10 +128,10 @@ def show_statement(
             return
         statement = read_statement(engine, realm, period, user, preview=preview)
         is_closed = statement.period["closed_at"] is not None
-        not_counted = None if is_closed else usage_waits_for(engine, realm)
+        not_counted = None if is_closed else span_waits_for(engine, realm, Counted.USAGE)
     _write_statement(realm, period, statement, form, arrangement)
     if not_counted is not None:
-        write(f"\nNot counted yet: it waits for {not_counted}.\n")
+        write(f"\nNot all is counted yet: {not_counted}.\n")
 
 
 def _write_statement(

@@ -89,10 +89,10 @@ class ExportQuery:
         return [PeriodStatus._make(row) for row in rows]
 
     def span_waits_for(self) -> str | None:
-        """What the usage of the selected span waits for, as a message; None when it is final."""
+        """What the selected span lacks, as a message; None when it is final."""
         selection = self._selection
         row = self._connection.execute(
-            "SELECT reporting.span_waits_for(%s, %s, %s)",
+            "SELECT reporting.span_waits_for(%s, %s, %s, true)",
             (selection.realm, selection.since, selection.until),
         ).fetchone()
         assert row is not None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -342,16 +342,26 @@ def source_notices() -> Select[Any]:
     return select(notices).order_by(notices.c.source, notices.c.notice)
 
 
-def utc_time(bound: Bound, now: datetime) -> datetime:
-    """A bound as a time, where naive times and midnights are those of UTC."""
+def time_zones(realm: str | None = None) -> Select[Any]:
+    """The time zones of the months in which a realm, or any realm, has usage: ``time_zone``."""
+    query: Select[Any] = select(column("time_zone")).select_from(
+        table("realm_usage_monthly", schema="reporting")
+    )
+    if realm is not None:
+        query = query.where(column("realm") == realm)
+    return query.distinct()
+
+
+def instant(bound: Bound, now: datetime, zone: tzinfo = UTC) -> datetime:
+    """A bound as a time. ``zone``: of naive times and midnights."""
     match bound:
         case HoursAgo():
             return now - timedelta(hours=bound.hours)
         case DaysAgo():
-            midnight = datetime.combine(now.astimezone(UTC), time(), UTC)
-            return midnight - timedelta(days=bound.days)
+            day = now.astimezone(zone).date() - timedelta(days=bound.days)
+            return datetime.combine(day, time(), zone)
         case _:
-            return bound if bound.tzinfo else bound.replace(tzinfo=UTC)
+            return bound if bound.tzinfo else bound.replace(tzinfo=zone)
 
 
 def _arranged(query: Select[Any], arrangement: Arrangement, order: list[Any]) -> Select[Any]:

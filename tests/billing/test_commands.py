@@ -126,7 +126,7 @@ def test_a_preview_is_the_statement_that_closing_writes(books: Books) -> None:
     books.load()
     books.settle()
     waiting = turn_accounting(*statement, "--preview", **reader).out
-    assert waiting.endswith("\nNot counted yet: it waits for the roll-up.\n")
+    assert waiting.endswith("\nNot all is counted yet: the roll-up has not counted all of it.\n")
     books.advance_clock(NOVEMBER_END_SECONDS + 61)
     books.run_jobs()
     soon = turn_accounting(*statement, "--preview", "--json", **reader).rows

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,8 @@ def test_an_empty_result_is_a_message_for_people_and_nothing_for_programs(
         "example.net",
     )
     for_people = turn_accounting(*arguments, database_url=sample_books.url(READER))
-    assert (for_people.code, for_people.out, for_people.err) == (0, "No sessions.\n", "")
+    assert (for_people.code, for_people.err) == (0, "")
+    assert for_people.out == "No sessions: that span is in the future.\n"
     for_programs = turn_accounting(*arguments, "--json", database_url=sample_books.url(READER))
     assert (for_programs.code, for_programs.out, for_programs.err) == (0, "", "")
 
@@ -217,7 +218,7 @@ def test_an_empty_database_is_upgraded_to_this_version(
         current = turn_accounting("db", "current", database_url=url)
         assert (upgraded.code, upgraded.out) == (current.code, current.out)
         assert turn_accounting("sessions", database_url=url).out == (
-            "No sessions yet: it waits for any source to be captured.\n"
+            "No sessions yet: no source is captured yet.\n"
         )
         connection.execute("DROP DATABASE unborn WITH (FORCE)")
 
@@ -337,7 +338,7 @@ def test_everything_works_on_the_embedded_database(tmp_path: Path) -> None:
     assert [row["realm"] for row in listed.rows] == ["r"]
     # The realm is known, although it has no usage.
     usage = turn_accounting("usage", "--realm", "r", data_dir=str(tmp_path), log_level="error")
-    assert (usage.code, usage.out) == (0, "No usage yet: it waits for any source to be captured.\n")
+    assert (usage.code, usage.out) == (0, "No usage yet: no source is captured yet.\n")
     assert not list((tmp_path / "postgres" / "data").glob("postmaster.pid"))
 
 
@@ -380,7 +381,38 @@ def test_an_empty_result_says_what_is_not_counted_yet(books: Books) -> None:
     books.load()
     books.settle()
     reader = {"database_url": books.url(READER)}
-    assert turn_accounting("usage", **reader).out == "No usage yet: it waits for the roll-up.\n"
+    assert turn_accounting("usage", **reader).out == (
+        "No usage yet: the roll-up has not counted all of it.\n"
+    )
     assert turn_accounting("usage", "--json", **reader).out == ""
     books.rollup()
     assert "No usage" not in turn_accounting("usage", **reader).out
+
+
+def test_an_empty_span_says_whether_anything_can_still_come(books: Books) -> None:
+    books.receive(0, channel("status"), status_payload("new"))
+    books.receive(10, channel("status"), status_payload("deleted"))
+    books.advance_clock(300)
+    books.load()
+    books.settle()
+    now = books.start + timedelta(seconds=300)
+    yesterday, tomorrow = (f"{now + timedelta(days=days):%Y-%m-%d}" for days in (-1, 1))
+    later = now + timedelta(hours=2)
+    hour = f"--since {later - timedelta(hours=1):%Y-%m-%dT%H:%M} --until {later:%Y-%m-%dT%H:%M}"
+    settled = f"source 'default' is settled only until {now:%Y-%m-%d %H:%M:%SZ}"
+    try:
+        for clock, arguments, expected in (
+            (now, f"usage --since {tomorrow}", "No usage: that span is in the future."),
+            (now, f"sessions --since {tomorrow}", "No sessions: that span is in the future."),
+            (now, f"usage --until {yesterday}", "No usage in that span; it is complete."),
+            (now, f"sessions --until {yesterday}", "No sessions in that span; it is complete."),
+            (now, "usage --since 1h", "No usage yet: the roll-up has not counted all of it."),
+            (now, "sessions --live", "No live sessions."),
+            (later, f"sessions {hour}", f"No sessions yet: {settled}."),
+            (later, f"usage {hour}", f"No usage yet: {settled}."),
+        ):
+            books.set_database_clock(clock)
+            result = turn_accounting(*arguments.split(), database_url=books.url(READER))
+            assert (result.code, result.out, result.err) == (0, f"{expected}\n", "")
+    finally:
+        books.set_database_clock()
