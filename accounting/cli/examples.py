@@ -104,7 +104,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "trace": (
         "turn-accounting trace example.org 2026-10-01 --user alice",
-        "turn-accounting trace example.org 2026-10-01 --user alice --json",
+        "turn-accounting trace --session 37a9-1-5",
     ),
     "rebuild": (
         "turn-accounting rebuild --reason 'a lost disk' --dry-run",

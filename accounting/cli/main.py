@@ -62,7 +62,7 @@ COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the he
         "reconcile": CommandEntry(
             "audit", "Compare with coturn's own log; exit 1 when a session differs."
         ),
-        "trace": CommandEntry("trace", "Trace a statement's line or an adjustment to its reports."),
+        "trace": CommandEntry("trace", "Trace a statement's line or a session to its reports."),
         "rebuild": CommandEntry("audit", "Replace sessions and roll-ups by what the reports say."),
         "doctor": CommandEntry(
             "diagnose", "Examine servers, spool, clocks and events; exit 1 on errors."

@@ -23,6 +23,7 @@ from accounting.cli.resources import command_settings
 from accounting.cli.rows import BYTE_COLUMNS, NOW, ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
 from accounting.cli.terminal_text import GREEN, YELLOW, bucket_start, minute, short_time
+from accounting.domain.session_ids import short_session_id
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
 from accounting.reporting.completeness import Counted
@@ -227,6 +228,7 @@ TRAFFIC_COLUMNS: Final = (
 )
 _SESSIONS: Final = Listing(
     plain={
+        "session_id": "session",
         "realm": "realm",
         "user_id": "user",
         "allocation_id": "allocation",
@@ -240,6 +242,7 @@ _SESSIONS: Final = Listing(
     },
     columns=(
         Column(field="started_at", heading="started (UTC)", text=minute),
+        Column(field="session_id", heading="session", text=short_session_id),
         Column(field="realm", heading="realm", kind=Kind.NAME),
         Column(field="user_id", heading="user", kind=Kind.NAME),
         Column(field="source", heading="source", kind=Kind.TEXT, rank=3),

@@ -200,6 +200,6 @@ def _estimated(lines: Sequence[Mapping[str, Any]]) -> str:
     users = sum(row["estimated_bytes"] > 0 for row in lines)
     total = sum(row["received_bytes"] + row["sent_bytes"] for row in lines)
     return (
-        f"Estimated: {estimated:,} of {total:,} bytes, of {users} of {len(lines)} users: "
+        f"Estimated: {estimated:,} of {total:,} bytes, of {users} of {len(lines)} users:\n"
         "interims were lost, and these bytes are known from totals only"
     )

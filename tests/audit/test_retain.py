@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime
 from typing import Any, Final
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -9,7 +10,7 @@ from psycopg.errors import IntegrityError
 
 from accounting.audit.rebuild import rebuild
 from accounting.audit.retention import expired_days, retain
-from accounting.audit.trace import trace
+from accounting.audit.trace import trace, trace_session
 from accounting.audit.verify import VerifyResult, verify
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
@@ -209,6 +210,11 @@ def test_trace_shows_the_dropped_reports_as_one_sum(half_dropped: Books) -> None
             [(2, 2, 2, 2), zero, (1, 1, 0, 0), zero],
         ),
     }
+    for session in traced.sessions:
+        alone = trace_session(half_dropped.engine, UUID(bytes=session.session.session_id))
+        assert alone.adds_up
+        assert alone.session.dropped_counters == session.dropped_counters
+        assert [part.numbers for part in alone.parts] == [session.numbers]
 
 
 def test_verify_and_trace_print_the_last_proof_from_all_reports(half_dropped: Books) -> None:
