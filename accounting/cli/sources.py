@@ -87,11 +87,23 @@ def _seconds_behind(source: Mapping[str, Any], name: str) -> int | None:
 
 def retire(
     name: Annotated[str, typer.Argument(parser=name_argument, help="Name of the source.")],
+    also_captured: Annotated[
+        bool, typer.Option("--yes", help="Also while a collector captures it.")
+    ] = False,
 ) -> None:
-    """Retire a source whose Redis is gone: periods no longer wait for it."""
+    """Retire a source whose Redis is gone: periods no longer wait for it.
+
+    Its history and usage stay. It returns to service by itself, with the next
+    message that is received; so one that is captured right now is refused
+    unless --yes is given. `source reopen` returns it too.
+    """
     with writer_engine(command_settings()) as engine:
-        retire_source(engine, name)
-    write_message(f"source {name!r} is retired")
+        host = retire_source(engine, name, also_captured=also_captured)
+    write_message(
+        f"source {name!r} is retired"
+        if host is None
+        else f"source {name!r} is retired, until its next message: {host} captures it"
+    )
 
 
 def reopen(
