@@ -20,6 +20,7 @@ import pytest
 from hypothesis import settings
 
 from accounting.db.engine import Engine, open_engine
+from tests.support import short_waits
 from tests.support.books import WRITER, Books, cloned_database, make_template
 from tests.support.scenario_player import ScenarioPlayer
 from tests.support.servers import PostgresServer
@@ -97,6 +98,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not IS_WORKER and config.option.basetemp is None:
         # Short, because the path of a socket is limited to about 100 characters.
         config.option.basetemp = Path(os.environ["TMPDIR"], "tests")
+    short_waits.shorten(short_waits.CAPTURE)
     for mark, programs in REQUIRED_PROGRAMS.items():
         config.addinivalue_line("markers", f"{mark}: needs {', '.join(programs)}")
 
@@ -126,23 +128,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if item not in deselected]
-
-
-SHORT_WAITS: Final[Mapping[str, float]] = {
-    "accounting.capture.redis.receiver.READ_TIMEOUT_SECONDS": 0.02,
-    "accounting.capture.redis.batching.IDLE_SECONDS": 0.02,
-    "accounting.capture.collector.MIN_RETRY_SECONDS": 0.02,
-}
-"""How long a read waits on an idle connection, a stop is not noticed, a first retry waits."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def short_waits() -> Iterator[None]:
-    """Shorten waits of capture in this process; a process that a test starts has its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, seconds in SHORT_WAITS.items():
-            patch.setattr(name, seconds)
-        yield
 
 
 @pytest.fixture(scope="session")
