@@ -2,19 +2,18 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from accounting.audit.rebuild import rebuild
-from accounting.audit.reconcile import ReconcileResult, reconcile
-from accounting.audit.statement_check import PartlyDroppedPeriod
-from accounting.audit.verify import VerifyResult, verify
 from accounting.cli.arguments import JsonOption, PeriodOption, Realm
 from accounting.cli.output import write_message, write_record
 from accounting.cli.progress import progress_line
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.cli.terminal_text import visible
+
+if TYPE_CHECKING:
+    from accounting.audit.statement_check import PartlyDroppedPeriod
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +30,8 @@ def verify_books(
 
     Sessions, roll-ups and statements are compared.
     """
+    from accounting.audit.verify import VerifyResult, verify
+
     result = VerifyResult()
     with (
         writer_engine(command_settings()) as engine,
@@ -61,6 +62,9 @@ def rebuild_books(
 
     Closed periods get adjustments.
     """
+    from accounting.audit.rebuild import rebuild
+    from accounting.audit.verify import VerifyResult
+
     result = VerifyResult()
     with (
         writer_engine(command_settings()) as engine,
@@ -88,6 +92,8 @@ def reconcile_logs(
     as_json: JsonOption = False,
 ) -> None:
     """Compare with coturn's own log; exit 1 when a session differs."""
+    from accounting.audit.reconcile import ReconcileResult, reconcile
+
     result = ReconcileResult()
     with (
         writer_engine(command_settings()) as engine,
@@ -117,7 +123,7 @@ def reconcile_logs(
     )
 
 
-def dropped_notice(period: PartlyDroppedPeriod) -> str:
+def dropped_notice(period: "PartlyDroppedPeriod") -> str:
     """Say since when a period's reports are kept, and when it was last proved from all of them."""
     dropped = (
         f"period {period.period} of realm '{visible(period.realm)}': "

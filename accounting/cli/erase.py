@@ -8,7 +8,6 @@ from accounting.cli.arguments import name_argument
 from accounting.cli.output import write_message
 from accounting.cli.progress import progress_line
 from accounting.cli.resources import command_settings, writer_engine
-from accounting.identities.erase import NOT_REACHED, erase
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +26,8 @@ def erase_name(
 
     The figures stay under a key that hides the name.
     """
+    from accounting.identities.erase import NOT_REACHED, erase
+
     settings = command_settings()
     with writer_engine(settings) as engine, progress_line("erasing") as progress:
         erased = erase(engine, realm, user, dry_run=dry_run, progress=progress)

@@ -23,14 +23,11 @@ from accounting.cli.arguments import (
 )
 from accounting.cli.output import BinaryOutput, write, write_message
 from accounting.cli.progress import progress_line
-from accounting.cli.resources import command_settings, reader_engine
+from accounting.cli.resources import command_settings, open_reader
 from accounting.errors import UsageError
-from accounting.export.export import ExportFormat, export_to_directory, export_to_stream
-from accounting.export.manifest import check_export
-from accounting.export.selection import ExportKind, Selection
+from accounting.export.selection import ExportFormat, ExportKind, Selection
 from accounting.progress import no_progress
 from accounting.reporting import view_queries
-from accounting.reporting.reader import read_rows
 
 FormatOption = Annotated[
     ExportFormat, typer.Option("--format", metavar="csv|jsonl|parquet", help="Format of the rows.")
@@ -103,6 +100,8 @@ def check(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests beside exported files.")],
 ) -> None:
     """Check exported files against their manifests; exit 1 when one differs."""
+    from accounting.export.manifest import check_export
+
     problems = [problem for path in manifests if (problem := check_export(path))]
     for problem in problems:
         write_message(problem)
@@ -125,16 +124,18 @@ def _selection(
 def _export(
     selection: Selection, since: str | None, until: str | None, format_: ExportFormat, output: str
 ) -> None:
+    from accounting.export.export import export_to_directory, export_to_stream
+
     begin, end = time_span(since, until)
     settings = command_settings()
     # On a terminal the rows themselves show how far it is.
     is_shown = output == "-" and sys.stdout.isatty()
     with (
-        reader_engine(settings) as engine,
+        open_reader(settings) as reader,
         nullcontext(no_progress) if is_shown else progress_line("exporting") as progress,
     ):
         if begin is not None or end is not None:
-            [clock] = read_rows(engine, view_queries.database_now())
+            [clock] = reader.read_rows(view_queries.database_now())
             selection = replace(
                 selection,
                 since=None if begin is None else view_queries.instant(begin, clock["now"]),
@@ -145,9 +146,9 @@ def _export(
         if output == "-":
             if format_ is ExportFormat.PARQUET and sys.stdout.isatty():
                 raise UsageError("Parquet is binary: name a directory with --output, or a pipe")
-            export_to_stream(engine, selection, format_, BinaryOutput(), progress)
+            export_to_stream(reader, selection, format_, BinaryOutput(), progress)
         else:
-            exported = export_to_directory(engine, selection, format_, Path(output), progress)
+            exported = export_to_directory(reader, selection, format_, Path(output), progress)
             write(f"{exported.path}\n{exported.manifest_path}\n")
             if sys.stderr.isatty():
                 write_message(f"{exported.rows:,} rows in {exported.path}")

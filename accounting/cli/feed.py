@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -25,8 +25,9 @@ from accounting.cli.terminal_text import (
     visible_name,
 )
 from accounting.errors import UsageError
-from accounting.feed.client import Feed, NumberBeyondEnd
-from accounting.ops import servers
+
+if TYPE_CHECKING:
+    from accounting.feed.client import Feed
 
 _CUT: Final = "..."
 """Ends what is too long for its line, such as a reason."""
@@ -63,6 +64,9 @@ def print_feed(
 
     Sessions that ended, periods that closed, and adjustments, each once and in order.
     """
+    from accounting.feed.client import Feed, NumberBeyondEnd
+    from accounting.ops import servers
+
     if consumer is not None and after:
         raise UsageError("--after goes without --consumer, which has a cursor of its own")
     if consumer is not None and not consumer:
@@ -161,7 +165,7 @@ def _total(payload: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _stop_on_signals(feed: Feed, *, follow: bool) -> Iterator[None]:
+def _stop_on_signals(feed: "Feed", *, follow: bool) -> Iterator[None]:
     """While following, SIGTERM and SIGINT end the loop after the current event."""
     if not follow:
         yield

@@ -158,7 +158,7 @@ def _print_completion(shell: str | None) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version  # noqa: PLC0415  # --help does not need it
+        from importlib.metadata import version  # --help does not need it
 
         write(f"turn-accounting {version('turn-accounting')}\n")
         raise typer.Exit

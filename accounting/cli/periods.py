@@ -5,8 +5,6 @@ from typing import Annotated, Final
 
 import typer
 
-from accounting.billing.adjust import post_manual_adjustment
-from accounting.billing.close_period import close_period
 from accounting.cli.arguments import PeriodDay, RealmName, list_options, name_argument
 from accounting.cli.output import write, write_message
 from accounting.cli.resources import command_settings, writer_engine
@@ -85,6 +83,8 @@ def close(
     ] = None,
 ) -> None:
     """Close a period now: its statement is final from then on."""
+    from accounting.billing.close_period import close_period
+
     with writer_engine(command_settings()) as engine:
         closed = close_period(
             engine, realm, period, excluded_sources=without or (), dry_run=dry_run
@@ -125,6 +125,8 @@ def adjust(
 
     The correction is posted in the open period, apart from usage.
     """
+    from accounting.billing.adjust import post_manual_adjustment
+
     numbers = {
         "received_packets": received_packets,
         "received_bytes": received_bytes,

@@ -17,8 +17,6 @@ from accounting.domain.identity import UsernameRule
 from accounting.domain.realm_rules import RealmRule
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError, nearest_names, unknown_name
-from accounting.identities.realm_rules import list_rules, realm_names, set_rule
-from accounting.ops import service
 
 
 def register(app: typer.Typer) -> None:
@@ -65,6 +63,8 @@ def list_realms(
     form: ListForm,
 ) -> None:
     """List the rules of realms, and from when each rule holds."""
+    from accounting.identities.realm_rules import list_rules, realm_names
+
     arrangement = _REALMS.arrangement(form)
     with writer_engine(command_settings()) as engine:
         rows = list(list_rules(engine, name))
@@ -118,6 +118,9 @@ def set_realm(
     The new rules hold from the first midnight after all usage that is
     accounted, or from a later day.
     """
+    from accounting.identities.realm_rules import set_rule
+    from accounting.ops import service
+
     if separator is not None and not (separator and separator.isprintable()):
         raise UsageError(f"--separator {separator!r}: expected printable characters, such as ':'")
     changes = {

@@ -6,27 +6,29 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from itertools import chain
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
 from accounting.cli.output import write, write_csv, write_json
-from accounting.cli.resources import reader_engine
+from accounting.cli.resources import open_reader
 from accounting.cli.table import Column, Kind, Row, Total, write_table, write_terminal_table
-from accounting.config import Settings
 from accounting.domain.counters import COUNTERS
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
 from accounting.reporting.completeness import Counted, explain_empty
 from accounting.reporting.known_names import check_names
-from accounting.reporting.reader import ViewQuery, open_rows, open_rows_and_sums, read_rows
 from accounting.reporting.view_queries import (
     LENGTH,
     TRAFFIC,
     Arrangement,
     Bound,
+    ViewQuery,
     database_now,
     sums,
 )
+
+if TYPE_CHECKING:
+    from accounting.config import Settings
 
 BYTE_COLUMNS: Final = {
     "received_bytes": "received B",
@@ -124,7 +126,7 @@ class Listing:
 
 
 def write_query(
-    settings: Settings,
+    settings: "Settings",
     query: Callable[[Arrangement], ViewQuery],
     listing: Listing,
     form: ListForm,
@@ -141,25 +143,25 @@ def write_query(
     """
     arrangement = listing.arrangement(form)
     view_query = query(arrangement)
-    with reader_engine(settings) as engine:
+    with open_reader(settings) as reader:
         now = None
         if not form.for_programs:
-            [clock] = read_rows(engine, database_now())
+            [clock] = reader.read_rows(database_now())
             now = clock["now"]
         if form.top is not None and not form.for_programs and listing.summed:
             wanted = sums(view_query, listing.summed)
-            with open_rows_and_sums(engine, view_query, wanted) as (all_sums, rows):
+            with reader.open_rows_and_sums(view_query, wanted) as (all_sums, rows):
                 has_rows = write_list(rows, listing, form, arrangement, all_sums=all_sums, now=now)
         else:
-            with open_rows(engine, view_query) as rows:
+            with reader.open_rows(view_query) as rows:
                 has_rows = write_list(rows, listing, form, arrangement, now=now)
         if not has_rows:
-            check_names(engine, realm=realm, user=user, source=source)
+            check_names(reader, realm=realm, user=user, source=source)
             if not form.for_programs:
                 explained = (
                     listing.empty
                     if listing.counted is None
-                    else explain_empty(engine, listing.empty, listing.counted, realm, since, until)
+                    else explain_empty(reader, listing.empty, listing.counted, realm, since, until)
                 )
                 write(f"{explained}\n")
 

@@ -2,7 +2,7 @@
 
 import json
 from threading import Event
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,10 +12,11 @@ from accounting.cli.resources import command_settings
 from accounting.cli.rows import BYTE_COLUMNS
 from accounting.cli.table import write_table
 from accounting.errors import ConfigurationError
-from accounting.ops.servers import running_redis_url
-from accounting.ops.stop_signals import stop_on_signals
 from accounting.progress import Progress
-from accounting.simulator import VERSIONS, Expected, Scenario, SimulationProgress, run
+from accounting.simulator import VERSIONS, Expected, Scenario
+
+if TYPE_CHECKING:
+    from accounting.simulator.publisher import SimulationProgress
 
 
 def register(app: typer.Typer) -> None:
@@ -82,6 +83,9 @@ def simulate(
 
     The books must show these totals in the end.
     """
+    from accounting.ops.servers import running_redis_url
+    from accounting.ops.stop_signals import stop_on_signals
+
     redis_url = running_redis_url(command_settings())
     if redis_url is None:
         raise ConfigurationError(
@@ -124,8 +128,9 @@ def simulate(
 
 def publish(scenario: Scenario, redis_url: str, stop: Event, progress: Progress) -> Expected:
     """Publish a scenario until ``stop`` is set. The units of ``progress`` are seconds."""
+    from accounting.simulator.publisher import run
 
-    def show(state: SimulationProgress) -> None:
+    def show(state: "SimulationProgress") -> None:
         progress(
             min(state.virtual_seconds, state.duration_seconds),
             round(state.duration_seconds),

@@ -12,7 +12,7 @@ from accounting.cli.arguments import PeriodDay, RealmName, User, list_options
 from accounting.cli.gaps import gap_listing
 from accounting.cli.output import write
 from accounting.cli.reports import TRAFFIC_COLUMNS, USAGE_FIELDS, USAGE_SUMS
-from accounting.cli.resources import command_settings, reader_engine
+from accounting.cli.resources import command_settings, open_reader
 from accounting.cli.rows import (
     BYTE_COLUMNS,
     ListForm,
@@ -31,7 +31,6 @@ from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
 from accounting.reporting.completeness import Counted, span_waits_for
-from accounting.reporting.reader import open_rows
 from accounting.reporting.statement import Statement, find_period, lines_query, read_statement
 from accounting.reporting.view_queries import AS_IT_IS, TRAFFIC, Arrangement
 
@@ -115,20 +114,20 @@ def show_statement(
         raise UsageError("--adjustments goes with --json: else a statement shows them anyway")
     listing = _ADJUSTMENTS if adjustments else _LINES
     arrangement = listing.arrangement(form)
-    with reader_engine(command_settings()) as engine:
+    with open_reader(command_settings()) as reader:
         if form.for_programs:
-            row = find_period(engine, realm, period, user, preview=preview)
+            row = find_period(reader, realm, period, user, preview=preview)
             query = (
                 view_queries.adjustments(realm, period, user, by="period", arrangement=arrangement)
                 if adjustments
                 else lines_query(row, user, arrangement)
             )
-            with open_rows(engine, query) as rows:
+            with reader.open_rows(query) as rows:
                 write_list(rows, listing, form, arrangement)
             return
-        statement = read_statement(engine, realm, period, user, preview=preview)
+        statement = read_statement(reader, realm, period, user, preview=preview)
         is_closed = statement.period["closed_at"] is not None
-        not_counted = None if is_closed else span_waits_for(engine, realm, Counted.USAGE)
+        not_counted = None if is_closed else span_waits_for(reader, realm, Counted.USAGE)
     _write_statement(realm, period, statement, form, arrangement)
     if not_counted is not None:
         write(f"\nNot all is counted yet: {not_counted}.\n")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from accounting.cli.output import flush_output, write
-from accounting.cli.resources import command_settings, reader_engine
+from accounting.cli.resources import command_settings, open_reader
 from accounting.cli.screen import TerminalLost, open_screen, screen_size
 from accounting.cli.table import UNLIMITED, Column, Kind, Row, Total, terminal_lines
 from accounting.cli.terminal_text import (
@@ -120,8 +120,8 @@ def top(
     pipe it prints one frame, with plain numbers.
     """
     view = TopView(subject=f"{by}s", order=sort)
-    with reader_engine(command_settings()) as engine:
-        reader = LiveReader(engine)
+    with open_reader(command_settings()) as views:
+        reader = LiveReader(views)
         state = reader.read()
         if once or not sys.stdout.isatty():
             size = screen_size()

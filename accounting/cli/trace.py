@@ -6,22 +6,11 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 from decimal import Decimal
 from itertools import chain
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
 import typer
 
-from accounting.audit.trace import (
-    PeriodPart,
-    SessionTrace,
-    Trace,
-    TracedReport,
-    TracedSession,
-    trace,
-    trace_adjustment,
-    trace_session,
-)
-from accounting.billing.statement_queries import BilledLine
 from accounting.cli.arguments import JsonOption, name_argument, period_day
 from accounting.cli.audit import dropped_notice
 from accounting.cli.output import flush_output, write, write_json, write_message
@@ -42,6 +31,16 @@ from accounting.domain.coturn_messages import ReportKind, Side
 from accounting.domain.counters import COUNTERS
 from accounting.domain.session_ids import parse_session_id, short_session_id
 from accounting.errors import UsageError
+
+if TYPE_CHECKING:
+    from accounting.audit.trace import (
+        PeriodPart,
+        SessionTrace,
+        Trace,
+        TracedReport,
+        TracedSession,
+    )
+    from accounting.billing.statement_queries import BilledLine
 
 _MARKS: Final = (("\u251c\u2500 ", "\u2502  "), ("\u2514\u2500 ", "   "))
 _ASCII_MARKS: Final = (("|- ", "|  "), ("`- ", "   "))
@@ -82,6 +81,8 @@ def trace_line(
     Shows the sessions that a line or an adjustment consists of, and each report of
     theirs. Of one session, the periods that it is billed in, and its reports.
     """
+    from accounting.audit.trace import trace, trace_adjustment
+
     others = (realm, period, user, user_key, adjustment)
     if session is not None and all(value is None for value in others):
         _trace_one_session(session, as_json=as_json)
@@ -117,6 +118,8 @@ def trace_line(
 
 
 def _trace_one_session(text: str, *, as_json: bool) -> None:
+    from accounting.audit.trace import trace_session
+
     session_id = parse_session_id(text)
     if session_id is None:
         raise UsageError(
@@ -136,7 +139,7 @@ def _trace_one_session(text: str, *, as_json: bool) -> None:
     write_message(f"adds up: {len(result.session.reports):,} reports")
 
 
-def _part_records(result: SessionTrace) -> Iterator[dict[str, Any]]:
+def _part_records(result: "SessionTrace") -> Iterator[dict[str, Any]]:
     """One JSON object for each period that has a part of the session."""
     for part in result.parts:
         yield {
@@ -149,7 +152,7 @@ def _part_records(result: SessionTrace) -> Iterator[dict[str, Any]]:
         }
 
 
-def _write_session_tree(result: SessionTrace, session_id: UUID) -> None:
+def _write_session_tree(result: "SessionTrace", session_id: UUID) -> None:
     user = f"user {visible_name(result.user_id)}" if result.user_id else f"key {result.user_key}"
     write(
         f"realm {visible_name(result.realm)}, {user}, session {short_session_id(session_id)}\n"
@@ -160,13 +163,13 @@ def _write_session_tree(result: SessionTrace, session_id: UUID) -> None:
     flush_output()
 
 
-def _part_text(part: PeriodPart) -> str:
+def _part_text(part: "PeriodPart") -> str:
     if part.is_closed:
         return f"in period {part.period}, closed  {_figures(part.numbers)}"
     return f"in period {part.period}, not closed  {_figures(part.numbers)}"
 
 
-def _write_records(result: Trace) -> None:
+def _write_records(result: "Trace") -> None:
     """One JSON object for each line, session and report."""
     for line in result.lines:
         label = "statement" if line.adjustment_id is None else "adjustment"
@@ -186,7 +189,7 @@ def _write_records(result: Trace) -> None:
     flush_output()
 
 
-def _session_records(traced: TracedSession) -> Iterator[dict[str, Any]]:
+def _session_records(traced: "TracedSession") -> Iterator[dict[str, Any]]:
     session = traced.session
     session_id = UUID(bytes=session.session_id)
     yield {
@@ -206,7 +209,7 @@ def _session_records(traced: TracedSession) -> Iterator[dict[str, Any]]:
         yield _report_record(session_id, report)
 
 
-def _report_record(session_id: UUID, traced: TracedReport) -> dict[str, Any]:
+def _report_record(session_id: UUID, traced: "TracedReport") -> dict[str, Any]:
     report = traced.report
     return {
         "line": "report",
@@ -222,7 +225,7 @@ def _report_record(session_id: UUID, traced: TracedReport) -> dict[str, Any]:
     }
 
 
-def _write_tree(result: Trace, user: str | None) -> None:
+def _write_tree(result: "Trace", user: str | None) -> None:
     """The billed lines, the sessions, and the reports of each with their positions."""
     shown_user = f"user {visible_name(user)}" if user is not None else f"user_key {result.user_key}"
     write(f"realm {visible_name(result.realm)}, period {result.period}, {shown_user}\n{_UNITS}\n")
@@ -260,14 +263,14 @@ def _fitting_lines(parts: Sequence[str], indent: str, continued: str) -> Iterato
     yield line
 
 
-def _line_text(line: BilledLine) -> str:
+def _line_text(line: "BilledLine") -> str:
     if line.adjustment_id is None:
         return f"statement  {_figures(line.numbers)}"
     kind = "adjustment by hand, not of sessions" if line.manual else "adjustment"
     return f"{kind} {line.adjustment_id}  {visible(line.reason or '')}  {_figures(line.numbers)}"
 
 
-def _session_text(traced: TracedSession) -> str:
+def _session_text(traced: "TracedSession") -> str:
     session = traced.session
     started_at = from_micros(session.started_at)
     ended_at = None if session.ended_at is None else from_micros(session.ended_at)
@@ -289,7 +292,7 @@ def _session_text(traced: TracedSession) -> str:
     )
 
 
-def _report_texts(traced: TracedSession) -> list[Branch]:
+def _report_texts(traced: "TracedSession") -> list[Branch]:
     dropped = traced.dropped_counters
     texts = [] if dropped is None else [f"reports that were dropped  {_figures(dropped)}"]
     for item in traced.reports:

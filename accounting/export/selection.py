@@ -1,4 +1,4 @@
-"""Which rows an export contains."""
+"""Which rows an export contains, and in which format."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -12,6 +12,14 @@ class ExportKind(StrEnum):
     SESSIONS = "sessions"
     STATEMENTS = "statements"
     ADJUSTMENTS = "adjustments"
+
+
+class ExportFormat(StrEnum):
+    """The format of an exported file, and its extension."""
+
+    CSV = "csv"
+    JSON_LINES = "jsonl"
+    PARQUET = "parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

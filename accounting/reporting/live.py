@@ -10,15 +10,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from sqlalchemy import Engine
-
 from accounting.reporting import view_queries
-from accounting.reporting.reader import Row, ViewQuery, read_rows
 from accounting.reporting.traffic_rates import Key, Rate, TrafficRates
-from accounting.reporting.view_queries import Arrangement, HoursAgo, ReportPosition
+from accounting.reporting.view_queries import Arrangement, HoursAgo, ReportPosition, Row, ViewQuery
+
+if TYPE_CHECKING:
+    from accounting.reporting.reader import Reader
 
 SHORT_SECONDS: Final = 10
 LONG_SECONDS: Final = 120
@@ -74,15 +74,15 @@ class _SourceTraffic:
 class LiveReader:
     """Reads the state again and again, and remembers the traffic of the last minutes."""
 
-    def __init__(self, engine: Engine, *, most_reports: int = MOST_REPORTS) -> None:
-        self._engine = engine
+    def __init__(self, reader: "Reader", *, most_reports: int = MOST_REPORTS) -> None:
+        self._reader = reader
         self._most_reports = most_reports
         self._traffic: dict[str, _SourceTraffic] = {}
         self._users: dict[UUID, Mapping[str, Any]] = {}
         self._session_users: dict[UUID, UUID] = {}
 
     def read(self) -> LiveState:
-        """Read the state. Raises as :func:`read_rows`."""
+        """Read the state. Raises as :meth:`Reader.read_rows`."""
         [clock] = self._rows(view_queries.database_now())
         now: datetime = clock["now"]
         sources = [row for row in self._rows(view_queries.sources()) if row["retired_at"] is None]
@@ -103,7 +103,7 @@ class LiveReader:
         )
 
     def _rows(self, query: ViewQuery) -> list[Row]:
-        return read_rows(self._engine, query)
+        return self._reader.read_rows(query)
 
     def _gaps(self, sources_in_service: Collection[str]) -> list[Row]:
         """The gaps of the last day. One of a retired source may never end."""

@@ -5,15 +5,16 @@ The lines of a period that is not closed are a preview: as they would be if it c
 
 from dataclasses import dataclass
 from datetime import date, datetime
-
-from sqlalchemy import Engine
+from typing import TYPE_CHECKING
 
 from accounting.domain.periods import describe_wait
 from accounting.errors import not_closed, preview_command, unknown_period
 from accounting.reporting import view_queries
 from accounting.reporting.known_names import check_names
-from accounting.reporting.reader import Row, ViewQuery, read_rows
-from accounting.reporting.view_queries import AS_IT_IS, Arrangement
+from accounting.reporting.view_queries import AS_IT_IS, Arrangement, Row, ViewQuery
+
+if TYPE_CHECKING:
+    from accounting.reporting.reader import Reader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +34,14 @@ class Statement:
 
 
 def find_period(
-    engine: Engine, realm: str, period: date, user: str | None = None, *, preview: bool = False
+    reader: "Reader", realm: str, period: date, user: str | None = None, *, preview: bool = False
 ) -> Row:
     """Return the row of a period, which must be closed unless this is for a preview.
 
     Raises NotYet, and UsageError for an unknown realm, period or user.
     """
-    check_names(engine, realm=realm, user=user)
-    periods = read_rows(engine, view_queries.periods(realm))
+    check_names(reader, realm=realm, user=user)
+    periods = reader.read_rows(view_queries.periods(realm))
     row = next((row for row in periods if row["period"] == period), None)
     if row is None:
         raise unknown_period(realm, period, [known["period"] for known in periods])
@@ -64,19 +65,18 @@ def lines_query(
 
 
 def read_statement(
-    engine: Engine, realm: str, period: date, user: str | None, *, preview: bool = False
+    reader: "Reader", realm: str, period: date, user: str | None, *, preview: bool = False
 ) -> Statement:
     """Read a period, of one user or all. Raises as :func:`find_period`."""
-    row = find_period(engine, realm, period, user, preview=preview)
-    [clock] = read_rows(engine, view_queries.database_now())
+    row = find_period(reader, realm, period, user, preview=preview)
+    [clock] = reader.read_rows(view_queries.database_now())
     return Statement(
         now=clock["now"],
         period=row,
-        lines=read_rows(engine, lines_query(row, user)),
-        adjustments=read_rows(engine, view_queries.adjustments(realm, period, user, by="period")),
-        posted=read_rows(engine, view_queries.adjustments(realm, period, user, by="posted_in")),
-        gaps=read_rows(
-            engine,
+        lines=reader.read_rows(lines_query(row, user)),
+        adjustments=reader.read_rows(view_queries.adjustments(realm, period, user, by="period")),
+        posted=reader.read_rows(view_queries.adjustments(realm, period, user, by="posted_in")),
+        gaps=reader.read_rows(
             view_queries.gaps(
                 since=row["starts_at"],
                 until=row["ends_at"],

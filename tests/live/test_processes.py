@@ -8,7 +8,8 @@ from typing import Final
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
 from accounting.domain.counters import COUNTERS
-from accounting.simulator import Scenario, run
+from accounting.simulator import Scenario
+from accounting.simulator.publisher import run
 from tests.support.servers import wait_until
 from tests.support.service import SERVICE, Service, json_rows, processes_in
 

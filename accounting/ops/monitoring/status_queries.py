@@ -192,7 +192,8 @@ def read_database_status(engine: Engine) -> DatabaseStatus:
             revision=revision,
             sources=tuple(_to_status(SourceStatus, row) for row in source_rows),
             notices=tuple(
-                SourceNotice(*row) for row in connection.execute(view_queries.source_notices())
+                SourceNotice(*row)
+                for row in connection.exec_driver_sql(view_queries.source_notices().text)
             ),
             gaps=tuple(GapCount(*row) for row in connection.execute(_QUERIES.text("count_gaps"))),
             recent_gaps=tuple(
