@@ -42,7 +42,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "top": (
         "turn-accounting top --by session --sort bytes",
-        "turn-accounting top --once",
+        "turn-accounting top --once --json",
     ),
     "export usage": (
         "turn-accounting export usage --since 2026-11 --per hour --format jsonl",

@@ -83,8 +83,7 @@ def _output_errors() -> Iterator[None]:
 def write_json(rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one object per line: times in ISO 8601 and UTC, numbers with all their digits."""
     for row in rows:
-        fields = (f"{json.dumps(name)}: {_json(value)}" for name, value in row.items())
-        write("{" + ", ".join(fields) + "}\n")
+        write(f"{_json(dict(row))}\n")
 
 
 def write_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -124,7 +123,12 @@ def _json(value: object) -> str:
             return json.dumps(value.astimezone(UTC).isoformat())
         case bytes() | memoryview():
             return json.dumps(bytes(value).hex())
-        case None | bool() | int() | float() | str() | dict() | list():
+        case dict():
+            fields = (f"{json.dumps(name)}: {_json(field)}" for name, field in value.items())
+            return "{" + ", ".join(fields) + "}"
+        case list():
+            return "[" + ", ".join(map(_json, value)) + "]"
+        case None | bool() | int() | float() | str():
             return json.dumps(value).replace("\x7f", "\\u007f")
         case _:
             return json.dumps(str(value))

@@ -84,7 +84,8 @@ def usage(
 
     Times without an offset are in the realm's time zone. A month or day that --since
     or --until cuts counts from there on, or up to there. A time with an offset
-    cuts none: buckets are listed whole that begin in the span.
+    cuts none: buckets are listed whole that begin in the span. "peak" of a realm
+    is the most sessions that were open at once; of a day or month, in an hour.
     """
     begin, end = time_span(since, until)
     subject, length = usage_subject(by), bucket_length(per)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from accounting.cli.output import flush_output, write
+from accounting.cli.output import flush_output, write, write_json
 from accounting.cli.resources import command_settings, open_reader
 from accounting.cli.screen import TerminalLost, open_screen, screen_size
 from accounting.cli.table import UNLIMITED, Column, Kind, Row, Total, terminal_lines
@@ -105,6 +105,9 @@ def top(
             "--every", metavar="SECONDS", min=0.5, max=3600, help="How often it is refreshed."
         ),
     ] = 2.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one frame as one JSON object, and end.")
+    ] = False,
 ) -> None:
     """Show live sessions, users and realms with rates, refreshed.
 
@@ -112,17 +115,23 @@ def top(
     reports a session's traffic after every 4,095 packets and when it ends: a
     call of 100 packets a second reports every 41 seconds. So the 10 seconds
     say something of a realm, and the 2 minutes of a session. The traffic of
-    TCP allocations is in no rate. The last column of a realm is its traffic
-    of 12 or 24 hours, to its own scale. "active" are a user's live sessions
-    that reported within 2 minutes.
+    TCP allocations is in no rate. Columns: "live" are a realm's open sessions;
+    "12 h" or "24 h" its traffic by hour, to its own scale; "active" a user's
+    open sessions that reported within 2 minutes; "time" how long a session
+    has been open.
 
-    Keys: u users, s sessions, r m n a b t sort, space refreshes, q ends. In a
-    pipe it prints one frame, with plain numbers.
+    Keys: u users, s sessions; sort by r rate, m 2 minutes, n name, a active
+    sessions, b bytes, t time; space refreshes, q ends. In a pipe it prints one
+    frame, with plain numbers.
     """
     view = TopView(subject=f"{by}s", order=sort)
     with open_reader(command_settings()) as views:
         reader = LiveReader(views)
         state = reader.read()
+        if as_json:
+            write_json([view.document(state)])
+            flush_output()
+            return
         if once or not sys.stdout.isatty():
             size = screen_size()
             is_terminal = sys.stdout.isatty()
@@ -214,10 +223,7 @@ class TopView:
         """The lines of a frame, at most ``lines``. ``exact``: plain numbers, for programs."""
         head = [*self._head(state, problem), ""]
         order = ORDERS[self._subject][self._orders[self._subject]]
-        listed = sorted(
-            state.users if self._subject == "users" else state.sessions,
-            key=lambda activity: (order.rank(activity), _name(activity)),
-        )
+        listed = self._listed(state)
         room = lines - len(head) - 5 - with_keys  # headings, total, an empty line, the title
         realms = self._realms(state, columns, max(1, room // 3), exact=exact)
         shown = [*head, *realms, "", self._style(f"{self._subject} by {order.title}", BOLD)]
@@ -233,13 +239,43 @@ class TopView:
             shown = [*shown[: lines - 1], self._style(self._keys(), DIM)]
         return shown[:lines]
 
+    def document(self, state: LiveState) -> Mapping[str, Any]:
+        """What a frame shows, for programs: nothing is left out."""
+        return {
+            "now": state.now,
+            "live_sessions": _live(state.realms),
+            "sources": list(map(dict, state.sources)),
+            "gaps": list(map(dict, state.gaps)),
+            "total": _rates(state.everything),
+            "realms": [
+                {
+                    "realm": realm.row["realm"],
+                    "live_sessions": realm.row["live"],
+                    **_rates(realm),
+                    "bytes_per_second_by_hour": list(map(round, realm.row["hours"])),
+                }
+                for realm in _busiest_first(state.realms)
+            ],
+            self._subject: [
+                {**activity.row, **_rates(activity)} for activity in self._listed(state)
+            ],
+        }
+
+    def _listed(self, state: LiveState) -> list[Activity]:
+        """The users or sessions in their order."""
+        order = ORDERS[self._subject][self._orders[self._subject]]
+        return sorted(
+            state.users if self._subject == "users" else state.sessions,
+            key=lambda activity: (order.rank(activity), _name(activity)),
+        )
+
     def _keys(self) -> str:
         other = next(subject for subject in SUBJECTS if subject != self._subject)
         sorts = "  ".join(f"{order.key} {name}" for name, order in ORDERS[self._subject].items())
         return f"q quit  {other[0]} {other}  sort: {sorts}"
 
     def _head(self, state: LiveState, problem: str) -> list[str]:
-        live = sum(realm.row["live"] for realm in state.realms)
+        live = _live(state.realms)
         lines = [
             self._style(
                 f"{second(state.now.astimezone(UTC))} UTC  {_count(live, 'live session')} in "
@@ -309,10 +345,7 @@ class TopView:
 
     def _realms(self, state: LiveState, width: int, most: int, *, exact: bool) -> list[str]:
         """The busiest realms, what the others have together, and the total."""
-        ordered = sorted(
-            state.realms,
-            key=lambda realm: (-realm.long.total, -realm.row["live"], realm.row["realm"]),
-        )
+        ordered = _busiest_first(state.realms)
         hour_count = 24 if width >= 96 else 12
         rows = []
         for realm in ordered[:most]:
@@ -331,7 +364,7 @@ class TopView:
                 Total(
                     label=f"{len(others):,} others",
                     sums={
-                        "live": sum(realm.row["live"] for realm in others),
+                        "live": _live(others),
                         "received": sum(realm.short.received for realm in others),
                         "sent": sum(realm.short.sent for realm in others),
                         "long": sum(realm.long.total for realm in others),
@@ -339,7 +372,7 @@ class TopView:
                 )
             )
         sums = _row(state.everything, state.now)
-        sums["live"] = sum(realm.row["live"] for realm in ordered)
+        sums["live"] = _live(ordered)
         totals.append(Total(label="total", sums=sums))
         return terminal_lines(rows, columns, width=width, totals=totals, exact=exact)
 
@@ -355,6 +388,26 @@ class TopView:
     def _shown_name(self, name: str) -> str:
         text = encodable(visible_name(name), self._encoding)
         return isolate_direction(text) if sys.stdout.isatty() else text
+
+
+def _live(realms: Iterable[Activity]) -> int:
+    """The live sessions of realms."""
+    return sum(realm.row["live"] for realm in realms)
+
+
+def _busiest_first(realms: Iterable[Activity]) -> list[Activity]:
+    return sorted(
+        realms, key=lambda realm: (-realm.long.total, -realm.row["live"], realm.row["realm"])
+    )
+
+
+def _rates(activity: Activity) -> dict[str, int]:
+    """The rates of both spans, for programs."""
+    return {
+        f"{direction}_bytes_per_second_{seconds}s": round(getattr(rate, direction))
+        for seconds, rate in ((SHORT_SECONDS, activity.short), (LONG_SECONDS, activity.long))
+        for direction in ("received", "sent")
+    }
 
 
 def _count(number: int, noun: str) -> str:

@@ -115,6 +115,39 @@ def test_a_pipe_gets_one_frame_with_plain_numbers(live_books: Books) -> None:
     assert by_session.out.endswith(FRAMES["pipe sessions"])
 
 
+def test_json_is_one_object_with_what_a_frame_shows(live_books: Books) -> None:
+    url = live_books.url(READER)
+    [state] = turn_accounting("top", "--once", "--json", database_url=url).rows
+    assert (state["now"], state["live_sessions"]) == ("2026-11-02T18:00:01+00:00", 5)
+    assert [row["source"] for row in state["sources"]] == ["default"]
+    assert [(row["cause"], row["to_at"]) for row in state["gaps"]] == [
+        ("disconnected", "2026-11-02T17:00:30+00:00")
+    ]
+    assert state["total"] == {
+        "received_bytes_per_second_10s": 342_100,
+        "sent_bytes_per_second_10s": 110_000,
+        "received_bytes_per_second_120s": 436_842,
+        "sent_bytes_per_second_120s": 34_233,
+    }
+    assert [(row["realm"], row["live_sessions"]) for row in state["realms"]] == [
+        ("example.org", 3),
+        ("example.net", 2),
+    ]
+    assert len(state["realms"][0]["bytes_per_second_by_hour"]) == 24
+    assert [(row["user_id"], row["active"]) for row in state["users"]] == [
+        ("alice", 2), (HEBREW, 1), ("bob", 1), ("日本" * 9, 1),
+    ]  # fmt: skip
+    [by_session] = turn_accounting(
+        "top", "--json", "--by", "session", "--sort", "bytes", database_url=url
+    ).rows
+    [bob, alice, *_] = by_session["sessions"]
+    assert (bob["user_id"], bob["received_bytes"], alice["user_id"]) == (
+        "bob", 40_000_000, "alice",
+    )  # fmt: skip
+    assert bob["received_bytes_per_second_120s"] == 333_333
+    assert "users" not in by_session
+
+
 def test_keys_sort_and_a_new_size_is_filled(live_books: Books) -> None:
     with open_terminal("top", "--every", "60", database_url=live_books.url(READER)) as terminal:
         terminal.wait_for(USERS)
