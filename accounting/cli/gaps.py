@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -15,7 +15,7 @@ from accounting.domain.gap_causes import cause_in_words
 from accounting.reporting import view_queries
 from accounting.reporting.view_queries import LENGTH
 
-STILL_OPEN = "still open"
+STILL_OPEN: Final = "still open"
 
 
 def register(app: typer.Typer) -> None:
