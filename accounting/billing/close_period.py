@@ -26,6 +26,7 @@ from accounting.errors import LockHeld, NotYet, UsageError, preview_command, unk
 from accounting.feed import outbox
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
+from accounting.plurals import counted
 from accounting.sources import source_queries
 
 
@@ -45,8 +46,9 @@ class CloseResult:
     def summary(self) -> str:
         """The number of its lines, and its traffic."""
         return (
-            f"{self.line_count} lines, {self.sums['received_bytes']} bytes received, "
-            f"{self.sums['sent_bytes']} sent"
+            f"{counted(self.line_count, 'line')}, "
+            f"{counted(self.sums['received_bytes'], 'byte')} received, "
+            f"{self.sums['sent_bytes']:,} sent"
         )
 
 

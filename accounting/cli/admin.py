@@ -7,6 +7,7 @@ import typer
 from accounting.cli.output import write, write_message
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.errors import LockHeld, UsageError
+from accounting.plurals import counted
 
 JOB_NAMES: Final = (
     "settle", "rollup", "partitions", "gaps", "feed", "adjust", "close", "retain",
@@ -73,4 +74,4 @@ def run_job(
             count = job.run(engine)
         except LockHeld as held:
             raise LockHeld(f"job {name} can't run now: {held}") from held
-    write_message(f"{name}: {count} {job.unit}")
+    write_message(f"{name}: {counted(count, job.unit.removesuffix('s'), job.unit)}")

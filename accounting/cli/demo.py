@@ -27,6 +27,7 @@ from accounting.cli.simulate import publish
 from accounting.cli.table import write_table
 from accounting.domain.counters import COUNTERS
 from accounting.errors import AccountingError, UsageError
+from accounting.plurals import counted
 from accounting.progress import Progress
 from accounting.reporting import view_queries
 from accounting.reporting.view_queries import AS_IT_IS, Row
@@ -166,8 +167,8 @@ def _run_fleet(
         valkey = running_valkey(settings.data_dir)
         if failures or valkey is None:
             raise failures[0] if failures else AccountingError("the service did not start")
-        seconds = scenario.duration_seconds
-        _say(f"2/4  a fleet of {scenario.servers} simulated coturn servers, {seconds:.0f} seconds")
+        fleet = counted(scenario.servers, "simulated coturn server")
+        _say(f"2/4  a fleet of {fleet}, {counted(round(scenario.duration_seconds), 'second')}")
         with _fleet_progress() as progress:
             expected = publish(scenario, valkey.url, interrupted, progress)
         _say("3/4  draining: what is captured is loaded, settled and rolled up")
@@ -245,7 +246,7 @@ def _write_checks(expected: Expected, sums: Mapping[str, tuple[int, ...]], gaps:
         ),
         ("no capture gaps", gaps == 0, None),
     ]
-    write(f"\n{expected.published:,} messages published. Conservation, to the byte:\n")
+    write(f"\n{counted(expected.published, 'message')} published. Conservation, to the byte:\n")
     for name, holds, total_bytes in checks:
         write(f"  {'ok  ' if holds else 'FAIL'}  {name:<38}")
         write(f"{total_bytes:>22,} B\n" if total_bytes is not None else "\n")

@@ -26,6 +26,7 @@ from accounting.cli.progress import progress_line
 from accounting.cli.resources import command_settings, open_reader
 from accounting.errors import UsageError
 from accounting.export.selection import ExportFormat, ExportKind, Selection
+from accounting.plurals import counted
 from accounting.progress import no_progress
 from accounting.reporting import view_queries
 
@@ -151,6 +152,6 @@ def _export(
             exported = export_to_directory(reader, selection, format_, Path(output), progress)
             write(f"{exported.path}\n{exported.manifest_path}\n")
             if sys.stderr.isatty():
-                write_message(f"{exported.rows:,} rows in {exported.path}")
+                write_message(f"{counted(exported.rows, 'row')} in {exported.path}")
     if not selection.has_end:
         write_message("incomplete: rows may be added or change, since the span has no --until")

@@ -25,6 +25,7 @@ from accounting.cli.terminal_text import (
     visible_name,
 )
 from accounting.errors import UsageError
+from accounting.plurals import counted
 
 if TYPE_CHECKING:
     from accounting.feed.client import Feed
@@ -135,7 +136,7 @@ def _line(event: Mapping[str, Any], columns: int) -> str:
             if text_width(rest) > room:
                 rest = ", ".join([open_for, _total(payload), *filter(None, marks)])
         case "period.closed":
-            rest = f"closed {payload['period']}, {payload['statements']:,} lines"
+            rest = f"closed {payload['period']}, {counted(payload['statements'], 'line')}"
             if payload["without"]:
                 rest += f", without {', '.join(map(visible, payload['without']))}"
         case "adjustment.posted":

@@ -81,7 +81,7 @@ def gap_listing(zone: str = "") -> Listing:
             "open_seconds": _open_seconds,
             "what": lambda gap: cause_in_words(gap["cause"]),
         },
-        noun="gaps",
+        noun="gap",
         default_limit=100,
     )
 

@@ -258,7 +258,7 @@ _SESSIONS: Final = Listing(
     counted=Counted.SESSIONS,
     fields={"end": _end, "open_seconds": _open_seconds},
     summed=("received_bytes", "sent_bytes"),
-    noun="sessions",
+    noun="session",
     default_limit=100,
     legend=_legend,
 )

@@ -15,6 +15,7 @@ from accounting.cli.table import Column, Kind, Row, Total, write_table, write_te
 from accounting.domain.counters import COUNTERS
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
+from accounting.plurals import counted
 from accounting.reporting.completeness import Counted, explain_empty
 from accounting.reporting.known_names import check_names
 from accounting.reporting.view_queries import (
@@ -78,7 +79,7 @@ class Listing:
     fields: Mapping[str, Callable[[Row], Any]] = field(default_factory=dict)
     summed: Sequence[str] = ()
     sum_fields: Mapping[str, Callable[[Row], Any]] = field(default_factory=dict)
-    noun: str = "rows"
+    noun: str = "row"
     counted: Counted | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     default_limit: int | None = None
@@ -232,12 +233,16 @@ def _totals(
     shown = {name: sum(row[name] for row in rows) for name in listing.summed}
     if all_sums is None:
         is_cut = len(rows) == arrangement.limit
-        return [total(f"these {len(rows):,} {listing.noun}" if is_cut else "total", shown)]
+        return [total(_these(len(rows), listing.noun) if is_cut else "total", shown)]
     others = all_sums["row_count"] - len(rows)
     rest = {name: all_sums[name] - shown[name] for name in listing.summed}
     everything = {name: all_sums[name] for name in listing.summed}
-    totals = [total(f"{others:,} other{'s' if others > 1 else ''}", rest)] if others else []
+    totals = [total(counted(others, "other"), rest)] if others else []
     return [*totals, total("total", everything)]
+
+
+def _these(count: int, noun: str) -> str:
+    return f"this {noun}" if count == 1 else f"these {counted(count, noun)}"
 
 
 def _wide_column(name: str, rows: Sequence[Row]) -> Column:

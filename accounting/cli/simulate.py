@@ -12,6 +12,7 @@ from accounting.cli.resources import command_settings
 from accounting.cli.rows import BYTE_COLUMNS
 from accounting.cli.table import write_table
 from accounting.errors import ConfigurationError
+from accounting.plurals import counted
 from accounting.progress import Progress
 from accounting.simulator import VERSIONS, Expected, Scenario
 
@@ -135,7 +136,7 @@ def publish(scenario: Scenario, redis_url: str, stop: Event, progress: Progress)
             min(state.virtual_seconds, state.duration_seconds),
             round(state.duration_seconds),
             doing="simulating seconds",
-            detail=f"{state.published:,} messages, {state.sessions_live:,} live",
+            detail=f"{counted(state.published, 'message')}, {state.sessions_live:,} live",
         )
 
     return run(scenario, redis_url, on_progress=show, stop=stop)
@@ -150,5 +151,6 @@ def write_expected(expected: Expected) -> None:
         "sessions": "sessions",
         **BYTE_COLUMNS,
     }
-    write_table(f"published {expected.published:,} messages", rows, columns, empty="Nothing.")
-    write(f"{expected.total.sessions:,} sessions\n")
+    title = f"published {counted(expected.published, 'message')}"
+    write_table(title, rows, columns, empty="Nothing.")
+    write(f"{counted(expected.total.sessions, 'session')}\n")

@@ -29,6 +29,7 @@ from accounting.cli.terminal_text import (
 )
 from accounting.domain.gap_causes import cause_in_words
 from accounting.errors import ConnectionLost, UsageError
+from accounting.plurals import counted
 from accounting.reporting.live import (
     GAP_HOURS,
     LONG_SECONDS,
@@ -362,7 +363,7 @@ class TopView:
             others = ordered[most:]
             totals.append(
                 Total(
-                    label=f"{len(others):,} others",
+                    label=counted(len(others), "other"),
                     sums={
                         "live": _live(others),
                         "received": sum(realm.short.received for realm in others),

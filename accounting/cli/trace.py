@@ -31,6 +31,7 @@ from accounting.domain.coturn_messages import ReportKind, Side
 from accounting.domain.counters import COUNTERS
 from accounting.domain.session_ids import parse_session_id, short_session_id
 from accounting.errors import UsageError
+from accounting.plurals import counted
 
 if TYPE_CHECKING:
     from accounting.audit.trace import (
@@ -114,7 +115,7 @@ def trace_line(
     if not result.adds_up:
         write_message("it does not add up: `turn-accounting verify` names what is wrong")
         raise typer.Exit(1)
-    write_message(f"adds up: {len(result.sessions):,} sessions")
+    write_message(f"adds up: {counted(len(result.sessions), 'session')}")
 
 
 def _trace_one_session(text: str, *, as_json: bool) -> None:
@@ -323,7 +324,7 @@ def _figures(numbers: Sequence[int]) -> str:
         if size:
             texts.append(f"{label} {human_bytes(size) if is_short else f'{size:,} B'}")
         elif packets:
-            texts.append(f"{label} {packets:,} packets")
+            texts.append(f"{label} {counted(packets, 'packet')}")
     seconds = named.get("session_seconds", 0)
     if seconds:
         texts.append(human_seconds(seconds) if is_short else f"{exact_text(seconds)} s")

@@ -13,6 +13,7 @@ from accounting.errors import UsageError
 from accounting.export.atomic_file import HashingWriter
 from accounting.export.export_query import RowTotals
 from accounting.export.selection import ExportKind, Selection
+from accounting.plurals import counted
 
 MAX_REALM_BYTES: Final = 120
 """Bytes of a realm in a file's name; a longer one is cut, and gets a digest to stay unique."""
@@ -121,7 +122,7 @@ def check_export(manifest: Path) -> str | None:
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if path.stat().st_size != size:
-        return f"{path}: {path.stat().st_size} bytes, expected {size}"
+        return f"{path}: {counted(path.stat().st_size, 'byte')}, expected {size:,}"
     if actual != digest:
         return f"{path}: SHA-256 is {actual}, expected {digest}"
     return None

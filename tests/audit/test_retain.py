@@ -266,7 +266,7 @@ def test_a_period_without_a_clean_proof_blocks_its_days(books: Books) -> None:
     run_jobs_and_close(books)
     corrupt(books, "UPDATE accounting.user_usage_monthly SET sent_bytes = 1 WHERE sent_bytes = 10")
     first, *_ = blockers_by_day(books)
-    assert first[0].startswith("period 2026-11-01 of realm 'example.org' has 1 differences")
+    assert first[0].startswith("period 2026-11-01 of realm 'example.org' has 1 difference,")
     assert kept_days(books) == [2, 3, 4]
     list(rebuild(books.engine, "a test"))
     assert len(blockers_by_day(books)) == 3  # until it is verified again
@@ -281,7 +281,7 @@ def test_an_active_session_blocks_its_first_day(books: Books) -> None:
     FakeAllocation(books).deleted(20)
     run_jobs_and_close(books)
     first, *_ = blockers_by_day(books)
-    assert first[0] == "1 sessions of source 'default' have not ended"
+    assert first[0] == "1 open session of source 'default'"
 
 
 def test_a_source_that_is_not_settled_beyond_a_day_blocks_it(books: Books) -> None:
@@ -387,7 +387,7 @@ def test_the_dry_run_command_prints_a_line_for_each_day(books: Books) -> None:
     result = turn_accounting("job", "run", "retain", database_url=url, **setting)
     assert (result.code, result.err.splitlines()[-1]) == (
         0,
-        "turn-accounting: retain: 4 sessions, messages and days",
+        "turn-accounting: retain: 4 records",
     )
     assert turn_accounting("job", "run", "settle", "--dry-run", database_url=url).code == 2
 

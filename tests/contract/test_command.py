@@ -189,7 +189,7 @@ def test_jobs_run_by_hand_do_what_the_scheduler_does(books: Books) -> None:
     writer = books.url(WRITER)
     for name, done in (
         ("settle", "0 reports"),
-        ("rollup", "1 hours"),
+        ("rollup", "1 hour"),
         ("partitions", "7 partitions"),
     ):
         result = turn_accounting("job", "run", name, database_url=writer)

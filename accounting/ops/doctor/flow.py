@@ -22,6 +22,7 @@ from accounting.ops.monitoring.health import (
 )
 from accounting.ops.monitoring.snapshot import Snapshot
 from accounting.ops.monitoring.status_queries import DatabaseStatus
+from accounting.plurals import counted
 
 COMPONENT: Final = "events"
 QUIET_SECONDS: Final = 3600
@@ -189,7 +190,7 @@ def _check_rejected(database: DatabaseStatus) -> Finding:
     rejected_count, message_count = totals["rejected"], totals.total()
     if not rejected_count:
         return ok(COMPONENT, "rejected", "no message was rejected")
-    observed = f"{rejected_count:,} of {message_count:,} messages were rejected"
+    observed = f"rejected: {rejected_count:,} of {counted(message_count, 'message')}"
     if rejected_count <= REJECTED_SHARE * message_count:
         return ok(COMPONENT, "rejected", observed)
     return warning(

@@ -12,6 +12,7 @@ from accounting.capture.clock import MAX_CLOCK_ERROR
 from accounting.domain.gap_causes import cause_in_words
 from accounting.ops.monitoring.snapshot import Snapshot
 from accounting.ops.monitoring.status_queries import DatabaseStatus, SilentThread
+from accounting.plurals import counted
 
 MAX_CAPTURE_LAG_SECONDS: Final = 60
 """Capture writes a checkpoint every second."""
@@ -157,7 +158,7 @@ def set_aside_problems(database: DatabaseStatus) -> Iterator[str]:
     for source, reports, reason in database.set_aside:
         if reports:
             yield (
-                f"source {source!r}: {reports:,} reports are set aside, folding them raised "
+                f"source {source!r}: {counted(reports, 'report')} set aside, since folding raised "
                 f"{reason}: report this bug, and run `turn-accounting rebuild` with the version "
                 "that fixes it"
             )
