@@ -29,6 +29,7 @@ from accounting.domain.periods import describe_wait
 from accounting.domain.statements import StatementCutoff
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
+from accounting.plurals import counted
 from accounting.reporting import view_queries
 from accounting.reporting.completeness import Counted, span_waits_for
 from accounting.reporting.statement import Statement, find_period, lines_query, read_statement
@@ -199,6 +200,7 @@ def _estimated(lines: Sequence[Mapping[str, Any]]) -> str:
     users = sum(row["estimated_bytes"] > 0 for row in lines)
     total = sum(row["received_bytes"] + row["sent_bytes"] for row in lines)
     return (
-        f"Estimated: {estimated:,} of {total:,} bytes, of {users} of {len(lines)} users:\n"
+        f"Estimated: {estimated:,} of {total:,} bytes, of {users:,} of "
+        f"{counted(len(lines), 'user')}:\n"
         "interims were lost, and these bytes are known from totals only"
     )
