@@ -12,13 +12,16 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
-.PHONY: demo test wheel-test check fmt bench settings chaos histories lock clean help
+.PHONY: demo test long wheel-test check fmt bench settings chaos histories lock clean help
 
 demo: $(STAMP) ## See it work: servers, a simulated fleet, the books (half a minute)
 	@$(BIN)/python -m accounting demo
 
 test: $(STAMP) ## Run the tests (real Postgres and Valkey; Redis and coturn where installed)
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+long: $(STAMP) ## Run the long forms of some tests (two minutes)
+	$(BIN)/pytest -m long -n $(WORKERS) --dist worksteal
 
 wheel-test: $(STAMP) ## Build the wheel, compiled and not, and test the compiled one (two minutes)
 	@PYTEST_ADDOPTS="-n $(WORKERS)" $(BIN)/python -m tests.wheel

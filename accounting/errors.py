@@ -1,6 +1,7 @@
 """The errors that this package raises on purpose: one base class, and one class per reaction."""
 
 import difflib
+import shlex
 from collections.abc import Collection
 from datetime import date, datetime
 from typing import Final
@@ -109,33 +110,52 @@ class ConnectionLost(AccountingError):
 
 def unknown_name(kind: str, name: str, known: Collection[str]) -> UsageError:
     """The error for an unknown realm, source, ...: suggests a similar name, or lists some."""
+    return UsageError(f"no {kind} '{name}' is known: {nearest_names(name, known)}")
+
+
+def nearest_names(name: str, known: Collection[str]) -> str:
+    """A question after the names that are similar to this one, else a list of some."""
     if suggestion := _suggestion(name, known, SIMILARITY):
-        return UsageError(f"no {kind} '{name}' is known{suggestion}")
+        return suggestion
     listed = sorted(known)[:LISTED_NAMES]
     rest = len(known) - len(listed)
     names = ", ".join(f"'{known_name}'" for known_name in listed) or "none yet"
     more = f" and {rest} more" if rest else ""
-    return UsageError(f"no {kind} '{name}' is known: known are {names}{more}")
+    return f"known are {names}{more}"
 
 
 def unknown_user(realm: str | None, name: str, known: Collection[str]) -> UsageError:
     """The error for an unknown user, of a realm or of all: suggests similar names of ``known``."""
     where = "" if realm is None else f" in realm '{realm}'"
     suggestion = _suggestion(name, known, USER_SIMILARITY)
-    return UsageError(f"no user '{name}' is known{where}{suggestion}")
+    return UsageError(f"no user '{name}' is known{where}{suggestion and f': {suggestion}'}")
 
 
 def unknown_period(realm: str | None, period: date, known: Collection[date]) -> UsageError:
     """The error for an unknown period, of a realm or of all: names the nearest ones."""
     nearest = sorted(sorted(known, key=lambda day: abs(day - period))[:SUGGESTED_NAMES])
     names = (
-        f"the nearest begin on {', '.join(map(str, nearest))}" if nearest else "there is none yet"
+        f"the nearest begin on {', '.join(map(str, nearest))}"
+        if nearest
+        else "there is none yet; `turn-accounting job run close` makes those that have usage"
     )
     owner = "no realm has a" if realm is None else f"realm '{realm}' has no"
     return UsageError(f"{owner} period that begins on {period}: {names}")
 
 
+def not_closed(realm: str, period: date, waits: str, next_step: str) -> NotYet:
+    """The error for a period that is not closed. ``waits``: from domain.periods.describe_wait()."""
+    return NotYet(
+        f"period {period} of realm '{realm}' is not closed yet: it waits for {waits}; {next_step}"
+    )
+
+
+def preview_command(realm: str, period: date) -> str:
+    """The command that shows a period before it is closed."""
+    return f"turn-accounting statement {shlex.quote(realm)} {period} --preview"
+
+
 def _suggestion(name: str, known: Collection[str], similarity: float) -> str:
     similar = difflib.get_close_matches(name, known, n=SUGGESTED_NAMES, cutoff=similarity)
     names = " or ".join(f"'{similar_name}'" for similar_name in similar)
-    return f": did you mean {names}?" if names else ""
+    return f"did you mean {names}?" if names else ""

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psycopg
 
-from accounting.db.engine import Engine, open_engine
-from accounting.export.export import ExportFormat, export_to_directory, export_to_stream
-from accounting.export.selection import ExportKind, Selection
+from accounting.export.export import export_to_directory, export_to_stream
+from accounting.export.selection import ExportFormat, ExportKind, Selection
+from accounting.reporting.reader import Reader
 from benchmarks.figures import Figure, Rounds
 from benchmarks.fixture import benchmark_database
 from benchmarks.measure import log_progress, measure, peak_bytes, reset_peak, resident_bytes
@@ -78,13 +78,13 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
     with benchmark_database(server) as bed:
         bed.query(FILL.format(rows=scale.rows))
         bed.vacuum_and_checkpoint()
-        engine = open_engine(bed.url())
+        reader = Reader(bed.url())
         before = resident_bytes(os.getpid()) / 1e6
         reset_peak()
         works: dict[str, Callable[[], int]] = {"limit: COPY TO": lambda: bare_copy(bed.url())}
         for format_ in ExportFormat:
-            works[f"{format_.value}, a stream"] = to_stream(engine, format_)
-            works[f"{format_.value}, a file"] = to_file(engine, format_, bed.directory)
+            works[f"{format_.value}, a stream"] = to_stream(reader, format_)
+            works[f"{format_.value}, a file"] = to_file(reader, format_, bed.directory)
         for number in range(scale.rounds):
             log_progress(f"export: round {number + 1} of {scale.rounds}")
             limit = 0.0
@@ -105,7 +105,7 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
                     bound="at least",
                 )
                 rounds.add(f"{name}: CPU, client", span.client * 1e6 / scale.rows, "us/row")
-        engine.dispose()
+        reader.close()
     rounds.add("memory over that at the start, at the most", peak_bytes() / 1e6 - before, "MB")
     return rounds.figures()
 
@@ -121,9 +121,9 @@ def bare_copy(url: str) -> int:
         return copy.cursor.rowcount
 
 
-def to_stream(engine: Engine, format_: ExportFormat) -> Callable[[], int]:
-    return lambda: export_to_stream(engine, SELECTION, format_, NullStream())
+def to_stream(reader: Reader, format_: ExportFormat) -> Callable[[], int]:
+    return lambda: export_to_stream(reader, SELECTION, format_, NullStream())
 
 
-def to_file(engine: Engine, format_: ExportFormat, directory: Path) -> Callable[[], int]:
-    return lambda: export_to_directory(engine, SELECTION, format_, directory).rows
+def to_file(reader: Reader, format_: ExportFormat, directory: Path) -> Callable[[], int]:
+    return lambda: export_to_directory(reader, SELECTION, format_, directory).rows

@@ -20,7 +20,7 @@ from benchmarks.figures import Figure, Rounds
 from benchmarks.measure import cpu_seconds, log_progress, proportional_bytes
 from benchmarks.scale import Scale
 from tests.support.servers import PostgresServer
-from tests.support.service import Service, descendants, title
+from tests.support.service import SERVICE, Service, descendants, title
 
 SETTINGS: Final = {
     "ACCOUNTING_CAPTURE": "auto",
@@ -42,7 +42,7 @@ def run(_server: PostgresServer, scale: Scale) -> list[Figure]:
         log_progress(f"idle: round {number + 1} of {scale.rounds}")
         with tempfile.TemporaryDirectory(prefix="ta-idle-") as home:
             directory = Path(home, "data")
-            with Service("up", directory, SETTINGS) as up:
+            with Service("up", directory, SETTINGS, module=SERVICE) as up:
                 up.wait_for_conf_line()
                 measure(up, scale, rounds)
     return rounds.figures()

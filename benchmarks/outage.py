@@ -20,7 +20,7 @@ from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
 from tests.support.books import Books, channel, make_template, status_payload, traffic_payload
 from tests.support.servers import PostgresServer, RedisServer, ValkeyServer, wait_until
-from tests.support.service import Service
+from tests.support.service import SERVICE, Service
 from tests.support.turn_traffic import publish_pipelined
 
 USERS = 20_000
@@ -64,8 +64,8 @@ def run(count: int, server_name: str, capture: str, home: Path) -> None:
             "ACCOUNTING_CAPTURE": capture,
         }
         with (
-            Service("collect", home / "collect", settings) as collect,
-            Service("schedule", home / "schedule", settings),
+            Service("collect", home / "collect", settings, module=SERVICE) as collect,
+            Service("schedule", home / "schedule", settings, module=SERVICE),
         ):
             collect.wait_until_capturing()
             publish_pipelined(

@@ -28,7 +28,7 @@ from benchmarks.publisher import Publisher, Timeline
 from benchmarks.scale import Scale
 from benchmarks.workload import REALMS
 from tests.support.servers import PostgresServer, ValkeyServer
-from tests.support.service import Service
+from tests.support.service import SERVICE, Service
 
 VALKEY: Final = {"repl-diskless-sync-delay": "0", "repl-backlog-size": "64mb"}
 DRAIN_SECONDS: Final = 1800.0
@@ -142,10 +142,12 @@ class Pipeline:
                 "ACCOUNTING_SOURCE": f"source-{number}",
             }
             home = self._bed.directory / f"source-{number}"
-            collector = self._stack.enter_context(Service("collect", home, settings))
+            collector = self._stack.enter_context(
+                Service("collect", home, settings, module=SERVICE)
+            )
             self._collectors.append(collector)
         self._schedule = self._stack.enter_context(
-            Service("schedule", self._bed.directory / "jobs", common)
+            Service("schedule", self._bed.directory / "jobs", common, module=SERVICE)
         )
         for number, (valkey, collector) in enumerate(
             zip(self._valkeys, self._collectors, strict=True)

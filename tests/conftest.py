@@ -20,6 +20,7 @@ import pytest
 from hypothesis import settings
 
 from accounting.db.engine import Engine, open_engine
+from tests.support import short_waits
 from tests.support.books import WRITER, Books, cloned_database, make_template
 from tests.support.scenario_player import ScenarioPlayer
 from tests.support.servers import PostgresServer
@@ -97,6 +98,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not IS_WORKER and config.option.basetemp is None:
         # Short, because the path of a socket is limited to about 100 characters.
         config.option.basetemp = Path(os.environ["TMPDIR"], "tests")
+    short_waits.shorten(short_waits.CAPTURE)
     for mark, programs in REQUIRED_PROGRAMS.items():
         config.addinivalue_line("markers", f"{mark}: needs {', '.join(programs)}")
 

@@ -51,11 +51,23 @@ PIPELINE_PARTS: Final = ("path", "memory", "sources")
 """Parts that need the processes of the service; here they share one pipeline."""
 
 
-@pytest.mark.parametrize("part", [part for part in PARTS if part not in PIPELINE_PARTS])
+PROCESS_PARTS: Final = ("capture", "idle", "commands")
+"""Parts that start many processes."""
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(part, marks=[pytest.mark.long] if part in PROCESS_PARTS else [])
+        for part in PARTS
+        if part not in PIPELINE_PARTS
+    ],
+)
 def test_part_runs_and_conserves(postgres_server: PostgresServer, part: str) -> None:
     check(PARTS[part](postgres_server, TINY))
 
 
+@pytest.mark.long
 def test_live_parts_run_and_conserve(postgres_server: PostgresServer) -> None:
     with benchmark_database(postgres_server) as bed, Pipeline(bed, TINY, sources=2) as line:
         line.open_sessions()

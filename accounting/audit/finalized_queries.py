@@ -8,7 +8,7 @@ A writer holds the lock ``retain``.
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Final
 from uuid import UUID
@@ -18,7 +18,6 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from accounting.audit import comparison, recomputed_tables
 from accounting.audit.recomputed_tables import recomputed_table
-from accounting.billing.period_queries import PeriodRow
 from accounting.db.binary_copy import binary_cursor, copy_rows
 from accounting.db.engine import psycopg_connection
 from accounting.db.queries import Queries
@@ -175,9 +174,14 @@ def _digests(connection: Connection) -> dict[tuple[int, date], tuple[int, Decima
 
 
 def finalized_of_user(
-    connection: Connection, period: PeriodRow, user_key: UUID
+    connection: Connection,
+    realm_id: int,
+    user_key: UUID,
+    span: tuple[datetime, datetime],
+    *,
+    session_id: UUID | None = None,
 ) -> Iterator[tuple[AllocationKey, SessionState, tuple[int, ...]]]:
-    """A user's finalized sessions with usage in a period.
+    """A user's finalized sessions, or one of them, with usage in a half-open span.
 
     With the eight counters and the session microseconds that they have there.
     """
@@ -185,10 +189,11 @@ def finalized_of_user(
         cursor.execute(
             _QUERIES.driver("finalized_of_user"),
             {
-                "realm_id": period.realm_id,
+                "realm_id": realm_id,
                 "user_key": user_key,
-                "starts_at": period.starts_at,
-                "ends_at": period.ends_at,
+                "starts_at": span[0],
+                "ends_at": span[1],
+                "session_id": session_id,
             },
         )
         for *fields, numbers in cursor:

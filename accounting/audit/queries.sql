@@ -524,7 +524,8 @@ SELECT h.* FROM finalized l
 JOIN accounting.session_hours h ON h.session_id = l.session_id AND h.user_key = l.user_key;
 
 -- name: finalized_of_user
--- Reads a user's finalized sessions with usage in a span, and its eight counters and microseconds.
+-- Reads a user's finalized sessions, or only :session_id, with usage in a span, and its eight counters
+-- and microseconds.
 SELECT
     e.source_id, e.database, e.username_key, e.allocation_id, e.session_id,
     e.user_key, e.realm_id, e.started_at, e.last_seen_at, e.expires_at,
@@ -551,6 +552,7 @@ CROSS JOIN LATERAL (
     HAVING count(*) > 0
 ) h
 WHERE e.user_key = CAST(:user_key AS uuid) AND e.realm_id = CAST(:realm_id AS integer)
+    AND (CAST(:session_id AS uuid) IS NULL OR e.session_id = CAST(:session_id AS uuid))
     AND e.started_at < CAST(:ends_at AS timestamptz)
     AND NOT EXISTS (
         SELECT FROM accounting.carried_sessions c

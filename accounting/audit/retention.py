@@ -27,6 +27,7 @@ from accounting.db.locks import require_lock
 from accounting.domain.calendar import from_micros
 from accounting.domain.session_fold import Phase
 from accounting.identities import realm_queries
+from accounting.plurals import counted
 from accounting.sessions.careful_fold import SetAside
 from accounting.sources.watermark_queries import Watermark
 
@@ -70,9 +71,9 @@ def preview(engine: Engine, days: int | None) -> Iterator[str]:
     expired = None
     for expired in expired_days(engine, days, dry_run=True):
         outcome = f"kept: {'; '.join(expired.blockers)}" if expired.blockers else "would be dropped"
-        yield f"{expired.day}  {expired.reports:,} reports  {outcome}"
+        yield f"{expired.day}  {counted(expired.reports, 'report')}  {outcome}"
     if expired is None:
-        yield f"no reports are older than {days} days"
+        yield f"no report is older than {counted(days, 'day')}"
 
 
 def expired_days(
@@ -133,7 +134,7 @@ def _evaluate_day(
     retention_queries.drop_day_tables(connection)
     retention_queries.create_day_sessions(connection, day, source_days)
     for source, count in retention_queries.count_active_sessions(connection).items():
-        blockers.append(f"{count:,} sessions of source '{source}' have not ended")
+        blockers.append(f"{counted(count, 'open session')} of source '{source}'")
     periods = retention_queries.dependent_periods(connection, day, realm_ids, PROOF_MAX_AGE)
     all_closed = all(period.is_closed for period in periods)
     all_fresh = all(period.is_fresh for period in periods)
@@ -185,7 +186,7 @@ def _blocking_periods(periods: Sequence[DependentPeriod]) -> Iterator[str]:
             yield f"{name} was not verified lately"
         elif period.differences:
             yield (
-                f"{name} has {period.differences:,} differences, verified "
+                f"{name} has {counted(period.differences, 'difference')}, verified "
                 f"{period.checked_at:%Y-%m-%d}: see `turn-accounting verify`"
             )
 
@@ -227,10 +228,10 @@ def _finalize_day(
         sessions = [(item.key, item.session) for item in batch]
         finalized_queries.add_sessions(connection, sessions, hours)
     if set_aside:
-        yield f"{len(set_aside):,} of its reports are set aside: see `turn-accounting verify`"
+        yield f"{counted(len(set_aside), 'report')} of it set aside: see `turn-accounting verify`"
         return
     mismatches = finalized_queries.count_mismatches(connection)
     if mismatches:
-        yield f"{mismatches:,} rows of its sessions are wrong: see `turn-accounting verify`"
+        yield f"{counted(mismatches, 'wrong row')} of its sessions: see `turn-accounting verify`"
         return
     finalized_queries.finalize_day(connection)

@@ -31,6 +31,7 @@ from accounting.db.engine import lost_connections
 from accounting.domain.calendar import from_micros, to_micros
 from accounting.errors import unknown_name, unknown_period
 from accounting.identities import realm_queries
+from accounting.plurals import counted
 from accounting.progress import Progress, no_progress
 from accounting.sessions import set_aside_reports
 from accounting.sessions.careful_fold import SetAside
@@ -217,8 +218,8 @@ def finalized_differences(
             what="sessions",
             kind="differs",
             column="digest of a day whose reports were dropped",
-            booked=f"{mismatch.stored_count} sessions",
-            recomputed=f"{mismatch.finalized_count} sessions",
+            booked=counted(mismatch.stored_count, "session"),
+            recomputed=counted(mismatch.finalized_count, "session"),
         )
 
 

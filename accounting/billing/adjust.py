@@ -17,7 +17,8 @@ from accounting.billing.adjustment_queries import LATE_USAGE_AUTHOR, ManualAdjus
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
 from accounting.domain.counters import COUNTERS
-from accounting.errors import LockHeld, NotYet, UsageError
+from accounting.domain.periods import describe_wait
+from accounting.errors import LockHeld, UsageError, not_closed
 from accounting.feed import outbox
 from accounting.identities.realm_queries import find_realm
 from accounting.identities.user_queries import find_user_key, unknown_user_error
@@ -96,7 +97,14 @@ def post_manual_adjustment(
         realm_id = find_realm(connection, realm)
         row = period_queries.find_period(connection, realm_id, realm, period)
         if row.closed_at is None:
-            raise NotYet(f"period {period} of realm '{realm}' is not closed yet: nothing to adjust")
+            waits = describe_wait(
+                period_queries.waits_for(connection, realm_id, period, ()),
+                row.ends_at,
+                row.time_zone,
+            )
+            raise not_closed(
+                realm, period, waits, "adjust it then, as `turn-accounting period list` shows"
+            )
         user_key = find_user_key(connection, realm_id, user)
         if user_key is None:
             raise unknown_user_error(connection, realm, user)

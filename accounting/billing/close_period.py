@@ -21,10 +21,12 @@ from accounting.billing import period_queries, statement_queries
 from accounting.billing.period_queries import PeriodRow, find_period
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
-from accounting.errors import LockHeld, NotYet, UsageError, unknown_name
+from accounting.domain.periods import describe_wait
+from accounting.errors import LockHeld, NotYet, UsageError, preview_command, unknown_name
 from accounting.feed import outbox
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
+from accounting.plurals import counted
 from accounting.sources import source_queries
 
 
@@ -40,6 +42,14 @@ class CloseResult:
     line_count: int
     excluded_sources: tuple[str, ...]
     sums: dict[str, int]
+
+    def summary(self) -> str:
+        """The number of its lines, and its traffic."""
+        return (
+            f"{counted(self.line_count, 'line')}, "
+            f"{counted(self.sums['received_bytes'], 'byte')} received, "
+            f"{self.sums['sent_bytes']:,} sent"
+        )
 
 
 def close_periods(engine: Engine) -> int:
@@ -81,7 +91,8 @@ def close_period(
 ) -> CloseResult:
     """Close one period now, without waiting for ``excluded_sources``.
 
-    Raises NotYet, with what the period waits for, or LockHeld; UsageError for an unknown realm,
+    Raises NotYet, with what the period waits for and with ``dry_run`` what its statement would be
+    now, or LockHeld; UsageError for an unknown realm,
     period or source, and for a period that is already closed.
     """
     with lost_connections(), engine.begin() as connection:
@@ -116,9 +127,9 @@ def _close(
         if row.closed_at is not None:
             raise NotYet(f"period {period} of realm '{realm}' was just closed by another process")
         waits_for = period_queries.waits_for(connection, realm_id, period, excluded_sources)
-        if waits_for is not None:
-            raise NotYet(f"period {period} of realm '{realm}' waits for: {waits_for}")
         behind = period_queries.sources_behind(connection, realm_id, period, excluded_sources)
+        if waits_for is not None and not dry_run:
+            raise _waits(row, realm, waits_for, f"as it is now: `{preview_command(realm, period)}`")
         cutoff = statement_queries.current_cutoff(connection, behind)
         line_count = statement_queries.write_statement(connection, realm_id, period, cutoff)
         period_queries.mark_closed(connection, realm_id, period, cutoff)
@@ -129,11 +140,18 @@ def _close(
             excluded_sources=tuple(behind),
             sums=statement_queries.statement_sums(connection, realm_id, period),
         )
+        if waits_for is not None:
+            raise _waits(row, realm, waits_for, f"as it is now: {result.summary()}")
         figures = statement_queries.statement_figures(connection, realm_id, period)
         _enqueue_period_closed(connection, row, result, figures)
         if dry_run:
             transaction.rollback()
         return result
+
+
+def _waits(row: PeriodRow, realm: str, waits_for: str, next_step: str) -> NotYet:
+    waits = describe_wait(waits_for, row.ends_at, row.time_zone)
+    return NotYet(f"period {row.period} of realm '{realm}' waits for: {waits}; {next_step}")
 
 
 def _lock_books(connection: Connection) -> None:

@@ -1,15 +1,18 @@
 """The commands for the database and its jobs: ``db upgrade|current``, ``job run``."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from accounting.cli.output import write, write_message
 from accounting.cli.resources import command_settings, writer_engine
-from accounting.db import migrations
 from accounting.errors import LockHeld, UsageError
-from accounting.ops import servers, service
-from accounting.ops.registry import JOBS
+from accounting.plurals import counted
+
+JOB_NAMES: Final = (
+    "settle", "rollup", "partitions", "gaps", "feed", "adjust", "close", "retain",
+)  # fmt: skip
+"""Those of the registry, which is imported when one runs."""
 
 
 def register(app: typer.Typer) -> None:
@@ -25,12 +28,18 @@ def register(app: typer.Typer) -> None:
 
 def upgrade() -> None:
     """Upgrade the database to this version's schema."""
+    from accounting.db import migrations
+    from accounting.ops import servers
+
     with servers.database(command_settings(), may_create=True) as engine:
         write(f"{migrations.upgrade(engine)}\n")
 
 
 def current() -> None:
     """Print the database's revision; exit 1 when it is not this version's."""
+    from accounting.db import migrations
+    from accounting.ops import servers
+
     with servers.database(command_settings()) as engine:
         revision = migrations.current_revision(engine)
     write(f"{revision or 'none'}\n")
@@ -42,14 +51,16 @@ def current() -> None:
 
 
 def run_job(
-    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(JOBS)}.")],
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(JOB_NAMES)}.")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what the job would do; only for retain.")
     ] = False,
 ) -> None:
     """Run one job now, to its end; exit 3 while another session holds its lock."""
-    if name not in JOBS:
-        raise UsageError(f"no job {name!r}: expected one of {', '.join(JOBS)}")
+    if name not in JOB_NAMES:
+        raise UsageError(f"no job {name!r}: expected one of {', '.join(JOB_NAMES)}")
+    from accounting.ops import service
+
     settings = command_settings()
     job = service.configured_jobs(settings)[name]
     if dry_run and job.preview is None:
@@ -63,4 +74,4 @@ def run_job(
             count = job.run(engine)
         except LockHeld as held:
             raise LockHeld(f"job {name} can't run now: {held}") from held
-    write_message(f"{name}: {count} {job.unit}")
+    write_message(f"{name}: {counted(count, job.unit.removesuffix('s'), job.unit)}")

@@ -2,19 +2,19 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from accounting.audit.rebuild import rebuild
-from accounting.audit.reconcile import ReconcileResult, reconcile
-from accounting.audit.statement_check import PartlyDroppedPeriod
-from accounting.audit.verify import VerifyResult, verify
 from accounting.cli.arguments import JsonOption, PeriodOption, Realm
 from accounting.cli.output import write_message, write_record
 from accounting.cli.progress import progress_line
 from accounting.cli.resources import command_settings, writer_engine
 from accounting.domain.human_text import visible
+from accounting.plurals import counted
+
+if TYPE_CHECKING:
+    from accounting.audit.statement_check import PartlyDroppedPeriod
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +31,8 @@ def verify_books(
 
     Sessions, roll-ups and statements are compared.
     """
+    from accounting.audit.verify import VerifyResult, verify
+
     result = VerifyResult()
     with (
         writer_engine(command_settings()) as engine,
@@ -43,10 +45,11 @@ def verify_books(
         write_message(dropped_notice(dropped))
     if result.differences:
         write_message(
-            f"{result.differences:,} differences in the books of {result.sessions:,} sessions"
+            f"{counted(result.differences, 'difference')} in the books of "
+            f"{counted(result.sessions, 'session')}"
         )
         raise typer.Exit(1)
-    write_message(f"proved: {result.sessions:,} sessions and all figures that follow from them")
+    write_message(f"proved: {counted(result.sessions, 'session')} and all figures that follow")
 
 
 def rebuild_books(
@@ -61,6 +64,9 @@ def rebuild_books(
 
     Closed periods get adjustments.
     """
+    from accounting.audit.rebuild import rebuild
+    from accounting.audit.verify import VerifyResult
+
     result = VerifyResult()
     with (
         writer_engine(command_settings()) as engine,
@@ -73,7 +79,8 @@ def rebuild_books(
             write_record(label, asdict(difference), as_json=as_json)
     done = "would be replaced" if dry_run else "replaced"
     write_message(
-        f"{result.differences:,} differences {done} in the books of {result.sessions:,} sessions"
+        f"{counted(result.differences, 'difference')} {done} in the books of "
+        f"{counted(result.sessions, 'session')}"
     )
 
 
@@ -88,6 +95,8 @@ def reconcile_logs(
     as_json: JsonOption = False,
 ) -> None:
     """Compare with coturn's own log; exit 1 when a session differs."""
+    from accounting.audit.reconcile import ReconcileResult, reconcile
+
     result = ReconcileResult()
     with (
         writer_engine(command_settings()) as engine,
@@ -98,16 +107,16 @@ def reconcile_logs(
             write_record(label, asdict(difference), as_json=as_json)
     if result.unauthenticated:
         count = result.unauthenticated
-        write_message(f"{count:,} logged sessions never authenticated: nobody is billed for them")
+        write_message(f"{counted(count, 'logged session')} never authenticated: billed to nobody")
     if result.partial:
         write_message(
-            f"{result.partial:,} sessions are incomplete in the logs: checked as lower bounds"
+            f"{counted(result.partial, 'session')} incomplete in the logs: checked as lower bounds"
         )
     if result.repeated_lines:
-        write_message(f"{result.repeated_lines:,} lines are in several logs: counted once")
+        write_message(f"{counted(result.repeated_lines, 'line')} in several logs: counted once")
     if result.unlogged:
         write_message(
-            f"{result.unlogged:,} booked sessions with the same names and ids are in no log"
+            f"{counted(result.unlogged, 'booked session')} with the same names and ids, in no log"
         )
     if result.differing:
         write_message(f"{result.differing:,} of {result.sessions:,} logged sessions differ")
@@ -117,7 +126,7 @@ def reconcile_logs(
     )
 
 
-def dropped_notice(period: PartlyDroppedPeriod) -> str:
+def dropped_notice(period: "PartlyDroppedPeriod") -> str:
     """Say since when a period's reports are kept, and when it was last proved from all of them."""
     dropped = (
         f"period {period.period} of realm '{visible(period.realm)}': "

@@ -13,32 +13,30 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from accounting.cli.output import write
 from accounting.cli.progress import progress_line
 from accounting.cli.reports import usage_listing
-from accounting.cli.resources import reader_engine
+from accounting.cli.resources import open_reader
 from accounting.cli.rows import BYTE_COLUMNS, ListForm, write_list
 from accounting.cli.run import run_process
 from accounting.cli.simulate import publish
 from accounting.cli.table import write_table
-from accounting.config import Settings
 from accounting.domain.counters import COUNTERS
-from accounting.embedded import running_postgres, running_valkey
 from accounting.errors import AccountingError, UsageError
-from accounting.logs import configure_logging
-from accounting.ops import service
-from accounting.ops.fork_server import ProcessStarter, fork_server
-from accounting.ops.stop_signals import stop_on_signals
+from accounting.plurals import counted
 from accounting.progress import Progress
 from accounting.reporting import view_queries
-from accounting.reporting.reader import Row, read_rows
-from accounting.reporting.view_queries import AS_IT_IS
+from accounting.reporting.view_queries import AS_IT_IS, Row
 from accounting.simulator import Expected, Scenario
 from accounting.waiting import wait_until
+
+if TYPE_CHECKING:
+    from accounting.config import Settings
+    from accounting.ops.fork_server import ProcessStarter
 
 MARKER_FILE: Final = "turn-accounting-demo"
 """Marks a directory that an earlier demonstration made, which may be replaced."""
@@ -82,6 +80,13 @@ def demo(
 
 def _run(directory: Path, scenario: Scenario) -> int:
     """Run the demonstration in ``directory``; return the exit code, 0 when the books are right."""
+    from accounting.config import Settings
+    from accounting.embedded import running_postgres
+    from accounting.logs import configure_logging
+    from accounting.ops import service  # noqa: F401  # shared by the processes that are forked
+    from accounting.ops.fork_server import fork_server
+    from accounting.ops.stop_signals import stop_on_signals
+
     directory = directory.absolute()
     try:
         if directory.exists():
@@ -122,8 +127,8 @@ def _run(directory: Path, scenario: Scenario) -> int:
         "realm months": view_queries.usage(by="realm", per="month"),
         "gaps": view_queries.view("capture_gaps"),
     }
-    with reader_engine(settings) as engine:
-        rows = {name: read_rows(engine, query) for name, query in queries.items()}
+    with open_reader(settings) as reader:
+        rows = {name: reader.read_rows(query) for name, query in queries.items()}
     gaps = rows.pop("gaps")
     _write_usage(rows["months"])
     sums = {name: _sum_counters(view_rows) for name, view_rows in rows.items()}
@@ -133,12 +138,15 @@ def _run(directory: Path, scenario: Scenario) -> int:
 
 
 def _run_fleet(
-    settings: Settings,
+    settings: "Settings",
     scenario: Scenario,
     interrupted: threading.Event,
-    starter: ProcessStarter,
+    starter: "ProcessStarter",
 ) -> Expected:
     """Run the service, publish the fleet, drain; return the expected totals."""
+    from accounting.embedded import running_valkey
+    from accounting.ops import service
+
     stop, announced = threading.Event(), threading.Event()
     failures: list[BaseException] = []
 
@@ -159,8 +167,8 @@ def _run_fleet(
         valkey = running_valkey(settings.data_dir)
         if failures or valkey is None:
             raise failures[0] if failures else AccountingError("the service did not start")
-        seconds = scenario.duration_seconds
-        _say(f"2/4  a fleet of {scenario.servers} simulated coturn servers, {seconds:.0f} seconds")
+        fleet = counted(scenario.servers, "simulated coturn server")
+        _say(f"2/4  a fleet of {fleet}, {counted(round(scenario.duration_seconds), 'second')}")
         with _fleet_progress() as progress:
             expected = publish(scenario, valkey.url, interrupted, progress)
         _say("3/4  draining: what is captured is loaded, settled and rolled up")
@@ -238,7 +246,7 @@ def _write_checks(expected: Expected, sums: Mapping[str, tuple[int, ...]], gaps:
         ),
         ("no capture gaps", gaps == 0, None),
     ]
-    write(f"\n{expected.published:,} messages published. Conservation, to the byte:\n")
+    write(f"\n{counted(expected.published, 'message')} published. Conservation, to the byte:\n")
     for name, holds, total_bytes in checks:
         write(f"  {'ok  ' if holds else 'FAIL'}  {name:<38}")
         write(f"{total_bytes:>22,} B\n" if total_bytes is not None else "\n")

@@ -1,6 +1,6 @@
 """The commands that examine the service and change nothing: ``health``, ``doctor``, ``config``."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -9,10 +9,10 @@ from accounting.cli.output import flush_output, write, write_json, write_message
 from accounting.cli.resources import command_settings
 from accounting.cli.rows import ListForm, Listing, arranged, write_list
 from accounting.cli.table import Column, Kind
-from accounting.config import environment_variable
 from accounting.domain.human_text import visible
-from accounting.ops import servers, service
-from accounting.ops.doctor import Finding, Level, examine
+
+if TYPE_CHECKING:
+    from accounting.ops.doctor import Finding
 
 _CONFIG: Final = Listing(
     plain={"variable": "variable", "value": "value", "origin": "from"},
@@ -38,6 +38,8 @@ def register(app: typer.Typer) -> None:
 
 def health() -> None:
     """Print what is wrong; exit 1 when anything is."""
+    from accounting.ops import service
+
     result = service.check_health(command_settings())
     for message in (*result.problems, *result.warnings):
         write_message(message)
@@ -46,6 +48,9 @@ def health() -> None:
 
 def doctor(as_json: JsonOption = False) -> None:
     """Examine servers, spool, clocks and events; exit 1 on errors."""
+    from accounting.ops import servers
+    from accounting.ops.doctor import Level, examine
+
     settings = command_settings()
     servers.check_data_dir(settings.data_dir)
     has_errors = False
@@ -73,7 +78,7 @@ def doctor(as_json: JsonOption = False) -> None:
     raise typer.Exit(1 if has_errors else 0)
 
 
-def _write_finding(finding: Finding) -> None:
+def _write_finding(finding: "Finding") -> None:
     check = f"{finding.component}: {finding.check}"
     write(f"{finding.level:<7}  {visible(check):<24}  {visible(finding.observed)}\n")
     if finding.advice:
@@ -86,6 +91,8 @@ def config(*, form: ListForm) -> None:
 
     Secrets are masked.
     """
+    from accounting.config import environment_variable
+
     settings = command_settings()
     origins = settings.origins()
     rows = [

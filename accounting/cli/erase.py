@@ -8,7 +8,7 @@ from accounting.cli.arguments import name_argument
 from accounting.cli.output import write_message
 from accounting.cli.progress import progress_line
 from accounting.cli.resources import command_settings, writer_engine
-from accounting.identities.erase import NOT_REACHED, erase
+from accounting.plurals import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -27,13 +27,16 @@ def erase_name(
 
     The figures stay under a key that hides the name.
     """
+    from accounting.identities.erase import NOT_REACHED, erase
+
     settings = command_settings()
     with writer_engine(settings) as engine, progress_line("erasing") as progress:
         erased = erase(engine, realm, user, dry_run=dry_run, progress=progress)
     write_message(
-        f"{'would erase' if dry_run else 'erased'} {erased.user_ids:,} user_id, "
-        f"{erased.usernames:,} usernames, the client address of {erased.sessions:,} sessions and "
-        f"{erased.reports:,} reports, and {erased.rejected_messages:,} rejected messages; "
+        f"{'would erase' if dry_run else 'erased'} {counted(erased.user_ids, 'user_id')}, "
+        f"{counted(erased.usernames, 'username')}, the client address of "
+        f"{counted(erased.sessions, 'session')} and {counted(erased.reports, 'report')}, and "
+        f"{counted(erased.rejected_messages, 'rejected message')}; "
         f"user_key {erased.user_key}"
     )
     write_message(f"not reached:\n{NOT_REACHED.rstrip()}")

@@ -42,7 +42,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "top": (
         "turn-accounting top --by session --sort bytes",
-        "turn-accounting top --once",
+        "turn-accounting top --once --json",
     ),
     "export usage": (
         "turn-accounting export usage --since 2026-11 --per hour --format jsonl",
@@ -74,7 +74,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "statement": (
         "turn-accounting statement example.org 2026-10-01",
-        "turn-accounting statement example.org 2026-10-01 --user alice --bytes",
+        "turn-accounting statement example.org 2026-11-01 --preview --user alice",
     ),
     "adjust": (
         (
@@ -90,6 +90,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
         "turn-accounting feed --after 3",
         "turn-accounting feed --consumer invoicer --json",
     ),
+    "gaps": (
+        "turn-accounting gaps --since 7d",
+        "turn-accounting gaps --source default --since 2026-11 --top 3",
+    ),
     "verify": (
         "turn-accounting verify",
         "turn-accounting verify --realm example.org --period 2026-10-01",
@@ -100,7 +104,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "trace": (
         "turn-accounting trace example.org 2026-10-01 --user alice",
-        "turn-accounting trace example.org 2026-10-01 --user alice --json",
+        "turn-accounting trace --session 37a9-1-5",
     ),
     "rebuild": (
         "turn-accounting rebuild --reason 'a lost disk' --dry-run",

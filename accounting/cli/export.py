@@ -21,16 +21,14 @@ from accounting.cli.arguments import (
     time_span,
     usage_subject,
 )
-from accounting.cli.output import BinaryOutput, write_message
+from accounting.cli.output import BinaryOutput, write, write_message
 from accounting.cli.progress import progress_line
-from accounting.cli.resources import command_settings, reader_engine
+from accounting.cli.resources import command_settings, open_reader
 from accounting.errors import UsageError
-from accounting.export.export import ExportFormat, export_to_directory, export_to_stream
-from accounting.export.manifest import check_export
-from accounting.export.selection import ExportKind, Selection
+from accounting.export.selection import ExportFormat, ExportKind, Selection
+from accounting.plurals import counted
 from accounting.progress import no_progress
 from accounting.reporting import view_queries
-from accounting.reporting.reader import read_rows
 
 FormatOption = Annotated[
     ExportFormat, typer.Option("--format", metavar="csv|jsonl|parquet", help="Format of the rows.")
@@ -49,7 +47,10 @@ _HELP: Final = {
 def register(app: typer.Typer) -> None:
     """Add the group ``export``."""
     group = typer.Typer(
-        help="Export usage, sessions, statements or adjustments. Exit 3: not complete yet.",
+        help=(
+            "Export usage, sessions, statements or adjustments. Exit 3: not complete yet. Without "
+            "--until or --period: what there is so far."
+        ),
         no_args_is_help=True,
     )
     group.command(ExportKind.USAGE)(export_usage)
@@ -100,6 +101,8 @@ def check(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests beside exported files.")],
 ) -> None:
     """Check exported files against their manifests; exit 1 when one differs."""
+    from accounting.export.manifest import check_export
+
     problems = [problem for path in manifests if (problem := check_export(path))]
     for problem in problems:
         write_message(problem)
@@ -122,28 +125,33 @@ def _selection(
 def _export(
     selection: Selection, since: str | None, until: str | None, format_: ExportFormat, output: str
 ) -> None:
+    from accounting.export.export import export_to_directory, export_to_stream
+
     begin, end = time_span(since, until)
     settings = command_settings()
     # On a terminal the rows themselves show how far it is.
     is_shown = output == "-" and sys.stdout.isatty()
     with (
-        reader_engine(settings) as engine,
+        open_reader(settings) as reader,
         nullcontext(no_progress) if is_shown else progress_line("exporting") as progress,
     ):
         if begin is not None or end is not None:
-            [clock] = read_rows(engine, view_queries.database_now())
+            [clock] = reader.read_rows(view_queries.database_now())
             selection = replace(
                 selection,
-                since=None if begin is None else view_queries.utc_time(begin, clock["now"]),
-                until=None if end is None else view_queries.utc_time(end, clock["now"]),
+                since=None if begin is None else view_queries.instant(begin, clock["now"]),
+                until=None if end is None else view_queries.instant(end, clock["now"]),
             )
             if selection.since and selection.until and selection.since >= selection.until:
                 raise UsageError(f"--since {since} is not before --until {until}")
         if output == "-":
             if format_ is ExportFormat.PARQUET and sys.stdout.isatty():
                 raise UsageError("Parquet is binary: name a directory with --output, or a pipe")
-            export_to_stream(engine, selection, format_, BinaryOutput(), progress)
-            return
-        exported = export_to_directory(engine, selection, format_, Path(output), progress)
-    if sys.stderr.isatty():
-        write_message(f"{exported.rows:,} rows in {exported.path}")
+            export_to_stream(reader, selection, format_, BinaryOutput(), progress)
+        else:
+            exported = export_to_directory(reader, selection, format_, Path(output), progress)
+            write(f"{exported.path}\n{exported.manifest_path}\n")
+            if sys.stderr.isatty():
+                write_message(f"{counted(exported.rows, 'row')} in {exported.path}")
+    if not selection.has_end:
+        write_message("incomplete: rows may be added or change, since the span has no --until")

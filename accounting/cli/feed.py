@@ -7,18 +7,20 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from accounting.cli.arguments import JsonOption, name_argument
+from accounting.cli.arguments import MAX_INTEGER, JsonOption, name_argument
 from accounting.cli.output import flush_output, write, write_json
 from accounting.cli.resources import command_settings
 from accounting.cli.terminal_text import encodable, split_text, text_width
 from accounting.domain.human_text import human_bytes, human_seconds, minute, visible, visible_name
 from accounting.errors import UsageError
-from accounting.feed.client import Feed
-from accounting.ops import servers
+from accounting.plurals import counted
+
+if TYPE_CHECKING:
+    from accounting.feed.client import Feed
 
 _CUT: Final = "..."
 """Ends what is too long for its line, such as a reason."""
@@ -45,12 +47,19 @@ def print_feed(
     follow: Annotated[
         bool, typer.Option("--follow", help="Keep running, and print new events as they come.")
     ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", min=1, max=MAX_INTEGER, help="At most N events."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the billing worker's events.
 
     Sessions that ended, periods that closed, and adjustments, each once and in order.
     """
+    from accounting.feed.client import Feed, NumberBeyondEnd
+    from accounting.ops import servers
+
     if consumer is not None and after:
         raise UsageError("--after goes without --consumer, which has a cursor of its own")
     if consumer is not None and not consumer:
@@ -70,9 +79,20 @@ def print_feed(
             if consumer is None
             else feed.consume(consumer, follow=follow)
         )
-        for event in events:
-            _write_event(event._asdict(), as_json=as_json)
-            flush_output()  # an event counts as handled when the next one is requested
+        try:
+            for number, event in enumerate(events, start=1):
+                _write_event(event._asdict(), as_json=as_json)
+                flush_output()  # an event counts as handled when the next one is requested
+                if number == limit:
+                    feed.stop()  # the next request counts the event as handled, and gets no other
+        except NumberBeyondEnd as beyond:
+            if consumer is not None:
+                raise
+            raise UsageError(
+                f"--after {after}: the feed ends at {beyond.last_seq}. If you have read up to "
+                f"{after}, the database was restored from a backup since: read again from a number "
+                "that the backup has, or from 0, and skip the event ids that were handled"
+            ) from None
 
 
 def _write_event(event: Mapping[str, Any], *, as_json: bool) -> None:
@@ -108,7 +128,7 @@ def _line(event: Mapping[str, Any], columns: int) -> str:
             if text_width(rest) > room:
                 rest = ", ".join([open_for, _total(payload), *filter(None, marks)])
         case "period.closed":
-            rest = f"closed {payload['period']}, {payload['statements']:,} lines"
+            rest = f"closed {payload['period']}, {counted(payload['statements'], 'line')}"
             if payload["without"]:
                 rest += f", without {', '.join(map(visible, payload['without']))}"
         case "adjustment.posted":
@@ -138,7 +158,7 @@ def _total(payload: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _stop_on_signals(feed: Feed, *, follow: bool) -> Iterator[None]:
+def _stop_on_signals(feed: "Feed", *, follow: bool) -> Iterator[None]:
     """While following, SIGTERM and SIGINT end the loop after the current event."""
     if not follow:
         yield

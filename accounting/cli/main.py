@@ -56,13 +56,14 @@ COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the he
         "feed": CommandEntry("feed", "Print the billing worker's events."),
     },
     "Audit": {
+        "gaps": CommandEntry("gaps", "List when messages may have been lost, and why."),
         "verify": CommandEntry(
             "audit", "Recompute everything from the reports; exit 1 on a difference."
         ),
         "reconcile": CommandEntry(
             "audit", "Compare with coturn's own log; exit 1 when a session differs."
         ),
-        "trace": CommandEntry("trace", "Trace a statement's line or an adjustment to its reports."),
+        "trace": CommandEntry("trace", "Trace a statement's line or a session to its reports."),
         "rebuild": CommandEntry("audit", "Replace sessions and roll-ups by what the reports say."),
         "doctor": CommandEntry(
             "diagnose", "Examine servers, spool, clocks and events; exit 1 on errors."
@@ -158,7 +159,7 @@ def _print_completion(shell: str | None) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version  # noqa: PLC0415  # --help does not need it
+        from importlib.metadata import version  # --help does not need it
 
         write(f"turn-accounting {version('turn-accounting')}\n")
         raise typer.Exit

@@ -5,8 +5,6 @@ from typing import Annotated, Final
 
 import typer
 
-from accounting.billing.adjust import post_manual_adjustment
-from accounting.billing.close_period import close_period
 from accounting.cli.arguments import PeriodDay, RealmName, list_options, name_argument
 from accounting.cli.output import write, write_message
 from accounting.cli.resources import command_settings, writer_engine
@@ -14,6 +12,7 @@ from accounting.cli.rows import ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
 from accounting.cli.terminal_text import GREEN, YELLOW
 from accounting.domain.human_text import minute
+from accounting.domain.periods import NOTHING
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
 
@@ -41,7 +40,7 @@ _PERIODS: Final = Listing(
     ),
     rank="starts_at",
     empty="No periods yet.",
-    fields={"waits": lambda period: "" if period["closed_at"] else _waits(period["waits_for"])},
+    fields={"waits": lambda period: "" if period["closed_at"] else period["waits_for"] or NOTHING},
 )
 _Signed = Annotated[int, typer.Option(min=-MAX_COUNT, max=MAX_COUNT, help="Signed.")]
 
@@ -73,10 +72,6 @@ def list_periods(
     )
 
 
-def _waits(waits_for: str | None) -> str:
-    return "nothing: the job that closes periods closes it next" if waits_for is None else waits_for
-
-
 def close(
     realm: RealmName,
     period: PeriodDay,
@@ -89,6 +84,8 @@ def close(
     ] = None,
 ) -> None:
     """Close a period now: its statement is final from then on."""
+    from accounting.billing.close_period import close_period
+
     with writer_engine(command_settings()) as engine:
         closed = close_period(
             engine, realm, period, excluded_sources=without or (), dry_run=dry_run
@@ -97,8 +94,7 @@ def close(
     write_message(
         f"period {closed.period} of realm '{closed.realm}' "
         f"{'would close' if dry_run else 'is closed'}"
-        f"{f' without {excluded}' if excluded else ''}: {closed.line_count} lines, "
-        f"{closed.sums['received_bytes']} bytes received, {closed.sums['sent_bytes']} sent"
+        f"{f' without {excluded}' if excluded else ''}: {closed.summary()}"
     )
 
 
@@ -130,6 +126,8 @@ def adjust(
 
     The correction is posted in the open period, apart from usage.
     """
+    from accounting.billing.adjust import post_manual_adjustment
+
     numbers = {
         "received_packets": received_packets,
         "received_bytes": received_bytes,

@@ -1,5 +1,6 @@
 """The commands for the rules of realms: ``realm list|set``."""
 
+from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Annotated, Final
 
@@ -8,13 +9,14 @@ import typer
 from accounting.cli.arguments import MAX_INTEGER, RealmName, list_options, name_argument
 from accounting.cli.output import write_message
 from accounting.cli.resources import command_settings, writer_engine
-from accounting.cli.rows import ListForm, Listing, arranged, in_own_zone, write_list
+from accounting.cli.rows import ListForm, Listing, arranged, write_list
 from accounting.cli.table import Column, Kind
-from accounting.domain.human_text import short_time
+from accounting.domain.calendar import TIME_MIN, from_micros
+from accounting.domain.human_text import exact_text, short_time
 from accounting.domain.identity import UsernameRule
-from accounting.errors import UsageError, unknown_name
-from accounting.identities.realm_rules import list_rules, realm_names, set_rule
-from accounting.ops import service
+from accounting.domain.realm_rules import RealmRule
+from accounting.domain.time_zones import time_zone
+from accounting.errors import UsageError, nearest_names, unknown_name
 
 
 def register(app: typer.Typer) -> None:
@@ -61,6 +63,8 @@ def list_realms(
     form: ListForm,
 ) -> None:
     """List the rules of realms, and from when each rule holds."""
+    from accounting.identities.realm_rules import list_rules, realm_names
+
     arrangement = _REALMS.arrangement(form)
     with writer_engine(command_settings()) as engine:
         rows = list(list_rules(engine, name))
@@ -114,6 +118,9 @@ def set_realm(
     The new rules hold from the first midnight after all usage that is
     accounted, or from a later day.
     """
+    from accounting.identities.realm_rules import set_rule
+    from accounting.ops import service
+
     if separator is not None and not (separator and separator.isprintable()):
         raise UsageError(f"--separator {separator!r}: expected printable characters, such as ':'")
     changes = {
@@ -131,18 +138,45 @@ def set_realm(
         raise UsageError("nothing to set: name at least one rule, such as --time-zone")
     settings = command_settings()
     with writer_engine(settings, may_create=True) as engine:  # rules precede the first usage
-        set_rule(
+        changed = set_rule(
             engine,
             name,
             changes,
             default=service.default_rule(settings),
             holds_from=None if holds_from is None else _parse_day(holds_from),
         )
-        rows = [in_own_zone(row) for row in list_rules(engine, name)]
-    for row in rows:
-        write_message(
-            f"realm '{name}': {row['time_zone']} from {row['holds_from'] or 'the beginning'}"
-        )
+    if not changed.has_usage:
+        others = f": {nearest_names(name, changed.others)}" if changed.others else ""
+        write_message(f"new realm '{name}', of which no session has come yet{others}")
+    for span, rule in _spans(changed.rules):
+        write_message(f"realm '{name}' {span}: {_in_words(rule)}")
+
+
+def _spans(rules: Sequence[RealmRule]) -> Iterator[tuple[str, RealmRule]]:
+    """Rules in order, each with the time in which it holds, in words."""
+    starts = ["" if rule.holds_from == TIME_MIN else _start_text(rule) for rule in rules]
+    for rule, start, end in zip(rules, starts, [*starts[1:], ""], strict=True):
+        match start, end:
+            case "", "":
+                yield "always", rule
+            case _, "":
+                yield f"from {start} on", rule
+            case "", _:
+                yield f"until {end}", rule
+            case _:
+                yield f"from {start} until {end}", rule
+
+
+def _start_text(rule: RealmRule) -> str:
+    return exact_text(from_micros(rule.holds_from).astimezone(time_zone(rule.time_zone)))
+
+
+def _in_words(rule: RealmRule) -> str:
+    return (
+        f"time zone {rule.time_zone}, billing periods from day {rule.anchor_day} of a month, "
+        f"grace {rule.grace_seconds} s, usernames {rule.username_rule.value} "
+        f"with separator '{rule.separator}'"
+    )
 
 
 def _parse_day(value: str) -> date:

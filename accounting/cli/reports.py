@@ -1,6 +1,7 @@
 """The commands that list the books: ``sessions`` and ``usage``."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -19,12 +20,14 @@ from accounting.cli.arguments import (
     usage_subject,
 )
 from accounting.cli.resources import command_settings
-from accounting.cli.rows import BYTE_COLUMNS, ListForm, Listing, write_query
+from accounting.cli.rows import BYTE_COLUMNS, NOW, ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
 from accounting.cli.terminal_text import GREEN, YELLOW
-from accounting.domain.human_text import bucket_start, minute, percent_text
+from accounting.domain.human_text import bucket_start, minute, short_time
+from accounting.domain.session_ids import short_session_id
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
+from accounting.reporting.completeness import Counted
 from accounting.reporting.view_queries import TRAFFIC
 
 ESTIMATED_MARK: Final = "~"
@@ -58,10 +61,12 @@ def sessions(
         lambda arrangement: view_queries.sessions(
             realm=realm, user=user, since=begin, until=end, live=live, arrangement=arrangement
         ),
-        _SESSIONS,
+        replace(_SESSIONS, empty="No live sessions.") if live else _SESSIONS,
         form,
         realm=realm,
         user=user,
+        since=begin,
+        until=end,
     )
 
 
@@ -80,7 +85,8 @@ def usage(
 
     Times without an offset are in the realm's time zone. A month or day that --since
     or --until cuts counts from there on, or up to there. A time with an offset
-    cuts none: buckets are listed whole that begin in the span.
+    cuts none: buckets are listed whole that begin in the span. "peak" of a realm
+    is the most sessions that were open at once; of a day or month, in an hour.
     """
     begin, end = time_span(since, until)
     subject, length = usage_subject(by), bucket_length(per)
@@ -97,17 +103,23 @@ def usage(
             until=end,
             arrangement=arrangement,
         ),
-        usage_listing(subject, length),
+        usage_listing(subject, length, is_cut=view_queries.cuts_buckets(length, begin, end)),
         form,
         realm=realm,
         user=user,
+        since=begin,
+        until=end,
     )
 
 
-def usage_listing(subject: str, length: str) -> Listing:
-    """The list of usage per user or realm, in buckets of that length."""
+def usage_listing(subject: str, length: str, *, is_cut: bool = False) -> Listing:
+    """The list of usage per user or realm, in buckets of that length.
+
+    ``is_cut``: some may be parts of buckets, so that each row says what it spans.
+    """
+    span = {"starts_at": "from", "ends_at": "to"} if is_cut else {"starts_at": length}
     plain = {
-        "starts_at": length,
+        **span,
         "realm": "realm",
         "user_id": "user",
         "sessions_started": "sessions",
@@ -118,7 +130,15 @@ def usage_listing(subject: str, length: str) -> Listing:
     }
     del plain["peak_sessions" if subject == "user" else "user_id"]
     columns = (
-        Column(field="starts_at", heading=length, text=bucket_start(length)),
+        *(
+            Column(
+                field=field,
+                heading=heading,
+                rank=4 if field == "ends_at" else 0,
+                text=short_time if is_cut else bucket_start(length),
+            )
+            for field, heading in span.items()
+        ),
         Column(field="realm", heading="realm", kind=Kind.NAME),
         Column(field="user_id", heading="user", kind=Kind.NAME),
         Column(field="sessions_started", heading="sessions", kind=Kind.COUNT, rank=1),
@@ -135,15 +155,22 @@ def usage_listing(subject: str, length: str) -> Listing:
         ],
         rank=TRAFFIC,
         empty="No usage.",
-        is_counted=True,
+        counted=Counted.USAGE,
+        aliases={length: "starts_at"},
         summed=USAGE_SUMS,
         sum_fields=USAGE_FIELDS,
     )
 
 
 def _estimated_share(row: Mapping[str, Any]) -> str:
-    """How much of the traffic is estimated."""
-    return percent_text(row["estimated_bytes"], row["received_bytes"] + row["sent_bytes"])
+    """How much of the traffic is estimated, in percent: never 0 or 100 unless exactly so."""
+    traffic, estimated = row["received_bytes"] + row["sent_bytes"], row["estimated_bytes"]
+    if not estimated:
+        return ""
+    percent = 100 * estimated / traffic if traffic else 100
+    if percent < 1:
+        return "<1%"
+    return ">99%" if 99 < percent < 100 else f"{percent:.0f}%"
 
 
 def _end(session: Mapping[str, Any]) -> str:
@@ -153,10 +180,10 @@ def _end(session: Mapping[str, Any]) -> str:
 
 
 def _open_seconds(session: Mapping[str, Any]) -> int:
-    """How long a session was open; a live one until it was last seen."""
+    """How long a session was open; a live one until now."""
     started_at: datetime = session["started_at"]
-    until: datetime = session["ended_at"] or session["last_seen_at"]
-    return round((until - started_at).total_seconds())
+    until: datetime = session["ended_at"] or session[NOW] or session["last_seen_at"]
+    return max(0, round((until - started_at).total_seconds()))
 
 
 def _end_style(session: Mapping[str, Any]) -> str:
@@ -203,6 +230,7 @@ TRAFFIC_COLUMNS: Final = (
 )
 _SESSIONS: Final = Listing(
     plain={
+        "session_id": "session",
         "realm": "realm",
         "user_id": "user",
         "allocation_id": "allocation",
@@ -216,6 +244,7 @@ _SESSIONS: Final = Listing(
     },
     columns=(
         Column(field="started_at", heading="started (UTC)", text=minute),
+        Column(field="session_id", heading="session", text=short_session_id),
         Column(field="realm", heading="realm", kind=Kind.NAME),
         Column(field="user_id", heading="user", kind=Kind.NAME),
         Column(field="source", heading="source", kind=Kind.TEXT, rank=3),
@@ -227,10 +256,10 @@ _SESSIONS: Final = Listing(
     ),
     rank=TRAFFIC,
     empty="No sessions.",
-    is_counted=True,
+    counted=Counted.SESSIONS,
     fields={"end": _end, "open_seconds": _open_seconds},
     summed=("received_bytes", "sent_bytes"),
-    noun="sessions",
+    noun="session",
     default_limit=100,
     legend=_legend,
 )

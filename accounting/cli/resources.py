@@ -1,36 +1,53 @@
-"""What commands work with: the settings in force, and the database as writer or reader."""
+"""What commands work with: the settings in force, and the database as writer or reader.
+
+Importing these takes longer than to print a help page, so it is done when a command runs. The
+modules of commands import what they do in the same way.
+"""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
 
-from accounting.config import Settings, load_settings
-from accounting.db.engine import Engine
-from accounting.logs import configure_logging
-from accounting.ops import servers
+if TYPE_CHECKING:
+    from accounting.config import Settings
+    from accounting.db.engine import Engine
+    from accounting.reporting.reader import Reader
 
 
-def command_settings(**arguments: object) -> Settings:
+def command_settings(**arguments: object) -> "Settings":
     """Load the settings; ``arguments`` precede all other sources. Configures the log."""
+    from accounting.config import load_settings
+    from accounting.logs import configure_logging
+
     settings = load_settings(**arguments)
     configure_logging(settings.log_level, settings.log_format)
     return settings
 
 
 @contextmanager
-def writer_engine(settings: Settings, *, may_create: bool = False) -> Iterator[Engine]:
+def writer_engine(settings: "Settings", *, may_create: bool = False) -> Iterator["Engine"]:
     """The database with the writer's rights. Raises AccountingError for an older schema.
 
     ``may_create``: the embedded database, where neither a URL nor that database exists.
     """
-    with servers.database(settings, servers.WRITER_ROLE, may_create=may_create) as engine:
-        from accounting.db import migrations  # noqa: PLC0415  # readers do not need it
+    from accounting.db import migrations
+    from accounting.ops import servers
 
+    with servers.database(settings, servers.WRITER_ROLE, may_create=may_create) as engine:
         migrations.require_head(engine)
         yield engine
 
 
 @contextmanager
-def reader_engine(settings: Settings) -> Iterator[Engine]:
+def open_reader(settings: "Settings") -> Iterator["Reader"]:
     """The database with the reader's rights: the views of ``reporting``."""
-    with servers.database(settings, servers.READER_ROLE) as engine:
-        yield engine
+    from accounting.ops import servers
+    from accounting.reporting.reader import Reader
+
+    with (
+        servers.database_url(settings, servers.READER_ROLE) as url,
+        closing(
+            Reader(url, reload_url=lambda: servers.configured_database_url(settings) or url)
+        ) as reader,
+    ):
+        yield reader

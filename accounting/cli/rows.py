@@ -6,20 +6,30 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from itertools import chain
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
 from accounting.cli.output import write, write_csv, write_json
-from accounting.cli.resources import reader_engine
+from accounting.cli.resources import open_reader
 from accounting.cli.table import Column, Kind, Row, Total, write_table, write_terminal_table
-from accounting.config import Settings
 from accounting.domain.counters import COUNTERS
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
-from accounting.reporting.completeness import usage_waits_for
+from accounting.plurals import counted
+from accounting.reporting.completeness import Counted, explain_empty
 from accounting.reporting.known_names import check_names
-from accounting.reporting.reader import ViewQuery, open_rows, open_rows_and_sums
-from accounting.reporting.view_queries import TRAFFIC, Arrangement, sums
+from accounting.reporting.view_queries import (
+    LENGTH,
+    TRAFFIC,
+    Arrangement,
+    Bound,
+    ViewQuery,
+    database_now,
+    sums,
+)
+
+if TYPE_CHECKING:
+    from accounting.config import Settings
 
 BYTE_COLUMNS: Final = {
     "received_bytes": "received B",
@@ -28,6 +38,8 @@ BYTE_COLUMNS: Final = {
     "peer_sent_bytes": "peer sent B",
 }
 """The byte counters and their headings in tables."""
+NOW: Final = "now"
+"""The field in which ``Listing.fields`` find the database's clock; None where it was not read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +68,8 @@ class Listing:
     are those of the view, and ``fields`` and ``sum_fields``, which are computed from a row.
     ``rank``: what ``--top`` goes by. ``summed``: columns with a total, from which ``sum_fields``
     are computed too; without any there is no last row. ``default_limit``: how many rows people get.
-    ``is_counted``: the rows follow from reports, of which some may not be counted yet.
+    ``counted``: for rows that follow from reports, of which some may not be counted yet.
+    ``aliases``: more names of columns for ``--sort``.
     """
 
     plain: Mapping[str, str]
@@ -66,8 +79,9 @@ class Listing:
     fields: Mapping[str, Callable[[Row], Any]] = field(default_factory=dict)
     summed: Sequence[str] = ()
     sum_fields: Mapping[str, Callable[[Row], Any]] = field(default_factory=dict)
-    noun: str = "rows"
-    is_counted: bool = False
+    noun: str = "row"
+    counted: Counted | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
     default_limit: int | None = None
     legend: Callable[[Sequence[Row]], str] = lambda _rows: ""
 
@@ -85,6 +99,7 @@ class Listing:
                 return Arrangement(limit=limit)
             return Arrangement(by=self.rank, descending=True, limit=limit)
         name = form.sort.removeprefix("-")
+        name = self.aliases.get(name, name)
         names = self._sort_names()
         if name not in names:
             raise UsageError(f"--sort {form.sort!r}: expected one of {', '.join(names)}")
@@ -100,6 +115,8 @@ class Listing:
         }
         if self.rank == TRAFFIC:
             names["total"] = (TRAFFIC, True)
+        if self.rank == LENGTH:
+            names["time"] = (LENGTH, True)
         numeric = {*COUNTERS, *self.summed}
         return names | {
             field: next(
@@ -110,38 +127,44 @@ class Listing:
 
 
 def write_query(
-    settings: Settings,
+    settings: "Settings",
     query: Callable[[Arrangement], ViewQuery],
     listing: Listing,
     form: ListForm,
     *,
     realm: str | None = None,
     user: str | None = None,
+    source: str | None = None,
+    since: Bound | None = None,
+    until: Bound | None = None,
 ) -> None:
-    """Write the rows of a query.
+    """Write the rows of a query, or why there are none: what was asked for decides.
 
-    Raises UsageError if there are none and ``realm`` or ``user`` is unknown.
+    Raises UsageError if there are none and ``realm``, ``user`` or ``source`` is unknown.
     """
     arrangement = listing.arrangement(form)
     view_query = query(arrangement)
-    with reader_engine(settings) as engine:
+    with open_reader(settings) as reader:
+        now = None
+        if not form.for_programs:
+            [clock] = reader.read_rows(database_now())
+            now = clock["now"]
         if form.top is not None and not form.for_programs and listing.summed:
             wanted = sums(view_query, listing.summed)
-            with open_rows_and_sums(engine, view_query, wanted) as (all_sums, rows):
-                has_rows = write_list(rows, listing, form, arrangement, all_sums=all_sums)
+            with reader.open_rows_and_sums(view_query, wanted) as (all_sums, rows):
+                has_rows = write_list(rows, listing, form, arrangement, all_sums=all_sums, now=now)
         else:
-            with open_rows(engine, view_query) as rows:
-                has_rows = write_list(rows, listing, form, arrangement)
+            with reader.open_rows(view_query) as rows:
+                has_rows = write_list(rows, listing, form, arrangement, now=now)
         if not has_rows:
-            check_names(engine, realm=realm, user=user)
+            check_names(reader, realm=realm, user=user, source=source)
             if not form.for_programs:
-                reason = usage_waits_for(engine, realm) if listing.is_counted else None
-                empty = listing.empty
-                write(
-                    f"{empty}\n"
-                    if reason is None
-                    else f"{empty.rstrip('.')} yet: it waits for {reason}.\n"
+                explained = (
+                    listing.empty
+                    if listing.counted is None
+                    else explain_empty(reader, listing.empty, listing.counted, realm, since, until)
                 )
+                write(f"{explained}\n")
 
 
 def write_list(
@@ -151,8 +174,12 @@ def write_list(
     arrangement: Arrangement,
     *,
     all_sums: Row | None = None,
+    now: datetime | None = None,
 ) -> bool:
-    """Write rows that are in order already; return whether there are any, else write nothing."""
+    """Write rows that are in order already; return whether there are any, else write nothing.
+
+    ``now``: the database's clock.
+    """
     rows = iter(rows)
     first = next(rows, None)
     if first is None:
@@ -163,7 +190,8 @@ def write_list(
     elif form.as_csv:
         write_csv(rows, list(first))
     else:
-        _write_for_people([in_own_zone(row) for row in rows], listing, form, arrangement, all_sums)
+        shown = [in_own_zone(row) for row in rows]
+        _write_for_people(shown, listing, form, arrangement, all_sums, now)
     return True
 
 
@@ -173,6 +201,7 @@ def _write_for_people(
     form: ListForm,
     arrangement: Arrangement,
     all_sums: Row | None,
+    now: datetime | None,
 ) -> None:
     if not sys.stdout.isatty():
         headings = {name: name for name in rows[0]} if form.wide else listing.plain
@@ -180,7 +209,8 @@ def _write_for_people(
         return
     computed = {**listing.fields, **listing.sum_fields}
     described = [
-        {**row, **{name: compute(row) for name, compute in computed.items()}} for row in rows
+        {**row, **{name: compute({**row, NOW: now}) for name, compute in computed.items()}}
+        for row in rows
     ]
     columns = [_wide_column(name, rows) for name in rows[0]] if form.wide else listing.columns
     totals = _totals(described, listing, arrangement, all_sums)
@@ -203,12 +233,16 @@ def _totals(
     shown = {name: sum(row[name] for row in rows) for name in listing.summed}
     if all_sums is None:
         is_cut = len(rows) == arrangement.limit
-        return [total(f"these {len(rows):,} {listing.noun}" if is_cut else "total", shown)]
+        return [total(_these(len(rows), listing.noun) if is_cut else "total", shown)]
     others = all_sums["row_count"] - len(rows)
     rest = {name: all_sums[name] - shown[name] for name in listing.summed}
     everything = {name: all_sums[name] for name in listing.summed}
-    totals = [total(f"{others:,} other{'s' if others > 1 else ''}", rest)] if others else []
+    totals = [total(counted(others, "other"), rest)] if others else []
     return [*totals, total("total", everything)]
+
+
+def _these(count: int, noun: str) -> str:
+    return f"this {noun}" if count == 1 else f"these {counted(count, noun)}"
 
 
 def _wide_column(name: str, rows: Sequence[Row]) -> Column:

@@ -1,17 +1,17 @@
 """The commands that run the service: ``up``, ``collect`` and ``schedule``."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 
 from accounting.cli.output import flush_output, write, write_message
 from accounting.cli.resources import command_settings
-from accounting.config import environment_variable
-from accounting.embedded import EmbeddedValkey
 from accounting.errors import ConfigurationError
-from accounting.ops import servers, service
-from accounting.ops.fork_server import ProcessStarter, fork_server
-from accounting.ops.stop_signals import stop_on_signals
+
+if TYPE_CHECKING:
+    from accounting.embedded import EmbeddedValkey
+    from accounting.ops.fork_server import ProcessStarter
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +26,10 @@ def up() -> None:
 
     Captures, loads and runs all jobs, and prints the line for turnserver.conf.
     """
+    from accounting.ops import service
+    from accounting.ops.fork_server import fork_server
+    from accounting.ops.stop_signals import stop_on_signals
+
     settings = command_settings()
     with fork_server(run_process) as starter:
         service.run_all(settings, stop_on_signals(), _announce, starter)
@@ -36,17 +40,26 @@ def collect() -> None:
 
     Messages are spooled to disk first, and loaded by a process of their own.
     """
+    from accounting.ops import service  # noqa: F401  # shared by the processes that are forked
+    from accounting.ops.fork_server import fork_server
+
     with fork_server(run_process) as starter:
         _collect(starter)
 
 
 def schedule() -> None:
     """Run the scheduled jobs, such as settle and rollup."""
+    from accounting.ops import service
+    from accounting.ops.stop_signals import stop_on_signals
+
     service.run_scheduler_process(command_settings(), stop_on_signals())
 
 
-def run_process(command: str, starter: ProcessStarter) -> None:
+def run_process(command: str, starter: "ProcessStarter") -> None:
     """Run a process of the service that the fork server has started, to its end."""
+    from accounting.ops import service
+    from accounting.ops.stop_signals import stop_on_signals
+
     match command:
         case "collect":
             _collect(starter)
@@ -58,7 +71,11 @@ def run_process(command: str, starter: ProcessStarter) -> None:
             service.prepare_database(command_settings(), is_embedded=command == "prepare-embedded")
 
 
-def _collect(starter: ProcessStarter) -> None:
+def _collect(starter: "ProcessStarter") -> None:
+    from accounting.config import environment_variable
+    from accounting.ops import servers, service
+    from accounting.ops.stop_signals import stop_on_signals
+
     settings = command_settings()
     if settings.redis_url is None:
         redis_url = servers.running_redis_url(settings)
@@ -72,12 +89,14 @@ def _collect(starter: ProcessStarter) -> None:
     service.run_collector_process(settings, stop_on_signals(), starter)
 
 
-def _announce(redis_url: str, valkey: EmbeddedValkey | None) -> None:
+def _announce(redis_url: str, valkey: "EmbeddedValkey | None") -> None:
     """Write the line for turnserver.conf.
 
     The generated password of the embedded Valkey is in it only on a terminal: elsewhere the output
     becomes a log.
     """
+    from accounting.ops import servers
+
     write_message("running; put this line into turnserver.conf and restart coturn:")
     show_password = valkey is not None and sys.stdout.isatty()
     write(f"{servers.turnserver_conf_line(redis_url, show_password=show_password)}\n")

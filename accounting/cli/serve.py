@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import typer
 
 from accounting.cli.output import write_message
-from accounting.cli.resources import command_settings, reader_engine
+from accounting.cli.resources import command_settings, open_reader
 from accounting.config import environment_variable, parse_listen_address
 from accounting.errors import ConfigurationError, UsageError
 
@@ -29,8 +29,8 @@ def serve(
     """
     try:
         # With its libraries it takes a second and 30 MB, and may not be installed.
-        from accounting.web import gate, server  # noqa: PLC0415
-        from accounting.web.app import create_app  # noqa: PLC0415
+        from accounting.web import gate, server
+        from accounting.web.app import create_app
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"{error.name} is not installed: `pip install 'turn-accounting[web]'`"
@@ -41,6 +41,6 @@ def serve(
         host, port = parse_listen_address(address)
     except ValueError as error:
         raise UsageError(f"{environment_variable('web_listen')} {address!r}: {error}") from None
-    with reader_engine(settings) as engine, server.listening(host, port) as listener:
+    with open_reader(settings) as reader, server.listening(host, port) as listener:
         write_message(f"serving on http://{address}/")
-        server.serve(create_app(engine, hosts=gate.LOOPBACK_NAMES), listener)
+        server.serve(create_app(reader, hosts=gate.LOOPBACK_NAMES), listener)

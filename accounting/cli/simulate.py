@@ -2,7 +2,7 @@
 
 import json
 from threading import Event
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,10 +12,12 @@ from accounting.cli.resources import command_settings
 from accounting.cli.rows import BYTE_COLUMNS
 from accounting.cli.table import write_table
 from accounting.errors import ConfigurationError
-from accounting.ops.servers import running_redis_url
-from accounting.ops.stop_signals import stop_on_signals
+from accounting.plurals import counted
 from accounting.progress import Progress
-from accounting.simulator import VERSIONS, Expected, Scenario, SimulationProgress, run
+from accounting.simulator import VERSIONS, Expected, Scenario
+
+if TYPE_CHECKING:
+    from accounting.simulator.publisher import SimulationProgress
 
 
 def register(app: typer.Typer) -> None:
@@ -82,6 +84,9 @@ def simulate(
 
     The books must show these totals in the end.
     """
+    from accounting.ops.servers import running_redis_url
+    from accounting.ops.stop_signals import stop_on_signals
+
     redis_url = running_redis_url(command_settings())
     if redis_url is None:
         raise ConfigurationError(
@@ -124,13 +129,14 @@ def simulate(
 
 def publish(scenario: Scenario, redis_url: str, stop: Event, progress: Progress) -> Expected:
     """Publish a scenario until ``stop`` is set. The units of ``progress`` are seconds."""
+    from accounting.simulator.publisher import run
 
-    def show(state: SimulationProgress) -> None:
+    def show(state: "SimulationProgress") -> None:
         progress(
             min(state.virtual_seconds, state.duration_seconds),
             round(state.duration_seconds),
             doing="simulating seconds",
-            detail=f"{state.published:,} messages, {state.sessions_live:,} live",
+            detail=f"{counted(state.published, 'message')}, {state.sessions_live:,} live",
         )
 
     return run(scenario, redis_url, on_progress=show, stop=stop)
@@ -145,5 +151,6 @@ def write_expected(expected: Expected) -> None:
         "sessions": "sessions",
         **BYTE_COLUMNS,
     }
-    write_table(f"published {expected.published:,} messages", rows, columns, empty="Nothing.")
-    write(f"{expected.total.sessions:,} sessions\n")
+    title = f"published {counted(expected.published, 'message')}"
+    write_table(title, rows, columns, empty="Nothing.")
+    write(f"{counted(expected.total.sessions, 'session')}\n")

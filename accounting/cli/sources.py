@@ -6,21 +6,14 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from accounting.capture.spool.file import spool_path
-from accounting.capture.spool.rename import rename_spool
 from accounting.cli.arguments import list_options, name_argument
 from accounting.cli.output import write_message
-from accounting.cli.resources import command_settings, reader_engine, writer_engine
+from accounting.cli.resources import command_settings, open_reader, writer_engine
 from accounting.cli.rows import ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
-from accounting.config import check_source_name
 from accounting.domain.human_text import minute, second
 from accounting.errors import UsageError
-from accounting.ops import servers
 from accounting.reporting import view_queries
-from accounting.reporting.reader import read_rows
-from accounting.sources.rename import rename_source
-from accounting.sources.retire import reopen_source, retire_source
 
 _SOURCES: Final = Listing(
     plain={
@@ -70,8 +63,8 @@ def list_sources(*, form: ListForm) -> None:
     """
     settings = command_settings()
     write_query(settings, view_queries.sources, _SOURCES, form)
-    with reader_engine(settings) as engine:
-        notices = read_rows(engine, view_queries.source_notices())
+    with open_reader(settings) as reader:
+        notices = reader.read_rows(view_queries.source_notices())
     for row in notices:
         write_message(f"source {row['source']!r} {row['notice']}")
 
@@ -87,11 +80,25 @@ def _seconds_behind(source: Mapping[str, Any], name: str) -> int | None:
 
 def retire(
     name: Annotated[str, typer.Argument(parser=name_argument, help="Name of the source.")],
+    also_captured: Annotated[
+        bool, typer.Option("--yes", help="Also while a collector captures it.")
+    ] = False,
 ) -> None:
-    """Retire a source whose Redis is gone: periods no longer wait for it."""
+    """Retire a source whose Redis is gone: periods no longer wait for it.
+
+    Its history and usage stay. It returns to service by itself, with the next
+    message that is received; so one that is captured right now is refused
+    unless --yes is given. `source reopen` returns it too.
+    """
+    from accounting.sources.retire import retire_source
+
     with writer_engine(command_settings()) as engine:
-        retire_source(engine, name)
-    write_message(f"source {name!r} is retired")
+        host = retire_source(engine, name, also_captured=also_captured)
+    write_message(
+        f"source {name!r} is retired"
+        if host is None
+        else f"source {name!r} is retired, until its next message: {host} captures it"
+    )
 
 
 def reopen(
@@ -102,6 +109,8 @@ def reopen(
     Closed periods stay closed. A retired source also returns by itself, with
     its next message.
     """
+    from accounting.sources.retire import reopen_source
+
     with writer_engine(command_settings()) as engine:
         was_retired = reopen_source(engine, name)
     write_message(f"source {name!r} is {'back' if was_retired else 'already'} in service")
@@ -118,6 +127,12 @@ def rename(
     collector again; on another machine it renames its spool itself. The old
     name stays reserved.
     """
+    from accounting.capture.spool.file import spool_path
+    from accounting.capture.spool.rename import rename_spool
+    from accounting.config import check_source_name
+    from accounting.ops import servers
+    from accounting.sources.rename import rename_source
+
     try:
         check_source_name(new_name)
     except ValueError as error:

@@ -1,17 +1,18 @@
-"""The command ``statement``: a closed period as its bill."""
+"""The command ``statement``: a closed period as its bill, or what the bill would be now."""
 
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, date
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final
 
 import typer
 
 from accounting.cli.arguments import PeriodDay, RealmName, User, list_options
+from accounting.cli.gaps import gap_listing
 from accounting.cli.output import write
 from accounting.cli.reports import TRAFFIC_COLUMNS, USAGE_FIELDS, USAGE_SUMS
-from accounting.cli.resources import command_settings, reader_engine
+from accounting.cli.resources import command_settings, open_reader
 from accounting.cli.rows import (
     BYTE_COLUMNS,
     ListForm,
@@ -23,13 +24,15 @@ from accounting.cli.rows import (
     write_list,
 )
 from accounting.cli.table import Column, Kind
-from accounting.domain.human_text import minute, visible_name
+from accounting.domain.human_text import visible_name
+from accounting.domain.periods import describe_wait
 from accounting.domain.statements import StatementCutoff
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
+from accounting.plurals import counted
 from accounting.reporting import view_queries
-from accounting.reporting.reader import open_rows
-from accounting.reporting.statement import Statement, closed_period, read_statement
+from accounting.reporting.completeness import Counted, span_waits_for
+from accounting.reporting.statement import Statement, find_period, lines_query, read_statement
 from accounting.reporting.view_queries import AS_IT_IS, TRAFFIC, Arrangement
 
 _LINES: Final = Listing(
@@ -75,26 +78,7 @@ _ADJUSTMENTS: Final = Listing(
     empty="",
     summed=("session_seconds", "received_bytes", "sent_bytes"),
 )
-_GAPS: Final = Listing(
-    plain={
-        "gap_id": "gap",
-        "source": "source",
-        "from_at": "from",
-        "to_at": "to",
-        "cause": "cause",
-        "detail": "detail",
-    },
-    columns=(
-        Column(field="gap_id", heading="gap", kind=Kind.COUNT),
-        Column(field="source", heading="source", kind=Kind.NAME),
-        Column(field="from_at", heading="from", text=minute),
-        Column(field="to_at", heading="to", text=minute),
-        Column(field="cause", heading="cause"),
-        Column(field="detail", heading="detail", kind=Kind.WORDS),
-    ),
-    rank="from_at",
-    empty="",
-)
+_GAPS: Final = gap_listing()
 
 
 def register(app: typer.Typer) -> None:
@@ -113,37 +97,51 @@ def show_statement(
             "--adjustments", help="With --json or --csv: its adjustments instead of its lines."
         ),
     ] = False,
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview", help="Also a period that is not closed, as it would be now: it may change."
+        ),
+    ] = False,
     *,
     form: ListForm,
 ) -> None:
     """Show a closed period: lines, total, gaps and adjustments.
 
-    Also says how much of it is estimated.
+    Also says how much of it is estimated. With --preview also what the invoice of an
+    open period would be now; in JSON its lines have no closed_at and no digest.
     """
     if adjustments and not form.for_programs:
         raise UsageError("--adjustments goes with --json: else a statement shows them anyway")
     listing = _ADJUSTMENTS if adjustments else _LINES
     arrangement = listing.arrangement(form)
-    with reader_engine(command_settings()) as engine:
+    with open_reader(command_settings()) as reader:
         if form.for_programs:
-            closed_period(engine, realm, period, user)
+            row = find_period(reader, realm, period, user, preview=preview)
             query = (
                 view_queries.adjustments(realm, period, user, by="period", arrangement=arrangement)
                 if adjustments
-                else view_queries.statements(realm, period, user, arrangement)
+                else lines_query(row, user, arrangement)
             )
-            with open_rows(engine, query) as rows:
+            with reader.open_rows(query) as rows:
                 write_list(rows, listing, form, arrangement)
             return
-        statement = read_statement(engine, realm, period, user)
+        statement = read_statement(reader, realm, period, user, preview=preview)
+        is_closed = statement.period["closed_at"] is not None
+        not_counted = None if is_closed else span_waits_for(reader, realm, Counted.USAGE)
     _write_statement(realm, period, statement, form, arrangement)
+    if not_counted is not None:
+        write(f"\nNot all is counted yet: {not_counted}.\n")
 
 
 def _write_statement(
     realm: str, day: date, statement: Statement, form: ListForm, arrangement: Arrangement
 ) -> None:
     period, lines = in_own_zone(statement.period), statement.lines
-    closed_at = f"closed {period['closed_at'].astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+    if period["closed_at"] is None:
+        closed_at = "a preview: not closed, may change"
+    else:
+        closed_at = f"closed {period['closed_at'].astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
     span = (
         f"{period['starts_at']:%Y-%m-%d %H:%M} to {period['ends_at']:%Y-%m-%d %H:%M} "
         f"{period['time_zone']}"
@@ -156,13 +154,17 @@ def _write_statement(
     if not write_list(arranged(lines, arrangement), _LINES, form, arrangement, all_sums=all_sums):
         write(f"{_LINES.empty}\n")
     write(f"\n{_estimated(lines)}\n")
-    excluded = StatementCutoff.from_text(lines[0]["cutoff"]).excluded_sources if lines else ()
+    if period["closed_at"] is None:
+        waits = describe_wait(period["waits_for"], period["ends_at"], period["time_zone"])
+        write(f"Waits for: {waits}\n")
+    cutoff = lines[0]["cutoff"] if lines else None
+    excluded = StatementCutoff.from_text(cutoff).excluded_sources if cutoff else ()
     if excluded:
         write(f"Closed without: {', '.join(excluded)}\n")
     zone = time_zone(period["time_zone"])
     whole = replace(form, top=None, sort=None, limit=None)
     gaps = [in_zone(row, zone) for row in statement.gaps]
-    _write_section("Gaps", gaps, _GAPS, whole, "No gap lies in it.")
+    _write_section("Gaps", gaps, _GAPS, whole, "No gap lies in it.", statement.now)
     _write_section(
         "Adjustments of this period",
         statement.adjustments,
@@ -180,10 +182,15 @@ def _write_statement(
 
 
 def _write_section(
-    title: str, rows: Sequence[Mapping[str, Any]], listing: Listing, form: ListForm, empty: str
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    listing: Listing,
+    form: ListForm,
+    empty: str,
+    now: datetime | None = None,
 ) -> None:
     write(f"\n{title}\n" if rows else f"\n{empty}\n")
-    write_list(rows, listing, form, AS_IT_IS)
+    write_list(rows, listing, form, AS_IT_IS, now=now)
 
 
 def _estimated(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -193,6 +200,7 @@ def _estimated(lines: Sequence[Mapping[str, Any]]) -> str:
     users = sum(row["estimated_bytes"] > 0 for row in lines)
     total = sum(row["received_bytes"] + row["sent_bytes"] for row in lines)
     return (
-        f"Estimated: {estimated:,} of {total:,} bytes, of {users} of {len(lines)} users: "
+        f"Estimated: {estimated:,} of {total:,} bytes, of {users:,} of "
+        f"{counted(len(lines), 'user')}:\n"
         "interims were lost, and these bytes are known from totals only"
     )

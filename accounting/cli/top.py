@@ -2,28 +2,38 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
 import typer
 
-from accounting.cli.output import flush_output, write
-from accounting.cli.resources import command_settings, reader_engine
+from accounting.cli.output import flush_output, write, write_json
+from accounting.cli.resources import command_settings, open_reader
 from accounting.cli.screen import TerminalLost, open_screen, screen_size
 from accounting.cli.table import UNLIMITED, Column, Kind, Row, Total, terminal_lines
 from accounting.cli.terminal_text import BOLD, DIM, RED, YELLOW, Style, encodable, isolate_direction
+from accounting.domain.gap_causes import cause_in_words
 from accounting.domain.human_text import human_bytes, human_seconds, second, visible_name
 from accounting.errors import ConnectionLost, UsageError
-from accounting.reporting.live import LONG_SECONDS, SHORT_SECONDS, Activity, LiveReader, LiveState
+from accounting.plurals import counted
+from accounting.reporting.live import (
+    GAP_HOURS,
+    LONG_SECONDS,
+    SHORT_SECONDS,
+    Activity,
+    LiveReader,
+    LiveState,
+)
 
 LATE_SECONDS: Final = 10
 VERY_LATE_SECONDS: Final = 60
 QUERY_SHARE: Final = 4
 """The pause is at least so many times as long as the queries took."""
 SHOWN_SOURCES: Final = 3
+SHOWN_GAPS: Final = 3
 BLOCKS: Final = "·▁▂▃▄▅▆▇█"
 ASCII_BLOCKS: Final = ".:-=+*#%@"
 SUBJECTS: Final = ("users", "sessions")
@@ -85,6 +95,9 @@ def top(
             "--every", metavar="SECONDS", min=0.5, max=3600, help="How often it is refreshed."
         ),
     ] = 2.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one frame as one JSON object, and end.")
+    ] = False,
 ) -> None:
     """Show live sessions, users and realms with rates, refreshed.
 
@@ -92,17 +105,23 @@ def top(
     reports a session's traffic after every 4,095 packets and when it ends: a
     call of 100 packets a second reports every 41 seconds. So the 10 seconds
     say something of a realm, and the 2 minutes of a session. The traffic of
-    TCP allocations is in no rate. The last column of a realm is its traffic
-    of 12 or 24 hours, to its own scale. "active" are a user's live sessions
-    that reported within 2 minutes.
+    TCP allocations is in no rate. Columns: "live" are a realm's open sessions;
+    "12 h" or "24 h" its traffic by hour, to its own scale; "active" a user's
+    open sessions that reported within 2 minutes; "time" how long a session
+    has been open.
 
-    Keys: u users, s sessions, r m n a b t sort, space refreshes, q ends. In a
-    pipe it prints one frame, with plain numbers.
+    Keys: u users, s sessions; sort by r rate, m 2 minutes, n name, a active
+    sessions, b bytes, t time; space refreshes, q ends. In a pipe it prints one
+    frame, with plain numbers.
     """
     view = TopView(subject=f"{by}s", order=sort)
-    with reader_engine(command_settings()) as engine:
-        reader = LiveReader(engine)
+    with open_reader(command_settings()) as views:
+        reader = LiveReader(views)
         state = reader.read()
+        if as_json:
+            write_json([view.document(state)])
+            flush_output()
+            return
         if once or not sys.stdout.isatty():
             size = screen_size()
             is_terminal = sys.stdout.isatty()
@@ -194,10 +213,7 @@ class TopView:
         """The lines of a frame, at most ``lines``. ``exact``: plain numbers, for programs."""
         head = [*self._head(state, problem), ""]
         order = ORDERS[self._subject][self._orders[self._subject]]
-        listed = sorted(
-            state.users if self._subject == "users" else state.sessions,
-            key=lambda activity: (order.rank(activity), _name(activity)),
-        )
+        listed = self._listed(state)
         room = lines - len(head) - 5 - with_keys  # headings, total, an empty line, the title
         realms = self._realms(state, columns, max(1, room // 3), exact=exact)
         shown = [*head, *realms, "", self._style(f"{self._subject} by {order.title}", BOLD)]
@@ -213,13 +229,43 @@ class TopView:
             shown = [*shown[: lines - 1], self._style(self._keys(), DIM)]
         return shown[:lines]
 
+    def document(self, state: LiveState) -> Mapping[str, Any]:
+        """What a frame shows, for programs: nothing is left out."""
+        return {
+            "now": state.now,
+            "live_sessions": _live(state.realms),
+            "sources": list(map(dict, state.sources)),
+            "gaps": list(map(dict, state.gaps)),
+            "total": _rates(state.everything),
+            "realms": [
+                {
+                    "realm": realm.row["realm"],
+                    "live_sessions": realm.row["live"],
+                    **_rates(realm),
+                    "bytes_per_second_by_hour": list(map(round, realm.row["hours"])),
+                }
+                for realm in _busiest_first(state.realms)
+            ],
+            self._subject: [
+                {**activity.row, **_rates(activity)} for activity in self._listed(state)
+            ],
+        }
+
+    def _listed(self, state: LiveState) -> list[Activity]:
+        """The users or sessions in their order."""
+        order = ORDERS[self._subject][self._orders[self._subject]]
+        return sorted(
+            state.users if self._subject == "users" else state.sessions,
+            key=lambda activity: (order.rank(activity), _name(activity)),
+        )
+
     def _keys(self) -> str:
         other = next(subject for subject in SUBJECTS if subject != self._subject)
         sorts = "  ".join(f"{order.key} {name}" for name, order in ORDERS[self._subject].items())
         return f"q quit  {other[0]} {other}  sort: {sorts}"
 
     def _head(self, state: LiveState, problem: str) -> list[str]:
-        live = sum(realm.row["live"] for realm in state.realms)
+        live = _live(state.realms)
         lines = [
             self._style(
                 f"{second(state.now.astimezone(UTC))} UTC  {_count(live, 'live session')} in "
@@ -236,7 +282,7 @@ class TopView:
             lines.append(f"and {others} less far behind")
         if not sources:
             lines.append("No source is known yet.")
-        return [*lines, self._gaps(state)]
+        return [*lines, *self._gaps(state)]
 
     def _source(self, source: Row, state: LiveState) -> str:
         """How far a source is behind; coloured where that is long."""
@@ -255,25 +301,41 @@ class TopView:
         colour = RED if lag >= VERY_LATE_SECONDS else YELLOW if lag >= LATE_SECONDS else ""
         return self._style(f"{name}: {', '.join(parts)}", colour)
 
-    def _gaps(self, state: LiveState) -> str:
+    def _gaps(self, state: LiveState) -> list[str]:
+        """The open gaps, and those that ended within a day: a line each, the newest ones."""
         if not state.gaps:
-            return "no gaps in 24 h"
+            return [f"no gaps in {GAP_HOURS} h"]
         open_gaps = [gap for gap in state.gaps if gap["to_at"] is None]
-        newest = (open_gaps or state.gaps)[-1]
-        text = (
-            f"{_count(len(state.gaps), 'gap')} in 24 h, "
-            f"{'open since' if open_gaps else 'the last one from'} "
-            f"{second(newest['from_at'].astimezone(UTC))} UTC: {newest['cause']}, "
-            f"{self._shown_name(newest['source'])}"
+        ended = [gap for gap in state.gaps if gap["to_at"] is not None]
+        lines = [
+            self._style(f"gap open for {self._gap(gap, state.now)}", RED)
+            for gap in open_gaps[:SHOWN_GAPS]
+        ]
+        if len(open_gaps) > SHOWN_GAPS:
+            lines.append(self._style(f"and {len(open_gaps) - SHOWN_GAPS:,} more open", RED))
+        count = f"{_count(len(ended), 'gap')} in {GAP_HOURS} h"
+        if len(ended) == 1:
+            lines.append(self._style(f"{count}, {self._gap(ended[0], state.now)}", YELLOW))
+        elif ended:
+            day = timedelta(hours=GAP_HOURS)
+            lengths = (gap["to_at"] - max(gap["from_at"], state.now - day) for gap in ended)
+            seconds = round(sum(lengths, timedelta()).total_seconds())
+            shown = ended[: max(1, SHOWN_GAPS - len(open_gaps))]
+            more = " see turn-accounting gaps" if len(ended) > len(shown) else ""
+            lines.append(self._style(f"{count}, {human_seconds(seconds)} in all:{more}", YELLOW))
+            lines += [self._style(f"  {self._gap(gap, state.now)}", YELLOW) for gap in shown]
+        return lines
+
+    def _gap(self, gap: Row, now: datetime) -> str:
+        return (
+            f"{_ago(gap['to_at'] or now, gap['from_at'])} from "
+            f"{second(gap['from_at'].astimezone(UTC))} UTC: {cause_in_words(gap['cause'])}, "
+            f"{self._shown_name(gap['source'])}"
         )
-        return self._style(text, RED if open_gaps else YELLOW)
 
     def _realms(self, state: LiveState, width: int, most: int, *, exact: bool) -> list[str]:
         """The busiest realms, what the others have together, and the total."""
-        ordered = sorted(
-            state.realms,
-            key=lambda realm: (-realm.long.total, -realm.row["live"], realm.row["realm"]),
-        )
+        ordered = _busiest_first(state.realms)
         hour_count = 24 if width >= 96 else 12
         rows = []
         for realm in ordered[:most]:
@@ -290,9 +352,9 @@ class TopView:
             others = ordered[most:]
             totals.append(
                 Total(
-                    label=f"{len(others):,} others",
+                    label=counted(len(others), "other"),
                     sums={
-                        "live": sum(realm.row["live"] for realm in others),
+                        "live": _live(others),
                         "received": sum(realm.short.received for realm in others),
                         "sent": sum(realm.short.sent for realm in others),
                         "long": sum(realm.long.total for realm in others),
@@ -300,7 +362,7 @@ class TopView:
                 )
             )
         sums = _row(state.everything, state.now)
-        sums["live"] = sum(realm.row["live"] for realm in ordered)
+        sums["live"] = _live(ordered)
         totals.append(Total(label="total", sums=sums))
         return terminal_lines(rows, columns, width=width, totals=totals, exact=exact)
 
@@ -316,6 +378,26 @@ class TopView:
     def _shown_name(self, name: str) -> str:
         text = encodable(visible_name(name), self._encoding)
         return isolate_direction(text) if sys.stdout.isatty() else text
+
+
+def _live(realms: Iterable[Activity]) -> int:
+    """The live sessions of realms."""
+    return sum(realm.row["live"] for realm in realms)
+
+
+def _busiest_first(realms: Iterable[Activity]) -> list[Activity]:
+    return sorted(
+        realms, key=lambda realm: (-realm.long.total, -realm.row["live"], realm.row["realm"])
+    )
+
+
+def _rates(activity: Activity) -> dict[str, int]:
+    """The rates of both spans, for programs."""
+    return {
+        f"{direction}_bytes_per_second_{seconds}s": round(getattr(rate, direction))
+        for seconds, rate in ((SHORT_SECONDS, activity.short), (LONG_SECONDS, activity.long))
+        for direction in ("received", "sent")
+    }
 
 
 def _count(number: int, noun: str) -> str:

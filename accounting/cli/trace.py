@@ -1,4 +1,4 @@
-"""The command ``trace``: a statement's line or an adjustment, its sessions and their reports."""
+"""The command ``trace``: a statement's line, an adjustment or a session, and its reports."""
 
 import shutil
 import sys
@@ -6,13 +6,11 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 from decimal import Decimal
 from itertools import chain
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
 import typer
 
-from accounting.audit.trace import Trace, TracedReport, TracedSession, trace, trace_adjustment
-from accounting.billing.statement_queries import BilledLine
 from accounting.cli.arguments import JsonOption, name_argument, period_day
 from accounting.cli.audit import dropped_notice
 from accounting.cli.output import flush_output, write, write_json, write_message
@@ -30,11 +28,24 @@ from accounting.domain.human_text import (
     visible,
     visible_name,
 )
+from accounting.domain.session_ids import parse_session_id, short_session_id
 from accounting.errors import UsageError
+from accounting.plurals import counted
+
+if TYPE_CHECKING:
+    from accounting.audit.trace import (
+        PeriodPart,
+        SessionTrace,
+        Trace,
+        TracedReport,
+        TracedSession,
+    )
+    from accounting.billing.statement_queries import BilledLine
 
 _MARKS: Final = (("\u251c\u2500 ", "\u2502  "), ("\u2514\u2500 ", "   "))
 _ASCII_MARKS: Final = (("|- ", "|  "), ("`- ", "   "))
 """Before a branch and before what is below it: of any branch, and of the last one."""
+_UNITS: Final = "times in UTC, positions as epoch/position"
 _NUMBERS: Final = (*COUNTERS, "session_seconds")
 
 
@@ -57,18 +68,33 @@ def trace_line(
     adjustment: Annotated[
         str | None, typer.Option("--adjustment", help="Instead: an adjustment_id.")
     ] = None,
+    session: Annotated[
+        str | None,
+        typer.Option(
+            "--session", metavar="ID", help="Instead: one session, by its id in `sessions`."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Trace a statement's line or an adjustment to its reports.
+    """Trace a statement's line or a session to its reports.
 
-    Shows the sessions that it consists of, and each report of theirs.
+    Shows the sessions that a line or an adjustment consists of, and each report of
+    theirs. Of one session, the periods that it is billed in, and its reports.
     """
+    from accounting.audit.trace import trace, trace_adjustment
+
+    others = (realm, period, user, user_key, adjustment)
+    if session is not None and all(value is None for value in others):
+        _trace_one_session(session, as_json=as_json)
+        return
     by_line = realm is not None and period is not None and (user is None) != (user_key is None)
     by_adjustment = adjustment is not None and all(
         value is None for value in (realm, period, user, user_key)
     )
-    if not by_line and not by_adjustment:
-        raise UsageError("expected REALM PERIOD and --user or --user-key, or --adjustment")
+    if (not by_line and not by_adjustment) or session is not None:
+        raise UsageError(
+            "expected REALM PERIOD and --user or --user-key, or --adjustment, or --session"
+        )
     with writer_engine(command_settings()) as engine, progress_line("tracing") as progress:
         if adjustment is not None:
             result = trace_adjustment(
@@ -88,10 +114,62 @@ def trace_line(
     if not result.adds_up:
         write_message("it does not add up: `turn-accounting verify` names what is wrong")
         raise typer.Exit(1)
-    write_message(f"adds up: {len(result.sessions):,} sessions")
+    write_message(f"adds up: {counted(len(result.sessions), 'session')}")
 
 
-def _write_records(result: Trace) -> None:
+def _trace_one_session(text: str, *, as_json: bool) -> None:
+    from accounting.audit.trace import trace_session
+
+    session_id = parse_session_id(text)
+    if session_id is None:
+        raise UsageError(
+            f"--session {text!r}: expected an id as `turn-accounting sessions` shows it"
+        )
+    with writer_engine(command_settings()) as engine, progress_line("tracing") as progress:
+        result = trace_session(engine, session_id, progress=progress)
+    if as_json:
+        write_json(_part_records(result))
+        write_json(_session_records(result.session))
+        flush_output()
+    else:
+        _write_session_tree(result, session_id)
+    if not result.adds_up:
+        write_message("it does not add up: `turn-accounting verify` names what is wrong")
+        raise typer.Exit(1)
+    write_message(f"adds up: {len(result.session.reports):,} reports")
+
+
+def _part_records(result: "SessionTrace") -> Iterator[dict[str, Any]]:
+    """One JSON object for each period that has a part of the session."""
+    for part in result.parts:
+        yield {
+            "line": "period",
+            "realm": result.realm,
+            "period": part.period,
+            "closed": part.is_closed,
+            "user_key": result.user_key,
+            **_by_name(part.numbers),
+        }
+
+
+def _write_session_tree(result: "SessionTrace", session_id: UUID) -> None:
+    user = f"user {visible_name(result.user_id)}" if result.user_id else f"key {result.user_key}"
+    write(
+        f"realm {visible_name(result.realm)}, {user}, session {short_session_id(session_id)}\n"
+        f"{_UNITS}\n"
+    )
+    parts = [(_part_text(part), ()) for part in result.parts]
+    _write_branches([*parts, (_session_text(result.session), _report_texts(result.session))])
+    flush_output()
+
+
+def _part_text(part: "PeriodPart") -> str:
+    if part.is_closed:
+        return f"in period {part.period}, closed  {_figures(part.numbers)}"
+    return f"in period {part.period}, not closed  {_figures(part.numbers)}"
+
+
+def _write_records(result: "Trace") -> None:
     """One JSON object for each line, session and report."""
     for line in result.lines:
         label = "statement" if line.adjustment_id is None else "adjustment"
@@ -111,7 +189,7 @@ def _write_records(result: Trace) -> None:
     flush_output()
 
 
-def _session_records(traced: TracedSession) -> Iterator[dict[str, Any]]:
+def _session_records(traced: "TracedSession") -> Iterator[dict[str, Any]]:
     session = traced.session
     session_id = UUID(bytes=session.session_id)
     yield {
@@ -131,7 +209,7 @@ def _session_records(traced: TracedSession) -> Iterator[dict[str, Any]]:
         yield _report_record(session_id, report)
 
 
-def _report_record(session_id: UUID, traced: TracedReport) -> dict[str, Any]:
+def _report_record(session_id: UUID, traced: "TracedReport") -> dict[str, Any]:
     report = traced.report
     return {
         "line": "report",
@@ -147,13 +225,10 @@ def _report_record(session_id: UUID, traced: TracedReport) -> dict[str, Any]:
     }
 
 
-def _write_tree(result: Trace, user: str | None) -> None:
+def _write_tree(result: "Trace", user: str | None) -> None:
     """The billed lines, the sessions, and the reports of each with their positions."""
     shown_user = f"user {visible_name(user)}" if user is not None else f"user_key {result.user_key}"
-    write(
-        f"realm {visible_name(result.realm)}, period {result.period}, {shown_user}; times in UTC, "
-        "positions as epoch/position\n"
-    )
+    write(f"realm {visible_name(result.realm)}, period {result.period}, {shown_user}\n{_UNITS}\n")
     count = len(result.sessions)
     summary = f"{count:,} session{'' if count == 1 else 's'}  {_figures(result.traced)}"
     sessions = [(_session_text(traced), _report_texts(traced)) for traced in result.sessions]
@@ -188,14 +263,14 @@ def _fitting_lines(parts: Sequence[str], indent: str, continued: str) -> Iterato
     yield line
 
 
-def _line_text(line: BilledLine) -> str:
+def _line_text(line: "BilledLine") -> str:
     if line.adjustment_id is None:
         return f"statement  {_figures(line.numbers)}"
     kind = "adjustment by hand, not of sessions" if line.manual else "adjustment"
     return f"{kind} {line.adjustment_id}  {visible(line.reason or '')}  {_figures(line.numbers)}"
 
 
-def _session_text(traced: TracedSession) -> str:
+def _session_text(traced: "TracedSession") -> str:
     session = traced.session
     started_at = from_micros(session.started_at)
     ended_at = None if session.ended_at is None else from_micros(session.ended_at)
@@ -217,7 +292,7 @@ def _session_text(traced: TracedSession) -> str:
     )
 
 
-def _report_texts(traced: TracedSession) -> list[Branch]:
+def _report_texts(traced: "TracedSession") -> list[Branch]:
     dropped = traced.dropped_counters
     texts = [] if dropped is None else [f"reports that were dropped  {_figures(dropped)}"]
     for item in traced.reports:
@@ -248,7 +323,7 @@ def _figures(numbers: Sequence[int]) -> str:
         if size:
             texts.append(f"{label} {human_bytes(size) if is_short else f'{size:,} B'}")
         elif packets:
-            texts.append(f"{label} {packets:,} packets")
+            texts.append(f"{label} {counted(packets, 'packet')}")
     seconds = named.get("session_seconds", 0)
     if seconds:
         texts.append(human_seconds(seconds) if is_short else f"{exact_text(seconds)} s")

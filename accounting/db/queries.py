@@ -8,14 +8,15 @@ written ``:name``. Identifiers that vary, such as a table of days or months, are
 import re
 from functools import cache
 from importlib.resources import files
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import TextClause, text
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+if TYPE_CHECKING:
+    from sqlalchemy import TextClause
 
 _NAME: Final = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _VARIABLE: Final = re.compile(r':"(\w+)"')
 _IDENTIFIER: Final = re.compile(r"[a-z_]+")
+_PARAMETER: Final = re.compile(r"(?<![:\w]):(\w+)")
 
 
 class Queries:
@@ -24,7 +25,7 @@ class Queries:
     def __init__(self, package: str) -> None:
         self._package = package
 
-    def text(self, name: str, **identifiers: str) -> TextClause:
+    def text(self, name: str, **identifiers: str) -> "TextClause":
         """A statement for SQLAlchemy. Raises KeyError for an unknown name or identifier."""
         return _text(self._package, name, tuple(sorted(identifiers.items())))
 
@@ -43,13 +44,19 @@ def _statements(package: str) -> dict[str, str]:
 
 
 @cache
-def _text(package: str, name: str, identifiers: tuple[tuple[str, str], ...]) -> TextClause:
-    values = dict(identifiers)
-    assert all(_IDENTIFIER.fullmatch(value) for value in values.values()), values
-    return text(_VARIABLE.sub(lambda match: values[match[1]], _statements(package)[name]))
+def _text(package: str, name: str, identifiers: tuple[tuple[str, str], ...]) -> "TextClause":
+    from sqlalchemy import text  # noqa: PLC0415  # psycopg's readers do without
+
+    return text(_statement(package, name, identifiers))
 
 
 @cache
 def _driver(package: str, name: str, identifiers: tuple[tuple[str, str], ...]) -> bytes:
-    dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
-    return str(_text(package, name, identifiers).compile(dialect=dialect)).encode()
+    statement = _statement(package, name, identifiers).replace("%", "%%")
+    return _PARAMETER.sub(r"%(\1)s", statement).encode()
+
+
+def _statement(package: str, name: str, identifiers: tuple[tuple[str, str], ...]) -> str:
+    values = dict(identifiers)
+    assert all(_IDENTIFIER.fullmatch(value) for value in values.values()), values
+    return _VARIABLE.sub(lambda match: values[match[1]], _statements(package)[name])

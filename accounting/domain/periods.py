@@ -8,13 +8,17 @@ Periods are half-open, contiguous, and named by their first local day.
 from calendar import monthrange
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 
 from accounting.domain.calendar import TIME_MAX, TIME_MIN, first_instant, from_micros
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.time_zones import time_zone
 
+NOTHING: Final = "nothing: the job that closes periods closes it next"
+"""What a period waits for that can be closed."""
+ITS_END: Final = "its end"
+"""What the database's function ``period_waits`` returns for a period that is not over."""
 _DAY_MICROS: Final = 86_400_000_000
 _MAX_PERIOD_MICROS: Final = 64 * _DAY_MICROS
 """Longer than any period of one rule: going back this far finds the border before a time."""
@@ -55,6 +59,15 @@ def periods(rules: RealmRules, since: int, until: int) -> Iterator[PeriodBounds]
         if ends_at > until:
             return
         starts_at, first_day, time_zone = border
+
+
+def describe_wait(waits_for: str | None, ends_at: datetime, zone_name: str) -> str:
+    """What a period that is not closed waits for, as text. ``waits_for``: None for nothing."""
+    if waits_for is None:
+        return NOTHING
+    if waits_for == ITS_END:
+        return f"{ITS_END}, {ends_at.astimezone(time_zone(zone_name)):%Y-%m-%d %H:%M} {zone_name}"
+    return waits_for
 
 
 def _borders(rules: RealmRules, time: int) -> Iterator[tuple[int, date, str]]:

@@ -48,6 +48,9 @@ def _cell(column: Column, copy_format: CopyFormat) -> Composable:
             Literal(FORMULA_AFTER_SEPARATOR),
             alias,
         )
+    if copy_format is CopyFormat.CSV and column.type_name == "timestamptz":
+        # As in JSON. The time zone of the transaction is UTC.
+        return SQL("replace({}::text, ' ', 'T') || ':00' AS {}").format(cell, alias)
     if copy_format is CopyFormat.CSV and column.type_name == "bool":
         return SQL("{}::text AS {}").format(cell, alias)
     return SQL("{} AS {}").format(cell, alias)

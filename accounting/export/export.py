@@ -7,14 +7,17 @@ manifest finds the file that it describes, even after a crash.
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Engine
-
-from accounting.db.engine import lost_connections, psycopg_connection
-from accounting.errors import NotYet, unknown_name, unknown_period
+from accounting.domain.periods import describe_wait
+from accounting.errors import (
+    NotYet,
+    not_closed,
+    preview_command,
+    unknown_name,
+    unknown_period,
+)
 from accounting.export import parquet
 from accounting.export.atomic_file import (
     ByteSink,
@@ -27,17 +30,9 @@ from accounting.export.atomic_file import (
 from accounting.export.copy_format import CopyFormat
 from accounting.export.export_query import ExportQuery
 from accounting.export.manifest import file_name, manifest_path, manifest_text
-from accounting.export.selection import ExportKind, Selection
+from accounting.export.selection import ExportFormat, ExportKind, Selection
 from accounting.progress import Progress, no_progress
-
-
-class ExportFormat(StrEnum):
-    """The format of an exported file, and its extension."""
-
-    CSV = "csv"
-    JSON_LINES = "jsonl"
-    PARQUET = "parquet"
-
+from accounting.reporting.reader import Reader
 
 _COPY_FORMATS: Final = {
     ExportFormat.CSV: CopyFormat.CSV,
@@ -56,7 +51,7 @@ class ExportedFile:
 
 
 def export_to_directory(
-    engine: Engine,
+    reader: Reader,
     selection: Selection,
     format_: ExportFormat,
     directory: Path,
@@ -70,7 +65,7 @@ def export_to_directory(
     if format_ is ExportFormat.PARQUET:
         parquet.require_pyarrow()
     path = directory / file_name(selection, format_)
-    with disk_errors(path), _open_query(engine, selection) as query:
+    with disk_errors(path), _open_query(reader, selection) as query:
         directory.mkdir(parents=True, exist_ok=True)
         progress(0, doing="counting rows")
         totals = query.totals()
@@ -109,7 +104,7 @@ def _replace_files(path: Path, draft: Path, manifest: str) -> None:
 
 
 def export_to_stream(
-    engine: Engine,
+    reader: Reader,
     selection: Selection,
     format_: ExportFormat,
     stream: ByteSink,
@@ -118,16 +113,16 @@ def export_to_stream(
     """Write the selected rows to a stream; returns how many. Raises as export_to_directory."""
     if format_ is ExportFormat.PARQUET:
         parquet.require_pyarrow()
-    with _open_query(engine, selection) as query:
+    with _open_query(reader, selection) as query:
         progress(0, doing="counting rows")
         total = None if progress is no_progress else query.totals().rows  # counting takes long
         return _write(query, format_, HashingWriter(stream), progress, total)
 
 
 @contextmanager
-def _open_query(engine: Engine, selection: Selection) -> Iterator[ExportQuery]:
-    with lost_connections(), engine.begin() as connection:
-        query = ExportQuery(psycopg_connection(connection), selection)
+def _open_query(reader: Reader, selection: Selection) -> Iterator[ExportQuery]:
+    with reader.transaction() as connection:
+        query = ExportQuery(connection, selection)
         _require_complete(query, selection)
         yield query
 
@@ -140,15 +135,18 @@ def _require_complete(query: ExportQuery, selection: Selection) -> None:
         periods = query.periods()
         if selection.period is not None and not periods:
             raise unknown_period(selection.realm, selection.period, query.known_periods())
-        bounded = selection.period is not None or selection.until is not None
         for row in periods:
-            if bounded and row.state != "closed":
-                waits = f": it waits for {row.waits_for}" if row.waits_for else ""
-                raise NotYet(f"period {row.period} of realm '{row.realm}' is {row.state}{waits}")
+            if selection.has_end and row.state != "closed":
+                waits = describe_wait(row.waits_for, row.ends_at, row.time_zone)
+                preview = preview_command(row.realm, row.period)
+                raise not_closed(row.realm, row.period, waits, f"as it is now: `{preview}`")
     elif selection.until is not None:
         waits_for = query.span_waits_for()
         if waits_for is not None:
-            raise NotYet(f"not all before {selection.until.isoformat()} is there yet: {waits_for}")
+            raise NotYet(
+                f"not all before {selection.until.isoformat()} is there yet: {waits_for}; "
+                "without --until it exports what is there"
+            )
 
 
 def _write(

@@ -1,7 +1,7 @@
 """Read the rows of a selection from the views of ``reporting``, in a fixed order."""
 
 from collections.abc import Generator, Sequence
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
@@ -26,6 +26,8 @@ class PeriodStatus(NamedTuple):
     period: date
     state: str
     waits_for: str | None
+    ends_at: datetime
+    time_zone: str
 
 
 class RowTotals(NamedTuple):
@@ -81,15 +83,16 @@ class ExportQuery:
             conditions.append(SQL("ends_at > {}").format(selection.since))
         if selection.until:
             conditions.append(SQL("starts_at < {}").format(selection.until))
-        query = SQL("SELECT realm, period, state, waits_for FROM reporting.periods WHERE {}")
-        rows = self._connection.execute(query.format(_conjunction(conditions)))
+        columns = SQL(", ").join(map(Identifier, PeriodStatus._fields))
+        query = SQL("SELECT {} FROM reporting.periods WHERE {}")
+        rows = self._connection.execute(query.format(columns, _conjunction(conditions)))
         return [PeriodStatus._make(row) for row in rows]
 
     def span_waits_for(self) -> str | None:
-        """What the usage of the selected span waits for, as a message; None when it is final."""
+        """What the selected span lacks, as a message; None when it is final."""
         selection = self._selection
         row = self._connection.execute(
-            "SELECT reporting.span_waits_for(%s, %s, %s)",
+            "SELECT reporting.span_waits_for(%s, %s, %s, true)",
             (selection.realm, selection.since, selection.until),
         ).fetchone()
         assert row is not None

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from datetime import UTC, datetime
+from datetime import time as datetime_time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +13,7 @@ from accounting.errors import UsageError
 from accounting.export.atomic_file import HashingWriter
 from accounting.export.export_query import RowTotals
 from accounting.export.selection import ExportKind, Selection
+from accounting.plurals import counted
 
 MAX_REALM_BYTES: Final = 120
 """Bytes of a realm in a file's name; a longer one is cut, and gets a digest to stay unique."""
@@ -26,11 +29,28 @@ def file_name(selection: Selection, extension: str) -> str:
     if selection.period is not None:
         parts.append(selection.period.isoformat())
     elif selection.since is not None or selection.until is not None:
-        bounds = (selection.since, selection.until)
-        parts.append(
-            "--".join("" if time is None else f"{time:%Y%m%dT%H%M%S.%fZ}" for time in bounds)
-        )
+        parts.append(_span_in_name(selection.since, selection.until))
     return "_".join(parts) + f".{extension}"
+
+
+def _span_in_name(since: datetime | None, until: datetime | None) -> str:
+    match since, until:
+        case datetime(), datetime():
+            return f"{_time_in_name(since)}--{_time_in_name(until)}"
+        case datetime(), None:
+            return f"since-{_time_in_name(since)}"
+        case None, datetime():
+            return f"until-{_time_in_name(until)}"
+        case _:
+            raise AssertionError((since, until))
+
+
+def _time_in_name(time: datetime) -> str:
+    """A time in UTC as its day if it is midnight, and with microseconds only if it has any."""
+    time = time.astimezone(UTC)
+    if time.timetz() == datetime_time(tzinfo=UTC):
+        return f"{time:%Y-%m-%d}"
+    return f"{time:%Y%m%dT%H%M%S.%fZ}".replace(".000000Z", "Z")
 
 
 def _realm_in_name(realm: str) -> str:
@@ -68,6 +88,7 @@ def manifest_text(
     manifest["period"] = None if selection.period is None else selection.period.isoformat()
     for name, time in (("since", selection.since), ("until", selection.until)):
         manifest[name] = None if time is None else time.isoformat()
+    manifest |= {"complete": selection.has_end}
     manifest |= {"rows": totals.rows, "sums": _exact(totals.sums)}
     if late_usage is not None:
         manifest["late_usage"] = {
@@ -101,7 +122,7 @@ def check_export(manifest: Path) -> str | None:
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if path.stat().st_size != size:
-        return f"{path}: {path.stat().st_size} bytes, expected {size}"
+        return f"{path}: {counted(path.stat().st_size, 'byte')}, expected {size:,}"
     if actual != digest:
         return f"{path}: SHA-256 is {actual}, expected {digest}"
     return None

@@ -1,4 +1,4 @@
-"""Which rows an export contains."""
+"""Which rows an export contains, and in which format."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -12,6 +12,14 @@ class ExportKind(StrEnum):
     SESSIONS = "sessions"
     STATEMENTS = "statements"
     ADJUSTMENTS = "adjustments"
+
+
+class ExportFormat(StrEnum):
+    """The format of an exported file, and its extension."""
+
+    CSV = "csv"
+    JSON_LINES = "jsonl"
+    PARQUET = "parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,3 +38,8 @@ class Selection:
     until: datetime | None = None
     subject: str = "user"
     granularity: str = "day"
+
+    @property
+    def has_end(self) -> bool:
+        """Whether its rows can be final: those of an open span are added to and change."""
+        return self.period is not None or self.until is not None

@@ -19,7 +19,7 @@ from accounting.errors import AccountingError, ConnectionLost, LoginRefused
 from accounting.feed.reader import CursorMove, FeedEvent, FeedReader
 from accounting.waiting import Backoff
 
-__all__ = ["ConsumerConflict", "Feed", "FeedEvent", "FeedRestored"]
+__all__ = ["ConsumerConflict", "Feed", "FeedEvent", "FeedRestored", "NumberBeyondEnd"]
 
 log = logging.getLogger(__name__)  # a worker has its own log; structlog would print to its output
 
@@ -54,6 +54,19 @@ class FeedRestored(AccountingError):
             "event ids that were handled"
         )
         self.after = after
+
+
+class NumberBeyondEnd(FeedRestored):
+    """The feed ends before a number, of which only the caller knows that it was read.
+
+    Either it was and the database was restored from a backup, or the number is wrong.
+    ``last_seq``: the feed's last number.
+    """
+
+    def __init__(self, after: int, last_seq: int) -> None:
+        """``after``: the number up to which the feed was read, as the caller says."""
+        super().__init__(after)
+        self.last_seq = last_seq
 
 
 class Feed:
@@ -157,7 +170,8 @@ class Feed:
         """The events after a number, for workers that store the cursor with their own data.
 
         ``history``: what :meth:`history` returned for the number when it was stored. Raises
-        FeedRestored if the feed up to there is another one now, or ends before the number.
+        FeedRestored if the feed up to there is another one now, and NumberBeyondEnd, which is one,
+        if it ends before a number without a history.
         """
         events = self._read_events(after, history, follow=follow)
         return (event for event in events if event is not None)
@@ -182,6 +196,8 @@ class Feed:
         """Events in order, and None at the feed's end and before stopping."""
         while not self._is_stopped:
             batch = self._with_connection(FeedReader.read, after, BATCH_SIZE)
+            if batch.before is None and history is None:
+                raise NumberBeyondEnd(after, self._with_connection(FeedReader.last_seq))
             if batch.before is None or history not in (None, batch.before):
                 raise FeedRestored(after)
             history = batch.after

@@ -31,6 +31,7 @@ _READ: Final = """
 SELECT seq, event_id, type, realm, payload, created_at
 FROM reporting.feed WHERE seq > %s ORDER BY seq LIMIT %s
 """
+_LAST: Final = "SELECT seq FROM reporting.feed ORDER BY seq DESC LIMIT 1"
 _CURSOR: Final = "SELECT reporting.feed_cursor(%s)"
 _HISTORY: Final = "SELECT reporting.feed_history(%s)"
 _ADVANCE: Final = """
@@ -151,6 +152,12 @@ class FeedReader:
             rows = self._connection.execute(_READ, (after, limit)).fetchall()
             events = [FeedEvent._make(row) for row in rows]
             return FeedBatch(before, events, self._history(events[-1].seq) if events else before)
+
+    def last_seq(self) -> int:
+        """The number of the last event; 0 without any."""
+        with self._transaction():
+            row = self._connection.execute(_LAST).fetchone()
+        return int(row[0]) if row else 0
 
     def history(self, seq: int) -> UUID | None:
         """What identifies the events up to a number; None beyond the feed's end."""

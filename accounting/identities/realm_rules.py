@@ -4,7 +4,8 @@ A rule begins after everything that was received, settled or billed, and after t
 So each report, session and hour has the same rule whenever it is computed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
@@ -23,6 +24,19 @@ from accounting.identities.time_zone_check import check_time_zone
 from accounting.identities.writer_locks import lock_out_settling_and_loaders
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedRules:
+    """A realm's rules after a change, as far as they matter from then on.
+
+    ``rules``: in order: the one before the change, if there is one, and all from there on.
+    ``has_usage``: whether the realm has any. ``others``: the names of the other realms.
+    """
+
+    rules: Sequence[RealmRule]
+    has_usage: bool
+    others: frozenset[str]
+
+
 def set_rule(
     engine: Engine,
     realm: str,
@@ -30,7 +44,7 @@ def set_rule(
     *,
     default: RealmRule,
     holds_from: date | None,
-) -> RealmRule:
+) -> ChangedRules:
     """Change some of a realm's rules from a day on, at midnight in its time zone.
 
     Without a day, they hold from the beginning for a realm without usage, else from the first
@@ -64,7 +78,12 @@ def set_rule(
         if accounted_until is not None:
             # The current day and month may end elsewhere now.
             redraw_buckets(connection, realm_id, changed.calendar, accounted_until)
-        return changed.rule_at(start)
+        before = [rule for rule in changed.rules if rule.holds_from < start]
+        return ChangedRules(
+            rules=(*before[-1:], *changed.rules[len(before) :]),
+            has_usage=accounted_until is not None,
+            others=frozenset(ids) - {realm},
+        )
 
 
 def _start(

@@ -6,6 +6,23 @@ JOIN accounting.sources s USING (source_id)
 GROUP BY s.source, g.cause
 ORDER BY s.source, g.cause;
 
+-- name: recent_gaps
+-- The gaps that ended within the last day and the last week: how many, how long they were together
+-- within that span, and the cause of the longest.
+SELECT w.hours, g.gaps, g.seconds, g.cause
+FROM unnest(ARRAY[24, 168]) AS w (hours)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS gaps, coalesce(sum(l.seconds), 0)::float8 AS seconds,
+        coalesce((array_agg(l.cause ORDER BY l.seconds DESC, l.gap_id))[1], '') AS cause
+    FROM (
+        SELECT gap_id, cause, extract(epoch FROM to_at - greatest(
+            from_at, accounting.database_now() - make_interval(hours => w.hours))) AS seconds
+        FROM accounting.capture_gaps
+        WHERE to_at > accounting.database_now() - make_interval(hours => w.hours)
+    ) l
+) g
+ORDER BY w.hours;
+
 -- name: count_set_aside
 -- How many reports of each source are set aside, counted up to :limit, and why the last one is.
 SELECT s.source, a.reports, a.reason

@@ -99,7 +99,7 @@ JOBS: Final[Mapping[str, Job]] = {
             name="retain",
             description="Delete details that are older than the settings keep them: of what was "
             "never billed, and verified reports, whole days at a time",
-            unit="sessions, messages and days",
+            unit="records",
             every_seconds=3600.0,
             run=lambda engine: prune(engine, PruneLimits()) + retain(engine, None),
             preview=lambda engine: preview(engine, None),

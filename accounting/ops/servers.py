@@ -4,13 +4,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from accounting import embedded
 from accounting.config import Settings, environment_variable, reload_secret
-from accounting.db.engine import Engine, open_engine
 from accounting.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from accounting.db.engine import Engine
 
 WRITER_ROLE: Final = "turn_accounting_writer"
 READER_ROLE: Final = "turn_accounting_reader"
@@ -23,8 +25,10 @@ def database(
     *,
     program: str = "turn-accounting",
     may_create: bool = False,
-) -> Iterator[Engine]:
+) -> Iterator["Engine"]:
     """An engine for :func:`database_url`. Postgres shows ``program`` as the application's name."""
+    from accounting.db.engine import open_engine  # noqa: PLC0415  # readers do not need it
+
     with database_url(settings, role, may_create=may_create) as url:
         engine = open_engine(
             url,
@@ -69,7 +73,8 @@ def configured_database_url(settings: Settings) -> str | None:
 
 def prepare_embedded_database(server: embedded.EmbeddedPostgres) -> None:
     """Migrate the embedded database to this version, and let the roles log in."""
-    from accounting.db import migrations  # noqa: PLC0415  # readers do not need it
+    from accounting.db import migrations  # noqa: PLC0415  # readers do not need these
+    from accounting.db.engine import open_engine  # noqa: PLC0415
 
     engine = open_engine(server.url())
     try:

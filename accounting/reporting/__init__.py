@@ -10,5 +10,5 @@ role ``turn_accounting_reader``.
     completeness   says what the books do not have yet
     live           what happens now: live sessions, and the rates of users and realms
     traffic_rates  rates from what was reported within a span
-    statement      a closed period with its lines, adjustments and gaps
+    statement      a period with its lines, adjustments and gaps
 """

@@ -7,18 +7,18 @@ reads all of them.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from sqlalchemy import Engine
-
 from accounting.reporting import view_queries
-from accounting.reporting.reader import Row, ViewQuery, read_rows
 from accounting.reporting.traffic_rates import Key, Rate, TrafficRates
-from accounting.reporting.view_queries import Arrangement, HoursAgo, ReportPosition
+from accounting.reporting.view_queries import Arrangement, HoursAgo, ReportPosition, Row, ViewQuery
+
+if TYPE_CHECKING:
+    from accounting.reporting.reader import Reader
 
 SHORT_SECONDS: Final = 10
 LONG_SECONDS: Final = 120
@@ -44,7 +44,8 @@ class Activity:
 class LiveState:
     """The state at ``now``, by the database's clock.
 
-    ``sources``: those in service. ``gaps``: of the last day, oldest first. ``realms``: with
+    ``sources``: those in service. ``gaps``: of the last day, open ones of
+    these sources first, then the newest. ``realms``: with
     ``realm``, ``live`` and ``hours``, the bytes per second of each of the last hours. ``users``:
     with ``realm``, ``user_id`` and ``active``, how many of its live sessions reported lately or are
     in ``sessions``, which has rows of the view.
@@ -73,15 +74,15 @@ class _SourceTraffic:
 class LiveReader:
     """Reads the state again and again, and remembers the traffic of the last minutes."""
 
-    def __init__(self, engine: Engine, *, most_reports: int = MOST_REPORTS) -> None:
-        self._engine = engine
+    def __init__(self, reader: "Reader", *, most_reports: int = MOST_REPORTS) -> None:
+        self._reader = reader
         self._most_reports = most_reports
         self._traffic: dict[str, _SourceTraffic] = {}
         self._users: dict[UUID, Mapping[str, Any]] = {}
         self._session_users: dict[UUID, UUID] = {}
 
     def read(self) -> LiveState:
-        """Read the state. Raises as :func:`read_rows`."""
+        """Read the state. Raises as :meth:`Reader.read_rows`."""
         [clock] = self._rows(view_queries.database_now())
         now: datetime = clock["now"]
         sources = [row for row in self._rows(view_queries.sources()) if row["retired_at"] is None]
@@ -94,7 +95,7 @@ class LiveReader:
         return LiveState(
             now=now,
             sources=sources,
-            gaps=self._rows(view_queries.gaps(now - timedelta(hours=GAP_HOURS), now)),
+            gaps=self._gaps({row["source"] for row in sources}),
             everything=self._activity(None, {}),
             realms=self._realms(now),
             users=self._active_users(sessions),
@@ -102,7 +103,12 @@ class LiveReader:
         )
 
     def _rows(self, query: ViewQuery) -> list[Row]:
-        return read_rows(self._engine, query)
+        return self._reader.read_rows(query)
+
+    def _gaps(self, sources_in_service: Collection[str]) -> list[Row]:
+        """The gaps of the last day. One of a retired source may never end."""
+        rows = self._rows(view_queries.gaps(since=HoursAgo(GAP_HOURS)))
+        return [gap for gap in rows if gap["to_at"] or gap["source"] in sources_in_service]
 
     def _read_traffic(self, source: Row) -> None:
         """Add what a source reported since it was read the last time."""

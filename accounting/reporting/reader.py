@@ -1,57 +1,126 @@
 """Runs queries on the views and returns their rows."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Final
 
-from psycopg.errors import UndefinedColumn, UndefinedFunction, UndefinedTable
-from sqlalchemy import Connection, Engine, Select
-from sqlalchemy.exc import ProgrammingError
+import psycopg
+from psycopg import IsolationLevel
+from psycopg.errors import (
+    InvalidSchemaName,
+    UndefinedColumn,
+    UndefinedFunction,
+    UndefinedTable,
+)
+from psycopg.rows import dict_row
 
-from accounting.db.engine import lost_connections
+from accounting.db.connection import Connector, lost_connections
+from accounting.db.connection_settings import apply_settings
 from accounting.errors import AccountingError
+from accounting.reporting.view_queries import Row, ViewQuery
 
-Row = Mapping[str, Any]
-ViewQuery = Select[Any]
+FETCHED_ROWS: Final = 1000
+_SET_TIMEOUT: Final = "SELECT set_config('statement_timeout', %s, true)"
+_LACKING: Final = (InvalidSchemaName, UndefinedTable, UndefinedColumn, UndefinedFunction)
 
 
-@contextmanager
-def open_rows(engine: Engine, query: ViewQuery) -> Iterator[Iterator[Row]]:
-    """Stream the rows of a query within the block, named by the columns of the view.
+class Reader:
+    """Connections for transactions that write nothing, for any number of threads.
 
-    Raises AccountingError where the database lacks the view or a column, NotAllowed and
-    ConnectionLost.
+    One is opened when none is idle, and closed after an error. They are psycopg's own: a command
+    that reads would wait longer for SQLAlchemy to be imported than for its rows.
     """
-    with lost_connections(), engine.connect() as connection:
-        yield _stream(connection, query)
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        application_name: str = "turn-accounting",
+        reload_url: Callable[[], str] | None = None,
+        idle_connections: int = 1,
+        statement_seconds: int = 0,
+    ) -> None:
+        """``reload_url``: as :class:`Connector` has it. ``idle_connections`` stay open.
+
+        ``statement_seconds``: a statement that takes longer raises ConnectionLost; 0: none does.
+        """
+        self._connect = Connector(url, application_name, reload_url)
+        self._most_idle = idle_connections
+        self._statement_seconds = statement_seconds
+        self._idle: deque[psycopg.Connection] = deque()  # its methods are atomic
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
+
+    @contextmanager
+    def transaction(self, *, is_snapshot: bool = False) -> Iterator[psycopg.Connection]:
+        """A transaction; ``is_snapshot``: all its queries see the same.
+
+        Raises NotAllowed and ConnectionLost.
+        """
+        with lost_connections():
+            connection = self._idle_connection() or self._connect()
+            try:
+                connection.isolation_level = (
+                    IsolationLevel.REPEATABLE_READ if is_snapshot else IsolationLevel.READ_COMMITTED
+                )
+                apply_settings(connection)
+                if self._statement_seconds:
+                    connection.execute(_SET_TIMEOUT, [f"{self._statement_seconds}s"])
+                yield connection
+                connection.rollback()
+            except BaseException:
+                connection.close()
+                raise
+            if len(self._idle) < self._most_idle:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+    def _idle_connection(self) -> psycopg.Connection | None:
+        """An idle connection that still seems to be open."""
+        with suppress(IndexError):
+            while (connection := self._idle.pop()).closed:
+                pass
+            return connection
+        return None
+
+    @contextmanager
+    def open_rows(self, query: ViewQuery) -> Iterator[Iterator[Row]]:
+        """Stream the rows of a query within the block, named by the columns of the view.
+
+        Raises AccountingError where the database lacks the view or a column, NotAllowed and
+        ConnectionLost.
+        """
+        with self.transaction() as connection:
+            yield _stream(connection, query)
+
+    @contextmanager
+    def open_rows_and_sums(
+        self, query: ViewQuery, sums_query: ViewQuery
+    ) -> Iterator[tuple[Row, Iterator[Row]]]:
+        """As :meth:`open_rows`, with the one row of another query on the same snapshot."""
+        with self.transaction(is_snapshot=True) as connection:
+            [sums] = _stream(connection, sums_query)
+            yield sums, _stream(connection, query)
+
+    def read_rows(self, query: ViewQuery) -> list[Row]:
+        """Return all rows of a query. Raises as :meth:`open_rows`."""
+        with self.open_rows(query) as rows:
+            return list(rows)
 
 
-@contextmanager
-def open_rows_and_sums(
-    engine: Engine, query: ViewQuery, sums_query: ViewQuery
-) -> Iterator[tuple[Row, Iterator[Row]]]:
-    """As :func:`open_rows`, with the one row of another query on the same snapshot."""
-    with lost_connections(), engine.connect() as connection:
-        snapshot = connection.execution_options(isolation_level="REPEATABLE READ")
-        [sums] = _stream(snapshot, sums_query)
-        yield sums, _stream(snapshot, query)
-
-
-def read_rows(engine: Engine, query: ViewQuery) -> list[Row]:
-    """Return all rows of a query. Raises as :func:`open_rows`."""
-    with open_rows(engine, query) as rows:
-        return list(rows)
-
-
-def _stream(connection: Connection, query: ViewQuery) -> Iterator[Row]:
-    try:
-        result = connection.execution_options(stream_results=True).execute(query)
-    except ProgrammingError as error:
-        if isinstance(error.orig, UndefinedTable | UndefinedColumn | UndefinedFunction):
+def _stream(connection: psycopg.Connection, query: ViewQuery) -> Iterator[Mapping[str, Any]]:
+    with connection.cursor("rows", row_factory=dict_row) as cursor:
+        cursor.itersize = FETCHED_ROWS
+        try:
+            cursor.execute(query.text.encode(), query.values)
+        except _LACKING as error:
             raise AccountingError(
-                f"Postgres: {str(error.orig).splitlines()[0]}: "
+                f"Postgres: {str(error).splitlines()[0]}: "
                 "bring it to this version with `turn-accounting db upgrade`"
             ) from error
-        raise
-    for row in result.mappings():
-        yield dict(row)
+        yield from cursor

@@ -24,7 +24,11 @@ def json_value(value: object) -> str:
             return json.dumps(value.astimezone(UTC).isoformat())
         case bytes() | memoryview():
             return json.dumps(bytes(value).hex())
-        case None | bool() | int() | float() | str() | dict() | list():
+        case dict():
+            return json_object(value)
+        case list():
+            return "[" + ", ".join(map(json_value, value)) + "]"
+        case None | bool() | int() | float() | str():
             return json.dumps(value).replace("\x7f", "\\u007f")
         case _:
             return json.dumps(str(value))

@@ -1,12 +1,11 @@
 """Queries on the views of schema ``reporting``: filters, and an order that is always the same."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Any, Final, Literal
 from uuid import UUID
-
-from sqlalchemy import BigInteger, Integer, Select, Uuid, column, func, literal, select, table
 
 from accounting.domain.counters import COUNTERS
 
@@ -14,7 +13,16 @@ _VIEW_SUFFIXES: Final = {"hour": "hourly", "day": "daily", "month": "monthly"}
 LENGTHS: Final[tuple[Literal["hour", "day", "month"], ...]] = ("hour", "day", "month")
 TRAFFIC: Final = "traffic"
 """A rank: received and sent bytes together."""
-_TRAFFIC_COLUMNS: Final = ("received_bytes", "sent_bytes")
+LENGTH: Final = "length"
+"""A rank: how long a gap lasts, an open one until now."""
+_RANKS: Final = {
+    TRAFFIC: "received_bytes + sent_bytes",
+    LENGTH: "coalesce(to_at, reporting.database_now()) - from_at",
+}
+_COLUMN: Final = re.compile(r"[a-z_]+")
+_UTC: Final = "'UTC'"
+_OWN_ZONE: Final = "time_zone"
+"""The column with the time zone of a row."""
 USAGE_SUMS: Final = (
     *COUNTERS,
     "sessions_started",
@@ -22,8 +30,6 @@ USAGE_SUMS: Final = (
     "session_seconds",
     "estimated_bytes",
 )
-_MAX_OFFSET: Final = timedelta(hours=40)
-"""A midnight of no time zone is further from that of UTC, even where it is another day there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ Bound = datetime | DaysAgo | HoursAgo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrangement:
-    """The order of a list, and how much of it. ``by``: a column, or TRAFFIC."""
+    """The order of a list, and how much of it. ``by``: a column, TRAFFIC or LENGTH."""
 
     by: str | None = None
     descending: bool = False
@@ -54,6 +60,43 @@ class Arrangement:
 
 
 AS_IT_IS: Final = Arrangement()
+Row = Mapping[str, Any]
+"""A row by the columns of its view."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewQuery:
+    """A SELECT in the style of psycopg: ``relation`` is what it reads, ``values`` its parameters.
+
+    Its parts are texts of this module and names of columns; all else is a parameter.
+    """
+
+    relation: str
+    columns: Sequence[str] = ("*",)
+    conditions: Sequence[str] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    group: str | None = None
+    order: Sequence[str] = ()
+    limit: int | None = None
+
+    def where(self, condition: str, **values: Any) -> "ViewQuery":
+        """The query with one condition more, and the parameters that it names."""
+        return replace(
+            self, conditions=(*self.conditions, condition), values={**self.values, **values}
+        )
+
+    @property
+    def text(self) -> str:
+        parts = ["SELECT", ", ".join(self.columns), "FROM", self.relation]
+        if self.conditions:
+            parts += ["WHERE", " AND ".join(self.conditions)]
+        if self.group is not None:
+            parts += ["GROUP BY", self.group]
+        if self.order:
+            parts += ["ORDER BY", ", ".join(self.order)]
+        if self.limit is not None:
+            parts += ["LIMIT", str(self.limit)]
+        return " ".join(parts)
 
 
 def sessions(
@@ -64,29 +107,23 @@ def sessions(
     until: Bound | None = None,
     live: bool = False,
     arrangement: Arrangement = AS_IT_IS,
-) -> Select[Any]:
+) -> ViewQuery:
     """Sessions that were open at some time in [since, until), newest first.
 
     ``user``: a user_id or a username. ``live``: only open ones. Naive times are UTC.
     """
-    query = view("sessions")
-    if realm is not None:
-        query = query.where(column("realm") == realm)
+    query = _of_realm(view("sessions"), realm)
     if user is not None:
-        query = query.where((column("user_id") == user) | (column("username") == user))
+        query = query.where("(user_id = %(user)s OR username = %(user)s)", user=user)
     if until is not None:
-        query = query.where(column("started_at") < _instant(until, literal("UTC")))
+        query = _bounded(query, "started_at < {until}", _UTC, until=until)
     if since is not None:
-        ended_at: Any = column("ended_at")
-        begin = _instant(since, literal("UTC"))
         # Half-open; a session that began and ended in one instant counts at that instant.
-        query = query.where(
-            ended_at.is_(None) | (ended_at > begin) | (column("started_at") >= begin)
-        )
+        overlaps = "(ended_at IS NULL OR ended_at > {since} OR started_at >= {since})"
+        query = _bounded(query, overlaps, _UTC, since=since)
     if live:
-        query = query.where(column("ended_at").is_(None))
-    order: list[Any] = [column("started_at").desc(), column("session_id").desc()]
-    return _arranged(query, arrangement, order)
+        query = query.where("ended_at IS NULL")
+    return _arranged(query, arrangement, "started_at DESC", "session_id DESC")
 
 
 def usage(
@@ -98,99 +135,96 @@ def usage(
     since: Bound | None = None,
     until: Bound | None = None,
     arrangement: Arrangement = AS_IT_IS,
-) -> Select[Any]:
+) -> ViewQuery:
     """Usage in [since, until) by bucket, oldest first.
 
     A bucket that the span cuts counts from its hours, or days, that start in the span, and shows
     where it is cut. A time with an offset cuts none: programs compare it with ``starts_at``.
     """
-    resolution = min(
-        (per, *(_resolution(bound) for bound in (since, until) if bound is not None)),
-        key=LENGTHS.index,
-    )
-    query = view(f"{by}_usage_{_VIEW_SUFFIXES[resolution]}")
-    if realm is not None:
-        query = query.where(column("realm") == realm)
-    if user is not None:
-        query = query.where(column("user_id") == user)
-    starts_at: Any = column("starts_at")
-    zone: Any = column("time_zone")
+    resolution = _usage_resolution(per, since, until)
+    query = _of_user(view(f"{by}_usage_{_VIEW_SUFFIXES[resolution]}"), realm, user)
+    # For the index: no midnight is further than 40 hours from that of UTC, whatever its day.
     if since is not None:
-        query = query.where(starts_at >= _instant(since, zone))
-        query = query.where(starts_at >= _instant(since, literal("UTC")) - _MAX_OFFSET)
+        query = _bounded(query, "starts_at >= {since}", _OWN_ZONE, since=since)
+        query = _bounded(query, "starts_at >= {since} - interval '40 hours'", _UTC, since=since)
     if until is not None:
-        query = query.where(starts_at < _instant(until, zone))
-        query = query.where(starts_at < _instant(until, literal("UTC")) + _MAX_OFFSET)
+        query = _bounded(query, "starts_at < {until}", _OWN_ZONE, until=until)
+        query = _bounded(query, "starts_at < {until} + interval '40 hours'", _UTC, until=until)
     if resolution != per:
         query = _cut_buckets(query, by, per, since, until)
-    order: list[Any] = [
-        column("starts_at"),
-        column("realm"),
-        *([column("user_id")] if by == "user" else []),
-    ]
-    return _arranged(query, arrangement, order)
+    order = ("starts_at", "realm", *(["user_id"] if by == "user" else []))
+    return _arranged(query, arrangement, *order)
+
+
+def cuts_buckets(
+    per: Literal["hour", "day", "month"], since: Bound | None, until: Bound | None
+) -> bool:
+    """Whether such a span may begin or end within a bucket."""
+    return _usage_resolution(per, since, until) != per
+
+
+def _usage_resolution(
+    per: Literal["hour", "day", "month"], since: Bound | None, until: Bound | None
+) -> Literal["hour", "day", "month"]:
+    """The longest buckets, up to ``per``, that this span does not cut."""
+    bounds = (_resolution(bound) for bound in (since, until) if bound is not None)
+    return min((per, *bounds), key=LENGTHS.index)
+
+
+_CUT_BUCKETS: Final = """(
+SELECT {subject}, {begins} AS starts_at, {ends} AS ends_at, b.time_zone, {sums}
+FROM ({fine}) f
+JOIN reporting.realm_usage_{per} b
+ON b.realm = f.realm AND f.starts_at >= b.starts_at AND f.starts_at < b.ends_at
+GROUP BY {subject}, b.starts_at, b.ends_at, b.time_zone
+) u"""
 
 
 def _cut_buckets(
-    fine: Select[Any],
+    fine: ViewQuery,
     by: Literal["user", "realm"],
     per: Literal["hour", "day", "month"],
     since: Bound | None,
     until: Bound | None,
-) -> Select[Any]:
+) -> ViewQuery:
     """Sum hours or days into the buckets that contain them, each cut to the span."""
-    peak = ["peak_sessions"] if by == "realm" else []
     names = ["realm"] if by == "realm" else ["realm", "user_id", "user_key"]
-    fields = (*names, "starts_at", *USAGE_SUMS, *peak)
-    f = fine.with_only_columns(*map(column, fields)).subquery("f").c
-    bucket_view = table(
-        f"realm_usage_{_VIEW_SUFFIXES[per]}",
-        *map(column, ("realm", "starts_at", "ends_at", "time_zone")),
-        schema="reporting",
-    ).alias("b")
-    b = bucket_view.c
-    begins: Any = b.starts_at
-    ends: Any = b.ends_at
+    sums = [f"sum(f.{name}) AS {name}" for name in USAGE_SUMS]
+    if by == "realm":
+        sums.append("max(f.peak_sessions) AS peak_sessions")
+    begins, ends = "b.starts_at", "b.ends_at"
     if since is not None:
-        begins = func.greatest(begins, _instant(since, b.time_zone))
+        begins = f"greatest({begins}, {_instant('since', since, 'b.time_zone')})"
     if until is not None:
-        ends = func.least(ends, _instant(until, b.time_zone))
-    subject = [f[name] for name in names]
-    cut = (
-        select(
-            *subject,
-            begins.label("starts_at"),
-            ends.label("ends_at"),
-            b.time_zone,
-            *(func.sum(f[name]).label(name) for name in USAGE_SUMS),
-            *(func.max(f[name]).label(name) for name in peak),
-        )
-        .join_from(
-            f.starts_at.table,
-            bucket_view,
-            (b.realm == f.realm) & (f.starts_at >= b.starts_at) & (f.starts_at < b.ends_at),
-        )
-        .group_by(*subject, b.starts_at, b.ends_at, b.time_zone)
+        ends = f"least({ends}, {_instant('until', until, 'b.time_zone')})"
+    relation = _CUT_BUCKETS.format(
+        subject=", ".join(f"f.{name}" for name in names),
+        begins=begins,
+        ends=ends,
+        sums=", ".join(sums),
+        fine=fine.text,
+        per=_VIEW_SUFFIXES[per],
     )
-    return select(column("*", is_literal=True)).select_from(cut.subquery("u"))
+    return ViewQuery(relation=relation, values=fine.values)
 
 
-def periods(realm: str | None = None, arrangement: Arrangement = AS_IT_IS) -> Select[Any]:
+def periods(realm: str | None = None, arrangement: Arrangement = AS_IT_IS) -> ViewQuery:
     """Billing periods by realm, oldest first."""
-    query = view("periods")
-    if realm is not None:
-        query = query.where(column("realm") == realm)
-    return _arranged(query, arrangement, [column("realm"), column("starts_at")])
+    return _arranged(_of_realm(view("periods"), realm), arrangement, "realm", "starts_at")
 
 
 def statements(
-    realm: str, period: date, user: str | None = None, arrangement: Arrangement = AS_IT_IS
-) -> Select[Any]:
-    """The lines of a statement, by user."""
-    query = view("statements").where(column("realm") == realm, column("period") == period)
-    if user is not None:
-        query = query.where(column("user_id") == user)
-    return _arranged(query, arrangement, [column("user_id"), column("user_key")])
+    realm: str,
+    period: date,
+    user: str | None = None,
+    *,
+    preview: bool = False,
+    arrangement: Arrangement = AS_IT_IS,
+) -> ViewQuery:
+    """The lines of a statement, or of one that is not closed, by user."""
+    query = _of_user(view("statement_previews" if preview else "statements"), realm, user)
+    query = query.where("period = %(period)s", period=period)
+    return _arranged(query, arrangement, "user_id", "user_key")
 
 
 def adjustments(
@@ -200,62 +234,93 @@ def adjustments(
     *,
     by: Literal["period", "posted_in"],
     arrangement: Arrangement = AS_IT_IS,
-) -> Select[Any]:
+) -> ViewQuery:
     """The adjustments that correct a period, or that are posted in it, oldest first."""
-    query = view("adjustments").where(column("realm") == realm, column(by) == period)
-    if user is not None:
-        query = query.where(column("user_id") == user)
-    order: list[Any] = [column("posted_at"), column("user_id"), column("adjustment_id")]
-    return _arranged(query, arrangement, order)
+    query = _of_user(view("adjustments"), realm, user)
+    query = query.where(f"{by} = %(period)s", period=period)
+    return _arranged(query, arrangement, "posted_at", "user_id", "adjustment_id")
 
 
-def gaps(since: datetime, until: datetime) -> Select[Any]:
-    """The capture gaps that overlap [since, until), oldest first."""
-    from_at: Any = column("from_at")
-    to_at: Any = column("to_at")
-    return (
-        view("capture_gaps")
-        .where(from_at < until, to_at.is_(None) | (to_at > since))
-        .order_by(from_at, column("gap_id"))
+def gaps(
+    *,
+    source: str | None = None,
+    since: Bound | None = None,
+    until: Bound | None = None,
+    arrangement: Arrangement = AS_IT_IS,
+) -> ViewQuery:
+    """The capture gaps that overlap [since, until): open ones, then the newest.
+
+    Naive times are UTC.
+    """
+    query = view("capture_gaps")
+    if source is not None:
+        query = query.where("source = %(source)s", source=source)
+    if until is not None:
+        query = _bounded(query, "from_at < {until}", _UTC, until=until)
+    if since is not None:
+        query = _bounded(query, "(to_at IS NULL OR to_at > {since})", _UTC, since=since)
+    return _arranged(query, arrangement, "to_at IS NOT NULL", "from_at DESC", "gap_id DESC")
+
+
+def view(name: str) -> ViewQuery:
+    """All columns of a view."""
+    return ViewQuery(relation=f"reporting.{name}")
+
+
+def sources(arrangement: Arrangement = AS_IT_IS) -> ViewQuery:
+    """All sources by name."""
+    return _arranged(view("sources"), arrangement, "source")
+
+
+def sums(query: ViewQuery, columns: Iterable[str]) -> ViewQuery:
+    """The number of rows of a query without its limit, as ``row_count``, and sums of columns."""
+    return ViewQuery(
+        relation=f"({replace(query, order=(), limit=None).text}) r",
+        columns=("count(*) AS row_count", *(f"sum({name}) AS {name}" for name in columns)),
+        values=query.values,
     )
 
 
-def view(name: str) -> Select[Any]:
-    """All columns of a view."""
-    return select(column("*", is_literal=True)).select_from(table(name, schema="reporting"))
-
-
-def sources(arrangement: Arrangement = AS_IT_IS) -> Select[Any]:
-    """All sources by name."""
-    return _arranged(view("sources"), arrangement, [column("source")])
-
-
-def sums(query: Select[Any], columns: Iterable[str]) -> Select[Any]:
-    """The number of rows of a query without its limit, as ``row_count``, and sums of columns."""
-    rows = query.order_by(None).limit(None).subquery("r")
-    fields: list[Any] = [func.sum(column(name)).label(name) for name in columns]
-    return select(func.count().label("row_count"), *fields).select_from(rows)
-
-
-def database_now() -> Select[Any]:
+def database_now() -> ViewQuery:
     """The database's clock, as ``now``."""
-    return select(func.reporting.database_now().label("now"))
+    return view("database_now() AS now")
 
 
-def sessions_by_id(session_ids: Sequence[UUID]) -> Select[Any]:
+def known_realms() -> ViewQuery:
+    """Every realm, as ``name``."""
+    return view("known_realms() AS name")
+
+
+def known_users(realm: str | None, user: str) -> ViewQuery:
+    """A user if it is known, and similar ones, as ``name``; of any realm for None."""
+    values = {"realm": realm, "user": user}
+    return replace(view("known_users(%(realm)s, %(user)s) AS name"), values=values)
+
+
+def span_waits_for(
+    realm: str | None, since: datetime | None, until: datetime | None, *, is_usage: bool
+) -> ViewQuery:
+    """What the usage or the sessions of a span wait for, as ``waits_for``; None for any."""
+    return ViewQuery(
+        relation="reporting.span_waits_for(%(realm)s, %(since)s, %(until)s, %(is_usage)s)"
+        " AS waits_for",
+        values={"realm": realm, "since": since, "until": until, "is_usage": is_usage},
+    )
+
+
+def sessions_by_id(session_ids: Sequence[UUID]) -> ViewQuery:
     """These sessions, in no order."""
-    return view("sessions").where(column("session_id", Uuid).in_(session_ids))
+    return view("sessions").where("session_id = ANY(%(ids)s)", ids=list(session_ids))
 
 
-def live_sessions_by_realm() -> Select[Any]:
+def live_sessions_by_realm() -> ViewQuery:
     """The open sessions of each realm: ``realm`` and ``live``.
 
     They are those that ever started less those that ended, so that no session is read.
     """
-    live: Any = func.sum(column("sessions_started", Integer) - column("sessions_ended", Integer))
-    months = table("realm_usage_monthly", schema="reporting")
-    realm: Any = column("realm")
-    return select(realm, live.label("live")).select_from(months).group_by(realm).order_by(realm)
+    live = "sum(sessions_started - sessions_ended) AS live"
+    query = replace(view("realm_usage_monthly"), columns=("realm", live))
+    return replace(query, group="realm", order=("realm",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +338,7 @@ def recent_traffic(
     after: ReportPosition,
     to: ReportPosition,
     most: int,
-) -> Select[Any]:
+) -> ViewQuery:
     """Traffic that was reported after one position and up to another, and received since then.
 
     At most the newest ``most`` reports are summed. By allocation and second: ``realm``,
@@ -281,55 +346,67 @@ def recent_traffic(
     ``received_bytes``, ``sent_bytes``; and ``covered_from``, in each row the time since when all
     reports are in the sums.
     """
-    arguments = (
-        literal(source),
-        literal(since),
-        after.epoch,
-        literal(after.position, BigInteger),
-        to.epoch,
-        literal(to.position, BigInteger),
-        most,
+    return ViewQuery(
+        relation="reporting.recent_traffic(%(source)s, %(since)s, %(after_epoch)s, %(after)s,"
+        " %(to_epoch)s, %(to)s, %(most)s)",
+        values={
+            "source": source,
+            "since": since,
+            "after_epoch": after.epoch,
+            "after": after.position,
+            "to_epoch": to.epoch,
+            "to": to.position,
+            "most": most,
+        },
     )
-    rows = func.reporting.recent_traffic(*arguments).table_valued(
-        "realm",
-        "user_id",
-        "user_key",
-        "session_id",
-        "confirmed",
-        "received_at",
-        "received_bytes",
-        "sent_bytes",
-        "covered_from",
-    )
-    return select(rows)
 
 
-def source_notices() -> Select[Any]:
+def source_notices() -> ViewQuery:
     """What an operator should know of sources: ``source``, ``is_error`` and ``notice``."""
-    notices = func.reporting.source_notices().table_valued("source", "is_error", "notice")
-    return select(notices).order_by(notices.c.source, notices.c.notice)
+    return replace(view("source_notices()"), order=("source", "notice"))
 
 
-def utc_time(bound: Bound, now: datetime) -> datetime:
-    """A bound as a time, where naive times and midnights are those of UTC."""
+def time_zones(realm: str | None = None) -> ViewQuery:
+    """The time zones of the months in which a realm, or any realm, has usage: ``time_zone``."""
+    months = _of_realm(view("realm_usage_monthly"), realm)
+    return replace(months, columns=("time_zone",), group="time_zone")
+
+
+def instant(bound: Bound, now: datetime, zone: tzinfo = UTC) -> datetime:
+    """A bound as a time. ``zone``: of naive times and midnights."""
     match bound:
         case HoursAgo():
             return now - timedelta(hours=bound.hours)
         case DaysAgo():
-            midnight = datetime.combine(now.astimezone(UTC), time(), UTC)
-            return midnight - timedelta(days=bound.days)
+            day = now.astimezone(zone).date() - timedelta(days=bound.days)
+            return datetime.combine(day, time(), zone)
         case _:
-            return bound if bound.tzinfo else bound.replace(tzinfo=UTC)
+            return bound if bound.tzinfo else bound.replace(tzinfo=zone)
 
 
-def _arranged(query: Select[Any], arrangement: Arrangement, order: list[Any]) -> Select[Any]:
+def _of_realm(query: ViewQuery, realm: str | None) -> ViewQuery:
+    return query if realm is None else query.where("realm = %(realm)s", realm=realm)
+
+
+def _of_user(query: ViewQuery, realm: str | None, user: str | None) -> ViewQuery:
+    query = _of_realm(query, realm)
+    return query if user is None else query.where("user_id = %(user)s", user=user)
+
+
+def _bounded(query: ViewQuery, condition: str, zone: str, **bounds: Bound) -> ViewQuery:
+    """Add a condition on bounds, each ``{name}`` in it; ``zone`` as for :func:`_instant`."""
+    instants = {name: _instant(name, bound, zone) for name, bound in bounds.items()}
+    values = {name: _value(bound) for name, bound in bounds.items()}
+    return query.where(condition.format(**instants), **values)
+
+
+def _arranged(query: ViewQuery, arrangement: Arrangement, *order: str) -> ViewQuery:
     """A query in the order that was asked for; ``order`` is its usual one, and settles ties."""
     if arrangement.by is not None:
-        names = _TRAFFIC_COLUMNS if arrangement.by == TRAFFIC else (arrangement.by,)
-        rank: Any = sum((column(name) for name in names[1:]), start=column(names[0]))
-        order = [rank.desc().nulls_last() if arrangement.descending else rank, *order]
-    query = query.order_by(*order)
-    return query if arrangement.limit is None else query.limit(arrangement.limit)
+        assert _COLUMN.fullmatch(arrangement.by)
+        rank = _RANKS.get(arrangement.by, arrangement.by)
+        order = (f"{rank} DESC NULLS LAST" if arrangement.descending else rank, *order)
+    return replace(query, order=order, limit=arrangement.limit)
 
 
 def _resolution(bound: Bound) -> Literal["hour", "day", "month"]:
@@ -345,16 +422,32 @@ def _resolution(bound: Bound) -> Literal["hour", "day", "month"]:
             return "hour"
 
 
-def _instant(bound: Bound, zone: Any) -> Any:
-    """A bound as a time in SQL. ``zone``: the time zone that it is in if it has no offset."""
-    now = func.reporting.database_now()
+def _instant(name: str, bound: Bound, zone: str) -> str:
+    """The SQL of a bound, whose :func:`_value` is the parameter ``name``, as a time.
+
+    ``zone``: the SQL of the time zone that it is in if it has no offset.
+    """
     match bound:
         case HoursAgo():
-            return now - timedelta(hours=bound.hours)
+            template = "(reporting.database_now() - %({name})s)"
         case DaysAgo():
-            midnight = func.date_trunc("day", func.timezone(zone, now))
-            return func.timezone(zone, midnight - timedelta(days=bound.days))
+            template = (
+                "timezone({zone}, date_trunc('day', timezone({zone}, reporting.database_now()))"
+                " - %({name})s)"
+            )
         case datetime(tzinfo=None):
-            return func.timezone(zone, bound)
+            template = "timezone({zone}, %({name})s)"
         case _:
-            return literal(bound)
+            template = "%({name})s"
+    return template.format(name=name, zone=zone)
+
+
+def _value(bound: Bound) -> datetime | timedelta:
+    """The parameter of a bound."""
+    match bound:
+        case HoursAgo():
+            return timedelta(hours=bound.hours)
+        case DaysAgo():
+            return timedelta(days=bound.days)
+        case _:
+            return bound

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from accounting.domain.session_fold import AllocationKey
+from accounting.plurals import counted
 
 
 class FoldFailed(Exception):
@@ -12,5 +13,5 @@ class FoldFailed(Exception):
     """
 
     def __init__(self, keys: Collection[AllocationKey]) -> None:
-        super().__init__(f"folding {len(keys)} keys failed")
+        super().__init__(f"folding {counted(len(keys), 'key')} failed")
         self.keys = keys

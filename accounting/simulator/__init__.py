@@ -7,7 +7,7 @@ Invariant: the same scenario gives the same commands, byte for byte.
 - ``population``: the users; ``wire``: encodes commands, channels and payloads.
 - ``fleet``, ``process``, ``allocation``, ``shared_key``: the simulation, without I/O or clock.
 - ``oracle``: computes what the books must show.
-- ``publisher``: sends the commands to Redis, at the chosen pace.
+- ``publisher``: sends the commands to Redis, at the chosen pace; imported only where it is used.
 
 It shares no code with what it tests, except the names of the counters, the escapes of text and the
 errors.
@@ -17,7 +17,6 @@ from collections.abc import Iterator
 
 from accounting.simulator.fleet import Burst, Fleet
 from accounting.simulator.oracle import Expected, ExpectedUser
-from accounting.simulator.publisher import SimulationProgress, run
 from accounting.simulator.scenario import Scenario
 from accounting.simulator.version import VERSIONS, Version
 from accounting.simulator.wire import Command
@@ -30,11 +29,9 @@ __all__ = [
     "ExpectedUser",
     "Fleet",
     "Scenario",
-    "SimulationProgress",
     "Version",
     "events",
     "play",
-    "run",
 ]
 
 

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from accounting.db.engine import Engine
 from accounting.errors import AccountingError
+from accounting.reporting.reader import Reader
 from accounting.web import api, pages
 from accounting.web.gate import Gate
 from accounting.web.problems import Problem, problem_of
@@ -23,8 +23,8 @@ log = structlog.get_logger()
 API_PREFIX = "/api/v1"
 
 
-def create_app(engine: Engine, *, hosts: Iterable[str], root_path: str = "") -> ASGIApp:
-    """The whole application. ``engine``: connected as the reader, and disposed of by the caller."""
+def create_app(database: Reader, *, hosts: Iterable[str], root_path: str = "") -> ASGIApp:
+    """The whole application. ``database``: as the reader; the caller closes it."""
     app = FastAPI(
         title="turn-accounting",
         summary="Usage of a TURN server: sessions, usage, statements and the feed.",
@@ -33,7 +33,7 @@ def create_app(engine: Engine, *, hosts: Iterable[str], root_path: str = "") -> 
         redoc_url=None,
         root_path=root_path,
     )
-    app.state.engine = engine
+    app.state.database = database
     api.add_routes(app, API_PREFIX)
     pages.add_routes(app)
     app.mount("/static", StaticFiles(directory=str(files("accounting.web") / "static")))

@@ -17,6 +17,30 @@ CREATE TABLE accounting.periods (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.periods TO turn_accounting_writer;
 
+-- What the lines of each period that is not closed would be now: for each user the sums of its hours.
+-- Closing stores them; reporting.statement_previews shows them before.
+CREATE VIEW accounting.open_period_lines AS
+SELECT h.user_key, p.realm_id, r.realm, p.period,
+    sum(h.received_packets)::bigint AS received_packets,
+    sum(h.received_bytes)::bigint AS received_bytes,
+    sum(h.sent_packets)::bigint AS sent_packets,
+    sum(h.sent_bytes)::bigint AS sent_bytes,
+    sum(h.peer_received_packets)::bigint AS peer_received_packets,
+    sum(h.peer_received_bytes)::bigint AS peer_received_bytes,
+    sum(h.peer_sent_packets)::bigint AS peer_sent_packets,
+    sum(h.peer_sent_bytes)::bigint AS peer_sent_bytes,
+    sum(h.sessions_started)::bigint AS sessions_started,
+    sum(h.sessions_ended)::bigint AS sessions_ended,
+    round(sum(h.session_microseconds)) AS session_microseconds,
+    sum(h.estimated_bytes)::bigint AS estimated_bytes
+FROM accounting.periods p
+JOIN accounting.realms r USING (realm_id)
+JOIN accounting.user_usage_hourly h
+    ON h.realm_id = p.realm_id AND h.starts_at >= p.starts_at AND h.starts_at < p.ends_at
+WHERE p.closed_at IS NULL
+GROUP BY h.user_key, p.realm_id, r.realm, p.period;
+GRANT SELECT ON accounting.open_period_lines TO turn_accounting_writer;
+
 -- One line for each user with usage in a closed period. Append only, also for the service.
 CREATE TABLE accounting.statements (
     user_key uuid NOT NULL,

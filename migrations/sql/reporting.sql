@@ -348,6 +348,32 @@ COMMENT ON COLUMN reporting.statements.closed_at IS 'When the period was closed'
 COMMENT ON COLUMN reporting.statements.digest IS
     'SHA-256 over realm, period, user_key, all numbers and the cutoff, hexadecimal';
 
+CREATE VIEW reporting.statement_previews AS
+SELECT l.realm, l.period, coalesce(u.user_id, '') AS user_id, l.user_key,
+    l.received_packets, l.received_bytes, l.sent_packets, l.sent_bytes,
+    l.peer_received_packets, l.peer_received_bytes, l.peer_sent_packets, l.peer_sent_bytes,
+    l.sessions_started, l.sessions_ended,
+    l.session_microseconds * 0.000001 AS session_seconds, l.estimated_bytes,
+    NULL::text AS cutoff, NULL::timestamptz AS closed_at, NULL::text AS digest
+FROM accounting.open_period_lines l
+LEFT JOIN accounting.users u USING (user_key);
+COMMENT ON VIEW reporting.statement_previews IS
+    'The lines that the statement of each period that is not closed would have now; they still '
+    'change. The columns are those of statements';
+COMMENT ON COLUMN reporting.statement_previews.period IS
+    'The period, which is not closed: its first day in its time zone';
+COMMENT ON COLUMN reporting.statement_previews.user_id IS
+    'User to bill; empty when absent or erased';
+COMMENT ON COLUMN reporting.statement_previews.sessions_started IS
+    'Sessions whose first report is in the period, as known now';
+COMMENT ON COLUMN reporting.statement_previews.sessions_ended IS
+    'Sessions that ended in the period, as known now';
+COMMENT ON COLUMN reporting.statement_previews.session_seconds IS
+    'Seconds that sessions were open in the period, never rounded';
+COMMENT ON COLUMN reporting.statement_previews.cutoff IS 'Null: there is none before the close';
+COMMENT ON COLUMN reporting.statement_previews.closed_at IS 'Null: the period is not closed';
+COMMENT ON COLUMN reporting.statement_previews.digest IS 'Null: there is none before the close';
+
 CREATE VIEW reporting.adjustments AS
 SELECT a.adjustment_id, r.realm, a.period, a.posted_in, coalesce(u.user_id, '') AS user_id,
     a.user_key,
@@ -479,17 +505,25 @@ REVOKE ALL ON FUNCTION reporting.known_users(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.known_users(text, text)
     TO turn_accounting_reader, turn_accounting_writer;
 
--- What the usage and the ended sessions of a span still wait for, in words; null if nothing. For
--- exports, whose login may not read the private tables.
-CREATE FUNCTION reporting.span_waits_for(realm text, from_at timestamptz, to_at timestamptz)
+-- What a span lacks, as sentences without an end; null if nothing. For exports and empty lists, whose
+-- login may not read the private tables.
+CREATE FUNCTION reporting.span_waits_for(
+    realm text, from_at timestamptz, to_at timestamptz, of_usage boolean
+)
 RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT string_agg(w.wait, '; ' ORDER BY w.rank, w.wait) FROM (
-        SELECT 1, format('source ''%s'' to be settled', s.source)
+    SELECT CASE WHEN NOT EXISTS (SELECT FROM accounting.sources) THEN 'no source is captured yet'
+    ELSE (SELECT string_agg(w.wait, '; ' ORDER BY w.rank, w.wait) FROM (
+        SELECT 1, CASE WHEN t.settled_until IS NULL
+            THEN format('source ''%s'' is not settled yet', s.source)
+            ELSE format('source ''%s'' is settled only until %s', s.source,
+                to_char(t.settled_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"')) END
         FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id)
-        WHERE s.retired_at IS NULL AND (t.settled_until IS NULL OR t.settled_until < to_at)
+        WHERE CASE WHEN to_at IS NULL
+            THEN s.last_received_at > coalesce(t.settled_until, '-infinity')
+            ELSE s.retired_at IS NULL AND to_at > coalesce(t.settled_until, '-infinity') END
         UNION ALL
-        SELECT 2, 'sessions that may have ended' WHERE EXISTS (
+        SELECT 2, 'open sessions may have ended in it' WHERE of_usage AND EXISTS (
             SELECT FROM accounting.sessions e JOIN accounting.realms r USING (realm_id)
             JOIN accounting.sources s USING (source_id)
             WHERE e.ended_at IS NULL AND e.phase = 1 AND e.confirmed AND e.last_seen_at < to_at
@@ -497,40 +531,20 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                 AND (span_waits_for.realm IS NULL OR r.realm = span_waits_for.realm)
         )
         UNION ALL
-        SELECT 3, 'the roll-up' WHERE EXISTS (
+        SELECT 3, 'the roll-up has not counted all of it' WHERE of_usage AND EXISTS (
             SELECT FROM accounting.usage_deltas t JOIN accounting.realms r USING (realm_id)
             WHERE (span_waits_for.realm IS NULL OR r.realm = span_waits_for.realm)
-                AND (from_at IS NULL OR t.starts_at >= from_at) AND t.starts_at < to_at
+                AND (from_at IS NULL OR t.starts_at >= from_at)
+                AND (to_at IS NULL OR t.starts_at < to_at)
         )
-    ) w (rank, wait)
+    ) w (rank, wait)) END
 $$;
-COMMENT ON FUNCTION reporting.span_waits_for(text, timestamptz, timestamptz) IS
-    'What the usage of a span waits for, in words; null if it is complete. realm null: all realms';
-REVOKE ALL ON FUNCTION reporting.span_waits_for(text, timestamptz, timestamptz) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION reporting.span_waits_for(text, timestamptz, timestamptz)
-    TO turn_accounting_reader, turn_accounting_writer;
-
-CREATE FUNCTION reporting.usage_waits_for(realm text) RETURNS text
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE
-        WHEN NOT EXISTS (SELECT FROM accounting.sources) THEN 'any source to be captured'
-        ELSE (SELECT string_agg(w.wait, '; ' ORDER BY w.rank, w.wait) FROM (
-            SELECT 1, format('source ''%s'' to be settled', s.source)
-            FROM accounting.sources s LEFT JOIN accounting.settle_watermarks t USING (source_id)
-            WHERE s.last_received_at IS NOT NULL
-                AND (t.settled_until IS NULL OR t.settled_until < s.last_received_at)
-            UNION ALL
-            SELECT 2, 'the roll-up' WHERE EXISTS (
-                SELECT FROM accounting.usage_deltas t JOIN accounting.realms r USING (realm_id)
-                WHERE usage_waits_for.realm IS NULL OR r.realm = usage_waits_for.realm)
-        ) w (rank, wait))
-    END
-$$;
-COMMENT ON FUNCTION reporting.usage_waits_for(text) IS
-    'What the usage waits for to have all that was loaded, in words; null if nothing. realm null: '
-    'all realms';
-REVOKE ALL ON FUNCTION reporting.usage_waits_for(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION reporting.usage_waits_for(text)
+COMMENT ON FUNCTION reporting.span_waits_for(text, timestamptz, timestamptz, boolean) IS
+    'What a span lacks, in words; null if it is complete. realm null: all realms; to_at null: up to '
+    'what was received. Of usage, else of the sessions that were open in it';
+REVOKE ALL ON FUNCTION reporting.span_waits_for(text, timestamptz, timestamptz, boolean)
+    FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.span_waits_for(text, timestamptz, timestamptz, boolean)
     TO turn_accounting_reader, turn_accounting_writer;
 
 -- The traffic that a source reported lately, for `turn-accounting top`: by allocation and second. It

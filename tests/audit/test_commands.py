@@ -57,7 +57,8 @@ def test_trace_prints_line_sessions_and_reports(books: Books) -> None:
 
 
 TREE: Final = """\
-realm example.org, period 2026-11-01, user alice; times in UTC, positions as epoch/position
+realm example.org, period 2026-11-01, user alice
+times in UTC, positions as epoch/position
 ├─ statement  received 909 B, sent 660 B, 18h 02m
 ├─ adjustment {id}  late usage
 │     received 40 B, sent 40 B, 10s
@@ -75,6 +76,45 @@ realm example.org, period 2026-11-01, user alice; times in UTC, positions as epo
 """
 
 
+SESSION_TREE: Final = """\
+realm example.org, user alice, session 37a9-1-13
+times in UTC, positions as epoch/position
+├─ in period 2026-11-01, closed  received 9 B, sent 9 B, 56,800 s
+├─ in period 2026-12-01, not closed  received 7 B, sent 7 B, 43,199 s
+└─ session 000000000000000004  source default  2026-11-30 08:13:20 - 2026-12-01 11:59:59  \
+received 16 B, sent 16 B, 99,999 s
+   ├─ new  2026-11-30 08:13:20  position 1/13
+   ├─ interim client  2026-11-30 08:30:00  position 1/14  received 9 B, sent 9 B
+   └─ interim client  2026-12-01 11:59:59  position 1/15  received 7 B, sent 7 B
+"""
+
+
+def test_one_session_is_traced_to_its_periods_and_reports(books: Books) -> None:
+    """Also in a period that is not closed, which has no line to begin with."""
+    close_and_adjust_november(books)
+    url = books.url(WRITER)
+    listed = turn_accounting_on_terminal("sessions", database_url=url).splitlines()
+    heading, *rows = (line.split() for line in listed)
+    assert heading[2] == "session"
+    short_ids = {row[2] for row in rows if row[:1] and row[0].startswith("2026")}
+    sessions = turn_accounting("sessions", "--json", database_url=url).rows
+    assert len(short_ids) == len(sessions) == 5
+    for session_id in short_ids | {row["session_id"] for row in sessions}:
+        traced = turn_accounting("trace", "--session", session_id, "--json", database_url=url)
+        assert traced.code == 0, traced.err
+    [across] = [row for row in sessions if row["allocation_id"].endswith("4")]
+    traced = turn_accounting("trace", "--session", across["session_id"], database_url=url)
+    assert (traced.out, traced.err) == (SESSION_TREE, "turn-accounting: adds up: 3 reports\n")
+    for arguments, message in (
+        (("--session", "37a9-9-9"), "no session 37a90000-0009-8000-8000-000000000009 is known"),
+        (("--session", "x"), "--session 'x': expected an id as `turn-accounting sessions` shows"),
+        (("example.org", "--session", "37a9-1-1"), "expected REALM PERIOD and"),
+    ):
+        refused = turn_accounting("trace", *arguments, database_url=url)
+        assert refused.code == 2
+        assert refused.error_line.startswith(message)
+
+
 def test_trace_is_a_tree_for_people(books: Books) -> None:
     """Of what was billed, the sessions, and their reports, each with its position."""
     close_and_adjust_november(books)
@@ -85,8 +125,8 @@ def test_trace_is_a_tree_for_people(books: Books) -> None:
     tree = TREE.format(id=adjustment["adjustment_id"])
     assert shown.startswith(tree), shown
     piped = turn_accounting(*command, database_url=url).out.splitlines()
-    assert len(piped) == 1 + 2 + 1 + 4 + 16
-    assert "received 300 B, sent 150 B, 4,000 s" in piped[7]
+    assert len(piped) == 2 + 2 + 1 + 4 + 16
+    assert "received 300 B, sent 150 B, 4,000 s" in piped[8]
     ascii_only = subprocess.run(
         [sys.executable, "-m", "accounting", *command],
         env=environment({"database_url": url}) | {"PYTHONIOENCODING": "ascii"},
@@ -94,7 +134,7 @@ def test_trace_is_a_tree_for_people(books: Books) -> None:
         timeout=60,
         check=True,
     ).stdout.decode("ascii")
-    assert ascii_only.splitlines()[1].startswith("|- statement")
+    assert ascii_only.splitlines()[2].startswith("|- statement")
     assert ascii_only.splitlines()[-1].startswith("      `- interim client")
 
 

@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime
 from typing import Any, Final
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -9,7 +10,7 @@ from psycopg.errors import IntegrityError
 
 from accounting.audit.rebuild import rebuild
 from accounting.audit.retention import expired_days, retain
-from accounting.audit.trace import trace
+from accounting.audit.trace import trace, trace_session
 from accounting.audit.verify import VerifyResult, verify
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
@@ -209,6 +210,11 @@ def test_trace_shows_the_dropped_reports_as_one_sum(half_dropped: Books) -> None
             [(2, 2, 2, 2), zero, (1, 1, 0, 0), zero],
         ),
     }
+    for session in traced.sessions:
+        alone = trace_session(half_dropped.engine, UUID(bytes=session.session.session_id))
+        assert alone.adds_up
+        assert alone.session.dropped_counters == session.dropped_counters
+        assert [part.numbers for part in alone.parts] == [session.numbers]
 
 
 def test_verify_and_trace_print_the_last_proof_from_all_reports(half_dropped: Books) -> None:
@@ -260,7 +266,7 @@ def test_a_period_without_a_clean_proof_blocks_its_days(books: Books) -> None:
     run_jobs_and_close(books)
     corrupt(books, "UPDATE accounting.user_usage_monthly SET sent_bytes = 1 WHERE sent_bytes = 10")
     first, *_ = blockers_by_day(books)
-    assert first[0].startswith("period 2026-11-01 of realm 'example.org' has 1 differences")
+    assert first[0].startswith("period 2026-11-01 of realm 'example.org' has 1 difference,")
     assert kept_days(books) == [2, 3, 4]
     list(rebuild(books.engine, "a test"))
     assert len(blockers_by_day(books)) == 3  # until it is verified again
@@ -275,7 +281,7 @@ def test_an_active_session_blocks_its_first_day(books: Books) -> None:
     FakeAllocation(books).deleted(20)
     run_jobs_and_close(books)
     first, *_ = blockers_by_day(books)
-    assert first[0] == "1 sessions of source 'default' have not ended"
+    assert first[0] == "1 open session of source 'default'"
 
 
 def test_a_source_that_is_not_settled_beyond_a_day_blocks_it(books: Books) -> None:
@@ -381,7 +387,7 @@ def test_the_dry_run_command_prints_a_line_for_each_day(books: Books) -> None:
     result = turn_accounting("job", "run", "retain", database_url=url, **setting)
     assert (result.code, result.err.splitlines()[-1]) == (
         0,
-        "turn-accounting: retain: 4 sessions, messages and days",
+        "turn-accounting: retain: 4 records",
     )
     assert turn_accounting("job", "run", "settle", "--dry-run", database_url=url).code == 2
 

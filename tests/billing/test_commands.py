@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from accounting.billing.close_period import refresh_periods
+from accounting.billing.close_period import close_periods, refresh_periods
 from tests.support.billing_scenarios import NOVEMBER_END_SECONDS, receive_november
 from tests.support.books import READER, WRITER, Books, view_as_json
 from tests.support.command import turn_accounting
+from tests.support.coturn_messages import FakeAllocation
 
 
 def test_json_has_one_object_for_each_row_of_the_view(adjusted: Books) -> None:
@@ -53,8 +54,15 @@ def test_a_statement_names_its_gaps_and_excluded_sources(books: Books) -> None:
     waiting = turn_accounting(*close, database_url=books.url(WRITER))
     assert waiting.code == 3
     assert waiting.error_line.endswith(
-        "waits for: source 'late' captured until 2026-11-02 12:01:40Z"
+        "waits for: source 'late' captured until 2026-11-02 12:01:40Z; as it is now: "
+        "`turn-accounting statement example.org 2026-11-01 --preview`"
     )
+    would_be = turn_accounting(*close, "--dry-run", database_url=books.url(WRITER))
+    assert would_be.code == 3
+    assert would_be.error_line.endswith(
+        "12:01:40Z; as it is now: 2 lines, 600 bytes received, 800 sent"
+    )
+    assert books.rows("statements") == []
     dry_run = turn_accounting(
         *close, "--without", "late", "--dry-run", database_url=books.url(WRITER)
     )
@@ -83,8 +91,51 @@ def test_period_list_shows_what_each_period_waits_for(books: Books) -> None:
     early = turn_accounting("statement", "example.org", "2026-11-01", database_url=books.url())
     assert early.code == 3
     assert early.error_line == (
-        "period 2026-11-01 of realm 'example.org' is not closed yet: it waits for its end"
+        "period 2026-11-01 of realm 'example.org' is not closed yet: it waits for its end, "
+        "2026-12-01 00:00 UTC; as it is now: "
+        "`turn-accounting statement example.org 2026-11-01 --preview`"
     )
+
+
+def test_a_preview_is_the_statement_that_closing_writes(books: Books) -> None:
+    receive_november(books)
+    books.advance_clock(100_000)
+    books.run_jobs()
+    refresh_periods(books.engine)
+    statement = ("statement", "example.org", "2026-11-01")
+    reader = {"database_url": books.url(READER)}
+    preview = turn_accounting(*statement, "--preview", **reader)
+    assert (preview.code, preview.err) == (0, "")
+    heading, lines, notes, *_ = preview.out.split("\n\n")
+    assert heading.endswith(", a preview: not closed, may change")
+    assert [line.split()[0] for line in lines.splitlines()] == ["user", "alice", "bob"]
+    assert notes.endswith("\nWaits for: its end, 2026-12-01 00:00 UTC")
+    before = turn_accounting(*statement, "--preview", "--json", **reader).rows
+    assert [(row["cutoff"], row["closed_at"], row["digest"]) for row in before] == [
+        (None, None, None),
+        (None, None, None),
+    ]
+    [bob] = turn_accounting(*statement, "--preview", "--user", "bob", "--json", **reader).rows
+    assert bob == before[1]
+    unknown = turn_accounting(*statement, "--preview", "--user", "bbo", **reader)
+    assert (unknown.code, unknown.error_line) == (
+        2, "no user 'bbo' is known in realm 'example.org'"
+    )  # fmt: skip
+    FakeAllocation(books, user="carol", allocation=9).new(100_001)
+    books.advance_clock(100_010)
+    books.load()
+    books.settle()
+    waiting = turn_accounting(*statement, "--preview", **reader).out
+    assert waiting.endswith("\nNot all is counted yet: the roll-up has not counted all of it.\n")
+    books.advance_clock(NOVEMBER_END_SECONDS + 61)
+    books.run_jobs()
+    soon = turn_accounting(*statement, "--preview", "--json", **reader).rows
+    assert close_periods(books.engine) == 1
+    closed = turn_accounting(*statement, "--preview", "--json", **reader).rows
+    assert closed == turn_accounting(*statement, "--json", **reader).rows
+    final = {"cutoff": None, "closed_at": None, "digest": None}
+    assert [row | final for row in closed] == soon
+    assert [row["user_id"] for row in closed] == ["alice", "bob", "carol"]
 
 
 def test_adjust_prints_the_id_of_the_adjustment(books: Books) -> None:

@@ -11,13 +11,6 @@ from tests.support.sentinels import TlsRedisServer
 from tests.support.servers import SERVER_CLASSES, RedisServer, ValkeyServer
 
 
-@pytest.fixture(autouse=True)
-def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the wait of a read on an idle connection, and the first delay of a retry."""
-    monkeypatch.setattr("accounting.capture.redis.receiver.READ_TIMEOUT_SECONDS", 0.02)
-    monkeypatch.setattr("accounting.capture.collector.MIN_RETRY_SECONDS", 0.02)
-
-
 @pytest.fixture(params=SERVER_CLASSES)
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     with request.param() as running:

@@ -34,7 +34,7 @@ from tests.support.certificates import CertificateAuthority, can_issue
 from tests.support.faulty_libc import POSTGRES_NAME, REDIS_NAME, FaultyMachine
 from tests.support.pgbouncer import PgBouncer
 from tests.support.servers import ADDRESS, PostgresServer, RedisServer, ValkeyServer, free_port
-from tests.support.service import Service, descendants
+from tests.support.service import SERVICE, Service, descendants
 from tests.support.system_postgres import find_program
 
 Capture = Literal["replication", "subscribe"]
@@ -97,7 +97,7 @@ class Machine:
         if self.service is not None:
             self.service, self._next = None, time.monotonic() + 0.2
         if not self.is_held_down and time.monotonic() >= self._next:
-            self.service = Service(self.command, self.directory, self.settings)
+            self.service = Service(self.command, self.directory, self.settings, module=SERVICE)
             self.starts += 1
 
     def pid(self, part: str = "") -> int:

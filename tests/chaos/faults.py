@@ -38,7 +38,7 @@ from tests.support.postgres_programs import start_program
 from tests.support.postgres_settings import awkward_settings, set_for_database
 from tests.support.readers_locks import hold_readers_locks
 from tests.support.servers import ADDRESS, RedisServer
-from tests.support.service import Service, arguments, descendants
+from tests.support.service import SERVICE, Service, arguments, descendants
 
 Step = float | Callable[[], object]
 Fault = Callable[[Deployment, float], Iterator[Step]]
@@ -334,7 +334,7 @@ def intrude(
         "ACCOUNTING_SOURCE": source,
     }
     home = deployment.directory / f"intruder-{deployment.intruders}"
-    with Service("collect", home, settings) as intruder:
+    with Service("collect", home, settings, module=SERVICE) as intruder:
         yield lambda: intruder.process.poll() is not None
     assert intruder.process.returncode == CONFIGURATION_ERROR, intruder.log_text()
     assert said in intruder.log_text(), intruder.log_text()

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from tests.support.servers import PostgresServer
         ("usage --by realm --per day", "realm_usage_daily", "starts_at, realm"),
         ("usage --by realm --per hour", "realm_usage_hourly", "starts_at, realm"),
         ("source list", "sources", "source"),
+        ("gaps", "capture_gaps", "to_at IS NULL DESC, from_at DESC"),
     ],
 )
 def test_json_is_the_view_one_object_a_line_for_the_reader(
@@ -97,6 +98,27 @@ def test_sessions_are_found_by_realm_user_and_time(
     assert {row["allocation_id"].lstrip("0") for row in result.rows} == found
 
 
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ("--source second", []),
+        ("--since 2026-11-01 --until 2026-11-02", [2]),
+        ("--since 2026-11-01T01:00", [3]),  # half-open
+        ("--until 2026-11-01", [2, 1]),
+        ("--top 2", [1, 2]),  # the longest: the open one lasts for seconds
+        ("--sort -time --limit 1", [3]),
+    ],
+)
+def test_gaps_are_found_by_source_time_and_length(
+    sample_books: Books, arguments: str, found: list[int]
+) -> None:
+    result = turn_accounting(
+        "gaps", *arguments.split(), "--json", database_url=sample_books.url(READER)
+    )
+    assert (result.code, result.err) == (0, "")
+    assert [row["gap_id"] for row in result.rows] == found
+
+
 def test_bounds_of_usage_are_in_the_time_of_each_realm(sample_books: Books) -> None:
     november = ("--since", "2026-11-01", "--until", "2026-12-01")
     result = turn_accounting("usage", *november, "--json", database_url=sample_books.url(READER))
@@ -127,7 +149,8 @@ def test_an_empty_result_is_a_message_for_people_and_nothing_for_programs(
         "example.net",
     )
     for_people = turn_accounting(*arguments, database_url=sample_books.url(READER))
-    assert (for_people.code, for_people.out, for_people.err) == (0, "No sessions.\n", "")
+    assert (for_people.code, for_people.err) == (0, "")
+    assert for_people.out == "No sessions: that span is in the future.\n"
     for_programs = turn_accounting(*arguments, "--json", database_url=sample_books.url(READER))
     assert (for_programs.code, for_programs.out, for_programs.err) == (0, "", "")
 
@@ -166,7 +189,7 @@ def test_jobs_run_by_hand_do_what_the_scheduler_does(books: Books) -> None:
     writer = books.url(WRITER)
     for name, done in (
         ("settle", "0 reports"),
-        ("rollup", "1 hours"),
+        ("rollup", "1 hour"),
         ("partitions", "7 partitions"),
     ):
         result = turn_accounting("job", "run", name, database_url=writer)
@@ -186,7 +209,7 @@ def test_an_empty_database_is_upgraded_to_this_version(
         assert "turn-accounting db upgrade" in before.err
         for arguments in (
             "sessions", "usage", "realm list", "realm set x --grace 1", "job run settle",
-            "source list", "source retire x", "schedule",
+            "source list", "source retire x", "schedule", "gaps", "top",
         ):  # fmt: skip
             result = turn_accounting(*arguments.split(), database_url=url)
             assert result.code == 1
@@ -195,7 +218,7 @@ def test_an_empty_database_is_upgraded_to_this_version(
         current = turn_accounting("db", "current", database_url=url)
         assert (upgraded.code, upgraded.out) == (current.code, current.out)
         assert turn_accounting("sessions", database_url=url).out == (
-            "No sessions yet: it waits for any source to be captured.\n"
+            "No sessions yet: no source is captured yet.\n"
         )
         connection.execute("DROP DATABASE unborn WITH (FORCE)")
 
@@ -212,13 +235,25 @@ def set_realm(books: Books, realm: str, *arguments: str) -> tuple[int, str]:
 
 
 def test_rules_of_a_realm_without_usage_hold_from_the_beginning(books: Books) -> None:
-    assert set_realm(books, "new.example", "--time-zone", "Asia/Kolkata")[0] == 0
+    code, message = set_realm(books, "new.example", "--time-zone", "Asia/Kolkata")
+    assert code == 0
+    assert message == (
+        "turn-accounting: new realm 'new.example', of which no session has come yet\n"
+        "turn-accounting: realm 'new.example' always: time zone Asia/Kolkata, billing periods from "
+        "day 1 of a month, grace 60 s, usernames auto with separator ':'\n"
+    )
     assert set_realm(books, "new.example", "--grace", "5")[0] == 0
     assert listed_rules(books, "new.example") == [(None, "Asia/Kolkata", 5)]
     # Any day, also in the past: the realm has no usage yet.
     code, message = set_realm(books, "new.example", "--grace", "7", "--from", "2020-02-03")
     assert code == 0
-    assert "'new.example': Asia/Kolkata from 2020-02-03 00:00:00+05:30" in message
+    assert message.split("turn-accounting: realm 'new.example' ", 1)[1] == (
+        "until 2020-02-03 00:00:00+05:30: time zone Asia/Kolkata, billing periods from day 1 of a "
+        "month, grace 5 s, usernames auto with separator ':'\n"
+        "turn-accounting: realm 'new.example' from 2020-02-03 00:00:00+05:30 on: time zone "
+        "Asia/Kolkata, billing periods from day 1 of a month, grace 7 s, usernames auto with "
+        "separator ':'\n"
+    )
     assert listed_rules(books, "new.example") == [
         (None, "Asia/Kolkata", 5),
         ("2020-02-02T18:30:00+00:00", "Asia/Kolkata", 7),
@@ -233,7 +268,10 @@ def test_rules_of_a_realm_with_usage_hold_from_the_next_midnight_of_its_zone(boo
     before = books.rows("user_usage_monthly", *columns)
     code, message = set_realm(books, "example.org", "--time-zone", "America/New_York")
     assert code == 0
-    assert "'example.org': America/New_York from 20" in message
+    assert "new realm" not in message
+    assert re.search(
+        "'example.org' from 20[-0-9:+ ]+ on: time zone America/New_York, billing", message
+    )
     first, second = listed_rules(books, "example.org")
     assert first == (None, "UTC", 60)
     assert second[1:] == ("America/New_York", 60)
@@ -254,6 +292,17 @@ def test_rules_are_refused_for_a_past_day_with_usage(books: Books) -> None:
     assert message.count("\n") == 1
     assert "2026-01-01 is accounted already" in message
     assert listed_rules(books, "example.org") == [(None, "UTC", 60)]
+
+
+def test_a_realm_that_may_be_misspelt_is_named_as_new(books: Books) -> None:
+    assert "known are" not in set_realm(books, "example.org", "--grace", "1")[1]
+    for _ in range(2):
+        code, message = set_realm(books, "exampel.org", "--grace", "1")
+        assert code == 0
+        assert message.splitlines()[0] == (
+            "turn-accounting: new realm 'exampel.org', of which no session has come yet: did you "
+            "mean 'example.org'?"
+        )
 
 
 def test_the_realm_without_a_name_has_rules_too(books: Books) -> None:
@@ -289,7 +338,7 @@ def test_everything_works_on_the_embedded_database(tmp_path: Path) -> None:
     assert [row["realm"] for row in listed.rows] == ["r"]
     # The realm is known, although it has no usage.
     usage = turn_accounting("usage", "--realm", "r", data_dir=str(tmp_path), log_level="error")
-    assert (usage.code, usage.out) == (0, "No usage yet: it waits for any source to be captured.\n")
+    assert (usage.code, usage.out) == (0, "No usage yet: no source is captured yet.\n")
     assert not list((tmp_path / "postgres" / "data").glob("postmaster.pid"))
 
 
@@ -332,7 +381,38 @@ def test_an_empty_result_says_what_is_not_counted_yet(books: Books) -> None:
     books.load()
     books.settle()
     reader = {"database_url": books.url(READER)}
-    assert turn_accounting("usage", **reader).out == "No usage yet: it waits for the roll-up.\n"
+    assert turn_accounting("usage", **reader).out == (
+        "No usage yet: the roll-up has not counted all of it.\n"
+    )
     assert turn_accounting("usage", "--json", **reader).out == ""
     books.rollup()
     assert "No usage" not in turn_accounting("usage", **reader).out
+
+
+def test_an_empty_span_says_whether_anything_can_still_come(books: Books) -> None:
+    books.receive(0, channel("status"), status_payload("new"))
+    books.receive(10, channel("status"), status_payload("deleted"))
+    books.advance_clock(300)
+    books.load()
+    books.settle()
+    now = books.start + timedelta(seconds=300)
+    yesterday, tomorrow = (f"{now + timedelta(days=days):%Y-%m-%d}" for days in (-1, 1))
+    later = now + timedelta(hours=2)
+    hour = f"--since {later - timedelta(hours=1):%Y-%m-%dT%H:%M} --until {later:%Y-%m-%dT%H:%M}"
+    settled = f"source 'default' is settled only until {now:%Y-%m-%d %H:%M:%SZ}"
+    try:
+        for clock, arguments, expected in (
+            (now, f"usage --since {tomorrow}", "No usage: that span is in the future."),
+            (now, f"sessions --since {tomorrow}", "No sessions: that span is in the future."),
+            (now, f"usage --until {yesterday}", "No usage in that span; it is complete."),
+            (now, f"sessions --until {yesterday}", "No sessions in that span; it is complete."),
+            (now, "usage --since 1h", "No usage yet: the roll-up has not counted all of it."),
+            (now, "sessions --live", "No live sessions."),
+            (later, f"sessions {hour}", f"No sessions yet: {settled}."),
+            (later, f"usage {hour}", f"No usage yet: {settled}."),
+        ):
+            books.set_database_clock(clock)
+            result = turn_accounting(*arguments.split(), database_url=books.url(READER))
+            assert (result.code, result.out, result.err) == (0, f"{expected}\n", "")
+    finally:
+        books.set_database_clock()

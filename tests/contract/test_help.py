@@ -1,8 +1,11 @@
 """The help pages: every command, in groups, in plain words, with two examples that work."""
 
+import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -11,8 +14,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from accounting.cli.admin import JOB_NAMES
 from accounting.cli.examples import EXAMPLES
 from accounting.cli.main import COMMAND_GROUPS, COMMANDS, app
+from accounting.ops.registry import JOBS
 from accounting.sources.rename import rename_source
 from tests.support.books import WRITER, Books
 from tests.support.command import turn_accounting
@@ -69,6 +74,31 @@ def test_a_page_has_plain_words_and_its_examples(path: str) -> None:
     assert all(len(line) <= 80 for line in body.splitlines())
     for example in EXAMPLES.get(path, ()):
         assert f"  {example}\n" in examples
+
+
+HELP_PAGES: Final = """
+import json, sys
+from typer.testing import CliRunner
+import accounting.__main__
+from accounting.cli.main import app
+for path in json.loads(sys.argv[1]):
+    assert CliRunner().invoke(app, [*path.split(), "-h"]).exit_code == 0
+print(*{name.partition(".")[0] for name in sys.modules})
+"""
+WORKING_LIBRARIES: Final = {"alembic", "apscheduler", "psycopg", "redis", "sqlalchemy", "structlog"}
+
+
+def test_a_page_waits_for_nothing_that_only_its_command_needs() -> None:
+    """Importing these libraries takes longer than all else of a help page."""
+    done = subprocess.run(
+        [sys.executable, "-c", HELP_PAGES, json.dumps(PATHS)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert not WORKING_LIBRARIES & set(done.stdout.split())
+
+
+def test_the_help_names_every_job() -> None:
+    assert tuple(JOBS) == JOB_NAMES
 
 
 def test_version() -> None:

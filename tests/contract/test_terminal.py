@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +36,16 @@ def hide_times_of_closing(shown: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+@pytest.fixture
+def stopped_clock(sample_books: Books) -> Iterator[None]:
+    """It is noon of the books' last day: open gaps and live sessions last until then."""
+    sample_books.set_database_clock(datetime(2026, 11, 4, 12, 0, 40, tzinfo=UTC))
+    yield
+    sample_books.set_database_clock()
+
+
 @pytest.mark.parametrize(("command", "columns"), FRAMES)
+@pytest.mark.usefixtures("stopped_clock")
 def test_a_table_fits_the_terminal(sample_books: Books, command: str, columns: int) -> None:
     shown = turn_accounting_on_terminal(
         *command.split(), columns=columns, database_url=sample_books.url(WRITER)

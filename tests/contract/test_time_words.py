@@ -6,7 +6,6 @@ from typing import Any, Literal
 import pytest
 
 from accounting.reporting import view_queries
-from accounting.reporting.reader import read_rows
 from tests.support.books import READER, Books
 from tests.support.command import turn_accounting
 
@@ -65,7 +64,7 @@ def test_the_parts_of_a_cut_bucket_add_up(
     )  # fmt: skip
 
     def sums(per: Literal["hour", "day", "month"], **span: Any) -> list[Any]:
-        rows = read_rows(sample_books.engine, view_queries.usage(by=by, per=per, **span))
+        rows = sample_books.reader.read_rows(view_queries.usage(by=by, per=per, **span))
         return [sum(row[column] for row in rows) for column in columns]
 
     for border in ("2026-11-02", "2026-11-02T22:00", "2026-11-02T23:00+05:00"):

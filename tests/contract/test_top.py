@@ -14,8 +14,9 @@ import psycopg
 import pytest
 
 from accounting.cli.terminal_text import text_width
+from accounting.sources.retire import retire_source
 from accounting.waiting import wait_until
-from tests.support.books import READER, Books, cloned_database
+from tests.support.books import READER, Books, channel, cloned_database, status_payload
 from tests.support.command import environment, turn_accounting, turn_accounting_on_terminal
 from tests.support.coturn_messages import FakeAllocation, datetime_at
 from tests.support.servers import PostgresServer
@@ -112,6 +113,39 @@ def test_a_pipe_gets_one_frame_with_plain_numbers(live_books: Books) -> None:
         assert (result.code, result.out, result.err) == (0, FRAMES["pipe"], "")
     by_session = turn_accounting("top", "--by", "session", "--sort", "time", database_url=url)
     assert by_session.out.endswith(FRAMES["pipe sessions"])
+
+
+def test_json_is_one_object_with_what_a_frame_shows(live_books: Books) -> None:
+    url = live_books.url(READER)
+    [state] = turn_accounting("top", "--once", "--json", database_url=url).rows
+    assert (state["now"], state["live_sessions"]) == ("2026-11-02T18:00:01+00:00", 5)
+    assert [row["source"] for row in state["sources"]] == ["default"]
+    assert [(row["cause"], row["to_at"]) for row in state["gaps"]] == [
+        ("disconnected", "2026-11-02T17:00:30+00:00")
+    ]
+    assert state["total"] == {
+        "received_bytes_per_second_10s": 342_100,
+        "sent_bytes_per_second_10s": 110_000,
+        "received_bytes_per_second_120s": 436_842,
+        "sent_bytes_per_second_120s": 34_233,
+    }
+    assert [(row["realm"], row["live_sessions"]) for row in state["realms"]] == [
+        ("example.org", 3),
+        ("example.net", 2),
+    ]
+    assert len(state["realms"][0]["bytes_per_second_by_hour"]) == 24
+    assert [(row["user_id"], row["active"]) for row in state["users"]] == [
+        ("alice", 2), (HEBREW, 1), ("bob", 1), ("日本" * 9, 1),
+    ]  # fmt: skip
+    [by_session] = turn_accounting(
+        "top", "--json", "--by", "session", "--sort", "bytes", database_url=url
+    ).rows
+    [bob, alice, *_] = by_session["sessions"]
+    assert (bob["user_id"], bob["received_bytes"], alice["user_id"]) == (
+        "bob", 40_000_000, "alice",
+    )  # fmt: skip
+    assert bob["received_bytes_per_second_120s"] == 333_333
+    assert "users" not in by_session
 
 
 def test_keys_sort_and_a_new_size_is_filled(live_books: Books) -> None:
@@ -237,8 +271,34 @@ def test_what_is_late_and_an_open_gap_are_in_the_head(books: Books) -> None:
     )
     assert (
         "\x1b[31mdefault: captured 3m 10s ago, to load 0s, to settle 0s\x1b[0m\n"
-        "\x1b[31m1 gap in 24 h, open since 2026-11-02 12:00:10 UTC: disconnected, default\x1b[0m\n"
+        "\x1b[31mgap open for 3m 10s from 2026-11-02 12:00:10 UTC: connection lost, default"
+        "\x1b[0m\n"
+        "\n"
     ) in shown
+
+
+def test_several_gaps_of_the_day_are_listed(books: Books) -> None:
+    """The open ones first, then the newest; a retired source's open gap is none any more."""
+    spool = books.spool()
+    for number in range(1, 5):
+        FakeAllocation(books, allocation=number).new(number * HOUR)
+        gap = spool.open_gap(books.micros_at(number * HOUR + 1), "redis_restarted")
+        spool.close_gap(gap, books.micros_at(number * HOUR + 61))
+    spool.open_gap(books.micros_at(5 * HOUR), "redis_unreachable")
+    books.advance_clock(5 * HOUR)
+    books.receive(0, channel("status"), status_payload("new"), source="gone")
+    books.spool("gone").open_gap(books.micros_at(HOUR), "disconnected")
+    books.advance_clock(HOUR, source="gone")
+    books.run_jobs()
+    retire_source(books.engine, "gone")
+    books.set_database_clock(datetime_at(books, 5 * HOUR + 20))
+    shown = turn_accounting("top", database_url=books.url(READER)).out
+    assert shown.split("\n\n")[0].splitlines()[2:] == [
+        "gap open for 20s from 2026-11-02 17:00:00 UTC: no access to Redis, default",
+        "4 gaps in 24 h, 4m 00s in all: see turn-accounting gaps",
+        "  1m 00s from 2026-11-02 16:00:01 UTC: Redis restarted, default",
+        "  1m 00s from 2026-11-02 15:00:01 UTC: Redis restarted, default",
+    ]
 
 
 def test_a_database_that_is_away_is_said_and_comes_back(books: Books) -> None:

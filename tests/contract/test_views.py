@@ -52,6 +52,8 @@ VIEWS: Final = {
     " closed_at:time waits_for:text",
     "statements": f"realm:text period:date user_id:text user_key:uuid {TOTALS} cutoff:text"
     " closed_at:time digest:text",
+    "statement_previews": f"realm:text period:date user_id:text user_key:uuid {TOTALS} cutoff:text"
+    " closed_at:time digest:text",
     "adjustments": "adjustment_id:uuid realm:text period:date posted_in:date user_id:text"
     f" user_key:uuid {EIGHT} session_seconds:numeric reason:text author:text posted_at:time",
     "feed": "seq:bigint event_id:uuid type:text realm:text payload:jsonb created_at:time",
@@ -71,6 +73,7 @@ NULLABLE: Final = {
     "capture_gaps": {"to_at"},
     "sources": {"captured_until", "loaded_until", "settled_until", "retired_at"},
     "periods": {"closed_at", "waits_for"},
+    "statement_previews": {"cutoff", "closed_at", "digest"},
     "radacct": {
         "nasporttype", "acctstoptime", "acctinterval", "connectinfo_stop", "acctterminatecause",
         "framedipv6address", "framedipv6prefix", "framedinterfaceid", "delegatedipv6prefix",

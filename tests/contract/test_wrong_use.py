@@ -126,6 +126,8 @@ def test_a_reader_that_would_write_gets_the_name_of_the_role(
         ("usage --user alise --realm example.org --json",
          "no user 'alise' is known in realm 'example.org': did you mean 'alice'?"),
         ("sessions --user zzz", "no user 'zzz' is known"),
+        ("gaps --source secnd --since today",
+         "no source 'secnd' is known: did you mean 'second'?"),
         ("period list exampel.org",
          "no realm 'exampel.org' is known: did you mean 'example.org'?"),
         ("statement exampel.org 2026-11-01",
@@ -147,7 +149,8 @@ def test_a_name_that_is_known_may_have_an_empty_result(sample_books: Books) -> N
             "usage", "--since", "2030-01-01", *arguments.split(),
             database_url=sample_books.url(READER),
         )  # fmt: skip
-        assert (result.code, result.out, result.err) == (0, "No usage.\n", "")
+        assert (result.code, result.err) == (0, "")
+        assert result.out == "No usage: that span is in the future.\n"
 
 
 def test_an_impossible_data_directory_is_named(tmp_path: Path) -> None:

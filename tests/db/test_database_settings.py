@@ -41,7 +41,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     if request.param == "wheel":
         yield request.getfixturevalue("postgres_server")
         return
-    with SystemPostgres() as server:
+    # With costs that settings raise, each statement would be compiled, a second for some. The
+    # setting itself is tried, and one at a time so are the costs with it.
+    with SystemPostgres(settings={} if ONE_AT_A_TIME else {"jit": "off"}) as server:
         make_template(server)
         yield server
 

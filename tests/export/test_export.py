@@ -12,12 +12,12 @@ from typing import Any, Final
 import pyarrow.parquet
 import pytest
 
-from accounting.db.engine import Engine, open_engine
 from accounting.domain.counters import COUNTERS
 from accounting.errors import NotYet, UsageError
-from accounting.export.export import ExportFormat, export_to_directory, export_to_stream
+from accounting.export.export import export_to_directory, export_to_stream
 from accounting.export.manifest import check_export, file_name
-from accounting.export.selection import ExportKind, Selection
+from accounting.export.selection import ExportFormat, ExportKind, Selection
+from accounting.reporting.reader import Reader
 from tests.support.books import READER, Books, sum_counters
 from tests.support.coturn_messages import FakeAllocation
 
@@ -32,9 +32,9 @@ HOSTILE_NAMES: Final = (
 
 @pytest.fixture
 def reader(books: Books) -> Any:
-    engine = open_engine(books.url(READER))
-    yield engine
-    engine.dispose()
+    reader = Reader(books.url(READER))
+    yield reader
+    reader.close()
 
 
 @pytest.fixture
@@ -61,14 +61,14 @@ def csv_text(value: object) -> str:
         case bool():
             return str(value).lower()
         case datetime():
-            return str(value).removesuffix(":00")
+            return value.isoformat()
         case _:
             return str(value)
 
 
 @pytest.mark.parametrize("kind", [ExportKind.USAGE, ExportKind.SESSIONS])
 def test_csv_has_exactly_the_rows_of_the_view(
-    hostile_names: Books, reader: Engine, tmp_path: Path, kind: ExportKind
+    hostile_names: Books, reader: Reader, tmp_path: Path, kind: ExportKind
 ) -> None:
     selection = Selection(kind=kind, realm="example.org", since=DAY_START, until=DAY_END)
     exported = export_to_directory(reader, selection, ExportFormat.CSV, tmp_path / "out")
@@ -91,7 +91,7 @@ def test_csv_has_exactly_the_rows_of_the_view(
 
 
 @pytest.mark.usefixtures("hostile_names")
-def test_no_cell_begins_with_a_formula(reader: Engine) -> None:
+def test_no_cell_begins_with_a_formula(reader: Reader) -> None:
     out = io.BytesIO()
     export_to_stream(
         reader,
@@ -108,7 +108,7 @@ def test_no_cell_begins_with_a_formula(reader: Engine) -> None:
     assert not any(formula_after_separator.search(row["username"]) for row in rows)
 
 
-def test_json_lines_have_exactly_the_rows_of_the_view(hostile_names: Books, reader: Engine) -> None:
+def test_json_lines_have_exactly_the_rows_of_the_view(hostile_names: Books, reader: Reader) -> None:
     out = io.BytesIO()
     export_to_stream(
         reader,
@@ -136,7 +136,7 @@ def test_json_lines_have_exactly_the_rows_of_the_view(hostile_names: Books, read
 
 @pytest.mark.parametrize("kind", [ExportKind.USAGE, ExportKind.SESSIONS])
 def test_parquet_has_the_rows_of_the_view_with_their_types(
-    hostile_names: Books, reader: Engine, tmp_path: Path, kind: ExportKind
+    hostile_names: Books, reader: Reader, tmp_path: Path, kind: ExportKind
 ) -> None:
     selection = Selection(kind=kind, since=DAY_START, until=DAY_END)
     exported = export_to_directory(reader, selection, ExportFormat.PARQUET, tmp_path)
@@ -155,7 +155,7 @@ def test_parquet_has_the_rows_of_the_view_with_their_types(
 
 @pytest.mark.parametrize("format_", list(ExportFormat))
 def test_the_same_books_give_the_same_bytes_and_manifest(
-    hostile_names: Books, reader: Engine, tmp_path: Path, format_: ExportFormat
+    hostile_names: Books, reader: Reader, tmp_path: Path, format_: ExportFormat
 ) -> None:
     selection = Selection(
         kind=ExportKind.SESSIONS, realm="example.org", since=DAY_START, until=DAY_END
@@ -178,7 +178,7 @@ def test_the_same_books_give_the_same_bytes_and_manifest(
 
 @pytest.mark.parametrize("format_", list(ExportFormat))
 def test_a_manifest_catches_a_flipped_bit(
-    hostile_names: Books, reader: Engine, tmp_path: Path, format_: ExportFormat
+    hostile_names: Books, reader: Reader, tmp_path: Path, format_: ExportFormat
 ) -> None:
     exported = export_to_directory(
         reader, Selection(kind=ExportKind.USAGE, since=DAY_START, until=DAY_END), format_, tmp_path
@@ -198,7 +198,7 @@ def test_a_manifest_catches_a_flipped_bit(
 
 @pytest.mark.parametrize("format_", list(ExportFormat))
 def test_a_selection_without_rows_is_an_empty_export(
-    hostile_names: Books, reader: Engine, tmp_path: Path, format_: ExportFormat
+    hostile_names: Books, reader: Reader, tmp_path: Path, format_: ExportFormat
 ) -> None:
     selection = Selection(
         kind=ExportKind.SESSIONS,
@@ -212,7 +212,7 @@ def test_a_selection_without_rows_is_an_empty_export(
     assert hostile_names.rows("sessions")
 
 
-def test_an_incomplete_span_is_refused(books: Books, reader: Engine) -> None:
+def test_an_incomplete_span_is_refused(books: Books, reader: Reader) -> None:
     selection = Selection(
         kind=ExportKind.SESSIONS, realm="example.org", since=DAY_START, until=DAY_END
     )
@@ -220,24 +220,24 @@ def test_an_incomplete_span_is_refused(books: Books, reader: Engine) -> None:
     alice.new(0, 100_000)
     books.advance_clock(50)
     books.run_jobs()
-    with pytest.raises(NotYet, match="source 'default' to be settled"):
+    with pytest.raises(NotYet, match="source 'default' is settled only until 20"):
         export_to_stream(reader, selection, ExportFormat.CSV, io.BytesIO())
     books.advance_clock(90_000)
     books.load()
     books.settle()
-    with pytest.raises(NotYet, match="sessions that may have ended"):
+    with pytest.raises(NotYet, match="open sessions may have ended in it"):
         export_to_stream(reader, selection, ExportFormat.CSV, io.BytesIO())
     alice.deleted(90_010)
     books.advance_clock(90_020)
     books.load()
     books.settle()
-    with pytest.raises(NotYet, match="the roll-up"):
+    with pytest.raises(NotYet, match="the roll-up has not counted all of it"):
         export_to_stream(reader, selection, ExportFormat.CSV, io.BytesIO())
     books.rollup()
     assert export_to_stream(reader, selection, ExportFormat.CSV, io.BytesIO()) == 0
 
 
-def test_an_unknown_realm_or_period_is_refused(hostile_names: Books, reader: Engine) -> None:
+def test_an_unknown_realm_or_period_is_refused(hostile_names: Books, reader: Reader) -> None:
     for selection in (
         Selection(kind=ExportKind.USAGE, realm="exmaple.org"),
         Selection(kind=ExportKind.STATEMENTS, period=DAY_START.date()),
@@ -261,5 +261,14 @@ def test_file_names_are_distinct_and_stay_in_the_directory(realm: str | None, na
         kind=ExportKind.STATEMENTS, realm=realm, period=datetime(2026, 11, 1, tzinfo=UTC).date()
     )
     assert file_name(selection, ExportFormat.CSV) == name
+    spans = {
+        (DAY_START, DAY_END): "sessions_2026-11-02--2026-11-03.csv",
+        (DAY_START, None): "sessions_since-2026-11-02.csv",
+        (None, DAY_END.replace(hour=1)): "sessions_until-20261103T010000Z.csv",
+        (DAY_START.replace(microsecond=1), None): "sessions_since-20261102T000000.000001Z.csv",
+    }
+    for (since, until), name_of_span in spans.items():
+        span = Selection(kind=ExportKind.SESSIONS, since=since, until=until)
+        assert file_name(span, ExportFormat.CSV) == name_of_span
     long = Selection(kind=ExportKind.SESSIONS, realm="\u00fc" * 127)
     assert len(file_name(long, ExportFormat.CSV)) < 200

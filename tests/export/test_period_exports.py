@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ import pytest
 
 from accounting.billing.adjust import adjust
 from accounting.billing.close_period import close_periods
-from accounting.db.engine import Engine
 from accounting.errors import ConnectionLost, NotYet
-from accounting.export.export import ExportFormat, export_to_directory, export_to_stream
+from accounting.export.export import export_to_directory, export_to_stream
 from accounting.export.manifest import check_export
-from accounting.export.selection import ExportKind, Selection
+from accounting.export.selection import ExportFormat, ExportKind, Selection
+from accounting.reporting.reader import Reader
 from tests.support.billing_scenarios import (
     DAY,
     DECEMBER,
@@ -30,15 +30,15 @@ from tests.support.billing_scenarios import (
     receive_late_source,
     receive_november,
 )
-from tests.support.books import READER, Books
+from tests.support.books import READER, WRITER, Books
 from tests.support.command import turn_accounting
-from tests.support.crash_injection import CrashInjector, SimulatedCrash, crashing_engine
+from tests.support.crash_injection import CrashInjector, SimulatedCrash
 
 
-def export_rows(engine: Engine, kind: ExportKind, period: Any = NOVEMBER) -> list[dict[str, str]]:
+def export_rows(reader: Reader, kind: ExportKind, period: Any = NOVEMBER) -> list[dict[str, str]]:
     out = io.BytesIO()
     selection = Selection(kind=kind, realm="example.org", period=period)
-    export_to_stream(engine, selection, ExportFormat.CSV, out)
+    export_to_stream(reader, selection, ExportFormat.CSV, out)
     return list(csv.DictReader(io.StringIO(out.getvalue().decode(), newline="")))
 
 
@@ -49,21 +49,21 @@ def test_a_period_that_is_not_closed_is_not_exported(books: Books, kind: ExportK
     books.run_jobs()
     assert close_periods(books.engine) == 0
     with pytest.raises(NotYet, match="it waits for its end"):
-        export_rows(books.engine, kind)
+        export_rows(books.reader, kind)
 
 
 def test_a_closed_period_exports_its_lines_days_and_sessions(books: Books) -> None:
     close_november(books)
-    lines = export_rows(books.engine, ExportKind.STATEMENTS)
-    days = export_rows(books.engine, ExportKind.USAGE)
-    sessions = export_rows(books.engine, ExportKind.SESSIONS)
+    lines = export_rows(books.reader, ExportKind.STATEMENTS)
+    days = export_rows(books.reader, ExportKind.USAGE)
+    sessions = export_rows(books.reader, ExportKind.SESSIONS)
     assert {row["user_id"]: row["received_bytes"] for row in lines} == {
         "alice": "100",
         "bob": "500",
     }
     for rows in (days, sessions):
         assert sum(int(row["received_bytes"]) for row in rows) == 600
-    assert export_rows(books.engine, ExportKind.ADJUSTMENTS) == []
+    assert export_rows(books.reader, ExportKind.ADJUSTMENTS) == []
 
 
 def test_late_usage_does_not_change_exported_statements(books: Books, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_late_usage_does_not_change_exported_statements(books: Books, tmp_path: 
 
     def export(into: str) -> list[tuple[str, bytes]]:
         for format_ in ExportFormat:
-            export_to_directory(books.engine, selection, format_, tmp_path / into)
+            export_to_directory(books.reader, selection, format_, tmp_path / into)
         return [(path.name, path.read_bytes()) for path in sorted((tmp_path / into).iterdir())]
 
     before = export("before")
@@ -82,10 +82,10 @@ def test_late_usage_does_not_change_exported_statements(books: Books, tmp_path: 
     assert adjust(books.engine) == 2
     assert export("after") == before
     with pytest.raises(NotYet):  # they are posted in December, which is open
-        export_rows(books.engine, ExportKind.ADJUSTMENTS, DECEMBER)
+        export_rows(books.reader, ExportKind.ADJUSTMENTS, DECEMBER)
     everything = io.BytesIO()
     export_to_stream(
-        books.engine, Selection(kind=ExportKind.ADJUSTMENTS), ExportFormat.CSV, everything
+        books.reader, Selection(kind=ExportKind.ADJUSTMENTS), ExportFormat.CSV, everything
     )
     rows = list(csv.DictReader(io.StringIO(everything.getvalue().decode())))
     assert {row["received_bytes"] for row in rows} == {"700", "10"}
@@ -96,7 +96,7 @@ def test_the_manifest_of_a_periods_usage_has_its_late_usage(books: Books, tmp_pa
     selection = Selection(kind=ExportKind.USAGE, period=NOVEMBER, granularity="hour")
 
     def export(into: str) -> tuple[dict[str, Any], bytes]:
-        file = export_to_directory(books.engine, selection, ExportFormat.CSV, tmp_path / into)
+        file = export_to_directory(books.reader, selection, ExportFormat.CSV, tmp_path / into)
         return json.loads(file.manifest_path.read_text()), file.path.read_bytes()
 
     before = export("before")
@@ -152,28 +152,30 @@ def test_after_a_crash_at_any_moment_a_manifest_describes_its_file(
     close_november(books)
     selection = Selection(kind=ExportKind.STATEMENTS, period=NOVEMBER)
     uninterrupted = export_to_directory(
-        books.engine, selection, format_, tmp_path / "uninterrupted"
+        books.reader, selection, format_, tmp_path / "uninterrupted"
     )
     expected = {path.name: path.read_bytes() for path in uninterrupted.path.parent.iterdir()}
     injector = DiskCrashInjector()
     moment, finished = 0, False
-    with crashing_engine(books, injector) as engine:
+    with closing(Reader(books.url(WRITER))) as reader:
         while not finished:
             moment += 1
             directory = tmp_path / f"{moment:03d}"
-            old = export_to_directory(books.engine, selection, format_, directory)
+            old = export_to_directory(books.reader, selection, format_, directory)
             old.path.write_bytes(b"older")
             manifest = json.loads(old.manifest_path.read_text())
             manifest |= {"bytes": 5, "sha256": hashlib.sha256(b"older").hexdigest()}
             old.manifest_path.write_text(json.dumps(manifest))
+            with reader.transaction() as connection:
+                connection.cursor_factory = injector.cursor_class()
             injector.arm(moment)
             with suppress(SimulatedCrash, ConnectionLost), crashing_disk(injector):
-                export_to_directory(engine, selection, format_, directory)
+                export_to_directory(reader, selection, format_, directory)
                 finished = injector.moments_left > 0
             injector.moments_left = 0
             if old.manifest_path.exists():
                 assert check_export(old.manifest_path) is None, moment
-            export_to_directory(books.engine, selection, format_, directory)
+            export_to_directory(books.reader, selection, format_, directory)
             assert {path.name: path.read_bytes() for path in directory.iterdir()} == expected, (
                 moment
             )
@@ -203,10 +205,29 @@ def test_a_killed_process_leaves_only_drafts(books: Books, tmp_path: Path) -> No
     assert [path.name[0] for path in target.iterdir()] != []
     assert all(path.name.startswith(".") for path in target.iterdir())
     result = turn_accounting(*arguments, database_url=books.url(READER))
-    assert result == (0, "", "")
-    manifests = [str(path) for path in target.glob("*.manifest.json")]
-    assert len(list(target.iterdir())) == 2
-    assert turn_accounting("export", "check", *manifests) == (0, "", "")
+    paths = sorted(map(str, target.iterdir()))
+    assert result == (0, "".join(f"{path}\n" for path in paths), "")
+    assert paths == [
+        str(target / f"statements_2026-11-01.csv{suffix}") for suffix in ("", ".manifest.json")
+    ]
+    assert turn_accounting("export", "check", paths[1]) == (0, "", "")
+
+
+def test_a_span_without_an_end_is_marked_as_incomplete(books: Books, tmp_path: Path) -> None:
+    close_november(books)
+    since, url = ("usage", "--since", "2026-11"), books.url(READER)
+    streamed = turn_accounting("export", *since, database_url=url)
+    listed = turn_accounting("usage", "--per", "day", "--csv", database_url=url)
+    assert (streamed.code, streamed.out.splitlines()[0]) == (0, listed.out.splitlines()[0])
+    assert sorted(streamed.out.splitlines()) == sorted(listed.out.splitlines())
+    assert streamed.err == (
+        "turn-accounting: incomplete: rows may be added or change, since the span has no --until\n"
+    )
+    written = turn_accounting("export", *since, "--output", str(tmp_path), database_url=url)
+    assert (written.code, written.err) == (0, streamed.err)
+    assert "usage-user-day_since-2026-11-01.csv\n" in written.out
+    manifest = json.loads(Path(written.out.splitlines()[1]).read_text())
+    assert manifest["complete"] is False
 
 
 def test_the_command_exits_with_3_before_the_close(books: Books, tmp_path: Path) -> None:
@@ -218,7 +239,8 @@ def test_the_command_exits_with_3_before_the_close(books: Books, tmp_path: Path)
     arguments = ("export", "statements", "--realm", "example.org", "--period", "2026-11-01")
     early = turn_accounting(*arguments, "--output", str(target), database_url=books.url(READER))
     assert early.code == 3
-    assert "period 2026-11-01 of realm 'example.org' is open" in early.error_line
+    assert "period 2026-11-01 of realm 'example.org' is not closed yet" in early.error_line
+    assert early.error_line.endswith("statement example.org 2026-11-01 --preview`")
     assert not target.exists()
 
 

@@ -72,10 +72,24 @@ def test_an_unreachable_database_is_reported_without_a_retry() -> None:
     assert "127.0.0.1" in result.error_line
 
 
-def test_a_number_beyond_the_end_is_of_a_feed_before_a_restore(books: Books) -> None:
+def test_a_number_beyond_the_end_is_wrong_or_of_a_feed_before_a_restore(books: Books) -> None:
+    """The command can't tell which: it has only the number."""
     post_and_number(books, "a")
     at_end = turn_accounting("feed", "--after", "1", database_url=books.url(READER))
     assert (at_end.code, at_end.out) == (0, "")
     beyond = turn_accounting("feed", "--after", "2", database_url=books.url(READER))
-    assert beyond.code == 1
-    assert "restored from a backup" in beyond.error_line
+    assert beyond.code == 2
+    assert beyond.error_line.startswith("--after 2: the feed ends at 1. If you have read up to 2,")
+
+
+def test_a_limit_ends_the_list_and_the_last_event_is_handled(books: Books) -> None:
+    post_and_number(books, "a", "b", "c")
+    url = books.url(READER)
+    listed = turn_accounting("feed", "--json", "--limit", "2", database_url=url)
+    assert [row["seq"] for row in listed.rows] == [1, 2]
+    for cursor in (2, 3):
+        read = turn_accounting(
+            "feed", "--json", "--consumer", "invoicer", "--limit", "2", database_url=url
+        )
+        assert (read.code, consumer_cursor(books)) == (0, cursor)
+    assert [row["seq"] for row in read.rows] == [3]

@@ -98,7 +98,7 @@ def test_an_erased_users_line_is_traced_by_key(books: Books) -> None:
     arguments = ("trace", "example.org", "2026-11-01", "--user-key", key)
     assert turn_accounting(*arguments, database_url=url).code == 0
     again = turn_accounting("erase", "example.org", "alice", database_url=url)
-    assert (again.code, "erased 0 user_id, 0 usernames" in again.err) == (0, True)
+    assert (again.code, "erased 0 user_ids, 0 usernames" in again.err) == (0, True)
 
 
 def test_a_correction_after_an_erasure_finds_its_user(books: Books) -> None:
@@ -129,7 +129,7 @@ def test_the_command_names_what_it_does_not_erase(books: Books) -> None:
     )
     first, second, *listed = ran.err.splitlines()
     assert first.startswith(
-        "turn-accounting: would erase 1 user_id, 1 usernames, the client address of 4 sessions and "
+        "turn-accounting: would erase 1 user_id, 1 username, the client address of 4 sessions and "
         "4 reports, and 0 rejected messages; user_key "
     )
     assert second == "turn-accounting: not reached:"

@@ -135,7 +135,7 @@ def test_doctor_tells_which_hours_newer_data_moves(books: Books) -> None:
     agree, moved = check_time_zones(books.engine, "UTC")
     assert (agree.level, moved.level) == (Level.OK, Level.WARNING)
     assert moved.observed == (
-        f"tzdata {tzdata_version()} moves 1 hours, days and months of realm 'example.org' since "
+        f"tzdata {tzdata_version()} moves 1 hour, day or month of realm 'example.org' since "
         "2026-11-01 18:30:00Z, drawn with 2019a"
     )
     differences = {(difference.realm, difference.what) for difference in verify(books.engine)}

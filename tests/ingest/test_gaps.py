@@ -72,7 +72,7 @@ def test_damaged_messages_of_the_spool_are_a_gap_and_the_others_are_loaded(books
     books.run_jobs()
     (gap,) = books.rows("capture_gaps")
     assert gap["cause"] == "spool_damaged"
-    assert gap["detail"].startswith("no session lived") or "1 messages" in gap["detail"]
+    assert gap["detail"].startswith("no session lived") or "1 message " in gap["detail"]
     assert gap["from_at"] == from_micros(books.micros_at(10))
     assert gap["to_at"] == from_micros(books.micros_at(30) + 1)
     assert [row["allocation_id"][-1] for row in books.rows("sessions")] == ["1", "3"]

@@ -1,5 +1,7 @@
 """A retired source that comes back: nothing of it is lost or billed twice, and it says so."""
 
+from datetime import timedelta
+
 from structlog.testing import capture_logs
 
 from accounting.audit.verify import verify
@@ -12,7 +14,7 @@ from tests.support.billing_scenarios import DAY, NOVEMBER, NOVEMBER_END_SECONDS,
 from tests.support.books import WRITER, Books
 from tests.support.command import turn_accounting
 from tests.support.coturn_messages import FakeAllocation
-from tests.support.monitoring import read_snapshot
+from tests.support.monitoring import read_snapshot, set_clock_offset
 
 DECEMBER = NOVEMBER_END_SECONDS + DAY
 
@@ -81,6 +83,32 @@ def test_ticks_without_a_message_leave_a_source_retired(books: Books) -> None:
     books.advance_clock(DECEMBER, source="gone")
     books.run_jobs()
     assert is_retired(books, "gone")
+
+
+def test_a_source_that_is_captured_now_is_retired_only_on_request(books: Books) -> None:
+    """Not one whose collector has the lease and does not reach Redis: that Redis may be gone."""
+    receive_session(books, 0, user="carol", source="busy")
+    books.advance_clock(20, source="busy")
+    books.run_jobs()
+    set_clock_offset(books, 0, source="busy")
+    writer = books.url(WRITER)
+    refused = turn_accounting("source", "retire", "busy", database_url=writer)
+    assert refused.code == 2
+    assert refused.error_line == (
+        "source 'busy' is captured by here now, and its next message would return it to service: "
+        "stop its collector first, or retire it with --yes"
+    )
+    assert not is_retired(books, "busy")
+    for arguments, said in (
+        (["--yes"], "is retired, until its next message: here captures it"),
+        ([], "is retired"),
+    ):
+        result = turn_accounting("source", "retire", "busy", *arguments, database_url=writer)
+        assert (result.code, result.err) == (0, f"turn-accounting: source 'busy' {said}\n")
+    assert is_retired(books, "busy")
+    turn_accounting("source", "reopen", "busy", database_url=writer)
+    books.set_database_clock(ahead=timedelta(days=1))
+    assert turn_accounting("source", "retire", "busy", database_url=writer).code == 0
 
 
 def test_a_returned_source_shows_in_the_list_and_in_doctor(books: Books) -> None:

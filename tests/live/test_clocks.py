@@ -144,6 +144,8 @@ def test_the_jobs_go_on_when_the_schedulers_clock_steps(
     machine = faulty_libc.FaultyMachine(tmp_path / "machine")
     settings = {
         "ACCOUNTING_DATABASE_URL": books.url(),
+        "ACCOUNTING_SETTLE_INTERVAL_SECONDS": "0.05",
+        "ACCOUNTING_ROLLUP_INTERVAL_SECONDS": "0.05",
         **machine.environment(faulty_libc.build(tmp_path)),
     }
 

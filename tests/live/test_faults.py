@@ -16,7 +16,8 @@ import pytest
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.status import read_status
 from accounting.domain.text_escaping import escape
-from accounting.simulator import Scenario, run
+from accounting.simulator import Scenario
+from accounting.simulator.publisher import run
 from tests.support.books import Books, cloned_database, make_template, sum_counters
 from tests.support.servers import PostgresServer, ValkeyServer
 from tests.support.service import Service

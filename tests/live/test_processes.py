@@ -8,9 +8,10 @@ from typing import Final
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
 from accounting.domain.counters import COUNTERS
-from accounting.simulator import Scenario, run
+from accounting.simulator import Scenario
+from accounting.simulator.publisher import run
 from tests.support.servers import wait_until
-from tests.support.service import Service, json_rows, processes_in
+from tests.support.service import SERVICE, Service, json_rows, processes_in
 
 CONF_LINE: Final = (
     r'redis-statsdb="ip=127\.0\.0\.1 dbname=0 password=<password> port=(\d+) connect_timeout=\d+"'
@@ -25,7 +26,7 @@ def test_up_runs_on_its_defaults_and_drains_when_it_is_stopped(tmp_path: Path) -
     published = [0] * 8
     lines = set()
     for seed, step in enumerate((signal.SIGKILL, signal.SIGTERM)):
-        with Service("up", tmp_path) as up:
+        with Service("up", tmp_path, module=SERVICE) as up:
             line = up.wait_for_conf_line()
             found = re.fullmatch(CONF_LINE, line)
             assert found is not None, line

@@ -195,7 +195,7 @@ def test_a_missing_readable_or_unloaded_spool_is_a_warning(books: Books) -> None
     checkpoint_now(books)
     findings = spool_findings(books)
     assert levels_of(findings) == {"backlog": Level.WARNING}
-    assert findings["backlog"].observed.startswith("1 messages wait to be loaded, the first for")
+    assert findings["backlog"].observed.startswith("1 message not loaded yet, the first for")
     books.load()
     assert levels_of(spool_findings(books)) == {}
     books.spool().path.chmod(0o644)
@@ -264,7 +264,7 @@ def test_many_rejected_messages_are_a_warning(books: Books) -> None:
     books.run_jobs()
     findings = flow_findings(books)
     assert levels_of(findings) == {"rejected": Level.WARNING}
-    assert findings["rejected"].observed == "1 of 2 messages were rejected"
+    assert findings["rejected"].observed == "rejected: 1 of 2 messages"
 
 
 def test_a_silent_thread_is_a_warning_with_advice(books: Books) -> None:
@@ -304,7 +304,7 @@ def test_a_backlog_beyond_the_count_limit_says_at_least(books: Books) -> None:
     long = Backlog(messages=200_000, bytes=1, oldest_at=snapshot.taken_at)
     snapshot = replace(snapshot, spool=replace(snapshot.spool, backlog=long))
     findings = findings_by_check(check_spool(snapshot, probe_spool(snapshot)))
-    assert findings["backlog"].observed.startswith("at least 200,000 messages wait")
+    assert findings["backlog"].observed.startswith("at least 200,000 messages not loaded yet")
 
 
 def test_each_missing_server_is_one_error(books: Books) -> None:

@@ -16,7 +16,7 @@ from accounting.db.engine import Engine, lost_connections
 from accounting.db.locks import lock
 from accounting.errors import ConfigurationError, ConnectionLost, LockHeld
 from accounting.ingest.source_lease import lease_holder
-from accounting.ops.doctor.findings import Level
+from accounting.ops.doctor.findings import Finding, Level
 from accounting.ops.doctor.flow import check_flow
 from accounting.ops.doctor.spool_file import check_spool, probe_spool
 from accounting.ops.monitoring.health import Health, evaluate, format_duration
@@ -38,6 +38,10 @@ from tests.support.monitoring import (
 from tests.support.servers import free_port
 
 MINUTE = 60_000_000
+
+
+def findings_of(books: Books) -> dict[str, Finding]:
+    return {finding.check: finding for finding in check_flow(read_snapshot(books))}
 
 
 def problems_of(books: Books, url: str | None = None, *, captures: bool = True) -> tuple[str, ...]:
@@ -73,6 +77,41 @@ def test_an_open_gap_is_a_problem_with_its_age_and_cause(books: Books) -> None:
             "(redis_unreachable: connection refused)"
         ),
     )
+
+
+def test_gaps_of_the_last_day_are_a_warning_and_older_ones_only_a_finding(books: Books) -> None:
+    """The first start of a source has none. What is open is a problem of its source."""
+    keep_up(books)
+    assert findings_of(books)["gaps"].observed == "none in 7 d"
+    for minutes, lasted, cause in (
+        (3 * 24 * 60, 120, "redis_restarted"),
+        (90, 2, "disconnected"),
+        (60, 3, "failover"),
+    ):
+        spool, now = books.spool(), wall_clock()
+        spool.close_gap(
+            spool.open_gap(now - minutes * MINUTE, cause), now - (minutes - lasted) * MINUTE
+        )
+        keep_up(books)
+        gaps = findings_of(books)["gaps"]
+        if cause == "redis_restarted":
+            assert (gaps.level, gaps.observed) == (
+                Level.OK,
+                "1 in 7 d, 2 h in all, cause: Redis restarted",
+            )
+            assert evaluate(read_snapshot(books), captures=True) == Health(problems=())
+    observed = (
+        "2 in 24 h, 5 min in all, the longest: another Redis took over; "
+        "3 in 7 d, 2 h in all, the longest: Redis restarted"
+    )
+    assert (gaps.level, gaps.observed) == (Level.WARNING, observed)
+    assert evaluate(read_snapshot(books), captures=True) == Health(
+        problems=(), warnings=(f"gaps: {observed}: see `turn-accounting gaps`",)
+    )
+    books.spool().open_gap(wall_clock(), "disconnected")
+    books.load()
+    assert findings_of(books)["gaps"].level is Level.WARNING
+    assert findings_of(books)["gaps"].observed == f"open now: 'default'; {observed}"
 
 
 def test_a_collector_that_hangs_is_a_problem_without_a_gap(books: Books) -> None:

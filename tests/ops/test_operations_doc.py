@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 import redis
 
+from accounting.domain.gap_causes import CAUSES
 from accounting.ops.doctor import Level
 from accounting.ops.doctor.redis_probe import probe_redis
 from accounting.ops.doctor.redis_server import CaptureMode, check_redis
@@ -56,6 +57,7 @@ def first_column(heading: str) -> list[str]:
 
 def test_the_doc_has_every_cause_of_a_gap() -> None:
     assert sorted(first_column("Gaps")) == sorted(set(gap_causes()))
+    assert set(CAUSES) == set(gap_causes())
 
 
 def test_the_doc_has_a_bound_for_every_table(books: Books) -> None:

@@ -4,18 +4,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from accounting.db.engine import Engine, open_engine
 from accounting.reporting.live import LiveReader, LiveState
+from accounting.reporting.reader import Reader
 from accounting.reporting.traffic_rates import Rate
 from tests.support.books import READER, Books
 from tests.support.coturn_messages import FakeAllocation
 
 
 @pytest.fixture
-def reader_engine(shared_books: Books) -> Iterator[Engine]:
-    engine = open_engine(shared_books.url(READER))
-    yield engine
-    engine.dispose()
+def views(shared_books: Books) -> Iterator[Reader]:
+    reader = Reader(shared_books.url(READER))
+    yield reader
+    reader.close()
 
 
 def long_rates(state: LiveState) -> dict[str, float]:
@@ -24,9 +24,9 @@ def long_rates(state: LiveState) -> dict[str, float]:
 
 
 def test_each_frame_adds_what_was_reported_since_the_last_one(
-    shared_books: Books, reader_engine: Engine
+    shared_books: Books, views: Reader
 ) -> None:
-    books, reader = shared_books, LiveReader(reader_engine)
+    books, reader = shared_books, LiveReader(views)
     alice = FakeAllocation(books)
     alice.new(0)
     alice.interim(10, 1, 1_000, 1, 500)
@@ -48,12 +48,10 @@ def test_each_frame_adds_what_was_reported_since_the_last_one(
     state = reader.read()
     assert state.everything.short == Rate()
     assert long_rates(state) == {"alice": 6_000 / 120}
-    assert LiveReader(reader_engine).read().users == state.users
+    assert LiveReader(views).read().users == state.users
 
 
-def test_traffic_counts_once_coturn_confirmed_it(
-    shared_books: Books, reader_engine: Engine
-) -> None:
+def test_traffic_counts_once_coturn_confirmed_it(shared_books: Books, views: Reader) -> None:
     """Also that of a session which is over; never that of somebody who failed to log in."""
     books = shared_books
     forged = FakeAllocation(books, user="victim", allocation=1)
@@ -67,7 +65,7 @@ def test_traffic_counts_once_coturn_confirmed_it(
     late.refreshed(5)
     books.advance_clock(6)
     books.run_jobs()
-    state = LiveReader(reader_engine).read()
+    state = LiveReader(views).read()
     assert long_rates(state) == {"short": 20, "late": 10}
     assert [session.row["user_id"] for session in state.sessions] == ["late"]
     assert {user.row["user_id"]: user.row["active"] for user in state.users} == {
@@ -77,7 +75,7 @@ def test_traffic_counts_once_coturn_confirmed_it(
 
 
 def test_rates_of_more_reports_than_are_read_are_those_of_the_newest(
-    shared_books: Books, reader_engine: Engine
+    shared_books: Books, views: Reader
 ) -> None:
     books = shared_books
     alice = FakeAllocation(books)
@@ -86,7 +84,7 @@ def test_rates_of_more_reports_than_are_read_are_those_of_the_newest(
         alice.interim(second, 1, 1_000, 1, 0)
     books.advance_clock(100)
     books.run_jobs()
-    reader = LiveReader(reader_engine, most_reports=5)
+    reader = LiveReader(views, most_reports=5)
     state = reader.read()
     assert state.everything.short.received == state.everything.long.received == 5_000 / 4
     for second in range(101, 105):
@@ -96,9 +94,7 @@ def test_rates_of_more_reports_than_are_read_are_those_of_the_newest(
     assert reader.read().everything.long.received == 9_000 / 8
 
 
-def test_sources_add_up_and_a_retired_one_is_left_out(
-    shared_books: Books, reader_engine: Engine
-) -> None:
+def test_sources_add_up_and_a_retired_one_is_left_out(shared_books: Books, views: Reader) -> None:
     books = shared_books
     for number, source in enumerate(("default", "berlin"), start=1):
         allocation = FakeAllocation(books, allocation=number, source=source)
@@ -106,7 +102,7 @@ def test_sources_add_up_and_a_retired_one_is_left_out(
         allocation.interim(1, 1, 1_000, 1, 0)
         books.advance_clock(2, source=source)
     books.run_jobs()
-    reader = LiveReader(reader_engine)
+    reader = LiveReader(views)
     assert reader.read().everything.short == Rate(200, 0)
     books.query(
         "UPDATE accounting.sources SET retired_at = now() WHERE source = 'berlin' RETURNING 1"
@@ -116,7 +112,7 @@ def test_sources_add_up_and_a_retired_one_is_left_out(
     assert [source["source"] for source in state.sources] == ["default"]
 
 
-def test_live_sessions_are_those_of_the_view(shared_books: Books, reader_engine: Engine) -> None:
+def test_live_sessions_are_those_of_the_view(shared_books: Books, views: Reader) -> None:
     """Also after sessions expired, were superseded and reopened."""
     books = shared_books
     for number in range(9):
@@ -132,20 +128,20 @@ def test_live_sessions_are_those_of_the_view(shared_books: Books, reader_engine:
     for until in (60, 5_000):
         books.advance_clock(until)
         books.run_jobs()
-        check_live_sessions(books, reader_engine)
+        check_live_sessions(books, views)
     FakeAllocation(books, realm="r0", allocation=0).refreshed(5_010)
     books.advance_clock(5_020)
     books.run_jobs()
-    check_live_sessions(books, reader_engine)
+    check_live_sessions(books, views)
 
 
-def check_live_sessions(books: Books, engine: Engine) -> None:
+def check_live_sessions(books: Books, views: Reader) -> None:
     counted = books.query(
         "SELECT realm, count(*) AS live FROM reporting.sessions WHERE ended_at IS NULL"
         " GROUP BY realm ORDER BY realm"
     )
     assert counted
-    state = LiveReader(engine).read()
+    state = LiveReader(views).read()
     assert [
         {"realm": realm.row["realm"], "live": realm.row["live"]}
         for realm in state.realms

@@ -290,13 +290,12 @@ def test_an_operator_sees_that_reports_are_set_aside(
     (finding,) = [finding for finding in check_flow(snapshot) if finding.check == "set-aside"]
     assert finding.level is Level.ERROR
     assert finding.observed.startswith(
-        "source 'default': 2 reports are set aside, folding them raised ZeroDivisionError in "
+        "source 'default': 2 reports set aside, since folding raised ZeroDivisionError in "
         "test_set_aside.py:"
     )
     assert "`turn-accounting rebuild`" in finding.advice
     assert any(
-        "2 reports are set aside" in problem
-        for problem in evaluate(snapshot, captures=False).problems
+        "2 reports set aside" in problem for problem in evaluate(snapshot, captures=False).problems
     )
     assert metrics_of(snapshot)["turn_accounting_set_aside_reports", "default"] == 2
     assert list(rebuild(books.engine, "a fixed version"))

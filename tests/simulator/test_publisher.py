@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from accounting.errors import AccountingError, ConnectionLost
-from accounting.simulator import Command, Expected, Scenario, SimulationProgress, play, run
+from accounting.simulator import Command, Expected, Scenario, play
+from accounting.simulator.publisher import SimulationProgress, run
 from tests.support.naive_bookkeeper import expected_figures, naive_figures
 from tests.support.servers import ValkeyServer, wait_until
 from tests.support.simulated_fleet import ALL_HARD_CASES

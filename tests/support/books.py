@@ -23,6 +23,7 @@ from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.counters import COUNTERS
 from accounting.domain.realm_rules import RealmRule
 from accounting.ingest.loader import BATCH, Loader
+from accounting.reporting.reader import Reader
 from accounting.sessions.settle import settle
 from accounting.usage.rollup import rollup
 from tests.support.servers import PostgresServer
@@ -102,7 +103,7 @@ def engine_with_shared_cache(url: str) -> Engine:
 class Books:
     """One database and the spools that are loaded into it.
 
-    Its engine connects as the writer, so that every test runs with the grants of the service.
+    Its engine and reader connect as the writer: every test runs with the grants of the service.
     A ``shared_engine`` stays open when the books close.
     """
 
@@ -113,6 +114,7 @@ class Books:
     rule: RealmRule = field(default_factory=RealmRule)
     shared_engine: InitVar[Engine | None] = None
     engine: Engine = field(init=False)
+    reader: Reader = field(init=False)
     _owns_engine: bool = field(init=False)
     _spools: dict[str, Spool] = field(init=False, default_factory=dict)
     _loaders: dict[str, Loader] = field(init=False, default_factory=dict)
@@ -123,6 +125,7 @@ class Books:
     def __post_init__(self, shared_engine: Engine | None) -> None:
         self.engine = shared_engine or engine_with_shared_cache(self.url(WRITER))
         self._owns_engine = shared_engine is None
+        self.reader = Reader(self.url(WRITER))
 
     def url(self, role: str | None = None) -> str:
         return self.server.url(role, self.name)
@@ -288,6 +291,7 @@ class Books:
             self.engine.dispose()
 
     def _close_connections(self) -> None:
+        self.reader.close()
         while self._connections:
             self._connections.popitem()[1].close()
 

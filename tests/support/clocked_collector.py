@@ -16,6 +16,7 @@ from accounting.ops import collector_process
 from accounting.ops.fork_server import ProcessStarter, fork_server
 from accounting.ops.service import run_collector_process
 from accounting.ops.stop_signals import stop_on_signals
+from tests.support.short_waits import CAPTURE, CORRECTED, SERVICE, shorten
 
 MODULE: Final = "tests.support.clocked_collector"
 
@@ -29,6 +30,7 @@ def set_clock(data_dir: Path, error: int) -> None:
 
 
 def main() -> None:
+    shorten({**CAPTURE, **SERVICE, **CORRECTED})
     with fork_server(run_process) as starter:
         run(starter)
 

@@ -11,10 +11,12 @@ from accounting.capture.collector import run_collector
 from accounting.config import load_settings
 from accounting.errors import AccountingError
 from accounting.ops.stop_signals import stop_on_signals
+from tests.support.short_waits import CAPTURE, shorten
 
 
 def main() -> None:
     stop = stop_on_signals()
+    shorten(CAPTURE)
     if len(sys.argv) > 2:
         limit = int(sys.argv[2])
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import multiprocessing.context
 import os
+import pkgutil
 import pty
 import struct
 import sys
@@ -20,7 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from accounting.cli.main import COMMANDS, main
+import accounting
+from accounting.cli.main import main
 from accounting.cli.resources import command_settings
 from accounting.ops import service
 from accounting.ops.stop_signals import stop_on_signals
@@ -29,7 +31,7 @@ TIMEOUT_SECONDS: Final = 60
 PREFIX: Final = "ACCOUNTING_"
 FORK_SERVER: Final = multiprocessing.get_context("forkserver")
 FORK_SERVER.set_forkserver_preload(
-    ["accounting.__main__", *(f"accounting.cli.{entry.module}" for entry in COMMANDS.values())]
+    [module.name for module in pkgutil.walk_packages(accounting.__path__, "accounting.")]
 )
 
 

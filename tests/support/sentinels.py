@@ -4,6 +4,9 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+import redis
 
 from tests.support.collectors import PROMPT_SYNC, redis_client
 from tests.support.servers import RedisServer, free_port, wait_until
@@ -35,12 +38,22 @@ class TlsRedisServer(RedisServer):
         super().start()
 
 
+# In milliseconds. By default a sentinel asks a server for its replicas every ten seconds.
+SENTINEL_PERIODS: Final = {"info-period": 100, "ping-period": 100, "publish-period": 200}
+
+
 class Sentinel(RedisServer):
     """A sentinel, same binary; it starts a failover half a second after its master died."""
 
     def __init__(self, master: RedisServer) -> None:
         super().__init__()
         self._master = master
+
+    def start(self) -> None:
+        super().start()
+        with redis.Redis.from_url(self.url) as client:
+            periods = (str(word) for item in SENTINEL_PERIODS.items() for word in item)
+            client.execute_command("SENTINEL", "DEBUG", *periods)
 
     def command(self) -> list[str]:
         return [self._master.binary, str(self.write_config(self._master.port)), "--sentinel"]
@@ -87,16 +100,49 @@ class TlsSentinel(Sentinel):
         return f"redis://:hush%26more@127.0.0.1:{self.port}/0"
 
 
+_REPLICAS: Final[dict[type[RedisServer], RedisServer]] = {}
+"""A server of each kind that goes on until this process ends, and so looks old."""
+
+
 @contextmanager
 def replica_of(master: RedisServer, **options: str) -> Iterator[RedisServer]:
-    """A replica that is in sync and looks older than a restarted server."""
-    options |= {**PROMPT_SYNC, "replicaof": f"127.0.0.1 {master.port}"}
-    with type(master)(options) as replica:
-        with redis_client(replica) as client:
-            wait_until(lambda: client.info("replication")["master_link_status"] == "up")
-            # The uptime is in whole seconds: a younger server looks like one that was restarted.
-            wait_until(lambda: client.info("server")["uptime_in_seconds"] > 1)
+    """A replica that is in sync and looks older than a restarted server.
+
+    One with ``options`` is a new server.
+    """
+    if options:
+        with type(master)({**PROMPT_SYNC, **options}) as replica:
+            await_age(replica)
+            replicate(replica, master)
+            yield replica
+        return
+    replica = _REPLICAS.get(type(master)) or type(master)(PROMPT_SYNC)
+    if type(master) not in _REPLICAS:
+        replica.start()
+        _REPLICAS[type(master)] = replica
+    await_age(replica)
+    replicate(replica, master)
+    try:
         yield replica
+    finally:
+        with redis_client(replica) as client:
+            client.replicaof("NO", "ONE")
+            client.flushall()
+            for kind in ("normal", "replica", "pubsub"):
+                client.client_kill_filter(_type=kind, skipme=True)
+
+
+def await_age(server: RedisServer) -> None:
+    """The uptime is in whole seconds: a younger server looks like one that was restarted."""
+    with redis_client(server) as client:
+        wait_until(lambda: client.info("server")["uptime_in_seconds"] > 1)
+
+
+def replicate(replica: RedisServer, master: RedisServer) -> None:
+    """Make a server a replica, and wait until it is in sync."""
+    with redis_client(replica) as client:
+        client.replicaof("127.0.0.1", master.port)
+        wait_until(lambda: client.info("replication")["master_link_status"] == "up")
 
 
 @contextmanager

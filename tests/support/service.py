@@ -1,4 +1,4 @@
-"""Processes of the service for tests: ``python -m accounting ...``, as an operator runs it.
+"""Processes of the service for tests: ``python -m accounting ...`` with short waits, or as it is.
 
 with Service("up", data_dir, {"ACCOUNTING_REDIS_URL": valkey.url}) as up:
     up.wait_until_capturing()
@@ -21,6 +21,9 @@ from accounting.embedded.child import die_with_parent
 from tests.support.servers import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+SERVICE: Final = "accounting"
+"""The module that an operator runs."""
+SHORT_SERVICE: Final = "tests.support.short_service"
 TEST_SETTINGS: Final[Mapping[str, str]] = {
     "ACCOUNTING_SETTLE_INTERVAL_SECONDS": "0.2",
     "ACCOUNTING_ROLLUP_INTERVAL_SECONDS": "0.2",
@@ -47,7 +50,7 @@ class Service:
         data_dir: Path,
         settings: Mapping[str, str] | None = None,
         *,
-        module: str = "accounting",
+        module: str = SHORT_SERVICE,
     ) -> None:
         self.command = command
         self.data_dir = data_dir

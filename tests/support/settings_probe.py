@@ -9,16 +9,16 @@ import psycopg
 from accounting.audit.trace import trace
 from accounting.audit.verify import verify
 from accounting.db import migrations
-from accounting.db.engine import Engine, open_engine
-from accounting.export.export import ExportFormat, export_to_stream
-from accounting.export.selection import ExportKind, Selection
+from accounting.db.engine import Engine
+from accounting.export.export import export_to_stream
+from accounting.export.selection import ExportFormat, ExportKind, Selection
 from accounting.feed.client import Feed
 from accounting.feed.number_feed import number_feed
 from accounting.ops.doctor.postgres_facts import read_postgres_facts
 from accounting.ops.doctor.postgres_server import check_postgres
 from accounting.ops.monitoring.status_queries import read_database_status
 from accounting.reporting import view_queries
-from accounting.reporting.reader import read_rows
+from accounting.reporting.reader import Reader
 from tests.support.billing_scenarios import NOVEMBER, close_and_adjust_november
 from tests.support.books import READER, Books
 
@@ -52,7 +52,7 @@ def run_and_read(books: Books) -> Outputs:
     """Close and adjust November, and return what every reader gets to see, by name."""
     close_and_adjust_november(books)
     number_feed(books.engine)
-    reader = open_engine(books.url(READER))
+    reader = Reader(books.url(READER))
     try:
         outputs: Outputs = {
             **{view: _rows(reader, view) for view in _VIEWS},
@@ -63,7 +63,7 @@ def run_and_read(books: Books) -> Outputs:
             "verify": list(verify(books.engine)),
         }
     finally:
-        reader.dispose()
+        reader.close()
     traced = trace(books.engine, "example.org", NOVEMBER, user="alice")
     outputs["trace"] = (traced.adds_up, traced.sessions)
     return outputs
@@ -78,9 +78,9 @@ def texts_of_views(url: str) -> list[str]:
     return [value.decode() if isinstance(value, bytes) else value for value in row]
 
 
-def _rows(engine: Engine, view: str) -> list[dict[str, Any]]:
+def _rows(reader: Reader, view: str) -> list[dict[str, Any]]:
     return sorted(
-        (_without_unique(row) for row in read_rows(engine, view_queries.view(view))), key=repr
+        (_without_unique(row) for row in reader.read_rows(view_queries.view(view))), key=repr
     )
 
 
@@ -88,13 +88,13 @@ def _without_unique(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in _UNIQUE}
 
 
-def _exports(engine: Engine) -> dict[str, bytes]:
+def _exports(reader: Reader) -> dict[str, bytes]:
     found = {}
     for kind in (ExportKind.USAGE, ExportKind.SESSIONS):
         for format_ in (ExportFormat.CSV, ExportFormat.JSON_LINES):
             selection = Selection(kind=kind, realm="example.org", period=NOVEMBER)
             stream = io.BytesIO()
-            export_to_stream(engine, selection, format_, stream)
+            export_to_stream(reader, selection, format_, stream)
             found[f"export of {kind} as {format_}"] = stream.getvalue()
     return found
 

@@ -23,6 +23,7 @@ from accounting.capture.spool.chunks import (
 from accounting.capture.spool.file import DAMAGED_ADVICE, SpoolFile, translate_errors
 from accounting.capture.spool.records import Message, SpooledRow
 from accounting.errors import DamagedChunk, SpoolError
+from accounting.plurals import counted
 
 log = structlog.get_logger()
 
@@ -308,7 +309,7 @@ class MessageStore(SpoolFile):
             return decode(chunk)
         except DamagedContent:
             raise DamagedChunk(
-                f"the spool {self.path} is damaged: {chunk.messages} messages of epoch"
+                f"the spool {self.path} is damaged: {counted(chunk.messages, 'message')} of epoch"
                 f" {chunk.epoch} up to position {chunk.last_position} can't be read",
                 number=chunk.number,
             ) from None

@@ -12,14 +12,17 @@ from accounting.ops.monitoring.health import (
     capture_problems,
     clock_offsets,
     database_problems,
+    describe_gaps,
     describe_offset,
     format_duration,
+    has_new_gaps,
     identity_problems,
     set_aside_problems,
     silence_warnings,
 )
 from accounting.ops.monitoring.snapshot import Snapshot
 from accounting.ops.monitoring.status_queries import DatabaseStatus
+from accounting.plurals import counted
 
 COMPONENT: Final = "events"
 QUIET_SECONDS: Final = 3600
@@ -56,6 +59,7 @@ def check_flow(snapshot: Snapshot) -> Iterator[Finding]:
         observed, _, advice = problem.rpartition(": ")
         yield error(COMPONENT, "set-aside", observed, advice)
     yield from _check_other_sources(snapshot)
+    yield _check_gaps(database)
     yield from _check_clocks(snapshot)
     yield from _check_notices(database)
     yield _check_rejected(database)
@@ -141,6 +145,19 @@ def _check_other_sources(snapshot: Snapshot) -> Iterator[Finding]:
             yield ok(COMPONENT, "sources", f"{name}: {format_duration(lag_seconds)} behind")
 
 
+def _check_gaps(database: DatabaseStatus) -> Finding:
+    """A warning for a day. An open gap is an error of its source besides."""
+    observed = describe_gaps(database)
+    if not has_new_gaps(database):
+        return ok(COMPONENT, "gaps", observed)
+    return warning(
+        COMPONENT,
+        "gaps",
+        observed,
+        "run `turn-accounting gaps`: docs/operations.md#gaps has causes",
+    )
+
+
 def _check_notices(database: DatabaseStatus) -> Iterator[Finding]:
     for problem in identity_problems(database):
         observed, _, advice = problem.rpartition(": ")
@@ -173,7 +190,7 @@ def _check_rejected(database: DatabaseStatus) -> Finding:
     rejected_count, message_count = totals["rejected"], totals.total()
     if not rejected_count:
         return ok(COMPONENT, "rejected", "no message was rejected")
-    observed = f"{rejected_count:,} of {message_count:,} messages were rejected"
+    observed = f"rejected: {rejected_count:,} of {counted(message_count, 'message')}"
     if rejected_count <= REJECTED_SHARE * message_count:
         return ok(COMPONENT, "rejected", observed)
     return warning(

@@ -12,6 +12,7 @@ from accounting.capture.pubsub.protocol import CHANNEL_PATTERNS
 from accounting.domain.server_identity import UNKNOWN_SERVER, ServerIdentity
 from accounting.ops.doctor.coturn_login import NO_REFUSALS, RefusalFacts, check_coturn_login
 from accounting.ops.doctor.findings import Finding, error, format_bytes, ok, warning
+from accounting.plurals import counted
 
 CaptureMode = Literal["auto", "replication", "subscribe"]
 
@@ -250,7 +251,7 @@ def _check_backlog(facts: RedisFacts, live_sessions: int) -> Iterator[Finding]:
         activity = "at rest" if not rate else f"at {format_bytes(rate)}/s"
         observed = (
             f"repl-backlog-size {format_bytes(size_bytes)}; the stream is {activity}, "
-            f"{live_sessions} sessions live"
+            f"{counted(live_sessions, 'live session')}"
         )
         if size_bytes < needed_bytes:
             megabytes = 1 << (-(-needed_bytes // MEGABYTE) - 1).bit_length()
@@ -314,8 +315,8 @@ def _check_pubsub_buffer(facts: RedisFacts, live_sessions: int) -> Iterator[Find
         yield warning(
             COMPONENT,
             check,
-            f"{observed}: a close of {limit // CLOSE_PUBSUB_BYTES} allocations at once can "
-            f"disconnect the collector; {live_sessions} live",
+            f"{observed}: a close of {counted(limit // CLOSE_PUBSUB_BYTES, 'allocation')} at once "
+            f"can disconnect the collector; {live_sessions} live",
             "CONFIG SET client-output-buffer-limit 'pubsub 256mb 64mb 60', and the same in "
             "redis.conf",
         )

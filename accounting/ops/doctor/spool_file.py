@@ -11,6 +11,7 @@ from accounting.capture.spool.status import BACKLOG_COUNT_LIMIT, Backlog
 from accounting.ops.doctor.findings import Finding, error, format_bytes, ok, warning
 from accounting.ops.monitoring.health import DISK_FULL_BYTES, SECOND, format_duration
 from accounting.ops.monitoring.snapshot import Snapshot
+from accounting.plurals import counted
 
 COMPONENT: Final = "spool"
 DISK_LOW_BYTES: Final = 10**9
@@ -101,7 +102,7 @@ def _check_backlog(backlog: Backlog, now: int) -> Finding:
     at_least = "at least " if backlog.messages == BACKLOG_COUNT_LIMIT else ""
     age_seconds = (now - backlog.oldest_at) / SECOND
     observed = (
-        f"{at_least}{backlog.messages:,} messages wait to be loaded, "
+        f"{at_least}{counted(backlog.messages, 'message')} not loaded yet, "
         f"the first for {format_duration(age_seconds)}"
     )
     if age_seconds > MAX_BACKLOG_AGE_SECONDS:

@@ -7,6 +7,7 @@ from accounting.db.engine import Engine, lost_connections
 from accounting.domain.time_zones import SPAN, tzdata_version
 from accounting.identities import bucket_queries, realm_queries, time_zone_check
 from accounting.ops.doctor.findings import Finding, error, ok, warning
+from accounting.plurals import counted
 
 COMPONENT: Final = "zones"
 MAX_NAMES: Final = 5
@@ -44,14 +45,15 @@ def check_time_zones(engine: Engine, default: str) -> Iterator[Finding]:
         yield ok(
             COMPONENT,
             "agree",
-            f"{len(zones)} zones in use, the same in this Postgres and in tzdata "
+            f"{counted(len(zones), 'zone')} in use, the same in this Postgres and in tzdata "
             f"{tzdata_version()}, from {SPAN[0].year} to {SPAN[1].year}",
         )
     for buckets in moved:
+        count = counted(buckets.count, "hour, day or month", "hours, days and months")
         yield warning(
             COMPONENT,
             "moved",
-            f"tzdata {tzdata_version()} moves {buckets.count:,} hours, days and months of realm "
+            f"tzdata {tzdata_version()} moves {count} of realm "
             f"{names[buckets.realm_id]!r} since {buckets.since:%Y-%m-%d %H:%M:%SZ}, drawn with "
             f"{', '.join(buckets.versions)}",
             "run `turn-accounting rebuild` for the realm: open periods are computed by the new "

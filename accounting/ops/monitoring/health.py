@@ -9,8 +9,10 @@ from itertools import groupby
 from typing import Final
 
 from accounting.capture.clock import MAX_CLOCK_ERROR
+from accounting.domain.gap_causes import cause_in_words
 from accounting.ops.monitoring.snapshot import Snapshot
 from accounting.ops.monitoring.status_queries import DatabaseStatus, SilentThread
+from accounting.plurals import counted
 
 MAX_CAPTURE_LAG_SECONDS: Final = 60
 """Capture writes a checkpoint every second."""
@@ -51,6 +53,7 @@ def evaluate(snapshot: Snapshot, *, captures: bool) -> Health:
         if snapshot.database.is_at_head:
             problems += identity_problems(snapshot.database)
             problems += set_aside_problems(snapshot.database)
+        warnings += gap_warnings(snapshot.database)
         warnings += silence_warnings(snapshot.database.silent_threads, snapshot.taken_at)
     return Health(problems=tuple(problems), warnings=tuple(warnings))
 
@@ -122,12 +125,40 @@ def database_problems(database: DatabaseStatus) -> Iterator[str]:
             )
 
 
+def describe_gaps(database: DatabaseStatus) -> str:
+    """The gaps that are open now, and those of the last day and week."""
+    open_sources = [source.source for source in database.sources if source.gap_from is not None]
+    parts = [f"open now: {', '.join(map(repr, open_sources))}"] if open_sources else []
+    before = 0
+    for recent in database.recent_gaps:
+        span = format_duration(recent.hours * 3600)
+        if recent.gaps > before:
+            parts.append(
+                f"{recent.gaps:,} in {span}, {format_duration(recent.seconds)} in all, "
+                f"{'the longest' if recent.gaps > 1 else 'cause'}: {cause_in_words(recent.cause)}"
+            )
+            before = recent.gaps
+    return "; ".join(parts) or f"none in {span}"
+
+
+def has_new_gaps(database: DatabaseStatus) -> bool:
+    """Whether a gap is open, or ended within a day."""
+    is_open = any(source.gap_from is not None for source in database.sources)
+    return is_open or any(recent.gaps for recent in database.recent_gaps[:1])
+
+
+def gap_warnings(database: DatabaseStatus) -> Iterator[str]:
+    """A sentence on the gaps where one is open or ended within a day."""
+    if has_new_gaps(database):
+        yield f"gaps: {describe_gaps(database)}: see `turn-accounting gaps`"
+
+
 def set_aside_problems(database: DatabaseStatus) -> Iterator[str]:
     """A sentence for each source of which a bug in the fold keeps reports out of the sessions."""
     for source, reports, reason in database.set_aside:
         if reports:
             yield (
-                f"source {source!r}: {reports:,} reports are set aside, folding them raised "
+                f"source {source!r}: {counted(reports, 'report')} set aside, since folding raised "
                 f"{reason}: report this bug, and run `turn-accounting rebuild` with the version "
                 "that fixes it"
             )

@@ -72,6 +72,18 @@ class GapCount(NamedTuple):
     gaps: int
 
 
+class RecentGaps(NamedTuple):
+    """The gaps that ended within the last ``hours``, and the ``cause`` of the longest, '' for none.
+
+    ``seconds``: how long they were together within that span.
+    """
+
+    hours: int
+    gaps: int
+    seconds: float
+    cause: str
+
+
 class MessageCount(NamedTuple):
     """How many messages of a source had an outcome (``loaded``, ``rejected``) for a reason."""
 
@@ -145,6 +157,7 @@ class DatabaseStatus:
     sources: tuple[SourceStatus, ...] = ()
     notices: tuple[SourceNotice, ...] = ()
     gaps: tuple[GapCount, ...] = ()
+    recent_gaps: tuple[RecentGaps, ...] = ()
     message_counts: tuple[MessageCount, ...] = ()
     realms: tuple[RealmStatus, ...] = ()
     silent_threads: tuple[SilentThread, ...] = ()
@@ -179,9 +192,13 @@ def read_database_status(engine: Engine) -> DatabaseStatus:
             revision=revision,
             sources=tuple(_to_status(SourceStatus, row) for row in source_rows),
             notices=tuple(
-                SourceNotice(*row) for row in connection.execute(view_queries.source_notices())
+                SourceNotice(*row)
+                for row in connection.exec_driver_sql(view_queries.source_notices().text)
             ),
             gaps=tuple(GapCount(*row) for row in connection.execute(_QUERIES.text("count_gaps"))),
+            recent_gaps=tuple(
+                RecentGaps(*row) for row in connection.execute(_QUERIES.text("recent_gaps"))
+            ),
             message_counts=_message_counts(connection),
             realms=tuple(_to_status(RealmStatus, row) for row in realm_rows),
             silent_threads=tuple(_silent_threads(connection, source_rows)),

@@ -1,10 +1,9 @@
 """Who asks, and what part of the books that one may read."""
 
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, Uuid, column, false
+from accounting.reporting.view_queries import ViewQuery
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,14 +29,15 @@ class Reader:
     def may_read_realm(self, realm: str) -> bool:
         return self.realm is None or self.realm == realm
 
-    def restrict(self, query: Select[Any], *, by_user: bool) -> Select[Any]:
+    def restrict(self, query: ViewQuery, *, by_user: bool) -> ViewQuery:
         """Limit a query on a view to what this reader may read.
 
         ``by_user``: whether the view has ``user_key``; one without it has nothing for a user. Every
         query of the web passes here, whatever else was asked for.
         """
         if self.realm is not None:
-            query = query.where(column("realm") == self.realm)
+            query = query.where("realm = %(own_realm)s", own_realm=self.realm)
         if self.user_key is not None:
-            query = query.where(column("user_key", Uuid) == self.user_key if by_user else false())
+            own = "user_key = %(own_user_key)s" if by_user else "false"
+            query = query.where(own, own_user_key=self.user_key)
         return query

@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from accounting.reporting import overview as overview_queries
 from accounting.reporting import view_queries
+from accounting.reporting.view_queries import HoursAgo
 from accounting.web import html
 from accounting.web.books import Books, BooksDependency
 from accounting.web.render import page
@@ -73,7 +74,7 @@ def _now(books: Books, realms: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
         "sources": sources,
         "furthest": max(settled, key=lambda source: source[1], default=None),
         "late_seconds": LATE_SECONDS,
-        "gaps": books.service_rows(view_queries.gaps(at - timedelta(hours=GAP_HOURS), at)),
+        "gaps": books.service_rows(view_queries.gaps(since=HoursAgo(GAP_HOURS))),
         "gap_hours": GAP_HOURS,
     }
 

@@ -1,0 +1,98 @@
+"""The command ``gaps``: when messages may have been lost before they reached the books."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+import typer
+
+from accounting.cli.arguments import Since, Until, list_options, name_argument, time_span
+from accounting.cli.resources import command_settings
+from accounting.cli.rows import NOW, ListForm, Listing, write_query
+from accounting.cli.table import Column, Kind
+from accounting.cli.terminal_text import RED
+from accounting.domain.gap_causes import cause_in_words
+from accounting.domain.human_text import minute
+from accounting.reporting import view_queries
+from accounting.reporting.view_queries import LENGTH
+
+STILL_OPEN: Final = "still open"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("gaps")(gaps)
+
+
+@list_options
+def gaps(
+    source: Annotated[
+        str | None, typer.Option("--source", parser=name_argument, help="Only this source.")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    *,
+    form: ListForm,
+) -> None:
+    """List when messages may have been lost, and why.
+
+    Open gaps first, then the newest: those that overlap a span of time. Times
+    without an offset are UTC. A gap begins at the last time until which all is
+    proved to be stored, so it need not have lost anything; and a session's
+    total often restores what it lost. --top N and --sort time: the longest.
+    People get 100 gaps, or --limit; programs get all.
+
+    "Gaps" in docs/operations.md says what to do about each cause.
+    """
+    begin, end = time_span(since, until)
+    write_query(
+        command_settings(),
+        lambda arrangement: view_queries.gaps(
+            source=source, since=begin, until=end, arrangement=arrangement
+        ),
+        gap_listing(" (UTC)"),
+        form,
+        source=source,
+    )
+
+
+def gap_listing(zone: str = "") -> Listing:
+    """The list of gaps, with times in a zone that the headings name."""
+    return Listing(
+        plain={
+            "gap_id": "gap",
+            "source": "source",
+            "from_at": "from",
+            "to_at": "to",
+            "cause": "cause",
+            "detail": "detail",
+        },
+        columns=(
+            Column(field="source", heading="source", kind=Kind.NAME),
+            Column(field="from_at", heading=f"from{zone}", text=minute),
+            Column(field="until", heading="until", style=_until_style),
+            Column(field="open_seconds", heading="time", kind=Kind.SECONDS),
+            Column(field="what", heading="cause", kind=Kind.WORDS),
+            Column(field="detail", heading="detail", kind=Kind.WORDS, rank=1, optional=True),
+        ),
+        rank=LENGTH,
+        empty="No gaps.",
+        fields={
+            "until": lambda gap: STILL_OPEN if gap["to_at"] is None else minute(gap["to_at"]),
+            "open_seconds": _open_seconds,
+            "what": lambda gap: cause_in_words(gap["cause"]),
+        },
+        noun="gap",
+        default_limit=100,
+    )
+
+
+def _open_seconds(gap: Mapping[str, Any]) -> int | None:
+    """How long a gap was open; an open one until now."""
+    from_at: datetime = gap["from_at"]
+    until: datetime | None = gap["to_at"] or gap[NOW]
+    return None if until is None else max(0, round((until - from_at).total_seconds()))
+
+
+def _until_style(gap: Mapping[str, Any]) -> str:
+    return RED if gap["to_at"] is None else ""
