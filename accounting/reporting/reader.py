@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
@@ -62,14 +62,8 @@ class Reader:
         Raises NotAllowed and ConnectionLost.
         """
         with lost_connections():
-            connection = self._idle_connection() or self._connect()
+            connection = self._begin(is_snapshot=is_snapshot)
             try:
-                connection.isolation_level = (
-                    IsolationLevel.REPEATABLE_READ if is_snapshot else IsolationLevel.READ_COMMITTED
-                )
-                apply_settings(connection)
-                if self._statement_seconds:
-                    connection.execute(_SET_TIMEOUT, [f"{self._statement_seconds}s"])
                 yield connection
                 connection.rollback()
             except BaseException:
@@ -80,13 +74,26 @@ class Reader:
             else:
                 connection.close()
 
-    def _idle_connection(self) -> psycopg.Connection | None:
-        """An idle connection that still seems to be open."""
-        with suppress(IndexError):
-            while (connection := self._idle.pop()).closed:
-                pass
-            return connection
-        return None
+    def _begin(self, *, is_snapshot: bool) -> psycopg.Connection:
+        """A connection in a new transaction. One that broke while it was idle is replaced."""
+        while True:
+            try:
+                connection, was_idle = self._idle.pop(), True
+            except IndexError:
+                connection, was_idle = self._connect(), False
+            try:
+                connection.isolation_level = (
+                    IsolationLevel.REPEATABLE_READ if is_snapshot else IsolationLevel.READ_COMMITTED
+                )
+                apply_settings(connection)
+                if self._statement_seconds:
+                    connection.execute(_SET_TIMEOUT, [f"{self._statement_seconds}s"])
+            except BaseException as error:
+                connection.close()
+                if not (was_idle and isinstance(error, psycopg.OperationalError)):
+                    raise
+            else:
+                return connection
 
     @contextmanager
     def open_rows(self, query: ViewQuery) -> Iterator[Iterator[Row]]:
