@@ -1,12 +1,17 @@
-"""Queries for a first look at all realms: now, the day and the month, and what happens by hour."""
+"""Queries for a look at all realms, one realm or one user: what is now beside what was before.
 
+Users are found by their key, which does not change when a name is erased.
+"""
+
+from collections.abc import Collection
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, Literal
+from uuid import UUID
 
 from accounting.reporting.view_queries import USAGE_SUMS, ViewQuery, view
 
-_VIEWS: Final = {"day": "realm_usage_daily", "month": "realm_usage_monthly"}
+_SUFFIXES: Final = {"hour": "hourly", "day": "daily", "month": "monthly"}
 _LONGEST: Final = {"day": timedelta(days=4), "month": timedelta(days=63)}
 """How long ago the bucket before the present one began at most."""
 
@@ -16,9 +21,20 @@ def realm_usage_now(per: Literal["day", "month"]) -> ViewQuery:
 
     With ``is_now``: which of both it is.
     """
+    return _now_and_before("realm", per)
+
+
+def user_usage_now(user_key: UUID, per: Literal["day", "month"]) -> ViewQuery:
+    """As :func:`realm_usage_now`, of one user."""
+    return _of_key(_now_and_before("user", per), user_key)
+
+
+def _now_and_before(subject: Literal["realm", "user"], per: Literal["day", "month"]) -> ViewQuery:
     begin = f"date_trunc('{per}', timezone(time_zone, starts_at))"
     this = f"date_trunc('{per}', timezone(time_zone, reporting.database_now()))"
-    query = replace(view(_VIEWS[per]), columns=("*", f"{begin} = {this} AS is_now"))
+    query = replace(
+        view(f"{subject}_usage_{_SUFFIXES[per]}"), columns=("*", f"{begin} = {this} AS is_now")
+    )
     return replace(
         query.where(
             "starts_at > reporting.database_now() - %(longest)s", longest=_LONGEST[per]
@@ -34,3 +50,76 @@ def hours_of_all(hours: int) -> ViewQuery:
         "starts_at > reporting.database_now() - %(span)s", span=timedelta(hours=hours)
     )
     return replace(query, columns=("starts_at", *sums), group="starts_at", order=("starts_at",))
+
+
+def user_usage(user_key: UUID, per: Literal["hour", "day", "month"], since: datetime) -> ViewQuery:
+    """Usage of one user in the buckets that start since a time, oldest first."""
+    query = _of_key(view(f"user_usage_{_SUFFIXES[per]}"), user_key)
+    return replace(query.where("starts_at >= %(since)s", since=since), order=("starts_at",))
+
+
+def user_names(user_key: UUID) -> ViewQuery:
+    """``realm``, ``user_id`` and ``time_zone`` of a user who has usage; no row without."""
+    return replace(
+        _of_key(view("user_usage_monthly"), user_key),
+        columns=("realm", "user_id", "time_zone"),
+        order=("starts_at DESC",),
+        limit=1,
+    )
+
+
+def erased_users(user_keys: Collection[UUID]) -> ViewQuery:
+    """Those of the users whose name was erased: ``user_key``."""
+    query = view("erased_users(%(user_keys)s) AS user_key")
+    return replace(query, values={"user_keys": list(user_keys)})
+
+
+def statement_lines_of(user_key: UUID, most: int) -> ViewQuery:
+    """The newest statement lines of a user."""
+    query = _of_key(view("statements"), user_key)
+    return replace(query, order=("period DESC",), limit=most)
+
+
+def adjustments_of(user_key: UUID, most: int) -> ViewQuery:
+    """The newest adjustments of a user."""
+    query = _of_key(view("adjustments"), user_key)
+    return replace(query, order=("posted_at DESC", "adjustment_id"), limit=most)
+
+
+def sessions_of(user_key: UUID, most: int) -> ViewQuery:
+    """The newest sessions of a user."""
+    query = _of_key(view("sessions"), user_key)
+    return replace(query, order=("started_at DESC", "session_id DESC"), limit=most)
+
+
+def unattributed_by_hour(realm: str, since: datetime) -> ViewQuery:
+    """Bytes of unattributed usage of a realm by hour: ``starts_at`` and ``bytes``."""
+    query = view("unattributed_usage").where(
+        "realm = %(realm)s AND starts_at >= %(since)s", realm=realm, since=since
+    )
+    return replace(
+        query,
+        columns=("starts_at", "sum(received_bytes + sent_bytes) AS bytes"),
+        group="starts_at",
+        order=("starts_at",),
+    )
+
+
+def statement_totals(lines: ViewQuery) -> ViewQuery:
+    """Of all lines of a statement: ``row_count``, sums, ``digest`` and ``estimated_users``.
+
+    The digest is that of :func:`accounting.domain.statements.statement_digest`.
+    """
+    texts = "string_agg(user_key::text || ' ' || digest, E'\\n' ORDER BY user_key)"
+    digest = f"encode(sha256(convert_to(coalesce({texts}, ''), 'UTF8')), 'hex') AS digest"
+    estimated = "count(*) FILTER (WHERE estimated_bytes > 0) AS estimated_users"
+    sums = (f"coalesce(sum({name}), 0) AS {name}" for name in USAGE_SUMS)
+    return ViewQuery(
+        relation=f"({replace(lines, order=(), limit=None).text}) r",
+        columns=("count(*) AS row_count", estimated, digest, *sums),
+        values=lines.values,
+    )
+
+
+def _of_key(query: ViewQuery, user_key: UUID) -> ViewQuery:
+    return query.where("user_key = %(user_key)s", user_key=user_key)

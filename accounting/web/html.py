@@ -5,17 +5,26 @@ the command line, and ``<bdi>`` keeps letters that are read from right to left f
 is beside them.
 """
 
-from collections.abc import Mapping
-from datetime import UTC, date, datetime, tzinfo
+from collections.abc import Collection, Mapping
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote, urlencode
+from uuid import UUID
 
 from markupsafe import Markup
 
-from accounting.domain.human_text import human_bytes, human_seconds, percent_text, visible
+from accounting.domain.calendar import from_micros
+from accounting.domain.human_text import (
+    human_bytes,
+    human_seconds,
+    percent_text,
+    visible,
+)
+from accounting.domain.periods import describe_wait
 from accounting.domain.time_zones import time_zone
 
+__all__ = ["from_micros"]  # for templates, as all of this module
 Number = int | Decimal
 
 
@@ -32,6 +41,16 @@ def number(count: Number) -> Markup:
 def duration(seconds: Number) -> Markup:
     """Seconds in their two largest units."""
     return _data(seconds, f"{seconds:,} s", human_seconds(seconds))
+
+
+def span(begin: datetime, end: datetime) -> Markup:
+    """How long it is from one time to another."""
+    return duration(Decimal(max(0, (end - begin) // timedelta(microseconds=1))).scaleb(-6))
+
+
+def waits(period: Mapping[str, Any]) -> Markup:
+    """What a period waits for, in words."""
+    return name(describe_wait(period["waits_for"], period["ends_at"], period["time_zone"]))
 
 
 def estimated_share(row: Mapping[str, Any]) -> Markup | str:
@@ -63,6 +82,18 @@ def name(text: str, empty: str = "without a name") -> Markup:
     if not text:
         return Markup('<i class="nameless">{}</i>').format(empty)
     return Markup('<bdi class="name">{}</bdi>').format(visible(text))
+
+
+def user(row: Mapping[str, Any], erased: Collection[UUID], address: str | None = None) -> Markup:
+    """A user by name, or by the key where the name was erased. ``address``: of the user's page."""
+    shown = name(row["user_id"])
+    if row["user_key"] in erased:
+        shown = Markup('<i class="nameless">erased user</i> <code>{}</code>').format(
+            str(row["user_key"])[:8]
+        )
+    if address is None:
+        return shown
+    return Markup('<a href="{}">{}</a>').format(address, shown)
 
 
 def plain_name(text: str, empty: str = "without a name") -> str:

@@ -505,6 +505,18 @@ REVOKE ALL ON FUNCTION reporting.known_users(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.known_users(text, text)
     TO turn_accounting_reader, turn_accounting_writer;
 
+CREATE FUNCTION reporting.erased_users(user_keys uuid[]) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT u.user_key FROM accounting.users u
+    WHERE u.user_key = ANY (user_keys) AND u.user_id = ''
+        AND EXISTS (SELECT FROM accounting.erasures e WHERE e.user_key = u.user_key)
+$$;
+COMMENT ON FUNCTION reporting.erased_users(uuid[]) IS
+    'Those of the users whose name was erased, and not published again since';
+REVOKE ALL ON FUNCTION reporting.erased_users(uuid[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.erased_users(uuid[])
+    TO turn_accounting_reader, turn_accounting_writer;
+
 -- What a span lacks, as sentences without an end; null if nothing. For exports and empty lists, whose
 -- login may not read the private tables.
 CREATE FUNCTION reporting.span_waits_for(

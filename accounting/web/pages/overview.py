@@ -11,7 +11,7 @@ from accounting.reporting import overview as overview_queries
 from accounting.reporting import view_queries
 from accounting.reporting.view_queries import HoursAgo
 from accounting.web import html
-from accounting.web.books import Books, BooksDependency
+from accounting.web.pages.page_books import PageBooks, PageBooksDependency
 from accounting.web.render import page
 
 CHART_HOURS: Final = 48
@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 
 
 @router.get("/")
-def overview(request: Request, books: BooksDependency) -> Response:
+def overview(request: Request, books: PageBooksDependency) -> Response:
     """The state of all realms that the reader may read."""
     if books.reader.user_key is not None:
         root = request.scope.get("root_path", "")
@@ -51,12 +51,12 @@ def overview(request: Request, books: BooksDependency) -> Response:
 
 
 @router.get("/now")
-def now(request: Request, books: BooksDependency) -> Response:
+def now(request: Request, books: PageBooksDependency) -> Response:
     """The figures that change all the time, for the page to refresh itself."""
     return page(request, "now.html", **_now(books, _realms(books)))
 
 
-def _now(books: Books, realms: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
+def _now(books: PageBooks, realms: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
     at = books.now()
     sources = [
         row for row in books.service_rows(view_queries.sources()) if row["retired_at"] is None
@@ -79,7 +79,7 @@ def _now(books: Books, realms: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
     }
 
 
-def _realms(books: Books) -> list[dict[Any, Any]]:
+def _realms(books: PageBooks) -> list[dict[Any, Any]]:
     """Every realm with ``live``, and its usage by what it is of: ``("month", "now")``."""
     realms: dict[str, dict[Any, Any]] = {}
     for row in books.rows(view_queries.live_sessions_by_realm()):

@@ -16,6 +16,21 @@
     return value;
   }
 
+  // Stripes, through which what is below can be seen.
+  function striped(stroke) {
+    const tile = document.createElement("canvas");
+    tile.width = tile.height = 8;
+    const brush = tile.getContext("2d");
+    brush.strokeStyle = stroke;
+    brush.lineWidth = 2.5;
+    for (const at of [-8, 0, 8]) {
+      brush.moveTo(at - 1, 9);
+      brush.lineTo(at + 9, -1);
+    }
+    brush.stroke();
+    return brush.createPattern(tile, "repeat");
+  }
+
   function human(bytes) {
     let unit = 0;
     while (Math.abs(bytes) >= 1000 && unit < UNITS.length - 1) { bytes /= 1000; unit += 1; }
@@ -69,8 +84,9 @@
     const box = figure.querySelector(".plot");
     box.replaceChildren();
     const columns = read(figure);
-    if (!columns.times.length) return;
-    box.hidden = false;
+    const hasFigures = Object.keys(columns).some((name) => name !== "times" && columns[name].some((value) => value));
+    box.hidden = !hasFigures;
+    if (!hasFigures) return;
     const { zone, length } = figure.dataset;
     const step = STEPS[length];
     const text = colour("muted"), line = colour("line");
@@ -94,43 +110,47 @@
 
     const sums = columns.times.map((_time, at) =>
       columns.received[at] === null ? null : columns.received[at] + columns.sent[at]);
-    const bars = (share) => uPlot.paths.bars({ size: [share, 60], align: 1, gap: 0 });
+    const bars = uPlot.paths.bars({ size: [0.8, 60], align: 1 });
     const raw = (name) => (_plot, _value, _series, at) =>
       (at == null || columns[name][at] === null ? "-" : human(columns[name][at]));
     const series = [times];
     const data = [columns.times];
-    const add = (name, values, share) => {
-      const fill = colour(name);
+    const swatches = [""];
+    const add = (name, values) => {
+      const stroke = colour(name === "estimated" ? "stripes" : name);
+      const fill = name === "estimated" ? striped(stroke) : stroke;
+      swatches.push(stroke);
       series.push({
-        label: LABELS[name], value: raw(name), fill, stroke: fill, width: 0,
-        paths: bars(share), points: { show: false },
+        label: LABELS[name], value: raw(name), fill: () => fill, stroke, width: 0,
+        paths: bars, points: { show: false },
       });
       data.push(values);
     };
     if (columns.unattributed?.some((value) => value)) {
-      add("unattributed", sums.map((sum, at) => (sum === null ? null : sum + columns.unattributed[at])), 0.8);
+      add("unattributed", sums.map((sum, at) => (sum === null ? null : sum + columns.unattributed[at])));
     }
-    add("sent", sums, 0.8);
-    add("received", columns.received, 0.8);
-    if (columns.estimated.some((value) => value)) add("estimated", columns.estimated, 0.3);
-    const highest = Math.max(...data.slice(1).flat().filter((value) => value !== null), 1);
-    const unit = Math.min(Math.floor(Math.log10(highest) / 3), UNITS.length - 1);
+    add("sent", sums);
+    add("received", columns.received);
+    if (columns.estimated.some((value) => value)) add("estimated", columns.estimated);
+    const highest = Math.max(...data.slice(1).flat());
+    const unit = Math.min(Math.floor(Math.log10(highest || 1) / 3), UNITS.length - 1);
     const yAxis = {
       stroke: text, grid: { stroke: line, width: 1 }, ticks: { show: false }, size: 64,
       values: (_plot, splits) => splits.map((split) => `${split / 1000 ** unit} ${UNITS[unit]}`),
     };
-    new uPlot({
+    if (highest) new uPlot({
       ...base, height: narrow ? 210 : 250, series, axes: [xAxis, yAxis],
+      legend: { markers: { fill: (_plot, at) => swatches[at] } },
       scales: { x: { time: true, range }, y: { range: (_plot, _low, high) => [0, (high || 1) * 1.05] } },
     }, data, box);
 
-    if (!columns.peak) return;
+    if (!columns.peak?.some((value) => value)) return;
     const peak = colour("peak");
     new uPlot({
       ...base, height: narrow ? 110 : 120,
       series: [times, {
         label: "Most sessions at once", stroke: peak, fill: peak, width: 0,
-        value: (_plot, value) => (value == null ? "-" : value), paths: bars(0.8), points: { show: false },
+        value: (_plot, value) => (value == null ? "-" : value), paths: bars, points: { show: false },
       }],
       axes: [xAxis, { ...yAxis, values: undefined, incrs: [1, 2, 5].flatMap((n) => [n, n * 10, n * 100, n * 1e3, n * 1e4, n * 1e5]).sort((a, b) => a - b) }],
       scales: { x: { time: true, range }, y: { range: (_plot, _low, high) => [0, Math.max(high || 0, 1) * 1.1] } },

@@ -1,0 +1,62 @@
+"""What pages read beyond the lists of the API, as far as the reader of the request may."""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Depends, Request
+
+from accounting.export.atomic_file import ByteSink
+from accounting.export.export import export_to_stream
+from accounting.export.selection import ExportFormat, Selection
+from accounting.reporting import overview, view_queries
+from accounting.reporting.view_queries import ViewQuery
+from accounting.web.books import Books
+from accounting.web.problems import not_found
+
+
+class PageBooks(Books):
+    """The books for a page."""
+
+    def rows_of_realm(self, query: ViewQuery) -> list[Mapping[str, Any]]:
+        """Rows about a realm as a whole that also its users may read, such as its periods."""
+        if self.reader.realm is not None:
+            query = query.where("realm = %(own_realm)s", own_realm=self.reader.realm)
+        return self.database.read_rows(query)
+
+    def sums(
+        self, query: ViewQuery, sums_of: Callable[[ViewQuery], ViewQuery], *, by_user: bool
+    ) -> Mapping[str, Any]:
+        """The one row that ``sums_of`` makes of the rows that :meth:`rows` has."""
+        [row] = self.database.read_rows(sums_of(self.reader.restrict(query, by_user=by_user)))
+        return row
+
+    def erased(self, rows: Iterable[Mapping[str, Any]]) -> frozenset[UUID]:
+        """The keys of those users in rows whose name was erased."""
+        nameless = {row["user_key"] for row in rows if not row["user_id"]}
+        if not nameless:
+            return frozenset()
+        query = overview.erased_users(nameless)
+        return frozenset(row["user_key"] for row in self.database.read_rows(query))
+
+    def gaps_between(self, since: datetime, until: datetime) -> list[Mapping[str, Any]]:
+        """The capture gaps of a span. Their sources and details are for a reader of all."""
+        gaps = self.database.read_rows(view_queries.gaps(since=since, until=until))
+        if self.reader.reads_all:
+            return gaps
+        return [{**gap, "source": None, "detail": None} for gap in gaps]
+
+    def export(self, selection: Selection, form: ExportFormat, sink: ByteSink) -> None:
+        """Write what ``export`` does, of a realm that the reader may read as a whole."""
+        reader = self.reader
+        if not reader.reads_realm or not reader.may_read_realm(selection.realm or ""):
+            raise not_found("no such export")
+        export_to_stream(self.database, selection, form, sink)
+
+
+async def _page_books(request: Request) -> PageBooks:  # async: needs no thread
+    return PageBooks(request.app.state.database, request.state.reader)
+
+
+PageBooksDependency = Annotated[PageBooks, Depends(_page_books)]

@@ -1,0 +1,77 @@
+"""One realm: its usage as a chart in its own zone, its top users, and its periods."""
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from accounting.reporting import overview, view_queries
+from accounting.reporting.view_queries import TRAFFIC, Arrangement
+from accounting.web.pages.page_books import PageBooks, PageBooksDependency
+from accounting.web.pages.usage_chart import SPANS, Row, fold_hours, now_and_before, span_of
+from accounting.web.problems import not_found
+from accounting.web.render import page
+
+TOP_USERS: Final = 20
+SHOWN_PERIODS: Final = 4
+router = APIRouter()
+
+
+@router.get("/realm")
+def realm_page(
+    request: Request, books: PageBooksDependency, realm: str, per: str = "day"
+) -> Response:
+    """A realm that the reader may read; its users too."""
+    span = span_of(per)
+    live = {row["realm"]: row["live"] for row in books.rows(view_queries.live_sessions_by_realm())}
+    periods = books.rows(
+        view_queries.periods(
+            realm, Arrangement(by="starts_at", descending=True, limit=SHOWN_PERIODS)
+        )
+    )
+    if realm not in live and not periods:
+        raise not_found("no such realm")
+    now = books.now()
+    since = now - span.length
+    query = view_queries.usage(by="realm", per=span.per, realm=realm, since=since)
+    rows = books.rows(query)
+    hours = books.rows(overview.unattributed_by_hour(realm, since))
+    current: dict[tuple[str, str], Row] = {}
+    for length in ("day", "month"):
+        query = overview.realm_usage_now(length).where("realm = %(realm)s", realm=realm)
+        current |= now_and_before(books.rows(query), length)
+    month = current.get(("month", "now"))
+    return page(
+        request,
+        "realm.html",
+        realm=realm,
+        live=int(live.get(realm, 0)),
+        time_zone=(periods or rows)[0]["time_zone"] if periods or rows else "UTC",
+        periods=periods,
+        spans=SPANS,
+        span=span,
+        rows=rows,
+        since=since,
+        now=now,
+        current=current,
+        unattributed=fold_hours(hours, rows),
+        unattributed_bytes=sum(int(row["bytes"]) for row in hours),
+        month=month,
+        **_top_users(books, realm, month),
+    )
+
+
+def _top_users(books: PageBooks, realm: str, month: Row | None) -> dict[str, Any]:
+    """The users with most traffic in the month that is now."""
+    users: list[Row] = []
+    if month is not None:
+        query = view_queries.usage(
+            by="user",
+            per="month",
+            realm=realm,
+            since=month["starts_at"],
+            until=month["ends_at"],
+            arrangement=Arrangement(by=TRAFFIC, descending=True, limit=TOP_USERS),
+        )
+        users = books.rows(query, by_user=True)
+    return {"users": users, "erased": books.erased(users)}
