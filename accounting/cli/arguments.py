@@ -16,12 +16,14 @@ import typer
 from accounting.cli.rows import ListForm
 from accounting.domain.text_escaping import escape
 from accounting.errors import UsageError
+from accounting.plurals import listed
 from accounting.reporting.view_queries import Bound, DaysAgo, HoursAgo
 
 MAX_INTEGER: Final = 2**31 - 1
 _SUBJECTS: Final[Sequence[Literal["user", "realm"]]] = ("user", "realm")
 _LENGTHS: Final[Sequence[Literal["hour", "day", "month"]]] = ("hour", "day", "month")
-_AGO: Final = re.compile(r"(?P<count>[0-9]{1,4})(?P<unit>[dh])")
+_AGO: Final = re.compile(r"(?P<count>[0-9]{1,4})(?P<unit>[hdw])")
+_DAYS: Final = {"d": 1, "w": 7}
 _MONTH: Final = re.compile(r"[0-9]{4}-[0-9]{2}")
 Choice = TypeVar("Choice", bound=str)
 
@@ -48,7 +50,7 @@ def time_span(since: str | None, until: str | None) -> tuple[Bound | None, Bound
 
     Raises UsageError for an empty span.
     """
-    begin, end = _parse_time(since), _parse_time(until)
+    begin, end = _parse_time("--since", since), _parse_time("--until", until)
     is_empty = False
     match begin, end:
         case datetime(), datetime() if (begin.tzinfo is None) == (end.tzinfo is None):
@@ -60,7 +62,7 @@ def time_span(since: str | None, until: str | None) -> tuple[Bound | None, Bound
     return begin, end
 
 
-def _parse_time(value: str | None) -> Bound | None:
+def _parse_time(option: str, value: str | None) -> Bound | None:
     match value:
         case None:
             return None
@@ -70,12 +72,13 @@ def _parse_time(value: str | None) -> Bound | None:
             return DaysAgo(1)
     if match := _AGO.fullmatch(value):
         count = int(match["count"])
-        return HoursAgo(count) if match["unit"] == "h" else DaysAgo(count)
+        unit = match["unit"]
+        return HoursAgo(count) if unit == "h" else DaysAgo(count * _DAYS[unit])
     try:
         return datetime.fromisoformat(f"{value}-01" if _MONTH.fullmatch(value) else value)
     except ValueError:
         raise UsageError(
-            f"{value!r} is not a time: expected today, yesterday, 7d, 24h, 2026-11, 2026-11-22 or "
+            f"{option} {value!r}: expected today, yesterday, 24h, 7d, 2w, 2026-11, 2026-11-22 or "
             "2026-11-22T15:00"
         ) from None
 
@@ -94,8 +97,7 @@ def _choice(option: str, value: str, choices: Sequence[Choice]) -> Choice:
     for choice in choices:
         if value == choice:
             return choice
-    expected = f"{', '.join(choices[:-1])} or {choices[-1]}"
-    raise UsageError(f"{option} {value!r}: expected {expected}")
+    raise UsageError(f"{option} {value!r}: expected {listed(choices)}")
 
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -144,7 +146,7 @@ Since = Annotated[
         "--since",
         "--from",
         metavar="TIME",
-        help="From then on: today, yesterday, 7d, 24h, 2026-11, 2026-11-22, 2026-11-22T15:00.",
+        help="From then on: today, yesterday, 24h, 7d, 2w, 2026-11, 2026-11-22, 2026-11-22T15:00.",
     ),
 ]
 Until = Annotated[

@@ -53,6 +53,11 @@ def sessions(
 
     Those that were open in a span of time; times without an offset are UTC. People get
     100 of them, or --limit; programs get all.
+
+    How a session ended: deleted, by coturn; expired, without a sign of life for longer
+    than its lifetime; superseded, by a new one under its id. Marks: ~ estimated, reports
+    were lost, and the total restored their bytes; ! disputed, reports contradict each
+    other.
     """
     begin, end = time_span(since, until)
     write_query(
@@ -86,6 +91,8 @@ def usage(
     or --until cuts counts from there on, or up to there. A time with an offset
     cuts none: buckets are listed whole that begin in the span. "peak" of a realm
     is the most sessions that were open at once; of a day or month, in an hour.
+    "est." is how much of the traffic is of estimated sessions: reports were lost,
+    and their bytes are known from totals only.
     """
     begin, end = time_span(since, until)
     subject, length = usage_subject(by), bucket_length(per)

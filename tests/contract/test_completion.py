@@ -124,4 +124,4 @@ def test_completion_in_fish(shell_environment: dict[str, str]) -> None:
 def test_completion_of_another_shell_is_wrong_use() -> None:
     result = turn_accounting("--completion", "tcsh")
     assert result.code == 2
-    assert result.error_line == "--completion 'tcsh': expected bash, zsh, fish"
+    assert result.error_line == "--completion 'tcsh': expected bash, zsh or fish"
