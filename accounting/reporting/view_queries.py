@@ -13,6 +13,8 @@ _VIEW_SUFFIXES: Final = {"hour": "hourly", "day": "daily", "month": "monthly"}
 LENGTHS: Final[tuple[Literal["hour", "day", "month"], ...]] = ("hour", "day", "month")
 TRAFFIC: Final = "traffic"
 """A rank: received and sent bytes together."""
+_OF_POSSIBLE_USERS: Final = "user_key = ANY (ARRAY(SELECT reporting.possible_user_keys(%(user)s)))"
+"""For the index: a session has only the key of its user, and not the names."""
 LENGTH: Final = "length"
 """A rank: how long a gap lasts, an open one until now."""
 _RANKS: Final = {
@@ -117,6 +119,7 @@ def sessions(
     query = _of_realm(view("sessions"), realm)
     if user is not None:
         query = query.where("(user_id = %(user)s OR username = %(user)s)", user=user)
+        query = query.where(_OF_POSSIBLE_USERS, user=user)
     if until is not None:
         query = _bounded(query, "started_at < {until}", _UTC, until=until)
     if since is not None:
