@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
 import typer
 
-from accounting.cli.rows import ListForm
+from accounting.cli.rows import ListForm, Listing
 from accounting.domain.text_escaping import escape
 from accounting.errors import UsageError
 from accounting.plurals import listed
@@ -103,8 +103,21 @@ def _choice(option: str, value: str, choices: Sequence[Choice]) -> Choice:
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
-def list_options(command: Command) -> Command:
-    """Add the options of every list; the command gets them as one argument, ``form``."""
+def list_options(listing: Callable[[], Listing]) -> Callable[[Command], Command]:
+    """Add the options of every list; the command gets them as one argument, ``form``.
+
+    ``listing``: what it lists, for the completion of ``--sort``.
+    """
+
+    def add_options(command: Command) -> Command:
+        with_form = _with_list_options(command)
+        with_form.listing = listing  # type: ignore[attr-defined]  # typer copies it
+        return with_form
+
+    return add_options
+
+
+def _with_list_options(command: Command) -> Command:
     signature = inspect.signature(command)
     own = [parameter for name, parameter in signature.parameters.items() if name != "form"]
     added = [

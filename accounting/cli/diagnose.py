@@ -85,7 +85,7 @@ def _write_finding(finding: "Finding") -> None:
         write(f"{'':<7}  {'':<24}  -> {visible(finding.advice)}\n")
 
 
-@list_options
+@list_options(lambda: _CONFIG)
 def config(*, form: ListForm) -> None:
     """Print the settings in force and where each comes from.
 

@@ -18,7 +18,13 @@ from typing import Annotated, Any, Final, NamedTuple, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from accounting.cli.completion import SCRIPTS, VARIABLE, candidates, completion_lines
+from accounting.cli.completion import (
+    SCRIPTS,
+    VARIABLE,
+    candidates,
+    completion_lines,
+    names_in_books,
+)
 from accounting.cli.help import install_help, write_root_page
 from accounting.cli.output import flush_output, prepare_output, write, write_message
 from accounting.errors import AccountingError, ConfigurationError, NotYet, UsageError
@@ -193,10 +199,10 @@ def all_commands(
         str | None,
         typer.Option(
             "--completion",
-            metavar="SHELL",
+            metavar="bash|zsh|fish",
             callback=_print_completion,
             is_eager=True,
-            help="Print a script for completion in bash, zsh or fish.",
+            help="Print a script for completion.",
         ),
     ] = None,
 ) -> None:
@@ -229,11 +235,12 @@ def main() -> NoReturn:
 def _complete(shell: str) -> NoReturn:
     """Print what could stand for the last argument."""
     summaries = {name: entry.summary for name, entry in COMMANDS.items()}
-    found = candidates(typer.main.get_command(app), summaries, sys.argv[1:])
+    root = typer.main.get_command(app)
+    found = candidates(root, summaries, sys.argv[1:], names_in_books)
     for line in completion_lines(shell, found):
         write(f"{line}\n")
     flush_output()
-    sys.exit(0)
+    os._exit(0)  # a connection that is not answered would delay it
 
 
 def _usage_message(error: typer.TyperException) -> str:

@@ -54,7 +54,7 @@ _REALMS: Final = Listing(
 )
 
 
-@list_options
+@list_options(lambda: _REALMS)
 def list_realms(
     name: Annotated[
         str | None, typer.Argument(parser=name_argument, help="Only this realm.")

@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
     app.command("usage")(usage)
 
 
-@list_options
+@list_options(lambda: _SESSIONS)
 def sessions(
     realm: Realm = None,
     user: User = None,
@@ -74,7 +74,7 @@ def sessions(
     )
 
 
-@list_options
+@list_options(lambda: usage_listing("user", "month"))
 def usage(
     realm: Realm = None,
     user: User = None,
@@ -234,7 +234,7 @@ TRAFFIC_COLUMNS: Final = (
         style=lambda _row: YELLOW,
     ),
 )
-_SESSIONS: Final = Listing(
+_SESSIONS: Final[Listing] = Listing(
     plain={
         "session_id": "session",
         "realm": "realm",

@@ -100,7 +100,7 @@ class Listing:
             return Arrangement(by=self.rank, descending=True, limit=limit)
         name = form.sort.removeprefix("-")
         name = self.aliases.get(name, name)
-        names = self._sort_names()
+        names = self.sort_names()
         if name not in names:
             raise UsageError(f"--sort {form.sort!r}: expected one of {', '.join(names)}")
         by, descending = names[name]
@@ -113,7 +113,7 @@ class Listing:
         ended = ("sessions_ended",) if "sessions_started" in self.summed else ()
         return tuple(dict.fromkeys((*self.summed, *COUNTERS, *ended)))
 
-    def _sort_names(self) -> dict[str, tuple[str, bool]]:
+    def sort_names(self) -> dict[str, tuple[str, bool]]:
         """The columns to sort by under their headings and names; whether the largest come first."""
         names = {
             column.heading.split(" (")[0]: (column.field, column.kind not in {Kind.NAME, Kind.TEXT})
