@@ -52,7 +52,8 @@ def sessions(
     """List sessions, newest first.
 
     Those that were open in a span of time; times without an offset are UTC. People get
-    100 of them, or --limit; programs get all.
+    100 of them, or --limit; programs get all. `trace --session ID` shows the reports
+    that one consists of.
 
     How a session ended: deleted, by coturn; expired, without a sign of life for longer
     than its lifetime; superseded, by a new one under its id. Marks: ~ estimated, reports
