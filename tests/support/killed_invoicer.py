@@ -2,8 +2,9 @@
 
     python -m tests.support.killed_invoicer INVOICER URL DIRECTORY OWNER_URL STEP
 
-Kills it before each STEP-th line. Each run has its own directory, and a consumer that is removed afterwards. Prints the number of
-kills, and how far the consumers came. This process has one thread, so that it can fork.
+Kills it before each STEP-th line. Each run has its own directory, and a consumer that is removed
+afterwards. Prints the number of kills, and how far the consumers came. This process has one thread,
+so that it can fork.
 """
 
 import importlib.util
