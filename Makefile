@@ -61,7 +61,8 @@ lock: $(STAMP) ## Lock the dependencies with their hashes
 	$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements-build.lock
 
 clean: ## Remove the environment, caches and the demo's data
-	rm -rf $(VENV) .demo dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	if [ -e .demo/turn-accounting-demo ]; then rm -rf .demo; fi  # not after an `up` on it
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find accounting migrations tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## Show this list

@@ -150,9 +150,14 @@ def not_closed(realm: str, period: date, waits: str, next_step: str) -> NotYet:
     )
 
 
+def statement_command(realm: str, period: date) -> str:
+    """The command that shows a closed period."""
+    return f"turn-accounting statement {shlex.quote(realm)} {period}"
+
+
 def preview_command(realm: str, period: date) -> str:
     """The command that shows a period before it is closed."""
-    return f"turn-accounting statement {shlex.quote(realm)} {period} --preview"
+    return f"{statement_command(realm, period)} --preview"
 
 
 def _suggestion(name: str, known: Collection[str], similarity: float) -> str:

@@ -52,6 +52,9 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
         for _ in range(scale.rounds):
             for name, arguments, target in (
                 ("--help", ("--help",), MAX_HELP_SECONDS),
+                ("usage -h", ("usage", "-h"), MAX_HELP_SECONDS),
+                ("source list", ("source", "list"), MAX_READ_SECONDS),
+                ("top --once, no session", ("top", "--once"), MAX_READ_SECONDS),
                 ("usage --top 10", (*day, "--top", "10"), MAX_READ_SECONDS),
                 (f"usage, {names}", day, MAX_LIST_SECONDS),
             ):

@@ -20,7 +20,7 @@ from accounting.db.locks import set_lock_timeout
 from accounting.db.queries import Queries
 from accounting.db.schema import dropped_positions, dropped_reports, reports
 from accounting.domain.calendar import from_micros, micros_or_none, to_micros
-from accounting.domain.session_fold import session_id
+from accounting.domain.session_ids import session_id
 
 _QUERIES: Final = Queries("accounting.audit")
 

@@ -18,7 +18,7 @@ from accounting.audit.pruned_counts import add_counts
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock, require_lock
 from accounting.db.queries import Queries
-from accounting.domain.session_fold import first_position
+from accounting.domain.session_ids import first_position
 from accounting.sources import watermark_queries
 
 _QUERIES: Final = Queries("accounting.audit")

@@ -237,7 +237,10 @@ def trace_adjustment(
     with lost_connections(), engine.connect() as connection:
         target = adjustment_target(connection, adjustment_id)
         if target is None:
-            raise UsageError(f"no adjustment {adjustment_id} is known")
+            raise UsageError(
+                f"no adjustment {adjustment_id} is known: `turn-accounting statement REALM PERIOD "
+                "--adjustments --json` shows their ids"
+            )
         realm_id, period, user_key = target
         realm = realm_queries.names_by_id(connection)[realm_id]
     return trace(engine, realm, period, key=user_key, progress=progress)

@@ -13,11 +13,11 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine
 
 from accounting.billing import adjustment_queries, period_queries
-from accounting.billing.adjustment_queries import LATE_USAGE_AUTHOR, ManualAdjustment
+from accounting.billing.adjustment_queries import ManualAdjustment
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
 from accounting.domain.counters import COUNTERS
-from accounting.domain.periods import describe_wait
+from accounting.domain.periods import LATE_USAGE_AUTHOR, describe_wait
 from accounting.errors import LockHeld, UsageError, not_closed
 from accounting.feed import outbox
 from accounting.identities.realm_queries import find_realm

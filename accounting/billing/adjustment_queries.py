@@ -22,8 +22,6 @@ _ADJUSTMENT: Final = adjustments.c
 
 ADJUSTED_NUMBERS: Final = (*COUNTERS, "session_microseconds")
 """The numeric columns of an adjustment."""
-LATE_USAGE_AUTHOR: Final = "turn-accounting"
-"""The author of late usage, reserved: readers of the view tell the two kinds apart by it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

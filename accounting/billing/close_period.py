@@ -22,7 +22,14 @@ from accounting.billing.period_queries import PeriodRow, find_period
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
 from accounting.domain.periods import describe_wait
-from accounting.errors import LockHeld, NotYet, UsageError, preview_command, unknown_name
+from accounting.errors import (
+    LockHeld,
+    NotYet,
+    UsageError,
+    preview_command,
+    statement_command,
+    unknown_name,
+)
 from accounting.feed import outbox
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
@@ -107,7 +114,8 @@ def close_period(
         if row.closed_at is not None:
             raise UsageError(
                 f"period {period} of realm '{realm}' is closed already, since "
-                f"{row.closed_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+                f"{row.closed_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}: "
+                f"`{statement_command(realm, period)}` shows it"
             )
     return _close(engine, realm_id, period, excluded_sources, dry_run=dry_run)
 

@@ -13,15 +13,17 @@ from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
 import typer
 
-from accounting.cli.rows import ListForm
+from accounting.cli.rows import ListForm, Listing
 from accounting.domain.text_escaping import escape
 from accounting.errors import UsageError
+from accounting.plurals import listed
 from accounting.reporting.view_queries import Bound, DaysAgo, HoursAgo
 
 MAX_INTEGER: Final = 2**31 - 1
 _SUBJECTS: Final[Sequence[Literal["user", "realm"]]] = ("user", "realm")
 _LENGTHS: Final[Sequence[Literal["hour", "day", "month"]]] = ("hour", "day", "month")
-_AGO: Final = re.compile(r"(?P<count>[0-9]{1,4})(?P<unit>[dh])")
+_AGO: Final = re.compile(r"(?P<count>[0-9]{1,4})(?P<unit>[hdw])")
+_DAYS: Final = {"d": 1, "w": 7}
 _MONTH: Final = re.compile(r"[0-9]{4}-[0-9]{2}")
 Choice = TypeVar("Choice", bound=str)
 
@@ -48,7 +50,7 @@ def time_span(since: str | None, until: str | None) -> tuple[Bound | None, Bound
 
     Raises UsageError for an empty span.
     """
-    begin, end = _parse_time(since), _parse_time(until)
+    begin, end = _parse_time("--since", since), _parse_time("--until", until)
     is_empty = False
     match begin, end:
         case datetime(), datetime() if (begin.tzinfo is None) == (end.tzinfo is None):
@@ -60,7 +62,7 @@ def time_span(since: str | None, until: str | None) -> tuple[Bound | None, Bound
     return begin, end
 
 
-def _parse_time(value: str | None) -> Bound | None:
+def _parse_time(option: str, value: str | None) -> Bound | None:
     match value:
         case None:
             return None
@@ -70,12 +72,13 @@ def _parse_time(value: str | None) -> Bound | None:
             return DaysAgo(1)
     if match := _AGO.fullmatch(value):
         count = int(match["count"])
-        return HoursAgo(count) if match["unit"] == "h" else DaysAgo(count)
+        unit = match["unit"]
+        return HoursAgo(count) if unit == "h" else DaysAgo(count * _DAYS[unit])
     try:
         return datetime.fromisoformat(f"{value}-01" if _MONTH.fullmatch(value) else value)
     except ValueError:
         raise UsageError(
-            f"{value!r} is not a time: expected today, yesterday, 7d, 24h, 2026-11, 2026-11-22 or "
+            f"{option} {value!r}: expected today, yesterday, 24h, 7d, 2w, 2026-11, 2026-11-22 or "
             "2026-11-22T15:00"
         ) from None
 
@@ -94,15 +97,27 @@ def _choice(option: str, value: str, choices: Sequence[Choice]) -> Choice:
     for choice in choices:
         if value == choice:
             return choice
-    expected = f"{', '.join(choices[:-1])} or {choices[-1]}"
-    raise UsageError(f"{option} {value!r}: expected {expected}")
+    raise UsageError(f"{option} {value!r}: expected {listed(choices)}")
 
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
-def list_options(command: Command) -> Command:
-    """Add the options of every list; the command gets them as one argument, ``form``."""
+def list_options(listing: Callable[[], Listing]) -> Callable[[Command], Command]:
+    """Add the options of every list; the command gets them as one argument, ``form``.
+
+    ``listing``: what it lists, for the completion of ``--sort``.
+    """
+
+    def add_options(command: Command) -> Command:
+        with_form = _with_list_options(command)
+        with_form.listing = listing  # type: ignore[attr-defined]  # typer copies it
+        return with_form
+
+    return add_options
+
+
+def _with_list_options(command: Command) -> Command:
     signature = inspect.signature(command)
     own = [parameter for name, parameter in signature.parameters.items() if name != "form"]
     added = [
@@ -144,7 +159,7 @@ Since = Annotated[
         "--since",
         "--from",
         metavar="TIME",
-        help="From then on: today, yesterday, 7d, 24h, 2026-11, 2026-11-22, 2026-11-22T15:00.",
+        help="From then on: today, yesterday, 24h, 7d, 2w, 2026-11, 2026-11-22, 2026-11-22T15:00.",
     ),
 ]
 Until = Annotated[

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +20,9 @@ import typer
 from accounting.cli.output import write
 from accounting.cli.progress import progress_line
 from accounting.cli.reports import usage_listing
-from accounting.cli.resources import open_reader
+from accounting.cli.resources import open_reader, writer_engine
 from accounting.cli.rows import BYTE_COLUMNS, ListForm, write_list
-from accounting.cli.run import run_process
+from accounting.cli.run import DEMO_MARKER, run_process
 from accounting.cli.simulate import publish
 from accounting.cli.table import write_table
 from accounting.domain.counters import COUNTERS
@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from accounting.config import Settings
     from accounting.ops.fork_server import ProcessStarter
 
-MARKER_FILE: Final = "turn-accounting-demo"
-"""Marks a directory that an earlier demonstration made, which may be replaced."""
+MARKER_TEXT: Final = """\
+Made by `turn-accounting demo`, which may replace this directory.
+`up`, `collect` and `schedule` remove this file: from then on it is kept.
+"""
 PLAIN_PROGRESS_SECONDS: Final = 6
 INTERRUPTED: Final = 130
 """Exit code after Ctrl-C."""
@@ -80,8 +82,8 @@ def demo(
 
 def _run(directory: Path, scenario: Scenario) -> int:
     """Run the demonstration in ``directory``; return the exit code, 0 when the books are right."""
+    from accounting.billing.close_period import refresh_periods
     from accounting.config import Settings
-    from accounting.embedded import running_postgres
     from accounting.logs import configure_logging
     from accounting.ops import service  # noqa: F401  # shared by the processes that are forked
     from accounting.ops.fork_server import fork_server
@@ -90,19 +92,17 @@ def _run(directory: Path, scenario: Scenario) -> int:
     directory = directory.absolute()
     try:
         if directory.exists():
-            if not (directory / MARKER_FILE).exists():
-                raise UsageError(
-                    f"{directory} exists and is not an earlier demonstration: name another"
-                )
-            if running_postgres(directory) is not None:
-                raise UsageError(f"{directory} is in use: stop what runs there, or name another")
+            _require_replaceable(directory)
             shutil.rmtree(directory)
         directory.mkdir(parents=True)
-        (directory / MARKER_FILE).touch()
+        (directory / DEMO_MARKER).write_text(MARKER_TEXT)
     except OSError as error:
-        raise UsageError(f"can't make {directory}: {error.strerror}: name another") from None
+        raise UsageError(
+            f"can't make {directory}: {error.strerror}: name another with --directory"
+        ) from None
     # The child processes read their settings from the environment: remove those of the shell.
-    for name in [name for name in os.environ if name.startswith("ACCOUNTING_")]:
+    shell_settings = sorted(name for name in os.environ if name.startswith("ACCOUNTING_"))
+    for name in shell_settings:
         del os.environ[name]
     os.environ |= {
         "ACCOUNTING_DATA_DIR": str(directory),
@@ -126,15 +126,33 @@ def _run(directory: Path, scenario: Scenario) -> int:
         "months": view_queries.usage(by="user", per="month"),
         "realm months": view_queries.usage(by="realm", per="month"),
         "gaps": view_queries.view("capture_gaps"),
+        "periods": view_queries.periods(scenario.realms[0]),
     }
-    with open_reader(settings) as reader:
-        rows = {name: reader.read_rows(query) for name, query in queries.items()}
-    gaps = rows.pop("gaps")
+    with writer_engine(settings) as engine:
+        refresh_periods(engine)
+        with open_reader(settings) as reader:
+            rows = {name: reader.read_rows(query) for name, query in queries.items()}
+    gaps, periods = rows.pop("gaps"), rows.pop("periods")
     _write_usage(rows["months"])
     sums = {name: _sum_counters(view_rows) for name, view_rows in rows.items()}
     is_right = _write_checks(expected, sums, len(gaps))
-    _write_next_steps(directory)
+    _write_next_steps(directory, shell_settings, periods[-1])
     return 0 if is_right else 1
+
+
+def _require_replaceable(directory: Path) -> None:
+    """Raise UsageError unless a directory is empty, or only a demonstration has written to it."""
+    from accounting.embedded import running_postgres
+
+    if running_postgres(directory) is not None:
+        raise UsageError(
+            f"{directory} is in use: stop what runs there, or name another with --directory"
+        )
+    if any(directory.iterdir()) and not (directory / DEMO_MARKER).exists():
+        raise UsageError(
+            f"{directory} has more than a demonstration and is not replaced: name another with "
+            "--directory, or delete it"
+        )
 
 
 def _run_fleet(
@@ -253,14 +271,28 @@ def _write_checks(expected: Expected, sums: Mapping[str, tuple[int, ...]], gaps:
     return all(holds for _, holds, _ in checks)
 
 
-def _write_next_steps(directory: Path) -> None:
-    working = Path.cwd()
-    shown = directory.relative_to(working) if directory.is_relative_to(working) else directory
+def _write_next_steps(directory: Path, shell_settings: Sequence[str], period: Row) -> None:
+    """Write commands that run as they are, from any directory of the same shell.
+
+    ``shell_settings``: variables that lead elsewhere, which the demonstration ignored.
+    """
+    environment = [f"ACCOUNTING_DATA_DIR={shlex.quote(str(directory))}"]
+    script = Path(sys.executable).with_name("turn-accounting")
+    program = "turn-accounting"
+    if not script.exists():
+        program = f"{shlex.quote(sys.executable)} -m accounting"
+    elif shutil.which(program) != str(script):
+        environment.append(f'PATH={shlex.quote(str(script.parent))}:"$PATH"')
+    others = [name for name in shell_settings if name != "ACCOUNTING_DATA_DIR"]
+    unset = f"  unset {' '.join(others)}\n" if others else ""
+    realm = shlex.quote(period["realm"])
     write(
-        f"\nThe demonstration's books stay in {shown}. Next:\n"
-        f"  export ACCOUNTING_DATA_DIR={shlex.quote(str(shown))} PATH=$PWD/.venv/bin:$PATH\n"
-        "  turn-accounting usage --by realm --per hour\n"
-        "  turn-accounting sessions --limit 10\n"
-        "  turn-accounting up            # the service; prints the line for turnserver.conf\n"
-        "  turn-accounting doctor        # meanwhile, in another terminal: is all well?\n"
+        f"\nThe demonstration's books stay in {directory}. Next:\n"
+        f"{unset}"
+        f"  export {' '.join(environment)}\n"
+        f"  {program} usage --by realm --per hour\n"
+        f"  {program} sessions --limit 10\n"
+        f"  {program} statement {realm} {period['period']} --preview\n"
+        f"  {program} up            # the service; prints the line for turnserver.conf\n"
+        f"  {program} doctor        # meanwhile, in another terminal: is all well?\n"
     )

@@ -38,9 +38,9 @@ def register(app: typer.Typer) -> None:
 
 def health() -> None:
     """Print what is wrong; exit 1 when anything is."""
-    from accounting.ops import service
+    from accounting.ops.monitoring.health import check_health
 
-    result = service.check_health(command_settings())
+    result = check_health(command_settings())
     for message in (*result.problems, *result.warnings):
         write_message(message)
     raise typer.Exit(1 if result.problems else 0)
@@ -85,7 +85,7 @@ def _write_finding(finding: "Finding") -> None:
         write(f"{'':<7}  {'':<24}  -> {visible(finding.advice)}\n")
 
 
-@list_options
+@list_options(lambda: _CONFIG)
 def config(*, form: ListForm) -> None:
     """Print the settings in force and where each comes from.
 

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command("gaps")(gaps)
 
 
-@list_options
+@list_options(lambda: gap_listing(""))
 def gaps(
     source: Annotated[
         str | None, typer.Option("--source", parser=name_argument, help="Only this source.")

@@ -9,18 +9,26 @@ A command's module is imported when the command runs: all of them together take 
 
 import gc
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from accounting.cli.completion import SCRIPTS, VARIABLE, candidates, completion_lines
+from accounting.cli.completion import (
+    SCRIPTS,
+    VARIABLE,
+    candidates,
+    completion_lines,
+    names_in_books,
+)
 from accounting.cli.help import install_help, write_root_page
 from accounting.cli.output import flush_output, prepare_output, write, write_message
 from accounting.errors import AccountingError, ConfigurationError, NotYet, UsageError
+from accounting.plurals import listed
 
 
 class CommandEntry(NamedTuple):
@@ -122,6 +130,13 @@ def import_command(module: str) -> Any:
         gc.enable()
 
 
+_OPTIONS_OF_THE_PROGRAM: Final = {
+    "version": "--version",
+    "completion": "--completion bash",
+    "help": "--help",
+}
+
+
 class _Commands(TyperGroup):
     """The group of all commands."""
 
@@ -131,6 +146,13 @@ class _Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] in _OPTIONS_OF_THE_PROGRAM:
+            raise UsageError(
+                f"{args[0]} is an option: `turn-accounting {_OPTIONS_OF_THE_PROGRAM[args[0]]}`"
+            )
+        return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         write_root_page(self, ctx, formatter, COMMAND_GROUPS)
@@ -152,7 +174,7 @@ def _print_completion(shell: str | None) -> None:
     if shell is None:
         return
     if shell not in SCRIPTS:
-        raise UsageError(f"--completion {shell!r}: expected {', '.join(SCRIPTS)}")
+        raise UsageError(f"--completion {shell!r}: expected {listed(SCRIPTS)}")
     write(SCRIPTS[shell])
     raise typer.Exit
 
@@ -178,10 +200,10 @@ def all_commands(
         str | None,
         typer.Option(
             "--completion",
-            metavar="SHELL",
+            metavar="bash|zsh|fish",
             callback=_print_completion,
             is_eager=True,
-            help="Print a script for completion in bash, zsh or fish.",
+            help="Print a script for completion.",
         ),
     ] = None,
 ) -> None:
@@ -214,18 +236,54 @@ def main() -> NoReturn:
 def _complete(shell: str) -> NoReturn:
     """Print what could stand for the last argument."""
     summaries = {name: entry.summary for name, entry in COMMANDS.items()}
-    found = candidates(typer.main.get_command(app), summaries, sys.argv[1:])
+    root = typer.main.get_command(app)
+    found = candidates(root, summaries, sys.argv[1:], names_in_books)
     for line in completion_lines(shell, found):
         write(f"{line}\n")
     flush_output()
-    sys.exit(0)
+    os._exit(0)  # a connection that is not answered would delay it
 
 
 def _usage_message(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     command = "turn-accounting" if context is None else context.command_path
+    if said := _wrong_value(error):
+        return said
     message = error.format_message()
     if context is not None and message == context.get_help():  # there is no command
         write(f"{message}\n")
         message = "no command is given"
     return f"{' '.join(message.split()).rstrip('.')}: see `{command} --help`"
+
+
+_EXPECTATIONS: Final = (
+    (re.compile(r"Input should be greater than or equal to (\S+)"), r"\1 or more"),
+    (re.compile(r"Input should be less than or equal to (\S+)"), r"\1 or less"),
+    (re.compile(r"Input should be a valid integer.*"), "an integer"),
+    (re.compile(r"Input should be a valid number.*"), "a number"),
+)
+_NOT_A_CHOICE: Final = re.compile(r".* is not one of (.+)", re.DOTALL)
+
+
+def _wrong_value(error: typer.TyperException) -> str:
+    """What is wrong with an option's value, as other messages say it; '' for another error."""
+    param = getattr(error, "param", None)
+    if param is None or param.param_type_name != "option":
+        return ""
+    message = str(getattr(error, "message", "")).rstrip(".")
+    expected = next(
+        (match.expand(text) for form, text in _EXPECTATIONS if (match := form.fullmatch(message))),
+        "",
+    )
+    if match := _NOT_A_CHOICE.fullmatch(message):
+        expected = listed([choice.strip(" '") for choice in match[1].split(",")])
+    return f"{_option_and_value(param.opts)}: expected {expected}" if expected else ""
+
+
+def _option_and_value(names: Sequence[str]) -> str:
+    """The option as it was given, with the value that follows it."""
+    for index, word in reversed(list(enumerate(sys.argv))):
+        name, equals, value = word.partition("=")
+        if name in names and (equals or sys.argv[index + 1 :]):
+            return f"{name} {value if equals else sys.argv[index + 1]!r}"
+    return names[0]

@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
     app.command("adjust")(adjust)
 
 
-@list_options
+@list_options(lambda: _PERIODS)
 def list_periods(
     realm: Annotated[
         str | None, typer.Argument(parser=name_argument, help="Only this realm.")

@@ -54,7 +54,7 @@ _REALMS: Final = Listing(
 )
 
 
-@list_options
+@list_options(lambda: _REALMS)
 def list_realms(
     name: Annotated[
         str | None, typer.Argument(parser=name_argument, help="Only this realm.")
@@ -183,7 +183,7 @@ def _parse_day(value: str) -> date:
     try:
         day = date.fromisoformat(value)
     except ValueError:
-        raise UsageError(f"{value!r} is not a day: expected YYYY-MM-DD") from None
+        raise UsageError(f"--from {value!r}: expected a day, YYYY-MM-DD") from None
     if not 1970 <= day.year < 9999:
-        raise UsageError(f"{value!r} is out of range: expected a day since 1970")
+        raise UsageError(f"--from {value!r}: expected a day since 1970")
     return day

@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
     app.command("usage")(usage)
 
 
-@list_options
+@list_options(lambda: _SESSIONS)
 def sessions(
     realm: Realm = None,
     user: User = None,
@@ -53,7 +53,13 @@ def sessions(
     """List sessions, newest first.
 
     Those that were open in a span of time; times without an offset are UTC. People get
-    100 of them, or --limit; programs get all.
+    100 of them, or --limit; programs get all. `trace --session ID` shows the reports
+    that one consists of.
+
+    How a session ended: deleted, by coturn; expired, without a sign of life for longer
+    than its lifetime; superseded, by a new one under its id. Marks: ~ estimated, reports
+    were lost, and the total restored their bytes; ! disputed, reports contradict each
+    other.
     """
     begin, end = time_span(since, until)
     write_query(
@@ -70,7 +76,7 @@ def sessions(
     )
 
 
-@list_options
+@list_options(lambda: usage_listing("user", "month"))
 def usage(
     realm: Realm = None,
     user: User = None,
@@ -87,6 +93,8 @@ def usage(
     or --until cuts counts from there on, or up to there. A time with an offset
     cuts none: buckets are listed whole that begin in the span. "peak" of a realm
     is the most sessions that were open at once; of a day or month, in an hour.
+    "est." is how much of the traffic is of estimated sessions: reports were lost,
+    and their bytes are known from totals only.
     """
     begin, end = time_span(since, until)
     subject, length = usage_subject(by), bucket_length(per)
@@ -228,7 +236,7 @@ TRAFFIC_COLUMNS: Final = (
         style=lambda _row: YELLOW,
     ),
 )
-_SESSIONS: Final = Listing(
+_SESSIONS: Final[Listing] = Listing(
     plain={
         "session_id": "session",
         "realm": "realm",

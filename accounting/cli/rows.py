@@ -88,7 +88,7 @@ class Listing:
     def arrangement(self, form: ListForm) -> Arrangement:
         """The order and the limit that were asked for. Raises UsageError for an unknown column."""
         if form.as_json and form.as_csv:
-            raise UsageError("--json or --csv: not both")
+            raise UsageError("--json goes without --csv")
         if form.top is not None and form.limit is not None:
             raise UsageError("--top goes without --limit: it is one")
         limit = form.top if form.top is not None else form.limit
@@ -100,13 +100,20 @@ class Listing:
             return Arrangement(by=self.rank, descending=True, limit=limit)
         name = form.sort.removeprefix("-")
         name = self.aliases.get(name, name)
-        names = self._sort_names()
+        names = self.sort_names()
         if name not in names:
             raise UsageError(f"--sort {form.sort!r}: expected one of {', '.join(names)}")
         by, descending = names[name]
         return Arrangement(by=by, descending=descending != form.sort.startswith("-"), limit=limit)
 
-    def _sort_names(self) -> dict[str, tuple[str, bool]]:
+    def sums_of(self, form: ListForm) -> Sequence[str]:
+        """The columns with a total: of those that are shown."""
+        if not self.summed or not form.wide:
+            return self.summed
+        ended = ("sessions_ended",) if "sessions_started" in self.summed else ()
+        return tuple(dict.fromkeys((*self.summed, *COUNTERS, *ended)))
+
+    def sort_names(self) -> dict[str, tuple[str, bool]]:
         """The columns to sort by under their headings and names; whether the largest come first."""
         names = {
             column.heading.split(" (")[0]: (column.field, column.kind not in {Kind.NAME, Kind.TEXT})
@@ -150,7 +157,7 @@ def write_query(
             [clock] = reader.read_rows(database_now())
             now = clock["now"]
         if form.top is not None and not form.for_programs and listing.summed:
-            wanted = sums(view_query, listing.summed)
+            wanted = sums(view_query, listing.sums_of(form))
             with reader.open_rows_and_sums(view_query, wanted) as (all_sums, rows):
                 has_rows = write_list(rows, listing, form, arrangement, all_sums=all_sums, now=now)
         else:
@@ -213,30 +220,34 @@ def _write_for_people(
         for row in rows
     ]
     columns = [_wide_column(name, rows) for name in rows[0]] if form.wide else listing.columns
-    totals = _totals(described, listing, arrangement, all_sums)
+    totals = _totals(described, listing, listing.sums_of(form), arrangement, all_sums)
     write_terminal_table(described, columns, totals=totals, exact=form.in_bytes, fit=not form.wide)
     if legend := listing.legend(rows):
         write(f"\n{legend}\n")
 
 
 def _totals(
-    rows: Sequence[Row], listing: Listing, arrangement: Arrangement, all_sums: Row | None
+    rows: Sequence[Row],
+    listing: Listing,
+    summed: Sequence[str],
+    arrangement: Arrangement,
+    all_sums: Row | None,
 ) -> list[Total]:
     """The last rows: what ``--top`` leaves out, and the total of everything."""
-    if not listing.summed:
+    if not summed:
         return []
 
     def total(label: str, sums: Row) -> Total:
         computed = {name: compute(sums) for name, compute in listing.sum_fields.items()}
         return Total(label=label, sums={**sums, **computed})
 
-    shown = {name: sum(row[name] for row in rows) for name in listing.summed}
+    shown = {name: sum(row[name] for row in rows) for name in summed}
     if all_sums is None:
         is_cut = len(rows) == arrangement.limit
         return [total(_these(len(rows), listing.noun) if is_cut else "total", shown)]
     others = all_sums["row_count"] - len(rows)
-    rest = {name: all_sums[name] - shown[name] for name in listing.summed}
-    everything = {name: all_sums[name] for name in listing.summed}
+    rest = {name: all_sums[name] - shown[name] for name in summed}
+    everything = {name: all_sums[name] for name in summed}
     totals = [total(counted(others, "other"), rest)] if others else []
     return [*totals, total("total", everything)]
 

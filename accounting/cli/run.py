@@ -1,7 +1,8 @@
 """The commands that run the service: ``up``, ``collect`` and ``schedule``."""
 
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -12,6 +13,9 @@ from accounting.errors import ConfigurationError
 if TYPE_CHECKING:
     from accounting.embedded import EmbeddedValkey
     from accounting.ops.fork_server import ProcessStarter
+
+DEMO_MARKER: Final = "turn-accounting-demo"
+"""File in a data directory that only a demonstration has written to, and that one may replace."""
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +35,7 @@ def up() -> None:
     from accounting.ops.stop_signals import stop_on_signals
 
     settings = command_settings()
+    keep_books(settings.data_dir)
     with fork_server(run_process) as starter:
         service.run_all(settings, stop_on_signals(), _announce, starter)
 
@@ -43,16 +48,28 @@ def collect() -> None:
     from accounting.ops import service  # noqa: F401  # shared by the processes that are forked
     from accounting.ops.fork_server import fork_server
 
+    keep_books(command_settings().data_dir)
     with fork_server(run_process) as starter:
         _collect(starter)
 
 
 def schedule() -> None:
     """Run the scheduled jobs, such as settle and rollup."""
-    from accounting.ops import service
-    from accounting.ops.stop_signals import stop_on_signals
+    keep_books(command_settings().data_dir)
+    _schedule()
 
-    service.run_scheduler_process(command_settings(), stop_on_signals())
+
+def keep_books(data_dir: Path) -> None:
+    """Keep a demonstration from replacing this data directory: it gets books of its own now."""
+    from accounting.ops import servers
+
+    servers.check_data_dir(data_dir)
+    try:
+        (data_dir / DEMO_MARKER).unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't write in the data directory {data_dir}: {error.strerror}"
+        ) from None
 
 
 def run_process(command: str, starter: "ProcessStarter") -> None:
@@ -66,9 +83,16 @@ def run_process(command: str, starter: "ProcessStarter") -> None:
         case "load":
             service.run_loader_process(command_settings(), stop_on_signals())
         case "schedule":
-            schedule()
+            _schedule()
         case "prepare" | "prepare-embedded":
             service.prepare_database(command_settings(), is_embedded=command == "prepare-embedded")
+
+
+def _schedule() -> None:
+    from accounting.ops import service
+    from accounting.ops.stop_signals import stop_on_signals
+
+    service.run_scheduler_process(command_settings(), stop_on_signals())
 
 
 def _collect(starter: "ProcessStarter") -> None:

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def simulate(
-    version: Annotated[str, typer.Option(help=f"coturn: {', '.join(VERSIONS)}.")] = "4.6",
+    version: Annotated[str, typer.Option(metavar="|".join(VERSIONS), help="Of coturn.")] = "4.6",
     servers: Annotated[int, typer.Option(help="coturn servers.")] = 2,
     relay_threads: Annotated[int, typer.Option(help="Relay threads of each server.")] = 2,
     users: Annotated[int, typer.Option(help="Users in all realms.")] = 20,

@@ -55,7 +55,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="source")
 
 
-@list_options
+@list_options(lambda: _SOURCES)
 def list_sources(*, form: ListForm) -> None:
     """List the sources, and how far each is captured, loaded and settled.
 

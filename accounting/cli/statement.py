@@ -86,7 +86,7 @@ def register(app: typer.Typer) -> None:
     app.command("statement")(show_statement)
 
 
-@list_options
+@list_options(lambda: _LINES)
 def show_statement(
     realm: RealmName,
     period: PeriodDay,

@@ -213,7 +213,8 @@ class _TerminalTable:
             case Kind.NAME:
                 widths = sorted(map(text_width, self._texts[column.field]))
                 usual = max((width for width in widths if width <= USUAL_NAME_WIDTH), default=0)
-                most = max(len(column.heading), usual, widths[len(widths) * 9 // 10 - 1])
+                most_names = widths[max(0, len(widths) * 9 // 10 - 1)] if widths else 0
+                most = max(len(column.heading), usual, most_names)
                 return min(natural, most, PREFERRED_NAME_WIDTH)
             case Kind.WORDS:
                 return min(natural, MIN_WRAP_WIDTH)

@@ -85,8 +85,8 @@ def top(
         str,
         typer.Option(
             "--sort",
-            metavar="ORDER",
-            help="rate, minutes, name; of users active, of sessions bytes, time.",
+            metavar="rate|minutes|name|active|bytes|time",
+            help="The order; active of users only, bytes and time of sessions only.",
         ),
     ] = "rate",
     every: Annotated[

@@ -4,7 +4,8 @@ In: a libpq URL. Out: transactions, in which each room runs the statements of it
 ``queries.sql``. Invariant: a failed connection raises ConnectionLost and nothing else does, so that
 callers know when to retry.
 
-``engine``: connections and their errors. ``clock``: the time that business rules use. ``locks``:
-locks of the jobs. ``queries``: loads named statements. ``binary_copy``: cursors and COPY in binary
-format. ``schema``: the private tables. ``migrations``: creates and upgrades them.
+``connection``: connections of psycopg and their errors. ``engine``: SQLAlchemy's. ``clock``: the
+time that business rules use. ``locks``: locks of the jobs. ``queries``: loads named statements.
+``binary_copy``: cursors and COPY in binary format. ``schema``: the private tables. ``migrations``:
+creates and upgrades them.
 """

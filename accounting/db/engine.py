@@ -1,4 +1,4 @@
-"""Engines of SQLAlchemy, for all that writes; what only reads has a connection of psycopg."""
+"""Engines of SQLAlchemy, and the psycopg connections below them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -15,6 +15,8 @@ from accounting.domain.calendar import TIME_MAX, TIME_MIN, first_instant, from_m
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.time_zones import time_zone
 
+LATE_USAGE_AUTHOR: Final = "turn-accounting"
+"""The author of late usage, reserved: readers of the view tell the two kinds apart by it."""
 NOTHING: Final = "nothing: the job that closes periods closes it next"
 """What a period waits for that can be closed."""
 ITS_END: Final = "its end"

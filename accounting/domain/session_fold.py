@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from accounting.domain.coturn_messages import ReportKind, Side
 from accounting.domain.counters import LARGEST_PACKET_BYTES, PEER_MODULUS
 from accounting.domain.realm_rules import RealmRules
+from accounting.domain.session_ids import first_position, session_id
 
 SECOND: Final = 1_000_000
 ASSUMED_LIFETIME: Final = 3600 * SECOND
@@ -195,22 +196,6 @@ class SessionState:
     @property
     def _has_all_totals(self) -> bool:
         return self._has_final_client_totals and self.peer_total_count >= self._server_count
-
-
-def session_id(source_id: int, epoch: int, position: int) -> bytes:
-    """The id of the session that begins with that report: 16 bytes, a version-8 UUID.
-
-    Contains the position, so that settling the same reports again gives the same ids: 16 bits of
-    source, 32 of epoch, 62 of position.
-    """
-    value = source_id << 112 | epoch << 80 | 0x8 << 76 | 0b10 << 62 | position
-    return value.to_bytes(16)
-
-
-def first_position(session_id: bytes) -> tuple[int, int]:
-    """The (epoch, position) of the report that a session began with."""
-    value = int.from_bytes(session_id)
-    return value >> 80 & 0xFFFF_FFFF, value & 0x3FFF_FFFF_FFFF_FFFF
 
 
 NO_HOURS: Final[dict[int, list[int]]] = {}

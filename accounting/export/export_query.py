@@ -9,8 +9,8 @@ import psycopg
 from psycopg.errors import UndefinedFunction, UndefinedTable
 from psycopg.sql import SQL, Composable, Identifier
 
-from accounting.billing.adjustment_queries import LATE_USAGE_AUTHOR
 from accounting.domain.counters import COUNTERS
+from accounting.domain.periods import LATE_USAGE_AUTHOR
 from accounting.errors import AccountingError
 from accounting.export.copy_format import Column, CopyFormat, cell_list, copy_statement
 from accounting.export.selection import ExportKind, Selection

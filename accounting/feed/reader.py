@@ -17,8 +17,8 @@ from psycopg.errors import (
     UndefinedTable,
 )
 
+from accounting.db.connection import connect, lost_connections
 from accounting.db.connection_settings import apply_settings
-from accounting.db.engine import connect, lost_connections
 from accounting.errors import (
     AccountingError,
     ConfigurationError,

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from sqlalchemy import Connection, Engine, func, select
 
 from accounting.capture.clock import CaptureClock, ClockReading
-from accounting.capture.redis.server_watch import WatchedServer
 from accounting.capture.spool.spool import Spool
 from accounting.capture.spool.takeover import take_over_position
 from accounting.db.clock import database_now
@@ -28,6 +28,9 @@ from accounting.errors import LeaseHeld, SourceConflict
 from accounting.sources import identity, lease_queries, source_queries
 from accounting.sources.lease_queries import Lease
 from accounting.sources.source_queries import SourceRow
+
+if TYPE_CHECKING:
+    from accounting.capture.redis.server_watch import WatchedServer
 
 log = structlog.get_logger()
 
@@ -111,7 +114,7 @@ def acquire_lease(
     spool: Spool,
     seconds: float,
     clock: CaptureClock | None = None,
-    watched: WatchedServer | None = None,
+    watched: "WatchedServer | None" = None,
     *,
     takes_expired: bool = True,
     mode: str = "auto",
@@ -259,7 +262,7 @@ def is_behind(spool: Spool, position: BooksPosition | None) -> bool:
 
 
 def must_take_over(
-    spool: Spool, position: BooksPosition | None, watched: WatchedServer | None
+    spool: Spool, position: BooksPosition | None, watched: "WatchedServer | None"
 ) -> bool:
     """Whether a spool must continue from the database's position: see :func:`take_over`.
 

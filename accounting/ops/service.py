@@ -33,7 +33,7 @@ from accounting.ingest.loader import Loader
 from accounting.ops import servers
 from accounting.ops.collector_process import run_while_leased
 from accounting.ops.fork_server import ProcessStarter
-from accounting.ops.monitoring.health import Health, evaluate
+from accounting.ops.monitoring.health import evaluate
 from accounting.ops.monitoring.snapshot import SnapshotReader
 from accounting.ops.processes import ChildProcess, supervise
 from accounting.ops.registry import Job, with_settings
@@ -252,15 +252,6 @@ def is_capturing(settings: Settings) -> bool:
         return age < CHECKPOINT_MAX_AGE_MICROSECONDS and spool.current_gap() is None
 
 
-def check_health(settings: Settings) -> Health:
-    """Evaluate the service's health. Starts nothing; checks capture only where a spool is."""
-    servers.check_data_dir(settings.data_dir)
-    with _snapshot_reader(settings) as reader:
-        snapshot = reader.read()
-    has_spool = snapshot.spool is not None or snapshot.spool_error is not None
-    return evaluate(snapshot, captures=has_spool)
-
-
 @contextmanager
 def serve_metrics(settings: Settings, *, captures: bool) -> Iterator[None]:
     """Serve metrics and health until the block ends, where the settings say so."""
@@ -271,11 +262,7 @@ def serve_metrics(settings: Settings, *, captures: bool) -> Iterator[None]:
     from accounting.ops.monitoring.server import serve  # noqa: PLC0415
 
     with (
-        _snapshot_reader(settings) as reader,
+        SnapshotReader(settings, partial(servers.running_database_url, settings)) as reader,
         serve(settings.metrics_listen, reader.read, partial(evaluate, captures=captures)),
     ):
         yield
-
-
-def _snapshot_reader(settings: Settings) -> SnapshotReader:
-    return SnapshotReader(settings, partial(servers.running_database_url, settings))

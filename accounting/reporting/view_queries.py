@@ -13,6 +13,8 @@ _VIEW_SUFFIXES: Final = {"hour": "hourly", "day": "daily", "month": "monthly"}
 LENGTHS: Final[tuple[Literal["hour", "day", "month"], ...]] = ("hour", "day", "month")
 TRAFFIC: Final = "traffic"
 """A rank: received and sent bytes together."""
+_OF_POSSIBLE_USERS: Final = "user_key = ANY (ARRAY(SELECT reporting.possible_user_keys(%(user)s)))"
+"""For the index: a session has only the key of its user, and not the names."""
 LENGTH: Final = "length"
 """A rank: how long a gap lasts, an open one until now."""
 _RANKS: Final = {
@@ -20,6 +22,8 @@ _RANKS: Final = {
     LENGTH: "coalesce(to_at, reporting.database_now()) - from_at",
 }
 _COLUMN: Final = re.compile(r"[a-z_]+")
+_SUM: Final = "sum(f.{0}) AS {0}"
+_SUBQUERY: Final = "({}) f"
 _UTC: Final = "'UTC'"
 _OWN_ZONE: Final = "time_zone"
 """The column with the time zone of a row."""
@@ -115,6 +119,7 @@ def sessions(
     query = _of_realm(view("sessions"), realm)
     if user is not None:
         query = query.where("(user_id = %(user)s OR username = %(user)s)", user=user)
+        query = query.where(_OF_POSSIBLE_USERS, user=user)
     if until is not None:
         query = _bounded(query, "started_at < {until}", _UTC, until=until)
     if since is not None:
@@ -172,8 +177,9 @@ def _usage_resolution(
 
 
 _CUT_BUCKETS: Final = """(
-SELECT {subject}, {begins} AS starts_at, {ends} AS ends_at, b.time_zone, {sums}
-FROM ({fine}) f
+SELECT {subject}, b.time_zone, {sums},
+    greatest(b.starts_at, {since}) AS starts_at, least(b.ends_at, {until}) AS ends_at
+FROM {fine}
 JOIN reporting.realm_usage_{per} b
 ON b.realm = f.realm AND f.starts_at >= b.starts_at AND f.starts_at < b.ends_at
 GROUP BY {subject}, b.starts_at, b.ends_at, b.time_zone
@@ -189,20 +195,15 @@ def _cut_buckets(
 ) -> ViewQuery:
     """Sum hours or days into the buckets that contain them, each cut to the span."""
     names = ["realm"] if by == "realm" else ["realm", "user_id", "user_key"]
-    sums = [f"sum(f.{name}) AS {name}" for name in USAGE_SUMS]
+    sums = [_SUM.format(name) for name in USAGE_SUMS]
     if by == "realm":
         sums.append("max(f.peak_sessions) AS peak_sessions")
-    begins, ends = "b.starts_at", "b.ends_at"
-    if since is not None:
-        begins = f"greatest({begins}, {_instant('since', since, 'b.time_zone')})"
-    if until is not None:
-        ends = f"least({ends}, {_instant('until', until, 'b.time_zone')})"
     relation = _CUT_BUCKETS.format(
-        subject=", ".join(f"f.{name}" for name in names),
-        begins=begins,
-        ends=ends,
+        subject=", ".join("f." + name for name in names),
+        since="NULL" if since is None else _instant("since", since, "b.time_zone"),
+        until="NULL" if until is None else _instant("until", until, "b.time_zone"),
         sums=", ".join(sums),
-        fine=fine.text,
+        fine=_SUBQUERY.format(fine.text),
         per=_VIEW_SUFFIXES[per],
     )
     return ViewQuery(relation=relation, values=fine.values)
@@ -237,7 +238,7 @@ def adjustments(
 ) -> ViewQuery:
     """The adjustments that correct a period, or that are posted in it, oldest first."""
     query = _of_user(view("adjustments"), realm, user)
-    query = query.where(f"{by} = %(period)s", period=period)
+    query = query.where(by + " = %(period)s", period=period)
     return _arranged(query, arrangement, "posted_at", "user_id", "adjustment_id")
 
 
@@ -275,8 +276,8 @@ def sources(arrangement: Arrangement = AS_IT_IS) -> ViewQuery:
 def sums(query: ViewQuery, columns: Iterable[str]) -> ViewQuery:
     """The number of rows of a query without its limit, as ``row_count``, and sums of columns."""
     return ViewQuery(
-        relation=f"({replace(query, order=(), limit=None).text}) r",
-        columns=("count(*) AS row_count", *(f"sum({name}) AS {name}" for name in columns)),
+        relation=_SUBQUERY.format(replace(query, order=(), limit=None).text),
+        columns=("count(*) AS row_count", *map(_SUM.format, columns)),
         values=query.values,
     )
 
@@ -405,7 +406,7 @@ def _arranged(query: ViewQuery, arrangement: Arrangement, *order: str) -> ViewQu
     if arrangement.by is not None:
         assert _COLUMN.fullmatch(arrangement.by)
         rank = _RANKS.get(arrangement.by, arrangement.by)
-        order = (f"{rank} DESC NULLS LAST" if arrangement.descending else rank, *order)
+        order = (rank + " DESC NULLS LAST" * arrangement.descending, *order)
     return replace(query, order=order, limit=arrangement.limit)
 
 

@@ -20,9 +20,9 @@ from accounting.domain.session_fold import (
     KeyFold,
     SessionState,
     StatusKeySighting,
-    first_position,
 )
 from accounting.domain.session_hours import hours_of
+from accounting.domain.session_ids import first_position
 from accounting.sessions.fold_failure import FoldFailed
 from accounting.sessions.session_changes import pack_changes
 

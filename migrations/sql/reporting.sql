@@ -482,18 +482,65 @@ REVOKE ALL ON FUNCTION reporting.known_realms() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.known_realms()
     TO turn_accounting_reader, turn_accounting_writer;
 
+-- The users to whom a name can belong, so that their sessions are found by an index: the billed user
+-- of a username is all of it, a side of a realm's separator, or '' where it is all digits. In a name
+-- with escaped bytes a separator may stand within an escape; those names are looked up one by one.
+CREATE FUNCTION reporting.possible_user_keys(of_user text) RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT u.user_key
+    FROM (
+        SELECT of_user AS user_id
+        UNION
+        SELECT '' WHERE of_user ~ '^[0-9]+$'
+        UNION
+        SELECT side.user_id
+        FROM (SELECT DISTINCT separator FROM accounting.realm_rules) s
+        CROSS JOIN LATERAL (VALUES
+            (left(of_user, strpos(of_user, s.separator) - 1)),
+            (substr(of_user, strpos(of_user, s.separator) + length(s.separator)))
+        ) AS side (user_id)
+        WHERE strpos(of_user, s.separator) > 0
+    ) n
+    CROSS JOIN accounting.realms r
+    JOIN accounting.users u ON u.realm_id = r.realm_id AND u.user_id = n.user_id
+    UNION
+    SELECT n.user_key FROM accounting.usernames n
+    WHERE strpos(of_user, '\') > 0 AND n.username = of_user
+$$;
+COMMENT ON FUNCTION reporting.possible_user_keys(text) IS
+    'The user_keys of all users whose user_id, or one of whose usernames, can be this name';
+REVOKE ALL ON FUNCTION reporting.possible_user_keys(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.possible_user_keys(text)
+    TO turn_accounting_reader, turn_accounting_writer;
+
+-- The exact name is found by indexes. Similar ones are looked for among a limited number of users.
 CREATE FUNCTION reporting.known_users(of_realm text, of_user text) RETURNS SETOF text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT n.name FROM (
         SELECT u.user_id AS name
-        FROM accounting.users u JOIN accounting.realms r USING (realm_id)
-        WHERE (of_realm IS NULL OR r.realm = of_realm) AND (u.user_id = of_user
-            OR left(u.user_id, 2) = left(of_user, 2) OR right(u.user_id, 2) = right(of_user, 2))
+        FROM accounting.realms r JOIN accounting.users u USING (realm_id)
+        WHERE (of_realm IS NULL OR r.realm = of_realm) AND u.user_id = of_user
         UNION
-        SELECT n.username
-        FROM accounting.usernames n
-        JOIN accounting.users u USING (user_key) JOIN accounting.realms r USING (realm_id)
-        WHERE n.username = of_user AND (of_realm IS NULL OR r.realm = of_realm)
+        SELECT of_user WHERE EXISTS (
+            SELECT FROM accounting.sessions e
+            JOIN accounting.usernames n USING (username_key, user_key)
+            JOIN accounting.realms r USING (realm_id)
+            WHERE e.user_key = ANY (ARRAY(SELECT reporting.possible_user_keys(of_user)))
+                AND n.username = of_user AND (of_realm IS NULL OR r.realm = of_realm)
+        )
+        UNION
+        (
+            SELECT u.user_id FROM (
+                SELECT user_id FROM accounting.users
+                WHERE of_realm IS NULL OR realm_id = (
+                    SELECT realm_id FROM accounting.realms WHERE realm = of_realm
+                )
+                LIMIT 50000
+            ) u
+            WHERE starts_with(u.user_id, left(of_user, 2))
+                OR right(u.user_id, 2) = right(of_user, 2)
+            LIMIT 10000
+        )
     ) n
     ORDER BY n.name <> of_user, abs(length(n.name) - length(of_user)), n.name
     LIMIT 2000

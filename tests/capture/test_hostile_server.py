@@ -20,7 +20,7 @@ from tests.support.servers import ValkeyServer, wait_until
 from tests.support.wire import array
 
 MEGABYTE = 1 << 20
-FLOOD_BYTES = 400 * MEGABYTE
+FLOOD_BYTES = 200 * MEGABYTE
 MAX_PEAK_BYTES = 160 * MEGABYTE
 """A collector at rest has some 60 MB; its queue has 16 MB here."""
 

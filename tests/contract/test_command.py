@@ -11,6 +11,9 @@ import psycopg
 import pytest
 
 from accounting.domain.counters import COUNTERS
+from accounting.domain.identity import UsernameRule
+from accounting.domain.realm_rules import RealmRule
+from accounting.identities.realm_rules import set_rule
 from tests.support.books import (
     READER,
     WRITER,
@@ -180,6 +183,45 @@ def test_a_hostile_user_is_found_by_its_bytes_and_by_their_escapes(books: Books)
             "sessions", "--realm", realm, "--user", user, "--json", database_url=books.url(READER)
         )
         assert [row["user_id"] for row in result.rows] == [r"u\xff"]
+
+
+def test_sessions_are_found_by_every_name_that_a_user_has(books: Books) -> None:
+    """By user_id and by username, whatever rule and separator its realm has, or had."""
+    set_rule(
+        books.engine,
+        "rest",
+        {"username_rule": UsernameRule.REST},
+        default=RealmRule(),
+        holds_from=None,
+    )
+    set_rule(books.engine, "bar", {"separator": "||"}, default=RealmRule(), holds_from=None)
+    usernames = (
+        ("r", b"1700000000:alice", "alice"),
+        ("r", b"alice:1700000001", "alice"),
+        ("r", b"12:34", "12:34"),
+        ("rest", b"1700000002", ""),
+        ("bar", b"1700000003||alice:1", "alice:1"),
+        ("bar", b"1700000004||u\xff", r"u\xff"),
+    )
+    for number, (realm, username, _) in enumerate(usernames):
+        topic = b"turn/realm/%s/user/%s/allocation/%018d/status"
+        books.receive(0, topic % (realm.encode(), username, number), status_payload("new"))
+    books.advance_clock(1)
+    books.run_jobs()
+    reader = {"database_url": books.url(READER)}
+    for realm, username, user_id in usernames:
+        [row] = turn_accounting(
+            "sessions", "--user", os.fsdecode(username), "--json", **reader
+        ).rows
+        assert (row["realm"], row["user_id"]) == (realm, user_id)
+        if user_id:
+            of_user = turn_accounting("sessions", "--user", user_id, "--json", **reader).rows
+            assert len(of_user) == (2 if user_id == "alice" else 1)
+        empty = turn_accounting(
+            "sessions", "--user", os.fsdecode(username), "--realm", realm, "--until", "2020-01",
+            **reader,
+        )  # fmt: skip
+        assert (empty.code, empty.out[:11]) == (0, "No sessions")
 
 
 def test_jobs_run_by_hand_do_what_the_scheduler_does(books: Books) -> None:

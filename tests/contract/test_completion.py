@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import typer
 
+from accounting.cli.completion import candidates, names_in_books
+from accounting.cli.main import app
+from tests.support.books import READER, Books
 from tests.support.command import environment, turn_accounting
+from tests.support.realm_rules import set_realm_rule
 
 SECONDS: Final = 30
 WRAPPER: Final = """#!/bin/sh
@@ -121,7 +126,42 @@ def test_completion_in_fish(shell_environment: dict[str, str]) -> None:
     assert words == ["usage", "list", "set", "day", "hour", "month"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("usage --realm example.", ["example.net", "example.org"]),
+        ("statement exa", ["example.net", "example.org"]),
+        ("realm set example.o", ["example.org"]),
+        ("source retire ", ["default", "second"]),
+        ("usage --sort re", ["realm", "received", "received_bytes", "received_packets"]),
+        ("sessions --sort -star", ["-started", "-started_at"]),
+        ("job run r", ["rollup", "retain"]),
+        ("top --by s", ["session"]),
+        ("--completion z", ["zsh"]),
+    ],
+)
+def test_values_are_completed(typed: str, words: list[str]) -> None:
+    command, before = typer.main.get_command(app), typed.split(" ")
+    known = {"realm": [r"a\xff", "example.net", "example.org"], "source": ["default", "second"]}
+    found = candidates(command, {}, before, known.__getitem__)
+    assert [candidate.word for candidate in found] == words
+
+
+def test_names_come_from_books_that_answer_and_need_no_quotes(
+    books: Books, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("example.org", "$(reboot)", "two words"):
+        set_realm_rule(books, name, grace_seconds=1)
+    for url, words in ((books.url(READER), ["example.org"]), ("postgresql://127.0.0.1:1/x", [])):
+        monkeypatch.setenv("ACCOUNTING_DATABASE_URL", url)
+        assert list(names_in_books("realm")) == words
+    monkeypatch.delenv("ACCOUNTING_DATABASE_URL")
+    monkeypatch.setenv("ACCOUNTING_DATA_DIR", str(tmp_path / "none"))
+    assert list(names_in_books("realm")) == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_completion_of_another_shell_is_wrong_use() -> None:
     result = turn_accounting("--completion", "tcsh")
     assert result.code == 2
-    assert result.error_line == "--completion 'tcsh': expected bash, zsh, fish"
+    assert result.error_line == "--completion 'tcsh': expected bash, zsh or fish"

@@ -1,6 +1,7 @@
 """The examples of commands that run until they are stopped, and of the demonstration."""
 
 import shlex
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -8,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from accounting.cli.demo import MARKER_FILE
 from accounting.cli.examples import EXAMPLES
+from accounting.cli.run import DEMO_MARKER
 from accounting.embedded import run_postgres
 from tests.support.books import WRITER, Books
-from tests.support.command import turn_accounting
+from tests.support.command import environment, turn_accounting
 from tests.support.servers import ValkeyServer
 from tests.support.service import SERVICE, Service
 
@@ -50,16 +51,53 @@ def test_the_examples_of_the_demonstration_show_right_books(
         runs = [
             pool.submit(turn_accounting, *shlex.split(example)[1:]) for example in EXAMPLES["demo"]
         ]
+    shown = ""
     for run in runs:
+        shown = run.result().out
         assert run.result().code == 0, run.result().err
         assert "FAIL" not in run.result().out
         assert "  ok    no capture gaps" in run.result().out
+    follow_the_next_steps(shown, tmp_path)
+
+
+def follow_the_next_steps(shown: str, tmp_path: Path) -> None:
+    """As they are printed, but from another directory; then the books are kept."""
+    directory = tmp_path / "demo-books"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    *reading, up, doctor = shown.split("Next:\n")[1].splitlines()
+    assert up.split("#")[0].split() == ["turn-accounting", "up"]
+
+    def run(*lines: str) -> str:
+        return subprocess.run(
+            ["bash", "-ec", "\n".join(lines)],
+            cwd=elsewhere,
+            env=environment({"log_level": "error"}),
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+    assert "a preview: not closed, may change" in run(*reading)
+    assert (directory / DEMO_MARKER).exists()
+    with Service("up", directory) as service:
+        service.wait_for_conf_line()
+        run(reading[0], doctor)
+        assert service.stop() == 0
+    refused = turn_accounting("demo", "--directory", str(directory))
+    assert refused.code == 2
+    assert refused.error_line == (
+        f"{directory} has more than a demonstration and is not replaced: name another with "
+        "--directory, or delete it"
+    )
+    assert (directory / "postgres").exists()
 
 
 def test_the_demonstration_replaces_no_books_that_are_in_use(tmp_path: Path) -> None:
     directory = tmp_path / "demo"
     directory.mkdir()
-    (directory / MARKER_FILE).touch()
+    (directory / DEMO_MARKER).touch()
     with run_postgres(directory):
         refused = turn_accounting("demo", "--directory", str(directory))
         assert (refused.code, refused.out) == (2, "")

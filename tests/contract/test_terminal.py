@@ -66,6 +66,19 @@ def test_wide_has_every_column_of_the_view(sample_books: Books) -> None:
             assert shown.splitlines()[0].split() == list(row)
 
 
+def test_wide_has_the_total_of_every_number(sample_books: Books) -> None:
+    url = sample_books.url(READER)
+    rows = turn_accounting("usage", "--json", database_url=url).rows
+    sums = [
+        f"{sum(row[name] for row in rows):,.0f}"
+        for name in rows[0]
+        if not isinstance(rows[0][name], str)
+    ]
+    for top in ([], ["--top", "9"]):
+        shown = turn_accounting_on_terminal("usage", "--wide", "--bytes", *top, database_url=url)
+        assert shown.splitlines()[-1].split() == ["total", *sums]
+
+
 def test_in_a_pipe_nothing_is_cut_or_abbreviated(sample_books: Books) -> None:
     """Byte for byte, also where a terminal is narrow."""
     result = turn_accounting("usage", database_url=sample_books.url(READER))

@@ -36,6 +36,7 @@ def received(books: Books, arguments: str) -> list[tuple[str, str, int]]:
         ("usage --since today", [("bob", "2026-11-02T23:00", 7_000)]),
         ("usage --since today --per day", [("bob", "2026-11-03T23:00", 7_000)]),
         ("usage --since 2d --until 1d --per hour", [("alice", "2026-11-01T22:00", 201_000)]),
+        ("usage --since 1w --until 2d", [("alice", "2026-10-26T23:00", 1_000)]),
         ("usage --until 2d", [("alice", "2026-09-30T22:00", 1_000)]),
         ("usage --since 2026-11 --until 2026-11-02", [("alice", "2026-10-31T23:00", 201_000)]),
         ("usage --since 2026-10 --until 2026-11", [("alice", "2026-09-30T22:00", 1_000)]),

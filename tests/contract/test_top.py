@@ -277,6 +277,11 @@ def test_what_is_late_and_an_open_gap_are_in_the_head(books: Books) -> None:
     ) in shown
 
 
+def test_books_of_nothing_have_a_frame_too(books: Books) -> None:
+    shown = turn_accounting_on_terminal("top", "--once", database_url=books.url(READER))
+    assert "No source is known yet." in shown
+
+
 def test_several_gaps_of_the_day_are_listed(books: Books) -> None:
     """The open ones first, then the newest; a retired source's open gap is none any more."""
     spool = books.spool()

@@ -23,8 +23,8 @@ from accounting.domain.session_fold import (
     SessionState,
     StatusKeySighting,
     expire,
-    session_id,
 )
+from accounting.domain.session_ids import parse_session_id, session_id, short_session_id
 
 GRACE: Final = 60
 A, B, C = "192.0.2.1:3478", "192.0.2.2:3478", "192.0.2.3:3478"
@@ -624,6 +624,17 @@ def test_a_session_id_is_a_uuid_of_version_8_made_of_its_first_position() -> Non
     ]
     assert ids == sorted(set(ids))
     assert session_id(32767, 2**31 - 1, 2**62 - 1) > ids[-1]
+
+
+@pytest.mark.parametrize("place", [(1, 1, 1), (0x37A9, 2, 10**13), (32767, 2**31 - 1, 2**62 - 1)])
+def test_a_session_id_has_a_short_form(place: tuple[int, int, int]) -> None:
+    full = UUID(bytes=session_id(*place))
+    assert parse_session_id(short_session_id(full)) == parse_session_id(str(full)) == full
+
+
+@pytest.mark.parametrize("text", ["", "37a9", "37a9-1", "1-1-1", f"37a9-1-{2**62}", "37a9-1--1"])
+def test_other_text_is_no_session_id(text: str) -> None:
+    assert parse_session_id(text) is None
 
 
 # Batches

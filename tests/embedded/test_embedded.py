@@ -29,7 +29,7 @@ from accounting.embedded.postgres_server import settings_for
 from accounting.embedded.server_user import ServerUser
 from accounting.errors import ConfigurationError, ServerError
 from tests.support.coturn_server import TurnServer, run_client, wait_until_closed
-from tests.support.servers import WITHOUT_FSYNC, free_port, wait_until
+from tests.support.servers import WITHOUT_FSYNC, copy_cluster, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANNEL = "turn/realm/example.org/user/alice/allocation/000000000000000001/status"
@@ -38,6 +38,13 @@ STARTERS: dict[str, Callable[..., AbstractContextManager[EmbeddedPostgres | Embe
     "postgres": run_postgres,
     "valkey": run_valkey,
 }
+
+
+@pytest.fixture
+def made_dir(tmp_path: Path) -> Path:
+    """A data directory with a new cluster."""
+    copy_cluster(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
@@ -87,10 +94,10 @@ def query(url: str, sql: str) -> tuple[object, ...]:
         return tuple(row)
 
 
-def test_postgres_keeps_its_data_from_one_run_to_the_next(tmp_path: Path) -> None:
-    with run_postgres(tmp_path) as server, psycopg.connect(server.url()) as connection:
+def test_postgres_keeps_its_data_from_one_run_to_the_next(made_dir: Path) -> None:
+    with run_postgres(made_dir) as server, psycopg.connect(server.url()) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
-    with run_postgres(tmp_path) as server:
+    with run_postgres(made_dir) as server:
         assert query(server.url(), "SELECT answer FROM kept") == (42,)
 
 
@@ -104,8 +111,8 @@ def test_postgres_is_durable_uses_utf8_and_sorts_by_code_point(tmp_path: Path) -
         ) == ("turn_accounting", "postgres", "on", "UTC", "UTF8", "b", "C.UTF-8")
 
 
-def test_postgres_listens_only_on_its_own_socket(tmp_path: Path) -> None:
-    with run_postgres(tmp_path, settings=WITHOUT_FSYNC) as server:
+def test_postgres_listens_only_on_its_own_socket(made_dir: Path) -> None:
+    with run_postgres(made_dir, settings=WITHOUT_FSYNC) as server:
         assert query(server.url(), "SELECT current_setting('listen_addresses')") == ("",)
         assert query(server.url(), "SELECT inet_server_addr()") == (None,)
         assert server.socket_dir.stat().st_mode & 0o077 == 0
@@ -115,13 +122,13 @@ def test_postgres_listens_only_on_its_own_socket(tmp_path: Path) -> None:
 
 
 def test_postgres_url_ignores_the_environment_variables_of_libpq(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPORT", "1")
     monkeypatch.setenv("PGHOST", "nowhere.invalid")
     monkeypatch.setenv("PGDATABASE", "nothing")
     monkeypatch.setenv("PGUSER", "nobody")
-    with run_postgres(tmp_path, settings=WITHOUT_FSYNC) as server:
+    with run_postgres(made_dir, settings=WITHOUT_FSYNC) as server:
         assert query(server.url(), "SELECT 1") == (1,)
 
 
@@ -174,9 +181,9 @@ def test_waiting_for_another_owner_can_be_cancelled(data_dir: Path, server: str)
         raise AssertionError("there are two owners")
 
 
-def test_a_leftover_postgres_is_stopped_before_the_next_one_starts(tmp_path: Path) -> None:
+def test_a_leftover_postgres_is_stopped_before_the_next_one_starts(made_dir: Path) -> None:
     """Except on Linux, a server survives its killed owner."""
-    with run_postgres(tmp_path) as server:
+    with run_postgres(made_dir) as server:
         query(server.url(), "SELECT 1")
     user = ServerUser.for_servers()
     with subprocess.Popen(
@@ -188,8 +195,8 @@ def test_a_leftover_postgres_is_stopped_before_the_next_one_starts(tmp_path: Pat
     ) as leftover:
         pid_file = server.cluster / "postmaster.pid"
         wait_until(lambda: pid_file.exists() and "ready" in pid_file.read_text())
-        assert running_postgres(tmp_path) is None
-        with run_postgres(tmp_path) as after:
+        assert running_postgres(made_dir) is None
+        with run_postgres(made_dir) as after:
             assert after.pid != leftover.pid
             assert leftover.wait(10) == 0
 
@@ -203,24 +210,24 @@ def test_an_unfinished_cluster_of_a_killed_process_is_replaced(tmp_path: Path) -
     assert not unfinished.exists()
 
 
-def test_a_killed_postgres_recovers_committed_rows(tmp_path: Path) -> None:
-    with run_postgres(tmp_path) as server, psycopg.connect(server.url()) as connection:
+def test_a_killed_postgres_recovers_committed_rows(made_dir: Path) -> None:
+    with run_postgres(made_dir) as server, psycopg.connect(server.url()) as connection:
         connection.execute("CREATE TABLE kept AS SELECT generate_series(1, 10000) AS n")
         connection.commit()
         os.kill(server.pid, signal.SIGKILL)
         wait_until(lambda: not server.is_running())
         connection.close()
-    with run_postgres(tmp_path) as server:
+    with run_postgres(made_dir) as server:
         assert query(server.url(), "SELECT count(*), sum(n) FROM kept") == (10_000, 50_005_000)
 
 
-def test_a_postgres_that_does_not_start_raises_the_end_of_its_log(tmp_path: Path) -> None:
-    with run_postgres(tmp_path, settings=WITHOUT_FSYNC) as server:
+def test_a_postgres_that_does_not_start_raises_the_end_of_its_log(made_dir: Path) -> None:
+    with run_postgres(made_dir, settings=WITHOUT_FSYNC) as server:
         version = server.cluster / "PG_VERSION"
     version.write_text("9\n")
     with (
         pytest.raises(ServerError, match="database files are incompatible with server"),
-        run_postgres(tmp_path),
+        run_postgres(made_dir),
     ):
         raise AssertionError("it started")
 

@@ -17,9 +17,12 @@ from tests.support.simulated_fleet import (
 
 
 @pytest.mark.parametrize("memory_limit", [0, 3, 10**6])
-def test_any_memory_limit_gives_the_same_books(books: Books, memory_limit: int) -> None:
+@pytest.mark.parametrize("sessions", [20, pytest.param(60, marks=pytest.mark.long)])
+def test_any_memory_limit_gives_the_same_books(
+    books: Books, memory_limit: int, sessions: int
+) -> None:
     expected = {}
-    for name, scenario in hard_case_scenarios(list(VERSIONS)[-1]):
+    for name, scenario in hard_case_scenarios(list(VERSIONS)[-1], sessions):
         commands, expected[name] = play(scenario)
         receive_commands(books, name, commands)
         loader = Loader(books.engine, books.spool(name), books.rule, memory_limit=memory_limit)

@@ -1,9 +1,10 @@
 """Run the invoicer many times, killed one line of code later each time, then restarted to its end.
 
-    python -m tests.support.killed_invoicer INVOICER URL DIRECTORY OWNER_URL
+    python -m tests.support.killed_invoicer INVOICER URL DIRECTORY OWNER_URL STEP
 
-Each run has its own directory, and a consumer that is removed afterwards. Prints the number of
-kills, and how far the consumers came. This process has one thread, so that it can fork.
+Kills it before each STEP-th line. Each run has its own directory, and a consumer that is removed
+afterwards. Prints the number of kills, and how far the consumers came. This process has one thread,
+so that it can fork.
 """
 
 import importlib.util
@@ -90,7 +91,7 @@ def remove_consumer(connection: psycopg.Connection, name: str) -> int:
     return int(row[0])
 
 
-def main(path: str, url: str, directory: Path, owner_url: str) -> None:
+def main(path: str, url: str, directory: Path, owner_url: str, step: int) -> None:
     invoicer = load_module(path)
     client_path = str(sys.modules["accounting.feed.client"].__file__)
     kill_count = 0
@@ -98,7 +99,7 @@ def main(path: str, url: str, directory: Path, owner_url: str) -> None:
     # The children inherit the connection and don't touch it.
     connection = psycopg.connect(owner_url, autocommit=True)
     while True:
-        line_number = kill_count + 1
+        line_number = kill_count * step + 1
         name = f"{line_number:05d}"
 
         def run(name: str = name) -> None:
@@ -121,4 +122,4 @@ def main(path: str, url: str, directory: Path, owner_url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4])
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]))

@@ -8,6 +8,7 @@ Enter them from the main thread: a server ends with the thread that started it, 
 test run leaves no process behind.
 """
 
+import fcntl
 import os
 import random
 import shutil
@@ -231,6 +232,20 @@ WITHOUT_FSYNC: Final[Mapping[str, str]] = {
 }
 
 
+def copy_cluster(data_dir: Path) -> None:
+    """Give a data directory a new cluster: a copy of one that is made once for all workers."""
+    made = Path(tempfile.gettempdir(), "made-cluster")
+    cluster = made / "postgres" / "data"
+    with Path(tempfile.gettempdir(), "made-cluster.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not cluster.exists():
+            with run_postgres(made, settings=WITHOUT_FSYNC):
+                pass
+    home = data_dir / "postgres"
+    home.mkdir(mode=0o700, exist_ok=True)
+    subprocess.run(["cp", "-a", cluster, home], check=True)
+
+
 class PostgresServer:
     """The embedded Postgres in its own directory; without fsync unless ``fsync`` is true."""
 
@@ -258,6 +273,8 @@ class PostgresServer:
 
     def start(self) -> None:
         assert self._context is None, "the server runs already"
+        if self._last is None:
+            copy_cluster(self.data_dir)
         self._context = run_postgres(self.data_dir, settings=self.settings)
         self._running = self._last = self._context.__enter__()
 

@@ -14,7 +14,7 @@ HARD_CASES: Final = tuple(field.name for field in fields(Scenario) if field.type
 ALL_HARD_CASES: Final = Scenario(**dict.fromkeys(HARD_CASES, True))  # type: ignore[arg-type]
 
 
-def hard_case_scenarios(version: str) -> Iterator[tuple[str, Scenario]]:
+def hard_case_scenarios(version: str, sessions: int = 60) -> Iterator[tuple[str, Scenario]]:
     """Each hard case alone and all of them at once, as far as the version has them."""
     cases = {"none": {}, **{hard_case: {hard_case: True} for hard_case in HARD_CASES}}
     cases["all"] = dict.fromkeys(HARD_CASES, True)
@@ -22,7 +22,12 @@ def hard_case_scenarios(version: str) -> Iterator[tuple[str, Scenario]]:
         del cases["same_key"]
         cases["all"]["same_key"] = False
     for seed, (name, switches) in enumerate(cases.items()):
-        options: dict[str, Any] = {"version": version, "seed": seed, "sessions": 60, **switches}
+        options: dict[str, Any] = {
+            "version": version,
+            "seed": seed,
+            "sessions": sessions,
+            **switches,
+        }
         yield name, Scenario(packets_per_second=3000, **options)
 
 

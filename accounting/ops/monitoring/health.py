@@ -1,16 +1,19 @@
 """The health of the service: problems and warnings, as sentences, from one snapshot.
 
-Has the thresholds and texts of ``/healthz`` and ``turn-accounting health``. Pure.
+Has the thresholds and texts of ``/healthz`` and ``turn-accounting health``.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Final
 
 from accounting.capture.clock import MAX_CLOCK_ERROR
+from accounting.config import Settings
 from accounting.domain.gap_causes import cause_in_words
-from accounting.ops.monitoring.snapshot import Snapshot
+from accounting.ops import servers
+from accounting.ops.monitoring.snapshot import Snapshot, SnapshotReader
 from accounting.ops.monitoring.status_queries import DatabaseStatus, SilentThread
 from accounting.plurals import counted
 
@@ -32,6 +35,15 @@ class Health:
 
     problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+
+
+def check_health(settings: Settings) -> Health:
+    """Evaluate the service's health. Starts nothing; checks capture only where a spool is."""
+    servers.check_data_dir(settings.data_dir)
+    with SnapshotReader(settings, partial(servers.running_database_url, settings)) as reader:
+        snapshot = reader.read()
+    has_spool = snapshot.spool is not None or snapshot.spool_error is not None
+    return evaluate(snapshot, captures=has_spool)
 
 
 def evaluate(snapshot: Snapshot, *, captures: bool) -> Health:
