@@ -17,9 +17,6 @@ from accounting.cli.arguments import (
     Realm,
     Since,
     Until,
-    bucket_length,
-    time_span,
-    usage_subject,
 )
 from accounting.cli.output import BinaryOutput, write, write_message
 from accounting.cli.progress import progress_line
@@ -29,6 +26,7 @@ from accounting.export.selection import ExportFormat, ExportKind, Selection
 from accounting.plurals import counted
 from accounting.progress import no_progress
 from accounting.reporting import view_queries
+from accounting.reporting.filters import bucket_length, time_span, usage_subject
 
 FormatOption = Annotated[
     ExportFormat, typer.Option("--format", metavar="csv|jsonl|parquet", help="Format of the rows.")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from accounting.cli.arguments import Since, Until, list_options, name_argument, time_span
+from accounting.cli.arguments import Since, Until, list_options, name_argument
 from accounting.cli.resources import command_settings
 from accounting.cli.rows import NOW, ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
@@ -14,6 +14,7 @@ from accounting.cli.terminal_text import RED
 from accounting.domain.gap_causes import cause_in_words
 from accounting.domain.human_text import minute
 from accounting.reporting import view_queries
+from accounting.reporting.filters import time_span
 from accounting.reporting.view_queries import LENGTH
 
 STILL_OPEN: Final = "still open"

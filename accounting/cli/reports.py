@@ -14,10 +14,7 @@ from accounting.cli.arguments import (
     Since,
     Until,
     User,
-    bucket_length,
     list_options,
-    time_span,
-    usage_subject,
 )
 from accounting.cli.resources import command_settings
 from accounting.cli.rows import BYTE_COLUMNS, NOW, ListForm, Listing, write_query
@@ -28,6 +25,7 @@ from accounting.domain.session_ids import short_session_id
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
 from accounting.reporting.completeness import Counted
+from accounting.reporting.filters import bucket_length, time_span, usage_subject
 from accounting.reporting.view_queries import TRAFFIC
 
 ESTIMATED_MARK: Final = "~"

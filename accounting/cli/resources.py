@@ -39,15 +39,25 @@ def writer_engine(settings: "Settings", *, may_create: bool = False) -> Iterator
 
 
 @contextmanager
-def open_reader(settings: "Settings") -> Iterator["Reader"]:
-    """The database with the reader's rights: the views of ``reporting``."""
+def open_reader(
+    settings: "Settings", *, idle_connections: int = 1, statement_seconds: int = 0
+) -> Iterator["Reader"]:
+    """The database with the reader's rights: the views of ``reporting``.
+
+    The other arguments are those of :class:`Reader`.
+    """
     from accounting.ops import servers
     from accounting.reporting.reader import Reader
 
     with (
         servers.database_url(settings, servers.READER_ROLE) as url,
         closing(
-            Reader(url, reload_url=lambda: servers.configured_database_url(settings) or url)
+            Reader(
+                url,
+                reload_url=lambda: servers.configured_database_url(settings) or url,
+                idle_connections=idle_connections,
+                statement_seconds=statement_seconds,
+            )
         ) as reader,
     ):
         yield reader

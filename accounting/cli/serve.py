@@ -41,6 +41,13 @@ def serve(
         host, port = parse_listen_address(address)
     except ValueError as error:
         raise UsageError(f"{environment_variable('web_listen')} {address!r}: {error}") from None
-    with open_reader(settings) as reader, server.listening(host, port) as listener:
+    with (
+        open_reader(
+            settings,
+            idle_connections=server.IDLE_CONNECTIONS,
+            statement_seconds=server.STATEMENT_SECONDS,
+        ) as reader,
+        server.listening(host, port) as listener,
+    ):
         write_message(f"serving on http://{address}/")
         server.serve(create_app(reader, hosts=gate.LOOPBACK_NAMES), listener)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import typer
 
-from accounting.cli.arguments import JsonOption, name_argument, period_day
+from accounting.cli.arguments import JsonOption, name_argument
 from accounting.cli.audit import dropped_notice
 from accounting.cli.output import flush_output, write, write_json, write_message
 from accounting.cli.progress import progress_line
@@ -31,6 +31,7 @@ from accounting.domain.human_text import (
 from accounting.domain.session_ids import parse_session_id, short_session_id
 from accounting.errors import UsageError
 from accounting.plurals import counted
+from accounting.reporting.filters import period_day
 
 if TYPE_CHECKING:
     from accounting.audit.trace import (

@@ -32,6 +32,22 @@ LISTED: Final = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LivePart:
+    """What part of the state is wanted: everything, a realm, or a user of it."""
+
+    realm: str | None = None
+    user_key: UUID | None = None
+
+    @property
+    def key(self) -> Key:
+        """What the rates of the whole part are of."""
+        return self.realm if self.user_key is None else self.user_key
+
+
+EVERYTHING: Final = LivePart()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Activity:
     """A realm, user or session with its rates. ``row``: its other columns."""
 
@@ -44,14 +60,17 @@ class Activity:
 class LiveState:
     """The state at ``now``, by the database's clock.
 
-    ``sources``: those in service. ``gaps``: of the last day, open ones of
-    these sources first, then the newest. ``realms``: with
-    ``realm``, ``live`` and ``hours``, the bytes per second of each of the last hours. ``users``:
-    with ``realm``, ``user_id`` and ``active``, how many of its live sessions reported lately or are
-    in ``sessions``, which has rows of the view.
+    ``loaded_until``: up to when all sources in service are loaded; None if one never was. ``live``:
+    the number of open sessions. ``sources``: those in service. ``gaps``: of the last day, open ones
+    of these sources first, then the newest. ``realms``: with ``realm``, ``live`` and ``hours``, the
+    bytes per second of each of the last hours. ``users``: with ``realm``, ``user_id``, ``user_key``
+    and ``active``, how many of its live sessions reported lately or are in ``sessions``, which has
+    rows of the view.
     """
 
     now: datetime
+    loaded_until: datetime | None
+    live: int
     sources: Sequence[Row]
     gaps: Sequence[Row]
     everything: Activity
@@ -81,8 +100,11 @@ class LiveReader:
         self._users: dict[UUID, Mapping[str, Any]] = {}
         self._session_users: dict[UUID, UUID] = {}
 
-    def read(self) -> LiveState:
-        """Read the state. Raises as :meth:`Reader.read_rows`."""
+    def read(self, part: LivePart = EVERYTHING) -> LiveState:
+        """Read the state, of a part without sources and gaps. Raises as :meth:`Reader.read_rows`.
+
+        Any parts can be read in turn: the traffic is read once for all of them.
+        """
         [clock] = self._rows(view_queries.database_now())
         now: datetime = clock["now"]
         sources = [row for row in self._rows(view_queries.sources()) if row["retired_at"] is None]
@@ -91,14 +113,21 @@ class LiveReader:
         for row in sources:
             self._read_traffic(row)
         self._forget_idle()
-        sessions = self._sessions()
+        sessions = self._sessions(part)
+        realms = [] if part.user_key else self._realms(now, part.realm)
+        loaded = [row["loaded_until"] for row in sources]
+        is_everything = part == EVERYTHING
         return LiveState(
             now=now,
-            sources=sources,
-            gaps=self._gaps({row["source"] for row in sources}),
-            everything=self._activity(None, {}),
-            realms=self._realms(now),
-            users=self._active_users(sessions),
+            loaded_until=min(loaded) if loaded and None not in loaded else None,
+            live=self._live_of_user(part.user_key)
+            if part.user_key
+            else sum(realm.row["live"] for realm in realms),
+            sources=sources if is_everything else [],
+            gaps=self._gaps({row["source"] for row in sources}) if is_everything else [],
+            everything=self._activity(part.key, {}),
+            realms=realms,
+            users=self._active_users(sessions, part),
             sessions=sessions,
         )
 
@@ -136,7 +165,7 @@ class LiveReader:
 
     def _add(self, traffic: _SourceTraffic, row: Row) -> None:
         keys: list[Key] = [None, row["realm"], row["user_key"]]
-        self._users[row["user_key"]] = {"realm": row["realm"], "user_id": row["user_id"]}
+        self._users[row["user_key"]] = _user_of(row)
         if row["session_id"] is not None:
             keys.append(row["session_id"])
             self._session_users[row["session_id"]] = row["user_key"]
@@ -168,33 +197,53 @@ class LiveReader:
                 busiest.update(rates.busiest(LISTED, among))
         return {key for key in busiest if isinstance(key, UUID)}
 
-    def _sessions(self) -> list[Activity]:
+    def _users_in(self, part: LivePart) -> Mapping[UUID, Mapping[str, Any]]:
+        """The users of a part that reported lately."""
+        if part.user_key is not None:
+            return {key: row for key, row in self._users.items() if key == part.user_key}
+        if part.realm is not None:
+            return {key: row for key, row in self._users.items() if row["realm"] == part.realm}
+        return self._users
+
+    def _sessions_in(self, part: LivePart) -> Mapping[UUID, UUID]:
+        """The sessions of a part that reported lately, with their users."""
+        if part == EVERYTHING:
+            return self._session_users
+        users = self._users_in(part)
+        return {key: user for key, user in self._session_users.items() if user in users}
+
+    def _sessions(self, part: LivePart) -> list[Activity]:
         """Live sessions: the busiest ones, the oldest and the newest."""
-        rows = self._rows(view_queries.sessions_by_id(list(self._busiest(self._session_users))))
+        busiest = self._busiest(self._sessions_in(part))
+        rows = self._rows(view_queries.sessions_by_id(list(busiest)))
         oldest = Arrangement(by="started_at", limit=LISTED)
         for arrangement in (Arrangement(limit=LISTED), oldest):
-            rows += self._rows(view_queries.sessions(live=True, arrangement=arrangement))
+            query = view_queries.sessions(
+                realm=part.realm, user_key=part.user_key, live=True, arrangement=arrangement
+            )
+            rows += self._rows(query)
         by_id = {row["session_id"]: row for row in rows if row["ended_at"] is None}
         return [self._activity(session_id, row) for session_id, row in by_id.items()]
 
-    def _active_users(self, sessions: Sequence[Activity]) -> list[Activity]:
-        users = dict(self._users)
-        session_users = dict(self._session_users)
+    def _active_users(self, sessions: Sequence[Activity], part: LivePart) -> list[Activity]:
+        users = dict(self._users_in(part))
+        session_users = dict(self._sessions_in(part))
         for session in sessions:
-            users[session.row["user_key"]] = {
-                "realm": session.row["realm"],
-                "user_id": session.row["user_id"],
-            }
+            users[session.row["user_key"]] = _user_of(session.row)
             session_users[session.row["session_id"]] = session.row["user_key"]
         active = Counter(session_users.values())
-        listed = {*self._busiest(self._users), *(session.row["user_key"] for session in sessions)}
+        listed = {*self._busiest(users), *(session.row["user_key"] for session in sessions)}
         return [self._activity(key, {**users[key], "active": active[key]}) for key in listed]
 
-    def _realms(self, now: datetime) -> list[Activity]:
+    def _live_of_user(self, user_key: UUID) -> int:
+        [row] = self._rows(view_queries.live_sessions_of_user(user_key))
+        return int(row["live"])
+
+    def _realms(self, now: datetime, of_realm: str | None) -> list[Activity]:
         """Every realm that has live sessions, or had usage in the last hours."""
         hours: dict[str, list[float]] = {}
         for row in self._rows(
-            view_queries.usage(by="realm", per="hour", since=HoursAgo(USAGE_HOURS))
+            view_queries.usage(by="realm", per="hour", realm=of_realm, since=HoursAgo(USAGE_HOURS))
         ):
             number = USAGE_HOURS - 1 - (now - row["starts_at"]) // timedelta(hours=1)
             if 0 <= number < USAGE_HOURS:
@@ -207,10 +256,14 @@ class LiveReader:
                 "live": int(row["live"]),
                 "hours": hours.get(row["realm"], [0.0] * USAGE_HOURS),
             }
-            for row in self._rows(view_queries.live_sessions_by_realm())
+            for row in self._rows(view_queries.live_sessions_by_realm(of_realm))
             if row["live"] or row["realm"] in hours
         ]
         return [self._activity(row["realm"], row) for row in realms]
+
+
+def _user_of(row: Row) -> Mapping[str, Any]:
+    return {name: row[name] for name in ("realm", "user_id", "user_key")}
 
 
 def _sum(rates: Iterable[Rate]) -> Rate:

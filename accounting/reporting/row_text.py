@@ -26,7 +26,7 @@ def json_value(value: object) -> str:
             return json.dumps(bytes(value).hex())
         case dict():
             return json_object(value)
-        case list():
+        case list() | tuple():
             return "[" + ", ".join(map(json_value, value)) + "]"
         case None | bool() | int() | float() | str():
             return json.dumps(value).replace("\x7f", "\\u007f")

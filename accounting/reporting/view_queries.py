@@ -56,14 +56,50 @@ Bound = datetime | DaysAgo | HoursAgo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrangement:
-    """The order of a list, and how much of it. ``by``: a column, TRAFFIC or LENGTH."""
+    """The order of a list, and how much of it. ``by``: a column, TRAFFIC or LENGTH.
+
+    ``after``: the values of the list's key in the row before the first; only in the usual order.
+    """
 
     by: str | None = None
     descending: bool = False
     limit: int | None = None
+    after: Sequence[Any] | None = None
 
 
 AS_IT_IS: Final = Arrangement()
+
+# The columns that give each list its usual order, which is total.
+SESSION_KEY: Final = ("started_at", "session_id")
+USER_USAGE_KEY: Final = ("starts_at", "realm", "user_id", "user_key")
+REALM_USAGE_KEY: Final = ("starts_at", "realm")
+PERIOD_KEY: Final = ("realm", "starts_at")
+STATEMENT_KEY: Final = ("realm", "period", "user_id", "user_key")
+ADJUSTMENT_KEY: Final = ("posted_at", "user_id", "adjustment_id")
+GAP_KEY: Final = ("to_at", "from_at", "gap_id")
+SOURCE_KEY: Final = ("source",)
+REALM_KEY: Final = ("realm",)
+REPORT_KEY: Final = ("received_at", "epoch", "position")
+UNATTRIBUTED_KEY: Final = ("starts_at", "source", "realm", "username")
+
+REPORT_COLUMNS: Final = (
+    "source",
+    "epoch",
+    "position",
+    "received_at",
+    "time_estimated",
+    "event",
+    "side",
+    "lifetime",
+    "transport",
+    "client_address",
+    "server_address",
+    "received_packets",
+    "received_bytes",
+    "sent_packets",
+    "sent_bytes",
+)
+"""Of a report of a session."""
 Row = Mapping[str, Any]
 """A row by the columns of its view."""
 
@@ -103,10 +139,20 @@ class ViewQuery:
         return " ".join(parts)
 
 
+_SESSION_PAGE: Final = """(
+SELECT v.* FROM reporting.session_page(
+%(realm)s::text, %(user)s::text, %(user_key)s::uuid, {since}::timestamptz, {until}::timestamptz,
+%(live)s, %(after_at)s::timestamptz, %(after_id)s::uuid, %(most)s
+) p
+JOIN reporting.sessions v ON v.session_id = p.page_session_id AND v.user_key = p.page_user_key
+) s"""
+
+
 def sessions(
     *,
     realm: str | None = None,
     user: str | None = None,
+    user_key: UUID | None = None,
     since: Bound | None = None,
     until: Bound | None = None,
     live: bool = False,
@@ -114,12 +160,36 @@ def sessions(
 ) -> ViewQuery:
     """Sessions that were open at some time in [since, until), newest first.
 
-    ``user``: a user_id or a username. ``live``: only open ones. Naive times are UTC.
+    ``user``: a user_id or a username. ``live``: only open ones. Naive times are UTC. With a limit
+    and in the usual order, the cost depends on the limit only.
     """
+    if arrangement.limit is not None and arrangement.by is None:
+        after_at, after_id = arrangement.after or (None, None)
+        bounds = {"since": since, "until": until}
+        instants = {
+            name: "NULL" if bound is None else _instant(name, bound, _UTC)
+            for name, bound in bounds.items()
+        }
+        page = ViewQuery(
+            relation=_SESSION_PAGE.format(**instants),
+            values={
+                "realm": realm,
+                "user": user,
+                "user_key": user_key,
+                "live": live,
+                "after_at": after_at,
+                "after_id": after_id,
+                "most": arrangement.limit,
+                **{name: _value(bound) for name, bound in bounds.items() if bound is not None},
+            },
+        )
+        return replace(page, order=_descending(SESSION_KEY))
     query = _of_realm(view("sessions"), realm)
     if user is not None:
         query = query.where("(user_id = %(user)s OR username = %(user)s)", user=user)
         query = query.where(_OF_POSSIBLE_USERS, user=user)
+    if user_key is not None:
+        query = query.where("user_key = %(user_key)s", user_key=user_key)
     if until is not None:
         query = _bounded(query, "started_at < {until}", _UTC, until=until)
     if since is not None:
@@ -128,7 +198,11 @@ def sessions(
         query = _bounded(query, overlaps, _UTC, since=since)
     if live:
         query = query.where("ended_at IS NULL")
-    return _arranged(query, arrangement, "started_at DESC", "session_id DESC")
+    return _arranged(query, arrangement, *_descending(SESSION_KEY))
+
+
+def _descending(key: Sequence[str]) -> Sequence[str]:
+    return [f"{name} DESC" for name in key]
 
 
 def usage(
@@ -137,6 +211,7 @@ def usage(
     per: Literal["hour", "day", "month"],
     realm: str | None = None,
     user: str | None = None,
+    user_key: UUID | None = None,
     since: Bound | None = None,
     until: Bound | None = None,
     arrangement: Arrangement = AS_IT_IS,
@@ -147,7 +222,24 @@ def usage(
     where it is cut. A time with an offset cuts none: programs compare it with ``starts_at``.
     """
     resolution = _usage_resolution(per, since, until)
-    query = _of_user(view(f"{by}_usage_{_VIEW_SUFFIXES[resolution]}"), realm, user)
+    is_page = arrangement.limit is not None and arrangement.by is None
+    if by == "user" and is_page and resolution == per and user is None and user_key is None:
+        buckets = _in_span(f"realm_usage_{_VIEW_SUFFIXES[per]}", realm, since, until)
+        return _lines_by_bucket(buckets, f"user_usage_{_VIEW_SUFFIXES[per]}", arrangement)
+    query = _in_span(f"{by}_usage_{_VIEW_SUFFIXES[resolution]}", realm, since, until)
+    query = _of_user(query, None, user, user_key)
+    if resolution != per:
+        query = _cut_buckets(query, by, per, since, until)
+    elif arrangement.after is not None:
+        # For the index: the comparison of the whole key uses none.
+        query = query.where("starts_at >= %(after_0)s")
+    key = USER_USAGE_KEY if by == "user" else REALM_USAGE_KEY
+    return _arranged(query, arrangement, *key, key=key)
+
+
+def _in_span(name: str, realm: str | None, since: Bound | None, until: Bound | None) -> ViewQuery:
+    """The buckets of a view of usage that start in a span."""
+    query = _of_realm(view(name), realm)
     # For the index: no midnight is further than 40 hours from that of UTC, whatever its day.
     if since is not None:
         query = _bounded(query, "starts_at >= {since}", _OWN_ZONE, since=since)
@@ -155,10 +247,32 @@ def usage(
     if until is not None:
         query = _bounded(query, "starts_at < {until}", _OWN_ZONE, until=until)
         query = _bounded(query, "starts_at < {until} + interval '40 hours'", _UTC, until=until)
-    if resolution != per:
-        query = _cut_buckets(query, by, per, since, until)
-    order = ("starts_at", "realm", *(["user_id"] if by == "user" else []))
-    return _arranged(query, arrangement, *order)
+    return query
+
+
+_LINES_BY_BUCKET: Final = """(
+SELECT u.* FROM ({buckets}) b
+CROSS JOIN LATERAL (
+SELECT v.* FROM reporting.{view} v
+WHERE v.realm = b.realm AND v.starts_at = b.starts_at{after}
+ORDER BY v.user_id, v.user_key LIMIT {limit}
+) u
+ORDER BY b.starts_at, b.realm, u.user_id, u.user_key LIMIT {limit}
+) s"""
+
+
+def _lines_by_bucket(buckets: ViewQuery, name: str, arrangement: Arrangement) -> ViewQuery:
+    """A page of users' lines, read bucket by bucket until it is full: few are ever sorted."""
+    after = ""
+    if arrangement.after is not None:
+        values = {f"after_{number}": value for number, value in enumerate(arrangement.after)}
+        buckets = buckets.where("(starts_at, realm) >= (%(after_0)s, %(after_1)s)", **values)
+        after = " AND " + _beyond([f"v.{column}" for column in USER_USAGE_KEY])
+    buckets = replace(buckets, columns=("starts_at", "realm"), order=("starts_at", "realm"))
+    relation = _LINES_BY_BUCKET.format(
+        buckets=buckets.text, view=name, after=after, limit=arrangement.limit
+    )
+    return ViewQuery(relation=relation, values=buckets.values, order=USER_USAGE_KEY)
 
 
 def cuts_buckets(
@@ -211,35 +325,41 @@ def _cut_buckets(
 
 def periods(realm: str | None = None, arrangement: Arrangement = AS_IT_IS) -> ViewQuery:
     """Billing periods by realm, oldest first."""
-    return _arranged(_of_realm(view("periods"), realm), arrangement, "realm", "starts_at")
+    query = _of_realm(view("periods"), realm)
+    return _arranged(query, arrangement, *PERIOD_KEY, key=PERIOD_KEY)
 
 
 def statements(
-    realm: str,
-    period: date,
+    realm: str | None,
+    period: date | None,
     user: str | None = None,
     *,
+    user_key: UUID | None = None,
     preview: bool = False,
     arrangement: Arrangement = AS_IT_IS,
 ) -> ViewQuery:
-    """The lines of a statement, or of one that is not closed, by user."""
-    query = _of_user(view("statement_previews" if preview else "statements"), realm, user)
-    query = query.where("period = %(period)s", period=period)
-    return _arranged(query, arrangement, "user_id", "user_key")
+    """The lines of statements, or of those that are not closed, by realm, period and user."""
+    query = view("statement_previews" if preview else "statements")
+    query = _of_user(query, realm, user, user_key)
+    if period is not None:
+        query = query.where("period = %(period)s", period=period)
+    return _arranged(query, arrangement, *STATEMENT_KEY, key=STATEMENT_KEY)
 
 
 def adjustments(
-    realm: str,
-    period: date,
+    realm: str | None,
+    period: date | None,
     user: str | None = None,
     *,
     by: Literal["period", "posted_in"],
+    user_key: UUID | None = None,
     arrangement: Arrangement = AS_IT_IS,
 ) -> ViewQuery:
     """The adjustments that correct a period, or that are posted in it, oldest first."""
-    query = _of_user(view("adjustments"), realm, user)
-    query = query.where(by + " = %(period)s", period=period)
-    return _arranged(query, arrangement, "posted_at", "user_id", "adjustment_id")
+    query = _of_user(view("adjustments"), realm, user, user_key)
+    if period is not None:
+        query = query.where(by + " = %(period)s", period=period)
+    return _arranged(query, arrangement, *ADJUSTMENT_KEY, key=ADJUSTMENT_KEY)
 
 
 def gaps(
@@ -260,7 +380,34 @@ def gaps(
         query = _bounded(query, "from_at < {until}", _UTC, until=until)
     if since is not None:
         query = _bounded(query, "(to_at IS NULL OR to_at > {since})", _UTC, since=since)
+    if arrangement.after is not None:
+        to_at, from_at, gap_id = arrangement.after
+        is_older = "(from_at, gap_id) < (%(after_from)s, %(after_gap)s)"
+        if to_at is None:
+            query = query.where(f"(to_at IS NOT NULL OR {is_older})")
+        else:
+            query = query.where(f"to_at IS NOT NULL AND {is_older}")
+        query = query.where("true", after_from=from_at, after_gap=gap_id)
     return _arranged(query, arrangement, "to_at IS NOT NULL", "from_at DESC", "gap_id DESC")
+
+
+def unattributed(
+    *,
+    realm: str | None = None,
+    source: str | None = None,
+    since: Bound | None = None,
+    until: Bound | None = None,
+    arrangement: Arrangement = AS_IT_IS,
+) -> ViewQuery:
+    """Traffic of allocations that coturn never confirmed, by hour. Naive times are UTC."""
+    query = _of_realm(view("unattributed_usage"), realm)
+    if source is not None:
+        query = query.where("source = %(source)s", source=source)
+    if since is not None:
+        query = _bounded(query, "starts_at >= {since}", _UTC, since=since)
+    if until is not None:
+        query = _bounded(query, "starts_at < {until}", _UTC, until=until)
+    return _arranged(query, arrangement, *UNATTRIBUTED_KEY, key=UNATTRIBUTED_KEY)
 
 
 def view(name: str) -> ViewQuery:
@@ -270,7 +417,19 @@ def view(name: str) -> ViewQuery:
 
 def sources(arrangement: Arrangement = AS_IT_IS) -> ViewQuery:
     """All sources by name."""
-    return _arranged(view("sources"), arrangement, "source")
+    return _arranged(view("sources"), arrangement, *SOURCE_KEY, key=SOURCE_KEY)
+
+
+_REALMS: Final = """(
+SELECT k.realm, coalesce(l.live, 0) AS live
+FROM reporting.known_realms() k (realm) LEFT JOIN ({live}) l USING (realm)
+) r"""
+
+
+def realms(arrangement: Arrangement = AS_IT_IS) -> ViewQuery:
+    """Every realm: ``realm``, and ``live``, the number of its open sessions."""
+    query = ViewQuery(relation=_REALMS.format(live=live_sessions_by_realm().text))
+    return _arranged(query, arrangement, *REALM_KEY, key=REALM_KEY)
 
 
 def sums(query: ViewQuery, columns: Iterable[str]) -> ViewQuery:
@@ -314,14 +473,46 @@ def sessions_by_id(session_ids: Sequence[UUID]) -> ViewQuery:
     return view("sessions").where("session_id = ANY(%(ids)s)", ids=list(session_ids))
 
 
-def live_sessions_by_realm() -> ViewQuery:
+def session_reports(
+    session_id: UUID, *, after: Sequence[Any] | None, limit: int, most_scanned: int
+) -> ViewQuery:
+    """Reports of a session in order, after the one received then at an epoch and position.
+
+    ``scanned_until`` is null but in a last row where the search ended early: after
+    ``most_scanned`` reports of any session. It goes on after that time.
+    """
+    at, epoch, position = after or (None, None, None)
+    return ViewQuery(
+        relation="reporting.session_reports(%(session_id)s, %(at)s::timestamptz,"
+        " %(epoch)s::integer, %(position)s::bigint, %(most)s, %(most_scanned)s)",
+        values={
+            "session_id": session_id,
+            "at": at,
+            "epoch": epoch,
+            "position": position,
+            "most": limit,
+            "most_scanned": most_scanned,
+        },
+    )
+
+
+def live_sessions_by_realm(realm: str | None = None) -> ViewQuery:
     """The open sessions of each realm: ``realm`` and ``live``.
 
     They are those that ever started less those that ended, so that no session is read.
     """
     live = "sum(sessions_started - sessions_ended) AS live"
-    query = replace(view("realm_usage_monthly"), columns=("realm", live))
+    query = _of_realm(replace(view("realm_usage_monthly"), columns=("realm", live)), realm)
     return replace(query, group="realm", order=("realm",))
+
+
+def live_sessions_of_user(user_key: UUID) -> ViewQuery:
+    """The number of open sessions of a user, as ``live``; counted as those of a realm."""
+    live = "coalesce(sum(sessions_started - sessions_ended), 0) AS live"
+    return replace(
+        view("user_usage_monthly").where("user_key = %(user_key)s", user_key=user_key),
+        columns=(live,),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,9 +580,15 @@ def _of_realm(query: ViewQuery, realm: str | None) -> ViewQuery:
     return query if realm is None else query.where("realm = %(realm)s", realm=realm)
 
 
-def _of_user(query: ViewQuery, realm: str | None, user: str | None) -> ViewQuery:
+def _of_user(
+    query: ViewQuery, realm: str | None, user: str | None, user_key: UUID | None = None
+) -> ViewQuery:
     query = _of_realm(query, realm)
-    return query if user is None else query.where("user_id = %(user)s", user=user)
+    if user is not None:
+        query = query.where("user_id = %(user)s", user=user)
+    if user_key is not None:
+        query = query.where("user_key = %(user_key)s", user_key=user_key)
+    return query
 
 
 def _bounded(query: ViewQuery, condition: str, zone: str, **bounds: Bound) -> ViewQuery:
@@ -401,13 +598,27 @@ def _bounded(query: ViewQuery, condition: str, zone: str, **bounds: Bound) -> Vi
     return query.where(condition.format(**instants), **values)
 
 
-def _arranged(query: ViewQuery, arrangement: Arrangement, *order: str) -> ViewQuery:
-    """A query in the order that was asked for; ``order`` is its usual one, and settles ties."""
+def _arranged(
+    query: ViewQuery, arrangement: Arrangement, *order: str, key: Sequence[str] = ()
+) -> ViewQuery:
+    """A query in the order that was asked for; ``order`` is its usual one, and settles ties.
+
+    ``key``: the columns of that order, if ``arrangement.after`` has their values.
+    """
     if arrangement.by is not None:
         assert _COLUMN.fullmatch(arrangement.by)
         rank = _RANKS.get(arrangement.by, arrangement.by)
         order = (rank + " DESC NULLS LAST" * arrangement.descending, *order)
+    elif key and arrangement.after is not None:
+        values = {f"after_{number}": value for number, value in enumerate(arrangement.after)}
+        query = query.where(_beyond(key), **values)
     return replace(query, order=order, limit=arrangement.limit)
+
+
+def _beyond(key: Sequence[str]) -> str:
+    """The condition that a key comes after the one in the parameters ``after_0`` and so on."""
+    values = ", ".join(f"%(after_{number})s" for number in range(len(key)))
+    return f"({', '.join(key)}) > ({values})"
 
 
 def _resolution(bound: Bound) -> Literal["hour", "day", "month"]:

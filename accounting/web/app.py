@@ -18,6 +18,7 @@ from accounting.web import api, pages
 from accounting.web.gate import Gate
 from accounting.web.problems import Problem, problem_of
 from accounting.web.render import page, problem_response
+from accounting.web.threads import BoundedThreads
 
 log = structlog.get_logger()
 API_PREFIX = "/api/v1"
@@ -28,7 +29,7 @@ def create_app(database: Reader, *, hosts: Iterable[str], root_path: str = "") -
     app = FastAPI(
         title="turn-accounting",
         summary="Usage of a TURN server: sessions, usage, statements and the feed.",
-        openapi_url="/api/openapi.json",
+        openapi_url=None,  # the API has its own, which reads the views
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
         root_path=root_path,
@@ -40,7 +41,7 @@ def create_app(database: Reader, *, hosts: Iterable[str], root_path: str = "") -
     app.add_exception_handler(Exception, _answer_error)
     for kind in (Problem, AccountingError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _answer_error)
-    return Gate(app, hosts=hosts)
+    return Gate(BoundedThreads(app), hosts=hosts)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -1,15 +1,21 @@
 """What routes read with: the database and the reader of the request."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import Depends, Request
 
+from accounting.errors import UsageError, unknown_name, unknown_user
 from accounting.reporting import view_queries
+from accounting.reporting.feed_pages import FeedPage, read_feed_page
+from accounting.reporting.known_names import check_names
+from accounting.reporting.live import LivePart
 from accounting.reporting.reader import Reader as DatabaseReader
 from accounting.reporting.view_queries import ViewQuery
 from accounting.web.access.reader import Reader
+from accounting.web.problems import Problem, not_found
 
 
 class Books:
@@ -30,6 +36,74 @@ class Books:
         """
         return self.database.read_rows(query) if self.reader.reads_all else []
 
+    def require_all(self) -> None:
+        """Raise the problem of an address that does not exist, unless everything may be read."""
+        if not self.reader.reads_all:
+            raise Problem(404, "Not Found")
+
+    def realm(self, wanted: str | None) -> str | None:
+        """The realm to ask for: the wanted one, or the one of this reader."""
+        return self.reader.realm if wanted is None else wanted
+
+    def user_key(self, wanted: UUID | None) -> UUID | None:
+        """The user to ask for: the wanted one, or the one of this reader."""
+        return self.reader.user_key if wanted is None else wanted
+
+    def live_part(self) -> LivePart:
+        """The part of the live state."""
+        return LivePart(realm=self.reader.realm, user_key=self.reader.user_key)
+
+    def session(self, session_id: UUID) -> Mapping[str, Any]:
+        """The row of a session. Raises the problem of an unknown one."""
+        rows = self.rows(view_queries.sessions_by_id([session_id]), by_user=True)
+        if not rows:
+            raise not_found(f"no session {session_id} is known")
+        return rows[0]
+
+    def session_reports(
+        self, session_id: UUID, after: Sequence[Any] | None, *, limit: int, most_scanned: int
+    ) -> list[Mapping[str, Any]]:
+        """Reports of a session, as :func:`view_queries.session_reports` says."""
+        self.session(session_id)
+        query = view_queries.session_reports(
+            session_id, after=after, limit=limit, most_scanned=most_scanned
+        )
+        return self.database.read_rows(query)
+
+    def feed(self, after: int, limit: int, history: UUID | None) -> FeedPage:
+        """Events after a number. Raises FeedRestored."""
+        events = self.reader.restrict(view_queries.view("feed"), by_user=False)
+        return read_feed_page(self.database, events, after=after, limit=limit, history=history)
+
+    def check_names(
+        self, *, realm: str | None = None, user: str | None = None, source: str | None = None
+    ) -> None:
+        """Raise a problem for an unknown name, which suggests names that this reader may read.
+
+        Call it when nothing was found.
+        """
+        try:
+            self._check_names(realm, user, source)
+        except UsageError as error:
+            raise not_found(str(error)) from None
+
+    def _check_names(self, realm: str | None, user: str | None, source: str | None) -> None:
+        reader = self.reader
+        if reader.realm is None:
+            check_names(self.database, realm=realm, user=user, source=source)
+            return
+        if realm not in {None, reader.realm}:
+            assert realm is not None
+            raise unknown_name("realm", realm, [reader.realm])
+        if user is not None:
+            if reader.user_key is None:
+                check_names(self.database, realm=reader.realm, user=user)
+            else:
+                usage = view_queries.usage(by="user", per="month", user_key=reader.user_key)
+                own = {row["user_id"] for row in self.rows(usage, by_user=True)}
+                if user not in own:
+                    raise unknown_user(reader.realm, user, own)
+
     def now(self) -> datetime:
         """The database's clock."""
         [clock] = self.database.read_rows(view_queries.database_now())
@@ -37,7 +111,8 @@ class Books:
         return now
 
 
-def _books(request: Request) -> Books:
+async def _books(request: Request) -> Books:
+    # A coroutine, since it needs no thread.
     return Books(request.app.state.database, request.state.reader)
 
 

@@ -14,7 +14,7 @@ from accounting.errors import (
 JSON_TYPE: Final = "application/problem+json"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)  # an exception is not frozen: it gets a traceback
 class Problem(Exception):  # RFC 9457 calls it so
     """An answer that is an error. ``title``: of its kind; ``detail``: of this one."""
 

@@ -13,6 +13,10 @@ from accounting.errors import ConfigurationError
 BACKLOG: Final = 128
 KEEP_ALIVE_SECONDS: Final = 15
 STOP_SECONDS: Final = 5
+IDLE_CONNECTIONS: Final = 2
+"""So many connections to Postgres stay open; while more of the threads read, there are more."""
+STATEMENT_SECONDS: Final = 10
+"""No request holds a thread for longer than a few statements of this time."""
 MOST_REQUESTS: Final = 64
 """So many requests are served at once; more are answered with 503."""
 

@@ -679,6 +679,281 @@ GRANT EXECUTE ON FUNCTION reporting.recent_traffic(
     text, timestamptz, integer, bigint, integer, bigint, integer
 ) TO turn_accounting_reader, turn_accounting_writer;
 
+-- A page of sessions, newest first, in time that does not depend on how many there are: it reads
+-- along the indexes of realms, of users or of live sessions, and names the sessions of the page. Of
+-- all realms it reads only those whose newest sessions can be on the page. Sessions that were open at
+-- `since` and started before follow last: the live ones, and of those that ended later the ones that
+-- started within the two hours before, or have usage in the hour of `since`, as every session has in
+-- each hour in which it was open. A user is also found by a username, whose user_id is a part of it.
+CREATE FUNCTION reporting.session_page(
+    of_realm text, of_user text, of_user_key uuid, since timestamptz, until timestamptz,
+    is_live boolean, before_at timestamptz, before_id uuid, most integer
+)
+RETURNS TABLE (page_session_id uuid, page_user_key uuid)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+DECLARE
+    realm_ids integer[];
+    user_keys uuid[];
+    keys_by_username uuid[] := '{}';
+    is_of_user boolean := of_user IS NOT NULL OR of_user_key IS NOT NULL;
+    from_at timestamptz := '-infinity';
+    to_at timestamptz := coalesce(until, 'infinity');
+    last_at timestamptz := coalesce(before_at, 'infinity');
+    last_id uuid := coalesce(before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
+    newest_at timestamptz;
+    found_rows bigint;
+BEGIN
+    realm_ids := ARRAY(SELECT r.realm_id FROM accounting.realms r
+        WHERE of_realm IS NULL OR r.realm = of_realm);
+    IF of_user IS NULL THEN
+        user_keys := ARRAY(SELECT of_user_key WHERE of_user_key IS NOT NULL);
+    ELSE
+        user_keys := ARRAY(SELECT u.user_key FROM unnest(realm_ids) r (realm_id)
+            JOIN accounting.users u ON u.realm_id = r.realm_id AND u.user_id = of_user
+            WHERE of_user_key IS NULL OR u.user_key = of_user_key);
+        keys_by_username := ARRAY(
+            SELECT DISTINCT u.user_key
+            FROM (
+                SELECT DISTINCT p.realm_id, unnest(ARRAY[
+                    left(of_user, strpos(of_user, p.separator) - 1),
+                    substr(of_user, strpos(of_user, p.separator) + length(p.separator))
+                ]) AS user_id
+                FROM accounting.realm_rules p
+                WHERE p.realm_id = ANY (realm_ids) AND strpos(of_user, p.separator) > 0
+                UNION ALL
+                SELECT r.realm_id, '' FROM unnest(realm_ids) r (realm_id)
+                WHERE of_user ~ '^[0-9]+$'
+            ) c
+            JOIN accounting.users u ON u.realm_id = c.realm_id AND u.user_id = c.user_id
+            WHERE (of_user_key IS NULL OR u.user_key = of_user_key)
+                AND u.user_key <> ALL (user_keys)
+        );
+    END IF;
+    IF since IS NOT NULL AND NOT is_live THEN
+        from_at := since;
+    END IF;
+
+    IF is_live THEN
+        RETURN QUERY
+        SELECT e.session_id, e.user_key FROM accounting.sessions e
+        WHERE e.ended_at IS NULL AND e.confirmed
+            AND (of_realm IS NULL OR e.realm_id = ANY (realm_ids))
+            AND (NOT is_of_user OR e.user_key = ANY (user_keys || keys_by_username))
+            AND (keys_by_username = '{}' OR e.user_key = ANY (user_keys) OR EXISTS (
+                SELECT FROM accounting.usernames n WHERE n.username_key = e.username_key
+                    AND n.user_key = e.user_key AND n.username = of_user))
+            AND e.started_at < to_at AND e.started_at <= last_at
+            AND (e.started_at, e.session_id) < (last_at, last_id)
+        ORDER BY e.started_at DESC, e.session_id DESC LIMIT most;
+        RETURN;
+    ELSIF is_of_user THEN
+        RETURN QUERY
+        SELECT t.session_id, t.user_key
+        FROM unnest(user_keys || keys_by_username) k (user_key) CROSS JOIN LATERAL (
+            SELECT e.session_id, e.user_key, e.started_at FROM accounting.sessions e
+            WHERE e.user_key = k.user_key AND e.confirmed
+                AND (of_realm IS NULL OR e.realm_id = ANY (realm_ids))
+                AND (keys_by_username = '{}' OR e.user_key = ANY (user_keys) OR EXISTS (
+                    SELECT FROM accounting.usernames n WHERE n.username_key = e.username_key
+                        AND n.user_key = e.user_key AND n.username = of_user))
+                AND e.started_at >= from_at AND e.started_at < to_at AND e.started_at <= last_at
+                AND (e.started_at, e.session_id) < (last_at, last_id)
+            ORDER BY e.started_at DESC, e.session_id DESC LIMIT most
+        ) t
+        ORDER BY t.started_at DESC, t.session_id DESC LIMIT most;
+    ELSE
+        -- The newest session of each realm: no other is newer than these.
+        SELECT array_agg(n.realm_id), CASE WHEN count(*) = most THEN min(n.started_at) END
+        INTO realm_ids, newest_at
+        FROM (
+            SELECT r.realm_id, t.started_at
+            FROM unnest(realm_ids) r (realm_id) CROSS JOIN LATERAL (
+                SELECT e.started_at FROM accounting.sessions e
+                WHERE e.realm_id = r.realm_id AND e.confirmed
+                    AND e.started_at >= from_at AND e.started_at < to_at
+                    AND e.started_at <= last_at
+                    AND (e.started_at, e.session_id) < (last_at, last_id)
+                ORDER BY e.started_at DESC LIMIT 1
+            ) t
+            ORDER BY t.started_at DESC LIMIT most
+        ) n;
+        RETURN QUERY
+        SELECT t.session_id, t.user_key
+        FROM unnest(realm_ids) r (realm_id) CROSS JOIN LATERAL (
+            SELECT e.session_id, e.user_key, e.started_at FROM accounting.sessions e
+            WHERE e.realm_id = r.realm_id AND e.confirmed
+                AND e.started_at >= greatest(from_at, newest_at)
+                AND e.started_at < to_at AND e.started_at <= last_at
+                AND (e.started_at, e.session_id) < (last_at, last_id)
+            ORDER BY e.started_at DESC, e.session_id DESC LIMIT most
+        ) t
+        ORDER BY t.started_at DESC, t.session_id DESC LIMIT most;
+    END IF;
+    GET DIAGNOSTICS found_rows = ROW_COUNT;
+    IF since IS NULL OR found_rows >= most THEN
+        RETURN;
+    END IF;
+
+    realm_ids := ARRAY(SELECT r.realm_id FROM accounting.realms r
+        WHERE of_realm IS NULL OR r.realm = of_realm);
+    RETURN QUERY
+    SELECT e.session_id, e.user_key
+    FROM (
+        SELECT c.session_id, c.user_key
+        FROM unnest(realm_ids) r (realm_id)
+        JOIN accounting.session_usage c ON c.realm_id = r.realm_id AND NOT c.started
+            AND c.starts_at > since - interval '2 hours' AND c.starts_at <= since
+        WHERE NOT is_of_user OR c.user_key = ANY (user_keys || keys_by_username)
+        UNION
+        SELECT t.session_id, t.user_key
+        FROM unnest(realm_ids) r (realm_id)
+        JOIN accounting.sessions t ON t.realm_id = r.realm_id
+            AND t.started_at >= since - interval '2 hours' AND t.started_at < since
+        WHERE NOT is_of_user OR t.user_key = ANY (user_keys || keys_by_username)
+        UNION
+        SELECT t.session_id, t.user_key
+        FROM accounting.sessions t
+        WHERE t.ended_at IS NULL AND t.confirmed AND t.started_at < since
+            AND (of_realm IS NULL OR t.realm_id = ANY (realm_ids))
+            AND (NOT is_of_user OR t.user_key = ANY (user_keys || keys_by_username))
+    ) c
+    JOIN accounting.sessions e ON e.session_id = c.session_id AND e.user_key = c.user_key
+    WHERE e.confirmed AND (e.ended_at IS NULL OR e.ended_at > since)
+        AND (keys_by_username = '{}' OR e.user_key = ANY (user_keys) OR EXISTS (
+            SELECT FROM accounting.usernames n WHERE n.username_key = e.username_key
+                AND n.user_key = e.user_key AND n.username = of_user))
+        AND e.started_at < since AND e.started_at < to_at AND e.started_at <= last_at
+        AND (e.started_at, e.session_id) < (last_at, last_id)
+    ORDER BY e.started_at DESC, e.session_id DESC LIMIT most - found_rows;
+END
+$$;
+COMMENT ON FUNCTION reporting.session_page(
+    text, text, uuid, timestamptz, timestamptz, boolean, timestamptz, uuid, integer
+) IS
+    'The newest sessions that were open in a span, at most so many; with before_at and before_id '
+    'those after that one. A null filter is none';
+REVOKE ALL ON FUNCTION reporting.session_page(
+    text, text, uuid, timestamptz, timestamptz, boolean, timestamptz, uuid, integer
+) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.session_page(
+    text, text, uuid, timestamptz, timestamptz, boolean, timestamptz, uuid, integer
+) TO turn_accounting_reader, turn_accounting_writer;
+
+-- The reports of a session. They have no key, so that it reads all reports of the session's time, in
+-- slices whose length follows from how many were in the last one. It ends after about most_scanned
+-- reports, with a row of nulls whose scanned_until says where to go on; there is none at the end.
+CREATE FUNCTION reporting.session_reports(
+    of_session uuid, after_at timestamptz, after_epoch integer, after_position bigint,
+    most integer, most_scanned integer
+)
+RETURNS TABLE (
+    source text, epoch integer, "position" bigint, received_at timestamptz, time_estimated boolean,
+    event text, side text, lifetime integer, transport text, client_address text,
+    server_address text, received_packets bigint, received_bytes bigint, sent_packets bigint,
+    sent_bytes bigint, scanned_until timestamptz
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_custom_plan SET enable_seqscan = off AS $$
+DECLARE
+    s record;
+    slice_from timestamptz;
+    slice_to timestamptz;
+    width interval := interval '2 seconds';
+    scanned bigint := 0;
+    slices integer := 0;
+    in_slice bigint;
+    matches accounting.reports[];
+    report accounting.reports;
+    found_rows integer := 0;
+BEGIN
+    SELECT e.source_id, e.database, e.realm_id, e.username_key, e.user_key, e.allocation_id,
+        e.started_at, e.last_seen_at, n.source INTO s
+    FROM accounting.sessions e JOIN accounting.sources n USING (source_id)
+    WHERE e.session_id = of_session AND e.confirmed;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    slice_from := greatest(s.started_at, after_at);
+    WHILE slice_from <= s.last_seen_at LOOP
+        IF slices > 0 AND (scanned >= most_scanned OR slices >= 8) THEN
+            scanned_until := slice_from;
+            RETURN NEXT;
+            RETURN;
+        END IF;
+        slice_to := least(slice_from + width, s.last_seen_at + interval '1 microsecond');
+        SELECT count(*), array_agg(r ORDER BY r.received_at, r.epoch, r.position) FILTER (
+            WHERE r.source_id = s.source_id AND r.database = s.database
+                AND r.realm_id = s.realm_id AND r.username_key = s.username_key
+                AND r.user_key = s.user_key AND r.allocation_id = s.allocation_id
+                AND (after_at IS NULL OR (r.received_at, r.epoch, r.position)
+                    > (after_at, after_epoch, after_position)))
+        INTO in_slice, matches
+        FROM (
+            SELECT * FROM accounting.reports q
+            WHERE q.received_at >= slice_from AND q.received_at < slice_to
+            LIMIT CASE WHEN width > interval '2 milliseconds' THEN most_scanned + 1 END
+        ) r;
+        scanned := scanned + in_slice;
+        IF in_slice > most_scanned AND width > interval '2 milliseconds' THEN
+            width := width / 16;
+            CONTINUE;
+        END IF;
+        FOREACH report IN ARRAY coalesce(matches, '{}') LOOP
+            source := s.source;
+            epoch := report.epoch;
+            "position" := report.position;
+            received_at := report.received_at;
+            time_estimated := report.time_estimated;
+            event := (ARRAY['new', 'refreshed', 'deleted', 'interim', 'total'])[report.kind];
+            side := CASE report.side WHEN 0 THEN 'client' WHEN 1 THEN 'peer' END;
+            lifetime := report.lifetime;
+            transport := report.transport;
+            client_address := report.client_address;
+            server_address := report.server_address;
+            received_packets := report.received_packets;
+            received_bytes := report.received_bytes;
+            sent_packets := report.sent_packets;
+            sent_bytes := report.sent_bytes;
+            RETURN NEXT;
+            found_rows := found_rows + 1;
+            IF found_rows = most THEN
+                RETURN;
+            END IF;
+        END LOOP;
+        slices := slices + 1;
+        slice_from := slice_to;
+        width := width * least(16, greatest(0.1, most_scanned / 4.0 / greatest(in_slice, 1)));
+        source := NULL;
+        epoch := NULL;
+        "position" := NULL;
+        received_at := NULL;
+        time_estimated := NULL;
+        event := NULL;
+        side := NULL;
+        lifetime := NULL;
+        transport := NULL;
+        client_address := NULL;
+        server_address := NULL;
+        received_packets := NULL;
+        received_bytes := NULL;
+        sent_packets := NULL;
+        sent_bytes := NULL;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION reporting.session_reports(
+    uuid, timestamptz, integer, bigint, integer, integer
+) IS
+    'The reports of a session in order, after one of them, at most so many. A last row with '
+    'scanned_until: go on after that time';
+REVOKE ALL ON FUNCTION reporting.session_reports(
+    uuid, timestamptz, integer, bigint, integer, integer
+) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.session_reports(
+    uuid, timestamptz, integer, bigint, integer, integer
+) TO turn_accounting_reader, turn_accounting_writer;
+
 -- Comments on the columns that have none yet. The migration fails if a column has none then.
 DO $$
 DECLARE

@@ -1,16 +1,135 @@
 """Billing periods, statements and adjustments."""
 
-from fastapi import APIRouter
+from datetime import date
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from accounting.errors import UsageError
 from accounting.reporting import view_queries
-from accounting.web.books import BooksDependency
-from accounting.web.render import items_response
+from accounting.reporting.filters import period_day
+from accounting.reporting.statement import find_period
+from accounting.reporting.view_queries import (
+    ADJUSTMENT_KEY,
+    PERIOD_KEY,
+    STATEMENT_KEY,
+    Arrangement,
+    Row,
+)
+from accounting.web.api.listing import ListParameters, by_key, list_response
+from accounting.web.api.openapi import describe_list
+from accounting.web.api.parameters import Period, Realm, User, UserKey
+from accounting.web.books import Books, BooksDependency
+from accounting.web.problems import not_found
 
-router = APIRouter()
+router = APIRouter(tags=["billing"])
 
 
-@router.get("/periods")
-def list_periods(books: BooksDependency, realm: str | None = None) -> Response:
-    """Billing periods by realm, oldest first."""
-    return items_response(books.rows(view_queries.periods(realm)), None)
+@router.get("/periods", responses=describe_list("Period"))
+def list_periods(books: BooksDependency, wanted: ListParameters, realm: Realm = None) -> Response:
+    """Billing periods by realm, oldest first: their state, and what each waits for."""
+    return list_response(
+        wanted,
+        PERIOD_KEY,
+        by_key(PERIOD_KEY, lambda part: books.rows(view_queries.periods(books.realm(realm), part))),
+        if_empty=lambda: books.check_names(realm=realm),
+    )
+
+
+@router.get("/statements", responses=describe_list("Statement"))
+def list_statements(
+    books: BooksDependency,
+    wanted: ListParameters,
+    realm: Realm = None,
+    period: Period = None,
+    user: User = None,
+    user_key: UserKey = None,
+    preview: Annotated[
+        bool,
+        Query(description="The lines that open periods would have now; takes realm and period."),
+    ] = False,
+) -> Response:
+    """The lines of closed periods, by realm, period and user."""
+    day = None if period is None else period_day(period)
+    if preview and (realm is None or day is None):
+        raise UsageError("preview goes with realm and period")
+
+    def read(part: Arrangement) -> list[Row]:
+        query = view_queries.statements(
+            books.realm(realm),
+            day,
+            user,
+            user_key=books.user_key(user_key),
+            preview=preview,
+            arrangement=part,
+        )
+        return books.rows(query, by_user=True)
+
+    return list_response(
+        wanted,
+        STATEMENT_KEY,
+        by_key(STATEMENT_KEY, read),
+        if_empty=lambda: _check(books, realm, day, user, preview=preview),
+    )
+
+
+@router.get("/adjustments", responses=describe_list("Adjustment"))
+def list_adjustments(
+    books: BooksDependency,
+    wanted: ListParameters,
+    realm: Realm = None,
+    period: Annotated[
+        str | None, Query(description="Only those that correct this period: its first day.")
+    ] = None,
+    posted_in: Annotated[
+        str | None, Query(description="Only those that are billed with this period.")
+    ] = None,
+    user: User = None,
+    user_key: UserKey = None,
+) -> Response:
+    """Changes of closed periods after the close, oldest first."""
+    if period is not None and posted_in is not None:
+        raise UsageError("period or posted_in: not both")
+    text = period if posted_in is None else posted_in
+    day = None if text is None else period_day(text)
+
+    def read(part: Arrangement) -> list[Row]:
+        query = view_queries.adjustments(
+            books.realm(realm),
+            day,
+            user,
+            by="period" if posted_in is None else "posted_in",
+            user_key=books.user_key(user_key),
+            arrangement=part,
+        )
+        return books.rows(query, by_user=True)
+
+    return list_response(
+        wanted,
+        ADJUSTMENT_KEY,
+        by_key(ADJUSTMENT_KEY, read),
+        if_empty=lambda: _check(books, realm, day if posted_in is None else None, user),
+    )
+
+
+def _check(
+    books: Books,
+    realm: str | None,
+    period: date | None,
+    user: str | None,
+    *,
+    preview: bool = False,
+) -> None:
+    """Raise a problem for unknown names, and for a period that is unknown or not closed.
+
+    Where one user is read the period is not looked at: what it waits for is the operator's.
+    """
+    books.check_names(realm=realm, user=user)
+    realm = books.realm(realm)
+    if realm is None or period is None or not books.reader.reads_realm:
+        return
+    try:
+        find_period(books.database, realm, period, preview=preview)
+    except UsageError as error:
+        raise not_found(str(error)) from None

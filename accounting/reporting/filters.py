@@ -1,0 +1,83 @@
+"""Parses the filters that the command line and the API have in common.
+
+A text that can't be parsed raises UsageError, which says what was expected.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Final, Literal, TypeVar
+
+from accounting.errors import UsageError
+from accounting.plurals import listed
+from accounting.reporting.view_queries import Bound, DaysAgo, HoursAgo
+
+_SUBJECTS: Final[Sequence[Literal["user", "realm"]]] = ("user", "realm")
+_LENGTHS: Final[Sequence[Literal["hour", "day", "month"]]] = ("hour", "day", "month")
+_AGO: Final = re.compile(r"(?P<count>[0-9]{1,4})(?P<unit>[hdw])")
+_DAYS: Final = {"d": 1, "w": 7}
+_MONTH: Final = re.compile(r"[0-9]{4}-[0-9]{2}")
+Choice = TypeVar("Choice", bound=str)
+
+
+def period_day(value: str) -> date:
+    """Parse the name of a period: its first day."""
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise UsageError(f"{value!r} is not a period: expected its first day, YYYY-MM-DD") from None
+
+
+def time_span(since: str | None, until: str | None) -> tuple[Bound | None, Bound | None]:
+    """Parse a half-open span. Times without an offset stay naive.
+
+    Raises UsageError for an empty span.
+    """
+    begin, end = _parse_time("--since", since), _parse_time("--until", until)
+    is_empty = False
+    match begin, end:
+        case datetime(), datetime() if (begin.tzinfo is None) == (end.tzinfo is None):
+            is_empty = begin >= end
+        case (DaysAgo(first), DaysAgo(last)) | (HoursAgo(first), HoursAgo(last)):
+            is_empty = first <= last
+    if is_empty:
+        raise UsageError(f"--since {since} is not before --until {until}")
+    return begin, end
+
+
+def _parse_time(option: str, value: str | None) -> Bound | None:
+    match value:
+        case None:
+            return None
+        case "today":
+            return DaysAgo(0)
+        case "yesterday":
+            return DaysAgo(1)
+    if match := _AGO.fullmatch(value):
+        count = int(match["count"])
+        unit = match["unit"]
+        return HoursAgo(count) if unit == "h" else DaysAgo(count * _DAYS[unit])
+    try:
+        return datetime.fromisoformat(f"{value}-01" if _MONTH.fullmatch(value) else value)
+    except ValueError:
+        raise UsageError(
+            f"{option} {value!r}: expected today, yesterday, 24h, 7d, 2w, 2026-11, 2026-11-22 or "
+            "2026-11-22T15:00"
+        ) from None
+
+
+def usage_subject(by: str) -> Literal["user", "realm"]:
+    """Parse ``--by``."""
+    return _choice("--by", by, _SUBJECTS)
+
+
+def bucket_length(per: str) -> Literal["hour", "day", "month"]:
+    """Parse ``--per``."""
+    return _choice("--per", per, _LENGTHS)
+
+
+def _choice(option: str, value: str, choices: Sequence[Choice]) -> Choice:
+    for choice in choices:
+        if value == choice:
+            return choice
+    raise UsageError(f"{option} {value!r}: expected {listed(choices)}")

@@ -1,0 +1,95 @@
+"""Cursors: where a list goes on, as opaque text that also binds the list and its filters."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from accounting.errors import UsageError
+
+MOST_CHARACTERS: Final = 4000
+_BINDING_BYTES: Final = 12
+_BAD: Final = "cursor: expected what `next` said of the same list with the same filters"
+_MAX_BIGINT: Final = 2**63 - 1
+
+Key = Sequence[Any]
+"""The values of a list's key in its last row: text, integers, days, times and UUIDs."""
+
+
+def binding(path: str, filters: Mapping[str, str]) -> str:
+    """What a cursor is bound to: a list and its filters."""
+    text = json.dumps([path, sorted(filters.items())])
+    return hashlib.sha256(text.encode()).digest()[:_BINDING_BYTES].hex()
+
+
+def encode_cursor(bound_to: str, key: Key) -> str:
+    """A key as text."""
+    values = [value if isinstance(value, int | None) else _text(value) for value in key]
+    text = json.dumps([bound_to, values], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _text(value: object) -> str:
+    return value.isoformat() if isinstance(value, date) else str(value)
+
+
+def decode_cursor(cursor: str, bound_to: str, names: Sequence[str]) -> Key:
+    """The key of columns ``names``. Raises UsageError for a text of another list, or of none."""
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        found, values = json.loads(raw.decode())
+        if found != bound_to or not isinstance(values, list):
+            raise UsageError(_BAD)
+        return [_PARSERS[name](value) for name, value in zip(names, values, strict=True)]
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise UsageError(_BAD) from None
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("expected a name")
+    value.encode()  # a lone surrogate raises
+    return value
+
+
+def _time(value: str) -> datetime:
+    time = datetime.fromisoformat(value)
+    if time.tzinfo is None:
+        raise ValueError("expected an offset")
+    return time
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not -1 <= value <= _MAX_BIGINT:
+        raise ValueError("expected a number")
+    return value
+
+
+def _epoch(value: Any) -> int:
+    if _number(value) >= 2**31:
+        raise ValueError("expected a smaller number")
+    return int(value)
+
+
+_PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "started_at": _time,
+    "starts_at": _time,
+    "posted_at": _time,
+    "from_at": _time,
+    "to_at": lambda value: None if value is None else _time(value),
+    "received_at": _time,
+    "period": date.fromisoformat,
+    "session_id": UUID,
+    "user_key": UUID,
+    "adjustment_id": UUID,
+    "realm": _name,
+    "user_id": _name,
+    "username": _name,
+    "source": _name,
+    "gap_id": _number,
+    "position": _number,
+    "epoch": _epoch,
+}

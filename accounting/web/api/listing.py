@@ -1,0 +1,179 @@
+"""Lists: a page as JSON with a cursor for the next one, or all of it as JSON Lines or CSV.
+
+All of a list is read page by page too, so that a client which reads slowly, or goes away, holds no
+connection to Postgres and no snapshot.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Annotated, Final, Literal
+from urllib.parse import unquote_to_bytes
+
+from fastapi import Depends, Query, Request, params
+from fastapi.dependencies.utils import get_flat_params
+from starlette.responses import Response, StreamingResponse
+
+from accounting.errors import UsageError
+from accounting.reporting.row_text import csv_line, json_object
+from accounting.reporting.view_queries import Arrangement, Row
+from accounting.web.api.cursor import MOST_CHARACTERS, Key, binding, decode_cursor, encode_cursor
+from accounting.web.render import items_response
+
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 1000
+STREAMED_ROWS: Final = 1000
+"""So many rows of a streamed list are read at once."""
+CSV_TYPE: Final = "text/csv"
+JSON_LINES_TYPE: Final = "application/jsonl"
+
+Fetch = Callable[[Key | None, int], tuple[list[Row], Key | None]]
+"""Reads at most so many rows after a key, and the key to go on after; None at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListRequest:
+    """How a list was asked for. ``bound_to``: see :mod:`accounting.web.api.cursor`."""
+
+    form: Literal["json", "jsonl", "csv"]
+    limit: int | None
+    cursor: str | None
+    bound_to: str
+
+
+async def check_query(request: Request) -> None:
+    """Raise UsageError for a query that is not UTF-8, or has a parameter that the route hasn't.
+
+    A misspelled filter would select everything.
+    """
+    raw = request.scope["query_string"]
+    try:
+        text = unquote_to_bytes(raw.replace(b"+", b" ")).decode()
+    except UnicodeDecodeError:
+        raise UsageError(
+            r"the query is not UTF-8: other bytes of a name are spelled \xNN, as the views do"
+        ) from None
+    if "\0" in text:
+        raise UsageError(r"the query has a NUL: it is spelled \x00 in a name, as the views do")
+    known = {
+        parameter.alias
+        for parameter in get_flat_params(request.scope["route"].dependant)
+        if isinstance(parameter.field_info, params.Query)
+    }
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name not in known:
+            expected = ", ".join(sorted(known)) or "none"
+            raise UsageError(f"{name!r} is not a parameter here: expected {expected}")
+        if names.count(name) > 1:
+            raise UsageError(f"{name}: given more than once")
+
+
+async def _list_request(
+    request: Request,
+    limit: Annotated[
+        int | None,
+        Query(
+            ge=1,
+            le=MAX_LIMIT,
+            description="At most so many items; json: 100 by default, jsonl and csv: all.",
+        ),
+    ] = None,
+    cursor: Annotated[
+        str | None,
+        Query(
+            max_length=MOST_CHARACTERS,
+            description="Go on where a page ended: its `next`, with the same filters.",
+        ),
+    ] = None,
+    form: Annotated[
+        Literal["json", "jsonl", "csv"],
+        Query(alias="format", description="jsonl and csv stream everything that matches."),
+    ] = "json",
+) -> ListRequest:
+    filters = {
+        name: value
+        for name, value in request.query_params.items()
+        if name not in {"limit", "cursor", "format"}
+    }
+    return ListRequest(
+        form=form, limit=limit, cursor=cursor, bound_to=binding(request.url.path, filters)
+    )
+
+
+ListParameters = Annotated[ListRequest, Depends(_list_request)]
+
+
+def by_key(key: tuple[str, ...], read: Callable[[Arrangement], list[Row]]) -> Fetch:
+    """Pages of a query that is in the order of its ``key``."""
+
+    def fetch(after: Key | None, limit: int) -> tuple[list[Row], Key | None]:
+        rows = read(Arrangement(limit=limit + 1, after=after))
+        if len(rows) <= limit:
+            return rows, None
+        return rows[:limit], [rows[limit - 1][name] for name in key]
+
+    return fetch
+
+
+def list_response(
+    wanted: ListRequest,
+    key: tuple[str, ...],
+    fetch: Fetch,
+    *,
+    if_empty: Callable[[], None] = lambda: None,
+) -> Response:
+    """The answer of a list. ``if_empty`` may raise when there is nothing at all."""
+    after = None if wanted.cursor is None else decode_cursor(wanted.cursor, wanted.bound_to, key)
+    if wanted.form == "json":
+        rows, end = fetch(after, wanted.limit or DEFAULT_LIMIT)
+        if not rows and after is None and end is None:
+            if_empty()
+        return items_response(rows, None if end is None else encode_cursor(wanted.bound_to, end))
+    pages = _pages(fetch, after, wanted.limit)
+    first = next(pages, None)
+    if first is None:
+        if after is None:
+            if_empty()
+        return _stream(wanted, iter(()))
+    return _stream(wanted, chain([first], pages))
+
+
+def rows_response(wanted: ListRequest, rows: list[Row]) -> Response:
+    """The answer of a list that is always whole."""
+    if wanted.cursor is not None:
+        raise UsageError("cursor: this list has one page")
+    rows = rows[: wanted.limit]
+    return items_response(rows, None) if wanted.form == "json" else _stream(wanted, iter([rows]))
+
+
+def _pages(fetch: Fetch, after: Key | None, limit: int | None) -> Iterator[list[Row]]:
+    """Pages until the end or the limit; none is empty."""
+    while limit is None or limit > 0:
+        rows, after = fetch(after, STREAMED_ROWS if limit is None else min(limit, STREAMED_ROWS))
+        if limit is not None:
+            limit -= len(rows)
+        if rows:
+            yield rows
+        if after is None:
+            return
+
+
+def _stream(wanted: ListRequest, pages: Iterator[list[Row]]) -> Response:
+    if wanted.form == "csv":
+        return StreamingResponse(_csv(pages), media_type=f"{CSV_TYPE}; charset=utf-8")
+    return StreamingResponse(_json_lines(pages), media_type=JSON_LINES_TYPE)
+
+
+def _json_lines(pages: Iterable[list[Row]]) -> Iterator[str]:
+    for rows in pages:
+        yield "".join([f"{json_object(row)}\n" for row in rows])
+
+
+def _csv(pages: Iterable[list[Row]]) -> Iterator[str]:
+    columns: list[str] = []
+    for rows in pages:
+        if not columns and rows:
+            columns = list(rows[0])
+            yield ",".join(columns) + "\n"
+        yield "".join([f"{csv_line(row, columns)}\n" for row in rows])
