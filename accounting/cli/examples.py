@@ -24,6 +24,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
         "turn-accounting schedule",
         "ACCOUNTING_LOG_FORMAT=json turn-accounting schedule",
     ),
+    "serve": (
+        "turn-accounting serve",
+        "ACCOUNTING_WEB_LISTEN=127.0.0.1:8080 turn-accounting serve",
+    ),
     "simulate": (
         "turn-accounting simulate --users 5 --sessions 20 --rate 0",
         "turn-accounting simulate --hostile-usernames --sessions 10 --rate 0 --json",

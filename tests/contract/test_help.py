@@ -107,7 +107,7 @@ def test_version() -> None:
     assert re.fullmatch(r"turn-accounting \d+\.\d+\.\d+\n", result.out)
 
 
-SERVICES: Final = {"up", "collect", "schedule", "demo"}
+SERVICES: Final = {"up", "collect", "schedule", "serve", "demo"}
 """They run until they are stopped: test_service_examples.py."""
 EXIT_CODES: Final = {"period close": 3, "doctor": 1, "reconcile": 1}
 """November is not over, no collector runs in this test, and the logs are of other books."""
