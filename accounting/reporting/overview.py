@@ -52,12 +52,6 @@ def hours_of_all(hours: int) -> ViewQuery:
     return replace(query, columns=("starts_at", *sums), group="starts_at", order=("starts_at",))
 
 
-def user_usage(user_key: UUID, per: Literal["hour", "day", "month"], since: datetime) -> ViewQuery:
-    """Usage of one user in the buckets that start since a time, oldest first."""
-    query = _of_key(view(f"user_usage_{_SUFFIXES[per]}"), user_key)
-    return replace(query.where("starts_at >= %(since)s", since=since), order=("starts_at",))
-
-
 def user_names(user_key: UUID) -> ViewQuery:
     """``realm``, ``user_id`` and ``time_zone`` of a user who has usage; no row without."""
     return replace(
@@ -72,24 +66,6 @@ def erased_users(user_keys: Collection[UUID]) -> ViewQuery:
     """Those of the users whose name was erased: ``user_key``."""
     query = view("erased_users(%(user_keys)s) AS user_key")
     return replace(query, values={"user_keys": list(user_keys)})
-
-
-def statement_lines_of(user_key: UUID, most: int) -> ViewQuery:
-    """The newest statement lines of a user."""
-    query = _of_key(view("statements"), user_key)
-    return replace(query, order=("period DESC",), limit=most)
-
-
-def adjustments_of(user_key: UUID, most: int) -> ViewQuery:
-    """The newest adjustments of a user."""
-    query = _of_key(view("adjustments"), user_key)
-    return replace(query, order=("posted_at DESC", "adjustment_id"), limit=most)
-
-
-def sessions_of(user_key: UUID, most: int) -> ViewQuery:
-    """The newest sessions of a user."""
-    query = _of_key(view("sessions"), user_key)
-    return replace(query, order=("started_at DESC", "session_id DESC"), limit=most)
 
 
 def unattributed_by_hour(realm: str, since: datetime) -> ViewQuery:

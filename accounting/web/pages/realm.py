@@ -7,8 +7,9 @@ from starlette.responses import Response
 
 from accounting.reporting import overview, view_queries
 from accounting.reporting.view_queries import TRAFFIC, Arrangement
+from accounting.web import html
 from accounting.web.pages.page_books import PageBooks, PageBooksDependency
-from accounting.web.pages.usage_chart import SPANS, Row, fold_hours, now_and_before, span_of
+from accounting.web.pages.usage_chart import SPANS, Row, now_and_before, span_of, with_unattributed
 from accounting.web.problems import not_found
 from accounting.web.render import page
 
@@ -36,6 +37,7 @@ def realm_page(
     query = view_queries.usage(by="realm", per=span.per, realm=realm, since=since)
     rows = books.rows(query)
     hours = books.rows(overview.unattributed_by_hour(realm, since))
+    zone_name = (periods or rows)[0]["time_zone"] if periods or rows else "UTC"
     current: dict[tuple[str, str], Row] = {}
     for length in ("day", "month"):
         query = overview.realm_usage_now(length).where("realm = %(realm)s", realm=realm)
@@ -46,15 +48,14 @@ def realm_page(
         "realm.html",
         realm=realm,
         live=int(live.get(realm, 0)),
-        time_zone=(periods or rows)[0]["time_zone"] if periods or rows else "UTC",
+        time_zone=zone_name,
         periods=periods,
         spans=SPANS,
         span=span,
-        rows=rows,
+        rows=with_unattributed(rows, hours, span.per, html.zone(zone_name)),
         since=since,
         now=now,
         current=current,
-        unattributed=fold_hours(hours, rows),
         unattributed_bytes=sum(int(row["bytes"]) for row in hours),
         month=month,
         **_top_users(books, realm, month),

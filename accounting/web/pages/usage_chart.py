@@ -1,8 +1,9 @@
 """The chart of a realm or a user: which buckets, since when, and what is beside them."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta, tzinfo
 from typing import Any, Final, Literal
 
 from accounting.errors import UsageError
@@ -36,18 +37,48 @@ def span_of(per: str) -> Span:
     raise UsageError(f"per {per!r}: expected hour, day or month")
 
 
-def fold_hours(hours: Iterable[Row], rows: Sequence[Row]) -> dict[datetime, int]:
-    """The ``bytes`` of hours by the start of the bucket that each is in."""
-    folded: dict[datetime, int] = {}
-    buckets = iter(rows)
-    bucket = next(buckets, None)
+def with_unattributed(
+    rows: Sequence[Row], hours: Iterable[Row], per: Length, zone: tzinfo
+) -> list[Row]:
+    """Usage by bucket with ``unattributed_bytes``, the ``bytes`` of the hours in each.
+
+    A bucket with nothing else has no row in the books, and zeros here.
+    """
+    by_start: dict[datetime, dict[str, Any]] = {
+        row["starts_at"]: {**row, "unattributed_bytes": 0} for row in rows
+    }
+    starts = sorted(by_start)
     for hour in hours:
-        while bucket is not None and bucket["ends_at"] <= hour["starts_at"]:
-            bucket = next(buckets, None)
-        if bucket is not None and bucket["starts_at"] <= hour["starts_at"]:
-            start = bucket["starts_at"]
-            folded[start] = folded.get(start, 0) + int(hour["bytes"])
-    return folded
+        at = hour["starts_at"]
+        number = bisect_right(starts, at) - 1
+        if number >= 0 and at < by_start[starts[number]]["ends_at"]:
+            start = starts[number]
+        else:
+            start = _bucket_start(at, per, zone)
+        row = by_start.setdefault(start, {**_NOTHING, "starts_at": start})
+        row["unattributed_bytes"] += int(hour["bytes"])
+    return [by_start[start] for start in sorted(by_start)]
+
+
+_NOTHING: Final = dict.fromkeys(
+    (
+        "received_bytes",
+        "sent_bytes",
+        "estimated_bytes",
+        "sessions_started",
+        "peak_sessions",
+        "unattributed_bytes",
+    ),
+    0,
+)
+
+
+def _bucket_start(at: datetime, per: Length, zone: tzinfo) -> datetime:
+    if per == "hour":
+        return at
+    local = at.astimezone(zone).date()
+    first = local if per == "day" else local.replace(day=1)
+    return datetime.combine(first, time(), zone)
 
 
 def now_and_before(rows: Iterable[Row], per: str) -> dict[tuple[str, str], Row]:

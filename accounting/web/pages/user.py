@@ -6,7 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from accounting.reporting import overview
+from accounting.reporting import overview, view_queries
+from accounting.reporting.view_queries import Arrangement
 from accounting.web.pages.page_books import PageBooksDependency
 from accounting.web.pages.usage_chart import SPANS, Row, now_and_before, span_of
 from accounting.web.problems import not_found
@@ -33,6 +34,20 @@ def user_page(
     for length in ("day", "month"):
         query = overview.user_usage_now(user_key, length)
         current |= now_and_before(books.rows(query, by_user=True), length)
+    usage = view_queries.usage(by="user", per=span.per, user_key=user_key, since=since)
+    sessions = view_queries.sessions(
+        user_key=user_key, arrangement=Arrangement(limit=SHOWN_SESSIONS)
+    )
+    lines = view_queries.statements(
+        None, None, user_key=user_key, arrangement=_newest("period", SHOWN_LINES)
+    )
+    adjustments = view_queries.adjustments(
+        None,
+        None,
+        user_key=user_key,
+        by="period",
+        arrangement=_newest("posted_at", SHOWN_LINES),
+    )
     return page(
         request,
         "user.html",
@@ -42,9 +57,13 @@ def user_page(
         span=span,
         since=since,
         now=now,
-        rows=books.rows(overview.user_usage(user_key, span.per, since), by_user=True),
+        rows=books.rows(usage, by_user=True),
         current=current,
-        sessions=books.rows(overview.sessions_of(user_key, SHOWN_SESSIONS), by_user=True),
-        lines=books.rows(overview.statement_lines_of(user_key, SHOWN_LINES), by_user=True),
-        adjustments=books.rows(overview.adjustments_of(user_key, SHOWN_LINES), by_user=True),
+        sessions=books.rows(sessions, by_user=True),
+        lines=books.rows(lines, by_user=True),
+        adjustments=books.rows(adjustments, by_user=True),
     )
+
+
+def _newest(column: str, most: int) -> Arrangement:
+    return Arrangement(by=column, descending=True, limit=most)

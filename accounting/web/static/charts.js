@@ -104,7 +104,7 @@
       space: narrow ? 60 : 70, values: axisTimes(zone, length),
       ...(length !== "hour" && { incrs: [1, 2, 5, 7, 14].map((days) => days * 86400).concat([1, 2, 3, 6].map((months) => months * 30 * 86400)) }),
     };
-    if (length === "month") xAxis.splits = () => columns.times.filter((_time, at) => !narrow || at % 3 === 0);
+    if (length === "month") xAxis.splits = () => columns.times.filter((_time, at) => !narrow || at % 4 === 0);
     const cursor = { y: false, points: { show: false }, drag: { x: false, y: false }, sync: { key: zone + length } };
     const base = { width: box.clientWidth, tzDate, cursor };
 
