@@ -14,7 +14,7 @@ PARTITIONS = ("reports_", "sessions_")
 def _is_managed(name: str | None, type_: str, _parents: object) -> bool:
     """Partitions have the columns of their tables; schema reporting only has views."""
     if type_ == "schema":
-        return name == "accounting"
+        return name in {"accounting", "access"}
     return not (type_ == "table" and (name or "").startswith(PARTITIONS))
 
 

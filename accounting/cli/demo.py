@@ -170,7 +170,7 @@ def _run_fleet(
 
     def serve() -> None:
         try:
-            service.run_all(settings, stop, lambda _url, _valkey: announced.set(), starter)
+            service.run_all(settings, stop, lambda *_: announced.set(), starter)
         except BaseException as error:  # noqa: BLE001  # raised again in the main thread
             failures.append(error)
 

@@ -26,7 +26,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "serve": (
         "turn-accounting serve",
-        "ACCOUNTING_WEB_LISTEN=127.0.0.1:8080 turn-accounting serve",
+        "turn-accounting serve --listen 127.0.0.1:8401 --root-path /turn",
     ),
     "simulate": (
         "turn-accounting simulate --users 5 --sessions 20 --rate 0",
@@ -149,6 +149,18 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     "config": (
         "turn-accounting config",
         "turn-accounting config --json",
+    ),
+    "token create": (
+        "turn-accounting token create --realm example.org --label 'example.org, their page'",
+        "turn-accounting token create --realm example.org --user alice --expires 30d",
+    ),
+    "token list": (
+        "turn-accounting token list",
+        "turn-accounting token list --sort -created --json",
+    ),
+    "token revoke": (
+        "turn-accounting token revoke 1",
+        "turn-accounting token revoke 2",
     ),
     "erase": (
         "turn-accounting erase example.net carol --dry-run",

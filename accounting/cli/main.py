@@ -84,6 +84,7 @@ COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the he
         "config": CommandEntry(
             "diagnose", "Print the settings in force and where each comes from."
         ),
+        "token": CommandEntry("token", "Create, list and revoke tokens for the page and the API."),
         "erase": CommandEntry("erase", "Erase a person's names and addresses; all figures stay."),
         "db": CommandEntry("admin", "Upgrade and check the database's schema."),
         "job": CommandEntry("admin", "Run scheduled jobs by hand."),

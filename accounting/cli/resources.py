@@ -40,11 +40,16 @@ def writer_engine(settings: "Settings", *, may_create: bool = False) -> Iterator
 
 @contextmanager
 def open_reader(
-    settings: "Settings", *, idle_connections: int = 1, statement_seconds: int = 0
+    settings: "Settings",
+    *,
+    program: str = "turn-accounting",
+    idle_connections: int = 1,
+    statement_seconds: int = 0,
+    takes_role: bool = False,
 ) -> Iterator["Reader"]:
     """The database with the reader's rights: the views of ``reporting``.
 
-    The other arguments are those of :class:`Reader`.
+    Postgres shows ``program`` as its application. The other arguments are those of :class:`Reader`.
     """
     from accounting.ops import servers
     from accounting.reporting.reader import Reader
@@ -54,9 +59,11 @@ def open_reader(
         closing(
             Reader(
                 url,
+                application_name=program,
                 reload_url=lambda: servers.configured_database_url(settings) or url,
                 idle_connections=idle_connections,
                 statement_seconds=statement_seconds,
+                takes_role=takes_role,
             )
         ) as reader,
     ):

@@ -8,6 +8,7 @@ import typer
 
 from accounting.cli.output import flush_output, write, write_message
 from accounting.cli.resources import command_settings
+from accounting.cli.serve import serve_process
 from accounting.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ def run_process(command: str, starter: "ProcessStarter") -> None:
             service.run_loader_process(command_settings(), stop_on_signals())
         case "schedule":
             _schedule()
+        case "serve":
+            serve_process()
         case "prepare" | "prepare-embedded":
             service.prepare_database(command_settings(), is_embedded=command == "prepare-embedded")
 
@@ -113,8 +116,10 @@ def _collect(starter: "ProcessStarter") -> None:
     service.run_collector_process(settings, stop_on_signals(), starter)
 
 
-def _announce(redis_url: str, valkey: "EmbeddedValkey | None") -> None:
-    """Write the line for turnserver.conf.
+def _announce(
+    redis_url: str, valkey: "EmbeddedValkey | None", web_address: str | None = None
+) -> None:
+    """Write the line for turnserver.conf, and where the page is.
 
     The generated password of the embedded Valkey is in it only on a terminal: elsewhere the output
     becomes a log.
@@ -127,3 +132,5 @@ def _announce(redis_url: str, valkey: "EmbeddedValkey | None") -> None:
     flush_output()
     if valkey is not None and not show_password:
         write_message(f"its password is in {valkey.coturn_password_file}")
+    if web_address is not None:
+        write_message(f"the page is on {web_address}")

@@ -1,15 +1,19 @@
 """The command ``serve``: the page and the HTTP API."""
 
-from typing import Annotated, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
+import structlog
 import typer
 
 from accounting.cli.output import write_message
 from accounting.cli.resources import command_settings, open_reader
-from accounting.config import environment_variable, parse_listen_address
 from accounting.errors import ConfigurationError, UsageError
 
-DEFAULT_LISTEN: Final = "127.0.0.1:8400"
+if TYPE_CHECKING:
+    from accounting.config import Settings
+
+log = structlog.get_logger()
 
 
 def register(app: typer.Typer) -> None:
@@ -20,34 +24,48 @@ def register(app: typer.Typer) -> None:
 def serve(
     listen: Annotated[
         str | None,
-        typer.Option("--listen", metavar="HOST:PORT", help="Where to listen: 127.0.0.1:8400."),
+        typer.Option(
+            "--listen", metavar="ADDRESS", help="127.0.0.1:8400, or unix:/path of a socket."
+        ),
+    ] = None,
+    root_path: Annotated[
+        str | None,
+        typer.Option("--root-path", metavar="/turn", help="The path where a proxy shows it."),
     ] = None,
 ) -> None:
     """Serve the page and the HTTP API.
 
-    On loopback without a log-in; elsewhere with tokens.
+    On loopback without a log-in; elsewhere, and behind a proxy, with tokens:
+    see `token create`.
     """
+    settings = command_settings(web_listen=listen, web_root_path=root_path)
+    if settings.web_listen == "off":
+        raise UsageError("--listen: expected an address, as ACCOUNTING_WEB_LISTEN is off")
+    _run(settings, lambda address: write_message(f"serving on {address}"))
+
+
+def serve_process() -> None:
+    """Serve as a process of ``up``."""
+    _run(command_settings(), lambda address: log.info("the page is served", address=address))
+
+
+def _run(settings: "Settings", announce: Callable[[str], None]) -> None:
+    from accounting.ops.stop_signals import stop_on_signals
+
+    stop = stop_on_signals()
     try:
         # With its libraries it takes a second and 30 MB, and may not be installed.
-        from accounting.web import gate, server
-        from accounting.web.app import create_app
+        from accounting.web import server
+        from accounting.web.run import run
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"{error.name} is not installed: `pip install 'turn-accounting[web]'`"
         ) from error
-    settings = command_settings()
-    address = listen or settings.web_listen or DEFAULT_LISTEN
-    try:
-        host, port = parse_listen_address(address)
-    except ValueError as error:
-        raise UsageError(f"{environment_variable('web_listen')} {address!r}: {error}") from None
-    with (
-        open_reader(
-            settings,
-            idle_connections=server.IDLE_CONNECTIONS,
-            statement_seconds=server.STATEMENT_SECONDS,
-        ) as reader,
-        server.listening(host, port) as listener,
-    ):
-        write_message(f"serving on http://{address}/")
-        server.serve(create_app(reader, hosts=gate.LOOPBACK_NAMES), listener)
+    with open_reader(
+        settings,
+        program="turn-accounting serve",
+        idle_connections=server.IDLE_CONNECTIONS,
+        statement_seconds=server.STATEMENT_SECONDS,
+        takes_role=True,
+    ) as database:
+        run(settings, database, stop, announce)

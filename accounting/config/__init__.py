@@ -8,15 +8,23 @@ loads and passes down. Invariant: nothing else reads the environment, and every 
 """
 
 from accounting.config.loading import load_settings, reload_secret
-from accounting.config.parsing import check_source_name, mask_url, parse_listen_address
+from accounting.config.parsing import (
+    UNIX_PREFIX,
+    check_source_name,
+    is_loopback,
+    mask_url,
+    parse_listen_address,
+)
 from accounting.config.settings import SECRETS, Settings, default_data_dir, environment_variable
 
 __all__ = [
     "SECRETS",
+    "UNIX_PREFIX",
     "Settings",
     "check_source_name",
     "default_data_dir",
     "environment_variable",
+    "is_loopback",
     "load_settings",
     "mask_url",
     "parse_listen_address",

@@ -44,10 +44,10 @@ def load_settings(**arguments: object) -> Settings:
         for name, value in _read_toml(Path(str(path))).items():
             values[name], origins[name] = value, f"{path}: {name}"
     for name in SECRETS:
-        file_variable = _file_variable(name)
-        if secret_path := environ.get(file_variable):
-            values[name] = _read_secret(Path(secret_path), file_variable)
-            origins[name] = file_variable
+        variable = file_variable(name)
+        if secret_path := environ.get(variable):
+            values[name] = _read_secret(Path(secret_path), variable)
+            origins[name] = variable
     for name in Settings.model_fields:
         if value := environ.get(environment_variable(name)):
             values[name], origins[name] = value, environment_variable(name)
@@ -77,7 +77,7 @@ def reload_secret(settings: Settings, name: str) -> str | None:
     return None if current is None else current.get_secret_value()
 
 
-def _file_variable(name: str) -> str:
+def file_variable(name: str) -> str:
     """The environment variable with the path of a file that has a secret setting."""
     return environment_variable(name) + "_FILE"
 
@@ -85,7 +85,7 @@ def _file_variable(name: str) -> str:
 def _check_variables(environ: Mapping[str, str]) -> None:
     """Refuse variables with our prefix that are no settings, and secrets that are set twice."""
     known = {environment_variable(name) for name in Settings.model_fields}
-    known |= {_file_variable(name) for name in SECRETS}
+    known |= {file_variable(name) for name in SECRETS}
     for name in sorted(environ):
         if not name.upper().startswith(PREFIX) or name in known:
             continue
@@ -93,10 +93,10 @@ def _check_variables(environ: Mapping[str, str]) -> None:
             continue
         raise ConfigurationError(_not_a_setting(name, known))
     for name in SECRETS:
-        variable, file_variable = environment_variable(name), _file_variable(name)
-        if environ.get(variable) and environ.get(file_variable):
+        variable, variable_of_file = environment_variable(name), file_variable(name)
+        if environ.get(variable) and environ.get(variable_of_file):
             raise ConfigurationError(
-                f"{variable} and {file_variable} are both set: expected one of them"
+                f"{variable} and {variable_of_file} are both set: expected one of them"
             )
 
 

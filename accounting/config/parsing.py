@@ -5,6 +5,7 @@ setting nor a password.
 """
 
 import re
+from ipaddress import ip_address, ip_network
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -14,6 +15,10 @@ EXPECTED_REDIS_URL: Final = (
     "redis+sentinel://host:26379,host:26379/service"
 )
 
+UNIX_PREFIX: Final = "unix:"
+MAX_SOCKET_PATH_BYTES: Final = 107
+_HOST: Final = re.compile(r"\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
+_ROOT_PATH: Final = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 _BYTES: Final = re.compile(r"(\d+)\s*([KMG]i?B?|B)?", re.IGNORECASE)
 _BYTES_FACTOR: Final = {
     "": 1,
@@ -93,6 +98,59 @@ def parse_listen_address(value: str) -> tuple[str, int]:
     if not host or not port or parts.netloc != value or "@" in value:
         raise ValueError(expected)
     return host, port
+
+
+def check_web_listen_address(value: str) -> None:
+    """Check that a text is ``host:port``, ``[address]:port`` or ``unix:/path``."""
+    if value.startswith(UNIX_PREFIX):
+        path = value.removeprefix(UNIX_PREFIX)
+        if not path.startswith("/") or len(path.encode()) > MAX_SOCKET_PATH_BYTES:
+            raise ValueError("expected unix:/path/of/socket, of at most 107 bytes")
+    else:
+        parse_listen_address(value)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host to listen on is reached from this machine only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def split_names(value: object) -> object:
+    """Split a text at commas and spaces; in a TOML file a list is one already."""
+    if isinstance(value, str):
+        return tuple(value.replace(",", " ").split())
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_proxies(values: tuple[str, ...]) -> None:
+    """Check that each is an address, a network, or ``unix``."""
+    for value in values:
+        try:
+            if value != "unix":
+                ip_network(value)
+        except ValueError:
+            raise ValueError(
+                f"{value!r} is not an address: expected 10.0.0.1, 10.0.0.0/8, ::1 or unix"
+            ) from None
+
+
+def check_hosts(values: tuple[str, ...]) -> None:
+    """Check that each is the name of a host, or an address, without a port."""
+    for value in values:
+        if not _HOST.fullmatch(value):
+            raise ValueError(
+                f"{value!r} is not a host: expected names without a port, such as "
+                "usage.example.org, or addresses, such as 192.0.2.1 or [2001:db8::1]"
+            )
+
+
+def check_root_path(value: str) -> None:
+    """Check that a text is the path below which a proxy shows the pages; empty for none."""
+    if value and not _ROOT_PATH.fullmatch(value):
+        raise ValueError("expected a path such as /turn: it begins with / and does not end so")
 
 
 def check_source_name(name: str) -> str:

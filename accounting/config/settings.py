@@ -17,11 +17,16 @@ from pydantic import (
 
 from accounting.config.parsing import (
     check_database_url,
+    check_hosts,
+    check_proxies,
+    check_root_path,
     check_source_name,
+    check_web_listen_address,
     mask_url,
     normalize_redis_url,
     parse_bytes,
     parse_listen_address,
+    split_names,
 )
 from accounting.domain.time_zones import time_zone
 from accounting.errors import ConfigurationError
@@ -183,8 +188,28 @@ class Settings(BaseModel):
     )
     web_listen: str | None = Field(
         default=None,
-        description="Address and port of the page and the API, such as `127.0.0.1:8400`; `off`: "
-        "`up` serves none. Unset: 127.0.0.1:8400.",
+        description="Address and port of the page and the API, such as `127.0.0.1:8400`, or "
+        "`unix:/path`; `off`: `up` serves none. Unset: 127.0.0.1:8400, or for `up` another port, "
+        "where that one is taken.",
+    )
+    web_login: Literal["auto", "required"] = Field(
+        default="auto",
+        description="Whether the page and the API ask for a token: `required`, or `auto`: not on "
+        "loopback without a proxy.",
+    )
+    web_hosts: Annotated[tuple[str, ...], BeforeValidator(split_names)] = Field(
+        default=(),
+        description="Names by which browsers address the page, separated by commas, beside the "
+        "names of loopback and the address that it listens on.",
+    )
+    web_proxies: Annotated[tuple[str, ...], BeforeValidator(split_names)] = Field(
+        default=(),
+        description="Addresses or networks of proxies in front of the page, separated by commas, "
+        "or `unix`; their `X-Forwarded-For`, `-Proto` and `-Host` are believed.",
+    )
+    web_root_path: str = Field(
+        default="",
+        description="Path below which a proxy shows the page, such as `/turn`.",
     )
     config: Path | None = Field(
         default=None,
@@ -222,7 +247,25 @@ class Settings(BaseModel):
     @classmethod
     def _check_web_listen(cls, value: str | None) -> str | None:
         if value is not None and value != "off":
-            parse_listen_address(value)
+            check_web_listen_address(value)
+        return value
+
+    @field_validator("web_hosts")
+    @classmethod
+    def _check_web_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_hosts(value)
+        return tuple(host.lower() for host in value)
+
+    @field_validator("web_proxies")
+    @classmethod
+    def _check_web_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_proxies(value)
+        return value
+
+    @field_validator("web_root_path")
+    @classmethod
+    def _check_web_root_path(cls, value: str) -> str:
+        check_root_path(value)
         return value
 
     @field_validator("data_dir", "config")
@@ -250,6 +293,8 @@ class Settings(BaseModel):
                     values[name] = ""
                 case SecretStr() as secret:
                     values[name] = mask_url(secret.get_secret_value())
+                case tuple() as names:
+                    values[name] = ",".join(names)
                 case value:
                     values[name] = str(value)
         return values

@@ -30,9 +30,16 @@ def settings_statement(connection: psycopg.Connection) -> str:
     return _statement(connection.info.server_version)
 
 
-def apply_settings(connection: psycopg.Connection) -> None:
-    """Apply the settings to the transaction that a connection is in."""
-    connection.execute(settings_statement(connection).encode())
+def apply_settings(connection: psycopg.Connection, *, as_reader: bool = False) -> None:
+    """Apply the settings to the transaction that a connection is in.
+
+    ``as_reader``: also take the reader's role, which gives up all other rights until the end of the
+    transaction.
+    """
+    statement = settings_statement(connection).encode()
+    if as_reader:
+        statement += b";\n" + _QUERIES.driver("become_reader")
+    connection.execute(statement)
 
 
 @cache

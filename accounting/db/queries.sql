@@ -15,6 +15,13 @@ BEGIN
             NULL;  -- roles belong to the cluster: another database's upgrade created it meanwhile
         END;
     END LOOP;
+    -- So that every login of the service may give up what the reader has not: see become_reader.
+    IF NOT pg_has_role('turn_accounting_writer', 'turn_accounting_reader', 'MEMBER') THEN
+        GRANT turn_accounting_reader TO turn_accounting_writer;
+    END IF;
+    IF NOT pg_has_role('turn_accounting_owner', 'turn_accounting_reader', 'MEMBER') THEN
+        GRANT turn_accounting_reader TO turn_accounting_owner;
+    END IF;
     IF NOT pg_has_role(current_user, 'turn_accounting_owner', 'MEMBER') THEN
         EXECUTE format('GRANT turn_accounting_owner TO %I', current_user);
     END IF;
@@ -25,6 +32,10 @@ BEGIN
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO turn_accounting_reader', current_database());
 END
 $$;
+
+-- name: become_reader
+-- Takes the reader's role for this transaction, instead of the rights of the login.
+SET LOCAL ROLE turn_accounting_reader;
 
 -- name: locks
 -- The locks, before any migration runs: an upgrade takes one of them.

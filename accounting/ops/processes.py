@@ -31,7 +31,8 @@ class ChildProcess:
     """One child process of the service. For the one thread that makes it.
 
     It gets ``stop_timeout_seconds`` to drain, and is killed then: by its parent, or by itself when
-    its parent has ended.
+    its parent has ended. ``inherits``: whether its environment has that of this process too.
+    ``final_exit_code``: it is not restarted after this one.
     """
 
     def __init__(
@@ -41,13 +42,16 @@ class ChildProcess:
         environment: Mapping[str, str] | None = None,
         *,
         stop_timeout_seconds: float,
+        inherits: bool = True,
+        final_exit_code: int | None = None,
     ) -> None:
         self.command = command
         self.exit_code: int | None = None
         """Of its last run that ended by itself; None before."""
         self._starter = starter
         self._stop_timeout_seconds = stop_timeout_seconds
-        self._environment = {**os.environ, **(environment or {})}
+        self._final_exit_code = final_exit_code
+        self._environment = {**(os.environ if inherits else {}), **(environment or {})}
         self._pid: int | None = None
         self._started_at = 0.0
         self._restart_at = 0.0
@@ -72,9 +76,15 @@ class ChildProcess:
             else:
                 self._restart_at = now + self._backoff.next_pause()
             self._pid, self.exit_code = None, code
+            if self._is_over():
+                log.error("child process exited, not restarting it", command=self.command)
+                return
             log.error("child process exited, restarting it", command=self.command, code=code)
-        if now >= self._restart_at:
+        if now >= self._restart_at and not self._is_over():
             self.start()
+
+    def _is_over(self) -> bool:
+        return self.exit_code is not None and self.exit_code == self._final_exit_code
 
     def stop(self) -> None:
         """Send SIGTERM and wait until it has drained and exited; kill it after the timeout."""

@@ -1,7 +1,8 @@
 """The service's processes: ``up`` (all of it), ``collect``, ``load`` and ``schedule``.
 
-``up`` runs the embedded servers and two child processes, ``collect`` and ``schedule``. ``collect``
-captures in its own process and has ``load`` as a child, so that parsing never delays the receiver.
+``up`` runs the embedded servers and three child processes: ``collect``, ``schedule`` and ``serve``,
+the web server, which it can do without. ``collect`` captures in its own process and has ``load`` as
+a child, so that parsing never delays the receiver.
 """
 
 import os
@@ -37,7 +38,8 @@ from accounting.ops.monitoring.health import evaluate
 from accounting.ops.monitoring.snapshot import SnapshotReader
 from accounting.ops.processes import ChildProcess, supervise
 from accounting.ops.registry import Job, with_settings
-from accounting.ops.servers import WRITER_ROLE
+from accounting.ops.servers import READER_ROLE, WRITER_ROLE
+from accounting.ops.web_process import web_process
 
 log = structlog.get_logger()
 
@@ -60,23 +62,25 @@ def default_rule(settings: Settings) -> RealmRule:
 def run_all(
     settings: Settings,
     stop: threading.Event,
-    announce: Callable[[str, EmbeddedValkey | None], None],
+    announce: Callable[[str, EmbeddedValkey | None, str | None], None],
     starter: ProcessStarter,
 ) -> None:
     """Run everything until ``stop`` is set, then drain: capture, load, settle, roll up.
 
     Once everything runs, ``announce`` receives the URL by which coturn reaches Redis, and the
-    embedded Valkey where that is it.
+    embedded Valkey where that is it, and the address of the page where it is served.
     """
     servers.check_data_dir(settings.data_dir)
     with ExitStack() as stack:
         environment: dict[str, str] = {}
+        reader_url: str | None = None
         if settings.database_url is None:
             postgres = stack.enter_context(
                 embedded.run_postgres(settings.data_dir, cancelled=stop.is_set)
             )
             run_to_end(starter, "prepare-embedded", {DATABASE_VARIABLE: postgres.url()})
             environment[DATABASE_VARIABLE] = postgres.url(WRITER_ROLE)
+            reader_url = postgres.url(READER_ROLE)
         else:
             run_to_end(starter, "prepare", {})
         valkey: EmbeddedValkey | None = None
@@ -96,6 +100,7 @@ def run_all(
         schedule = ChildProcess(
             starter, "schedule", environment, stop_timeout_seconds=SCHEDULE_STOP_TIMEOUT_SECONDS
         )
+        after_the_drain = stack.enter_context(ExitStack())
         # The stack stops ``collect`` first, so that ``schedule`` settles everything captured.
         stack.callback(schedule.stop)
         stack.callback(collect.stop)
@@ -104,7 +109,12 @@ def run_all(
             child.start()
         _wait_for_capture(settings, children, collect, stop)
         if not stop.is_set():
-            announce(redis_url, valkey)
+            web = web_process(settings, starter, reader_url)
+            if web is not None:
+                after_the_drain.callback(web.process.stop)
+                web.process.start()
+                children.append(web.process)
+            announce(redis_url, valkey, None if web is None else web.address)
         supervise(children, stop)
         log.info("stopping: draining what was captured")
 

@@ -26,7 +26,7 @@ _LACKING: Final = (InvalidSchemaName, UndefinedTable, UndefinedColumn, Undefined
 
 
 class Reader:
-    """Connections for transactions that write nothing, for any number of threads.
+    """Connections with the reader's rights, for any number of threads.
 
     One is opened when none is idle, and closed after an error. They are psycopg's own: a command
     that reads would wait longer for SQLAlchemy to be imported than for its rows.
@@ -40,14 +40,19 @@ class Reader:
         reload_url: Callable[[], str] | None = None,
         idle_connections: int = 1,
         statement_seconds: int = 0,
+        takes_role: bool = False,
     ) -> None:
         """``reload_url``: as :class:`Connector` has it. ``idle_connections`` stay open.
 
         ``statement_seconds``: a statement that takes longer raises ConnectionLost; 0: none does.
+
+        ``takes_role``: each transaction has the rights of the reader's role and nothing more,
+        whatever those of the login; one that may not take the role raises NotAllowed.
         """
         self._connect = Connector(url, application_name, reload_url)
         self._most_idle = idle_connections
         self._statement_seconds = statement_seconds
+        self._takes_role = takes_role
         self._idle: deque[psycopg.Connection] = deque()  # its methods are atomic
 
     def close(self) -> None:
@@ -56,16 +61,18 @@ class Reader:
             self._idle.pop().close()
 
     @contextmanager
-    def transaction(self, *, is_snapshot: bool = False) -> Iterator[psycopg.Connection]:
+    def transaction(
+        self, *, is_snapshot: bool = False, commits: bool = False
+    ) -> Iterator[psycopg.Connection]:
         """A transaction; ``is_snapshot``: all its queries see the same.
 
-        Raises NotAllowed and ConnectionLost.
+        ``commits``: for functions that write. Raises NotAllowed and ConnectionLost.
         """
         with lost_connections():
             connection = self._begin(is_snapshot=is_snapshot)
             try:
                 yield connection
-                connection.rollback()
+                connection.commit() if commits else connection.rollback()
             except BaseException:
                 connection.close()
                 raise
@@ -85,7 +92,7 @@ class Reader:
                 connection.isolation_level = (
                     IsolationLevel.REPEATABLE_READ if is_snapshot else IsolationLevel.READ_COMMITTED
                 )
-                apply_settings(connection)
+                apply_settings(connection, as_reader=self._takes_role)
                 if self._statement_seconds:
                     connection.execute(_SET_TIMEOUT, [f"{self._statement_seconds}s"])
             except BaseException as error:

@@ -1,6 +1,8 @@
 """Puts the parts together: routes, the gate before them, and answers to errors."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
 
@@ -15,17 +17,30 @@ from starlette.types import ASGIApp
 from accounting.errors import AccountingError
 from accounting.reporting.reader import Reader
 from accounting.web import api, pages
-from accounting.web.gate import Gate
+from accounting.web.access.log_ins import LogIns
+from accounting.web.arrival import Proxies
+from accounting.web.gate import LOOPBACK_NAMES, Admission, Gate
 from accounting.web.problems import Problem, problem_of
-from accounting.web.render import page, problem_response
+from accounting.web.render import API_PREFIX, answer_problem, route_template
 from accounting.web.threads import BoundedThreads
 
 log = structlog.get_logger()
-API_PREFIX = "/api/v1"
 
 
-def create_app(database: Reader, *, hosts: Iterable[str], root_path: str = "") -> ASGIApp:
-    """The whole application. ``database``: as the reader; the caller closes it."""
+def create_app(
+    database: Reader,
+    *,
+    hosts: Iterable[str] = LOOPBACK_NAMES,
+    root_path: str = "",
+    log_in: bool = False,
+    proxies: Proxies | None = None,
+    now: Callable[[], float] = time.monotonic,
+) -> ASGIApp:
+    """The whole application. ``database``: as the reader; the caller closes it.
+
+    ``hosts``: the names of this server, beside the address at which a request arrives. ``log_in``:
+    whether a reader needs a token. ``now``: the clock of the limit of failed log-ins.
+    """
     app = FastAPI(
         title="turn-accounting",
         summary="Usage of a TURN server: sessions, usage, statements and the feed.",
@@ -35,23 +50,42 @@ def create_app(database: Reader, *, hosts: Iterable[str], root_path: str = "") -
         root_path=root_path,
     )
     app.state.database = database
+    app.state.log_ins = LogIns(database, now=now) if log_in else None
     api.add_routes(app, API_PREFIX)
     pages.add_routes(app)
     app.mount("/static", StaticFiles(directory=str(files("accounting.web") / "static")))
     app.add_exception_handler(Exception, _answer_error)
     for kind in (Problem, AccountingError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _answer_error)
-    return Gate(BoundedThreads(app), hosts=hosts)
+    admission = Admission(
+        hosts=frozenset(hosts), proxies=proxies or Proxies(), log_ins=app.state.log_ins
+    )
+    return Gate(BoundedThreads(app), admission, root_path=root_path)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    """A problem document for programs, a page with the same words for people."""
     problem = _problem(error)
     if problem.status >= 500:
-        log.error("a request failed", path=request.url.path, exc_info=error)
-    if request.url.path.startswith("/api/"):
-        return problem_response(problem)
-    return page(request, "problem.html", status=problem.status, problem=problem)
+        log.error("a request failed", route=route_template(request.scope), exc_info=error)
+    if problem.status == 405:
+        allowed = _allowed_methods(problem)
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=allowed)
+        problem.headers.update(allowed)
+    return answer_problem(request, problem)
+
+
+def _allowed_methods(problem: Problem) -> dict[str, str]:
+    """The methods of a route; the gate answers HEAD wherever there is GET."""
+    allowed = problem.headers.pop("allow", "")
+    methods = {name.strip() for name in allowed.split(",") if name.strip()}
+    if "GET" in methods:
+        methods.add("HEAD")
+    return {"allow": ", ".join(sorted({*methods, "OPTIONS"}))}
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def _problem(error: Exception) -> Problem:
@@ -61,7 +95,8 @@ def _problem(error: Exception) -> Problem:
         case AccountingError():
             return problem_of(error)
         case HTTPException():
-            return Problem(error.status_code, str(error.detail))
+            title = HTTPStatus(error.status_code).phrase
+            return Problem(error.status_code, title, headers=_lower(error.headers or {}))
         case RequestValidationError():
             return Problem(400, "Bad Request", "; ".join(map(_explain, error.errors())))
         case _:

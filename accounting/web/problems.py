@@ -1,6 +1,6 @@
 """Errors as problem details (RFC 9457), and as a page for people."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from accounting.errors import (
@@ -16,11 +16,15 @@ JSON_TYPE: Final = "application/problem+json"
 
 @dataclass(eq=False)  # an exception is not frozen: it gets a traceback
 class Problem(Exception):  # RFC 9457 calls it so
-    """An answer that is an error. ``title``: of its kind; ``detail``: of this one."""
+    """An answer that is an error. ``title``: of its kind; ``detail``: of this one.
+
+    ``headers``: of the answer.
+    """
 
     status: int
     title: str
     detail: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
 
     def fields(self) -> dict[str, object]:
         """The members of the JSON object."""
@@ -35,6 +39,16 @@ class Problem(Exception):  # RFC 9457 calls it so
 def not_found(what: str) -> Problem:
     """What is not there, or not for this reader: the answer is the same."""
     return Problem(404, "Not Found", what)
+
+
+def too_many_requests(seconds: int) -> Problem:
+    """The answer to a client from which too many log-ins failed."""
+    return Problem(
+        429,
+        "Too Many Requests",
+        f"too many log-ins failed: try again in {seconds} s",
+        headers={"Retry-After": str(seconds)},
+    )
 
 
 def problem_of(error: AccountingError) -> Problem:

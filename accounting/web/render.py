@@ -2,16 +2,20 @@
 
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import Scope
 
 from accounting.reporting.row_text import json_object, json_value
 from accounting.web import html
-from accounting.web.access.reader import Reader
+from accounting.web.access.reader import NOBODY, Reader
 from accounting.web.problems import JSON_TYPE, Problem
+
+API_PREFIX: Final = "/api/v1"
 
 
 def json_response(
@@ -29,7 +33,44 @@ def items_response(rows: Iterable[Mapping[str, Any]], cursor: str | None) -> Res
 
 def problem_response(problem: Problem) -> Response:
     """A problem document."""
-    return json_response(json_object(problem.fields()), status=problem.status, media_type=JSON_TYPE)
+    response = json_response(
+        json_object(problem.fields()), status=problem.status, media_type=JSON_TYPE
+    )
+    response.headers.update(problem.headers)
+    return response
+
+
+def answer_problem(request: Request, problem: Problem) -> Response:
+    """A problem document for programs, a page with the same words for people."""
+    if route_path(request.scope).startswith("/api/"):
+        return problem_response(problem)
+    response = page(request, "problem.html", status=problem.status, problem=problem)
+    response.headers.update(problem.headers)
+    return response
+
+
+def route_path(scope: Scope) -> str:
+    """The path of a request below the root path, where a proxy left that in."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+def route_template(scope: Scope) -> str:
+    """The path of the route that a request went to, for the log: the path itself may have names."""
+    route: Any = scope.get("route")
+    if route is None:
+        return "none"
+    prefix = API_PREFIX if route_path(scope).startswith(f"{API_PREFIX}/") else ""
+    return f"{prefix}{str(route.path).removeprefix(prefix)}"
+
+
+def log_in_redirect(request: Request) -> Response:
+    """Redirect to the log-in, which leads back to this page."""
+    target = route_path(request.scope)
+    if request.url.query:
+        target += f"?{request.url.query}"
+    root = request.scope.get("root_path", "")
+    return RedirectResponse(f"{root}/login?next={quote(target, safe='/')}", status_code=303)
 
 
 @cache
@@ -67,6 +108,8 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
 
 def _pages_of(reader: Reader) -> list[tuple[str, str]]:
     """What the navigation offers: addresses and labels."""
+    if reader == NOBODY:
+        return []
     if reader.user_key is not None:
         return [(f"/user/{reader.user_key}", "Usage"), ("/sessions", "Sessions")]
     pages = [("/", "Overview"), ("/sessions", "Sessions"), ("/periods", "Periods")]

@@ -27,6 +27,7 @@ _FILES = (
     "feed.sql",
     "audit.sql",
     "ops.sql",
+    "access.sql",
     "reporting.sql",
 )
 

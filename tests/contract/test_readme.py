@@ -28,7 +28,7 @@ def settings_table() -> str:
     lines = ["| variable | default | what it is |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = field.default
-        shown = "" if default is None or default is PydanticUndefined else f"`{default}`"
+        shown = "" if default in (None, PydanticUndefined, "", ()) else f"`{default}`"
         also = f" (or `{environment_variable(name)}_FILE`)" if name in SECRETS else ""
         lines.append(f"| `{environment_variable(name)}`{also} | {shown} | {field.description} |")
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Roles and their rights: the owner migrates, the writer runs the service, the reader reads."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Final
 
 import psycopg
@@ -12,6 +13,7 @@ from accounting.db import migrations
 from accounting.db.engine import open_engine
 from accounting.errors import AccountingError, NotAllowed
 from accounting.ops.registry import JOBS
+from accounting.reporting.reader import Reader
 from tests.support.books import READER, WRITER, Books, channel, status_payload, traffic_payload
 from tests.support.servers import PostgresServer
 
@@ -52,6 +54,43 @@ def test_reader_reads_no_table(sample_books: Books) -> None:
     for table in tables:
         with pytest.raises(InsufficientPrivilege):
             execute(sample_books, READER, f"TABLE accounting.{table}")
+
+
+def test_reader_reads_and_writes_no_token(sample_books: Books) -> None:
+    for table in schema_relations(sample_books, "access"):
+        for statement in ("TABLE {}", "DELETE FROM {}", "UPDATE {} SET digest = sha256('')"):
+            with pytest.raises(InsufficientPrivilege):
+                execute(sample_books, READER, statement.format(f"access.{table}"))
+
+
+@pytest.mark.parametrize("role", [READER, WRITER, OWNER, None])
+def test_a_transaction_of_the_web_server_has_the_rights_of_the_reader(
+    sample_books: Books, role: str | None
+) -> None:
+    """Whatever the login: the superuser's is None."""
+    with closing(Reader(sample_books.url(role), takes_role=True)) as reader:
+        for _ in range(2):  # the second time the connection was idle
+            with reader.transaction() as connection:
+                assert connection.execute("SELECT current_user").fetchone() == (READER,)
+                connection.execute("TABLE reporting.sessions")
+        with (
+            pytest.raises(NotAllowed, match="permission denied"),
+            reader.transaction() as connection,
+        ):
+            connection.execute("TABLE accounting.usernames")
+
+
+def test_a_login_that_may_not_be_the_reader_is_refused(
+    postgres_server: PostgresServer, fresh_database: psycopg.Connection
+) -> None:
+    assert fresh_database.info.dbname
+    url = postgres_server.url(SERVICE, FRESH)
+    with (
+        closing(Reader(url, takes_role=True)) as reader,
+        pytest.raises(NotAllowed, match=READER),
+        reader.transaction(),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("role", [READER, WRITER])
@@ -114,14 +153,16 @@ def test_everything_belongs_to_the_owner(sample_books: Books) -> None:
     owned_by_others = sample_books.query(
         """
         SELECT c.relname AS name, pg_get_userbyid(c.relowner) AS owner FROM pg_class c
-        WHERE c.relnamespace IN ('accounting'::regnamespace, 'reporting'::regnamespace)
+        WHERE c.relnamespace IN ('accounting'::regnamespace,
+                'reporting'::regnamespace, 'access'::regnamespace)
             AND pg_get_userbyid(c.relowner) <> %s
         UNION ALL
         SELECT p.proname, pg_get_userbyid(p.proowner) FROM pg_proc p
-        WHERE p.pronamespace = 'accounting'::regnamespace AND pg_get_userbyid(p.proowner) <> %s
+        WHERE p.pronamespace IN ('accounting'::regnamespace, 'access'::regnamespace)
+            AND pg_get_userbyid(p.proowner) <> %s
         UNION ALL
         SELECT nspname, pg_get_userbyid(nspowner) FROM pg_namespace
-        WHERE nspname IN ('accounting', 'reporting') AND pg_get_userbyid(nspowner) <> %s
+        WHERE nspname IN ('accounting', 'reporting', 'access') AND pg_get_userbyid(nspowner) <> %s
         """,
         [OWNER, OWNER, OWNER],
     )

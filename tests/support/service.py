@@ -28,6 +28,7 @@ TEST_SETTINGS: Final[Mapping[str, str]] = {
     "ACCOUNTING_SETTLE_INTERVAL_SECONDS": "0.2",
     "ACCOUNTING_ROLLUP_INTERVAL_SECONDS": "0.2",
     "ACCOUNTING_CAPTURE": "subscribe",
+    "ACCOUNTING_WEB_LISTEN": "off",  # most tests are not about the page
     "ACCOUNTING_LOG_LEVEL": "info",
     "ACCOUNTING_LOG_FORMAT": "json",
 }

@@ -3,6 +3,7 @@
 The migrations create them, with the constraints; ``alembic check`` compares the two.
 """
 
+from accounting.db.schema.access import browser_sessions, tokens
 from accounting.db.schema.audit import (
     carried_sessions,
     dropped_positions,
@@ -77,6 +78,7 @@ from accounting.db.schema.usage import (
 
 __all__ = [
     "adjustments",
+    "browser_sessions",
     "buckets",
     "capture_gaps",
     "carried_sessions",
@@ -122,6 +124,7 @@ __all__ = [
     "source_leases",
     "sources",
     "statements",
+    "tokens",
     "usage_deltas",
     "user_usage",
     "usernames",

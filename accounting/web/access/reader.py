@@ -1,6 +1,7 @@
 """Who asks, and what part of the books that one may read."""
 
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
 from accounting.reporting.view_queries import ViewQuery
@@ -10,10 +11,11 @@ from accounting.reporting.view_queries import ViewQuery
 class Reader:
     """All of the books, those of one realm, or those of one user of a realm.
 
-    ``token``: the number of the token; None where no log-in is asked for.
+    ``token``: the number of the token, ``label``: its label; None where no log-in is asked for.
     """
 
     token: int | None = None
+    label: str | None = None
     realm: str | None = None
     user_key: UUID | None = None
 
@@ -41,3 +43,7 @@ class Reader:
             own = "user_key = %(own_user_key)s" if by_user else "false"
             query = query.where(own, own_user_key=self.user_key)
         return query
+
+
+NOBODY: Final = Reader(token=0, realm="", user_key=UUID(int=0))
+"""The reader before a log-in: of a user that no realm has, as no hash is all zeros."""

@@ -2,10 +2,20 @@
 
 from fastapi import FastAPI
 
-from accounting.web.pages import gaps, overview, periods, realm, session, sessions, statement, user
+from accounting.web.pages import (
+    gaps,
+    log_in,
+    overview,
+    periods,
+    realm,
+    session,
+    sessions,
+    statement,
+    user,
+)
 
 
 def add_routes(app: FastAPI) -> None:
     """Add all pages."""
-    for module in (overview, realm, user, sessions, session, periods, statement, gaps):
+    for module in (log_in, overview, realm, user, sessions, session, periods, statement, gaps):
         app.include_router(module.router, include_in_schema=False)
