@@ -68,6 +68,19 @@ def erased_users(user_keys: Collection[UUID]) -> ViewQuery:
     return replace(query, values={"user_keys": list(user_keys)})
 
 
+def rejected_lately(hours: int) -> ViewQuery:
+    """How many messages of each source could not be parsed in the last hours."""
+    query = view("rejected_message_counts").where(
+        "ends_at > reporting.database_now() - %(span)s", span=timedelta(hours=hours)
+    )
+    return replace(
+        query,
+        columns=("source", "sum(messages) AS messages"),
+        group="source",
+        order=("source",),
+    )
+
+
 def unattributed_by_hour(realm: str, since: datetime) -> ViewQuery:
     """Bytes of unattributed usage of a realm by hour: ``starts_at`` and ``bytes``."""
     query = view("unattributed_usage").where(

@@ -15,6 +15,7 @@ from uuid import UUID
 from markupsafe import Markup
 
 from accounting.domain.calendar import from_micros
+from accounting.domain.gap_causes import cause_in_words
 from accounting.domain.human_text import (
     human_bytes,
     human_seconds,
@@ -22,9 +23,10 @@ from accounting.domain.human_text import (
     visible,
 )
 from accounting.domain.periods import describe_wait
+from accounting.domain.session_ids import short_session_id
 from accounting.domain.time_zones import time_zone
 
-__all__ = ["from_micros"]  # for templates, as all of this module
+__all__ = ["from_micros", "short_session_id"]  # for templates, as all of this module
 Number = int | Decimal
 
 
@@ -46,6 +48,11 @@ def duration(seconds: Number) -> Markup:
 def span(begin: datetime, end: datetime) -> Markup:
     """How long it is from one time to another."""
     return duration(Decimal(max(0, (end - begin) // timedelta(microseconds=1))).scaleb(-6))
+
+
+def cause(gap: Mapping[str, Any]) -> str:
+    """The cause of a gap, in words."""
+    return cause_in_words(gap["cause"])
 
 
 def waits(period: Mapping[str, Any]) -> Markup:

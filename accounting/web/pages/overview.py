@@ -11,6 +11,7 @@ from accounting.reporting import overview as overview_queries
 from accounting.reporting import view_queries
 from accounting.reporting.view_queries import HoursAgo
 from accounting.web import html
+from accounting.web.pages.notices import notices_of
 from accounting.web.pages.page_books import PageBooks, PageBooksDependency
 from accounting.web.render import page
 
@@ -45,7 +46,14 @@ def overview(request: Request, books: PageBooksDependency) -> Response:
         hours=books.rows(overview_queries.hours_of_all(CHART_HOURS)),
         chart_hours=CHART_HOURS,
         chart_from=state["now"] - timedelta(hours=CHART_HOURS),
-        notices=books.service_rows(view_queries.source_notices()),
+        notices=notices_of(
+            state["now"],
+            state["sources"],
+            state["gaps"],
+            books.service_rows(view_queries.source_notices()),
+            books.service_rows(overview_queries.rejected_lately(GAP_HOURS)),
+            GAP_HOURS,
+        ),
         **state,
     )
 

@@ -1,0 +1,537 @@
+"""Every page over HTTP: what it says of fixed books, hostile names, links, and its size."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+from uuid import UUID
+
+import pytest
+
+from accounting.domain.human_text import human_bytes
+from accounting.domain.session_ids import short_session_id
+from accounting.domain.statements import statement_digest
+from accounting.export.export import export_to_stream
+from accounting.export.selection import ExportFormat, ExportKind, Selection
+from accounting.reporting.reader import Reader
+from tests.support import page_books
+from tests.support.books import READER, Books
+from tests.support.html_page import Element, HtmlPage
+from tests.support.page_books import open_page_books
+from tests.support.sample_books import open_sample_books
+from tests.support.servers import PostgresServer
+from tests.support.web_server import Answer, WebServer, serving
+
+MOST_BYTES: Final = 150_000
+OCTOBER: Final = {"realm": "example.org", "period": "2026-10-01"}
+
+
+class Site:
+    """A server, and the books that it reads."""
+
+    def __init__(self, books: Books, web: WebServer) -> None:
+        self.books = books
+        self.web = web
+
+    def get(self, path: str, **parameters: object) -> Answer:
+        query = f"?{urlencode(parameters, quote_via=quote)}" if parameters else ""
+        return self.web.get(f"{path}{query}")
+
+    def page(self, path: str, *, status: int = 200, **parameters: object) -> HtmlPage:
+        answer = self.get(path, **parameters)
+        assert answer.status == status, answer.text
+        return HtmlPage(answer.text)
+
+    def user_key(self, user: str, realm: str = "example.org") -> UUID:
+        rows = self.books.rows("user_usage_monthly", "realm", "user_id", "user_key")
+        return next(
+            UUID(str(row["user_key"]))
+            for row in rows
+            if (row["realm"], row["user_id"]) == (realm, user)
+        )
+
+
+@pytest.fixture(scope="module")
+def site(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    directory: Path = tmp_path_factory.mktemp("sample")
+    with (
+        open_sample_books(postgres_server, directory) as books,
+        serving(books.url(READER)) as web,
+    ):
+        yield Site(books, web)
+
+
+@pytest.fixture(scope="module")
+def hostile(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    directory: Path = tmp_path_factory.mktemp("hostile")
+    with (
+        open_page_books(postgres_server, directory) as books,
+        serving(books.url(READER)) as web,
+    ):
+        yield Site(books, web)
+
+
+def traffic(row: Any) -> int:
+    return int(row["received_bytes"] + row["sent_bytes"])
+
+
+def links_of(element: Element) -> list[str]:
+    return [link.attributes["href"] for link in element.all("a")]
+
+
+# The overview.
+
+
+def test_the_overview_has_today_and_this_month_beside_the_last(site: Site) -> None:
+    page = site.page("/")
+    months = site.books.rows("realm_usage_monthly")
+    november = [row for row in months if row["starts_at"].month == 11 or row["starts_at"].day == 31]
+    october = [row for row in months if row not in november]
+    for label, rows in (("This month", november), ("Last month", october)):
+        figure = page.figure(label)
+        assert figure.values()[0] == str(sum(map(traffic, rows)))
+        assert human_bytes(sum(map(traffic, rows))) in figure.text
+    today = [
+        row
+        for row in site.books.rows("realm_usage_daily")
+        if row["starts_at"].isoformat() >= "2026-11-03T23"
+    ]
+    assert page.figure("Today").values()[0] == str(sum(map(traffic, today)))
+    assert page.figure("Yesterday").text.endswith("nothing was reported")
+
+
+def test_the_overview_says_what_lives_and_what_is_missing(site: Site) -> None:
+    page = site.page("/")
+    assert page.figure("Live sessions").values()[0] == "1"
+    assert "default counts until" in page.figure("Behind").text
+    assert "1 open" in page.figure("Gaps in 24 hours").text
+    notices = [notice.text for notice in page.by_class("notices")[0].all("li")]
+    assert "error: source default: not capturing for" in notices[0]
+    assert "connection lost" in notices[0]
+    assert any("1 message" in notice and "could not be parsed" in notice for notice in notices)
+    assert [next(row.all("th")).text for row in page.rows("Realms")] == [
+        "example.org",
+        "example.net",
+    ]
+
+
+def test_the_overviews_figures_refresh_by_themselves(site: Site) -> None:
+    part = site.page("/now")
+    figures = site.page("/").by_class("figures")[0]
+    assert figures.attributes["hx-get"] == "/now"
+    assert next(part.all("dl")).attributes == figures.attributes
+    assert part.figure("Live sessions").values()[0] == "1"
+
+
+# A realm.
+
+
+@pytest.mark.parametrize(
+    ("per", "view", "bucket_count"),
+    [("hour", "hourly", 1), ("day", "daily", 4), ("month", "monthly", 2)],
+)
+def test_a_realm_has_the_figures_of_its_chart_as_a_table(
+    site: Site, per: str, view: str, bucket_count: int
+) -> None:
+    page = site.page("/realm", realm="example.org", per=per)
+    unattributed = site.books.rows("unattributed_usage")[0]
+    expected = [
+        [
+            row["starts_at"].isoformat(),
+            str(row["received_bytes"]),
+            str(row["sent_bytes"]),
+            str(row["estimated_bytes"]),
+            str(traffic(unattributed) * is_in(row, unattributed["starts_at"])),
+            str(row["sessions_started"]),
+            str(row["peak_sessions"]),
+        ]
+        for row in site.books.rows(f"realm_usage_{view}", order="starts_at")
+        if row["realm"] == "example.org"
+    ]
+    assert [row.values() for row in page.rows("Traffic and peak")] == expected[-bucket_count:]
+    figure = page.by_class("chart")[0]
+    assert figure.attributes["data-zone"] == "Europe/Berlin"
+    assert figure.by_class("plot")[0].attributes["role"] == "img"
+    assert "Unattributed, and never billed: 400 B" in page.text
+
+
+def is_in(bucket: Any, at: Any) -> bool:
+    return bool(bucket["starts_at"] <= at < bucket["ends_at"])
+
+
+def test_unattributed_usage_of_a_bucket_without_sessions_is_shown(hostile: Site) -> None:
+    page = hostile.page("/realm", realm="stolen", per="hour")
+    [row] = page.rows("Traffic and peak")
+    assert row.values()[1:] == ["0", "0", "0", "400", "0", "0"]
+
+
+def test_a_realm_has_its_periods_and_what_they_wait_for(site: Site) -> None:
+    rows = site.page("/realm", realm="example.org").rows("Billing periods")
+    november, october = (row.text for row in rows)
+    assert "its end, 2026-12-01 00:00 Europe/Berlin" in november
+    assert "closed" in october
+    assert links_of(rows[1]) == ["/statement?realm=example.org&period=2026-10-01"]
+
+
+def test_a_realm_has_its_top_users(site: Site) -> None:
+    rows = site.page("/realm", realm="example.org").rows("Users by their traffic")
+    assert [next(row.all("th")).text for row in rows] == ["alice", "bob"]
+    assert links_of(rows[0]) == [f"/user/{site.user_key('alice')}"]
+    assert rows[0].text.endswith("14%")
+
+
+# A user.
+
+
+def test_a_user_has_usage_sessions_lines_and_adjustments(site: Site) -> None:
+    page = site.page(f"/user/{site.user_key('alice')}")
+    days = [
+        [
+            row["starts_at"].isoformat(),
+            *(str(row[name]) for name in ("received_bytes", "sent_bytes", "estimated_bytes")),
+            str(row["sessions_started"]),
+        ]
+        for row in site.books.rows("user_usage_daily", order="starts_at")
+        if row["user_id"] == "alice"
+    ]
+    assert [row.values() for row in page.rows("Traffic, by day")] == days
+    sessions = [
+        f"/session/{row['session_id']}"
+        for row in site.books.rows("sessions", order="started_at DESC")
+        if row["user_id"] == "alice"
+    ]
+    assert [link for row in page.rows("Sessions") for link in links_of(row)] == sessions
+    [line] = page.rows("Statement lines")
+    assert line.text.startswith("2026-10-01")
+    [adjustment] = page.rows("Adjustments of this user")
+    assert "a test call of ours" in adjustment.text
+    assert "-100 B" in adjustment.text
+
+
+def test_an_erased_user_is_called_so(hostile: Site) -> None:
+    [row] = hostile.books.query("SELECT user_key FROM accounting.erasures")
+    key = str(row["user_key"])
+    page = hostile.page(f"/user/{key}")
+    assert next(page.all("h1")).text == f"erased user {key[:8]}"
+    assert "The name was erased" in page.text
+    assert key in page.text
+    listed = hostile.page("/realm", realm="example.org").rows("Users by their traffic")
+    names = [next(row.all("th")).text for row in listed]
+    assert names.count(f"erased user {key[:8]}") == 1
+    assert names.count("without a name") == 1  # of whom coturn published no name
+    assert page_books.ERASED_NAME not in hostile.get(f"/user/{key}").text
+
+
+# Periods, statements and their files.
+
+
+def test_periods_are_listed_newest_first(site: Site) -> None:
+    rows = site.page("/periods").rows("Billing periods")
+    assert rows[-1].text.startswith("example.org 2026-10-01")
+    of_realm = site.page("/periods", realm="example.net")
+    assert [row.text[:10] for row in of_realm.rows("Billing periods")] == ["2026-11-01"]
+
+
+def test_a_statement_has_its_lines_digest_cutoff_adjustments_and_gaps(site: Site) -> None:
+    page = site.page("/statement", **OCTOBER)
+    lines = site.books.rows("statements")
+    [row] = page.rows("Lines of the statement")
+    assert row.values() == [
+        str(lines[0][name]) if name != "total" else str(traffic(lines[0]))
+        for name in ("sessions_started", "session_seconds", "received_bytes", "sent_bytes", "total")
+    ]
+    digest = statement_digest((UUID(str(line["user_key"])), line["digest"]) for line in lines)
+    assert digest in page.text
+    positions = json.loads(lines[0]["cutoff"])["sources"]
+    for source, position in positions.items():
+        assert f"Source {source} up to position {position['epoch']}/{position['position']}" in (
+            page.text
+        )
+    [adjustment] = page.rows("Adjustments of this period")
+    assert "a test call of ours" in adjustment.text
+    [gap] = page.rows("Capture gaps")
+    assert "connection lost" in gap.text
+    assert "October's" in gap.text
+    assert "Nothing of earlier periods" in page.text
+
+
+def test_a_period_that_is_not_closed_says_what_it_waits_for(site: Site) -> None:
+    page = site.page("/statement", realm="example.org", period="2026-11-01")
+    assert "It waits for its end, 2026-12-01 00:00 Europe/Berlin" in page.text
+
+
+@pytest.mark.parametrize("format_", ExportFormat)
+@pytest.mark.parametrize("kind", [ExportKind.STATEMENTS, ExportKind.ADJUSTMENTS])
+def test_a_download_is_the_file_of_an_export(
+    site: Site, kind: ExportKind, format_: ExportFormat
+) -> None:
+    period = site.books.rows("statements", "period")[0]["period"]
+    expected = BytesIO()
+    with closing(Reader(site.books.url(READER))) as reader:
+        selection = Selection(kind=kind, realm="example.org", period=period)
+        export_to_stream(reader, selection, format_, expected)
+    answer = site.get("/statement/download", **OCTOBER, export=kind.value, format=format_.value)
+    assert (answer.status, answer.body) == (200, expected.getvalue())
+    assert answer.headers["content-length"] == str(len(answer.body))
+    name = f"{kind}_example.org_2026-10-01.{format_}"
+    assert answer.headers["content-disposition"] == f"attachment; filename*=UTF-8''{name}"
+
+
+def test_a_statement_links_to_each_file(site: Site) -> None:
+    links = [link for link in site.page("/statement", **OCTOBER).links() if "download" in link]
+    assert len(links) == len(ExportFormat) * 2
+
+
+@pytest.mark.parametrize(
+    ("parameters", "status"),
+    [
+        ({**OCTOBER, "period": "2026-11-01"}, 409),
+        ({**OCTOBER, "period": "2020-01-01"}, 404),
+        ({**OCTOBER, "realm": "nowhere"}, 404),
+        ({**OCTOBER, "export": "sessions"}, 400),
+        ({**OCTOBER, "format": "xml"}, 400),
+    ],
+)
+def test_a_download_that_is_not_there_says_why(
+    site: Site, parameters: dict[str, str], status: int
+) -> None:
+    assert next(site.page("/statement/download", status=status, **parameters).all("h1")).text
+
+
+# Sessions.
+
+
+def test_live_sessions_come_first(site: Site) -> None:
+    page = site.page("/sessions")
+    [live] = page.rows("Live sessions")
+    assert live.text.endswith("live")
+    assert len(page.rows("Sessions")) == len(site.books.rows("sessions"))
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({"user": "alice"}, {"user_id": "alice"}),
+        ({"realm": "example.net"}, {"realm": "example.net"}),
+        ({"live": "true"}, {"ended_at": None}),
+        ({"form": "1", "realm": "", "user": "bob", "since": "", "until": ""}, {"user_id": "bob"}),
+    ],
+)
+def test_sessions_are_filtered(
+    site: Site, filters: dict[str, str], expected: dict[str, Any]
+) -> None:
+    sessions = [
+        f"/session/{row['session_id']}"
+        for row in site.books.rows("sessions", order="started_at DESC, session_id DESC")
+        if {name: row[name] for name in expected} == expected
+    ]
+    assert len(sessions) >= 1
+    rows = site.page("/sessions", **filters).rows("Sessions")
+    assert [links_of(row)[0] for row in rows] == sessions
+
+
+def test_the_form_shows_what_is_filtered_by(site: Site) -> None:
+    page = site.page("/sessions", realm="example.org", user="alice", since="2026-11")
+    fields = {each.attributes["name"]: each.attributes.get("value") for each in page.all("input")}
+    assert fields == {
+        "form": "1",
+        "realm": "example.org",
+        "user": "alice",
+        "since": "2026-11",
+        "until": "",
+        "live": "true",
+    }
+
+
+def test_pages_of_sessions_have_each_session_once(hostile: Site) -> None:
+    found: list[str] = []
+    address: str | None = "/sessions?realm=many"
+    page_count = 0
+    while address is not None:
+        page = HtmlPage(hostile.get(address).text)
+        found += [links_of(row)[0] for row in page.rows("Sessions")]
+        nexts = [link for link in page.all("a") if link.attributes.get("rel") == "next"]
+        address = nexts[0].attributes["href"] if nexts else None
+        page_count += 1
+    expected = [
+        f"/session/{row['session_id']}"
+        for row in hostile.books.rows("sessions", order="started_at DESC, session_id DESC")
+        if row["realm"] == "many"
+    ]
+    assert found == expected
+    assert page_count == 3
+
+
+@pytest.mark.parametrize(
+    ("parameters", "status", "words"),
+    [
+        ({"since": "nonsense"}, 400, "'nonsense' is not a time"),
+        ({"since": "today", "until": "7d"}, 400, "is not before"),
+        ({"cursor": "nonsense"}, 400, "cursor"),
+        ({"realm": "example.ogr"}, 404, "example.org"),
+        ({"user": "alcie"}, 404, "alice"),
+    ],
+)
+def test_a_wrong_filter_is_explained(
+    site: Site, parameters: dict[str, str], status: int, words: str
+) -> None:
+    assert words in site.page("/sessions", status=status, **parameters).text
+
+
+# A session.
+
+
+def test_a_session_has_its_reports_with_their_positions(site: Site) -> None:
+    sessions = site.books.rows("sessions", order="started_at")
+    session = next(row for row in sessions if row["estimated"])
+    page = site.page(f"/session/{session['session_id']}")
+    reports = [
+        (row["received_at"].isoformat(), f"{row['epoch']}/{row['position']}")
+        for view in ("allocation_events", "traffic_reports")
+        for row in site.books.rows(view)
+        if row["allocation_id"] == session["allocation_id"]
+    ]
+    shown = [
+        (entry.values()[0], next(entry.all("code")).text)
+        for entry in page.by_class("timeline")[0].all("li")
+    ]
+    assert shown == sorted(reports, key=lambda report: int(report[1].partition("/")[2]))
+    assert "Estimated: reports were lost" in page.text
+    assert short_session_id(UUID(str(session["session_id"]))) in page.text
+
+
+def test_all_reports_of_a_long_session_are_reached(hostile: Site) -> None:
+    [session] = [row for row in hostile.books.rows("sessions") if row["realm"] == "long"]
+    address: str | None = f"/session/{session['session_id']}"
+    positions: list[str] = []
+    while address is not None:
+        page = HtmlPage(hostile.get(address).text)
+        for line in page.by_class("timeline"):
+            positions += [code.text for code in line.all("code")]
+        nexts = [link for link in page.all("a") if link.attributes.get("rel") == "next"]
+        address = nexts[0].attributes["href"] if nexts else None
+    assert len(positions) == page_books.REPORT_COUNT + 1
+    assert len(set(positions)) == len(positions)
+
+
+# Gaps.
+
+
+def test_gaps_say_what_may_be_missing(site: Site) -> None:
+    page = site.page("/gaps")
+    rows = page.rows("Capture gaps")
+    assert len(rows) == len(site.books.rows("capture_gaps"))
+    assert "still open" in rows[0].text
+    assert [next(row.all("th")).text for row in page.rows("Sources")] == ["default", "second"]
+
+
+# What holds on all pages.
+
+
+def test_hostile_names_are_text(hostile: Site) -> None:
+    pages = [
+        hostile.page("/sessions"),
+        hostile.page("/realm", realm="example.org"),
+        hostile.page("/realm", realm=page_books.HTML_REALM),
+        hostile.page("/"),
+        *(
+            hostile.page(f"/user/{hostile.user_key(name)}")
+            for name in (page_books.HTML_NAME, page_books.REVERSED_NAME, page_books.QUOTED_NAME)
+        ),
+    ]
+    for page in pages:
+        assert not list(page.all("img"))
+        assert not any("onerror" in element.attributes for element in page.all())
+        assert not any("<b>" in element.attributes for element in page.all())
+    listed = {
+        name.text for row in pages[1].rows("Users by their traffic") for name in row.all("bdi")
+    }
+    assert listed == {
+        page_books.HTML_NAME,
+        "\\u202egnimoc",
+        page_books.HEBREW_NAME,
+        "\\x1b]0;owned\\x07",
+        page_books.QUOTED_NAME,
+    }
+    assert next(pages[2].all("h1")).text == page_books.HTML_REALM
+    assert not list(next(pages[2].all("h1")).all("b"))
+
+
+def test_the_realm_without_a_name_has_a_page(hostile: Site) -> None:
+    page = hostile.page("/realm", realm="")
+    assert next(page.all("h1")).text == "Realm without a name"
+    rows = hostile.page("/sessions", realm="").rows("Sessions")
+    assert len(rows) == 1
+
+
+@pytest.mark.parametrize("name", ["site", "hostile"])
+def test_every_link_leads_somewhere_and_no_page_is_heavy(
+    request: pytest.FixtureRequest, name: str
+) -> None:
+    site: Site = request.getfixturevalue(name)
+    sizes: dict[str, int] = {}
+    pages: dict[str, HtmlPage] = {}
+    waiting = ["/"]
+    while waiting:
+        address = waiting.pop()
+        if address in sizes:
+            continue
+        answer = site.get(address)
+        assert answer.status == 200, (address, answer.text)
+        sizes[address] = len(answer.body)
+        if answer.headers["content-type"].startswith("text/html"):
+            page = pages[address] = HtmlPage(answer.text)
+            assert all(link.startswith("/") for link in page.links()), address
+            waiting += page.links()
+    assert len(pages) > 20
+    for address, page in pages.items():
+        assert sizes[address] + sum(sizes[asset] for asset in page.assets()) < MOST_BYTES, address
+
+
+def test_no_page_has_scripts_or_styles_of_its_own(site: Site) -> None:
+    for path in ("/", "/realm?realm=example.org", "/sessions", "/gaps", "/periods"):
+        page = HtmlPage(site.get(path).text)
+        assert not list(page.all("style"))
+        for element in page.all():
+            assert "style" not in element.attributes
+            assert not any(name.startswith("on") for name in element.attributes)
+            assert element.tag != "script" or (element.attributes["src"] and not element.text)
+
+
+def test_the_page_that_is_open_is_marked(site: Site) -> None:
+    for path in ("/", "/sessions", "/periods", "/gaps"):
+        page = site.page(path)
+        current = [each for each in page.all("a") if each.attributes.get("aria-current") == "page"]
+        assert [each.attributes["href"] for each in current] == [path]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/realm?realm=nowhere",
+        "/user/00000000-0000-0000-0000-000000000000",
+        "/session/00000000-0000-0000-0000-000000000000",
+        "/statement?realm=nowhere&period=2026-10-01",
+        "/nowhere",
+    ],
+)
+def test_what_is_not_there_is_a_page_that_says_so(site: Site, path: str) -> None:
+    answer = site.get(path)
+    assert answer.status == 404
+    assert HtmlPage(answer.text).links()
+
+
+def test_books_without_anything_say_so_in_words(books: Books) -> None:
+    with serving(books.url(READER)) as web:
+        site = Site(books, web)
+        assert "No sessions yet: coturn has not reported any" in site.page("/").text
+        assert "No sessions yet: coturn has not reported any" in site.page("/sessions").text
+        assert "No periods yet" in site.page("/periods").text
+        assert "No gap is known" in site.page("/gaps").text
