@@ -97,6 +97,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
             request=request,
             reader=request.state.reader,
             root=root,
+            here=route_path(request.scope),
             url=partial(html.url, root),
             reader_pages=_pages_of(request.state.reader),
             reader_label=_label(request.state.reader),

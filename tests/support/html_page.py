@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Final
 
+_INLINE: Final = frozenset({"a", "b", "bdi", "code", "data", "em", "i", "span", "sup", "time"})
 _VOID: Final = frozenset({"meta", "link", "input", "br", "img", "hr"})
 
 
@@ -26,6 +27,7 @@ class Element:
             if isinstance(child, str):
                 yield child
             else:
+                yield "" if child.tag in _INLINE else " "
                 yield from child._texts()
 
     def all(self, *tags: str) -> Iterator["Element"]:

@@ -1,7 +1,9 @@
 """Every page over HTTP: what it says of fixed books, hostile names, links, and its size."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from io import BytesIO
 from pathlib import Path
@@ -26,7 +28,9 @@ from tests.support.servers import PostgresServer
 from tests.support.web_server import Answer, WebServer, serving
 
 MOST_BYTES: Final = 150_000
-OCTOBER: Final = {"realm": "example.org", "period": "2026-10-01"}
+SAMPLES: Final = 12
+"""So many users and sessions are looked at, of many."""
+OCTOBER: Final[Mapping[str, Any]] = {"realm": "example.org", "period": "2026-10-01"}
 
 
 class Site:
@@ -110,7 +114,7 @@ def test_the_overview_has_today_and_this_month_beside_the_last(site: Site) -> No
 def test_the_overview_says_what_lives_and_what_is_missing(site: Site) -> None:
     page = site.page("/")
     assert page.figure("Live sessions").values()[0] == "1"
-    assert "default counts until" in page.figure("Behind").text
+    assert "most of 2 sources: second, counted until 11:00:00 UTC" in page.figure("Behind").text
     assert "1 open" in page.figure("Gaps in 24 hours").text
     notices = [notice.text for notice in page.by_class("notices")[0].all("li")]
     assert "error: source default: not capturing for" in notices[0]
@@ -135,7 +139,7 @@ def test_the_overviews_figures_refresh_by_themselves(site: Site) -> None:
 
 @pytest.mark.parametrize(
     ("per", "view", "bucket_count"),
-    [("hour", "hourly", 1), ("day", "daily", 4), ("month", "monthly", 2)],
+    [("hour", "hourly", 2), ("day", "daily", 4), ("month", "monthly", 2)],
 )
 def test_a_realm_has_the_figures_of_its_chart_as_a_table(
     site: Site, per: str, view: str, bucket_count: int
@@ -300,7 +304,7 @@ def test_a_statement_links_to_each_file(site: Site) -> None:
     ],
 )
 def test_a_download_that_is_not_there_says_why(
-    site: Site, parameters: dict[str, str], status: int
+    site: Site, parameters: dict[str, Any], status: int
 ) -> None:
     assert next(site.page("/statement/download", status=status, **parameters).all("h1")).text
 
@@ -325,7 +329,7 @@ def test_live_sessions_come_first(site: Site) -> None:
     ],
 )
 def test_sessions_are_filtered(
-    site: Site, filters: dict[str, str], expected: dict[str, Any]
+    site: Site, filters: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     sessions = [
         f"/session/{row['session_id']}"
@@ -372,7 +376,7 @@ def test_pages_of_sessions_have_each_session_once(hostile: Site) -> None:
 @pytest.mark.parametrize(
     ("parameters", "status", "words"),
     [
-        ({"since": "nonsense"}, 400, "'nonsense' is not a time"),
+        ({"since": "nonsense"}, 400, "expected today, yesterday"),
         ({"since": "today", "until": "7d"}, 400, "is not before"),
         ({"cursor": "nonsense"}, 400, "cursor"),
         ({"realm": "example.ogr"}, 404, "example.org"),
@@ -380,7 +384,7 @@ def test_pages_of_sessions_have_each_session_once(hostile: Site) -> None:
     ],
 )
 def test_a_wrong_filter_is_explained(
-    site: Site, parameters: dict[str, str], status: int, words: str
+    site: Site, parameters: dict[str, Any], status: int, words: str
 ) -> None:
     assert words in site.page("/sessions", status=status, **parameters).text
 
@@ -476,12 +480,15 @@ def test_every_link_leads_somewhere_and_no_page_is_heavy(
     request: pytest.FixtureRequest, name: str
 ) -> None:
     site: Site = request.getfixturevalue(name)
+    kinds: Counter[str] = Counter()
     sizes: dict[str, int] = {}
     pages: dict[str, HtmlPage] = {}
     waiting = ["/"]
     while waiting:
         address = waiting.pop()
-        if address in sizes:
+        kind = re.sub("[0-9a-f-]{36}", "*", address)
+        kinds[kind] += 1
+        if address in sizes or kinds[kind] > SAMPLES:
             continue
         answer = site.get(address)
         assert answer.status == 200, (address, answer.text)

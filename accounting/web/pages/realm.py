@@ -24,14 +24,14 @@ def realm_page(
 ) -> Response:
     """A realm that the reader may read; its users too."""
     span = span_of(per)
-    live = {row["realm"]: row["live"] for row in books.rows(view_queries.live_sessions_by_realm())}
+    found = books.rows(view_queries.realms().where("realm = %(realm)s", realm=realm))
+    if not found:
+        raise not_found("no such realm")
     periods = books.rows(
         view_queries.periods(
             realm, Arrangement(by="starts_at", descending=True, limit=SHOWN_PERIODS)
         )
     )
-    if realm not in live and not periods:
-        raise not_found("no such realm")
     now = books.now()
     since = now - span.length
     query = view_queries.usage(by="realm", per=span.per, realm=realm, since=since)
@@ -47,7 +47,7 @@ def realm_page(
         request,
         "realm.html",
         realm=realm,
-        live=int(live.get(realm, 0)),
+        live=int(found[0]["live"]),
         time_zone=zone_name,
         periods=periods,
         spans=SPANS,
