@@ -47,7 +47,7 @@ def create_app(
         openapi_url=None,  # the API has its own, which reads the views
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
-        root_path=root_path,
+        servers=[{"url": root_path}] if root_path else None,
     )
     app.state.database = database
     app.state.log_ins = LogIns(database, now=now) if log_in else None

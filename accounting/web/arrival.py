@@ -5,9 +5,9 @@ only if the request comes from the address of a proxy that the settings name.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -29,6 +29,14 @@ class Proxies:
 
     networks: tuple[Network, ...] = ()
     unix: bool = False
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "Proxies":
+        """From addresses, networks and ``unix``, as the setting has them."""
+        texts = tuple(texts)
+        return cls(
+            networks=tuple(ip_network(text) for text in texts if text != UNIX), unix=UNIX in texts
+        )
 
     def __bool__(self) -> bool:
         return bool(self.networks) or self.unix

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 from socket import socket
 from typing import Final
@@ -14,7 +14,7 @@ from accounting.config import UNIX_PREFIX, Settings, is_loopback, parse_listen_a
 from accounting.reporting.reader import Reader
 from accounting.web import server
 from accounting.web.app import create_app
-from accounting.web.arrival import UNIX, Proxies
+from accounting.web.arrival import Proxies
 from accounting.web.gate import LOOPBACK_NAMES
 
 log = structlog.get_logger()
@@ -30,7 +30,7 @@ def run(
     Raises ConfigurationError where it can't listen.
     """
     address = settings.web_listen or DEFAULT_LISTEN
-    proxies = _proxies(settings)
+    proxies = Proxies.of(settings.web_proxies)
     if address.startswith(UNIX_PREFIX):
         host = ""
         opened: AbstractContextManager[socket] = server.listening_on_path(
@@ -57,13 +57,6 @@ def run(
             )
         announce(shown)
         server.serve(app, listener, stop)
-
-
-def _proxies(settings: Settings) -> Proxies:
-    return Proxies(
-        networks=tuple(ip_network(text) for text in settings.web_proxies if text != UNIX),
-        unix=UNIX in settings.web_proxies,
-    )
 
 
 def _name(host: str) -> tuple[str, ...]:

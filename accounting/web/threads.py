@@ -12,10 +12,10 @@ class BoundedThreads:
     """An ASGI application whose handlers share so few threads. The limit is per event loop."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+        self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         limiter = current_default_thread_limiter()
         if limiter.total_tokens != MOST_THREADS:
             limiter.total_tokens = MOST_THREADS
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)

@@ -91,7 +91,7 @@ def serving(url: str, **options: Any) -> Iterator[WebServer]:
         thread = threading.Thread(target=server.serve, args=(gate, listener, stop))
         thread.start()
         try:
-            yield WebServer(port=listener.getsockname()[1], app=gate.app)
+            yield WebServer(port=listener.getsockname()[1], app=gate.app.app)
         finally:
             stop.set()
             thread.join()
