@@ -4,6 +4,7 @@ A client that sends its request slowly, or not at all, is disconnected: uvicorn 
 for ever, and has room for so many connections only.
 """
 
+import os
 import socket
 import threading
 from asyncio import TimerHandle
@@ -117,7 +118,8 @@ def listening(address: str, host: str, port: int) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigurationError(f"can't listen on {address}: {error.strerror}") from None
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigurationError(f"can't listen on {address}: {reason}") from None
     with listener:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MILLISECONDS)

@@ -40,6 +40,7 @@ def test_up_serves_the_metrics_of_all_its_processes(books: Books, tmp_path: Path
                 "ACCOUNTING_REDIS_URL": valkey.url,
                 "ACCOUNTING_DATA_DIR": str(tmp_path / "data"),
                 "ACCOUNTING_METRICS_LISTEN": f"127.0.0.1:{port}",
+                "ACCOUNTING_WEB_LISTEN": "off",
                 "ACCOUNTING_SETTLE_INTERVAL_SECONDS": "0.2",
                 "ACCOUNTING_ROLLUP_INTERVAL_SECONDS": "0.2",
             },
