@@ -4,10 +4,10 @@ A client that sends its request slowly, or not at all, is disconnected: uvicorn 
 for ever, and has room for so many connections only.
 """
 
+import asyncio
 import os
 import socket
 import threading
-from asyncio import TimerHandle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +26,10 @@ REQUEST_SECONDS: Final = 10.0
 """A client must send the head of its request within this time."""
 UNREAD_MILLISECONDS: Final = 60_000
 """A client that does not read its answer is disconnected after this time."""
-STOP_SECONDS: Final = 3
+GRACE_SECONDS: Final = 1.0
+"""At the end a request has so long; then its client is disconnected, also one that polls."""
+STOP_SECONDS: Final = 4
+"""What has not ended by then is cancelled."""
 MOST_CONNECTIONS: Final = 256
 """More are answered with 503."""
 MAX_HEAD_BYTES: Final = 16_384
@@ -69,6 +72,18 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        hang_up = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._hang_up)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            hang_up.cancel()
+
+    def _hang_up(self) -> None:
+        """Disconnect all clients: their requests end as if they had left."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
     async def on_tick(self, counter: int) -> bool:
         return await super().on_tick(counter) or self._stop.is_set()
 
@@ -76,7 +91,7 @@ class _Server(uvicorn.Server):
 class _Protocol(H11Protocol):
     """Closes a connection whose request does not arrive in time."""
 
-    _deadline: TimerHandle | None = None
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)

@@ -204,6 +204,7 @@ def test_it_ends_in_seconds_while_requests_wait(access_books: Books, tmp_path: P
             with pytest.raises(BlockingIOError):
                 clients[0].recv(1)
             assert service.stop(timeout_seconds=10) == 0
+            assert "Traceback" not in service.log_text()
         finally:
             for client in clients:
                 client.close()
