@@ -121,7 +121,7 @@ def export_to_stream(
 
 @contextmanager
 def _open_query(reader: Reader, selection: Selection) -> Iterator[ExportQuery]:
-    with reader.transaction() as connection:
+    with reader.transaction(is_snapshot=True) as connection:
         query = ExportQuery(connection, selection)
         _require_complete(query, selection)
         yield query

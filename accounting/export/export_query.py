@@ -41,12 +41,12 @@ class ExportQuery:
     """One selection in one transaction: all methods read the same snapshot."""
 
     def __init__(self, connection: psycopg.Connection, selection: Selection) -> None:
-        """``connection``: in a transaction that has read nothing yet."""
+        """``connection``: in a transaction whose queries see one snapshot."""
         self._connection = connection
         self._selection = selection
         self.rows_copied = 0
         """Rows that the last :meth:`copy` yielded: COPY sends each as one message."""
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        connection.execute("SET TRANSACTION READ ONLY")
         connection.execute("SET LOCAL TimeZone = 'UTC'")
         connection.execute("SET LOCAL DateStyle = 'ISO'")
         try:
