@@ -36,6 +36,7 @@ REQUIRED_PROGRAMS: Final[Mapping[str, Sequence[str]]] = {
     "needs_compiler": ("cc",),
     "needs_zsh": ("zsh",),
     "needs_fish": ("fish",),
+    "needs_chromium": ("chromium",),
     "needs_coturn": ("turnserver", "turnutils_uclient", "turnutils_peer"),
 }
 

@@ -1,0 +1,316 @@
+"""The pages in a real browser, on books with rows of every kind and with names that mean harm."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+from playwright.sync_api import Browser, Page, ViewportSize, expect
+
+from tests.support.books import WRITER, Books, channel, status_payload, traffic_payload
+from tests.support.browser import chromium, open_page
+from tests.support.command import turn_accounting
+from tests.support.sample_books import DAY, HOUR, open_sample_books
+from tests.support.servers import PostgresServer, free_port
+from tests.support.service import SERVICE, Service
+
+pytestmark = pytest.mark.needs_chromium
+
+IMAGE: Final = "<img src=x onerror=alert(1)>"
+BOLD: Final = "<b>realm<b>"
+ARABIC: Final = "\u0645\u0633\u062a\u062e\u062f\u0645"
+TURNED: Final = "abc\u202efdp.exe"
+TERMINAL: Final = "\x1b[2J\x1b]0;owned\x07"
+MANY: Final = 120
+"""Sessions of one user: three pages."""
+PHONE: Final = ViewportSize(width=360, height=740)
+DESKTOP: Final = ViewportSize(width=1280, height=900)
+MOST_BYTES: Final = 150_000
+"""Of one page with everything that it loads, uncompressed."""
+KEY: Final = re.compile(r"/[0-9a-f-]{36}")
+REFRESH_MILLISECONDS: Final = 11_000
+
+CHARTS: Final = """() => [...document.querySelectorAll("figure.chart canvas")].map((canvas) => {
+    const copy = new OffscreenCanvas(canvas.width, canvas.height);
+    const brush = copy.getContext("2d", {willReadFrequently: true});
+    brush.drawImage(canvas, 0, 0);
+    const {data} = brush.getImageData(0, 0, canvas.width, canvas.height);
+    return new Set(new Uint32Array(data.buffer)).size;
+})"""
+"""The number of colours of each canvas; one of an empty canvas."""
+AXE: Final = """async () => (await axe.run({resultTypes: ["violations"]})).violations.flatMap(
+    ({id, nodes}) => nodes.map(({html, failureSummary}) => `${id}: ${html}: ${failureSummary}`))"""
+SIDEWAYS: Final = (
+    "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A server. ``address``: without a slash at its end; ``books``: what it reads."""
+
+    address: str
+    books: Books
+
+
+@pytest.fixture(scope="module")
+def site(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """The command ``serve``, on the sample books and more; the tests only read them."""
+    directory: Path = tmp_path_factory.mktemp("browser")
+    with open_sample_books(postgres_server, directory / "books") as books:
+        _add_sessions(books)
+        listen = f"127.0.0.1:{free_port()}"
+        settings = {"ACCOUNTING_DATABASE_URL": books.url(WRITER), "ACCOUNTING_WEB_LISTEN": listen}
+        with Service("serve", directory / "serve", settings, module=SERVICE) as serve:
+            serve.wait_for(lambda: "serving on" in serve.log_text())
+            yield Site(address=f"http://{listen}", books=books)
+
+
+def _add_sessions(books: Books) -> None:
+    """Hostile names, and so many sessions of one user that they need pages."""
+    begin = 3.5 * DAY + HOUR
+    names = [(IMAGE, "example.org"), (ARABIC, "example.org"), (TURNED, "example.org"),
+             (TERMINAL, "example.org"), ("dave", BOLD), ("", "example.net")]  # fmt: skip
+    names += [("erin", "example.org")] * MANY
+    for number, (user, realm) in enumerate(names):
+        counts = traffic_payload(4_000, 3_000_000 + number, 96, 1_000_000)
+        for seconds, kind, payload in (
+            (0, "status", status_payload("new")),
+            (1, "traffic", counts),
+            (2, "status", status_payload("deleted")),
+            (2, "total_traffic", counts),
+        ):
+            name = channel(kind, user=user, realm=realm, allocation=1_000 + number)
+            books.receive(begin + number + seconds, name, payload, source="second")
+    books.advance_clock(3.5 * DAY + 2 * HOUR, source="second")
+    books.run_jobs()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+def shape_of(address: str) -> str:
+    """What page an address is of: its path with keys left out, and the names of its parameters."""
+    parts = urlsplit(address)
+    path = KEY.sub("/{key}", parts.path)
+    return f"{path}?{'&'.join(sorted(name for name, _ in parse_qsl(parts.query)))}"
+
+
+def links_of(page: Page) -> list[str]:
+    """The pages that a page links to."""
+    addresses: list[str] = page.eval_on_selector_all(
+        "a[href]:not([download])", "links => links.map(link => link.href.split('#')[0])"
+    )
+    return [address for address in addresses if "/api/" not in address]
+
+
+def wrong_drawings(page: Page) -> list[str]:
+    """What is wrong with a page as it is drawn now."""
+    wrong = []
+    if page.evaluate(SIDEWAYS) > 0:
+        wrong.append("it scrolls sideways")
+    if any(colours < 5 for colours in page.evaluate(CHARTS)):
+        wrong.append("a chart is blank")
+    return wrong
+
+
+def checked_pages(books: Books) -> list[str]:
+    """An address of each kind of page, with rows."""
+    [alice] = books.rows("statements WHERE user_id = 'alice'", "user_key::text")
+    [disputed] = books.rows("sessions WHERE disputed", "session_id::text")
+    return [
+        "/",
+        "/realm?realm=example.org",
+        f"/user/{alice['user_key']}",
+        "/sessions?user=bob",
+        f"/session/{disputed['session_id']}",
+        "/periods",
+        "/statement?realm=example.org&period=2026-10-01",
+        "/statement?realm=example.org&period=2026-11-01",
+        "/gaps",
+    ]
+
+
+def test_every_page_is_accessible_in_both_schemes_and_at_both_widths(
+    browser: Browser, site: Site
+) -> None:
+    """axe-core has no complaint about a page of each kind, and about what is wrong."""
+    problems: dict[str, list[str]] = {}
+    with browser.new_context() as context:
+        page, complaints = open_page(context, site.address)
+        for path in [*checked_pages(site.books), "/sessions?since=never"]:
+            page.set_viewport_size(DESKTOP)
+            page.emulate_media(color_scheme="light")
+            page.goto(site.address + path)
+            page.evaluate(AXE_SCRIPT)
+            problems[f"{path} light"] = page.evaluate(AXE) + wrong_drawings(page)
+            page.emulate_media(color_scheme="dark")
+            problems[f"{path} dark, wide"] = wrong_drawings(page)
+            page.set_viewport_size(PHONE)
+            problems[f"{path} dark"] = page.evaluate(AXE) + wrong_drawings(page)
+            page.emulate_media(color_scheme="light")
+            problems[f"{path} light, narrow"] = wrong_drawings(page)
+    assert {name: found for name, found in problems.items() if found} == {}
+    assert [text for text in complaints if "400" not in text] == []
+
+
+def test_every_link_leads_to_a_page(browser: Browser, site: Site) -> None:
+    """One of each kind, from the overview on; all are checked by the test above."""
+    paths = {urlsplit(path).path for path in checked_pages(site.books)}
+    with browser.new_context(viewport=PHONE) as context:
+        page, complaints = open_page(context, site.address)
+        shapes: set[str] = set()
+        charts: set[str] = set()
+        waiting = [f"{site.address}/"]
+        while waiting:
+            address = waiting.pop()
+            if shape_of(address) in shapes:
+                continue
+            shapes.add(shape_of(address))
+            page.goto(address)
+            assert wrong_drawings(page) == []
+            if page.evaluate(CHARTS):
+                charts.add(shape_of(address).partition("?")[0])
+            waiting += links_of(page)
+        assert complaints == []
+    assert {shape.partition("?")[0] for shape in shapes} == {KEY.sub("/{key}", p) for p in paths}
+    assert charts == {"/", "/realm", "/user/{key}"}
+
+
+def test_a_click_leads_from_the_overview_to_a_report_and_its_position(
+    browser: Browser, site: Site
+) -> None:
+    [session] = site.books.rows("sessions WHERE disputed", "session_id::text")
+    [report] = site.books.rows("traffic_reports WHERE received_bytes = 50000", "epoch, position")
+    with browser.new_context(viewport=DESKTOP) as context:
+        page, complaints = open_page(context, site.address)
+        page.goto(site.address)
+        page.get_by_role("table").get_by_role("link", name="example.org").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("example.org")
+        page.get_by_role("table", name="Users").get_by_role("link", name="bob").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("bob")
+        page.locator(f"a[href$='/session/{session['session_id']}']").click()
+        expect(page.get_by_text("Disputed:")).to_be_visible()
+        expect(page.get_by_role("listitem").filter(has_text="50.0 kB")).to_contain_text(
+            f"position {report['epoch']}/{report['position']}"
+        )
+        assert complaints == []
+
+
+@pytest.mark.parametrize("kind", ["statements", "adjustments"])
+def test_a_download_has_the_bytes_of_export(
+    browser: Browser, site: Site, tmp_path: Path, kind: str
+) -> None:
+    with browser.new_context(viewport=DESKTOP) as context:
+        page, complaints = open_page(context, site.address)
+        page.goto(f"{site.address}/statement?realm=example.org&period=2026-10-01")
+        for form in ("csv", "jsonl", "parquet"):
+            with page.expect_download() as download:
+                page.locator(f"a[download][href*='export={kind}'][href*='format={form}']").click()
+            result = turn_accounting(
+                "export", kind, "--realm", "example.org", "--period", "2026-10-01",
+                "--format", form, "--output", str(tmp_path), database_url=site.books.url(WRITER),
+            )  # fmt: skip
+            assert result.code == 0, result.err
+            exported = tmp_path / download.value.suggested_filename
+            assert download.value.path().read_bytes() == exported.read_bytes()
+        assert complaints == []
+
+
+def test_a_hostile_name_is_text(browser: Browser, site: Site) -> None:
+    """No element comes of it, nothing runs, and what would change the direction is visible."""
+    with browser.new_context(viewport=DESKTOP) as context:
+        page, complaints = open_page(context, site.address)
+        page.goto(f"{site.address}/realm?realm=example.org")
+        users = page.get_by_role("table", name="Users")
+        for shown in (IMAGE, ARABIC, "abc\\u202efdp.exe", "\\x1b[2J\\x1b]0;owned\\x07"):
+            users.get_by_role("link", name=shown, exact=True).click()
+            expect(page.get_by_role("heading", level=1)).to_have_text(shown)
+            expect(page).to_have_title(f"{shown} - turn-accounting")
+            assert page.locator("img, b:not(.timeline b)").count() == 0
+            page.go_back()
+        page.goto(site.address)
+        page.get_by_role("link", name=BOLD, exact=True).click()
+        expect(page.get_by_role("heading", level=1)).to_have_text(BOLD)
+        assert complaints == []
+
+
+def test_everything_but_charts_works_without_scripts(browser: Browser, site: Site) -> None:
+    with browser.new_context(viewport=DESKTOP, java_script_enabled=False) as context:
+        page, complaints = open_page(context, site.address)
+        page.goto(site.address)
+        page.get_by_role("table").get_by_role("link", name="example.org").click()
+        expect(page.locator("canvas")).to_have_count(0)
+        page.get_by_text("Figures of the chart").click()
+        expect(page.get_by_role("table", name="Traffic and peak")).to_be_visible()
+        page.get_by_role("link", name="Sessions", exact=True).click()
+        page.get_by_label("User").fill("erin")
+        page.get_by_label("Open since").fill("2026-11")
+        page.get_by_role("button", name="Show").click()
+        rows = 0
+        while True:
+            table = page.get_by_role("table", name="Sessions")
+            rows += table.get_by_role("row").count() - 1
+            expect(table.get_by_role("link", name="bob")).to_have_count(0)
+            older = page.get_by_role("link", name="Older sessions")
+            if not older.count():
+                break
+            older.click()
+        assert rows == MANY
+        assert complaints == []
+
+
+def test_the_keyboard_reaches_the_content_and_its_tables(browser: Browser, site: Site) -> None:
+    with browser.new_context(viewport=PHONE) as context:
+        page, complaints = open_page(context, site.address)
+        page.goto(site.address)
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.locator("main")).to_be_focused()
+        reached = []
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            reached.append(page.evaluate("document.activeElement.getAttribute('aria-label')"))
+            if reached[-1] == "Realms":
+                break
+        assert reached[-1] == "Realms"
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="example.org")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_have_text("example.org")
+        assert complaints == []
+
+
+def test_live_figures_refresh_by_themselves(browser: Browser, site: Site) -> None:
+    with browser.new_context(viewport=DESKTOP) as context:
+        page, complaints = open_page(context, site.address)
+        page.clock.install()
+        page.goto(site.address)
+        with page.expect_response(f"{site.address}/now") as answer:
+            page.clock.fast_forward(REFRESH_MILLISECONDS)
+        assert answer.value.ok
+        expect(page.get_by_text("Live sessions")).to_have_count(1)
+        assert complaints == []
+
+
+@pytest.mark.parametrize("path", ["/", "/realm?realm=example.org", "/sessions"])
+def test_a_page_is_small_with_everything_that_it_loads(
+    browser: Browser, site: Site, path: str
+) -> None:
+    with browser.new_context(viewport=DESKTOP) as context:  # nothing is cached
+        page, complaints = open_page(context, site.address)
+        sizes: list[int] = []
+        page.on("response", lambda response: sizes.append(len(response.body())))
+        page.goto(site.address + path, wait_until="networkidle")
+        assert sum(sizes) < MOST_BYTES
+        assert complaints == []
