@@ -16,12 +16,16 @@ BEGIN
         END;
     END LOOP;
     -- So that every login of the service may give up what the reader has not: see become_reader.
-    IF NOT pg_has_role('turn_accounting_writer', 'turn_accounting_reader', 'MEMBER') THEN
-        GRANT turn_accounting_reader TO turn_accounting_writer;
-    END IF;
-    IF NOT pg_has_role('turn_accounting_owner', 'turn_accounting_reader', 'MEMBER') THEN
-        GRANT turn_accounting_reader TO turn_accounting_owner;
-    END IF;
+    FOREACH role_name IN ARRAY ARRAY['turn_accounting_owner', 'turn_accounting_writer']
+    LOOP
+        BEGIN
+            IF NOT pg_has_role(role_name, 'turn_accounting_reader', 'MEMBER') THEN
+                EXECUTE format('GRANT turn_accounting_reader TO %I', role_name);
+            END IF;
+        EXCEPTION WHEN insufficient_privilege THEN
+            NULL;  -- others created the roles; only the page needs this
+        END;
+    END LOOP;
     IF NOT pg_has_role(current_user, 'turn_accounting_owner', 'MEMBER') THEN
         EXECUTE format('GRANT turn_accounting_owner TO %I', current_user);
     END IF;

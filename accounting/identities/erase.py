@@ -34,7 +34,8 @@ NOT_REACHED: Final = """\
 - Traces in Postgres itself: old versions of rows until VACUUM, column statistics until ANALYZE, and
   its log, or that of a pooler, where it logs statements.
 - The log of this service where its level is debug.
-- Texts that people wrote: reasons and authors of adjustments, reasons of rebuilds.
+- Texts that people wrote: reasons and authors of adjustments, reasons of rebuilds, labels of
+  tokens. A token of the person reads the figures as before: revoke it.
 - The same person under another user_id or in another realm: erase each.
 - The address of your server that the person used. Figures and times, under the user_key: with
   the identity key of the installation it can be compared with a guessed name.

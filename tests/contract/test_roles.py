@@ -228,6 +228,26 @@ def test_a_limited_member_of_the_owner_role_migrates_from_zero(
     assert owners == [(OWNER,)]
 
 
+def test_a_member_of_the_owner_migrates_where_others_made_the_roles(
+    postgres_server: PostgresServer, fresh_database: psycopg.Connection
+) -> None:
+    """An operator who may not grant the reader to the writer needs it for the page only."""
+    fresh_database.execute(f"GRANT {OWNER} TO {OPERATOR}")
+    fresh_database.execute(f"GRANT CREATE ON DATABASE {FRESH} TO {OWNER}")
+    fresh_database.execute(f"REVOKE {READER} FROM {WRITER}")
+    try:
+        upgrade(postgres_server, OPERATOR)
+        url = postgres_server.url(WRITER, FRESH)
+        with (
+            closing(Reader(url, takes_role=True)) as reader,
+            pytest.raises(NotAllowed, match=f'set role "{READER}"'),
+            reader.transaction(),
+        ):
+            pass
+    finally:
+        fresh_database.execute(f"GRANT {READER} TO {WRITER}")
+
+
 def test_a_role_that_may_not_migrate_gets_the_remedy(
     postgres_server: PostgresServer, fresh_database: psycopg.Connection
 ) -> None:

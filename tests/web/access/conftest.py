@@ -1,13 +1,13 @@
 """Sample books with tokens of each kind, and a server that asks for a log-in."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from accounting.web.access.tokens import create_token
+from tests.support.access_site import SetClock, Site
 from tests.support.books import WRITER, Books
 from tests.support.sample_books import open_sample_books
 from tests.support.servers import PostgresServer
@@ -18,26 +18,6 @@ SCOPES: Mapping[str, Mapping[str, Any]] = {
     "realm": {"realm": "example.org"},
     "user": {"realm": "example.org", "user": "alice"},
 }
-
-
-class SetClock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """``tokens``: one of each kind of SCOPES. ``clock``: of the limit of failed log-ins."""
-
-    books: Books
-    web: WebServer
-    tokens: Mapping[str, str]
-    clock: SetClock
 
 
 @pytest.fixture(scope="session")

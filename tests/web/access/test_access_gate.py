@@ -9,9 +9,9 @@ import pytest
 
 from accounting.web import server as web_server
 from accounting.web.arrival import Proxies, arrival_of
+from tests.support.access_site import Site
 from tests.support.books import WRITER
 from tests.support.web_server import WebServer, serving
-from tests.web.access.conftest import Site
 
 PATH: Final = "/api/v1/periods"
 

@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.support.access_site import Site
 from tests.support.books import Books
 from tests.support.web_server import Answer
-from tests.web.access.conftest import Site
 
 PUBLIC: Final = {"/login", "/logout"}
 OTHER_KEYS: Final = """

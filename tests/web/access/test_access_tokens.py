@@ -10,9 +10,9 @@ import structlog.testing
 from accounting.web.access.log_ins import ALL_FAILURES, CLIENT_FAILURES, CLIENT_SECONDS
 from accounting.web.access.tokens import create_token, revoke_token
 from accounting.web.arrival import Proxies
+from tests.support.access_site import SetClock, Site
 from tests.support.books import WRITER, Books
 from tests.support.web_server import Answer, WebServer, serving
-from tests.web.access.conftest import SetClock, Site
 
 PATH: Final = "/api/v1/periods"
 TOKEN: Final = re.compile(r"ta_[A-Za-z0-9_-]{43}")
