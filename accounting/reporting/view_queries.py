@@ -38,16 +38,21 @@ USAGE_SUMS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class DaysAgo:
-    """The midnight that began today (0) or an earlier day, by the database's clock."""
+    """The midnight that began today (0) or an earlier day, by the database's clock.
+
+    ``at``: as of that time instead of now, so that pages of a list have the same bounds.
+    """
 
     days: int
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HoursAgo:
-    """So many hours before now, by the database's clock."""
+    """So many hours before now, by the database's clock. ``at``: as :class:`DaysAgo` has it."""
 
     hours: int
+    at: datetime | None = None
 
 
 Bound = datetime | DaysAgo | HoursAgo
@@ -180,7 +185,7 @@ def sessions(
                 "after_at": after_at,
                 "after_id": after_id,
                 "most": arrangement.limit,
-                **{name: _value(bound) for name, bound in bounds.items() if bound is not None},
+                **_bound_values(**bounds),
             },
         )
         return replace(page, order=_descending(SESSION_KEY))
@@ -594,8 +599,7 @@ def _of_user(
 def _bounded(query: ViewQuery, condition: str, zone: str, **bounds: Bound) -> ViewQuery:
     """Add a condition on bounds, each ``{name}`` in it; ``zone`` as for :func:`_instant`."""
     instants = {name: _instant(name, bound, zone) for name, bound in bounds.items()}
-    values = {name: _value(bound) for name, bound in bounds.items()}
-    return query.where(condition.format(**instants), **values)
+    return query.where(condition.format(**instants), **_bound_values(**bounds))
 
 
 def _arranged(
@@ -635,18 +639,19 @@ def _resolution(bound: Bound) -> Literal["hour", "day", "month"]:
 
 
 def _instant(name: str, bound: Bound, zone: str) -> str:
-    """The SQL of a bound, whose :func:`_value` is the parameter ``name``, as a time.
+    """The SQL of a bound, with the parameters of :func:`_bound_values`, as a time.
 
     ``zone``: the SQL of the time zone that it is in if it has no offset.
     """
+    now = "reporting.database_now()"
+    if isinstance(bound, DaysAgo | HoursAgo) and bound.at is not None:
+        now = "%({name}_at)s"
     match bound:
         case HoursAgo():
-            template = "(reporting.database_now() - %({name})s)"
+            template = "(" + now + " - %({name})s)"
         case DaysAgo():
-            template = (
-                "timezone({zone}, date_trunc('day', timezone({zone}, reporting.database_now()))"
-                " - %({name})s)"
-            )
+            day = "date_trunc('day', timezone({zone}, " + now + "))"
+            template = "timezone({zone}, " + day + " - %({name})s)"
         case datetime(tzinfo=None):
             template = "timezone({zone}, %({name})s)"
         case _:
@@ -654,12 +659,22 @@ def _instant(name: str, bound: Bound, zone: str) -> str:
     return template.format(name=name, zone=zone)
 
 
-def _value(bound: Bound) -> datetime | timedelta:
-    """The parameter of a bound."""
-    match bound:
-        case HoursAgo():
-            return timedelta(hours=bound.hours)
-        case DaysAgo():
-            return timedelta(days=bound.days)
-        case _:
-            return bound
+def _bound_values(**bounds: Bound | None) -> dict[str, Any]:
+    """The parameters of bounds, by name; None has none."""
+    values: dict[str, Any] = {}
+    for name, bound in bounds.items():
+        match bound:
+            case HoursAgo():
+                values[name] = timedelta(hours=bound.hours)
+            case DaysAgo():
+                values[name] = timedelta(days=bound.days)
+            case datetime():
+                values[name] = bound
+        if isinstance(bound, DaysAgo | HoursAgo) and bound.at is not None:
+            values[f"{name}_at"] = bound.at
+    return values
+
+
+def as_of(bound: Bound | None, at: datetime) -> Bound | None:
+    """A bound that stays where it is at a time."""
+    return replace(bound, at=at) if isinstance(bound, DaysAgo | HoursAgo) else bound

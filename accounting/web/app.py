@@ -66,7 +66,13 @@ def create_app(
 async def _answer_error(request: Request, error: Exception) -> Response:
     problem = _problem(error)
     if problem.status >= 500:
-        log.error("a request failed", route=route_template(request.scope), exc_info=error)
+        expected = isinstance(error, Problem | AccountingError)
+        log.error(
+            "a request failed",
+            route=route_template(request.scope),
+            error=str(error),
+            exc_info=None if expected else error,
+        )
     if problem.status == 405:
         allowed = _allowed_methods(problem)
         if request.method == "OPTIONS":

@@ -26,6 +26,9 @@ class Problem(Exception):  # RFC 9457 calls it so
     detail: str = ""
     headers: dict[str, str] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return f"{self.title}: {self.detail}"
+
     def fields(self) -> dict[str, object]:
         """The members of the JSON object."""
         return {

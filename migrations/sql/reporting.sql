@@ -684,7 +684,7 @@ GRANT EXECUTE ON FUNCTION reporting.recent_traffic(
 -- all realms it reads only those whose newest sessions can be on the page. Sessions that were open at
 -- `since` and started before follow last: the live ones, and of those that ended later the ones that
 -- started within the two hours before, or have usage in the hour of `since`, as every session has in
--- each hour in which it was open. A user is also found by a username, whose user_id is a part of it.
+-- each hour in which it was open.
 CREATE FUNCTION reporting.session_page(
     of_realm text, of_user text, of_user_key uuid, since timestamptz, until timestamptz,
     is_live boolean, before_at timestamptz, before_id uuid, most integer
@@ -712,23 +712,10 @@ BEGIN
         user_keys := ARRAY(SELECT u.user_key FROM unnest(realm_ids) r (realm_id)
             JOIN accounting.users u ON u.realm_id = r.realm_id AND u.user_id = of_user
             WHERE of_user_key IS NULL OR u.user_key = of_user_key);
-        keys_by_username := ARRAY(
-            SELECT DISTINCT u.user_key
-            FROM (
-                SELECT DISTINCT p.realm_id, unnest(ARRAY[
-                    left(of_user, strpos(of_user, p.separator) - 1),
-                    substr(of_user, strpos(of_user, p.separator) + length(p.separator))
-                ]) AS user_id
-                FROM accounting.realm_rules p
-                WHERE p.realm_id = ANY (realm_ids) AND strpos(of_user, p.separator) > 0
-                UNION ALL
-                SELECT r.realm_id, '' FROM unnest(realm_ids) r (realm_id)
-                WHERE of_user ~ '^[0-9]+$'
-            ) c
-            JOIN accounting.users u ON u.realm_id = c.realm_id AND u.user_id = c.user_id
-            WHERE (of_user_key IS NULL OR u.user_key = of_user_key)
-                AND u.user_key <> ALL (user_keys)
-        );
+        keys_by_username := ARRAY(SELECT k.user_key
+            FROM reporting.possible_user_keys(of_user) k (user_key)
+            WHERE (of_user_key IS NULL OR k.user_key = of_user_key)
+                AND k.user_key <> ALL (user_keys));
     END IF;
     IF since IS NOT NULL AND NOT is_live THEN
         from_at := since;

@@ -25,10 +25,10 @@ def binding(path: str, filters: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).digest()[:_BINDING_BYTES].hex()
 
 
-def encode_cursor(bound_to: str, key: Key) -> str:
-    """A key as text."""
+def encode_cursor(bound_to: str, key: Key, as_of: datetime | None) -> str:
+    """A key as text. ``as_of``: when relative times of the filters were resolved."""
     values = [value if isinstance(value, int | None) else _text(value) for value in key]
-    text = json.dumps([bound_to, values], separators=(",", ":"))
+    text = json.dumps([bound_to, as_of and _text(as_of), values], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -36,15 +36,23 @@ def _text(value: object) -> str:
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
-def decode_cursor(cursor: str, bound_to: str, names: Sequence[str]) -> Key:
-    """The key of columns ``names``. Raises UsageError for a text of another list, or of none."""
+def decode_cursor(cursor: str, bound_to: str) -> tuple[Sequence[Any], datetime | None]:
+    """What a key is made of, and ``as_of``. Raises UsageError for a text of another list."""
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        found, values = json.loads(raw.decode())
+        found, as_of, values = json.loads(raw.decode())
         if found != bound_to or not isinstance(values, list):
             raise UsageError(_BAD)
-        return [_PARSERS[name](value) for name, value in zip(names, values, strict=True)]
+        return values, None if as_of is None else _time(as_of)
     except (ValueError, TypeError, AttributeError, RecursionError):
+        raise UsageError(_BAD) from None
+
+
+def parse_key(values: Sequence[Any], names: Sequence[str]) -> Key:
+    """The key of columns ``names``. Raises UsageError."""
+    try:
+        return [_PARSERS[name](value) for name, value in zip(names, values, strict=True)]
+    except (ValueError, TypeError, AttributeError):
         raise UsageError(_BAD) from None
 
 

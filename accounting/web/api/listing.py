@@ -4,10 +4,11 @@ All of a list is read page by page too, so that a client which reads slowly, or 
 connection to Postgres and no snapshot.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import chain
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Depends, Query, Request, params
@@ -16,8 +17,16 @@ from starlette.responses import Response, StreamingResponse
 
 from accounting.errors import UsageError
 from accounting.reporting.row_text import csv_line, json_object
-from accounting.reporting.view_queries import Arrangement, Row
-from accounting.web.api.cursor import MOST_CHARACTERS, Key, binding, decode_cursor, encode_cursor
+from accounting.reporting.view_queries import Arrangement, Bound, Row, as_of
+from accounting.web.api.cursor import (
+    MOST_CHARACTERS,
+    Key,
+    binding,
+    decode_cursor,
+    encode_cursor,
+    parse_key,
+)
+from accounting.web.books import Books
 from accounting.web.render import items_response
 
 DEFAULT_LIMIT: Final = 100
@@ -33,12 +42,27 @@ Fetch = Callable[[Key | None, int], tuple[list[Row], Key | None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListRequest:
-    """How a list was asked for. ``bound_to``: see :mod:`accounting.web.api.cursor`."""
+    """How a list was asked for. ``bound_to``: see :mod:`accounting.web.api.cursor`.
+
+    ``after``: what a cursor's key is made of. ``as_of``: when the first page was read, if the
+    filters have relative times.
+    """
 
     form: Literal["json", "jsonl", "csv"]
     limit: int | None
-    cursor: str | None
     bound_to: str
+    after: Sequence[Any] | None
+    as_of: datetime | None
+
+    def pinned(self, books: Books, *bounds: Bound | None) -> "ListRequest":
+        """The request as of now, if it is for the first page and one of the bounds is relative."""
+        if self.as_of is not None or all(isinstance(bound, datetime | None) for bound in bounds):
+            return self
+        return replace(self, as_of=books.now())
+
+    def bound(self, bound: Bound | None) -> Bound | None:
+        """A bound, which is the same for all pages."""
+        return bound if self.as_of is None else as_of(bound, self.as_of)
 
 
 async def check_query(request: Request) -> None:
@@ -96,9 +120,9 @@ async def _list_request(
         for name, value in request.query_params.items()
         if name not in {"limit", "cursor", "format"}
     }
-    return ListRequest(
-        form=form, limit=limit, cursor=cursor, bound_to=binding(request.url.path, filters)
-    )
+    bound_to = binding(request.url.path, filters)
+    after, resolved_at = (None, None) if cursor is None else decode_cursor(cursor, bound_to)
+    return ListRequest(form=form, limit=limit, bound_to=bound_to, after=after, as_of=resolved_at)
 
 
 ListParameters = Annotated[ListRequest, Depends(_list_request)]
@@ -124,12 +148,13 @@ def list_response(
     if_empty: Callable[[], None] = lambda: None,
 ) -> Response:
     """The answer of a list. ``if_empty`` may raise when there is nothing at all."""
-    after = None if wanted.cursor is None else decode_cursor(wanted.cursor, wanted.bound_to, key)
+    after = None if wanted.after is None else parse_key(wanted.after, key)
     if wanted.form == "json":
         rows, end = fetch(after, wanted.limit or DEFAULT_LIMIT)
         if not rows and after is None and end is None:
             if_empty()
-        return items_response(rows, None if end is None else encode_cursor(wanted.bound_to, end))
+        cursor = None if end is None else encode_cursor(wanted.bound_to, end, wanted.as_of)
+        return items_response(rows, cursor)
     pages = _pages(fetch, after, wanted.limit)
     first = next(pages, None)
     if first is None:
@@ -141,7 +166,7 @@ def list_response(
 
 def rows_response(wanted: ListRequest, rows: list[Row]) -> Response:
     """The answer of a list that is always whole."""
-    if wanted.cursor is not None:
+    if wanted.after is not None:
         raise UsageError("cursor: this list has one page")
     rows = rows[: wanted.limit]
     return items_response(rows, None) if wanted.form == "json" else _stream(wanted, iter([rows]))

@@ -43,14 +43,15 @@ def list_sessions(
     Times without an offset are UTC.
     """
     begin, end = time_span(since, until)
+    wanted = wanted.pinned(books, begin, end)
 
     def read(part: Arrangement) -> list[Row]:
         query = view_queries.sessions(
             realm=books.realm(realm),
             user=user,
             user_key=books.user_key(user_key),
-            since=begin,
-            until=end,
+            since=wanted.bound(begin),
+            until=wanted.bound(end),
             live=live,
             arrangement=part,
         )

@@ -46,13 +46,19 @@ def list_gaps(
     """
     books.require_all()
     begin, end = time_span(since, until)
+    wanted = wanted.pinned(books, begin, end)
     return list_response(
         wanted,
         GAP_KEY,
         by_key(
             GAP_KEY,
             lambda part: books.service_rows(
-                view_queries.gaps(source=source, since=begin, until=end, arrangement=part)
+                view_queries.gaps(
+                    source=source,
+                    since=wanted.bound(begin),
+                    until=wanted.bound(end),
+                    arrangement=part,
+                )
             ),
         ),
         if_empty=lambda: books.check_names(source=source),

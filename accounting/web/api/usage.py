@@ -52,6 +52,7 @@ def list_usage(
     counts from there on, or up to there. A time with an offset cuts none.
     """
     begin, end = time_span(since, until)
+    wanted = wanted.pinned(books, begin, end)
     subject, length = usage_subject(by), bucket_length(per)
     if subject == "realm" and (user is not None or user_key is not None):
         raise UsageError("user and user_key go with by=user")
@@ -65,8 +66,8 @@ def list_usage(
             realm=books.realm(realm),
             user=user,
             user_key=books.user_key(user_key) if subject == "user" else None,
-            since=begin,
-            until=end,
+            since=wanted.bound(begin),
+            until=wanted.bound(end),
             arrangement=part,
         )
         return books.rows(query, by_user=subject == "user")
@@ -97,10 +98,15 @@ def list_unattributed(
     Times without an offset are UTC.
     """
     begin, end = time_span(since, until)
+    wanted = wanted.pinned(books, begin, end)
 
     def read(part: Arrangement) -> list[Row]:
         query = view_queries.unattributed(
-            realm=books.realm(realm), source=source, since=begin, until=end, arrangement=part
+            realm=books.realm(realm),
+            source=source,
+            since=wanted.bound(begin),
+            until=wanted.bound(end),
+            arrangement=part,
         )
         return books.rows(query)
 

@@ -124,3 +124,10 @@ def site(shared_books: Books) -> Iterator[Site]:
     """A server of empty books, which the test fills."""
     with serving(shared_books) as site:
         yield site
+
+
+@pytest.fixture
+def feed_site(books: Books) -> Iterator[Site]:
+    """A server of empty books of its own: nothing removes an event from a feed."""
+    with serving(books) as site:
+        yield site
