@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Final
@@ -10,7 +11,7 @@ from uuid import UUID
 
 from accounting.errors import UsageError
 
-MOST_CHARACTERS: Final = 4000
+MOST_CHARACTERS: Final = 3000
 _BINDING_BYTES: Final = 12
 _BAD: Final = "cursor: expected what `next` said of the same list with the same filters"
 _MAX_BIGINT: Final = 2**63 - 1
@@ -25,27 +26,36 @@ def binding(path: str, filters: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).digest()[:_BINDING_BYTES].hex()
 
 
-def encode_cursor(bound_to: str, key: Key, as_of: datetime | None) -> str:
+def encode_cursor(bound_to: str, key: Key, as_of: datetime | None = None) -> str:
     """A key as text. ``as_of``: when relative times of the filters were resolved."""
     values = [value if isinstance(value, int | None) else _text(value) for value in key]
-    text = json.dumps([bound_to, as_of and _text(as_of), values], separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    text = json.dumps(
+        [bound_to, as_of and _text(as_of), values], separators=(",", ":"), ensure_ascii=False
+    )
+    # Compressed, so that the longest names, with every byte escaped, fit in an address.
+    return base64.urlsafe_b64encode(zlib.compress(text.encode())).decode().rstrip("=")
 
 
 def _text(value: object) -> str:
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
-def decode_cursor(cursor: str, bound_to: str) -> tuple[Sequence[Any], datetime | None]:
+def open_cursor(cursor: str, bound_to: str) -> tuple[Sequence[Any], datetime | None]:
     """What a key is made of, and ``as_of``. Raises UsageError for a text of another list."""
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        found, as_of, values = json.loads(raw.decode())
+        text = zlib.decompressobj().decompress(raw, MOST_CHARACTERS * 8)
+        found, as_of, values = json.loads(text.decode())
         if found != bound_to or not isinstance(values, list):
             raise UsageError(_BAD)
         return values, None if as_of is None else _time(as_of)
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError, zlib.error):
         raise UsageError(_BAD) from None
+
+
+def decode_cursor(cursor: str, bound_to: str, names: Sequence[str]) -> Key:
+    """The key of columns ``names`` in a cursor. Raises UsageError."""
+    return parse_key(open_cursor(cursor, bound_to)[0], names)
 
 
 def parse_key(values: Sequence[Any], names: Sequence[str]) -> Key:

@@ -22,8 +22,8 @@ from accounting.web.api.cursor import (
     MOST_CHARACTERS,
     Key,
     binding,
-    decode_cursor,
     encode_cursor,
+    open_cursor,
     parse_key,
 )
 from accounting.web.books import Books
@@ -121,7 +121,7 @@ async def _list_request(
         if name not in {"limit", "cursor", "format"}
     }
     bound_to = binding(request.url.path, filters)
-    after, resolved_at = (None, None) if cursor is None else decode_cursor(cursor, bound_to)
+    after, resolved_at = (None, None) if cursor is None else open_cursor(cursor, bound_to)
     return ListRequest(form=form, limit=limit, bound_to=bound_to, after=after, as_of=resolved_at)
 
 

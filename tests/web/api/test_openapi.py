@@ -44,6 +44,8 @@ def test_generated_requests_get_the_answers_that_are_described(
                     case.query["wait"] = 0
                 response = case.call(base_url=url)
                 assert response.status_code < 500
+                if response.status_code == 414:
+                    return  # the gate refuses what is longer than any cursor
                 # Names, times and cursors have a grammar beyond their schema.
                 case.validate_response(response, excluded_checks=[positive_data_acceptance])
 
