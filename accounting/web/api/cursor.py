@@ -44,7 +44,10 @@ def open_cursor(cursor: str, bound_to: str) -> tuple[Sequence[Any], datetime | N
     """What a key is made of, and ``as_of``. Raises UsageError for a text of another list."""
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        text = zlib.decompressobj().decompress(raw, MOST_CHARACTERS * 8)
+        stream = zlib.decompressobj()
+        text = stream.decompress(raw, MOST_CHARACTERS * 8)
+        if not stream.eof:  # cut, or far too long
+            raise UsageError(_BAD)
         found, as_of, values = json.loads(text.decode())
         if found != bound_to or not isinstance(values, list):
             raise UsageError(_BAD)

@@ -170,9 +170,11 @@ def test_a_cursor_belongs_to_its_list_and_filters(sample_site: Site) -> None:
 
 
 def test_the_longest_names_have_cursors_that_fit_in_an_address() -> None:
-    """Coturn's names have up to 512 bytes, of which each may be an escape of four characters."""
+    """A name has up to 512 bytes, a realm 127; each may be an escape of four characters."""
     random = Random(1)
-    names = ["".join(f"\\x{random.randrange(256):02x}" for _ in range(512)) for _ in range(2)]
+    names = [
+        "".join(f"\\x{random.randrange(256):02x}" for _ in range(length)) for length in (127, 512)
+    ]
     names += ["".join(chr(random.randrange(1, 32)) for _ in range(512))]
     cursor = encode_cursor("x" * 24, names, None)
     assert len(cursor) <= MOST_CHARACTERS
