@@ -230,7 +230,7 @@ def usage(
     is_page = arrangement.limit is not None and arrangement.by is None
     if by == "user" and is_page and resolution == per and user is None and user_key is None:
         buckets = _in_span(f"realm_usage_{_VIEW_SUFFIXES[per]}", realm, since, until)
-        return _lines_by_bucket(buckets, f"user_usage_{_VIEW_SUFFIXES[per]}", arrangement)
+        return _lines_by_bucket(buckets, per, arrangement)
     query = _in_span(f"{by}_usage_{_VIEW_SUFFIXES[resolution]}", realm, since, until)
     query = _of_user(query, None, user, user_key)
     if resolution != per:
@@ -258,26 +258,37 @@ def _in_span(name: str, realm: str | None, since: Bound | None, until: Bound | N
 _LINES_BY_BUCKET: Final = """(
 SELECT u.* FROM ({buckets}) b
 CROSS JOIN LATERAL (
-SELECT v.* FROM reporting.{view} v
-WHERE v.realm = b.realm AND v.starts_at = b.starts_at{after}
-ORDER BY v.user_id, v.user_key LIMIT {limit}
+SELECT v.* FROM reporting.usage_page(%(per)s, b.realm, b.starts_at, {after}, %(most)s) k (user_key)
+JOIN reporting.{view} v
+ON v.user_key = k.user_key AND v.realm = b.realm AND v.starts_at = b.starts_at
+ORDER BY v.user_id, v.user_key LIMIT %(most)s
 ) u
-ORDER BY b.starts_at, b.realm, u.user_id, u.user_key LIMIT {limit}
+ORDER BY b.starts_at, b.realm, u.user_id, u.user_key LIMIT %(most)s
 ) s"""
+_AFTER_IN_BUCKET: Final = (
+    "CASE WHEN (b.starts_at, b.realm) = (%(after_0)s, %(after_1)s) THEN %(after_2)s::text END, "
+    "%(after_3)s::uuid"
+)
 
 
-def _lines_by_bucket(buckets: ViewQuery, name: str, arrangement: Arrangement) -> ViewQuery:
+def _lines_by_bucket(
+    buckets: ViewQuery, per: Literal["hour", "day", "month"], arrangement: Arrangement
+) -> ViewQuery:
     """A page of users' lines, read bucket by bucket until it is full: few are ever sorted."""
-    after = ""
+    after = "NULL, NULL"
     if arrangement.after is not None:
         values = {f"after_{number}": value for number, value in enumerate(arrangement.after)}
         buckets = buckets.where("(starts_at, realm) >= (%(after_0)s, %(after_1)s)", **values)
-        after = " AND " + _beyond([f"v.{column}" for column in USER_USAGE_KEY])
+        after = _AFTER_IN_BUCKET
     buckets = replace(buckets, columns=("starts_at", "realm"), order=("starts_at", "realm"))
     relation = _LINES_BY_BUCKET.format(
-        buckets=buckets.text, view=name, after=after, limit=arrangement.limit
+        buckets=buckets.text, view=f"user_usage_{_VIEW_SUFFIXES[per]}", after=after
     )
-    return ViewQuery(relation=relation, values=buckets.values, order=USER_USAGE_KEY)
+    return ViewQuery(
+        relation=relation,
+        values={**buckets.values, "per": per, "most": arrangement.limit},
+        order=USER_USAGE_KEY,
+    )
 
 
 def cuts_buckets(

@@ -827,6 +827,38 @@ GRANT EXECUTE ON FUNCTION reporting.session_page(
     text, text, uuid, timestamptz, timestamptz, boolean, timestamptz, uuid, integer
 ) TO turn_accounting_reader, turn_accounting_writer;
 
+-- The users on a page of the usage of a realm's hour, day or month, in the order of their names. The
+-- views would add up the hours that are not folded yet of every user before they sort.
+CREATE FUNCTION reporting.usage_page(
+    per text, of_realm text, bucket_starts_at timestamptz, after_user text, after_key uuid,
+    most integer
+)
+RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    table_name text := CASE per WHEN 'hour' THEN 'user_usage_hourly' WHEN 'day'
+        THEN 'user_usage_daily' WHEN 'month' THEN 'user_usage_monthly' END;
+BEGIN
+    RETURN QUERY EXECUTE format($query$
+        SELECT d.user_key
+        FROM accounting.realms r
+        JOIN accounting.%I d ON d.realm_id = r.realm_id AND d.starts_at = $2
+        LEFT JOIN accounting.users u ON u.user_key = d.user_key AND u.realm_id = d.realm_id
+        WHERE r.realm = $1
+            AND ($3 IS NULL OR (u.user_id, d.user_key) > ($3, $4))
+        ORDER BY u.user_id, d.user_key LIMIT $5
+    $query$, table_name) USING of_realm, bucket_starts_at, after_user, after_key, most;
+END
+$$;
+COMMENT ON FUNCTION reporting.usage_page(text, text, timestamptz, text, uuid, integer) IS
+    'The first users with usage in a realm''s bucket, by name, at most so many; with after_user '
+    'and after_key those after that one. per: hour, day or month';
+REVOKE ALL ON FUNCTION reporting.usage_page(text, text, timestamptz, text, uuid, integer)
+    FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.usage_page(text, text, timestamptz, text, uuid, integer)
+    TO turn_accounting_reader, turn_accounting_writer;
+
 -- The reports of a session. They have no key, so that it reads all reports of the session's time, in
 -- slices whose length follows from how many were in the last one. It ends after about most_scanned
 -- reports, with a row of nulls whose scanned_until says where to go on; there is none at the end.
