@@ -10,5 +10,9 @@ role ``turn_accounting_reader``.
     completeness   says what the books do not have yet
     live           what happens now: live sessions, and the rates of users and realms
     traffic_rates  rates from what was reported within a span
+    filters        parses the filters that the command line and the API have in common
+    feed_pages     the feed by pages, for readers who keep their own place in it
+    view_columns   the columns of the views, with their types and comments
+    row_text       rows as JSON and CSV
     statement      a period with its lines, adjustments and gaps
 """

@@ -9,9 +9,9 @@ from typing import Any
 from uuid import UUID
 
 from accounting.web.api.feed_watch import MOST_WAITERS
+from tests.support.api_site import Site
 from tests.support.feed_events import numbered_events, post_and_number
 from tests.support.servers import wait_until
-from tests.web.api.conftest import Site
 
 
 def busy_connections(site: Site) -> int:

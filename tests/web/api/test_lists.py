@@ -9,10 +9,10 @@ import pytest
 
 from accounting.domain.coturn_messages import MAX_COUNTER
 from accounting.web.api.cursor import MOST_CHARACTERS, decode_cursor, encode_cursor
+from tests.support.api_site import Site
 from tests.support.books import expected_json
 from tests.support.command import turn_accounting
 from tests.support.coturn_messages import FakeAllocation, run_jobs_at
-from tests.web.api.conftest import Site
 
 LISTS: Final = {
     "sessions": ("sessions", "started_at DESC, session_id DESC"),

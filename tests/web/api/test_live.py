@@ -6,9 +6,9 @@ from uuid import UUID
 from accounting.reporting.live import LivePart, LiveReader
 from accounting.reporting.reader import Reader
 from accounting.web.api.live import LiveStates
+from tests.support.api_site import Site
 from tests.support.books import READER, Books
 from tests.support.coturn_messages import FakeAllocation
-from tests.web.api.conftest import Site
 
 
 def fill(books: Books) -> None:

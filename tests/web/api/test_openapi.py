@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import positive_data_acceptance
 
-from tests.web.api.conftest import Site
+from tests.support.api_site import Site
 
 EXAMPLES: Final = 6
 
