@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	>/dev/null 2>&1 && echo $$python && break; done)
 
-.PHONY: demo test long wheel-test check fmt bench settings chaos histories lock clean help
+.PHONY: demo test long wheel-test check fmt bench settings chaos histories screenshots lock clean help
 
 demo: $(STAMP) ## See it work: servers, a simulated fleet, the books (half a minute)
 	@$(BIN)/python -m accounting demo
@@ -51,6 +51,9 @@ SEEDS ?= 1-10
 histories: $(STAMP) ## Play random months and compare every figure with an oracle: SEEDS=1-50
 	@$(BIN)/python -m tests.histories --seeds $(SEEDS)
 
+screenshots: $(STAMP) ## Take the pictures in docs/images again (half a minute; needs chromium)
+	@$(BIN)/python -m tests.screenshots
+
 # Without --upgrade versions stay as they are; `make lock UPGRADE=--upgrade` takes the newest.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	--python-version 3.11 --custom-compile-command "make lock" $(UPGRADE)
@@ -67,7 +70,7 @@ clean: ## Remove the environment, caches and the demo's data
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
-		printf '  make %-10s %s\n' "$$name" "$$what"; done
+		printf '  make %-11s %s\n' "$$name" "$$what"; done
 
 $(STAMP): pyproject.toml requirements-dev.lock
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv found: install one" \

@@ -152,7 +152,7 @@
         label: "Most sessions at once", stroke: peak, fill: peak, width: 0,
         value: (_plot, value) => (value == null ? "-" : value), paths: bars, points: { show: false },
       }],
-      axes: [xAxis, { ...yAxis, values: undefined, incrs: [1, 2, 5].flatMap((n) => [n, n * 10, n * 100, n * 1e3, n * 1e4, n * 1e5]).sort((a, b) => a - b) }],
+      axes: [xAxis, { ...yAxis, values: undefined, space: 18, incrs: [1, 2, 5].flatMap((n) => [n, n * 10, n * 100, n * 1e3, n * 1e4, n * 1e5]).sort((a, b) => a - b) }],
       scales: { x: { time: true, range }, y: { range: (_plot, _low, high) => [0, Math.max(high || 0, 1) * 1.1] } },
     }, [columns.times, columns.peak], box);
   }
