@@ -797,6 +797,7 @@ BEGIN
         FROM unnest(realm_ids) r (realm_id)
         JOIN accounting.sessions t ON t.realm_id = r.realm_id
             AND t.started_at >= since - interval '2 hours' AND t.started_at < since
+            AND t.ended_at > since
         WHERE NOT is_of_user OR t.user_key = ANY (user_keys || keys_by_username)
         UNION
         SELECT t.session_id, t.user_key
