@@ -74,12 +74,12 @@ class Site:
 
 
 @contextmanager
-def serving(books: Books) -> Iterator[Site]:
+def serving(books: Books, *, statement_seconds: int = server.STATEMENT_SECONDS) -> Iterator[Site]:
     """Serve books as ``turn-accounting serve`` does, from a thread."""
     reader = Reader(
         books.url(READER),
         idle_connections=server.IDLE_CONNECTIONS,
-        statement_seconds=server.STATEMENT_SECONDS,
+        statement_seconds=statement_seconds,
     )
     app = create_app(reader, hosts=["127.0.0.1"])
     try:
@@ -105,3 +105,13 @@ def running(app: ASGIApp) -> Iterator[int]:
     finally:
         web.should_exit = True
         thread.join()
+
+
+def busy_connections(books: Books) -> int:
+    """How many connections to Postgres a server has in use."""
+    [row] = books.query(
+        "SELECT count(*) AS busy FROM pg_stat_activity WHERE application_name = 'turn-accounting'"
+        " AND usename = 'turn_accounting_reader' AND datname = current_database()"
+        " AND state <> 'idle'"
+    )
+    return int(row["busy"])

@@ -9,18 +9,9 @@ from typing import Any
 from uuid import UUID
 
 from accounting.web.api.feed_watch import MOST_WAITERS
-from tests.support.api_site import Site
+from tests.support.api_site import Site, busy_connections
 from tests.support.feed_events import numbered_events, post_and_number
 from tests.support.servers import wait_until
-
-
-def busy_connections(site: Site) -> int:
-    """How many connections to Postgres the server has in use."""
-    [row] = site.books.query(
-        "SELECT count(*) AS busy FROM pg_stat_activity WHERE application_name = 'turn-accounting'"
-        " AND usename = 'turn_accounting_reader' AND state <> 'idle'"
-    )
-    return int(row["busy"])
 
 
 def test_pages_go_on_where_the_last_one_ended(feed_site: Site) -> None:
@@ -119,6 +110,6 @@ def test_waiters_hold_neither_threads_nor_connections_and_are_bounded(feed_site:
             f"{MOST_WAITERS} clients wait for events already",
         )
         assert site.get("feed").status == site.get("sessions").status == 200
-        wait_until(lambda: busy_connections(site) == 0)
+        wait_until(lambda: busy_connections(site.books) == 0)
     # Those who are gone leave their places.
     wait_until(lambda: site.get("feed", wait=0.01).status == 200)

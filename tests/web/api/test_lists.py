@@ -1,18 +1,21 @@
 """Every list: as the view has it, page by page, as lines, and as the command prints it."""
 
 import json
+import socket
 from random import Random
 from typing import Any, Final
 from urllib.parse import quote
 
+import psycopg
 import pytest
 
 from accounting.domain.coturn_messages import MAX_COUNTER
 from accounting.web.api.cursor import MOST_CHARACTERS, decode_cursor, encode_cursor
-from tests.support.api_site import Site
-from tests.support.books import expected_json
+from tests.support.api_site import Site, busy_connections, serving
+from tests.support.books import Books, expected_json
 from tests.support.command import turn_accounting
 from tests.support.coturn_messages import FakeAllocation, run_jobs_at
+from tests.support.servers import wait_until
 
 LISTS: Final = {
     "sessions": ("sessions", "started_at DESC, session_id DESC"),
@@ -232,3 +235,21 @@ def test_times_at_the_ends_of_the_calendar_select_all_or_nothing(sample_site: Si
         assert sample_site.items(route, until=early) == []
     assert sample_site.items("sessions", since="9999d") == everything
     assert sample_site.items("sessions", until="9999d") == []
+
+
+def test_a_query_that_takes_too_long_is_ended_and_a_client_that_left_holds_nothing(
+    shared_books: Books,
+) -> None:
+    for number in range(3):
+        FakeAllocation(shared_books, allocation=number).new(number)
+    run_jobs_at(shared_books, 10)
+    with serving(shared_books, statement_seconds=1) as site:
+        with psycopg.connect(shared_books.url()) as other:
+            other.execute("LOCK TABLE accounting.realms IN ACCESS EXCLUSIVE MODE")
+            status, detail = site.problem("sessions")
+            assert (status, "statement timeout" in detail) == (503, True)
+        with socket.create_connection(("127.0.0.1", site.port)) as client:
+            client.sendall(b"GET /api/v1/sessions?format=jsonl HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert client.recv(12) == b"HTTP/1.1 200"
+        wait_until(lambda: busy_connections(shared_books) == 0)
+        assert len(site.items("sessions")) == 3
