@@ -45,11 +45,31 @@ def _now_and_before(subject: Literal["realm", "user"], per: Literal["day", "mont
 
 def hours_of_all(hours: int) -> ViewQuery:
     """Usage of all realms together in each of the last hours."""
-    sums = (f"sum({name}) AS {name}" for name in USAGE_SUMS)
-    query = view("realm_usage_hourly").where(
-        "starts_at > reporting.database_now() - %(span)s", span=timedelta(hours=hours)
+    of_realm = (
+        "(SELECT v.* FROM reporting.known_realms() AS known (name) CROSS JOIN LATERAL"
+        " (SELECT * FROM reporting.realm_usage_hourly WHERE realm = known.name"
+        " AND starts_at > reporting.database_now() - %(span)s) v) u"
     )
-    return replace(query, columns=("starts_at", *sums), group="starts_at", order=("starts_at",))
+    sums = (f"sum({name}) AS {name}" for name in USAGE_SUMS)
+    return ViewQuery(
+        relation=of_realm,
+        values={"span": timedelta(hours=hours)},
+        columns=("starts_at", *sums),
+        group="starts_at",
+        order=("starts_at",),
+    )
+
+
+def top_users(realm: str, month_at: datetime, most: int) -> ViewQuery:
+    """Usage in a month of the users of a realm with most traffic, those with most first."""
+    keys = "ARRAY(SELECT reporting.top_users(%(realm)s, %(month_at)s, %(most)s))"
+    query = view("user_usage_monthly").where(
+        f"realm = %(realm)s AND starts_at = %(month_at)s AND user_key = ANY({keys})",
+        realm=realm,
+        month_at=month_at,
+        most=most,
+    )
+    return replace(query, order=("received_bytes + sent_bytes DESC", "user_key"))
 
 
 def user_names(user_key: UUID) -> ViewQuery:

@@ -552,6 +552,49 @@ REVOKE ALL ON FUNCTION reporting.known_users(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.known_users(text, text)
     TO turn_accounting_reader, turn_accounting_writer;
 
+-- The users with most traffic in a month of a realm, first those with most. Hours that are not folded
+-- yet are added for those users only who have any, so that no other user's hours are looked up.
+CREATE FUNCTION reporting.top_users(of_realm text, month_at timestamptz, most integer)
+RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 20 SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m record;
+BEGIN
+    SELECT b.realm_id, b.starts_at, b.ends_at,
+        greatest(b.starts_at, f.folded_until) AS open_from
+    INTO m
+    FROM accounting.realms r
+    JOIN accounting.buckets b
+        ON b.realm_id = r.realm_id AND b.level = 'month' AND b.starts_at = month_at
+    JOIN accounting.fold_watermarks f ON f.realm_id = r.realm_id
+    WHERE r.realm = of_realm;
+    RETURN QUERY
+    SELECT c.user_key
+    FROM (
+        (SELECT u.user_key, u.received_bytes + u.sent_bytes AS folded, NULL::numeric AS whole
+        FROM accounting.user_usage_monthly u
+        WHERE u.realm_id = m.realm_id AND u.starts_at = m.starts_at
+        ORDER BY u.received_bytes + u.sent_bytes DESC, u.user_key
+        LIMIT 2 * most)
+        UNION ALL
+        SELECT h.user_key, 0, sum(h.received_bytes + h.sent_bytes) + coalesce((
+            SELECT u.received_bytes + u.sent_bytes FROM accounting.user_usage_monthly u
+            WHERE u.user_key = h.user_key AND u.starts_at = m.starts_at), 0)
+        FROM accounting.user_usage_hourly h
+        WHERE h.realm_id = m.realm_id AND h.starts_at >= m.open_from AND h.starts_at < m.ends_at
+        GROUP BY h.user_key
+    ) c
+    GROUP BY c.user_key
+    ORDER BY coalesce(max(c.whole), max(c.folded)) DESC, c.user_key
+    LIMIT most;
+END
+$$;
+COMMENT ON FUNCTION reporting.top_users(text, timestamptz, integer) IS
+    'The users with most traffic in a month of a realm, at most so many';
+REVOKE ALL ON FUNCTION reporting.top_users(text, timestamptz, integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.top_users(text, timestamptz, integer)
+    TO turn_accounting_reader, turn_accounting_writer;
+
 CREATE FUNCTION reporting.erased_users(user_keys uuid[]) RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT u.user_key FROM accounting.users u

@@ -15,9 +15,9 @@ from accounting.web.pages.notices import notices_of
 from accounting.web.pages.page_books import PageBooks, PageBooksDependency
 from accounting.web.render import page
 
-CHART_HOURS: Final = 48
+CHART_HOURS: Final = 24
 GAP_HOURS: Final = 24
-SHOWN_REALMS: Final = 50
+SHOWN_REALMS: Final = 20
 LATE_SECONDS: Final = 60
 router = APIRouter()
 Row = Mapping[str, Any]
