@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Any, Final
 
 from accounting.cli.examples import EXAMPLES
+from accounting.cli.output import write
 
 _WORDS: Final = {
     "realm": "REALM",
@@ -33,8 +34,22 @@ _WORDS: Final = {
 def install_help(command: Any, path: str) -> None:
     """Give a command, and those below it, its help page. ``path``: such as ``realm set``."""
     command.format_help = lambda context, formatter: _write_page(command, path, context, formatter)
+    own_option = command.get_help_option
+    command.get_help_option = lambda context: writing_option(own_option(context))
     for name, child in getattr(command, "commands", {}).items():
         install_help(child, f"{path} {name}")
+
+
+def writing_option(option: Any) -> Any:
+    """The option ``--help``, which then prints like any command: write errors are one line."""
+    option.callback = _show_help
+    return option
+
+
+def _show_help(context: Any, _option: Any, is_wanted: bool) -> None:
+    if is_wanted and not context.resilient_parsing:
+        write(f"{context.get_help()}\n")
+        context.exit()
 
 
 _MORE_HELP: Final = """

@@ -25,7 +25,7 @@ from accounting.cli.completion import (
     completion_lines,
     names_in_books,
 )
-from accounting.cli.help import install_help, write_root_page
+from accounting.cli.help import install_help, write_root_page, writing_option
 from accounting.cli.output import flush_output, prepare_output, write, write_message
 from accounting.errors import AccountingError, ConfigurationError, NotYet, UsageError
 from accounting.plurals import listed
@@ -154,6 +154,9 @@ class _Commands(TyperGroup):
                 f"{args[0]} is an option: `turn-accounting {_OPTIONS_OF_THE_PROGRAM[args[0]]}`"
             )
         return super().resolve_command(ctx, args)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return writing_option(super().get_help_option(ctx))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         write_root_page(self, ctx, formatter, COMMAND_GROUPS)

@@ -10,15 +10,33 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from accounting.domain.human_text import visible
 from accounting.errors import AccountingError
 from accounting.reporting.row_text import csv_line, json_object
 
+_STDOUT: Final = 1
+_STDERR: Final = 2
+
 
 def prepare_output() -> None:
-    """Escape characters that the locale can't encode, instead of failing on them."""
+    """Give a closed descriptor a file, and escape characters that the locale can't encode.
+
+    Otherwise the next file or connection would take the place of standard output.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # Closed: the lowest free descriptor. A write to standard output then fails with an
+            # error, as if it were still closed; messages are dropped.
+            mode = os.O_WRONLY if descriptor == _STDERR else os.O_RDONLY
+            os.set_inheritable(os.open(os.devnull, mode), True)
+    if sys.stdout is None:
+        sys.stdout = open(_STDOUT, "w", closefd=False)  # noqa: SIM115  # for the rest of the process
+    if sys.stderr is None:
+        sys.stderr = open(_STDERR, "w", closefd=False)  # noqa: SIM115  # for the rest of the process
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

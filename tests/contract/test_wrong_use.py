@@ -1,6 +1,8 @@
 """Wrong usage and errors: one line that says what is wrong and what to do, and an exit code."""
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -226,6 +228,69 @@ def test_a_full_disk_is_an_error(sample_books: Books, form: list[str]) -> None:
     )
     assert result.code == 1
     assert result.error_line == "can't write to standard output: No space left on device"
+
+
+@pytest.mark.parametrize(
+    "arguments", ["sessions", "gaps --json", "export usage", "--help", "up -h"]
+)
+@pytest.mark.parametrize(
+    ("redirection", "reason"),
+    [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")],
+)
+def test_what_can_not_be_written_is_one_line(
+    sample_books: Books, arguments: str, redirection: str, reason: str
+) -> None:
+    process = run_in_shell(f"{arguments} {redirection}", sample_books)
+    message = f"turn-accounting: can't write to standard output: {reason}\n"
+    assert (process.returncode, process.stderr) == (1, message)
+
+
+def test_closed_descriptors_are_not_taken_by_connections(sample_books: Books) -> None:
+    process = run_in_shell("usage --json <&- 2>&-", sample_books)
+    assert process.returncode == 0
+    assert [json.loads(line)["realm"] for line in process.stdout.splitlines()].count(
+        "example.net"
+    ) == 2
+    assert run_in_shell("usage --realm nowhere <&- >&- 2>&-", sample_books).returncode == 2
+
+
+def run_in_shell(arguments: str, books: Books) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/sh", "-c", f"exec {shlex.quote(sys.executable)} -m accounting {arguments}"],
+        env=environment({"database_url": books.url(READER)}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+INTERRUPTED_IMPORT: Final = """
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+
+module = sys.argv.pop(1)
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("accounting", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["accounting.cli.main", "typer", "accounting.cli.diagnose", "accounting.config"]
+)
+def test_an_interrupt_is_quiet_also_while_modules_are_imported(module: str) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT, module, "config"],
+        env=environment({}),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (130, b"", b"")
 
 
 def test_a_pipe_closed_by_its_reader_is_not_an_error(sample_books: Books) -> None:
