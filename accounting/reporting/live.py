@@ -64,8 +64,8 @@ class LiveState:
     the number of open sessions. ``sources``: those in service. ``gaps``: of the last day, open ones
     of these sources first, then the newest. ``realms``: with ``realm``, ``live`` and ``hours``, the
     bytes per second of each of the last hours. ``users``: with ``realm``, ``user_id``, ``user_key``
-    and ``active``, how many of its live sessions reported lately or are in ``sessions``, which has
-    rows of the view.
+    and ``active``, how many of its live sessions reported in the long span. ``sessions`` has rows
+    of the view.
     """
 
     now: datetime
@@ -222,6 +222,9 @@ class LiveReader:
                 realm=part.realm, user_key=part.user_key, live=True, arrangement=arrangement
             )
             rows += self._rows(query)
+        for row in rows:
+            if row["ended_at"] is not None:
+                self._session_users.pop(row["session_id"], None)
         by_id = {row["session_id"]: row for row in rows if row["ended_at"] is None}
         return [self._activity(session_id, row) for session_id, row in by_id.items()]
 
@@ -230,10 +233,19 @@ class LiveReader:
         session_users = dict(self._sessions_in(part))
         for session in sessions:
             users[session.row["user_key"]] = _user_of(session.row)
-            session_users[session.row["session_id"]] = session.row["user_key"]
+            if self._reported_lately(session.row):  # also what is no traffic, as a refresh
+                session_users[session.row["session_id"]] = session.row["user_key"]
         active = Counter(session_users.values())
         listed = {*self._busiest(users), *(session.row["user_key"] for session in sessions)}
         return [self._activity(key, {**users[key], "active": active[key]}) for key in listed]
+
+    def _reported_lately(self, session: Mapping[str, Any]) -> bool:
+        """Whether a session reported in the long span, which ends where its source is loaded."""
+        traffic = self._traffic.get(session["source"])
+        if traffic is None or traffic.read_until is None:
+            return False
+        lately = traffic.read_until - timedelta(seconds=LONG_SECONDS)
+        return bool(session["last_seen_at"] >= lately)
 
     def _live_of_user(self, user_key: UUID) -> int:
         [row] = self._rows(view_queries.live_sessions_of_user(user_key))

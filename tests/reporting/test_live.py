@@ -23,6 +23,10 @@ def long_rates(state: LiveState) -> dict[str, float]:
     return {user.row["user_id"]: user.long.received for user in state.users}
 
 
+def active_sessions(state: LiveState) -> dict[str, int]:
+    return {user.row["user_id"]: user.row["active"] for user in state.users}
+
+
 def test_each_frame_adds_what_was_reported_since_the_last_one(
     shared_books: Books, views: Reader
 ) -> None:
@@ -49,6 +53,23 @@ def test_each_frame_adds_what_was_reported_since_the_last_one(
     assert state.everything.short == Rate()
     assert long_rates(state) == {"alice": 6_000 / 120}
     assert LiveReader(views).read().users == state.users
+    assert active_sessions(state) == {"alice": 1}
+    books.advance_clock(221)
+    books.run_jobs()
+    for state in (reader.read(), LiveReader(views).read()):
+        assert active_sessions(state) == {"alice": 0}, "live, but silent for more than two minutes"
+    alice.refreshed(230)
+    books.advance_clock(231)
+    books.run_jobs()
+    assert active_sessions(reader.read()) == {"alice": 1}
+    alice.interim(232, 1, 1_000, 1, 0)
+    books.advance_clock(233)
+    books.run_jobs()
+    assert active_sessions(reader.read()) == {"alice": 1}
+    alice.close(234, (5, 11_000, 2, 500), (0, 0, 0, 0))
+    books.advance_clock(235)
+    books.run_jobs()
+    assert active_sessions(reader.read()) == {"alice": 0}
 
 
 def test_traffic_counts_once_coturn_confirmed_it(shared_books: Books, views: Reader) -> None:

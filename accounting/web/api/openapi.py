@@ -253,7 +253,7 @@ def _live_model(realm: Schema, live: Schema, rates: Mapping[str, Schema]) -> Sch
                 realm=realm,
                 user_id={**_TEXT, "description": "User to bill"},
                 user_key={**_TYPES["uuid"], "description": "Opaque key of the user"},
-                active={**_NUMBER, "description": "Open sessions that reported lately"},
+                active={**_NUMBER, "description": "Open sessions that reported within 2 minutes"},
                 **rates,
             ),
             "The users with most traffic, and those of the sessions below",
