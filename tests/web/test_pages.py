@@ -19,6 +19,7 @@ from accounting.domain.statements import statement_digest
 from accounting.export.export import export_to_stream
 from accounting.export.selection import ExportFormat, ExportKind, Selection
 from accounting.reporting.reader import Reader
+from accounting.web.access.tokens import create_token
 from tests.support import page_books
 from tests.support.books import READER, Books
 from tests.support.html_page import Element, HtmlPage
@@ -484,11 +485,8 @@ def test_the_realm_without_a_name_has_a_page(hostile: Site) -> None:
     assert len(rows) == 1
 
 
-@pytest.mark.parametrize("name", ["site", "hostile"])
-def test_every_link_leads_somewhere_and_no_page_is_heavy(
-    request: pytest.FixtureRequest, name: str
-) -> None:
-    site: Site = request.getfixturevalue(name)
+def crawl(site: Site, token: str | None = None) -> tuple[dict[str, int], dict[str, HtmlPage]]:
+    """Follow every link from the overview; the sizes of all answers, and the pages."""
     kinds: Counter[str] = Counter()
     sizes: dict[str, int] = {}
     pages: dict[str, HtmlPage] = {}
@@ -499,16 +497,38 @@ def test_every_link_leads_somewhere_and_no_page_is_heavy(
         kinds[kind] += 1
         if address in sizes or kinds[kind] > SAMPLES:
             continue
-        answer = site.get(address)
+        answer = site.web.get(address, token=token)
+        if answer.status == 303:
+            waiting.append(answer.headers["location"])
+            continue
         assert answer.status == 200, (address, answer.text)
         sizes[address] = len(answer.body)
         if answer.headers["content-type"].startswith("text/html"):
             page = pages[address] = HtmlPage(answer.text)
             assert all(link.startswith("/") for link in page.links()), address
             waiting += page.links()
+    return sizes, pages
+
+
+@pytest.mark.parametrize("name", ["site", "hostile"])
+def test_every_link_leads_somewhere_and_no_page_is_heavy(
+    request: pytest.FixtureRequest, name: str
+) -> None:
+    sizes, pages = crawl(request.getfixturevalue(name))
     assert len(pages) > 20
     for address, page in pages.items():
         assert sizes[address] + sum(sizes[asset] for asset in page.assets()) < MOST_BYTES, address
+
+
+@pytest.mark.parametrize("user", [None, "alice"])
+def test_every_link_that_a_customer_is_shown_leads_somewhere(site: Site, user: str | None) -> None:
+    token, _ = create_token(site.books.engine, realm="example.org", user=user, days=1)
+    with serving(site.books.url(READER), log_in=True) as web:
+        _, pages = crawl(Site(site.books, web), token)
+    kinds = {address.partition("?")[0].split("/")[1] for address in pages}
+    everywhere = {"user", "sessions", "session", "statement"}
+    assert kinds == everywhere | (set() if user else {"", "realm", "periods"})
+    assert not any("example.net" in page.text for page in pages.values())
 
 
 def test_no_page_has_scripts_or_styles_of_its_own(site: Site) -> None:
