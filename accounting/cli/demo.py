@@ -109,7 +109,7 @@ def _run(directory: Path, scenario: Scenario) -> int:
         "ACCOUNTING_LOG_LEVEL": "error",
     }
     configure_logging("error")
-    settings = Settings(data_dir=directory)
+    settings = Settings(data_dir=directory, log_level="error", web_listen="off")
     _say("1/4  starting Postgres, Valkey, the collector and the scheduler")
     with fork_server(run_process) as starter:
         interrupted = stop_on_signals()
@@ -293,6 +293,6 @@ def _write_next_steps(directory: Path, shell_settings: Sequence[str], period: Ro
         f"  {program} usage --by realm --per hour\n"
         f"  {program} sessions --limit 10\n"
         f"  {program} statement {realm} {period['period']} --preview\n"
-        f"  {program} up            # the service; prints the line for turnserver.conf\n"
+        f"  {program} up            # the service and the page; prints what coturn needs\n"
         f"  {program} doctor        # meanwhile, in another terminal: is all well?\n"
     )

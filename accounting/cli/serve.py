@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
-import structlog
 import typer
 
 from accounting.cli.output import write_message
@@ -12,8 +11,6 @@ from accounting.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from accounting.config import Settings
-
-log = structlog.get_logger()
 
 
 def register(app: typer.Typer) -> None:
@@ -46,6 +43,9 @@ def serve(
 
 def serve_process() -> None:
     """Serve as a process of ``up``."""
+    import structlog
+
+    log = structlog.get_logger()
     _run(command_settings(), lambda address: log.info("the page is served", address=address))
 
 

@@ -65,6 +65,21 @@ def test_the_readme_shows_the_output_of_the_demonstration() -> None:
         assert line.split()[-4:] == [f"{sums[realm, user_id][name]:,}" for name in BYTES]
 
 
+def test_the_readme_shows_the_frame_of_top_that_make_screenshots_wrote() -> None:
+    frame = (ROOT / "docs/images/top.txt").read_text()
+    assert f"<!-- top -->\n```text\n{frame}```\n" in README
+
+
+def test_pictures_are_small_and_have_a_text() -> None:
+    shown = re.findall(
+        r"!\[([^]]{6,})\]\((?:docs/)?images/([a-z-]+\.png)\)",
+        README + (ROOT / "docs/web.md").read_text(),
+    )
+    pictures = {path.name: path.stat().st_size for path in (ROOT / "docs/images").glob("*.png")}
+    assert {name for _, name in shown} == set(pictures)
+    assert max(pictures.values()) < 150_000
+
+
 def test_the_readme_has_the_printed_line_for_turnserver_conf() -> None:
     assert turnserver_conf_line("redis://:x@127.0.0.1:6379/0") in README
 

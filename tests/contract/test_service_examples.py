@@ -1,11 +1,14 @@
 """The examples of commands that run until they are stopped, and of the demonstration."""
 
+import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -14,13 +17,14 @@ from accounting.cli.run import DEMO_MARKER
 from accounting.embedded import run_postgres
 from tests.support.books import WRITER, Books
 from tests.support.command import environment, turn_accounting
-from tests.support.servers import ValkeyServer
-from tests.support.service import SERVICE, Service
+from tests.support.servers import ValkeyServer, free_port
+from tests.support.service import ROOT, SERVICE, Service
 
 IS_RUNNING: dict[str, Callable[[Service], object]] = {
     "up": lambda service: service.output().endswith("\n") and service.events("capturing"),
     "collect": lambda service: service.events("capturing"),
     "schedule": lambda service: service.log_text(),
+    "serve": lambda service: "serving on http://127.0.0.1:" in service.log_text(),
 }
 
 
@@ -29,15 +33,25 @@ def test_the_examples_of_services_run_until_they_are_stopped(
     books: Books, tmp_path: Path, command: str
 ) -> None:
     for number, example in enumerate(EXAMPLES[command]):
-        *given, program, name = shlex.split(example)
-        assert (program, name) == ("turn-accounting", command)
+        words = shlex.split(example)
+        at = words.index("turn-accounting")
+        given, name, options = words[:at], words[at + 1], words[at + 2 :]
+        assert name == command
+        listen = f"127.0.0.1:{free_port()}"  # the example's may be taken here
+        if "--listen" in options:
+            options[options.index("--listen") + 1] = listen
         with ValkeyServer() as valkey:  # each source has its own
             settings = dict(setting.split("=", 1) for setting in given) | {
                 "ACCOUNTING_DATABASE_URL": books.url(WRITER),
                 "ACCOUNTING_REDIS_URL": valkey.url,
+                "ACCOUNTING_WEB_LISTEN": listen,
             }
             with Service(
-                command, tmp_path / f"{command}-{number}", settings, module=SERVICE
+                command,
+                tmp_path / f"{command}-{number}",
+                settings,
+                options=options,
+                module=SERVICE,
             ) as service:
                 service.wait_for(partial(IS_RUNNING[command], service))
                 assert service.stop() == 0
@@ -57,7 +71,43 @@ def test_the_examples_of_the_demonstration_show_right_books(
         assert run.result().code == 0, run.result().err
         assert "FAIL" not in run.result().out
         assert "  ok    no capture gaps" in run.result().out
+        assert len(run.result().err.splitlines()) == 4, run.result().err
+    follow_the_readme(tmp_path)
     follow_the_next_steps(shown, tmp_path)
+
+
+def follow_the_readme(directory: Path) -> None:
+    """README.md's list of commands as it stands, in a directory where `make demo` has run.
+
+    Only the port is another one: 8400 may be taken here.
+    """
+    block = (ROOT / "README.md").read_text().split("<!-- five minutes -->\n```sh\n")[1]
+    demo, *lines, serve = block.split("\n```")[0].splitlines()
+    assert demo.split("#")[0].strip() == "make demo"
+    command, address = serve.split("#")
+    assert command.strip() == "turn-accounting serve"
+    assert address.endswith("http://127.0.0.1:8400/")
+    listen = f"127.0.0.1:{free_port()}"
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    with subprocess.Popen(
+        ["bash", "-ec", "\n".join([*lines, f"exec {command}"])],
+        cwd=directory,
+        env={**environment({"log_level": "error", "web_listen": listen}), "PATH": programs},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            assert process.stderr.readline() == f"turn-accounting: serving on http://{listen}/\n"
+            with urlopen(f"http://{listen}/realm?realm=example.org", timeout=30) as page:
+                assert "Top users this month" in page.read().decode()
+        finally:
+            process.terminate()
+            shown = process.stdout.read()
+    assert process.returncode == 0
+    assert "a preview: not closed, may change" in shown
 
 
 def follow_the_next_steps(shown: str, tmp_path: Path) -> None:

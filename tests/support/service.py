@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -51,6 +51,7 @@ class Service:
         data_dir: Path,
         settings: Mapping[str, str] | None = None,
         *,
+        options: Sequence[str] = (),
         module: str = SHORT_SERVICE,
     ) -> None:
         self.command = command
@@ -61,7 +62,7 @@ class Service:
         self._log = data_dir / f"{command}-{number}.log"
         with self._out.open("wb") as out, self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, command],
+                [sys.executable, "-m", module, command, *options],
                 cwd=ROOT,
                 env=environment(data_dir, settings),
                 stdin=subprocess.DEVNULL,
