@@ -42,6 +42,7 @@ from accounting.domain.session_fold import (
     StatusKeySighting,
 )
 from accounting.domain.session_hours import SessionHour, hours_of
+from accounting.domain.session_ids import short_session_id
 from accounting.errors import UsageError, not_closed
 from accounting.identities import realm_queries
 from accounting.identities.realm_queries import find_realm
@@ -258,7 +259,8 @@ def trace_session(
         stored = find_session(connection, session_id)
         if stored is None:
             raise UsageError(
-                f"no session {session_id} is known: `turn-accounting sessions` shows their ids"
+                f"no session {short_session_id(session_id)} is known: `turn-accounting sessions` "
+                "shows their ids"
             )
         periods = [
             row
@@ -340,7 +342,7 @@ def _finalized_session(
     session, numbers = read((stored.started_at - _A_DAY, stored.last_seen_at + _A_DAY))
     if session is None:
         raise UsageError(
-            f"session {stored.session_id} does not follow from its reports: "
+            f"session {short_session_id(stored.session_id)} does not follow from its reports: "
             "`turn-accounting verify` names what is wrong"
         )
     traced = TracedSession(

@@ -37,12 +37,18 @@ def register(app: typer.Typer) -> None:
 
 
 def health() -> None:
-    """Print what is wrong; exit 1 when anything is."""
+    """Print problems, which exit 1, and warnings, which do not.
+
+    A warning does not make this service fail: it is about a gap that ended, a
+    clock, or a coturn. `gaps` and `doctor` say more.
+    """
     from accounting.ops.monitoring.health import check_health
 
     result = check_health(command_settings())
-    for message in (*result.problems, *result.warnings):
+    for message in result.problems:
         write_message(message)
+    for message in result.warnings:
+        write_message(f"warning: {message}")
     raise typer.Exit(1 if result.problems else 0)
 
 

@@ -76,7 +76,9 @@ COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the he
         "doctor": CommandEntry(
             "diagnose", "Examine servers, spool, clocks and events; exit 1 on errors."
         ),
-        "health": CommandEntry("diagnose", "Print what is wrong; exit 1 when anything is."),
+        "health": CommandEntry(
+            "diagnose", "Print problems, which exit 1, and warnings, which do not."
+        ),
     },
     "Administer": {
         "realm": CommandEntry("realms", "List and set the rules of realms."),

@@ -2,9 +2,10 @@
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
@@ -42,12 +43,20 @@ if TYPE_CHECKING:
         TracedSession,
     )
     from accounting.billing.statement_queries import BilledLine
+    from accounting.domain.session_fold import Report
 
 _MARKS: Final = (("\u251c\u2500 ", "\u2502  "), ("\u2514\u2500 ", "   "))
 _ASCII_MARKS: Final = (("|- ", "|  "), ("`- ", "   "))
 """Before a branch and before what is below it: of any branch, and of the last one."""
 _UNITS: Final = "times in UTC, positions as epoch/position"
+_PUBLISHED: Final = tuple(f"published_{name}" for name in COUNTERS[:4])
+"""What coturn published, of the side of the report; the eight counters are what that added."""
 _NUMBERS: Final = (*COUNTERS, "session_seconds")
+
+Figures = Callable[[Sequence[int]], str]
+"""Writes numbers as a text."""
+Branch = tuple[str, Sequence[Any]]
+"""A line of text, and the branches below it."""
 
 
 def register(app: typer.Typer) -> None:
@@ -75,18 +84,24 @@ def trace_line(
             "--session", metavar="ID", help="Instead: one session, by its id in `sessions`."
         ),
     ] = None,
+    in_bytes: Annotated[
+        bool, typer.Option("--bytes", help="Numbers with all digits, without units.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Trace a statement's line or a session to its reports.
 
     Shows the sessions that a line or an adjustment consists of, and each report of
     theirs. Of one session, the periods that it is billed in, and its reports.
+
+    A report whose figures are not what it adds shows both: a total is published with
+    what coturn counted in all, as in its log, and adds what the interims lacked.
     """
     from accounting.audit.trace import trace, trace_adjustment
 
     others = (realm, period, user, user_key, adjustment)
     if session is not None and all(value is None for value in others):
-        _trace_one_session(session, as_json=as_json)
+        _trace_one_session(session, in_bytes=in_bytes, as_json=as_json)
         return
     by_line = realm is not None and period is not None and (user is None) != (user_key is None)
     by_adjustment = adjustment is not None and all(
@@ -109,7 +124,7 @@ def trace_line(
     if as_json:
         _write_records(result)
     else:
-        _write_tree(result, user)
+        _write_tree(result, user, _figures_as(in_bytes=in_bytes))
     if result.partly_dropped is not None:
         write_message(dropped_notice(result.partly_dropped))
     if not result.adds_up:
@@ -118,7 +133,7 @@ def trace_line(
     write_message(f"adds up: {counted(len(result.sessions), 'session')}")
 
 
-def _trace_one_session(text: str, *, as_json: bool) -> None:
+def _trace_one_session(text: str, *, in_bytes: bool, as_json: bool) -> None:
     from accounting.audit.trace import trace_session
 
     session_id = parse_session_id(text)
@@ -133,7 +148,7 @@ def _trace_one_session(text: str, *, as_json: bool) -> None:
         write_json(_session_records(result.session))
         flush_output()
     else:
-        _write_session_tree(result, session_id)
+        _write_session_tree(result, session_id, _figures_as(in_bytes=in_bytes))
     if not result.adds_up:
         write_message("it does not add up: `turn-accounting verify` names what is wrong")
         raise typer.Exit(1)
@@ -153,21 +168,20 @@ def _part_records(result: "SessionTrace") -> Iterator[dict[str, Any]]:
         }
 
 
-def _write_session_tree(result: "SessionTrace", session_id: UUID) -> None:
+def _write_session_tree(result: "SessionTrace", session_id: UUID, figures: Figures) -> None:
     user = f"user {visible_name(result.user_id)}" if result.user_id else f"key {result.user_key}"
     write(
         f"realm {visible_name(result.realm)}, {user}, session {short_session_id(session_id)}\n"
         f"{_UNITS}\n"
     )
-    parts = [(_part_text(part), ()) for part in result.parts]
-    _write_branches([*parts, (_session_text(result.session), _report_texts(result.session))])
+    parts = [(_part_text(part, figures), ()) for part in result.parts]
+    _write_branches([*parts, _session_branch(result.session, figures)])
     flush_output()
 
 
-def _part_text(part: "PeriodPart") -> str:
-    if part.is_closed:
-        return f"in period {part.period}, closed  {_figures(part.numbers)}"
-    return f"in period {part.period}, not closed  {_figures(part.numbers)}"
+def _part_text(part: "PeriodPart", figures: Figures) -> str:
+    state = "closed" if part.is_closed else "not closed"
+    return f"in period {part.period}, {state}  {figures(part.numbers)}"
 
 
 def _write_records(result: "Trace") -> None:
@@ -223,22 +237,20 @@ def _report_record(session_id: UUID, traced: "TracedReport") -> dict[str, Any]:
         "side": None if report.side is None else Side(report.side).name.lower(),
         "late": traced.late,
         **_by_name(traced.counters),
+        **dict(zip(_PUBLISHED, _published_counters(report), strict=True)),
     }
 
 
-def _write_tree(result: "Trace", user: str | None) -> None:
+def _write_tree(result: "Trace", user: str | None, figures: Figures) -> None:
     """The billed lines, the sessions, and the reports of each with their positions."""
     shown_user = f"user {visible_name(user)}" if user is not None else f"user_key {result.user_key}"
     write(f"realm {visible_name(result.realm)}, period {result.period}, {shown_user}\n{_UNITS}\n")
     count = len(result.sessions)
-    summary = f"{count:,} session{'' if count == 1 else 's'}  {_figures(result.traced)}"
-    sessions = [(_session_text(traced), _report_texts(traced)) for traced in result.sessions]
-    _write_branches([*((_line_text(line), ()) for line in result.lines), (summary, sessions)])
+    summary = f"{count:,} session{'' if count == 1 else 's'}  {figures(result.traced)}"
+    sessions = [_session_branch(traced, figures) for traced in result.sessions]
+    lines = [(_line_text(line, figures), ()) for line in result.lines]
+    _write_branches([*lines, (summary, sessions)])
     flush_output()
-
-
-Branch = tuple[str, Sequence[Any]]
-"""A line of text, and the branches below it."""
 
 
 def _write_branches(branches: Sequence[Branch], indent: str = "") -> None:
@@ -264,14 +276,18 @@ def _fitting_lines(parts: Sequence[str], indent: str, continued: str) -> Iterato
     yield line
 
 
-def _line_text(line: "BilledLine") -> str:
+def _line_text(line: "BilledLine", figures: Figures) -> str:
     if line.adjustment_id is None:
-        return f"statement  {_figures(line.numbers)}"
+        return f"statement  {figures(line.numbers)}"
     kind = "adjustment by hand, not of sessions" if line.manual else "adjustment"
-    return f"{kind} {line.adjustment_id}  {visible(line.reason or '')}  {_figures(line.numbers)}"
+    return f"{kind} {line.adjustment_id}  {visible(line.reason or '')}  {figures(line.numbers)}"
 
 
-def _session_text(traced: "TracedSession") -> str:
+def _session_branch(traced: "TracedSession", figures: Figures) -> Branch:
+    return _session_text(traced, figures), _report_texts(traced, figures)
+
+
+def _session_text(traced: "TracedSession", figures: Figures) -> str:
     session = traced.session
     started_at = from_micros(session.started_at)
     ended_at = None if session.ended_at is None else from_micros(session.ended_at)
@@ -284,18 +300,19 @@ def _session_text(traced: "TracedSession") -> str:
     flags = [name for name in ("estimated", "disputed") if getattr(session, name)]
     return "  ".join(
         [
-            f"session {traced.allocation_id:018d}",
+            f"session {short_session_id(UUID(bytes=session.session_id))}",
+            f"allocation {traced.allocation_id:018d}",
             f"source {visible(traced.source)}",
             f"{second(started_at)} - {ended}",
             *flags,
-            _figures(traced.numbers),
+            figures(traced.numbers),
         ]
     )
 
 
-def _report_texts(traced: "TracedSession") -> list[Branch]:
+def _report_texts(traced: "TracedSession", figures: Figures) -> list[Branch]:
     dropped = traced.dropped_counters
-    texts = [] if dropped is None else [f"reports that were dropped  {_figures(dropped)}"]
+    texts = [] if dropped is None else [f"reports that were dropped  {figures(dropped)}"]
     for item in traced.reports:
         report = item.report
         side = "" if report.side is None else f" {Side(report.side).name.lower()}"
@@ -306,16 +323,44 @@ def _report_texts(traced: "TracedSession") -> list[Branch]:
                     second(from_micros(report.received_at)),
                     f"position {report.epoch}/{report.position}",
                     *(["late"] if item.late else []),
-                    _figures(item.counters),
+                    *_report_figures(item, figures),
                 ]
-            ).rstrip()
+            )
         )
     return [(text, ()) for text in texts]
 
 
-def _figures(numbers: Sequence[int]) -> str:
+def _report_figures(traced: "TracedReport", figures: Figures) -> Sequence[str]:
+    """What coturn published, and what the report added where that is another figure."""
+    published = _published(traced.report)
+    if published == traced.counters:
+        return [figures(published)] if any(published) else []
+    return [f"published {figures(published)}", f"added {figures(traced.counters) or 'nothing'}"]
+
+
+def _published(report: "Report") -> Sequence[int]:
+    """The eight counters with those of the report at its side; zeros for a status."""
+    counters = _published_counters(report)
+    zeros = (0,) * len(counters)
+    return (*zeros, *counters) if report.side == Side.PEER else (*counters, *zeros)
+
+
+def _published_counters(report: "Report") -> Sequence[int]:
+    return (
+        report.received_packets,
+        report.received_bytes,
+        report.sent_packets,
+        report.sent_bytes,
+    )
+
+
+def _figures_as(*, in_bytes: bool) -> Figures:
+    """How numbers are written: in units on a terminal, with all digits elsewhere."""
+    return partial(_figures, is_short=sys.stdout.isatty() and not in_bytes)
+
+
+def _figures(numbers: Sequence[int], *, is_short: bool) -> str:
     """The numbers that are not zero: bytes, packets where there are no bytes, and the time."""
-    is_short = sys.stdout.isatty()
     named = _by_name(numbers)
     texts = []
     for name in ("received", "sent", "peer_received", "peer_sent"):

@@ -26,9 +26,10 @@ def first_position(session_id: bytes) -> tuple[int, int]:
 
 
 def short_session_id(full: UUID) -> str:
-    """The id as people read and type it."""
+    """The id as people read and type it; a UUID that is no session's as it is."""
     epoch, position = first_position(full.bytes)
-    return f"{full.hex[:4]}-{epoch}-{position}"
+    is_ours = session_id(int(full.hex[:4], 16), epoch, position) == full.bytes
+    return f"{full.hex[:4]}-{epoch}-{position}" if is_ours else str(full)
 
 
 def parse_session_id(text: str) -> UUID | None:

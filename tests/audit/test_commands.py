@@ -7,6 +7,7 @@ from typing import Final
 
 import psycopg
 
+from accounting.domain.session_ids import short_session_id
 from tests.support.billing_scenarios import close_and_adjust_november
 from tests.support.books import WRITER, Books
 from tests.support.command import environment, turn_accounting, turn_accounting_on_terminal
@@ -63,16 +64,22 @@ times in UTC, positions as epoch/position
 ├─ adjustment {id}  late usage
 │     received 40 B, sent 40 B, 10s
 └─ 4 sessions  received 949 B, sent 700 B, 18h 02m
-   ├─ session 000000000000000005  source behind  2026-11-02 12:00:20 - 12:00:30
-   │  │  received 40 B, sent 40 B, 10s
+   ├─ session {late}  allocation 000000000000000005  source behind
+   │  │  2026-11-02 12:00:20 - 12:00:30  received 40 B, sent 40 B, 10s
    │  ├─ new  2026-11-02 12:00:20  position 1/1  late
    │  └─ interim client  2026-11-02 12:00:30  position 1/2  late
    │        received 40 B, sent 40 B
-   ├─ session 000000000000000001  source default  2026-11-02 12:00:00 - 13:06:40
-   │  │  estimated  disputed  received 300 B, sent 150 B, 1h 07m
+   ├─ session 37a9-1-1  allocation 000000000000000001  source default
+   │  │  2026-11-02 12:00:00 - 13:06:40  estimated  disputed
+   │  │  received 300 B, sent 150 B, 1h 07m
    │  ├─ new  2026-11-02 12:00:00  position 1/1
    │  ├─ interim client  2026-11-02 12:00:10  position 1/2
    │  │     received 100 B, sent 200 B
+   │  ├─ deleted  2026-11-02 13:06:40  position 1/3
+   │  ├─ total client  2026-11-02 13:06:40  position 1/4
+   │  │     published received 300 B, sent 150 B
+   │  │     added received 200 B, sent -50 B
+   │  └─ total peer  2026-11-02 13:06:40  position 1/5
 """
 
 
@@ -81,7 +88,8 @@ realm example.org, user alice, session 37a9-1-13
 times in UTC, positions as epoch/position
 ├─ in period 2026-11-01, closed  received 9 B, sent 9 B, 56,800 s
 ├─ in period 2026-12-01, not closed  received 7 B, sent 7 B, 43,199 s
-└─ session 000000000000000004  source default  2026-11-30 08:13:20 - 2026-12-01 11:59:59  \
+└─ session 37a9-1-13  allocation 000000000000000004  source default  \
+2026-11-30 08:13:20 - 2026-12-01 11:59:59  \
 received 16 B, sent 16 B, 99,999 s
    ├─ new  2026-11-30 08:13:20  position 1/13
    ├─ interim client  2026-11-30 08:30:00  position 1/14  received 9 B, sent 9 B
@@ -106,7 +114,7 @@ def test_one_session_is_traced_to_its_periods_and_reports(books: Books) -> None:
     traced = turn_accounting("trace", "--session", across["session_id"], database_url=url)
     assert (traced.out, traced.err) == (SESSION_TREE, "turn-accounting: adds up: 3 reports\n")
     for arguments, message in (
-        (("--session", "37a9-9-9"), "no session 37a90000-0009-8000-8000-000000000009 is known"),
+        (("--session", "37a9-9-9"), "no session 37a9-9-9 is known"),
         (("--session", "x"), "--session 'x': expected an id as `turn-accounting sessions` shows"),
         (("example.org", "--session", "37a9-1-1"), "expected REALM PERIOD and"),
     ):
@@ -122,9 +130,12 @@ def test_trace_is_a_tree_for_people(books: Books) -> None:
     url = books.url(WRITER)
     [adjustment] = books.rows("adjustments")
     shown = turn_accounting_on_terminal(*command, columns=80, database_url=url)
-    tree = TREE.format(id=adjustment["adjustment_id"])
+    [late] = [row for row in books.rows("sessions") if row["source"] == "behind"]
+    tree = TREE.format(id=adjustment["adjustment_id"], late=short_session_id(late["session_id"]))
     assert shown.startswith(tree), shown
     piped = turn_accounting(*command, database_url=url).out.splitlines()
+    with_digits = turn_accounting_on_terminal(*command, "--bytes", columns=120, database_url=url)
+    assert "300 B, sent 150 B, 4,000 s" in with_digits
     assert len(piped) == 2 + 2 + 1 + 4 + 16
     assert "received 300 B, sent 150 B, 4,000 s" in piped[8]
     ascii_only = subprocess.run(

@@ -26,6 +26,7 @@ from accounting.ops.registry import JOBS
 from accounting.ops.scheduler import run_job
 from accounting.sources import lease_queries
 from tests.support.books import Books, channel, status_payload
+from tests.support.command import turn_accounting
 from tests.support.monitoring import (
     checkpoint_now,
     metrics_of,
@@ -108,6 +109,10 @@ def test_gaps_of_the_last_day_are_a_warning_and_older_ones_only_a_finding(books:
     assert evaluate(read_snapshot(books), captures=True) == Health(
         problems=(), warnings=(f"gaps: {observed}: see `turn-accounting gaps`",)
     )
+    shown = turn_accounting(
+        "health", source="default", database_url=books.url(), data_dir=str(books.directory)
+    )
+    assert f"turn-accounting: warning: gaps: {observed}: see `turn-accounting gaps`\n" in shown.err
     books.spool().open_gap(wall_clock(), "disconnected")
     books.load()
     assert findings_of(books)["gaps"].level is Level.WARNING
