@@ -1,19 +1,22 @@
 """The command ``gaps``: when messages may have been lost before they reached the books."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Final
 
 import typer
 
 from accounting.cli.arguments import Since, Until, list_options, name_argument
-from accounting.cli.resources import command_settings
+from accounting.cli.output import flush_output, write_message
+from accounting.cli.resources import command_settings, open_reader
 from accounting.cli.rows import NOW, ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
 from accounting.cli.terminal_text import RED
 from accounting.domain.gap_causes import cause_in_words
 from accounting.domain.human_text import minute
 from accounting.reporting import view_queries
+from accounting.reporting.completeness import not_captured_in
 from accounting.reporting.filters import time_span
 from accounting.reporting.view_queries import LENGTH
 
@@ -41,20 +44,28 @@ def gaps(
     without an offset are UTC. A gap begins at the last time until which all is
     proved to be stored, so it need not have lost anything; and a session's
     total often restores what it lost. --top N and --sort time: the longest.
-    People get 100 gaps, or --limit; programs get all.
+    People get 100 gaps, or --limit; programs get all. A source that nobody captures
+    now has a line on standard error: its gap is recorded when a collector starts.
 
     "Gaps" in docs/operations.md says what to do about each cause.
     """
     begin, end = time_span(since, until)
+    settings = command_settings()
+    with open_reader(settings) as reader:
+        lapses = not_captured_in(reader, end, source)
+    listing = gap_listing(" (UTC)")
     write_query(
-        command_settings(),
+        settings,
         lambda arrangement: view_queries.gaps(
             source=source, since=begin, until=end, arrangement=arrangement
         ),
-        gap_listing(" (UTC)"),
+        replace(listing, empty="No gap is recorded yet.") if lapses else listing,
         form,
         source=source,
     )
+    flush_output()
+    for lapse in lapses:
+        write_message(f"source {lapse.source!r}: {lapse}")
 
 
 def gap_listing(zone: str = "") -> Listing:

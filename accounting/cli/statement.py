@@ -1,7 +1,7 @@
 """The command ``statement``: a closed period as its bill, or what the bill would be now."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final
@@ -31,7 +31,12 @@ from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
 from accounting.plurals import counted
 from accounting.reporting import view_queries
-from accounting.reporting.completeness import Counted, span_waits_for
+from accounting.reporting.completeness import (
+    Counted,
+    NotCaptured,
+    not_captured_in,
+    span_waits_for,
+)
 from accounting.reporting.statement import Statement, find_period, lines_query, read_statement
 from accounting.reporting.view_queries import AS_IT_IS, TRAFFIC, Arrangement
 
@@ -129,13 +134,19 @@ def show_statement(
         statement = read_statement(reader, realm, period, user, preview=preview)
         is_closed = statement.period["closed_at"] is not None
         not_counted = None if is_closed else span_waits_for(reader, realm, Counted.USAGE)
-    _write_statement(realm, period, statement, form, arrangement)
+        lapses = [] if is_closed else not_captured_in(reader, statement.period["ends_at"])
+    _write_statement(realm, period, statement, form, arrangement, lapses)
     if not_counted is not None:
         write(f"\nNot all is counted yet: {not_counted}.\n")
 
 
 def _write_statement(
-    realm: str, day: date, statement: Statement, form: ListForm, arrangement: Arrangement
+    realm: str,
+    day: date,
+    statement: Statement,
+    form: ListForm,
+    arrangement: Arrangement,
+    lapses: Collection[NotCaptured],
 ) -> None:
     period, lines = in_own_zone(statement.period), statement.lines
     if period["closed_at"] is None:
@@ -164,7 +175,10 @@ def _write_statement(
     zone = time_zone(period["time_zone"])
     whole = replace(form, top=None, sort=None, limit=None)
     gaps = [in_zone(row, zone) for row in statement.gaps]
-    _write_section("Gaps", gaps, _GAPS, whole, "No gap lies in it.", statement.now)
+    no_gap = "No gap of it is recorded yet." if lapses else "No gap lies in it."
+    _write_section("Gaps", gaps, _GAPS, whole, no_gap, statement.now)
+    for lapse in lapses:
+        write(f"Source {visible_name(lapse.source)}: {lapse}.\n")
     _write_section(
         "Adjustments of this period",
         statement.adjustments,

@@ -19,6 +19,7 @@ from accounting.domain.gap_causes import cause_in_words
 from accounting.domain.human_text import human_bytes, human_seconds, second, visible_name
 from accounting.errors import ConnectionLost, UsageError
 from accounting.plurals import counted
+from accounting.reporting.completeness import not_captured
 from accounting.reporting.live import (
     GAP_HOURS,
     LONG_SECONDS,
@@ -276,13 +277,22 @@ class TopView:
         if problem:
             lines.append(self._style(f"not refreshed: {problem}", RED))
         sources = sorted(state.sources, key=lambda source: -_lag_seconds(source, state.now))
-        lines += [self._source(source, state) for source in sources[:SHOWN_SOURCES]]
+        lapses = {
+            lapse.source: lapse.since
+            for lapse in not_captured(state.now, state.sources, state.gaps)
+            if lapse.since is not None
+        }
+        for source in sources[:SHOWN_SOURCES]:
+            lines.append(self._source(source, state))
+            if since := lapses.get(source["source"]):
+                text = f"  nothing is captured since {second(since.astimezone(UTC))} UTC"
+                lines.append(self._style(f"{text}: messages may be lost", RED))
         if len(sources) > SHOWN_SOURCES:
             others = _count(len(sources) - SHOWN_SOURCES, "source")
             lines.append(f"and {others} less far behind")
         if not sources:
             lines.append("No source is known yet.")
-        return [*lines, *self._gaps(state)]
+        return [*lines, *self._gaps(state, " is recorded yet" if lapses else "")]
 
     def _source(self, source: Row, state: LiveState) -> str:
         """How far a source is behind; coloured where that is long."""
@@ -301,10 +311,10 @@ class TopView:
         colour = RED if lag >= VERY_LATE_SECONDS else YELLOW if lag >= LATE_SECONDS else ""
         return self._style(f"{name}: {', '.join(parts)}", colour)
 
-    def _gaps(self, state: LiveState) -> list[str]:
+    def _gaps(self, state: LiveState, yet: str) -> list[str]:
         """The open gaps, and those that ended within a day: a line each, the newest ones."""
         if not state.gaps:
-            return [f"no gaps in {GAP_HOURS} h"]
+            return [f"no gap{'' if yet else 's'} in {GAP_HOURS} h{yet}"]
         open_gaps = [gap for gap in state.gaps if gap["to_at"] is None]
         ended = [gap for gap in state.gaps if gap["to_at"] is not None]
         lines = [

@@ -1,16 +1,74 @@
 """What the books do not have yet, so that an empty result is no wrong answer."""
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, tzinfo
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from accounting.domain.human_text import human_seconds, second
 from accounting.domain.time_zones import time_zone
 from accounting.reporting import view_queries
-from accounting.reporting.view_queries import Bound
+from accounting.reporting.view_queries import Bound, Row
 
 if TYPE_CHECKING:
     from accounting.reporting.reader import Reader
+
+
+MAX_CAPTURE_LAG: Final = timedelta(seconds=60)
+"""As in ``/healthz``: a collector writes every second how far it captured."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotCaptured:
+    """A source in service of which nothing is captured at ``now``, and no gap says so yet.
+
+    ``since``: None if nothing was ever captured.
+    """
+
+    source: str
+    since: datetime | None
+    now: datetime
+
+    def __str__(self) -> str:
+        if self.since is None:
+            return "nothing was captured yet, Redis was never reached"
+        seconds = human_seconds(round((self.now - self.since).total_seconds()))
+        return (
+            f"nothing is captured since {second(self.since.astimezone(UTC))} UTC ({seconds}): what "
+            "is published meanwhile may be lost, and then a gap is recorded when a collector "
+            "starts again"
+        )
+
+
+def not_captured(
+    now: datetime, sources: Iterable[Row], gaps: Iterable[Row]
+) -> Iterator[NotCaptured]:
+    """The sources that are not captured now. ``gaps``: with all open ones, which say so."""
+    with_open_gap = {gap["source"] for gap in gaps if gap["to_at"] is None}
+    for source in sources:
+        since: datetime | None = source["captured_until"]
+        if source["retired_at"] is not None or source["source"] in with_open_gap:
+            continue
+        if since is None or now - since > MAX_CAPTURE_LAG:
+            yield NotCaptured(source["source"], since, now)
+
+
+def not_captured_in(
+    reader: "Reader", until: Bound | None = None, source: str | None = None
+) -> Collection[NotCaptured]:
+    """The sources, or the source, of which a span up to ``until`` is not captured to its end."""
+    [clock] = reader.read_rows(view_queries.database_now())
+    now: datetime = clock["now"]
+    end = None if until is None else view_queries.instant(until, now)
+    sources = reader.read_rows(view_queries.sources())
+    open_gaps = reader.read_rows(view_queries.gaps(since=now))
+    return [
+        lapse
+        for lapse in not_captured(now, sources, open_gaps)
+        if source in {None, lapse.source}
+        and (end is None or lapse.since is None or end > lapse.since)
+    ]
 
 
 class Counted(Enum):

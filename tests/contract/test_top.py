@@ -13,6 +13,7 @@ from typing import Final
 import psycopg
 import pytest
 
+from accounting.billing.close_period import refresh_periods
 from accounting.cli.terminal_text import text_width
 from accounting.sources.retire import retire_source
 from accounting.waiting import wait_until
@@ -304,6 +305,43 @@ def test_several_gaps_of_the_day_are_listed(books: Books) -> None:
         "  1m 00s from 2026-11-02 16:00:01 UTC: Redis restarted, default",
         "  1m 00s from 2026-11-02 15:00:01 UTC: Redis restarted, default",
     ]
+
+
+def test_what_nobody_captures_is_said_before_a_gap_is_recorded(books: Books) -> None:
+    """By each command that shows gaps; a source with an open gap has that instead."""
+    alice = FakeAllocation(books)
+    alice.new(0)
+    alice.interim(10, 1, 1_000, 1, 0)
+    books.advance_clock(70)
+    books.run_jobs()
+    refresh_periods(books.engine)
+    url = books.url(READER)
+    preview = ("statement", "example.org", "2026-11-01", "--preview")
+    books.set_database_clock(datetime_at(books, 70 + 60))
+    assert turn_accounting("gaps", database_url=url).out == "No gaps.\n"
+    assert "No gap lies in it." in turn_accounting(*preview, database_url=url).out
+    books.set_database_clock(datetime_at(books, 70 + 71))
+    lapse = (
+        "nothing is captured since 2026-11-02 12:01:10 UTC (1m 11s): what is published meanwhile "
+        "may be lost, and then a gap is recorded when a collector starts again"
+    )
+    said = turn_accounting("gaps", database_url=url)
+    assert (said.code, said.out) == (0, "No gap is recorded yet.\n")
+    assert said.err == f"turn-accounting: source 'default': {lapse}\n"
+    assert turn_accounting("gaps", "--json", database_url=url).err == said.err
+    before = turn_accounting("gaps", "--until", "2026-11-02T12:01", database_url=url)
+    assert (before.out, before.err) == ("No gaps.\n", "")
+    previewed = turn_accounting(*preview, database_url=url).out
+    assert f"No gap of it is recorded yet.\nSource default: {lapse}.\n" in previewed
+    head = turn_accounting("top", database_url=url).out.split("\n\n")[0].splitlines()
+    assert head[2:] == [
+        "  nothing is captured since 2026-11-02 12:01:10 UTC: messages may be lost",
+        "no gap in 24 h is recorded yet",
+    ]
+    books.spool().open_gap(books.micros_at(70), "redis_unreachable")
+    books.load()
+    assert turn_accounting("gaps", database_url=url).err == ""
+    assert "nothing is captured" not in turn_accounting("top", database_url=url).out
 
 
 def test_a_database_that_is_away_is_said_and_comes_back(books: Books) -> None:

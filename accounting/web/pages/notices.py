@@ -8,9 +8,9 @@ from typing import Final
 from accounting.domain.gap_causes import cause_in_words
 from accounting.domain.human_text import human_seconds
 from accounting.plurals import counted
+from accounting.reporting.completeness import not_captured
 from accounting.reporting.view_queries import Row
 
-MAX_CAPTURE_LAG: Final = timedelta(seconds=60)
 MAX_STAGE_LAG: Final = timedelta(seconds=300)
 """As in ``/healthz``: after an outage loading and settling have to catch up."""
 
@@ -38,10 +38,14 @@ def notices_of(
         *(Notice(row["source"], row["is_error"], row["notice"]) for row in source_notices),
         *_gap_notices(now, open_gaps.values()),
         *(
+            Notice(lapse.source, lapse.since is not None, str(lapse))
+            for lapse in not_captured(now, sources, gaps)
+        ),
+        *(
             notice
             for source in sources
             if source["source"] not in open_gaps
-            for notice in _lag_notices(now, source)
+            for notice in _lag_notices(source)
         ),
         *(
             Notice(
@@ -67,26 +71,17 @@ def _gap_notices(now: datetime, gaps: Iterable[Row]) -> Iterator[Notice]:
         )
 
 
-def _lag_notices(now: datetime, source: Row) -> Iterator[Notice]:
+def _lag_notices(source: Row) -> Iterator[Notice]:
     captured_until: datetime | None = source["captured_until"]
-    name = source["source"]
     if captured_until is None:
-        yield Notice(name, False, "nothing was captured yet, Redis was never reached")
         return
-    if now - captured_until > MAX_CAPTURE_LAG:
-        yield Notice(
-            name,
-            True,
-            f"not capturing for {_length(now - captured_until)}: Redis is out of reach, or the "
-            "collector hangs or does not run",
-        )
     for stage, column in (("loading", "loaded_until"), ("settling", "settled_until")):
         reached: datetime | None = source[column]
         if reached is None or captured_until - reached > MAX_STAGE_LAG:
             lag = (
                 "never ran" if reached is None else f"is {_length(captured_until - reached)} behind"
             )
-            yield Notice(name, True, f"{stage} {lag}")
+            yield Notice(source["source"], True, f"{stage} {lag}")
             break
 
 

@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from accounting.reporting import overview as overview_queries
 from accounting.reporting import view_queries
+from accounting.reporting.completeness import not_captured
 from accounting.reporting.view_queries import HoursAgo
 from accounting.web import html
 from accounting.web.pages.notices import notices_of
@@ -75,6 +76,7 @@ def _now(books: PageBooks, realms: Sequence[Mapping[Any, Any]]) -> dict[str, Any
         if row["captured_until"] is not None
     ]
     today = [realm["day", "now"] for realm in realms if ("day", "now") in realm]
+    gaps = books.service_rows(view_queries.gaps(since=HoursAgo(GAP_HOURS)))
     return {
         "now": at,
         "live": sum(realm["live"] for realm in realms),
@@ -82,7 +84,8 @@ def _now(books: PageBooks, realms: Sequence[Mapping[Any, Any]]) -> dict[str, Any
         "sources": sources,
         "furthest": max(settled, key=lambda source: source[1], default=None),
         "late_seconds": LATE_SECONDS,
-        "gaps": books.service_rows(view_queries.gaps(since=HoursAgo(GAP_HOURS))),
+        "gaps": gaps,
+        "is_captured": not any(not_captured(at, sources, gaps)),
         "gap_hours": GAP_HOURS,
     }
 
