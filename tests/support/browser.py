@@ -69,6 +69,10 @@ def open_page(context: BrowserContext, site: str) -> tuple[Page, list[str]]:
         if response.status >= 400:
             complaints.append(f"{response.status} of {response.url}")
 
+    def check_failure(request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # by leaving the page
+            complaints.append(f"{request.url}: {request.failure}")
+
     def check_console(message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
             complaints.append(f"{message.type}: {message.text}")
@@ -82,6 +86,6 @@ def open_page(context: BrowserContext, site: str) -> tuple[Page, list[str]]:
     page.on("response", check_response)
     page.on("console", check_console)
     page.on("dialog", refuse_dialog)
-    page.on("requestfailed", lambda request: complaints.append(f"{request.url}: {request.failure}"))
+    page.on("requestfailed", check_failure)
     page.on("pageerror", lambda error: complaints.append(f"exception: {error}"))
     return page, complaints

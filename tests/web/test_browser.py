@@ -1,7 +1,8 @@
 """The pages in a real browser, on books with rows of every kind and with names that mean harm."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -65,11 +66,26 @@ def site(
     directory: Path = tmp_path_factory.mktemp("browser")
     with open_sample_books(postgres_server, directory / "books") as books:
         _add_sessions(books)
-        listen = f"127.0.0.1:{free_port()}"
-        settings = {"ACCOUNTING_DATABASE_URL": books.url(WRITER), "ACCOUNTING_WEB_LISTEN": listen}
-        with Service("serve", directory / "serve", settings, module=SERVICE) as serve:
-            serve.wait_for(lambda: "serving on" in serve.log_text())
-            yield Site(address=f"http://{listen}", books=books)
+        with serving(books, directory) as address:
+            yield Site(address=address, books=books)
+
+
+@pytest.fixture(scope="module")
+def site_with_log_in(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The same books, for those who have a token."""
+    directory = tmp_path_factory.mktemp("log-in")
+    with serving(site.books, directory, ACCOUNTING_WEB_LOGIN="required") as address:
+        yield Site(address=address, books=site.books)
+
+
+@contextmanager
+def serving(books: Books, directory: Path, **settings: str) -> Iterator[str]:
+    """The command ``serve``; yields its address."""
+    listen = f"127.0.0.1:{free_port()}"
+    settings |= {"ACCOUNTING_DATABASE_URL": books.url(WRITER), "ACCOUNTING_WEB_LISTEN": listen}
+    with Service("serve", directory / "serve", settings, module=SERVICE) as serve:
+        serve.wait_for(lambda: "serving on" in serve.log_text())
+        yield f"http://{listen}"
 
 
 def _add_sessions(books: Books) -> None:
@@ -105,12 +121,36 @@ def shape_of(address: str) -> str:
     return f"{path}?{'&'.join(sorted(name for name, _ in parse_qsl(parts.query)))}"
 
 
-def links_of(page: Page) -> list[str]:
-    """The pages that a page links to."""
-    addresses: list[str] = page.eval_on_selector_all(
-        "a[href]:not([download])", "links => links.map(link => link.href.split('#')[0])"
-    )
-    return [address for address in addresses if "/api/" not in address]
+def follow_links(page: Page, start: str) -> dict[str, int]:
+    """Visit a page of each kind, and read all data that they link to.
+
+    Returns the number of charts by the kind of page.
+    """
+    charts: dict[str, int] = {}
+    read: set[str] = set()
+    waiting = [start]
+    while waiting:
+        address = waiting.pop()
+        shape = shape_of(address)
+        if "/api/" in address and shape not in read:
+            read.add(shape)
+            answer = page.request.get(address)
+            assert answer.status == 200, address
+            kind = "text/csv" if "format=csv" in address else "application/json"
+            assert answer.headers["content-type"].startswith(kind), address
+        elif "/api/" not in address and shape not in charts:
+            page.goto(address)
+            assert wrong_drawings(page) == [], address
+            charts[shape] = len(page.evaluate(CHARTS))
+            waiting += page.eval_on_selector_all(
+                "a[href]:not([download])", "links => links.map(link => link.href.split('#')[0])"
+            )
+    assert any("format" in shape for shape in read)
+    return charts
+
+
+def paths_of(shapes: Iterable[str]) -> set[str]:
+    return {shape.partition("?")[0] for shape in shapes}
 
 
 def wrong_drawings(page: Page) -> list[str]:
@@ -163,27 +203,58 @@ def test_every_page_is_accessible_in_both_schemes_and_at_both_widths(
     assert [text for text in complaints if "400" not in text] == []
 
 
-def test_every_link_leads_to_a_page(browser: Browser, site: Site) -> None:
-    """One of each kind, from the overview on; all are checked by the test above."""
+def test_every_link_leads_to_a_page_or_to_its_data(browser: Browser, site: Site) -> None:
+    """From the overview on; the test above checks a page of each kind that is found."""
     paths = {urlsplit(path).path for path in checked_pages(site.books)}
     with browser.new_context(viewport=PHONE) as context:
         page, complaints = open_page(context, site.address)
-        shapes: set[str] = set()
-        charts: set[str] = set()
-        waiting = [f"{site.address}/"]
-        while waiting:
-            address = waiting.pop()
-            if shape_of(address) in shapes:
-                continue
-            shapes.add(shape_of(address))
-            page.goto(address)
-            assert wrong_drawings(page) == []
-            if page.evaluate(CHARTS):
-                charts.add(shape_of(address).partition("?")[0])
-            waiting += links_of(page)
+        charts = follow_links(page, f"{site.address}/")
         assert complaints == []
-    assert {shape.partition("?")[0] for shape in shapes} == {KEY.sub("/{key}", p) for p in paths}
-    assert charts == {"/", "/realm", "/user/{key}"}
+    assert paths_of(charts) == {KEY.sub("/{key}", path) for path in paths}
+    drawn = {shape: number for shape, number in charts.items() if number}
+    assert paths_of(drawn) == {"/", "/realm", "/user/{key}"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "paths"),
+    [
+        (
+            "--realm example.org",
+            {"/", "/realm", "/user/{key}", "/sessions", "/session/{key}", "/periods", "/statement"},
+        ),
+        (
+            "--realm example.org --user alice",
+            {"/", "/user/{key}", "/sessions", "/session/{key}", "/statement"},  # / leads on
+        ),
+    ],
+)
+def test_a_customer_logs_in_and_every_link_is_their_own(
+    browser: Browser, site_with_log_in: Site, arguments: str, paths: set[str]
+) -> None:
+    site = site_with_log_in
+    created = turn_accounting(
+        "token", "create", *arguments.split(), database_url=site.books.url(WRITER)
+    )
+    assert created.code == 0, created.err
+    with browser.new_context(viewport=PHONE) as context:
+        page, complaints = open_page(context, site.address)
+        page.goto(site.address)
+        page.evaluate(AXE_SCRIPT)
+        assert page.evaluate(AXE) + wrong_drawings(page) == []
+        page.get_by_label("Token").fill("ta_wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("not valid")
+        assert complaints != []  # the console says that it was refused
+        complaints.clear()
+        page.get_by_label("Token").fill(created.out.strip())
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("button", name="Log out")).to_be_visible()
+        assert paths_of(follow_links(page, page.url)) == paths
+        page.get_by_role("button", name="Log out").click()
+        expect(page.get_by_label("Token")).to_be_visible()
+        page.goto(f"{site.address}/sessions")
+        expect(page.get_by_label("Token")).to_be_visible()
+        assert complaints == []
 
 
 def test_a_click_leads_from_the_overview_to_a_report_and_its_position(
