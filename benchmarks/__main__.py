@@ -13,6 +13,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from benchmarks import (
     settle,
     sources,
     storage,
+    web,
 )
 from benchmarks.figures import Figure, format_figures, json_line
 from benchmarks.fixture import durable_postgres, server_settings
@@ -51,6 +53,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "sources": sources.run,
     "growth": growth.run,
     "path": path.run,
+    "web": web.run,
 }
 
 
@@ -75,7 +78,8 @@ def measure(
     for name in parts:
         log_progress(f"{name} ...")
         figures = PARTS[name](server, scale)
-        print(f"\n{name}\n\n{format_figures(figures)}", flush=True)
+        for title, rows in groupby(figures, lambda figure: figure.part.partition(",")[0]):
+            print(f"\n{title}\n\n{format_figures(list(rows))}", flush=True)
         if json_lines:
             with json_lines.open("a") as lines:
                 lines.writelines(f"{json_line(figure.as_json())}\n" for figure in figures)
@@ -118,13 +122,16 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--search-seconds", type=float, help="a step of the search; 0: none")
     parser.add_argument("--reports", type=int, help="the largest history of growth")
     parser.add_argument(
+        "--keep", dest="kept", type=Path, metavar="DIRECTORY", help="of web: keep its books there"
+    )
+    parser.add_argument(
         "--postgres", action="append", default=[], metavar="NAME=VALUE", help="a server setting"
     )
     return parser
 
 
 def chosen_scale(given: argparse.Namespace) -> Scale:
-    names = ("rounds", "rate", "seconds", "search_seconds", "reports")
+    names = ("rounds", "rate", "seconds", "search_seconds", "reports", "kept")
     chosen = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     return replace(QUICK if given.quick else FULL, **chosen)
 

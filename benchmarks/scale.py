@@ -1,6 +1,7 @@
 """The sizes of each part: of a full run, and of a quick one that only shows that it works."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 
@@ -15,7 +16,9 @@ class Scale:
     whole path; search_seconds: of a step in the search for its limit, 0 for none. many_sessions:
     open ones for the memory. idle_seconds: measured of a service at rest, which rests for
     settle_down_seconds before, and before each of the lag_messages. day_reports: of a day of
-    history; reports: of the largest history.
+    history; reports: of the largest history. web_sessions, web_users: of the books that pages and
+    the API are read from; web_live: of these sessions the open ones; web_requests: to each route in
+    a round. kept: a directory for these books, which later runs use again.
     """
 
     rounds: int = 3
@@ -47,6 +50,11 @@ class Scale:
     reports: int = 10_000_000
     growth_events: int = 200_000
     growth_open_sessions: int = 50_000
+    web_sessions: int = 10_000_000
+    web_users: int = 100_000
+    web_live: int = 10_000
+    web_requests: int = 20
+    kept: Path | None = None
 
 
 FULL: Final = Scale()
@@ -78,4 +86,8 @@ QUICK: Final = Scale(
     reports=19_200,
     growth_events=3_200,
     growth_open_sessions=500,
+    web_sessions=20_000,
+    web_users=1_000,
+    web_live=100,
+    web_requests=2,
 )

@@ -44,6 +44,10 @@ TINY: Final[Scale] = replace(
     reports=1_280,
     growth_events=320,
     growth_open_sessions=50,
+    web_sessions=2_000,
+    web_users=200,
+    web_live=20,
+    web_requests=1,
 )
 
 
@@ -51,7 +55,7 @@ PIPELINE_PARTS: Final = ("path", "memory", "sources")
 """Parts that need the processes of the service; here they share one pipeline."""
 
 
-PROCESS_PARTS: Final = ("capture", "idle", "commands")
+PROCESS_PARTS: Final = ("capture", "idle", "commands", "web")
 """Parts that start many processes."""
 
 
