@@ -60,18 +60,6 @@ def hours_of_all(hours: int) -> ViewQuery:
     )
 
 
-def top_users(realm: str, month_at: datetime, most: int) -> ViewQuery:
-    """Usage in a month of the users of a realm with most traffic, those with most first."""
-    keys = "ARRAY(SELECT reporting.top_users(%(realm)s, %(month_at)s, %(most)s))"
-    query = view("user_usage_monthly").where(
-        f"realm = %(realm)s AND starts_at = %(month_at)s AND user_key = ANY({keys})",
-        realm=realm,
-        month_at=month_at,
-        most=most,
-    )
-    return replace(query, order=("received_bytes + sent_bytes DESC", "user_key"))
-
-
 def user_names(user_key: UUID) -> ViewQuery:
     """``realm``, ``user_id`` and ``time_zone`` of a user who has usage; no row without."""
     return replace(
@@ -102,14 +90,12 @@ def rejected_lately(hours: int) -> ViewQuery:
 
 
 def unattributed_by_hour(realm: str, since: datetime) -> ViewQuery:
-    """Bytes of unattributed usage of a realm by hour: ``starts_at`` and ``bytes``."""
-    query = view("unattributed_usage").where(
-        "realm = %(realm)s AND starts_at >= %(since)s", realm=realm, since=since
-    )
-    return replace(
-        query,
-        columns=("starts_at", "sum(received_bytes + sent_bytes) AS bytes"),
-        group="starts_at",
+    """Bytes of unattributed usage of a realm by hour: ``realm``, ``starts_at`` and ``bytes``."""
+    return ViewQuery(
+        relation="reporting.unattributed_hours(%(realm)s, %(since)s, NULL)"
+        " CROSS JOIN (SELECT %(realm)s::text AS realm) r",
+        columns=("realm", "hour_starts_at AS starts_at", "bytes"),
+        values={"realm": realm, "since": since},
         order=("starts_at",),
     )
 

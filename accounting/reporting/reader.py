@@ -21,7 +21,11 @@ from accounting.errors import AccountingError
 from accounting.reporting.view_queries import Row, ViewQuery
 
 FETCHED_ROWS: Final = 1000
-_SET_TIMEOUT: Final = "SELECT set_config('statement_timeout', %s, true)"
+_BE_SHORT: Final = (
+    "SELECT set_config('statement_timeout', %s, true),"
+    " set_config('max_parallel_workers_per_gather', '0', true)"
+)
+"""For short statements: parallel workers would take longer to start than they save."""
 _LACKING: Final = (InvalidSchemaName, UndefinedTable, UndefinedColumn, UndefinedFunction)
 
 
@@ -44,7 +48,8 @@ class Reader:
     ) -> None:
         """``reload_url``: as :class:`Connector` has it. ``idle_connections`` stay open.
 
-        ``statement_seconds``: a statement that takes longer raises ConnectionLost; 0: none does.
+        ``statement_seconds``: a statement that takes longer raises ConnectionLost, and none has
+        parallel workers; 0: no limit.
 
         ``takes_role``: each transaction has the rights of the reader's role and nothing more,
         whatever those of the login; one that may not take the role raises NotAllowed.
@@ -94,7 +99,7 @@ class Reader:
                 )
                 apply_settings(connection, as_reader=self._takes_role)
                 if self._statement_seconds:
-                    connection.execute(_SET_TIMEOUT, [f"{self._statement_seconds}s"])
+                    connection.execute(_BE_SHORT, [f"{self._statement_seconds}s"])
             except BaseException as error:
                 connection.close()
                 if not (was_idle and isinstance(error, psycopg.OperationalError)):

@@ -227,10 +227,14 @@ def usage(
     where it is cut. A time with an offset cuts none: programs compare it with ``starts_at``.
     """
     resolution = _usage_resolution(per, since, until)
-    is_page = arrangement.limit is not None and arrangement.by is None
-    if by == "user" and is_page and resolution == per and user is None and user_key is None:
+    if by == "user" and resolution == per and user is None and user_key is None:
+        # Whoever restricts these to a user must name the user: a condition that is added to the
+        # query selects from the page, or from the top.
         buckets = _in_span(f"realm_usage_{_VIEW_SUFFIXES[per]}", realm, since, until)
-        return _lines_by_bucket(buckets, per, arrangement)
+        if arrangement.limit is not None and arrangement.by is None:
+            return _lines_by_bucket(buckets, per, arrangement)
+        if _is_top(arrangement):
+            return _top_users(buckets, per, arrangement)
     query = _in_span(f"{by}_usage_{_VIEW_SUFFIXES[resolution]}", realm, since, until)
     query = _of_user(query, None, user, user_key)
     if resolution != per:
@@ -291,6 +295,31 @@ def _lines_by_bucket(
     )
 
 
+_TOP_USERS: Final = """(
+SELECT v.* FROM (
+SELECT array_agg(realm) AS realms, array_agg(starts_at) AS starts FROM ({buckets}) b
+) w
+CROSS JOIN LATERAL reporting.top_users(%(per)s, w.realms, w.starts, %(most)s) t
+CROSS JOIN LATERAL (
+SELECT * FROM reporting.{view} l
+WHERE l.user_key = t.top_user_key AND l.starts_at = t.top_starts_at LIMIT 1
+) v
+) s"""
+
+
+def _top_users(
+    buckets: ViewQuery, per: Literal["hour", "day", "month"], arrangement: Arrangement
+) -> ViewQuery:
+    """The users' lines with most traffic in these buckets: only theirs are read whole."""
+    relation = _TOP_USERS.format(
+        buckets=replace(buckets, columns=("starts_at", "realm")).text,
+        view=f"user_usage_{_VIEW_SUFFIXES[per]}",
+    )
+    values = {**buckets.values, "per": per, "most": arrangement.limit}
+    query = ViewQuery(relation=relation, values=values)
+    return _arranged(query, arrangement, *USER_USAGE_KEY)
+
+
 def cuts_buckets(
     per: Literal["hour", "day", "month"], since: Bound | None, until: Bound | None
 ) -> bool:
@@ -345,6 +374,19 @@ def periods(realm: str | None = None, arrangement: Arrangement = AS_IT_IS) -> Vi
     return _arranged(query, arrangement, *PERIOD_KEY, key=PERIOD_KEY)
 
 
+_TOP_LINES: Final = """(
+SELECT v.* FROM (
+SELECT realm, period, user_key FROM ({lines}) l
+ORDER BY received_bytes + sent_bytes DESC FETCH FIRST %(most)s ROWS WITH TIES
+) t
+CROSS JOIN LATERAL (
+SELECT * FROM reporting.statements l
+WHERE l.realm = t.realm AND l.period = t.period AND l.user_key = t.user_key LIMIT 1
+) v
+) s"""
+"""Names are looked up for these lines only."""
+
+
 def statements(
     realm: str | None,
     period: date | None,
@@ -359,6 +401,10 @@ def statements(
     query = _of_user(query, realm, user, user_key)
     if period is not None:
         query = query.where("period = %(period)s", period=period)
+    if _is_top(arrangement) and not preview and user is None and user_key is None:
+        # As in usage(): a condition that is added selects from the top.
+        values = {**query.values, "most": arrangement.limit}
+        query = ViewQuery(relation=_TOP_LINES.format(lines=query.text), values=values)
     return _arranged(query, arrangement, *STATEMENT_KEY, key=STATEMENT_KEY)
 
 
@@ -419,11 +465,52 @@ def unattributed(
     query = _of_realm(view("unattributed_usage"), realm)
     if source is not None:
         query = query.where("source = %(source)s", source=source)
+    if arrangement.limit is not None and arrangement.by is None:
+        return _unattributed_page(query, realm, since, until, arrangement)
     if since is not None:
         query = _bounded(query, "starts_at >= {since}", _UTC, since=since)
     if until is not None:
         query = _bounded(query, "starts_at < {until}", _UTC, until=until)
     return _arranged(query, arrangement, *UNATTRIBUTED_KEY, key=UNATTRIBUTED_KEY)
+
+
+_UNATTRIBUTED_PAGE: Final = """(
+SELECT v.* FROM (
+SELECT hour_starts_at FROM reporting.unattributed_hours(
+%(realm)s, greatest({since}, {after})::timestamptz, {until}::timestamptz) ORDER BY hour_starts_at
+) h
+CROSS JOIN LATERAL ({lines}) v
+ORDER BY h.hour_starts_at, {key} LIMIT %(most)s
+) s"""
+
+
+def _unattributed_page(
+    lines: ViewQuery,
+    realm: str | None,
+    since: Bound | None,
+    until: Bound | None,
+    arrangement: Arrangement,
+) -> ViewQuery:
+    """A page of lines, read hour by hour until it is full: a line has the sums of its sessions."""
+    bounds = {"since": since, "until": until}
+    instants = {
+        name: "NULL" if bound is None else _instant(name, bound, _UTC)
+        for name, bound in bounds.items()
+    }
+    lines = _arranged(lines, arrangement, *UNATTRIBUTED_KEY, key=UNATTRIBUTED_KEY)
+    relation = _UNATTRIBUTED_PAGE.format(
+        **instants,
+        after="NULL" if arrangement.after is None else "%(after_0)s",
+        lines=lines.where("starts_at = h.hour_starts_at").text,
+        key=", ".join(UNATTRIBUTED_KEY[1:]),
+    )
+    values = {
+        **lines.values,
+        **_bound_values(**bounds),
+        "realm": realm,
+        "most": arrangement.limit,
+    }
+    return ViewQuery(relation=relation, values=values, order=UNATTRIBUTED_KEY)
 
 
 def view(name: str) -> ViewQuery:
@@ -611,6 +698,11 @@ def _bounded(query: ViewQuery, condition: str, zone: str, **bounds: Bound) -> Vi
     """Add a condition on bounds, each ``{name}`` in it; ``zone`` as for :func:`_instant`."""
     instants = {name: _instant(name, bound, zone) for name, bound in bounds.items()}
     return query.where(condition.format(**instants), **_bound_values(**bounds))
+
+
+def _is_top(arrangement: Arrangement) -> bool:
+    """Whether the rows with most traffic are asked for."""
+    return arrangement.limit is not None and arrangement.by == TRAFFIC and arrangement.descending
 
 
 def _arranged(

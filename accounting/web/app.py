@@ -50,6 +50,7 @@ def create_app(
         servers=[{"url": root_path}] if root_path else None,
     )
     app.state.database = database
+    app.state.statement_totals = {}
     app.state.log_ins = LogIns(database, now=now) if log_in else None
     api.add_routes(app, API_PREFIX)
     pages.add_routes(app)

@@ -214,13 +214,24 @@ SELECT s.source, re.realm, u.username, u.starts_at, b.ends_at,
     sum(u.peer_sent_packets) AS peer_sent_packets,
     sum(u.peer_sent_bytes) AS peer_sent_bytes
 FROM (
-    SELECT e.source_id, h.realm_id, coalesce(n.username, '') AS username, h.starts_at,
+    SELECT h.source_id, h.realm_id, coalesce(n.username, '') AS username, h.starts_at,
         h.received_packets, h.received_bytes, h.sent_packets, h.sent_bytes,
         h.peer_received_packets, h.peer_received_bytes, h.peer_sent_packets, h.peer_sent_bytes
-    FROM accounting.session_hours h
-    JOIN accounting.sessions e USING (session_id, user_key)
+    FROM (
+        SELECT source_id, realm_id, user_key, username_key, single_hour AS starts_at,
+            received_packets, received_bytes, sent_packets, sent_bytes,
+            peer_received_packets, peer_received_bytes, peer_sent_packets, peer_sent_bytes
+        FROM accounting.sessions
+        WHERE NOT confirmed AND single_hour IS NOT NULL
+        UNION ALL
+        SELECT e.source_id, u.realm_id, u.user_key, e.username_key, u.starts_at,
+            u.received_packets, u.received_bytes, u.sent_packets, u.sent_bytes,
+            u.peer_received_packets, u.peer_received_bytes, u.peer_sent_packets, u.peer_sent_bytes
+        FROM accounting.session_usage u
+        JOIN accounting.sessions e USING (session_id, user_key)
+        WHERE NOT u.confirmed
+    ) h
     LEFT JOIN accounting.usernames n USING (username_key, user_key)
-    WHERE NOT h.confirmed
     UNION ALL
     SELECT source_id, realm_id, '', starts_at,
         received_packets, received_bytes, sent_packets, sent_bytes,
@@ -486,7 +497,8 @@ GRANT EXECUTE ON FUNCTION reporting.known_realms()
 -- of a username is all of it, a side of a realm's separator, or '' where it is all digits. In a name
 -- with escaped bytes a separator may stand within an escape; those names are looked up one by one.
 CREATE FUNCTION reporting.possible_user_keys(of_user text) RETURNS SETOF uuid
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off AS $$
     SELECT u.user_key
     FROM (
         SELECT of_user AS user_id
@@ -550,49 +562,6 @@ COMMENT ON FUNCTION reporting.known_users(text, text) IS
     'in all realms';
 REVOKE ALL ON FUNCTION reporting.known_users(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.known_users(text, text)
-    TO turn_accounting_reader, turn_accounting_writer;
-
--- The users with most traffic in a month of a realm, first those with most. Hours that are not folded
--- yet are added for those users only who have any, so that no other user's hours are looked up.
-CREATE FUNCTION reporting.top_users(of_realm text, month_at timestamptz, most integer)
-RETURNS SETOF uuid
-LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 20 SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    m record;
-BEGIN
-    SELECT b.realm_id, b.starts_at, b.ends_at,
-        greatest(b.starts_at, f.folded_until) AS open_from
-    INTO m
-    FROM accounting.realms r
-    JOIN accounting.buckets b
-        ON b.realm_id = r.realm_id AND b.level = 'month' AND b.starts_at = month_at
-    JOIN accounting.fold_watermarks f ON f.realm_id = r.realm_id
-    WHERE r.realm = of_realm;
-    RETURN QUERY
-    SELECT c.user_key
-    FROM (
-        (SELECT u.user_key, u.received_bytes + u.sent_bytes AS folded, NULL::numeric AS whole
-        FROM accounting.user_usage_monthly u
-        WHERE u.realm_id = m.realm_id AND u.starts_at = m.starts_at
-        ORDER BY u.received_bytes + u.sent_bytes DESC, u.user_key
-        LIMIT 2 * most)
-        UNION ALL
-        SELECT h.user_key, 0, sum(h.received_bytes + h.sent_bytes) + coalesce((
-            SELECT u.received_bytes + u.sent_bytes FROM accounting.user_usage_monthly u
-            WHERE u.user_key = h.user_key AND u.starts_at = m.starts_at), 0)
-        FROM accounting.user_usage_hourly h
-        WHERE h.realm_id = m.realm_id AND h.starts_at >= m.open_from AND h.starts_at < m.ends_at
-        GROUP BY h.user_key
-    ) c
-    GROUP BY c.user_key
-    ORDER BY coalesce(max(c.whole), max(c.folded)) DESC, c.user_key
-    LIMIT most;
-END
-$$;
-COMMENT ON FUNCTION reporting.top_users(text, timestamptz, integer) IS
-    'The users with most traffic in a month of a realm, at most so many';
-REVOKE ALL ON FUNCTION reporting.top_users(text, timestamptz, integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION reporting.top_users(text, timestamptz, integer)
     TO turn_accounting_reader, turn_accounting_writer;
 
 CREATE FUNCTION reporting.erased_users(user_keys uuid[]) RETURNS SETOF uuid
@@ -872,27 +841,47 @@ GRANT EXECUTE ON FUNCTION reporting.session_page(
 ) TO turn_accounting_reader, turn_accounting_writer;
 
 -- The users on a page of the usage of a realm's hour, day or month, in the order of their names. The
--- views would add up the hours that are not folded yet of every user before they sort.
+-- views would add up the hours that are not folded yet of every user before they sort. Where many
+-- have usage, it reads along the index of names until the page is full; else it sorts these few.
 CREATE FUNCTION reporting.usage_page(
     per text, of_realm text, bucket_starts_at timestamptz, after_user text, after_key uuid,
     most integer
 )
 RETURNS SETOF uuid
 LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp
-SET plan_cache_mode = force_custom_plan AS $$
+SET plan_cache_mode = force_custom_plan SET enable_seqscan = off AS $$
 DECLARE
     table_name text := CASE per WHEN 'hour' THEN 'user_usage_hourly' WHEN 'day'
         THEN 'user_usage_daily' WHEN 'month' THEN 'user_usage_monthly' END;
+    number integer := (SELECT r.realm_id FROM accounting.realms r WHERE r.realm = of_realm);
+    many constant integer := 2000;
+    counted integer;
 BEGIN
-    RETURN QUERY EXECUTE format($query$
-        SELECT d.user_key
-        FROM accounting.realms r
-        JOIN accounting.%I d ON d.realm_id = r.realm_id AND d.starts_at = $2
-        LEFT JOIN accounting.users u ON u.user_key = d.user_key AND u.realm_id = d.realm_id
-        WHERE r.realm = $1
-            AND ($3 IS NULL OR (u.user_id, d.user_key) > ($3, $4))
-        ORDER BY u.user_id, d.user_key LIMIT $5
-    $query$, table_name) USING of_realm, bucket_starts_at, after_user, after_key, most;
+    EXECUTE format($query$
+        SELECT count(*) FROM (SELECT FROM accounting.%I d
+            WHERE d.realm_id = $1 AND d.starts_at = $2 LIMIT $3) s
+    $query$, table_name) INTO counted USING number, bucket_starts_at, many;
+    IF counted < many THEN
+        RETURN QUERY EXECUTE format($query$
+            SELECT d.user_key
+            FROM accounting.%I d
+            LEFT JOIN accounting.users u ON u.user_key = d.user_key AND u.realm_id = d.realm_id
+            WHERE d.realm_id = $1 AND d.starts_at = $2
+                AND ($3 IS NULL OR (u.user_id, d.user_key) > ($3, $4))
+            ORDER BY u.user_id, d.user_key LIMIT $5
+        $query$, table_name) USING number, bucket_starts_at, after_user, after_key, most;
+    ELSE
+        RETURN QUERY EXECUTE format($query$
+            SELECT u.user_key
+            FROM accounting.users u CROSS JOIN LATERAL (
+                SELECT FROM accounting.%I d
+                WHERE d.user_key = u.user_key AND d.starts_at = $2 AND d.realm_id = $1 OFFSET 0
+            ) d
+            WHERE u.realm_id = $1 AND u.user_id >= coalesce($3, '')
+                AND ($3 IS NULL OR (u.user_id, u.user_key) > ($3, $4))
+            ORDER BY u.user_id, u.user_key LIMIT $5
+        $query$, table_name) USING number, bucket_starts_at, after_user, after_key, most;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION reporting.usage_page(text, text, timestamptz, text, uuid, integer) IS
@@ -901,6 +890,86 @@ COMMENT ON FUNCTION reporting.usage_page(text, text, timestamptz, text, uuid, in
 REVOKE ALL ON FUNCTION reporting.usage_page(text, text, timestamptz, text, uuid, integer)
     FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION reporting.usage_page(text, text, timestamptz, text, uuid, integer)
+    TO turn_accounting_reader, turn_accounting_writer;
+
+-- The hours with unattributed usage, so that lists and charts read the names of few or of none.
+CREATE FUNCTION reporting.unattributed_hours(
+    of_realm text, from_at timestamptz, to_at timestamptz
+)
+RETURNS TABLE (hour_starts_at timestamptz, bytes numeric)
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1000 SET search_path = pg_catalog, pg_temp
+SET max_parallel_workers_per_gather = 0 AS $$
+    SELECT h.starts_at, sum(h.bytes)
+    FROM accounting.realms r CROSS JOIN LATERAL (
+        SELECT e.single_hour, e.received_bytes + e.sent_bytes
+        FROM accounting.sessions e
+        WHERE e.realm_id = r.realm_id AND NOT e.confirmed AND e.single_hour IS NOT NULL
+            AND e.single_hour >= coalesce(from_at, '-infinity')
+            AND e.single_hour < coalesce(to_at, 'infinity')
+        UNION ALL
+        SELECT u.starts_at, u.received_bytes + u.sent_bytes
+        FROM accounting.session_usage u
+        WHERE u.realm_id = r.realm_id AND NOT u.confirmed
+            AND u.starts_at >= coalesce(from_at, '-infinity')
+            AND u.starts_at < coalesce(to_at, 'infinity')
+        UNION ALL
+        SELECT p.starts_at, p.received_bytes + p.sent_bytes
+        FROM accounting.pruned_usage p
+        WHERE p.realm_id = r.realm_id
+            AND p.starts_at >= coalesce(from_at, '-infinity')
+            AND p.starts_at < coalesce(to_at, 'infinity')
+    ) h (starts_at, bytes)
+    WHERE of_realm IS NULL OR r.realm = of_realm
+    GROUP BY h.starts_at
+$$;
+COMMENT ON FUNCTION reporting.unattributed_hours(text, timestamptz, timestamptz) IS
+    'The hours of a span in which a realm, or any for null, has unattributed usage, and its bytes '
+    'received and sent';
+REVOKE ALL ON FUNCTION reporting.unattributed_hours(text, timestamptz, timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.unattributed_hours(text, timestamptz, timestamptz)
+    TO turn_accounting_reader, turn_accounting_writer;
+
+-- The users with most traffic in some buckets, each of a realm. It sums two columns, and leaves the
+-- names and all else of those few to the views.
+CREATE FUNCTION reporting.top_users(
+    per text, of_realms text[], buckets_start_at timestamptz[], most integer
+)
+RETURNS TABLE (top_user_key uuid, top_starts_at timestamptz)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_custom_plan SET enable_seqscan = off AS $$
+DECLARE
+    usage text := CASE per WHEN 'hour' THEN 'user_usage_hourly' WHEN 'day' THEN 'user_usage_daily'
+        ELSE 'user_usage_monthly' END;
+BEGIN
+    RETURN QUERY EXECUTE format(
+        'WITH wanted AS MATERIALIZED ('
+        '    SELECT r.realm_id, b.starts_at, b.ends_at,'
+        '        CASE WHEN $3 = ''hour'' THEN ''infinity'' ELSE f.folded_until END AS folded_until'
+        '    FROM unnest($1, $2) w (realm, starts_at)'
+        '    JOIN accounting.realms r ON r.realm = w.realm'
+        '    JOIN accounting.buckets b ON b.realm_id = r.realm_id AND b.level = $3'
+        '        AND b.starts_at = w.starts_at'
+        '    JOIN accounting.fold_watermarks f ON f.realm_id = r.realm_id'
+        '), traffic AS ('
+        '    SELECT u.user_key, w.starts_at, u.received_bytes + u.sent_bytes AS bytes'
+        '    FROM wanted w JOIN accounting.%I u'
+        '        ON u.realm_id = w.realm_id AND u.starts_at = w.starts_at'
+        '    UNION ALL'
+        '    SELECT h.user_key, w.starts_at, h.received_bytes + h.sent_bytes'
+        '    FROM wanted w JOIN accounting.user_usage_hourly h ON h.realm_id = w.realm_id'
+        '        AND h.starts_at >= greatest(w.starts_at, w.folded_until)'
+        '        AND h.starts_at < w.ends_at'
+        ')'
+        ' SELECT user_key, starts_at FROM traffic GROUP BY user_key, starts_at'
+        ' ORDER BY accounting.bigint_sum(bytes) DESC FETCH FIRST $4 ROWS WITH TIES', usage)
+    USING of_realms, buckets_start_at, per, most;
+END
+$$;
+COMMENT ON FUNCTION reporting.top_users(text, text[], timestamptz[], integer) IS
+    'The users with most traffic in hours, days or months of realms, at most so many, and those '
+    'with as much as the last';
+REVOKE ALL ON FUNCTION reporting.top_users(text, text[], timestamptz[], integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.top_users(text, text[], timestamptz[], integer)
     TO turn_accounting_reader, turn_accounting_writer;
 
 -- The reports of a session. They have no key, so that it reads all reports of the session's time, in

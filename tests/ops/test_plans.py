@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import psycopg
@@ -20,6 +21,11 @@ from accounting.ops.monitoring.status_queries import read_database_status
 from accounting.ops.registry import JOBS
 from accounting.reporting.live import MOST_REPORTS, LiveReader
 from accounting.reporting.reader import Reader
+from accounting.web.app import create_app
+from benchmarks.scale import QUICK
+from benchmarks.web_books import LARGEST_REALM, fill
+from benchmarks.web_routes import route_names, route_paths
+from tests.support.asgi import request
 from tests.support.books import Books
 from tests.support.coturn_messages import FakeAllocation
 
@@ -336,3 +342,25 @@ def test_top_reads_few_of_a_hundred_thousand_live_sessions(books: Books) -> None
         assert rows["sessions_open"] <= summed + 1_000
     assert len(state.sessions) >= 100
     plans.close()
+
+
+def test_no_page_and_no_answer_of_the_api_scans_a_growing_table(
+    books: Books, unfilled_plans: Plans
+) -> None:
+    fill(books.url(), replace(QUICK, web_users=5_000))
+    plans = unfilled_plans
+    with plans.reader.transaction() as connection:
+        connection.add_notice_handler(plans._noticed)
+    app = create_app(plans.reader)
+    names = route_names(books.url(), LARGEST_REALM)
+    scans = []
+    for name, path in route_paths(names).items():
+        plans.statements.clear()
+        request(app, path)
+        assert plans.statements or name == "openapi"
+        scans += [
+            f"{name}: {scan}"
+            for scan in plans.growing_table_scans()
+            if not scan.startswith("adjustments: ")  # of which this realm has a third
+        ]
+    assert scans == []

@@ -1,5 +1,6 @@
 """Every page over HTTP: what it says of fixed books, hostile names, links, and its size."""
 
+import gzip
 import json
 import re
 from collections import Counter
@@ -529,6 +530,19 @@ def test_every_link_that_a_customer_is_shown_leads_somewhere(site: Site, user: s
     everywhere = {"user", "sessions", "session", "statement"}
     assert kinds == everywhere | (set() if user else {"", "realm", "periods"})
     assert not any("example.net" in page.text for page in pages.values())
+
+
+def test_a_page_is_compressed_for_clients_that_can_read_it(site: Site) -> None:
+    plain = site.get("/periods")
+    assert "content-encoding" not in plain.headers
+    for accepted in ("gzip", "deflate, gzip;q=0.5", "br, gzip"):
+        answer = site.web.get("/periods", Accept_Encoding=accepted)
+        assert answer.headers["content-encoding"] == "gzip"
+        assert answer.headers["vary"] == "Accept-Encoding"
+        assert gzip.decompress(answer.body) == plain.body
+        assert len(answer.body) < len(plain.body) / 2
+    for refused in ("identity", "gzip;q=0", "gzip; q=0.0, br"):
+        assert site.web.get("/periods", Accept_Encoding=refused).body == plain.body
 
 
 def test_no_page_has_scripts_or_styles_of_its_own(site: Site) -> None:

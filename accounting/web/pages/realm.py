@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from accounting.reporting import overview, view_queries
-from accounting.reporting.view_queries import Arrangement
+from accounting.reporting.view_queries import TRAFFIC, Arrangement
 from accounting.web import html
 from accounting.web.pages.page_books import PageBooks, PageBooksDependency
 from accounting.web.pages.usage_chart import SPANS, Row, now_and_before, span_of, with_unattributed
@@ -66,6 +66,14 @@ def _top_users(books: PageBooks, realm: str, month: Row | None) -> dict[str, Any
     """The users with most traffic in the month that is now."""
     users: list[Row] = []
     if month is not None:
-        query = overview.top_users(realm, month["starts_at"], TOP_USERS)
+        query = view_queries.usage(
+            by="user",
+            per="month",
+            realm=realm,
+            user_key=books.user_key(None),
+            since=month["starts_at"],
+            until=month["ends_at"],
+            arrangement=Arrangement(by=TRAFFIC, descending=True, limit=TOP_USERS),
+        )
         users = books.rows(query, by_user=True)
     return {"users": users, "erased": books.erased(users)}

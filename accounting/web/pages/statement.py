@@ -24,6 +24,7 @@ from accounting.web.render import page
 
 SHOWN_LINES: Final = 100
 SHOWN_ADJUSTMENTS: Final = 50
+KEPT_TOTALS: Final = 1000
 IN_MEMORY: Final = 1 << 20
 """A file that is larger waits on disk until it is sent."""
 MEDIA_TYPES: Final = {
@@ -45,9 +46,9 @@ def statement_page(
     if row["state"] != "closed":
         return page(request, "statement_open.html", realm=realm, period=row)
     most = Arrangement(by=TRAFFIC, descending=True, limit=SHOWN_LINES)
-    query = view_queries.statements(realm, day, arrangement=most)
+    own_key = books.user_key(None)
+    query = view_queries.statements(realm, day, user_key=own_key, arrangement=most)
     lines = books.rows(query, by_user=True)
-    totals = books.sums(query, statement_totals, by_user=True)
     adjustments = {
         by: books.rows(
             view_queries.adjustments(
@@ -64,7 +65,7 @@ def statement_page(
         realm=realm,
         period=row,
         lines=lines,
-        totals=totals,
+        totals=_totals(request, books, row),
         adjustments=adjustments["period"],
         posted=adjustments["posted_in"],
         erased=books.erased([*lines, *adjustments["period"], *adjustments["posted_in"]]),
@@ -105,6 +106,23 @@ def download(
             "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
         },
     )
+
+
+def _totals(request: Request, books: PageBooks, period: Row) -> Row:
+    """The totals of a statement. They never change, so that those of a whole one are kept."""
+    user_key = books.user_key(None)
+    query = view_queries.statements(period["realm"], period["period"], user_key=user_key)
+    if user_key is not None:
+        return books.sums(query, statement_totals, by_user=True)
+    kept: dict[tuple[object, ...], Row] = request.app.state.statement_totals
+    key = period["realm"], period["period"], period["closed_at"]
+    totals = kept.get(key)
+    if totals is None:
+        totals = books.sums(query, statement_totals, by_user=True)
+        if len(kept) >= KEPT_TOTALS:
+            kept.clear()
+        kept[key] = totals
+    return totals
 
 
 def _sent(file: IO[bytes]) -> Iterator[bytes]:
