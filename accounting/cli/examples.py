@@ -130,6 +130,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
         "turn-accounting realm set example.com --time-zone Europe/Berlin --anchor-day 15",
         "turn-accounting realm set example.com --username-rule rest --separator :",
     ),
+    "realm remove": (
+        "turn-accounting realm remove exmaple.org",
+        "turn-accounting realm remove 'my test'",
+    ),
     "source list": (
         "turn-accounting source list",
         "turn-accounting source list --json",

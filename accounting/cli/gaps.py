@@ -1,6 +1,6 @@
 """The command ``gaps``: when messages may have been lost before they reached the books."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -16,7 +16,7 @@ from accounting.cli.terminal_text import RED
 from accounting.domain.gap_causes import cause_in_words
 from accounting.domain.human_text import minute
 from accounting.reporting import view_queries
-from accounting.reporting.completeness import not_captured_in
+from accounting.reporting.completeness import NotCaptured, not_captured_in
 from accounting.reporting.filters import time_span
 from accounting.reporting.view_queries import LENGTH
 
@@ -44,15 +44,18 @@ def gaps(
     without an offset are UTC. A gap begins at the last time until which all is
     proved to be stored, so it need not have lost anything; and a session's
     total often restores what it lost. --top N and --sort time: the longest.
-    People get 100 gaps, or --limit; programs get all. A source that nobody captures
-    now has a line on standard error: its gap is recorded when a collector starts.
+    People get 100 gaps, or --limit, and a line on standard error for a source that
+    nobody captures now: its gap is recorded when a collector starts. Programs
+    get all, and find captured_until in `source list`.
 
     "Gaps" in docs/operations.md says what to do about each cause.
     """
     begin, end = time_span(since, until)
     settings = command_settings()
-    with open_reader(settings) as reader:
-        lapses = not_captured_in(reader, end, source)
+    lapses: Collection[NotCaptured] = []
+    if not form.for_programs:
+        with open_reader(settings) as reader:
+            lapses = not_captured_in(reader, end, source)
     listing = gap_listing(" (UTC)")
     write_query(
         settings,

@@ -81,7 +81,7 @@ COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the he
         ),
     },
     "Administer": {
-        "realm": CommandEntry("realms", "List and set the rules of realms."),
+        "realm": CommandEntry("realms", "List, set and remove the rules of realms."),
         "source": CommandEntry("sources", "List, rename, retire and reopen sources."),
         "config": CommandEntry(
             "diagnose", "Print the settings in force and where each comes from."

@@ -1,8 +1,9 @@
-"""The commands for the rules of realms: ``realm list|set``."""
+"""The commands for the rules of realms: ``realm list|set|remove``."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from datetime import date
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -18,12 +19,16 @@ from accounting.domain.realm_rules import RealmRule
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError, nearest_names, unknown_name
 
+if TYPE_CHECKING:
+    from accounting.identities.realm_rules import ChangedRules
+
 
 def register(app: typer.Typer) -> None:
     """Add the group ``realm``."""
-    group = typer.Typer(help="List and set the rules of realms.", no_args_is_help=True)
+    group = typer.Typer(help="List, set and remove the rules of realms.", no_args_is_help=True)
     group.command("list")(list_realms)
     group.command("set")(set_realm)
+    group.command("remove")(remove)
     app.add_typer(group, name="realm")
 
 
@@ -116,7 +121,9 @@ def set_realm(
     """Set some rules of a realm; its other rules stay.
 
     The new rules hold from the first midnight after all usage that is
-    accounted, or from a later day.
+    accounted, or from a later day. A new time zone ends the month, and the
+    billing period, that run then: `usage` lists the parts of such a month
+    apart.
     """
     from accounting.identities.realm_rules import set_rule
     from accounting.ops import service
@@ -148,8 +155,41 @@ def set_realm(
     if not changed.has_usage:
         others = f": {nearest_names(name, changed.others)}" if changed.others else ""
         write_message(f"new realm '{name}', of which no session has come yet{others}")
+        write_message(f"to take it back: turn-accounting realm remove {shlex.quote(name)}")
     for span, rule in _spans(changed.rules):
         write_message(f"realm '{name}' {span}: {_in_words(rule)}")
+    for sentence in _cuts(changed):
+        write_message(sentence)
+
+
+def _cuts(changed: "ChangedRules") -> Iterator[str]:
+    """What a change ends at once."""
+    if (period := changed.cut_period) and changed.uncut_end is not None:
+        yield (
+            f"the period {period.first_day} ends at {_time_text(period.ends_at, period.time_zone)} "
+            f"instead of {_time_text(changed.uncut_end, period.time_zone)}"
+        )
+    if month := changed.cut_month:
+        end = _time_text(month.ends_at, month.time_zone)
+        name = f"{from_micros(month.starts_at).astimezone(time_zone(month.time_zone)):%Y-%m}"
+        yield f"the month {name} is cut at {end}: usage lists its parts apart"
+
+
+def _time_text(time: int, zone: str) -> str:
+    return f"{from_micros(time).astimezone(time_zone(zone)):%Y-%m-%d %H:%M} {zone}"
+
+
+def remove(name: RealmName) -> None:
+    """Remove a realm that was set by mistake, and its rules.
+
+    Only one of which nothing was ever reported: what has sessions, usage or
+    periods stays, and a realm that tokens read.
+    """
+    from accounting.identities.realm_rules import remove_realm
+
+    with writer_engine(command_settings()) as engine:
+        remove_realm(engine, name)
+    write_message(f"realm '{name}' is removed")
 
 
 def _spans(rules: Sequence[RealmRule]) -> Iterator[tuple[str, RealmRule]]:

@@ -20,6 +20,7 @@ from accounting.cli.resources import command_settings
 from accounting.cli.rows import BYTE_COLUMNS, NOW, ListForm, Listing, write_query
 from accounting.cli.table import Column, Kind
 from accounting.cli.terminal_text import GREEN, YELLOW
+from accounting.domain.calendar import Bucket, BucketLength, is_cut_bucket, to_micros
 from accounting.domain.human_text import bucket_start, minute, short_time
 from accounting.domain.session_ids import short_session_id
 from accounting.errors import UsageError
@@ -89,7 +90,8 @@ def usage(
 
     Times without an offset are in the realm's time zone. A month or day that --since
     or --until cuts counts from there on, or up to there. A time with an offset
-    cuts none: buckets are listed whole that begin in the span. "peak" of a realm
+    cuts none: buckets are listed whole that begin in the span. A month or day in
+    which the realm's time zone changed has a row for each part, from and to. "peak" of a realm
     is the most sessions that were open at once; of a day or month, in an hour.
     "est." is how much of the traffic is of estimated sessions: reports were lost,
     and their bytes are known from totals only.
@@ -124,6 +126,11 @@ def usage_listing(subject: str, length: str, *, is_cut: bool = False) -> Listing
     ``is_cut``: some may be parts of buckets, so that each row says what it spans.
     """
     span = {"starts_at": "from", "ends_at": "to"} if is_cut else {"starts_at": length}
+
+    def of_rows(listing: Listing, rows: Sequence[Mapping[str, Any]]) -> Listing:
+        cut_rows = any(_is_cut(row, length) for row in rows)
+        return usage_listing(subject, length, is_cut=True) if cut_rows else listing
+
     plain = {
         **span,
         "realm": "realm",
@@ -165,7 +172,18 @@ def usage_listing(subject: str, length: str, *, is_cut: bool = False) -> Listing
         aliases={length: "starts_at"},
         summed=USAGE_SUMS,
         sum_fields=USAGE_FIELDS,
+        of_rows=of_rows,
     )
+
+
+def _is_cut(row: Mapping[str, Any], length: str) -> bool:
+    """Whether a change of the realm's time zone cuts this bucket."""
+    bucket = Bucket(
+        starts_at=to_micros(row["starts_at"]),
+        ends_at=to_micros(row["ends_at"]),
+        time_zone=row["time_zone"],
+    )
+    return is_cut_bucket(BucketLength(length), bucket)
 
 
 def _estimated_share(row: Mapping[str, Any]) -> str:

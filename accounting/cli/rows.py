@@ -84,6 +84,7 @@ class Listing:
     aliases: Mapping[str, str] = field(default_factory=dict)
     default_limit: int | None = None
     legend: Callable[[Sequence[Row]], str] = lambda _rows: ""
+    of_rows: Callable[["Listing", Sequence[Row]], "Listing"] = lambda listing, _rows: listing
 
     def arrangement(self, form: ListForm) -> Arrangement:
         """The order and the limit that were asked for. Raises UsageError for an unknown column."""
@@ -210,6 +211,7 @@ def _write_for_people(
     all_sums: Row | None,
     now: datetime | None,
 ) -> None:
+    listing = listing.of_rows(listing, rows)
     if not sys.stdout.isatty():
         headings = {name: name for name in rows[0]} if form.wide else listing.plain
         write_table("", rows, headings, empty=listing.empty)

@@ -109,6 +109,12 @@ class Calendar:
         return hours
 
 
+def is_cut_bucket(length: BucketLength, bucket: Bucket) -> bool:
+    """Whether a bucket begins or ends at a change of the time zone instead of its own border."""
+    span = _SPANS[length](time_zone(bucket.time_zone), bucket.starts_at)
+    return span != (bucket.starts_at, bucket.ends_at)
+
+
 def _offset(zone: ZoneInfo, time: int) -> int:
     offset = from_micros(time).astimezone(zone).utcoffset()
     assert offset is not None

@@ -60,6 +60,13 @@ ORDER BY t.place;
 -- also those of new sources. Does not block readers.
 LOCK TABLE accounting.sources IN EXCLUSIVE MODE;
 
+-- name: live_tokens_of_realm
+-- The numbers of the tokens that read a realm or a user of it.
+SELECT number FROM access.tokens
+WHERE realm = :realm AND revoked_at IS NULL
+    AND (expires_at IS NULL OR expires_at > accounting.database_now())
+ORDER BY number;
+
 -- name: accounted_until
 -- Up to when usage of a realm may be accounted: the latest time that was received, settled or billed, or
 -- the database's now. Null for a realm without usage.

@@ -92,6 +92,19 @@ def insert_rule(connection: Connection, realm_id: int, rule: RealmRule) -> None:
     )
 
 
+def remove_realm(connection: Connection, realm_id: int) -> None:
+    """Delete a realm without usage, and its rules."""
+    connection.execute(delete(realm_rules).where(realm_rules.c.realm_id == realm_id))
+    connection.execute(delete(realms).where(realms.c.realm_id == realm_id))
+
+
+def live_tokens(connection: Connection, realm: str) -> list[int]:
+    """The numbers of the tokens that read a realm, by its name in the views."""
+    return list(
+        connection.execute(_QUERIES.text("live_tokens_of_realm"), {"realm": realm}).scalars()
+    )
+
+
 def replace_rules(connection: Connection, realm_id: int, rules: RealmRules) -> None:
     """Replace all rules of a realm."""
     connection.execute(delete(realm_rules).where(realm_rules.c.realm_id == realm_id))

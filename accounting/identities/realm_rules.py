@@ -5,7 +5,7 @@ So each report, session and hour has the same rule whenever it is computed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -13,7 +13,15 @@ from sqlalchemy import Engine
 
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
-from accounting.domain.calendar import TIME_MIN, first_instant, from_micros
+from accounting.domain.calendar import (
+    TIME_MIN,
+    Bucket,
+    BucketLength,
+    first_instant,
+    from_micros,
+    is_cut_bucket,
+)
+from accounting.domain.periods import PeriodBounds, periods
 from accounting.domain.realm_rules import RealmRule, RealmRules
 from accounting.domain.text_escaping import unescape
 from accounting.domain.time_zones import time_zone
@@ -22,6 +30,7 @@ from accounting.identities import realm_queries
 from accounting.identities.bucket_queries import redraw_buckets
 from accounting.identities.time_zone_check import check_time_zone
 from accounting.identities.writer_locks import lock_out_settling_and_loaders
+from accounting.plurals import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +39,16 @@ class ChangedRules:
 
     ``rules``: in order: the one before the change, if there is one, and all from there on.
     ``has_usage``: whether the realm has any. ``others``: the names of the other realms.
+    ``cut_month``: the month that ends where the change begins, and not at its own border.
+    ``cut_period``: that period which the change ends elsewhere, and ``uncut_end``, where it ended.
     """
 
     rules: Sequence[RealmRule]
     has_usage: bool
     others: frozenset[str]
+    cut_month: Bucket | None = None
+    cut_period: PeriodBounds | None = None
+    uncut_end: int | None = None
 
 
 def set_rule(
@@ -79,11 +93,53 @@ def set_rule(
             # The current day and month may end elsewhere now.
             redraw_buckets(connection, realm_id, changed.calendar, accounted_until)
         before = [rule for rule in changed.rules if rule.holds_from < start]
-        return ChangedRules(
+        result = ChangedRules(
             rules=(*before[-1:], *changed.rules[len(before) :]),
             has_usage=accounted_until is not None,
             others=frozenset(ids) - {realm},
         )
+        return result if start == TIME_MIN else _with_cuts(result, rules, changed, start)
+
+
+def _with_cuts(
+    result: ChangedRules, rules: RealmRules, changed: RealmRules, start: int
+) -> ChangedRules:
+    """Add what a change ends that runs until it begins."""
+    last = start - 1
+    month = changed.calendar.bucket(BucketLength.MONTH, last)
+    is_cut = month.ends_at == start and is_cut_bucket(BucketLength.MONTH, month)
+    [old_period] = periods(rules, last, last)
+    [period] = periods(changed, last, last)
+    return replace(
+        result,
+        cut_month=month if is_cut else None,
+        cut_period=period if period.ends_at != old_period.ends_at else None,
+        uncut_end=old_period.ends_at,
+    )
+
+
+def remove_realm(engine: Engine, realm: str) -> None:
+    """Remove a realm of which nothing was reported, and its rules.
+
+    Waits as :func:`set_rule` does. Raises UsageError for an unknown realm, and for one that has
+    users, usage, periods or tokens.
+    """
+    with lost_connections(), engine.begin() as connection:
+        # Nobody resolves or accounts names of a realm until the commit.
+        lock(connection, "rollup")
+        lock_out_settling_and_loaders(connection)
+        realm_id = realm_queries.find_realm(connection, realm)
+        if realm_queries.accounted_until(connection, realm_id) is not None:
+            raise UsageError(
+                f"realm {realm!r} has sessions or usage, and stays: only a realm of which nothing "
+                "was ever reported can be removed"
+            )
+        if tokens := realm_queries.live_tokens(connection, realm):
+            raise UsageError(
+                f"realm {realm!r} is read by {counted(len(tokens), 'token')}: revoke them "
+                f"before, as with `turn-accounting token revoke {tokens[0]}`"
+            )
+        realm_queries.remove_realm(connection, realm_id)
 
 
 def _start(

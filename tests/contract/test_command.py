@@ -281,6 +281,7 @@ def test_rules_of_a_realm_without_usage_hold_from_the_beginning(books: Books) ->
     assert code == 0
     assert message == (
         "turn-accounting: new realm 'new.example', of which no session has come yet\n"
+        "turn-accounting: to take it back: turn-accounting realm remove new.example\n"
         "turn-accounting: realm 'new.example' always: time zone Asia/Kolkata, billing periods from "
         "day 1 of a month, grace 60 s, usernames auto with separator ':'\n"
     )
@@ -323,6 +324,18 @@ def test_rules_of_a_realm_with_usage_hold_from_the_next_midnight_of_its_zone(boo
     books.run_jobs()
     assert books.rows("user_usage_monthly", *columns) == before
     assert books.rows("user_usage_monthly", "ends_at") == [{"ends_at": midnight}]
+    # The month, and the period, that the change cuts.
+    end = f"{midnight:%Y-%m-%d %H:%M}"
+    assert message.endswith(
+        "turn-accounting: the period 2026-11-01 ends at 2026-12-01 05:00 UTC instead of "
+        "2026-12-01 00:00 UTC\n"
+        f"turn-accounting: the month 2026-11 is cut at {end} UTC: usage lists its parts apart\n"
+    )
+    headings, row, *_ = turn_accounting("usage", database_url=books.url(READER)).out.splitlines()
+    assert headings.split()[:3] == ["from", "to", "realm"]
+    assert row.split()[:4] == ["2026-11-01", "00:00:00+00", *f"{end}:00+00".split()]
+    by_hour = turn_accounting("usage", "--per", "hour", database_url=books.url(READER))
+    assert by_hour.out.split()[0] == "hour"
 
 
 def test_rules_are_refused_for_a_past_day_with_usage(books: Books) -> None:
@@ -345,6 +358,10 @@ def test_a_realm_that_may_be_misspelt_is_named_as_new(books: Books) -> None:
             "turn-accounting: new realm 'exampel.org', of which no session has come yet: did you "
             "mean 'example.org'?"
         )
+    words = message.splitlines()[1].partition("take it back: turn-accounting ")[2].split()
+    removed = turn_accounting(*words, database_url=books.url(WRITER))
+    assert (removed.code, removed.err) == (0, "turn-accounting: realm 'exampel.org' is removed\n")
+    assert turn_accounting(*words, database_url=books.url(WRITER)).code == 2
 
 
 def test_the_realm_without_a_name_has_rules_too(books: Books) -> None:

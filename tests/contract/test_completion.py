@@ -123,7 +123,7 @@ def test_completion_in_fish(shell_environment: dict[str, str]) -> None:
         check=True,
     )
     words = [line.split("\t")[0] for line in process.stdout.splitlines()]
-    assert words == ["usage", "list", "set", "day", "hour", "month"]
+    assert words == ["usage", "list", "remove", "set", "day", "hour", "month"]
 
 
 @pytest.mark.parametrize(

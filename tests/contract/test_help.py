@@ -21,6 +21,7 @@ from accounting.ops.registry import JOBS
 from accounting.sources.rename import rename_source
 from tests.support.books import WRITER, Books
 from tests.support.command import turn_accounting
+from tests.support.realm_rules import set_realm_rule
 from tests.support.sample_books import open_sample_books
 from tests.support.servers import PostgresServer, ValkeyServer
 
@@ -125,6 +126,8 @@ def test_the_examples_work(
         shutil.copy(RECORDINGS / f"{recording}-4.17.1.log", f"turn_2026-11-0{day}.log")
     with ValkeyServer() as valkey, open_sample_books(postgres_server, tmp_path / "books") as books:
         rename_source(books.engine, "second", "berlin")
+        for realm in ("exmaple.org", "my test"):  # to be removed
+            set_realm_rule(books, realm, anchor_day=15)
         Path("database-url").write_text(postgres_server.url(database=books.name))
         for path, examples in EXAMPLES.items():
             if path.split(" ")[0] not in SERVICES:

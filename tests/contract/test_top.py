@@ -328,7 +328,7 @@ def test_what_nobody_captures_is_said_before_a_gap_is_recorded(books: Books) -> 
     said = turn_accounting("gaps", database_url=url)
     assert (said.code, said.out) == (0, "No gap is recorded yet.\n")
     assert said.err == f"turn-accounting: source 'default': {lapse}\n"
-    assert turn_accounting("gaps", "--json", database_url=url).err == said.err
+    assert turn_accounting("gaps", "--json", database_url=url).err == ""  # a program reads times
     before = turn_accounting("gaps", "--until", "2026-11-02T12:01", database_url=url)
     assert (before.out, before.err) == ("No gaps.\n", "")
     previewed = turn_accounting(*preview, database_url=url).out

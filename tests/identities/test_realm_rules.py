@@ -19,8 +19,9 @@ from accounting.domain.calendar import TIME_MIN, from_micros
 from accounting.domain.identity import UsernameRule, billed_user
 from accounting.errors import LockHeld, UsageError
 from accounting.identities import realm_queries
-from accounting.identities.realm_rules import list_rules
+from accounting.identities.realm_rules import list_rules, remove_realm
 from accounting.sources import source_queries
+from accounting.web.access.tokens import create_token
 from tests.support.books import Books, cloned_database
 from tests.support.coturn_messages import FakeAllocation, run_jobs_at
 from tests.support.realm_rules import set_realm_rule
@@ -153,6 +154,28 @@ def test_rules_of_a_realm_without_usage_hold_from_the_beginning(books: Books) ->
     set_realm_rule(books, "unseen", grace_seconds=9, holds_from=date(2020, 2, 3))
     set_realm_rule(books, "unseen", grace_seconds=8)
     assert starts(books, "unseen") == [None]
+
+
+def test_a_realm_without_usage_is_removed(books: Books) -> None:
+    """One with a user, usage or a token stays; a removed one comes again with new rules."""
+    receive_session(books)
+    set_realm_rule(books, "unseen", time_zone="Asia/Tokyo")
+    create_token(books.engine, realm="unseen", days=None)
+    with pytest.raises(UsageError, match="is read by 1 token: revoke them before"):
+        remove_realm(books.engine, "unseen")
+    execute(books, "UPDATE access.tokens SET revoked_at = now()")
+    remove_realm(books.engine, "unseen")
+    assert starts(books, "unseen") == []
+    with pytest.raises(UsageError, match="no realm 'unseen' is known"):
+        remove_realm(books.engine, "unseen")
+    with pytest.raises(UsageError, match="has sessions or usage, and stays"):
+        remove_realm(books.engine, REALM)
+    bob = FakeAllocation(books, realm="unseen", allocation=2)
+    bob.interim(HOUR + 1, 1, 100, 0, 0)  # unauthenticated
+    run_jobs_at(books, HOUR + 2)
+    assert [rule["time_zone"] for rule in list_rules(books.engine, "unseen")] == ["UTC"]
+    with pytest.raises(UsageError, match="has sessions or usage, and stays"):
+        remove_realm(books.engine, "unseen")
 
 
 def test_a_change_of_another_kind_holds_through_rules_that_begin_later(books: Books) -> None:

@@ -13,12 +13,13 @@ from accounting.audit.verify import verify
 from accounting.capture.spool.records import RawKeySighting
 from accounting.errors import ConnectionLost
 from accounting.identities.erase import erase
-from accounting.identities.realm_rules import set_rule
+from accounting.identities.realm_rules import remove_realm, set_rule
 from accounting.ingest.batch import Batch, StaleBatch
 from accounting.ingest.loader import Loader
 from tests.support.books import Books, channel
 from tests.support.coturn_messages import FakeAllocation
 from tests.support.crash_injection import CrashInjector, crashing_engine, run_through_crashes
+from tests.support.realm_rules import set_realm_rule
 from tests.support.scenario_player import all_rows, restarted_loader
 from tests.support.truncate import empty_database
 
@@ -202,6 +203,10 @@ def load_with_another_loader(books: Books) -> None:
     assert restarted_loader(books).load(2) == 2
 
 
+def remove_unused_realm(books: Books) -> None:
+    remove_realm(books.engine, "unused")
+
+
 def add_gap(books: Books) -> None:
     books.query(
         "INSERT INTO accounting.capture_gaps (source_id, token, gap, epoch, position, from_at,"
@@ -217,12 +222,14 @@ def add_gap(books: Books) -> None:
         change_grace,
         rebuild_sessions,
         load_with_another_loader,
+        remove_unused_realm,
         add_gap,
     ],
 )
 def test_a_batch_is_dropped_when_what_it_was_folded_against_has_changed(
     books: Books, change: Callable[[Books], object]
 ) -> None:
+    set_realm_rule(books, "unused", grace_seconds=5)
     alice = FakeAllocation(books)
     alice.new(0)
     for second in range(1, 12):
