@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
@@ -22,6 +22,7 @@ from tests.support.service import SERVICE, Service
 pytestmark = pytest.mark.needs_chromium
 
 IMAGE: Final = "<img src=x onerror=alert(1)>"
+QUOTED: Final = f'">{IMAGE}'
 BOLD: Final = "<b>realm<b>"
 ARABIC: Final = "\u0645\u0633\u062a\u062e\u062f\u0645"
 TURNED: Final = "abc\u202efdp.exe"
@@ -313,6 +314,19 @@ def test_a_hostile_name_is_text(browser: Browser, site: Site) -> None:
         page.get_by_role("link", name=BOLD, exact=True).click()
         expect(page.get_by_role("heading", level=1)).to_have_text(BOLD)
         assert complaints == []
+
+
+def test_a_hostile_parameter_is_text(browser: Browser, site: Site) -> None:
+    with browser.new_context(viewport=DESKTOP) as context:
+        page, complaints = open_page(context, site.address)
+        page.goto(f"{site.address}/sessions?{urlencode({'since': QUOTED})}")
+        expect(page.get_by_label("Open since")).to_have_value(QUOTED)
+        for name in ("since", "user", "realm"):
+            page.goto(f"{site.address}/sessions?{urlencode({name: QUOTED})}")
+            expect(page.locator("main")).to_contain_text(QUOTED)
+            assert page.locator("img").count() == 0
+        refusals = re.compile("400|404")  # the names are unknown, and the time is none
+        assert [text for text in complaints if not refusals.search(text)] == []
 
 
 def test_everything_but_charts_works_without_scripts(browser: Browser, site: Site) -> None:
