@@ -120,12 +120,29 @@ def _selection(
     return Selection(kind=kind, realm=realm, period=period, **others)
 
 
+def _check_directory(output: Path) -> None:
+    """Refuse what would be a file: the names of files say what they contain."""
+    is_named_as_file = output.suffix in {f".{format_}" for format_ in ExportFormat}
+    try:
+        if output.is_dir() or not (output.exists() or is_named_as_file):
+            return
+    except OSError:
+        return  # whoever writes there says what is wrong
+    redirection = f", or leave --output out and redirect: > {output}"
+    raise UsageError(
+        f"--output {str(output)!r}: expected a directory, for the file and its manifest"
+        f"{redirection if is_named_as_file else ''}"
+    )
+
+
 def _export(
     selection: Selection, since: str | None, until: str | None, format_: ExportFormat, output: str
 ) -> None:
     from accounting.export.export import export_to_directory, export_to_stream
 
     begin, end = time_span(since, until)
+    if output != "-":
+        _check_directory(Path(output))
     settings = command_settings()
     # On a terminal the rows themselves show how far it is.
     is_shown = output == "-" and sys.stdout.isatty()
