@@ -4,8 +4,9 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -13,10 +14,14 @@ from accounting.errors import ServerError
 from accounting.waiting import wait_until
 
 log = structlog.get_logger()
+_STOPPING: Final = b" stopping"
 
 
 class OwnerLock:
-    """A lock file that has the owner's pid. The kernel releases it when the owner ends."""
+    """A lock file that has the owner's pid, and whether it stops.
+
+    The kernel releases the lock when the owner ends.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,18 +41,20 @@ class OwnerLock:
     def hold(
         self, server_name: str, timeout_seconds: float, cancelled: Callable[[], bool]
     ) -> Iterator[None]:
-        """Hold the lock until the block ends.
+        """Hold the lock until the block ends. Waits for an owner that stops.
 
-        Raises ServerError with the owner's pid when the lock isn't free after the timeout, or when
-        ``cancelled()`` becomes true earlier.
+        Raises ServerError with the owner's pid when it does not stop, at once; and when the lock
+        isn't free after the timeout, or when ``cancelled()`` becomes true earlier.
         """
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if not _try_lock(descriptor, fcntl.LOCK_EX):
-                log.info("waiting for the embedded server's owner to end", server=server_name)
-                wait_until(
-                    lambda: cancelled() or _try_lock(descriptor, fcntl.LOCK_EX), timeout_seconds
-                )
+                if _is_stopping(descriptor):
+                    log.info("waiting for the embedded server's owner to end", server=server_name)
+                    wait_until(
+                        lambda: cancelled() or _try_lock(descriptor, fcntl.LOCK_EX),
+                        timeout_seconds,
+                    )
                 if not _try_lock(descriptor, fcntl.LOCK_EX):
                     raise ServerError(
                         f"the embedded {server_name} in {self.path.parent} is run by process "
@@ -60,9 +67,18 @@ class OwnerLock:
         finally:
             os.close(descriptor)
 
+    def announce_stop(self) -> None:
+        """Say that this process, the owner, is about to release the lock."""
+        with suppress(OSError):  # another process then does not wait
+            self.path.write_bytes(b"%d%s" % (os.getpid(), _STOPPING))
+
 
 def _read_pid(descriptor: int) -> int:
-    return int(os.pread(descriptor, 32, 0) or b"0")
+    return int(os.pread(descriptor, 32, 0).removesuffix(_STOPPING) or b"0")
+
+
+def _is_stopping(descriptor: int) -> bool:
+    return os.pread(descriptor, 32, 0).endswith(_STOPPING)
 
 
 def _try_lock(descriptor: int, mode: int) -> bool:

@@ -122,6 +122,7 @@ class EmbeddedPostgres:
     cluster: Path
     socket_dir: Path
     log_path: Path
+    owner_lock: OwnerLock
 
     def url(self, role: str | None = None, database: str = DATABASE) -> str:
         """A libpq URL for the socket; without a role, as the superuser. It has no password."""
@@ -174,7 +175,11 @@ class _Layout:
 
     def handle(self, pid: int, socket_dir: Path) -> EmbeddedPostgres:
         return EmbeddedPostgres(
-            pid=pid, cluster=self.cluster, socket_dir=socket_dir, log_path=self.log_file
+            pid=pid,
+            cluster=self.cluster,
+            socket_dir=socket_dir,
+            log_path=self.log_file,
+            owner_lock=self.owner_lock,
         )
 
 
@@ -190,7 +195,7 @@ def run_postgres(
 
     Makes the cluster and its database when there are none; stops a server that a killed process
     left behind; waits for crash recovery without a limit. ``settings`` override SETTINGS (tests
-    turn fsync off). Waits ``owner_timeout_seconds`` for another owner to end, or until
+    turn fsync off). Waits ``owner_timeout_seconds`` for another owner that stops, or until
     ``cancelled()`` is true. Enter it from the main thread: the server ends with the thread that
     started it.
 
@@ -213,6 +218,7 @@ def run_postgres(
                 with child.bounded_log(layout.log_file):
                     yield layout.handle(process.pid, socket_dir)
             finally:
+                layout.owner_lock.announce_stop()
                 _stop(process)
 
 

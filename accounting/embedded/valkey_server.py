@@ -77,6 +77,7 @@ class EmbeddedValkey:
     port: int
     home: Path
     log_path: Path
+    owner_lock: OwnerLock
     coturn_password_file: Path
     coturn_password: str = field(repr=False)
     service_password: str = field(repr=False)
@@ -142,6 +143,7 @@ class _Layout:
             port=port,
             home=self.home,
             log_path=self.log_file,
+            owner_lock=self.owner_lock,
             coturn_password_file=self.coturn_password_file,
             coturn_password=_read_text(self.coturn_password_file),
             service_password=_read_text(self.service_password_file),
@@ -160,7 +162,7 @@ def run_valkey(
 
     Without a port it takes that of the previous run, so that the line in turnserver.conf stays
     valid; in the first run 6379 if that is free, else another. Waits ``owner_timeout_seconds`` for
-    another owner to end, or until ``cancelled()`` is true. Enter it from the main thread: the
+    another owner that stops, or until ``cancelled()`` is true. Enter it from the main thread: the
     server ends with the thread that started it.
 
     Raises ConfigurationError when the wheel is missing or the port is taken; ServerError with the
@@ -181,6 +183,7 @@ def run_valkey(
             with child.bounded_log(layout.log_file):
                 yield layout.handle(process.pid, used_port)
         finally:
+            layout.owner_lock.announce_stop()
             _stop(process)
             layout.pid_file.unlink(missing_ok=True)
 

@@ -26,7 +26,7 @@ from accounting.config import Settings, environment_variable
 from accounting.db import migrations
 from accounting.db.engine import Engine, lost_connections
 from accounting.domain.realm_rules import RealmRule
-from accounting.embedded import EmbeddedValkey
+from accounting.embedded import EmbeddedPostgres, EmbeddedValkey
 from accounting.errors import ConfigurationError, ConnectionLost, UsageError
 from accounting.identities import time_zone_check
 from accounting.ingest.load_loop import run_loader
@@ -74,6 +74,7 @@ def run_all(
     with ExitStack() as stack:
         environment: dict[str, str] = {}
         reader_url: str | None = None
+        postgres: EmbeddedPostgres | None = None
         if settings.database_url is None:
             postgres = stack.enter_context(
                 embedded.run_postgres(settings.data_dir, cancelled=stop.is_set)
@@ -117,6 +118,9 @@ def run_all(
             announce(redis_url, valkey, None if web is None else web.address)
         supervise(children, stop)
         log.info("stopping: draining what was captured")
+        for server in (postgres, valkey):
+            if server is not None:  # another `up` may wait for it from now on
+                server.owner_lock.announce_stop()
 
 
 def _wait_for_capture(

@@ -166,19 +166,45 @@ def test_a_server_has_one_owner_at_a_time(data_dir: Path, server: str) -> None:
     with (
         owner(server, data_dir) as (process, _),
         pytest.raises(ServerError, match=f"is run by process {process.pid}"),
-        start(data_dir, owner_timeout_seconds=0.1),
+        start(data_dir, owner_timeout_seconds=3600),
     ):
         raise AssertionError("there are two owners")
+
+
+def announce_stop(server: str, data_dir: Path, pid: int) -> Path:
+    """Do what the owner does when it gets a signal to stop."""
+    lock_file = data_dir.resolve() / server / "owner.lock"
+    assert lock_file.read_text() == str(pid)
+    lock_file.write_text(f"{pid} stopping")
+    return lock_file
 
 
 @pytest.mark.parametrize("server", ["postgres", "valkey"])
-def test_waiting_for_another_owner_can_be_cancelled(data_dir: Path, server: str) -> None:
-    with (
-        owner(server, data_dir) as (process, _),
-        pytest.raises(ServerError, match=f"is run by process {process.pid}"),
-        STARTERS[server](data_dir, owner_timeout_seconds=3600, cancelled=lambda: True),
-    ):
-        raise AssertionError("there are two owners")
+def test_an_owner_that_stops_is_waited_for(data_dir: Path, server: str) -> None:
+    with owner(server, data_dir) as (process, pid):
+        lock_file = announce_stop(server, data_dir, process.pid)
+
+        def end_owner() -> bool:
+            assert process.stdin is not None
+            process.stdin.close()
+            return False
+
+        with STARTERS[server](data_dir, cancelled=end_owner) as next_server:
+            assert next_server.pid != pid
+            assert process.stdin is not None
+            assert process.stdin.closed
+            assert lock_file.read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize("server", ["postgres", "valkey"])
+def test_waiting_for_an_owner_can_be_cancelled(data_dir: Path, server: str) -> None:
+    with owner(server, data_dir) as (process, _):
+        announce_stop(server, data_dir, process.pid)
+        with (
+            pytest.raises(ServerError, match=f"is run by process {process.pid}"),
+            STARTERS[server](data_dir, owner_timeout_seconds=3600, cancelled=lambda: True),
+        ):
+            raise AssertionError("there are two owners")
 
 
 def test_a_leftover_postgres_is_stopped_before_the_next_one_starts(made_dir: Path) -> None:

@@ -34,9 +34,11 @@ ANNOUNCE = """
 from pathlib import Path
 from accounting.cli.run import _announce
 from accounting.embedded import EmbeddedValkey
+from accounting.embedded.owner_lock import OwnerLock
 file = Path("/data/valkey-coturn-password")
 valkey = EmbeddedValkey(
     pid=1, port=6379, home=file.parent, log_path=file, coturn_password_file=file,
+    owner_lock=OwnerLock(file),
     coturn_password="hush", service_password="secret",
 )
 _announce(valkey.coturn_url, valkey)
