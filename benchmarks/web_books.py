@@ -1,7 +1,8 @@
 """Books with a month of sessions for benchmarks of readers, filled by SQL within minutes.
 
 ``web_books.sql`` inserts what the service would have derived, so that views and pages answer as
-they would over real books. A directory can keep the filled database for later runs.
+they would over real books. A directory can keep the filled database for later runs of the same
+schema and sizes.
 """
 
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tests.support.servers import PostgresServer
 
 FILL: Final = (Path(__file__).parent / "web_books.sql").read_text()
 DATABASE: Final = "web_books"
+UNFINISHED: Final = "web_books_unfinished"
 LARGEST_REALM: Final = "realm0.example.org"
 BEGINS_AT: Final = datetime(2026, 10, 30, tzinfo=UTC)
 NOW_AT: Final = datetime(2026, 11, 28, 15, 20, tzinfo=UTC)
@@ -59,10 +61,17 @@ def web_books(server: PostgresServer, scale: Scale) -> Iterator[tuple[PostgresSe
     scale.kept.mkdir(parents=True, exist_ok=True)
     with KeptPostgres(scale.kept, FILLING) as filling:
         if not _is_filled(filling):
-            make_template(filling, DATABASE)
-            fill(filling.url(database=DATABASE), scale)
+            _command(filling, f"DROP DATABASE IF EXISTS {UNFINISHED}")
+            make_template(filling, UNFINISHED)
+            fill(filling.url(database=UNFINISHED), scale)
+            _command(filling, f"ALTER DATABASE {UNFINISHED} RENAME TO {DATABASE}")
     with KeptPostgres(scale.kept, {}) as kept:
         yield kept, DATABASE
+
+
+def _command(server: PostgresServer, command: str) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(command.encode())
 
 
 def _is_filled(server: PostgresServer) -> bool:
