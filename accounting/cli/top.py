@@ -17,6 +17,7 @@ from accounting.cli.table import UNLIMITED, Column, Kind, Row, Total, terminal_l
 from accounting.cli.terminal_text import BOLD, DIM, RED, YELLOW, Style, encodable, isolate_direction
 from accounting.domain.gap_causes import cause_in_words
 from accounting.domain.human_text import human_bytes, human_seconds, second, visible_name
+from accounting.domain.session_ids import short_session_id
 from accounting.errors import ConnectionLost, UsageError
 from accounting.plurals import counted
 from accounting.reporting.completeness import not_captured
@@ -35,6 +36,8 @@ QUERY_SHARE: Final = 4
 """The pause is at least so many times as long as the queries took."""
 SHOWN_SOURCES: Final = 3
 SHOWN_GAPS: Final = 3
+SMALL_SCREEN_LINES: Final = 16
+"""A screen of fewer lines has no realms, no empty lines, and of sources and gaps the worst."""
 BLOCKS: Final = "·▁▂▃▄▅▆▇█"
 ASCII_BLOCKS: Final = ".:-=+*#%@"
 SUBJECTS: Final = ("users", "sessions")
@@ -109,7 +112,7 @@ def top(
     TCP allocations is in no rate. Columns: "live" are a realm's open sessions;
     "12 h" or "24 h" its traffic by hour, to its own scale; "active" a user's
     open sessions that reported within 2 minutes; "time" how long a session
-    has been open.
+    has been open; "session" its id for `trace --session`, where it fits.
 
     Keys: u users, s sessions; sort by r rate, m 2 minutes, n name, a active
     sessions, b bytes, t time; space refreshes, q ends. In a pipe it prints one
@@ -212,12 +215,15 @@ class TopView:
         with_keys: bool = False,
     ) -> list[str]:
         """The lines of a frame, at most ``lines``. ``exact``: plain numbers, for programs."""
-        head = [*self._head(state, problem), ""]
+        is_small = lines < SMALL_SCREEN_LINES
+        shown = self._head(state, problem, is_small=is_small)
         order = ORDERS[self._subject][self._orders[self._subject]]
         listed = self._listed(state)
-        room = lines - len(head) - 5 - with_keys  # headings, total, an empty line, the title
-        realms = self._realms(state, columns, max(1, room // 3), exact=exact)
-        shown = [*head, *realms, "", self._style(f"{self._subject} by {order.title}", BOLD)]
+        if not is_small:
+            shown.append("")
+            room = lines - len(shown) - 5 - with_keys  # headings, total, an empty line, the title
+            shown += [*self._realms(state, columns, max(1, room // 3), exact=exact), ""]
+        shown.append(self._style(f"{self._subject} by {order.title}", BOLD))
         room = max(0, lines - len(shown) - with_keys)
         rows = [_row(activity, state.now) for activity in listed[:room]]
         if rows:
@@ -265,7 +271,7 @@ class TopView:
         sorts = "  ".join(f"{order.key} {name}" for name, order in ORDERS[self._subject].items())
         return f"q quit  {other[0]} {other}  sort: {sorts}"
 
-    def _head(self, state: LiveState, problem: str) -> list[str]:
+    def _head(self, state: LiveState, problem: str, *, is_small: bool) -> list[str]:
         live = _live(state.realms)
         lines = [
             self._style(
@@ -282,17 +288,19 @@ class TopView:
             for lapse in not_captured(state.now, state.sources, state.gaps)
             if lapse.since is not None
         }
-        for source in sources[:SHOWN_SOURCES]:
+        shown_sources = 1 if is_small else SHOWN_SOURCES
+        for source in sources[:shown_sources]:
             lines.append(self._source(source, state))
             if since := lapses.get(source["source"]):
                 text = f"  nothing is captured since {second(since.astimezone(UTC))} UTC"
                 lines.append(self._style(f"{text}: messages may be lost", RED))
-        if len(sources) > SHOWN_SOURCES:
-            others = _count(len(sources) - SHOWN_SOURCES, "source")
+        if len(sources) > shown_sources:
+            others = _count(len(sources) - shown_sources, "source")
             lines.append(f"and {others} less far behind")
         if not sources:
             lines.append("No source is known yet.")
-        return [*lines, *self._gaps(state, " is recorded yet" if lapses else "")]
+        gaps = self._gaps(state, " is recorded yet" if lapses else "")
+        return [*lines, *(gaps[:1] if is_small else gaps)]
 
     def _source(self, source: Row, state: LiveState) -> str:
         """How far a source is behind; coloured where that is long."""
@@ -346,6 +354,8 @@ class TopView:
     def _realms(self, state: LiveState, width: int, most: int, *, exact: bool) -> list[str]:
         """The busiest realms, what the others have together, and the total."""
         ordered = _busiest_first(state.realms)
+        if len(ordered) == most + 1:
+            most += 1  # the line of "1 other" has room for its name
         hour_count = 24 if width >= 96 else 12
         rows = []
         for realm in ordered[:most]:
@@ -436,20 +446,23 @@ def _user_columns(exact: bool) -> list[Column]:
     return [
         Column(field="realm", heading="realm", kind=Kind.NAME),
         Column(field="user_id", heading="user", kind=Kind.NAME),
-        Column(field="active", heading="active", kind=Kind.COUNT),
+        Column(field="active", heading="active", kind=Kind.COUNT, rank=1),
         *_rate_columns(exact),
     ]
 
 
 def _session_columns(exact: bool) -> list[Column]:
     return [
+        Column(
+            field="session_id", heading="session", text=str if exact else short_session_id, rank=3
+        ),
         Column(field="realm", heading="realm", kind=Kind.NAME),
         Column(field="user_id", heading="user", kind=Kind.NAME),
-        Column(field="source", heading="source", kind=Kind.TEXT, rank=3),
-        Column(field="transport", heading="transport", rank=2),
-        Column(field="open_seconds", heading="time", kind=Kind.SECONDS),
+        Column(field="source", heading="source", kind=Kind.TEXT, rank=5),
+        Column(field="transport", heading="transport", rank=4),
+        Column(field="open_seconds", heading="time", kind=Kind.SECONDS, rank=1),
         *_rate_columns(exact),
-        Column(field="bytes", heading="bytes", kind=Kind.BYTES, rank=1),
+        Column(field="bytes", heading="bytes", kind=Kind.BYTES, rank=2),
     ]
 
 
