@@ -1,4 +1,4 @@
-"""Books as an operator may have them: two months of calls of three realms, the same at each run.
+"""Books as an operator may have them: two months of calls of three realms, their figures fixed.
 
 Calls follow the hour of the day and the day of the week; most carry sound, some video. A connection
 was lost once, October is closed and has an adjustment, and a few calls go on.
