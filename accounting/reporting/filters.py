@@ -1,6 +1,7 @@
 """Parses the filters that the command line and the API have in common.
 
-A text that can't be parsed raises UsageError, which says what was expected.
+A text that can't be parsed raises UsageError, which says what was expected of which filter: of
+``--since`` on the command line; with ``dashes=PARAMETER`` of ``since`` in an address.
 """
 
 import re
@@ -14,6 +15,9 @@ from accounting.reporting.view_queries import Bound, DaysAgo, HoursAgo
 
 _SUBJECTS: Final[Sequence[Literal["user", "realm"]]] = ("user", "realm")
 _LENGTHS: Final[Sequence[Literal["hour", "day", "month"]]] = ("hour", "day", "month")
+OPTION: Final = "--"
+PARAMETER: Final = ""
+"""What is before the name of a filter: of a command, and of an address."""
 _AGO: Final = re.compile(r"(?P<count>[0-9]{1,4})(?P<unit>[hdw])")
 _DAYS: Final = {"d": 1, "w": 7}
 _MONTH: Final = re.compile(r"[0-9]{4}-[0-9]{2}")
@@ -28,12 +32,14 @@ def period_day(value: str) -> date:
         raise UsageError(f"{value!r} is not a period: expected its first day, YYYY-MM-DD") from None
 
 
-def time_span(since: str | None, until: str | None) -> tuple[Bound | None, Bound | None]:
+def time_span(
+    since: str | None, until: str | None, *, dashes: str = OPTION
+) -> tuple[Bound | None, Bound | None]:
     """Parse a half-open span. Times without an offset stay naive.
 
     Raises UsageError for an empty span.
     """
-    begin, end = _parse_time("--since", since), _parse_time("--until", until)
+    begin, end = _parse_time(f"{dashes}since", since), _parse_time(f"{dashes}until", until)
     is_empty = False
     match begin, end:
         case datetime(), datetime() if (begin.tzinfo is None) == (end.tzinfo is None):
@@ -41,7 +47,7 @@ def time_span(since: str | None, until: str | None) -> tuple[Bound | None, Bound
         case (DaysAgo(first), DaysAgo(last)) | (HoursAgo(first), HoursAgo(last)):
             is_empty = first <= last
     if is_empty:
-        raise UsageError(f"--since {since} is not before --until {until}")
+        raise UsageError(f"{dashes}since {since} is not before {dashes}until {until}")
     return begin, end
 
 
@@ -66,14 +72,14 @@ def _parse_time(option: str, value: str | None) -> Bound | None:
         ) from None
 
 
-def usage_subject(by: str) -> Literal["user", "realm"]:
+def usage_subject(by: str, *, dashes: str = OPTION) -> Literal["user", "realm"]:
     """Parse ``--by``."""
-    return _choice("--by", by, _SUBJECTS)
+    return _choice(f"{dashes}by", by, _SUBJECTS)
 
 
-def bucket_length(per: str) -> Literal["hour", "day", "month"]:
+def bucket_length(per: str, *, dashes: str = OPTION) -> Literal["hour", "day", "month"]:
     """Parse ``--per``."""
-    return _choice("--per", per, _LENGTHS)
+    return _choice(f"{dashes}per", per, _LENGTHS)
 
 
 def _choice(option: str, value: str, choices: Sequence[Choice]) -> Choice:

@@ -387,8 +387,8 @@ def test_pages_of_sessions_have_each_session_once(hostile: Site) -> None:
 @pytest.mark.parametrize(
     ("parameters", "status", "words"),
     [
-        ({"since": "nonsense"}, 400, "expected today, yesterday"),
-        ({"since": "today", "until": "7d"}, 400, "is not before"),
+        ({"since": "nonsense"}, 400, "since 'nonsense': expected today, yesterday"),
+        ({"since": "today", "until": "7d"}, 400, "since today is not before until 7d"),
         ({"cursor": "nonsense"}, 400, "cursor"),
         ({"realm": "example.ogr"}, 404, "example.org"),
         ({"user": "alcie"}, 404, "alice"),

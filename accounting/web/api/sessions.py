@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from accounting.domain.session_ids import parse_session_id
 from accounting.reporting import view_queries
-from accounting.reporting.filters import time_span
+from accounting.reporting.filters import PARAMETER, time_span
 from accounting.reporting.row_text import json_object
 from accounting.reporting.view_queries import REPORT_KEY, SESSION_KEY, Arrangement, Row
 from accounting.web.api.cursor import Key
@@ -42,7 +42,7 @@ def list_sessions(
 
     Times without an offset are UTC.
     """
-    begin, end = time_span(since, until)
+    begin, end = time_span(since, until, dashes=PARAMETER)
     wanted = wanted.pinned(books, begin, end)
 
     def read(part: Arrangement) -> list[Row]:

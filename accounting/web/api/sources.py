@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from accounting.reporting import view_queries
-from accounting.reporting.filters import time_span
+from accounting.reporting.filters import PARAMETER, time_span
 from accounting.reporting.view_queries import GAP_KEY, SOURCE_KEY
 from accounting.web.api.listing import ListParameters, by_key, list_response, rows_response
 from accounting.web.api.openapi import describe_list
@@ -45,7 +45,7 @@ def list_gaps(
     Times without an offset are UTC.
     """
     books.require_all()
-    begin, end = time_span(since, until)
+    begin, end = time_span(since, until, dashes=PARAMETER)
     wanted = wanted.pinned(books, begin, end)
     return list_response(
         wanted,

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
-from accounting.reporting.filters import bucket_length, time_span, usage_subject
+from accounting.reporting.filters import PARAMETER, bucket_length, time_span, usage_subject
 from accounting.reporting.view_queries import (
     REALM_USAGE_KEY,
     TRAFFIC,
@@ -51,9 +51,10 @@ def list_usage(
     Times without an offset are in the realm's time zone. A month or day that since or until cuts
     counts from there on, or up to there. A time with an offset cuts none.
     """
-    begin, end = time_span(since, until)
+    begin, end = time_span(since, until, dashes=PARAMETER)
     wanted = wanted.pinned(books, begin, end)
-    subject, length = usage_subject(by), bucket_length(per)
+    subject = usage_subject(by, dashes=PARAMETER)
+    length = bucket_length(per, dashes=PARAMETER)
     if subject == "realm" and (user is not None or user_key is not None):
         raise UsageError("user and user_key go with by=user")
     if top is not None and wanted.limit is not None:
@@ -97,7 +98,7 @@ def list_unattributed(
 
     Times without an offset are UTC.
     """
-    begin, end = time_span(since, until)
+    begin, end = time_span(since, until, dashes=PARAMETER)
     wanted = wanted.pinned(books, begin, end)
 
     def read(part: Arrangement) -> list[Row]:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from accounting.errors import UsageError
 from accounting.reporting import view_queries
-from accounting.reporting.filters import time_span
+from accounting.reporting.filters import PARAMETER, time_span
 from accounting.reporting.view_queries import SESSION_KEY, Arrangement, Row
 from accounting.web.api.cursor import binding, decode_cursor, encode_cursor
 from accounting.web.api.listing import by_key
@@ -42,7 +42,7 @@ def sessions_page(
     live_rows: list[Row] = []
     next_cursor: str | None = None
     try:
-        begin, end = time_span(since, until)
+        begin, end = time_span(since, until, dashes=PARAMETER)
         given = {name: str(value) for name, value in filters.items() if value is not None}
         bound_to = binding("/sessions", {**given, "live": str(live)})
 
