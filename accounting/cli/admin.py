@@ -38,15 +38,14 @@ def upgrade() -> None:
 def current() -> None:
     """Print the database's revision; exit 1 when it is not this version's."""
     from accounting.db import migrations
+    from accounting.db.revisions import head_revision
     from accounting.ops import servers
 
     with servers.database(command_settings()) as engine:
         revision = migrations.current_revision(engine)
     write(f"{revision or 'none'}\n")
-    if revision != migrations.head_revision():
-        write_message(
-            f"this version needs {migrations.head_revision()}: run `turn-accounting db upgrade`"
-        )
+    if revision != head_revision():
+        write_message(f"this version needs {head_revision()}: run `turn-accounting db upgrade`")
         raise typer.Exit(1)
 
 

@@ -1,11 +1,10 @@
 """Upgrade the database to this version's schema, and check that it has it.
 
-The migrations lie beside the package in a checkout and inside it in a wheel; each file's name
-starts with its revision. Importing Alembic takes a seventh of a process' start, so only the
-functions that need it import it: every process checks the revision, which doesn't.
+The name of each migration's file starts with its revision. Importing Alembic takes a seventh of a
+process' start, so only the functions that need it import it: every process checks the revision,
+which doesn't.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -15,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from accounting.db.engine import lost_connections
 from accounting.db.locks import lock
 from accounting.db.queries import Queries
+from accounting.db.revisions import head_revision, migrations_directory
 from accounting.db.schema import metadata
 from accounting.errors import AccountingError
 
@@ -37,26 +37,14 @@ _CREATED_MEANWHILE: Final = (
 )
 
 
-def _directory() -> Path:
-    package = Path(__file__).resolve().parent.parent
-    inside, beside = package / "migrations", package.parent / "migrations"
-    return inside if inside.is_dir() else beside
-
-
 def _config(connection: Connection) -> "Config":
     from alembic.config import Config  # noqa: PLC0415  # see the module's docstring
 
     config = Config()
-    config.set_main_option("script_location", str(_directory()).replace("%", "%%"))
+    config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
     config.attributes["connection"] = connection
     config.attributes["metadata"] = metadata
     return config
-
-
-def head_revision() -> str:
-    """The revision that this version of the package needs."""
-    last = max(path.name for path in (_directory() / "versions").glob("[0-9]*_*.py"))
-    return last.partition("_")[0]
 
 
 def current_revision(engine: Engine) -> str | None:

@@ -8,7 +8,7 @@ the file beside it. Memory stays constant: the server sorts, sums and formats.
 - ``selection``: which rows.
 - ``export_query``: reads them, in one snapshot.
 - ``copy_format``: how COPY writes rows, and spreadsheet-safe CSV cells.
-- ``parquet``: turns COPY's CSV into Parquet.
+- ``parquet``: turns COPY's CSV into Parquet; ``parquet_process`` in a process of its own.
 - ``manifest``: describes and checks an exported file.
 - ``atomic_file``: replaces files all at once.
 """

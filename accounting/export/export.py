@@ -4,7 +4,7 @@ The file is complete before it gets its name, and its manifest follows. So a rea
 manifest finds the file that it describes, even after a crash.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from accounting.export.atomic_file import (
     sync_directory,
     sync_file,
 )
-from accounting.export.copy_format import CopyFormat
+from accounting.export.copy_format import Column, CopyFormat
 from accounting.export.export_query import ExportQuery
 from accounting.export.manifest import file_name, manifest_path, manifest_text
 from accounting.export.selection import ExportFormat, ExportKind, Selection
@@ -39,6 +39,8 @@ _COPY_FORMATS: Final = {
     ExportFormat.JSON_LINES: CopyFormat.JSON_LINES,
     ExportFormat.PARQUET: CopyFormat.RAW_CSV,
 }
+ParquetWriter = Callable[[Sequence[Column], Iterator[bytes], HashingWriter], int | None]
+"""Writes CSV as Parquet; the number of rows if it counts them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,14 +111,19 @@ def export_to_stream(
     format_: ExportFormat,
     stream: ByteSink,
     progress: Progress = no_progress,
+    *,
+    write_parquet: ParquetWriter = parquet.write_parquet,
 ) -> int:
-    """Write the selected rows to a stream; returns how many. Raises as export_to_directory."""
+    """Write the selected rows to a stream; returns how many. Raises as export_to_directory.
+
+    ``write_parquet``: see also :mod:`accounting.export.parquet_process`.
+    """
     if format_ is ExportFormat.PARQUET:
         parquet.require_pyarrow()
     with _open_query(reader, selection) as query:
         progress(0, doing="counting rows")
         total = None if progress is no_progress else query.totals().rows  # counting takes long
-        return _write(query, format_, HashingWriter(stream), progress, total)
+        return _write(query, format_, HashingWriter(stream), progress, total, write_parquet)
 
 
 @contextmanager
@@ -155,13 +162,15 @@ def _write(
     writer: HashingWriter,
     progress: Progress,
     total: int | None,
+    write_parquet: ParquetWriter = parquet.write_parquet,
 ) -> int:
     # Closed before the transaction ends: a COPY that is not read to its end keeps the connection,
     # and a rollback would wait for it for ever.
     with closing(query.copy(_COPY_FORMATS[format_])) as copied:
         chunks = _with_progress(copied, progress, total)
         if format_ is ExportFormat.PARQUET:
-            return parquet.write_parquet(query.columns, chunks, writer)
+            written = write_parquet(query.columns, chunks, writer)
+            return query.rows_copied if written is None else written
         for chunk in chunks:
             writer.write(chunk)
         return query.rows_copied

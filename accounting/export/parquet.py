@@ -4,6 +4,7 @@ Counters become int64, decimals stay exact, times are microseconds UTC.
 """
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Final
 
 from accounting.errors import ConfigurationError
@@ -16,12 +17,10 @@ _DECIMAL_PLACES: Final = 6
 
 def require_pyarrow() -> None:
     """Raise ConfigurationError if pyarrow is not installed."""
-    try:
-        import pyarrow as pa  # noqa: F401, PLC0415  # an extra
-    except ImportError:
+    if find_spec("pyarrow") is None:
         raise ConfigurationError(
             "Parquet needs pyarrow, which is not installed: pip install 'turn-accounting[parquet]'"
-        ) from None
+        )
 
 
 def write_parquet(columns: Sequence[Column], csv_chunks: Iterator[bytes], out: object) -> int:

@@ -7,7 +7,7 @@ is captured before a stop signal is loaded, settled and rolled up before the pro
 ``servers``            the configured or embedded Postgres and Redis
 ``processes``          child processes: started, restarted, stopped
 ``fork_server``        forks them from a process that has imported everything; ``process_title``
-``library_pages``      releases memory that only importing needed
+``library_pages``      releases memory that only importing needed; ``malloc`` limits what is kept
 ``collector_process``  captures and loads while this collector has the lease
 ``lease_keeper``       acquires and renews the lease in a thread
 ``scheduler``          runs the jobs of ``registry`` at intervals; ``job_runs`` stores the results

@@ -11,7 +11,6 @@ exits come back. It also inherits the reading end of a pipe, which the server cl
 process that ordered it has ended; it ends too when the server is killed.
 """
 
-import ctypes
 import gc
 import json
 import os
@@ -31,6 +30,7 @@ import structlog
 
 from accounting.errors import AccountingError
 from accounting.ops.library_pages import release_library_pages
+from accounting.ops.malloc import limit_arenas
 from accounting.ops.process_title import set_process_title
 from accounting.ops.stop_signals import STOP_SIGNALS, parent_variable
 
@@ -38,7 +38,6 @@ log = structlog.get_logger()
 
 TITLE: Final = "accounting"
 READ_BYTES: Final = 1 << 16
-M_ARENA_MAX: Final = -8  # <malloc.h>
 MALLOC_ARENAS: Final = 2
 """Of the C library, for all threads: it makes one for each thread otherwise, and fills none."""
 
@@ -115,8 +114,7 @@ def fork_server(run: Callable[[str, ProcessStarter], None]) -> Iterator[ProcessS
     """
     if threading.active_count() > 1:
         raise RuntimeError("a process with threads must not fork")
-    if sys.platform == "linux" and hasattr(_libc := ctypes.CDLL(None), "mallopt"):
-        _libc.mallopt(M_ARENA_MAX, MALLOC_ARENAS)
+    limit_arenas(MALLOC_ARENAS)
     # The collector writes to each object that it examines: no page with one would stay shared.
     gc.freeze()
     release_library_pages()

@@ -25,6 +25,7 @@ from accounting.capture.wake_up import WakeUpReceiver
 from accounting.config import Settings, environment_variable
 from accounting.db import migrations
 from accounting.db.engine import Engine, lost_connections
+from accounting.db.revisions import head_revision
 from accounting.domain.realm_rules import RealmRule
 from accounting.embedded import EmbeddedPostgres, EmbeddedValkey
 from accounting.errors import ConfigurationError, ConnectionLost, UsageError
@@ -169,7 +170,7 @@ def prepare_database(settings: Settings, *, is_embedded: bool) -> None:
     """Upgrade the database to this version, and check that it can account in the time zone."""
     with servers.database(settings, may_create=True) as engine:
         # The writer role lacks the right to upgrade, so an upgraded schema is left alone.
-        if migrations.current_revision(engine) != migrations.head_revision():
+        if migrations.current_revision(engine) != head_revision():
             migrations.upgrade(engine)
             if is_embedded:
                 migrations.allow_role_logins(engine)

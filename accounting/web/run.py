@@ -11,6 +11,8 @@ from typing import Final
 import structlog
 
 from accounting.config import UNIX_PREFIX, Settings, is_loopback, parse_listen_address
+from accounting.ops.library_pages import release_library_pages
+from accounting.ops.malloc import limit_arenas
 from accounting.reporting.reader import Reader
 from accounting.web import server
 from accounting.web.app import create_app
@@ -49,6 +51,8 @@ def run(
         log_in=not is_open,
         proxies=proxies,
     )
+    limit_arenas(1)  # its threads take turns anyway
+    release_library_pages()
     with opened as listener:
         if host and not is_loopback(host) and not proxies:
             log.warning(

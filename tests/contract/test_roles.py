@@ -11,6 +11,7 @@ from psycopg.errors import InsufficientPrivilege
 
 from accounting.db import migrations
 from accounting.db.engine import open_engine
+from accounting.db.revisions import head_revision
 from accounting.errors import AccountingError, NotAllowed
 from accounting.ops.registry import JOBS
 from accounting.reporting.reader import Reader
@@ -202,7 +203,7 @@ def fresh_database(postgres_server: PostgresServer) -> Iterator[psycopg.Connecti
 def upgrade(server: PostgresServer, user: str) -> None:
     engine = open_engine(server.url(user, FRESH))
     try:
-        assert migrations.upgrade(engine) == migrations.head_revision()
+        assert migrations.upgrade(engine) == head_revision()
     finally:
         engine.dispose()
 

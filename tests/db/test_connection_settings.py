@@ -16,6 +16,7 @@ from accounting.billing.close_period import close_period
 from accounting.db import migrations
 from accounting.db.connection_settings import settings_statement
 from accounting.db.engine import Engine, lost_connections, open_engine, psycopg_connection
+from accounting.db.revisions import head_revision
 from accounting.errors import ConnectionLost, NotYet
 from accounting.feed.number_feed import number_feed
 from accounting.feed.reader import CursorMove, FeedReader
@@ -242,7 +243,7 @@ def test_a_database_set_to_only_read_can_be_read_and_doctor_says_so(books: Books
     assert len(books.reader.read_rows(view_queries.view("sessions"))) == 1
     with pytest.raises(ConnectionLost):
         books.settle()
-    head = migrations.head_revision()
+    head = head_revision()
     facts = read_postgres_facts(books.engine, head=head)
     findings = check_postgres(facts, head=head, disk_free_bytes=None)
     assert [finding.level for finding in findings if finding.check == "writable"] == [Level.ERROR]

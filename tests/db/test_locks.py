@@ -15,6 +15,7 @@ from accounting.billing.adjust import adjust
 from accounting.db import migrations
 from accounting.db.engine import open_engine
 from accounting.db.locks import find_holder, lock, require_lock, try_lock
+from accounting.db.revisions import head_revision
 from accounting.errors import LockHeld
 from accounting.identities.erase import erase
 from accounting.identities.realm_rules import set_rule
@@ -244,4 +245,4 @@ def test_two_first_upgrades_at_once_both_succeed(postgres_server: PostgresServer
                 revisions = {one.result(timeout=60) for one in upgrades}
         finally:
             superuser.execute("DROP DATABASE upgraded_twice WITH (FORCE)")
-    assert revisions == {migrations.head_revision()}
+    assert revisions == {head_revision()}

@@ -18,7 +18,7 @@ from accounting.capture.spool.spool import Spool
 from accounting.capture.spool.status import Backlog
 from accounting.db import migrations
 from accounting.db.engine import open_engine
-from accounting.db.migrations import head_revision
+from accounting.db.revisions import head_revision
 from accounting.ingest.partitions import make_partitions
 from accounting.ops.doctor import Level, examine
 from accounting.ops.doctor.clock import check_database_clock

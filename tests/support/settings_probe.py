@@ -8,8 +8,8 @@ import psycopg
 
 from accounting.audit.trace import trace
 from accounting.audit.verify import verify
-from accounting.db import migrations
 from accounting.db.engine import Engine
+from accounting.db.revisions import head_revision
 from accounting.export.export import export_to_stream
 from accounting.export.selection import ExportFormat, ExportKind, Selection
 from accounting.feed.client import Feed
@@ -108,7 +108,7 @@ def _feed(url: str) -> list[tuple[Any, ...]]:
 
 
 def _findings(engine: Engine) -> list[object]:
-    head = migrations.head_revision()
+    head = head_revision()
     facts = read_postgres_facts(engine, head=head)
     return [
         finding

@@ -11,7 +11,7 @@ from typing import Final
 
 from accounting.config import Settings, environment_variable, mask_url
 from accounting.db.engine import Engine, open_engine
-from accounting.db.migrations import head_revision
+from accounting.db.revisions import head_revision
 from accounting.errors import AccountingError, NotAllowed
 from accounting.ops.doctor.clock import check_clock, check_database_clock, measure_clock
 from accounting.ops.doctor.findings import Finding, error

@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 from sqlalchemy import Connection, Engine, select, text
 
 from accounting.db.engine import lost_connections
-from accounting.db.migrations import current_revision, head_revision
+from accounting.db.migrations import current_revision
 from accounting.db.queries import Queries
+from accounting.db.revisions import head_revision
 from accounting.db.schema import job_runs, message_counts, sources
 from accounting.domain.calendar import to_micros
 from accounting.reporting import view_queries

@@ -1,19 +1,24 @@
 """What pages read beyond the lists of the API, as far as the reader of the request may."""
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import Depends, Request
 
 from accounting.export.atomic_file import ByteSink
 from accounting.export.export import export_to_stream
+from accounting.export.parquet_process import write_parquet_in_child
 from accounting.export.selection import ExportFormat, Selection
 from accounting.reporting import overview, view_queries
 from accounting.reporting.view_queries import ViewQuery
 from accounting.web.books import Books
 from accounting.web.problems import not_found
+
+_ONE_EXPORT: Final = threading.Lock()
+"""A file at a time: the process that writes Parquet takes 100 MB."""
 
 
 class PageBooks(Books):
@@ -52,7 +57,10 @@ class PageBooks(Books):
         reader = self.reader
         if not reader.reads_realm or not reader.may_read_realm(selection.realm or ""):
             raise not_found("no such export")
-        export_to_stream(self.database, selection, form, sink)
+        with _ONE_EXPORT:
+            export_to_stream(
+                self.database, selection, form, sink, write_parquet=write_parquet_in_child
+            )
 
 
 async def _page_books(request: Request) -> PageBooks:  # async: needs no thread

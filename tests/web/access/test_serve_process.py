@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -37,7 +38,7 @@ def get(port: int, path: str = PATH, host: str = "127.0.0.1", **headers: str) ->
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
-        return answer.status, answer.read().decode()
+        return answer.status, answer.read().decode(errors="replace")
     except ConnectionRefusedError:
         return 0, ""
     finally:
@@ -208,3 +209,23 @@ def test_it_ends_in_seconds_while_requests_wait(access_books: Books, tmp_path: P
         finally:
             for client in clients:
                 client.close()
+
+
+def test_it_stays_small(access_books: Books, tmp_path: Path) -> None:
+    """Also after a file in Parquet, and many large answers at once."""
+    port = free_port()
+    settings = {
+        "ACCOUNTING_DATABASE_URL": access_books.url(WRITER),
+        "ACCOUNTING_WEB_LISTEN": f"127.0.0.1:{port}",
+    }
+    file = "/statement/download?realm=example.org&period=2026-10-01&format=parquet"
+    with Service("serve", tmp_path / "data", settings, module="accounting") as service:
+        service.wait_for(lambda: "serving on" in service.log_text())
+        paths = ["/", "/realm?realm=example.org", "/sessions", "/periods", "/gaps", file]
+        assert [get(port, path)[0] for path in paths] == [200] * len(paths)
+        with ThreadPoolExecutor(8) as threads:
+            answers = threads.map(lambda _: get(port, f"{PATH}?limit=1000")[0], range(40))
+            assert set(answers) == {200}
+        assert not any(name in maps(service.pid) for name in ("arrow", "sqlalchemy"))
+        [kilobytes] = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{service.pid}/status").read_text())
+        assert int(kilobytes) * 1024 < 90_000_000
