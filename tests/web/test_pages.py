@@ -119,7 +119,7 @@ def test_the_overview_says_what_lives_and_what_is_missing(site: Site) -> None:
     assert "most of 2 sources: second, counted until 11:00:00 UTC" in page.figure("Behind").text
     assert "1 open" in page.figure("Gaps in 24 hours").text
     notices = [notice.text for notice in page.by_class("notices")[0].all("li")]
-    assert "error: source default: nothing is captured since" in notices[0]
+    assert "error: source default: not capturing for" in notices[0]
     assert "connection lost" in notices[0]
     assert any("1 message" in notice and "could not be parsed" in notice for notice in notices)
     assert [next(row.all("th")).text for row in page.rows("Realms")] == [
