@@ -21,11 +21,13 @@ from accounting.cli.arguments import (
 from accounting.cli.output import BinaryOutput, write, write_message
 from accounting.cli.progress import progress_line
 from accounting.cli.resources import command_settings, open_reader
+from accounting.domain.calendar import BucketLength
 from accounting.errors import UsageError
 from accounting.export.selection import ExportFormat, ExportKind, Selection
 from accounting.plurals import counted
 from accounting.progress import no_progress
 from accounting.reporting import view_queries
+from accounting.reporting.completeness import no_bucket_begins
 from accounting.reporting.filters import bucket_length, time_span, usage_subject
 
 FormatOption = Annotated[
@@ -159,6 +161,16 @@ def _export(
             )
             if selection.since and selection.until and selection.since >= selection.until:
                 raise UsageError(f"--since {since} is not before --until {until}")
+            if selection.kind is ExportKind.USAGE and (
+                reason := no_bucket_begins(
+                    reader,
+                    selection.realm,
+                    BucketLength(selection.granularity),
+                    selection.since,
+                    selection.until,
+                )
+            ):
+                raise UsageError(f"there is nothing to export: {reason}")
         if output == "-":
             if format_ is ExportFormat.PARQUET and sys.stdout.isatty():
                 raise UsageError("Parquet is binary: name a directory with --output, or a pipe")

@@ -169,6 +169,7 @@ def usage_listing(subject: str, length: str, *, is_cut: bool = False) -> Listing
         rank=TRAFFIC,
         empty="No usage.",
         counted=Counted.USAGE,
+        per=BucketLength(length),
         aliases={length: "starts_at"},
         summed=USAGE_SUMS,
         sum_fields=USAGE_FIELDS,

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from accounting.cli.output import write, write_csv, write_json
 from accounting.cli.resources import open_reader
 from accounting.cli.table import Column, Kind, Row, Total, write_table, write_terminal_table
+from accounting.domain.calendar import BucketLength
 from accounting.domain.counters import COUNTERS
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
@@ -69,7 +70,8 @@ class Listing:
     ``rank``: what ``--top`` goes by. ``summed``: columns with a total, from which ``sum_fields``
     are computed too; without any there is no last row. ``default_limit``: how many rows people get.
     ``counted``: for rows that follow from reports, of which some may not be counted yet.
-    ``aliases``: more names of columns for ``--sort``.
+    ``per``: the length of its buckets. ``aliases``: more names of columns for ``--sort``.
+    ``of_rows``: the list for these rows, if it depends on them.
     """
 
     plain: Mapping[str, str]
@@ -81,6 +83,7 @@ class Listing:
     sum_fields: Mapping[str, Callable[[Row], Any]] = field(default_factory=dict)
     noun: str = "row"
     counted: Counted | None = None
+    per: BucketLength | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     default_limit: int | None = None
     legend: Callable[[Sequence[Row]], str] = lambda _rows: ""
@@ -170,7 +173,9 @@ def write_query(
                 explained = (
                     listing.empty
                     if listing.counted is None
-                    else explain_empty(reader, listing.empty, listing.counted, realm, since, until)
+                    else explain_empty(
+                        reader, listing.empty, listing.counted, realm, since, until, listing.per
+                    )
                 )
                 write(f"{explained}\n")
 

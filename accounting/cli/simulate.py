@@ -31,7 +31,7 @@ def simulate(
     relay_threads: Annotated[int, typer.Option(help="Relay threads of each server.")] = 2,
     users: Annotated[int, typer.Option(help="Users in all realms.")] = 20,
     realm: Annotated[list[str] | None, typer.Option(help="A realm; repeat for several.")] = None,
-    sessions: Annotated[int, typer.Option(help="Allocations in total.")] = 200,
+    sessions: Annotated[int, typer.Option(help="Allocations in total, up to 10 million.")] = 200,
     concurrency: Annotated[
         int | None, typer.Option(metavar="N", help="Instead of --sessions: open at any time.")
     ] = None,

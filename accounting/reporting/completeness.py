@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
+from zoneinfo import ZoneInfo
 
+from accounting.domain.calendar import TIME_MIN, BucketLength, Calendar, to_micros
 from accounting.domain.human_text import human_seconds, second
 from accounting.domain.time_zones import time_zone
 from accounting.reporting import view_queries
@@ -102,18 +104,24 @@ def explain_empty(
     realm: str | None,
     since: Bound | None,
     until: Bound | None,
+    per: BucketLength | None = None,
 ) -> str:
-    """Why nothing is in a span. ``empty``: a sentence for a span that is still open."""
+    """Why nothing is in a span. ``empty``: a sentence for a span that is still open.
+
+    ``per``: the buckets that are listed if they begin in the span.
+    """
     nothing = empty.rstrip(".")
     [clock] = reader.read_rows(view_queries.database_now())
     now = clock["now"]
-    zones = _zones(reader, realm) if counted is Counted.USAGE else [UTC]
+    zones: Sequence[tzinfo] = _zones(reader, realm) if counted is Counted.USAGE else [UTC]
     begin, end = (
         None if bound is None else choose(view_queries.instant(bound, now, zone) for zone in zones)
         for bound, choose in ((since, min), (until, max))
     )
     if begin is not None and begin > now:
         return f"{nothing}: that span is in the future."
+    if per is not None and (reason := no_bucket_begins(reader, realm, per, since, until)):
+        return f"{nothing}: {reason}, or a time without an offset."
     is_past = end is not None and end <= now
     waits_for = span_waits_for(reader, realm, counted, begin, end if is_past else None)
     if waits_for is not None:
@@ -121,7 +129,34 @@ def explain_empty(
     return f"{nothing} in that span; it is complete." if is_past else empty
 
 
-def _zones(reader: "Reader", realm: str | None) -> Sequence[tzinfo]:
+def no_bucket_begins(
+    reader: "Reader",
+    realm: str | None,
+    per: BucketLength,
+    since: Bound | None,
+    until: Bound | None,
+) -> str | None:
+    """Why there can be no bucket in a span that cuts none: it contains no begin of one.
+
+    In no time zone in which a realm, or any realm, has usage. None if one may be there, and for a
+    span that has not begun.
+    """
+    [clock] = reader.read_rows(view_queries.database_now())
+    now: datetime = clock["now"]
+    if since is None or view_queries.cuts_buckets(per.value, since, until):
+        return None
+    for zone in _zones(reader, realm):
+        begin = view_queries.instant(since, now, zone)
+        end = now if until is None else min(now, view_queries.instant(until, now, zone))
+        bucket = Calendar([(TIME_MIN, str(zone))]).bucket(per, to_micros(begin))
+        starts_at = bucket.starts_at if bucket.starts_at == to_micros(begin) else bucket.ends_at
+        if begin > now or starts_at < to_micros(end):
+            return None
+    shorter = "a longer span" if per is BucketLength.HOUR else "--per hour"
+    return f"no {per.value} begins in that span: try {shorter}"
+
+
+def _zones(reader: "Reader", realm: str | None) -> Sequence[ZoneInfo]:
     """The time zones in which a realm or any realm has usage; UTC without any."""
     names = reader.read_rows(view_queries.time_zones(realm))
-    return [time_zone(row["time_zone"]) for row in names] or [UTC]
+    return [time_zone(row["time_zone"]) for row in names] or [time_zone("UTC")]

@@ -188,7 +188,7 @@ def sessions(
                 **_bound_values(**bounds),
             },
         )
-        return replace(page, order=_descending(SESSION_KEY))
+        return _begun(replace(page, order=_descending(SESSION_KEY)), since)
     query = _of_realm(view("sessions"), realm)
     if user is not None:
         query = query.where("(user_id = %(user)s OR username = %(user)s)", user=user)
@@ -200,10 +200,17 @@ def sessions(
     if since is not None:
         # Half-open; a session that began and ended in one instant counts at that instant.
         overlaps = "(ended_at IS NULL OR ended_at > {since} OR started_at >= {since})"
-        query = _bounded(query, overlaps, _UTC, since=since)
+        query = _begun(_bounded(query, overlaps, _UTC, since=since), since)
     if live:
         query = query.where("ended_at IS NULL")
     return _arranged(query, arrangement, *_descending(SESSION_KEY))
+
+
+def _begun(query: ViewQuery, since: Bound | None) -> ViewQuery:
+    """Nothing is open in a span of the future, also what is open now."""
+    if not isinstance(since, datetime):
+        return query
+    return _bounded(query, "{since} <= reporting.database_now()", _UTC, since=since)
 
 
 def _descending(key: Sequence[str]) -> Sequence[str]:

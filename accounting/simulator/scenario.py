@@ -6,6 +6,9 @@ from accounting.errors import UsageError
 from accounting.simulator.version import VERSIONS, Version
 
 MAX_REALM_BYTES = 127
+MAX_SESSIONS = 10_000_000
+"""Also of users. As many as a large fleet has in a month; a slip of the pen has more."""
+MAX_SECONDS = 366 * 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +101,23 @@ class Scenario:
         for realm in self.realms:
             fits = len(realm.encode()) <= MAX_REALM_BYTES and "/user/" not in realm
             require(fits, f"realm {realm!r} is longer than 127 bytes or holds '/user/'")
-        require(self.sessions >= 0, f"sessions is {self.sessions}, less than 0")
-        require(self.concurrency is None or self.concurrency > 0, "concurrency is not above 0")
-        require(self.duration_seconds > 0, f"duration is {self.duration_seconds} s, not above 0")
+        fits = self.users <= MAX_SESSIONS
+        require(fits, f"users is {self.users}, more than {MAX_SESSIONS}")
+        fits = 0 <= self.sessions <= MAX_SESSIONS
+        require(fits, f"sessions is {self.sessions}, not 0 to {MAX_SESSIONS}")
+        fits = 0 < self.duration_seconds <= MAX_SECONDS
+        require(fits, f"duration is {self.duration_seconds} s, not above 0 and up to {MAX_SECONDS}")
         require(
             self.session_seconds > 0, f"session length is {self.session_seconds} s, not above 0"
         )
+        if self.concurrency is not None:
+            require(self.concurrency > 0, "concurrency is not above 0")
+            turns = self.duration_seconds / self.session_seconds + 1
+            require(
+                self.concurrency * turns <= MAX_SESSIONS,
+                f"concurrency is {self.concurrency}, and {self.duration_seconds:g} s of sessions "
+                f"of {self.session_seconds:g} s make more than {MAX_SESSIONS}",
+            )
         require(self.lifetime_seconds >= 2, f"lifetime is {self.lifetime_seconds} s, less than 2")
         fits = 0 <= self.packets_per_second <= 1_000_000
         require(fits, f"packets per second is {self.packets_per_second}, not 0 to 1000000")

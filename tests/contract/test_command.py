@@ -4,6 +4,7 @@ import json
 import os
 import re
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from accounting.domain.counters import COUNTERS
 from accounting.domain.identity import UsernameRule
 from accounting.domain.realm_rules import RealmRule
+from accounting.errors import UsageError
 from accounting.identities.realm_rules import set_rule
+from accounting.simulator import Scenario
 from tests.support.books import (
     READER,
     WRITER,
@@ -156,6 +159,8 @@ def test_an_empty_result_is_a_message_for_people_and_nothing_for_programs(
     assert for_people.out == "No sessions: that span is in the future.\n"
     for_programs = turn_accounting(*arguments, "--json", database_url=sample_books.url(READER))
     assert (for_programs.code, for_programs.out, for_programs.err) == (0, "", "")
+    open_now = ("sessions", "--live", "--since", "2027-01", "--sort", "started", "--json")
+    assert turn_accounting(*open_now, database_url=sample_books.url(READER)).out == ""
 
 
 @pytest.mark.parametrize("arguments", ["sessions", "usage", "usage --per day", "realm list"])
@@ -423,6 +428,14 @@ def test_simulate_prints_an_oracle_for_programs_and_a_table_for_people(tmp_path:
     )
     assert result.code == 2
     assert result.error_line == "can't simulate: servers is 0, not 1 to 200"
+    with pytest.raises(UsageError, match="sessions is 999999999999, not 0 to 10000000"):
+        Scenario(sessions=999_999_999_999)
+    with pytest.raises(UsageError, match="concurrency is 9000000, and 25 s of sessions of 8 s"):
+        Scenario(concurrency=9_000_000)
+    with pytest.raises(UsageError, match="duration is inf s, not above 0 and up to 31622400"):
+        Scenario(duration_seconds=inf)
+    with pytest.raises(UsageError, match="users is 99999999, more than 10000000"):
+        Scenario(users=99_999_999)
 
 
 def test_times_in_json_are_utc_and_complete(sample_books: Books) -> None:
@@ -458,11 +471,20 @@ def test_an_empty_span_says_whether_anything_can_still_come(books: Books) -> Non
     yesterday, tomorrow = (f"{now + timedelta(days=days):%Y-%m-%d}" for days in (-1, 1))
     later = now + timedelta(hours=2)
     hour = f"--since {later - timedelta(hours=1):%Y-%m-%dT%H:%M} --until {later:%Y-%m-%dT%H:%M}"
+    naive = ", or a time without an offset"
+    no_month = "no month begins in that span: try --per hour"
     settled = f"source 'default' is settled only until {now:%Y-%m-%d %H:%M:%SZ}"
     try:
         for clock, arguments, expected in (
             (now, f"usage --since {tomorrow}", "No usage: that span is in the future."),
             (now, f"sessions --since {tomorrow}", "No sessions: that span is in the future."),
+            (now, "sessions --since 2027-01", "No sessions: that span is in the future."),
+            (
+                now,
+                "sessions --live --since 2027-01 --limit 3",
+                "No live sessions: that span is in the future.",
+            ),
+            (now, f"usage --since {now:%Y-%m-%dT%H}:00Z", f"No usage: {no_month}{naive}."),
             (now, f"usage --until {yesterday}", "No usage in that span; it is complete."),
             (now, f"sessions --until {yesterday}", "No sessions in that span; it is complete."),
             (now, "usage --since 1h", "No usage yet: the roll-up has not counted all of it."),
@@ -473,5 +495,10 @@ def test_an_empty_span_says_whether_anything_can_still_come(books: Books) -> Non
             books.set_database_clock(clock)
             result = turn_accounting(*arguments.split(), database_url=books.url(READER))
             assert (result.code, result.out, result.err) == (0, f"{expected}\n", "")
+        exported = turn_accounting(
+            "export", "usage", "--since", "24h", "--per", "month", database_url=books.url(READER)
+        )
+        assert (exported.code, exported.out) == (2, "")
+        assert exported.error_line == f"there is nothing to export: {no_month}"
     finally:
         books.set_database_clock()
