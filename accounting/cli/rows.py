@@ -20,6 +20,7 @@ from accounting.plurals import counted
 from accounting.reporting.completeness import Counted, explain_empty
 from accounting.reporting.known_names import check_names
 from accounting.reporting.view_queries import (
+    AS_IT_IS,
     LENGTH,
     TRAFFIC,
     Arrangement,
@@ -161,7 +162,7 @@ def write_query(
             [clock] = reader.read_rows(database_now())
             now = clock["now"]
         if form.top is not None and not form.for_programs and listing.summed:
-            wanted = sums(view_query, listing.sums_of(form))
+            wanted = sums(query(AS_IT_IS), listing.sums_of(form))
             with reader.open_rows_and_sums(view_query, wanted) as (all_sums, rows):
                 has_rows = write_list(rows, listing, form, arrangement, all_sums=all_sums, now=now)
         else:

@@ -1,5 +1,6 @@
 """The command ``statement``: a closed period as its bill, or what the bill would be now."""
 
+import shutil
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from accounting.cli.rows import (
     sum_rows,
     write_list,
 )
-from accounting.cli.table import Column, Kind
+from accounting.cli.table import UNLIMITED, Column, Kind, split_words
 from accounting.domain.human_text import visible_name
 from accounting.domain.periods import describe_wait
 from accounting.domain.statements import StatementCutoff
@@ -178,7 +179,9 @@ def _write_statement(
     no_gap = "No gap of it is recorded yet." if lapses else "No gap lies in it."
     _write_section("Gaps", gaps, _GAPS, whole, no_gap, statement.now)
     for lapse in lapses:
-        write(f"Source {visible_name(lapse.source)}: {lapse}.\n")
+        text = f"Source {visible_name(lapse.source)}: {lapse}."
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
+        write("\n".join(split_words(text, width)) + "\n")
     _write_section(
         "Adjustments of this period",
         statement.adjustments,
