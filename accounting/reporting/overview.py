@@ -3,7 +3,7 @@
 Users are found by their key, which does not change when a name is erased.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -12,6 +12,7 @@ from uuid import UUID
 from accounting.reporting.view_queries import USAGE_SUMS, ViewQuery, view
 
 _SUFFIXES: Final = {"hour": "hourly", "day": "daily", "month": "monthly"}
+NOW_LENGTHS: Final[Sequence[Literal["day", "month"]]] = ("day", "month")
 _LONGEST: Final = {"day": timedelta(days=4), "month": timedelta(days=63)}
 """How long ago the bucket before the present one began at most."""
 
@@ -41,6 +42,17 @@ def _now_and_before(subject: Literal["realm", "user"], per: Literal["day", "mont
         ).where(f"{begin} >= {this} - interval '1 {per}'"),
         order=("realm", "starts_at"),
     )
+
+
+def of_realms(query: ViewQuery, realms: Collection[str]) -> ViewQuery:
+    """A query of several realms, for these only."""
+    return query.where("realm = ANY(%(realms)s)", realms=list(realms))
+
+
+def first_unclosed_periods() -> ViewQuery:
+    """Of each realm its first period that is not closed."""
+    query = view("periods").where("closed_at IS NULL")
+    return replace(query, columns=("DISTINCT ON (realm) *",), order=("realm", "starts_at"))
 
 
 def hours_of_all(hours: int) -> ViewQuery:

@@ -1,6 +1,6 @@
 """What routes read with: the database and the reader of the request."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -28,6 +28,13 @@ class Books:
     def rows(self, query: ViewQuery, *, by_user: bool = False) -> list[Mapping[str, Any]]:
         """The rows of a query on a view. ``by_user``: see :meth:`Reader.restrict`."""
         return self.database.read_rows(self.reader.restrict(query, by_user=by_user))
+
+    def sums(
+        self, query: ViewQuery, sums_of: Callable[[ViewQuery], ViewQuery], *, by_user: bool
+    ) -> Mapping[str, Any]:
+        """The one row that ``sums_of`` makes of the rows that :meth:`rows` has."""
+        [row] = self.database.read_rows(sums_of(self.reader.restrict(query, by_user=by_user)))
+        return row
 
     def service_rows(self, query: ViewQuery) -> list[Mapping[str, Any]]:
         """Rows about the service and not about a realm: sources, gaps, notices.

@@ -30,10 +30,13 @@ def json_response(
     return Response(text + "\n", status_code=status, media_type=media_type)
 
 
-def items_response(rows: Iterable[Mapping[str, Any]], cursor: str | None) -> Response:
-    """A page of rows, and the cursor of the next one."""
+def items_response(
+    rows: Iterable[Mapping[str, Any]], cursor: str | None, more: Mapping[str, Any] | None = None
+) -> Response:
+    """A page of rows, the cursor of the next one, and ``more`` members."""
     items = ",\n".join(map(json_object, rows))
-    return json_response(f'{{"items": [\n{items}\n], "next": {json_value(cursor)}}}')
+    members = "".join(f', "{name}": {json_value(value)}' for name, value in (more or {}).items())
+    return json_response(f'{{"items": [\n{items}\n], "next": {json_value(cursor)}{members}}}')
 
 
 def problem_response(problem: Problem) -> Response:
@@ -128,8 +131,10 @@ def _pages_of(reader: Reader) -> list[tuple[str, str]]:
         return []
     if reader.user_key is not None:
         return [(f"/user/{reader.user_key}", "Usage"), ("/sessions", "Sessions")]
-    pages = [("/", "Overview"), ("/sessions", "Sessions"), ("/periods", "Periods")]
-    return [*pages, ("/gaps", "Gaps")] if reader.reads_all else pages
+    pages = [("/sessions", "Sessions"), ("/periods", "Periods")]
+    if reader.reads_all:
+        pages = [("/realms", "Realms"), *pages, ("/gaps", "Gaps")]
+    return [("/", "Overview"), *pages]
 
 
 def _label(reader: Reader) -> str:

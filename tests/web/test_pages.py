@@ -21,6 +21,7 @@ from accounting.export.export import export_to_stream
 from accounting.export.selection import ExportFormat, ExportKind, Selection
 from accounting.reporting.reader import Reader
 from accounting.web.access.tokens import create_token
+from accounting.web.pages import realms
 from tests.support import page_books
 from tests.support.books import READER, Books
 from tests.support.html_page import Element, HtmlPage
@@ -277,9 +278,62 @@ def test_a_statement_has_its_lines_digest_cutoff_adjustments_and_gaps(site: Site
     assert "Nothing of earlier periods" in page.text
 
 
-def test_a_period_that_is_not_closed_says_what_it_waits_for(site: Site) -> None:
+def test_a_period_that_is_not_closed_has_a_preview_and_says_what_it_waits_for(site: Site) -> None:
     page = site.page("/statement", realm="example.org", period="2026-11-01")
     assert "It waits for its end, 2026-12-01 00:00 Europe/Berlin" in page.text
+    assert "A preview: not closed, may change" in page.text
+    lines = [row for row in site.books.rows("statement_previews") if row["realm"] == "example.org"]
+    lines.sort(key=lambda row: -traffic(row))
+    shown = page.rows("Lines so far")
+    assert [next(row.all("th")).text for row in shown] == [row["user_id"] for row in lines]
+    assert [row.values()[4] for row in shown] == [str(traffic(row)) for row in lines]
+    assert "Digest" not in page.table("Lines so far").text
+    assert not [link for link in page.links() if "download" in link]
+    data = "/api/v1/statements?realm=example.org&period=2026-11-01&preview=true"
+    assert data in page.links()
+    assert len(site.get(data).json["items"]) == len(lines)
+
+
+def test_a_preview_has_the_lines_of_its_reader_only(site: Site) -> None:
+    november = "/statement?realm=example.org&period=2026-11-01"
+    token, _ = create_token(site.books.engine, realm="example.org", user="alice", days=1)
+    with serving(site.books.url(READER), log_in=True) as web:
+        page = HtmlPage(web.get(november, token=token).text)
+    assert [next(row.all("th")).text for row in page.rows("Lines so far")] == ["alice"]
+    total = next(page.table("Lines so far").all("tfoot"))
+    assert total.text.startswith("Total of 1 ")
+    assert "waits for" not in page.text
+
+
+def test_realms_have_their_usage_and_the_first_period_that_is_not_closed(site: Site) -> None:
+    rows = site.page("/realms").rows("Realms")
+    assert [next(row.all("th")).text for row in rows] == ["example.net", "example.org"]
+    for row in rows:
+        realm = next(row.all("th")).text
+        months = [
+            traffic(month)
+            for month in site.books.rows("realm_usage_monthly", order="starts_at DESC")
+            if month["realm"] == realm
+        ]
+        assert str(months[0]) in row.values()
+        assert f"/statement?realm={realm}&period=2026-11-01" in links_of(row)
+    assert rows[1].text.endswith("open")
+
+
+def test_pages_of_realms_have_each_realm_once(
+    hostile: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(realms, "PAGE_ROWS", 2)
+    found: list[str] = []
+    address: str | None = "/realms"
+    while address is not None:
+        page = HtmlPage(hostile.get(address).text)
+        found += [links_of(row)[0] for row in page.rows("Realms")]
+        nexts = [link for link in page.all("a") if link.attributes.get("rel") == "next"]
+        address = nexts[0].attributes["href"] if nexts else None
+    known = sorted(str(row["name"]) for row in hostile.books.rows("known_realms() AS name"))
+    assert len(known) > 4
+    assert found == [f"/realm?{urlencode({'realm': name}, quote_via=quote)}" for name in known]
 
 
 @pytest.mark.parametrize("format_", ExportFormat)
@@ -447,6 +501,41 @@ def test_gaps_say_what_may_be_missing(site: Site) -> None:
     assert [next(row.all("th")).text for row in page.rows("Sources")] == ["default", "second"]
 
 
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"source": "default"},
+        {"source": "second"},
+        {"since": "2026-11-01"},
+        {"until": "2026-11-01", "source": "", "since": ""},
+    ],
+)
+def test_gaps_are_filtered_as_the_api_does(site: Site, filters: dict[str, str]) -> None:
+    page = site.page("/gaps", **filters)
+    given = {name: value for name, value in filters.items() if value}
+    expected = site.get("/api/v1/gaps", **given).json["items"]
+    try:
+        shown = [next(row.all("data")).attributes["value"] for row in page.rows("Capture gaps")]
+    except ValueError:
+        assert page.by_class("empty")[0].text.startswith("No gap")
+        shown = []
+    assert shown == [str(gap["gap_id"]) for gap in expected]
+    assert f"/api/v1/gaps?{urlencode(given)}" in page.links()
+
+
+@pytest.mark.parametrize(
+    ("filters", "status", "words"),
+    [
+        ({"since": "nonsense"}, 400, "since 'nonsense': expected today"),
+        ({"source": "defualt"}, 404, "default"),
+    ],
+)
+def test_a_wrong_filter_of_gaps_is_explained(
+    site: Site, filters: dict[str, Any], status: int, words: str
+) -> None:
+    assert words in site.page("/gaps", status=status, **filters).text
+
+
 # What holds on all pages.
 
 
@@ -556,10 +645,23 @@ def test_no_page_has_scripts_or_styles_of_its_own(site: Site) -> None:
 
 
 def test_the_page_that_is_open_is_marked(site: Site) -> None:
-    for path in ("/", "/sessions", "/periods", "/gaps"):
-        page = site.page(path)
-        current = [each for each in page.all("a") if each.attributes.get("aria-current") == "page"]
-        assert [each.attributes["href"] for each in current] == [path]
+    for path in ("/", "/realms", "/sessions", "/periods", "/gaps"):
+        assert current_links(site.page(path)) == [path]
+
+
+def test_the_page_that_is_open_is_marked_behind_a_proxy(site: Site) -> None:
+    """Whether the proxy strips its path or leaves it."""
+    with serving(site.books.url(READER), root_path="/turn") as web:
+        for path in ("/", "/sessions"):
+            for address in (path, f"/turn{path}"):
+                assert current_links(HtmlPage(web.get(address).text)) == [f"/turn{path}"]
+        pages = [web.get(f"{root}/api/v1/sessions?limit=1").json for root in ("", "/turn")]
+        assert pages[0] == pages[1]  # also the cursor
+
+
+def current_links(page: HtmlPage) -> list[str]:
+    links = (each for each in page.all("a") if each.attributes.get("aria-current") == "page")
+    return [link.attributes["href"] for link in links]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from accounting.web.api.cursor import (
     parse_key,
 )
 from accounting.web.books import Books
-from accounting.web.render import items_response
+from accounting.web.render import items_response, route_path
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
@@ -120,7 +120,7 @@ async def _list_request(
         for name, value in request.query_params.items()
         if name not in {"limit", "cursor", "format"}
     }
-    bound_to = binding(request.url.path, filters)
+    bound_to = binding(route_path(request.scope), filters)
     after, resolved_at = (None, None) if cursor is None else open_cursor(cursor, bound_to)
     return ListRequest(form=form, limit=limit, bound_to=bound_to, after=after, as_of=resolved_at)
 
@@ -146,15 +146,19 @@ def list_response(
     fetch: Fetch,
     *,
     if_empty: Callable[[], None] = lambda: None,
+    more: Callable[[], Row] = dict,
 ) -> Response:
-    """The answer of a list. ``if_empty`` may raise when there is nothing at all."""
+    """The answer of a list. ``if_empty`` may raise when there is nothing at all.
+
+    ``more``: members of the JSON beside the items.
+    """
     after = None if wanted.after is None else parse_key(wanted.after, key)
     if wanted.form == "json":
         rows, end = fetch(after, wanted.limit or DEFAULT_LIMIT)
         if not rows and after is None and end is None:
             if_empty()
         cursor = None if end is None else encode_cursor(wanted.bound_to, end, wanted.as_of)
-        return items_response(rows, cursor)
+        return items_response(rows, cursor, more())
     pages = _pages(fetch, after, wanted.limit)
     first = next(pages, None)
     if first is None:

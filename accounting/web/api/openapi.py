@@ -89,14 +89,17 @@ def describe(model: str, *, more: Mapping[str, Schema] | None = None) -> dict[in
     return {200: {"description": "The answer.", "content": content}, **_PROBLEMS}
 
 
-def describe_list(*models: str) -> dict[int | str, Schema]:
-    """The answers of a list, whose items are of one of these models."""
+def describe_list(
+    *models: str, more: Mapping[str, Schema] | None = None
+) -> dict[int | str, Schema]:
+    """The answers of a list, whose items are of one of these models. ``more``: other members."""
     item = _one_of(models)
     page = {
         "type": "object",
-        "required": ["items", "next"],
+        "required": ["items", "next", *(more or {})],
         "properties": {
             "items": {"type": "array", "items": item},
+            **(more or {}),
             "next": {
                 "type": ["string", "null"],
                 "description": "The cursor of the next page; null on the last one.",

@@ -1,9 +1,9 @@
 """Billing periods, statements and adjustments."""
 
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from accounting.errors import UsageError
@@ -18,12 +18,19 @@ from accounting.reporting.view_queries import (
     Row,
 )
 from accounting.web.api.listing import ListParameters, by_key, list_response
-from accounting.web.api.openapi import describe_list
+from accounting.web.api.openapi import Schema, describe_list
 from accounting.web.api.parameters import Period, Realm, User, UserKey
 from accounting.web.books import Books, BooksDependency
 from accounting.web.problems import not_found
+from accounting.web.statement_totals import read_totals
 
 router = APIRouter(tags=["billing"])
+
+DIGEST: Final[Schema] = {
+    "type": ["string", "null"],
+    "description": "Of one closed period with all its users: what its lines must give, as "
+    "`turn-accounting verify` checks it; null of anything else.",
+}
 
 
 @router.get("/periods", responses=describe_list("Period"))
@@ -37,8 +44,9 @@ def list_periods(books: BooksDependency, wanted: ListParameters, realm: Realm = 
     )
 
 
-@router.get("/statements", responses=describe_list("Statement"))
+@router.get("/statements", responses=describe_list("Statement", more={"digest": DIGEST}))
 def list_statements(
+    request: Request,
     books: BooksDependency,
     wanted: ListParameters,
     realm: Realm = None,
@@ -50,7 +58,10 @@ def list_statements(
         Query(description="The lines that open periods would have now; takes realm and period."),
     ] = False,
 ) -> Response:
-    """The lines of closed periods, by realm, period and user."""
+    """The lines of closed periods, by realm, period and user.
+
+    For one closed period as a whole also the `digest` of all its lines.
+    """
     day = None if period is None else period_day(period)
     if preview and (realm is None or day is None):
         raise UsageError("preview goes with realm and period")
@@ -71,6 +82,11 @@ def list_statements(
         STATEMENT_KEY,
         by_key(STATEMENT_KEY, read),
         if_empty=lambda: _check(books, realm, day, user, preview=preview),
+        more=lambda: {
+            "digest": None
+            if preview or (user, user_key) != (None, None)
+            else _digest(request, books, realm, day)
+        },
     )
 
 
@@ -111,6 +127,17 @@ def list_adjustments(
         by_key(ADJUSTMENT_KEY, read),
         if_empty=lambda: _check(books, realm, day if posted_in is None else None, user),
     )
+
+
+def _digest(request: Request, books: Books, realm: str | None, period: date | None) -> str | None:
+    """The digest of a closed period as a whole; None where that was not asked for."""
+    realm = books.realm(realm)
+    if realm is None or period is None or not books.reader.reads_realm:
+        return None
+    query = view_queries.periods(realm).where("period = %(day)s", day=period)
+    closed = [row for row in books.rows(query) if row["closed_at"] is not None]
+    digest: str | None = read_totals(request, books, closed[0])["digest"] if closed else None
+    return digest
 
 
 def _check(

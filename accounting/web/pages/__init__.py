@@ -8,6 +8,7 @@ from accounting.web.pages import (
     overview,
     periods,
     realm,
+    realms,
     session,
     sessions,
     statement,
@@ -17,5 +18,16 @@ from accounting.web.pages import (
 
 def add_routes(app: FastAPI) -> None:
     """Add all pages."""
-    for module in (log_in, overview, realm, user, sessions, session, periods, statement, gaps):
+    for module in (
+        log_in,
+        overview,
+        realms,
+        realm,
+        user,
+        sessions,
+        session,
+        periods,
+        statement,
+        gaps,
+    ):
         app.include_router(module.router, include_in_schema=False)

@@ -1,7 +1,7 @@
 """What pages read beyond the lists of the API, as far as the reader of the request may."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -13,7 +13,13 @@ from accounting.export.export import export_to_stream
 from accounting.export.parquet_process import write_parquet_in_child
 from accounting.export.selection import ExportFormat, Selection
 from accounting.reporting import overview, view_queries
-from accounting.reporting.view_queries import ViewQuery
+from accounting.reporting.completeness import (
+    Counted,
+    NotCaptured,
+    not_captured_in,
+    span_waits_for,
+)
+from accounting.reporting.view_queries import Bound, ViewQuery
 from accounting.web.books import Books
 from accounting.web.problems import not_found
 
@@ -30,13 +36,6 @@ class PageBooks(Books):
             query = query.where("realm = %(own_realm)s", own_realm=self.reader.realm)
         return self.database.read_rows(query)
 
-    def sums(
-        self, query: ViewQuery, sums_of: Callable[[ViewQuery], ViewQuery], *, by_user: bool
-    ) -> Mapping[str, Any]:
-        """The one row that ``sums_of`` makes of the rows that :meth:`rows` has."""
-        [row] = self.database.read_rows(sums_of(self.reader.restrict(query, by_user=by_user)))
-        return row
-
     def erased(self, rows: Iterable[Mapping[str, Any]]) -> frozenset[UUID]:
         """The keys of those users in rows whose name was erased."""
         nameless = {row["user_key"] for row in rows if not row["user_id"]}
@@ -51,6 +50,18 @@ class PageBooks(Books):
         if self.reader.reads_all:
             return gaps
         return [{**gap, "source": None, "detail": None} for gap in gaps]
+
+    def lapses(
+        self, until: Bound | None = None, source: str | None = None
+    ) -> Collection[NotCaptured]:
+        """What is not captured now, and no gap says so; only a reader of all gets any."""
+        return not_captured_in(self.database, until, source) if self.reader.reads_all else []
+
+    def not_counted(self, realm: str) -> str | None:
+        """What usage of a realm lacks, which names sources: only for a reader of all."""
+        if not self.reader.reads_all:
+            return None
+        return span_waits_for(self.database, realm, Counted.USAGE)
 
     def export(self, selection: Selection, form: ExportFormat, sink: ByteSink) -> None:
         """Write what ``export`` does, of a realm that the reader may read as a whole."""

@@ -1,4 +1,4 @@
-"""A closed period: its statement's lines, adjustments and gaps, and the files of an export."""
+"""A period: its statement's lines, adjustments, gaps and files; a preview before the close."""
 
 import tempfile
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ from accounting.web.pages.page_books import PageBooks, PageBooksDependency
 from accounting.web.pages.usage_chart import Row
 from accounting.web.problems import not_found
 from accounting.web.render import page
+from accounting.web.statement_totals import read_totals
 
 SHOWN_LINES: Final = 100
 SHOWN_ADJUSTMENTS: Final = 50
-KEPT_TOTALS: Final = 1000
 IN_MEMORY: Final = 1 << 20
 """A file that is larger waits on disk until it is sent."""
 MEDIA_TYPES: Final = {
@@ -40,11 +40,11 @@ router = APIRouter()
 def statement_page(
     request: Request, books: PageBooksDependency, realm: str, period: date
 ) -> Response:
-    """A statement; a period that is not closed says what it waits for."""
+    """A statement; of a period that is not closed a preview, and what it waits for."""
     row = _period(books, realm, period)
     day: date = row["period"]
     if row["state"] != "closed":
-        return page(request, "statement_open.html", realm=realm, period=row)
+        return _preview(request, books, row)
     most = Arrangement(by=TRAFFIC, descending=True, limit=SHOWN_LINES)
     own_key = books.user_key(None)
     query = view_queries.statements(realm, day, user_key=own_key, arrangement=most)
@@ -65,7 +65,7 @@ def statement_page(
         realm=realm,
         period=row,
         lines=lines,
-        totals=_totals(request, books, row),
+        totals=read_totals(request, books, row),
         adjustments=adjustments["period"],
         posted=adjustments["posted_in"],
         erased=books.erased([*lines, *adjustments["period"], *adjustments["posted_in"]]),
@@ -74,6 +74,40 @@ def statement_page(
         exports=EXPORTS if books.reader.reads_realm else (),
         formats=_formats(),
         shown_adjustments=SHOWN_ADJUSTMENTS,
+    )
+
+
+def _preview(request: Request, books: PageBooks, period: Row) -> Response:
+    """A period as its statement would be if it closed now."""
+    realm, day = period["realm"], period["period"]
+    query = view_queries.statements(
+        realm,
+        day,
+        user_key=books.user_key(None),
+        preview=True,
+        arrangement=Arrangement(by=TRAFFIC, descending=True, limit=SHOWN_LINES),
+    )
+    lines = books.rows(query, by_user=True)
+    posted = books.rows(
+        view_queries.adjustments(
+            realm, day, by="posted_in", arrangement=Arrangement(limit=SHOWN_ADJUSTMENTS)
+        ),
+        by_user=True,
+    )
+    return page(
+        request,
+        "statement_open.html",
+        realm=realm,
+        period=period,
+        lines=lines,
+        totals=books.sums(query, statement_totals, by_user=True),
+        posted=posted,
+        erased=books.erased([*lines, *posted]),
+        gaps=books.gaps_between(period["starts_at"], period["ends_at"]),
+        not_counted=books.not_counted(realm),
+        lapses=books.lapses(period["ends_at"]),
+        shown_adjustments=SHOWN_ADJUSTMENTS,
+        now=books.now(),
     )
 
 
@@ -106,23 +140,6 @@ def download(
             "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
         },
     )
-
-
-def _totals(request: Request, books: PageBooks, period: Row) -> Row:
-    """The totals of a statement. They never change, so that those of a whole one are kept."""
-    user_key = books.user_key(None)
-    query = view_queries.statements(period["realm"], period["period"], user_key=user_key)
-    if user_key is not None:
-        return books.sums(query, statement_totals, by_user=True)
-    kept: dict[tuple[object, ...], Row] = request.app.state.statement_totals
-    key = period["realm"], period["period"], period["closed_at"]
-    totals = kept.get(key)
-    if totals is None:
-        totals = books.sums(query, statement_totals, by_user=True)
-        if len(kept) >= KEPT_TOTALS:
-            kept.clear()
-        kept[key] = totals
-    return totals
 
 
 def _sent(file: IO[bytes]) -> Iterator[bytes]:

@@ -27,6 +27,7 @@ QUERIES: Final = (
     "realm=example.ne",
     "realm=example.org&user=bob",
     "realm=example.org&period=2026-10-01",
+    "realm=example.org&period=2026-11-01",
     "realm=example.net&period=2026-10-01",
     "since=2026-10&format=csv",
     "by=realm",

@@ -5,11 +5,13 @@ import socket
 from random import Random
 from typing import Any, Final
 from urllib.parse import quote
+from uuid import UUID
 
 import psycopg
 import pytest
 
 from accounting.domain.coturn_messages import MAX_COUNTER
+from accounting.domain.statements import statement_digest
 from accounting.web.api.cursor import MOST_CHARACTERS, decode_cursor, encode_cursor
 from tests.support.api_site import Site, busy_connections, serving
 from tests.support.books import Books, expected_json
@@ -114,6 +116,15 @@ def test_a_session_and_its_reports(sample_site: Site) -> None:
             for name, value in report.items():
                 # The columns of the other kind are zero or null.
                 assert value == expected_json(shown[name]) if name in shown else not value
+
+
+def test_a_statement_as_a_whole_has_its_digest(sample_site: Site) -> None:
+    whole = {"realm": "example.org", "period": "2026-10-01"}
+    answer = sample_site.page("statements", **whole)
+    lines = ((UUID(line["user_key"]), line["digest"]) for line in answer["items"])
+    assert answer["digest"] == statement_digest(lines)
+    for part in ({}, {**whole, "user": "alice"}, {**whole, "period": "2026-11-01", "preview": 1}):
+        assert sample_site.page("statements", **part)["digest"] is None
 
 
 def test_counters_are_exact(site: Site) -> None:
