@@ -510,7 +510,7 @@ def test_gaps_say_what_may_be_missing(site: Site) -> None:
         {"until": "2026-11-01", "source": "", "since": ""},
     ],
 )
-def test_gaps_are_filtered_as_the_api_does(site: Site, filters: dict[str, str]) -> None:
+def test_gaps_are_filtered_as_the_api_does(site: Site, filters: dict[str, Any]) -> None:
     page = site.page("/gaps", **filters)
     given = {name: value for name, value in filters.items() if value}
     expected = site.get("/api/v1/gaps", **given).json["items"]
