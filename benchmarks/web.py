@@ -68,6 +68,8 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
                 if name in PAGES:
                     kilobytes = web.size_with_assets(path) / 1e3
                     sizes.add(f"{name}, with all it loads", kilobytes, "kB", target=MAX_KILOBYTES)
+                else:
+                    sizes.add(f"{name}, the answer", len(web.get(path)) / 1e3, "kB")
             bare.close()
             sizes.add("memory of serve, at the end", web.megabytes(), "MB", target=MAX_MEGABYTES)
     measured = [figure for rounds in costs.values() for figure in rounds.figures()]
