@@ -1,14 +1,16 @@
 """Where a request comes from: the client's address, the scheme and the host that it was sent to.
 
 Behind a proxy these are in X-Forwarded-For, -Proto and -Host, which anybody can send. They count
-only if the request comes from the address of a proxy that the settings name.
+only if the request comes from the address of a proxy that the settings name. Most proxies that are
+not named show themselves: see :func:`seems_forwarded`.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -18,7 +20,21 @@ Network = IPv4Network | IPv6Network
 
 UNIX: Final = "unix"
 """What the client of a Unix socket is called, and what names it as a proxy."""
-FORWARDING_HEADERS: Final = ("forwarded", "x-real-ip", "via")
+FORWARDING_HEADERS: Final = frozenset(
+    {
+        "forwarded",
+        "via",
+        "cdn-loop",
+        "cf-connecting-ip",
+        "true-client-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-envoy-external-address",
+        "x-original-forwarded-for",
+        "x-original-host",
+        "x-real-ip",
+    }
+)
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?)(?::[0-9]{1,5})?")
 _PORT: Final = re.compile(r"(?<=[\]0-9]):[0-9]{1,5}$")
 
@@ -47,15 +63,18 @@ class Proxies:
             return self.unix
         return any(address in network for network in self.networks)
 
+    def include_text(self, address: str) -> bool:
+        """Whether an address is a proxy's."""
+        return (parsed := _address(address)) is not None and self.include(parsed)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """``host``: as in the Host header, in lower case. ``is_forwarded``: a header says so."""
+    """``host``: as in the Host header, in lower case."""
 
     client: str
     scheme: str
     host: str
-    is_forwarded: bool
 
     @property
     def name(self) -> str:
@@ -84,10 +103,33 @@ def arrival_of(scope: Scope, proxies: Proxies) -> Arrival:
         client=UNIX if client is None else str(client),
         scheme=scheme,
         host=host.lower(),
-        is_forwarded=any(
-            name in FORWARDING_HEADERS or name.startswith("x-forwarded-") for name in headers
-        ),
     )
+
+
+def seems_forwarded(scope: Scope, own_names: Collection[str]) -> bool:
+    """Whether a request shows that it came through a proxy. ``own_names``: of this server.
+
+    A proxy adds headers, or speaks HTTP/1.0 (nginx unless it is told otherwise), or is known to
+    browsers by another name, which they send as Origin and Referer. One that does nothing of it
+    can't be seen.
+    """
+    headers = Headers(scope=scope)
+    if scope.get("http_version") == "1.0":
+        return True
+    if any(name in FORWARDING_HEADERS or name.startswith("x-forwarded-") for name in headers):
+        return True
+    if headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
+        return False  # a link on a page of another site, such as a wiki
+    pages = [*headers.getlist("origin"), *headers.getlist("referer")]
+    return any(page != "null" and _host_of_url(page) not in own_names for page in pages)
+
+
+def _host_of_url(url: str) -> str:
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+    return f"[{host}]" if ":" in host else host
 
 
 def server_address(scope: Scope) -> Address | None:
@@ -99,6 +141,14 @@ def server_address(scope: Scope) -> Address | None:
 def is_address(name: str, address: Address | None) -> bool:
     """Whether a host, without its port, is this very address."""
     return address is not None and _address(name.strip("[]")) == address
+
+
+def network_of(client: str) -> str:
+    """What counts as one client: an IPv4 address, or the /64 network of an IPv6 address."""
+    address = _address(client)
+    if isinstance(address, IPv6Address):
+        return str(IPv6Address(int(address) >> 64 << 64))
+    return client if address is None else str(address)
 
 
 def _peer(scope: Scope) -> Address | None:

@@ -8,6 +8,7 @@ what a log-in would guard; a form comes from a page of this server; the reader i
 request comes from.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +21,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from accounting.errors import AccountingError
 from accounting.web.access.log_ins import LogInRefused, LogIns, TooManyFailures
 from accounting.web.access.reader import NOBODY, Reader
-from accounting.web.arrival import Arrival, Proxies, arrival_of, is_address, server_address
+from accounting.web.arrival import (
+    Arrival,
+    Proxies,
+    arrival_of,
+    is_address,
+    seems_forwarded,
+    server_address,
+)
 from accounting.web.cookies import clear_cookie, session_cookie
 from accounting.web.problems import Problem, problem_of, too_many_requests
 from accounting.web.render import answer_problem, log_in_redirect, route_path, route_template
@@ -44,9 +52,9 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _PROXY_NOT_NAMED: Final = (
-    "this request came through a proxy, and no log-in is asked for here: set "
-    "ACCOUNTING_WEB_PROXIES to the address of the proxy, which turns the log-in on, or "
-    "ACCOUNTING_WEB_LOGIN=required"
+    "this request seems to have come through a proxy (by its headers, or as HTTP/1.0), and no "
+    "log-in is asked for here: set ACCOUNTING_WEB_PROXIES to the address of the proxy, which turns "
+    "the log-in on, or ACCOUNTING_WEB_LOGIN=required"
 )
 
 
@@ -72,11 +80,12 @@ class Gate:
         arrival = arrival_of(scope, self._admission.proxies)
         is_head = scope["method"] == "HEAD"
         scope = {
-            **scope,
+            **_below(self._root_path, scope),
             # The server leaves the body out of the answer to a HEAD, by its own scope.
             "method": "GET" if is_head else scope["method"],
             "root_path": self._root_path,
             "scheme": arrival.scheme,
+            "headers": _with_host(scope["headers"], arrival.host),
             "state": {**scope.get("state", {}), "reader": NOBODY, "arrival": arrival},
         }
         answer = _Answer(send, path=route_path(scope), is_head=is_head)
@@ -109,7 +118,9 @@ class Gate:
                 "Misdirected Request",
                 "this server is not known by that name: ACCOUNTING_WEB_HOSTS lists its names",
             )
-        if self._admission.log_ins is None and arrival.is_forwarded:
+        if self._admission.log_ins is None and seems_forwarded(
+            scope, {arrival.name, *self._admission.hosts}
+        ):
             raise Problem(403, "Forbidden", _PROXY_NOT_NAMED)
         if scope["method"] not in SAFE_METHODS and not _is_from_here(headers, arrival):
             raise Problem(403, "Forbidden", "the form was sent by a page of another site")
@@ -150,6 +161,23 @@ class Gate:
             raise too_many_requests(error.seconds) from None
         except AccountingError as error:
             raise problem_of(error) from error
+
+
+def _below(root_path: str, scope: Scope) -> Scope:
+    """The scope with the root path in its path, whether a proxy stripped that or not."""
+    path = str(scope["path"])
+    if not root_path or path == root_path or path.startswith(f"{root_path}/"):
+        return scope
+    raw_path = root_path.encode() + scope["raw_path"]
+    return {**scope, "path": root_path + path, "raw_path": raw_path}
+
+
+def _with_host(headers: Iterable[tuple[bytes, bytes]], host: str) -> list[tuple[bytes, bytes]]:
+    """Headers with the host that the client sees, for the addresses of redirects."""
+    return [
+        *((name, value) for name, value in headers if name != b"host"),
+        (b"host", host.encode()),
+    ]
 
 
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="turn-accounting"'}

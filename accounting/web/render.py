@@ -58,9 +58,8 @@ def answer_problem(request: Request, problem: Problem) -> Response:
 
 
 def route_path(scope: Scope) -> str:
-    """The path of a request below the root path, where a proxy left that in."""
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+    """The path of a request below the root path, which the gate has put into each path."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path", ""))) or "/"
 
 
 def route_template(scope: Scope) -> str:

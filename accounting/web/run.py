@@ -60,7 +60,7 @@ def run(
                 address=address,
             )
         announce(shown)
-        server.serve(app, listener, stop)
+        server.serve(app, listener, stop, proxies)
 
 
 def _name(host: str) -> tuple[str, ...]:

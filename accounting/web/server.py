@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from accounting.config import UNIX_PREFIX
 from accounting.errors import ConfigurationError
+from accounting.web.arrival import Proxies, network_of
 
 BACKLOG: Final = 128
 KEEP_ALIVE_SECONDS: Final = 15
@@ -32,6 +34,8 @@ STOP_SECONDS: Final = 4
 """What has not ended by then is cancelled."""
 MOST_CONNECTIONS: Final = 256
 """More are answered with 503."""
+CLIENT_CONNECTIONS: Final = 64
+"""More of one client that is no proxy are closed at once, so that it does not take all."""
 MAX_HEAD_BYTES: Final = 16_384
 """The head of a request. The gate answers smaller ones, which are too large, in words."""
 IDLE_CONNECTIONS: Final = 2
@@ -41,11 +45,17 @@ STATEMENT_SECONDS: Final = 10
 UNIX_MODE: Final = 0o660
 
 
-def serve(app: ASGIApp, listener: socket.socket, stop: threading.Event) -> None:
-    """Serve on a listening socket until ``stop`` is set, then let requests end."""
+def serve(
+    app: ASGIApp, listener: socket.socket, stop: threading.Event, proxies: Proxies | None = None
+) -> None:
+    """Serve on a listening socket until ``stop`` is set, then let requests end.
+
+    ``proxies``: they connect for many clients.
+    """
+    protocol: Any = partial(_Protocol, proxies or Proxies())
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=protocol,
         ws="none",
         log_config=None,
         log_level="error",  # it warns about what any client sends
@@ -89,13 +99,35 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """Closes a connection whose request does not arrive in time."""
+    """Closes connections whose request does not arrive in time, and too many of one client."""
 
     _deadline: asyncio.TimerHandle | None = None
 
+    def __init__(self, proxies: Proxies, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._proxies = proxies
+        self.network: str | None = None
+
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.network = self._client_network()
+        if self.network is not None and self._count_of_client() > CLIENT_CONNECTIONS:
+            self.transport.close()
+            return
         self._start_deadline()
+
+    def _client_network(self) -> str | None:
+        """What counts as one client; None for a proxy, and for a Unix socket."""
+        if self.client is None or self._proxies.include_text(self.client[0]):
+            return None
+        return network_of(self.client[0])
+
+    def _count_of_client(self) -> int:
+        """The open connections of this client, with this one."""
+        return sum(
+            isinstance(other, _Protocol) and other.network == self.network
+            for other in self.connections
+        )
 
     def data_received(self, data: bytes) -> None:
         if not self._is_busy():
@@ -138,6 +170,10 @@ def listening(address: str, host: str, port: int) -> Iterator[socket.socket]:
     with listener:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MILLISECONDS)
+        # Connections have the options of their listener. asyncio would set this one, but only on
+        # sockets that name their protocol, which these do not: without it the body of an answer
+        # waits some 40 ms for the client to acknowledge its head.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield listener
 
 

@@ -6,7 +6,6 @@ with serving(url, log_in=True) as web:
 
 import http.client
 import json
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -85,10 +84,11 @@ def serving(url: str, **options: Any) -> Iterator[WebServer]:
     stop = threading.Event()
     with (
         closing(Reader(url, idle_connections=2, takes_role=True)) as database,
-        socket.create_server((ADDRESS, 0)) as listener,
+        server.listening(ADDRESS, ADDRESS, 0) as listener,
     ):
         gate: Any = create_app(database, **options)
-        thread = threading.Thread(target=server.serve, args=(gate, listener, stop))
+        arguments = (gate, listener, stop, options.get("proxies"))
+        thread = threading.Thread(target=server.serve, args=arguments)
         thread.start()
         try:
             yield WebServer(port=listener.getsockname()[1], app=gate.app.app)

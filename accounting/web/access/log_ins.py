@@ -1,8 +1,9 @@
 """Finds the reader of a token or of a browser session, and limits how often that may fail.
 
-A secret has 256 random bits, so nobody finds one by trying. The limit protects the database and the
-log. It is per client address; and for all addresses together, except for those from which a log-in
-succeeded lately, so that strangers lock nobody out.
+A secret has 256 random bits, so nobody finds one by trying. The limit protects the log, and the
+form of the log-in. It is per client address; and for all addresses together, except for those from
+which a log-in succeeded lately. A valid token or session is never limited, so that a stranger at
+the same address locks nobody out.
 """
 
 import re
@@ -11,7 +12,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
 import structlog
@@ -21,6 +21,7 @@ from accounting.db.queries import Queries
 from accounting.reporting.reader import Reader as DatabaseReader
 from accounting.web.access.reader import Reader
 from accounting.web.access.secret_texts import SESSION, TOKEN, digest, new_session
+from accounting.web.arrival import network_of
 
 log = structlog.get_logger()
 
@@ -40,7 +41,7 @@ class LogInRefused(Exception):
 
 @dataclass
 class TooManyFailures(Exception):
-    """Nothing is looked up for this client for so many seconds."""
+    """A log-in of this client fails without another word for so many seconds."""
 
     seconds: int
 
@@ -89,9 +90,9 @@ class LogIns:
             self._call("close_session", digest=digest(secret))
 
     def _reader(self, query: str, form: re.Pattern[str], secret: str, client: str) -> Reader:
-        self._failures.check(client)
         row = self._call(query, digest=digest(secret)) if form.fullmatch(secret) else None
         if row is None:
+            self._failures.check(client)
             raise self._refused(client)
         self._failures.succeeded(client)
         return Reader(
@@ -138,7 +139,7 @@ class _Failures:
 
     def check(self, client: str) -> None:
         """Raise TooManyFailures where the client, or all of them, failed too often lately."""
-        key = _network(client)
+        key = network_of(client)
         with self._lock:
             now = self._now()
             seconds = 0.0
@@ -151,7 +152,7 @@ class _Failures:
 
     def add(self, client: str) -> None:
         """Record a failure."""
-        key = _network(client)
+        key = network_of(client)
         with self._lock:
             now = self._now()
             bucket = self._clients.pop(key, None) or _Bucket(at=now)
@@ -165,18 +166,9 @@ class _Failures:
 
     def succeeded(self, client: str) -> None:
         """Record that a log-in succeeded from this address."""
-        key = _network(client)
+        key = network_of(client)
         with self._lock:
             self._known.pop(key, None)
             self._known[key] = None
             if len(self._known) > MOST_CLIENTS:
                 self._known.popitem(last=False)
-
-
-def _network(client: str) -> str:
-    """What counts as one client: an IPv4 address, or the network of an IPv6 address."""
-    try:
-        address = ip_address(client)
-    except ValueError:
-        return client
-    return str(IPv6Address(int(address) >> 64 << 64)) if address.version == 6 else client

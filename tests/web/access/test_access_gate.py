@@ -1,6 +1,7 @@
 """What the gate refuses before any route: hosts, unnamed proxies, what is too large or slow."""
 
 import socket
+from contextlib import ExitStack, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,7 @@ from accounting.web import server as web_server
 from accounting.web.arrival import Proxies, arrival_of
 from tests.support.access_site import Site
 from tests.support.books import WRITER
+from tests.support.servers import wait_until
 from tests.support.web_server import WebServer, serving
 
 PATH: Final = "/api/v1/periods"
@@ -64,7 +66,7 @@ def test_names_that_were_set(site: Site) -> None:
 @pytest.mark.parametrize(
     "header",
     ["X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "Forwarded",
-     "X-Real-IP", "Via"],
+     "X-Real-IP", "Via", "CF-Connecting-IP", "True-Client-IP", "CDN-Loop", "X-Client-IP"],
 )  # fmt: skip
 def test_a_proxy_that_nobody_named_gets_nothing(open_web: WebServer, header: str) -> None:
     """It would show all books to everybody who reaches it."""
@@ -73,6 +75,112 @@ def test_a_proxy_that_nobody_named_gets_nothing(open_web: WebServer, header: str
         assert answer.status == 403
         assert "ACCOUNTING_WEB_PROXIES" in answer.text
         assert "example.org" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Referer": "https://usage.example.org/"}, 403),
+        ({"Referer": "https://usage.example.org/sessions", "Sec-Fetch-Site": "same-origin"}, 403),
+        ({"Origin": "https://usage.example.org"}, 403),
+        ({"Referer": "http://["}, 403),
+        ({"Referer": "http://127.0.0.1:8400/periods"}, 200),
+        ({"Referer": "http://localhost:3000/"}, 200),
+        ({"Referer": "http://[::1]:8400/"}, 200),
+        ({"Origin": "null"}, 200),
+        # A link on a page of another site.
+        ({"Referer": "https://wiki.example.org/", "Sec-Fetch-Site": "cross-site"}, 200),
+    ],
+)
+def test_a_proxy_that_adds_nothing_shows_itself_by_the_name_that_browsers_know(
+    open_web: WebServer, site: Site, headers: dict[str, str], status: int
+) -> None:
+    answer = open_web.request("GET", PATH, headers=headers)
+    assert answer.status == status
+    if status == 403:
+        assert "ACCOUNTING_WEB_PROXIES" in answer.text
+        assert "example.org" not in answer.text
+    assert site.web.request("GET", PATH, token=site.tokens["all"], headers=headers).status == 200
+
+
+def test_a_proxy_that_speaks_http_1_0_shows_itself(open_web: WebServer) -> None:
+    """As nginx does, with `proxy_pass http://127.0.0.1:8400;` and nothing else."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", open_web.port), timeout=20) as client:
+        client.sendall(f"GET {PATH} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        while data := client.recv(65536):
+            received += data
+    assert received.startswith(b"HTTP/1.1 403 ")
+    assert b"example.org" not in received
+
+
+def test_the_root_path_may_be_stripped_or_not(site: Site) -> None:
+    """One request for each address in both forms: files, redirects, cursors, where one is."""
+    with serving(site.books.url(WRITER), root_path="/turn") as web:
+        for path in ("/", "/static/style.css", "/sessions", "/api/v1/sessions", "/nothing"):
+            stripped, whole = web.get(path), web.get(f"/turn{path}")
+            assert stripped.status == whole.status == (404 if path == "/nothing" else 200)
+            if path == "/sessions":
+                assert stripped.text == whole.text
+                assert 'href="/turn/sessions" aria-current="page"' in stripped.text
+        for path in ("/sessions/", "/turn/sessions/"):
+            moved = web.get(path)
+            assert moved.status == 307
+            assert moved.headers["location"] == f"http://127.0.0.1:{web.port}/turn/sessions"
+        for first, second in (("", "/turn"), ("/turn", "")):
+            page = web.get(f"{first}/api/v1/sessions?limit=1").json
+            rest = web.get(f"{second}/api/v1/sessions?limit=1&cursor={page['next']}")
+            assert rest.status == 200
+            assert rest.json["items"] != page["items"]
+        assert web.get("/turn").headers["location"].endswith("/turn/")
+
+
+def test_a_redirect_leads_to_the_name_that_the_client_knows(site: Site) -> None:
+    options = {"proxies": Proxies.of(["127.0.0.1"]), "hosts": ["usage.example.org"]}
+    headers = {"X_Forwarded_Proto": "https", "X_Forwarded_Host": "usage.example.org"}
+    with serving(site.books.url(WRITER), log_in=True, **options) as web:
+        moved = web.get("/sessions/", token=site.tokens["all"], **headers)
+        assert moved.headers["location"] == "https://usage.example.org/sessions"
+
+
+def test_an_answer_does_not_wait_for_an_acknowledgement() -> None:
+    """Nagle's algorithm and a delayed acknowledgement hold a body back for 40 ms."""
+    with (
+        web_server.listening("any", "127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname(), timeout=20),
+    ):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
+def test_one_client_does_not_take_all_connections(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_server, "CLIENT_CONNECTIONS", 3)
+
+    def connect(stack: ExitStack, port: int, address: str = "127.0.0.1") -> socket.socket:
+        client = socket.create_connection(
+            ("127.0.0.1", port), timeout=20, source_address=(address, 0)
+        )
+        return stack.enter_context(client)
+
+    def answers(client: socket.socket) -> bool:
+        client.sendall(b"GET /login HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with suppress(ConnectionError):
+            return client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        return False
+
+    with serving(site.books.url(WRITER), log_in=True) as web, ExitStack() as stack:
+        clients = [connect(stack, web.port) for _ in range(4)]
+        assert [answers(client) for client in clients] == [True, True, True, False]
+        assert answers(connect(stack, web.port, "127.0.0.2"))
+        clients[0].close()
+        wait_until(lambda: answers(connect(stack, web.port)))
+    proxies = Proxies.of(["127.0.0.1"])
+    with serving(site.books.url(WRITER), log_in=True, proxies=proxies) as web, ExitStack() as stack:
+        clients = [connect(stack, web.port) for _ in range(5)]
+        assert all(answers(client) for client in clients)
 
 
 def test_forwarded_headers_of_strangers_mean_nothing(site: Site) -> None:

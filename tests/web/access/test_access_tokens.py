@@ -222,23 +222,36 @@ def test_a_client_that_fails_often_waits(access_books: Books) -> None:
     with serving(access_books.url(WRITER), log_in=True, now=clock) as web:
         statuses = [web.get(PATH, token="ta_x").status for _ in range(CLIENT_FAILURES)]
         assert statuses == [401] * CLIENT_FAILURES
-        refused = web.get(PATH, token=token)
+        refused = web.get(PATH, token="ta_x")
         assert refused.status == 429
         assert 1 <= int(refused.headers["retry-after"]) <= CLIENT_SECONDS + 1
         assert log_in(web, token).status == 429
         assert web.get("/periods", Cookie="turn-accounting=tas_x").status == 429
         clock.seconds += CLIENT_SECONDS + 0.1
         assert web.get(PATH, token="ta_x").status == 401
-        assert web.get(PATH, token=token).status == 429
+        assert web.get(PATH, token="ta_x").status == 429
+        assert log_in(web, token).status == 429
         clock.seconds += CLIENT_SECONDS + 0.1
-        assert web.get(PATH, token=token).status == 200
+        assert log_in(web, token).status == 303
         clock.seconds += CLIENT_SECONDS * CLIENT_FAILURES
         statuses = [log_in(web, "x").status for _ in range(CLIENT_FAILURES + 1)]
         assert statuses == [403] * CLIENT_FAILURES + [429]
 
 
+def test_a_stranger_at_the_same_address_does_not_stop_a_valid_token(access_books: Books) -> None:
+    token, _ = create_token(access_books.engine, days=1)
+    with serving(access_books.url(WRITER), log_in=True, now=SetClock()) as web:
+        cookie = cookie_of(log_in(web, token))
+        for secret in ("x", "ta_" + "a" * 43):
+            statuses = {web.get(PATH, token=secret).status for _ in range(CLIENT_FAILURES)}
+            assert statuses <= {401, 429}
+        assert web.get(PATH, token="x").status == 429
+        assert web.get(PATH, token=token).status == 200
+        assert web.get(PATH, Cookie=cookie).status == 200
+
+
 def test_strangers_lock_nobody_out(access_books: Books) -> None:
-    """Many addresses that fail do not stop one from which a log-in succeeded."""
+    """Many addresses that fail do not stop the form on one from which a log-in succeeded."""
     token, _ = create_token(access_books.engine, days=1)
     clock = SetClock()
     options = {"log_in": True, "proxies": Proxies.of(["127.0.0.1"]), "now": clock}
@@ -247,8 +260,9 @@ def test_strangers_lock_nobody_out(access_books: Books) -> None:
         for number in range(ALL_FAILURES):
             address = f"2001:db8:{number:x}::1"
             assert web.get(PATH, token="ta_x", X_Forwarded_For=address).status == 401
-        assert web.get(PATH, token=token, X_Forwarded_For="192.0.2.2").status == 429
-        assert web.get(PATH, token=token, X_Forwarded_For="192.0.2.1").status == 200
+        assert log_in(web, token, X_Forwarded_For="192.0.2.2").status == 429
+        assert log_in(web, token, X_Forwarded_For="192.0.2.1").status == 303
+        assert web.get(PATH, token=token, X_Forwarded_For="192.0.2.2").status == 200
         # All addresses of an IPv6 network are one client.
         clock.seconds += 3600
         for number in range(CLIENT_FAILURES + 1):
