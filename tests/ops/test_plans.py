@@ -362,5 +362,6 @@ def test_no_page_and_no_answer_of_the_api_scans_a_growing_table(
             f"{name}: {scan}"
             for scan in plans.growing_table_scans()
             if not scan.startswith("adjustments: ")  # of which this realm has a third
+            and "statement_previews" not in scan  # which has all hours of a period
         ]
     assert scans == []
