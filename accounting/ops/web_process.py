@@ -25,6 +25,8 @@ LIBRARIES: Final = ("fastapi", "jinja2", "uvicorn")
 ADDRESS: Final = "127.0.0.1"
 FIRST_PORT: Final = 8400
 PORTS: Final = 100
+PORT_FILE: Final = "web-port"
+"""In the data directory."""
 CONFIGURATION_EXIT_CODE: Final = 2
 STOP_TIMEOUT_SECONDS: Final = 10.0
 _KEPT: Final = (
@@ -62,7 +64,7 @@ def web_process(
                 missing=name,
             )
             return None
-    address = settings.web_listen or f"{ADDRESS}:{_choose_port(settings.data_dir / 'web-port')}"
+    address = settings.web_listen or f"{ADDRESS}:{_choose_port(settings.data_dir)}"
     environment = _environment(settings, embedded_url)
     environment[environment_variable("web_listen")] = address
     process = ChildProcess(
@@ -100,12 +102,18 @@ def _database(settings: Settings, embedded_url: str | None) -> dict[str, str]:
     return {environment_variable("database_url"): settings.database_url.get_secret_value()}
 
 
-def _choose_port(path: Path) -> int:
-    """That of the last run if it is free, so that bookmarks stay valid; else the first free one."""
+def kept_port(data_dir: Path) -> int | None:
+    """The port of the last run, on 127.0.0.1; None before the first."""
     try:
-        kept = [int(path.read_text())]
+        return int((data_dir / PORT_FILE).read_text())
     except (OSError, ValueError):
-        kept = []
+        return None
+
+
+def _choose_port(data_dir: Path) -> int:
+    """That of the last run if it is free, so that bookmarks stay valid; else the first free one."""
+    last = kept_port(data_dir)
+    kept = [] if last is None else [last]
     candidates = [*kept, *range(FIRST_PORT, FIRST_PORT + PORTS)]
     port = next(filter(_is_free, candidates), 0)
     if not port:
@@ -113,7 +121,7 @@ def _choose_port(path: Path) -> int:
             port = int(listener.getsockname()[1])
     if [port] != kept:
         with suppress(OSError):  # the next run has another port at worst
-            path.write_text(f"{port}\n")
+            (data_dir / PORT_FILE).write_text(f"{port}\n")
     return port
 
 

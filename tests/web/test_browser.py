@@ -172,6 +172,7 @@ def checked_pages(books: Books) -> list[str]:
         "/",
         "/realm?realm=example.org",
         f"/user/{alice['user_key']}",
+        "/realms",
         "/sessions?user=bob",
         f"/session/{disputed['session_id']}",
         "/periods",

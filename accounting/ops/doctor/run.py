@@ -1,4 +1,4 @@
-"""All probes and checks, in the order of an event's way: Redis, spool, Postgres, books.
+"""All probes and checks, in the order of an event's way: Redis, spool, Postgres, books, the page.
 
 Starts no server and changes nothing.
 """
@@ -27,6 +27,7 @@ from accounting.ops.doctor.redis_server import Unreachable, check_redis
 from accounting.ops.doctor.source_identity import check_identity
 from accounting.ops.doctor.spool_file import check_spool, probe_spool
 from accounting.ops.doctor.time_zones import check_time_zones
+from accounting.ops.doctor.web_page import check_page
 from accounting.ops.monitoring.health import clock_offsets
 from accounting.ops.monitoring.snapshot import Snapshot, SnapshotReader
 
@@ -43,6 +44,7 @@ def examine(
     yield from check_spool(snapshot, probe_spool(snapshot))
     yield from _examine_postgres(settings, database_url, snapshot)
     yield from check_flow(snapshot)
+    yield from check_page(settings)
 
 
 def _examine_redis(

@@ -18,6 +18,8 @@ import pytest
 
 from accounting.config import Settings
 from accounting.errors import ConfigurationError
+from accounting.ops.doctor import Level
+from accounting.ops.doctor.web_page import check_page
 from accounting.ops.fork_server import ProcessStarter
 from accounting.ops.web_process import web_process
 from accounting.reporting.reader import Reader
@@ -128,6 +130,20 @@ def up(books: Books, valkey: ValkeyServer, **settings: str) -> Service:
     return Service("up", books.directory / "data", {**urls, "ACCOUNTING_WEB_LISTEN": "", **given})
 
 
+def test_doctor_asks_for_the_page_where_it_should_be(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    assert list(check_page(settings)) == []  # it was never served
+    assert list(check_page(Settings(web_listen="off"))) == []
+    port = free_port()
+    (tmp_path / "web-port").write_text(f"{port}\n")
+    [finding] = check_page(settings)
+    assert (finding.level, finding.observed) == (
+        Level.WARNING,
+        f"127.0.0.1:{port}: Connection refused",
+    )
+    assert "ACCOUNTING_WEB_LISTEN=off" in finding.advice
+
+
 def test_it_is_no_process_where_it_is_off() -> None:
     with socket.socket() as channel:
         assert web_process(Settings(web_listen="off"), ProcessStarter(channel), None) is None
@@ -214,9 +230,10 @@ def test_it_ends_in_seconds_while_requests_wait(access_books: Books, tmp_path: P
 def test_it_stays_small(access_books: Books, tmp_path: Path) -> None:
     """Also after a file in Parquet, and many large answers at once."""
     port = free_port()
+    address = f"127.0.0.1:{port}"
     settings = {
         "ACCOUNTING_DATABASE_URL": access_books.url(WRITER),
-        "ACCOUNTING_WEB_LISTEN": f"127.0.0.1:{port}",
+        "ACCOUNTING_WEB_LISTEN": address,
     }
     file = "/statement/download?realm=example.org&period=2026-10-01&format=parquet"
     with Service("serve", tmp_path / "data", settings, module="accounting") as service:
@@ -226,6 +243,9 @@ def test_it_stays_small(access_books: Books, tmp_path: Path) -> None:
         with ThreadPoolExecutor(8) as threads:
             answers = threads.map(lambda _: get(port, f"{PATH}?limit=1000")[0], range(40))
             assert set(answers) == {200}
+        assert [finding.observed for finding in check_page(Settings(web_listen=address))] == [
+            f"answers on {address}"
+        ]
         assert not any(name in maps(service.pid) for name in ("arrow", "sqlalchemy"))
         [kilobytes] = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{service.pid}/status").read_text())
         assert int(kilobytes) * 1024 < 90_000_000
