@@ -73,6 +73,29 @@ def not_captured_in(
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far all sources in service are counted at ``now``; ``until`` is None before the first."""
+
+    until: datetime | None
+    now: datetime
+
+    @property
+    def is_late(self) -> bool:
+        """Whether usage of the last minute, or of more, may still be to come."""
+        return self.until is not None and self.now - self.until > MAX_CAPTURE_LAG
+
+    def covers(self, end: datetime) -> bool:
+        """Whether everything that was reported before ``end`` is counted."""
+        return self.until is None or self.until >= end
+
+
+def read_progress(reader: "Reader") -> Progress:
+    """Read how far usage is counted. It names no source: any reader of usage may know it."""
+    [row] = reader.read_rows(view_queries.progress())
+    return Progress(row["counted_until"], row["now"])
+
+
 class Counted(Enum):
     """What is computed from reports, of which some may not be counted yet."""
 

@@ -551,6 +551,13 @@ def sums(query: ViewQuery, columns: Iterable[str]) -> ViewQuery:
     )
 
 
+def progress() -> ViewQuery:
+    """How far all sources in service are counted, and the database's clock."""
+    until = "min(settled_until) AS counted_until"
+    query = view("sources").where("retired_at IS NULL AND loaded_until IS NOT NULL")
+    return replace(query, columns=(until, "reporting.database_now() AS now"))
+
+
 def database_now() -> ViewQuery:
     """The database's clock, as ``now``."""
     return view("database_now() AS now")

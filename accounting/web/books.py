@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from accounting.errors import UsageError, unknown_name, unknown_user
 from accounting.reporting import view_queries
+from accounting.reporting.completeness import Progress, read_progress
 from accounting.reporting.feed_pages import FeedPage, read_feed_page
 from accounting.reporting.known_names import check_names
 from accounting.reporting.live import LivePart
@@ -42,6 +43,10 @@ class Books:
         Only a reader of all gets any.
         """
         return self.database.read_rows(query) if self.reader.reads_all else []
+
+    def progress(self) -> Progress:
+        """How far usage is counted."""
+        return read_progress(self.database)
 
     def require_all(self) -> None:
         """Raise the problem of an address that does not exist, unless everything may be read."""

@@ -6,11 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -22,6 +24,7 @@ from accounting.export.selection import ExportFormat, ExportKind, Selection
 from accounting.reporting.reader import Reader
 from accounting.web.access.tokens import create_token
 from accounting.web.pages import realms
+from accounting.web.pages.usage_chart import with_empty_buckets
 from tests.support import page_books
 from tests.support.books import READER, Books
 from tests.support.html_page import Element, HtmlPage
@@ -93,6 +96,13 @@ def links_of(element: Element) -> list[str]:
     return [link.attributes["href"] for link in element.all("a")]
 
 
+def used_buckets(page: HtmlPage, caption: str) -> list[list[str]]:
+    """The figures of a chart, without buckets in which nothing was reported."""
+    rows = [row.values() for row in page.rows(caption)]
+    assert rows[-1][0] > rows[0][0]
+    return [row for row in rows if any(value != "0" for value in row[1:])]
+
+
 # The overview.
 
 
@@ -119,7 +129,9 @@ def test_the_overview_says_what_lives_and_what_is_missing(site: Site) -> None:
     assert page.figure("Live sessions").values()[0] == "1"
     assert "most of 2 sources: second, counted until 11:00:00 UTC" in page.figure("Behind").text
     assert "1 open" in page.figure("Gaps in 24 hours").text
-    notices = [notice.text for notice in page.by_class("notices")[0].all("li")]
+    late, listed = page.by_class("notices")
+    assert "usage is counted until 2026-11-04 11:00:00 UTC" in late.text
+    notices = [notice.text for notice in listed.all("li")]
     assert "error: source default: not capturing for" in notices[0]
     assert "connection lost" in notices[0]
     assert any("1 message" in notice and "could not be parsed" in notice for notice in notices)
@@ -162,7 +174,7 @@ def test_a_realm_has_the_figures_of_its_chart_as_a_table(
         for row in site.books.rows(f"realm_usage_{view}", order="starts_at")
         if row["realm"] == "example.org"
     ]
-    assert [row.values() for row in page.rows("Traffic and peak")] == expected[-bucket_count:]
+    assert used_buckets(page, "Traffic and peak") == expected[-bucket_count:]
     figure = page.by_class("chart")[0]
     assert figure.attributes["data-zone"] == "Europe/Berlin"
     assert figure.by_class("plot")[0].attributes["role"] == "img"
@@ -175,8 +187,40 @@ def is_in(bucket: Any, at: Any) -> bool:
 
 def test_unattributed_usage_of_a_bucket_without_sessions_is_shown(hostile: Site) -> None:
     page = hostile.page("/realm", realm="stolen", per="hour")
-    [row] = page.rows("Traffic and peak")
-    assert row.values()[1:] == ["0", "0", "0", "400", "0", "0"]
+    [values] = used_buckets(page, "Traffic and peak")
+    assert values[1:] == ["0", "0", "0", "400", "0", "0"]
+
+
+@pytest.mark.parametrize(
+    ("per", "since", "now", "starts"),
+    [
+        (
+            "day",
+            "2026-10-24T12:00",
+            "2026-10-26T12:00",
+            ["24T00", "25T00:00:00+02", "26T00:00:00+01"],
+        ),
+        ("month", "2026-08-20T00:00", "2026-11-01T01:00", ["08-01", "09-01", "10-01", "11-01"]),
+        ("hour", "2026-10-25T01:30", "2026-10-25T03:10", ["T01", "T02:00:00+02", "T02:00:00+01"]),
+    ],
+)
+def test_empty_buckets_are_those_of_the_calendar(
+    per: Any, since: str, now: str, starts: list[str]
+) -> None:
+    zone = ZoneInfo("Europe/Berlin")
+    begin, end = (datetime.fromisoformat(text).replace(tzinfo=zone) for text in (since, now))
+    rows = with_empty_buckets([], per, zone, begin, end)
+    found = [row["starts_at"].isoformat() for row in rows]
+    assert len(found) == len(starts) + (per == "hour")
+    assert all(start in text for start, text in zip(starts, found, strict=False))
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["/realm?realm=%00", "/sessions?user=%FF", "/periods?realm=a&realm=b", "/gaps?reason=x"],
+)
+def test_a_query_that_can_not_be_meant_is_refused(site: Site, query: str) -> None:
+    assert site.web.get(query).status == 400
 
 
 def test_a_realm_has_its_periods_and_what_they_wait_for(site: Site) -> None:
@@ -217,7 +261,7 @@ def test_a_user_has_usage_sessions_lines_and_adjustments(site: Site) -> None:
         for row in site.books.rows("user_usage_daily", order="starts_at")
         if row["user_id"] == "alice"
     ]
-    assert [row.values() for row in page.rows("Traffic, by day")] == days
+    assert used_buckets(page, "Traffic, by day") == days
     sessions = [
         f"/session/{row['session_id']}"
         for row in site.books.rows("sessions", order="started_at DESC")

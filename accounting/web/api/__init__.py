@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from accounting.web.api import feed, live, periods, realms, sessions, sources, usage
-from accounting.web.api.listing import check_query
 from accounting.web.api.openapi import build_openapi
+from accounting.web.query_check import check_query
 from accounting.web.render import json_response
 
 OPENAPI_PATH: Final = "/api/openapi.json"

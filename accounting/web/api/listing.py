@@ -4,18 +4,17 @@ All of a list is read page by page too, so that a client which reads slowly, or 
 connection to Postgres and no snapshot.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import chain
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import unquote_to_bytes
 
-from fastapi import Depends, Query, Request, params
-from fastapi.dependencies.utils import get_flat_params
+from fastapi import Depends, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from accounting.errors import UsageError
+from accounting.reporting.completeness import Progress
 from accounting.reporting.row_text import csv_line, json_object
 from accounting.reporting.view_queries import Arrangement, Bound, Row, as_of
 from accounting.web.api.cursor import (
@@ -63,34 +62,6 @@ class ListRequest:
     def bound(self, bound: Bound | None) -> Bound | None:
         """A bound, which is the same for all pages."""
         return bound if self.as_of is None else as_of(bound, self.as_of)
-
-
-async def check_query(request: Request) -> None:
-    """Raise UsageError for a query that is not UTF-8, or has a parameter that the route hasn't.
-
-    A misspelled filter would select everything.
-    """
-    raw = request.scope["query_string"]
-    try:
-        text = unquote_to_bytes(raw.replace(b"+", b" ")).decode()
-    except UnicodeDecodeError:
-        raise UsageError(
-            r"the query is not UTF-8: other bytes of a name are spelled \xNN, as the views do"
-        ) from None
-    if "\0" in text:
-        raise UsageError(r"the query has a NUL: it is spelled \x00 in a name, as the views do")
-    known = {
-        parameter.alias
-        for parameter in get_flat_params(request.scope["route"].dependant)
-        if isinstance(parameter.field_info, params.Query)
-    }
-    names = [name for name, _ in request.query_params.multi_items()]
-    for name in names:
-        if name not in known:
-            expected = ", ".join(sorted(known)) or "none"
-            raise UsageError(f"{name!r} is not a parameter here: expected {expected}")
-        if names.count(name) > 1:
-            raise UsageError(f"{name}: given more than once")
 
 
 async def _list_request(
@@ -147,33 +118,42 @@ def list_response(
     *,
     if_empty: Callable[[], None] = lambda: None,
     more: Callable[[], Row] = dict,
+    progress: Callable[[], Progress] | None = None,
 ) -> Response:
     """The answer of a list. ``if_empty`` may raise when there is nothing at all.
 
-    ``more``: members of the JSON beside the items.
+    ``more``: members of the JSON beside the items. ``progress``: of a list that grows while
+    reports are counted; the answer says how far it is.
     """
+    # Before the rows are read, so that they have at least that much.
+    counted = {} if progress is None else {"counted_until": progress().until}
     after = None if wanted.after is None else parse_key(wanted.after, key)
     if wanted.form == "json":
         rows, end = fetch(after, wanted.limit or DEFAULT_LIMIT)
         if not rows and after is None and end is None:
             if_empty()
         cursor = None if end is None else encode_cursor(wanted.bound_to, end, wanted.as_of)
-        return items_response(rows, cursor, more())
+        return items_response(rows, cursor, {**counted, **more()})
     pages = _pages(fetch, after, wanted.limit)
     first = next(pages, None)
     if first is None:
         if after is None:
             if_empty()
-        return _stream(wanted, iter(()))
-    return _stream(wanted, chain([first], pages))
+        return _stream(wanted, iter(()), counted)
+    return _stream(wanted, chain([first], pages), counted)
 
 
-def rows_response(wanted: ListRequest, rows: list[Row]) -> Response:
+def rows_response(
+    wanted: ListRequest, rows: list[Row], progress: Progress | None = None
+) -> Response:
     """The answer of a list that is always whole."""
+    counted = {} if progress is None else {"counted_until": progress.until}
     if wanted.after is not None:
         raise UsageError("cursor: this list has one page")
     rows = rows[: wanted.limit]
-    return items_response(rows, None) if wanted.form == "json" else _stream(wanted, iter([rows]))
+    if wanted.form == "json":
+        return items_response(rows, None, counted)
+    return _stream(wanted, iter([rows]), counted)
 
 
 def _pages(fetch: Fetch, after: Key | None, limit: int | None) -> Iterator[list[Row]]:
@@ -188,10 +168,20 @@ def _pages(fetch: Fetch, after: Key | None, limit: int | None) -> Iterator[list[
             return
 
 
-def _stream(wanted: ListRequest, pages: Iterator[list[Row]]) -> Response:
+def _stream(
+    wanted: ListRequest, pages: Iterator[list[Row]], counted: Mapping[str, datetime | None]
+) -> Response:
+    """All pages; how far they are counted is in the head of the answer."""
+    headers = {
+        f"X-{name.replace('_', '-')}": time.astimezone(UTC).isoformat()
+        for name, time in counted.items()
+        if time is not None
+    }
     if wanted.form == "csv":
-        return StreamingResponse(_csv(pages), media_type=f"{CSV_TYPE}; charset=utf-8")
-    return StreamingResponse(_json_lines(pages), media_type=JSON_LINES_TYPE)
+        return StreamingResponse(
+            _csv(pages), media_type=f"{CSV_TYPE}; charset=utf-8", headers=headers
+        )
+    return StreamingResponse(_json_lines(pages), media_type=JSON_LINES_TYPE, headers=headers)
 
 
 def _json_lines(pages: Iterable[list[Row]]) -> Iterator[str]:

@@ -74,6 +74,16 @@ def _problem(description: str) -> Schema:
     return {"description": description, "content": {JSON_TYPE: {"schema": _reference("Problem")}}}
 
 
+COUNTED_UNTIL: Final[Mapping[str, Schema]] = {
+    "counted_until": {
+        "type": ["string", "null"],
+        "format": "date-time",
+        "description": "What was reported before is counted, from all sources in service; "
+        "null before the first report. With jsonl and csv it is the header X-Counted-Until.",
+    }
+}
+
+
 _PROBLEMS: Final[Mapping[int | str, Schema]] = {
     400: _problem("A parameter is wrong: the detail says what was expected."),
     404: _problem("What was named does not exist, or may not be read."),
@@ -94,7 +104,7 @@ def describe_list(
 ) -> dict[int | str, Schema]:
     """The answers of a list, whose items are of one of these models. ``more``: other members."""
     item = _one_of(models)
-    page = {
+    page: Schema = {
         "type": "object",
         "required": ["items", "next", *(more or {})],
         "properties": {

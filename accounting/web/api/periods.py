@@ -6,7 +6,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from accounting.errors import UsageError
+from accounting.errors import NotYet, UsageError
 from accounting.reporting import view_queries
 from accounting.reporting.filters import period_day
 from accounting.reporting.statement import find_period
@@ -21,7 +21,7 @@ from accounting.web.api.listing import ListParameters, by_key, list_response
 from accounting.web.api.openapi import Schema, describe_list
 from accounting.web.api.parameters import Period, Realm, User, UserKey
 from accounting.web.books import Books, BooksDependency
-from accounting.web.problems import not_found
+from accounting.web.problems import Problem, not_found
 from accounting.web.statement_totals import read_totals
 
 router = APIRouter(tags=["billing"])
@@ -160,3 +160,10 @@ def _check(
         find_period(books.database, realm, period, preview=preview)
     except UsageError as error:
         raise not_found(str(error)) from None
+    except NotYet:
+        raise Problem(
+            409,
+            "Not Yet",
+            f"period {period} of realm '{realm}' is not closed yet: preview=true has its lines as "
+            "they are now, and /periods what it waits for",
+        ) from None

@@ -13,7 +13,7 @@ from accounting.reporting.row_text import json_object
 from accounting.reporting.view_queries import REPORT_KEY, SESSION_KEY, Arrangement, Row
 from accounting.web.api.cursor import Key
 from accounting.web.api.listing import ListParameters, by_key, list_response
-from accounting.web.api.openapi import describe, describe_list
+from accounting.web.api.openapi import COUNTED_UNTIL, describe, describe_list
 from accounting.web.api.parameters import Realm, SessionUser, Since, Until, UserKey
 from accounting.web.books import Books, BooksDependency
 from accounting.web.problems import not_found
@@ -27,7 +27,7 @@ MOST_SCANNED: Final = 60_000
 """So many reports, of any session, are read for one page of a session's reports."""
 
 
-@router.get("/sessions", responses=describe_list("Session"))
+@router.get("/sessions", responses=describe_list("Session", more=COUNTED_UNTIL))
 def list_sessions(
     books: BooksDependency,
     wanted: ListParameters,
@@ -62,6 +62,7 @@ def list_sessions(
         SESSION_KEY,
         by_key(SESSION_KEY, read),
         if_empty=lambda: books.check_names(realm=realm, user=user),
+        progress=books.progress,
     )
 
 

@@ -23,14 +23,14 @@ from accounting.web.api.listing import (
     list_response,
     rows_response,
 )
-from accounting.web.api.openapi import describe_list
+from accounting.web.api.openapi import COUNTED_UNTIL, describe_list
 from accounting.web.api.parameters import Realm, Since, Source, Until, User, UserKey
 from accounting.web.books import BooksDependency
 
 router = APIRouter(tags=["usage"])
 
 
-@router.get("/usage", responses=describe_list("UserUsage", "RealmUsage"))
+@router.get("/usage", responses=describe_list("UserUsage", "RealmUsage", more=COUNTED_UNTIL))
 def list_usage(
     books: BooksDependency,
     wanted: ListParameters,
@@ -77,15 +77,16 @@ def list_usage(
         books.check_names(realm=realm, user=user)
 
     if top is not None:
+        progress = books.progress()
         rows = read(Arrangement(by=TRAFFIC, descending=True, limit=top))
         if not rows:
             check()
-        return rows_response(wanted, rows)
+        return rows_response(wanted, rows, progress)
     key = USER_USAGE_KEY if subject == "user" else REALM_USAGE_KEY
-    return list_response(wanted, key, by_key(key, read), if_empty=check)
+    return list_response(wanted, key, by_key(key, read), if_empty=check, progress=books.progress)
 
 
-@router.get("/unattributed", responses=describe_list("Unattributed"))
+@router.get("/unattributed", responses=describe_list("Unattributed", more=COUNTED_UNTIL))
 def list_unattributed(
     books: BooksDependency,
     wanted: ListParameters,
@@ -116,4 +117,5 @@ def list_unattributed(
         UNATTRIBUTED_KEY,
         by_key(UNATTRIBUTED_KEY, read),
         if_empty=lambda: books.check_names(realm=realm, source=source),
+        progress=books.progress,
     )

@@ -1,6 +1,6 @@
 """The HTML pages, one module each. They show what the API has, and link to it as JSON and CSV."""
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from accounting.web.pages import (
     gaps,
@@ -14,6 +14,7 @@ from accounting.web.pages import (
     statement,
     user,
 )
+from accounting.web.query_check import check_query
 
 
 def add_routes(app: FastAPI) -> None:
@@ -30,4 +31,6 @@ def add_routes(app: FastAPI) -> None:
         statement,
         gaps,
     ):
-        app.include_router(module.router, include_in_schema=False)
+        app.include_router(
+            module.router, include_in_schema=False, dependencies=[Depends(check_query)]
+        )

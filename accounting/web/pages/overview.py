@@ -1,7 +1,7 @@
 """The first page: today and this month beside the last, what lives now, and what is wrong."""
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
@@ -14,6 +14,7 @@ from accounting.reporting.view_queries import HoursAgo
 from accounting.web import html
 from accounting.web.pages.notices import notices_of
 from accounting.web.pages.page_books import PageBooks, PageBooksDependency
+from accounting.web.pages.usage_chart import starts_of, with_empty_buckets
 from accounting.web.render import page
 
 CHART_HOURS: Final = 24
@@ -38,15 +39,18 @@ def overview(request: Request, books: PageBooksDependency) -> Response:
     }
     state = _now(books, realms)
     realms.sort(key=lambda realm: (-_traffic(realm.get(("month", "now"))), realm["realm"]))
+    hours = books.rows(overview_queries.hours_of_all(CHART_HOURS))
+    chart_from = state["now"] - timedelta(hours=CHART_HOURS)
     return page(
         request,
         "overview.html",
         realms=realms[:SHOWN_REALMS],
         realm_count=len(realms),
+        progress=books.progress(),
+        starts=starts_of(state["now"], UTC),
         spans=spans,
-        hours=books.rows(overview_queries.hours_of_all(CHART_HOURS)),
+        hours=with_empty_buckets(hours, "hour", UTC, chart_from, state["now"]) if hours else [],
         chart_hours=CHART_HOURS,
-        chart_from=state["now"] - timedelta(hours=CHART_HOURS),
         notices=notices_of(
             state["now"],
             state["sources"],

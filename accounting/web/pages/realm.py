@@ -1,5 +1,7 @@
 """One realm: its usage as a chart in its own zone, its top users, and its periods."""
 
+from collections.abc import Sequence
+from datetime import datetime, tzinfo
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
@@ -9,7 +11,16 @@ from accounting.reporting import overview, view_queries
 from accounting.reporting.view_queries import TRAFFIC, Arrangement
 from accounting.web import html
 from accounting.web.pages.page_books import PageBooks, PageBooksDependency
-from accounting.web.pages.usage_chart import SPANS, Row, now_and_before, span_of, with_unattributed
+from accounting.web.pages.usage_chart import (
+    SPANS,
+    Row,
+    Span,
+    now_and_before,
+    span_of,
+    starts_of,
+    with_empty_buckets,
+    with_unattributed,
+)
 from accounting.web.problems import not_found
 from accounting.web.render import page
 
@@ -32,8 +43,8 @@ def realm_page(
             realm, Arrangement(by="starts_at", descending=True, limit=SHOWN_PERIODS)
         )
     )
-    now = books.now()
-    since = now - span.length
+    progress = books.progress()
+    since = progress.now - span.length
     query = view_queries.usage(by="realm", per=span.per, realm=realm, since=since)
     rows = books.rows(query)
     hours = books.rows(overview.unattributed_by_hour(realm, since))
@@ -52,14 +63,24 @@ def realm_page(
         periods=periods,
         spans=SPANS,
         span=span,
-        rows=with_unattributed(rows, hours, span.per, html.zone(zone_name)),
+        rows=_chart_rows(rows, hours, span, html.zone(zone_name), progress.now),
         since=since,
-        now=now,
+        now=progress.now,
+        progress=progress,
+        starts=starts_of(progress.now, html.zone(zone_name)),
         current=current,
         unattributed_bytes=sum(int(row["bytes"]) for row in hours),
         month=month,
         **_top_users(books, realm, month),
     )
+
+
+def _chart_rows(
+    rows: Sequence[Row], hours: Sequence[Row], span: Span, zone: tzinfo, now: datetime
+) -> list[Row]:
+    """The buckets of the chart; none at all where nothing was reported."""
+    rows = with_unattributed(rows, hours, span.per, zone)
+    return with_empty_buckets(rows, span.per, zone, now - span.length, now) if rows else []
 
 
 def _top_users(books: PageBooks, realm: str, month: Row | None) -> dict[str, Any]:

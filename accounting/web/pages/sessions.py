@@ -31,9 +31,10 @@ def sessions_page(
     until: str | None = None,
     live: bool = False,
     cursor: str | None = None,
+    form: str | None = None,
 ) -> Response:
     """Sessions that were open at some time of a span. Empty fields of the form filter nothing."""
-    if "form" in request.query_params:
+    if form is not None:
         realm = realm or None  # only a link can name the realm without a name
     user, since, until = user or None, since or None, until or None
     filters = {"realm": realm, "user": user, "user_key": user_key, "since": since, "until": until}

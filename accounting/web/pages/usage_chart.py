@@ -1,9 +1,10 @@
 """The chart of a realm or a user: which buckets, since when, and what is beside them."""
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, time, timedelta, tzinfo
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Any, Final, Literal
 
 from accounting.errors import UsageError
@@ -60,6 +61,23 @@ def with_unattributed(
     return [by_start[start] for start in sorted(by_start)]
 
 
+def with_empty_buckets(
+    rows: Sequence[Row], per: Length, zone: tzinfo, since: datetime, now: datetime
+) -> list[Row]:
+    """Usage by bucket from ``since`` to ``now``: those without usage have zeros."""
+    filled: list[Row] = []
+    left = deque(rows)
+    start = _bucket_start(since, per, zone)
+    while start <= now:
+        end = _next_start(start, per, zone)
+        if not left or left[0]["starts_at"] >= end:
+            filled.append({**_NOTHING, "starts_at": start})
+        while left and left[0]["starts_at"] < end:
+            filled.append(left.popleft())
+        start = end
+    return [*filled, *left]
+
+
 _NOTHING: Final = dict.fromkeys(
     (
         "received_bytes",
@@ -74,11 +92,24 @@ _NOTHING: Final = dict.fromkeys(
 
 
 def _bucket_start(at: datetime, per: Length, zone: tzinfo) -> datetime:
+    local = at.astimezone(zone)
     if per == "hour":
-        return at
-    local = at.astimezone(zone).date()
-    first = local if per == "day" else local.replace(day=1)
+        return local.replace(minute=0, second=0, microsecond=0)
+    first = local.date() if per == "day" else local.date().replace(day=1)
     return datetime.combine(first, time(), zone)
+
+
+def starts_of(now: datetime, zone: tzinfo) -> dict[str, datetime]:
+    """When the day and the month began that are now."""
+    return {"day": _bucket_start(now, "day", zone), "month": _bucket_start(now, "month", zone)}
+
+
+def _next_start(start: datetime, per: Length, zone: tzinfo) -> datetime:
+    """When the bucket after the one that begins at ``start`` begins."""
+    if per == "hour":
+        return (start.astimezone(UTC) + timedelta(hours=1)).astimezone(zone)
+    days = timedelta(days=1 if per == "day" else 32)
+    return _bucket_start(datetime.combine(start.date() + days, time(12), zone), per, zone)
 
 
 def now_and_before(rows: Iterable[Row], per: str) -> dict[tuple[str, str], Row]:

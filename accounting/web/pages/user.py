@@ -8,8 +8,16 @@ from starlette.responses import Response
 
 from accounting.reporting import overview, view_queries
 from accounting.reporting.view_queries import Arrangement
+from accounting.web import html
 from accounting.web.pages.page_books import PageBooksDependency
-from accounting.web.pages.usage_chart import SPANS, Row, now_and_before, span_of
+from accounting.web.pages.usage_chart import (
+    SPANS,
+    Row,
+    now_and_before,
+    span_of,
+    starts_of,
+    with_empty_buckets,
+)
 from accounting.web.problems import not_found
 from accounting.web.render import page
 
@@ -28,8 +36,8 @@ def user_page(
     if not found:
         raise not_found("no such user")
     names = found[0]
-    now = books.now()
-    since = now - span.length
+    progress = books.progress()
+    since = progress.now - span.length
     current: dict[tuple[str, str], Row] = {}
     for length in ("day", "month"):
         query = overview.user_usage_now(user_key, length)
@@ -48,6 +56,7 @@ def user_page(
         by="period",
         arrangement=_newest("posted_at", SHOWN_LINES),
     )
+    rows = books.rows(usage, by_user=True)
     return page(
         request,
         "user.html",
@@ -56,8 +65,12 @@ def user_page(
         spans=SPANS,
         span=span,
         since=since,
-        now=now,
-        rows=books.rows(usage, by_user=True),
+        now=progress.now,
+        progress=progress,
+        starts=starts_of(progress.now, html.zone(names["time_zone"])),
+        rows=with_empty_buckets(rows, span.per, html.zone(names["time_zone"]), since, progress.now)
+        if rows
+        else [],
         current=current,
         sessions=books.rows(sessions, by_user=True),
         lines=books.rows(lines, by_user=True),

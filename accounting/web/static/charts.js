@@ -37,33 +37,19 @@
     return `${unit ? bytes.toFixed(1) : bytes} ${UNITS[unit]}`;
   }
 
-  // The table's columns by name, with empty buckets where it has no row: {times, received, ...}.
+  // The table's columns by name: {times, received, ...}.
   function read(figure) {
     const table = figure.querySelector("table");
     const heads = [...table.tHead.rows[0].cells];
     const series = heads.map((head) => head.dataset.series);
-    const step = STEPS[figure.dataset.length];
     const columns = { times: [] };
     series.forEach((name) => { if (name) columns[name] = []; });
-    const add = (time, cells) => {
-      columns.times.push(time);
-      series.forEach((name, at) => {
-        if (name) columns[name].push(cells ? Number(cells[at].querySelector("data").value) : null);
-      });
-    };
-    const fill = (until) => {
-      const last = columns.times.at(-1);
-      for (let time = last + step; time < until - step / 2; time += step) add(time, null);
-    };
-    const from = Date.parse(figure.dataset.from) / 1000;
     for (const row of table.tBodies[0].rows) {
-      const time = Date.parse(row.cells[0].querySelector("time").dateTime) / 1000;
-      if (!columns.times.length && from && time - from > step) add(from, null);
-      if (columns.times.length) fill(time);
-      add(time, row.cells);
+      columns.times.push(Date.parse(row.cells[0].querySelector("time").dateTime) / 1000);
+      series.forEach((name, at) => {
+        if (name) columns[name].push(Number(row.cells[at].querySelector("data").value));
+      });
     }
-    const to = Date.parse(figure.dataset.to) / 1000;
-    if (columns.times.length && to) fill(to + step / 2);
     return columns;
   }
 
@@ -108,11 +94,10 @@
     const cursor = { y: false, points: { show: false }, drag: { x: false, y: false }, sync: { key: zone + length } };
     const base = { width: box.clientWidth, tzDate, cursor };
 
-    const sums = columns.times.map((_time, at) =>
-      columns.received[at] === null ? null : columns.received[at] + columns.sent[at]);
+    const sums = columns.times.map((_time, at) => columns.received[at] + columns.sent[at]);
     const bars = uPlot.paths.bars({ size: [0.8, 60], align: 1 });
     const raw = (name) => (_plot, _value, _series, at) =>
-      (at == null || columns[name][at] === null ? "-" : human(columns[name][at]));
+      (at == null ? "-" : human(columns[name][at]));
     const series = [times];
     const data = [columns.times];
     const swatches = [""];
@@ -127,7 +112,7 @@
       data.push(values);
     };
     if (columns.unattributed?.some((value) => value)) {
-      add("unattributed", sums.map((sum, at) => (sum === null ? null : sum + columns.unattributed[at])));
+      add("unattributed", sums.map((sum, at) => sum + columns.unattributed[at]));
     }
     add("sent", sums);
     add("received", columns.received);

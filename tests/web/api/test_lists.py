@@ -265,3 +265,11 @@ def test_a_query_that_takes_too_long_is_ended_and_a_client_that_left_holds_nothi
             assert client.recv(12) == b"HTTP/1.1 200"
         wait_until(lambda: busy_connections(shared_books) == 0)
         assert len(site.items("sessions")) == 3
+
+
+def test_usage_says_until_when_it_is_counted(sample_site: Site) -> None:
+    counted_until = "2026-11-04T11:00:00+00:00"
+    assert sample_site.page("usage")["counted_until"] == counted_until
+    assert sample_site.page("sessions", user="alice")["counted_until"] == counted_until
+    assert sample_site.page("usage", top=1)["counted_until"] == counted_until
+    assert "counted_until" not in sample_site.page("periods")
