@@ -15,7 +15,7 @@ from accounting.embedded import run_postgres
 from tests.support.books import WRITER, Books
 from tests.support.command import environment, turn_accounting
 from tests.support.servers import ValkeyServer
-from tests.support.service import SERVICE, Service
+from tests.support.service import SERVICE, SHORT_SERVICE, Service
 
 IS_RUNNING: dict[str, Callable[[Service], object]] = {
     "up": lambda service: service.output().endswith("\n") and service.events("capturing"),
@@ -36,8 +36,10 @@ def test_the_examples_of_services_run_until_they_are_stopped(
                 "ACCOUNTING_DATABASE_URL": books.url(WRITER),
                 "ACCOUNTING_REDIS_URL": valkey.url,
             }
+            # The first as it is, the others with short waits.
+            module = SHORT_SERVICE if number else SERVICE
             with Service(
-                command, tmp_path / f"{command}-{number}", settings, module=SERVICE
+                command, tmp_path / f"{command}-{number}", settings, module=module
             ) as service:
                 service.wait_for(partial(IS_RUNNING[command], service))
                 assert service.stop() == 0
