@@ -129,14 +129,15 @@ def show_statement(
         statement = read_statement(reader, realm, period, user, preview=preview)
         is_closed = statement.period["closed_at"] is not None
         not_counted = None if is_closed else span_waits_for(reader, realm, Counted.USAGE)
-    _write_statement(realm, period, statement, form, arrangement)
+    write_statement(realm, period, statement, form, arrangement)
     if not_counted is not None:
         write(f"\nNot all is counted yet: {not_counted}.\n")
 
 
-def _write_statement(
+def write_statement(
     realm: str, day: date, statement: Statement, form: ListForm, arrangement: Arrangement
 ) -> None:
+    """Write a statement for people."""
     period, lines = in_own_zone(statement.period), statement.lines
     if period["closed_at"] is None:
         closed_at = "a preview: not closed, may change"

@@ -59,6 +59,7 @@ def test_the_examples_of_the_demonstration_show_right_books(
         assert run.result().code == 0, run.result().err
         assert "FAIL" not in run.result().out
         assert "  ok    no capture gaps" in run.result().out
+        assert "\nAdjustments of this period\n" in run.result().out
     follow_the_next_steps(shown, tmp_path)
 
 
