@@ -276,7 +276,7 @@ class History:
         for number in range(count + 1):
             at = first.borders[0] + (until - first.borders[0]) * (2 * number + 1) // (2 * count + 2)
             at += 13 * HOUR - (at - first.borders[0]) % DAY + random.randrange(3 * HOUR)
-            while any(abs(at - time) < 2 * DAY for time in taken):
+            while any(abs(at - time) < 2 * DAY for time in taken) or not _is_workday(first, at):
                 at += DAY
             taken.append(at)
             if number == count // 2:
@@ -489,6 +489,10 @@ def _midnights(realm: HistoryRealm, until: int) -> list[tuple[int, datetime]]:
         midnights.append((time, day))
         day += timedelta(days=1)  # of the local clock
     return midnights
+
+
+def _is_workday(realm: HistoryRealm, time: int) -> bool:
+    return datetime.fromtimestamp(time / SECOND, ZoneInfo(realm.time_zone)).weekday() < 5
 
 
 def _micros(moment: datetime) -> int:
