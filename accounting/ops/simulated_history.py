@@ -29,9 +29,9 @@ from accounting.progress import Progress, no_progress
 from accounting.reporting import view_queries
 from accounting.reporting.reader import Reader
 from accounting.simulator.history import (
-    Closing,
     History,
     HistoryScenario,
+    JobsDue,
     Messages,
     Outage,
 )
@@ -95,7 +95,7 @@ def simulate_history(
                         gap = spool.open_gap(from_at, cause)
                         spool.start_epoch(cause)
                         spool.close_gap(gap, to_at)
-                    case Closing():
+                    case JobsDue():
                         while loader.load_ahead():
                             pass
                         for name in JOBS_IN_ORDER:

@@ -71,6 +71,8 @@ LATE_SESSIONS: Final = 3
 DOWN_TIME: Final = 40 * SECOND
 SCANS_A_DAY: Final = 3
 FEW_MESSAGES: Final = 2_000
+GAP_DESCRIBED: Final = 2 * HOUR + 50 * MINUTE
+"""How long after a gap its description is last updated: the job does that for three hours."""
 
 
 class Profile(NamedTuple):
@@ -146,13 +148,16 @@ class Outage(NamedTuple):
     cause: str
 
 
-class Closing(NamedTuple):
-    """A time at which periods become due: what was captured is to be loaded, and the jobs run."""
+class JobsDue(NamedTuple):
+    """A time at which what was captured is to be loaded, and the jobs run.
+
+    Periods have become due, or it became known what an outage did to the sessions.
+    """
 
     at: int
 
 
-Step = Messages | Outage | Closing
+Step = Messages | Outage | JobsDue
 
 
 class _Server(ServerProcess):
@@ -237,7 +242,9 @@ class History:
         outage_ends = {outage.to_at: outage for outage in self.outages}
         closings = {time for realm in self.realms for time in realm.closings}
         until = self.scenario.until
-        others = {*(outage.from_at for outage in self.outages), *outage_ends, *closings, until}
+        jobs_due = {*closings, *(end + GAP_DESCRIBED for end in outage_ends), until}
+        jobs_due -= {time for time in jobs_due if time > until}
+        others = {*(outage.from_at for outage in self.outages), *outage_ends, *jobs_due}
         times = {*range(self.begins_at + DAY, until, DAY), *others}
         pending: list[tuple[int, int, bytes, bytes]] = []
         done = 0
@@ -253,8 +260,8 @@ class History:
                 yield outage_ends[time]
             yield Messages(time, pending[:count])
             del pending[:count]
-            if time in closings or time == until:
-                yield Closing(time)
+            if time in jobs_due:
+                yield JobsDue(time)
 
     def _start_server(self, number: int) -> _Server:
         return _Server(number, self._published, self._commands)
@@ -275,14 +282,14 @@ class History:
         crash_at = 0
         for number in range(count + 1):
             at = first.borders[0] + (until - first.borders[0]) * (2 * number + 1) // (2 * count + 2)
-            at += 13 * HOUR - (at - first.borders[0]) % DAY + random.randrange(3 * HOUR)
+            at += 10 * HOUR - (at - first.borders[0]) % DAY + random.randrange(5 * HOUR)
             while any(abs(at - time) < 2 * DAY for time in taken) or not _is_workday(first, at):
                 at += DAY
             taken.append(at)
             if number == count // 2:
                 crash_at = at
             elif at < until - 2 * DAY:
-                spans.append((at, at + random.randrange(12 * MINUTE, 50 * MINUTE)))
+                spans.append((at, at + random.randrange(20 * MINUTE, 80 * MINUTE)))
         spans.sort()
         outages = [
             Outage(*span, OUTAGE_CAUSES[index % len(OUTAGE_CAUSES)])

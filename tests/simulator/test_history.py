@@ -12,9 +12,9 @@ from accounting.domain.calendar import from_micros, to_micros
 from accounting.errors import UsageError
 from accounting.simulator.history import (
     MINUTE,
-    Closing,
     History,
     HistoryScenario,
+    JobsDue,
     Messages,
     Outage,
     realm_names,
@@ -58,7 +58,7 @@ def test_steps_come_in_order_and_nothing_is_captured_in_an_outage() -> None:
             case Outage(from_at, to_at, _):
                 assert last == from_at < to_at
                 outages.append(step)
-            case Closing(at):
+            case JobsDue(at):
                 assert at == last
     assert last == NOW
     assert len(outages) == history.expected().gaps >= 3
