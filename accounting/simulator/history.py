@@ -68,6 +68,7 @@ LATE_OUTAGE: Final = (25 * MINUTE, 5 * MINUTE)
 """How long before the end of a month an outage begins and ends. Sessions begin in it and are only
 confirmed when their clients refresh, after the month was closed."""
 LATE_SESSIONS: Final = 3
+CALLS_THROUGH_OUTAGE: Final = 2
 DOWN_TIME: Final = 40 * SECOND
 SCANS_A_DAY: Final = 3
 FEW_MESSAGES: Final = 2_000
@@ -94,7 +95,7 @@ PROFILES: Final = (
     Profile(0.05, 60, 60, 900, LONG_LIFETIME),  # meetings
     Profile(0.03, 2, 200, 1300, SHORT_LIFETIME, is_tcp_relay=True),
 )
-OVERNIGHT: Final = Profile(0, 150, 50, 600, LONG_LIFETIME)
+LONG_CALL: Final = Profile(0, 150, 50, 600, LONG_LIFETIME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,14 +350,29 @@ class History:
                 for _ in range(random.randrange(SCANS_A_DAY + 1)):
                     at = midnight + random.randrange(DAY)
                     starts.append(_Start(at, len(starts), random.choice(own), None))
-        for index, outage in enumerate(self.outages):
-            for realm_index, realm in enumerate(self.realms):
+        return sorted(
+            start
+            for start in (*starts, *self._plan_calls_at_outages(people, len(starts)))
+            if start.at < scenario.until
+        )
+
+    def _plan_calls_at_outages(
+        self, people: Sequence[Sequence[_Person]], order: int
+    ) -> Iterator[_Start]:
+        """Calls through each outage, or at the end of a month those that begin in it."""
+        month_ends = {border - LATE_OUTAGE[1] for realm in self.realms for border in realm.borders}
+        for outage in self.outages:
+            for realm, own in zip(self.realms, people, strict=True):
                 if outage.to_at + LATE_OUTAGE[1] in realm.borders:
-                    for number in range(LATE_SESSIONS):
-                        at = outage.from_at + (number + index % 3 + 1) * 3 * MINUTE
-                        person = people[realm_index][number % len(people[realm_index])]
-                        starts.append(_Start(at, len(starts), person, OVERNIGHT))
-        return sorted(start for start in starts if start.at < scenario.until)
+                    offsets = [(number + 1) * 4 * MINUTE for number in range(LATE_SESSIONS)]
+                elif outage.to_at not in month_ends:
+                    offsets = [-(number + 2) * 5 * MINUTE for number in range(CALLS_THROUGH_OUTAGE)]
+                else:
+                    continue  # of another realm's month
+                for number, offset in enumerate(offsets):
+                    person = own[number % len(own)]
+                    order += 1
+                    yield _Start(outage.from_at + offset, order, person, LONG_CALL)
 
     # -- what happens
 
@@ -381,7 +397,7 @@ class History:
         """Simulate a session; False for one that would not be over at the end of the history."""
         random, person = self._random, start.person
         length = profile.minutes * random.lognormvariate(0, 0.8) * MINUTE
-        if profile is OVERNIGHT:
+        if profile is LONG_CALL:
             length = profile.minutes * (0.8 + 0.4 * random.random()) * MINUTE
         ends_at = start.at + min(max(int(length), 5 * SECOND), 3 * HOUR)
         if ends_at > self.scenario.until - 2 * MINUTE:
