@@ -14,7 +14,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .PHONY: demo test long wheel-test check fmt bench settings chaos histories screenshots lock clean help
 
-demo: $(STAMP) ## See it work: servers, a simulated fleet, the books (half a minute)
+demo: $(STAMP) ## See it work: a closed month, servers, a simulated fleet, the books (half a minute)
 	@$(BIN)/python -m accounting demo
 
 test: $(STAMP) ## Run the tests (real Postgres and Valkey; Redis and coturn where installed)

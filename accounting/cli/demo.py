@@ -1,7 +1,8 @@
 """The command ``demo``: runs the service on a simulated fleet and checks the books.
 
-It publishes to an embedded Valkey; the service's own processes capture, load, settle and roll up.
-Then it compares the books with the totals that the simulator expects.
+A small history comes first: a month that is over and closed. Then it publishes to an embedded
+Valkey; the service's own processes capture, load, settle and roll up. At last it compares the books
+with the totals that the simulator expects, and shows the statement of the closed month.
 """
 
 import os
@@ -23,20 +24,24 @@ from accounting.cli.reports import usage_listing
 from accounting.cli.resources import open_reader, writer_engine
 from accounting.cli.rows import BYTE_COLUMNS, ListForm, write_list
 from accounting.cli.run import DEMO_MARKER, run_process
-from accounting.cli.simulate import publish
+from accounting.cli.simulate import MAX_SHOWN, publish
+from accounting.cli.statement import write_statement
 from accounting.cli.table import write_table
 from accounting.domain.counters import COUNTERS
 from accounting.errors import AccountingError, UsageError
 from accounting.plurals import counted
 from accounting.progress import Progress
 from accounting.reporting import view_queries
+from accounting.reporting.statement import read_statement
 from accounting.reporting.view_queries import AS_IT_IS, Row
 from accounting.simulator import Expected, Scenario
+from accounting.simulator.history import HistoryScenario
 from accounting.waiting import wait_until
 
 if TYPE_CHECKING:
     from accounting.config import Settings
     from accounting.ops.fork_server import ProcessStarter
+    from accounting.simulator.history_oracle import HistoryExpected
 
 MARKER_TEXT: Final = """\
 Made by `turn-accounting demo`, which may replace this directory.
@@ -61,6 +66,10 @@ SCENARIO: Final = Scenario(
     rest_usernames=True,
     same_key=True,
 )
+
+HISTORY_REALM: Final = "example.com"
+"""Not one of the fleet: the books show the figures of both."""
+HISTORY: Final = HistoryScenario(until=0, months=1, realms=(HISTORY_REALM,), users=6, sessions=60)
 
 
 def register(app: typer.Typer) -> None:
@@ -110,14 +119,16 @@ def _run(directory: Path, scenario: Scenario) -> int:
     }
     configure_logging("error")
     settings = Settings(data_dir=directory, log_level="error", web_listen="off")
-    _say("1/4  starting Postgres, Valkey, the collector and the scheduler")
     with fork_server(run_process) as starter:
+        _say("1/5  a small history: the past month, with its statement")
+        history, differing = _fill_with_history(settings)
+        _say("2/5  starting Postgres, Valkey, the collector and the scheduler")
         interrupted = stop_on_signals()
         expected = _run_fleet(settings, scenario, interrupted, starter)
     if interrupted.is_set():
         _say("interrupted: the service is stopped, and nothing is left behind")
         return INTERRUPTED
-    _say("4/4  reading the books")
+    _say("5/5  reading the books")
     queries = {
         "sessions": view_queries.sessions(),
         "unattributed": view_queries.view("unattributed_usage"),
@@ -125,19 +136,40 @@ def _run(directory: Path, scenario: Scenario) -> int:
         "days": view_queries.usage(by="user", per="day"),
         "months": view_queries.usage(by="user", per="month"),
         "realm months": view_queries.usage(by="realm", per="month"),
-        "gaps": view_queries.view("capture_gaps"),
+        "gaps": view_queries.gaps(source=settings.source),
         "periods": view_queries.periods(scenario.realms[0]),
     }
+    realm, month = history.closed[-1]
     with writer_engine(settings) as engine:
         refresh_periods(engine)
         with open_reader(settings) as reader:
-            rows = {name: reader.read_rows(query) for name, query in queries.items()}
+            rows = {
+                name: [row for row in reader.read_rows(query) if row.get("realm") != HISTORY_REALM]
+                for name, query in queries.items()
+            }
+            statement = read_statement(reader, realm, month, None)
     gaps, periods = rows.pop("gaps"), rows.pop("periods")
     _write_usage(rows["months"])
     sums = {name: _sum_counters(view_rows) for name, view_rows in rows.items()}
-    is_right = _write_checks(expected, sums, len(gaps))
+    is_right = _write_checks(expected, sums, len(gaps), differing)
+    write("\nThe statement of the month before, closed and corrected by what came late:\n")
+    write_statement(realm, month, statement, ListForm(), AS_IT_IS)
     _write_next_steps(directory, shell_settings, periods[-1])
     return 0 if is_right else 1
+
+
+def _fill_with_history(settings: "Settings") -> tuple["HistoryExpected", list[str]]:
+    """Fill the books with a small history; returns what they must show, and what they don't."""
+    from accounting.ops.simulated_history import differences, now_of_empty_books, simulate_history
+
+    with (
+        writer_engine(settings, may_create=True) as engine,
+        progress_line("simulating days") as progress,
+    ):
+        scenario = replace(HISTORY, until=now_of_empty_books(engine))
+        expected = simulate_history(engine, scenario, progress)
+        with open_reader(settings) as reader:
+            return expected, list(differences(reader, expected))
 
 
 def _require_replaceable(directory: Path) -> None:
@@ -186,10 +218,10 @@ def _run_fleet(
         if failures or valkey is None:
             raise failures[0] if failures else AccountingError("the service did not start")
         fleet = counted(scenario.servers, "simulated coturn server")
-        _say(f"2/4  a fleet of {fleet}, {counted(round(scenario.duration_seconds), 'second')}")
+        _say(f"3/5  a fleet of {fleet}, {counted(round(scenario.duration_seconds), 'second')}")
         with _fleet_progress() as progress:
             expected = publish(scenario, valkey.url, interrupted, progress)
-        _say("3/4  draining: what is captured is loaded, settled and rolled up")
+        _say("4/5  draining: what is captured is loaded, settled and rolled up")
     finally:
         stop.set()
         with progress_line("stopping"):
@@ -247,7 +279,9 @@ def _sum_counters(rows: Iterable[Row]) -> tuple[int, ...]:
     return tuple(sums)
 
 
-def _write_checks(expected: Expected, sums: Mapping[str, tuple[int, ...]], gaps: int) -> bool:
+def _write_checks(
+    expected: Expected, sums: Mapping[str, tuple[int, ...]], gaps: int, differing: Sequence[str]
+) -> bool:
     """Write which equations hold, with the bytes of each; return whether all do."""
     total = expected.total
     published = tuple(a + b for a, b in zip(total.usage, total.unattributed, strict=True))
@@ -263,11 +297,14 @@ def _write_checks(expected: Expected, sums: Mapping[str, tuple[int, ...]], gaps:
             sum(sums["realm months"][1::2]),
         ),
         ("no capture gaps", gaps == 0, None),
+        ("statement + adjustments = closed month", not differing, None),
     ]
     write(f"\n{counted(expected.published, 'message')} published. Conservation, to the byte:\n")
     for name, holds, total_bytes in checks:
         write(f"  {'ok  ' if holds else 'FAIL'}  {name:<38}")
         write(f"{total_bytes:>22,} B\n" if total_bytes is not None else "\n")
+    for line in differing[:MAX_SHOWN]:
+        write(f"        {line}\n")
     return all(holds for _, holds, _ in checks)
 
 
@@ -293,6 +330,6 @@ def _write_next_steps(directory: Path, shell_settings: Sequence[str], period: Ro
         f"  {program} usage --by realm --per hour\n"
         f"  {program} sessions --limit 10\n"
         f"  {program} statement {realm} {period['period']} --preview\n"
-        f"  {program} up            # the service and the page; prints what coturn needs\n"
+        f"  {program} up            # the service, and the page on http://127.0.0.1:8400/\n"
         f"  {program} doctor        # meanwhile, in another terminal: is all well?\n"
     )

@@ -30,7 +30,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "simulate": (
         "turn-accounting simulate --users 5 --sessions 20 --rate 0",
-        "turn-accounting simulate --hostile-usernames --sessions 10 --rate 0 --json",
+        "turn-accounting simulate --history 3months --realms 2 --users 50 --seed 7",
     ),
     "demo": (
         "turn-accounting demo --seconds 3",

@@ -136,19 +136,20 @@ def show_statement(
         is_closed = statement.period["closed_at"] is not None
         not_counted = None if is_closed else span_waits_for(reader, realm, Counted.USAGE)
         lapses = [] if is_closed else not_captured_in(reader, statement.period["ends_at"])
-    _write_statement(realm, period, statement, form, arrangement, lapses)
+    write_statement(realm, period, statement, form, arrangement, lapses)
     if not_counted is not None:
         write(f"\nNot all is counted yet: {not_counted}.\n")
 
 
-def _write_statement(
+def write_statement(
     realm: str,
     day: date,
     statement: Statement,
     form: ListForm,
     arrangement: Arrangement,
-    lapses: Collection[NotCaptured],
+    lapses: Collection[NotCaptured] = (),
 ) -> None:
+    """Write a statement for people."""
     period, lines = in_own_zone(statement.period), statement.lines
     if period["closed_at"] is None:
         closed_at = "a preview: not closed, may change"

@@ -74,7 +74,8 @@ SELECT * FROM accounting.sessions WITH NO DATA;
 
 -- name: describe_gaps
 -- Describes what happened to the sessions that were open at each closed gap. Repeats that for three
--- hours, longer than any lifetime. Counts only sessions that started within the day before the gap.
+-- hours of what is settled, longer than any lifetime. Counts only sessions that started within the
+-- day before the gap.
 UPDATE accounting.capture_gaps g
 SET outcome = o.outcome
 FROM (
@@ -107,7 +108,7 @@ FROM (
             AND (s.ended_at IS NULL OR s.ended_at >= c.from_at
                 OR (s.end_cause = 'expired' AND s.expires_at >= c.from_at))
     ) e ON true
-    WHERE c.outcome = '' OR c.to_at > now() - interval '3 hours'
+    WHERE c.outcome = '' OR c.to_at > t.settled_until - interval '3 hours'
     GROUP BY c.gap_id
 ) o
 WHERE o.gap_id = g.gap_id AND o.outcome <> g.outcome;

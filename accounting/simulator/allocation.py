@@ -59,7 +59,9 @@ class Allocation:
         packets_per_second: float,
         packet_bytes: int,
         traits: Traits,
+        client_address: str | None = None,
     ) -> None:
+        """``client_address``: ``ip:port``; a random one when not given."""
         self.process = process
         self.thread = thread
         self.allocation_id = allocation_id
@@ -88,8 +90,11 @@ class Allocation:
         self._status_key = self._prefix + b"status"
         self._addresses = b""
         if process.version.status_addresses:
-            client = f"203.0.113.{random.randrange(1, 255)}:{random.randrange(1024, 65536)}"
-            self._addresses = wire.status_addresses(transport, process.address, client)
+            if client_address is None:
+                client_address = (
+                    f"203.0.113.{random.randrange(1, 255)}:{random.randrange(1024, 65536)}"
+                )
+            self._addresses = wire.status_addresses(transport, process.address, client_address)
         self._uncounted_requests = SETUP_REQUESTS
         self._counted_us = begins_us
         self._first_report = True

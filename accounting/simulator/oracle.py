@@ -6,6 +6,7 @@ docs/session-rules.md to them. The books must compute the same totals from the m
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import add
 from typing import Final
 
 from accounting.domain.counters import COUNTERS
@@ -29,7 +30,7 @@ MESSAGE_KINDS: Final = (
 
 def add_counters(left: Sequence[int], right: Sequence[int]) -> Counters:
     """Add counter by counter."""
-    a, b, c, d, e, f, g, h = (x + y for x, y in zip(left, right, strict=True))
+    a, b, c, d, e, f, g, h = map(add, left, right)
     return (a, b, c, d, e, f, g, h)
 
 

@@ -186,11 +186,13 @@ GRANT SELECT, INSERT, UPDATE ON accounting.pruned_counts TO turn_accounting_writ
 -- Deletes the reports of some sessions of a source, which were never confirmed and are over, and
 -- returns how many. They lie between two positions. Raises an error unless what
 -- it deletes is exactly the usage of those sessions: so it can't delete a report that was billed.
+-- Without statistics, as after a restore, a nested loop would compare each report with each session.
 CREATE FUNCTION accounting.delete_unattributed_reports(
     of_source smallint, session_ids uuid[],
     from_epoch integer, from_position bigint, to_epoch integer, to_position bigint
 ) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_nestloop = off
+AS $$
 DECLARE
     since timestamptz;
     until timestamptz;

@@ -438,6 +438,25 @@ def test_simulate_prints_an_oracle_for_programs_and_a_table_for_people(tmp_path:
         Scenario(users=99_999_999)
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("--history 3days",
+         "--history '3days' is no number of months: expected one such as 3months"),
+        ("--history 25months", "can't simulate: months is 25, not 1 to 24"),
+        ("--history 1month --realm r --realms 2", "--realms does not go with --realm"),
+        ("--history 1month --realms 0", "can't simulate: realms is 0, less than 1"),
+        ("--history 1month --servers 2", "--servers does not go with --history"),
+    ],
+)  # fmt: skip
+def test_a_history_that_cannot_be_simulated_is_wrong_use(
+    tmp_path: Path, options: str, problem: str
+) -> None:
+    result = turn_accounting("simulate", *options.split(), data_dir=str(tmp_path / "none"))
+    assert (result.code, result.error_line) == (2, problem)
+    assert not (tmp_path / "none").exists()
+
+
 def test_times_in_json_are_utc_and_complete(sample_books: Books) -> None:
     result = turn_accounting(
         "sessions", "--json", "--limit", "50", database_url=sample_books.url(READER)

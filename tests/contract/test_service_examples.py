@@ -18,7 +18,7 @@ from accounting.embedded import run_postgres
 from tests.support.books import WRITER, Books
 from tests.support.command import environment, turn_accounting
 from tests.support.servers import ValkeyServer, free_port
-from tests.support.service import ROOT, SERVICE, Service
+from tests.support.service import ROOT, SERVICE, SHORT_SERVICE, Service
 
 IS_RUNNING: dict[str, Callable[[Service], object]] = {
     "up": lambda service: service.output().endswith("\n") and service.events("capturing"),
@@ -46,12 +46,14 @@ def test_the_examples_of_services_run_until_they_are_stopped(
                 "ACCOUNTING_REDIS_URL": valkey.url,
                 "ACCOUNTING_WEB_LISTEN": listen,
             }
+            # The first as it is, the others with short waits.
+            module = SHORT_SERVICE if number else SERVICE
             with Service(
                 command,
                 tmp_path / f"{command}-{number}",
                 settings,
                 options=options,
-                module=SERVICE,
+                module=module,
             ) as service:
                 service.wait_for(partial(IS_RUNNING[command], service))
                 assert service.stop() == 0
@@ -71,7 +73,8 @@ def test_the_examples_of_the_demonstration_show_right_books(
         assert run.result().code == 0, run.result().err
         assert "FAIL" not in run.result().out
         assert "  ok    no capture gaps" in run.result().out
-        assert len(run.result().err.splitlines()) == 4, run.result().err
+        assert "\nAdjustments of this period\n" in run.result().out
+        assert len(run.result().err.splitlines()) == 5, run.result().err
     follow_the_readme(tmp_path)
     follow_the_next_steps(shown, tmp_path)
 

@@ -114,7 +114,14 @@ def test_a_command_that_needs_redis_says_so(tmp_path: Path, arguments: str) -> N
 
 
 @pytest.mark.parametrize(
-    "arguments", ["job run settle", "realm set r --grace 1", "source retire second", "realm list"]
+    "arguments",
+    [
+        "job run settle",
+        "realm set r --grace 1",
+        "source retire second",
+        "realm list",
+        "simulate --history 1month",
+    ],
 )
 def test_a_reader_that_would_write_gets_the_name_of_the_role(
     sample_books: Books, arguments: str

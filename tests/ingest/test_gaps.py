@@ -163,3 +163,18 @@ def test_a_sighting_confirms_a_session_known_only_by_its_traffic(books: Books) -
     assert (session["start_known"], session["received_bytes"]) == (False, 900)
     assert books.rows("unattributed_usage") == []
     books.assert_conserved()
+
+
+def test_the_description_follows_what_is_settled_also_long_after_the_gap(books: Books) -> None:
+    """As after hours without Postgres: the spool's past is loaded then."""
+    books.receive(0, channel("status"), status_payload("new", 600))
+    books.advance_clock(10)
+    record_gap(books, 10, 20)
+    for minutes, outcome in ((1, "0 made exact"), (170, "1 made exact"), (190, "1 made exact")):
+        if minutes == 170:
+            delete_allocation(books, 120, 1, 5_000)
+        books.advance_clock(minutes * 60)
+        books.run_jobs()
+        describe_gaps(books.engine)
+        (gap,) = books.rows("capture_gaps")
+        assert gap["detail"].startswith(f"of 1 session that lived through it {outcome}")

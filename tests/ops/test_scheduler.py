@@ -114,7 +114,10 @@ def test_a_period_that_waits_for_nothing_closes_when_the_scheduler_starts(books:
         wait_until(lambda: "closed" in {row["state"] for row in books.rows("periods")})
 
 
-def test_a_job_that_finds_a_lock_taken_runs_again_soon(books: Books) -> None:
+def test_a_job_that_finds_a_lock_taken_runs_again_soon(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounting.ops.scheduler.RETRY_SECONDS", 0.2)
     with books.engine.connect() as other:
         lock(other, "rollup")
         with running(books, dict.fromkeys(JOBS, 600.0)):
