@@ -53,6 +53,11 @@ class Books:
         if not self.reader.reads_all:
             raise Problem(404, "Not Found")
 
+    def require_realm(self) -> None:
+        """As :meth:`require_all`, unless a realm may be read as a whole."""
+        if not self.reader.reads_realm:
+            raise Problem(404, "Not Found")
+
     def realm(self, wanted: str | None) -> str | None:
         """The realm to ask for: the wanted one, or the one of this reader."""
         return self.reader.realm if wanted is None else wanted
