@@ -319,7 +319,7 @@ def test_a_statement_has_its_lines_digest_cutoff_adjustments_and_gaps(site: Site
     [gap] = page.rows("Capture gaps")
     assert "connection lost" in gap.text
     assert "October's" in gap.text
-    assert "Nothing of earlier periods" in page.text
+    assert "No adjustments of earlier periods" in page.text
 
 
 def test_a_period_that_is_not_closed_has_a_preview_and_says_what_it_waits_for(site: Site) -> None:
