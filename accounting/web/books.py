@@ -13,6 +13,7 @@ from accounting.reporting.completeness import Progress, read_progress
 from accounting.reporting.feed_pages import FeedPage, read_feed_page
 from accounting.reporting.known_names import check_names
 from accounting.reporting.live import LivePart
+from accounting.reporting.overview import with_totals
 from accounting.reporting.reader import Reader as DatabaseReader
 from accounting.reporting.view_queries import ViewQuery
 from accounting.web.access.reader import Reader
@@ -36,6 +37,14 @@ class Books:
         """The one row that ``sums_of`` makes of the rows that :meth:`rows` has."""
         [row] = self.database.read_rows(sums_of(self.reader.restrict(query, by_user=by_user)))
         return row
+
+    def rows_with_totals(self, query: ViewQuery) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
+        """Lines by user, and the totals of all; the totals are empty without a line."""
+        rows = self.database.read_rows(with_totals(self.reader.restrict(query, by_user=True)))
+        first = rows[0] if rows else {}
+        mark = "total_"
+        totals = {name[len(mark) :]: first[name] for name in first if name.startswith(mark)}
+        return rows, totals
 
     def service_rows(self, query: ViewQuery) -> list[Mapping[str, Any]]:
         """Rows about the service and not about a realm: sources, gaps, notices.
