@@ -161,6 +161,12 @@ def preview_command(realm: str, period: date) -> str:
 
 
 def _suggestion(name: str, known: Collection[str], similarity: float) -> str:
-    similar = difflib.get_close_matches(name, known, n=SUGGESTED_NAMES, cutoff=similarity)
+    by_folded: dict[str, list[str]] = {}
+    for known_name in sorted(known):
+        by_folded.setdefault(known_name.casefold(), []).append(known_name)
+    folded = difflib.get_close_matches(
+        name.casefold(), by_folded, n=SUGGESTED_NAMES, cutoff=similarity
+    )
+    similar = [known_name for key in folded for known_name in by_folded[key]][:SUGGESTED_NAMES]
     names = " or ".join(f"'{similar_name}'" for similar_name in similar)
     return f"did you mean {names}?" if names else ""

@@ -84,7 +84,10 @@ Since = Annotated[
         "--since",
         "--from",
         metavar="TIME",
-        help="From then on: today, yesterday, 24h, 7d, 2w, 2026-11, 2026-11-22, 2026-11-22T15:00.",
+        help=(
+            "From then on: today, yesterday, 5m, 24h, 7d, 2w, 2026-11, 2026-11-22, "
+            "2026-11-22T15:00."
+        ),
     ),
 ]
 Until = Annotated[
@@ -92,7 +95,9 @@ Until = Annotated[
 ]
 By = Annotated[str, typer.Option("--by", metavar="user|realm", help="What a row is of.")]
 Per = Annotated[str, typer.Option("--per", metavar="hour|day|month", help="What a row spans.")]
-PeriodDay = Annotated[date, typer.Argument(parser=period_day, help="Its first day, YYYY-MM-DD.")]
+PeriodDay = Annotated[
+    date, typer.Argument(parser=period_day, help="Its first day, YYYY-MM-DD or YYYY-MM.")
+]
 PeriodOption = Annotated[
     date | None,
     typer.Option("--period", parser=period_day, help="Only this period: its first day."),

@@ -48,7 +48,7 @@ def gaps(
     nobody captures now: its gap is recorded when a collector starts. Programs
     get all, and find captured_until in `source list`.
 
-    "Gaps" in docs/operations.md says what to do about each cause.
+    "Gaps" in docs/operations.md of the project says what to do about each cause.
     """
     begin, end = time_span(since, until)
     settings = command_settings()
@@ -65,6 +65,8 @@ def gaps(
         replace(listing, empty="No gap is recorded yet.") if lapses else listing,
         form,
         source=source,
+        since=begin,
+        until=end,
     )
     flush_output()
     for lapse in lapses:
@@ -86,9 +88,9 @@ def gap_listing(zone: str = "") -> Listing:
             Column(field="source", heading="source", kind=Kind.NAME),
             Column(field="from_at", heading=f"from{zone}", text=minute),
             Column(field="until", heading="until", style=_until_style),
-            Column(field="open_seconds", heading="time", kind=Kind.SECONDS),
+            Column(field="open_seconds", heading="time", kind=Kind.SECONDS, rank=1),
             Column(field="what", heading="cause", kind=Kind.WORDS),
-            Column(field="detail", heading="detail", kind=Kind.WORDS, rank=1, optional=True),
+            Column(field="detail", heading="detail", kind=Kind.WORDS, rank=2, optional=True),
         ),
         rank=LENGTH,
         empty="No gaps.",

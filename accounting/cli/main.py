@@ -25,7 +25,7 @@ from accounting.cli.completion import (
     completion_lines,
     names_in_books,
 )
-from accounting.cli.help import install_help, write_root_page, writing_option
+from accounting.cli.help import install_help, value_word, write_root_page, writing_option
 from accounting.cli.output import flush_output, prepare_output, write, write_message
 from accounting.errors import AccountingError, ConfigurationError, NotYet, UsageError
 from accounting.plurals import listed
@@ -256,6 +256,9 @@ def _usage_message(error: typer.TyperException) -> str:
     if said := _wrong_value(error):
         return said
     message = error.format_message()
+    param = getattr(error, "param", None)
+    if param is not None and param.param_type_name == "argument":
+        message = message.replace(f"'{param.name}'", f"'{value_word(param)}'")
     if context is not None and message == context.get_help():  # there is no command
         write(f"{message}\n")
         message = "no command is given"

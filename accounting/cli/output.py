@@ -38,7 +38,9 @@ def prepare_output() -> None:
     if sys.stderr is None:
         sys.stderr = open(_STDERR, "w", closefd=False)  # noqa: SIM115  # for the rest of the process
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        # With LC_ALL=C Python writes UTF-8 anyway. A pipe gets that, but a terminal can't show it.
+        is_ascii = sys.stdout.isatty() and os.environ.get("LC_ALL") in {"C", "POSIX"}
+        sys.stdout.reconfigure(encoding="ascii" if is_ascii else None, errors="backslashreplace")
 
 
 _make_way: list[Callable[[], None]] = []

@@ -86,7 +86,10 @@ def set_realm(
     anchor_day: Annotated[
         int | None,
         typer.Option(
-            "--anchor-day", min=1, max=31, help="Day of the month on which billing periods begin."
+            "--anchor-day",
+            min=1,
+            max=31,
+            help="Day on which billing periods begin; in a short month, its last day.",
         ),
     ] = None,
     grace_seconds: Annotated[

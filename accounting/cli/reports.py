@@ -88,7 +88,8 @@ def usage(
 ) -> None:
     """List usage per user or realm, by hour, day or month.
 
-    Times without an offset are in the realm's time zone. A month or day that --since
+    All usage there is, or that of a span of time. Times without an offset are in
+    the realm's time zone. A month or day that --since
     or --until cuts counts from there on, or up to there. A time with an offset
     cuts none: buckets are listed whole that begin in the span. A month or day in
     which the realm's time zone changed has a row for each part, from and to. "peak" of a realm

@@ -171,12 +171,8 @@ def write_query(
         if not has_rows:
             check_names(reader, realm=realm, user=user, source=source)
             if not form.for_programs:
-                explained = (
-                    listing.empty
-                    if listing.counted is None
-                    else explain_empty(
-                        reader, listing.empty, listing.counted, realm, since, until, listing.per
-                    )
+                explained = explain_empty(
+                    reader, listing.empty, listing.counted, realm, since, until, listing.per
                 )
                 write(f"{explained}\n")
 

@@ -69,7 +69,8 @@ def keep_books(data_dir: Path) -> None:
         (data_dir / DEMO_MARKER).unlink(missing_ok=True)
     except OSError as error:
         raise ConfigurationError(
-            f"can't write in the data directory {data_dir}: {error.strerror}"
+            f"can't write in the data directory {data_dir}: {error.strerror}: set "
+            "ACCOUNTING_DATA_DIR, or run this as the user of the service"
         ) from None
 
 

@@ -160,7 +160,9 @@ def write_statement(
         f"{period['time_zone']}"
     )
     if sys.stdout.isatty():
-        write(f"Realm {visible_name(realm)}, period {day}, {closed_at}\n{span}\n\n")
+        title = f"Realm {visible_name(realm)}, period {day}, {closed_at}"
+        head = [*split_words(title, shutil.get_terminal_size().columns), span]
+        write("".join(f"{line}\n" for line in head) + "\n")
     else:
         write(f"Realm '{realm}', period {day}: {span}, {closed_at}\n\n")
     all_sums = sum_rows(lines, _LINES.summed) if form.top is not None else None
@@ -188,14 +190,14 @@ def write_statement(
         statement.adjustments,
         _ADJUSTMENTS,
         whole,
-        "Nothing corrects it.",
+        "No adjustments correct this period.",
     )
     _write_section(
         "Adjustments of earlier periods, billed with this one",
         statement.posted,
         _ADJUSTMENTS,
         whole,
-        "Nothing of earlier.",
+        "No adjustments of earlier periods are billed with it.",
     )
 
 

@@ -41,6 +41,8 @@ MAX_NAME_WIDTH: Final = 64
 UNLIMITED: Final = 10**9
 MIN_WRAP_WIDTH: Final = 24
 MIN_NAME_WIDTH: Final = 7
+MAX_WORD_WIDTH: Final = 16
+"""A longer word is cut in a narrow column of words."""
 
 
 class Kind(Enum):
@@ -217,9 +219,17 @@ class _TerminalTable:
                 most = max(len(column.heading), usual, most_names)
                 return min(natural, most, PREFERRED_NAME_WIDTH)
             case Kind.WORDS:
-                return min(natural, MIN_WRAP_WIDTH)
+                return min(natural, max(MIN_WRAP_WIDTH, self._least_width(column)))
             case _:
                 return natural
+
+    def _least_width(self, column: Column) -> int:
+        """The width below which a flexible column is not shrunk: no usual word is cut."""
+        if column.kind is not Kind.WORDS:
+            return MIN_NAME_WIDTH
+        words = (word for text in self._texts[column.field] for word in text.split(" "))
+        longest = max(map(text_width, words), default=0)
+        return max(MIN_NAME_WIDTH, min(longest, MAX_WORD_WIDTH))
 
     def _fitted(self) -> dict[str, int]:
         """The width of each column: names get what the others leave."""
@@ -227,6 +237,7 @@ class _TerminalTable:
         flexible = [
             column.field for column in self._columns if column.kind in {Kind.NAME, Kind.WORDS}
         ]
+        least = {column.field: self._least_width(column) for column in self._columns}
         spare = self._width - self._wanted(self._columns)
         for column in self._columns:
             if spare < 0 or column.kind not in {Kind.NAME, Kind.WORDS}:
@@ -236,8 +247,8 @@ class _TerminalTable:
             widths[column.field] += more
             spare -= more
         while spare < 0:
-            widest = max(flexible, key=lambda field: widths[field], default=None)
-            if widest is None or widths[widest] <= MIN_NAME_WIDTH:
+            widest = max(flexible, key=lambda field: widths[field] - least[field], default=None)
+            if widest is None or widths[widest] <= least[widest]:
                 break
             widths[widest] -= 1
             spare += 1

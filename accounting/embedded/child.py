@@ -1,6 +1,7 @@
 """A server as a child process: started, observed and stopped, and never left behind."""
 
 import ctypes
+import errno
 import os
 import shutil
 import signal
@@ -135,14 +136,28 @@ def _is_zombie(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] in "ZX"
 
 
+_WRONG_DIRECTORY: Final = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+}
+
+
 @contextmanager
 def os_errors_as_server_error(action: str) -> Iterator[None]:
     """Turn an OSError (no space, no permission) into ServerError."""
     try:
         yield
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        raise ServerError(f"can't {action}:{where} {error.strerror or error}") from error
+        where = f" {error.filename}:" if error.filename else ""
+        remedy = (
+            ": set ACCOUNTING_DATA_DIR, or run this as the user of the service"
+            if error.errno in _WRONG_DIRECTORY
+            else ""
+        )
+        raise ServerError(f"can't {action}:{where} {error.strerror or error}{remedy}") from error
 
 
 def make_server_directory(home: Path, user: ServerUser, binary: Path) -> None:

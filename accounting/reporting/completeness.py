@@ -123,7 +123,7 @@ def span_waits_for(
 def explain_empty(
     reader: "Reader",
     empty: str,
-    counted: Counted,
+    counted: Counted | None,
     realm: str | None,
     since: Bound | None,
     until: Bound | None,
@@ -131,7 +131,8 @@ def explain_empty(
 ) -> str:
     """Why nothing is in a span. ``empty``: a sentence for a span that is still open.
 
-    ``per``: the buckets that are listed if they begin in the span.
+    ``counted``: None for what does not follow from reports. ``per``: the buckets that are listed if
+    they begin in the span.
     """
     nothing = empty.rstrip(".")
     [clock] = reader.read_rows(view_queries.database_now())
@@ -143,6 +144,8 @@ def explain_empty(
     )
     if begin is not None and begin > now:
         return f"{nothing}: that span is in the future."
+    if counted is None:
+        return empty
     if per is not None and (reason := no_bucket_begins(reader, realm, per, since, until)):
         return f"{nothing}: {reason}, or a time without an offset."
     is_past = end is not None and end <= now

@@ -18,18 +18,22 @@ _LENGTHS: Final[Sequence[Literal["hour", "day", "month"]]] = ("hour", "day", "mo
 OPTION: Final = "--"
 PARAMETER: Final = ""
 """What is before the name of a filter: of a command, and of an address."""
-_AGO: Final = re.compile(r"(?P<count>[0-9]{1,4})(?P<unit>[hdw])")
+_AGO: Final = re.compile(r"(?P<count>[0-9]{1,20})(?P<unit>[mhdw])")
 _DAYS: Final = {"d": 1, "w": 7}
+MAX_DAYS_AGO: Final = 9999 * 7
+"""Some two centuries: further than any books go back."""
 _MONTH: Final = re.compile(r"[0-9]{4}-[0-9]{2}")
 Choice = TypeVar("Choice", bound=str)
 
 
 def period_day(value: str) -> date:
-    """Parse the name of a period: its first day."""
+    """Parse the name of a period: its first day, or the month on whose first day it begins."""
     try:
-        return date.fromisoformat(value)
+        return date.fromisoformat(f"{value}-01" if _MONTH.fullmatch(value) else value)
     except ValueError:
-        raise UsageError(f"{value!r} is not a period: expected its first day, YYYY-MM-DD") from None
+        raise UsageError(
+            f"{value!r} is not a period: expected its first day, YYYY-MM-DD or YYYY-MM"
+        ) from None
 
 
 def time_span(
@@ -60,15 +64,19 @@ def _parse_time(option: str, value: str | None) -> Bound | None:
         case "yesterday":
             return DaysAgo(1)
     if match := _AGO.fullmatch(value):
-        count = int(match["count"])
-        unit = match["unit"]
-        return HoursAgo(count) if unit == "h" else DaysAgo(count * _DAYS[unit])
+        count, unit = int(match["count"]), match["unit"]
+        hours = count / 60 if unit == "m" else count * {"h": 1, "d": 24, "w": 7 * 24}[unit]
+        if hours > MAX_DAYS_AGO * 24:
+            raise UsageError(f"{option} {value!r} is out of range: at most {MAX_DAYS_AGO}d")
+        if unit in _DAYS:
+            return DaysAgo(count * _DAYS[unit])
+        return HoursAgo(hours)
     try:
         return datetime.fromisoformat(f"{value}-01" if _MONTH.fullmatch(value) else value)
     except ValueError:
         raise UsageError(
-            f"{option} {value!r}: expected today, yesterday, 24h, 7d, 2w, 2026-11, 2026-11-22 or "
-            "2026-11-22T15:00"
+            f"{option} {value!r}: expected today, yesterday, 5m, 24h, 7d, 2w, 2026-11, 2026-11-22 "
+            "or 2026-11-22T15:00"
         ) from None
 
 

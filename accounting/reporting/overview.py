@@ -128,5 +128,12 @@ def statement_totals(lines: ViewQuery) -> ViewQuery:
     )
 
 
+def with_totals(lines: ViewQuery) -> ViewQuery:
+    """Lines, each with the totals of all before the limit, as ``total_...``: read only once."""
+    estimated = "count(*) FILTER (WHERE estimated_bytes > 0) OVER () AS total_estimated_users"
+    sums = (f"sum({name}) OVER () AS total_{name}" for name in USAGE_SUMS)
+    return replace(lines, columns=("*", "count(*) OVER () AS total_row_count", estimated, *sums))
+
+
 def _of_key(query: ViewQuery, user_key: UUID) -> ViewQuery:
     return query.where("user_key = %(user_key)s", user_key=user_key)

@@ -51,7 +51,7 @@ class DaysAgo:
 class HoursAgo:
     """So many hours before now, by the database's clock. ``at``: as :class:`DaysAgo` has it."""
 
-    hours: int
+    hours: float
     at: datetime | None = None
 
 

@@ -66,13 +66,12 @@ def create_app(
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     problem = _problem(error)
-    if problem.status >= 500:
-        expected = isinstance(error, Problem | AccountingError)
+    if problem.status >= 500 and not isinstance(error, Problem):  # such as too many clients
         log.error(
             "a request failed",
             route=route_template(request.scope),
             error=str(error),
-            exc_info=None if expected else error,
+            exc_info=None if isinstance(error, AccountingError) else error,
         )
     if problem.status == 405:
         allowed = _allowed_methods(problem)

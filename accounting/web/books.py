@@ -13,6 +13,7 @@ from accounting.reporting.completeness import Progress, read_progress
 from accounting.reporting.feed_pages import FeedPage, read_feed_page
 from accounting.reporting.known_names import check_names
 from accounting.reporting.live import LivePart
+from accounting.reporting.overview import with_totals
 from accounting.reporting.reader import Reader as DatabaseReader
 from accounting.reporting.view_queries import ViewQuery
 from accounting.web.access.reader import Reader
@@ -37,6 +38,14 @@ class Books:
         [row] = self.database.read_rows(sums_of(self.reader.restrict(query, by_user=by_user)))
         return row
 
+    def rows_with_totals(self, query: ViewQuery) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
+        """Lines by user, and the totals of all; the totals are empty without a line."""
+        rows = self.database.read_rows(with_totals(self.reader.restrict(query, by_user=True)))
+        first = rows[0] if rows else {}
+        mark = "total_"
+        totals = {name[len(mark) :]: first[name] for name in first if name.startswith(mark)}
+        return rows, totals
+
     def service_rows(self, query: ViewQuery) -> list[Mapping[str, Any]]:
         """Rows about the service and not about a realm: sources, gaps, notices.
 
@@ -51,6 +60,11 @@ class Books:
     def require_all(self) -> None:
         """Raise the problem of an address that does not exist, unless everything may be read."""
         if not self.reader.reads_all:
+            raise Problem(404, "Not Found")
+
+    def require_realm(self) -> None:
+        """As :meth:`require_all`, unless a realm may be read as a whole."""
+        if not self.reader.reads_realm:
             raise Problem(404, "Not Found")
 
     def realm(self, wanted: str | None) -> str | None:

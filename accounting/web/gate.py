@@ -5,11 +5,13 @@ can reach it by a name that resolves here (DNS rebinding); a proxy that nobody n
 what a log-in would guard; a form comes from a page of this server; the reader is known.
 
 ``request.state.reader`` is the :class:`Reader` from then on, ``request.state.arrival`` is where the
-request comes from.
+request comes from. An answer that takes long calls ``request.state.identify()`` again for each of
+its parts, which raises the problem of a token that was revoked meanwhile.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -30,7 +32,7 @@ from accounting.web.arrival import (
     server_address,
 )
 from accounting.web.cookies import clear_cookie, session_cookie
-from accounting.web.problems import Problem, problem_of, too_many_requests
+from accounting.web.problems import AnswerCut, Problem, problem_of, too_many_requests
 from accounting.web.render import answer_problem, log_in_redirect, route_path, route_template
 
 log = structlog.get_logger()
@@ -98,6 +100,8 @@ class Gate:
             return
         try:
             await self.app(scope, receive, answer.send)
+        except AnswerCut as cut:
+            log.warning("an answer was cut", route=route_template(scope), reason=str(cut))
         finally:
             _audit(scope, arrival, answer)
 
@@ -135,32 +139,26 @@ class Gate:
         log_ins = self._admission.log_ins
         if log_ins is None:
             request.state.reader = Reader()
+            request.state.identify = Reader
             return
         path = route_path(request.scope)
         if path in PUBLIC_PATHS or path.startswith(PUBLIC_FOLDER):
             return
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         cookie = session_cookie(request)
+        if scheme.lower() == "bearer":
+            identify = partial(_identify, log_ins.reader_of_token, token.strip(), arrival.client)
+        elif cookie is not None:
+            identify = partial(_identify, log_ins.reader_of_session, cookie, arrival.client)
+        else:
+            raise Problem(401, "Unauthorized", "a token is needed", headers={**_CHALLENGE})
         try:
-            if scheme.lower() == "bearer":
-                request.state.reader = await to_thread.run_sync(
-                    log_ins.reader_of_token, token.strip(), arrival.client
-                )
-            elif cookie is not None:
-                request.state.reader = await to_thread.run_sync(
-                    log_ins.reader_of_session, cookie, arrival.client
-                )
-            else:
-                raise Problem(401, "Unauthorized", "a token is needed", headers={**_CHALLENGE})
-        except LogInRefused:
-            if cookie is not None:
+            request.state.reader = await to_thread.run_sync(identify)
+        except Problem as problem:
+            if problem.status == 401 and cookie is not None:
                 answer.extra.update(clear_cookie(request))
-            detail = "this token is not valid: it is unknown, expired or revoked"
-            raise Problem(401, "Unauthorized", detail, headers={**_CHALLENGE}) from None
-        except TooManyFailures as error:
-            raise too_many_requests(error.seconds) from None
-        except AccountingError as error:
-            raise problem_of(error) from error
+            raise
+        request.state.identify = identify
 
 
 def _below(root_path: str, scope: Scope) -> Scope:
@@ -181,6 +179,19 @@ def _with_host(headers: Iterable[tuple[bytes, bytes]], host: str) -> list[tuple[
 
 
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="turn-accounting"'}
+
+
+def _identify(find: Callable[[str, str], Reader], secret: str, client: str) -> Reader:
+    """The reader of a secret. Raises the Problem of one that is not valid."""
+    try:
+        return find(secret, client)
+    except LogInRefused:
+        detail = "this token is not valid: it is unknown, expired or revoked"
+        raise Problem(401, "Unauthorized", detail, headers={**_CHALLENGE}) from None
+    except TooManyFailures as error:
+        raise too_many_requests(error.seconds) from None
+    except AccountingError as error:
+        raise problem_of(error) from error
 
 
 def _refusal(request: Request, problem: Problem) -> ASGIApp:

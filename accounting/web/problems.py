@@ -39,6 +39,10 @@ class Problem(Exception):  # RFC 9457 calls it so
         }
 
 
+class AnswerCut(Exception):  # not an error of the program
+    """An answer that has begun can't go on: its connection ends before the answer does."""
+
+
 def not_found(what: str) -> Problem:
     """What is not there, or not for this reader: the answer is the same."""
     return Problem(404, "Not Found", what)

@@ -38,7 +38,7 @@ def test_a_statement_shows_lines_estimates_gaps_and_adjustments(
     assert gaps == "No gap lies in it."
     assert own_adjustments.startswith("Adjustments of this period\n")
     assert "agreed on the telephone" in own_adjustments
-    assert earlier_adjustments == "Nothing of earlier.\n"
+    assert earlier_adjustments == "No adjustments of earlier periods are billed with it.\n"
 
 
 def test_a_statement_names_its_gaps_and_excluded_sources(books: Books) -> None:

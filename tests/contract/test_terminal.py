@@ -54,6 +54,27 @@ def test_a_table_fits_the_terminal(sample_books: Books, command: str, columns: i
     assert max(map(text_width, shown.splitlines())) <= columns
 
 
+def test_a_locale_that_asks_for_ascii_gets_it_on_a_terminal(sample_books: Books) -> None:
+    """Python would write UTF-8 also with LC_ALL=C. A pipe still gets the names as they are."""
+    shown = turn_accounting_on_terminal(
+        *("trace", "--session", "37a9-1-5"),
+        variables={"LC_ALL": "C"},
+        database_url=sample_books.url(WRITER),
+    )
+    assert shown.isascii()
+    assert "\n`- session 37a9-1-5 " in shown
+
+
+def test_a_month_names_the_period_that_begins_on_its_first_day(sample_books: Books) -> None:
+    url = sample_books.url(READER)
+    by_month, by_day = (
+        turn_accounting("statement", "example.org", period, "--json", database_url=url)
+        for period in ("2026-10", "2026-10-01")
+    )
+    assert (by_month.code, by_month.out) == (0, by_day.out)
+    assert by_day.rows
+
+
 def test_wide_has_every_column_of_the_view(sample_books: Books) -> None:
     url = sample_books.url(READER)
     for command in ("usage", "sessions", "period list", "source list"):

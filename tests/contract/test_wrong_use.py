@@ -22,7 +22,7 @@ from tests.support.servers import free_port
         ("version", "version is an option: `turn-accounting --version`"),
         ("completion zsh", "completion is an option: `turn-accounting --completion bash`"),
         ("sessions --bogus", "No such option: --bogus"),
-        ("job run", "Missing argument 'name': see `turn-accounting job run --help`"),
+        ("job run", "Missing argument 'NAME': see `turn-accounting job run --help`"),
         ("top --by realm", "--by 'realm': expected user or session"),
         ("top --sort bytes", "--sort 'bytes': expected one of rate, minutes, active, name with"),
         ("top --every 0", "--every '0': expected 0.5 or more"),
@@ -50,6 +50,14 @@ from tests.support.servers import free_port
         ("export sessions --format jsonl -o /dev/null/x.jsonl",
          "--output '/dev/null/x.jsonl': expected a directory"),
         ("export usage -o /dev/null", "--output '/dev/null': expected a directory, for the file"),
+        ("statement example.org", "Missing argument 'PERIOD': see `turn-accounting statement"),
+        ("statement", "Missing argument 'REALM': see `turn-accounting statement --help`"),
+        ("statement example.org 2026-13", "'2026-13' is not a period: expected its first day, YY"),
+        ("usage --realm EXAMPLE.ORG",
+         "no realm 'EXAMPLE.ORG' is known: did you mean 'example.org'?"),
+        ("usage --user Alice", "no user 'Alice' is known: did you mean 'alice'?"),
+        ("usage --since 99999999999d", "--since '99999999999d' is out of range: at most 69993d"),
+        ("gaps --until 99999999999m", "--until '99999999999m' is out of range: at most 69993d"),
         ("job run nothing", "no job 'nothing': expected one of settle, rollup, partitions"),
         ("source retire nowhere", "no source 'nowhere' is known: known are 'default', 'second'"),
         ("realm set r", "nothing to set: name at least one rule"),
@@ -168,6 +176,10 @@ def test_a_name_that_is_known_may_have_an_empty_result(sample_books: Books) -> N
         )  # fmt: skip
         assert (result.code, result.err) == (0, "")
         assert result.out == "No usage: that span is in the future.\n"
+    gaps = turn_accounting(
+        "gaps", "--since", "2030-01", "--source", "second", database_url=sample_books.url(READER)
+    )
+    assert gaps.out == "No gap is recorded yet: that span is in the future.\n"
 
 
 def test_an_impossible_data_directory_is_named(tmp_path: Path) -> None:

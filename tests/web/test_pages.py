@@ -319,7 +319,7 @@ def test_a_statement_has_its_lines_digest_cutoff_adjustments_and_gaps(site: Site
     [gap] = page.rows("Capture gaps")
     assert "connection lost" in gap.text
     assert "October's" in gap.text
-    assert "Nothing of earlier periods" in page.text
+    assert "No adjustments of earlier periods" in page.text
 
 
 def test_a_period_that_is_not_closed_has_a_preview_and_says_what_it_waits_for(site: Site) -> None:
@@ -331,6 +331,10 @@ def test_a_period_that_is_not_closed_has_a_preview_and_says_what_it_waits_for(si
     shown = page.rows("Lines so far")
     assert [next(row.all("th")).text for row in shown] == [row["user_id"] for row in lines]
     assert [row.values()[4] for row in shown] == [str(traffic(row)) for row in lines]
+    total = next(page.table("Lines so far").all("tfoot"))
+    sums = ("sessions_started", "session_seconds", "received_bytes", "sent_bytes")
+    expected = [str(sum(row[name] for row in lines)) for name in sums]
+    assert total.values()[:5] == [str(len(lines)), *expected]
     assert "Digest" not in page.table("Lines so far").text
     assert not [link for link in page.links() if "download" in link]
     data = "/api/v1/statements?realm=example.org&period=2026-11-01&preview=true"

@@ -154,7 +154,7 @@ def _check_gaps(database: DatabaseStatus) -> Finding:
         COMPONENT,
         "gaps",
         observed,
-        "run `turn-accounting gaps`: docs/operations.md#gaps has causes",
+        'run `turn-accounting gaps`; "Gaps" in docs/operations.md of the project has the causes',
     )
 
 

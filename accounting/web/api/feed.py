@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -31,7 +31,8 @@ _EVENT_ID: Final = re.compile(
     r"(?P<number>[0-9]{1,18})(:(?P<history>[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}))?"
 )
 STREAM_SECONDS: Final = 300.0
-"""A stream ends after this time, and its client comes back: with a token that is still valid."""
+"""A stream ends after this time, and its client comes back."""
+Read = Callable[[int, int, UUID | None], FeedPage]
 
 
 async def _feed_watch(request: Request) -> FeedWatch:
@@ -92,18 +93,21 @@ async def read_feed(
     With `Accept: text/event-stream` it is a stream of server-sent events.
 
     Ask again with `after=` the `next` of the answer, and its `history`. There are 20,000 events
-    between the two at most, of which a reader of one realm may see none.
+    between the two at most, of which a reader of one realm may see none: the numbers are those of
+    the events of all realms. A reader of one user has no feed.
     """
+    books.require_realm()
     if EVENT_STREAM_TYPE in request.headers.get("accept", ""):
         if last_event_id is not None:
             after, history = _event_id(last_event_id)
-        return await _stream(books, watch, after, limit, history)
-    page = await _read(books, after, limit, history)
+        return await _stream(request, books, watch, after, limit, history)
+    page = await _read(books.feed, after, limit, history)
     if wait and page.is_end and not page.events:
-        async with watch.place():
+        async with watch.place(books.reader):
             gone = asyncio.create_task(disconnected(request))
             try:
-                page = await _wait_for_events(books, watch, page, limit, wait, gone)
+                read = _read_again(request, books)
+                page = await _wait_for_events(read, watch, page, limit, wait, gone)
             finally:
                 gone.cancel()
     items = ",\n".join(map(json_object, page.events))
@@ -112,15 +116,25 @@ async def read_feed(
     )
 
 
-async def _read(books: Books, after: int, limit: int, history: UUID | None) -> FeedPage:
+def _read_again(request: Request, books: Books) -> Read:
+    """Reads pages for an answer that takes long: while its token is valid."""
+
+    def read(after: int, limit: int, history: UUID | None) -> FeedPage:
+        request.state.identify()
+        return books.feed(after, limit, history)
+
+    return read
+
+
+async def _read(read: Read, after: int, limit: int, history: UUID | None) -> FeedPage:
     try:
-        return await run_in_threadpool(books.feed, after, limit, history)
+        return await run_in_threadpool(read, after, limit, history)
     except FeedRestored as error:
         raise Problem(409, "Feed Restored", str(error)) from None
 
 
 async def _wait_for_events(
-    books: Books,
+    read: Read,
     watch: FeedWatch,
     page: FeedPage,
     limit: int,
@@ -135,20 +149,25 @@ async def _wait_for_events(
         if gone.done():
             waiting.cancel()
             break
-        page = await _read(books, page.next, limit, page.history)
+        page = await _read(read, page.next, limit, page.history)
     return page
 
 
 async def _stream(
-    books: Books, watch: FeedWatch, after: int, limit: int, history: UUID | None
+    request: Request,
+    books: Books,
+    watch: FeedWatch,
+    after: int,
+    limit: int,
+    history: UUID | None,
 ) -> Response:
-    page = await _read(books, after, limit, history)
-    place = watch.place()
+    page = await _read(books.feed, after, limit, history)
+    place = watch.place(books.reader)
     await place.__aenter__()  # here, since a stream that has begun can't be refused
 
     async def events() -> AsyncIterator[str]:
         try:
-            async for text in _events(books, watch, page, limit):
+            async for text in _events(_read_again(request, books), watch, page, limit):
                 yield text
         finally:
             await place.__aexit__(None, None, None)
@@ -156,17 +175,16 @@ async def _stream(
     return StreamingResponse(events(), media_type=EVENT_STREAM_TYPE)
 
 
-async def _events(books: Books, watch: FeedWatch, page: FeedPage, limit: int) -> AsyncIterator[str]:
+async def _events(read: Read, watch: FeedWatch, page: FeedPage, limit: int) -> AsyncIterator[str]:
     deadline = time.monotonic() + STREAM_SECONDS
     while True:
         yield _page_text(page)
-        if page.is_end:
-            if time.monotonic() > deadline:
-                return
-            if not await watch.wait_beyond(page.next, KEEP_ALIVE_SECONDS):
-                yield ": nothing new\n\n"
+        if time.monotonic() > deadline:
+            return
+        if page.is_end and not await watch.wait_beyond(page.next, KEEP_ALIVE_SECONDS):
+            yield ": nothing new\n\n"
         try:
-            page = await _read(books, page.next, limit, page.history)
+            page = await _read(read, page.next, limit, page.history)
         except Problem as problem:
             yield f"event: problem\ndata: {json_object(problem.fields())}\n\n"
             return

@@ -1,7 +1,8 @@
 """Lists: a page as JSON with a cursor for the next one, or all of it as JSON Lines or CSV.
 
 All of a list is read page by page too, so that a client which reads slowly, or goes away, holds no
-connection to Postgres and no snapshot.
+connection to Postgres and no snapshot; and that a token which is revoked meanwhile reads no
+further.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import Depends, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from accounting.errors import UsageError
+from accounting.errors import AccountingError, UsageError
 from accounting.reporting.completeness import Progress
 from accounting.reporting.row_text import csv_line, json_object
 from accounting.reporting.view_queries import Arrangement, Bound, Row, as_of
@@ -26,6 +27,7 @@ from accounting.web.api.cursor import (
     parse_key,
 )
 from accounting.web.books import Books
+from accounting.web.problems import AnswerCut, Problem
 from accounting.web.render import items_response, route_path
 
 DEFAULT_LIMIT: Final = 100
@@ -44,7 +46,7 @@ class ListRequest:
     """How a list was asked for. ``bound_to``: see :mod:`accounting.web.api.cursor`.
 
     ``after``: what a cursor's key is made of. ``as_of``: when the first page was read, if the
-    filters have relative times.
+    filters have relative times. ``identify`` raises a Problem once the token is not valid any more.
     """
 
     form: Literal["json", "jsonl", "csv"]
@@ -52,6 +54,7 @@ class ListRequest:
     bound_to: str
     after: Sequence[Any] | None
     as_of: datetime | None
+    identify: Callable[[], object]
 
     def pinned(self, books: Books, *bounds: Bound | None) -> "ListRequest":
         """The request as of now, if it is for the first page and one of the bounds is relative."""
@@ -93,7 +96,14 @@ async def _list_request(
     }
     bound_to = binding(route_path(request.scope), filters)
     after, resolved_at = (None, None) if cursor is None else open_cursor(cursor, bound_to)
-    return ListRequest(form=form, limit=limit, bound_to=bound_to, after=after, as_of=resolved_at)
+    return ListRequest(
+        form=form,
+        limit=limit,
+        bound_to=bound_to,
+        after=after,
+        as_of=resolved_at,
+        identify=request.state.identify,
+    )
 
 
 ListParameters = Annotated[ListRequest, Depends(_list_request)]
@@ -134,7 +144,7 @@ def list_response(
             if_empty()
         cursor = None if end is None else encode_cursor(wanted.bound_to, end, wanted.as_of)
         return items_response(rows, cursor, {**counted, **more()})
-    pages = _pages(fetch, after, wanted.limit)
+    pages = _pages(fetch, after, wanted.limit, wanted.identify)
     first = next(pages, None)
     if first is None:
         if after is None:
@@ -156,9 +166,15 @@ def rows_response(
     return _stream(wanted, iter([rows]), counted)
 
 
-def _pages(fetch: Fetch, after: Key | None, limit: int | None) -> Iterator[list[Row]]:
-    """Pages until the end or the limit; none is empty."""
+def _pages(
+    fetch: Fetch, after: Key | None, limit: int | None, identify: Callable[[], object]
+) -> Iterator[list[Row]]:
+    """Pages until the end or the limit; none is empty. ``identify`` is called between them."""
+    is_first = True
     while limit is None or limit > 0:
+        if not is_first:
+            identify()
+        is_first = False
         rows, after = fetch(after, STREAMED_ROWS if limit is None else min(limit, STREAMED_ROWS))
         if limit is not None:
             limit -= len(rows)
@@ -177,11 +193,20 @@ def _stream(
         for name, time in counted.items()
         if time is not None
     }
+    pages = _or_cut(pages)
     if wanted.form == "csv":
         return StreamingResponse(
             _csv(pages), media_type=f"{CSV_TYPE}; charset=utf-8", headers=headers
         )
     return StreamingResponse(_json_lines(pages), media_type=JSON_LINES_TYPE, headers=headers)
+
+
+def _or_cut(pages: Iterator[list[Row]]) -> Iterator[list[Row]]:
+    """The pages of an answer that has begun, and that only its end can tell from a complete one."""
+    try:
+        yield from pages
+    except (Problem, AccountingError) as error:
+        raise AnswerCut(str(error)) from error
 
 
 def _json_lines(pages: Iterable[list[Row]]) -> Iterator[str]:

@@ -15,7 +15,6 @@ from accounting.errors import UsageError
 from accounting.export.manifest import file_name
 from accounting.export.selection import ExportFormat, ExportKind, Selection
 from accounting.reporting import view_queries
-from accounting.reporting.overview import statement_totals
 from accounting.reporting.view_queries import TRAFFIC, Arrangement
 from accounting.web.pages.page_books import PageBooks, PageBooksDependency
 from accounting.web.pages.usage_chart import Row
@@ -87,7 +86,7 @@ def _preview(request: Request, books: PageBooks, period: Row) -> Response:
         preview=True,
         arrangement=Arrangement(by=TRAFFIC, descending=True, limit=SHOWN_LINES),
     )
-    lines = books.rows(query, by_user=True)
+    lines, totals = books.rows_with_totals(query)
     posted = books.rows(
         view_queries.adjustments(
             realm, day, by="posted_in", arrangement=Arrangement(limit=SHOWN_ADJUSTMENTS)
@@ -100,7 +99,7 @@ def _preview(request: Request, books: PageBooks, period: Row) -> Response:
         realm=realm,
         period=period,
         lines=lines,
-        totals=books.sums(query, statement_totals, by_user=True),
+        totals=totals,
         posted=posted,
         erased=books.erased([*lines, *posted]),
         gaps=books.gaps_between(period["starts_at"], period["ends_at"]),
