@@ -14,6 +14,7 @@ import typer
 from accounting.cli.arguments import MAX_INTEGER, JsonOption, name_argument
 from accounting.cli.output import flush_output, write, write_json
 from accounting.cli.resources import command_settings
+from accounting.cli.table import UNLIMITED
 from accounting.cli.terminal_text import encodable, split_text, text_width
 from accounting.domain.human_text import human_bytes, human_seconds, minute, visible, visible_name
 from accounting.errors import UsageError
@@ -99,19 +100,16 @@ def _write_event(event: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         write_json([event])
         return
-    if sys.stdout.isatty():
-        write(f"{_line(event, shutil.get_terminal_size().columns)}\n")
-        return
-    payload = "  ".join(
-        f"{name}={visible(str(value))}"
-        for name, value in event["payload"].items()
-        if value is not None
-    )
-    write(f"{event['seq']:>8}  {event['type']:<17}  {visible(event['realm'])}  {payload}\n")
+    is_short = sys.stdout.isatty()
+    columns = shutil.get_terminal_size().columns if is_short else UNLIMITED
+    write(f"{_line(event, columns, is_short=is_short)}\n")
 
 
-def _line(event: Mapping[str, Any], columns: int) -> str:
-    """One line for people: when, what, and the figures; ``--json`` has the rest."""
+def _line(event: Mapping[str, Any], columns: int, *, is_short: bool) -> str:
+    """One line for people: when, what, and the figures; ``--json`` has the rest.
+
+    ``is_short``: with units, else with all digits.
+    """
     payload = event["payload"]
     time = minute(_time(event))
     kind = event["type"].split(".")[0]
@@ -120,20 +118,21 @@ def _line(event: Mapping[str, Any], columns: int) -> str:
     match event["type"]:
         case "session.ended":
             began, ended = map(datetime.fromisoformat, (payload["started_at"], payload["ended_at"]))
-            open_for = human_seconds(round((ended - began).total_seconds()))
+            seconds = (ended - began).total_seconds()
+            open_for = human_seconds(round(seconds)) if is_short else f"{round(seconds):,} s"
             cause = payload["end_cause"]
             marks = [cause if cause != "deleted" else ""]
             marks += [mark if payload[mark] else "" for mark in ("estimated", "disputed")]
-            rest = ", ".join([open_for, _traffic(payload), *filter(None, marks)])
+            rest = ", ".join([open_for, _traffic(payload, is_short), *filter(None, marks)])
             if text_width(rest) > room:
-                rest = ", ".join([open_for, _total(payload), *filter(None, marks)])
-        case "period.closed":
+                rest = ", ".join([open_for, _total(payload, is_short), *filter(None, marks)])
+        case "period.closed" if "statements" in payload:
             rest = f"closed {payload['period']}, {counted(payload['statements'], 'line')}"
             if payload["without"]:
                 rest += f", without {', '.join(map(visible, payload['without']))}"
         case "adjustment.posted":
             reason = visible(f"{payload['author']}: {payload['reason']}")
-            rest = f"{payload['period']}, {_total(payload)}, {reason}"
+            rest = f"{payload['period']}, {_total(payload, is_short)}, {reason}"
         case _:
             rest = visible(json.dumps(payload))
     if text_width(rest) > room > len(_CUT):
@@ -149,12 +148,17 @@ def _time(event: Mapping[str, Any]) -> datetime:
     return time.astimezone(UTC)
 
 
-def _traffic(payload: Mapping[str, Any]) -> str:
-    return f"{human_bytes(payload['received_bytes'])} in, {human_bytes(payload['sent_bytes'])} out"
+def _traffic(payload: Mapping[str, Any], is_short: bool) -> str:
+    received, sent = (_size(payload[f"{name}_bytes"], is_short) for name in ("received", "sent"))
+    return f"{received} in, {sent} out"
 
 
-def _total(payload: Mapping[str, Any]) -> str:
-    return human_bytes(payload["received_bytes"] + payload["sent_bytes"])
+def _total(payload: Mapping[str, Any], is_short: bool) -> str:
+    return _size(payload["received_bytes"] + payload["sent_bytes"], is_short)
+
+
+def _size(count: int, is_short: bool) -> str:
+    return human_bytes(count) if is_short else f"{count:,} B"
 
 
 @contextmanager

@@ -75,6 +75,17 @@ def test_a_month_names_the_period_that_begins_on_its_first_day(sample_books: Boo
     assert by_day.rows
 
 
+def test_an_event_is_one_short_line_also_in_a_pipe(sample_books: Books) -> None:
+    shown = turn_accounting("feed", "--limit", "4", database_url=sample_books.url(READER))
+    assert shown.out.splitlines()[2:] == [
+        (
+            "   3  2026-11-02 22:01  session     example.org  100 s, 30,000 B in, 3,000 B out, "
+            "estimated"
+        ),
+        "   4  2026-11-02 22:05  session     example.org  100 s, 40,000 B in, 500 B out, disputed",
+    ]
+
+
 def test_wide_has_every_column_of_the_view(sample_books: Books) -> None:
     url = sample_books.url(READER)
     for command in ("usage", "sessions", "period list", "source list"):

@@ -194,6 +194,15 @@ def test_an_impossible_data_directory_is_named(tmp_path: Path) -> None:
         )
 
 
+def test_a_data_directory_that_can_not_be_made_is_named_with_a_remedy() -> None:
+    result = turn_accounting("db", "upgrade", data_dir="/proc/nothing")
+    assert result.code == 1
+    assert result.error_line == (
+        "can't prepare the directory of the embedded Postgres: /proc/nothing: No such file or "
+        "directory: set ACCOUNTING_DATA_DIR, or run this as the user of the service"
+    )
+
+
 @pytest.mark.parametrize("command", ["up", "doctor", "health", "usage", "source list"])
 def test_a_data_directory_that_this_user_may_not_enter_is_named(
     tmp_path: Path, command: str
