@@ -40,6 +40,7 @@ def received(books: Books, arguments: str) -> list[tuple[str, str, int]]:
         ("usage --until 2d", [("alice", "2026-09-30T22:00", 1_000)]),
         ("usage --since 2026-11 --until 2026-11-02", [("alice", "2026-10-31T23:00", 201_000)]),
         ("usage --since 2026-10 --until 2026-11", [("alice", "2026-09-30T22:00", 1_000)]),
+        ("sessions --since 86m --until 1h", [("bob", "2026-11-02T22:03", 40_000)]),
         # The sessions' words are of UTC.
         ("sessions --since yesterday --until today", [("alice", "2026-11-01T22:00", 201_000)]),
         ("sessions --since 2026-10 --until 2026-11", [("alice", "2026-10-31T22:00", 1_000)]),
