@@ -5,6 +5,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,14 +18,14 @@ log = structlog.get_logger()
 _STOPPING: Final = b" stopping"
 
 
+@dataclass(frozen=True, slots=True)
 class OwnerLock:
     """A lock file that has the owner's pid, and whether it stops.
 
     The kernel releases the lock when the owner ends.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     def owner_pid(self) -> int | None:
         """The pid of the process that holds the lock, 0 when it wrote none yet; None when free."""
