@@ -21,6 +21,9 @@ NOTHING: Final = "nothing: the job that closes periods closes it next"
 """What a period waits for that can be closed."""
 ITS_END: Final = "its end"
 """What the database's function ``period_waits`` returns for a period that is not over."""
+ITS_GRACE: Final = "its grace"
+NOT_COUNTED: Final = "everything that was received in it to be counted"
+"""What a period waits for, to customers: the words of the database name sources and times."""
 _DAY_MICROS: Final = 86_400_000_000
 _MAX_PERIOD_MICROS: Final = 64 * _DAY_MICROS
 """Longer than any period of one rule: going back this far finds the border before a time."""
@@ -70,6 +73,11 @@ def describe_wait(waits_for: str | None, ends_at: datetime, zone_name: str) -> s
     if waits_for == ITS_END:
         return f"{ITS_END}, {ends_at.astimezone(time_zone(zone_name)):%Y-%m-%d %H:%M} {zone_name}"
     return waits_for
+
+
+def wait_for_customers(waits_for: str | None) -> str | None:
+    """What a period waits for, without what is the operator's."""
+    return waits_for if waits_for in {None, ITS_END, ITS_GRACE} else NOT_COUNTED
 
 
 def _borders(rules: RealmRules, time: int) -> Iterator[tuple[int, date, str]]:

@@ -57,6 +57,18 @@ class StatementCutoff:
             separators=(",", ":"),
         )
 
+    @property
+    def settled_until(self) -> int | None:
+        """Until when all sources that were waited for were settled; None if one never was."""
+        times = []
+        for name, source in self.sources.items():
+            if name in self.excluded_sources:
+                continue
+            if source.settled_until is None:
+                return None
+            times.append(source.settled_until)
+        return min(times, default=None)
+
     @classmethod
     def from_text(cls, text: str) -> "StatementCutoff":
         """Parse what :meth:`to_text` wrote."""

@@ -1,12 +1,16 @@
 """What routes read with: the database and the reader of the request."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Depends, Request
 
+from accounting.domain.calendar import from_micros
+from accounting.domain.periods import wait_for_customers
+from accounting.domain.statements import StatementCutoff
 from accounting.errors import UsageError, unknown_name, unknown_user
 from accounting.reporting import view_queries
 from accounting.reporting.completeness import Progress, read_progress
@@ -29,7 +33,14 @@ class Books:
 
     def rows(self, query: ViewQuery, *, by_user: bool = False) -> list[Mapping[str, Any]]:
         """The rows of a query on a view. ``by_user``: see :meth:`Reader.restrict`."""
-        return self.database.read_rows(self.reader.restrict(query, by_user=by_user))
+        return self._read(query, self.reader.restrict(query, by_user=by_user))
+
+    def _read(self, asked: ViewQuery, restricted: ViewQuery) -> list[Mapping[str, Any]]:
+        if self.reader.reads_all:
+            return self.database.read_rows(restricted)
+        if self.reader.asks_for_others(asked):
+            return []
+        return [_for_customers(row) for row in self.database.read_rows(restricted)]
 
     def sums(
         self, query: ViewQuery, sums_of: Callable[[ViewQuery], ViewQuery], *, by_user: bool
@@ -99,7 +110,10 @@ class Books:
     def feed(self, after: int, limit: int, history: UUID | None) -> FeedPage:
         """Events after a number. Raises FeedRestored."""
         events = self.reader.restrict(view_queries.view("feed"), by_user=False)
-        return read_feed_page(self.database, events, after=after, limit=limit, history=history)
+        page = read_feed_page(self.database, events, after=after, limit=limit, history=history)
+        if self.reader.reads_all:
+            return page
+        return replace(page, events=[_for_customers(event) for event in page.events])
 
     def check_names(
         self, *, realm: str | None = None, user: str | None = None, source: str | None = None
@@ -135,6 +149,20 @@ class Books:
         [clock] = self.database.read_rows(view_queries.database_now())
         now: datetime = clock["now"]
         return now
+
+
+def _for_customers(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row without what is the operator's: which sources a statement waited for, and how far."""
+    shown = dict(row)
+    if "waits_for" in row:
+        shown["waits_for"] = wait_for_customers(row["waits_for"])
+    if row.get("cutoff") is not None:
+        settled_until = StatementCutoff.from_text(row["cutoff"]).settled_until
+        shown["cutoff"] = None if settled_until is None else from_micros(settled_until)
+    if isinstance(row.get("payload"), Mapping):
+        payload = row["payload"]
+        shown["payload"] = {name: payload[name] for name in payload if name != "without"}
+    return shown
 
 
 async def _books(request: Request) -> Books:

@@ -31,6 +31,16 @@ class Reader:
     def may_read_realm(self, realm: str) -> bool:
         return self.realm is None or self.realm == realm
 
+    def asks_for_others(self, query: ViewQuery) -> bool:
+        """Whether a query names a realm or a user whom this reader may not read.
+
+        It needs no answer of the database, which would take longer for a name that is there.
+        """
+        realm, user_key = query.values.get("realm"), query.values.get("user_key")
+        return (self.realm is not None and realm not in {None, self.realm}) or (
+            self.user_key is not None and user_key not in {None, self.user_key}
+        )
+
     def restrict(self, query: ViewQuery, *, by_user: bool) -> ViewQuery:
         """Limit a query on a view to what this reader may read.
 

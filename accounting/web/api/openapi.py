@@ -30,6 +30,11 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = {
     "Unattributed": ("unattributed_usage", "Traffic that nobody is billed for, in an hour."),
     "FeedEvent": ("feed", "An event for billing."),
 }
+_TO_CUSTOMERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "cutoff": ("to a reader of a part: the time until which it was counted, or null",),
+    "waits_for": ("to a reader of a part: without the names of sources",),
+    "payload": ("to a reader of a part: without `without`",),
+}
 _TYPES: Final[Mapping[str, Schema]] = {
     "uuid": {"type": "string", "format": "uuid"},
     "text": {"type": "string"},
@@ -170,7 +175,8 @@ def _field(column: ViewColumn) -> Schema:
     schema = dict(_TYPES[column.type])
     if column.may_be_null:
         schema["type"] = [schema["type"], "null"]
-    return {**schema, "description": column.comment}
+    description = "; ".join([column.comment, *_TO_CUSTOMERS.get(column.name, ())])
+    return {**schema, "description": description}
 
 
 def _reports_model(views: Mapping[str, Sequence[ViewColumn]]) -> Schema:

@@ -32,9 +32,10 @@ class PageBooks(Books):
 
     def rows_of_realm(self, query: ViewQuery) -> list[Mapping[str, Any]]:
         """Rows about a realm as a whole that also its users may read, such as its periods."""
+        own = query
         if self.reader.realm is not None:
-            query = query.where("realm = %(own_realm)s", own_realm=self.reader.realm)
-        return self.database.read_rows(query)
+            own = query.where("realm = %(own_realm)s", own_realm=self.reader.realm)
+        return self._read(query, own)
 
     def erased(self, rows: Iterable[Mapping[str, Any]]) -> frozenset[UUID]:
         """The keys of those users in rows whose name was erased."""
@@ -64,13 +65,21 @@ class PageBooks(Books):
         return span_waits_for(self.database, realm, Counted.USAGE)
 
     def export(self, selection: Selection, form: ExportFormat, sink: ByteSink) -> None:
-        """Write what ``export`` does, of a realm that the reader may read as a whole."""
+        """Write what ``export`` does, of a realm that the reader may read as a whole.
+
+        The cutoff, which names sources, is for a reader of all.
+        """
         reader = self.reader
         if not reader.reads_realm or not reader.may_read_realm(selection.realm or ""):
             raise not_found("no such export")
         with _ONE_EXPORT:
             export_to_stream(
-                self.database, selection, form, sink, write_parquet=write_parquet_in_child
+                self.database,
+                selection,
+                form,
+                sink,
+                without=() if reader.reads_all else ("cutoff",),
+                write_parquet=write_parquet_in_child,
             )
 
 

@@ -18,7 +18,7 @@ from accounting.reporting import view_queries
 from accounting.reporting.view_queries import TRAFFIC, Arrangement
 from accounting.web.pages.page_books import PageBooks, PageBooksDependency
 from accounting.web.pages.usage_chart import Row
-from accounting.web.problems import not_found
+from accounting.web.problems import Problem, not_found
 from accounting.web.render import page
 from accounting.web.statement_totals import read_totals
 
@@ -57,7 +57,7 @@ def statement_page(
         )
         for by in ("period", "posted_in")
     }
-    cutoff = StatementCutoff.from_text(lines[0]["cutoff"]) if lines else None
+    cutoff = lines[0]["cutoff"] if lines else None
     return page(
         request,
         "statement.html",
@@ -69,7 +69,8 @@ def statement_page(
         posted=adjustments["posted_in"],
         erased=books.erased([*lines, *adjustments["period"], *adjustments["posted_in"]]),
         gaps=books.gaps_between(row["starts_at"], row["ends_at"]),
-        cutoff=cutoff,
+        cutoff=StatementCutoff.from_text(cutoff) if books.reader.reads_all and cutoff else None,
+        settled_until=None if books.reader.reads_all else cutoff,
         exports=EXPORTS if books.reader.reads_realm else (),
         formats=_formats(),
         shown_adjustments=SHOWN_ADJUSTMENTS,
@@ -118,10 +119,16 @@ def download(
     export: ExportKind = ExportKind.STATEMENTS,
     format: ExportFormat = ExportFormat.CSV,  # noqa: A002  # the parameter's name
 ) -> Response:
-    """The file that ``turn-accounting export`` writes for the same period, byte for byte."""
+    """The file that ``turn-accounting export`` writes for the same period, byte for byte.
+
+    To a reader of one realm it comes without the cutoff.
+    """
     if export not in EXPORTS:
         raise UsageError(f"export {export.value!r}: expected statements or adjustments")
     row = _period(books, realm, period)
+    if row["state"] != "closed":
+        what = f"period {row['period']} of realm '{realm}' is not closed yet"
+        raise Problem(409, "Not Yet", f"{what}: its page has a preview, and what it waits for")
     selection = Selection(kind=export, realm=realm, period=row["period"])
     file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115  # sent, then closed
     try:

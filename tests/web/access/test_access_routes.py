@@ -1,15 +1,31 @@
 """Each kind of token on every route, with every other realm's and user's keys and names."""
 
 import itertools
+import json
 from collections.abc import Collection, Iterator
+from contextlib import closing
+from datetime import timedelta
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 
+from accounting.billing.close_period import close_periods
+from accounting.domain.calendar import from_micros
+from accounting.domain.periods import NOT_COUNTED
+from accounting.domain.realm_rules import RealmRule
+from accounting.feed import outbox
+from accounting.feed.number_feed import number_feed
+from accounting.identities.realm_queries import add_realm
+from accounting.reporting import view_queries
+from accounting.reporting.reader import Reader as DatabaseReader
+from accounting.reporting.view_queries import Arrangement
+from accounting.web.access.reader import Reader
+from accounting.web.access.tokens import create_token
+from accounting.web.books import Books as WebBooks
 from tests.support.access_site import Site
-from tests.support.books import Books
-from tests.support.web_server import Answer
+from tests.support.books import WRITER, Books, channel, status_payload
+from tests.support.web_server import Answer, serving
 
 PUBLIC: Final = {"/login", "/logout"}
 OTHER_KEYS: Final = """
@@ -127,6 +143,112 @@ def test_a_reader_gets_nothing_of_others(site: Site, kind: str) -> None:
         unseen = {text for text in others if text not in target}
         assert [text for text in unseen if text in answer.text] == [], target
     assert {200, 404} <= statuses
+
+
+@pytest.mark.parametrize("kind", ["realm", "user"])
+def test_a_cutoff_is_a_time_to_customers(site: Site, kind: str) -> None:
+    """The whole one has the names of all sources and their positions."""
+    [row] = site.books.query("SELECT DISTINCT cutoff FROM reporting.statements")
+    sources = json.loads(row["cutoff"])["sources"]
+    until = min(source["until"] for source in sources.values())
+    target, token = "/statement?realm=example.org&period=2026-10-01", site.tokens[kind]
+    lines = site.web.get(f"/api/v1/statements{target.removeprefix('/statement')}", token=token).json
+    assert {line["cutoff"] for line in lines["items"]} == {from_micros(until).isoformat()}
+    listed = site.web.get("/api/v1/statements?format=csv", token=token).text
+    assert '""sources""' not in listed
+    page = site.web.get(target, token=token)
+    assert page.status == 200
+    for source, position in sources.items():
+        assert f"Source {source}" not in page.text
+        assert f"{position['epoch']}/{position['position']}" not in page.text
+    for form in ("csv", "jsonl"):
+        path = f"/statement/download{target.removeprefix('/statement')}&format={form}"
+        file, whole = (site.web.get(path, token=site.tokens[of]) for of in (kind, "all"))
+        assert "cutoff" in whole.text
+        assert file.status == (200 if kind == "realm" else 404)
+        assert "cutoff" not in file.text
+
+
+def test_what_a_period_waits_for_names_no_source_to_customers(books: Books) -> None:
+    name = "frankfurt-1"
+    books.receive(1, channel("status"), status_payload("new"), source=name)
+    books.advance_clock(60, source=name)
+    books.run_jobs()
+    close_periods(books.engine)
+    [period] = books.rows("periods")
+    books.set_database_clock(period["ends_at"] + timedelta(days=40))
+    query = urlencode({"realm": period["realm"], "period": period["period"]})
+    realm_query = urlencode({"realm": period["realm"]})
+    targets = (
+        "/api/v1/periods",
+        f"/api/v1/statements?{query}",
+        f"/api/v1/statements?{query}&preview=true&format=csv",
+        f"/periods?{realm_query}",
+        f"/realm?{realm_query}",
+        f"/statement?{query}",
+        f"/statement/download?{query}",
+    )
+    with serving(books.url(WRITER), log_in=True) as web:
+        for of_user in ({}, {"user": "alice"}):
+            token, _ = create_token(books.engine, days=1, realm=period["realm"], **of_user)
+            for target in targets:
+                answer = web.get(target, token=token)
+                assert name not in answer.text, target
+                if "download" in target:
+                    assert answer.status == 409
+        token, _ = create_token(books.engine, days=1, realm=period["realm"])
+        rows = web.get("/api/v1/periods", token=token).json["items"]
+        assert rows[0]["waits_for"] == NOT_COUNTED
+        assert NOT_COUNTED in web.get(f"/statement?{query}", token=token).text
+        everything, _ = create_token(books.engine, days=1)
+        assert name in web.get("/api/v1/periods", token=everything).text
+
+
+def test_an_event_names_no_source_to_customers(books: Books) -> None:
+    with books.engine.begin() as connection:
+        realm_id = add_realm(connection, b"example.org", RealmRule())
+        payload = {"period": "2026-10-01", "without": ["frankfurt-1"]}
+        outbox.enqueue_event(connection, "period.closed", realm_id, payload, "a")
+    number_feed(books.engine)
+    with serving(books.url(WRITER), log_in=True) as web:
+        realm_token, all_token = (
+            create_token(books.engine, days=1, realm=realm)[0] for realm in ("example.org", None)
+        )
+        [event] = web.get("/api/v1/feed", token=realm_token).json["items"]
+        assert event["payload"] == {"period": "2026-10-01"}
+        [event] = web.get("/api/v1/feed", token=all_token).json["items"]
+        assert event["payload"] == payload
+
+
+@pytest.mark.parametrize(("kind", "asked"), [("realm", 4), ("user", 6)])
+def test_what_is_anothers_is_not_looked_up(site: Site, kind: str, asked: int) -> None:
+    """By how long a query takes, one could find out who else has a realm here."""
+    [other] = site.books.query(
+        "SELECT DISTINCT user_key FROM reporting.sessions WHERE user_id = 'carol'"
+    )
+    [own] = site.books.query(
+        "SELECT DISTINCT realm, user_key FROM reporting.sessions WHERE user_id = 'alice'"
+        " AND realm = 'example.org'"
+    )
+    key = own["user_key"] if kind == "user" else None
+    reader = Reader(token=1, realm="example.org", user_key=key)
+    queries = [
+        view_queries.sessions(realm="example.net", arrangement=Arrangement(limit=1)),
+        view_queries.usage(by="realm", per="day", realm="example.net"),
+        view_queries.statements("example.net", None),
+        view_queries.periods("example.net"),
+        view_queries.sessions(user_key=other["user_key"], arrangement=Arrangement(limit=1)),
+        view_queries.usage(by="user", per="day", user_key=other["user_key"]),
+        view_queries.sessions(realm="example.org", arrangement=Arrangement(limit=1)),
+        view_queries.sessions(user_key=own["user_key"], arrangement=Arrangement(limit=1)),
+    ]
+    assert [reader.asks_for_others(query) for query in queries] == [
+        index < asked for index in range(len(queries))
+    ]
+    # A database that can't be reached is not asked.
+    with closing(DatabaseReader("postgresql://127.0.0.1:1/nowhere")) as nowhere:
+        web_books = WebBooks(nowhere, reader)
+        assert [web_books.rows(query) for query in queries[:asked]] == [[]] * asked
 
 
 @pytest.mark.parametrize("kind", ["realm", "user"])
