@@ -21,10 +21,14 @@ from accounting.reporting.completeness import (
 )
 from accounting.reporting.view_queries import Bound, ViewQuery
 from accounting.web.books import Books
-from accounting.web.problems import not_found
+from accounting.web.problems import Problem, not_found
 
 _ONE_EXPORT: Final = threading.Lock()
 """A file at a time: the process that writes Parquet takes 100 MB."""
+MOST_EXPORTS: Final = 3
+_PLACES: Final = threading.BoundedSemaphore(MOST_EXPORTS)
+"""For it and those that wait: each holds one of the threads that serve all requests."""
+RETRY_SECONDS: Final = 5
 
 
 class PageBooks(Books):
@@ -72,15 +76,21 @@ class PageBooks(Books):
         reader = self.reader
         if not reader.reads_realm or not reader.may_read_realm(selection.realm or ""):
             raise not_found("no such export")
-        with _ONE_EXPORT:
-            export_to_stream(
-                self.database,
-                selection,
-                form,
-                sink,
-                without=() if reader.reads_all else ("cutoff",),
-                write_parquet=write_parquet_in_child,
-            )
+        if not _PLACES.acquire(blocking=False):
+            headers = {"Retry-After": str(RETRY_SECONDS)}
+            raise Problem(503, "Service Unavailable", "other files are being written", headers)
+        try:
+            with _ONE_EXPORT:
+                export_to_stream(
+                    self.database,
+                    selection,
+                    form,
+                    sink,
+                    without=() if reader.reads_all else ("cutoff",),
+                    write_parquet=write_parquet_in_child,
+                )
+        finally:
+            _PLACES.release()
 
 
 async def _page_books(request: Request) -> PageBooks:  # async: needs no thread

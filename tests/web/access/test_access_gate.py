@@ -1,6 +1,7 @@
 """What the gate refuses before any route: hosts, unnamed proxies, what is too large or slow."""
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from accounting.web import server as web_server
 from accounting.web.arrival import Proxies, arrival_of
+from accounting.web.pages import page_books
+from accounting.web.threads import MOST_THREADS
 from tests.support.access_site import Site
 from tests.support.books import WRITER
 from tests.support.servers import wait_until
@@ -141,6 +144,23 @@ def test_a_redirect_leads_to_the_name_that_the_client_knows(site: Site) -> None:
     with serving(site.books.url(WRITER), log_in=True, **options) as web:
         moved = web.get("/sessions/", token=site.tokens["all"], **headers)
         assert moved.headers["location"] == "https://usage.example.org/sessions"
+
+
+def test_files_that_are_written_leave_threads_for_other_requests(site: Site) -> None:
+    """Those beyond a few are refused; they would wait in the threads that serve all requests."""
+    path = "/statement/download?realm=example.org&period=2026-10-01"
+    token = site.tokens["realm"]
+    with ExitStack() as stack, ThreadPoolExecutor(MOST_THREADS) as pool:
+        stack.enter_context(page_books._ONE_EXPORT)  # as a long one has it
+        asked = [pool.submit(site.web.get, path, token=token) for _ in range(MOST_THREADS)]
+        wait_until(
+            lambda: sum(one.done() for one in asked) == MOST_THREADS - page_books.MOST_EXPORTS
+        )
+        assert site.web.get("/api/v1/sessions", token=token).status == 200
+        stack.close()
+        statuses = sorted(one.result().status for one in asked)
+    refused = MOST_THREADS - page_books.MOST_EXPORTS
+    assert statuses == [200] * page_books.MOST_EXPORTS + [503] * refused
 
 
 def test_an_answer_does_not_wait_for_an_acknowledgement() -> None:
