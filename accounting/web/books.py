@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -12,14 +12,14 @@ from accounting.domain.calendar import from_micros
 from accounting.domain.periods import wait_for_customers
 from accounting.domain.statements import StatementCutoff
 from accounting.errors import UsageError, unknown_name, unknown_user
-from accounting.reporting import view_queries
+from accounting.reporting import previews, view_queries
 from accounting.reporting.completeness import Progress, read_progress
 from accounting.reporting.feed_pages import FeedPage, read_feed_page
 from accounting.reporting.known_names import check_names
 from accounting.reporting.live import LivePart
 from accounting.reporting.overview import with_totals
 from accounting.reporting.reader import Reader as DatabaseReader
-from accounting.reporting.view_queries import ViewQuery
+from accounting.reporting.view_queries import Arrangement, ViewQuery
 from accounting.web.access.reader import Reader
 from accounting.web.problems import Problem, not_found
 
@@ -49,9 +49,29 @@ class Books:
         [row] = self.database.read_rows(sums_of(self.reader.restrict(query, by_user=by_user)))
         return row
 
-    def rows_with_totals(self, query: ViewQuery) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
-        """Lines by user, and the totals of all; the totals are empty without a line."""
-        rows = self.database.read_rows(with_totals(self.reader.restrict(query, by_user=True)))
+    def month_of_period(self, realm: str, period: date) -> Mapping[str, Any] | None:
+        """The month of usage that an open period is, for a reader of the realm as a whole."""
+        rows = self.rows(previews.month_of_period(realm, period))
+        return rows[0] if rows else None
+
+    def preview(
+        self, realm: str, period: date, arrangement: Arrangement
+    ) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
+        """Lines of an open period, and the totals of all; the totals are empty without a line."""
+        month = self.month_of_period(realm, period)
+        if month is None:
+            lines = view_queries.statements(
+                realm,
+                period,
+                user_key=self.user_key(None),
+                preview=True,
+                arrangement=arrangement,
+            )
+            query = with_totals(self.reader.restrict(lines, by_user=True))
+        else:
+            lines = previews.lines_of_month(month, arrangement)
+            query = previews.with_month_totals(self.reader.restrict(lines, by_user=True), month)
+        rows = self.database.read_rows(query)
         first = rows[0] if rows else {}
         mark = "total_"
         totals = {name[len(mark) :]: first[name] for name in first if name.startswith(mark)}

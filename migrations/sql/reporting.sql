@@ -892,6 +892,40 @@ REVOKE ALL ON FUNCTION reporting.usage_page(text, text, timestamptz, text, uuid,
 GRANT EXECUTE ON FUNCTION reporting.usage_page(text, text, timestamptz, text, uuid, integer)
     TO turn_accounting_reader, turn_accounting_writer;
 
+-- How many users have usage in a realm's month, and how many of them have estimated usage.
+CREATE FUNCTION reporting.users_of_month(of_realm text, month_starts_at timestamptz)
+RETURNS TABLE (users bigint, estimated_users bigint)
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off AS $$
+    WITH month AS MATERIALIZED (
+        SELECT b.realm_id, b.starts_at, b.ends_at, f.folded_until
+        FROM accounting.realms r
+        JOIN accounting.buckets b USING (realm_id)
+        JOIN accounting.fold_watermarks f USING (realm_id)
+        WHERE r.realm = of_realm AND b.level = 'month' AND b.starts_at = month_starts_at
+    ), months AS MATERIALIZED (
+        SELECT u.user_key, u.estimated_bytes
+        FROM month m JOIN accounting.user_usage_monthly u USING (realm_id, starts_at)
+    )
+    SELECT count(*), (
+        SELECT count(*) FROM (
+            SELECT user_key FROM months WHERE estimated_bytes > 0
+            UNION
+            SELECT h.user_key
+            FROM month m JOIN accounting.user_usage_hourly h ON h.realm_id = m.realm_id
+                AND h.starts_at >= greatest(m.starts_at, m.folded_until)
+                AND h.starts_at < m.ends_at
+            WHERE h.estimated_bytes > 0
+        ) e
+    )
+    FROM months
+$$;
+COMMENT ON FUNCTION reporting.users_of_month(text, timestamptz) IS
+    'How many users have usage in a realm''s month, and how many of them have estimated usage';
+REVOKE ALL ON FUNCTION reporting.users_of_month(text, timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.users_of_month(text, timestamptz)
+    TO turn_accounting_reader, turn_accounting_writer;
+
 -- The hours with unattributed usage, so that lists and charts read the names of few or of none.
 CREATE FUNCTION reporting.unattributed_hours(
     of_realm text, from_at timestamptz, to_at timestamptz

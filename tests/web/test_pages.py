@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from datetime import datetime
+from datetime import date, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import psycopg
 import pytest
 
 from accounting.domain.human_text import human_bytes
@@ -21,12 +22,17 @@ from accounting.domain.session_ids import short_session_id
 from accounting.domain.statements import statement_digest
 from accounting.export.export import export_to_stream
 from accounting.export.selection import ExportFormat, ExportKind, Selection
-from accounting.reporting.reader import Reader
+from accounting.reporting.overview import with_totals
+from accounting.reporting.previews import lines_of_month, month_of_period, with_month_totals
+from accounting.reporting.reader import Reader as DatabaseReader
+from accounting.reporting.view_queries import TRAFFIC, Arrangement, statements
+from accounting.web.access.reader import Reader
 from accounting.web.access.tokens import create_token
+from accounting.web.books import Books as WebBooks
 from accounting.web.pages import realms
 from accounting.web.pages.usage_chart import with_empty_buckets
 from tests.support import page_books
-from tests.support.books import READER, Books
+from tests.support.books import READER, Books, expected_json
 from tests.support.html_page import Element, HtmlPage
 from tests.support.page_books import open_page_books
 from tests.support.sample_books import open_sample_books
@@ -339,7 +345,44 @@ def test_a_period_that_is_not_closed_has_a_preview_and_says_what_it_waits_for(si
     assert not [link for link in page.links() if "download" in link]
     data = "/api/v1/statements?realm=example.org&period=2026-11-01&preview=true"
     assert data in page.links()
-    assert len(site.get(data).json["items"]) == len(lines)
+    lines.sort(key=lambda row: str(row["user_id"]))
+    assert site.get(data).json["items"] == [
+        {name: expected_json(value) for name, value in row.items()} for row in lines
+    ]
+
+
+def test_a_preview_from_the_month_is_the_sum_of_its_hours(site: Site) -> None:
+    """In any order and in pages of any size, with the same totals."""
+    realm, period = "example.org", date(2026, 11, 1)
+    with closing(DatabaseReader(site.books.url(READER))) as database:
+        books = WebBooks(database, Reader())
+        month = books.month_of_period(realm, period)
+        assert month is not None
+        for arrangement in (
+            Arrangement(by=TRAFFIC, descending=True, limit=2),
+            Arrangement(by=TRAFFIC, descending=True),
+            Arrangement(limit=1),
+            Arrangement(limit=2, after=(realm, period, "alice", UUID(int=0))),
+            Arrangement(after=(realm, period, "alice", UUID(int=0))),
+        ):
+            summed = statements(realm, period, preview=True, arrangement=arrangement)
+            expected = books.rows(summed, by_user=True)
+            assert books.rows(lines_of_month(month, arrangement), by_user=True) == expected != []
+        every = database.read_rows(with_totals(statements(realm, period, preview=True)))
+        quick = with_month_totals(lines_of_month(month, Arrangement(limit=1000)), month)
+        assert database.read_rows(quick) == every
+
+
+def test_a_period_with_other_bounds_than_its_month_is_not_that_month(site: Site) -> None:
+    query = month_of_period("example.org", date(2026, 11, 1))
+    with psycopg.connect(site.books.url()) as connection:
+        assert connection.execute(query.text.encode(), query.values).fetchall()
+        connection.execute(
+            "UPDATE accounting.periods SET starts_at = starts_at + interval '1 hour'"
+            " WHERE closed_at IS NULL"
+        )
+        assert connection.execute(query.text.encode(), query.values).fetchall() == []
+        connection.rollback()
 
 
 def test_a_preview_has_the_lines_of_its_reader_only(site: Site) -> None:
@@ -391,7 +434,7 @@ def test_a_download_is_the_file_of_an_export(
 ) -> None:
     period = site.books.rows("statements", "period")[0]["period"]
     expected = BytesIO()
-    with closing(Reader(site.books.url(READER))) as reader:
+    with closing(DatabaseReader(site.books.url(READER))) as reader:
         selection = Selection(kind=kind, realm="example.org", period=period)
         export_to_stream(reader, selection, format_, expected)
     answer = site.get("/statement/download", **OCTOBER, export=kind.value, format=format_.value)

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from accounting.errors import NotYet, UsageError
 from accounting.reporting import view_queries
 from accounting.reporting.filters import period_day
+from accounting.reporting.previews import lines_of_month
 from accounting.reporting.statement import find_period
 from accounting.reporting.view_queries import (
     ADJUSTMENT_KEY,
@@ -66,7 +67,15 @@ def list_statements(
     if preview and (realm is None or day is None):
         raise UsageError("preview goes with realm and period")
 
+    month = None
+    if preview and (user, user_key) == (None, None):
+        assert realm is not None
+        assert day is not None
+        month = books.month_of_period(realm, day)
+
     def read(part: Arrangement) -> list[Row]:
+        if month is not None:
+            return books.rows(lines_of_month(month, part), by_user=True)
         query = view_queries.statements(
             books.realm(realm),
             day,

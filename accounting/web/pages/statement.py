@@ -80,14 +80,8 @@ def statement_page(
 def _preview(request: Request, books: PageBooks, period: Row) -> Response:
     """A period as its statement would be if it closed now."""
     realm, day = period["realm"], period["period"]
-    query = view_queries.statements(
-        realm,
-        day,
-        user_key=books.user_key(None),
-        preview=True,
-        arrangement=Arrangement(by=TRAFFIC, descending=True, limit=SHOWN_LINES),
-    )
-    lines, totals = books.rows_with_totals(query)
+    most = Arrangement(by=TRAFFIC, descending=True, limit=SHOWN_LINES)
+    lines, totals = books.preview(realm, day, most)
     posted = books.rows(
         view_queries.adjustments(
             realm, day, by="posted_in", arrangement=Arrangement(limit=SHOWN_ADJUSTMENTS)
