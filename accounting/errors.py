@@ -104,6 +104,10 @@ class SpoolLacksMessages(LeaseHeld):
     """The spool lacks messages after the loaded position. Retry: its collector may go back."""
 
 
+class StopRequested(AccountingError):
+    """A stop signal came while something was awaited. Exit code 0, as at any other time."""
+
+
 class ConnectionLost(AccountingError):
     """A server can't be reached or closed the connection. Retry for ever, with backoff."""
 

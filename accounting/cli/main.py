@@ -27,7 +27,13 @@ from accounting.cli.completion import (
 )
 from accounting.cli.help import install_help, value_word, write_root_page, writing_option
 from accounting.cli.output import flush_output, prepare_output, write, write_message
-from accounting.errors import AccountingError, ConfigurationError, NotYet, UsageError
+from accounting.errors import (
+    AccountingError,
+    ConfigurationError,
+    NotYet,
+    StopRequested,
+    UsageError,
+)
 from accounting.plurals import listed
 
 
@@ -233,6 +239,9 @@ def main() -> NoReturn:
     except NotYet as error:
         write_message(str(error))
         sys.exit(3)
+    except StopRequested as error:
+        write_message(str(error))
+        sys.exit(0)
     except AccountingError as error:
         write_message(str(error))
         sys.exit(1)

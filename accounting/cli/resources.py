@@ -4,7 +4,7 @@ Importing these takes longer than to print a help page, so it is done when a com
 modules of commands import what they do in the same way.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
@@ -46,16 +46,18 @@ def open_reader(
     idle_connections: int = 1,
     statement_seconds: int = 0,
     takes_role: bool = False,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator["Reader"]:
     """The database with the reader's rights: the views of ``reporting``.
 
-    Postgres shows ``program`` as its application. The other arguments are those of :class:`Reader`.
+    Postgres shows ``program`` as its application. ``cancelled``: ends the wait for an embedded
+    server. The other arguments are those of :class:`Reader`.
     """
     from accounting.ops import servers
     from accounting.reporting.reader import Reader
 
     with (
-        servers.database_url(settings, servers.READER_ROLE) as url,
+        servers.database_url(settings, servers.READER_ROLE, cancelled=cancelled) as url,
         closing(
             Reader(
                 url,

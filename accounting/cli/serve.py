@@ -67,5 +67,6 @@ def _run(settings: "Settings", announce: Callable[[str], None]) -> None:
         idle_connections=server.IDLE_CONNECTIONS,
         statement_seconds=server.STATEMENT_SECONDS,
         takes_role=True,
+        cancelled=stop.is_set,
     ) as database:
         run(settings, database, stop, announce)

@@ -5,7 +5,6 @@ runs the binaries directly, as the wheel's ``get_server`` counts its users in a 
 kill, and gives crash recovery only ten seconds.
 """
 
-import math
 import os
 import shutil
 import signal
@@ -26,7 +25,7 @@ from accounting.embedded.machine_memory import machine_memory_bytes
 from accounting.embedded.owner_lock import OwnerLock
 from accounting.embedded.postgres_cluster import DATABASE, SUPERUSER, find_binaries, make_cluster
 from accounting.embedded.server_user import ServerUser
-from accounting.errors import ServerError
+from accounting.errors import ServerError, StopRequested
 from accounting.waiting import wait_until
 
 log = structlog.get_logger()
@@ -34,6 +33,9 @@ log = structlog.get_logger()
 PORT: Final = 5432  # only a part of the socket's name
 MAX_SOCKET_PATH_BYTES: Final = 107 if os.uname().sysname == "Linux" else 103  # sockaddr_un, - NUL
 RECOVERY_LOG_SECONDS: Final = 10.0
+OWNER_LOG_SECONDS: Final = 10.0
+OWNER_QUIET_SECONDS: Final = 1.0
+"""An owner that starts or ends its server in this time is waited for without a word."""
 OLD_BACKENDS_MESSAGE: Final = "pre-existing shared memory block"
 """The backends of a killed postmaster end some time after it; until then no other one starts."""
 OLD_BACKENDS_TIMEOUT_SECONDS: Final = 60.0
@@ -195,12 +197,13 @@ def run_postgres(
 
     Makes the cluster and its database when there are none; stops a server that a killed process
     left behind; waits for crash recovery without a limit. ``settings`` override SETTINGS (tests
-    turn fsync off). Waits ``owner_timeout_seconds`` for another owner that stops, or until
-    ``cancelled()`` is true. Enter it from the main thread: the server ends with the thread that
-    started it.
+    turn fsync off). Waits ``owner_timeout_seconds`` for another owner that stops. Both waits end
+    when ``cancelled()`` is true. Enter it from the main thread: the server ends with the thread
+    that started it.
 
-    Raises ConfigurationError when the wheel is missing; ServerError with the end of the server's
-    log when it does not start, or when another process owns it.
+    Raises StopRequested when it was cancelled before the server was ready; ConfigurationError when
+    the wheel is missing; ServerError with the end of the server's log when it does not start, or
+    when another process owns it.
     """
     binaries = find_binaries()
     user = ServerUser.for_servers()
@@ -213,7 +216,7 @@ def run_postgres(
             if not layout.cluster.exists():
                 make_cluster(layout.cluster, binaries, user)
         with _socket_dir(layout, user) as socket_dir:
-            process = _start(layout, binaries, user, socket_dir, settings or {})
+            process = _start(layout, binaries, user, socket_dir, settings or {}, cancelled)
             try:
                 with child.bounded_log(layout.log_file):
                     yield layout.handle(process.pid, socket_dir)
@@ -243,24 +246,44 @@ def running_postgres(data_dir: Path) -> EmbeddedPostgres | None:
 
 
 @contextmanager
-def attach_or_start(data_dir: Path) -> Iterator[EmbeddedPostgres]:
+def attach_or_start(
+    data_dir: Path, *, cancelled: Callable[[], bool] = lambda: False
+) -> Iterator[EmbeddedPostgres]:
     """The embedded Postgres of a running ``up``, or one that runs until the block ends.
 
-    Connections to the former break when ``up`` ends.
+    Connections to the former break when ``up`` ends. An owner that starts or ends its server is
+    waited for, with a line in the log from time to time. Raises StopRequested when ``cancelled()``
+    is true meanwhile.
     """
-    owner_lock = _Layout.in_data_dir(data_dir).owner_lock
-    # An owner may be starting its server, or ending.
-    with child.os_errors_as_server_error("look for the embedded Postgres"):
-        wait_until(
-            lambda: owner_lock.owner_pid() is None or running_postgres(data_dir) is not None,
-            math.inf,
-        )
+    _wait_for_owner(data_dir, cancelled)
     running = running_postgres(data_dir)
     if running is not None:
         yield running
         return
-    with run_postgres(data_dir) as own:
+    with run_postgres(data_dir, cancelled=cancelled) as own:
         yield own
+
+
+def _wait_for_owner(data_dir: Path, cancelled: Callable[[], bool]) -> None:
+    """Wait until an owner's server is ready, or there is no owner."""
+    owner_lock = _Layout.in_data_dir(data_dir).owner_lock
+
+    def is_over() -> bool:
+        pid = owner_lock.owner_pid()
+        return pid is None or running_postgres(data_dir) is not None or cancelled()
+
+    seconds = OWNER_QUIET_SECONDS
+    with child.os_errors_as_server_error("look for the embedded Postgres"):
+        while not wait_until(is_over, seconds):
+            log.warning(
+                "waiting for the embedded Postgres: the process that runs it is alive, and the "
+                "server does not accept connections",
+                owner=owner_lock.owner_pid(),
+                directory=str(data_dir),
+            )
+            seconds = OWNER_LOG_SECONDS
+    if cancelled():
+        raise StopRequested("stopped while it waited for the embedded Postgres")
 
 
 @contextmanager
@@ -292,6 +315,7 @@ def _start(
     user: ServerUser,
     socket_dir: Path,
     overrides: Mapping[str, str],
+    cancelled: Callable[[], bool],
 ) -> subprocess.Popen[bytes]:
     """Start the postmaster; return once it accepts connections, however long recovery takes."""
     quoted_dir = str(socket_dir).replace('"', '""')
@@ -314,7 +338,7 @@ def _start(
                 death_signal=signal.SIGINT,
             )
         try:
-            if _wait_until_ready(layout, process):
+            if _wait_until_ready(layout, process, cancelled):
                 return process
         except BaseException:
             _stop(process)
@@ -326,18 +350,27 @@ def _start(
                 f"its log {layout.log_file} ends:\n{log_tail}"
             )
         log.info("waiting for the processes of a killed Postgres to end")
+        if cancelled():
+            raise StopRequested("stopped while the processes of a killed Postgres end")
         time.sleep(OLD_BACKENDS_RETRY_SECONDS)
 
 
-def _wait_until_ready(layout: _Layout, process: subprocess.Popen[bytes]) -> bool:
-    """Wait until it accepts connections (true) or has ended (false)."""
+def _wait_until_ready(
+    layout: _Layout, process: subprocess.Popen[bytes], cancelled: Callable[[], bool]
+) -> bool:
+    """Wait until it accepts connections (true) or has ended (false). Raises StopRequested."""
 
     def is_ready() -> bool:
         lines = layout.read_pid_file()
         return len(lines) > 7 and lines[7].strip() == "ready" and lines[0] == str(process.pid)
 
-    while not wait_until(lambda: is_ready() or process.poll() is not None, RECOVERY_LOG_SECONDS):
+    def is_over() -> bool:
+        return is_ready() or process.poll() is not None or cancelled()
+
+    while not wait_until(is_over, RECOVERY_LOG_SECONDS):
         log.info("waiting for the embedded Postgres to recover", log=str(layout.log_file))
+    if cancelled() and not is_ready():
+        raise StopRequested("stopped while the embedded Postgres started")
     return process.poll() is None
 
 

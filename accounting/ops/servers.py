@@ -1,7 +1,7 @@
 """The servers of this service: the configured ones, or the embedded ones of the data directory."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,11 +26,12 @@ def database(
     *,
     program: str = "turn-accounting",
     may_create: bool = False,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator["Engine"]:
     """An engine for :func:`database_url`. Postgres shows ``program`` as the application's name."""
     from accounting.db.engine import open_engine  # noqa: PLC0415  # readers do not need it
 
-    with database_url(settings, role, may_create=may_create) as url:
+    with database_url(settings, role, may_create=may_create, cancelled=cancelled) as url:
         engine = open_engine(
             url,
             application_name=program,
@@ -44,13 +45,17 @@ def database(
 
 @contextmanager
 def database_url(
-    settings: Settings, role: str | None = None, *, may_create: bool = False
+    settings: Settings,
+    role: str | None = None,
+    *,
+    may_create: bool = False,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[str]:
     """The URL, with its password, of the configured database; or of the embedded one as ``role``.
 
     Attaches to the embedded Postgres of a running ``up``, or starts one until the block ends, and
     migrates it to this version's schema. Raises ConfigurationError where the data directory has
-    none, unless this ``may_create`` it.
+    none, unless this ``may_create`` it; StopRequested when ``cancelled()`` is true while it waits.
     """
     if (configured := configured_database_url(settings)) is not None:
         yield configured
@@ -62,7 +67,7 @@ def database_url(
                 f"{settings.data_dir} has no database; set it, or "
                 f"{environment_variable('data_dir')} to the data directory of `turn-accounting up`"
             )
-        with embedded.attach_or_start(settings.data_dir) as server:
+        with embedded.attach_or_start(settings.data_dir, cancelled=cancelled) as server:
             prepare_embedded_database(server)
             yield server.url(role)
 

@@ -160,9 +160,15 @@ def run_to_end(starter: ProcessStarter, command: str, environment: Mapping[str, 
         raise SystemExit(code if code > 0 else 1)
 
 
-def _database(settings: Settings, command: str) -> AbstractContextManager[Engine]:
+def _database(
+    settings: Settings, command: str, stop: threading.Event
+) -> AbstractContextManager[Engine]:
     return servers.database(
-        settings, WRITER_ROLE, program=f"turn-accounting {command}", may_create=True
+        settings,
+        WRITER_ROLE,
+        program=f"turn-accounting {command}",
+        may_create=True,
+        cancelled=stop.is_set,
     )
 
 
@@ -187,7 +193,7 @@ def run_collector_process(
     """Capture, and load what was captured, until ``stop`` is set; then flush both."""
     servers.check_data_dir(settings.data_dir)
     with (
-        _database(settings, "collect") as engine,
+        _database(settings, "collect", stop) as engine,
         serve_metrics(settings, captures=True),
     ):
         run_while_leased(settings, engine, stop, starter, clock=clock)
@@ -197,7 +203,7 @@ def run_loader_process(settings: Settings, stop: threading.Event) -> None:
     """Load the spool of this source until ``stop`` is set, then the rest of it."""
     path = spool_path(settings.data_dir, settings.source)
     with (
-        _database(settings, "load") as engine,
+        _database(settings, "load", stop) as engine,
         Spool.open(path, settings.source) as spool,
     ):
         with suppress(ConnectionLost):
@@ -224,7 +230,7 @@ def run_scheduler_process(settings: Settings, stop: threading.Event) -> None:
         "settle": settings.settle_interval_seconds,
         "rollup": settings.rollup_interval_seconds,
     }
-    with _database(settings, "schedule") as engine:
+    with _database(settings, "schedule", stop) as engine:
         # A job can wait for an unreachable database, but never succeeds with another schema.
         with suppress(ConnectionLost):
             migrations.require_head(engine)

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -24,12 +24,14 @@ from accounting.embedded import (
     running_valkey,
 )
 from accounting.embedded.machine_memory import machine_memory_bytes
+from accounting.embedded.owner_lock import OwnerLock
 from accounting.embedded.postgres_cluster import find_binaries
 from accounting.embedded.postgres_server import settings_for
 from accounting.embedded.server_user import ServerUser
-from accounting.errors import ConfigurationError, ServerError
+from accounting.errors import ConfigurationError, ServerError, StopRequested
 from tests.support.coturn_server import TurnServer, run_client, wait_until_closed
 from tests.support.servers import WITHOUT_FSYNC, copy_cluster, free_port, wait_until
+from tests.support.service import Service
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANNEL = "turn/realm/example.org/user/alice/allocation/000000000000000001/status"
@@ -291,6 +293,38 @@ def test_commands_attach_to_a_running_postgres_or_start_one(tmp_path: Path) -> N
         assert own.pid != pid
         assert query(own.url(), "SELECT 1") == (1,)
     assert not own.is_running()
+
+
+def test_stop_signals_end_the_wait_for_a_server_that_its_owner_has_lost(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    (data_dir / "postgres").mkdir(parents=True)
+    settings = {"ACCOUNTING_REDIS_URL": "redis://127.0.0.1:1/0", "ACCOUNTING_WEB_LISTEN": ""}
+    waiting = "waiting for the embedded Postgres: the process that runs it is alive, and the"
+    with (
+        OwnerLock(data_dir / "postgres" / "owner.lock").hold("Postgres", 0.0, lambda: False),
+        ExitStack() as stack,
+    ):
+        services = [
+            stack.enter_context(Service(command, data_dir, settings))
+            for command in ("serve", "collect", "schedule")
+        ]
+        wait_until(lambda: all(waiting in service.log_text() for service in services), 30)
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGTERM)
+        for service, number in zip(services, numbers, strict=True):
+            assert f'"owner": {os.getpid()}' in service.log_text()
+            assert service.stop(number, timeout_seconds=10) == 0
+            assert "stopped while it waited for the embedded Postgres" in service.log_text()
+
+
+def test_a_recovery_ends_when_it_is_cancelled(made_dir: Path) -> None:
+    with (
+        pytest.raises(StopRequested),
+        run_postgres(made_dir, settings=WITHOUT_FSYNC, cancelled=lambda: True),
+    ):
+        raise AssertionError("it started")
+    assert running_postgres(made_dir) is None
+    with run_postgres(made_dir, settings=WITHOUT_FSYNC) as server:
+        assert query(server.url(), "SELECT 1") == (1,)
 
 
 def test_a_missing_wheel_raises_an_error_with_both_remedies(
