@@ -496,7 +496,8 @@ GRANT EXECUTE ON FUNCTION reporting.known_realms()
 -- The users to whom a name can belong, so that their sessions are found by an index: the billed user
 -- of a username is all of it, a side of a realm's separator, or '' where it is all digits. In a name
 -- with escaped bytes a separator may stand within an escape; those names are looked up one by one.
-CREATE FUNCTION reporting.possible_user_keys(of_user text) RETURNS SETOF uuid
+CREATE FUNCTION reporting.possible_user_keys(of_user text, of_realm text DEFAULT NULL)
+RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off AS $$
     SELECT u.user_key
@@ -515,14 +516,18 @@ SET enable_seqscan = off SET enable_hashjoin = off AS $$
     ) n
     CROSS JOIN accounting.realms r
     JOIN accounting.users u ON u.realm_id = r.realm_id AND u.user_id = n.user_id
+    WHERE of_realm IS NULL OR r.realm = of_realm
     UNION
     SELECT n.user_key FROM accounting.usernames n
-    WHERE strpos(of_user, '\') > 0 AND n.username = of_user
+    WHERE strpos(of_user, '\') > 0 AND n.username = of_user AND (of_realm IS NULL OR EXISTS (
+        SELECT FROM accounting.users u JOIN accounting.realms r USING (realm_id)
+        WHERE u.user_key = n.user_key AND r.realm = of_realm))
 $$;
-COMMENT ON FUNCTION reporting.possible_user_keys(text) IS
-    'The user_keys of all users whose user_id, or one of whose usernames, can be this name';
-REVOKE ALL ON FUNCTION reporting.possible_user_keys(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION reporting.possible_user_keys(text)
+COMMENT ON FUNCTION reporting.possible_user_keys(text, text) IS
+    'The user_keys of all users whose user_id, or one of whose usernames, can be this name. of_realm '
+    'null: in all realms';
+REVOKE ALL ON FUNCTION reporting.possible_user_keys(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION reporting.possible_user_keys(text, text)
     TO turn_accounting_reader, turn_accounting_writer;
 
 -- The exact name is found by indexes. Similar ones are looked for among a limited number of users.
@@ -537,7 +542,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
             SELECT FROM accounting.sessions e
             JOIN accounting.usernames n USING (username_key, user_key)
             JOIN accounting.realms r USING (realm_id)
-            WHERE e.user_key = ANY (ARRAY(SELECT reporting.possible_user_keys(of_user)))
+            WHERE e.user_key = ANY (ARRAY(
+                    SELECT reporting.possible_user_keys(of_user, of_realm)))
                 AND n.username = of_user AND (of_realm IS NULL OR r.realm = of_realm)
         )
         UNION
@@ -725,7 +731,7 @@ BEGIN
             JOIN accounting.users u ON u.realm_id = r.realm_id AND u.user_id = of_user
             WHERE of_user_key IS NULL OR u.user_key = of_user_key);
         keys_by_username := ARRAY(SELECT k.user_key
-            FROM reporting.possible_user_keys(of_user) k (user_key)
+            FROM reporting.possible_user_keys(of_user, of_realm) k (user_key)
             WHERE (of_user_key IS NULL OR k.user_key = of_user_key)
                 AND k.user_key <> ALL (user_keys));
     END IF;

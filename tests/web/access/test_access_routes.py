@@ -251,6 +251,16 @@ def test_what_is_anothers_is_not_looked_up(site: Site, kind: str, asked: int) ->
         assert [web_books.rows(query) for query in queries[:asked]] == [[]] * asked
 
 
+def test_a_name_is_looked_up_in_the_realm_that_may_be_read(site: Site) -> None:
+    """Else the sessions of its user in another realm would be looked through, for nothing."""
+    keys = "SELECT reporting.possible_user_keys('carol', %s) AS user_key"
+    [key] = site.books.query(
+        "SELECT DISTINCT user_key FROM reporting.sessions WHERE user_id = 'carol'"
+    )
+    assert site.books.query(keys, [None]) == site.books.query(keys, ["example.net"]) == [key]
+    assert site.books.query(keys, ["example.org"]) == []
+
+
 @pytest.mark.parametrize("kind", ["realm", "user"])
 def test_what_others_have_answers_as_what_is_not_there(site: Site, kind: str) -> None:
     """The same words and status, but for the name that was asked for."""
