@@ -38,7 +38,9 @@ def serve(
     settings = command_settings(web_listen=listen, web_root_path=root_path)
     if settings.web_listen == "off":
         raise UsageError("--listen: expected an address, as ACCOUNTING_WEB_LISTEN is off")
-    _run(settings, lambda address: write_message(f"serving on {address}"))
+    _run(
+        settings, lambda address, is_open: write_message(f"serving on {address}, {_asks(is_open)}")
+    )
 
 
 def serve_process() -> None:
@@ -46,10 +48,19 @@ def serve_process() -> None:
     import structlog
 
     log = structlog.get_logger()
-    _run(command_settings(), lambda address: log.info("the page is served", address=address))
+    _run(
+        command_settings(),
+        lambda address, is_open: log.info(
+            "the page is served", address=address, log_in=_asks(is_open)
+        ),
+    )
 
 
-def _run(settings: "Settings", announce: Callable[[str], None]) -> None:
+def _asks(is_open: bool) -> str:
+    return "without a log-in" if is_open else "with a log-in: `turn-accounting token create`"
+
+
+def _run(settings: "Settings", announce: Callable[[str, bool], None]) -> None:
     from accounting.ops.stop_signals import stop_on_signals
 
     stop = stop_on_signals()

@@ -195,7 +195,7 @@ class Settings(BaseModel):
     web_login: Literal["auto", "required"] = Field(
         default="auto",
         description="Whether the page and the API ask for a token: `required`, or `auto`: not on "
-        "loopback without a proxy.",
+        "loopback without a proxy and without other names.",
     )
     web_hosts: Annotated[tuple[str, ...], BeforeValidator(split_names)] = Field(
         default=(),

@@ -39,7 +39,8 @@ def create_app(
     """The whole application. ``database``: as the reader; the caller closes it.
 
     ``hosts``: the names of this server, beside the address at which a request arrives. ``log_in``:
-    whether a reader needs a token. ``now``: the clock of the limit of failed log-ins.
+    whether a reader needs a token; one that is sent counts in any case. ``now``: the clock of the
+    limit of failed log-ins.
     """
     app = FastAPI(
         title="turn-accounting",
@@ -51,7 +52,8 @@ def create_app(
     )
     app.state.database = database
     app.state.statement_totals = {}
-    app.state.log_ins = LogIns(database, now=now) if log_in else None
+    app.state.log_ins = LogIns(database, now=now)
+    app.state.is_open = not log_in
     api.add_routes(app, API_PREFIX)
     pages.add_routes(app)
     app.mount("/static", StaticFiles(directory=str(files("accounting.web") / "static")))
@@ -59,7 +61,10 @@ def create_app(
     for kind in (Problem, AccountingError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _answer_error)
     admission = Admission(
-        hosts=frozenset(hosts), proxies=proxies or Proxies(), log_ins=app.state.log_ins
+        hosts=frozenset(hosts),
+        proxies=proxies or Proxies(),
+        log_ins=app.state.log_ins,
+        is_open=not log_in,
     )
     return Gate(BoundedThreads(app), admission, root_path=root_path)
 

@@ -62,11 +62,12 @@ _PROXY_NOT_NAMED: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """Who is let in. ``log_ins``: None where no log-in is asked for."""
+    """Who is let in. ``is_open``: whoever sends no token reads everything."""
 
     hosts: frozenset[str]
     proxies: Proxies
-    log_ins: LogIns | None
+    log_ins: LogIns
+    is_open: bool
 
 
 class Gate:
@@ -122,12 +123,12 @@ class Gate:
                 "Misdirected Request",
                 "this server is not known by that name: ACCOUNTING_WEB_HOSTS lists its names",
             )
-        if self._admission.log_ins is None and seems_forwarded(
+        if self._admission.is_open and seems_forwarded(
             scope, {arrival.name, *self._admission.hosts}
         ):
             raise Problem(403, "Forbidden", _PROXY_NOT_NAMED)
         if scope["method"] not in SAFE_METHODS and not _is_from_here(headers, arrival):
-            raise Problem(403, "Forbidden", "the form was sent by a page of another site")
+            raise Problem(403, "Forbidden", _other_site(headers, arrival))
 
     def _is_known_host(self, scope: Scope, arrival: Arrival) -> bool:
         return arrival.name in self._admission.hosts or is_address(
@@ -136,11 +137,10 @@ class Gate:
 
     async def _log_in(self, request: Request, arrival: Arrival, answer: "_Answer") -> None:
         """Find out who asks. Raises the Problem of a request that needs a log-in."""
-        log_ins = self._admission.log_ins
-        if log_ins is None:
+        log_ins, is_open = self._admission.log_ins, self._admission.is_open
+        if is_open:
             request.state.reader = Reader()
             request.state.identify = Reader
-            return
         path = route_path(request.scope)
         if path in PUBLIC_PATHS or path.startswith(PUBLIC_FOLDER):
             return
@@ -150,11 +150,14 @@ class Gate:
             identify = partial(_identify, log_ins.reader_of_token, token.strip(), arrival.client)
         elif cookie is not None:
             identify = partial(_identify, log_ins.reader_of_session, cookie, arrival.client)
+        elif is_open:
+            return
         else:
             raise Problem(401, "Unauthorized", "a token is needed", headers={**_CHALLENGE})
         try:
             request.state.reader = await to_thread.run_sync(identify)
         except Problem as problem:
+            request.state.reader = NOBODY
             if problem.status == 401 and cookie is not None:
                 answer.extra.update(clear_cookie(request))
             raise
@@ -210,6 +213,17 @@ def _is_from_here(headers: Headers, arrival: Arrival) -> bool:
         return False
     origin = headers.get("origin")
     return origin is None or origin.lower() == arrival.origin
+
+
+def _other_site(headers: Headers, arrival: Arrival) -> str:
+    origin = headers.get("origin")
+    if origin is None or headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
+        return "the form was sent by a page of another site"
+    return (
+        f"the form was sent by a page of {origin}, and this server is {arrival.origin}: a proxy in "
+        "front of it, which ACCOUNTING_WEB_PROXIES names, must pass on Host (with the port) or "
+        "X-Forwarded-Host, and X-Forwarded-Proto"
+    )
 
 
 class _Answer:

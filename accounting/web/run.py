@@ -25,9 +25,13 @@ DEFAULT_LISTEN: Final = "127.0.0.1:8400"
 
 
 def run(
-    settings: Settings, database: Reader, stop: threading.Event, announce: Callable[[str], None]
+    settings: Settings,
+    database: Reader,
+    stop: threading.Event,
+    announce: Callable[[str, bool], None],
 ) -> None:
-    """Serve until ``stop`` is set. ``announce`` receives the address once it listens.
+    """Serve until ``stop`` is set. ``announce`` receives the address once it listens, and whether
+    it is open: whether everybody who reaches it reads everything, without a token.
 
     Raises ConfigurationError where it can't listen.
     """
@@ -43,7 +47,8 @@ def run(
         host, port = parse_listen_address(address)
         opened = server.listening(address, host, port)
         shown = f"http://{address}{settings.web_root_path}/"
-    is_open = is_loopback(host) and not proxies and settings.web_login == "auto"
+    is_local = is_loopback(host) and not proxies and all(map(is_loopback, settings.web_hosts))
+    is_open = is_local and settings.web_login == "auto"
     app = create_app(
         database,
         hosts={*LOOPBACK_NAMES, *settings.web_hosts, *_name(host)},
@@ -59,7 +64,7 @@ def run(
                 "tokens and books pass unencrypted: put a proxy with TLS in front of the page",
                 address=address,
             )
-        announce(shown)
+        announce(shown, is_open)
         server.serve(app, listener, stop, proxies)
 
 

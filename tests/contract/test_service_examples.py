@@ -103,7 +103,9 @@ def follow_the_readme(directory: Path) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         try:
-            assert process.stderr.readline() == f"turn-accounting: serving on http://{listen}/\n"
+            assert process.stderr.readline() == (
+                f"turn-accounting: serving on http://{listen}/, without a log-in\n"
+            )
             with urlopen(f"http://{listen}/realm?realm=example.org", timeout=30) as page:
                 assert "Top users this month" in page.read().decode()
         finally:

@@ -22,7 +22,7 @@ FIELDS: Final = 4
 @router.get("/login")
 def show_log_in(request: Request, next: str = "/") -> Response:  # noqa: A002  # as the URL has it
     """The form for a token. Where no log-in is asked for there is nothing to do."""
-    if _log_ins(request) is None:
+    if request.app.state.is_open:
         return _redirect(request, _own_path(next))
     return page(request, "log_in.html", next=_own_path(next), refused=False)
 
@@ -30,15 +30,14 @@ def show_log_in(request: Request, next: str = "/") -> Response:  # noqa: A002  #
 @router.post("/login")
 async def log_in(request: Request) -> Response:
     """Open a browser session, and go on to the page that was asked for."""
-    log_ins = _log_ins(request)
     fields = await _form(request)
     target = _own_path(fields.get("next", "/"))
-    if log_ins is None:
+    if request.app.state.is_open:
         return _redirect(request, target)
     token = fields.get("token", "").strip()
     client = request.state.arrival.client
     try:
-        session = await to_thread.run_sync(log_ins.open_session, token, client)
+        session = await to_thread.run_sync(_log_ins(request).open_session, token, client)
     except LogInRefused:
         return page(request, "log_in.html", status=403, next=target, refused=True)
     except TooManyFailures as error:
@@ -51,16 +50,16 @@ async def log_in(request: Request) -> Response:
 @router.post("/logout")
 def log_out(request: Request) -> Response:
     """End the browser session."""
-    log_ins, secret = _log_ins(request), session_cookie(request)
-    if log_ins is not None and secret is not None:
-        log_ins.close_session(secret)
+    secret = session_cookie(request)
+    if secret is not None:
+        _log_ins(request).close_session(secret)
     response = _redirect(request, "/login")
     response.headers.update(clear_cookie(request))
     return response
 
 
-def _log_ins(request: Request) -> LogIns | None:
-    log_ins: LogIns | None = request.app.state.log_ins
+def _log_ins(request: Request) -> LogIns:
+    log_ins: LogIns = request.app.state.log_ins
     return log_ins
 
 

@@ -120,6 +120,49 @@ def test_garbage_is_refused(access_books: Books, token: str) -> None:
         assert "set-cookie" not in refused.headers
 
 
+def test_where_no_log_in_is_asked_for_a_token_that_is_sent_counts(
+    site: Site, open_web: WebServer
+) -> None:
+    def realms(**headers: str) -> set[str]:
+        return {row["realm"] for row in open_web.get(f"{PATH}?limit=1000", **headers).json["items"]}
+
+    bearer = f"Bearer {site.tokens['realm']}"
+    cookie = cookie_of(log_in(site.web, site.tokens["realm"]))
+    assert realms() > {"example.org"}
+    assert realms(Authorization=bearer) == realms(Cookie=cookie) == {"example.org"}
+    foreign = "/api/v1/usage?realm=example.net"
+    assert open_web.get(foreign).status == 200
+    assert open_web.get(foreign, Authorization=bearer).status == 404
+    assert open_web.get(PATH, token="ta_" + "a" * 43).status == 401
+    # A browser may have the cookie of another server: it is asked to forget it, and reads on.
+    stale = f"turn-accounting=tas_{'a' * 43}"
+    assert open_web.get(PATH, Cookie=stale).status == 401
+    led = open_web.get("/periods", Cookie=stale)
+    assert (led.status, led.headers["location"]) == (303, "/login?next=/periods")
+    assert "Max-Age=0" in led.headers["set-cookie"]
+    assert open_web.get(led.headers["location"]).headers["location"] == "/periods"
+    # It ends the session too.
+    assert open_web.request("POST", "/logout", headers={"Cookie": cookie}).status == 303
+    assert site.web.get(PATH, Cookie=cookie).status == 401
+
+
+def test_a_proxy_that_drops_the_port_is_told_what_to_pass_on(site: Site) -> None:
+    options = {"log_in": True, "proxies": Proxies.of(["127.0.0.1"]), "hosts": ["usage.example.org"]}
+    sent = {"X_Forwarded_Proto": "https", "Origin": "https://usage.example.org:8443"}
+    token = site.tokens["all"]
+    with serving(site.books.url(WRITER), **options) as web:
+        refused = log_in(web, token, Host="usage.example.org", **sent)
+        assert refused.status == 403
+        for name in ("ACCOUNTING_WEB_PROXIES", "Host", "X-Forwarded-Host", "X-Forwarded-Proto"):
+            assert name in refused.text
+        assert "https://usage.example.org:8443, and this server is" in refused.text
+        # As the example for nginx has it: $http_host.
+        assert log_in(web, token, Host="usage.example.org:8443", **sent).status == 303
+        assert log_in(web, token, X_Forwarded_Host="usage.example.org:8443", **sent).status == 303
+        other = log_in(web, token, **sent, Sec_Fetch_Site="cross-site")
+        assert (other.status, "another site" in other.text) == (403, True)
+
+
 def test_a_session_is_no_token_and_a_token_no_session(site: Site) -> None:
     secret = cookie_of(log_in(site.web, site.tokens["all"])).partition("=")[2]
     assert site.web.get(PATH, token=secret).status == 401

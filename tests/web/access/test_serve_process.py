@@ -52,7 +52,7 @@ def running(books: Books, **settings: Any) -> Iterator[str]:
     """Serve by these settings in a thread; the address, once it listens."""
     stop, addresses = threading.Event(), queue.Queue[str]()
     with closing(Reader(books.url(WRITER), takes_role=True)) as database:
-        arguments = (Settings(**settings), database, stop, addresses.put)
+        arguments = (Settings(**settings), database, stop, lambda shown, _: addresses.put(shown))
         thread = threading.Thread(target=run, args=arguments)
         thread.start()
         try:
@@ -71,6 +71,8 @@ def running(books: Books, **settings: Any) -> Iterator[str]:
         ("127.0.0.1", {"web_login": "required"}, False),
         ("127.0.0.1", {"web_proxies": "192.0.2.1"}, False),
         ("127.0.0.1", {"web_proxies": "unix"}, False),
+        ("127.0.0.1", {"web_hosts": "usage.example.org"}, False),
+        ("127.0.0.1", {"web_hosts": "localhost"}, True),
         ("0.0.0.0", {}, False),  # noqa: S104
         ("[::]", {}, False),
     ],
@@ -115,7 +117,7 @@ def test_an_address_that_is_taken(access_books: Books, tmp_path: Path) -> None:
     ):
         for address in (f"127.0.0.1:{taken.getsockname()[1]}", f"unix:{file}"):
             with pytest.raises(ConfigurationError, match=f"can't listen on {address}: Address"):
-                run(Settings(web_listen=address), database, threading.Event(), print)
+                run(Settings(web_listen=address), database, threading.Event(), lambda *_: None)
 
 
 @pytest.fixture
@@ -210,6 +212,7 @@ def test_it_ends_in_seconds_while_requests_wait(access_books: Books, tmp_path: P
     port = int(settings["ACCOUNTING_WEB_LISTEN"].rpartition(":")[2])
     with Service("serve", tmp_path / "data", settings) as service:
         service.wait_for(lambda: "serving on" in service.log_text())
+        assert f":{port}/, without a log-in\n" in service.log_text()
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
         try:
             [end] = access_books.query("SELECT max(seq) AS seq FROM reporting.feed")
