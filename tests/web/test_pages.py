@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,7 @@ from accounting.web.pages import realms
 from accounting.web.pages.usage_chart import with_empty_buckets
 from tests.support import page_books
 from tests.support.books import READER, Books, expected_json
+from tests.support.coturn_messages import FakeAllocation
 from tests.support.html_page import Element, HtmlPage
 from tests.support.page_books import open_page_books
 from tests.support.sample_books import open_sample_books
@@ -149,9 +150,13 @@ def test_the_overview_says_what_lives_and_what_is_missing(site: Site) -> None:
 
 def test_the_overviews_figures_refresh_by_themselves(site: Site) -> None:
     part = site.page("/now")
-    figures = site.page("/").by_class("figures")[0]
-    assert figures.attributes["hx-get"] == "/now"
-    assert next(part.all("dl")).attributes == figures.attributes
+    [whole] = [each for each in site.page("/").all("div") if each.attributes.get("id") == "now"]
+    assert whole.attributes["hx-get"] == "/now"
+    refreshed = next(part.all("div"))
+    assert refreshed.attributes == whole.attributes
+    assert [each.text for each in refreshed.by_class("notices")] == [
+        each.text for each in whole.by_class("notices")
+    ]
     assert part.figure("Live sessions").values()[0] == "1"
 
 
@@ -542,7 +547,19 @@ def test_pages_of_sessions_have_each_session_once(hostile: Site) -> None:
 def test_a_wrong_filter_is_explained(
     site: Site, parameters: dict[str, Any], status: int, words: str
 ) -> None:
-    assert words in site.page("/sessions", status=status, **parameters).text
+    page = site.page("/sessions", status=status, **parameters)
+    assert words in page.text
+    fields = {each.attributes["name"]: each.attributes.get("value") for each in page.all("input")}
+    for name in parameters.keys() & fields.keys():
+        assert fields[name] == parameters[name]
+
+
+def test_a_live_session_lasts_until_now(site: Site) -> None:
+    [session] = [row for row in site.books.rows("sessions") if row["ended_at"] is None]
+    [clock] = site.books.query("SELECT reporting.database_now() AS now")
+    seconds = (clock["now"] - session["started_at"]).total_seconds()
+    [row] = site.page("/sessions").rows("Live sessions")
+    assert float(row.values()[1]) >= int(seconds)
 
 
 # A session.
@@ -624,7 +641,10 @@ def test_gaps_are_filtered_as_the_api_does(site: Site, filters: dict[str, Any]) 
 def test_a_wrong_filter_of_gaps_is_explained(
     site: Site, filters: dict[str, Any], status: int, words: str
 ) -> None:
-    assert words in site.page("/gaps", status=status, **filters).text
+    page = site.page("/gaps", status=status, **filters)
+    assert words in page.text
+    fields = {each.attributes["name"]: each.attributes.get("value") for each in page.all("input")}
+    assert filters.items() <= fields.items()
 
 
 # What holds on all pages.
@@ -778,3 +798,13 @@ def test_books_without_anything_say_so_in_words(books: Books) -> None:
         assert "No sessions yet: coturn has not reported any" in site.page("/sessions").text
         assert "No periods yet" in site.page("/periods").text
         assert "No gap is known" in site.page("/gaps").text
+        FakeAllocation(books).new(0)
+        books.advance_clock(1)
+        books.run_jobs()
+        assert "nothing was missed" in site.page("/").figure("Gaps in 24 hours").text
+        [source] = books.rows("sources")
+        until = source["captured_until"]
+        books.set_database_clock(until + timedelta(seconds=61))
+        gaps = site.page("/").figure("Gaps in 24 hours").text
+        assert f"unknown since {until:%H:%M:%S} UTC" in gaps
+        assert "what was published since then is unknown" in site.page("/gaps").text

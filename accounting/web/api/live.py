@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from accounting.reporting.completeness import MAX_CAPTURE_LAG
 from accounting.reporting.live import (
     LONG_SECONDS,
     SHORT_SECONDS,
@@ -74,30 +75,31 @@ def show_live(books: BooksDependency, states: LiveStatesDependency) -> Response:
 
 
 def live_fields(state: LiveState) -> Mapping[str, Any]:
-    """The members of the answer."""
+    """The members of the answer. The rates are null where loading stands still."""
+    until = state.loaded_until
+    is_known = until is None or state.now - until <= MAX_CAPTURE_LAG
+
+    def rates(activity: Activity) -> dict[str, Any]:
+        return {
+            "short": _rate(activity.short) if is_known else None,
+            "long": _rate(activity.long) if is_known else None,
+        }
+
+    def activity_fields(activity: Activity) -> dict[str, Any]:
+        return {**activity.row, **rates(activity)}
+
     return {
         "now": state.now,
         "loaded_until": state.loaded_until,
         "short_seconds": SHORT_SECONDS,
         "long_seconds": LONG_SECONDS,
-        "everything": {
-            "live": state.live,
-            **_rates(state.everything),
-        },
-        "realms": [_activity(realm) for realm in state.realms],
-        "users": [_activity(user) for user in state.users],
-        "sessions": [_activity(session) for session in state.sessions],
+        "everything": {"live": state.live, **rates(state.everything)},
+        "realms": [activity_fields(realm) for realm in state.realms],
+        "users": [activity_fields(user) for user in state.users],
+        "sessions": [activity_fields(session) for session in state.sessions],
         "sources": state.sources,
         "gaps": state.gaps,
     }
-
-
-def _activity(activity: Activity) -> dict[str, Any]:
-    return {**activity.row, **_rates(activity)}
-
-
-def _rates(activity: Activity) -> dict[str, Any]:
-    return {"short": _rate(activity.short), "long": _rate(activity.long)}
 
 
 def _rate(rate: Rate) -> dict[str, float]:

@@ -216,7 +216,8 @@ def _list_of(model: Schema, description: str) -> Schema:
 
 
 def _other_models() -> dict[str, Schema]:
-    rates = {"short": _reference("Rate"), "long": _reference("Rate")}
+    rate: Schema = {"anyOf": [_reference("Rate"), {"type": "null"}]}
+    rates = {"short": rate, "long": rate}
     realm = {**_TEXT, "description": "TURN realm"}
     live = {**_NUMBER, "description": "Number of open sessions"}
     return {
@@ -246,7 +247,8 @@ def _other_models() -> dict[str, Schema]:
 def _live_model(realm: Schema, live: Schema, rates: Mapping[str, Schema]) -> Schema:
     numbers = {"type": "array", "items": {"type": "number"}}
     return _object(
-        "What happens now. Rates are of spans that end where the sources are loaded.",
+        "What happens now. Rates are of spans that end where the sources are loaded; they are null "
+        "where that was more than a minute ago.",
         now={**_TYPES["timestamp with time zone"], "description": "The database's clock"},
         loaded_until={
             "type": ["string", "null"],

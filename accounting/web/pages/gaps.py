@@ -12,7 +12,7 @@ from accounting.reporting.completeness import NotCaptured
 from accounting.reporting.filters import PARAMETER, time_span
 from accounting.reporting.view_queries import Arrangement, Row
 from accounting.web.pages.page_books import PageBooksDependency
-from accounting.web.problems import not_found
+from accounting.web.problems import Problem, not_found
 from accounting.web.render import page
 
 SHOWN: Final = 100
@@ -35,6 +35,7 @@ def gaps_page(
         raise not_found("Not Found")
     filters = {"source": source or None, "since": since or None, "until": until or None}
     error = ""
+    status = 200
     gaps: list[Row] = []
     lapses: Collection[NotCaptured] = []
     try:
@@ -51,11 +52,13 @@ def gaps_page(
             books.check_names(source=filters["source"])
         lapses = books.lapses(end, filters["source"])
     except UsageError as wrong:
-        error = str(wrong)
+        error, status = str(wrong), 400
+    except Problem as problem:  # an unknown source: the form stays, to mend it
+        error, status = problem.detail, problem.status
     return page(
         request,
         "gaps.html",
-        status=400 if error else 200,
+        status=status,
         filters=filters,
         is_filtered=any(filters.values()),
         error=error,

@@ -46,26 +46,17 @@ def overview(request: Request, books: PageBooksDependency) -> Response:
         "overview.html",
         realms=realms[:SHOWN_REALMS],
         realm_count=len(realms),
-        progress=books.progress(),
         starts=starts_of(state["now"], UTC),
         spans=spans,
         hours=with_empty_buckets(hours, "hour", UTC, chart_from, state["now"]) if hours else [],
         chart_hours=CHART_HOURS,
-        notices=notices_of(
-            state["now"],
-            state["sources"],
-            state["gaps"],
-            books.service_rows(view_queries.source_notices()),
-            books.service_rows(overview_queries.rejected_lately(GAP_HOURS)),
-            GAP_HOURS,
-        ),
         **state,
     )
 
 
 @router.get("/now")
 def now(request: Request, books: PageBooksDependency) -> Response:
-    """The figures that change all the time, for the page to refresh itself."""
+    """What changes all the time, for the page to refresh itself: notices and figures."""
     return page(request, "now.html", **_now(books, _realms(books)))
 
 
@@ -81,6 +72,7 @@ def _now(books: PageBooks, realms: Sequence[Mapping[Any, Any]]) -> dict[str, Any
     ]
     today = [realm["day", "now"] for realm in realms if ("day", "now") in realm]
     gaps = books.service_rows(view_queries.gaps(since=HoursAgo(GAP_HOURS)))
+    lapses = list(not_captured(at, sources, gaps))
     return {
         "now": at,
         "live": sum(realm["live"] for realm in realms),
@@ -89,7 +81,17 @@ def _now(books: PageBooks, realms: Sequence[Mapping[Any, Any]]) -> dict[str, Any
         "furthest": max(settled, key=lambda source: source[1], default=None),
         "late_seconds": LATE_SECONDS,
         "gaps": gaps,
-        "is_captured": not any(not_captured(at, sources, gaps)),
+        "lapses": lapses,
+        "unknown_since": min((lapse.since for lapse in lapses if lapse.since), default=None),
+        "progress": books.progress(),
+        "notices": notices_of(
+            at,
+            sources,
+            gaps,
+            books.service_rows(view_queries.source_notices()),
+            books.service_rows(overview_queries.rejected_lately(GAP_HOURS)),
+            GAP_HOURS,
+        ),
         "gap_hours": GAP_HOURS,
     }
 

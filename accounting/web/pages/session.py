@@ -29,6 +29,7 @@ def session_page(
         request,
         "session.html",
         session=session,
+        now=books.now(),
         erased=books.erased([session]),
         reports=reports,
         is_first=cursor is None,

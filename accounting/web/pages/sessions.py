@@ -13,6 +13,7 @@ from accounting.reporting.view_queries import SESSION_KEY, Arrangement, Row
 from accounting.web.api.cursor import binding, decode_cursor, encode_cursor
 from accounting.web.api.listing import by_key
 from accounting.web.pages.page_books import PageBooksDependency
+from accounting.web.problems import Problem
 from accounting.web.render import page
 
 PAGE_ROWS: Final = 50
@@ -39,6 +40,7 @@ def sessions_page(
     user, since, until = user or None, since or None, until or None
     filters = {"realm": realm, "user": user, "user_key": user_key, "since": since, "until": until}
     error = ""
+    status = 200
     rows: list[Row] = []
     live_rows: list[Row] = []
     next_cursor: str | None = None
@@ -67,14 +69,17 @@ def sessions_page(
         if not rows and cursor is None:
             books.check_names(realm=realm, user=user)
     except UsageError as wrong:
-        error = str(wrong)
+        error, status = str(wrong), 400
+    except Problem as problem:  # an unknown name: the form stays, to mend it
+        error, status = problem.detail, problem.status
     return page(
         request,
         "sessions.html",
-        status=400 if error else 200,
+        status=status,
         filters=filters,
         is_filtered=any(value is not None for value in filters.values()),
         live=live,
+        now=books.now(),
         error=error,
         rows=rows,
         live_rows=live_rows,

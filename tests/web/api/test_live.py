@@ -1,11 +1,12 @@
 """What happens now, read once for all who ask."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from uuid import UUID
 
 from accounting.reporting.live import LivePart, LiveReader
 from accounting.reporting.reader import Reader
-from accounting.web.api.live import LiveStates
+from accounting.web.api.live import LiveStates, live_fields
 from tests.support.api_site import Site
 from tests.support.books import READER, Books
 from tests.support.coturn_messages import FakeAllocation
@@ -38,6 +39,22 @@ def test_the_state_is_that_of_top(site: Site) -> None:
         user["user_key"] for user in state["users"]
     }
     assert [source["source"] for source in state["sources"]] == ["default"]
+
+
+def test_rates_of_long_ago_are_not_those_of_now(site: Site) -> None:
+    fill(site.books)
+    reader = Reader(site.books.url(READER))
+    try:
+        until = LiveReader(reader).read().loaded_until
+        assert until is not None
+        site.books.set_database_clock(until + timedelta(seconds=61))
+        fields = live_fields(LiveReader(reader).read())
+    finally:
+        reader.close()
+    assert fields["loaded_until"] == until
+    assert fields["everything"] == {"live": 3, "short": None, "long": None}
+    for kind in ("realms", "users", "sessions"):
+        assert {(row["short"], row["long"]) for row in fields[kind]} == {(None, None)}
 
 
 def test_a_part_has_nothing_of_others(site: Site) -> None:
