@@ -4,13 +4,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from accounting.feed.client import FeedRestored
+from accounting.feed.client import FeedRestored, NumberBeyondEnd
 from accounting.reporting.view_queries import Row, ViewQuery, view
 
 if TYPE_CHECKING:
     from accounting.reporting.reader import Reader
 
-__all__ = ["FeedPage", "FeedRestored", "last_number", "read_feed_page"]
+__all__ = ["FeedPage", "FeedRestored", "NumberBeyondEnd", "last_number", "read_feed_page"]
 
 MOST_SCANNED: Final = 20_000
 """So many events are looked at for a page: a reader of one realm may have few among them."""
@@ -51,7 +51,7 @@ def read_feed_page(
     """Read a page from one snapshot. ``events``: the view's, as far as they may be read.
 
     Raises FeedRestored if the feed ends before ``after``, or if its ``history`` up to there is
-    another one.
+    another one; NumberBeyondEnd if it ends before and only the caller knows of the number.
     """
     page = events.where("seq > %(after)s").where("seq <= %(after)s + %(most_scanned)s")
     page = replace(page, order=("seq",), limit=limit)
@@ -62,6 +62,8 @@ def read_feed_page(
     )
     rows = reader.read_rows(query)
     first = rows[0]
+    if first["history_before"] is None and history is None:
+        raise NumberBeyondEnd(after, first["last_seq"])
     if first["history_before"] is None or history not in {None, first["history_before"]}:
         raise FeedRestored(after)
     return FeedPage(

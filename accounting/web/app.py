@@ -14,13 +14,13 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from accounting.errors import AccountingError
+from accounting.errors import AccountingError, ConnectionLost
 from accounting.reporting.reader import Reader
 from accounting.web import api, pages
 from accounting.web.access.log_ins import LogIns
 from accounting.web.arrival import Proxies
 from accounting.web.gate import LOOPBACK_NAMES, Admission, Gate
-from accounting.web.problems import Problem, problem_of
+from accounting.web.problems import Problem, no_such_address, problem_of
 from accounting.web.render import API_PREFIX, answer_problem, route_template
 from accounting.web.threads import BoundedThreads
 
@@ -71,7 +71,8 @@ def create_app(
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     problem = _problem(error)
-    if problem.status >= 500 and not isinstance(error, Problem):  # such as too many clients
+    # Not a Problem, such as too many clients, nor what is logged where it becomes one.
+    if problem.status >= 500 and not isinstance(error, Problem | ConnectionLost):
         log.error(
             "a request failed",
             route=route_template(request.scope),
@@ -83,6 +84,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=allowed)
         problem.headers.update(allowed)
+        problem.detail = f"{request.method} is not allowed here: expected {allowed['allow']}"
     return answer_problem(request, problem)
 
 
@@ -106,6 +108,8 @@ def _problem(error: Exception) -> Problem:
         case AccountingError():
             return problem_of(error)
         case HTTPException():
+            if error.status_code == 404:
+                return no_such_address()
             title = HTTPStatus(error.status_code).phrase
             return Problem(error.status_code, title, headers=_lower(error.headers or {}))
         case RequestValidationError():

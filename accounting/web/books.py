@@ -21,7 +21,7 @@ from accounting.reporting.overview import with_totals
 from accounting.reporting.reader import Reader as DatabaseReader
 from accounting.reporting.view_queries import Arrangement, ViewQuery
 from accounting.web.access.reader import Reader
-from accounting.web.problems import Problem, not_found
+from accounting.web.problems import no_such_address, not_found
 
 
 class Books:
@@ -91,12 +91,12 @@ class Books:
     def require_all(self) -> None:
         """Raise the problem of an address that does not exist, unless everything may be read."""
         if not self.reader.reads_all:
-            raise Problem(404, "Not Found")
+            raise no_such_address()
 
     def require_realm(self) -> None:
         """As :meth:`require_all`, unless a realm may be read as a whole."""
         if not self.reader.reads_realm:
-            raise Problem(404, "Not Found")
+            raise no_such_address()
 
     def realm(self, wanted: str | None) -> str | None:
         """The realm to ask for: the wanted one, or the one of this reader."""

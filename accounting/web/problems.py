@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
+from psycopg.errors import QueryCanceled
+
 from accounting.errors import (
     AccountingError,
     ConfigurationError,
@@ -10,6 +13,8 @@ from accounting.errors import (
     NotYet,
     UsageError,
 )
+
+log = structlog.get_logger()
 
 JSON_TYPE: Final = "application/problem+json"
 
@@ -48,6 +53,11 @@ def not_found(what: str) -> Problem:
     return Problem(404, "Not Found", what)
 
 
+def no_such_address() -> Problem:
+    """An address that does not exist, or not for this reader: the answer is the same."""
+    return Problem(404, "Not Found", "there is nothing at this address")
+
+
 def too_many_requests(seconds: int) -> Problem:
     """The answer to a client from which too many log-ins failed."""
     return Problem(
@@ -66,7 +76,15 @@ def problem_of(error: AccountingError) -> Problem:
         case NotYet():
             return Problem(409, "Not Yet", str(error))
         case ConnectionLost():
-            return Problem(503, "Service Unavailable", str(error))
+            # Its text may name hosts, paths and roles, which are for the log alone.
+            log.error("Postgres does not answer a request", error=str(error))
+            return Problem(
+                503,
+                "Service Unavailable",
+                "a query took too long: try again, or ask for less"
+                if isinstance(error.__cause__, QueryCanceled)
+                else "Postgres can't be reached: the server's log says why",
+            )
         case ConfigurationError():
             return Problem(500, "Wrong Configuration", "the server's log says what is wrong")
         case _:

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from accounting.errors import UsageError
-from accounting.reporting.feed_pages import FeedPage, FeedRestored, last_number
+from accounting.reporting.feed_pages import FeedPage, FeedRestored, NumberBeyondEnd, last_number
 from accounting.reporting.row_text import json_object
 from accounting.web.api.feed_watch import FeedWatch, disconnected
 from accounting.web.api.openapi import EVENT_STREAM_TYPE, describe
@@ -129,6 +129,12 @@ def _read_again(request: Request, books: Books) -> Read:
 async def _read(read: Read, after: int, limit: int, history: UUID | None) -> FeedPage:
     try:
         return await run_in_threadpool(read, after, limit, history)
+    except NumberBeyondEnd as beyond:
+        raise UsageError(
+            f"after {after}: the feed ends at {beyond.last_seq}. If you have read up to {after}, "
+            "the database was restored from a backup since: read again from a number that the "
+            "backup has, or from 0, and skip the event ids that were handled"
+        ) from None
     except FeedRestored as error:
         raise Problem(409, "Feed Restored", str(error)) from None
 

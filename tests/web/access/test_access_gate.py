@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import structlog.testing
 
 from accounting.web import server as web_server
 from accounting.web.arrival import Proxies, arrival_of
@@ -136,6 +137,33 @@ def test_the_root_path_may_be_stripped_or_not(site: Site) -> None:
             assert rest.status == 200
             assert rest.json["items"] != page["items"]
         assert web.get("/turn").headers["location"].endswith("/turn/")
+
+
+def test_what_is_wrong_with_the_database_is_for_the_log(tmp_path: Path, site: Site) -> None:
+    url = f"postgresql://somebody@/books?host={tmp_path}"
+    with serving(url) as web, serving(url, log_in=True) as closed:
+        with structlog.testing.capture_logs() as logged:
+            answers = [
+                web.get(PATH),
+                web.get("/"),
+                closed.get(PATH, token=site.tokens["all"]),
+                closed.post_form("/login", f"token={site.tokens['all']}"),
+            ]
+        for answer in answers:
+            assert answer.status == 503
+            assert "be reached: the server" in answer.text
+            assert str(tmp_path) not in answer.text
+    assert sum(str(tmp_path) in event.get("error", "") for event in logged) == len(answers)
+
+
+def test_an_address_that_is_not_there_says_so(site: Site) -> None:
+    missing = site.web.get("/api/v1/nothing", token=site.tokens["all"])
+    assert (missing.status, missing.json["detail"]) == (404, "there is nothing at this address")
+    hidden = site.web.get("/api/v1/sources", token=site.tokens["realm"])
+    assert (hidden.status, hidden.body) == (404, missing.body)
+    answer = site.web.request("POST", PATH, token=site.tokens["all"])
+    assert answer.status == 405
+    assert answer.json["detail"] == "POST is not allowed here: expected GET, HEAD, OPTIONS"
 
 
 def test_a_redirect_leads_to_the_name_that_the_client_knows(site: Site) -> None:

@@ -40,7 +40,9 @@ def test_another_history_is_a_conflict(feed_site: Site) -> None:
     status, detail = site.problem("feed", after=1, history=UUID(int=7))
     assert status == 409
     assert "restored from a backup" in detail
-    assert site.problem("feed", after=2)[0] == 409
+    status, detail = site.problem("feed", after=2)
+    assert status == 400
+    assert "after 2: the feed ends at 1." in detail
     assert site.problem("feed", after=2, history=history)[0] == 409
 
 
