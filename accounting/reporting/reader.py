@@ -1,7 +1,7 @@
 """Runs queries on the views and returns their rows."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -27,6 +27,14 @@ _BE_SHORT: Final = (
 )
 """For short statements: parallel workers would take longer to start than they save."""
 _LACKING: Final = (InvalidSchemaName, UndefinedTable, UndefinedColumn, UndefinedFunction)
+
+
+class Rows(list[Row]):
+    """Rows. ``columns()`` has their names, also where there is no row."""
+
+    def __init__(self, rows: Iterable[Row], columns: Callable[[], Sequence[str]]) -> None:
+        super().__init__(rows)
+        self.columns = columns
 
 
 class Reader:
@@ -126,13 +134,17 @@ class Reader:
             [sums] = _stream(connection, sums_query)
             yield sums, _stream(connection, query)
 
-    def read_rows(self, query: ViewQuery) -> list[Row]:
+    def read_rows(self, query: ViewQuery) -> Rows:
         """Return all rows of a query. Raises as :meth:`open_rows`."""
-        with self.open_rows(query) as rows:
-            return list(rows)
+        columns: list[str] = []
+        with self.transaction() as connection:
+            return Rows(_stream(connection, query, columns), lambda: columns)
 
 
-def _stream(connection: psycopg.Connection, query: ViewQuery) -> Iterator[Mapping[str, Any]]:
+def _stream(
+    connection: psycopg.Connection, query: ViewQuery, columns: list[str] | None = None
+) -> Iterator[Mapping[str, Any]]:
+    """Read rows. ``columns`` receives the names of their columns before the first one is read."""
     with connection.cursor("rows", row_factory=dict_row) as cursor:
         cursor.itersize = FETCHED_ROWS
         try:
@@ -142,4 +154,6 @@ def _stream(connection: psycopg.Connection, query: ViewQuery) -> Iterator[Mappin
                 f"Postgres: {str(error).splitlines()[0]}: "
                 "bring it to this version with `turn-accounting db upgrade`"
             ) from error
+        if columns is not None and cursor.description is not None:
+            columns += [column.name for column in cursor.description]
         yield from cursor

@@ -77,10 +77,12 @@ class Gate:
         self.app = app
         self._admission = admission
         self._root_path = root_path
+        self._has_warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", scope["type"]  # the server is set up for nothing else
         arrival = arrival_of(scope, self._admission.proxies)
+        self._warn_of_prefix(scope)
         is_head = scope["method"] == "HEAD"
         scope = {
             **_below(self._root_path, scope),
@@ -105,6 +107,19 @@ class Gate:
             log.warning("an answer was cut", route=route_template(scope), reason=str(cut))
         finally:
             _audit(scope, arrival, answer)
+
+    def _warn_of_prefix(self, scope: Scope) -> None:
+        """Say once that a proxy strips a path of which the settings know nothing."""
+        if self._root_path or self._has_warned or not self._admission.proxies:
+            return
+        prefix = Headers(scope=scope).get("x-forwarded-prefix", "").strip("/")
+        if prefix:
+            self._has_warned = True
+            log.warning(
+                "a proxy shows the page below a path, and links lead elsewhere: set "
+                "ACCOUNTING_WEB_ROOT_PATH, or --root-path, to that path",
+                x_forwarded_prefix=prefix[:100],
+            )
 
     def _check(self, request: Request, arrival: Arrival) -> None:
         """Raise the Problem of a request that no reader may send."""

@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 
 from accounting.errors import AccountingError, UsageError
 from accounting.reporting.completeness import Progress
+from accounting.reporting.reader import Rows
 from accounting.reporting.row_text import csv_line, json_object
 from accounting.reporting.view_queries import Arrangement, Bound, Row, as_of
 from accounting.web.api.cursor import (
@@ -145,11 +146,9 @@ def list_response(
         cursor = None if end is None else encode_cursor(wanted.bound_to, end, wanted.as_of)
         return items_response(rows, cursor, {**counted, **more()})
     pages = _pages(fetch, after, wanted.limit, wanted.identify)
-    first = next(pages, None)
-    if first is None:
-        if after is None:
-            if_empty()
-        return _stream(wanted, iter(()), counted)
+    first = next(pages)
+    if not first and after is None:
+        if_empty()
     return _stream(wanted, chain([first], pages), counted)
 
 
@@ -160,7 +159,8 @@ def rows_response(
     counted = {} if progress is None else {"counted_until": progress.until}
     if wanted.after is not None:
         raise UsageError("cursor: this list has one page")
-    rows = rows[: wanted.limit]
+    if wanted.limit is not None and len(rows) > wanted.limit:
+        rows = rows[: wanted.limit]
     if wanted.form == "json":
         return items_response(rows, None, counted)
     return _stream(wanted, iter([rows]), counted)
@@ -169,7 +169,10 @@ def rows_response(
 def _pages(
     fetch: Fetch, after: Key | None, limit: int | None, identify: Callable[[], object]
 ) -> Iterator[list[Row]]:
-    """Pages until the end or the limit; none is empty. ``identify`` is called between them."""
+    """Pages until the end or the limit; only the last one may be empty.
+
+    ``identify`` is called between them.
+    """
     is_first = True
     while limit is None or limit > 0:
         if not is_first:
@@ -178,7 +181,7 @@ def _pages(
         rows, after = fetch(after, STREAMED_ROWS if limit is None else min(limit, STREAMED_ROWS))
         if limit is not None:
             limit -= len(rows)
-        if rows:
+        if rows or after is None:
             yield rows
         if after is None:
             return
@@ -215,9 +218,9 @@ def _json_lines(pages: Iterable[list[Row]]) -> Iterator[str]:
 
 
 def _csv(pages: Iterable[list[Row]]) -> Iterator[str]:
-    columns: list[str] = []
+    columns: Sequence[str] = ()
     for rows in pages:
-        if not columns and rows:
-            columns = list(rows[0])
+        if not columns:
+            columns = rows.columns() if isinstance(rows, Rows) else list(rows[0])
             yield ",".join(columns) + "\n"
         yield "".join([f"{csv_line(row, columns)}\n" for row in rows])

@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from accounting.reporting.view_columns import ViewColumn, view_columns
 from accounting.reporting.view_queries import REPORT_COLUMNS
 from accounting.web.api.listing import CSV_TYPE, JSON_LINES_TYPE
+from accounting.web.cookies import NAME
 from accounting.web.problems import JSON_TYPE
 
 EVENT_STREAM_TYPE: Final = "text/event-stream"
@@ -67,6 +68,20 @@ _RATE: Final[Schema] = {
         "sent": {"type": "number", "description": "Sent to clients."},
     },
 }
+_SECURITY: Final[Mapping[str, Schema]] = {
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token of `turn-accounting token create`.",
+    },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": NAME,
+        "description": "The cookie of a log-in; over https its name begins with `__Host-`, or with "
+        "`__Secure-` below a root path.",
+    },
+}
 _NUMBER: Final[Schema] = {"type": "integer"}
 _TEXT: Final[Schema] = {"type": "string"}
 
@@ -91,8 +106,11 @@ COUNTED_UNTIL: Final[Mapping[str, Schema]] = {
 
 _PROBLEMS: Final[Mapping[int | str, Schema]] = {
     400: _problem("A parameter is wrong: the detail says what was expected."),
+    401: _problem("A token is needed, or the one that was sent is not valid."),
+    403: _problem("The request came through a proxy that the settings do not name."),
     404: _problem("What was named does not exist, or may not be read."),
     409: _problem("Not complete yet; or the feed was restored from a backup."),
+    429: _problem("Too many log-ins failed, or too many requests wait: see Retry-After."),
     503: _problem("Postgres can't be reached, or took too long; or too many clients wait."),
     "default": _problem("Any other problem."),
 }
@@ -127,7 +145,7 @@ def describe_list(
         CSV_TYPE: {
             "schema": {
                 **_TEXT,
-                "description": "A heading and a line for each item; no item: empty.",
+                "description": "A heading, and a line for each item.",
             }
         },
     }
@@ -158,6 +176,10 @@ def build_openapi(app: FastAPI) -> Schema:
         schemas[model] = _model(views[view], description)
     schemas["SessionReport"] = _reports_model(views)
     schemas.update(_other_models())
+    document["components"]["securitySchemes"] = _SECURITY
+    document["security"] = [{name: []} for name in _SECURITY]
+    if app.state.is_open:
+        document["security"].append({})  # or none of them
     return document
 
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from accounting.domain.session_ids import parse_session_id
 from accounting.reporting import view_queries
 from accounting.reporting.filters import PARAMETER, time_span
+from accounting.reporting.reader import Rows
 from accounting.reporting.row_text import json_object
 from accounting.reporting.view_queries import REPORT_KEY, SESSION_KEY, Arrangement, Row
 from accounting.web.api.cursor import Key
@@ -100,9 +101,10 @@ def reports_page(
     """Reports of a session, and the key to go on after; None at the end."""
     rows = books.session_reports(session_id, after, limit=limit + 1, most_scanned=MOST_SCANNED)
     until = rows.pop()["scanned_until"] if rows and rows[-1]["scanned_until"] else None
-    reports: list[Row] = [
-        {name: value for name, value in row.items() if name != "scanned_until"} for row in rows
-    ]
+    reports: list[Row] = Rows(
+        [{name: value for name, value in row.items() if name != "scanned_until"} for row in rows],
+        lambda: [name for name in rows.columns() if name != "scanned_until"],
+    )
     if len(reports) > limit:
         reports = reports[:limit]
         return reports, [reports[-1][name] for name in REPORT_KEY]

@@ -121,12 +121,12 @@ def test_a_proxy_that_speaks_http_1_0_shows_itself(open_web: WebServer) -> None:
 def test_the_root_path_may_be_stripped_or_not(site: Site) -> None:
     """One request for each address in both forms: files, redirects, cursors, where one is."""
     with serving(site.books.url(WRITER), root_path="/turn") as web:
-        for path in ("/", "/static/style.css", "/sessions", "/api/v1/sessions", "/nothing"):
+        for path in ("/", "/static/style.css", "/periods", "/api/v1/sessions", "/nothing"):
             stripped, whole = web.get(path), web.get(f"/turn{path}")
             assert stripped.status == whole.status == (404 if path == "/nothing" else 200)
-            if path == "/sessions":
+            if path == "/periods":
                 assert stripped.text == whole.text
-                assert 'href="/turn/sessions" aria-current="page"' in stripped.text
+                assert 'href="/turn/periods" aria-current="page"' in stripped.text
         for path in ("/sessions/", "/turn/sessions/"):
             moved = web.get(path)
             assert moved.status == 307
@@ -137,6 +137,19 @@ def test_the_root_path_may_be_stripped_or_not(site: Site) -> None:
             assert rest.status == 200
             assert rest.json["items"] != page["items"]
         assert web.get("/turn").headers["location"].endswith("/turn/")
+
+
+def test_a_path_of_which_only_the_proxy_knows_is_logged_once(site: Site) -> None:
+    options = {"log_in": True, "proxies": Proxies.of(["127.0.0.1"])}
+    for root_path, warnings in (("", 1), ("/turn", 0)):
+        with (
+            serving(site.books.url(WRITER), root_path=root_path, **options) as web,
+            structlog.testing.capture_logs() as logged,
+        ):
+            for _ in range(2):
+                assert web.get("/login").status == 200
+                assert web.get("/login", X_Forwarded_Prefix="/turn").status == 200
+        assert sum("ACCOUNTING_WEB_ROOT_PATH" in event["event"] for event in logged) == warnings
 
 
 def test_what_is_wrong_with_the_database_is_for_the_log(tmp_path: Path, site: Site) -> None:

@@ -87,6 +87,24 @@ def test_csv_is_that_of_the_command(sample_site: Site, route: str) -> None:
     assert answer.text == printed.out != ""
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["realms", "usage", "usage?by=realm&per=day", "usage?top=3", "sessions", "periods",
+     "statements", "adjustments", "gaps", "sources", "unattributed", "notices"],
+)  # fmt: skip
+def test_csv_has_its_headings_also_without_an_item(
+    site: Site, sample_site: Site, path: str
+) -> None:
+    route, filters = parsed(path)
+    answer = site.get(route, **filters, format="csv")
+    assert (answer.status, answer.text.count("\n")) == (200, 1)
+    [headings] = answer.text.splitlines()
+    assert headings == sample_site.get(route, **filters, format="csv").text.splitlines()[0]
+    assert site.get(route, **filters, format="jsonl").text == ""
+    if route == "sessions":
+        assert headings == sample_site.get(route, format="csv", since="2030-01").text.strip()
+
+
 def test_realms_are_all_that_are_known_with_their_open_sessions(sample_site: Site) -> None:
     assert sample_site.items("realms", limit=1) == [
         {"realm": "example.net", "live": 0},

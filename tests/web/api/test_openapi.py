@@ -54,13 +54,16 @@ def test_generated_requests_get_the_answers_that_are_described(
 
 def test_everything_is_described(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1.")
+    assert document["security"] == [{"token": []}, {"session": []}, {}]
+    assert set(document["components"]["securitySchemes"]) == {"token", "session"}
     described = 0
     for path, operations in document["paths"].items():
         (operation,) = operations.values()
         assert operation["description"]
         for parameter in operation.get("parameters", []):
             assert parameter["description"], (path, parameter["name"])
-        assert {"200", "400", "404", "409", "503", "default"} <= set(operation["responses"])
+        problems = {"400", "401", "403", "404", "409", "429", "503", "default"}
+        assert {"200", *problems} <= set(operation["responses"])
     for name, schema in document["components"]["schemas"].items():
         assert schema["description"], name
         for field, value in schema["properties"].items():
