@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from accounting.cli.run import DEMO_MARKER
 from accounting.embedded import run_postgres
 from tests.support.books import WRITER, Books
 from tests.support.command import environment, turn_accounting
-from tests.support.servers import ValkeyServer, free_port
+from tests.support.servers import ValkeyServer, free_port, wait_until
 from tests.support.service import ROOT, SERVICE, SHORT_SERVICE, Service
 
 IS_RUNNING: dict[str, Callable[[Service], object]] = {
@@ -85,10 +86,10 @@ def follow_the_readme(directory: Path) -> None:
     Only the port is another one: 8400 may be taken here.
     """
     block = (ROOT / "README.md").read_text().split("<!-- five minutes -->\n```sh\n")[1]
-    demo, *lines, serve = block.split("\n```")[0].splitlines()
+    demo, *lines, up = block.split("\n```")[0].splitlines()
     assert demo.split("#")[0].strip() == "make demo"
-    command, address = serve.split("#")
-    assert command.strip() == "turn-accounting serve"
+    command, address = up.split("#")
+    assert command.strip() == "turn-accounting up"
     assert address.endswith("http://127.0.0.1:8400/")
     listen = f"127.0.0.1:{free_port()}"
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -103,9 +104,9 @@ def follow_the_readme(directory: Path) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         try:
-            assert process.stderr.readline() == (
-                f"turn-accounting: serving on http://{listen}/, without a log-in\n"
-            )
+            served = f"turn-accounting: the page is on http://{listen}/\n"
+            assert any(line == served for line in process.stderr)
+            wait_until(partial(accepts_connections, listen), message="no page")
             with urlopen(f"http://{listen}/realm?realm=example.org", timeout=30) as page:
                 assert "Top users this month" in page.read().decode()
         finally:
@@ -113,6 +114,12 @@ def follow_the_readme(directory: Path) -> None:
             shown = process.stdout.read()
     assert process.returncode == 0
     assert "a preview: not closed, may change" in shown
+
+
+def accepts_connections(address: str) -> bool:
+    host, port = address.split(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
 
 
 def follow_the_next_steps(shown: str, tmp_path: Path) -> None:
