@@ -909,22 +909,17 @@ SET enable_seqscan = off AS $$
         JOIN accounting.buckets b USING (realm_id)
         JOIN accounting.fold_watermarks f USING (realm_id)
         WHERE r.realm = of_realm AND b.level = 'month' AND b.starts_at = month_starts_at
-    ), months AS MATERIALIZED (
-        SELECT u.user_key, u.estimated_bytes
-        FROM month m JOIN accounting.user_usage_monthly u USING (realm_id, starts_at)
     )
-    SELECT count(*), (
-        SELECT count(*) FROM (
-            SELECT user_key FROM months WHERE estimated_bytes > 0
-            UNION
-            SELECT h.user_key
-            FROM month m JOIN accounting.user_usage_hourly h ON h.realm_id = m.realm_id
-                AND h.starts_at >= greatest(m.starts_at, m.folded_until)
-                AND h.starts_at < m.ends_at
-            WHERE h.estimated_bytes > 0
-        ) e
+    SELECT count(*), count(*) FILTER (WHERE u.estimated_bytes > 0) + (
+        SELECT count(DISTINCT h.user_key)
+        FROM month m JOIN accounting.user_usage_hourly h ON h.realm_id = m.realm_id
+            AND h.starts_at >= greatest(m.starts_at, m.folded_until) AND h.starts_at < m.ends_at
+        WHERE h.estimated_bytes > 0 AND NOT EXISTS (
+            SELECT FROM accounting.user_usage_monthly e
+            WHERE e.user_key = h.user_key AND e.starts_at = m.starts_at AND e.estimated_bytes > 0
+        )
     )
-    FROM months
+    FROM month m JOIN accounting.user_usage_monthly u USING (realm_id, starts_at)
 $$;
 COMMENT ON FUNCTION reporting.users_of_month(text, timestamptz) IS
     'How many users have usage in a realm''s month, and how many of them have estimated usage';
