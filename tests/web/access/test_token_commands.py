@@ -64,6 +64,7 @@ def test_a_token_from_its_creation_to_its_end(run: Run) -> None:
     ],
 )
 def test_mistakes(run: Run, words: str, error: str) -> None:
+    create_token(run.books.engine, days=1)
     before = run.books.query("SELECT count(*) AS tokens FROM access.tokens")
     result = run(*words.split())
     assert result.code == 2
