@@ -29,7 +29,7 @@ from accounting.reporting.view_queries import TRAFFIC, Arrangement, statements
 from accounting.web.access.reader import Reader
 from accounting.web.access.tokens import create_token
 from accounting.web.books import Books as WebBooks
-from accounting.web.pages import realms
+from accounting.web.pages import realms, statement
 from accounting.web.pages.usage_chart import with_empty_buckets
 from tests.support import page_books
 from tests.support.books import READER, Books, expected_json
@@ -354,6 +354,17 @@ def test_a_period_that_is_not_closed_has_a_preview_and_says_what_it_waits_for(si
     assert site.get(data).json["items"] == [
         {name: expected_json(value) for name, value in row.items()} for row in lines
     ]
+
+
+def test_a_statement_has_the_newest_gaps_of_many(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statement, "SHOWN_GAPS", 1)
+    for period in ("2026-10-01", "2026-11-01"):
+        page = site.page("/statement", realm="example.org", period=period)
+        assert len(page.rows("Capture gaps")) == 1
+        [more] = [link for link in page.links() if link.startswith("/gaps?since=")]
+        assert site.get(more).status == 200
 
 
 def test_a_preview_from_the_month_is_the_sum_of_its_hours(site: Site) -> None:

@@ -49,9 +49,12 @@ class PageBooks(Books):
         query = overview.erased_users(nameless)
         return frozenset(row["user_key"] for row in self.database.read_rows(query))
 
-    def gaps_between(self, since: datetime, until: datetime) -> list[Mapping[str, Any]]:
-        """The capture gaps of a span. Their sources and details are for a reader of all."""
-        gaps = self.database.read_rows(view_queries.gaps(since=since, until=until))
+    def gaps_between(self, since: datetime, until: datetime, most: int) -> list[Mapping[str, Any]]:
+        """The capture gaps of a span, the newest. Sources and details are for a reader of all."""
+        query = view_queries.gaps(
+            since=since, until=until, arrangement=view_queries.Arrangement(limit=most)
+        )
+        gaps = self.database.read_rows(query)
         if self.reader.reads_all:
             return gaps
         return [{**gap, "source": None, "detail": None} for gap in gaps]

@@ -24,6 +24,7 @@ from accounting.web.statement_totals import read_totals
 
 SHOWN_LINES: Final = 100
 SHOWN_ADJUSTMENTS: Final = 50
+SHOWN_GAPS: Final = 50
 IN_MEMORY: Final = 1 << 20
 """A file that is larger waits on disk until it is sent."""
 MEDIA_TYPES: Final = {
@@ -68,7 +69,8 @@ def statement_page(
         adjustments=adjustments["period"],
         posted=adjustments["posted_in"],
         erased=books.erased([*lines, *adjustments["period"], *adjustments["posted_in"]]),
-        gaps=books.gaps_between(row["starts_at"], row["ends_at"]),
+        gaps=books.gaps_between(row["starts_at"], row["ends_at"], SHOWN_GAPS),
+        shown_gaps=SHOWN_GAPS,
         cutoff=StatementCutoff.from_text(cutoff) if books.reader.reads_all and cutoff else None,
         settled_until=None if books.reader.reads_all else cutoff,
         exports=EXPORTS if books.reader.reads_realm else (),
@@ -97,7 +99,8 @@ def _preview(request: Request, books: PageBooks, period: Row) -> Response:
         totals=totals,
         posted=posted,
         erased=books.erased([*lines, *posted]),
-        gaps=books.gaps_between(period["starts_at"], period["ends_at"]),
+        gaps=books.gaps_between(period["starts_at"], period["ends_at"], SHOWN_GAPS),
+        shown_gaps=SHOWN_GAPS,
         not_counted=books.not_counted(realm),
         lapses=books.lapses(period["ends_at"]),
         shown_adjustments=SHOWN_ADJUSTMENTS,
