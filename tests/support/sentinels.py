@@ -38,8 +38,9 @@ class TlsRedisServer(RedisServer):
         super().start()
 
 
-# In milliseconds. By default a sentinel asks a server for its replicas every ten seconds.
-SENTINEL_PERIODS: Final = {"info-period": 100, "ping-period": 100, "publish-period": 200}
+# In milliseconds. By default a sentinel asks a server for its replicas every ten seconds, and
+# promotes none that has not answered for five of the periods of pings.
+SENTINEL_PERIODS: Final = {"info-period": 100, "ping-period": 400, "publish-period": 200}
 
 
 class Sentinel(RedisServer):
@@ -68,7 +69,7 @@ class Sentinel(RedisServer):
             *lines,
             f"sentinel monitor turn 127.0.0.1 {port} 1",
             "sentinel down-after-milliseconds turn 500",
-            "sentinel failover-timeout turn 5000",
+            "sentinel failover-timeout turn 1500",
         ]
         path.write_text("\n".join(config))
         return path
