@@ -106,7 +106,7 @@ def top(
     """Show live sessions, users and realms with rates, refreshed.
 
     Rates are of the last 10 seconds and 2 minutes that are loaded. coturn
-    reports a session's traffic after every 4,095 packets and when it ends: a
+    reports a session's traffic after every 4,096 packets and when it ends: a
     call of 100 packets a second reports every 41 seconds. So the 10 seconds
     say something of a realm, and the 2 minutes of a session. The traffic of
     TCP allocations is in no rate. Columns: "live" are a realm's open sessions;

@@ -69,7 +69,7 @@ LiveStatesDependency = Annotated[LiveStates, Depends(_live_states)]
 def show_live(books: BooksDependency, states: LiveStatesDependency) -> Response:
     """Open sessions, users and realms with their rates, at most a second old.
 
-    coturn reports a session's traffic after every 4,095 packets and when it ends.
+    coturn reports a session's traffic after every 4,096 packets and when it ends.
     """
     return json_response(json_object(live_fields(states.state(books.live_part()))))
 
