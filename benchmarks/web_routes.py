@@ -52,6 +52,7 @@ API: Final[Mapping[str, str]] = {
     "periods": "/api/v1/periods",
     "statements, deep": "/api/v1/statements?realm={realm}&period={period}",
     "statements, user": "/api/v1/statements?realm={realm}&period={period}&user={user_id}",
+    "statements, preview": "/api/v1/statements?realm={realm}&period={open_period}&preview=true",
     "adjustments, deep": "/api/v1/adjustments?realm={realm}&period={period}",
     "gaps": "/api/v1/gaps",
     "sources": "/api/v1/sources",
