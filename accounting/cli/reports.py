@@ -112,7 +112,12 @@ def usage(
             until=end,
             arrangement=arrangement,
         ),
-        usage_listing(subject, length, is_cut=view_queries.cuts_buckets(length, begin, end)),
+        usage_listing(
+            subject,
+            length,
+            is_cut=view_queries.cuts_buckets(length, begin, end),
+            is_ended=end is not None,
+        ),
         form,
         realm=realm,
         user=user,
@@ -121,16 +126,20 @@ def usage(
     )
 
 
-def usage_listing(subject: str, length: str, *, is_cut: bool = False) -> Listing:
+def usage_listing(
+    subject: str, length: str, *, is_cut: bool = False, is_ended: bool = True
+) -> Listing:
     """The list of usage per user or realm, in buckets of that length.
 
-    ``is_cut``: some may be parts of buckets, so that each row says what it spans.
+    ``is_cut``: some may be parts of buckets, so that each row says what it spans. ``is_ended``: a
+    terminal also shows their ends; without an end of the span the last is in the future.
     """
     span = {"starts_at": "from", "ends_at": "to"} if is_cut else {"starts_at": length}
 
     def of_rows(listing: Listing, rows: Sequence[Mapping[str, Any]]) -> Listing:
-        cut_rows = any(_is_cut(row, length) for row in rows)
-        return usage_listing(subject, length, is_cut=True) if cut_rows else listing
+        if is_cut or not any(_is_cut(row, length) for row in rows):
+            return listing
+        return usage_listing(subject, length, is_cut=True)
 
     plain = {
         **span,
@@ -166,6 +175,7 @@ def usage_listing(subject: str, length: str, *, is_cut: bool = False) -> Listing
             column
             for column in columns
             if column.field != ("peak_sessions" if subject == "user" else "user_id")
+            and (is_ended or column.field != "ends_at")
         ],
         rank=TRAFFIC,
         empty="No usage.",

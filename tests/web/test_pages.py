@@ -565,6 +565,15 @@ def test_a_wrong_filter_is_explained(
         assert fields[name] == parameters[name]
 
 
+def test_a_disputed_session_is_explained(site: Site) -> None:
+    assert any(row["disputed"] for row in site.books.rows("sessions"))
+    assert "reports of the session contradict each other" in site.page("/sessions").text
+    user = site.page(f"/user/{site.user_key('bob')}")
+    assert "reports of the session contradict each other" in user.text
+    user = site.page(f"/user/{site.user_key('alice')}")
+    assert "contradict" not in user.text
+
+
 def test_a_live_session_lasts_until_now(site: Site) -> None:
     [session] = [row for row in site.books.rows("sessions") if row["ended_at"] is None]
     [clock] = site.books.query("SELECT reporting.database_now() AS now")
