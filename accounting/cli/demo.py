@@ -31,9 +31,15 @@ from accounting.domain.counters import COUNTERS
 from accounting.errors import AccountingError, UsageError
 from accounting.plurals import counted
 from accounting.progress import Progress
-from accounting.reporting import view_queries
+from accounting.reporting import (
+    billing_queries,
+    session_queries,
+    usage_queries,
+    view_queries,
+    view_query,
+)
 from accounting.reporting.statement import read_statement
-from accounting.reporting.view_queries import AS_IT_IS, Row
+from accounting.reporting.view_query import AS_IT_IS, Row
 from accounting.simulator import Expected, Scenario
 from accounting.simulator.history import HistoryScenario
 from accounting.waiting import wait_until
@@ -130,14 +136,14 @@ def _run(directory: Path, scenario: Scenario) -> int:
         return INTERRUPTED
     _say("5/5  reading the books")
     queries = {
-        "sessions": view_queries.sessions(),
-        "unattributed": view_queries.view("unattributed_usage"),
-        "hours": view_queries.usage(by="user", per="hour"),
-        "days": view_queries.usage(by="user", per="day"),
-        "months": view_queries.usage(by="user", per="month"),
-        "realm months": view_queries.usage(by="realm", per="month"),
+        "sessions": session_queries.sessions(),
+        "unattributed": view_query.view("unattributed_usage"),
+        "hours": usage_queries.usage(by="user", per="hour"),
+        "days": usage_queries.usage(by="user", per="day"),
+        "months": usage_queries.usage(by="user", per="month"),
+        "realm months": usage_queries.usage(by="realm", per="month"),
         "gaps": view_queries.gaps(source=settings.source),
-        "periods": view_queries.periods(scenario.realms[0]),
+        "periods": billing_queries.periods(scenario.realms[0]),
     }
     realm, month = history.closed[-1]
     with writer_engine(settings) as engine:

@@ -26,7 +26,7 @@ from accounting.errors import UsageError
 from accounting.export.selection import ExportFormat, ExportKind, Selection
 from accounting.plurals import counted
 from accounting.progress import no_progress
-from accounting.reporting import view_queries
+from accounting.reporting import view_queries, view_query
 from accounting.reporting.completeness import no_bucket_begins
 from accounting.reporting.filters import bucket_length, time_span, usage_subject
 
@@ -156,8 +156,8 @@ def _export(
             [clock] = reader.read_rows(view_queries.database_now())
             selection = replace(
                 selection,
-                since=None if begin is None else view_queries.instant(begin, clock["now"]),
-                until=None if end is None else view_queries.instant(end, clock["now"]),
+                since=None if begin is None else view_query.instant(begin, clock["now"]),
+                until=None if end is None else view_query.instant(end, clock["now"]),
             )
             if selection.since and selection.until and selection.since >= selection.until:
                 raise UsageError(f"--since {since} is not before --until {until}")

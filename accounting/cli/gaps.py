@@ -18,7 +18,7 @@ from accounting.domain.human_text import minute
 from accounting.reporting import view_queries
 from accounting.reporting.completeness import NotCaptured, not_captured_in
 from accounting.reporting.filters import time_span
-from accounting.reporting.view_queries import LENGTH
+from accounting.reporting.view_query import LENGTH
 
 STILL_OPEN: Final = "still open"
 

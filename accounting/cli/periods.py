@@ -14,7 +14,7 @@ from accounting.cli.terminal_text import GREEN, YELLOW
 from accounting.domain.human_text import minute
 from accounting.domain.periods import NOTHING
 from accounting.errors import UsageError
-from accounting.reporting import view_queries
+from accounting.reporting import billing_queries
 
 MAX_COUNT: Final = 2**63 - 1
 MAX_SECONDS: Final = 10**12
@@ -65,7 +65,7 @@ def list_periods(
     """List the billing periods, their state, and what each waits for."""
     write_query(
         command_settings(),
-        lambda arrangement: view_queries.periods(realm, arrangement),
+        lambda arrangement: billing_queries.periods(realm, arrangement),
         _PERIODS,
         form,
         realm=realm,

@@ -24,10 +24,10 @@ from accounting.domain.calendar import Bucket, BucketLength, is_cut_bucket, to_m
 from accounting.domain.human_text import bucket_start, minute, short_time
 from accounting.domain.session_ids import short_session_id
 from accounting.errors import UsageError
-from accounting.reporting import view_queries
+from accounting.reporting import session_queries, usage_queries
 from accounting.reporting.completeness import Counted
 from accounting.reporting.filters import bucket_length, time_span, usage_subject
-from accounting.reporting.view_queries import TRAFFIC
+from accounting.reporting.view_query import TRAFFIC
 
 ESTIMATED_MARK: Final = "~"
 DISPUTED_MARK: Final = "!"
@@ -63,7 +63,7 @@ def sessions(
     begin, end = time_span(since, until)
     write_query(
         command_settings(),
-        lambda arrangement: view_queries.sessions(
+        lambda arrangement: session_queries.sessions(
             realm=realm, user=user, since=begin, until=end, live=live, arrangement=arrangement
         ),
         replace(_SESSIONS, empty="No live sessions.") if live else _SESSIONS,
@@ -103,7 +103,7 @@ def usage(
         raise UsageError("--user goes with --by user")
     write_query(
         command_settings(),
-        lambda arrangement: view_queries.usage(
+        lambda arrangement: usage_queries.usage(
             by=subject,
             per=length,
             realm=realm,
@@ -115,7 +115,7 @@ def usage(
         usage_listing(
             subject,
             length,
-            is_cut=view_queries.cuts_buckets(length, begin, end),
+            is_cut=usage_queries.cuts_buckets(length, begin, end),
             is_ended=end is not None,
         ),
         form,

@@ -19,14 +19,14 @@ from accounting.errors import UsageError
 from accounting.plurals import counted
 from accounting.reporting.completeness import Counted, explain_empty
 from accounting.reporting.known_names import check_names
-from accounting.reporting.view_queries import (
+from accounting.reporting.view_queries import database_now
+from accounting.reporting.view_query import (
     AS_IT_IS,
     LENGTH,
     TRAFFIC,
     Arrangement,
     Bound,
     ViewQuery,
-    database_now,
     sums,
 )
 

@@ -31,7 +31,7 @@ from accounting.domain.statements import StatementCutoff
 from accounting.domain.time_zones import time_zone
 from accounting.errors import UsageError
 from accounting.plurals import counted
-from accounting.reporting import view_queries
+from accounting.reporting import billing_queries
 from accounting.reporting.completeness import (
     Counted,
     NotCaptured,
@@ -39,7 +39,7 @@ from accounting.reporting.completeness import (
     span_waits_for,
 )
 from accounting.reporting.statement import Statement, find_period, lines_query, read_statement
-from accounting.reporting.view_queries import AS_IT_IS, TRAFFIC, Arrangement
+from accounting.reporting.view_query import AS_IT_IS, TRAFFIC, Arrangement
 
 _LINES: Final = Listing(
     plain={
@@ -125,7 +125,9 @@ def show_statement(
         if form.for_programs:
             row = find_period(reader, realm, period, user, preview=preview)
             query = (
-                view_queries.adjustments(realm, period, user, by="period", arrangement=arrangement)
+                billing_queries.adjustments(
+                    realm, period, user, by="period", arrangement=arrangement
+                )
                 if adjustments
                 else lines_query(row, user, arrangement)
             )

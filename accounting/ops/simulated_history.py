@@ -26,7 +26,7 @@ from accounting.identities.realm_rules import set_rule
 from accounting.ingest.loader import Loader
 from accounting.ops.registry import JOBS
 from accounting.progress import Progress, no_progress
-from accounting.reporting import view_queries
+from accounting.reporting import billing_queries, usage_queries, view_queries, view_query
 from accounting.reporting.reader import Reader
 from accounting.simulator.history import (
     History,
@@ -127,21 +127,21 @@ def _capture(spool: Spool, until: int, messages: list[tuple[int, int, bytes, byt
 
 def differences(reader: Reader, expected: HistoryExpected) -> Iterator[str]:
     """Compare the books with what they must show; yields a line of text for each difference."""
-    sessions, source = view_queries.view("sessions"), {"source": SOURCE}
+    sessions, source = view_query.view("sessions"), {"source": SOURCE}
     of_source = sessions.where("source = %(source)s", **source)
     sums = {
-        "sessions": view_queries.sums(of_source, ()),
-        "estimated sessions": view_queries.sums(of_source.where("estimated"), ()),
-        "disputed sessions": view_queries.sums(of_source.where("disputed"), ()),
-        "live sessions": view_queries.sums(of_source.where("ended_at IS NULL"), ()),
-        "capture gaps": view_queries.sums(view_queries.gaps(source=SOURCE), ()),
+        "sessions": view_query.sums(of_source, ()),
+        "estimated sessions": view_query.sums(of_source.where("estimated"), ()),
+        "disputed sessions": view_query.sums(of_source.where("disputed"), ()),
+        "live sessions": view_query.sums(of_source.where("ended_at IS NULL"), ()),
+        "capture gaps": view_query.sums(view_queries.gaps(source=SOURCE), ()),
     }
     numbers = (expected.sessions, expected.sessions_estimated, 0, 0, expected.gaps)
     for (what, query), number in zip(sums.items(), numbers, strict=True):
         [row] = reader.read_rows(query)
         yield from _compare(what, {"": {"count": row["row_count"]}}, {"": {"count": number}})
     realms = {realm for realm, _ in expected.closed}
-    periods = reader.read_rows(view_queries.periods())
+    periods = reader.read_rows(billing_queries.periods())
     yield from _compare(
         "closed period",
         {
@@ -154,21 +154,21 @@ def differences(reader: Reader, expected: HistoryExpected) -> Iterator[str]:
     names = {(row["realm"], row["starts_at"]): row["period"] for row in periods}
     months = {
         LineKey(row["realm"], names[row["realm"], row["starts_at"]], row["user_id"]): row
-        for row in reader.read_rows(view_queries.usage(by="user", per="month"))
+        for row in reader.read_rows(usage_queries.usage(by="user", per="month"))
     }
     yield from _compare("month", _of_views(months), expected.months)
     statements = {
         LineKey(row["realm"], row["period"], row["user_id"]): row
-        for row in reader.read_rows(view_queries.view("statements"))
+        for row in reader.read_rows(view_query.view("statements"))
     }
     yield from _compare("statement", _of_views(statements), expected.statements)
     late: dict[LineKey, Counter[str]] = {}
-    for row in reader.read_rows(view_queries.view("adjustments")):
+    for row in reader.read_rows(view_query.view("adjustments")):
         key = LineKey(row["realm"], row["period"], row["user_id"])
         late.setdefault(key, Counter()).update(_numbers(row))
     yield from _compare("adjustment", late, expected.adjustments)
     unattributed: dict[tuple[str, str], Counter[str]] = {}
-    for row in reader.read_rows(view_queries.view("unattributed_usage")):
+    for row in reader.read_rows(view_query.view("unattributed_usage")):
         name = row["realm"], row["username"]
         unattributed.setdefault(name, Counter()).update(_numbers(row))
     yield from _compare(

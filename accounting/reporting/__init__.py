@@ -4,7 +4,9 @@ In: filters of a command (realm, user, period, times). Out: rows as mappings, na
 of the view. It reads nothing but the views, so each command works for a login that has only the
 role ``turn_accounting_reader``.
 
-    view_queries   one function per view: filters to a query
+    view_query     a query, the borders of a span, and the order of a list
+    usage_queries, session_queries, billing_queries, view_queries
+                   one function per view: filters to a query
     reader         runs a query and streams its rows
     known_names    checks realms and users that a command names
     completeness   says what the books do not have yet

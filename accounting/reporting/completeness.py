@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 from accounting.domain.calendar import TIME_MIN, BucketLength, Calendar, to_micros
 from accounting.domain.human_text import human_seconds, second
 from accounting.domain.time_zones import time_zone
-from accounting.reporting import view_queries
-from accounting.reporting.view_queries import Bound, Row
+from accounting.reporting import usage_queries, view_queries, view_query
+from accounting.reporting.view_query import Bound, Row
 
 if TYPE_CHECKING:
     from accounting.reporting.reader import Reader
@@ -62,7 +62,7 @@ def not_captured_in(
     """The sources, or the source, of which a span up to ``until`` is not captured to its end."""
     [clock] = reader.read_rows(view_queries.database_now())
     now: datetime = clock["now"]
-    end = None if until is None else view_queries.instant(until, now)
+    end = None if until is None else view_query.instant(until, now)
     sources = reader.read_rows(view_queries.sources())
     open_gaps = reader.read_rows(view_queries.gaps(since=now))
     return [
@@ -139,7 +139,7 @@ def explain_empty(
     now = clock["now"]
     zones: Sequence[tzinfo] = _zones(reader, realm) if counted is Counted.USAGE else [UTC]
     begin, end = (
-        None if bound is None else choose(view_queries.instant(bound, now, zone) for zone in zones)
+        None if bound is None else choose(view_query.instant(bound, now, zone) for zone in zones)
         for bound, choose in ((since, min), (until, max))
     )
     if begin is not None and begin > now:
@@ -169,11 +169,11 @@ def no_bucket_begins(
     """
     [clock] = reader.read_rows(view_queries.database_now())
     now: datetime = clock["now"]
-    if since is None or view_queries.cuts_buckets(per.value, since, until):
+    if since is None or usage_queries.cuts_buckets(per.value, since, until):
         return None
     for zone in _zones(reader, realm):
-        begin = view_queries.instant(since, now, zone)
-        end = now if until is None else min(now, view_queries.instant(until, now, zone))
+        begin = view_query.instant(since, now, zone)
+        end = now if until is None else min(now, view_query.instant(until, now, zone))
         bucket = Calendar([(TIME_MIN, str(zone))]).bucket(per, to_micros(begin))
         starts_at = bucket.starts_at if bucket.starts_at == to_micros(begin) else bucket.ends_at
         if begin > now or starts_at < to_micros(end):

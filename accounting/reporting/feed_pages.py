@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from accounting.feed.client import FeedRestored, NumberBeyondEnd
-from accounting.reporting.view_queries import Row, ViewQuery, view
+from accounting.reporting.view_query import Row, ViewQuery, view
 
 if TYPE_CHECKING:
     from accounting.reporting.reader import Reader

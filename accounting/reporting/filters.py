@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeVar
 
 from accounting.errors import UsageError
 from accounting.plurals import listed
-from accounting.reporting.view_queries import Bound, DaysAgo, HoursAgo
+from accounting.reporting.view_query import Bound, DaysAgo, HoursAgo
 
 _SUBJECTS: Final[Sequence[Literal["user", "realm"]]] = ("user", "realm")
 _LENGTHS: Final[Sequence[Literal["hour", "day", "month"]]] = ("hour", "day", "month")

@@ -13,9 +13,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from accounting.reporting import view_queries
+from accounting.reporting import session_queries, usage_queries, view_queries
+from accounting.reporting.session_queries import ReportPosition
 from accounting.reporting.traffic_rates import Key, Rate, TrafficRates
-from accounting.reporting.view_queries import Arrangement, HoursAgo, ReportPosition, Row, ViewQuery
+from accounting.reporting.view_query import Arrangement, HoursAgo, Row, ViewQuery
 
 if TYPE_CHECKING:
     from accounting.reporting.reader import Reader
@@ -149,7 +150,7 @@ class LiveReader:
         begin = until - timedelta(seconds=LONG_SECONDS)
         since = max(begin, traffic.read_until or begin)
         rows = self._rows(
-            view_queries.recent_traffic(
+            session_queries.recent_traffic(
                 source["source"], since, after=traffic.read_to, to=to, most=self._most_reports
             )
         )
@@ -215,10 +216,10 @@ class LiveReader:
     def _sessions(self, part: LivePart) -> list[Activity]:
         """Live sessions: the busiest ones, the oldest and the newest."""
         busiest = self._busiest(self._sessions_in(part))
-        rows = self._rows(view_queries.sessions_by_id(list(busiest)))
+        rows = self._rows(session_queries.sessions_by_id(list(busiest)))
         oldest = Arrangement(by="started_at", limit=LISTED)
         for arrangement in (Arrangement(limit=LISTED), oldest):
-            query = view_queries.sessions(
+            query = session_queries.sessions(
                 realm=part.realm, user_key=part.user_key, live=True, arrangement=arrangement
             )
             rows += self._rows(query)
@@ -248,14 +249,14 @@ class LiveReader:
         return bool(session["last_seen_at"] >= lately)
 
     def _live_of_user(self, user_key: UUID) -> int:
-        [row] = self._rows(view_queries.live_sessions_of_user(user_key))
+        [row] = self._rows(session_queries.live_sessions_of_user(user_key))
         return int(row["live"])
 
     def _realms(self, now: datetime, of_realm: str | None) -> list[Activity]:
         """Every realm that has live sessions, or had usage in the last hours."""
         hours: dict[str, list[float]] = {}
         for row in self._rows(
-            view_queries.usage(by="realm", per="hour", realm=of_realm, since=HoursAgo(USAGE_HOURS))
+            usage_queries.usage(by="realm", per="hour", realm=of_realm, since=HoursAgo(USAGE_HOURS))
         ):
             number = USAGE_HOURS - 1 - (now - row["starts_at"]) // timedelta(hours=1)
             if 0 <= number < USAGE_HOURS:
@@ -268,7 +269,7 @@ class LiveReader:
                 "live": int(row["live"]),
                 "hours": hours.get(row["realm"], [0.0] * USAGE_HOURS),
             }
-            for row in self._rows(view_queries.live_sessions_by_realm(of_realm))
+            for row in self._rows(session_queries.live_sessions_by_realm(of_realm))
             if row["live"] or row["realm"] in hours
         ]
         return [self._activity(row["realm"], row) for row in realms]

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 from uuid import UUID
 
-from accounting.reporting.view_queries import USAGE_SUMS, ViewQuery, view
+from accounting.reporting.view_query import USAGE_SUMS, ViewQuery, view
 
 _SUFFIXES: Final = {"hour": "hourly", "day": "daily", "month": "monthly"}
 NOW_LENGTHS: Final[Sequence[Literal["day", "month"]]] = ("day", "month")

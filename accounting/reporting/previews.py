@@ -9,8 +9,8 @@ from dataclasses import replace
 from datetime import date
 from typing import Any, Final
 
-from accounting.reporting import view_queries
-from accounting.reporting.view_queries import USAGE_SUMS, Arrangement, ViewQuery
+from accounting.reporting import usage_queries
+from accounting.reporting.view_query import USAGE_SUMS, Arrangement, ViewQuery
 
 _MONTH: Final = """(
 SELECT m.realm, m.starts_at, m.ends_at, p.period FROM reporting.periods p
@@ -38,15 +38,15 @@ def month_of_period(realm: str, period: date) -> ViewQuery:
 
 
 def lines_of_month(month: Mapping[str, Any], arrangement: Arrangement) -> ViewQuery:
-    """The lines that :func:`view_queries.statements` has for the preview of such a period.
+    """The lines that :func:`billing_queries.statements` has for the preview of such a period.
 
-    As in :func:`view_queries.usage`: a condition that is added selects from the page.
+    As in :func:`usage_queries.usage`: a condition that is added selects from the page.
     """
     after = arrangement.after
     if after is not None:
         realm, _, user_id, user_key = after
         after = (month["starts_at"], realm, user_id, user_key)
-    usage = view_queries.usage(
+    usage = usage_queries.usage(
         by="user",
         per="month",
         realm=month["realm"],

@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 from accounting.db.connection import Connector, lost_connections
 from accounting.db.connection_settings import apply_settings
 from accounting.errors import AccountingError
-from accounting.reporting.view_queries import Row, ViewQuery
+from accounting.reporting.view_query import Row, ViewQuery
 
 FETCHED_ROWS: Final = 1000
 _BE_SHORT: Final = (

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from accounting.domain.periods import describe_wait
 from accounting.errors import not_closed, preview_command, unknown_period
-from accounting.reporting import view_queries
+from accounting.reporting import billing_queries, view_queries
 from accounting.reporting.known_names import check_names
-from accounting.reporting.view_queries import AS_IT_IS, Arrangement, Row, ViewQuery
+from accounting.reporting.view_query import AS_IT_IS, Arrangement, Row, ViewQuery
 
 if TYPE_CHECKING:
     from accounting.reporting.reader import Reader
@@ -41,7 +41,7 @@ def find_period(
     Raises NotYet, and UsageError for an unknown realm, period or user.
     """
     check_names(reader, realm=realm, user=user)
-    periods = reader.read_rows(view_queries.periods(realm))
+    periods = reader.read_rows(billing_queries.periods(realm))
     row = next((row for row in periods if row["period"] == period), None)
     if row is None:
         raise unknown_period(realm, period, [known["period"] for known in periods])
@@ -55,7 +55,7 @@ def lines_query(
     row: Row, user: str | None = None, arrangement: Arrangement = AS_IT_IS
 ) -> ViewQuery:
     """The query for the lines of a period that :func:`find_period` returned."""
-    return view_queries.statements(
+    return billing_queries.statements(
         row["realm"],
         row["period"],
         user,
@@ -74,8 +74,8 @@ def read_statement(
         now=clock["now"],
         period=row,
         lines=reader.read_rows(lines_query(row, user)),
-        adjustments=reader.read_rows(view_queries.adjustments(realm, period, user, by="period")),
-        posted=reader.read_rows(view_queries.adjustments(realm, period, user, by="posted_in")),
+        adjustments=reader.read_rows(billing_queries.adjustments(realm, period, user, by="period")),
+        posted=reader.read_rows(billing_queries.adjustments(realm, period, user, by="posted_in")),
         gaps=reader.read_rows(
             view_queries.gaps(
                 since=row["starts_at"],

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from accounting.reporting.view_queries import ViewQuery
+from accounting.reporting.view_query import ViewQuery
 
 if TYPE_CHECKING:
     from accounting.reporting.reader import Reader

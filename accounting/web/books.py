@@ -12,7 +12,14 @@ from accounting.domain.calendar import from_micros
 from accounting.domain.periods import wait_for_customers
 from accounting.domain.statements import StatementCutoff
 from accounting.errors import UsageError, unknown_name, unknown_user
-from accounting.reporting import previews, view_queries
+from accounting.reporting import (
+    billing_queries,
+    previews,
+    session_queries,
+    usage_queries,
+    view_queries,
+    view_query,
+)
 from accounting.reporting.completeness import Progress, read_progress
 from accounting.reporting.feed_pages import FeedPage, read_feed_page
 from accounting.reporting.known_names import check_names
@@ -20,7 +27,7 @@ from accounting.reporting.live import LivePart
 from accounting.reporting.overview import with_totals
 from accounting.reporting.reader import Reader as DatabaseReader
 from accounting.reporting.reader import Rows
-from accounting.reporting.view_queries import Arrangement, ViewQuery
+from accounting.reporting.view_query import Arrangement, ViewQuery
 from accounting.web.access.reader import Reader
 from accounting.web.problems import no_such_address, not_found
 
@@ -64,7 +71,7 @@ class Books:
         """Lines of an open period, and the totals of all; the totals are empty without a line."""
         month = self.month_of_period(realm, period)
         if month is None:
-            lines = view_queries.statements(
+            lines = billing_queries.statements(
                 realm,
                 period,
                 user_key=self.user_key(None),
@@ -116,7 +123,7 @@ class Books:
 
     def session(self, session_id: UUID) -> Mapping[str, Any]:
         """The row of a session. Raises the problem of an unknown one."""
-        rows = self.rows(view_queries.sessions_by_id([session_id]), by_user=True)
+        rows = self.rows(session_queries.sessions_by_id([session_id]), by_user=True)
         if not rows:
             raise not_found(f"no session {session_id} is known")
         return rows[0]
@@ -124,16 +131,16 @@ class Books:
     def session_reports(
         self, session_id: UUID, after: Sequence[Any] | None, *, limit: int, most_scanned: int
     ) -> Rows:
-        """Reports of a session, as :func:`view_queries.session_reports` says."""
+        """Reports of a session, as :func:`session_queries.session_reports` says."""
         self.session(session_id)
-        query = view_queries.session_reports(
+        query = session_queries.session_reports(
             session_id, after=after, limit=limit, most_scanned=most_scanned
         )
         return self.database.read_rows(query)
 
     def feed(self, after: int, limit: int, history: UUID | None) -> FeedPage:
         """Events after a number. Raises FeedRestored."""
-        events = self.reader.restrict(view_queries.view("feed"), by_user=False)
+        events = self.reader.restrict(view_query.view("feed"), by_user=False)
         page = read_feed_page(self.database, events, after=after, limit=limit, history=history)
         if self.reader.reads_all:
             return page
@@ -163,7 +170,7 @@ class Books:
             if reader.user_key is None:
                 check_names(self.database, realm=reader.realm, user=user)
             else:
-                usage = view_queries.usage(by="user", per="month", user_key=reader.user_key)
+                usage = usage_queries.usage(by="user", per="month", user_key=reader.user_key)
                 own = {row["user_id"] for row in self.rows(usage, by_user=True)}
                 if user not in own:
                     raise unknown_user(reader.realm, user, own)

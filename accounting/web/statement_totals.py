@@ -4,9 +4,9 @@ from typing import Final
 
 from starlette.requests import Request
 
-from accounting.reporting import view_queries
+from accounting.reporting import billing_queries
 from accounting.reporting.overview import statement_totals
-from accounting.reporting.view_queries import Row
+from accounting.reporting.view_query import Row
 from accounting.web.books import Books
 
 KEPT_TOTALS: Final = 1000
@@ -15,7 +15,7 @@ KEPT_TOTALS: Final = 1000
 def read_totals(request: Request, books: Books, period: Row) -> Row:
     """The totals of a statement. They never change, so that those of a whole one are kept."""
     user_key = books.user_key(None)
-    query = view_queries.statements(period["realm"], period["period"], user_key=user_key)
+    query = billing_queries.statements(period["realm"], period["period"], user_key=user_key)
     if user_key is not None:
         return books.sums(query, statement_totals, by_user=True)
     kept: dict[tuple[object, ...], Row] = request.app.state.statement_totals

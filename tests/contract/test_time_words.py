@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from accounting.reporting import view_queries
+from accounting.reporting import usage_queries, view_query
 from tests.support.books import READER, Books
 from tests.support.command import turn_accounting
 
@@ -66,11 +66,11 @@ def test_the_parts_of_a_cut_bucket_add_up(
     )  # fmt: skip
 
     def sums(per: Literal["hour", "day", "month"], **span: Any) -> list[Any]:
-        rows = sample_books.reader.read_rows(view_queries.usage(by=by, per=per, **span))
+        rows = sample_books.reader.read_rows(usage_queries.usage(by=by, per=per, **span))
         return [sum(row[column] for row in rows) for column in columns]
 
     for border in ("2026-11-02", "2026-11-02T22:00", "2026-11-02T23:00+05:00"):
-        for per in view_queries.LENGTHS:
+        for per in view_query.LENGTHS:
             time = datetime.fromisoformat(border)
             before, after = sums(per, until=time), sums(per, since=time)
             assert [a + b for a, b in zip(before, after, strict=True)] == sums(per)

@@ -23,7 +23,7 @@ from accounting.feed.reader import CursorMove, FeedReader
 from accounting.ops.doctor import Level
 from accounting.ops.doctor.postgres_facts import read_postgres_facts
 from accounting.ops.doctor.postgres_server import check_postgres
-from accounting.reporting import view_queries
+from accounting.reporting import view_query
 from tests.support.books import (
     READER,
     WRITER,
@@ -240,7 +240,7 @@ def test_a_database_set_to_only_read_can_be_read_and_doctor_says_so(books: Books
     books.receive(1, channel("status"), status_payload("new"))
     books.run_jobs()
     set_for_books(books, [SettingValue("default_transaction_read_only", "on")])
-    assert len(books.reader.read_rows(view_queries.view("sessions"))) == 1
+    assert len(books.reader.read_rows(view_query.view("sessions"))) == 1
     with pytest.raises(ConnectionLost):
         books.settle()
     head = head_revision()

@@ -7,17 +7,10 @@ from typing import Final
 
 import pytest
 
-from accounting.reporting import view_queries
+from accounting.reporting import billing_queries, usage_queries, view_query
 from accounting.reporting.reader import Reader
-from accounting.reporting.view_queries import (
-    LENGTHS,
-    TRAFFIC,
-    UNATTRIBUTED_KEY,
-    USER_USAGE_KEY,
-    Arrangement,
-    Row,
-    ViewQuery,
-)
+from accounting.reporting.usage_queries import UNATTRIBUTED_KEY, USER_USAGE_KEY
+from accounting.reporting.view_query import LENGTHS, TRAFFIC, Arrangement, Row, ViewQuery
 from benchmarks.scale import QUICK
 from benchmarks.web_books import LARGEST_REALM, fill
 from tests.support.books import READER, Books
@@ -37,7 +30,7 @@ def reader(books: Books) -> Iterator[Reader]:
 
 def test_pages_and_tops_are_those_of_the_views(reader: Reader) -> None:
     def rows(name: str, order: Iterable[str], realm: str | None = None) -> list[Row]:
-        query = replace(view_queries.view(name), order=tuple(order))
+        query = replace(view_query.view(name), order=tuple(order))
         if realm is not None:
             query = query.where("realm = %(realm)s", realm=realm)
         return reader.read_rows(query)
@@ -51,22 +44,22 @@ def test_pages_and_tops_are_those_of_the_views(reader: Reader) -> None:
 
     by_traffic = ("received_bytes + sent_bytes DESC", *USER_USAGE_KEY)
     for per, name in zip(LENGTHS, ("hourly", "daily", "monthly"), strict=True):
-        query = view_queries.usage(by="user", per=per, realm=LARGEST_REALM, arrangement=TOP)
+        query = usage_queries.usage(by="user", per=per, realm=LARGEST_REALM, arrangement=TOP)
         usage = rows(f"user_usage_{name}", by_traffic, LARGEST_REALM)
         assert reader.read_rows(query) == usage[: TOP.limit]
-    everywhere = view_queries.usage(by="user", per="day", arrangement=TOP)
+    everywhere = usage_queries.usage(by="user", per="day", arrangement=TOP)
     assert reader.read_rows(everywhere) == rows("user_usage_daily", by_traffic)[: TOP.limit]
-    statement = view_queries.statements(LARGEST_REALM, date(2026, 10, 1), arrangement=TOP)
+    statement = billing_queries.statements(LARGEST_REALM, date(2026, 10, 1), arrangement=TOP)
     lines = rows("statements", (by_traffic[0], "user_id", "user_key"), LARGEST_REALM)
     assert reader.read_rows(statement) == lines[: TOP.limit]
 
 
 def _months(arrangement: Arrangement) -> ViewQuery:
-    return view_queries.usage(by="user", per="month", arrangement=arrangement)
+    return usage_queries.usage(by="user", per="month", arrangement=arrangement)
 
 
 def _unattributed(arrangement: Arrangement) -> ViewQuery:
-    return view_queries.unattributed(arrangement=arrangement)
+    return usage_queries.unattributed(arrangement=arrangement)
 
 
 def _by_pages(

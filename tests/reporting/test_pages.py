@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from accounting.reporting import view_queries
+from accounting.reporting import session_queries, usage_queries
 from accounting.reporting.reader import Reader
-from accounting.reporting.view_queries import Arrangement, Bound, HoursAgo, Row
+from accounting.reporting.view_query import Arrangement, Bound, HoursAgo, Row
 from tests.support.books import READER, Books, channel, status_payload
 from tests.support.coturn_messages import FakeAllocation, datetime_at, run_jobs_at
 
@@ -50,10 +50,10 @@ def page_by_page(reader: Reader, limit: int, **filters: Any) -> list[Row]:
     rows: list[Row] = []
     after = None
     while page := reader.read_rows(
-        view_queries.sessions(**filters, arrangement=Arrangement(limit=limit, after=after))
+        session_queries.sessions(**filters, arrangement=Arrangement(limit=limit, after=after))
     ):
         rows += page
-        after = [page[-1][name] for name in view_queries.SESSION_KEY]
+        after = [page[-1][name] for name in session_queries.SESSION_KEY]
     return rows
 
 
@@ -82,7 +82,7 @@ def test_pages_of_sessions_are_the_view_with_any_filters(
             {"live": True, "realm": "r2", "user": "alice"},
         ):
             bounds: dict[str, Any] = {"since": since, "until": until}
-            expected = reader.read_rows(view_queries.sessions(**filters, **bounds))
+            expected = reader.read_rows(session_queries.sessions(**filters, **bounds))
             found += len(expected)
             limit = 7 if filters else 1000
             assert page_by_page(reader, limit, **filters, **bounds) == expected
@@ -119,7 +119,7 @@ def test_reports_are_found_a_part_at_a_time(shared_books: Books, reader: Reader)
         requests = 0
         while True:
             rows = reader.read_rows(
-                view_queries.session_reports(
+                session_queries.session_reports(
                     session["session_id"], after=after, limit=limit, most_scanned=most_scanned
                 )
             )
@@ -131,11 +131,13 @@ def test_reports_are_found_a_part_at_a_time(shared_books: Books, reader: Reader)
             after = (
                 [until, -1, -1]
                 if until
-                else [reports[-1][name] for name in view_queries.REPORT_KEY]
+                else [reports[-1][name] for name in session_queries.REPORT_KEY]
             )
         assert [row["position"] for row in reports] == positions
         assert requests > 1 if most_scanned < 100 or limit == 2 else requests == 2
-    unknown = view_queries.session_reports(session["user_key"], after=None, limit=1, most_scanned=1)
+    unknown = session_queries.session_reports(
+        session["user_key"], after=None, limit=1, most_scanned=1
+    )
     assert reader.read_rows(unknown) == []
 
 
@@ -151,12 +153,12 @@ def test_pages_of_usage_are_the_view(shared_books: Books, reader: Reader) -> Non
         ),
     ):
         filters: dict[str, Any] = {"by": "user", "per": per, "realm": realm, "since": since}
-        expected = reader.read_rows(view_queries.usage(**filters))
+        expected = reader.read_rows(usage_queries.usage(**filters))
         rows: list[Row] = []
         after = None
         while page := reader.read_rows(
-            view_queries.usage(**filters, arrangement=Arrangement(limit=3, after=after))
+            usage_queries.usage(**filters, arrangement=Arrangement(limit=3, after=after))
         ):
             rows += page
-            after = [page[-1][name] for name in view_queries.USER_USAGE_KEY]
+            after = [page[-1][name] for name in usage_queries.USER_USAGE_KEY]
         assert rows == expected != []

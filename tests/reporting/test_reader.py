@@ -5,7 +5,7 @@ import pytest
 from accounting.errors import ConnectionLost
 from accounting.reporting import view_queries
 from accounting.reporting.reader import Reader
-from accounting.reporting.view_queries import ViewQuery
+from accounting.reporting.view_query import ViewQuery
 from tests.support.books import READER, Books
 
 BACKEND = ViewQuery(relation="pg_backend_pid() AS pid")

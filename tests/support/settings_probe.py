@@ -17,7 +17,7 @@ from accounting.feed.number_feed import number_feed
 from accounting.ops.doctor.postgres_facts import read_postgres_facts
 from accounting.ops.doctor.postgres_server import check_postgres
 from accounting.ops.monitoring.status_queries import read_database_status
-from accounting.reporting import view_queries
+from accounting.reporting import view_query
 from accounting.reporting.reader import Reader
 from tests.support.billing_scenarios import NOVEMBER, close_and_adjust_november
 from tests.support.books import READER, Books
@@ -80,7 +80,7 @@ def texts_of_views(url: str) -> list[str]:
 
 def _rows(reader: Reader, view: str) -> list[dict[str, Any]]:
     return sorted(
-        (_without_unique(row) for row in reader.read_rows(view_queries.view(view))), key=repr
+        (_without_unique(row) for row in reader.read_rows(view_query.view(view))), key=repr
     )
 
 

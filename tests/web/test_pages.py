@@ -22,10 +22,11 @@ from accounting.domain.session_ids import short_session_id
 from accounting.domain.statements import statement_digest
 from accounting.export.export import export_to_stream
 from accounting.export.selection import ExportFormat, ExportKind, Selection
+from accounting.reporting.billing_queries import statements
 from accounting.reporting.overview import with_totals
 from accounting.reporting.previews import lines_of_month, month_of_period, with_month_totals
 from accounting.reporting.reader import Reader as DatabaseReader
-from accounting.reporting.view_queries import TRAFFIC, Arrangement, statements
+from accounting.reporting.view_query import TRAFFIC, Arrangement
 from accounting.web.access.reader import Reader
 from accounting.web.access.tokens import create_token
 from accounting.web.books import Books as WebBooks

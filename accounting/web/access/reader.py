@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from accounting.reporting.view_queries import ViewQuery
+from accounting.reporting.view_query import ViewQuery
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

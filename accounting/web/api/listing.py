@@ -18,7 +18,7 @@ from accounting.errors import AccountingError, UsageError
 from accounting.reporting.completeness import Progress
 from accounting.reporting.reader import Rows
 from accounting.reporting.row_text import csv_line, json_object
-from accounting.reporting.view_queries import Arrangement, Bound, Row, as_of
+from accounting.reporting.view_query import Arrangement, Bound, Row, as_of
 from accounting.web.api.cursor import (
     MOST_CHARACTERS,
     Key,

@@ -10,8 +10,8 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from accounting.reporting.session_queries import REPORT_COLUMNS
 from accounting.reporting.view_columns import ViewColumn, view_columns
-from accounting.reporting.view_queries import REPORT_COLUMNS
 from accounting.web.api.listing import CSV_TYPE, JSON_LINES_TYPE
 from accounting.web.cookies import NAME
 from accounting.web.problems import JSON_TYPE

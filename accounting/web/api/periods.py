@@ -7,17 +7,12 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from accounting.errors import NotYet, UsageError
-from accounting.reporting import view_queries
+from accounting.reporting import billing_queries
+from accounting.reporting.billing_queries import ADJUSTMENT_KEY, PERIOD_KEY, STATEMENT_KEY
 from accounting.reporting.filters import period_day
 from accounting.reporting.previews import lines_of_month
 from accounting.reporting.statement import find_period
-from accounting.reporting.view_queries import (
-    ADJUSTMENT_KEY,
-    PERIOD_KEY,
-    STATEMENT_KEY,
-    Arrangement,
-    Row,
-)
+from accounting.reporting.view_query import Arrangement, Row
 from accounting.web.api.listing import ListParameters, by_key, list_response
 from accounting.web.api.openapi import Schema, describe_list
 from accounting.web.api.parameters import Period, Realm, User, UserKey
@@ -40,7 +35,9 @@ def list_periods(books: BooksDependency, wanted: ListParameters, realm: Realm = 
     return list_response(
         wanted,
         PERIOD_KEY,
-        by_key(PERIOD_KEY, lambda part: books.rows(view_queries.periods(books.realm(realm), part))),
+        by_key(
+            PERIOD_KEY, lambda part: books.rows(billing_queries.periods(books.realm(realm), part))
+        ),
         if_empty=lambda: books.check_names(realm=realm),
     )
 
@@ -76,7 +73,7 @@ def list_statements(
     def read(part: Arrangement) -> list[Row]:
         if month is not None:
             return books.rows(lines_of_month(month, part), by_user=True)
-        query = view_queries.statements(
+        query = billing_queries.statements(
             books.realm(realm),
             day,
             user,
@@ -120,7 +117,7 @@ def list_adjustments(
     day = None if text is None else period_day(text)
 
     def read(part: Arrangement) -> list[Row]:
-        query = view_queries.adjustments(
+        query = billing_queries.adjustments(
             books.realm(realm),
             day,
             user,
@@ -143,7 +140,7 @@ def _digest(request: Request, books: Books, realm: str | None, period: date | No
     realm = books.realm(realm)
     if realm is None or period is None or not books.reader.reads_realm:
         return None
-    query = view_queries.periods(realm).where("period = %(day)s", day=period)
+    query = billing_queries.periods(realm).where("period = %(day)s", day=period)
     closed = [row for row in books.rows(query) if row["closed_at"] is not None]
     digest: str | None = read_totals(request, books, closed[0])["digest"] if closed else None
     return digest

@@ -7,11 +7,12 @@ from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from accounting.domain.session_ids import parse_session_id
-from accounting.reporting import view_queries
+from accounting.reporting import session_queries
 from accounting.reporting.filters import PARAMETER, time_span
 from accounting.reporting.reader import Rows
 from accounting.reporting.row_text import json_object
-from accounting.reporting.view_queries import REPORT_KEY, SESSION_KEY, Arrangement, Row
+from accounting.reporting.session_queries import REPORT_KEY, SESSION_KEY
+from accounting.reporting.view_query import Arrangement, Row
 from accounting.web.api.cursor import Key
 from accounting.web.api.listing import ListParameters, by_key, list_response
 from accounting.web.api.openapi import COUNTED_UNTIL, describe, describe_list
@@ -47,7 +48,7 @@ def list_sessions(
     wanted = wanted.pinned(books, begin, end)
 
     def read(part: Arrangement) -> list[Row]:
-        query = view_queries.sessions(
+        query = session_queries.sessions(
             realm=books.realm(realm),
             user=user,
             user_key=books.user_key(user_key),

@@ -6,16 +6,10 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from accounting.errors import UsageError
-from accounting.reporting import view_queries
+from accounting.reporting import usage_queries
 from accounting.reporting.filters import PARAMETER, bucket_length, time_span, usage_subject
-from accounting.reporting.view_queries import (
-    REALM_USAGE_KEY,
-    TRAFFIC,
-    UNATTRIBUTED_KEY,
-    USER_USAGE_KEY,
-    Arrangement,
-    Row,
-)
+from accounting.reporting.usage_queries import REALM_USAGE_KEY, UNATTRIBUTED_KEY, USER_USAGE_KEY
+from accounting.reporting.view_query import TRAFFIC, Arrangement, Row
 from accounting.web.api.listing import (
     MAX_LIMIT,
     ListParameters,
@@ -61,7 +55,7 @@ def list_usage(
         raise UsageError("top goes without limit: it is one")
 
     def read(part: Arrangement) -> list[Row]:
-        query = view_queries.usage(
+        query = usage_queries.usage(
             by=subject,
             per=length,
             realm=books.realm(realm),
@@ -103,7 +97,7 @@ def list_unattributed(
     wanted = wanted.pinned(books, begin, end)
 
     def read(part: Arrangement) -> list[Row]:
-        query = view_queries.unattributed(
+        query = usage_queries.unattributed(
             realm=books.realm(realm),
             source=source,
             since=wanted.bound(begin),

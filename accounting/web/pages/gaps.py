@@ -10,7 +10,7 @@ from accounting.errors import UsageError
 from accounting.reporting import view_queries
 from accounting.reporting.completeness import NotCaptured
 from accounting.reporting.filters import PARAMETER, time_span
-from accounting.reporting.view_queries import Arrangement, Row
+from accounting.reporting.view_query import Arrangement, Row
 from accounting.web.pages.page_books import PageBooksDependency
 from accounting.web.problems import Problem, not_found
 from accounting.web.render import page

@@ -9,7 +9,7 @@ from accounting.domain.gap_causes import cause_in_words
 from accounting.domain.human_text import human_seconds
 from accounting.plurals import counted
 from accounting.reporting.completeness import not_captured
-from accounting.reporting.view_queries import Row
+from accounting.reporting.view_query import Row
 
 MAX_STAGE_LAG: Final = timedelta(seconds=300)
 """As in ``/healthz``: after an outage loading and settling have to catch up."""

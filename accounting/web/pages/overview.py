@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
 from accounting.reporting import overview as overview_queries
-from accounting.reporting import view_queries
+from accounting.reporting import session_queries, view_queries
 from accounting.reporting.completeness import not_captured
-from accounting.reporting.view_queries import HoursAgo
+from accounting.reporting.view_query import HoursAgo
 from accounting.web import html
 from accounting.web.pages.notices import notices_of
 from accounting.web.pages.page_books import PageBooks, PageBooksDependency
@@ -99,7 +99,7 @@ def _now(books: PageBooks, realms: Sequence[Mapping[Any, Any]]) -> dict[str, Any
 def _realms(books: PageBooks) -> list[dict[Any, Any]]:
     """Every realm with ``live``, and its usage by what it is of: ``("month", "now")``."""
     realms: dict[str, dict[Any, Any]] = {}
-    for row in books.rows(view_queries.live_sessions_by_realm()):
+    for row in books.rows(session_queries.live_sessions_by_realm()):
         realms[row["realm"]] = {"realm": row["realm"], "live": int(row["live"])}
     for per in ("day", "month"):
         for row in books.rows(overview_queries.realm_usage_now(per)):

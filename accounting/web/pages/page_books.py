@@ -12,14 +12,14 @@ from accounting.export.atomic_file import ByteSink
 from accounting.export.export import export_to_stream
 from accounting.export.parquet_process import write_parquet_in_child
 from accounting.export.selection import ExportFormat, Selection
-from accounting.reporting import overview, view_queries
+from accounting.reporting import overview, view_queries, view_query
 from accounting.reporting.completeness import (
     Counted,
     NotCaptured,
     not_captured_in,
     span_waits_for,
 )
-from accounting.reporting.view_queries import Bound, ViewQuery
+from accounting.reporting.view_query import Bound, ViewQuery
 from accounting.web.books import Books
 from accounting.web.problems import Problem, not_found
 
@@ -52,7 +52,7 @@ class PageBooks(Books):
     def gaps_between(self, since: datetime, until: datetime, most: int) -> list[Mapping[str, Any]]:
         """The capture gaps of a span, the newest. Sources and details are for a reader of all."""
         query = view_queries.gaps(
-            since=since, until=until, arrangement=view_queries.Arrangement(limit=most)
+            since=since, until=until, arrangement=view_query.Arrangement(limit=most)
         )
         gaps = self.database.read_rows(query)
         if self.reader.reads_all:

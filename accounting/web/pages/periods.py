@@ -5,8 +5,8 @@ from typing import Final
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from accounting.reporting import view_queries
-from accounting.reporting.view_queries import Arrangement
+from accounting.reporting import billing_queries
+from accounting.reporting.view_query import Arrangement
 from accounting.web.pages.page_books import PageBooksDependency
 from accounting.web.render import page
 
@@ -24,6 +24,6 @@ def periods_page(
         request,
         "periods.html",
         realm=realm,
-        periods=books.rows(view_queries.periods(realm, newest)),
+        periods=books.rows(billing_queries.periods(realm, newest)),
         shown=SHOWN,
     )

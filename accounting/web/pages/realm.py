@@ -7,8 +7,8 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from accounting.reporting import overview, view_queries
-from accounting.reporting.view_queries import TRAFFIC, Arrangement
+from accounting.reporting import billing_queries, overview, usage_queries, view_queries
+from accounting.reporting.view_query import TRAFFIC, Arrangement
 from accounting.web import html
 from accounting.web.pages.page_books import PageBooks, PageBooksDependency
 from accounting.web.pages.usage_chart import (
@@ -39,13 +39,13 @@ def realm_page(
     if not found:
         raise not_found("no such realm")
     periods = books.rows(
-        view_queries.periods(
+        billing_queries.periods(
             realm, Arrangement(by="starts_at", descending=True, limit=SHOWN_PERIODS)
         )
     )
     progress = books.progress()
     since = progress.now - span.length
-    query = view_queries.usage(by="realm", per=span.per, realm=realm, since=since)
+    query = usage_queries.usage(by="realm", per=span.per, realm=realm, since=since)
     rows = books.rows(query)
     hours = books.rows(overview.unattributed_by_hour(realm, since))
     zone_name = (periods or rows)[0]["time_zone"] if periods or rows else "UTC"
@@ -87,7 +87,7 @@ def _top_users(books: PageBooks, realm: str, month: Row | None) -> dict[str, Any
     """The users with most traffic in the month that is now."""
     users: list[Row] = []
     if month is not None:
-        query = view_queries.usage(
+        query = usage_queries.usage(
             by="user",
             per="month",
             realm=realm,

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from accounting.reporting import overview, view_queries
-from accounting.reporting.view_queries import REALM_KEY, Row
+from accounting.reporting.view_queries import REALM_KEY
+from accounting.reporting.view_query import Row
 from accounting.web.api.cursor import binding, decode_cursor, encode_cursor
 from accounting.web.api.listing import by_key
 from accounting.web.pages.page_books import PageBooks, PageBooksDependency

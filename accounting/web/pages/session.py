@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from accounting.reporting.view_queries import REPORT_KEY
+from accounting.reporting.session_queries import REPORT_KEY
 from accounting.web.api.cursor import binding, decode_cursor, encode_cursor
 from accounting.web.api.sessions import reports_page
 from accounting.web.pages.page_books import PageBooksDependency

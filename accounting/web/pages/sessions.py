@@ -7,9 +7,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from accounting.errors import UsageError
-from accounting.reporting import view_queries
+from accounting.reporting import session_queries
 from accounting.reporting.filters import PARAMETER, time_span
-from accounting.reporting.view_queries import SESSION_KEY, Arrangement, Row
+from accounting.reporting.session_queries import SESSION_KEY
+from accounting.reporting.view_query import Arrangement, Row
 from accounting.web.api.cursor import binding, decode_cursor, encode_cursor
 from accounting.web.api.listing import by_key
 from accounting.web.pages.page_books import PageBooksDependency
@@ -50,7 +51,7 @@ def sessions_page(
         bound_to = binding("/sessions", {**given, "live": str(live)})
 
         def read(part: Arrangement, *, only_live: bool = live) -> list[Row]:
-            query = view_queries.sessions(
+            query = session_queries.sessions(
                 realm=books.realm(realm),
                 user=user,
                 user_key=books.user_key(user_key),

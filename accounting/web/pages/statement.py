@@ -14,8 +14,8 @@ from accounting.domain.statements import StatementCutoff
 from accounting.errors import UsageError
 from accounting.export.manifest import file_name
 from accounting.export.selection import ExportFormat, ExportKind, Selection
-from accounting.reporting import view_queries
-from accounting.reporting.view_queries import TRAFFIC, Arrangement
+from accounting.reporting import billing_queries
+from accounting.reporting.view_query import TRAFFIC, Arrangement
 from accounting.web.pages.page_books import PageBooks, PageBooksDependency
 from accounting.web.pages.usage_chart import Row
 from accounting.web.problems import Problem, not_found
@@ -47,11 +47,11 @@ def statement_page(
         return _preview(request, books, row)
     most = Arrangement(by=TRAFFIC, descending=True, limit=SHOWN_LINES)
     own_key = books.user_key(None)
-    query = view_queries.statements(realm, day, user_key=own_key, arrangement=most)
+    query = billing_queries.statements(realm, day, user_key=own_key, arrangement=most)
     lines = books.rows(query, by_user=True)
     adjustments = {
         by: books.rows(
-            view_queries.adjustments(
+            billing_queries.adjustments(
                 realm, day, by=by, arrangement=Arrangement(limit=SHOWN_ADJUSTMENTS)
             ),
             by_user=True,
@@ -85,7 +85,7 @@ def _preview(request: Request, books: PageBooks, period: Row) -> Response:
     most = Arrangement(by=TRAFFIC, descending=True, limit=SHOWN_LINES)
     lines, totals = books.preview(realm, day, most)
     posted = books.rows(
-        view_queries.adjustments(
+        billing_queries.adjustments(
             realm, day, by="posted_in", arrangement=Arrangement(limit=SHOWN_ADJUSTMENTS)
         ),
         by_user=True,
@@ -161,7 +161,7 @@ def _formats() -> list[tuple[ExportFormat, str]]:
 
 
 def _period(books: PageBooks, realm: str, period: date) -> Row:
-    rows = books.rows_of_realm(view_queries.periods(realm).where("period = %(day)s", day=period))
+    rows = books.rows_of_realm(billing_queries.periods(realm).where("period = %(day)s", day=period))
     if not rows:
         raise not_found("no such period")
     return rows[0]

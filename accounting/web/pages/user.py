@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from accounting.reporting import overview, view_queries
-from accounting.reporting.view_queries import Arrangement
+from accounting.reporting import billing_queries, overview, session_queries, usage_queries
+from accounting.reporting.view_query import Arrangement
 from accounting.web import html
 from accounting.web.pages.page_books import PageBooksDependency
 from accounting.web.pages.usage_chart import (
@@ -42,14 +42,14 @@ def user_page(
     for length in ("day", "month"):
         query = overview.user_usage_now(user_key, length)
         current |= now_and_before(books.rows(query, by_user=True), length)
-    usage = view_queries.usage(by="user", per=span.per, user_key=user_key, since=since)
-    sessions = view_queries.sessions(
+    usage = usage_queries.usage(by="user", per=span.per, user_key=user_key, since=since)
+    sessions = session_queries.sessions(
         user_key=user_key, arrangement=Arrangement(limit=SHOWN_SESSIONS)
     )
-    lines = view_queries.statements(
+    lines = billing_queries.statements(
         None, None, user_key=user_key, arrangement=_newest("period", SHOWN_LINES)
     )
-    adjustments = view_queries.adjustments(
+    adjustments = billing_queries.adjustments(
         None,
         None,
         user_key=user_key,

@@ -17,9 +17,9 @@ from accounting.domain.realm_rules import RealmRule
 from accounting.feed import outbox
 from accounting.feed.number_feed import number_feed
 from accounting.identities.realm_queries import add_realm
-from accounting.reporting import view_queries
+from accounting.reporting import billing_queries, session_queries, usage_queries
 from accounting.reporting.reader import Reader as DatabaseReader
-from accounting.reporting.view_queries import Arrangement
+from accounting.reporting.view_query import Arrangement
 from accounting.web.access.reader import Reader
 from accounting.web.access.tokens import create_token
 from accounting.web.books import Books as WebBooks
@@ -233,14 +233,14 @@ def test_what_is_anothers_is_not_looked_up(site: Site, kind: str, asked: int) ->
     key = own["user_key"] if kind == "user" else None
     reader = Reader(token=1, realm="example.org", user_key=key)
     queries = [
-        view_queries.sessions(realm="example.net", arrangement=Arrangement(limit=1)),
-        view_queries.usage(by="realm", per="day", realm="example.net"),
-        view_queries.statements("example.net", None),
-        view_queries.periods("example.net"),
-        view_queries.sessions(user_key=other["user_key"], arrangement=Arrangement(limit=1)),
-        view_queries.usage(by="user", per="day", user_key=other["user_key"]),
-        view_queries.sessions(realm="example.org", arrangement=Arrangement(limit=1)),
-        view_queries.sessions(user_key=own["user_key"], arrangement=Arrangement(limit=1)),
+        session_queries.sessions(realm="example.net", arrangement=Arrangement(limit=1)),
+        usage_queries.usage(by="realm", per="day", realm="example.net"),
+        billing_queries.statements("example.net", None),
+        billing_queries.periods("example.net"),
+        session_queries.sessions(user_key=other["user_key"], arrangement=Arrangement(limit=1)),
+        usage_queries.usage(by="user", per="day", user_key=other["user_key"]),
+        session_queries.sessions(realm="example.org", arrangement=Arrangement(limit=1)),
+        session_queries.sessions(user_key=own["user_key"], arrangement=Arrangement(limit=1)),
     ]
     assert [reader.asks_for_others(query) for query in queries] == [
         index < asked for index in range(len(queries))
