@@ -15,7 +15,7 @@ import psycopg
 
 from accounting.export.export import export_to_directory, export_to_stream
 from accounting.export.selection import ExportFormat, ExportKind, Selection
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from benchmarks.figures import Figure, Rounds
 from benchmarks.fixture import benchmark_database
 from benchmarks.measure import log_progress, measure, peak_bytes, reset_peak, resident_bytes
@@ -78,7 +78,7 @@ def run(server: PostgresServer, scale: Scale) -> list[Figure]:
     with benchmark_database(server) as bed:
         bed.query(FILL.format(rows=scale.rows))
         bed.vacuum_and_checkpoint()
-        reader = Reader(bed.url())
+        reader = DatabaseReader(bed.url())
         before = resident_bytes(os.getpid()) / 1e6
         reset_peak()
         works: dict[str, Callable[[], int]] = {"limit: COPY TO": lambda: bare_copy(bed.url())}
@@ -121,9 +121,9 @@ def bare_copy(url: str) -> int:
         return copy.cursor.rowcount
 
 
-def to_stream(reader: Reader, format_: ExportFormat) -> Callable[[], int]:
+def to_stream(reader: DatabaseReader, format_: ExportFormat) -> Callable[[], int]:
     return lambda: export_to_stream(reader, SELECTION, format_, NullStream())
 
 
-def to_file(reader: Reader, format_: ExportFormat, directory: Path) -> Callable[[], int]:
+def to_file(reader: DatabaseReader, format_: ExportFormat, directory: Path) -> Callable[[], int]:
     return lambda: export_to_directory(reader, SELECTION, format_, directory).rows

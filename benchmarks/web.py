@@ -21,7 +21,7 @@ from urllib.parse import urljoin
 
 import psycopg
 
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from accounting.web.app import create_app
 from benchmarks.figures import Figure, Rounds
 from benchmarks.measure import cpu_seconds, log_progress, resident_bytes
@@ -212,7 +212,7 @@ class BareQueries:
         self.connection.close()
 
 
-class RecordingReader(Reader):
+class RecordingReader(DatabaseReader):
     """Notes the queries on the views, with their parameters."""
 
     def __init__(self, url: str, queries: list[tuple[Any, Any]]) -> None:

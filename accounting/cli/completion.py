@@ -164,7 +164,7 @@ def names_in_books(kind: str) -> Sequence[str]:
     from accounting.embedded import running_postgres
     from accounting.ops import servers
     from accounting.reporting import view_queries
-    from accounting.reporting.reader import Reader
+    from accounting.reporting.reader import DatabaseReader
 
     found: list[str] = []
 
@@ -178,7 +178,7 @@ def names_in_books(kind: str) -> Sequence[str]:
                     return
                 url = server.url(servers.READER_ROLE)
             query = view_queries.known_realms() if kind == "realm" else view_queries.sources()
-            with closing(Reader(url)) as reader:
+            with closing(DatabaseReader(url)) as reader:
                 names = [
                     row["name" if kind == "realm" else "source"] for row in reader.read_rows(query)
                 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from accounting.config import Settings
     from accounting.db.engine import Engine
-    from accounting.reporting.reader import Reader
+    from accounting.reporting.reader import DatabaseReader
 
 
 def command_settings(**arguments: object) -> "Settings":
@@ -47,19 +47,19 @@ def open_reader(
     statement_seconds: int = 0,
     takes_role: bool = False,
     cancelled: Callable[[], bool] = lambda: False,
-) -> Iterator["Reader"]:
+) -> Iterator["DatabaseReader"]:
     """The database with the reader's rights: the views of ``reporting``.
 
     Postgres shows ``program`` as its application. ``cancelled``: ends the wait for an embedded
-    server. The other arguments are those of :class:`Reader`.
+    server. The other arguments are those of :class:`DatabaseReader`.
     """
     from accounting.ops import servers
-    from accounting.reporting.reader import Reader
+    from accounting.reporting.reader import DatabaseReader
 
     with (
         servers.database_url(settings, servers.READER_ROLE, cancelled=cancelled) as url,
         closing(
-            Reader(
+            DatabaseReader(
                 url,
                 application_name=program,
                 reload_url=lambda: servers.configured_database_url(settings) or url,

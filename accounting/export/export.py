@@ -32,7 +32,7 @@ from accounting.export.export_query import ExportQuery
 from accounting.export.manifest import file_name, manifest_path, manifest_text
 from accounting.export.selection import ExportFormat, ExportKind, Selection
 from accounting.progress import Progress, no_progress
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 
 _COPY_FORMATS: Final = {
     ExportFormat.CSV: CopyFormat.CSV,
@@ -53,7 +53,7 @@ class ExportedFile:
 
 
 def export_to_directory(
-    reader: Reader,
+    reader: DatabaseReader,
     selection: Selection,
     format_: ExportFormat,
     directory: Path,
@@ -106,7 +106,7 @@ def _replace_files(path: Path, draft: Path, manifest: str) -> None:
 
 
 def export_to_stream(
-    reader: Reader,
+    reader: DatabaseReader,
     selection: Selection,
     format_: ExportFormat,
     stream: ByteSink,
@@ -130,7 +130,7 @@ def export_to_stream(
 
 
 @contextmanager
-def _open_query(reader: Reader, selection: Selection) -> Iterator[ExportQuery]:
+def _open_query(reader: DatabaseReader, selection: Selection) -> Iterator[ExportQuery]:
     with reader.transaction(is_snapshot=True) as connection:
         query = ExportQuery(connection, selection)
         _require_complete(query, selection)

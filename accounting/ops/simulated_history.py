@@ -27,7 +27,7 @@ from accounting.ingest.loader import Loader
 from accounting.ops.registry import JOBS
 from accounting.progress import Progress, no_progress
 from accounting.reporting import billing_queries, usage_queries, view_queries, view_query
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from accounting.simulator.history import (
     History,
     HistoryScenario,
@@ -125,7 +125,7 @@ def _capture(spool: Spool, until: int, messages: list[tuple[int, int, bytes, byt
     spool.append(messages, until, positions=positions)
 
 
-def differences(reader: Reader, expected: HistoryExpected) -> Iterator[str]:
+def differences(reader: DatabaseReader, expected: HistoryExpected) -> Iterator[str]:
     """Compare the books with what they must show; yields a line of text for each difference."""
     sessions, source = view_query.view("sessions"), {"source": SOURCE}
     of_source = sessions.where("source = %(source)s", **source)

@@ -14,7 +14,7 @@ from accounting.reporting import usage_queries, view_queries, view_query
 from accounting.reporting.view_query import Bound, Row
 
 if TYPE_CHECKING:
-    from accounting.reporting.reader import Reader
+    from accounting.reporting.reader import DatabaseReader
 
 
 MAX_CAPTURE_LAG: Final = timedelta(seconds=60)
@@ -57,7 +57,7 @@ def not_captured(
 
 
 def not_captured_in(
-    reader: "Reader", until: Bound | None = None, source: str | None = None
+    reader: "DatabaseReader", until: Bound | None = None, source: str | None = None
 ) -> Collection[NotCaptured]:
     """The sources, or the source, of which a span up to ``until`` is not captured to its end."""
     [clock] = reader.read_rows(view_queries.database_now())
@@ -90,7 +90,7 @@ class Progress:
         return self.until is None or self.until >= end
 
 
-def read_progress(reader: "Reader") -> Progress:
+def read_progress(reader: "DatabaseReader") -> Progress:
     """Read how far usage is counted. It names no source: any reader of usage may know it."""
     [row] = reader.read_rows(view_queries.progress())
     return Progress(row["counted_until"], row["now"])
@@ -104,7 +104,7 @@ class Counted(Enum):
 
 
 def span_waits_for(
-    reader: "Reader",
+    reader: "DatabaseReader",
     realm: str | None,
     counted: Counted,
     since: datetime | None = None,
@@ -121,7 +121,7 @@ def span_waits_for(
 
 
 def explain_empty(
-    reader: "Reader",
+    reader: "DatabaseReader",
     empty: str,
     counted: Counted | None,
     realm: str | None,
@@ -156,7 +156,7 @@ def explain_empty(
 
 
 def no_bucket_begins(
-    reader: "Reader",
+    reader: "DatabaseReader",
     realm: str | None,
     per: BucketLength,
     since: Bound | None,
@@ -182,7 +182,7 @@ def no_bucket_begins(
     return f"no {per.value} begins in that span: try {shorter}"
 
 
-def _zones(reader: "Reader", realm: str | None) -> Sequence[ZoneInfo]:
+def _zones(reader: "DatabaseReader", realm: str | None) -> Sequence[ZoneInfo]:
     """The time zones in which a realm or any realm has usage; UTC without any."""
     names = reader.read_rows(view_queries.time_zones(realm))
     return [time_zone(row["time_zone"]) for row in names] or [time_zone("UTC")]

@@ -8,7 +8,7 @@ from accounting.feed.client import FeedRestored, NumberBeyondEnd
 from accounting.reporting.view_query import Row, ViewQuery, view
 
 if TYPE_CHECKING:
-    from accounting.reporting.reader import Reader
+    from accounting.reporting.reader import DatabaseReader
 
 __all__ = ["FeedPage", "FeedRestored", "NumberBeyondEnd", "last_number", "read_feed_page"]
 
@@ -46,7 +46,7 @@ class FeedPage:
 
 
 def read_feed_page(
-    reader: "Reader", events: ViewQuery, *, after: int, limit: int, history: UUID | None
+    reader: "DatabaseReader", events: ViewQuery, *, after: int, limit: int, history: UUID | None
 ) -> FeedPage:
     """Read a page from one snapshot. ``events``: the view's, as far as they may be read.
 
@@ -78,7 +78,7 @@ def read_feed_page(
     )
 
 
-def last_number(reader: "Reader") -> int:
+def last_number(reader: "DatabaseReader") -> int:
     """The number of the newest event; 0 in an empty feed."""
     query = replace(view("feed"), columns=("seq",), order=("seq DESC",), limit=1)
     rows = reader.read_rows(query)

@@ -6,11 +6,11 @@ from accounting.errors import unknown_name, unknown_user
 from accounting.reporting import view_queries
 
 if TYPE_CHECKING:
-    from accounting.reporting.reader import Reader
+    from accounting.reporting.reader import DatabaseReader
 
 
 def check_names(
-    reader: "Reader",
+    reader: "DatabaseReader",
     *,
     realm: str | None = None,
     user: str | None = None,

@@ -19,7 +19,7 @@ from accounting.reporting.traffic_rates import Key, Rate, TrafficRates
 from accounting.reporting.view_query import Arrangement, HoursAgo, Row, ViewQuery
 
 if TYPE_CHECKING:
-    from accounting.reporting.reader import Reader
+    from accounting.reporting.reader import DatabaseReader
 
 SHORT_SECONDS: Final = 10
 LONG_SECONDS: Final = 120
@@ -94,7 +94,7 @@ class _SourceTraffic:
 class LiveReader:
     """Reads the state again and again, and remembers the traffic of the last minutes."""
 
-    def __init__(self, reader: "Reader", *, most_reports: int = MOST_REPORTS) -> None:
+    def __init__(self, reader: "DatabaseReader", *, most_reports: int = MOST_REPORTS) -> None:
         self._reader = reader
         self._most_reports = most_reports
         self._traffic: dict[str, _SourceTraffic] = {}
@@ -102,9 +102,10 @@ class LiveReader:
         self._session_users: dict[UUID, UUID] = {}
 
     def read(self, part: LivePart = EVERYTHING) -> LiveState:
-        """Read the state, of a part without sources and gaps. Raises as :meth:`Reader.read_rows`.
+        """Read the state, of a part without sources and gaps.
 
-        Any parts can be read in turn: the traffic is read once for all of them.
+        Any parts can be read in turn: the traffic is read once for all of them. Raises as
+        :meth:`DatabaseReader.read_rows`.
         """
         [clock] = self._rows(view_queries.database_now())
         now: datetime = clock["now"]

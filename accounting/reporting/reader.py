@@ -37,7 +37,7 @@ class Rows(list[Row]):
         self.columns = columns
 
 
-class Reader:
+class DatabaseReader:
     """Connections with the reader's rights, for any number of threads.
 
     One is opened when none is idle, and closed after an error. They are psycopg's own: a command

@@ -14,7 +14,7 @@ from accounting.reporting.known_names import check_names
 from accounting.reporting.view_query import AS_IT_IS, Arrangement, Row, ViewQuery
 
 if TYPE_CHECKING:
-    from accounting.reporting.reader import Reader
+    from accounting.reporting.reader import DatabaseReader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,12 @@ class Statement:
 
 
 def find_period(
-    reader: "Reader", realm: str, period: date, user: str | None = None, *, preview: bool = False
+    reader: "DatabaseReader",
+    realm: str,
+    period: date,
+    user: str | None = None,
+    *,
+    preview: bool = False,
 ) -> Row:
     """Return the row of a period, which must be closed unless this is for a preview.
 
@@ -65,7 +70,7 @@ def lines_query(
 
 
 def read_statement(
-    reader: "Reader", realm: str, period: date, user: str | None, *, preview: bool = False
+    reader: "DatabaseReader", realm: str, period: date, user: str | None, *, preview: bool = False
 ) -> Statement:
     """Read a period, of one user or all. Raises as :func:`find_period`."""
     row = find_period(reader, realm, period, user, preview=preview)

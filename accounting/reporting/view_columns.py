@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from accounting.reporting.view_query import ViewQuery
 
 if TYPE_CHECKING:
-    from accounting.reporting.reader import Reader
+    from accounting.reporting.reader import DatabaseReader
 
 _COLUMNS: Final = ViewQuery(
     relation="pg_catalog.pg_namespace n JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid"
@@ -35,7 +35,7 @@ class ViewColumn(NamedTuple):
         return "null" in self.comment
 
 
-def view_columns(reader: "Reader") -> Mapping[str, list[ViewColumn]]:
+def view_columns(reader: "DatabaseReader") -> Mapping[str, list[ViewColumn]]:
     """The columns of every view of ``reporting``, in order, by view."""
     views: dict[str, list[ViewColumn]] = {}
     for row in reader.read_rows(_COLUMNS):

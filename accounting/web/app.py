@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from accounting.errors import AccountingError, ConnectionLost
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from accounting.web import api, pages
 from accounting.web.access.log_ins import LogIns
 from accounting.web.arrival import Proxies
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 
 def create_app(
-    database: Reader,
+    database: DatabaseReader,
     *,
     hosts: Iterable[str] = LOOPBACK_NAMES,
     root_path: str = "",

@@ -25,8 +25,7 @@ from accounting.reporting.feed_pages import FeedPage, read_feed_page
 from accounting.reporting.known_names import check_names
 from accounting.reporting.live import LivePart
 from accounting.reporting.overview import with_totals
-from accounting.reporting.reader import Reader as DatabaseReader
-from accounting.reporting.reader import Rows
+from accounting.reporting.reader import DatabaseReader, Rows
 from accounting.reporting.view_query import Arrangement, ViewQuery
 from accounting.web.access.reader import Reader
 from accounting.web.problems import no_such_address, not_found

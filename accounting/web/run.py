@@ -13,7 +13,7 @@ import structlog
 from accounting.config import UNIX_PREFIX, Settings, is_loopback, parse_listen_address
 from accounting.ops.library_pages import release_library_pages
 from accounting.ops.malloc import limit_arenas
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from accounting.web import server
 from accounting.web.app import create_app
 from accounting.web.arrival import Proxies
@@ -26,7 +26,7 @@ DEFAULT_LISTEN: Final = "127.0.0.1:8400"
 
 def run(
     settings: Settings,
-    database: Reader,
+    database: DatabaseReader,
     stop: threading.Event,
     announce: Callable[[str, bool], None],
 ) -> None:

@@ -14,7 +14,7 @@ from accounting.db.engine import open_engine
 from accounting.db.revisions import head_revision
 from accounting.errors import AccountingError, NotAllowed
 from accounting.ops.registry import JOBS
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from tests.support.books import READER, WRITER, Books, channel, status_payload, traffic_payload
 from tests.support.servers import PostgresServer
 
@@ -69,7 +69,7 @@ def test_a_transaction_of_the_web_server_has_the_rights_of_the_reader(
     sample_books: Books, role: str | None
 ) -> None:
     """Whatever the login: the superuser's is None."""
-    with closing(Reader(sample_books.url(role), takes_role=True)) as reader:
+    with closing(DatabaseReader(sample_books.url(role), takes_role=True)) as reader:
         for _ in range(2):  # the second time the connection was idle
             with reader.transaction() as connection:
                 assert connection.execute("SELECT current_user").fetchone() == (READER,)
@@ -87,7 +87,7 @@ def test_a_login_that_may_not_be_the_reader_is_refused(
     assert fresh_database.info.dbname
     url = postgres_server.url(SERVICE, FRESH)
     with (
-        closing(Reader(url, takes_role=True)) as reader,
+        closing(DatabaseReader(url, takes_role=True)) as reader,
         pytest.raises(NotAllowed, match=READER),
         reader.transaction(),
     ):
@@ -240,7 +240,7 @@ def test_a_member_of_the_owner_migrates_where_others_made_the_roles(
         upgrade(postgres_server, OPERATOR)
         url = postgres_server.url(WRITER, FRESH)
         with (
-            closing(Reader(url, takes_role=True)) as reader,
+            closing(DatabaseReader(url, takes_role=True)) as reader,
             pytest.raises(NotAllowed, match=f'set role "{READER}"'),
             reader.transaction(),
         ):

@@ -17,7 +17,7 @@ from accounting.errors import NotYet, UsageError
 from accounting.export.export import export_to_directory, export_to_stream
 from accounting.export.manifest import check_export, file_name
 from accounting.export.selection import ExportFormat, ExportKind, Selection
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from tests.support.books import READER, Books, sum_counters
 from tests.support.coturn_messages import FakeAllocation
 
@@ -32,7 +32,7 @@ HOSTILE_NAMES: Final = (
 
 @pytest.fixture
 def reader(books: Books) -> Any:
-    reader = Reader(books.url(READER))
+    reader = DatabaseReader(books.url(READER))
     yield reader
     reader.close()
 
@@ -68,7 +68,7 @@ def csv_text(value: object) -> str:
 
 @pytest.mark.parametrize("kind", [ExportKind.USAGE, ExportKind.SESSIONS])
 def test_csv_has_exactly_the_rows_of_the_view(
-    hostile_names: Books, reader: Reader, tmp_path: Path, kind: ExportKind
+    hostile_names: Books, reader: DatabaseReader, tmp_path: Path, kind: ExportKind
 ) -> None:
     selection = Selection(kind=kind, realm="example.org", since=DAY_START, until=DAY_END)
     exported = export_to_directory(reader, selection, ExportFormat.CSV, tmp_path / "out")
@@ -91,7 +91,7 @@ def test_csv_has_exactly_the_rows_of_the_view(
 
 
 @pytest.mark.usefixtures("hostile_names")
-def test_no_cell_begins_with_a_formula(reader: Reader) -> None:
+def test_no_cell_begins_with_a_formula(reader: DatabaseReader) -> None:
     out = io.BytesIO()
     export_to_stream(
         reader,
@@ -108,7 +108,9 @@ def test_no_cell_begins_with_a_formula(reader: Reader) -> None:
     assert not any(formula_after_separator.search(row["username"]) for row in rows)
 
 
-def test_json_lines_have_exactly_the_rows_of_the_view(hostile_names: Books, reader: Reader) -> None:
+def test_json_lines_have_exactly_the_rows_of_the_view(
+    hostile_names: Books, reader: DatabaseReader
+) -> None:
     out = io.BytesIO()
     export_to_stream(
         reader,
@@ -136,7 +138,7 @@ def test_json_lines_have_exactly_the_rows_of_the_view(hostile_names: Books, read
 
 @pytest.mark.parametrize("kind", [ExportKind.USAGE, ExportKind.SESSIONS])
 def test_parquet_has_the_rows_of_the_view_with_their_types(
-    hostile_names: Books, reader: Reader, tmp_path: Path, kind: ExportKind
+    hostile_names: Books, reader: DatabaseReader, tmp_path: Path, kind: ExportKind
 ) -> None:
     selection = Selection(kind=kind, since=DAY_START, until=DAY_END)
     exported = export_to_directory(reader, selection, ExportFormat.PARQUET, tmp_path)
@@ -155,7 +157,7 @@ def test_parquet_has_the_rows_of_the_view_with_their_types(
 
 @pytest.mark.parametrize("format_", list(ExportFormat))
 def test_the_same_books_give_the_same_bytes_and_manifest(
-    hostile_names: Books, reader: Reader, tmp_path: Path, format_: ExportFormat
+    hostile_names: Books, reader: DatabaseReader, tmp_path: Path, format_: ExportFormat
 ) -> None:
     selection = Selection(
         kind=ExportKind.SESSIONS, realm="example.org", since=DAY_START, until=DAY_END
@@ -178,7 +180,7 @@ def test_the_same_books_give_the_same_bytes_and_manifest(
 
 @pytest.mark.parametrize("format_", list(ExportFormat))
 def test_a_manifest_catches_a_flipped_bit(
-    hostile_names: Books, reader: Reader, tmp_path: Path, format_: ExportFormat
+    hostile_names: Books, reader: DatabaseReader, tmp_path: Path, format_: ExportFormat
 ) -> None:
     exported = export_to_directory(
         reader, Selection(kind=ExportKind.USAGE, since=DAY_START, until=DAY_END), format_, tmp_path
@@ -198,7 +200,7 @@ def test_a_manifest_catches_a_flipped_bit(
 
 @pytest.mark.parametrize("format_", list(ExportFormat))
 def test_a_selection_without_rows_is_an_empty_export(
-    hostile_names: Books, reader: Reader, tmp_path: Path, format_: ExportFormat
+    hostile_names: Books, reader: DatabaseReader, tmp_path: Path, format_: ExportFormat
 ) -> None:
     selection = Selection(
         kind=ExportKind.SESSIONS,
@@ -212,7 +214,7 @@ def test_a_selection_without_rows_is_an_empty_export(
     assert hostile_names.rows("sessions")
 
 
-def test_an_incomplete_span_is_refused(books: Books, reader: Reader) -> None:
+def test_an_incomplete_span_is_refused(books: Books, reader: DatabaseReader) -> None:
     selection = Selection(
         kind=ExportKind.SESSIONS, realm="example.org", since=DAY_START, until=DAY_END
     )
@@ -237,7 +239,9 @@ def test_an_incomplete_span_is_refused(books: Books, reader: Reader) -> None:
     assert export_to_stream(reader, selection, ExportFormat.CSV, io.BytesIO()) == 0
 
 
-def test_an_unknown_realm_or_period_is_refused(hostile_names: Books, reader: Reader) -> None:
+def test_an_unknown_realm_or_period_is_refused(
+    hostile_names: Books, reader: DatabaseReader
+) -> None:
     for selection in (
         Selection(kind=ExportKind.USAGE, realm="exmaple.org"),
         Selection(kind=ExportKind.STATEMENTS, period=DAY_START.date()),

@@ -20,7 +20,7 @@ from accounting.errors import ConnectionLost, NotYet
 from accounting.export.export import export_to_directory, export_to_stream
 from accounting.export.manifest import check_export
 from accounting.export.selection import ExportFormat, ExportKind, Selection
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from tests.support.billing_scenarios import (
     DAY,
     DECEMBER,
@@ -35,7 +35,9 @@ from tests.support.command import turn_accounting
 from tests.support.crash_injection import CrashInjector, SimulatedCrash
 
 
-def export_rows(reader: Reader, kind: ExportKind, period: Any = NOVEMBER) -> list[dict[str, str]]:
+def export_rows(
+    reader: DatabaseReader, kind: ExportKind, period: Any = NOVEMBER
+) -> list[dict[str, str]]:
     out = io.BytesIO()
     selection = Selection(kind=kind, realm="example.org", period=period)
     export_to_stream(reader, selection, ExportFormat.CSV, out)
@@ -157,7 +159,7 @@ def test_after_a_crash_at_any_moment_a_manifest_describes_its_file(
     expected = {path.name: path.read_bytes() for path in uninterrupted.path.parent.iterdir()}
     injector = DiskCrashInjector()
     moment, finished = 0, False
-    with closing(Reader(books.url(WRITER))) as reader:
+    with closing(DatabaseReader(books.url(WRITER))) as reader:
         while not finished:
             moment += 1
             directory = tmp_path / f"{moment:03d}"

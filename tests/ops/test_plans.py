@@ -20,7 +20,7 @@ from accounting.db.engine import Engine, open_engine
 from accounting.ops.monitoring.status_queries import read_database_status
 from accounting.ops.registry import JOBS
 from accounting.reporting.live import MOST_REPORTS, LiveReader
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from accounting.web.app import create_app
 from benchmarks.scale import QUICK
 from benchmarks.web_books import LARGEST_REALM, fill
@@ -220,7 +220,7 @@ class Plans:
         options = explain.replace(" ", "%20").replace("=", "%3D")
         url = f"{books.url()}{separator}options={options}"
         self.engine: Engine = open_engine(url)
-        self.reader = Reader(url)
+        self.reader = DatabaseReader(url)
         event.listen(self.engine, "connect", self._connected)
 
     def _connected(self, connection: psycopg.Connection[Any], _record: object) -> None:

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 import pytest
 
 from accounting.reporting.live import LiveReader, LiveState
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from accounting.reporting.traffic_rates import Rate
 from tests.support.books import READER, Books
 from tests.support.coturn_messages import FakeAllocation
 
 
 @pytest.fixture
-def views(shared_books: Books) -> Iterator[Reader]:
-    reader = Reader(shared_books.url(READER))
+def views(shared_books: Books) -> Iterator[DatabaseReader]:
+    reader = DatabaseReader(shared_books.url(READER))
     yield reader
     reader.close()
 
@@ -28,7 +28,7 @@ def active_sessions(state: LiveState) -> dict[str, int]:
 
 
 def test_each_frame_adds_what_was_reported_since_the_last_one(
-    shared_books: Books, views: Reader
+    shared_books: Books, views: DatabaseReader
 ) -> None:
     books, reader = shared_books, LiveReader(views)
     alice = FakeAllocation(books)
@@ -72,7 +72,9 @@ def test_each_frame_adds_what_was_reported_since_the_last_one(
     assert active_sessions(reader.read()) == {"alice": 0}
 
 
-def test_traffic_counts_once_coturn_confirmed_it(shared_books: Books, views: Reader) -> None:
+def test_traffic_counts_once_coturn_confirmed_it(
+    shared_books: Books, views: DatabaseReader
+) -> None:
     """Also that of a session which is over; never that of somebody who failed to log in."""
     books = shared_books
     forged = FakeAllocation(books, user="victim", allocation=1)
@@ -96,7 +98,7 @@ def test_traffic_counts_once_coturn_confirmed_it(shared_books: Books, views: Rea
 
 
 def test_rates_of_more_reports_than_are_read_are_those_of_the_newest(
-    shared_books: Books, views: Reader
+    shared_books: Books, views: DatabaseReader
 ) -> None:
     books = shared_books
     alice = FakeAllocation(books)
@@ -115,7 +117,9 @@ def test_rates_of_more_reports_than_are_read_are_those_of_the_newest(
     assert reader.read().everything.long.received == 9_000 / 8
 
 
-def test_sources_add_up_and_a_retired_one_is_left_out(shared_books: Books, views: Reader) -> None:
+def test_sources_add_up_and_a_retired_one_is_left_out(
+    shared_books: Books, views: DatabaseReader
+) -> None:
     books = shared_books
     for number, source in enumerate(("default", "berlin"), start=1):
         allocation = FakeAllocation(books, allocation=number, source=source)
@@ -133,7 +137,7 @@ def test_sources_add_up_and_a_retired_one_is_left_out(shared_books: Books, views
     assert [source["source"] for source in state.sources] == ["default"]
 
 
-def test_live_sessions_are_those_of_the_view(shared_books: Books, views: Reader) -> None:
+def test_live_sessions_are_those_of_the_view(shared_books: Books, views: DatabaseReader) -> None:
     """Also after sessions expired, were superseded and reopened."""
     books = shared_books
     for number in range(9):
@@ -156,7 +160,7 @@ def test_live_sessions_are_those_of_the_view(shared_books: Books, views: Reader)
     check_live_sessions(books, views)
 
 
-def check_live_sessions(books: Books, views: Reader) -> None:
+def check_live_sessions(books: Books, views: DatabaseReader) -> None:
     counted = books.query(
         "SELECT realm, count(*) AS live FROM reporting.sessions WHERE ended_at IS NULL"
         " GROUP BY realm ORDER BY realm"

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from accounting.reporting import billing_queries, usage_queries, view_query
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from accounting.reporting.usage_queries import UNATTRIBUTED_KEY, USER_USAGE_KEY
 from accounting.reporting.view_query import LENGTHS, TRAFFIC, Arrangement, Row, ViewQuery
 from benchmarks.scale import QUICK
@@ -21,14 +21,14 @@ TOP: Final = Arrangement(by=TRAFFIC, descending=True, limit=20)
 
 
 @pytest.fixture
-def reader(books: Books) -> Iterator[Reader]:
+def reader(books: Books) -> Iterator[DatabaseReader]:
     fill(books.url(), MANY)
-    reader = Reader(books.url(READER))
+    reader = DatabaseReader(books.url(READER))
     yield reader
     reader.close()
 
 
-def test_pages_and_tops_are_those_of_the_views(reader: Reader) -> None:
+def test_pages_and_tops_are_those_of_the_views(reader: DatabaseReader) -> None:
     def rows(name: str, order: Iterable[str], realm: str | None = None) -> list[Row]:
         query = replace(view_query.view(name), order=tuple(order))
         if realm is not None:
@@ -63,7 +63,7 @@ def _unattributed(arrangement: Arrangement) -> ViewQuery:
 
 
 def _by_pages(
-    reader: Reader, key: Sequence[str], query: Callable[[Arrangement], ViewQuery]
+    reader: DatabaseReader, key: Sequence[str], query: Callable[[Arrangement], ViewQuery]
 ) -> list[Row]:
     found: list[Row] = []
     after = None

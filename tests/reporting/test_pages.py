@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from accounting.reporting import session_queries, usage_queries
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from accounting.reporting.view_query import Arrangement, Bound, HoursAgo, Row
 from tests.support.books import READER, Books, channel, status_payload
 from tests.support.coturn_messages import FakeAllocation, datetime_at, run_jobs_at
@@ -17,8 +17,8 @@ HOUR = 3600
 
 
 @pytest.fixture
-def reader(shared_books: Books) -> Iterator[Reader]:
-    reader = Reader(shared_books.url(READER))
+def reader(shared_books: Books) -> Iterator[DatabaseReader]:
+    reader = DatabaseReader(shared_books.url(READER))
     yield reader
     reader.close()
 
@@ -46,7 +46,7 @@ def fill(books: Books) -> None:
     run_jobs_at(books, 20 * HOUR)
 
 
-def page_by_page(reader: Reader, limit: int, **filters: Any) -> list[Row]:
+def page_by_page(reader: DatabaseReader, limit: int, **filters: Any) -> list[Row]:
     rows: list[Row] = []
     after = None
     while page := reader.read_rows(
@@ -58,7 +58,7 @@ def page_by_page(reader: Reader, limit: int, **filters: Any) -> list[Row]:
 
 
 def test_pages_of_sessions_are_the_view_with_any_filters(
-    shared_books: Books, reader: Reader
+    shared_books: Books, reader: DatabaseReader
 ) -> None:
     fill(shared_books)
     key = shared_books.rows("sessions", order="started_at")[0]["user_key"]
@@ -89,7 +89,7 @@ def test_pages_of_sessions_are_the_view_with_any_filters(
     assert found > 500
 
 
-def test_reports_are_found_a_part_at_a_time(shared_books: Books, reader: Reader) -> None:
+def test_reports_are_found_a_part_at_a_time(shared_books: Books, reader: DatabaseReader) -> None:
     """However many reports of others are between them."""
     books = shared_books
     wanted = FakeAllocation(books)
@@ -141,7 +141,7 @@ def test_reports_are_found_a_part_at_a_time(shared_books: Books, reader: Reader)
     assert reader.read_rows(unknown) == []
 
 
-def test_pages_of_usage_are_the_view(shared_books: Books, reader: Reader) -> None:
+def test_pages_of_usage_are_the_view(shared_books: Books, reader: DatabaseReader) -> None:
     fill(shared_books)
     for per, realm, since in product(
         ("hour", "day", "month"),

@@ -4,7 +4,7 @@ import pytest
 
 from accounting.errors import ConnectionLost
 from accounting.reporting import view_queries
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from accounting.reporting.view_query import ViewQuery
 from tests.support.books import READER, Books
 
@@ -19,7 +19,7 @@ def end_idle_connections(books: Books) -> None:
 
 
 def test_a_connection_that_broke_while_idle_is_replaced(books: Books) -> None:
-    reader = Reader(books.url(READER))
+    reader = DatabaseReader(books.url(READER))
     [before] = reader.read_rows(BACKEND)
     end_idle_connections(books)
     [after] = reader.read_rows(BACKEND)
@@ -28,7 +28,7 @@ def test_a_connection_that_broke_while_idle_is_replaced(books: Books) -> None:
 
 
 def test_transactions_at_once_have_connections_of_their_own(books: Books) -> None:
-    reader = Reader(books.url(READER))
+    reader = DatabaseReader(books.url(READER))
     with reader.transaction() as first, reader.transaction() as second:
         assert first.info.backend_pid != second.info.backend_pid
     [kept] = reader.read_rows(BACKEND)
@@ -38,7 +38,7 @@ def test_transactions_at_once_have_connections_of_their_own(books: Books) -> Non
 
 
 def test_a_statement_that_takes_too_long_is_ended(books: Books) -> None:
-    reader = Reader(books.url(READER), statement_seconds=1)
+    reader = DatabaseReader(books.url(READER), statement_seconds=1)
     with pytest.raises(ConnectionLost, match="statement timeout"):
         reader.read_rows(ViewQuery(relation="pg_sleep(60)"))
     assert reader.read_rows(view_queries.database_now())

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import uvicorn
 from starlette.types import ASGIApp
 
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from accounting.web import server
 from accounting.web.app import create_app
 from tests.support.books import READER, Books
@@ -76,7 +76,7 @@ class Site:
 @contextmanager
 def serving(books: Books, *, statement_seconds: int = server.STATEMENT_SECONDS) -> Iterator[Site]:
     """Serve books as ``turn-accounting serve`` does, from a thread."""
-    reader = Reader(
+    reader = DatabaseReader(
         books.url(READER),
         idle_connections=server.IDLE_CONNECTIONS,
         statement_seconds=statement_seconds,

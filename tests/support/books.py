@@ -23,7 +23,7 @@ from accounting.domain.calendar import from_micros, to_micros
 from accounting.domain.counters import COUNTERS
 from accounting.domain.realm_rules import RealmRule
 from accounting.ingest.loader import BATCH, Loader
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from accounting.sessions.settle import settle
 from accounting.usage.rollup import rollup
 from tests.support.servers import PostgresServer
@@ -114,7 +114,7 @@ class Books:
     rule: RealmRule = field(default_factory=RealmRule)
     shared_engine: InitVar[Engine | None] = None
     engine: Engine = field(init=False)
-    reader: Reader = field(init=False)
+    reader: DatabaseReader = field(init=False)
     _owns_engine: bool = field(init=False)
     _spools: dict[str, Spool] = field(init=False, default_factory=dict)
     _loaders: dict[str, Loader] = field(init=False, default_factory=dict)
@@ -125,7 +125,7 @@ class Books:
     def __post_init__(self, shared_engine: Engine | None) -> None:
         self.engine = shared_engine or engine_with_shared_cache(self.url(WRITER))
         self._owns_engine = shared_engine is None
-        self.reader = Reader(self.url(WRITER))
+        self.reader = DatabaseReader(self.url(WRITER))
 
     def url(self, role: str | None = None) -> str:
         return self.server.url(role, self.name)

@@ -18,7 +18,7 @@ from accounting.ops.doctor.postgres_facts import read_postgres_facts
 from accounting.ops.doctor.postgres_server import check_postgres
 from accounting.ops.monitoring.status_queries import read_database_status
 from accounting.reporting import view_query
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from tests.support.billing_scenarios import NOVEMBER, close_and_adjust_november
 from tests.support.books import READER, Books
 
@@ -52,7 +52,7 @@ def run_and_read(books: Books) -> Outputs:
     """Close and adjust November, and return what every reader gets to see, by name."""
     close_and_adjust_november(books)
     number_feed(books.engine)
-    reader = Reader(books.url(READER))
+    reader = DatabaseReader(books.url(READER))
     try:
         outputs: Outputs = {
             **{view: _rows(reader, view) for view in _VIEWS},
@@ -78,7 +78,7 @@ def texts_of_views(url: str) -> list[str]:
     return [value.decode() if isinstance(value, bytes) else value for value in row]
 
 
-def _rows(reader: Reader, view: str) -> list[dict[str, Any]]:
+def _rows(reader: DatabaseReader, view: str) -> list[dict[str, Any]]:
     return sorted(
         (_without_unique(row) for row in reader.read_rows(view_query.view(view))), key=repr
     )
@@ -88,7 +88,7 @@ def _without_unique(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in _UNIQUE}
 
 
-def _exports(reader: Reader) -> dict[str, bytes]:
+def _exports(reader: DatabaseReader) -> dict[str, bytes]:
     found = {}
     for kind in (ExportKind.USAGE, ExportKind.SESSIONS):
         for format_ in (ExportFormat.CSV, ExportFormat.JSON_LINES):

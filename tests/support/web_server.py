@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from accounting.web import server
 from accounting.web.app import create_app
 
@@ -83,7 +83,7 @@ def serving(url: str, **options: Any) -> Iterator[WebServer]:
     """Serve the books of a database URL until the block ends. ``options``: of create_app()."""
     stop = threading.Event()
     with (
-        closing(Reader(url, idle_connections=2, takes_role=True)) as database,
+        closing(DatabaseReader(url, idle_connections=2, takes_role=True)) as database,
         server.listening(ADDRESS, ADDRESS, 0) as listener,
     ):
         gate: Any = create_app(database, **options)

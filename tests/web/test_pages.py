@@ -25,7 +25,7 @@ from accounting.export.selection import ExportFormat, ExportKind, Selection
 from accounting.reporting.billing_queries import statements
 from accounting.reporting.overview import with_totals
 from accounting.reporting.previews import lines_of_month, month_of_period, with_month_totals
-from accounting.reporting.reader import Reader as DatabaseReader
+from accounting.reporting.reader import DatabaseReader
 from accounting.reporting.view_query import TRAFFIC, Arrangement
 from accounting.web.access.reader import Reader
 from accounting.web.access.tokens import create_token

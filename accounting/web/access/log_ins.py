@@ -18,7 +18,7 @@ import structlog
 from psycopg.rows import dict_row
 
 from accounting.db.queries import Queries
-from accounting.reporting.reader import Reader as DatabaseReader
+from accounting.reporting.reader import DatabaseReader
 from accounting.web.access.reader import Reader
 from accounting.web.access.secret_texts import SESSION, TOKEN, digest, new_session
 from accounting.web.arrival import network_of

@@ -18,7 +18,7 @@ from accounting.feed import outbox
 from accounting.feed.number_feed import number_feed
 from accounting.identities.realm_queries import add_realm
 from accounting.reporting import billing_queries, session_queries, usage_queries
-from accounting.reporting.reader import Reader as DatabaseReader
+from accounting.reporting.reader import DatabaseReader
 from accounting.reporting.view_query import Arrangement
 from accounting.web.access.reader import Reader
 from accounting.web.access.tokens import create_token

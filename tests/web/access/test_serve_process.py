@@ -22,7 +22,7 @@ from accounting.ops.doctor import Level
 from accounting.ops.doctor.web_page import check_page
 from accounting.ops.fork_server import ProcessStarter
 from accounting.ops.web_process import web_process
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from accounting.web.access.tokens import create_token
 from accounting.web.run import run
 from tests.support.books import WRITER, Books
@@ -51,7 +51,7 @@ def get(port: int, path: str = PATH, host: str = "127.0.0.1", **headers: str) ->
 def running(books: Books, **settings: Any) -> Iterator[str]:
     """Serve by these settings in a thread; the address, once it listens."""
     stop, addresses = threading.Event(), queue.Queue[str]()
-    with closing(Reader(books.url(WRITER), takes_role=True)) as database:
+    with closing(DatabaseReader(books.url(WRITER), takes_role=True)) as database:
         arguments = (Settings(**settings), database, stop, lambda shown, _: addresses.put(shown))
         thread = threading.Thread(target=run, args=arguments)
         thread.start()
@@ -113,7 +113,7 @@ def test_an_address_that_is_taken(access_books: Books, tmp_path: Path) -> None:
     file.touch()
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        closing(Reader(access_books.url(WRITER))) as database,
+        closing(DatabaseReader(access_books.url(WRITER))) as database,
     ):
         for address in (f"127.0.0.1:{taken.getsockname()[1]}", f"unix:{file}"):
             with pytest.raises(ConfigurationError, match=f"can't listen on {address}: Address"):

@@ -5,7 +5,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from accounting.reporting.live import LivePart, LiveReader
-from accounting.reporting.reader import Reader
+from accounting.reporting.reader import DatabaseReader
 from accounting.web.api.live import LiveStates, live_fields
 from tests.support.api_site import Site
 from tests.support.books import READER, Books
@@ -43,7 +43,7 @@ def test_the_state_is_that_of_top(site: Site) -> None:
 
 def test_rates_of_long_ago_are_not_those_of_now(site: Site) -> None:
     fill(site.books)
-    reader = Reader(site.books.url(READER))
+    reader = DatabaseReader(site.books.url(READER))
     try:
         until = LiveReader(reader).read().loaded_until
         assert until is not None
@@ -59,7 +59,7 @@ def test_rates_of_long_ago_are_not_those_of_now(site: Site) -> None:
 
 def test_a_part_has_nothing_of_others(site: Site) -> None:
     fill(site.books)
-    reader = Reader(site.books.url(READER))
+    reader = DatabaseReader(site.books.url(READER))
     try:
         live = LiveReader(reader)
         alice = next(user for user in live.read().users if user.row["user_id"] == "alice")
@@ -80,7 +80,7 @@ def test_a_part_has_nothing_of_others(site: Site) -> None:
 
 
 def test_all_who_ask_at_about_the_same_time_cost_as_one(site: Site) -> None:
-    reader = Reader(site.books.url(READER))
+    reader = DatabaseReader(site.books.url(READER))
     try:
         states = LiveStates(LiveReader(reader))
         with ThreadPoolExecutor(8) as pool:
