@@ -128,6 +128,19 @@ def runs_in(pid: int, directory: Path) -> bool:
     return str(directory) in listing.stdout
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended, whoever's it is: some systems hide the rest of it."""
+    if Path("/proc/self/stat").exists():
+        return _is_zombie(pid)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
 def _is_zombie(pid: int) -> bool:
     try:
         status = Path(f"/proc/{pid}/stat").read_text()

@@ -136,6 +136,10 @@ class EmbeddedPostgres:
         """Whether its process runs."""
         return child.runs_in(self.pid, self.cluster)
 
+    def has_ended(self) -> bool:
+        """Whether the process that was started has ended."""
+        return child.has_ended(self.pid)
+
 
 @dataclass(frozen=True, slots=True)
 class _Layout:

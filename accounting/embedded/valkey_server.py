@@ -96,6 +96,10 @@ class EmbeddedValkey:
         """Whether its process runs."""
         return child.runs_in(self.pid, self.home)
 
+    def has_ended(self) -> bool:
+        """Whether the process that was started has ended."""
+        return child.has_ended(self.pid)
+
 
 @dataclass(frozen=True, slots=True)
 class _Layout:

@@ -28,7 +28,7 @@ from accounting.db.engine import Engine, lost_connections
 from accounting.db.revisions import head_revision
 from accounting.domain.realm_rules import RealmRule
 from accounting.embedded import EmbeddedPostgres, EmbeddedValkey
-from accounting.errors import ConfigurationError, ConnectionLost, UsageError
+from accounting.errors import ConfigurationError, ConnectionLost, ServerError, UsageError
 from accounting.identities import time_zone_check
 from accounting.ingest.load_loop import run_loader
 from accounting.ingest.loader import Loader
@@ -117,11 +117,20 @@ def run_all(
                 web.process.start()
                 children.append(web.process)
             announce(redis_url, valkey, None if web is None else web.address)
-        supervise(children, stop)
+        embedded_servers = [server for server in (postgres, valkey) if server is not None]
+        supervise(
+            children, stop, until=lambda: any(server.has_ended() for server in embedded_servers)
+        )
+        for server in embedded_servers:  # another `up` may wait for it from now on
+            server.owner_lock.announce_stop()
+            if server.has_ended():
+                log.error("an embedded server has ended by itself", log=str(server.log_path))
+                # Whoever started this process can start it again, with its recovery.
+                raise ServerError(
+                    f"an embedded server has ended by itself: {server.log_path} may say why; start "
+                    "`up` again"
+                )
         log.info("stopping: draining what was captured")
-        for server in (postgres, valkey):
-            if server is not None:  # another `up` may wait for it from now on
-                server.owner_lock.announce_stop()
 
 
 def _wait_for_capture(

@@ -1,13 +1,23 @@
 """The service with its defaults, started and stopped as an operator does."""
 
+import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 from accounting.capture.spool.file import spool_path
 from accounting.capture.spool.spool import Spool
 from accounting.domain.counters import COUNTERS
+from accounting.embedded import (
+    EmbeddedPostgres,
+    EmbeddedValkey,
+    running_postgres,
+    running_valkey,
+)
 from accounting.simulator import Scenario
 from accounting.simulator.publisher import run
 from tests.support.servers import wait_until
@@ -16,6 +26,20 @@ from tests.support.service import SERVICE, Service, json_rows, processes_in
 CONF_LINE: Final = (
     r'redis-statsdb="ip=127\.0\.0\.1 dbname=0 password=<password> port=(\d+) connect_timeout=\d+"'
 )
+
+
+@pytest.mark.parametrize("running", [running_postgres, running_valkey])
+def test_up_ends_when_an_embedded_server_does(
+    tmp_path: Path, running: Callable[[Path], EmbeddedPostgres | EmbeddedValkey | None]
+) -> None:
+    with Service("up", tmp_path) as up:
+        up.wait_for_conf_line()
+        server = running(tmp_path)
+        assert server is not None
+        os.kill(server.pid, signal.SIGKILL)
+        assert up.process.wait(60) == 1
+        assert "an embedded server has ended by itself: " in up.log_text()
+        assert "start `up` again" in up.log_text()
 
 
 def test_up_runs_on_its_defaults_and_drains_when_it_is_stopped(tmp_path: Path) -> None:
