@@ -20,7 +20,7 @@ from accounting.embedded import (
 )
 from accounting.simulator import Scenario
 from accounting.simulator.publisher import run
-from tests.support.servers import wait_until
+from tests.support.servers import free_port, wait_until
 from tests.support.service import SERVICE, Service, json_rows, processes_in
 
 CONF_LINE: Final = (
@@ -32,7 +32,8 @@ CONF_LINE: Final = (
 def test_up_ends_when_an_embedded_server_does(
     tmp_path: Path, running: Callable[[Path], EmbeddedPostgres | EmbeddedValkey | None]
 ) -> None:
-    with Service("up", tmp_path) as up:
+    # Not on the port that the test below must get again.
+    with Service("up", tmp_path, {"ACCOUNTING_VALKEY_PORT": str(free_port())}) as up:
         up.wait_for_conf_line()
         server = running(tmp_path)
         assert server is not None
