@@ -289,13 +289,14 @@ def test_a_download_has_the_bytes_of_export(
         for form in ("csv", "jsonl", "parquet"):
             with page.expect_download() as download:
                 page.locator(f"a[download][href*='export={kind}'][href*='format={form}']").click()
+            downloaded = download.value.path().read_bytes()
             result = turn_accounting(
                 "export", kind, "--realm", "example.org", "--period", "2026-10-01",
                 "--format", form, "--output", str(tmp_path), database_url=site.books.url(WRITER),
             )  # fmt: skip
             assert result.code == 0, result.err
             exported = tmp_path / download.value.suggested_filename
-            assert download.value.path().read_bytes() == exported.read_bytes()
+            assert downloaded == exported.read_bytes()
         assert complaints == []
 
 
