@@ -129,7 +129,7 @@ def runs_in(pid: int, directory: Path) -> bool:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process has ended, whoever's it is: some systems hide the rest of it."""
+    """Whether a process has ended, also of another user: some systems hide the rest of it."""
     if Path("/proc/self/stat").exists():
         return _is_zombie(pid)
     try:

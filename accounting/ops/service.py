@@ -125,7 +125,7 @@ def run_all(
             server.owner_lock.announce_stop()
             if server.has_ended():
                 log.error("an embedded server has ended by itself", log=str(server.log_path))
-                # Whoever started this process can start it again, with its recovery.
+                # A service manager, or the operator, starts it again with its recovery.
                 raise ServerError(
                     f"an embedded server has ended by itself: {server.log_path} may say why; start "
                     "`up` again"

@@ -1,4 +1,4 @@
-"""Queries on sessions, their reports, and what lives now."""
+"""Queries on sessions, their reports, and what is live."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -109,7 +109,7 @@ def arrival_of(scope: Scope, proxies: Proxies) -> Arrival:
 def seems_forwarded(scope: Scope, own_names: Collection[str]) -> bool:
     """Whether a request shows that it came through a proxy. ``own_names``: of this server.
 
-    A proxy adds headers, or speaks HTTP/1.0 (nginx unless it is told otherwise), or is known to
+    A proxy adds headers, or speaks HTTP/1.0 (nginx unless it is set otherwise), or is known to
     browsers by another name, which they send as Origin and Referer. One that does nothing of it
     can't be seen.
     """

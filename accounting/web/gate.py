@@ -62,7 +62,7 @@ _PROXY_NOT_NAMED: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """Who is let in. ``is_open``: whoever sends no token reads everything."""
+    """Who is let in. ``is_open``: a request without a token reads everything."""
 
     hosts: frozenset[str]
     proxies: Proxies

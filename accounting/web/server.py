@@ -1,4 +1,4 @@
-"""Runs the web server until it is told to stop.
+"""Runs the web server until it is to stop.
 
 A client that sends its request slowly, or not at all, is disconnected: uvicorn itself would wait
 for ever, and has room for so many connections only.

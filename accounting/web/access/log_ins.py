@@ -2,7 +2,7 @@
 
 A secret has 256 random bits, so nobody finds one by trying. The limit protects the log, and the
 form of the log-in. It is per client address; and for all addresses together, except for those from
-which a log-in succeeded lately. A valid token or session is never limited, so that a stranger at
+which a log-in succeeded lately. A valid token or session is never limited, so that somebody else at
 the same address locks nobody out.
 """
 

@@ -23,7 +23,7 @@ RETRY_SECONDS: Final = 5
 
 
 class FeedWatch:
-    """Watches the end of the feed while somebody waits. It lives in one event loop."""
+    """Watches the end of the feed while somebody waits. It belongs to one event loop."""
 
     def __init__(self, last_number: Callable[[], int]) -> None:
         self._last_number = last_number
@@ -67,7 +67,7 @@ class FeedWatch:
 
     async def _poll(self) -> None:
         while self.waiting:
-            with suppress(AccountingError):  # whoever waits reads again, and says it
+            with suppress(AccountingError):  # those who wait read again, and raise it
                 self._last = await run_in_threadpool(self._last_number)
                 async with self._changed:
                     self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""The first page: today and this month beside the last, what lives now, and what is wrong."""
+"""The first page: today and this month beside the last, what is live, and what is wrong."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, timedelta
