@@ -1,7 +1,7 @@
 """SQL for the outbox of the feed: tables ``feed_outbox`` and ``feed``."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from sqlalchemy import Connection, func
 
@@ -11,21 +11,25 @@ from accounting.db.schema import feed_outbox
 
 _QUERIES: Final = Queries("accounting.feed")
 
-EventType = Literal["session.ended", "period.closed", "adjustment.posted"]
+EventType = Literal[
+    "session.ended", "usage.counted", "period.closed", "adjustment.posted",
+    "limit.reached", "limit.cleared", "source.trouble", "webhook.disabled",
+]  # fmt: skip
+EVENT_TYPES: Final[tuple[str, ...]] = get_args(EventType)
 
 
 def enqueue_event(
     connection: Connection,
     type_: EventType,
-    realm_id: int,
+    realm_id: int | None,
     payload: Mapping[str, Any],
     unique_key: str,
 ) -> None:
     """Enqueue an event, in the transaction of its cause.
 
-    ``payload``: JSON values, times as ISO 8601, and never a user's name. ``unique_key`` identifies
-    the event among those of its type: ``event_id`` is derived from both, and numbering drops a
-    second event with the same id.
+    ``realm_id``: None for what concerns no realm. ``payload``: JSON values, times as ISO 8601, and
+    never a user's name. ``unique_key`` identifies the event among those of its type: ``event_id``
+    is derived from both, and numbering drops a second event with the same id.
     """
     connection.execute(
         feed_outbox.insert().values(

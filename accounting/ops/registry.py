@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 from sqlalchemy import Engine
 
@@ -25,7 +25,8 @@ class Job:
     of text for each thing that ``run`` would do, and changes nothing; None: the job has no preview.
     ``follows_reports``: all that it does follows from loaded reports, so that it runs more rarely
     while there are none, and at once when some come. ``after``: the jobs without whose first run
-    this one would find nothing to do.
+    this one would find nothing to do. ``thread``: jobs of the same thread run in turn; those that
+    follow reports must not wait for long ones, and nobody for other people's servers.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Job:
     run: Callable[[Engine], int]
     preview: Callable[[Engine], Iterable[str]] | None = None
     follows_reports: bool = False
+    thread: Literal["reports", "default", "webhooks"] = "default"
     after: Collection[str] = ()
 
 
@@ -48,6 +50,7 @@ JOBS: Final[Mapping[str, Job]] = {
             every_seconds=2.0,
             run=settle,
             follows_reports=True,
+            thread="reports",
         ),
         Job(
             name="rollup",
@@ -56,6 +59,7 @@ JOBS: Final[Mapping[str, Job]] = {
             every_seconds=2.0,
             run=rollup,
             follows_reports=True,
+            thread="reports",
         ),
         Job(
             name="partitions",
@@ -78,6 +82,7 @@ JOBS: Final[Mapping[str, Job]] = {
             every_seconds=2.0,
             run=number_feed,
             follows_reports=True,
+            thread="reports",
         ),
         Job(
             name="adjust",

@@ -1,8 +1,9 @@
 """The scheduler: runs the jobs at their intervals.
 
 Any number of schedulers may run on one database: each transaction of a job takes that job's lock,
-so that the same job never runs twice at a time. The jobs of one scheduler run in turn in two
-threads: those that follow reports in one, the others, which may take long, in the other.
+so that the same job never runs twice at a time. The jobs of one scheduler run in turn in three
+threads: those that follow reports in one, those that may take long in another, and the delivery of
+webhooks, which waits for other people's servers, in the third.
 
 APScheduler plans by the machine's time of day, which may be wrong and step; the steady clock shows
 which job it has not started in time. Only the scheduler's process imports this, which takes 4 MB.
@@ -193,7 +194,7 @@ class _JobTrigger(NextInterval):
 
 
 class _Schedule:
-    """The jobs in APScheduler, at most two at a time."""
+    """The jobs in APScheduler, one at a time in each of their threads."""
 
     def __init__(
         self, engine: Engine, intervals_seconds: Mapping[str, float], jobs: Mapping[str, Job]
@@ -213,7 +214,9 @@ class _Schedule:
         self._succeeded: set[str] = set()
         self._is_ending = False
         self._scheduler = BackgroundScheduler(
-            executors={"default": ThreadPoolExecutor(1), "reports": ThreadPoolExecutor(1)},
+            executors={
+                thread: ThreadPoolExecutor(1) for thread in ("default", "reports", "webhooks")
+            },
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
             timezone=UTC,
         )
@@ -229,7 +232,7 @@ class _Schedule:
                 trigger,
                 args=(name,),
                 id=name,
-                executor="reports" if job.follows_reports else "default",
+                executor=job.thread,
                 next_run_time=datetime.now(UTC) + timedelta(seconds=delay_seconds),
             )
         self._scheduler.start()

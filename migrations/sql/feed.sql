@@ -2,12 +2,12 @@
 
 -- Events that are not numbered yet, inserted in the transaction of the change that they report; one
 -- job numbers them later. session.ended, which is nearly all of the feed, is stored in columns: as
--- JSON it takes four times the space. All other events have a payload.
+-- JSON it takes four times the space. All other events have a payload. realm_id null: of no realm.
 CREATE TABLE accounting.feed_outbox (
     outbox_id bigint GENERATED ALWAYS AS IDENTITY,
     event_id uuid NOT NULL,
     type text NOT NULL,
-    realm_id integer NOT NULL,
+    realm_id integer,
     payload jsonb,
     created_at timestamptz NOT NULL DEFAULT now(),
     allocation_id bigint,
@@ -47,7 +47,7 @@ CREATE TABLE accounting.feed (
     seq bigint NOT NULL,
     event_id uuid NOT NULL,
     type text NOT NULL,
-    realm_id integer NOT NULL,
+    realm_id integer,
     payload jsonb,
     created_at timestamptz NOT NULL,
     allocation_id bigint,

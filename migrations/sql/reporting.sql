@@ -427,7 +427,7 @@ COMMENT ON COLUMN reporting.adjustments.author IS
 COMMENT ON COLUMN reporting.adjustments.posted_at IS 'When it was posted';
 
 CREATE VIEW reporting.feed AS
-SELECT f.seq, f.event_id, f.type, r.realm,
+SELECT f.seq, f.event_id, f.type, coalesce(r.realm, '') AS realm,
     CASE WHEN f.payload IS NOT NULL THEN f.payload ELSE jsonb_build_object(
         'session_id', f.session_id, 'number', f.number, 'user_key', f.user_key,
         'source', (SELECT s.source FROM accounting.sources s WHERE s.source_id = f.source_id),
@@ -442,12 +442,14 @@ SELECT f.seq, f.event_id, f.type, r.realm,
         'total_reported', f.total_reported, 'estimated', f.estimated, 'disputed', f.disputed
     ) END AS payload,
     f.created_at
-FROM accounting.feed f JOIN accounting.realms r USING (realm_id);
+FROM accounting.feed f LEFT JOIN accounting.realms r USING (realm_id);
 COMMENT ON VIEW reporting.feed IS
     'Events for billing. Append only: no event appears below a number that was seen';
 COMMENT ON COLUMN reporting.feed.seq IS 'Number of the event: 1, 2, 3, without gaps';
 COMMENT ON COLUMN reporting.feed.event_id IS 'Id of the event, by which a duplicate is recognized';
-COMMENT ON COLUMN reporting.feed.type IS 'session.ended, period.closed or adjustment.posted';
+COMMENT ON COLUMN reporting.feed.type IS
+    'session.ended, usage.counted, period.closed, adjustment.posted, limit.reached, limit.cleared, '
+    'source.trouble or webhook.disabled';
 COMMENT ON COLUMN reporting.feed.payload IS
     'Details as an object with the views'' names; it has no names of users';
 COMMENT ON COLUMN reporting.feed.created_at IS
