@@ -4,7 +4,7 @@ The file is complete before it gets its name, and its manifest follows. So a rea
 manifest finds the file that it describes, even after a crash.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +84,10 @@ def export_to_directory(
                 and selection.kind in {ExportKind.USAGE, ExportKind.SESSIONS}
                 else None
             )
-            manifest = manifest_text(path, selection, format_, totals, late_usage, writer)
+            cutoffs = query.cutoffs() if selection.kind is ExportKind.STATEMENTS else None
+            manifest = manifest_text(
+                path, selection, format_, totals, writer, late_usage=late_usage, cutoffs=cutoffs
+            )
             _replace_files(path, draft, manifest)
     return ExportedFile(path=path, manifest_path=manifest_path(path), rows=totals.rows)
 
@@ -112,18 +115,15 @@ def export_to_stream(
     stream: ByteSink,
     progress: Progress = no_progress,
     *,
-    without: Collection[str] = (),
     write_parquet: ParquetWriter = parquet.write_parquet,
 ) -> int:
     """Write the selected rows to a stream; returns how many. Raises as export_to_directory.
 
-    ``without``: columns to leave out. ``write_parquet``: see also
-    :mod:`accounting.export.parquet_process`.
+    ``write_parquet``: see also :mod:`accounting.export.parquet_process`.
     """
     if format_ is ExportFormat.PARQUET:
         parquet.require_pyarrow()
     with _open_query(reader, selection) as query:
-        query.columns = [column for column in query.columns if column.name not in without]
         progress(0, doing="counting rows")
         total = None if progress is no_progress else query.totals().rows  # counting takes long
         return _write(query, format_, HashingWriter(stream), progress, total, write_parquet)

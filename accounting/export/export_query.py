@@ -19,6 +19,10 @@ CHUNK_BYTES: Final = 1 << 18
 """COPY sends a message for each row; chunks of this size are yielded."""
 
 
+_COLUMNS_IN_MANIFEST: Final = {(ExportKind.STATEMENTS, "cutoff")}
+"""Columns that are the same in all rows of a period: the manifest has them instead."""
+
+
 class PeriodStatus(NamedTuple):
     """A period that a selection needs. ``state``: "open", "closing" or "closed"."""
 
@@ -28,6 +32,14 @@ class PeriodStatus(NamedTuple):
     waits_for: str | None
     ends_at: datetime
     time_zone: str
+
+
+class StatementCutoffText(NamedTuple):
+    """The cutoff of a statement, as JSON text."""
+
+    realm: str
+    period: date
+    cutoff: str
 
 
 class RowTotals(NamedTuple):
@@ -59,6 +71,7 @@ class ExportQuery:
         self.columns = [
             Column(column.name, type_info.name if type_info else "")
             for column in cursor.description or ()
+            if (selection.kind, column.name) not in _COLUMNS_IN_MANIFEST
             for type_info in [psycopg.adapters.types.get(column.type_code)]
         ]
 
@@ -113,6 +126,15 @@ class ExportQuery:
         ]
         view = SQL("reporting.adjustments v")
         return self._sum(COUNTERS, view, _conjunction(conditions))
+
+    def cutoffs(self) -> list[StatementCutoffText]:
+        """The cutoff of each selected statement, in the order of the rows."""
+        query = SQL(
+            'SELECT v.realm COLLATE "C", v.period, v.cutoff FROM {} WHERE {} GROUP BY 1, 2, 3'
+            " ORDER BY 1, 2"
+        )
+        rows = self._connection.execute(query.format(self._from(), self._where()))
+        return [StatementCutoffText._make(row) for row in rows]
 
     def _sum(self, names: Sequence[str], source: Composable, condition: Composable) -> RowTotals:
         sums = [SQL("coalesce(sum({}), 0)").format(Identifier("v", name)) for name in names]
@@ -208,7 +230,7 @@ class ExportQuery:
             case ExportKind.SESSIONS:
                 return SQL("v.ended_at, v.session_id, v.user_key")
             case ExportKind.STATEMENTS:
-                return SQL('v.realm COLLATE "C", v.period, v.user_key')
+                return SQL('v.realm COLLATE "C", v.user_id COLLATE "C", v.period, v.user_key')
             case ExportKind.ADJUSTMENTS:
                 return SQL("v.posted_at, v.adjustment_id")
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from datetime import time as datetime_time
 from decimal import Decimal
@@ -11,7 +12,7 @@ from urllib.parse import quote
 
 from accounting.errors import UsageError
 from accounting.export.atomic_file import HashingWriter
-from accounting.export.export_query import RowTotals
+from accounting.export.export_query import RowTotals, StatementCutoffText
 from accounting.export.selection import ExportKind, Selection
 from accounting.plurals import counted
 
@@ -70,12 +71,15 @@ def manifest_text(
     selection: Selection,
     extension: str,
     totals: RowTotals,
-    late_usage: RowTotals | None,
     written: HashingWriter,
+    *,
+    late_usage: RowTotals | None,
+    cutoffs: Sequence[StatementCutoffText] | None,
 ) -> str:
     """The manifest of a file that was just written.
 
     ``late_usage``: for the books of a closed period, how they differ from its statement.
+    ``cutoffs``: for statements, what each was computed from.
     """
     manifest: dict[str, Any] = {
         "file": path.name,
@@ -95,6 +99,15 @@ def manifest_text(
             "adjustments": late_usage.rows,
             "sums": _exact(late_usage.sums),
         }
+    if cutoffs is not None:
+        manifest["cutoffs"] = [
+            {
+                "realm": statement.realm,
+                "period": statement.period.isoformat(),
+                "cutoff": json.loads(statement.cutoff),
+            }
+            for statement in cutoffs
+        ]
     manifest |= {"bytes": written.size, "sha256": written.hexdigest()}
     return json.dumps(manifest, indent=2, ensure_ascii=True) + "\n"
 

@@ -32,6 +32,7 @@ from tests.support.billing_scenarios import (
 )
 from tests.support.books import READER, WRITER, Books
 from tests.support.command import turn_accounting
+from tests.support.coturn_messages import FakeAllocation
 from tests.support.crash_injection import CrashInjector, SimulatedCrash
 
 
@@ -91,6 +92,37 @@ def test_late_usage_does_not_change_exported_statements(books: Books, tmp_path: 
     )
     rows = list(csv.DictReader(io.StringIO(everything.getvalue().decode())))
     assert {row["received_bytes"] for row in rows} == {"700", "10"}
+
+
+def test_statements_are_ordered_as_people_read_them_with_cutoffs_in_the_manifest(
+    books: Books, tmp_path: Path
+) -> None:
+    """By realm, user and period; the cutoff is the same in all rows of a period."""
+    names = ["zoe", "Bob", "alice", "\u00e9va"]
+    for number, (name, day) in enumerate((name, day) for day in (0, 31) for name in names):
+        allocation = FakeAllocation(books, user=name, allocation=number + 1)
+        allocation.new(day * DAY + number)
+        allocation.close(day * DAY + 100 + number, (1, 1, 1, 1), (0, 0, 0, 0))
+    books.advance_clock(62 * DAY)
+    books.run_jobs()
+    assert close_periods(books.engine) == 2
+    file = export_to_directory(
+        books.reader, Selection(kind=ExportKind.STATEMENTS), ExportFormat.CSV, tmp_path
+    )
+    with file.path.open(newline="", encoding="utf-8") as rows:
+        exported = list(csv.DictReader(rows))
+    assert [(row["user_id"], row["period"]) for row in exported] == [
+        (name, period) for name in sorted(names) for period in ("2026-11-01", "2026-12-01")
+    ]
+    lines = books.rows("statements", order="period")
+    assert {row["digest"] for row in exported} == {row["digest"] for row in lines}
+    assert "cutoff" not in exported[0]
+    cutoffs = {(row["realm"], str(row["period"])): json.loads(row["cutoff"]) for row in lines}
+    assert json.loads(file.manifest_path.read_text())["cutoffs"] == [
+        {"realm": realm, "period": period, "cutoff": cutoff}
+        for (realm, period), cutoff in cutoffs.items()
+    ]
+    assert len(cutoffs) == 2
 
 
 def test_the_manifest_of_a_periods_usage_has_its_late_usage(books: Books, tmp_path: Path) -> None:

@@ -72,10 +72,7 @@ class PageBooks(Books):
         return span_waits_for(self.database, realm, Counted.USAGE)
 
     def export(self, selection: Selection, form: ExportFormat, sink: ByteSink) -> None:
-        """Write what ``export`` does, of a realm that the reader may read as a whole.
-
-        The cutoff, which names sources, is for a reader of all.
-        """
+        """Write what ``export`` does, of a realm that the reader may read as a whole."""
         reader = self.reader
         if not reader.reads_realm or not reader.may_read_realm(selection.realm or ""):
             raise not_found("no such export")
@@ -89,7 +86,6 @@ class PageBooks(Books):
                     selection,
                     form,
                     sink,
-                    without=() if reader.reads_all else ("cutoff",),
                     write_parquet=write_parquet_in_child,
                 )
         finally:

@@ -116,10 +116,7 @@ def download(
     export: ExportKind = ExportKind.STATEMENTS,
     format: ExportFormat = ExportFormat.CSV,  # noqa: A002  # the parameter's name
 ) -> Response:
-    """The file that ``turn-accounting export`` writes for the same period, byte for byte.
-
-    To a reader of one realm it comes without the cutoff.
-    """
+    """The file that ``turn-accounting export`` writes for the same period, byte for byte."""
     if export not in EXPORTS:
         raise UsageError(f"export {export.value!r}: expected statements or adjustments")
     row = _period(books, realm, period)
