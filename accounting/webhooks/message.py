@@ -40,18 +40,37 @@ class Outcome:
     """What an answer means. ``failure``: why all but ``taken`` must be sent again; None: need not.
 
     ``taken``: the number of leading events that need not be sent again, those refused included.
+    ``again``: None, or the request to send at once, with those events that neither were taken nor
+    are refused: a receiver may reject a whole batch for one of its events. Until that request has
+    its own outcome, the cursor stays before the first of its events.
     """
 
     taken: int
     refusals: Sequence[Refusal] = ()
     failure: str | None = None
+    again: Request | None = None
 
 
 class Format(Protocol):
-    """How events become requests of one kind of receiver. Pure: no clock, no network."""
+    """How events become requests of one kind of receiver. Pure: no clock, no network.
 
-    def requests(self, events: Sequence[FeedEvent], now: datetime) -> Sequence[Request]:
-        """The requests for these events, in order; events without a request need none."""
+    Its requests are neither signed nor authorized. It is made for a batch of events, whose
+    customers were looked up before (``customers``).
+    """
+
+    @property
+    def repeat_seconds(self) -> float | None:
+        """How long after the first attempt the receiver recognizes a repeated event.
+
+        None: for ever, or it is the receiver's own affair. After that time, an event of which it
+        is not known whether it was taken must not be sent again without a person's decision.
+        """
+
+    def requests(self, events: Sequence[FeedEvent], now: datetime) -> Sequence[Request | Refusal]:
+        """What to do with these events, in order; events that are in neither need nothing.
+
+        A refusal here is of an event that can't be sent, such as one without a customer.
+        """
 
     def outcome(self, request: Request, response: Response) -> Outcome:
         """What the answer to a request means for its events."""
