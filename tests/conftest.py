@@ -34,6 +34,7 @@ REQUIRED_PROGRAMS: Final[Mapping[str, Sequence[str]]] = {
     "needs_postgres": ("initdb", "postgres"),
     "needs_pgbouncer": ("pgbouncer",),
     "needs_compiler": ("cc",),
+    "needs_openssl": ("openssl",),
     "needs_zsh": ("zsh",),
     "needs_fish": ("fish",),
     "needs_chromium": ("chromium",),

@@ -6,4 +6,5 @@ under the same id; no endpoint waits for another; two schedulers never deliver t
 a time.
 
 - ``message``: an endpoint, a request, its answer, and what the answer means for each event.
+- ``outbound``: sends a request; limits where it may go and what its server may answer.
 """
