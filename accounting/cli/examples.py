@@ -90,6 +90,21 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
             " --reason 'outage of 3 October' --author carol"
         ),
     ),
+    "limit set": (
+        (
+            "turn-accounting limit set --realm example.org --every-user --bytes 100GB --per month"
+            " --warn 50,80,95"
+        ),
+        "turn-accounting limit set --realm example.org --user alice --sessions 20 --per day",
+    ),
+    "limit list": (
+        "turn-accounting limit list",
+        "turn-accounting limit list --realm example.org --json",
+    ),
+    "limit remove": (
+        "turn-accounting limit remove 1",
+        "turn-accounting limit remove 2",
+    ),
     "feed": (
         "turn-accounting feed --after 3",
         "turn-accounting feed --consumer invoicer --json",

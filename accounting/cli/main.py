@@ -67,6 +67,7 @@ COMMAND_GROUPS: Final[Mapping[str, Mapping[str, CommandEntry]]] = {  # as the he
             "statement", "Show a closed period: lines, total, gaps and adjustments."
         ),
         "adjust": CommandEntry("periods", "Correct a closed period by hand."),
+        "limit": CommandEntry("limits", "Set, list and remove limits of usage."),
         "feed": CommandEntry("feed", "Print the billing worker's events."),
     },
     "Audit": {

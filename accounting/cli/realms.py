@@ -186,7 +186,7 @@ def remove(name: RealmName) -> None:
     """Remove a realm that was set by mistake, and its rules.
 
     Only one of which nothing was ever reported: what has sessions, usage or
-    periods stays, and a realm that tokens read.
+    periods stays, and a realm that tokens read or that has limits.
     """
     from accounting.identities.realm_rules import remove_realm
 

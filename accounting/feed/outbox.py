@@ -1,9 +1,9 @@
 """SQL for the outbox of the feed: tables ``feed_outbox`` and ``feed``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, NamedTuple, get_args
 
-from sqlalchemy import Connection, func
+from sqlalchemy import Connection, bindparam, func
 
 from accounting.db.engine import prefer_index_scans
 from accounting.db.queries import Queries
@@ -31,14 +31,29 @@ def enqueue_event(
     never a user's name. ``unique_key`` identifies the event among those of its type: ``event_id``
     is derived from both, and numbering drops a second event with the same id.
     """
-    connection.execute(
-        feed_outbox.insert().values(
-            event_id=func.accounting.event_id(type_, unique_key),
-            type=type_,
-            realm_id=realm_id,
-            payload=dict(payload),
+    enqueue_events(connection, [(type_, realm_id, payload, unique_key)])
+
+
+def enqueue_events(
+    connection: Connection,
+    events: Iterable[tuple[EventType, int | None, Mapping[str, Any], str]],
+) -> None:
+    """Enqueue events in order; each as :func:`enqueue_event` takes it."""
+    rows = [
+        {"event_type": type_, "of_realm": realm_id, "details": dict(payload), "unique_key": key}
+        for type_, realm_id, payload, key in events
+    ]
+    if rows:
+        event_id = func.accounting.event_id(bindparam("event_type"), bindparam("unique_key"))
+        connection.execute(
+            feed_outbox.insert().values(
+                event_id=event_id,
+                type=bindparam("event_type"),
+                realm_id=bindparam("of_realm"),
+                payload=bindparam("details"),
+            ),
+            rows,
         )
-    )
 
 
 class NumberedEvents(NamedTuple):

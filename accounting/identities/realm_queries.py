@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from accounting.db.binary_copy import binary_cursor
 from accounting.db.engine import psycopg_connection
 from accounting.db.queries import Queries
-from accounting.db.schema import realm_rules, realms
+from accounting.db.schema import limits, realm_rules, realms
 from accounting.domain.calendar import TIME_MIN, from_micros, micros_or_none
 from accounting.domain.identity import UsernameRule
 from accounting.domain.realm_rules import RealmRule, RealmRules
@@ -103,6 +103,12 @@ def live_tokens(connection: Connection, realm: str) -> list[int]:
     return list(
         connection.execute(_QUERIES.text("live_tokens_of_realm"), {"realm": realm}).scalars()
     )
+
+
+def limits_of(connection: Connection, realm_id: int) -> list[int]:
+    """The numbers of the limits of a realm's usage."""
+    query = select(limits.c.limit_id).where(limits.c.realm_id == realm_id)
+    return list(connection.execute(query.order_by("limit_id")).scalars())
 
 
 def replace_rules(connection: Connection, realm_id: int, rules: RealmRules) -> None:

@@ -122,7 +122,7 @@ def remove_realm(engine: Engine, realm: str) -> None:
     """Remove a realm of which nothing was reported, and its rules.
 
     Waits as :func:`set_rule` does. Raises UsageError for an unknown realm, and for one that has
-    users, usage, periods or tokens.
+    users, usage, periods, tokens or limits.
     """
     with lost_connections(), engine.begin() as connection:
         # Nobody resolves or accounts names of a realm until the commit.
@@ -138,6 +138,11 @@ def remove_realm(engine: Engine, realm: str) -> None:
             raise UsageError(
                 f"realm {realm!r} is read by {counted(len(tokens), 'token')}: revoke them "
                 f"before, as with `turn-accounting token revoke {tokens[0]}`"
+            )
+        if limits := realm_queries.limits_of(connection, realm_id):
+            raise UsageError(
+                f"realm {realm!r} has {counted(len(limits), 'limit')}: remove them before, as "
+                f"with `turn-accounting limit remove {limits[0]}`"
             )
         realm_queries.remove_realm(connection, realm_id)
 

@@ -455,6 +455,124 @@ COMMENT ON COLUMN reporting.feed.payload IS
 COMMENT ON COLUMN reporting.feed.created_at IS
     'When the event was recorded; not always in the order of seq';
 
+CREATE VIEW reporting.limits AS
+SELECT l.limit_id, r.realm, l.whom,
+    CASE WHEN l.user_key IS NOT NULL THEN coalesce(u.user_id, '') END AS user_id, l.user_key,
+    l.measure, l.direction, l.per, l.amount, l.thresholds, l.set_at
+FROM accounting.limits l
+JOIN accounting.realms r USING (realm_id)
+LEFT JOIN accounting.users u ON u.user_key = l.user_key;
+COMMENT ON VIEW reporting.limits IS
+    'The limits of usage, as `turn-accounting limit set` has set them';
+COMMENT ON COLUMN reporting.limits.whom IS
+    'Whose usage is limited: realm (all users together), user, or every_user (each one apart)';
+COMMENT ON COLUMN reporting.limits.user_id IS
+    'The one user that is limited, empty when erased; null unless whom is user';
+COMMENT ON COLUMN reporting.limits.user_key IS
+    'Opaque key of that user; null unless whom is user';
+COMMENT ON COLUMN reporting.limits.thresholds IS
+    'Percents of the amount at which an event is recorded, in order; 100 is the limit itself';
+COMMENT ON COLUMN reporting.limits.set_at IS
+    'When it was set or changed: it holds for buckets that end after that';
+
+CREATE VIEW reporting.limit_states AS
+SELECT s.limit_id, r.realm, l.whom,
+    CASE WHEN l.whom <> 'realm' THEN coalesce(u.user_id, '') END AS user_id,
+    CASE WHEN l.whom <> 'realm' THEN s.user_key END AS user_key,
+    l.measure, l.direction, l.per, s.amount, s.threshold, s.starts_at, s.ends_at, s.time_zone,
+    s.usage, s.reached_at, s.cleared_at, s.times_reached
+FROM accounting.limit_states s
+JOIN accounting.limits l USING (limit_id)
+JOIN accounting.realms r USING (realm_id)
+LEFT JOIN accounting.users u ON u.user_key = s.user_key;
+COMMENT ON VIEW reporting.limit_states IS
+    'The thresholds of limits that were reached, by user and bucket';
+COMMENT ON COLUMN reporting.limit_states.user_id IS
+    'User whose usage reached it, empty when absent or erased; null for a limit of the realm';
+COMMENT ON COLUMN reporting.limit_states.user_key IS
+    'Opaque key of that user; null for a limit of the realm';
+COMMENT ON COLUMN reporting.limit_states.amount IS 'The limit when the threshold was reached';
+COMMENT ON COLUMN reporting.limit_states.threshold IS 'Percent of the amount that was reached';
+COMMENT ON COLUMN reporting.limit_states.usage IS
+    'Usage of the bucket when the threshold was reached, in the unit of amount';
+COMMENT ON COLUMN reporting.limit_states.reached_at IS 'When it was reached, the last time';
+COMMENT ON COLUMN reporting.limit_states.cleared_at IS
+    'When usage fell below it by a correction, or a changed limit no longer had it; null while it is '
+    'reached';
+COMMENT ON COLUMN reporting.limit_states.times_reached IS
+    'How often it was reached: 1, and 1 more each time after it was cleared';
+
+-- How much of each limit is used in the bucket that runs now: by each user with usage in it, or by the
+-- realm.
+CREATE VIEW reporting.limit_usage AS
+SELECT l.limit_id, r.realm, l.whom,
+    CASE WHEN l.whom <> 'realm' THEN coalesce(u.user_id, '') END AS user_id, t.user_key,
+    l.measure, l.direction, l.per, l.amount, b.starts_at, b.ends_at, b.time_zone, c.usage,
+    trunc(100 * c.usage / l.amount, 1) AS percent
+FROM accounting.limits l
+JOIN accounting.realms r USING (realm_id)
+CROSS JOIN LATERAL (
+    SELECT k.starts_at, k.ends_at, k.time_zone FROM accounting.buckets k
+    WHERE k.realm_id = l.realm_id AND k.level = l.per
+        AND k.starts_at <= accounting.database_now() AND k.ends_at > accounting.database_now()
+    UNION ALL
+    SELECT p.starts_at, p.ends_at, p.time_zone FROM accounting.periods p
+    WHERE l.per = 'period' AND p.realm_id = l.realm_id
+        AND p.starts_at <= accounting.database_now() AND p.ends_at > accounting.database_now()
+) b
+CROSS JOIN LATERAL (
+    SELECT NULL::uuid AS user_key, h.received_bytes, h.sent_bytes, h.sessions_started,
+        h.session_microseconds
+    FROM accounting.realm_usage_hourly h
+    WHERE l.whom = 'realm' AND l.per = 'hour'
+        AND h.realm_id = l.realm_id AND h.starts_at = b.starts_at
+    UNION ALL
+    SELECT NULL, sum(d.received_bytes), sum(d.sent_bytes), sum(d.sessions_started),
+        sum(d.session_microseconds)
+    FROM accounting.realm_usage_daily d
+    WHERE l.whom = 'realm' AND l.per <> 'hour'
+        AND d.realm_id = l.realm_id AND d.starts_at >= b.starts_at AND d.starts_at < b.ends_at
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT h.user_key, h.received_bytes, h.sent_bytes, h.sessions_started, h.session_microseconds
+    FROM accounting.user_usage_hourly h
+    WHERE l.whom <> 'realm' AND l.per = 'hour'
+        AND h.realm_id = l.realm_id AND h.starts_at = b.starts_at
+    UNION ALL
+    SELECT d.user_key, d.received_bytes, d.sent_bytes, d.sessions_started, d.session_microseconds
+    FROM accounting.user_days d
+    WHERE l.whom <> 'realm' AND l.per = 'day'
+        AND d.realm_id = l.realm_id AND d.starts_at = b.starts_at
+    UNION ALL
+    SELECT m.user_key, m.received_bytes, m.sent_bytes, m.sessions_started, m.session_microseconds
+    FROM accounting.user_months m
+    WHERE l.whom <> 'realm' AND l.per = 'month'
+        AND m.realm_id = l.realm_id AND m.starts_at = b.starts_at
+    UNION ALL
+    SELECT d.user_key, sum(d.received_bytes), sum(d.sent_bytes), sum(d.sessions_started),
+        sum(d.session_microseconds)
+    FROM accounting.user_days d
+    WHERE l.whom <> 'realm' AND l.per = 'period'
+        AND d.realm_id = l.realm_id AND d.starts_at >= b.starts_at AND d.starts_at < b.ends_at
+    GROUP BY d.user_key
+) t
+CROSS JOIN LATERAL (
+    SELECT accounting.limited_usage(l.measure, l.direction, t.received_bytes, t.sent_bytes,
+        t.sessions_started, t.session_microseconds) AS usage
+) c
+LEFT JOIN accounting.users u ON u.user_key = t.user_key
+WHERE l.user_key IS NULL OR t.user_key = l.user_key;
+COMMENT ON VIEW reporting.limit_usage IS
+    'How much of each limit is used in the bucket that runs now: a row for each user with usage in '
+    'it, or one for the realm. Of a limit of every user, ask for a realm or for users';
+COMMENT ON COLUMN reporting.limit_usage.user_id IS
+    'User whose usage it is, empty when absent or erased; null for a limit of the realm';
+COMMENT ON COLUMN reporting.limit_usage.user_key IS
+    'Opaque key of that user; null for a limit of the realm';
+COMMENT ON COLUMN reporting.limit_usage.usage IS 'Usage of the bucket, in the unit of amount';
+COMMENT ON COLUMN reporting.limit_usage.percent IS
+    'Usage as percent of amount, rounded down to a tenth';
+
 -- Now, for readers: what `--since today` means is decided here.
 CREATE FUNCTION reporting.database_now() RETURNS timestamptz
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -1159,6 +1277,12 @@ BEGIN
             ('client_address', 'Address and port of the client; null before coturn 4.6'),
             ('server_address',
                 'Address and port of the server that the client used; null before coturn 4.6'),
+            ('limit_id', 'Number of the limit'),
+            ('whom', 'Whose usage is limited: realm, user or every_user'),
+            ('measure', 'What is limited: bytes, sessions (that start) or session_seconds'),
+            ('direction', 'Bytes that count: both, received (from clients) or sent (to them)'),
+            ('per', 'Length of the bucket: hour, day, month or period (the billing period)'),
+            ('amount', 'The limit: bytes, sessions or seconds'),
             ('starts_at', 'Start of the bucket, inclusive'),
             ('ends_at', 'End of the bucket, exclusive'),
             ('time_zone', 'Time zone of the bucket''s bounds'),

@@ -23,6 +23,7 @@ _FILES = (
     "ingest.sql",
     "sessions.sql",
     "usage.sql",
+    "limits.sql",
     "billing.sql",
     "feed.sql",
     "audit.sql",

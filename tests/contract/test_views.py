@@ -56,6 +56,13 @@ VIEWS: Final = {
     " closed_at:time digest:text",
     "adjustments": "adjustment_id:uuid realm:text period:date posted_in:date user_id:text"
     f" user_key:uuid {EIGHT} session_seconds:numeric reason:text author:text posted_at:time",
+    "limits": "limit_id:integer realm:text whom:text user_id:text user_key:uuid measure:text"
+    " direction:text per:text amount:bigint thresholds:integer[] set_at:time",
+    "limit_states": "limit_id:integer realm:text whom:text user_id:text user_key:uuid measure:text"
+    f" direction:text per:text amount:bigint threshold:integer {BUCKET} usage:numeric"
+    " reached_at:time cleared_at:time times_reached:integer",
+    "limit_usage": "limit_id:integer realm:text whom:text user_id:text user_key:uuid measure:text"
+    f" direction:text per:text amount:bigint {BUCKET} usage:numeric percent:numeric",
     "feed": "seq:bigint event_id:uuid type:text realm:text payload:jsonb created_at:time",
     # FreeRADIUS: raddb/mods-config/sql/main/postgresql/schema.sql, in its order.
     "radacct": "radacctid:text acctsessionid:text acctuniqueid:text username:text realm:text"
@@ -73,6 +80,9 @@ NULLABLE: Final = {
     "capture_gaps": {"to_at"},
     "sources": {"captured_until", "loaded_until", "settled_until", "retired_at"},
     "periods": {"closed_at", "waits_for"},
+    "limits": {"user_id", "user_key"},
+    "limit_states": {"user_id", "user_key", "cleared_at"},
+    "limit_usage": {"user_id", "user_key"},
     "statement_previews": {"cutoff", "closed_at", "digest"},
     "radacct": {
         "nasporttype", "acctstoptime", "acctinterval", "connectinfo_stop", "acctterminatecause",

@@ -2,7 +2,7 @@
 
 Two realms, one in Berlin's time zone; two sources; sessions that are exact, estimated, disputed,
 open, and in October; unauthenticated traffic; hostile names; gaps; a rejected message; October
-closed, with an adjustment.
+closed, with an adjustment; limits.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from accounting.billing.close_period import close_periods
 from accounting.domain.realm_rules import RealmRule
 from accounting.feed.number_feed import number_feed
 from accounting.identities.realm_rules import set_rule
+from accounting.usage.limits.limit_rules import set_limit
 from tests.support.books import Books, channel, cloned_database, status_payload, traffic_payload
 from tests.support.servers import PostgresServer
 
@@ -129,6 +130,18 @@ def _fill(books: Books) -> None:
         reason="a test call of ours",
         author="carol",
     )
+    # Reached by alice and by the realm in November; not by carol.
+    set_limit(
+        books.engine,
+        "example.org",
+        every_user=True,
+        measure="bytes",
+        per="month",
+        amount=200_000,
+        warnings=[50, 150],
+    )
+    set_limit(books.engine, "example.org", measure="bytes", per="month", amount=250_000)
+    set_limit(books.engine, "example.net", user="carol", measure="sessions", per="day", amount=5)
     number_feed(books.engine)
 
 

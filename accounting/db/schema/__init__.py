@@ -42,6 +42,10 @@ from accounting.db.schema.ingest import (
     rejected_messages,
     reports,
 )
+from accounting.db.schema.limits import (
+    limit_states,
+    limits,
+)
 from accounting.db.schema.locks import (
     locks,
 )
@@ -96,6 +100,8 @@ __all__ = [
     "installation",
     "job_runs",
     "key_sightings",
+    "limit_states",
+    "limits",
     "locks",
     "message_counts",
     "metadata",

@@ -1,0 +1,57 @@
+"""Limits of usage, and which of their thresholds were reached."""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Identity,
+    Integer,
+    Numeric,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from accounting.db.schema.columns import metadata, timestamp
+
+limits = Table(
+    "limits",
+    metadata,
+    Column("limit_id", Integer, Identity(always=True), primary_key=True),
+    Column("realm_id", Integer, nullable=False),
+    Column("whom", Text, nullable=False),
+    Column("user_key", Uuid),
+    Column("measure", Text, nullable=False),
+    Column("direction", Text, nullable=False),
+    Column("per", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("thresholds", ARRAY(Integer), nullable=False),
+    Column("set_at", timestamp, nullable=False),
+    UniqueConstraint(
+        "realm_id",
+        "whom",
+        "user_key",
+        "measure",
+        "direction",
+        "per",
+        name="limit_is_set_once",
+        postgresql_nulls_not_distinct=True,
+    ),
+)
+
+limit_states = Table(
+    "limit_states",
+    metadata,
+    Column("limit_id", Integer, primary_key=True, autoincrement=False),
+    Column("user_key", Uuid, primary_key=True),
+    Column("starts_at", timestamp, primary_key=True),
+    Column("threshold", Integer, primary_key=True, autoincrement=False),
+    Column("ends_at", timestamp, nullable=False),
+    Column("time_zone", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("usage", Numeric, nullable=False),
+    Column("reached_at", timestamp, nullable=False),
+    Column("cleared_at", timestamp),
+    Column("times_reached", Integer, nullable=False),
+)

@@ -1,0 +1,59 @@
+-- Limits of usage, and which of their thresholds were reached.
+
+-- whom realm: all users together; user: the one with user_key; every_user: each one apart.
+-- thresholds: percent of the amount, in order. amount: bytes, sessions or seconds. A limit holds for
+-- the buckets that end after set_at.
+CREATE TABLE accounting.limits (
+    limit_id integer GENERATED ALWAYS AS IDENTITY,
+    realm_id integer NOT NULL,
+    whom text NOT NULL
+        CONSTRAINT whom_is_known CHECK (whom IN ('realm', 'user', 'every_user')),
+    user_key uuid,
+    measure text NOT NULL
+        CONSTRAINT measure_is_known CHECK (measure IN ('bytes', 'sessions', 'session_seconds')),
+    direction text NOT NULL
+        CONSTRAINT direction_is_known CHECK (direction IN ('both', 'received', 'sent')),
+    per text NOT NULL
+        CONSTRAINT limit_length_is_known CHECK (per IN ('hour', 'day', 'month', 'period')),
+    amount bigint NOT NULL CONSTRAINT amount_is_positive CHECK (amount > 0),
+    thresholds integer[] NOT NULL CONSTRAINT thresholds_have_the_limit CHECK (100 = ANY (thresholds)),
+    set_at timestamptz NOT NULL,
+    CONSTRAINT limits_pkey PRIMARY KEY (limit_id),
+    CONSTRAINT limit_is_set_once
+        UNIQUE NULLS NOT DISTINCT (realm_id, whom, user_key, measure, direction, per),
+    CONSTRAINT limit_of_one_user_has_its_key CHECK ((whom = 'user') = (user_key IS NOT NULL)),
+    CONSTRAINT only_bytes_have_a_direction CHECK (measure = 'bytes' OR direction = 'both')
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.limits TO turn_accounting_writer;
+
+-- The thresholds that were reached, by bucket. user_key: zeros for a limit of the realm. usage and
+-- amount: when it was reached last. cleared_at: when usage fell below it by a correction, or the
+-- limit was changed; null while the threshold is reached.
+CREATE TABLE accounting.limit_states (
+    limit_id integer NOT NULL,
+    user_key uuid NOT NULL,
+    starts_at timestamptz NOT NULL,
+    threshold integer NOT NULL,
+    ends_at timestamptz NOT NULL,
+    time_zone text NOT NULL,
+    amount bigint NOT NULL,
+    usage numeric NOT NULL,
+    reached_at timestamptz NOT NULL,
+    cleared_at timestamptz,
+    times_reached integer NOT NULL,
+    CONSTRAINT limit_states_pkey PRIMARY KEY (limit_id, user_key, starts_at, threshold)
+) WITH (fillfactor = 80);
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounting.limit_states TO turn_accounting_writer;
+
+-- What a limit counts, in its unit, of usage with these sums.
+CREATE FUNCTION accounting.limited_usage(
+    measure text, direction text, received_bytes numeric, sent_bytes numeric,
+    sessions_started numeric, session_microseconds numeric
+) RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE measure
+    WHEN 'bytes' THEN CASE direction WHEN 'received' THEN received_bytes
+        WHEN 'sent' THEN sent_bytes ELSE received_bytes + sent_bytes END
+    WHEN 'sessions' THEN sessions_started
+    ELSE session_microseconds * 0.000001
+END;
